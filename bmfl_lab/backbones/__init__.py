@@ -1,0 +1,1 @@
+"""Frozen vision backbones and their cached features."""

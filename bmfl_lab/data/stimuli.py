@@ -1,0 +1,202 @@
+"""Stimuli: images with ids, labels and content digests, wherever the pixels come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.files import sha256_bytes, sha256_file
+
+Image = np.ndarray  # uint8, shape (H, W, 3), RGB
+
+
+@dataclass(frozen=True)
+class StimulusSet:
+    """An ordered set of images. Images are decoded when asked for.
+
+    Parameters
+    ----------
+    name : str
+        What the set is called in records ("test", "clipart").
+    ids : ndarray of str, shape (n_stimuli,)
+        Unique identifiers; pairing with responses and between sets goes by id, never by position.
+    read : callable
+        ``read(index) -> uint8 (H, W, 3)`` RGB image.
+    digest_of : callable
+        ``digest_of(index) -> str``: a hash of the image's content as `read` will return it.
+    labels : ndarray of int64, shape (n_stimuli,)
+        Class index, -1 where unlabelled.
+    class_names : tuple of str
+        Name of each class index.
+    paths : tuple of str, optional
+        Where each image lies, for messages and for showing to users.
+
+    Raises
+    ------
+    DataError
+        If lengths differ, ids repeat, or a label lies outside the classes.
+    """
+
+    name: str
+    ids: np.ndarray
+    read: Callable[[int], Image]
+    digest_of: Callable[[int], str]
+    labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+    paths: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if np.shape(self.labels) != (n,):
+            raise DataError(message(f"{n} labels, one an image of {self.name!r}", f"shape {np.shape(self.labels)}", "give one label an image, -1 for none"))
+        if len(set(map(str, self.ids))) != n:
+            values, counts = np.unique(np.asarray(self.ids, dtype=str), return_counts=True)
+            raise DataError(message(f"unique stimulus ids in {self.name!r}", f"{values[counts > 1][0]!r} more than once", "make the ids unique"))
+        labels = np.asarray(self.labels)
+        if labels.dtype.kind not in "iu" or (n and (labels.min() < -1 or (len(self.class_names) and labels.max() >= len(self.class_names)))):
+            got = f"{labels.dtype} values {labels.min()}..{labels.max()}" if n else str(labels.dtype)
+            raise DataError(message(f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}", got, "map labels to class indices"))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"StimulusSet({self.name!r}, n_stimuli={len(self)}, n_classes={len(self.class_names)})"
+
+    def image(self, index: int) -> Image:
+        """Return image `index` as uint8 RGB, shape (H, W, 3).
+
+        Raises
+        ------
+        DataError
+            If the image cannot be read, or is not uint8 RGB.
+        """
+        found = self.read(int(index))
+        if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
+            raise DataError(message("a uint8 image of shape (H, W, 3)", f"{found.dtype} {found.shape} for {self.ids[index]!r}", "convert it to 8-bit RGB"))
+        return found
+
+    def digests(self) -> list[str]:
+        """Return the content digest of every image, in order."""
+        return [self.digest_of(i) for i in range(len(self))]
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with any id, label or pixel."""
+        h = hashlib.sha256()
+        for identifier, label, digest in zip(self.ids, self.labels, self.digests()):
+            h.update(f"{identifier}\0{int(label)}\0{digest}\n".encode())
+        return h.hexdigest()[:16]
+
+    def subset(self, index: Sequence[int] | np.ndarray, name: str | None = None) -> StimulusSet:
+        """Return the images at `index` (integers or a boolean mask), in that order."""
+        index = np.asarray(index)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        read, digest_of = self.read, self.digest_of
+        return StimulusSet(
+            name=name or self.name,
+            ids=np.asarray(self.ids)[index],
+            read=lambda i: read(int(index[i])),
+            digest_of=lambda i: digest_of(int(index[i])),
+            labels=np.asarray(self.labels)[index],
+            class_names=self.class_names,
+            paths=None if self.paths is None else tuple(self.paths[i] for i in index),
+        )
+
+    def mapped(self, function: Callable[[Image, str], Image], key: str, name: str | None = None) -> StimulusSet:
+        """Return the set with a deterministic change applied to each image when it is read.
+
+        Parameters
+        ----------
+        function : callable
+            ``function(image, stimulus_id) -> image``, both uint8 (H, W, 3).
+        key : str
+            Names the change with all its settings; becomes part of the digests.
+        name : str, optional
+            Name of the new set.
+        """
+        read, digest_of, ids = self.read, self.digest_of, self.ids
+        return StimulusSet(
+            name=name or f"{self.name}/{key}",
+            ids=self.ids,
+            read=lambda i: function(read(i), str(ids[i])),
+            digest_of=lambda i: sha256_bytes(f"{digest_of(i)}|{key}".encode()),
+            labels=self.labels,
+            class_names=self.class_names,
+            paths=self.paths,
+        )
+
+    def index_of(self, ids: Iterable[str]) -> np.ndarray:
+        """Return the positions of `ids`.
+
+        Raises
+        ------
+        DataError
+            If an id is not in the set.
+        """
+        where = {str(s): i for i, s in enumerate(self.ids)}
+        wanted = [str(s) for s in ids]
+        missing = [s for s in wanted if s not in where]
+        if missing:
+            raise DataError(message(f"ids of {self.name!r}", f"{len(missing)} unknown, e.g. {missing[0]!r}", "check the id scheme"))
+        return np.asarray([where[s] for s in wanted], dtype=np.int64)
+
+
+def from_arrays(name: str, images: np.ndarray, ids: Sequence[str], labels: Sequence[int] | np.ndarray,
+                class_names: Sequence[str] = ()) -> StimulusSet:
+    """Make a stimulus set of images held in memory.
+
+    Parameters
+    ----------
+    name : str
+        Name of the set.
+    images : ndarray of uint8, shape (n_stimuli, H, W, 3)
+        The pixels.
+    ids, labels, class_names
+        As in `StimulusSet`.
+
+    Raises
+    ------
+    DataError
+        If the images have another type or shape, or lengths differ.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) != len(ids):
+        raise DataError(message(f"uint8 images of shape ({len(ids)}, H, W, 3)", f"{images.dtype} {images.shape}", "convert them to 8-bit RGB, one an id"))
+    return StimulusSet(
+        name=name,
+        ids=np.asarray([str(i) for i in ids], dtype=object),
+        read=lambda i: images[i],
+        digest_of=lambda i: sha256_bytes(str(images[i].shape).encode() + np.ascontiguousarray(images[i]).tobytes()),
+        labels=np.asarray(labels, dtype=np.int64),
+        class_names=tuple(class_names),
+    )
+
+
+def from_files(name: str, paths: Sequence[str | Path], ids: Sequence[str], labels: Sequence[int] | np.ndarray,
+               class_names: Sequence[str] = ()) -> StimulusSet:
+    """Make a stimulus set of image files, decoded by `bmfl_lab.data.images.decode_image`.
+
+    The digest of a file is the SHA-256 of its content.
+
+    Raises
+    ------
+    DataError
+        If lengths differ or ids repeat; when an image is read, if it cannot be decoded safely.
+    """
+    from bmfl_lab.data.images import decode_image
+
+    paths = [Path(p) for p in paths]
+    return StimulusSet(
+        name=name,
+        ids=np.asarray([str(i) for i in ids], dtype=object),
+        read=lambda i: decode_image(paths[i]),
+        digest_of=lambda i: sha256_file(paths[i]),
+        labels=np.asarray(labels, dtype=np.int64),
+        class_names=tuple(class_names),
+        paths=tuple(str(p) for p in paths),
+    )

@@ -1,0 +1,1 @@
+"""Evaluation of trained models: encoding accuracy, OOD suites, ablations, similarity."""

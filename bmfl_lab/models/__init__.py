@@ -1,0 +1,1 @@
+"""Neural modules and fitted encoders; flat keyword arguments, no configs."""

@@ -1,0 +1,56 @@
+"""Names that users choose from, mapped to functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from bmfl_lab.errors import ConfigError, message, nearest
+
+
+class Registry:
+    """A mapping from a public name to a function, with helpful refusals.
+
+    Parameters
+    ----------
+    kind : str
+        What the entries are ("shift", "study"), used in messages.
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, Callable] = {}
+
+    def register(self, name: str) -> Callable[[Callable], Callable]:
+        """Return a decorator that enters a function under `name`.
+
+        Raises
+        ------
+        ConfigError
+            If the name is taken already.
+        """
+        if name in self._entries:
+            raise ConfigError(message(f"a new {self.kind} name", f"{name!r}, which is taken", "choose another name"))
+
+        def enter(function: Callable) -> Callable:
+            self._entries[name] = function
+            return function
+
+        return enter
+
+    def __getitem__(self, name: str) -> Callable:
+        if name not in self._entries:
+            raise ConfigError(message(f"a known {self.kind}", repr(name), nearest(name, self._entries)))
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the registered names in order of registration."""
+        return tuple(self._entries)

@@ -1,0 +1,1 @@
+"""Headless notebook runs: specs, execution through papermill, records, reports."""

@@ -1,0 +1,1 @@
+"""Training recipes on accelerate, with checkpoints that resume to the bit."""

@@ -1,0 +1,1 @@
+"""Figures: NumPy and pandas in, figures out; never imports torch."""

@@ -1,0 +1,1 @@
+"""Interactive widgets: state -> pure select -> figure. No torch in here."""
