@@ -17,6 +17,7 @@ C = TypeVar("C")
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config as plain JSON values (tuples become lists)."""
+
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -107,7 +108,9 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin is tuple:
         item = arguments[0] if arguments else Any
         if arguments and arguments[-1] is not Ellipsis:
-            return isinstance(value, (list, tuple)) and len(value) == len(arguments) and all(map(_fits, arguments, value))
+            return (
+                isinstance(value, (list, tuple)) and len(value) == len(arguments) and all(map(_fits, arguments, value))
+            )
         return isinstance(value, (list, tuple)) and all(_fits(item, v) for v in value)
     if origin in (dict, Mapping) or origin is typing.get_origin(typing.Mapping):
         return isinstance(value, Mapping)

@@ -95,7 +95,11 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     if not path.is_file():
         raise DataError(message(f"a JSON file {path.name}", f"nothing at {path}", "check the path, or make it again"))
     if path.stat().st_size > max_bytes:
-        raise DataError(message(f"{path.name} of at most {max_bytes} bytes", f"{path.stat().st_size} bytes", "check which file this is"))
+        raise DataError(
+            message(
+                f"{path.name} of at most {max_bytes} bytes", f"{path.stat().st_size} bytes", "check which file this is"
+            )
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -127,14 +131,26 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             shape, _, dtype = reader(stream)
             available = path.stat().st_size - stream.tell()
     except (ValueError, EOFError, SyntaxError, TypeError, KeyError) as error:
-        raise DataError(message(f"a NumPy array in {path}", str(error) or "a damaged header", "make or download the file again")) from error
+        raise DataError(
+            message(f"a NumPy array in {path}", str(error) or "a damaged header", "make or download the file again")
+        ) from error
     if dtype.hasobject:
-        raise DataError(message(f"an array of numbers in {path}", "pickled Python objects, which can run code",
-                                "save it as a plain numeric array"))
+        raise DataError(
+            message(
+                f"an array of numbers in {path}",
+                "pickled Python objects, which can run code",
+                "save it as a plain numeric array",
+            )
+        )
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if needed != available:
-        raise DataError(message(f"{needed} bytes of data in {path} for shape {tuple(shape)} {dtype}", f"{available} bytes",
-                                "the file is truncated or damaged: make or download it again"))
+        raise DataError(
+            message(
+                f"{needed} bytes of data in {path} for shape {tuple(shape)} {dtype}",
+                f"{available} bytes",
+                "the file is truncated or damaged: make or download it again",
+            )
+        )
     return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
 
 
@@ -164,8 +180,13 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
-            raise DataError(message(f"sole use of {what}", f"process {holder} at work in it",
-                                    "wait for it to end, or choose another folder")) from None
+            raise DataError(
+                message(
+                    f"sole use of {what}",
+                    f"process {holder} at work in it",
+                    "wait for it to end, or choose another folder",
+                )
+            ) from None
         stream.seek(0)
         stream.truncate()
         stream.write(str(os.getpid()))

@@ -108,7 +108,9 @@ class Record:
         TypeError
             If a required field of `MetricRow` is missing or unknown.
         """
-        numbers = {k: _finite(float(v)) if k in ("ci_low", "ci_high") and v is not None else v for k, v in fields.items()}
+        numbers = {
+            k: _finite(float(v)) if k in ("ci_low", "ci_high") and v is not None else v for k, v in fields.items()
+        }
         row = MetricRow(name=name, value=None if value is None else _finite(float(value)), **numbers)
         self.rows.append(row)
         return row
@@ -122,7 +124,9 @@ class Record:
         """Return the rows as a pandas DataFrame, one row a number."""
         import pandas as pd
 
-        return pd.DataFrame([dataclasses.asdict(r) for r in self.rows], columns=[f.name for f in dataclasses.fields(MetricRow)])
+        return pd.DataFrame(
+            [dataclasses.asdict(r) for r in self.rows], columns=[f.name for f in dataclasses.fields(MetricRow)]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -167,10 +171,19 @@ def read_record(path: str | Path) -> Record:
     data = read_json(path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise DataError(message(f"a record of schema {SCHEMA} in {path}", repr(got), "run the notebook again with this version"))
-    record = Record(notebook=data["notebook"], parameters=data["parameters"], study=data["study"], config=data["config"])
+        raise DataError(
+            message(f"a record of schema {SCHEMA} in {path}", repr(got), "run the notebook again with this version")
+        )
+    record = Record(
+        notebook=data["notebook"], parameters=data["parameters"], study=data["study"], config=data["config"]
+    )
     record.rows = [MetricRow(**row) for row in data["rows"]]
     record.times = dict(data.get("times_s", {}))
-    record.extra = {**data.get("extra", {}), "code_revision": data.get("code_revision"), "finished": data.get("finished"),
-                    "peak_memory_mb": data.get("peak_memory_mb"), "versions": data.get("versions")}
+    record.extra = {
+        **data.get("extra", {}),
+        "code_revision": data.get("code_revision"),
+        "finished": data.get("finished"),
+        "peak_memory_mb": data.get("peak_memory_mb"),
+        "versions": data.get("versions"),
+    }
     return record

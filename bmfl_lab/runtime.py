@@ -153,7 +153,9 @@ def code_revision() -> str:
         return "unknown"
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20
+        ).stdout.strip()
 
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         revision = git("rev-parse", "--short=12", "HEAD")

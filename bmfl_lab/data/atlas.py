@@ -23,9 +23,15 @@ ALGONAUTS_ROIS: dict[str, tuple[str, ...]] = {
 
 LVC_ROIS = ("V1", "V2", "V3", "V1v", "V1d", "V2v", "V2d", "V3v", "V3d")
 HVC_ROIS = (
-    "LO", "FFC", "PHA", "VVC", "PIT",
-    *ALGONAUTS_ROIS["floc-bodies"], *ALGONAUTS_ROIS["floc-faces"],
-    *ALGONAUTS_ROIS["floc-places"], *ALGONAUTS_ROIS["floc-words"],
+    "LO",
+    "FFC",
+    "PHA",
+    "VVC",
+    "PIT",
+    *ALGONAUTS_ROIS["floc-bodies"],
+    *ALGONAUTS_ROIS["floc-faces"],
+    *ALGONAUTS_ROIS["floc-places"],
+    *ALGONAUTS_ROIS["floc-words"],
 )
 GROUP_DEFINITIONS: dict[str, tuple[str, ...]] = {
     "LVC": LVC_ROIS,
@@ -74,15 +80,25 @@ class Atlas:
     def __post_init__(self) -> None:
         n = len(self.hemisphere)
         if np.any(np.diff(np.asarray(self.hemisphere, dtype=np.int8)) < 0):
-            raise DataError(message("left vertices before right ones", "a mixed order of hemispheres",
-                                    "concatenate the left hemisphere first"))
+            raise DataError(
+                message(
+                    "left vertices before right ones",
+                    "a mixed order of hemispheres",
+                    "concatenate the left hemisphere first",
+                )
+            )
         arrays = {**self.rois, **self.maps}
         if self.surface_index is not None:
             arrays["surface_index"] = self.surface_index
         for name, values in arrays.items():
             if np.shape(values) != (n,):
-                raise DataError(message(f"{name} of shape ({n},), one value a vertex", f"shape {np.shape(values)}",
-                                        "use masks of the same space as the responses"))
+                raise DataError(
+                    message(
+                        f"{name} of shape ({n},), one value a vertex",
+                        f"shape {np.shape(values)}",
+                        "use masks of the same space as the responses",
+                    )
+                )
 
     @property
     def n_vertices(self) -> int:
@@ -117,11 +133,17 @@ class Atlas:
         elif name in self.groups:
             found = tuple(r for r in self.groups[name] if r in self.rois and np.any(self.rois[r]))
         else:
-            raise ConfigError(message("an ROI or region group of this subject", repr(name),
-                                      nearest(name, [*self.rois, *self.groups])))
+            raise ConfigError(
+                message("an ROI or region group of this subject", repr(name), nearest(name, [*self.rois, *self.groups]))
+            )
         if not found:
-            raise ConfigError(message(f"at least one vertex in {name!r}", "none: the region is absent in this subject",
-                                      "choose one of " + ", ".join(self.present)))
+            raise ConfigError(
+                message(
+                    f"at least one vertex in {name!r}",
+                    "none: the region is absent in this subject",
+                    "choose one of " + ", ".join(self.present),
+                )
+            )
         return found
 
     def select(self, names: str | Iterable[str]) -> np.ndarray:
@@ -164,7 +186,9 @@ class Atlas:
         """
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != (self.n_vertices,):
-            raise DataError(message(f"a mask of shape ({self.n_vertices},)", f"shape {mask.shape}", "mask the same vertices"))
+            raise DataError(
+                message(f"a mask of shape ({self.n_vertices},)", f"shape {mask.shape}", "mask the same vertices")
+            )
         return Atlas(
             hemisphere=np.asarray(self.hemisphere)[mask],
             rois={k: np.asarray(v)[mask] for k, v in self.rois.items()},
@@ -184,7 +208,11 @@ class Atlas:
             exactly one parcel. This is the grouping with which a masked ROI readout computes each vertex once.
         """
         names = [n for n in self.rois if np.any(self.rois[n])]
-        membership = np.stack([np.asarray(self.rois[n], bool) for n in names], 1) if names else np.zeros((self.n_vertices, 0), bool)
+        membership = (
+            np.stack([np.asarray(self.rois[n], bool) for n in names], 1)
+            if names
+            else np.zeros((self.n_vertices, 0), bool)
+        )
         keys: dict[str, list[int]] = {}
         for vertex, (side, row) in enumerate(zip(np.asarray(self.hemisphere), membership)):
             label = "+".join(np.asarray(names, dtype=object)[row]) if row.any() else "rest"

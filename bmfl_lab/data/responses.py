@@ -71,18 +71,38 @@ class Subject:
         if np.shape(self.responses) != (n, v):
             got = np.shape(self.responses)
             hint = "transpose the array" if got == (v, n) else "use the images and masks that belong to these responses"
-            raise DataError(message(f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}", f"shape {got}", hint))
+            raise DataError(
+                message(f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}", f"shape {got}", hint)
+            )
         for what, values, shape in (("noise_ceiling", self.noise_ceiling, (v,)), ("sessions", self.sessions, (n,))):
             if values is not None and np.shape(values) != shape:
-                raise DataError(message(f"{what} of shape {shape}", f"shape {np.shape(values)}", f"give one value per {'vertex' if shape == (v,) else 'stimulus'}"))
+                raise DataError(
+                    message(
+                        f"{what} of shape {shape}",
+                        f"shape {np.shape(values)}",
+                        f"give one value per {'vertex' if shape == (v,) else 'stimulus'}",
+                    )
+                )
         seen = np.zeros(n, dtype=np.int64)
         for split, index in self.splits.items():
             index = np.asarray(index)
             if len(index) and (index.min() < 0 or index.max() >= n):
-                raise DataError(message(f"row indices 0..{n - 1} in split {split!r}", f"{index.min()}..{index.max()}", "make the split from these stimuli"))
+                raise DataError(
+                    message(
+                        f"row indices 0..{n - 1} in split {split!r}",
+                        f"{index.min()}..{index.max()}",
+                        "make the split from these stimuli",
+                    )
+                )
             np.add.at(seen, index, 1)
         if np.any(seen > 1):
-            raise DataError(message("disjoint splits", f"{int(np.sum(seen > 1))} stimuli in more than one", "assign each stimulus to one split"))
+            raise DataError(
+                message(
+                    "disjoint splits",
+                    f"{int(np.sum(seen > 1))} stimuli in more than one",
+                    "assign each stimulus to one split",
+                )
+            )
 
     @property
     def n_vertices(self) -> int:
@@ -100,5 +120,7 @@ class Subject:
         if split == "all":
             return np.arange(len(self.stimuli))
         if split not in self.splits:
-            raise DataError(message(f"a split of {self.name!r} among {tuple(self.splits)}", repr(split), "choose one of them"))
+            raise DataError(
+                message(f"a split of {self.name!r} among {tuple(self.splits)}", repr(split), "choose one of them")
+            )
         return np.asarray(self.splits[split], dtype=np.int64)

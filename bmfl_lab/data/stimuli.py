@@ -53,14 +53,34 @@ class StimulusSet:
     def __post_init__(self) -> None:
         n = len(self.ids)
         if np.shape(self.labels) != (n,):
-            raise DataError(message(f"{n} labels, one an image of {self.name!r}", f"shape {np.shape(self.labels)}", "give one label an image, -1 for none"))
+            raise DataError(
+                message(
+                    f"{n} labels, one an image of {self.name!r}",
+                    f"shape {np.shape(self.labels)}",
+                    "give one label an image, -1 for none",
+                )
+            )
         if len(set(map(str, self.ids))) != n:
             values, counts = np.unique(np.asarray(self.ids, dtype=str), return_counts=True)
-            raise DataError(message(f"unique stimulus ids in {self.name!r}", f"{values[counts > 1][0]!r} more than once", "make the ids unique"))
+            raise DataError(
+                message(
+                    f"unique stimulus ids in {self.name!r}",
+                    f"{values[counts > 1][0]!r} more than once",
+                    "make the ids unique",
+                )
+            )
         labels = np.asarray(self.labels)
-        if labels.dtype.kind not in "iu" or (n and (labels.min() < -1 or (len(self.class_names) and labels.max() >= len(self.class_names)))):
+        if labels.dtype.kind not in "iu" or (
+            n and (labels.min() < -1 or (len(self.class_names) and labels.max() >= len(self.class_names)))
+        ):
             got = f"{labels.dtype} values {labels.min()}..{labels.max()}" if n else str(labels.dtype)
-            raise DataError(message(f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}", got, "map labels to class indices"))
+            raise DataError(
+                message(
+                    f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}",
+                    got,
+                    "map labels to class indices",
+                )
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,7 +98,13 @@ class StimulusSet:
         """
         found = self.read(int(index))
         if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
-            raise DataError(message("a uint8 image of shape (H, W, 3)", f"{found.dtype} {found.shape} for {self.ids[index]!r}", "convert it to 8-bit RGB"))
+            raise DataError(
+                message(
+                    "a uint8 image of shape (H, W, 3)",
+                    f"{found.dtype} {found.shape} for {self.ids[index]!r}",
+                    "convert it to 8-bit RGB",
+                )
+            )
         return found
 
     def digests(self) -> list[str]:
@@ -142,12 +168,19 @@ class StimulusSet:
         wanted = [str(s) for s in ids]
         missing = [s for s in wanted if s not in where]
         if missing:
-            raise DataError(message(f"ids of {self.name!r}", f"{len(missing)} unknown, e.g. {missing[0]!r}", "check the id scheme"))
+            raise DataError(
+                message(f"ids of {self.name!r}", f"{len(missing)} unknown, e.g. {missing[0]!r}", "check the id scheme")
+            )
         return np.asarray([where[s] for s in wanted], dtype=np.int64)
 
 
-def from_arrays(name: str, images: np.ndarray, ids: Sequence[str], labels: Sequence[int] | np.ndarray,
-                class_names: Sequence[str] = ()) -> StimulusSet:
+def from_arrays(
+    name: str,
+    images: np.ndarray,
+    ids: Sequence[str],
+    labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str] = (),
+) -> StimulusSet:
     """Make a stimulus set of images held in memory.
 
     Parameters
@@ -166,7 +199,13 @@ def from_arrays(name: str, images: np.ndarray, ids: Sequence[str], labels: Seque
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) != len(ids):
-        raise DataError(message(f"uint8 images of shape ({len(ids)}, H, W, 3)", f"{images.dtype} {images.shape}", "convert them to 8-bit RGB, one an id"))
+        raise DataError(
+            message(
+                f"uint8 images of shape ({len(ids)}, H, W, 3)",
+                f"{images.dtype} {images.shape}",
+                "convert them to 8-bit RGB, one an id",
+            )
+        )
     return StimulusSet(
         name=name,
         ids=np.asarray([str(i) for i in ids], dtype=object),
@@ -177,8 +216,13 @@ def from_arrays(name: str, images: np.ndarray, ids: Sequence[str], labels: Seque
     )
 
 
-def from_files(name: str, paths: Sequence[str | Path], ids: Sequence[str], labels: Sequence[int] | np.ndarray,
-               class_names: Sequence[str] = ()) -> StimulusSet:
+def from_files(
+    name: str,
+    paths: Sequence[str | Path],
+    ids: Sequence[str],
+    labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str] = (),
+) -> StimulusSet:
     """Make a stimulus set of image files, decoded by `bmfl_lab.data.images.decode_image`.
 
     The digest of a file is the SHA-256 of its content.

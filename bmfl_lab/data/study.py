@@ -81,7 +81,13 @@ class Study:
     def __post_init__(self) -> None:
         for name in self.ood:
             if name not in self.sets:
-                raise DataError(message(f"an image set named {name!r}", f"only {tuple(self.sets)}", "add the set, or take the name out of `ood`"))
+                raise DataError(
+                    message(
+                        f"an image set named {name!r}",
+                        f"only {tuple(self.sets)}",
+                        "add the set, or take the name out of `ood`",
+                    )
+                )
 
     @property
     def simulated(self) -> bool:
@@ -114,8 +120,13 @@ class Study:
             If there is none of that name, or the study has no subject.
         """
         if not self.subjects:
-            raise DataError(message(f"at least one subject in study {self.name!r}", "none: it holds images only",
-                                    "give a subject's folder, or train a model without brain responses"))
+            raise DataError(
+                message(
+                    f"at least one subject in study {self.name!r}",
+                    "none: it holds images only",
+                    "give a subject's folder, or train a model without brain responses",
+                )
+            )
         if name is None:
             return next(iter(self.subjects.values()))
         if name not in self.subjects:
@@ -132,14 +143,17 @@ class Study:
             h.update(f"{name}:{subject.stimuli.fingerprint()}\n".encode())
             step = max(1, (64 << 20) // max(1, subject.n_vertices * 4))
             for start in range(0, len(subject.stimuli), step):
-                h.update(subject.responses[start:start + step].tobytes())
+                h.update(subject.responses[start : start + step].tobytes())
         return h.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
         """Return the fields that a record keeps: name, description, fingerprint, simulated, sizes."""
         return {
-            "name": self.name, "description": self.description, "fingerprint": self.fingerprint(),
-            "simulated": self.simulated, "n_classes": len(self.class_names),
+            "name": self.name,
+            "description": self.description,
+            "fingerprint": self.fingerprint(),
+            "simulated": self.simulated,
+            "n_classes": len(self.class_names),
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
         }
