@@ -84,13 +84,13 @@ def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         raise DataError(
             message(f"rows of the metric {metric!r}", f"only {sorted(frame['name'].unique())}", "choose one of them")
         )
-    over = rows[rows["seed"].isna()]
+    over = rows["seed"].isna()
+    # rows over seeds sort first, so that they win over the rows of single seeds; set order is kept by the index
     keys = ["model", "split", "shift", "severity"]
-    if over.empty:
-        return rows.drop_duplicates(keys)
-    have = set(map(tuple, over[keys].astype(str).to_numpy()))
-    rest = rows[[tuple(map(str, k)) not in have for k in rows[keys].to_numpy()]].drop_duplicates(keys)
-    return pd.concat([over.drop_duplicates(keys), rest])
+    first = rows[over].drop_duplicates(keys)
+    rest = rows[~over].drop_duplicates(keys)
+    taken = first[keys].merge(rest[keys].reset_index(), on=keys)["index"]
+    return pd.concat([first, rest.drop(index=taken)]).sort_index()
 
 
 def accuracy_figure(
