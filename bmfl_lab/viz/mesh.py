@@ -1,0 +1,151 @@
+"""The fsaverage5 surface for figures, and where a study's vertices lie on it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+
+if TYPE_CHECKING:
+    from bmfl_lab.data.atlas import Atlas
+
+HEMISPHERES = ("left", "right")
+SURFACES = ("inflated", "pial", "white", "flat", "sphere")
+N_FSAVERAGE5 = 10242
+VALID_MESHES = ("fsaverage5", "fsaverage")
+
+
+@lru_cache(maxsize=16)
+def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, np.ndarray]:
+    """Return the fsaverage5 mesh of one hemisphere, as shipped with nilearn.
+
+    Parameters
+    ----------
+    hemisphere : {"left", "right"}
+        Side.
+    surface : {"inflated", "pial", "white", "flat", "sphere"}
+        Which surface.
+
+    Returns
+    -------
+    coordinates : ndarray of float32, shape (10242, 3)
+        In mm.
+    faces : ndarray of int32, shape (20480, 3) or fewer for the cut flat surface
+        Vertex indices of each triangle.
+
+    Raises
+    ------
+    ConfigError
+        If the hemisphere or surface is unknown.
+    """
+    if hemisphere not in HEMISPHERES:
+        raise ConfigError(
+            message(f"a hemisphere among {HEMISPHERES}", repr(hemisphere), nearest(hemisphere, HEMISPHERES))
+        )
+    if surface not in SURFACES:
+        raise ConfigError(message(f"a surface among {SURFACES}", repr(surface), nearest(surface, SURFACES)))
+    part = _fsaverage5()[{"white": "white_matter"}.get(surface, surface)].parts[hemisphere]
+    return np.asarray(part.coordinates, dtype=np.float32), np.asarray(part.faces, dtype=np.int32)
+
+
+@lru_cache(maxsize=1)
+def _fsaverage5():
+    from nilearn.datasets import load_fsaverage
+
+    return load_fsaverage("fsaverage5")
+
+
+@lru_cache(maxsize=2)
+def curvature(hemisphere: str) -> np.ndarray:
+    """Return 1 in sulci and 0 on gyri for the fsaverage5 vertices of one hemisphere, shape (10242,)."""
+    from nilearn.datasets import load_fsaverage_data
+
+    data = load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data.parts[hemisphere]
+    return (np.asarray(data, dtype=np.float32).ravel() > 0).astype(np.float32)
+
+
+def mesh_index(atlas: Atlas) -> np.ndarray:
+    """Return the fsaverage5 vertex of each of the atlas's vertices, -1 where it has none.
+
+    On fsaverage (163,842 vertices a hemisphere) only the first 10,242 are vertices of fsaverage5; the finer ones
+    are left out, because the two meshes are nested.
+
+    Raises
+    ------
+    DataError
+        If the atlas lies on no surface that can be drawn.
+    """
+    if atlas.mesh not in VALID_MESHES or atlas.surface_index is None:
+        raise DataError(
+            message(
+                f"vertices on one of the surfaces {VALID_MESHES}",
+                repr(atlas.mesh),
+                "give the atlas a mesh and a surface_index",
+            )
+        )
+    index = np.asarray(atlas.surface_index, dtype=np.int64)
+    return np.where(index < N_FSAVERAGE5, index, -1)
+
+
+def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
+    """Lay values per vertex out on the two fsaverage5 hemispheres.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_vertices,)
+        One number a vertex of the atlas; NaN means no data.
+    atlas : Atlas
+        Where the vertices lie.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (10242,)
+        "left" and "right"; NaN where there is no data.
+
+    Raises
+    ------
+    DataError
+        If lengths differ or the atlas lies on no surface.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != (atlas.n_vertices,):
+        raise DataError(
+            message(
+                f"one value for each of {atlas.n_vertices} vertices",
+                f"shape {values.shape}",
+                "use values and atlas of one subject",
+            )
+        )
+    index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
+    found = {}
+    for number, hemisphere in enumerate(HEMISPHERES):
+        mine = (side == number) & (index >= 0)
+        found[hemisphere] = np.full(N_FSAVERAGE5, np.nan)
+        found[hemisphere][index[mine]] = values[mine]
+    return found
+
+
+def symmetric_range(values: np.ndarray, signed: bool | None = None) -> tuple[float, float, bool]:
+    """Return colour limits for a map: symmetric about zero if it is signed, robust to the extreme 1 %.
+
+    Returns
+    -------
+    low, high : float
+        Limits.
+    signed : bool
+        Whether the limits are symmetric; found from the data when not given.
+    """
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return 0.0, 1.0, False
+    if signed is None:
+        signed = bool(finite.min() < 0 < finite.max())
+    if signed:
+        top = float(np.percentile(np.abs(finite), 99)) or 1.0
+        return -top, top, True
+    low, high = float(min(0.0, finite.min())), float(np.percentile(finite, 99))
+    return low, high if high > low else low + 1.0, False

@@ -1,0 +1,213 @@
+"""An interactive cortical surface whose map can be swapped without rebuilding the mesh."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bmfl_lab.viz.mesh import HEMISPHERES, curvature, load_mesh, mesh_index, symmetric_range
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from bmfl_lab.data.atlas import Atlas
+
+SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
+VIEWS: dict[str, dict[str, float]] = {
+    "posterior": {"x": 0.0, "y": -1.9, "z": 0.25},
+    "ventral": {"x": 0.0, "y": -0.35, "z": -1.9},
+    "left lateral": {"x": -1.9, "y": -0.3, "z": 0.2},
+    "right lateral": {"x": 1.9, "y": -0.3, "z": 0.2},
+    "dorsal": {"x": 0.0, "y": -0.35, "z": 1.9},
+}
+_GAP_MM = 6.0
+_LIFT = 1.006
+
+
+class SurfaceLayout:
+    """Geometry shared by all maps of one atlas: which mesh vertex shows which value.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Where the values lie.
+    surface : str, default "inflated"
+        Surface drawn.
+
+    Attributes
+    ----------
+    order : ndarray of int64, shape (n_drawn,)
+        Index into the atlas's vertices of each drawn data vertex, left then right.
+    """
+
+    def __init__(self, atlas: Atlas, surface: str = "inflated"):
+        self.atlas, self.surface = atlas, surface
+        index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
+        self.base: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        order, points, faces, count = [], [], [], 0
+        for number, hemisphere in enumerate(HEMISPHERES):
+            coordinates, triangles = self._placed(hemisphere)
+            self.base.append((coordinates, triangles, curvature(hemisphere)))
+            mine = np.flatnonzero((side == number) & (index >= 0))
+            where = np.full(len(coordinates), -1, dtype=np.int64)
+            where[index[mine]] = np.arange(len(mine)) + count
+            inner = where[triangles]
+            faces.append(inner[(inner >= 0).all(1)])
+            centre = coordinates.mean(0)
+            points.append(centre + (coordinates[index[mine]] - centre) * _LIFT)
+            order.append(mine)
+            count += len(mine)
+        self.order = np.concatenate(order)
+        self.points = np.concatenate(points)
+        self.faces = np.concatenate(faces)
+
+    def _placed(self, hemisphere: str) -> tuple[np.ndarray, np.ndarray]:
+        coordinates, triangles = load_mesh(hemisphere, self.surface)
+        x = coordinates[:, 0]
+        shift = -(x.max() + _GAP_MM / 2) if hemisphere == "left" else -(x.min() - _GAP_MM / 2)
+        return coordinates + np.asarray([shift, 0, 0], dtype=np.float32), triangles
+
+    def faces_of(self, shown: np.ndarray) -> np.ndarray:
+        """Return the triangles whose three corners all have data; the rest shows the grey brain."""
+        finite = np.isfinite(shown)
+        return self.faces if finite.all() else self.faces[finite[self.faces].all(1)]
+
+    def names(self) -> np.ndarray:
+        """Return the hover label of each drawn vertex: hemisphere, ROIs, vertex number."""
+        rois = {name: np.asarray(mask, dtype=bool) for name, mask in self.atlas.rois.items()}
+        side = np.asarray(self.atlas.hemisphere)
+        labels = []
+        for vertex in self.order:
+            inside = [name for name, mask in rois.items() if mask[vertex]]
+            labels.append(f"{HEMISPHERES[int(side[vertex])]} {' + '.join(inside) or 'no ROI'}, vertex {vertex}")
+        return np.asarray(labels, dtype=object)
+
+
+def map_style(values: np.ndarray, signed: bool | None = None) -> dict[str, Any]:
+    """Return plotly's colour settings (``colorscale``, ``cmin``, ``cmax``) for a map of values."""
+    low, high, is_signed = symmetric_range(values, signed)
+    return {"colorscale": DIVERGING if is_signed else SEQUENTIAL, "cmin": low, "cmax": high}
+
+
+def surface_figure(
+    values: np.ndarray,
+    atlas: Atlas,
+    *,
+    title: str = "",
+    unit: str = "",
+    signed: bool | None = None,
+    surface: str = "inflated",
+    view: str = "posterior",
+    layout: SurfaceLayout | None = None,
+    height: int = 520,
+) -> go.Figure:
+    """Draw values per vertex on both hemispheres as a plotly figure.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_vertices,)
+        One number a vertex; NaN is drawn as no data.
+    atlas : Atlas
+        Where the vertices lie.
+    title, unit : str
+        Title and colour-bar label; say *simulated* in the title where responses are.
+    signed : bool, optional
+        Symmetric diverging colours; found from the data when None.
+    surface, view : str
+        Surface and camera (a key of `VIEWS`).
+    layout : SurfaceLayout, optional
+        Geometry made before for the same atlas.
+    height : int, default 520
+        Height in pixels.
+
+    Returns
+    -------
+    plotly Figure
+        Traces: left and right grey brain, then one data mesh whose ``intensity`` `swap_map` replaces.
+
+    Raises
+    ------
+    DataError, ConfigError
+        If the atlas lies on no surface or the surface is unknown.
+    """
+    import plotly.graph_objects as go
+
+    geometry = layout or SurfaceLayout(atlas, surface)
+    figure = go.Figure()
+    for (points, faces, sulci), hemisphere in zip(geometry.base, HEMISPHERES):
+        grey = np.where(sulci > 0, 150, 195).astype(int)
+        figure.add_mesh3d(
+            x=points[:, 0],
+            y=points[:, 1],
+            z=points[:, 2],
+            i=faces[:, 0],
+            j=faces[:, 1],
+            k=faces[:, 2],
+            vertexcolor=[f"rgb({g},{g},{g})" for g in grey],
+            hoverinfo="skip",
+            name=f"{hemisphere} hemisphere",
+            lighting={"ambient": 0.65, "diffuse": 0.5, "specular": 0.05},
+            showscale=False,
+        )
+    points = geometry.points
+    shown = np.asarray(values, dtype=float)[geometry.order]
+    faces = geometry.faces_of(shown)
+    figure.add_mesh3d(
+        x=points[:, 0],
+        y=points[:, 1],
+        z=points[:, 2],
+        i=faces[:, 0],
+        j=faces[:, 1],
+        k=faces[:, 2],
+        intensity=np.where(np.isfinite(shown), shown, 0.0),
+        hovertext=geometry.names(),
+        customdata=geometry.order,
+        hovertemplate="%{hovertext}<br>%{intensity:.3f} " + unit + "<extra></extra>",
+        name="map",
+        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14, "len": 0.7},
+        lighting={"ambient": 0.8, "diffuse": 0.35, "specular": 0.05},
+        **map_style(values, signed),
+    )
+    hidden = {"visible": False, "showspikes": False}
+    figure.update_layout(
+        title={"text": title, "x": 0.02},
+        height=height,
+        margin={"l": 0, "r": 0, "t": 46 if title else 8, "b": 0},
+        scene={
+            "xaxis": hidden,
+            "yaxis": hidden,
+            "zaxis": hidden,
+            "aspectmode": "data",
+            "camera": {"eye": VIEWS[view], "projection": {"type": "orthographic"}},
+        },
+        uirevision="keep the camera",
+    )
+    return figure
+
+
+def swap_map(
+    figure: go.Figure,
+    values: np.ndarray,
+    layout: SurfaceLayout,
+    *,
+    title: str | None = None,
+    unit: str | None = None,
+    signed: bool | None = None,
+) -> None:
+    """Show other values on a figure made by `surface_figure`, keeping mesh and camera.
+
+    Works on a plotly Figure and on a live FigureWidget, where it sends only the new numbers.
+    """
+    shown = np.asarray(values, dtype=float)[layout.order]
+    with figure.batch_update():
+        trace = figure.data[-1]
+        faces = layout.faces_of(shown)
+        if len(faces) != len(trace.i) or not np.array_equal(faces[:, 0], trace.i):
+            trace.i, trace.j, trace.k = faces[:, 0], faces[:, 1], faces[:, 2]
+        trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
+        trace.update(map_style(values, signed))
+        if unit is not None:
+            trace.colorbar.title.text = unit
+        if title is not None:
+            figure.layout.title.text = title
