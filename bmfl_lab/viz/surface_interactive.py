@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
 VIEWS: dict[str, dict[str, float]] = {
-    "posterior": {"x": 0.0, "y": -1.05, "z": 0.25},
-    "ventral": {"x": 0.0, "y": -0.2, "z": -1.05},
-    "left lateral": {"x": -1.05, "y": -0.3, "z": 0.2},
-    "right lateral": {"x": 1.05, "y": -0.3, "z": 0.2},
-    "dorsal": {"x": 0.0, "y": -0.35, "z": 1.05},
+    "posterior": {"x": 0.0, "y": -0.85, "z": 0.25},
+    "ventral": {"x": 0.0, "y": -0.2, "z": -0.85},
+    "left lateral": {"x": -0.85, "y": -0.3, "z": 0.2},
+    "right lateral": {"x": 0.85, "y": -0.3, "z": 0.2},
+    "dorsal": {"x": 0.0, "y": -0.35, "z": 0.85},
 }
 _GAP_MM = 6.0
 _LIFT = 1.006
