@@ -1,0 +1,449 @@
+"""Representational similarity analysis: RDMs and their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+
+RDM_METRICS = ("correlation", "cosine", "euclidean", "crossnobis")
+RDM_METHODS = ("spearman", "pearson", "cosine", "kendall", "rho-a")
+_BLOCK = 8  # RDMs ranked at a time: fresh memory for all of them would cost more than the product
+
+
+def condense(square: np.ndarray) -> np.ndarray:
+    """Return the upper triangle of a square matrix, row by row, in the order of ``scipy.spatial.distance.pdist``.
+
+    Parameters
+    ----------
+    square : ndarray, shape (n, n)
+        Only the part above the diagonal is read.
+
+    Returns
+    -------
+    ndarray, shape (n * (n - 1) / 2,)
+    """
+    n = len(square)
+    out = np.empty(n * (n - 1) // 2, dtype=square.dtype)
+    start = 0
+    for i in range(n - 1):
+        out[start : start + n - 1 - i] = square[i, i + 1 :]
+        start += n - 1 - i
+    return out
+
+
+def expand(condensed: np.ndarray) -> np.ndarray:
+    """Return the symmetric matrix (n, n) with zero diagonal of a condensed vector.
+
+    Raises
+    ------
+    DataError
+        If the length is not n (n - 1) / 2 for any n.
+    """
+    n = n_stimuli_of(len(condensed))
+    square = np.zeros((n, n), dtype=condensed.dtype)
+    start = 0
+    for i in range(n - 1):
+        row = condensed[start : start + n - 1 - i]
+        square[i, i + 1 :] = row
+        square[i + 1 :, i] = row
+        start += n - 1 - i
+    return square
+
+
+def n_stimuli_of(length: int) -> int:
+    """Return n for a condensed vector of n (n - 1) / 2 values.
+
+    Raises
+    ------
+    DataError
+        If there is no such n.
+    """
+    n = round((1 + (1 + 8 * length) ** 0.5) / 2)
+    if length < 1 or n * (n - 1) // 2 != length:
+        raise DataError(
+            message("a condensed RDM of n(n-1)/2 values", f"{length} values", "keep only the upper triangle")
+        )
+    return n
+
+
+def rdm(
+    X: np.ndarray,
+    metric: str = "correlation",
+    *,
+    repeats: np.ndarray | None = None,
+    precision: np.ndarray | None = None,
+) -> np.ndarray:
+    """Representational dissimilarity matrix of patterns, condensed.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n_stimuli, d)
+        One pattern a stimulus. Ignored (may be None) when `repeats` is given. float32 is computed in float32
+        except for Euclidean and crossnobis distances, where subtraction would lose digits.
+    metric : {"correlation", "cosine", "euclidean", "crossnobis"}
+        1 - Pearson, 1 - cosine, Euclidean distance (not squared), or the cross-validated squared Mahalanobis
+        distance divided by d.
+    repeats : ndarray, shape (n_stimuli, n_repeats, d), optional
+        Independent presentations, needed by crossnobis.
+    precision : ndarray, shape (d, d), optional
+        Inverse noise covariance for crossnobis; the identity by default.
+
+    Returns
+    -------
+    ndarray, shape (n_stimuli * (n_stimuli - 1) / 2,)
+        In the order of ``scipy.spatial.distance.pdist``. NaN where a pattern is constant (correlation) or zero
+        (cosine): the dissimilarity is undefined there, see `RDMs.defined`.
+
+    Raises
+    ------
+    ConfigError
+        If the metric is unknown.
+    DataError
+        If shapes are wrong, values are not finite, or crossnobis gets fewer than two repeats.
+
+    References
+    ----------
+    Kriegeskorte, Mur, Bandettini 2008 (RDM); Walther et al. 2016, NeuroImage 137 (crossnobis).
+    """
+    if metric not in RDM_METRICS:
+        raise ConfigError(message("a known RDM metric", repr(metric), nearest(metric, RDM_METRICS)))
+    if metric == "crossnobis":
+        return _crossnobis(repeats, precision)
+    X = _patterns(X, 2, "(n_stimuli, d)")
+    if metric == "euclidean":
+        return np.sqrt(_squared_distances(X.astype(np.float64)))
+    size = np.abs(X).max(axis=1, keepdims=True) * np.sqrt(X.shape[1])
+    if metric == "correlation":
+        X = X - X.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(X, axis=1, keepdims=True)
+    # a constant pattern keeps a rounding residue after centring, so "zero" is relative to its size
+    X = np.divide(X, norm, out=np.full_like(X, np.nan), where=norm > 8 * np.finfo(X.dtype).eps * size)
+    out = condense(X @ X.T)
+    np.subtract(1, out, out=out)
+    return np.clip(out, 0, 2, out=out)
+
+
+def _patterns(X: np.ndarray, ndim: int, shape: str) -> np.ndarray:
+    X = np.asarray(X)
+    if X.ndim != ndim or X.shape[0] < 2 or X.dtype.kind not in "fiu":
+        raise DataError(
+            message(f"numeric patterns of shape {shape}, n_stimuli >= 2", f"{X.dtype} {X.shape}", "reshape to patterns")
+        )
+    X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
+    if not np.isfinite(X).all():
+        raise DataError(
+            message(
+                "finite patterns", f"{int(np.sum(~np.isfinite(X)))} NaN or infinite values", "drop or mask those units"
+            )
+        )
+    return X
+
+
+def _squared_distances(X: np.ndarray) -> np.ndarray:
+    # distances do not depend on the origin, and a small mean keeps the Gram form from cancelling digits
+    X = X - X.mean(axis=0)
+    gram = X @ X.T
+    square = np.diag(gram)
+    return np.maximum(condense(square[:, None] + square[None] - 2 * gram), 0)
+
+
+def _crossnobis(repeats: np.ndarray | None, precision: np.ndarray | None) -> np.ndarray:
+    if repeats is None or np.ndim(repeats) != 3 or np.shape(repeats)[1] < 2:
+        raise DataError(
+            message(
+                "repeats of shape (n_stimuli, n_repeats >= 2, d) for crossnobis",
+                "none" if repeats is None else f"shape {np.shape(repeats)}",
+                "give independent presentations, or use metric='correlation'",
+            )
+        )
+    X = _patterns(repeats, 3, "(n_stimuli, n_repeats, d)").astype(np.float64)
+    X = X - X.mean(axis=(0, 1))
+    if precision is not None:
+        X = X @ np.linalg.cholesky(precision)
+    _, n, d = X.shape
+    total = X.sum(axis=1) @ X.sum(axis=1).T
+    within = sum(X[:, r] @ X[:, r].T for r in range(n))
+    cross = total - within  # sum over pairs of different repeats of the inner products
+    diagonal = np.diag(cross)
+    return condense(diagonal[:, None] + diagonal[None] - cross - cross.T) / (n * (n - 1) * d)
+
+
+def _rank_row(row: np.ndarray, ladder: np.ndarray, target: np.ndarray) -> bool:
+    """Write ``ladder[rank - 1]`` of each value into `target`, ties averaged; tell whether there were ties."""
+    order = np.argsort(row)
+    ordered = row[order]
+    new = ordered[1:] != ordered[:-1]
+    if new.all():
+        target[order] = ladder
+        return False
+    edges = np.concatenate([[0], np.flatnonzero(new) + 1, [len(row)]])
+    # the ladder is linear in the rank, so a tie's mean is the mean of its ends
+    target[order] = np.repeat((ladder[edges[:-1]] + ladder[edges[1:] - 1]) / 2, np.diff(edges))
+    return True
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties averaged, along the last axis; equals ``scipy.stats.rankdata``.
+
+    Parameters
+    ----------
+    values : ndarray, shape (..., m)
+
+    Returns
+    -------
+    ndarray of float64, same shape
+    """
+    values = np.asarray(values)
+    m = values.shape[-1]
+    out = np.empty(values.shape, dtype=np.float64)
+    ladder = np.arange(1, m + 1, dtype=np.float64)
+    for row, target in zip(values.reshape(-1, m), out.reshape(-1, m)):
+        _rank_row(row, ladder, target)
+    return out
+
+
+def _rows(values: np.ndarray, name: str) -> np.ndarray:
+    values = np.atleast_2d(np.asarray(values))
+    if values.ndim != 2 or values.shape[1] < 3:
+        raise DataError(
+            message(
+                f"{name} of shape (n_rdms, m >= 3), one condensed RDM a row",
+                f"shape {values.shape}",
+                "stack condensed RDMs of at least three stimuli",
+            )
+        )
+    bad = int(np.sum(~np.isfinite(values)))
+    if bad:
+        raise DataError(
+            message(
+                f"defined dissimilarities in {name}",
+                f"{bad} NaN or infinite values",
+                "leave out the stimuli with constant patterns (RDMs.defined)",
+            )
+        )
+    return values
+
+
+def prepared(values: np.ndarray, method: str) -> np.ndarray:
+    """Transform RDMs so that their similarity is an inner product (Kendall excepted).
+
+    Parameters
+    ----------
+    values : ndarray, shape (k, m)
+        Condensed RDMs.
+    method : str
+        As in `compare_rdms`.
+
+    Returns
+    -------
+    ndarray of float64, shape (k, m)
+        Rows of unit length; all NaN for an RDM without variance (without length for cosine).
+    """
+    m = values.shape[1]
+    if method in ("spearman", "rho-a"):
+        # without ties every rank vector has the same length, so ranks are written centred and scaled at once
+        ladder = (np.arange(1, m + 1) - (m + 1) / 2) / np.sqrt((m**3 - m) / 12)
+        x = np.empty(values.shape, dtype=np.float64)
+        for row, target in zip(values, x):
+            if _rank_row(row, ladder, target) and method == "spearman":
+                norm = np.sqrt(target @ target)
+                target /= norm if norm > 1e-13 else np.nan
+        return x
+    x = np.array(values, dtype=np.float64)
+    if method != "cosine":
+        x -= x.mean(axis=1, keepdims=True)
+    norm = np.sqrt(np.einsum("km,km->k", x, x))[:, None]
+    size = np.abs(values).max(axis=1, keepdims=True) * np.sqrt(m)
+    norm[norm <= 1e-13 * size] = np.nan
+    x /= norm
+    return x
+
+
+def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.ndarray:
+    """Similarity of every RDM in `A` with every RDM in `B`.
+
+    Each RDM is ranked (or centred) once and all pairs come from one matrix product.
+
+    Parameters
+    ----------
+    A : ndarray, shape (a, m)
+        Condensed RDMs, e.g. of layers.
+    B : ndarray, shape (b, m)
+        Condensed RDMs of the same stimuli in the same order, e.g. of ROIs. Use `compare` for RDMs with ids.
+    method : {"spearman", "pearson", "cosine", "kendall", "rho-a"}
+        "kendall" is tau-a; "rho-a" is Spearman's rho that does not correct for ties (the expectation under random
+        tie breaking).
+
+    Returns
+    -------
+    ndarray of float64, shape (a, b)
+        NaN where an RDM has no variance.
+
+    Raises
+    ------
+    ConfigError
+        If the method is unknown.
+    DataError
+        If the lengths differ, there are fewer than three dissimilarities, or a value is not finite.
+
+    References
+    ----------
+    Schutt, Kipnis, Diedrichsen, Kriegeskorte 2023, eLife 12:e82566 (tau-a and rho-a for models with ties).
+    """
+    if method not in RDM_METHODS:
+        raise ConfigError(message("a known RDM comparison", repr(method), nearest(method, RDM_METHODS)))
+    A, B = _rows(A, "A"), _rows(B, "B")
+    if A.shape[1] != B.shape[1]:
+        raise DataError(
+            message(
+                "RDMs of the same stimuli",
+                f"{A.shape[1]} and {B.shape[1]} dissimilarities",
+                "compare RDMs with ids (metrics.compare), which takes the shared stimuli",
+            )
+        )
+    if method == "kendall":
+        return _tau_a(A, B)
+    out, left = np.empty((len(A), len(B))), prepared(A, method)
+    for start in range(0, len(B), _BLOCK):
+        out[:, start : start + _BLOCK] = left @ prepared(B[start : start + _BLOCK], method).T
+    return out
+
+
+def _tau_a(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    from scipy.stats import kendalltau
+
+    m = A.shape[1]
+    total = m * (m - 1) / 2
+
+    def untied(row: np.ndarray) -> float:
+        counts = np.unique(row, return_counts=True)[1].astype(np.float64)
+        return total - float(np.sum(counts * (counts - 1) / 2))
+
+    free_a, free_b = [untied(r) for r in A], [untied(r) for r in B]
+    # tau-b divides by the geometric mean of untied pairs; tau-a by all pairs
+    return np.array(
+        [
+            [
+                kendalltau(x, y).statistic * np.sqrt(fa) * np.sqrt(fb) / total if fa and fb else np.nan
+                for y, fb in zip(B, free_b)
+            ]
+            for x, fa in zip(A, free_a)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class RDMs:
+    """Condensed RDMs that know their stimuli.
+
+    Parameters
+    ----------
+    values : ndarray, shape (k, m)
+        k condensed RDMs of the same n stimuli, m = n (n - 1) / 2.
+    ids : ndarray of str, shape (n,)
+        Stimulus ids; RDMs are compared by id, never by position.
+    names : tuple of str
+        What each RDM is of ("IT", "left:V1", "subj01").
+
+    Raises
+    ------
+    DataError
+        If sizes disagree or an id repeats.
+    """
+
+    values: np.ndarray
+    ids: np.ndarray
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", np.atleast_2d(np.asarray(self.values)))
+        object.__setattr__(self, "ids", np.asarray([str(i) for i in self.ids], dtype=object))
+        object.__setattr__(self, "names", tuple(self.names) or tuple(str(i) for i in range(len(self.values))))
+        n = len(self.ids)
+        if self.values.shape[1] != n * (n - 1) // 2 or len(self.names) != len(self.values):
+            raise DataError(
+                message(
+                    f"RDMs of shape ({len(self.names)}, {n * (n - 1) // 2}) for {n} stimuli",
+                    f"shape {self.values.shape}",
+                    "give one id a stimulus and one name an RDM",
+                )
+            )
+        if len(set(self.ids)) != n:
+            raise DataError(
+                message("unique stimulus ids", f"{n - len(set(self.ids))} repeats", "average repeats first")
+            )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def of(self, ids: Sequence[str]) -> RDMs:
+        """Return the RDMs of `ids`, in that order.
+
+        Raises
+        ------
+        DataError
+            If an id is missing.
+        """
+        where = {s: i for i, s in enumerate(self.ids)}
+        missing = [s for s in ids if s not in where]
+        if missing:
+            raise DataError(
+                message("stimulus ids of these RDMs", f"{len(missing)} unknown, e.g. {missing[0]!r}", "check the ids")
+            )
+        index = np.asarray([where[s] for s in ids], dtype=np.int64)
+        if np.array_equal(index, np.arange(len(self.ids))):
+            return self
+        return RDMs(np.stack([take(v, index) for v in self.values]), np.asarray(ids, dtype=object), self.names)
+
+    def defined(self) -> RDMs:
+        """Return the RDMs without the stimuli whose dissimilarities are undefined in any RDM."""
+        n = len(self.ids)
+        bad = np.zeros((n, n), dtype=np.int64)
+        for row in self.values:
+            bad += expand((~np.isfinite(row)).astype(np.int64))
+        keep = np.ones(n, dtype=bool)
+        while bad[keep][:, keep].any():  # drop the stimulus with most undefined pairs first
+            keep[np.argmax(np.where(keep, (bad * keep).sum(1), -1))] = False
+        return self.of(list(self.ids[keep]))
+
+
+def take(condensed: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the condensed RDM of the stimuli at `index` (n_new,), in that order."""
+    return condense(expand(condensed)[np.ix_(index, index)])
+
+
+def shared(A: RDMs, B: RDMs) -> tuple[RDMs, RDMs]:
+    """Return both restricted to their shared stimuli, in the order of `A`.
+
+    Raises
+    ------
+    DataError
+        If they share fewer than three stimuli.
+    """
+    common = set(B.ids)
+    ids = [s for s in A.ids if s in common]
+    if len(ids) < 3:
+        raise DataError(
+            message(
+                "at least 3 shared stimulus ids",
+                f"{len(ids)} (e.g. {A.ids[0]!r} and {B.ids[0]!r})",
+                "use responses to the same images, with the same id scheme",
+            )
+        )
+    return A.of(ids), B.of(ids)
+
+
+def compare(A: RDMs, B: RDMs, method: str = "spearman") -> np.ndarray:
+    """Similarity of RDMs over their shared stimuli, paired by id; see `compare_rdms`.
+
+    Raises
+    ------
+    DataError
+        If fewer than three stimuli are shared.
+    """
+    A, B = shared(A, B)
+    return compare_rdms(A.values, B.values, method)

@@ -1,0 +1,229 @@
+"""How sure an RSA result is: noise ceilings, bootstraps and permutation tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.metrics.rsa import RDMs, compare_rdms, expand, prepared, ranks, shared
+from bmfl_lab.runtime import rng
+
+
+def pool(values: np.ndarray, method: str) -> np.ndarray:
+    """Mean RDM of subjects, after the normalisation that suits the comparison.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_subjects, m)
+        Condensed RDMs.
+    method : str
+        As in `compare_rdms`.
+
+    Returns
+    -------
+    ndarray, shape (m,)
+        Mean of ranks (spearman, rho-a, kendall), of z-scores (pearson) or of unit vectors (cosine).
+    """
+    if method in ("pearson", "cosine"):
+        return prepared(np.atleast_2d(values), method).mean(axis=0)
+    return ranks(np.atleast_2d(values)).mean(axis=0)
+
+
+def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tuple[float, float]:
+    """Lower and upper bound of the similarity that the true model would reach.
+
+    Parameters
+    ----------
+    subjects : ndarray, shape (n_subjects, m), or RDMs
+        One RDM a subject, same stimuli.
+    method : str
+        As in `compare_rdms`.
+
+    Returns
+    -------
+    lower, upper : float
+        Mean similarity of each subject with the pool of the *other* subjects, and with the pool of all.
+
+    Raises
+    ------
+    DataError
+        With fewer than two subjects: the lower bound is undefined.
+
+    References
+    ----------
+    Nili et al. 2014, PLoS Comput Biol 10(4):e1003553.
+    """
+    values = subjects.values if isinstance(subjects, RDMs) else np.atleast_2d(subjects)
+    n = len(values)
+    if n < 2:
+        raise DataError(message("RDMs of at least 2 subjects for a noise ceiling", str(n), "report no ceiling"))
+    upper = compare_rdms(values, pool(values, method)[None], method).mean()
+    lower = [
+        compare_rdms(values[i : i + 1], pool(np.delete(values, i, axis=0), method)[None], method)[0, 0]
+        for i in range(n)
+    ]
+    return float(np.mean(lower)), float(upper)
+
+
+@dataclass(frozen=True)
+class RSABootstrap:
+    """Bootstrap of RSA similarities.
+
+    Parameters
+    ----------
+    value : ndarray, shape (k,)
+        Mean over subjects for each of the k models.
+    low, high : ndarray, shape (k,)
+        Percentile interval.
+    samples : ndarray, shape (n_boot, k)
+        Every resample.
+    over : str
+        What was resampled.
+    """
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    samples: np.ndarray
+    over: str
+
+
+def bootstrap_rsa(
+    models: RDMs,
+    subjects: RDMs,
+    *,
+    method: str = "spearman",
+    over: str = "both",
+    n_boot: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> RSABootstrap:
+    """Interval of the mean similarity of models with subjects.
+
+    Parameters
+    ----------
+    models : RDMs
+        k models (layers).
+    subjects : RDMs
+        One RDM a subject; paired with the models by stimulus id.
+    method : str
+        As in `compare_rdms`.
+    over : {"stimuli", "subjects", "both"}
+        What is drawn with replacement, that is, to what the interval generalises. A stimulus drawn twice gives
+        pairs of itself with itself; those are left out.
+    n_boot : int, default 1000
+        Number of resamples.
+    level : float, default 0.95
+        Coverage.
+    seed : int
+        Seed.
+
+    Returns
+    -------
+    RSABootstrap
+
+    Raises
+    ------
+    ConfigError
+        If `over` is unknown.
+    DataError
+        If stimuli are disjoint, or subjects are to be resampled and there is one.
+    """
+    if over not in ("stimuli", "subjects", "both"):
+        raise ConfigError(message("over='stimuli', 'subjects' or 'both'", repr(over), "choose one of them"))
+    models, subjects = shared(models, subjects)
+    n_subjects, n = len(subjects), len(models.ids)
+    if over != "stimuli" and n_subjects < 2:
+        raise DataError(message("at least 2 subjects to resample", str(n_subjects), "use over='stimuli'"))
+    value = compare_rdms(models.values, subjects.values, method)
+    draw = rng(seed, "bootstrap_rsa", over)
+    squares = None if over == "subjects" else np.stack([expand(v) for v in (*models.values, *subjects.values)])
+    samples = np.empty((n_boot, len(models)))
+    upper = np.triu_indices(n, 1)
+    for b in range(n_boot):
+        chosen = draw.integers(n_subjects, size=n_subjects) if over != "stimuli" else np.arange(n_subjects)
+        found = value
+        if squares is not None:
+            index = draw.integers(n, size=n)
+            left, right = index[upper[0]], index[upper[1]]
+            distinct = left != right
+            values = squares[:, left[distinct], right[distinct]]
+            found = compare_rdms(values[: len(models)], values[len(models) :], method)
+        samples[b] = found[:, chosen].mean(axis=1)
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(samples, [tail, 1 - tail], axis=0)
+    return RSABootstrap(value.mean(axis=1), low, high, samples, over)
+
+
+@dataclass(frozen=True)
+class RSAPermutation:
+    """Result of a permutation test of all pairs at once.
+
+    Parameters
+    ----------
+    value : ndarray, shape (a, b)
+        Observed similarity.
+    p : ndarray, shape (a, b)
+        One-sided p of each pair, (1 + number of permutations at least as similar) / (1 + n_permutations).
+    p_family : ndarray, shape (a, b)
+        The same against the largest similarity of any pair in each permutation: corrected over all pairs.
+    n_permutations : int
+    """
+
+    value: np.ndarray
+    p: np.ndarray
+    p_family: np.ndarray
+    n_permutations: int
+
+
+def permutation_rsa(
+    A: RDMs, B: RDMs, *, method: str = "spearman", n_permutations: int = 1000, seed: int = 0
+) -> RSAPermutation:
+    """Test whether RDMs are related, by relabelling the stimuli of `A`.
+
+    Ranks are computed once; a relabelling only moves them, and every permutation is one matrix product.
+
+    Parameters
+    ----------
+    A, B : RDMs
+        E.g. layers and ROIs; paired by stimulus id.
+    method : str
+        As in `compare_rdms`, except "kendall", whose cost is prohibitive here.
+    n_permutations : int, default 1000
+    seed : int
+
+    Returns
+    -------
+    RSAPermutation
+
+    Raises
+    ------
+    ConfigError
+        If the method is Kendall's.
+    DataError
+        If fewer than four stimuli are shared.
+    """
+    if method == "kendall":
+        raise ConfigError(message("a method other than 'kendall' for permutations", repr(method), "use 'rho-a'"))
+    A, B = shared(A, B)
+    n = len(A.ids)
+    if n < 4:
+        raise DataError(message("at least 4 shared stimuli to permute", str(n), "use more stimuli"))
+    value = compare_rdms(A.values, B.values, method)
+    squares = np.stack([expand(v) for v in prepared(A.values, method)])
+    target = prepared(B.values, method).T
+    upper = np.triu_indices(n, 1)
+    draw = rng(seed, "permutation_rsa")
+    count, family = np.zeros(value.shape), np.zeros(value.shape)
+    for _ in range(n_permutations):
+        order = draw.permutation(n)
+        null = squares[:, order[upper[0]], order[upper[1]]] @ target
+        # the slack counts a relabelling that leaves everything as it is, whatever the rounding
+        count += null >= value - 1e-12
+        family += np.nanmax(null) >= value - 1e-12
+    p, p_family = (count + 1) / (n_permutations + 1), (family + 1) / (n_permutations + 1)
+    undefined = ~np.isfinite(value)
+    p[undefined] = p_family[undefined] = np.nan
+    return RSAPermutation(value, p, p_family, n_permutations)

@@ -1,0 +1,187 @@
+"""RDMs and their comparison against scipy and rsatoolbox."""
+
+import numpy as np
+import pytest
+import rsatoolbox
+from rsatoolbox.inference import boot_noise_ceiling
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import rankdata
+
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.metrics.rsa import RDMs, compare, compare_rdms, condense, expand, ranks, rdm
+from bmfl_lab.metrics.rsa_inference import bootstrap_rsa, noise_ceiling, permutation_rsa
+
+TOOLBOX = {"spearman": "spearman", "pearson": "corr", "cosine": "cosine", "kendall": "tau-a", "rho-a": "rho-a"}
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.parametrize("metric", ["correlation", "cosine", "euclidean"])
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+def test_rdm_is_pdist(metric, offset):
+    X = draw(17, 40) + offset
+    np.testing.assert_allclose(rdm(X, metric), pdist(X, metric), atol=1e-10)
+
+
+def test_rdm_keeps_float32_and_nearly_its_precision():
+    X = draw(30, 64).astype(np.float32)
+    found = rdm(X)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, pdist(X, "correlation"), atol=1e-6)
+
+
+def test_crossnobis_is_rsatoolbox():
+    X = draw(8, 4, 15)
+    data = rsatoolbox.data.Dataset(
+        X.transpose(1, 0, 2).reshape(32, 15),
+        obs_descriptors={"c": np.tile(np.arange(8), 4), "s": np.repeat(np.arange(4), 8)},
+    )
+    noise = np.cov(draw(60, 15, seed=1).T)
+    for precision in (None, np.linalg.inv(noise)):
+        want = rsatoolbox.rdm.calc_rdm(data, "crossnobis", descriptor="c", cv_descriptor="s", noise=precision)
+        np.testing.assert_allclose(
+            rdm(None, "crossnobis", repeats=X, precision=precision), want.dissimilarities[0], atol=1e-10
+        )
+
+
+def test_crossnobis_has_no_bias_under_noise():
+    noise = draw(30, 3, 200)
+    assert abs(rdm(None, "crossnobis", repeats=noise).mean()) < 0.02
+    assert (rdm(noise.mean(1), "euclidean") ** 2 / 200).mean() > 0.5
+
+
+def test_constant_pattern_is_undefined_and_dropped_by_id():
+    X = draw(6, 9)
+    X[2] = 0.1
+    values = rdm(X)
+    assert np.isnan(values).sum() == 5
+    with pytest.raises(DataError, match="leave out the stimuli with constant patterns"):
+        compare_rdms(values, values)
+    kept = RDMs(values, list("abcdef")).defined()
+    assert list(kept.ids) == list("abdef")
+    np.testing.assert_allclose(kept.values[0], pdist(np.delete(X, 2, 0), "correlation"), atol=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranks_are_scipys(ties):
+    values = draw(3, 500)
+    values = np.round(values, 1) if ties else values
+    np.testing.assert_array_equal(ranks(values), rankdata(values, axis=1))
+
+
+@pytest.mark.parametrize("method", sorted(TOOLBOX))
+@pytest.mark.parametrize("ties", [False, True])
+def test_comparison_is_rsatoolbox(method, ties):
+    A = np.stack([pdist(draw(12, 5, seed=s)) for s in range(3)])
+    B = np.stack([pdist(draw(12, 5, seed=s)) for s in range(10, 14)]) + 0.5 * A[0]
+    if ties:
+        A, B = np.round(A), np.round(B)
+    want = rsatoolbox.rdm.compare(rsatoolbox.rdm.RDMs(A), rsatoolbox.rdm.RDMs(B), method=TOOLBOX[method])
+    np.testing.assert_allclose(compare_rdms(A, B, method), want, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", sorted(TOOLBOX))
+def test_noise_ceiling_is_rsatoolbox(method):
+    truth = pdist(draw(10, 6))
+    subjects = np.stack([truth + 0.5 * np.abs(draw(45, seed=s)) for s in range(5)])
+    want = boot_noise_ceiling(rsatoolbox.rdm.RDMs(subjects), method=TOOLBOX[method])
+    np.testing.assert_allclose(noise_ceiling(subjects, method), np.ravel(want), atol=1e-10)
+    lower, upper = noise_ceiling(subjects, method)
+    assert lower < upper
+
+
+def test_constant_rdm_is_undefined_not_zero():
+    flat, varied = np.ones(10), np.arange(10.0)
+    for method in ("spearman", "pearson", "kendall"):
+        assert np.isnan(compare_rdms(flat, varied, method)).all()
+
+
+def test_condense_and_expand_are_squareform():
+    square = squareform(pdist(draw(7, 3)))
+    np.testing.assert_array_equal(condense(square), squareform(square))
+    np.testing.assert_array_equal(expand(condense(square)), square)
+
+
+def test_rdms_are_paired_by_id_never_by_order():
+    X, ids = draw(9, 20), [f"s{i}" for i in range(9)]
+    order = np.random.default_rng(3).permutation(9)
+    A, B = RDMs(rdm(X), ids), RDMs(rdm(X[order]), [ids[i] for i in order])
+    assert compare(A, B)[0, 0] == pytest.approx(1)
+    assert compare_rdms(A.values, B.values)[0, 0] < 0.9
+    fewer = RDMs(rdm(X[order[:6]]), [ids[i] for i in order[:6]])
+    assert compare(A, fewer)[0, 0] == pytest.approx(1)
+
+
+def test_bootstrap_covers_and_over_subjects_is_exact():
+    truth = draw(20, 8)
+    subjects = RDMs(np.stack([rdm(truth + 0.8 * draw(20, 8, seed=s)) for s in range(1, 6)]), range(20))
+    models = RDMs(np.stack([rdm(truth), rdm(draw(20, 8, seed=99))]), range(20), ("true", "noise"))
+    for over in ("stimuli", "subjects", "both"):
+        found = bootstrap_rsa(models, subjects, over=over, n_boot=100)
+        assert (found.low <= found.value).all() and (found.value <= found.high).all()
+        assert found.low[0] > found.high[1]
+    values = compare(models, subjects)
+    picks = bootstrap_rsa(models, subjects, over="subjects", n_boot=50).samples
+    assert picks.max() <= values.max() and picks.min() >= values.min()
+    wide = bootstrap_rsa(models, subjects, over="both", n_boot=200)
+    narrow = bootstrap_rsa(models, subjects, over="subjects", n_boot=200)
+    assert (wide.high - wide.low)[0] > (narrow.high - narrow.low)[0]
+
+
+def test_permutation_finds_the_planted_pair_and_holds_its_level():
+    truth = draw(14, 10)
+    A = RDMs(np.stack([rdm(truth), rdm(draw(14, 10, seed=5))]), range(14))
+    B = RDMs(rdm(truth + 0.3 * draw(14, 10, seed=6)), range(14))
+    found = permutation_rsa(A, B, n_permutations=199)
+    np.testing.assert_allclose(found.value, compare(A, B), atol=1e-12)
+    assert found.p[0, 0] == pytest.approx(1 / 200) and found.p[1, 0] > 0.05
+    assert (found.p_family >= found.p).all()
+    p = [
+        permutation_rsa(
+            RDMs(rdm(draw(8, 5, seed=2 * s + 100)), range(8)), RDMs(rdm(draw(8, 5, seed=2 * s + 101)), range(8)),
+            n_permutations=39, seed=s,
+        ).p[0, 0]
+        for s in range(100)
+    ]  # fmt: skip
+    assert np.mean(np.asarray(p) <= 0.1) < 0.2  # 10 expected of 100; 20 or more has probability 0.002
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: rdm(draw(4, 3), "mahalanobis"), ConfigError, "a known RDM metric"),
+        (lambda: rdm(draw(4), "cosine"), DataError, r"numeric patterns of shape \(n_stimuli, d\)"),
+        (lambda: rdm(np.full((3, 3), np.nan)), DataError, "finite patterns"),
+        (lambda: rdm(None, "crossnobis", repeats=draw(4, 1, 3)), DataError, "n_repeats >= 2"),
+        (lambda: compare_rdms(draw(3), draw(6)), DataError, "3 and 6 dissimilarities"),
+        (lambda: compare_rdms(draw(3), draw(3), "kendal"), ConfigError, "did you mean 'kendall'"),
+        (lambda: compare_rdms(draw(1), draw(1)), DataError, "at least three stimuli"),
+        (lambda: compare(RDMs(draw(3), "abc"), RDMs(draw(3), "xyz")), DataError, "at least 3 shared stimulus ids"),
+        (lambda: RDMs(draw(3), "aab"), DataError, "unique stimulus ids"),
+        (lambda: RDMs(draw(3), "ab"), DataError, "for 2 stimuli"),
+        (lambda: RDMs(draw(3), "abc").of(["q"]), DataError, "1 unknown, e.g. 'q'"),
+        (lambda: expand(draw(4)), DataError, "a condensed RDM"),
+        (lambda: noise_ceiling(draw(1, 3)), DataError, "at least 2 subjects for a noise ceiling"),
+        (
+            lambda: bootstrap_rsa(RDMs(draw(3), "abc"), RDMs(draw(3), "abc"), over="both"),
+            DataError,
+            "at least 2 subjects to resample",
+        ),
+        (
+            lambda: bootstrap_rsa(RDMs(draw(3), "abc"), RDMs(draw(3), "abc"), over="items"),
+            ConfigError,
+            "over='stimuli'",
+        ),
+        (lambda: permutation_rsa(RDMs(draw(3), "abc"), RDMs(draw(3), "abc")), DataError, "at least 4 shared"),
+        (
+            lambda: permutation_rsa(RDMs(draw(6), "abcd"), RDMs(draw(6), "abcd"), method="kendall"),
+            ConfigError,
+            "other than 'kendall'",
+        ),
+    ],
+)
+def test_refusals(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
