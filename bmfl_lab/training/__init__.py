@@ -1,1 +1,19 @@
-"""Training recipes on accelerate, with checkpoints that resume to the bit."""
+"""Training: the loop, its checkpoints, and one recipe a model."""
+
+from __future__ import annotations
+
+import importlib
+
+_PUBLIC = {
+    "fit": "loop",
+    "FitResult": "loop",
+    "LoopConfig": "loop",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"bmfl_lab.training.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'bmfl_lab.training' has no attribute {name!r}")

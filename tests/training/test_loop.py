@@ -1,0 +1,298 @@
+"""The training loop: same bits after an interruption, named selection, and refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import fit_example as example
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, NumericsError
+from bmfl_lab.files import lock
+from bmfl_lab.training import LoopConfig, checkpoint, fit
+from bmfl_lab.training.loop_parts import Batches, learning_rate
+
+SCRIPT = Path(__file__).with_name("fit_example.py")
+
+
+def _elsewhere(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Return the run that nothing interrupts."""
+    return example.train()
+
+
+def test_it_learns_and_selects_by_validation(whole):
+    best = max(row["val_accuracy"] for row in whole.history)
+    first = next(row["epoch"] for row in whole.history if row["val_accuracy"] == best)
+    assert best > 0.75 and whole.epoch == first and whole.selection == "best val_accuracy"
+    model = example.module()
+    model.load_state_dict(whole.state)
+    model.eval()
+    assert example.validate(model)["val_accuracy"] == best
+
+
+def test_a_run_is_a_function_of_its_seed_and_leaves_the_global_generators_alone(whole):
+    model = example.module()  # building it draws from the global generator
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    again = example.train(model=model)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+    assert example.digest(again) == example.digest(whole)
+    assert example.digest(example.train(seed=1)) != example.digest(whole)
+
+
+def _interrupt(folder, after):
+    calls = 0
+
+    class Stop(Exception):
+        pass
+
+    def loss(model, batch):
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise Stop
+        return example.loss_fn(model, batch)
+
+    with pytest.raises(Stop):
+        example.train(folder, loss)
+
+
+@pytest.mark.parametrize("after", [1, 10, 37])
+def test_resume_gives_the_same_bits(tmp_path, whole, after):
+    _interrupt(tmp_path, after)
+    assert checkpoint.newest_step(tmp_path) == after
+    assert example.digest(example.train(tmp_path)) == example.digest(whole)
+    assert example.digest(example.train(tmp_path)) == example.digest(whole)  # a finished run just loads
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_finishes_the_step_saves_and_a_fresh_process_resumes_to_the_bit(tmp_path, whole, name, code):
+    stopped = _elsewhere(tmp_path, f"13:{name}")
+    assert stopped.returncode == code, stopped.stderr
+    assert checkpoint.newest_step(tmp_path) == 13
+    if name == "SIGTERM":
+        assert _elsewhere(tmp_path).stdout.split()[-1] == example.digest(whole)
+
+
+@pytest.mark.slow
+def test_every_step_resumes_to_the_bit(tmp_path, whole):
+    for after in range(1, 60):
+        _interrupt(tmp_path / str(after), after)
+        assert example.digest(example.train(tmp_path / str(after))) == example.digest(whole), after
+
+
+@pytest.mark.slow
+def test_kill_dash_nine_at_random_instants(tmp_path, whole):
+    generator = np.random.default_rng(0)
+    for trial in range(20):
+        process = subprocess.Popen([sys.executable, str(SCRIPT), str(tmp_path / str(trial))], stdout=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=generator.uniform(2.0, 6.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert example.digest(example.train(tmp_path / str(trial))) == example.digest(whole), trial
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_steps(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        "import fit_example as e, torch\n"
+        "from torch import nn\n"
+        "m = nn.Sequential(*[l for l in e.module() if not isinstance(l, nn.Dropout)])\n"
+        "r = e.train(model=m)\n"
+        "print('loss', *[h['loss'] for h in r.history])\n"
+    )
+    losses = []
+    for count in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        line = next(row for row in done.stdout.splitlines() if row.startswith("loss"))
+        losses.append([float(v) for v in line.split()[1:]])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
+
+
+def test_old_checkpoints_go_only_after_the_new_one_is_there(tmp_path, monkeypatch):
+    seen = []
+    prune = checkpoint.prune
+
+    def watched(folder, keep):
+        keep = set(keep)
+        seen.append(all((Path(folder) / f"{checkpoint.step_name(s)}.json").is_file() for s in keep))
+        prune(folder, keep)
+
+    monkeypatch.setattr(checkpoint, "prune", watched)
+    result = example.train(tmp_path)
+    assert all(seen) and len(seen) == 60
+    kept = {p.stem for p in tmp_path.glob("step-*.json")}
+    assert kept == {checkpoint.step_name(60), checkpoint.step_name(10 * result.epoch)}
+    assert {p.stem for p in tmp_path.glob("*.safetensors")} == kept
+
+
+def test_another_choice_is_refused_unless_allowed(tmp_path):
+    _interrupt(tmp_path, 12)
+    with pytest.raises(CheckpointError, match=r"lr: stored 0\.01, now 0\.02"):
+        example.train(tmp_path, lr=0.02)
+    with pytest.raises(CheckpointError, match="study: stored None, now 'b'"):
+        example.train(tmp_path, manifest={"study": "b"})
+    assert len(example.train(tmp_path, lr=0.02, allow_change=("lr",)).history) == 6
+
+
+def test_another_architecture_or_other_data_are_refused(tmp_path, monkeypatch):
+    _interrupt(tmp_path, 3)
+    with pytest.raises(CheckpointError, match="architecture: stored"):
+        example.train(tmp_path, model=nn.Linear(6, 3))
+    original = example.data
+    monkeypatch.setattr(example, "data", lambda n=50: {k: v + (k == "x") for k, v in original(n).items()})
+    with pytest.raises(CheckpointError, match="data: stored"):
+        example.train(tmp_path)
+
+
+def test_starting_afresh_forgets_the_old_run(tmp_path, whole):
+    example.train(tmp_path, lr=0.02)
+    assert example.digest(example.train(tmp_path, resume=False)) == example.digest(whole)
+
+
+def test_a_second_process_is_refused_and_told_who_works(tmp_path):
+    with lock(tmp_path / ".lock"), pytest.raises(DataError, match=r"sole use of the run folder .* process \d+ at work"):
+        example.train(tmp_path)
+
+
+def test_another_thread_count_is_noted(tmp_path):
+    _interrupt(tmp_path, 3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        result = example.train(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert any("not bitwise: threads" in note for note in result.notes)
+
+
+def test_a_nan_loss_names_the_tensor_the_step_and_the_rows(tmp_path):
+    bad = {**example.data(), "x": example.data()["x"].clone()}
+    bad["x"][17, 2] = float("nan")
+    with pytest.raises(NumericsError, match=r"finite loss at step \d+; got .*batch\['x'\] .*17"):
+        fit(example.module(), example.loss_fn, bad, example.config(), folder=tmp_path, device="cpu")
+    newest = checkpoint.newest_step(tmp_path)
+    if newest:
+        checkpoint.read_bundle(tmp_path, checkpoint.step_name(newest))
+
+
+def test_a_nan_gradient_names_the_parameter():
+    def loss(model, batch):
+        value = (model(batch["x"]) * 0).sum()
+        return torch.sqrt(value.abs()), {}
+
+    with pytest.raises(NumericsError, match="finite gradient at step 0; got .*gradient of "):
+        fit(example.module(), loss, example.data(), example.config(), device="cpu")
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient():
+    model = [layer for layer in example.module() if not isinstance(layer, nn.Dropout)]
+
+    def small(model, batch):
+        if len(batch["index"]) > 3:
+            raise torch.OutOfMemoryError("no room for more than 3 stimuli")
+        return example.loss_fn(model, batch)
+
+    free = example.train(model=nn.Sequential(*model), batch_size=10)
+    model = [layer for layer in example.module() if not isinstance(layer, nn.Dropout)]
+    tight = example.train(model=nn.Sequential(*model), loss=small, batch_size=10)
+    assert any("4 micro-batches" in note for note in tight.notes)
+    np.testing.assert_allclose([r["loss"] for r in tight.history], [r["loss"] for r in free.history], atol=1e-5)
+
+
+def test_an_undefined_metric_is_none_and_never_the_best():
+    values = iter([float("nan"), 0.5, 0.5, float("nan")])
+    result = fit(
+        example.module(),
+        example.loss_fn,
+        example.data(),
+        example.config(epochs=4),
+        validate=lambda m: {"val_r": next(values)},
+        select=("val_r", "max"),
+        device="cpu",
+    )
+    assert result.epoch == 2 and result.history[0]["val_r"] is None
+
+
+@pytest.mark.parametrize(
+    "select, match",
+    [
+        (("test_accuracy", "max"), "select by validation data only"),
+        (("val_accuracy", "best"), "'max' or 'min'"),
+        (("val_acuracy", "max"), "did you mean 'val_accuracy'"),
+    ],
+)
+def test_selection_takes_a_validation_metric(select, match):
+    with pytest.raises(ConfigError, match=match):
+        fit(
+            example.module(),
+            example.loss_fn,
+            example.data(),
+            example.config(epochs=1),
+            validate=example.validate,
+            select=select,
+            device="cpu",
+        )
+
+
+@pytest.mark.parametrize("wrong", [{"a": torch.zeros(3), "b": torch.zeros(4)}, {"a": torch.zeros(0)}])
+def test_uneven_or_empty_data_are_refused(wrong):
+    with pytest.raises(ConfigError, match="same number"):
+        fit(example.module(), example.loss_fn, wrong, example.config(), device="cpu")
+
+
+def test_a_frozen_module_is_refused():
+    with pytest.raises(ConfigError, match="parameters to train"):
+        fit(example.module().requires_grad_(False), example.loss_fn, example.data(), example.config(), device="cpu")
+
+
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"lr": -1.0}, {"warmup": 2.0}, {"lr": float("nan")}])
+def test_choices_out_of_range_are_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        LoopConfig(**change)
+
+
+def test_an_epoch_visits_every_row_once_in_batches_of_nearly_equal_size():
+    batches = Batches({"x": torch.arange(53)}, 8, 0, torch.device("cpu"))
+    sizes = [len(batches.indices(2, k)) for k in range(batches.per_epoch)]
+    order = np.concatenate([batches.indices(2, k) for k in range(batches.per_epoch)])
+    assert sorted(order) == list(range(53)) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 8
+    assert not np.array_equal(order, np.concatenate([batches.indices(3, k) for k in range(7)]))
+
+
+def test_the_learning_rate_rises_and_falls_to_zero():
+    config = LoopConfig(lr=2.0, warmup=0.1)
+    rates = [learning_rate(config, s, 100) for s in range(101)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == 2.0 and rates[55] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert learning_rate(LoopConfig(lr=2.0, schedule="constant"), 80, 100) == 2.0
+
+
+def test_arrays_and_tensors_are_the_same_data(whole):
+    arrays = {k: v.numpy() for k, v in example.data().items()}
+    result = fit(
+        example.module(),
+        example.loss_fn,
+        arrays,
+        example.config(),
+        validate=example.validate,
+        select=("val_accuracy", "max"),
+        device="cpu",
+    )
+    assert example.digest(result) == example.digest(whole)
