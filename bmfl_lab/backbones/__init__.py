@@ -1,1 +1,23 @@
-"""Frozen vision backbones and their cached features."""
+"""Frozen vision backbones and the store of their features."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "load_backbone": "dinov2",
+    "Backbone": "vit",
+    "BackboneTokens": "vit",
+    "Preprocess": "preprocess",
+    "FeatureStore": "features",
+    "StoredTokens": "features",
+    "extract": "features",
+}
+__all__ = ["Backbone", "BackboneTokens", "FeatureStore", "Preprocess", "StoredTokens", "extract", "load_backbone"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"bmfl_lab.backbones.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'bmfl_lab.backbones' has no attribute {name!r}")

@@ -1,0 +1,142 @@
+"""The one way from a uint8 image to the input of a backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bmfl_lab.errors import ConfigError, DataError, message
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+PATCH = 14
+MAX_ASPECT = 20
+RESIZE = ("short", "direct")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Bicubic resize, centre crop and ImageNet statistics.
+
+    Parameters
+    ----------
+    image_size : int
+        Side of the square the backbone sees, in pixels; a multiple of 14.
+    resize : {"short", "direct"}
+        "short": the short side becomes ``round(image_size * 256 / 224)``, then the centre is cropped, as is usual
+        for photographs of ImageNet. "direct": the short side becomes `image_size` itself, so that nothing of a
+        square image is cut off; meant for images that are much smaller than the crop, such as 32-pixel photographs.
+
+    Raises
+    ------
+    ConfigError
+        If the size is not a positive multiple of 14, or the rule is unknown.
+
+    Notes
+    -----
+    Images smaller than the crop are enlarged by the same rule. An image with an aspect ratio above 20 is first cut
+    to its central part of that ratio, far outside the crop, so that a strip of one pixel cannot ask for gigabytes
+    (our choice).
+    """
+
+    image_size: int = 224
+    resize: str = "short"
+
+    def __post_init__(self) -> None:
+        if self.image_size < PATCH or self.image_size % PATCH:
+            raise ConfigError(
+                message(
+                    f"an image_size that is a positive multiple of {PATCH}",
+                    repr(self.image_size),
+                    f"use {max(1, round(self.image_size / PATCH)) * PATCH}",
+                )
+            )
+        if self.resize not in RESIZE:
+            raise ConfigError(message(f"a resize rule among {RESIZE}", repr(self.resize), "choose one of them"))
+
+    @property
+    def short_side(self) -> int:
+        """Length of the short side after the resize, in pixels."""
+        return self.image_size if self.resize == "direct" else round(self.image_size * 256 / 224)
+
+    def describe(self) -> dict[str, Any]:
+        """Return every choice as plain JSON values."""
+        return {
+            "resize": self.resize,
+            "short_side": self.short_side,
+            "filter": "bicubic (Pillow, antialiased)",
+            "crop": "centre",
+            "image_size": self.image_size,
+            "max_aspect": MAX_ASPECT,
+            "mean": list(MEAN),
+            "std": list(STD),
+        }
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """Return the pixels the backbone sees, before normalisation.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (H, W, 3)
+            RGB image.
+
+        Returns
+        -------
+        ndarray of uint8, shape (image_size, image_size, 3)
+
+        Raises
+        ------
+        DataError
+            If the array is not a non-empty uint8 RGB image.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise DataError(
+                message(
+                    "a uint8 image of shape (H, W, 3)",
+                    f"{image.dtype} {image.shape}",
+                    "decode it with bmfl_lab.data.images.decode_image",
+                )
+            )
+        image = _cut_strip(image)
+        height, width = image.shape[:2]
+        short = min(height, width)
+        size = tuple(self.short_side if s == short else int(self.short_side * s / short) for s in (width, height))
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+        left, top = (round((s - self.image_size) / 2.0) for s in size)
+        return np.asarray(picture.crop((left, top, left + self.image_size, top + self.image_size)))
+
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        """Return the input of the backbone.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (H, W, 3)
+            RGB image.
+
+        Returns
+        -------
+        Tensor of float32, shape (3, image_size, image_size)
+
+        Raises
+        ------
+        DataError
+            As `crop`.
+        """
+        pixels = self.crop(image).astype(np.float32) / np.float32(255)
+        pixels = (pixels - np.float32(MEAN)) / np.float32(STD)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _cut_strip(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    longest = MAX_ASPECT * min(height, width)
+    if max(height, width) <= longest:
+        return image
+    top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+    return image[top : top + longest, left : left + longest]
