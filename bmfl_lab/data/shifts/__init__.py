@@ -12,14 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data.shifts import (  # noqa: F401  importing them fills the registry  # noqa: F401, I001  in the published order
-    corruptions_blur,
-    corruptions_digital,
-    corruptions_noise,
-    corruptions_weather,
-    made,
-    style,
-)
+# Importing these fills the registry, in the order in which users read the names.
+# isort: off
+from bmfl_lab.data.shifts import made, style  # noqa: F401
+from bmfl_lab.data.shifts import corruptions_noise, corruptions_blur, corruptions_weather, corruptions_digital  # noqa: F401
+
+# isort: on
 from bmfl_lab.data.shifts.table import SEVERITIES, SHIFTS
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import ConfigError, DataError, message

@@ -196,7 +196,7 @@ def sketch(image: np.ndarray, severity: int, random: np.random.Generator) -> np.
     share = (0.4, 0.6, 0.8, 0.95, 1.0)[severity - 1]
     shading = (0.5, 0.4, 0.25, 0.12, 0.0)[severity - 1]
     x = unit(image)
-    width = 1.2 * min(image.shape[:2]) / 224 + 0.35
+    width = 0.7 * min(image.shape[:2]) / 224 + 0.45
     luma = np.log(grey(x) + 0.1)
     ridge = smooth(luma, width) - smooth(luma, 2.2 * width)
     contrast = np.sqrt(smooth(ridge**2, 10 * width) + 1e-4) + 0.5 * ridge.std() + 1e-3

@@ -30,13 +30,13 @@ def texture(height: int, width: int, random: np.random.Generator) -> np.ndarray:
     side = min(height, width)
     yy, xx = np.mgrid[:height, :width].astype(np.float32) / side
     field = np.zeros((height, width), dtype=np.float32)
-    for wavelength in (0.30, 0.13, 0.07):
+    for wavelength in np.maximum((0.30, 0.13, 0.07), 5 / side):
         warp = smooth(random.normal(size=(height, width)).astype(np.float32), 0.5 * wavelength * side)
         warp *= random.uniform(0.5, 2.0) / (warp.std() + 1e-6)
         angle, stripes = random.uniform(0, np.pi), random.uniform(0.3, 1.0)
         wave = np.sin(2 * np.pi / wavelength * (np.cos(angle) * xx + np.sin(angle) * yy) + 1.5 * warp)
         field += stripes * wave + (1 - stripes) * warp
-    field += 0.4 * random.normal(size=field.shape).astype(np.float32)
+    field += 0.15 * random.normal(size=field.shape).astype(np.float32)
     rank = np.clip((field - field.mean()) / (4 * field.std() + 1e-6) + 0.5, 0, 1)
     stops = random.random((5, 3)).astype(np.float32)
     # Palettes that cover dark to bright: without it a style can be one flat tone.

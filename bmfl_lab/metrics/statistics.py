@@ -1,0 +1,367 @@
+"""Uncertainty of accuracies and of their differences: bootstrap, McNemar, Holm, effective robustness, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.runtime import rng
+
+_CHUNK_VALUES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval.
+
+    Parameters
+    ----------
+    value : float or None
+        The estimate; None when undefined (no data).
+    low, high : float or None
+        Ends of the interval; None when undefined (fewer than two units).
+    n : int
+        Stimuli behind it.
+    n_seeds : int
+        Training seeds behind it.
+    level : float
+        Coverage aimed at.
+    method : str
+        How the interval was made, in words.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    n_seeds: int
+    level: float
+    method: str
+
+
+def _check_values(values: np.ndarray, what: str) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(
+            message(
+                f"finite {what}",
+                f"{int((~np.isfinite(values)).sum())} that are not",
+                "drop or count undefined values first",
+            )
+        )
+    return values
+
+
+def _resampled_means(values_SN: np.ndarray, n_boot: int, random: np.random.Generator, seeds: bool) -> np.ndarray:
+    n_seeds, n = values_SN.shape
+    out = np.empty(n_boot)
+    step = max(1, _CHUNK_VALUES // n)
+    for start in range(0, n_boot, step):
+        count = min(step, n_boot - start)
+        images = random.multinomial(n, np.full(n, 1 / n), size=count) / n
+        by_seed = images @ values_SN.T
+        if seeds and n_seeds > 1:
+            weight = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=count) / n_seeds
+            out[start : start + count] = (by_seed * weight).sum(axis=1)
+        else:
+            out[start : start + count] = by_seed.mean(axis=1)
+    return out
+
+
+def bootstrap_mean(
+    values: np.ndarray,
+    *,
+    n_boot: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    resample_seeds: bool = True,
+) -> Interval:
+    """Return the mean of per-stimulus values with a percentile bootstrap interval.
+
+    Parameters
+    ----------
+    values : array-like, shape (n_stimuli,) or (n_seeds, n_stimuli)
+        For instance correctness (0, 1). With two axes the stimuli are drawn jointly for all seeds, and seeds are drawn
+        too if `resample_seeds`.
+    n_boot : int, default 2000
+        Resamples.
+    level : float, default 0.95
+        Coverage aimed at.
+    seed : int, default 0
+        Seed of the resampling.
+    resample_seeds : bool, default True
+        Whether training seeds are a random factor (hierarchical bootstrap) or fixed.
+
+    Returns
+    -------
+    Interval
+        Undefined (None) for an empty set; without ends for one stimulus.
+
+    Raises
+    ------
+    DataError
+        If a value is not finite, or `level` lies outside (0, 1).
+
+    References
+    ----------
+    Efron & Tibshirani 1993, "An introduction to the bootstrap", ch. 13.
+    """
+    values = _check_values(values, "values")
+    if not 0 < level < 1 or n_boot < 1:
+        raise DataError(message("level in (0, 1) and n_boot >= 1", f"{level}, {n_boot}", "use level=0.95"))
+    grid = values[None] if values.ndim == 1 else values
+    if grid.ndim != 2:
+        raise DataError(
+            message("values of shape (n_stimuli,) or (n_seeds, n_stimuli)", str(values.shape), "stack seeds on axis 0")
+        )
+    n_seeds, n = grid.shape
+    hierarchical = resample_seeds and n_seeds > 1
+    method = f"{100 * level:g} % percentile bootstrap over " + ("seeds and stimuli" if hierarchical else "stimuli")
+    if not grid.size:
+        return Interval(None, None, None, n, n_seeds, level, method)
+    if n == 1:
+        return Interval(float(grid.mean()), None, None, n, n_seeds, level, method)
+    means = _resampled_means(grid, n_boot, rng(seed, "bootstrap"), hierarchical)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(grid.mean()), float(low), float(high), n, n_seeds, level, method)
+
+
+def paired_bootstrap(
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    n_boot: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    resample_seeds: bool = True,
+) -> Interval:
+    """Return the mean difference ``a - b`` on the same stimuli with a percentile bootstrap interval.
+
+    Both models are resampled jointly: the same stimuli (and the same seeds, where seed i of one is paired with seed i
+    of the other) enter both means.
+
+    Parameters
+    ----------
+    a, b : array-like, shape (n_stimuli,) or (n_seeds, n_stimuli)
+        Values of two models, stimuli in one order.
+    n_boot, level, seed, resample_seeds
+        As in `bootstrap_mean`.
+
+    Raises
+    ------
+    DataError
+        If shapes differ; see also `bootstrap_mean`.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape:
+        raise DataError(message("two arrays of one shape", f"{a.shape} and {b.shape}", "pair stimuli by id"))
+    return bootstrap_mean(a - b, n_boot=n_boot, level=level, seed=seed, resample_seeds=resample_seeds)
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[float, int, int]:
+    """Test whether two models err on equally many stimuli (exact McNemar test, two-sided).
+
+    Parameters
+    ----------
+    correct_a, correct_b : array-like of bool, shape (n_stimuli,)
+        Whether each model was right.
+
+    Returns
+    -------
+    p : float
+        1.0 when they never disagree.
+    only_a, only_b : int
+        Stimuli that only one of them got right.
+
+    Raises
+    ------
+    DataError
+        If shapes differ.
+
+    References
+    ----------
+    McNemar 1947; exact form: binomial test of the discordant pairs.
+    """
+    from scipy.stats import binom
+
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise DataError(message("two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"))
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    p = 2 * binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
+    return float(min(1.0, p)), only_a, only_b
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return p values adjusted for a family of tests by Holm's step-down method.
+
+    Parameters
+    ----------
+    p_values : array-like, shape (n_tests,)
+        From 0 to 1.
+
+    Returns
+    -------
+    ndarray, shape (n_tests,)
+        In the order given; reject where it is at most the level.
+
+    Raises
+    ------
+    DataError
+        If a value lies outside [0, 1] or is NaN.
+
+    References
+    ----------
+    Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    p = np.asarray(p_values, dtype=np.float64).ravel()
+    if not ((p >= 0) & (p <= 1)).all():
+        raise DataError(message("p values from 0 to 1", str(p_values), "drop undefined tests before adjusting"))
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return adjusted
+
+
+@dataclass(frozen=True)
+class RobustnessLine:
+    """The line of out-of-distribution on in-distribution accuracy, on a logit scale.
+
+    Parameters
+    ----------
+    slope, intercept : float
+        ``logit(ood) = slope logit(id) + intercept``.
+    n : int
+        Baseline models behind it.
+    r2 : float
+        Share of variance explained on the logit scale.
+    """
+
+    slope: float
+    intercept: float
+    n: int
+    r2: float
+
+    def predict(self, id_accuracy: np.ndarray) -> np.ndarray:
+        """Return the out-of-distribution accuracy expected at an in-distribution accuracy (fractions)."""
+        return 1 / (1 + np.exp(-(self.slope * _logit(np.asarray(id_accuracy, dtype=np.float64)) + self.intercept)))
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    if not ((p > 0) & (p < 1)).all():
+        raise DataError(
+            message("accuracies strictly between 0 and 1", str(p), "a logit of 0 or 1 is infinite: leave the model out")
+        )
+    return np.log(p / (1 - p))
+
+
+def fit_robustness_line(id_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> RobustnessLine:
+    """Fit the line of baselines by least squares on the logit scale.
+
+    Parameters
+    ----------
+    id_accuracy, ood_accuracy : array-like, shape (n_models,)
+        Accuracies (fractions) of baseline models; at least three with different in-distribution accuracies.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than three, all in-distribution values agree, or a value is not inside (0, 1).
+
+    References
+    ----------
+    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
+    """
+    x, y = _logit(np.asarray(id_accuracy, dtype=np.float64)), _logit(np.asarray(ood_accuracy, dtype=np.float64))
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 3 or np.ptp(x) < 1e-9:
+        raise DataError(
+            message(
+                "at least three baselines of different in-distribution accuracy",
+                f"{x.shape} and {y.shape}",
+                "add baselines: a line through fewer says nothing about robustness",
+            )
+        )
+    slope, intercept = np.polyfit(x, y, 1)
+    residual = y - slope * x - intercept
+    spread = ((y - y.mean()) ** 2).sum()
+    r2 = 1 - (residual**2).sum() / spread if spread > 0 else 1.0
+    return RobustnessLine(float(slope), float(intercept), len(x), float(r2))
+
+
+def effective_robustness(line: RobustnessLine, id_accuracy: float, ood_accuracy: float) -> float:
+    """Return the out-of-distribution accuracy beyond what the baselines' line expects (difference of fractions).
+
+    References
+    ----------
+    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
+    """
+    return float(ood_accuracy - line.predict(id_accuracy))
+
+
+def verdict(
+    difference: Interval, p_adjusted: float | None = None, *, first: str = "A", second: str = "B", level: float = 0.05
+) -> str:
+    """Say in plain words what a difference of two accuracies shows.
+
+    Parameters
+    ----------
+    difference : Interval
+        Of accuracy `first` - `second` (fractions).
+    p_adjusted : float, optional
+        Adjusted p value; where given, a difference is only claimed if it is at most `level` too.
+    first, second : str
+        Names of the models.
+    level : float, default 0.05
+        Level of the family.
+
+    Returns
+    -------
+    str
+        One sentence, with n, seeds and the interval.
+    """
+    over = f"n = {difference.n} images" + (f", {difference.n_seeds} seeds" if difference.n_seeds > 1 else "")
+    if difference.value is None or difference.low is None or difference.high is None:
+        return f"Undefined: too few images to compare {first} with {second} ({over})."
+    value, low, high = (100 * v for v in (difference.value, difference.low, difference.high))
+    shown = f"{value:+.1f} points, {100 * difference.level:g} % interval [{low:+.1f}, {high:+.1f}]"
+    p_text = "" if p_adjusted is None else f", adjusted p = {p_adjusted:.2g}"
+    clear = (low > 0 or high < 0) and (p_adjusted is None or p_adjusted <= level)
+    if not clear:
+        bound = max(abs(low), abs(high))
+        return f"No difference larger than {bound:.1f} points between {first} and {second} at {over} ({shown}{p_text})."
+    better, worse = (first, second) if value > 0 else (second, first)
+    return f"{better} is better than {worse} by {abs(value):.1f} points at {over} ({shown}{p_text})."
+
+
+def verdicts(
+    differences: Mapping[str, Interval], p_values: Mapping[str, float], *, first: str = "A", second: str = "B"
+) -> dict[str, str]:
+    """Return one verdict an image set, the p values adjusted by Holm over the family of sets.
+
+    Parameters
+    ----------
+    differences : mapping set name -> Interval
+    p_values : mapping set name -> float
+        Unadjusted, for the same sets.
+    first, second : str
+        Names of the models.
+
+    Raises
+    ------
+    DataError
+        If the sets differ.
+    """
+    if set(differences) != set(p_values):
+        raise DataError(
+            message(
+                "a p value for every difference",
+                f"{sorted(differences)} and {sorted(p_values)}",
+                "test the same image sets",
+            )
+        )
+    names = list(differences)
+    adjusted = dict(zip(names, holm([p_values[n] for n in names])))
+    return {n: verdict(differences[n], float(adjusted[n]), first=first, second=second) for n in names}
