@@ -1,0 +1,475 @@
+"""Tokens of a backbone for a set of stimuli: extracted once, stored by content, memory-mapped.
+
+Shape suffixes: n stimuli, B batch, P patches, D width, G side of a pooled grid.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bmfl_lab.backbones.vit import Backbone, BackboneTokens
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import ConfigError, DataError, NumericsError, message
+from bmfl_lab.files import load_npy, lock, read_json, sha256_bytes, sha256_json, write_json
+from bmfl_lab.runtime import home, progress, versions
+
+FORMAT = 1
+FP16_MAX = 65504.0
+_POOLED = re.compile(r"^pooled:([1-9]\d?)$")
+_SHARD_BYTES = 64 << 20
+_SHARD_ROWS = 512
+
+
+@dataclass(frozen=True)
+class StoredTokens:
+    """Tokens of `n` stimuli, in the order of the set.
+
+    Parameters
+    ----------
+    cls : ndarray, shape (n, D)
+        Class tokens.
+    mean : ndarray, shape (n, D), or None
+        Mean over all patch tokens.
+    patches : ndarray, shape (n, P, D), or None
+        Patch tokens, or the pooled grid.
+    grid : tuple of int
+        Rows and columns of `patches`; of the backbone's own grid where there are none.
+    key : str
+        Name of the content in the store; empty if it was never stored.
+    manifest : mapping
+        Everything that determined the numbers.
+    """
+
+    cls: np.ndarray
+    mean: np.ndarray | None
+    patches: np.ndarray | None
+    grid: tuple[int, int]
+    key: str
+    manifest: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.cls)
+
+    def features(self) -> np.ndarray:
+        """Return CLS and mean patch token side by side as float32, shape (n, 2 D); CLS alone if no mean is kept."""
+        parts = [self.cls] if self.mean is None else [self.cls, self.mean]
+        return np.concatenate([np.asarray(p, dtype=np.float32) for p in parts], axis=1)
+
+
+def array_shapes(backbone: Backbone, n: int, kind: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, int]]:
+    """Return the shape of each array that `kind` keeps, and the grid.
+
+    Raises
+    ------
+    ConfigError
+        If `kind` is unknown, or the pooled grid is finer than the patches.
+    """
+    side = backbone.image_size // backbone.patch_size
+    grid = (side, side)
+    shapes: dict[str, tuple[int, ...]] = {"cls": (n, backbone.width)}
+    pooled = _POOLED.match(kind)
+    if not pooled and kind not in ("cls", "cls+mean", "patches"):
+        raise ConfigError(
+            message("a kind 'cls', 'cls+mean', 'patches' or 'pooled:G'", repr(kind), "choose one, e.g. 'pooled:4'")
+        )
+    if kind != "cls":
+        shapes["mean"] = (n, backbone.width)
+    if pooled:
+        grid = (int(pooled[1]), int(pooled[1]))
+        if grid[0] > side:
+            raise ConfigError(
+                message(f"a pooled grid of at most {side}", kind, "pool to fewer cells, or use larger images")
+            )
+    if kind == "patches" or pooled:
+        shapes["patches"] = (n, grid[0] * grid[1], backbone.width)
+    return shapes, grid
+
+
+def _reduce(tokens: BackboneTokens, names: Mapping[str, Any], grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+    found = {"cls": tokens.cls}
+    if "mean" in names:
+        found["mean"] = tokens.patches.mean(1)
+    if "patches" in names:
+        found["patches"] = tokens.patches
+        if grid != tokens.grid:
+            plane = tokens.patches.unflatten(1, tokens.grid).permute(0, 3, 1, 2)
+            found["patches"] = F.adaptive_avg_pool2d(plane, grid).flatten(2).transpose(1, 2)
+    return found
+
+
+def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
+    try:
+        return backbone.preprocess(stimuli.image(index))
+    except Exception as error:
+        where = f" ({stimuli.paths[index]})" if stimuli.paths is not None else ""
+        raise DataError(
+            message(
+                f"a readable image for stimulus {stimuli.ids[index]!r}{where} of {stimuli.name!r}",
+                f"{type(error).__name__}: {error}",
+                "repair the file or leave the stimulus out",
+            )
+        ) from error
+
+
+def _batches(backbone: Backbone, stimuli: StimulusSet, rows: range, batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield preprocessed batches; images are decoded in threads while the backbone works on earlier ones."""
+    starts = list(range(rows.start, rows.stop, batch_size))
+    pinned = backbone.device.type == "cuda"
+    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="decode")
+    try:
+        waiting: list[list[Future]] = []
+        for position in range(len(starts) + 2):
+            if position < len(starts):
+                stop = min(starts[position] + batch_size, rows.stop)
+                waiting.append([pool.submit(_load_inputs, backbone, stimuli, i) for i in range(starts[position], stop)])
+            if position >= 2 and waiting:
+                batch = torch.stack([future.result() for future in waiting.pop(0)])
+                yield batch.pin_memory() if pinned else batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@torch.inference_mode()
+def _run(
+    backbone: Backbone, stimuli: StimulusSet, rows: range, kind: str, block: int, features: str, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    shapes, grid = array_shapes(backbone, len(stimuli), kind)
+    for batch in _batches(backbone, stimuli, rows, batch_size):
+        inputs = batch.to(backbone.device, non_blocking=True)
+        (tokens,) = backbone(inputs, blocks=(block,), features=features)
+        yield {k: v.float().cpu().numpy() for k, v in _reduce(tokens, shapes, grid).items()}
+
+
+def _narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> np.ndarray:
+    """Convert to the stored type, refusing what it cannot hold."""
+    flat = np.abs(values).reshape(len(values), -1).max(1) if values.size else np.zeros(0)
+    limit = FP16_MAX if dtype == np.float16 else np.finfo(np.float32).max
+    bad = np.flatnonzero(~(flat <= limit))
+    if len(bad):
+        raise NumericsError(
+            message(
+                f"finite tokens of magnitude at most {limit:.6g} to store as {dtype}",
+                f"{flat[bad[0]]} in {name!r} of stimulus {ids[bad[0]]!r}",
+                "store as dtype='float32'" if np.isfinite(flat[bad[0]]) else "check the weights and compute in float32",
+            )
+        )
+    return values.astype(dtype)
+
+
+def extract(
+    backbone: Backbone,
+    stimuli: StimulusSet,
+    kind: str = "patches",
+    block: int = -1,
+    batch_size: int = 32,
+    *,
+    features: str = "tokens",
+) -> StoredTokens:
+    """Return tokens in memory as float32, without a store; parameters as in `FeatureStore.get`.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read.
+    ConfigError
+        If a choice is not valid.
+    NumericsError
+        If a token is not finite.
+    """
+    shapes, grid = array_shapes(backbone, len(stimuli), kind)
+    arrays = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
+    start = 0
+    for part in _run(backbone, stimuli, range(len(stimuli)), kind, block, features, batch_size):
+        stop = start + len(part["cls"])
+        for k, v in part.items():
+            arrays[k][start:stop] = _narrow(v, np.dtype(np.float32), stimuli.ids[start:stop], k)
+        start = stop
+    identity = _identity(backbone, None, kind, block, "float32", features)
+    manifest = {"identity": identity, "n_stimuli": len(stimuli), "grid": list(grid), "batch_size": batch_size}
+    return StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, "", manifest)
+
+
+def _identity(
+    backbone: Backbone, digests: list[str] | None, kind: str, block: int, dtype: str, features: str
+) -> dict[str, Any]:
+    """Return everything that determines the stored numbers up to rounding."""
+    index = block % backbone.n_blocks if -backbone.n_blocks <= block < backbone.n_blocks else block
+    described = backbone.describe()
+    # the same weights under another label are the same weights
+    described.pop("weights_label")
+    return {
+        "format": FORMAT,
+        "backbone": described,
+        "kind": kind,
+        "block": index,
+        "features": features,
+        "dtype": dtype,
+        "stimuli": None if digests is None else sha256_json(digests),
+    }
+
+
+class FeatureStore:
+    """Tokens on disk, named by the content that determines them.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        Folder of the store; default ``features`` in the project's cache folder.
+    limit_gb : float, default 20
+        Largest total size of the store in GB (10^9 bytes).
+
+    Notes
+    -----
+    The name is a hash of weights, preprocessing, block, kind, number types and of every stimulus' content, in order.
+    Threads, batch size and device change tokens by rounding only; they are stated in the manifest and are not part
+    of the name. Each set is written into a partial folder, shard by shard with a SHA-256 each, and gets its final
+    name only when complete: a reader never sees half of it, and a killed extraction goes on at the last whole shard.
+    """
+
+    def __init__(self, root: str | Path | None = None, limit_gb: float = 20):
+        self.root = Path(root).expanduser() if root is not None else home() / "features"
+        self.limit_gb = float(limit_gb)
+        self._verified: dict[str, tuple] = {}
+
+    def get(
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        kind: str = "patches",
+        block: int = -1,
+        dtype: str = "float16",
+        batch_size: int = 32,
+        *,
+        features: str = "tokens",
+    ) -> StoredTokens:
+        """Return the tokens of `stimuli`, from disk or extracted now.
+
+        Parameters
+        ----------
+        backbone : Backbone
+            Made by `load_backbone`, on the device that shall compute.
+        stimuli : StimulusSet
+            The images.
+        kind : {"cls", "cls+mean", "patches", "pooled:G"}
+            What is kept: the class token; with the mean patch token; with all patch tokens; with the patch tokens
+            averaged over a G x G grid.
+        block : int, default -1
+            Block index; negative ones count from the end. The final LayerNorm is applied to every block.
+        dtype : {"float16", "float32"}
+            Stored number type.
+        batch_size : int, default 32
+            Images computed at once.
+        features : {"tokens", "q", "k", "v"}
+            As in ``Backbone.forward``.
+
+        Returns
+        -------
+        StoredTokens
+            Read-only memory maps.
+
+        Raises
+        ------
+        ConfigError
+            If a choice is not valid, or the set does not fit the limit or the disk.
+        DataError
+            If an image cannot be read, or a stored set is damaged or has another manifest than its name says.
+        NumericsError
+            If a token is not finite, or does not fit the stored type.
+        """
+        self._check_choices(dtype, batch_size, len(stimuli))
+        shapes, _ = array_shapes(backbone, len(stimuli), kind)
+        backbone._indices((block,))
+        identity = _identity(backbone, stimuli.digests(), kind, block, dtype, features)
+        key = sha256_json(identity)[:32]
+        if not (self.root / key).is_dir():
+            with self._alone(key):
+                if not (self.root / key).is_dir():
+                    self._extract(backbone, stimuli, identity, key, shapes, batch_size)
+        return self._open(key, identity)
+
+    def _check_choices(self, dtype: str, batch_size: int, n: int) -> None:
+        if dtype not in ("float16", "float32"):
+            raise ConfigError(message("a stored dtype 'float16' or 'float32'", repr(dtype), "choose one of them"))
+        if batch_size < 1 or n < 1:
+            raise ConfigError(
+                message("at least one stimulus and a positive batch size", f"{n} and {batch_size}", "give some of each")
+            )
+
+    def _alone(self, key: str):
+        path = self.root / ".locks" / f"{key}.lock"
+        try:
+            with lock(path, wait=False):
+                pass
+        except DataError:
+            print(f"feature store: another process is extracting {key}; waiting for it", flush=True)
+        return lock(path)
+
+    def used_bytes(self) -> int:
+        """Return the size of everything in the store, in bytes."""
+        return sum(p.stat().st_size for p in self.root.glob("*/*.npy")) if self.root.is_dir() else 0
+
+    def _announce(
+        self, backbone: Backbone, stimuli: StimulusSet, identity: Mapping, needed: int, partial: Path
+    ) -> None:
+        already = sum(p.stat().st_size for p in partial.glob("*.npy")) if partial.is_dir() else 0
+        used, limit = self.used_bytes() - already, self.limit_gb * 1e9
+        free = shutil.disk_usage(self.root).free
+        print(
+            f"feature store: {identity['kind']} of {len(stimuli)} images of {stimuli.name!r} by {backbone.name} "
+            f"({backbone.weights_label}) at {backbone.image_size} px, block {identity['block']}, "
+            f"{identity['dtype']}: {needed / 1e6:.1f} MB in {self.root}",
+            flush=True,
+        )
+        if used + needed > limit or needed - already > free:
+            raise ConfigError(
+                message(
+                    f"room for {needed / 1e9:.3g} GB of tokens",
+                    f"{used / 1e9:.3g} GB used of a limit of {self.limit_gb:g} GB, {free / 1e9:.3g} GB free on the disk",
+                    f"delete folders in {self.root}, raise limit_gb, or keep less (kind='cls+mean' or 'pooled:4')",
+                )
+            )
+
+    def _extract(
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identity: dict[str, Any],
+        key: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        batch_size: int,
+    ) -> None:
+        partial = self.root / f"{key}.partial"
+        number = np.dtype(identity["dtype"])
+        row_bytes = sum(int(np.prod(s[1:])) for s in shapes.values()) * number.itemsize
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._announce(backbone, stimuli, identity, row_bytes * len(stimuli), partial)
+        rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
+        state, arrays = _open_partial(partial, identity, shapes, number, rows)
+        todo = [s for s in range(-(-len(stimuli) // state["shard_rows"])) if str(s) not in state["shards"]]
+        for shard in progress(todo, f"{stimuli.name}: shards of {state['shard_rows']} images"):
+            start = shard * state["shard_rows"]
+            span = range(start, min(start + state["shard_rows"], len(stimuli)))
+            self._fill(arrays, backbone, stimuli, identity, span, batch_size)
+            state["shards"][str(shard)] = {k: _digest(a, span) for k, a in arrays.items()}
+            write_json(partial / "progress.json", state)
+        _, grid = array_shapes(backbone, len(stimuli), identity["kind"])
+        manifest = {
+            "identity": identity,
+            "n_stimuli": len(stimuli),
+            "stimuli_name": stimuli.name,
+            "grid": list(grid),
+            "arrays": {k: list(s) for k, s in shapes.items()},
+            "shard_rows": state["shard_rows"],
+            "shards": state["shards"],
+            "weights_label": backbone.weights_label,
+            "batch_size": batch_size,
+            "threads": torch.get_num_threads(),
+            "device": backbone.device.type,
+            "versions": versions(),
+        }
+        write_json(partial / "manifest.json", manifest)
+        (partial / "progress.json").unlink()
+        os.replace(partial, self.root / key)
+
+    def _fill(
+        self,
+        arrays: Mapping[str, np.memmap],
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identity: Mapping[str, Any],
+        span: range,
+        batch_size: int,
+    ) -> None:
+        start = span.start
+        choices = (identity["kind"], identity["block"], identity["features"])
+        for part in _run(backbone, stimuli, span, *choices, batch_size):
+            stop = start + len(part["cls"])
+            for name, values in part.items():
+                arrays[name][start:stop] = _narrow(values, arrays[name].dtype, stimuli.ids[start:stop], name)
+            start = stop
+        for array in arrays.values():
+            array.flush()
+
+    def _open(self, key: str, identity: Mapping[str, Any]) -> StoredTokens:
+        folder = self.root / key
+        manifest = read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("identity") != identity:
+            raise DataError(
+                message(
+                    f"tokens made with the weights, preprocessing and stimuli asked for in {folder}",
+                    "another manifest",
+                    "delete the folder; it is made again",
+                )
+            )
+        arrays = {k: load_npy(folder / f"{k}.npy", mmap=True) for k in manifest["arrays"]}
+        for name, array in arrays.items():
+            if list(array.shape) != manifest["arrays"][name] or array.dtype != identity["dtype"]:
+                raise _damaged(folder, name, f"{array.dtype} {array.shape}")
+        self._verify(folder, manifest, arrays)
+        grid = tuple(manifest["grid"])
+        return StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, key, manifest)
+
+    def _verify(self, folder: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Compare every shard with its checksum, once a process as long as the files stay untouched."""
+        stamp = tuple((k, (s := (folder / f"{k}.npy").stat()).st_mtime_ns, s.st_size) for k in sorted(arrays))
+        if self._verified.get(folder.name) == stamp:
+            return
+        for shard, digests in manifest["shards"].items():
+            start = int(shard) * manifest["shard_rows"]
+            span = range(start, min(start + manifest["shard_rows"], manifest["n_stimuli"]))
+            for name, array in arrays.items():
+                if _digest(array, span) != digests[name]:
+                    raise _damaged(folder, name, f"another checksum in rows {span.start} to {span.stop - 1}")
+        self._verified[folder.name] = stamp
+
+
+def _digest(array: np.ndarray, span: range) -> str:
+    return sha256_bytes(np.ascontiguousarray(array[span.start : span.stop]).data)
+
+
+def _damaged(folder: Path, name: str, got: str) -> DataError:
+    return DataError(message(f"undamaged tokens in {folder / name}.npy", got, "delete the folder; it is made again"))
+
+
+def _open_partial(
+    partial: Path, identity: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], number: np.dtype, rows: int
+) -> tuple[dict[str, Any], dict[str, np.memmap]]:
+    """Open the files of a killed extraction with the shards that are whole, or make new ones."""
+    progress_file = partial / "progress.json"
+    if progress_file.is_file():
+        try:
+            state = read_json(progress_file)
+            arrays = {k: np.load(partial / f"{k}.npy", mmap_mode="r+", allow_pickle=False) for k in shapes}
+            if state["identity"] == identity and all(
+                arrays[k].shape == s and arrays[k].dtype == number for k, s in shapes.items()
+            ):
+                n, size = next(iter(shapes.values()))[0], state["shard_rows"]
+                state["shards"] = {
+                    shard: digests
+                    for shard, digests in state["shards"].items()
+                    if all(
+                        _digest(arrays[k], range(int(shard) * size, min((int(shard) + 1) * size, n))) == digests[k]
+                        for k in shapes
+                    )
+                }
+                return state, arrays
+        except (OSError, ValueError, KeyError, TypeError):
+            # a partial extraction that cannot be read is worth nothing: start over
+            pass
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    arrays = {
+        k: np.lib.format.open_memmap(partial / f"{k}.npy", mode="w+", dtype=number, shape=s) for k, s in shapes.items()
+    }
+    return {"identity": identity, "shard_rows": rows, "shards": {}}, arrays
