@@ -6,6 +6,8 @@ import importlib
 from typing import Any
 
 _WHERE = {
+    "CORnetS": "cornet",
+    "load_cornet": "cornet",
     "load_backbone": "dinov2",
     "Backbone": "vit",
     "BackboneTokens": "vit",
@@ -14,7 +16,17 @@ _WHERE = {
     "StoredTokens": "features",
     "extract": "features",
 }
-__all__ = ["Backbone", "BackboneTokens", "FeatureStore", "Preprocess", "StoredTokens", "extract", "load_backbone"]
+__all__ = [
+    "Backbone",
+    "BackboneTokens",
+    "CORnetS",
+    "FeatureStore",
+    "Preprocess",
+    "StoredTokens",
+    "extract",
+    "load_backbone",
+    "load_cornet",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Losses: classification with the Pearson regulariser, and the alignment losses."""
 
+from bmfl_lab.losses.alignment import alignment_loss, contrastive
 from bmfl_lab.losses.pcc import fusion_loss, pearson_regulariser
 
-__all__ = ["fusion_loss", "pearson_regulariser"]
+__all__ = ["alignment_loss", "contrastive", "fusion_loss", "pearson_regulariser"]
