@@ -55,8 +55,8 @@ def train(folder=None, loss=loss_fn, model=None, **kwargs):
 
 
 def digest(result):
-    found = hashlib.sha256(json.dumps([result.history, result.epoch, result.selection]).encode())
-    for name, value in result.state.items():
+    found = hashlib.sha256(json.dumps([result.history, result.epoch, result.selection], sort_keys=True).encode())
+    for name, value in sorted(result.state.items()):
         found.update(name.encode() + value.numpy().tobytes())
     return found.hexdigest()
 

@@ -1,0 +1,147 @@
+"""Attention and the transformer block that the encoders, the brain transformer and the fusion share.
+
+Shape suffixes: B batch, Q queries, P keys (patches or tokens), D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bmfl_lab.errors import ConfigError, message
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention from queries to a context.
+
+    Parameters
+    ----------
+    width : int
+        Width D of queries and output.
+    n_heads : int
+        Heads H; must divide `width`.
+    context_width : int, optional
+        Width of the context, if other than D.
+    value_bias : bool, default True
+        Biases of values and output; without them zero value weights give exactly zero.
+    dropout : float, default 0
+        Of the attention weights, while training.
+
+    Raises
+    ------
+    ConfigError
+        If `n_heads` does not divide `width`.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        n_heads: int,
+        context_width: int | None = None,
+        value_bias: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if width % n_heads:
+            raise ConfigError(
+                message(f"a number of heads that divides the width {width}", str(n_heads), "change n_heads or width")
+            )
+        context_width = context_width or width
+        self.n_heads, self.dropout = n_heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(context_width, width)
+        self.value = nn.Linear(context_width, width, bias=value_bias)
+        self.output = nn.Linear(width, width, bias=value_bias)
+
+    def forward(
+        self, x_BQD: Tensor, context_BPD: Tensor | None = None, *, weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Parameters
+        ----------
+        x_BQD : Tensor, shape (B, Q, D)
+            Queries.
+        context_BPD : Tensor, shape (B, P, context_width), optional
+            Keys and values; the queries themselves when not given.
+        weights : bool, default False
+            Return the attention weights as well; slower, the output is the same up to rounding.
+
+        Returns
+        -------
+        output : Tensor, shape (B, Q, D)
+        weights : Tensor, shape (B, H, Q, P), or None
+            Rows sum to one.
+
+        Raises
+        ------
+        RuntimeError
+            If widths do not agree.
+        """
+        context_BPD = x_BQD if context_BPD is None else context_BPD
+        q_BHQK, k_BHPK, v_BHPK = (
+            layer(t).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
+            for layer, t in ((self.query, x_BQD), (self.key, context_BPD), (self.value, context_BPD))
+        )
+        weights_BHQP = None
+        if weights:
+            weights_BHQP = (q_BHQK @ k_BHPK.transpose(-2, -1) * q_BHQK.shape[-1] ** -0.5).float().softmax(-1)
+            mixed_BHQK = weights_BHQP.to(v_BHPK.dtype) @ v_BHPK
+        else:
+            dropout = self.dropout if self.training else 0.0
+            mixed_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHPK, v_BHPK, dropout_p=dropout)
+        return self.output(mixed_BHQK.transpose(-3, -2).flatten(-2)), weights_BHQP
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and MLP, each with a residual.
+
+    Parameters
+    ----------
+    width, n_heads : int
+        As in `MultiHeadAttention`.
+    mlp_ratio : float, default 2
+        Hidden width of the MLP over `width`.
+    dropout : float, default 0
+        After attention and MLP, while training.
+
+    Raises
+    ------
+    ConfigError
+        If `n_heads` does not divide `width`.
+    """
+
+    def __init__(self, *, width: int, n_heads: int, mlp_ratio: float = 2.0, dropout: float = 0.0):
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width=width, n_heads=n_heads)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BPD: Tensor) -> Tensor:
+        """Return tokens of the same shape (B, P, D)."""
+        x_BPD = x_BPD + self.drop(self.attention(self.norm_attention(x_BPD))[0])
+        return x_BPD + self.drop(self.mlp(self.norm_mlp(x_BPD)))
+
+
+def sincos_positions(n: int, width: int) -> Tensor:
+    """Return fixed one-dimensional positions, shape (n, width): sines, then cosines.
+
+    Raises
+    ------
+    ConfigError
+        If `width` is odd.
+
+    References
+    ----------
+    Vaswani et al., Attention is all you need, NeurIPS 2017; in the layout of MinD-Vis (Chen et al., CVPR 2023).
+    """
+    if width % 2:
+        raise ConfigError(message("an even width for sine-cosine positions", str(width), "change the width"))
+    frequency = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    angle = torch.arange(n, dtype=torch.float64)[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], 1).float()

@@ -1,0 +1,252 @@
+"""Two-way cross-attention between visual and brain tokens, and the two baselines of the same form.
+
+Shape suffixes: B batch, P patches, D visual width, R brain tokens, E brain width, W common width, V vertices,
+H heads, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.models.attention import MultiHeadAttention
+
+HEADS = ("fusion", "concat", "backbone")
+QUERIES = ("cls", "patch")
+
+
+class FusionOutput(NamedTuple):
+    """Output of a fusion model.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, C)
+        Class scores.
+    x_vb, x_bv : Tensor, shape (B, W), or None
+        Visual query over brain tokens, and brain query over visual patches; None for "backbone".
+    attention : dict of str to Tensor, or None
+        ``"vb"`` (B, H, 1 or 1+P, R) and ``"bv"`` (B, H, 1 or 1+R, P), on request.
+    """
+
+    logits: Tensor
+    x_vb: Tensor | None
+    x_bv: Tensor | None
+    attention: dict[str, Tensor] | None = None
+
+
+class CrossAttentionFusion(nn.Module):
+    """Two cross-attentions: visual queries over brain tokens and brain queries over visual patches.
+
+    With a common width W, LayerNorm N and the projected tokens v (visual) and b (brain)::
+
+        X_vb = v_q + MHA(query = N(v_q), keys and values = N(b_tokens))
+        X_bv = b_q + MHA(query = N(b_q), keys and values = N(v_patches))
+
+    where q is the CLS token alone (``query="cls"``), or CLS and all tokens followed by their mean
+    (``query="patch"``). The residual is not normalised, there is no MLP inside, and values and outputs have no
+    bias.
+
+    Parameters
+    ----------
+    visual_width, brain_width, width : int
+        D, E and W.
+    n_heads : int, default 4
+        Heads of both attentions.
+    query : "cls" or "patch", default "cls"
+        Who asks.
+
+    Raises
+    ------
+    ConfigError
+        If `query` is unknown or `n_heads` does not divide `width`.
+
+    Notes
+    -----
+    NeuralOOD's text supports both readings of `query`. The order of the names vb and bv is not stated: here the
+    first letter asks.
+
+    References
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024). Chen et al., CrossViT, ICCV 2021: CLS query with a residual.
+    """
+
+    def __init__(self, *, visual_width: int, brain_width: int, width: int, n_heads: int = 4, query: str = "cls"):
+        super().__init__()
+        if query not in QUERIES:
+            raise ConfigError(message(f"query among {QUERIES}", repr(query), "choose one of them"))
+        self.query = query
+        self.project_visual = nn.Linear(visual_width, width)
+        self.project_brain = nn.Linear(brain_width, width)
+        self.norm_visual, self.norm_brain = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention_vb = MultiHeadAttention(width=width, n_heads=n_heads, value_bias=False)
+        self.attention_bv = MultiHeadAttention(width=width, n_heads=n_heads, value_bias=False)
+
+    def forward(
+        self, cls_BD: Tensor, patches_BPD: Tensor, brain_cls_BE: Tensor, brain_BRE: Tensor, *, weights: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor] | None]:
+        """Fuse.
+
+        Parameters
+        ----------
+        cls_BD, patches_BPD : Tensor, shapes (B, D) and (B, P, D)
+            Visual tokens.
+        brain_cls_BE, brain_BRE : Tensor, shapes (B, E) and (B, R, E)
+            Brain tokens.
+        weights : bool, default False
+            Return attention weights.
+
+        Returns
+        -------
+        x_vb, x_bv : Tensor, shape (B, W)
+        attention : dict of str to Tensor, or None
+            As in `FusionOutput`.
+
+        Raises
+        ------
+        RuntimeError
+            If widths do not agree.
+        """
+        visual = self.project_visual(torch.cat([cls_BD[:, None], patches_BPD], 1))
+        brain = self.project_brain(torch.cat([brain_cls_BE[:, None], brain_BRE], 1))
+        visual_normed, brain_normed = self.norm_visual(visual), self.norm_brain(brain)
+        n = 1 if self.query == "cls" else None
+        mixed_vb, weights_vb = self.attention_vb(visual_normed[:, :n], brain_normed[:, 1:], weights=weights)
+        mixed_bv, weights_bv = self.attention_bv(brain_normed[:, :n], visual_normed[:, 1:], weights=weights)
+        x_vb, x_bv = (visual[:, :n] + mixed_vb).mean(1), (brain[:, :n] + mixed_bv).mean(1)
+        return x_vb, x_bv, {"vb": weights_vb, "bv": weights_bv} if weights else None
+
+
+class FusionModel(nn.Module):
+    """From visual tokens and a predicted response to class scores.
+
+    Parameters
+    ----------
+    head : "fusion", "concat" or "backbone"
+        "fusion": `CrossAttentionFusion`, then an MLP on [X_vb; X_bv]. "concat": the same brain transformer, no
+        cross-attention; the MLP sees [projected visual summary; projected brain CLS]. "backbone": an MLP on the
+        visual summary, no brain. The visual summary is [CLS; mean of the patches].
+    visual_width, n_classes : int
+        D and C.
+    brain : nn.Module, optional
+        `BrainTransformer`; not for "backbone".
+    brain_width, width, n_heads, query
+        As in `CrossAttentionFusion`.
+    hidden : int, optional
+        Hidden width of the MLP; `width` when not given.
+    dropout : float, default 0
+        Before the last layer, while training.
+
+    Raises
+    ------
+    ConfigError
+        If `head` is unknown or its brain transformer is missing.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: str,
+        visual_width: int,
+        n_classes: int,
+        brain: nn.Module | None = None,
+        brain_width: int = 64,
+        width: int = 64,
+        n_heads: int = 4,
+        query: str = "cls",
+        hidden: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if head not in HEADS or (head != "backbone" and brain is None):
+            got = f"{head!r}" + ("" if brain is not None else " without a brain transformer")
+            raise ConfigError(
+                message(f"head among {HEADS}, with a brain transformer unless 'backbone'", got, "correct it")
+            )
+        self.head = head
+        self.brain = None if head == "backbone" else brain
+        if head == "fusion":
+            self.fusion = CrossAttentionFusion(
+                visual_width=visual_width, brain_width=brain_width, width=width, n_heads=n_heads, query=query
+            )
+        elif head == "concat":
+            self.project_visual = nn.Linear(2 * visual_width, width)
+            self.project_brain = nn.Linear(brain_width, width)
+        n_in, hidden = 2 * (visual_width if head == "backbone" else width), hidden or width
+        self.classifier = nn.Sequential(
+            nn.LayerNorm(n_in), nn.Linear(n_in, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, n_classes)
+        )
+
+    def forward(
+        self, cls_BD: Tensor, patches_BPD: Tensor, response_BV: Tensor | None = None, *, weights: bool = False
+    ) -> FusionOutput:
+        """Classify.
+
+        Parameters
+        ----------
+        cls_BD, patches_BPD : Tensor, shapes (B, D) and (B, P, D)
+            Visual tokens.
+        response_BV : Tensor, shape (B, V), optional
+            Predicted response of the vertices that the brain transformer reads; unused by "backbone".
+        weights : bool, default False
+            Return attention weights ("fusion" only).
+
+        Returns
+        -------
+        FusionOutput
+
+        Raises
+        ------
+        RuntimeError
+            If widths do not agree.
+        """
+        if self.head == "backbone":
+            return FusionOutput(self.classifier(torch.cat([cls_BD, patches_BPD.mean(1)], 1)), None, None)
+        brain_cls_BE, brain_BRE = self.brain(response_BV)
+        attention = None
+        if self.head == "fusion":
+            x_vb, x_bv, attention = self.fusion(cls_BD, patches_BPD, brain_cls_BE, brain_BRE, weights=weights)
+        else:
+            x_vb = self.project_visual(torch.cat([cls_BD, patches_BPD.mean(1)], 1))
+            x_bv = self.project_brain(brain_cls_BE)
+        return FusionOutput(self.classifier(torch.cat([x_vb, x_bv], 1)), x_vb, x_bv, attention)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of trainable scalars."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def matched_hidden(n_parameters: int, *, visual_width: int, n_classes: int) -> int:
+    """Return the hidden width with which a "backbone" model has as many parameters as another model.
+
+    Parameters
+    ----------
+    n_parameters : int
+        Trainable parameters to match.
+    visual_width, n_classes : int
+        D and C of the backbone model.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ConfigError
+        If no hidden width comes within 2 %.
+    """
+    n_in = 2 * visual_width
+    fixed, per_unit = 2 * n_in + n_classes, n_in + 1 + n_classes
+    hidden = max(1, round((n_parameters - fixed) / per_unit))
+    if abs(fixed + hidden * per_unit - n_parameters) > 0.02 * n_parameters:
+        raise ConfigError(
+            message(
+                f"a backbone head within 2 % of {n_parameters} parameters",
+                f"{fixed + hidden * per_unit} with {hidden} hidden units",
+                "choose a wider fusion",
+            )
+        )
+    return hidden

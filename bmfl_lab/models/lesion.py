@@ -1,0 +1,113 @@
+"""Lesions: what a model would do if part of the predicted cortex said nothing, or something else.
+
+Shape suffixes: B batch, V vertices, N donors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmfl_lab.errors import ConfigError, message
+
+LESION_KINDS = ("mean", "zero", "resample")
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """Which vertices are lesioned, and how.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (V,)
+        True where the response is replaced; any set of vertices, e.g. ``atlas.select("V1")``.
+    kind : "mean", "zero" or "resample"
+        "mean": the vertex's training mean. "zero": 0. "resample": the response to another image, all lesioned
+        vertices from the same one.
+    strength : float, default 1
+        0 leaves the response as it is, 1 replaces it; in between a mixture.
+    seed : int, default 0
+        Of the choice of other images.
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown or the strength lies outside 0..1.
+    """
+
+    mask: np.ndarray
+    kind: Literal["mean", "zero", "resample"] = "mean"
+    strength: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in LESION_KINDS or not 0 <= self.strength <= 1:
+            raise ConfigError(
+                message(
+                    f"a kind among {LESION_KINDS} and a strength from 0 to 1",
+                    f"{self.kind!r} and {self.strength!r}",
+                    "correct them",
+                )
+            )
+
+
+def apply_lesion(
+    response_BV: Tensor, lesion: Lesion | None, *, mean_V: Tensor | None = None, donors_NV: Tensor | None = None
+) -> Tensor:
+    """Return responses with a lesion.
+
+    Parameters
+    ----------
+    response_BV : Tensor, shape (B, V)
+        Predicted responses; not changed.
+    lesion : Lesion or None
+        None returns the responses themselves.
+    mean_V : Tensor, shape (V,), optional
+        Training mean, for "mean".
+    donors_NV : Tensor, shape (N, V), optional
+        Responses to other images, for "resample": row i takes a seeded random donor. Without them, each row of the
+        batch takes that of another row (a seeded rotation of the batch).
+
+    Returns
+    -------
+    Tensor, shape (B, V)
+
+    Raises
+    ------
+    ConfigError
+        If the mask has another shape than (V,), or what the kind needs is missing.
+    """
+    if lesion is None:
+        return response_BV
+    mask_V = torch.as_tensor(np.asarray(lesion.mask, dtype=bool), device=response_BV.device)
+    if mask_V.shape != response_BV.shape[1:]:
+        raise ConfigError(
+            message(
+                f"a lesion mask of shape ({response_BV.shape[1]},), one value a vertex",
+                f"shape {tuple(mask_V.shape)}",
+                "make it with the atlas of the brain encoder",
+            )
+        )
+    other_BV = _replacement(response_BV, lesion, mean_V, donors_NV)
+    return torch.where(mask_V, response_BV + lesion.strength * (other_BV - response_BV), response_BV)
+
+
+def _replacement(response_BV: Tensor, lesion: Lesion, mean_V: Tensor | None, donors_NV: Tensor | None) -> Tensor:
+    if lesion.kind == "zero":
+        return torch.zeros_like(response_BV)
+    if lesion.kind == "mean":
+        if mean_V is None:
+            raise ConfigError(message("the training mean for a 'mean' lesion", "None", "pass mean_V"))
+        return mean_V.to(response_BV).expand_as(response_BV)
+    generator = np.random.default_rng(lesion.seed)
+    n = len(response_BV)
+    if donors_NV is not None:
+        chosen = torch.as_tensor(generator.integers(0, len(donors_NV), n), device=donors_NV.device)
+        return donors_NV[chosen].to(response_BV)
+    if n < 2:
+        raise ConfigError(message("donors, or at least 2 images, for a 'resample' lesion", f"{n}", "pass donors_NV"))
+    return response_BV.roll(int(generator.integers(1, n)), 0)
