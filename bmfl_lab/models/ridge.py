@@ -1,0 +1,299 @@
+"""Ridge regression with one penalty per vertex, chosen by cross-validation in Gram form.
+
+For fold k with held-out rows X_k, Y_k everything cross-validation needs is in ``G_k = X_k'X_k`` and
+``C_k = X_k'Y_k``; the training sets are differences ``G - G_k``. After ``G - G_k = V diag(l) V'`` the held-out
+error of penalty a is ``y'y - 2 sum(w * V'C_k) + sum(w * (V'G_k V) w)`` with ``w = V'(C - C_k) / (l + a)``, so no
+prediction is ever formed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmfl_lab.errors import ConfigError, DataError, message
+
+DEFAULT_ALPHAS = tuple(float(a) for a in np.logspace(-1, 8, 19))
+EDGE_SHARE = 0.05
+_SMALL = 2e9  # multiplications below which double precision costs nothing that is felt
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """A fitted ridge regression.
+
+    Parameters
+    ----------
+    alpha : ndarray of float32, shape (n_vertices,)
+        Penalty of each vertex.
+    coef : ndarray of float32, shape (n_features, n_vertices)
+        Weights.
+    intercept : ndarray of float32, shape (n_vertices,)
+        Constant term.
+    cv_score : ndarray of float32, shape (n_vertices,)
+        Mean over folds of minus the mean squared error, at the chosen penalty.
+    edge_share : float
+        Share of vertices whose penalty lies at an end of the grid.
+    """
+
+    alpha: np.ndarray
+    coef: np.ndarray
+    intercept: np.ndarray
+    cv_score: np.ndarray
+    edge_share: float
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return predictions of shape (n_stimuli, n_vertices) for features (n_stimuli, n_features).
+
+        Raises
+        ------
+        DataError
+            If the number of features differs.
+        """
+        X = np.asarray(X, np.float32)
+        if X.ndim != 2 or X.shape[1] != len(self.coef):
+            raise DataError(
+                message(f"features of shape (n, {len(self.coef)})", f"{X.shape}", "use the features it was fitted on")
+            )
+        return X @ self.coef + self.intercept
+
+
+def fold_rows(n: int, n_folds: int = 5, folds: Any = None) -> list[np.ndarray]:
+    """Return the held-out rows of each fold.
+
+    Parameters
+    ----------
+    n : int
+        Number of stimuli.
+    n_folds : int, default 5
+        Contiguous unshuffled folds, sizes as scikit-learn's KFold: the first ``n % n_folds`` have one more.
+    folds : None, ndarray of shape (n,), or sequence of row indices
+        A label per stimulus (a session: leave one session out), or the held-out rows of each fold.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two folds, or they do not hold every stimulus exactly once.
+    """
+    if folds is None:
+        if not 2 <= n_folds <= n:
+            raise ConfigError(message(f"2 to {n} folds", f"{n_folds}", "change n_folds"))
+        return [np.asarray(f) for f in np.array_split(np.arange(n), n_folds)]
+    if len(folds) == n and all(np.ndim(f) == 0 for f in folds):
+        labels = np.asarray(folds)
+        rows = [np.flatnonzero(labels == v) for v in np.unique(labels)]
+    else:
+        rows = [np.asarray(f, np.int64) for f in folds]
+    if len(rows) < 2 or not np.array_equal(np.sort(np.concatenate(rows)), np.arange(n)):
+        raise ConfigError(
+            message(
+                f"two or more folds that hold each of {n} stimuli once",
+                f"{len(rows)} fold(s) with {sum(map(len, rows))} rows",
+                "give one session label per stimulus, or disjoint row lists",
+            )
+        )
+    return rows
+
+
+def fit_ridge(
+    X: Any,
+    Y: Any,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
+    n_folds: int = 5,
+    *,
+    folds: Any = None,
+    device: str = "cpu",
+    chunk: int = 2048,
+    precision: str = "auto",
+) -> RidgeFit:
+    """Fit a ridge regression per vertex, each with its own penalty chosen by cross-validation.
+
+    Parameters
+    ----------
+    X : array, shape (n_stimuli, n_features)
+        Features; centred within each training fold, never scaled.
+    Y : array, shape (n_stimuli, n_vertices)
+        Responses.
+    alphas : sequence of float
+        Penalties to choose from, positive.
+    n_folds, folds
+        As `fold_rows`.
+    device : str, default "cpu"
+        Where products are computed.
+    chunk : int, default 2048
+        Vertices at a time. Memory beyond inputs and result: about
+        ``4 * chunk * (n_stimuli + (n_folds + 6) * n_features)`` bytes in single precision.
+    precision : {"auto", "float32", "float64"}
+        Of products with responses; decompositions are always in double. "auto" takes double for small problems
+        and float64 input.
+
+    Returns
+    -------
+    RidgeFit
+
+    Raises
+    ------
+    DataError
+        If shapes do not pair, or a value is not finite.
+    ConfigError
+        If a penalty or a fold is not valid.
+
+    Warns
+    -----
+    UserWarning
+        If more than 5 % of the vertices choose a penalty at an end of the grid.
+
+    Notes
+    -----
+    Same criterion as himalaya's ``RidgeCV(fit_intercept=True)``: mean over folds of the held-out mean squared error.
+
+    References
+    ----------
+    Dupré la Tour et al. (2022), Feature-space selection with banded ridge regression, NeuroImage 264.
+    """
+    X, Y, grid = _checked(X, Y, alphas)
+    dtype = _precision(precision, X, Y)
+    rows = fold_rows(len(X), n_folds, folds)
+    features = _Features(X, rows, grid, dtype, device)
+    alpha = np.empty(Y.shape[1], np.float32)
+    coef = np.empty((X.shape[1], Y.shape[1]), np.float32)
+    intercept, score = alpha.copy(), alpha.copy()
+    for start in range(0, Y.shape[1], chunk):
+        part = slice(start, start + chunk)
+        block = torch.as_tensor(np.ascontiguousarray(Y[:, part]), device=device).to(dtype)
+        alpha[part], coef[:, part], intercept[part], score[part] = features.solve(block)
+    edge = float(np.mean((alpha == grid.min()) | (alpha == grid.max()))) if len(grid) > 1 else 0.0
+    if edge > EDGE_SHARE:
+        warnings.warn(
+            message(
+                f"at most {EDGE_SHARE:.0%} of vertices at an end of the penalty grid",
+                f"{edge:.1%} at {grid.min():g} or {grid.max():g}",
+                "widen `alphas`",
+            ),
+            stacklevel=2,
+        )
+    return RidgeFit(alpha, coef, intercept, score, edge)
+
+
+def _checked(X: Any, Y: Any, alphas: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    X, Y = (np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a) for a in (X, Y))
+    X, Y = (a if a.dtype in (np.float32, np.float64) else a.astype(np.float32) for a in (X, Y))
+    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
+        raise DataError(
+            message(
+                "features (n_stimuli, n_features) and responses (n_stimuli, n_vertices) of as many stimuli",
+                f"shapes {X.shape} and {Y.shape}",
+                "pair them by stimulus id",
+            )
+        )
+    for what, values in (("features", X), ("responses", Y)):
+        bad = ~np.isfinite(values)
+        if bad.any():
+            raise DataError(
+                message(
+                    f"finite {what}",
+                    f"{int(bad.sum())} NaN or infinite values in {int(bad.any(0).sum())} columns",
+                    "drop those columns or mask them first",
+                )
+            )
+    grid = np.asarray(alphas, np.float32).ravel()
+    if not len(grid) or not np.all(np.isfinite(grid)) or np.any(grid <= 0):
+        raise ConfigError(message("one or more positive penalties", f"{list(alphas)!r}", "use np.logspace(0, 8, 17)"))
+    return X, Y, grid
+
+
+def _precision(precision: str, X: np.ndarray, Y: np.ndarray) -> torch.dtype:
+    if precision not in ("auto", "float32", "float64"):
+        raise ConfigError(message("'auto', 'float32' or 'float64'", repr(precision), "choose one of them"))
+    if precision == "auto":
+        small = X.shape[0] * X.shape[1] * Y.shape[1] < _SMALL
+        precision = "float64" if small or np.float64 in (X.dtype, Y.dtype) else "float32"
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+class _Features:
+    """What does not depend on the responses: the decompositions of every fold, made once."""
+
+    def __init__(
+        self, X: np.ndarray, rows: list[np.ndarray], grid: np.ndarray, dtype: torch.dtype, device: str
+    ) -> None:
+        self.rows = [torch.as_tensor(r, device=device) for r in rows]
+        self.contiguous = all(len(r) and np.array_equal(r, np.arange(r[0], r[0] + len(r))) for r in rows)
+        self.grid, self.dtype = torch.as_tensor(grid, device=device, dtype=torch.float64), dtype
+        self.mean = torch.as_tensor(X.mean(0, dtype=np.float64), device=device)
+        X64 = torch.as_tensor(X, device=device).double() - self.mean
+        self.rotation = None
+        if X.shape[1] > X.shape[0]:
+            # ridge is invariant to rotation, and X has no more than n_stimuli directions
+            u, s, vt = torch.linalg.svd(X64, full_matrices=False)
+            X64, self.rotation = u * s, vt.T
+        self.X = X64.to(dtype)
+        parts = [X64[r] for r in self.rows]
+        grams, sums = [p.T @ p for p in parts], [p.sum(0) for p in parts]
+        gram, total = torch.stack(grams).sum(0), torch.stack(sums).sum(0)
+        self.sums, self.total = [s.to(dtype) for s in sums], total.to(dtype)
+        self.folds = []
+        for r, g, s in zip(self.rows, grams, sums):
+            n_train = len(X) - len(r)
+            s_train = total - s
+            m = s_train / n_train
+            lam, V = _eigen(gram - g - torch.outer(s_train, m))
+            held = g - torch.outer(s, m) - torch.outer(m, s) + len(r) * torch.outer(m, m)
+            self.folds.append((lam, V.to(dtype), (V.T @ held @ V).to(dtype), m.to(dtype)))
+        self.full = _eigen(gram - torch.outer(total, total) / len(X))
+
+    def _cross(self, Y: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        r = self.rows[k]
+        pick = slice(int(r[0]), int(r[-1]) + 1) if self.contiguous else r
+        y = Y[pick]
+        return self.X[pick].T @ y, y.sum(0), (y * y).sum(0)
+
+    def _errors(self, k: int, cross: Tensor, total: Tensor, n: int, parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """Return the held-out mean squared error of fold k, shape (n_alphas, vertices)."""
+        lam, V, H, m = self.folds[k]
+        c_k, t_k, yy_k = parts
+        n_k = len(self.rows[k])
+        my = (total - t_k) / (n - n_k)
+        c_train = (cross - c_k).addr_(self.total - self.sums[k], my, alpha=-1)
+        held = c_k.addr(self.sums[k] - n_k * m, my, alpha=-1).addr_(m, t_k, alpha=-1)
+        Z, T = V.T @ c_train, V.T @ held
+        yy = yy_k - 2 * my * t_k + n_k * my * my
+        out = Z.new_empty((len(self.grid), Z.shape[1]))
+        w = torch.empty_like(Z)
+        for i, a in enumerate(self.grid):
+            torch.mul(Z, _shrink(lam, a).to(self.dtype)[:, None], out=w)
+            out[i] = torch.addmm(T, H, w, beta=-2).mul_(w).sum(0)
+        return out.add_(yy).div_(n_k)
+
+    def solve(self, Y: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return alpha, coef, intercept and score of a chunk of vertices."""
+        mean_y = Y.double().mean(0)
+        Y = Y - mean_y.to(self.dtype)
+        parts = [self._cross(Y, k) for k in range(len(self.rows))]
+        cross, total = sum(p[0] for p in parts), sum(p[1] for p in parts)
+        errors = sum(self._errors(k, cross, total, len(Y), parts[k]) for k in range(len(parts))) / len(parts)
+        best, index = errors.min(0)
+        lam, V = self.full
+        Z = V.T @ cross.double()
+        coef = V @ (Z * _shrink(lam[:, None], self.grid[index]))
+        if self.rotation is not None:
+            coef = self.rotation @ coef
+        intercept = mean_y + total.double() / len(Y) - self.mean @ coef
+        alpha = self.grid[index]
+        return tuple(t.cpu().numpy().astype(np.float32) for t in (alpha, coef, intercept, -best))
+
+
+def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
+    lam, V = torch.linalg.eigh(gram)
+    # directions that hold rounding only: their true cross-products are zero
+    return torch.where(lam > 1e-13 * len(lam) * lam[-1].clamp(min=0), lam, torch.inf), V
+
+
+def _shrink(lam: Tensor, alpha: Tensor) -> Tensor:
+    return 1 / (lam + alpha)

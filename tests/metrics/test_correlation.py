@@ -1,0 +1,79 @@
+"""Correlation per vertex against scipy and double precision."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from bmfl_lab.errors import DataError
+from bmfl_lab.metrics.correlation import StreamingPearson, bootstrap_pearson, near_constant, pearson
+
+
+def pair(n=300, v=70, mean=0.0, dtype=np.float32, seed=0):
+    g = np.random.default_rng(seed)
+    Y = g.normal(size=(n, v))
+    P = 0.5 * Y + g.normal(size=(n, v))
+    return (Y + mean).astype(dtype), (P + mean).astype(dtype)
+
+
+def reference(Y, P):
+    return np.array([stats.pearsonr(y, p)[0] for y, p in zip(Y.T.astype(np.float64), P.T.astype(np.float64))])
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1e4, -1e4])
+def test_equals_double_precision_at_large_means(mean):
+    Y, P = pair(mean=mean)
+    expected = reference(Y, P)
+    np.testing.assert_allclose(pearson(Y, P, chunk=32), expected, atol=1e-5)
+    stream = StreamingPearson(Y.shape[1])
+    for start in range(0, 300, 37):
+        stream.update(Y[start : start + 37], P[start : start + 37])
+    np.testing.assert_allclose(stream.result(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_half_precision_accumulates_in_single(dtype):
+    Y, P = pair(n=5000, v=5)
+    Y, P = torch.tensor(Y * 100).to(dtype), torch.tensor(P * 100).to(dtype)
+    np.testing.assert_allclose(pearson(Y, P), reference(Y.double().numpy(), P.double().numpy()), atol=1e-5)
+
+
+def test_undefined_is_nan_never_zero():
+    Y, P = pair()
+    Y[:, 0], P[:, 1], Y[4, 2], Y[:, 3] = 3.1, 1e4 + 0.1, np.nan, 0
+    r = pearson(Y, P)
+    assert np.array_equal(np.flatnonzero(np.isnan(r)), [0, 1, 2, 3])
+    assert np.array_equal(
+        np.isnan(StreamingPearson(70).update(Y[:100], P[:100]).update(Y[100:], P[100:]).result()), np.isnan(r)
+    )
+
+
+def test_near_constant_is_flagged_and_computed():
+    Y, P = pair(mean=1e5)
+    assert near_constant(Y).all() and not near_constant(pair()[0]).any()
+    assert np.isfinite(pearson(Y, P)).all()
+
+
+def test_refusals():
+    Y, P = pair()
+    with pytest.raises(DataError, match="at least 3 stimuli"):
+        pearson(Y[:2], P[:2])
+    with pytest.raises(DataError, match="of one shape"):
+        pearson(Y, P[:, :1])
+    with pytest.raises(DataError, match="at least 3 stimuli"):
+        StreamingPearson(70).update(Y[:2], P[:2]).result()
+    with pytest.raises(DataError, match="expected 70 vertices; got 60"):
+        StreamingPearson(70).update(Y[:, :60], P[:, :60])
+
+
+def test_bootstrap_resamples_are_correlations_of_resampled_rows():
+    Y, P = pair(n=40, v=6, mean=50)
+    boot = bootstrap_pearson(Y, P, n_boot=400, seed=3)
+    assert np.array_equal(boot, bootstrap_pearson(Y, P, n_boot=400, seed=3, chunk=4))
+    from bmfl_lab.runtime import rng
+
+    counts = rng(3, "bootstrap", "pearson").multinomial(40, np.full(40, 1 / 40), size=400)
+    rows = np.repeat(np.arange(40), counts[7])
+    np.testing.assert_allclose(boot[7], reference(Y[rows], P[rows]), atol=1e-4)
+    spread = (1 - pearson(Y, P) ** 2) / np.sqrt(39)
+    np.testing.assert_allclose(boot.std(0), spread, rtol=0.8)

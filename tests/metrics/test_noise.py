@@ -1,0 +1,71 @@
+"""Noise ceilings against planted signal and noise."""
+
+import numpy as np
+import pytest
+
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.metrics.noise import (
+    aggregate,
+    ceiling_from_ncsnr,
+    ceiling_from_repeats,
+    ncsnr_from_repeats,
+    noise_normalised,
+    split_half_ceiling,
+)
+
+SNR = np.array([0.0, 0.3, 0.7, 1.5])
+
+
+def planted(n=3000, k=3, seed=0):
+    g = np.random.default_rng(seed)
+    signal = g.normal(size=(n, 1, len(SNR))) * SNR
+    return signal[:, 0], 5 + signal + g.normal(size=(n, k, len(SNR)))
+
+
+def test_published_formula_for_mixed_repeats():
+    s, r3, r2, r1 = 0.8, 100, 40, 19
+    by_hand = s**2 / (s**2 + (r3 / 3 + r2 / 2 + r1) / (r3 + r2 + r1))
+    assert ceiling_from_ncsnr(np.array([s]), {3: r3, 2: r2, 1: r1})[0] == pytest.approx(by_hand, rel=1e-6)
+    assert ceiling_from_ncsnr(np.array([s]), 3)[0] == pytest.approx(s**2 / (s**2 + 1 / 3), rel=1e-6)
+    with pytest.raises(DataError, match="at least one repeat"):
+        ceiling_from_ncsnr(np.array([s]), {0: 3})
+
+
+def test_planted_ratio_is_recovered_also_with_missing_repeats():
+    _, x = planted()
+    np.testing.assert_allclose(ncsnr_from_repeats(x) ** 2, SNR**2, atol=0.08)
+    x[:900, 2] = np.nan
+    x[:200, 1] = np.nan
+    np.testing.assert_allclose(ncsnr_from_repeats(x) ** 2, SNR**2, atol=0.08)
+    expected = ceiling_from_ncsnr(SNR, {3: 2100, 2: 700, 1: 200})
+    np.testing.assert_allclose(ceiling_from_repeats(x), expected, atol=0.06)
+
+
+def test_best_possible_prediction_reaches_the_ceiling():
+    signal, x = planted()
+    ceiling = ceiling_from_repeats(x)
+    r = pearson(signal[:, 1:], x.mean(1)[:, 1:])
+    np.testing.assert_allclose(r**2, ceiling[1:], atol=0.04)
+    np.testing.assert_allclose(split_half_ceiling(x), ceiling_from_ncsnr(SNR, 3), atol=0.08)
+    assert aggregate(noise_normalised(r, ceiling[1:]))["mean"] > 93
+
+
+def test_undefined_ceilings_are_counted_not_scored():
+    r = np.array([0.5, -0.4, np.nan, 0.5, 0.5, 0.9])
+    nc = np.array([0.5, 0.5, 0.5, 0.0, np.nan, 0.1])
+    score = noise_normalised(r, nc)
+    np.testing.assert_allclose(score[[0, 1, 5]], [50, 0, 100], atol=1e-4)
+    assert np.isnan(score[2:5]).all()
+    assert aggregate(score) == {"mean": pytest.approx(50), "median": pytest.approx(50), "n": 3, "n_undefined": 3}
+    assert noise_normalised(r, nc, "challenge")[3] == 100
+    assert aggregate(np.array([np.nan]))["n_undefined"] == 1
+
+
+def test_refusals():
+    with pytest.raises(ConfigError, match="'undefined' or 'challenge'"):
+        noise_normalised(np.ones(2), np.ones(2), "best")
+    with pytest.raises(DataError, match="one noise ceiling per vertex"):
+        noise_normalised(np.ones(2), np.ones(3))
+    with pytest.raises(DataError, match="two or more of some stimulus"):
+        ncsnr_from_repeats(np.ones((4, 1, 2)))
