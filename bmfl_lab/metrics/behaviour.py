@@ -1,0 +1,120 @@
+"""Comparisons with human observers: 16-class decisions, shape bias, error consistency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.metrics.classification import log_softmax
+
+
+def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> np.ndarray:
+    """Decide among entry-level categories from the logits of a fine head.
+
+    The probability of a category is the mean softmax probability of its classes; the highest wins, ties going to the
+    first name.
+
+    Parameters
+    ----------
+    logits : array-like, shape (n_stimuli, n_classes)
+        Logits of the full head (1,000 classes for the 16 categories).
+    groups : mapping name -> class indices
+        Classes of each category, each at least one.
+
+    Returns
+    -------
+    ndarray of str, shape (n_stimuli,)
+        Category, "" where a logit is NaN.
+
+    Raises
+    ------
+    DataError
+        If a category has no class or an index lies outside the head.
+
+    References
+    ----------
+    Geirhos et al. 2021, "Partial success in closing the gap between human and machine vision".
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    names = sorted(groups)
+    for name in names:
+        index = np.asarray(groups[name])
+        if not index.size or index.min() < 0 or index.max() >= logits.shape[1]:
+            raise DataError(
+                message(
+                    f"class indices from 0 to {logits.shape[1] - 1} for category {name!r}",
+                    f"{index.tolist()}",
+                    "map the category's wnids to the head",
+                )
+            )
+    probabilities = np.exp(log_softmax(logits))
+    means = np.stack([probabilities[:, np.asarray(groups[n])].mean(axis=1) for n in names], axis=1)
+    chosen = np.asarray(names, dtype=object)[np.argmax(np.nan_to_num(means, nan=-1), axis=1)]
+    return np.where(np.isnan(logits).any(axis=1), "", chosen)
+
+
+def shape_bias(decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]) -> float | None:
+    """Return the share of shape decisions among shape and texture decisions on cue-conflict images.
+
+    Images whose shape and texture agree are left out.
+
+    Parameters
+    ----------
+    decisions, shapes, textures : sequence of str, shape (n_stimuli,)
+        Category decided, category of the shape, category of the texture.
+
+    Returns
+    -------
+    float or None
+        None if neither cue was ever chosen.
+
+    Raises
+    ------
+    DataError
+        If lengths differ.
+
+    References
+    ----------
+    Geirhos et al. 2019, "ImageNet-trained CNNs are biased towards texture".
+    """
+    d, s, t = (np.asarray(a, dtype=object) for a in (decisions, shapes, textures))
+    if not d.shape == s.shape == t.shape:
+        raise DataError(message("three lists of one length", f"{d.shape}, {s.shape}, {t.shape}", "pair them by image"))
+    conflict = s != t
+    by_shape, by_texture = int((conflict & (d == s)).sum()), int((conflict & (d == t)).sum())
+    return by_shape / (by_shape + by_texture) if by_shape + by_texture else None
+
+
+def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | None:
+    """Return kappa: how much more often two observers are right and wrong together than independent ones would be.
+
+    ``(c_obs - c_exp) / (1 - c_exp)`` with ``c_exp = p_a p_b + (1 - p_a)(1 - p_b)``.
+
+    Parameters
+    ----------
+    correct_a, correct_b : array-like of bool, shape (n_stimuli,)
+        Whether each observer was right on each image.
+
+    Returns
+    -------
+    float or None
+        None for an empty set, and where both are always right or always wrong (0/0).
+
+    Raises
+    ------
+    DataError
+        If shapes differ.
+
+    References
+    ----------
+    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
+    """
+    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise DataError(message("two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"))
+    if not a.size:
+        return None
+    expected = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
+    return None if expected >= 1 else float(((a == b).mean() - expected) / (1 - expected))

@@ -1,0 +1,137 @@
+"""Intervals by coverage on planted data, tests against scipy and hand-written formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bmfl_lab.errors import DataError
+from bmfl_lab.metrics import statistics as s
+
+
+def test_bootstrap_interval_agrees_with_the_normal_one():
+    values = (np.random.default_rng(0).random(2000) < 0.7).astype(float)
+    found = s.bootstrap_mean(values, n_boot=4000)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found.value == values.mean()
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert found == s.bootstrap_mean(values, n_boot=4000)
+    assert found != s.bootstrap_mean(values, n_boot=4000, seed=1)
+
+
+def test_bootstrap_agrees_with_scipy_on_continuous_values():
+    values = np.random.default_rng(0).normal(size=(1, 60)) ** 2
+    found = s.bootstrap_mean(values[0], n_boot=8000)
+    other = stats.bootstrap(
+        values, np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(3)
+    ).confidence_interval
+    assert found.low == pytest.approx(other.low, abs=0.03)
+    assert found.high == pytest.approx(other.high, abs=0.03)
+
+
+def test_coverage_over_images():
+    random = np.random.default_rng(0)
+    hits = 0
+    for i in range(300):
+        found = s.bootstrap_mean(random.random(200) < 0.6, n_boot=500, seed=i)
+        hits += found.low <= 0.6 <= found.high
+    assert stats.binom.sf(hits, 300, 0.95) > 1e-3 and stats.binom.cdf(hits, 300, 0.93) > 1e-3
+
+
+def test_coverage_over_seeds_and_images():
+    # The planted truth is the mean over all seeds and images; an interval over images alone must miss it too often.
+    random = np.random.default_rng(0)
+    both = images = 0
+    for i in range(200):
+        by_seed = 0.6 + 0.1 * random.normal(size=20)
+        values = (random.random((20, 300)) < by_seed[:, None]).astype(float)
+        wide = s.bootstrap_mean(values, n_boot=300, seed=i)
+        narrow = s.bootstrap_mean(values, n_boot=300, seed=i, resample_seeds=False)
+        both += wide.low <= 0.6 <= wide.high
+        images += narrow.low <= 0.6 <= narrow.high
+    assert both >= 178  # 0.89
+    assert images <= 120  # 0.41 expected
+
+
+def test_paired_bootstrap_is_joint():
+    random = np.random.default_rng(0)
+    a = random.random(1000) < 0.7
+    b = a.copy()
+    b[:30] = ~b[:30]
+    joint = s.paired_bootstrap(a, b)
+    assert joint.value == pytest.approx(a.mean() - b.mean())
+    separate = np.sqrt(a.var() / 1000 + b.var() / 1000) * 2 * 1.96
+    assert joint.high - joint.low < 0.5 * separate
+    assert joint.high - joint.low == pytest.approx(2 * 1.96 * (a.astype(float) - b).std() / np.sqrt(1000), rel=0.1)
+    with pytest.raises(DataError, match="one shape"):
+        s.paired_bootstrap(a, b[:5])
+
+
+def test_bootstrap_of_nothing_and_of_one():
+    assert s.bootstrap_mean([]).value is None
+    one = s.bootstrap_mean([1.0])
+    assert (one.value, one.low, one.high) == (1.0, None, None)
+    with pytest.raises(DataError, match="finite values"):
+        s.bootstrap_mean([1.0, np.nan])
+    with pytest.raises(DataError, match="level in"):
+        s.bootstrap_mean([1.0, 0.0], level=95)
+    with pytest.raises(DataError, match="n_seeds, n_stimuli"):
+        s.bootstrap_mean(np.zeros((2, 2, 2)))
+
+
+@pytest.mark.parametrize("only_a,only_b", [(0, 0), (5, 5), (3, 12), (40, 20), (0, 6)])
+def test_mcnemar_is_the_binomial_test(only_a, only_b):
+    a = np.array([True] * only_a + [False] * only_b + [True] * 20)
+    b = np.array([False] * only_a + [True] * only_b + [True] * 20)
+    p, found_a, found_b = s.mcnemar(a, b)
+    expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert p == pytest.approx(expected) and (found_a, found_b) == (only_a, only_b)
+    with pytest.raises(DataError, match="one length"):
+        s.mcnemar(a, b[1:])
+
+
+def test_holm_by_hand():
+    # sorted .01 .02 .03 .04 -> .04 .06 .06 .06
+    assert s.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert s.holm([0.9, 0.8]) == pytest.approx([1, 1])
+    assert s.holm([]).shape == (0,)
+    with pytest.raises(DataError, match="p values from 0 to 1"):
+        s.holm([0.1, np.nan])
+
+
+def test_holm_keeps_the_family_error_rate():
+    p = np.random.default_rng(0).random((3000, 8))
+    rate = np.mean([(s.holm(row) <= 0.05).any() for row in p])
+    assert 0.035 < rate < 0.062
+
+
+def test_effective_robustness_of_planted_models():
+    logit = lambda p: np.log(p / (1 - p))  # noqa: E731
+    x = np.array([0.6, 0.7, 0.76, 0.8, 0.85])
+    y = 1 / (1 + np.exp(-(0.9 * logit(x) - 1.2)))
+    line = s.fit_robustness_line(x, y)
+    assert (line.slope, line.intercept, line.r2) == pytest.approx((0.9, -1.2, 1.0))
+    assert s.effective_robustness(line, 0.8, float(y[3]) + 0.05) == pytest.approx(0.05)
+    with pytest.raises(DataError, match="at least three baselines"):
+        s.fit_robustness_line([0.5, 0.6], [0.2, 0.3])
+    with pytest.raises(DataError, match="strictly between 0 and 1"):
+        s.fit_robustness_line([0.5, 0.6, 1.0], [0.2, 0.3, 0.4])
+
+
+def interval(value, low, high):
+    return s.Interval(value, low, high, 400, 5, 0.95, "")
+
+
+def test_verdicts():
+    none = s.verdict(interval(0.004, -0.011, 0.019), first="fusion", second="probe")
+    assert none.startswith("No difference larger than 1.9 points between fusion and probe at n = 400 images, 5 seeds")
+    clear = s.verdict(interval(-0.04, -0.06, -0.02), 0.01, first="fusion", second="probe")
+    assert clear.startswith("probe is better than fusion by 4.0 points")
+    assert s.verdict(interval(-0.04, -0.06, -0.02), 0.2).startswith("No difference larger than 6.0 points")
+    assert s.verdict(s.bootstrap_mean([1.0])).startswith("Undefined")
+    family = s.verdicts({"x": interval(0.04, 0.01, 0.07), "y": interval(0.0, -0.01, 0.01)}, {"x": 0.04, "y": 0.9})
+    assert family["x"].startswith("No difference")  # 0.04 * 2 > 0.05
+    with pytest.raises(DataError, match="a p value for every difference"):
+        s.verdicts({"x": interval(0, 0, 0)}, {})
