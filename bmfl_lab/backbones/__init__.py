@@ -13,8 +13,8 @@ _WHERE = {
     "BackboneTokens": "vit",
     "Preprocess": "preprocess",
     "FeatureStore": "features",
-    "StoredTokens": "features",
-    "extract": "features",
+    "StoredTokens": "tokens",
+    "extract": "tokens",
 }
 __all__ = [
     "Backbone",

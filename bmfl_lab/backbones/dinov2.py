@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from bmfl_lab.backbones.architecture import Architecture, Interpolation
 from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.vit import Architecture, Backbone, Interpolation
+from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.backbones.weights import (
     State,
     hash_state,

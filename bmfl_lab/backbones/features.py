@@ -1,222 +1,27 @@
-"""Tokens of a backbone for a set of stimuli: extracted once, stored by content, memory-mapped.
-
-Shape suffixes: n stimuli, B batch, P patches, D width, G side of a pooled grid.
-"""
+"""The store of tokens: extracted once, named by content, memory-mapped."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from bmfl_lab.backbones.vit import Backbone, BackboneTokens
+from bmfl_lab.backbones.tokens import StoredTokens, array_shapes, cut, extract, identity_of, narrow, run
+from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, NumericsError, message
+from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.files import load_npy, lock, read_json, sha256_bytes, sha256_json, write_json
 from bmfl_lab.runtime import home, progress, versions
 
-FORMAT = 1
-FP16_MAX = 65504.0
-_POOLED = re.compile(r"^pooled:([1-9]\d?)$")
 _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 512
 
-
-@dataclass(frozen=True)
-class StoredTokens:
-    """Tokens of `n` stimuli, in the order of the set.
-
-    Parameters
-    ----------
-    cls : ndarray, shape (n, D)
-        Class tokens.
-    mean : ndarray, shape (n, D), or None
-        Mean over all patch tokens.
-    patches : ndarray, shape (n, P, D), or None
-        Patch tokens, or the pooled grid.
-    grid : tuple of int
-        Rows and columns of `patches`; of the backbone's own grid where there are none.
-    key : str
-        Name of the content in the store; empty if it was never stored.
-    manifest : mapping
-        Everything that determined the numbers.
-    """
-
-    cls: np.ndarray
-    mean: np.ndarray | None
-    patches: np.ndarray | None
-    grid: tuple[int, int]
-    key: str
-    manifest: Mapping[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.cls)
-
-    def features(self) -> np.ndarray:
-        """Return CLS and mean patch token side by side as float32, shape (n, 2 D); CLS alone if no mean is kept."""
-        parts = [self.cls] if self.mean is None else [self.cls, self.mean]
-        return np.concatenate([np.asarray(p, dtype=np.float32) for p in parts], axis=1)
-
-
-def array_shapes(backbone: Backbone, n: int, kind: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, int]]:
-    """Return the shape of each array that `kind` keeps, and the grid.
-
-    Raises
-    ------
-    ConfigError
-        If `kind` is unknown, or the pooled grid is finer than the patches.
-    """
-    side = backbone.image_size // backbone.patch_size
-    grid = (side, side)
-    shapes: dict[str, tuple[int, ...]] = {"cls": (n, backbone.width)}
-    pooled = _POOLED.match(kind)
-    if not pooled and kind not in ("cls", "cls+mean", "patches"):
-        raise ConfigError(
-            message("a kind 'cls', 'cls+mean', 'patches' or 'pooled:G'", repr(kind), "choose one, e.g. 'pooled:4'")
-        )
-    if kind != "cls":
-        shapes["mean"] = (n, backbone.width)
-    if pooled:
-        grid = (int(pooled[1]), int(pooled[1]))
-        if grid[0] > side:
-            raise ConfigError(
-                message(f"a pooled grid of at most {side}", kind, "pool to fewer cells, or use larger images")
-            )
-    if kind == "patches" or pooled:
-        shapes["patches"] = (n, grid[0] * grid[1], backbone.width)
-    return shapes, grid
-
-
-def _reduce(tokens: BackboneTokens, names: Mapping[str, Any], grid: tuple[int, int]) -> dict[str, torch.Tensor]:
-    found = {"cls": tokens.cls}
-    if "mean" in names:
-        found["mean"] = tokens.patches.mean(1)
-    if "patches" in names:
-        found["patches"] = tokens.patches
-        if grid != tokens.grid:
-            plane = tokens.patches.unflatten(1, tokens.grid).permute(0, 3, 1, 2)
-            found["patches"] = F.adaptive_avg_pool2d(plane, grid).flatten(2).transpose(1, 2)
-    return found
-
-
-def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
-    try:
-        return backbone.preprocess(stimuli.image(index))
-    except Exception as error:
-        where = f" ({stimuli.paths[index]})" if stimuli.paths is not None else ""
-        raise DataError(
-            message(
-                f"a readable image for stimulus {stimuli.ids[index]!r}{where} of {stimuli.name!r}",
-                f"{type(error).__name__}: {error}",
-                "repair the file or leave the stimulus out",
-            )
-        ) from error
-
-
-def _batches(backbone: Backbone, stimuli: StimulusSet, rows: range, batch_size: int) -> Iterator[torch.Tensor]:
-    """Yield preprocessed batches; images are decoded in threads while the backbone works on earlier ones."""
-    starts = list(range(rows.start, rows.stop, batch_size))
-    pinned = backbone.device.type == "cuda"
-    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="decode")
-    try:
-        waiting: list[list[Future]] = []
-        for position in range(len(starts) + 2):
-            if position < len(starts):
-                stop = min(starts[position] + batch_size, rows.stop)
-                waiting.append([pool.submit(_load_inputs, backbone, stimuli, i) for i in range(starts[position], stop)])
-            if position >= 2 and waiting:
-                batch = torch.stack([future.result() for future in waiting.pop(0)])
-                yield batch.pin_memory() if pinned else batch
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-@torch.inference_mode()
-def _run(
-    backbone: Backbone, stimuli: StimulusSet, rows: range, kind: str, block: int, features: str, batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
-    shapes, grid = array_shapes(backbone, len(stimuli), kind)
-    for batch in _batches(backbone, stimuli, rows, batch_size):
-        inputs = batch.to(backbone.device, non_blocking=True)
-        (tokens,) = backbone(inputs, blocks=(block,), features=features)
-        yield {k: v.float().cpu().numpy() for k, v in _reduce(tokens, shapes, grid).items()}
-
-
-def _narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> np.ndarray:
-    """Convert to the stored type, refusing what it cannot hold."""
-    flat = np.abs(values).reshape(len(values), -1).max(1) if values.size else np.zeros(0)
-    limit = FP16_MAX if dtype == np.float16 else np.finfo(np.float32).max
-    bad = np.flatnonzero(~(flat <= limit))
-    if len(bad):
-        raise NumericsError(
-            message(
-                f"finite tokens of magnitude at most {limit:.6g} to store as {dtype}",
-                f"{flat[bad[0]]} in {name!r} of stimulus {ids[bad[0]]!r}",
-                "store as dtype='float32'" if np.isfinite(flat[bad[0]]) else "check the weights and compute in float32",
-            )
-        )
-    return values.astype(dtype)
-
-
-def extract(
-    backbone: Backbone,
-    stimuli: StimulusSet,
-    kind: str = "patches",
-    block: int = -1,
-    batch_size: int = 32,
-    *,
-    features: str = "tokens",
-) -> StoredTokens:
-    """Return tokens in memory as float32, without a store; parameters as in `FeatureStore.get`.
-
-    Raises
-    ------
-    DataError
-        If an image cannot be read.
-    ConfigError
-        If a choice is not valid.
-    NumericsError
-        If a token is not finite.
-    """
-    shapes, grid = array_shapes(backbone, len(stimuli), kind)
-    arrays = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
-    start = 0
-    for part in _run(backbone, stimuli, range(len(stimuli)), kind, block, features, batch_size):
-        stop = start + len(part["cls"])
-        for k, v in part.items():
-            arrays[k][start:stop] = _narrow(v, np.dtype(np.float32), stimuli.ids[start:stop], k)
-        start = stop
-    identity = _identity(backbone, None, kind, block, "float32", features)
-    manifest = {"identity": identity, "n_stimuli": len(stimuli), "grid": list(grid), "batch_size": batch_size}
-    return StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, "", manifest)
-
-
-def _identity(
-    backbone: Backbone, digests: list[str] | None, kind: str, block: int, dtype: str, features: str
-) -> dict[str, Any]:
-    """Return everything that determines the stored numbers up to rounding."""
-    index = block % backbone.n_blocks if -backbone.n_blocks <= block < backbone.n_blocks else block
-    described = backbone.describe()
-    # the same weights under another label are the same weights
-    described.pop("weights_label")
-    return {
-        "format": FORMAT,
-        "backbone": described,
-        "kind": kind,
-        "block": index,
-        "features": features,
-        "dtype": dtype,
-        "stimuli": None if digests is None else sha256_json(digests),
-    }
+__all__ = ["FeatureStore", "StoredTokens", "extract"]
 
 
 class FeatureStore:
@@ -289,8 +94,8 @@ class FeatureStore:
         """
         self._check_choices(dtype, batch_size, len(stimuli))
         shapes, _ = array_shapes(backbone, len(stimuli), kind)
-        backbone._indices((block,))
-        identity = _identity(backbone, stimuli.digests(), kind, block, dtype, features)
+        backbone.indices((block,))
+        identity = identity_of(backbone, stimuli.digests(), kind, block, dtype, features)
         key = sha256_json(identity)[:32]
         if not (self.root / key).is_dir():
             with self._alone(key):
@@ -356,13 +161,21 @@ class FeatureStore:
         self._announce(backbone, stimuli, identity, row_bytes * len(stimuli), partial)
         rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
         state, arrays = _open_partial(partial, identity, shapes, number, rows)
-        todo = [s for s in range(-(-len(stimuli) // state["shard_rows"])) if str(s) not in state["shards"]]
-        for shard in progress(todo, f"{stimuli.name}: shards of {state['shard_rows']} images"):
-            start = shard * state["shard_rows"]
-            span = range(start, min(start + state["shard_rows"], len(stimuli)))
-            self._fill(arrays, backbone, stimuli, identity, span, batch_size)
-            state["shards"][str(shard)] = {k: _digest(a, span) for k, a in arrays.items()}
-            write_json(partial / "progress.json", state)
+        shards = cut(range(len(stimuli)), state["shard_rows"])
+        todo = {i: span for i, span in enumerate(shards) if str(i) not in state["shards"]}
+        spans = [part for span in todo.values() for part in cut(span, batch_size)]
+        choices = (identity["kind"], identity["block"], identity["features"])
+        done = run(backbone, stimuli, spans, *choices)
+        for span, part in progress(done, f"{stimuli.name}: batches of {batch_size} images", total=len(spans)):
+            for name, values in part.items():
+                ids = stimuli.ids[span.start : span.stop]
+                arrays[name][span.start : span.stop] = narrow(values, number, ids, name)
+            shard = span.start // state["shard_rows"]
+            if span.stop == shards[shard].stop:
+                for array in arrays.values():
+                    array.flush()
+                state["shards"][str(shard)] = {k: _digest(a, shards[shard]) for k, a in arrays.items()}
+                write_json(partial / "progress.json", state)
         _, grid = array_shapes(backbone, len(stimuli), identity["kind"])
         manifest = {
             "identity": identity,
@@ -381,25 +194,6 @@ class FeatureStore:
         write_json(partial / "manifest.json", manifest)
         (partial / "progress.json").unlink()
         os.replace(partial, self.root / key)
-
-    def _fill(
-        self,
-        arrays: Mapping[str, np.memmap],
-        backbone: Backbone,
-        stimuli: StimulusSet,
-        identity: Mapping[str, Any],
-        span: range,
-        batch_size: int,
-    ) -> None:
-        start = span.start
-        choices = (identity["kind"], identity["block"], identity["features"])
-        for part in _run(backbone, stimuli, span, *choices, batch_size):
-            stop = start + len(part["cls"])
-            for name, values in part.items():
-                arrays[name][start:stop] = _narrow(values, arrays[name].dtype, stimuli.ids[start:stop], name)
-            start = stop
-        for array in arrays.values():
-            array.flush()
 
     def _open(self, key: str, identity: Mapping[str, Any]) -> StoredTokens:
         folder = self.root / key

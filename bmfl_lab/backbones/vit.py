@@ -15,66 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bmfl_lab.backbones.architecture import Architecture, Interpolation
 from bmfl_lab.backbones.preprocess import Preprocess
 from bmfl_lab.errors import ConfigError, message
 
 FEATURES = ("tokens", "q", "k", "v")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes of a backbone.
-
-    Parameters
-    ----------
-    name : str
-        Public name.
-    width, n_heads, n_blocks, n_registers : int
-        Token width, attention heads, transformer blocks, register tokens.
-    ffn : {"mlp", "swiglu"}
-        Feed-forward form; the giant model uses SwiGLU.
-    grid : int
-        Rows (and columns) of patches the positional embedding was trained for.
-    patch_size : int
-        Side of a patch in pixels.
-    """
-
-    name: str
-    width: int
-    n_heads: int
-    n_blocks: int
-    n_registers: int = 0
-    ffn: str = "mlp"
-    grid: int = 37
-    patch_size: int = 14
-
-    @property
-    def ffn_width(self) -> int:
-        """Hidden width of the feed-forward layer: 4 D, or two thirds of it rounded up to 8 for SwiGLU."""
-        hidden = 4 * self.width
-        return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """How the positional embedding is resampled to another grid.
-
-    Parameters
-    ----------
-    offset : float
-        Added to the number of patches before the scale factor is formed; 0 gives the output size itself.
-    antialias : bool
-        Low-pass filter when the grid shrinks.
-
-    Notes
-    -----
-    Three conventions exist and give different tokens away from the native grid. The original hub models without
-    registers use offset 0.1 and no antialiasing, those with registers offset 0 and antialiasing; the Hugging Face
-    ports use offset 0 for both, antialiased for the register models only.
-    """
-
-    offset: float = 0.0
-    antialias: bool = False
 
 
 @dataclass(frozen=True)
@@ -381,7 +326,7 @@ class Backbone(nn.Module):
         """
         if features not in FEATURES:
             raise ConfigError(message(f"features among {FEATURES}", repr(features), "choose one of them"))
-        wanted = self._indices((-1,) if blocks is None else blocks)
+        wanted = self.indices((-1,) if blocks is None else blocks)
         found: dict[int, BackboneTokens] = {}
         with contextlib.nullcontext() if grad else torch.no_grad():
             x_BTD, grid = self.embed(images)
@@ -394,7 +339,14 @@ class Backbone(nn.Module):
                     found[index] = self._split(tokens, grid, weights)
         return found[wanted[0]] if blocks is None else tuple(found[i] for i in wanted)
 
-    def _indices(self, blocks: Sequence[int]) -> list[int]:
+    def indices(self, blocks: Sequence[int]) -> list[int]:
+        """Return block indices counted from 0.
+
+        Raises
+        ------
+        ConfigError
+            If one is out of range, or there is none.
+        """
         if not blocks or any(not -self.n_blocks <= b < self.n_blocks for b in blocks):
             raise ConfigError(
                 message(

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from bmfl_lab.backbones.vit import Architecture, Backbone
+from bmfl_lab.backbones.architecture import Architecture
+from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.errors import CheckpointError, message
 from bmfl_lab.files import read_json
 from bmfl_lab.runtime import seed_for

@@ -29,11 +29,14 @@ class BackboneSpec:
         Path of a weight file or folder, or None for the loader's own search.
     image_size : int
         Side in pixels to which images are resized and cropped; divisible by 14.
+    resize : {"short", "direct"}
+        Resize rule of the backbone's preprocessing; "direct" for images much smaller than `image_size`.
     """
 
     name: str
     weights: str | None = None
     image_size: int = 224
+    resize: str = "short"
 
 
 @dataclass(frozen=True)

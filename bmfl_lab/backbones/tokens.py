@@ -1,0 +1,223 @@
+"""From stimuli to tokens: decoding in threads, the backbone, and what is kept of its tokens.
+
+Shape suffixes: n stimuli, B batch, P patches, D width, G side of a pooled grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bmfl_lab.backbones.vit import Backbone, BackboneTokens
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import ConfigError, DataError, NumericsError, message
+from bmfl_lab.files import sha256_json
+
+FORMAT = 1
+FP16_MAX = 65504.0
+_POOLED = re.compile(r"^pooled:([1-9]\d?)$")
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class StoredTokens:
+    """Tokens of `n` stimuli, in the order of the set.
+
+    Parameters
+    ----------
+    cls : ndarray, shape (n, D)
+        Class tokens.
+    mean : ndarray, shape (n, D), or None
+        Mean over all patch tokens.
+    patches : ndarray, shape (n, P, D), or None
+        Patch tokens, or the pooled grid.
+    grid : tuple of int
+        Rows and columns of `patches`; of the backbone's own grid where there are none.
+    key : str
+        Name of the content in the store; empty if it was never stored.
+    manifest : mapping
+        Everything that determined the numbers.
+    """
+
+    cls: np.ndarray
+    mean: np.ndarray | None
+    patches: np.ndarray | None
+    grid: tuple[int, int]
+    key: str
+    manifest: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.cls)
+
+    def features(self) -> np.ndarray:
+        """Return CLS and mean patch token side by side as float32, shape (n, 2 D); CLS alone if no mean is kept."""
+        parts = [self.cls] if self.mean is None else [self.cls, self.mean]
+        return np.concatenate([np.asarray(p, dtype=np.float32) for p in parts], axis=1)
+
+
+def array_shapes(backbone: Backbone, n: int, kind: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, int]]:
+    """Return the shape of each array that `kind` keeps, and the grid.
+
+    Raises
+    ------
+    ConfigError
+        If `kind` is unknown, or the pooled grid is finer than the patches.
+    """
+    side = backbone.image_size // backbone.patch_size
+    grid = (side, side)
+    shapes: dict[str, tuple[int, ...]] = {"cls": (n, backbone.width)}
+    pooled = _POOLED.match(kind)
+    if not pooled and kind not in ("cls", "cls+mean", "patches"):
+        raise ConfigError(
+            message("a kind 'cls', 'cls+mean', 'patches' or 'pooled:G'", repr(kind), "choose one, e.g. 'pooled:4'")
+        )
+    if kind != "cls":
+        shapes["mean"] = (n, backbone.width)
+    if pooled:
+        grid = (int(pooled[1]), int(pooled[1]))
+        if grid[0] > side:
+            raise ConfigError(
+                message(f"a pooled grid of at most {side}", kind, "pool to fewer cells, or use larger images")
+            )
+    if kind == "patches" or pooled:
+        shapes["patches"] = (n, grid[0] * grid[1], backbone.width)
+    return shapes, grid
+
+
+def _reduce(tokens: BackboneTokens, names: Mapping[str, Any], grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+    found = {"cls": tokens.cls}
+    if "mean" in names:
+        found["mean"] = tokens.patches.mean(1)
+    if "patches" in names:
+        found["patches"] = tokens.patches
+        if grid != tokens.grid:
+            plane = tokens.patches.unflatten(1, tokens.grid).permute(0, 3, 1, 2)
+            found["patches"] = F.adaptive_avg_pool2d(plane, grid).flatten(2).transpose(1, 2)
+    return found
+
+
+def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
+    try:
+        return backbone.preprocess(stimuli.image(index))
+    except Exception as error:
+        where = f" ({stimuli.paths[index]})" if stimuli.paths is not None else ""
+        raise DataError(
+            message(
+                f"a readable image for stimulus {stimuli.ids[index]!r}{where} of {stimuli.name!r}",
+                f"{type(error).__name__}: {error}",
+                "repair the file or leave the stimulus out",
+            )
+        ) from error
+
+
+def _batches(backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range]) -> Iterator[torch.Tensor]:
+    """Yield preprocessed batches; images are decoded in threads while the backbone works on earlier ones."""
+    pinned = backbone.device.type == "cuda"
+    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="decode")
+    try:
+        waiting: deque[list[Future]] = deque()
+        for position in range(len(spans) + _AHEAD):
+            if position < len(spans):
+                waiting.append([pool.submit(_load_inputs, backbone, stimuli, i) for i in spans[position]])
+            if position < _AHEAD:
+                continue
+            for future in itertools.chain.from_iterable(waiting):
+                # a broken file further on stops the work now, not when its turn comes
+                if future.done() and future.exception():
+                    future.result()
+            batch = torch.stack([future.result() for future in waiting.popleft()])
+            yield batch.pin_memory() if pinned else batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run(
+    backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range], kind: str, block: int, features: str
+) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
+    """Yield each span with the reduced tokens of its stimuli."""
+    shapes, grid = array_shapes(backbone, len(stimuli), kind)
+    for span, batch in zip(spans, _batches(backbone, stimuli, spans), strict=True):
+        with torch.inference_mode():
+            inputs = batch.to(backbone.device, non_blocking=True)
+            (tokens,) = backbone(inputs, blocks=(block,), features=features)
+            found = {k: v.float().cpu().numpy() for k, v in _reduce(tokens, shapes, grid).items()}
+        yield span, found
+
+
+def cut(span: range, size: int) -> list[range]:
+    return [span[i : i + size] for i in range(0, len(span), size)]
+
+
+def narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> np.ndarray:
+    """Convert to the stored type, refusing what it cannot hold."""
+    flat = np.abs(values).reshape(len(values), -1).max(1) if values.size else np.zeros(0)
+    limit = FP16_MAX if dtype == np.float16 else np.finfo(np.float32).max
+    bad = np.flatnonzero(~(flat <= limit))
+    if len(bad):
+        raise NumericsError(
+            message(
+                f"finite tokens of magnitude at most {limit:.6g} to store as {dtype}",
+                f"{flat[bad[0]]} in {name!r} of stimulus {ids[bad[0]]!r}",
+                "store as dtype='float32'" if np.isfinite(flat[bad[0]]) else "check the weights and compute in float32",
+            )
+        )
+    return values.astype(dtype)
+
+
+def identity_of(
+    backbone: Backbone, digests: list[str] | None, kind: str, block: int, dtype: str, features: str
+) -> dict[str, Any]:
+    """Return everything that determines the stored numbers up to rounding."""
+    index = block % backbone.n_blocks if -backbone.n_blocks <= block < backbone.n_blocks else block
+    described = backbone.describe()
+    # the same weights under another label are the same weights
+    described.pop("weights_label")
+    return {
+        "format": FORMAT,
+        "backbone": described,
+        "kind": kind,
+        "block": index,
+        "features": features,
+        "dtype": dtype,
+        "stimuli": None if digests is None else sha256_json(digests),
+    }
+
+
+def extract(
+    backbone: Backbone,
+    stimuli: StimulusSet,
+    kind: str = "patches",
+    block: int = -1,
+    batch_size: int = 32,
+    *,
+    features: str = "tokens",
+) -> StoredTokens:
+    """Return tokens in memory as float32, without a store; parameters as in `FeatureStore.get`.
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read.
+    ConfigError
+        If a choice is not valid.
+    NumericsError
+        If a token is not finite.
+    """
+    shapes, grid = array_shapes(backbone, len(stimuli), kind)
+    arrays = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
+    for span, part in run(backbone, stimuli, cut(range(len(stimuli)), batch_size), kind, block, features):
+        for k, v in part.items():
+            arrays[k][span.start : span.stop] = narrow(v, np.dtype(np.float32), stimuli.ids[span.start : span.stop], k)
+    identity = identity_of(backbone, None, kind, block, "float32", features)
+    manifest = {"identity": identity, "n_stimuli": len(stimuli), "grid": list(grid), "batch_size": batch_size}
+    return StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, "", manifest)

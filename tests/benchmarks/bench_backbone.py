@@ -1,0 +1,128 @@
+"""Speed of the backbone as a share of this machine's own matrix product, and what its tokens are worth.
+
+    python tests/benchmarks/bench_backbone.py [--weights FILE] [--cifar ARCHIVE] [--sizes 56 98 ...]
+
+Rate: images/s of the forward pass alone (batch 8, median of n) and of the whole way from uint8 images to tokens.
+Share: the network's multiply-adds per second over those of a 2056 x 768 x 3072 float32 product in the same run.
+Accuracy: logistic regression (scikit-learn) on CLS + mean patch token, 1,000 CIFAR-10 photographs to train, 400 to
+test; sizes given with ``--probe``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tarfile
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bmfl_lab.backbones import extract, load_backbone
+from bmfl_lab.data.stimuli import StimulusSet, from_arrays
+from bmfl_lab.runtime import bf16_pays, describe_machine, peak_memory_mb
+
+
+def gemm_rate(seconds: float = 2.0) -> float:
+    """Return the multiply-add rate of a large float32 product in FLOP/s (2 a multiply-add), median."""
+    a, b = torch.randn(2056, 768), torch.randn(768, 3072)
+    times = []
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop or len(times) < 5:
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * 2056 * 768 * 3072 / float(np.median(times))
+
+
+def flops(backbone, size: int) -> float:
+    """Return the operations of one image: projections, feed-forward and attention products, patch embedding."""
+    d, patches = backbone.width, (size // 14) ** 2
+    tokens = patches + 1 + backbone.n_registers
+    block = 2 * tokens * (4 * d * d + 2 * d * 4 * d) + 4 * tokens * tokens * d
+    return backbone.n_blocks * block + 2 * patches * 588 * d
+
+
+def forward_rate(backbone, size: int, n: int, batch: int = 8) -> tuple[float, float, float]:
+    """Return median, lowest and highest images/s of the forward pass."""
+    images = torch.randn(batch, 3, size, size)
+    with torch.inference_mode():
+        backbone(images)
+        rates = []
+        for _ in range(n):
+            start = time.perf_counter()
+            backbone(images)
+            rates.append(batch / (time.perf_counter() - start))
+    return float(np.median(rates)), min(rates), max(rates)
+
+
+def cifar(archive: str, member: str, labels: str, n: int) -> StimulusSet:
+    """Read the first photographs of a sprite of CIFAR-10 (one image of 1024 pixels a row)."""
+    with tarfile.open(archive) as tar:
+        sprite = np.asarray(Image.open(io.BytesIO(tar.extractfile(f"package/{member}").read())))
+        classes = json.load(tar.extractfile(f"package/{labels}"))
+    images = sprite[..., :3].reshape(-1, 32, 32, 3)[:n]
+    return from_arrays(member, images, [f"{member}/{i}" for i in range(n)], np.asarray(classes[:n]))
+
+
+def probe(backbone, train: StimulusSet, test: StimulusSet) -> tuple[float, float]:
+    """Return test accuracy, and images/s from uint8 to tokens."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    start = time.perf_counter()
+    x_train = extract(backbone, train, "cls+mean", batch_size=16).features()
+    x_test = extract(backbone, test, "cls+mean", batch_size=16).features()
+    rate = (len(train) + len(test)) / (time.perf_counter() - start)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+    return float(model.fit(x_train, train.labels).score(x_test, test.labels)), rate
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", default="dinov2_vits14_reg")
+    parser.add_argument("--weights")
+    parser.add_argument("--cifar", help="archive of CIFAR-10 sprites; fetched when not given and sizes are probed")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[56, 98, 126, 168, 224])
+    parser.add_argument("--probe", type=int, nargs="*", default=[56, 98, 126])
+    parser.add_argument("--resize", nargs="+", default=["direct"])
+    parser.add_argument("-n", type=int, default=7)
+    arguments = parser.parse_args()
+    print(describe_machine())
+    dtypes = ["float32"] + (["bfloat16"] if bf16_pays("cpu") else [])
+    if len(dtypes) == 1:
+        print("bfloat16 does not pay on this machine and is left out")
+    print(
+        f"{'px':>4} {'dtype':>9} {'images/s':>9} {'low':>7} {'high':>7} {'n':>3} {'GFLOP':>6} {'GEMM GF/s':>9} {'share':>6}"
+    )
+    for size in arguments.sizes:
+        for dtype in dtypes:
+            backbone = load_backbone(arguments.name, arguments.weights, image_size=size, dtype=dtype)
+            before = gemm_rate(1.0)
+            rate, low, high = forward_rate(backbone, size, arguments.n)
+            ceiling = (before + gemm_rate(1.0)) / 2
+            work = flops(backbone, size)
+            print(
+                f"{size:>4} {dtype:>9} {rate:>9.1f} {low:>7.1f} {high:>7.1f} {arguments.n:>3} {work / 1e9:>6.2f} "
+                f"{ceiling / 1e9:>9.0f} {rate * work / ceiling:>6.2f}",
+                flush=True,
+            )
+    print(f"peak memory {peak_memory_mb():.0f} MB")
+    if not arguments.probe or not arguments.cifar:
+        return
+    train = cifar(arguments.cifar, "data_batch_1.png", "train_lables.json", 1000)
+    test = cifar(arguments.cifar, "test_batch.png", "test_lables.json", 400)
+    print(f"{'px':>4} {'resize':>7} {'accuracy':>8} {'images/s':>9}   ({backbone.weights_label})")
+    for size in arguments.probe:
+        for resize in arguments.resize:
+            backbone = load_backbone(arguments.name, arguments.weights, image_size=size, resize=resize)
+            accuracy, rate = probe(backbone, train, test)
+            print(f"{size:>4} {resize:>7} {accuracy:>8.3f} {rate:>9.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
