@@ -1,0 +1,118 @@
+"""The state in which notebooks are kept: prose and calls, no outputs, nothing that runs on one machine only."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from bmfl_lab.errors import RunError
+from bmfl_lab.files import atomic_path
+from bmfl_lab.runs.notebook import Notebook, read_notebook, tags, text
+
+MAX_LINES = 25
+MAX_PARAMETERS = 14
+ALLOWED_IMPORTS = ("bmfl_lab", "widgets", "numpy", "pandas", "matplotlib", "plotly", "IPython", "pathlib")
+_ABSOLUTE = re.compile(r"""["'](?:/(?:home|root|Users|mnt|data|tmp|work|scratch|opt)\b|[A-Za-z]:\\|~/)""")
+_WIDGET = re.compile(r"\bwidgets\.\w+\(|from widgets import|import widgets")
+
+
+def problems(notebook: Notebook) -> list[str]:
+    """Return what keeps a notebook from being tidy, one sentence each; an empty list when it is."""
+    found = [f"cell {i}: {p}" for i, cell in enumerate(notebook.cells) for p in _cell_problems(cell)]
+    found += _whole_problems(notebook)
+    return found
+
+
+def _whole_problems(notebook: Notebook) -> list[str]:
+    found = []
+    try:
+        parameters = notebook.parameters()
+    except RunError as error:
+        found.append(str(error))
+    else:
+        found += [f"parameter {p.name!r} has no help comment" for p in parameters.values() if not p.help]
+        if "study" not in parameters:
+            found.append("no parameter 'study'")
+        if len(parameters) > MAX_PARAMETERS:
+            found.append(f"{len(parameters)} parameters, at most {MAX_PARAMETERS}")
+    code = [c for c in notebook.cells if c["cell_type"] == "code"]
+    prose = [c for c in notebook.cells if c["cell_type"] == "markdown"]
+    if 2 * len(prose) < len(code):
+        found.append(f"{len(prose)} cells of prose for {len(code)} of code, at least one for two")
+    if not prose or not text(prose[0]).startswith("# ") or notebook.cells[0]["cell_type"] != "markdown":
+        found.append("does not open with a title")
+    if notebook.kernel != "python3":
+        found.append(f"kernel {notebook.kernel!r}, expected 'python3'")
+    if not any(".finish(" in text(c) for c in code):
+        found.append("writes no record (no call of .finish(...))")
+    return found
+
+
+def _cell_problems(cell: dict[str, Any]) -> list[str]:
+    if cell["cell_type"] != "code":
+        return []
+    source, found = text(cell), []
+    if cell.get("outputs") or cell.get("execution_count") is not None:
+        found.append("holds stored outputs")
+    if len(source.splitlines()) > MAX_LINES:
+        found.append(f"{len(source.splitlines())} lines, at most {MAX_LINES}")
+    if re.search(r"^\s*[!%]", source, re.MULTILINE):
+        found.append("uses ! or % instead of Python")
+        return found
+    if "sys.path" in source or "os.environ" in source:
+        found.append("changes sys.path or os.environ")
+    if _ABSOLUTE.search(source):
+        found.append("holds an absolute path")
+    if _WIDGET.search(source) and "skip-execution" not in tags(cell):
+        found.append("shows a widget without the tag skip-execution")
+    return found + _tree_problems(source)
+
+
+def _tree_problems(source: str) -> list[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        return [f"is not Python: {error.msg}"]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.append(f"defines {node.name!r}: move it into the package")
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+        found += [f"imports {n!r}" for n in names if n.split(".")[0] not in ALLOWED_IMPORTS]
+    return found
+
+
+def tidy(path: str | Path) -> bool:
+    """Strip outputs, counters, run marks and machine-made metadata from a notebook file.
+
+    Returns
+    -------
+    bool
+        True if the file was changed.
+
+    Raises
+    ------
+    RunError
+        If it is no valid notebook.
+    """
+    import nbformat
+
+    path = Path(path)
+    content = nbformat.from_dict(read_notebook(path).content)
+    before = path.read_text(encoding="utf-8")
+    for cell in content.cells:
+        kept = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
+        cell.metadata = nbformat.from_dict(kept)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    content.metadata = nbformat.from_dict({"kernelspec": spec, "language_info": {"name": "python"}})
+    after = nbformat.writes(content, indent=1).rstrip("\n") + "\n"
+    if after == before:
+        return False
+    with atomic_path(path) as temporary:
+        temporary.write_text(after, encoding="utf-8")
+    return True

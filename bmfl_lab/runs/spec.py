@@ -1,0 +1,203 @@
+"""Specs: YAML files that say which notebooks to run with which parameters, and what must come out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bmfl_lab.errors import RunError, message, nearest
+from bmfl_lab.files import sha256_json
+from bmfl_lab.records import MetricRow
+from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
+from bmfl_lab.runs.paths import project_root
+
+DEVICES = ("any", "cpu", "cuda")
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "notebook": str,
+    "params": Mapping,
+    "grid": Mapping,
+    "seeds": list,
+    "needs": list,
+    "device": str,
+    "timeout_min": (int, float),
+    "cell_timeout_min": (int, float),
+    "expect": list,
+}
+_BOUND_FIELDS = ("low", "high")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook with one set of parameters.
+
+    Parameters
+    ----------
+    spec : str
+        Stem of the spec file.
+    notebook : Notebook
+        What is executed.
+    parameters : mapping
+        Every parameter of the notebook except ``out``, which the runner sets.
+    device : str
+        "any", "cpu" or "cuda".
+    timeout_min, cell_timeout_min : float
+        Minutes for the whole run and for one cell.
+    expect : tuple of mapping
+        Bounds on rows of the record: ``{"metric": ..., "low": ..., "high": ..., any field of MetricRow: value}``.
+    needs : tuple of str
+        Specs whose runs must all be ok before this one starts.
+    """
+
+    spec: str
+    notebook: Notebook
+    parameters: Mapping[str, Any]
+    device: str = "any"
+    timeout_min: float = 60.0
+    cell_timeout_min: float = 45.0
+    expect: tuple[Mapping[str, Any], ...] = ()
+    needs: tuple[str, ...] = field(default=())
+
+    @property
+    def run_id(self) -> str:
+        """Stem of the notebook and 8 hexadecimal digits of what determines the result.
+
+        The digits are of the notebook's source, its parameters and the data; the code's revision is recorded with
+        the run instead, so that a result of older code is found and called stale.
+        """
+        data = data_fingerprint(str(self.parameters.get("study", "")))
+        return f"{self.notebook.stem}-{sha256_json([self.notebook.source_hash(), dict(self.parameters), data])[:8]}"
+
+
+def data_fingerprint(study: str) -> str:
+    """Return a text that changes when the data behind a study's name change.
+
+    A named study is generated or pinned by the code, so its name suffices; a folder is listed with sizes and times
+    of change. The content itself is hashed into the record when the notebook loads it.
+    """
+    folder = Path(study).expanduser()
+    folder = folder if folder.is_absolute() else project_root() / folder
+    if not study or not folder.is_dir():
+        return study
+    h = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        stat = path.stat()
+        h.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return h.hexdigest()
+
+
+def load_spec(path: str | Path) -> list[Run]:
+    """Read a spec and check every run of it against its notebook.
+
+    Parameters
+    ----------
+    path : str or Path
+        The YAML file. A run's fields stand at the top level, or in a list ``runs`` whose entries override them.
+
+    Returns
+    -------
+    list of Run
+        In the order written; grids and seeds expanded.
+
+    Raises
+    ------
+    RunError
+        If the file is missing or not YAML, a field is unknown or of a wrong type, a notebook cannot be read, or a
+        parameter is unknown, of a wrong type or out of range. No kernel has started then.
+    """
+    path = Path(path)
+    data = _read_yaml(path)
+    entries = data.pop("runs", [{}])
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, Mapping) for e in entries):
+        raise RunError(message(f"a list of runs in {path.name}", repr(entries), "write 'runs:' and one '- ' a run"))
+    data.pop("title", None)
+    runs: list[Run] = []
+    for entry in entries:
+        merged = {**data, **entry}
+        merged["params"] = {**(data.get("params") or {}), **(entry.get("params") or {})}
+        _check_fields(merged, path.name)
+        runs += _expand(merged, path)
+    ids = [r.run_id for r in runs]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise RunError(message(f"distinct runs in {path.name}", f"{twice} twice", "remove one of the two"))
+    return runs
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        raise RunError(message("a spec file", f"nothing at {path}", near or "check the path"))
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")) from error
+    if not isinstance(data, dict):
+        raise RunError(message(f"fields in {path.name}", type(data).__name__, "start with 'notebook: ...'"))
+    return data
+
+
+def _check_fields(values: Mapping[str, Any], where: str) -> None:
+    found = []
+    for key, value in values.items():
+        if key not in FIELDS:
+            found.append(f"unknown field {key!r}: {nearest(str(key), [*FIELDS, 'runs', 'title'])}")
+        elif not isinstance(value, FIELDS[key]) or isinstance(value, bool):
+            found.append(f"{key} is {value!r} ({type(value).__name__})")
+    if "notebook" not in values:
+        found.append("no field 'notebook'")
+    if values.get("device", "any") not in DEVICES:
+        found.append(f"device {values['device']!r}: choose one of {', '.join(DEVICES)}")
+    for name in ("timeout_min", "cell_timeout_min"):
+        if isinstance(values.get(name), (int, float)) and not 0 < values[name] < 1e5:
+            found.append(f"{name} {values[name]!r}: expected minutes above 0")
+    if isinstance(values.get("expect"), list):
+        found += [p for bound in values["expect"] for p in _expect_problems(bound)]
+    if found:
+        raise RunError(message(f"a valid run in {where}", " | ".join(found), "see papermill_runs/README.md"))
+
+
+def _expect_problems(bound: Any) -> list[str]:
+    if not isinstance(bound, Mapping) or "metric" not in bound or not set(bound) & set(_BOUND_FIELDS):
+        return [f"expect entry {bound!r}: expected 'metric' and 'low' or 'high'"]
+    known = {f.name for f in dataclasses.fields(MetricRow)} | {"metric", *_BOUND_FIELDS}
+    found = [f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound if k not in known]
+    return found + [
+        f"expect {k} is {bound[k]!r}" for k in _BOUND_FIELDS if not isinstance(bound.get(k, 0.0), (int, float))
+    ]
+
+
+def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
+    root = project_root(path.parent)
+    notebook = read_notebook(root / values["notebook"])
+    params, grid = dict(values["params"]), dict(values.get("grid") or {})
+    if "out" in params or "out" in grid:
+        raise RunError(message("no parameter 'out' in a spec", "one", "leave it out: the runner sets it"))
+    for name, options in grid.items():
+        if not isinstance(options, list) or not options:
+            raise RunError(message(f"a list of values for {name!r} in grid", repr(options), "write [a, b]"))
+    if values.get("seeds"):
+        grid["seed"] = values["seeds"]
+    runs = []
+    for point in itertools.product(*grid.values()):
+        merged = check_parameters(notebook, {**params, **dict(zip(grid, point))})
+        merged.pop("out", None)
+        runs.append(
+            Run(
+                spec=path.stem,
+                notebook=notebook,
+                parameters=merged,
+                device=values.get("device", "any"),
+                timeout_min=float(values.get("timeout_min", 60)),
+                cell_timeout_min=float(values.get("cell_timeout_min", values.get("timeout_min", 45))),
+                expect=tuple(values.get("expect") or ()),
+                needs=tuple(values.get("needs") or ()),
+            )
+        )
+    return runs
