@@ -8,6 +8,17 @@ _PUBLIC = {
     "fit": "loop",
     "FitResult": "loop",
     "LoopConfig": "loop",
+    "FusionConfig": "recipes",
+    "ResponseSource": "recipes",
+    "build_fusion": "recipes",
+    "train_fusion": "recipes",
+    "TrainedFusion": "trained_fusion",
+    "load_fusion": "trained_fusion",
+    "AlignConfig": "aligned_model",
+    "TrainedAligned": "aligned_model",
+    "load_aligned": "aligned_model",
+    "prepare_original": "aligned",
+    "train_aligned": "aligned",
 }
 
 __all__ = sorted(_PUBLIC)

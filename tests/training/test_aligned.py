@@ -1,0 +1,157 @@
+"""Alignment on the planted study: it raises held-out RSA above every control; its pieces do what they say."""
+
+from dataclasses import replace as swap
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ttest_rel
+
+from bmfl_lab import config as configs
+from bmfl_lab.data import load_study
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError
+from bmfl_lab.metrics.rsa import compare_rdms, rdm
+from bmfl_lab.training import aligned
+from bmfl_lab.training.loop import LoopConfig
+
+CONTROLS = ("no_fmri", "shuffled", "noise")
+
+
+def planted(seed=0, **sizes):
+    return load_study("planted", seed=seed, **({"n_encoder": 240, "n_encoder_val": 60, "n_encoder_test": 80} | sizes))
+
+
+def quick(epochs=3, **changes):
+    return configs.replace(
+        aligned.tiny(loop=LoopConfig(epochs=epochs, batch_size=24, lr=3e-3, optimiser="adam")), **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def study():
+    return planted()
+
+
+@pytest.fixture(scope="module")
+def original(study):
+    return aligned.prepare_original(quick(pretrain=LoopConfig(epochs=3, batch_size=16, lr=3e-3)), study)
+
+
+def held_out_rsa(model, subject):
+    test = subject.rows("test")
+    truth = rdm(subject.truth["noiseless"][test])[None]
+    activations = model.activations(subject.stimuli.subset(test))
+    return np.mean([compare_rdms(rdm(v)[None], truth)[0, 0] for v in activations.values()])
+
+
+def test_alignment_raises_held_out_rsa_and_controls_do_not(study, original):
+    subject = study.subject()
+    before = held_out_rsa(original, subject)
+    after = aligned.train_aligned(quick(), study, original=original)
+    shuffled = aligned.train_aligned(quick(control="shuffled"), study, original=original)
+    assert held_out_rsa(after, subject) > before + 0.03
+    assert held_out_rsa(after, subject) > held_out_rsa(shuffled, subject) + 0.03
+    assert after.selection == "best val_loss" and "simulated" in after.label
+    assert after.history[-1]["val_mse"] < after.history[0]["val_mse"]
+
+
+@pytest.mark.slow
+def test_alignment_beats_every_control_over_five_seeds():
+    rows = []
+    for seed in range(5):
+        study = planted(seed, n_encoder=400, n_encoder_val=120, n_encoder_test=120)
+        config = aligned.tiny(seed=seed)
+        start = aligned.prepare_original(config, study)
+        rows.append([
+            held_out_rsa(aligned.train_aligned(configs.replace(config, control=c), study, original=start), study.subject())
+            for c in ("none", *CONTROLS)
+        ])  # fmt: skip
+    rows = np.asarray(rows)
+    for i in (1, 2, 3):
+        assert ttest_rel(rows[:, 0], rows[:, i], alternative="greater").pvalue < 0.05 / 3
+
+
+def test_detached_trains_to_the_same_bits_as_squared_error_only(study, original):
+    states = {
+        c: aligned.train_aligned(
+            quick(epochs=1, contrast=c, selection="last"), study, original=original
+        ).network.state_dict()
+        for c in ("detached", "none", "matrix")
+    }
+    assert all(torch.equal(states["detached"][k], v) for k, v in states["none"].items())
+    assert not all(torch.equal(states["detached"][k], v) for k, v in states["matrix"].items())
+
+
+def test_backbone_runs_once_a_step_and_the_original_is_left_alone(study, original):
+    before = {k: v.clone() for k, v in original.network.state_dict().items()}
+    passes, forward = [], type(original.network).forward
+
+    def counted(self, images, blocks=False):
+        passes.append((self.training, len(images)))
+        return forward(self, images, blocks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(original.network), "forward", counted)
+        aligned.train_aligned(quick(epochs=2), study, original=original)
+    assert sum(n for training, n in passes if training) == 2 * 240
+    assert all(torch.equal(v, before[k]) for k, v in original.network.state_dict().items())
+
+
+def test_outputs_and_files(study, original, tmp_path):
+    model = aligned.train_aligned(quick(epochs=1), study, original=original)
+    images = study.set("val").subset(np.arange(5))
+    model.save(tmp_path / "m")
+    again = aligned.load_aligned(tmp_path / "m")
+    assert model.logits(images).shape == (5, 4) and model.responses(images).shape == (5, 32)
+    np.testing.assert_array_equal(again.logits(images), model.logits(images))
+    np.testing.assert_array_equal(again.responses(images), model.responses(images))
+    assert again.config == model.config and again.selection == model.selection and again.label == model.label
+    np.testing.assert_array_equal(again.features.components, model.features.components)
+    assert {k: v.shape[1] for k, v in model.activations(images).items()} == {
+        "V1": 4 * 14 * 14, "V2": 8 * 7 * 7, "V4": 16 * 4 * 4, "IT": 32 * 2 * 2
+    }  # fmt: skip
+    original.save(tmp_path / "o")
+    np.testing.assert_array_equal(aligned.load_aligned(tmp_path / "o").logits(images), original.logits(images))
+    with pytest.raises(ConfigError, match="the original, without a head"):
+        original.responses(images)
+    data = (tmp_path / "m" / "aligned.safetensors").read_bytes()
+    (tmp_path / "m" / "aligned.safetensors").write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    with pytest.raises(CheckpointError):
+        aligned.load_aligned(tmp_path / "m")
+
+
+def test_dinov2_takes_cornets_place(study):
+    config = quick(
+        epochs=1, backbone="vit_tiny14", weights="random:0", blocks=(0, 2), pool=2,
+        pretrain=LoopConfig(epochs=1, batch_size=48),
+    )  # fmt: skip
+    model = aligned.train_aligned(config, study)
+    assert list(model.activations(study.set("val").subset(np.arange(3)))) == ["block0", "block2"]
+    assert np.isfinite(model.history[-1]["val_loss"])
+
+
+def test_soft_targets_and_labels(study, original):
+    soft = aligned.train_aligned(quick(epochs=1, targets="soft"), study, original=original)
+    assert np.isfinite(soft.history[0]["loss"])
+    with pytest.raises(DataError, match=r"labels 0\.\.3 for the subject's images"):
+        aligned.train_aligned(quick(targets="labels"), study, original=original)
+
+
+def test_refusals(study, original):
+    with pytest.raises(ConfigError, match="at least 2 stimuli"):
+        aligned.train_aligned(quick(loop=LoopConfig(batch_size=1)), study, original=original)
+    with pytest.raises(DataError, match="the rank of 240 training images"):
+        aligned.train_aligned(quick(n_components=200), study, original=original)
+    subject = study.subject()
+    without = swap(
+        subject, splits={"train": subject.splits["train"], "val": np.arange(0), "test": subject.splits["test"]}
+    )
+    with pytest.raises(DataError, match="validation stimuli of 'simulated-planted'"):
+        aligned.train_aligned(quick(), study, subject=without, original=original)
+
+
+def test_published_choices():
+    config = aligned.published()
+    assert (config.beta, config.n_components, config.image_size, config.width) == (100, 1024, 224, 64)
+    assert (config.loop.lr, config.loop.batch_size, config.loop.epochs, config.loop.optimiser) == (2e-5, 16, 30, "adam")
+    assert config.loop.schedule == "constant" and config.loop.weight_decay == config.loop.clip_norm == 0
