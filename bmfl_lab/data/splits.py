@@ -1,0 +1,200 @@
+"""Splits by stimulus identity: seeded, recorded, and checked for leakage by id and by image content."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.files import sha256_json
+
+
+def nsd_id(number: int) -> str:
+    """Return the stimulus id of a 0-based number among the 73,000 images of NSD, e.g. ``"nsd-00013"``."""
+    return f"nsd-{int(number):05d}"
+
+
+def split_by_id(
+    ids: Sequence[str],
+    *,
+    val: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    held_out: Iterable[str] | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Split rows into train, val and test so that all rows of one stimulus stay together.
+
+    Parameters
+    ----------
+    ids : sequence of str, length n
+        Stimulus id of each row; an id may repeat (repeated presentations).
+    val, test : float
+        Shares of the stimuli; `test` is ignored when `held_out` is given.
+    seed : int, default 0
+        Chooses the split.
+    held_out : iterable of str, optional
+        Ids that form the test split, e.g. the shared 1,000 of NSD; those not among `ids` are ignored.
+
+    Returns
+    -------
+    splits : dict of str to ndarray of int64
+        Row indices of "train", "val", "test", ascending and disjoint.
+    record : dict
+        Method, seed, sizes and a hash of the assignment, for the run's record.
+
+    Raises
+    ------
+    ConfigError
+        If the shares are not in [0, 1) or leave nothing to train on.
+    DataError
+        If none of the `held_out` ids is present.
+
+    Notes
+    -----
+    A stimulus's place is a hash of (seed, id): it depends neither on the order of the rows nor on which other
+    stimuli are present, so subjects that saw the same image agree about its split up to the rounding of the shares.
+    """
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise ConfigError(
+            message("shares val and test in [0, 1) with val + test < 1", f"{val} and {test}", "lower them")
+        )
+    names = np.asarray([str(i) for i in ids], dtype=object)
+    unique = sorted(set(names))
+    ranked = sorted(unique, key=lambda i: hashlib.sha256(f"{seed}|{i}".encode()).digest())
+    if held_out is None:
+        tests = set(ranked[: round(test * len(ranked))])
+    else:
+        tests = set(map(str, held_out)) & set(unique)
+        if not tests:
+            raise DataError(
+                message(
+                    "held-out ids among the stimuli",
+                    f"none of them among {len(unique)}, e.g. {unique[:1]}",
+                    "use ids of the form 'nsd-00013' (0-based)",
+                )
+            )
+    rest = [i for i in ranked if i not in tests]
+    vals = set(rest[: round(val * len(rest))])
+    kind = np.asarray([2 if i in tests else 1 if i in vals else 0 for i in names], dtype=np.int64)
+    splits = {name: np.flatnonzero(kind == k) for k, name in enumerate(("train", "val", "test"))}
+    if not len(splits["train"]):
+        raise ConfigError(message("at least one stimulus to train on", f"none of {len(unique)}", "hold fewer out"))
+    record = {
+        "method": "seeded by id" if held_out is None else "held-out ids",
+        "seed": int(seed),
+        "val": float(val),
+        "sizes": {k: len(v) for k, v in splits.items()},
+        "hash": sha256_json({k: sorted(set(names[v])) for k, v in splits.items()})[:16],
+    }
+    return splits, record
+
+
+def leave_one_session_out(
+    sessions: Sequence[int] | np.ndarray, ids: Sequence[str] | None = None
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Return one fold per session: (session, training rows, test rows).
+
+    Parameters
+    ----------
+    sessions : array of int, shape (n,)
+        Session of each row.
+    ids : sequence of str, length n, optional
+        Stimulus of each row. Rows of a stimulus that the held-out session showed leave the training rows.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two sessions, or lengths differ.
+    """
+    sessions = np.asarray(sessions)
+    found = np.unique(sessions)
+    if len(found) < 2 or (ids is not None and len(ids) != len(sessions)):
+        raise DataError(
+            message(
+                "at least two sessions and one id a row",
+                f"{len(found)} session(s), {len(sessions)} rows, {None if ids is None else len(ids)} ids",
+                "use k-fold cross-validation, or give the ids of the same rows",
+            )
+        )
+    folds = []
+    for session in found:
+        test = sessions == session
+        train = ~test
+        if ids is not None:
+            shown = set(np.asarray(ids, dtype=object)[test])
+            train &= ~np.asarray([i in shown for i in ids])
+        folds.append((int(session), np.flatnonzero(train), np.flatnonzero(test)))
+    return folds
+
+
+def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> dict[str, Any]:
+    """Refuse sets that share a stimulus, by id or by image content.
+
+    Parameters
+    ----------
+    sets : mapping of str to StimulusSet
+        Sets that claim to be disjoint, e.g. "train", "val", "test".
+    images : bool, default True
+        Also compare digests of the images, which reads every file once.
+
+    Returns
+    -------
+    dict
+        ``{"sizes": ..., "by_id": 0, "by_image": 0}`` (`by_image` is None when not checked), and
+        ``"duplicates_within"``: images that occur more than once inside one set.
+
+    Raises
+    ------
+    DataError
+        Naming, for each pair of sets, how many stimuli they share and examples.
+    """
+    found: list[str] = []
+    digests = {name: dict(zip(s.digests(), map(str, s.ids))) for name, s in sets.items()} if images else {}
+    for a, b in itertools.combinations(sets, 2):
+        shared = sorted(set(map(str, sets[a].ids)) & set(map(str, sets[b].ids)))
+        if shared:
+            found.append(f"{len(shared)} ids shared by {a!r} and {b!r}, e.g. {', '.join(shared[:3])}")
+        same = sorted(set(digests.get(a, ())) & set(digests.get(b, ())))
+        if same:
+            pairs = ", ".join(f"{digests[a][h]} = {digests[b][h]}" for h in same[:3])
+            found.append(f"{len(same)} identical images in {a!r} and {b!r}, e.g. {pairs}")
+    if found:
+        raise DataError(message("disjoint sets of stimuli", "; ".join(found), "split again by stimulus id"))
+    return {
+        "sizes": {name: len(s) for name, s in sets.items()},
+        "by_id": 0,
+        "by_image": 0 if images else None,
+        "duplicates_within": {name: len(s) - len(digests[name]) for name, s in sets.items()} if images else None,
+    }
+
+
+def read_shared_ids(path: str | Path) -> tuple[str, ...]:
+    """Return the ids of NSD's shared 1,000 images from ``nsd_stim_info_merged.csv``.
+
+    Raises
+    ------
+    DataError
+        If the file lacks the columns ``nsdId`` and ``shared1000`` or marks no image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(message("nsd_stim_info_merged.csv", f"nothing at {path}", "check the path"))
+    with open(path, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        columns = reader.fieldnames or []
+        missing = {"nsdId", "shared1000"} - set(columns)
+        if missing:
+            raise DataError(
+                message(f"columns nsdId, shared1000 in {path}", f"no {sorted(missing)}", "use NSD's own file")
+            )
+        ids = tuple(nsd_id(int(r["nsdId"])) for r in reader if str(r["shared1000"]).strip().lower() in ("true", "1"))
+    if not ids:
+        raise DataError(message(f"images marked shared1000 in {path}", "none", "use NSD's own file"))
+    return ids
