@@ -87,7 +87,7 @@ def test_severity_is_monotone(name, side):
     assert (np.diff(distance) > 0).all(), distance
 
 
-@pytest.mark.parametrize("name", sorted(UNORDERED - {"elastic_transform"}))
+@pytest.mark.parametrize("name", sorted(UNORDERED - {"elastic_transform", "frost"}))
 def test_published_levels_end_stronger_than_they_begin(name):
     images = [scene(224, s) for s in range(3)]
     first, last = (
