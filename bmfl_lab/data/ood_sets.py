@@ -1,0 +1,281 @@
+"""Out-of-distribution image sets that users download themselves: readers, sizes, licences, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bmfl_lab.data.imagenet import class_folders, head_columns, read_class_folders, read_wnids
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import DataError, message, nearest
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """What is known about a public image set.
+
+    Parameters
+    ----------
+    title : str
+        Its name.
+    n_classes : int
+        Classes.
+    n_images : int or None
+        Images, where the source states it.
+    layout : str
+        Folder layout that the reader expects.
+    licence : str
+        As stated by its source; read it there before use.
+    where : str
+        Where the user gets it.
+    reference : str
+        Paper.
+    index_sum : int or None
+        Sum of the ImageNet-1k indices of its classes (self-check).
+    first_indices : tuple of int
+        The first of these indices (self-check).
+    """
+
+    title: str
+    n_classes: int
+    n_images: int | None
+    layout: str
+    licence: str
+    where: str
+    reference: str
+    index_sum: int | None = None
+    first_indices: tuple[int, ...] = ()
+
+
+SETS: dict[str, SetInfo] = {
+    "imagenet": SetInfo(
+        "ImageNet-1k (ILSVRC2012)", 1000, 50000, "train/wnid/*.JPEG; val/wnid/*.JPEG or val/ILSVRC2012_val_*.JPEG",
+        "non-commercial research and teaching, after registration", "image-net.org", "Russakovsky et al. 2015",
+    ),
+    "imagenet-v2": SetInfo(
+        "ImageNet-V2", 1000, 10000, "0 ... 999/*.jpeg (folder = index of the sorted wnids)",
+        "code MIT; photographs of their Flickr authors", "github.com/modestyachts/ImageNetV2", "Recht et al. 2019",
+    ),
+    "imagenet-sketch": SetInfo(
+        "ImageNet-Sketch", 1000, 50889, "wnid/*.JPEG",
+        "code MIT; images found on the web", "github.com/HaohanWang/ImageNet-Sketch", "Wang et al. 2019",
+    ),
+    "imagenet-r": SetInfo(
+        "ImageNet-R", 200, 30000, "wnid/*.jpg",
+        "code MIT; images found on the web", "github.com/hendrycks/imagenet-r", "Hendrycks et al. 2021",
+        86135, (1, 2, 4, 6, 8),
+    ),
+    "imagenet-a": SetInfo(
+        "ImageNet-A", 200, 7500, "wnid/*.jpg",
+        "code MIT; images found on the web", "github.com/hendrycks/natural-adv-examples", "Hendrycks et al. 2021",
+        102178, (6, 11, 13, 15, 17),
+    ),
+    "imagenet-c": SetInfo(
+        "ImageNet-C", 1000, 50000, "corruption/severity/wnid/*.JPEG (also below noise, blur, weather, digital)",
+        "CC BY 4.0", "zenodo.org/record/2235448", "Hendrycks & Dietterich 2019",
+    ),
+    "stylized-imagenet": SetInfo(
+        "Stylized-ImageNet", 1000, 50000, "train|val/wnid/*",
+        "code MIT; made by the user from ImageNet and Painter-by-Numbers", "github.com/rgeirhos/Stylized-ImageNet",
+        "Geirhos et al. 2019",
+    ),
+    "model-vs-human": SetInfo(
+        "model-vs-human (17 sets)", 16, None, "set/dnn/session-1/*.png, or set/category/*.png",
+        "see the repository; part of the images are from ImageNet", "github.com/bethgelab/model-vs-human",
+        "Geirhos et al. 2021",
+    ),
+    "pacs": SetInfo(
+        "PACS", 7, 9991, "domain/class/*", "none stated; research use", "domaingeneralization.github.io",
+        "Li et al. 2017",
+    ),
+}  # fmt: skip
+
+
+def sources():
+    """Return the table of sets (layout, licence, where to get it) as a DataFrame."""
+    import pandas as pd
+
+    columns = ("title", "n_classes", "n_images", "layout", "licence", "where", "reference")
+    return pd.DataFrame([{c: getattr(s, c) for c in columns} for s in SETS.values()], index=list(SETS))
+
+
+@dataclass(frozen=True)
+class OODSet:
+    """An image set and how it meets an ImageNet head.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+        Labels index `wnids`.
+    wnids : tuple of str, shape (n_classes,)
+        Classes, sorted.
+    columns : ndarray of int64, shape (n_classes,)
+        Column of the head for each class: ``metrics.classification.mask_classes(logits, columns)``.
+    """
+
+    stimuli: StimulusSet
+    wnids: tuple[str, ...]
+    columns: np.ndarray
+
+
+def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]) -> None:
+    """Check the classes of ImageNet-R or -A by the published sum and beginning of their indices.
+
+    Parameters
+    ----------
+    name : str
+        "imagenet-r" or "imagenet-a"; other sets pass.
+    wnids : sequence of str
+        Classes found.
+    imagenet_wnids : sequence of str, shape (1000,)
+        All classes of ImageNet-1k.
+
+    Raises
+    ------
+    DataError
+        If count, sum or beginning differ; the message says which set it looks like.
+    """
+    info = SETS[name]
+    if info.index_sum is None or len(imagenet_wnids) != 1000:
+        return
+    index = np.sort(head_columns(wnids, sorted(imagenet_wnids)))
+    if len(index) == info.n_classes and index.sum() == info.index_sum and tuple(index[:5]) == info.first_indices:
+        return
+    alike = [s.title for s in SETS.values() if s.index_sum == index.sum()]
+    raise DataError(
+        message(
+            f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, first {info.first_indices}",
+            f"{len(index)} classes, sum {int(index.sum())}, first {tuple(int(i) for i in index[:5])}"
+            + (f", which is {alike[0]}" if alike else ""),
+            "give the folder of that set and the 1000 wnids of ImageNet",
+        )
+    )
+
+
+def read_ood_set(
+    name: str,
+    folder: str | Path,
+    imagenet_wnids: Sequence[str] | str | Path,
+    *,
+    head_wnids: Sequence[str] | None = None,
+    partial: bool = False,
+) -> OODSet:
+    """Read ImageNet-V2, -Sketch, -R, -A or Stylized-ImageNet.
+
+    Parameters
+    ----------
+    name : str
+        "imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet".
+    folder : str or Path
+        Holds the class folders (see `SETS`).
+    imagenet_wnids : sequence of str, or as `imagenet.read_wnids`
+        The classes of ImageNet-1k.
+    head_wnids : sequence of str, optional
+        Class of each column of the head, where that is not the sorted order.
+    partial : bool, default False
+        Accept some of the classes only; the self-check of -R and -A is skipped then.
+
+    Raises
+    ------
+    DataError
+        If the set is unknown, class folders are missing, unknown or those of another set.
+    """
+    readable = ("imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
+    if name not in readable:
+        raise DataError(message(f"one of {readable}", repr(name), nearest(name, readable)))
+    everything = read_wnids(imagenet_wnids)
+    if name == "imagenet-v2":
+        folder_of = {w: str(i) for i, w in enumerate(everything)}
+        stimuli = read_class_folders(name, folder, everything, partial=partial, folder_of=folder_of)
+        classes = everything
+    elif SETS[name].n_classes < 1000:
+        classes = read_wnids(folder)
+        if not partial:
+            check_indices(name, classes, everything)
+        stimuli = read_class_folders(name, folder, classes)
+    else:
+        classes = everything
+        stimuli = read_class_folders(name, folder, classes, partial=partial)
+    return OODSet(stimuli, classes, head_columns(classes, everything if head_wnids is None else head_wnids))
+
+
+def read_imagenet_c(
+    folder: str | Path, corruption: str, severity: int, wnids: Sequence[str] | str | Path, *, partial: bool = False
+) -> StimulusSet:
+    """Read one corruption and severity of ImageNet-C; labels index the sorted wnids.
+
+    Raises
+    ------
+    DataError
+        If the folder is not there; the message lists what is. See also `imagenet.read_class_folders`.
+    """
+    root = Path(folder)
+    places = [p for p in (root / corruption, *sorted(root.glob(f"*/{corruption}"))) if p.is_dir()]
+    if not places or not (places[0] / str(severity)).is_dir():
+        got = f"severities {class_folders(places[0])}" if places else f"{class_folders(root)[:20]}"
+        raise DataError(
+            message(
+                f"{corruption}/{severity} in {root}", got, "unpack that archive of ImageNet-C, or leave it out of mCE"
+            )
+        )
+    where = places[0] / str(severity)
+    return read_class_folders(f"{corruption}-{severity}", where, read_wnids(wnids), partial=partial)
+
+
+def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
+    """Read a domain-generalisation folder: ``domain/class/image`` (PACS, Office-Home, DomainNet, ...).
+
+    Returns
+    -------
+    dict domain -> StimulusSet
+        All with the same classes in the same order.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two domains, or their class folders differ.
+    """
+    domains = class_folders(folder)
+    if len(domains) < 2:
+        raise DataError(message(f"at least two domain folders in {folder}", f"{domains}", "give the folder above them"))
+    classes = class_folders(Path(folder) / domains[0])
+    return {d: read_class_folders(d, Path(folder) / d, classes) for d in domains}
+
+
+def group_columns(
+    table: Mapping[str, Sequence[str]], head_wnids: Sequence[str]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Map classes that stand for several wnids (many to one) to columns of a head.
+
+    Parameters
+    ----------
+    table : mapping class name -> wnids
+        The authors' table.
+    head_wnids : sequence of str
+        Class of each column of the head.
+
+    Returns
+    -------
+    columns : dict class name -> ndarray of int64
+        Only classes with at least one column; wnids outside the head are dropped.
+    unmapped : tuple of str
+        Classes without any; say so beside the result.
+
+    Raises
+    ------
+    DataError
+        If a wnid stands under two classes.
+    """
+    owner: dict[str, str] = {}
+    for name, wnids in table.items():
+        for w in wnids:
+            if owner.setdefault(w, name) != name:
+                raise DataError(
+                    message("each wnid under one class", f"{w} under {owner[w]!r} and {name!r}", "mend the table")
+                )
+    where = {w: i for i, w in enumerate(head_wnids)}
+    columns = {n: np.asarray([where[w] for w in ws if w in where], dtype=np.int64) for n, ws in table.items()}
+    return {n: c for n, c in columns.items() if len(c)}, tuple(n for n, c in columns.items() if not len(c))

@@ -1,0 +1,88 @@
+"""Any classifier as a model that the evaluation takes: two lines for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import DataError, message
+
+
+@dataclass(frozen=True)
+class CallableModel:
+    """A function from images to logits, with the method that the evaluation calls.
+
+    Parameters
+    ----------
+    name : str
+        How tables call it.
+    function : callable
+        ``function(list of uint8 (H, W, 3) images) -> (n_images, n_classes)``.
+    columns : ndarray of int, optional
+        Columns of the function's output to keep, in the order of the study's classes.
+    batch_size : int
+        Images a call.
+    """
+
+    name: str
+    function: Callable
+    columns: np.ndarray | None = None
+    batch_size: int = 64
+
+    def logits(self, stimuli: StimulusSet) -> np.ndarray:
+        """Return logits, float32, shape (n_stimuli, n_classes), in the order of the set.
+
+        Raises
+        ------
+        DataError
+            If the function returns another shape, or fewer columns than the set has classes.
+        """
+        blocks = []
+        for start in range(0, len(stimuli), self.batch_size):
+            images = [stimuli.image(i) for i in range(start, min(start + self.batch_size, len(stimuli)))]
+            found = self.function(images)
+            found = found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
+            if found.ndim != 2 or len(found) != len(images):
+                raise DataError(
+                    message(f"logits of shape ({len(images)}, n_classes)", str(found.shape), "return one row an image")
+                )
+            found = found if self.columns is None else found[:, self.columns]
+            blocks.append(found.astype(np.float32))
+        n_classes = len(stimuli.class_names)
+        if blocks and n_classes and blocks[0].shape[1] != n_classes:
+            raise DataError(
+                message(
+                    f"{n_classes} logits, one a class of {stimuli.name!r}",
+                    f"{blocks[0].shape[1]} from {self.name!r}",
+                    "pass columns=... to choose the head's columns in the order of the classes",
+                )
+            )
+        return np.concatenate(blocks) if blocks else np.zeros((0, n_classes), np.float32)
+
+
+def as_model(
+    function: Callable, name: str, *, columns: np.ndarray | None = None, batch_size: int = 64
+) -> CallableModel:
+    """Make a model of any function from images to logits.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a list of uint8 RGB images (H, W, 3), returns an array or tensor (n_images, n_classes). Resizing and
+        normalisation are its own.
+    name : str
+        How tables call it.
+    columns : array of int, optional
+        Columns to keep, for a head with more classes than the study.
+    batch_size : int, default 64
+        Images a call.
+
+    Examples
+    --------
+    >>> model = as_model(lambda images: [[im.mean(), 0.0] for im in images], "brightness")
+    >>> result = evaluate_ood({model.name: model}, study)  # doctest: +SKIP
+    """
+    return CallableModel(name, function, None if columns is None else np.asarray(columns), batch_size)
