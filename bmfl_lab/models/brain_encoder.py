@@ -228,3 +228,65 @@ def _principal(patches: np.ndarray, n: int, rows: int = 2000) -> np.ndarray:
     lam, V = np.linalg.eigh(np.cov(x, rowvar=False).reshape(x.shape[1], -1))
     scale = 1 / np.sqrt(np.maximum(lam[::-1][:n], 1e-8 * max(lam[-1], 1e-30)))
     return (V[:, ::-1][:, :n] * scale).astype(np.float32)
+
+
+class ScaledEncoder(nn.Module):
+    """An encoder of standardised responses, in the units of the responses.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        Patches to standardised responses.
+    mean, scale : Tensor, shape (V,)
+        What standardisation took away.
+    """
+
+    def __init__(self, *, encoder: nn.Module, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("mean_V", mean)
+        self.register_buffer("scale_V", scale)
+
+    def forward(self, patches_BPD: Tensor) -> Tensor:
+        """Return responses, shape (B, V)."""
+        return self.encoder(patches_BPD) * self.scale_V + self.mean_V
+
+
+class EnsembleEncoder(nn.Module):
+    """Mean of encoders with weights per vertex.
+
+    Parameters
+    ----------
+    members : sequence of nn.Module
+        Encoders of the same vertices.
+    weights : Tensor, shape (n_members, V)
+        Sum to 1 at each vertex; from `ensemble_weights`.
+    """
+
+    def __init__(self, *, members: Sequence[nn.Module], weights: Tensor) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("weights_MV", weights)
+
+    def forward(self, patches_BPD: Tensor) -> Tensor:
+        """Return responses, shape (B, V)."""
+        return sum(w * member(patches_BPD) for w, member in zip(self.weights_MV, self.members))
+
+
+def ensemble_weights(scores: np.ndarray, temperature: float = 40.0) -> np.ndarray:
+    """Return the softmax over encoders of ``temperature * r`` at each vertex.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_members, n_vertices)
+        Validation r; NaN (undefined) counts as -1.
+    temperature : float, default 40
+        As in the released ensemble of Adeli et al. (2025).
+
+    Returns
+    -------
+    ndarray of float32, shape (n_members, n_vertices)
+    """
+    z = temperature * np.nan_to_num(np.asarray(scores, np.float64), nan=-1.0)
+    e = np.exp(z - z.max(0))
+    return (e / e.sum(0)).astype(np.float32)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib
 
 _PUBLIC = {
+    "EncoderConfig": "encoder",
+    "TrainedEncoder": "encoder_io",
+    "load_encoder": "encoder_io",
+    "train_brain_encoder": "encoder",
+    "train_brain_encoders": "encoder",
     "fit": "loop",
     "FitResult": "loop",
     "LoopConfig": "loop",

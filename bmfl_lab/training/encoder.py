@@ -1,0 +1,529 @@
+"""Train the brain encoder of a subject: tokens of a frozen backbone to responses per vertex."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bmfl_lab.backbones.dinov2 import load_backbone
+from bmfl_lab.backbones.features import FeatureStore
+from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.config import config_hash, replace, to_dict
+from bmfl_lab.data.atlas import ALGONAUTS_ROIS
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.study import BackboneSpec, Study
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message
+from bmfl_lab.files import lock, sha256_json
+from bmfl_lab.metrics.correlation import StreamingPearson, pearson
+from bmfl_lab.models.brain_encoder import (
+    EnsembleEncoder,
+    LinearEncoder,
+    ScaledEncoder,
+    ensemble_weights,
+    fit_retinotopic,
+    pool_patches,
+)
+from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
+from bmfl_lab.models.roi_query import ROIQueryEncoder, query_masks
+from bmfl_lab.runtime import home, pick_device, rng, seed_everything, seed_for
+from bmfl_lab.training.encoder_io import STEM, TrainedEncoder, as_patches, frozen, load_encoder, token_source
+from bmfl_lab.training.loop import LoopConfig, fit
+
+FORMAT = 1
+ENSEMBLE = ("ridge", "roi_query", "retinotopic")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """How to make a brain encoder.
+
+    Parameters
+    ----------
+    kind : {"roi_query", "ridge", "linear", "retinotopic", "ensemble"}
+        ROI-query transformer; linear map by cross-validated ridge, or by gradient descent; one receptive field a
+        vertex; or ridge, ROI queries and receptive fields weighted per vertex by validation r.
+    blocks : tuple of int, default (-1,)
+        Backbone blocks; several are joined along the width.
+    tokens : str, default "patches"
+        "cls", "cls+mean", "patches" or "pooled:G".
+    features : {"tokens", "q"}
+        The block's output, or the query part of its attention's input projection, which Adeli et al. used.
+    scheme : {"rois", "streams", "hemispheres"}
+        What gets a query: every ROI and the rest, the streams and the rest, or each hemisphere.
+    pooling : {"auto", "mean", "grid"}
+        For linear kinds: mean over patches or a weight per patch; "auto" is the mean of full patches, and every cell
+        of a pooled grid.
+    backbone, weights, image_size
+        Override the study's backbone.
+    width, n_heads, ffn_width, dropout
+        Of the ROI-query transformer; width None is the tokens'.
+    alphas, n_folds, leave_session_out
+        Of the ridge.
+    n_features, per_side
+        Of the receptive fields: principal components of the tokens, candidate centres a side.
+    val_fraction : float, default 0.1
+        Share of "train" held out when the subject has no "val" split.
+    split_seed : int, default 0
+        Of that split.
+    temperature : float, default 40
+        Of the ensemble's softmax.
+    loop : LoopConfig
+        Of the gradient descent.
+
+    References
+    ----------
+    Adeli et al. (2025), arXiv 2505.17329: width 768, 16 heads, feed-forward 1024, dropout 0.1, AdamW at 5e-4 with
+    weight decay 1e-4, batch 16, 15 epochs, clipping at 0.1.
+    """
+
+    kind: Literal["roi_query", "ridge", "linear", "retinotopic", "ensemble"] = "roi_query"
+    blocks: tuple[int, ...] = (-1,)
+    tokens: str = "patches"
+    features: Literal["tokens", "q"] = "tokens"
+    scheme: Literal["rois", "streams", "hemispheres"] = "rois"
+    pooling: Literal["auto", "mean", "grid"] = "auto"
+    backbone: str | None = None
+    weights: str | None = None
+    image_size: int | None = None
+    width: int | None = None
+    n_heads: int = 16
+    ffn_width: int = 1024
+    dropout: float = 0.1
+    alphas: tuple[float, ...] = DEFAULT_ALPHAS
+    n_folds: int = 5
+    leave_session_out: bool = False
+    n_features: int = 64
+    per_side: int = 8
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    temperature: float = 40.0
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(epochs=15, batch_size=16, lr=5e-4, weight_decay=1e-4, clip_norm=0.1)
+    )
+
+    def __post_init__(self) -> None:
+        if not self.blocks or not 0 < self.val_fraction < 1:
+            raise ConfigError(
+                message(
+                    "at least one block and 0 < val_fraction < 1", f"{self.blocks}, {self.val_fraction}", "correct it"
+                )
+            )
+        if self.kind in ("retinotopic", "ensemble") and self.tokens in ("cls", "cls+mean"):
+            raise ConfigError(
+                message(f"tokens with places for kind {self.kind!r}", repr(self.tokens), "use 'patches' or 'pooled:G'")
+            )
+
+
+def tiny(kind: str = "roi_query") -> EncoderConfig:
+    """Return a configuration for the planted study: seconds on a CPU."""
+    loop = LoopConfig(epochs=12, batch_size=64, lr=3e-3, weight_decay=1e-3, clip_norm=1.0)
+    return replace(EncoderConfig(), kind=kind, n_heads=4, ffn_width=128, n_features=32, loop=loop)
+
+
+def small(kind: str = "roi_query") -> EncoderConfig:
+    """Return a configuration for the demo: about a minute on a CPU."""
+    loop = LoopConfig(epochs=8, batch_size=64, lr=1e-3, weight_decay=1e-3, clip_norm=1.0)
+    return replace(EncoderConfig(), kind=kind, n_heads=8, ffn_width=512, loop=loop)
+
+
+def base(kind: str = "roi_query") -> EncoderConfig:
+    """Return the settings of Adeli et al. (2025), for measured responses."""
+    return replace(EncoderConfig(), kind=kind)
+
+
+@dataclass
+class _Job:
+    """What one training needs, gathered once and shared by an ensemble's members."""
+
+    config: EncoderConfig
+    subject: Subject
+    grid: tuple[int, int]
+    patches: np.ndarray
+    rows: dict[str, np.ndarray]
+    device: str
+    folder: Path | None
+    identity: dict[str, Any]
+
+    def x(self, split: str) -> np.ndarray:
+        return self.patches[self.rows[split]]
+
+    def y(self, split: str) -> np.ndarray:
+        return np.asarray(self.subject.responses[self.rows[split]], np.float32)
+
+
+def subject_fingerprint(subject: Subject) -> str:
+    """Return 16 hexadecimal digits that change with any image, response, ROI or split of the subject."""
+    h = hashlib.sha256(f"{subject.name}\n{subject.stimuli.fingerprint()}\n".encode())
+    step = max(1, (64 << 20) // max(1, subject.n_vertices * 4))
+    for start in range(0, len(subject.stimuli), step):
+        h.update(np.ascontiguousarray(subject.responses[start : start + step]).tobytes())
+    h.update(np.asarray(subject.atlas.hemisphere, np.int8).tobytes())
+    for name, mask in subject.atlas.rois.items():
+        h.update(name.encode() + np.packbits(np.asarray(mask, bool)).tobytes())
+    for name in sorted(subject.splits):
+        h.update(name.encode() + np.asarray(subject.splits[name], np.int64).tobytes())
+    return h.hexdigest()[:16]
+
+
+def split_rows(config: EncoderConfig, subject: Subject) -> tuple[dict[str, np.ndarray], str]:
+    """Return the rows for training and validation, and how they were chosen; "test" is never among them.
+
+    Raises
+    ------
+    DataError
+        If fewer than three stimuli would be left for validation.
+    """
+    train = subject.rows("train")
+    if len(subject.splits.get("val", ())):
+        rows, how = {"train": train, "val": subject.rows("val")}, "the subject's own validation split"
+    else:
+        order = rng(config.split_seed, "encoder", "val").permutation(len(train))
+        n = round(config.val_fraction * len(train))
+        rows = {"train": np.sort(train[order[n:]]), "val": np.sort(train[order[:n]])}
+        how = f"{config.val_fraction:.0%} of train, drawn with seed {config.split_seed}"
+    if len(rows["val"]) < 3 or not len(rows["train"]):
+        raise DataError(
+            message(
+                "at least 3 stimuli for validation and some for training",
+                f"{len(rows['val'])} and {len(rows['train'])}",
+                "raise val_fraction or give more stimuli",
+            )
+        )
+    return rows, how
+
+
+def train_brain_encoder(
+    config: EncoderConfig,
+    study: Study,
+    *,
+    subject: str | None = None,
+    store: FeatureStore | None = None,
+    folder: str | Path | None = None,
+    device: str = "auto",
+    backbone: Backbone | None = None,
+) -> TrainedEncoder:
+    """Train a brain encoder for one subject, or load it if it was trained before.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        How.
+    study : Study
+        Source of the subject and of the default backbone.
+    subject : str, optional
+        Name; default the first one.
+    store : FeatureStore, optional
+        Where tokens are kept; default the project's own.
+    folder : str or Path, optional
+        Where the encoder (and checkpoints of its training) are kept; default ``encoders/<hash>`` in the project's
+        cache folder.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+    backbone : Backbone, optional
+        Loaded backbone to use instead of the configured one (a control with random weights, say).
+
+    Returns
+    -------
+    TrainedEncoder
+        Selected by mean validation r (gradient descent) or cross-validation within "train" (closed form).
+
+    Raises
+    ------
+    DataError
+        If the responses hold NaN and the kind cannot mask them, or a split is too small.
+    CheckpointError
+        If the folder holds a damaged encoder, or one of other data or settings.
+    """
+    who = study.subject(subject)
+    spec = _spec(config, study)
+    if backbone is None:
+        backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, device=pick_device(device))
+    described = {k: v for k, v in backbone.describe().items() if k != "weights_label"}
+    identity = {
+        "format": FORMAT,
+        "config": config_hash(config),
+        "subject": subject_fingerprint(who),
+        "backbone": sha256_json(described)[:16],
+    }
+    name = sha256_json(identity)[:16]
+    folder = Path(folder) if folder is not None else home() / "encoders" / name
+    with lock(folder / ".lock", what=f"the encoder in {folder}"):
+        if (folder / f"{STEM}.json").exists():
+            return _stored(folder, name)
+        store = store if store is not None else FeatureStore()
+        job, facts, sources = _prepare(config, who, backbone, store, folder, device, identity)
+        module, build, scores, selection, history, notes = _KINDS[config.kind](job)
+        label = f"{config.kind} encoder of {who.name}{' (simulated responses)' if who.simulated else ''}, "
+        label += f"{backbone.name} ({backbone.weights_label}), block {', '.join(map(str, config.blocks))}"
+        facts |= {"study": study.name, "subject": who.name, "simulated": who.simulated, **notes}
+        made = TrainedEncoder(
+            frozen(module), build, who.atlas, spec, sources, label, name, scores, selection, history, facts
+        )
+        made.save(folder)
+        return made
+
+
+def train_brain_encoders(config: EncoderConfig, study: Study, **options: Any) -> dict[str, TrainedEncoder]:
+    """Train an encoder for every subject of a study; options as `train_brain_encoder`, name to encoder.
+
+    A given `folder` gets one folder a subject.
+    """
+    base_folder = options.pop("folder", None)
+    return {
+        name: train_brain_encoder(
+            config, study, subject=name, folder=None if base_folder is None else Path(base_folder) / name, **options
+        )
+        for name in study.subjects
+    }
+
+
+def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
+    own = study.backbone
+    name = config.backbone or own.name
+    weights = config.weights if config.weights is not None or name != own.name else own.weights
+    return BackboneSpec(name, weights, config.image_size or own.image_size)
+
+
+def _stored(folder: Path, name: str) -> TrainedEncoder:
+    found = load_encoder(folder)
+    if found.hash != name:
+        raise CheckpointError(
+            message(
+                f"the encoder {name} in {folder}",
+                f"{found.hash}: other settings, responses or backbone weights",
+                "use another folder, or delete this one to train again",
+            )
+        )
+    return found
+
+
+def _prepare(
+    config: EncoderConfig,
+    subject: Subject,
+    backbone: Backbone,
+    store: FeatureStore,
+    folder: Path,
+    device: str,
+    identity: dict[str, Any],
+) -> tuple[_Job, dict[str, Any], tuple[Mapping[str, Any], ...]]:
+    stored = [
+        store.get(backbone, subject.stimuli, config.tokens, block=b, features=config.features) for b in config.blocks
+    ]
+    sources = tuple(token_source(s.manifest) for s in stored)
+    rows, how = split_rows(config, subject)
+    patches = as_patches(stored)
+    grid = stored[0].grid if stored[0].patches is not None else (1, 1)
+    used = np.concatenate([subject.responses[rows["train"]], subject.responses[rows["val"]]])
+    facts = {
+        "config": to_dict(config),
+        "split": how,
+        "n_train": len(rows["train"]),
+        "n_val": len(rows["val"]),
+        "n_missing_responses": int(np.sum(~np.isfinite(used))),
+        "subject_fingerprint": identity["subject"],
+    }
+    return _Job(config, subject, grid, patches, rows, pick_device(device), folder, identity), facts, sources
+
+
+def _pooling(job: _Job) -> str:
+    chosen = job.config.pooling
+    return chosen if chosen != "auto" else ("grid" if job.config.tokens.startswith("pooled") else "mean")
+
+
+def _ridge(job: _Job):
+    config, pooling = job.config, _pooling(job)
+    X = [pool_patches(torch.from_numpy(np.asarray(job.x(s), np.float32)), pooling).numpy() for s in ("train", "val")]
+    sessions = job.subject.sessions
+    if config.leave_session_out and sessions is None:
+        raise ConfigError(message("a session per stimulus", "none in this subject", "set leave_session_out=False"))
+    folds = np.asarray(sessions)[job.rows["train"]] if config.leave_session_out else None
+    found = fit_ridge(X[0], job.y("train"), config.alphas, config.n_folds, folds=folds, device=job.device)
+    sizes = {"token_width": job.patches.shape[2], "pooling": pooling, "n_patches": job.patches.shape[1]}
+    module = LinearEncoder.from_ridge(found, **sizes)
+    build = {"type": "linear", "n_vertices": len(found.alpha), **sizes}
+    notes = {"alpha_edge_share": found.edge_share, "alpha_median": float(np.median(found.alpha))}
+    scores = pearson(job.y("val"), found.predict(X[1]))
+    return module, build, scores, "cross-validation within train, one penalty per vertex", [], notes
+
+
+def _retinotopic(job: _Job):
+    config = job.config
+    module = fit_retinotopic(
+        job.x("train"),
+        job.y("train"),
+        grid=job.grid,
+        n_features=config.n_features,
+        per_side=config.per_side,
+        alphas=config.alphas,
+        n_folds=config.n_folds,
+        device=job.device,
+    )
+    build = {"type": "retinotopic", "grid": list(job.grid)}
+    return module, build, _scores(module, job), "cross-validation within train, one field per vertex", [], {}
+
+
+def _linear(job: _Job):
+    pooling = _pooling(job)
+    sizes = {"token_width": job.patches.shape[2], "pooling": pooling, "n_patches": job.patches.shape[1]}
+    build = {"type": "linear", "n_vertices": job.subject.n_vertices, **sizes}
+    seed_everything(seed_for(job.config.loop.seed, "encoder", "init") % 2**32)
+    return _descend(job, LinearEncoder(n_vertices=job.subject.n_vertices, **sizes), build)
+
+
+def _roi_query(job: _Job):
+    config, atlas = job.config, job.subject.atlas
+    _, masks = query_masks(atlas.hemisphere, scheme_rois(atlas, config.scheme))
+    sizes = {
+        "token_width": job.patches.shape[2],
+        "grid": list(job.grid),
+        "width": config.width,
+        "n_heads": config.n_heads,
+        "ffn_width": config.ffn_width,
+        "dropout": config.dropout,
+    }
+    seed_everything(seed_for(config.loop.seed, "encoder", "init") % 2**32)
+    return _descend(job, ROIQueryEncoder(masks=masks, **sizes), {"type": "roi_query", **sizes})
+
+
+def scheme_rois(atlas: Any, scheme: str) -> dict[str, np.ndarray]:
+    """Return the ROIs that get a query under a scheme ("rois", "streams", "hemispheres").
+
+    "rois" leaves the streams out where other ROIs exist, since those cover them.
+    """
+    streams = ALGONAUTS_ROIS["streams"]
+    present = {n: np.asarray(atlas.rois[n], bool) for n in atlas.present}
+    if scheme == "hemispheres":
+        return {}
+    if scheme == "streams":
+        found = {n: m for n, m in present.items() if n in streams}
+        if not found:
+            raise ConfigError(message("an atlas with streams", ", ".join(atlas.present), "use scheme='rois'"))
+        return found
+    return {n: m for n, m in present.items() if n not in streams} or present
+
+
+def _descend(job: _Job, inner: nn.Module, build: dict[str, Any]):
+    """Train by gradient descent on standardised responses; missing ones take no part in the loss."""
+    y = job.y("train")
+    y[~np.isfinite(y)] = np.nan
+    with np.errstate(invalid="ignore"):
+        mean, scale = np.nan_to_num(np.nanmean(y, 0)), np.nan_to_num(np.nanstd(y, 0))
+    scale = np.where(scale > 1e-6 * np.abs(mean), scale, 1).astype(np.float32)
+    module = ScaledEncoder(encoder=inner, mean=torch.from_numpy(mean.astype(np.float32)), scale=torch.from_numpy(scale))
+    n_left = job.subject.atlas.n_left
+    data = {"patches": torch.from_numpy(np.ascontiguousarray(job.x("train"))), "responses": torch.from_numpy(y)}
+
+    def loss(encoder: nn.Module, batch: Mapping[str, Tensor]):
+        plain = getattr(encoder, "module", encoder)
+        predicted = encoder(batch["patches"].float()).float()
+        value = encoder_loss(predicted, batch["responses"], plain.scale_V, n_left)
+        return value, {"mse": value.detach()}
+
+    result = fit(
+        module,
+        loss,
+        data,
+        job.config.loop,
+        validate=lambda m: {"val_r": _mean(_scores(m, job))},
+        select=("val_r", "max"),
+        folder=None if job.folder is None else job.folder / "training",
+        device=job.device,
+        manifest=job.identity,
+        what=f"brain encoder of {job.subject.name}",
+    )
+    scores = _scores(module, job)
+    return (
+        module,
+        {"type": "scaled", "encoder": build},
+        scores,
+        result.selection,
+        result.history,
+        {"epoch": result.epoch},
+    )
+
+
+def encoder_loss(predicted_BV: Tensor, responses_BV: Tensor, scale_V: Tensor, n_left: int) -> Tensor:
+    """Return the mean squared error in standard deviations, summed over hemispheres; NaN responses are left out.
+
+    Raises
+    ------
+    DataError
+        If the shapes differ; nothing is broadcast.
+    """
+    if predicted_BV.shape != responses_BV.shape:
+        raise DataError(
+            message(
+                f"predictions of shape {tuple(responses_BV.shape)}",
+                f"{tuple(predicted_BV.shape)}",
+                "match the vertices",
+            )
+        )
+    seen = responses_BV.isfinite()
+    error = torch.where(seen, (predicted_BV - responses_BV.nan_to_num()) / scale_V, 0).square()
+    parts = [(e.sum(), s.sum()) for e, s in zip(error.tensor_split([n_left], 1), seen.tensor_split([n_left], 1))]
+    return sum(e / s.clamp(min=1) for e, s in parts)
+
+
+def _scores(module: nn.Module, job: _Job, batch_size: int = 64) -> np.ndarray:
+    where = next((p.device for p in module.parameters()), torch.device("cpu"))
+    x, y = job.x("val"), job.y("val")
+    stream = StreamingPearson(y.shape[1])
+    with torch.no_grad():
+        for start in range(0, len(x), batch_size):
+            part = torch.as_tensor(np.array(x[start : start + batch_size], np.float32), device=where)
+            stream.update(y[start : start + batch_size], module(part))
+    return stream.result()
+
+
+def _mean(r: np.ndarray) -> float:
+    return float(np.mean(r[np.isfinite(r)])) if np.isfinite(r).any() else float("nan")
+
+
+def _ensemble(job: _Job):
+    found = {kind: _KINDS[kind](job) for kind in ENSEMBLE}
+    scores = np.stack([f[2] for f in found.values()])
+    weights = ensemble_weights(scores, job.config.temperature)
+    members = [frozen(f[0]) for f in found.values()]
+    module = EnsembleEncoder(members=members, weights=torch.from_numpy(weights))
+    build = {"type": "ensemble", "members": [f[1] for f in found.values()]}
+    notes = {
+        "members": list(found),
+        "winner": winners(job.subject.atlas, dict(zip(found, scores))),
+        "note": "the weights come from the same validation stimuli as the validation r",
+    }
+    return module, build, _scores(module, job), "softmax of validation r per vertex", found["roi_query"][4], notes
+
+
+def winners(atlas: Any, scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return, per ROI, each encoder's mean validation r and which one is best.
+
+    Returns
+    -------
+    dict of str to dict
+        ``{"V1": {"winner": "ridge", "ridge": 0.5, ...}}``; None where undefined.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for roi in atlas.present:
+        means = {k: _mean(s[np.asarray(atlas.rois[roi], bool)]) for k, s in scores.items()}
+        defined = {k: m for k, m in means.items() if np.isfinite(m)}
+        table[roi] = {
+            "winner": max(defined, key=defined.get) if defined else None,
+            **{k: defined.get(k) for k in means},
+        }
+    return table
+
+
+_KINDS = {
+    "ridge": _ridge,
+    "linear": _linear,
+    "roi_query": _roi_query,
+    "retinotopic": _retinotopic,
+    "ensemble": _ensemble,
+}
