@@ -160,6 +160,10 @@ class FusionModel(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        self.visual_width, self.n_classes = visual_width, n_classes
+        # rows: CLS, patches; part of the state, so that a saved model standardises as the trained one did
+        self.register_buffer("token_mean", torch.zeros(2, visual_width))
+        self.register_buffer("token_scale", torch.ones(2, visual_width))
         if head not in HEADS or (head != "backbone" and brain is None):
             got = f"{head!r}" + ("" if brain is not None else " without a brain transformer")
             raise ConfigError(
@@ -178,6 +182,24 @@ class FusionModel(nn.Module):
         self.classifier = nn.Sequential(
             nn.LayerNorm(n_in), nn.Linear(n_in, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, n_classes)
         )
+
+    def standardise_tokens(self, cls_BD: Tensor, patches_BPD: Tensor) -> None:
+        """Take the mean and standard deviation of each token dimension from training tokens.
+
+        Parameters
+        ----------
+        cls_BD, patches_BPD : Tensor, shapes (B, D) and (B, P, D)
+            CLS and patch tokens, each standardised by their own.
+        """
+        for row, tokens in enumerate((cls_BD, patches_BPD)):
+            centre = tokens[:1].flatten(0, -2).double().mean(0)
+            total, square, count = torch.zeros_like(centre), torch.zeros_like(centre), 0
+            for part in tokens.split(512):  # in parts, because the tokens may fill the memory at half precision
+                flat = part.flatten(0, -2).double() - centre
+                total, square, count = total + flat.sum(0), square + flat.square().sum(0), count + len(flat)
+            mean = total / count
+            self.token_mean[row] = mean + centre
+            self.token_scale[row] = (square / count - mean**2).clamp_min(0).sqrt().clamp_min(1e-4)
 
     def forward(
         self, cls_BD: Tensor, patches_BPD: Tensor, response_BV: Tensor | None = None, *, weights: bool = False
@@ -202,6 +224,8 @@ class FusionModel(nn.Module):
         RuntimeError
             If widths do not agree.
         """
+        cls_BD = (cls_BD - self.token_mean[0]) / self.token_scale[0]
+        patches_BPD = (patches_BPD - self.token_mean[1]) / self.token_scale[1]
         if self.head == "backbone":
             return FusionOutput(self.classifier(torch.cat([cls_BD, patches_BPD.mean(1)], 1)), None, None)
         brain_cls_BE, brain_BRE = self.brain(response_BV)

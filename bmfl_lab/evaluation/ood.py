@@ -1,0 +1,206 @@
+"""Accuracy in and out of distribution, with intervals, for several models and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bmfl_lab.data.shifts import shifted
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import Study
+from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.metrics import classification
+from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.records import MetricRow
+from bmfl_lab.runtime import progress, rng
+
+
+@dataclass(frozen=True)
+class OODResult:
+    """What `evaluate_ood` found.
+
+    Parameters
+    ----------
+    rows : list of MetricRow
+        ``accuracy``, ``balanced_accuracy`` and, where there were any, ``nan_logits``: one row a model, set and
+        seed, and one over the seeds where a model has several.
+    per_image : pandas.DataFrame
+        One row a model, seed, set and image: ``model, seed, split, shift, severity, id, label, predicted, correct``;
+        predicted is -1 where a logit was NaN.
+    """
+
+    rows: list[MetricRow]
+    per_image: Any
+
+
+def evaluation_sets(
+    study: Study,
+    *,
+    shifts: Sequence[tuple[str, int]] | None = None,
+    sets: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[tuple[StimulusSet, str, str, int | None]]:
+    """Return what is evaluated: (images, split, shift, severity).
+
+    Parameters
+    ----------
+    study : Study
+        Its "test" set is in distribution.
+    shifts : sequence of (str, int), optional
+        Made shifts of "test"; the study's own by default, () for none.
+    sets : sequence of str, optional
+        Image sets; "test" and the natural OOD sets by default.
+    seed : int, default 0
+        Of the made shifts.
+
+    Raises
+    ------
+    ConfigError
+        If "train" or "val" is asked for, or a shift is unknown.
+    DataError
+        If a set is unknown.
+    """
+    names = ("test", *study.ood) if sets is None else tuple(sets)
+    if {"train", "val"} & set(names):
+        raise ConfigError(
+            message("sets that no choice was made on", f"{names}", "evaluate 'test' and out-of-distribution sets")
+        )
+    found: list[tuple[StimulusSet, str, str, int | None]] = [(study.set(n), n, "", None) for n in names]
+    for name, severity in study.shifts if shifts is None else shifts:
+        found.append((shifted(study.set("test"), name, severity, seed), "test", name, severity))
+    return found
+
+
+def evaluate_ood(
+    models: Mapping[str, Any],
+    study: Study,
+    *,
+    shifts: Sequence[tuple[str, int]] | None = None,
+    sets: Sequence[str] | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> OODResult:
+    """Evaluate models on the ID test set, natural OOD sets and made shifts.
+
+    Parameters
+    ----------
+    models : mapping of str to model or list of models
+        Each has ``logits(stimuli) -> (n, C)``, and may have ``seed`` and ``selection``. A list holds one model a
+        training seed.
+    study : Study
+        The images.
+    shifts, sets
+        As in `evaluation_sets`.
+    n_boot : int, default 1000
+        Bootstrap resamples.
+    seed : int, default 0
+        Of the made shifts and of the bootstrap.
+
+    Returns
+    -------
+    OODResult
+        A value of an empty set is None (undefined). NaN logits count as wrong and are reported.
+
+    Raises
+    ------
+    ConfigError
+        If there is no model, or "train" or "val" is asked for.
+    DataError
+        If labels and logits do not fit.
+    """
+    import pandas as pd
+
+    groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
+    if not groups or not all(groups.values()):
+        raise ConfigError(
+            message("at least one model a name", f"{ {k: len(v) for k, v in groups.items()} }", "add one")
+        )
+    rows: list[MetricRow] = []
+    frames = []
+    notes = "simulated fMRI" if study.simulated else ""
+    # sets outside, models inside: a shifted set is made and its tokens are read once for all models
+    for stimuli, split, shift, severity in progress(
+        evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
+    ):
+        place = {"split": split, "shift": shift, "severity": severity, "notes": notes}
+        for name, group in groups.items():
+            logits = [np.asarray(m.logits(stimuli)) for m in group]
+            rows += _rows(name, group, logits, np.asarray(stimuli.labels), place, n_boot, seed)
+            frames += [_frame(name, _seed(m, i), z, stimuli, place) for i, (m, z) in enumerate(zip(group, logits))]
+    return OODResult(rows, pd.concat(frames, ignore_index=True))
+
+
+def _seed(model: Any, position: int) -> int:
+    return int(getattr(model, "seed", position))
+
+
+def _rows(name, group, logits, labels, place, n_boot, seed) -> list[MetricRow]:
+    correct = np.stack([classification.correct(z, labels) for z in logits])
+    selection = "; ".join(sorted({str(getattr(m, "selection", "none")) for m in group}))
+    base = {"unit": "fraction", "n": len(labels), "selection": selection, "model": name, **place}
+    rows = []
+    for i, (model, z) in enumerate(zip(group, logits)):
+        own = {**base, "seed": _seed(model, i)}
+        rows += _pair(correct[i : i + 1], labels, own, n_boot, seed)
+        bad = classification.n_nan(z) if len(z) else 0
+        if bad:
+            rows.append(MetricRow(name="nan_logits", value=float(bad), **{**own, "unit": "stimuli"}))
+    if len(group) > 1:
+        rows += _pair(correct, labels, {**base, "n_seeds": len(group)}, n_boot, seed)
+    return rows
+
+
+def _pair(correct_SN: np.ndarray, labels: np.ndarray, base: dict, n_boot: int, seed: int) -> list[MetricRow]:
+    plain = bootstrap_mean(correct_SN if len(correct_SN) > 1 else correct_SN[0], n_boot=n_boot, seed=seed)
+    value, low, high = _balanced(correct_SN, labels, n_boot, seed)
+    return [
+        MetricRow("accuracy", plain.value, ci_low=plain.low, ci_high=plain.high, interval=plain.method, **base),
+        MetricRow("balanced_accuracy", value, ci_low=low, ci_high=high, interval=_WITHIN[len(correct_SN) > 1], **base),
+    ]
+
+
+_WITHIN = {
+    False: "95 % percentile bootstrap over stimuli within class",
+    True: "95 % percentile bootstrap over seeds and stimuli within class",
+}
+
+
+def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int) -> tuple:
+    """Return mean recall over the classes present, and its interval with classes resampled one by one."""
+    classes = np.unique(labels)
+    if not len(classes):
+        return None, None, None
+    value = float(np.mean([correct_SN[:, labels == c].mean() for c in classes]))
+    if len(labels) < 2:
+        return value, None, None
+    random, n_seeds = rng(seed, "bootstrap", "balanced"), len(correct_SN)
+    recall_BS = np.zeros((n_boot, n_seeds))
+    for c in classes:
+        part = correct_SN[:, labels == c].astype(np.float64)
+        patterns, times = np.unique(part, axis=1, return_counts=True)
+        recall_BS += random.multinomial(part.shape[1], times / times.sum(), size=n_boot) / part.shape[1] @ patterns.T
+    weight = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_boot) / n_seeds
+    low, high = np.quantile((recall_BS * weight).sum(1) / len(classes), [0.025, 0.975])
+    return value, float(low), float(high)
+
+
+def _frame(name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place: Mapping[str, Any]):
+    import pandas as pd
+
+    predicted = classification.predictions(logits) if len(logits) else np.zeros(0, dtype=np.int64)
+    return pd.DataFrame(
+        {
+            "model": name,
+            "seed": seed,
+            "split": place["split"],
+            "shift": place["shift"],
+            "severity": place["severity"],
+            "id": np.asarray(stimuli.ids, dtype=object),
+            "label": np.asarray(stimuli.labels),
+            "predicted": predicted,
+            "correct": predicted == np.asarray(stimuli.labels),
+        }
+    )

@@ -1,0 +1,391 @@
+"""Recipes of the fusion model and its baselines: what is chosen, what is built, how it is trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmfl_lab import config as configs
+from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import BackboneSpec, Study
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.losses import fusion_loss
+from bmfl_lab.models.brain_transformer import BrainTransformer, ParcelTokeniser, PatchTokeniser
+from bmfl_lab.models.fusion import FusionModel, count_parameters, matched_hidden
+from bmfl_lab.runtime import pick_device, seed_for
+from bmfl_lab.training.loop import LoopConfig, fit
+from bmfl_lab.training.trained_fusion import TrainedFusion, predict_batches
+
+ResponseSource = Callable[[StimulusSet, Any], np.ndarray]
+"""``source(stimuli, tokens) -> (n_stimuli, n_vertices)``: what stands where the predicted responses stand."""
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Choices of a fusion model or of one of its baselines.
+
+    Parameters
+    ----------
+    head : "fusion", "concat" or "backbone"
+        Two-way cross-attention; no cross-attention; no brain, with as many parameters as the fusion (within 2 %).
+    width, brain_width : int
+        Common width of the fusion and width of the brain transformer.
+    depth, n_heads : int
+        Blocks of the brain transformer; heads everywhere.
+    tokeniser : "parcel" or "patch"
+        One brain token a (hemisphere, ROI) parcel, or one every `patch` vertices along their order.
+    patch : int
+        Vertices a token, for "patch".
+    query : "cls" or "patch"
+        Who asks in the cross-attention.
+    alpha : float
+        Weight of the Pearson regulariser; not used by "backbone".
+    pcc_axis : "feature" or "batch"
+        Its axis.
+    regions : tuple of str
+        ROIs and groups whose vertices the model reads; ("all",) for all.
+    label_smoothing, dropout : float
+        In [0, 1).
+    kind : str
+        Tokens in the feature store: "patches", or "pooled:G" for a G x G grid.
+    block : int
+        Backbone block.
+    loop : LoopConfig
+        How to train. Its seed is replaced by that of `train_fusion`.
+
+    Raises
+    ------
+    ConfigError
+        If `alpha` is negative, no region is named, or `kind` has no patch tokens.
+
+    Notes
+    -----
+    NeuralOOD states none of these sizes, nor alpha, the axis, the optimiser or its schedule: all are our choices.
+
+    References
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024).
+    """
+
+    head: Literal["fusion", "concat", "backbone"] = "fusion"
+    width: int = 64
+    brain_width: int = 64
+    depth: int = 2
+    n_heads: int = 4
+    tokeniser: Literal["parcel", "patch"] = "parcel"
+    patch: int = 16
+    query: Literal["cls", "patch"] = "cls"
+    alpha: float = 0.1
+    pcc_axis: Literal["feature", "batch"] = "feature"
+    regions: tuple[str, ...] = ("all",)
+    label_smoothing: float = 0.0
+    dropout: float = 0.1
+    kind: str = "pooled:4"
+    block: int = -1
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        problems = {
+            "alpha >= 0": self.alpha >= 0,
+            "at least one region": len(self.regions) > 0,
+            "kind 'patches' or 'pooled:G'": self.kind == "patches" or self.kind.startswith("pooled:"),
+            "dropout and label_smoothing in [0, 1)": 0 <= self.dropout < 1 and 0 <= self.label_smoothing < 1,
+        }
+        wrong = [name for name, fine in problems.items() if not fine]
+        if wrong:
+            raise ConfigError(message("; ".join(wrong), repr(self), "correct the field"))
+
+
+def tiny(**changes: Any) -> FusionConfig:
+    """Return a config for the planted study and tests: seconds on one core."""
+    small_loop = LoopConfig(epochs=40, batch_size=32, lr=3e-3, weight_decay=0.05)
+    return configs.replace(FusionConfig(width=32, brain_width=32, depth=1, loop=small_loop), **changes)
+
+
+def small(**changes: Any) -> FusionConfig:
+    """Return a config for the demo: minutes on two cores."""
+    loop = LoopConfig(epochs=30, batch_size=128, lr=1e-3, weight_decay=0.05)
+    return configs.replace(FusionConfig(width=64, brain_width=64, depth=2, loop=loop), **changes)
+
+
+def base(**changes: Any) -> FusionConfig:
+    """Return a config for ImageNet-sized studies on a GPU."""
+    loop = LoopConfig(epochs=20, batch_size=1024, lr=1e-3, weight_decay=0.05)
+    chosen = FusionConfig(width=384, brain_width=384, depth=4, n_heads=6, kind="patches", loop=loop)
+    return configs.replace(chosen, **changes)
+
+
+@functools.lru_cache(maxsize=2)
+def _backbone(spec: BackboneSpec, device: str) -> Any:
+    return load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size, device=device)
+
+
+def build_fusion(
+    config: FusionConfig,
+    *,
+    visual_width: int,
+    n_classes: int,
+    atlas: Atlas | None = None,
+    n_vertices: int | None = None,
+    seed: int = 0,
+) -> tuple[FusionModel, np.ndarray | None]:
+    """Build an untrained model, initialised from `seed`.
+
+    Parameters
+    ----------
+    config : FusionConfig
+        The choices.
+    visual_width, n_classes : int
+        Width of the tokens and number of classes.
+    atlas : Atlas, optional
+        Of the responses; needed for regions and for parcels.
+    n_vertices : int, optional
+        Vertices of the responses where there is no atlas.
+    seed : int, default 0
+        Of the initial weights; the global generator is left alone.
+
+    Returns
+    -------
+    model : FusionModel
+    selected : ndarray of int64, shape (n_selected,), or None
+        Vertices the model reads; None for "backbone" without an atlas.
+
+    Raises
+    ------
+    ConfigError
+        If a region is unknown or absent, or regions or parcels are asked for without an atlas.
+    """
+    mask = _region_mask(config, atlas, n_vertices)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "init"))
+        brain = None if mask is None else _brain(config, atlas, mask)
+        sizes = {"visual_width": visual_width, "n_classes": n_classes, "dropout": config.dropout}
+        wide = {"brain_width": config.brain_width, "width": config.width, "n_heads": config.n_heads}
+        if config.head != "backbone":
+            model = FusionModel(head=config.head, brain=brain, query=config.query, **sizes, **wide)
+            return model, np.flatnonzero(mask)
+        hidden = config.width
+        if brain is not None:
+            twin = FusionModel(head="fusion", brain=brain, query=config.query, **sizes, **wide)
+            hidden = matched_hidden(count_parameters(twin), visual_width=visual_width, n_classes=n_classes)
+        torch.manual_seed(seed_for(seed, "init", "backbone"))
+        model = FusionModel(head="backbone", hidden=hidden, **sizes)
+        return model, None if mask is None else np.flatnonzero(mask)
+
+
+def _region_mask(config: FusionConfig, atlas: Atlas | None, n_vertices: int | None) -> np.ndarray | None:
+    if atlas is not None:
+        return atlas.select(config.regions)
+    if config.head != "backbone" and (n_vertices is None or config.regions != ("all",) or config.tokeniser != "patch"):
+        raise ConfigError(
+            message(
+                "responses on an atlas, for regions and parcels",
+                f"no atlas, regions={config.regions!r}, tokeniser={config.tokeniser!r}",
+                "give an encoder or atlas, or use regions=('all',) and tokeniser='patch'",
+            )
+        )
+    return None if n_vertices is None else np.ones(n_vertices, dtype=bool)
+
+
+def _brain(config: FusionConfig, atlas: Atlas | None, mask: np.ndarray) -> BrainTransformer:
+    n = int(mask.sum())
+    if config.tokeniser == "parcel":
+        parcels = atlas.subset(mask).parcels()
+        tokeniser = ParcelTokeniser(parcels=parcels, n_vertices=n, width=config.brain_width)
+    else:
+        tokeniser = PatchTokeniser(n_vertices=n, width=config.brain_width, patch=config.patch)
+    return BrainTransformer(
+        tokeniser=tokeniser,
+        width=config.brain_width,
+        depth=config.depth,
+        n_heads=config.n_heads,
+        positions="learned" if config.tokeniser == "parcel" else "sincos",
+        dropout=config.dropout,
+    )
+
+
+def train_fusion(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: Any = None,
+    brain: ResponseSource | None = None,
+    atlas: Atlas | None = None,
+    store: FeatureStore | None = None,
+    folder: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    name: str | None = None,
+    backbone: Any = None,
+) -> TrainedFusion:
+    """Train a fusion model or a baseline on cached tokens; the epoch is selected by ID validation accuracy only.
+
+    Parameters
+    ----------
+    config : FusionConfig
+        What to train.
+    study : Study
+        Trains on its set "train", selects on "val"; no other set is read.
+    encoder : TrainedEncoder, optional
+        Predicts the responses; trained on the study's first subject with the default recipe when neither it nor
+        `brain` is given and the head needs responses.
+    brain : callable, optional
+        ``brain(stimuli, tokens) -> (n_stimuli, n_vertices)`` in place of predicted responses: noise, other images'
+        responses, patch features, attributes. With an `encoder` or `atlas` of as many vertices, regions and
+        parcels are those of its atlas.
+    atlas : Atlas, optional
+        Of what `brain` returns; the encoder's by default. A "backbone" model uses it to match the fusion's capacity.
+    store : FeatureStore, optional
+        Where tokens are kept.
+    folder : str or Path, optional
+        Where checkpoints go.
+    device : "auto", "cpu" or "cuda"
+        Where to train and predict.
+    seed : int, default 0
+        Of initial weights, order and dropout.
+    name : str, optional
+        Name in tables; the head by default.
+    backbone : Backbone, optional
+        Already loaded; the study's by default.
+
+    Returns
+    -------
+    TrainedFusion
+
+    Raises
+    ------
+    ConfigError, DataError
+        If choices do not fit the study, a label is missing, or the tokens do not fit into memory.
+    NumericsError, CheckpointError
+        As `bmfl_lab.training.fit`.
+    """
+    device = pick_device(device)
+    train, val = study.set("train"), study.set("val")
+    for stimuli in (train, val):
+        _check_labels(stimuli, len(study.class_names))
+    backbone = backbone if backbone is not None else _backbone(study.backbone, device)
+    if encoder is None and brain is None and config.head != "backbone":
+        encoder = _default_encoder(study, store, device)
+    atlas = atlas if atlas is not None else getattr(encoder, "atlas", None)
+    trained = TrainedFusion(
+        name=name or config.head,
+        config=config,
+        seed=seed,
+        class_names=study.class_names,
+        backbone=backbone,
+        encoder=encoder,
+        source=None if config.head == "backbone" else brain or _encoder_source(encoder),
+        atlas=atlas,
+        store=store if store is not None else FeatureStore(),
+        device=device,
+    )
+    data = _data(trained, train)
+    held_out = _data(trained, val)
+    trained.prepare(data, n_vertices=None if "response" not in data else data["response"].shape[1])
+    for tensors in (data, held_out):
+        if "response" in tensors:
+            tensors["response"] = trained.standardise(tensors["response"])
+    identity = {
+        "fusion": configs.config_hash(config),
+        "study": study.fingerprint(),
+        "encoder": getattr(encoder, "hash", ""),
+        "seed": seed,
+    }
+    result = fit(
+        trained.module,
+        functools.partial(_loss, alpha=0.0 if config.head == "backbone" else config.alpha, config=config),
+        data,
+        configs.replace(config.loop, seed=seed),
+        validate=functools.partial(_validate, data=held_out),
+        select=("val_accuracy", "max"),
+        folder=folder,
+        device=device,
+        manifest=identity,
+        what=f"{trained.name} (seed {seed})",
+    )
+    trained.history, trained.selection, trained.notes = result.history, "best validation accuracy", result.notes
+    trained.epoch = result.epoch
+    return trained
+
+
+def _check_labels(stimuli: StimulusSet, n_classes: int) -> None:
+    labels = np.asarray(stimuli.labels)
+    if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
+        got = f"{len(labels)} labels" + (f" from {labels.min()} to {labels.max()}" if len(labels) else "")
+        raise DataError(
+            message(f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}", got, "label or drop the others")
+        )
+
+
+def _default_encoder(study: Study, store: FeatureStore | None, device: str) -> Any:
+    from bmfl_lab import training
+
+    return training.train_brain_encoder(training.EncoderConfig(), study, store=store, device=device)
+
+
+def _encoder_source(encoder: Any) -> ResponseSource:
+    return lambda stimuli, tokens: encoder.predict_stimuli(stimuli)
+
+
+def _data(trained: TrainedFusion, stimuli: StimulusSet) -> dict[str, Tensor]:
+    tokens, response = trained.inputs(stimuli)
+    needed = tokens.cls.nbytes + tokens.patches.nbytes
+    refuse_without_memory(
+        needed, f"tokens of {len(stimuli)} images in memory", "choose kind='pooled:4' or fewer images"
+    )
+    data = {
+        "cls": torch.from_numpy(np.array(tokens.cls)),
+        "patches": torch.from_numpy(np.array(tokens.patches)),
+        "label": torch.from_numpy(np.asarray(stimuli.labels, dtype=np.int64)),
+    }
+    if response is not None:
+        data["response"] = torch.from_numpy(np.ascontiguousarray(response, dtype=np.float32))
+    return data
+
+
+def refuse_without_memory(needed: int, what: str, instead: str) -> None:
+    """Refuse a stage whose arrays do not fit into the memory that is free.
+
+    Raises
+    ------
+    ConfigError
+        With both numbers and the alternative.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    if free is not None and needed > free:
+        raise ConfigError(message(f"{needed / 1e9:.2f} GB of memory for {what}", f"{free / 1e9:.2f} GB free", instead))
+
+
+def _loss(module, batch, *, alpha: float, config: FusionConfig):
+    out = module(batch["cls"].float(), batch["patches"].float(), batch.get("response"))
+    loss, parts = fusion_loss(
+        out.logits,
+        batch["label"],
+        out.x_vb,
+        out.x_bv,
+        alpha,
+        axis=config.pcc_axis,
+        label_smoothing=config.label_smoothing,
+    )
+    return loss, {**parts, "accuracy": (out.logits.argmax(1) == batch["label"]).float().mean()}
+
+
+def _validate(module, *, data: dict[str, Tensor]) -> dict[str, float]:
+    logits = predict_batches(module, data["cls"], data["patches"], data.get("response"))["logits"]
+    labels = data["label"].numpy()
+    shifted = logits - logits.max(1, keepdims=True)
+    nll = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
+    return {"val_accuracy": float((logits.argmax(1) == labels).mean()), "val_nll": float(nll.mean())}
