@@ -1,0 +1,264 @@
+"""Responses of Generic Object Decoding and Deep Image Reconstruction (HDF5 "bdata"), and plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.files import load_npy
+from bmfl_lab.runtime import rng
+
+TYPES = {"train": 1, "test": 2}
+"""Values of the column "DataType": 1 training images, 2 test images, 3 imagery."""
+
+
+@dataclass(frozen=True)
+class BData:
+    """A table of samples whose columns are voxels and labels, described by metadata.
+
+    Parameters
+    ----------
+    dataset : ndarray, shape (n_samples, n_columns)
+        Voxels and labels side by side.
+    keys : tuple of str
+        Names of metadata ("VoxelData", "ROI_V1", "stimulus_id", ...).
+    values : ndarray, shape (n_keys, n_columns)
+        1 where a column belongs to the key; a coordinate for keys such as "voxel_x"; NaN elsewhere.
+    """
+
+    dataset: np.ndarray
+    keys: tuple[str, ...]
+    values: np.ndarray
+
+    def metadata(self, key: str) -> np.ndarray:
+        """Return a key's value for every column, float (n_columns,).
+
+        Raises
+        ------
+        DataError
+            If there is no such key.
+        """
+        if key not in self.keys:
+            raise DataError(message("a metadata key of this file", repr(key), nearest(key, self.keys)))
+        return self.values[self.keys.index(key)]
+
+    def select(self, key: str) -> np.ndarray:
+        """Return the columns where a key is 1, (n_samples, n_selected).
+
+        Raises
+        ------
+        DataError
+            As `metadata`.
+        """
+        return self.dataset[:, self.metadata(key) == 1]
+
+    @property
+    def rois(self) -> tuple[str, ...]:
+        """ROI names, without the prefix "ROI_"."""
+        return tuple(k.removeprefix("ROI_") for k in self.keys if k.startswith("ROI_"))
+
+
+def read_bdata(path: str | Path) -> BData:
+    """Read an HDF5 file of the groups ``dataset``, ``metadata/key`` and ``metadata/value``.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, no HDF5, or of another layout.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(message(f"an HDF5 file {path.name}", f"nothing at {path}", "check the path"))
+    try:
+        with h5py.File(path, "r") as f:
+            for name in ("dataset", "metadata/key", "metadata/value"):
+                if not isinstance(f.get(name), h5py.Dataset):
+                    raise DataError(
+                        message(f"{name!r} in {path.name}", f"{sorted(f)}", "use the preprocessed files of the authors")
+                    )
+            dataset = f["dataset"][()]
+            keys = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in np.ravel(f["metadata/key"][()]))
+            values = np.asarray(f["metadata/value"][()], dtype=np.float64)
+    except OSError as error:
+        raise DataError(message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")) from error
+    if dataset.ndim != 2 or values.shape != (len(keys), dataset.shape[1]):
+        raise DataError(
+            message(
+                f"metadata of shape ({len(keys)}, {dataset.shape[-1]}) in {path.name}",
+                f"{values.shape} for a dataset of {dataset.shape}",
+                "download the file again",
+            )
+        )
+    return BData(dataset, keys, values)
+
+
+def stimulus_name(number: float) -> str:
+    """Return the ImageNet name behind a numeric stimulus id: 1518878.005958 is "n01518878_5958"."""
+    synset = int(number)
+    return f"n{synset:08d}_{round((number - synset) * 1e6)}"
+
+
+def _split(ids: Sequence[str], kind: Mapping[str, str], val_share: float, seed: int) -> dict[str, np.ndarray]:
+    train = np.flatnonzero([kind[i] == "train" for i in ids])
+    shuffled = rng(seed, "kamitani", "val").permutation(train)
+    n_val = round(val_share * len(train))
+    return {
+        "train": np.sort(shuffled[n_val:]),
+        "val": np.sort(shuffled[:n_val]),
+        "test": np.flatnonzero([kind[i] == "test" for i in ids]),
+    }
+
+
+def read_subject(
+    path: str | Path,
+    images: Mapping[str, str | Path] | str | Path,
+    *,
+    name: str | None = None,
+    label: str = "stimulus_id",
+    val_share: float = 0.1,
+    seed: int = 0,
+) -> Subject:
+    """Read one subject of Generic Object Decoding or Deep Image Reconstruction.
+
+    Parameters
+    ----------
+    path : str or Path
+        The preprocessed HDF5 file of the subject.
+    images : mapping of str to path, or folder
+        Image of each stimulus name ("n01518878_5958"); a folder holds ``NAME.*`` at any depth.
+    name : str, optional
+        Name of the subject; the file's stem by default.
+    label : str, default "stimulus_id"
+        Column that names the stimulus.
+    val_share : float, default 0.1
+        Share of the training images that becomes "val"; test images stay untouched.
+    seed : int
+        Of that split.
+
+    Returns
+    -------
+    Subject
+        Responses averaged over the trials of each stimulus; voxels in the order left (x < 0), right.
+
+    Raises
+    ------
+    DataError
+        If columns are missing, an image is shown in both training and test, or an image file is not found.
+    """
+    data = read_bdata(path)
+    voxels = np.flatnonzero(data.metadata("VoxelData") == 1)
+    right = data.metadata("voxel_x")[voxels] >= 0
+    order = voxels[np.argsort(right, kind="stable")]
+    numbers, types = data.select(label), data.select("DataType")
+    if numbers.shape[1] != 1 or types.shape[1] != 1:
+        raise DataError(
+            message(
+                f"one column each for {label!r} and 'DataType'",
+                f"{numbers.shape[1]}, {types.shape[1]}",
+                "check `label`",
+            )
+        )
+    names = np.asarray([stimulus_name(float(n)) if n > 0 else "" for n in numbers[:, 0]], dtype=object)
+    kind: dict[str, str] = {}
+    for split, value in TYPES.items():
+        for stimulus in sorted(set(names[types[:, 0] == value])):
+            if kind.setdefault(stimulus, split) != split:
+                raise DataError(
+                    message("disjoint training and test images", f"{stimulus!r} in both", "check the column DataType")
+                )
+    ids = sorted(kind)
+    shown = np.isin(types[:, 0], list(TYPES.values()))
+    responses = np.stack([data.dataset[np.ix_(shown & (names == i), order)].mean(axis=0) for i in ids])
+    atlas = Atlas(
+        hemisphere=np.sort(right).astype(np.int8),
+        rois={r: data.metadata(f"ROI_{r}")[order] == 1 for r in data.rois},
+    )
+    return Subject(
+        name=name or Path(path).stem,
+        stimuli=_stimuli(ids, images),
+        responses=responses.astype(np.float32),
+        atlas=atlas,
+        splits=_split(ids, kind, val_share, seed),
+    )
+
+
+def _stimuli(ids: Sequence[str], images: Mapping[str, str | Path] | str | Path) -> StimulusSet:
+    if not isinstance(images, Mapping):
+        images = {p.stem: p for p in sorted(Path(images).rglob("*")) if p.is_file()}
+    missing = [i for i in ids if i not in images]
+    if missing:
+        raise DataError(
+            message(
+                "an image file for every stimulus", f"{len(missing)} missing, e.g. {missing[0]!r}", "add the images"
+            )
+        )
+    return from_files("presented", [images[i] for i in ids], list(ids), np.full(len(ids), -1))
+
+
+def read_plain(
+    responses: str | Path,
+    images: Sequence[str | Path] | str | Path,
+    *,
+    test_responses: str | Path | None = None,
+    test_images: Sequence[str | Path] | str | Path = (),
+    name: str | None = None,
+    val_share: float = 0.1,
+    seed: int = 0,
+) -> Subject:
+    """Read trial-averaged responses kept as plain ``.npy`` arrays beside a list of images.
+
+    Parameters
+    ----------
+    responses, test_responses : str or Path
+        Arrays (n_images, n_features): voxels or components, without a place on a surface.
+    images, test_images : sequence of paths, or a ``.npy`` of strings
+        One image a row; the file stem is the stimulus id.
+    name, val_share, seed
+        As in `read_subject`.
+
+    Returns
+    -------
+    Subject
+        One ROI, "VC", with everything.
+
+    Raises
+    ------
+    DataError
+        If rows and images differ in number, or an array is not numeric.
+    """
+    arrays, paths, kind = [], [], {}
+    for split, array, listed in (("train", responses, images), ("test", test_responses, test_images)):
+        if array is None:
+            continue
+        values = load_npy(array)
+        listed = [Path(str(p)) for p in (load_npy(listed) if isinstance(listed, (str, Path)) else listed)]
+        if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != len(listed):
+            raise DataError(
+                message(
+                    f"numeric responses of shape ({len(listed)}, n_features) in {Path(array).name}",
+                    f"{values.dtype} {values.shape}",
+                    "list one image a row",
+                )
+            )
+        arrays.append(values.astype(np.float32))
+        paths += listed
+        kind |= {p.stem: split for p in listed}
+    ids = [p.stem for p in paths]
+    together = np.concatenate(arrays)
+    v = together.shape[1]
+    return Subject(
+        name=name or Path(responses).stem,
+        stimuli=from_files("presented", paths, ids, np.full(len(ids), -1)),
+        responses=together,
+        atlas=Atlas(hemisphere=np.zeros(v, np.int8), rois={"VC": np.ones(v, bool)}),
+        splits=_split(ids, kind, val_share, seed),
+    )

@@ -1,0 +1,113 @@
+"""THINGS-EEG2: preprocessed EEG of one subject, read without executing pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bmfl_lab.data.pickled_arrays import read_pickled_arrays
+from bmfl_lab.errors import DataError, message
+
+FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
+KEYS = ("preprocessed_eeg_data", "ch_names", "times")
+
+
+@dataclass(frozen=True)
+class EEG:
+    """Evoked responses of one subject.
+
+    Parameters
+    ----------
+    data : ndarray, shape (n_stimuli, n_repeats, n_channels, n_times)
+        Baseline-corrected, whitened where the dataset's authors did so; their units.
+    channels : tuple of str
+        Names of the n_channels sensors.
+    times : ndarray, shape (n_times,)
+        Seconds after image onset.
+    ids : ndarray of str, shape (n_stimuli,)
+        Stimulus ids.
+    """
+
+    data: np.ndarray
+    channels: tuple[str, ...]
+    times: np.ndarray
+    ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.ids), self.data.shape[1] if self.data.ndim == 4 else 1, len(self.channels), len(self.times))
+        if self.data.shape != wanted:
+            raise DataError(
+                message(
+                    f"EEG of shape (n_stimuli={wanted[0]}, n_repeats, n_channels={wanted[2]}, n_times={wanted[3]})",
+                    f"shape {self.data.shape}",
+                    "use the image list, channels and times of this file",
+                )
+            )
+        if not np.isfinite(self.data).all():
+            raise DataError(message("finite EEG", "NaN or infinite values", "drop those trials or channels first"))
+
+    def mean(self) -> np.ndarray:
+        """Return the average over repeats, float32 (n_stimuli, n_channels, n_times)."""
+        return self.data.mean(axis=1).astype(np.float32)
+
+
+def read_things_eeg(
+    path: str | Path, split: str = "test", *, ids: Sequence[str] | None = None, metadata: str | Path | None = None
+) -> EEG:
+    """Read the preprocessed EEG of one subject.
+
+    Parameters
+    ----------
+    path : str or Path
+        The subject's folder (``sub-01``), or one of its two files.
+    split : {"train", "test"}
+        Which file of the folder.
+    ids : sequence of str, optional
+        Stimulus ids in the order of the file.
+    metadata : str or Path, optional
+        The dataset's ``image_metadata.npy``, whose file names become the ids when `ids` is not given. Without both,
+        ids are "train-00000", ... and can be compared with nothing else.
+
+    Returns
+    -------
+    EEG
+
+    Raises
+    ------
+    DataError
+        If a file is missing, holds something else than the three expected entries, or sizes disagree. Nothing in
+        the files is ever run.
+
+    References
+    ----------
+    Gifford et al. 2022, NeuroImage 264:119754.
+    """
+    path = Path(path)
+    if split not in FILES:
+        raise DataError(message("split 'train' or 'test'", repr(split), "choose one of them"))
+    found = read_pickled_arrays(path / FILES[split] if path.is_dir() else path)
+    missing = [k for k in KEYS if k not in found]
+    if missing or not isinstance(found["preprocessed_eeg_data"], np.ndarray):
+        raise DataError(
+            message(
+                f"the entries {KEYS} in {path.name}", f"{tuple(found)}", "use the *preprocessed* EEG of the dataset"
+            )
+        )
+    if ids is None and metadata is not None:
+        entry = f"{split}_img_files"
+        table = read_pickled_arrays(metadata)
+        if entry not in table:
+            raise DataError(message(f"{entry!r} in {Path(metadata).name}", f"{tuple(table)}", "use image_metadata.npy"))
+        ids = [Path(str(name)).stem for name in table[entry]]
+    data = found["preprocessed_eeg_data"]
+    if ids is None:
+        ids = [f"{split}-{i:05d}" for i in range(len(data))]
+    return EEG(
+        data=data,
+        channels=tuple(str(c) for c in found["ch_names"])[: data.shape[2] if data.ndim == 4 else None],
+        times=np.asarray(found["times"], dtype=np.float64),
+        ids=np.asarray([str(i) for i in ids], dtype=object),
+    )

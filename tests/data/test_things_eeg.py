@@ -1,0 +1,133 @@
+"""THINGS-EEG2 files of the true layout, written by NumPy and pickle, and hostile ones."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from bmfl_lab.data.pickled_arrays import read_pickled_arrays
+from bmfl_lab.data.things_eeg import read_things_eeg
+from bmfl_lab.errors import DataError
+
+
+def content(n=6, order="C"):
+    g = np.random.default_rng(0)
+    return {
+        "preprocessed_eeg_data": np.asarray(g.normal(size=(n, 4, 3, 10)), order=order),
+        "ch_names": ["O1", "Oz", "P3"],
+        "times": np.linspace(-0.2, 0.8, 10),
+    }
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_reads_bare_pickles_as_the_dataset_has_them(tmp_path, protocol, order):
+    want = content(order=order)
+    with open(tmp_path / "preprocessed_eeg_test.npy", "wb") as stream:
+        pickle.dump(want, stream, protocol=protocol)
+    found = read_things_eeg(tmp_path, "test")
+    np.testing.assert_array_equal(found.data, want["preprocessed_eeg_data"])
+    np.testing.assert_array_equal(found.times, want["times"])
+    assert found.channels == ("O1", "Oz", "P3") and found.ids[1] == "test-00001"
+    np.testing.assert_allclose(found.mean(), want["preprocessed_eeg_data"].mean(1), atol=1e-6)
+
+
+def test_reads_numpy_saved_dictionaries_and_ids_from_metadata(tmp_path):
+    np.save(tmp_path / "preprocessed_eeg_training.npy", content(3))
+    np.save(
+        tmp_path / "image_metadata.npy", {"train_img_files": ["aardvark_01b.jpg", "abacus_01b.jpg", "zebra_02s.jpg"]}
+    )
+    found = read_things_eeg(tmp_path, "train", metadata=tmp_path / "image_metadata.npy")
+    assert list(found.ids) == ["aardvark_01b", "abacus_01b", "zebra_02s"] and found.data.shape == (3, 4, 3, 10)
+    with pytest.raises(DataError, match=r"'test_img_files' in image_metadata\.npy"):
+        read_things_eeg(tmp_path / "preprocessed_eeg_training.npy", metadata=tmp_path / "image_metadata.npy")
+
+
+def test_types_and_byte_orders_come_through(tmp_path):
+    want = {
+        "a": np.arange(4, dtype=">f4"),
+        "b": np.array(["O1", "Pz"]),
+        "c": np.float32(2.5),
+        "d": np.zeros((0, 3)),
+        "e": 3,
+    }
+    for protocol in (3, 4, 5):
+        (tmp_path / "x").write_bytes(pickle.dumps(want, protocol))
+        found = read_pickled_arrays(tmp_path / "x")
+        for key, value in want.items():
+            np.testing.assert_array_equal(found[key], value)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_code_is_never_run(tmp_path):
+    target = tmp_path / "ran"
+    for payload in (Bomb(target), {"preprocessed_eeg_data": Bomb(target)}, {"a": [Bomb(target)]}):
+        (tmp_path / "x.npy").write_bytes(pickle.dumps(payload, 4))
+        with pytest.raises(DataError, match=r"a call of 'posix\.mkdir'"):
+            read_things_eeg(tmp_path / "x.npy")
+        np.save(tmp_path / "y.npy", np.array(payload, dtype=object))
+        with pytest.raises(DataError, match="nothing in it was run"):
+            read_things_eeg(tmp_path / "y.npy")
+    assert not target.exists()
+
+
+def test_mutated_files_are_read_or_refused_never_else(tmp_path):
+    data = bytearray(pickle.dumps(content(2), 4))
+    g = np.random.default_rng(0)
+    head = [i for i in range(len(data)) if i < 160 or i > len(data) - 300]
+    for _ in range(1500):
+        broken = bytearray(data)
+        for i in g.choice(head, size=g.integers(1, 4)):
+            broken[i] = g.integers(256)
+        (tmp_path / "m").write_bytes(broken[: len(broken) - int(g.integers(0, 3)) * 7])
+        try:
+            assert isinstance(read_pickled_arrays(tmp_path / "m"), dict)
+        except DataError:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        ([1, 2], "got a list"),
+        ({"a": np.array([None, 1], dtype=object)}, "an array of type 'O8'"),
+        ({"a": np.zeros(2, dtype=[("x", "f4")])}, "got a"),
+        ({"a": {1, 2}}, "opcode EMPTY_SET"),
+        ({1: 2}, "got a dict"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, value, match):
+    (tmp_path / "x").write_bytes(pickle.dumps(value, 4))
+    with pytest.raises(DataError, match=match):
+        read_pickled_arrays(tmp_path / "x")
+
+
+def test_wrong_layouts_are_refused(tmp_path):
+    np.save(tmp_path / "plain.npy", np.zeros(3))
+    with pytest.raises(DataError, match="read it with load_npy"):
+        read_things_eeg(tmp_path / "plain.npy")
+    with pytest.raises(DataError, match="nothing at"):
+        read_things_eeg(tmp_path, "test")
+    with pytest.raises(DataError, match="split 'train' or 'test'"):
+        read_things_eeg(tmp_path, "val")
+    for change, match in (
+        ({"times": np.zeros(4)}, "n_times=4"),
+        ({"preprocessed_eeg_data": np.full((2, 1, 3, 10), np.nan)}, "finite EEG"),
+    ):
+        (tmp_path / "x.npy").write_bytes(pickle.dumps(content(2) | change, 4))
+        with pytest.raises(DataError, match=match):
+            read_things_eeg(tmp_path / "x.npy")
+    (tmp_path / "x.npy").write_bytes(pickle.dumps({"times": np.zeros(2)}, 4))
+    with pytest.raises(DataError, match="the \\*preprocessed\\* EEG"):
+        read_things_eeg(tmp_path / "x.npy")
+    (tmp_path / "x.npy").write_bytes(pickle.dumps(content(2), 4))
+    with pytest.raises(DataError, match="n_stimuli=1"):
+        read_things_eeg(tmp_path / "x.npy", ids=["one"])
