@@ -49,6 +49,13 @@ class IPCKernelManager(AsyncKernelManager):
 class CappedClient(PapermillNotebookClient):
     """papermill's client, with a limit on what one cell may store and a log of what it printed."""
 
+    def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
+        """Execute a cell and note that it was begun and that it ended."""
+        STATE.current = cell_index
+        found = super().execute_cell(cell, cell_index, **options)
+        STATE.finished.add(cell_index)
+        return found
+
     def output(self, outs: list, msg: dict, display_id: str | None, cell_index: int) -> Any:
         """Store an output unless its cell is over the limit; print text to the log either way."""
         content = msg["content"]
@@ -96,6 +103,8 @@ class State:
         self.stored: dict[int, int] = {}
         self.kernel: int | None = None
         self.peak_kb = 0
+        self.current = -1
+        self.finished: set[int] = set()
         self.manager: Any = None
 
     def started(self, pid: int) -> None:
@@ -186,21 +195,18 @@ def _execute(plan: dict[str, Any], folder: Path) -> str:
             if "Dead" in type(error).__name__
             else ""
         )
-        last = str(error).strip().splitlines()[-1] if str(error).strip() else ""
+        said = str(error).strip().splitlines() or [""]
+        last = said[0] if "Timeout" in type(error).__name__ else said[-1]
         STATE.write(f"\n{error}\n")
         return f"{type(error).__name__} in cell {number} ({source}): {last}{peak}"
     return ""
 
 
 def _current_cell() -> tuple[int, str]:
-    cells = STATE.manager.nb.cells if STATE.manager else []
-    for number, cell in enumerate(cells):
-        status = cell.metadata.get("papermill", {}).get("status")
-        if cell.cell_type == "code" and (
-            status in ("running", "failed") or cell.metadata.get("papermill", {}).get("exception")
-        ):
-            return number, (cell.source.strip().splitlines() or [""])[0][:80]
-    return -1, "before the first cell"
+    if STATE.current < 0 or not STATE.manager:
+        return -1, "before the first cell"
+    source = STATE.manager.nb.cells[STATE.current].source.strip()
+    return STATE.current, (source.splitlines() or [""])[0][:80]
 
 
 def _keep_executed(folder: Path) -> list[dict[str, Any]]:
@@ -216,7 +222,11 @@ def _keep_executed(folder: Path) -> list[dict[str, Any]]:
     for number, cell in enumerate(notebook.cells):
         status = cell.metadata.get("papermill", {}).get("status", "pending")
         if cell.cell_type == "code" and cell.source.strip() and "skip-execution" not in cell.metadata.get("tags", []):
-            failed = cell.metadata.get("papermill", {}).get("exception") or status != "completed"
+            failed = (
+                cell.metadata.get("papermill", {}).get("exception")
+                or status != "completed"
+                or number not in STATE.finished
+            )
             if failed or any(o.output_type == "error" for o in cell.get("outputs", [])):
                 line = cell.source.strip().splitlines()[0][:80]
                 unfinished.append({"cell": number, "status": status, "source": scrub_text(line)})

@@ -1,0 +1,39 @@
+"""Shared by every test: no connection leaves this machine unless a test is marked ``network`` or ``browser``."""
+
+import ipaddress
+import socket
+
+import pytest
+
+
+def _is_local(address):
+    if not isinstance(address, tuple):
+        return True
+    host = str(address[0]).split("%")[0]
+    if host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def no_network(request, monkeypatch):
+    """Refuse and report any connection attempt beyond the loopback interface; yields the attempts."""
+    attempts = []
+    if request.node.get_closest_marker("network") or request.node.get_closest_marker("browser"):
+        yield attempts
+        return
+    for name in ("connect", "connect_ex"):
+        original = getattr(socket.socket, name)
+
+        def guarded(self, address, _original=original):
+            if not _is_local(address):
+                attempts.append(address)
+                raise ConnectionRefusedError(f"a test tried to reach {address}")
+            return _original(self, address)
+
+        monkeypatch.setattr(socket.socket, name, guarded)
+    yield attempts
+    assert not attempts, f"connection attempts in an offline test: {attempts}"

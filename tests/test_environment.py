@@ -1,0 +1,112 @@
+"""The environment that the set-up makes, and the files that describe it."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONSTRAINTS = ".ci/constraints-cpu.txt"
+
+
+def test_a_cpu_torch_brought_no_cuda_package_and_no_torchvision():
+    import torch
+
+    if not torch.__version__.endswith("+cpu"):
+        pytest.skip(f"torch {torch.__version__} is not a CPU build")
+    names = {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
+    assert len(names) > 50
+    bad = {n for n in names if n.startswith(("nvidia-", "cuda-")) or n in ("triton", "torchvision", "timm")}
+    assert not bad
+
+
+def test_the_constraint_pins_torch_within_the_declared_range():
+    from packaging.requirements import Requirement
+
+    lines = [x for x in (ROOT / CONSTRAINTS).read_text().splitlines() if x.strip() and not x.startswith("#")]
+    assert [Requirement(x).name for x in lines] == ["torch"]
+    (pin,) = Requirement(lines[0]).specifier
+    (declared,) = [Requirement(d) for d in PROJECT["dependencies"] if Requirement(d).name == "torch"]
+    assert pin.operator == "==" and pin.version in declared.specifier
+
+
+def test_environment_yml_says_what_pyproject_says():
+    data = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert data["channels"] == ["conda-forge", "nodefaults"]
+    plain = [d for d in data["dependencies"] if isinstance(d, str)]
+    (pip,) = [d["pip"] for d in data["dependencies"] if isinstance(d, dict)]
+    assert f"python{PROJECT['requires-python']}" in plain and {"pip", "nodejs"} <= set(plain)
+    assert pip == [f"-c {CONSTRAINTS}", "-e .[test]"]
+    assert "test" in PROJECT["optional-dependencies"]
+
+
+def test_every_install_command_carries_the_constraint():
+    installs = []
+    for name in ("Makefile", ".ci/run", "README.md", "environment.yml"):
+        text = (ROOT / name).read_text().replace("\\\n", " ")
+        installs += [(name, x) for x in text.splitlines() if re.search(r"pip install|^\s*- -e ", x)]
+    assert any(n == "Makefile" for n, _ in installs)
+    for name, line in installs:
+        if name == "environment.yml":
+            assert f"- -c {CONSTRAINTS}" in (ROOT / name).read_text()
+        elif "torch" not in line and "GPU" not in line:
+            assert "-c " in line, f"{name}: {line}"
+
+
+@pytest.mark.parametrize("tool", ["python3", "npm"])
+def test_make_says_in_one_sentence_what_is_missing(tool, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "cat", "cksum", "cut", "sed", "test", "touch", "rm", "echo", "env"):
+        found = subprocess.run(["which", name], capture_output=True, text=True).stdout.strip()
+        if found:
+            (tmp_path / "bin" / name).symlink_to(found)
+    make = subprocess.run(["which", "make"], capture_output=True, text=True).stdout.strip()
+    if not make:
+        pytest.skip("make is not installed")
+    command = [make, "-C", str(ROOT), "run", f"VENV={tmp_path / 'venv'}"]
+    if tool == "npm":
+        (tmp_path / "venv" / "bin").mkdir(parents=True)
+        (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+        command += ["-o", "setup"]
+    environment = {"PATH": str(tmp_path / "bin"), "BMFL_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    said = [x for x in (done.stdout + done.stderr).splitlines() if x.startswith("error: ")]
+    assert done.returncode != 0 and len(said) == 1 and tool in said[0], done.stdout + done.stderr
+
+
+def test_importing_the_package_is_light_and_leaves_cuda_alone():
+    code = (
+        "import sys, json, bmfl_lab, bmfl_lab.runs, bmfl_lab.records; "
+        "heavy = ('torch', 'nilearn', 'plotly', 'matplotlib', 'sklearn', 'scipy', 'papermill', 'pandas', 'transformers');"
+        "print(json.dumps([m for m in heavy if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert json.loads(done.stdout) == []
+
+
+def test_no_import_initialises_cuda():
+    modules = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for p in sorted((ROOT / "bmfl_lab").rglob("*.py"))
+        if p.stem not in ("__main__", "worker")
+    ]
+    code = f"import importlib, torch\nfor m in {modules!r}: importlib.import_module(m)\nassert not torch.cuda.is_initialized()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(modules) >= 30
+
+
+def test_the_offline_guard_refuses_an_outside_address(no_network):
+    import socket
+
+    with socket.socket() as outside, pytest.raises(ConnectionRefusedError, match="a test tried to reach"):
+        outside.connect(("192.0.2.1", 80))
+    assert no_network == [("192.0.2.1", 80)]
+    no_network.clear()
