@@ -123,8 +123,10 @@ class EncoderConfig:
 
 def tiny(kind: str = "roi_query") -> EncoderConfig:
     """Return a configuration for the planted study: seconds on a CPU."""
-    loop = LoopConfig(epochs=12, batch_size=64, lr=3e-3, weight_decay=1e-3, clip_norm=1.0)
-    return replace(EncoderConfig(), kind=kind, n_heads=4, ffn_width=128, n_features=32, loop=loop)
+    loop = LoopConfig(epochs=25, batch_size=64, lr=5e-3, weight_decay=1e-3, clip_norm=1.0)
+    return replace(
+        EncoderConfig(), kind=kind, width=64, n_heads=8, ffn_width=128, dropout=0.0, n_features=32, loop=loop
+    )
 
 
 def small(kind: str = "roi_query") -> EncoderConfig:

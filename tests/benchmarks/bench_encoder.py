@@ -1,0 +1,107 @@
+"""Training step of the ROI-query encoder against a cost model of the released implementation, in turns.
+
+The peer computes what the public implementation of Adeli et al. computes per step: attention with its weights
+returned, queries projected for every image, a dense readout of every vertex from every query times a mask, and
+AdamW as it comes. Both have the same sizes.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_encoder.py [--steps 5] [--bf16]
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from bmfl_lab.models.roi_query import ROIQueryEncoder, query_masks, sine_positions
+from bmfl_lab.runtime import bf16_pays
+
+SIZES = (19004, 20544)
+GRID = (16, 16)
+
+
+def regions(generator):
+    """24 regions a hemisphere: seven adjacent ones and seventeen that may overlap."""
+    n = sum(SIZES)
+    at = np.concatenate([np.arange(v) / v for v in SIZES])
+    rois = {f"a{i}": (at >= 0.06 * i) & (at < 0.06 * (i + 1)) for i in range(7)}
+    for i in range(17):
+        start = generator.uniform(0.4, 0.9)
+        rois[f"b{i}"] = (at >= start) & (at < start + 0.04)
+    return query_masks(np.repeat([0, 1], SIZES), rois) + (n,)
+
+
+class Peer(nn.Module):
+    """A decoder layer with dense readouts, one a hemisphere."""
+
+    def __init__(self, masks, width=768, heads=16, ffn=1024, dropout=0.1):
+        super().__init__()
+        self.queries = nn.Embedding(len(masks), width)
+        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.one, self.two = nn.Linear(width, ffn), nn.Linear(ffn, width)
+        self.drop = nn.Dropout(dropout)
+        self.left, self.right = (nn.Linear(width, v) for v in SIZES)
+        m = torch.from_numpy(masks).float()
+        sides = m[:, : SIZES[0]].any(1)
+        self.register_buffer("mask_left", m[sides, : SIZES[0]])
+        self.register_buffer("mask_right", m[~sides, SIZES[0] :])
+        self.register_buffer("positions", sine_positions(GRID, width)[:, None])
+
+    def forward(self, patches):
+        memory = patches.transpose(0, 1)
+        queries = self.queries.weight[:, None].repeat(1, len(patches), 1)
+        x = torch.zeros_like(queries)
+        seen, _ = self.attention(self.norm1(x) + queries, memory + self.positions, memory)
+        x = x + self.drop(seen)
+        x = x + self.drop(self.two(self.drop(torch.relu(self.one(self.norm2(x))))))
+        x = self.norm3(x).transpose(0, 1)
+        n = len(self.mask_left)
+        left = (self.left(x[:, :n]) * self.mask_left).sum(1)
+        right = (self.right(x[:, n:]) * self.mask_right).sum(1)
+        return torch.cat([left, right], 1)
+
+
+def step(model, optimiser, x, y, dtype):
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
+        out = model(x)
+    parts = (out.float() - y).square().tensor_split([SIZES[0]], 1)
+    sum(p.mean() for p in parts).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+    optimiser.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--bf16", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    names, masks, n = regions(np.random.default_rng(0))
+    x, y = torch.randn(16, 256, 768), torch.randn(16, n)
+    runs = {"peer fp32": (Peer(masks), {}, "fp32")}
+    ours = ROIQueryEncoder(masks=masks, token_width=768, grid=GRID)
+    runs["bmfl_lab fp32"] = (ours, {"fused": True}, "fp32")
+    if options.bf16 and bf16_pays("cpu"):
+        runs["bmfl_lab bf16"] = (ROIQueryEncoder(masks=masks, token_width=768, grid=GRID), {"fused": True}, "bf16")
+    ready = {
+        k: (m, torch.optim.AdamW(m.parameters(), lr=5e-4, weight_decay=1e-4, **o), d) for k, (m, o, d) in runs.items()
+    }
+    times = {k: [] for k in runs}
+    for _ in range(options.steps + 1):
+        for name, (model, optimiser, dtype) in ready.items():
+            start = time.process_time()
+            step(model, optimiser, x, y, dtype)
+            times[name].append(time.process_time() - start)
+    base = np.median(times["peer fp32"][1:])
+    print(f"training step, batch 16, 256 tokens, {len(names)} queries, {n} vertices, "
+          f"{len(ours.readout.weights)} groups, CPU-seconds, one thread")  # fmt: skip
+    for name, found in times.items():
+        print(f"{name:15s} {np.median(found[1:]):.3f}   ratio {base / np.median(found[1:]):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Ridge with one penalty per vertex against himalaya's RidgeCV, in one process and in turns.
+
+OMP_NUM_THREADS=1 python tests/benchmarks/bench_ridge.py [--targets 2000] [--repeats 3]
+"""
+
+import argparse
+import resource
+import time
+import warnings
+
+import numpy as np
+import torch
+from himalaya.backend import set_backend
+from himalaya.ridge import RidgeCV
+
+from bmfl_lab.models.ridge import fit_ridge
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--stimuli", type=int, default=8000)
+    parser.add_argument("--features", type=int, default=768)
+    parser.add_argument("--targets", type=int, default=2000, help="39548: both hemispheres of an Algonauts subject")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--targets-batch", type=int, default=2000, help="himalaya's batch")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    set_backend("torch")
+    warnings.simplefilter("ignore")
+    g = np.random.default_rng(0)
+    X = (g.normal(size=(options.stimuli, options.features)) * np.logspace(0.5, -1, options.features)).astype(np.float32)
+    W = g.normal(size=(options.features, options.targets)).astype(np.float32)
+    Y = X @ W * g.uniform(0.02, 0.3, options.targets).astype(np.float32)
+    Y += g.normal(size=Y.shape, scale=2).astype(np.float32)
+    alphas = np.logspace(0, 6, 20).astype(np.float32)
+    solver = {"n_targets_batch": options.targets_batch, "n_alphas_batch": 5, "warn": False}
+    times = {"himalaya": [], "bmfl_lab": []}
+    for _ in range(options.repeats):
+        start = time.process_time()
+        ours = fit_ridge(X, Y, alphas)
+        times["bmfl_lab"].append(time.process_time() - start)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        start = time.process_time()
+        peer = RidgeCV(alphas=alphas, fit_intercept=True, cv=5, solver_params=solver).fit(X, Y)
+        times["himalaya"].append(time.process_time() - start)
+    same = np.isclose(ours.alpha, np.asarray(peer.best_alphas_), rtol=1e-3)
+    gap = np.abs(ours.coef - np.asarray(peer.coef_))[:, same].max()
+    a, b = (float(np.median(times[k])) for k in ("himalaya", "bmfl_lab"))
+    print(f"{options.stimuli} x {options.features} -> {options.targets}, 20 alphas, 5 folds, CPU-seconds, one thread")
+    print(f"himalaya {a:.2f}   bmfl_lab {b:.2f}   ratio {a / b:.1f}")
+    print(f"same alpha {same.mean():.4%}   largest coefficient gap {gap:.1e}   peak before the peer {memory:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()
