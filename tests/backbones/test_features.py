@@ -1,0 +1,317 @@
+"""The feature store: the same tokens from disk, nothing half-written, nothing of somebody else's."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from extraction_process import stimuli as noise
+from PIL import Image
+
+from bmfl_lab.backbones import FeatureStore, extract, features, load_backbone
+from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.errors import ConfigError, DataError, NumericsError
+
+PROCESS = Path(__file__).with_name("extraction_process.py")
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("vit_tiny14_reg", image_size=28, resize="direct")
+
+
+def direct(backbone, stimuli, **options):
+    """Return tokens the plain way, all images in one batch."""
+    return backbone(torch.stack([backbone.preprocess(stimuli.image(i)) for i in range(len(stimuli))]), **options)
+
+
+def failing(base, position, error):
+    """Return `base` with one image that cannot be read."""
+
+    def read(i):
+        if i == position:
+            raise error
+        return base.read(i)
+
+    return StimulusSet(base.name, base.ids, read, base.digest_of, base.labels, paths=base.paths)
+
+
+@pytest.mark.parametrize("n", [1, 5, 37])
+def test_full_tokens_equal_a_plain_forward_pass(tmp_path, backbone, n):
+    stored = FeatureStore(tmp_path).get(backbone, noise(n), dtype="float32", batch_size=4)
+    expected = direct(backbone, noise(n))
+    assert stored.grid == (2, 2)
+    assert len(stored) == n
+    assert np.allclose(stored.cls, expected.cls, atol=1e-5)
+    assert np.allclose(stored.patches, expected.patches, atol=1e-5)
+    assert np.allclose(stored.mean, expected.patches.mean(1), atol=1e-5)
+    assert stored.features().shape == (n, 96)
+    assert stored.features().dtype == np.float32
+
+
+def test_each_kind_keeps_what_it_says(tmp_path):
+    backbone = load_backbone("vit_tiny14", image_size=56)
+    expected = direct(backbone, noise(6)).patches.unflatten(1, (4, 4))
+    store = FeatureStore(tmp_path)
+    cls = store.get(backbone, noise(6), "cls", dtype="float32")
+    both = store.get(backbone, noise(6), "cls+mean", dtype="float32")
+    pooled = store.get(backbone, noise(6), "pooled:2", dtype="float32")
+    assert cls.mean is None and cls.patches is None and both.patches is None
+    assert cls.features().shape == (6, 48)
+    assert pooled.grid == (2, 2)
+    for r in range(2):
+        for c in range(2):
+            cell = expected[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean((1, 2))
+            assert np.allclose(pooled.patches[:, 2 * r + c], cell, atol=1e-5)
+    assert np.allclose(pooled.mean, expected.mean((1, 2)), atol=1e-5)
+    with pytest.raises(ConfigError, match="a pooled grid of at most 4"):
+        store.get(backbone, noise(6), "pooled:5")
+
+
+def test_half_precision_is_within_its_rounding(tmp_path, backbone):
+    stored = FeatureStore(tmp_path).get(backbone, noise(8))
+    expected = direct(backbone, noise(8)).patches.numpy()
+    assert stored.patches.dtype == np.float16
+    assert np.abs(stored.patches - expected).max() <= 2**-11 * np.abs(expected).max() + 1e-6
+
+
+def test_other_blocks_and_projections(tmp_path, backbone):
+    store = FeatureStore(tmp_path)
+    first = store.get(backbone, noise(5), block=0, dtype="float32")
+    query = store.get(backbone, noise(5), block=-3, dtype="float32", features="q")
+    assert np.allclose(first.patches, direct(backbone, noise(5), blocks=(0,))[0].patches, atol=1e-5)
+    assert np.allclose(query.patches, direct(backbone, noise(5), blocks=(0,), features="q")[0].patches, atol=1e-5)
+    assert first.key != query.key
+
+
+def test_tokens_in_memory_are_the_same(tmp_path, backbone):
+    stored = FeatureStore(tmp_path).get(backbone, noise(9), dtype="float32", batch_size=4)
+    found = extract(backbone, noise(9), batch_size=4)
+    assert np.array_equal(stored.patches, found.patches)
+    assert found.key == ""
+    assert found.manifest["identity"]["backbone"] == stored.manifest["identity"]["backbone"]
+
+
+def test_the_second_time_nothing_is_computed_and_nothing_can_be_written(tmp_path, backbone, monkeypatch):
+    first = FeatureStore(tmp_path).get(backbone, noise(10))
+    monkeypatch.setattr(FeatureStore, "_extract", lambda *_: pytest.fail("extracted again"))
+    again = FeatureStore(tmp_path).get(backbone, noise(10), batch_size=3, block=2)
+    assert again.key == first.key
+    assert np.array_equal(again.patches, first.patches)
+    with pytest.raises(ValueError, match="read-only"):
+        again.patches[0] = 0
+
+
+def test_whatever_determines_the_tokens_changes_the_key(tmp_path, backbone):
+    store = FeatureStore(tmp_path)
+    base = noise(4)
+    changed = base.mapped(lambda image, _: image ^ 1, key="flip")
+    variants = [
+        store.get(backbone, base),
+        store.get(backbone, base, "cls+mean"),
+        store.get(backbone, base, block=1),
+        store.get(backbone, base, dtype="float32"),
+        store.get(backbone, base.subset([1, 0, 2, 3])),
+        store.get(backbone, changed),
+        store.get(load_backbone("vit_tiny14_reg", image_size=28, resize="short"), base),
+        store.get(load_backbone("vit_tiny14_reg", image_size=42, resize="direct"), base),
+        store.get(load_backbone("vit_tiny14_reg", weights="random:1", image_size=28, resize="direct"), base),
+        store.get(load_backbone("vit_tiny14", image_size=28, resize="direct"), base),
+    ]
+    assert len({v.key for v in variants}) == len(variants)
+
+
+def test_the_expected_size_is_said_before_and_true(tmp_path, backbone, capsys):
+    stored = FeatureStore(tmp_path).get(backbone, noise(100))
+    said = capsys.readouterr().out
+    expected = 100 * (1 + 1 + 4) * 48 * 2
+    assert f"{expected / 1e6:.1f} MB" in said and "random weights (seed 0)" in said
+    on_disk = sum(p.stat().st_size for p in (tmp_path / stored.key).glob("*.npy"))
+    assert expected <= on_disk <= expected + 3 * 128
+
+
+def test_beyond_the_limit_or_the_disk_nothing_is_begun(tmp_path, backbone, monkeypatch):
+    with pytest.raises(ConfigError, match=r"room for .* GB of tokens.*limit of 1e-05 GB"):
+        FeatureStore(tmp_path, limit_gb=1e-5).get(backbone, noise(100))
+    FeatureStore(tmp_path, limit_gb=1e-4).get(backbone, noise(100))
+    with pytest.raises(ConfigError, match="GB used of a limit"):
+        FeatureStore(tmp_path, limit_gb=1e-4).get(backbone, noise(99))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 1000})())
+    with pytest.raises(ConfigError, match="1e-06 GB free on the disk"):
+        FeatureStore(tmp_path).get(backbone, noise(98))
+    assert len(list(tmp_path.glob("*/manifest.json"))) == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_flipped_bit_is_refused(tmp_path, backbone):
+    stored = FeatureStore(tmp_path).get(backbone, noise(20))
+    path = tmp_path / stored.key / "patches.npy"
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"undamaged tokens in .*patches\.npy; got another checksum in rows 0 to 19"):
+        FeatureStore(tmp_path).get(backbone, noise(20))
+
+
+def test_a_truncated_file_is_refused(tmp_path, backbone):
+    stored = FeatureStore(tmp_path).get(backbone, noise(20))
+    path = tmp_path / stored.key / "cls.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"cls\.npy"):
+        FeatureStore(tmp_path).get(backbone, noise(20))
+
+
+def test_another_manifest_is_refused(tmp_path, backbone):
+    stored = FeatureStore(tmp_path).get(backbone, noise(20))
+    path = tmp_path / stored.key / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["identity"]["backbone"]["weights_hash"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="made with the weights, preprocessing and stimuli asked for"):
+        FeatureStore(tmp_path).get(backbone, noise(20))
+
+
+def test_an_unreadable_image_is_named_and_leaves_no_set(tmp_path, backbone):
+    paths = []
+    for i in range(12):
+        paths.append(tmp_path / f"img_{i}.png")
+        Image.fromarray(noise(12).image(i)).save(paths[-1])
+    paths[9].write_bytes(paths[9].read_bytes()[:80])
+    bad = from_files("photos", paths, [f"s{i}" for i in range(12)], [0] * 12)
+    with pytest.raises(DataError, match=r"stimulus 's9' \(.*img_9\.png\) of 'photos'"):
+        FeatureStore(tmp_path / "store").get(backbone, bad, batch_size=2)
+    assert not list((tmp_path / "store").glob("*/manifest.json"))
+
+
+def test_a_broken_file_far_ahead_stops_the_work_within_seconds(tmp_path, backbone):
+
+    bad = failing(noise(400), 12, OSError("disk error"))
+    calls = []
+    handle = backbone.register_forward_pre_hook(lambda *_: (calls.append(1), time.sleep(0.2)) and None)
+    start = time.monotonic()
+    try:
+        with pytest.raises(DataError, match=r"'n12' of 'noise'; got OSError: disk error"):
+            FeatureStore(tmp_path).get(backbone, bad, batch_size=4)
+    finally:
+        handle.remove()
+    assert len(calls) <= 3
+    assert time.monotonic() - start < 10
+
+
+def test_numbers_that_do_not_fit_are_refused(tmp_path, backbone):
+    loud = load_backbone("vit_tiny14_reg", image_size=28)
+    loud.norm.weight.data[5] = 1e6
+    with pytest.raises(NumericsError, match=r"at most 65504 to store as float16.*'n\d'.*store as dtype='float32'"):
+        FeatureStore(tmp_path).get(loud, noise(3))
+    assert FeatureStore(tmp_path).get(loud, noise(3), dtype="float32").cls.max() > 65504
+    loud.norm.weight.data[5] = float("nan")
+    loud.weights_hash = "other"
+    for dtype in ("float16", "float32"):
+        with pytest.raises(NumericsError, match="nan in 'cls' of stimulus 'n0'"):
+            FeatureStore(tmp_path).get(loud, noise(3), dtype=dtype)
+    with pytest.raises(NumericsError, match="finite tokens"):
+        extract(loud, noise(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"kind": "patch"}, "a kind 'cls'"),
+        ({"dtype": "int8"}, "a stored dtype"),
+        ({"batch_size": 0}, "a positive batch size"),
+        ({"block": 7}, "block indices from -3 to 2"),
+        ({"features": "queries"}, "features among"),
+    ],
+)
+def test_choices_are_checked_before_anything_is_written(tmp_path, backbone, options, text):
+    with pytest.raises(ConfigError, match=text):
+        FeatureStore(tmp_path).get(backbone, noise(3), **options)
+    assert not list(tmp_path.glob("*/manifest.json"))
+
+
+def run(root, n, after):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, str(PROCESS), str(root), str(n), str(after)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_a_killed_extraction_goes_on_where_it_was_and_ends_the_same(tmp_path, monkeypatch):
+    killed = run(tmp_path / "a", 64, after=41)
+    killed.communicate(timeout=120)
+    assert killed.returncode == -9
+    (partial,) = (tmp_path / "a").glob("*.partial")
+    done = json.loads((partial / "progress.json").read_text())["shards"]
+    assert 1 <= len(done) <= 2
+    monkeypatch.setattr(features, "_SHARD_ROWS", 16)
+    backbone = load_backbone("vit_tiny14_reg", image_size=28)
+    read = []
+    base = noise(64)
+    watched = StimulusSet(base.name, base.ids, lambda i: (read.append(i), base.read(i))[1], base.digest_of, base.labels)
+    resumed = FeatureStore(tmp_path / "a").get(backbone, watched, batch_size=8)
+    whole = FeatureStore(tmp_path / "b").get(backbone, base, batch_size=8)
+    assert sorted(read) == list(range(16 * len(done), 64))
+    assert resumed.key == whole.key
+    for name in ("cls", "mean", "patches"):
+        files = [(tmp_path / s / whole.key / f"{name}.npy").read_bytes() for s in "ab"]
+        assert files[0] == files[1]
+    assert resumed.manifest["shards"] == whole.manifest["shards"]
+    assert not list((tmp_path / "a").glob("*.partial"))
+
+
+def test_a_damaged_part_is_made_again(tmp_path, backbone, monkeypatch):
+    monkeypatch.setattr(features, "_SHARD_ROWS", 8)
+    base = noise(32)
+    with pytest.raises(DataError):
+        FeatureStore(tmp_path).get(backbone, failing(base, 30, OSError("gone")), batch_size=4)
+    (partial,) = tmp_path.glob("*.partial")
+    assert len(json.loads((partial / "progress.json").read_text())["shards"]) >= 1
+    array = np.load(partial / "patches.npy", mmap_mode="r+")
+    array[3] = 7
+    array.flush()
+    stored = FeatureStore(tmp_path).get(backbone, base, dtype="float16", batch_size=4)
+    assert np.array_equal(stored.patches, FeatureStore(tmp_path / "b").get(backbone, base, batch_size=4).patches)
+
+
+def test_two_processes_on_one_store_do_the_work_once(tmp_path):
+    both = [run(tmp_path, 600, after=0) for _ in range(2)]
+    outputs = [p.communicate(timeout=120) for p in both]
+    assert [p.returncode for p in both] == [0, 0], outputs
+    assert outputs[0][0].split()[-1] == outputs[1][0].split()[-1]
+    assert sum("feature store: patches of 600" in out for out, _ in outputs) == 1
+
+
+def test_threads_of_one_process_do_the_work_once(tmp_path, backbone, monkeypatch):
+    calls = []
+    original = FeatureStore._extract
+    monkeypatch.setattr(FeatureStore, "_extract", lambda self, *a: (calls.append(1), original(self, *a)))
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(FeatureStore(tmp_path).get(backbone, noise(50)))) for _ in range(3)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(calls) == 1
+    assert all(np.array_equal(f.patches, found[0].patches) for f in found)
+    assert len(found) == 3
+
+
+@pytest.mark.gpu
+def test_tokens_from_a_gpu_are_those_of_the_cpu(tmp_path, backbone):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    gpu = load_backbone("vit_tiny14_reg", image_size=28, resize="direct", device="cuda")
+    stored = FeatureStore(tmp_path).get(gpu, noise(40), dtype="float32", batch_size=16)
+    assert np.allclose(stored.patches, direct(backbone, noise(40)).patches, atol=1e-4)
+    assert stored.manifest["device"] == "cuda"
