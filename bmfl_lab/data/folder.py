@@ -1,0 +1,237 @@
+"""Studies from a folder of images in class folders, as ImageNet is laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmfl_lab.data.imagenet import IMAGE_SUFFIXES, class_folders
+from bmfl_lab.data.images import decode_image
+from bmfl_lab.data.responses import SPLITS, Subject
+from bmfl_lab.data.splits import check_leakage, split_by_id
+from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.study import BackboneSpec, Study
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.runtime import progress
+
+
+def load(
+    folder: str | Path,
+    ood: Iterable[str] = (),
+    *,
+    subject: str | Path | None = None,
+    seed: int = 0,
+    val: float = 0.1,
+    test: float = 0.1,
+    backbone: str = "dinov2_vits14_reg",
+    weights: str | None = None,
+    image_size: int = 224,
+    partial: bool = False,
+    tolerant: bool = False,
+    verify: bool = True,
+    allow_links: bool = False,
+) -> Study:
+    """Read a study from a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Either ``train/``, ``val/``, ``test/`` and one folder for each out-of-distribution set, each with one subfolder
+        a class; or the class folders themselves. What is missing of val and test is split off from the training
+        images, chosen by `seed` and the images' ids, and recorded in ``study.extra["split"]``.
+    ood : iterable of str
+        Names of folders beside ``train/`` that are natural out-of-distribution sets.
+    subject : str or Path, optional
+        Folder of one subject in the layout of the Algonauts 2023 challenge.
+    seed : int
+        Chooses the split.
+    val, test : float
+        Shares of the images that are split off where those folders are missing.
+    backbone, weights, image_size
+        Default backbone of the study, as in `BackboneSpec`.
+    partial : bool, default False
+        Accept out-of-distribution sets that hold only some of the classes.
+    tolerant : bool, default False
+        Leave out images that cannot be decoded, listing them in ``study.extra["skipped"]``, instead of refusing.
+    verify : bool, default True
+        Decode every image and compare all of them by content now. For very large sets pass False: an unreadable image
+        is then found when it is used.
+    allow_links : bool, default False
+        Accept symbolic links that lead out of `folder`.
+
+    Returns
+    -------
+    Study
+        Ids of the images are their paths below `folder`.
+
+    Raises
+    ------
+    DataError
+        If a class is missing or unknown in a set, an image cannot be read, two sets share an image, or a link leads
+        out of the folder.
+    ConfigError
+        If an out-of-distribution folder does not exist, or is a set of another meaning.
+    """
+    root, ood = Path(folder).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
+    split_layout = (root / "train").is_dir()
+    _check_ood(root, ood, split_layout)
+    top = root / "train" if split_layout else root
+    classes = tuple(class_folders(top))
+    if not classes:
+        raise DataError(
+            message(f"class folders in {top}", "none", "put the images of each class into a folder of its name")
+        )
+    report: dict[str, Any] = {"skipped": {}, "ignored": {}}
+    options = {"allow_links": allow_links, "tolerant": tolerant, "verify": verify, "report": report}
+    sets = {"train": _read(root, top, "train", classes, **options)}
+    if split_layout:
+        for name in ("val", "test", *ood):
+            if (root / name).is_dir():
+                sets[name] = _read(root, root / name, name, classes, partial=partial and name in ood, **options)
+    _split_off(sets, seed, val, test, report)
+    if verify:
+        report["leakage"] = check_leakage(sets)
+    subjects = {} if subject is None else _subject(subject)
+    if verify and subjects:
+        check_leakage({**sets, **{f"stimuli of {name}": s.stimuli for name, s in subjects.items()}})
+    order = (*SPLITS, *ood)
+    return Study(
+        name=root.resolve().name,
+        description=f"images of {len(classes)} classes in {root.resolve().name}",
+        sets={name: sets[name] for name in order},
+        subjects=subjects,
+        ood=ood,
+        backbone=BackboneSpec(backbone, weights, image_size),
+        licences={"images": "the user's own"},
+        extra=report,
+    )
+
+
+def _check_ood(root: Path, ood: tuple[str, ...], split_layout: bool) -> None:
+    if ood and not split_layout:
+        raise ConfigError(
+            message(
+                f"a folder train/ in {root} beside the out-of-distribution sets {ood}",
+                "class folders only",
+                "move the class folders into train/",
+            )
+        )
+    there = class_folders(root)
+    for name in ood:
+        if name in SPLITS:
+            raise ConfigError(message("an out-of-distribution set", f"{name!r}, a split", f"name none of {SPLITS}"))
+        if name not in there:
+            raise ConfigError(
+                message(f"a folder {name!r} in {root}", "none", nearest(name, [t for t in there if t not in SPLITS]))
+            )
+
+
+def _read(
+    root: Path,
+    folder: Path,
+    name: str,
+    classes: tuple[str, ...],
+    *,
+    allow_links: bool,
+    tolerant: bool,
+    verify: bool,
+    report: dict[str, Any],
+    partial: bool = False,
+) -> StimulusSet:
+    found = class_folders(folder)
+    missing, unknown = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+    if unknown or (missing and not partial):
+        raise DataError(
+            message(
+                f"the {len(classes)} classes of the training set in {folder}",
+                f"{len(missing)} missing {missing[:5]}, {len(unknown)} unknown {unknown[:5]}",
+                "make the class folders agree, or pass partial=True for out-of-distribution sets with fewer classes",
+            )
+        )
+    paths, labels, ignored = [], [], []
+    for entry in found:
+        for path in sorted((folder / entry).iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+                ignored.append(str(path.relative_to(root)))
+                continue
+            paths.append(path)
+            labels.append(classes.index(entry))
+    if not allow_links:
+        _refuse_links(root, paths)
+    skipped = _unreadable(paths, name, tolerant) if verify else {}
+    kept = [i for i, path in enumerate(paths) if str(path) not in skipped]
+    if not kept:
+        raise DataError(message(f"images in {folder}", "none", f"use files ending in {IMAGE_SUFFIXES}"))
+    if ignored:
+        report["ignored"][name] = ignored
+    if skipped:
+        report["skipped"][name] = skipped
+    chosen = [paths[i] for i in kept]
+    ids = [path.relative_to(root).as_posix() for path in chosen]
+    return from_files(name, chosen, ids, np.asarray(labels, dtype=np.int64)[kept], classes)
+
+
+def _refuse_links(root: Path, paths: list[Path]) -> None:
+    home = root.resolve()
+    for path in paths:
+        if not path.resolve().is_relative_to(home):
+            raise DataError(
+                message(
+                    f"files inside {root}",
+                    f"{path}, a link to {path.resolve()}",
+                    "copy the file, or pass allow_links=True if the link is yours",
+                )
+            )
+
+
+def _unreadable(paths: list[Path], name: str, tolerant: bool) -> dict[str, str]:
+    skipped = {}
+    for path in progress(paths, f"checking images of {name}"):
+        try:
+            decode_image(path)
+        except DataError as error:
+            if not tolerant:
+                raise
+            skipped[str(path)] = str(error)
+    if skipped:
+        print(f"{name}: {len(skipped)} of {len(paths)} images cannot be read and are left out", flush=True)
+    return skipped
+
+
+def _split_off(sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, Any]) -> None:
+    """Take what is missing of val and test from the training images, class by class."""
+    shares = {"val": 0.0 if "val" in sets else val, "test": 0.0 if "test" in sets else test}
+    if not any(name not in sets for name in shares):
+        return
+    train = sets["train"]
+    # The same image under two names has to land in the same part.
+    digests = np.asarray(train.digests(), dtype=object)
+    rows: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for label in np.unique(train.labels):
+        members = np.flatnonzero(train.labels == label)
+        parts, _ = split_by_id(digests[members], val=shares["val"], test=shares["test"], seed=seed)
+        for name, index in parts.items():
+            rows[name] += members[index].tolist()
+    for name in ("train", *(n for n in shares if n not in sets)):
+        if not rows[name]:
+            raise DataError(
+                message(
+                    f"enough images to split off {name!r}", f"{len(train)} in all", f"add images, or a folder {name}/"
+                )
+            )
+        sets[name] = train.subset(np.sort(rows[name]), name=name)
+    report["split"] = {
+        "seed": seed,
+        **{n: s for n, s in shares.items() if s},
+        "sizes": {n: len(s) for n, s in sets.items()},
+    }
+
+
+def _subject(folder: str | Path) -> dict[str, Subject]:
+    from bmfl_lab.data.algonauts import read_subject
+
+    found = read_subject(folder)
+    return {found.name: found}
