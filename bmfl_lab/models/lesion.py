@@ -93,7 +93,7 @@ def apply_lesion(
             )
         )
     other_BV = _replacement(response_BV, lesion, mean_V, donors_NV)
-    return torch.where(mask_V, response_BV + lesion.strength * (other_BV - response_BV), response_BV)
+    return torch.where(mask_V, torch.lerp(response_BV, other_BV, lesion.strength), response_BV)
 
 
 def _replacement(response_BV: Tensor, lesion: Lesion, mean_V: Tensor | None, donors_NV: Tensor | None) -> Tensor:

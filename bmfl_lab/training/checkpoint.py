@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -193,9 +194,12 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
             )
         )
     problem = _header_problem(raw)
-    if problem:
-        raise CheckpointError(message(f"a sound safetensors file {path.name}", problem, "delete or fetch it again"))
-    return safetensors.torch.load(raw)
+    if not problem:
+        try:
+            return safetensors.torch.load(raw)
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            problem = str(error)
+    raise CheckpointError(message(f"a sound safetensors file {path.name}", problem, "delete or fetch it again"))
 
 
 def _header_problem(raw: bytes) -> str:

@@ -51,7 +51,7 @@ def predict_batches(
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(cls), _BATCH):
         rows = [
-            None if v is None else torch.from_numpy(np.array(v[start : start + _BATCH])).to(device).float()
+            None if v is None else _tensor(v[start : start + _BATCH]).to(device).float()
             for v in (cls, patches, response)
         ]
         with torch.inference_mode():
@@ -61,6 +61,11 @@ def predict_batches(
     if not found:
         return {"logits": np.zeros((0, module.n_classes), dtype=np.float32)}
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _tensor(rows: Any) -> Tensor:
+    # the store's maps are read-only, which torch does not know
+    return rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
 
 
 @dataclass

@@ -1,0 +1,192 @@
+"""Checkpoints: whole or absent, checked to the bit, and theirs alone."""
+
+import errno
+import json
+import random
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from bmfl_lab.errors import CheckpointError
+from bmfl_lab.training import checkpoint
+
+
+def _bundle(folder, name="step-00000001"):
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.zeros(2).bfloat16()}
+    checkpoint.write_bundle(folder, name, tensors, {"step": 1, "history": [{"loss": 0.1}]})
+    return tensors
+
+
+def test_what_is_written_is_read_and_safetensors_agrees(tmp_path):
+    tensors = _bundle(tmp_path)
+    found, manifest = checkpoint.read_bundle(tmp_path, "step-00000001")
+    assert manifest["step"] == 1 and manifest["history"] == [{"loss": 0.1}]
+    for source in (found, load_file(tmp_path / "step-00000001.safetensors")):
+        assert set(source) == set(tensors) and all(torch.equal(source[k], v) for k, v in tensors.items())
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_every_single_flipped_bit_is_refused(tmp_path, suffix):
+    _bundle(tmp_path)
+    path = tmp_path / f"step-00000001{suffix}"
+    raw = path.read_bytes()
+    for bit in range(0, len(raw) * 8, 3):
+        broken = bytearray(raw)
+        broken[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(broken))
+        with pytest.raises(CheckpointError):
+            checkpoint.read_bundle(tmp_path, "step-00000001")
+
+
+@pytest.mark.parametrize("suffix, match", [(".json", "nothing readable"), (".safetensors", "both files")])
+def test_a_missing_file_is_named(tmp_path, suffix, match):
+    _bundle(tmp_path)
+    (tmp_path / f"step-00000001{suffix}").unlink()
+    with pytest.raises(CheckpointError, match=match):
+        checkpoint.read_bundle(tmp_path, "step-00000001")
+
+
+def test_a_cut_file_and_a_renamed_pair_are_refused(tmp_path):
+    _bundle(tmp_path)
+    (tmp_path / "step-00000002.json").write_bytes((tmp_path / "step-00000001.json").read_bytes())
+    with pytest.raises(CheckpointError, match="do not rename"):
+        checkpoint.read_bundle(tmp_path, "step-00000002")
+    path = tmp_path / "step-00000001.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="damaged or exchanged"):
+        checkpoint.read_bundle(tmp_path, "step-00000001")
+
+
+def test_another_schema_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SCHEMA", 99)
+    _bundle(tmp_path)
+    monkeypatch.setattr(checkpoint, "SCHEMA", 1)
+    with pytest.raises(CheckpointError, match=r"schema 1 .* got 99"):
+        checkpoint.read_bundle(tmp_path, "step-00000001")
+
+
+def _with_header(header: bytes, data=b"\0" * 8):
+    return struct.pack("<Q", len(header)) + header + data
+
+
+@pytest.mark.parametrize(
+    "raw, match",
+    [
+        (struct.pack("<Q", 1 << 40) + b"{}", "a header of"),
+        (b"\1\2", "a header of"),
+        (
+            _with_header(
+                b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+            ),
+            "'a' twice",
+        ),
+        (_with_header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'), "leave gaps"),
+        (_with_header(b"[]"), "unreadable header"),
+        (_with_header(b"\xff\xfe"), "unreadable header"),
+    ],
+)
+def test_unsound_headers_are_refused(tmp_path, raw, match):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=match):
+        checkpoint.read_tensors(path)
+
+
+def test_a_header_above_one_megabyte_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save({"a": torch.zeros(2)}, {"long": "x" * (1 << 20)}))
+    with pytest.raises(CheckpointError, match="a header of"):
+        checkpoint.read_tensors(path)
+
+
+def test_random_headers_never_raise_anything_else(tmp_path):
+    path = tmp_path / "x.safetensors"
+    raw = save({"a": torch.zeros(3), "b": torch.ones(2, 2)})
+    generator = np.random.default_rng(0)
+    for _ in range(500):
+        broken = bytearray(raw)
+        for _ in range(generator.integers(1, 4)):
+            broken[generator.integers(0, len(broken) - 28)] = generator.integers(0, 256)
+        path.write_bytes(bytes(broken))
+        try:
+            checkpoint.read_tensors(path)
+        except CheckpointError:
+            pass
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(tmp_path, monkeypatch):
+    tensors = _bundle(tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(CheckpointError, match=r"room for \d+ bytes .* a full disk"):
+        checkpoint.write_bundle(tmp_path, "step-00000002", tensors, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert checkpoint.newest_step(tmp_path) == 1
+
+
+def test_the_tensors_are_on_disk_before_the_manifest_has_its_name(tmp_path, monkeypatch):
+    order = []
+    replace, fsync = checkpoint.os.replace, checkpoint.os.fsync
+    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (order.append(str(b)), replace(a, b))[1])
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda d: (order.append("fsync"), fsync(d))[1])
+    _bundle(tmp_path)
+    names = [o if o == "fsync" else o.rsplit(".", 1)[1] for o in order]
+    assert names == ["fsync", "safetensors", "fsync", "fsync", "json", "fsync"]
+
+
+def test_a_checkpoint_without_manifest_does_not_exist_and_steps_not_clocks_decide(tmp_path):
+    _bundle(tmp_path, "step-00000012")
+    _bundle(tmp_path, "step-00000003")  # written later
+    (tmp_path / "step-00000040.safetensors").write_bytes(b"half")
+    (tmp_path / ".step-00000041.json.ab.tmp").write_bytes(b"half")
+    assert checkpoint.newest_step(tmp_path) == 12
+    checkpoint.prune(tmp_path, {12})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000012.json", "step-00000012.safetensors"]
+
+
+def test_numbers_that_are_not_finite_do_not_reach_a_manifest(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        checkpoint.write_bundle(tmp_path, "x", {"a": torch.zeros(1)}, {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_generators_continue_where_they_were():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    random.gauss(0, 1), np.random.standard_normal()  # noqa: NPY002  leaves half a pair behind in both
+
+    def draw():
+        return random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002
+
+    saved = checkpoint.rng_tensors()
+    first = draw()
+    draw()
+    checkpoint.set_rng(saved)
+    assert draw() == first
+
+
+@pytest.mark.parametrize("name", ["rng.torch", "rng.numpy", "rng.python"])
+def test_a_missing_or_cut_random_state_is_refused(name):
+    saved = checkpoint.rng_tensors()
+    with pytest.raises(CheckpointError, match=f"random state '{name}'"):
+        checkpoint.set_rng({k: v for k, v in saved.items() if k != name})
+    if name != "rng.torch":
+        with pytest.raises(CheckpointError, match=f"random state '{name}'"):
+            checkpoint.set_rng({**saved, name: saved[name][:-1]})
+
+
+def test_changes_are_listed_and_can_be_allowed():
+    with pytest.raises(CheckpointError, match="lr: stored 1, now 2; seed: stored None, now 3"):
+        checkpoint.refuse_changes({"lr": 1}, {"lr": 2, "seed": 3})
+    checkpoint.refuse_changes({"lr": 1}, {"lr": 2}, allow=("lr",))
+
+
+def test_a_manifest_is_plain_json(tmp_path):
+    _bundle(tmp_path)
+    assert json.loads((tmp_path / "step-00000001.json").read_text())["data_bytes"] > 0

@@ -1,0 +1,174 @@
+"""The fusion recipe on the planted study, whose truth says who must win."""
+
+import numpy as np
+import pytest
+import torch
+
+from bmfl_lab import config as configs
+from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.data.stimuli import from_arrays
+from bmfl_lab.data.study import load_study
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError
+from bmfl_lab.models.fusion import count_parameters
+from bmfl_lab.models.lesion import Lesion
+from bmfl_lab.training import LoopConfig, load_fusion, train_fusion
+from bmfl_lab.training.recipes import FusionConfig, base, build_fusion, refuse_without_memory, small, tiny
+
+LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return FeatureStore(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=200)
+
+
+def _source(study):
+    """Return the planted truth itself as response source: an encoder without error."""
+    respond = study.subject().truth["respond"]
+    return lambda stimuli, tokens: respond(np.stack([stimuli.image(i) for i in range(len(stimuli))]))
+
+
+def _train(study, store, seed=0, **changes):
+    folder = changes.pop("folder", None)
+    source = changes.pop("brain", None) or _source(study)
+    config = tiny(**{"kind": "pooled:4", "loop": LOOP, **changes})
+    atlas = study.subject().atlas
+    return train_fusion(config, study, brain=source, atlas=atlas, store=store, folder=folder, device="cpu", seed=seed)
+
+
+def _accuracy(model, study, lesion=None):
+    stimuli = study.set("test")
+    return float((model.logits(stimuli, lesion).argmax(1) == stimuli.labels).mean())
+
+
+@pytest.fixture(scope="module")
+def fusion(study, store):
+    return _train(study, store)
+
+
+def test_the_fusion_finds_the_planted_signal_and_the_backbone_does_not(study, store, fusion):
+    backbone = _train(study, store, head="backbone")
+    assert _accuracy(fusion, study) > 0.9
+    assert _accuracy(fusion, study) > _accuracy(backbone, study) + 0.3
+    assert abs(count_parameters(backbone.module) / count_parameters(fusion.module) - 1) <= 0.02
+    assert fusion.selection == "best validation accuracy"
+    assert max(row["val_accuracy"] for row in fusion.history) == fusion.history[fusion.epoch - 1]["val_accuracy"]
+
+
+def test_the_concat_baseline_gets_the_signal_too(study, store):
+    assert _accuracy(_train(study, store, head="concat"), study) > 0.8
+
+
+def test_no_gain_where_no_region_carries_the_class(store):
+    empty = load_study("planted", carries=False, n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=200)
+    assert _accuracy(_train(empty, store), empty) < 0.45
+
+
+def test_the_gain_comes_from_the_region_that_carries_it(study, store, fusion):
+    atlas = study.subject().atlas
+    for kind in ("mean", "resample"):
+        assert _accuracy(fusion, study, Lesion(atlas.select("FFC"), kind)) < 0.5
+        assert _accuracy(fusion, study, Lesion(atlas.select("V1"), kind)) > 0.85
+    np.testing.assert_array_equal(
+        fusion.logits(study.set("test"), Lesion(atlas.select("FFC"), "mean", 0.0)), fusion.logits(study.set("test"))
+    )
+    other = _train(study, store, regions=("LVC",))
+    assert len(other.selected) == 72 and _accuracy(other, study) < 0.5
+
+
+def test_only_the_brain_tokens_of_the_selected_regions_exist(study, store):
+    model = _train(study, store, regions=("FFC",), loop=configs.replace(LOOP, epochs=1))
+    found = model.attention(study.set("test").subset([0, 1]))
+    assert found["brain_tokens"] == ("left:FFC", "right:FFC")
+    assert found["vb"].shape == (2, 4, 1, 2) and found["bv"].shape == (2, 4, 1, 16) and found["grid"] == (4, 4)
+
+
+def test_patch_tokens_and_patch_queries_train(study, store):
+    model = _train(study, store, tokeniser="patch", query="patch", loop=configs.replace(LOOP, epochs=1))
+    assert model.module.brain.tokeniser.n_tokens == 11  # 168 vertices, 16 a token
+    assert model.logits(study.set("test")).shape == (200, 4)
+
+
+def test_a_model_is_saved_and_read_to_the_bit(study, store, fusion, tmp_path):
+    fusion.save(tmp_path)
+    spec = study.backbone
+    own = load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size)
+    with pytest.raises(CheckpointError, match="response source of this model"):
+        load_fusion(tmp_path, own, store=store)
+    again = load_fusion(tmp_path, own, brain=_source(study), store=store, device="cpu")
+    np.testing.assert_array_equal(again.logits(study.set("test")), fusion.logits(study.set("test")))
+    assert again.config == fusion.config and again.history == fusion.history
+    other = load_backbone(spec.name, weights="random:7", image_size=spec.image_size)
+    with pytest.raises(CheckpointError, match="load the backbone that the model was trained on"):
+        load_fusion(tmp_path, other, brain=_source(study), store=store)
+
+
+def test_training_changes_no_bit_of_the_backbone_and_repeats_itself(study, store, tmp_path):
+    spec = study.backbone
+    own = load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size)
+    before = {k: v.clone() for k, v in own.state_dict().items()}
+    short = configs.replace(LOOP, epochs=2)
+    config = tiny(kind="pooled:4", loop=short)
+    arguments = {"brain": _source(study), "atlas": study.subject().atlas, "store": store, "device": "cpu"}
+    models = [train_fusion(config, study, backbone=own, folder=f, **arguments) for f in (None, tmp_path, tmp_path)]
+    assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in own.parameters())
+    states = [m.module.state_dict() for m in models]
+    assert all(torch.equal(states[0][k], s[k]) for s in states[1:] for k in states[0])
+
+
+def test_an_empty_set_has_no_logits_and_a_backbone_no_lesion(study, store, fusion):
+    assert fusion.logits(study.set("test").subset([])).shape == (0, 4)
+    model = _train(study, store, head="backbone", loop=configs.replace(LOOP, epochs=1))
+    with pytest.raises(ConfigError, match="a model with a brain to lesion"):
+        model.logits(study.set("test"), Lesion(np.ones(168, bool)))
+    with pytest.raises(ConfigError, match="a model with cross-attention"):
+        model.attention(study.set("test"))
+    with pytest.raises(ConfigError, match="a model with a brain"):
+        model.predict_responses(study.set("test"))
+
+
+def test_responses_that_are_not_finite_name_the_stimulus(study, store):
+    def broken(stimuli, tokens):
+        values = np.zeros((len(stimuli), 168), dtype=np.float32)
+        values[3, 5] = np.nan
+        return values
+
+    with pytest.raises(DataError, match="finite responses; got NaN or infinity for 'train-00003'"):
+        _train(study, store, brain=broken)
+    with pytest.raises(DataError, match="one row a stimulus"):
+        _train(study, store, brain=lambda stimuli, tokens: np.zeros((3, 168)))
+
+
+def test_a_missing_label_is_refused(study, store):
+    images = np.stack([study.set("train").image(i) for i in range(8)])
+    unlabelled = from_arrays("train", images, range(8), [0, 1, 2, 3, 0, 1, 2, -1], study.class_names)
+    broken = type(study)(**{**vars(study), "sets": {**study.sets, "train": unlabelled}})
+    with pytest.raises(DataError, match=r"labels 0\.\.3 for every image of 'train'"):
+        _train(broken, store)
+
+
+def test_wrong_choices_are_refused_before_anything_starts():
+    for change, match in (
+        ({"alpha": -1.0}, "alpha >= 0"),
+        ({"regions": ()}, "at least one region"),
+        ({"kind": "cls"}, "kind 'patches'"),
+        ({"dropout": 1.0}, "dropout"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            FusionConfig(**change)
+    with pytest.raises(ConfigError, match="did you mean 'alpha'"):
+        tiny(alhpa=1.0)
+    with pytest.raises(ConfigError, match="responses on an atlas"):
+        build_fusion(tiny(), visual_width=8, n_classes=2, n_vertices=20)
+    assert small().loop.epochs == 30 and base().width == 384
+
+
+def test_a_stage_that_does_not_fit_into_memory_is_refused_with_the_numbers():
+    with pytest.raises(ConfigError, match=r"1000000\.00 GB of memory for tokens; got .* GB free.*pool them"):
+        refuse_without_memory(10**15, "tokens", "pool them")
