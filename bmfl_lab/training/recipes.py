@@ -89,7 +89,7 @@ class FusionConfig:
     regions: tuple[str, ...] = ("all",)
     label_smoothing: float = 0.0
     dropout: float = 0.1
-    kind: str = "pooled:4"
+    kind: str = "patches"
     block: int = -1
     loop: LoopConfig = field(default_factory=LoopConfig)
 
