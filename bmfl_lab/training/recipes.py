@@ -276,6 +276,10 @@ def train_fusion(
     if encoder is None and brain is None and config.head != "backbone":
         encoder = _default_encoder(study, store, device)
     atlas = atlas if atlas is not None else getattr(encoder, "atlas", None)
+    store = store if store is not None else FeatureStore()
+    source = None
+    if config.head != "backbone":
+        source = brain if brain is not None else encoder_source(encoder, store, backbone, device)
     trained = TrainedFusion(
         name=name or config.head,
         config=config,
@@ -283,9 +287,9 @@ def train_fusion(
         class_names=study.class_names,
         backbone=backbone,
         encoder=encoder,
-        source=None if config.head == "backbone" else brain or _encoder_source(encoder),
+        source=source,
         atlas=atlas,
-        store=store if store is not None else FeatureStore(),
+        store=store,
         device=device,
     )
     data = _data(trained, train)
@@ -327,13 +331,32 @@ def _check_labels(stimuli: StimulusSet, n_classes: int) -> None:
 
 
 def _default_encoder(study: Study, store: FeatureStore | None, device: str) -> Any:
-    from bmfl_lab import training
+    from bmfl_lab.training import encoder
 
-    return training.train_brain_encoder(training.EncoderConfig(), study, store=store, device=device)
+    config = encoder.tiny() if study.name == "planted" else encoder.small()
+    return encoder.train_brain_encoder(config, study, store=store, device=device)
 
 
-def _encoder_source(encoder: Any) -> ResponseSource:
-    return lambda stimuli, tokens: encoder.predict_stimuli(stimuli)
+def encoder_source(encoder: Any, store: FeatureStore, backbone: Any, device: str) -> ResponseSource:
+    """Return the response source that asks a brain encoder, on the tokens it was trained on.
+
+    Parameters
+    ----------
+    encoder : TrainedEncoder
+        Loads its own backbone where `backbone` is another one.
+    store : FeatureStore
+        Where those tokens are kept.
+    backbone : Backbone
+        Of the fusion.
+    device : str
+        Where to predict.
+    """
+
+    def predict(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
+        same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
+        return encoder.predict_stimuli(stimuli, store=store, backbone=backbone if same else None, device=device)
+
+    return predict
 
 
 def _data(trained: TrainedFusion, stimuli: StimulusSet) -> dict[str, Tensor]:

@@ -263,11 +263,16 @@ class TrainedFusion:
         Raises
         ------
         ConfigError
-            If the responses do not come from an encoder.
+            If the responses do not come from an encoder that reads the last block's patches.
         """
         network = getattr(self.encoder, "module", None)
-        if self.source is not None and network is None:
-            raise ConfigError(message("an encoder with a module", f"{self.encoder!r}", "train with encoder=..."))
+        last = (-1, self.backbone.n_blocks - 1)
+        if self.source is not None:
+            sources = [(s["kind"], s["block"] in last, s["features"]) for s in getattr(self.encoder, "sources", ())]
+            if sources != [("patches", True, "tokens")] or self.config.block not in last:
+                raise ConfigError(
+                    message("an encoder on the patches of the last block", f"{sources}", "predict by `logits` instead")
+                )
         pool = int(self.config.kind.split(":")[1]) if self.config.kind.startswith("pooled:") else None
         return BMFL(
             backbone=self.backbone,
@@ -351,7 +356,7 @@ def load_fusion(
     """
     from bmfl_lab.backbones import FeatureStore
     from bmfl_lab.runtime import pick_device
-    from bmfl_lab.training.recipes import FusionConfig, _encoder_source, build_fusion
+    from bmfl_lab.training.recipes import FusionConfig, build_fusion, encoder_source
 
     tensors, found = read_bundle(folder, "fusion")
     if found.get("kind") != "fusion":
@@ -375,6 +380,10 @@ def load_fusion(
     if "atlas.hemisphere" in arrays:
         rois = {k.removeprefix("atlas.roi."): v for k, v in arrays.items() if k.startswith("atlas.roi.")}
         atlas = getattr(encoder, "atlas", None) or Atlas(arrays["atlas.hemisphere"], rois)
+    store, device = store if store is not None else FeatureStore(), pick_device(device)
+    source = None
+    if found["needs_source"]:
+        source = brain if brain is not None else encoder_source(encoder, store, backbone, device)
     trained = TrainedFusion(
         name=found["name"],
         config=config,
@@ -382,10 +391,10 @@ def load_fusion(
         class_names=tuple(found["class_names"]),
         backbone=backbone,
         encoder=encoder,
-        source=(brain or _encoder_source(encoder)) if found["needs_source"] else None,
+        source=source,
         atlas=atlas,
-        store=store if store is not None else FeatureStore(),
-        device=pick_device(device),
+        store=store,
+        device=device,
         **{name: arrays.get(name) for name in ("selected", "mean", "scale", "donors")},
         **{name: found[name] for name in ("history", "selection", "epoch")},
         notes=tuple(found["notes"]),

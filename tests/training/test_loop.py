@@ -197,7 +197,7 @@ def test_a_nan_gradient_names_the_parameter():
         value = (model(batch["x"]) * 0).sum()
         return torch.sqrt(value.abs()), {}
 
-    with pytest.raises(NumericsError, match="finite gradient at step 0; got .*gradient of "):
+    with pytest.raises(NumericsError, match=r"finite gradient at step 0; got .*gradient of "):
         fit(example.module(), loss, example.data(), example.config(), device="cpu")
 
 

@@ -11,7 +11,8 @@ from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.models.fusion import count_parameters
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.training import LoopConfig, load_fusion, train_fusion
+from bmfl_lab.training import LoopConfig, load_fusion, train_brain_encoder, train_fusion
+from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.recipes import FusionConfig, base, build_fusion, refuse_without_memory, small, tiny
 
 LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
@@ -172,3 +173,25 @@ def test_wrong_choices_are_refused_before_anything_starts():
 def test_a_stage_that_does_not_fit_into_memory_is_refused_with_the_numbers():
     with pytest.raises(ConfigError, match=r"1000000\.00 GB of memory for tokens; got .* GB free.*pool them"):
         refuse_without_memory(10**15, "tokens", "pool them")
+
+
+def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(study, store, tmp_path):
+    encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, folder=tmp_path / "e", device="cpu")
+    before = {k: v.clone() for k, v in encoder.module.state_dict().items()}
+    config = tiny(kind="pooled:4", loop=configs.replace(LOOP, epochs=2))
+    model = train_fusion(config, study, encoder=encoder, store=store, device="cpu")
+    assert all(torch.equal(v, before[k]) for k, v in encoder.module.state_dict().items())
+    few = study.set("test").subset(range(8))
+    np.testing.assert_allclose(
+        model.predict_responses(few), encoder.predict_stimuli(few, device="cpu"), rtol=1e-2, atol=1e-2
+    )
+    images = torch.stack([model.backbone.preprocess(few.image(i)) for i in range(8)])
+    whole = model.assemble().eval()
+    lesion = Lesion(encoder.atlas.select("FFC"), "mean")
+    with torch.no_grad():
+        for cut in (None, lesion):
+            found = whole(images, lesion=cut).logits.numpy()
+            np.testing.assert_allclose(found, model.logits(few, cut), atol=0.1)  # the store keeps half precision
+    model.save(tmp_path / "f")
+    again = load_fusion(tmp_path / "f", model.backbone, store=store, device="cpu")
+    np.testing.assert_array_equal(again.logits(few), model.logits(few))
