@@ -47,6 +47,9 @@ class Subject:
     truth : mapping
         For a simulated subject: whatever the generator planted (receptive fields, tuning, noiseless responses).
 
+    info : mapping
+        How the data were read: split record, dropped and constant vertices, source of the noise ceiling.
+
     Raises
     ------
     DataError
@@ -65,6 +68,7 @@ class Subject:
     attributes: np.ndarray | None = None
     attribute_names: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, v = len(self.stimuli), self.atlas.n_vertices

@@ -76,7 +76,8 @@ def check_subdivision(vertices: np.ndarray, faces: np.ndarray, n_coarse: int, to
     """
     n = len(vertices)
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    edges = np.unique(np.sort(edges, axis=1), axis=0)
+    edges = np.sort(edges, axis=1).astype(np.int64)
+    edges = np.stack(np.divmod(np.unique(edges[:, 0] * n + edges[:, 1]), n), 1)
     coarse = edges[edges[:, 0] < n_coarse]
     counts = np.bincount(coarse[:, 1], minlength=n)
     problem = None

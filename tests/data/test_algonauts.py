@@ -1,0 +1,282 @@
+"""Folders in the Algonauts 2023 layout: written, read back, and refused when damaged."""
+
+import re
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from bmfl_lab.data import algonauts
+from bmfl_lab.data.atlas import ALGONAUTS_ROIS, Atlas
+from bmfl_lab.data.mapping import write_mapping
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import from_arrays
+from bmfl_lab.errors import ConfigError, DataError
+
+N, LEFT, RIGHT = 24, 150, 170
+NUMBERS = np.random.default_rng(3).permutation(73_000)[:N]
+
+
+def make_subject(n=N, left=LEFT, right=RIGHT, numbers=NUMBERS):
+    rng = np.random.default_rng(0)
+    hemisphere = np.repeat([0, 1], [left, right]).astype(np.int8)
+    rois = {}
+    for kind, names in ALGONAUTS_ROIS.items():
+        codes = rng.integers(0, len(names) + 1, left + right)
+        codes[codes == 4] = 0 if kind == "floc-bodies" else 4
+        rois.update({name: codes == i + 1 for i, name in enumerate(names)})
+    index = np.concatenate([np.sort(rng.permutation(163_842)[:k]) for k in (left, right)])
+    images = rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
+    return Subject(
+        name="own",
+        stimuli=from_arrays("own", images, [f"nsd-{i:05d}" for i in numbers], np.full(n, -1)),
+        responses=rng.standard_normal((n, left + right)).astype(np.float32),
+        atlas=Atlas(hemisphere, rois, surface_index=index, mesh="fsaverage"),
+        splits={"train": np.arange(n)},
+        noise_ceiling=rng.uniform(0.1, 0.9, left + right).astype(np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return make_subject()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, subject):
+    return algonauts.write_subject(tmp_path_factory.mktemp("algonauts") / "own", subject)
+
+
+@pytest.fixture
+def folder(tmp_path, original):
+    return shutil.copytree(original, tmp_path / "own")
+
+
+def fmri(folder, side="lh"):
+    return folder / "training_split" / "training_fmri" / f"{side}_training_fmri.npy"
+
+
+def test_what_was_written_is_read_back(original, subject):
+    back = algonauts.read_subject(original)
+    np.testing.assert_array_equal(back.responses, subject.responses)
+    np.testing.assert_array_equal(back.atlas.surface_index, subject.atlas.surface_index)
+    np.testing.assert_array_equal(back.atlas.hemisphere, subject.atlas.hemisphere)
+    assert set(back.atlas.rois) == set(subject.atlas.rois) and back.atlas.mesh == "fsaverage"
+    for name, mask in subject.atlas.rois.items():
+        np.testing.assert_array_equal(back.atlas.rois[name], mask)
+    assert back.info["absent_rois"] == ["mTL-bodies"] and "mTL-bodies" in back.atlas.absent
+    np.testing.assert_array_equal(back.noise_ceiling, subject.noise_ceiling)
+    assert list(back.stimuli.ids) == list(subject.stimuli.ids)
+    np.testing.assert_array_equal(back.stimuli.image(5), subject.stimuli.image(5))
+    assert back.info["constant_vertices"] == {"left": 0, "right": 0}
+
+
+def test_layout_is_the_published_one(original):
+    names = {str(p.relative_to(original)) for p in original.rglob("*") if p.is_file()}
+    assert f"training_split/training_images/train-0001_nsd-{NUMBERS[0]:05d}.png" in names
+    assert "training_split/training_fmri/lh_training_fmri.npy" in names
+    for kind in ALGONAUTS_ROIS:
+        assert f"roi_masks/mapping_{kind}.npy" in names
+        assert {
+            f"roi_masks/{s}.{kind}_{p}_space.npy" for s in ("lh", "rh") for p in ("challenge", "fsaverage")
+        } <= names
+    assert np.load(original / "roi_masks/lh.all-vertices_fsaverage_space.npy").shape == (163_842,)
+
+
+def test_unpadded_names_pair_by_number_not_by_order(folder, subject):
+    images = folder / "training_split" / "training_images"
+    for path in list(images.iterdir()):
+        path.rename(images / re.sub(r"train-0*", "train-", path.name))
+    back = algonauts.read_subject(folder)
+    assert sorted(p.name for p in images.iterdir())[0].startswith("train-10")
+    assert list(back.stimuli.ids) == list(subject.stimuli.ids)
+
+
+def test_cache_maps_the_responses(folder, subject, tmp_path):
+    back = algonauts.read_subject(folder, cache=tmp_path / "cache" / "joined.npy")
+    assert isinstance(back.responses, np.memmap)
+    np.testing.assert_array_equal(back.responses, subject.responses)
+
+
+def test_shared_images_form_the_test_split(folder, subject, tmp_path):
+    shared = [str(i) for i in subject.stimuli.ids[[3, 7, 20]]]
+    back = algonauts.read_subject(folder, shared_ids=[*shared, "nsd-73001"])
+    assert back.splits["test"].tolist() == [3, 7, 20] and back.info["split"]["method"] == "held-out ids"
+    table = tmp_path / "nsd_stim_info_merged.csv"
+    rows = [f"{i},{i},{f'nsd-{i:05d}' in shared}" for i in sorted(NUMBERS)]
+    table.write_text("cocoId,nsdId,shared1000\n" + "\n".join(rows))
+    assert algonauts.read_subject(folder, stim_info=table).splits["test"].tolist() == [3, 7, 20]
+    with pytest.raises(DataError, match="held-out ids among the stimuli"):
+        algonauts.read_subject(folder, shared_ids=["nsd-73001"])
+
+
+def test_organisers_test_split(tmp_path, subject):
+    made = algonauts.write_subject(tmp_path / "own", subject, test_rows=np.arange(20, 24))
+    back = algonauts.read_subject(made)
+    assert back.splits["test"].tolist() == [20, 21, 22, 23]
+    np.testing.assert_array_equal(back.responses, subject.responses)
+    assert len(algonauts.read_test_images(made)) == 4
+
+
+def test_float64_and_fortran_are_converted_with_a_notice(folder, subject):
+    np.save(fmri(folder), np.load(fmri(folder)).astype(np.float64))
+    np.save(fmri(folder, "rh"), np.asfortranarray(np.load(fmri(folder, "rh"))))
+    with pytest.warns(UserWarning, match="converted to float32"):
+        back = algonauts.read_subject(folder)
+    assert back.responses.dtype == np.float32
+    np.testing.assert_array_equal(back.responses, subject.responses)
+
+
+def change(path, function):
+    np.save(path, function(np.load(path)))
+
+
+def drop_one_image(folder):
+    next((folder / "training_split" / "training_images").glob("train-0024*")).unlink()
+
+
+def drop_a_middle_image(folder):
+    next((folder / "training_split" / "training_images").glob("train-0010*")).unlink()
+
+
+def swap_hemispheres(folder):
+    left, right = fmri(folder), fmri(folder, "rh")
+    left.rename(left.with_name("x.npy"))
+    right.rename(left)
+    left.with_name("x.npy").rename(right)
+
+
+def same_stimulus_twice(folder):
+    images = folder / "training_split" / "training_images"
+    path = next(images.glob("train-0002*"))
+    path.rename(images / f"train-0002_nsd-{NUMBERS[0]:05d}.png")
+
+
+def mask(folder, name):
+    return folder / "roi_masks" / name
+
+
+def rename_label(folder):
+    write_mapping(mask(folder, "mapping_floc-places.npy"), {0: "Unknown", 1: "PPA", 2: "OPA", 3: "RSC"})
+
+
+def set_first(value):
+    def function(a):
+        a = a.copy()
+        a.flat[0] = value
+        return a
+
+    return function
+
+
+DAMAGE = {
+    "fewer images than rows": (drop_one_image, r"23 rows .* one for each image; got .*24 rows"),
+    "gap in the numbers": (drop_a_middle_image, "without gaps"),
+    "left and right swapped": (swap_hemispheres, "left and right are swapped"),
+    "one stimulus twice": (same_stimulus_twice, "more than once in the file names"),
+    "transposed": (lambda f: change(fmri(f), lambda a: a.T.copy()), "vertices x images.*transpose"),
+    "one-dimensional": (lambda f: change(fmri(f), lambda a: a[:, 0]), "float32 responses of shape"),
+    "integers": (lambda f: change(fmri(f), lambda a: a.astype(np.int16)), "float32 responses of shape"),
+    "objects": (lambda f: np.save(fmri(f), np.array([[{}]])), "pickled Python objects"),
+    "NaN": (lambda f: change(fmri(f), set_first(np.nan)), "in 1 left and 0 right vertices"),
+    "infinity": (lambda f: change(fmri(f, "rh"), set_first(np.inf)), "in 0 left and 1 right vertices"),
+    "mask of other length": (
+        lambda f: change(mask(f, "lh.streams_challenge_space.npy"), lambda a: a[:-1]),
+        r"labels of shape \(150,\)",
+    ),
+    "spaces disagree": (
+        lambda f: change(mask(f, "lh.streams_challenge_space.npy"), lambda a: (a + 1) % 7),
+        "the same streams labels in challenge and fsaverage space, left",
+    ),
+    "label without a name": (
+        lambda f: write_mapping(mask(f, "mapping_streams.npy"), {0: "Unknown", 1: "early"}),
+        r"labels without a name \[2, 3, 4, 5, 6, 7\]",
+    ),
+    "name without a vertex": (
+        lambda f: write_mapping(
+            mask(f, "mapping_floc-places.npy"), {0: "Unknown", 1: "OPA", 2: "PPA", 3: "RSC", 9: "new"}
+        ),
+        r"names without a vertex \[9\]",
+    ),
+    "standard names at other labels": (rename_label, r"standard names at other labels \[1, 2\]"),
+    "class half there": (lambda f: mask(f, "mapping_streams.npy").unlink(), "the files of ROI class 'streams'"),
+    "odd file name": (lambda f: (f / "training_split/training_images/a.png").touch(), "rename or remove it"),
+    "ceiling in percent": (
+        lambda f: change(f / "test_split/noise_ceiling/lh_noise_ceiling.npy", lambda a: a * 100),
+        "divide percentages by 100",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_refused(folder, name):
+    damage, match = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(DataError, match=match):
+        algonauts.read_subject(folder)
+
+
+def test_truncated_and_inflated_files_are_refused(folder):
+    raw = fmri(folder).read_bytes()
+    fmri(folder).write_bytes(raw[:-4])
+    with pytest.raises(DataError, match="truncated or damaged"):
+        algonauts.read_subject(folder)
+    fmri(folder).write_bytes(raw.replace(b"(24, 150)", b"(9999999999, 150)").replace(b"         \n", b"\n", 1))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bytes of data|damaged header|NumPy array"):
+        algonauts.read_subject(folder)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_vertices_with_nan_are_dropped_and_recorded(folder, subject):
+    change(fmri(folder), set_first(np.nan))
+    change(fmri(folder, "rh"), lambda a: np.where(np.arange(RIGHT) == 5, 2.0, a).astype(np.float32))
+    back = algonauts.read_subject(folder, nan_policy="drop")
+    np.testing.assert_array_equal(back.responses[:, : LEFT - 1], subject.responses[:, 1:LEFT])
+    assert back.info["dropped_vertices"] == {"left": 1, "right": 0}
+    assert back.info["constant_vertices"] == {"left": 0, "right": 1}
+    assert back.n_vertices == LEFT + RIGHT - 1 and len(back.noise_ceiling) == back.n_vertices
+    with pytest.raises(ConfigError, match="nan_policy 'refuse' or 'drop'"):
+        algonauts.read_subject(folder, nan_policy="zero")
+
+
+def test_undefined_ceilings_become_nan_and_are_counted(folder):
+    change(folder / "test_split/noise_ceiling/lh_noise_ceiling.npy", set_first(0.0))
+    back = algonauts.read_subject(folder)
+    assert np.isnan(back.noise_ceiling[0]) and back.info["noise_ceiling"]["undefined_vertices"] == 1
+    shutil.rmtree(folder / "test_split")
+    assert algonauts.read_subject(folder).noise_ceiling is None
+
+
+def test_links_out_of_the_folder_need_leave(folder, tmp_path):
+    outside = tmp_path / "outside.npy"
+    fmri(folder).rename(outside)
+    fmri(folder).symlink_to(outside)
+    with pytest.raises(DataError, match=r"a link to .*follow_links=True"):
+        algonauts.read_subject(folder)
+    assert len(algonauts.read_subject(folder, follow_links=True).stimuli) == N
+
+
+@pytest.mark.parametrize("name", sorted(algonauts.VERTEX_COUNTS))
+def test_published_counts_are_enforced(folder, name):
+    named = folder.rename(folder.with_name(name))
+    left, right = algonauts.VERTEX_COUNTS[name]
+    with pytest.raises(DataError, match=f"{left} left and {right} right vertices and .* images for {name}"):
+        algonauts.read_subject(named)
+    assert algonauts.read_subject(named, enforce_counts=False).name == name
+
+
+def test_counts_of_swapped_hemispheres_say_so():
+    with pytest.raises(DataError, match="left and right are swapped"):
+        algonauts._check_counts("subj06", (20220, 18978), 9082)
+
+
+def test_writer_refuses(tmp_path, original, subject):
+    with pytest.raises(DataError, match="an empty folder to write to"):
+        algonauts.write_subject(original, subject)
+    with pytest.raises(DataError, match="different image numbers"):
+        algonauts.write_subject(tmp_path / "a", subject, nsd_numbers=[1] * N)
+    with pytest.raises(DataError, match="the folder of a subject"):
+        algonauts.read_subject(tmp_path / "none")
