@@ -1,0 +1,147 @@
+"""Are two models different? Paired over images and seeds, adjusted over the family of image sets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.metrics.statistics import Interval, mcnemar, paired_bootstrap, verdicts
+from bmfl_lab.records import MetricRow
+from bmfl_lab.runtime import rng
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bmfl_lab.evaluation.ood import OODResult
+
+N_FLIPS = 9999
+
+
+def sign_flip_p(differences: np.ndarray, *, n_flips: int = N_FLIPS, seed: int = 0) -> float:
+    """Return the two-sided p value of a paired permutation test that flips the sign of each image's difference.
+
+    Parameters
+    ----------
+    differences : ndarray, shape (n_stimuli,)
+        One difference an image (mean over seeds); exchangeable in sign if the models are equally good.
+    n_flips : int, default 9999
+        Random flips; the smallest p is 1 / (n_flips + 1).
+    seed : int
+        Of the flips.
+
+    Raises
+    ------
+    DataError
+        If a difference is not finite.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if not np.isfinite(d).all():
+        raise DataError(
+            message("finite differences", f"{int((~np.isfinite(d)).sum())} that are not", "count them as wrong")
+        )
+    sizes, counts = np.unique(np.abs(d[d != 0]), return_counts=True)
+    if not len(sizes):
+        return 1.0
+    # images with the same size of difference are exchangeable: the number of plus signs among them is binomial
+    plus = rng(seed, "sign flips").binomial(counts, 0.5, size=(n_flips, len(sizes)))
+    flipped = (2 * plus - counts) @ sizes
+    return float((1 + np.sum(np.abs(flipped) >= abs(d.sum()) - 1e-9)) / (n_flips + 1))
+
+
+def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return whether a model was right: (n_seeds, n_stimuli) bool, the seeds, and the image ids, both sorted.
+
+    Raises
+    ------
+    DataError
+        If an image lacks a prediction under some seed.
+    """
+    mine = frame[frame["model"] == model]
+    table = mine.pivot(index="seed", columns="id", values="correct").sort_index(axis=0).sort_index(axis=1)
+    if table.isna().any().any():
+        raise DataError(
+            message(f"a prediction of {model!r} for every seed and image", "gaps", "evaluate all seeds on the same set")
+        )
+    return table.to_numpy(dtype=bool), table.index.to_numpy(), table.columns.to_numpy()
+
+
+def compare_models(
+    result: OODResult, baseline: str, *, models: list[str] | None = None, n_boot: int = 2000, seed: int = 0
+) -> list[MetricRow]:
+    """Compare every model with a baseline on every image set.
+
+    Parameters
+    ----------
+    result : OODResult
+        From `evaluate_ood`; all models on the same images.
+    baseline : str
+        Name of the model that the others are compared with.
+    models : list of str, optional
+        Which to compare; all others by default.
+    n_boot, seed
+        Of the bootstrap and of the permutation test.
+
+    Returns
+    -------
+    list of MetricRow
+        ``accuracy_difference`` (fraction, model - baseline) with a paired 95 % bootstrap interval over images and
+        seeds, and ``p_holm``: exact McNemar for one seed, sign-flip permutation over images for several, adjusted by
+        Holm over the image sets of one model. ``notes`` holds the verdict in plain words.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown.
+    DataError
+        If two models were not evaluated on the same images and seeds.
+    """
+    known = list(dict.fromkeys(result.per_image["model"]))
+    others = [m for m in known if m != baseline] if models is None else list(models)
+    for name in (baseline, *others):
+        if name not in known:
+            raise ConfigError(message(f"a model among {tuple(known)}", repr(name), nearest(name, known)))
+    frame = result.per_image.assign(severity=result.per_image["severity"].astype("Float64").fillna(0))
+    groups = {key: part for key, part in frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)}
+    rows: list[MetricRow] = []
+    for name in others:
+        found = {key: _difference(part, name, baseline, n_boot, seed) for key, part in groups.items()}
+        rows += _rows(found, name, baseline, result)
+    return rows
+
+
+def _difference(part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed: int) -> tuple[Interval, float]:
+    a, seeds_a, ids_a = paired_correct(part, name)
+    b, seeds_b, ids_b = paired_correct(part, baseline)
+    if list(ids_a) != list(ids_b) or list(seeds_a) != list(seeds_b):
+        raise DataError(
+            message(
+                f"{name!r} and {baseline!r} on the same images and seeds", "different ones", "evaluate them together"
+            )
+        )
+    p = mcnemar(a[0], b[0])[0] if len(a) == 1 else sign_flip_p((a.astype(float) - b).mean(0), seed=seed)
+    pair = (a[0], b[0]) if len(a) == 1 else (a, b)
+    return paired_bootstrap(*pair, n_boot=n_boot, seed=seed), p
+
+
+def _rows(found: dict, name: str, baseline: str, result: OODResult) -> list[MetricRow]:
+    from bmfl_lab.metrics.statistics import holm
+
+    keys = list(found)
+    words = verdicts({k: found[k][0] for k in keys}, {k: found[k][1] for k in keys}, first=name, second=baseline)
+    adjusted = dict(zip(keys, holm([found[k][1] for k in keys])))
+    selection = next((r.selection for r in result.rows if r.model == name), "none")
+    simulated = next((r.notes for r in result.rows if r.notes), "")
+    rows = []
+    for key in keys:
+        interval, (split, shift, severity) = found[key][0], key
+        common = {
+            "split": split, "n": interval.n, "selection": selection, "model": f"{name} - {baseline}", "shift": shift,
+            "severity": int(severity) or None, "n_seeds": interval.n_seeds,
+            "notes": f"{words[key]} {simulated}".strip(),
+        }  # fmt: skip
+        ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
+        rows.append(MetricRow("accuracy_difference", interval.value, unit="fraction", **ends, **common))
+        rows.append(MetricRow("p_holm", float(adjusted[key]), unit="p", **common))
+    return rows

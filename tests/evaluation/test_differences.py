@@ -1,0 +1,94 @@
+"""Paired comparisons find planted differences, and none where there is none."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation.differences import compare_models, sign_flip_p
+from bmfl_lab.evaluation.ood import OODResult
+
+
+def result(accuracies, n=400, seeds=(0, 1, 2), shared=0.0, generator=None):
+    """Correctness drawn with a planted accuracy for each model, image difficulty shared between models."""
+    generator = generator or np.random.default_rng(0)
+    parts = []
+    for shift, severity in (("", None), ("masked", 3)):
+        difficulty = generator.random(n)
+        for name, accuracy in accuracies.items():
+            for seed in seeds:
+                luck = np.where(generator.random(n) < shared, difficulty, generator.random(n))
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "model": name,
+                            "seed": seed,
+                            "split": "test",
+                            "shift": shift,
+                            "severity": severity,
+                            "id": [f"i{k}" for k in range(n)],
+                            "label": 0,
+                            "predicted": 0,
+                            "correct": luck < accuracy,
+                        }
+                    )
+                )
+    return OODResult([], pd.concat(parts, ignore_index=True))
+
+
+def by(rows, name):
+    return [r for r in rows if r.name == name]
+
+
+def test_planted_difference_is_found_and_named():
+    rows = compare_models(result({"backbone": 0.5, "fusion": 0.7}), "backbone", n_boot=500)
+    for row in by(rows, "accuracy_difference"):
+        assert row.ci_low > 0.08 and row.ci_high < 0.32 and row.n == 400 and row.n_seeds == 3
+        assert "fusion is better than backbone" in row.notes
+    assert all(r.value < 0.01 for r in by(rows, "p_holm"))
+
+
+def test_no_difference_is_said_with_its_bound():
+    rows = compare_models(result({"backbone": 0.6, "fusion": 0.6}), "backbone", n_boot=500)
+    assert all("No difference larger than" in r.notes for r in by(rows, "accuracy_difference"))
+
+
+def test_false_positive_rate_is_nominal():
+    found = 0
+    for trial in range(60):
+        rows = compare_models(
+            result({"a": 0.6, "b": 0.6}, n=120, seeds=(0,), shared=0.5, generator=np.random.default_rng(trial)),
+            "a",
+            n_boot=200,
+        )
+        found += any("is better than" in r.notes for r in rows)
+    assert binomtest(found, 60, 0.05, alternative="greater").pvalue > 0.01
+
+
+def test_sign_flip_agrees_with_the_exact_enumeration():
+    d = np.asarray([1.0, 1.0, 1.0, 0.5, -0.5, 1.0, 0.0, 1.0])
+    signs = np.asarray(np.meshgrid(*[[-1, 1]] * len(d))).reshape(len(d), -1)
+    exact = np.mean(np.abs(signs.T @ d) >= abs(d.sum()) - 1e-9)
+    assert sign_flip_p(d, n_flips=40000) == pytest.approx(exact, abs=0.008)
+    assert sign_flip_p(np.zeros(5)) == 1.0
+
+
+def test_one_seed_uses_mcnemar():
+    rows = compare_models(result({"a": 0.5, "b": 0.9}, seeds=(0,)), "a", n_boot=200)
+    assert all(r.value < 1e-6 for r in by(rows, "p_holm"))
+
+
+def test_refusals():
+    good = result({"a": 0.5, "b": 0.6}, n=20)
+    with pytest.raises(ConfigError, match="a model among"):
+        compare_models(good, "c")
+    gap = OODResult([], good.per_image.drop(index=3))
+    with pytest.raises(DataError, match="for every seed and image"):
+        compare_models(gap, "a")
+    frame = good.per_image
+    other = OODResult([], frame[~((frame["model"] == "b") & (frame["id"] == "i3"))])
+    with pytest.raises(DataError, match="on the same images and seeds"):
+        compare_models(other, "a")
+    with pytest.raises(DataError, match="finite differences"):
+        sign_flip_p(np.asarray([np.nan]))
