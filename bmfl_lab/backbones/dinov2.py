@@ -21,7 +21,7 @@ from bmfl_lab.backbones.weights import (
     read_huggingface_folder,
     read_tensors,
 )
-from bmfl_lab.errors import CheckpointError, ConfigError, message, nearest
+from bmfl_lab.errors import CheckpointError, ConfigError, FetchError, message, nearest
 from bmfl_lab.runtime import bf16_pays, home, pick_device
 
 _SIZES = {
@@ -173,23 +173,29 @@ def _from_hub(architecture: Architecture, text: str) -> _Found:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = text.partition("@")
-    try:
-        folder = snapshot_download(
-            repository,
-            revision=revision or None,
-            allow_patterns=["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"],
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        from bmfl_lab.errors import FetchError
-
-        raise FetchError(
-            message(
-                f"the hub repository {repository}",
-                f"{type(error).__name__}: {str(error).splitlines()[0][:160]}",
-                "check the id and the network, or give a local file or folder as weights",
-            )
-        ) from error
-    return _from_folder(architecture, Path(folder), f"Hugging Face hub {text}")
+    options = {
+        "revision": revision or None,
+        "cache_dir": search_folders()[2],
+        "allow_patterns": ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"],
+    }
+    # what is cached already is taken without asking anybody, so that a run does not change with the hub
+    for cached in (True, False):
+        try:
+            folder = Path(snapshot_download(repository, local_files_only=cached, **options))
+        except Exception as error:
+            # the client raises its own, the HTTP library's and the system's errors
+            if cached:
+                continue
+            raise FetchError(
+                message(
+                    f"the hub repository {repository}",
+                    f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}",
+                    "check the id and the network, or give a local file or folder as weights",
+                )
+            ) from error
+        if not cached or ((folder / "config.json").is_file() and list(folder.glob("*.safetensors"))):
+            return _from_folder(architecture, folder, f"Hugging Face hub {text}")
+    raise AssertionError("unreachable")
 
 
 def _search(architecture: Architecture) -> _Found:

@@ -162,9 +162,8 @@ def load_strictly(backbone: Backbone, state: Mapping[str, torch.Tensor], source:
     Raises
     ------
     CheckpointError
-        Naming missing, extra and mis-shaped keys, when there are any, and what the file looks like.
-    NumericsError
-        If a weight is not finite.
+        Naming missing, extra and mis-shaped keys, when there are any, and what the file looks like; or if a weight
+        is not finite.
     """
     ours = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
     theirs = {k: tuple(v.shape) for k, v in state.items() if k not in UNUSED}

@@ -25,7 +25,7 @@ from bmfl_lab.backbones.weights import (
     random_state,
     read_tensors,
 )
-from bmfl_lab.errors import CheckpointError, ConfigError
+from bmfl_lab.errors import CheckpointError, ConfigError, FetchError
 
 NAME = "vit_tiny14_reg"
 
@@ -47,6 +47,7 @@ def empty_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -277,6 +278,24 @@ def test_sharded_folders_are_read_and_cannot_point_outside(tmp_path):
     index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "../model-1.safetensors")}))
     with pytest.raises(CheckpointError, match="nothing there"):
         load_backbone(NAME, weights=folder)
+
+
+def test_a_hub_id_is_taken_from_the_cache_without_a_connection(tmp_path):
+    repository = tmp_path / "hf" / "hub" / "models--somebody--tiny-dino"
+    revision = "a1" * 20
+    folder = hf_folder(repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    for text in ("somebody/tiny-dino", f"somebody/tiny-dino@{revision}"):
+        backbone = load_backbone(NAME, weights=text)
+        assert backbone.weights_label == f"Hugging Face hub {text}"
+        assert backbone.weights_hash == load_backbone(NAME, weights=folder).weights_hash
+
+
+def test_a_hub_id_that_cannot_be_fetched_says_so(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FetchError, match="the hub repository somebody/tiny-dino"):
+        load_backbone(NAME, weights="somebody/tiny-dino")
 
 
 def test_a_single_file_in_hub_names_asks_for_its_folder(tmp_path):

@@ -284,11 +284,11 @@ def test_a_damaged_part_is_made_again(tmp_path, backbone, monkeypatch):
 
 
 def test_two_processes_on_one_store_do_the_work_once(tmp_path):
-    both = [run(tmp_path, 600, after=0) for _ in range(2)]
+    both = [run(tmp_path, 300, after=0) for _ in range(2)]
     outputs = [p.communicate(timeout=120) for p in both]
     assert [p.returncode for p in both] == [0, 0], outputs
     assert outputs[0][0].split()[-1] == outputs[1][0].split()[-1]
-    assert sum("feature store: patches of 600" in out for out, _ in outputs) == 1
+    assert sum("feature store: patches of 300" in out for out, _ in outputs) == 1
 
 
 def test_threads_of_one_process_do_the_work_once(tmp_path, backbone, monkeypatch):
