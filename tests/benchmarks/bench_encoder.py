@@ -29,7 +29,7 @@ def regions(generator):
     for i in range(17):
         start = generator.uniform(0.4, 0.9)
         rois[f"b{i}"] = (at >= start) & (at < start + 0.04)
-    return query_masks(np.repeat([0, 1], SIZES), rois) + (n,)
+    return (*query_masks(np.repeat([0, 1], SIZES), rois), n)
 
 
 class Peer(nn.Module):

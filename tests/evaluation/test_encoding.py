@@ -1,0 +1,146 @@
+"""Encoding accuracy on the planted study, where the ceiling and the truth are known."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bmfl_lab import load_study
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.data.planted_images import DEGREES
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation.encoding import (
+    block_table,
+    encoding_controls,
+    evaluate_encoder,
+    evaluate_encoder_shifts,
+    receptive_field_error,
+    regions,
+)
+from bmfl_lab.training.encoder import tiny, train_brain_encoder
+
+pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study("planted", n_encoder=700, n_encoder_val=60, n_encoder_test=150)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return FeatureStore(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def encoder(study, store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    return train_brain_encoder(tiny("retinotopic"), study, store=store, folder=folder, device="cpu")
+
+
+class Oracle:
+    """Predicts what the simulation answers before noise."""
+
+    label, selection = "oracle", "none"
+
+    def __init__(self, subject):
+        self.respond = subject.truth["respond"]
+
+    def predict_stimuli(self, stimuli, **options):
+        return self.respond(np.stack([stimuli.image(i) for i in range(len(stimuli))]))
+
+
+def value(rows, name, roi="all"):
+    (found,) = [r for r in rows if r.name == name and r.roi == roi]
+    return found
+
+
+def test_oracle_scores_at_the_planted_ceiling(study):
+    result = evaluate_encoder(Oracle(study.subject()), study, n_boot=50, device="cpu")
+    assert value(result.rows, "noise_normalised").value == pytest.approx(100, abs=6)
+    np.testing.assert_allclose(result.per_vertex.r_truth, 1, atol=1e-4)
+    bare = dataclasses.replace(study.subject(), noise_ceiling=None)
+    estimated = evaluate_encoder(
+        Oracle(bare), dataclasses.replace(study, subjects={"x": bare}), n_boot=5, device="cpu"
+    ).per_vertex.ceiling
+    assert np.abs(estimated - study.subject().noise_ceiling).mean() < 0.06
+
+
+def test_rows_agree_with_scipy_and_regions(study, encoder):
+    result = evaluate_encoder(encoder, study, n_boot=100, device="cpu")
+    subject = study.subject()
+    rows = subject.rows("test")
+    predicted = encoder.predict_stimuli(subject.stimuli.subset(rows), device="cpu")
+    r = np.array([stats.pearsonr(a, b)[0] for a, b in zip(subject.responses[rows].T, predicted.T)])
+    np.testing.assert_allclose(result.per_vertex.r, r, atol=1e-5)
+    mask = subject.atlas.rois["FFC"]
+    row = value(result.rows, "pearson_r", "FFC")
+    assert row.value == pytest.approx(r[mask].mean(), abs=1e-5)
+    assert row.ci_low < row.value < row.ci_high and row.n == 150 and "simulated" in row.notes
+    assert value(result.rows, "pearson_r_median", "FFC").value == pytest.approx(np.median(r[mask]), abs=1e-5)
+    capped = np.minimum(100 * np.maximum(r, 0) ** 2 / subject.noise_ceiling, 100)
+    assert value(result.rows, "noise_normalised").value == pytest.approx(capped.mean(), abs=1e-3)
+    assert set(result.table().roi) == set(regions(subject.atlas)) >= {"all", "V1", "LVC", "HVC"}
+
+
+def test_undefined_vertices_are_counted_and_left_out(study):
+    subject = study.subject()
+    responses, ceiling = subject.responses.copy(), subject.noise_ceiling.copy()
+    responses[:, 3], ceiling[5] = 1.0, 0.0
+    changed = dataclasses.replace(subject, responses=responses, noise_ceiling=ceiling)
+    other = dataclasses.replace(study, subjects={"x": changed})
+    result = evaluate_encoder(Oracle(subject), other, n_boot=20, device="cpu")
+    assert value(result.rows, "n_undefined").value == 1
+    assert np.array_equal(np.flatnonzero(result.per_vertex.noise_normalised.isna()), [3, 5])
+    assert "166 vertices, 2 undefined" in value(result.rows, "noise_normalised").notes
+    assert value(result.rows, "pearson_r").value == pytest.approx(np.nanmean(result.per_vertex.r), abs=1e-6)
+
+
+def test_receptive_fields_are_recovered(study, encoder, store, tmp_path):
+    found = receptive_field_error(encoder, study, degrees=DEGREES)
+    chance = np.hypot(found.x - found.true_x.sample(frac=1, random_state=0).to_numpy(),
+                      found.y - found.true_y.sample(frac=1, random_state=1).to_numpy()).median()  # fmt: skip
+    assert found.error_degrees.median() < 1.2 < 2 < chance
+    ridge = train_brain_encoder(tiny("ridge"), study, store=store, folder=tmp_path, device="cpu")
+    with pytest.raises(DataError, match="an encoder without receptive fields"):
+        receptive_field_error(ridge, study, degrees=DEGREES)
+
+
+def test_controls_do_worse_than_the_tokens(study, store):
+    table = encoding_controls(study, store=store, device="cpu")
+    r = table["all"]
+    assert r["as trained"] > 0.3 and abs(r["shuffled pairing"]) < 0.1 < r["as trained"]
+    assert r["luminance layout"] < r["as trained"]
+    assert np.isnan(r["position only"]) and table.n_undefined["position only"] == 168
+    assert table.n_undefined["as trained"] == 0
+    with pytest.raises(ConfigError, match="controls among"):
+        encoding_controls(study, controls=["none"])
+
+
+def test_block_table(study, store):
+    table, r = block_table(study, blocks=(0, 2), tokens="pooled:4", store=store, device="cpu")
+    assert list(table.index) == [0, 2] and r.shape == (2, 168)
+    assert table.loc[0, "V1"] == pytest.approx(r[0][study.subject().atlas.rois["V1"]].mean(), abs=1e-6)
+
+
+def test_shifts_are_judged_against_the_simulated_truth(study, encoder):
+    rows = evaluate_encoder_shifts(encoder, study, [("low_light", 3)], n_boot=20, device="cpu")
+    everywhere = {r.shift: r.value for r in rows if r.roi == "all" and r.name == "pearson_r"}
+    assert set(everywhere) == {"", "low_light"} and everywhere["low_light"] < everywhere[""]
+    oracle = evaluate_encoder_shifts(Oracle(study.subject()), study, [("masked", 3)], n_boot=5, device="cpu")
+    assert all(r.value == pytest.approx(1, abs=1e-4) for r in oracle)
+    measured = dataclasses.replace(study.subject(), truth={})
+    with pytest.raises(DataError, match="a simulated subject that can respond to new images"):
+        evaluate_encoder_shifts(encoder, dataclasses.replace(study, subjects={"x": measured}), [("masked", 3)])
+
+
+def test_too_few_stimuli_are_refused(study):
+    subject = study.subject()
+    short = dataclasses.replace(subject, splits={**subject.splits, "test": subject.splits["test"][:2]})
+    with pytest.raises(DataError, match="at least 3 stimuli"):
+        evaluate_encoder(Oracle(subject), dataclasses.replace(study, subjects={"x": short}), device="cpu")
+    constant = SimpleNamespace(label="c", selection="none", predict_stimuli=lambda s, **o: np.ones((len(s), 168)))
+    result = evaluate_encoder(constant, study, n_boot=5, device="cpu")
+    assert value(result.rows, "pearson_r").value is None and value(result.rows, "n_undefined").value == 168
