@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.metrics.classification import log_softmax
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> np.ndarray:
@@ -118,3 +123,68 @@ def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | N
         return None
     expected = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
     return None if expected >= 1 else float(((a == b).mean() - expected) / (1 - expected))
+
+
+def observer_accuracy(trials: pd.DataFrame, by: Sequence[str] = ("set",)) -> pd.DataFrame:
+    """Return mean accuracy over observers, with its spread.
+
+    Parameters
+    ----------
+    trials : DataFrame
+        One row a trial: columns of `by`, ``observer``, ``correct`` (see `data.modelvshuman.read_trials`); choose people by ``trials[trials["human"]]``.
+    by : sequence of str, default ("set",)
+        Add "condition" for a curve.
+
+    Returns
+    -------
+    DataFrame
+        Columns of `by`, ``accuracy`` (mean of the observers' accuracies), ``sd`` (over observers), ``n_observers``,
+        ``n_trials``.
+    """
+    each = trials.groupby([*by, "observer"], sort=True)["correct"].agg(["mean", "size"]).reset_index()
+    table = each.groupby(list(by), sort=True).agg(
+        accuracy=("mean", "mean"), sd=("mean", "std"), n_observers=("mean", "size"), n_trials=("size", "sum")
+    )
+    return table.reset_index()
+
+
+def mean_consistency(trials: pd.DataFrame, first: Sequence[str], second: Sequence[str]) -> tuple[float | None, int]:
+    """Return the mean error consistency (kappa) over pairs of observers.
+
+    Each pair is compared on the images both saw, within each condition; conditions are averaged, then pairs.
+
+    Parameters
+    ----------
+    trials : DataFrame
+        Trials of one set: ``observer``, ``condition``, ``key`` (names the image), ``correct``.
+    first, second : sequence of str
+        Observers of each side; pairs of an observer with itself are left out, and each pair enters once.
+
+    Returns
+    -------
+    kappa : float or None
+        None if no pair has a defined value.
+    n_pairs : int
+        Pairs with one.
+
+    References
+    ----------
+    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
+    """
+    tables = {
+        o: trials[trials["observer"] == o]
+        .drop_duplicates(["condition", "key"])
+        .set_index(["condition", "key"])["correct"]
+        for o in {*first, *second}
+    }
+    pairs = {tuple(sorted(p)) for p in itertools.product(first, second) if p[0] != p[1]}
+    values = []
+    for a, b in sorted(pairs):
+        shared = tables[a].index.intersection(tables[b].index)
+        left, right = tables[a].loc[shared].to_numpy(), tables[b].loc[shared].to_numpy()
+        conditions = shared.get_level_values(0).to_numpy()
+        found = [error_consistency(left[conditions == c], right[conditions == c]) for c in np.unique(conditions)]
+        defined = [v for v in found if v is not None]
+        if defined:
+            values.append(float(np.mean(defined)))
+    return (float(np.mean(values)) if values else None), len(values)

@@ -1,8 +1,8 @@
 """Shifts made here: deterministic changes of an image, five severities each.
 
 ``SHIFTS.names()`` lists them: ``masked``, ``low_light``, ``stylised``, ``sketch`` and the 15 corruptions of ImageNet-C
-under their usual names. What is drawn for an image depends on (stimulus id, shift, severity, seed) only, never on the
-order of images or on other shifts.
+under their usual names. What is drawn for an image depends on (stimulus id, shift, seed) only, never on the order of
+images or on other shifts; the severities of an image share their draws, so that they differ by severity alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.files import atomic_path, sha256_bytes
 from bmfl_lab.runtime import progress, rng
+
+# Part of every image digest: raise it when the pixels of any shift change, so that caches of features do not mix.
+RECIPE = 3
 
 IMAGENET_C = (
     "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog "
@@ -80,7 +83,7 @@ def apply_shift(
                 "convert it to 8-bit RGB",
             )
         )
-    random = rng(seed, "shift", name, severity, stimulus_id)
+    random = rng(seed, "shift", name, stimulus_id)
     try:
         changed = function(image, severity, random, **options)
     except TypeError as error:
@@ -119,7 +122,7 @@ def shifted(stimuli: StimulusSet, name: str, severity: int, seed: int = 0, **opt
     extra = "".join(f",{k}={told[k]!r}" for k in sorted(told))
     return stimuli.mapped(
         lambda image, identifier: apply_shift(image, name, severity, seed, stimulus_id=identifier, **options),
-        key=f"{name}-{severity}-seed{int(seed)}{extra}",
+        key=f"{name}-{severity}-seed{int(seed)}-recipe{RECIPE}{extra}",
         name=f"{stimuli.name}/{name}-{severity}",
     )
 

@@ -1,0 +1,42 @@
+"""Any callable as a model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bmfl_lab.data.stimuli import from_arrays
+from bmfl_lab.errors import DataError
+from bmfl_lab.evaluation.adapters import as_model
+
+
+def stimuli(n=5):
+    images = np.stack([np.full((8, 8, 3), 40 * i, dtype=np.uint8) for i in range(n)])
+    return from_arrays("test", images, [str(i) for i in range(n)], [0] * n, ["dark", "bright"])
+
+
+def scores(images):
+    return [[100 - im.mean(), im.mean() - 100] for im in images]
+
+
+def test_two_lines():
+    model = as_model(scores, "brightness", batch_size=2)
+    out = model.logits(stimuli())
+    assert out.dtype == np.float32 and out.argmax(1).tolist() == [0, 0, 0, 1, 1] and model.name == "brightness"
+
+
+def test_tensors_and_columns():
+    import torch
+
+    def wide(images):
+        return torch.tensor([[9.0, *row] for row in scores(images)], requires_grad=True)
+
+    assert as_model(wide, "wide", columns=[1, 2]).logits(stimuli()).argmax(1).tolist() == [0, 0, 0, 1, 1]
+    with pytest.raises(DataError, match="2 logits, one a class"):
+        as_model(wide, "wide").logits(stimuli())
+
+
+def test_wrong_shapes_and_empty_sets():
+    with pytest.raises(DataError, match="one row an image"):
+        as_model(lambda images: np.zeros(3), "bad").logits(stimuli())
+    assert as_model(scores, "x").logits(stimuli().subset([])).shape == (0, 2)
