@@ -1,0 +1,366 @@
+"""How brain-like a model is: encoding, spatial, temporal and representational scores, layer by layer."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.metrics.rsa import RDMs, rdm, shared
+from bmfl_lab.metrics.rsa_inference import noise_ceiling, permutation_rsa
+from bmfl_lab.models.ridge import fit_ridge
+from bmfl_lab.runtime import rng
+
+ALPHAS = tuple(float(a) for a in np.logspace(0, 8, 10))
+"""Ridge penalties of the encoding score (Raugel et al. 2025)."""
+
+
+@dataclass(frozen=True)
+class ScoreTest:
+    """A correlation with its permutation test.
+
+    Parameters
+    ----------
+    value : float or None
+        Pearson r; None where undefined.
+    p : float or None
+        Two-sided; exact when all orders were tried.
+    n : int
+        Number of units behind it (ROIs, vertices or layers).
+    n_permutations : int
+        Orders that were tried.
+    """
+
+    value: float | None
+    p: float | None
+    n: int
+    n_permutations: int
+
+
+def _r(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / size) if size > 1e-15 else math.nan
+
+
+def _tested(x: np.ndarray, y: np.ndarray, n_permutations: int, seed: int, name: str) -> ScoreTest:
+    keep = np.isfinite(x) & np.isfinite(y)
+    x, y = x[keep], y[keep]
+    value = _r(x, y) if len(x) >= 3 else math.nan
+    if not math.isfinite(value):
+        return ScoreTest(None, None, len(x), 0)
+    if math.factorial(min(len(x), 20)) <= n_permutations:
+        null = [_r(x, y[list(order)]) for order in itertools.permutations(range(len(x)))]
+        p = float(np.mean(np.abs(null) >= abs(value) - 1e-12))
+    else:
+        draw = rng(seed, name)
+        null = [_r(x, y[draw.permutation(len(x))]) for _ in range(n_permutations)]
+        p = (1 + float(np.sum(np.abs(null) >= abs(value) - 1e-12))) / (1 + n_permutations)
+    return ScoreTest(value, p, len(x), len(null))
+
+
+def _reduced(X: np.ndarray, train: np.ndarray, n_components: int | None) -> np.ndarray:
+    """Z-score by the training rows and, if asked, project on their principal components."""
+    X = np.asarray(X, dtype=np.float32)
+    X = X - X[train].mean(axis=0)
+    spread = X[train].std(axis=0)
+    X = X / np.where(spread > 1e-12, spread, np.inf)
+    if n_components is None or n_components >= X.shape[1]:
+        return X
+    directions = np.linalg.svd(X[train], full_matrices=False)[2][:n_components]
+    return X @ directions.T
+
+
+def encoding_scores(
+    features: Mapping[str, np.ndarray],
+    responses: np.ndarray,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+    alphas: Sequence[float] = ALPHAS,
+    n_folds: int = 5,
+    n_components: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Held-out correlation of ridge predictions with responses, per layer and vertex.
+
+    Parameters
+    ----------
+    features : mapping of str to ndarray, shape (n_stimuli, d)
+        Layers, in the order of processing; rows are the stimuli of `responses`.
+    responses : ndarray, shape (n_stimuli, n_vertices)
+        Vertices, or sensor-times.
+    train, test : ndarray of int64
+        Disjoint rows; penalties are chosen by cross-validation within `train`.
+    alphas, n_folds
+        As in `bmfl_lab.models.fit_ridge`.
+    n_components : int, optional
+        Principal components (fitted on `train`) to which wide layers are reduced.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_vertices,)
+        Pearson r on `test`; NaN for a constant vertex.
+
+    Raises
+    ------
+    DataError
+        If rows overlap or a layer has another number of stimuli.
+
+    References
+    ----------
+    Raugel et al. 2025, arXiv:2508.18226 (encoding score; 10 penalties from 1 to 1e8, 5 folds).
+    """
+    responses = np.asarray(responses, dtype=np.float32)
+    if np.intersect1d(train, test).size:
+        raise DataError(message("disjoint train and test rows", "rows in both", "make the split from these stimuli"))
+    found = {}
+    for layer, X in features.items():
+        if len(X) != len(responses):
+            raise DataError(
+                message(f"{len(responses)} stimuli in layer {layer!r}", str(len(X)), "pair layers by stimulus id")
+            )
+        X = _reduced(np.asarray(X).reshape(len(X), -1), train, n_components)
+        fit = fit_ridge(X[train], responses[train], alphas, n_folds)
+        found[layer] = np.asarray(pearson(responses[test], fit.predict(X[test])))
+    return found
+
+
+def encoding_table(scores: Mapping[str, np.ndarray], atlas: Atlas, rois: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return mean scores as a table of layers (rows) x ROIs (columns), undefined vertices left out."""
+    rois = list(rois or atlas.present)
+    masks = {r: atlas.select(r) for r in rois}
+    rows = {
+        layer: {r: float(np.nanmean(v[m])) if np.isfinite(v[m]).any() else math.nan for r, m in masks.items()}
+        for layer, v in scores.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=rois).rename_axis(index="layer", columns="roi")
+
+
+def best_layers(scores: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """Return the depth (0 first, 1 last layer) of each unit's best layer; NaN where none exceeds `least`.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_layers, n_units)
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    filled = np.where(np.isfinite(scores), scores, -np.inf)
+    depth = filled.argmax(axis=0) / max(1, len(scores) - 1)
+    return np.where(filled.max(axis=0) > least, depth, np.nan)
+
+
+def distance_from_v1(atlas: Atlas, coordinates: np.ndarray, rois: Sequence[str] | None = None) -> dict[str, float]:
+    """Return each ROI's distance from V1 in the unit of `coordinates`, mean over hemispheres.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Has "V1", or "V1v" and "V1d".
+    coordinates : ndarray, shape (n_vertices, 3)
+        Place of each vertex (MNI or surface, mm).
+    rois : sequence of str, optional
+        All that are present by default.
+
+    Returns
+    -------
+    dict of str to float
+        Euclidean distance between centres of gravity.
+    """
+    v1 = atlas.select([r for r in ("V1", "V1v", "V1d") if r in atlas.present] or ["V1"])
+    sides = np.asarray(atlas.hemisphere)
+    found = {}
+    for roi in rois or atlas.present:
+        mask = atlas.select(roi)
+        parts = [
+            np.linalg.norm(coordinates[mask & (sides == s)].mean(axis=0) - coordinates[v1 & (sides == s)].mean(axis=0))
+            for s in (0, 1)
+            if (mask & (sides == s)).any() and (v1 & (sides == s)).any()
+        ]
+        found[roi] = float(np.mean(parts)) if parts else math.nan
+    return found
+
+
+def spatial_score(
+    scores: np.ndarray, distance: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
+) -> ScoreTest:
+    """Does the best layer of a unit lie deeper, the farther the unit is from V1?
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_layers, n_units)
+        Encoding scores, layers in order.
+    distance : ndarray, shape (n_units,)
+        Distance from V1 (mm).
+    n_permutations, seed
+        Of the test, which relabels units.
+
+    Returns
+    -------
+    ScoreTest
+
+    Notes
+    -----
+    Neighbouring vertices are not independent: give ROIs as units when the p value matters.
+
+    References
+    ----------
+    Raugel et al. 2025, arXiv:2508.18226 (spatial score).
+    """
+    return _tested(best_layers(scores), np.asarray(distance, float), n_permutations, seed, "spatial score")
+
+
+def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np.ndarray:
+    """Return for each layer the mean of the times at which its score is at least `share` of its own maximum.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_layers, n_times)
+    times : ndarray, shape (n_times,)
+        Seconds.
+
+    Returns
+    -------
+    ndarray, shape (n_layers,)
+        Seconds; NaN for a layer that predicts nothing (maximum not above 0).
+    """
+    scores, times = np.asarray(scores, dtype=np.float64), np.asarray(times, dtype=np.float64)
+    top = scores.max(axis=1, keepdims=True)
+    near = scores >= share * top
+    return np.where(top[:, 0] > 0, (near * times).sum(axis=1) / np.maximum(near.sum(axis=1), 1), np.nan)
+
+
+def temporal_score(scores: np.ndarray, times: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0) -> ScoreTest:
+    """Are deeper layers best at later times? Correlation over layers of depth with `peak_times`.
+
+    References
+    ----------
+    Raugel et al. 2025, arXiv:2508.18226 (temporal score).
+    """
+    depth = np.linspace(0, 1, len(scores))
+    return _tested(depth, peak_times(scores, times), n_permutations, seed, "temporal score")
+
+
+def encoding_over_time(
+    features: Mapping[str, np.ndarray], data: np.ndarray, *, train: np.ndarray, test: np.ndarray, **options
+) -> np.ndarray:
+    """Encoding score of each layer at each time, mean over sensors.
+
+    Parameters
+    ----------
+    features : mapping of str to ndarray, shape (n_stimuli, d)
+    data : ndarray, shape (n_stimuli, n_channels, n_times)
+        M/EEG averaged over repeats.
+    train, test, **options
+        As in `encoding_scores`.
+
+    Returns
+    -------
+    ndarray, shape (n_layers, n_times)
+    """
+    n, channels, times = data.shape
+    found = encoding_scores(features, data.reshape(n, -1), train=train, test=test, **options)
+    return np.stack([np.nanmean(v.reshape(channels, times), axis=0) for v in found.values()])
+
+
+def _ceiling(subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str) -> tuple[float, float]:
+    """Across subjects; with one subject across its repeats; else undefined."""
+    if len(subjects) > 1:
+        parts = [_patterns(s, roi, ids) for s in subjects]
+    elif subjects[0].repeats is not None:
+        s = subjects[0]
+        repeats = s.repeats[s.stimuli.index_of(ids)][:, :, s.atlas.select(roi)]
+        if not np.isfinite(repeats).all():
+            return math.nan, math.nan
+        parts = list(np.moveaxis(repeats, 1, 0))
+    else:
+        return math.nan, math.nan
+    values = np.stack([rdm(p, metric) for p in parts])
+    return noise_ceiling(values, method) if np.isfinite(values).all() and len(values) > 1 else (math.nan, math.nan)
+
+
+def _patterns(subject: Subject, roi: str, ids: Sequence[str]) -> np.ndarray:
+    return np.asarray(subject.responses[subject.stimuli.index_of(ids)])[:, subject.atlas.select(roi)]
+
+
+def rsa_scores(
+    features: Mapping[str, np.ndarray],
+    ids: Sequence[str],
+    subjects: Subject | Sequence[Subject],
+    *,
+    rois: Sequence[str] | None = None,
+    metric: str = "correlation",
+    method: str = "spearman",
+    n_permutations: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Similarity of every layer's RDM with every ROI's, per subject, with ceilings and tests.
+
+    Parameters
+    ----------
+    features : mapping of str to ndarray, shape (n_stimuli, d)
+        Layers.
+    ids : sequence of str
+        Stimulus id of each row; stimuli are paired with a subject's by id.
+    subjects : Subject or sequence of Subject
+        One, or several to see whether alignment with one carries over to others.
+    rois : sequence of str, optional
+        ROIs or groups; by default those that every subject has. ROIs of fewer than two vertices are refused by
+        the correlation metric.
+    metric, method
+        As in `bmfl_lab.metrics.rdm` and `compare_rdms`.
+    n_permutations, seed
+        Of the test over stimuli.
+
+    Returns
+    -------
+    DataFrame
+        Columns subject, layer, roi, value, p, p_family (over all layers and ROIs of the subject), ceiling_low,
+        ceiling_high (over subjects; with one subject over its repeats, which bounds single presentations and is
+        below the ceiling of their average), n_stimuli.
+
+    Raises
+    ------
+    DataError
+        If fewer than four stimuli are shared, or no ROI is present in all subjects.
+    """
+    subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
+    rois = list(rois or [r for r in subjects[0].atlas.present if all(r in s.atlas.present for s in subjects)])
+    if not rois:
+        raise DataError(message("an ROI that all subjects have", "none", "name the ROIs to compare"))
+    layers = RDMs(
+        np.stack([rdm(np.asarray(X).reshape(len(X), -1), metric) for X in features.values()]), ids, tuple(features)
+    )
+    rows = []
+    for subject in subjects:
+        known = {str(s) for s in subject.stimuli.ids}
+        own = [str(i) for i in ids if str(i) in known]
+        if len(own) < 4:
+            raise DataError(
+                message(f"at least 4 of these stimuli shown to {subject.name!r}", str(len(own)), "check the id scheme")
+            )
+        measured = RDMs(np.stack([rdm(_patterns(subject, r, own), metric) for r in rois]), own, tuple(rois))
+        model, measured = shared(layers, measured)
+        joint = RDMs(np.concatenate([model.values, measured.values]), model.ids).defined()
+        model = RDMs(joint.values[: len(model)], joint.ids, model.names)
+        measured = RDMs(joint.values[len(model) :], joint.ids, measured.names)
+        test = permutation_rsa(model, measured, method=method, n_permutations=n_permutations, seed=seed)
+        common = [i for i in model.ids if all(i in set(map(str, s.stimuli.ids)) for s in subjects)]
+        for j, roi in enumerate(rois):
+            low, high = _ceiling(subjects, roi, common, metric, method) if len(common) > 3 else (math.nan, math.nan)
+            rows += [
+                {
+                    "subject": subject.name, "layer": layer, "roi": roi, "value": test.value[i, j], "p": test.p[i, j],
+                    "p_family": test.p_family[i, j], "ceiling_low": low, "ceiling_high": high,
+                    "n_stimuli": len(model.ids),
+                }
+                for i, layer in enumerate(features)
+            ]  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,134 @@
+"""Brain-likeness scores against planted hierarchies, scikit-learn and brute force."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, spearmanr
+from sklearn.linear_model import Ridge
+
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import from_arrays
+from bmfl_lab.errors import DataError
+from bmfl_lab.evaluation import similarity as sim
+from bmfl_lab.metrics.rsa import compare_rdms, rdm
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def chain(n=90, d=12, seed=0):
+    """Three layers, each a nonlinear step from the one before; ROI k is a noisy mixture of layer k."""
+    x, layers = draw(n, d, seed=seed), {}
+    for k in range(3):
+        x = np.tanh(x @ draw(d, d, seed=10 + k)).astype(np.float32)
+        layers[f"L{k}"] = x
+    brain = [
+        v @ draw(d, 8, seed=20 + k) + 0.4 * draw(n, 8, seed=30 + seed * 7 + k) for k, v in enumerate(layers.values())
+    ]
+    return layers, np.concatenate(brain, 1)
+
+
+def subject(responses, name="s", ids=None, repeats=None):
+    n = len(responses)
+    images = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    rois = {r: np.arange(24) // 8 == k for k, r in enumerate(("V1", "V2", "V3"))}
+    return Subject(
+        name=name, stimuli=from_arrays("i", images, ids or [f"i{i}" for i in range(n)], np.zeros(n, int)),
+        responses=responses.astype(np.float32), atlas=Atlas(np.repeat([0, 1], 12).astype(np.int8), rois), splits={}, repeats=repeats,
+    )  # fmt: skip
+
+
+def test_encoding_score_finds_each_rois_layer_and_equals_scikit_learn():
+    layers, brain = chain()
+    train, test = np.arange(60), np.arange(60, 90)
+    scores = sim.encoding_scores(layers, brain, train=train, test=test)
+    table = sim.encoding_table(scores, subject(brain).atlas)
+    assert list(table.idxmax()) == ["L0", "L1", "L2"]
+    one = sim.encoding_scores({"L0": layers["L0"]}, brain, train=train, test=test, alphas=(10.0,))["L0"]
+    z = (layers["L0"] - layers["L0"][train].mean(0)) / layers["L0"][train].std(0)
+    want = Ridge(10.0).fit(z[train], brain[train]).predict(z[test])
+    np.testing.assert_allclose(one, [pearsonr(a, b).statistic for a, b in zip(brain[test].T, want.T)], atol=1e-4)
+    few = sim.encoding_scores({"L0": layers["L0"]}, brain, train=train, test=test, n_components=4)["L0"]
+    assert 0 < few[:8].mean() < scores["L0"][:8].mean()
+    with pytest.raises(DataError, match="disjoint train and test rows"):
+        sim.encoding_scores(layers, brain, train=train, test=train)
+    with pytest.raises(DataError, match="90 stimuli in layer 'L'"):
+        sim.encoding_scores({"L": layers["L0"][:5]}, brain, train=train, test=test)
+
+
+def test_spatial_score_follows_a_planted_gradient_and_not_noise():
+    distance = np.linspace(0, 40, 12)
+    ladder = np.linspace(0, 1, 6)[:, None]
+    planted = np.exp(-((ladder - distance / 40) ** 2) / 0.05)
+    found = sim.spatial_score(planted, distance, n_permutations=500)
+    assert found.value > 0.95 and found.p < 0.01 and found.n == 12
+    assert sim.spatial_score(planted[::-1], distance, n_permutations=100).value < -0.95
+    assert sim.spatial_score(np.abs(draw(6, 12)), distance, n_permutations=500).p > 0.05
+    planted[:, 3] = -1
+    assert sim.spatial_score(planted, distance, n_permutations=100).n == 11
+    assert sim.spatial_score(np.ones((3, 5)), np.arange(5.0)).value is None
+
+
+def test_distance_from_v1_is_between_centres_of_each_hemisphere():
+    atlas = Atlas(
+        np.array([0, 0, 1, 1], np.int8), {"V1": np.array([1, 0, 1, 0], bool), "LO": np.array([0, 1, 0, 1], bool)}
+    )
+    xyz = np.array([[-10, 0, 0], [-10, 3, 4], [10, 0, 0], [10, 0, 15]], float)
+    assert sim.distance_from_v1(atlas, xyz) == {"V1": 0.0, "LO": 10.0}
+
+
+def test_temporal_score_is_its_definition_with_an_exact_test():
+    times = np.linspace(0, 0.5, 51)
+    scores = np.stack([np.exp(-((times - t) ** 2) / 0.002) for t in (0.1, 0.2, 0.3, 0.4)])
+    np.testing.assert_allclose(sim.peak_times(scores, times), [0.1, 0.2, 0.3, 0.4], atol=1e-6)
+    found = sim.temporal_score(scores, times)
+    assert found.value == pytest.approx(1) and found.n_permutations == 24 and found.p == pytest.approx(2 / 24)
+    order = [2, 0, 3, 1]
+    r = [pearsonr(np.arange(4), np.asarray(o)).statistic for o in itertools.permutations(order)]
+    want = np.mean(np.abs(r) >= abs(pearsonr(np.arange(4), order).statistic) - 1e-9)
+    assert sim.temporal_score(scores[order], times).p == pytest.approx(want)
+    assert np.isnan(sim.peak_times(-np.ones((1, 3)), np.arange(3.0)))[0]
+
+
+def test_encoding_over_time_finds_the_planted_moment():
+    layers, _ = chain()
+    data = 0.3 * draw(90, 4, 6)
+    for k, layer in enumerate(layers.values()):
+        data[:, :, 2 * k] += layer @ draw(12, 4, seed=40 + k)
+    found = sim.encoding_over_time(layers, data, train=np.arange(60), test=np.arange(60, 90))
+    assert found.shape == (3, 6) and list(found.argmax(1)) == [0, 2, 4]
+
+
+def test_rsa_scores_pair_by_id_across_subjects_with_ceilings():
+    layers, brain = chain()
+    order = np.random.default_rng(1).permutation(90)
+    one = subject(brain)
+    two = subject((brain + 0.3 * draw(90, 24, seed=5))[order], "t", [f"i{i}" for i in order])
+    table = sim.rsa_scores(layers, [f"i{i}" for i in range(90)], [one, two], n_permutations=99)
+    assert len(table) == 2 * 3 * 3
+    got = table.query("subject == 's' and layer == 'L1' and roi == 'V2'").iloc[0]
+    want = compare_rdms(rdm(layers["L1"]), rdm(brain[:, 8:16].astype(np.float32)))[0, 0]
+    assert got["value"] == pytest.approx(want) and got["p"] == pytest.approx(0.01) and got["p_family"] <= 0.05
+    best = table.groupby(["subject", "roi"]).apply(lambda g: g.loc[g["value"].idxmax(), "layer"])
+    assert list(best) == ["L0", "L1", "L2"] * 2
+    assert (table["ceiling_low"] <= table["ceiling_high"]).all() and (table["value"] < table["ceiling_high"]).all()
+    part = sim.rsa_scores(
+        {k: v[:20] for k, v in layers.items()}, [f"i{i}" for i in range(20)], two, rois=["V1"], n_permutations=9
+    )
+    assert part["n_stimuli"].unique() == [20] and part["ceiling_low"].isna().all()
+    repeats = np.stack([brain + draw(90, 24, seed=s) for s in (1, 2, 3)], 1).astype(np.float32)
+    own = sim.rsa_scores(layers, one.stimuli.ids, replace(one, repeats=repeats), n_permutations=9)
+    assert (own["ceiling_low"] > 0).all() and (own["ceiling_low"] < own["ceiling_high"]).all()
+    with pytest.raises(DataError, match="at least 4 of these stimuli shown to 's'"):
+        sim.rsa_scores(layers, [f"x{i}" for i in range(90)], one)
+
+
+def test_spearman_agrees_with_scipy_here_too():
+    layers, brain = chain(30)
+    table = sim.rsa_scores(layers, [f"i{i}" for i in range(30)], subject(brain), rois=["V1"], n_permutations=9)
+    want = spearmanr(rdm(layers["L0"]), rdm(brain[:, :8].astype(np.float32))).statistic
+    assert table.iloc[0]["value"] == pytest.approx(want)
