@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 
 _PUBLIC = {
+    "CallableModel": "adapters",
+    "as_model": "adapters",
     "best_layers": "similarity",
     "distance_from_v1": "similarity",
     "encoding_over_time": "similarity",
@@ -19,8 +21,8 @@ _PUBLIC = {
     "preferred_stimuli": "decoding",
     "synthesise_preferred": "synthesis",
     "EncodingResult": "encoding",
-    "block_table": "encoding_controls",
-    "encoding_controls": "encoding_controls",
+    "block_table": "encoding_tables",
+    "encoding_controls": "encoding_tables",
     "evaluate_encoder": "encoding",
     "evaluate_encoder_shifts": "encoding",
     "receptive_field_error": "encoding",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 _PUBLIC = {
-    "EncoderConfig": "encoder",
+    "EncoderConfig": "encoder_config",
     "TrainedEncoder": "encoder_io",
     "load_encoder": "encoder_io",
     "train_brain_encoder": "encoder",

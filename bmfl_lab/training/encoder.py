@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 from bmfl_lab.backbones.dinov2 import load_backbone
 from bmfl_lab.backbones.features import FeatureStore
 from bmfl_lab.backbones.vit import Backbone
-from bmfl_lab.config import config_hash, replace, to_dict
-from bmfl_lab.data.atlas import ALGONAUTS_ROIS
+from bmfl_lab.config import config_hash, to_dict
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message
@@ -30,114 +28,17 @@ from bmfl_lab.models.brain_encoder import (
     fit_retinotopic,
     pool_patches,
 )
-from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
+from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.models.roi_query import ROIQueryEncoder, query_masks
-from bmfl_lab.runtime import home, pick_device, rng, seed_everything, seed_for
+from bmfl_lab.runtime import home, pick_device, seed_everything, seed_for
+from bmfl_lab.training.encoder_config import EncoderConfig, base, small, tiny
+from bmfl_lab.training.encoder_data import scheme_rois, split_rows, subject_fingerprint
 from bmfl_lab.training.encoder_io import STEM, TrainedEncoder, as_patches, frozen, load_encoder, token_source
-from bmfl_lab.training.loop import LoopConfig, fit
+from bmfl_lab.training.loop import fit
 
 FORMAT = 1
 ENSEMBLE = ("ridge", "roi_query", "retinotopic")
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """How to make a brain encoder.
-
-    Parameters
-    ----------
-    kind : {"roi_query", "ridge", "linear", "retinotopic", "ensemble"}
-        ROI-query transformer; linear map by cross-validated ridge, or by gradient descent; one receptive field a
-        vertex; or ridge, ROI queries and receptive fields weighted per vertex by validation r.
-    blocks : tuple of int, default (-1,)
-        Backbone blocks; several are joined along the width.
-    tokens : str, default "patches"
-        "cls", "cls+mean", "patches" or "pooled:G".
-    features : {"tokens", "q"}
-        The block's output, or the query part of its attention's input projection, which Adeli et al. used.
-    scheme : {"rois", "streams", "hemispheres"}
-        What gets a query: every ROI and the rest, the streams and the rest, or each hemisphere.
-    pooling : {"auto", "mean", "grid"}
-        For linear kinds: mean over patches or a weight per patch; "auto" is the mean of full patches, and every cell
-        of a pooled grid.
-    backbone, weights, image_size
-        Override the study's backbone.
-    width, n_heads, ffn_width, dropout
-        Of the ROI-query transformer; width None is the tokens'.
-    alphas, n_folds, leave_session_out
-        Of the ridge.
-    n_features, per_side
-        Of the receptive fields: principal components of the tokens, candidate centres a side.
-    val_fraction : float, default 0.1
-        Share of "train" held out when the subject has no "val" split.
-    split_seed : int, default 0
-        Of that split.
-    temperature : float, default 40
-        Of the ensemble's softmax.
-    loop : LoopConfig
-        Of the gradient descent.
-
-    References
-    ----------
-    Adeli et al. (2025), arXiv 2505.17329: width 768, 16 heads, feed-forward 1024, dropout 0.1, AdamW at 5e-4 with
-    weight decay 1e-4, batch 16, 15 epochs, clipping at 0.1.
-    """
-
-    kind: Literal["roi_query", "ridge", "linear", "retinotopic", "ensemble"] = "roi_query"
-    blocks: tuple[int, ...] = (-1,)
-    tokens: str = "patches"
-    features: Literal["tokens", "q"] = "tokens"
-    scheme: Literal["rois", "streams", "hemispheres"] = "rois"
-    pooling: Literal["auto", "mean", "grid"] = "auto"
-    backbone: str | None = None
-    weights: str | None = None
-    image_size: int | None = None
-    width: int | None = None
-    n_heads: int = 16
-    ffn_width: int = 1024
-    dropout: float = 0.1
-    alphas: tuple[float, ...] = DEFAULT_ALPHAS
-    n_folds: int = 5
-    leave_session_out: bool = False
-    n_features: int = 64
-    per_side: int = 8
-    val_fraction: float = 0.1
-    split_seed: int = 0
-    temperature: float = 40.0
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(epochs=15, batch_size=16, lr=5e-4, weight_decay=1e-4, clip_norm=0.1)
-    )
-
-    def __post_init__(self) -> None:
-        if not self.blocks or not 0 < self.val_fraction < 1:
-            raise ConfigError(
-                message(
-                    "at least one block and 0 < val_fraction < 1", f"{self.blocks}, {self.val_fraction}", "correct it"
-                )
-            )
-        if self.kind in ("retinotopic", "ensemble") and self.tokens in ("cls", "cls+mean"):
-            raise ConfigError(
-                message(f"tokens with places for kind {self.kind!r}", repr(self.tokens), "use 'patches' or 'pooled:G'")
-            )
-
-
-def tiny(kind: str = "roi_query") -> EncoderConfig:
-    """Return a configuration for the planted study: seconds on a CPU."""
-    loop = LoopConfig(epochs=25, batch_size=64, lr=5e-3, weight_decay=1e-3, clip_norm=1.0)
-    return replace(
-        EncoderConfig(), kind=kind, width=64, n_heads=8, ffn_width=128, dropout=0.0, n_features=32, loop=loop
-    )
-
-
-def small(kind: str = "roi_query") -> EncoderConfig:
-    """Return a configuration for the demo: about a minute on a CPU."""
-    loop = LoopConfig(epochs=8, batch_size=64, lr=1e-3, weight_decay=1e-3, clip_norm=1.0)
-    return replace(EncoderConfig(), kind=kind, n_heads=8, ffn_width=512, loop=loop)
-
-
-def base(kind: str = "roi_query") -> EncoderConfig:
-    """Return the settings of Adeli et al. (2025), for measured responses."""
-    return replace(EncoderConfig(), kind=kind)
+__all__ = ["EncoderConfig", "base", "small", "tiny", "train_brain_encoder", "train_brain_encoders", "winners"]
 
 
 @dataclass
@@ -158,47 +59,6 @@ class _Job:
 
     def y(self, split: str) -> np.ndarray:
         return np.asarray(self.subject.responses[self.rows[split]], np.float32)
-
-
-def subject_fingerprint(subject: Subject) -> str:
-    """Return 16 hexadecimal digits that change with any image, response, ROI or split of the subject."""
-    h = hashlib.sha256(f"{subject.name}\n{subject.stimuli.fingerprint()}\n".encode())
-    step = max(1, (64 << 20) // max(1, subject.n_vertices * 4))
-    for start in range(0, len(subject.stimuli), step):
-        h.update(np.ascontiguousarray(subject.responses[start : start + step]).tobytes())
-    h.update(np.asarray(subject.atlas.hemisphere, np.int8).tobytes())
-    for name, mask in subject.atlas.rois.items():
-        h.update(name.encode() + np.packbits(np.asarray(mask, bool)).tobytes())
-    for name in sorted(subject.splits):
-        h.update(name.encode() + np.asarray(subject.splits[name], np.int64).tobytes())
-    return h.hexdigest()[:16]
-
-
-def split_rows(config: EncoderConfig, subject: Subject) -> tuple[dict[str, np.ndarray], str]:
-    """Return the rows for training and validation, and how they were chosen; "test" is never among them.
-
-    Raises
-    ------
-    DataError
-        If fewer than three stimuli would be left for validation.
-    """
-    train = subject.rows("train")
-    if len(subject.splits.get("val", ())):
-        rows, how = {"train": train, "val": subject.rows("val")}, "the subject's own validation split"
-    else:
-        order = rng(config.split_seed, "encoder", "val").permutation(len(train))
-        n = round(config.val_fraction * len(train))
-        rows = {"train": np.sort(train[order[n:]]), "val": np.sort(train[order[:n]])}
-        how = f"{config.val_fraction:.0%} of train, drawn with seed {config.split_seed}"
-    if len(rows["val"]) < 3 or not len(rows["train"]):
-        raise DataError(
-            message(
-                "at least 3 stimuli for validation and some for training",
-                f"{len(rows['val'])} and {len(rows['train'])}",
-                "raise val_fraction or give more stimuli",
-            )
-        )
-    return rows, how
 
 
 def train_brain_encoder(
@@ -392,23 +252,6 @@ def _roi_query(job: _Job):
     }
     seed_everything(seed_for(config.loop.seed, "encoder", "init") % 2**32)
     return _descend(job, ROIQueryEncoder(masks=masks, **sizes), {"type": "roi_query", **sizes})
-
-
-def scheme_rois(atlas: Any, scheme: str) -> dict[str, np.ndarray]:
-    """Return the ROIs that get a query under a scheme ("rois", "streams", "hemispheres").
-
-    "rois" leaves the streams out where other ROIs exist, since those cover them.
-    """
-    streams = ALGONAUTS_ROIS["streams"]
-    present = {n: np.asarray(atlas.rois[n], bool) for n in atlas.present}
-    if scheme == "hemispheres":
-        return {}
-    if scheme == "streams":
-        found = {n: m for n, m in present.items() if n in streams}
-        if not found:
-            raise ConfigError(message("an atlas with streams", ", ".join(atlas.present), "use scheme='rois'"))
-        return found
-    return {n: m for n, m in present.items() if n not in streams} or present
 
 
 def _descend(job: _Job, inner: nn.Module, build: dict[str, Any]):

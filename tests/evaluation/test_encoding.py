@@ -9,16 +9,16 @@ from scipy import stats
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.config import replace
 from bmfl_lab.data.planted_images import DEGREES
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.encoding import (
-    block_table,
-    encoding_controls,
     evaluate_encoder,
     evaluate_encoder_shifts,
     receptive_field_error,
     regions,
 )
+from bmfl_lab.evaluation.encoding_tables import block_table, encoding_controls
 from bmfl_lab.training.encoder import tiny, train_brain_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
 
 @pytest.fixture(scope="module")
 def study():
-    return load_study("planted", n_encoder=700, n_encoder_val=60, n_encoder_test=150)
+    return load_study("planted", n_encoder=450, n_encoder_val=60, n_encoder_test=150)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoder(study, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
-    return train_brain_encoder(tiny("retinotopic"), study, store=store, folder=folder, device="cpu")
+    return train_brain_encoder(
+        replace(tiny("retinotopic"), per_side=6, n_features=16), study, store=store, folder=folder, device="cpu"
+    )
 
 
 class Oracle:
@@ -120,7 +122,7 @@ def test_controls_do_worse_than_the_tokens(study, store):
 
 
 def test_block_table(study, store):
-    table, r = block_table(study, blocks=(0, 2), tokens="pooled:4", store=store, device="cpu")
+    table, r = block_table(study, blocks=(0, 2), tokens="pooled:2", store=store, device="cpu")
     assert list(table.index) == [0, 2] and r.shape == (2, 168)
     assert table.loc[0, "V1"] == pytest.approx(r[0][study.subject().atlas.rois["V1"]].mean(), abs=1e-6)
 
