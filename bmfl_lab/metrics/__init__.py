@@ -1,6 +1,24 @@
 """Metrics as pure functions."""
 
+from bmfl_lab.metrics.behaviour import (
+    coarse_decision,
+    error_consistency,
+    mean_consistency,
+    observer_accuracy,
+    shape_bias,
+)
 from bmfl_lab.metrics.cka import cka, minibatch_cka
+from bmfl_lab.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    calibration,
+    corruption_error,
+    ece,
+    mask_classes,
+    n_nan,
+    nll,
+    top_k_accuracy,
+)
 from bmfl_lab.metrics.correlation import StreamingPearson, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import (
     aggregate,
@@ -10,27 +28,60 @@ from bmfl_lab.metrics.noise import (
     noise_normalised,
     split_half_ceiling,
 )
-from bmfl_lab.metrics.rsa import RDMs, compare, compare_rdms, rdm
+from bmfl_lab.metrics.rdms import RDMs, compare
+from bmfl_lab.metrics.rsa import compare_rdms, rdm
 from bmfl_lab.metrics.rsa_inference import bootstrap_rsa, noise_ceiling, permutation_rsa
+from bmfl_lab.metrics.statistics import (
+    bootstrap_mean,
+    effective_robustness,
+    fit_robustness_line,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    verdict,
+    verdicts,
+)
 
 __all__ = [
     "RDMs",
     "StreamingPearson",
+    "accuracy",
     "aggregate",
+    "balanced_accuracy",
+    "bootstrap_mean",
     "bootstrap_pearson",
     "bootstrap_rsa",
+    "calibration",
     "ceiling_from_ncsnr",
     "ceiling_from_repeats",
     "cka",
+    "coarse_decision",
     "compare",
     "compare_rdms",
+    "corruption_error",
+    "ece",
+    "effective_robustness",
+    "error_consistency",
+    "fit_robustness_line",
+    "holm",
+    "mask_classes",
+    "mcnemar",
+    "mean_consistency",
     "minibatch_cka",
+    "n_nan",
     "ncsnr_from_repeats",
     "near_constant",
+    "nll",
     "noise_ceiling",
     "noise_normalised",
+    "observer_accuracy",
+    "paired_bootstrap",
     "pearson",
     "permutation_rsa",
     "rdm",
+    "shape_bias",
     "split_half_ceiling",
+    "top_k_accuracy",
+    "verdict",
+    "verdicts",
 ]

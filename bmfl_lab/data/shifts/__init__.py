@@ -25,7 +25,7 @@ from bmfl_lab.files import atomic_path, sha256_bytes
 from bmfl_lab.runtime import progress, rng
 
 # Part of every image digest: raise it when the pixels of any shift change, so that caches of features do not mix.
-RECIPE = 3
+RECIPE = 4
 
 IMAGENET_C = (
     "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow frost fog "

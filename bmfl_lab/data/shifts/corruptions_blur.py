@@ -88,18 +88,22 @@ def motion(x: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarr
     return out
 
 
+def _stretch(x: np.ndarray, axis: int, factor: float) -> np.ndarray:
+    size = x.shape[axis]
+    part = int(np.ceil(size / factor))
+    large = max(size, round(part * factor))
+    where = (np.arange(size) + (large - size) // 2) * (part - 1) / max(large - 1, 1)
+    low = np.minimum(where.astype(int), max(part - 2, 0))
+    weight = (where - low).astype(x.dtype).reshape([-1 if d == axis else 1 for d in range(x.ndim)])
+    first = (size - part) // 2
+    below = np.take(x, first + low, axis=axis)
+    above = np.take(x, first + np.minimum(low + 1, part - 1), axis=axis)
+    return below + weight * (above - below)
+
+
 def magnify(x: np.ndarray, factor: float) -> np.ndarray:
-    """Enlarge the middle of x (H, W, ...) by `factor` (at least 1) to the full size, bilinear."""
-    height, width = x.shape[:2]
-    ch, cw = int(np.ceil(height / factor)), int(np.ceil(width / factor))
-    top, left = (height - ch) // 2, (width - cw) // 2
-    middle = x[top : top + ch, left : left + cw]
-    large = ndimage.zoom(middle, (factor, factor) + (1,) * (x.ndim - 2), order=1)
-    if large.shape[0] < height or large.shape[1] < width:
-        spare = [(0, max(0, height - large.shape[0])), (0, max(0, width - large.shape[1]))]
-        large = np.pad(large, spare + [(0, 0)] * (x.ndim - 2), mode="edge")
-    top, left = (large.shape[0] - height) // 2, (large.shape[1] - width) // 2
-    return large[top : top + height, left : left + width]
+    """Enlarge the middle of x (H, W, ...) by `factor` (at least 1) to the full size, bilinear, corners on corners."""
+    return _stretch(_stretch(x, 0, factor), 1, factor)
 
 
 def swap_neighbours(index: np.ndarray, reach: int, random: np.random.Generator) -> None:
