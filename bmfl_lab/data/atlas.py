@@ -218,3 +218,22 @@ class Atlas:
             label = "+".join(np.asarray(names, dtype=object)[row]) if row.any() else "rest"
             keys.setdefault(f"{HEMISPHERES[int(side)]}:{label}", []).append(vertex)
         return {k: np.asarray(v, dtype=np.int64) for k, v in keys.items()}
+
+
+def describe_groups(atlas: Atlas) -> str:
+    """Return the definition of each region group in this subject, one line a group, ready to print.
+
+    Each line names the ROIs that make the group up here, the number of vertices of their union by hemisphere (a
+    vertex in several ROIs counts once), and the defined ROIs that are absent in this subject.
+    """
+    lines = []
+    for name, members in atlas.groups.items():
+        here = [r for r in members if r in atlas.rois and np.any(atlas.rois[r])]
+        absent = [r for r in members if r in atlas.rois and r not in here]
+        union = np.zeros(atlas.n_vertices, dtype=bool)
+        for roi in here:
+            union |= np.asarray(atlas.rois[roi], dtype=bool)
+        left = int(np.sum(union & (np.asarray(atlas.hemisphere) == 0)))
+        text = f"{name} = {' + '.join(here) or 'nothing'}: {left} left and {int(union.sum()) - left} right vertices"
+        lines.append(text + (f"; absent: {', '.join(absent)}" if absent else ""))
+    return "\n".join(lines)
