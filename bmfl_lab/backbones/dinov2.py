@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import warnings
@@ -170,32 +171,37 @@ def _from_folder(architecture: Architecture, folder: Path, label: str) -> _Found
 
 
 def _from_hub(architecture: Architecture, text: str) -> _Found:
+    # what is cached already is taken without asking anybody, so that a run does not change with the hub
+    with contextlib.suppress(FetchError):
+        folder = _snapshot(text, cached=True)
+        if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+            return _from_folder(architecture, folder, f"Hugging Face hub {text}")
+    return _from_folder(architecture, _snapshot(text, cached=False), f"Hugging Face hub {text}")
+
+
+def _snapshot(text: str, cached: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = text.partition("@")
-    options = {
-        "revision": revision or None,
-        "cache_dir": search_folders()[2],
-        "allow_patterns": ["config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json"],
-    }
-    # what is cached already is taken without asking anybody, so that a run does not change with the hub
-    for cached in (True, False):
-        try:
-            folder = Path(snapshot_download(repository, local_files_only=cached, **options))
-        except Exception as error:
-            # the client raises its own, the HTTP library's and the system's errors
-            if cached:
-                continue
-            raise FetchError(
-                message(
-                    f"the hub repository {repository}",
-                    f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}",
-                    "check the id and the network, or give a local file or folder as weights",
-                )
-            ) from error
-        if not cached or ((folder / "config.json").is_file() and list(folder.glob("*.safetensors"))):
-            return _from_folder(architecture, folder, f"Hugging Face hub {text}")
-    raise AssertionError("unreachable")
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                cache_dir=search_folders()[2],
+                local_files_only=cached,
+                allow_patterns=["config.json", "model*.safetensors", "model.safetensors.index.json"],
+            )
+        )
+    except Exception as error:
+        # the client raises its own, the HTTP library's and the system's errors
+        raise FetchError(
+            message(
+                f"the hub repository {repository}",
+                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}",
+                "check the id and the network, or give a local file or folder as weights",
+            )
+        ) from error
 
 
 def _search(architecture: Architecture) -> _Found:
