@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tokenize
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,7 +131,7 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = reader(stream)
             available = path.stat().st_size - stream.tell()
-    except (ValueError, EOFError, SyntaxError, TypeError, KeyError) as error:
+    except (ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, tokenize.TokenError) as error:
         raise DataError(
             message(f"a NumPy array in {path}", str(error) or "a damaged header", "make or download the file again")
         ) from error

@@ -45,6 +45,10 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
 
+    # the source tree may be under edit while the tests run; staleness has its own test
+    monkeypatch.setattr("bmfl_lab.runs.execute.code_revision", lambda: "abcdefabcdef")
+    monkeypatch.setattr("bmfl_lab.runs.execute.code_digest", lambda: "0" * 16)
+
     def make(*cells, **fields):
         write_notebook(tmp_path / "probe.ipynb", *cells)
         spec = tmp_path / "probe.yaml"
@@ -112,8 +116,8 @@ def test_a_good_run_is_ok_then_skipped_then_stale(project, capsys):
 BAD = {
     "exit": ((RECORD, "import sys; sys.exit(0)", FINISH), {}, "incomplete", "not completed: import sys"),
     "exception": ((RECORD, "1 / 0", FINISH), {}, "error", "ZeroDivisionError"),
-    "hang": ((RECORD, "while True: pass", FINISH), {"cell_timeout_min": 0.03}, "error", "CellTimeoutError in cell 2"),
-    "killed": ((RECORD, "import os; os.kill(os.getpid(), 9)", FINISH), {}, "error", "cell 2.*peak memory was [1-9]"),
+    "hang": ((RECORD, "while True: pass", FINISH), {"cell_timeout_min": 0.03}, "error", "CellTimeoutError in cell 3"),
+    "killed": ((RECORD, "import os; os.kill(os.getpid(), 9)", FINISH), {}, "error", "cell 3.*peak memory was [1-9]"),
     "no record": ((RECORD,), {}, "incomplete", "record.json is missing"),
     "bounds": ((RECORD, FINISH), {"expect": [{"metric": "accuracy", "low": 0.9}]}, "error", "expected from 0.9"),
     "no row": ((RECORD, FINISH), {"expect": [{"metric": "nll", "low": 0}]}, "error", "no row with name=nll"),

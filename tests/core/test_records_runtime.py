@@ -1,0 +1,67 @@
+"""Records, seeds and progress."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from bmfl_lab import runtime
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.records import Record, read_record
+
+ROW = {"unit": "fraction", "split": "test", "n": 4, "selection": "none"}
+
+
+def make():
+    return Record("nb", {"study": "planted"}, {"name": "planted", "fingerprint": "0", "simulated": True})
+
+
+def test_a_record_survives_its_file_and_nan_becomes_null(tmp_path):
+    record = make()
+    record.add("accuracy", 0.5, **ROW, ci_low=0.25, ci_high=float("nan"))
+    record.add("nll", math.nan, **ROW)
+    path = record.finish(tmp_path)
+    assert json.loads(path.read_text())["rows"][1]["value"] is None
+    again = read_record(path)
+    assert again.rows == record.rows and again.rows[0].ci_high is None and len(again.to_frame()) == 2
+    assert {"python", "numpy"} <= set(again.extra["versions"]) and again.extra["code_revision"]
+
+
+def test_an_empty_or_foreign_record_is_refused(tmp_path):
+    with pytest.raises(DataError, match="at least one metric row"):
+        make().finish(tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "record.json").write_text('{"schema": 99}')
+    with pytest.raises(DataError, match="got 99"):
+        read_record(tmp_path / "record.json")
+    with pytest.raises(TypeError, match="selection"):
+        make().add("accuracy", 0.5, unit="fraction", split="test", n=4)
+
+
+def test_named_streams_are_independent_of_one_another():
+    first = runtime.rng(0, "noise").normal(size=4000)
+    np.testing.assert_array_equal(first, runtime.rng(0, "noise").normal(size=4000))
+    for other in (runtime.rng(0, "order"), runtime.rng(1, "noise"), runtime.rng(0, "noise", 1)):
+        assert abs(np.corrcoef(first, other.normal(size=4000))[0, 1]) < 0.06
+    assert 0 <= runtime.seed_for(-5, "x") < 2**63
+
+
+def test_headless_progress_prints_plain_lines(monkeypatch, capsys):
+    monkeypatch.setenv("BMFL_HEADLESS", "1")
+    assert list(runtime.progress(range(3), "images", every=0.0)) == [0, 1, 2]
+    assert [x.split(" after")[0] for x in capsys.readouterr().out.splitlines()] == [f"images: {i}/3" for i in (1, 2, 3)]
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "x"))
+    assert runtime.home() == tmp_path / "x"
+    monkeypatch.delenv("BMFL_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert runtime.home() == tmp_path / "bmfl_lab"
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ConfigError, match="got 'gpu'"):
+        runtime.pick_device("gpu")
+    assert runtime.pick_device("cpu") == "cpu"

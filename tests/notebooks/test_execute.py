@@ -1,0 +1,31 @@
+"""Every notebook runs on the planted study through the runner, and its record holds what the smoke spec expects."""
+
+from pathlib import Path
+
+import pytest
+
+from bmfl_lab.records import read_record
+from bmfl_lab.runs.execute import execute, folder_of, state_of
+from bmfl_lab.runs.spec import load_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+SPECS = sorted((ROOT / "papermill_runs" / "specs").glob("*.yaml"))
+SMOKE = ROOT / "papermill_runs" / "specs" / "smoke.yaml"
+
+
+def test_the_smoke_spec_runs_every_notebook():
+    covered = {r.notebook.stem for r in load_spec(SMOKE)}
+    assert covered == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+    assert all(r.parameters["study"] == "planted" for r in load_spec(SMOKE))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("stem", sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb")))
+def test_a_notebook_runs_and_its_bounds_hold(stem, tmp_path):
+    runs = [r for r in load_spec(SMOKE) if r.notebook.stem == stem]
+    assert runs
+    execute(runs, out=tmp_path)
+    for run in runs:
+        assert state_of(run, tmp_path)[0] in ("ok", "stale"), state_of(run, tmp_path)
+        assert read_record(folder_of(run, tmp_path) / "record.json").notebook == stem

@@ -1,0 +1,63 @@
+"""The notebooks are kept tidy, and the rules find what is not."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from bmfl_lab.runs.hygiene import problems, tidy
+from bmfl_lab.runs.notebook import read_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_is_tidy(path, tmp_path):
+    assert problems(read_notebook(path)) == []
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    assert tidy(copy) is False, "run: python -m bmfl_lab.runs tidy"
+
+
+def test_notebooks_were_swept_and_are_numbered_without_a_twin():
+    assert NOTEBOOKS
+    numbers = [p.name[:2] for p in NOTEBOOKS]
+    assert len(set(numbers)) == len(numbers) and all(n.isdigit() for n in numbers)
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("!ls", "uses ! or %"),
+        ("%pip install x", "uses ! or %"),
+        ("def f():\n    pass", "defines 'f'"),
+        ("import torch", "imports 'torch'"),
+        ('open("/home/x/y")', "absolute path"),
+        ("import sys\nsys.path.append('x')", "changes sys.path"),
+        ("\n".join(["x = 1"] * 26), "26 lines, at most 25"),
+        ("from widgets import run_browser", "without the tag skip-execution"),
+        ("x = (", "is not Python"),
+    ],
+)
+def test_the_rules_find_a_planted_fault(source, said, tmp_path):
+    content = json.loads(NOTEBOOKS[0].read_text())
+    content["cells"].append({**nbformat.v4.new_code_cell(source), "id": "planted"})
+    path = tmp_path / NOTEBOOKS[0].name
+    path.write_text(json.dumps(content))
+    assert any(said in p for p in problems(read_notebook(path)))
+
+
+def test_tidy_strips_outputs_and_two_parameter_cells_are_refused(tmp_path):
+    content = json.loads(NOTEBOOKS[0].read_text())
+    code = [c for c in content["cells"] if c["cell_type"] == "code"]
+    code[1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "x"}]
+    code[1]["execution_count"] = 3
+    path = tmp_path / NOTEBOOKS[0].name
+    path.write_text(json.dumps(content))
+    assert any("stored outputs" in p for p in problems(read_notebook(path)))
+    assert tidy(path) and problems(read_notebook(path)) == [] and not tidy(path)
+    code[1]["metadata"]["tags"] = ["parameters"]
+    path.write_text(json.dumps(content))
+    assert any("exactly one cell tagged 'parameters'" in p for p in problems(read_notebook(path)))
