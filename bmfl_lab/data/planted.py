@@ -110,26 +110,18 @@ def _tuning(generator: np.random.Generator, n: int) -> np.ndarray:
     return (curve / curve.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _respond(pixels: np.ndarray, weights: np.ndarray, tuning: np.ndarray) -> np.ndarray:
-    """Return noiseless responses before standardisation, float32 (n, n_vertices)."""
-    out = np.empty((len(pixels), len(weights)), dtype=np.float32)
+def _pool(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the energy in each receptive field, float32 (n, n_orientations, n_fields)."""
+    out = np.empty((len(pixels), len(images.CLASS_NAMES), len(weights)), dtype=np.float32)
     for start in range(0, len(pixels), 256):
         energy = images.orientation_energy(pixels[start : start + 256])
-        pooled = energy.reshape(len(energy), len(images.CLASS_NAMES), -1) @ weights.T  # (n, orientations, vertices)
-        out[start : start + 256] = np.sqrt(np.einsum("nov,vo->nv", pooled, tuning))
+        out[start : start + 256] = energy.reshape(*energy.shape[:2], -1) @ weights.T
     return out
 
 
-def _attributes(pixels: np.ndarray, cells: tuple) -> np.ndarray:
-    """Return the compressed orientation energies in the cells, float32 (n, n_orientations)."""
-    mask = images.region_mask(cells).ravel()
-    parts = [
-        np.sqrt(
-            images.orientation_energy(pixels[i : i + 256]).reshape(-1, len(images.CLASS_NAMES), mask.size)[..., mask]
-        )
-        for i in range(0, len(pixels), 256)
-    ]
-    return np.concatenate([p.mean(-1) for p in parts]).astype(np.float32)
+def _respond(pooled: np.ndarray, tuning: np.ndarray) -> np.ndarray:
+    """Return noiseless responses before standardisation, float32 (n, n_vertices)."""
+    return np.sqrt(np.einsum("nov,vo->nv", pooled, tuning))
 
 
 def add_repeats(
@@ -174,18 +166,20 @@ def _subject(seed: int, stimuli: StimulusSet, latent: np.ndarray, pixels: np.nda
     generator = rng(seed, "planted", "subject")
     atlas, rf = _atlas(generator, signal_roi, carries)
     weights, tuning = _field_weights(rf), _tuning(generator, atlas.n_vertices)
-    raw = _respond(pixels, weights, tuning)
+    source = images.PLANTED_CELLS if carries else images.DECOY_CELLS
+    region = images.region_mask(source).reshape(1, -1).astype(np.float32)
+    pooled = _pool(pixels, np.concatenate([weights, region / region.sum()]))
+    raw, attributes = _respond(pooled[..., :-1], tuning), np.sqrt(pooled[..., -1])
     mean, spread = raw.mean(0), raw.std(0)
 
     def respond(new: np.ndarray) -> np.ndarray:
-        return (_respond(np.asarray(new), weights, tuning) - mean) / spread
+        return (_respond(_pool(np.asarray(new), weights), tuning) - mean) / spread
 
     noiseless = (raw - mean) / spread
     ceiling = generator.uniform(0.45, 0.85, atlas.n_vertices).astype(np.float32)
     sessions = generator.permutation(len(pixels)).astype(np.int64) % N_SESSIONS
     responses, repeats = add_repeats(noiseless, ceiling, sessions, N_REPEATS, rng(seed, "planted", "noise"))
     edges = np.cumsum((0, *sizes))
-    source = images.PLANTED_CELLS if carries else images.DECOY_CELLS
     return Subject(
         name="simulated-planted",
         stimuli=stimuli,
@@ -196,7 +190,7 @@ def _subject(seed: int, stimuli: StimulusSet, latent: np.ndarray, pixels: np.nda
         repeats=repeats,
         sessions=sessions,
         simulated=True,
-        attributes=_attributes(pixels, source),
+        attributes=attributes,
         attribute_names=tuple(f"energy of {name} gratings" for name in images.CLASS_NAMES),
         truth={
             "receptive_fields": rf,

@@ -142,19 +142,21 @@ def orientation_energy(images: np.ndarray) -> np.ndarray:
     ----------
     Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A 2:284-299.
     """
+    from scipy import fft
+
     grey = (images.astype(np.float32) @ LUMINANCE) / 255
     side = 2 * _FILTER_REACH + 1
     # Repeating the border keeps the frame from being an edge, whose energy would change with the mean level.
     reach = ((0, 0), (_FILTER_REACH, _FILTER_REACH), (_FILTER_REACH, _FILTER_REACH))
     grey = np.pad(grey, reach, mode="edge")
-    padded = SIDE + 2 * side
-    spectrum = np.fft.rfft2(grey, (padded, padded))
+    padded = SIDE + 4 * _FILTER_REACH
+    spectrum = fft.rfft2(grey, (padded, padded))
     energy = np.zeros((len(images), len(CLASS_NAMES), SIDE, SIDE), dtype=np.float32)
     inside = slice(2 * _FILTER_REACH, 2 * _FILTER_REACH + SIDE)
     for k in range(len(CLASS_NAMES)):
         for phase in (0.0, np.pi / 2):
-            kernel = np.fft.rfft2(_gabor(side, 2.2, k, phase), (padded, padded))
-            found = np.fft.irfft2(spectrum * kernel, (padded, padded))[:, inside, inside]
+            kernel = fft.rfft2(_gabor(side, 2.2, k, phase), (padded, padded))
+            found = fft.irfft2(spectrum * kernel, (padded, padded))[:, inside, inside]
             energy[:, k] += found.astype(np.float32) ** 2
     return energy
 
