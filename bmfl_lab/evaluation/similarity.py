@@ -14,7 +14,8 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.metrics.correlation import pearson
-from bmfl_lab.metrics.rsa import RDMs, rdm, shared
+from bmfl_lab.metrics.rdms import RDMs, shared
+from bmfl_lab.metrics.rsa import rdm
 from bmfl_lab.metrics.rsa_inference import noise_ceiling, permutation_rsa
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.runtime import rng

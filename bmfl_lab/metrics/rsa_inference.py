@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.metrics.rsa import RDMs, compare_rdms, expand, prepared, ranks, shared
+from bmfl_lab.metrics.rdms import RDMs, shared
+from bmfl_lab.metrics.rsa import compare_rdms, expand, prepared, ranks
 from bmfl_lab.runtime import rng
 
 

@@ -8,7 +8,8 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.metrics.rsa import RDMs, compare, compare_rdms, condense, expand, ranks, rdm
+from bmfl_lab.metrics.rdms import RDMs, compare
+from bmfl_lab.metrics.rsa import compare_rdms, condense, expand, ranks, rdm
 from bmfl_lab.metrics.rsa_inference import bootstrap_rsa, noise_ceiling, permutation_rsa
 
 TOOLBOX = {"spearman": "spearman", "pearson": "corr", "cosine": "cosine", "kendall": "tau-a", "rho-a": "rho-a"}
