@@ -65,7 +65,7 @@ class StimulusSet:
             raise DataError(
                 message(
                     f"unique stimulus ids in {self.name!r}",
-                    f"{values[counts > 1][0]!r} more than once",
+                    f"{str(values[counts > 1][0])!r} more than once",
                     "make the ids unique",
                 )
             )
