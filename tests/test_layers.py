@@ -24,7 +24,7 @@ OWNERS = {
     "matplotlib": {"viz"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
-    "IPython": {"widgets"},
+    "IPython": {"widgets", "viz"},
 }
 BANNED = {
     "viz": {"torch"},
