@@ -132,7 +132,7 @@ def _draw(axis, side, view, values, shade, norm, colour_map, lines) -> None:
     for i, inside in enumerate(lines):
         edges = _border(faces[order], inside)
         axis.add_collection(LineCollection(flat[edges], colors=_LINES[i % len(_LINES)], linewidths=1.0))
-    axis.set_xlim(flat[:, 0].min() - 2, flat[:, 0].max() + 2)
+    axis.set_xlim(flat[:, 0].min() - 2, flat[:, 0].max() + 2, auto=True)
     axis.set_ylim(flat[:, 1].min() - 2, flat[:, 1].max() + 2)
     axis.set_aspect("equal", adjustable="datalim")
     axis.set_axis_off()
