@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,22 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab import config as configs
 from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.files import lock
 from bmfl_lab.runtime import bf16_pays, headless, pick_device, progress, seed_everything, seed_for
 from bmfl_lab.training import checkpoint
 from bmfl_lab.training.loop_parts import (
     Batches,
-    architecture,
     explain_nonfinite,
     keep_rng,
     learning_rate,
     make_accelerator,
     make_optimiser,
-    optimiser_tensors,
-    restore_optimiser,
 )
+from bmfl_lab.training.loop_state import Run, identity_of, resume_run, save
 
 LossFunction = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]]
 
@@ -125,30 +122,6 @@ class FitResult:
     notes: tuple[str, ...] = ()
 
 
-@dataclass
-class _Run:
-    module: nn.Module
-    optimiser: torch.optim.Optimizer
-    accelerator: Any
-    batches: Batches
-    config: LoopConfig
-    bfloat16: bool
-    micro: int = 1
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    best: dict[str, Any] | None = None
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def plain(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.module)
-
-    def state(self) -> dict[str, Tensor]:
-        return {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
-
-
 def fit(
     module: nn.Module,
     loss_fn: LossFunction,
@@ -223,9 +196,9 @@ def fit(
     with keep_rng(), _sole_use(folder, accelerator), _stop_signals(folder) as asked:
         seed_everything(seed_for(config.seed, "fit"))
         run = _start(module, accelerator, batches, config)
-        identity = _identity(run, manifest) if folder else {}
+        identity = identity_of(run, manifest) if folder else {}
         if folder and resume:
-            _resume(run, folder, identity, allow_change)
+            resume_run(run, folder, identity, allow_change)
         elif folder and accelerator.is_main_process:
             checkpoint.prune(folder, keep=())
         _train(run, loss_fn, validate, select, folder, identity, asked, what)
@@ -246,37 +219,18 @@ def _check_select(validate: Any, select: tuple[str, str] | None) -> None:
         )
 
 
-def _start(module: nn.Module, accelerator: Any, batches: Batches, config: LoopConfig) -> _Run:
+def _start(module: nn.Module, accelerator: Any, batches: Batches, config: LoopConfig) -> Run:
     kind = accelerator.device.type
     pays = bf16_pays(kind)
     # on a CPU the casts of small matrices cost more than bfloat16 saves, so there it must be asked for
     bfloat16 = pays and (config.precision == "bfloat16" or (config.precision == "auto" and kind == "cuda"))
     module.train()
     module = accelerator.prepare_model(module)
-    run = _Run(module, make_optimiser(module, config), accelerator, batches, config, bfloat16)
+    run = Run(module, make_optimiser(module, config), accelerator, batches, config, bfloat16)
     if config.precision == "bfloat16" and not pays:
         run.notes.append(f"float32 instead of bfloat16, which this {kind} only emulates")
         print(f"fit: {run.notes[-1]}", flush=True)
     return run
-
-
-def _identity(run: _Run, manifest: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        **configs.to_dict(run.config),
-        **dict(manifest or {}),
-        "architecture": architecture(run.plain),
-        "data": run.batches.fingerprint(),
-    }
-
-
-def _environment(run: _Run) -> dict[str, Any]:
-    return {
-        "processes": run.accelerator.num_processes,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "device": run.accelerator.device.type,
-    }
 
 
 @contextlib.contextmanager
@@ -326,21 +280,21 @@ def _train(run, loss_fn, validate, select, folder, identity, asked, what) -> Non
             print(f"{what}: epoch {epoch + 1}/{config.epochs} {shown}", flush=True)
         stop = _agreed_stop(run, asked)
         if folder and (improved or stop or run.step == total or (run.step % every == 0 if every else ended)):
-            _save(run, folder, identity)
+            save(run, folder, identity)
         if stop:
             if stop == signal.SIGINT and "ipykernel" in sys.modules:
                 raise KeyboardInterrupt
             raise SystemExit(128 + stop)
 
 
-def _agreed_stop(run: _Run, asked: list[int]) -> int:
+def _agreed_stop(run: Run, asked: list[int]) -> int:
     if run.accelerator.num_processes == 1:
         return asked[0] if asked else 0
     flag = torch.tensor([asked[0] if asked else 0], device=run.accelerator.device)
     return int(run.accelerator.gather(flag).max())
 
 
-def _step(run: _Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -> None:
+def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -> None:
     index = run.batches.indices(epoch, within)
     mine = index[run.accelerator.process_index :: run.accelerator.num_processes]
     while True:
@@ -367,7 +321,7 @@ def _step(run: _Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) 
         run.sums[name] = run.sums.get(name, torch.zeros_like(value)) + value
 
 
-def _backward(run: _Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -> dict[str, Tensor]:
+def _backward(run: Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -> dict[str, Tensor]:
     processes = run.accelerator.num_processes
     logged: dict[str, Tensor] = {}
     for part_index in np.array_split(mine, run.micro):
@@ -388,7 +342,7 @@ def _backward(run: _Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) 
     return logged
 
 
-def _end_epoch(run: _Run, epoch: int, validate: Any, select: tuple[str, str] | None) -> bool:
+def _end_epoch(run: Run, epoch: int, validate: Any, select: tuple[str, str] | None) -> bool:
     row: dict[str, Any] = {"epoch": epoch + 1, "lr": float(run.optimiser.param_groups[0]["lr"])}
     row |= {k: float(v) / run.batches.n for k, v in run.sums.items()}
     run.sums = {}
@@ -411,51 +365,7 @@ def _end_epoch(run: _Run, epoch: int, validate: Any, select: tuple[str, str] | N
     return True
 
 
-def _save(run: _Run, folder: Path, identity: Mapping[str, Any]) -> None:
-    if not run.accelerator.is_main_process:
-        return
-    tensors = {f"model.{k}": v for k, v in run.plain.state_dict().items()}
-    tensors |= optimiser_tensors(run.optimiser) | checkpoint.rng_tensors()
-    tensors |= {f"sums.{k}": v for k, v in run.sums.items()}
-    manifest = {
-        "identity": dict(identity),
-        "environment": _environment(run),
-        "step": run.step,
-        "history": run.history,
-        "best": run.best,
-        "micro": run.micro,
-        "notes": run.notes,
-        "tensors": sorted(tensors),
-    }
-    checkpoint.write_bundle(folder, checkpoint.step_name(run.step), tensors, manifest)
-    checkpoint.prune(folder, {run.step} | ({run.best["step"]} if run.best else set()))
-
-
-def _resume(run: _Run, folder: Path, identity: Mapping[str, Any], allow_change: Sequence[str]) -> None:
-    step = checkpoint.newest_step(folder)
-    if step is None:
-        return
-    tensors, found = checkpoint.read_bundle(folder, checkpoint.step_name(step))
-    checkpoint.refuse_changes(found["identity"], identity, allow_change)
-    if sorted(tensors) != found["tensors"]:
-        raise checkpoint.mismatch(folder, found["tensors"], tensors)
-    run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    restore_optimiser(run.optimiser, tensors)
-    checkpoint.set_rng(tensors)
-    run.sums = {k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")}
-    run.step, run.history, run.best = found["step"], found["history"], found["best"]
-    run.micro, run.notes = found["micro"], found["notes"]
-    if run.best:
-        kept, _ = checkpoint.read_bundle(folder, checkpoint.step_name(run.best["step"]))
-        run.best_state = {k[6:]: v for k, v in kept.items() if k.startswith("model.")}
-    now = _environment(run)
-    changed = [f"{k} {found['environment'].get(k)} -> {v}" for k, v in now.items() if found["environment"].get(k) != v]
-    if changed:
-        run.notes.append("resumed, not bitwise: " + ", ".join(changed))
-        print(f"fit: {run.notes[-1]}", flush=True)
-
-
-def _finish(run: _Run, select: tuple[str, str] | None) -> FitResult:
+def _finish(run: Run, select: tuple[str, str] | None) -> FitResult:
     if select is not None and run.best is None:
         raise ConfigError(
             message(f"{select[0]} to be a number in some epoch", "none", "check the validation data and the metric")
