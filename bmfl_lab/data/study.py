@@ -67,8 +67,12 @@ class Study:
     Raises
     ------
     DataError
-        If a natural OOD set is missing, or an image (by content) is shared between the classifier's own sets or
-        between them and a subject's stimuli, which would leak test images into training.
+        If a natural OOD set is missing.
+
+    Notes
+    -----
+    The loaders refuse images (by content) that are shared between sets or with a subject's stimuli, see
+    `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study itself does not.
     """
 
     name: str
