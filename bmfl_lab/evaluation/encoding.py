@@ -67,6 +67,15 @@ class EncodingResult:
             }
         )
 
+    def ceilings(self) -> dict[str, float]:
+        """Return, per region, the mean correlation that the noise allows: the mean of sqrt(noise ceiling).
+
+        Empty where no ceiling is known.
+        """
+        best = np.sqrt(np.clip(self.per_vertex["ceiling"].to_numpy(float), 0, 1))
+        means = {region: best[mask & np.isfinite(best)] for region, mask in self.facts.get("regions", {}).items()}
+        return {region: float(values.mean()) for region, values in means.items() if len(values)}
+
 
 def regions(atlas: Atlas) -> dict[str, np.ndarray]:
     """Return "all", every ROI and every group that has vertices here, each as a mask; absent ones are left out."""
@@ -155,7 +164,11 @@ def evaluate_encoder(
             )
         undefined = int(np.sum(~np.isfinite(r[mask])))
         found.append(MetricRow(name="n_undefined", value=float(undefined), unit="vertices", roi=roi, **shared))
-    return EncodingResult(found, _per_vertex(who, rows, predicted, r, ceiling, normalised), {"n_boot": n_boot})
+    return EncodingResult(
+        found,
+        _per_vertex(who, rows, predicted, r, ceiling, normalised),
+        {"n_boot": n_boot, "regions": regions(who.atlas)},
+    )
 
 
 def _region_rows(

@@ -146,3 +146,11 @@ def test_too_few_stimuli_are_refused(study):
     constant = SimpleNamespace(label="c", selection="none", predict_stimuli=lambda s, **o: np.ones((len(s), 168)))
     result = evaluate_encoder(constant, study, n_boot=5, device="cpu")
     assert value(result.rows, "pearson_r").value is None and value(result.rows, "n_undefined").value == 168
+
+
+def test_ceilings_are_the_root_of_the_explainable_share(study, encoder):
+    result = evaluate_encoder(encoder, study, n_boot=10)
+    subject = study.subject()
+    mask = subject.atlas.rois["V1"]
+    assert result.ceilings()["V1"] == pytest.approx(np.sqrt(subject.noise_ceiling[mask]).mean(), rel=1e-5)
+    assert set(result.ceilings()) == {r.roi for r in result.rows}
