@@ -190,21 +190,37 @@ class TrainedFusion:
         if len(stimuli) == 0:
             return {"logits": np.zeros((0, len(self.class_names)), dtype=np.float32)}
         tokens, response = self.inputs(stimuli)
+        return self.answer(tokens.cls, tokens.patches, response, lesion, weights=weights)
+
+    def answer(
+        self,
+        cls: Any,
+        patches: Any,
+        response: np.ndarray | None = None,
+        lesion: Lesion | None = None,
+        *,
+        weights: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Classify from tokens and raw responses at hand, as `predict_batches`, with a lesion.
+
+        Raises
+        ------
+        ConfigError
+            If a lesion does not fit the responses, or the model has no brain.
+        """
         if response is None:
             if lesion is not None:
                 raise ConfigError(
                     message(f"a model with a brain to lesion, not {self.name!r}", "a lesion", "lesion a fusion model")
                 )
-            return predict_batches(self.module, tokens.cls, tokens.patches, weights=weights)
+            return predict_batches(self.module, cls, patches, weights=weights)
         lesioned = apply_lesion(
             torch.from_numpy(response),
             lesion,
             mean_V=torch.from_numpy(self.mean),
             donors_NV=torch.from_numpy(self.donors),
         )
-        return predict_batches(
-            self.module, tokens.cls, tokens.patches, self.standardise(lesioned).numpy(), weights=weights
-        )
+        return predict_batches(self.module, cls, patches, self.standardise(lesioned).numpy(), weights=weights)
 
     def logits(self, stimuli: StimulusSet, lesion: Lesion | None = None) -> np.ndarray:
         """Return class scores, float32 (n_stimuli, n_classes).
