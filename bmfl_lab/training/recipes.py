@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,20 +12,39 @@ import torch
 from torch import Tensor
 
 from bmfl_lab import config as configs
-from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.losses import fusion_loss
+from bmfl_lab.data.study import Study
+from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.models.brain_transformer import BrainTransformer, ParcelTokeniser, PatchTokeniser
 from bmfl_lab.models.fusion import FusionModel, count_parameters, matched_hidden
 from bmfl_lab.runtime import pick_device, seed_for
+from bmfl_lab.training.fusion_parts import (
+    ResponseSource,
+    batch_loss,
+    check_labels,
+    default_encoder,
+    encoder_source,
+    fusion_data,
+    refuse_without_memory,
+    study_backbone,
+    validation,
+)
 from bmfl_lab.training.loop import LoopConfig, fit
-from bmfl_lab.training.trained_fusion import TrainedFusion, predict_batches
+from bmfl_lab.training.trained_fusion import TrainedFusion
 
-ResponseSource = Callable[[StimulusSet, Any], np.ndarray]
-"""``source(stimuli, tokens) -> (n_stimuli, n_vertices)``: what stands where the predicted responses stand."""
+__all__ = [
+    "FusionConfig",
+    "ResponseSource",
+    "base",
+    "build_fusion",
+    "encoder_source",
+    "prepare_fusion",
+    "refuse_without_memory",
+    "small",
+    "tiny",
+    "train_fusion",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,8 @@ class FusionConfig:
         ROIs and groups whose vertices the model reads; ("all",) for all.
     label_smoothing, dropout : float
         In [0, 1).
+    freeze_brain : bool
+        Leave the brain transformer at its random initial weights: a control for what its training adds.
     kind : str
         Tokens in the feature store: "patches", or "pooled:G" for a G x G grid.
     block : int
@@ -89,6 +109,7 @@ class FusionConfig:
     regions: tuple[str, ...] = ("all",)
     label_smoothing: float = 0.0
     dropout: float = 0.1
+    freeze_brain: bool = False
     kind: str = "patches"
     block: int = -1
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -122,11 +143,6 @@ def base(**changes: Any) -> FusionConfig:
     loop = LoopConfig(epochs=20, batch_size=1024, lr=1e-3, weight_decay=0.05)
     chosen = FusionConfig(width=384, brain_width=384, depth=4, n_heads=6, kind="patches", loop=loop)
     return configs.replace(chosen, **changes)
-
-
-@functools.lru_cache(maxsize=2)
-def _backbone(spec: BackboneSpec, device: str) -> Any:
-    return load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size, device=device)
 
 
 def build_fusion(
@@ -172,6 +188,7 @@ def build_fusion(
         wide = {"brain_width": config.brain_width, "width": config.width, "n_heads": config.n_heads}
         if config.head != "backbone":
             model = FusionModel(head=config.head, brain=brain, query=config.query, **sizes, **wide)
+            model.brain.requires_grad_(not config.freeze_brain)
             return model, np.flatnonzero(mask)
         hidden = config.width
         if brain is not None:
@@ -268,13 +285,68 @@ def train_fusion(
     NumericsError, CheckpointError
         As `bmfl_lab.training.fit`.
     """
+    trained, data, held_out = prepare_fusion(
+        config,
+        study,
+        encoder=encoder,
+        brain=brain,
+        atlas=atlas,
+        store=store,
+        device=device,
+        seed=seed,
+        name=name,
+        backbone=backbone,
+    )
+    identity = {
+        "fusion": configs.config_hash(config),
+        "study": study.fingerprint(),
+        "encoder": getattr(trained.encoder, "hash", ""),
+        "seed": seed,
+    }
+    result = fit(
+        trained.module,
+        functools.partial(batch_loss, alpha=0.0 if config.head == "backbone" else config.alpha, config=config),
+        data,
+        configs.replace(config.loop, seed=seed),
+        validate=functools.partial(validation, data=held_out),
+        select=("val_accuracy", "max"),
+        folder=folder,
+        device=trained.device,
+        manifest=identity,
+        what=f"{trained.name} (seed {seed})",
+    )
+    trained.history, trained.selection, trained.notes = result.history, "best validation accuracy", result.notes
+    trained.epoch = result.epoch
+    return trained
+
+
+def prepare_fusion(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: Any = None,
+    brain: ResponseSource | None = None,
+    atlas: Atlas | None = None,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    name: str | None = None,
+    backbone: Any = None,
+) -> tuple[TrainedFusion, dict[str, Tensor], dict[str, Tensor]]:
+    """Return the untrained model of `train_fusion` with its training and validation tensors, standardised.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `train_fusion`.
+    """
     device = pick_device(device)
     train, val = study.set("train"), study.set("val")
     for stimuli in (train, val):
-        _check_labels(stimuli, len(study.class_names))
-    backbone = backbone if backbone is not None else _backbone(study.backbone, device)
+        check_labels(stimuli, len(study.class_names))
+    backbone = backbone if backbone is not None else study_backbone(study.backbone, device)
     if encoder is None and brain is None and config.head != "backbone":
-        encoder = _default_encoder(study, store, device)
+        encoder = default_encoder(study, store, device)
     atlas = atlas if atlas is not None else getattr(encoder, "atlas", None)
     store = store if store is not None else FeatureStore()
     source = None
@@ -292,123 +364,10 @@ def train_fusion(
         store=store,
         device=device,
     )
-    data = _data(trained, train)
-    held_out = _data(trained, val)
+    data = fusion_data(trained, train)
+    held_out = fusion_data(trained, val)
     trained.prepare(data, n_vertices=None if "response" not in data else data["response"].shape[1])
     for tensors in (data, held_out):
         if "response" in tensors:
             tensors["response"] = trained.standardise(tensors["response"])
-    identity = {
-        "fusion": configs.config_hash(config),
-        "study": study.fingerprint(),
-        "encoder": getattr(encoder, "hash", ""),
-        "seed": seed,
-    }
-    result = fit(
-        trained.module,
-        functools.partial(_loss, alpha=0.0 if config.head == "backbone" else config.alpha, config=config),
-        data,
-        configs.replace(config.loop, seed=seed),
-        validate=functools.partial(_validate, data=held_out),
-        select=("val_accuracy", "max"),
-        folder=folder,
-        device=device,
-        manifest=identity,
-        what=f"{trained.name} (seed {seed})",
-    )
-    trained.history, trained.selection, trained.notes = result.history, "best validation accuracy", result.notes
-    trained.epoch = result.epoch
-    return trained
-
-
-def _check_labels(stimuli: StimulusSet, n_classes: int) -> None:
-    labels = np.asarray(stimuli.labels)
-    if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
-        got = f"{len(labels)} labels" + (f" from {labels.min()} to {labels.max()}" if len(labels) else "")
-        raise DataError(
-            message(f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}", got, "label or drop the others")
-        )
-
-
-def _default_encoder(study: Study, store: FeatureStore | None, device: str) -> Any:
-    from bmfl_lab.training import encoder
-
-    config = encoder.tiny() if study.name == "planted" else encoder.small()
-    return encoder.train_brain_encoder(config, study, store=store, device=device)
-
-
-def encoder_source(encoder: Any, store: FeatureStore, backbone: Any, device: str) -> ResponseSource:
-    """Return the response source that asks a brain encoder, on the tokens it was trained on.
-
-    Parameters
-    ----------
-    encoder : TrainedEncoder
-        Loads its own backbone where `backbone` is another one.
-    store : FeatureStore
-        Where those tokens are kept.
-    backbone : Backbone
-        Of the fusion.
-    device : str
-        Where to predict.
-    """
-
-    def predict(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
-        same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
-        return encoder.predict_stimuli(stimuli, store=store, backbone=backbone if same else None, device=device)
-
-    return predict
-
-
-def _data(trained: TrainedFusion, stimuli: StimulusSet) -> dict[str, Tensor]:
-    tokens, response = trained.inputs(stimuli)
-    needed = tokens.cls.nbytes + tokens.patches.nbytes
-    refuse_without_memory(
-        needed, f"tokens of {len(stimuli)} images in memory", "choose kind='pooled:4' or fewer images"
-    )
-    data = {
-        "cls": torch.from_numpy(np.array(tokens.cls)),
-        "patches": torch.from_numpy(np.array(tokens.patches)),
-        "label": torch.from_numpy(np.asarray(stimuli.labels, dtype=np.int64)),
-    }
-    if response is not None:
-        data["response"] = torch.from_numpy(np.ascontiguousarray(response, dtype=np.float32))
-    return data
-
-
-def refuse_without_memory(needed: int, what: str, instead: str) -> None:
-    """Refuse a stage whose arrays do not fit into the memory that is free.
-
-    Raises
-    ------
-    ConfigError
-        With both numbers and the alternative.
-    """
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    if free is not None and needed > free:
-        raise ConfigError(message(f"{needed / 1e9:.2f} GB of memory for {what}", f"{free / 1e9:.2f} GB free", instead))
-
-
-def _loss(module, batch, *, alpha: float, config: FusionConfig):
-    out = module(batch["cls"].float(), batch["patches"].float(), batch.get("response"))
-    loss, parts = fusion_loss(
-        out.logits,
-        batch["label"],
-        out.x_vb,
-        out.x_bv,
-        alpha,
-        axis=config.pcc_axis,
-        label_smoothing=config.label_smoothing,
-    )
-    return loss, {**parts, "accuracy": (out.logits.argmax(1) == batch["label"]).float().mean()}
-
-
-def _validate(module, *, data: dict[str, Tensor]) -> dict[str, float]:
-    logits = predict_batches(module, data["cls"], data["patches"], data.get("response"))["logits"]
-    labels = data["label"].numpy()
-    shifted = logits - logits.max(1, keepdims=True)
-    nll = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
-    return {"val_accuracy": float((logits.argmax(1) == labels).mean()), "val_nll": float(nll.mean())}
+    return trained, data, held_out

@@ -1,0 +1,120 @@
+"""Parts of the fusion recipe: its data in memory, its loss, its validation, and the response source of an encoder."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import BackboneSpec, Study
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.losses import fusion_loss
+from bmfl_lab.training.trained_fusion import predict_batches
+
+ResponseSource = Callable[[StimulusSet, Any], np.ndarray]
+"""``source(stimuli, tokens) -> (n_stimuli, n_vertices)``: what stands where the predicted responses stand."""
+
+
+@functools.lru_cache(maxsize=2)
+def study_backbone(spec: BackboneSpec, device: str) -> Any:
+    return load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size, device=device, resize=spec.resize)
+
+
+def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
+    labels = np.asarray(stimuli.labels)
+    if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
+        got = f"{len(labels)} labels" + (f" from {labels.min()} to {labels.max()}" if len(labels) else "")
+        raise DataError(
+            message(f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}", got, "label or drop the others")
+        )
+
+
+def default_encoder(study: Study, store: FeatureStore | None, device: str) -> Any:
+    from bmfl_lab.training import encoder
+
+    config = encoder.tiny() if study.name == "planted" else encoder.small()
+    return encoder.train_brain_encoder(config, study, store=store, device=device)
+
+
+def encoder_source(encoder: Any, store: FeatureStore, backbone: Any, device: str) -> ResponseSource:
+    """Return the response source that asks a brain encoder, on the tokens it was trained on.
+
+    Parameters
+    ----------
+    encoder : TrainedEncoder
+        Loads its own backbone where `backbone` is another one.
+    store : FeatureStore
+        Where those tokens are kept.
+    backbone : Backbone
+        Of the fusion.
+    device : str
+        Where to predict.
+    """
+
+    def predict(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
+        same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
+        return encoder.predict_stimuli(stimuli, store=store, backbone=backbone if same else None, device=device)
+
+    return predict
+
+
+def fusion_data(trained: Any, stimuli: StimulusSet) -> dict[str, Tensor]:
+    tokens, response = trained.inputs(stimuli)
+    needed = tokens.cls.nbytes + tokens.patches.nbytes
+    refuse_without_memory(
+        needed, f"tokens of {len(stimuli)} images in memory", "choose kind='pooled:4' or fewer images"
+    )
+    data = {
+        "cls": torch.from_numpy(np.array(tokens.cls)),
+        "patches": torch.from_numpy(np.array(tokens.patches)),
+        "label": torch.from_numpy(np.asarray(stimuli.labels, dtype=np.int64)),
+    }
+    if response is not None:
+        data["response"] = torch.from_numpy(np.ascontiguousarray(response, dtype=np.float32))
+    return data
+
+
+def refuse_without_memory(needed: int, what: str, instead: str) -> None:
+    """Refuse a stage whose arrays do not fit into the memory that is free.
+
+    Raises
+    ------
+    ConfigError
+        With both numbers and the alternative.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    if free is not None and needed > free:
+        raise ConfigError(message(f"{needed / 1e9:.2f} GB of memory for {what}", f"{free / 1e9:.2f} GB free", instead))
+
+
+def batch_loss(module, batch, *, alpha: float, config: Any):
+    out = module(batch["cls"].float(), batch["patches"].float(), batch.get("response"))
+    loss, parts = fusion_loss(
+        out.logits,
+        batch["label"],
+        out.x_vb,
+        out.x_bv,
+        alpha,
+        axis=config.pcc_axis,
+        label_smoothing=config.label_smoothing,
+    )
+    return loss, {**parts, "accuracy": (out.logits.argmax(1) == batch["label"]).float().mean()}
+
+
+def validation(module, *, data: dict[str, Tensor]) -> dict[str, float]:
+    logits = predict_batches(module, data["cls"], data["patches"], data.get("response"))["logits"]
+    labels = data["label"].numpy()
+    shifted = logits - logits.max(1, keepdims=True)
+    nll = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
+    return {"val_accuracy": float((logits.argmax(1) == labels).mean()), "val_nll": float(nll.mean())}
