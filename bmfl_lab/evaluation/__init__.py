@@ -27,6 +27,7 @@ _PUBLIC = {
     "evaluate_encoder_shifts": "encoding",
     "receptive_field_error": "encoding",
     "compare_models": "differences",
+    "Explorer": "explore",
     "OODResult": "ood",
     "evaluate_ood": "ood",
     "evaluation_sets": "ood",
