@@ -5,6 +5,8 @@ Shape suffixes: B batch, P patches, D width, V vertices, S selected vertices, C 
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -77,7 +79,9 @@ class BMFL(nn.Module):
             self.encoder.eval()
         return self
 
-    def forward(self, images: Tensor, *, lesion: Lesion | None = None, weights: bool = False) -> FusionOutput:
+    def forward(
+        self, images: Tensor, *, lesion: Lesion | None = None, weights: bool = False, grad: bool = False
+    ) -> FusionOutput:
         """Classify images.
 
         Parameters
@@ -88,6 +92,9 @@ class BMFL(nn.Module):
             Applied to the predicted response, on all V vertices.
         weights : bool, default False
             Return attention weights.
+        grad : bool, default False
+            Let gradients reach `images`, for attribution; the backbone must take ``grad=True``, as those of this
+            package do. No weight of the frozen parts receives a gradient either way.
 
         Returns
         -------
@@ -98,8 +105,8 @@ class BMFL(nn.Module):
         ConfigError
             As `apply_lesion`.
         """
-        with torch.no_grad():
-            tokens = self.backbone(images)
+        with contextlib.nullcontext() if grad else torch.no_grad():
+            tokens = self.backbone(images, grad=True) if grad else self.backbone(images)
             response_BS = None if self.encoder is None else self.select(self.encoder(tokens.patches), lesion)
             patches_BPD = tokens.patches
             if self.pool:
