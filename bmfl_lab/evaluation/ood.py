@@ -11,7 +11,7 @@ import numpy as np
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.records import MetricRow
@@ -28,8 +28,9 @@ class OODResult:
         ``accuracy``, ``balanced_accuracy`` and, where there were any, ``nan_logits``: one row a model, set and
         seed, and one over the seeds where a model has several.
     per_image : pandas.DataFrame
-        One row a model, seed, set and image: ``model, seed, split, shift, severity, id, label, predicted, correct``;
-        predicted is -1 where a logit was NaN.
+        One row a model, seed, set and image: ``model, seed, split, shift, severity, id, label, predicted, correct,
+        confidence, nll``. Labels and predictions index the classes of the set; predicted is -1 and confidence (the
+        probability of the predicted class) NaN where a logit was NaN; nll (nats) is NaN where a logit was not finite.
     """
 
     rows: list[MetricRow]
@@ -102,7 +103,8 @@ def evaluate_ood(
     Returns
     -------
     OODResult
-        A value of an empty set is None (undefined). NaN logits count as wrong and are reported.
+        A value of an empty set is None (undefined). NaN logits count as wrong and are reported. Where a set holds only
+        some of the head's classes, the logits of the others are left out, matched by class name.
 
     Raises
     ------
@@ -127,10 +129,44 @@ def evaluate_ood(
     ):
         place = {"split": split, "shift": shift, "severity": severity, "notes": notes}
         for name, group in groups.items():
-            logits = [np.asarray(m.logits(stimuli)) for m in group]
+            logits = [masked_logits(m, stimuli, study) for m in group]
             rows += _rows(name, group, logits, np.asarray(stimuli.labels), place, n_boot, seed)
             frames += [_frame(name, _seed(m, i), z, stimuli, place) for i, (m, z) in enumerate(zip(group, logits))]
     return OODResult(rows, pd.concat(frames, ignore_index=True))
+
+
+def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
+    """Return a model's logits for the classes of a set, shape (n_stimuli, n_classes of the set).
+
+    Parameters
+    ----------
+    model : Any
+        Its head has the classes ``model.class_names``, or those of the study.
+    stimuli : StimulusSet
+        May hold some of these classes only, in any order.
+    study : Study
+        Names the classes.
+
+    Raises
+    ------
+    DataError
+        If the head has no logit for a class of the set.
+    """
+    logits = np.asarray(model.logits(stimuli))
+    head, wanted = tuple(getattr(model, "class_names", None) or study.class_names), tuple(stimuli.class_names)
+    if head == wanted or logits.shape[1] == len(wanted) != len(head):
+        return logits
+    missing = sorted(set(wanted) - set(head))
+    if missing or logits.shape[1] != len(head):
+        raise DataError(
+            message(
+                f"logits for the {len(wanted)} classes of {stimuli.name!r}",
+                f"{logits.shape[1]} logits; no class named {missing[:3]}",
+                "name the classes of the set as the head does, and give every head class a logit",
+            )
+        )
+    where = {name: i for i, name in enumerate(head)}
+    return classification.mask_classes(logits, np.asarray([where[name] for name in wanted], dtype=np.int64))
 
 
 def _seed(model: Any, position: int) -> int:
@@ -191,6 +227,11 @@ def _frame(name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place
     import pandas as pd
 
     predicted = classification.predictions(logits) if len(logits) else np.zeros(0, dtype=np.int64)
+    labels, rows = np.asarray(stimuli.labels), np.arange(len(logits))
+    with np.errstate(invalid="ignore"):
+        logs = classification.log_softmax(logits) if len(logits) else np.zeros((0, 1))
+    confidence = np.where(predicted >= 0, np.exp(logs[rows, np.maximum(predicted, 0)]), np.nan)
+    finite = np.isfinite(logits).all(axis=1) if len(logits) else np.zeros(0, dtype=bool)
     return pd.DataFrame(
         {
             "model": name,
@@ -199,8 +240,10 @@ def _frame(name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place
             "shift": place["shift"],
             "severity": place["severity"],
             "id": np.asarray(stimuli.ids, dtype=object),
-            "label": np.asarray(stimuli.labels),
+            "label": labels,
             "predicted": predicted,
-            "correct": predicted == np.asarray(stimuli.labels),
+            "correct": predicted == labels,
+            "confidence": confidence,
+            "nll": np.where(finite, -logs[rows, labels], np.nan) if len(logits) else np.zeros(0),
         }
     )
