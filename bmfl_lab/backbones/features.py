@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bmfl_lab.backbones.tokens import StoredTokens, array_shapes, cut, extract, identity_of, narrow, run
+from bmfl_lab.backbones.tokens import StoredTokens, array_shapes, cut, derive, extract, identity_of, narrow, run
 from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
@@ -38,7 +39,9 @@ class FeatureStore:
     -----
     The name is a hash of weights, preprocessing, block, kind, number types and of every stimulus' content, in order.
     Threads, batch size and device change tokens by rounding only; they are stated in the manifest and are not part
-    of the name. Each set is written into a partial folder, shard by shard with a SHA-256 each, and gets its final
+    of the name. Where all patch tokens of the same images are there already, the other kinds are derived from them
+    instead of running the backbone again: class and mean tokens to the bit, a pooled grid within the rounding of the
+    stored type; their manifest says so. Each set is written into a partial folder, shard by shard with a SHA-256 each, and gets its final
     name only when complete: a reader never sees half of it, and a killed extraction goes on at the last whole shard.
     """
 
@@ -92,16 +95,48 @@ class FeatureStore:
         NumericsError
             If a token is not finite, or does not fit the stored type.
         """
+        return self.get_many(backbone, stimuli, [(kind, block)], dtype, batch_size, features=features)[0]
+
+    def get_many(
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        wanted: Sequence[tuple[str, int]],
+        dtype: str = "float16",
+        batch_size: int = 32,
+        *,
+        features: str = "tokens",
+    ) -> list[StoredTokens]:
+        """Return several token sets of the same stimuli, extracting all that are missing in one pass of the backbone.
+
+        Parameters
+        ----------
+        wanted : sequence of (str, int)
+            Kind and block of each set; the rest as `get`, and so are the errors.
+
+        Returns
+        -------
+        list of StoredTokens
+            In the order of `wanted`.
+        """
         self._check_choices(dtype, batch_size, len(stimuli))
-        shapes, _ = array_shapes(backbone, len(stimuli), kind)
-        backbone.indices((block,))
-        identity = identity_of(backbone, stimuli.digests(), kind, block, dtype, features)
-        key = sha256_json(identity)[:32]
-        if not (self.root / key).is_dir():
-            with self._alone(key):
-                if not (self.root / key).is_dir():
-                    self._extract(backbone, stimuli, identity, key, shapes, batch_size)
-        return self._open(key, identity)
+        identities = {}
+        for kind, block in wanted:
+            array_shapes(backbone, len(stimuli), kind)
+            backbone.indices((block,))
+            identity = identity_of(backbone, stimuli.digests(), kind, block, dtype, features)
+            identities[sha256_json(identity)[:32]] = identity
+        missing = [key for key in identities if not (self.root / key).is_dir()]
+        if missing:
+            with contextlib.ExitStack() as stack:
+                for key in sorted(missing):  # one order for all processes, so that two never wait for each other
+                    stack.enter_context(self._alone(key))
+                todo = {key: identities[key] for key in missing if not (self.root / key).is_dir()}
+                if todo:
+                    self._extract(backbone, stimuli, todo, batch_size)
+        found = {key: self._open(key, identity) for key, identity in identities.items()}
+        order = [sha256_json(identity_of(backbone, stimuli.digests(), k, b, dtype, features))[:32] for k, b in wanted]
+        return [found[key] for key in order]
 
     def _check_choices(self, dtype: str, batch_size: int, n: int) -> None:
         if dtype not in ("float16", "float32"):
@@ -124,8 +159,25 @@ class FeatureStore:
         """Return the size of everything in the store, in bytes."""
         return sum(p.stat().st_size for p in self.root.glob("*/*.npy")) if self.root.is_dir() else 0
 
+    def _whole(self, identity: Mapping[str, Any]) -> StoredTokens | None:
+        """Return the set of all patch tokens that `identity` can be derived from, or None."""
+        if identity["kind"] == "patches":
+            return None
+        for dtype in dict.fromkeys((identity["dtype"], "float32")):
+            wanted = {**identity, "kind": "patches", "dtype": dtype}
+            key = sha256_json(wanted)[:32]
+            if (self.root / key).is_dir():
+                return self._open(key, wanted)
+        return None
+
     def _announce(
-        self, backbone: Backbone, stimuli: StimulusSet, identity: Mapping, needed: int, partial: Path
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identity: Mapping[str, Any],
+        needed: int,
+        partial: Path,
+        whole: StoredTokens | None,
     ) -> None:
         already = sum(p.stat().st_size for p in partial.glob("*.npy")) if partial.is_dir() else 0
         used, limit = self.used_bytes() - already, self.limit_gb * 1e9
@@ -133,7 +185,8 @@ class FeatureStore:
         print(
             f"feature store: {identity['kind']} of {len(stimuli)} images of {stimuli.name!r} by {backbone.name} "
             f"({backbone.weights_label}) at {backbone.image_size} px, block {identity['block']}, "
-            f"{identity['dtype']}: {needed / 1e6:.1f} MB in {self.root}",
+            f"{identity['dtype']}: {needed / 1e6:.1f} MB in {self.root}"
+            + ("" if whole is None else f", derived from {whole.key}"),
             flush=True,
         )
         if used + needed > limit or needed - already > free:
@@ -146,54 +199,36 @@ class FeatureStore:
             )
 
     def _extract(
-        self,
-        backbone: Backbone,
-        stimuli: StimulusSet,
-        identity: dict[str, Any],
-        key: str,
-        shapes: Mapping[str, tuple[int, ...]],
-        batch_size: int,
+        self, backbone: Backbone, stimuli: StimulusSet, identities: Mapping[str, dict[str, Any]], batch_size: int
     ) -> None:
-        partial = self.root / f"{key}.partial"
-        number = np.dtype(identity["dtype"])
-        row_bytes = sum(int(np.prod(s[1:])) for s in shapes.values()) * number.itemsize
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._announce(backbone, stimuli, identity, row_bytes * len(stimuli), partial)
-        rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
-        state, arrays = _open_partial(partial, identity, shapes, number, rows)
-        shards = cut(range(len(stimuli)), state["shard_rows"])
-        todo = {i: span for i, span in enumerate(shards) if str(i) not in state["shards"]}
-        spans = [part for span in todo.values() for part in cut(span, batch_size)]
-        choices = (identity["kind"], identity["block"], identity["features"])
-        done = run(backbone, stimuli, spans, *choices)
-        for span, part in progress(done, f"{stimuli.name}: batches of {batch_size} images", total=len(spans)):
-            for name, values in part.items():
-                ids = stimuli.ids[span.start : span.stop]
-                arrays[name][span.start : span.stop] = narrow(values, number, ids, name)
-            shard = span.start // state["shard_rows"]
-            if span.stop == shards[shard].stop:
-                for array in arrays.values():
-                    array.flush()
-                state["shards"][str(shard)] = {k: _digest(a, shards[shard]) for k, a in arrays.items()}
-                write_json(partial / "progress.json", state)
-        _, grid = array_shapes(backbone, len(stimuli), identity["kind"])
-        manifest = {
-            "identity": identity,
-            "n_stimuli": len(stimuli),
+        writers = []
+        for key, identity in identities.items():
+            partial = self.root / f"{key}.partial"
+            shapes, _ = array_shapes(backbone, len(stimuli), identity["kind"])
+            number = np.dtype(identity["dtype"])
+            row_bytes = sum(int(np.prod(s[1:])) for s in shapes.values()) * number.itemsize
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._announce(backbone, stimuli, identity, row_bytes * len(stimuli), partial)
+            rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
+            writers.append(_Writer(partial, identity, shapes, number, rows))
+        spans = [s for s in cut(range(len(stimuli)), batch_size) if any(w.needs(s) for w in writers)]
+        done = run(backbone, stimuli, spans, [w.wanted for w in writers], writers[0].identity["features"])
+        for span, parts in progress(done, f"{stimuli.name}: batches of {batch_size} images", total=len(spans)):
+            for writer, part in zip(writers, parts):
+                if writer.needs(span):
+                    writer.put(span, part, stimuli.ids[span.start : span.stop])
+        facts = {
             "stimuli_name": stimuli.name,
-            "grid": list(grid),
-            "arrays": {k: list(s) for k, s in shapes.items()},
-            "shard_rows": state["shard_rows"],
-            "shards": state["shards"],
             "weights_label": backbone.weights_label,
             "batch_size": batch_size,
             "threads": torch.get_num_threads(),
             "device": backbone.device.type,
+            "derived_from": None if whole is None else whole.key,
             "versions": versions(),
         }
-        write_json(partial / "manifest.json", manifest)
-        (partial / "progress.json").unlink()
-        os.replace(partial, self.root / key)
+        for key, writer in zip(identities, writers):
+            _, grid = array_shapes(backbone, len(stimuli), writer.identity["kind"])
+            writer.finish(self.root / key, {"grid": list(grid), **facts})
 
     def _open(self, key: str, identity: Mapping[str, Any]) -> StoredTokens:
         folder = self.root / key
@@ -226,6 +261,53 @@ class FeatureStore:
                 if _digest(array, span) != digests[name]:
                     raise _damaged(folder, name, f"another checksum in rows {span.start} to {span.stop - 1}")
         self._verified[folder.name] = stamp
+
+
+class _Writer:
+    """One token set in the making: a partial folder that gets its name when complete."""
+
+    def __init__(
+        self,
+        partial: Path,
+        identity: dict[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        number: np.dtype,
+        rows: int,
+    ):
+        self.partial, self.identity, self.shapes, self.number = partial, identity, shapes, number
+        self.wanted = (identity["kind"], identity["block"])
+        self.n = next(iter(shapes.values()))[0]
+        self.state, self.arrays = _open_partial(partial, identity, shapes, number, rows)
+
+    def shard(self, span: range) -> int:
+        return span.start // self.state["shard_rows"]
+
+    def needs(self, span: range) -> bool:
+        return str(self.shard(span)) not in self.state["shards"]
+
+    def put(self, span: range, part: Mapping[str, np.ndarray], ids: np.ndarray) -> None:
+        for name, values in part.items():
+            self.arrays[name][span.start : span.stop] = narrow(values, self.number, ids, name)
+        size, shard = self.state["shard_rows"], self.shard(span)
+        whole = range(shard * size, min((shard + 1) * size, self.n))
+        if span.stop == whole.stop:
+            for array in self.arrays.values():
+                array.flush()
+            self.state["shards"][str(shard)] = {k: _digest(a, whole) for k, a in self.arrays.items()}
+            write_json(self.partial / "progress.json", self.state)
+
+    def finish(self, final: Path, facts: Mapping[str, Any]) -> None:
+        manifest = {
+            "identity": self.identity,
+            "n_stimuli": self.n,
+            "arrays": {k: list(s) for k, s in self.shapes.items()},
+            "shard_rows": self.state["shard_rows"],
+            "shards": self.state["shards"],
+            **facts,
+        }
+        write_json(self.partial / "manifest.json", manifest)
+        (self.partial / "progress.json").unlink()
+        os.replace(self.partial, final)
 
 
 def _digest(array: np.ndarray, span: range) -> str:

@@ -99,11 +99,31 @@ def _reduce(tokens: BackboneTokens, names: Mapping[str, Any], grid: tuple[int, i
     if "mean" in names:
         found["mean"] = tokens.patches.mean(1)
     if "patches" in names:
-        found["patches"] = tokens.patches
-        if grid != tokens.grid:
-            plane = tokens.patches.unflatten(1, tokens.grid).permute(0, 3, 1, 2)
-            found["patches"] = F.adaptive_avg_pool2d(plane, grid).flatten(2).transpose(1, 2)
+        found["patches"] = tokens.patches if grid == tokens.grid else _pool(tokens.patches, tokens.grid, grid)
     return found
+
+
+def _pool(patches_BPD: torch.Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> torch.Tensor:
+    plane = patches_BPD.unflatten(1, grid).permute(0, 3, 1, 2)
+    return F.adaptive_avg_pool2d(plane, wanted).flatten(2).transpose(1, 2)
+
+
+def derive(
+    stored: StoredTokens, spans: Sequence[range], names: Mapping[str, Any], grid: tuple[int, int]
+) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
+    """Yield what `run` yields, computed from a stored set of all patch tokens instead of the images.
+
+    Class and mean tokens are those of the set; a pooled grid is the average of its patches, as stored.
+    """
+    for span in spans:
+        rows = slice(span.start, span.stop)
+        found = {"cls": np.asarray(stored.cls[rows], np.float32)}
+        if "mean" in names:
+            found["mean"] = np.asarray(stored.mean[rows], np.float32)
+        if "patches" in names:
+            patches_BPD = torch.from_numpy(np.array(stored.patches[rows], np.float32))
+            found["patches"] = _pool(patches_BPD, stored.grid, grid).numpy()
+        yield span, found
 
 
 def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
@@ -142,15 +162,19 @@ def _batches(backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range]) -
 
 
 def run(
-    backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range], kind: str, block: int, features: str
-) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
-    """Yield each span with the reduced tokens of its stimuli."""
-    shapes, grid = array_shapes(backbone, len(stimuli), kind)
+    backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range], wanted: Sequence[tuple[str, int]], features: str
+) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
+    """Yield each span with the reduced tokens of its stimuli, one dict for each (kind, block) in `wanted`."""
+    kept = [array_shapes(backbone, len(stimuli), kind) for kind, _ in wanted]
+    blocks = tuple(dict.fromkeys(block for _, block in wanted))
     for span, batch in zip(spans, _batches(backbone, stimuli, spans), strict=True):
         with torch.inference_mode():
             inputs = batch.to(backbone.device, non_blocking=True)
-            (tokens,) = backbone(inputs, blocks=(block,), features=features)
-            found = {k: v.float().cpu().numpy() for k, v in _reduce(tokens, shapes, grid).items()}
+            tokens = dict(zip(blocks, backbone(inputs, blocks=blocks, features=features)))
+            found = [
+                {k: v.float().cpu().numpy() for k, v in _reduce(tokens[block], shapes, grid).items()}
+                for (_, block), (shapes, grid) in zip(wanted, kept)
+            ]
         yield span, found
 
 
@@ -215,7 +239,7 @@ def extract(
     """
     shapes, grid = array_shapes(backbone, len(stimuli), kind)
     arrays = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
-    for span, part in run(backbone, stimuli, cut(range(len(stimuli)), batch_size), kind, block, features):
+    for span, (part,) in run(backbone, stimuli, cut(range(len(stimuli)), batch_size), [(kind, block)], features):
         for k, v in part.items():
             arrays[k][span.start : span.stop] = narrow(v, np.dtype(np.float32), stimuli.ids[span.start : span.stop], k)
     identity = identity_of(backbone, None, kind, block, "float32", features)

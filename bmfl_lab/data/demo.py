@@ -25,7 +25,7 @@ from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.files import sha256_json
 from bmfl_lab.runtime import home, rng
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the simulation changes, so that an older cached subject is not used."""
 N_REPEATS = 3
 N_SESSIONS = 10
@@ -39,15 +39,15 @@ LICENCES = {
 
 def load(
     seed: int = 0,
-    n_encoder: int = 1200,
+    n_encoder: int = 1500,
     n_encoder_val: int = 150,
     n_encoder_test: int = 150,
-    n_train: int = 1000,
+    n_train: int = 1200,
     n_val: int = 300,
     n_test: int = 400,
     clipart: bool = True,
     subject: bool = True,
-    image_size: int = 98,
+    image_size: int = 126,
 ) -> Study:
     """Load the demo study, fetching and generating what is not in the cache.
 
@@ -65,8 +65,8 @@ def load(
         Whether to add the clip-art.
     subject : bool, default True
         Whether to add the simulated subject.
-    image_size : int, default 98
-        Side to which the default backbone resizes images.
+    image_size : int, default 126
+        Side to which the default backbone enlarges the photographs of 32 pixels, without a crop.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def load(
         subjects=subjects,
         ood=("clipart",) if clipart else (),
         shifts=(("masked", 3), ("low_light", 3), ("stylised", 3), ("sketch", 3)),
-        backbone=BackboneSpec("dinov2_vits14_reg", None, image_size),
+        backbone=BackboneSpec("dinov2_vits14_reg", None, image_size, resize="direct"),
         licences=LICENCES,
     )
 
@@ -168,8 +168,23 @@ def _subject(data: dict[str, np.ndarray], rows: np.ndarray, sizes: tuple[int, in
         simulated=True,
         attributes=np.asarray(found["attributes"]),
         attribute_names=(*simulate.SEMANTIC_DIMENSIONS, *simulate.IMAGE_DIMENSIONS),
-        truth={k: found[k] for k in ("noiseless", "orientation_tuning", "semantic_tuning", "noise_ceiling")},
+        truth=_truth(found),
     )
+
+
+def _truth(found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return what is known of the simulated subject, with ``respond(images, labels)`` for images it never saw."""
+    atlas = _atlas(found)
+    kept = ("noiseless", "noise_ceiling", *simulate.TRUTH)
+    truth: dict[str, Any] = {k: np.asarray(found[k]) for k in kept}
+    table = np.asarray([simulate.SEMANTIC_TABLE[name] for name in CLASS_NAMES])
+
+    def respond(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return simulate.answer(np.asarray(images), table[np.asarray(labels)], atlas, truth)[0]
+
+    angle, eccentricity = np.radians(atlas.maps["polar_angle"]), atlas.maps["eccentricity"]
+    fields = [eccentricity * np.sin(angle), eccentricity * np.cos(angle), atlas.maps["rf_size"]]
+    return {**truth, "receptive_fields": np.stack(fields, 1), "degrees": simulate.DEGREES, "respond": respond}
 
 
 def _simulate(data: dict[str, np.ndarray], rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:

@@ -172,7 +172,7 @@ def _subject(seed: int, stimuli: StimulusSet, latent: np.ndarray, pixels: np.nda
     raw, attributes = _respond(pooled[..., :-1], tuning), np.sqrt(pooled[..., -1])
     mean, spread = raw.mean(0), raw.std(0)
 
-    def respond(new: np.ndarray) -> np.ndarray:
+    def respond(new: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         return (_respond(_pool(np.asarray(new), weights), tuning) - mean) / spread
 
     noiseless = (raw - mean) / spread
@@ -194,6 +194,7 @@ def _subject(seed: int, stimuli: StimulusSet, latent: np.ndarray, pixels: np.nda
         attribute_names=tuple(f"energy of {name} gratings" for name in images.CLASS_NAMES),
         truth={
             "receptive_fields": rf,
+            "degrees": images.DEGREES,
             "tuning": tuning,
             "noiseless": noiseless,
             "respond": respond,

@@ -40,6 +40,9 @@ SEMANTIC_TABLE: dict[str, tuple[float, ...]] = {
     "ship": (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0),
     "truck": (0.0, 0.1, 0.0, 0.0, 0.0, 1.0, 1.0, 0.8, 0.3, 0.6),
 }
+TRUTH = ("orientation_tuning", "semantic_tuning",
+         *(f"{what}_{part}" for what in ("attribute", "response") for part in ("mean", "spread")))  # fmt: skip
+"""What determines the subject's answer to any image; see `answer`."""
 IMAGE_DIMENSIONS = ("brightness", "contrast", "warmth", "saturation", "horizontal energy", "vertical energy")
 
 AREA_PROFILE: dict[str, dict[str, float]] = {
@@ -214,37 +217,62 @@ def respond(
     attributes : ndarray of float32, shape (n_stimuli, n_dimensions)
         Semantic and image dimensions, standardised: what the higher areas are built from.
     truth : dict of str to ndarray
-        ``orientation_tuning`` (n_vertices, n_channels), ``semantic_tuning`` (n_vertices, n_dimensions); NaN where a
-        vertex has none.
+        What `answer` needs for other images: ``orientation_tuning`` (n_vertices, n_channels) and
+        ``semantic_tuning`` (n_vertices, n_dimensions), NaN where a vertex has none, and mean and spread of
+        attributes and responses over these images, by which both are standardised.
     """
     retinotopic = np.flatnonzero(np.isfinite(atlas.maps["polar_angle"]))
-    weights = field_weights(atlas, retinotopic)
-    channel_tuning = _channel_tuning(generator, len(retinotopic))
+    channels = np.full((atlas.n_vertices, len(WAVELENGTHS) * N_ORIENTATIONS), np.nan, dtype=np.float32)
+    channels[retinotopic] = _channel_tuning(generator, len(retinotopic))
+    truth = {"orientation_tuning": channels, "semantic_tuning": _semantic_tuning(generator, atlas)}
+    noiseless, attributes = answer(images, semantics, atlas, truth)
+    return noiseless, attributes, truth
+
+
+def answer(
+    images: np.ndarray, semantics: np.ndarray, atlas: Atlas, truth: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the noiseless responses of a subject whose tuning is known.
+
+    Parameters
+    ----------
+    images, semantics, atlas
+        As `respond`. A shifted image keeps the semantics of its class: the simulated higher areas recognise it,
+        and only their share of image statistics changes.
+    truth : dict of str to ndarray
+        As `respond` returns it. Where it has no mean and spread, those of these images are taken and put into it.
+
+    Returns
+    -------
+    noiseless : ndarray of float32, shape (n_stimuli, n_vertices)
+    attributes : ndarray of float32, shape (n_stimuli, n_dimensions)
+    """
+    retinotopic = np.flatnonzero(np.isfinite(atlas.maps["polar_angle"]))
+    weights, tuning = field_weights(atlas, retinotopic), truth["orientation_tuning"][retinotopic]
     exponent = np.zeros(atlas.n_vertices)
     for name, value in EXPONENTS.items():
         exponent[atlas.rois[name]] = value
-    noiseless = np.empty((len(images), atlas.n_vertices), dtype=np.float32)
-    whole = np.empty((len(images), channel_tuning.shape[1]), dtype=np.float32)
+    raw = np.empty((len(images), atlas.n_vertices), dtype=np.float32)
+    whole = np.empty((len(images), tuning.shape[1]), dtype=np.float32)
     for start in range(0, len(images), 128):
         part = slice(start, start + 128)
         energy = contrast_energy(luminance(images[part]))
         whole[part] = energy.mean((2, 3))
         drive = 0.0
         for channel in range(energy.shape[1]):
-            drive = drive + (energy[:, channel].reshape(len(energy), -1) @ weights.T) * channel_tuning[:, channel]
-        noiseless[part, retinotopic] = np.maximum(drive, 0) ** exponent[retinotopic]
-    attributes = _standardise(np.concatenate([semantics, image_dimensions(images, whole)], 1))
-    tuning = _semantic_tuning(generator, atlas)
-    higher = np.isfinite(tuning[:, 0])
-    noiseless[:, higher] = attributes @ tuning[higher].T
-    channels = np.full((atlas.n_vertices, channel_tuning.shape[1]), np.nan, dtype=np.float32)
-    channels[retinotopic] = channel_tuning
-    return _standardise(noiseless), attributes, {"orientation_tuning": channels, "semantic_tuning": tuning}
+            drive = drive + (energy[:, channel].reshape(len(energy), -1) @ weights.T) * tuning[:, channel]
+        raw[part, retinotopic] = np.maximum(drive, 0) ** exponent[retinotopic]
+    attributes = _standardise(np.concatenate([semantics, image_dimensions(images, whole)], 1), truth, "attribute")
+    higher = np.isfinite(truth["semantic_tuning"][:, 0])
+    raw[:, higher] = attributes @ truth["semantic_tuning"][higher].T
+    return _standardise(raw, truth, "response"), attributes
 
 
-def _standardise(values: np.ndarray) -> np.ndarray:
+def _standardise(values: np.ndarray, truth: dict[str, np.ndarray], what: str) -> np.ndarray:
+    """Standardise by the mean and spread in `truth`, which are put there the first time."""
     spread = values.std(0)
-    return ((values - values.mean(0)) / np.where(spread > 0, spread, 1)).astype(np.float32)
+    mean = truth.setdefault(f"{what}_mean", values.mean(0))
+    return ((values - mean) / truth.setdefault(f"{what}_spread", np.where(spread > 0, spread, 1))).astype(np.float32)
 
 
 def _channel_tuning(generator: np.random.Generator, n: int) -> np.ndarray:

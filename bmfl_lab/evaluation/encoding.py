@@ -47,6 +47,8 @@ class EncodingResult:
     per_vertex : pandas.DataFrame
         One row a vertex: hemisphere, r, ceiling, noise_normalised, ROI memberships joined by "+"; for a simulated
         subject also r_truth, against the noiseless response.
+    facts : mapping
+        ``n_boot``, and under ``regions`` the mask of each region in `rows`.
     """
 
     rows: list[MetricRow]
@@ -242,6 +244,7 @@ def evaluate_encoder_shifts(
     seed: int = 0,
     n_boot: int = 500,
     device: str = "auto",
+    store: FeatureStore | None = None,
 ) -> list[MetricRow]:
     """Compare predictions for shifted images with what the simulated brain would have answered to them.
 
@@ -269,15 +272,16 @@ def evaluate_encoder_shifts(
             message(
                 "a simulated subject that can respond to new images",
                 f"{who.name!r}, which has no truth for them",
-                "use the planted study; measured responses to shifted images do not exist",
+                "use the planted or the demo study; measured responses to shifted images do not exist",
             )
         )
     clean = who.stimuli.subset(who.rows(split))
     found: list[MetricRow] = []
     for name, severity in [("", None), *shifts]:
         stimuli = clean if severity is None else shifted(clean, name, severity, seed)
-        truth = who.truth["respond"](np.stack([stimuli.image(i) for i in range(len(stimuli))]))
-        predicted = encoder.predict_stimuli(stimuli, device=device)
+        images = np.stack([stimuli.image(i) for i in range(len(stimuli))])
+        truth = who.truth["respond"](images, np.asarray(stimuli.labels))
+        predicted = encoder.predict_stimuli(stimuli, store=store, device=device)
         r, boot = pearson(truth, predicted), bootstrap_pearson(truth, predicted, n_boot, seed)
         shared = {
             "split": split,
@@ -293,21 +297,23 @@ def evaluate_encoder_shifts(
     return found
 
 
-def receptive_field_error(encoder: Any, study: Study, subject: str | None = None, *, degrees: float) -> pd.DataFrame:
+def receptive_field_error(
+    encoder: Any, study: Study, subject: str | None = None, *, degrees: float | None = None
+) -> pd.DataFrame:
     """Compare recovered receptive fields with those of a simulated subject.
 
     Parameters
     ----------
     encoder : TrainedEncoder
         Of kind "retinotopic", or an ensemble that holds one.
-    degrees : float
-        Visual angle of the image's side.
+    degrees : float, optional
+        Visual angle of the image's side; by default what the subject's truth says.
 
     Returns
     -------
     pandas.DataFrame
         One row a vertex: x, y, sigma (degrees, origin at the image's centre, y up), their truth, error_degrees
-        between the centres.
+        between the centres; NaN for vertices without a true field.
 
     Raises
     ------
@@ -323,6 +329,7 @@ def receptive_field_error(encoder: Any, study: Study, subject: str | None = None
                 "a retinotopic encoder and a simulated subject", what, "use kind='retinotopic' on the planted study"
             )
         )
+    degrees = float(who.truth["degrees"]) if degrees is None else degrees
     field_ = module.receptive_fields()
     truth = np.asarray(who.truth["receptive_fields"])
     x, y, sigma = (field_[:, 0] - 0.5) * degrees, (0.5 - field_[:, 1]) * degrees, field_[:, 2] * degrees

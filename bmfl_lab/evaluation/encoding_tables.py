@@ -79,14 +79,8 @@ def block_table(
     backbone = backbone or _default_backbone(study, device)
     blocks = list(range(backbone.n_blocks)) if blocks is None else list(blocks)
     store = store if store is not None else FeatureStore()
-    r = np.stack(
-        [
-            _ridge_r(
-                _features(store.get(backbone, who.stimuli, tokens, block=b)), who, split, alphas, pick_device(device)
-            )
-            for b in blocks
-        ]
-    )
+    stored = store.get_many(backbone, who.stimuli, [(tokens, b) for b in blocks])
+    r = np.stack([_ridge_r(_features(s), who, split, alphas, pick_device(device)) for s in stored])
     table = pd.DataFrame([_by_region(row, who.atlas) for row in r], index=pd.Index(blocks, name="block"))
     return table, r
 
@@ -94,7 +88,7 @@ def block_table(
 def _default_backbone(study: Study, device: str, weights: str | None = None) -> Backbone:
     spec = study.backbone
     chosen = spec.weights if weights is None else weights
-    return load_backbone(spec.name, chosen, image_size=spec.image_size, device=pick_device(device))
+    return load_backbone(spec.name, chosen, image_size=spec.image_size, device=pick_device(device), resize=spec.resize)
 
 
 CONTROLS = ("as trained", "random weights", "shuffled pairing", "luminance layout", "position only")

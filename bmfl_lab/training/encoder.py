@@ -106,7 +106,9 @@ def train_brain_encoder(
     who = study.subject(subject)
     spec = _spec(config, study)
     if backbone is None:
-        backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, device=pick_device(device))
+        backbone = load_backbone(
+            spec.name, spec.weights, image_size=spec.image_size, device=pick_device(device), resize=spec.resize
+        )
     described = {k: v for k, v in backbone.describe().items() if k != "weights_label"}
     identity = {
         "format": FORMAT,
@@ -150,7 +152,7 @@ def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
     own = study.backbone
     name = config.backbone or own.name
     weights = config.weights if config.weights is not None or name != own.name else own.weights
-    return BackboneSpec(name, weights, config.image_size or own.image_size)
+    return BackboneSpec(name, weights, config.image_size or own.image_size, own.resize)
 
 
 def _stored(folder: Path, name: str) -> TrainedEncoder:
@@ -175,9 +177,8 @@ def _prepare(
     device: str,
     identity: dict[str, Any],
 ) -> tuple[_Job, dict[str, Any], tuple[Mapping[str, Any], ...]]:
-    stored = [
-        store.get(backbone, subject.stimuli, config.tokens, block=b, features=config.features) for b in config.blocks
-    ]
+    wanted = [(config.tokens, b) for b in config.blocks]
+    stored = store.get_many(backbone, subject.stimuli, wanted, features=config.features)
     sources = tuple(token_source(s.manifest) for s in stored)
     rows, how = split_rows(config, subject)
     patches = as_patches(stored)

@@ -142,7 +142,9 @@ class TrainedEncoder:
     def load_backbone(self, device: str = "auto") -> Backbone:
         """Return the backbone the tokens come from."""
         spec = self.backbone
-        return load_backbone(spec.name, spec.weights, image_size=spec.image_size, device=pick_device(device))
+        return load_backbone(
+            spec.name, spec.weights, image_size=spec.image_size, device=pick_device(device), resize=spec.resize
+        )
 
     def tokens(
         self,

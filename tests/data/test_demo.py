@@ -153,7 +153,7 @@ def test_the_whole_demo():
     subject = study.subject()
     assert study.simulated and "simulated" in study.description and "simulated" in subject.name
     assert check_leakage({**study.sets, "encoder": subject.stimuli})["by_image"] == 0
-    assert {k: len(v) for k, v in study.sets.items()} == {"train": 1000, "val": 300, "test": 400, "clipart": 102}
+    assert {k: len(v) for k, v in study.sets.items()} == {"train": 1200, "val": 300, "test": 400, "clipart": 102}
     assert np.isfinite(subject.responses).all()
     first, second = subject.repeats[:, 0].astype(float), subject.repeats[:, 1].astype(float)
     single = np.mean((first - first.mean(0)) * (second - second.mean(0)), 0) / first.std(0) / second.std(0)
