@@ -120,22 +120,25 @@ class FeatureStore:
             In the order of `wanted`.
         """
         self._check_choices(dtype, batch_size, len(stimuli))
-        identities = {}
+        identities, order, digests = {}, [], stimuli.digests()
         for kind, block in wanted:
             array_shapes(backbone, len(stimuli), kind)
             backbone.indices((block,))
-            identity = identity_of(backbone, stimuli.digests(), kind, block, dtype, features)
-            identities[sha256_json(identity)[:32]] = identity
+            identity = identity_of(backbone, digests, kind, block, dtype, features)
+            order.append(sha256_json(identity)[:32])
+            identities[order[-1]] = identity
         missing = [key for key in identities if not (self.root / key).is_dir()]
         if missing:
             with contextlib.ExitStack() as stack:
                 for key in sorted(missing):  # one order for all processes, so that two never wait for each other
                     stack.enter_context(self._alone(key))
                 todo = {key: identities[key] for key in missing if not (self.root / key).is_dir()}
+                whole = {key: w for key, identity in todo.items() if (w := self._whole(identity)) is not None}
+                for key, source in whole.items():
+                    self._extract(backbone, stimuli, {key: todo.pop(key)}, batch_size, source)
                 if todo:
                     self._extract(backbone, stimuli, todo, batch_size)
         found = {key: self._open(key, identity) for key, identity in identities.items()}
-        order = [sha256_json(identity_of(backbone, stimuli.digests(), k, b, dtype, features))[:32] for k, b in wanted]
         return [found[key] for key in order]
 
     def _check_choices(self, dtype: str, batch_size: int, n: int) -> None:
@@ -199,7 +202,12 @@ class FeatureStore:
             )
 
     def _extract(
-        self, backbone: Backbone, stimuli: StimulusSet, identities: Mapping[str, dict[str, Any]], batch_size: int
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identities: Mapping[str, dict[str, Any]],
+        batch_size: int,
+        whole: StoredTokens | None = None,
     ) -> None:
         writers = []
         for key, identity in identities.items():
@@ -208,11 +216,14 @@ class FeatureStore:
             number = np.dtype(identity["dtype"])
             row_bytes = sum(int(np.prod(s[1:])) for s in shapes.values()) * number.itemsize
             self.root.mkdir(parents=True, exist_ok=True)
-            self._announce(backbone, stimuli, identity, row_bytes * len(stimuli), partial)
+            self._announce(backbone, stimuli, identity, row_bytes * len(stimuli), partial, whole)
             rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
             writers.append(_Writer(partial, identity, shapes, number, rows))
         spans = [s for s in cut(range(len(stimuli)), batch_size) if any(w.needs(s) for w in writers)]
-        done = run(backbone, stimuli, spans, [w.wanted for w in writers], writers[0].identity["features"])
+        if whole is not None:
+            done = derive(whole, spans, *array_shapes(backbone, len(stimuli), writers[0].identity["kind"]))
+        else:
+            done = run(backbone, stimuli, spans, [w.wanted for w in writers], writers[0].identity["features"])
         for span, parts in progress(done, f"{stimuli.name}: batches of {batch_size} images", total=len(spans)):
             for writer, part in zip(writers, parts):
                 if writer.needs(span):

@@ -110,8 +110,8 @@ def _pool(patches_BPD: torch.Tensor, grid: tuple[int, int], wanted: tuple[int, i
 
 def derive(
     stored: StoredTokens, spans: Sequence[range], names: Mapping[str, Any], grid: tuple[int, int]
-) -> Iterator[tuple[range, dict[str, np.ndarray]]]:
-    """Yield what `run` yields, computed from a stored set of all patch tokens instead of the images.
+) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
+    """Yield what `run` yields for one kind, computed from a stored set of all patch tokens instead of the images.
 
     Class and mean tokens are those of the set; a pooled grid is the average of its patches, as stored.
     """
@@ -123,7 +123,7 @@ def derive(
         if "patches" in names:
             patches_BPD = torch.from_numpy(np.array(stored.patches[rows], np.float32))
             found["patches"] = _pool(patches_BPD, stored.grid, grid).numpy()
-        yield span, found
+        yield span, [found]
 
 
 def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The vision transformer of DINOv2, frozen, with the original parameter names.
 
 Shape suffixes: B batch, T tokens (CLS + registers + patches), P patches, D width, H heads, K head width,
-h and w rows and columns of patches.
+h and w rows and columns of patches, s and t those of pixels in a patch, c colours, X pixels of a patch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ class BackboneTokens:
 
 
 class PatchEmbed(nn.Module):
-    """Linear projection of non-overlapping patches."""
+    """Linear projection of non-overlapping patches.
+
+    Notes
+    -----
+    Computed as a matrix product, which is the same function as the convolution whose weights it holds. torch runs
+    float32 convolutions of a recent GPU in TF32 unless told otherwise (``torch.backends.cudnn.allow_tf32``), and
+    matrix products in full float32 (``torch.backends.cuda.matmul.allow_tf32``); this package sets neither.
+    """
 
     def __init__(self, *, width: int, patch_size: int):
         super().__init__()
@@ -56,7 +63,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (B, 3, H, W) to patch embeddings (B, P, D)."""
-        return self.proj(images).flatten(2).transpose(1, 2)
+        side = self.proj.stride[0]
+        cut_Bchswt = images.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+        pixels_BPX = cut_Bchswt.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return F.linear(pixels_BPX, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Attention(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
         name="nsd",
         ids=np.asarray([nsd_id(i) for i in numbers], dtype=object),
         read=read,
-        digest_of=lambda i: sha256_bytes(str(shape[1:]).encode() + read(i).tobytes()),
+        digest_of=functools.cache(lambda i: sha256_bytes(str(shape[1:]).encode() + read(i).tobytes())),
         labels=np.full(len(numbers), -1),
     )
 

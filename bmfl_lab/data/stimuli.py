@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def from_arrays(
     name : str
         Name of the set.
     images : ndarray of uint8, shape (n_stimuli, H, W, 3)
-        The pixels.
+        The pixels; not to be changed afterwards, because each digest is computed once.
     ids, labels, class_names
         As in `StimulusSet`.
 
@@ -206,11 +207,16 @@ def from_arrays(
                 "convert them to 8-bit RGB, one an id",
             )
         )
+
+    @functools.cache
+    def digest_of(i: int) -> str:
+        return sha256_bytes(str(images[i].shape).encode() + np.ascontiguousarray(images[i]).tobytes())
+
     return StimulusSet(
         name=name,
         ids=np.asarray([str(i) for i in ids], dtype=object),
         read=lambda i: images[i],
-        digest_of=lambda i: sha256_bytes(str(images[i].shape).encode() + np.ascontiguousarray(images[i]).tobytes()),
+        digest_of=digest_of,
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(class_names),
     )
@@ -225,7 +231,7 @@ def from_files(
 ) -> StimulusSet:
     """Make a stimulus set of image files, decoded by `bmfl_lab.data.images.decode_image`.
 
-    The digest of a file is the SHA-256 of its content.
+    The digest of a file is the SHA-256 of its content, computed again only when its size or time of change differs.
 
     Raises
     ------
@@ -235,11 +241,20 @@ def from_files(
     from bmfl_lab.data.images import decode_image
 
     paths = [Path(p) for p in paths]
+    known: dict[int, tuple[tuple[int, ...], str]] = {}
+
+    def digest_of(i: int) -> str:
+        status = paths[i].stat()
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if i not in known or known[i][0] != stamp:
+            known[i] = (stamp, sha256_file(paths[i]))
+        return known[i][1]
+
     return StimulusSet(
         name=name,
         ids=np.asarray([str(i) for i in ids], dtype=object),
         read=lambda i: decode_image(paths[i]),
-        digest_of=lambda i: sha256_file(paths[i]),
+        digest_of=digest_of,
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(class_names),
         paths=tuple(str(p) for p in paths),

@@ -74,6 +74,51 @@ def test_each_kind_keeps_what_it_says(tmp_path):
         store.get(backbone, noise(6), "pooled:5")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_other_kinds_are_derived_from_the_patches_at_hand(tmp_path, dtype, monkeypatch):
+    backbone = load_backbone("vit_tiny14", image_size=56)
+    kinds = ("cls", "cls+mean", "pooled:2", "pooled:3")
+    store = FeatureStore(tmp_path / "whole")
+    whole = store.get(backbone, noise(9), dtype=dtype)
+    asked = {k: FeatureStore(tmp_path / "asked").get(backbone, noise(9), k, dtype=dtype) for k in kinds}
+    monkeypatch.setattr(features, "run", lambda *_: pytest.fail("the backbone ran again"))
+    for kind, plain in asked.items():
+        derived = store.get(backbone, noise(9), kind, dtype=dtype, batch_size=4)
+        assert derived.manifest["derived_from"] == whole.key and plain.manifest["derived_from"] is None
+        assert derived.key == plain.key and derived.grid == plain.grid
+        assert np.array_equal(derived.cls, plain.cls)
+        assert (derived.mean is None) == (plain.mean is None)
+        assert kind == "cls" or np.array_equal(derived.mean, plain.mean)
+        if plain.patches is not None:
+            worst = np.abs(derived.patches.astype(np.float64) - plain.patches).max()
+            assert worst <= 2 * np.finfo(dtype).eps * np.abs(plain.patches).max()
+
+
+def test_tokens_are_not_derived_from_coarser_numbers_or_other_blocks(tmp_path, backbone):
+    store = FeatureStore(tmp_path)
+    store.get(backbone, noise(6), dtype="float16")
+    store.get(backbone, noise(6), dtype="float32", block=0)
+    assert store.get(backbone, noise(6), "cls", dtype="float32").manifest["derived_from"] is None
+    assert store.get(backbone, noise(5), "cls").manifest["derived_from"] is None
+    assert store.get(backbone, noise(6), "cls", block=0).manifest["derived_from"] is not None
+
+
+def test_a_set_is_hashed_once_and_a_changed_file_again(tmp_path, backbone, monkeypatch):
+    from bmfl_lab.data import stimuli as module
+
+    hashed = []
+    original = module.sha256_file
+    monkeypatch.setattr(module, "sha256_file", lambda p: (hashed.append(str(p)), original(p))[1])
+    for i in range(3):
+        Image.fromarray(noise(3).image(i)).save(tmp_path / f"{i}.png")
+    files = from_files("files", [tmp_path / f"{i}.png" for i in range(3)], ["a", "b", "c"], [0, 0, 0])
+    store = FeatureStore(tmp_path / "store")
+    first = store.get(backbone, files)
+    assert store.get(backbone, files).key == first.key and len(hashed) == 3
+    Image.fromarray(noise(3).image(0)).save(tmp_path / "2.png")
+    assert store.get(backbone, files).key != first.key and len(hashed) == 4
+
+
 def test_half_precision_is_within_its_rounding(tmp_path, backbone):
     stored = FeatureStore(tmp_path).get(backbone, noise(8))
     expected = direct(backbone, noise(8)).patches.numpy()
