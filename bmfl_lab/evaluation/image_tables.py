@@ -1,0 +1,83 @@
+"""Tables of single images: reliability of the confidence, and where a model does best and worst."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bmfl_lab.errors import ConfigError, message, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEYS = ("split", "shift", "severity")
+
+
+def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame:
+    """Return confidence and accuracy by bin, seeds pooled, for reliability diagrams.
+
+    Parameters
+    ----------
+    per_image : DataFrame
+        Of an `OODResult`.
+    n_bins : int, default 15
+        Bins of equal width of the top-1 probability.
+
+    Returns
+    -------
+    DataFrame
+        ``model, split, shift, severity, bin, low, high, count, confidence, accuracy``; only bins with images.
+    """
+    frame = per_image[per_image["confidence"].notna()]
+    bins = np.clip(np.ceil(frame["confidence"] * n_bins).astype(int) - 1, 0, n_bins - 1)
+    frame = frame.assign(bin=bins, severity=frame["severity"].astype("Float64"))
+    grouped = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False)
+    table = grouped.agg(count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean"))
+    table = table.reset_index().sort_values(["model", *KEYS, "bin"], kind="stable", ignore_index=True)
+    return table.assign(low=table["bin"] / n_bins, high=(table["bin"] + 1) / n_bins)
+
+
+def extreme_images(
+    per_image: pd.DataFrame, model: str, *, against: str | None = None, n: int = 6
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the images on which a model does best and worst by the likelihood of the true class, mean over seeds.
+
+    Parameters
+    ----------
+    per_image : DataFrame
+        Of an `OODResult`.
+    model : str
+        Which model.
+    against : str, optional
+        Another model: the images are then those where `model` gains most over it, and loses most.
+    n : int, default 6
+        Images each.
+
+    Returns
+    -------
+    best, worst : DataFrame
+        ``split, shift, severity, id, label, predicted`` (of the first seed), ``confidence, accuracy`` (means over
+        seeds), ``score`` (log likelihood in nats, or its gain), most extreme first.
+
+    Raises
+    ------
+    ConfigError
+        If a model is unknown.
+    """
+    known = list(dict.fromkeys(per_image["model"]))
+    for name in (model, *([against] if against else [])):
+        if name not in known:
+            raise ConfigError(message(f"a model among {tuple(known)}", repr(name), nearest(name, known)))
+    frame = per_image.assign(severity=per_image["severity"].astype("Float64").fillna(0), score=-per_image["nll"])
+    keys = [*KEYS, "id"]
+    mine = frame[frame["model"] == model].groupby(keys, sort=False).agg(
+        label=("label", "first"), predicted=("predicted", "first"), confidence=("confidence", "mean"),
+        accuracy=("correct", "mean"), score=("score", "mean"),
+    )  # fmt: skip
+    if against:
+        mine["score"] -= frame[frame["model"] == against].groupby(keys, sort=False)["score"].mean()
+    mine = mine[mine["score"].notna()].reset_index()
+    mine["severity"] = [int(s) or None for s in mine["severity"]]
+    ordered = mine.sort_values("score", kind="stable")
+    return ordered[::-1].head(n).reset_index(drop=True), ordered.head(n).reset_index(drop=True)

@@ -1,0 +1,350 @@
+"""A family of models over many shifts and severities: accuracy, gaps, effective robustness, calibration, consistency."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bmfl_lab.data.shifts import SHIFTS
+from bmfl_lab.data.study import Study
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.evaluation.ood import OODResult, evaluate_ood
+from bmfl_lab.metrics.behaviour import error_consistency
+from bmfl_lab.metrics.resampling import image_weights, percentiles, seed_weights
+from bmfl_lab.metrics.statistics import effective_robustness, fit_robustness_line
+from bmfl_lab.records import MetricRow
+
+SEVERITIES = (1, 2, 3, 4, 5)
+KEYS = ("split", "shift", "severity")
+OVER = "95 % percentile bootstrap over stimuli"
+
+
+def evaluate_suite(
+    models: Mapping[str, Any],
+    study: Study,
+    *,
+    shifts: Sequence[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    sets: Sequence[str] | None = None,
+    baselines: Sequence[str] = (),
+    n_bins: int = 15,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> OODResult:
+    """Evaluate models on every set and shift of a suite, each image set made and read once for all models.
+
+    Parameters
+    ----------
+    models : mapping of str to model or list of models
+        As in `evaluate_ood`.
+    study : Study
+        The images; "test" is in distribution.
+    shifts : sequence of str, optional
+        Names of made shifts of "test"; those of the study by default.
+    severities : sequence of int, default (1, 2, 3, 4, 5)
+        Of every made shift.
+    sets : sequence of str, optional
+        Image sets; "test" and the natural OOD sets by default. Without "test" there are no gaps and no robustness line.
+    baselines : sequence of str
+        Names of models without a brain, of different accuracy, through which the line of effective robustness goes.
+    n_bins : int, default 15
+        Bins of the calibration error.
+    n_boot, seed : int
+        Bootstrap resamples; seed of shifts and bootstrap.
+
+    Returns
+    -------
+    OODResult
+        Rows of `evaluate_ood` and, over seeds: ``id_ood_gap``, ``ece``, ``nll``, ``error_consistency`` and
+        ``effective_robustness``, each with n, seeds, interval and selection.
+
+    Raises
+    ------
+    ConfigError
+        If a shift, severity or baseline is unknown; see also `evaluate_ood`.
+    """
+    names = list(dict.fromkeys(n for n, _ in study.shifts)) if shifts is None else list(shifts)
+    for name in names:
+        if name not in SHIFTS.names():
+            raise ConfigError(message("the name of a shift", repr(name), nearest(name, SHIFTS.names())))
+    for name in baselines:
+        if name not in models:
+            raise ConfigError(message(f"baselines among {tuple(models)}", repr(name), nearest(name, models)))
+    pairs = [(n, int(s)) for n in names for s in severities]
+    result = evaluate_ood(models, study, shifts=pairs, sets=sets, n_boot=n_boot, seed=seed)
+    family = [m for m in models if m not in baselines]
+    more = calibration_rows(result, n_bins=n_bins, n_boot=n_boot, seed=seed)
+    more += consistency_rows(result, models=family, n_boot=n_boot, seed=seed)
+    if _has_id(result):
+        more += gap_rows(result, n_boot=n_boot, seed=seed)
+        if baselines:
+            more += robustness_rows(result, baselines, n_boot=n_boot, seed=seed)
+    return OODResult([*result.rows, *more], result.per_image)
+
+
+def _has_id(result: OODResult) -> bool:
+    frame = result.per_image
+    return bool(((frame["split"] == "test") & (frame["shift"] == "")).any())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """One image set: its key, its images, and tables (n_seeds, n_stimuli) of each model."""
+
+    key: tuple[str, str, int | None]
+    ids: np.ndarray
+    tables: Mapping[str, Mapping[str, np.ndarray]]
+    seeds: Mapping[str, np.ndarray]
+
+    def row(self, result: OODResult, name: str, model: str, value: float | None, **fields: Any) -> MetricRow:
+        first = model.split(" ~ ")[0]
+        selection = next((r.selection for r in result.rows if r.model == first), "none")
+        note = next((r.notes for r in result.rows if r.notes), "")
+        fields["notes"] = "; ".join(t for t in (fields.get("notes", ""), note) if t)
+        split, shift, severity = self.key
+        fields.setdefault("n_seeds", len(self.seeds.get(first, ())) or None)
+        return MetricRow(name, value, split=split, shift=shift, severity=severity, n=len(self.ids), model=model,
+                         selection=selection, **fields)  # fmt: skip
+
+
+def _cells(result: OODResult) -> Iterator[_Cell]:
+    frame = result.per_image.assign(severity=result.per_image["severity"].astype("Float64").fillna(0))
+    for (split, shift, severity), part in frame.groupby(list(KEYS), sort=False):
+        tables, seeds, ids = {}, {}, None
+        for model, mine in part.groupby("model", sort=False):
+            wide = mine.pivot(index="seed", columns="id", values=["correct", "confidence", "nll"])
+            wide = wide.sort_index(axis=0)
+            found = {v: wide[v].sort_index(axis=1) for v in ("correct", "confidence", "nll")}
+            if ids is not None and list(found["correct"].columns) != ids:
+                raise DataError(message(f"all models on the images of {split!r}", f"other images for {model!r}",
+                                        "evaluate the models together"))  # fmt: skip
+            ids = list(found["correct"].columns)
+            tables[model] = {v: t.to_numpy(dtype=np.float64) for v, t in found.items()}
+            seeds[model] = wide.index.to_numpy()
+        yield _Cell((split, shift, int(severity) or None), np.asarray(ids), tables, seeds)
+
+
+def _id_cell(cells: Sequence[_Cell]) -> _Cell:
+    found = [c for c in cells if c.key == ("test", "", None)]
+    if not found:
+        raise DataError(message("the in-distribution set 'test'", f"{[c.key for c in cells]}", "evaluate 'test' too"))
+    return found[0]
+
+
+def gap_rows(result: OODResult, *, n_boot: int = 1000, seed: int = 0) -> list[MetricRow]:
+    """Return ``id_ood_gap``: accuracy on "test" minus accuracy on each other set, over seeds.
+
+    Parameters
+    ----------
+    result : OODResult
+        From `evaluate_ood`, with "test".
+    n_boot, seed : int
+        Of the bootstrap. Shifts of "test" are compared image by image, natural sets as independent samples.
+
+    Raises
+    ------
+    DataError
+        If "test" was not evaluated.
+    """
+    cells = list(_cells(result))
+    home, rows = _id_cell(cells), []
+    for cell in (c for c in cells if c is not home and len(c.ids)):
+        w_id, w_ood = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
+        how = f"{OVER} and seeds" + (
+            ", paired" if list(home.ids) == list(cell.ids) else ", sets resampled independently"
+        )
+        for model, tables in cell.tables.items():
+            a, b = home.tables[model]["correct"], tables["correct"]
+            drawn = ((w_id @ a.T - w_ood @ b.T) * seed_weights(len(a), n_boot, seed)).sum(1)
+            low, high = percentiles(drawn)
+            rows.append(cell.row(result, "id_ood_gap", model, float(a.mean() - b.mean()), unit="fraction", ci_low=low,
+                                 ci_high=high, interval=how))  # fmt: skip
+    return rows
+
+
+def calibration_rows(result: OODResult, *, n_bins: int = 15, n_boot: int = 1000, seed: int = 0) -> list[MetricRow]:
+    """Return ``ece`` (fraction) and ``nll`` (nats) of each model and set, mean over seeds.
+
+    Parameters
+    ----------
+    result : OODResult
+        From `evaluate_ood`.
+    n_bins : int, default 15
+        Bins of equal width of the top-1 probability.
+    n_boot, seed : int
+        Of the bootstrap.
+
+    Notes
+    -----
+    The binned error is biased upwards by sampling noise, and its resamples more so: the interval may lie above the
+    value. Compare models at the same n.
+
+    References
+    ----------
+    Guo et al. 2017, "On calibration of modern neural networks", eq. 3.
+    """
+    rows = []
+    for cell in _cells(result):
+        weights = image_weights(cell.ids, n_boot, seed)
+        for model, tables in cell.tables.items():
+            over = seed_weights(len(tables["nll"]), n_boot, seed)
+            found = {"ece": _ece(tables, n_bins, weights), "nll": _nll(tables, weights)}
+            notes = {"ece": f"{n_bins} bins of equal width of the top-1 probability", "nll": ""}
+            for name, (value, drawn_BS) in found.items():
+                low, high = (None, None) if value is None else percentiles((drawn_BS * over).sum(1))
+                rows.append(cell.row(result, name, model, value, unit="fraction" if name == "ece" else "nats",
+                                     ci_low=low, ci_high=high, interval=f"{OVER} and seeds", notes=notes[name]))  # fmt: skip
+    return rows
+
+
+def _ece(tables: Mapping[str, np.ndarray], n_bins: int, weights: np.ndarray) -> tuple[float | None, np.ndarray]:
+    known = np.isfinite(tables["confidence"])
+    if not known.any(axis=1).all():
+        return None, np.zeros((len(weights), len(known)))
+    values, drawn = [], []
+    for correct, confidence, use in zip(tables["correct"], tables["confidence"], known):
+        bins = np.clip(np.ceil(np.where(use, confidence, 1) * n_bins).astype(int) - 1, 0, n_bins - 1)
+        gap_NK = np.zeros((len(use), n_bins))
+        gap_NK[np.arange(len(use)), bins] = np.where(use, correct - np.where(use, confidence, 0), 0)
+        values.append(np.abs(gap_NK.sum(0)).sum() / use.sum())
+        share = weights @ use
+        drawn.append(np.abs(weights @ gap_NK).sum(1) / np.where(share > 0, share, np.nan))
+    return float(np.mean(values)), np.stack(drawn, axis=1)
+
+
+def _nll(tables: Mapping[str, np.ndarray], weights: np.ndarray) -> tuple[float | None, np.ndarray]:
+    nll = tables["nll"]
+    if not nll.size or not np.isfinite(nll).all():
+        return None, np.zeros((len(weights), len(nll)))
+    return float(nll.mean()), weights @ nll.T
+
+
+def consistency_rows(
+    result: OODResult, *, models: Sequence[str] | None = None, n_boot: int = 1000, seed: int = 0
+) -> list[MetricRow]:
+    """Return ``error_consistency`` (kappa) of every pair of models on each set, mean over the seeds both have.
+
+    Two models are compared under the same seed. A model with several seeds is also compared with itself under the
+    next seed, which tells how alike two runs of one recipe err.
+
+    Parameters
+    ----------
+    result : OODResult
+        From `evaluate_ood`.
+    models : sequence of str, optional
+        Which to compare; all by default.
+    n_boot, seed : int
+        Of the bootstrap over stimuli; seeds are held fixed.
+
+    References
+    ----------
+    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
+    """
+    rows = []
+    for cell in _cells(result):
+        names = [m for m in cell.tables if models is None or m in models]
+        weights = image_weights(cell.ids, n_boot, seed)
+        for a, b in itertools.combinations_with_replacement(names, 2):
+            pairs = list(_paired_seeds(cell, a, b))
+            if not pairs:
+                continue
+            values = [error_consistency(x.astype(bool), y.astype(bool)) for x, y in pairs]
+            known = [v for v in values if v is not None]
+            low, high = percentiles(np.mean([_kappa(weights, x, y) for x, y in pairs], axis=0))
+            rows.append(cell.row(
+                result, "error_consistency", f"{a} ~ {b}" + (" (another seed)" if a == b else ""),
+                float(np.mean(known)) if known else None, unit="kappa", ci_low=low, ci_high=high, interval=OVER,
+                n_seeds=len(pairs),
+            ))  # fmt: skip
+    return rows
+
+
+def _paired_seeds(cell: _Cell, a: str, b: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    first, second = cell.tables[a]["correct"], cell.tables[b]["correct"]
+    if a == b:
+        yield from itertools.pairwise(first)
+        return
+    for i, s in enumerate(cell.seeds[a]):
+        yield from ((first[i], second[j]) for j in np.flatnonzero(cell.seeds[b] == s))
+
+
+def _kappa(weights: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    p_a, p_b, same = weights @ a, weights @ b, weights @ (a == b)
+    expected = p_a * p_b + (1 - p_a) * (1 - p_b)
+    return np.where(expected < 1 - 1e-6, (same - expected) / np.where(expected < 1 - 1e-6, 1 - expected, 1), np.nan)
+
+
+def robustness_rows(
+    result: OODResult, baselines: Sequence[str], *, n_boot: int = 1000, seed: int = 0
+) -> list[MetricRow]:
+    """Return ``effective_robustness``: OOD accuracy beyond the line of the baselines, for every other model.
+
+    Each baseline and seed is a point. Accuracies of 0 and 1 are moved inside by half an image, where a logit exists.
+
+    Parameters
+    ----------
+    result : OODResult
+        From `evaluate_ood`, with "test".
+    baselines : sequence of str
+        Models through which the line goes.
+    n_boot, seed : int
+        Of the bootstrap over stimuli, the line refitted each time; seeds are held fixed.
+
+    Returns
+    -------
+    list of MetricRow
+        Also the line's ``robustness_slope``, ``robustness_intercept`` and ``robustness_r2`` (model "baselines").
+        Values are None where fewer than three baseline points differ.
+
+    Raises
+    ------
+    DataError
+        If "test" was not evaluated.
+
+    References
+    ----------
+    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
+    """
+    cells = list(_cells(result))
+    home, rows = _id_cell(cells), []
+    for cell in (c for c in cells if c is not home and len(c.ids)):
+        x = np.concatenate([home.tables[b]["correct"] for b in baselines])
+        y = np.concatenate([cell.tables[b]["correct"] for b in baselines])
+        points = _inside(x.mean(1), len(home.ids)), _inside(y.mean(1), len(cell.ids))
+        line = fit_robustness_line(*points) if len(x) >= 3 and np.ptp(points[0]) > 0 else None
+        about = f"line through {len(x)} baseline points" + (f", R2 = {line.r2:.2f}" if line else ": undefined")
+        for name in ("slope", "intercept", "r2"):
+            value = None if line is None else float(getattr(line, name))
+            rows.append(cell.row(result, f"robustness_{name}", "baselines", value, unit="logit", notes=about))
+        weights = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
+        drawn_line = _drawn_lines(_inside(weights[0] @ x.T, len(home.ids)), _inside(weights[1] @ y.T, len(cell.ids)))
+        for model in (m for m in cell.tables if m not in baselines):
+            a, b = home.tables[model]["correct"], cell.tables[model]["correct"]
+            own = _inside(a.mean(1), len(home.ids)), b.mean(1)
+            value = None if line is None else float(np.mean([effective_robustness(line, *p) for p in zip(*own)]))
+            drawn = _residual(*drawn_line, _inside(weights[0] @ a.T, len(home.ids)), weights[1] @ b.T)
+            low, high = (None, None) if line is None else percentiles(drawn)
+            rows.append(cell.row(result, "effective_robustness", model, value, unit="fraction", ci_low=low,
+                                 ci_high=high, interval=OVER, notes=about))  # fmt: skip
+    return rows
+
+
+def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
+    return np.clip(accuracy, 0.5 / n, 1 - 0.5 / n)
+
+
+def _drawn_lines(x_BK: np.ndarray, y_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.log(x_BK / (1 - x_BK)), np.log(y_BK / (1 - y_BK))
+    dx = x - x.mean(1, keepdims=True)
+    spread = (dx**2).sum(1)
+    slope = (dx * y).sum(1) / np.where(spread > 0, spread, np.nan)
+    return slope, y.mean(1) - slope * x.mean(1)
+
+
+def _residual(slope: np.ndarray, intercept: np.ndarray, id_BS: np.ndarray, ood_BS: np.ndarray) -> np.ndarray:
+    at = slope[:, None] * np.log(id_BS / (1 - id_BS)) + intercept[:, None]
+    return (ood_BS - 1 / (1 + np.exp(-at))).mean(1)

@@ -1,0 +1,99 @@
+"""Figures of robustness: what is drawn is what the rows say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bmfl_lab.errors import DataError
+from bmfl_lab.records import MetricRow
+from bmfl_lab.viz import robustness
+
+
+def row(name, value, model, split="test", shift="", severity=None, seed=None, half=0.05):
+    return dataclasses.asdict(MetricRow(name, value, "fraction", split, 100, "none", model=model, shift=shift,
+                                        severity=severity, seed=seed, ci_low=value - half, ci_high=value + half))  # fmt: skip
+
+
+@pytest.fixture
+def frame():
+    rows = []
+    for m, start in (("fusion", 0.9), ("backbone", 0.8), ("base", 0.7)):
+        for seed in (None, 0, 1):
+            rows.append(row("accuracy", start, m, seed=seed))
+            rows.append(row("accuracy", start - 0.3, m, split="clipart", seed=seed))
+            rows += [
+                row("accuracy", start - 0.1 * k, m, shift=s, severity=k, seed=seed)
+                for s in ("fog", "masked")
+                for k in (1, 3, 5)
+            ]
+    rows += [row("accuracy_difference", 0.1 * k - 0.2, "fusion - backbone", shift="fog", severity=k) for k in (1, 3, 5)]
+    rows += [
+        row("robustness_slope", 0.9, "baselines", "clipart"),
+        row("robustness_intercept", -1.0, "baselines", "clipart"),
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_severity_curves_start_at_the_unshifted_set(frame):
+    figure = robustness.severity_figure(frame, models=["fusion", "backbone"], chance=0.1, title="t")
+    axes = [a for a in figure.axes if a.get_visible()]
+    assert [a.get_title(loc="left") for a in axes] == ["fog", "masked"]
+    line = axes[0].containers[0].lines[0]
+    assert np.allclose(line.get_ydata(), [90, 80, 60, 40]) and np.allclose(np.round(line.get_xdata()), [0, 1, 3, 5])
+    assert [t.get_text() for t in axes[0].get_xticklabels()] == ["none", "1", "3", "5"]
+    with pytest.raises(DataError, match="values on made shifts"):
+        robustness.severity_figure(frame[frame["shift"] == ""])
+    with pytest.raises(DataError, match="choose models"):
+        robustness.severity_figure(frame, models=["other"])
+
+
+def test_robustness_scatter_puts_seeds_and_line_on_logit_axes(frame):
+    figure = robustness.robustness_figure(frame, ["base"])
+    ax = figure.axes[0]
+    points = {line.get_label(): line for line in ax.get_lines()}
+    logit = lambda p: np.log(p / (1 - p))  # noqa: E731
+    assert np.allclose(points["fusion"].get_xdata(), logit(0.9)) and np.allclose(
+        points["fusion"].get_ydata(), logit(0.6)
+    )
+    line = points["line of the baselines"]
+    assert np.allclose(line.get_ydata(), 0.9 * line.get_xdata() - 1.0)
+    assert len(points["baselines"].get_xdata()) == 2
+    with pytest.raises(DataError, match="line of baselines"):
+        robustness.robustness_figure(frame[~frame["name"].str.startswith("robustness")], ["base"])
+
+
+def test_reliability_leaves_out_thin_bins():
+    table = pd.DataFrame({"model": "m", "split": "test", "shift": "", "severity": None, "count": [20, 2, 30],
+                          "confidence": [0.3, 0.5, 0.9], "accuracy": [0.2, 0.5, 0.8]})  # fmt: skip
+    ax = robustness.reliability_figure(table).axes[0]
+    assert np.allclose(ax.get_lines()[1].get_xdata(), [30, 90]) and np.allclose(ax.get_lines()[1].get_ydata(), [20, 80])
+    with pytest.raises(DataError, match="bins with"):
+        robustness.reliability_figure(table, min_count=100)
+
+
+def test_heatmap_frames_intervals_without_zero(frame):
+    ax = robustness.severity_heatmap(frame).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["-10.0", "+10.0", "+30.0"]
+    assert len(ax.patches) == 3
+    wide = frame.assign(ci_low=-1.0, ci_high=1.0)
+    assert not robustness.severity_heatmap(wide).axes[0].patches
+    assert len(robustness.severity_heatmap(frame, "accuracy", models=["fusion"]).axes[0].texts) == 8
+
+
+def test_predictions_name_true_and_predicted_class():
+    item = {
+        "image": np.zeros((8, 8, 3), np.uint8),
+        "true": "cat",
+        "predicted": "dog",
+        "confidence": 0.93,
+        "where": "fog 3",
+    }
+    figure = robustness.prediction_figure({"worst": [item, item], "best": [{**item, "predicted": "cat"}]})
+    assert figure.axes[0].get_title(loc="center") == "fog 3\ncat" and figure.axes[0].get_xlabel() == "dog 93 %"
+    assert figure.axes[0].xaxis.label.get_color() != figure.axes[2].xaxis.label.get_color()
+    with pytest.raises(DataError, match="at least one image"):
+        robustness.prediction_figure({})
