@@ -298,7 +298,7 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
     index = run.batches.indices(epoch, within)
     mine = index[run.accelerator.process_index :: run.accelerator.num_processes]
     while True:
-        torch.manual_seed(seed_for(run.config.seed, "step", run.step, run.accelerator.process_index))
+        _seed_step(run, seed_for(run.config.seed, "step", run.step, run.accelerator.process_index))
         run.optimiser.zero_grad(set_to_none=True)
         try:
             logged = _backward(run, loss_fn, mine, len(index))
@@ -309,9 +309,8 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
             run.micro *= 2
             torch.cuda.empty_cache()
             run.notes.append(f"out of memory at step {run.step}: {run.micro} micro-batches, same global batch")
-    trained = [p for p in run.module.parameters() if p.requires_grad]
     try:
-        nn.utils.clip_grad_norm_(trained, run.config.clip_norm or math.inf, error_if_nonfinite=True)
+        nn.utils.clip_grad_norm_(run.trained, run.config.clip_norm or math.inf, error_if_nonfinite=True)
     except RuntimeError as error:
         raise explain_nonfinite(run.plain, run.batches.take(mine), {}, run.step, mine, "gradient") from error
     for group in run.optimiser.param_groups:
@@ -319,6 +318,13 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
     run.optimiser.step()
     for name, value in logged.items():
         run.sums[name] = run.sums.get(name, torch.zeros_like(value)) + value
+
+
+def _seed_step(run: Run, seed: int) -> None:
+    # torch.manual_seed records a stack trace for each kind of accelerator it knows, every time
+    torch.default_generator.manual_seed(seed)
+    if run.accelerator.device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _backward(run: Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -> dict[str, Tensor]:

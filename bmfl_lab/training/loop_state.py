@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +37,13 @@ class Run:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def plain(self) -> nn.Module:
         return self.accelerator.unwrap_model(self.module)
+
+    @functools.cached_property
+    def trained(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
 
     def state(self) -> dict[str, Tensor]:
         return {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
