@@ -1,29 +1,28 @@
-"""Static brain maps: four views of both hemispheres on fsaverage5, with one colour bar."""
+"""Static brain maps on fsaverage5: views of both hemispheres with curvature, outlines and one colour bar."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, message, nearest
-from bmfl_lab.viz.mesh import HEMISPHERES, curvature, load_mesh, on_mesh, symmetric_range
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.viz.mesh import HEMISPHERES, on_mesh, symmetric_range
+from bmfl_lab.viz.raster import View, view_of
+from bmfl_lab.viz.style import PALETTE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from bmfl_lab.data.atlas import Atlas
 
-# rows: screen right, screen up, towards the viewer, in (right, anterior, superior) coordinates of a right hemisphere
-_VIEWS = {
-    "lateral": ((0, 1, 0), (0, 0, 1), (1, 0, 0)),
-    "medial": ((0, -1, 0), (0, 0, 1), (-1, 0, 0)),
-    "ventral": ((-1, 0, 0), (0, 1, 0), (0, 0, -1)),
-    "posterior": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
-}
-VIEWS = tuple(_VIEWS)
-_LINES = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7")
+VIEWS = ("lateral", "medial", "ventral", "posterior")
+SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
+_LINES = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_MUTED = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#661100", "#6699CC")
+_MARGIN_MM, _SMALLEST_MM = 10.0, 46.0
 
 
 def surface_panel(
@@ -35,8 +34,12 @@ def surface_panel(
     signed: bool | None = None,
     outline: Iterable[str] = (),
     views: Sequence[str] = VIEWS,
+    surface: str = "inflated",
+    colour_map: str | None = None,
+    limits: tuple[float, float] | None = None,
+    zoom: bool = False,
 ) -> Figure:
-    """Draw a map on the inflated cortex.
+    """Draw a map on the cortex.
 
     Parameters
     ----------
@@ -47,11 +50,19 @@ def surface_panel(
     title, unit : str
         Heading, and what the colour bar measures (with its unit).
     signed : bool, optional
-        Use a diverging map with a range symmetric about zero; by default if any value is negative.
+        Use a diverging map with a range symmetric about zero; by default if values lie on both sides of it.
     outline : iterable of str
         ROIs or groups whose borders are drawn.
     views : sequence of str
-        Among "lateral", "medial", "ventral", "posterior".
+        Among "lateral", "medial", "ventral", "posterior", "dorsal".
+    surface : str, default "inflated"
+        As `bmfl_lab.viz.mesh.load_mesh`.
+    colour_map : str, optional
+        A matplotlib map in place of cividis (or RdBu_r for signed values).
+    limits : tuple of float, optional
+        Ends of the colour bar; by default found by `bmfl_lab.viz.mesh.symmetric_range`.
+    zoom : bool, default False
+        Show only the part of the cortex where the atlas has vertices.
 
     Returns
     -------
@@ -61,92 +72,285 @@ def surface_panel(
     Raises
     ------
     ConfigError
-        If a view or ROI is unknown, or the atlas lies on no surface.
+        If a view, surface or ROI is unknown.
     DataError
-        If the values do not fit the atlas.
+        If the values do not fit the atlas, or the atlas lies on no surface.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    for view in views:
-        if view not in _VIEWS:
-            raise ConfigError(message(f"a view among {VIEWS}", repr(view), nearest(view, VIEWS)))
-    low, high, diverging = symmetric_range(values, signed)
-    norm = mpl.colors.Normalize(low, high)
-    colour_map = mpl.colormaps["RdBu_r" if diverging else "viridis"]
-    maps = on_mesh(values, atlas)
-    outline = list(outline)
-    borders = {name: on_mesh(atlas.select(name).astype(float), atlas) for name in outline}
-    figure = Figure(figsize=(2.4 * len(views) + 0.9, 4.6))
-    widths = [1.5 if view in ("lateral", "medial") else 0.8 for view in views]
-    axes = figure.subplots(2, len(views), squeeze=False, gridspec_kw={"width_ratios": widths})
+    norm, colours = _scale([values], signed, colour_map, limits)
+    maps, borders = on_mesh(values, atlas), _borders(atlas, outline)
+    figure, axes = _grid(2, views, surface, atlas if zoom else None)
     for row, side in enumerate(HEMISPHERES):
-        shade = _shade(side)
         for axis, view in zip(axes[row], views):
-            lines = [np.nan_to_num(borders[name][side]) > 0.5 for name in outline]
-            _draw(axis, side, view, maps[side], shade, norm, colour_map, lines)
-            if row == 0:
-                axis.set_title(view, fontsize=9)
-        axes[row, 0].text(-0.04, 0.5, side, transform=axes[row, 0].transAxes, rotation=90, va="center", ha="right")
-    figure.subplots_adjust(left=0.04, right=0.88, bottom=0.1, top=0.86, wspace=0.02, hspace=0.02)
-    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, colour_map), cax=figure.add_axes((0.905, 0.25, 0.014, 0.5)))
-    bar.set_label(unit)
-    bar.outline.set_visible(False)
-    figure.suptitle(title, fontsize=11)
-    if outline:
-        handles = [mpl.lines.Line2D([], [], color=_LINES[i % len(_LINES)], lw=1.5) for i in range(len(outline))]
-        figure.legend(handles, outline, loc="lower center", ncols=len(outline), frameon=False, fontsize=8)
+            seen = view_of(side, view, surface)
+            shown = seen.interpolate(maps[side])
+            _draw(axis, seen, colours(norm(shown)), shown)
+            _outline(axis, seen, side, borders)
+    _finish(figure, title, borders)
+    _bar(figure, norm, colours, unit)
     return figure
 
 
-def _shade(side: str) -> np.ndarray:
-    """Return the grey of each vertex without data: sulci darker than gyri."""
-    return np.where(np.asarray(curvature(side)) > 0, 0.62, 0.8)
+def surface_maps(
+    maps: Mapping[str, np.ndarray],
+    atlas: Atlas,
+    *,
+    title: str,
+    unit: str,
+    signed: bool | None = None,
+    outline: Iterable[str] = (),
+    views: Sequence[str] = ("lateral", "ventral", "posterior"),
+    surface: str = "inflated",
+    colour_map: str | None = None,
+    limits: tuple[float, float] | None = None,
+    zoom: bool = False,
+) -> Figure:
+    """Draw several maps of one atlas below each other with one scale; parameters as `surface_panel`.
+
+    Parameters
+    ----------
+    maps : mapping of str to ndarray of float, shape (n_vertices,)
+        Name to values; one row each, left views beside right views.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `surface_panel`; if there is no map.
+    """
+    if not maps:
+        raise DataError(message("at least one map", "none", "give a mapping name -> values"))
+    norm, colours = _scale(list(maps.values()), signed, colour_map, limits)
+    borders = _borders(atlas, outline)
+    columns = [(side, view) for side in HEMISPHERES for view in (views if side == "left" else list(views)[::-1])]
+    figure, axes = _grid(len(maps), [v for _, v in columns], surface, atlas if zoom else None, sides=columns)
+    for row, (name, values) in enumerate(maps.items()):
+        laid = on_mesh(values, atlas)
+        for axis, (side, view) in zip(axes[row], columns):
+            seen = view_of(side, view, surface)
+            shown = seen.interpolate(laid[side])
+            _draw(axis, seen, colours(norm(shown)), shown)
+            _outline(axis, seen, side, borders)
+        axes[row, 0].texts[0].set_text(name)
+    _finish(figure, title, borders)
+    _bar(figure, norm, colours, unit)
+    return figure
 
 
-def _draw(axis, side, view, values, shade, norm, colour_map, lines) -> None:
-    from matplotlib.collections import LineCollection, PolyCollection
+def category_map(
+    labels: Sequence[str],
+    atlas: Atlas,
+    *,
+    title: str,
+    order: Sequence[str] | None = None,
+    annotate: bool = False,
+    views: Sequence[str] = VIEWS,
+    surface: str = "inflated",
+    zoom: bool = False,
+) -> Figure:
+    """Draw one category a vertex, with a legend.
 
-    coordinates, faces = load_mesh(side, "inflated")
-    mirror = np.array([-1.0, 1.0, 1.0]) if side == "left" and view in ("lateral", "medial") else np.ones(3)
-    right, up, towards = (np.asarray(v, float) for v in _VIEWS[view])
-    if mirror[0] < 0:
-        right, towards = -right, towards * mirror
-    flat = np.stack([coordinates @ right, coordinates @ up], 1)
-    depth = coordinates @ towards
-    corners = coordinates[faces]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    facing = (normal @ towards) / np.maximum(np.linalg.norm(normal, axis=1), 1e-9)
-    order = np.flatnonzero(facing > 0)
-    order = order[np.argsort(depth[faces[order]].mean(1))]
-    shown = np.isfinite(values)[faces].sum(1) >= 2
-    level = np.where(shown, _mean(values[faces]), norm.vmin)
-    colour = np.where(shown[:, None], colour_map(norm(level)), 1.0)
-    colour[~shown, :3] = shade[faces[~shown]].mean(1)[:, None]
-    colour[:, :3] *= (0.8 + 0.2 * np.clip(facing, 0, 1))[:, None]
-    axis.add_collection(
-        PolyCollection(
-            flat[faces[order]], facecolors=colour[order], edgecolors=colour[order], linewidths=0.2, rasterized=True
+    Parameters
+    ----------
+    labels : sequence of str, shape (n_vertices,)
+        Category of each vertex; "" for none.
+    order : sequence of str, optional
+        Categories in the order of the legend; by default by first vertex.
+    annotate : bool, default False
+        Write each category's name beside it, in the view that shows most of it.
+    title, views, surface, zoom
+        As `surface_panel`.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `surface_panel`; if a label is not in `order`.
+    """
+    labels = np.asarray(labels, dtype=object)
+    names = [n for n in (dict.fromkeys(labels) if order is None else order) if n]
+    unknown = sorted(set(labels) - set(names) - {""})
+    if unknown:
+        raise DataError(message(f"labels among {names}", repr(unknown[0]), "add it to `order`"))
+    codes = np.asarray([names.index(label) if label else np.nan for label in labels], dtype=float)
+    colour = _categorical(len(names))
+    laid = {side: np.nan_to_num(v, nan=-1).astype(int) for side, v in on_mesh(codes, atlas).items()}
+    figure, axes = _grid(2, views, surface, atlas if zoom else None)
+    best: dict[tuple[str, int], tuple[int, Any, tuple[float, float]]] = {}
+    for row, side in enumerate(HEMISPHERES):
+        for axis, view in zip(axes[row], views):
+            seen = view_of(side, view, surface)
+            code = seen.nearest(laid[side])
+            _draw(axis, seen, colour[code], np.where(code >= 0, code, np.nan))
+            if annotate:
+                _places(best, axis, seen, side, code)
+    for (_, number), (_, axis, place) in best.items():
+        _write(axis, names[number], place)
+    _finish(figure, title, {n: (colour[i], None) for i, n in enumerate(names)}, patches=True)
+    return figure
+
+
+def roi_map(
+    atlas: Atlas, *, title: str = "Regions of interest", rois: Sequence[str] | None = None, **options
+) -> Figure:
+    """Draw the ROIs of an atlas in colours with their names.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Whose ROIs.
+    title : str
+        Heading.
+    rois : sequence of str, optional
+        Which ones; default all that have vertices. A vertex in several is shown as the smallest of them.
+    **options
+        As `category_map`.
+    """
+    shown = [r for r in (atlas.present if rois is None else rois) if np.any(atlas.rois[r])]
+    labels = np.full(atlas.n_vertices, "", dtype=object)
+    for roi in sorted(shown, key=lambda r: -int(np.sum(atlas.rois[r]))):
+        labels[np.asarray(atlas.rois[roi], bool)] = roi
+    kept = [roi for roi in shown if np.any(labels == roi)]
+    return category_map(labels, atlas, title=title, order=kept, **{"annotate": True, **options})
+
+
+def _categorical(n: int) -> np.ndarray:
+    """Return n colours as float RGBA with a last row for "none": Okabe & Ito's, then Paul Tol's muted ones."""
+    import matplotlib as mpl
+
+    base = [c for c in PALETTE if c != "#000000"]
+    more = [mpl.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
+    found = [mpl.colors.to_rgba(c) for c in (*base, *_MUTED)] + more
+    return np.asarray([found[i % len(found)] for i in range(n)] + [(1.0, 1.0, 1.0, 1.0)])
+
+
+def _scale(values: Sequence[np.ndarray], signed, colour_map, limits) -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    low, high, diverging = symmetric_range(np.concatenate([np.ravel(v) for v in values]), signed)
+    low, high = (low, high) if limits is None else limits
+    return mpl.colors.Normalize(low, high), mpl.colormaps[colour_map or (DIVERGING if diverging else SEQUENTIAL)]
+
+
+def _borders(atlas: Atlas, names: Iterable[str]) -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
+    """Return name to (colour, membership per hemisphere)."""
+    return {
+        name: (
+            _LINES[i % len(_LINES)],
+            {s: np.nan_to_num(v) for s, v in on_mesh(atlas.select(name).astype(float), atlas).items()},
         )
+        for i, name in enumerate(names)
+    }
+
+
+def _grid(n_rows: int, views: Sequence[str], surface: str, atlas: Atlas | None, sides=None) -> tuple[Figure, Any]:
+    """Return a figure with one axis a view, as wide as what it shows."""
+    from matplotlib.figure import Figure
+
+    sides = sides or [("right", view) for view in views]
+    boxes = {column: _box(*column, surface, atlas) for column in {(s, v) for s in HEMISPHERES for _, v in sides}}
+    widths, heights = ([boxes[c][i + 1] - boxes[c][i] for c in sides] for i in (0, 2))
+    scale = 1.9 / max(heights)
+    figure = Figure(figsize=(scale * sum(widths) + 1.5, 1.95 * n_rows + 0.95))
+    axes = figure.subplots(n_rows, len(sides), squeeze=False, gridspec_kw={"width_ratios": widths})
+    two_rows = sides[0][0] == "right"
+    for row, line in enumerate(axes):
+        for axis, (side, view) in zip(line, sides):
+            side = HEMISPHERES[row] if two_rows else side
+            left, right, bottom, top = boxes[(side, view)]
+            axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(view if two_rows else f"{side}\n{view}", fontsize=9, loc="center")
+        line[0].text(
+            -0.06, 0.5, HEMISPHERES[row] if two_rows else "", transform=line[0].transAxes, rotation=90,
+            va="center", ha="center", fontsize=9,
+        )  # fmt: skip
+    return figure, axes
+
+
+def _box(side: str, view: str, surface: str, atlas: Atlas | None) -> tuple[float, float, float, float]:
+    """Return the part of a view to show: all, or that around the atlas's vertices, alike for both hemispheres."""
+    seen = view_of(side, view, surface)
+    if atlas is None:
+        return seen.extent
+    there = np.isfinite(on_mesh(np.ones(atlas.n_vertices), atlas)[side])
+    places = seen.position[there] if there.any() else seen.position
+    middle = (places.min(0) + places.max(0)) / 2
+    half = np.maximum((places.max(0) - places.min(0)) / 2 + _MARGIN_MM, _SMALLEST_MM / 2)
+    (left, right), (bottom, top) = (
+        np.clip((m - h, m + h), *seen.extent[2 * i : 2 * i + 2]) for i, (m, h) in enumerate(zip(middle, half))
     )
-    for i, inside in enumerate(lines):
-        edges = _border(faces[order], inside)
-        axis.add_collection(LineCollection(flat[edges], colors=_LINES[i % len(_LINES)], linewidths=1.0))
-    axis.set_xlim(flat[:, 0].min() - 2, flat[:, 0].max() + 2, auto=True)
-    axis.set_ylim(flat[:, 1].min() - 2, flat[:, 1].max() + 2)
-    axis.set_aspect("equal", adjustable="datalim")
-    axis.set_axis_off()
+    return left, right, bottom, top
 
 
-def _mean(corners: np.ndarray) -> np.ndarray:
-    """Mean over the corners that have data."""
-    known = np.isfinite(corners)
-    return np.where(known, corners, 0).sum(1) / np.maximum(known.sum(1), 1)
+def _draw(axis: Axes, seen: View, colours: np.ndarray, values: np.ndarray) -> None:
+    """Paint colours where there is a value, else grey cortex with darker sulci."""
+    grey = np.where(seen.sulcus, 0.60, 0.80)[..., None]
+    picture = np.where(np.isfinite(values)[..., None], colours[..., :3], grey)
+    picture = picture * (0.72 + 0.28 * seen.light)[..., None]
+    picture = np.concatenate([picture, seen.inside[..., None]], -1)
+    limits = (*axis.get_xlim(), *axis.get_ylim())
+    axis.imshow(picture, extent=seen.extent, origin="lower", interpolation="antialiased", aspect="equal")
+    axis.set(xlim=limits[:2], ylim=limits[2:])
 
 
-def _border(faces: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return the edges between faces that lie inside a region and faces that do not."""
-    member = inside[faces].all(1)
-    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]][member].reshape(-1, 2), axis=1)
-    unique, counts = np.unique(edges, axis=0, return_counts=True)
-    return unique[counts == 1]
+def _outline(axis: Axes, seen: View, side: str, borders: Mapping[str, tuple[Any, Any]]) -> None:
+    for colour, inside in borders.values():
+        level = np.where(seen.inside, (seen.weights * inside[side][seen.corners]).sum(-1), np.nan)
+        if np.nanmax(level) > 0.5:
+            axis.contour(level, levels=[0.5], colors=[colour], linewidths=1.1, extent=seen.extent, origin="lower")
+
+
+def _places(best: dict, axis: Axes, seen: View, side: str, code: np.ndarray) -> None:
+    """Keep, for each category of a hemisphere, the view that shows most of it and the middle of what it shows."""
+    left, right, bottom, top = seen.extent
+    height, width = code.shape
+    for number in np.unique(code[code >= 0]):
+        rows, columns = np.nonzero(code == number)
+        if len(rows) > best.get((side, int(number)), (0,))[0]:
+            middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+            place = (
+                left + (columns[middle] + 0.5) / width * (right - left),
+                bottom + (rows[middle] + 0.5) / height * (top - bottom),
+            )
+            best[(side, int(number))] = (len(rows), axis, place)
+
+
+def _write(axis: Axes, name: str, place: tuple[float, float]) -> None:
+    from matplotlib import patheffects
+
+    stroke = [patheffects.withStroke(linewidth=2, foreground="white")]
+    axis.text(*place, name, fontsize=7, ha="center", va="center", path_effects=stroke)
+
+
+def _bar(figure: Figure, norm: Any, colours: Any, unit: str) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    width = figure.get_figwidth()
+    bar = figure.colorbar(
+        ScalarMappable(norm, colours), cax=figure.add_axes((1 - 0.85 / width, 0.25, 0.14 / width, 0.5))
+    )
+    bar.set_label(unit, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+
+
+def _finish(figure: Figure, title: str, legend: Mapping[str, tuple[Any, Any]], patches: bool = False) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    width, height = figure.get_size_inches()
+    columns = max(1, int((width - 1) / (0.45 + 0.08 * max((len(n) for n in legend), default=1))))
+    rows = -(-len(legend) // columns)
+    figure.set_size_inches(width, height + 0.17 * max(0, rows - 1))
+    height = figure.get_figheight()
+    below = (0.12 + 0.2 * rows) / height
+    figure.subplots_adjust(
+        left=0.3 / width, right=1 - (0.1 if patches else 1.05) / width, bottom=below, top=1 - 0.7 / height,
+        wspace=0.03, hspace=0.03,
+    )  # fmt: skip
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.3 / width, ha="left", y=1 - 0.08 / height, va="top")
+    if legend:
+        handles = [Patch(color=c) if patches else Line2D([], [], color=c, lw=1.8) for c, _ in legend.values()]
+        figure.legend(
+            handles, list(legend), loc="lower center", ncols=min(columns, len(legend)), frameon=False, fontsize=8,
+            handlelength=1.2, columnspacing=1.2,
+        )  # fmt: skip

@@ -1,12 +1,13 @@
-"""The static brain map."""
+"""The static brain maps."""
 
 import numpy as np
 import pytest
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import ConfigError
+from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.viz.mesh import load_mesh
-from bmfl_lab.viz.surface import _border, surface_panel
+from bmfl_lab.viz.raster import VIEWS, view_of
+from bmfl_lab.viz.surface import category_map, roi_map, surface_maps, surface_panel
 
 
 def make():
@@ -15,11 +16,15 @@ def make():
     y = np.concatenate([b[i] for b, i in zip(back, index)])
     atlas = Atlas(
         np.repeat([0, 1], [len(i) for i in index]),
-        {"V1": y < -80},
+        {"V1": y < -80, "V2": (y >= -80) & (y < -60), "far": y > 1e3},
         surface_index=np.concatenate(index),
         mesh="fsaverage5",
     )
     return y, atlas
+
+
+def picture(axis):
+    return axis.images[0].get_array()
 
 
 def test_panel_has_both_hemispheres_and_one_bar():
@@ -28,16 +33,59 @@ def test_panel_has_both_hemispheres_and_one_bar():
     assert len(figure.axes) == 5 and figure.axes[-1].get_ylabel() == "mm"
     low, high = figure.axes[-1].get_ylim()
     assert low == pytest.approx(-high)
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["V1"]
     bare = surface_panel(np.full(len(y), np.nan), atlas, title="None", unit="r", signed=False, views=("medial",))
-    face = bare.axes[0].collections[0].get_facecolors()
-    assert np.ptp(face[:, :3], axis=1).max() < 1e-9  # no data: grey only
+    assert np.ptp(picture(bare.axes[0])[..., :3], axis=-1).max() < 1e-9  # no data: grey only
 
 
-def test_border_is_closed_and_bad_names_are_refused():
+def test_a_map_of_coordinates_is_drawn_where_its_coordinates_are():
+    for side in ("left", "right"):
+        coordinates, _ = load_mesh(side)
+        for name, (axis, sign) in {"posterior": (0, 1), "lateral": (1, 1 if side == "right" else -1)}.items():
+            seen = view_of(side, name)
+            found = seen.interpolate(coordinates[:, axis].astype(float))
+            left, right, *_ = seen.extent
+            columns = left + (np.arange(found.shape[1]) + 0.5) / found.shape[1] * (right - left)
+            error = (sign * found - columns)[seen.inside]
+            assert np.nanquantile(np.abs(error), 0.99) < 0.5  # mm; a pixel may lie at the edge of its triangle
+        hidden = load_mesh(side)[0][:, 1] > 0  # the front is never seen from behind
+        assert (
+            not view_of(side, "posterior").nearest(hidden.astype(int))[view_of(side, "posterior").inside].mean() > 0.1
+        )
+
+
+def test_regions_are_named_and_the_smallest_wins():
+    _, atlas = make()
+    figure = roi_map(atlas, views=("posterior",))
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["V1", "V2"]  # "far" has no vertex
+    assert sorted(t.get_text() for a in figure.axes for t in a.texts) == ["V1", "V1", "V2", "V2", "left", "right"]
+    inner = Atlas(
+        atlas.hemisphere, {"all": np.ones(atlas.n_vertices, bool), **atlas.rois}, atlas.surface_index, "fsaverage5"
+    )
+    colours = picture(roi_map(inner, views=("posterior",)).axes[0])
+    assert len(np.unique((colours[..., 0] / colours[..., 2].clip(1e-3)).round(2))) > 3  # grey and three colours
+
+
+def test_several_maps_share_one_scale_and_zoom_shows_less():
     y, atlas = make()
-    faces = load_mesh("left")[1]
-    inside = load_mesh("left")[0][:, 1] < -80
-    _, degree = np.unique(_border(faces, inside), return_counts=True)
-    assert np.all(degree % 2 == 0)
+    maps = {"small": np.abs(y) / 100, "large": np.abs(y)}
+    whole = surface_maps(maps, atlas, title="t", unit="mm", views=("posterior",))
+    near = surface_maps(maps, atlas, title="t", unit="mm", views=("posterior",), zoom=True)
+    assert len(whole.axes) == 5 and len({id(a) for a in whole.axes}) == 5
+    assert np.ptp(near.axes[0].get_ylim()) <= np.ptp(whole.axes[0].get_ylim())
+    assert whole.axes[-1].get_ylim()[1] == pytest.approx(np.percentile(np.concatenate(list(maps.values())), 99))
+
+
+def test_bad_names_are_refused():
+    y, atlas = make()
     with pytest.raises(ConfigError, match="did you mean 'lateral'"):
         surface_panel(y, atlas, title="t", unit="u", views=("latral",))
+    with pytest.raises(ConfigError, match="a surface among"):
+        surface_panel(y, atlas, title="t", unit="u", surface="puffy")
+    with pytest.raises(DataError, match="one value for each"):
+        surface_panel(y[1:], atlas, title="t", unit="u")
+    with pytest.raises(DataError, match="labels among"):
+        category_map(["a"] * len(y), atlas, title="t", order=["b"])
+    with pytest.raises(DataError, match="at least one map"):
+        surface_maps({}, atlas, title="t", unit="u")
+    assert VIEWS[:4] == ("lateral", "medial", "ventral", "posterior")
