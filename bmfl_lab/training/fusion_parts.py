@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.losses import fusion_loss
+from bmfl_lab.training.encoder_io import token_source
 from bmfl_lab.training.trained_fusion import predict_batches
 
 ResponseSource = Callable[[StimulusSet, Any], np.ndarray]
@@ -59,10 +61,24 @@ def encoder_source(encoder: Any, store: FeatureStore, backbone: Any, device: str
     """
 
     def predict(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
-        same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
-        return encoder.predict_stimuli(stimuli, store=store, backbone=backbone if same else None, device=device)
+        if encoder.sources == (token_source(tokens.manifest),):
+            stored = (tokens,)
+        else:
+            same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
+            stored = encoder.tokens(stimuli, store=store, backbone=backbone if same else None, device=device)
+        known = _PREDICTED.setdefault(encoder.module, weakref.WeakValueDictionary())
+        name = (device, *(s.key for s in stored))
+        found = known.get(name) if all(name) else None
+        if found is None:
+            found = encoder.predict(stored, device=device)
+            known[name] = found
+        return found
 
     return predict
+
+
+# Models of one comparison ask the same encoder for the same images: one array serves all, as long as one holds it.
+_PREDICTED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakValueDictionary] = weakref.WeakKeyDictionary()
 
 
 def fusion_data(trained: Any, stimuli: StimulusSet) -> dict[str, Tensor]:

@@ -297,12 +297,14 @@ def train_fusion(
         name=name,
         backbone=backbone,
     )
-    identity = {
-        "fusion": configs.config_hash(config),
-        "study": study.fingerprint(),
-        "encoder": getattr(trained.encoder, "hash", ""),
-        "seed": seed,
-    }
+    identity = {}
+    if folder is not None:  # a fingerprint reads every image and response
+        identity = {
+            "fusion": configs.config_hash(config),
+            "study": study.fingerprint(),
+            "encoder": getattr(trained.encoder, "hash", ""),
+            "seed": seed,
+        }
     result = fit(
         trained.module,
         functools.partial(batch_loss, alpha=0.0 if config.head == "backbone" else config.alpha, config=config),

@@ -271,7 +271,7 @@ class TrainedFusion:
         """
         if self.source is None:
             raise ConfigError(message("a model with a brain", f"{self.name!r}", "use head='fusion' or 'concat'"))
-        return self.inputs(stimuli)[1]
+        return self.inputs(stimuli)[1].copy()
 
     def assemble(self) -> BMFL:
         """Return the whole path from images as one module, with the encoder's own network.

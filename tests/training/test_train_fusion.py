@@ -195,3 +195,23 @@ def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(
     model.save(tmp_path / "f")
     again = load_fusion(tmp_path / "f", model.backbone, store=store, device="cpu")
     np.testing.assert_array_equal(again.logits(few), model.logits(few))
+
+
+def test_models_share_one_prediction_of_their_encoder_and_users_get_their_own(study, store, tmp_path, monkeypatch):
+    from bmfl_lab.training.encoder_io import TrainedEncoder
+
+    encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, folder=tmp_path, device="cpu")
+    asked = []
+    original = TrainedEncoder.predict_patches
+    monkeypatch.setattr(
+        TrainedEncoder, "predict_patches", lambda s, p, **o: (asked.append(len(p)), original(s, p, **o))[1]
+    )
+    config = tiny(loop=LoopConfig(epochs=1))
+    models = [train_fusion(config, study, encoder=encoder, store=store, device="cpu", seed=s) for s in range(2)]
+    assert asked == [len(study.set("train")), len(study.set("val"))]
+    test = study.set("test")
+    before = models[0].logits(test)
+    mine = models[0].predict_responses(test)
+    assert np.array_equal(mine, encoder.predict_stimuli(test, store=store, device="cpu"))
+    mine[:] = 0
+    assert np.array_equal(models[0].logits(test), before) and models[1].predict_responses(test).any()
