@@ -1,0 +1,279 @@
+"""What all widgets share: controls that change a state, a figure that follows, a status panel, and three buttons."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+from traitlets import TraitError
+
+from bmfl_lab.errors import BmflError, ConfigError, message, nearest
+from bmfl_lab.files import atomic_path
+
+_STYLE = """<style>
+.bmfl-frame {border:1px solid var(--jp-border-color2,#bbb); padding:10px; gap:8px}
+.bmfl-title {font-size:1.15em; font-weight:600; color:var(--jp-ui-font-color1,#222)}
+.bmfl-status, .bmfl-error {padding:6px 10px; border-left:4px solid; line-height:1.45; color:var(--jp-ui-font-color1,#222);
+  white-space:normal}
+.bmfl-status {border-color:#0072B2}
+.bmfl-error {border-color:#D55E00}
+.bmfl-heading {font-weight:600; color:var(--jp-ui-font-color1,#222)}
+.bmfl-card {background:#fff; color:#222; min-width:0; overflow:hidden}
+.bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:7em}
+</style>"""
+LABEL = {"description_width": "96px"}
+WIDE = {"width": "300px"}
+
+
+def explain(error: Exception) -> str:
+    """Return what went wrong and what to do, in words for a person.
+
+    Parameters
+    ----------
+    error : Exception
+        Whatever a callback raised.
+    """
+    if isinstance(error, BmflError):
+        text = str(error)
+    else:
+        text = f"this could not be computed ({type(error).__name__}: {error})."
+    return text[:1].upper() + text[1:] + " Change a control to go on; the figure shows the last state that worked."
+
+
+def code_of(state: Any, module: str, source: str) -> str:
+    """Return the cell that makes a widget's figure without the widget.
+
+    Parameters
+    ----------
+    state : dataclass
+        The widget's state; only fields that differ from their defaults are written.
+    module : str
+        Module in `widgets` that holds ``State`` and ``figure_of``.
+    source : str
+        Name of the source's variable.
+    """
+    changed = [
+        f"{f.name}={getattr(state, f.name)!r}" for f in dataclasses.fields(state) if getattr(state, f.name) != f.default
+    ]
+    return (
+        f"from widgets.{module} import State, figure_of\n\n"
+        f"state = State({', '.join(changed)})\n"
+        f"figure_of(state, {source})  # {source}: what the widget was made of"
+    )
+
+
+class Frame(w.VBox):
+    """A widget: title, controls, views, status, buttons.
+
+    Parameters
+    ----------
+    title : str
+        Heading; says *simulated* where responses are.
+    state : dataclass
+        Frozen; the first state.
+    controls : mapping of str to ipywidgets control
+        Field of the state to the control that sets it.
+    groups : mapping of str to sequence of str
+        Heading to the fields under it, in order.
+    views : sequence of (widget, str)
+        Figures, and the CSS flex of each.
+    answer : callable
+        ``answer(state) -> dict``: the pure select with its source.
+    draw : callable
+        ``draw(answer, state) -> str``: changes the figures and returns a sentence for the status panel.
+    adjust : callable, optional
+        ``adjust(state, controls) -> state``: limits that depend on other fields.
+    twin : callable
+        ``twin(state) -> matplotlib Figure``.
+    module, source : str
+        For "copy as code".
+    folder : str or Path
+        Where pictures are saved.
+
+    Attributes
+    ----------
+    state : dataclass
+        The current state.
+    seconds : float
+        What the last change took in the kernel.
+    error : str
+        The last change's error in words; empty if it worked.
+    """
+
+    def __init__(
+        self,
+        *,
+        title: str,
+        state: Any,
+        controls: Mapping[str, w.Widget],
+        groups: Mapping[str, Sequence[str]],
+        views: Sequence[tuple[w.Widget, str]],
+        answer: Callable[[Any], dict],
+        draw: Callable[[dict, Any], str],
+        twin: Callable[[Any], Any],
+        adjust: Callable[[Any, Mapping[str, w.Widget]], Any] | None = None,
+        module: str,
+        source: str,
+        folder: str | Path = "figures",
+    ):
+        self.state, self.controls, self.seconds, self.error = state, dict(controls), 0.0, ""
+        self._parts = {"answer": answer, "draw": draw, "twin": twin, "adjust": adjust}
+        self._module, self._source, self._folder, self._quiet = module, source, Path(folder), False
+        self._views = [view for view, _ in views]
+        self.status = w.HTML()
+        self.code = w.Textarea(layout={"width": "100%", "display": "none"}, description="")
+        self.code.add_class("bmfl-code")
+        heading = w.HTML(f"{_STYLE}<span class='bmfl-title'>{html.escape(title)}</span>")
+        super().__init__([heading, self._panel(groups), self.status, _cards(views), self._buttons(), self.code])
+        self.add_class("bmfl-frame")
+        for name, control in self.controls.items():
+            control.observe(lambda change, name=name: self._changed(name, change["new"]), names="value")
+        self.set()
+
+    def _panel(self, groups: Mapping[str, Sequence[str]]) -> w.Widget:
+        boxes = []
+        for heading, names in groups.items():
+            title = w.HTML(f"<span class='bmfl-heading'>{html.escape(heading)}</span>")
+            boxes.append(w.VBox([title, *(self.controls[n] for n in names)], layout={"margin": "0 14px 0 0"}))
+        return w.HBox(boxes, layout={"flex_flow": "row wrap"})
+
+    def _buttons(self) -> w.Widget:
+        found = []
+        for text, tip, act in (
+            ("Save PNG", "write the static twin of this figure", self.save_png),
+            ("Save HTML", "write the interactive figure as one file that needs no network", self.save_html),
+            ("Copy as code", "show the cell that makes this figure without the widget", self.show_code),
+        ):
+            button = w.Button(description=text, tooltip=tip, layout={"width": "130px"})
+            button.on_click(lambda _, act=act: self._guarded(act))
+            found.append(button)
+        return w.HBox(found, layout={"flex_flow": "row wrap"})
+
+    def _changed(self, name: str, value: Any) -> None:
+        if not self._quiet:
+            self.set(**{name: value})
+
+    def set(self, **changes: Any) -> None:
+        """Change fields of the state, as the controls do; errors go to the panel."""
+        start = time.perf_counter()
+        self._guarded(lambda: self._step(changes))
+        self.seconds = time.perf_counter() - start
+
+    def _step(self, changes: Mapping[str, Any]) -> str:
+        before, self._quiet = self.state, True
+        try:
+            self.state = dataclasses.replace(self.state, **changes)
+            if self._parts["adjust"]:
+                self.state = self._parts["adjust"](self.state, self.controls)
+            for name, control in self.controls.items():
+                self._turn(name, control)
+        except ConfigError:
+            self.state = before
+            raise
+        finally:
+            self._quiet = False
+        return self._parts["draw"](self._parts["answer"](self.state), self.state)
+
+    def _turn(self, name: str, control: w.Widget) -> None:
+        """Let a control show the state's value."""
+        value = getattr(self.state, name)
+        if control.value == value:
+            return
+        try:
+            control.value = value
+        except TraitError:
+            valid = [v for _, v in getattr(control, "_options_full", ())] or ["a value of its range"]
+            raise ConfigError(message(f"{name} that the study has", repr(value), nearest(str(value), valid))) from None
+
+    def _guarded(self, act: Callable[[], str | None]) -> None:
+        try:
+            said, self.error = act() or "", ""
+        except Exception as error:  # whatever happens, the person gets a sentence and a widget that still works
+            self.error = said = explain(error)
+        kind, role = ("bmfl-error", "alert") if self.error else ("bmfl-status", "status")
+        self.status.value = f"<div class='{kind}' role='{role}' aria-live='polite'>{html.escape(said)}</div>"
+
+    def save_png(self) -> str:
+        """Write the static twin beside the notebook and return a sentence with its path."""
+        path = self._path("png")
+        with atomic_path(path) as temporary:
+            self._parts["twin"](self.state).savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+        return f"Saved {path}"
+
+    def save_html(self) -> str:
+        """Write the plotly figures as one self-contained file and return a sentence with its path."""
+        import plotly.graph_objects as go
+        import plotly.io as pio
+
+        figures = [go.Figure(v) for v in self._views if isinstance(v, go.FigureWidget)]
+        if not figures:
+            raise ConfigError(message("an interactive figure", "none in this widget", "save PNG instead"))
+        parts = [pio.to_html(f, full_html=False, include_plotlyjs=not i) for i, f in enumerate(figures)]
+        path = self._path("html")
+        with atomic_path(path) as temporary:
+            temporary.write_text(
+                "<!doctype html><html lang='en'><meta charset='utf-8'><title>BMFL lab</title><body>"
+                + "".join(parts)
+                + "</body></html>",
+                encoding="utf-8",
+            )
+        return f"Saved {path}"
+
+    def show_code(self) -> str:
+        """Show the cell that makes this figure without the widget."""
+        self.code.value = code_of(self.state, self._module, self._source)
+        self.code.layout.display = ""
+        return "The cell is below: copy it with Ctrl-A, Ctrl-C into a new cell."
+
+    def _path(self, ending: str) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for _ in self._folder.glob(f"{self._module}-*.{ending}"))
+        return self._folder / f"{self._module}-{number}.{ending}"
+
+
+def _cards(views: Sequence[tuple[w.Widget, str]]) -> w.Widget:
+    boxes = []
+    for view, flex in views:
+        box = w.Box([view], layout={"flex": flex, "display": "block", "margin": "0 8px 8px 0"})
+        if not isinstance(view, w.VBox):
+            box.add_class("bmfl-card")
+        boxes.append(box)
+    return w.HBox(boxes, layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+
+
+def dropdown(label: str, options: Sequence, value: Any) -> w.Dropdown:
+    """Return a labelled drop-down list."""
+    return w.Dropdown(options=list(options), value=value, description=label, style=LABEL, layout=WIDE)
+
+
+def slider(label: str, value: float, low: float, high: float, step: float = 1) -> w.Widget:
+    """Return a labelled slider that answers when it is let go; of integers if `step` is one."""
+    kind = w.IntSlider if isinstance(step, int) else w.FloatSlider
+    return kind(
+        value=value, min=low, max=high, step=step, description=label, style=LABEL, layout=WIDE, continuous_update=False
+    )
+
+
+def image_controls(explorer: Any, state: Any) -> dict[str, w.Widget]:
+    """Return the controls that choose an image: ``images``, ``index``, ``shift``, ``severity``."""
+    shifts = [("none", ""), *((s.replace("_", " "), s) for s in explorer.shifts)]
+    return {
+        "images": dropdown("Image set", explorer.sets, state.images),
+        "index": slider("Image", 0, 0, max(0, explorer.size(state.images) - 1)),
+        "shift": dropdown("Shift", shifts, state.shift),
+        "severity": slider("Severity", state.severity, 1, 5),
+    }
+
+
+def fit_index(state: Any, controls: Mapping[str, w.Widget], explorer: Any, field: str = "index") -> Any:
+    """Return the state with its image number inside the chosen set, and set the slider's end."""
+    last = max(0, explorer.size(state.images) - 1)
+    index = min(max(getattr(state, field), 0), last)
+    if field in controls:
+        controls[field].max = last
+    return dataclasses.replace(state, **{field: index})

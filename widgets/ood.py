@@ -1,0 +1,365 @@
+"""Accuracy over shifts and severities, and the images on which two models part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.viz.style import colours, markers
+from widgets.frame import Frame, dropdown
+from widgets.plots import no_axes, picture, strip, styled
+
+FLIPS = ("only the other is right", "only the first is right")
+_COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
+
+
+@dataclass(frozen=True)
+class State:
+    """What the OOD explorer shows.
+
+    Parameters
+    ----------
+    model, other : str
+        Two models; the first two by default.
+    show : str
+        "accuracy of the first" or "other minus first".
+    shift : str
+        Shift or image set whose curve and flips are shown.
+    severity : int
+        Of the flips; 0 for an image set without severity.
+    flips : str
+        One of `FLIPS`.
+    """
+
+    model: str = ""
+    other: str = ""
+    show: str = "other minus first"
+    shift: str = ""
+    severity: int = 0
+    flips: str = FLIPS[0]
+
+
+SHOW = ("other minus first", "accuracy of the first")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the OOD explorer reads.
+
+    Parameters
+    ----------
+    per_image : DataFrame
+        ``OODResult.per_image``.
+    image : callable, optional
+        ``image(split, id, shift, severity) -> uint8 (H, W, 3)``.
+    title : str
+        Name of the study; says *simulated* where responses are.
+
+    Raises
+    ------
+    DataError
+        If a column is missing.
+    """
+
+    per_image: Any
+    image: Callable[..., np.ndarray] | None = None
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        missing = [c for c in _COLUMNS if c not in self.per_image.columns]
+        if missing or self.per_image.empty:
+            raise DataError(
+                message(
+                    f"per-image rows with columns {_COLUMNS}",
+                    f"{len(self.per_image)} rows, missing {missing}",
+                    "pass the result of evaluate_ood",
+                )
+            )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return tuple(dict.fromkeys(self.per_image["model"]))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Rows of the grid: made shifts, then natural image sets other than "test"."""
+        frame = self.per_image
+        made = [s for s in dict.fromkeys(frame["shift"]) if s]
+        return (*made, *(s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"))
+
+    def cell(self, model: str, row: str, severity: int) -> Any:
+        """Return the per-image rows of a model in one cell of the grid; severity 0 is "test" or the set itself."""
+        frame = self.per_image[self.per_image["model"] == model]
+        made = row in set(self.per_image["shift"]) and row
+        if made and severity:
+            return frame[(frame["shift"] == row) & (frame["severity"] == severity)]
+        return frame[(frame["shift"] == "") & (frame["split"] == ("test" if made else row))]
+
+    def severities(self) -> tuple[int, ...]:
+        """Return 0 and every severity that was evaluated."""
+        found = self.per_image["severity"].dropna().unique()
+        return (0, *sorted(int(s) for s in found))
+
+
+def source_of(result: Any, explorer: Any = None) -> Source:
+    """Return the source of a result of `evaluate_ood` (or its per-image frame), with images from an explorer.
+
+    Raises
+    ------
+    DataError
+        If the frame lacks a column.
+    """
+    frame = getattr(result, "per_image", result)
+
+    def image(split: str, identifier: str, shift: str, severity: int) -> np.ndarray:
+        index = int(explorer.stimuli(split).index_of([identifier])[0])
+        return explorer.image(split, index, shift, severity or 3)
+
+    return Source(frame, None if explorer is None else image, getattr(explorer, "title", ""))
+
+
+def resolve(state: State, source: Source) -> State:
+    """Return the state with models, shift and a severity that was evaluated."""
+    shift = state.shift or (source.rows[0] if source.rows else "")
+    model = state.model or source.models[0]
+    known = [s for s in source.severities() if len(source.cell(model, shift, s))]
+    made = [s for s in known if s] or [0]
+    severity = state.severity if state.severity in known and (state.severity or made == [0]) else made[-1]
+    other = state.other or next((m for m in source.models if m != model), model)
+    return dataclasses.replace(state, model=model, other=other, shift=shift, severity=severity)
+
+
+def select(state: State, source: Source) -> dict[str, Any]:
+    """Return the arrays that a state shows.
+
+    Parameters
+    ----------
+    state : State
+        What to show.
+    source : Source
+        Where numbers come from.
+
+    Returns
+    -------
+    dict
+        ``grid`` (n_shifts, n_severities) of fractions, ``curves`` (model to (n_severities, 3)), ``flips`` (ids),
+        ``images`` of the first flips, ``signed``, ``said``.
+
+    Raises
+    ------
+    DataError
+        If a model was not evaluated, or an image cannot be read.
+    """
+    state = resolve(state, source)
+    for name in (state.model, state.other):
+        if name not in source.models:
+            raise DataError(message(f"a model among {source.models}", repr(name), "choose one of them"))
+    severities, signed = source.severities(), state.show == SHOW[0]
+    grid = np.full((len(source.rows), len(severities)), np.nan)
+    for i, row in enumerate(source.rows):
+        for j, severity in enumerate(severities):
+            first, other = (source.cell(m, row, severity)["correct"] for m in (state.model, state.other))
+            if len(first) and len(other):
+                grid[i, j] = other.mean() - first.mean() if signed else first.mean()
+    curves = {m: np.array([_interval(source.cell(m, state.shift, s)) for s in severities]) for m in source.models}
+    flips, counts, n = _flips(state, source)
+    images = []
+    if source.image is not None:
+        split = "test" if state.severity else state.shift
+        shift = state.shift if state.severity else ""
+        images = [source.image(split, i, shift, state.severity) for i in flips[:10]]
+    said = (
+        f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on {counts[0]}, only {state.model} "
+        f"right on {counts[1]}. Majority over seeds where a model has several."
+    )
+    return {"grid": grid, "curves": curves, "flips": flips, "images": images, "signed": signed, "said": said}
+
+
+def _interval(cell: Any) -> tuple[float, float, float]:
+    """Return the mean over images and seeds with the 95 % Wilson interval over images."""
+    if not len(cell):
+        return (np.nan,) * 3
+    p, n, z = float(cell["correct"].mean()), cell["id"].nunique(), 1.96
+    centre, half = (p + z * z / (2 * n)), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], int]:
+    cells = [source.cell(m, state.shift, state.severity).groupby("id", sort=False)["correct"].mean() > 0.5
+             for m in (state.model, state.other)]  # fmt: skip
+    first, other = cells[0].align(cells[1], join="inner")
+    gained, lost = first.index[~first & other], first.index[first & ~other]
+    chosen = gained if state.flips == FLIPS[0] else lost
+    return [str(i) for i in chosen], (len(gained), len(lost)), len(first)
+
+
+def figure_of(state: State, source: Any) -> Any:
+    """Return the static twin of the widget: a matplotlib figure.
+
+    Parameters
+    ----------
+    state : State
+        What to show.
+    source : Source or OODResult
+        Where numbers come from.
+
+    Raises
+    ------
+    DataError
+        As `select`.
+    """
+    from bmfl_lab.viz.explore import shift_grid_figure
+
+    source = source if isinstance(source, Source) else source_of(source)
+    state = resolve(state, source)
+    found = select(state, source)
+    return shift_grid_figure(
+        found["grid"],
+        source.rows,
+        source.severities(),
+        found["curves"],
+        title=" ".join((source.title, _title(state))).strip(),
+        unit=_unit(state),
+        signed=found["signed"],
+        shift=state.shift,
+    )
+
+
+def _title(state: State) -> str:
+    return f"{state.other} minus {state.model}" if state.show == SHOW[0] else f"accuracy of {state.model}"
+
+
+def _unit(state: State) -> str:
+    return "percentage points" if state.show == SHOW[0] else "accuracy, %"
+
+
+def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "figures", **state: Any) -> Frame:
+    """Browse accuracy over shifts and severities, down to the images that flip between two models.
+
+    Parameters
+    ----------
+    result : OODResult or DataFrame
+        Of `evaluate_ood`, or its ``per_image`` frame.
+    explorer : Explorer, optional
+        Shows the images themselves.
+    folder : str or Path
+        Where pictures are saved.
+    **state
+        First state, fields of `State`.
+
+    Returns
+    -------
+    Frame
+        Display it as the last line of a cell. A click on the grid chooses shift and severity.
+    """
+    source = source_of(result, explorer)
+    first = resolve(State(**state), source)
+    figure, sheet, listed = _figure(source), _sheet(), w.HTML()
+    steps = [("whole set" if s == 0 else str(s), s) for s in source.severities()]
+    controls = {
+        "model": dropdown("First", source.models, first.model),
+        "other": dropdown("Other", source.models, first.other),
+        "show": dropdown("Grid", SHOW, first.show),
+        "shift": dropdown("Shift or set", source.rows or ("",), first.shift),
+        "severity": dropdown("Severity", steps, first.severity),
+        "flips": dropdown("Flips", FLIPS, first.flips),
+    }
+
+    def draw(found: dict, state: State) -> str:
+        _draw(figure, found, source, state)
+        with sheet.batch_update():
+            blank = np.full((8, 8, 3), 255, dtype=np.uint8)
+            sheet.data[0].source = picture(strip(found["images"]) if found["images"] else blank)
+            sheet.layout.title.text = f"{len(found['flips'])} images: {state.flips}"
+        ids = ", ".join(found["flips"][:40]) or "none"
+        listed.value = f"<div class='bmfl-status'>Image ids: {ids}{' ...' if len(found['flips']) > 40 else ''}</div>"
+        return found["said"]
+
+    frame = Frame(
+        title=f"Out of distribution: {source.title}".rstrip(": "),
+        state=first,
+        controls=controls,
+        groups={"Models": ("model", "other"), "Grid": ("show", "shift", "severity"), "Drill down": ("flips",)},
+        views=[(figure, "1 1 600px"), (w.VBox([sheet, listed]), "1 1 100%")],
+        answer=lambda s: select(s, source),
+        draw=draw,
+        adjust=lambda s, _: resolve(s, source),
+        twin=lambda s: figure_of(s, source),
+        module="ood",
+        source="result",
+        folder=folder,
+    )
+    figure.data[0].on_click(lambda _t, points, _s: _grid_click(frame, source, points))
+    return frame
+
+
+def _grid_click(frame: Frame, source: Source, points: Any) -> None:
+    if points.xs and points.ys:
+        severity = 0 if points.xs[0] == "none" else int(points.xs[0])
+        frame.set(shift=str(points.ys[0]), severity=severity)
+
+
+def _figure(source: Source) -> go.FigureWidget:
+    made = make_subplots(
+        rows=1, cols=2, column_widths=[0.56, 0.44], subplot_titles=("grid", "curve"), horizontal_spacing=0.2
+    )
+    severities = ["none" if s == 0 else str(s) for s in source.severities()]
+    bar = {"x": 0.49, "thickness": 12, "title": {"side": "right"}}
+    made.add_heatmap(
+        z=np.zeros((len(source.rows), len(severities))), x=severities, y=list(source.rows), colorbar=bar,
+        texttemplate="%{z:.0f}", hovertemplate="%{y}, severity %{x}: %{z:.1f}<extra></extra>", row=1, col=1,
+    )  # fmt: skip
+    colour, marker = colours(source.models), markers(source.models)
+    symbols = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
+    for name in source.models:
+        error = {"type": "data", "symmetric": False, "thickness": 1.2}
+        look = {"color": colour[name], "symbol": symbols.get(marker[name], "star"), "size": 8}
+        made.add_scatter(x=[], y=[], mode="lines+markers", name=name, marker=look, error_y=error, row=1, col=2)
+    made.update_xaxes(title_text="severity", type="category", row=1, col=1)
+    made.update_yaxes(autorange="reversed", type="category", row=1, col=1)
+    made.update_xaxes(title_text="severity (0 = unshifted)", dtick=1, gridcolor="#e3e3e3", row=1, col=2)
+    made.update_yaxes(title_text="accuracy, %", gridcolor="#e3e3e3", row=1, col=2)
+    made.update_layout(legend={"orientation": "h", "y": -0.2, "x": 0.62})
+    figure = styled(made, max(380, 26 * len(source.rows) + 150))
+    figure.update_layout(margin={"l": 10, "r": 14, "t": 46, "b": 76})
+    return figure
+
+
+def _sheet() -> go.FigureWidget:
+    made = make_subplots(rows=1, cols=1)
+    made.add_image(source=picture(np.full((8, 8, 3), 255, dtype=np.uint8)), hoverinfo="skip", row=1, col=1)
+    no_axes(made, 1, 1)
+    figure = styled(made, 150, " ")
+    figure.update_layout(margin={"l": 6, "r": 6, "t": 44, "b": 6})
+    return figure
+
+
+def _draw(figure: go.FigureWidget, found: dict[str, Any], source: Source, state: State) -> None:
+    grid, signed = 100 * found["grid"], found["signed"]
+    top = max(1.0, float(np.nanmax(np.abs(grid)))) if np.isfinite(grid).any() else 1.0
+    scale = (
+        {"colorscale": "RdBu_r", "zmin": -top, "zmax": top}
+        if signed
+        else {"colorscale": "Cividis", "zmin": 0, "zmax": 100}
+    )
+    with figure.batch_update():
+        figure.data[0].update(z=grid, **scale)
+        figure.data[0].colorbar.title.text = _unit(state)
+        severities = np.asarray(source.severities())
+        for trace, values in zip(figure.data[1:], found["curves"].values()):
+            known = np.isfinite(values[:, 0])
+            trace.x, trace.y = severities[known], 100 * values[known, 0]
+            trace.error_y.array = 100 * (values[known, 2] - values[known, 0])
+            trace.error_y.arrayminus = 100 * (values[known, 0] - values[known, 1])
+        figure.layout.annotations[0].text = _title(state)
+        figure.layout.annotations[1].text = state.shift

@@ -1,0 +1,265 @@
+"""Predicted or measured responses and encoding accuracy on the cortex; a click shows a region's tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bmfl_lab.viz.style import PALETTE
+from bmfl_lab.viz.surface_interactive import VIEWS
+from widgets.frame import Frame, dropdown, fit_index, image_controls, slider
+from widgets.plots import Cortex, no_axes, picture, strip, styled
+
+SHOW = ("predicted response", "measured response", "encoding accuracy")
+SIDES = ("both", "left", "right")
+
+
+@dataclass(frozen=True)
+class State:
+    """What the surface viewer shows.
+
+    Parameters
+    ----------
+    show : str
+        One of `SHOW`.
+    images, index, shift, severity
+        Which image; the measured response needs the subject's own images.
+    region : str
+        ROI or group whose tuning is shown; "" for none.
+    vertex : int
+        A vertex that was clicked, -1 for none; used where no region is chosen.
+    hemispheres : "both", "left" or "right"
+        Which side is drawn.
+    threshold : float
+        Values nearer to zero are not drawn.
+    view : str
+        Camera.
+    """
+
+    show: str = "predicted response"
+    images: str = "test"
+    index: int = 0
+    shift: str = ""
+    severity: int = 3
+    region: str = ""
+    vertex: int = -1
+    hemispheres: str = "both"
+    threshold: float = 0.0
+    view: str = "posterior"
+
+
+def select(state: State, source: Any) -> dict[str, Any]:
+    """Return the arrays that a state shows.
+
+    Parameters
+    ----------
+    state : State
+        What to show.
+    source : Explorer
+        Where numbers come from.
+
+    Returns
+    -------
+    dict
+        ``values`` (V,) with NaN where nothing is drawn, ``unit``, ``signed``, ``outline`` (V,) bool or None,
+        ``image`` or None, ``tuning`` or None, ``best`` images, ``region`` in words, ``said``.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the encoder, the responses, the region or the image is missing.
+    """
+    values, unit, signed, image = _values(state, source)
+    side = np.asarray(source.atlas.hemisphere)
+    drawn = np.abs(values) >= state.threshold
+    if state.hemispheres != "both":
+        drawn &= side == SIDES.index(state.hemispheres) - 1
+    outline, region, said = None, "", f"{int(drawn.sum())} of {len(values)} vertices drawn."
+    if state.region:
+        outline, region = source.mask([state.region]), state.region
+    elif 0 <= state.vertex < len(values):
+        outline, region = np.arange(len(values)) == state.vertex, _vertex_name(source.atlas, state.vertex)
+    tuning, best = None, []
+    if outline is not None:
+        said += f" {region}: {int(outline.sum())} vertices, mean {unit} {np.nanmean(values[outline]):.2f}."
+        if source.encoder is not None:
+            tuning = source.tuning(outline)
+            best = [source.image("test", int(i)) for i in tuning["best"][:8]]
+    return {
+        "values": np.where(drawn, values, np.nan),
+        "unit": unit,
+        "signed": signed,
+        "outline": outline,
+        "image": image,
+        "tuning": tuning,
+        "best": best,
+        "region": region,
+        "said": said,
+    }
+
+
+def _values(state: State, source: Any) -> tuple:
+    if state.show == "encoding accuracy":
+        return source.accuracy(), "validation r", None, None
+    place = (state.images, state.index, state.shift, state.severity)
+    if state.show == "measured response":
+        values = source.measured(state.index)
+        return values, "response, z", True, source.image(source.brain, state.index)
+    return source.predicted(*place), "response, z", True, source.image(*place)
+
+
+def _vertex_name(atlas: Any, vertex: int) -> str:
+    inside = [name for name, mask in atlas.rois.items() if mask[vertex]]
+    side = ("left", "right")[int(atlas.hemisphere[vertex])]
+    return f"{side} {' + '.join(inside) or 'no ROI'}, vertex {vertex}"
+
+
+def figure_of(state: State, source: Any) -> Any:
+    """Return the static twin of the widget: a matplotlib figure.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `select`.
+    """
+    from bmfl_lab.viz.explore import region_figure
+    from bmfl_lab.viz.surface import surface_panel
+
+    found = select(state, source)
+    panel = surface_panel(
+        found["values"],
+        source.atlas,
+        title=_title(state, source),
+        unit=found["unit"],
+        signed=found["signed"],
+        outline=[state.region] if state.region else [],
+    )
+    return region_figure(
+        panel, found["image"], found["tuning"], source.class_names, found["best"], region=found["region"]
+    )
+
+
+def _title(state: State, source: Any) -> str:
+    if state.show == "encoding accuracy":
+        return f"{source.title}: encoding accuracy"
+    images = source.brain if state.show == "measured response" else state.images
+    shift = f", {state.shift.replace('_', ' ')} {state.severity}" if state.shift else ""
+    return f"{source.title}: {state.show} to {images} image {state.index}{shift}"
+
+
+def surface_viewer(source: Any, *, folder: str | Path = "figures", **state: Any) -> Frame:
+    """Show responses and encoding accuracy on the cortex.
+
+    Parameters
+    ----------
+    source : Explorer
+        `bmfl_lab.evaluation.Explorer` of a study.
+    folder : str or Path
+        Where pictures are saved.
+    **state
+        First state, fields of `State`.
+
+    Returns
+    -------
+    Frame
+        Display it as the last line of a cell.
+    """
+    first = State(**state)
+    cortex, details = Cortex(source.atlas), _details(source)
+    atlas = source.atlas
+    regions = [] if atlas is None else [*(g for g in atlas.groups if _exists(atlas, g)), *atlas.rois]
+    controls = {
+        "show": dropdown("Map", SHOW, first.show),
+        "hemispheres": dropdown("Hemispheres", SIDES, first.hemispheres),
+        "threshold": slider("Hide below", first.threshold, 0.0, 2.0, 0.05),
+        "view": dropdown("View", VIEWS, first.view),
+        "region": dropdown("Region", [("none", ""), *((r, r) for r in regions)], ""),
+        **image_controls(source, first),
+    }
+
+    def draw(found: dict, state: State) -> str:
+        style = {"title": _title(state, source), "unit": found["unit"], "signed": found["signed"]}
+        cortex.show(found["values"], found["outline"], **style)
+        if cortex.layout is not None and cortex.figure.layout.scene.camera.eye.to_plotly_json() != VIEWS[state.view]:
+            cortex.figure.layout.scene.camera.eye = VIEWS[state.view]
+        _draw_details(details, found)
+        return found["said"]
+
+    frame = Frame(
+        title=f"Cortex of {source.title}",
+        state=first,
+        controls=controls,
+        groups={
+            "What": ("show", "region", "hemispheres"),
+            "Image": ("images", "index", "shift", "severity"),
+            "Look": ("threshold", "view"),
+        },
+        views=[(cortex.figure, "1 1 430px"), (details, "1 1 430px")],
+        answer=lambda s: select(s, source),
+        draw=draw,
+        adjust=lambda s, c: _adjust(s, c, source),
+        twin=lambda s: figure_of(s, source),
+        module="surface",
+        source="explorer",
+        folder=folder,
+    )
+    cortex.on_click(lambda vertex: frame.set(**_clicked(atlas, vertex)))
+    return frame
+
+
+def _exists(atlas: Any, group: str) -> bool:
+    return any(r in atlas.rois and np.any(atlas.rois[r]) for r in atlas.groups[group])
+
+
+def _clicked(atlas: Any, vertex: int) -> dict[str, Any]:
+    inside = [name for name, mask in atlas.rois.items() if mask[vertex]]
+    return {"vertex": vertex, "region": inside[0] if inside else ""}
+
+
+def _adjust(state: State, controls: Any, source: Any) -> State:
+    if state.show == "measured response" and state.images != source.brain and source.brain in source.sets:
+        state = dataclasses.replace(state, images=source.brain, shift="")
+    return fit_index(state, controls, source)
+
+
+def _details(source: Any) -> go.FigureWidget:
+    made = make_subplots(
+        rows=2,
+        cols=2,
+        column_widths=[0.34, 0.66],
+        row_heights=[0.68, 0.32],
+        specs=[[{}, {}], [{"colspan": 2}, None]],
+        subplot_titles=("image", "tuning", "images with the largest response"),
+        vertical_spacing=0.2,
+        horizontal_spacing=0.14,
+    )
+    blank = picture(np.full((8, 8, 3), 255, dtype=np.uint8))
+    made.add_image(source=blank, hoverinfo="skip", row=1, col=1)
+    bars = {"x": list(source.class_names), "y": [0.0] * len(source.class_names), "marker_color": PALETTE[5]}
+    made.add_bar(**bars, error_y={"type": "data", "color": "#222222", "thickness": 1}, name="tuning", row=1, col=2)
+    made.add_image(source=blank, hoverinfo="skip", row=2, col=1)
+    for cell in ((1, 1), (2, 1)):
+        no_axes(made, *cell)
+    made.update_yaxes(title_text="predicted response, z", gridcolor="#e3e3e3", row=1, col=2)
+    made.update_layout(showlegend=False)
+    return styled(made, 430, "")
+
+
+def _draw_details(figure: go.FigureWidget, found: dict[str, Any]) -> None:
+    blank = np.full((8, 8, 3), 255, dtype=np.uint8)
+    with figure.batch_update():
+        figure.data[0].source = picture(blank if found["image"] is None else found["image"])
+        tuning = found["tuning"]
+        figure.data[1].y = np.zeros(len(figure.data[1].x)) if tuning is None else np.nan_to_num(tuning["mean"])
+        figure.data[1].error_y.array = None if tuning is None else np.nan_to_num(tuning["error"])
+        figure.data[2].source = picture(strip(found["best"]) if found["best"] else blank)
+        name = found["region"]
+        figure.layout.annotations[0].text = "image" if found["image"] is not None else "no image"
+        figure.layout.annotations[1].text = f"tuning of {name}" if name else "click a vertex or choose a region"
+        figure.layout.annotations[2].text = f"largest response of {name}" if found["best"] else ""
