@@ -49,6 +49,8 @@ class MetricRow:
         Number of seeds behind a value over seeds.
     notes : str
         Anything a reader must know ("simulated fMRI").
+    layer : str
+        Layer or block of the model; empty where it does not apply.
     """
 
     name: str
@@ -68,6 +70,7 @@ class MetricRow:
     interval: str = ""
     n_seeds: int | None = None
     notes: str = ""
+    layer: str = ""
 
 
 def _finite(value: Any) -> Any:

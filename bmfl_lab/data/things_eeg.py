@@ -29,12 +29,15 @@ class EEG:
         Seconds after image onset.
     ids : ndarray of str, shape (n_stimuli,)
         Stimulus ids.
+    simulated : bool
+        True if nothing was measured on a head.
     """
 
     data: np.ndarray
     channels: tuple[str, ...]
     times: np.ndarray
     ids: np.ndarray
+    simulated: bool = False
 
     def __post_init__(self) -> None:
         wanted = (len(self.ids), self.data.shape[1] if self.data.ndim == 4 else 1, len(self.channels), len(self.times))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,6 +120,30 @@ def encoding_scores(
     ----------
     Raugel et al. 2025, arXiv:2508.18226 (encoding score; 10 penalties from 1 to 1e8, 5 folds).
     """
+    predicted = encoding_predictions(
+        features, responses, train=train, test=test, alphas=alphas, n_folds=n_folds, n_components=n_components
+    )
+    measured = np.asarray(responses, dtype=np.float32)[test]
+    return {layer: np.asarray(pearson(measured, p)) for layer, p in predicted.items()}
+
+
+def encoding_predictions(
+    features: Mapping[str, np.ndarray],
+    responses: np.ndarray,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+    alphas: Sequence[float] = ALPHAS,
+    n_folds: int = 5,
+    n_components: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Return what `encoding_scores` correlates: ridge predictions (n_test, n_vertices) of each layer.
+
+    Raises
+    ------
+    DataError
+        If rows overlap or a layer has another number of stimuli.
+    """
     responses = np.asarray(responses, dtype=np.float32)
     if np.intersect1d(train, test).size:
         raise DataError(message("disjoint train and test rows", "rows in both", "make the split from these stimuli"))
@@ -129,8 +154,9 @@ def encoding_scores(
                 message(f"{len(responses)} stimuli in layer {layer!r}", str(len(X)), "pair layers by stimulus id")
             )
         X = _reduced(np.asarray(X).reshape(len(X), -1), train, n_components)
-        fit = fit_ridge(X[train], responses[train], alphas, n_folds)
-        found[layer] = np.asarray(pearson(responses[test], fit.predict(X[test])))
+        with warnings.catch_warnings():  # a layer that predicts nothing has no best penalty
+            warnings.filterwarnings("ignore", message="expected at most 5%")
+            found[layer] = fit_ridge(X[train], responses[train], alphas, n_folds).predict(X[test])
     return found
 
 
@@ -271,8 +297,8 @@ def encoding_over_time(
     return np.stack([np.nanmean(v.reshape(channels, times), axis=0) for v in found.values()])
 
 
-def _ceiling(subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str) -> tuple[float, float]:
-    """Across subjects; with one subject across its repeats; else undefined."""
+def rsa_ceiling(subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str) -> tuple[float, float]:
+    """Return the noise ceiling across subjects; with one subject across its repeats; else (NaN, NaN)."""
     if len(subjects) > 1:
         parts = [_patterns(s, roi, ids) for s in subjects]
     elif subjects[0].repeats is not None:
@@ -355,7 +381,7 @@ def rsa_scores(
         test = permutation_rsa(model, measured, method=method, n_permutations=n_permutations, seed=seed)
         common = [i for i in model.ids if all(i in set(map(str, s.stimuli.ids)) for s in subjects)]
         for j, roi in enumerate(rois):
-            low, high = _ceiling(subjects, roi, common, metric, method) if len(common) > 3 else (math.nan, math.nan)
+            low, high = rsa_ceiling(subjects, roi, common, metric, method) if len(common) > 3 else (math.nan, math.nan)
             rows += [
                 {
                     "subject": subject.name, "layer": layer, "roi": roi, "value": test.value[i, j], "p": test.p[i, j],

@@ -12,6 +12,7 @@ _PUBLIC = {
     "train_brain_encoders": "encoder",
     "presets": "compare",
     "train_comparison": "compare",
+    "train_baselines": "baselines",
     "train_attribute_encoder": "compare",
     "fit": "loop",
     "FitResult": "loop",
@@ -25,6 +26,9 @@ _PUBLIC = {
     "AlignConfig": "aligned_model",
     "TrainedAligned": "aligned_model",
     "load_aligned": "aligned_model",
+    "image_function": "image_encoder",
+    "fit_readout": "readout",
+    "with_classes": "readout",
     "prepare_original": "aligned",
     "train_aligned": "aligned",
 }

@@ -1,0 +1,439 @@
+"""Figures of brain similarity: heat maps, RDMs, layer profiles, time courses, preferred images, brain beside robust."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.viz.charts import contact_sheet
+from bmfl_lab.viz.style import GREY, colours, figure_style, markers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def heat_map_figure(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    title: str = "",
+    unit: str = "Spearman rho",
+    marked: Mapping[str, pd.DataFrame] | None = None,
+    signed: Sequence[str] = (),
+    x_label: str = "ROI",
+    y_label: str = "layer",
+    n_columns: int = 3,
+) -> Figure:
+    """Draw tables (layers x ROIs) as heat maps with the value in every cell.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        Panel title to values; NaN is left blank. All panels have the same rows and columns.
+    title, unit : str
+        Heading, and what the colours measure.
+    marked : mapping of str to DataFrame of bool, optional
+        Cells that get a star, e.g. the significant ones.
+    signed : sequence of str
+        Panels that share a diverging scale about zero (differences); the others share another one.
+    x_label, y_label : str
+        What columns and rows are.
+    n_columns : int, default 3
+        Panels a row.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        If there is no table, or the tables differ in rows or columns.
+    """
+    import matplotlib.pyplot as plt
+
+    _check_tables(tables)
+    first = next(iter(tables.values()))
+    plain = [t.to_numpy(float) for n, t in tables.items() if n not in signed]
+    top = max((np.nanmax(np.abs(v), initial=0) for v in plain), default=1) or 1
+    low = min((np.nanmin(v, initial=0) for v in plain), default=0)
+    reach = max((np.nanmax(np.abs(tables[n].to_numpy(float)), initial=0) for n in signed), default=0) or 1.0
+    last = {next((n for n in reversed(tables) if (n in signed) == kind), None) for kind in (True, False)} - {None}
+    columns = min(n_columns, len(tables))
+    rows = -(-len(tables) // columns)
+    width, height = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
+    with figure_style():
+        size = (width * columns + 1.3, height * rows + 0.4)
+        fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+        for k, (ax, (name, table)) in enumerate(zip(axes.flat, tables.items())):
+            values = table.to_numpy(float)
+            scale = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach} if name in signed else {}
+            image = ax.imshow(values, aspect="auto", **(scale or {"cmap": "viridis", "vmin": low, "vmax": top}))
+            _write_cells(ax, values, image, None if marked is None else marked.get(name))
+            ax.set_xticks(range(table.shape[1]), table.columns, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_yticks(range(table.shape[0]), table.index if k % columns == 0 else [])
+            ax.set_title(name, fontsize=10)
+            if k >= len(tables) - columns:
+                ax.set_xlabel(x_label)
+            if k % columns == 0:
+                ax.set_ylabel(y_label)
+            ax.grid(False)
+            if name in last:
+                fig.colorbar(image, ax=axes if len(last) == 1 else ax, label=unit, fraction=0.04, pad=0.02)
+        for ax in axes.flat[len(tables) :]:
+            ax.set_axis_off()
+        if title:
+            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    plt.close(fig)
+    return fig
+
+
+def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
+    frames = list(tables.values())
+    if not frames or frames[0].empty:
+        raise DataError(message("at least one table of layers x ROIs", "none", "pass {title: table}"))
+    for table in frames[1:]:
+        if list(table.columns) != list(frames[0].columns) or list(table.index) != list(frames[0].index):
+            raise DataError(
+                message(
+                    "tables of the same rows and columns",
+                    f"{list(table.index)} x {list(table.columns)}",
+                    "reindex them to one another",
+                )
+            )
+
+
+def _write_cells(ax, values: np.ndarray, image, marked: pd.DataFrame | None) -> None:
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            star = "*" if marked is not None and bool(marked.iloc[i, j]) else ""
+            luminance = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
+            colour = "white" if luminance < 0.5 else "black"
+            ax.text(j, i, f"{value:.2f}{star}", ha="center", va="center", fontsize=8, color=colour)
+
+
+def rdm_figure(
+    squares: Mapping[str, np.ndarray],
+    categories: Sequence[str],
+    *,
+    title: str = "",
+    n_columns: int = 4,
+    unit: str = "percentile of dissimilarity",
+) -> Figure:
+    """Draw RDMs with the stimuli ordered by category, dissimilarities shown as percentiles.
+
+    Parameters
+    ----------
+    squares : mapping of str to ndarray, shape (n, n)
+        Panel title to symmetric RDM; all of the same stimuli in one order.
+    categories : sequence of str, length n
+        Category of each stimulus; the figure orders by it and draws lines between categories.
+    title, unit : str
+        Heading and label of the colour bar.
+    n_columns : int, default 4
+        Panels a row.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        If there is no RDM, or one is not square over the given stimuli.
+    """
+    import matplotlib.pyplot as plt
+    from scipy.stats import rankdata
+
+    names = np.asarray(categories, dtype=object)
+    n = len(names)
+    bad = [(k, np.shape(v)) for k, v in squares.items() if np.shape(v) != (n, n)]
+    if bad or not squares:
+        raise DataError(message(f"square RDMs ({n}, {n})", f"{bad[:1] or 'none'}", "expand condensed RDMs first"))
+    order = np.argsort(names.astype(str), kind="stable")
+    groups, counts = np.unique(names[order].astype(str), return_counts=True)
+    edges = np.cumsum(counts)
+    upper = np.triu_indices(n, 1)
+    rows, columns = -(-len(squares) // n_columns), min(n_columns, len(squares))
+    with figure_style():
+        fig, axes = plt.subplots(
+            rows, columns, figsize=(2.5 * columns + 1.6, 2.6 * rows + 0.5), layout="constrained", squeeze=False
+        )
+        for ax, (name, square) in zip(axes.flat, squares.items()):
+            picture = np.full((n, n), np.nan)
+            values = np.asarray(square, float)[np.ix_(order, order)][upper]
+            picture[upper] = 100 * rankdata(values, nan_policy="omit") / np.isfinite(values).sum()
+            picture.T[upper] = picture[upper]
+            image = ax.imshow(picture, cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+            for edge in edges[:-1]:
+                ax.axhline(edge - 0.5, color="white", lw=0.6)
+                ax.axvline(edge - 0.5, color="white", lw=0.6)
+            ax.set_title(name, fontsize=10)
+            ax.set_xticks([])
+            ax.set_yticks((edges - counts / 2 - 0.5) if ax in axes[:, 0] else [])
+            if ax in axes[:, 0]:
+                ax.set_yticklabels([g or "unlabelled" for g in groups], fontsize=7)
+            ax.grid(False)
+        for ax in axes.flat[len(squares) :]:
+            ax.set_axis_off()
+        fig.colorbar(image, ax=axes, label=unit, fraction=0.03, pad=0.02)
+        if title:
+            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    plt.close(fig)
+    return fig
+
+
+def layer_profile_figure(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    ceiling: Mapping[str, float] | None = None,
+    title: str = "",
+    unit: str = "Pearson r",
+    n_columns: int = 5,
+) -> Figure:
+    """Draw scores along the layers, one panel an ROI and one line a model.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        Model to a table of layers x ROIs, the layers in order.
+    ceiling : mapping of str to float, optional
+        ROI to the highest value that the noise allows, drawn as a dashed line.
+    title, unit : str
+    n_columns : int, default 5
+        Panels a row.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        As `heat_map_figure`.
+    """
+    import matplotlib.pyplot as plt
+
+    _check_tables(tables)
+    first = next(iter(tables.values()))
+    colour, marker = colours(tables), markers(tables)
+    columns = min(n_columns, first.shape[1])
+    rows = -(-first.shape[1] // columns)
+    with figure_style():
+        fig, axes = plt.subplots(
+            rows, columns, figsize=(1.9 * columns + 0.6, 2.1 * rows + 0.7), sharey=True, layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        for ax, roi in zip(axes.flat, first.columns):
+            for name, table in tables.items():
+                ax.plot(
+                    range(len(table)), table[roi].to_numpy(float), marker=marker[name], ms=4, color=colour[name],
+                    label=name,
+                )  # fmt: skip
+            level = (ceiling or {}).get(roi, np.nan)
+            if np.isfinite(level):
+                ax.axhline(level, ls="--", lw=1, color=GREY, label="noise ceiling")
+            ax.set_title(roi, fontsize=10)
+            ax.set_xticks(range(len(first)), first.index, fontsize=8)
+        for ax in axes.flat[first.shape[1] :]:
+            ax.set_axis_off()
+        for ax in axes[:, 0]:
+            ax.set_ylabel(unit)
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize=9)
+        if title:
+            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    plt.close(fig)
+    return fig
+
+
+def time_course_figure(
+    scores: np.ndarray,
+    times: np.ndarray,
+    layers: Sequence[str],
+    *,
+    peaks: np.ndarray | None = None,
+    truth: Sequence[float] | None = None,
+    title: str = "",
+    unit: str = "mean Pearson r over sensors",
+) -> Figure:
+    """Draw how well each layer predicts M/EEG over time, and when it does so best.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_layers, n_times)
+    times : ndarray, shape (n_times,)
+        Seconds after image onset.
+    layers : sequence of str
+        Names, in order.
+    peaks : ndarray, shape (n_layers,), optional
+        Time of best prediction (s), drawn as a marker.
+    truth : sequence of float, optional
+        Planted latencies (s), drawn as a thin line each.
+    title, unit : str
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        If shapes disagree.
+    """
+    import matplotlib.pyplot as plt
+
+    scores, times = np.asarray(scores, float), np.asarray(times, float)
+    if scores.shape != (len(layers), len(times)):
+        raise DataError(message(f"scores of shape ({len(layers)}, {len(times)})", str(scores.shape), "one row a layer"))
+    colour = colours(layers)
+    with figure_style():
+        fig, ax = plt.subplots(figsize=(6.8, 3.4), layout="constrained")
+        for i, layer in enumerate(layers):
+            ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
+            if peaks is not None and np.isfinite(peaks[i]):
+                ax.plot(1000 * peaks[i], scores[i].max(), "v", color=colour[layer], ms=8, mec="black", mew=0.6)
+            if truth is not None:
+                ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
+        ax.axhline(0, color=GREY, lw=0.8)
+        ax.set_xlabel("time after image onset, ms")
+        ax.set_ylabel(unit)
+        ax.set_title(title)
+        fig.legend(loc="outside right upper", fontsize=9)
+    plt.close(fig)
+    return fig
+
+
+def preferred_figure(
+    top: Mapping[str, Sequence[np.ndarray]],
+    bottom: Mapping[str, Sequence[np.ndarray]],
+    synthesised: Mapping[str, np.ndarray] | None = None,
+    *,
+    title: str = "",
+) -> Figure:
+    """Show for every ROI the images predicted to drive it most and least, and one made to drive it.
+
+    Parameters
+    ----------
+    top, bottom : mapping of str to images
+        ROI to uint8 images (H, W, 3), strongest first, and weakest first.
+    synthesised : mapping of str to image, optional
+        One uint8 image an ROI.
+    title : str
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        If the ROIs differ, or there is no image.
+    """
+    if set(top) != set(bottom) or (synthesised is not None and set(synthesised) != set(top)):
+        raise DataError(message("the same ROIs in every part", f"{list(top)}, {list(bottom)}", "rank every ROI"))
+    rows = {}
+    for roi in top:
+        row = {f"top {i + 1}": im for i, im in enumerate(top[roi])}
+        row |= {f"lowest {i + 1}": im for i, im in enumerate(bottom[roi])}
+        rows[roi] = row | ({"made" if synthesised is not None else "": synthesised[roi]} if synthesised else {})
+    return contact_sheet(rows, title=title, cell=0.95)
+
+
+def brain_robust_figure(
+    table: pd.DataFrame, *, title: str = "", x_label: str = "RSA with the brain", y_label: str = "accuracy, %"
+) -> Figure:
+    """Draw every model's brain-likeness beside its robustness, with intervals where known.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns "model", "brain", "robust"; optionally "brain_low", "brain_high", "robust_low", "robust_high".
+        "robust" is a fraction.
+    title, x_label, y_label : str
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        If a column is missing or there is no model.
+    """
+    import matplotlib.pyplot as plt
+
+    missing = {"model", "brain", "robust"} - set(table.columns)
+    if missing or table.empty:
+        raise DataError(message("columns model, brain, robust", f"missing {sorted(missing)}", "use brain_and_robust"))
+    colour, marker = colours(table["model"]), markers(table["model"])
+    with figure_style():
+        fig, ax = plt.subplots(figsize=(6.2, 4), layout="constrained")
+        for row in table.to_dict("records"):
+            error = {}
+            for axis, key, scale in (("xerr", "brain", 1), ("yerr", "robust", 100)):
+                ends = [row.get(f"{key}_low", np.nan), row.get(f"{key}_high", np.nan)]
+                if np.isfinite(ends).all():
+                    error[axis] = np.abs(scale * (np.asarray(ends) - row[key]))[:, None]
+            ax.errorbar(
+                row["brain"], 100 * row["robust"], **error, fmt=marker[row["model"]], color=colour[row["model"]],
+                ms=8, capsize=2, lw=1, label=row["model"],
+            )  # fmt: skip
+        ax.grid(True, axis="both")
+        ax.set_xlabel(x_label)
+        ax.set_ylabel(y_label)
+        ax.set_title(title)
+        fig.legend(loc="outside right upper", fontsize=9)
+    plt.close(fig)
+    return fig
+
+
+def effect_figure(
+    table: pd.DataFrame, *, ceiling: tuple[float, float] | None = None, title: str = "", unit: str = "mean Spearman rho"
+) -> Figure:
+    """Draw one value a model with its interval, every seed as a small dot, and the noise ceiling as a band.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns "model", "value", "low", "high", "per_seed" (list); one row a model.
+    ceiling : (float, float), optional
+        Lower and upper noise ceiling.
+    title, unit : str
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        If a column is missing or there is no model.
+    """
+    import matplotlib.pyplot as plt
+
+    missing = {"model", "value", "low", "high", "per_seed"} - set(table.columns)
+    if missing or table.empty:
+        raise DataError(message("one row a model", f"{len(table)} rows, missing {sorted(missing)}", "select roi 'all'"))
+    colour, marker = colours(table["model"]), markers(table["model"])
+    with figure_style():
+        fig, ax = plt.subplots(figsize=(max(4.5, 1.1 * len(table) + 1.2), 3.6), layout="constrained")
+        for x, row in enumerate(table.to_dict("records")):
+            error = np.abs([[row["value"] - row["low"]], [row["high"] - row["value"]]])
+            name = row["model"]
+            ax.errorbar(x, row["value"], yerr=error, fmt=marker[name], color=colour[name], ms=8, capsize=3, lw=1.4)
+            seeds = np.asarray(row["per_seed"], float)
+            ax.plot(np.full(len(seeds), x + 0.14), seeds, ".", color=colour[name], ms=5, alpha=0.6)
+        if ceiling is not None and np.isfinite(ceiling).all():
+            ax.axhspan(*ceiling, color=GREY, alpha=0.18, lw=0, label="noise ceiling of single presentations")
+            ax.legend(loc="upper right", fontsize=8)
+        ax.axhline(0, color=GREY, lw=0.8)
+        ax.set_xticks(range(len(table)), table["model"])
+        ax.set_xlim(-0.5, len(table) - 0.5)
+        ax.set_ylabel(unit)
+        ax.set_title(title)
+    plt.close(fig)
+    return fig

@@ -1,0 +1,182 @@
+"""Effects of alignment that were planted are found, and absent ones are not claimed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.simulated_eeg import simulate_eeg
+from bmfl_lab.data.stimuli import from_arrays
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation import similarity as sim
+from bmfl_lab.evaluation import similarity_rows as rows_of
+from bmfl_lab.evaluation import transfer
+from bmfl_lab.evaluation.decoding import identify
+from bmfl_lab.evaluation.effect import alignment_effect, effect_rows, shift_mean_rows
+from bmfl_lab.evaluation.ood import OODResult
+from bmfl_lab.evaluation.synthesis import Synthesis
+from bmfl_lab.metrics.rsa import compare_rdms, rdm
+from bmfl_lab.metrics.statistics import holm
+
+N = 60
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+TRUTH = draw(N, 16)
+
+
+def subject(name="s", seed=0, prefix="i"):
+    images = np.arange(N, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    rois = {"V1": np.arange(16) < 8, "V2": np.arange(16) >= 8}
+    return Subject(
+        name=name, stimuli=from_arrays("i", images, [f"{prefix}{i}" for i in range(N)], np.zeros(N, int)),
+        responses=TRUTH + 0.5 * draw(N, 16, seed=50 + seed), atlas=Atlas(np.repeat([0, 1], 8).astype(np.int8), rois),
+        splits={"train": np.arange(20), "test": np.arange(20, N)},
+    )  # fmt: skip
+
+
+@dataclass
+class Model:
+    """Activations that mix the truth with noise; images carry their own number."""
+
+    share: float
+    seed: int = 0
+
+    def activations(self, stimuli):
+        at = np.asarray([stimuli.image(i)[0, 0, 0] for i in range(len(stimuli))])
+        x = self.share * TRUTH + draw(N, 16, seed=100 + self.seed)
+        return {"L0": x[at, :8], "L1": x[at, 8:]}
+
+
+def test_a_planted_gain_is_found_and_a_control_shows_none():
+    models = {k: [Model(s, i) for i in range(2)] for k, s in (("original", 0.5), ("aligned", 3.0), ("same", 0.5))}
+    table = alignment_effect(models, subject(), n_boot=200)
+    assert len(table) == 3 * (1 + 2 * 2) and (table["n_stimuli"] == 40).all() and (table["n_seeds"] == 2).all()
+    whole = table[table["roi"] == "all"].set_index("model")
+    assert whole.loc["aligned", "difference_low"] > 0.05 and whole.loc["aligned", "p"] < 1e-3
+    assert whole.loc["same", "difference"] == 0 and np.isnan(whole.loc["same", "p"])
+    cell = table[(table["model"] == "aligned") & (table["layer"] == "L1") & (table["roi"] == "V1")].iloc[0]
+    held = subject().stimuli.subset(np.arange(20, N))
+    want = [
+        compare_rdms(rdm(m.activations(held)["L1"]), rdm(subject().responses[20:, :8]))[0, 0] for m in models["aligned"]
+    ]
+    np.testing.assert_allclose(cell["per_seed"], want)
+    assert cell["value"] == pytest.approx(np.mean(want)) and cell["low"] < cell["value"] < cell["high"]
+    single = table[(table["model"] == "aligned") & (table["roi"] != "all")]
+    np.testing.assert_allclose(single["p_holm"], holm(single["p"].to_numpy()))
+    rows = effect_rows(table, subject="s", selection={"aligned": "best val_loss"}, notes="simulated fMRI")
+    mean = [r for r in rows if r.name == "rsa_mean" and r.model == "aligned"]
+    assert [r.seed for r in mean] == [None, 0, 1] and mean[0].selection == "best val_loss" and mean[0].n_seeds == 2
+    gain = next(r for r in rows if r.name == "rsa_difference" and r.roi == "V2" and r.layer == "L0")
+    assert gain.n == 40 and gain.ci_low < gain.value < gain.ci_high and gain.notes == "simulated fMRI"
+    assert not [r for r in rows if r.name == "rsa_mean_difference" and r.model == "same"]
+
+
+def test_effect_refusals():
+    with pytest.raises(ConfigError, match="a baseline among"):
+        alignment_effect({"aligned": Model(1.0)}, subject())
+    with pytest.raises(DataError, match="as many seeds of every model"):
+        alignment_effect({"original": [Model(1.0)] * 2, "aligned": Model(1.0)}, subject())
+
+
+def ood(correct):
+    frames = []
+    for model, share in correct.items():
+        for seed in (0, 1):
+            for shift in ("", "blur", "noise"):
+                right = np.random.default_rng(seed + 7 * len(shift)).random(80) < (share if shift else 1.0)
+                frames.append(pd.DataFrame({
+                    "model": model, "seed": seed, "split": "test", "shift": shift, "severity": 3 if shift else None,
+                    "id": [f"i{k:02d}" for k in range(80)], "label": 0, "predicted": 0, "correct": right,
+                }))  # fmt: skip
+    return OODResult([], pd.concat(frames, ignore_index=True))
+
+
+def test_mean_over_shifts_leaves_the_clean_images_out():
+    result = ood({"original": 0.3, "aligned": 0.8})
+    rows = {(r.name, r.model): r for r in shift_mean_rows(result, baseline="original", n_boot=300)}
+    shifted = result.per_image[result.per_image["shift"] != ""]
+    for model in ("original", "aligned"):
+        want = shifted[shifted["model"] == model]["correct"].mean()
+        assert rows["accuracy_over_shifts", model].value == pytest.approx(want)
+    gain = rows["accuracy_over_shifts_difference", "aligned - original"]
+    assert gain.ci_low > 0.3 and gain.n == 80 and gain.n_seeds == 2 and gain.shift == "mean of 2 shifts"
+    with pytest.raises(DataError, match="made shifts"):
+        shift_mean_rows(OODResult([], result.per_image[result.per_image["shift"] == ""]), baseline="original")
+    with pytest.raises(ConfigError, match="a baseline among"):
+        shift_mean_rows(result, baseline="x")
+
+
+def test_transfer_to_other_subjects_and_to_eeg():
+    one, two = subject("s"), subject("t", 1)
+    table = transfer.across_subjects({"": Model(0.2), "s": Model(4.0)}, [one, two], n_permutations=19)
+    mean = table.groupby(["trained_on", "subject"])["value"].mean()
+    assert mean["s", "t"] > mean["", "t"] + 0.1 and mean["s", "s"] > mean["", "s"] + 0.1
+    assert set(table[table["own"]]["subject"]) == {"s"} and (table["n_stimuli"] == 40).all()
+    with pytest.raises(ConfigError, match="a model and a subject"):
+        transfer.across_subjects({}, [one])
+    ids = list(one.stimuli.ids[::-1])
+    eeg = simulate_eeg({"truth": TRUTH[::-1]}, {"truth": 0.2}, ids, noise=0.5)
+    found = transfer.on_eeg(
+        {"original": Model(0.2), "aligned": Model(4.0)}, eeg, one.stimuli, train=np.arange(40), test=np.arange(40, N)
+    )
+    best = found.groupby(["model", "time"])["value"].mean()
+    assert best["aligned"].max() > best["original"].max() + 0.1
+    assert best["aligned"].idxmax() == pytest.approx(0.2, abs=0.05)
+    assert abs(best["aligned"].loc[:-0.05].mean()) < 0.1
+
+
+def test_simulated_eeg_shows_each_source_at_its_moment_and_says_so():
+    sources = {f"L{k}": draw(80, 5, seed=k) for k in range(3)}
+    latencies = {"L0": 0.1, "L1": 0.2, "L2": 0.3}
+    eeg = simulate_eeg(sources, latencies, [str(i) for i in range(80)], noise=1.0)
+    assert eeg.simulated and eeg.channels[0] == "sim01" and eeg.data.shape == (80, 4, 12, 31)
+    scores = sim.encoding_over_time(sources, eeg.mean(), train=np.arange(60), test=np.arange(60, 80))
+    np.testing.assert_allclose(sim.peak_times(scores, eeg.times), [0.1, 0.2, 0.3], atol=0.03)
+    assert sim.temporal_score(scores, eeg.times).value > 0.95
+    other = simulate_eeg(sources, {"L0": 0.3, "L1": 0.2, "L2": 0.1}, eeg.ids)
+    turned = sim.encoding_over_time(sources, other.mean(), train=np.arange(60), test=np.arange(60, 80))
+    assert sim.temporal_score(turned, eeg.times).value < -0.95
+    with pytest.raises(DataError, match="a latency for each"):
+        simulate_eeg(sources, {"L0": 0.1}, eeg.ids)
+    with pytest.raises(DataError, match="79 stimuli in 'L0'"):
+        simulate_eeg(sources, latencies, eeg.ids[:79])
+
+
+def test_scores_become_rows_with_n_and_interval():
+    who, held = subject(), np.arange(20, N)
+    features = Model(2.0).activations(who.stimuli)
+    ids = [str(i) for i in who.stimuli.ids[held]]
+    held_features = {k: v[held] for k, v in features.items()}
+    table = sim.rsa_scores(held_features, ids, who, n_permutations=19)
+    ends = rows_of.rsa_intervals(held_features, ids, who, n_boot=100)
+    rows = rows_of.rsa_rows(table, model="m", intervals=ends, notes="simulated fMRI")
+    first = rows[0]
+    assert (first.name, first.n, first.model, first.layer, first.roi) == ("rsa", 40, "m", "L0", "V1")
+    assert first.ci_low < first.value < first.ci_high and "bootstrap" in first.interval
+    assert len([r for r in rows if r.name == "rsa_ceiling_low"]) == 2 and rows[-1].value is None
+    with pytest.raises(DataError, match="a table of rsa_scores"):
+        rows_of.rsa_rows(table.drop(columns="p_family"), model="m")
+    assert rows_of.rsa_intervals(held_features, ids, who, method="rho-a") == {}
+
+    split = {"train": np.arange(20), "test": held}
+    predicted = sim.encoding_predictions(features, who.responses, **split)
+    scores = sim.encoding_scores(features, who.responses, **split)
+    found = rows_of.encoding_rows(predicted, who.responses[held], who.atlas, model="m", subject="s", n_boot=100)
+    means = sim.encoding_table(scores, who.atlas)
+    for row in found:
+        assert row.value == pytest.approx(means.loc[row.layer, row.roi]) and row.ci_low < row.value < row.ci_high
+
+    test = sim.spatial_score(np.abs(draw(4, 9)), np.arange(9.0), n_permutations=50)
+    pair = rows_of.score_rows("spatial_score", test, unit_counted="ROIs", split="test", model="m")
+    assert pair[0].value == test.value and pair[1].value == test.p and "n counts ROIs" in pair[0].notes
+    seen = rows_of.identification_rows(identify(who.responses, TRUTH, n_boot=50), split="test", subject="s")
+    assert seen[0].n == N and "chance 0.01667" in seen[0].notes and seen[1].ci_low <= seen[1].value
+    made = Synthesis(np.zeros((2, 4, 4, 3), np.uint8), np.ones(2), np.zeros(2), None, "prior")
+    assert [r.name for r in rows_of.synthesis_rows(made, roi="V1")] == ["synthesis_start", "synthesis_activity"]

@@ -1,0 +1,102 @@
+"""Figures of brain similarity show the numbers they were given."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from bmfl_lab.errors import DataError
+from bmfl_lab.viz import similarity as figures
+
+
+def table(seed=0, rows=("V1", "IT"), columns=("A", "B", "C")):
+    return pd.DataFrame(np.random.default_rng(seed).uniform(-0.5, 0.5, (len(rows), len(columns))), rows, columns)
+
+
+def drawn(figure):
+    FigureCanvasAgg(figure).print_png(io.BytesIO())
+    return figure
+
+
+def test_heat_maps_write_every_value_and_mark_the_marked():
+    tables = {"before": table(), "after": table(1), "change": table(2)}
+    tables["before"].iloc[0, 0] = np.nan
+    marks = {"change": tables["change"] > 0}
+    fig = drawn(figures.heat_map_figure(tables, marked=marks, signed=["change"], title="T (simulated)"))
+    panels = [a for a in fig.axes if a.images]
+    assert [a.get_title(loc="left") for a in panels] == list(tables)
+    texts = [[t.get_text() for t in a.texts] for a in panels]
+    assert len(texts[0]) == 5 and f"{tables['after'].iloc[1, 2]:.2f}" in texts[1]
+    assert sum(t.endswith("*") for t in texts[2]) == int(marks["change"].to_numpy().sum())
+    low, high = panels[2].images[0].get_clim()
+    assert low == -high and panels[0].images[0].get_clim() == panels[1].images[0].get_clim()
+    assert len(drawn(figures.heat_map_figure({"only": table()}, signed=["only"])).axes) == 2
+    with pytest.raises(DataError, match="at least one table"):
+        figures.heat_map_figure({})
+    with pytest.raises(DataError, match="the same rows and columns"):
+        figures.heat_map_figure({"a": table(), "b": table(columns=("A", "C", "B"))})
+
+
+def test_rdms_are_ordered_by_category_and_shown_as_percentiles():
+    x = np.arange(6.0)
+    square = np.abs(x[:, None] - x)
+    fig = drawn(figures.rdm_figure({"R": square}, ["b", "a", "b", "a", "b", "a"]))
+    shown = np.asarray(fig.axes[0].images[0].get_array(), float)
+    order = [1, 3, 5, 0, 2, 4]
+    want = pd.Series(square[np.ix_(order, order)][np.triu_indices(6, 1)]).rank() / 15 * 100
+    np.testing.assert_allclose(shown[np.triu_indices(6, 1)], want)
+    np.testing.assert_array_equal(shown, shown.T)
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["a", "b"]
+    with pytest.raises(DataError, match="square RDMs"):
+        figures.rdm_figure({"R": square[:5]}, list("ababab"))
+
+
+def test_layer_profiles_have_a_line_a_model_and_the_ceiling():
+    fig = drawn(figures.layer_profile_figure({"a": table(), "b": table(1)}, ceiling={"A": 0.9}, n_columns=2))
+    assert [a.get_title(loc="left") for a in fig.axes[:3]] == ["A", "B", "C"]
+    np.testing.assert_allclose(fig.axes[1].lines[1].get_ydata(), table(1)["B"])
+    assert len(fig.axes[0].lines) == 3 and len(fig.axes[1].lines) == 2
+
+
+def test_time_courses_show_peaks_and_truth():
+    times = np.linspace(-0.1, 0.5, 7)
+    fig = drawn(
+        figures.time_course_figure(np.eye(2, 7), times, ["L0", "L1"], peaks=np.array([0.1, np.nan]), truth=[0.1, 0.2])
+    )
+    assert fig.axes[0].lines[0].get_xdata()[0] == pytest.approx(-100)
+    assert sum(line.get_linestyle() == ":" for line in fig.axes[0].lines) == 2
+    assert sum(line.get_marker() == "v" for line in fig.axes[0].lines) == 1
+    with pytest.raises(DataError, match="scores of shape"):
+        figures.time_course_figure(np.eye(2), times, ["L0", "L1"])
+
+
+def test_preferred_images_and_the_made_one():
+    def image(v):
+        return np.full((8, 8, 3), v, np.uint8)
+
+    fig = drawn(figures.preferred_figure({"V1": [image(1), image(2)]}, {"V1": [image(3)]}, {"V1": image(9)}))
+    assert [a.get_title() for a in fig.axes] == ["top 1", "top 2", "lowest 1", "made"]
+    assert np.array_equal(fig.axes[3].images[0].get_array(), image(9))
+    assert len(figures.preferred_figure({"V1": [image(1)]}, {"V1": [image(3)]}).axes) == 2
+    with pytest.raises(DataError, match="the same ROIs"):
+        figures.preferred_figure({"V1": [image(1)]}, {"V2": [image(1)]})
+
+
+def test_brain_beside_robust_and_effects():
+    frame = pd.DataFrame({
+        "model": ["a", "b"], "brain": [0.1, 0.2], "robust": [0.4, 0.5], "brain_low": [0.05, np.nan],
+        "brain_high": [0.15, np.nan], "robust_low": [0.35, np.nan], "robust_high": [0.45, np.nan],
+    })  # fmt: skip
+    ax = drawn(figures.brain_robust_figure(frame)).axes[0]
+    np.testing.assert_allclose([c.lines[0].get_ydata()[0] for c in ax.containers], [40, 50])
+    assert len(ax.containers[0].lines[2]) == 2 and not ax.containers[1].lines[2]
+    with pytest.raises(DataError, match="columns model, brain, robust"):
+        figures.brain_robust_figure(frame.drop(columns="brain"))
+    whole = pd.DataFrame({"model": ["a"], "value": [0.2], "low": [0.1], "high": [0.3], "per_seed": [[0.1, 0.3]]})
+    ax = drawn(figures.effect_figure(whole, ceiling=(0.4, 0.5))).axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines if line.get_marker() == "."] == [[0.1, 0.3]]
+    assert len(figures.effect_figure(whole, ceiling=(np.nan, np.nan)).axes[0].patches) == 0
+    with pytest.raises(DataError, match="one row a model"):
+        figures.effect_figure(whole.drop(columns="low"))
