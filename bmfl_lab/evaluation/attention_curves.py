@@ -47,6 +47,18 @@ class DeletionInsertion:
         names = ("deletion", "insertion", "random_deletion", "random_insertion")
         return pd.DataFrame({k: np.trapezoid(getattr(self, k), self.fraction, axis=1) for k in names})
 
+    def table(self, name: str) -> pd.DataFrame:
+        """Return the mean curves with 1.96 standard errors over stimuli: map, kind, order, fraction, mean, low, high."""
+        parts = []
+        for kind in ("deletion", "insertion"):
+            for order, field in (("map", kind), ("random", f"random_{kind}")):
+                values = getattr(self, field)
+                mean = values.mean(0)
+                reach = 1.96 * values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+                found = {"fraction": self.fraction, "mean": mean, "low": mean - reach, "high": mean + reach}
+                parts.append(pd.DataFrame({"map": name, "kind": kind, "order": order, **found}))
+        return pd.concat(parts, ignore_index=True)
+
 
 def deletion_insertion(
     score: Callable[[Tensor, Tensor], Tensor],

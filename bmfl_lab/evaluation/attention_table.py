@@ -184,6 +184,13 @@ def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
     return pd.DataFrame([[cells.get((m, c), "") for c in order] for m in names], index=names, columns=order)
 
 
+def checks_frame(rows: Iterable[CheckRow]) -> pd.DataFrame:
+    """Return the checks as numbers, one row a check of a map, for figures."""
+    return pd.DataFrame([asdict(r) for r in rows], columns=list(CheckRow.__dataclass_fields__)).astype(
+        {"passes": object}
+    )
+
+
 def _cell(row: CheckRow) -> str:
     if row.value is None:
         return "undefined"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bmfl_lab.data.shifts import shifted
+from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, message, nearest
 
 if TYPE_CHECKING:
@@ -81,3 +83,38 @@ def extreme_images(
     mine["severity"] = [int(s) or None for s in mine["severity"]]
     ordered = mine.sort_values("score", kind="stable")
     return ordered[::-1].head(n).reset_index(drop=True), ordered.head(n).reset_index(drop=True)
+
+
+def image_of(study: Study, row: Any, *, seed: int = 0) -> dict[str, Any]:
+    """Return an image named by a row of `extreme_images`, as figures of single predictions take it.
+
+    Parameters
+    ----------
+    study : Study
+        That was evaluated.
+    row : Any
+        With ``split, shift, severity, id, label, predicted, confidence``.
+    seed : int, default 0
+        Of the made shifts.
+
+    Returns
+    -------
+    dict
+        ``stimulus`` (a StimulusSet of one image), ``image`` uint8 (H, W, 3), ``true``, ``predicted`` (class names),
+        ``confidence`` (fraction), ``where`` (name of the set).
+
+    Raises
+    ------
+    DataError
+        If the study has no such image.
+    """
+    stimuli = study.set(row.split)
+    one = stimuli.subset(stimuli.index_of([row.id]))
+    where = row.split
+    if row.shift:
+        one = shifted(one, row.shift, int(row.severity), seed)
+        where = f"{row.shift} {int(row.severity)}"
+    names = stimuli.class_names
+    predicted = names[row.predicted] if row.predicted >= 0 else "none"
+    return {"stimulus": one, "image": one.image(0), "true": names[row.label], "predicted": predicted,
+            "confidence": float(row.confidence), "where": where}  # fmt: skip

@@ -18,6 +18,7 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.evaluation.attention import queries_of, query_vertices, token_patches
 from bmfl_lab.models.brain_encoder import RetinotopicEncoder
+from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
 RETINOTOPIC = ("V1", "V1v", "V1d", "V2", "V2v", "V2d", "V3", "V3v", "V3d", "hV4")
@@ -261,6 +262,30 @@ def _agreement(name, mask, estimated, truth, atlas, n_shuffles, seed) -> dict[st
     errors = np.median(np.hypot(ax[shuffled] - bx, ay[shuffled] - by), axis=1)
     found["error_shuffled"] = float(np.median(errors)) if n_shuffles else np.nan
     return found
+
+
+def agreement_metrics(
+    agreement: pd.DataFrame, *, split: str, model: str, subject: str, selection: str, notes: str = ""
+) -> list[MetricRow]:
+    """Return `retinotopy_agreement` as metric rows named ``field_<column>``; n counts vertices."""
+    units = {"error_degrees": "degrees", "error_shuffled": "degrees"}
+    columns = [c for c in agreement.columns if c not in ("roi", "n_vertices")]
+    return [
+        MetricRow(
+            name=f"field_{column}",
+            value=None if pd.isna(found[column]) else float(found[column]),
+            unit=units.get(column, "r"),
+            split=split,
+            n=int(found["n_vertices"]),
+            selection=selection,
+            model=model,
+            subject=subject,
+            roi=found["roi"],
+            notes="n vertices" + (f"; {notes}" if notes else ""),
+        )
+        for found in agreement.to_dict("records")
+        for column in columns
+    ]
 
 
 def circular_correlation(a: np.ndarray, b: np.ndarray) -> float:
