@@ -112,7 +112,7 @@ def _write_cells(ax, values: np.ndarray, image, marked: pd.DataFrame | None) -> 
             star = "*" if marked is not None and bool(marked.iloc[i, j]) else ""
             luminance = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
             colour = "white" if luminance < 0.5 else "black"
-            ax.text(j, i, f"{value:.2f}{star}", ha="center", va="center", fontsize=8, color=colour)
+            ax.text(j, i, f"{value if abs(value) >= 0.005 else 0:.2f}{star}", ha="center", va="center", fontsize=8, color=colour)
 
 
 def rdm_figure(
