@@ -23,7 +23,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import atomic_path, load_npy
+from bmfl_lab.files import atomic_path, load_npy, read_json
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
     **{f"subj{i:02d}": (19004, 20544) for i in (1, 2, 3, 4, 5, 7)},
@@ -132,8 +132,20 @@ def read_subject(
         atlas=kept,
         splits=splits,
         noise_ceiling=None if ceiling is None else ceiling[keep],
+        simulated=_simulated(folder, guard),
         info=info,
     )
+
+
+def _simulated(folder: Path, guard: Callable[[Path], Path]) -> bool:
+    """Return what `write_subject` noted; folders of the challenge have no such note."""
+    path = folder / "bmfl_lab.json"
+    if not path.is_file():
+        return False
+    note = read_json(guard(path))
+    if not isinstance(note, dict) or not isinstance(note.get("simulated"), bool):
+        raise DataError(message(f"true or false under 'simulated' in {path}", repr(note), "correct or delete the file"))
+    return note["simulated"]
 
 
 def write_subject(folder: str | Path, subject: Subject, **options: Any) -> Path:

@@ -12,8 +12,10 @@ from bmfl_lab.data.atlas import ALGONAUTS_ROIS
 from bmfl_lab.data.mapping import write_mapping
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import atomic_path
+from bmfl_lab.files import atomic_path, write_json
 
+NOTE = "bmfl_lab.json"
+"""Beside the challenge's own folders: whether the responses are simulated, which the layout has no place for."""
 _ROWS = 256
 
 
@@ -62,6 +64,7 @@ def write_subject(
             ceiling = np.asarray(subject.noise_ceiling, np.float32)[chosen]
             _save(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
     _write_masks(folder / "roi_masks", subject)
+    write_json(folder / NOTE, {"simulated": bool(subject.simulated), "source": subject.name})
     return folder
 
 

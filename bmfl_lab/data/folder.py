@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from bmfl_lab.data import algonauts_study
 from bmfl_lab.data.imagenet import IMAGE_SUFFIXES, class_folders
 from bmfl_lab.data.images import decode_image
-from bmfl_lab.data.responses import SPLITS, Subject
+from bmfl_lab.data.responses import SPLITS
 from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study
@@ -33,6 +34,9 @@ def load(
     tolerant: bool = False,
     verify: bool = True,
     allow_links: bool = False,
+    nan_policy: str = "refuse",
+    stim_info: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> Study:
     """Read a study from a folder.
 
@@ -42,10 +46,13 @@ def load(
         Either ``train/``, ``val/``, ``test/`` and one folder for each out-of-distribution set, each with one subfolder
         a class; or the class folders themselves. What is missing of val and test is split off from the training
         images, chosen by `seed` and the images' ids, and recorded in ``study.extra["split"]``.
+        Or the folder of a subject in the layout of the Algonauts 2023 challenge, or one that holds such folders:
+        then the study has subjects and no labelled images, see `bmfl_lab.data.algonauts_study`.
     ood : iterable of str
         Names of folders beside ``train/`` that are natural out-of-distribution sets.
     subject : str or Path, optional
-        Folder of one subject in the layout of the Algonauts 2023 challenge.
+        Folder of one subject in the layout of the Algonauts 2023 challenge; where `folder` holds several subjects,
+        the name of one.
     seed : int
         Chooses the split.
     val, test : float
@@ -61,6 +68,8 @@ def load(
         is then found when it is used.
     allow_links : bool, default False
         Accept symbolic links that lead out of `folder`.
+    nan_policy, stim_info, cache
+        For subjects, as `bmfl_lab.data.algonauts_study.load`.
 
     Returns
     -------
@@ -76,6 +85,11 @@ def load(
         If an out-of-distribution folder does not exist, or is a set of another meaning.
     """
     root, ood = Path(folder).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
+    spec = BackboneSpec(backbone, weights, image_size)
+    brain = {"nan_policy": nan_policy, "stim_info": stim_info, "cache": cache, "seed": seed}
+    if algonauts_study.subject_folders(root):
+        name = None if subject is None else str(subject)
+        return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
     split_layout = (root / "train").is_dir()
     _check_ood(root, ood, split_layout)
     top = root / "train" if split_layout else root
@@ -94,7 +108,7 @@ def load(
     _split_off(sets, seed, val, test, report)
     if verify:
         report["leakage"] = check_leakage(sets)
-    subjects = {} if subject is None else _subject(subject)
+    subjects = {} if subject is None else dict(algonauts_study.load(subject, **brain).subjects)
     if verify and subjects:
         check_leakage({**sets, **{f"stimuli of {name}": s.stimuli for name, s in subjects.items()}})
     order = (*SPLITS, *ood)
@@ -104,7 +118,7 @@ def load(
         sets={name: sets[name] for name in order},
         subjects=subjects,
         ood=ood,
-        backbone=BackboneSpec(backbone, weights, image_size),
+        backbone=spec,
         licences={"images": "the user's own"},
         extra=report,
     )
@@ -228,10 +242,3 @@ def _split_off(sets: dict[str, StimulusSet], seed: int, val: float, test: float,
         **{n: s for n, s in shares.items() if s},
         "sizes": {n: len(s) for n, s in sets.items()},
     }
-
-
-def _subject(folder: str | Path) -> dict[str, Subject]:
-    from bmfl_lab.data.algonauts import read_subject
-
-    found = read_subject(folder)
-    return {found.name: found}

@@ -50,7 +50,8 @@ class Study:
     description : str
         One sentence for figures and records; says *simulated* where responses are.
     sets : mapping of str to StimulusSet
-        Labelled images for the classifier: "train", "val", "test" (in distribution) and natural OOD sets.
+        Labelled images for the classifier: "train", "val", "test" (in distribution) and natural OOD sets; empty in
+        a study of brain responses only.
     subjects : mapping of str to Subject
         Who was (or was not) in the scanner; may be empty.
     ood : tuple of str
@@ -160,7 +161,7 @@ class Study:
             "description": self.description,
             "fingerprint": self.fingerprint(),
             "simulated": self.simulated,
-            "n_classes": len(self.class_names),
+            "n_classes": len(self.class_names) if "train" in self.sets else 0,
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
         }

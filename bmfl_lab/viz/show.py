@@ -10,6 +10,7 @@ from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.files import atomic_path
 
 if TYPE_CHECKING:
+    import plotly.graph_objects
     from matplotlib.figure import Figure
 
 DPI = 120
@@ -49,4 +50,20 @@ def show(figure: Figure, folder: str | Path, name: str) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
     display(Image(data=buffer.getvalue(), format="png", alt=name.replace("_", " ")))
+    return path
+
+
+def save_html(figure: plotly.graph_objects.Figure, folder: str | Path, name: str) -> Path:
+    """Save an interactive plotly figure under ``folder/figures`` as one file that opens without a network.
+
+    Raises
+    ------
+    ConfigError
+        If the name would leave the folder.
+    """
+    if not name or Path(name).name != name:
+        raise ConfigError(message("a plain file name for the figure", repr(name), "leave out folders"))
+    path = Path(folder) / "figures" / f"{name}.html"
+    with atomic_path(path) as temporary:
+        temporary.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
     return path
