@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.pickled_arrays import read_pickled_arrays
+from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, message
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
@@ -114,3 +115,36 @@ def read_things_eeg(
         times=np.asarray(found["times"], dtype=np.float64),
         ids=np.asarray([str(i) for i in ids], dtype=object),
     )
+
+
+def eeg_stimuli(eeg: EEG, folder: str | Path) -> StimulusSet:
+    """Return the images behind an EEG, found by name in a folder.
+
+    Parameters
+    ----------
+    eeg : EEG
+        Its ids are file stems, as `read_things_eeg` makes them from the dataset's ``image_metadata.npy``.
+    folder : str or Path
+        Holds ``ID.*`` at any depth.
+
+    Returns
+    -------
+    StimulusSet
+        Unlabelled, in the order of `eeg`.
+
+    Raises
+    ------
+    DataError
+        If an image is missing.
+    """
+    found = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    missing = [i for i in eeg.ids if i not in found]
+    if missing:
+        raise DataError(
+            message(
+                f"an image for every EEG stimulus in {Path(folder).name}",
+                f"{len(missing)} missing, e.g. {missing[0]!r}",
+                "give the folder of images and, for the ids, image_metadata.npy",
+            )
+        )
+    return from_files("eeg", [found[i] for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1))

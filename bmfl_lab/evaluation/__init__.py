@@ -73,6 +73,8 @@ _PUBLIC = {
     "temporal_score": "similarity",
     "brain_and_robust": "decoding",
     "identify": "decoding",
+    "load_diffusion": "diffusion",
+    "synthesise_with_diffusion": "diffusion",
     "category_purity": "preferences",
     "nearest_category": "preferences",
     "preferred_stimuli": "decoding",

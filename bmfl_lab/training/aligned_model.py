@@ -124,7 +124,7 @@ def small(**changes: Any) -> AlignConfig:
     base = AlignConfig(
         width=8, image_size=48, n_components=128, beta=10.0,
         pretrain=LoopConfig(epochs=10, batch_size=64, lr=2e-3),
-        loop=LoopConfig(epochs=5, batch_size=32, lr=1e-3, weight_decay=0.0, optimiser="adam"),
+        loop=LoopConfig(epochs=3, batch_size=32, lr=1e-3, weight_decay=0.0, optimiser="adam"),
     )  # fmt: skip
     return configs.replace(base, **changes)
 

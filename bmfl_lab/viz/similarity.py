@@ -112,7 +112,15 @@ def _write_cells(ax, values: np.ndarray, image, marked: pd.DataFrame | None) -> 
             star = "*" if marked is not None and bool(marked.iloc[i, j]) else ""
             luminance = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
             colour = "white" if luminance < 0.5 else "black"
-            ax.text(j, i, f"{value if abs(value) >= 0.005 else 0:.2f}{star}", ha="center", va="center", fontsize=8, color=colour)
+            ax.text(
+                j,
+                i,
+                f"{value if abs(value) >= 0.005 else 0:.2f}{star}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=colour,
+            )
 
 
 def rdm_figure(
@@ -435,5 +443,46 @@ def effect_figure(
         ax.set_xlim(-0.5, len(table) - 0.5)
         ax.set_ylabel(unit)
         ax.set_title(title)
+    plt.close(fig)
+    return fig
+
+
+def identification_figure(
+    frame: pd.DataFrame, *, chance: float = 0.5, title: str = "", unit: str = "two-way identification"
+) -> Figure:
+    """Draw how well images are identified from each ROI, with intervals and the chance level.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns "roi", "value", "ci_low", "ci_high", fractions.
+    chance : float, default 0.5
+    title, unit : str
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    DataError
+        If a column is missing or there is no row.
+    """
+    import matplotlib.pyplot as plt
+
+    missing = {"roi", "value", "ci_low", "ci_high"} - set(frame.columns)
+    if missing or frame.empty:
+        raise DataError(message("columns roi, value, ci_low, ci_high", f"missing {sorted(missing)}", "use identify"))
+    values = frame[["value", "ci_low", "ci_high"]].to_numpy(float).T
+    with figure_style():
+        fig, ax = plt.subplots(figsize=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), layout="constrained")
+        error = np.abs(np.stack([values[0] - values[1], values[2] - values[0]]))
+        ax.errorbar(range(len(frame)), values[0], yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3)
+        ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
+        ax.set_xticks(range(len(frame)), frame["roi"])
+        ax.set_ylim(min(0.4, np.nanmin(values) - 0.02), 1.02)
+        ax.set_ylabel(unit)
+        ax.set_title(title)
+        fig.legend(loc="outside lower right", fontsize=8)
     plt.close(fig)
     return fig

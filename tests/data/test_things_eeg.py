@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bmfl_lab.data.pickled_arrays import read_pickled_arrays
-from bmfl_lab.data.things_eeg import read_things_eeg
+from bmfl_lab.data.things_eeg import EEG, eeg_stimuli, read_things_eeg
 from bmfl_lab.errors import DataError
 
 
@@ -131,3 +131,42 @@ def test_wrong_layouts_are_refused(tmp_path):
     (tmp_path / "x.npy").write_bytes(pickle.dumps(content(2), 4))
     with pytest.raises(DataError, match="n_stimuli=1"):
         read_things_eeg(tmp_path / "x.npy", ids=["one"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_hundred_thousand_mutations_are_read_or_refused(tmp_path):
+    files = [bytearray(pickle.dumps(content(2, order), p)) for p in (3, 4, 5) for order in ("C", "F")]
+    np.save(tmp_path / "whole.npy", np.array(content(2), dtype=object))
+    files.append(bytearray((tmp_path / "whole.npy").read_bytes()))
+    g, outcomes = np.random.default_rng(1), {"read": 0, "refused": 0}
+    for k in range(100_000):
+        data = files[k % len(files)]
+        broken = bytearray(data)
+        # half of the changes hit the head and the tail, where the structure is
+        near = g.random() < 0.5
+        for _ in range(int(g.integers(1, 5))):
+            at = int(g.integers(min(400, len(data)))) if near else int(g.integers(len(data)))
+            broken[at if g.random() < 0.5 else -1 - at] = int(g.integers(256))
+        stop = len(broken) if g.random() < 0.8 else int(g.integers(len(broken) + 1))
+        (tmp_path / "m.npy").write_bytes(broken[:stop])
+        try:
+            read_things_eeg(tmp_path / "m.npy")
+            outcomes["read"] += 1
+        except DataError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 1000, outcomes
+
+
+def test_images_of_an_eeg_are_found_by_name(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "images" / "aardvark").mkdir(parents=True)
+    for i, name in enumerate(("aardvark/a_01.png", "b_02.png")):
+        Image.fromarray(np.full((4, 4, 3), 40 * i, np.uint8)).save(tmp_path / "images" / name)
+    eeg = EEG(np.zeros((2, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["b_02", "a_01"], dtype=object))
+    shown = eeg_stimuli(eeg, tmp_path / "images")
+    assert list(shown.ids) == ["b_02", "a_01"] and shown.image(0)[0, 0, 0] == 40 and not eeg.simulated
+    lost = EEG(np.zeros((1, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["c"], dtype=object))
+    with pytest.raises(DataError, match="1 missing, e.g. 'c'"):
+        eeg_stimuli(lost, tmp_path / "images")

@@ -100,3 +100,12 @@ def test_brain_beside_robust_and_effects():
     assert len(figures.effect_figure(whole, ceiling=(np.nan, np.nan)).axes[0].patches) == 0
     with pytest.raises(DataError, match="one row a model"):
         figures.effect_figure(whole.drop(columns="low"))
+
+
+def test_identification_shows_values_intervals_and_chance():
+    frame = pd.DataFrame({"roi": ["all", "V1"], "value": [0.9, 0.7], "ci_low": [0.8, 0.6], "ci_high": [1.0, 0.8]})
+    ax = drawn(figures.identification_figure(frame)).axes[0]
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), [0.9, 0.7])
+    assert [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"] == [[0.5, 0.5]]
+    with pytest.raises(DataError, match="columns roi, value"):
+        figures.identification_figure(frame.drop(columns="ci_low"))
