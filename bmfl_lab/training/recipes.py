@@ -243,6 +243,7 @@ def train_fusion(
     seed: int = 0,
     name: str | None = None,
     backbone: Any = None,
+    silent: np.ndarray | None = None,
 ) -> TrainedFusion:
     """Train a fusion model or a baseline on cached tokens; the epoch is selected by ID validation accuracy only.
 
@@ -273,6 +274,9 @@ def train_fusion(
         Name in tables; the head by default.
     backbone : Backbone, optional
         Already loaded; the study's by default.
+    silent : ndarray of bool, shape (n_vertices,), optional
+        Vertices that stay at their mean, in training and after: the model has their tokens and no information in
+        them, so that models with and without a region have the same size.
 
     Returns
     -------
@@ -296,26 +300,47 @@ def train_fusion(
         seed=seed,
         name=name,
         backbone=backbone,
+        silent=silent,
     )
-    identity = {}
+    return fit_fusion(trained, data, held_out, study, folder=folder)
+
+
+def fit_fusion(
+    trained: TrainedFusion,
+    data: dict[str, Tensor],
+    held_out: dict[str, Tensor],
+    study: Study,
+    *,
+    folder: str | Path | None = None,
+) -> TrainedFusion:
+    """Train what `prepare_fusion` returned, and return it.
+
+    Raises
+    ------
+    NumericsError, CheckpointError
+        As `bmfl_lab.training.fit`.
+    """
+    config, identity = trained.config, {}
     if folder is not None:  # a fingerprint reads every image and response
         identity = {
             "fusion": configs.config_hash(config),
             "study": study.fingerprint(),
             "encoder": getattr(trained.encoder, "hash", ""),
-            "seed": seed,
+            "seed": trained.seed,
         }
+        if trained.scale is not None and np.isinf(trained.scale).any():
+            identity["silent"] = np.packbits(np.isinf(trained.scale)).tobytes().hex()
     result = fit(
         trained.module,
         functools.partial(batch_loss, alpha=0.0 if config.head == "backbone" else config.alpha, config=config),
         data,
-        configs.replace(config.loop, seed=seed),
+        configs.replace(config.loop, seed=trained.seed),
         validate=functools.partial(validation, data=held_out),
         select=("val_accuracy", "max"),
         folder=folder,
         device=trained.device,
         manifest=identity,
-        what=f"{trained.name} (seed {seed})",
+        what=f"{trained.name} (seed {trained.seed})",
     )
     trained.history, trained.selection, trained.notes = result.history, "best validation accuracy", result.notes
     trained.epoch = result.epoch
@@ -334,6 +359,7 @@ def prepare_fusion(
     seed: int = 0,
     name: str | None = None,
     backbone: Any = None,
+    silent: np.ndarray | None = None,
 ) -> tuple[TrainedFusion, dict[str, Tensor], dict[str, Tensor]]:
     """Return the untrained model of `train_fusion` with its training and validation tensors, standardised.
 
@@ -369,6 +395,8 @@ def prepare_fusion(
     data = fusion_data(trained, train)
     held_out = fusion_data(trained, val)
     trained.prepare(data, n_vertices=None if "response" not in data else data["response"].shape[1])
+    if silent is not None:
+        trained.silence(silent)
     for tensors in (data, held_out):
         if "response" in tensors:
             tensors["response"] = trained.standardise(tensors["response"])

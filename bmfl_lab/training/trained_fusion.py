@@ -144,6 +144,19 @@ class TrainedFusion:
             self.scale = np.where(spread > 1e-6, spread, 1).astype(np.float32)
             self.donors = response[:_DONORS].copy()
 
+    def silence(self, silent: np.ndarray) -> None:
+        """Keep vertices at their mean for good.
+
+        Raises
+        ------
+        ConfigError
+            If `silent` does not hold one value a vertex, or the model has no brain.
+        """
+        if self.scale is None or np.shape(silent) != self.scale.shape:
+            wanted = "a model with a brain" if self.scale is None else f"silent of shape {self.scale.shape}"
+            raise ConfigError(message(wanted, f"shape {np.shape(silent)}", "make the mask with the encoder's atlas"))
+        self.scale = np.where(silent, np.float32(np.inf), self.scale)
+
     def standardise(self, response: Tensor) -> Tensor:
         """Return responses (n, V) as the module reads them: standardised, selected vertices only."""
         return ((response - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale))[:, self.selected]

@@ -1,0 +1,94 @@
+"""Vertices that stand in for a region: as many at random, or as many with the same noise ceiling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.errors import DataError, message
+
+
+def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Draw as many vertices as a region has in each hemisphere, outside the region.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Where the vertices lie.
+    mask : ndarray of bool, shape (n_vertices,)
+        The region.
+    generator : numpy.random.Generator
+        Source of the draw.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_vertices,)
+        A hemisphere in which fewer vertices lie outside the region than inside gives vertices of the region too.
+
+    Raises
+    ------
+    DataError
+        If the mask has another shape, is empty, or holds every vertex: then nothing is left to compare with.
+    """
+    mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
+    found = np.zeros_like(mask)
+    for h in (0, 1):
+        inside, outside = np.flatnonzero(mask & (side == h)), np.flatnonzero(~mask & (side == h))
+        pool = outside if len(outside) >= len(inside) else np.flatnonzero(side == h)
+        found[generator.choice(pool, len(inside), replace=False)] = True
+    return found
+
+
+def ceiling_matched_vertices(
+    atlas: Atlas, mask: np.ndarray, ceiling: np.ndarray, generator: np.random.Generator, *, nearest: int = 3
+) -> np.ndarray:
+    """Draw for each vertex of a region another one outside with nearly the same noise ceiling.
+
+    Parameters
+    ----------
+    atlas, mask, generator
+        As in `random_vertices`.
+    ceiling : ndarray of float, shape (n_vertices,)
+        Noise ceiling or encoding accuracy; NaN counts as the smallest.
+    nearest : int, default 3
+        Drawn among so many nearest vertices that are still free, in the same hemisphere where it has any left.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_vertices,)
+        Of the region's size. As in `random_vertices` where too few vertices lie outside.
+
+    Raises
+    ------
+    DataError
+        As `random_vertices`, or if the ceiling has another shape.
+    """
+    mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
+    ceiling = np.asarray(ceiling, dtype=np.float64)
+    if ceiling.shape != mask.shape:
+        raise DataError(
+            message(f"a ceiling of shape {mask.shape}, one value a vertex", f"{ceiling.shape}", "use the same subject")
+        )
+    ceiling = np.where(np.isfinite(ceiling), ceiling, np.nanmin(ceiling) if np.isfinite(ceiling).any() else 0.0)
+    found = np.zeros_like(mask)
+    for h in (0, 1):
+        inside = np.flatnonzero(mask & (side == h))
+        outside = np.flatnonzero(~mask & (side == h))
+        free = list(outside if len(outside) >= len(inside) else np.flatnonzero(side == h))
+        for vertex in generator.permutation(inside):
+            order = np.argsort(np.abs(ceiling[free] - ceiling[vertex]), kind="stable")[:nearest]
+            found[free.pop(int(generator.choice(order)))] = True
+    return found
+
+
+def _checked(atlas: Atlas, mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask, dtype=bool)
+    if mask.shape != (atlas.n_vertices,) or not mask.any() or mask.all():
+        raise DataError(
+            message(
+                f"a region mask of shape ({atlas.n_vertices},) with vertices inside and outside",
+                f"shape {mask.shape}, {int(mask.sum())} inside",
+                "choose a region that is neither empty nor the whole cortex",
+            )
+        )
+    return mask
