@@ -51,6 +51,8 @@ smoke: setup
 	@$(PY) -m bmfl_lab.runs run papermill_runs/specs/smoke.yaml
 
 bench: setup
+	@echo "== the main job, stage by stage"
+	@$(PY) -m bmfl_lab.benchmark
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script; done
 
 # Jupyter's own defaults stay: loopback address, token, and no other address without a password.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import random
@@ -108,7 +109,7 @@ def progress(items: Iterable[T], what: str, total: int | None = None, every: flo
         Seconds between plain lines.
     """
     total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
-    if not headless():
+    if not headless() and importlib.util.find_spec("tqdm"):
         from tqdm.auto import tqdm
 
         yield from tqdm(items, desc=what, total=total, leave=False)

@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_backbone.py [--weights FILE] [--cifar ARCHIVE] [--sizes 56 98 ...]
 
 Rate: images/s of the forward pass alone (batch 8, median of n) and of the whole way from uint8 images to tokens.
-Share: the network's operations per second over those of a 2056 x 768 x 3072 float32 product (best of 3) measured in
-turns with it; the median of the pairs.
+Share: the network's operations per second over those of a 2056 x 768 x 3072 product of the same number type (best of
+3) measured in turns with it; the median of the pairs.
 Accuracy: logistic regression (scikit-learn) on CLS + mean patch token, 1,000 CIFAR-10 photographs to train, 400 to
 test; sizes given with ``--probe``.
 """
@@ -18,40 +18,12 @@ import tarfile
 import time
 
 import numpy as np
-import torch
 from PIL import Image
 
 from bmfl_lab.backbones import extract, load_backbone
+from bmfl_lab.benchmark import forward_flops, forward_rate
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 from bmfl_lab.runtime import bf16_pays, describe_machine, peak_memory_mb
-
-
-def clock(function, *arguments) -> float:
-    """Return the wall seconds of one call."""
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
-
-
-def flops(backbone, size: int) -> float:
-    """Return the operations of one image: projections, feed-forward and attention products, patch embedding."""
-    d, patches = backbone.width, (size // 14) ** 2
-    tokens = patches + 1 + backbone.n_registers
-    block = 2 * tokens * (4 * d * d + 2 * d * 4 * d) + 4 * tokens * tokens * d
-    return backbone.n_blocks * block + 2 * patches * 588 * d
-
-
-def forward_rate(backbone, size: int, n: int, batch: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Return n pairs of images/s of the forward pass and FLOP/s of a product, measured in turns."""
-    images = torch.randn(batch, 3, size, size)
-    a, b = torch.randn(2056, 768), torch.randn(768, 3072)
-    product = 2 * 2056 * 768 * 3072
-    with torch.inference_mode():
-        backbone(images)
-        pairs = [
-            (batch / clock(backbone, images), product / min(clock(torch.mm, a, b) for _ in range(3))) for _ in range(n)
-        ]
-    return tuple(np.asarray(pairs).T)
 
 
 def cifar(archive: str, member: str, labels: str, n: int) -> StimulusSet:
@@ -99,7 +71,7 @@ def main() -> None:
         for dtype in dtypes:
             backbone = load_backbone(arguments.name, arguments.weights, image_size=size, dtype=dtype)
             rates, ceilings = forward_rate(backbone, size, arguments.n)
-            work = flops(backbone, size)
+            work = forward_flops(backbone, size)
             shares = rates * work / ceilings
             print(
                 f"{size:>4} {dtype:>9} {np.median(rates):>9.1f} {rates.min():>7.1f} {rates.max():>7.1f} "
