@@ -94,6 +94,8 @@ _PUBLIC = {
     "OODResult": "ood",
     "evaluate_ood": "ood",
     "evaluation_sets": "ood",
+    "AblationResult": "ablation",
+    "ablate_regions": "ablation",
 }
 
 __all__ = sorted(_PUBLIC)
