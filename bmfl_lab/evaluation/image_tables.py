@@ -36,7 +36,9 @@ def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame
     frame = frame.assign(bin=bins, severity=frame["severity"].astype("Float64"))
     grouped = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False)
     table = grouped.agg(count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean"))
-    table = table.reset_index().sort_values(["model", *KEYS, "bin"], kind="stable", ignore_index=True)
+    order = {m: i for i, m in enumerate(dict.fromkeys(frame["model"]))}
+    table = table.reset_index().sort_values("bin", kind="stable")
+    table = table.sort_values("model", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     return table.assign(low=table["bin"] / n_bins, high=(table["bin"] + 1) / n_bins)
 
 

@@ -60,12 +60,26 @@ def evaluate_suite(
     -------
     OODResult
         Rows of `evaluate_ood` and, over seeds: ``id_ood_gap``, ``ece``, ``nll``, ``error_consistency`` and
-        ``effective_robustness``, each with n, seeds, interval and selection.
+        ``effective_robustness``, each with n, seeds, interval and selection; where there are baselines also their line,
+        ``robustness_slope``, ``robustness_intercept`` and ``robustness_r2``. Effective robustness is None where fewer
+        than three baseline points differ, and says in its notes where the line had to be extrapolated.
 
     Raises
     ------
     ConfigError
         If a shift, severity or baseline is unknown; see also `evaluate_ood`.
+
+    Notes
+    -----
+    Each baseline and seed is a point of the line. Two models are compared for error consistency under the same seed; a
+    model with several seeds is also compared with itself under the next one, which tells how alike two runs of one
+    recipe err.
+
+    References
+    ----------
+    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
+    Guo et al. 2017, "On calibration of modern neural networks", eq. 3.
+    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
     """
     names = list(dict.fromkeys(n for n, _ in study.shifts)) if shifts is None else list(shifts)
     for name in names:
@@ -76,19 +90,36 @@ def evaluate_suite(
             raise ConfigError(message(f"baselines among {tuple(models)}", repr(name), nearest(name, models)))
     pairs = [(n, int(s)) for n in names for s in severities]
     result = evaluate_ood(models, study, shifts=pairs, sets=sets, n_boot=n_boot, seed=seed)
-    family = [m for m in models if m not in baselines]
-    more = calibration_rows(result, n_bins=n_bins, n_boot=n_boot, seed=seed)
-    more += consistency_rows(result, models=family, n_boot=n_boot, seed=seed)
-    if _has_id(result):
-        more += gap_rows(result, n_boot=n_boot, seed=seed)
-        if baselines:
-            more += robustness_rows(result, baselines, n_boot=n_boot, seed=seed)
+    more = suite_rows(result, baselines=baselines, n_bins=n_bins, n_boot=n_boot, seed=seed)
     return OODResult([*result.rows, *more], result.per_image)
 
 
-def _has_id(result: OODResult) -> bool:
-    frame = result.per_image
-    return bool(((frame["split"] == "test") & (frame["shift"] == "")).any())
+def suite_rows(
+    result: OODResult, *, baselines: Sequence[str] = (), n_bins: int = 15, n_boot: int = 1000, seed: int = 0
+) -> list[MetricRow]:
+    """Return what `evaluate_suite` adds to the rows of `evaluate_ood`.
+
+    Parameters
+    ----------
+    result : OODResult
+        All models on the same images. Gaps and effective robustness need "test".
+    baselines, n_bins, n_boot, seed
+        As in `evaluate_suite`.
+
+    Raises
+    ------
+    DataError
+        If models were evaluated on different images.
+    """
+    cells, family = list(_cells(result)), [m for m in dict.fromkeys(result.per_image["model"]) if m not in baselines]
+    rows = _calibration_rows(result, cells, n_bins, n_boot, seed)
+    rows += _consistency_rows(result, cells, family, n_boot, seed)
+    homes = [c for c in cells if c.key == ("test", "", None)]
+    if homes:
+        others = [c for c in cells if c is not homes[0] and len(c.ids)]
+        rows += _gap_rows(result, homes[0], others, n_boot, seed)
+        rows += _robustness_rows(result, homes[0], others, baselines, n_boot, seed) if baselines else []
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,31 +159,10 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
         yield _Cell((split, shift, int(severity) or None), np.asarray(ids), tables, seeds)
 
 
-def _id_cell(cells: Sequence[_Cell]) -> _Cell:
-    found = [c for c in cells if c.key == ("test", "", None)]
-    if not found:
-        raise DataError(message("the in-distribution set 'test'", f"{[c.key for c in cells]}", "evaluate 'test' too"))
-    return found[0]
-
-
-def gap_rows(result: OODResult, *, n_boot: int = 1000, seed: int = 0) -> list[MetricRow]:
-    """Return ``id_ood_gap``: accuracy on "test" minus accuracy on each other set, over seeds.
-
-    Parameters
-    ----------
-    result : OODResult
-        From `evaluate_ood`, with "test".
-    n_boot, seed : int
-        Of the bootstrap. Shifts of "test" are compared image by image, natural sets as independent samples.
-
-    Raises
-    ------
-    DataError
-        If "test" was not evaluated.
-    """
-    cells = list(_cells(result))
-    home, rows = _id_cell(cells), []
-    for cell in (c for c in cells if c is not home and len(c.ids)):
+def _gap_rows(result: OODResult, home: _Cell, others: Sequence[_Cell], n_boot: int, seed: int) -> list[MetricRow]:
+    """Return ``id_ood_gap``; shifts of "test" are compared image by image, natural sets as independent samples."""
+    rows = []
+    for cell in others:
         w_id, w_ood = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
         how = f"{OVER} and seeds" + (
             ", paired" if list(home.ids) == list(cell.ids) else ", sets resampled independently"
@@ -166,29 +176,16 @@ def gap_rows(result: OODResult, *, n_boot: int = 1000, seed: int = 0) -> list[Me
     return rows
 
 
-def calibration_rows(result: OODResult, *, n_bins: int = 15, n_boot: int = 1000, seed: int = 0) -> list[MetricRow]:
-    """Return ``ece`` (fraction) and ``nll`` (nats) of each model and set, mean over seeds.
+def _calibration_rows(
+    result: OODResult, cells: Sequence[_Cell], n_bins: int, n_boot: int, seed: int
+) -> list[MetricRow]:
+    """Return ``ece`` and ``nll``, means over seeds.
 
-    Parameters
-    ----------
-    result : OODResult
-        From `evaluate_ood`.
-    n_bins : int, default 15
-        Bins of equal width of the top-1 probability.
-    n_boot, seed : int
-        Of the bootstrap.
-
-    Notes
-    -----
     The binned error is biased upwards by sampling noise, and its resamples more so: the interval may lie above the
-    value. Compare models at the same n.
-
-    References
-    ----------
-    Guo et al. 2017, "On calibration of modern neural networks", eq. 3.
+    value.
     """
     rows = []
-    for cell in _cells(result):
+    for cell in cells:
         weights = image_weights(cell.ids, n_boot, seed)
         for model, tables in cell.tables.items():
             over = seed_weights(len(tables["nll"]), n_boot, seed)
@@ -223,30 +220,13 @@ def _nll(tables: Mapping[str, np.ndarray], weights: np.ndarray) -> tuple[float |
     return float(nll.mean()), weights @ nll.T
 
 
-def consistency_rows(
-    result: OODResult, *, models: Sequence[str] | None = None, n_boot: int = 1000, seed: int = 0
+def _consistency_rows(
+    result: OODResult, cells: Sequence[_Cell], models: Sequence[str], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``error_consistency`` (kappa) of every pair of models on each set, mean over the seeds both have.
-
-    Two models are compared under the same seed. A model with several seeds is also compared with itself under the
-    next seed, which tells how alike two runs of one recipe err.
-
-    Parameters
-    ----------
-    result : OODResult
-        From `evaluate_ood`.
-    models : sequence of str, optional
-        Which to compare; all by default.
-    n_boot, seed : int
-        Of the bootstrap over stimuli; seeds are held fixed.
-
-    References
-    ----------
-    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
-    """
+    """Return ``error_consistency`` of every pair under the same seed, and of a model with itself under the next seed."""
     rows = []
-    for cell in _cells(result):
-        names = [m for m in cell.tables if models is None or m in models]
+    for cell in cells:
+        names = [m for m in cell.tables if m in models]
         weights = image_weights(cell.ids, n_boot, seed)
         for a, b in itertools.combinations_with_replacement(names, 2):
             pairs = list(_paired_seeds(cell, a, b))
@@ -278,40 +258,12 @@ def _kappa(weights: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(expected < 1 - 1e-6, (same - expected) / np.where(expected < 1 - 1e-6, 1 - expected, 1), np.nan)
 
 
-def robustness_rows(
-    result: OODResult, baselines: Sequence[str], *, n_boot: int = 1000, seed: int = 0
+def _robustness_rows(
+    result: OODResult, home: _Cell, others: Sequence[_Cell], baselines: Sequence[str], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``effective_robustness``: OOD accuracy beyond the line of the baselines, for every other model.
-
-    Each baseline and seed is a point. Accuracies of 0 and 1 are moved inside by half an image, where a logit exists.
-
-    Parameters
-    ----------
-    result : OODResult
-        From `evaluate_ood`, with "test".
-    baselines : sequence of str
-        Models through which the line goes.
-    n_boot, seed : int
-        Of the bootstrap over stimuli, the line refitted each time; seeds are held fixed.
-
-    Returns
-    -------
-    list of MetricRow
-        Also the line's ``robustness_slope``, ``robustness_intercept`` and ``robustness_r2`` (model "baselines").
-        Values are None where fewer than three baseline points differ.
-
-    Raises
-    ------
-    DataError
-        If "test" was not evaluated.
-
-    References
-    ----------
-    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
-    """
-    cells = list(_cells(result))
-    home, rows = _id_cell(cells), []
-    for cell in (c for c in cells if c is not home and len(c.ids)):
+    """Return ``effective_robustness`` and the line; accuracies of 0 and 1 are moved inside by half an image."""
+    rows = []
+    for cell in others:
         x = np.concatenate([home.tables[b]["correct"] for b in baselines])
         y = np.concatenate([cell.tables[b]["correct"] for b in baselines])
         points = _inside(x.mean(1), len(home.ids)), _inside(y.mean(1), len(cell.ids))
@@ -325,11 +277,16 @@ def robustness_rows(
         for model in (m for m in cell.tables if m not in baselines):
             a, b = home.tables[model]["correct"], cell.tables[model]["correct"]
             own = _inside(a.mean(1), len(home.ids)), b.mean(1)
+            reach = (
+                ""
+                if own[0].mean() <= points[0].max()
+                else (f"; extrapolated: the baselines reach {100 * points[0].max():.0f} % in distribution")
+            )
             value = None if line is None else float(np.mean([effective_robustness(line, *p) for p in zip(*own)]))
             drawn = _residual(*drawn_line, _inside(weights[0] @ a.T, len(home.ids)), weights[1] @ b.T)
             low, high = (None, None) if line is None else percentiles(drawn)
             rows.append(cell.row(result, "effective_robustness", model, value, unit="fraction", ci_low=low,
-                                 ci_high=high, interval=OVER, notes=about))  # fmt: skip
+                                 ci_high=high, interval=OVER, notes=about + reach))  # fmt: skip
     return rows
 
 

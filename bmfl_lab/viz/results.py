@@ -70,6 +70,14 @@ def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
     return table
 
 
+def interval_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Return a difference of fractions in points with its interval: ``"+2.1 [-0.3, +4.4]"``, or "undefined"."""
+    if value is None or pd.isna(value):
+        return "undefined"
+    ends = "" if low is None or pd.isna(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{100 * value:+.1f}{ends}"
+
+
 def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one row per model and evaluation set: over seeds where such rows exist, else the only seed.
 

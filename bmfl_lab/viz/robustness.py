@@ -93,7 +93,7 @@ def severity_figure(
         fig.supxlabel("severity", fontsize=10)
         fig.supylabel(f"{metric.replace('_', ' ')}, %", fontsize=10)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside upper right", ncols=min(5, len(names)), fontsize=9)
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     plt.close(fig)
@@ -145,7 +145,8 @@ def robustness_figure(
     if not shown:
         raise DataError(message("sets with a line of baselines", f"{sorted(lines)}", "evaluate with baselines=..."))
     names = [m for m in dict.fromkeys(table["model"]) if m not in baselines]
-    colour, marker = colours(names), markers(names)
+    everyone = list(dict.fromkeys(table["model"]))
+    colour, marker = colours(everyone), markers(everyone)
     width, height = min(n_columns, len(shown)), -(-len(shown) // n_columns)
     with figure_style():
         fig, axes = plt.subplots(height, width, figsize=(3 * width + 0.5, 2.9 * height + 0.9), layout="constrained",
@@ -157,7 +158,7 @@ def robustness_figure(
             for model in names:
                 mine = part[part["model"] == model]
                 ax.plot(_logit(mine["id"]), _logit(mine["ood"]), marker[model], color=colour[model], ms=5, label=model)
-            _line(ax, *lines[name])
+            _line(ax, *lines[name], _logit(grey["id"]))
             ax.set_title(name)
             _logit_ticks(ax)
         for ax in axes.flat[len(shown) :]:
@@ -165,7 +166,7 @@ def robustness_figure(
         fig.supxlabel("accuracy in distribution, %", fontsize=10)
         fig.supylabel("accuracy on the set, %", fontsize=10)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside upper right", ncols=min(5, len(labels)), fontsize=9)
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=9)
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     plt.close(fig)
@@ -192,11 +193,15 @@ def _lines(frame: pd.DataFrame) -> dict[str, tuple[float, float]]:
     return {k: (v["robustness_slope"], v["robustness_intercept"]) for k, v in found.items() if len(v) == 2}
 
 
-def _line(ax: Axes, slope: float, intercept: float) -> None:
+def _line(ax: Axes, slope: float, intercept: float, known: np.ndarray) -> None:
+    """Draw the line: whole where there are baselines, dashed where it is extrapolated."""
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
-    x = np.asarray([left, right])
-    ax.plot(x, slope * x + intercept, color=GREY, lw=1.3, zorder=1, label="line of the baselines")
+    for x, style in (
+        (([left, right], "--"), ([known.min(), known.max()], "-")) if len(known) else (([left, right], "--"),)
+    ):
+        name = "line of the baselines (dashed: extrapolated)" if style == "-" else None
+        ax.plot(x, slope * np.asarray(x) + intercept, style, color=GREY, lw=1.5 if name else 1, zorder=1, label=name)
     ax.set_xlim(left, right)
     margin = 0.15 * (top - bottom)
     ax.set_ylim(bottom - margin, top + margin)
@@ -258,7 +263,7 @@ def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int =
         fig.supxlabel("confidence (probability of the predicted class), %", fontsize=10)
         fig.supylabel("accuracy, %", fontsize=10)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside upper right", ncols=min(5, len(names)), fontsize=9)
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     plt.close(fig)

@@ -59,7 +59,7 @@ def test_robustness_scatter_puts_seeds_and_line_on_logit_axes(frame):
     assert np.allclose(points["fusion"].get_xdata(), logit(0.9)) and np.allclose(
         points["fusion"].get_ydata(), logit(0.6)
     )
-    line = points["line of the baselines"]
+    line = points["line of the baselines (dashed: extrapolated)"]
     assert np.allclose(line.get_ydata(), 0.9 * line.get_xdata() - 1.0)
     assert len(points["baselines"].get_xdata()) == 2
     with pytest.raises(DataError, match="line of baselines"):
