@@ -12,6 +12,7 @@ import mmap
 import pickletools
 import re
 import struct
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,10 @@ def read_pickled_arrays(path: str | Path) -> dict[str, Any]:
             LookupError,
             MemoryError,
             RecursionError,
+            SyntaxError,
             TypeError,
             ValueError,
+            tokenize.TokenError,
         ) as error:
             raise DataError(
                 message(

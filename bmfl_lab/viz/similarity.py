@@ -245,11 +245,12 @@ def layer_profile_figure(
             if np.isfinite(level):
                 ax.axhline(level, ls="--", lw=1, color=GREY, label="noise ceiling")
             ax.set_title(roi, fontsize=10)
-            ax.set_xticks(range(len(first)), first.index, fontsize=8)
+            ax.set_xticks(range(len(first)), [str(k).removeprefix("block ") for k in first.index], fontsize=8)
         for ax in axes.flat[first.shape[1] :]:
             ax.set_axis_off()
         for ax in axes[:, 0]:
             ax.set_ylabel(unit)
+        fig.supxlabel("block", fontsize=10)
         handles, labels = axes.flat[0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize=9)
         if title:

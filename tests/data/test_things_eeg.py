@@ -133,8 +133,19 @@ def test_wrong_layouts_are_refused(tmp_path):
         read_things_eeg(tmp_path / "x.npy", ids=["one"])
 
 
+@pytest.mark.parametrize("damage", [b"\x11", b"(", b"'", b"\n\t"])
+def test_a_damaged_numpy_header_is_refused(tmp_path, damage):
+    np.save(tmp_path / "x.npy", np.array(content(2), dtype=object))
+    data = (tmp_path / "x.npy").read_bytes()
+    at = data.index(b"}")
+    (tmp_path / "x.npy").write_bytes(data[:at] + damage + data[at + len(damage) :])
+    with pytest.raises(DataError, match="nothing in it was run"):
+        read_things_eeg(tmp_path / "x.npy")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore")
 def test_a_hundred_thousand_mutations_are_read_or_refused(tmp_path):
     files = [bytearray(pickle.dumps(content(2, order), p)) for p in (3, 4, 5) for order in ("C", "F")]
     np.save(tmp_path / "whole.npy", np.array(content(2), dtype=object))
@@ -168,5 +179,5 @@ def test_images_of_an_eeg_are_found_by_name(tmp_path):
     shown = eeg_stimuli(eeg, tmp_path / "images")
     assert list(shown.ids) == ["b_02", "a_01"] and shown.image(0)[0, 0, 0] == 40 and not eeg.simulated
     lost = EEG(np.zeros((1, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["c"], dtype=object))
-    with pytest.raises(DataError, match="1 missing, e.g. 'c'"):
+    with pytest.raises(DataError, match=r"1 missing, e\.g\. 'c'"):
         eeg_stimuli(lost, tmp_path / "images")
