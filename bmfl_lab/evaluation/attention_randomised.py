@@ -90,7 +90,7 @@ def weight_randomisation(
     ----------
     Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: cascading randomisation.
     """
-    found, similarity = {"trained": maps(module)}, {}
+    found, similarity = {"trained": np.array(maps(module))}, {}
     changed = copy.deepcopy(module).eval()
     for label, prefixes in stages.items():
         names = [n for n, _ in changed.named_parameters() if n.startswith(prefixes)]
@@ -98,7 +98,7 @@ def weight_randomisation(
             raise ConfigError(message(f"parameters of the stage {label!r}", f"none named {prefixes}", "correct it"))
         for name in names:
             redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
-        found[label] = maps(changed)
+        found[label] = np.array(maps(changed))
         similarity[label] = map_similarity(found["trained"], found[label])
     return Randomisation(found, similarity)
 

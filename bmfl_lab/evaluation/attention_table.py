@@ -186,7 +186,8 @@ def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
 
 def checks_frame(rows: Iterable[CheckRow]) -> pd.DataFrame:
     """Return the checks as numbers, one row a check of a map, for figures."""
-    return pd.DataFrame([asdict(r) for r in rows], columns=list(CheckRow.__dataclass_fields__)).astype(
+    ordered = sorted(rows, key=lambda r: list(CHECKS).index(r.check))
+    return pd.DataFrame([asdict(r) for r in ordered], columns=list(CheckRow.__dataclass_fields__)).astype(
         {"passes": object}
     )
 

@@ -198,17 +198,27 @@ def fields_figure(
             ax.imshow(field, cmap=CMAP, extent=(-half, half, -half, half), interpolation="nearest")
             ax.axhline(0, color="white", lw=0.4, alpha=0.5)
             ax.axvline(0, color="white", lw=0.4, alpha=0.5)
-            ax.plot(centres["x"].iloc[i], centres["y"].iloc[i], "o", mfc=PALETTE[5], mec="black", ms=7, label="centre")
+            ax.plot(
+                centres["x"].iloc[i],
+                centres["y"].iloc[i],
+                "o",
+                mfc=PALETTE[5],
+                mec="black",
+                ms=7,
+                label="centre of attention",
+            )
             if truth is not None and np.isfinite(truth["x"].iloc[i]):
-                ax.plot(truth["x"].iloc[i], truth["y"].iloc[i], "P", mfc="white", mec="black", ms=8, label="known")
-            ax.set(xlim=(-half, half), ylim=(-half, half), xticks=[-round(half), 0, round(half)])
-            ax.set_yticks([-round(half), 0, round(half)] if i % columns == 0 else [])
+                place = (truth["x"].iloc[i], truth["y"].iloc[i])
+                ax.plot(*place, "P", mfc="white", mec="black", ms=8, label="known centre", clip_on=False)
+            ticks = [-int(half), 0, int(half)]
+            ax.set(xticks=ticks, yticks=ticks if i % columns == 0 else [])
+            ax.set(xlim=(-half, half), ylim=(-half, half))
             ax.tick_params(labelsize=7)
             ax.grid(False)
             ax.set_title(name, fontsize=9, loc="center", fontweight="normal")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
+        drawn = {label: h for ax in axes.flat for h, label in zip(*ax.get_legend_handles_labels())}
         fig.supxlabel("degrees of visual angle", fontsize=8)
-        fig.legend(handles, labels, loc="outside upper right", fontsize=8, ncols=2)
+        fig.legend(drawn.values(), drawn.keys(), loc="outside upper right", fontsize=8, ncols=2)
         fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     plt.close(fig)
     return fig
