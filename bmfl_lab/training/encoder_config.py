@@ -96,14 +96,27 @@ def tiny(kind: str = "roi_query") -> EncoderConfig:
     """Return a configuration for the planted study: seconds on a CPU."""
     loop = LoopConfig(epochs=25, batch_size=64, lr=5e-3, weight_decay=1e-3, clip_norm=1.0)
     return replace(
-        EncoderConfig(), kind=kind, width=64, n_heads=8, ffn_width=128, dropout=0.0, n_features=32, loop=loop
+        EncoderConfig(),
+        kind=kind,
+        tokens=_tokens(kind),
+        width=64,
+        n_heads=8,
+        ffn_width=128,
+        dropout=0.0,
+        n_features=32,
+        loop=loop,
     )
 
 
 def small(kind: str = "roi_query") -> EncoderConfig:
     """Return a configuration for the demo: about a minute on a CPU."""
     loop = LoopConfig(epochs=8, batch_size=64, lr=1e-3, weight_decay=1e-3, clip_norm=1.0)
-    return replace(EncoderConfig(), kind=kind, n_heads=8, ffn_width=512, loop=loop)
+    return replace(EncoderConfig(), kind=kind, tokens=_tokens(kind), n_heads=8, ffn_width=512, loop=loop)
+
+
+def _tokens(kind: str) -> str:
+    """Return "pooled:4" for linear maps, which lose the place of everything if tokens are averaged over the image."""
+    return "pooled:4" if kind in ("ridge", "linear") else "patches"
 
 
 def base(kind: str = "roi_query") -> EncoderConfig:

@@ -156,8 +156,12 @@ class TrainedEncoder:
     ) -> tuple[StoredTokens, ...]:
         """Return the tokens this encoder needs, from a store, or extracted into memory without one."""
         backbone = backbone or self.load_backbone(device)
-        get = extract if store is None else store.get
-        return tuple(get(backbone, stimuli, s["kind"], block=s["block"], features=s["features"]) for s in self.sources)
+        if store is None:
+            return tuple(
+                extract(backbone, stimuli, s["kind"], block=s["block"], features=s["features"]) for s in self.sources
+            )
+        wanted = [(s["kind"], s["block"]) for s in self.sources]
+        return tuple(store.get_many(backbone, stimuli, wanted, features=self.sources[0]["features"]))
 
     def predict_stimuli(
         self,

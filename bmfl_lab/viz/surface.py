@@ -225,7 +225,9 @@ def _scale(values: Sequence[np.ndarray], signed, colour_map, limits) -> tuple[An
     import matplotlib as mpl
 
     low, high, diverging = symmetric_range(np.concatenate([np.ravel(v) for v in values]), signed)
-    low, high = (low, high) if limits is None else limits
+    if limits is not None:
+        low, high = limits
+        diverging = low < 0 < high if signed is None else signed
     return mpl.colors.Normalize(low, high), mpl.colormaps[colour_map or (DIVERGING if diverging else SEQUENTIAL)]
 
 
