@@ -12,8 +12,13 @@ from typing import Any
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.files import read_json
 
-STUDIES = {"planted": "bmfl_lab.data.planted", "demo": "bmfl_lab.data.demo"}
+STUDIES = {
+    "planted": "bmfl_lab.data.planted",
+    "demo": "bmfl_lab.data.demo",
+    "imagenet": "bmfl_lab.data.imagenet_study",
+}
 """Named studies and the module whose ``load(**options)`` makes each."""
 
 
@@ -167,6 +172,28 @@ class Study:
         }
 
 
+def read_study_file(path: str | Path) -> dict[str, Any]:
+    """Read a study file: the name of a study and the options of its loader.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not a JSON object, or names no known study.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ConfigError(message("a study file", f"nothing at {path}", "write one, see load_study"))
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("study") not in STUDIES:
+        got = repr(found.get("study")) if isinstance(found, dict) else type(found).__name__
+        raise ConfigError(
+            message(f"an object whose 'study' is one of {tuple(STUDIES)} in {path}", got, "mend the file")
+        )
+    if "root" in found:
+        found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
+    return found
+
+
 def load_study(name_or_path: str | Path, **options: Any) -> Study:
     """Load a study by name or from a folder.
 
@@ -174,7 +201,9 @@ def load_study(name_or_path: str | Path, **options: Any) -> Study:
     ----------
     name_or_path : str or Path
         ``"planted"`` (generated, offline, seconds), ``"demo"`` (real photographs, simulated subject; fetched on
-        first use), or a folder of images in class folders.
+        first use), ``"imagenet"`` (the user's folders; needs ``root=...``), a folder of images in class folders, or a
+        study file: JSON with ``"study"`` (one of these names) and its options, in which relative paths of ``"root"``
+        start at the file.
     **options
         Passed to the study's loader; unknown ones are refused.
 
@@ -193,6 +222,11 @@ def load_study(name_or_path: str | Path, **options: Any) -> Study:
     if name in STUDIES:
         module = importlib.import_module(STUDIES[name])
         arguments: dict[str, Any] = dict(options)
+    elif name.endswith(".json"):
+        given = read_study_file(name)
+        name = given.pop("study")
+        module = importlib.import_module(STUDIES[name])
+        arguments = {**given, **options}
     elif Path(name).expanduser().is_dir():
         module = importlib.import_module("bmfl_lab.data.folder")
         arguments = {"folder": Path(name).expanduser(), **options}
