@@ -18,6 +18,19 @@ def _is_local(address):
         return False
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none; torch is only loaded when somebody asks for such tests."""
+    wanted = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanted:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in wanted:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
 @pytest.fixture(autouse=True)
 def no_network(request, monkeypatch):
     """Refuse and report any connection attempt beyond the loopback interface; yields the attempts."""

@@ -165,17 +165,30 @@ def run(
     backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range], wanted: Sequence[tuple[str, int]], features: str
 ) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
     """Yield each span with the reduced tokens of its stimuli, one dict for each (kind, block) in `wanted`."""
-    kept = [array_shapes(backbone, len(stimuli), kind) for kind, _ in wanted]
-    blocks = tuple(dict.fromkeys(block for _, block in wanted))
+    kept = [(block, *array_shapes(backbone, len(stimuli), kind)) for kind, block in wanted]
     for span, batch in zip(spans, _batches(backbone, stimuli, spans), strict=True):
+        yield span, _compute(backbone, batch, kept, features)
+
+
+def _compute(
+    backbone: Backbone, batch: torch.Tensor, kept: Sequence[tuple[int, Mapping, tuple[int, int]]], features: str
+) -> list[dict[str, np.ndarray]]:
+    """Return the reduced tokens of a batch, worked off in halves where a GPU has no room for it."""
+    blocks = tuple(dict.fromkeys(block for block, *_ in kept))
+    try:
         with torch.inference_mode():
             inputs = batch.to(backbone.device, non_blocking=True)
             tokens = dict(zip(blocks, backbone(inputs, blocks=blocks, features=features)))
-            found = [
+            return [
                 {k: v.float().cpu().numpy() for k, v in _reduce(tokens[block], shapes, grid).items()}
-                for (_, block), (shapes, grid) in zip(wanted, kept)
+                for block, shapes, grid in kept
             ]
-        yield span, found
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    torch.cuda.empty_cache()
+    first, second = (_compute(backbone, part, kept, features) for part in batch.chunk(2))
+    return [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(first, second)]
 
 
 def cut(span: range, size: int) -> list[range]:

@@ -306,9 +306,10 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
         except torch.OutOfMemoryError:
             if run.micro >= len(mine):
                 raise
-            run.micro *= 2
-            torch.cuda.empty_cache()
-            run.notes.append(f"out of memory at step {run.step}: {run.micro} micro-batches, same global batch")
+        # only here, after the error and its frames, are the tensors of the failed attempt free
+        run.micro *= 2
+        torch.cuda.empty_cache()
+        run.notes.append(f"out of memory at step {run.step}: {run.micro} micro-batches, same global batch")
     try:
         nn.utils.clip_grad_norm_(run.trained, run.config.clip_norm or math.inf, error_if_nonfinite=True)
     except RuntimeError as error:

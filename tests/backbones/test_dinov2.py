@@ -394,8 +394,6 @@ def test_the_description_is_plain_json():
 @pytest.mark.gpu
 def test_gpu_and_cpu_agree():
     x = torch.randn(4, 3, 98, 98, generator=torch.Generator().manual_seed(0))
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
     cpu, gpu = load_backbone(NAME)(x), load_backbone(NAME, device="cuda")(x.cuda())
     assert torch.allclose(cpu.patches, gpu.patches.cpu(), atol=1e-4)
     narrow = load_backbone(NAME, device="cuda", dtype="bfloat16")(x.cuda())

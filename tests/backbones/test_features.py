@@ -353,9 +353,30 @@ def test_threads_of_one_process_do_the_work_once(tmp_path, backbone, monkeypatch
     assert len(found) == 3
 
 
+def test_a_full_memory_halves_the_batch(backbone, monkeypatch):
+    expected = extract(backbone, noise(11), "pooled:1", batch_size=11)
+    original, sizes = type(backbone).forward, []
+
+    def small(self, images, *args, **options):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("no room for more than 3 images")
+        sizes.append(len(images))
+        return original(self, images, *args, **options)
+
+    monkeypatch.setattr(type(backbone), "forward", small)
+    found = extract(backbone, noise(11), "pooled:1", batch_size=11)
+    assert sizes == [3, 3, 3, 2]
+    for name in ("cls", "mean", "patches"):
+        assert np.allclose(getattr(found, name), getattr(expected, name), atol=1e-6)
+    monkeypatch.setattr(
+        type(backbone), "forward", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("none"))
+    )
+    with pytest.raises(torch.OutOfMemoryError, match="none"):
+        extract(backbone, noise(2))
+
+
 @pytest.mark.gpu
 def test_tokens_from_a_gpu_are_those_of_the_cpu(tmp_path, backbone):
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     gpu = load_backbone("vit_tiny14_reg", image_size=28, resize="direct", device="cuda")
     stored = FeatureStore(tmp_path).get(gpu, noise(40), dtype="float32", batch_size=16)
     assert np.allclose(stored.patches, direct(backbone, noise(40)).patches, atol=1e-4)
