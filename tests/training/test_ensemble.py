@@ -1,0 +1,125 @@
+"""Many models at once are the same models as one by one."""
+
+import numpy as np
+import pytest
+import torch
+
+from bmfl_lab import config as configs
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.data.study import load_study
+from bmfl_lab.errors import ConfigError, NumericsError
+from bmfl_lab.training import LoopConfig, controls, train_fusion
+from bmfl_lab.training import encoder as encoders
+from bmfl_lab.training.encoder import train_brain_encoder
+from bmfl_lab.training.ensemble import Job, train_fusions
+from bmfl_lab.training.recipes import tiny
+
+LOOP = LoopConfig(epochs=3, batch_size=32, lr=3e-3, weight_decay=0.05)
+CONFIG = tiny(kind="pooled:4", dropout=0.0, loop=LOOP)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return FeatureStore(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=40, n_ood=8)
+
+
+def _source(stimuli, tokens):
+    return np.asarray(tokens.patches, np.float32).reshape(len(stimuli), -1)[:, :168]
+
+
+def test_each_model_is_the_one_that_training_alone_gives(study, store):
+    atlas = study.subject().atlas
+    silent = ~atlas.select("V1")
+    jobs = [
+        Job("a", CONFIG, 0, brain=_source, atlas=atlas),
+        Job("b", configs.replace(CONFIG, alpha=1.0), 1, brain=_source, atlas=atlas),
+        Job("c", CONFIG, 2, brain=_source, atlas=atlas, silent=silent),
+        Job("d", configs.replace(CONFIG, head="backbone"), 0, atlas=atlas),
+        Job("e", configs.replace(CONFIG, freeze_brain=True), 0, brain=_source, atlas=atlas),
+        Job("f", configs.replace(CONFIG, freeze_brain=True), 3, brain=_source, atlas=atlas),
+    ]
+    found = train_fusions(jobs, study, store=store, device="cpu", at_once=3)
+    assert [m.name for m in found] == list("abcdef") and "one of 3 batched" in found[1].notes[0]
+    for job, model in zip(jobs, found):
+        alone = train_fusion(
+            job.config, study, brain=job.brain, atlas=atlas, store=store, device="cpu", seed=job.seed, silent=job.silent
+        )
+        assert model.epoch == alone.epoch and model.selection == alone.selection
+        np.testing.assert_allclose(model.logits(study.set("test")), alone.logits(study.set("test")), atol=2e-4)
+        for mine, other in zip(model.history, alone.history):
+            assert mine.keys() == other.keys()
+            np.testing.assert_allclose([mine[k] for k in mine], [other[k] for k in mine], rtol=1e-3, atol=1e-5)
+    start = train_fusion(
+        configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1, lr=1e-12)),
+        study, brain=_source, atlas=atlas, store=store, device="cpu", seed=3,
+    )  # fmt: skip
+    for name, value in found[5].module.brain.named_parameters():
+        torch.testing.assert_close(value, dict(start.module.brain.named_parameters())[name], atol=1e-6, rtol=0)
+
+
+def test_silent_vertices_change_nothing(study, store):
+    atlas = study.subject().atlas
+    silent = atlas.select("V1")
+    model = train_fusion(CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent)
+    test = study.set("test")
+    tokens, response = model.inputs(test)
+    model._cache = [(test, tokens, np.where(silent, 99.0, response).astype(np.float32))]
+    other = model.logits(test)
+    model._cache = []
+    np.testing.assert_array_equal(other, model.logits(test))
+    with pytest.raises(ConfigError, match=r"silent of shape \(168,\)"):
+        train_fusion(CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent[:5])
+
+
+def test_a_model_that_diverges_is_named_and_empty_requests_are_refused(study, store):
+    atlas = study.subject().atlas
+    with pytest.raises(ConfigError, match="at least one job"):
+        train_fusions([], study, store=store)
+    broken = configs.replace(CONFIG, loop=configs.replace(LOOP, lr=1e30, clip_norm=0, epochs=2))
+    jobs = [Job("wild", broken, s, brain=_source, atlas=atlas) for s in (0, 1)]
+    with pytest.raises(NumericsError, match=r"finite losses and gradients.*'wild'"):
+        train_fusions(jobs, study, store=store, device="cpu")
+
+
+def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    config = encoders.tiny("ridge")
+    encoder = train_brain_encoder(config, study, store=store, device="cpu")
+    short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
+    found = controls.train_controls(
+        short, study, encoder=encoder, encoder_config=config, seeds=(0,), store=store, device="cpu"
+    )
+    assert tuple(found) == tuple(controls.CONTROL_MODELS)
+    responses = {}
+    for name, (model,) in found.items():
+        assert model.name == name and model.logits(study.set("test")).shape == (40, 4)
+        if name != "backbone":
+            responses[name] = model.predict_responses(study.set("test"))
+    assert responses["attributes"].shape == (40, 4) and responses["fusion"].shape == (40, 168)
+    np.testing.assert_array_equal(responses["untrained brain transformer"], responses["fusion"])
+    others = [n for n in responses if n not in ("fusion", "attributes", "untrained brain transformer")]
+    assert all(not np.allclose(responses[n], responses["fusion"], atol=0.05) for n in others)
+    with pytest.raises(ConfigError, match="an encoder_config for"):
+        controls.train_controls(short, study, encoder=encoder, controls=("attributes",), store=store)
+    with pytest.raises(ConfigError, match="did you mean 'noise'"):
+        controls.train_controls(short, study, encoder=encoder, controls=("nois",), store=store)
+
+
+def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(study, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
+    options = {"encoder": encoder, "seeds": (0,), "store": store, "device": "cpu"}
+    found = controls.train_alphas(CONFIG, study, alphas=(0.0, 10.0), **options)
+    none, strong = (controls.agreement(m[0], study.set("test")) for m in found.values())
+    assert tuple(found) == ("alpha 0", "alpha 10") and strong > none + 0.2
+    short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
+    graded = controls.train_quality(short, study, shares=(0.0, 1.0), **options)
+    assert tuple(graded) == ("r = 0.00", f"r = {np.nanmean(encoder.scores):.2f}")
+    with pytest.raises(ConfigError, match="two fused features"):
+        jobs = [Job("x", configs.replace(short, head="backbone"), 0, atlas=encoder.atlas)]
+        controls.agreement(train_fusions(jobs, study, store=store, device="cpu")[0], study.set("test"))
