@@ -37,7 +37,7 @@ def store(tmp_path_factory):
 
 
 def quick(kind, **changes):
-    config = replace(tiny(kind), n_features=16, per_side=4, **changes)
+    config = replace(tiny(kind), **{"tokens": "patches", "n_features": 16, "per_side": 4, **changes})
     return replace(config, loop=replace(config.loop, epochs=2))
 
 
