@@ -11,6 +11,7 @@ from bmfl_lab.errors import RunError, message
 from bmfl_lab.files import atomic_path
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
+from bmfl_lab.runs.findings import findings
 from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run
 
@@ -38,8 +39,10 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
 
 
 def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
-    """Return the report as markdown: one table a metric, a row a condition, a column a model."""
+    """Return the report as markdown: the findings in plain words, then one table a metric, a row a condition."""
     lines = [f"# {title}", "", f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok; only those count here.", ""]
+    found = findings(rows)
+    lines += ["## What was found", "", *(f"- {line}" for line in found), ""] if found else []
     for (name, unit), part in rows.groupby(["name", "unit"], sort=True, dropna=False):
         lines += [f"## {name} ({unit})", ""]
         keys = [k for k in CONDITION if part[k].fillna("").astype(str).ne("").any()]
@@ -53,8 +56,15 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
             )
         lines += ["", "Interval: " + ("; ".join(sorted(set(part["interval"]) - {""})) or "none") + "."]
         lines += ["Selection: " + "; ".join(sorted(set(part["selection"]))) + "."]
-        lines += [f"Note: {n}." for n in sorted(set(part["notes"]) - {""})] + [""]
+        lines += [f"Note: {n.rstrip('.')}." for n in _notes(part)] + [""]
     return "\n".join([*lines, "Runs: " + ", ".join(f"`{r}`" for r in sorted(rows["run_id"].unique())) + ".", ""])
+
+
+def _notes(part: pd.DataFrame) -> list[str]:
+    """Return the notes of a table; verdicts of single rows stand at the top of the report instead."""
+    if part["name"].iloc[0] in ("accuracy_difference", "p_holm"):
+        return []
+    return sorted(set(part["notes"]) - {""})
 
 
 def _cell(group: pd.DataFrame) -> str:

@@ -81,6 +81,8 @@ def data_fingerprint(study: str) -> str:
     """
     folder = Path(study).expanduser()
     folder = folder if folder.is_absolute() else project_root() / folder
+    if study.endswith(".json") and folder.is_file():
+        return hashlib.sha256(folder.read_bytes()).hexdigest()
     if not study or not folder.is_dir():
         return study
     h = hashlib.sha256()

@@ -1,0 +1,214 @@
+"""What records say, in plain words: one table of all rows, and the verdicts of paired comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bmfl_lab.errors import BmflError
+from bmfl_lab.records import MetricRow, Record, read_record
+
+PLACE = ["split", "shift", "severity"]
+COLUMNS = ["spec", "run", "notebook", "study", "finished", "revision", *MetricRow.__dataclass_fields__]
+PLAIN = ("backbone", "concat")
+"""Models that are no controls: a difference to any other model is one to a control."""
+LEVEL = 0.05
+
+
+def study_label(record: Record) -> str:
+    """Return the study's name, saying where its responses are simulated."""
+    return str(record.study.get("name", "")) + (" (simulated)" if record.study.get("simulated") else "")
+
+
+def collect_records(
+    folder: str | Path, *, study: str = "", without: Sequence[str] = ("09_report",), latest: bool = True
+) -> tuple[pd.DataFrame, list[str]]:
+    """Read every ``record.json`` below a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        For instance ``papermill_runs/out``.
+    study : str, optional
+        Keep only records of the study of this name.
+    without : sequence of str
+        Notebooks that are left out.
+    latest : bool, default True
+        Of records of one notebook with the same parameters and study, keep only the one finished last.
+
+    Returns
+    -------
+    rows : DataFrame
+        Metric rows with ``spec, run, notebook, study, finished, revision``; no row where there is no record.
+    problems : list of str
+        Records that cannot be read, one sentence each.
+    """
+    problems: list[str] = []
+    found: dict[str, tuple[Path, Record]] = {}
+    for path in sorted(Path(folder).rglob("record.json")):
+        try:
+            record = read_record(path)
+        except (BmflError, KeyError, TypeError) as error:
+            problems.append(f"{path.parent.name}: {error}")
+            continue
+        if record.notebook in without or (study and record.study.get("name") != study):
+            continue
+        chosen = {k: v for k, v in record.parameters.items() if k != "out"}
+        key = str((record.notebook, sorted(chosen.items()), study_label(record))) if latest else str(path)
+        if key not in found or str(record.extra["finished"]) > str(found[key][1].extra["finished"]):
+            found[key] = (path, record)
+    frames = [
+        record.to_frame().assign(
+            spec=path.parent.parent.name, run=path.parent.name, notebook=record.notebook, study=study_label(record),
+            finished=record.extra["finished"], revision=record.extra["code_revision"],
+        )
+        for path, record in found.values()
+    ]  # fmt: skip
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+    return rows[COLUMNS], problems
+
+
+def overview(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a run: how many numbers it holds, over how many seeds, of which revision."""
+    if rows.empty:
+        return pd.DataFrame(columns=["study", "notebook", "run", "n_rows", "n_seeds", "finished", "revision"])
+    grouped = rows.groupby(["study", "notebook", "run"], sort=True)
+    table = grouped.agg(n_rows=("name", "size"), n_seeds=("seed", "nunique"), finished=("finished", "first"),
+                        revision=("revision", "first"))  # fmt: skip
+    return table.reset_index()
+
+
+def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the paired differences of models, one row a pair and image set.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study`` and a column that names the run, ``run`` or ``run_id``.
+
+    Returns
+    -------
+    DataFrame
+        ``study, run, first, second, set, in_distribution, value, ci_low, ci_high, p_holm, n, n_seeds, verdict``;
+        verdict is "better", "worse" (of `first`) or "open", better and worse only where the interval leaves out zero
+        and the adjusted p value is at most 0.05.
+    """
+    frame = rows.rename(columns={"run_id": "run"})
+    keys = ["study", "run", "model", *PLACE]
+    frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
+    differences = frame[(frame["name"] == "accuracy_difference") & frame["value"].notna() & frame["ci_low"].notna()]
+    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"]
+    out = []
+    for row in differences.itertuples():
+        first, _, second = row.model.partition(" - ")
+        adjusted = p.get(tuple(getattr(row, k) for k in keys))
+        clear = (row.ci_low > 0 or row.ci_high < 0) and (adjusted is None or adjusted <= LEVEL)
+        label = row.split if not row.shift else row.shift + (f" {int(row.severity)}" if row.severity else "")
+        out.append({
+            "study": row.study, "run": row.run, "first": first, "second": second, "set": label,
+            "in_distribution": row.split == "test" and not row.shift, "value": row.value, "ci_low": row.ci_low,
+            "ci_high": row.ci_high, "p_holm": adjusted, "n": int(row.n),
+            "n_seeds": int(row.n_seeds) if pd.notna(row.n_seeds) else 1,
+            "verdict": "open" if not clear else "better" if row.value > 0 else "worse",
+        })  # fmt: skip
+    columns = ["study", "run", "first", "second", "set", "in_distribution", "value", "ci_low", "ci_high", "p_holm",
+               "n", "n_seeds", "verdict"]  # fmt: skip
+    return pd.DataFrame(out, columns=columns)
+
+
+def findings(rows: pd.DataFrame) -> list[str]:
+    """Return what was found, in plain sentences: one a pair of models and run, and one on the question itself.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `comparisons` takes them.
+
+    Returns
+    -------
+    list of str
+        Empty where no record holds a paired comparison.
+    """
+    table = comparisons(rows)
+    lines: list[str] = []
+    for (study, run), part in table.groupby(["study", "run"], sort=False):
+        if ((part["first"] == "fusion") & (part["second"] == "backbone")).any():
+            lines.append(f"**{study}, {run}.** {_brain(part)}")
+        for (first, second), pair in part.groupby(["first", "second"], sort=False):
+            lines.append(f"{study}, {run}: {_pair(first, second, pair)}")
+    return lines
+
+
+def _listed(pair: pd.DataFrame, limit: int = 6) -> str:
+    shown = [f"{r.set} {100 * r.value:+.1f} [{100 * r.ci_low:+.1f}, {100 * r.ci_high:+.1f}]" for r in pair.itertuples()]
+    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
+
+
+def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
+    groups = {v: pair[pair["verdict"] == v] for v in ("better", "worse", "open")}
+    words = []
+    for verdict in ("better", "worse"):
+        if len(groups[verdict]):
+            words.append(f"{verdict} on {len(groups[verdict])} of {len(pair)} sets ({_listed(groups[verdict])})")
+    if len(groups["open"]):
+        bound = 100 * groups["open"][["ci_low", "ci_high"]].abs().max().max()
+        words.append(f"no difference larger than {bound:.1f} points on {len(groups['open'])} of {len(pair)} sets")
+    n, seeds = sorted(set(pair["n"])), sorted(set(pair["n_seeds"]))
+    size = f"n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "") + f" images, {seeds[-1]} seed" + "s" * (seeds[-1] > 1)
+    return f"`{first}` against `{second}`: {'; '.join(words)}. {size}; points, 95 % paired intervals, Holm over sets."
+
+
+def _brain(part: pd.DataFrame) -> str:
+    """Return whether the predicted responses helped out of distribution, and whether that took a brain."""
+    away = part[~part["in_distribution"] & (part["first"] == "fusion")]
+    gain = away[away["second"] == "backbone"]
+    if gain.empty:
+        return "No out-of-distribution set was compared."
+    better = list(gain[gain["verdict"] == "better"]["set"])
+    worse = list(gain[gain["verdict"] == "worse"]["set"])
+    harm = f" It was worse on {len(worse)} ({', '.join(worse)})." if worse else ""
+    if not better:
+        return f"Fusion was better than the backbone alone on none of {len(gain)} out-of-distribution sets: no help of the brain was found.{harm}"
+    text = f"Fusion was better than the backbone alone on {len(better)} of {len(gain)} out-of-distribution sets.{harm}"
+    controls = away[~away["second"].isin(PLAIN) & away["set"].isin(better)]
+    if controls.empty:
+        return (
+            text + " No control without a cortex was compared on them, so the gain may come from any added information."
+        )
+    for name, one in controls.groupby("second", sort=False):
+        won = list(one[one["verdict"] == "better"]["set"])
+        if won:
+            text += f" It was better than the control `{name}` on {len(won)} of these ({', '.join(won)})."
+        else:
+            text += f" On none of these was it better than the control `{name}`: the gain does not need a cortex."
+    return text
+
+
+def grouped(rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")) -> pd.DataFrame:
+    """Return a metric over all records: one row a group, one column an image set, means of values over seeds.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        From `collect_records`.
+    metric : str
+        Name of the metric.
+    by : sequence of str
+        What makes a row.
+    """
+    part = rows[(rows["name"] == metric) & rows["value"].notna()].copy()
+    if part.empty:
+        return pd.DataFrame()
+    keys = [*by, *PLACE, "roi", "run"]
+    over = part["seed"].isna()
+    # a value over seeds stands for those of its single seeds
+    known = set(map(tuple, part[over][keys].fillna("").astype(str).to_numpy()))
+    keep = [tuple(k) not in known for k in part[~over][keys].fillna("").astype(str).to_numpy()]
+    part = pd.concat([part[over], part[~over][keep]])
+    part["set"] = [
+        (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")
+        for s, h, v, r in zip(part["split"], part["shift"], part["severity"], part["roi"])
+    ]
+    return part.pivot_table(index=list(by), columns="set", values="value", aggfunc="mean", sort=False)

@@ -1,0 +1,116 @@
+"""Records gathered from folders, and the sentences made of their paired comparisons."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from bmfl_lab.records import MetricRow, Record
+from bmfl_lab.runs.findings import collect_records, comparisons, findings, grouped, overview
+from bmfl_lab.runs.report import render
+
+
+def difference(model, value, p, shift="fog", severity=3, split="test", half=0.02):
+    place = {
+        "split": split,
+        "shift": shift,
+        "severity": severity,
+        "n": 400,
+        "selection": "none",
+        "model": model,
+        "n_seeds": 5,
+    }
+    return [MetricRow("accuracy_difference", value, unit="fraction", ci_low=value - half, ci_high=value + half, **place),
+            MetricRow("p_holm", p, unit="p", **place)]  # fmt: skip
+
+
+def write(folder, rows, notebook="04_ood_evaluation", study="demo", simulated=True, **parameters):
+    record = Record(notebook, parameters, {"name": study, "fingerprint": "0", "simulated": simulated})
+    record.extend(rows)
+    record.finish(folder)
+    return folder
+
+
+def said(tmp_path, rows):
+    write(tmp_path / "demo_ood" / "04_ood_evaluation-1", rows)
+    return findings(collect_records(tmp_path)[0])
+
+
+def test_no_gain_is_said_plainly(tmp_path):
+    lines = said(
+        tmp_path, difference("fusion - backbone", 0.01, 0.4) + difference("fusion - backbone", 0.3, 0.001, "", None)
+    )
+    assert "no help of the brain was found" in lines[0] and "none of 1 out-of-distribution" in lines[0]
+    assert "demo (simulated)" in lines[0]
+    assert "better on 1 of 2 sets (test +30.0 [+28.0, +32.0])" in lines[1]
+    assert "no difference larger than 3.0 points on 1 of 2 sets" in lines[1] and "n = 400 images, 5 seeds" in lines[1]
+
+
+def test_a_gain_that_a_control_shares_needs_no_cortex(tmp_path):
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - attributes", -0.01, 0.5)
+    assert "the gain does not need a cortex" in said(tmp_path, rows)[0]
+
+
+def test_a_gain_beyond_the_control_is_granted_where_it_was_found(tmp_path):
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - backbone", 0.06, 0.001, "snow")
+    rows += difference("fusion - attributes", 0.04, 0.01) + difference("fusion - attributes", 0.0, 1.0, "snow")
+    line = said(tmp_path, rows)[0]
+    assert "on 2 of 2" in line and "better than the control `attributes` on 1 of these (fog 3)" in line
+
+
+def test_a_gain_without_a_control_is_not_credited_to_the_brain(tmp_path):
+    assert "No control without a cortex" in said(tmp_path, difference("fusion - backbone", 0.05, 0.001))[0]
+
+
+@pytest.mark.parametrize(("value", "p", "verdict"), [(0.05, 0.001, "better"), (-0.05, 0.001, "worse"),
+                                                    (0.05, 0.06, "open"), (0.01, 0.001, "open")])  # fmt: skip
+def test_a_verdict_needs_interval_and_adjusted_p(tmp_path, value, p, verdict):
+    write(tmp_path / "s" / "r", difference("a - b", value, p))
+    assert list(comparisons(collect_records(tmp_path)[0])["verdict"]) == [verdict]
+
+
+def test_records_are_gathered_filtered_and_damage_is_told(tmp_path):
+    rows = [MetricRow("accuracy", 0.5, "fraction", "test", 10, "none", model="m", seed=s) for s in (0, 1)]
+    write(tmp_path / "a" / "r1", rows, seeds=[0])
+    late = write(tmp_path / "a" / "r2", rows, seeds=[0])
+    data = json.loads((late / "record.json").read_text()) | {"finished": "2999-01-01T00:00:00+00:00"}
+    (late / "record.json").write_text(json.dumps(data))
+    write(tmp_path / "a" / "r3", rows, study="planted", seeds=[0])
+    write(tmp_path / "a" / "r4", rows, notebook="09_report")
+    (tmp_path / "a" / "r5").mkdir()
+    (tmp_path / "a" / "r5" / "record.json").write_text('{"schema": 1}')
+    found, problems = collect_records(tmp_path)
+    assert sorted(found["run"].unique()) == ["r2", "r3"] and len(problems) == 1 and problems[0].startswith("r5")
+    assert set(collect_records(tmp_path, study="planted")[0]["run"]) == {"r3"}
+    assert len(collect_records(tmp_path, latest=False)[0]["run"].unique()) == 3
+    assert list(overview(found)["n_seeds"]) == [2, 2] and list(overview(found)["n_rows"]) == [2, 2]
+
+
+def test_no_record_gives_empty_tables(tmp_path):
+    rows, problems = collect_records(tmp_path / "nothing")
+    assert rows.empty and problems == [] and findings(rows) == [] and overview(rows).empty
+    assert grouped(rows, "accuracy").empty
+
+
+def test_groups_take_the_value_over_seeds_where_there_is_one(tmp_path):
+    rows = [
+        MetricRow("accuracy", v, "fraction", "test", 10, "none", model="m", seed=s) for s, v in ((0, 0.1), (1, 0.3))
+    ]
+    rows += [MetricRow("accuracy", 0.2001, "fraction", "test", 10, "none", model="m", n_seeds=2)]
+    rows += [MetricRow("accuracy", v, "fraction", "test", 10, "none", model="k", shift="fog", severity=3, seed=s)
+             for s, v in ((0, 0.1), (1, 0.3))]  # fmt: skip
+    write(tmp_path / "s" / "r", rows)
+    table = grouped(collect_records(tmp_path)[0], "accuracy", by=["model"])
+    assert table.loc["m", "test"] == 0.2001 and table.loc["k", "fog 3"] == pytest.approx(0.2)
+
+
+def test_a_report_opens_with_what_was_found():
+    rows = pd.DataFrame([r.__dict__ for r in difference("fusion - backbone", 0.01, 0.4)])
+    text = render(rows.assign(run_id="04-1", study="demo (simulated)"), "Report", ["ok"])
+    assert (
+        text.index("What was found")
+        < text.index("no help of the brain was found")
+        < text.index("## accuracy_difference")
+    )
