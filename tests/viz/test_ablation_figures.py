@@ -1,0 +1,54 @@
+"""Figures of ablations show the numbers they are given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.errors import DataError
+from bmfl_lab.viz.ablation import agreement_figure, effect_figure, roi_map
+
+
+def _table():
+    return pd.DataFrame(
+        [
+            {"mode": m, "control": "random_vertices", "region": r, "split": "test", "shift": s, "effect": e,
+             "low": e - 0.05, "high": e + 0.05, "p_holm": p}
+            for m in ("only", "lesioned")
+            for r, e, p in (("V1", 0.01, 0.7), ("FFC", 0.4, 0.001))
+            for s in ("", "masked")
+        ]
+    )  # fmt: skip
+
+
+def test_effects_stand_at_their_place_and_only_sure_ones_are_filled():
+    figure = effect_figure(_table(), control="random_vertices", title="simulated")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["region alone", "lesioned at inference"]
+    filled = [
+        line
+        for line in figure.axes[0].lines
+        if line.get_linestyle() == "None" and line.get_markerfacecolor() != "white"
+    ]
+    shown = np.concatenate([line.get_xdata() for line in filled])
+    np.testing.assert_allclose(shown, 40)
+    with pytest.raises(DataError, match="rows of the control 'ceiling_matched'"):
+        effect_figure(_table(), control="ceiling_matched")
+
+
+def test_a_map_paints_each_roi_with_its_value():
+    rois = {"A": np.array([1, 1, 0, 0], bool), "B": np.array([0, 1, 1, 0], bool)}
+    painted = roi_map({"A": 1.0, "B": 3.0, "LVC": 9.0}, Atlas(hemisphere=np.zeros(4, np.int8), rois=rois))
+    np.testing.assert_array_equal(painted, [1, 2, 3, np.nan])
+
+
+def test_the_sweep_draws_one_line_a_set():
+    frame = pd.DataFrame(
+        {"model": ["alpha 0", "alpha 1"] * 2, "set": ["test"] * 2 + ["masked 3"] * 2, "accuracy": [0.9, 0.8, 0.6, 0.7],
+         "low": 0.5, "high": 0.95, "r": [0.1, 0.9] * 2}
+    )  # fmt: skip
+    figure = agreement_figure(frame, x="r", x_label="r", chance=0.25, title="t")
+    assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1"}
+    lines = [c.lines[0] for c in figure.axes[0].containers]
+    np.testing.assert_allclose(lines[0].get_ydata(), [90, 80])
+    with pytest.raises(DataError, match="at least one row"):
+        agreement_figure(frame.iloc[:0], x="r", x_label="r")
