@@ -94,6 +94,20 @@ def test_class_gradients_explain_the_models_own_logits(made, few):
         attribution.class_attribution(fusion, few, target="best")
 
 
+def test_gradients_through_the_whole_path_equal_captums(made, few):
+    captum = pytest.importorskip("captum.attr")
+    _, _, fusion, backbone, _ = made
+    two = few.subset([0, 1])
+    (images,) = attention.image_batches(backbone, two)
+    path, classes = fusion.assemble(), torch.from_numpy(fusion.logits(two).argmax(1))
+    expected = captum.IntegratedGradients(lambda x: path(x, grad=True).logits).attribute(
+        images, torch.zeros_like(images), target=classes, n_steps=12, method="gausslegendre"
+    )
+    found = attribution.class_attribution(fusion, two, steps=12)
+    np.testing.assert_allclose(found.pixels, expected.sum(1).detach().numpy(), atol=2e-3 * float(expected.abs().max()))
+    assert found.target == "logit of the predicted class"
+
+
 def test_random_weights_lower_the_similarity(made, few):
     _, encoder, fusion, backbone, _ = made
     before = {k: v.clone() for k, v in encoder.module.state_dict().items()}
