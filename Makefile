@@ -55,12 +55,15 @@ bench: setup
 	@$(PY) -m bmfl_lab.benchmark
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script; done
 
-# Jupyter's own defaults stay: loopback address, token, and no other address without a password.
+# Jupyter's own defaults stay: loopback address, token, XSRF check, not as root without being asked. Nothing is
+# answered without the token, and no terminals are offered.
+LAB_SAFE := --ServerApp.allow_unauthenticated_access=False --ServerApp.terminals_enabled=False
+
 lab: setup
 	@mkdir -p $(LAB_CONFIG)/labconfig
 	@printf '%s\n' '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > $(LAB_CONFIG)/labconfig/default_setting_overrides.json
 	@echo "== JupyterLab on notebooks/00_quickstart.ipynb (stop it with Ctrl-C)"
-	@JUPYTER_CONFIG_PATH="$(abspath $(LAB_CONFIG))$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $(LAB_ARGS)
+	@JUPYTER_CONFIG_PATH="$(abspath $(LAB_CONFIG))$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $(LAB_SAFE) $(LAB_ARGS)
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .ruff_cache

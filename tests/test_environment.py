@@ -110,3 +110,18 @@ def test_the_offline_guard_refuses_an_outside_address(no_network):
         outside.connect(("192.0.2.1", 80))
     assert no_network == [("192.0.2.1", 80)]
     no_network.clear()
+
+
+def test_jupyter_answers_nobody_without_the_token():
+    from jupyter_server.serverapp import ServerApp
+
+    text = (ROOT / "Makefile").read_text()
+    line = next(x for x in text.splitlines() if "bin/jupyter lab" in x)
+    flags = dict(
+        re.findall(r"--ServerApp\.(\w+)=(\w+)", next(x for x in text.splitlines() if x.startswith("LAB_SAFE")))
+    )
+    assert "$(LAB_SAFE)" in line and flags == {"allow_unauthenticated_access": "False", "terminals_enabled": "False"}
+    traits = ServerApp.class_traits(config=True)
+    assert set(flags) <= set(traits)
+    assert traits["ip"].default() == "localhost" and not traits["allow_root"].default()
+    assert not traits["disable_check_xsrf"].default() and traits["allow_origin"].default() == ""

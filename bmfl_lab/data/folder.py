@@ -10,7 +10,7 @@ import numpy as np
 
 from bmfl_lab.data import algonauts_study
 from bmfl_lab.data.imagenet import IMAGE_SUFFIXES, class_folders
-from bmfl_lab.data.images import decode_image
+from bmfl_lab.data.images import count_frames, decode_image
 from bmfl_lab.data.responses import SPLITS
 from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
@@ -74,7 +74,8 @@ def load(
     Returns
     -------
     Study
-        Ids of the images are their paths below `folder`.
+        Ids of the images are their paths below `folder`. Of a moving or multi-page image the first frame is used;
+        ``study.extra["first_frame_of"]`` lists them with their number of frames.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def load(
         raise DataError(
             message(f"class folders in {top}", "none", "put the images of each class into a folder of its name")
         )
-    report: dict[str, Any] = {"skipped": {}, "ignored": {}}
+    report: dict[str, Any] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
     options = {"allow_links": allow_links, "tolerant": tolerant, "verify": verify, "report": report}
     sets = {"train": _read(root, top, "train", classes, **options)}
     if split_layout:
@@ -175,7 +176,7 @@ def _read(
             labels.append(classes.index(entry))
     if not allow_links:
         _refuse_links(root, paths)
-    skipped = _unreadable(paths, name, tolerant) if verify else {}
+    skipped, moving = _unreadable(paths, name, tolerant) if verify else ({}, {})
     kept = [i for i, path in enumerate(paths) if str(path) not in skipped]
     if not kept:
         raise DataError(message(f"images in {folder}", "none", f"use files ending in {IMAGE_SUFFIXES}"))
@@ -183,6 +184,8 @@ def _read(
         report["ignored"][name] = ignored
     if skipped:
         report["skipped"][name] = skipped
+    if moving:
+        report["first_frame_of"][name] = {str(path.relative_to(root)): n for path, n in moving.items()}
     chosen = [paths[i] for i in kept]
     ids = [path.relative_to(root).as_posix() for path in chosen]
     return from_files(name, chosen, ids, np.asarray(labels, dtype=np.int64)[kept], classes)
@@ -201,18 +204,23 @@ def _refuse_links(root: Path, paths: list[Path]) -> None:
             )
 
 
-def _unreadable(paths: list[Path], name: str, tolerant: bool) -> dict[str, str]:
-    skipped = {}
+def _unreadable(paths: list[Path], name: str, tolerant: bool) -> tuple[dict[str, str], dict[Path, int]]:
+    """Return why files cannot be read, and the number of frames of those that have several."""
+    skipped, moving = {}, {}
     for path in progress(paths, f"checking images of {name}"):
         try:
             decode_image(path)
+            if (n := count_frames(path)) > 1:
+                moving[path] = n
         except DataError as error:
             if not tolerant:
                 raise
             skipped[str(path)] = str(error)
     if skipped:
         print(f"{name}: {len(skipped)} of {len(paths)} images cannot be read and are left out", flush=True)
-    return skipped
+    if moving:
+        print(f"{name}: {len(moving)} of {len(paths)} files have several frames; the first is used", flush=True)
+    return skipped, moving
 
 
 def _split_off(sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, Any]) -> None:

@@ -51,6 +51,24 @@ def decode_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray
     return decode_bytes(path.read_bytes(), name=str(path), max_pixels=max_pixels)
 
 
+def count_frames(path: str | Path) -> int:
+    """Return the number of frames or pages of an image file, of which `decode_image` takes the first.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or no image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            return int(getattr(picture, "n_frames", 1))
+    except Exception as error:
+        # as in `decode_bytes`: damaged files raise anything
+        raise DataError(
+            message(f"an image {path}", f"{type(error).__name__}: {error}", "download or copy it again")
+        ) from error
+
+
 def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIXELS) -> np.ndarray:
     """Decode an encoded image held in memory.
 

@@ -79,6 +79,16 @@ def test_unreadable_images_are_refused_or_counted(root, content):
     assert list(study.extra["skipped"]["train"]) == [str(bad)] and len(study.set("train")) == 11
 
 
+def test_files_of_several_frames_are_counted(root, capsys):
+    frames = [Image.new("RGB", (20, 20), c) for c in ("red", "green", "blue")]
+    frames[0].save(root / "train" / "cat" / "img_3.png", format="GIF", save_all=True, append_images=frames[1:])
+    study = load(root)
+    assert study.extra["first_frame_of"] == {"train": {"train/cat/img_3.png": 3}}
+    assert "train: 1 of 12 files have several frames" in capsys.readouterr().out
+    where = list(study.set("train").ids).index("train/cat/img_3.png")
+    assert study.set("train").image(where)[0, 0].tolist() == [255, 0, 0]
+
+
 def test_the_same_image_in_two_sets_is_refused(root):
     (root / "test" / "bird" / "copy.png").write_bytes((root / "train" / "bird" / "img_0.png").read_bytes())
     with pytest.raises(DataError, match="1 identical images in 'train' and 'test'"):

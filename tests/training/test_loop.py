@@ -125,6 +125,41 @@ def test_two_processes_take_the_same_steps(tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
 
 
+def test_a_moved_folder_resumes_to_the_same_bits(tmp_path, whole):
+    _interrupt(tmp_path / "here", 23)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert example.digest(example.train(tmp_path / "there")) == example.digest(whole)
+
+
+@pytest.mark.slow
+def test_when_one_of_two_processes_dies_the_other_ends_and_a_restart_resumes(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        f"import os, sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        "import fit_example as e\n"
+        "calls = [0]\n"
+        "def loss(model, batch):\n"
+        "    calls[0] += 1\n"
+        "    if len(sys.argv) > 2 and os.environ['RANK'] == '1' and calls[0] == 9: os._exit(9)\n"
+        "    return e.loss_fn(model, batch)\n"
+        "r = e.train(sys.argv[1], loss)\n"
+        "print('loss', *[h['loss'] for h in r.history])\n"
+    )
+
+    def launch(*arguments):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    def losses(done):
+        assert done.returncode == 0, done.stderr
+        return next(row for row in done.stdout.splitlines() if row.startswith("loss"))
+
+    dead = launch(str(tmp_path / "a"), "die")
+    assert dead.returncode != 0 and "exitcode" in dead.stderr
+    assert checkpoint.newest_step(tmp_path / "a") == 8
+    assert losses(launch(str(tmp_path / "a"))) == losses(launch(str(tmp_path / "b")))
+
+
 def test_old_checkpoints_go_only_after_the_new_one_is_there(tmp_path, monkeypatch):
     seen = []
     prune = checkpoint.prune
