@@ -353,7 +353,7 @@ def rank_statement(encoder: Any) -> str:
     linear = encoder.module if isinstance(encoder.module, LinearEncoder) else getattr(encoder.module, "encoder", None)
     if not isinstance(linear, LinearEncoder):
         return (
-            f"The {encoder.build['type']} encoder is not linear in its tokens: the rank of its {n_vertices} outputs is not "
+            f"The {encoder.build.get('encoder', encoder.build)['type']} encoder is not linear in its tokens: the rank of its {n_vertices} outputs is not "
             "bounded by the token width. What it adds is computed from the image's own patches all the same."
         )
     weight = linear.linear.weight.detach().double()

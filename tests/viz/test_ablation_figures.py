@@ -25,9 +25,7 @@ def test_effects_stand_at_their_place_and_only_sure_ones_are_filled():
     figure = effect_figure(_table(), control="random_vertices", title="simulated")
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["region alone", "lesioned at inference"]
     filled = [
-        line
-        for line in figure.axes[0].lines
-        if line.get_linestyle() == "None" and line.get_markerfacecolor() != "white"
+        line for line in figure.axes[0].lines if line.get_marker() in "os" and line.get_markerfacecolor() != "white"
     ]
     shown = np.concatenate([line.get_xdata() for line in filled])
     np.testing.assert_allclose(shown, 40)
