@@ -249,7 +249,8 @@ def layer_profile_figure(
             ax.set_axis_off()
         for ax in axes[:, 0]:
             ax.set_ylabel(unit)
-        fig.supxlabel("block", fontsize=10)
+        for ax in axes.flat[max(0, first.shape[1] - columns) : first.shape[1]]:
+            ax.set_xlabel("block")
         handles, labels = axes.flat[0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize=9)
         if title:

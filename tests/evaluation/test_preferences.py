@@ -35,3 +35,18 @@ def test_refusals():
     for chosen, pool in ((np.array([], int), POOL), (np.zeros(401, int), POOL), (np.array([-1]), POOL)):
         with pytest.raises(DataError, match="labelled images"):
             category_purity(chosen, pool, NAMES)
+
+
+def test_layers_of_a_backbone_keep_every_cell_of_a_grid():
+    from bmfl_lab.backbones import load_backbone
+    from bmfl_lab.data.stimuli import from_arrays
+    from bmfl_lab.evaluation.layers import layer_features
+
+    backbone = load_backbone("vit_tiny14", "random:0", image_size=56)
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 56, 56, 3), dtype=np.uint8)
+    shown = from_arrays("x", pixels, ["a", "b", "c"], np.full(3, -1))
+    grid = layer_features(backbone, shown, "pooled:2")
+    assert list(grid) == ["block 0", "block 1", "block 2"] and grid["block 0"].shape == (3, 4 * 48)
+    both = layer_features(backbone, shown, "cls+mean", blocks=[1])
+    assert list(both) == ["block 1"] and both["block 1"].shape == (3, 96)
+    np.testing.assert_allclose(grid["block 1"].reshape(3, 4, 48).mean(1), both["block 1"][:, 48:], atol=2e-2)
