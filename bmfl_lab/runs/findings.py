@@ -174,9 +174,13 @@ def _brain(part: pd.DataFrame) -> str:
     text = f"Fusion was better than the backbone alone on {len(better)} of {len(gain)} out-of-distribution sets.{harm}"
     controls = away[~away["second"].isin(PLAIN) & away["set"].isin(better)]
     if controls.empty:
-        return (
-            text + " No control without a cortex was compared on them, so the gain may come from any added information."
-        )
+        text += " It was not compared directly with a control without a cortex, so the gain may come from any added information."
+        other = part[
+            ~part["first"].isin(["fusion", *PLAIN]) & (part["second"] == "backbone") & part["set"].isin(better)
+        ]
+        for name, one in other[other["verdict"] == "better"].groupby("first", sort=False):
+            text += f" The control `{name}` was better than the backbone on {len(one)} of these too."
+        return text
     for name, one in controls.groupby("second", sort=False):
         won = list(one[one["verdict"] == "better"]["set"])
         if won:
@@ -204,8 +208,8 @@ def grouped(rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "n
     keys = [*by, *PLACE, "roi", "run"]
     over = part["seed"].isna()
     # a value over seeds stands for those of its single seeds
-    known = set(map(tuple, part[over][keys].fillna("").astype(str).to_numpy()))
-    keep = [tuple(k) not in known for k in part[~over][keys].fillna("").astype(str).to_numpy()]
+    known = set(map(tuple, part[over][keys].astype(str).to_numpy()))
+    keep = [tuple(k) not in known for k in part[~over][keys].astype(str).to_numpy()]
     part = pd.concat([part[over], part[~over][keep]])
     part["set"] = [
         (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")

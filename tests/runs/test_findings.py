@@ -61,7 +61,9 @@ def test_a_gain_beyond_the_control_is_granted_where_it_was_found(tmp_path):
 
 
 def test_a_gain_without_a_control_is_not_credited_to_the_brain(tmp_path):
-    assert "No control without a cortex" in said(tmp_path, difference("fusion - backbone", 0.05, 0.001))[0]
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference("attributes - backbone", 0.05, 0.001)
+    line = said(tmp_path, rows)[0]
+    assert "not compared directly with a control" in line and "`attributes` was better than the backbone on 1" in line
 
 
 @pytest.mark.parametrize(("value", "p", "verdict"), [(0.05, 0.001, "better"), (-0.05, 0.001, "worse"),

@@ -1,0 +1,167 @@
+"""Models beside people on the 16-class image sets of model-vs-human: accuracy, shape bias, error consistency.
+
+References
+----------
+Geirhos et al. 2021, "Partial success in closing the gap between human and machine vision".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bmfl_lab.data.modelvshuman import CATEGORIES, category_wnids, cue_conflict, image_key, read_images, read_trials
+from bmfl_lab.data.ood_sets import group_columns
+from bmfl_lab.errors import DataError, message
+from bmfl_lab.metrics.behaviour import coarse_decision, mean_consistency, observer_accuracy, shape_bias
+from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.records import MetricRow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bmfl_lab.data.stimuli import StimulusSet
+
+
+def decide(model: Any, stimuli: StimulusSet, wnids: Sequence[str] | None = None) -> np.ndarray:
+    """Return a model's decision among the 16 categories for each image, "" where a logit is NaN.
+
+    Parameters
+    ----------
+    model : Any
+        With ``logits(stimuli)``; its head has the 16 categories, or the classes `wnids`.
+    stimuli : StimulusSet
+        From `data.modelvshuman.read_images`.
+    wnids : sequence of str, shape (1000,), optional
+        Class of each column of an ImageNet head, in the head's order; ``model.class_names`` by default.
+
+    Raises
+    ------
+    DataError
+        If the head has neither 16 nor 1000 classes.
+    """
+    logits = np.asarray(model.logits(stimuli))
+    if logits.shape[1] == len(CATEGORIES):
+        names = tuple(getattr(model, "class_names", None) or CATEGORIES)
+        return coarse_decision(logits, {name: [i] for i, name in enumerate(names)})
+    head = tuple(wnids if wnids is not None else getattr(model, "class_names", ()))
+    if logits.shape[1] != 1000 or len(head) != 1000:
+        raise DataError(
+            message(
+                "a head of the 16 categories or of the 1000 classes of ImageNet with their wnids",
+                f"{logits.shape[1]} logits and {len(head)} wnids",
+                "pass wnids=read_wnids(folder of ImageNet) in the order of the head",
+            )
+        )
+    return coarse_decision(logits, group_columns(category_wnids(head), head)[0])
+
+
+def compare_with_people(
+    models: Mapping[str, Any],
+    images: str | Path,
+    trials: str | Path | Sequence[str | Path],
+    name: str,
+    *,
+    wnids: Sequence[str] | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> list[MetricRow]:
+    """Compare models with the people who saw the same images.
+
+    Parameters
+    ----------
+    models : mapping of str to model
+        Each with ``logits(stimuli)``.
+    images : str or Path
+        Folder of the set's images.
+    trials : str, Path or sequence of them
+        The set's trial tables.
+    name : str
+        Name of the set ("sketch", "cue-conflict").
+    wnids : sequence of str, optional
+        As in `decide`.
+    n_boot, seed : int
+        Of the bootstrap over images.
+
+    Returns
+    -------
+    list of MetricRow
+        ``accuracy`` of each model and of people (mean over people, the interval their mean -+ 1.96 standard errors),
+        ``error_consistency`` of each model with people and of people with each other, and for cue conflict
+        ``shape_bias``. ``n`` is the number of images.
+
+    Raises
+    ------
+    DataError
+        If the trials hold no person, or no image of the trials is among the images; see also the readers.
+    """
+    stimuli, table = read_images(images, name), read_trials(trials)
+    people = table[table["human"]]
+    keys = [image_key(Path(str(i)).name) for i in stimuli.ids]
+    if people.empty or not set(people["key"]) & set(keys):
+        got = "no person" if people.empty else f"images like {people['key'].iloc[0]!r}, not {keys[0]!r}"
+        raise DataError(message(f"trials of people on the images of {name!r}", got, "take both from one set"))
+    observers = sorted(people["observer"].unique())
+    chosen = {m: decide(model, stimuli, wnids) for m, model in models.items()}
+    truth = np.asarray([CATEGORIES[i] for i in stimuli.labels], dtype=object)
+    cues = cue_conflict([str(i) for i in stimuli.ids]) if name.startswith("cue") else None
+    place = {"split": name, "selection": "none"}
+    rows = [_people_accuracy(people, place), _consistency("people ~ people", people, observers, observers, place)]
+    for model, decisions in chosen.items():
+        right = decisions == truth
+        found = bootstrap_mean(right.astype(float), n_boot=n_boot, seed=seed)
+        rows.append(MetricRow("accuracy", found.value, unit="fraction", n=len(right), model=model, ci_low=found.low,
+                              ci_high=found.high, interval=found.method, **place))  # fmt: skip
+        rows.append(
+            _consistency(f"{model} ~ people", _with_model(people, model, keys, right), [model], observers, place)
+        )
+        if cues is not None:
+            bias = shape_bias(decisions, *cues)
+            rows.append(MetricRow("shape_bias", bias, unit="fraction", n=len(right), model=model, **place))
+    if cues is not None:
+        rows.append(_people_bias(people, place))
+    return rows
+
+
+def _people_accuracy(people: pd.DataFrame, place: Mapping[str, Any]) -> MetricRow:
+    row = observer_accuracy(people.assign(set="all")).iloc[0]
+    half = 1.96 * row["sd"] / np.sqrt(row["n_observers"]) if row["n_observers"] > 1 else np.nan
+    low, high = (None, None) if np.isnan(half) else (float(row["accuracy"] - half), float(row["accuracy"] + half))
+    return MetricRow("accuracy", float(row["accuracy"]), unit="fraction", n=int(people["key"].nunique()), model="people",
+                     ci_low=low, ci_high=high, interval="mean over people -+ 1.96 standard errors",
+                     notes=f"{int(row['n_observers'])} people, {int(row['n_trials'])} trials", **place)  # fmt: skip
+
+
+def _with_model(people: pd.DataFrame, model: str, keys: Sequence[str], right: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
+    conditions = people.drop_duplicates("key").set_index("key")["condition"]
+    seen = [i for i, k in enumerate(keys) if k in conditions.index]
+    mine = pd.DataFrame({"observer": model, "condition": [conditions[keys[i]] for i in seen],
+                         "key": [keys[i] for i in seen], "correct": right[seen]})  # fmt: skip
+    return pd.concat([people[["observer", "condition", "key", "correct"]], mine], ignore_index=True)
+
+
+def _consistency(
+    name: str, trials: pd.DataFrame, first: Sequence[str], second: Sequence[str], place: Mapping[str, Any]
+) -> MetricRow:
+    kappa, n_pairs = mean_consistency(trials, first, second)
+    return MetricRow("error_consistency", kappa, unit="kappa", n=int(trials["key"].nunique()), model=name,
+                     notes=f"mean over {n_pairs} pairs", **place)  # fmt: skip
+
+
+def _people_bias(people: pd.DataFrame, place: Mapping[str, Any]) -> MetricRow:
+    shapes, textures = cue_conflict(list(people["imagename"]))
+    found = [
+        shape_bias(
+            people["object_response"][mask], np.asarray(shapes, object)[mask], np.asarray(textures, object)[mask]
+        )
+        for mask in ((people["observer"] == o).to_numpy() for o in sorted(people["observer"].unique()))
+    ]
+    known = [v for v in found if v is not None]
+    value = float(np.mean(known)) if known else None
+    return MetricRow("shape_bias", value, unit="fraction", n=int(people["key"].nunique()), model="people",
+                     notes=f"mean over {len(known)} people", **place)  # fmt: skip
