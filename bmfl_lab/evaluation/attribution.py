@@ -49,8 +49,12 @@ class Attribution:
 
     @property
     def relative_gap(self) -> np.ndarray:
-        """Gap over the largest of |score - reference| and 1e-3, shape (n_stimuli,)."""
-        return np.abs(self.gap) / np.maximum(np.abs(self.score - self.reference), 1e-3)
+        """Gap over the change of the score, shape (n_stimuli,).
+
+        An image whose score hardly differs from the baseline's is held against the median change of all images.
+        """
+        change = np.abs(self.score - self.reference)
+        return np.abs(self.gap) / np.maximum(np.maximum(change, np.median(change) if len(change) else 0), 1e-6)
 
 
 def integrated_gradients(
