@@ -19,6 +19,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.errors import CheckpointError, DataError, message
+from bmfl_lab.files import sha256_json
 from bmfl_lab.models.brain_encoder import EnsembleEncoder, LinearEncoder, RetinotopicEncoder, ScaledEncoder
 from bmfl_lab.models.roi_query import ROIQueryEncoder
 from bmfl_lab.runtime import pick_device
@@ -31,6 +32,16 @@ def token_source(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return what tokens must have in common with those an encoder was trained on."""
     identity = manifest["identity"]
     return {k: identity[k] for k in ("backbone", "kind", "block", "features")}
+
+
+def shared_tokens(backbone: Backbone, encoder: Any) -> list[tuple[str, int]]:
+    """Return kind and block of what an encoder will ask of this very backbone, so that one pass can make all."""
+    described = sha256_json({k: v for k, v in backbone.describe().items() if k != "weights_label"})
+    return [
+        (s["kind"], s["block"])
+        for s in getattr(encoder, "sources", ())
+        if s["features"] == "tokens" and sha256_json(s["backbone"]) == described
+    ]
 
 
 def as_patches(stored: Sequence[StoredTokens]) -> np.ndarray:

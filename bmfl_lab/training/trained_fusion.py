@@ -17,6 +17,7 @@ from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.lesion import Lesion, apply_lesion
 from bmfl_lab.training.checkpoint import read_bundle, write_bundle
+from bmfl_lab.training.encoder_io import shared_tokens
 
 _BATCH = 256
 _DONORS = 512
@@ -172,7 +173,9 @@ class TrainedFusion:
         for known, tokens, response in self._cache:
             if known is stimuli:
                 return tokens, response
-        tokens = self.store.get(self.backbone, stimuli, kind=self.config.kind, block=self.config.block)
+        own = (self.config.kind, self.config.block)
+        wanted = [own, *shared_tokens(self.backbone, self.encoder)]
+        tokens = self.store.get_many(self.backbone, stimuli, wanted)[0]
         response = None
         if self.source is not None:
             response = np.asarray(self.source(stimuli, tokens), dtype=np.float32)
