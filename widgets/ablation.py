@@ -265,7 +265,10 @@ def region_ablation(source: Any, *, folder: str | Path = "figures", **state: Any
         source="explorer",
         folder=folder,
     )
-    cortex.on_click(lambda vertex: frame.set(regions=toggled(frame.state.regions, source.atlas, vertex)))
+    frame.on_click(
+        cortex.figure,
+        lambda point: frame.set(regions=toggled(frame.state.regions, source.atlas, cortex.vertex(point))),
+    )
     return frame
 
 
@@ -274,7 +277,7 @@ def toggled(regions: tuple[str, ...], atlas: Any, vertex: int) -> tuple[str, ...
 
     Where a group covers the ROI, the group is replaced by its other members.
     """
-    inside = [name for name, mask in atlas.rois.items() if mask[vertex]]
+    inside = [name for name, mask in atlas.rois.items() if vertex >= 0 and mask[vertex]]
     if not inside:
         return regions
     roi = inside[0]
@@ -286,7 +289,7 @@ def toggled(regions: tuple[str, ...], atlas: Any, vertex: int) -> tuple[str, ...
     return (*regions, roi)
 
 
-def _results(source: Any) -> go.FigureWidget:
+def _results(source: Any) -> go.Figure:
     made = make_subplots(
         rows=1,
         cols=3,
@@ -317,7 +320,7 @@ def _results(source: Any) -> go.FigureWidget:
     return figure
 
 
-def _draw_results(figure: go.FigureWidget, found: dict[str, Any], source: Any) -> None:
+def _draw_results(figure: go.Figure, found: dict[str, Any], source: Any) -> None:
     table, names = found["table"], [f"{s}<br>n = {n}" for s, n in zip(found["sets"], found["table"]["n"])]
     with figure.batch_update():
         figure.data[0].source = picture(found["image"])

@@ -239,7 +239,7 @@ def _adjust(state: State, controls: Any, source: Any) -> State:
     return fit_index(fit_index(state, controls, source), controls, source, "other_index")
 
 
-def _pictures() -> go.FigureWidget:
+def _pictures() -> go.Figure:
     made = make_subplots(rows=1, cols=4, subplot_titles=("image", "attention", " ", " "), horizontal_spacing=0.02)
     blank = picture(np.full((8, 8, 3), 255, dtype=np.uint8))
     for column in range(1, 5):
@@ -250,7 +250,7 @@ def _pictures() -> go.FigureWidget:
     return figure
 
 
-def _bars() -> go.FigureWidget:
+def _bars() -> go.Figure:
     made = go.Figure()
     for name, colour in zip(("", " "), COLOURS):
         made.add_bar(x=[], y=[], marker_color=colour, name=name)
@@ -261,7 +261,7 @@ def _bars() -> go.FigureWidget:
     return figure
 
 
-def _draw(figure: go.FigureWidget, bars: go.FigureWidget, panels: list[dict], state: State) -> None:
+def _draw(figure: go.Figure, bars: go.Figure, panels: list[dict], state: State) -> None:
     blank = picture(np.full((8, 8, 3), 255, dtype=np.uint8))
     with figure.batch_update():
         for i in range(2):

@@ -14,6 +14,7 @@ from traitlets import TraitError
 
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
+from widgets.live import Live
 
 _STYLE = """<style>
 .bmfl-frame {border:1px solid var(--jp-border-color2,#bbb); padding:10px; gap:8px}
@@ -80,8 +81,8 @@ class Frame(w.VBox):
         Field of the state to the control that sets it.
     groups : mapping of str to sequence of str
         Heading to the fields under it, in order.
-    views : sequence of (widget, str)
-        Figures, and the CSS flex of each.
+    views : sequence of (plotly Figure, widget or list of them, str)
+        What is shown, and the CSS flex of each; figures are changed in place by `draw`.
     answer : callable
         ``answer(state) -> dict``: the pure select with its source.
     draw : callable
@@ -112,7 +113,7 @@ class Frame(w.VBox):
         state: Any,
         controls: Mapping[str, w.Widget],
         groups: Mapping[str, Sequence[str]],
-        views: Sequence[tuple[w.Widget, str]],
+        views: Sequence[tuple[Any, str]],
         answer: Callable[[Any], dict],
         draw: Callable[[dict, Any], str],
         twin: Callable[[Any], Any],
@@ -124,7 +125,8 @@ class Frame(w.VBox):
         self.state, self.controls, self.seconds, self.error = state, dict(controls), 0.0, ""
         self._parts = {"answer": answer, "draw": draw, "twin": twin, "adjust": adjust}
         self._module, self._source, self._folder, self._quiet = module, source, Path(folder), False
-        self._views = [view for view, _ in views]
+        self.figures: dict[int, Live] = {}
+        views = [(self._lively(view), flex) for view, flex in views]
         self.status = w.HTML()
         self.code = w.Textarea(layout={"width": "100%", "display": "none"}, description="")
         self.code.add_class("bmfl-code")
@@ -134,6 +136,20 @@ class Frame(w.VBox):
         for name, control in self.controls.items():
             control.observe(lambda change, name=name: self._changed(name, change["new"]), names="value")
         self.set()
+
+    def _lively(self, view: Any) -> w.Widget:
+        """Return a widget for a view: figures come to life, also those inside a box."""
+        if isinstance(view, (list, tuple)):
+            return w.VBox([self._lively(v) for v in view])
+        if isinstance(view, w.Widget):
+            return view
+        fixed = sum(t.type == "mesh3d" for t in view.data) - 1  # all but the last mesh are bare brain
+        self.figures[id(view)] = Live(view, max(0, fixed))
+        return self.figures[id(view)]
+
+    def on_click(self, figure: Any, act: Callable[[dict], None]) -> None:
+        """Call ``act(point)`` when a point of one of the widget's figures is clicked."""
+        self.figures[id(figure)].on_click(act)
 
     def _panel(self, groups: Mapping[str, Sequence[str]]) -> w.Widget:
         boxes = []
@@ -177,7 +193,10 @@ class Frame(w.VBox):
             raise
         finally:
             self._quiet = False
-        return self._parts["draw"](self._parts["answer"](self.state), self.state)
+        said = self._parts["draw"](self._parts["answer"](self.state), self.state)
+        for figure in self.figures.values():
+            figure.push()
+        return said
 
     def _turn(self, name: str, control: w.Widget) -> None:
         """Let a control show the state's value."""
@@ -207,10 +226,9 @@ class Frame(w.VBox):
 
     def save_html(self) -> str:
         """Write the plotly figures as one self-contained file and return a sentence with its path."""
-        import plotly.graph_objects as go
         import plotly.io as pio
 
-        figures = [go.Figure(v) for v in self._views if isinstance(v, go.FigureWidget)]
+        figures = [live.plot for live in self.figures.values()]
         if not figures:
             raise ConfigError(message("an interactive figure", "none in this widget", "save PNG instead"))
         parts = [pio.to_html(f, full_html=False, include_plotlyjs=not i) for i, f in enumerate(figures)]

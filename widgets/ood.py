@@ -51,7 +51,6 @@ class State:
 SHOW = ("other minus first", "accuracy of the first")
 
 
-@dataclass(frozen=True)
 class Source:
     """What the OOD explorer reads.
 
@@ -64,51 +63,42 @@ class Source:
     title : str
         Name of the study; says *simulated* where responses are.
 
+    Attributes
+    ----------
+    models, rows : tuple of str
+        Models; rows of the grid: made shifts, then natural image sets other than "test".
+    severities : tuple of int
+        0 for a whole set, and every severity that was evaluated.
+    cells : dict of (str, str, int) to Series
+        (model, row, severity) to the share of seeds that classify each image id correctly.
+
     Raises
     ------
     DataError
         If a column is missing.
     """
 
-    per_image: Any
-    image: Callable[..., np.ndarray] | None = None
-    title: str = ""
-
-    def __post_init__(self) -> None:
-        missing = [c for c in _COLUMNS if c not in self.per_image.columns]
-        if missing or self.per_image.empty:
+    def __init__(self, per_image: Any, image: Callable[..., np.ndarray] | None = None, title: str = ""):
+        missing = [c for c in _COLUMNS if c not in getattr(per_image, "columns", ())]
+        if missing or per_image.empty:
             raise DataError(
                 message(
                     f"per-image rows with columns {_COLUMNS}",
-                    f"{len(self.per_image)} rows, missing {missing}",
+                    f"{len(per_image)} rows, missing {missing}",
                     "pass the result of evaluate_ood",
                 )
             )
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Names of the models."""
-        return tuple(dict.fromkeys(self.per_image["model"]))
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """Rows of the grid: made shifts, then natural image sets other than "test"."""
-        frame = self.per_image
+        self.image, self.title = image, title
+        frame = per_image.assign(severity=per_image["severity"].fillna(0).astype(int))
+        self.models = tuple(dict.fromkeys(frame["model"]))
         made = [s for s in dict.fromkeys(frame["shift"]) if s]
-        return (*made, *(s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"))
-
-    def cell(self, model: str, row: str, severity: int) -> Any:
-        """Return the per-image rows of a model in one cell of the grid; severity 0 is "test" or the set itself."""
-        frame = self.per_image[self.per_image["model"] == model]
-        made = row in set(self.per_image["shift"]) and row
-        if made and severity:
-            return frame[(frame["shift"] == row) & (frame["severity"] == severity)]
-        return frame[(frame["shift"] == "") & (frame["split"] == ("test" if made else row))]
-
-    def severities(self) -> tuple[int, ...]:
-        """Return 0 and every severity that was evaluated."""
-        found = self.per_image["severity"].dropna().unique()
-        return (0, *sorted(int(s) for s in found))
+        sets = [s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"]
+        self.rows, self.severities = (*made, *sets), tuple(sorted({0, *frame["severity"]}))
+        self.cells: dict[tuple[str, str, int], Any] = {}
+        for (model, split, shift, severity), part in frame.groupby(["model", "split", "shift", "severity"], sort=False):
+            right = part.groupby("id", sort=False)["correct"].mean()
+            rows = [shift] if shift else made if split == "test" else [split]
+            self.cells |= {(model, row, severity): right for row in rows}
 
 
 def source_of(result: Any, explorer: Any = None) -> Source:
@@ -132,7 +122,7 @@ def resolve(state: State, source: Source) -> State:
     """Return the state with models, shift and a severity that was evaluated."""
     shift = state.shift or (source.rows[0] if source.rows else "")
     model = state.model or source.models[0]
-    known = [s for s in source.severities() if len(source.cell(model, shift, s))]
+    known = [s for s in source.severities if (model, shift, s) in source.cells]
     made = [s for s in known if s] or [0]
     severity = state.severity if state.severity in known and (state.severity or made == [0]) else made[-1]
     other = state.other or next((m for m in source.models if m != model), model)
@@ -164,14 +154,16 @@ def select(state: State, source: Source) -> dict[str, Any]:
     for name in (state.model, state.other):
         if name not in source.models:
             raise DataError(message(f"a model among {source.models}", repr(name), "choose one of them"))
-    severities, signed = source.severities(), state.show == SHOW[0]
+    severities, signed = source.severities, state.show == SHOW[0]
     grid = np.full((len(source.rows), len(severities)), np.nan)
     for i, row in enumerate(source.rows):
         for j, severity in enumerate(severities):
-            first, other = (source.cell(m, row, severity)["correct"] for m in (state.model, state.other))
-            if len(first) and len(other):
+            first, other = (source.cells.get((m, row, severity)) for m in (state.model, state.other))
+            if first is not None and other is not None:
                 grid[i, j] = other.mean() - first.mean() if signed else first.mean()
-    curves = {m: np.array([_interval(source.cell(m, state.shift, s)) for s in severities]) for m in source.models}
+    curves = {
+        m: np.array([_interval(source.cells.get((m, state.shift, s))) for s in severities]) for m in source.models
+    }
     flips, counts, n = _flips(state, source)
     images = []
     if source.image is not None:
@@ -187,16 +179,18 @@ def select(state: State, source: Source) -> dict[str, Any]:
 
 def _interval(cell: Any) -> tuple[float, float, float]:
     """Return the mean over images and seeds with the 95 % Wilson interval over images."""
-    if not len(cell):
+    if cell is None:
         return (np.nan,) * 3
-    p, n, z = float(cell["correct"].mean()), cell["id"].nunique(), 1.96
+    p, n, z = float(cell.mean()), len(cell), 1.96
     centre, half = (p + z * z / (2 * n)), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
 
 
 def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], int]:
-    cells = [source.cell(m, state.shift, state.severity).groupby("id", sort=False)["correct"].mean() > 0.5
-             for m in (state.model, state.other)]  # fmt: skip
+    cells = [source.cells.get((m, state.shift, state.severity)) for m in (state.model, state.other)]
+    if any(c is None for c in cells):
+        return [], (0, 0), 0
+    cells = [c > 0.5 for c in cells]
     first, other = cells[0].align(cells[1], join="inner")
     gained, lost = first.index[~first & other], first.index[first & ~other]
     chosen = gained if state.flips == FLIPS[0] else lost
@@ -226,7 +220,7 @@ def figure_of(state: State, source: Any) -> Any:
     return shift_grid_figure(
         found["grid"],
         source.rows,
-        source.severities(),
+        source.severities,
         found["curves"],
         title=" ".join((source.title, _title(state))).strip(),
         unit=_unit(state),
@@ -265,7 +259,7 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
     source = source_of(result, explorer)
     first = resolve(State(**state), source)
     figure, sheet, listed = _figure(source), _sheet(), w.HTML()
-    steps = [("whole set" if s == 0 else str(s), s) for s in source.severities()]
+    steps = [("whole set" if s == 0 else str(s), s) for s in source.severities]
     controls = {
         "model": dropdown("First", source.models, first.model),
         "other": dropdown("Other", source.models, first.other),
@@ -290,7 +284,7 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
         state=first,
         controls=controls,
         groups={"Models": ("model", "other"), "Grid": ("show", "shift", "severity"), "Drill down": ("flips",)},
-        views=[(figure, "1 1 600px"), (w.VBox([sheet, listed]), "1 1 100%")],
+        views=[(figure, "1 1 600px"), ([sheet, listed], "1 1 100%")],
         answer=lambda s: select(s, source),
         draw=draw,
         adjust=lambda s, _: resolve(s, source),
@@ -299,22 +293,21 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
         source="result",
         folder=folder,
     )
-    figure.data[0].on_click(lambda _t, points, _s: _grid_click(frame, source, points))
+    frame.on_click(figure, lambda point: _grid_click(frame, point))
     return frame
 
 
-def _grid_click(frame: Frame, source: Source, points: Any) -> None:
-    if points.xs and points.ys:
-        severity = 0 if points.xs[0] == "none" else int(points.xs[0])
-        frame.set(shift=str(points.ys[0]), severity=severity)
+def _grid_click(frame: Frame, point: dict[str, Any]) -> None:
+    if point["trace"] == 0:
+        frame.set(shift=str(point["y"]), severity=0 if point["x"] == "none" else int(point["x"]))
 
 
-def _figure(source: Source) -> go.FigureWidget:
+def _figure(source: Source) -> go.Figure:
     made = make_subplots(
-        rows=1, cols=2, column_widths=[0.56, 0.44], subplot_titles=("grid", "curve"), horizontal_spacing=0.2
+        rows=1, cols=2, column_widths=[0.5, 0.5], subplot_titles=("grid", "curve"), horizontal_spacing=0.26
     )
-    severities = ["none" if s == 0 else str(s) for s in source.severities()]
-    bar = {"x": 0.49, "thickness": 12, "title": {"side": "right"}}
+    severities = ["none" if s == 0 else str(s) for s in source.severities]
+    bar = {"x": 0.38, "thickness": 12, "title": {"side": "right"}}
     made.add_heatmap(
         z=np.zeros((len(source.rows), len(severities))), x=severities, y=list(source.rows), colorbar=bar,
         texttemplate="%{z:.0f}", hovertemplate="%{y}, severity %{x}: %{z:.1f}<extra></extra>", row=1, col=1,
@@ -335,7 +328,7 @@ def _figure(source: Source) -> go.FigureWidget:
     return figure
 
 
-def _sheet() -> go.FigureWidget:
+def _sheet() -> go.Figure:
     made = make_subplots(rows=1, cols=1)
     made.add_image(source=picture(np.full((8, 8, 3), 255, dtype=np.uint8)), hoverinfo="skip", row=1, col=1)
     no_axes(made, 1, 1)
@@ -344,7 +337,7 @@ def _sheet() -> go.FigureWidget:
     return figure
 
 
-def _draw(figure: go.FigureWidget, found: dict[str, Any], source: Source, state: State) -> None:
+def _draw(figure: go.Figure, found: dict[str, Any], source: Source, state: State) -> None:
     grid, signed = 100 * found["grid"], found["signed"]
     top = max(1.0, float(np.nanmax(np.abs(grid)))) if np.isfinite(grid).any() else 1.0
     scale = (
@@ -355,7 +348,7 @@ def _draw(figure: go.FigureWidget, found: dict[str, Any], source: Source, state:
     with figure.batch_update():
         figure.data[0].update(z=grid, **scale)
         figure.data[0].colorbar.title.text = _unit(state)
-        severities = np.asarray(source.severities())
+        severities = np.asarray(source.severities)
         for trace, values in zip(figure.data[1:], found["curves"].values()):
             known = np.isfinite(values[:, 0])
             trace.x, trace.y = severities[known], 100 * values[known, 0]

@@ -10,13 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from bmfl_lab.viz.explore import outline_lines
-from bmfl_lab.viz.surface_interactive import SurfaceLayout, surface_figure, swap_map
+from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, surface_figure, swap_map
 
+_ZOOM = 1.9
 FONT = {"size": 13, "color": "#222222", "family": "Helvetica, Arial, sans-serif"}
 
 
-def styled(figure: go.Figure, height: int, title: str = "") -> go.FigureWidget:
-    """Return a live figure in the house style: white card, dark text, readable in both themes."""
+def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
+    """Return the figure in the house style: white card, dark text, readable in both themes."""
     figure.update_layout(
         font=FONT,
         height=height,
@@ -27,9 +28,7 @@ def styled(figure: go.Figure, height: int, title: str = "") -> go.FigureWidget:
         margin={"l": 10, "r": 14, "t": 54, "b": 44},
         hoverlabel={"font": {"size": 12}},
     )
-    live = go.FigureWidget(figure)
-    live._config = {"displaylogo": False, "responsive": True}
-    return live
+    return figure
 
 
 def picture(image: np.ndarray) -> str:
@@ -84,6 +83,10 @@ class Cortex:
         made.data = (*made.data[:-2], made.data[-1], made.data[-2])  # swap_map changes the last trace
         self.figure = styled(made, height)
         self.figure.update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
+        # an orthographic camera does not come nearer; a larger box does
+        extent = np.ptp(np.concatenate([points for points, _, _ in self.layout.base]), axis=0)
+        ratio = dict(zip("xyz", _ZOOM * extent / extent.max()))
+        self.figure.update_layout(scene={"aspectmode": "manual", "aspectratio": ratio})
 
     def show(self, values: np.ndarray, outline: np.ndarray | None = None, **style: Any) -> None:
         """Show values per vertex, and the outline of a region."""
@@ -99,13 +102,14 @@ class Cortex:
         if self.layout is not None:
             self.figure.data[-1].update(cmin=low, cmax=high)
 
-    def on_click(self, act: Any) -> None:
-        """Call ``act(vertex)`` with the atlas's vertex when the map is clicked."""
-        if self.layout is None:
-            return
+    def look_from(self, view: str) -> None:
+        """Turn the camera; a choice of view wins over turning by hand."""
+        if self.layout is not None:
+            self.figure.layout.uirevision = view
+            self.figure.layout.scene.camera.eye = VIEWS[view]
 
-        def clicked(trace: Any, points: Any, _: Any) -> None:
-            if len(points.point_inds):
-                act(int(self.layout.order[points.point_inds[0]]))
-
-        self.figure.data[-1].on_click(clicked)
+    def vertex(self, point: dict[str, Any]) -> int:
+        """Return the atlas's vertex of a clicked point, -1 where it is none."""
+        if self.layout is None or point["trace"] != len(self.figure.data) - 1 or point["index"] < 0:
+            return -1
+        return int(self.layout.order[point["index"]])

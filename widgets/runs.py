@@ -231,7 +231,7 @@ def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Pa
         state=first,
         controls=controls,
         groups={"Find": ("text", "metric"), "Compare": ("first", "second")},
-        views=[(w.VBox([table]), "1 1 100%"), (figure, "1 1 600px")],
+        views=[([table], "1 1 100%"), (figure, "1 1 600px")],
         answer=lambda s: select(s, source),
         draw=draw,
         adjust=lambda s, c: _adjust(s, c, source),
@@ -270,7 +270,7 @@ def _table(runs: list[dict[str, str]], source: Source) -> str:
     return f"<table style='{colour}'><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _figure() -> go.FigureWidget:
+def _figure() -> go.Figure:
     made = go.Figure()
     for colour, symbol in zip(PALETTE, ("circle", "square")):
         error = {"type": "data", "symmetric": False, "thickness": 1.2}
@@ -282,7 +282,7 @@ def _figure() -> go.FigureWidget:
     return styled(made, 380, "")
 
 
-def _draw(figure: go.FigureWidget, found: dict[str, Any], state: State) -> None:
+def _draw(figure: go.Figure, found: dict[str, Any], state: State) -> None:
     labels = found["labels"][:_MOST]
     with figure.batch_update():
         for i, trace in enumerate(figure.data):

@@ -87,7 +87,7 @@ def select(state: State, source: Any) -> dict[str, Any]:
         outline, region = np.arange(len(values)) == state.vertex, _vertex_name(source.atlas, state.vertex)
     tuning, best = None, []
     if outline is not None:
-        said += f" {region}: {int(outline.sum())} vertices, mean {unit} {np.nanmean(values[outline]):.2f}."
+        said += f" {region}: {int(outline.sum())} vertices, mean {np.nanmean(values[outline]):.2f} ({unit})."
         if source.encoder is not None:
             tuning = source.tuning(outline)
             best = [source.image("test", int(i)) for i in tuning["best"][:8]]
@@ -186,8 +186,7 @@ def surface_viewer(source: Any, *, folder: str | Path = "figures", **state: Any)
     def draw(found: dict, state: State) -> str:
         style = {"title": _title(state, source), "unit": found["unit"], "signed": found["signed"]}
         cortex.show(found["values"], found["outline"], **style)
-        if cortex.layout is not None and cortex.figure.layout.scene.camera.eye.to_plotly_json() != VIEWS[state.view]:
-            cortex.figure.layout.scene.camera.eye = VIEWS[state.view]
+        cortex.look_from(state.view)
         _draw_details(details, found)
         return found["said"]
 
@@ -209,7 +208,7 @@ def surface_viewer(source: Any, *, folder: str | Path = "figures", **state: Any)
         source="explorer",
         folder=folder,
     )
-    cortex.on_click(lambda vertex: frame.set(**_clicked(atlas, vertex)))
+    frame.on_click(cortex.figure, lambda point: frame.set(**_clicked(atlas, cortex.vertex(point))))
     return frame
 
 
@@ -218,7 +217,7 @@ def _exists(atlas: Any, group: str) -> bool:
 
 
 def _clicked(atlas: Any, vertex: int) -> dict[str, Any]:
-    inside = [name for name, mask in atlas.rois.items() if mask[vertex]]
+    inside = [name for name, mask in atlas.rois.items() if vertex >= 0 and mask[vertex]]
     return {"vertex": vertex, "region": inside[0] if inside else ""}
 
 
@@ -228,7 +227,7 @@ def _adjust(state: State, controls: Any, source: Any) -> State:
     return fit_index(state, controls, source)
 
 
-def _details(source: Any) -> go.FigureWidget:
+def _details(source: Any) -> go.Figure:
     made = make_subplots(
         rows=2,
         cols=2,
@@ -251,7 +250,7 @@ def _details(source: Any) -> go.FigureWidget:
     return styled(made, 430, "")
 
 
-def _draw_details(figure: go.FigureWidget, found: dict[str, Any]) -> None:
+def _draw_details(figure: go.Figure, found: dict[str, Any]) -> None:
     blank = np.full((8, 8, 3), 255, dtype=np.uint8)
     with figure.batch_update():
         figure.data[0].source = picture(blank if found["image"] is None else found["image"])

@@ -1,0 +1,233 @@
+"""Widgets without a browser: states select arrays, errors become sentences, and no torch is needed."""
+
+import ast
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import widgets
+from bmfl_lab import load_study
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation import Explorer, evaluate_ood
+from bmfl_lab.models.lesion import Lesion
+from bmfl_lab.records import Record
+from bmfl_lab.training import presets, train_brain_encoder, train_fusion
+from widgets import ablation, attention, ood, runs, surface
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("widgets")
+    study, store = load_study("planted"), FeatureStore(folder / "features")
+    config, encoder_config = presets("tiny", epochs=12)
+    encoder = train_brain_encoder(encoder_config, study, store=store, folder=folder / "encoder")
+    models = {
+        h: train_fusion(dataclasses.replace(config, head=h), study, encoder=encoder, store=store)
+        for h in ("fusion", "backbone")
+    }
+    return study, models, encoder, store
+
+
+@pytest.fixture(scope="module")
+def explorer(parts):
+    study, models, encoder, store = parts
+    return Explorer(study, models, encoder, store=store, n_batch=60, n_boot=100)
+
+
+def test_an_image_gives_the_same_probabilities_alone_and_in_its_set(explorer, parts):
+    _, models, _, _ = parts
+    logits = models["fusion"].logits(parts[0].set("test"))
+    wanted = np.exp(logits[7]) / np.exp(logits[7]).sum()
+    assert np.abs(explorer.probabilities("fusion", "test", 7) - wanted).max() < 1e-5
+
+
+def test_a_lesion_in_the_explorer_is_that_of_the_model(explorer, parts):
+    study, models, _, _ = parts
+    lesion = Lesion(explorer.mask(["FFC"]), "mean", 1.0)
+    stimuli = study.set("test")
+    rows = np.unique(np.linspace(0, len(stimuli) - 1, 60).astype(int))
+    right = models["fusion"].logits(stimuli, lesion)[rows].argmax(1) == stimuli.labels[rows]
+    table = explorer.batch("fusion", ["test"], explorer.lesion(["FFC"]))
+    assert table["accuracy"][0, 1] == pytest.approx(right.mean())
+    assert table["n"][0] == 60 and table["low"][0, 1] <= right.mean() <= table["high"][0, 1]
+
+
+def test_random_lesions_have_the_size_of_the_lesion_in_each_hemisphere(explorer):
+    from bmfl_lab.evaluation.explore_lesions import random_lesions
+
+    lesion, side = explorer.lesion(["HVC"]), np.asarray(explorer.atlas.hemisphere)
+    for control in random_lesions(explorer, lesion):
+        for number in (0, 1):
+            assert control.mask[side == number].sum() == lesion.mask[side == number].sum()
+
+
+@pytest.mark.parametrize("source", range(4))
+def test_attention_shares_sum_to_at_most_one(explorer, source):
+    name = explorer.sources[source]
+    found = explorer.attention(name, "test", 3, "masked", 2, model="fusion")
+    total = float((found["map"] if "map" in found else found["weights"]).sum())
+    assert (0 < total < 1) if name.startswith("backbone") else total == pytest.approx(1, abs=1e-4)
+
+
+def test_queries_of_the_encoder_are_named_by_their_vertices(explorer):
+    regions = explorer.map_choices("encoder: ROI query over patches")["regions"]
+    assert set(regions) == {f"{s}:{r}" for s in ("left", "right") for r in explorer.atlas.present}
+
+
+def test_surface_select_hides_what_is_below_the_threshold(explorer):
+    state = surface.State(region="FFC", threshold=0.5, hemispheres="left")
+    found = surface.select(state, explorer)
+    drawn = np.isfinite(found["values"])
+    assert drawn.any() and (np.abs(found["values"][drawn]) >= 0.5).all()
+    assert not drawn[np.asarray(explorer.atlas.hemisphere) == 1].any()
+    response = explorer.all_predicted("test")[:, explorer.mask(["FFC"])].mean(1)
+    labels = explorer.stimuli("test").labels
+    assert found["tuning"]["mean"] == pytest.approx([response[labels == c].mean() for c in range(4)])
+    assert found["tuning"]["best"][0] == response.argmax()
+
+
+def test_a_click_switches_a_region_off_and_on_and_breaks_a_group_up(explorer):
+    atlas = explorer.atlas
+    vertex = int(np.flatnonzero(atlas.rois["LO"])[0])
+    assert ablation.toggled((), atlas, vertex) == ("LO",)
+    assert ablation.toggled(("LO", "V1"), atlas, vertex) == ("V1",)
+    rest = ablation.toggled(("HVC",), atlas, vertex)
+    assert np.array_equal(atlas.select(rest), atlas.select("HVC") & ~np.asarray(atlas.rois["LO"], bool))
+
+
+def test_ood_select_counts_the_images_that_flip(explorer, parts):
+    study, models, _, _ = parts
+    result = evaluate_ood(models, study, shifts=[("masked", 5)], sets=["test"], n_boot=10)
+    source = ood.source_of(result, explorer)
+    found = ood.select(ood.State(), source)
+    cell = result.per_image[result.per_image["shift"] == "masked"].pivot(index="id", columns="model", values="correct")
+    assert set(found["flips"]) == set(cell.index[~cell["fusion"] & cell["backbone"]])
+    assert found["grid"][0, -1] == pytest.approx(cell["backbone"].mean() - cell["fusion"].mean())
+
+
+def frames(explorer, parts, folder):
+    record = Record("00_quickstart", {"seed": 0}, {"name": "planted", "simulated": True})
+    for seed in (0, 1):
+        record.add("accuracy", 0.5 + seed / 10, unit="fraction", split="test", n=10, selection="none", model=f"m{seed}")
+    for name in ("a", "b"):
+        record.finish(folder / "out" / name)
+    result = evaluate_ood(parts[1], parts[0], shifts=[("masked", 5)], n_boot=10)
+    return {
+        "surface": widgets.surface_viewer(explorer, folder=folder),
+        "ablation": widgets.region_ablation(explorer, folder=folder),
+        "attention": widgets.attention_explorer(explorer, folder=folder),
+        "ood": widgets.ood_explorer(result, explorer, folder=folder),
+        "runs": widgets.run_browser(folder / "out", pictures=folder),
+    }
+
+
+def test_every_widget_opens_changes_and_saves_its_twin(explorer, parts, tmp_path):
+    changes = {
+        "surface": {"region": "FFC"},
+        "ablation": {"regions": ("HVC",)},
+        "attention": {"source": "fusion: image over ROIs"},
+        "ood": {"show": "accuracy of the first"},
+        "runs": {"second": "a"},
+    }
+    for name, frame in frames(explorer, parts, tmp_path).items():
+        assert frame.error == "", (name, frame.error)
+        before = [live.look + live.t0 + live.t1 + live.t3 for live in frame.figures.values()]
+        frame.set(**changes[name])
+        assert frame.error == "", (name, frame.error)
+        after = [live.look + live.t0 + live.t1 + live.t3 for live in frame.figures.values()]
+        assert before != after or name == "runs"
+        for act in (frame.save_png, frame.save_html, frame.show_code):
+            assert act()
+        assert (tmp_path / f"{name}-1.png").read_bytes().startswith(b"\x89PNG")
+        page = (tmp_path / f"{name}-1.html").read_text()
+        assert "plotly" in page and 'src="http' not in page
+        compile(frame.code.value, name, "exec")
+        assert f"from widgets.{name} import State, figure_of" in frame.code.value
+
+
+def broken(images):
+    def read(_):
+        raise OSError("truncated file")
+
+    return StimulusSet("test", images.ids, read, images.digest_of, images.labels, images.class_names)
+
+
+def test_missing_parts_give_a_sentence_and_leave_the_widget_usable(explorer, parts, tmp_path):
+    study, models, encoder, store = parts
+    without = widgets.surface_viewer(Explorer(study, None, None, store=store), folder=tmp_path)
+    assert "Expected a brain encoder; got none" in without.status.value
+    without.set(show="measured response")
+    assert without.error == ""
+    bare = dataclasses.replace(study, subjects={})
+    nobody = widgets.surface_viewer(Explorer(bare, None, encoder, store=store), show="measured response")
+    assert "a subject with responses" in nobody.error
+    lesion = widgets.region_ablation(Explorer(bare, {"backbone": models["backbone"]}, None, store=store))
+    assert lesion.error == ""
+    lesion.set(regions=("V1",))
+    assert "a cortex" in lesion.error
+    lesion.set(regions=())
+    assert lesion.error == ""
+    frame = widgets.region_ablation(explorer, folder=tmp_path)
+    frame.set(regions=("FFA-9",))
+    assert "an ROI or region group" in frame.error
+    frame.set(regions=("V1",))
+    assert frame.error == ""
+    viewer = widgets.surface_viewer(explorer, folder=tmp_path)
+    viewer.set(region="FFA-9")
+    assert "region that the study has" in viewer.error and viewer.state.region == ""
+
+
+def test_an_image_that_cannot_be_read_gives_a_sentence(parts):
+    study, models, encoder, store = parts
+    spoiled = dataclasses.replace(study, sets={**study.sets, "test": broken(study.set("test"))})
+    frame = widgets.attention_explorer(
+        Explorer(spoiled, models, encoder, store=store), source="backbone: CLS over patches"
+    )
+    assert "truncated file" in frame.error
+    frame.set(images="val")
+    assert frame.error == ""
+
+
+def test_bad_sources_are_refused(explorer, tmp_path):
+    with pytest.raises(DataError, match="pass the result of evaluate_ood"):
+        ood.source_of(pd.DataFrame({"model": []}))
+    with pytest.raises(ConfigError, match="a trained model"):
+        ablation.select(ablation.State(model="nope"), explorer)
+    with pytest.raises(ConfigError, match="an attention source"):
+        attention.select(attention.State(source="nope"), explorer)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "record.json").write_text("{")
+    frame = widgets.run_browser(tmp_path)
+    assert "1 damaged" in frame.error
+    assert runs.Source(tmp_path).damaged.keys() == {"x"}
+
+
+def test_no_widget_imports_torch():
+    paths = sorted((ROOT / "widgets").glob("*.py"))
+    assert len(paths) >= 8
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(n.split(".")[0] == "torch" for n in names), path
+
+
+def test_importing_the_widgets_loads_no_torch():
+    code = "import sys, widgets; [getattr(widgets, n) for n in widgets.__all__]; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
+
+
+def test_the_package_exports_five_widgets():
+    assert widgets.__all__ == ["attention_explorer", "ood_explorer", "region_ablation", "run_browser", "surface_viewer"]
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        widgets.nope  # noqa: B018
