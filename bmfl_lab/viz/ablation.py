@@ -61,7 +61,7 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
                 style = {"color": colour[name], "ms": 5, "capsize": 2, "lw": 1.2, "mfc": "white"}
                 ax.errorbar(x, y, xerr=error, fmt=marker[name], label=name, **style)
                 sure = (mine["p_holm"] <= 0.05).to_numpy()
-                ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5)
+                ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5, zorder=5)
             ax.set_title(_TITLES.get(mode, mode))
             ax.set_xlabel("accuracy, points beyond control")
         axes[0, 0].set_yticks(range(len(regions)), regions)
