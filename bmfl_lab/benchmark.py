@@ -166,7 +166,8 @@ def main_job(
             sets = [study.sets["train"], study.sets["val"], *(s.stimuli for s in study.subjects.values())]
             sets += [stimuli for stimuli, *_ in evaluation_sets(study)]
             for stimuli in sets:
-                store.get(backbone, stimuli, recipe.tokens, block=recipe.blocks[0])
+                wanted = [(fusion.kind, fusion.block), *((recipe.tokens, block) for block in recipe.blocks)]
+                store.get_many(backbone, stimuli, wanted)
                 count["n"] += len(stimuli)
         _train_and_evaluate(stages, study, fusion, recipe, store, backbone, Path(folder), device)
     extraction = next(s for s in stages if s.name == "feature extraction")
