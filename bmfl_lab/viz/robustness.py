@@ -90,7 +90,7 @@ def severity_figure(
             ax.set_title(shift.replace("_", " "))
         for ax in axes.flat[len(shifts) :]:
             ax.set_visible(False)
-        fig.supxlabel("severity", fontsize=10)
+        _label_below(axes, len(shifts), "severity")
         fig.supylabel(f"{metric.replace('_', ' ')}, %", fontsize=10)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
@@ -98,6 +98,12 @@ def severity_figure(
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     plt.close(fig)
     return fig
+
+
+def _label_below(axes: np.ndarray, n: int, text: str) -> None:
+    """Label the lowest drawn panel of each column; a label of the whole figure would run into the legend."""
+    for i in range(max(0, n - axes.shape[1]), n):
+        axes.flat[i].set_xlabel(text, fontsize=9)
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, name: str, colour: str, marker: str, offset: float) -> None:
@@ -163,7 +169,7 @@ def robustness_figure(
             _logit_ticks(ax)
         for ax in axes.flat[len(shown) :]:
             ax.set_visible(False)
-        fig.supxlabel("accuracy in distribution, %", fontsize=10)
+        _label_below(axes, len(shown), "in distribution, %")
         fig.supylabel("accuracy on the set, %", fontsize=10)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=9)
@@ -260,7 +266,7 @@ def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int =
             ax.set_ylim(0, 102)
         for ax in axes.flat[len(sets) :]:
             ax.set_visible(False)
-        fig.supxlabel("confidence (probability of the predicted class), %", fontsize=10)
+        _label_below(axes, len(sets), "confidence, %")
         fig.supylabel("accuracy, %", fontsize=10)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
