@@ -177,7 +177,6 @@ class RegionTree(w.VBox):
             disabled=not here,
             indent=False,
             layout={"width": "auto", "margin": "0 12px 0 0"},
-            style={"font_weight": "600"} if bold else {},
         )
         box.observe(lambda _: self._ticked(), names="value")
         self._boxes[name] = box

@@ -173,7 +173,7 @@ def test_missing_parts_give_a_sentence_and_leave_the_widget_usable(explorer, par
     lesion = widgets.region_ablation(Explorer(bare, {"backbone": models["backbone"]}, None, store=store))
     assert lesion.error == ""
     lesion.set(regions=("V1",))
-    assert "a cortex" in lesion.error
+    assert "a model with a brain to lesion" in lesion.error
     lesion.set(regions=())
     assert lesion.error == ""
     frame = widgets.region_ablation(explorer, folder=tmp_path)
