@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DPI = 120
 
 
-def show(figure: Figure, folder: str | Path, name: str) -> Path:
+def show(figure: Figure, folder: str | Path, name: str) -> None:
     """Display a matplotlib figure as PNG and save the same picture under ``folder/figures``.
 
     A PNG is what an executed notebook still shows without a kernel, without scripts and without trust.
@@ -29,11 +29,6 @@ def show(figure: Figure, folder: str | Path, name: str) -> Path:
         Folder of the run.
     name : str
         File name without ending.
-
-    Returns
-    -------
-    Path
-        The saved file.
 
     Raises
     ------
@@ -50,7 +45,6 @@ def show(figure: Figure, folder: str | Path, name: str) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
     display(Image(data=buffer.getvalue(), format="png", alt=name.replace("_", " ")))
-    return path
 
 
 def save_html(figure: plotly.graph_objects.Figure, folder: str | Path, name: str) -> Path:

@@ -11,9 +11,8 @@ from bmfl_lab.viz import show
 def test_the_picture_is_saved_and_displayed(tmp_path, capsys):
     figure = Figure(figsize=(2, 1))
     figure.add_subplot().plot([0, 1])
-    path = show(figure, tmp_path, "line")
-    assert path == tmp_path / "figures" / "line.png"
-    assert Image.open(path).format == "PNG"
+    assert show(figure, tmp_path, "line") is None
+    assert Image.open(tmp_path / "figures" / "line.png").format == "PNG"
     assert "Image" in capsys.readouterr().out
 
 
