@@ -210,7 +210,7 @@ class RegionTree(w.VBox):
             super().observe(act, **({} if names is None else {"names": names}), **rest)
 
 
-def region_ablation(source: Any, *, folder: str | Path = "figures", **state: Any) -> Frame:
+def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
     """Lesion regions of the predicted cortex and see class probabilities and accuracy change.
 
     Parameters
@@ -315,7 +315,7 @@ def _results(source: Any) -> go.Figure:
     made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, row=1, col=3)
     made.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"})
     figure = styled(made, 400)
-    figure.update_layout(margin={"l": 10, "r": 14, "t": 40, "b": 70})
+    figure.update_layout(margin={"l": 10, "r": 14, "t": 62, "b": 70})
     return figure
 
 

@@ -159,7 +159,7 @@ def _name(state: State) -> str:
     return ", ".join([*parts, "mean over heads" if state.head < 0 else f"head {state.head}"])
 
 
-def attention_explorer(source: Any, *, folder: str | Path = "figures", **state: Any) -> Frame:
+def attention_explorer(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
     """Browse images and lay attention over them, side by side for two images or two models.
 
     Parameters
@@ -197,6 +197,7 @@ def attention_explorer(source: Any, *, folder: str | Path = "figures", **state: 
         spatial = found["panels"][0]["map"] is not None
         _draw(figure, bars, found["panels"], state)
         bars.layout.title.text = "" if spatial else _name(state)
+        bars.layout.meta = "hidden" if spatial else None
         return found["said"]
 
     return Frame(

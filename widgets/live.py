@@ -86,7 +86,8 @@ class Live(anywidget.AnyWidget):
     Parameters
     ----------
     plot : plotly Figure
-        Changed in place by its owner; `push` brings the page up to date.
+        Changed in place by its owner; `push` brings the page up to date. It is not shown while its layout's ``meta``
+        is "hidden".
     fixed : int
         Number of first traces that never change.
     """
@@ -108,6 +109,8 @@ class Live(anywidget.AnyWidget):
 
     def push(self) -> None:
         """Send the traces and the layout where they changed."""
+        # a figure that has nothing to say gives its place up
+        self.layout.display = "none" if self.plot.layout.meta == "hidden" else None
         with self.hold_sync():
             self.n_traces = len(self.plot.data)
             for i, trace in enumerate(self.plot.data):

@@ -274,6 +274,7 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
         with sheet.batch_update():
             blank = np.full((8, 8, 3), 255, dtype=np.uint8)
             sheet.data[0].source = picture(strip(found["images"]) if found["images"] else blank)
+            sheet.layout.meta = None if found["images"] else "hidden"
             sheet.layout.title.text = f"{len(found['flips'])} images: {state.flips}"
         ids = ", ".join(found["flips"][:40]) or "none"
         listed.value = f"<div class='bmfl-status'>Image ids: {ids}{' ...' if len(found['flips']) > 40 else ''}</div>"

@@ -153,7 +153,7 @@ def _title(state: State, source: Any) -> str:
     return f"{source.title}: {state.show} to {images} image {state.index}{shift}"
 
 
-def surface_viewer(source: Any, *, folder: str | Path = "figures", **state: Any) -> Frame:
+def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
     """Show responses and encoding accuracy on the cortex.
 
     Parameters

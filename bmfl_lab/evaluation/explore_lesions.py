@@ -93,6 +93,12 @@ def batch(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None 
         intact, lesioned, control (NaN without a lesion). ``n`` (n_sets,); ``changed`` (n_sets, 2): images that the
         lesion turns wrong, and right.
     """
+    sets = tuple(sets)
+    key = None if lesion is None else (lesion.mask.tobytes(), lesion.kind, lesion.strength, lesion.seed)
+    return explorer._remember(("table", model, sets, key), lambda: _table(explorer, model, sets, lesion))
+
+
+def _table(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None) -> dict[str, np.ndarray]:
     out = {k: np.full((len(sets), 3), np.nan) for k in ("accuracy", "low", "high")}
     out["n"], out["changed"] = np.zeros(len(sets), dtype=int), np.zeros((len(sets), 2), dtype=int)
     controls = [] if lesion is None else random_lesions(explorer, lesion)
