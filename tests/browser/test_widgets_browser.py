@@ -1,6 +1,11 @@
 """Every widget in a real JupyterLab: it opens, answers its controls, and says no word to a foreign host."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -83,3 +88,27 @@ def test_a_widget_opens_and_answers_a_control(name, lab, watch):
     watched.settle()
     watched.shoot(frame, f"{name}-1280-light-changed")
     healthy(watched)
+
+
+@pytest.mark.parametrize("width, dark", [(1280, True), (1920, False), (1920, True)])
+def test_a_widget_fits_both_themes_and_widths(width, dark, lab, watch):
+    notebook = lab.write(f"surface-{width}-{dark}.ipynb", [SETUP, WIDGETS["surface"]])
+    watched = watch(width=width, dark=dark)
+    watched.run_all(lab, notebook)
+    watched.page.wait_for_selector(".bmfl-frame .js-plotly-plot", timeout=60_000)
+    frame = watched.page.locator(".bmfl-frame")
+    inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
+    assert inner <= outer + 2, "the widget is wider than its place"
+    watched.shoot(frame, f"surface-{width}-{'dark' if dark else 'light'}")
+    healthy(watched)
+
+
+@pytest.mark.parametrize("number", ["05", "06"])
+def test_a_notebook_runs_whole_with_its_widgets(number, lab, watch):
+    for path in sorted((ROOT / "notebooks").glob(f"{number}_*.ipynb")):
+        shutil.copy(path, lab.root / path.name)
+        watched = watch(width=1280)
+        watched.run_all(lab, path.name, timeout=600)
+        for i in range(watched.page.locator(".bmfl-frame").count()):
+            watched.shoot(watched.page.locator(".bmfl-frame").nth(i), f"{path.stem}-widget-{i}")
+        healthy(watched)
