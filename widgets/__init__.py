@@ -1,4 +1,12 @@
-"""Interactive widgets: state -> pure select -> figure. No torch in here."""
+"""Interactive widgets: state -> pure select -> figure. No torch in here.
+
+A notebook with widgets is served as an app (extra ``app``) by
+
+    voila NOTEBOOK.ipynb --no-browser --Voila.ip=127.0.0.1 --VoilaExecutor.skip_cells_with_tag=none
+
+where the last option makes it run the cells tagged ``skip-execution``, which hold the widgets. Its page template asks
+a public host for an icon font; the widgets themselves fetch nothing.
+"""
 
 from __future__ import annotations
 
