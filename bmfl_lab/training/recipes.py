@@ -134,7 +134,7 @@ def tiny(**changes: Any) -> FusionConfig:
 
 def small(**changes: Any) -> FusionConfig:
     """Return a config for the demo: minutes on two cores."""
-    loop = LoopConfig(epochs=30, batch_size=128, lr=1e-3, weight_decay=0.05)
+    loop = LoopConfig(epochs=20, batch_size=128, lr=1e-3, weight_decay=0.05)
     return configs.replace(FusionConfig(width=64, brain_width=64, depth=2, loop=loop), **changes)
 
 

@@ -176,7 +176,8 @@ def test_a_stage_that_does_not_fit_into_memory_is_refused_with_the_numbers():
 
 
 def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(study, store, tmp_path):
-    encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, folder=tmp_path / "e", device="cpu")
+    ridge = configs.replace(encoders.tiny("ridge"), tokens="patches", pooling="grid")
+    encoder = train_brain_encoder(ridge, study, store=store, folder=tmp_path / "e", device="cpu")
     before = {k: v.clone() for k, v in encoder.module.state_dict().items()}
     config = tiny(kind="pooled:4", loop=configs.replace(LOOP, epochs=2))
     model = train_fusion(config, study, encoder=encoder, store=store, device="cpu")
