@@ -192,6 +192,7 @@ def _compute(
 
 
 def cut(span: range, size: int) -> list[range]:
+    """Return `span` in pieces of at most `size`."""
     return [span[i : i + size] for i in range(0, len(span), size)]
 
 

@@ -22,7 +22,7 @@ _PUBLIC = {
     "build_fusion": "recipes",
     "train_fusion": "recipes",
     "TrainedFusion": "trained_fusion",
-    "load_fusion": "trained_fusion",
+    "load_fusion": "fusion_io",
     "AlignConfig": "aligned_model",
     "TrainedAligned": "aligned_model",
     "load_aligned": "aligned_model",

@@ -26,10 +26,18 @@ ResponseSource = Callable[[StimulusSet, Any], np.ndarray]
 
 @functools.lru_cache(maxsize=2)
 def study_backbone(spec: BackboneSpec, device: str) -> Any:
+    """Return the backbone of a study, loaded once for the last two specifications."""
     return load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size, device=device, resize=spec.resize)
 
 
 def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
+    """Refuse labels that a classifier of `n_classes` cannot be trained on.
+
+    Raises
+    ------
+    DataError
+        If there is no image, or a label lies outside 0..n_classes - 1.
+    """
     labels = np.asarray(stimuli.labels)
     if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
         got = f"{len(labels)} labels" + (f" from {labels.min()} to {labels.max()}" if len(labels) else "")
@@ -39,6 +47,7 @@ def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
 
 
 def default_encoder(study: Study, store: FeatureStore | None, device: str) -> Any:
+    """Return the encoder of the study's first subject by the default recipe, trained or from the cache."""
     from bmfl_lab.training import encoder
 
     config = encoder.tiny() if study.name == "planted" else encoder.small()
@@ -82,6 +91,13 @@ _PREDICTED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakValueDictionary] = 
 
 
 def fusion_data(trained: Any, stimuli: StimulusSet) -> dict[str, Tensor]:
+    """Return what training reads of a set: cls (n, D), patches (n, P, D), label (n,), response (n, V) if there is one.
+
+    Raises
+    ------
+    ConfigError
+        If it does not fit into memory.
+    """
     tokens, response = trained.inputs(stimuli)
     needed = tokens.cls.nbytes + tokens.patches.nbytes
     refuse_without_memory(
@@ -115,6 +131,7 @@ def refuse_without_memory(needed: int, what: str, instead: str) -> None:
 
 
 def batch_loss(module, batch, *, alpha: float, config: Any):
+    """Return the fusion loss of a batch, a scalar, and its parts with the accuracy."""
     out = module(batch["cls"].float(), batch["patches"].float(), batch.get("response"))
     loss, parts = fusion_loss(
         out.logits,
@@ -129,6 +146,7 @@ def batch_loss(module, batch, *, alpha: float, config: Any):
 
 
 def validation(module, *, data: dict[str, Tensor]) -> dict[str, float]:
+    """Return accuracy (fraction) and negative log-likelihood (nats) on held-out data."""
     logits = predict_batches(module, data["cls"], data["patches"], data.get("response"))["logits"]
     labels = data["label"].numpy()
     shifted = logits - logits.max(1, keepdims=True)

@@ -33,18 +33,7 @@ from bmfl_lab.training.fusion_parts import (
 from bmfl_lab.training.loop import LoopConfig, fit
 from bmfl_lab.training.trained_fusion import TrainedFusion
 
-__all__ = [
-    "FusionConfig",
-    "ResponseSource",
-    "base",
-    "build_fusion",
-    "encoder_source",
-    "prepare_fusion",
-    "refuse_without_memory",
-    "small",
-    "tiny",
-    "train_fusion",
-]
+__all__ = ["FusionConfig", "ResponseSource", "base", "build_fusion", "encoder_source", "prepare_fusion", "refuse_without_memory", "small", "tiny", "train_fusion"]  # fmt: skip
 
 
 @dataclass(frozen=True)

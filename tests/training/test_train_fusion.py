@@ -167,7 +167,7 @@ def test_wrong_choices_are_refused_before_anything_starts():
         tiny(alhpa=1.0)
     with pytest.raises(ConfigError, match="responses on an atlas"):
         build_fusion(tiny(), visual_width=8, n_classes=2, n_vertices=20)
-    assert small().loop.epochs == 30 and base().width == 384
+    assert small().loop.epochs == 20 and base().width == 384
 
 
 def test_a_stage_that_does_not_fit_into_memory_is_refused_with_the_numbers():
