@@ -190,6 +190,22 @@ def _brain(part: pd.DataFrame) -> str:
     return text
 
 
+def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return the rows over seeds, and those of single seeds only where `keys` have no row over seeds.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Rows of one metric.
+    keys : sequence of str
+        What identifies a condition.
+    """
+    over = rows["seed"].isna()
+    known = set(map(tuple, rows[over][list(keys)].astype(str).to_numpy()))
+    keep = [tuple(k) not in known for k in rows[~over][list(keys)].astype(str).to_numpy()]
+    return pd.concat([rows[over], rows[~over][keep]])
+
+
 def grouped(rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")) -> pd.DataFrame:
     """Return a metric over all records: one row a group, one column an image set, means of values over seeds.
 
@@ -205,12 +221,7 @@ def grouped(rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "n
     part = rows[(rows["name"] == metric) & rows["value"].notna()].copy()
     if part.empty:
         return pd.DataFrame()
-    keys = [*by, *PLACE, "roi", "run"]
-    over = part["seed"].isna()
-    # a value over seeds stands for those of its single seeds
-    known = set(map(tuple, part[over][keys].astype(str).to_numpy()))
-    keep = [tuple(k) not in known for k in part[~over][keys].astype(str).to_numpy()]
-    part = pd.concat([part[over], part[~over][keep]])
+    part = prefer_over_seeds(part, [*by, *PLACE, "roi", "run"])
     part["set"] = [
         (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")
         for s, h, v, r in zip(part["split"], part["shift"], part["severity"], part["roi"])

@@ -11,7 +11,7 @@ from bmfl_lab.errors import RunError, message
 from bmfl_lab.files import atomic_path
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
-from bmfl_lab.runs.findings import findings
+from bmfl_lab.runs.findings import findings, prefer_over_seeds
 from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run
 
@@ -45,6 +45,7 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
     lines += ["## What was found", "", *(f"- {line}" for line in found), ""] if found else []
     for (name, unit), part in rows.groupby(["name", "unit"], sort=True, dropna=False):
         lines += [f"## {name} ({unit})", ""]
+        part = prefer_over_seeds(part, [*CONDITION, "model", "run_id"])
         keys = [k for k in CONDITION if part[k].fillna("").astype(str).ne("").any()]
         models = sorted(part["model"].unique())
         header = [*keys, *(m or "value" for m in models), "n"]

@@ -116,3 +116,15 @@ def test_a_report_opens_with_what_was_found():
         < text.index("no help of the brain was found")
         < text.index("## accuracy_difference")
     )
+
+
+def test_a_row_over_seeds_stands_for_its_seeds_in_tables():
+    import pandas as pd
+
+    from bmfl_lab.runs.findings import prefer_over_seeds
+
+    rows = pd.DataFrame(
+        {"model": ["a", "a", "a", "b"], "seed": [0, 1, None, 0], "value": [0.1, 0.3, 0.2, 0.5], "severity": [None] * 4}
+    )
+    kept = prefer_over_seeds(rows, ["model", "severity"])
+    assert list(kept["value"]) == [0.2, 0.5]
