@@ -1,5 +1,6 @@
 """Every notebook runs on the planted study through the runner, and its record holds what the smoke spec expects."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,15 @@ def test_a_notebook_runs_and_its_bounds_hold(stem, tmp_path):
     for run in runs:
         assert state_of(run, tmp_path)[0] in ("ok", "stale"), state_of(run, tmp_path)
         assert read_record(folder_of(run, tmp_path) / "record.json").notebook == stem
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_running_a_notebook_again_gives_the_same_record_times_apart(tmp_path):
+    runs = [r for r in load_spec(SMOKE) if r.notebook.stem == "00_quickstart"]
+    found = []
+    for name in ("first", "second"):
+        execute(runs, out=tmp_path / name)
+        record = json.loads((folder_of(runs[0], tmp_path / name) / "record.json").read_text())
+        found.append({k: v for k, v in record.items() if k not in ("times_s", "peak_memory_mb", "finished", "extra")})
+    assert found[0]["rows"] and found[0] == found[1]
