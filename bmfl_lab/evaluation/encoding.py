@@ -1,9 +1,9 @@
-"""How well a brain encoder predicts: per vertex and region, against the noise ceiling, shifts and controls."""
+"""How well a brain encoder predicts: per vertex and region, against the noise ceiling."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,13 +13,10 @@ import pandas as pd
 from bmfl_lab.backbones.features import FeatureStore
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import DataError, message
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
-from bmfl_lab.models.brain_encoder import RetinotopicEncoder
 from bmfl_lab.records import MetricRow
 
 INTERVAL = "95 % bootstrap over stimuli, centred on the value"
@@ -159,9 +156,9 @@ def evaluate_encoder(
     }
     found: list[MetricRow] = []
     for roi, mask in regions(who.atlas).items():
-        found += _region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
+        found += region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
         if normalised is not None:
-            found += _region_rows(
+            found += region_rows(
                 "noise_normalised", "per cent", normalised[mask], boot_normalised[:, mask], roi, who, shared
             )
         undefined = int(np.sum(~np.isfinite(r[mask])))
@@ -173,9 +170,10 @@ def evaluate_encoder(
     )
 
 
-def _region_rows(
+def region_rows(
     name: str, unit: str, values: np.ndarray, boot: np.ndarray, roi: str, who: Subject, shared: Mapping[str, Any]
 ) -> list[MetricRow]:
+    """Return mean and median of a region's values (V,), with intervals from their resamples (n_boot, V)."""
     found = aggregate(values)
     notes = f"{found['n']} vertices, {found['n_undefined']} undefined"
     notes += ", simulated responses" if who.simulated else ""
@@ -232,115 +230,3 @@ def _per_vertex(
     if "noiseless" in who.truth:
         found["r_truth"] = pearson(np.asarray(who.truth["noiseless"])[rows], predicted)
     return found
-
-
-def evaluate_encoder_shifts(
-    encoder: Encoder,
-    study: Study,
-    shifts: Iterable[tuple[str, int]],
-    subject: str | None = None,
-    split: str = "test",
-    *,
-    seed: int = 0,
-    n_boot: int = 500,
-    device: str = "auto",
-    store: FeatureStore | None = None,
-) -> list[MetricRow]:
-    """Compare predictions for shifted images with what the simulated brain would have answered to them.
-
-    Parameters
-    ----------
-    shifts : iterable of (str, int)
-        Name and severity of made shifts.
-    subject, split, seed, n_boot, device
-        As `evaluate_encoder`.
-
-    Returns
-    -------
-    list of MetricRow
-        ``pearson_r`` against the noiseless response, mean and median over vertices, for the unshifted images
-        (shift "") and each shift, per region.
-
-    Raises
-    ------
-    DataError
-        If the study does not know the truth for new images: no measured subject does.
-    """
-    who = study.subject(subject)
-    if "respond" not in who.truth:
-        raise DataError(
-            message(
-                "a simulated subject that can respond to new images",
-                f"{who.name!r}, which has no truth for them",
-                "use the planted or the demo study; measured responses to shifted images do not exist",
-            )
-        )
-    clean = who.stimuli.subset(who.rows(split))
-    found: list[MetricRow] = []
-    for name, severity in [("", None), *shifts]:
-        stimuli = clean if severity is None else shifted(clean, name, severity, seed)
-        images = np.stack([stimuli.image(i) for i in range(len(stimuli))])
-        truth = who.truth["respond"](images, np.asarray(stimuli.labels))
-        predicted = encoder.predict_stimuli(stimuli, store=store, device=device)
-        r, boot = pearson(truth, predicted), bootstrap_pearson(truth, predicted, n_boot, seed)
-        shared = {
-            "split": split,
-            "n": len(stimuli),
-            "selection": encoder.selection,
-            "model": encoder.label,
-            "subject": who.name,
-            "shift": name,
-            "severity": severity,
-        }
-        for roi, mask in regions(who.atlas).items():
-            found += _region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
-    return found
-
-
-def receptive_field_error(
-    encoder: Any, study: Study, subject: str | None = None, *, degrees: float | None = None
-) -> pd.DataFrame:
-    """Compare recovered receptive fields with those of a simulated subject.
-
-    Parameters
-    ----------
-    encoder : TrainedEncoder
-        Of kind "retinotopic", or an ensemble that holds one.
-    degrees : float, optional
-        Visual angle of the image's side; by default what the subject's truth says.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a vertex: x, y, sigma (degrees, origin at the image's centre, y up), their truth, error_degrees
-        between the centres; NaN for vertices without a true field.
-
-    Raises
-    ------
-    DataError
-        If the encoder has no receptive fields or the subject no truth.
-    """
-    who = study.subject(subject)
-    module = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
-    if module is None or "receptive_fields" not in who.truth:
-        what = "an encoder without receptive fields" if module is None else f"{who.name!r} without a truth"
-        raise DataError(
-            message(
-                "a retinotopic encoder and a simulated subject", what, "use kind='retinotopic' on the planted study"
-            )
-        )
-    degrees = float(who.truth["degrees"]) if degrees is None else degrees
-    field_ = module.receptive_fields()
-    truth = np.asarray(who.truth["receptive_fields"])
-    x, y, sigma = (field_[:, 0] - 0.5) * degrees, (0.5 - field_[:, 1]) * degrees, field_[:, 2] * degrees
-    return pd.DataFrame(
-        {
-            "x": x,
-            "y": y,
-            "sigma": sigma,
-            "true_x": truth[:, 0],
-            "true_y": truth[:, 1],
-            "true_sigma": truth[:, 2],
-            "error_degrees": np.hypot(x - truth[:, 0], y - truth[:, 1]),
-        }
-    )

@@ -10,6 +10,8 @@ _PUBLIC = {
     "load_encoder": "encoder_io",
     "train_brain_encoder": "encoder",
     "train_brain_encoders": "encoder",
+    "EncoderEnsemble": "encoder_ensemble",
+    "combine_encoders": "encoder_ensemble",
     "presets": "compare",
     "train_comparison": "compare",
     "train_baselines": "baselines",

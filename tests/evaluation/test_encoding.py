@@ -12,13 +12,9 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.config import replace
 from bmfl_lab.data.planted_images import DEGREES
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation.encoding import (
-    evaluate_encoder,
-    evaluate_encoder_shifts,
-    receptive_field_error,
-    regions,
-)
+from bmfl_lab.evaluation.encoding import evaluate_encoder, regions
 from bmfl_lab.evaluation.encoding_tables import block_table, encoding_controls
+from bmfl_lab.evaluation.encoding_truth import evaluate_encoder_shifts, receptive_field_error
 from bmfl_lab.training.encoder import tiny, train_brain_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -129,10 +125,14 @@ def test_block_table(study, store):
 
 def test_shifts_are_judged_against_the_simulated_truth(study, encoder):
     rows = evaluate_encoder_shifts(encoder, study, [("low_light", 3)], n_boot=20, device="cpu")
-    everywhere = {r.shift: r.value for r in rows if r.roi == "all" and r.name == "pearson_r"}
+    everywhere = {r.shift: r.value for r in rows if r.roi == "all" and r.name == "truth_r"}
     assert set(everywhere) == {"", "low_light"} and everywhere["low_light"] < everywhere[""]
-    oracle = evaluate_encoder_shifts(Oracle(study.subject()), study, [("masked", 3)], n_boot=5, device="cpu")
+    oracle = evaluate_encoder_shifts(
+        Oracle(study.subject()), study, [("masked", 3)], sets=study.ood, n_boot=5, device="cpu"
+    )
     assert all(r.value == pytest.approx(1, abs=1e-4) for r in oracle)
+    assert {r.split for r in oracle} == {"test", *study.ood} and study.ood
+    assert {r.n for r in oracle if r.split == study.ood[0]} == {len(study.set(study.ood[0]))}
     measured = dataclasses.replace(study.subject(), truth={})
     with pytest.raises(DataError, match="a simulated subject that can respond to new images"):
         evaluate_encoder_shifts(encoder, dataclasses.replace(study, subjects={"x": measured}), [("masked", 3)])
