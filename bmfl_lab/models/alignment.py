@@ -121,8 +121,8 @@ class TokenNetwork(nn.Module):
     Parameters
     ----------
     backbone : nn.Module
-        ``backbone(images, blocks=indices)`` returns, for each index, an object with ``cls`` (B, D), ``patches``
-        (B, P, D) and ``grid`` (h, w).
+        ``backbone(images, blocks=indices, grad=bool)`` returns, for each index, an object with ``cls`` (B, D),
+        ``patches`` (B, P, D) and ``grid`` (h, w), through which gradients flow if `grad`.
     blocks : sequence of int
         Which blocks to read; classification reads the last one given.
     width : int
@@ -142,7 +142,9 @@ class TokenNetwork(nn.Module):
 
     def forward(self, images_BCHW: Tensor, blocks: bool = False) -> Any:
         """Return logits (B, C) and, if asked, {"block3": (B, D, h, w), ...}."""
-        found = self.backbone(images_BCHW, blocks=self.blocks)
+        # backbones of the workbench are frozen unless told otherwise: alignment must reach their weights
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.backbone.parameters())
+        found = self.backbone(images_BCHW, blocks=self.blocks, grad=learns)
         logits_BC = self.decoder(found[-1].cls)
         if not blocks:
             return logits_BC

@@ -18,8 +18,8 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.losses.alignment import alignment_loss
-from bmfl_lab.models.alignment import AlignedNetwork
-from bmfl_lab.runtime import rng, seed_for
+from bmfl_lab.models.alignment import AlignedNetwork, TokenNetwork
+from bmfl_lab.runtime import pick_device, rng, seed_for
 from bmfl_lab.training.aligned_model import (
     AlignConfig,
     TrainedAligned,
@@ -76,24 +76,34 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "original"))
         network, _, preprocess = empty_network(config, n_classes)
-    if config.backbone != "cornet_s":
-        network.backbone.requires_grad_(False)
-    images = study.set("train")
+    images, whole = study.set("train"), config.backbone == "cornet_s"
+    x = torch.from_numpy(read_pixels(images, config.image_size, preprocess))
     data = {
-        "pixels": torch.from_numpy(read_pixels(images, config.image_size, preprocess)),
+        "x": x if whole else _class_tokens(network, x, device),
         "labels": torch.from_numpy(np.asarray(images.labels)),
     }
 
     def loss_fn(module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return functional.cross_entropy(module(normalise(batch["pixels"])), batch["labels"]), {}
+        logits = module(normalise(batch["x"]) if whole else batch["x"])
+        return functional.cross_entropy(logits, batch["labels"]), {}
 
-    result = fit(network, loss_fn, data, config.pretrain, device=device, what="original network")
+    learner = network if whole else network.decoder
+    result = fit(learner, loss_fn, data, config.pretrain, device=device, what="original network")
     network.requires_grad_(True)
     label = f"{config.backbone} trained on {len(images)} labelled images of {study.name}"
     return TrainedAligned(
         network.eval(), None, config, n_classes, label=label, history=result.history, selection=result.selection,
         preprocess=preprocess,
     )  # fmt: skip
+
+
+def _class_tokens(network: TokenNetwork, pixels: Tensor, device: str) -> Tensor:
+    """Return what the decoder reads, (n, D): the backbone is frozen here and nothing is augmented, so one pass does."""
+    where = pick_device(device)
+    network.to(where)
+    with torch.no_grad():
+        parts = [network.backbone(normalise(p.to(where)), blocks=network.blocks)[-1].cls for p in pixels.split(64)]
+    return torch.cat(parts).float().cpu()
 
 
 def _targets(config: AlignConfig, original: TrainedAligned, stimuli: StimulusSet) -> np.ndarray:

@@ -48,9 +48,10 @@ def test_head_is_its_formula_and_a_pooled_one_takes_any_image_size():
 class Tokens(nn.Module):
     def __init__(self):
         super().__init__()
-        self.embed = nn.Conv2d(3, 8, 14, 14)
+        self.embed, self.grads = nn.Conv2d(3, 8, 14, 14), []
 
-    def forward(self, images, blocks):
+    def forward(self, images, blocks, grad=False):
+        self.grads.append(grad)
         x = self.embed(images)
         grid, patches = x.shape[2:], x.flatten(2).transpose(1, 2)
         return tuple(SimpleNamespace(cls=patches.mean(1) + i, patches=patches + i, grid=tuple(grid)) for i in blocks)
@@ -66,3 +67,14 @@ def test_token_backbone_takes_cornets_place():
     head = AlignmentHead({"block0": (8, 2, 3), "block2": (8, 2, 3)}, n_responses=4, pool=1)
     logits, responses = AlignedNetwork(backbone, head)(images)
     assert logits.shape == (2, 3) and responses.shape == (2, 4)
+
+
+def test_gradients_reach_a_token_backbone_only_where_its_parameters_ask_for_them():
+    tokens = Tokens()
+    network = TokenNetwork(tokens, blocks=(0, 2), width=8, n_classes=3)
+    network(torch.randn(2, 3, 28, 28))
+    with torch.no_grad():
+        network(torch.randn(2, 3, 28, 28))
+    tokens.requires_grad_(False)
+    network(torch.randn(2, 3, 28, 28))
+    assert tokens.grads == [True, False, False]

@@ -120,14 +120,33 @@ def test_outputs_and_files(study, original, tmp_path):
         aligned.load_aligned(tmp_path / "m")
 
 
-def test_dinov2_takes_cornets_place(study):
+def test_dinov2_takes_cornets_place(study, tmp_path):
     config = quick(
         epochs=1, backbone="vit_tiny14", weights="random:0", blocks=(0, 2), pool=2,
         pretrain=LoopConfig(epochs=1, batch_size=48),
     )  # fmt: skip
-    model = aligned.train_aligned(config, study)
-    assert list(model.activations(study.set("val").subset(np.arange(3)))) == ["block0", "block2"]
+    start = aligned.prepare_original(config, study)
+    model = aligned.train_aligned(config, study, original=start)
+    images = study.set("val").subset(np.arange(3))
+    assert list(model.activations(images)) == ["block0", "block2"]
     assert np.isfinite(model.history[-1]["val_loss"])
+    before, after = start.network.backbone.state_dict(), model.network.backbone.state_dict()
+    assert not torch.equal(before["patch_embed.proj.weight"], after["patch_embed.proj.weight"])
+    assert not np.allclose(start.activations(images)["block2"], model.activations(images)["block2"], atol=1e-4)
+    model.save(tmp_path)
+    np.testing.assert_array_equal(aligned.load_aligned(tmp_path).logits(images), model.logits(images))
+
+
+def test_test_images_take_no_part_in_training_or_selection(study, original):
+    subject = study.subject()
+    changed = np.array(subject.responses)
+    changed[subject.rows("test")] = 1e6
+    found = [
+        aligned.train_aligned(quick(epochs=2), study, subject=s, original=original)
+        for s in (subject, swap(subject, responses=changed))
+    ]
+    one, two = (m.network.state_dict() for m in found)
+    assert all(torch.equal(one[k], two[k]) for k in one) and found[0].history == found[1].history
 
 
 def test_soft_targets_and_labels(study, original):
