@@ -231,8 +231,11 @@ class _Features:
         self.rotation = None
         if X.shape[1] > X.shape[0]:
             # ridge is invariant to rotation, and X has no more than n_stimuli directions
-            u, s, vt = torch.linalg.svd(X64, full_matrices=False)
-            X64, self.rotation = u * s, vt.T
+            lam, u = torch.linalg.eigh(X64 @ X64.T)
+            kept = lam > 1e-13 * len(lam) * lam[-1].clamp(min=0)
+            kept[-1] = True  # features that never change leave one direction, of length zero
+            u, s = u[:, kept], lam[kept].clamp(min=0).sqrt()
+            X64, self.rotation = u * s, X64.T @ (u / s.clamp(min=1e-300))
         self.X = X64.to(dtype)
         parts = [X64[r] for r in self.rows]
         grams, sums = [p.T @ p for p in parts], [p.sum(0) for p in parts]

@@ -77,6 +77,20 @@ def test_collinear_and_constant_features(precision):
 
 
 @pytest.mark.filterwarnings("ignore:expected at most 5%")
+def test_more_features_than_stimuli_that_are_collinear_or_never_change():
+    g = np.random.default_rng(0)
+    X = np.repeat(g.normal(size=(40, 30)), 3, axis=1).astype(np.float32)  # rank 30 in 90 columns
+    Y = (X @ g.normal(size=(90, 20)) + g.normal(size=(40, 20))).astype(np.float32)
+    ours, C = fit_ridge(X, Y, ALPHAS), X.astype(float) - X.astype(float).mean(0)
+    for v in range(0, 20, 3):
+        exact = np.linalg.solve(C.T @ C + ours.alpha[v] * np.eye(90), C.T @ (Y[:, v] - Y[:, v].mean()))
+        np.testing.assert_allclose(ours.coef[:, v], exact, atol=1e-4)
+    still = fit_ridge(np.ones((40, 90), np.float32), Y, ALPHAS)
+    np.testing.assert_allclose(still.coef, 0, atol=1e-6)
+    np.testing.assert_allclose(still.predict(np.ones((2, 90))), np.tile(Y.mean(0), (2, 1)), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:expected at most 5%")
 def test_large_means_and_constant_responses():
     X, Y = planted(v=20)
     Y[:, 3] = 5
