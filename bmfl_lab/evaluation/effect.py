@@ -7,21 +7,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.similarity import rsa_ceiling
+from bmfl_lab.metrics.crossed import METHOD, crossed_bootstrap
 from bmfl_lab.metrics.rsa import rdm
 from bmfl_lab.metrics.rsa_resampling import similarity_samples
 from bmfl_lab.metrics.statistics import bootstrap_mean, holm, paired_bootstrap
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runtime import rng
 
 ALL = "all"
-INTERVAL = "95 % percentile bootstrap over stimuli"
-WITH_SEEDS = "95 % percentile bootstrap over seeds and stimuli"
+INTERVAL = "95 % t interval, bootstrap over stimuli"
+WITH_SEEDS = f"{METHOD}, bootstrap over stimuli"
 
 
 def _groups(models: Mapping[str, Any], baseline: str) -> dict[str, list[Any]]:
@@ -81,8 +80,9 @@ def alignment_effect(
 
     Notes
     -----
-    p is two-sided from the bootstrap's standard error of the difference under a normal approximation (our choice:
-    a count of resamples could not pass a correction over many cells).
+    Intervals and p take seeds and stimuli as crossed random samples, see `bmfl_lab.metrics.crossed.crossed_bootstrap`
+    (our choice: a count of resamples could not pass a correction over many cells, and resampling a handful of seeds
+    claims too much). With one seed they say nothing about other seeds.
     """
     groups = _groups(models, baseline)
     rows = subject.rows(split)
@@ -97,32 +97,24 @@ def alignment_effect(
     value, samples = value.reshape(shape), samples.reshape(n_boot, *shape)
     ids = [str(i) for i in stimuli.ids]
     ceilings = {r: rsa_ceiling([subject], r, ids, metric, method) for r in rois}
-    return _effect_table(value, samples, list(groups), layers, rois, baseline, ceilings, len(rows), seed)
+    return _effect_table(value, samples, list(groups), layers, rois, baseline, ceilings, len(rows))
 
 
-def _effect_table(value, samples, names, layers, rois, baseline, ceilings, n, seed) -> pd.DataFrame:
-    n_seeds = value.shape[1]
-    # one draw of seeds a resample, the same for all models: what differs between seeds is paired
-    drawn = rng(seed, "alignment effect").integers(n_seeds, size=(len(samples), n_seeds))
-    over = np.stack([s[:, d].mean(axis=1) for s, d in zip(samples, drawn)])
-    mean, base = value.mean(axis=1), names.index(baseline)
-    rows = []
+def _effect_table(value, samples, names, layers, rois, baseline, ceilings, n) -> pd.DataFrame:
+    n_seeds, base, rows = value.shape[1], names.index(baseline), []
     for i, name in enumerate(names):
         cells = []
         for layer, roi, at in _cells(layers, rois):
-            draws = over[:, i][(slice(None), *at)].reshape(len(over), -1).mean(axis=1)
-            change = draws - over[:, base][(slice(None), *at)].reshape(len(over), -1).mean(axis=1)
-            difference = float(np.mean(mean[i][at]) - np.mean(mean[base][at]))
-            spread = float(change.std(ddof=1))
-            p = 2 * float(norm.sf(abs(difference) / spread)) if i != base and spread > 0 else np.nan
-            low, high = np.quantile(draws, [0.025, 0.975])
-            change_low, change_high = np.quantile(change, [0.025, 0.975])
+            # over the layers and ROIs of the cell: (n_models, n_seeds) and (n_boot, n_models, n_seeds)
+            found, drawn = (a[..., at[0], at[1]].mean(axis=(-2, -1)) for a in (value, samples))
+            own, _ = crossed_bootstrap(found[i], drawn[:, i], n)
+            change, p = crossed_bootstrap(found[i] - found[base], drawn[:, i] - drawn[:, base], n)
             ends = ceilings.get(roi) or tuple(np.mean([ceilings[r] for r in rois], axis=0))
             cells.append({
-                "model": name, "layer": layer, "roi": roi, "value": float(np.mean(mean[i][at])), "low": low,
-                "high": high, "difference": difference, "difference_low": change_low, "difference_high": change_high,
-                "p": p, "ceiling_low": ends[0], "ceiling_high": ends[1], "n_stimuli": n, "n_seeds": n_seeds,
-                "per_seed": [float(np.mean(v[at])) for v in value[i]],
+                "model": name, "layer": layer, "roi": roi, "value": own.value, "low": own.low, "high": own.high,
+                "difference": change.value, "difference_low": change.low, "difference_high": change.high,
+                "p": np.nan if i == base or change.low == change.high else p, "ceiling_low": ends[0],
+                "ceiling_high": ends[1], "n_stimuli": n, "n_seeds": n_seeds, "per_seed": found[i].tolist(),
             })  # fmt: skip
         frame = pd.DataFrame(cells)
         single = (frame["roi"] != ALL) & frame["p"].notna()

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.metrics.crossed import crossed_mean
+from bmfl_lab.metrics.crossed import crossed_bootstrap, crossed_mean
 from bmfl_lab.metrics.statistics import bootstrap_mean
 
 
@@ -33,6 +33,37 @@ def test_the_level_holds_with_three_seeds_where_stimuli_alone_would_mislead():
         interval = bootstrap_mean(d, n_boot=100, resample_seeds=False)
         naive += interval.low > 0 or interval.high < 0
     assert wrong / n <= 0.07 and naive / n > 0.1
+
+
+def resampled(d, n_boot=4000):
+    counts = np.random.default_rng(5).multinomial(d.shape[1], np.full(d.shape[1], 1 / d.shape[1]), n_boot)
+    return counts @ d.T / d.shape[1]
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3, 6])
+def test_the_bootstrap_form_of_a_mean_is_the_mean_form(n_seeds):
+    random = np.random.default_rng(n_seeds)
+    d = 0.1 + random.normal(0, 0.1, (n_seeds, 1)) + random.normal(0, 0.3, (1, 90)) + random.normal(0, 0.4, (n_seeds, 90))
+    want, p = crossed_mean(d)
+    found, q = crossed_bootstrap(d.mean(1), resampled(d), 90)
+    assert found.value == pytest.approx(want.value) and q == pytest.approx(p, rel=0.25)
+    assert (found.low, found.high) == pytest.approx((want.low, want.high), abs=0.08 * (want.high - want.low))
+    assert (found.n, found.n_seeds) == (90, n_seeds) and found.method.startswith("95 % t interval")
+
+
+def test_the_bootstrap_form_keeps_its_level_where_a_normal_approximation_does_not():
+    random = np.random.default_rng(2)
+    wrong, naive, n = 0, 0, 400
+    for _ in range(n):
+        d = random.normal(0, 0.15, (3, 1)) + random.normal(0, 0.1, (1, 60)) + random.normal(0, 0.2, (3, 60))
+        samples = resampled(d, 200)
+        wrong += crossed_bootstrap(d.mean(1), samples, 60)[1] <= 0.05
+        picks = random.integers(3, size=(200, 3))
+        spread = samples[np.arange(200)[:, None], picks].mean(1).std(ddof=1)
+        naive += abs(d.mean()) / spread > 1.96
+    assert wrong / n <= 0.075 and naive / n > 0.1
+    with pytest.raises(DataError, match=r"finite values \(n_seeds,\) with samples"):
+        crossed_bootstrap(np.zeros(3), np.zeros((10, 2)), 5)
 
 
 def test_nothing_that_varies_is_no_evidence_and_bad_values_are_refused():
