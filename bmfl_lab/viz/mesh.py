@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ HEMISPHERES = ("left", "right")
 SURFACES = ("inflated", "pial", "white", "flat", "sphere")
 N_FSAVERAGE5 = 10242
 VALID_MESHES = ("fsaverage5", "fsaverage")
+_FILES = {"inflated": "infl"}
 
 
 @lru_cache(maxsize=16)
@@ -47,24 +49,28 @@ def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, n
         )
     if surface not in SURFACES:
         raise ConfigError(message(f"a surface among {SURFACES}", repr(surface), nearest(surface, SURFACES)))
-    part = _fsaverage5()[{"white": "white_matter"}.get(surface, surface)].parts[hemisphere]
-    return np.asarray(part.coordinates, dtype=np.float32), np.asarray(part.faces, dtype=np.int32)
+    points, faces = _gifti(_FILES.get(surface, surface), hemisphere)
+    return np.asarray(points, dtype=np.float32), np.asarray(faces, dtype=np.int32)
 
 
-@lru_cache(maxsize=1)
-def _fsaverage5():
-    from nilearn.datasets import load_fsaverage
+def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
+    """Return the arrays of one of nilearn's fsaverage5 files.
 
-    return load_fsaverage("fsaverage5")
+    The files are read directly: importing nilearn.datasets takes longer than drawing a cortex.
+    """
+    import importlib.util
+
+    import nibabel
+
+    found = importlib.util.find_spec("nilearn")
+    path = Path(found.origin).parent / "datasets" / "data" / "fsaverage5" / f"{name}_{hemisphere}.gii.gz"
+    return [part.data for part in nibabel.load(path).darrays]
 
 
 @lru_cache(maxsize=2)
 def curvature(hemisphere: str) -> np.ndarray:
     """Return 1 in sulci and 0 on gyri for the fsaverage5 vertices of one hemisphere, shape (10242,)."""
-    from nilearn.datasets import load_fsaverage_data
-
-    data = load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data.parts[hemisphere]
-    return (np.asarray(data, dtype=np.float32).ravel() > 0).astype(np.float32)
+    return (np.asarray(_gifti("sulc", hemisphere)[0], dtype=np.float32).ravel() > 0).astype(np.float32)
 
 
 def mesh_index(atlas: Atlas) -> np.ndarray:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
 VIEWS: dict[str, dict[str, float]] = {
-    "posterior": {"x": 0.0, "y": -0.85, "z": 0.25},
-    "ventral": {"x": 0.0, "y": -0.2, "z": -0.85},
-    "left lateral": {"x": -0.85, "y": -0.3, "z": 0.2},
-    "right lateral": {"x": 0.85, "y": -0.3, "z": 0.2},
-    "dorsal": {"x": 0.0, "y": -0.35, "z": 0.85},
+    "posterior": {"x": 0.0, "y": -0.66, "z": 0.19},
+    "ventral": {"x": 0.0, "y": -0.13, "z": -0.55},
+    "left lateral": {"x": -0.55, "y": -0.19, "z": 0.13},
+    "right lateral": {"x": 0.55, "y": -0.19, "z": 0.13},
+    "dorsal": {"x": 0.0, "y": -0.23, "z": 0.55},
 }
+"""Where the camera stands. Nearer is larger, and a camera nearer than the brain's front cuts it open."""
 _GAP_MM = 6.0
 _LIFT = 1.006
 
@@ -75,12 +76,15 @@ class SurfaceLayout:
 
     def names(self) -> np.ndarray:
         """Return the hover label of each drawn vertex: hemisphere, ROIs, vertex number."""
-        rois = {name: np.asarray(mask, dtype=bool) for name, mask in self.atlas.rois.items()}
+        named: dict[int, list[str]] = {}
+        for name, mask in self.atlas.rois.items():
+            for vertex in np.flatnonzero(mask):
+                named.setdefault(int(vertex), []).append(name)
         side = np.asarray(self.atlas.hemisphere)
-        labels = []
-        for vertex in self.order:
-            inside = [name for name, mask in rois.items() if mask[vertex]]
-            labels.append(f"{HEMISPHERES[int(side[vertex])]} {' + '.join(inside) or 'no ROI'}, vertex {vertex}")
+        labels = [
+            f"{HEMISPHERES[int(side[v])]} {' + '.join(named.get(v, ())) or 'no ROI'}, vertex {v}"
+            for v in self.order.tolist()
+        ]
         return np.asarray(labels, dtype=object)
 
 
@@ -135,40 +139,8 @@ def surface_figure(
 
     geometry = layout or SurfaceLayout(atlas, surface)
     figure = go.Figure()
-    for (points, faces, sulci), hemisphere in zip(geometry.base, HEMISPHERES):
-        grey = np.where(sulci > 0, 150, 195).astype(int)
-        figure.add_mesh3d(
-            x=points[:, 0],
-            y=points[:, 1],
-            z=points[:, 2],
-            i=faces[:, 0],
-            j=faces[:, 1],
-            k=faces[:, 2],
-            vertexcolor=[f"rgb({g},{g},{g})" for g in grey],
-            hoverinfo="skip",
-            name=f"{hemisphere} hemisphere",
-            lighting={"ambient": 0.65, "diffuse": 0.5, "specular": 0.05},
-            showscale=False,
-        )
-    points = geometry.points
-    shown = np.asarray(values, dtype=float)[geometry.order]
-    faces = geometry.faces_of(shown)
-    figure.add_mesh3d(
-        x=points[:, 0],
-        y=points[:, 1],
-        z=points[:, 2],
-        i=faces[:, 0],
-        j=faces[:, 1],
-        k=faces[:, 2],
-        intensity=np.where(np.isfinite(shown), shown, 0.0),
-        hovertext=geometry.names(),
-        customdata=geometry.order,
-        hovertemplate="%{hovertext}<br>%{intensity:.3f} " + unit + "<extra></extra>",
-        name="map",
-        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14, "len": 0.7},
-        lighting={"ambient": 0.8, "diffuse": 0.35, "specular": 0.05},
-        **map_style(values, signed),
-    )
+    _add_brain(figure, geometry)
+    _add_map(figure, geometry, values, unit, signed)
     hidden = {"visible": False, "showspikes": False}
     figure.update_layout(
         title={"text": title, "x": 0.02},
@@ -184,6 +156,41 @@ def surface_figure(
         uirevision="keep the camera",
     )
     return figure
+
+
+def _mesh(points: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
+    """Return plotly's names for vertices (n, 3) and triangles (m, 3)."""
+    return {**dict(zip("xyz", points.T)), **dict(zip("ijk", faces.T))}
+
+
+def _add_brain(figure: go.Figure, geometry: SurfaceLayout) -> None:
+    """Add both grey hemispheres, sulci darker than gyri."""
+    for (points, faces, sulci), hemisphere in zip(geometry.base, HEMISPHERES):
+        grey = np.where(sulci > 0, 150, 195).astype(int)
+        figure.add_mesh3d(
+            **_mesh(points, faces),
+            vertexcolor=[f"rgb({g},{g},{g})" for g in grey],
+            hoverinfo="skip",
+            name=f"{hemisphere} hemisphere",
+            lighting={"ambient": 0.65, "diffuse": 0.5, "specular": 0.05},
+            showscale=False,
+        )
+
+
+def _add_map(figure: go.Figure, geometry: SurfaceLayout, values: np.ndarray, unit: str, signed: bool | None) -> None:
+    """Add the data mesh, lifted a little above the grey one, with the colour bar."""
+    shown = np.asarray(values, dtype=float)[geometry.order]
+    figure.add_mesh3d(
+        **_mesh(geometry.points, geometry.faces_of(shown)),
+        intensity=np.where(np.isfinite(shown), shown, 0.0),
+        hovertext=geometry.names(),
+        customdata=geometry.order,
+        hovertemplate="%{hovertext}<br>%{intensity:.3f} " + unit + "<extra></extra>",
+        name="map",
+        colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14, "len": 0.7},
+        lighting={"ambient": 0.8, "diffuse": 0.35, "specular": 0.05},
+        **map_style(values, signed),
+    )
 
 
 def swap_map(

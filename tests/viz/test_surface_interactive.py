@@ -1,11 +1,14 @@
 """The interactive surface shows each value at its own vertex and swaps maps without touching the mesh."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.viz.mesh import N_FSAVERAGE5, load_mesh, on_mesh, symmetric_range
+from bmfl_lab.viz.mesh import N_FSAVERAGE5, curvature, load_mesh, on_mesh, symmetric_range
 from bmfl_lab.viz.surface_interactive import SurfaceLayout, surface_figure, swap_map
 
 
@@ -82,3 +85,21 @@ def test_refusals(atlas):
         on_mesh(np.zeros(2), Atlas(np.zeros(2, np.int8), {}))
     with pytest.raises(DataError, match="one value for each of"):
         on_mesh(np.zeros(3), atlas)
+
+
+@pytest.mark.parametrize("surface, part", [("inflated", "inflated"), ("white", "white_matter"), ("flat", "flat")])
+def test_the_mesh_is_that_of_nilearn(surface, part):
+    datasets = pytest.importorskip("nilearn.datasets")
+    for hemisphere in ("left", "right"):
+        points, faces = load_mesh(hemisphere, surface)
+        mesh = datasets.load_fsaverage("fsaverage5")[part].parts[hemisphere]
+        np.testing.assert_array_equal(points, mesh.coordinates)
+        np.testing.assert_array_equal(faces, mesh.faces)
+        depth = datasets.load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data.parts[hemisphere]
+        np.testing.assert_array_equal(curvature(hemisphere), np.ravel(depth) > 0)
+
+
+def test_drawing_a_cortex_does_not_import_nilearn():
+    code = "import sys; from bmfl_lab.viz.mesh import load_mesh; load_mesh('left'); print('nilearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
