@@ -12,18 +12,23 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.similarity import rsa_ceiling
-from bmfl_lab.metrics.crossed import METHOD, crossed_bootstrap
+from bmfl_lab.metrics.crossed import crossed_bootstrap
 from bmfl_lab.metrics.rsa import rdm
 from bmfl_lab.metrics.rsa_resampling import similarity_samples
 from bmfl_lab.metrics.statistics import bootstrap_mean, holm, paired_bootstrap
 from bmfl_lab.records import MetricRow
 
 ALL = "all"
-INTERVAL = "95 % t interval, bootstrap over stimuli"
-WITH_SEEDS = f"{METHOD}, bootstrap over stimuli"
 
 
-def _groups(models: Mapping[str, Any], baseline: str) -> dict[str, list[Any]]:
+def seed_groups(models: Mapping[str, Any], baseline: str) -> dict[str, list[Any]]:
+    """Return lists of models, one a seed, by name.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the baseline is unknown, or models have unequal numbers of seeds.
+    """
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
     if baseline not in groups:
         raise ConfigError(message(f"a baseline among {tuple(groups)}", repr(baseline), nearest(baseline, groups)))
@@ -71,7 +76,7 @@ def alignment_effect(
         One row a model, layer and ROI, and one with layer and ROI "all" for their mean: ``value`` (mean over seeds),
         ``low``, ``high``, ``difference`` (to the baseline), ``difference_low``, ``difference_high``, ``p``,
         ``p_holm`` (over the layers and ROIs of a model), ``ceiling_low``, ``ceiling_high``, ``n_stimuli``,
-        ``n_seeds``, ``per_seed`` (list of values).
+        ``n_seeds``, ``per_seed`` (list of values), ``interval`` (what the intervals are).
 
     Raises
     ------
@@ -84,7 +89,7 @@ def alignment_effect(
     (our choice: a count of resamples could not pass a correction over many cells, and resampling a handful of seeds
     claims too much). With one seed they say nothing about other seeds.
     """
-    groups = _groups(models, baseline)
+    groups = seed_groups(models, baseline)
     rows = subject.rows(split)
     stimuli, rois = subject.stimuli.subset(rows), list(rois or subject.atlas.present)
     found = {n: [m.activations(stimuli) for m in g] for n, g in groups.items()}
@@ -115,6 +120,7 @@ def _effect_table(value, samples, names, layers, rois, baseline, ceilings, n) ->
                 "difference": change.value, "difference_low": change.low, "difference_high": change.high,
                 "p": np.nan if i == base or change.low == change.high else p, "ceiling_low": ends[0],
                 "ceiling_high": ends[1], "n_stimuli": n, "n_seeds": n_seeds, "per_seed": found[i].tolist(),
+                "interval": own.method,
             })  # fmt: skip
         frame = pd.DataFrame(cells)
         single = (frame["roi"] != ALL) & frame["p"].notna()
@@ -148,7 +154,7 @@ def compare_alignment(
     -------
     DataFrame
         One row a comparison: against, difference, low, high, p, p_holm (over the comparisons), n_stimuli, n_seeds,
-        verdict.
+        interval, verdict.
 
     Raises
     ------
@@ -169,7 +175,7 @@ def compare_alignment(
         rows.append({
             "against": other, "difference": w["difference"], "low": w["difference_low"], "high": w["difference_high"],
             "p": w["p"], "p_holm": float(p), "n_stimuli": w["n_stimuli"], "n_seeds": w["n_seeds"],
-            "verdict": f"{model} against {other}: {said}",
+            "interval": w["interval"], "verdict": f"{model} against {other}: {said}",
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -204,7 +210,7 @@ def effect_rows(
             "layer": "" if whole else r.layer, "notes": notes,
             "selection": selection if isinstance(selection, str) else selection.get(r.model, "none"),
         }  # fmt: skip
-        over = shared | {"n_seeds": r.n_seeds, "interval": WITH_SEEDS if r.n_seeds > 1 else INTERVAL}
+        over = shared | {"n_seeds": r.n_seeds, "interval": r.interval}
         name = "rsa_mean" if whole else "rsa"
         rows.append(MetricRow(name, r.value, unit="spearman rho", ci_low=r.low, ci_high=r.high, **over))
         if whole and r.n_seeds > 1:

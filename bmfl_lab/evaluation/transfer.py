@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,36 @@ import pandas as pd
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.things_eeg import EEG
-from bmfl_lab.errors import ConfigError, message
-from bmfl_lab.evaluation.similarity import encoding_over_time, rsa_scores
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.evaluation.effect import ALL, alignment_effect, seed_groups
+from bmfl_lab.evaluation.similarity import encoding_predictions
+from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
+from bmfl_lab.metrics.crossed import crossed_bootstrap
+from bmfl_lab.metrics.statistics import holm
+from bmfl_lab.records import MetricRow
+from bmfl_lab.runtime import rng
+
+
+def shared_test(subjects: Sequence[Subject], split: str = "test") -> dict[str, np.ndarray]:
+    """Return for each subject the rows of `split` whose stimuli are in no subject's training or validation split.
+
+    Raises
+    ------
+    DataError
+        If fewer than four are left for a subject.
+    """
+    used = {str(s.stimuli.ids[i]) for s in subjects for part in ("train", "val") for i in s.splits.get(part, ())}
+    found = {s.name: np.asarray([i for i in s.rows(split) if str(s.stimuli.ids[i]) not in used]) for s in subjects}
+    for name, rows in found.items():
+        if len(rows) < 4:
+            raise DataError(
+                message(
+                    f"at least 4 {split} stimuli of {name!r} that no subject's model was trained on",
+                    str(len(rows)),
+                    "split the subjects by stimulus, not one by one",
+                )
+            )
+    return found
 
 
 def across_subjects(
@@ -22,38 +51,103 @@ def across_subjects(
 
     Parameters
     ----------
-    models : mapping of str to model
-        Name of the subject a model was aligned with ("" for the network before alignment) to a model with
-        ``activations(stimuli)``.
+    models : mapping of str to model or list of models
+        Name of the subject a model was aligned with to a model with ``activations(stimuli)``, or one a seed; "" for
+        the network before alignment, with which the others are compared. Other names ("shuffled") are controls.
     subjects : sequence of Subject
-        Whom the models are tested on; their `split` holds stimuli that trained no model.
+        Whom the models are tested on, on those stimuli of `split` that no subject was trained or selected with.
     split : str, default "test"
     **options
-        Of `rsa_scores`.
+        Of `alignment_effect`.
 
     Returns
     -------
     DataFrame
-        As `rsa_scores`, with ``trained_on`` and ``own`` (the model was aligned with the tested subject) in front;
-        ``subject`` is whom it was tested on. Ceilings are those of each subject by itself.
+        As `alignment_effect`, with ``trained_on``, ``subject`` (tested) and ``own`` (they are the same) in place of
+        ``model``. In the rows over all layers and ROIs, ``p_holm`` is adjusted over all pairs of trained-on and tested.
 
     Raises
     ------
     ConfigError
-        If there is no model or no subject.
+        If there is no subject, or no model before alignment.
     DataError
-        As `rsa_scores`.
+        As `alignment_effect` and `shared_test`.
     """
-    if not models or not subjects:
-        raise ConfigError(message("a model and a subject", f"{len(models)}, {len(subjects)}", "name at least one each"))
-    frames = []
-    for trained_on, model in models.items():
-        for subject in subjects:
-            stimuli = subject.stimuli.subset(subject.rows(split))
-            table = rsa_scores(model.activations(stimuli), stimuli.ids, subject, **options)
-            frames.append(table.assign(trained_on=trained_on, own=trained_on == subject.name))
+    if "" not in models or len(models) < 2 or not subjects:
+        raise ConfigError(
+            message(
+                "a model before alignment (named ''), an aligned one, and a subject",
+                f"models {tuple(models)}, {len(subjects)} subjects",
+                "name at least one each",
+            )
+        )
+    rows, frames = shared_test(subjects, split), []
+    for subject in subjects:
+        held = replace(subject, splits={split: rows[subject.name]})
+        table = alignment_effect(models, held, baseline="", split=split, **options)
+        table.insert(0, "subject", subject.name)
+        frames.append(table.rename(columns={"model": "trained_on"}))
     table = pd.concat(frames, ignore_index=True)
-    return table[["trained_on", "own", *[c for c in table.columns if c not in ("trained_on", "own")]]]
+    table.insert(2, "own", table["trained_on"] == table["subject"])
+    whole = (table["roi"] == ALL) & table["p"].notna()
+    table.loc[whole, "p_holm"] = holm(table.loc[whole, "p"].to_numpy()) if whole.any() else np.nan
+    return table
+
+
+def transfer_rows(table: pd.DataFrame, *, selection: str, split: str = "test", notes: str = "") -> list[MetricRow]:
+    """Turn `across_subjects` into metric rows, one a pair of trained-on and tested.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `across_subjects`.
+    selection, split, notes : str
+        For every row.
+
+    Returns
+    -------
+    list of MetricRow
+        ``rsa_transfer`` (mean RSA over layers and ROIs) and ``rsa_transfer_gain`` (over the network before alignment);
+        ``model`` names whom it was trained on, ``subject`` whom it was tested on.
+    """
+    rows = []
+    for r in table[table["roi"] == ALL].itertuples():
+        shared = {
+            "unit": "spearman rho", "split": split, "n": r.n_stimuli, "subject": r.subject, "n_seeds": r.n_seeds,
+            "interval": r.interval,
+        }  # fmt: skip
+        name = f"aligned with {r.trained_on}" if r.trained_on else "original"
+        kept = {"selection": selection if r.trained_on else "none", "model": name}
+        said = "; ".join(v for v in ("own subject" if r.own else "", notes) if v)
+        rows.append(MetricRow("rsa_transfer", r.value, ci_low=r.low, ci_high=r.high, notes=said, **kept, **shared))
+        if np.isfinite(r.p):
+            told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over pairs)", said) if v)
+            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}
+            rows.append(MetricRow("rsa_transfer_gain", r.difference, **ends, **kept, **shared))
+    return rows
+
+
+@dataclass(frozen=True)
+class EEGTransfer:
+    """How well models predict M/EEG.
+
+    Parameters
+    ----------
+    course : DataFrame
+        Columns model, layer, time (s), value (mean r over sensors and seeds), n_stimuli.
+    effect : DataFrame
+        One row a model, over layers, sensors and the times of the window: model, value, low, high, difference (to the
+        baseline), difference_low, difference_high, p, p_holm (over the models), n_stimuli, n_seeds.
+    """
+
+    course: pd.DataFrame
+    effect: pd.DataFrame
+
+
+def folds(n: int, k: int = 3, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return k pairs of training and test rows; every row is tested once."""
+    parts = np.array_split(rng(seed, "eeg folds").permutation(n), k)
+    return [(np.sort(np.concatenate([p for p in parts if p is not part])), np.sort(part)) for part in parts]
 
 
 def on_eeg(
@@ -61,43 +155,141 @@ def on_eeg(
     eeg: EEG,
     stimuli: StimulusSet,
     *,
-    train: np.ndarray,
-    test: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    baseline: str = "original",
+    window: tuple[float, float] = (0.0, np.inf),
+    n_boot: int = 500,
+    seed: int = 0,
     **options: Any,
-) -> pd.DataFrame:
-    """Encoding score of models on M/EEG at each time, e.g. of a network that was aligned with fMRI.
+) -> EEGTransfer:
+    """Encoding score of models on M/EEG at each time, e.g. of networks that were aligned with fMRI.
 
     Parameters
     ----------
-    models : mapping of str to model
-        Each has ``activations(stimuli)``.
+    models : mapping of str to model or list of models
+        Each has ``activations(stimuli)``; a list holds one a seed, in the same order for every model.
     eeg : EEG
         Evoked responses; averaged over repeats here.
     stimuli : StimulusSet
-        Holds the images of `eeg`; paired by id.
-    train, test : ndarray of int64
-        Disjoint rows of `eeg`.
+        Holds the images of `eeg`; paired by id. They must not have trained the models.
+    splits : sequence of (train, test)
+        Disjoint rows of `eeg` for the ridge, e.g. from `folds`. Predictions for all test rows are scored together.
+    baseline : str, default "original"
+        The model that the others are compared with.
+    window : (float, float)
+        Seconds over which the effect is averaged.
+    n_boot, seed
+        Of the bootstrap over tested stimuli.
     **options
         Of `encoding_scores`.
 
     Returns
     -------
-    DataFrame
-        Columns model, layer, time (s), value (mean r over sensors), n_stimuli (tested).
+    EEGTransfer
 
     Raises
     ------
+    ConfigError
+        If the baseline is unknown.
     DataError
-        If an EEG stimulus has no image, or rows overlap.
+        If an EEG stimulus has no image, train and test rows overlap, a row is tested twice, no time lies in the window,
+        or models have unequal numbers of seeds.
     """
+    groups = seed_groups(models, baseline)
+    tested = np.concatenate([test for _, test in splits])
+    inside = (eeg.times >= window[0]) & (eeg.times <= window[1])
+    if len(np.unique(tested)) != len(tested) or not inside.any():
+        raise DataError(
+            message(
+                "every row tested at most once, and times in the window",
+                f"{len(tested) - len(np.unique(tested))} rows twice, {int(inside.sum())} times of {window} s",
+                "use folds(), and a window of this recording",
+            )
+        )
     shown, data = stimuli.subset(stimuli.index_of(eeg.ids)), eeg.mean()
-    rows = []
-    for name, model in models.items():
-        features = model.activations(shown)
-        scores = encoding_over_time(features, data, train=train, test=test, **options)
-        rows += [
-            {"model": name, "layer": layer, "time": float(t), "value": float(scores[i, k]), "n_stimuli": len(test)}
-            for i, layer in enumerate(features)
+    measured = data.reshape(len(data), -1)
+    kept = np.tile(inside, data.shape[1])
+    courses, values, samples = [], [], []
+    for name, group in groups.items():
+        per_seed = [_scored(m.activations(shown), measured, splits, tested, n_boot, seed, kept, options) for m in group]
+        # over seeds and sensors: (n_layers, n_times)
+        mean = np.nanmean([[v.reshape(data.shape[1:]) for v in r.values()] for r, _ in per_seed], axis=(0, 2))
+        courses += [
+            {"model": name, "layer": layer, "time": float(t), "value": mean[i, k], "n_stimuli": len(tested)}
+            for i, layer in enumerate(per_seed[0][0])
             for k, t in enumerate(eeg.times)
         ]
-    return pd.DataFrame(rows)
+        values.append([np.mean([np.nanmean(v[kept]) for v in r.values()]) for r, _ in per_seed])
+        samples.append(np.stack([drawn for _, drawn in per_seed], axis=1))
+    effect = _effect(list(groups), np.asarray(values), np.stack(samples), baseline, len(tested))
+    return EEGTransfer(pd.DataFrame(courses), effect)
+
+
+def _scored(features, measured, splits, tested, n_boot, seed, kept, options):
+    """Return r of every layer and column, and resamples (n_boot,) of their mean over layers and kept columns."""
+    parts = [encoding_predictions(features, measured, train=train, test=test, **options) for train, test in splits]
+    predicted = {layer: np.concatenate([p[layer] for p in parts]) for layer in features}
+    r = {layer: np.asarray(pearson(measured[tested], p)) for layer, p in predicted.items()}
+    drawn = [
+        np.nanmean(bootstrap_pearson(measured[tested][:, kept], p[:, kept], n_boot=n_boot, seed=seed), axis=1)
+        for p in predicted.values()
+    ]
+    return r, np.mean(drawn, axis=0)
+
+
+def _effect(names: list[str], values: np.ndarray, samples: np.ndarray, baseline: str, n: int) -> pd.DataFrame:
+    base, rows = names.index(baseline), []
+    for i, name in enumerate(names):
+        own, _ = crossed_bootstrap(values[i], samples[i], n)
+        change, p = crossed_bootstrap(values[i] - values[base], samples[i] - samples[base], n)
+        rows.append({
+            "model": name, "value": own.value, "low": own.low, "high": own.high, "difference": change.value,
+            "difference_low": change.low, "difference_high": change.high, "p": np.nan if i == base else p,
+            "n_stimuli": n, "n_seeds": values.shape[1], "interval": own.method,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    tested = table["p"].notna()
+    table["p_holm"] = table["p"]
+    if tested.any():
+        table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
+    return table
+
+
+def eeg_rows(
+    found: EEGTransfer, *, subject: str, selection: Mapping[str, str], split: str = "test", notes: str = ""
+) -> list[MetricRow]:
+    """Turn `on_eeg` into metric rows.
+
+    Parameters
+    ----------
+    found : EEGTransfer
+    subject : str
+        Whose M/EEG, or from whom it was simulated.
+    selection : mapping of model name to str
+    split, notes : str
+        For every row.
+
+    Returns
+    -------
+    list of MetricRow
+        ``eeg_encoding_r`` a model, and ``eeg_encoding_gain`` over the baseline.
+
+    Raises
+    ------
+    ConfigError
+        If a model's selection is not given.
+    """
+    rows = []
+    for r in found.effect.itertuples():
+        if r.model not in selection:
+            raise ConfigError(message(f"the selection of {r.model!r}", "none", nearest(r.model, selection)))
+        shared = {
+            "unit": "r", "split": split, "n": r.n_stimuli, "model": r.model, "subject": subject,
+            "selection": selection[r.model], "interval": r.interval, "n_seeds": r.n_seeds,
+        }  # fmt: skip
+        rows.append(MetricRow("eeg_encoding_r", r.value, ci_low=r.low, ci_high=r.high, notes=notes, **shared))
+        if np.isfinite(r.p):
+            told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over models)", notes) if v)
+            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}
+            rows.append(MetricRow("eeg_encoding_gain", r.difference, **ends, **shared))
+    return rows

@@ -1,6 +1,7 @@
 """Effects of alignment that were planted are found, and absent ones are not claimed."""
 
 from dataclasses import dataclass
+from dataclasses import replace as swap
 
 import numpy as np
 import pandas as pd
@@ -113,23 +114,55 @@ def test_mean_over_shifts_leaves_the_clean_images_out():
         shift_mean_rows(result, baseline="x")
 
 
-def test_transfer_to_other_subjects_and_to_eeg():
+def test_transfer_to_other_subjects():
     one, two = subject("s"), subject("t", 1)
-    table = transfer.across_subjects({"": Model(0.2), "s": Model(4.0)}, [one, two], n_permutations=19)
-    mean = table.groupby(["trained_on", "subject"])["value"].mean()
-    assert mean["s", "t"] > mean["", "t"] + 0.1 and mean["s", "s"] > mean["", "s"] + 0.1
+    models = {"": [Model(0.2, 0), Model(0.2, 1)], "s": [Model(4.0, 0), Model(4.0, 1)], "noise": [Model(0.2, 2)] * 2}
+    table = transfer.across_subjects(models, [one, two], n_boot=200)
+    whole = table[table["roi"] == "all"].set_index(["trained_on", "subject"])
+    assert whole.loc[("s", "t"), "difference_low"] > 0.1 and whole.loc[("s", "t"), "p_holm"] < 0.01
+    assert whole.loc[("noise", "t"), "p_holm"] > 0.05
     assert set(table[table["own"]]["subject"]) == {"s"} and (table["n_stimuli"] == 40).all()
-    with pytest.raises(ConfigError, match="a model and a subject"):
-        transfer.across_subjects({}, [one])
-    ids = list(one.stimuli.ids[::-1])
-    eeg = simulate_eeg({"truth": TRUTH[::-1]}, {"truth": 0.2}, ids, noise=0.5)
-    found = transfer.on_eeg(
-        {"original": Model(0.2), "aligned": Model(4.0)}, eeg, one.stimuli, train=np.arange(40), test=np.arange(40, N)
-    )
-    best = found.groupby(["model", "time"])["value"].mean()
+    tested = whole["p"].notna()
+    np.testing.assert_allclose(whole.loc[tested, "p_holm"], holm(whole.loc[tested, "p"].to_numpy()))
+    rows = transfer.transfer_rows(table, selection="best val_loss", notes="simulated fMRI")
+    gain = next(r for r in rows if r.name == "rsa_transfer_gain" and r.model == "aligned with s" and r.subject == "t")
+    assert gain.ci_low > 0.1 and gain.n == 40 and gain.n_seeds == 2 and "simulated fMRI" in gain.notes
+    assert [r.selection for r in rows if r.model == "original"] == ["none"] * 2
+    with pytest.raises(ConfigError, match="a model before alignment"):
+        transfer.across_subjects({"s": Model(1.0)}, [one])
+
+
+def test_stimuli_that_trained_any_subject_are_not_tested_on():
+    one, two = subject("s"), subject("t", 1)
+    crossed = swap(two, splits={"train": np.arange(20, 50), "test": np.arange(20)})
+    assert list(transfer.shared_test([one, two])["t"]) == list(range(20, N))
+    with pytest.raises(DataError, match="at least 4 test stimuli of 't' that no subject's model was trained on; got 0"):
+        transfer.across_subjects({"": Model(0.2), "s": Model(4.0)}, [one, crossed])
+
+
+def test_an_aligned_model_on_eeg_arrays():
+    who, splits = subject("s"), transfer.folds(N)
+    assert sorted(np.concatenate([test for _, test in splits])) == list(range(N))
+    eeg = simulate_eeg({"truth": TRUTH[::-1]}, {"truth": 0.2}, list(who.stimuli.ids[::-1]), noise=0.5)
+    models = {k: [Model(v, i) for i in range(3)] for k, v in (("original", 0.2), ("aligned", 4.0), ("no_fmri", 0.25))}
+    found = transfer.on_eeg(models, eeg, who.stimuli, splits=splits, n_boot=200)
+    best = found.course.groupby(["model", "time"])["value"].mean()
     assert best["aligned"].max() > best["original"].max() + 0.1
     assert best["aligned"].idxmax() == pytest.approx(0.2, abs=0.05)
     assert abs(best["aligned"].loc[:-0.05].mean()) < 0.1
+    effect = found.effect.set_index("model")
+    after = found.course[(found.course["model"] == "aligned") & (found.course["time"] >= 0)]["value"].mean()
+    assert effect.loc["aligned", "value"] == pytest.approx(after, abs=1e-5)
+    assert effect.loc["aligned", "difference_low"] > 0.05 and effect.loc["aligned", "p_holm"] < 0.01
+    assert effect.loc["no_fmri", "p_holm"] > 0.01 and np.isnan(effect.loc["original", "p"])
+    rows = transfer.eeg_rows(found, subject="s", selection=dict.fromkeys(models, "none"), notes="simulated sensors")
+    assert [r.name for r in rows].count("eeg_encoding_gain") == 2 and rows[0].n == N and rows[0].n_seeds == 3
+    with pytest.raises(DataError, match="every row tested at most once"):
+        transfer.on_eeg(models, eeg, who.stimuli, splits=[splits[0], splits[0]])
+    with pytest.raises(DataError, match="0 times of"):
+        transfer.on_eeg(models, eeg, who.stimuli, splits=splits, window=(2, 3))
+    with pytest.raises(ConfigError, match="the selection of 'original'"):
+        transfer.eeg_rows(found, subject="s", selection={})
 
 
 def test_simulated_eeg_shows_each_source_at_its_moment_and_says_so():
