@@ -1,18 +1,15 @@
-"""Identification of stimuli from responses, preferred stimuli of ROIs, and brain-likeness beside robustness."""
+"""Identification of stimuli from responses, and preferred stimuli of ROIs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.special import gammaln
-from scipy.stats import rankdata
 
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
 
@@ -185,106 +182,3 @@ def preferred_stimuli(
         for name in dict.fromkeys(names)
     ]  # fmt: skip
     return images, pd.DataFrame(rows).sort_values("activity", ascending=False, ignore_index=True)
-
-
-@dataclass(frozen=True)
-class BrainRobust:
-    """Brain-likeness beside robustness.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns model, brain, robust; one row a model.
-    r, low, high : float or None
-        Spearman correlation over models with a 95 % bootstrap interval over models; None with fewer than 4 models.
-    n : int
-        Number of models.
-    verdict : str
-        What may be said.
-    """
-
-    table: pd.DataFrame
-    r: float | None
-    low: float | None
-    high: float | None
-    n: int
-    verdict: str
-
-
-def brain_and_robust(
-    rows: Iterable[MetricRow],
-    *,
-    brain: str,
-    robust: str,
-    shifts: Sequence[str] | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> BrainRobust:
-    """Put each model's brain-likeness beside its out-of-distribution result.
-
-    Parameters
-    ----------
-    rows : iterable of MetricRow
-        Of any number of records.
-    brain : str
-        Name of the alignment metric; its mean over ROIs, subjects and seeds is taken.
-    robust : str
-        Name of the metric under shift (rows with a `shift`), mean over shifts, severities and seeds.
-    shifts : sequence of str, optional
-        Only these shifts.
-    n_boot, seed
-        Of the interval.
-
-    Returns
-    -------
-    BrainRobust
-
-    Raises
-    ------
-    DataError
-        If no model has both.
-
-    Notes
-    -----
-    Models of one family are not independent, so the interval is a lower bound of the uncertainty.
-    """
-    values: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        if row.value is None:
-            continue
-        if row.name == brain:
-            values.setdefault(row.model, {}).setdefault("brain", []).append(row.value)
-        if row.name == robust and row.shift and (shifts is None or row.shift in shifts):
-            values.setdefault(row.model, {}).setdefault("robust", []).append(row.value)
-    both = [
-        {
-            "model": m,
-            **{k: float(np.mean(x)) for k, x in v.items()},
-            "n_brain": len(v["brain"]),
-            "n_robust": len(v["robust"]),
-        }
-        for m, v in values.items()
-        if {"brain", "robust"} <= set(v)
-    ]
-    if not both:
-        raise DataError(
-            message(f"a model with both {brain!r} and {robust!r} under shift", "none", "evaluate the same models twice")
-        )
-    table = pd.DataFrame(both).sort_values("brain", ascending=False, ignore_index=True)
-    n = len(table)
-    if n < 4:
-        return BrainRobust(table, None, None, None, n, f"{n} models: too few for a correlation")
-    x, y = table["brain"].to_numpy(), table["robust"].to_numpy()
-    draws = rng(seed, "brain and robust").integers(n, size=(n_boot, n))
-    r, (low, high) = float(_spearman(x, y)), np.nanquantile(_spearman(x[draws], y[draws]), [0.025, 0.975])
-    said = "more brain-like models are more robust" if low > 0 else "more brain-like models are less robust"
-    verdict = said if low > 0 or high < 0 else "no relation shown"
-    return BrainRobust(table, r, float(low), float(high), n, verdict)
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return Spearman's rho along the last axis; NaN where one side is constant."""
-    x, y = rankdata(x, axis=-1), rankdata(y, axis=-1)
-    x, y = x - x.mean(axis=-1, keepdims=True), y - y.mean(axis=-1, keepdims=True)
-    size = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-    return (x * y).sum(axis=-1) / np.where(size > 0, size, np.nan)

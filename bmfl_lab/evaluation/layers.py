@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,3 +49,44 @@ def layer_features(
     get = extract if store is None else store.get
     blocks = range(backbone.n_blocks) if blocks is None else blocks
     return {f"block {b}": flat(get(backbone, stimuli, tokens, block=b)) for b in blocks}
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """A frozen backbone in the place of an aligned network, for tables that set both side by side.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    tokens : str, default "cls+mean"
+        As in `layer_features`.
+    n_layers : int, default 4
+        Blocks that are read, evenly spaced, the last one among them.
+    store : FeatureStore, optional
+        Where features are kept.
+    """
+
+    backbone: Backbone
+    tokens: str = "cls+mean"
+    n_layers: int = 4
+    store: FeatureStore | None = None
+    name: str = "backbone"
+    selection: str = "none"
+    n_classes: int = 0
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """Name of the backbone and where its weights come from."""
+        return f"{self.backbone.name} ({self.backbone.weights_label})"
+
+    def activations(self, stimuli: StimulusSet) -> dict[str, np.ndarray]:
+        """Return features of the blocks that are read, float32 (n_stimuli, d), by block name."""
+        last = self.backbone.n_blocks - 1
+        blocks = sorted({round(last * (k + 1) / self.n_layers) for k in range(self.n_layers)})
+        return layer_features(self.backbone, stimuli, self.tokens, blocks=blocks, store=self.store)
+
+    def pooled(self, stimuli: StimulusSet) -> np.ndarray:
+        """Return features of the last block, float32 (n_stimuli, d)."""
+        last = self.backbone.n_blocks - 1
+        return next(iter(layer_features(self.backbone, stimuli, self.tokens, blocks=[last], store=self.store).values()))

@@ -55,7 +55,8 @@ def fit_readout(model: TrainedAligned, study: Study, *, alphas: Sequence[float] 
     Parameters
     ----------
     model : TrainedAligned
-        A network of any number of classes, before or after alignment.
+        A network of any number of classes, before or after alignment, or any model with ``pooled(stimuli)``,
+        ``selection``, ``n_classes`` and ``seed``.
     study : Study
         Its "train" images and labels are used, no others.
     alphas : sequence of float
@@ -86,7 +87,7 @@ def fit_readout(model: TrainedAligned, study: Study, *, alphas: Sequence[float] 
     with warnings.catch_warnings():  # a network that knows nothing of the classes has no best penalty
         warnings.filterwarnings("ignore", message="expected at most 5%")
         fit = fit_ridge((x - mean) / scale, targets, alphas, 5)
-    return Readout(model, mean, scale, fit, f"{model.selection}; {RECIPE}", model.config.seed)
+    return Readout(model, mean, scale, fit, f"{model.selection}; {RECIPE}", model.seed)
 
 
 def with_classes(model: TrainedAligned, study: Study, how: str = "auto") -> TrainedAligned | Readout:

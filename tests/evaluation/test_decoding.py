@@ -1,15 +1,13 @@
-"""Identification, preferred stimuli, and the brain-like against robust table."""
+"""Identification and preferred stimuli."""
 
 import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import DataError
-from bmfl_lab.evaluation.decoding import brain_and_robust, identify, preferred_stimuli
-from bmfl_lab.records import MetricRow
+from bmfl_lab.evaluation.decoding import identify, preferred_stimuli
 
 
 def draw(*shape, seed=0):
@@ -58,30 +56,3 @@ def test_preferred_stimuli_rank_by_the_roi_alone():
     assert list(categories["share_of_top"]) == [1, 0] and categories["activity"][0] == pytest.approx(4)
     with pytest.raises(DataError, match="a non-empty ROI"):
         preferred_stimuli(predicted, np.zeros(2, bool), stimuli)
-
-
-def rows(brain, robust):
-    for i, (b, r) in enumerate(zip(brain, robust)):
-        for seed in (0, 1):
-            yield MetricRow("rsa", b, "rho", "test", 50, "none", model=f"m{i}", roi="V1", seed=seed)
-            yield MetricRow("accuracy", r, "fraction", "test", 50, "none", model=f"m{i}", shift="masked", severity=3)
-        yield MetricRow("accuracy", 0.99, "fraction", "test", 50, "none", model=f"m{i}")
-    yield MetricRow("rsa", 0.3, "rho", "test", 50, "none", model="only brain")
-
-
-def test_the_claim_can_hold_and_can_fail():
-    brain = np.linspace(0.1, 0.5, 12)
-    found = brain_and_robust(rows(brain, brain + 0.01 * draw(12)), brain="rsa", robust="accuracy")
-    assert found.n == 12 and found.low > 0 and "are more robust" in found.verdict
-    assert found.table.iloc[0]["model"] == "m11" and "only brain" not in set(found.table["model"])
-    assert found.table["robust"].max() < 0.9  # in-distribution accuracy is left out
-    against = brain_and_robust(rows(brain, -brain), brain="rsa", robust="accuracy")
-    assert "less robust" in against.verdict
-    values = (brain - brain.mean()) ** 2  # symmetric about the middle: no monotone relation by construction
-    none = brain_and_robust(rows(brain, values), brain="rsa", robust="accuracy")
-    assert none.verdict == "no relation shown"
-    assert none.r == pytest.approx(spearmanr(brain, values).statistic)
-    few = brain_and_robust(rows([0.1, 0.2], [0.3, 0.4]), brain="rsa", robust="accuracy")
-    assert few.r is None and "too few" in few.verdict
-    with pytest.raises(DataError, match="a model with both 'rsa' and 'nll'"):
-        brain_and_robust(rows([0.1], [0.2]), brain="rsa", robust="nll")

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from bmfl_lab import config as configs
+from bmfl_lab.backbones import load_backbone
 from bmfl_lab.data import load_study
 from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation.layers import FrozenModel
 from bmfl_lab.training import aligned, encoder, image_function, train_brain_encoder
 from bmfl_lab.training.aligned_model import read_pixels
 from bmfl_lab.training.loop import LoopConfig
@@ -42,6 +44,19 @@ def test_classes_are_kept_or_mapped(study, network):
     assert with_classes(other, study).model is other
     with pytest.raises(DataError, match="1000 of the decoder"):
         with_classes(other, study, "own")
+
+
+def test_a_frozen_backbone_gets_its_classes_by_the_same_recipe(study):
+    backbone = load_backbone("vit_tiny14", "random:0", image_size=56)
+    frozen = FrozenModel(backbone, n_layers=2)
+    images = study.set("test").subset(np.arange(4))
+    assert list(frozen.activations(images)) == ["block 1", "block 2"]
+    np.testing.assert_array_equal(frozen.pooled(images), frozen.activations(images)["block 2"])
+    assert "vit_tiny14" in frozen.label and "random" in frozen.label
+    read = with_classes(frozen, study)
+    want = (frozen.pooled(images) - read.mean) / read.scale @ read.fit.coef + read.fit.intercept
+    np.testing.assert_allclose(read.logits(images), want, atol=1e-4)
+    assert RECIPE in read.selection and read.seed == 0
 
 
 def test_pixels_of_the_last_set_are_kept_and_never_of_another(study):
