@@ -119,7 +119,8 @@ def grouped_figure(
         for i, model in enumerate(models):
             part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi").reindex(rois)
             x, y = np.arange(len(rois)) - 0.4 + (i + 0.5) * width, part["value"].to_numpy(float)
-            ax.bar(x, y, width * 0.92, color=colour[model], label=model, alpha=0.85)
+            nothing = "" if np.isfinite(y).any() else " (undefined)"
+            ax.bar(x, y, width * 0.92, color=colour[model], label=f"{model}{nothing}", alpha=0.85)
             if {"ci_low", "ci_high"} <= set(part.columns):
                 low, high = (part[c].to_numpy(float) for c in ("ci_low", "ci_high"))
                 error = np.nan_to_num(np.clip(np.stack([y - low, high - y]), 0, None))
@@ -130,9 +131,11 @@ def grouped_figure(
             ax.hlines(level, at - 0.42, at + 0.42, color="black", lw=1.6, label=ceiling_name)
         ax.axhline(0, color="#444444", lw=0.8)
         ax.set_xticks(np.arange(len(rois)), rois)
+        ax.set_xlim(-0.6, len(rois) - 0.4)
         ax.set_ylabel(unit)
         ax.set_title(title)
-        figure.legend(loc="outside lower center", ncols=min(5, len(models) + 1), fontsize=9)
+        room = int(figure.get_figwidth() / (0.6 + 0.085 * max(len(str(m)) for m in models)))
+        figure.legend(loc="outside lower center", ncols=min(room, len(models) + bool(ceiling)), fontsize=9)
     return figure
 
 
@@ -203,7 +206,7 @@ def fields_figure(fields: pd.DataFrame, rois: Sequence[str], *, title: str, degr
         raise DataError(message("vertices with true and recovered fields", "none", "use a simulated subject"))
     colour = colours(names)
     with figure_style():
-        figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+        figure = Figure(figsize=(8.6, 4.2), layout="constrained")
         field, errors = figure.subplots(1, 2, width_ratios=(1, 1.1))
         for name in names:
             part = fields[known & (rois == name)]
@@ -216,7 +219,6 @@ def fields_figure(fields: pd.DataFrame, rois: Sequence[str], *, title: str, degr
         field.set_xlabel("horizontal place (degrees)")
         field.set_ylabel("vertical place (degrees)")
         field.set_title("true centre (dot) to recovered one")
-        field.legend(fontsize=7, loc="upper right", frameon=True)
         groups = [fields["error_degrees"].to_numpy(float)[known & (rois == n)] for n in names]
         errors.boxplot(groups, whis=(5, 95), showfliers=False, medianprops={"color": "#003A5C"})
         errors.set_xticks(np.arange(1, len(names) + 1), names)
@@ -224,4 +226,6 @@ def fields_figure(fields: pd.DataFrame, rois: Sequence[str], *, title: str, degr
         errors.set_ylim(bottom=0)
         errors.set_title("error by region")
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+        handles, labels = field.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 9), fontsize=8)
     return figure

@@ -37,6 +37,7 @@ def surface_panel(
     surface: str = "inflated",
     colour_map: str | None = None,
     limits: tuple[float, float] | None = None,
+    whole: bool = False,
     zoom: bool = False,
 ) -> Figure:
     """Draw a map on the cortex.
@@ -61,6 +62,8 @@ def surface_panel(
         A matplotlib map in place of cividis (or RdBu_r for signed values).
     limits : tuple of float, optional
         Ends of the colour bar; by default found by `bmfl_lab.viz.mesh.symmetric_range`.
+    whole : bool, default False
+        Values are whole numbers (of a block, say): each has a colour of its own and none is mixed with a neighbour's.
     zoom : bool, default False
         Show only the part of the cortex where the atlas has vertices.
 
@@ -76,13 +79,13 @@ def surface_panel(
     DataError
         If the values do not fit the atlas, or the atlas lies on no surface.
     """
-    norm, colours = _scale([values], signed, colour_map, limits)
+    norm, colours = _steps(values, colour_map) if whole else _scale([values], signed, colour_map, limits)
     maps, borders = on_mesh(values, atlas), _borders(atlas, outline)
     figure, axes = _grid(2, views, surface, atlas if zoom else None)
     for row, side in enumerate(HEMISPHERES):
         for axis, view in zip(axes[row], views):
             seen = view_of(side, view, surface)
-            shown = seen.interpolate(maps[side])
+            shown = seen.nearest(maps[side]) if whole else seen.interpolate(maps[side])
             _draw(axis, seen, colours(norm(shown)), shown)
             _outline(axis, seen, side, borders)
     _finish(figure, title, borders)
@@ -231,6 +234,18 @@ def _scale(values: Sequence[np.ndarray], signed, colour_map, limits) -> tuple[An
     return mpl.colors.Normalize(low, high), mpl.colormaps[colour_map or (DIVERGING if diverging else SEQUENTIAL)]
 
 
+def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Any, Any]:
+    """Return a scale with one colour for each whole number from the smallest to the largest."""
+    import matplotlib as mpl
+
+    found = np.asarray(values, float)[np.isfinite(values)]
+    if np.any(found != np.rint(found)):
+        raise DataError(message("whole numbers", f"{found[found != np.rint(found)][0]:g}", "leave out whole=True"))
+    low, high = (int(found.min()), int(found.max())) if found.size else (0, 1)
+    n = high - low + 1
+    return mpl.colors.BoundaryNorm(np.arange(low, high + 2) - 0.5, n), mpl.colormaps[colour_map or SEQUENTIAL].resampled(n)
+
+
 def _borders(atlas: Atlas, names: Iterable[str]) -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
     """Return name to (colour, membership per hemisphere)."""
     return {
@@ -330,6 +345,10 @@ def _bar(figure: Figure, norm: Any, colours: Any, unit: str) -> None:
     bar = figure.colorbar(
         ScalarMappable(norm, colours), cax=figure.add_axes((1 - 0.85 / width, 0.25, 0.14 / width, 0.5))
     )
+    if hasattr(norm, "boundaries"):
+        middles = (norm.boundaries[1:] + norm.boundaries[:-1]) / 2
+        bar.set_ticks(middles[:: max(1, len(middles) // 12)])
+        bar.ax.minorticks_off()
     bar.set_label(unit, fontsize=9)
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)

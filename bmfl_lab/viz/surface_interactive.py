@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
 VIEWS: dict[str, dict[str, float]] = {
-    "posterior": {"x": 0.0, "y": -0.66, "z": 0.19},
-    "ventral": {"x": 0.0, "y": -0.13, "z": -0.55},
-    "left lateral": {"x": -0.55, "y": -0.19, "z": 0.13},
-    "right lateral": {"x": 0.55, "y": -0.19, "z": 0.13},
-    "dorsal": {"x": 0.0, "y": -0.23, "z": 0.55},
+    "posterior": {"x": 0.0, "y": -1.7, "z": 0.5},
+    "ventral": {"x": 0.0, "y": -0.4, "z": -1.7},
+    "left lateral": {"x": -1.7, "y": -0.6, "z": 0.4},
+    "right lateral": {"x": 1.7, "y": -0.6, "z": 0.4},
+    "dorsal": {"x": 0.0, "y": -0.7, "z": 1.7},
 }
-"""Where the camera stands. Nearer is larger, and a camera nearer than the brain's front cuts it open."""
+"""Directions of the camera, from so far that it never cuts into the brain; the size on the screen is `_SIZE`."""
+_SIZE = 1.75
 _GAP_MM = 6.0
+_GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
 
 
@@ -150,12 +152,20 @@ def surface_figure(
             "xaxis": hidden,
             "yaxis": hidden,
             "zaxis": hidden,
-            "aspectmode": "data",
+            "aspectmode": "manual",
+            "aspectratio": _ratio(geometry),
             "camera": {"eye": VIEWS[view], "projection": {"type": "orthographic"}},
         },
         uirevision="keep the camera",
     )
     return figure
+
+
+def _ratio(geometry: SurfaceLayout) -> dict[str, float]:
+    """Return true proportions; under an orthographic camera they, not its distance, set the size on the screen."""
+    points = np.concatenate([points for points, _, _ in geometry.base])
+    span = points.max(0) - points.min(0)
+    return {axis: float(_SIZE * s / span.max()) for axis, s in zip("xyz", span)}
 
 
 def _mesh(points: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
@@ -166,10 +176,12 @@ def _mesh(points: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
 def _add_brain(figure: go.Figure, geometry: SurfaceLayout) -> None:
     """Add both grey hemispheres, sulci darker than gyri."""
     for (points, faces, sulci), hemisphere in zip(geometry.base, HEMISPHERES):
-        grey = np.where(sulci > 0, 150, 195).astype(int)
         figure.add_mesh3d(
             **_mesh(points, faces),
-            vertexcolor=[f"rgb({g},{g},{g})" for g in grey],
+            intensity=sulci,
+            colorscale=_GREYS,
+            cmin=0,
+            cmax=1,
             hoverinfo="skip",
             name=f"{hemisphere} hemisphere",
             lighting={"ambient": 0.65, "diffuse": 0.5, "specular": 0.05},

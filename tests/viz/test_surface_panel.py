@@ -76,6 +76,19 @@ def test_several_maps_share_one_scale_and_zoom_shows_less():
     assert whole.axes[-1].get_ylim()[1] == pytest.approx(np.percentile(np.concatenate(list(maps.values())), 99))
 
 
+def test_whole_numbers_keep_their_own_colours():
+    y, atlas = make()
+    block = np.where(y < -70, 3.0, 11.0)
+    block[:5] = np.nan
+    figure = surface_panel(block, atlas, title="t", unit="block", views=("posterior",), whole=True)
+    assert figure.axes[-1].get_yticks().tolist() == list(range(3, 12))
+    shown = picture(figure.axes[0])
+    hue = (shown[..., 0] / shown[..., 2].clip(1e-3)).round(2)[shown[..., 3] > 0]  # free of shading
+    assert len(np.unique(hue)) == 3  # grey and two colours; mixing would give all in between
+    with pytest.raises(DataError, match="expected whole numbers; got 0.5"):
+        surface_panel(y * 0 + 0.5, atlas, title="t", unit="u", whole=True)
+
+
 def test_bad_names_are_refused():
     y, atlas = make()
     with pytest.raises(ConfigError, match="did you mean 'lateral'"):
