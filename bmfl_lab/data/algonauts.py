@@ -20,7 +20,7 @@ from bmfl_lab.data import stimuli
 from bmfl_lab.data.algonauts_masks import SIDES, read_atlas
 from bmfl_lab.data.atlas import HEMISPHERES
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.splits import nsd_id, read_shared_ids, split_by_id
+from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.files import atomic_path, load_npy, read_json
@@ -65,7 +65,8 @@ def read_subject(
     shared_ids : iterable of str, optional
         Stimulus ids (``"nsd-02950"``, 0-based) held out as the test split, e.g. NSD's shared 1,000.
     stim_info : str or Path, optional
-        ``nsd_stim_info_merged.csv``, from which the shared ids are taken when `shared_ids` is not given.
+        ``nsd_stim_info_merged.csv``, from which the shared ids are taken when `shared_ids` is not given; by default
+        the one in the subject's folder or beside it, if there is one.
     val, test : float
         Shares of the stimuli; `test` counts only without shared ids.
     seed : int, default 0
@@ -91,7 +92,13 @@ def read_subject(
     Notes
     -----
     Images and rows are paired by the number in the file name (1-based row). Where the organisers' test responses
-    are present, those images form the test split together with the shared ones.
+    are present, those images form the test split together with the shared ones. The challenge's training images
+    hold most of NSD's shared 1,000, and which ones only NSD's own table says.
+
+    Warns
+    -----
+    UserWarning
+        If one of the eight subjects is read without shared ids: its test images are then drawn by the seed.
     """
     if nan_policy not in ("refuse", "drop"):
         raise ConfigError(message("nan_policy 'refuse' or 'drop'", repr(nan_policy), "choose one of them"))
@@ -113,7 +120,8 @@ def read_subject(
     ids = [i for part in parts for i in part[1]]
     constant = (low == high)[keep]
     ceiling, ceiling_info = _read_ceiling(folder, n_vertices, guard)
-    splits, record = _split(ids, len(parts[0][1]), shared_ids, stim_info, val, test, seed)
+    shared_ids = _shared(folder, shared_ids, stim_info, named)
+    splits, record = _split(ids, len(parts[0][1]), shared_ids, val, test, seed)
     kept = atlas if keep.all() else atlas.subset(keep)
     info: dict[str, Any] = {
         "source": "Algonauts 2023 layout",
@@ -361,7 +369,21 @@ def _read_ceiling(folder: Path, n_vertices: tuple[int, ...], guard: Callable) ->
     }
 
 
-def _split(ids: list[str], n_train: int, shared, stim_info, val: float, test: float, seed: int) -> tuple[dict, dict]:
+def _shared(folder: Path, given: Iterable[str] | None, table: str | Path | None, warn: bool) -> list[str] | None:
+    """Return the ids to hold out: those given, else those that NSD's table marks, else None."""
+    if given is not None:
+        return [str(i) for i in given]
+    table = table if table is not None else find_stim_info(folder)
+    if table is not None:
+        return list(read_shared_ids(table))
+    if warn:
+        found = "none: the test images are drawn by the seed"
+        wanted = f"{STIM_INFO} in or beside {folder}, to hold out NSD's shared images"
+        warnings.warn(message(wanted, found, "put it there, or pass stim_info or shared_ids"), stacklevel=3)
+    return None
+
+
+def _split(ids: list[str], n_train: int, shared: list[str] | None, val: float, test: float, seed: int) -> tuple[dict, dict]:
     repeated = len(ids) - len(set(ids))
     if repeated:
         raise DataError(
@@ -371,9 +393,5 @@ def _split(ids: list[str], n_train: int, shared, stim_info, val: float, test: fl
                 "average the repeats, or give images their own numbers",
             )
         )
-    if shared is None and stim_info is not None:
-        shared = read_shared_ids(stim_info)
-    held = None if shared is None else [str(s) for s in shared]
-    if len(ids) > n_train:
-        held = [*(held or ()), *ids[n_train:]]
+    held = shared if len(ids) == n_train else [*(shared or ()), *ids[n_train:]]
     return split_by_id(ids, val=val, test=test, seed=seed, held_out=held)

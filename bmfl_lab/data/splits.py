@@ -16,6 +16,10 @@ from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.files import sha256_json
 
 
+STIM_INFO = "nsd_stim_info_merged.csv"
+"""NSD's table of all 73,000 images, which marks the 1,000 that every subject was to see."""
+
+
 def nsd_id(number: int) -> str:
     """Return the stimulus id of a 0-based number among the 73,000 images of NSD, e.g. ``"nsd-00013"``."""
     return f"nsd-{int(number):05d}"
@@ -173,6 +177,13 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         "by_image": 0 if images else None,
         "duplicates_within": {name: len(s) - len(digests[name]) for name, s in sets.items()} if images else None,
     }
+
+
+def find_stim_info(folder: str | Path) -> Path | None:
+    """Return NSD's table in a subject's folder or beside it, or None."""
+    folder = Path(folder)
+    places = [folder / STIM_INFO, folder.resolve().parent / STIM_INFO]
+    return next((p for p in places if p.is_file()), None)
 
 
 def read_shared_ids(path: str | Path) -> tuple[str, ...]:

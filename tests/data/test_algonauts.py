@@ -107,6 +107,8 @@ def test_shared_images_form_the_test_split(folder, subject, tmp_path):
     rows = [f"{i},{i},{f'nsd-{i:05d}' in shared}" for i in sorted(NUMBERS)]
     table.write_text("cocoId,nsdId,shared1000\n" + "\n".join(rows))
     assert algonauts.read_subject(folder, stim_info=table).splits["test"].tolist() == [3, 7, 20]
+    assert algonauts.read_subject(folder).splits["test"].tolist() == [3, 7, 20]  # found beside the folder
+    assert algonauts.read_subject(folder, shared_ids=[shared[0]]).splits["test"].tolist() == [3]
     with pytest.raises(DataError, match="held-out ids among the stimuli"):
         algonauts.read_subject(folder, shared_ids=["nsd-73001"])
 
@@ -266,6 +268,14 @@ def test_published_counts_are_enforced(folder, name):
     with pytest.raises(DataError, match=f"{left} left and {right} right vertices and .* images for {name}"):
         algonauts.read_subject(named)
     assert algonauts.read_subject(named, enforce_counts=False).name == name
+
+
+def test_one_of_the_eight_without_nsds_table_is_warned_about(folder, monkeypatch):
+    monkeypatch.setitem(algonauts.VERTEX_COUNTS, "own", (LEFT, RIGHT))
+    monkeypatch.setitem(algonauts.IMAGE_COUNTS, "own", N)
+    with pytest.warns(UserWarning, match="to hold out NSD's shared images.*drawn by the seed"):
+        back = algonauts.read_subject(folder)
+    assert back.info["split"]["method"] == "seeded by id"
 
 
 def test_counts_of_swapped_hemispheres_say_so():
