@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data import algonauts_study
+from bmfl_lab.data import algonauts_study, kamitani_study
 from bmfl_lab.data.imagenet import IMAGE_SUFFIXES, class_folders
 from bmfl_lab.data.images import count_frames, decode_image
 from bmfl_lab.data.responses import SPLITS
@@ -47,12 +47,13 @@ def load(
         a class; or the class folders themselves. What is missing of val and test is split off from the training
         images, chosen by `seed` and the images' ids, and recorded in ``study.extra["split"]``.
         Or the folder of a subject in the layout of the Algonauts 2023 challenge, or one that holds such folders:
-        then the study has subjects and no labelled images, see `bmfl_lab.data.algonauts_study`.
+        then the study has subjects and no labelled images, see `bmfl_lab.data.algonauts_study`. The same of a folder of
+        Kamitani-lab files, see `bmfl_lab.data.kamitani_study`.
     ood : iterable of str
         Names of folders beside ``train/`` that are natural out-of-distribution sets.
     subject : str or Path, optional
-        Folder of one subject in the layout of the Algonauts 2023 challenge; where `folder` holds several subjects,
-        the name of one.
+        Folder of one subject in the layout of the Algonauts 2023 challenge, or of Kamitani-lab files; where `folder`
+        holds several subjects, the name of one.
     seed : int
         Chooses the split.
     val, test : float
@@ -91,6 +92,9 @@ def load(
     if algonauts_study.subject_folders(root):
         name = None if subject is None else str(subject)
         return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
+    if kamitani_study.subject_files(root):
+        name = None if subject is None else str(subject)
+        return kamitani_study.load(root, subject=name, val=val, seed=seed, backbone=spec)
     split_layout = (root / "train").is_dir()
     _check_ood(root, ood, split_layout)
     top = root / "train" if split_layout else root
@@ -109,9 +113,9 @@ def load(
     _split_off(sets, seed, val, test, report)
     if verify:
         report["leakage"] = check_leakage(sets)
-    subjects = {} if subject is None else dict(algonauts_study.load(subject, **brain).subjects)
-    if verify and subjects:
-        check_leakage({**sets, **{f"stimuli of {name}": s.stimuli for name, s in subjects.items()}})
+    subjects = {} if subject is None else _subjects(subject, brain)
+    for name, s in subjects.items() if verify else ():  # one by one: subjects may have seen the same images
+        check_leakage({**sets, f"stimuli of {name}": s.stimuli})
     order = (*SPLITS, *ood)
     return Study(
         name=root.resolve().name,
@@ -123,6 +127,12 @@ def load(
         licences={"images": "the user's own"},
         extra=report,
     )
+
+
+def _subjects(folder: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    if kamitani_study.subject_files(folder):
+        return dict(kamitani_study.load(folder, seed=options["seed"]).subjects)
+    return dict(algonauts_study.load(folder, **options).subjects)
 
 
 def _check_ood(root: Path, ood: tuple[str, ...], split_layout: bool) -> None:

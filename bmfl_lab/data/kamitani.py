@@ -88,8 +88,10 @@ def read_bdata(path: str | Path) -> BData:
             dataset = f["dataset"][()]
             keys = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in np.ravel(f["metadata/key"][()]))
             values = np.asarray(f["metadata/value"][()], dtype=np.float64)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise DataError(message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")) from error
+    if dataset.dtype.kind not in "fiu":
+        raise DataError(message(f"a numeric dataset in {path.name}", str(dataset.dtype), "download the file again"))
     if dataset.ndim != 2 or values.shape != (len(keys), dataset.shape[1]):
         raise DataError(
             message(
@@ -108,6 +110,8 @@ def stimulus_name(number: float) -> str:
 
 
 def _split(ids: Sequence[str], kind: Mapping[str, str], val_share: float, seed: int) -> dict[str, np.ndarray]:
+    if not 0 <= val_share < 1:
+        raise DataError(message("a share of at least 0 and below 1", str(val_share), "use 0.1"))
     train = np.flatnonzero([kind[i] == "train" for i in ids])
     shuffled = rng(seed, "kamitani", "val").permutation(train)
     n_val = round(val_share * len(train))
@@ -158,6 +162,10 @@ def read_subject(
     voxels = np.flatnonzero(data.metadata("VoxelData") == 1)
     right = data.metadata("voxel_x")[voxels] >= 0
     order = voxels[np.argsort(right, kind="stable")]
+    if not len(voxels) or not np.isfinite(data.dataset[:, voxels]).all():
+        what = "at least one voxel" if not len(voxels) else "finite responses"
+        got = f"{len(voxels)} voxels" + (", some undefined" if len(voxels) else "")
+        raise DataError(message(f"{what} in {Path(path).name}", got, "set VoxelData to 0 for the others"))
     numbers, types = data.select(label), data.select("DataType")
     if numbers.shape[1] != 1 or types.shape[1] != 1:
         raise DataError(
@@ -168,6 +176,10 @@ def read_subject(
             )
         )
     names = np.asarray([stimulus_name(float(n)) if n > 0 else "" for n in numbers[:, 0]], dtype=object)
+    shown = np.isin(types[:, 0], list(TYPES.values()))
+    if (names[shown] == "").any():
+        lost = int((names[shown] == "").sum())
+        raise DataError(message("a stimulus for every presentation", f"{lost} without", "check `label`"))
     kind: dict[str, str] = {}
     for split, value in TYPES.items():
         for stimulus in sorted(set(names[types[:, 0] == value])):
@@ -176,7 +188,6 @@ def read_subject(
                     message("disjoint training and test images", f"{stimulus!r} in both", "check the column DataType")
                 )
     ids = sorted(kind)
-    shown = np.isin(types[:, 0], list(TYPES.values()))
     responses = np.stack([data.dataset[np.ix_(shown & (names == i), order)].mean(axis=0) for i in ids])
     atlas = Atlas(
         hemisphere=np.sort(right).astype(np.int8),
@@ -249,10 +260,18 @@ def read_plain(
                     "list one image a row",
                 )
             )
+        if not np.isfinite(values).all():
+            raise DataError(message(f"finite responses in {Path(array).name}", "NaN or infinite values", "drop them"))
         arrays.append(values.astype(np.float32))
         paths += listed
         kind |= {p.stem: split for p in listed}
     ids = [p.stem for p in paths]
+    if len(set(ids)) != len(ids):
+        twice = len(ids) - len(set(ids))
+        raise DataError(message("one name an image", f"{twice} repeated", "average the trials first"))
+    if len({a.shape[1] for a in arrays}) != 1:
+        got = f"{arrays[1].shape[1]} and {arrays[0].shape[1]}"
+        raise DataError(message("as many features in test as in training responses", got, "use one set of voxels"))
     together = np.concatenate(arrays)
     v = together.shape[1]
     return Subject(

@@ -13,6 +13,7 @@ from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, message
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
+IMAGES = {"train": "training_images", "test": "test_images"}
 KEYS = ("preprocessed_eeg_data", "ch_names", "times")
 
 
@@ -148,3 +149,37 @@ def eeg_stimuli(eeg: EEG, folder: str | Path) -> StimulusSet:
             )
         )
     return from_files("eeg", [found[i] for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1))
+
+
+def read_with_images(folder: str | Path, split: str = "test") -> tuple[EEG, StimulusSet]:
+    """Read the preprocessed EEG of one subject and the images it saw, both where the dataset keeps them.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The subject's folder (``.../sub-01``). A folder ``image_set`` with ``image_metadata.npy``, ``training_images``
+        and ``test_images`` lies beside it or beside one of the folders above it.
+    split : {"train", "test"}
+
+    Returns
+    -------
+    EEG, StimulusSet
+
+    Raises
+    ------
+    DataError
+        As `read_things_eeg` and `eeg_stimuli`, or if there is no image set.
+    """
+    folder = Path(folder).expanduser().resolve()
+    for above in (folder, *list(folder.parents)[:4]):
+        metadata = above / "image_set" / "image_metadata.npy"
+        if metadata.is_file():
+            eeg = read_things_eeg(folder, split, metadata=metadata)
+            return eeg, eeg_stimuli(eeg, metadata.parent / IMAGES[split])
+    raise DataError(
+        message(
+            f"image_set/image_metadata.npy above {folder.name}",
+            f"none in {folder} or four folders above it",
+            "unpack the dataset's image set there, or use read_things_eeg and eeg_stimuli with your own paths",
+        )
+    )

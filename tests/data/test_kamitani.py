@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from bmfl_lab.data.kamitani import read_bdata, read_plain, read_subject, stimulus_name
+from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import DataError
 
 NUMBERS = [1443537.002655, 1518878.005958, 2128385.000020, 3345487.010001]
@@ -105,3 +106,116 @@ def test_plain_arrays(tmp_path):
     assert sorted([*subject.splits["train"], *subject.splits["val"]]) == [0, 1, 2]
     with pytest.raises(DataError, match=r"numeric responses of shape \(2, n_features\)"):
         read_plain(tmp_path / "sub-01_avg_1024d.npy", paths[:2])
+
+
+def test_a_folder_of_files_is_a_study_and_joins_class_folders(tmp_path):
+    root = tmp_path / "god"
+    root.mkdir()
+    for name in ("Subject1", "Subject2"):
+        write(root / f"{name}.h5")
+    with pytest.raises(DataError, match=r"a folder 'images' beside Subject1\.h5"):
+        load_study(root)
+    pictures(root / "images")
+    study = load_study(root, val=0.34)
+    assert list(study.subjects) == ["Subject1", "Subject2"] and not study.sets and not study.simulated
+    assert len(study.subject("Subject2").rows("val")) == 1 and study.fingerprint()
+    assert list(load_study(root, subject="Subject2").subjects) == ["Subject2"]
+    with pytest.raises(DataError, match=r"a subject in god; got 'Subject'"):
+        load_study(root, subject="Subject")
+    for split in ("train", "val", "test"):
+        for k, kind in enumerate(("cat", "dog")):
+            (tmp_path / "classes" / split / kind).mkdir(parents=True)
+            colour = (10 * k, 200, 60 * ("train", "val", "test").index(split) + 5)
+            Image.new("RGB", (8, 8), colour).save(tmp_path / "classes" / split / kind / f"{split}{k}.png")
+    both = load_study(tmp_path / "classes", subject=root)
+    assert list(both.subjects) == ["Subject1", "Subject2"] and both.class_names == ("cat", "dog")
+
+
+def damaged(path, change):
+    write(path)
+    with h5py.File(path, "a") as f:
+        keys = [k.decode() for k in f["metadata/key"][()]]
+        values, data = f["metadata/value"][()], f["dataset"][()]
+        keys, values, data = change(keys, values, data)
+        for name, new in (("metadata/key", np.asarray(keys, dtype="S")), ("metadata/value", values), ("dataset", data)):
+            del f[name]
+            f[name] = new
+
+
+def without(key):
+    def change(keys, values, data):
+        kept = [i for i, k in enumerate(keys) if k != key]
+        return [keys[i] for i in kept], values[kept], data
+
+    return change
+
+
+def with_nan(keys, values, data):
+    data[0, 2] = np.nan
+    return keys, values, data
+
+
+def as_text(keys, values, data):
+    return keys, values, np.full(data.shape, b"x", dtype="S1")
+
+
+def no_voxel(keys, values, data):
+    values[0] = 0
+    return keys, values, data
+
+
+def unnamed(keys, values, data):
+    data[0, 7] = 0
+    return keys, values, data
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (without("VoxelData"), "a metadata key of this file; got 'VoxelData'"),
+        (without("voxel_x"), "a metadata key of this file; got 'voxel_x'"),
+        (without("DataType"), "a metadata key of this file; got 'DataType'"),
+        (without("stimulus_id"), "a metadata key of this file; got 'stimulus_id'"),
+        (with_nan, "finite responses in"),
+        (as_text, "a numeric dataset in"),
+        (no_voxel, "at least one voxel in"),
+        (unnamed, "a stimulus for every presentation"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, change, match):
+    damaged(tmp_path / "s.h5", change)
+    with pytest.raises(DataError, match=match):
+        read_subject(tmp_path / "s.h5", pictures(tmp_path / "images"), val_share=1 / 3)
+
+
+def test_bad_shares_folders_and_arrays_are_refused(tmp_path):
+    write(tmp_path / "s.h5")
+    folder = pictures(tmp_path / "images")
+    with pytest.raises(DataError, match=r"a share of at least 0 and below 1; got 1\.5"):
+        read_subject(tmp_path / "s.h5", folder, val_share=1.5)
+    with pytest.raises(DataError, match=r"4 missing, e\.g\."):
+        read_subject(tmp_path / "s.h5", tmp_path / "nowhere")
+    data = (tmp_path / "s.h5").read_bytes()
+    for cut in (10, len(data) // 2, len(data) - 50):
+        (tmp_path / "cut.h5").write_bytes(data[:cut])
+        with pytest.raises(DataError):
+            read_subject(tmp_path / "cut.h5", folder)
+    paths = [str(folder / f"{n}.png") for n in NAMES]
+    for bad, match in (
+        (np.array([["a", "b"]] * 4), "numeric responses"),
+        (np.full((4, 3), np.nan), "finite responses"),
+        (np.zeros(4), "numeric responses"),
+    ):
+        np.save(tmp_path / "bad.npy", bad)
+        with pytest.raises(DataError, match=match):
+            read_plain(tmp_path / "bad.npy", paths)
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}] * 4, dtype=object), allow_pickle=True)
+    with pytest.raises(DataError):
+        read_plain(tmp_path / "objects.npy", paths)
+    np.save(tmp_path / "good.npy", np.ones((4, 3)))
+    with pytest.raises(DataError, match="one name an image"):
+        read_plain(tmp_path / "good.npy", [*paths[:3], paths[0]])
+    np.save(tmp_path / "wide.npy", np.ones((1, 5)))
+    np.save(tmp_path / "three.npy", np.ones((3, 3)))
+    with pytest.raises(DataError, match="as many features in test as in training responses; got 5 and 3"):
+        read_plain(tmp_path / "three.npy", paths[:3], test_responses=tmp_path / "wide.npy", test_images=paths[3:])

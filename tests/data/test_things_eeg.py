@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bmfl_lab.data.pickled_arrays import read_pickled_arrays
-from bmfl_lab.data.things_eeg import EEG, eeg_stimuli, read_things_eeg
+from bmfl_lab.data.things_eeg import EEG, eeg_stimuli, read_things_eeg, read_with_images
 from bmfl_lab.errors import DataError
 
 
@@ -181,3 +181,22 @@ def test_images_of_an_eeg_are_found_by_name(tmp_path):
     lost = EEG(np.zeros((1, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["c"], dtype=object))
     with pytest.raises(DataError, match=r"1 missing, e\.g\. 'c'"):
         eeg_stimuli(lost, tmp_path / "images")
+
+
+def test_a_recording_is_read_with_its_images_from_the_dataset_as_unpacked(tmp_path):
+    from PIL import Image
+
+    names = ["00001_aircraft/aircraft_06s.jpg", "00002_ant/ant_11s.jpg"]
+    where = tmp_path / "image_set" / "test_images"
+    for i, name in enumerate(names):
+        (where / name).parent.mkdir(parents=True)
+        Image.fromarray(np.full((4, 4, 3), 40 * i, np.uint8)).save(where / name)
+    folder = tmp_path / "eeg_dataset" / "preprocessed_data" / "sub-01"
+    folder.mkdir(parents=True)
+    np.save(folder / "preprocessed_eeg_test.npy", content(2))
+    with pytest.raises(DataError, match=r"image_set/image_metadata\.npy above sub-01; got none"):
+        read_with_images(folder)
+    np.save(tmp_path / "image_set" / "image_metadata.npy", {"test_img_files": [n.split("/")[1] for n in names]})
+    eeg, shown = read_with_images(folder)
+    assert list(eeg.ids) == list(shown.ids) == ["aircraft_06s", "ant_11s"] and not eeg.simulated
+    assert eeg.data.shape == (2, 4, 3, 10) and abs(int(shown.image(1)[0, 0, 0]) - 40) <= 2
