@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.losses import fusion_loss
 from bmfl_lab.training.encoder_io import token_source
-from bmfl_lab.training.trained_fusion import predict_batches
+from bmfl_lab.training.loop import fit
+from bmfl_lab.training.trained_fusion import TrainedFusion, predict_batches
 
 ResponseSource = Callable[[StimulusSet, Any], np.ndarray]
 """``source(stimuli, tokens) -> (n_stimuli, n_vertices)``: what stands where the predicted responses stand."""
@@ -152,3 +155,61 @@ def validation(module, *, data: dict[str, Tensor]) -> dict[str, float]:
     shifted = logits - logits.max(1, keepdims=True)
     nll = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
     return {"val_accuracy": float((logits.argmax(1) == labels).mean()), "val_nll": float(nll.mean())}
+
+
+def fit_fusion(
+    trained: TrainedFusion,
+    data: dict[str, Tensor],
+    held_out: dict[str, Tensor],
+    study: Study,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = True,
+    allow_change: Sequence[str] = (),
+) -> TrainedFusion:
+    """Train what `prepare_fusion` returned, and return it; `folder`, `resume` and `allow_change` as `fit`.
+
+    Raises
+    ------
+    ConfigError
+        If correlations over the batch are asked for and several processes share a batch.
+    NumericsError, CheckpointError
+        As `bmfl_lab.training.fit`.
+    """
+    config, identity = trained.config, {}
+    alpha = 0.0 if config.head == "backbone" else config.alpha
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if alpha and config.pcc_axis == "batch" and processes > 1:
+        raise ConfigError(
+            message(
+                "pcc_axis='feature' where several processes share a batch",
+                f"pcc_axis='batch' and {processes} processes, each of which sees its own part only",
+                "train in one process, or correlate over features",
+            )
+        )
+    if folder is not None:  # a fingerprint reads every image and response
+        identity = {
+            "fusion": configs.config_hash(config),
+            "study": study.fingerprint(),
+            "encoder": getattr(trained.encoder, "hash", ""),
+            "seed": trained.seed,
+        }
+        if trained.scale is not None and np.isinf(trained.scale).any():
+            identity["silent"] = np.packbits(np.isinf(trained.scale)).tobytes().hex()
+    result = fit(
+        trained.module,
+        functools.partial(batch_loss, alpha=alpha, config=config),
+        data,
+        configs.replace(config.loop, seed=trained.seed),
+        validate=functools.partial(validation, data=held_out),
+        select=("val_accuracy", "max"),
+        folder=folder,
+        resume=resume,
+        allow_change=allow_change,
+        device=trained.device,
+        manifest=identity,
+        what=f"{trained.name} (seed {trained.seed})",
+    )
+    trained.history, trained.selection, trained.notes = result.history, "best validation accuracy", result.notes
+    trained.epoch = result.epoch
+    return trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,19 +21,18 @@ from bmfl_lab.models.fusion import FusionModel, count_parameters, matched_hidden
 from bmfl_lab.runtime import pick_device, seed_for
 from bmfl_lab.training.fusion_parts import (
     ResponseSource,
-    batch_loss,
     check_labels,
     default_encoder,
     encoder_source,
+    fit_fusion,
     fusion_data,
     refuse_without_memory,
     study_backbone,
-    validation,
 )
-from bmfl_lab.training.loop import LoopConfig, fit
+from bmfl_lab.training.loop import LoopConfig
 from bmfl_lab.training.trained_fusion import TrainedFusion
 
-__all__ = ["FusionConfig", "ResponseSource", "base", "build_fusion", "encoder_source", "prepare_fusion", "refuse_without_memory", "small", "tiny", "train_fusion"]  # fmt: skip
+__all__ = ["FusionConfig", "ResponseSource", "base", "build_fusion", "encoder_source", "fit_fusion", "prepare_fusion", "refuse_without_memory", "small", "tiny", "train_fusion"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,6 +232,8 @@ def train_fusion(
     name: str | None = None,
     backbone: Any = None,
     silent: np.ndarray | None = None,
+    resume: bool = True,
+    allow_change: Sequence[str] = (),
 ) -> TrainedFusion:
     """Train a fusion model or a baseline on cached tokens; the epoch is selected by ID validation accuracy only.
 
@@ -255,6 +256,9 @@ def train_fusion(
         Where tokens are kept.
     folder : str or Path, optional
         Where checkpoints go.
+    resume, allow_change
+        As `bmfl_lab.training.fit`; with a folder only. Another study, encoder or model than that of the checkpoints
+        is refused unless its identity field is named in `allow_change`.
     device : "auto", "cpu" or "cuda"
         Where to train and predict.
     seed : int, default 0
@@ -291,49 +295,7 @@ def train_fusion(
         backbone=backbone,
         silent=silent,
     )
-    return fit_fusion(trained, data, held_out, study, folder=folder)
-
-
-def fit_fusion(
-    trained: TrainedFusion,
-    data: dict[str, Tensor],
-    held_out: dict[str, Tensor],
-    study: Study,
-    *,
-    folder: str | Path | None = None,
-) -> TrainedFusion:
-    """Train what `prepare_fusion` returned, and return it.
-
-    Raises
-    ------
-    NumericsError, CheckpointError
-        As `bmfl_lab.training.fit`.
-    """
-    config, identity = trained.config, {}
-    if folder is not None:  # a fingerprint reads every image and response
-        identity = {
-            "fusion": configs.config_hash(config),
-            "study": study.fingerprint(),
-            "encoder": getattr(trained.encoder, "hash", ""),
-            "seed": trained.seed,
-        }
-        if trained.scale is not None and np.isinf(trained.scale).any():
-            identity["silent"] = np.packbits(np.isinf(trained.scale)).tobytes().hex()
-    result = fit(
-        trained.module,
-        functools.partial(batch_loss, alpha=0.0 if config.head == "backbone" else config.alpha, config=config),
-        data,
-        configs.replace(config.loop, seed=trained.seed),
-        validate=functools.partial(validation, data=held_out),
-        select=("val_accuracy", "max"),
-        folder=folder,
-        device=trained.device,
-        manifest=identity,
-        what=f"{trained.name} (seed {trained.seed})",
-    )
-    trained.history, trained.selection, trained.notes = result.history, "best validation accuracy", result.notes
-    trained.epoch = result.epoch
-    return trained
+    return fit_fusion(trained, data, held_out, study, folder=folder, resume=resume, allow_change=allow_change)
 
 
 def prepare_fusion(

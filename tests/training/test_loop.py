@@ -91,73 +91,10 @@ def test_every_step_resumes_to_the_bit(tmp_path, whole):
         assert example.digest(example.train(tmp_path / str(after))) == example.digest(whole), after
 
 
-@pytest.mark.slow
-def test_kill_dash_nine_at_random_instants(tmp_path, whole):
-    generator = np.random.default_rng(0)
-    for trial in range(20):
-        process = subprocess.Popen([sys.executable, str(SCRIPT), str(tmp_path / str(trial))], stdout=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=generator.uniform(2.0, 6.0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert example.digest(example.train(tmp_path / str(trial))) == example.digest(whole), trial
-
-
-@pytest.mark.slow
-def test_two_processes_take_the_same_steps(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
-        "import fit_example as e, torch\n"
-        "from torch import nn\n"
-        "m = nn.Sequential(*[l for l in e.module() if not isinstance(l, nn.Dropout)])\n"
-        "r = e.train(model=m)\n"
-        "print('loss', *[h['loss'] for h in r.history])\n"
-    )
-    losses = []
-    for count in (1, 2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), str(script)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
-        line = next(row for row in done.stdout.splitlines() if row.startswith("loss"))
-        losses.append([float(v) for v in line.split()[1:]])
-    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
-
-
 def test_a_moved_folder_resumes_to_the_same_bits(tmp_path, whole):
     _interrupt(tmp_path / "here", 23)
     (tmp_path / "here").rename(tmp_path / "there")
     assert example.digest(example.train(tmp_path / "there")) == example.digest(whole)
-
-
-@pytest.mark.slow
-def test_when_one_of_two_processes_dies_the_other_ends_and_a_restart_resumes(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(
-        f"import os, sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
-        "import fit_example as e\n"
-        "calls = [0]\n"
-        "def loss(model, batch):\n"
-        "    calls[0] += 1\n"
-        "    if len(sys.argv) > 2 and os.environ['RANK'] == '1' and calls[0] == 9: os._exit(9)\n"
-        "    return e.loss_fn(model, batch)\n"
-        "r = e.train(sys.argv[1], loss)\n"
-        "print('loss', *[h['loss'] for h in r.history])\n"
-    )
-
-    def launch(*arguments):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-    def losses(done):
-        assert done.returncode == 0, done.stderr
-        return next(row for row in done.stdout.splitlines() if row.startswith("loss"))
-
-    dead = launch(str(tmp_path / "a"), "die")
-    assert dead.returncode != 0 and "exitcode" in dead.stderr
-    assert checkpoint.newest_step(tmp_path / "a") == 8
-    assert losses(launch(str(tmp_path / "a"))) == losses(launch(str(tmp_path / "b")))
 
 
 def test_old_checkpoints_go_only_after_the_new_one_is_there(tmp_path, monkeypatch):

@@ -123,6 +123,25 @@ def test_training_changes_no_bit_of_the_backbone_and_repeats_itself(study, store
     assert all(torch.equal(states[0][k], s[k]) for s in states[1:] for k in states[0])
 
 
+def test_a_changed_run_is_refused_unless_allowed_or_started_afresh(study, store, tmp_path):
+    first = _train(study, store, loop=configs.replace(LOOP, epochs=1), folder=tmp_path)
+    longer = configs.replace(LOOP, epochs=2)
+    arguments = {"brain": _source(study), "atlas": study.subject().atlas, "store": store, "device": "cpu"}
+    config = tiny(kind="pooled:4", loop=longer)
+    with pytest.raises(CheckpointError, match=r"epochs: stored 1, now 2.*fusion: .*allow_change=\('epochs', 'fusion'\)"):
+        train_fusion(config, study, folder=tmp_path, **arguments)
+    again = train_fusion(config, study, folder=tmp_path, allow_change=("epochs", "fusion"), **arguments)
+    assert again.history[0] == first.history[0] and len(again.history) == 2
+    fresh = train_fusion(config, study, folder=tmp_path, resume=False, **arguments)
+    assert len(fresh.history) == 2 and fresh.history[0] != first.history[0]  # its warm-up is another one
+
+
+def test_correlations_over_a_batch_that_is_shared_out_are_refused(study, store, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"pcc_axis='feature' where .*got pcc_axis='batch' and 2 processes"):
+        _train(study, store, pcc_axis="batch", loop=configs.replace(LOOP, epochs=1))
+
+
 def test_an_empty_set_has_no_logits_and_a_backbone_no_lesion(study, store, fusion):
     assert fusion.logits(study.set("test").subset([])).shape == (0, 4)
     model = _train(study, store, head="backbone", loop=configs.replace(LOOP, epochs=1))
@@ -196,6 +215,27 @@ def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(
     model.save(tmp_path / "f")
     again = load_fusion(tmp_path / "f", model.backbone, store=store, device="cpu")
     np.testing.assert_array_equal(again.logits(few), model.logits(few))
+
+
+def test_the_assembled_path_reads_several_blocks_in_one_pass(study, store, tmp_path):
+    two = configs.replace(encoders.tiny("roi_query"), blocks=(0, 2), loop=configs.replace(LOOP, epochs=1))
+    encoder = train_brain_encoder(two, study, store=store, folder=tmp_path / "e", device="cpu")
+    model = train_fusion(
+        tiny(block=1, loop=configs.replace(LOOP, epochs=1)), study, encoder=encoder, store=store, device="cpu"
+    )
+    few, passes = study.set("test").subset(range(6)), []
+    images = torch.stack([model.backbone.preprocess(few.image(i)) for i in range(6)])
+    handle = model.backbone.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    with torch.no_grad():
+        found = model.assemble().eval()(images).logits.numpy()
+    handle.remove()
+    assert len(passes) == 1
+    np.testing.assert_allclose(found, model.logits(few), atol=0.05)  # the store keeps half precision
+
+
+def test_a_path_without_the_encoders_network_is_refused(fusion):
+    with pytest.raises(ConfigError, match="an encoder that reads tokens of the same backbone"):
+        fusion.assemble()
 
 
 def test_models_share_one_prediction_of_their_encoder_and_users_get_their_own(study, store, tmp_path, monkeypatch):
