@@ -17,6 +17,7 @@ from torch.nn import functional
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.attention import image_batches
+from bmfl_lab.models.bmfl import as_read
 
 BASELINES = ("grey", "black", "blur")
 _ROWS = 16
@@ -269,22 +270,13 @@ def differentiable_patches(backbone: Any, images: Tensor, sources: Any) -> Tenso
     images : Tensor, shape (B, 3, H, W)
         Normalised.
     sources : sequence of mapping
-        Kind, block and features of the tokens, as in `TrainedEncoder.sources`.
+        Kind, block and features of the tokens, as in `TrainedEncoder.sources`; features are alike in all.
     """
-    grad, parts = torch.is_grad_enabled(), []
-    for source in sources:
-        (tokens,) = backbone(images, blocks=(source["block"],), features=source["features"], grad=grad)
-        kind = source["kind"]
-        if kind.startswith("pooled:"):
-            grid_BDhw = tokens.patches.transpose(1, 2).unflatten(2, tokens.grid)
-            pooled = functional.adaptive_avg_pool2d(grid_BDhw, int(kind.split(":")[1]))
-            parts.append(pooled.flatten(2).transpose(1, 2))
-        elif kind == "patches":
-            parts.append(tokens.patches)
-        else:
-            mean = [tokens.patches.mean(1)] if kind == "cls+mean" else []
-            parts.append(torch.cat([tokens.cls, *mean], 1)[:, None])
-    return torch.cat(parts, 2)
+    blocks = tuple(dict.fromkeys(s["block"] for s in sources))
+    features = sources[0]["features"]
+    tokens = backbone(images, blocks=blocks, features=features, grad=torch.is_grad_enabled())
+    found = dict(zip(blocks, tokens))
+    return torch.cat([as_read(found[s["block"]], s["kind"]) for s in sources], 2)
 
 
 def _classes(fusion: Any, stimuli: StimulusSet, target: str | np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ Shape suffixes: B batch, P patches, D width, V vertices, S selected vertices, C 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,24 @@ def pool_patches(patches_BPD: Tensor, grid: tuple[int, int], size: int) -> Tenso
     return functional.adaptive_avg_pool2d(grid_BDhw, size).flatten(2).transpose(1, 2)
 
 
+def as_read(tokens: Any, kind: str) -> Tensor:
+    """Return a backbone's tokens as an encoder reads them, shape (B, P, D).
+
+    Parameters
+    ----------
+    tokens : BackboneTokens
+        With ``cls``, ``patches`` and ``grid``.
+    kind : str
+        "patches", "pooled:G", "cls" or "cls+mean" as in the feature store; the last two make a single patch.
+    """
+    if kind == "patches":
+        return tokens.patches
+    if kind.startswith("pooled:"):
+        return pool_patches(tokens.patches, tokens.grid, int(kind.split(":")[1]))
+    mean = [tokens.patches.mean(1)] if kind == "cls+mean" else []
+    return torch.cat([tokens.cls, *mean], 1)[:, None]
+
+
 class BMFL(nn.Module):
     """Brain-machine fusion model for inference and explanation from images.
 
@@ -47,6 +67,11 @@ class BMFL(nn.Module):
         Training mean and standard deviation of the predicted responses; none for no standardising.
     pool : int, optional
         Side of the pooled patch grid that the fusion sees; None for all patches.
+    block : int, default -1
+        Block of the backbone whose tokens the fusion sees.
+    reads : sequence of (str, int), optional
+        Kind and block of each part of the tokens that the encoder reads, side by side; the patches of the last block
+        by default.
 
     References
     ----------
@@ -63,11 +88,13 @@ class BMFL(nn.Module):
         mean: np.ndarray | None = None,
         scale: np.ndarray | None = None,
         pool: int | None = None,
+        block: int = -1,
+        reads: Sequence[tuple[str, int]] = (("patches", -1),),
     ):
         super().__init__()
         self.backbone = backbone.requires_grad_(False).eval()
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
-        self.fusion, self.pool = fusion, pool
+        self.fusion, self.pool, self.block, self.reads = fusion, pool, block, tuple(reads)
         for name, value in (("selected", selected), ("mean", mean), ("scale", scale)):
             self.register_buffer(name, None if value is None else torch.as_tensor(np.asarray(value)))
 
@@ -106,14 +133,24 @@ class BMFL(nn.Module):
             As `apply_lesion`.
         """
         with contextlib.nullcontext() if grad else torch.no_grad():
-            tokens = self.backbone(images, grad=True) if grad else self.backbone(images)
-            response_BS = None if self.encoder is None else self.select(self.encoder(tokens.patches), lesion)
+            tokens, read_BPD = self._tokens(images, grad)
+            response_BS = None if self.encoder is None else self.select(self.encoder(read_BPD), lesion)
             patches_BPD = tokens.patches
             if self.pool:
                 patches_BPD = pool_patches(patches_BPD, tokens.grid, self.pool)
         # clones leave inference mode, so that the fusion can be trained on the outputs of the frozen parts
         frozen = (t if t is None else t.clone() for t in (tokens.cls, patches_BPD, response_BS))
         return self.fusion(*frozen, weights=weights)
+
+    def _tokens(self, images: Tensor, grad: bool) -> tuple[Any, Tensor]:
+        """Return the fusion's tokens and the encoder's patches, from one pass through the backbone."""
+        options = {"grad": True} if grad else {}
+        if self.block == -1 and self.reads == (("patches", -1),):
+            tokens = self.backbone(images, **options)
+            return tokens, tokens.patches
+        blocks = tuple(dict.fromkeys((self.block, *(b for _, b in self.reads))))
+        found = dict(zip(blocks, self.backbone(images, blocks=blocks, **options)))
+        return found[self.block], torch.cat([as_read(found[b], kind) for kind, b in self.reads], 2)
 
     def select(self, response_BV: Tensor, lesion: Lesion | None = None) -> Tensor:
         """Return lesioned, standardised responses of the selected vertices, shape (B, S)."""

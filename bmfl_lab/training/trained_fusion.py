@@ -162,6 +162,10 @@ class TrainedFusion:
         """Return responses (n, V) as the module reads them: standardised, selected vertices only."""
         return ((response - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale))[:, self.selected]
 
+    def reads(self) -> list[tuple[str, int]]:
+        """Return kind and block of all tokens that this model reads from its backbone, its own first."""
+        return [(self.config.kind, self.config.block), *shared_tokens(self.backbone, self.encoder)]
+
     def inputs(self, stimuli: StimulusSet) -> tuple[Any, np.ndarray | None]:
         """Return tokens and raw responses (n, V) of `stimuli`; the last few sets are remembered.
 
@@ -173,9 +177,7 @@ class TrainedFusion:
         for known, tokens, response in self._cache:
             if known is stimuli:
                 return tokens, response
-        own = (self.config.kind, self.config.block)
-        wanted = [own, *shared_tokens(self.backbone, self.encoder)]
-        tokens = self.store.get_many(self.backbone, stimuli, wanted)[0]
+        tokens = self.store.get_many(self.backbone, stimuli, self.reads())[0]
         response = None
         if self.source is not None:
             response = np.asarray(self.source(stimuli, tokens), dtype=np.float32)
@@ -295,15 +297,15 @@ class TrainedFusion:
         Raises
         ------
         ConfigError
-            If the responses do not come from an encoder that reads the last block's patches.
+            If the responses do not come from an encoder that reads tokens of this model's backbone.
         """
-        network = getattr(self.encoder, "module", None)
-        last = (-1, self.backbone.n_blocks - 1)
+        network, reads = getattr(self.encoder, "module", None), (("patches", -1),)
         if self.source is not None:
-            sources = [(s["kind"], s["block"] in last, s["features"]) for s in getattr(self.encoder, "sources", ())]
-            if sources != [("patches", True, "tokens")] or self.config.block not in last:
+            reads = tuple(shared_tokens(self.backbone, self.encoder))
+            if not reads or len(reads) != len(self.encoder.sources):
+                got = "no encoder" if network is None else "one with another backbone, or with projections"
                 raise ConfigError(
-                    message("an encoder on the patches of the last block", f"{sources}", "predict by `logits` instead")
+                    message("an encoder that reads tokens of the same backbone", got, "predict by `logits` instead")
                 )
         pool = int(self.config.kind.split(":")[1]) if self.config.kind.startswith("pooled:") else None
         return BMFL(
@@ -314,6 +316,8 @@ class TrainedFusion:
             mean=self.mean,
             scale=self.scale,
             pool=pool,
+            block=self.config.block,
+            reads=reads,
         )
 
     def save(self, folder: str | Path) -> Path:
