@@ -10,7 +10,8 @@ import pandas as pd
 
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.viz.charts import contact_sheet
-from bmfl_lab.viz.style import GREY, colours, figure_style, markers
+from bmfl_lab.viz.panels import panels
+from bmfl_lab.viz.style import GREY, colours, markers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,14 +74,12 @@ def brain_robust_figure(
     DataError
         If a column is missing or there is no model.
     """
-    import matplotlib.pyplot as plt
-
     missing = {"model", "brain", "robust"} - set(table.columns)
     if missing or table.empty:
         raise DataError(message("columns model, brain, robust", f"missing {sorted(missing)}", "use brain_and_robust"))
     colour, marker = colours(table["model"]), markers(table["model"])
-    with figure_style():
-        fig, ax = plt.subplots(figsize=(6.2, 4), layout="constrained")
+    with panels(cell=(6.2, 4), title=title) as drawn:
+        (ax,) = drawn
         for row in table.to_dict("records"):
             error = {}
             for axis, key, scale in (("xerr", "brain", 1), ("yerr", "robust", 100)):
@@ -92,12 +91,9 @@ def brain_robust_figure(
                 ms=8, capsize=2, lw=1, label=row["model"],
             )  # fmt: skip
         ax.grid(True, axis="both")
-        ax.set_xlabel(x_label)
-        ax.set_ylabel(y_label)
-        ax.set_title(title)
-        fig.legend(loc="outside right upper", fontsize=9)
-    plt.close(fig)
-    return fig
+        drawn.label(x_label, y_label)
+        drawn.figure.legend(loc="outside right upper", fontsize=9)
+    return drawn.figure
 
 
 def effect_figure(
@@ -122,14 +118,12 @@ def effect_figure(
     DataError
         If a column is missing or there is no model.
     """
-    import matplotlib.pyplot as plt
-
     missing = {"model", "value", "low", "high", "per_seed"} - set(table.columns)
     if missing or table.empty:
         raise DataError(message("one row a model", f"{len(table)} rows, missing {sorted(missing)}", "select roi 'all'"))
     colour, marker = colours(table["model"]), markers(table["model"])
-    with figure_style():
-        fig, ax = plt.subplots(figsize=(max(4.5, 1.1 * len(table) + 1.2), 3.6), layout="constrained")
+    with panels(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title) as drawn:
+        (ax,) = drawn
         for x, row in enumerate(table.to_dict("records")):
             error = np.abs([[row["value"] - row["low"]], [row["high"] - row["value"]]])
             name = row["model"]
@@ -143,9 +137,7 @@ def effect_figure(
         ax.set_xticks(range(len(table)), table["model"])
         ax.set_xlim(-0.5, len(table) - 0.5)
         ax.set_ylabel(unit)
-        ax.set_title(title)
-    plt.close(fig)
-    return fig
+    return drawn.figure
 
 
 def identification_figure(
@@ -169,21 +161,17 @@ def identification_figure(
     DataError
         If a column is missing or there is no row.
     """
-    import matplotlib.pyplot as plt
-
     missing = {"roi", "value", "ci_low", "ci_high"} - set(frame.columns)
     if missing or frame.empty:
         raise DataError(message("columns roi, value, ci_low, ci_high", f"missing {sorted(missing)}", "use identify"))
     values = frame[["value", "ci_low", "ci_high"]].to_numpy(float).T
-    with figure_style():
-        fig, ax = plt.subplots(figsize=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), layout="constrained")
+    with panels(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as drawn:
+        (ax,) = drawn
         error = np.abs(np.stack([values[0] - values[1], values[2] - values[0]]))
         ax.errorbar(range(len(frame)), values[0], yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3)
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
         ax.set_xticks(range(len(frame)), frame["roi"])
         ax.set_ylim(min(0.4, np.nanmin(values) - 0.02), 1.02)
         ax.set_ylabel(unit)
-        ax.set_title(title)
-        fig.legend(loc="outside lower right", fontsize=8)
-    plt.close(fig)
-    return fig
+        drawn.figure.legend(loc="outside lower right", fontsize=8)
+    return drawn.figure

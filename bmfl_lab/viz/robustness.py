@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.viz.panels import panels
 from bmfl_lab.viz.results import set_label, summary_rows
-from bmfl_lab.viz.style import GREY, colours, figure_style, markers
+from bmfl_lab.viz.style import GREY, colours, markers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,19 +65,14 @@ def severity_figure(
     DataError
         If there is no shifted set.
     """
-    import matplotlib.pyplot as plt
-
     rows = _chosen(frame, metric, models)
     shifts = [s for s in dict.fromkeys(rows["shift"]) if s]
     if not shifts:
         raise DataError(message("values on made shifts", "none", "evaluate some shifts at several severities"))
     names = list(dict.fromkeys(rows["model"]))
     colour, marker = colours(names), markers(names)
-    width, height = min(n_columns, len(shifts)), -(-len(shifts) // n_columns)
-    with figure_style():
-        fig, axes = plt.subplots(height, width, figsize=(2.9 * width + 0.6, 2.6 * height + 0.9), layout="constrained",
-                                 squeeze=False, sharey=True)  # fmt: skip
-        for ax, shift in zip(axes.flat, shifts):
+    with panels(len(shifts), n_columns, cell=(2.9, 2.6), margin=(0.6, 0.9), title=title, sharey=True) as drawn:
+        for ax, shift in zip(drawn, shifts):
             clean = rows[(rows["split"] == "test") & (rows["shift"] == "")].assign(severity=0)
             part = pd.concat([clean, rows[rows["shift"] == shift]])
             for i, name in enumerate(names):
@@ -88,22 +84,10 @@ def severity_figure(
             levels = sorted(int(s) for s in part["severity"].dropna().unique())
             ax.set_xticks(levels, ["none" if s == 0 else str(s) for s in levels])
             ax.set_title(shift.replace("_", " "))
-        for ax in axes.flat[len(shifts) :]:
-            ax.set_visible(False)
-        _label_below(axes, len(shifts), "severity")
-        fig.supylabel(f"{metric.replace('_', ' ')}, %", fontsize=10)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
-
-
-def _label_below(axes: np.ndarray, n: int, text: str) -> None:
-    """Label the lowest drawn panel of each column; a label of the whole figure would run into the legend."""
-    for i in range(max(0, n - axes.shape[1]), n):
-        axes.flat[i].set_xlabel(text, fontsize=9)
+        drawn.label("severity", fontsize=9)
+        drawn.figure.supylabel(f"{metric.replace('_', ' ')}, %", fontsize=10)
+        drawn.legend()
+    return drawn.figure
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, name: str, colour: str, marker: str, offset: float) -> None:
@@ -143,8 +127,6 @@ def robustness_figure(
     DataError
         If no set has an accuracy and a line.
     """
-    import matplotlib.pyplot as plt
-
     table = _points(frame)
     lines = _lines(frame)
     shown = [s for s in lines if s in set(table["set"]) and (sets is None or s in sets)]
@@ -153,11 +135,8 @@ def robustness_figure(
     names = [m for m in dict.fromkeys(table["model"]) if m not in baselines]
     everyone = list(dict.fromkeys(table["model"]))
     colour, marker = colours(everyone), markers(everyone)
-    width, height = min(n_columns, len(shown)), -(-len(shown) // n_columns)
-    with figure_style():
-        fig, axes = plt.subplots(height, width, figsize=(3 * width + 0.5, 2.9 * height + 0.9), layout="constrained",
-                                 squeeze=False)  # fmt: skip
-        for ax, name in zip(axes.flat, shown):
+    with panels(len(shown), n_columns, cell=(3, 2.9), margin=(0.5, 0.9), title=title) as drawn:
+        for ax, name in zip(drawn, shown):
             part = table[table["set"] == name]
             grey = part[part["model"].isin(list(baselines))]
             ax.plot(_logit(grey["id"]), _logit(grey["ood"]), "o", color=GREY, ms=4, alpha=0.7, label="baselines")
@@ -167,16 +146,10 @@ def robustness_figure(
             _line(ax, *lines[name], _logit(grey["id"]))
             ax.set_title(name)
             _logit_ticks(ax)
-        for ax in axes.flat[len(shown) :]:
-            ax.set_visible(False)
-        _label_below(axes, len(shown), "in distribution, %")
-        fig.supylabel("accuracy on the set, %", fontsize=10)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=9)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+        drawn.label("in distribution, %", fontsize=9)
+        drawn.figure.supylabel("accuracy on the set, %", fontsize=10)
+        drawn.legend()
+    return drawn.figure
 
 
 def _points(frame: pd.DataFrame) -> pd.DataFrame:
@@ -243,19 +216,15 @@ def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int =
     DataError
         If no bin is full enough.
     """
-    import matplotlib.pyplot as plt
-
     rows = table[table["count"] >= min_count]
     if rows.empty:
         raise DataError(message(f"bins with {min_count} predictions", "none", "evaluate more images"))
     rows = rows.assign(set=[set_label(*t) for t in zip(rows["split"], rows["shift"], rows["severity"])])
     sets, names = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     colour, marker = colours(names), markers(names)
-    width, height = min(n_columns, len(sets)), -(-len(sets) // n_columns)
-    with figure_style():
-        fig, axes = plt.subplots(height, width, figsize=(2.7 * width + 0.6, 2.7 * height + 0.9), layout="constrained",
-                                 squeeze=False, sharex=True, sharey=True)  # fmt: skip
-        for ax, name in zip(axes.flat, sets):
+    size = {"cell": (2.7, 2.7), "margin": (0.6, 0.9), "sharex": True, "sharey": True}
+    with panels(len(sets), n_columns, title=title, **size) as drawn:
+        for ax, name in zip(drawn, sets):
             ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--")
             for model in names:
                 part = rows[(rows["set"] == name) & (rows["model"] == model)].sort_values("confidence")
@@ -264,16 +233,10 @@ def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int =
             ax.set_title(name)
             ax.set_xlim(0, 102)
             ax.set_ylim(0, 102)
-        for ax in axes.flat[len(sets) :]:
-            ax.set_visible(False)
-        _label_below(axes, len(sets), "confidence, %")
-        fig.supylabel("accuracy, %", fontsize=10)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(6, len(names)), fontsize=9)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+        drawn.label("confidence, %", fontsize=9)
+        drawn.figure.supylabel("accuracy, %", fontsize=10)
+        drawn.legend()
+    return drawn.figure
 
 
 def severity_heatmap(
@@ -297,8 +260,6 @@ def severity_heatmap(
     DataError
         If there is no row of that metric.
     """
-    import matplotlib.pyplot as plt
-
     rows = _chosen(frame, metric, models)
     rows = rows.assign(
         shift=rows["shift"].where(rows["shift"] != "", rows["split"]), severity=rows["severity"].fillna(0)
@@ -308,22 +269,18 @@ def severity_heatmap(
     signed = "difference" in metric or metric == "effective_robustness"
     limit = 100 * float(rows["value"].abs().max()) or 1.0
     scale = {"cmap": "RdBu", "vmin": -limit, "vmax": limit} if signed else {"cmap": "viridis", "vmin": 0, "vmax": 100}
-    with figure_style():
-        fig, axes = plt.subplots(1, len(names), figsize=((0.62 * len(levels) + 0.5) * len(names) + 2.4,
-                                 0.42 * len(shifts) + 1.7), layout="constrained", squeeze=False, sharey=True)  # fmt: skip
-        for ax, name in zip(axes[0], names):
+    cell, margin = (0.62 * len(levels) + 0.5, 0.42 * len(shifts)), (2.4, 1.7)
+    with panels(len(names), len(names), cell=cell, margin=margin, title=title, sharey=True) as drawn:
+        for ax, name in zip(drawn, names):
             image = _cells(ax, rows[rows["model"] == name], shifts, levels, scale, signed)
             ax.set_title(name, fontsize=9.5)
             ax.set_xticks(range(len(levels)), ["–" if s == 0 else str(s) for s in levels])
             ax.set_yticks(range(len(shifts)), [s.replace("_", " ") for s in shifts])
             ax.grid(False)
-        fig.supxlabel("severity (–: image sets without one)", fontsize=10)
+        drawn.figure.supxlabel("severity (–: image sets without one)", fontsize=10)
         unit = "points" if signed else "%"
-        fig.colorbar(image, ax=axes[0].tolist(), label=f"{metric.replace('_', ' ')}, {unit}", shrink=0.9)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+        drawn.colour_bar(image, f"{metric.replace('_', ' ')}, {unit}", fraction=0.15, pad=0.05, shrink=0.9)
+    return drawn.figure
 
 
 def _cells(ax: Axes, rows: pd.DataFrame, shifts: list[str], levels: list[int], scale: dict, signed: bool) -> Any:
@@ -362,15 +319,12 @@ def prediction_figure(
     DataError
         If there is no image.
     """
-    import matplotlib.pyplot as plt
-
     width = max((len(r) for r in rows.values()), default=0)
     if not width:
         raise DataError(message("at least one image", "none", "ask for n >= 1"))
-    with figure_style():
-        fig, axes = plt.subplots(len(rows), width, figsize=(cell * width + 1.1, (cell + 0.62) * len(rows) + 0.4),
-                                 layout="constrained", squeeze=False)  # fmt: skip
-        for line, (name, items) in zip(axes, rows.items()):
+    size = {"cell": (cell, cell + 0.62), "margin": (1.1, 0.4)}
+    with panels(len(rows) * width, width, title=title, **size) as drawn:
+        for line, (name, items) in zip(drawn.grid, rows.items()):
             for ax in line:
                 ax.set(xticks=[], yticks=[])
                 for spine in ax.spines.values():
@@ -385,7 +339,4 @@ def prediction_figure(
                 ax.set_xlabel(f"{item['predicted']} {100 * item['confidence']:.0f} %", fontsize=8,
                               color="#00674B" if right else "#B03A00")  # fmt: skip
             line[0].set_ylabel(name, fontsize=9)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+    return drawn.figure

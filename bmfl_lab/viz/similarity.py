@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.style import GREY, colours, figure_style, markers
+from bmfl_lab.viz.panels import panels
+from bmfl_lab.viz.style import GREY, colours, markers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,8 +53,6 @@ def heat_map_figure(
     DataError
         If there is no table, or the tables differ in rows or columns.
     """
-    import matplotlib.pyplot as plt
-
     _check_tables(tables)
     first = next(iter(tables.values()))
     plain = [t.to_numpy(float) for n, t in tables.items() if n not in signed]
@@ -62,12 +61,9 @@ def heat_map_figure(
     reach = max((np.nanmax(np.abs(tables[n].to_numpy(float)), initial=0) for n in signed), default=0) or 1.0
     last = {next((n for n in reversed(tables) if (n in signed) == kind), None) for kind in (True, False)} - {None}
     columns = min(n_columns, len(tables))
-    rows = -(-len(tables) // columns)
-    width, height = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
-    with figure_style():
-        size = (width * columns + 1.3, height * rows + 0.4)
-        fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-        for k, (ax, (name, table)) in enumerate(zip(axes.flat, tables.items())):
+    cell = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
+    with panels(len(tables), n_columns, cell=cell, margin=(1.3, 0.4), title=title) as drawn:
+        for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             values = table.to_numpy(float)
             scale = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach} if name in signed else {}
             image = ax.imshow(values, aspect="auto", **(scale or {"cmap": "viridis", "vmin": low, "vmax": top}))
@@ -75,19 +71,13 @@ def heat_map_figure(
             ax.set_xticks(range(table.shape[1]), table.columns, rotation=45, ha="right", rotation_mode="anchor")
             ax.set_yticks(range(table.shape[0]), table.index if k % columns == 0 else [])
             ax.set_title(name, fontsize=10)
-            if k >= len(tables) - columns:
-                ax.set_xlabel(x_label)
-            if k % columns == 0:
-                ax.set_ylabel(y_label)
             ax.grid(False)
-            if name in last:
-                fig.colorbar(image, ax=axes if len(last) == 1 else ax, label=unit, fraction=0.04, pad=0.02)
-        for ax in axes.flat[len(tables) :]:
-            ax.set_axis_off()
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+            if name in last and len(last) == 1:
+                drawn.colour_bar(image, unit)
+            elif name in last:
+                drawn.figure.colorbar(image, ax=ax, label=unit, fraction=0.04, pad=0.02)
+        drawn.label(x_label, y_label)
+    return drawn.figure
 
 
 def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
@@ -152,7 +142,6 @@ def rdm_figure(
     DataError
         If there is no RDM, or one is not square over the given stimuli.
     """
-    import matplotlib.pyplot as plt
     from scipy.stats import rankdata
 
     names = np.asarray(categories, dtype=object)
@@ -164,12 +153,8 @@ def rdm_figure(
     groups, counts = np.unique(names[order].astype(str), return_counts=True)
     edges = np.cumsum(counts)
     upper = np.triu_indices(n, 1)
-    rows, columns = -(-len(squares) // n_columns), min(n_columns, len(squares))
-    with figure_style():
-        fig, axes = plt.subplots(
-            rows, columns, figsize=(2.5 * columns + 1.6, 2.6 * rows + 0.5), layout="constrained", squeeze=False
-        )
-        for ax, (name, square) in zip(axes.flat, squares.items()):
+    with panels(len(squares), n_columns, cell=(2.5, 2.6), margin=(1.6, 0.5), title=title) as drawn:
+        for ax, (name, square) in zip(drawn, squares.items()):
             picture = np.full((n, n), np.nan)
             values = np.asarray(square, float)[np.ix_(order, order)][upper]
             picture[upper] = 100 * rankdata(values, nan_policy="omit") / np.isfinite(values).sum()
@@ -180,17 +165,12 @@ def rdm_figure(
                 ax.axvline(edge - 0.5, color="white", lw=0.6)
             ax.set_title(name, fontsize=10)
             ax.set_xticks([])
-            ax.set_yticks((edges - counts / 2 - 0.5) if ax in axes[:, 0] else [])
-            if ax in axes[:, 0]:
-                ax.set_yticklabels([g or "unlabelled" for g in groups], fontsize=7)
+            ax.set_yticks([])
             ax.grid(False)
-        for ax in axes.flat[len(squares) :]:
-            ax.set_axis_off()
-        fig.colorbar(image, ax=axes, label=unit, fraction=0.03, pad=0.02)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+        for ax in drawn.left:
+            ax.set_yticks(edges - counts / 2 - 0.5, [g or "unlabelled" for g in groups], fontsize=7)
+        drawn.colour_bar(image, unit, fraction=0.03)
+    return drawn.figure
 
 
 def layer_profile_figure(
@@ -222,41 +202,22 @@ def layer_profile_figure(
     DataError
         As `heat_map_figure`.
     """
-    import matplotlib.pyplot as plt
-
     _check_tables(tables)
     first = next(iter(tables.values()))
     colour, marker = colours(tables), markers(tables)
-    columns = min(n_columns, first.shape[1])
-    rows = -(-first.shape[1] // columns)
-    with figure_style():
-        fig, axes = plt.subplots(
-            rows, columns, figsize=(1.9 * columns + 0.6, 2.1 * rows + 0.7), sharey=True, layout="constrained",
-            squeeze=False,
-        )  # fmt: skip
-        for ax, roi in zip(axes.flat, first.columns):
+    with panels(first.shape[1], n_columns, cell=(1.9, 2.1), margin=(0.6, 0.7), title=title, sharey=True) as drawn:
+        for ax, roi in zip(drawn, first.columns):
             for name, table in tables.items():
-                ax.plot(
-                    range(len(table)), table[roi].to_numpy(float), marker=marker[name], ms=4, color=colour[name],
-                    label=name,
-                )  # fmt: skip
+                style = {"marker": marker[name], "color": colour[name], "ms": 4}
+                ax.plot(range(len(table)), table[roi].to_numpy(float), label=name, **style)
             level = (ceiling or {}).get(roi, np.nan)
             if np.isfinite(level):
                 ax.axhline(level, ls="--", lw=1, color=GREY, label="noise ceiling")
             ax.set_title(roi, fontsize=10)
             ax.set_xticks(range(len(first)), [str(k).removeprefix("block ") for k in first.index], fontsize=8)
-        for ax in axes.flat[first.shape[1] :]:
-            ax.set_axis_off()
-        for ax in axes[:, 0]:
-            ax.set_ylabel(unit)
-        for ax in axes.flat[max(0, first.shape[1] - columns) : first.shape[1]]:
-            ax.set_xlabel("block")
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), fontsize=9)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+        drawn.label("block", unit)
+        drawn.legend(5)
+    return drawn.figure
 
 
 def time_course_figure(
@@ -293,14 +254,12 @@ def time_course_figure(
     DataError
         If shapes disagree.
     """
-    import matplotlib.pyplot as plt
-
     scores, times = np.asarray(scores, float), np.asarray(times, float)
     if scores.shape != (len(layers), len(times)):
         raise DataError(message(f"scores of shape ({len(layers)}, {len(times)})", str(scores.shape), "one row a layer"))
     colour = colours(layers)
-    with figure_style():
-        fig, ax = plt.subplots(figsize=(6.8, 3.4), layout="constrained")
+    with panels(cell=(6.8, 3.4), title=title) as drawn:
+        (ax,) = drawn
         for i, layer in enumerate(layers):
             ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
             if peaks is not None and np.isfinite(peaks[i]):
@@ -308,9 +267,6 @@ def time_course_figure(
             if truth is not None:
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)
-        ax.set_xlabel("time after image onset, ms")
-        ax.set_ylabel(unit)
-        ax.set_title(title)
-        fig.legend(loc="outside right upper", fontsize=9)
-    plt.close(fig)
-    return fig
+        drawn.label("time after image onset, ms", unit)
+        drawn.figure.legend(loc="outside right upper", fontsize=9)
+    return drawn.figure
