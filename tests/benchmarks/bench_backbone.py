@@ -48,14 +48,13 @@ def logistic_regression(train, val, test) -> tuple[np.ndarray, float, float]:
     return best[2].predict(test[0]) == test[1], best[0], -best[1]
 
 
-def accuracy(size: int, study_name: str) -> dict[str, float]:
+def accuracy(size: int, study_name: str, name: str, weights: str | None) -> dict[str, float]:
     """Return test accuracy with its interval, the chosen penalty and images/s from uint8 to tokens."""
     options = {"n_train": 1000, "n_val": 300, "n_test": 400}
     if study_name == "demo":
         options |= {"clipart": False, "subject": False, "image_size": size}
     study = load_study(study_name, **options)
-    spec = study.backbone
-    backbone = load_backbone(spec.name, spec.weights, image_size=size, resize=spec.resize)
+    backbone = load_backbone(name, weights, image_size=size, resize=study.backbone.resize)
     start, sets = time.perf_counter(), [study.set(n) for n in ("train", "val", "test")]
     features = [extract(backbone, s, "cls+mean", batch_size=16).features() for s in sets]
     rate = sum(map(len, sets)) / (time.perf_counter() - start)
@@ -99,7 +98,7 @@ def main() -> None:
     print("| image side | number type | images/s | product, GFLOP/s | share of it | accuracy (n = 400) | validation |")
     print("|--:|---|---|--:|--:|---|---|", flush=True)
     for size in arguments.sizes:
-        probed = accuracy(size, arguments.study) if size in probe else None
+        probed = accuracy(size, arguments.study, arguments.name, arguments.weights) if size in probe else None
         for dtype in dtypes:
             print(row(size, dtype, arguments.name, arguments.weights, arguments.n, probed), flush=True)
     print(f"peak memory {peak_memory_mb():.0f} MB")
