@@ -9,8 +9,9 @@ import json
 import os
 import tokenize
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,9 +80,49 @@ def write_json(path: str | Path, value: object) -> None:
     ValueError
         If a number is not finite: an undefined metric is written as null.
     """
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    text = _json_text(value)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+_SEAL = ("sealed", "seal")
+
+
+def write_sealed_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write an object as JSON with a checksum of itself, so that `read_sealed_json` sees any change of a single bit.
+
+    Raises
+    ------
+    ValueError
+        As `write_json`.
+    """
+    body = {**{k: v for k, v in value.items() if k not in _SEAL}, "sealed": "sha256"}
+    write_json(path, {**body, "seal": sha256_bytes(_json_text(body).encode())})
+
+
+def read_sealed_json(path: str | Path) -> Any:
+    """Read what `write_sealed_json` wrote; JSON of an earlier version, without any seal, is read as it is.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or is no JSON, or differs by a bit from what was written.
+    """
+    value = read_json(path)
+    if isinstance(value, dict) and any(k in value for k in _SEAL):
+        body = {k: v for k, v in value.items() if k != "seal"}
+        # equal text leaves no byte unchecked, blanks and repeated keys included
+        same = Path(path).read_bytes() == (_json_text(value) + "\n").encode()
+        if not same or value.get("seal") != sha256_bytes(_json_text(body).encode()):
+            raise DataError(
+                message(f"{path} as it was written", "a changed or damaged file", "delete it and make it again")
+            )
+        value = {k: v for k, v in body.items() if k not in _SEAL}
+    return value
+
+
+def _json_text(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 
 def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
@@ -171,11 +212,18 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
     Raises
     ------
     DataError
-        If `wait` is false and another process holds the lock; the message names its process id.
+        If `wait` is false and another process holds the lock; the message names its process id. Or if the lock file
+        cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as stream:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            message(f"to write in {what} ({path.parent})", str(error), "make it writable, or choose another folder")
+        ) from error
+    with opened as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

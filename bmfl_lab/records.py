@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import read_json, write_json
+from bmfl_lab.files import read_sealed_json, write_sealed_json
 from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
 
 SCHEMA = 1
@@ -149,7 +149,7 @@ class Record:
         }
 
     def finish(self, folder: str | Path) -> Path:
-        """Write ``record.json`` into `folder`, atomically, and return its path.
+        """Write ``record.json`` into `folder`, atomically and with a checksum of itself, and return its path.
 
         Raises
         ------
@@ -159,7 +159,7 @@ class Record:
         if not self.rows:
             raise DataError(message("at least one metric row", "none", "add rows before finishing the record"))
         path = Path(folder) / "record.json"
-        write_json(path, self.to_dict())
+        write_sealed_json(path, self.to_dict())
         return path
 
 
@@ -169,9 +169,9 @@ def read_record(path: str | Path) -> Record:
     Raises
     ------
     DataError
-        If the file is missing, damaged, or of another schema version.
+        If the file is missing, changed by a single bit, or of another schema version.
     """
-    data = read_json(path)
+    data = read_sealed_json(path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise DataError(

@@ -16,7 +16,16 @@ from bmfl_lab.backbones.tokens import StoredTokens, array_shapes, cut, derive, e
 from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import load_npy, lock, read_json, sha256_bytes, sha256_json, write_json
+from bmfl_lab.files import (
+    load_npy,
+    lock,
+    read_json,
+    read_sealed_json,
+    sha256_bytes,
+    sha256_json,
+    write_json,
+    write_sealed_json,
+)
 from bmfl_lab.runtime import home, progress, versions
 
 _SHARD_BYTES = 64 << 20
@@ -243,7 +252,7 @@ class FeatureStore:
 
     def _open(self, key: str, identity: Mapping[str, Any]) -> StoredTokens:
         folder = self.root / key
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_sealed_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("identity") != identity:
             raise DataError(
                 message(
@@ -271,6 +280,9 @@ class FeatureStore:
             for name, array in arrays.items():
                 if _digest(array, span) != digests[name]:
                     raise _damaged(folder, name, f"another checksum in rows {span.start} to {span.stop - 1}")
+        for name, digest in manifest.get("headers", {}).items():  # sets of earlier versions have none
+            if _header_digest(folder / f"{name}.npy", arrays[name]) != digest:
+                raise _damaged(folder, name, "another header")
         self._verified[folder.name] = stamp
 
 
@@ -314,15 +326,21 @@ class _Writer:
             "arrays": {k: list(s) for k, s in self.shapes.items()},
             "shard_rows": self.state["shard_rows"],
             "shards": self.state["shards"],
+            "headers": {k: _header_digest(self.partial / f"{k}.npy", a) for k, a in self.arrays.items()},
             **facts,
         }
-        write_json(self.partial / "manifest.json", manifest)
+        write_sealed_json(self.partial / "manifest.json", manifest)
         (self.partial / "progress.json").unlink()
         os.replace(self.partial, final)
 
 
 def _digest(array: np.ndarray, span: range) -> str:
     return sha256_bytes(np.ascontiguousarray(array[span.start : span.stop]).data)
+
+
+def _header_digest(path: Path, array: np.ndarray) -> str:
+    with open(path, "rb") as stream:
+        return sha256_bytes(stream.read(path.stat().st_size - array.nbytes))
 
 
 def _damaged(folder: Path, name: str, got: str) -> DataError:

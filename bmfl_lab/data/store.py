@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.files import load_npy, lock, read_json, sha256_file, write_json
+from bmfl_lab.files import load_npy, lock, read_sealed_json, sha256_file, write_sealed_json
 
 SCHEMA = 1
 
@@ -42,7 +42,7 @@ def store_arrays(folder: str | Path, arrays: Mapping[str, np.ndarray], about: Ma
             for name, values in arrays.items():
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
                 sums[name] = sha256_file(temporary / f"{name}.npy")
-            write_json(temporary / "manifest.json", {"schema": SCHEMA, "sha256": sums, **about})
+            write_sealed_json(temporary / "manifest.json", {"schema": SCHEMA, "sha256": sums, **about})
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)
@@ -63,7 +63,7 @@ def load_arrays(folder: str | Path) -> dict[str, np.ndarray] | None:
     if not (folder / "manifest.json").is_file():
         return None
     try:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_sealed_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             return None
         found = {}

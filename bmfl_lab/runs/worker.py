@@ -21,9 +21,11 @@ from jupyter_core.paths import jupyter_runtime_dir
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from bmfl_lab.files import atomic_path, lock, read_json, write_json
+from bmfl_lab.errors import DataError
+from bmfl_lab.files import atomic_path, lock, read_json, read_sealed_json, write_json, write_sealed_json
 from bmfl_lab.runs.kernels import PID, kill_kernel
 from bmfl_lab.runs.scrub import scrub, scrub_text
+from bmfl_lab.runs.spec import KERNEL
 
 CELL_BYTES = 2_000_000
 LOG_BYTES = 20_000_000
@@ -142,6 +144,8 @@ def _peak_kb(pid: int) -> int:
 
 def _terminate(number: int, frame: Any) -> None:
     kill_kernel(STATE.folder)
+    with contextlib.suppress(Exception):  # what was executed is kept if it can be; the end must not wait for it
+        _keep_executed(STATE.folder)
     write_json(STATE.folder / "state.json", {"state": "incomplete", "reason": f"stopped by signal {number}"})
     os._exit(128 + number)
 
@@ -169,8 +173,8 @@ def main(folder: Path) -> int:
             "seconds": round(time.monotonic() - start, 2),
             "kernel_peak_memory_mb": round(STATE.peak_kb * 1024 / 1e6, 1),
         }
-        for name in ("record.json", "log.txt"):
-            _scrub_file(folder / name)
+        _scrub_record(folder / "record.json")
+        _scrub_file(folder / "log.txt")
         write_json(folder / "state.json", {"state": "ended", **state})
     return 0
 
@@ -183,7 +187,7 @@ def _execute(plan: dict[str, Any], folder: Path) -> str:
             parameters=plan["injected"],
             engine_name="capped",
             progress_bar=False,
-            kernel_name="python3",
+            kernel_name=KERNEL,
             start_timeout=120,
             execution_timeout=max(1, int(plan["cell_timeout_min"] * 60 + 0.999)),
             cwd=plan["cwd"],
@@ -235,6 +239,14 @@ def _keep_executed(folder: Path) -> list[dict[str, Any]]:
     with atomic_path(folder / "executed.ipynb") as temporary:
         temporary.write_text(nbformat.writes(clean), encoding="utf-8")
     return unfinished
+
+
+def _scrub_record(path: Path) -> None:
+    with contextlib.suppress(DataError):  # one that is missing or damaged is for `state_of` to judge
+        before = read_sealed_json(path)
+        after = scrub(before)
+        if after != before:
+            write_sealed_json(path, after)
 
 
 def _scrub_file(path: Path) -> None:

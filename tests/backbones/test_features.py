@@ -17,6 +17,7 @@ from PIL import Image
 from bmfl_lab.backbones import FeatureStore, extract, features, load_backbone
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import ConfigError, DataError, NumericsError
+from bmfl_lab.files import write_sealed_json
 
 PROCESS = Path(__file__).with_name("extraction_process.py")
 
@@ -218,8 +219,19 @@ def test_another_manifest_is_refused(tmp_path, backbone):
     manifest = json.loads(path.read_text())
     manifest["identity"]["backbone"]["weights_hash"] = "0" * 64
     path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"manifest\.json as it was written"):
+        FeatureStore(tmp_path).get(backbone, noise(20))
+    write_sealed_json(path, manifest)
     with pytest.raises(DataError, match="made with the weights, preprocessing and stimuli asked for"):
         FeatureStore(tmp_path).get(backbone, noise(20))
+
+
+def test_sets_of_earlier_versions_without_seals_are_read(tmp_path, backbone):
+    stored = FeatureStore(tmp_path).get(backbone, noise(20))
+    path = tmp_path / stored.key / "manifest.json"
+    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("sealed", "seal", "headers")}
+    path.write_text(json.dumps(old))
+    assert np.array_equal(FeatureStore(tmp_path).get(backbone, noise(20)).patches, stored.patches)
 
 
 def test_an_unreadable_image_is_named_and_leaves_no_set(tmp_path, backbone):

@@ -28,6 +28,20 @@ def test_a_record_survives_its_file_and_nan_becomes_null(tmp_path):
     assert {"python", "numpy"} <= set(again.extra["versions"]) and again.extra["code_revision"]
 
 
+def test_a_record_changed_after_it_was_written_is_refused_and_an_old_one_without_seal_is_read(tmp_path):
+    record = make()
+    record.add("accuracy", 0.5, **ROW)
+    path = record.finish(tmp_path)
+    text = path.read_text()
+    for changed in (text.replace('"value": 0.5', '"value": 0.7'), text.replace("\n", "\n "), text + "\n"):
+        path.write_text(changed)
+        with pytest.raises(DataError, match=r"record\.json as it was written; got a changed or damaged file"):
+            read_record(path)
+    old = {k: v for k, v in json.loads(text).items() if k not in ("sealed", "seal")}
+    path.write_text(json.dumps(old))
+    assert read_record(path).rows == record.rows
+
+
 def test_an_empty_or_foreign_record_is_refused(tmp_path):
     with pytest.raises(DataError, match="at least one metric row"):
         make().finish(tmp_path)

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 
+from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
 from bmfl_lab.runs.findings import collect_records, comparisons, findings, grouped, overview
 from bmfl_lab.runs.report import render
@@ -78,7 +79,7 @@ def test_records_are_gathered_filtered_and_damage_is_told(tmp_path):
     write(tmp_path / "a" / "r1", rows, seeds=[0])
     late = write(tmp_path / "a" / "r2", rows, seeds=[0])
     data = json.loads((late / "record.json").read_text()) | {"finished": "2999-01-01T00:00:00+00:00"}
-    (late / "record.json").write_text(json.dumps(data))
+    write_sealed_json(late / "record.json", data)
     write(tmp_path / "a" / "r3", rows, study="planted", seeds=[0])
     write(tmp_path / "a" / "r4", rows, notebook="09_report")
     (tmp_path / "a" / "r5").mkdir()
