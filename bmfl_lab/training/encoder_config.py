@@ -128,5 +128,11 @@ def _tokens(kind: str) -> str:
 
 
 def base(kind: str = "roi_query") -> EncoderConfig:
-    """Return the settings of Adeli et al. (2025), for measured responses."""
-    return replace(EncoderConfig(), kind=kind)
+    """Return the settings of Adeli et al. (2025), for measured responses.
+
+    Notes
+    -----
+    For linear kinds a 2 x 2 grid of pooled patches is our choice: it keeps some place, and cross-validation over
+    40,000 vertices takes minutes on a CPU, where 16 cells would take hours.
+    """
+    return replace(EncoderConfig(), kind=kind, tokens="pooled:2" if kind in ("ridge", "linear") else "patches")
