@@ -18,12 +18,13 @@ import numpy as np
 
 from bmfl_lab.data import stimuli
 from bmfl_lab.data.algonauts_masks import SIDES, read_atlas
+from bmfl_lab.data.algonauts_note import read_note
 from bmfl_lab.data.atlas import HEMISPHERES
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import atomic_path, load_npy, read_json
+from bmfl_lab.files import atomic_path, load_npy
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
     **{f"subj{i:02d}": (19004, 20544) for i in (1, 2, 3, 4, 5, 7)},
@@ -51,6 +52,7 @@ def read_subject(
     seed: int = 0,
     follow_links: bool = False,
     cache: str | Path | None = None,
+    verify: bool = True,
 ) -> Subject:
     """Read the folder of one subject in the layout of the Algonauts 2023 challenge.
 
@@ -75,6 +77,8 @@ def read_subject(
         Allow files that are links to somewhere outside the folder.
     cache : str or Path, optional
         Write the joined responses to this ``.npy`` file and map it, instead of holding them in memory.
+    verify : bool, default True
+        Compare a folder that `write_subject` made with its checksums.
 
     Returns
     -------
@@ -106,6 +110,7 @@ def read_subject(
     if not folder.is_dir():
         raise DataError(message("the folder of a subject", f"nothing at {folder}", "check the path"))
     guard = _guard(folder, follow_links)
+    simulated = read_note(folder, guard, verify=verify)
     named = enforce_counts and folder.name in VERTEX_COUNTS
     parts = [_read_part(folder, "train", guard)]
     if (folder / "test_split" / "test_fmri").is_dir():
@@ -140,20 +145,9 @@ def read_subject(
         atlas=kept,
         splits=splits,
         noise_ceiling=None if ceiling is None else ceiling[keep],
-        simulated=_simulated(folder, guard),
+        simulated=simulated,
         info=info,
     )
-
-
-def _simulated(folder: Path, guard: Callable[[Path], Path]) -> bool:
-    """Return what `write_subject` noted; folders of the challenge have no such note."""
-    path = folder / "bmfl_lab.json"
-    if not path.is_file():
-        return False
-    note = read_json(guard(path))
-    if not isinstance(note, dict) or not isinstance(note.get("simulated"), bool):
-        raise DataError(message(f"true or false under 'simulated' in {path}", repr(note), "correct or delete the file"))
-    return note["simulated"]
 
 
 def write_subject(folder: str | Path, subject: Subject, **options: Any) -> Path:

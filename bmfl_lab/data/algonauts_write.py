@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.algonauts_masks import N_FSAVERAGE
+from bmfl_lab.data.algonauts_note import write_note
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS
 from bmfl_lab.data.mapping import write_mapping
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import atomic_path, write_json
+from bmfl_lab.files import atomic_path
 
-NOTE = "bmfl_lab.json"
-"""Beside the challenge's own folders: whether the responses are simulated, which the layout has no place for."""
 _ROWS = 256
 
 
@@ -33,8 +32,9 @@ def write_subject(
     folder : str or Path
         Made if missing; must be empty.
     subject : Subject
-        ROIs under the challenge's names are written, others are left out: the layout has no place for them. Vertices need a place on fsaverage: `surface_index` is used where the mesh is
-        "fsaverage" or nested in it ("fsaverage5"); without a surface, vertices get the first indices.
+        ROIs under the challenge's names are written, others are left out: the layout has no place for them. Vertices
+        need a place on fsaverage: `surface_index` is used where the mesh is "fsaverage" or nested in it
+        ("fsaverage5"); without a surface, vertices get the first indices.
     nsd_numbers : sequence of int, optional
         0-based number of each stimulus for the file name; by default taken from ids ``nsd-00013``, else 0, 1, 2, ...
     test_rows : ndarray of int, optional
@@ -64,7 +64,7 @@ def write_subject(
             ceiling = np.asarray(subject.noise_ceiling, np.float32)[chosen]
             _save(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
     _write_masks(folder / "roi_masks", subject)
-    write_json(folder / NOTE, {"simulated": bool(subject.simulated), "source": subject.name})
+    write_note(folder, simulated=bool(subject.simulated), source=subject.name)
     return folder
 
 

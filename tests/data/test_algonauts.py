@@ -50,7 +50,9 @@ def original(tmp_path_factory, subject):
 
 @pytest.fixture
 def folder(tmp_path, original):
-    return shutil.copytree(original, tmp_path / "own")
+    copied = shutil.copytree(original, tmp_path / "own")
+    (copied / "bmfl_lab.json").unlink()  # as a folder of the challenge: nothing to compare the files with
+    return copied
 
 
 def fmri(folder, side="lh"):
@@ -230,6 +232,29 @@ def test_truncated_and_inflated_files_are_refused(folder):
         algonauts.read_subject(folder)
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["training_split/training_fmri/rh_training_fmri.npy", "roi_masks/mapping_streams.npy"])
+def test_a_flipped_bit_in_a_written_folder_is_refused(tmp_path, original, name):
+    folder = shutil.copytree(original, tmp_path / "own")
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(DataError, match=f"{name} in .* as it was written; got another content"):
+        algonauts.read_subject(folder)
+    (folder / name).unlink()
+    with pytest.raises(DataError, match="got no such file"):
+        algonauts.read_subject(folder)
+    (folder / "bmfl_lab.json").write_text('{"simulated": true, "sha256": []}')
+    with pytest.raises(DataError, match="file names and checksums in"):
+        algonauts.read_subject(folder)
+
+
+def test_checksums_can_be_left_unread(tmp_path, original, subject):
+    folder = shutil.copytree(original, tmp_path / "own")
+    change(fmri(folder), lambda a: a + np.float32(1))
+    back = algonauts.read_subject(folder, verify=False)
+    np.testing.assert_array_equal(back.responses[:, :LEFT], subject.responses[:, :LEFT] + np.float32(1))
 
 
 def test_vertices_with_nan_are_dropped_and_recorded(folder, subject):
