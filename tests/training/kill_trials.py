@@ -174,34 +174,36 @@ def other_worlds(root, n, processes, seed):
 
 
 def trials_at_random(root, n, processes, seed):
-    """Kill one or all processes at `n` instants spread evenly at random over the time a training takes."""
+    """Kill one or all processes at random instants until `n` kills hit a training that was under way."""
     generator, reference, spans = np.random.default_rng(seed), [], []
     for i in range(3):
         began = time.monotonic()
         reference += finish(root / f"reference-{i}", processes)
         spans.append(time.monotonic() - began)
-    found = {"reference": sorted(set(reference)), "same": 0, "half": 0, "done": 0, "steps": [], "survivor_s": 0.0}
-    for trial in range(n):
+    found = {"reference": sorted(set(reference)), "kills": 0, "same": 0, "half": 0, "steps": [], "survivor_s": 0.0}
+    for trial in range(3 * n):
+        if found["kills"] == n:
+            break
         folder = root / str(trial)
         children = start(processes, train, folder)
         whom = generator.integers(0, processes + 1)  # one of them, or all
         if processes > 1 and whom < processes:
             # before the first step a process waits for one that never comes, which is the launcher's to see
-            until(lambda: state_of(folder)[0] is not None)
+            until(lambda folder=folder: state_of(folder)[0] is not None)
             time.sleep(generator.uniform(0, 0.5 * min(spans)))
         else:
             time.sleep(generator.uniform(0, min(spans)))
-        killed = children if whom == processes else [children[whom]]
-        for child in killed:
+        for child in children if whom == processes else [children[whom]]:
             os.kill(child, signal.SIGKILL)
         codes, took = wait(children)
-        found["survivor_s"] = max(found["survivor_s"], took)
         step, half = state_of(folder)
-        found["steps"].append(step or 0)
-        found["half"] += half
-        found["done"] += all(c == 0 for c in codes)
-        found["same"] += sorted(set(finish(folder, processes))) == found["reference"]
-        shutil.rmtree(folder)
+        if any(codes):
+            found["kills"] += 1
+            found["survivor_s"] = max(found["survivor_s"], took)
+            found["steps"].append(step or 0)
+            found["half"] += half
+            found["same"] += sorted(set(finish(folder, processes))) == found["reference"]
+        shutil.rmtree(folder, ignore_errors=True)
     return found
 
 

@@ -73,8 +73,8 @@ def test_fewer_stimuli_a_batch_than_processes_are_refused():
 def test_one_hundred_kills_at_random_instants_resume_to_the_bit(fast, processes):
     found = trials("random", fast, 100, processes, 3500)
     print(json.dumps(found))
-    assert len(found["reference"]) == 1 and found["same"] == 100
-    assert found["done"] <= 30 and len(set(found["steps"])) > 20  # otherwise few of the kills hit a training
+    assert len(found["reference"]) == 1 and found["kills"] == found["same"] == 100
+    assert len(set(found["steps"])) > 20
     assert found["survivor_s"] < 60
 
 
