@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -140,6 +141,11 @@ def peak_memory_mb() -> float:
 
 def versions() -> dict[str, str]:
     """Return the versions that a record states: Python, platform and the packages results depend on."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in ("torch", "numpy", "scipy", "scikit-learn", "accelerate", "nilearn", "papermill", "plotly", "bmfl-lab"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

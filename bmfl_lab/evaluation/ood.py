@@ -128,11 +128,31 @@ def evaluate_ood(
         evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
     ):
         place = {"split": split, "shift": shift, "severity": severity, "notes": notes}
+        read_once([m for group in groups.values() for m in group], stimuli)
         for name, group in groups.items():
             logits = [masked_logits(m, stimuli, study) for m in group]
             rows += _rows(name, group, logits, np.asarray(stimuli.labels), place, n_boot, seed)
-            frames += [_frame(name, _seed(m, i), z, stimuli, place) for i, (m, z) in enumerate(zip(group, logits))]
+            frames += [image_frame(name, _seed(m, i), z, stimuli, place) for i, (m, z) in enumerate(zip(group, logits))]
     return OODResult(rows, pd.concat(frames, ignore_index=True))
+
+
+def read_once(models: Sequence[Any], stimuli: StimulusSet) -> None:
+    """Extract in one pass of the backbone what all models will read of a set.
+
+    Parameters
+    ----------
+    models : sequence of model
+        Those with ``reads()`` (kind and block of their tokens), ``store`` and ``backbone`` take part.
+    stimuli : StimulusSet
+        May be empty.
+    """
+    wanted: dict[tuple[int, int], tuple[Any, list]] = {}
+    for model in models:
+        if hasattr(model, "reads") and len(stimuli):
+            key = (id(model.store), id(model.backbone))
+            wanted.setdefault(key, (model, []))[1].extend(model.reads())
+    for model, tokens in wanted.values():
+        model.store.get_many(model.backbone, stimuli, list(dict.fromkeys(tokens)))
 
 
 def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
@@ -223,7 +243,8 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
     return value, float(low), float(high)
 
 
-def _frame(name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place: Mapping[str, Any]):
+def image_frame(name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place: Mapping[str, Any]):
+    """Return the rows of `OODResult.per_image` of one model, seed and set; `place` holds split, shift and severity."""
     import pandas as pd
 
     predicted = classification.predictions(logits) if len(logits) else np.zeros(0, dtype=np.int64)

@@ -126,3 +126,32 @@ def _t_interval(
     df = total**2 / float((parts**2 / freedom).sum())
     half = float(t.ppf((1 + level) / 2, df)) * error
     return Interval(mean, mean - half, mean + half, n, n_seeds, level, method), float(2 * t.sf(abs(mean) / error, df))
+
+
+def seed_mean(values: np.ndarray, n: int, *, level: float = 0.95) -> Interval:
+    """Return the mean of one value a seed with its t interval over seeds.
+
+    Parameters
+    ----------
+    values : array-like, shape (n_seeds,)
+        Finite.
+    n : int
+        Stimuli behind each value; they are not resampled.
+    level : float, default 0.95
+        Coverage aimed at.
+
+    Raises
+    ------
+    DataError
+        If there is no value, or one is not finite.
+    """
+    from scipy.stats import t
+
+    v = np.asarray(values, dtype=np.float64)
+    if v.ndim != 1 or not len(v) or not np.isfinite(v).all():
+        raise DataError(message("finite values of shape (n_seeds,)", f"shape {v.shape}", "give one value a seed"))
+    method = f"{100 * level:g} % t interval over seeds"
+    if len(v) < 2:
+        return Interval(float(v[0]), None, None, n, 1, level, method)
+    half = float(t.ppf((1 + level) / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+    return Interval(float(v.mean()), float(v.mean()) - half, float(v.mean()) + half, n, len(v), level, method)

@@ -31,7 +31,7 @@ COMPARED = {
 """Models that `train_comparison` knows, and what each sees."""
 
 
-PRESETS = ("tiny", "small", "base")
+PRESETS = ("tiny", "quick", "small", "base")
 
 
 def presets(
@@ -41,8 +41,8 @@ def presets(
 
     Parameters
     ----------
-    name : {"tiny", "small", "base"}
-        For the planted study, the demo study, and ImageNet-sized studies on a GPU.
+    name : {"tiny", "quick", "small", "base"}
+        For the planted study, many models of the demo study, the demo study, and ImageNet-sized studies on a GPU.
     epochs : int, default 0
         Epochs of the fusion training; 0 keeps the preset's.
     encoder : str, default "roi_query"

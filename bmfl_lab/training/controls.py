@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,14 @@ import torch
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.losses import pearson_regulariser
+from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.metrics.crossed import seed_mean
+from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import pick_device
 from bmfl_lab.training import sources
 from bmfl_lab.training.ensemble import Job, train_fusions
@@ -217,7 +221,7 @@ def train_quality(
     study: Study,
     *,
     encoder: Any,
-    shares: Sequence[float] = (0.0, 0.5, 0.8, 1.0),
+    shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
@@ -254,6 +258,45 @@ def train_quality(
     return _grouped(jobs, study, setting, at_once)
 
 
+def train_forms(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: Any,
+    queries: Sequence[str] = ("cls", "patch"),
+    axes: Sequence[str] = ("feature", "batch"),
+    seeds: Sequence[int] = (0, 1, 2),
+    store: FeatureStore | None = None,
+    device: str = "auto",
+    at_once: int | None = None,
+) -> dict[str, list[TrainedFusion]]:
+    """Train the fusion in every form that descriptions of NeuralOOD leave open.
+
+    Parameters
+    ----------
+    queries : sequence of {"cls", "patch"}
+        Who asks in the cross-attention.
+    axes : sequence of {"feature", "batch"}
+        Axis of the Pearson term.
+    config, study, encoder, seeds, store, device, at_once
+        As `train_controls`.
+
+    Returns
+    -------
+    dict of str to list of TrainedFusion
+        "cls query, feature axis", ...
+    """
+    setting = _Setting(config, study, encoder, None, store, device)
+    jobs = [
+        Job(f"{query} query, {axis} axis", configs.replace(config, query=query, pcc_axis=axis), s, encoder,
+            setting.source, encoder.atlas)
+        for query in queries
+        for axis in axes
+        for s in seeds
+    ]  # fmt: skip
+    return _grouped(jobs, study, setting, at_once)
+
+
 def _grouped(jobs: list[Job], study: Study, setting: _Setting, at_once: int | None) -> dict[str, list[TrainedFusion]]:
     found: dict[str, list[TrainedFusion]] = {}
     for job, model in zip(
@@ -284,3 +327,59 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
             loss = pearson_regulariser(out.x_vb.float(), out.x_bv.float(), model.config.pcc_axis)
         parts.append((1 - float(loss)) * len(inputs[0]))
     return sum(parts) / len(stimuli)
+
+
+def encoding_accuracy(model: TrainedFusion, subject: Subject, split: str = "test") -> float:
+    """Return how well what a model reads predicts a subject's responses: mean Pearson r over vertices.
+
+    Parameters
+    ----------
+    model : TrainedFusion
+        Its source of responses is asked, whatever stands there.
+    subject : Subject
+        With as many vertices.
+    split : str, default "test"
+        Images that the brain encoder was not trained on.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no brain.
+    """
+    rows = subject.rows(split)
+    predicted = model.predict_responses(subject.stimuli.subset(rows, name=f"encoder-{split}"))
+    return float(np.nanmean(pearson(np.asarray(subject.responses[rows], dtype=np.float64), predicted)))
+
+
+def measured_rows(
+    name: str,
+    groups: Mapping[str, Sequence[TrainedFusion]],
+    measure: Callable[[TrainedFusion], float],
+    *,
+    n: int,
+    unit: str = "r",
+    split: str = "test",
+    notes: str = "",
+) -> list[MetricRow]:
+    """Measure every model: one row a seed, and their mean with an interval over seeds.
+
+    Parameters
+    ----------
+    name, unit, split, notes : str
+        For the rows.
+    groups : mapping of str to list of TrainedFusion
+        One model a seed.
+    measure : callable
+        ``measure(model) -> float``.
+    n : int
+        Stimuli behind each value.
+    """
+    rows = []
+    for model, group in groups.items():
+        values = [float(measure(one)) for one in group]
+        shared = {"unit": unit, "split": split, "n": n, "model": model, "selection": group[0].selection, "notes": notes}
+        rows += [MetricRow(name, v, seed=one.seed, **shared) for v, one in zip(values, group)]
+        found = seed_mean(np.asarray(values), n)
+        rows.append(MetricRow(name, found.value, n_seeds=found.n_seeds, ci_low=found.low, ci_high=found.high,
+                              interval=found.method, **shared))  # fmt: skip
+    return rows

@@ -31,14 +31,14 @@ from bmfl_lab.models.brain_encoder import (
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.models.roi_query import ROIQueryEncoder, query_masks
 from bmfl_lab.runtime import home, pick_device, seed_everything, seed_for
-from bmfl_lab.training.encoder_config import EncoderConfig, base, small, tiny
+from bmfl_lab.training.encoder_config import EncoderConfig, base, quick, small, tiny
 from bmfl_lab.training.encoder_data import scheme_rois, split_rows, subject_fingerprint
 from bmfl_lab.training.encoder_io import STEM, TrainedEncoder, as_patches, frozen, load_encoder, token_source
 from bmfl_lab.training.loop import fit
 
 FORMAT = 1
 ENSEMBLE = ("ridge", "roi_query", "retinotopic")
-__all__ = ["EncoderConfig", "base", "small", "tiny", "train_brain_encoder", "train_brain_encoders", "winners"]
+__all__ = ["EncoderConfig", "base", "quick", "small", "tiny", "train_brain_encoder", "train_brain_encoders", "winners"]
 
 
 @dataclass

@@ -122,6 +122,10 @@ def small(kind: str = "roi_query") -> EncoderConfig:
     return replace(EncoderConfig(), kind=kind, blocks=blocks, tokens=_tokens(kind), loop=loop, **sizes)
 
 
+quick = small
+"""The heads of preset "quick" read the same encoder as those of "small"."""
+
+
 def _tokens(kind: str) -> str:
     """Return "pooled:4" for linear maps, which lose the place of everything if tokens are averaged over the image."""
     return "pooled:4" if kind in ("ridge", "linear") else "patches"

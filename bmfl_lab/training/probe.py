@@ -58,6 +58,10 @@ class TrainedProbe:
     selection: str = "best validation accuracy of the grid"
     table: list[dict[str, Any]] = field(default_factory=list)
 
+    def reads(self) -> list[tuple[str, int]]:
+        """Return kind and block of the tokens that this model reads from its backbone."""
+        return [("cls+mean", b) for b in self.blocks]
+
     def logits(self, stimuli: StimulusSet) -> np.ndarray:
         """Return class scores, float32 (n_stimuli, n_classes)."""
         if not len(stimuli):
@@ -70,7 +74,7 @@ def probe_features(
     store: FeatureStore, backbone: Any, stimuli: StimulusSet, blocks: Sequence[int], mean_patch: bool
 ) -> np.ndarray:
     """Return CLS tokens of some blocks, and on request the last one's mean patch, float32 (n_stimuli, D)."""
-    stored = [store.get(backbone, stimuli, kind="cls+mean", block=b) for b in blocks]
+    stored = store.get_many(backbone, stimuli, [("cls+mean", b) for b in blocks])
     parts = [s.cls for s in stored] + ([stored[-1].mean] if mean_patch else [])
     return np.concatenate([np.asarray(p, dtype=np.float32) for p in parts], axis=1)
 
@@ -142,6 +146,8 @@ def train_probe(
     train, val = study.set("train"), study.set("val")
     for stimuli in (train, val):
         check_labels(stimuli, len(study.class_names))
+        # the longest list first, so that one pass of the backbone serves all
+        probe_features(store, backbone, stimuli, range(-max(n_blocks), 0), False)
     table, best = [], None
     for n in n_blocks:
         blocks = tuple(range(-n, 0))

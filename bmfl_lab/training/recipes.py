@@ -32,7 +32,7 @@ from bmfl_lab.training.fusion_parts import (
 from bmfl_lab.training.loop import LoopConfig
 from bmfl_lab.training.trained_fusion import TrainedFusion
 
-__all__ = ["FusionConfig", "ResponseSource", "base", "build_fusion", "encoder_source", "fit_fusion", "prepare_fusion", "refuse_without_memory", "small", "tiny", "train_fusion"]  # fmt: skip
+__all__ = ["FusionConfig", "ResponseSource", "base", "build_fusion", "encoder_source", "fit_fusion", "prepare_fusion", "quick", "refuse_without_memory", "small", "tiny", "train_fusion"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,12 @@ def tiny(**changes: Any) -> FusionConfig:
     """Return a config for the planted study and tests: seconds on one core."""
     small_loop = LoopConfig(epochs=40, batch_size=32, lr=3e-3, weight_decay=0.05)
     return configs.replace(FusionConfig(width=32, brain_width=32, depth=1, loop=small_loop), **changes)
+
+
+def quick(**changes: Any) -> FusionConfig:
+    """Return a config for many models of the demo: patches pooled to a 4 x 4 grid, seconds a model on one core."""
+    loop = LoopConfig(epochs=8, batch_size=64, lr=5e-3, weight_decay=0.05)
+    return configs.replace(FusionConfig(width=32, brain_width=32, depth=1, kind="pooled:4", loop=loop), **changes)
 
 
 def small(**changes: Any) -> FusionConfig:

@@ -90,24 +90,27 @@ def agreement_figure(
     *,
     x: str,
     x_label: str,
+    y: str = "accuracy",
+    y_label: str = "accuracy, %",
     order: Sequence[str] = (),
     title: str = "",
-    chance: float | None = None,
+    level: float | None = None,
+    level_label: str = "chance",
 ) -> Figure:
-    """Draw accuracy against a measured quantity, one line a set, one mark a setting, labelled by its model.
+    """Draw accuracy (or its gain) against a measured quantity, one line a set, one mark a setting named above it.
 
     Parameters
     ----------
     frame : DataFrame
-        Columns "model", "set", "accuracy", "low", "high" and `x`.
-    x, x_label : str
-        The measured quantity and what it is called.
+        Columns "model", "set", "low", "high", `x` and `y`; what is drawn upwards as fractions.
+    x, x_label, y, y_label : str
+        The measured quantity, what is drawn upwards, and what they are called.
     order : sequence of str
         Sets in the order of their colours.
     title : str
         Title; say here what is simulated.
-    chance : float, optional
-        Chance level.
+    level, level_label : float and str, optional
+        A level to compare with, dashed.
 
     Raises
     ------
@@ -124,18 +127,20 @@ def agreement_figure(
         fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
         for name in sets:
             mine = frame[frame["set"] == name].sort_values(x)
-            at, y, low, high = (mine[k].to_numpy(float) for k in (x, "accuracy", "low", "high"))
-            error = 100 * np.nan_to_num(np.stack([y - low, high - y]))
+            at, value, low, high = (mine[k].to_numpy(float) for k in (x, y, "low", "high"))
+            error = 100 * np.nan_to_num(np.stack([value - low, high - value]))
             ax.errorbar(
-                at, 100 * y, yerr=error, fmt=f"{marker[name]}-", color=colour[name], label=name, capsize=2, lw=1.2
+                at, 100 * value, yerr=error, fmt=f"{marker[name]}-", color=colour[name], label=name, capsize=2, lw=1.2
             )
         top = ax.get_ylim()[1]
         for model, part in frame.groupby("model", sort=False):
             ax.annotate(model, (part[x].iloc[0], top), rotation=35, fontsize=8, color=GREY, annotation_clip=False)
-        if chance is not None:
-            ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
+        if level is not None:
+            ax.axhline(100 * level, ls="--", lw=1, color=GREY)
+            ax.annotate(level_label, (1.01, 100 * level), xycoords=("axes fraction", "data"), va="center",
+                        color=GREY, fontsize=8)  # fmt: skip
         ax.set_xlabel(x_label)
-        ax.set_ylabel("accuracy, %")
+        ax.set_ylabel(y_label)
         ax.set_title(title, pad=44)
         fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(sets)), fontsize=9)
     plt.close(fig)

@@ -44,7 +44,7 @@ def test_the_sweep_draws_one_line_a_set():
         {"model": ["alpha 0", "alpha 1"] * 2, "set": ["test"] * 2 + ["masked 3"] * 2, "accuracy": [0.9, 0.8, 0.6, 0.7],
          "low": 0.5, "high": 0.95, "r": [0.1, 0.9] * 2}
     )  # fmt: skip
-    figure = agreement_figure(frame, x="r", x_label="r", chance=0.25, title="t")
+    figure = agreement_figure(frame, x="r", x_label="r", level=0.25, title="t")
     assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1"}
     lines = [c.lines[0] for c in figure.axes[0].containers]
     np.testing.assert_allclose(lines[0].get_ydata(), [90, 80])

@@ -1,0 +1,208 @@
+"""The mean corruption error over the 15 corruptions of ImageNet-C, with its parts and its differences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shifted
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import Study
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, read_once
+from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
+from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, paired_bootstrap
+from bmfl_lab.records import MetricRow
+from bmfl_lab.runtime import progress, rng
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NORMALISER = "normalised by AlexNet's errors on ImageNet-C (Hendrycks & Dietterich 2019)"
+OTHER_IMAGES = "not ImageNet: the ratio orders models here, its level does not compare with published ones"
+ALL = "15 corruptions"
+UNIT = "ratio to AlexNet's error"
+
+
+def evaluate_corruptions(
+    models: Mapping[str, Any],
+    study: Study,
+    *,
+    n: int = 0,
+    corruptions: Sequence[str] = IMAGENET_C,
+    severities: Sequence[int] = SEVERITIES,
+    baseline: str | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> OODResult:
+    """Evaluate models on the corruptions of ImageNet-C made here, at five severities, and sum them up as mCE.
+
+    Parameters
+    ----------
+    models : mapping of str to model or list of models
+        As in `evaluate_ood`.
+    study : Study
+        Its "test" images are corrupted.
+    n : int, default 0
+        How many of them, chosen by `seed`; 0 takes all. Each is made and read 75 times.
+    corruptions, severities : sequence
+        Which; mCE needs all.
+    baseline : str, optional
+        Model that the others' mCE is compared with.
+    n_boot, seed
+        Bootstrap resamples; seed of corruptions, choice and bootstrap.
+
+    Returns
+    -------
+    OODResult
+        Rows as of `corruption_rows`, and the correctness of every image.
+
+    Raises
+    ------
+    ConfigError
+        If `n` is negative or above the number of test images; see also `evaluate_ood`.
+    """
+    import pandas as pd
+
+    test = study.set("test")
+    if not 0 <= n <= len(test):
+        raise ConfigError(message(f"0 to {len(test)} test images to corrupt", str(n), "0 takes all"))
+    if n:
+        test = test.subset(np.sort(rng(seed, "corrupted images").permutation(len(test))[:n]))
+    groups = {k: list(m) if isinstance(m, (list, tuple)) else [m] for k, m in models.items()}
+    frames = [
+        frame
+        for c in progress(list(corruptions), "corruptions evaluated")
+        for frame in _one_corruption(groups, study, test, c, severities, seed)
+    ]
+    per_image = pd.concat(frames, ignore_index=True)
+    selection = {k: "; ".join(sorted({str(getattr(m, "selection", "none")) for m in g})) for k, g in groups.items()}
+    notes = OTHER_IMAGES + ("; simulated fMRI" if study.simulated else "")
+    return OODResult(_rows(per_image, selection, notes, baseline, n_boot, seed), per_image)
+
+
+def _one_corruption(groups, study: Study, test: StimulusSet, name: str, severities, seed: int) -> Iterator[Any]:
+    """Yield the per-image tables of one corruption; its severities are read as one set, which costs one pass."""
+    parts = [shifted(test, name, s, seed) for s in severities]
+    n = len(test)
+    joined = StimulusSet(
+        name=f"{test.name}/{name}",
+        ids=np.asarray([f"{i}|{s}" for s in severities for i in test.ids], dtype=object),
+        read=lambda i: parts[i // n].image(i % n),
+        digest_of=lambda i: parts[i // n].digest_of(i % n),
+        labels=np.tile(np.asarray(test.labels), len(parts)),
+        class_names=test.class_names,
+    )
+    read_once([m for group in groups.values() for m in group], joined)
+    for model, group in groups.items():
+        for k, one in enumerate(group):
+            logits = masked_logits(one, joined, study)
+            for j, (part, severity) in enumerate(zip(parts, severities)):
+                place = {"split": "test", "shift": name, "severity": int(severity)}
+                yield image_frame(model, int(getattr(one, "seed", k)), logits[j * n : (j + 1) * n], part, place)
+
+
+def corruption_rows(
+    result: OODResult, *, baseline: str | None = None, n_boot: int = 1000, seed: int = 0
+) -> list[MetricRow]:
+    """Return mCE and its parts of every model of a result that holds corruptions.
+
+    Parameters
+    ----------
+    result : OODResult
+        With made shifts named as in ImageNet-C, or with sets named "fog-3", as the study "imagenet" names ImageNet-C.
+    baseline : str, optional
+        Model that the others' mCE is compared with.
+    n_boot, seed
+        Of the bootstrap over images (and seeds).
+
+    Returns
+    -------
+    list of MetricRow
+        ``corruption_error`` (ratio to AlexNet's error, mean over severities) a model and complete corruption, ``mce``
+        their mean (1 is AlexNet), and ``mce_difference`` to the baseline, negative where the model errs less. Where a
+        corruption or severity is missing, ``mce`` is None and its notes name what is missing: a mean over a part is
+        not comparable.
+
+    Raises
+    ------
+    ConfigError
+        If the baseline is unknown.
+    DataError
+        If no corruption was evaluated, or not on the same images under each severity of one.
+
+    References
+    ----------
+    Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations".
+    """
+    selection = {r.model: r.selection for r in reversed(result.rows)}
+    notes = next((r.notes for r in result.rows if r.notes), "")
+    return _rows(result.per_image, selection, notes, baseline, n_boot, seed)
+
+
+def _rows(per_image: pd.DataFrame, selection, notes: str, baseline: str | None, n_boot: int, seed: int):
+    tables = _error_tables(per_image)
+    if baseline is not None and baseline not in tables:
+        raise ConfigError(message(f"a baseline among {tuple(tables)}", repr(baseline), "name an evaluated model"))
+    rows: list[MetricRow] = []
+    whole: dict[str, np.ndarray] = {}
+
+    def add(name: str, model: str, found: Interval, shift: str, note: str) -> None:
+        said = "; ".join(t for t in (note, notes) if t)
+        rows.append(MetricRow(name, found.value, UNIT, "test", found.n, selection.get(model.split(" - ")[0], "none"),
+                              model=model, shift=shift, ci_low=found.low, ci_high=found.high, interval=found.method,
+                              n_seeds=found.n_seeds, notes=said))  # fmt: skip
+
+    for model, errors in tables.items():
+        ratios = {
+            c: np.mean(list(by_severity.values()), axis=0) / ALEXNET_ERRORS[c]
+            for c, by_severity in errors.items()
+            if set(by_severity) == set(SEVERITIES)
+        }
+        for c, ratio in ratios.items():
+            add("corruption_error", model, bootstrap_mean(ratio, n_boot=n_boot, seed=seed), c, NORMALISER)
+        try:
+            corruption_error({c: {s: float(e.mean()) for s, e in by.items()} for c, by in errors.items()})
+        except DataError as error:
+            add("mce", model, Interval(None, None, None, 0, 0, 0.95, "none"), ALL, f"refused: {error}")
+            continue
+        whole[model] = np.mean([ratios[c] for c in IMAGENET_C], axis=0)
+        add("mce", model, bootstrap_mean(whole[model], n_boot=n_boot, seed=seed), ALL, NORMALISER)
+    for model in whole if baseline in whole else ():
+        if model != baseline:
+            found = paired_bootstrap(*_alike(whole, model, baseline), n_boot=n_boot, seed=seed)
+            add("mce_difference", f"{model} - {baseline}", found, ALL, "negative where the first errs less; unadjusted")
+    return rows
+
+
+def _alike(whole: Mapping[str, np.ndarray], model: str, baseline: str) -> tuple[np.ndarray, np.ndarray]:
+    a, b = whole[model], whole[baseline]
+    if a.shape != b.shape:
+        raise DataError(message(f"{model!r} and {baseline!r} on the same images and seeds", f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
+                                "train and evaluate both alike"))  # fmt: skip
+    return a, b
+
+
+def _error_tables(per_image: pd.DataFrame) -> dict[str, dict[str, dict[int, np.ndarray]]]:
+    """Return errors (n_seeds, n_stimuli) by model, corruption and severity."""
+    named = re.compile(rf"({'|'.join(IMAGENET_C)})-([1-5])")
+    found: dict[str, dict[str, dict[int, np.ndarray]]] = {}
+    ids: dict[str, list[str]] = {}
+    groups = per_image.groupby(["model", "split", "shift", "severity"], sort=False, dropna=False)
+    for (model, split, shift, severity), part in groups:
+        native = named.fullmatch(split) if not shift else None
+        if shift not in IMAGENET_C and native is None:
+            continue
+        corruption, level = (native[1], int(native[2])) if native else (shift, int(severity))
+        wide = part.pivot(index="seed", columns="id", values="correct").sort_index(axis=0).sort_index(axis=1)
+        if ids.setdefault(corruption, list(wide.columns)) != list(wide.columns):
+            raise DataError(
+                message(f"the same images under every severity of {corruption}", "others", "evaluate all on one set")
+            )
+        found.setdefault(model, {}).setdefault(corruption, {})[level] = 1 - wide.to_numpy(dtype=np.float64)
+    if not found:
+        raise DataError(message("at least one corruption of ImageNet-C", "none", f"evaluate some of {IMAGENET_C}"))
+    return found
