@@ -19,7 +19,7 @@ Guard = Callable[[Path], Path]
 
 
 def read_atlas(folder: Path, n_vertices: tuple[int, int], guard: Guard, *, need_all: bool) -> tuple[Atlas, list[str]]:
-    """Read ``roi_masks`` as an atlas on fsaverage.
+    """Read ``roi_masks`` as an atlas on fsaverage: the challenge's six classes, and any others with files there.
 
     Parameters
     ----------
@@ -48,7 +48,8 @@ def read_atlas(folder: Path, n_vertices: tuple[int, int], guard: Guard, *, need_
     _check_lengths([len(i) for i in index], n_vertices, masks)
     rois: dict[str, np.ndarray] = {}
     missing = []
-    for kind in ALGONAUTS_ROIS:
+    own = sorted({p.stem.removeprefix("mapping_") for p in masks.glob("mapping_*.npy")} - set(ALGONAUTS_ROIS))
+    for kind in (*ALGONAUTS_ROIS, *own):
         files = [masks / f"mapping_{kind}.npy"]
         files += [masks / f"{s}.{kind}_{space}_space.npy" for s in SIDES for space in ("challenge", "fsaverage")]
         absent = [f.name for f in files if not f.exists()]
@@ -128,7 +129,7 @@ def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -
 def _by_name(codes: np.ndarray, kind: str, mapping: dict[int, str], masks: Path) -> dict[str, np.ndarray]:
     """Return a mask per ROI name after checking labels against the mapping in both directions."""
     used = set(np.unique(codes).tolist()) - {0}
-    known = {i + 1: name for i, name in enumerate(ALGONAUTS_ROIS[kind])}
+    known = {i + 1: name for i, name in enumerate(ALGONAUTS_ROIS.get(kind, ()))}
     unnamed = sorted(used - set(mapping))
     # a standard ROI may be absent in a subject; a label of the user's own must occur
     unused = sorted(c for c in mapping if c != 0 and c not in used and mapping[c] != known.get(c))

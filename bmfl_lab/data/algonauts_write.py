@@ -32,9 +32,10 @@ def write_subject(
     folder : str or Path
         Made if missing; must be empty.
     subject : Subject
-        ROIs under the challenge's names are written, others are left out: the layout has no place for them. Vertices
-        need a place on fsaverage: `surface_index` is used where the mesh is "fsaverage" or nested in it
-        ("fsaverage5"); without a surface, vertices get the first indices.
+        From any study. ROIs under names the challenge does not have go into classes of their own (``other-1``, ...),
+        which `read_subject` reads too. Vertices need a place on fsaverage: `surface_index` is used where the mesh is
+        "fsaverage" or nested in it ("fsaverage5"), and within a hemisphere they are written in its order, as the
+        layout demands; without a surface, vertices get the first indices.
     nsd_numbers : sequence of int, optional
         0-based number of each stimulus for the file name; by default taken from ids ``nsd-00013``, else 0, 1, 2, ...
     test_rows : ndarray of int, optional
@@ -49,6 +50,10 @@ def write_subject(
     ------
     DataError
         If the folder is not empty, numbers repeat, ROIs of one class overlap, or surface indices do not fit.
+
+    Notes
+    -----
+    The documented format of own data: what `read_subject` reads is exactly what this writes.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and any(folder.iterdir()):
@@ -68,9 +73,15 @@ def write_subject(
     return folder
 
 
-def _sides(subject: Subject) -> list[tuple[str, slice]]:
-    n_left = subject.atlas.n_left
-    return [("lh", slice(0, n_left)), ("rh", slice(n_left, None))]
+def _sides(subject: Subject) -> list[tuple[str, np.ndarray]]:
+    """Return each hemisphere's vertices in the order of their surface index."""
+    atlas, found = subject.atlas, []
+    for number, side in enumerate(("lh", "rh")):
+        chosen = np.flatnonzero(np.asarray(atlas.hemisphere) == number)
+        if atlas.surface_index is not None:
+            chosen = chosen[np.argsort(np.asarray(atlas.surface_index)[chosen], kind="stable")]
+        found.append((side, chosen))
+    return found
 
 
 def _numbers(subject: Subject, given: Sequence[int] | None) -> list[int]:
@@ -101,44 +112,62 @@ def _write_part(folder: Path, subject: Subject, numbers: list[int], rows: np.nda
         path = images / f"{split}-{position:04d}_nsd-{numbers[row]:05d}.png"
         Image.fromarray(subject.stimuli.image(int(row))).save(path, compress_level=1)
     for side, chosen in _sides(subject):
-        width = len(range(*chosen.indices(subject.n_vertices)))
         with atomic_path(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy") as temporary:
-            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), width))
+            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), len(chosen)))
             for start in range(0, len(rows), _ROWS):
-                out[start : start + _ROWS] = subject.responses[rows[start : start + _ROWS], chosen]
+                block = np.asarray(subject.responses[rows[start : start + _ROWS]])
+                out[start : start + _ROWS] = block[:, chosen]
             out.flush()
             del out
 
 
 def _write_masks(folder: Path, subject: Subject) -> None:
-    atlas = subject.atlas
+    atlas, classes = subject.atlas, _classes(subject)
+    codes = {kind: _codes(subject, kind, names) for kind, names in classes.items()}
     for side, chosen in _sides(subject):
-        n = len(range(*chosen.indices(atlas.n_vertices)))
-        index = np.arange(n) if atlas.surface_index is None else np.asarray(atlas.surface_index)[chosen]
-        if n and (np.any(np.diff(index) <= 0) or index[0] < 0 or index[-1] >= N_FSAVERAGE):
+        index = np.arange(len(chosen)) if atlas.surface_index is None else np.asarray(atlas.surface_index)[chosen]
+        if len(index) and (np.any(np.diff(index) == 0) or index[0] < 0 or index[-1] >= N_FSAVERAGE):
             raise DataError(
                 message(
-                    f"ascending, different surface indices below {N_FSAVERAGE} in {side}",
-                    "others",
-                    "sort the vertices of each hemisphere by their surface index",
+                    f"different surface indices from 0 to {N_FSAVERAGE - 1} in {side}",
+                    f"{int(np.sum(np.diff(index) == 0))} repeated, from {index[0]} to {index[-1]}",
+                    "give each vertex its own place on fsaverage",
                 )
             )
-        full = np.zeros(N_FSAVERAGE, np.int64)
-        full[index] = 1
-        _save(folder / f"{side}.all-vertices_fsaverage_space.npy", full)
-        for kind in ALGONAUTS_ROIS:
-            codes = _codes(subject, kind)[chosen]
-            full = np.zeros(N_FSAVERAGE, np.int64)
-            full[index] = codes
-            _save(folder / f"{side}.{kind}_challenge_space.npy", codes)
-            _save(folder / f"{side}.{kind}_fsaverage_space.npy", full)
-    for kind, names in ALGONAUTS_ROIS.items():
+        _save(folder / f"{side}.all-vertices_fsaverage_space.npy", _on_fsaverage(index, np.ones(len(index), np.int64)))
+        for kind, values in codes.items():
+            _save(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
+            _save(folder / f"{side}.{kind}_fsaverage_space.npy", _on_fsaverage(index, values[chosen]))
+    for kind, names in classes.items():
         write_mapping(folder / f"mapping_{kind}.npy", {0: "Unknown", **{i + 1: n for i, n in enumerate(names)}})
 
 
-def _codes(subject: Subject, kind: str) -> np.ndarray:
+def _on_fsaverage(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    full = np.zeros(N_FSAVERAGE, np.int64)
+    full[index] = values
+    return full
+
+
+def _classes(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """Return the challenge's ROI classes, and classes without overlap for the subject's other ROIs."""
+    known = {name for names in ALGONAUTS_ROIS.values() for name in names}
+    others: list[tuple[list[str], np.ndarray]] = []
+    for name in subject.atlas.present:
+        mask = np.asarray(subject.atlas.rois[name], bool)
+        if name in known:
+            continue
+        home = next((o for o in others if not np.any(o[1] & mask)), None)
+        if home is None:
+            others.append(([name], mask.copy()))
+        else:
+            home[0].append(name)
+            home[1][mask] = True
+    return {**ALGONAUTS_ROIS, **{f"other-{i + 1}": tuple(names) for i, (names, _) in enumerate(others)}}
+
+
+def _codes(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarray:
     codes = np.zeros(subject.n_vertices, np.int64)
-    for code, name in enumerate(ALGONAUTS_ROIS[kind], start=1):
+    for code, name in enumerate(names, start=1):
         mask = np.asarray(subject.atlas.rois.get(name, np.zeros(subject.n_vertices, bool)), bool)
         if np.any(codes[mask]):
             raise DataError(

@@ -1,5 +1,6 @@
 """Folders in the Algonauts 2023 layout: written, read back, and refused when damaged."""
 
+import dataclasses
 import re
 import shutil
 import tracemalloc
@@ -7,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from bmfl_lab import load_study
 from bmfl_lab.data import algonauts
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS, Atlas
 from bmfl_lab.data.mapping import write_mapping
@@ -72,6 +74,27 @@ def test_what_was_written_is_read_back(original, subject):
     assert list(back.stimuli.ids) == list(subject.stimuli.ids)
     np.testing.assert_array_equal(back.stimuli.image(5), subject.stimuli.image(5))
     assert back.info["constant_vertices"] == {"left": 0, "right": 0}
+
+
+def test_any_study_is_written_and_read_back(tmp_path):
+    """The planted study: areas under other names that overlap here, vertices in another order, on fsaverage5."""
+    made = load_study("planted", n_encoder=12, n_encoder_val=4, n_encoder_test=4, n_train=4, n_val=4, n_test=4).subject()
+    atlas = made.atlas
+    rois = {**atlas.rois, "both": atlas.rois["V1"] | atlas.rois["V2"]}
+    made = dataclasses.replace(made, atlas=dataclasses.replace(atlas, rois=rois))
+    back = algonauts.read_subject(algonauts.write_subject(tmp_path / "own", made))
+    key = np.asarray(atlas.hemisphere, np.int64) * 200_000 + np.asarray(atlas.surface_index)
+    order = np.argsort(key)
+    assert not np.array_equal(order, np.arange(len(order))) and back.simulated
+    np.testing.assert_array_equal(back.atlas.surface_index, np.asarray(atlas.surface_index)[order])
+    np.testing.assert_array_equal(back.responses, made.responses[:, order])
+    np.testing.assert_array_equal(back.noise_ceiling, made.noise_ceiling[order])
+    assert set(back.atlas.present) == set(made.atlas.present)
+    for name in made.atlas.present:
+        np.testing.assert_array_equal(back.atlas.rois[name], np.asarray(rois[name])[order])
+    doubled = dataclasses.replace(atlas, surface_index=np.asarray(atlas.surface_index) // 10_000)
+    with pytest.raises(DataError, match=r"different surface indices from 0 to 163841 in lh; got \d+ repeated"):
+        algonauts.write_subject(tmp_path / "twice", dataclasses.replace(made, atlas=doubled))
 
 
 def test_layout_is_the_published_one(original):

@@ -1,0 +1,60 @@
+"""The README's section on Algonauts and NSD folders runs as it is printed, on small folders of the same layout."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bmfl_lab import load_study
+from bmfl_lab.backbones import load_backbone
+from bmfl_lab.data import algonauts, nsd
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def blocks():
+    """Return the Python blocks of the section."""
+    section = README.read_text(encoding="utf-8").split("## Use your Algonauts or NSD folder", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder as the section assumes it: a subject, NSD's table, and weights under their original name."""
+    subject = load_study("planted", n_encoder=24, n_encoder_val=4, n_encoder_test=4, n_train=4, n_val=4, n_test=4).subject()
+    folder = algonauts.write_subject(tmp_path / "algonauts_2023" / "subj01", subject)
+    left = subject.atlas.n_left
+    monkeypatch.setitem(algonauts.VERTEX_COUNTS, "subj01", (left, subject.n_vertices - left))
+    monkeypatch.setitem(algonauts.IMAGE_COUNTS, "subj01", len(subject.stimuli))
+    numbers = [int(p.stem.split("-")[-1]) for p in (folder / "training_split/training_images").iterdir()]
+    rows = [f"{n},{n < 5}" for n in numbers]
+    (tmp_path / "nsd_stim_info_merged.csv").write_text("\n".join(["nsdId,shared1000", *rows]))
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "weights").mkdir(parents=True)
+    untrained = load_backbone("dinov2_vits14_reg", "random:0").state_dict()
+    torch.save(untrained, tmp_path / "home" / "weights" / "dinov2_vits14_reg4_pretrain.pth")
+    monkeypatch.chdir(tmp_path)
+    return subject
+
+
+@pytest.mark.filterwarnings("ignore:expected at most 5%")
+def test_the_algonauts_blocks_run_as_printed(place, capsys):
+    first, second, *_ = blocks()
+    names = {}
+    exec(compile(first, "README.md", "exec"), names)
+    read = names["subject"]
+    assert read.responses.shape == place.responses.shape and read.simulated
+    np.testing.assert_allclose(np.sort(read.responses[7]), np.sort(place.responses[7]))
+    assert len(read.splits["test"]) == 5 and Path("cache/subj01.npy").is_file()
+    exec(compile(second, "README.md", "exec"), names)
+    assert "all" in capsys.readouterr().out and names["encoder"].facts["subject"] == "subj01"
+
+
+def test_the_nsd_block_asks_for_what_the_reader_takes(monkeypatch):
+    (block,) = [b for b in blocks() if "import nsd" in b]
+    asked = []
+    monkeypatch.setattr(nsd, "read_subject", lambda *given, **options: asked.append((given, options)))
+    exec(compile(block, "README.md", "exec"), {})
+    assert asked == [(("nsd", 1), {"space": "fsaverage"})]
