@@ -1,4 +1,4 @@
-"""``python -m bmfl_lab.runs plan|run|status|report SPEC`` and ``tidy [--check] [NOTEBOOK ...]``."""
+"""``python -m bmfl_lab.runs plan|run|status|report SPEC``, ``export SPEC|NOTEBOOK`` and ``tidy [--check] [NOTEBOOK ...]``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bmfl_lab.errors import BmflError, RunError, message
 from bmfl_lab.runs.execute import execute, folder_of, state_of
+from bmfl_lab.runs.export import export_html
 from bmfl_lab.runs.hygiene import problems, tidy
 from bmfl_lab.runs.notebook import read_notebook
 from bmfl_lab.runs.paths import project_root
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.verb == "tidy":
             return _tidy(options.notebooks, options.check)
+        if options.verb == "export":
+            return _export(options.source, options.out, options.to, not options.no_code)
         runs = load_spec(_spec_path(options.spec))
         if options.verb in ("plan", "status"):
             states = [_line(run, options.out) for run in runs]
@@ -55,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--force", action="store_true", help="execute also what is ok")
         if verb == "report":
             sub.add_argument("--to", help="file to write")
+    about_export = "write executed notebooks as single HTML files to mail: figures inside, no script"
+    sub = verbs.add_parser("export", help=about_export, description=about_export)
+    sub.add_argument("source", help="an executed notebook, or a spec, whose ok runs are exported")
+    sub.add_argument("--out", help="folder of all runs (papermill_runs/out)")
+    sub.add_argument("--to", help="file to write, for one notebook (beside it)")
+    sub.add_argument("--no-code", action="store_true", help="leave the code out")
     sub = verbs.add_parser("tidy", help="strip outputs from notebooks and check them")
     sub.add_argument("notebooks", nargs="*", help="files (all of notebooks/)")
     sub.add_argument("--check", action="store_true", help="change nothing; fail if something is untidy")
@@ -76,6 +85,19 @@ def _line(run: Run, out: str | None) -> str:
         + (f"\n           {reason}" if reason else "")
     )
     return state
+
+
+def _export(source: str, out: str | None, to: str | None, code: bool) -> int:
+    if source.endswith(".ipynb"):
+        print(f"wrote {export_html(source, to, code=code)}")
+        return 0
+    runs = [r for r in load_spec(_spec_path(source)) if state_of(r, out)[0] in ("ok", "stale")]
+    if not runs or (to and len(runs) > 1):
+        got = f"{len(runs)} of them" + (" for one file" if to else "")
+        raise RunError(message(f"finished runs of {source}", got, "run the spec first; --to is for one notebook"))
+    for run in runs:
+        print(f"wrote {export_html(folder_of(run, out) / 'executed.ipynb', to, code=code)}")
+    return 0
 
 
 def _tidy(names: Sequence[str], check: bool) -> int:
