@@ -22,7 +22,7 @@ from bmfl_lab.runs.scrub import scrub, scrub_text
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 SIGNATURES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
-LOG_LINES = 12
+LOG_LINES = 30
 """Longer logs are folded up."""
 _PROSE = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "br", "hr", "pre", "del", "sup", "sub", "div", "span")
 _TABLE = ("table", "caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "th", "td")
