@@ -146,6 +146,42 @@ def test_noise_ceiling_for_the_repeats_used():
         nsd_files.noise_ceiling(s, np.array([0, 1]))
 
 
+@pytest.mark.parametrize("sessions", [(1,), (1, 2)])
+def test_ceiling_counts_the_presentations_that_were_averaged(root, sessions):
+    subject = nsd.read_subject(root, 1, sessions=sessions)
+    shown = nsd_files.read_design(root / "nsddata/experiments/nsd/nsd_expdesign.mat").trials(1)[: 12 * len(sessions)]
+    counts = [int(np.sum(shown == int(i[4:]))) for i in subject.stimuli.ids]
+    assert min(counts) >= 1 and max(counts) > 1
+    base = root / f"nsddata_betas/ppdata/subj01/fsaverage/{nsd.BETAS}"
+    label = root / "nsddata/freesurfer/fsaverage/label"
+    s = []
+    for side in ("lh", "rh"):
+        keep = np.asarray(nibabel.load(str(label / f"{side}.nsdgeneral.mgz")).dataobj).ravel() > 0
+        s.append(np.asarray(nibabel.load(str(base / f"{side}.ncsnr.mgh")).dataobj).ravel()[keep])
+    s = np.concatenate(s).astype(np.float64)
+    r1, r2, r3 = (counts.count(k) for k in (1, 2, 3))
+    more = sum(1 / c for c in counts if c > 3)
+    expected = s**2 / (s**2 + (r3 / 3 + r2 / 2 + r1 + more) / len(counts))
+    np.testing.assert_allclose(subject.noise_ceiling, expected, rtol=1e-5)
+    assert subject.info["repeats_used"] == {k: counts.count(k) for k in sorted(set(counts))}
+
+
+def test_volume_rois_are_named_by_their_colour_table(root):
+    roi = root / "nsddata/ppdata/subj01/func1pt8mm/roi"
+    codes = (np.arange(np.prod(GRID)).reshape(GRID) % 3).astype(np.int16)
+    for side in ("lh", "rh"):
+        nifti(roi / f"{side}.floc-faces.nii.gz", np.where(codes == 0, -1, codes).astype(np.int16))  # -1: no cortex
+    table = root / "nsddata/freesurfer/subj01/label"
+    table.mkdir(parents=True)
+    (table / "floc-faces.mgz.ctab").write_text("0 Unknown 0 0 0 0\n1 OFA 1 2 3 0\n2 FFA-1 4 5 6 0\n")
+    subject = nsd.read_subject(root, 1, space="func1pt8mm")
+    inside = [np.asarray(nibabel.load(str(roi / f"{s}.nsdgeneral.nii.gz")).dataobj) > 0 for s in ("lh", "rh")]
+    flat = np.concatenate([codes[m] for m in inside])
+    np.testing.assert_array_equal(subject.atlas.rois["OFA"], flat == 1)
+    np.testing.assert_array_equal(subject.atlas.rois["FFA-1"], flat == 2)
+    assert subject.atlas.surface_index is None and "floc-faces" not in subject.info["missing_classes"]
+
+
 def test_one_session_in_memory_at_a_time():
     n_vertices, n_trials = 4000, nsd_files.TRIALS_PER_SESSION
     trials = np.tile(np.arange(50), 8 * n_trials // 50)

@@ -96,6 +96,26 @@ def test_undefined_vertices_are_counted_and_left_out(study):
     assert value(result.rows, "pearson_r").value == pytest.approx(np.nanmean(result.per_vertex.r), abs=1e-6)
 
 
+def test_overlapping_regions_count_a_vertex_in_each_and_once_in_all_and_absent_ones_have_no_row(study):
+    subject = study.subject()
+    atlas = subject.atlas
+    rois = {**atlas.rois, "V1+": atlas.rois["V1"] | atlas.rois["FFC"], "nowhere": np.zeros(atlas.n_vertices, bool)}
+    changed = dataclasses.replace(subject, atlas=dataclasses.replace(atlas, rois=rois))
+    rng = np.random.default_rng(0)
+    noisy = SimpleNamespace(
+        label="noisy",
+        selection="none",
+        predict_stimuli=lambda stimuli, **o: rng.standard_normal((len(stimuli), 168))
+        + subject.truth["respond"](np.stack([stimuli.image(i) for i in range(len(stimuli))])),
+    )
+    result = evaluate_encoder(noisy, dataclasses.replace(study, subjects={"x": changed}), n_boot=5, device="cpu")
+    r = result.per_vertex.r.to_numpy()
+    assert value(result.rows, "pearson_r", "V1+").value == pytest.approx(r[rois["V1+"]].mean(), abs=1e-6)
+    assert value(result.rows, "pearson_r", "V1").value == pytest.approx(r[rois["V1"]].mean(), abs=1e-6)
+    assert value(result.rows, "pearson_r").value == pytest.approx(r.mean(), abs=1e-6)
+    assert "nowhere" not in {row.roi for row in result.rows} and "nowhere" in changed.atlas.absent
+
+
 def test_receptive_fields_are_recovered(study, encoder, store, tmp_path):
     found = receptive_field_error(encoder, study, degrees=DEGREES)
     chance = np.hypot(found.x - found.true_x.sample(frac=1, random_state=0).to_numpy(),
