@@ -211,7 +211,7 @@ def on_eeg(
     kept = np.tile(inside, data.shape[1])
     courses, values, samples = [], [], []
     for name, group in groups.items():
-        per_seed = [_scored(m.activations(shown), measured, splits, tested, n_boot, seed, kept, options) for m in group]
+        per_seed = [_scored(m.activations(shown), measured, splits, n_boot, seed, kept, options) for m in group]
         # over seeds and sensors: (n_layers, n_times)
         mean = np.nanmean([[v.reshape(data.shape[1:]) for v in r.values()] for r, _ in per_seed], axis=(0, 2))
         courses += [
@@ -225,13 +225,15 @@ def on_eeg(
     return EEGTransfer(pd.DataFrame(courses), effect)
 
 
-def _scored(features, measured, splits, tested, n_boot, seed, kept, options):
+def _scored(features, measured, splits, n_boot, seed, kept, options):
     """Return r of every layer and column, and resamples (n_boot,) of their mean over layers and kept columns."""
     parts = [encoding_predictions(features, measured, train=train, test=test, **options) for train, test in splits]
-    predicted = {layer: np.concatenate([p[layer] for p in parts]) for layer in features}
-    r = {layer: np.asarray(pearson(measured[tested], p)) for layer, p in predicted.items()}
+    # each fold about its own mean: a fold's prediction contains the mean of the others, which lies on the other side
+    predicted = {layer: np.concatenate([p[layer] - p[layer].mean(axis=0) for p in parts]) for layer in features}
+    seen = np.concatenate([measured[test] - measured[test].mean(axis=0) for _, test in splits])
+    r = {layer: np.asarray(pearson(seen, p)) for layer, p in predicted.items()}
     drawn = [
-        np.nanmean(bootstrap_pearson(measured[tested][:, kept], p[:, kept], n_boot=n_boot, seed=seed), axis=1)
+        np.nanmean(bootstrap_pearson(seen[:, kept], p[:, kept], n_boot=n_boot, seed=seed), axis=1)
         for p in predicted.values()
     ]
     return r, np.mean(drawn, axis=0)

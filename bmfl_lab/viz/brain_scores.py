@@ -92,7 +92,7 @@ def brain_robust_figure(
             )  # fmt: skip
         ax.grid(True, axis="both")
         drawn.label(x_label, y_label)
-        drawn.figure.legend(loc="outside right upper", fontsize=9)
+        drawn.figure.legend(loc="outside right center", fontsize=9)
     return drawn.figure
 
 

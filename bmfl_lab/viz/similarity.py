@@ -61,8 +61,10 @@ def heat_map_figure(
     reach = max((np.nanmax(np.abs(tables[n].to_numpy(float)), initial=0) for n in signed), default=0) or 1.0
     last = {next((n for n in reversed(tables) if (n in signed) == kind), None) for kind in (True, False)} - {None}
     columns = min(n_columns, len(tables))
+    rows = -(-len(tables) // columns)
     cell = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
-    with panels(len(tables), n_columns, cell=cell, margin=(1.3, 0.4), title=title) as drawn:
+    margin = 1.3 + 0.08 * _longest(first.index), 0.4 + 0.055 * _longest(first.columns) * rows
+    with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             values = table.to_numpy(float)
             scale = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach} if name in signed else {}
@@ -78,6 +80,11 @@ def heat_map_figure(
                 drawn.figure.colorbar(image, ax=ax, label=unit, fraction=0.04, pad=0.02)
         drawn.label(x_label, y_label)
     return drawn.figure
+
+
+def _longest(labels: Sequence[str]) -> int:
+    """Return by how many characters the longest label exceeds the usual ones."""
+    return max(0, max(len(str(k)) for k in labels) - 6)
 
 
 def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
@@ -268,5 +275,5 @@ def time_course_figure(
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)
         drawn.label("time after image onset, ms", unit)
-        drawn.figure.legend(loc="outside right upper", fontsize=9)
+        drawn.figure.legend(loc="outside right center", fontsize=9)
     return drawn.figure
