@@ -14,6 +14,7 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
+from bmfl_lab.metrics.crossed import crossed_mean
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, paired_bootstrap
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
@@ -173,7 +174,8 @@ def _rows(per_image: pd.DataFrame, selection, notes: str, baseline: str | None, 
         add("mce", model, bootstrap_mean(whole[model], n_boot=n_boot, seed=seed), ALL, NORMALISER)
     for model in whole if baseline in whole else ():
         if model != baseline:
-            found = paired_bootstrap(*_alike(whole, model, baseline), n_boot=n_boot, seed=seed)
+            a, b = _alike(whole, model, baseline)
+            found = crossed_mean(a - b)[0] if len(a) > 1 else paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed)
             add("mce_difference", f"{model} - {baseline}", found, ALL, "negative where the first errs less; unadjusted")
     return rows
 

@@ -7,48 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.metrics.crossed import crossed_mean
 from bmfl_lab.metrics.statistics import Interval, mcnemar, paired_bootstrap, verdicts
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runtime import rng
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bmfl_lab.evaluation.ood import OODResult
-
-N_FLIPS = 9999
-
-
-def sign_flip_p(differences: np.ndarray, *, n_flips: int = N_FLIPS, seed: int = 0) -> float:
-    """Return the two-sided p value of a paired permutation test that flips the sign of each image's difference.
-
-    Parameters
-    ----------
-    differences : ndarray, shape (n_stimuli,)
-        One difference an image (mean over seeds); exchangeable in sign if the models are equally good.
-    n_flips : int, default 9999
-        Random flips; the smallest p is 1 / (n_flips + 1).
-    seed : int
-        Of the flips.
-
-    Raises
-    ------
-    DataError
-        If a difference is not finite.
-    """
-    d = np.asarray(differences, dtype=np.float64)
-    if not np.isfinite(d).all():
-        raise DataError(
-            message("finite differences", f"{int((~np.isfinite(d)).sum())} that are not", "count them as wrong")
-        )
-    sizes, counts = np.unique(np.abs(d[d != 0]), return_counts=True)
-    if not len(sizes):
-        return 1.0
-    # images with the same size of difference are exchangeable: the number of plus signs among them is binomial
-    plus = rng(seed, "sign flips").binomial(counts, 0.5, size=(n_flips, len(sizes)))
-    flipped = (2 * plus - counts) @ sizes
-    return float((1 + np.sum(np.abs(flipped) >= abs(d.sum()) - 1e-9)) / (n_flips + 1))
-
 
 def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return whether a model was right: (n_seeds, n_stimuli) bool, the seeds, and the image ids, both sorted.
@@ -81,14 +47,15 @@ def compare_models(
     models : list of str, optional
         Which to compare; all others by default.
     n_boot, seed
-        Of the bootstrap and of the permutation test.
+        Of the bootstrap.
 
     Returns
     -------
     list of MetricRow
-        ``accuracy_difference`` (fraction, model - baseline) with a paired 95 % bootstrap interval over images and
-        seeds, and ``p_holm``: exact McNemar for one seed, sign-flip permutation over images for several, adjusted by
-        Holm over the image sets of one model. ``notes`` holds the verdict in plain words.
+        ``accuracy_difference`` (fraction, model - baseline) with a paired 95 % interval, and ``p_holm``, adjusted by
+        Holm over the image sets of one model: with one seed a bootstrap over images and the exact McNemar test, with
+        several the t test over seeds and images as crossed samples (`crossed_mean`). ``notes`` holds the verdict in
+        plain words.
 
     Raises
     ------
@@ -96,6 +63,12 @@ def compare_models(
         If a name is unknown.
     DataError
         If two models were not evaluated on the same images and seeds.
+
+    Notes
+    -----
+    A test over images alone takes the seeds at hand for the only ones there are, and drawing a handful of seeds with
+    replacement makes their spread too small: where seeds differ by some points, both call differences that the next
+    seeds would not show.
     """
     known = list(dict.fromkeys(result.per_image["model"]))
     others = [m for m in known if m != baseline] if models is None else list(models)
@@ -120,9 +93,9 @@ def _difference(part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed:
                 f"{name!r} and {baseline!r} on the same images and seeds", "different ones", "evaluate them together"
             )
         )
-    p = mcnemar(a[0], b[0])[0] if len(a) == 1 else sign_flip_p((a.astype(float) - b).mean(0), seed=seed)
-    pair = (a[0], b[0]) if len(a) == 1 else (a, b)
-    return paired_bootstrap(*pair, n_boot=n_boot, seed=seed), p
+    if len(a) > 1:
+        return crossed_mean(a.astype(np.float64) - b)
+    return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed), mcnemar(a[0], b[0])[0]
 
 
 def _rows(found: dict, name: str, baseline: str, result: OODResult) -> list[MetricRow]:

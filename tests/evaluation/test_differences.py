@@ -6,8 +6,9 @@ import pytest
 from scipy.stats import binomtest
 
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation.differences import compare_models, sign_flip_p
+from bmfl_lab.evaluation.differences import compare_models
 from bmfl_lab.evaluation.ood import OODResult
+from bmfl_lab.metrics.crossed import crossed_mean
 
 
 def result(accuracies, n=400, seeds=(0, 1, 2), shared=0.0, generator=None):
@@ -42,9 +43,10 @@ def by(rows, name):
 
 
 def test_planted_difference_is_found_and_named():
-    rows = compare_models(result({"backbone": 0.5, "fusion": 0.7}), "backbone", n_boot=500)
+    found = result({"backbone": 0.5, "fusion": 0.7}, seeds=range(5))
+    rows = compare_models(found, "backbone", n_boot=500)
     for row in by(rows, "accuracy_difference"):
-        assert row.ci_low > 0.08 and row.ci_high < 0.32 and row.n == 400 and row.n_seeds == 3
+        assert 0.08 < row.ci_low < 0.2 < row.ci_high < 0.32 and row.n == 400 and row.n_seeds == 5
         assert "fusion is better than backbone" in row.notes
     assert all(r.value < 0.01 for r in by(rows, "p_holm"))
 
@@ -66,12 +68,28 @@ def test_false_positive_rate_is_nominal():
     assert binomtest(found, 60, 0.05, alternative="greater").pvalue > 0.01
 
 
-def test_sign_flip_agrees_with_the_exact_enumeration():
-    d = np.asarray([1.0, 1.0, 1.0, 0.5, -0.5, 1.0, 0.0, 1.0])
-    signs = np.asarray(np.meshgrid(*[[-1, 1]] * len(d))).reshape(len(d), -1)
-    exact = np.mean(np.abs(signs.T @ d) >= abs(d.sum()) - 1e-9)
-    assert sign_flip_p(d, n_flips=40000) == pytest.approx(exact, abs=0.008)
-    assert sign_flip_p(np.zeros(5)) == 1.0
+@pytest.mark.parametrize("spread", [0.0, 0.03])
+def test_the_level_holds_where_seeds_differ_as_much_as_trainings_do(spread):
+    found, n = 0, 150
+    for trial in range(n):
+        generator = np.random.default_rng(trial)
+        parts = [
+            result({name: 0.6 + generator.normal(0, spread)}, n=150, seeds=(seed,), generator=np.random.default_rng([trial, seed, k]))
+            for seed in (0, 1, 2)
+            for k, name in enumerate(("a", "b"))
+        ]  # fmt: skip
+        rows = compare_models(OODResult([], pd.concat([p.per_image for p in parts], ignore_index=True)), "a")
+        found += any("is better than" in r.notes for r in rows)
+    assert binomtest(found, n, 0.05, alternative="greater").pvalue > 0.01, found
+
+
+def test_several_seeds_use_the_crossed_test():
+    found = result({"a": 0.6, "b": 0.65}, n=80)
+    (test, _), (p, _) = (by(compare_models(found, "a"), k) for k in ("accuracy_difference", "p_holm"))
+    table = found.per_image[found.per_image["shift"] == ""].pivot(index=["model", "seed"], columns="id", values="correct")
+    interval, _ = crossed_mean(table.loc["b"].to_numpy(float) - table.loc["a"].to_numpy(float))
+    assert (test.value, test.ci_low, test.ci_high) == pytest.approx((interval.value, interval.low, interval.high))
+    assert "seeds and stimuli crossed" in test.interval and 0 < p.value <= 1
 
 
 def test_one_seed_uses_mcnemar():
@@ -90,5 +108,3 @@ def test_refusals():
     other = OODResult([], frame[~((frame["model"] == "b") & (frame["id"] == "i3"))])
     with pytest.raises(DataError, match="on the same images and seeds"):
         compare_models(other, "a")
-    with pytest.raises(DataError, match="finite differences"):
-        sign_flip_p(np.asarray([np.nan]))
