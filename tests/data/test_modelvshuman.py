@@ -12,8 +12,17 @@ from bmfl_lab.errors import DataError
 from bmfl_lab.metrics import behaviour as b
 
 WNIDS = tuple(f"n{1440764 + 97 * i:08d}" for i in range(1000))
-# Published human accuracies with observers and trials of each set.
-PUBLISHED = {"sketch": (0.916, 7, 800), "stylized": (0.471, 5, 800)}
+# Human accuracies over the 16 classes as they follow from the published trials, with observers and trials a set; the
+# numbers of observers and trials are the published ones for sketch, stylized and cue conflict.
+PUBLISHED = {
+    "colour": (0.898, 4, 1280), "contrast": (0.547, 4, 1280), "edge": (0.871, 10, 160), "silhouette": (0.753, 10, 160),
+    "sketch": (0.916, 7, 800), "stylized": (0.471, 5, 800), "eidolonI": (0.503, 4, 1280), "eidolonII": (0.420, 4, 1280),
+    "eidolonIII": (0.390, 4, 1280), "false-colour": (0.888, 4, 1120), "high-pass": (0.464, 4, 1280),
+    "low-pass": (0.561, 4, 1280), "phase-scrambling": (0.551, 4, 1120), "power-equalisation": (0.830, 4, 1120),
+    "rotation": (0.845, 4, 1280), "uniform-noise": (0.554, 4, 1280),
+}  # fmt: skip
+# Error consistency of people with people.
+KAPPA = {"sketch": 0.370, "stylized": 0.501, "silhouette": 0.476, "edge": 0.318}
 
 
 def write_trials(folder, name, observer, right, human=True, condition="0", seed=0):
@@ -55,8 +64,50 @@ def test_human_accuracy_is_reproduced(tmp_path, name):
     assert b.observer_accuracy(trials[~trials["human"]])["accuracy"].tolist() == [0.0]
 
 
+def agreeing(accuracy, kappa, n, random):
+    """Return two observers' correctness with this accuracy each and this kappa, up to one trial."""
+    expected = accuracy**2 + (1 - accuracy) ** 2
+    differ = round(n * (1 - (kappa * (1 - expected) + expected)) / 2)
+    both = round(n * accuracy) - differ
+    a, b = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+    order = random.permutation(n)
+    a[order[: both + differ]] = True
+    b[order[:both]] = b[order[both + differ : both + 2 * differ]] = True
+    return a, b
+
+
+@pytest.mark.parametrize("name", KAPPA)
+def test_human_consistency_is_reproduced(tmp_path, name):
+    random = np.random.default_rng(1)
+    pair = agreeing(PUBLISHED[name][0], KAPPA[name], 800, random)
+    for i, right in enumerate(pair, 1):
+        write_trials(tmp_path, name, f"subject-{i:02d}", right, seed=i)
+    trials = mvh.read_trials(tmp_path)
+    found, n = b.mean_consistency(trials, ["subject-01", "subject-02"], ["subject-01", "subject-02"])
+    assert n == 1 and found == pytest.approx(KAPPA[name], abs=0.006)
+    assert trials.groupby("observer")["correct"].mean().tolist() == pytest.approx([PUBLISHED[name][0]] * 2, abs=1e-3)
+
+
+def test_human_shape_bias_is_reproduced(tmp_path):
+    random, published = np.random.default_rng(2), 0.959
+    for observer in range(1, 11):
+        rows = [",".join(mvh.COLUMNS)]
+        for trial in range(1, 1281):
+            shape, texture = random.choice(mvh.CATEGORIES, 2, replace=False)
+            # of every 1000 decisions for one of the two cues 959 are for the shape; some trials are for neither
+            answer = "na" if trial > 1200 else shape if trial % 1000 < 1000 * published else texture
+            file = f"{shape}{trial}-{texture}{trial}.png"
+            rows.append(f"subject-{observer:02d},1,{trial},0.5,{answer},{shape},0,{file}")
+        (tmp_path / f"cue-conflict_subject-{observer:02d}_session_1.csv").write_text("\n".join(rows) + "\n")
+    trials = mvh.read_trials(tmp_path)
+    shapes, textures = mvh.cue_conflict(list(trials["imagename"]))
+    by_shape = np.mean([t % 1000 < 1000 * published for t in range(1, 1201)])
+    found = b.shape_bias(trials["object_response"], np.asarray(shapes, object), np.asarray(textures, object))
+    assert len(trials) == 12800 and found == pytest.approx(by_shape) and found == pytest.approx(published, abs=0.008)
+
+
 def test_curve_over_conditions(tmp_path):
-    levels = {"c01": 0.0625, "c05": 0.5, "c100": 0.875}
+    levels = {"c01": 0.0625, "c05": 0.5, "c100": 0.85625}  # people from 1 % (chance) to full contrast: .062 to .856
     for observer in ("subject-01", "subject-02"):
         for k, (condition, share) in enumerate(levels.items()):
             folder = tmp_path / condition

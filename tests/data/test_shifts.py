@@ -437,6 +437,27 @@ def test_shifted_set_is_stable_under_order_and_changes_digests(tmp_path):
     assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
 
 
+def test_materialising_goes_on_where_it_was_cut_off(tmp_path):
+    clean = st.from_arrays("test", np.stack([scene(32, s) for s in range(5)]), "abcde", [0] * 5, ["x"])
+    calls = []
+
+    def cut(image, identifier):
+        calls.append(identifier)
+        if identifier == "d" and len(calls) == 4:
+            raise KeyboardInterrupt
+        return apply_shift(image, "fog", 2, stimulus_id=identifier)
+
+    slow = clean.mapped(cut, "fog-2")
+    with pytest.raises(KeyboardInterrupt):
+        materialise(slow, tmp_path)
+    assert len([p for p in tmp_path.iterdir() if p.suffix == ".png"]) == 3
+    written = materialise(slow, tmp_path)
+    assert calls == [*"abcd", *"de"]  # the first three were kept
+    fly = shifted(clean, "fog", 2)
+    for i in range(5):
+        assert np.array_equal(written.image(i), fly.image(i))
+
+
 def test_severities_share_their_draws():
     masks = [(apply_shift(LARGE, "masked", s, 3, fill="black") == 0).all(-1) for s in range(1, 6)]
     for less, more in itertools.pairwise(masks):
