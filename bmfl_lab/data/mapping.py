@@ -145,7 +145,9 @@ def _pickle_of(data: bytes) -> bytes:
     try:
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = reader(stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged escapes in the header's text
+            shape, _, dtype = reader(stream)
     except Exception as error:  # NumPy's header reader raises many kinds on damaged bytes
         raise _Malformed(f"a damaged .npy header ({type(error).__name__})") from None
     if shape not in ((), (1,)) or dtype != np.dtype(object):

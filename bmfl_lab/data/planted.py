@@ -198,6 +198,7 @@ def _subject(seed: int, stimuli: StimulusSet, latent: np.ndarray, pixels: np.nda
             "tuning": tuning,
             "noiseless": noiseless,
             "respond": respond,
+            "orientation_energy": lambda new: _pool(np.asarray(new), weights),
             "labels": latent,
             "planted_region": images.region_mask(),
             "source_region": images.region_mask(source),
@@ -245,7 +246,8 @@ def load(
     -------
     Study
         Its subject's ``truth`` holds receptive fields (x, y and sigma in degrees), tuning, noiseless responses, the
-        planted pixels, the noise ceiling and ``respond(images) -> noiseless responses``. Maps of the atlas:
+        planted pixels, the noise ceiling, ``respond(images) -> noiseless responses`` and ``orientation_energy(images) ->
+        (n, n_orientations, n_vertices)``, what each receptive field sees. Maps of the atlas:
         polar angle in degrees clockwise from the upper vertical meridian (negative in the left half of the
         field), eccentricity and standard deviation of the receptive field in degrees.
 

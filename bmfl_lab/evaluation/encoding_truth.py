@@ -133,3 +133,50 @@ def receptive_field_error(
             "error_degrees": np.hypot(x - truth[:, 0], y - truth[:, 1]),
         }
     )
+
+
+def orientation_tuning_error(
+    encoder: Encoder,
+    study: Study,
+    subject: str | None = None,
+    split: str = "test",
+    *,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Compare the orientation that each predicted vertex prefers with the one planted in it.
+
+    The prediction is regressed on the energy of each orientation inside the vertex's true receptive field; the
+    preferred orientation is the direction of the weights' vector sum over doubled angles.
+
+    Parameters
+    ----------
+    encoder, subject, split, store, device
+        As `evaluate_encoder`; any kind of encoder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a vertex: preferred and true_preferred (degrees from horizontal, 0 to 180) and error_degrees, 0 to 90,
+        where 45 is chance; NaN where the prediction never changes.
+
+    Raises
+    ------
+    DataError
+        If the subject is not one with planted orientation tuning.
+    """
+    who = study.subject(subject)
+    if "orientation_energy" not in who.truth:
+        raise DataError(message("a subject with planted orientation tuning", repr(who.name), "use the planted study"))
+    stimuli = who.stimuli.subset(who.rows(split))
+    energy = who.truth["orientation_energy"](np.stack([stimuli.image(i) for i in range(len(stimuli))]))
+    predicted = encoder.predict_stimuli(stimuli, store=store, device=device).astype(np.float64)
+    tuning = np.asarray(who.truth["tuning"], np.float64)
+    weights = np.full(tuning.shape, np.nan)
+    for v in np.flatnonzero(np.ptp(predicted, axis=0) > 0):
+        seen = np.column_stack([energy[:, :, v].astype(np.float64), np.ones(len(stimuli))])
+        weights[v] = np.linalg.lstsq(seen, predicted[:, v], rcond=None)[0][:-1]
+    doubled = np.exp(2j * np.pi * np.arange(tuning.shape[1]) / tuning.shape[1])
+    found, true = (np.degrees(np.angle(w @ doubled)) / 2 % 180 for w in (weights, tuning))
+    error = np.abs((found - true + 90) % 180 - 90)
+    return pd.DataFrame({"preferred": found, "true_preferred": true, "error_degrees": error})

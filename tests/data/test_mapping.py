@@ -124,6 +124,7 @@ def test_ten_thousand_mutations():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_hundred_thousand_mutations():
     valid = mutate(1, 100_000)
     assert 0 < valid < 100_000

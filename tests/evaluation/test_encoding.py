@@ -14,7 +14,7 @@ from bmfl_lab.data.planted_images import DEGREES
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.encoding import evaluate_encoder, regions
 from bmfl_lab.evaluation.encoding_tables import block_table, encoding_controls
-from bmfl_lab.evaluation.encoding_truth import evaluate_encoder_shifts, receptive_field_error
+from bmfl_lab.evaluation.encoding_truth import evaluate_encoder_shifts, orientation_tuning_error, receptive_field_error
 from bmfl_lab.training.encoder import tiny, train_brain_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -124,6 +124,20 @@ def test_receptive_fields_are_recovered(study, encoder, store, tmp_path):
     ridge = train_brain_encoder(tiny("ridge"), study, store=store, folder=tmp_path, device="cpu")
     with pytest.raises(DataError, match="an encoder without receptive fields"):
         receptive_field_error(ridge, study, degrees=DEGREES)
+
+
+def test_planted_orientation_tuning_is_recovered_and_only_from_its_own_vertex(study, encoder, store):
+    oracle = orientation_tuning_error(Oracle(study.subject()), study, device="cpu")
+    assert oracle.error_degrees.max() < 12 and oracle.error_degrees.median() < 3
+    found = orientation_tuning_error(encoder, study, store=store, device="cpu")
+    shuffled = found.preferred.to_numpy()[np.random.default_rng(0).permutation(len(found))]
+    chance = np.abs((shuffled - found.true_preferred + 90) % 180 - 90)
+    assert found.error_degrees.median() < 15 and 35 < chance.mean() < 55
+    silent = SimpleNamespace(predict_stimuli=lambda s, **o: np.ones((len(s), 168), np.float32))
+    assert orientation_tuning_error(silent, study).error_degrees.isna().all()
+    bare = dataclasses.replace(study, subjects={"x": dataclasses.replace(study.subject(), truth={})})
+    with pytest.raises(DataError, match="a subject with planted orientation tuning"):
+        orientation_tuning_error(encoder, bare)
 
 
 def test_controls_do_worse_than_the_tokens(study, store):
