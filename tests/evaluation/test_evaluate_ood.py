@@ -1,13 +1,17 @@
 """The OOD evaluation with models of known accuracy."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError
-from bmfl_lab.evaluation import evaluate_ood
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation import as_model, compare_models, evaluate_ood
+from bmfl_lab.records import Record
 
 
 class Known:
@@ -85,3 +89,45 @@ def test_sets_that_choices_were_made_on_and_no_models_are_refused(study):
         evaluate_ood({"known": Known([])}, study, sets=("train",))
     with pytest.raises(ConfigError, match="at least one model"):
         evaluate_ood({}, study)
+
+
+class Head:
+    """A head with named classes."""
+
+    def __init__(self, names):
+        self.class_names = tuple(names)
+
+    def logits(self, stimuli):
+        return np.zeros((len(stimuli), len(self.class_names)), dtype=np.float32)
+
+
+def test_a_head_for_the_classes_of_another_set_is_refused(study):
+    with pytest.raises(DataError, match=r"logits for the 3 classes of 'test'.*no class named \['a'\]"):
+        evaluate_ood({"other": Head("bcd")}, study, shifts=(), sets=("test",))
+    with pytest.raises(DataError, match="3 logits, one a class .* got 4"):
+        evaluate_ood({"wide": as_model(lambda images: np.zeros((len(images), 4)), "wide")}, study, shifts=(), sets=("test",))  # fmt: skip
+
+
+def test_an_unlabelled_image_is_refused(study):
+    test = study.set("test")
+    labels = np.where(np.arange(30) == 7, -1, test.labels)
+    sets = {**study.sets, "test": dataclasses.replace(test, labels=labels)}
+    with pytest.raises(DataError, match="labels from 0 to 2"):
+        evaluate_ood({"known": Known([])}, Study("known", "x", sets), shifts=(), sets=("test",))
+
+
+def test_one_image_and_one_class_are_written_without_nan(study, tmp_path):
+    one = study.set("test").subset([0], name="one")
+    same = study.set("test").subset(range(5), name="same")
+    models = {"known": [Known(["t0", "t1"], seed=s) for s in (0, 1)], "other": [Known([], seed=s) for s in (0, 1)]}
+    sets = {**study.sets, "test": study.set("test"), "one": one, "same": same}
+    small = Study("known", "x", sets, ood=("one", "same", "empty"))
+    result = evaluate_ood(models, small, shifts=(), n_boot=50)
+    record = Record("test", {}, {"name": "x", "fingerprint": "", "simulated": False})
+    record.extend(result.rows)
+    text = record.finish(tmp_path).read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the record"))
+    assert _row(result.rows, "accuracy", split="one", model="known", seed=None).ci_low is None
+    assert _row(result.rows, "balanced_accuracy", split="same", model="known", seed=None).value == pytest.approx(0.4)
+    said = {r.split: r.notes for r in compare_models(result, "other") if r.name == "accuracy_difference"}
+    assert "too few images" in said["one"] and "empty" not in said
