@@ -1,41 +1,18 @@
 """The ablation on planted studies, where the truth names the region; the slow form repeats it over 20 studies."""
 
-import numpy as np
-import pytest
+import json
 
-from bmfl_lab import config as configs
-from bmfl_lab.backbones import FeatureStore
+import pytest
+from ablation_truth import ablate, exact, summary, sweep
+
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError
-from bmfl_lab.evaluation.ablation import ablate_regions
-from bmfl_lab.training import LoopConfig
-from bmfl_lab.training.ablation import ablation_trainer
-from bmfl_lab.training.recipes import tiny
-
-LOOP = LoopConfig(epochs=10, batch_size=32, lr=5e-3, weight_decay=0.05)
-MODES = ("only", "left_out", "lesioned")
-ROIS = ("V1", "V2", "V3", "hV4", "LO", "FFC", "PHA")
-
-
-def _ablate(folder, *, seed=0, epochs=10, n_test=120, **options):
-    planted = {k: options.pop(k) for k in ("signal_roi", "carries") if k in options}
-    sizes = {"n_encoder": 60, "n_encoder_val": 20, "n_encoder_test": 20, "n_test": n_test, "n_ood": n_test}
-    study = load_study("planted", seed=seed, **sizes, **planted)
-    respond = study.subject().truth["respond"]
-
-    def truth(stimuli, tokens):
-        return respond(np.stack([stimuli.image(i) for i in range(len(stimuli))]))
-
-    config = tiny(kind="pooled:4", loop=configs.replace(LOOP, epochs=epochs))
-    atlas = study.subject().atlas
-    train = ablation_trainer(config, study, brain=truth, atlas=atlas, store=FeatureStore(folder), device="cpu")
-    chosen = {"sets": ("test", "recoloured"), "shifts": (), "n_boot": 100, "seed": seed, **options}
-    return ablate_regions(study, train, atlas, ceiling=study.subject().noise_ceiling, **chosen)
+from bmfl_lab.evaluation.ablation import MODES, ablate_regions
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    return _ablate(
+    return ablate(
         tmp_path_factory.mktemp("f"),
         signal_roi="LO",
         regions=("V1", "LO"),
@@ -50,7 +27,7 @@ def test_the_planted_region_and_only_it_is_named_retrained_and_lesioned(planted)
 
 def test_a_lesion_counts_beyond_vertices_of_the_same_ceiling_too(tmp_path):
     options = {"modes": ("lesioned",), "controls": ("ceiling_matched",), "regions": ("FFC", "PHA"), "seeds": (0, 1, 2)}
-    assert _ablate(tmp_path, lesion="resample", **options).named("lesioned", "ceiling_matched") == ("FFC",)
+    assert ablate(tmp_path, lesion="resample", **options).named("lesioned", "ceiling_matched") == ("FFC",)
 
 
 def test_rows_hold_what_a_reader_needs(planted):
@@ -70,7 +47,7 @@ def test_rows_hold_what_a_reader_needs(planted):
 
 
 def test_nothing_is_named_where_no_region_carries_the_class(tmp_path):
-    found = _ablate(
+    found = ablate(
         tmp_path, carries=False, regions=("V1", "FFC"), seeds=(0, 1, 2), modes=("only", "lesioned"), epochs=8
     )
     assert found.named("only") == found.named("lesioned") == ()
@@ -95,32 +72,26 @@ def test_wrong_questions_are_refused():
         ask(regions=("V1",), seeds=(0,))
 
 
-def sweep(folder, n_studies=20):
-    """Count, by mode: studies whose region was missed, or joined by another; and null intervals that miss zero.
-
-    Each study has another seed and signal region, asked about beside two other ROIs; and once more with no region
-    that carries the class, where every interval should hold zero.
-    """
-    found = {mode: {"missed": 0, "wrong": 0, "named_in_null": 0, "null": 0, "miss_zero": 0} for mode in MODES}
-    for seed in range(n_studies):
-        signal, *others = (ROIS[(seed + k) % len(ROIS)] for k in (0, 2, 5))
-        options = {"seed": seed, "seeds": (0, 1, 2), "regions": (signal, *others)}
-        carried, null = _ablate(folder, signal_roi=signal, **options), _ablate(folder, carries=False, **options)
-        for mode in MODES:
-            count, table = found[mode], null.table().query("mode == @mode and split == 'test'")
-            count["missed"] += signal not in carried.named(mode)
-            count["wrong"] += len(set(carried.named(mode)) - {signal}) > 0
-            count["named_in_null"] += len(null.named(mode)) > 0
-            count["null"] += len(table)
-            count["miss_zero"] += int(((table["low"] > 0) | (table["high"] < 0)).sum())
-            print(f"study {seed}, signal {signal}, {mode}: named {carried.named(mode)}, null {null.named(mode)}, {count}", flush=True)  # fmt: skip
-    return found
-
-
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_twenty_planted_studies(tmp_path):
-    for mode, count in sweep(tmp_path).items():
-        assert count["missed"] == 0, (mode, count)
+    studies = sweep(tmp_path, 20)
+    for mode, found in summary(studies).items():
+        shown = {k: exact(*v) for k, v in found.items()}
+        assert found["missed"][0] == 0, (mode, shown)
         # a family-wise level of 5 % lets 1 of 20 studies name something else; 4 or more have p < 0.02
-        assert count["wrong"] <= 3 and count["named_in_null"] <= 3, (mode, count)
-        assert count["miss_zero"] / count["null"] <= 0.1, (mode, count)
+        assert found["wrong"][0] <= 3 and found["named_in_null"][0] <= 3, (mode, shown)
+        assert found["outside"][0] / found["outside"][1] <= 0.1, (mode, shown)
+
+
+def test_a_sweep_goes_on_where_it_stopped_and_counts_what_it_read(tmp_path):
+    effect = {"mode": "only", "region": "V1", "split": "test", "effect": 0.1, "low": 0.05, "high": 0.2, "p_holm": 0.2}
+    nothing, named = ({m: list(r) for m in MODES} for r in ((), ("LO",)))
+    studies = [
+        {"seed": 0, "signal": "LO", "carried": named, "null": nothing, "null_effects": [effect, {**effect, "low": -0.1}]},
+        {"seed": 1, "signal": "V1", "carried": named, "null": named, "null_effects": []},
+    ]  # fmt: skip
+    (tmp_path / "studies.jsonl").write_text("".join(json.dumps(s) + "\n" for s in studies))
+    found = summary(sweep(tmp_path, 2))["only"]
+    assert found == {"missed": (1, 2), "wrong": (1, 2), "named_in_null": (1, 2), "outside": (1, 2)}
+    assert exact(0, 20) == "0 of 20 [0.000, 0.168]"  # 1 - 0.025 ** (1 / 20)
