@@ -23,6 +23,8 @@ SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
 _LINES = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MUTED = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#661100", "#6699CC")
 _MARGIN_MM, _SMALLEST_MM = 10.0, 46.0
+_HEIGHT = 1.9
+"""Inches of the highest view."""
 
 
 def surface_panel(
@@ -184,8 +186,8 @@ def category_map(
             _draw(axis, seen, colour[code], np.where(code >= 0, code, np.nan))
             if annotate:
                 _places(best, axis, seen, side, code)
-    for (_, number), (_, axis, place) in best.items():
-        _write(axis, names[number], place)
+    for axis, name, place in _apart([(axis, names[number], place) for (_, number), (_, axis, place) in best.items()]):
+        _write(axis, name, place)
     _finish(figure, title, {n: (colour[i], None) for i, n in enumerate(names)}, patches=True)
     return figure
 
@@ -264,7 +266,7 @@ def _grid(n_rows: int, views: Sequence[str], surface: str, atlas: Atlas | None, 
     sides = sides or [("right", view) for view in views]
     boxes = {column: _box(*column, surface, atlas) for column in {(s, v) for s in HEMISPHERES for _, v in sides}}
     widths, heights = ([boxes[c][i + 1] - boxes[c][i] for c in sides] for i in (0, 2))
-    scale = 1.9 / max(heights)
+    scale = _HEIGHT / max(heights)
     figure = Figure(figsize=(scale * sum(widths) + 1.5, 1.95 * n_rows + 0.95))
     axes = figure.subplots(n_rows, len(sides), squeeze=False, gridspec_kw={"width_ratios": widths})
     two_rows = sides[0][0] == "right"
@@ -329,6 +331,18 @@ def _places(best: dict, axis: Axes, seen: View, side: str, code: np.ndarray) -> 
                 bottom + (rows[middle] + 0.5) / height * (top - bottom),
             )
             best[(side, int(number))] = (len(rows), axis, place)
+
+
+def _apart(labels: list[tuple[Any, str, tuple[float, float]]]) -> list[tuple[Any, str, tuple[float, float]]]:
+    """Lift labels of one view that would lie over another."""
+    scale = max((np.ptp(axis.get_ylim()) for axis, _, _ in labels), default=1.0) / (72 * _HEIGHT)  # mm a point
+    kept: list[tuple[Any, str, tuple[float, float]]] = []
+    for axis, name, (x, y) in sorted(labels, key=lambda item: item[2][1]):
+        near = [(n, px, py) for a, n, (px, py) in kept if a is axis]
+        while any(abs(x - px) < 2.6 * scale * (len(n) + len(name)) and abs(y - py) < 9 * scale for n, px, py in near):
+            y += scale
+        kept.append((axis, name, (x, y)))
+    return kept
 
 
 def _write(axis: Axes, name: str, place: tuple[float, float]) -> None:

@@ -7,7 +7,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.viz.mesh import load_mesh
 from bmfl_lab.viz.raster import VIEWS, view_of
-from bmfl_lab.viz.surface import category_map, roi_map, surface_maps, surface_panel
+from bmfl_lab.viz.surface import _apart, category_map, roi_map, surface_maps, surface_panel
 
 
 def make():
@@ -74,6 +74,18 @@ def test_several_maps_share_one_scale_and_zoom_shows_less():
     assert len(whole.axes) == 5 and len({id(a) for a in whole.axes}) == 5
     assert np.ptp(near.axes[0].get_ylim()) <= np.ptp(whole.axes[0].get_ylim())
     assert whole.axes[-1].get_ylim()[1] == pytest.approx(np.percentile(np.concatenate(list(maps.values())), 99))
+
+
+def test_labels_of_one_view_do_not_lie_over_each_other():
+    class Axis:
+        def get_ylim(self):
+            return 0.0, 136.8  # a point a millimetre
+
+    one, other = Axis(), Axis()
+    given = [(one, "V1", (0.0, 50.0)), (one, "V2", (5.0, 52.0)), (one, "LO", (60.0, 50.0)), (other, "V3", (0.0, 50.0))]
+    found = {name: place for _, name, place in _apart(given)}
+    assert abs(found["V1"][1] - found["V2"][1]) >= 9 and found["LO"] == (60.0, 50.0) and found["V3"] == (0.0, 50.0)
+    assert all(found[n][0] == x for _, n, (x, _) in given)
 
 
 def test_whole_numbers_keep_their_own_colours():
