@@ -12,7 +12,7 @@ from bmfl_lab.records import MetricRow, Record, read_record
 
 PLACE = ["split", "shift", "severity"]
 COLUMNS = ["spec", "run", "notebook", "study", "finished", "revision", *MetricRow.__dataclass_fields__]
-PLAIN = ("backbone", "concat")
+PLAIN = ("backbone", "concat", "linear probe")
 """Models that are no controls: a difference to any other model is one to a control."""
 LEVEL = 0.05
 
@@ -134,10 +134,64 @@ def findings(rows: pd.DataFrame) -> list[str]:
     table = comparisons(rows)
     lines: list[str] = []
     for (study, run), part in table.groupby(["study", "run"], sort=False):
-        if ((part["first"] == "fusion") & (part["second"] == "backbone")).any():
-            lines.append(f"**{study}, {run}.** {_brain(part)}")
+        asked = _from_fusion(part)
+        if ((asked["first"] == "fusion") & (asked["second"] == "backbone")).any():
+            lines.append(f"**{study}, {run}.** {_brain(asked)}")
         for (first, second), pair in part.groupby(["first", "second"], sort=False):
             lines.append(f"{study}, {run}: {_pair(first, second, pair)}")
+    return lines + region_findings(rows)
+
+
+def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
+    """Turn comparisons *with* the fusion into comparisons of the fusion."""
+    turned = (part["second"] == "fusion") & (part["first"] != "fusion")
+    if not turned.any():
+        return part
+    back = part[turned].assign(value=-part["value"], ci_low=-part["ci_high"], ci_high=-part["ci_low"])
+    back = back.rename(columns={"first": "second", "second": "first"})[list(part.columns)]
+    back = back.assign(verdict=back["verdict"].map({"better": "worse", "worse": "better", "open": "open"}))
+    return pd.concat([part[~turned], back]).astype({"in_distribution": bool})
+
+
+ASKED = {"only": "trained with it alone", "left_out": "trained without it", "lesioned": "lesioned at inference"}
+
+
+def region_findings(rows: pd.DataFrame) -> list[str]:
+    """Return which regions an ablation names, one sentence a run, question and control.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study`` and a column that names the run.
+
+    Returns
+    -------
+    list of str
+        A region is named where it matters more than its control on at least one image set, by the interval and by the
+        p value adjusted over regions and sets. Empty where there is no ablation.
+    """
+    frame = rows.rename(columns={"run_id": "run"})
+    if not (frame["name"] == "region_effect").any():
+        return []
+    frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
+    keys = ["study", "run", "model", "roi", *PLACE]
+    p = frame[(frame["name"] == "p_holm") & (frame["roi"] != "")].set_index(keys)["value"].rename("p")
+    effects = frame[(frame["name"] == "region_effect") & frame["ci_low"].notna()].join(p, on=keys)
+    lines = []
+    for (study, run, model), part in effects.groupby(["study", "run", "model"], sort=False):
+        mode, control = model.split(" beyond ")
+        n_sets = len(part.drop_duplicates(PLACE))
+        sure = part[(part["p"] <= LEVEL) & (part["ci_low"] > 0)]
+        words = [
+            f"{roi} on {len(one)} of {n_sets} sets (at most {100 * one['value'].max():+.1f} points)"
+            for roi, one in sure.groupby("roi", sort=False)
+        ]
+        bound = 100 * part[["ci_low", "ci_high"]].abs().max().max()
+        said = "; ".join(words) or f"none of {part['roi'].nunique()} regions; no effect larger than {bound:.1f} points"
+        lines.append(
+            f"{study}, {run}: regions that matter more than {control.replace('_', ' ')}, {ASKED[mode]}: {said}. "
+            f"n = {int(part['n'].min())} to {int(part['n'].max())} images, {int(part['n_seeds'].max())} seeds, Holm over regions and sets."
+        )
     return lines
 
 
@@ -181,12 +235,16 @@ def _brain(part: pd.DataFrame) -> str:
         for name, one in other[other["verdict"] == "better"].groupby("first", sort=False):
             text += f" The control `{name}` was better than the backbone on {len(one)} of these too."
         return text
+    lost = []
     for name, one in controls.groupby("second", sort=False):
         won = list(one[one["verdict"] == "better"]["set"])
         if won:
             text += f" It was better than the control `{name}` on {len(won)} of these ({', '.join(won)})."
         else:
-            text += f" On none of these was it better than the control `{name}`: the gain does not need a cortex."
+            lost.append(f"`{name}`")
+    if lost:
+        which = f"control {lost[0]}" if len(lost) == 1 else f"controls {', '.join(lost)}"
+        text += f" On none of these was it better than the {which}: nothing shows that the gain takes a cortex."
     return text
 
 

@@ -51,7 +51,9 @@ def test_no_gain_is_said_plainly(tmp_path):
 
 def test_a_gain_that_a_control_shares_needs_no_cortex(tmp_path):
     rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - attributes", -0.01, 0.5)
-    assert "the gain does not need a cortex" in said(tmp_path, rows)[0]
+    assert "than the control `attributes`: nothing shows that the gain takes a cortex" in said(tmp_path, rows)[0]
+    rows += difference("fusion - noise", 0.0, 0.9)
+    assert "than the controls `attributes`, `noise`: nothing shows" in said(tmp_path, rows)[0]
 
 
 def test_a_gain_beyond_the_control_is_granted_where_it_was_found(tmp_path):
@@ -107,6 +109,33 @@ def test_groups_take_the_value_over_seeds_where_there_is_one(tmp_path):
     write(tmp_path / "s" / "r", rows)
     table = grouped(collect_records(tmp_path)[0], "accuracy", by=["model"])
     assert table.loc["m", "test"] == 0.2001 and table.loc["k", "fog 3"] == pytest.approx(0.2)
+
+
+def test_comparisons_with_the_fusion_are_turned_round(tmp_path):
+    rows = difference("backbone - fusion", -0.05, 0.001) + difference("noise - fusion", -0.06, 0.01)
+    rows += difference("patch PCA - fusion", 0.01, 0.5)
+    line = said(tmp_path, rows)[0]
+    assert "Fusion was better than the backbone alone on 1 of 1" in line
+    assert "better than the control `noise` on 1 of these (fog 3)" in line and "than the control `patch PCA`: nothing" in line
+
+
+def test_the_probe_is_a_baseline_and_no_control(tmp_path):
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - linear probe", 0.05, 0.001)
+    assert "not compared directly with a control" in said(tmp_path, rows)[0]
+
+
+def effect(mode, roi, value, p, split="test"):
+    place = {"split": split, "n": 400, "selection": "none", "model": f"{mode} beyond random_vertices", "roi": roi, "n_seeds": 5}  # fmt: skip
+    return [MetricRow("region_effect", value, unit="fraction", ci_low=value - 0.02, ci_high=value + 0.02, **place),
+            MetricRow("p_holm", p, unit="p", **place)]  # fmt: skip
+
+
+def test_regions_are_named_by_interval_and_adjusted_p_or_not_at_all(tmp_path):
+    rows = effect("only", "LO", 0.2, 0.001) + effect("only", "LO", 0.1, 0.3, "clipart") + effect("only", "V1", -0.3, 0.001)
+    rows += effect("only", "V1", 0.0, 1.0, "clipart") + effect("lesioned", "LO", 0.03, 0.2) + effect("lesioned", "V1", 0.01, 0.9)
+    first, second = said(tmp_path, rows)
+    assert "more than random vertices, trained with it alone: LO on 1 of 2 sets (at most +20.0 points). n = 400" in first
+    assert "V1" not in first and "lesioned at inference: none of 2 regions; no effect larger than 5.0 points" in second
 
 
 def test_a_report_opens_with_what_was_found():
