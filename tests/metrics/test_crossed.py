@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.metrics.crossed import crossed_bootstrap, crossed_mean
+from bmfl_lab.metrics.crossed import crossed_bootstrap, crossed_mean, seed_mean
 from bmfl_lab.metrics.statistics import bootstrap_mean
 
 
@@ -72,3 +72,14 @@ def test_nothing_that_varies_is_no_evidence_and_bad_values_are_refused():
     assert crossed_mean(np.zeros((2, 1)))[0].low is None
     with pytest.raises(DataError, match=r"finite values of shape \(n_seeds, n_stimuli\)"):
         crossed_mean(np.array([[np.nan, 1.0]]))
+
+
+def test_a_value_a_seed_has_the_t_interval_of_its_mean():
+    values = np.array([0.61, 0.64, 0.58, 0.66, 0.6])
+    found = seed_mean(values, 400)
+    low, high = ttest_1samp(values, 0).confidence_interval()
+    assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    assert (found.n, found.n_seeds) == (400, 5) and seed_mean([0.5], 9).low is None
+    for bad in ([], [np.nan, 1.0], [[1.0]]):
+        with pytest.raises(DataError, match=r"finite values of shape \(n_seeds,\)"):
+            seed_mean(bad, 9)

@@ -1,5 +1,7 @@
 """Many models at once are the same models as one by one."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +125,33 @@ def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(stud
     with pytest.raises(ConfigError, match="two fused features"):
         jobs = [Job("x", configs.replace(short, head="backbone"), 0, atlas=encoder.atlas)]
         controls.agreement(train_fusions(jobs, study, store=store, device="cpu")[0], study.set("test"))
+
+
+def test_every_form_is_trained_and_differs_from_the_others(study, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
+    short = configs.replace(CONFIG, alpha=1.0, loop=configs.replace(LOOP, epochs=2))
+    found = controls.train_forms(short, study, encoder=encoder, seeds=(0, 1), store=store, device="cpu")
+    assert [(n, m[0].config.query, m[0].config.pcc_axis) for n, m in found.items()] == [
+        (f"{q} query, {a} axis", q, a) for q in ("cls", "patch") for a in ("feature", "batch")
+    ]
+    logits = [m[0].logits(study.set("test")) for m in found.values()]
+    assert all(not np.allclose(a, b) for a, b in itertools.combinations(logits, 2))
+    assert [m.seed for m in found["cls query, batch axis"]] == [0, 1]
+
+
+def test_the_encoding_accuracy_of_what_is_read_falls_with_the_share_of_noise(study, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
+    short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
+    graded = controls.train_quality(short, study, encoder=encoder, shares=(0.0, 0.5, 1.0), seeds=(0, 1), store=store, device="cpu")  # fmt: skip
+    subject = study.subject()
+    rows = controls.measured_rows("encoding_r", graded, lambda m: controls.encoding_accuracy(m, subject), n=20)
+    none, half, full = (r for r in rows if r.seed is None)
+    test = subject.rows("test")
+    predicted = encoder.predict_stimuli(subject.stimuli.subset(test), store=store, device="cpu")
+    each = [np.corrcoef(a, b)[0, 1] for a, b in zip(predicted.T, np.asarray(subject.responses)[test].T)]
+    assert full.value == pytest.approx(np.mean(each), abs=1e-4) and abs(none.value) < 0.1
+    assert half.value == pytest.approx(0.5 * full.value, abs=0.1)
+    assert none.ci_low <= none.value <= none.ci_high and none.n_seeds == 2 and "over seeds" in none.interval
+    assert [r.seed for r in rows] == [0, 1, None] * 3
