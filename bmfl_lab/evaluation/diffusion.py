@@ -105,8 +105,9 @@ def synthesise_with_diffusion(
 ) -> Synthesis:
     """Sample images from a diffusion model, steered by the predicted activity of an ROI.
 
-    At each step the gradient of mean predicted activity, taken at the model's current estimate of the clean image,
-    is subtracted from the predicted noise.
+    At each step the gradient of mean predicted activity is subtracted from the predicted noise. It is taken at a
+    mixture of the model's current estimate of the clean image and the current sample, weighted by sqrt(1 - a) and
+    1 - sqrt(1 - a), a being the cumulative product of the noise schedule.
 
     Parameters
     ----------
@@ -186,18 +187,22 @@ def _sample(pipeline: Any, activity: Callable, n: int, steps: int, guidance: flo
     x = x * scheduler.init_noise_sigma
     condition = _no_words(pipeline, n, device)
     for t in scheduler.timesteps:
-        with torch.no_grad():
-            noise = _predict(pipeline, x, t, condition)
         kept = scheduler.alphas_cumprod[int(t)].to(device)
-        if guidance:
-            with torch.enable_grad():
-                at = x.detach().requires_grad_()
-                clean = (at - (1 - kept).sqrt() * _predict(pipeline, at, t, condition)) / kept.sqrt()
-                value = activity(_decode(pipeline, clean).float()).sum()
+        noisy = (1 - kept).sqrt()
+        with torch.set_grad_enabled(guidance != 0):
+            at = x.detach().requires_grad_(guidance != 0)
+            predicted = _predict(pipeline, at, t, condition)
+            noise = predicted.detach()
+            if guidance:
+                clean = (at - noisy * predicted) / kept.sqrt()
+                # as published: the clean estimate while there is noise, the sample itself towards the end
+                value = activity(_decode(pipeline, noisy * clean + (1 - noisy) * at).float()).sum()
                 (gradient,) = torch.autograd.grad(value, at)
-            if not torch.isfinite(gradient).all():
-                raise NumericsError(message("a finite gradient of activity", f"NaN at step {int(t)}", "lower guidance"))
-            noise = noise - (1 - kept).sqrt() * guidance * gradient
+                if not torch.isfinite(gradient).all():
+                    raise NumericsError(
+                        message("a finite gradient of activity", f"NaN at step {int(t)}", "lower guidance")
+                    )
+                noise = noise - noisy * guidance * gradient
         x = scheduler.step(noise, t, x).prev_sample
     with torch.no_grad():
         return _decode(pipeline, x).float()

@@ -11,9 +11,8 @@ import pandas as pd
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult
-from bmfl_lab.evaluation.similarity import rsa_ceiling
+from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling
 from bmfl_lab.metrics.crossed import crossed_bootstrap
-from bmfl_lab.metrics.rsa import rdm
 from bmfl_lab.metrics.rsa_resampling import similarity_samples
 from bmfl_lab.metrics.statistics import bootstrap_mean, holm, paired_bootstrap
 from bmfl_lab.records import MetricRow
@@ -94,13 +93,12 @@ def alignment_effect(
     stimuli, rois = subject.stimuli.subset(rows), list(rois or subject.atlas.present)
     found = {n: [m.activations(stimuli) for m in g] for n, g in groups.items()}
     layers = list(found[baseline][0])
-    model_rdms = np.stack([rdm(a[k], metric) for g in found.values() for a in g for k in layers])
-    measured = np.asarray(subject.responses[rows])
-    brain_rdms = np.stack([rdm(measured[:, subject.atlas.select(r)], metric) for r in rois])
+    ids = [str(i) for i in stimuli.ids]
+    model_rdms = np.stack([model_rdm(a[k], metric) for g in found.values() for a in g for k in layers])
+    brain_rdms = np.stack([brain_rdm(subject, r, ids, metric) for r in rois])
     value, samples = similarity_samples(model_rdms, brain_rdms, method=method, n_boot=n_boot, seed=seed)
     shape = (len(groups), len(groups[baseline]), len(layers), len(rois))
     value, samples = value.reshape(shape), samples.reshape(n_boot, *shape)
-    ids = [str(i) for i in stimuli.ids]
     ceilings = {r: rsa_ceiling([subject], r, ids, metric, method) for r in rois}
     return _effect_table(value, samples, list(groups), layers, rois, baseline, ceilings, len(rows))
 

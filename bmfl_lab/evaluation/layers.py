@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bmfl_lab.backbones.features import FeatureStore
-from bmfl_lab.backbones.tokens import StoredTokens, extract
+from bmfl_lab.backbones.tokens import StoredTokens, extract_many
 from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 
@@ -46,9 +46,10 @@ def layer_features(
     dict of str to ndarray of float32, shape (n_stimuli, d)
         "block 0", "block 1", ...
     """
-    get = extract if store is None else store.get
-    blocks = range(backbone.n_blocks) if blocks is None else blocks
-    return {f"block {b}": flat(get(backbone, stimuli, tokens, block=b)) for b in blocks}
+    get = extract_many if store is None else store.get_many
+    blocks = list(range(backbone.n_blocks) if blocks is None else blocks)
+    found = get(backbone, stimuli, [(tokens, b) for b in blocks])  # one pass of the backbone for all of them
+    return {f"block {b}": flat(stored) for b, stored in zip(blocks, found)}
 
 
 @dataclass(frozen=True)

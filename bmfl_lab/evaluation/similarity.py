@@ -1,4 +1,4 @@
-"""How brain-like a model is: encoding, spatial, temporal and representational scores, layer by layer."""
+"""How brain-like a model is: encoding, spatial and temporal scores, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.metrics.correlation import pearson
-from bmfl_lab.metrics.rdms import RDMs, shared
-from bmfl_lab.metrics.rsa import rdm
-from bmfl_lab.metrics.rsa_inference import noise_ceiling, permutation_rsa
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.runtime import rng
 
@@ -295,99 +291,3 @@ def encoding_over_time(
     n, channels, times = data.shape
     found = encoding_scores(features, data.reshape(n, -1), train=train, test=test, **options)
     return np.stack([np.nanmean(v.reshape(channels, times), axis=0) for v in found.values()])
-
-
-def rsa_ceiling(subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str) -> tuple[float, float]:
-    """Return the noise ceiling across subjects; with one subject across its repeats; else (NaN, NaN)."""
-    if len(subjects) > 1:
-        parts = [_patterns(s, roi, ids) for s in subjects]
-    elif subjects[0].repeats is not None:
-        s = subjects[0]
-        repeats = s.repeats[s.stimuli.index_of(ids)][:, :, s.atlas.select(roi)]
-        if not np.isfinite(repeats).all():
-            return math.nan, math.nan
-        parts = list(np.moveaxis(repeats, 1, 0))
-    else:
-        return math.nan, math.nan
-    values = np.stack([rdm(p, metric) for p in parts])
-    return noise_ceiling(values, method) if np.isfinite(values).all() and len(values) > 1 else (math.nan, math.nan)
-
-
-def _patterns(subject: Subject, roi: str, ids: Sequence[str]) -> np.ndarray:
-    return np.asarray(subject.responses[subject.stimuli.index_of(ids)])[:, subject.atlas.select(roi)]
-
-
-def rsa_scores(
-    features: Mapping[str, np.ndarray],
-    ids: Sequence[str],
-    subjects: Subject | Sequence[Subject],
-    *,
-    rois: Sequence[str] | None = None,
-    metric: str = "correlation",
-    method: str = "spearman",
-    n_permutations: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Similarity of every layer's RDM with every ROI's, per subject, with ceilings and tests.
-
-    Parameters
-    ----------
-    features : mapping of str to ndarray, shape (n_stimuli, d)
-        Layers.
-    ids : sequence of str
-        Stimulus id of each row; stimuli are paired with a subject's by id.
-    subjects : Subject or sequence of Subject
-        One, or several to see whether alignment with one carries over to others.
-    rois : sequence of str, optional
-        ROIs or groups; by default those that every subject has. ROIs of fewer than two vertices are refused by
-        the correlation metric.
-    metric, method
-        As in `bmfl_lab.metrics.rdm` and `compare_rdms`.
-    n_permutations, seed
-        Of the test over stimuli.
-
-    Returns
-    -------
-    DataFrame
-        Columns subject, layer, roi, value, p, p_family (over all layers and ROIs of the subject), ceiling_low,
-        ceiling_high (over subjects; with one subject over its repeats, which bounds single presentations and is
-        below the ceiling of their average), n_stimuli.
-
-    Raises
-    ------
-    DataError
-        If fewer than four stimuli are shared, or no ROI is present in all subjects.
-    """
-    subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
-    rois = list(rois or [r for r in subjects[0].atlas.present if all(r in s.atlas.present for s in subjects)])
-    if not rois:
-        raise DataError(message("an ROI that all subjects have", "none", "name the ROIs to compare"))
-    layers = RDMs(
-        np.stack([rdm(np.asarray(X).reshape(len(X), -1), metric) for X in features.values()]), ids, tuple(features)
-    )
-    rows = []
-    for subject in subjects:
-        known = {str(s) for s in subject.stimuli.ids}
-        own = [str(i) for i in ids if str(i) in known]
-        if len(own) < 4:
-            raise DataError(
-                message(f"at least 4 of these stimuli shown to {subject.name!r}", str(len(own)), "check the id scheme")
-            )
-        measured = RDMs(np.stack([rdm(_patterns(subject, r, own), metric) for r in rois]), own, tuple(rois))
-        model, measured = shared(layers, measured)
-        joint = RDMs(np.concatenate([model.values, measured.values]), model.ids).defined()
-        model = RDMs(joint.values[: len(model)], joint.ids, model.names)
-        measured = RDMs(joint.values[len(model) :], joint.ids, measured.names)
-        test = permutation_rsa(model, measured, method=method, n_permutations=n_permutations, seed=seed)
-        common = [i for i in model.ids if all(i in set(map(str, s.stimuli.ids)) for s in subjects)]
-        for j, roi in enumerate(rois):
-            low, high = rsa_ceiling(subjects, roi, common, metric, method) if len(common) > 3 else (math.nan, math.nan)
-            rows += [
-                {
-                    "subject": subject.name, "layer": layer, "roi": roi, "value": test.value[i, j], "p": test.p[i, j],
-                    "p_family": test.p_family[i, j], "ceiling_low": low, "ceiling_high": high,
-                    "n_stimuli": len(model.ids),
-                }
-                for i, layer in enumerate(features)
-            ]  # fmt: skip
-    return pd.DataFrame(rows)

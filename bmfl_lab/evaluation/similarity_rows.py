@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
-from bmfl_lab.metrics.rsa import rdm
-from bmfl_lab.metrics.rsa_resampling import METHODS, similarity_samples
 from bmfl_lab.records import MetricRow
 
 if TYPE_CHECKING:
@@ -107,7 +104,7 @@ def rsa_rows(
     model, split, selection, unit, notes : str
         For every row.
     intervals : mapping of (subject, layer, roi) to (low, high), optional
-        From `rsa_intervals`.
+        From `bmfl_lab.evaluation.rsa_intervals`.
 
     Returns
     -------
@@ -138,52 +135,6 @@ def rsa_rows(
         for name in ("ceiling_low", "ceiling_high"):
             rows.append(MetricRow(f"rsa_{name}", _number(getattr(r, name)), unit=unit, notes=notes, **shared))
     return rows
-
-
-def rsa_intervals(
-    features: Mapping[str, np.ndarray],
-    ids: Sequence[str],
-    subjects: Subject | Sequence[Subject],
-    *,
-    rois: Sequence[str] | None = None,
-    metric: str = "correlation",
-    method: str = "spearman",
-    n_boot: int = 500,
-    seed: int = 0,
-) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Bootstrap intervals over stimuli for the values of `rsa_scores`.
-
-    Parameters
-    ----------
-    features, ids, subjects, rois, metric, method
-        As in `rsa_scores`.
-    n_boot, seed
-        Of the bootstrap, see `bmfl_lab.metrics.rsa_resampling.similarity_samples`.
-
-    Returns
-    -------
-    dict of (subject, layer, roi) to (low, high)
-        Empty for a method that has no such bootstrap, and without a subject whose RDMs are undefined somewhere.
-    """
-    if method not in METHODS:
-        return {}
-    subjects, found = [subjects] if isinstance(subjects, Subject) else list(subjects), {}
-    where = {str(i): k for k, i in enumerate(ids)}
-    for subject in subjects:
-        shared = [str(i) for i in subject.stimuli.ids if str(i) in where]
-        own, at = subject.stimuli.index_of(shared), [where[i] for i in shared]
-        names = list(rois or subject.atlas.present)
-        measured = np.asarray(subject.responses[own])
-        brain = np.stack([rdm(measured[:, subject.atlas.select(r)], metric) for r in names])
-        layers = np.stack([rdm(np.asarray(X).reshape(len(X), -1)[at], metric) for X in features.values()])
-        if not (np.isfinite(brain).all() and np.isfinite(layers).all()):
-            continue
-        samples = similarity_samples(layers, brain, method=method, n_boot=n_boot, seed=seed)[1]
-        low, high = np.nanquantile(samples, [0.025, 0.975], axis=0)
-        for i, layer in enumerate(features):
-            for j, roi in enumerate(names):
-                found[subject.name, layer, roi] = (float(low[i, j]), float(high[i, j]))
-    return found
 
 
 def score_rows(name: str, test: ScoreTest, *, unit_counted: str, **fields) -> list[MetricRow]:

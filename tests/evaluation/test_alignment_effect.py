@@ -12,6 +12,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.simulated_eeg import simulate_eeg
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation import rsa_scores as rsa
 from bmfl_lab.evaluation import similarity as sim
 from bmfl_lab.evaluation import similarity_rows as rows_of
 from bmfl_lab.evaluation import transfer
@@ -188,8 +189,8 @@ def test_scores_become_rows_with_n_and_interval():
     features = Model(2.0).activations(who.stimuli)
     ids = [str(i) for i in who.stimuli.ids[held]]
     held_features = {k: v[held] for k, v in features.items()}
-    table = sim.rsa_scores(held_features, ids, who, n_permutations=19)
-    ends = rows_of.rsa_intervals(held_features, ids, who, n_boot=100)
+    table = rsa.rsa_scores(held_features, ids, who, n_permutations=19)
+    ends = rsa.rsa_intervals(held_features, ids, who, n_boot=100)
     rows = rows_of.rsa_rows(table, model="m", intervals=ends, notes="simulated fMRI")
     first = rows[0]
     assert (first.name, first.n, first.model, first.layer, first.roi) == ("rsa", 40, "m", "L0", "V1")
@@ -197,7 +198,7 @@ def test_scores_become_rows_with_n_and_interval():
     assert len([r for r in rows if r.name == "rsa_ceiling_low"]) == 2 and rows[-1].value is None
     with pytest.raises(DataError, match="a table of rsa_scores"):
         rows_of.rsa_rows(table.drop(columns="p_family"), model="m")
-    assert rows_of.rsa_intervals(held_features, ids, who, method="rho-a") == {}
+    assert rsa.rsa_intervals(held_features, ids, who, method="rho-a") == {}
 
     split = {"train": np.arange(20), "test": held}
     predicted = sim.encoding_predictions(features, who.responses, **split)

@@ -37,8 +37,8 @@ def test_refusals():
             category_purity(chosen, pool, NAMES)
 
 
-def test_layers_of_a_backbone_keep_every_cell_of_a_grid():
-    from bmfl_lab.backbones import load_backbone
+def test_layers_of_a_backbone_keep_every_cell_of_a_grid(tmp_path):
+    from bmfl_lab.backbones import FeatureStore, load_backbone
     from bmfl_lab.data.stimuli import from_arrays
     from bmfl_lab.evaluation.layers import layer_features
 
@@ -47,6 +47,11 @@ def test_layers_of_a_backbone_keep_every_cell_of_a_grid():
     shown = from_arrays("x", pixels, ["a", "b", "c"], np.full(3, -1))
     grid = layer_features(backbone, shown, "pooled:2")
     assert list(grid) == ["block 0", "block 1", "block 2"] and grid["block 0"].shape == (3, 4 * 48)
+    passes = []
+    handle = backbone.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    layer_features(backbone, shown, "cls+mean", store=FeatureStore(tmp_path))
+    handle.remove()
+    assert len(passes) == 1  # all blocks of one pass
     both = layer_features(backbone, shown, "cls+mean", blocks=[1])
     assert list(both) == ["block 1"] and both["block 1"].shape == (3, 96)
     np.testing.assert_allclose(grid["block 1"].reshape(3, 4, 48).mean(1), both["block 1"][:, 48:], atol=2e-2)
