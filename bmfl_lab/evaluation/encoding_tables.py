@@ -23,6 +23,11 @@ from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.runtime import pick_device, rng
 
 
+N_SHUFFLES = 5
+"""Random pairings over which the control "shuffled pairing" is averaged."""
+_SHUFFLED_VALUES = 5e8  # responses held at once for that: about 2 GB
+
+
 def _features(stored: StoredTokens) -> np.ndarray:
     if stored.manifest["identity"]["kind"].startswith("pooled"):
         return np.asarray(stored.patches, np.float32).reshape(len(stored), -1)
@@ -32,13 +37,23 @@ def _features(stored: StoredTokens) -> np.ndarray:
 def _ridge_r(
     X: np.ndarray, who: Subject, split: str, alphas: Sequence[float], device: str, shuffle: int | None = None
 ) -> np.ndarray:
-    """Fit on "train" and return r per vertex on `split`; `shuffle` seeds a random pairing within "train"."""
+    """Fit on "train" and return r per vertex on `split`.
+
+    `shuffle` seeds random pairings within "train", over which r is averaged: the vertices of a region vary together,
+    so that a single pairing's mean r strays from zero by about one over the root of the number of stimuli.
+    """
     train, held = who.rows("train"), who.rows(split)
-    paired = train if shuffle is None else rng(shuffle, "controls", "pairing").permutation(train)
+    pairings = [train]
+    if shuffle is not None:
+        draws = int(np.clip(_SHUFFLED_VALUES / (len(train) * who.n_vertices), 1, N_SHUFFLES))
+        pairings = [rng(shuffle, "controls", "pairing", k).permutation(train) for k in range(draws)]
+    Y = np.concatenate([np.asarray(who.responses[rows], np.float32) for rows in pairings], axis=1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="expected at most 5%")  # a control has no best penalty
-        fit = fit_ridge(X[train], np.asarray(who.responses[paired], np.float32), alphas, device=device)
-    return pearson(np.asarray(who.responses[held], np.float32), fit.predict(X[held]))
+        fit = fit_ridge(X[train], Y, alphas, device=device)
+    measured = np.asarray(who.responses[held], np.float32)
+    parts = np.split(fit.predict(X[held]), len(pairings), axis=1)
+    return np.mean([pearson(measured, part) for part in parts], axis=0)
 
 
 def _by_region(r: np.ndarray, atlas: Atlas) -> dict[str, float]:
@@ -113,7 +128,7 @@ def encoding_controls(
     ----------
     controls : sequence of str
         "as trained"; "random weights": the same architecture, untrained; "shuffled pairing": responses of other
-        stimuli in training; "luminance layout": mean colour of each cell of the grid instead of tokens; "position
+        stimuli in training, mean over `N_SHUFFLES` pairings (fewer where memory forbids); "luminance layout": mean colour of each cell of the grid instead of tokens; "position
         only": every token replaced by its mean over images, so that only its place is left. The last predicts the
         same response to every image: r is undefined (NaN) unless an image leaks in.
     tokens, block, alphas, split

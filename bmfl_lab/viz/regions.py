@@ -201,7 +201,7 @@ def fields_figure(fields: pd.DataFrame, rois: Sequence[str], *, title: str, degr
 
     rois = np.asarray(rois, dtype=object)
     known = np.isfinite(fields["error_degrees"].to_numpy(float)) & (rois != "")
-    names = [n for n in dict.fromkeys(rois[known])]
+    names = sorted(set(rois[known]))
     if not names:
         raise DataError(message("vertices with true and recovered fields", "none", "use a simulated subject"))
     colour = colours(names)
