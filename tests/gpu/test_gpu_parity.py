@@ -103,8 +103,9 @@ def test_fusion_logits_agree(query):
         assert torch.allclose(found.attention[name].cpu(), weights, atol=1e-5)
 
 
-def test_ridge_agrees():
-    X, W = draw(120, 30).numpy(), draw(30, 50, seed=1).numpy()
+@pytest.mark.parametrize("width", [30, 200])  # fewer and more features than stimuli
+def test_ridge_agrees(width):
+    X, W = draw(120, width).numpy(), draw(width, 50, seed=1).numpy()
     Y = X @ W + 3 * draw(120, 50, seed=2).numpy()
     alphas = np.logspace(-1, 4, 12)
     cpu, gpu = (fit_ridge(X, Y, alphas, device=d) for d in ("cpu", "cuda"))

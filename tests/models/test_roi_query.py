@@ -89,6 +89,19 @@ def test_positions_tell_rows_from_columns():
     assert len(torch.unique(p.reshape(12, 16), dim=0)) == 12
 
 
+def test_positions_are_those_of_detr_written_out():
+    rows, columns, width = 3, 4, 16
+    expected = np.zeros((rows, columns, width))
+    for r in range(rows):
+        for c in range(columns):
+            for half, place in ((0, (r + 1) / rows), (1, (c + 1) / columns)):  # rows first, as in DETR
+                for k in range(width // 2):
+                    angle = place * 2 * math.pi / 10000 ** (2 * (k // 2) / (width // 2))
+                    expected[r, c, half * width // 2 + k] = math.sin(angle) if k % 2 == 0 else math.cos(angle)
+    found = sine_positions((rows, columns), width).reshape(rows, columns, width)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_refusals():
     hemisphere, rois = overlapping()
     _, masks = query_masks(hemisphere, rois)

@@ -9,8 +9,10 @@ import torch
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.config import from_dict, replace
+from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.models.roi_query import query_masks
 from bmfl_lab.training.encoder import (
     EncoderConfig,
     encoder_loss,
@@ -160,6 +162,7 @@ def test_other_tokens_are_refused(study, store, tmp_path):
         {"blocks": (0, 2), "features": "q"},
         {"tokens": "pooled:2"},
         {"tokens": "cls+mean"},
+        {"tokens": "cls", "blocks": (0, 1, 2)},
         {"leave_session_out": True},
         {"scheme": "hemispheres", "kind": "roi_query"},
     ],
@@ -168,6 +171,21 @@ def test_choices(changes, study, store, tmp_path):
     config = replace(quick("ridge"), **changes)
     made = train_brain_encoder(config, study, store=store, folder=tmp_path, device="cpu")
     assert made.predict_stimuli(study.subject().stimuli.subset(range(5)), device="cpu").shape == (5, 168)
+
+
+def test_schemes_give_queries_to_rois_streams_or_hemispheres():
+    side = np.repeat([0, 1], 6).astype(np.int8)
+    names = {"V1v": [0, 6], "EBA": [1, 7], "early": [0, 1, 6], "ventral": [2, 7, 8], "RSC": []}
+    atlas = Atlas(side, {k: np.isin(np.arange(12), v) for k, v in names.items()})
+    found = {s: query_masks(side, scheme_rois(atlas, s)) for s in ("rois", "streams", "hemispheres")}
+    assert found["rois"][0] == ("left:V1v", "left:EBA", "left:rest", "right:V1v", "right:EBA", "right:rest")
+    assert found["streams"][0] == (
+        "left:early", "left:ventral", "left:rest", "right:early", "right:ventral", "right:rest",
+    )  # fmt: skip
+    assert found["hemispheres"][0] == ("left:all", "right:all")
+    for _, masks in found.values():
+        assert masks.any(0).all() and masks.shape[1] == 12
+    assert np.flatnonzero(found["streams"][1][1]).tolist() == [2]
 
 
 def test_bad_choices(study):
