@@ -17,6 +17,8 @@ from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
 from bmfl_lab.runs.paths import project_root
 
 DEVICES = ("any", "cpu", "cuda")
+KERNEL = "python3"
+"""The kernel that runs every notebook: that of the environment this package is installed in."""
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "notebook": str,
     "params": Mapping,
@@ -178,6 +180,9 @@ def _expect_problems(bound: Any) -> list[str]:
 def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     root = project_root(path.parent)
     notebook = read_notebook(root / values["notebook"])
+    if notebook.kernel != KERNEL:
+        got = f"{notebook.kernel!r}"
+        raise RunError(message(f"kernel {KERNEL!r} in {notebook.path.name}", got, "choose it in JupyterLab and save"))
     params, grid = dict(values["params"]), dict(values.get("grid") or {})
     if "out" in params or "out" in grid:
         raise RunError(message("no parameter 'out' in a spec", "one", "leave it out: the runner sets it"))
