@@ -219,6 +219,8 @@ def curves_figure(
                             color=colour[name],
                             lw=1.3,
                             alpha=0.8,
+                            marker="o" if len(points) < 6 else "",  # one epoch draws no line
+                            ms=4,
                             label=name if not number else None,
                         )
             ax.set_xlabel("epoch")

@@ -54,6 +54,12 @@ def test_curves_leave_out_models_without_the_quantity():
         curves_figure(histories, ["absent"])
 
 
+def test_a_single_epoch_is_seen():
+    short, long = ([[{"epoch": k, "loss": 0.5} for k in range(n)]] for n in (1, 9))
+    lines = curves_figure({"short": short, "long": long}, ["loss"]).axes[0].lines
+    assert [line.get_marker() for line in lines] == ["o", ""]
+
+
 def test_roi_figure_shows_the_ceiling():
     frame = pd.DataFrame({"roi": ["V1", "LO"], "value": [0.3, 0.2], "ci_low": [0.2, 0.1], "ci_high": [0.4, 0.3]})
     ax = roi_figure(frame, ceiling={"V1": 0.5}).axes[0]
