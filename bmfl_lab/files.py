@@ -144,7 +144,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, a number of 10,000 digits, a tower of brackets
         raise DataError(message(f"valid JSON in {path}", str(error), "delete the file and make it again")) from error
 
 

@@ -15,6 +15,7 @@ from bmfl_lab.files import read_sealed_json, write_sealed_json
 from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
 
 SCHEMA = 1
+_CHOSEN = ("notebook", "parameters", "study", "config")
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,17 @@ def read_record(path: str | Path) -> Record:
         raise DataError(
             message(f"a record of schema {SCHEMA} in {path}", repr(got), "run the notebook again with this version")
         )
-    record = Record(
-        notebook=data["notebook"], parameters=data["parameters"], study=data["study"], config=data["config"]
-    )
-    record.rows = [MetricRow(**row) for row in data["rows"]]
-    record.times = dict(data.get("times_s", {}))
+    try:
+        record = Record(*(dict(data[k]) if k != "notebook" else str(data[k]) for k in _CHOSEN))
+        record.rows = [MetricRow(**row) for row in data["rows"]]
+        record.times = dict(data.get("times_s", {}))
+        extra = dict(data.get("extra", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            message(f"the fields of a record in {path}", f"{type(error).__name__}: {error}", "run the notebook again")
+        ) from error
     record.extra = {
-        **data.get("extra", {}),
+        **extra,
         "code_revision": data.get("code_revision"),
         "finished": data.get("finished"),
         "peak_memory_mb": data.get("peak_memory_mb"),

@@ -61,10 +61,11 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
         header.pop("__metadata__", None)
-        entries = {
-            str(k): (v["dtype"], tuple(map(int, v["shape"])), *map(int, v["data_offsets"])) for k, v in header.items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        entries = {}
+        for name, entry in header.items():
+            start, stop = map(int, entry["data_offsets"])
+            entries[str(name)] = (str(entry["dtype"]), tuple(map(int, entry["shape"])), start, stop)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise _damaged(path, "a valid safetensors header", str(error)) from error
     if len(entries) > MAX_TENSORS:
         raise _damaged(path, f"at most {MAX_TENSORS} tensors", str(len(entries)))

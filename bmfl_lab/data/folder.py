@@ -193,7 +193,7 @@ def _read(
     if ignored:
         report["ignored"][name] = ignored
     if skipped:
-        report["skipped"][name] = skipped
+        report["skipped"][name] = {Path(path).relative_to(root).as_posix(): why for path, why in skipped.items()}
     if moving:
         report["first_frame_of"][name] = {str(path.relative_to(root)): n for path, n in moving.items()}
     chosen = [paths[i] for i in kept]

@@ -160,7 +160,8 @@ class Study:
         return h.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """Return the fields that a record keeps: name, description, fingerprint, simulated, sizes."""
+        """Return the fields that a record keeps: name, description, fingerprint, simulated, sizes, files left out."""
+        skipped = {name: sorted(files) for name, files in self.extra.get("skipped", {}).items()}
         return {
             "name": self.name,
             "description": self.description,
@@ -169,6 +170,7 @@ class Study:
             "n_classes": len(self.class_names) if "train" in self.sets else 0,
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
+            **({"skipped": skipped} if skipped else {}),
         }
 
 

@@ -23,11 +23,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bmfl_lab.backbones.weights import check_safetensors
 from bmfl_lab.errors import CheckpointError, message
 from bmfl_lab.files import atomic_path, sha256_bytes
 
 SCHEMA = 1
-MAX_HEADER = 1 << 20
 _STEP = re.compile(r"step-(\d{8})\.json")
 
 
@@ -175,11 +175,11 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     Raises
     ------
     CheckpointError
-        If the file is missing, its content has another hash, or its header is too large, repeats a key or does
-        not describe the data exactly.
+        If the file is missing, its content has another hash, or its header is unsound, see `check_safetensors`.
     """
     path = Path(path)
     try:
+        check_safetensors(path)
         raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
@@ -193,36 +193,13 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
                 "delete this checkpoint and resume from an earlier one",
             )
         )
-    problem = _header_problem(raw)
-    if not problem:
-        try:
-            return safetensors.torch.load(raw)
-        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            problem = str(error)
-    raise CheckpointError(message(f"a sound safetensors file {path.name}", problem, "delete or fetch it again"))
-
-
-def _header_problem(raw: bytes) -> str:
-    size = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or size > min(MAX_HEADER, len(raw) - 8):
-        return f"a header of {size} bytes in a file of {len(raw)}"
-    repeated: list[str] = []
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [k for k, _ in pairs]
-        repeated.extend(k for k in set(names) if names.count(k) > 1)
-        return dict(pairs)
-
     try:
-        header = json.loads(raw[8 : 8 + size].decode(), object_pairs_hook=unique)
-        spans = sorted(tuple(v["data_offsets"]) for k, v in header.items() if k != "__metadata__")
-        ends = [0, *(end for _, end in spans)]
-        tiled = all(start == end for (start, _), end in zip(spans, ends)) and ends[-1] == len(raw) - 8 - size
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        return f"an unreadable header ({type(error).__name__})"
-    if repeated:
-        return f"the key {repeated[0]!r} twice in the header"
-    return "" if tiled else "tensors that overlap, leave gaps or do not fill the file"
+        return safetensors.torch.load(raw)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            message(f"a sound safetensors file {path.name}", got, "delete or fetch it again")
+        ) from error
 
 
 def newest_step(folder: str | Path) -> int | None:

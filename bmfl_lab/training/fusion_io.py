@@ -10,7 +10,7 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError, message
 from bmfl_lab.runtime import pick_device
-from bmfl_lab.training.checkpoint import read_bundle
+from bmfl_lab.training.checkpoint import read_bundle, read_manifest
 from bmfl_lab.training.encoder_io import load_encoder
 from bmfl_lab.training.fusion_parts import encoder_source
 from bmfl_lab.training.recipes import FusionConfig, build_fusion
@@ -47,8 +47,8 @@ def load_fusion(
         If the files are damaged or of another kind, the backbone has other weights, or the response source is
         missing.
     """
+    _refuse_others(read_manifest(Path(folder) / "fusion.json"), backbone)
     tensors, found = read_bundle(folder, "fusion")
-    _refuse_others(found, backbone)
     if encoder is None and found["encoder"]:
         encoder = load_encoder(Path(folder) / "encoder")
     if found["needs_source"] and encoder is None and brain is None:

@@ -102,8 +102,9 @@ def resume_run(run: Run, folder: Path, identity: Mapping[str, Any], allow_change
     step = checkpoint.newest_step(folder)
     if step is None:
         return
-    tensors, found = checkpoint.read_bundle(folder, checkpoint.step_name(step))
-    checkpoint.refuse_changes(found["identity"], identity, allow_change)
+    name = checkpoint.step_name(step)
+    checkpoint.refuse_changes(checkpoint.read_manifest(folder / f"{name}.json")["identity"], identity, allow_change)
+    tensors, found = checkpoint.read_bundle(folder, name)
     if sorted(tensors) != found["tensors"]:
         raise checkpoint.mismatch(folder, found["tensors"], tensors)
     run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})

@@ -1,5 +1,6 @@
 """Loading weights: where they come from, what is refused, what the backbone says about them."""
 
+import argparse
 import json
 import socket
 import struct
@@ -138,6 +139,13 @@ def test_files_that_hold_more_than_tensors_are_refused_and_run_nothing(tmp_path,
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("extra", [argparse.Namespace(lr=1), np.float64(3), np.zeros(2)], ids=lambda e: type(e).__name__)
+def test_settings_beside_the_tensors_are_refused_with_advice(tmp_path, state, extra):
+    torch.save({"model": state, "args": extra}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"only tensors in .*w\.pth; got .*save its state dict again as safetensors"):
+        load_backbone(NAME, weights=tmp_path / "w.pth")
+
+
 def test_wrapped_checkpoints_are_explained(tmp_path, state):
     torch.save({"teacher": state, "iteration": 3}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="a mapping of names to tensors"):
@@ -180,6 +188,11 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"a": {**F32, "shape": [3]}}, 8, "12 bytes at 0"),
         ({"a": {**F32, "shape": [-2]}}, 8, "for 'a'"),
         ({"a": {**F32, "dtype": "OBJECT"}}, 8, "OBJECT"),
+        ({"a": {**F32, "data_offsets": [8]}}, 8, "a valid safetensors header"),
+        ({"a": {**F32, "data_offsets": [0, 4, 8]}}, 8, "a valid safetensors header"),
+        ({"a": {**F32, "data_offsets": [0, 1e400]}}, 8, "a valid safetensors header"),
+        ({"a": {**F32, "dtype": ["F32"]}}, 8, "offsets 0 to 8"),
+        ({"a": 3}, 8, "a valid safetensors header"),
         ({"a": F32}, 12, "8 bytes of tensors"),
         ({f"t{i}": {**F32, "shape": [0], "data_offsets": [0, 0]} for i in range(10_001)}, 0, "at most 10000 tensors"),
         (b"{not json}", 8, "a valid safetensors header"),

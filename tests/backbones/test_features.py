@@ -205,6 +205,17 @@ def test_a_flipped_bit_is_refused(tmp_path, backbone):
         FeatureStore(tmp_path).get(backbone, noise(20))
 
 
+def test_a_file_exchanged_after_it_was_checked_is_checked_again(tmp_path, backbone):
+    store = FeatureStore(tmp_path)
+    path = tmp_path / store.get(backbone, noise(20)).key / "cls.npy"
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.with_suffix(".new").write_bytes(changed)
+    path.with_suffix(".new").rename(path)
+    with pytest.raises(DataError, match=r"undamaged tokens in .*cls\.npy"):
+        store.get(backbone, noise(20))
+
+
 def test_a_truncated_file_is_refused(tmp_path, backbone):
     stored = FeatureStore(tmp_path).get(backbone, noise(20))
     path = tmp_path / stored.key / "cls.npy"
@@ -305,7 +316,7 @@ def run(root, n, after):
 
 def test_a_killed_extraction_goes_on_where_it_was_and_ends_the_same(tmp_path, monkeypatch):
     killed = run(tmp_path / "a", 64, after=41)
-    killed.communicate(timeout=120)
+    killed.communicate(timeout=280)
     assert killed.returncode == -9
     (partial,) = (tmp_path / "a").glob("*.partial")
     done = json.loads((partial / "progress.json").read_text())["shards"]
@@ -342,7 +353,7 @@ def test_a_damaged_part_is_made_again(tmp_path, backbone, monkeypatch):
 
 def test_two_processes_on_one_store_do_the_work_once(tmp_path):
     both = [run(tmp_path, 300, after=0) for _ in range(2)]
-    outputs = [p.communicate(timeout=120) for p in both]
+    outputs = [p.communicate(timeout=280) for p in both]
     assert [p.returncode for p in both] == [0, 0], outputs
     assert outputs[0][0].split()[-1] == outputs[1][0].split()[-1]
     assert sum("feature store: patches of 300" in out for out, _ in outputs) == 1

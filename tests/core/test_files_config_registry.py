@@ -43,7 +43,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, match", [("{", "valid JSON"), ("é".encode("latin1"), "valid JSON"), (None, "nothing at")]
+    "content, match",
+    [
+        ("{", "valid JSON"),
+        ("é".encode("latin1"), "valid JSON"),
+        ("[" * 100_000, "valid JSON"),
+        ("1" * 10_000, "valid JSON"),
+        (None, "nothing at"),
+    ],
 )
 def test_a_damaged_json_file_is_refused(content, match, tmp_path):
     path = tmp_path / "a.json"
@@ -109,6 +116,13 @@ def test_a_second_process_is_told_who_holds_the_lock(tmp_path):
         and f"process {__import__('os').getpid()}" in done.stderr
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_lock_that_cannot_be_made_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"to write in the run .*make it writable, or choose another folder"):
+        with files.lock(tmp_path / "file" / "l", what="the run"):
+            pass
 
 
 def test_hashes_are_those_of_the_standard_tool(tmp_path):

@@ -49,6 +49,9 @@ def test_an_empty_or_foreign_record_is_refused(tmp_path):
     (tmp_path / "record.json").write_text('{"schema": 99}')
     with pytest.raises(DataError, match="got 99"):
         read_record(tmp_path / "record.json")
+    (tmp_path / "record.json").write_text('{"schema": 1}')
+    with pytest.raises(DataError, match=r"the fields of a record in .*KeyError: 'notebook'.*run the notebook again"):
+        read_record(tmp_path / "record.json")
     with pytest.raises(TypeError, match="selection"):
         make().add("accuracy", 0.5, unit="fraction", split="test", n=4)
 

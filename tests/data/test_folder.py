@@ -76,7 +76,8 @@ def test_unreadable_images_are_refused_or_counted(root, content):
     with pytest.raises(DataError, match=r"img_3\.png"):
         load(root)
     study = load(root, tolerant=True)
-    assert list(study.extra["skipped"]["train"]) == [str(bad)] and len(study.set("train")) == 11
+    assert list(study.extra["skipped"]["train"]) == ["train/cat/img_3.png"] and len(study.set("train")) == 11
+    assert study.summary()["skipped"] == {"train": ["train/cat/img_3.png"]}  # what every record keeps of its study
 
 
 def test_files_of_several_frames_are_counted(root, capsys):

@@ -1,4 +1,4 @@
-"""A small training run, used in this process and in others: ``python fit_example.py FOLDER [stop_after|-] [epochs]``."""
+"""A small training run, used in this process and in others: ``python fit_example.py FOLDER [STEP:SIGNAL[:SIGNAL]]``."""
 
 import hashlib
 import json
@@ -69,7 +69,8 @@ if __name__ == "__main__":
         global calls
         calls += 1
         if stop_after != "-" and calls == int(stop_after.split(":")[0]):
-            os.kill(os.getpid(), getattr(signal, stop_after.split(":")[1]))
+            for name in stop_after.split(":")[1:]:
+                os.kill(os.getpid(), getattr(signal, name))
         return loss_fn(model, batch)
 
     print(digest(train(sys.argv[1], counted)))

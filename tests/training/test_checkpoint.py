@@ -56,6 +56,14 @@ def test_a_cut_file_and_a_renamed_pair_are_refused(tmp_path):
         checkpoint.read_bundle(tmp_path, "step-00000002")
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=r"step-00000001\.safetensors; got .* the file is damaged"):
+        checkpoint.read_bundle(tmp_path, "step-00000001")
+
+
+def test_tensors_exchanged_between_manifest_and_read_are_refused(tmp_path):
+    _bundle(tmp_path)
+    checkpoint.write_bundle(tmp_path, "other", {"a": torch.ones(2, 3)}, {})
+    (tmp_path / "other.safetensors").rename(tmp_path / "step-00000001.safetensors")
     with pytest.raises(CheckpointError, match="damaged or exchanged"):
         checkpoint.read_bundle(tmp_path, "step-00000001")
 
@@ -66,6 +74,9 @@ def test_another_schema_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SCHEMA", 1)
     with pytest.raises(CheckpointError, match=r"schema 1 .* got 99"):
         checkpoint.read_bundle(tmp_path, "step-00000001")
+
+
+_EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 
 
 def _with_header(header: bytes, data=b"\0" * 8):
@@ -81,11 +92,15 @@ def _with_header(header: bytes, data=b"\0" * 8):
             _with_header(
                 b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
             ),
-            "'a' twice",
+            "a name occurs twice",
         ),
-        (_with_header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'), "leave gaps"),
-        (_with_header(b"[]"), "unreadable header"),
-        (_with_header(b"\xff\xfe"), "unreadable header"),
+        (_with_header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'), "got offsets 4 to 8"),
+        (_with_header(b"[]"), "a valid safetensors header"),
+        (_with_header(b"\xff\xfe"), "a valid safetensors header"),
+        (
+            _with_header(json.dumps({f"t{i}": _EMPTY for i in range(10_001)}).encode(), b""),
+            "at most 10000 tensors in .*; got 10001",
+        ),
     ],
 )
 def test_unsound_headers_are_refused(tmp_path, raw, match):
@@ -129,6 +144,15 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(tmp_path
         checkpoint.write_bundle(tmp_path, "step-00000002", tensors, {})
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert checkpoint.newest_step(tmp_path) == 1
+
+
+def test_a_disk_that_is_too_full_is_seen_before_anything_is_written(tmp_path, monkeypatch):
+    tensors = _bundle(tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 100})())
+    with pytest.raises(CheckpointError, match=r"room for \d+ bytes .* a full disk.*earlier checkpoints are intact"):
+        checkpoint.write_bundle(tmp_path, "step-00000002", tensors, {})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_the_tensors_are_on_disk_before_the_manifest_has_its_name(tmp_path, monkeypatch):
@@ -179,6 +203,27 @@ def test_a_missing_or_cut_random_state_is_refused(name):
     if name != "rng.torch":
         with pytest.raises(CheckpointError, match=f"random state '{name}'"):
             checkpoint.set_rng({**saved, name: saved[name][:-1]})
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutations_of_a_manifest_are_refused_or_read_never_anything_else(tmp_path):
+    _bundle(tmp_path)
+    path = tmp_path / "step-00000001.json"
+    raw, generator, read = path.read_bytes(), np.random.default_rng(0), 0
+    for trial in range(100_000):
+        broken = bytearray(raw)
+        for _ in range(generator.integers(1, 4)):
+            broken[generator.integers(len(broken))] = generator.integers(256)
+        if trial % 7 == 0:
+            cut = int(generator.integers(len(broken)))
+            broken = broken[:cut] + broken[cut + int(generator.integers(1, 40)) :]
+        path.write_bytes(bytes(broken))
+        try:
+            checkpoint.read_manifest(path)
+            read += bytes(broken) != raw
+        except CheckpointError:
+            pass
+    assert read == 0
 
 
 def test_changes_are_listed_and_can_be_allowed():

@@ -1,5 +1,7 @@
 """The training loop: same bits after an interruption, named selection, and refusals."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import nn
 
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, NumericsError
 from bmfl_lab.files import lock
-from bmfl_lab.training import LoopConfig, checkpoint, fit
+from bmfl_lab.training import LoopConfig, checkpoint, fit, loop_state
 from bmfl_lab.training.loop_parts import Batches, learning_rate
 
 SCRIPT = Path(__file__).with_name("fit_example.py")
@@ -91,6 +93,52 @@ def test_every_step_resumes_to_the_bit(tmp_path, whole):
         assert example.digest(example.train(tmp_path / str(after))) == example.digest(whole), after
 
 
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    stopped = _elsewhere(tmp_path, "13:SIGTERM:SIGTERM")
+    assert stopped.returncode == -15 and checkpoint.newest_step(tmp_path) == 12  # the step was not finished
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"to write in the run folder .*make it writable, or choose another folder"):
+        example.train(tmp_path / "file" / "run")
+    folder = tmp_path / "read-only"
+    folder.mkdir(mode=0o555)
+    if os.geteuid() == 0:  # whom no mode keeps from writing
+        monkeypatch.setattr("builtins.open", _refusing(open, folder))
+    with pytest.raises(DataError, match=r"to write in the run folder .*Permission denied"):
+        example.train(folder)
+    assert not list(folder.iterdir())
+
+
+def _refusing(original, folder):
+    def refused(path, *arguments, **options):
+        if Path(str(path)).parent == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *arguments, **options)
+
+    return refused
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_resume_from(tmp_path, whole, monkeypatch):
+    write, calls = Path.write_bytes, 0
+
+    def filling(self, data):
+        nonlocal calls
+        calls += 1
+        if calls > 2 * 7:
+            write(self, data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", filling)
+    with pytest.raises(CheckpointError, match=r"room for \d+ bytes in .*; got a full disk"):
+        example.train(tmp_path)
+    monkeypatch.undo()
+    assert checkpoint.newest_step(tmp_path) == 7 and not list(tmp_path.glob(".step*"))
+    assert example.digest(example.train(tmp_path)) == example.digest(whole)
+
+
 def test_a_moved_folder_resumes_to_the_same_bits(tmp_path, whole):
     _interrupt(tmp_path / "here", 23)
     (tmp_path / "here").rename(tmp_path / "there")
@@ -141,6 +189,21 @@ def test_starting_afresh_forgets_the_old_run(tmp_path, whole):
 def test_a_second_process_is_refused_and_told_who_works(tmp_path):
     with lock(tmp_path / ".lock"), pytest.raises(DataError, match=r"sole use of the run folder .* process \d+ at work"):
         example.train(tmp_path)
+
+
+def test_a_foreign_run_is_refused_before_its_tensors_are_read(tmp_path):
+    _interrupt(tmp_path, 3)
+    (tmp_path / "step-00000003.safetensors").write_bytes(b"not read")
+    with pytest.raises(CheckpointError, match="architecture: stored"):
+        example.train(tmp_path, model=nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize("name", ["torch", "capability", "device"])
+def test_another_build_or_processor_is_noted(tmp_path, name, monkeypatch):
+    _interrupt(tmp_path, 3)
+    original = loop_state.environment
+    monkeypatch.setattr(loop_state, "environment", lambda run: {**original(run), name: "other"})
+    assert any(f"resumed, not bitwise: {name} " in note for note in example.train(tmp_path).notes)
 
 
 def test_another_thread_count_is_noted(tmp_path):
