@@ -230,12 +230,12 @@ def _wait(run: Run, folder: Path) -> None:
         _end(child)
     _children.discard(child)
     kill_kernel(folder)
-    if reason or not (folder / "state.json").is_file():
+    late = bool(reason)
+    if late or not (folder / "state.json").is_file():
         last = (folder / "worker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         reason = reason or f"its worker ended with code {child.returncode}: {last[-1] if last else 'no message'}"
-        write_json(
-            folder / "state.json", {"state": "error" if child.returncode >= 0 else "incomplete", "reason": reason}
-        )
+        state = "error" if late or child.returncode >= 0 else "incomplete"
+        write_json(folder / "state.json", {"state": state, "reason": reason})
     if not (folder / "worker.log").stat().st_size:
         (folder / "worker.log").unlink()
 
@@ -243,7 +243,7 @@ def _wait(run: Run, folder: Path) -> None:
 def _end(child: subprocess.Popen) -> None:
     child.terminate()
     try:
-        child.wait(timeout=8)
+        child.wait(timeout=30)  # it still writes what was executed
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

@@ -10,6 +10,7 @@ from typing import Any
 from bmfl_lab.errors import RunError
 from bmfl_lab.files import atomic_path
 from bmfl_lab.runs.notebook import Notebook, read_notebook, tags, text
+from bmfl_lab.runs.spec import KERNEL
 
 MAX_LINES = 25
 MAX_PARAMETERS = 14
@@ -43,8 +44,8 @@ def _whole_problems(notebook: Notebook) -> list[str]:
         found.append(f"{len(prose)} cells of prose for {len(code)} of code, at least one for two")
     if not prose or not text(prose[0]).startswith("# ") or notebook.cells[0]["cell_type"] != "markdown":
         found.append("does not open with a title")
-    if notebook.kernel != "python3":
-        found.append(f"kernel {notebook.kernel!r}, expected 'python3'")
+    if notebook.kernel != KERNEL:
+        found.append(f"kernel {notebook.kernel!r}, expected {KERNEL!r}")
     if not any(".finish(" in text(c) for c in code):
         found.append("writes no record (no call of .finish(...))")
     return found

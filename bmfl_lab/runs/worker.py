@@ -30,6 +30,8 @@ from bmfl_lab.runs.spec import KERNEL
 CELL_BYTES = 2_000_000
 LOG_BYTES = 20_000_000
 DRAFT = ".executing.ipynb"
+DRAIN_S = 120
+"""Seconds for what a finished cell printed to arrive; the client's own 4 s fail a run that prints much on a busy machine."""
 
 
 class IPCKernelManager(AsyncKernelManager):
@@ -87,6 +89,7 @@ class CappedEngine(NBClientEngine):
         client = CappedClient(
             nb_man,
             timeout=timeout,
+            iopub_timeout=DRAIN_S,
             startup_timeout=options["start_timeout"],
             kernel_name=kernel_name,
             kernel_manager_class=IPCKernelManager,
