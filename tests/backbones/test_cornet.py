@@ -56,6 +56,18 @@ def test_published_parameter_counts():
     assert model.sizes(224) == {"V1": (64, 56, 56), "V2": (128, 28, 28), "V4": (256, 14, 14), "IT": (512, 7, 7)}
 
 
+def test_names_of_the_published_checkpoint():
+    """Written out from the published definition: shared convolutions, one set of norms a step, one linear layer."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = {f"V1.conv{i}.weight" for i in (1, 2)} | {f"V1.norm{i}.{k}" for i in (1, 2) for k in norm}
+    for area, times in (("V2", 2), ("V4", 4), ("IT", 2)):
+        names |= {f"{area}.{c}.weight" for c in ("conv_input", "skip", "conv1", "conv2", "conv3")}
+        names |= {f"{area}.norm_skip.{k}" for k in norm}
+        names |= {f"{area}.norm{i}_{t}.{k}" for i in (1, 2, 3) for t in range(times) for k in norm}
+    names |= {"decoder.linear.weight", "decoder.linear.bias"}
+    assert set(small().state_dict()) == names and len(names) == 164
+
+
 @pytest.mark.parametrize("size", [64, 75])
 def test_same_function_as_the_plain_recipe(size):
     model, x = small().double(), torch.randn(2, 3, size, size, dtype=torch.float64)
