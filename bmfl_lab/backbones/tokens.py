@@ -251,11 +251,28 @@ def extract(
     NumericsError
         If a token is not finite.
     """
-    shapes, grid = array_shapes(backbone, len(stimuli), kind)
-    arrays = {k: np.empty(shape, np.float32) for k, shape in shapes.items()}
-    for span, (part,) in run(backbone, stimuli, cut(range(len(stimuli)), batch_size), [(kind, block)], features):
-        for k, v in part.items():
-            arrays[k][span.start : span.stop] = narrow(v, np.dtype(np.float32), stimuli.ids[span.start : span.stop], k)
-    identity = identity_of(backbone, None, kind, block, "float32", features)
-    manifest = {"identity": identity, "n_stimuli": len(stimuli), "grid": list(grid), "batch_size": batch_size}
-    return StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, "", manifest)
+    return extract_many(backbone, stimuli, [(kind, block)], batch_size, features=features)[0]
+
+
+def extract_many(
+    backbone: Backbone,
+    stimuli: StimulusSet,
+    wanted: Sequence[tuple[str, int]],
+    batch_size: int = 32,
+    *,
+    features: str = "tokens",
+) -> list[StoredTokens]:
+    """Return what `extract` returns for several kinds and blocks, from one pass through the backbone."""
+    shapes = [array_shapes(backbone, len(stimuli), kind) for kind, _ in wanted]
+    kept = [{k: np.empty(shape, np.float32) for k, shape in found.items()} for found, _ in shapes]
+    for span, parts in run(backbone, stimuli, cut(range(len(stimuli)), batch_size), wanted, features):
+        ids = stimuli.ids[span.start : span.stop]
+        for arrays, part in zip(kept, parts):
+            for k, v in part.items():
+                arrays[k][span.start : span.stop] = narrow(v, np.dtype(np.float32), ids, k)
+    found = []
+    for (kind, block), (_, grid), arrays in zip(wanted, shapes, kept):
+        identity = identity_of(backbone, None, kind, block, "float32", features)
+        manifest = {"identity": identity, "n_stimuli": len(stimuli), "grid": list(grid), "batch_size": batch_size}
+        found.append(StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, "", manifest))
+    return found

@@ -55,8 +55,20 @@ class MultiHeadAttention(nn.Module):
         self.value = nn.Linear(context_width, width, bias=value_bias)
         self.output = nn.Linear(width, width, bias=value_bias)
 
+    def memory(self, context_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a context, shape (B, H, P, K) each, for several calls over the same one."""
+        key, value = (
+            layer(context_BPD).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for layer in (self.key, self.value)
+        )
+        return key, value
+
     def forward(
-        self, x_BQD: Tensor, context_BPD: Tensor | None = None, *, weights: bool = False
+        self,
+        x_BQD: Tensor,
+        context_BPD: Tensor | None = None,
+        *,
+        weights: bool = False,
+        memory: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
@@ -68,6 +80,8 @@ class MultiHeadAttention(nn.Module):
             Keys and values; the queries themselves when not given.
         weights : bool, default False
             Return the attention weights as well; slower, the output is the same up to rounding.
+        memory : tuple of Tensor, optional
+            What `memory` returned for the context, in its place.
 
         Returns
         -------
@@ -80,11 +94,8 @@ class MultiHeadAttention(nn.Module):
         RuntimeError
             If widths do not agree.
         """
-        context_BPD = x_BQD if context_BPD is None else context_BPD
-        q_BHQK, k_BHPK, v_BHPK = (
-            layer(t).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
-            for layer, t in ((self.query, x_BQD), (self.key, context_BPD), (self.value, context_BPD))
-        )
+        q_BHQK = self.query(x_BQD).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
+        k_BHPK, v_BHPK = self.memory(x_BQD if context_BPD is None else context_BPD) if memory is None else memory
         weights_BHQP = None
         if weights:
             weights_BHQP = (q_BHQK @ k_BHPK.transpose(-2, -1) * q_BHQK.shape[-1] ** -0.5).float().softmax(-1)

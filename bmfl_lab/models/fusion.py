@@ -37,6 +37,24 @@ class FusionOutput(NamedTuple):
     attention: dict[str, Tensor] | None = None
 
 
+class Seen(NamedTuple):
+    """The image's side of the cross-attentions, the same whatever the brain responds.
+
+    Parameters
+    ----------
+    tokens : Tensor, shape (B, 1 or 1+P, W)
+        Projected visual tokens that ask.
+    normed : Tensor, shape (B, 1 or 1+P, W)
+        The same after the norm.
+    memory : tuple of Tensor, shape (B, H, P, W / H)
+        Keys and values of the patches.
+    """
+
+    tokens: Tensor
+    normed: Tensor
+    memory: tuple[Tensor, Tensor]
+
+
 class CrossAttentionFusion(nn.Module):
     """Two cross-attentions: visual queries over brain tokens and brain queries over visual patches.
 
@@ -84,8 +102,21 @@ class CrossAttentionFusion(nn.Module):
         self.attention_vb = MultiHeadAttention(width=width, n_heads=n_heads, value_bias=False)
         self.attention_bv = MultiHeadAttention(width=width, n_heads=n_heads, value_bias=False)
 
+    def see(self, cls_BD: Tensor, patches_BPD: Tensor) -> Seen:
+        """Return what `forward` makes of visual tokens alone; parameters as there."""
+        visual = self.project_visual(torch.cat([cls_BD[:, None], patches_BPD], 1))
+        normed, n = self.norm_visual(visual), 1 if self.query == "cls" else None
+        return Seen(visual[:, :n], normed[:, :n], self.attention_bv.memory(normed[:, 1:]))
+
     def forward(
-        self, cls_BD: Tensor, patches_BPD: Tensor, brain_cls_BE: Tensor, brain_BRE: Tensor, *, weights: bool = False
+        self,
+        cls_BD: Tensor,
+        patches_BPD: Tensor,
+        brain_cls_BE: Tensor,
+        brain_BRE: Tensor,
+        *,
+        weights: bool = False,
+        seen: Seen | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor] | None]:
         """Fuse.
 
@@ -97,6 +128,8 @@ class CrossAttentionFusion(nn.Module):
             Brain tokens.
         weights : bool, default False
             Return attention weights.
+        seen : Seen, optional
+            Of these visual tokens, if `see` was called before.
 
         Returns
         -------
@@ -109,13 +142,12 @@ class CrossAttentionFusion(nn.Module):
         RuntimeError
             If widths do not agree.
         """
-        visual = self.project_visual(torch.cat([cls_BD[:, None], patches_BPD], 1))
+        seen = self.see(cls_BD, patches_BPD) if seen is None else seen
         brain = self.project_brain(torch.cat([brain_cls_BE[:, None], brain_BRE], 1))
-        visual_normed, brain_normed = self.norm_visual(visual), self.norm_brain(brain)
-        n = 1 if self.query == "cls" else None
-        mixed_vb, weights_vb = self.attention_vb(visual_normed[:, :n], brain_normed[:, 1:], weights=weights)
-        mixed_bv, weights_bv = self.attention_bv(brain_normed[:, :n], visual_normed[:, 1:], weights=weights)
-        x_vb, x_bv = (visual[:, :n] + mixed_vb).mean(1), (brain[:, :n] + mixed_bv).mean(1)
+        normed, n = self.norm_brain(brain), 1 if self.query == "cls" else None
+        mixed_vb, weights_vb = self.attention_vb(seen.normed, normed[:, 1:], weights=weights)
+        mixed_bv, weights_bv = self.attention_bv(normed[:, :n], memory=seen.memory, weights=weights)
+        x_vb, x_bv = (seen.tokens + mixed_vb).mean(1), (brain[:, :n] + mixed_bv).mean(1)
         return x_vb, x_bv, {"vb": weights_vb, "bv": weights_bv} if weights else None
 
 
@@ -201,8 +233,26 @@ class FusionModel(nn.Module):
             self.token_mean[row] = mean + centre
             self.token_scale[row] = (square / count - mean**2).clamp_min(0).sqrt().clamp_min(1e-4)
 
+    def see(self, cls_BD: Tensor, patches_BPD: Tensor) -> Seen | None:
+        """Return the image's side of a "fusion" for several responses to the same images, None for other heads."""
+        if self.head != "fusion":
+            return None
+        return self.fusion.see(*self._standardised(cls_BD, patches_BPD))
+
+    def _standardised(self, cls_BD: Tensor, patches_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            (cls_BD - self.token_mean[0]) / self.token_scale[0],
+            (patches_BPD - self.token_mean[1]) / self.token_scale[1],
+        )
+
     def forward(
-        self, cls_BD: Tensor, patches_BPD: Tensor, response_BV: Tensor | None = None, *, weights: bool = False
+        self,
+        cls_BD: Tensor,
+        patches_BPD: Tensor,
+        response_BV: Tensor | None = None,
+        *,
+        weights: bool = False,
+        seen: Seen | None = None,
     ) -> FusionOutput:
         """Classify.
 
@@ -214,6 +264,8 @@ class FusionModel(nn.Module):
             Predicted response of the vertices that the brain transformer reads; unused by "backbone".
         weights : bool, default False
             Return attention weights ("fusion" only).
+        seen : Seen, optional
+            Of these visual tokens, if `see` was called before.
 
         Returns
         -------
@@ -224,14 +276,16 @@ class FusionModel(nn.Module):
         RuntimeError
             If widths do not agree.
         """
-        cls_BD = (cls_BD - self.token_mean[0]) / self.token_scale[0]
-        patches_BPD = (patches_BPD - self.token_mean[1]) / self.token_scale[1]
+        if seen is None:
+            cls_BD, patches_BPD = self._standardised(cls_BD, patches_BPD)
         if self.head == "backbone":
             return FusionOutput(self.classifier(torch.cat([cls_BD, patches_BPD.mean(1)], 1)), None, None)
         brain_cls_BE, brain_BRE = self.brain(response_BV)
         attention = None
         if self.head == "fusion":
-            x_vb, x_bv, attention = self.fusion(cls_BD, patches_BPD, brain_cls_BE, brain_BRE, weights=weights)
+            x_vb, x_bv, attention = self.fusion(
+                cls_BD, patches_BPD, brain_cls_BE, brain_BRE, weights=weights, seen=seen
+            )
         else:
             x_vb = self.project_visual(torch.cat([cls_BD, patches_BPD.mean(1)], 1))
             x_bv = self.project_brain(brain_cls_BE)

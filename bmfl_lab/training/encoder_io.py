@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from bmfl_lab.backbones.dinov2 import load_backbone
-from bmfl_lab.backbones.features import FeatureStore, StoredTokens, extract
+from bmfl_lab.backbones.features import FeatureStore, StoredTokens
+from bmfl_lab.backbones.tokens import extract_many
 from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
@@ -167,12 +168,10 @@ class TrainedEncoder:
     ) -> tuple[StoredTokens, ...]:
         """Return the tokens this encoder needs, from a store, or extracted into memory without one."""
         backbone = backbone or self.load_backbone(device)
+        wanted, features = [(s["kind"], s["block"]) for s in self.sources], self.sources[0]["features"]
         if store is None:
-            return tuple(
-                extract(backbone, stimuli, s["kind"], block=s["block"], features=s["features"]) for s in self.sources
-            )
-        wanted = [(s["kind"], s["block"]) for s in self.sources]
-        return tuple(store.get_many(backbone, stimuli, wanted, features=self.sources[0]["features"]))
+            return tuple(extract_many(backbone, stimuli, wanted, features=features))
+        return tuple(store.get_many(backbone, stimuli, wanted, features=features))
 
     def predict_stimuli(
         self,

@@ -25,7 +25,7 @@ _KEEP = 8
 
 
 def predict_batches(
-    module: nn.Module, cls: Any, patches: Any, response: Any = None, *, weights: bool = False
+    module: nn.Module, cls: Any, patches: Any, response: Any = None, *, weights: bool = False, seen: Any = None
 ) -> dict[str, np.ndarray]:
     """Run a fusion model over tokens, batch by batch, without gradients.
 
@@ -37,6 +37,8 @@ def predict_batches(
         Tokens and standardised responses of the vertices the model reads.
     weights : bool, default False
         Return attention weights.
+    seen : Seen, optional
+        Of all these tokens, which then pass in a single batch.
 
     Returns
     -------
@@ -50,13 +52,13 @@ def predict_batches(
     """
     device = next(module.parameters()).device
     found: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(cls), _BATCH):
+    size = _BATCH if seen is None else max(1, len(cls))
+    for start in range(0, len(cls), size):
         rows = [
-            None if v is None else _tensor(v[start : start + _BATCH]).to(device).float()
-            for v in (cls, patches, response)
+            None if v is None else _tensor(v[start : start + size]).to(device).float() for v in (cls, patches, response)
         ]
         with torch.inference_mode():
-            out = module(*rows, weights=weights)
+            out = module(*rows, weights=weights) if seen is None else module(*rows, weights=weights, seen=seen)
         for name, value in {"logits": out.logits, **(out.attention or {})}.items():
             found.setdefault(name, []).append(value.float().cpu().numpy())
     if not found:
@@ -218,8 +220,11 @@ class TrainedFusion:
         lesion: Lesion | None = None,
         *,
         weights: bool = False,
+        seen: Any = None,
     ) -> dict[str, np.ndarray]:
         """Classify from tokens and raw responses at hand, as `predict_batches`, with a lesion.
+
+        `seen`, if given, is what `see` returned for these tokens: many lesions of the same images cost less with it.
 
         Raises
         ------
@@ -238,7 +243,14 @@ class TrainedFusion:
             mean_V=torch.from_numpy(self.mean),
             donors_NV=torch.from_numpy(self.donors),
         )
-        return predict_batches(self.module, cls, patches, self.standardise(lesioned).numpy(), weights=weights)
+        response = self.standardise(lesioned).numpy()
+        return predict_batches(self.module, cls, patches, response, weights=weights, seen=seen)
+
+    def see(self, cls: Any, patches: Any) -> Any:
+        """Return the image's side of the fusion for `answer`; None for a model without cross-attention."""
+        device = next(self.module.parameters()).device
+        with torch.inference_mode():
+            return self.module.see(*(_tensor(v).to(device).float() for v in (cls, patches)))
 
     def logits(self, stimuli: StimulusSet, lesion: Lesion | None = None) -> np.ndarray:
         """Return class scores, float32 (n_stimuli, n_classes).
