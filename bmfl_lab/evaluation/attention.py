@@ -8,7 +8,7 @@ h and w rows and columns of patches, n stimuli.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -270,10 +270,14 @@ def roi_attention(
     DataError
         If an image cannot be read.
     """
-    query = queries_of(encoder)
-    patches = token_patches(encoder.tokens(stimuli, store=store, backbone=backbone))
+    return query_weights(encoder, encoder.tokens(stimuli, store=store, backbone=backbone), batch_size)
+
+
+def query_weights(encoder: Any, stored: Sequence[Any], batch_size: int = 32) -> np.ndarray:
+    """Return the maps of `roi_attention` from tokens at hand, as `TrainedEncoder.tokens` gives them."""
+    query, patches = queries_of(encoder), token_patches(stored)
     device, parts = next(query.parameters()).device, []
-    for start in range(0, len(stimuli), batch_size):
+    for start in range(0, len(patches), batch_size):
         rows = torch.from_numpy(np.array(patches[start : start + batch_size], np.float32)).to(device)
         with torch.inference_mode():
             parts.append(query.attention(rows).unflatten(-1, query.grid).cpu().numpy())
@@ -318,7 +322,7 @@ def consulted_rois(
     that place of the sequence, not proof that V1's response decides. Region ablation answers that.
     """
     found = fusion.attention(stimuli, lesion)
-    weights = _asked(found["vb"], query)
+    weights = asked(found["vb"], query)
     return pd.DataFrame(
         weights.mean((1, 2)), index=pd.Index(map(str, stimuli.ids), name="image"), columns=list(found["brain_tokens"])
     )
@@ -335,7 +339,7 @@ def patch_consultation(fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | No
         If the model has no patch queries.
     """
     found = fusion.attention(stimuli, lesion)
-    weights = _asked(found["vb"], "patch")
+    weights = asked(found["vb"], "patch")
     return np.moveaxis(weights, 2, -1).reshape(*weights.shape[:2], -1, *found["grid"])
 
 
@@ -349,13 +353,17 @@ def brain_attention(fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | None 
     ConfigError
         If the model has no cross-attention.
     """
-    found = fusion.attention(stimuli, lesion)
+    return brain_maps(fusion.attention(stimuli, lesion))
+
+
+def brain_maps(found: Mapping[str, Any]) -> np.ndarray:
+    """Return the maps of `brain_attention` from a model's answer with its weights ``bv`` and ``grid``."""
     weights = found["bv"][:, :, 0]
     return weights.reshape(*weights.shape[:2], *found["grid"])
 
 
-def _asked(weights: np.ndarray, query: str) -> np.ndarray:
-    """Return the rows (n, H, Q, R) of who asks."""
+def asked(weights: np.ndarray, query: str) -> np.ndarray:
+    """Return the rows (n, H, Q, R) of who asks, of a model's weights ``vb``; parameters as `consulted_rois`."""
     if query not in ("cls", "patch"):
         raise ConfigError(message("query 'cls' or 'patch'", repr(query), "choose one of the two"))
     if query == "patch" and weights.shape[2] == 1:

@@ -33,7 +33,8 @@ class DeletionInsertion:
     deletion, insertion : ndarray, shape (n_stimuli, k)
         Score after that share of the patches, strongest first, was replaced by the baseline, or by the image.
     random_deletion, random_insertion : ndarray, shape (n_stimuli, k)
-        The same for random orders, mean over orders.
+        The same for random orders, mean over orders. An order inserts in the reverse of the order in which it
+        deletes, so that both curves come from the same masked images.
     """
 
     fraction: np.ndarray
@@ -70,6 +71,7 @@ def deletion_insertion(
     n_random: int = 4,
     seed: int = 0,
     batch_size: int = 32,
+    reference: DeletionInsertion | None = None,
 ) -> DeletionInsertion:
     """Measure whether the patches that a map marks are those the model uses.
 
@@ -88,6 +90,9 @@ def deletion_insertion(
         Random orders an image.
     seed, batch_size : int
         Of the random orders; images in one call.
+    reference : DeletionInsertion, optional
+        Curves of another map of the same images and score, whose random orders serve again: they do not depend on
+        the map, and cost most of the time.
 
     Returns
     -------
@@ -96,7 +101,7 @@ def deletion_insertion(
     Raises
     ------
     DataError
-        If images, baseline and maps do not fit each other.
+        If images, baseline and maps do not fit each other, or the reference has other points or images.
 
     References
     ----------
@@ -110,21 +115,29 @@ def deletion_insertion(
         raise DataError(message("images, a baseline of their shape and one map an image", got, "align them"))
     cells = rows * columns
     counts = np.unique(np.linspace(0, cells, min(steps, cells) + 1).round().astype(int))
+    counts = np.unique(np.concatenate([counts, cells - counts]))  # the same whether patches go or come
+    if reference is not None and reference.random_deletion.shape != (n, len(counts)):
+        got = f"{reference.random_deletion.shape}"
+        raise DataError(message(f"reference curves of shape {(n, len(counts))}", got, "use the same images and steps"))
+    whole = np.stack([np.zeros((n, rows, columns), bool), np.ones((n, rows, columns), bool)], axis=1)
+    ends = _score_masked(score, images, baseline, whole, batch_size)
+
+    def curve(rank: np.ndarray) -> np.ndarray:
+        """Return the scores while patches of rank 0, 1, ... are taken away; its ends are the same for all orders."""
+        gone = (rank[:, None] < counts[None, 1:-1, None]).reshape(n, len(counts) - 2, rows, columns)
+        inner = _score_masked(score, images, baseline, gone, batch_size)
+        return np.concatenate([ends[:, :1], inner, ends[:, 1:]], axis=1)
+
     # rank of each patch: 0 is taken away first
     by_map = np.argsort(np.argsort(-strength.reshape(n, cells), axis=1, kind="stable"), axis=1)
-    random = np.stack([[rng(seed, "order", r, i).permutation(cells) for i in range(n)] for r in range(n_random)])
-
-    def curve(rank: np.ndarray, delete: bool) -> np.ndarray:
-        gone = rank[:, None] < counts[None, :, None] if delete else rank[:, None] >= counts[None, :, None]
-        return _score_masked(score, images, baseline, gone.reshape(n, len(counts), rows, columns), batch_size)
-
-    return DeletionInsertion(
-        counts / cells,
-        curve(by_map, True),
-        curve(by_map, False),
-        np.mean([curve(r, True) for r in random], axis=0),
-        np.mean([curve(r, False) for r in random], axis=0),
-    )
+    if reference is None:
+        random = np.stack([[rng(seed, "order", r, i).permutation(cells) for i in range(n)] for r in range(n_random)])
+        deleted = np.mean([curve(r) for r in random], axis=0)
+        at_random = deleted, deleted[:, ::-1]
+    else:
+        at_random = reference.random_deletion, reference.random_insertion
+    # what is brought back first is taken away last
+    return DeletionInsertion(counts / cells, curve(by_map), curve(cells - 1 - by_map)[:, ::-1], *at_random)
 
 
 def _score_masked(score, images: Tensor, baseline: Tensor, gone: np.ndarray, batch_size: int) -> np.ndarray:

@@ -57,7 +57,13 @@ class Randomisation:
 
 
 def weight_randomisation(
-    module: nn.Module, stages: Mapping[str, tuple[str, ...]], maps: Callable[[nn.Module], np.ndarray], *, seed: int = 0
+    module: nn.Module,
+    stages: Mapping[str, tuple[str, ...]],
+    maps: Callable[[nn.Module], np.ndarray],
+    *,
+    seed: int = 0,
+    trained: np.ndarray | None = None,
+    cascade: bool = True,
 ) -> Randomisation:
     """Randomise weights stage by stage, each on top of the ones before, and compare the maps.
 
@@ -71,6 +77,10 @@ def weight_randomisation(
         ``maps(module) -> (n_stimuli, h, w)``.
     seed : int
         Of the new weights.
+    trained : ndarray, shape (n_stimuli, h, w), optional
+        What `maps` gives for `module`, if it is known.
+    cascade : bool, default True
+        Make maps after every stage; False makes them once, after all stages, which is what the check looks at.
 
     Returns
     -------
@@ -90,7 +100,7 @@ def weight_randomisation(
     ----------
     Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: cascading randomisation.
     """
-    found, similarity = {"trained": np.array(maps(module))}, {}
+    found, similarity = {"trained": np.array(maps(module) if trained is None else trained)}, {}
     changed = copy.deepcopy(module).eval()
     for label, prefixes in stages.items():
         names = [n for n, _ in changed.named_parameters() if n.startswith(prefixes)]
@@ -98,6 +108,8 @@ def weight_randomisation(
             raise ConfigError(message(f"parameters of the stage {label!r}", f"none named {prefixes}", "correct it"))
         for name in names:
             redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
+        if not cascade and label != list(stages)[-1]:
+            continue
         found[label] = np.array(maps(changed))
         similarity[label] = map_similarity(found["trained"], found[label])
     return Randomisation(found, similarity)
@@ -125,7 +137,7 @@ def backbone_stages(backbone: Any, prefix: str = "", groups: int = 3) -> dict[st
 
 
 def randomise_backbone(
-    backbone: Any, stimuli: StimulusSet, *, kind: str = "last block", seed: int = 0, groups: int = 3
+    backbone: Any, stimuli: StimulusSet, *, kind: str = "last block", seed: int = 0, groups: int = 3, **options: Any
 ) -> Randomisation:
     """Randomise a backbone under its own attention.
 
@@ -138,6 +150,8 @@ def randomise_backbone(
         CLS to patches in the last block, mean over heads; or attention rollout.
     seed, groups : int
         As `weight_randomisation` and `backbone_stages`.
+    **options
+        ``trained`` and ``cascade`` as in `weight_randomisation`.
 
     Raises
     ------
@@ -152,7 +166,7 @@ def randomise_backbone(
             return rollout(module, stimuli)
         return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
 
-    return weight_randomisation(backbone, backbone_stages(backbone, groups=groups), maps, seed=seed)
+    return weight_randomisation(backbone, backbone_stages(backbone, groups=groups), maps, seed=seed, **options)
 
 
 def randomise_roi_attention(
@@ -211,7 +225,14 @@ def path_stages(path: Any, groups: int = 3) -> dict[str, tuple[str, ...]]:
 
 
 def randomise_class_attribution(
-    fusion: Any, stimuli: StimulusSet, *, steps: int = 16, baseline: str = "grey", seed: int = 0, groups: int = 1
+    fusion: Any,
+    stimuli: StimulusSet,
+    *,
+    steps: int = 16,
+    baseline: str = "grey",
+    seed: int = 0,
+    groups: int = 1,
+    **options: Any,
 ) -> Randomisation:
     """Randomise the whole path under the integrated gradients of the class predicted by the trained model.
 
@@ -224,6 +245,8 @@ def randomise_class_attribution(
         As `class_attribution`.
     seed, groups : int
         As `randomise_backbone`.
+    **options
+        ``trained`` and ``cascade`` as in `weight_randomisation`.
     """
     path, classes = fusion.assemble(), fusion.logits(stimuli).argmax(1)
 
@@ -231,11 +254,18 @@ def randomise_class_attribution(
         found = class_attribution(fusion, stimuli, target=classes, baseline=baseline, steps=steps, path=module)
         return np.abs(found.patches)
 
-    return weight_randomisation(path, path_stages(path, groups), maps, seed=seed)
+    return weight_randomisation(path, path_stages(path, groups), maps, seed=seed, **options)
 
 
-def randomise_brain_attention(fusion: Any, stimuli: StimulusSet, *, seed: int = 0, groups: int = 1) -> Randomisation:
+def randomise_brain_attention(
+    fusion: Any, stimuli: StimulusSet, *, seed: int = 0, groups: int = 1, **options: Any
+) -> Randomisation:
     """Randomise the whole path under the brain CLS token's attention to image patches (mean over heads).
+
+    Parameters
+    ----------
+    fusion, stimuli, seed, groups, options
+        As `randomise_class_attribution`.
 
     Raises
     ------
@@ -256,4 +286,4 @@ def randomise_brain_attention(fusion: Any, stimuli: StimulusSet, *, seed: int = 
             parts.append(weights.unflatten(-1, grid).cpu().numpy())
         return np.concatenate(parts)
 
-    return weight_randomisation(path, path_stages(path, groups), maps, seed=seed)
+    return weight_randomisation(path, path_stages(path, groups), maps, seed=seed, **options)

@@ -20,7 +20,7 @@ from bmfl_lab.evaluation.attention_randomised import (
     randomise_roi_attention,
 )
 from bmfl_lab.evaluation.attention_table import CheckRow, check_rows
-from bmfl_lab.evaluation.attribution import class_attribution
+from bmfl_lab.evaluation.attribution import Attribution, class_attribution
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def check_backbone(
     kind: str = "last block",
     region: np.ndarray | None = None,
     seed: int = 0,
+    reference: DeletionInsertion | None = None,
 ) -> CheckedMap:
     """Check the backbone's attention (mean over heads) or its rollout.
 
@@ -92,11 +93,13 @@ def check_backbone(
         Planted region from `on_patches`.
     seed : int
         Of random weights and orders.
+    reference : DeletionInsertion, optional
+        Curves of another map of the same model, images and seed: its random orders serve again.
     """
-    randomised = randomise_backbone(backbone, stimuli, kind=kind, seed=seed)
     rolled = kind == "rollout"
     maps = rollout(backbone, stimuli) if rolled else backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
-    curves = class_curves(fusion, stimuli, maps, seed=seed)
+    randomised = randomise_backbone(backbone, stimuli, kind=kind, seed=seed, trained=maps, cascade=False)
+    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _judged("backbone rollout" if rolled else "backbone CLS", maps, randomised, curves, region=region)
 
 
@@ -141,7 +144,13 @@ def check_roi_attention(
 
 
 def check_brain_attention(
-    fusion: Any, stimuli: StimulusSet, *, shuffled: Any = None, region: np.ndarray | None = None, seed: int = 0
+    fusion: Any,
+    stimuli: StimulusSet,
+    *,
+    shuffled: Any = None,
+    region: np.ndarray | None = None,
+    seed: int = 0,
+    reference: DeletionInsertion | None = None,
 ) -> CheckedMap:
     """Check the attention of the brain's CLS token to image patches (mean over heads).
 
@@ -149,15 +158,15 @@ def check_brain_attention(
     ----------
     fusion : TrainedFusion
         With cross-attention.
-    stimuli, region, seed
+    stimuli, region, seed, reference
         As `check_backbone`.
     shuffled : TrainedFusion, optional
         Trained in the same way on shuffled labels.
     """
     maps = brain_attention(fusion, stimuli).mean(1)
     other = None if shuffled is None else brain_attention(shuffled, stimuli).mean(1)
-    randomised = randomise_brain_attention(fusion, stimuli, seed=seed)
-    curves = class_curves(fusion, stimuli, maps, seed=seed)
+    randomised = randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps, cascade=False)
+    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _judged("brain CLS", maps, randomised, curves, shuffled=other, region=region)
 
 
@@ -169,24 +178,28 @@ def check_class_attribution(
     region: np.ndarray | None = None,
     steps: int = 32,
     seed: int = 0,
+    reference: DeletionInsertion | None = None,
+    attribution: Attribution | None = None,
 ) -> CheckedMap:
     """Check integrated gradients of the predicted class.
 
     Parameters
     ----------
-    fusion, stimuli, shuffled, region, seed
+    fusion, stimuli, shuffled, region, seed, reference
         As `check_brain_attention`.
     steps : int, default 32
         Points of the quadrature; a quarter as many for models that only lend a map to compare with, where nothing
         but the ranks of patches matters.
+    attribution : Attribution, optional
+        What `class_attribution` returned for these images, if it is known.
     """
-    found = class_attribution(fusion, stimuli, steps=steps)
+    found = class_attribution(fusion, stimuli, steps=steps) if attribution is None else attribution
     maps, coarse, other = np.abs(found.patches), max(1, steps // 4), None
     if shuffled is not None:
         classes = fusion.logits(stimuli).argmax(1)
         other = np.abs(class_attribution(shuffled, stimuli, target=classes, steps=coarse).patches)
-    randomised = randomise_class_attribution(fusion, stimuli, steps=coarse, seed=seed)
-    curves = class_curves(fusion, stimuli, maps, seed=seed)
+    randomised = randomise_class_attribution(fusion, stimuli, steps=coarse, seed=seed, trained=maps, cascade=False)
+    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _judged(
         "integrated gradients", maps, randomised, curves, shuffled=other, region=region, gap=found.relative_gap
     )

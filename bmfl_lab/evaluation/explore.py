@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.backbones import FeatureStore, extract, load_backbone
+from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation import explore_lesions as lesions
 from bmfl_lab.evaluation import explore_maps as maps
+from bmfl_lab.evaluation import explore_tokens as tokens
 from bmfl_lab.models.lesion import LESION_KINDS, Lesion
 
 _REMEMBER = 128
@@ -87,13 +88,12 @@ class Explorer:
         self._backbone: Any = None
 
     def _remember(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """Return what was made before for `key`, else make it; the oldest answers are forgotten."""
-        if key not in self._known:
-            value = make()
-            self._known[key] = value
-            while len(self._known) > _REMEMBER:
-                self._known.pop(next(iter(self._known)))
-        return self._known[key]
+        """Return what was made before for `key`, else make it; what was not asked for longest is forgotten."""
+        value = self._known.pop(key) if key in self._known else make()
+        self._known[key] = value
+        while len(self._known) > _REMEMBER:
+            self._known.pop(next(iter(self._known)))
+        return value
 
     # --- images
 
@@ -173,24 +173,7 @@ class Explorer:
             self._backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, device=self.device)
         return self._backbone
 
-    # --- tokens and responses
-
-    def _tokens(self, kind: str, block: int, name: str, index: int, shift: str, severity: int) -> tuple:
-        """Return CLS (1, D), patches (1, P, D) and the grid of one image."""
-        if shift or name not in self.study.sets:
-            stored = self._remember(
-                ("tokens", kind, block, name, index, shift, severity),
-                lambda: extract(self.backbone, self._one(name, index, shift, severity), kind, block),
-            )
-            # as the store keeps them, so that an image gives the same answer alone and in its set
-            return stored.cls.astype(np.float16), stored.patches.astype(np.float16), stored.grid
-        stored = self._set_tokens(kind, block, name)
-        rows = slice(self._index(self.stimuli(name), index), index + 1)
-        return stored.cls[rows], stored.patches[rows], stored.grid
-
-    def _set_tokens(self, kind: str, block: int, name: str) -> Any:
-        key = ("set tokens", kind, block, name)
-        return self._remember(key, lambda: self.store.get(self.backbone, self.stimuli(name), kind=kind, block=block))
+    # --- responses
 
     def predicted(self, name: str, index: int, shift: str = "", severity: int = 3) -> np.ndarray:
         """Return the predicted response to an image, float32 (V,).
@@ -200,26 +183,11 @@ class Explorer:
         ConfigError
             If there is no brain encoder.
         """
-        encoder = self._need_encoder()
-        if not shift and name in self.study.sets:
-            return self.all_predicted(name)[self._index(self.stimuli(name), index)]
-        return self._remember(
-            ("predicted", name, index, shift, shift and severity),
-            lambda: encoder.predict_stimuli(
-                self._one(name, index, shift, severity), backbone=self._same_backbone(), device=self.device
-            )[0],
-        )
+        return tokens.predicted(self, name, index, shift, severity)
 
     def all_predicted(self, name: str) -> np.ndarray:
         """Return the predicted responses to a whole set, float32 (n, V)."""
-        encoder = self._need_encoder()
-        options = {"store": self.store, "backbone": self._same_backbone(), "device": self.device}
-        return self._remember(("responses", name), lambda: encoder.predict_stimuli(self.stimuli(name), **options))
-
-    def _same_backbone(self) -> Any:
-        same = self.backbone.describe() | {"weights_label": ""}
-        wanted = dict(self.encoder.sources[0]["backbone"]) | {"weights_label": ""}
-        return self.backbone if same == wanted else None
+        return tokens.all_predicted(self, name)
 
     def _need_encoder(self) -> Any:
         if self.encoder is None:
@@ -249,6 +217,21 @@ class Explorer:
     def accuracy(self) -> np.ndarray:
         """Return the encoder's validation r per vertex, (V,); NaN where undefined."""
         return np.asarray(self._need_encoder().scores, dtype=np.float64)
+
+    def ceiling(self) -> np.ndarray:
+        """Return the share of each vertex's variance that the image determines, (V,); NaN where undefined.
+
+        Raises
+        ------
+        DataError
+            If the study has no subject, or the subject no noise ceiling.
+        """
+        found = self._need_subject().noise_ceiling
+        if found is None:
+            raise DataError(
+                message(f"a noise ceiling of {self.subject.name!r}", "none", "choose another map, or estimate one first")
+            )
+        return np.asarray(found, dtype=np.float64)
 
     def mask(self, regions: Sequence[str]) -> np.ndarray:
         """Return the vertices of ROIs, groups, or "vertex 12", bool (V,); none for an empty list.
@@ -327,7 +310,7 @@ class Explorer:
             if lesion is not None:
                 raise ConfigError(message("a fusion model for a lesion", repr(model), "choose another model"))
             return {"logits": found.logits(self._one(name, index, shift, severity))}
-        cls, patches, grid = self._tokens(found.config.kind, found.config.block, name, index, shift, severity)
+        cls, patches, grid = tokens.of_image(self, found.config.kind, found.config.block, name, index, shift, severity)
         response = None
         if found.source is not None:
             response = self._response(found, name, index, shift, severity)[None]

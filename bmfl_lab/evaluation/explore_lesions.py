@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bmfl_lab.evaluation import explore_tokens as tokens
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.runtime import rng
@@ -23,17 +24,18 @@ def rows_of(explorer: Any, name: str) -> np.ndarray:
 
 
 def _inputs(explorer: Any, model: Any, name: str) -> tuple:
-    """Return tokens, responses and labels of a set's batch."""
+    """Return tokens, responses and labels of a set's batch, and what the fusion makes of the tokens alone."""
 
     def make() -> tuple:
         stimuli, rows = explorer.stimuli(name), rows_of(explorer, name)
-        stored = explorer._set_tokens(model.config.kind, model.config.block, name)
+        stored = tokens.of_set(explorer, model.config.kind, model.config.block, name)
         own = model.encoder is not None and model.encoder is explorer.encoder
         response = None
         if model.source is not None:
-            response = (explorer.all_predicted(name) if own else model.inputs(stimuli)[1])[rows]
+            response = tokens.predicted_rows(explorer, name, rows) if own else model.inputs(stimuli)[1][rows]
         parts = (torch.from_numpy(np.asarray(a[rows], dtype=np.float32)) for a in (stored.cls, stored.patches))
-        return (*parts, response, np.asarray(stimuli.labels)[rows])
+        cls, patches = parts
+        return cls, patches, response, np.asarray(stimuli.labels)[rows], model.see(cls, patches)
 
     return explorer._remember(("batch", id(model), name), make)
 
@@ -53,8 +55,8 @@ def correct(explorer: Any, model: str, name: str, lesion: Lesion | None = None) 
         return logits.argmax(1) == np.asarray(stimuli.labels)
 
     def ask() -> np.ndarray:
-        cls, patches, response, labels = _inputs(explorer, found, name)
-        return found.answer(cls, patches, response, lesion)["logits"].argmax(1) == labels
+        cls, patches, response, labels, seen = _inputs(explorer, found, name)
+        return found.answer(cls, patches, response, lesion, seen=seen)["logits"].argmax(1) == labels
 
     return ask() if lesion is not None else explorer._remember(("correct", model, name), ask)
 

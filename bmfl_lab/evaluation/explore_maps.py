@@ -1,6 +1,6 @@
 """Attention maps of one image for the widgets: from the backbone, the brain encoder and the fusion.
 
-Shape suffixes: H heads, P patches, T tokens, R brain tokens or queries.
+Shape suffixes: H heads, R queries, h and w rows and columns of patches.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from bmfl_lab.errors import ConfigError, message, nearest
+from bmfl_lab.evaluation.attention import asked, backbone_attention, brain_maps, query_names, query_weights
+from bmfl_lab.evaluation.explore_tokens import for_encoder
 
 BACKBONE, ENCODER = "backbone: CLS over patches", "encoder: ROI query over patches"
 CONSULTED, LOOKED = "fusion: image over ROIs", "fusion: brain over patches"
@@ -35,25 +36,6 @@ def _query_module(explorer: Any) -> Any:
     return ask() if ask else None
 
 
-def query_names(module: Any, atlas: Any) -> tuple[str, ...]:
-    """Return the name ("left:V1") of each query of a ROI-query encoder, found from the vertices it reads out."""
-    readout = module.readout
-    counts = torch.tensor([len(w) for w in readout.weights])
-    masks_RV = readout.mixing_GR.bool().repeat_interleave(counts, 0)[readout.inverse_V].T.numpy()
-    side = np.asarray(atlas.hemisphere)
-    regions = {
-        f"{s}:{r}": np.asarray(m, bool) & (side == i)
-        for r, m in atlas.rois.items()
-        for i, s in ((0, "left"), (1, "right"))
-    }
-    names = []
-    for number, mask in enumerate(masks_RV):
-        same = [name for name, region in regions.items() if np.array_equal(region, mask)]
-        half = "left" if not mask[side == 1].any() else "right" if not mask[side == 0].any() else f"query {number}"
-        names.append(same[0] if same else f"{half}:rest")
-    return tuple(names)
-
-
 def choices(explorer: Any, source: str, model: str = "") -> dict[str, Any]:
     """Return the number of heads and blocks and the region names of a source."""
     if source == BACKBONE:
@@ -66,7 +48,8 @@ def choices(explorer: Any, source: str, model: str = "") -> dict[str, Any]:
                     "a ROI-query encoder", "another kind or none", "train one with presets(..., encoder='roi_query')"
                 )
             )
-        return {"n_heads": module.n_heads, "n_blocks": 1, "regions": query_names(module, explorer.atlas)}
+        names = explorer._remember(("query names",), lambda: query_names(explorer.encoder))
+        return {"n_heads": module.n_heads, "n_blocks": 1, "regions": names}
     if source in (CONSULTED, LOOKED):
         return {"n_heads": _fusion(explorer, model).config.n_heads, "n_blocks": 1, "regions": ()}
     raise ConfigError(message("an attention source", repr(source), nearest(source, sources(explorer))))
@@ -117,7 +100,8 @@ def attention(
     -------
     dict
         ``map`` (h, w), summing to the share of attention that patches get; or, for "fusion: image over ROIs",
-        ``weights`` (R,) summing to 1 and their ``regions``.
+        ``weights`` (R,) of the image's CLS token, summing to 1, and their ``regions``. The same numbers as the
+        functions of `bmfl_lab.evaluation.attention` give for a whole set.
 
     Raises
     ------
@@ -127,24 +111,32 @@ def attention(
     known = choices(explorer, source, model)
     if not -1 <= head < known["n_heads"]:
         raise ConfigError(message(f"a head from 0 to {known['n_heads'] - 1}, or -1", str(head), "choose another head"))
-    key = ("attention", source, name, index, shift, shift and severity, model, block)
+    place = (name, index, shift, shift and severity)
     if source == BACKBONE:
-        weights_HP, grid = explorer._remember(
-            key, lambda: _backbone_maps(explorer, name, index, shift, severity, block)
+        (maps_Hhw,) = explorer._remember(
+            ("attention", source, block, *place),
+            lambda: backbone_attention(
+                explorer.backbone, explorer._one(name, index, shift, severity), blocks=(block,), normalise=False
+            )[0],
         )
-        return {"map": _pick(weights_HP, head).reshape(grid)}
+        return {"map": _pick(maps_Hhw, head)}
     if source == ENCODER:
         regions = known["regions"]
         if region and region not in regions:
             raise ConfigError(message("a region with a query in this subject", repr(region), nearest(region, regions)))
-        weights_RHP, grid = explorer._remember(key, lambda: _query_maps(explorer, name, index, shift, severity))
-        return {"map": _pick(weights_RHP[regions.index(region) if region else 0], head).reshape(grid)}
-    key = ("attention", "fusion", *key[2:])  # one forward pass gives both directions
-    found = explorer._remember(key, lambda: _fused(explorer, model, name, index, shift, severity))
+        maps_RHhw = explorer._remember(
+            ("attention", source, *place),
+            lambda: query_weights(explorer.encoder, for_encoder(explorer, name, index, shift, severity))[0],
+        )
+        return {"map": _pick(maps_RHhw[regions.index(region) if region else 0], head)}
+    # one forward pass gives both directions
+    found = explorer._remember(
+        ("attention", "fusion", model, *place), lambda: _fused(explorer, model, name, index, shift, severity)
+    )
     if source == CONSULTED:
         names = _fusion(explorer, model).module.brain.tokeniser.names
-        return {"weights": _pick(found["vb"][0].mean(1), head), "regions": tuple(names)}
-    return {"map": _pick(found["bv"][0].mean(1), head).reshape(found["grid"])}
+        return {"weights": _pick(asked(found["vb"], "cls")[0, :, 0], head), "regions": tuple(names)}
+    return {"map": _pick(brain_maps(found)[0], head)}
 
 
 def _fused(explorer: Any, model: str, name: str, index: int, shift: str, severity: int) -> dict[str, Any]:
@@ -154,20 +146,3 @@ def _fused(explorer: Any, model: str, name: str, index: int, shift: str, severit
 
 def _pick(weights_HX: np.ndarray, head: int) -> np.ndarray:
     return weights_HX.mean(0) if head < 0 else weights_HX[head]
-
-
-def _backbone_maps(explorer: Any, name: str, index: int, shift: str, severity: int, block: int) -> tuple:
-    backbone = explorer.backbone
-    image = backbone.preprocess(explorer._one(name, index, shift, severity).image(0))[None].to(backbone.device)
-    (tokens,) = backbone(image, blocks=(block,), attention=True)
-    # registers stand for no place in the image
-    return tokens.attention[0, :, 0, 1 + backbone.n_registers :].float().cpu().numpy(), tokens.grid
-
-
-def _query_maps(explorer: Any, name: str, index: int, shift: str, severity: int) -> tuple:
-    module, encoder = _query_module(explorer), explorer.encoder
-    tokens = encoder.tokens(explorer._one(name, index, shift, severity), backbone=explorer._same_backbone())
-    patches = np.concatenate([t.patches for t in tokens], axis=2)
-    with torch.inference_mode():
-        weights_RHP = module.attention(torch.from_numpy(patches.astype(np.float32)))[0].numpy()
-    return weights_RHP, tokens[0].grid

@@ -42,6 +42,26 @@ def test_random_orders_average_to_the_straight_line():
     assert set(table["order"]) == {"map", "random"} and (table["low"] <= table["mean"]).all()
 
 
+def test_curves_of_another_map_take_over_the_random_orders():
+    n, calls = 5, []
+
+    def score(images, index):
+        calls.append(len(images))
+        return linear_score(images, index)
+
+    images, empty = torch.rand(n, 3, 8, 8), torch.zeros(n, 3, 8, 8)
+    maps = np.random.default_rng(0).random((2, n, 2, 2))
+    first = deletion_insertion(score, images, empty, maps[0])
+    alone, n_alone = deletion_insertion(score, images, empty, maps[1]), sum(calls)
+    calls.clear()
+    shared = deletion_insertion(score, images, empty, maps[1], reference=first)
+    for name in ("deletion", "insertion", "random_deletion", "random_insertion"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(alone, name))
+    assert sum(calls) == n * (2 + 2 * 3) and n_alone == 2 * n * (2 + 2 * 3 + 4 * 3)
+    with pytest.raises(DataError, match="reference curves of shape"):
+        deletion_insertion(score, images[:2], empty[:2], maps[0, :2], reference=first)
+
+
 def test_similarity_agrees_with_scipy_and_is_one_only_for_equal_order():
     rng = np.random.default_rng(0)
     a, b = rng.random((6, 8, 9)), np.round(rng.random((6, 8, 9)), 1)
@@ -90,6 +110,12 @@ def test_weights_are_randomised_stage_by_stage_on_a_copy():
     found = weight_randomisation(module, stages, lambda m: m[0].weight.detach().numpy().reshape(4, 4, 4))
     assert list(found.maps) == ["trained", "output", "input"]
     np.testing.assert_array_equal(found.maps["output"], found.maps["trained"])
+    once = weight_randomisation(
+        module, stages, lambda m: m[0].weight.detach().numpy().reshape(4, 4, 4), trained=found.maps["trained"],
+        cascade=False,
+    )  # fmt: skip
+    assert list(once.maps) == ["trained", "input"]
+    np.testing.assert_array_equal(once.maps["input"], found.maps["input"])
     assert found.table().loc["output", "spearman"] == 1 and abs(found.final["spearman"]).mean() < 0.6
     assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before))
     with pytest.raises(ConfigError, match="parameters of the stage 'none'"):
