@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.explore import COLOURS, STATES
-from widgets.frame import Frame, dropdown, fit_index, image_controls, slider
-from widgets.plots import Cortex, no_axes, picture, styled
+from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider
+from widgets.plots import ERROR, Cortex, add_picture, picture, styled
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class State:
     model : str
         Name of the model; the first one with a brain by default.
     images, index, shift, severity
-        Which image.
+        Which image; of "test" by default.
     regions : tuple of str
         ROIs and groups that are lesioned; empty for none.
     kind : "mean", "zero" or "resample"
@@ -38,7 +38,7 @@ class State:
     """
 
     model: str = ""
-    images: str = "test"
+    images: str = ""
     index: int = 0
     shift: str = ""
     severity: int = 3
@@ -52,7 +52,8 @@ def resolve(state: State, source: Any) -> State:
     """Return the state with the model and the out-of-distribution set filled in."""
     able = [m for m in source.models if source.has_brain(m)] or list(source.models)
     model = state.model or (able[0] if able else "")
-    return dataclasses.replace(state, model=model, ood=state.ood or (source.ood[0] if source.ood else ""))
+    state = dataclasses.replace(state, model=model, ood=state.ood or (source.ood[0] if source.ood else ""))
+    return image_set(state, source)
 
 
 def select(state: State, source: Any) -> dict[str, Any]:
@@ -256,12 +257,11 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
             "Model": ("model", "ood"),
         },
         views=[(cortex.figure, "1 1 340px"), (results, "2 1 520px")],
-        answer=lambda s: select(s, source),
+        source=source,
+        select=select,
         draw=draw,
-        adjust=lambda s, c: fit_index(resolve(s, source), c, source),
-        twin=lambda s: figure_of(s, source),
-        module="ablation",
-        source="explorer",
+        adjust=lambda s, c, e: fit_index(resolve(s, e), c, e),
+        twin=figure_of,
         folder=folder,
     )
     frame.on_click(
@@ -296,9 +296,7 @@ def _results(source: Any) -> go.Figure:
         subplot_titles=("image", "class probability, %", "accuracy, %"),
         horizontal_spacing=0.12,
     )
-    blank = picture(np.full((8, 8, 3), 255, dtype=np.uint8))
-    made.add_image(source=blank, hoverinfo="skip", row=1, col=1)
-    no_axes(made, 1, 1)
+    add_picture(made, 1, 1)
     for name, colour in zip(STATES[:2], COLOURS):
         look = {"marker_color": colour, "name": name, "legendgroup": name}
         made.add_bar(
@@ -306,11 +304,10 @@ def _results(source: Any) -> go.Figure:
         )
     for name, colour in zip(STATES, COLOURS):
         look = {"marker_color": colour, "name": name, "legendgroup": name, "showlegend": name == STATES[2]}
-        error = {"type": "data", "symmetric": False, "color": "#222222", "thickness": 1.2}
-        made.add_bar(x=["test"], y=[0.0], error_y=error, **look, row=1, col=3)
-    made.update_xaxes(range=[0, 100], gridcolor="#e3e3e3", row=1, col=2)
+        made.add_bar(x=["test"], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=3)
+    made.update_xaxes(range=[0, 100], row=1, col=2)
     made.update_yaxes(autorange="reversed", row=1, col=2)
-    made.update_yaxes(range=[0, 105], gridcolor="#e3e3e3", row=1, col=3)
+    made.update_yaxes(range=[0, 105], row=1, col=3)
     chance = 100 / len(source.class_names)
     made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, row=1, col=3)
     made.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"})

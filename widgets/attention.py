@@ -13,8 +13,8 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.attention import attention_figure, overlay
 from bmfl_lab.viz.explore import COLOURS
-from widgets.frame import Frame, dropdown, fit_index, image_controls, slider
-from widgets.plots import no_axes, picture, styled
+from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider
+from widgets.plots import add_picture, picture, styled
 
 COMPARE = ("nothing", "another image", "another model")
 
@@ -26,7 +26,7 @@ class State:
     Parameters
     ----------
     images, index, shift, severity
-        Which image.
+        Which image; of "test" by default.
     source : str
         Whose attention, one of ``Explorer.sources``; the last one by default.
     model : str
@@ -47,7 +47,7 @@ class State:
         Model beside the first one.
     """
 
-    images: str = "test"
+    images: str = ""
     index: int = 0
     shift: str = ""
     severity: int = 3
@@ -68,7 +68,7 @@ def resolve(state: State, source: Any) -> State:
     chosen = state.source or source.sources[-1]
     model = state.model or (models[0] if models else "")
     other = state.other_model or (models[-1] if models else "")
-    state = dataclasses.replace(state, source=chosen, model=model, other_model=other)
+    state = image_set(dataclasses.replace(state, source=chosen, model=model, other_model=other), source)
     known = source.map_choices(chosen, model)
     region = state.region if state.region in known["regions"] else (known["regions"] or ("",))[0]
     return dataclasses.replace(
@@ -188,10 +188,10 @@ def attention_explorer(source: Any, /, *, folder: str | Path = "figures", **stat
         "opacity": slider("Opacity", first.opacity, 0.0, 1.0, 0.05),
         "model": dropdown("Model", models, first.model),
         "compare": dropdown("Beside it", COMPARE, first.compare),
-        "other_index": slider("Other image", 0, 0, max(1, source.size(first.images) - 1)),
+        "other_index": slider("Other image", 0, 0, 1),
         "other_model": dropdown("Other model", models, first.other_model),
     }
-    controls["source"].layout.width = "340px"
+    controls["source"].layout.width = "370px"
 
     def draw(found: dict, state: State) -> str:
         spatial = found["panels"][0]["map"] is not None
@@ -210,12 +210,11 @@ def attention_explorer(source: Any, /, *, folder: str | Path = "figures", **stat
             "Look": ("opacity", "compare", "other_index", "other_model"),
         },
         views=[(figure, "1 1 520px"), (bars, "1 1 400px")],
-        answer=lambda s: select(s, source),
+        source=source,
+        select=select,
         draw=draw,
-        adjust=lambda s, c: _adjust(s, c, source),
-        twin=lambda s: figure_of(s, source),
-        module="attention",
-        source="explorer",
+        adjust=_adjust,
+        twin=figure_of,
         folder=folder,
     )
 
@@ -242,10 +241,8 @@ def _adjust(state: State, controls: Any, source: Any) -> State:
 
 def _pictures() -> go.Figure:
     made = make_subplots(rows=1, cols=4, subplot_titles=("image", "attention", " ", " "), horizontal_spacing=0.02)
-    blank = picture(np.full((8, 8, 3), 255, dtype=np.uint8))
     for column in range(1, 5):
-        made.add_image(source=blank, hoverinfo="skip", row=1, col=column)
-        no_axes(made, 1, column)
+        add_picture(made, 1, column)
     figure = styled(made, 300)
     figure.update_layout(margin={"l": 6, "r": 6, "t": 56, "b": 6})
     return figure
@@ -256,20 +253,19 @@ def _bars() -> go.Figure:
     for name, colour in zip(("", " "), COLOURS):
         made.add_bar(x=[], y=[], marker_color=colour, name=name)
     made.update_layout(barmode="group", legend={"orientation": "h", "y": 1.12}, showlegend=True)
-    made.update_yaxes(title_text="share of attention", gridcolor="#e3e3e3", rangemode="tozero")
+    made.update_yaxes(title_text="share of attention", rangemode="tozero")
     figure = styled(made, 300)
     figure.update_layout(margin={"l": 10, "r": 10, "t": 60, "b": 70})
     return figure
 
 
 def _draw(figure: go.Figure, bars: go.Figure, panels: list[dict], state: State) -> None:
-    blank = picture(np.full((8, 8, 3), 255, dtype=np.uint8))
     with figure.batch_update():
         for i in range(2):
             panel = panels[i] if i < len(panels) else None
             map_ = None if panel is None else panel["map"]
-            figure.data[2 * i].source = blank if panel is None else picture(panel["image"])
-            figure.data[2 * i + 1].source = blank if map_ is None else picture(_large(panel, state.opacity))
+            figure.data[2 * i].source = picture(None if panel is None else panel["image"])
+            figure.data[2 * i + 1].source = picture(None if map_ is None else _large(panel, state.opacity))
             figure.layout.annotations[2 * i].text = "" if panel is None else panel["title"].replace(", ", "<br>", 1)
             figure.layout.annotations[2 * i + 1].text = "" if map_ is None else "attention"
     with bars.batch_update():

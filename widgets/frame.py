@@ -14,6 +14,7 @@ from traitlets import TraitError
 
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
+from bmfl_lab.viz.show import DPI
 from widgets.live import Live
 
 _STYLE = """<style>
@@ -24,7 +25,7 @@ _STYLE = """<style>
 .bmfl-status {border-color:#0072B2}
 .bmfl-error {border-color:#D55E00}
 .bmfl-heading {font-weight:600; color:var(--jp-ui-font-color1,#222)}
-.bmfl-card {background:#fff; color:#222; min-width:0; overflow:hidden}
+.bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:7em}
 </style>"""
 LABEL = {"description_width": "96px"}
@@ -46,7 +47,7 @@ def explain(error: Exception) -> str:
     return text[:1].upper() + text[1:] + " Change a control to go on; the figure shows the last state that worked."
 
 
-def code_of(state: Any, module: str, source: str) -> str:
+def code_of(state: Any, module: str, sources: Sequence[str]) -> str:
     """Return the cell that makes a widget's figure without the widget.
 
     Parameters
@@ -55,17 +56,29 @@ def code_of(state: Any, module: str, source: str) -> str:
         The widget's state; only fields that differ from their defaults are written.
     module : str
         Module in `widgets` that holds ``State`` and ``figure_of``.
-    source : str
-        Name of the source's variable.
+    sources : sequence of str
+        What the widget was made of, as code.
     """
     changed = [
         f"{f.name}={getattr(state, f.name)!r}" for f in dataclasses.fields(state) if getattr(state, f.name) != f.default
     ]
     return (
+        "from bmfl_lab.viz import show\n"
         f"from widgets.{module} import State, figure_of\n\n"
         f"state = State({', '.join(changed)})\n"
-        f"figure_of(state, {source})  # {source}: what the widget was made of"
+        f"show(figure_of(state, {', '.join(sources)}), '.', '{module}')  # also written to figures/{module}.png"
     )
+
+
+def name_of(source: Any, otherwise: str) -> str:
+    """Return the name under which a notebook knows an object; a path is written out."""
+    if isinstance(source, (str, Path)):
+        return repr(str(source))
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    known = {} if shell is None else dict(shell.user_ns)
+    return next((name for name, value in known.items() if value is source and name[:1] != "_"), otherwise)
 
 
 class Frame(w.VBox):
@@ -83,16 +96,19 @@ class Frame(w.VBox):
         Heading to the fields under it, in order.
     views : sequence of (plotly Figure, widget or list of them, str)
         What is shown, and the CSS flex of each; figures are changed in place by `draw`.
-    answer : callable
-        ``answer(state) -> dict``: the pure select with its source.
+    source : object
+        Where the numbers come from.
+    select : callable
+        ``select(state, source) -> dict``: pure.
     draw : callable
-        ``draw(answer, state) -> str``: changes the figures and returns a sentence for the status panel.
-    adjust : callable, optional
-        ``adjust(state, controls) -> state``: limits that depend on other fields.
+        ``draw(found, state) -> str``: changes the figures and returns a sentence for the status panel.
     twin : callable
-        ``twin(state) -> matplotlib Figure``.
-    module, source : str
-        For "copy as code".
+        ``twin(state, source) -> matplotlib Figure``, the ``figure_of`` of the widget's module.
+    adjust : callable, optional
+        ``adjust(state, controls, source) -> state``: limits that depend on other fields.
+    given : mapping of str to object, optional
+        What a person passed to make the widget, for "copy as code", under names to use where the notebook has none;
+        by default the source under the name "explorer".
     folder : str or Path
         Where pictures are saved.
 
@@ -114,17 +130,18 @@ class Frame(w.VBox):
         controls: Mapping[str, w.Widget],
         groups: Mapping[str, Sequence[str]],
         views: Sequence[tuple[Any, str]],
-        answer: Callable[[Any], dict],
+        source: Any,
+        select: Callable[[Any, Any], dict],
         draw: Callable[[dict, Any], str],
-        twin: Callable[[Any], Any],
-        adjust: Callable[[Any, Mapping[str, w.Widget]], Any] | None = None,
-        module: str,
-        source: str,
+        twin: Callable[[Any, Any], Any],
+        adjust: Callable[[Any, Mapping[str, w.Widget], Any], Any] | None = None,
+        given: Mapping[str, Any] | None = None,
         folder: str | Path = "figures",
     ):
         self.state, self.controls, self.seconds, self.error = state, dict(controls), 0.0, ""
-        self._parts = {"answer": answer, "draw": draw, "twin": twin, "adjust": adjust}
-        self._module, self._source, self._folder, self._quiet = module, source, Path(folder), False
+        self._source, self._select, self._draw, self._twin, self._adjust = source, select, draw, twin, adjust
+        self._given = {"explorer": source} if given is None else given
+        self._module, self._folder, self._quiet = twin.__module__.rpartition(".")[2], Path(folder), False
         self.figures: dict[int, Live] = {}
         views = [(self._lively(view), flex) for view, flex in views]
         self.status = w.HTML()
@@ -184,16 +201,16 @@ class Frame(w.VBox):
         before, self._quiet = self.state, True
         try:
             self.state = dataclasses.replace(self.state, **changes)
-            if self._parts["adjust"]:
-                self.state = self._parts["adjust"](self.state, self.controls)
+            if self._adjust is not None:
+                self.state = self._adjust(self.state, self.controls, self._source)
             for name, control in self.controls.items():
                 self._turn(name, control)
-        except ConfigError:
+        except BmflError:
             self.state = before
             raise
         finally:
             self._quiet = False
-        said = self._parts["draw"](self._parts["answer"](self.state), self.state)
+        said = self._draw(self._select(self.state, self._source), self.state)
         for figure in self.figures.values():
             figure.push()
         return said
@@ -221,7 +238,7 @@ class Frame(w.VBox):
         """Write the static twin beside the notebook and return a sentence with its path."""
         path = self._path("png")
         with atomic_path(path) as temporary:
-            self._parts["twin"](self.state).savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+            self._twin(self.state, self._source).savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
         return f"Saved {path}"
 
     def save_html(self) -> str:
@@ -244,7 +261,8 @@ class Frame(w.VBox):
 
     def show_code(self) -> str:
         """Show the cell that makes this figure without the widget."""
-        self.code.value = code_of(self.state, self._module, self._source)
+        names = [name_of(value, otherwise) for otherwise, value in self._given.items() if value is not None]
+        self.code.value = code_of(self.state, self._module, names)
         self.code.layout.display = ""
         return "The cell is below: copy it with Ctrl-A, Ctrl-C into a new cell."
 
@@ -265,8 +283,18 @@ def _cards(views: Sequence[tuple[w.Widget, str]]) -> w.Widget:
 
 
 def dropdown(label: str, options: Sequence, value: Any) -> w.Dropdown:
-    """Return a labelled drop-down list."""
-    return w.Dropdown(options=list(options), value=value, description=label, style=LABEL, layout=WIDE)
+    """Return a labelled drop-down list; a value that is no option is left to the frame's panel to name."""
+    options = list(options)
+    values = [o[1] if isinstance(o, tuple) else o for o in options]
+    value = value if value in values else values[0]
+    return w.Dropdown(options=options, value=value, description=label, style=LABEL, layout=WIDE)
+
+
+def image_set(state: Any, explorer: Any) -> Any:
+    """Return the state with an image set: "test" where none is named, or the first one of a study without it."""
+    if state.images or not explorer.sets:
+        return state
+    return dataclasses.replace(state, images="test" if "test" in explorer.sets else explorer.sets[0])
 
 
 def slider(label: str, value: float, low: float, high: float, step: float = 1) -> w.Widget:
@@ -281,8 +309,8 @@ def image_controls(explorer: Any, state: Any) -> dict[str, w.Widget]:
     """Return the controls that choose an image: ``images``, ``index``, ``shift``, ``severity``."""
     shifts = [("none", ""), *((s.replace("_", " "), s) for s in explorer.shifts)]
     return {
-        "images": dropdown("Image set", explorer.sets, state.images),
-        "index": slider("Image", 0, 0, max(0, explorer.size(state.images) - 1)),
+        "images": dropdown("Image set", explorer.sets or ("",), state.images),
+        "index": slider("Image", 0, 0, 1),
         "shift": dropdown("Shift", shifts, state.shift),
         "severity": slider("Severity", state.severity, 1, 5),
     }

@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anywidget
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import traitlets
 from plotly.offline import get_plotlyjs
 
 N_TRACES = 16
-_ESM = """
-function library(model) {
-  // every figure of a page shares one copy; it is 5 MB
-  globalThis.__bmflPlotly ??= (async () => {
-    const shelf = await model.widget_manager.get_model(model.get("library"));
-    const module = {exports: {}};
-    new Function("module", "exports", "define", shelf.get("source"))(module, module.exports, undefined);
-    return module.exports;
-  })();
-  return globalThis.__bmflPlotly;
-}
-async function render({model, el}) {
-  const box = document.createElement("div");
-  box.style.width = "100%";
-  box.style.minHeight = model.get("height") + "px";
-  el.style.width = "100%";
-  el.appendChild(box);
-  const Plotly = await library(model);
-  const known = {};
-  const part = (name) => {
-    const text = model.get(name);
-    if (known[name]?.text !== text) known[name] = {text, value: JSON.parse(text)};
-    return known[name].value;
-  };
-  let waiting = false;
-  const draw = async () => {
-    waiting = false;
-    const data = [...Array(model.get("n_traces")).keys()].map((i) => part("t" + i));
-    await Plotly.react(box, data, JSON.parse(model.get("look")), {displaylogo: false});
-    box.dataset.drawn = String(1 + Number(box.dataset.drawn ?? 0));
-  };
-  const later = () => { if (!waiting) { waiting = true; requestAnimationFrame(draw); } };
-  await draw();
-  box.on("plotly_click", (event) => {
-    const p = event.points[0];
-    const index = typeof p.pointNumber === "number" ? p.pointNumber : -1;
-    model.set("clicked", JSON.stringify({trace: p.curveNumber, index, x: p.x, y: p.y, at: performance.now()}));
-    model.save_changes();
-  });
-  model.on("change", later);
-  const seen = new ResizeObserver(() => Plotly.Plots.resize(box));
-  seen.observe(el);
-  return () => { seen.disconnect(); model.off("change", later); Plotly.purge(box); };
-}
-export default {render};
-"""
+_FEW = 32
+_GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
 
 
 class _Shelf(anywidget.AnyWidget):
@@ -77,11 +36,26 @@ def _shelf() -> _Shelf:
     return _shelves[0]
 
 
+def packed(value: Any) -> Any:
+    """Return a figure's part with its long arrays of numbers as base64 text, which plotly.js reads.
+
+    Numbers are sent in single precision or as 32-bit integers: a picture needs no more.
+    """
+    if isinstance(value, dict):
+        return {k: packed(v) for k, v in value.items()}
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.size <= _FEW:
+        return value
+    small = value.astype("<f4" if value.dtype.kind == "f" else "<i4")
+    spec = {"dtype": small.dtype.str[1:], "bdata": base64.b64encode(small.tobytes()).decode()}
+    return spec if small.ndim == 1 else {**spec, "shape": ", ".join(map(str, small.shape))}
+
+
 class Live(anywidget.AnyWidget):
     """A plotly figure on the page that follows a `plotly.graph_objects.Figure`.
 
-    plotly's own FigureWidget sends 5 MB of library with every figure and gives up where that takes the page more
-    than two seconds; here the figures of a kernel share one copy, and the page always draws the present state.
+    plotly's own FigureWidget, itself an anywidget, sends 5 MB of library with every figure and gives up where that
+    takes the page more than two seconds; here the figures of a kernel share one copy, the page always draws the
+    present state, and colours follow the page's theme.
 
     Parameters
     ----------
@@ -92,14 +66,16 @@ class Live(anywidget.AnyWidget):
         Number of first traces that never change.
     """
 
-    _esm = _ESM
+    _esm = Path(__file__).with_name("live.js")
     library = traitlets.Unicode().tag(sync=True)
     look = traitlets.Unicode("{}").tag(sync=True)
     n_traces = traitlets.Int(0).tag(sync=True)
     height = traitlets.Int(300).tag(sync=True)
+    change = traitlets.Int(0).tag(sync=True)
     clicked = traitlets.Unicode("").tag(sync=True)
     for _i in range(N_TRACES):
         locals()[f"t{_i}"] = traitlets.Unicode("{}").tag(sync=True)
+        locals()[f"b{_i}"] = traitlets.Unicode("{}").tag(sync=True)
 
     def __init__(self, plot: go.Figure, fixed: int = 0):
         self.plot, self._fixed, self._sent = plot, fixed, False
@@ -115,8 +91,17 @@ class Live(anywidget.AnyWidget):
             self.n_traces = len(self.plot.data)
             for i, trace in enumerate(self.plot.data):
                 if i >= self._fixed or not self._sent:
-                    setattr(self, f"t{i}", pio.to_json(trace.to_plotly_json(), validate=False))
-            self.look = pio.to_json(self.plot.layout.to_plotly_json(), validate=False)
+                    self._put(i, trace)
+            self.look = pio.to_json(packed(self.plot.layout.to_plotly_json()), validate=False)
+            self.change += 1
+
+    def _put(self, i: int, trace: Any) -> None:
+        """Write one trace; of a mesh, the places of its vertices apart from its values, which change more often."""
+        parts = trace.to_plotly_json()
+        if trace.type == "mesh3d":
+            base = {k: parts.pop(k) for k in _GEOMETRY if k in parts}
+            setattr(self, f"b{i}", pio.to_json(packed(base), validate=False))
+        setattr(self, f"t{i}", pio.to_json(packed(parts), validate=False))
 
     def on_click(self, act: Callable[[dict[str, Any]], None]) -> None:
         """Call ``act({"trace", "index", "x", "y"})`` when a point is clicked."""

@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.viz.style import colours, markers
 from widgets.frame import Frame, dropdown
-from widgets.plots import no_axes, picture, strip, styled
+from widgets.plots import ERROR, add_picture, picture, strip, styled
 
 FLIPS = ("only the other is right", "only the first is right")
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
@@ -197,7 +197,7 @@ def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], in
     return [str(i) for i in chosen], (len(gained), len(lost)), len(first)
 
 
-def figure_of(state: State, source: Any) -> Any:
+def figure_of(state: State, source: Any, explorer: Any = None) -> Any:
     """Return the static twin of the widget: a matplotlib figure.
 
     Parameters
@@ -206,6 +206,8 @@ def figure_of(state: State, source: Any) -> Any:
         What to show.
     source : Source or OODResult
         Where numbers come from.
+    explorer : Explorer, optional
+        Names the study in the title.
 
     Raises
     ------
@@ -214,7 +216,7 @@ def figure_of(state: State, source: Any) -> Any:
     """
     from bmfl_lab.viz.explore import shift_grid_figure
 
-    source = source if isinstance(source, Source) else source_of(source)
+    source = source if isinstance(source, Source) else source_of(source, explorer)
     state = resolve(state, source)
     found = select(state, source)
     return shift_grid_figure(
@@ -272,8 +274,7 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
     def draw(found: dict, state: State) -> str:
         _draw(figure, found, source, state)
         with sheet.batch_update():
-            blank = np.full((8, 8, 3), 255, dtype=np.uint8)
-            sheet.data[0].source = picture(strip(found["images"]) if found["images"] else blank)
+            sheet.data[0].source = picture(strip(found["images"]) if found["images"] else None)
             sheet.layout.meta = None if found["images"] else "hidden"
             sheet.layout.title.text = f"{len(found['flips'])} images: {state.flips}"
         ids = ", ".join(found["flips"][:40]) or "none"
@@ -286,12 +287,12 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
         controls=controls,
         groups={"Models": ("model", "other"), "Grid": ("show", "shift", "severity"), "Drill down": ("flips",)},
         views=[(figure, "1 1 600px"), ([sheet, listed], "1 1 100%")],
-        answer=lambda s: select(s, source),
+        source=source,
+        select=select,
         draw=draw,
-        adjust=lambda s, _: resolve(s, source),
-        twin=lambda s: figure_of(s, source),
-        module="ood",
-        source="result",
+        adjust=lambda s, _, found: resolve(s, found),
+        twin=figure_of,
+        given={"result": result, "explorer": explorer},
         folder=folder,
     )
     frame.on_click(figure, lambda point: _grid_click(frame, point))
@@ -316,23 +317,22 @@ def _figure(source: Source) -> go.Figure:
     colour, marker = colours(source.models), markers(source.models)
     symbols = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
     for name in source.models:
-        error = {"type": "data", "symmetric": False, "thickness": 1.2}
+        error = {**ERROR, "symmetric": False, "color": colour[name]}
         look = {"color": colour[name], "symbol": symbols.get(marker[name], "star"), "size": 8}
         made.add_scatter(x=[], y=[], mode="lines+markers", name=name, marker=look, error_y=error, row=1, col=2)
     made.update_xaxes(title_text="severity", type="category", row=1, col=1)
     made.update_yaxes(autorange="reversed", type="category", row=1, col=1)
-    made.update_xaxes(title_text="severity (0 = unshifted)", dtick=1, gridcolor="#e3e3e3", row=1, col=2)
-    made.update_yaxes(title_text="accuracy, %", gridcolor="#e3e3e3", row=1, col=2)
-    made.update_layout(legend={"orientation": "h", "y": -0.2, "x": 0.62})
+    made.update_xaxes(title_text="severity (0 = unshifted)", dtick=1, row=1, col=2)
+    made.update_yaxes(title_text="accuracy, %", row=1, col=2)
+    made.update_layout(legend={"orientation": "h", "y": 1.16, "yanchor": "bottom", "x": 0.62})
     figure = styled(made, max(380, 26 * len(source.rows) + 150))
-    figure.update_layout(margin={"l": 10, "r": 14, "t": 46, "b": 76})
+    figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 56})
     return figure
 
 
 def _sheet() -> go.Figure:
     made = make_subplots(rows=1, cols=1)
-    made.add_image(source=picture(np.full((8, 8, 3), 255, dtype=np.uint8)), hoverinfo="skip", row=1, col=1)
-    no_axes(made, 1, 1)
+    add_picture(made, 1, 1)
     figure = styled(made, 150, " ")
     figure.update_layout(margin={"l": 6, "r": 6, "t": 44, "b": 6})
     return figure

@@ -12,45 +12,57 @@ import plotly.graph_objects as go
 from bmfl_lab.viz.explore import outline_lines
 from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, surface_figure, swap_map
 
-_ZOOM = 1.9
-FONT = {"size": 13, "color": "#222222", "family": "Helvetica, Arial, sans-serif"}
+# live.js puts the colours of the page's theme in the place of these three.
+INK, LINE, PAPER = "#222222", "#e3e3e3", "#ffffff"
+FONT = {"size": 13, "color": INK, "family": "Helvetica, Arial, sans-serif"}
+ERROR = {"type": "data", "color": INK, "thickness": 1.2}
 
 
 def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
-    """Return the figure in the house style: white card, dark text, readable in both themes."""
+    """Return the figure in the house style; on a page it takes ink, lines and paper from the page's theme."""
     figure.update_layout(
+        template="none",
         font=FONT,
         height=height,
         autosize=True,
-        paper_bgcolor="#ffffff",
-        plot_bgcolor="#ffffff",
+        paper_bgcolor=PAPER,
+        plot_bgcolor=PAPER,
         title={"text": title, "x": 0.02, "font": {"size": 15}},
         margin={"l": 10, "r": 14, "t": 54, "b": 44},
         hoverlabel={"font": {"size": 12}},
     )
+    figure.update_xaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
+    figure.update_yaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
     return figure
 
 
-def picture(image: np.ndarray) -> str:
-    """Return an image, uint8 (H, W, 3), as a data address that needs no file."""
+def picture(image: np.ndarray | None) -> str:
+    """Return an image, uint8 (H, W, 3 or 4), as a data address that needs no file; None gives an empty one."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    pixels = Image.fromarray(np.ascontiguousarray(image))
-    scale = max(1, round(224 / max(pixels.size)))
-    pixels.resize((pixels.width * scale, pixels.height * scale), Image.Resampling.NEAREST).save(buffer, format="PNG")
+    pixels = Image.fromarray(np.zeros((1, 1, 4), np.uint8) if image is None else np.ascontiguousarray(image))
+    scale = max(1, round(224 / max(pixels.size))) if image is not None else 1
+    larger = pixels.resize((pixels.width * scale, pixels.height * scale), Image.Resampling.NEAREST)
+    larger.save(buffer, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def strip(images: list[np.ndarray], side: int = 72, gap: int = 6) -> np.ndarray:
-    """Return square thumbnails in one row, uint8 (side, n * (side + gap) - gap, 3), on white."""
+    """Return square thumbnails in one row, uint8 (side, n * (side + gap) - gap, 4), clear between them."""
     from PIL import Image
 
-    row = np.full((side, max(1, len(images)) * (side + gap) - gap, 3), 255, dtype=np.uint8)
+    row = np.zeros((side, max(1, len(images)) * (side + gap) - gap, 4), dtype=np.uint8)
     for i, image in enumerate(images):
         small = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.Resampling.BICUBIC)
-        row[:, i * (side + gap) : i * (side + gap) + side] = np.asarray(small)
+        row[:, i * (side + gap) : i * (side + gap) + side] = np.asarray(small.convert("RGBA"))
     return row
+
+
+def add_picture(figure: go.Figure, row: int, col: int) -> None:
+    """Add an empty picture without axes, square pixels kept."""
+    figure.add_image(source=picture(None), hoverinfo="skip", row=row, col=col)
+    no_axes(figure, row, col)
 
 
 def no_axes(figure: go.Figure, row: int, col: int) -> None:
@@ -83,10 +95,6 @@ class Cortex:
         made.data = (*made.data[:-2], made.data[-1], made.data[-2])  # swap_map changes the last trace
         self.figure = styled(made, height)
         self.figure.update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
-        # an orthographic camera does not come nearer; a larger box does
-        extent = np.ptp(np.concatenate([points for points, _, _ in self.layout.base]), axis=0)
-        ratio = dict(zip("xyz", _ZOOM * extent / extent.max()))
-        self.figure.update_layout(scene={"aspectmode": "manual", "aspectratio": ratio})
 
     def show(self, values: np.ndarray, outline: np.ndarray | None = None, **style: Any) -> None:
         """Show values per vertex, and the outline of a region."""

@@ -19,7 +19,7 @@ from bmfl_lab.records import Record, read_record
 from bmfl_lab.viz.results import set_label
 from bmfl_lab.viz.style import PALETTE
 from widgets.frame import LABEL, WIDE, Frame, dropdown
-from widgets.plots import styled
+from widgets.plots import ERROR, styled
 
 _MOST = 30
 
@@ -209,7 +209,7 @@ def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Pa
     figure, table = _figure(), w.HTML(layout={"max_height": "260px", "overflow": "auto"})
     names = list(source.records) or [""]
     text = w.Text(
-        value=first.text, description="Filter", placeholder="notebook, study, parameter", style=LABEL, layout=WIDE
+        value=first.text, description="Filter", placeholder="any part of a name", style=LABEL, layout=WIDE
     )
     text.continuous_update = False
     controls = {
@@ -232,12 +232,12 @@ def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Pa
         controls=controls,
         groups={"Find": ("text", "metric"), "Compare": ("first", "second")},
         views=[([table], "1 1 100%"), (figure, "1 1 600px")],
-        answer=lambda s: select(s, source),
+        source=source,
+        select=select,
         draw=draw,
-        adjust=lambda s, c: _adjust(s, c, source),
-        twin=lambda s: figure_of(s, source),
-        module="runs",
-        source="folder",
+        adjust=_adjust,
+        twin=figure_of,
+        given={"folder": folder},
         folder=pictures,
     )
 
@@ -272,12 +272,12 @@ def _table(runs: list[dict[str, str]], source: Source) -> str:
 
 def _figure() -> go.Figure:
     made = go.Figure()
-    for colour, symbol in zip(PALETTE, ("circle", "square")):
-        error = {"type": "data", "symmetric": False, "thickness": 1.2}
-        marker = {"color": colour, "symbol": symbol, "size": 9}
+    # an open ring around a small square: both are seen where two runs agree
+    for colour, symbol, size in zip(PALETTE, ("circle-open", "square"), (14, 7)):
+        error = {**ERROR, "symmetric": False, "color": colour}
+        marker = {"color": colour, "symbol": symbol, "size": size, "line": {"width": 2}}
         made.add_scatter(x=[], y=[], mode="markers", marker=marker, error_x=error, name=symbol)
-    made.update_yaxes(autorange="reversed", automargin=True, gridcolor="#e3e3e3")
-    made.update_xaxes(gridcolor="#e3e3e3")
+    made.update_yaxes(autorange="reversed")
     made.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, scattermode="group")
     return styled(made, 380, "")
 

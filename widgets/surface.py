@@ -13,10 +13,10 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.style import PALETTE
 from bmfl_lab.viz.surface_interactive import VIEWS
-from widgets.frame import Frame, dropdown, fit_index, image_controls, slider
-from widgets.plots import Cortex, no_axes, picture, strip, styled
+from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider
+from widgets.plots import ERROR, Cortex, add_picture, picture, strip, styled
 
-SHOW = ("predicted response", "measured response", "encoding accuracy")
+SHOW = ("predicted response", "measured response", "encoding accuracy", "noise ceiling")
 SIDES = ("both", "left", "right")
 
 
@@ -27,9 +27,9 @@ class State:
     Parameters
     ----------
     show : str
-        One of `SHOW`.
+        One of `SHOW`; the predicted response by default, the measured one where there is no encoder.
     images, index, shift, severity
-        Which image; the measured response needs the subject's own images.
+        Which image; "test" by default. The measured response needs the subject's own images.
     region : str
         ROI or group whose tuning is shown; "" for none.
     vertex : int
@@ -42,8 +42,8 @@ class State:
         Camera.
     """
 
-    show: str = "predicted response"
-    images: str = "test"
+    show: str = ""
+    images: str = ""
     index: int = 0
     shift: str = ""
     severity: int = 3
@@ -52,6 +52,15 @@ class State:
     hemispheres: str = "both"
     threshold: float = 0.0
     view: str = "posterior"
+
+
+def resolve(state: State, source: Any) -> State:
+    """Return the state with a map, and images that have it."""
+    show = state.show or SHOW[source.encoder is None]
+    state = dataclasses.replace(state, show=show)
+    if show == "measured response" and source.brain in source.sets:
+        state = dataclasses.replace(state, images=source.brain, shift="")
+    return image_set(state, source)
 
 
 def select(state: State, source: Any) -> dict[str, Any]:
@@ -75,6 +84,7 @@ def select(state: State, source: Any) -> dict[str, Any]:
     ConfigError, DataError
         If the encoder, the responses, the region or the image is missing.
     """
+    state = resolve(state, source)
     values, unit, signed, image = _values(state, source)
     side = np.asarray(source.atlas.hemisphere)
     drawn = np.abs(values) >= state.threshold
@@ -107,6 +117,8 @@ def select(state: State, source: Any) -> dict[str, Any]:
 def _values(state: State, source: Any) -> tuple:
     if state.show == "encoding accuracy":
         return source.accuracy(), "validation r", None, None
+    if state.show == "noise ceiling":
+        return source.ceiling(), "explainable share of variance", False, None
     place = (state.images, state.index, state.shift, state.severity)
     if state.show == "measured response":
         values = source.measured(state.index)
@@ -131,6 +143,7 @@ def figure_of(state: State, source: Any) -> Any:
     from bmfl_lab.viz.explore import region_figure
     from bmfl_lab.viz.surface import surface_panel
 
+    state = resolve(state, source)
     found = select(state, source)
     panel = surface_panel(
         found["values"],
@@ -146,8 +159,8 @@ def figure_of(state: State, source: Any) -> Any:
 
 
 def _title(state: State, source: Any) -> str:
-    if state.show == "encoding accuracy":
-        return f"{source.title}: encoding accuracy"
+    if state.show in SHOW[2:]:
+        return f"{source.title}: {state.show}"
     images = source.brain if state.show == "measured response" else state.images
     shift = f", {state.shift.replace('_', ' ')} {state.severity}" if state.shift else ""
     return f"{source.title}: {state.show} to {images} image {state.index}{shift}"
@@ -170,7 +183,7 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
     Frame
         Display it as the last line of a cell.
     """
-    first = State(**state)
+    first = resolve(State(**state), source)
     cortex, details = Cortex(source.atlas), _details(source)
     atlas = source.atlas
     regions = [] if atlas is None else [*(g for g in atlas.groups if _exists(atlas, g)), *atlas.rois]
@@ -200,12 +213,11 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
             "Look": ("threshold", "view"),
         },
         views=[(cortex.figure, "1 1 430px"), (details, "1 1 430px")],
-        answer=lambda s: select(s, source),
+        source=source,
+        select=select,
         draw=draw,
-        adjust=lambda s, c: _adjust(s, c, source),
-        twin=lambda s: figure_of(s, source),
-        module="surface",
-        source="explorer",
+        adjust=_adjust,
+        twin=figure_of,
         folder=folder,
     )
     frame.on_click(cortex.figure, lambda point: frame.set(**_clicked(atlas, cortex.vertex(point))))
@@ -222,9 +234,7 @@ def _clicked(atlas: Any, vertex: int) -> dict[str, Any]:
 
 
 def _adjust(state: State, controls: Any, source: Any) -> State:
-    if state.show == "measured response" and state.images != source.brain and source.brain in source.sets:
-        state = dataclasses.replace(state, images=source.brain, shift="")
-    return fit_index(state, controls, source)
+    return fit_index(resolve(state, source), controls, source)
 
 
 def _details(source: Any) -> go.Figure:
@@ -238,26 +248,22 @@ def _details(source: Any) -> go.Figure:
         vertical_spacing=0.2,
         horizontal_spacing=0.14,
     )
-    blank = picture(np.full((8, 8, 3), 255, dtype=np.uint8))
-    made.add_image(source=blank, hoverinfo="skip", row=1, col=1)
+    add_picture(made, 1, 1)
     bars = {"x": list(source.class_names), "y": [0.0] * len(source.class_names), "marker_color": PALETTE[5]}
-    made.add_bar(**bars, error_y={"type": "data", "color": "#222222", "thickness": 1}, name="tuning", row=1, col=2)
-    made.add_image(source=blank, hoverinfo="skip", row=2, col=1)
-    for cell in ((1, 1), (2, 1)):
-        no_axes(made, *cell)
-    made.update_yaxes(title_text="predicted response, z", gridcolor="#e3e3e3", row=1, col=2)
+    made.add_bar(**bars, error_y=ERROR, name="tuning", row=1, col=2)
+    add_picture(made, 2, 1)
+    made.update_yaxes(title_text="predicted response, z", row=1, col=2)
     made.update_layout(showlegend=False)
     return styled(made, 430, "")
 
 
 def _draw_details(figure: go.Figure, found: dict[str, Any]) -> None:
-    blank = np.full((8, 8, 3), 255, dtype=np.uint8)
     with figure.batch_update():
-        figure.data[0].source = picture(blank if found["image"] is None else found["image"])
+        figure.data[0].source = picture(found["image"])
         tuning = found["tuning"]
         figure.data[1].y = np.zeros(len(figure.data[1].x)) if tuning is None else np.nan_to_num(tuning["mean"])
         figure.data[1].error_y.array = None if tuning is None else np.nan_to_num(tuning["error"])
-        figure.data[2].source = picture(strip(found["best"]) if found["best"] else blank)
+        figure.data[2].source = picture(strip(found["best"]) if found["best"] else None)
         name = found["region"]
         figure.layout.annotations[0].text = "image" if found["image"] is not None else "no image"
         figure.layout.annotations[1].text = f"tuning of {name}" if name else "click a vertex or choose a region"

@@ -1,6 +1,7 @@
 """Widgets without a browser: states select arrays, errors become sentences, and no torch is needed."""
 
 import ast
+import base64
 import dataclasses
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import widgets
-from bmfl_lab import load_study
+from bmfl_lab import evaluation, load_study
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation import Explorer, evaluate_ood
@@ -20,6 +23,8 @@ from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.records import Record
 from bmfl_lab.training import presets, train_brain_encoder, train_fusion
 from widgets import ablation, attention, ood, runs, surface
+from widgets.frame import name_of
+from widgets.live import N_TRACES, packed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +48,11 @@ def explorer(parts):
     return Explorer(study, models, encoder, store=store, n_batch=60, n_boot=100)
 
 
+@pytest.fixture(scope="module")
+def result(parts):
+    return evaluate_ood(parts[1], parts[0], shifts=[("masked", 5)], n_boot=10)
+
+
 def test_an_image_gives_the_same_probabilities_alone_and_in_its_set(explorer, parts):
     _, models, _, _ = parts
     logits = models["fusion"].logits(parts[0].set("test"))
@@ -61,6 +71,29 @@ def test_a_lesion_in_the_explorer_is_that_of_the_model(explorer, parts):
     assert table["n"][0] == 60 and table["low"][0, 1] <= right.mean() <= table["high"][0, 1]
 
 
+def test_lesions_from_remembered_image_tokens_give_the_same_answer(explorer, parts):
+    model, rows = parts[1]["fusion"], slice(0, 9)
+    stored, response = model.inputs(parts[0].set("test"))
+    seen = model.see(stored.cls[rows], stored.patches[rows])
+    for lesion in (None, explorer.lesion(["FFC"], "zero"), explorer.lesion(["LVC"], "mean", 0.5)):
+        given = stored.cls[rows], stored.patches[rows], response[rows], lesion
+        plain, again = model.answer(*given, weights=True), model.answer(*given, weights=True, seen=seen)
+        assert plain.keys() == again.keys() == {"logits", "vb", "bv"}
+        for name in plain:
+            np.testing.assert_allclose(again[name], plain[name], atol=1e-5)
+
+
+def test_one_pass_through_the_backbone_answers_a_shifted_image(explorer, parts):
+    passes = []
+    handle = explorer.backbone.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    explorer.probabilities("fusion", "test", 11, "masked", 4)
+    explorer.probabilities("backbone", "test", 11, "masked", 4)
+    explorer.predicted("test", 11, "masked", 4)
+    explorer.attention("encoder: ROI query over patches", "test", 11, "masked", 4)
+    handle.remove()
+    assert len(passes) == 1
+
+
 def test_random_lesions_have_the_size_of_the_lesion_in_each_hemisphere(explorer):
     from bmfl_lab.evaluation.explore_lesions import random_lesions
 
@@ -76,6 +109,51 @@ def test_attention_shares_sum_to_at_most_one(explorer, source):
     found = explorer.attention(name, "test", 3, "masked", 2, model="fusion")
     total = float((found["map"] if "map" in found else found["weights"]).sum())
     assert (0 < total < 1) if name.startswith("backbone") else total == pytest.approx(1, abs=1e-4)
+
+
+def test_the_widget_shows_the_maps_of_the_attention_functions(explorer, parts):
+    study, models, encoder, store = parts
+    few, place = study.set("test").subset([3, 5]), ("test", 5)
+    expected = {
+        explorer.sources[0]: evaluation.backbone_attention(explorer.backbone, few, blocks=(0,), normalise=False)[1, 0],
+        explorer.sources[1]: evaluation.roi_attention(encoder, few)[1, 2],
+        explorer.sources[3]: evaluation.brain_attention(models["fusion"], few)[1],
+    }
+    query = evaluation.query_names(encoder)[2]
+    for source, maps in expected.items():
+        for head in (-1, 1):
+            found = explorer.attention(source, *place, model="fusion", block=0, region=query, head=head)["map"]
+            np.testing.assert_allclose(found, maps.mean(0) if head < 0 else maps[head], rtol=2e-3, atol=1e-6)
+    consulted = evaluation.consulted_rois(models["fusion"], few).iloc[1]
+    found = explorer.attention(explorer.sources[2], *place, model="fusion")
+    assert list(found["regions"]) == list(consulted.index)
+    np.testing.assert_allclose(found["weights"], consulted, rtol=2e-3, atol=1e-6)
+
+
+def test_a_shifted_image_is_predicted_as_the_encoder_predicts_its_set(explorer, parts):
+    study, _, encoder, _ = parts
+    two = shifted(study.set("test"), "masked", 2, 0).subset([4, 6])
+    np.testing.assert_allclose(explorer.predicted("test", 6, "masked", 2), encoder.predict_stimuli(two)[1], atol=2e-3)
+    alone = Explorer(study, None, encoder)
+    np.testing.assert_allclose(alone.predicted("test", 6), explorer.all_predicted("test")[6], atol=1e-4)
+
+
+def test_what_was_asked_for_lately_is_remembered():
+    explorer = Explorer.__new__(Explorer)
+    explorer._known, made = {}, []
+    for i in range(400):
+        explorer._remember(("kept",), lambda: made.append("kept"))
+        explorer._remember(("image", i), lambda: None)
+    assert made == ["kept"] and len(explorer._known) <= 128
+
+
+def test_long_arrays_are_packed_for_the_page():
+    values = np.linspace(-2, 2, 60).reshape(3, 20)
+    spec = packed({"z": values, "few": np.arange(3), "text": "t"})
+    assert spec["z"]["dtype"] == "f4" and spec["z"]["shape"] == "3, 20"
+    read = np.frombuffer(base64.b64decode(spec["z"]["bdata"]), "<f4").reshape(3, 20)
+    np.testing.assert_allclose(read, values, rtol=1e-6)
+    assert packed(np.arange(99))["dtype"] == "i4" and spec["text"] == "t" and spec["few"][2] == 2
 
 
 def test_queries_of_the_encoder_are_named_by_their_vertices(explorer):
@@ -114,13 +192,12 @@ def test_ood_select_counts_the_images_that_flip(explorer, parts):
     assert found["grid"][0, -1] == pytest.approx(cell["backbone"].mean() - cell["fusion"].mean())
 
 
-def frames(explorer, parts, folder):
+def frames(explorer, result, folder):
     record = Record("00_quickstart", {"seed": 0}, {"name": "planted", "simulated": True})
     for seed in (0, 1):
         record.add("accuracy", 0.5 + seed / 10, unit="fraction", split="test", n=10, selection="none", model=f"m{seed}")
     for name in ("a", "b"):
         record.finish(folder / "out" / name)
-    result = evaluate_ood(parts[1], parts[0], shifts=[("masked", 5)], n_boot=10)
     return {
         "surface": widgets.surface_viewer(explorer, folder=folder),
         "ablation": widgets.region_ablation(explorer, folder=folder),
@@ -130,7 +207,12 @@ def frames(explorer, parts, folder):
     }
 
 
-def test_every_widget_opens_changes_and_saves_its_twin(explorer, parts, tmp_path):
+def sent(frame):
+    """All that the page is told of a widget's figures."""
+    return [[getattr(live, f"{k}{i}") for k in "tb" for i in range(N_TRACES)] + [live.look] for live in frame.figures.values()]
+
+
+def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_path):
     changes = {
         "surface": {"region": "FFC"},
         "ablation": {"regions": ("HVC",)},
@@ -138,20 +220,48 @@ def test_every_widget_opens_changes_and_saves_its_twin(explorer, parts, tmp_path
         "ood": {"show": "accuracy of the first"},
         "runs": {"second": "a"},
     }
-    for name, frame in frames(explorer, parts, tmp_path).items():
+    for name, frame in frames(explorer, result, tmp_path).items():
         assert frame.error == "", (name, frame.error)
-        before = [live.look + live.t0 + live.t1 + live.t3 for live in frame.figures.values()]
+        before = sent(frame)
         frame.set(**changes[name])
         assert frame.error == "", (name, frame.error)
-        after = [live.look + live.t0 + live.t1 + live.t3 for live in frame.figures.values()]
-        assert before != after or name == "runs"
-        for act in (frame.save_png, frame.save_html, frame.show_code):
+        assert before != sent(frame) or name == "runs"
+        for act in (frame.save_png, frame.save_html):
             assert act()
         assert (tmp_path / f"{name}-1.png").read_bytes().startswith(b"\x89PNG")
         page = (tmp_path / f"{name}-1.html").read_text()
         assert "plotly" in page and 'src="http' not in page
-        compile(frame.code.value, name, "exec")
-        assert f"from widgets.{name} import State, figure_of" in frame.code.value
+
+
+def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    states = {
+        "surface": {"region": "FFC", "hemispheres": "left", "index": 2},
+        "ablation": {"regions": ("HVC",), "strength": 0.5},
+        "attention": {"source": "encoder: ROI query over patches", "compare": "another image", "other_index": 3},
+        "ood": {"show": "accuracy of the first"},
+        "runs": {},
+    }
+    for name, frame in frames(explorer, result, tmp_path).items():
+        frame.set(**states[name])
+        assert frame.error == "", (name, frame.error)
+        frame.show_code()
+        exec(frame.code.value, {"explorer": explorer, "result": result})
+        frame.save_png()
+        shown, saved = (Image.open(tmp_path / p) for p in (f"figures/{name}.png", f"{name}-1.png"))
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(saved), err_msg=name)
+
+
+def test_copied_code_names_the_variable_of_the_notebook(monkeypatch):
+    class Shell:
+        user_ns = {"_": "thing", "mine": "thing"}
+
+    thing = Shell.user_ns["mine"] = object()
+    Shell.user_ns["_"] = thing
+    monkeypatch.setattr("IPython.get_ipython", lambda: Shell)
+    assert name_of(thing, "explorer") == "mine"
+    assert name_of(object(), "explorer") == "explorer"
+    assert name_of(ROOT / "out", "folder") == repr(str(ROOT / "out"))
 
 
 def broken(images):
@@ -164,9 +274,18 @@ def broken(images):
 def test_missing_parts_give_a_sentence_and_leave_the_widget_usable(explorer, parts, tmp_path):
     study, models, encoder, store = parts
     without = widgets.surface_viewer(Explorer(study, None, None, store=store), folder=tmp_path)
+    assert without.error == "" and without.state.show == "measured response"
+    without.set(show="predicted response")
     assert "Expected a brain encoder; got none" in without.status.value
-    without.set(show="measured response")
+    without.set(show="noise ceiling")
     assert without.error == ""
+    nowhere = widgets.surface_viewer(explorer, images="nope", folder=tmp_path)
+    assert "an image set" in nowhere.error
+    nowhere.set(images="val")
+    assert nowhere.error == "" and nowhere.state.images == "val"
+    dull = dataclasses.replace(study.subject(), noise_ceiling=None)
+    unknown = widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={dull.name: dull})), show="noise ceiling")
+    assert "a noise ceiling of" in unknown.error
     bare = dataclasses.replace(study, subjects={})
     nobody = widgets.surface_viewer(Explorer(bare, None, encoder, store=store), show="measured response")
     assert "a subject with responses" in nobody.error

@@ -1,0 +1,88 @@
+// One plotly figure on a page. The kernel sends its traces and layout as text; the page draws the present state.
+
+// What the kernel writes for ink, lines and paper takes the colours of the page's theme, so that a figure fits a dark
+// page as well as a light one.
+const THEMED = {
+  "#222222": "--jp-ui-font-color1",
+  "#e3e3e3": "--jp-border-color2",
+  "#ffffff": "--jp-layout-color1",
+};
+
+function library(model) {
+  // every figure of a page shares one copy; it is 5 MB
+  globalThis.__bmflPlotly ??= (async () => {
+    const shelf = await model.widget_manager.get_model(model.get("library"));
+    const module = { exports: {} };
+    new Function("module", "exports", "define", shelf.get("source"))(module, module.exports, undefined);
+    return module.exports;
+  })();
+  return globalThis.__bmflPlotly;
+}
+
+function colours(element) {
+  const style = getComputedStyle(element);
+  return Object.entries(THEMED).map(([fixed, name]) => [`"${fixed}"`, style.getPropertyValue(name).trim() || fixed]);
+}
+
+async function render({ model, el }) {
+  const box = document.createElement("div");
+  box.style.width = "100%";
+  box.style.minHeight = model.get("height") + "px";
+  box.setAttribute("role", "img");
+  el.style.width = "100%";
+  el.appendChild(box);
+  const Plotly = await library(model);
+  const known = {};
+  let look = colours(el);
+  const part = (name) => {
+    const text = model.get(name);
+    if (known[name]?.text !== text) {
+      const themed = look.reduce((found, [from, to]) => found.replaceAll(from, JSON.stringify(to)), text);
+      known[name] = { text, value: JSON.parse(themed) };
+    }
+    return known[name].value;
+  };
+  let waiting = false;
+  const draw = async () => {
+    waiting = false;
+    const data = [...Array(model.get("n_traces")).keys()].map((i) => ({ ...part("b" + i), ...part("t" + i) }));
+    const layout = structuredClone(part("look"));
+    box.setAttribute("aria-label", (layout.title?.text || "").trim() || "figure");
+    await Plotly.react(box, data, layout, { displaylogo: false });
+    box.dataset.drawn = String(1 + Number(box.dataset.drawn ?? 0));
+    box.dataset.change = String(model.get("change"));
+  };
+  const later = () => {
+    if (!waiting) {
+      waiting = true;
+      requestAnimationFrame(draw);
+    }
+  };
+  await draw();
+  box.on("plotly_click", (event) => {
+    const p = event.points[0];
+    const index = typeof p.pointNumber === "number" ? p.pointNumber : -1;
+    model.set("clicked", JSON.stringify({ trace: p.curveNumber, index, x: p.x, y: p.y, at: performance.now() }));
+    model.save_changes();
+  });
+  model.on("change", later);
+  const seen = new ResizeObserver(() => Plotly.Plots.resize(box));
+  seen.observe(el);
+  const dressed = new MutationObserver(() => {
+    const now = colours(el);
+    if (JSON.stringify(now) !== JSON.stringify(look)) {
+      look = now;
+      Object.keys(known).forEach((name) => delete known[name]);
+      later();
+    }
+  });
+  dressed.observe(document.body, { attributes: true });
+  return () => {
+    seen.disconnect();
+    dressed.disconnect();
+    model.off("change", later);
+    Plotly.purge(box);
+  };
+}
+
+export default { render };
