@@ -140,6 +140,21 @@ def test_a_fusion_learns_under_gradcheck():
     assert torch.autograd.gradcheck(lambda r: model(cls, patches, r).logits, (response.requires_grad_(),))
 
 
+@pytest.mark.parametrize("axis", ["feature", "batch"])
+@pytest.mark.parametrize("query", ["cls", "patch"])
+def test_the_gradient_of_the_whole_loss_is_right(axis, query):
+    model = _model(query=query).double().eval()
+    cls, patches, response = (t.double() for t in _inputs(4, 2))
+    labels = torch.tensor([0, 1, 2, 1])
+
+    def loss(c, p, r):
+        out = model(c, p, r)
+        return fusion_loss(out.logits, labels, out.x_vb, out.x_bv, 0.7, axis=axis, label_smoothing=0.1)[0]
+
+    inputs = tuple(t.requires_grad_() for t in (cls, patches, response))
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
 def test_the_model_runs_functionally_for_ensembles():
     model = _model().eval()
     inputs = _inputs()

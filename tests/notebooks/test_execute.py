@@ -1,12 +1,14 @@
 """Every notebook runs on the planted study through the runner, and its record holds what the smoke spec expects."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from bmfl_lab.records import read_record
-from bmfl_lab.runs.execute import execute, folder_of, state_of
+from bmfl_lab.runs.execute import execute, folder_of, state_of, unmet
 from bmfl_lab.runs.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,23 @@ def test_a_notebook_runs_and_its_bounds_hold(stem, tmp_path):
     for run in runs:
         assert state_of(run, tmp_path)[0] in ("ok", "stale"), state_of(run, tmp_path)
         assert read_record(folder_of(run, tmp_path) / "record.json").notebook == stem
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_papermill_by_itself_works_from_the_root_and_from_the_notebooks_folder(folder, tmp_path):
+    results = tmp_path / "results"
+    notebook = "03_fusion_training.ipynb" if folder == "notebooks" else "notebooks/03_fusion_training.ipynb"
+    command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-p", "study", "planted"]
+    done = subprocess.run(
+        [*command, "-p", "out", str(results), "--no-progress-bar"], cwd=ROOT / folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = read_record(results / "record.json")
+    assert record.notebook == "03_fusion_training" and list((results / "figures").iterdir())
+    run = next(r for r in load_spec(SMOKE) if r.notebook.stem == "03_fusion_training")
+    assert unmet(run, [vars(row) for row in record.rows]) == []
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from bmfl_lab.training import LoopConfig, checkpoint, fit, loop_state
 from bmfl_lab.training.loop_parts import Batches, learning_rate
 
 SCRIPT = Path(__file__).with_name("fit_example.py")
+RELEASED = Path(__file__).with_name("released")
+"""One folder a schema of checkpoints: the example's run, stopped at step 23. Add one whenever the schema changes."""
 
 
 def _elsewhere(*arguments, **options):
@@ -179,6 +182,16 @@ def test_another_architecture_or_other_data_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(example, "data", lambda n=50: {k: v + (k == "x") for k, v in original(n).items()})
     with pytest.raises(CheckpointError, match="data: stored"):
         example.train(tmp_path)
+
+
+@pytest.mark.parametrize("schema", sorted(p.name for p in RELEASED.iterdir()))
+def test_a_checkpoint_of_every_released_schema_is_resumed(tmp_path, whole, schema):
+    shutil.copytree(RELEASED / schema, tmp_path / "run")
+    # written on another processor, where the bits of the random data may differ already
+    resumed = example.train(tmp_path / "run", allow_change=("data",))
+    assert checkpoint.newest_step(tmp_path / "run") == 60
+    for row, expected in zip(resumed.history, whole.history, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-3) and row["epoch"] == expected["epoch"]
 
 
 def test_starting_afresh_forgets_the_old_run(tmp_path, whole):

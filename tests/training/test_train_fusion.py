@@ -9,9 +9,10 @@ from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
+from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.fusion import count_parameters
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.training import LoopConfig, load_fusion, train_brain_encoder, train_fusion
+from bmfl_lab.training import LoopConfig, load_fusion, presets, train_brain_encoder, train_comparison, train_fusion
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.recipes import FusionConfig, base, build_fusion, refuse_without_memory, small, tiny
 
@@ -68,6 +69,25 @@ def test_the_concat_baseline_gets_the_signal_too(study, store):
 def test_no_gain_where_no_region_carries_the_class(store):
     empty = load_study("planted", carries=False, n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=200)
     assert _accuracy(_train(empty, store), empty) < 0.45
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carries", [True, False])
+def test_with_a_trained_encoder_the_fusion_wins_exactly_where_the_truth_says_it_can(carries, store, tmp_path):
+    study = load_study("planted", carries=carries, n_test=400)
+    config, recipe = presets("tiny")
+    encoder = train_brain_encoder(recipe, study, store=store, folder=tmp_path, device="cpu")
+    models = train_comparison(
+        config, study, encoder=encoder, models=["backbone", "fusion"], seeds=[0, 1, 2], store=store, device="cpu"
+    )
+    test = study.set("test")
+    right = {k: np.stack([m.logits(test).argmax(1) == test.labels for m in group]) for k, group in models.items()}
+    gain = bootstrap_mean(right["fusion"].astype(float) - right["backbone"])
+    print(f"carries={carries}: fusion {right['fusion'].mean():.3f}, backbone {right['backbone'].mean():.3f}, {gain}")
+    if carries:
+        assert gain.low > 0.2 and right["fusion"].mean() > 0.8
+    else:
+        assert gain.low < 0 and right["fusion"].mean() < 0.5
 
 
 def test_the_gain_comes_from_the_region_that_carries_it(study, store, fusion):
