@@ -108,15 +108,15 @@ def transfer_rows(table: pd.DataFrame, *, selection: str, split: str = "test", n
     -------
     list of MetricRow
         ``rsa_transfer`` (mean RSA over layers and ROIs) and ``rsa_transfer_gain`` (over the network before alignment);
-        ``model`` names whom it was trained on, ``subject`` whom it was tested on.
+        ``model`` names whom it was trained on, or the control, and ``subject`` whom it was tested on.
     """
-    rows = []
+    rows, people = [], set(table["subject"])
     for r in table[table["roi"] == ALL].itertuples():
         shared = {
             "unit": "spearman rho", "split": split, "n": r.n_stimuli, "subject": r.subject, "n_seeds": r.n_seeds,
             "interval": r.interval,
         }  # fmt: skip
-        name = f"aligned with {r.trained_on}" if r.trained_on else "original"
+        name = f"aligned with {r.trained_on}" if r.trained_on in people else r.trained_on or "original"
         kept = {"selection": selection if r.trained_on else "none", "model": name}
         said = "; ".join(v for v in ("own subject" if r.own else "", notes) if v)
         rows.append(MetricRow("rsa_transfer", r.value, ci_low=r.low, ci_high=r.high, notes=said, **kept, **shared))

@@ -129,6 +129,7 @@ def test_transfer_to_other_subjects():
     gain = next(r for r in rows if r.name == "rsa_transfer_gain" and r.model == "aligned with s" and r.subject == "t")
     assert gain.ci_low > 0.1 and gain.n == 40 and gain.n_seeds == 2 and "simulated fMRI" in gain.notes
     assert [r.selection for r in rows if r.model == "original"] == ["none"] * 2
+    assert {r.model for r in rows} == {"original", "aligned with s", "noise"}
     with pytest.raises(ConfigError, match="a model before alignment"):
         transfer.across_subjects({"s": Model(1.0)}, [one])
 

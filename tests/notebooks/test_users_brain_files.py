@@ -21,7 +21,8 @@ def responses(folder, images, seed):
     random = np.random.default_rng(seed)
     small = np.stack([im[::7, ::7].astype(float).ravel() for im in images])
     brain = small @ np.random.default_rng(seed + 10).normal(size=(small.shape[1], N_VOXELS))
-    rows = [(1, i) for i in range(N_TRAIN) for _ in range(2)] + [(2, N_TRAIN + i) for i in range(N_TEST) for _ in range(3)]
+    rows = [(1, i) for i in range(N_TRAIN) for _ in range(2)]
+    rows += [(2, N_TRAIN + i) for i in range(N_TEST) for _ in range(3)]
     numbers = [1000000 + (i + 1) * 1e-6 for i in range(N_TRAIN + N_TEST)]
     table = [np.r_[brain[i] + brain.std() * random.normal(size=N_VOXELS), kind, numbers[i]] for kind, i in rows]
     keys = ["VoxelData", "voxel_x", "ROI_V1", "ROI_LOC", "DataType", "stimulus_id"]
@@ -70,8 +71,8 @@ def test_alignment_runs_on_measured_files_and_never_calls_them_simulated(files):
     out = files / "out"
     out.mkdir()
     chosen = {
-        "study": str(files / "god"), "weights": str(files / "cornet.pth"), "eeg": str(files / "things/eeg_dataset/sub-01"),
-        "controls": ["no_fmri"], "seeds": [0, 1], "n_boot": 100, "out": str(out),
+        "study": str(files / "god"), "weights": str(files / "cornet.pth"),
+        "eeg": str(files / "things/eeg_dataset/sub-01"), "controls": ["no_fmri"], "seeds": [0, 1], "n_boot": 100, "out": str(out),
     }  # fmt: skip
     papermill.execute_notebook(
         str(ROOT / "notebooks" / "07_brain_alignment.ipynb"), str(out / "nb.ipynb"), chosen, progress_bar=False
