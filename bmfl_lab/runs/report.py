@@ -15,7 +15,7 @@ from bmfl_lab.runs.findings import findings, prefer_over_seeds
 from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run
 
-CONDITION = ("study", "split", "shift", "severity", "subject", "roi")
+CONDITION = ("study", "split", "shift", "severity", "subject", "roi", "layer")
 
 
 def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
@@ -63,7 +63,8 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
 
 def _notes(part: pd.DataFrame) -> list[str]:
     """Return the notes of a table; verdicts of single rows stand at the top of the report instead."""
-    if part["name"].iloc[0] in ("accuracy_difference", "p_holm"):
+    name = part["name"].iloc[0]
+    if name in ("accuracy_difference", "p_holm") or name.endswith("_gain"):
         return []
     return sorted(set(part["notes"]) - {""})
 

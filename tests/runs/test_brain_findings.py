@@ -7,6 +7,7 @@ import pandas as pd
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.brain_findings import brain_findings
 from bmfl_lab.runs.findings import findings
+from bmfl_lab.runs.report import render
 
 
 def frame(*rows):
@@ -38,3 +39,12 @@ def test_gains_and_the_relation_are_told():
     assert three.endswith("over 6 models: rho = -0.77 [-1.00, +0.09]: no relation shown.")
     assert brain_findings(frame(MetricRow("accuracy", 0.5, "fraction", "test", 9, "none"))) == []
     assert findings(rows)[-3:] == [one, two, three]
+
+
+def test_a_report_keeps_layers_apart():
+    rows = frame(*(
+        MetricRow("rsa", v, "rho", "test", 150, "none", model="m", roi="V1", layer=k, ci_low=v - 0.1, ci_high=v + 0.1)
+        for k, v in (("block 0", 0.2), ("block 5", 0.4))
+    )).assign(run_id="07-1")  # fmt: skip
+    text = render(rows.drop(columns="run"), "R", ["ok"])
+    assert "| V1 | block 0 | 0.200 [0.100, 0.300] | 150 |" in text and "| V1 | block 5 | 0.400" in text
