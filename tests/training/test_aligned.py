@@ -156,6 +156,16 @@ def test_soft_targets_and_labels(study, original):
         aligned.train_aligned(quick(targets="labels"), study, original=original)
 
 
+def test_what_classification_is_held_to(study, original):
+    known = np.asarray(study.subject().truth["labels"])[:30]
+    stimuli = configs.replace(study.subject().stimuli.subset(np.arange(30)), labels=known)
+    hard, soft, labels = (aligned._targets(quick(targets=t), original, stimuli) for t in ("original", "soft", "labels"))
+    logits = original.logits(stimuli)
+    np.testing.assert_array_equal(hard, logits.argmax(1))
+    np.testing.assert_allclose(soft, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-4)
+    np.testing.assert_array_equal(labels, known)
+
+
 def test_refusals(study, original):
     with pytest.raises(ConfigError, match="at least 2 stimuli"):
         aligned.train_aligned(quick(loop=LoopConfig(batch_size=1)), study, original=original)
