@@ -32,6 +32,17 @@ def deadly(base, after):
     return StimulusSet(base.name, base.ids, read, base.digest_of, base.labels)
 
 
+def failing(base, position, error):
+    """Return `base` with one image that cannot be read."""
+
+    def read(i):
+        if i == position:
+            raise error
+        return base.read(i)
+
+    return StimulusSet(base.name, base.ids, read, base.digest_of, base.labels, paths=base.paths)
+
+
 if __name__ == "__main__":
     root, n, after = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     features._SHARD_ROWS = 16

@@ -1,25 +1,19 @@
 """The feature store: the same tokens from disk, nothing half-written, nothing of somebody else's."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from extraction_process import failing
 from extraction_process import stimuli as noise
 from PIL import Image
 
 from bmfl_lab.backbones import FeatureStore, extract, features, load_backbone
-from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.errors import ConfigError, DataError, NumericsError
 from bmfl_lab.files import write_sealed_json
-
-PROCESS = Path(__file__).with_name("extraction_process.py")
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +24,6 @@ def backbone():
 def direct(backbone, stimuli, **options):
     """Return tokens the plain way, all images in one batch."""
     return backbone(torch.stack([backbone.preprocess(stimuli.image(i)) for i in range(len(stimuli))]), **options)
-
-
-def failing(base, position, error):
-    """Return `base` with one image that cannot be read."""
-
-    def read(i):
-        if i == position:
-            raise error
-        return base.read(i)
-
-    return StimulusSet(base.name, base.ids, read, base.digest_of, base.labels, paths=base.paths)
 
 
 @pytest.mark.parametrize("n", [1, 5, 37])
@@ -301,79 +284,6 @@ def test_choices_are_checked_before_anything_is_written(tmp_path, backbone, opti
     with pytest.raises(ConfigError, match=text):
         FeatureStore(tmp_path).get(backbone, noise(3), **options)
     assert not list(tmp_path.glob("*/manifest.json"))
-
-
-def run(root, n, after):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(
-        [sys.executable, str(PROCESS), str(root), str(n), str(after)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-def test_a_killed_extraction_goes_on_where_it_was_and_ends_the_same(tmp_path, monkeypatch):
-    killed = run(tmp_path / "a", 64, after=41)
-    killed.communicate(timeout=280)
-    assert killed.returncode == -9
-    (partial,) = (tmp_path / "a").glob("*.partial")
-    done = json.loads((partial / "progress.json").read_text())["shards"]
-    assert 1 <= len(done) <= 2
-    monkeypatch.setattr(features, "_SHARD_ROWS", 16)
-    backbone = load_backbone("vit_tiny14_reg", image_size=28)
-    read = []
-    base = noise(64)
-    watched = StimulusSet(base.name, base.ids, lambda i: (read.append(i), base.read(i))[1], base.digest_of, base.labels)
-    resumed = FeatureStore(tmp_path / "a").get(backbone, watched, batch_size=8)
-    whole = FeatureStore(tmp_path / "b").get(backbone, base, batch_size=8)
-    assert sorted(read) == list(range(16 * len(done), 64))
-    assert resumed.key == whole.key
-    for name in ("cls", "mean", "patches"):
-        files = [(tmp_path / s / whole.key / f"{name}.npy").read_bytes() for s in "ab"]
-        assert files[0] == files[1]
-    assert resumed.manifest["shards"] == whole.manifest["shards"]
-    assert not list((tmp_path / "a").glob("*.partial"))
-
-
-def test_a_damaged_part_is_made_again(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr(features, "_SHARD_ROWS", 8)
-    base = noise(32)
-    with pytest.raises(DataError):
-        FeatureStore(tmp_path).get(backbone, failing(base, 30, OSError("gone")), batch_size=4)
-    (partial,) = tmp_path.glob("*.partial")
-    assert len(json.loads((partial / "progress.json").read_text())["shards"]) >= 1
-    array = np.load(partial / "patches.npy", mmap_mode="r+")
-    array[3] = 7
-    array.flush()
-    stored = FeatureStore(tmp_path).get(backbone, base, dtype="float16", batch_size=4)
-    assert np.array_equal(stored.patches, FeatureStore(tmp_path / "b").get(backbone, base, batch_size=4).patches)
-
-
-def test_two_processes_on_one_store_do_the_work_once(tmp_path):
-    both = [run(tmp_path, 300, after=0) for _ in range(2)]
-    outputs = [p.communicate(timeout=280) for p in both]
-    assert [p.returncode for p in both] == [0, 0], outputs
-    assert outputs[0][0].split()[-1] == outputs[1][0].split()[-1]
-    assert sum("feature store: patches of 300" in out for out, _ in outputs) == 1
-
-
-def test_threads_of_one_process_do_the_work_once(tmp_path, backbone, monkeypatch):
-    calls = []
-    original = FeatureStore._extract
-    monkeypatch.setattr(FeatureStore, "_extract", lambda self, *a: (calls.append(1), original(self, *a)))
-    found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(FeatureStore(tmp_path).get(backbone, noise(50)))) for _ in range(3)
-    ]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert len(calls) == 1
-    assert all(np.array_equal(f.patches, found[0].patches) for f in found)
-    assert len(found) == 3
 
 
 def test_a_full_memory_halves_the_batch(backbone, monkeypatch):

@@ -72,6 +72,7 @@ def test_no_gain_where_no_region_carries_the_class(store):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("carries", [True, False])
 def test_with_a_trained_encoder_the_fusion_wins_exactly_where_the_truth_says_it_can(carries, store, tmp_path):
     study = load_study("planted", carries=carries, n_test=400)
