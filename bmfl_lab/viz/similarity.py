@@ -26,6 +26,7 @@ def heat_map_figure(
     x_label: str = "ROI",
     y_label: str = "layer",
     n_columns: int = 3,
+    shared: bool = True,
 ) -> Figure:
     """Draw tables (layers x ROIs) as heat maps with the value in every cell.
 
@@ -43,6 +44,8 @@ def heat_map_figure(
         What columns and rows are.
     n_columns : int, default 3
         Panels a row.
+    shared : bool, default True
+        Whether panels share colours; False for measures of different units, each with a scale of its own.
 
     Returns
     -------
@@ -67,6 +70,8 @@ def heat_map_figure(
     with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             values = table.to_numpy(float)
+            if not shared:
+                low, top, reach = *_range(values), np.nanmax(np.abs(values), initial=1e-9)
             scale = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach} if name in signed else {}
             image = ax.imshow(values, aspect="auto", **(scale or {"cmap": "viridis", "vmin": low, "vmax": top}))
             _write_cells(ax, values, image, None if marked is None else marked.get(name))
@@ -74,12 +79,18 @@ def heat_map_figure(
             ax.set_yticks(range(table.shape[0]), table.index if k % columns == 0 else [])
             ax.set_title(name, fontsize=10)
             ax.grid(False)
-            if name in last and len(last) == 1:
+            if not shared:
+                drawn.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
+            elif name in last and len(last) == 1:
                 drawn.colour_bar(image, unit)
             elif name in last:
                 drawn.figure.colorbar(image, ax=ax, label=unit, fraction=0.04, pad=0.02)
         drawn.label(x_label, y_label)
     return drawn.figure
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    return float(np.nanmin(values, initial=0)), float(np.nanmax(values, initial=1e-9))
 
 
 def _longest(labels: Sequence[str]) -> int:

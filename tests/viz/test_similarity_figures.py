@@ -34,6 +34,8 @@ def test_heat_maps_write_every_value_and_mark_the_marked():
     low, high = panels[2].images[0].get_clim()
     assert low == -high and panels[0].images[0].get_clim() == panels[1].images[0].get_clim()
     assert len(drawn(figures.heat_map_figure({"only": table()}, signed=["only"])).axes) == 2
+    apart = [a for a in drawn(figures.heat_map_figure(tables, shared=False)).axes if a.images]
+    assert [a.images[0].get_clim()[1] for a in apart[:3]] == [np.nanmax(t.to_numpy()) for t in tables.values()]
     with pytest.raises(DataError, match="at least one table"):
         figures.heat_map_figure({})
     with pytest.raises(DataError, match="the same rows and columns"):
