@@ -9,9 +9,9 @@ import itertools
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import scene
 from scipy import ndimage
 
-from bmfl_lab.data import stimuli as st
 from bmfl_lab.data.shifts import (
     IMAGENET_C,
     SHIFTS,
@@ -20,25 +20,9 @@ from bmfl_lab.data.shifts import (
     corruptions_digital,
     corruptions_weather,
     made,
-    materialise,
-    shifted,
-    style,
     table,
 )
 from bmfl_lab.errors import ConfigError, DataError
-
-
-def scene(side: int, seed: int = 0) -> np.ndarray:
-    """A picture with edges, shading, texture and colours."""
-    random = np.random.default_rng(seed)
-    yy, xx = np.mgrid[:side, :side] / side
-    x = np.stack([0.2 + 0.6 * xx, 0.3 + 0.4 * yy, 0.7 - 0.5 * xx * yy], -1)
-    for _ in range(4):
-        cy, cx, r = random.uniform(0.2, 0.8, 3) * [1, 1, 0.35]
-        x[(yy - cy) ** 2 + (xx - cx) ** 2 < r**2] = random.random(3)
-    x += 0.08 * ndimage.gaussian_filter(random.normal(size=x.shape), (side / 100, side / 100, 0)) * side / 40
-    return table.to_uint8(x)
-
 
 SMALL, LARGE = scene(32), scene(224)
 FLAT = np.full((224, 224, 3), 128, dtype=np.uint8)
@@ -187,40 +171,6 @@ def test_sketch_is_line_art_at_five():
     out = apply_shift(LARGE, "sketch", 5, 0)
     assert np.ptp(out.astype(int), axis=2).max() == 0
     assert (out > 230).mean() > 0.6 and (out < 120).mean() > 0.01
-
-
-def test_style_statistics():
-    random = np.random.default_rng(0)
-    x, other = random.random((48, 40, 3)), random.random((30, 30, 3)) ** 2
-    moved = style.colour_transfer(x, other)
-    assert moved.mean((0, 1)) == pytest.approx(other.mean((0, 1)))
-    assert np.cov(moved.reshape(-1, 3).T) == pytest.approx(np.cov(other.reshape(-1, 3).T), abs=2e-4)
-    y = random.random((48, 40, 3))
-    mixed = np.fft.fft2(style.mix_amplitude(x, y, 1.0), axes=(0, 1))
-    assert np.abs(mixed[1:5, 1:5]) == pytest.approx(np.abs(np.fft.fft2(y, axes=(0, 1)))[1:5, 1:5], rel=1e-6)
-    assert np.angle(mixed[1:5, 1:5]) == pytest.approx(np.angle(np.fft.fft2(x, axes=(0, 1)))[1:5, 1:5], abs=1e-6)
-    assert style.mix_statistics(x, y, 0.0) == pytest.approx(x, abs=1e-6)
-    a = style.adain(random.random((4, 6, 6)), 3 * random.random((4, 5, 5)))
-    with pytest.raises(DataError, match="same channels"):
-        style.adain(a, a[:2])
-
-
-def test_adain_gives_the_moments_of_the_style():
-    random = np.random.default_rng(0)
-    content, other = random.random((4, 9, 9)), 3 + 2 * random.random((4, 7, 7))
-    out = style.adain(content, other, eps=0)
-    assert out.mean((1, 2)) == pytest.approx(other.mean((1, 2)))
-    assert out.std((1, 2)) == pytest.approx(other.std((1, 2)))
-
-
-def test_stylised_with_a_users_encoder():
-    encoder, decoder = (lambda x: np.moveaxis(x, 2, 0)), (lambda f: np.moveaxis(f, 0, 2))
-    out = apply_shift(LARGE, "stylised", 5, 0, form="adain", style=LARGE[::-1], encoder=encoder, decoder=decoder)
-    assert np.abs(out.astype(int) - LARGE).max() <= 1  # a flipped image has the same moments
-    with pytest.raises(ConfigError, match="encoder and decoder"):
-        apply_shift(LARGE, "stylised", 5, 0, form="adain")
-    with pytest.raises(DataError, match="a style of shape"):
-        apply_shift(LARGE, "stylised", 5, 0, style=SMALL)
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
@@ -414,48 +364,6 @@ def test_small_and_large_use_their_published_constants():
     assert table.reference(SMALL) == (True, 1.0)
     assert table.reference(LARGE) == (False, 1.0)
     assert table.reference(scene(96)) == (False, 96 / 224)
-
-
-def test_shifted_set_is_stable_under_order_and_changes_digests(tmp_path):
-    images = np.stack([scene(32, s) for s in range(4)])
-    clean = st.from_arrays("test", images, ["a", "b", "c", "d"], [0, 1, 0, 1], ["x", "y"])
-    noisy = shifted(clean, "gaussian_noise", 3, seed=1)
-    other = shifted(clean.subset([2, 0]), "gaussian_noise", 3, seed=1)
-    assert np.array_equal(noisy.image(2), other.image(0))
-    assert np.array_equal(noisy.image(0), apply_shift(images[0], "gaussian_noise", 3, 1, stimulus_id="a"))
-    assert list(noisy.labels) == list(clean.labels) and noisy.name == "test/gaussian_noise-3"
-    prints = {shifted(clean, "masked", s, seed=d).fingerprint() for s in (1, 2) for d in (0, 1)}
-    prints |= {shifted(clean, "masked", 1, fill="black").fingerprint(), clean.fingerprint()}
-    assert len(prints) == 6
-    with pytest.raises(ConfigError, match="encoder_name"):
-        shifted(clean, "stylised", 1, encoder=abs)
-    written = materialise(noisy, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
-    assert np.array_equal(np.asarray(Image.open(written.paths[3])), noisy.image(3))
-    stamp = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    materialise(noisy, tmp_path)
-    assert stamp == {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-
-
-def test_materialising_goes_on_where_it_was_cut_off(tmp_path):
-    clean = st.from_arrays("test", np.stack([scene(32, s) for s in range(5)]), "abcde", [0] * 5, ["x"])
-    calls = []
-
-    def cut(image, identifier):
-        calls.append(identifier)
-        if identifier == "d" and len(calls) == 4:
-            raise KeyboardInterrupt
-        return apply_shift(image, "fog", 2, stimulus_id=identifier)
-
-    slow = clean.mapped(cut, "fog-2")
-    with pytest.raises(KeyboardInterrupt):
-        materialise(slow, tmp_path)
-    assert len([p for p in tmp_path.iterdir() if p.suffix == ".png"]) == 3
-    written = materialise(slow, tmp_path)
-    assert calls == [*"abcd", *"de"]  # the first three were kept
-    fly = shifted(clean, "fog", 2)
-    for i in range(5):
-        assert np.array_equal(written.image(i), fly.image(i))
 
 
 def test_severities_share_their_draws():
