@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_ensemble.py [n_models ...]
 
-Tokens and responses are random numbers of the sizes of the planted study, of the demo study pooled to a 4 x 4 grid,
-and of the demo study with all patches.
+Tokens and responses are random numbers of the sizes of the planted study, of many models of the demo study (preset
+quick), and of the demo study with all patches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bmfl_lab.training.ensemble import Job, train_fusions
 
 SIZES = {
     "planted: 16 x 48, batch 32, width 32": (16, 48, recipes.tiny(), 5),
-    "demo pooled: 16 x 384, batch 32, width 32": (16, 384, recipes.tiny(), 1),
+    "demo, quick: 16 x 384, batch 64, width 32": (16, 384, recipes.quick(kind="patches"), 2),
     "demo: 49 x 384, batch 128, width 64": (49, 384, recipes.small(), 1),
 }
 
