@@ -1,187 +1,47 @@
-"""A real JupyterLab on the loopback interface and a headless Chromium that looks at it."""
+"""A JupyterLab and a Chromium for all browser tests, and pages that are watched."""
 
-import contextlib
-import json
-import os
-import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import urlsplit
+import dataclasses
 
-import nbformat
+import jupyter_page
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-ARTEFACTS = ROOT / "tests" / "artefacts"
-# The name of the news setting, and windowing off so that every cell of a notebook stays in the page.
-SETTINGS = {
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
-    "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
-    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
-}
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-
-
-def chromium():
-    return next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-
-
-@dataclass
-class Lab:
-    url: str
-    token: str
-    root: Path
-
-    def put_setting(self, name, value):
-        body = json.dumps({"raw": json.dumps(value)}).encode()
-        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/lab/api/settings/{name}", body, headers, method="PUT")
-        urllib.request.urlopen(request, timeout=20).read()
-
-    def write(self, name, cells):
-        """Write a notebook of code cells."""
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-        notebook.metadata["kernelspec"] = {
-            "name": "python3",
-            "display_name": "Python 3 (ipykernel)",
-            "language": "python",
-        }
-        nbformat.write(notebook, self.root / name)
-        return name
+from bmfl_lab import load_study
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.training import presets, train_brain_encoder, train_fusion
 
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    if chromium() is None:
+    if jupyter_page.chromium() is None:
         pytest.skip("no Chromium on this machine")
-    folder = tmp_path_factory.mktemp("lab")
-    root, config = folder / "root", folder / "config" / "labconfig"
-    root.mkdir()
-    config.mkdir(parents=True)
-    (config / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    own = {k: str(folder / k.lower()) for k in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
-    environment = {
-        **os.environ,
-        **own,
-        "JUPYTER_CONFIG_PATH": str(config.parent),
-        "JUPYTER_CONFIG_DIR": str(folder / "own"),
-    }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}"]
-    log = (folder / "lab.log").open("w")
-    process = subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(f"{url}/api?token={token}", process, folder / "lab.log")
-        yield Lab(url, token, root)
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        if process.poll() is None:
-            process.kill()
-        log.close()
-
-
-def _wait_for(url, process, log):
-    for _ in range(240):
-        with contextlib.suppress(OSError):
-            return urllib.request.urlopen(url, timeout=5).read()
-        assert process.poll() is None, log.read_text()[-2000:]
-        time.sleep(0.25)
-    raise AssertionError(log.read_text()[-2000:])
+    with jupyter_page.running_lab(tmp_path_factory.mktemp("lab")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
 def chrome():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=FLAGS)
+    pytest.importorskip("playwright.sync_api")
+    with jupyter_page.running_chrome() as browser:
         yield browser
-        browser.close()
 
 
-@dataclass
-class Watched:
-    """A page and what happened on it."""
-
-    page: object
-    hosts: set = field(default_factory=set)
-    errors: list = field(default_factory=list)
-
-    def run_all(self, lab, name, timeout=300):
-        page = self.page
-        page.goto(f"{lab.url}/lab/tree/{name}?token={lab.token}&reset")
-        page.wait_for_selector(".jp-Notebook", timeout=90_000)
-        page.wait_for_selector("text=/Python 3.*\\| Idle/", timeout=90_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        self.settle(timeout)
-
-    def settle(self, timeout=300):
-        """Wait until no cell waits or runs and the kernel is idle."""
-        page = self.page
-        script = """() => ![...document.querySelectorAll('.jp-InputArea-prompt')].some(e => e.textContent.includes('*'))
-                    && /\\| Idle/.test(document.querySelector('#jp-main-statusbar').textContent)"""
-        page.wait_for_timeout(1500)
-        page.wait_for_function(script, timeout=timeout * 1000)
-        page.wait_for_timeout(800)
-
-    def kernel_errors(self):
-        found = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
-        return found + self.page.locator(".bmfl-error").all_inner_texts()
-
-    def shoot(self, locator, name):
-        ARTEFACTS.mkdir(exist_ok=True)
-        locator.scroll_into_view_if_needed()
-        self.page.wait_for_timeout(700)
-        locator.screenshot(path=ARTEFACTS / f"{name}.png")
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A brain encoder and two models of the planted study, trained once for all pages."""
+    root = tmp_path_factory.mktemp("models")
+    study, store = load_study("planted"), FeatureStore(root / "features")
+    config, encoder_config = presets("tiny")
+    encoder = train_brain_encoder(encoder_config, study, store=store)
+    encoder.save(root / "encoder")
+    for head in ("fusion", "backbone"):
+        train_fusion(dataclasses.replace(config, head=head), study, encoder=encoder, store=store).save(root / head)
+    return root
 
 
-# What Chromium says without anything being wrong with the page.
-HARMLESS = ("GPU stall due to ReadPixels", "favicon", "WebGL", "GL Driver", "Autofocus", "willReadFrequently")
+def _watch(chrome, lab):
+    with jupyter_page.watching(chrome, lab) as opened:
+        yield opened
 
 
-@pytest.fixture
-def watch(chrome, lab):
-    """Return a function that opens a page of a width and a theme and records requests and errors."""
-    contexts = []
-
-    def opened(width=1280, height=1500, dark=False):
-        lab.put_setting(
-            "@jupyterlab/apputils-extension:themes", {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}
-        )
-        context = chrome.new_context(viewport={"width": width, "height": height})
-        contexts.append(context)
-        watched = Watched(context.new_page())
-        page = watched.page
-        page.on(
-            "request",
-            lambda r: watched.hosts.add(urlsplit(r.url).hostname or "") if r.url.startswith(("http", "ws")) else None,
-        )
-        page.on("websocket", lambda w: watched.hosts.add(urlsplit(w.url).hostname))
-        page.on("pageerror", lambda e: watched.errors.append(str(e)))
-        page.on(
-            "console",
-            lambda m: (
-                watched.errors.append(m.text)
-                if m.type == "error" and not any(h in m.text + str(m.location) for h in HARMLESS)
-                else None
-            ),
-        )
-        return watched
-
-    yield opened
-    for context in contexts:
-        context.close()
+watch = pytest.fixture(_watch, name="watch")
+watch_module = pytest.fixture(_watch, scope="module", name="watch_module")

@@ -1,114 +1,240 @@
-"""Every widget in a real JupyterLab: it opens, answers its controls, and says no word to a foreign host."""
-
-import shutil
-from pathlib import Path
+"""Every widget in a real JupyterLab: it opens, answers controls and clicks, fits theme and width, and asks no host."""
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 SETUP = """
 import warnings; warnings.simplefilter("ignore")
+import widgets
 from bmfl_lab import load_study
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.evaluation import Explorer, evaluate_ood
-from bmfl_lab.training import presets, train_brain_encoder, train_fusion
-import dataclasses, widgets
-study, store = load_study("planted"), FeatureStore()
-config, encoder_config = presets("tiny")
-encoder = train_brain_encoder(encoder_config, study, store=store)
-models = {h: train_fusion(dataclasses.replace(config, head=h), study, encoder=encoder, store=store) for h in ("fusion", "backbone")}
+from bmfl_lab.training import load_encoder, load_fusion
+study, store = load_study("planted"), FeatureStore(r"{root}/features")
+encoder = load_encoder(r"{root}/encoder")
+spec = study.backbone
+backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, resize=spec.resize)
+models = {{h: load_fusion(r"{root}/" + h, backbone, encoder=encoder, store=store) for h in ("fusion", "backbone")}}
 explorer = Explorer(study, models, encoder, store=store)
 """
 WIDGETS = {
-    "surface": "frame = widgets.surface_viewer(explorer, region='FFC'); frame",
-    "ablation": "frame = widgets.region_ablation(explorer); frame",
-    "attention": "frame = widgets.attention_explorer(explorer, compare='another image'); frame",
+    "surface": "surface = widgets.surface_viewer(explorer, region='FFC'); surface",
+    "ablation": "ablation = widgets.region_ablation(explorer); ablation",
+    "attention": "attention = widgets.attention_explorer(explorer, compare='another image'); attention",
     "ood": "result = evaluate_ood(models, study, shifts=[('masked', 1), ('masked', 3), ('masked', 5), ('sketch', 3)], n_boot=20)\n"
-    "frame = widgets.ood_explorer(result, explorer); frame",
-    "runs": "from bmfl_lab.records import Record\n"
+    "ood = widgets.ood_explorer(result, explorer); ood",
+    "runs": "import pathlib, nbformat\n"
+    "from bmfl_lab.records import Record\n"
     "for k in (1, 2):\n"
     "    record = Record('00_quickstart', {'study': 'planted', 'seed': k}, study.summary())\n"
     "    record.extend(evaluate_ood(models, study, n_boot=20, seed=k).rows); record.finish(f'out/run-{k}')\n"
-    "frame = widgets.run_browser('out'); frame",
+    "done = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell('# The executed notebook of run 1')])\n"
+    "nbformat.write(done, 'out/run-1/executed.ipynb')\n"
+    "runs = widgets.run_browser('out'); runs",
 }
+DRAWN = """(k) => [...document.querySelectorAll('.bmfl-frame')[k].querySelectorAll('.js-plotly-plot')].map(e => JSON.stringify(
+    e.data.map(t => [t.source, t.x, t.y, t.z, t.intensity]))).join()"""
 
 
-def pictures(watched):
-    """What the figures draw, as text: it changes when a figure changes."""
-    script = """() => [...document.querySelectorAll('.bmfl-frame .js-plotly-plot')].map(e => JSON.stringify(
-        e.data.map(t => [t.source, t.x, t.y, t.z, t.intensity]))).join()"""
-    return watched.page.evaluate(script)
+class Page:
+    """A notebook with all five widgets, run once."""
+
+    def __init__(self, lab, watched, models):
+        self.lab, self.watched, self.page = lab, watched, watched.page
+        name = lab.write("widgets.ipynb", [SETUP.format(root=models), *WIDGETS.values()])
+        watched.run_all(lab, name, timeout=600)
+        assert watched.kernel_errors() == []
+        self.page.wait_for_function("() => document.querySelectorAll('.bmfl-frame').length === 5", timeout=120_000)
+        self.page.wait_for_timeout(2000)
+
+    def frame(self, name):
+        return self.page.locator(".bmfl-frame").nth(list(WIDGETS).index(name))
+
+    def status(self, name):
+        return self.frame(name).locator(".bmfl-status, .bmfl-error").first.inner_text()
+
+    def change(self, name, act):
+        """Do something and wait until the widget's figures show something else."""
+        place = list(WIDGETS).index(name)
+        before = self.page.evaluate(DRAWN, place)
+        act(self.frame(name))
+        self.page.wait_for_function(f"([k, before]) => ({DRAWN})(k) !== before", arg=[place, before], timeout=60_000)
+
+    def press(self, frame, label, key="ArrowRight"):
+        row = frame.locator(".widget-slider", has=self.page.locator(f".widget-label:text-is('{label}')"))
+        row.locator(".noUi-handle").focus()
+        self.page.keyboard.press(key)
+
+    def dot(self, name, where):
+        """Click on the cortex at places until the kernel hears of one; `where` are shares of the canvas."""
+        canvas = self.frame(name).locator(".gl-container canvas").first
+        canvas.scroll_into_view_if_needed()
+        before = self.status(name)
+        box = canvas.bounding_box()
+        for x, y in where:
+            at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+            self.page.mouse.move(at[0] - 3, at[1] - 3)
+            self.page.mouse.move(*at, steps=3)
+            self.page.wait_for_timeout(350)
+            self.page.mouse.click(*at)
+            self.page.wait_for_timeout(1200)
+            if self.status(name) != before:
+                return True
+        return False
+
+    def healthy(self):
+        assert self.watched.kernel_errors() == []
+        assert self.watched.errors == []
+        assert self.watched.hosts <= {"127.0.0.1"}, self.watched.hosts
 
 
-def change(watched, act):
-    before = pictures(watched)
-    act(watched.page)
-    watched.page.wait_for_function(
-        """(before) => [...document.querySelectorAll('.bmfl-frame .js-plotly-plot')].map(e => JSON.stringify(
-        e.data.map(t => [t.source, t.x, t.y, t.z, t.intensity]))).join() !== before""",
-        arg=before,
-        timeout=30_000,
-    )
+@pytest.fixture(scope="module")
+def opened(lab, watch_module, models):
+    return Page(lab, watch_module(width=1280), models)
 
 
-def press_slider(page, label):
-    row = page.locator(".widget-slider", has=page.locator(f".widget-label:text-is('{label}')"))
-    row.locator(".noUi-handle").focus()
-    page.keyboard.press("ArrowRight")
-
-
-ACTS = {
-    "surface": lambda page: press_slider(page, "Image"),
-    "ablation": lambda page: page.get_by_label("HVC", exact=True).check(),
-    "attention": lambda page: press_slider(page, "Image"),
-    "ood": lambda page: page.get_by_label("Grid", exact=True).select_option("accuracy of the first"),
-    "runs": lambda page: page.get_by_label("Metric", exact=True).select_option("balanced_accuracy"),
+CONTROLS = {
+    "surface": [
+        lambda p, f: p.press(f, "Image"),
+        lambda p, f: f.get_by_label("Map", exact=True).select_option("encoding accuracy"),
+        lambda p, f: f.get_by_label("Hemispheres", exact=True).select_option("left"),
+        lambda p, f: f.get_by_label("Region", exact=True).select_option("V1"),
+    ],
+    "ablation": [
+        lambda p, f: f.get_by_label("HVC", exact=True).check(),
+        lambda p, f: f.get_by_label("Lesion", exact=True).select_option("zero"),
+        lambda p, f: p.press(f, "Strength", "ArrowLeft"),
+        lambda p, f: p.press(f, "Image"),
+    ],
+    "attention": [
+        lambda p, f: p.press(f, "Image"),
+        lambda p, f: f.get_by_label("Attention", exact=True).select_option("encoder: ROI query over patches"),
+        lambda p, f: f.get_by_label("Shift", exact=True).select_option("masked"),
+        lambda p, f: p.press(f, "Opacity"),
+    ],
+    "ood": [
+        lambda p, f: f.get_by_label("Grid", exact=True).select_option("accuracy of the first"),
+        lambda p, f: f.get_by_label("Shift or set", exact=True).select_option("sketch"),
+        lambda p, f: f.get_by_label("Flips", exact=True).select_option("only the first is right"),
+    ],
+    "runs": [lambda p, f: f.get_by_label("Metric", exact=True).select_option("balanced_accuracy")],
 }
-
-
-def healthy(watched):
-    assert watched.kernel_errors() == []
-    assert watched.errors == []
-    assert watched.hosts <= {"127.0.0.1"}, watched.hosts
 
 
 @pytest.mark.parametrize("name", WIDGETS)
-def test_a_widget_opens_and_answers_a_control(name, lab, watch):
-    notebook = lab.write(f"{name}.ipynb", [SETUP, WIDGETS[name]])
+def test_a_widget_opens_and_answers_its_controls(name, opened):
+    opened.watched.shoot(opened.frame(name), f"{name}-1280-light")
+    for act in CONTROLS[name]:
+        opened.change(name, lambda frame, act=act: act(opened, frame))
+    opened.watched.settle()
+    opened.watched.shoot(opened.frame(name), f"{name}-1280-light-changed")
+    opened.healthy()
+
+
+def test_a_click_on_the_cortex_names_its_region_and_switches_it_off(opened):
+    # the planted areas lie low on the back of the brain
+    places = [(x / 100, y / 100) for y in (72, 75, 69, 78, 66) for x in (36, 38, 40, 34, 58, 60, 62, 64)]
+    opened.frame("surface").get_by_label("Map", exact=True).select_option("predicted response")
+    opened.frame("surface").get_by_label("Hemispheres", exact=True).select_option("both")
+    opened.watched.settle()
+    assert opened.dot("surface", places), "no click on the cortex reached the kernel"
+    said = opened.status("surface")
+    region = opened.frame("surface").get_by_label("Region", exact=True).input_value()
+    assert "vertices, mean" in said and region
+    opened.watched.shoot(opened.frame("surface"), "surface-clicked")
+    for box in opened.frame("ablation").locator("input[type=checkbox]:checked").all():
+        box.uncheck()
+    opened.watched.settle()
+    assert opened.dot("ablation", places)
+    ticked = opened.frame("ablation").locator("input[type=checkbox]:checked")
+    assert ticked.count() == 1 and "vertices" in opened.status("ablation")
+    opened.watched.shoot(opened.frame("ablation"), "ablation-clicked")
+    opened.healthy()
+
+
+def test_a_click_on_the_grid_chooses_shift_and_severity(opened):
+    frame = opened.frame("ood")
+    cell = frame.locator(".heatmaplayer").first.bounding_box()
+    opened.page.mouse.click(cell["x"] + 0.9 * cell["width"], cell["y"] + 0.2 * cell["height"])
+    opened.watched.settle()
+    assert frame.get_by_label("Severity", exact=True).locator("option:checked").inner_text() in {"5", "3", "whole set"}
+    assert "images" in opened.status("ood")
+    opened.healthy()
+
+
+def test_controls_are_reached_and_worked_by_the_keyboard(opened):
+    frame = opened.frame("attention")
+    frame.get_by_label("Image set", exact=True).focus()
+    seen = set()
+    for _ in range(16):
+        seen.add(opened.page.evaluate("() => (document.activeElement.getAttribute('role') || document.activeElement.tagName)"))
+        opened.page.keyboard.press("Tab")
+    assert {"SELECT", "slider"} <= {s if s == "slider" else s.upper() for s in seen}, seen
+    frame.get_by_text("Copy as code", exact=True).focus()
+    opened.page.keyboard.press("Enter")
+    opened.watched.settle()
+    assert "figure_of(state, explorer)" in frame.locator("textarea").input_value()
+    opened.healthy()
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize("dark", [True, False])
+def test_widgets_follow_theme_and_width(width, dark, opened):
+    opened.page.set_viewport_size({"width": width, "height": 1500})
+    theme = f"JupyterLab {'Dark' if dark else 'Light'}"
+    opened.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    opened.page.wait_for_function(
+        f"() => document.body.dataset.jpThemeLight === '{'false' if dark else 'true'}'", timeout=60_000
+    )
+    opened.page.wait_for_timeout(2500)
+    for name in WIDGETS:
+        frame = opened.frame(name)
+        inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
+        assert inner <= outer + 2, f"{name} is wider than its place"
+        paper, ink = frame.locator(".js-plotly-plot").first.evaluate(
+            "e => [e._fullLayout.paper_bgcolor, e._fullLayout.font.color]"
+        )
+        assert luminance(opened.page, paper) < 0.3 if dark else luminance(opened.page, paper) > 0.7, paper
+        assert luminance(opened.page, ink) > 0.6 if dark else luminance(opened.page, ink) < 0.4, ink
+        opened.watched.shoot(frame, f"{name}-{width}-{'dark' if dark else 'light'}")
+    opened.healthy()
+
+
+def luminance(page, colour):
+    """How bright a CSS colour is, 0 to 1, by the browser's own reading of it on mid grey."""
+    red, green, blue = page.evaluate(
+        """(c) => { const x = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+        x.fillStyle = '#808080'; x.fillRect(0, 0, 1, 1); x.fillStyle = c; x.fillRect(0, 0, 1, 1);
+        return [...x.getImageData(0, 0, 1, 1).data].slice(0, 3) }""",
+        colour,
+    )
+    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
+
+
+def test_the_executed_notebook_of_a_run_opens_from_the_table(opened):
+    with opened.page.context.expect_page() as popup:
+        opened.frame("runs").get_by_text("notebook", exact=True).last.click()
+    popup.value.wait_for_selector("text=The executed notebook of run 1", timeout=120_000)
+    popup.value.close()
+
+
+def test_bad_input_gives_a_sentence_and_leaves_the_widget_usable(lab, watch, models):
+    cells = [
+        SETUP.format(root=models),
+        "import dataclasses\nwidgets.surface_viewer(Explorer(study, store=store))",
+        "widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={}), None, encoder, store=store), show='measured response')",
+    ]
     watched = watch(width=1280)
-    watched.run_all(lab, notebook)
-    watched.page.wait_for_selector(".bmfl-frame .js-plotly-plot", timeout=60_000)
-    watched.page.wait_for_timeout(1500)
-    frame = watched.page.locator(".bmfl-frame")
-    watched.shoot(frame, f"{name}-1280-light")
-    change(watched, ACTS[name])
-    watched.settle()
-    watched.shoot(frame, f"{name}-1280-light-changed")
-    healthy(watched)
-
-
-@pytest.mark.parametrize("width, dark", [(1280, True), (1920, False), (1920, True)])
-def test_a_widget_fits_both_themes_and_widths(width, dark, lab, watch):
-    notebook = lab.write(f"surface-{width}-{dark}.ipynb", [SETUP, WIDGETS["surface"]])
-    watched = watch(width=width, dark=dark)
-    watched.run_all(lab, notebook)
-    watched.page.wait_for_selector(".bmfl-frame .js-plotly-plot", timeout=60_000)
-    frame = watched.page.locator(".bmfl-frame")
-    inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
-    assert inner <= outer + 2, "the widget is wider than its place"
-    watched.shoot(frame, f"surface-{width}-{'dark' if dark else 'light'}")
-    healthy(watched)
-
-
-@pytest.mark.parametrize("number", ["05", "06"])
-def test_a_notebook_runs_whole_with_its_widgets(number, lab, watch):
-    for path in sorted((ROOT / "notebooks").glob(f"{number}_*.ipynb")):
-        shutil.copy(path, lab.root / path.name)
-        watched = watch(width=1280)
-        watched.run_all(lab, path.name, timeout=600)
-        for i in range(watched.page.locator(".bmfl-frame").count()):
-            watched.shoot(watched.page.locator(".bmfl-frame").nth(i), f"{path.stem}-widget-{i}")
-        healthy(watched)
+    watched.run_all(lab, lab.write("bad.ipynb", cells), timeout=600)
+    page = watched.page
+    frames = page.locator(".bmfl-frame")
+    frames.nth(1).locator(".bmfl-error").wait_for(timeout=60_000)
+    assert "a subject with responses" in frames.nth(1).locator(".bmfl-error").inner_text()
+    frames.nth(0).get_by_label("Map", exact=True).select_option("predicted response")
+    frames.nth(0).locator(".bmfl-error").wait_for(timeout=60_000)
+    assert "Expected a brain encoder" in frames.nth(0).locator(".bmfl-error").inner_text()
+    watched.shoot(frames.nth(0), "surface-error")
+    frames.nth(0).get_by_label("Map", exact=True).select_option("noise ceiling")
+    frames.nth(0).locator(".bmfl-status", has_text="vertices drawn").wait_for(timeout=60_000)
+    assert watched.errors == [] and watched.hosts <= {"127.0.0.1"}
