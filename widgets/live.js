@@ -42,13 +42,38 @@ async function render({ model, el }) {
     }
     return known[name].value;
   };
+  const listen = () =>
+    box.on("plotly_click", (event) => {
+      const p = event.points[0];
+      const index = typeof p.pointNumber === "number" ? p.pointNumber : -1;
+      model.set("clicked", JSON.stringify({ trace: p.curveNumber, index, x: p.x, y: p.y, at: performance.now() }));
+      model.save_changes();
+    });
+  // plotly builds every mesh anew when one of them changes; those that never change need not be touched
+  const keepStill = () => {
+    const drawn = box._fullLayout?.scene?._scene?.traces ?? {};
+    for (const trace of (box._fullData ?? []).slice(0, model.get("fixed"))) {
+      const mesh = drawn[trace.uid];
+      if (mesh?.update) mesh.update = (data) => { mesh.data = data; };
+    }
+  };
   let waiting = false;
-  const draw = async () => {
+  const draw = () => {
     waiting = false;
-    const data = [...Array(model.get("n_traces")).keys()].map((i) => ({ ...part("b" + i), ...part("t" + i) }));
-    const layout = structuredClone(part("look"));
-    box.setAttribute("aria-label", (layout.title?.text || "").trim() || "figure");
-    await Plotly.react(box, data, layout, { displaylogo: false });
+    const numbers = [...Array(model.get("n_traces")).keys()];
+    const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i) }));
+    const layout = () => structuredClone(part("look"));
+    box.setAttribute("aria-label", (layout().title?.text || "").trim() || "figure");
+    // not waited for: plotly's promise can stay open for good, while the figure is drawn at once
+    const done = Plotly.react(box, data, layout(), { displaylogo: false });
+    if (!box.dataset.drawn) listen();
+    done.catch(() => {
+      // what cannot be changed into the new figure is drawn anew
+      Plotly.purge(box);
+      Plotly.newPlot(box, data, layout(), { displaylogo: false });
+      listen();
+    });
+    keepStill();
     box.dataset.drawn = String(1 + Number(box.dataset.drawn ?? 0));
     box.dataset.change = String(model.get("change"));
   };
@@ -58,14 +83,8 @@ async function render({ model, el }) {
       requestAnimationFrame(draw);
     }
   };
-  await draw();
-  box.on("plotly_click", (event) => {
-    const p = event.points[0];
-    const index = typeof p.pointNumber === "number" ? p.pointNumber : -1;
-    model.set("clicked", JSON.stringify({ trace: p.curveNumber, index, x: p.x, y: p.y, at: performance.now() }));
-    model.save_changes();
-  });
   model.on("change", later);
+  draw();
   const seen = new ResizeObserver(() => Plotly.Plots.resize(box));
   seen.observe(el);
   const dressed = new MutationObserver(() => {

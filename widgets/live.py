@@ -50,6 +50,25 @@ def packed(value: Any) -> Any:
     return spec if small.ndim == 1 else {**spec, "shape": ", ".join(map(str, small.shape))}
 
 
+def told(plot: go.Figure, skip: int = 0) -> dict[str, Any]:
+    """Return what the page is told of a figure, trait by trait, without the first `skip` traces.
+
+    Of a mesh, the places of its vertices (``b0``, ``b1``, ...) go apart from its values (``t0``, ...), which change
+    more often.
+    """
+    found: dict[str, Any] = {"n_traces": len(plot.data), "look": _text(plot.layout.to_plotly_json())}
+    for i, trace in enumerate(plot.data[skip:], skip):
+        parts = trace.to_plotly_json()
+        if trace.type == "mesh3d":
+            found[f"b{i}"] = _text({k: parts.pop(k) for k in _GEOMETRY if k in parts})
+        found[f"t{i}"] = _text(parts)
+    return found
+
+
+def _text(parts: dict[str, Any]) -> str:
+    return pio.to_json(packed(parts), validate=False)
+
+
 class Live(anywidget.AnyWidget):
     """A plotly figure on the page that follows a `plotly.graph_objects.Figure`.
 
@@ -72,36 +91,25 @@ class Live(anywidget.AnyWidget):
     n_traces = traitlets.Int(0).tag(sync=True)
     height = traitlets.Int(300).tag(sync=True)
     change = traitlets.Int(0).tag(sync=True)
+    fixed = traitlets.Int(0).tag(sync=True)
     clicked = traitlets.Unicode("").tag(sync=True)
     for _i in range(N_TRACES):
         locals()[f"t{_i}"] = traitlets.Unicode("{}").tag(sync=True)
         locals()[f"b{_i}"] = traitlets.Unicode("{}").tag(sync=True)
 
     def __init__(self, plot: go.Figure, fixed: int = 0):
-        self.plot, self._fixed, self._sent = plot, fixed, False
-        super().__init__(library=_shelf().model_id, height=int(plot.layout.height or 300))
-        self.push()
-        self._sent = True
+        self.plot = plot
+        # all in the message that opens the widget: a page may draw before a later one arrives
+        super().__init__(library=_shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **told(plot))
 
     def push(self) -> None:
         """Send the traces and the layout where they changed."""
         # a figure that has nothing to say gives its place up
         self.layout.display = "none" if self.plot.layout.meta == "hidden" else None
         with self.hold_sync():
-            self.n_traces = len(self.plot.data)
-            for i, trace in enumerate(self.plot.data):
-                if i >= self._fixed or not self._sent:
-                    self._put(i, trace)
-            self.look = pio.to_json(packed(self.plot.layout.to_plotly_json()), validate=False)
+            for name, value in told(self.plot, self.fixed).items():
+                setattr(self, name, value)
             self.change += 1
-
-    def _put(self, i: int, trace: Any) -> None:
-        """Write one trace; of a mesh, the places of its vertices apart from its values, which change more often."""
-        parts = trace.to_plotly_json()
-        if trace.type == "mesh3d":
-            base = {k: parts.pop(k) for k in _GEOMETRY if k in parts}
-            setattr(self, f"b{i}", pio.to_json(packed(base), validate=False))
-        setattr(self, f"t{i}", pio.to_json(packed(parts), validate=False))
 
     def on_click(self, act: Callable[[dict[str, Any]], None]) -> None:
         """Call ``act({"trace", "index", "x", "y"})`` when a point is clicked."""
