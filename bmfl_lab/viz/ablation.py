@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.results import set_label
+from bmfl_lab.viz.results import set_label, summary_rows
 from bmfl_lab.viz.style import GREY, colours, figure_style, markers
 
 if TYPE_CHECKING:
@@ -67,6 +67,68 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
         axes[0, 0].set_yticks(range(len(regions)), regions)
         axes[0, 0].invert_yaxis()
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(sets)))
+        if title:
+            fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    plt.close(fig)
+    return fig
+
+
+def controls_figure(
+    frame: pd.DataFrame, *, first: str, chance: float | None = None, title: str = "", n_columns: int = 3
+) -> Figure:
+    """Draw many models beside the one they are controls of: one panel a set, one row a model, small dots single seeds.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Metric rows of "accuracy".
+    first : str
+        The model in question; its mean is drawn through its panel.
+    chance : float, optional
+        Chance level, a dotted line.
+    title : str
+        Title; say here what is simulated.
+    n_columns : int, default 3
+        Panels a row.
+
+    Raises
+    ------
+    DataError
+        If there is no accuracy, or none of `first`.
+    """
+    import matplotlib.pyplot as plt
+
+    rows = summary_rows(frame, "accuracy")
+    if first not in set(rows["model"]):
+        raise DataError(message(f"rows of {first!r}", f"{sorted(set(rows['model']))}", "name an evaluated model"))
+    label = lambda r: set_label(r["split"], r["shift"], r["severity"])  # noqa: E731
+    rows, every = rows.assign(set=rows.apply(label, axis=1)), frame[(frame["name"] == "accuracy") & frame["seed"].notna()]
+    every = every.assign(set=every.apply(label, axis=1) if len(every) else [])
+    sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
+    height, width = -(-len(sets) // n_columns), min(n_columns, len(sets))
+    with figure_style():
+        size = (2.6 * width + 1.8, height * (0.26 * len(models) + 0.8) + 0.5)
+        fig, axes = plt.subplots(height, width, figsize=size, layout="constrained", squeeze=False, sharey=True)
+        for ax, name in zip(axes.flat, sets):
+            mine = rows[rows["set"] == name].set_index("model").reindex(models)
+            value, low, high = (100 * mine[k].to_numpy(float) for k in ("value", "ci_low", "ci_high"))
+            colour = ["#D55E00" if m == first else "#0072B2" for m in models]
+            ax.hlines(range(len(models)), low, high, color=colour, lw=1.4)
+            ax.scatter(value, range(len(models)), c=colour, s=26, zorder=3)
+            seeds = every[every["set"] == name]
+            at = [models.index(m) + 0.25 for m in seeds["model"]]
+            ax.plot(100 * seeds["value"].to_numpy(float), at, ".", color=GREY, ms=3)
+            ax.axvline(value[models.index(first)], color="#D55E00", lw=1, ls="--")
+            if chance is not None:
+                ax.axvline(100 * chance, color=GREY, lw=1, ls=":")
+            ax.grid(axis="x", color="#E3E3E3")
+            ax.grid(axis="y", visible=False)
+            ax.set_title(name)
+            ax.set_xlabel("accuracy, %", fontsize=9)
+        for ax in axes.flat[len(sets) :]:
+            ax.set_visible(False)
+        axes[0, 0].set_yticks(range(len(models)), models)
+        axes[0, 0].invert_yaxis()
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
     plt.close(fig)

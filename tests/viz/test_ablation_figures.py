@@ -6,7 +6,7 @@ import pytest
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import DataError
-from bmfl_lab.viz.ablation import agreement_figure, effect_figure, roi_map
+from bmfl_lab.viz.ablation import agreement_figure, controls_figure, effect_figure, roi_map
 
 
 def _table():
@@ -45,8 +45,26 @@ def test_the_sweep_draws_one_line_a_set():
          "low": 0.5, "high": 0.95, "r": [0.1, 0.9] * 2}
     )  # fmt: skip
     figure = agreement_figure(frame, x="r", x_label="r", level=0.25, title="t")
-    assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1"}
+    assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1", "chance"}
     lines = [c.lines[0] for c in figure.axes[0].containers]
     np.testing.assert_allclose(lines[0].get_ydata(), [90, 80])
     with pytest.raises(DataError, match="at least one row"):
         agreement_figure(frame.iloc[:0], x="r", x_label="r")
+
+
+def test_many_controls_have_a_row_each_beside_the_model_in_question():
+    models = ["fusion", *(f"control {i}" for i in range(11))]
+    place = {"name": "accuracy", "split": "test", "severity": None}
+    rows = [
+        {**place, "model": m, "shift": shift, "seed": seed, "value": 0.5 + 0.01 * i, "ci_low": 0.4, "ci_high": 0.7}
+        for shift in ("", "masked")
+        for i, m in enumerate(models)
+        for seed in (None, 0, 1)
+    ]
+    figure = controls_figure(pd.DataFrame(rows), first="fusion", chance=0.1, title="t")
+    test, masked = figure.axes[:2]
+    assert [t.get_text() for t in test.get_yticklabels()] == models and masked.get_title(loc="left") == "masked"
+    np.testing.assert_allclose(test.collections[1].get_offsets()[:, 0], 50 + np.arange(12))
+    assert test.lines[1].get_xdata()[0] == 50 and len(test.lines[0].get_xdata()) == 24
+    with pytest.raises(DataError, match="rows of 'brain'"):
+        controls_figure(pd.DataFrame(rows), first="brain")
