@@ -16,7 +16,7 @@ from bmfl_lab.viz.surface_interactive import VIEWS
 from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider
 from widgets.plots import ERROR, Cortex, add_picture, picture, strip, styled
 
-SHOW = ("predicted response", "measured response", "encoding accuracy", "noise ceiling")
+SHOW = ("predicted response", "subject's response", "encoding accuracy", "noise ceiling")
 SIDES = ("both", "left", "right")
 
 
@@ -27,9 +27,9 @@ class State:
     Parameters
     ----------
     show : str
-        One of `SHOW`; the predicted response by default, the measured one where there is no encoder.
+        One of `SHOW`; the predicted response by default, the subject's own where there is no encoder.
     images, index, shift, severity
-        Which image; "test" by default. The measured response needs the subject's own images.
+        Which image; "test" by default. The subject responded to its own images only.
     region : str
         ROI or group whose tuning is shown; "" for none.
     vertex : int
@@ -58,7 +58,7 @@ def resolve(state: State, source: Any) -> State:
     """Return the state with a map, and images that have it."""
     show = state.show or SHOW[source.encoder is None]
     state = dataclasses.replace(state, show=show)
-    if show == "measured response" and source.brain in source.sets:
+    if show == "subject's response" and source.brain in source.sets:
         state = dataclasses.replace(state, images=source.brain, shift="")
     return image_set(state, source)
 
@@ -120,7 +120,7 @@ def _values(state: State, source: Any) -> tuple:
     if state.show == "noise ceiling":
         return source.ceiling(), "explainable share of variance", False, None
     place = (state.images, state.index, state.shift, state.severity)
-    if state.show == "measured response":
+    if state.show == "subject's response":
         values = source.measured(state.index)
         return values, "response, z", True, source.image(source.brain, state.index)
     return source.predicted(*place), "response, z", True, source.image(*place)
@@ -161,9 +161,10 @@ def figure_of(state: State, source: Any) -> Any:
 def _title(state: State, source: Any) -> str:
     if state.show in SHOW[2:]:
         return f"{source.title}: {state.show}"
-    images = source.brain if state.show == "measured response" else state.images
+    if state.show == SHOW[1]:
+        return f"{source.title}: response to the subject's image {state.index}"
     shift = f", {state.shift.replace('_', ' ')} {state.severity}" if state.shift else ""
-    return f"{source.title}: {state.show} to {images} image {state.index}{shift}"
+    return f"{source.title}: {state.show} to {state.images} image {state.index}{shift}"
 
 
 def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:

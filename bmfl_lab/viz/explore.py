@@ -160,6 +160,8 @@ def region_figure(
     panel.set_dpi(150)
     canvas.draw()
     with figure_style():
+        if tuning is None:
+            return _map_and_image(canvas.buffer_rgba(), image)
         figure = Figure(figsize=(11, 7.4), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(2.1, 1.2))
         axis = top.subplots()
@@ -171,9 +173,6 @@ def region_figure(
         if image is not None:
             left.imshow(image)
             left.set_title("image", fontsize=10)
-        if tuning is None:
-            middle.set_axis_off()
-            return figure
         x = np.arange(len(class_names))
         middle.bar(x, tuning["mean"], color=PALETTE[5], edgecolor=PALETTE[0])
         middle.errorbar(x, tuning["mean"], yerr=np.nan_to_num(tuning["error"]), fmt="none", ecolor="#222222", capsize=3)
@@ -188,6 +187,20 @@ def region_figure(
                 np.concatenate([np.pad(i, ((0, side - len(i)), (0, 4), (0, 0)), constant_values=255) for i in best], 1)
             )
             right.set_title(f"images with the largest response of {region}", fontsize=10)
+    return figure
+
+
+def _map_and_image(panel: Any, image: np.ndarray | None) -> Figure:
+    """Set a brain map beside the image behind it, if there is one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.2 if image is None else 4.4), layout="constrained")
+    axes = figure.subplots(1, 1 if image is None else 2, squeeze=False, width_ratios=(1,) if image is None else (3.6, 1))
+    for axis, picture in zip(axes[0], (np.asarray(panel), image)):
+        axis.imshow(picture)
+        axis.set_axis_off()
+    if image is not None:
+        axes[0, 1].set_title("image", fontsize=10)
     return figure
 
 

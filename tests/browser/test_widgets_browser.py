@@ -223,7 +223,7 @@ def test_bad_input_gives_a_sentence_and_leaves_the_widget_usable(lab, watch, mod
     cells = [
         SETUP.format(root=models),
         "import dataclasses\nwidgets.surface_viewer(Explorer(study, store=store))",
-        "widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={}), None, encoder, store=store), show='measured response')",
+        "widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={}), None, encoder, store=store), show=\"subject's response\")",
     ]
     watched = watch(width=1280)
     watched.run_all(lab, lab.write("bad.ipynb", cells), timeout=600)

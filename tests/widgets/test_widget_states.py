@@ -274,7 +274,7 @@ def broken(images):
 def test_missing_parts_give_a_sentence_and_leave_the_widget_usable(explorer, parts, tmp_path):
     study, models, encoder, store = parts
     without = widgets.surface_viewer(Explorer(study, None, None, store=store), folder=tmp_path)
-    assert without.error == "" and without.state.show == "measured response"
+    assert without.error == "" and without.state.show == "subject's response"
     without.set(show="predicted response")
     assert "Expected a brain encoder; got none" in without.status.value
     without.set(show="noise ceiling")
@@ -287,7 +287,7 @@ def test_missing_parts_give_a_sentence_and_leave_the_widget_usable(explorer, par
     unknown = widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={dull.name: dull})), show="noise ceiling")
     assert "a noise ceiling of" in unknown.error
     bare = dataclasses.replace(study, subjects={})
-    nobody = widgets.surface_viewer(Explorer(bare, None, encoder, store=store), show="measured response")
+    nobody = widgets.surface_viewer(Explorer(bare, None, encoder, store=store), show="subject's response")
     assert "a subject with responses" in nobody.error
     lesion = widgets.region_ablation(Explorer(bare, {"backbone": models["backbone"]}, None, store=store))
     assert lesion.error == ""
