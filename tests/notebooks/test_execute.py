@@ -52,7 +52,7 @@ def test_papermill_by_itself_works_from_the_root_and_from_the_notebooks_folder(f
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_running_a_notebook_again_gives_the_same_files_times_apart(tmp_path):
     runs = [r for r in load_spec(SMOKE) if r.notebook.stem == "00_quickstart"]
     found, files = [], []

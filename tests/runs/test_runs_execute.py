@@ -1,5 +1,6 @@
 """Small notebooks that misbehave in every way a run can, and what the runner says about them."""
 
+import io
 import json
 import os
 import signal
@@ -116,10 +117,10 @@ def test_a_good_run_is_ok_then_skipped_then_stale(project, capsys):
 BAD = {
     "exit": ((RECORD, "import sys; sys.exit(0)", FINISH), {}, "incomplete", "not completed: import sys"),
     "exception": ((RECORD, "1 / 0", FINISH), {}, "error", "ZeroDivisionError"),
-    "hang": ((RECORD, "while True: pass", FINISH), {"cell_timeout_min": 0.03}, "error", "CellTimeoutError in cell 3"),
+    "hang": ((RECORD, "while True: pass", FINISH), {"cell_timeout_min": 0.1}, "error", "CellTimeoutError in cell 3"),
     "stubborn": (
         (RECORD, "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", FINISH),
-        {"cell_timeout_min": 0.03},
+        {"cell_timeout_min": 0.1},
         "error",
         "CellTimeoutError in cell 3",
     ),
@@ -148,7 +149,8 @@ def test_a_bad_run_is_never_counted_as_success(case, project, capsys):
 
     assert re.search(reason, said), said
     folder = folder_of(spec)
-    if case == "whole run" and "begun" not in (folder / "log.txt").read_text():
+    log = folder / "log.txt"
+    if case == "whole run" and not (log.is_file() and "begun" in log.read_text()):
         pytest.skip("the machine was too busy to start a kernel in a quarter of a minute")
     executed = nbformat.read(folder / "executed.ipynb", 4)
     assert any(c.source.startswith("from bmfl_lab.records") and c.execution_count for c in executed.cells)
@@ -165,22 +167,32 @@ def test_a_dead_kernel_is_noticed_within_five_seconds(project):
 
 def test_long_output_is_capped_with_a_pointer_to_the_log(project):
     picture = 'from IPython.display import display\nfor _ in range(30): display({"image/png": "A" * 100_000}, raw=True)'
-    spec = project(RECORD, 'for _ in range(250): print("y" * 100_000)', picture, FINISH)
+    spec = project(RECORD, 'for _ in range(60): print("y" * 100_000)', picture, FINISH)
     assert run(spec) == 0
     folder = folder_of(spec)
     assert (folder / "executed.ipynb").stat().st_size < 4_500_000
     assert (folder / "executed.ipynb").read_text().count("see log.txt") == 2
-    assert 19_000_000 < (folder / "log.txt").stat().st_size < 21_000_000
+    assert (folder / "log.txt").stat().st_size > 5_900_000
+
+
+def test_the_log_has_a_limit_too():
+    from bmfl_lab.runs import worker
+
+    state = worker.State()
+    state.log = io.StringIO()
+    for _ in range(25):
+        state.write("y" * 1_000_000)
+    assert worker.LOG_BYTES <= len(state.log.getvalue()) <= worker.LOG_BYTES + 1_000_000
 
 
 def _started(project, tmp_path):
     """Start a runner whose kernel sleeps; return the spec, the runner, and the ids of worker and kernel."""
     spec = project(
-        RECORD, "import os, time, pathlib", 'pathlib.Path("pid").write_text(str(os.getpid())); time.sleep(60)', FINISH
+        RECORD, "import os, time, pathlib", 'pathlib.Path("pid").write_text(str(os.getpid())); time.sleep(250)', FINISH
     )
     command = [sys.executable, "-m", "bmfl_lab.runs", "run", str(spec), "--out", str(tmp_path / "out")]
     runner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    _until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), 60)
+    _until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), 200)
     kernel = int((tmp_path / "pid").read_text())
     worker = int(Path(f"/proc/{kernel}/stat").read_text().rsplit(")", 1)[1].split()[1])
     assert alive(kernel) and alive(worker)
