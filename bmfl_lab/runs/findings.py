@@ -237,13 +237,13 @@ def _brain(part: pd.DataFrame) -> str:
         for name, one in other[other["verdict"] == "better"].groupby("first", sort=False):
             text += f" The control `{name}` was better than the backbone on {len(one)} of these too."
         return text
-    lost = []
+    lost, won = [], {}
     for name, one in controls.groupby("second", sort=False):
-        won = list(one[one["verdict"] == "better"]["set"])
-        if won:
-            text += f" It was better than the control `{name}` on {len(won)} of these ({', '.join(won)})."
-        else:
-            lost.append(f"`{name}`")
+        sets = tuple(one[one["verdict"] == "better"]["set"])
+        (won.setdefault(sets, []) if sets else lost).append(f"`{name}`")
+    for sets, names in won.items():
+        which = f"control {names[0]}" if len(names) == 1 else f"controls {', '.join(names)}"
+        text += f" It was better than the {which} on {len(sets)} of these ({', '.join(sets)})."
     if lost:
         which = f"control {lost[0]}" if len(lost) == 1 else f"controls {', '.join(lost)}"
         text += f" On none of these was it better than the {which}: nothing shows that the gain takes a cortex."

@@ -46,6 +46,8 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
     for (name, unit), part in rows.groupby(["name", "unit"], sort=True, dropna=False):
         lines += [f"## {name} ({unit})", ""]
         part = prefer_over_seeds(part, [*CONDITION, "model", "run_id"])
+        # two sections of a run may evaluate the same model: its number stands once
+        part = part.drop_duplicates([*CONDITION, "model", "run_id", "seed", "value"])
         keys = [k for k in CONDITION if part[k].fillna("").astype(str).ne("").any()]
         models = sorted(part["model"].unique())
         header = [*keys, *(m or "value" for m in models), "n"]

@@ -41,9 +41,9 @@ def tree(tmp_path):
             pictures(tmp_path / name / w, w, 3, part, ".jpg")
     person = load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20).subject()
     measured = dataclasses.replace(person, simulated=False, attributes=None, attribute_names=(), truth={})
-    write_subject(tmp_path / "subj01", measured)
+    write_subject(tmp_path / "own01", measured)
     study = {
-        "study": "imagenet", "root": str(tmp_path), "subject": "subj01", "partial": True, "val_per_class": 3,
+        "study": "imagenet", "root": str(tmp_path), "subject": "own01", "partial": True, "val_per_class": 3,
         "ood": {"imagenet-sketch": "sketch", "imagenet-r": "imagenet-r", "imagenet-a": "imagenet-a",
                 "stylized-imagenet": "stylized-imagenet/val"},
         "corruptions": "C", "corruption_names": ["fog"], "corruption_severities": [1, 2, 3, 4, 5],

@@ -113,10 +113,10 @@ def test_groups_take_the_value_over_seeds_where_there_is_one(tmp_path):
 
 def test_comparisons_with_the_fusion_are_turned_round(tmp_path):
     rows = difference("backbone - fusion", -0.05, 0.001) + difference("noise - fusion", -0.06, 0.01)
-    rows += difference("patch PCA - fusion", 0.01, 0.5)
+    rows += difference("patch PCA - fusion", 0.01, 0.5) + difference("other image - fusion", -0.06, 0.01)
     line = said(tmp_path, rows)[0]
     assert "Fusion was better than the backbone alone on 1 of 1" in line
-    assert "better than the control `noise` on 1 of these (fog 3)" in line and "than the control `patch PCA`: nothing" in line
+    assert "better than the controls `noise`, `other image` on 1 of these (fog 3)" in line and "than the control `patch PCA`: nothing" in line
 
 
 def test_the_probe_is_a_baseline_and_no_control(tmp_path):
@@ -158,3 +158,9 @@ def test_a_row_over_seeds_stands_for_its_seeds_in_tables():
     )
     kept = prefer_over_seeds(rows, ["model", "severity"])
     assert list(kept["value"]) == [0.2, 0.5]
+
+
+def test_a_model_that_two_sections_evaluated_stands_once_in_the_report():
+    one = MetricRow("accuracy", 0.7, unit="fraction", split="test", n=400, selection="none", model="backbone", n_seeds=5)
+    rows = pd.DataFrame([vars(one), vars(one)]).assign(run_id="05-1", study="demo")
+    assert "| demo | test | 0.700 | 400 |" in render(rows, "Report", ["ok"])
