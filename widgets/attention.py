@@ -142,7 +142,7 @@ def figure_of(state: State, source: Any) -> Any:
 
     state = resolve(state, source)
     panels = select(state, source)["panels"]
-    title = f"{source.title}: {_name(state)}"
+    title = f"{source.title}\n{_name(state)}"
     if panels[0]["map"] is None:
         return shares_figure({p["title"]: p["shares"] for p in panels}, title=title)
     maps = {"attention": [p["map"] for p in panels]}

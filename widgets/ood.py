@@ -224,7 +224,7 @@ def figure_of(state: State, source: Any, explorer: Any = None) -> Any:
         source.rows,
         source.severities,
         found["curves"],
-        title=" ".join((source.title, _title(state))).strip(),
+        title=": ".join(t for t in (source.title, _title(state)) if t),
         unit=_unit(state),
         signed=found["signed"],
         shift=state.shift,
@@ -342,7 +342,7 @@ def _draw(figure: go.Figure, found: dict[str, Any], source: Source, state: State
     grid, signed = 100 * found["grid"], found["signed"]
     top = max(1.0, float(np.nanmax(np.abs(grid)))) if np.isfinite(grid).any() else 1.0
     scale = (
-        {"colorscale": "RdBu_r", "zmin": -top, "zmax": top}
+        {"colorscale": "RdBu", "zmin": -top, "zmax": top}
         if signed
         else {"colorscale": "Cividis", "zmin": 0, "zmax": 100}
     )

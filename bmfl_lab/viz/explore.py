@@ -278,7 +278,7 @@ def shift_grid_figure(
         top = max(1.0, float(np.nanmax(np.abs(100 * grid)))) if np.isfinite(grid).any() else 1.0
         limits = (-top, top) if signed else (0, 100)
         drawn = left.imshow(
-            100 * grid, cmap="RdBu_r" if signed else "cividis", vmin=limits[0], vmax=limits[1], aspect="auto"
+            100 * grid, cmap="RdBu" if signed else "cividis", vmin=limits[0], vmax=limits[1], aspect="auto"
         )
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
