@@ -102,11 +102,11 @@ def train_fusions(
 
     Notes
     -----
-    Measured in CPU seconds on one core (``tests/benchmarks/bench_ensemble.py``): models of the planted study's size
-    train 1.3 (5 models) to 1.5 (16 models) times as fast at once as one by one. On the demo study there is nothing to
-    gain: four models on a 4 x 4 grid of 384 dimensions reach 1.04 with batches of 32 and 0.79 with batches of 128 and
-    twice the width, five with all patches and batches of 128 reach 0.7, because their tokens no longer fit into the
-    processor's cache. There the tokens that all models share, kept in memory once, are what saves time.
+    Measured in CPU seconds on one core (``tests/benchmarks/bench_ensemble.py``, five models, other work on the machine):
+    models of the planted study's size train 1.2 to 1.3 times as fast at once as one by one (16 models: 1.5). On the
+    demo study there is nothing to gain: preset "quick" reaches 0.94, all patches with batches of 128 reach 0.66 to 0.7,
+    because their tokens no longer fit into the processor's cache. There the tokens that all models share, kept in
+    memory once, are what saves time.
 
     Same result as `train_fusion` job by job, up to rounding, with three exceptions: dropout draws other random
     numbers, there are no checkpoints to resume from, and training is float32 on one device.
