@@ -47,7 +47,8 @@ def run_record(folder):
     """Return the reader of a run's record."""
     record = Record("nb", {"study": "planted"}, {"name": "planted", "fingerprint": "0", "simulated": True})
     record.add("accuracy", 0.5, unit="fraction", split="test", n=4, selection="none", ci_low=0.25, notes="ü")
-    return lambda path=record.finish(folder): read_record(path)
+    path = record.finish(folder)
+    return lambda: read_record(path)
 
 
 def fetched_archive(folder, monkeypatch):

@@ -15,7 +15,6 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.files import sha256_json
 
-
 STIM_INFO = "nsd_stim_info_merged.csv"
 """NSD's table of all 73,000 images, which marks the 1,000 that every subject was to see."""
 

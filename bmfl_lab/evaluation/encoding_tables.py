@@ -22,7 +22,6 @@ from bmfl_lab.metrics.noise import aggregate
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.runtime import pick_device, rng
 
-
 N_SHUFFLES = 5
 """Random pairings over which the control "shuffled pairing" is averaged."""
 _SHUFFLED_VALUES = 5e8  # responses held at once for that: about 2 GB

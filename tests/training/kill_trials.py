@@ -15,14 +15,14 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import accelerate  # noqa: E402, F401  imported once for all children, as is what an optimiser imports when made
-import fit_example as example  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch._dynamo  # noqa: E402, F401
-from torch import nn  # noqa: E402
+import accelerate  # noqa: F401  imported once for all children, as is what an optimiser imports when made
+import fit_example as example
+import numpy as np
+import torch
+import torch._dynamo
+from torch import nn
 
-from bmfl_lab.training import checkpoint  # noqa: E402
+from bmfl_lab.training import checkpoint
 
 PATIENCE = 60.0
 """Seconds after which a survivor of a killed process counts as hanging."""
@@ -157,7 +157,7 @@ def rows_seen(folder):
     logs = [[json.loads(line) for line in p.read_text().splitlines()] for p in sorted(folder.glob("rows-*.txt"))]
     for log in folder.glob("rows-*.txt"):
         log.unlink()
-    return [sorted(sum(parts, [])) for parts in zip(*logs)]
+    return [sorted(row for part in parts for row in part) for parts in zip(*logs)]
 
 
 def other_worlds(root, n, processes, seed):

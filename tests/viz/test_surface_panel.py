@@ -97,7 +97,7 @@ def test_whole_numbers_keep_their_own_colours():
     shown = picture(figure.axes[0])
     hue = (shown[..., 0] / shown[..., 2].clip(1e-3)).round(2)[shown[..., 3] > 0]  # free of shading
     assert len(np.unique(hue)) == 3  # grey and two colours; mixing would give all in between
-    with pytest.raises(DataError, match="expected whole numbers; got 0.5"):
+    with pytest.raises(DataError, match=r"expected whole numbers; got 0\.5"):
         surface_panel(y * 0 + 0.5, atlas, title="t", unit="u", whole=True)
 
 

@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_attention_shares_sum_to_at_most_one(explorer, source):
 
 
 def test_the_widget_shows_the_maps_of_the_attention_functions(explorer, parts):
-    study, models, encoder, store = parts
+    study, models, encoder, _ = parts
     few, place = study.set("test").subset([3, 5]), ("test", 5)
     expected = {
         explorer.sources[0]: evaluation.backbone_attention(explorer.backbone, few, blocks=(0,), normalise=False)[1, 0],
@@ -253,12 +254,9 @@ def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_
 
 
 def test_copied_code_names_the_variable_of_the_notebook(monkeypatch):
-    class Shell:
-        user_ns = {"_": "thing", "mine": "thing"}
-
-    thing = Shell.user_ns["mine"] = object()
-    Shell.user_ns["_"] = thing
-    monkeypatch.setattr("IPython.get_ipython", lambda: Shell)
+    thing = object()
+    shell = types.SimpleNamespace(user_ns={"_": thing, "mine": thing})
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     assert name_of(thing, "explorer") == "mine"
     assert name_of(object(), "explorer") == "explorer"
     assert name_of(ROOT / "out", "folder") == repr(str(ROOT / "out"))
