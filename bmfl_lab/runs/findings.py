@@ -11,6 +11,7 @@ from bmfl_lab.errors import BmflError
 from bmfl_lab.records import MetricRow, Record, read_record
 from bmfl_lab.runs.brain_findings import brain_findings
 from bmfl_lab.runs.encoder_findings import encoder_findings
+from bmfl_lab.runs.similarity_findings import similarity_findings
 
 PLACE = ["split", "shift", "severity"]
 COLUMNS = ["spec", "run", "notebook", "study", "finished", "revision", *MetricRow.__dataclass_fields__]
@@ -141,7 +142,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
             lines.append(f"**{study}, {run}.** {_brain(asked)}")
         for (first, second), pair in part.groupby(["first", "second"], sort=False):
             lines.append(f"{study}, {run}: {_pair(first, second, pair)}")
-    return lines + region_findings(rows) + brain_findings(rows) + encoder_findings(rows)
+    return lines + region_findings(rows) + brain_findings(rows) + encoder_findings(rows) + similarity_findings(rows)
 
 
 def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
