@@ -64,7 +64,10 @@ async function render({ model, el }) {
     const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i) }));
     const layout = () => structuredClone(part("look"));
     box.setAttribute("aria-label", (layout().title?.text || "").trim() || "figure");
-    // not waited for: plotly's promise can stay open for good, while the figure is drawn at once
+    // plotly waits for the pictures of the draw before; where a new picture took the place of one still loading, that
+    // wait would never end
+    if (box._promises) box._promises.length = 0;
+    // not waited for: this promise, too, stays open for good where a later draw takes the place of its pictures
     const done = Plotly.react(box, data, layout(), { displaylogo: false });
     if (!box.dataset.drawn) listen();
     done.catch(() => {
