@@ -31,11 +31,16 @@ async function render({ model, el }) {
   box.setAttribute("role", "img");
   el.style.width = "100%";
   el.appendChild(box);
-  const Plotly = await library(model);
+  const [Plotly, still, news] = await Promise.all([
+    library(model),
+    ...["still_id", "news_id"].map((place) => model.widget_manager.get_model(model.get(place))),
+  ]);
   const known = {};
+  let told = {};
+  let seldom = null;
   let look = colours(el);
   const part = (name) => {
-    const text = model.get(name);
+    const text = told[name] ?? "{}";
     if (known[name]?.text !== text) {
       const themed = look.reduce((found, [from, to]) => found.replaceAll(from, JSON.stringify(to)), text);
       known[name] = { text, value: JSON.parse(themed) };
@@ -60,7 +65,12 @@ async function render({ model, el }) {
   let waiting = false;
   const draw = () => {
     waiting = false;
-    const numbers = [...Array(model.get("n_traces")).keys()];
+    if (seldom !== still.get("value")) {
+      seldom = still.get("value");
+      told = JSON.parse(seldom);
+    }
+    Object.assign(told, JSON.parse(news.get("value")));
+    const numbers = [...Array(told.n_traces).keys()];
     const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i) }));
     const layout = () => structuredClone(part("look"));
     box.setAttribute("aria-label", (layout().title?.text || "").trim() || "figure");
@@ -78,7 +88,7 @@ async function render({ model, el }) {
     });
     keepStill();
     box.dataset.drawn = String(1 + Number(box.dataset.drawn ?? 0));
-    box.dataset.change = String(model.get("change"));
+    box.dataset.change = String(told.change);
   };
   const later = () => {
     if (!waiting) {
@@ -86,7 +96,7 @@ async function render({ model, el }) {
       requestAnimationFrame(draw);
     }
   };
-  model.on("change", later);
+  for (const part of [still, news]) part.on("change:value", later);
   draw();
   const seen = new ResizeObserver(() => Plotly.Plots.resize(box));
   seen.observe(el);
@@ -102,7 +112,7 @@ async function render({ model, el }) {
   return () => {
     seen.disconnect();
     dressed.disconnect();
-    model.off("change", later);
+    for (const part of [still, news]) part.off("change:value", later);
     Plotly.purge(box);
   };
 }

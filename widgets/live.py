@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import traitlets
 from plotly.offline import get_plotlyjs
 
-N_TRACES = 16
 _FEW = 32
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
 
@@ -83,33 +83,45 @@ class Live(anywidget.AnyWidget):
         is "hidden".
     fixed : int
         Number of first traces that never change.
+
+    Notes
+    -----
+    What is drawn travels in two plain labels, `still` (what seldom changes) and `news`, because an anywidget whose
+    page was too busy to load it within two seconds never hears of a change again.
     """
 
     _esm = Path(__file__).with_name("live.js")
     library = traitlets.Unicode().tag(sync=True)
-    look = traitlets.Unicode("{}").tag(sync=True)
-    n_traces = traitlets.Int(0).tag(sync=True)
+    still_id = traitlets.Unicode().tag(sync=True)
+    news_id = traitlets.Unicode().tag(sync=True)
     height = traitlets.Int(300).tag(sync=True)
-    change = traitlets.Int(0).tag(sync=True)
     fixed = traitlets.Int(0).tag(sync=True)
     clicked = traitlets.Unicode("").tag(sync=True)
-    for _i in range(N_TRACES):
-        locals()[f"t{_i}"] = traitlets.Unicode("{}").tag(sync=True)
-        locals()[f"b{_i}"] = traitlets.Unicode("{}").tag(sync=True)
 
     def __init__(self, plot: go.Figure, fixed: int = 0):
-        self.plot = plot
-        # all in the message that opens the widget: a page may draw before a later one arrives
-        super().__init__(library=_shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **told(plot))
+        self.plot, self._told, self._n_changes = plot, told(plot), 0
+        # all in the messages that open the labels: a page may draw before a later one arrives
+        self.still, self.news = w.Label(self._still(fixed)), w.Label(self._news(fixed))
+        places = {"still_id": self.still.model_id, "news_id": self.news.model_id}
+        super().__init__(library=_shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **places)
+
+    def _still(self, fixed: int) -> str:
+        seldom = {f"t{i}" for i in range(fixed)}
+        return json.dumps({k: v for k, v in self._told.items() if k[0] == "b" or k in seldom})
+
+    def _news(self, fixed: int) -> str:
+        seldom = {f"t{i}" for i in range(fixed)}
+        parts = {k: v for k, v in self._told.items() if k[0] != "b" and k not in seldom}
+        return json.dumps({**parts, "change": self._n_changes})
 
     def push(self) -> None:
         """Send the traces and the layout where they changed."""
         # a figure that has nothing to say gives its place up
         self.layout.display = "none" if self.plot.layout.meta == "hidden" else None
-        with self.hold_sync():
-            for name, value in told(self.plot, self.fixed).items():
-                setattr(self, name, value)
-            self.change += 1
+        self._told |= told(self.plot, self.fixed)
+        self._n_changes += 1
+        self.still.value = self._still(self.fixed)
+        self.news.value = self._news(self.fixed)
 
     def on_click(self, act: Callable[[dict[str, Any]], None]) -> None:
         """Call ``act({"trace", "index", "x", "y"})`` when a point is clicked."""

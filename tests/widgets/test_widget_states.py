@@ -3,6 +3,7 @@
 import ast
 import base64
 import dataclasses
+import json
 import subprocess
 import sys
 import types
@@ -25,7 +26,7 @@ from bmfl_lab.records import Record
 from bmfl_lab.training import presets, train_brain_encoder, train_fusion
 from widgets import ablation, attention, ood, runs, surface
 from widgets.frame import name_of
-from widgets.live import N_TRACES, packed
+from widgets.live import packed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -209,8 +210,8 @@ def frames(explorer, result, folder):
 
 
 def sent(frame):
-    """All that the page is told of a widget's figures."""
-    return [[getattr(live, f"{k}{i}") for k in "tb" for i in range(N_TRACES)] + [live.look] for live in frame.figures.values()]
+    """All that the page is told of a widget's figures, without the count of changes."""
+    return [{**json.loads(f.still.value), **json.loads(f.news.value), "change": 0} for f in frame.figures.values()]
 
 
 def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_path):
