@@ -89,11 +89,10 @@ def load(
     root, ood = Path(folder).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
     spec = BackboneSpec(backbone, weights, image_size)
     brain = {"nan_policy": nan_policy, "stim_info": stim_info, "cache": cache, "seed": seed}
+    name = None if subject is None else str(subject)
     if algonauts_study.subject_folders(root):
-        name = None if subject is None else str(subject)
         return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
     if kamitani_study.subject_files(root):
-        name = None if subject is None else str(subject)
         return kamitani_study.load(root, subject=name, val=val, seed=seed, backbone=spec)
     split_layout = (root / "train").is_dir()
     _check_ood(root, ood, split_layout)
