@@ -161,8 +161,12 @@ def rows_seen(folder):
 
 
 def other_worlds(root, n, processes, seed):
-    """Stop at step `n` with 1 and with 2 processes, go on with the other number; return losses, notes and rows."""
-    found = {}
+    """Stop at step `n` with 1 and with 2 processes, go on with the other number; return losses, notes and rows.
+
+    ``"never"`` is the training that was not stopped.
+    """
+    wait(start(1, train_in_part, root / "never"))
+    found = {"never": json.loads((root / "never" / "rank-0.txt").read_text())}
     for first, then in ((1, 1), (1, 2), (2, 1), (2, 2)):
         folder = root / f"{first}-{then}"
         codes, _ = wait(start(first, train_in_part, folder, n))

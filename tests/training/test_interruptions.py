@@ -46,7 +46,8 @@ def test_a_kill_at_any_call_of_a_save_loses_at_most_that_save_and_resumes_to_the
 
 def test_another_number_of_processes_sees_the_same_rows_and_loses_only_bits(fast):
     found = trials("world", fast, 13, 2, 280)
-    whole = found["1-1"]
+    never, whole = found.pop("never"), found["1-1"]
+    assert whole["digest"] == never["digest"]  # both in fresh processes: other threads may round otherwise
     for change, run in found.items():
         first, then = change.split("-")
         assert run["codes"] == [0] * (int(first) + int(then)) and run["step"] == 13
@@ -54,12 +55,6 @@ def test_another_number_of_processes_sees_the_same_rows_and_loses_only_bits(fast
         np.testing.assert_allclose(run["loss"], whole["loss"], rtol=0, atol=1e-5)
         said = [f"resumed, not bitwise: processes {first} -> {then}"] if first != then else []
         assert run["notes"] == said
-    assert whole["digest"] == _without_dropout()
-
-
-def _without_dropout():
-    model = torch.nn.Sequential(*[m for m in example.module() if not isinstance(m, torch.nn.Dropout)])
-    return example.digest(example.train(model=model))
 
 
 def test_fewer_stimuli_a_batch_than_processes_are_refused():
