@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bmfl_lab import config as configs
 from bmfl_lab.backbones.cornet import CORnetS
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, message
 from bmfl_lab.models.alignment import AlignmentHead, TokenNetwork
 from bmfl_lab.runtime import progress
 from bmfl_lab.training import checkpoint
@@ -263,9 +263,9 @@ def load_aligned(folder: str | Path) -> TrainedAligned:
     Raises
     ------
     CheckpointError
-        If a file is missing, damaged or of something else.
+        If a file is missing or damaged, or its manifest, read before any tensor, tells of something else.
     """
-    tensors, manifest = checkpoint.read_bundle(folder, "aligned")
+    tensors, manifest = checkpoint.read_bundle(folder, "aligned", _refuse_others)
     config = configs.from_dict(AlignConfig, manifest["config"])
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -283,6 +283,11 @@ def load_aligned(folder: str | Path) -> TrainedAligned:
         network.eval(), head, config, manifest["n_classes"], manifest["name"], manifest["label"], features,
         manifest["history"], manifest["selection"], preprocess,
     )  # fmt: skip
+
+
+def _refuse_others(found: Mapping[str, Any]) -> None:
+    if found.get("kind") != "aligned":
+        raise CheckpointError(message("an aligned model", repr(found.get("kind")), "choose another folder"))
 
 
 def make_head(config: AlignConfig, sizes: Mapping[str, tuple[int, int, int]]) -> AlignmentHead:

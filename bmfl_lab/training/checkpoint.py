@@ -13,7 +13,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read_bundle(folder: str | Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_bundle(
+    folder: str | Path, name: str, check: Callable[[dict[str, Any]], None] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_bundle` wrote, refusing any change of a single bit.
+
+    Parameters
+    ----------
+    folder, name
+        Where, and under which name, it was written.
+    check : callable, optional
+        Given the manifest before any tensor is read; raises where this is not what was asked for.
 
     Returns
     -------
@@ -120,6 +129,8 @@ def read_bundle(folder: str | Path, name: str) -> tuple[dict[str, Tensor], dict[
     """
     folder = Path(folder)
     manifest = read_manifest(folder / f"{name}.json")
+    if check is not None:
+        check(manifest)
     path = folder / f"{name}.safetensors"
     if manifest["data_file"] != path.name:
         raise CheckpointError(

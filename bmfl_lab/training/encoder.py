@@ -31,6 +31,7 @@ from bmfl_lab.models.brain_encoder import (
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.models.roi_query import ROIQueryEncoder, query_masks
 from bmfl_lab.runtime import home, pick_device, seed_everything, seed_for
+from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.encoder_config import EncoderConfig, base, quick, small, tiny
 from bmfl_lab.training.encoder_data import scheme_rois, split_rows, subject_fingerprint
 from bmfl_lab.training.encoder_io import STEM, TrainedEncoder, as_patches, frozen, load_encoder, token_source
@@ -156,16 +157,16 @@ def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
 
 
 def _stored(folder: Path, name: str) -> TrainedEncoder:
-    found = load_encoder(folder)
-    if found.hash != name:
+    stored = read_manifest(folder / f"{STEM}.json").get("hash")
+    if stored != name:
         raise CheckpointError(
             message(
                 f"the encoder {name} in {folder}",
-                f"{found.hash}: other settings, responses or backbone weights",
+                f"{stored}: other settings, responses or backbone weights",
                 "use another folder, or delete this one to train again",
             )
         )
-    return found
+    return load_encoder(folder)
 
 
 def _prepare(

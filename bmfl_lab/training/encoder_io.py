@@ -17,6 +17,7 @@ from bmfl_lab.backbones.features import FeatureStore, StoredTokens
 from bmfl_lab.backbones.tokens import extract_many
 from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.errors import CheckpointError, DataError, message
@@ -27,6 +28,7 @@ from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import read_bundle, write_bundle
 
 STEM = "encoder"
+KINDS = ("linear", "roi_query", "retinotopic", "scaled", "ensemble")
 
 
 def token_source(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,19 +216,23 @@ class TrainedEncoder:
         return write_bundle(folder, STEM, {**tensors, **atlas}, manifest)
 
 
-def load_encoder(folder: str | Path) -> TrainedEncoder:
+def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedEncoder:
     """Read an encoder that `TrainedEncoder.save` wrote.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where it was saved.
+    subject : Subject, optional
+        Whose responses it is to predict; another subject or number of vertices is refused.
 
     Raises
     ------
     CheckpointError
-        If a file is missing, damaged, or holds something else.
+        If a file is missing or damaged. From the manifest, before any tensor is read: if it holds something else, an
+        unknown kind of encoder, or one of another subject.
     """
-    tensors, manifest = read_bundle(folder, STEM)
-    if manifest.get("what") != "brain encoder":
-        raise CheckpointError(
-            message(f"a brain encoder in {folder}", repr(manifest.get("what")), "give the folder of an encoder")
-        )
+    tensors, manifest = read_bundle(folder, STEM, lambda found: _refuse_others(found, folder, subject))
     state = {k[len("module.") :]: v for k, v in tensors.items() if k.startswith("module.")}
     module = _build(manifest["build"], state)
     module.load_state_dict(state)
@@ -243,6 +249,24 @@ def load_encoder(folder: str | Path) -> TrainedEncoder:
         history=manifest["history"],
         facts=manifest["facts"],
     )
+
+
+def _refuse_others(found: Mapping[str, Any], folder: str | Path, subject: Subject | None) -> None:
+    if found.get("what") != "brain encoder":
+        raise CheckpointError(
+            message(f"a brain encoder in {folder}", repr(found.get("what")), "give the folder of an encoder")
+        )
+    if found["build"]["type"] not in KINDS:
+        raise CheckpointError(
+            message("a known kind of encoder", repr(found["build"]["type"]), "use the version that wrote it")
+        )
+    if subject is None:
+        return
+    whose, n_vertices = found["facts"].get("subject"), found["atlas"].get("n_vertices")
+    if whose != subject.name or n_vertices not in (None, subject.atlas.n_vertices):
+        wanted = f"an encoder of subject {subject.name!r} with {subject.atlas.n_vertices} vertices"
+        got = f"one of {whose!r} with {'an unknown number of' if n_vertices is None else n_vertices}"
+        raise CheckpointError(message(wanted, got, "give the folder of this subject's encoder, or train one"))
 
 
 def frozen(module: nn.Module) -> nn.Module:
@@ -269,10 +293,8 @@ def _build(build: Mapping[str, Any], state: Mapping[str, Tensor], prefix: str = 
         return ScaledEncoder(
             encoder=inner, mean=state[prefix + "mean_V"].clone(), scale=state[prefix + "scale_V"].clone()
         )
-    if kind == "ensemble":
-        members = [_build(b, state, f"{prefix}members.{i}.") for i, b in enumerate(build["members"])]
-        return EnsembleEncoder(members=members, weights=state[prefix + "weights_MV"].clone())
-    raise CheckpointError(message("a known kind of encoder", repr(kind), "use the version that wrote it"))
+    members = [_build(b, state, f"{prefix}members.{i}.") for i, b in enumerate(build["members"])]
+    return EnsembleEncoder(members=members, weights=state[prefix + "weights_MV"].clone())
 
 
 def _atlas_tensors(atlas: Atlas) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -287,6 +309,7 @@ def _atlas_tensors(atlas: Atlas) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "rois": list(atlas.rois),
         "maps": list(atlas.maps),
         "mesh": atlas.mesh,
+        "n_vertices": atlas.n_vertices,
         "groups": {k: list(v) for k, v in atlas.groups.items()},
     }
     return tensors, described

@@ -10,7 +10,7 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError, message
 from bmfl_lab.runtime import pick_device
-from bmfl_lab.training.checkpoint import read_bundle, read_manifest
+from bmfl_lab.training.checkpoint import read_bundle
 from bmfl_lab.training.encoder_io import load_encoder
 from bmfl_lab.training.fusion_parts import encoder_source
 from bmfl_lab.training.recipes import FusionConfig, build_fusion
@@ -44,11 +44,10 @@ def load_fusion(
     Raises
     ------
     CheckpointError
-        If the files are damaged or of another kind, the backbone has other weights, or the response source is
-        missing.
+        If the files are damaged or the response source is missing. From the manifest, before any tensor is read: if
+        it is of another kind, or was trained on other backbone weights or another number of vertices.
     """
-    _refuse_others(read_manifest(Path(folder) / "fusion.json"), backbone)
-    tensors, found = read_bundle(folder, "fusion")
+    tensors, found = read_bundle(folder, "fusion", lambda manifest: _refuse_others(manifest, backbone, encoder))
     if encoder is None and found["encoder"]:
         encoder = load_encoder(Path(folder) / "encoder")
     if found["needs_source"] and encoder is None and brain is None:
@@ -90,7 +89,7 @@ def load_fusion(
     return trained
 
 
-def _refuse_others(found: dict[str, Any], backbone: Any) -> None:
+def _refuse_others(found: dict[str, Any], backbone: Any, encoder: Any) -> None:
     if found.get("kind") != "fusion":
         raise CheckpointError(message("a saved fusion model", repr(found.get("kind")), "choose another folder"))
     if found["backbone"]["weights_hash"] != backbone.weights_hash:
@@ -100,4 +99,10 @@ def _refuse_others(found: dict[str, Any], backbone: Any) -> None:
                 f"{backbone.name} with weights {backbone.weights_hash[:12]}",
                 "load the backbone that the model was trained on",
             )
+        )
+    n_vertices = found.get("n_vertices")
+    if encoder is not None and n_vertices not in (None, encoder.atlas.n_vertices):
+        got = f"one of {encoder.atlas.n_vertices}"
+        raise CheckpointError(
+            message(f"an encoder of {n_vertices} vertices", got, "pass the encoder that the model was trained on")
         )

@@ -362,6 +362,7 @@ class TrainedFusion:
             "class_names": list(self.class_names),
             "backbone": {"name": b.name, "image_size": b.image_size, "weights_hash": b.weights_hash},
             "visual_width": self.module.visual_width,
+            "n_vertices": None if self.mean is None else len(self.mean),
             "encoder": own_source,
             "needs_source": self.source is not None,
             "history": self.history,

@@ -11,7 +11,7 @@ from bmfl_lab import config as configs
 from bmfl_lab.data import load_study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.metrics.rsa import compare_rdms, rdm
-from bmfl_lab.training import aligned
+from bmfl_lab.training import aligned, checkpoint
 from bmfl_lab.training.loop import LoopConfig
 
 CONTROLS = ("no_fmri", "shuffled", "noise")
@@ -116,7 +116,11 @@ def test_outputs_and_files(study, original, tmp_path):
         original.responses(images)
     data = (tmp_path / "m" / "aligned.safetensors").read_bytes()
     (tmp_path / "m" / "aligned.safetensors").write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="a damaged or exchanged file"):
+        aligned.load_aligned(tmp_path / "m")
+    checkpoint.write_bundle(tmp_path / "m", "aligned", {}, {"kind": "fusion"})
+    (tmp_path / "m" / "aligned.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="an aligned model; got 'fusion'"):
         aligned.load_aligned(tmp_path / "m")
 
 

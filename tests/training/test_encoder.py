@@ -13,6 +13,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.models.roi_query import query_masks
+from bmfl_lab.training import checkpoint
 from bmfl_lab.training.encoder import (
     EncoderConfig,
     encoder_loss,
@@ -78,6 +79,36 @@ def test_second_call_loads_and_other_settings_are_refused(study, store, tmp_path
     (tmp_path / "encoder.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError, match="damaged or exchanged file"):
         train_brain_encoder(quick("roi_query"), study, store=store, folder=tmp_path, device="cpu")
+
+
+def _rewritten(folder, name, **changes):
+    """Write a manifest anew and take its tensors away, so that what is refused is refused without them."""
+    tensors, manifest = checkpoint.read_bundle(folder, name)
+    own = {k: v for k, v in manifest.items() if k not in ("schema", "data_file", "data_bytes", "data_sha256", "manifest_sha256")}
+    checkpoint.write_bundle(folder, name, tensors, {**own, **changes})
+    (folder / f"{name}.safetensors").unlink()
+
+
+def test_an_encoder_of_something_else_is_refused_before_its_tensors_are_read(study, store, tmp_path):
+    made = train_brain_encoder(quick("ridge"), study, store=store, folder=tmp_path, device="cpu")
+    who = study.subject()
+    assert load_encoder(tmp_path, who).hash == made.hash
+    _, manifest = checkpoint.read_bundle(tmp_path, "encoder")
+    (tmp_path / "encoder.safetensors").unlink()
+    other = dataclasses.replace(who, name="someone else")
+    with pytest.raises(CheckpointError, match=rf"an encoder of subject 'someone else' with {who.n_vertices} vertices; got one of"):
+        load_encoder(tmp_path, other)
+    for changes, said in (({"what": "fusion"}, "a brain encoder in .* got 'fusion'"),
+                          ({"build": {"type": "oracle"}}, "a known kind of encoder; got 'oracle'"),
+                          ({"atlas": {**manifest["atlas"], "n_vertices": 7}}, f"with {who.n_vertices} vertices; got .* with 7")):  # fmt: skip
+        made.save(tmp_path)
+        _rewritten(tmp_path, "encoder", **changes)
+        with pytest.raises(CheckpointError, match=said):
+            load_encoder(tmp_path, who)
+    made.save(tmp_path)
+    (tmp_path / "encoder.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="other settings, responses or backbone weights"):
+        train_brain_encoder(quick("linear"), study, store=store, folder=tmp_path, device="cpu")
 
 
 def test_training_is_reproducible_and_selected_by_validation(study, store, tmp_path):

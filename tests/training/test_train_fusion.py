@@ -1,5 +1,7 @@
 """The fusion recipe on the planted study, whose truth says who must win."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -236,6 +238,10 @@ def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(
     model.save(tmp_path / "f")
     again = load_fusion(tmp_path / "f", model.backbone, store=store, device="cpu")
     np.testing.assert_array_equal(again.logits(few), model.logits(few))
+    smaller = SimpleNamespace(atlas=SimpleNamespace(n_vertices=3))
+    (tmp_path / "f" / "fusion.safetensors").unlink()  # refused without a look at the tensors
+    with pytest.raises(CheckpointError, match=rf"an encoder of {encoder.atlas.n_vertices} vertices; got one of 3"):
+        load_fusion(tmp_path / "f", model.backbone, encoder=smaller, store=store)
 
 
 def test_the_assembled_path_reads_several_blocks_in_one_pass(study, store, tmp_path):
