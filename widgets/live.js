@@ -47,13 +47,33 @@ async function render({ model, el }) {
     }
     return known[name].value;
   };
-  const listen = () =>
-    box.on("plotly_click", (event) => {
-      const p = event.points[0];
-      const index = typeof p.pointNumber === "number" ? p.pointNumber : -1;
-      model.set("clicked", JSON.stringify({ trace: p.curveNumber, index, x: p.x, y: p.y, at: performance.now() }));
-      model.save_changes();
-    });
+  const send = (p) => {
+    const index = typeof p.pointNumber === "number" ? p.pointNumber : -1;
+    model.set("clicked", JSON.stringify({ trace: p.curveNumber, index, x: p.x, y: p.y, at: performance.now() }));
+    model.save_changes();
+  };
+  const solid = () => Boolean(box._fullLayout?.scene);
+  // on a surface plotly only hears of a click while the button is down at the moment it draws, which a short click on a
+  // busy page misses: what lies under the pointer is remembered, and sent when the button is let go in the same place
+  let under = null;
+  const listen = () => {
+    box.on("plotly_click", (event) => solid() || send(event.points[0]));
+    for (const name of ["plotly_hover", "plotly_click"]) box.on(name, (event) => (under = event.points[0]));
+    box.on("plotly_unhover", () => (under = null));
+  };
+  let pressed = null;
+  box.addEventListener("pointerdown", (event) => (pressed = event.button === 0 ? event : null), true);
+  box.addEventListener(
+    "pointerup",
+    (event) => {
+      const moved = pressed ? Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY) : Infinity;
+      pressed = null;
+      if (!solid() || moved > 4) return;
+      // plotly looks for what is under the pointer in its next frame
+      requestAnimationFrame(() => requestAnimationFrame(() => under && send(under)));
+    },
+    true,
+  );
   // plotly builds every mesh anew when one of them changes; those that never change need not be touched
   const keepStill = () => {
     const drawn = box._fullLayout?.scene?._scene?.traces ?? {};

@@ -1,6 +1,11 @@
 """Every widget in a real JupyterLab: it opens, answers controls and clicks, fits theme and width, and asks no host."""
 
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -37,6 +42,20 @@ DRAWN = """(k) => [...document.querySelectorAll('.bmfl-frame')[k].querySelectorA
     e.data.map(t => [t.source, t.x, t.y, t.z, t.intensity]))).join()"""
 
 
+def coloured(picture):
+    """Return the places (x, y) inside coloured spots of a picture of grey cortex, the largest first."""
+    rgb = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
+    colour = rgb.max(2) - rgb.min(2) > 40
+    colour[:, int(0.8 * colour.shape[1]) :] = False  # the colour bar
+    spots, n = ndimage.label(ndimage.binary_dilation(colour))
+    found = []
+    for spot in range(1, n + 1):
+        y, x = np.nonzero((spots == spot) & colour)
+        middle = np.argmin(np.abs(y - np.median(y)) + np.abs(x - np.median(x)))
+        found.append((len(y), int(x[middle]), int(y[middle])))
+    return [(x, y) for _, x, y in sorted(found, reverse=True)[:8]]
+
+
 class Page:
     """A notebook with all five widgets, run once."""
 
@@ -66,21 +85,22 @@ class Page:
         row.locator(".noUi-handle").focus()
         self.page.keyboard.press(key)
 
-    def dot(self, name, where):
-        """Click on the cortex at places until the kernel hears of one; `where` are shares of the canvas."""
+    def dot(self, name):
+        """Click on coloured places of the cortex, the largest first, until the kernel hears of one."""
         canvas = self.frame(name).locator(".gl-container canvas").first
         canvas.scroll_into_view_if_needed()
         before = self.status(name)
         box = canvas.bounding_box()
-        for x, y in where:
-            at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+        for x, y in coloured(canvas.screenshot()):
+            at = box["x"] + x, box["y"] + y
             self.page.mouse.move(at[0] - 3, at[1] - 3)
             self.page.mouse.move(*at, steps=3)
             self.page.wait_for_timeout(350)
-            self.page.mouse.click(*at)
-            self.page.wait_for_timeout(1200)
-            if self.status(name) != before:
-                return True
+            self.page.mouse.click(*at)  # the button is down for less than a frame
+            for _ in range(20):
+                self.page.wait_for_timeout(250)
+                if self.status(name) != before:
+                    return True
         return False
 
     def healthy(self):
@@ -132,14 +152,11 @@ def test_a_widget_opens_and_answers_its_controls(name, opened):
     opened.healthy()
 
 
-@pytest.mark.xfail(reason="open: has not passed yet; the click itself, or where the test aims, is to be mended", strict=False)
 def test_a_click_on_the_cortex_names_its_region_and_switches_it_off(opened):
-    # the planted areas lie low on the back of the brain
-    places = [(x / 100, y / 100) for y in (72, 75, 69, 78, 66) for x in (36, 38, 40, 34, 58, 60, 62, 64)]
     opened.frame("surface").get_by_label("Map", exact=True).select_option("predicted response")
     opened.frame("surface").get_by_label("Hemispheres", exact=True).select_option("both")
     opened.watched.settle()
-    assert opened.dot("surface", places), "no click on the cortex reached the kernel"
+    assert opened.dot("surface"), "no click on the cortex reached the kernel"
     said = opened.status("surface")
     region = opened.frame("surface").get_by_label("Region", exact=True).input_value()
     assert "vertices, mean" in said and region
@@ -147,7 +164,7 @@ def test_a_click_on_the_cortex_names_its_region_and_switches_it_off(opened):
     for box in opened.frame("ablation").locator("input[type=checkbox]:checked").all():
         box.uncheck()
     opened.watched.settle()
-    assert opened.dot("ablation", places)
+    assert opened.dot("ablation"), "no click on the cortex reached the kernel"
     ticked = opened.frame("ablation").locator("input[type=checkbox]:checked")
     assert ticked.count() == 1 and "vertices" in opened.status("ablation")
     opened.watched.shoot(opened.frame("ablation"), "ablation-clicked")
