@@ -83,6 +83,7 @@ async function render({ model, el }) {
     }
   };
   let waiting = false;
+  let painted = null;
   const draw = () => {
     waiting = false;
     if (seldom !== still.get("value")) {
@@ -90,6 +91,15 @@ async function render({ model, el }) {
       told = JSON.parse(seldom);
     }
     Object.assign(told, JSON.parse(news.get("value")));
+    const { change, ...shown } = told;
+    const state = { ...shown, look: [told.look, JSON.stringify(look)] };
+    // a figure that stays as it is costs nothing
+    const same = painted && Object.keys(state).every((k) => String(painted[k]) === String(state[k]));
+    painted = state;
+    if (same) {
+      box.dataset.change = String(change);
+      return;
+    }
     const numbers = [...Array(told.n_traces).keys()];
     const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i) }));
     const layout = () => structuredClone(part("look"));
@@ -108,12 +118,13 @@ async function render({ model, el }) {
     });
     keepStill();
     box.dataset.drawn = String(1 + Number(box.dataset.drawn ?? 0));
-    box.dataset.change = String(told.change);
+    box.dataset.change = String(change);
   };
   const later = () => {
     if (!waiting) {
       waiting = true;
-      requestAnimationFrame(draw);
+      // a surface is on the screen before the smaller figures beside it are drawn
+      requestAnimationFrame(solid() ? draw : () => setTimeout(draw));
     }
   };
   for (const part of [still, news]) part.on("change:value", later);

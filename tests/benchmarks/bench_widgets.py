@@ -90,6 +90,7 @@ def in_kernel(name, folder):
 
 DRAWN = """() => [...document.querySelectorAll('.bmfl-frame .js-plotly-plot')].filter(e => e.offsetParent)
     .map(e => Number(e.dataset.change ?? 0))"""
+MAP = DRAWN.replace(".map(", ".filter(e => e._fullLayout?.scene).map(")
 
 
 def in_browser(name, folder):
@@ -136,6 +137,9 @@ def in_browser(name, folder):
             for label, press in steps.items():
                 focus[label](page)
                 report(f"{kind}: {label}", *zip(*(one_change(page, page_time, press) for _ in range(7))))
+                if kind == "surface_viewer":
+                    wall = [one_change(page, page_time, press, MAP)[0] for _ in range(7)]
+                    report(f"{kind}: {label}, the cortex alone", wall)
             assert watched.kernel_errors() == [] and watched.errors == []
 
 
@@ -145,12 +149,13 @@ def page_busy(session):
     return 1000 * next(m["value"] for m in found if m["name"] == "TaskDuration")
 
 
-def one_change(page, session, press):
-    before, busy = page.evaluate(DRAWN), page_busy(session)
+def one_change(page, session, press, drawn=DRAWN):
+    """Return the ms from a key press until the figures are drawn, and those the page's own thread was busy."""
+    before, busy = page.evaluate(drawn), page_busy(session)
     page.evaluate(
         f"""(before) => {{ window.bmflTaken = null; const start = {{}};
         document.addEventListener('keydown', () => {{ start.at ??= performance.now() }}, {{once: true, capture: true}});
-        const look = () => {{ const now = ({DRAWN})(); if (start.at && now.every((k, i) => k > before[i]))
+        const look = () => {{ const now = ({drawn})(); if (start.at && now.every((k, i) => k > before[i]))
             window.bmflTaken = performance.now() - start.at; else setTimeout(look, 4) }}; look() }}""",
         before,
     )
