@@ -16,13 +16,13 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import sha256_json
 from bmfl_lab.models.brain_encoder import ensemble_weights
-from bmfl_lab.training.encoder_io import TrainedEncoder
+from bmfl_lab.training.encoder_io import FromImages, TrainedEncoder
 
 SELECTION = "softmax of validation r per vertex over encoders, each selected as it says"
 
 
 @dataclass
-class EncoderEnsemble:
+class EncoderEnsemble(FromImages):
     """Encoders of one subject, averaged with weights per vertex; made by `combine_encoders`.
 
     Parameters
@@ -89,17 +89,6 @@ class EncoderEnsemble:
             part = member.predict(mine, batch_size=batch_size, device=device) * weight
             total = part if total is None else np.add(total, part, out=total)
         return total
-
-    def predict_stimuli(
-        self,
-        stimuli: StimulusSet,
-        *,
-        store: FeatureStore | None = None,
-        backbone: Backbone | None = None,
-        device: str = "auto",
-    ) -> np.ndarray:
-        """Predict responses to images, float32 (n_stimuli, n_vertices)."""
-        return self.predict(self.tokens(stimuli, store=store, backbone=backbone, device=device), device=device)
 
 
 def combine_encoders(members: Mapping[str, TrainedEncoder], temperature: float = 40.0) -> EncoderEnsemble:

@@ -56,8 +56,23 @@ def as_patches(stored: Sequence[StoredTokens]) -> np.ndarray:
     return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
+class FromImages:
+    """What every encoder with `tokens` and `predict` can do."""
+
+    def predict_stimuli(
+        self,
+        stimuli: StimulusSet,
+        *,
+        store: FeatureStore | None = None,
+        backbone: Backbone | None = None,
+        device: str = "auto",
+    ) -> np.ndarray:
+        """Predict responses to images, float32 (n_stimuli, n_vertices)."""
+        return self.predict(self.tokens(stimuli, store=store, backbone=backbone, device=device), device=device)
+
+
 @dataclass
-class TrainedEncoder:
+class TrainedEncoder(FromImages):
     """A brain encoder of one subject, with all that is needed to use and judge it.
 
     Parameters
@@ -174,17 +189,6 @@ class TrainedEncoder:
         if store is None:
             return tuple(extract_many(backbone, stimuli, wanted, features=features))
         return tuple(store.get_many(backbone, stimuli, wanted, features=features))
-
-    def predict_stimuli(
-        self,
-        stimuli: StimulusSet,
-        *,
-        store: FeatureStore | None = None,
-        backbone: Backbone | None = None,
-        device: str = "auto",
-    ) -> np.ndarray:
-        """Predict responses to images, float32 (n_stimuli, n_vertices)."""
-        return self.predict(self.tokens(stimuli, store=store, backbone=backbone, device=device), device=device)
 
     def query_module(self) -> ROIQueryEncoder | None:
         """Return the ROI-query transformer inside, or None if there is none (for attention maps)."""
