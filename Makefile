@@ -48,7 +48,7 @@ test-browser: setup
 
 smoke: setup
 	@echo "== every notebook on the planted study"
-	@$(PY) -m bmfl_lab.runs run papermill_runs/specs/smoke.yaml
+	@$(PY) -m bmfl_lab.runs run papermill_runs/specs/smoke.yaml --jobs 2
 
 bench: setup
 	@echo "== the main job, stage by stage"

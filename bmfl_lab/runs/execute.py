@@ -155,7 +155,8 @@ def execute(runs: Sequence[Run], *, out: str | Path | None = None, jobs: int = 1
     out : str or Path, optional
         Folder of all runs.
     jobs : int, default 1
-        How many notebooks at a time, each in a process of its own.
+        How many notebooks at a time, each in a process of its own. They share the machine's cores, unless
+        ``OMP_NUM_THREADS`` says otherwise.
     force : bool, default False
         Execute also what is ok.
 
@@ -167,10 +168,10 @@ def execute(runs: Sequence[Run], *, out: str | Path | None = None, jobs: int = 1
     check_needs(runs, out)
     _stopping.clear()
     with _signals(), concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
-        return list(pool.map(lambda run: _one(run, out, force), runs))
+        return list(pool.map(lambda run: _one(run, out, force, jobs), runs))
 
 
-def _one(run: Run, out: str | Path | None, force: bool) -> str:
+def _one(run: Run, out: str | Path | None, force: bool, jobs: int) -> str:
     state, _ = state_of(run, out)
     folder = folder_of(run, out)
     if _stopping.is_set() or state == "running" or (state == "ok" and not force):
@@ -178,7 +179,7 @@ def _one(run: Run, out: str | Path | None, force: bool) -> str:
         return state
     print(f"{run.run_id}: started, log in {folder / 'log.txt'}", flush=True)
     _prepare(run, folder)
-    _wait(run, folder)
+    _wait(run, folder, jobs)
     state, reason = state_of(run, out)
     took = ""
     with contextlib.suppress(BmflError, TypeError, KeyError):
@@ -214,8 +215,10 @@ def _prepare(run: Run, folder: Path) -> None:
         raise RunError(message(f"a writable folder {folder}", str(error), "choose another with --out")) from error
 
 
-def _wait(run: Run, folder: Path) -> None:
+def _wait(run: Run, folder: Path, jobs: int) -> None:
     environment = {**os.environ, "BMFL_HEADLESS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    if jobs > 1:  # threads that wait for cores of another notebook make both several times slower
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     if run.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "bmfl_lab.runs.worker", str(folder.resolve())]

@@ -114,6 +114,22 @@ def test_a_good_run_is_ok_then_skipped_then_stale(project, capsys):
     assert "stale" in capsys.readouterr().out
 
 
+def test_notebooks_side_by_side_share_the_cores(project, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    spec = project(
+        "from time import sleep, time; import os; begun = time()",
+        RECORD.replace('"accuracy", rate', '"threads", int(os.environ["OMP_NUM_THREADS"])'),
+        "import pathlib; pathlib.Path(out, 'here').touch()",
+        # each waits for the other: one after the other they would wait in vain
+        "while len(list(pathlib.Path(out).parent.glob('*/here'))) < 2: assert time() < begun + 100; sleep(0.1)",
+        FINISH,
+        runs=[{"params": {"n": 1}}, {"params": {"n": 2}}],
+        expect=[{"metric": "threads", "low": 4, "high": 4}],
+    )
+    assert run(spec, "--jobs", "2") == 0
+
+
 BAD = {
     "exit": ((RECORD, "import sys; sys.exit(0)", FINISH), {}, "incomplete", "not completed: import sys"),
     "exception": ((RECORD, "1 / 0", FINISH), {}, "error", "ZeroDivisionError"),
