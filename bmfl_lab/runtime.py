@@ -88,8 +88,8 @@ def seed_everything(seed: int) -> None:
 
 def headless() -> bool:
     """Tell whether nobody is watching: papermill, CI or a pipe rather than a person's notebook or terminal."""
-    if os.environ.get("BMFL_HEADLESS"):
-        return True
+    if os.environ.get("BMFL_HEADLESS") or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+        return True  # the bars of an app are gone by the time its page is shown
     if "ipykernel" in sys.modules:
         return False
     return not sys.stderr.isatty()

@@ -77,7 +77,8 @@ def _cell(group: pd.DataFrame) -> str:
         return ""
     if values.empty:
         return "undefined"
-    if len(group) == 1:
+    # two runs of the same models tell the same numbers twice
+    if len(group[["value", "ci_low", "ci_high"]].drop_duplicates()) == 1:
         low, high = group["ci_low"].iloc[0], group["ci_high"].iloc[0]
         interval = f" [{low:.3f}, {high:.3f}]" if pd.notna(low) and pd.notna(high) else ""
         return f"{values.iloc[0]:.3f}{interval}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness as well as in hue.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", ">", "X", "*")
 GREY = "#6B6B6B"
 
 _RC = {

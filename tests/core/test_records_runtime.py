@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +69,14 @@ def test_headless_progress_prints_plain_lines(monkeypatch, capsys):
     monkeypatch.setenv("BMFL_HEADLESS", "1")
     assert list(runtime.progress(range(3), "images", every=0.0)) == [0, 1, 2]
     assert [x.split(" after")[0] for x in capsys.readouterr().out.splitlines()] == [f"images: {i}/3" for i in (1, 2, 3)]
+
+
+def test_an_app_shows_no_bars_that_are_gone_when_its_page_is_shown(monkeypatch, capsys):
+    monkeypatch.delenv("BMFL_HEADLESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert not runtime.headless()
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    assert runtime.headless()
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

@@ -164,3 +164,7 @@ def test_a_model_that_two_sections_evaluated_stands_once_in_the_report():
     one = MetricRow("accuracy", 0.7, unit="fraction", split="test", n=400, selection="none", model="backbone", n_seeds=5)
     rows = pd.DataFrame([vars(one), vars(one)]).assign(run_id="05-1", study="demo")
     assert "| demo | test | 0.700 | 400 |" in render(rows, "Report", ["ok"])
+    again = pd.concat([rows[:1], rows[:1].assign(run_id="05-2")])
+    assert "| demo | test | 0.700 | 400 |" in render(again, "Report", ["ok", "ok"])
+    other = pd.concat([rows[:1], rows[:1].assign(run_id="05-2", value=0.8)])
+    assert "| demo | test | 0.750 (0.700 to 0.800, 2 values) | 400 |" in render(other, "Report", ["ok", "ok"])
