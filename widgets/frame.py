@@ -26,7 +26,7 @@ _STYLE = """<style>
 .bmfl-error {border-color:#D55E00}
 .bmfl-heading {font-weight:600; color:var(--jp-ui-font-color1,#222)}
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
-.bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:7em}
+.bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
 </style>"""
 LABEL = {"description_width": "96px"}
 WIDE = {"width": "300px"}
