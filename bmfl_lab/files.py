@@ -9,7 +9,7 @@ import json
 import os
 import tokenize
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,39 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             )
         )
     return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
+
+
+def link_guard(root: str | Path, allowed: bool = False, *, option: str = "follow_links") -> Callable[[Path], Path]:
+    """Return a function that hands paths through and refuses those that a link leads out of `root`.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder that the user named; it may be a link itself.
+    allowed : bool, default False
+        Hand every path through.
+    option : str
+        Name of the option that allows it, for the message.
+
+    Returns
+    -------
+    callable
+        ``guard(path) -> path``; raises `DataError` naming the link and where it leads.
+    """
+    home = Path(root).resolve()
+
+    def guard(path: Path) -> Path:
+        if not allowed and not path.resolve().is_relative_to(home):
+            raise DataError(
+                message(
+                    f"files inside {root}",
+                    f"{path}, a link to {path.resolve()}",
+                    f"copy the file in, or pass {option}=True if the link is yours",
+                )
+            )
+        return path
+
+    return guard
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import atomic_path, load_npy
+from bmfl_lab.files import atomic_path, link_guard, load_npy
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
     **{f"subj{i:02d}": (19004, 20544) for i in (1, 2, 3, 4, 5, 7)},
@@ -109,7 +109,7 @@ def read_subject(
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(message("the folder of a subject", f"nothing at {folder}", "check the path"))
-    guard = _guard(folder, follow_links)
+    guard = link_guard(folder, follow_links)
     simulated = read_note(folder, guard, verify=verify)
     named = enforce_counts and folder.name in VERTEX_COUNTS
     parts = [_read_part(folder, "train", guard)]
@@ -166,25 +166,8 @@ def read_test_images(folder: str | Path, *, follow_links: bool = False) -> Stimu
         If the images are missing or numbered with gaps.
     """
     folder = Path(folder).expanduser()
-    paths, ids = _images(folder / "test_split" / "test_images", "test", _guard(folder, follow_links))
+    paths, ids = _images(folder / "test_split" / "test_images", "test", link_guard(folder, follow_links))
     return stimuli.from_files(f"{folder.name}-test", paths, ids, np.full(len(ids), -1))
-
-
-def _guard(folder: Path, follow_links: bool) -> Callable[[Path], Path]:
-    root = folder.resolve()
-
-    def check(path: Path) -> Path:
-        if not follow_links and not path.resolve().is_relative_to(root):
-            raise DataError(
-                message(
-                    f"files inside {folder}",
-                    f"{path.name}, a link to {path.resolve()}",
-                    "copy the file in, or allow it with follow_links=True",
-                )
-            )
-        return path
-
-    return check
 
 
 def _images(folder: Path, split: str, guard: Callable[[Path], Path]) -> tuple[list[Path], list[str]]:

@@ -16,6 +16,7 @@ from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.files import link_guard
 from bmfl_lab.runtime import progress
 
 
@@ -183,8 +184,8 @@ def _read(
                 continue
             paths.append(path)
             labels.append(classes.index(entry))
-    if not allow_links:
-        _refuse_links(root, paths)
+    guard = link_guard(root, allow_links, option="allow_links")
+    paths = [guard(path) for path in paths]
     skipped, moving = _unreadable(paths, name, tolerant) if verify else ({}, {})
     kept = [i for i, path in enumerate(paths) if str(path) not in skipped]
     if not kept:
@@ -198,19 +199,6 @@ def _read(
     chosen = [paths[i] for i in kept]
     ids = [path.relative_to(root).as_posix() for path in chosen]
     return from_files(name, chosen, ids, np.asarray(labels, dtype=np.int64)[kept], classes)
-
-
-def _refuse_links(root: Path, paths: list[Path]) -> None:
-    home = root.resolve()
-    for path in paths:
-        if not path.resolve().is_relative_to(home):
-            raise DataError(
-                message(
-                    f"files inside {root}",
-                    f"{path}, a link to {path.resolve()}",
-                    "copy the file, or pass allow_links=True if the link is yours",
-                )
-            )
 
 
 def _unreadable(paths: list[Path], name: str, tolerant: bool) -> tuple[dict[str, str], dict[Path, int]]:
