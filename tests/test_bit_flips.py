@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.backbones.cornet import CORnetS, load_cornet
+from bmfl_lab.backbones.weights import read_tensors
 from bmfl_lab.data import fetch
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.data.store import load_arrays, store_arrays
-from bmfl_lab.errors import BmflError
+from bmfl_lab.errors import BmflError, CheckpointError
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.training import checkpoint
 
@@ -73,6 +75,15 @@ def fetched_archive(folder, monkeypatch):
     return lambda: fetch.fetch_archive("thing", "1.0", "pip", sha)
 
 
+def torch_files(folder):
+    """Return the reader of two users' files of weights, by the guarded loaders."""
+    tensors = {"conv.weight": torch.arange(400.0).reshape(20, 20), "bias": torch.ones(3)}
+    torch.save(tensors, folder / "backbone.pth")
+    model = CORnetS(n_classes=2, width=1)
+    torch.save({"state_dict": model.state_dict()}, folder / "cornet.pth")
+    return lambda: (read_tensors(folder / "backbone.pth"), load_cornet(folder / "cornet.pth", n_classes=2, width=1))
+
+
 KINDS = (checkpoint_bundle, feature_set, stored_arrays, run_record)
 
 
@@ -105,6 +116,28 @@ def flip_and_read(folder, read, n, seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_hundred_random_flips_are_all_seen(kind, tmp_path, capsys):
     assert flip_and_read(tmp_path, kind(tmp_path), 200, 1) == 200
+
+
+def test_flips_in_the_tensors_of_torch_files_are_all_seen(tmp_path):
+    # the blanks between the parts of the archive belong to nothing and carry no checksum
+    read, generator, seen = torch_files(tmp_path), np.random.default_rng(4), 0
+    read()
+    for trial in range(100):
+        path = tmp_path / ("backbone.pth", "cornet.pth")[trial % 2]
+        whole = path.read_bytes()
+        with zipfile.ZipFile(path) as opened:
+            parts = [p for p in opened.infolist() if p.file_size]
+        part = parts[generator.integers(len(parts))]
+        names = int.from_bytes(whole[part.header_offset + 26 : part.header_offset + 28], "little")
+        extra = int.from_bytes(whole[part.header_offset + 28 : part.header_offset + 30], "little")
+        at = part.header_offset + 30 + names + extra + int(generator.integers(part.file_size))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(generator.integers(8))]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match="the file is damaged"):
+            read()
+        path.write_bytes(whole)
+        seen += 1
+    read()
+    assert seen == 100
 
 
 @pytest.mark.slow

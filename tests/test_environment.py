@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,11 @@ def test_a_cpu_torch_brought_no_cuda_package_and_no_torchvision():
     assert len(names) > 50
     bad = {n for n in names if n.startswith(("nvidia-", "cuda-")) or n in ("triton", "torchvision", "timm")}
     assert not bad
+
+
+def test_what_is_installed_agrees_with_itself():
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_constraint_pins_torch_within_the_declared_range():
@@ -79,6 +85,25 @@ def test_make_says_in_one_sentence_what_is_missing(tool, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     said = [x for x in (done.stdout + done.stderr).splitlines() if x.startswith("error: ")]
     assert done.returncode != 0 and len(said) == 1 and tool in said[0], done.stdout + done.stderr
+
+
+def test_a_study_that_cannot_be_had_is_one_sentence(tmp_path):
+    (tmp_path / "npm").write_text("#!/bin/sh\necho no route to the index >&2\nexit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "BMFL_HOME": str(tmp_path / "home"),
+        "PIP_NO_INDEX": "1",
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+    }
+    command = [sys.executable, "-m", "bmfl_lab.data", "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "no route to the index" in said[0] or "PIP_NO_INDEX" in said[0] or "No matching" in said[0]
+    done = subprocess.run([*command[:-1], "planted"], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0 and "simulated" in done.stdout
 
 
 def test_importing_the_package_is_light_and_leaves_cuda_alone():

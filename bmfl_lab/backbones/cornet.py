@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bmfl_lab.backbones.weights import refuse_flipped
 from bmfl_lab.errors import CheckpointError, ConfigError, message
 
 BLOCKS = ("V1", "V2", "V4", "IT")
@@ -176,6 +177,7 @@ def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> 
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(message(f"a checkpoint {path.name}", f"nothing at {path}", "download it, give its path"))
+    refuse_flipped(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:

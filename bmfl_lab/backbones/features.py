@@ -237,6 +237,13 @@ class FeatureStore:
             for writer, part in zip(writers, parts):
                 if writer.needs(span):
                     writer.put(span, part, stimuli.ids[span.start : span.stop])
+        if whole is None and sha256_json(stimuli.digests()) != writers[0].identity["stimuli"]:
+            for key in identities:
+                shutil.rmtree(self.root / f"{key}.partial")
+            got = "others: a file was replaced in between"
+            raise DataError(
+                message(f"the images of {stimuli.name!r} as they were when asked for", got, "leave them alone, try again")
+            )
         facts = {
             "stimuli_name": stimuli.name,
             "weights_label": backbone.weights_label,

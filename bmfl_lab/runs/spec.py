@@ -177,6 +177,11 @@ def _expect_problems(bound: Any) -> list[str]:
     ]
 
 
+def _cell_minutes(timeout: float) -> float:
+    """Return the minutes of one cell where a spec names none: it must end before its run does, or no cell is named."""
+    return min(45.0, 0.9 * timeout)
+
+
 def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     root = project_root(path.parent)
     notebook = read_notebook(root / values["notebook"])
@@ -191,7 +196,7 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
             raise RunError(message(f"a list of values for {name!r} in grid", repr(options), "write [a, b]"))
     if values.get("seeds"):
         grid["seed"] = values["seeds"]
-    runs = []
+    runs, timeout = [], float(values.get("timeout_min", 60))
     for point in itertools.product(*grid.values()):
         merged = check_parameters(notebook, {**params, **dict(zip(grid, point))})
         merged.pop("out", None)
@@ -201,8 +206,8 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
                 notebook=notebook,
                 parameters=merged,
                 device=values.get("device", "any"),
-                timeout_min=float(values.get("timeout_min", 60)),
-                cell_timeout_min=float(values.get("cell_timeout_min", values.get("timeout_min", 45))),
+                timeout_min=timeout,
+                cell_timeout_min=float(values.get("cell_timeout_min", _cell_minutes(timeout))),
                 expect=tuple(values.get("expect") or ()),
                 needs=tuple(values.get("needs") or ()),
             )

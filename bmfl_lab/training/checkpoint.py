@@ -302,7 +302,8 @@ def set_rng(tensors: Mapping[str, Tensor]) -> None:
     CheckpointError
         If a generator's state is missing or of the wrong size.
     """
-    sizes = {"rng.torch": None, "rng.numpy": 626, "rng.numpy_gauss": 1, "rng.python": 626, "rng.python_gauss": None}
+    own = torch.get_rng_state().numel()
+    sizes = {"rng.torch": own, "rng.numpy": 626, "rng.numpy_gauss": 1, "rng.python": 626, "rng.python_gauss": None}
     for name, size in sizes.items():
         got = tensors.get(name)
         if got is None or (size is not None and got.numel() != size):

@@ -92,6 +92,11 @@ def load_fusion(
 def _refuse_others(found: dict[str, Any], backbone: Any, encoder: Any) -> None:
     if found.get("kind") != "fusion":
         raise CheckpointError(message("a saved fusion model", repr(found.get("kind")), "choose another folder"))
+    size, made = found["backbone"]["image_size"], found["backbone"].get("preprocess")
+    if size != backbone.image_size or made not in (None, backbone.preprocess.describe()):
+        got = f"{backbone.image_size} px, {backbone.preprocess.describe()['resize']}"
+        said = f"images of {size} px" + ("" if made is None else f", resized by the rule {made['resize']!r}")
+        raise CheckpointError(message(said, got, "load the backbone with the image_size and resize of the training"))
     if found["backbone"]["weights_hash"] != backbone.weights_hash:
         raise CheckpointError(
             message(

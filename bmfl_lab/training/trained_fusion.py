@@ -360,7 +360,12 @@ class TrainedFusion:
             "config": configs.to_dict(self.config),
             "seed": self.seed,
             "class_names": list(self.class_names),
-            "backbone": {"name": b.name, "image_size": b.image_size, "weights_hash": b.weights_hash},
+            "backbone": {
+                "name": b.name,
+                "image_size": b.image_size,
+                "weights_hash": b.weights_hash,
+                "preprocess": b.preprocess.describe(),
+            },
             "visual_width": self.module.visual_width,
             "n_vertices": None if self.mean is None else len(self.mean),
             "encoder": own_source,

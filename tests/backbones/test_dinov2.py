@@ -225,6 +225,23 @@ def test_a_folder_with_pickled_weights_only_is_refused(tmp_path):
         load_backbone(NAME, weights=folder)
 
 
+@pytest.mark.parametrize(
+    "name, text, said",
+    [("config.json", "[1]", "names and values in .*config.json; got a list"), ("config.json", None, "a readable config.json"),
+     ("config.json", "{", "a readable config.json"),
+     ("model.safetensors.index.json", '{"metadata": {}}', "a weight_map of file names"),
+     ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "a weight_map of file names")],
+)  # fmt: skip
+def test_damaged_descriptions_of_a_folder_are_refused(name, text, said, tmp_path):
+    folder = hf_folder(tmp_path / "m")
+    if text is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        load_backbone(NAME, weights=folder)
+
+
 def test_sharded_folders_are_read_and_cannot_point_outside(tmp_path):
     folder = hf_folder(tmp_path / "m")
     expected = load_backbone(NAME, weights=folder).weights_hash

@@ -1,5 +1,6 @@
 """The feature store: the same tokens from disk, nothing half-written, nothing of somebody else's."""
 
+import dataclasses
 import json
 import time
 
@@ -101,6 +102,27 @@ def test_a_set_is_hashed_once_and_a_changed_file_again(tmp_path, backbone, monke
     assert store.get(backbone, files).key == first.key and len(hashed) == 3
     Image.fromarray(noise(3).image(0)).save(tmp_path / "2.png")
     assert store.get(backbone, files).key != first.key and len(hashed) == 4
+
+
+def test_an_image_replaced_while_tokens_are_made_is_refused_and_nothing_is_kept(tmp_path, backbone):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((30, 30, 3), 40 * i, np.uint8)).save(path)
+    files = from_files("files", paths, ["a", "b", "c"], [0, 0, 0])
+    original = files.read
+
+    def swapping(i):
+        if i == 2:
+            Image.fromarray(np.full((30, 30, 3), 200, np.uint8)).save(paths[1])
+        return original(i)
+
+    store = FeatureStore(tmp_path / "store")
+    with pytest.raises(DataError, match="images of 'files' as they were when asked for; got others"):
+        store.get(backbone, dataclasses.replace(files, read=swapping), "pooled:1")
+    assert not list((tmp_path / "store").glob("*/*.npy"))
+    np.testing.assert_allclose(
+        store.get(backbone, files, "pooled:1").cls, store.get(backbone, files, "patches").cls, atol=1e-3
+    )
 
 
 def test_half_precision_is_within_its_rounding(tmp_path, backbone):

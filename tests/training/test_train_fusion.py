@@ -130,6 +130,13 @@ def test_a_model_is_saved_and_read_to_the_bit(study, store, fusion, tmp_path):
     other = load_backbone(spec.name, weights="random:7", image_size=spec.image_size)
     with pytest.raises(CheckpointError, match="load the backbone that the model was trained on"):
         load_fusion(tmp_path, other, brain=_source(study), store=store)
+    (tmp_path / "fusion.safetensors").unlink()  # what follows is refused without a look at the tensors
+    larger = load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size + 14)
+    with pytest.raises(CheckpointError, match=f"images of {spec.image_size} px.*; got {spec.image_size + 14} px"):
+        load_fusion(tmp_path, larger, brain=_source(study), store=store)
+    squeezed = load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size, resize="direct")
+    with pytest.raises(CheckpointError, match="resized by the rule 'short'; got 56 px, direct"):
+        load_fusion(tmp_path, squeezed, brain=_source(study), store=store)
 
 
 def test_training_changes_no_bit_of_the_backbone_and_repeats_itself(study, store, tmp_path):

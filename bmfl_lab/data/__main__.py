@@ -1,0 +1,27 @@
+"""``python -m bmfl_lab.data STUDY`` makes or fetches a study once and says what it is."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bmfl_lab.data.study import load_study
+from bmfl_lab.errors import BmflError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 2 with one sentence where the study cannot be had."""
+    parser = argparse.ArgumentParser(prog="python -m bmfl_lab.data", description="make or fetch a study once")
+    parser.add_argument("study", nargs="?", default="demo", help="planted, demo, or a folder (demo)")
+    options = parser.parse_args(arguments)
+    try:
+        print(load_study(options.study).description)
+    except BmflError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
