@@ -136,11 +136,20 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
     Raises
     ------
     DataError
-        If count, sum or beginning differ; the message says which set it looks like.
+        If count, sum or beginning differ; the message says which set it looks like. If the classes of ImageNet are not
+        1000: the indices mean nothing then.
     """
     info = SETS[name]
-    if info.index_sum is None or len(imagenet_wnids) != 1000:
+    if info.index_sum is None:
         return
+    if len(imagenet_wnids) != 1000:
+        raise DataError(
+            message(
+                f"the 1000 wnids of ImageNet to check the classes of {info.title} by",
+                str(len(imagenet_wnids)),
+                "give all of them, or pass partial=True for a declared part of the classes",
+            )
+        )
     index = np.sort(head_columns(wnids, sorted(imagenet_wnids)))
     if len(index) == info.n_classes and index.sum() == info.index_sum and tuple(index[:5]) == info.first_indices:
         return
@@ -176,7 +185,8 @@ def read_ood_set(
     head_wnids : sequence of str, optional
         Class of each column of the head, where that is not the sorted order.
     partial : bool, default False
-        Accept some of the classes only; the self-check of -R and -A is skipped then.
+        Accept some of the classes only; the self-check of -R and -A is skipped then, and results say how many of the
+        classes there are (see `partial_note`).
 
     Raises
     ------
@@ -200,6 +210,17 @@ def read_ood_set(
         classes = everything
         stimuli = read_class_folders(name, folder, classes, partial=partial)
     return OODSet(stimuli, classes, head_columns(classes, everything if head_wnids is None else head_wnids))
+
+
+def partial_note(stimuli: StimulusSet) -> str:
+    """Return "k of C classes" for a set that lacks images of some of its classes, else "".
+
+    C is the published number for a public set, whose classes may have been read from an incomplete folder.
+    """
+    known = SETS.get("imagenet" if stimuli.name == "imagenet-val" else stimuli.name)
+    n_classes = max(len(stimuli.class_names), known.n_classes if known else 0)
+    present = len(np.unique(np.asarray(stimuli.labels)[np.asarray(stimuli.labels) >= 0]))
+    return f"{present} of {n_classes} classes" if len(stimuli) and present < n_classes else ""
 
 
 def read_imagenet_c(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,9 @@ class CallableModel:
     function : callable
         ``function(list of uint8 (H, W, 3) images) -> (n_images, n_classes)``.
     columns : ndarray of int, optional
-        Columns of the function's output to keep, in the order of the study's classes.
+        Columns of the function's output to keep, in the order of `class_names` or of the study's classes.
+    class_names : tuple of str, optional
+        Class of each column kept. Sets that hold some of these classes, in any order, are then scored by name.
     batch_size : int
         Images a call.
     """
@@ -31,14 +33,15 @@ class CallableModel:
     function: Callable
     columns: np.ndarray | None = None
     batch_size: int = 64
+    class_names: tuple[str, ...] | None = None
 
     def logits(self, stimuli: StimulusSet) -> np.ndarray:
-        """Return logits, float32, shape (n_stimuli, n_classes), in the order of the set.
+        """Return logits, float32, shape (n_stimuli, n_classes), in the order of `class_names`, else of the set.
 
         Raises
         ------
         DataError
-            If the function returns another shape, or fewer columns than the set has classes.
+            If the function returns another shape, or another number of columns than there are classes.
         """
         blocks = []
         for start in range(0, len(stimuli), self.batch_size):
@@ -51,20 +54,26 @@ class CallableModel:
                 )
             found = found if self.columns is None else found[:, self.columns]
             blocks.append(found.astype(np.float32))
-        n_classes = len(stimuli.class_names)
+        n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)
         if blocks and n_classes and blocks[0].shape[1] != n_classes:
+            of = f"class of {stimuli.name!r}" if self.class_names is None else "name in class_names"
             raise DataError(
                 message(
-                    f"{n_classes} logits, one a class of {stimuli.name!r}",
+                    f"{n_classes} logits, one a {of}",
                     f"{blocks[0].shape[1]} from {self.name!r}",
-                    "pass columns=... to choose the head's columns in the order of the classes",
+                    "pass class_names=... to name the head's columns, or columns=... to choose them",
                 )
             )
         return np.concatenate(blocks) if blocks else np.zeros((0, n_classes), np.float32)
 
 
 def as_model(
-    function: Callable, name: str, *, columns: np.ndarray | None = None, batch_size: int = 64
+    function: Callable,
+    name: str,
+    *,
+    columns: np.ndarray | None = None,
+    class_names: Sequence[str] | None = None,
+    batch_size: int = 64,
 ) -> CallableModel:
     """Make a model of any function from images to logits.
 
@@ -77,6 +86,10 @@ def as_model(
         How tables call it.
     columns : array of int, optional
         Columns to keep, for a head with more classes than the study.
+    class_names : sequence of str, optional
+        Class of each column (of those kept), e.g. the 1,000 sorted wnids of an ImageNet head. The evaluation then takes
+        by name the columns of a set with fewer classes, such as ImageNet-R. Without it the columns must be those of
+        each set.
     batch_size : int, default 64
         Images a call.
 
@@ -85,4 +98,5 @@ def as_model(
     >>> model = as_model(lambda images: [[im.mean(), 0.0] for im in images], "brightness")
     >>> result = evaluate_ood({model.name: model}, study)  # doctest: +SKIP
     """
-    return CallableModel(name, function, None if columns is None else np.asarray(columns), batch_size)
+    kept = None if columns is None else np.asarray(columns)
+    return CallableModel(name, function, kept, batch_size, None if class_names is None else tuple(class_names))

@@ -99,20 +99,20 @@ def _difference(part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed:
 
 
 def _rows(found: dict, name: str, baseline: str, result: OODResult) -> list[MetricRow]:
+    from bmfl_lab.evaluation.ood import notes_of
     from bmfl_lab.metrics.statistics import holm
 
     keys = list(found)
     words = verdicts({k: found[k][0] for k in keys}, {k: found[k][1] for k in keys}, first=name, second=baseline)
     adjusted = dict(zip(keys, holm([found[k][1] for k in keys])))
     selection = next((r.selection for r in result.rows if r.model == name), "none")
-    simulated = next((r.notes for r in result.rows if r.notes), "")
     rows = []
     for key in keys:
         interval, (split, shift, severity) = found[key][0], key
         common = {
             "split": split, "n": interval.n, "selection": selection, "model": f"{name} - {baseline}", "shift": shift,
             "severity": int(severity) or None, "n_seeds": interval.n_seeds,
-            "notes": f"{words[key]} {simulated}".strip(),
+            "notes": f"{words[key]} {notes_of(result, *key)}".strip(),
         }  # fmt: skip
         ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
         rows.append(MetricRow("accuracy_difference", interval.value, unit="fraction", **ends, **common))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
@@ -104,7 +105,8 @@ def evaluate_ood(
     -------
     OODResult
         A value of an empty set is None (undefined). NaN logits count as wrong and are reported. Where a set holds only
-        some of the head's classes, the logits of the others are left out, matched by class name.
+        some of the head's classes, the logits of the others are left out, matched by class name. Where a set lacks images of
+        some of its classes, the notes of its rows say of how many there are.
 
     Raises
     ------
@@ -122,18 +124,25 @@ def evaluate_ood(
         )
     rows: list[MetricRow] = []
     frames = []
-    notes = "simulated fMRI" if study.simulated else ""
     # sets outside, models inside: a shifted set is made and its tokens are read once for all models
     for stimuli, split, shift, severity in progress(
         evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
     ):
-        place = {"split": split, "shift": shift, "severity": severity, "notes": notes}
+        said = partial_note(study.set(split)), "simulated fMRI" if study.simulated else ""
+        place = {"split": split, "shift": shift, "severity": severity, "notes": "; ".join(t for t in said if t)}
         read_once([m for group in groups.values() for m in group], stimuli)
         for name, group in groups.items():
             logits = [masked_logits(m, stimuli, study) for m in group]
             rows += _rows(name, group, logits, np.asarray(stimuli.labels), place, n_boot, seed)
             frames += [image_frame(name, _seed(m, i), z, stimuli, place) for i, (m, z) in enumerate(zip(group, logits))]
     return OODResult(rows, pd.concat(frames, ignore_index=True))
+
+
+def notes_of(result: OODResult, split: str, shift: str, severity: int | None) -> str:
+    """Return what the rows of an image set say of it, such as "simulated fMRI" or that classes are missing."""
+    place = (split, shift, int(severity or 0))
+    found = (r.notes for r in result.rows if r.name == "accuracy" and (r.split, r.shift, r.severity or 0) == place)
+    return next(found, "")
 
 
 def read_once(models: Sequence[Any], stimuli: StimulusSet) -> None:
@@ -161,7 +170,7 @@ def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
     Parameters
     ----------
     model : Any
-        Its head has the classes ``model.class_names``, or those of the study.
+        Its head has the classes ``model.class_names``, or, where it names none, those of the study.
     stimuli : StimulusSet
         May hold some of these classes only, in any order.
     study : Study
@@ -170,19 +179,21 @@ def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
     Raises
     ------
     DataError
-        If the head has no logit for a class of the set.
+        If the head has no logit for a class of the set, names a class twice, or has another number of logits than
+        names: as many logits as the set has classes may be those of another set.
     """
     logits = np.asarray(model.logits(stimuli))
     head, wanted = tuple(getattr(model, "class_names", None) or study.class_names), tuple(stimuli.class_names)
-    if head == wanted or logits.shape[1] == len(wanted) != len(head):
+    if head == wanted and (not wanted or logits.shape[1] == len(head)):
         return logits
     missing = sorted(set(wanted) - set(head))
-    if missing or logits.shape[1] != len(head):
+    if missing or logits.shape[1] != len(head) or len(set(head)) < len(head):
+        lack = f"no class named {missing[:3]}" if missing else f"{len(head)} class names, {len(set(head))} different"
         raise DataError(
             message(
                 f"logits for the {len(wanted)} classes of {stimuli.name!r}",
-                f"{logits.shape[1]} logits; no class named {missing[:3]}",
-                "name the classes of the set as the head does, and give every head class a logit",
+                f"{logits.shape[1]} logits; {lack}",
+                "name the classes of the set as the head does, and give every head class a logit and a name",
             )
         )
     where = {name: i for i, name in enumerate(head)}
@@ -201,9 +212,7 @@ def _rows(name, group, logits, labels, place, n_boot, seed) -> list[MetricRow]:
     for i, (model, z) in enumerate(zip(group, logits)):
         own = {**base, "seed": _seed(model, i)}
         rows += _pair(correct[i : i + 1], labels, own, n_boot, seed)
-        bad = classification.n_nan(z) if len(z) else 0
-        if bad:
-            rows.append(MetricRow(name="nan_logits", value=float(bad), **{**own, "unit": "stimuli"}))
+        rows += nan_row(classification.n_nan(z) if len(z) else 0, **{k: v for k, v in own.items() if k != "unit"})
     if len(group) > 1:
         rows += _pair(correct, labels, {**base, "n_seeds": len(group)}, n_boot, seed)
     return rows
@@ -241,6 +250,11 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
     weight = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_boot) / n_seeds
     low, high = np.quantile((recall_BS * weight).sum(1) / len(classes), [0.025, 0.975])
     return value, float(low), float(high)
+
+
+def nan_row(n_bad: int, **fields: Any) -> list[MetricRow]:
+    """Return the row that reports stimuli with NaN logits, which count as wrong; none where there are none."""
+    return [MetricRow("nan_logits", float(n_bad), "stimuli", **fields)] if n_bad else []
 
 
 def image_frame(name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place: Mapping[str, Any]):

@@ -12,7 +12,7 @@ import numpy as np
 from bmfl_lab.data.shifts import SHIFTS
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.evaluation.ood import OODResult, evaluate_ood
+from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
 from bmfl_lab.metrics.resampling import image_weights, percentiles, seed_weights
 from bmfl_lab.metrics.statistics import effective_robustness, fit_robustness_line
@@ -21,6 +21,8 @@ from bmfl_lab.records import MetricRow
 SEVERITIES = (1, 2, 3, 4, 5)
 KEYS = ("split", "shift", "severity")
 OVER = "95 % percentile bootstrap over stimuli"
+POOR_FIT = 0.5
+"""Share of the baselines' spread (R2, logit scale) below which their line is said to fit poorly; a choice of ours."""
 
 
 def evaluate_suite(
@@ -62,7 +64,8 @@ def evaluate_suite(
         Rows of `evaluate_ood` and, over seeds: ``id_ood_gap``, ``ece``, ``nll``, ``error_consistency`` and
         ``effective_robustness``, each with n, seeds, interval and selection; where there are baselines also their line,
         ``robustness_slope``, ``robustness_intercept`` and ``robustness_r2``. Effective robustness is None where fewer
-        than three baseline points differ, and says in its notes where the line had to be extrapolated.
+        than three baseline points differ, and for a model below all baselines in distribution. Its notes say where the
+        line had to be extrapolated above them, and where it fits poorly.
 
     Raises
     ------
@@ -134,9 +137,8 @@ class _Cell:
     def row(self, result: OODResult, name: str, model: str, value: float | None, **fields: Any) -> MetricRow:
         first = model.split(" ~ ")[0]
         selection = next((r.selection for r in result.rows if r.model == first), "none")
-        note = next((r.notes for r in result.rows if r.notes), "")
-        fields["notes"] = "; ".join(t for t in (fields.get("notes", ""), note) if t)
         split, shift, severity = self.key
+        fields["notes"] = "; ".join(t for t in (fields.get("notes", ""), notes_of(result, *self.key)) if t)
         fields.setdefault("n_seeds", len(self.seeds.get(first, ())) or None)
         return MetricRow(name, value, split=split, shift=shift, severity=severity, n=len(self.ids), model=model,
                          selection=selection, **fields)  # fmt: skip
@@ -269,39 +271,56 @@ def _robustness_rows(
         points = _inside(x.mean(1), len(home.ids)), _inside(y.mean(1), len(cell.ids))
         line = fit_robustness_line(*points) if len(x) >= 3 and np.ptp(points[0]) > 0 else None
         about = f"line through {len(x)} baseline points" + (f", R2 = {line.r2:.2f}" if line else ": undefined")
+        about += "; poor fit: the line explains less than half of the spread" if line and line.r2 < POOR_FIT else ""
         for name in ("slope", "intercept", "r2"):
             value = None if line is None else float(getattr(line, name))
             rows.append(cell.row(result, f"robustness_{name}", "baselines", value, unit="logit", notes=about))
         weights = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
-        drawn_line = _drawn_lines(_inside(weights[0] @ x.T, len(home.ids)), _inside(weights[1] @ y.T, len(cell.ids)))
+        over = np.concatenate([seed_weights(len(home.seeds[b]), n_boot, seed) for b in baselines], axis=1)
+        drawn_line = _drawn_lines(
+            _inside(weights[0] @ x.T, len(home.ids)), _inside(weights[1] @ y.T, len(cell.ids)), over
+        )
         for model in (m for m in cell.tables if m not in baselines):
             a, b = home.tables[model]["correct"], cell.tables[model]["correct"]
             own = _inside(a.mean(1), len(home.ids)), b.mean(1)
-            reach = (
-                ""
-                if own[0].mean() <= points[0].max()
-                else (f"; extrapolated: the baselines reach {100 * points[0].max():.0f} % in distribution")
-            )
-            value = None if line is None else float(np.mean([effective_robustness(line, *p) for p in zip(*own)]))
+            reach, known = _reach(own[0], points[0])
+            known = known and line is not None
+            value = float(np.mean([effective_robustness(line, *p) for p in zip(*own)])) if known else None
             drawn = _residual(*drawn_line, _inside(weights[0] @ a.T, len(home.ids)), weights[1] @ b.T)
-            low, high = (None, None) if line is None else percentiles(drawn)
+            drawn = (drawn * seed_weights(len(a), n_boot, seed)).sum(1)
+            low, high = percentiles(drawn) if known else (None, None)
             rows.append(cell.row(result, "effective_robustness", model, value, unit="fraction", ci_low=low,
-                                 ci_high=high, interval=OVER, notes=about + reach))  # fmt: skip
+                                 ci_high=high, interval=f"{OVER} and seeds", notes=about + reach))  # fmt: skip
     return rows
+
+
+def _reach(own: np.ndarray, points: np.ndarray) -> tuple[str, bool]:
+    """Return what to say of a model outside the range of the baselines in distribution, and whether it has a value.
+
+    Above, where a better model is bound to lie, the line is extended and says so. Below, baselines trained for a shorter
+    time could have been had: a line extended to chance level compares with nothing.
+    """
+    low, high = points.min(), points.max()
+    if own.mean() < low:
+        said = f"; undefined: {100 * own.mean():.0f} % in distribution, the baselines begin at {100 * low:.0f} %"
+        return said, False
+    return ("" if own.mean() <= high else f"; extrapolated: the baselines reach {100 * high:.0f} % in distribution"), True
 
 
 def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
     return np.clip(accuracy, 0.5 / n, 1 - 0.5 / n)
 
 
-def _drawn_lines(x_BK: np.ndarray, y_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.log(x_BK / (1 - x_BK)), np.log(y_BK / (1 - y_BK))
-    dx = x - x.mean(1, keepdims=True)
-    spread = (dx**2).sum(1)
-    slope = (dx * y).sum(1) / np.where(spread > 0, spread, np.nan)
-    return slope, y.mean(1) - slope * x.mean(1)
+def _drawn_lines(x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slope and intercept (B,) of each resample, points weighing as often as their seed was drawn."""
+    x, y, w = np.log(x_BK / (1 - x_BK)), np.log(y_BK / (1 - y_BK)), w_BK / w_BK.sum(1, keepdims=True)
+    mean_x, mean_y = (w * x).sum(1), (w * y).sum(1)
+    dx = x - mean_x[:, None]
+    spread = (w * dx**2).sum(1)
+    slope = (w * dx * y).sum(1) / np.where(spread > 1e-12, spread, np.nan)
+    return slope, mean_y - slope * mean_x
 
 
 def _residual(slope: np.ndarray, intercept: np.ndarray, id_BS: np.ndarray, ood_BS: np.ndarray) -> np.ndarray:
     at = slope[:, None] * np.log(id_BS / (1 - id_BS)) + intercept[:, None]
-    return (ood_BS - 1 / (1 + np.exp(-at))).mean(1)
+    return ood_BS - 1 / (1 + np.exp(-at))

@@ -148,6 +148,23 @@ def test_r_and_a(r_and_a):
         ood.read_ood_set("imagenet-r", r_and_a / "imagenet-a", WNIDS)
 
 
+def test_r_and_a_need_all_classes_of_imagenet_unless_a_part_is_declared(r_and_a):
+    folder = r_and_a / "imagenet-r"
+    with pytest.raises(DataError, match="1000 wnids of ImageNet to check the classes of ImageNet-R by; got 999"):
+        ood.read_ood_set("imagenet-r", folder, [w for w in WNIDS if w != WNIDS[19]])
+    assert len(ood.read_ood_set("imagenet-r", folder, [w for w in WNIDS if w != WNIDS[19]], partial=True).wnids) == 200
+
+
+def test_a_partial_set_says_how_many_of_its_published_classes_it_has(tmp_path, r_and_a):
+    assert ood.partial_note(ood.read_ood_set("imagenet-a", r_and_a / "imagenet-a", WNIDS).stimuli) == ""
+    tree(tmp_path / "r", WNIDS[3:5])
+    assert ood.partial_note(ood.read_ood_set("imagenet-r", tmp_path / "r", WNIDS, partial=True).stimuli) == "2 of 200 classes"
+    found = ood.read_ood_set("imagenet-sketch", tmp_path / "r", WNIDS[:7], partial=True).stimuli
+    assert ood.partial_note(found) == "2 of 1000 classes"
+    val = im.read_imagenet_val(tmp_path / "r", WNIDS, partial=True)
+    assert ood.partial_note(val) == "2 of 1000 classes" and ood.partial_note(val.subset([])) == ""
+
+
 def test_masked_logits_follow_wnids_whatever_the_order_of_the_head(r_and_a):
     found = ood.read_ood_set("imagenet-r", r_and_a / "imagenet-r", WNIDS)
     head = list(np.random.default_rng(0).permutation(WNIDS))

@@ -36,6 +36,16 @@ def test_tensors_and_columns():
         as_model(wide, "wide").logits(stimuli())
 
 
+def test_named_columns_are_those_of_the_head_and_not_of_the_set():
+    wide = as_model(lambda images: [[9.0, *row] for row in scores(images)], "wide", class_names=["odd", "dark", "bright"])
+    assert wide.logits(stimuli()).shape == (5, 3) and wide.class_names == ("odd", "dark", "bright")
+    assert wide.logits(stimuli().subset([])).shape == (0, 3)
+    with pytest.raises(DataError, match="2 logits, one a name in class_names; got 3"):
+        as_model(lambda images: np.zeros((len(images), 3)), "wide", class_names=["dark", "bright"]).logits(stimuli())
+    kept = as_model(lambda images: [[9.0, *row] for row in scores(images)], "kept", columns=[2, 1], class_names=["bright", "dark"])
+    np.testing.assert_array_equal(kept.logits(stimuli())[:, ::-1], as_model(scores, "both").logits(stimuli()))
+
+
 def test_wrong_shapes_and_empty_sets():
     with pytest.raises(DataError, match="one row an image"):
         as_model(lambda images: np.zeros(3), "bad").logits(stimuli())

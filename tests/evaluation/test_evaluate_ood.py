@@ -108,6 +108,63 @@ def test_a_head_for_the_classes_of_another_set_is_refused(study):
         evaluate_ood({"wide": as_model(lambda images: np.zeros((len(images), 4)), "wide")}, study, shifts=(), sets=("test",))  # fmt: skip
 
 
+def sets_of_a_thousand():
+    """ "test" with 1000 classes, and two sets with 200 of them each, 86 of which are common; image i has class i."""
+    names = tuple(f"n{1440764 + 97 * i:08d}" for i in range(1000))
+    part = {"imagenet-r": np.arange(200) * 5, "imagenet-a": np.r_[np.arange(86) * 5, np.arange(114) * 5 + 2]}
+    pixels = lambda index: np.asarray([np.full((4, 4, 3), (i // 256, i % 256, 0), np.uint8) for i in index])  # noqa: E731
+    some = np.arange(0, 1000, 4)
+    sets = {"test": from_arrays("imagenet-val", pixels(some), [f"t{i}" for i in some], some, names)}
+    for name, index in part.items():
+        own = tuple(sorted(names[i] for i in index))
+        labels = [own.index(names[i]) for i in index]
+        sets[name] = from_arrays(name, pixels(index), [f"{name}/{i}" for i in index], labels, own)
+    return Study("imagenet", "wide", {"train": sets["test"], **sets}, ood=tuple(part)), names, part
+
+
+def of_pixels(columns):
+    """Return a classifier that reads the class of an image from its pixels and gives these columns of its logits."""
+    return lambda images: np.eye(1000)[[256 * int(im[0, 0, 0]) + int(im[0, 0, 1]) for im in images]][:, columns] * 10
+
+
+def test_one_wide_model_is_scored_by_name_on_every_set():
+    study, names, _ = sets_of_a_thousand()
+    order = np.random.default_rng(0).permutation(1000)
+    wide = as_model(of_pixels(order), "wide", class_names=[names[i] for i in order])
+    result = evaluate_ood({"wide": wide}, study, shifts=(), n_boot=10)
+    for name, n in (("test", 250), ("imagenet-r", 200), ("imagenet-a", 200)):
+        row = _row(result.rows, "accuracy", split=name)
+        assert row.value == 1.0 and row.n == n
+    assert result.per_image.query("split == 'imagenet-r'").predicted.nunique() == 200
+
+
+def test_the_columns_of_one_set_are_refused_on_another():
+    study, names, part = sets_of_a_thousand()
+    columns = np.sort(part["imagenet-r"])
+    unnamed = as_model(of_pixels(columns), "R")
+    named = as_model(of_pixels(columns), "R", class_names=[names[i] for i in columns])
+    assert _row(evaluate_ood({"R": named}, study, sets=("imagenet-r",), shifts=(), n_boot=10).rows, "accuracy").value == 1
+    with pytest.raises(DataError, match=r"200 classes of 'imagenet-a'; got 200 logits; no class named \['n"):
+        evaluate_ood({"R": named}, study, sets=("imagenet-a",), shifts=())
+    for name in ("imagenet-a", "imagenet-r"):  # nothing says whose the 200 columns are
+        with pytest.raises(DataError, match=r"got 200 logits; 1000 class names, 1000 different"):
+            evaluate_ood({"R": unnamed}, study, sets=(name,), shifts=())
+    with pytest.raises(DataError, match="1000 class names, 999 different"):
+        twice = as_model(of_pixels(np.arange(1000)), "twice", class_names=[*names[:999], names[0]])
+        evaluate_ood({"twice": twice}, study, sets=("imagenet-r",), shifts=())
+
+
+def test_a_set_without_images_of_some_classes_says_so(study):
+    test = study.set("test")
+    part = test.subset(np.flatnonzero(test.labels != 1), name="part")
+    some = Study("known", "x", {**study.sets, "part": part}, ood=("part", "empty"), shifts=(("masked", 2),))
+    result = evaluate_ood({"known": Known([]), "other": Known(["t0"])}, some, n_boot=10)
+    notes = {(r.split, r.shift): r.notes for r in result.rows if r.name == "accuracy"}
+    assert notes == {("test", ""): "", ("test", "masked"): "", ("part", ""): "2 of 3 classes", ("empty", ""): ""}
+    said = {r.split: r.notes for r in compare_models(result, "known", n_boot=10) if not r.shift}
+    assert said["part"].endswith(" 2 of 3 classes") and "classes" not in said["test"]
+
+
 def test_an_unlabelled_image_is_refused(study):
     test = study.set("test")
     labels = np.where(np.arange(30) == 7, -1, test.labels)
