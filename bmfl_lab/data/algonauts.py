@@ -8,6 +8,7 @@ References
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -110,7 +111,7 @@ def read_subject(
     if not folder.is_dir():
         raise DataError(message("the folder of a subject", f"nothing at {folder}", "check the path"))
     guard = link_guard(folder, follow_links)
-    simulated = read_note(folder, guard, verify=verify)
+    note = read_note(folder, guard, verify=verify)
     named = enforce_counts and folder.name in VERTEX_COUNTS
     parts = [_read_part(folder, "train", guard)]
     if (folder / "test_split" / "test_fmri").is_dir():
@@ -119,6 +120,8 @@ def read_subject(
     if named:
         _check_counts(folder.name, n_vertices, len(parts[0][0]))
     atlas, missing = read_atlas(folder, n_vertices, guard, need_all=named)
+    if not note.surface:  # the places on fsaverage only number the vertices
+        atlas = dataclasses.replace(atlas, surface_index=None, mesh=None)
     low, high = _extremes(parts)
     keep = _finite(low, high, atlas.hemisphere, nan_policy, folder)
     paths = [p for part in parts for p in part[0]]
@@ -145,7 +148,7 @@ def read_subject(
         atlas=kept,
         splits=splits,
         noise_ceiling=None if ceiling is None else ceiling[keep],
-        simulated=simulated,
+        simulated=note.simulated,
         info=info,
     )
 
@@ -360,7 +363,9 @@ def _shared(folder: Path, given: Iterable[str] | None, table: str | Path | None,
     return None
 
 
-def _split(ids: list[str], n_train: int, shared: list[str] | None, val: float, test: float, seed: int) -> tuple[dict, dict]:
+def _split(
+    ids: list[str], n_train: int, shared: list[str] | None, val: float, test: float, seed: int
+) -> tuple[dict, dict]:
     repeated = len(ids) - len(set(ids))
     if repeated:
         raise DataError(

@@ -91,8 +91,8 @@ def _mask(path: Path, n: int, what: str) -> np.ndarray:
 
 def _all_vertices(path: Path) -> np.ndarray:
     mask = _mask(path, N_FSAVERAGE, "one a vertex of fsaverage")
-    if not np.all((mask == 0) | (mask == 1)) or not mask.any():
-        raise DataError(message(f"0 and 1 in {path}", f"labels {np.unique(mask)[:5].tolist()}", "download it again"))
+    if not mask.any():  # the challenge writes 1, but any label above or below 0 means "inside"
+        raise DataError(message(f"at least one vertex that is not 0 in {path}", "none", "download it again"))
     return np.flatnonzero(mask)
 
 

@@ -1,11 +1,13 @@
 """What this package notes beside a folder in the Algonauts 2023 layout: where the responses are from, and checksums.
 
-The layout itself has no place for either. Folders of the challenge have no such note.
+The layout itself has no place for either, nor for vertices that lie on no surface. Folders of the challenge have no
+such note.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,30 @@ from bmfl_lab.files import read_json, sha256_file, write_json
 NAME = "bmfl_lab.json"
 
 
-def write_note(folder: Path, *, simulated: bool, source: str) -> None:
-    """Note whether the responses of a folder are simulated, and the SHA-256 of each of its arrays."""
+@dataclass(frozen=True)
+class Note:
+    """What a note says; the defaults hold for a folder without one.
+
+    Parameters
+    ----------
+    simulated : bool
+        True if the responses were not measured in a brain.
+    surface : bool
+        False if the indices on fsaverage are only a numbering, because the vertices lie on no surface.
+    """
+
+    simulated: bool = False
+    surface: bool = True
+
+
+def write_note(folder: Path, note: Note, *, source: str) -> None:
+    """Write a note beside a folder, with the SHA-256 of each of its arrays."""
     digests = {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*.npy"))}
-    write_json(folder / NAME, {"simulated": simulated, "source": source, "sha256": digests})
+    write_json(folder / NAME, {**asdict(note), "source": source, "sha256": digests})
 
 
-def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = True) -> bool:
-    """Return whether the note says that the responses are simulated; False without a note.
+def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = True) -> Note:
+    """Return what the note beside a folder says, or the defaults without one.
 
     Parameters
     ----------
@@ -40,13 +58,17 @@ def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = Tru
     """
     path = folder / NAME
     if not path.is_file():
-        return False
+        return Note()
     note: Any = read_json(guard(path))
-    if not isinstance(note, dict) or not isinstance(note.get("simulated"), bool):
-        raise DataError(message(f"true or false under 'simulated' in {path}", repr(note), "correct or delete the file"))
+    said = {"surface": True, **note} if isinstance(note, dict) else {}
+    if not all(isinstance(said.get(k), bool) for k in ("simulated", "surface")):
+        wanted = f"true or false under 'simulated' and 'surface' in {path}"
+        raise DataError(message(wanted, repr(note)[:200], "correct or delete the file"))
     digests = note.get("sha256", {})
     if not isinstance(digests, dict):
-        raise DataError(message(f"file names and checksums in {path}", repr(digests)[:80], "correct or delete the file"))
+        raise DataError(
+            message(f"file names and checksums in {path}", repr(digests)[:80], "correct or delete the file")
+        )
     for name, digest in digests.items() if verify else ():
         if not (folder / name).is_file() or sha256_file(guard(folder / name)) != digest:
             raise DataError(
@@ -57,4 +79,4 @@ def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = Tru
                     f"{NAME} (and note that it says whether responses are simulated)",
                 )
             )
-    return note["simulated"]
+    return Note(simulated=said["simulated"], surface=said["surface"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.algonauts_masks import N_FSAVERAGE
-from bmfl_lab.data.algonauts_note import write_note
+from bmfl_lab.data.algonauts_note import Note, write_note
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS
 from bmfl_lab.data.mapping import write_mapping
 from bmfl_lab.data.responses import Subject
@@ -35,7 +35,8 @@ def write_subject(
         From any study. ROIs under names the challenge does not have go into classes of their own (``other-1``, ...),
         which `read_subject` reads too. Vertices need a place on fsaverage: `surface_index` is used where the mesh is
         "fsaverage" or nested in it ("fsaverage5"), and within a hemisphere they are written in its order, as the
-        layout demands; without a surface, vertices get the first indices.
+        layout demands. Vertices on no surface are numbered from 0, and ``bmfl_lab.json`` says so: read back, they
+        have no surface again.
     nsd_numbers : sequence of int, optional
         0-based number of each stimulus for the file name; by default taken from ids ``nsd-00013``, else 0, 1, 2, ...
     test_rows : ndarray of int, optional
@@ -69,7 +70,8 @@ def write_subject(
             ceiling = np.asarray(subject.noise_ceiling, np.float32)[chosen]
             _save(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
     _write_masks(folder / "roi_masks", subject)
-    write_note(folder, simulated=bool(subject.simulated), source=subject.name)
+    note = Note(simulated=bool(subject.simulated), surface=subject.atlas.surface_index is not None)
+    write_note(folder, note, source=subject.name)
     return folder
 
 

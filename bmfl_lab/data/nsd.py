@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bmfl_lab.data import nsd_files as files
-from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data import nsd_spaces
+from bmfl_lab.data.atlas import HEMISPHERES
+from bmfl_lab.data.nsd_spaces import Guard
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import nsd_id, split_by_id
 from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.files import link_guard
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
-SPACES = ("fsaverage", "func1pt8mm")
+SPACES = {"fsaverage": nsd_spaces.surface, "func1pt8mm": nsd_spaces.volume}
+CLASSES = ("prf-visualrois", "floc-bodies", "floc-faces", "floc-places", "floc-words", "streams")
+STIM_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 
 
 def read_subject(
@@ -29,16 +35,11 @@ def read_subject(
     space: str = "fsaverage",
     sessions: Sequence[int] | None = None,
     keep_repeats: bool = False,
-    roi_classes: Sequence[str] = (
-        "prf-visualrois",
-        "floc-bodies",
-        "floc-faces",
-        "floc-places",
-        "floc-words",
-        "streams",
-    ),
+    roi_classes: Sequence[str] = CLASSES,
+    nan_policy: str = "refuse",
     val: float = 0.1,
     seed: int = 0,
+    follow_links: bool = False,
 ) -> Subject:
     """Read one subject from NSD's own folders.
 
@@ -55,68 +56,110 @@ def read_subject(
     keep_repeats : bool, default False
         Also return single presentations, float32 (n_stimuli, 3, n_vertices); three times the memory.
     roi_classes : sequence of str
-        Label maps to look for; the missing ones are recorded.
+        Label maps to look for; the missing ones are recorded. On fsaverage, labels of the subject's own surface are
+        brought over by NSD's ``white-to-fsaverage`` transforms.
+    nan_policy : {"refuse", "drop"}
+        What to do with vertices that hold a NaN or infinity in any session read (subjects 6 and 8 have some on
+        fsaverage): stop, or leave them out of everything and record it.
     val : float
         Share of the stimuli that are not shared for validation.
     seed : int
         Seed of that choice.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the root.
 
     Returns
     -------
     Subject
         Betas z-scored per vertex within each session, then averaged over repeats; the shared images are the test
-        split; vertices of the ``nsdgeneral`` mask.
+        split; vertices of the ``nsdgeneral`` mask. The noise ceiling counts the repeats of the test images, which are
+        those that are scored.
 
     Raises
     ------
     DataError
-        If files are missing, damaged or disagree.
+        If files are missing, damaged or disagree, or are links out of the root.
     ConfigError
-        If `space` or `subject` is unknown.
+        If `space`, `subject` or `nan_policy` is unknown.
 
     Notes
     -----
     Only one session is in memory at a time, besides the averages. Vertices that are constant in a session get 0
     there, and are counted in ``info["constant_vertices"]``.
     """
-    if space not in SPACES or subject not in range(1, 9):
-        raise ConfigError(
-            message(f"a space among {SPACES}, subject 1..8", f"{space!r}, {subject!r}", "choose from these")
-        )
+    _check_options(space, subject, nan_policy)
     root = Path(root).expanduser()
-    design = files.read_design(root / "nsddata/experiments/nsd/nsd_expdesign.mat")
-    table = root / "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
-    if table.is_file():
-        files.check_trials(design, files.read_stim_info_trials(table, subject), subject)
+    guard = link_guard(root, follow_links)
+    design = _design(root, subject, guard)
     betas = root / f"nsddata_betas/ppdata/subj{subject:02d}" / space / BETAS
-    atlas, read, missing = (_surface if space == "fsaverage" else _volume)(root, betas, subject, roi_classes)
+    place = SPACES[space](root, betas, subject, roi_classes, guard)
     sessions = list(sessions) if sessions is not None else _sessions(betas)
-    trials = design.trials(subject)
-    averages = _average(read, sessions, trials, atlas.n_vertices, keep_repeats)
-    numbers, responses, counts, first, constant, repeats = averages
+    side = np.asarray(place.atlas.hemisphere)
+    found = _average(place.read, sessions, design.trials(subject), side, keep_repeats, nan_policy)
+    numbers, responses, counts, first, constant, keep, repeats = found
     ids = [nsd_id(i) for i in numbers]
     shared = sorted(set(design.shared_ids()) & set(ids))
     splits, record = split_by_id(ids, val=val, seed=seed, held_out=shared or None)
-    ncsnr = _ncsnr(betas, space, atlas, root, subject)
+    ceiling, said = _ceiling(place.ncsnr, keep, counts, splits["test"])
+    info: dict[str, Any] = {
+        "source": f"NSD {space} {BETAS}",
+        "split": record,
+        "sessions": sessions,
+        "repeats_used": _tally(counts),
+        "nan_policy": nan_policy,
+        "dropped_vertices": {name: int(np.sum(~keep & (side == k))) for k, name in enumerate(HEMISPHERES)},
+        "constant_vertices": int(np.sum(constant)),
+        "missing_classes": [*place.missing, *place.native_only],
+        "native_only_classes": place.native_only,
+        "noise_ceiling": said,
+    }
     return Subject(
         name=f"subj{subject:02d}",
-        stimuli=files.open_stimuli(root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5", numbers),
+        stimuli=files.open_stimuli(guard(root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), numbers),
         responses=responses,
-        atlas=atlas,
+        atlas=place.atlas if keep.all() else place.atlas.subset(keep),
         splits=splits,
-        noise_ceiling=None if ncsnr is None else files.noise_ceiling(ncsnr, counts),
+        noise_ceiling=ceiling,
         repeats=repeats,
         sessions=first,
-        info={
-            "source": f"NSD {space} {BETAS}",
-            "split": record,
-            "sessions": sessions,
-            "repeats_used": {int(k): int(v) for k, v in zip(*np.unique(counts, return_counts=True))},
-            "constant_vertices": int(np.sum(constant)),
-            "missing_classes": missing,
-            "noise_ceiling": {"source": None if ncsnr is None else "ncsnr, for the repeats used"},
-        },
+        info=info,
     )
+
+
+def _check_options(space: str, subject: int, nan_policy: str) -> None:
+    if space not in SPACES or subject not in range(1, 9):
+        raise ConfigError(
+            message(f"a space among {tuple(SPACES)}, subject 1..8", f"{space!r}, {subject!r}", "choose from these")
+        )
+    if nan_policy not in ("refuse", "drop"):
+        raise ConfigError(message("nan_policy 'refuse' or 'drop'", repr(nan_policy), "choose one of them"))
+
+
+def _design(root: Path, subject: int, guard: Guard) -> files.Design:
+    """Read the order of stimuli, checked against NSD's table where that is there."""
+    design = files.read_design(guard(root / "nsddata/experiments/nsd/nsd_expdesign.mat"))
+    table = root / STIM_INFO
+    if table.is_file():
+        files.check_trials(design, files.read_stim_info_trials(guard(table), subject), subject)
+    return design
+
+
+def _tally(counts: np.ndarray) -> dict[int, int]:
+    return {int(k): int(v) for k, v in zip(*np.unique(counts, return_counts=True))}
+
+
+def _ceiling(
+    ncsnr: np.ndarray | None, keep: np.ndarray, counts: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+    """Return the noise ceiling of the test images (of all where none are held out) and what to record about it."""
+    if ncsnr is None:
+        return None, {"source": None}
+    scored = counts[test] if len(test) else counts
+    of = "test images" if len(test) else "images"
+    return files.noise_ceiling(ncsnr[keep], scored), {
+        "source": f"ncsnr, for the repeats used of the {of}",
+        "repeats": _tally(scored),
+    }
 
 
 def _sessions(betas: Path) -> list[int]:
@@ -150,15 +193,23 @@ def zscore_session(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _average(
-    read: Callable[[int], np.ndarray], sessions: list[int], trials: np.ndarray, n_vertices: int, keep_repeats: bool
+    read: Callable[[int], np.ndarray],
+    sessions: list[int],
+    trials: np.ndarray,
+    hemisphere: np.ndarray,
+    keep_repeats: bool,
+    nan_policy: str = "refuse",
 ) -> tuple:
-    """Stream the sessions; return image numbers, averages, counts, first sessions, constant vertices, repeats."""
-    size = files.TRIALS_PER_SESSION
+    """Stream the sessions; return image numbers, averages, counts, first sessions, constant and kept vertices, repeats.
+
+    What is kept is finite in every session; averages, constant vertices and repeats are those of kept vertices.
+    """
+    size, n_vertices = files.TRIALS_PER_SESSION, len(hemisphere)
     used = {s: trials[(s - 1) * size : s * size] for s in sessions}
     numbers = np.unique(np.concatenate(list(used.values())))
     sums = np.zeros((len(numbers), n_vertices), np.float32)
     counts, first = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
-    constant = np.zeros(n_vertices, bool)
+    constant, keep = np.zeros(n_vertices, bool), np.ones(n_vertices, bool)
     repeats = np.full((len(numbers), 3, n_vertices), np.nan, np.float32) if keep_repeats else None
     for session in sessions:
         betas = read(session)
@@ -170,14 +221,7 @@ def _average(
                     "download the session again",
                 )
             )
-        if not np.isfinite(betas).all():
-            raise DataError(
-                message(
-                    f"finite betas in session {session}",
-                    f"{int(np.sum(~np.isfinite(betas).all(1)))} vertices with NaN or infinity",
-                    "take these vertices out of the nsdgeneral mask",
-                )
-            )
+        keep &= _finite(betas, session, hemisphere, nan_policy)
         betas, still = zscore_session(betas)
         constant |= still
         for trial, row in enumerate(np.searchsorted(numbers, used[session])):
@@ -188,110 +232,29 @@ def _average(
             counts[row] += 1
         del betas
     sums /= counts[:, None].astype(np.float32)
-    return numbers, sums, counts, first, constant, repeats
+    if not keep.any():
+        raise DataError(message("at least one vertex that is finite in every session", "none", "read other sessions"))
+    if not keep.all():
+        sums, constant = sums[:, keep], constant[keep]
+        repeats = None if repeats is None else repeats[:, :, keep]
+    return numbers, sums, counts, first, constant, keep, repeats
 
 
-def _rois(
-    folders: list[Path], pattern: str, table: str, kinds: Sequence[str], flat: Callable
-) -> tuple[dict, list[str]]:
-    """Read label maps by class; `flat` turns the maps of a class into one vector over the atlas's vertices."""
-    rois: dict[str, np.ndarray] = {}
-    missing = []
-    for kind in kinds:
-        sides = [pattern.format(side=side, kind=kind) for side in ("lh", "rh")]
-        folder = next((f for f in folders if all((f / s).is_file() for s in sides)), None)
-        if folder is None:
-            missing.append(kind)
-            continue
-        colours = next((f / table.format(kind=kind) for f in folders if (f / table.format(kind=kind)).is_file()), None)
-        read = [files.read_labels(folder / s, colours or folder / table.format(kind=kind)) for s in sides]
-        labels = flat([r[0] for r in read], folder / sides[0])
-        rois.update({name: labels == code for code, name in read[0][1].items()})
-    return rois, missing
-
-
-def _surface(root: Path, betas: Path, subject: int, kinds: Sequence[str]) -> tuple:
-    """Return the atlas of nsdgeneral on fsaverage, the reader of a session, and the missing ROI classes."""
-    folders = [root / f"nsddata/freesurfer/{who}/label" for who in (f"subj{subject:02d}", "fsaverage")]
-    general = [files.load_image(folders[1] / f"{s}.nsdgeneral.mgz", "the nsdgeneral mask") for s in ("lh", "rh")]
-    index = [np.flatnonzero(np.squeeze(g) > 0) for g in general]
-    sizes = [g.size for g in general]
-
-    def flat(maps: list[np.ndarray], where: Path) -> np.ndarray:
-        if [m.size for m in maps] != sizes:
-            raise DataError(
-                message(
-                    f"labels of {sizes} vertices, the mesh of the betas, in {where}",
-                    f"{[m.size for m in maps]}: labels of the subject's own surface",
-                    "resample them to fsaverage with nsdcode and put them into freesurfer/fsaverage/label",
-                )
+def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str) -> np.ndarray:
+    """Return the vertices without NaN or infinity, setting the others to 0; or refuse if there are any others."""
+    # the sum of a row is not finite if any of its values is not, and needs no array of the betas' size
+    with np.errstate(invalid="ignore", over="ignore"):
+        suspect = ~np.isfinite(betas.sum(1, dtype=np.float64))
+    finite = ~suspect
+    finite[suspect] = np.isfinite(betas[suspect]).all(1)
+    if not finite.all() and policy == "refuse":
+        counts = [int(np.sum(~finite & (hemisphere == k))) for k in (0, 1)]
+        raise DataError(
+            message(
+                f"finite betas in session {session}",
+                f"NaN or infinity in {counts[0]} left and {counts[1]} right vertices",
+                "pass nan_policy='drop' to leave these vertices out",
             )
-        return np.concatenate([m.ravel()[i] for m, i in zip(maps, index)])
-
-    rois, missing = _rois(folders[::-1], "{side}.{kind}.mgz", "{kind}.mgz.ctab", kinds, flat)
-
-    def read(session: int) -> np.ndarray:
-        parts = []
-        for side, chosen, size in zip(("lh", "rh"), index, sizes):
-            path = betas / f"{side}.betas_session{session:02d}.mgh"
-            data = files.surface_betas(path)
-            if len(data) != size:
-                raise DataError(message(f"{size} vertices in {path}", f"{len(data)}", "use betas in fsaverage space"))
-            parts.append(data[chosen])
-            del data
-        return np.concatenate(parts)
-
-    hemisphere = np.repeat(np.arange(2, dtype=np.int8), [len(i) for i in index])
-    return Atlas(hemisphere, rois, surface_index=np.concatenate(index), mesh="fsaverage"), read, missing
-
-
-def _general_volume(root: Path, subject: int) -> list[np.ndarray]:
-    folder = root / f"nsddata/ppdata/subj{subject:02d}/func1pt8mm/roi"
-    return [files.load_image(folder / f"{s}.nsdgeneral.nii.gz", "the nsdgeneral mask") > 0 for s in ("lh", "rh")]
-
-
-def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str]) -> tuple:
-    """Return the atlas of nsdgeneral voxels, the reader of a session, and the missing ROI classes."""
-    masks = _general_volume(root, subject)
-    folders = [
-        root / f"nsddata/ppdata/subj{subject:02d}/func1pt8mm/roi",
-        root / f"nsddata/freesurfer/subj{subject:02d}/label",
-    ]
-
-    def flat(maps: list[np.ndarray], where: Path) -> np.ndarray:
-        if any(m.shape != masks[0].shape for m in maps):
-            raise DataError(
-                message(
-                    f"labels on the grid {masks[0].shape} in {where}", f"{[m.shape for m in maps]}", "use func1pt8mm"
-                )
-            )
-        return np.concatenate([m[k] for m, k in zip(maps, masks)])
-
-    rois, missing = _rois(folders, "{side}.{kind}.nii.gz", "{kind}.mgz.ctab", kinds, flat)
-
-    def read(session: int) -> np.ndarray:
-        path = betas / f"betas_session{session:02d}.hdf5"
-        path = path if path.is_file() else path.with_name(f"betas_session{session:02d}.nii.gz")
-        both = files.volume_betas(path, masks[0] | masks[1])
-        right = masks[1][masks[0] | masks[1]]
-        return np.concatenate([both[~right], both[right]])
-
-    if np.any(masks[0] & masks[1]):
-        raise DataError(message("disjoint left and right masks", "voxels in both", "download the masks again"))
-    hemisphere = np.repeat(np.arange(2, dtype=np.int8), [int(m.sum()) for m in masks])
-    return Atlas(hemisphere, rois), read, missing
-
-
-def _ncsnr(betas: Path, space: str, atlas: Atlas, root: Path, subject: int) -> np.ndarray | None:
-    if space == "fsaverage":
-        paths = [betas / f"{side}.ncsnr.mgh" for side in ("lh", "rh")]
-        if not all(p.is_file() for p in paths):
-            return None
-        maps = [np.ravel(files.load_image(p, "ncsnr")) for p in paths]
-        index = [np.asarray(atlas.surface_index)[np.asarray(atlas.hemisphere) == k] for k in (0, 1)]
-        return np.concatenate([m[i] for m, i in zip(maps, index)])
-    path = betas / "ncsnr.nii.gz"
-    if not path.is_file():
-        return None
-    data = files.load_image(path, "ncsnr")
-    return np.concatenate([data[m] for m in _general_volume(root, subject)])
+        )
+    betas[~finite] = 0
+    return finite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.data.splits import nsd_id
+from bmfl_lab.data.splits import nsd_id, stim_info_number, stim_info_rows
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import sha256_bytes
@@ -91,22 +90,17 @@ def read_stim_info_trials(path: str | Path, subject: int) -> dict[int, int]:
     Raises
     ------
     DataError
-        If a column is missing or a trial shows two images.
+        If the file is damaged, a column is missing or a trial shows two images.
     """
-    path = _existing(path, "nsd_stim_info_merged.csv")
     columns = [f"subject{subject}_rep{r}" for r in range(3)]
     trials: dict[int, int] = {}
-    with open(path, newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        missing = {"nsdId", *columns} - set(reader.fieldnames or [])
-        if missing:
-            raise DataError(message(f"columns {columns} in {path}", f"no {sorted(missing)}", _REDO))
-        for row in reader:
-            for trial in (int(row[c]) for c in columns):
-                if trial in trials:
-                    raise DataError(message(f"one image a trial in {path}", f"two in trial {trial}", _REDO))
-                if trial > 0:
-                    trials[trial] = int(row["nsdId"])
+    for line, row in stim_info_rows(path, ("nsdId", *columns)):
+        image = stim_info_number(path, line, row, "nsdId")
+        for trial in (stim_info_number(path, line, row, c) for c in columns):
+            if trial in trials:
+                raise DataError(message(f"one image a trial in {path}", f"two in trial {trial}, line {line}", _REDO))
+            if trial > 0:  # 0: not shown so often
+                trials[trial] = image
     return trials
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,26 +185,79 @@ def find_stim_info(folder: str | Path) -> Path | None:
     return next((p for p in places if p.is_file()), None)
 
 
+def stim_info_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and cells of NSD's table, ``nsd_stim_info_merged.csv``.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, it is no text, columns are missing, or a line has too few cells; names the line.
+    """
+    path, number = Path(path), 1
+    if not path.is_file():
+        raise DataError(message(STIM_INFO, f"nothing at {path}", "check the path"))
+    with open(path, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        try:
+            missing = sorted(set(columns) - set(reader.fieldnames or []))
+            if missing:
+                raise DataError(
+                    message(f"columns {', '.join(columns)} in {path}", f"no {missing}", "use NSD's own file")
+                )
+            for row in reader:
+                number = reader.line_num
+                if any(row[c] is None for c in columns):
+                    raise DataError(
+                        message(
+                            f"a cell for each column in {path}, line {number}", "a short line", "use NSD's own file"
+                        )
+                    )
+                yield number, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            got = f"{type(error).__name__} after line {number}: {error}"
+            raise DataError(message(f"a table as text in {path}", got, "download the file again from NSD")) from error
+
+
+def stim_info_number(path: str | Path, line: int, row: Mapping[str, str], column: str) -> int:
+    """Return a cell of NSD's table as a whole number from 0.
+
+    Raises
+    ------
+    DataError
+        If it is none; names file, line and column.
+    """
+    try:
+        number = int(row[column])
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise DataError(
+            message(
+                f"a whole number from 0 under {column} in {path}, line {line}",
+                repr(row[column])[:80],
+                "download the file again from NSD",
+            )
+        )
+    return number
+
+
 def read_shared_ids(path: str | Path) -> tuple[str, ...]:
     """Return the ids of NSD's shared 1,000 images from ``nsd_stim_info_merged.csv``.
 
     Raises
     ------
     DataError
-        If the file lacks the columns ``nsdId`` and ``shared1000`` or marks no image.
+        If the file is damaged, lacks the columns ``nsdId`` and ``shared1000``, or marks no image.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(message("nsd_stim_info_merged.csv", f"nothing at {path}", "check the path"))
-    with open(path, newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        missing = {"nsdId", "shared1000"} - set(columns)
-        if missing:
-            raise DataError(
-                message(f"columns nsdId, shared1000 in {path}", f"no {sorted(missing)}", "use NSD's own file")
-            )
-        ids = tuple(nsd_id(int(r["nsdId"])) for r in reader if str(r["shared1000"]).strip().lower() in ("true", "1"))
+    ids = []
+    for line, row in stim_info_rows(path, ("nsdId", "shared1000")):
+        marked = row["shared1000"].strip().lower()
+        if marked not in ("true", "false", "1", "0"):
+            where = f"True or False under shared1000 in {path}, line {line}"
+            raise DataError(message(where, repr(row["shared1000"])[:80], "download the file again from NSD"))
+        number = stim_info_number(path, line, row, "nsdId")
+        if marked in ("true", "1"):
+            ids.append(nsd_id(number))
     if not ids:
         raise DataError(message(f"images marked shared1000 in {path}", "none", "use NSD's own file"))
-    return ids
+    return tuple(ids)

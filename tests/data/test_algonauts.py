@@ -7,37 +7,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from algonauts_example import LEFT, NUMBERS, RIGHT, N, make_subject
 
 from bmfl_lab import load_study
 from bmfl_lab.data import algonauts
-from bmfl_lab.data.atlas import ALGONAUTS_ROIS, Atlas
+from bmfl_lab.data.atlas import ALGONAUTS_ROIS
 from bmfl_lab.data.mapping import write_mapping
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError, DataError
-
-N, LEFT, RIGHT = 24, 150, 170
-NUMBERS = np.random.default_rng(3).permutation(73_000)[:N]
-
-
-def make_subject(n=N, left=LEFT, right=RIGHT, numbers=NUMBERS):
-    rng = np.random.default_rng(0)
-    hemisphere = np.repeat([0, 1], [left, right]).astype(np.int8)
-    rois = {}
-    for kind, names in ALGONAUTS_ROIS.items():
-        codes = rng.integers(0, len(names) + 1, left + right)
-        codes[codes == 4] = 0 if kind == "floc-bodies" else 4
-        rois.update({name: codes == i + 1 for i, name in enumerate(names)})
-    index = np.concatenate([np.sort(rng.permutation(163_842)[:k]) for k in (left, right)])
-    images = rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
-    return Subject(
-        name="own",
-        stimuli=from_arrays("own", images, [f"nsd-{i:05d}" for i in numbers], np.full(n, -1)),
-        responses=rng.standard_normal((n, left + right)).astype(np.float32),
-        atlas=Atlas(hemisphere, rois, surface_index=index, mesh="fsaverage"),
-        splits={"train": np.arange(n)},
-        noise_ceiling=rng.uniform(0.1, 0.9, left + right).astype(np.float32),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +54,9 @@ def test_what_was_written_is_read_back(original, subject):
 
 def test_any_study_is_written_and_read_back(tmp_path):
     """The planted study: areas under other names that overlap here, vertices in another order, on fsaverage5."""
-    made = load_study("planted", n_encoder=12, n_encoder_val=4, n_encoder_test=4, n_train=4, n_val=4, n_test=4).subject()
+    made = load_study(
+        "planted", n_encoder=12, n_encoder_val=4, n_encoder_test=4, n_train=4, n_val=4, n_test=4
+    ).subject()
     atlas = made.atlas
     rois = {**atlas.rois, "both": atlas.rois["V1"] | atlas.rois["V2"]}
     made = dataclasses.replace(made, atlas=dataclasses.replace(atlas, rois=rois))
@@ -309,13 +287,29 @@ def test_links_out_of_the_folder_need_leave(folder, tmp_path):
     assert len(algonauts.read_subject(folder, follow_links=True).stimuli) == N
 
 
-@pytest.mark.parametrize("name", sorted(algonauts.VERTEX_COUNTS))
-def test_published_counts_are_enforced(folder, name):
-    named = folder.rename(folder.with_name(name))
-    left, right = algonauts.VERTEX_COUNTS[name]
-    with pytest.raises(DataError, match=f"{left} left and {right} right vertices and .* images for {name}"):
-        algonauts.read_subject(named)
-    assert algonauts.read_subject(named, enforce_counts=False).name == name
+def test_vertices_without_a_surface_have_none_when_read_back(tmp_path, subject):
+    bare = dataclasses.replace(subject, atlas=dataclasses.replace(subject.atlas, surface_index=None, mesh=None))
+    folder = algonauts.write_subject(tmp_path / "own", bare)
+    back = algonauts.read_subject(folder)
+    assert back.atlas.surface_index is None and back.atlas.mesh is None
+    np.testing.assert_array_equal(back.responses, subject.responses)
+    np.testing.assert_array_equal(back.atlas.rois["V1v"], subject.atlas.rois["V1v"])
+    again = algonauts.read_subject(algonauts.write_subject(tmp_path / "again", back))
+    assert again.atlas.surface_index is None
+    note = folder / "bmfl_lab.json"
+    note.write_text(note.read_text().replace('"surface": false', '"surface": "no"'))
+    with pytest.raises(DataError, match="true or false under 'simulated' and 'surface'"):
+        algonauts.read_subject(folder)
+
+
+def test_any_label_but_zero_marks_a_vertex_as_inside(folder, subject):
+    change(mask(folder, "lh.all-vertices_fsaverage_space.npy"), lambda a: a * 7)
+    change(mask(folder, "rh.all-vertices_fsaverage_space.npy"), lambda a: (-a).astype(np.float32))
+    back = algonauts.read_subject(folder)
+    np.testing.assert_array_equal(back.atlas.surface_index, subject.atlas.surface_index)
+    change(mask(folder, "lh.all-vertices_fsaverage_space.npy"), lambda a: a * 0)
+    with pytest.raises(DataError, match="at least one vertex that is not 0"):
+        algonauts.read_subject(folder)
 
 
 def test_one_of_the_eight_without_nsds_table_is_warned_about(folder, monkeypatch):
@@ -324,11 +318,6 @@ def test_one_of_the_eight_without_nsds_table_is_warned_about(folder, monkeypatch
     with pytest.warns(UserWarning, match="to hold out NSD's shared images.*drawn by the seed"):
         back = algonauts.read_subject(folder)
     assert back.info["split"]["method"] == "seeded by id"
-
-
-def test_counts_of_swapped_hemispheres_say_so():
-    with pytest.raises(DataError, match="left and right are swapped"):
-        algonauts._check_counts("subj06", (20220, 18978), 9082)
 
 
 def test_writer_refuses(tmp_path, original, subject):

@@ -74,16 +74,20 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+def inside(root, side):
+    label = root / "nsddata/freesurfer/fsaverage/label"
+    return np.asarray(nibabel.load(str(label / f"{side}.nsdgeneral.mgz")).dataobj).ravel() > 0
+
+
 def reference(root):
     """Averages by a plain loop over trials, in float64."""
     base = root / f"nsddata_betas/ppdata/subj01/fsaverage/{nsd.BETAS}"
-    label = root / "nsddata/freesurfer/fsaverage/label"
     rows, shown = [], []
     design = scipy.io.loadmat(root / "nsddata/experiments/nsd/nsd_expdesign.mat")
     for session in (1, 2):
         parts = []
         for side in ("lh", "rh"):
-            keep = np.asarray(nibabel.load(str(label / f"{side}.nsdgeneral.mgz")).dataobj).ravel() > 0
+            keep = inside(root, side)
             data = np.asarray(nibabel.load(str(base / f"{side}.betas_session{session:02d}.mgh")).dataobj, np.float64)
             parts.append(data.reshape(MESH, -1)[keep])
         both = np.concatenate(parts)
@@ -147,23 +151,158 @@ def test_noise_ceiling_for_the_repeats_used():
 
 
 @pytest.mark.parametrize("sessions", [(1,), (1, 2)])
-def test_ceiling_counts_the_presentations_that_were_averaged(root, sessions):
+def test_ceiling_counts_the_presentations_of_the_test_images(root, sessions):
     subject = nsd.read_subject(root, 1, sessions=sessions)
     shown = nsd_files.read_design(root / "nsddata/experiments/nsd/nsd_expdesign.mat").trials(1)[: 12 * len(sessions)]
     counts = [int(np.sum(shown == int(i[4:]))) for i in subject.stimuli.ids]
-    assert min(counts) >= 1 and max(counts) > 1
+    scored = [counts[row] for row in subject.splits["test"]]
     base = root / f"nsddata_betas/ppdata/subj01/fsaverage/{nsd.BETAS}"
-    label = root / "nsddata/freesurfer/fsaverage/label"
     s = []
     for side in ("lh", "rh"):
-        keep = np.asarray(nibabel.load(str(label / f"{side}.nsdgeneral.mgz")).dataobj).ravel() > 0
+        keep = inside(root, side)
         s.append(np.asarray(nibabel.load(str(base / f"{side}.ncsnr.mgh")).dataobj).ravel()[keep])
     s = np.concatenate(s).astype(np.float64)
-    r1, r2, r3 = (counts.count(k) for k in (1, 2, 3))
-    more = sum(1 / c for c in counts if c > 3)
-    expected = s**2 / (s**2 + (r3 / 3 + r2 / 2 + r1 + more) / len(counts))
-    np.testing.assert_allclose(subject.noise_ceiling, expected, rtol=1e-5)
+    r1, r2, r3 = (scored.count(k) for k in (1, 2, 3))
+    more = sum(1 / c for c in scored if c > 3)
+    share = (r3 / 3 + r2 / 2 + r1 + more) / len(scored)
+    np.testing.assert_allclose(subject.noise_ceiling, s**2 / (s**2 + share), rtol=1e-5)
+    over_all = float(np.mean(1 / np.asarray(counts, float)))
+    assert abs(over_all - share) > 0.02  # the images that are not scored have other repeats
     assert subject.info["repeats_used"] == {k: counts.count(k) for k in sorted(set(counts))}
+    assert subject.info["noise_ceiling"]["repeats"] == {k: scored.count(k) for k in sorted(set(scored))}
+
+
+def damage_vertex(root, side, session, vertex, value):
+    """Put `value` into one trial of one vertex of nsdgeneral; return the vertex's place on the mesh."""
+    base = root / f"nsddata_betas/ppdata/subj01/fsaverage/{nsd.BETAS}"
+    path = base / f"{side}.betas_session{session:02d}.mgh"
+    data = np.asarray(nibabel.load(str(path)).dataobj).reshape(MESH, -1).copy()
+    place = np.flatnonzero(inside(root, side))[vertex]
+    data[place, 3] = value
+    mgh(path, data)
+    return place
+
+
+def test_vertices_with_nan_in_any_session_are_refused_or_dropped_from_everything(root):
+    whole = nsd.read_subject(root, 1, keep_repeats=True)
+    left = damage_vertex(root, "lh", 1, 2, np.nan)
+    right = [damage_vertex(root, "rh", 2, 0, np.inf), damage_vertex(root, "rh", 1, 4, np.nan)]
+    with pytest.raises(DataError, match=r"session 1; got NaN or infinity in 1 left and 1 right vertices.*'drop'"):
+        nsd.read_subject(root, 1)
+    with pytest.raises(ConfigError, match="nan_policy 'refuse' or 'drop'"):
+        nsd.read_subject(root, 1, nan_policy="zero")
+    found = nsd.read_subject(root, 1, keep_repeats=True, nan_policy="drop")
+    assert found.info["dropped_vertices"] == {"left": 1, "right": 2} and found.info["nan_policy"] == "drop"
+    places, side = np.asarray(whole.atlas.surface_index), np.asarray(whole.atlas.hemisphere)
+    gone = ((side == 0) & (places == left)) | ((side == 1) & np.isin(places, right))
+    assert gone.sum() == 3 and found.n_vertices == whole.n_vertices - 3
+    np.testing.assert_array_equal(found.responses, whole.responses[:, ~gone])
+    np.testing.assert_array_equal(found.repeats, whole.repeats[:, :, ~gone])
+    np.testing.assert_array_equal(found.noise_ceiling, whole.noise_ceiling[~gone])
+    np.testing.assert_array_equal(found.atlas.surface_index, places[~gone])
+    np.testing.assert_array_equal(found.atlas.rois["early"], whole.atlas.rois["early"][~gone])
+    assert found.info["constant_vertices"] == 0
+
+
+def native_labels(root, sizes, kind="floc-faces"):
+    """Labels 0 to 2 on a surface of the subject's own, of `sizes` vertices, as NSD ships them."""
+    label = root / "nsddata/freesurfer/subj01/label"
+    rng = np.random.default_rng(5)
+    maps = {side: rng.integers(0, 3, n) for side, n in zip(("lh", "rh"), sizes)}
+    for side, values in maps.items():
+        mgh(label / f"{side}.{kind}.mgz", values)
+    (label / f"{kind}.mgz.ctab").write_text("0 Unknown 0 0 0 0\n1 OFA 1 2 3 0\n2 FFA-1 4 5 6 0\n3 FFA-2 7 8 9 0\n")
+    return maps
+
+
+@pytest.mark.parametrize("sizes", [(83, 71), (MESH, MESH)], ids=["other sizes", "as many vertices as the mesh"])
+def test_labels_of_the_own_surface_come_to_fsaverage_by_nsds_transform(root, sizes):
+    maps = native_labels(root, sizes)
+    with pytest.warns(UserWarning, match="white-to-fsaverage.mgz in .*floc-faces of subj01 are left out"):
+        without = nsd.read_subject(root, 1)
+    assert "OFA" not in without.atlas.rois and "early" in without.atlas.rois
+    assert without.info["native_only_classes"] == ["floc-faces"] and "floc-faces" in without.info["missing_classes"]
+    rng = np.random.default_rng(6)
+    expected = []
+    for side, size in zip(("lh", "rh"), sizes):
+        source = rng.integers(1, size + 1, MESH)  # NSD counts vertices from 1
+        source[:2] = 1, size
+        mgh(root / f"nsddata/ppdata/subj01/transforms/{side}.white-to-fsaverage.mgz", source)
+        expected += [maps[side][source[v] - 1] for v in np.flatnonzero(inside(root, side))]
+    found = nsd.read_subject(root, 1)
+    np.testing.assert_array_equal(found.atlas.rois["OFA"], np.asarray(expected) == 1)
+    np.testing.assert_array_equal(found.atlas.rois["FFA-1"], np.asarray(expected) == 2)
+    assert "FFA-2" in found.atlas.absent and found.info["native_only_classes"] == []
+    assert "floc-faces" not in found.info["missing_classes"]
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (lambda s: s - 1, "vertex numbers from 1 in .*lh.white-to-fsaverage.mgz; got 60 values, smallest 0"),
+        (lambda s: s[:-1], "60 vertex numbers from 1 in .*got 59 values"),
+        (lambda s: s + 0.5, "60 vertex numbers from 1"),
+        (lambda s: s + 1, "labels of at least 84 vertices, to which white-to-fsaverage refers.*got 83"),
+    ],
+    ids=["counted from 0", "short", "between vertices", "beyond the labels"],
+)
+def test_a_transform_that_does_not_fit_is_refused(root, change, match):
+    sizes = (83, 71)
+    native_labels(root, sizes)
+    for side, size in zip(("lh", "rh"), sizes):
+        source = np.resize(np.arange(1, size + 1), MESH).astype(float)
+        source[-2:] = 1, size
+        source[:1] = size
+        mgh(root / f"nsddata/ppdata/subj01/transforms/{side}.white-to-fsaverage.mgz", change(source))
+    with pytest.raises(DataError, match=match):
+        nsd.read_subject(root, 1)
+
+
+def test_a_table_whose_numbers_are_shifted_by_one_is_refused_by_the_reader(root):
+    table = root / nsd.STIM_INFO
+    head, *lines = table.read_text().splitlines()
+    shifted = [f"{int(line.split(',')[0]) + 1},{line.split(',', 1)[1]}" for line in lines]
+    table.write_text("\n".join([head, *shifted]))  # as if nsdId were counted from 1
+    with pytest.raises(DataError, match=r"the same image in nsd_expdesign\.mat and .*\.csv for subject 1"):
+        nsd.read_subject(root, 1)
+
+
+@pytest.mark.parametrize(
+    "damage, match",
+    [
+        (lambda t: t.replace(b"\n3,", b"\nx3,", 1), r"under nsdId in .*nsd_stim_info_merged.csv, line 5; got 'x3'"),
+        (lambda t: t.replace(b"\n3,", b"\n-3,", 1), r"line 5; got '-3'"),
+        (lambda t: t[: t.rindex(b",")], r"line 15; got a short line"),
+        (lambda t: t[:120] + b"\xff\xfe" + t[120:], r"a table as text in .*csv; got UnicodeDecodeError"),
+        (lambda t: t.replace(b"subject1_rep2", b"subject1_rep3"), r"no \['subject1_rep2'\]"),
+        (lambda t: b"", "columns nsdId"),
+    ],
+    ids=["letters", "negative", "cut off", "no text", "other column", "empty"],
+)
+def test_a_damaged_table_is_refused_with_its_line(root, damage, match):
+    table = root / nsd.STIM_INFO
+    table.write_bytes(damage(table.read_bytes()))
+    with pytest.raises(DataError, match=match):
+        nsd.read_subject(root, 1)
+
+
+@pytest.mark.parametrize("space", nsd.SPACES)
+def test_links_out_of_the_root_need_leave(root, tmp_path_factory, space):
+    name = "lh.betas_session02.mgh" if space == "fsaverage" else "betas_session02.hdf5"
+    path = root / f"nsddata_betas/ppdata/subj01/{space}/{nsd.BETAS}/{name}"
+    outside = tmp_path_factory.mktemp("outside") / path.name
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(DataError, match=f"files inside .*{name}, a link to .*follow_links=True"):
+        nsd.read_subject(root, 1, space=space)
+    assert nsd.read_subject(root, 1, space=space, follow_links=True).info["sessions"] == [1, 2]
+    stimuli = root / "nsddata_stimuli"
+    stimuli.rename(outside.parent / "stimuli")
+    stimuli.symlink_to(outside.parent / "stimuli")
+    path.unlink()
+    outside.rename(path)
+    with pytest.raises(DataError, match=r"nsd_stimuli\.hdf5, a link to"):
+        nsd.read_subject(root, 1, space=space)
 
 
 def test_volume_rois_are_named_by_their_colour_table(root):
@@ -191,7 +330,7 @@ def test_one_session_in_memory_at_a_time():
         lambda s: rng.standard_normal((n_vertices, n_trials), dtype=np.float32),
         list(range(1, 9)),
         trials,
-        n_vertices,
+        np.zeros(n_vertices, np.int8),
         False,
     )
     peak = tracemalloc.get_traced_memory()[1]
@@ -229,13 +368,11 @@ def test_damage_is_refused_with_the_place_inside_the_file(root):
         nsd.read_subject(root, 9)
 
 
-def test_labels_without_a_name_and_betas_with_nan(root):
+def test_labels_without_a_name_are_refused(root):
     label = root / "nsddata/freesurfer/fsaverage/label"
     (label / "streams.mgz.ctab").write_text("1 early 0 0 0 0\n")
     with pytest.raises(DataError, match=r"none for \[2\]"):
         nsd_files.read_labels(label / "lh.streams.mgz", label / "streams.mgz.ctab")
-    with pytest.raises(DataError, match="1 vertices with NaN or infinity"):
-        nsd._average(lambda s: np.full((1, PER_SESSION), np.nan, np.float32), [1], np.arange(PER_SESSION), 1, False)
 
 
 def test_constant_vertices_become_zero_and_are_counted():

@@ -66,3 +66,19 @@ def test_shared_ids_need_their_columns(tmp_path):
         splits.read_shared_ids(tmp_path / "x.csv")
     (tmp_path / "y.csv").write_text("nsdId,shared1000\n2950,True\n2951,False\n")
     assert splits.read_shared_ids(tmp_path / "y.csv") == ("nsd-02950",)
+
+
+@pytest.mark.parametrize(
+    "line, match",
+    [
+        (b"29x0,True", r"a whole number from 0 under nsdId in .*y\.csv, line 3; got '29x0'"),
+        (b",True", r"under nsdId in .*line 3; got ''"),
+        (b"2950,Trve", r"True or False under shared1000 in .*line 3; got 'Trve'"),
+        (b"2950", r"a cell for each column in .*line 3"),
+        (b"2950,\xffTrue", r"a table as text in .*y\.csv; got UnicodeDecodeError"),
+    ],
+)
+def test_a_damaged_table_is_refused_with_its_line(tmp_path, line, match):
+    (tmp_path / "y.csv").write_bytes(b"nsdId,shared1000\n12,True\n" + line + b"\n2951,False\n")
+    with pytest.raises(DataError, match=match):
+        splits.read_shared_ids(tmp_path / "y.csv")
