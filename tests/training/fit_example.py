@@ -1,10 +1,12 @@
 """A small training run, used in this process and in others: ``python fit_example.py FOLDER [STEP:SIGNAL[:SIGNAL]]``."""
 
+import atexit
 import hashlib
 import json
 import os
 import signal
 import sys
+import time
 
 import torch
 from torch import nn
@@ -69,6 +71,8 @@ if __name__ == "__main__":
         global calls
         calls += 1
         if stop_after != "-" and calls == int(stop_after.split(":")[0]):
+            signalled = time.monotonic()
+            atexit.register(lambda: print(f"ended {time.monotonic() - signalled:.1f} s after", file=sys.stderr))
             for name in stop_after.split(":")[1:]:
                 os.kill(os.getpid(), getattr(signal, name))
         return loss_fn(model, batch)

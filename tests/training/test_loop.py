@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,7 @@ def test_resume_gives_the_same_bits(tmp_path, whole, after):
 def test_a_signal_finishes_the_step_saves_and_a_fresh_process_resumes_to_the_bit(tmp_path, whole, name, code):
     stopped = _elsewhere(tmp_path, f"13:{name}")
     assert stopped.returncode == code, stopped.stderr
+    assert float(re.search(r"ended ([0-9.]+) s after", stopped.stderr)[1]) < 10
     assert checkpoint.newest_step(tmp_path) == 13
     if name == "SIGTERM":
         assert _elsewhere(tmp_path).stdout.split()[-1] == example.digest(whole)

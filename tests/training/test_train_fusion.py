@@ -1,5 +1,6 @@
 """The fusion recipe on the planted study, whose truth says who must win."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,9 +17,12 @@ from bmfl_lab.models.fusion import count_parameters
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.training import LoopConfig, load_fusion, presets, train_brain_encoder, train_comparison, train_fusion
 from bmfl_lab.training import encoder as encoders
+from bmfl_lab.training.encoder_io import load_encoder
 from bmfl_lab.training.recipes import FusionConfig, base, build_fusion, refuse_without_memory, small, tiny
 
 LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
+
+RELEASED = Path(__file__).with_name("released_models")
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +253,18 @@ def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(
     (tmp_path / "f" / "fusion.safetensors").unlink()  # refused without a look at the tensors
     with pytest.raises(CheckpointError, match=rf"an encoder of {encoder.atlas.n_vertices} vertices; got one of 3"):
         load_fusion(tmp_path / "f", model.backbone, encoder=smaller, store=store)
+
+
+@pytest.mark.parametrize("schema", sorted(p.name for p in RELEASED.iterdir() if p.is_dir()))
+def test_models_of_every_released_schema_are_read_and_answer_as_they_did(schema, tmp_path):
+    folder = RELEASED / schema
+    study = load_study("planted", n_encoder=120, n_encoder_val=40, n_encoder_test=40)
+    few, spec = study.set("test").subset(range(8)), study.backbone
+    backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, resize=spec.resize)
+    model = load_fusion(folder, backbone, store=FeatureStore(tmp_path), device="cpu")
+    np.testing.assert_allclose(model.logits(few), np.load(folder / "logits.npy"), atol=1e-2)
+    responses = load_encoder(folder / "encoder", study.subject()).predict_stimuli(few, device="cpu")
+    np.testing.assert_allclose(responses, np.load(folder / "responses.npy"), atol=1e-2)
 
 
 def test_the_assembled_path_reads_several_blocks_in_one_pass(study, store, tmp_path):
