@@ -50,6 +50,11 @@ class Explorer:
     device : str, default "cpu"
         Where the backbone works.
 
+    Attributes
+    ----------
+    tested : str
+        Labelled image set behind tuning and accuracy: "test", or the first one; empty in a study without labels.
+
     Notes
     -----
     Nothing is computed before it is asked for. Tokens of whole sets come from the store; a shift of a single image
@@ -79,7 +84,9 @@ class Explorer:
         self.subject = study.subject(subject) if study.subjects else None
         self.atlas = getattr(self.encoder, "atlas", None) or getattr(self.subject, "atlas", None)
         self.models, self.shifts, self.lesions = tuple(self._models), tuple(SHIFTS.names()), LESION_KINDS
-        self.class_names = study.class_names
+        self.tested = next((name for name in ("test", *study.sets) if _is_labelled(study, name)), "")
+        named = study.sets.get("train" if "train" in study.sets else self.tested)
+        self.class_names = () if named is None else named.class_names
         self.brain = "subject" if self.subject is None else f"subject {self.subject.name}"
         self.sets = (*study.sets, *(() if self.subject is None else (self.brain,)))
         self.ood = (*study.ood, *(f"{name} {severity}" for name, severity in study.shifts))
@@ -170,7 +177,8 @@ class Explorer:
             self._backbone = found
         if self._backbone is None:
             spec = getattr(self.encoder, "backbone", None) or self.study.backbone
-            self._backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, device=self.device)
+            options = {"image_size": spec.image_size, "resize": spec.resize, "device": self.device}
+            self._backbone = load_backbone(spec.name, spec.weights, **options)
         return self._backbone
 
     # --- responses
@@ -245,7 +253,7 @@ class Explorer:
             raise ConfigError(message("a cortex", "a study without responses", "load a study with a subject"))
         return self.atlas.select(regions) if len(regions) else np.zeros(self.atlas.n_vertices, dtype=bool)
 
-    def tuning(self, vertices: np.ndarray, name: str = "test") -> dict[str, np.ndarray]:
+    def tuning(self, vertices: np.ndarray, name: str = "") -> dict[str, np.ndarray]:
         """Return the mean predicted response of a region to each class, with its standard error.
 
         Parameters
@@ -253,14 +261,23 @@ class Explorer:
         vertices : ndarray of bool, shape (V,)
             The region.
         name : str
-            Labelled image set.
+            Labelled image set; `tested` by default.
 
         Returns
         -------
         dict
             ``mean`` and ``error`` (C,), NaN for a class without images; ``best`` the numbers of the images with the
             largest responses, first the largest; ``response`` (n,).
+
+        Raises
+        ------
+        DataError
+            If the study has no labelled images.
         """
+        name = name or self.tested
+        if not name:
+            got = f"none in study {self.study.name!r}"
+            raise DataError(message("labelled images for a tuning", got, "load a study with an image set of classes"))
         response = self.all_predicted(name)[:, vertices].mean(1)
         labels = np.asarray(self.stimuli(name).labels)
         classes = [response[labels == c] for c in range(len(self.class_names))]
@@ -337,9 +354,17 @@ class Explorer:
         """Return an attention map or the shares of ROIs; see `bmfl_lab.evaluation.explore_maps.attention`."""
         return maps.attention(self, source, name, index, shift, severity, **choice)
 
+    def map_models(self, source: str) -> tuple[str, ...]:
+        """Return the models that can show an attention source; the backbone and the encoder serve all alike."""
+        return maps.models(self, source)
+
     def map_choices(self, source: str, model: str = "") -> dict[str, Any]:
         """Return what can be chosen for an attention source: number of heads, of blocks, names of regions."""
         return maps.choices(self, source, model)
+
+
+def _is_labelled(study: Study, name: str) -> bool:
+    return name in study.sets and bool(np.any(np.asarray(study.sets[name].labels) >= 0))
 
 
 def _named(models: Any) -> dict[str, Any]:

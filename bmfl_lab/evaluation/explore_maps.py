@@ -1,6 +1,6 @@
 """Attention maps of one image for the widgets: from the backbone, the brain encoder and the fusion.
 
-Shape suffixes: H heads, R queries, h and w rows and columns of patches.
+Shape suffixes: L blocks, H heads, R queries, h and w rows and columns of patches.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ def sources(explorer: Any) -> tuple[str, ...]:
 
 def _has_fusion(model: Any) -> bool:
     return getattr(getattr(model, "config", None), "head", "") == "fusion"
+
+
+def models(explorer: Any, source: str) -> tuple[str, ...]:
+    """Return the names of the models that can show a source."""
+    needs = source in (CONSULTED, LOOKED)
+    return tuple(m for m in explorer.models if not needs or _has_fusion(explorer._model(m)))
 
 
 def _query_module(explorer: Any) -> Any:
@@ -113,13 +119,15 @@ def attention(
         raise ConfigError(message(f"a head from 0 to {known['n_heads'] - 1}, or -1", str(head), "choose another head"))
     place = (name, index, shift, shift and severity)
     if source == BACKBONE:
-        (maps_Hhw,) = explorer._remember(
-            ("attention", source, block, *place),
+        (row,) = explorer.backbone.indices((block,))
+        # one forward pass gives all blocks
+        maps_LHhw = explorer._remember(
+            ("attention", source, *place),
             lambda: backbone_attention(
-                explorer.backbone, explorer._one(name, index, shift, severity), blocks=(block,), normalise=False
+                explorer.backbone, explorer._one(name, index, shift, severity), normalise=False
             )[0],
         )
-        return {"map": _pick(maps_Hhw, head)}
+        return {"map": _pick(maps_LHhw[row], head)}
     if source == ENCODER:
         regions = known["regions"]
         if region and region not in regions:
