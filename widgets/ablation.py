@@ -83,7 +83,7 @@ def select(state: State, source: Any) -> dict[str, Any]:
     probabilities = {"intact": source.probabilities(state.model, *place)}
     if lesion is not None:
         probabilities["lesion"] = source.probabilities(state.model, *place, lesion=lesion)
-    sets = tuple(s for s in ("test", state.ood) if s)
+    sets = tuple(s for s in (source.tested, state.ood) if s)
     table = source.batch(state.model, sets, lesion)
     return {
         "image": source.image(*place),
@@ -103,7 +103,11 @@ def _sentence(state, lesion, probabilities, source, sets, table) -> str:
     parts = []
     for i, name in enumerate(sets):
         a = 100 * table["accuracy"][i]
-        parts.append(f"{name} {a[0]:.1f} % to {a[1]:.1f} % (random lesion of the same size {a[2]:.1f} %)")
+        wrong, right = table["changed"][i]
+        parts.append(
+            f"{name} {a[0]:.1f} % to {a[1]:.1f} %, {wrong} of {table['n'][i]} images turned wrong, {right} turned right "
+            f"(random lesion of the same size {a[2]:.1f} %)"
+        )
     turned = "stays" if best["intact"] == best["lesion"] else f"turns from {best['intact']} to"
     return (
         f"{_lesion_name(state)}: {int(lesion.mask.sum())} of {len(lesion.mask)} vertices. The answer to this image "
@@ -136,7 +140,7 @@ def figure_of(state: State, source: Any) -> Any:
         found["table"],
         found["sets"],
         title=f"{source.title}, {state.model}: {_lesion_name(state)}",
-        chance=1 / len(source.class_names),
+        chance=1 / max(1, len(source.class_names)),
     )
 
 
@@ -146,11 +150,14 @@ class RegionTree(w.VBox):
     Parameters
     ----------
     atlas : Atlas or None
-        Its regions; absent ones are shown and cannot be ticked.
+        Its regions; absent ones are shown and cannot be ticked. ROIs of a ticked group are shown ticked and cannot be
+        changed one by one.
     """
 
     def __init__(self, atlas: Any):
         self._boxes: dict[str, w.Checkbox] = {}
+        self._members: dict[str, tuple[str, ...]] = {}
+        self._absent: set[str] = set()
         self._value: tuple[str, ...] = ()
         self._listeners: list[Any] = []
         self._busy = False
@@ -163,15 +170,16 @@ class RegionTree(w.VBox):
         super().__init__(rows, layout={"max_width": "460px"})
 
     def _branch(self, atlas: Any, group: str) -> w.Widget:
-        members = [r for r in atlas.groups[group] if r in atlas.rois]
-        leaves = w.HBox(
-            [self._box(r, atlas) for r in members], layout={"flex_flow": "row wrap", "margin": "0 0 4px 22px"}
-        )
-        return w.VBox([self._box(group, atlas, bold=True), leaves])
+        top = self._box(group, atlas)
+        self._members[group] = tuple(r for r in atlas.groups[group] if r in atlas.rois)
+        leaves = [self._box(r, atlas) for r in self._members[group]]
+        return w.VBox([top, w.HBox(leaves, layout={"flex_flow": "row wrap", "margin": "0 0 4px 22px"})])
 
-    def _box(self, name: str, atlas: Any, bold: bool = False) -> w.Checkbox:
-        members = atlas.groups[name] if bold else (name,)
-        here = any(r in atlas.rois and np.any(atlas.rois[r]) for r in members)
+    def _box(self, name: str, atlas: Any) -> w.Checkbox:
+        members = (name,) if name in atlas.rois else atlas.groups[name]
+        here = any(r in atlas.present for r in members)
+        if not here:
+            self._absent.add(name)
         box = w.Checkbox(
             value=False,
             description=name if here else f"{name} (absent)",
@@ -179,27 +187,30 @@ class RegionTree(w.VBox):
             indent=False,
             layout={"width": "auto", "margin": "0 12px 0 0"},
         )
-        box.observe(lambda _: self._ticked(), names="value")
+        box.observe(lambda change: self._ticked(name, change["new"]), names="value")
         self._boxes[name] = box
         return box
 
     @property
     def value(self) -> tuple[str, ...]:
-        """Names that are ticked."""
+        """Names that are chosen."""
         return self._value
 
     @value.setter
     def value(self, names: tuple[str, ...]) -> None:
-        self._busy = True
+        self._busy, self._value = True, tuple(names)
+        covered = {r for group, members in self._members.items() if group in names for r in members}
         for name, box in self._boxes.items():
-            box.value = name in names
+            box.value = name in names or (name in covered and name not in self._absent)
+            # an absent region that was asked for can be taken back
+            box.disabled = name in covered or (name in self._absent and name not in names)
         self._busy = False
-        self._value = tuple(names)
 
-    def _ticked(self) -> None:
+    def _ticked(self, name: str, ticked: bool) -> None:
         if self._busy:
             return
-        self._value = tuple(name for name, box in self._boxes.items() if box.value)
+        chosen = (set(self._value) - {name}) | ({name} if ticked else set())
+        self.value = tuple(n for n in self._boxes if n in chosen)
         for act in self._listeners:
             act({"new": self._value})
 
@@ -280,12 +291,11 @@ def toggled(regions: tuple[str, ...], atlas: Any, vertex: int) -> tuple[str, ...
     if not inside:
         return regions
     roi = inside[0]
-    if roi in regions:
-        return tuple(r for r in regions if r != roi)
-    for group in (r for r in regions if r in atlas.groups and roi in atlas.groups[r]):
-        rest = [m for m in atlas.members(group) if m != roi and m not in regions]
-        return tuple([*(r for r in regions if r != group), *rest])
-    return (*regions, roi)
+    covering = [r for r in regions if r in atlas.groups and roi in atlas.groups[r]]
+    if roi not in regions and not covering:
+        return (*regions, roi)
+    rest = [m for group in covering for m in atlas.members(group) if m != roi]
+    return tuple(dict.fromkeys([*(r for r in regions if r != roi and r not in covering), *rest]))
 
 
 def _results(source: Any) -> go.Figure:
@@ -293,7 +303,7 @@ def _results(source: Any) -> go.Figure:
         rows=1,
         cols=3,
         column_widths=[0.2, 0.36, 0.44],
-        subplot_titles=("image", "class probability, %", "accuracy, %"),
+        subplot_titles=("image", "class probability, %", "accuracy, %<br>(95 % interval)"),
         horizontal_spacing=0.12,
     )
     add_picture(made, 1, 1)
@@ -304,12 +314,13 @@ def _results(source: Any) -> go.Figure:
         )
     for name, colour in zip(STATES, COLOURS):
         look = {"marker_color": colour, "name": name, "legendgroup": name, "showlegend": name == STATES[2]}
-        made.add_bar(x=["test"], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=3)
+        made.add_bar(x=[source.tested], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=3)
     made.update_xaxes(range=[0, 100], row=1, col=2)
     made.update_yaxes(autorange="reversed", row=1, col=2)
     made.update_yaxes(range=[0, 105], row=1, col=3)
-    chance = 100 / len(source.class_names)
-    made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, row=1, col=3)
+    chance = 100 / max(1, len(source.class_names))
+    label = {"annotation_text": "chance", "annotation_position": "top right", "annotation_font_size": 11}
+    made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, **label, row=1, col=3)
     made.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"})
     figure = styled(made, 400)
     figure.update_layout(margin={"l": 10, "r": 14, "t": 62, "b": 70})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set,
 from widgets.plots import add_picture, picture, styled
 
 COMPARE = ("nothing", "another image", "another model")
+# names under which `bmfl_lab.evaluation` keeps the checks of a source's map, and how they are made
+CHECKED = {
+    "backbone": ("backbone CLS", "check_backbone(backbone, fusion, images)"),
+    "encoder": ("{region} query", "check_roi_attention(encoder, images, {region!r})"),
+    "fusion: brain": ("brain CLS", "check_brain_attention(fusion, images)"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,9 @@ class State:
     model : str
         For the fusion's attention; the first that has one by default.
     block : int
-        Block of the backbone, -1 for the last.
+        Index of the backbone's block from 0, -1 for the last; people see it counted from 1.
     head : int
-        -1 for the mean over heads.
+        Index of the head from 0, -1 for the mean over heads; people see it counted from 1.
     region : str
         Query of the brain encoder ("left:V1"); the first one by default.
     opacity : float
@@ -44,7 +51,7 @@ class State:
     other_index : int
         Image beside the first one.
     other_model : str
-        Model beside the first one.
+        Model beside the first one; another that can show the same attention by default.
     """
 
     images: str = ""
@@ -64,10 +71,10 @@ class State:
 
 def resolve(state: State, source: Any) -> State:
     """Return the state with defaults filled in from the source, and head, block and region within what it has."""
-    models = source.models
     chosen = state.source or source.sources[-1]
-    model = state.model or (models[0] if models else "")
-    other = state.other_model or (models[-1] if models else "")
+    able = source.map_models(chosen) or source.models
+    model = state.model or (able[0] if able else "")
+    other = state.other_model or next((m for m in able if m != model), model)
     state = image_set(dataclasses.replace(state, source=chosen, model=model, other_model=other), source)
     known = source.map_choices(chosen, model)
     region = state.region if state.region in known["regions"] else (known["regions"] or ("",))[0]
@@ -76,7 +83,24 @@ def resolve(state: State, source: Any) -> State:
         region=region,
         head=min(state.head, known["n_heads"] - 1),
         block=max(-1, min(state.block, known["n_blocks"] - 1)),
+        compare=state.compare if state.compare in comparisons(state, source) else COMPARE[0],
     )
+
+
+def comparisons(state: State, source: Any) -> tuple[str, ...]:
+    """Return what can be set beside a map: another model only where it has a map of its own."""
+    own = state.source.startswith("fusion") and len(source.map_models(state.source)) > 1
+    return COMPARE if own else COMPARE[:2]
+
+
+def _why_alone(state: State, source: Any) -> str:
+    """Return why no other model can be set beside a map, in words; empty where one can, or there is only one model."""
+    if len(source.models) < 2 or comparisons(state, source) == COMPARE:
+        return ""
+    if state.source.startswith("fusion"):
+        return " No other model here has cross-attention: there is none to set beside this one."
+    owner = state.source.partition(":")[0]
+    return f" This map is the {owner}'s, whatever the model: there is no other model's map to set beside it."
 
 
 def select(state: State, source: Any) -> dict[str, Any]:
@@ -110,6 +134,7 @@ def select(state: State, source: Any) -> dict[str, Any]:
     said = "; ".join(f"{p['title']}: {p['answer']}" for p in panels) + "."
     if panels[0]["map"] is not None:
         said += " Colours run from each map's own least to its own largest value: compare places, not strengths."
+    said += _why_alone(state, source)
     return {"panels": panels, "said": said}
 
 
@@ -153,19 +178,55 @@ def figure_of(state: State, source: Any) -> Any:
 def _name(state: State) -> str:
     parts = [state.source]
     if state.source.startswith("backbone"):
-        parts.append("last block" if state.block < 0 else f"block {state.block}")
+        parts.append("last block" if state.block < 0 else f"block {state.block + 1}")
     if state.source.startswith("encoder"):
         parts.append(state.region)
-    return ", ".join([*parts, "mean over heads" if state.head < 0 else f"head {state.head}"])
+    return ", ".join([*parts, "mean over heads" if state.head < 0 else f"head {state.head + 1}"])
 
 
-def attention_explorer(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
+def judged(state: State, checks: Iterable[Any] | None) -> str:
+    """Return what the sanity checks say of a state's map, in words.
+
+    Parameters
+    ----------
+    state : State
+        With its source and region, as `resolve` returns it.
+    checks : iterable of CheckRow, optional
+        ``rows`` of `check_roi_attention` and its kin.
+
+    Returns
+    -------
+    str
+        The verdict; or that the map was not checked, and how to check it.
+    """
+    from bmfl_lab.evaluation import attention_verdict
+
+    kind = next((k for k in CHECKED if state.source.startswith(k)), None)
+    if kind is None:
+        return "Shares of ROIs have no such check: lesion the ROIs (widgets.region_ablation) to see whether they matter."
+    name, call = (text.format(region=state.region) for text in CHECKED[kind])
+    rows = [row for row in checks or () if row.map == name]
+    if not rows:
+        how = f"checks=bmfl_lab.evaluation.{call}.rows"
+        return f"Not checked: nothing tells whether this map shows what the model uses. To check it, pass {how}."
+    said = "Sanity checks: " + attention_verdict(rows)
+    if state.head >= 0 or state.block >= 0:
+        said += " They were made of the mean over heads" + (" of the last block." if kind == "backbone" else ".")
+    return said
+
+
+def attention_explorer(
+    source: Any, /, *, checks: Iterable[Any] | None = None, folder: str | Path = "figures", **state: Any
+) -> Frame:
     """Browse images and lay attention over them, side by side for two images or two models.
 
     Parameters
     ----------
     source : Explorer
         `bmfl_lab.evaluation.Explorer` of a study.
+    checks : iterable of CheckRow, optional
+        Sanity checks of maps, the ``rows`` of `bmfl_lab.evaluation.check_roi_attention` and its kin; the status says
+        what they found of the map that is shown.
     folder : str or Path
         Where pictures are saved.
     **state
@@ -177,6 +238,7 @@ def attention_explorer(source: Any, /, *, folder: str | Path = "figures", **stat
         Display it as the last line of a cell.
     """
     first = resolve(State(**state), source)
+    checks = None if checks is None else tuple(checks)
     figure, bars = _pictures(), _bars()
     models = source.models or ("",)
     controls = {
@@ -191,14 +253,13 @@ def attention_explorer(source: Any, /, *, folder: str | Path = "figures", **stat
         "other_index": slider("Other image", 0, 0, 1),
         "other_model": dropdown("Other model", models, first.other_model),
     }
-    controls["source"].layout.width = "370px"
 
     def draw(found: dict, state: State) -> str:
         spatial = found["panels"][0]["map"] is not None
         _draw(figure, bars, found["panels"], state)
         bars.layout.title.text = "" if spatial else _name(state)
         bars.layout.meta = "hidden" if spatial else None
-        return found["said"]
+        return f"{found['said']} {judged(state, checks)}"
 
     return Frame(
         title=f"Attention: {source.title}",
@@ -220,12 +281,16 @@ def attention_explorer(source: Any, /, *, folder: str | Path = "figures", **stat
 
 
 def _adjust(state: State, controls: Any, source: Any) -> State:
-    state = resolve(state, source)
+    state = resolve(_with_able_models(state, source), source)
     known = source.map_choices(state.source, state.model)
+    able = list(source.map_models(state.source) or source.models) or [""]
     options = {
-        "block": [("last", -1), *((str(i), i) for i in range(known["n_blocks"] - 1))],
-        "head": [("mean", -1), *((str(i), i) for i in range(known["n_heads"]))],
+        "block": [("last", -1), *((str(i + 1), i) for i in range(known["n_blocks"] - 1))],
+        "head": [("mean", -1), *((str(i + 1), i) for i in range(known["n_heads"]))],
         "region": list(known["regions"]) or [""],
+        "model": able,
+        "other_model": able,
+        "compare": list(comparisons(state, source)),
     }
     for name, found in options.items():
         if list(controls[name].options) != found:
@@ -237,6 +302,16 @@ def _adjust(state: State, controls: Any, source: Any) -> State:
     if state.block >= known["n_blocks"] - 1:
         state = dataclasses.replace(state, block=-1)
     return fit_index(fit_index(state, controls, source), controls, source, "other_index")
+
+
+def _with_able_models(state: State, source: Any) -> State:
+    """Return the state without models that cannot show a newly chosen source."""
+    able = source.map_models(state.source)
+    kept = {n: getattr(state, n) for n in ("model", "other_model")}
+    kept = {n: "" if value in source.models and value not in able else value for n, value in kept.items()}
+    if kept["other_model"] == (kept["model"] or next(iter(able), "")):
+        kept["other_model"] = ""
+    return dataclasses.replace(state, **kept)
 
 
 def _pictures() -> go.Figure:

@@ -278,6 +278,8 @@ def _cards(views: Sequence[tuple[w.Widget, str]]) -> w.Widget:
         box = w.Box([view], layout={"flex": flex, "display": "block", "margin": "0 8px 8px 0"})
         if not isinstance(view, w.VBox):
             box.add_class("bmfl-card")
+            # the card of a hidden figure gives its place up, too
+            w.dlink((view.layout, "display"), (box.layout, "display"), lambda shown: shown or "block")
         boxes.append(box)
     return w.HBox(boxes, layout={"flex_flow": "row wrap", "align_items": "flex-start"})
 
@@ -287,7 +289,10 @@ def dropdown(label: str, options: Sequence, value: Any) -> w.Dropdown:
     options = list(options)
     values = [o[1] if isinstance(o, tuple) else o for o in options]
     value = value if value in values else values[0]
-    return w.Dropdown(options=options, value=value, description=label, style=LABEL, layout=WIDE)
+    # long names stay whole, up to a limit; the label and the arrow take the rest
+    longest = max(len(str(o[0] if isinstance(o, tuple) else o)) for o in options)
+    layout = {"width": f"{min(560, max(300, 150 + 8 * longest))}px", "max_width": "100%"}
+    return w.Dropdown(options=options, value=value, description=label, style=LABEL, layout=layout)
 
 
 def image_set(state: Any, explorer: Any) -> Any:

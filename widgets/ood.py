@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.style import colours, markers
+from bmfl_lab.viz.style import colours, ink_on, markers
 from widgets.frame import Frame, dropdown
-from widgets.plots import ERROR, add_picture, picture, strip, styled
+from widgets.plots import ERROR, add_picture, picture, sampled, strip, styled
 
 FLIPS = ("only the other is right", "only the first is right")
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
@@ -277,7 +278,7 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
             sheet.data[0].source = picture(strip(found["images"]) if found["images"] else None)
             sheet.layout.meta = None if found["images"] else "hidden"
             sheet.layout.title.text = f"{len(found['flips'])} images: {state.flips}"
-        ids = ", ".join(found["flips"][:40]) or "none"
+        ids = html.escape(", ".join(found["flips"][:40]) or "none")
         listed.value = f"<div class='bmfl-status'>Image ids: {ids}{' ...' if len(found['flips']) > 40 else ''}</div>"
         return found["said"]
 
@@ -312,7 +313,7 @@ def _figure(source: Source) -> go.Figure:
     bar = {"x": 0.38, "thickness": 12, "title": {"side": "right"}}
     made.add_heatmap(
         z=np.zeros((len(source.rows), len(severities))), x=severities, y=list(source.rows), colorbar=bar,
-        texttemplate="%{z:.0f}", hovertemplate="%{y}, severity %{x}: %{z:.1f}<extra></extra>", row=1, col=1,
+        hovertemplate="%{y}, severity %{x}: %{z:.1f}<extra></extra>", row=1, col=1,
     )  # fmt: skip
     colour, marker = colours(source.models), markers(source.models)
     symbols = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
@@ -320,10 +321,11 @@ def _figure(source: Source) -> go.Figure:
         error = {**ERROR, "symmetric": False, "color": colour[name]}
         look = {"color": colour[name], "symbol": symbols.get(marker[name], "star"), "size": 8}
         made.add_scatter(x=[], y=[], mode="lines+markers", name=name, marker=look, error_y=error, row=1, col=2)
+    made.add_scatter(x=[], y=[], mode="text", hoverinfo="skip", showlegend=False, name="numbers", row=1, col=1)
     made.update_xaxes(title_text="severity", type="category", row=1, col=1)
     made.update_yaxes(autorange="reversed", type="category", row=1, col=1)
     made.update_xaxes(title_text="severity (0 = unshifted)", dtick=1, row=1, col=2)
-    made.update_yaxes(title_text="accuracy, %", row=1, col=2)
+    made.update_yaxes(title_text="accuracy, % (95 % interval)", row=1, col=2)
     made.update_layout(legend={"orientation": "h", "y": 1.16, "yanchor": "bottom", "x": 0.62})
     figure = styled(made, max(380, 26 * len(source.rows) + 150))
     figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 56})
@@ -350,10 +352,22 @@ def _draw(figure: go.Figure, found: dict[str, Any], source: Source, state: State
         figure.data[0].update(z=grid, **scale)
         figure.data[0].colorbar.title.text = _unit(state)
         severities = np.asarray(source.severities)
-        for trace, values in zip(figure.data[1:], found["curves"].values()):
+        for trace, values in zip(figure.data[1:-1], found["curves"].values()):
             known = np.isfinite(values[:, 0])
             trace.x, trace.y = severities[known], 100 * values[known, 0]
             trace.error_y.array = 100 * (values[known, 2] - values[known, 0])
             trace.error_y.arrayminus = 100 * (values[known, 0] - values[known, 1])
         figure.layout.annotations[0].text = _title(state)
         figure.layout.annotations[1].text = state.shift
+    with figure.batch_update():
+        _write_numbers(figure.data[-1], figure.data[0], scale)
+
+
+def _write_numbers(texts: Any, grid: Any, scale: dict[str, Any]) -> None:
+    """Write each cell's number in black or white, whichever can be read on its colour."""
+    rows, columns = np.nonzero(np.isfinite(grid.z))
+    values = np.asarray(grid.z)[rows, columns]
+    shares = (values - scale["zmin"]) / (scale["zmax"] - scale["zmin"])
+    texts.x, texts.y = [grid.x[c] for c in columns], [grid.y[r] for r in rows]
+    texts.text = [f"{v:.0f}" for v in values]
+    texts.textfont.color = [ink_on(rgb) for rgb in sampled(scale["colorscale"], shares)]

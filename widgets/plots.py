@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from bmfl_lab.viz.explore import outline_lines
-from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, surface_figure, swap_map
+from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio, surface_figure, swap_map
 
 # live.js puts the colours of the page's theme in the place of these three.
 INK, LINE, PAPER = "#222222", "#e3e3e3", "#ffffff"
@@ -59,6 +60,14 @@ def strip(images: list[np.ndarray], side: int = 72, gap: int = 6) -> np.ndarray:
     return row
 
 
+def sampled(scale: str, shares: np.ndarray) -> list[tuple[float, float, float]]:
+    """Return the colours (red, green, blue from 0 to 1) of a plotly colour scale at shares from 0 to 1."""
+    if not len(shares):
+        return []
+    found = sample_colorscale(scale, np.clip(shares, 0, 1).tolist(), colortype="tuple")
+    return [tuple(float(part) for part in rgb) for rgb in found]
+
+
 def add_picture(figure: go.Figure, row: int, col: int) -> None:
     """Add an empty picture without axes, square pixels kept."""
     figure.add_image(source=picture(None), hoverinfo="skip", row=row, col=col)
@@ -92,7 +101,13 @@ class Cortex:
             x=[None], y=[None], z=[None], mode="lines", line={"color": "#D55E00", "width": 6}, hoverinfo="skip",
             showlegend=False, name="outline",
         )  # fmt: skip
-        made.data = (*made.data[:-2], made.data[-1], made.data[-2])  # swap_map changes the last trace
+        made.add_scatter3d(
+            x=[None], y=[None], z=[None], mode="lines", line={"color": "black", "width": 3}, hoverinfo="skip",
+            showlegend=False, name="all outlines",
+        )  # fmt: skip
+        meshes, lines = made.data[:-2], made.data[-2:]
+        made.data = (*meshes[:-1], lines[1], lines[0], meshes[-1])  # swap_map changes the last trace
+        self._borders: dict[bytes, tuple] = {}
         self.figure = styled(made, height)
         self.figure.update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
 
@@ -105,6 +120,18 @@ class Cortex:
             trace = self.figure.data[-2]
             trace.x, trace.y, trace.z = outline_lines(self.layout, outline)
 
+    def show_all(self, where: np.ndarray | None) -> None:
+        """Show the borders of all ROIs among some vertices, bool (V,); None hides them."""
+        if self.layout is None:
+            return
+        key = b"" if where is None else where.tobytes()
+        if key not in self._borders:
+            masks = [] if where is None else [np.asarray(m, bool) & where for m in self.layout.atlas.rois.values()]
+            lines = [outline_lines(self.layout, mask) for mask in masks] or [outline_lines(self.layout, None)]
+            self._borders[key] = tuple(np.concatenate(part) for part in zip(*lines))
+        trace = self.figure.data[-3]
+        trace.x, trace.y, trace.z = self._borders[key]
+
     def set_range(self, low: float, high: float) -> None:
         """Fix the ends of the colour bar."""
         if self.layout is not None:
@@ -115,6 +142,7 @@ class Cortex:
         if self.layout is not None:
             self.figure.layout.uirevision = view
             self.figure.layout.scene.camera.eye = VIEWS[view]
+            self.figure.layout.scene.aspectratio = aspect_ratio(self.layout, view)
 
     def vertex(self, point: dict[str, Any]) -> int:
         """Return the atlas's vertex of a clicked point, -1 where it is none."""

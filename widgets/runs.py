@@ -110,7 +110,7 @@ def select(state: State, source: Source) -> dict[str, Any]:
     -------
     dict
         ``runs`` (list of mappings, one a run that matches), ``labels`` (conditions), ``values`` (run to (n, 3): value,
-        low, high), ``unit``, ``said``.
+        low, high), ``unit``, ``interval`` (what low and high are), ``said``.
 
     Raises
     ------
@@ -129,13 +129,26 @@ def select(state: State, source: Source) -> dict[str, Any]:
     labels = list(dict.fromkeys(label for found in rows.values() for label in found))
     missing = (np.nan,) * 3
     values = {n: np.array([found.get(label, missing) for label in labels], float) for n, found in rows.items()}
-    units = {r.unit for n in rows for r in source.records[n].rows if r.name == state.metric}
+    compared = [r for n in rows for r in source.records[n].rows if r.name == state.metric]
+    units, intervals = {r.unit for r in compared}, {r.interval for r in compared if r.interval}
     said = f"{len(runs)} of {len(source.records)} runs shown"
     said += f"; {len(source.damaged)} records cannot be read" if source.damaged else ""
     said += f"; {len(labels)} conditions of {state.metric}" + (
         f", the first {_MOST} drawn." if len(labels) > _MOST else "."
     )
-    return {"runs": runs, "labels": labels, "values": values, "unit": ", ".join(sorted(units)), "said": said}
+    return {
+        "runs": runs,
+        "labels": labels,
+        "values": values,
+        "unit": ", ".join(sorted(units)),
+        "interval": ", ".join(sorted(intervals)),
+        "said": said,
+    }
+
+
+def _axis(found: dict[str, Any]) -> str:
+    """Return the unit, and what the error bars are."""
+    return found["unit"] + (f" ({found['interval']})" if found["interval"] else "")
 
 
 def _summary(name: str, record: Record) -> dict[str, str]:
@@ -184,7 +197,7 @@ def figure_of(state: State, source: Any) -> Any:
     state = resolve(state, source)
     found = select(state, source)
     values = {n: v[:_MOST] for n, v in found["values"].items()}
-    return runs_figure(found["labels"][:_MOST], values, title=f"{state.metric} of two runs", unit=found["unit"])
+    return runs_figure(found["labels"][:_MOST], values, title=f"{state.metric} of two runs", unit=_axis(found))
 
 
 def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Path = "figures", **state: Any) -> Frame:
@@ -293,5 +306,5 @@ def _draw(figure: go.Figure, found: dict[str, Any], state: State) -> None:
                 trace.name, trace.x, trace.y = name, values[:, 0], labels
                 trace.error_x.array = np.nan_to_num(values[:, 2] - values[:, 0])
                 trace.error_x.arrayminus = np.nan_to_num(values[:, 0] - values[:, 1])
-        figure.layout.xaxis.title.text = f"{state.metric}, {found['unit']}"
+        figure.layout.xaxis.title.text = f"{state.metric}, {_axis(found)}"
         figure.layout.height = max(300, 26 * len(labels) + 170)

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.style import PALETTE
 from bmfl_lab.viz.surface_interactive import VIEWS
-from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider
+from widgets.frame import LABEL, WIDE, Frame, dropdown, fit_index, image_controls, image_set, slider
 from widgets.plots import ERROR, Cortex, add_picture, picture, strip, styled
 
 SHOW = ("predicted response", "subject's response", "encoding accuracy", "noise ceiling")
 SIDES = ("both", "left", "right")
+_HINT = "click a vertex or choose a region"
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,11 @@ class State:
     region : str
         ROI or group whose tuning is shown; "" for none.
     vertex : int
-        A vertex that was clicked, -1 for none; used where no region is chosen.
+        A vertex that was clicked, -1 for none: named with its own value, and shown where no region is chosen.
     hemispheres : "both", "left" or "right"
-        Which side is drawn.
+        Which side is drawn, outlined and averaged.
+    outlines : bool
+        Draw the borders of all ROIs.
     threshold : float
         Values nearer to zero are not drawn.
     view : str
@@ -50,6 +54,7 @@ class State:
     region: str = ""
     vertex: int = -1
     hemispheres: str = "both"
+    outlines: bool = False
     threshold: float = 0.0
     view: str = "posterior"
 
@@ -76,8 +81,9 @@ def select(state: State, source: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``values`` (V,) with NaN where nothing is drawn, ``unit``, ``signed``, ``outline`` (V,) bool or None,
-        ``image`` or None, ``tuning`` or None, ``best`` images, ``region`` in words, ``said``.
+        ``values`` (V,) with NaN where nothing is drawn, ``unit``, ``signed``, ``outline`` (V,) bool or None (of the
+        drawn side), ``image`` or None, ``tuning`` or None (no encoder, or no labelled images), ``best`` images,
+        ``region`` in words, ``said``.
 
     Raises
     ------
@@ -86,21 +92,23 @@ def select(state: State, source: Any) -> dict[str, Any]:
     """
     state = resolve(state, source)
     values, unit, signed, image = _values(state, source)
-    side = np.asarray(source.atlas.hemisphere)
-    drawn = np.abs(values) >= state.threshold
-    if state.hemispheres != "both":
-        drawn &= side == SIDES.index(state.hemispheres) - 1
-    outline, region, said = None, "", f"{int(drawn.sum())} of {len(values)} vertices drawn."
-    if state.region:
-        outline, region = source.mask([state.region]), state.region
-    elif 0 <= state.vertex < len(values):
-        outline, region = np.arange(len(values)) == state.vertex, _vertex_name(source.atlas, state.vertex)
-    tuning, best = None, []
+    on_side = _on_side(state, source.atlas)
+    drawn = (np.abs(values) >= state.threshold) & on_side
+    outline, region = _region(state, source)
+    said, tuning, best = f"{int(drawn.sum())} of {len(values)} vertices drawn.", None, []
+    if outline is not None and not np.any(outline & on_side):
+        said += f" {region} has no vertex in the {state.hemispheres} hemisphere, the only one drawn."
+        outline, region = None, ""
     if outline is not None:
-        said += f" {region}: {int(outline.sum())} vertices, mean {np.nanmean(values[outline]):.2f} ({unit})."
-        if source.encoder is not None:
+        outline = outline & on_side
+        said += " " + _described(state, source.atlas, region, values, outline, unit)
+        if state.hemispheres != "both" and state.region:
+            region += f", {state.hemispheres}"
+        if source.encoder is not None and source.tested:
             tuning = source.tuning(outline)
-            best = [source.image("test", int(i)) for i in tuning["best"][:8]]
+            best = [source.image(source.tested, int(i)) for i in tuning["best"][:8]]
+        elif source.encoder is not None:
+            said += " No tuning: this study has no labelled images."
     return {
         "values": np.where(drawn, values, np.nan),
         "unit": unit,
@@ -112,6 +120,36 @@ def select(state: State, source: Any) -> dict[str, Any]:
         "region": region,
         "said": said,
     }
+
+
+def _on_side(state: State, atlas: Any) -> np.ndarray:
+    """Return which vertices lie on the drawn side, bool (V,)."""
+    side = np.asarray(atlas.hemisphere)
+    return np.ones(len(side), dtype=bool) if state.hemispheres == "both" else side == SIDES.index(state.hemispheres) - 1
+
+
+def _region(state: State, source: Any) -> tuple[np.ndarray | None, str]:
+    """Return the chosen region, or else the clicked vertex, as a mask and in words."""
+    if state.region:
+        return source.mask([state.region]), state.region
+    n = source.atlas.n_vertices
+    if 0 <= state.vertex < n:
+        return np.arange(n) == state.vertex, _vertex_name(source.atlas, state.vertex)
+    return None, ""
+
+
+def _described(state: State, atlas: Any, region: str, values: np.ndarray, outline: np.ndarray, unit: str) -> str:
+    """Return the region's size and mean in words, and the value of a vertex that was clicked inside it."""
+    known, where = values[outline & np.isfinite(values)], ""
+    if state.hemispheres != "both" and state.region:
+        where = f" in the {state.hemispheres} hemisphere"
+    mean = f"mean {known.mean():.2f} ({unit})" if len(known) else "undefined"
+    said = f"{region}: {int(outline.sum())} {'vertex' if outline.sum() == 1 else 'vertices'}{where}, {mean}."
+    if state.region and 0 <= state.vertex < len(outline) and outline[state.vertex]:
+        value = values[state.vertex]
+        own = f"{value:.2f} ({unit})" if np.isfinite(value) else "undefined"
+        said += f" Clicked: {_vertex_name(atlas, state.vertex)}, {own}."
+    return said
 
 
 def _values(state: State, source: Any) -> tuple:
@@ -144,14 +182,21 @@ def figure_of(state: State, source: Any) -> Any:
     from bmfl_lab.viz.surface import surface_panel
 
     state = resolve(state, source)
-    found = select(state, source)
+    found, atlas = select(state, source), source.atlas
+    if state.hemispheres != "both":
+        atlas = dataclasses.replace(
+            atlas, rois={name: mask & _on_side(state, atlas) for name, mask in atlas.rois.items()}
+        )
+    outline = list(atlas.present) if state.outlines else []
+    if state.region and found["outline"] is not None:
+        outline = list(dict.fromkeys([*outline, state.region]))
     panel = surface_panel(
         found["values"],
-        source.atlas,
+        atlas,
         title=_title(state, source),
         unit=found["unit"],
         signed=found["signed"],
-        outline=[state.region] if state.region else [],
+        outline=outline,
     )
     return region_figure(
         panel, found["image"], found["tuning"], source.class_names, found["best"], region=found["region"]
@@ -188,18 +233,21 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
     cortex, details = Cortex(source.atlas), _details(source)
     atlas = source.atlas
     regions = [] if atlas is None else [*(g for g in atlas.groups if _exists(atlas, g)), *atlas.rois]
+    named = [(r if atlas.groups.get(r) or r in atlas.present else f"{r} (absent)", r) for r in regions]
     controls = {
         "show": dropdown("Map", SHOW, first.show),
         "hemispheres": dropdown("Hemispheres", SIDES, first.hemispheres),
         "threshold": slider("Hide below", first.threshold, 0.0, 2.0, 0.05),
         "view": dropdown("View", VIEWS, first.view),
-        "region": dropdown("Region", [("none", ""), *((r, r) for r in regions)], ""),
+        "region": dropdown("Region", [("none", ""), *named], ""),
+        "outlines": w.Checkbox(value=first.outlines, description="All outlines", style=LABEL, layout=WIDE),
         **image_controls(source, first),
     }
 
     def draw(found: dict, state: State) -> str:
         style = {"title": _title(state, source), "unit": found["unit"], "signed": found["signed"]}
         cortex.show(found["values"], found["outline"], **style)
+        cortex.show_all(_on_side(state, atlas) if state.outlines else None)
         cortex.look_from(state.view)
         _draw_details(details, found)
         return found["said"]
@@ -211,7 +259,7 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
         groups={
             "What": ("show", "region", "hemispheres"),
             "Image": ("images", "index", "shift", "severity"),
-            "Look": ("threshold", "view"),
+            "Look": ("threshold", "view", "outlines"),
         },
         views=[(cortex.figure, "1 1 430px"), (details, "1 1 430px")],
         source=source,
@@ -267,5 +315,7 @@ def _draw_details(figure: go.Figure, found: dict[str, Any]) -> None:
         figure.data[2].source = picture(strip(found["best"]) if found["best"] else None)
         name = found["region"]
         figure.layout.annotations[0].text = "image" if found["image"] is not None else "no image"
-        figure.layout.annotations[1].text = f"tuning of {name}" if name else "click a vertex or choose a region"
+        figure.layout.annotations[1].text = (
+            f"tuning of {name}<br>(mean, standard error)" if tuning else f"no tuning of {name}" if name else _HINT
+        )
         figure.layout.annotations[2].text = f"largest response of {name}" if found["best"] else ""

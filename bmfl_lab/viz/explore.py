@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bmfl_lab.viz.style import GREY, PALETTE, colours, figure_style, markers
+from bmfl_lab.viz.style import GREY, PALETTE, colours, figure_style, ink_on, markers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def lesion_figure(
     label : int
         True class, -1 for none.
     table : mapping
-        ``accuracy``, ``low``, ``high`` (n_sets, 3) and ``n``, as `Explorer.batch` returns.
+        ``accuracy``, ``low``, ``high`` (n_sets, 3), ``n`` and ``changed``, as `Explorer.batch` returns.
     sets : sequence of str
         Names of the sets.
     title : str
@@ -117,9 +117,13 @@ def _accuracy_bars(axis: Any, table: Mapping[str, np.ndarray], sets: Sequence[st
         axis.errorbar(x + (column - 1) * 0.27, values, yerr=error, fmt="none", ecolor="#222222", capsize=3, lw=1)
     axis.axhline(100 * chance, ls="--", lw=1, color=GREY)
     axis.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
-    axis.set_xticks(x, [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])])
+    names = [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])]
+    if np.isfinite(table["accuracy"][:, 1]).any():
+        turned = (f"{wrong} turned wrong, {right} right" for wrong, right in table["changed"])
+        names = [f"{name}\n{text}" for name, text in zip(names, turned)]
+    axis.set_xticks(x, names)
     axis.set_ylim(0, 105)
-    axis.set_ylabel("accuracy, %")
+    axis.set_ylabel("accuracy, % (95 % interval)")
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
 
 
@@ -285,8 +289,7 @@ def shift_grid_figure(
         left.set_xlabel("severity")
         left.grid(False)
         for row, col in zip(*np.nonzero(np.isfinite(grid))):
-            dark = (100 * grid[row, col] - limits[0]) / (limits[1] - limits[0])
-            ink = "black" if (signed and 0.2 < dark < 0.8) or (not signed and dark > 0.5) else "white"
+            ink = ink_on(drawn.to_rgba(100 * grid[row, col]))
             left.text(col, row, f"{100 * grid[row, col]:.0f}", ha="center", va="center", fontsize=8, color=ink)
         figure.colorbar(drawn, ax=left, label=unit)
         for name, values in curves.items():
@@ -297,7 +300,7 @@ def shift_grid_figure(
                 marker=marker[name], capsize=3, lw=1.4, label=name,
             )  # fmt: skip
         right.set_xlabel("severity (0 = unshifted)")
-        right.set_ylabel("accuracy, %")
+        right.set_ylabel("accuracy, % (95 % interval)")
         right.set_title(shift, fontsize=10)
         right.legend(fontsize=8)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)

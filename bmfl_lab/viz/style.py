@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness as well as in hue.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -45,3 +45,16 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 def markers(names: Iterable[str]) -> dict[str, str]:
     """Return one marker for each name, in order."""
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+
+
+def ink_on(colour: Sequence[float]) -> str:
+    """Return "black" or "white", whichever stands out more from a colour (red, green, blue from 0 to 1).
+
+    References
+    ----------
+    WCAG 2.1, relative luminance and contrast ratio.
+    """
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    # the contrast to black is (luminance + 0.05) / 0.05, that to white 1.05 / (luminance + 0.05)
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"

@@ -21,8 +21,9 @@ VIEWS: dict[str, dict[str, float]] = {
     "right lateral": {"x": 1.7, "y": -0.6, "z": 0.4},
     "dorsal": {"x": 0.0, "y": -0.7, "z": 1.7},
 }
-"""Directions of the camera, from so far that it never cuts into the brain; the size on the screen is `_SIZE`."""
-_SIZE = 1.75
+"""Directions of the camera, from so far that it never cuts into the brain; `aspect_ratio` sets the size."""
+# plotly's orthographic camera sees one unit up and down, and to the sides as much more as the figure is wider
+_HALF_HEIGHT, _HALF_WIDTH = 0.88, 1.12
 _GAP_MM = 6.0
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
@@ -153,7 +154,7 @@ def surface_figure(
             "yaxis": hidden,
             "zaxis": hidden,
             "aspectmode": "manual",
-            "aspectratio": _ratio(geometry),
+            "aspectratio": aspect_ratio(geometry, view),
             "camera": {"eye": VIEWS[view], "projection": {"type": "orthographic"}},
         },
         uirevision="keep the camera",
@@ -161,11 +162,28 @@ def surface_figure(
     return figure
 
 
-def _ratio(geometry: SurfaceLayout) -> dict[str, float]:
-    """Return true proportions; under an orthographic camera they, not its distance, set the size on the screen."""
+def aspect_ratio(geometry: SurfaceLayout, view: str) -> dict[str, float]:
+    """Return plotly's ``aspectratio``: true proportions, in the size at which a view fills the figure.
+
+    Under an orthographic camera this, not the camera's distance, sets the size on the screen.
+
+    Parameters
+    ----------
+    geometry : SurfaceLayout
+        What is drawn.
+    view : str
+        A key of `VIEWS`.
+    """
     points = np.concatenate([points for points, _, _ in geometry.base])
     span = points.max(0) - points.min(0)
-    return {axis: float(_SIZE * s / span.max()) for axis, s in zip("xyz", span)}
+    centred = points - (points.max(0) + points.min(0)) / 2
+    towards = np.array([VIEWS[view][axis] for axis in "xyz"])
+    towards /= np.linalg.norm(towards)
+    right = np.cross([0.0, 0.0, 1.0], towards)
+    right /= np.linalg.norm(right)
+    across, up = (float(np.abs(centred @ d).max()) for d in (right, np.cross(towards, right)))
+    size = min(_HALF_WIDTH / across, _HALF_HEIGHT / up)
+    return {axis: size * float(s) for axis, s in zip("xyz", span)}
 
 
 def _mesh(points: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:

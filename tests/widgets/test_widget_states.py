@@ -15,44 +15,18 @@ import pytest
 from PIL import Image
 
 import widgets
-from bmfl_lab import evaluation, load_study
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab import evaluation
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation import Explorer, evaluate_ood
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.records import Record
-from bmfl_lab.training import presets, train_brain_encoder, train_fusion
 from widgets import ablation, attention, ood, runs, surface
 from widgets.frame import name_of
 from widgets.live import packed
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("widgets")
-    study, store = load_study("planted"), FeatureStore(folder / "features")
-    config, encoder_config = presets("tiny", epochs=12)
-    encoder = train_brain_encoder(encoder_config, study, store=store, folder=folder / "encoder")
-    models = {
-        h: train_fusion(dataclasses.replace(config, head=h), study, encoder=encoder, store=store)
-        for h in ("fusion", "backbone")
-    }
-    return study, models, encoder, store
-
-
-@pytest.fixture(scope="module")
-def explorer(parts):
-    study, models, encoder, store = parts
-    return Explorer(study, models, encoder, store=store, n_batch=60, n_boot=100)
-
-
-@pytest.fixture(scope="module")
-def result(parts):
-    return evaluate_ood(parts[1], parts[0], shifts=[("masked", 5)], n_boot=10)
 
 
 def test_an_image_gives_the_same_probabilities_alone_and_in_its_set(explorer, parts):
@@ -169,7 +143,8 @@ def test_surface_select_hides_what_is_below_the_threshold(explorer):
     drawn = np.isfinite(found["values"])
     assert drawn.any() and (np.abs(found["values"][drawn]) >= 0.5).all()
     assert not drawn[np.asarray(explorer.atlas.hemisphere) == 1].any()
-    response = explorer.all_predicted("test")[:, explorer.mask(["FFC"])].mean(1)
+    left = explorer.mask(["FFC"]) & (np.asarray(explorer.atlas.hemisphere) == 0)
+    response = explorer.all_predicted("test")[:, left].mean(1)
     labels = explorer.stimuli("test").labels
     assert found["tuning"]["mean"] == pytest.approx([response[labels == c].mean() for c in range(4)])
     assert found["tuning"]["best"][0] == response.argmax()

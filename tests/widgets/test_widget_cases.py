@@ -1,0 +1,314 @@
+"""Widgets on studies and choices that lack something, and what they say of what they show."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import widgets
+from bmfl_lab import load_study
+from bmfl_lab.backbones import load_backbone
+from bmfl_lab.evaluation import Explorer, attention_verdict
+from bmfl_lab.evaluation.attention_table import check_row
+from bmfl_lab.viz.style import ink_on
+from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio
+from widgets import ablation, attention, ood, surface
+from widgets.frame import dropdown
+from widgets.plots import sampled
+
+BACKBONE, ENCODER, CONSULTED, LOOKED = (
+    "backbone: CLS over patches",
+    "encoder: ROI query over patches",
+    "fusion: image over ROIs",
+    "fusion: brain over patches",
+)
+
+
+@pytest.fixture(scope="module")
+def three(parts):
+    """An explorer with two models that have cross-attention and one that has none, the latter first."""
+    study, models, encoder, store = parts
+    named = {"plain": models["backbone"], "one": models["fusion"], "two": dataclasses.replace(models["fusion"])}
+    return Explorer(study, named, encoder, store=store, n_batch=20, n_boot=20)
+
+
+def lacking(explorer, roi="PHA"):
+    """The same explorer for a subject that has no vertex of an ROI."""
+    rois = {name: np.zeros_like(mask) if name == roi else mask for name, mask in explorer.atlas.rois.items()}
+    other = Explorer(explorer.study, explorer._models, explorer.encoder, store=explorer.store, n_batch=20, n_boot=20)
+    other.atlas = dataclasses.replace(explorer.atlas, rois=rois)
+    return other
+
+
+# --- images
+
+
+def test_images_are_shown_as_the_backbone_of_the_study_sees_them():
+    study = load_study("planted")
+    spec = dataclasses.replace(study.backbone, resize="direct")
+    explorer = Explorer(dataclasses.replace(study, backbone=spec))
+    image = study.set("test").image(3)
+    seen, cut = (
+        load_backbone(spec.name, spec.weights, image_size=spec.image_size, resize=r).preprocess.crop(image)
+        for r in ("direct", "short")
+    )
+    assert not np.array_equal(seen, cut)
+    np.testing.assert_array_equal(explorer.image("test", 3), seen)
+
+
+def test_one_pass_through_the_backbone_answers_all_blocks(explorer):
+    passes = []
+    handle = explorer.backbone.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    maps = [explorer.attention(BACKBONE, "test", 17, block=b)["map"] for b in range(explorer.backbone.n_blocks)]
+    last = explorer.attention(BACKBONE, "test", 17, block=-1)["map"]
+    handle.remove()
+    assert len(passes) == 1
+    np.testing.assert_array_equal(last, maps[-1])
+    assert not np.array_equal(maps[0], maps[1])
+
+
+# --- a study of responses only
+
+
+def test_the_surface_works_in_a_study_without_labelled_images(parts, tmp_path):
+    study, _, encoder, store = parts
+    bare = dataclasses.replace(study, sets={}, ood=(), shifts=())
+    explorer = Explorer(bare, None, encoder, store=store)
+    frame = widgets.surface_viewer(explorer, folder=tmp_path)
+    assert frame.error == "" and frame.state.images == explorer.brain
+    vertex = int(np.flatnonzero(explorer.atlas.rois["FFC"])[0])
+    for change in ({"region": "HVC"}, {"region": "", "vertex": vertex}, {"index": 4}, {"show": "subject's response"}):
+        frame.set(**change)
+        assert frame.error == "" and "No tuning: this study has no labelled images" in frame.status.value
+    assert surface.select(frame.state, explorer)["tuning"] is None
+    assert frame.save_png().startswith("Saved")
+    measured = widgets.surface_viewer(Explorer(bare, store=store), region="V1")
+    assert measured.error == "" and "V1: 24 vertices" in measured.status.value
+
+
+def test_tuning_comes_from_whichever_labelled_set_there_is(parts):
+    study, _, encoder, store = parts
+    explorer = Explorer(dataclasses.replace(study, sets={"val": study.set("val")}, ood=()), None, encoder, store=store)
+    found = surface.select(surface.State(region="FFC"), explorer)
+    wanted = explorer.all_predicted("val")[:, explorer.mask(["FFC"])].mean(1)
+    assert found["tuning"]["best"][0] == wanted.argmax()
+    np.testing.assert_array_equal(found["best"][0], explorer.image("val", int(wanted.argmax())))
+
+
+# --- the surface
+
+
+def test_one_hemisphere_is_outlined_averaged_and_named(explorer):
+    side, mask = np.asarray(explorer.atlas.hemisphere), explorer.mask(["FFC"])
+    for number, name in enumerate(("left", "right")):
+        found = surface.select(surface.State(region="FFC", hemispheres=name), explorer)
+        np.testing.assert_array_equal(found["outline"], mask & (side == number))
+        mean = explorer.predicted("test", 0)[mask & (side == number)].mean()
+        n = int((mask & (side == number)).sum())
+        assert f"FFC: {n} vertices in the {name} hemisphere, mean {mean:.2f}" in found["said"]
+        response = explorer.all_predicted("test")[:, mask & (side == number)].mean(1)
+        assert found["tuning"]["best"][0] == response.argmax() and found["region"] == f"FFC, {name}"
+
+
+def test_a_vertex_on_the_side_that_is_not_drawn_gives_a_sentence(explorer):
+    vertex = int(np.flatnonzero(np.asarray(explorer.atlas.hemisphere) == 1)[0])
+    found = surface.select(surface.State(vertex=vertex, hemispheres="left"), explorer)
+    assert found["outline"] is None and "has no vertex in the left hemisphere" in found["said"]
+
+
+def test_a_click_inside_a_region_names_the_vertex_and_its_own_value(explorer):
+    vertex = int(np.flatnonzero(explorer.atlas.rois["LO"])[1])
+    frame = widgets.surface_viewer(explorer)
+    frame.set(**surface._clicked(explorer.atlas, vertex))
+    value = explorer.predicted("test", 0)[vertex]
+    assert f"vertex {vertex}, {value:.2f} (response, z)" in frame.status.value
+    frame.set(region="V1")
+    assert frame.error == "" and f"vertex {vertex}" not in frame.status.value
+
+
+def test_all_outlines_are_those_of_the_drawn_side(explorer, tmp_path):
+    frame = widgets.surface_viewer(explorer, folder=tmp_path)
+    plot = next(iter(frame.figures.values())).plot
+    (trace,) = (t for t in plot.data if t.name == "all outlines")
+    assert not np.isfinite(np.asarray(trace.x, float)).any()
+    frame.set(outlines=True)
+    both = np.asarray(trace.x, float)
+    frame.set(hemispheres="left")
+    left = np.asarray(trace.x, float)
+    assert np.nanmax(both) > 0 > np.nanmax(left)
+    frame.set(outlines=False)
+    assert not np.isfinite(np.asarray(trace.x, float)).any() and frame.error == ""
+
+
+def test_no_view_cuts_the_cortex_off_and_each_fills_the_figure(explorer):
+    layout = SurfaceLayout(explorer.atlas)
+    points = np.concatenate([p for p, _, _ in layout.base])
+    low, high = points.min(0), points.max(0)
+    for view, eye in VIEWS.items():
+        ratio = np.array(list(aspect_ratio(layout, view).values()))
+        world = ((points - low) / (high - low) - 0.5) * ratio
+        towards = np.array(list(eye.values())) / np.linalg.norm(list(eye.values()))
+        right = np.cross([0, 0, 1], towards)
+        right /= np.linalg.norm(right)
+        across, up = np.abs(world @ right).max(), np.abs(world @ np.cross(towards, right)).max()
+        # plotly's orthographic camera sees one unit up and down
+        assert up < 0.95 and across < 1.2 and max(up / 0.95, across / 1.2) > 0.9, view
+
+
+def test_a_region_absent_in_the_subject_is_marked_and_leaves_the_widgets_usable(explorer):
+    without = lacking(explorer)
+    viewer = widgets.surface_viewer(without)
+    assert ("PHA (absent)", "PHA") in viewer.controls["region"].options
+    viewer.set(region="PHA")
+    assert "absent in this subject" in viewer.error
+    viewer.set(region="HVC")
+    assert viewer.error == ""
+    lesion = widgets.region_ablation(without, regions=("PHA",))
+    box = lesion.controls["regions"]._boxes["PHA"]
+    assert "absent in this subject" in lesion.error and box.description == "PHA (absent)"
+    box.value = False
+    assert lesion.error == "" and lesion.state.regions == () and box.disabled
+    lesion.controls["regions"]._boxes["HVC"].value = True
+    assert lesion.error == "" and lesion.state.regions == ("HVC",) and not box.value
+
+
+# --- the ablation
+
+
+def test_a_ticked_group_shows_its_members_ticked_and_keeps_its_own_name(explorer):
+    frame = widgets.region_ablation(explorer)
+    boxes = frame.controls["regions"]._boxes
+    boxes["V1"].value = True
+    boxes["HVC"].value = True
+    assert frame.state.regions == ("V1", "HVC") and frame.error == ""
+    assert all(boxes[r].value and boxes[r].disabled for r in ("LO", "FFC", "PHA"))
+    assert not boxes["V2"].value and not boxes["V1"].disabled
+    boxes["HVC"].value = False
+    assert frame.state.regions == ("V1",)
+    assert not any(boxes[r].value or boxes[r].disabled for r in ("LO", "FFC", "PHA"))
+
+
+def test_a_click_takes_a_region_out_of_a_group_that_was_named_beside_it(explorer):
+    vertex = int(np.flatnonzero(explorer.atlas.rois["FFC"])[0])
+    rest = ablation.toggled(("FFC", "HVC"), explorer.atlas, vertex)
+    assert "HVC" not in rest and "FFC" not in rest and set(rest) >= {"LO", "PHA"}
+
+
+def test_images_that_a_lesion_turns_wrong_and_right_are_counted(explorer, parts):
+    study, models, _, _ = parts
+    state = ablation.State(regions=("HVC",), kind="zero")
+    found = ablation.select(state, explorer)
+    stimuli = study.set("test")
+    rows = np.unique(np.linspace(0, len(stimuli) - 1, 60).astype(int))
+    intact, hurt = (
+        models["fusion"].logits(stimuli, lesion)[rows].argmax(1) == stimuli.labels[rows]
+        for lesion in (None, explorer.lesion(["HVC"], "zero"))
+    )
+    wrong, right = int((intact & ~hurt).sum()), int((~intact & hurt).sum())
+    assert wrong > 0 and f"{wrong} of 60 images turned wrong, {right} turned right" in found["said"]
+    labels = [t.get_text() for axis in ablation.figure_of(state, explorer).axes for t in axis.get_xticklabels()]
+    assert any(f"{wrong} turned wrong, {right} right" in label for label in labels)
+    intact_twin = ablation.figure_of(ablation.State(), explorer)
+    assert not any("turned" in t.get_text() for axis in intact_twin.axes for t in axis.get_xticklabels())
+
+
+# --- attention
+
+
+def test_two_models_are_compared_only_where_each_has_a_map_of_its_own(three):
+    frame = widgets.attention_explorer(three, compare="another model", source=LOOKED)
+    assert frame.error == "" and (frame.state.model, frame.state.other_model) == ("one", "two")
+    assert list(frame.controls["other_model"].options) == ["one", "two"] and "two says" in frame.status.value
+    panels = attention.select(frame.state, three)["panels"]
+    assert [p["title"].rpartition(", ")[2] for p in panels] == ["one", "two"]
+    for source in (BACKBONE, ENCODER):
+        frame.set(source=source)
+        assert frame.error == "" and frame.state.compare == "nothing" and frame.controls["other_model"].disabled
+        assert "another model" not in frame.controls["compare"].options
+        assert f"the {source.partition(':')[0]}&#x27;s, whatever the model" in frame.status.value
+    frame.set(model="plain")
+    frame.set(source=CONSULTED, compare="another model")
+    assert frame.error == "" and (frame.state.model, frame.state.other_model) == ("one", "two")
+
+
+def test_one_model_with_cross_attention_has_none_beside_it(explorer):
+    frame = widgets.attention_explorer(explorer, compare="another model", source=CONSULTED)
+    assert frame.error == "" and frame.state.compare == "nothing"
+    assert "No other model here has cross-attention" in frame.status.value
+
+
+def test_the_checks_of_the_shown_map_stand_in_the_status(explorer):
+    rng = np.random.default_rng(0)
+    rows = [
+        check_row("left:V1 query", "weights", 0.1 + 0.01 * rng.standard_normal(12)),
+        check_row("right:V1 query", "weights", 0.9 + 0.01 * rng.standard_normal(12)),
+    ]
+    frame = widgets.attention_explorer(explorer, checks=iter(rows), source=ENCODER, region="left:V1")
+    assert attention_verdict(rows[:1]) in frame.status.value and "right:V1" not in frame.status.value
+    frame.set(region="right:V1")
+    assert "hardly changes when all weights are randomised" in frame.status.value
+    frame.set(head=0)
+    assert "mean over heads" in frame.status.value
+    frame.set(region="left:V2")
+    assert "Not checked" in frame.status.value and "check_roi_attention" in frame.status.value
+    frame.set(source=CONSULTED)
+    assert "lesion the ROIs" in frame.status.value
+
+
+def test_blocks_and_heads_are_counted_from_one_for_people(explorer):
+    frame = widgets.attention_explorer(explorer, source=BACKBONE, block=0, head=1)
+    assert ("1", 0) in frame.controls["block"].options and ("2", 1) in frame.controls["head"].options
+    title = attention.figure_of(frame.state, explorer).get_suptitle()
+    assert "block 1, head 2" in title
+
+
+def test_the_card_of_a_hidden_figure_gives_its_place_up(explorer):
+    frame = widgets.attention_explorer(explorer, source=LOOKED)
+    cards = [box for box in frame.children[3].children]
+    assert [card.layout.display for card in cards] == ["block", "none"]
+    frame.set(source=CONSULTED)
+    assert [card.layout.display for card in cards] == ["block", "block"]
+
+
+# --- out of distribution
+
+
+def test_hostile_image_ids_are_shown_as_text():
+    evil = "<img src=x onerror=alert(1)>"
+    rows = [
+        {"model": m, "split": "test", "shift": "masked", "severity": 3, "id": evil, "correct": m == "b"}
+        for m in ("a", "b")
+    ]
+    frame = widgets.ood_explorer(pd.DataFrame(rows))
+    assert frame.error == ""
+    texts = [child.value for card in frame.children[3].children for child in getattr(card.children[0], "children", ())
+             if hasattr(child, "value")]  # fmt: skip
+    assert any("&lt;img src=x" in text for text in texts) and not any("<img" in text for text in texts)
+
+
+def test_numbers_can_be_read_on_every_colour():
+    def luminance(rgb):
+        parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
+
+    for scale in ("RdBu", "Cividis"):
+        for rgb in sampled(scale, np.linspace(0, 1, 101)):
+            ink = {"black": 0.0, "white": 1.0}[ink_on(rgb)]
+            light, dark = sorted((luminance(rgb), ink), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (scale, rgb)
+
+
+def test_the_numbers_of_the_grid_are_those_of_its_cells(result, explorer):
+    frame = widgets.ood_explorer(result, explorer, show=ood.SHOW[1])
+    plot = next(iter(frame.figures.values())).plot
+    grid, numbers = np.asarray(plot.data[0].z), plot.data[-1]
+    cells = {(x, y): text for x, y, text in zip(numbers.x, numbers.y, numbers.text)}
+    assert len(cells) == np.isfinite(grid).sum() == len(numbers.textfont.color)
+    for (x, y), text in cells.items():
+        assert text == f"{grid[plot.data[0].y.index(y), plot.data[0].x.index(x)]:.0f}"
+
+
+def test_a_long_name_widens_its_list():
+    widths = [int(dropdown("Image set", [name], name).layout.width[:-2]) for name in ("test", "a" * 40, "a" * 400)]
+    assert widths[0] == 300 < widths[1] < widths[2] <= 560
