@@ -87,3 +87,21 @@ def test_alignment_runs_on_measured_files_and_never_calls_them_simulated(files):
     assert (eeg["n"] == 18).all() and set(eeg["model"]) == {"original", "aligned", "no_fmri"}
     assert "accuracy" not in set(frame["name"])  # no labelled images, nothing to classify
     assert (frame[frame["name"] == "rsa_mean"]["n"] == N_TEST).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_data_notebook_runs_without_a_surface_and_says_so(files):
+    out = files / "out"
+    out.mkdir()
+    done = papermill.execute_notebook(
+        str(ROOT / "notebooks" / "01_data_and_regions.ipynb"),
+        str(out / "nb.ipynb"),
+        {"study": str(files / "god"), "out": str(out)},
+        progress_bar=False,
+    )
+    printed = "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", ()) if o["output_type"] == "stream")
+    assert "these vertices lie on no surface" in printed and "right vertices on no surface" in printed
+    drawn = {p.stem for p in (out / "figures").glob("*.png")}
+    assert "images" in drawn and not drawn & {"spread", "ceiling_map", "regions", "groups", "response"}
+    assert read_record(out / "record.json").study["simulated"] is False
