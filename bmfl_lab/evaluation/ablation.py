@@ -12,8 +12,8 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.study import Study
 from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
 from bmfl_lab.errors import ConfigError, message, nearest
-from bmfl_lab.evaluation.ood import evaluation_sets
-from bmfl_lab.metrics.classification import correct
+from bmfl_lab.evaluation.ood import evaluation_sets, nan_row
+from bmfl_lab.metrics.classification import correct, n_nan
 from bmfl_lab.metrics.crossed import crossed_mean
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, holm, verdict
 from bmfl_lab.models.lesion import Lesion
@@ -24,7 +24,10 @@ MODES = {
     "only": "trained with this region's vertices alone",
     "left_out": "trained without this region's vertices",
     "lesioned": "trained with all vertices, this region's silenced at inference",
+    "kept": "trained with all vertices, all but this region's silenced at inference",
 }
+LESIONS = ("lesioned", "kept")
+"""Modes that need no training of their own."""
 CONTROLS = {
     "random_vertices": "as many vertices at random outside the region, hemisphere by hemisphere",
     "ceiling_matched": "as many vertices outside the region with nearly the same noise ceiling",
@@ -62,7 +65,8 @@ class AblationResult:
     rows : list of MetricRow
         ``accuracy`` of each mode, region and set, over seeds, and of the intact model. ``region_effect``: how much
         more the region matters than its control, in accuracy, with its interval; ``notes`` holds the verdict; and its
-        ``p_holm``, adjusted over the regions and sets of one mode and control.
+        ``p_holm``, adjusted over the regions and sets of one mode and control. ``nan_logits``, a row a model, set and
+        seed where there were any, summed over draws: they count as wrong.
     per_image : pandas.DataFrame
         ``mode, control, region, seed, split, shift, severity, id, correct``; control is "" for the region itself and
         correct a mean over draws for a control.
@@ -143,7 +147,7 @@ def ablate_regions(
     seeds : sequence of int
         Training seeds. Each has its own draws of control vertices, so that the interval over seeds covers them too.
     n_draws : int, default 1
-        Control draws a seed, region and control; for "lesioned" four times as many, as they need no training.
+        Control draws a seed, region and control; for `LESIONS` four times as many, as they need no training.
     ceiling : ndarray, shape (n_vertices,), optional
         Noise ceiling, for "ceiling_matched".
     lesion : "mean", "zero" or "resample"
@@ -166,8 +170,8 @@ def ablate_regions(
 
     Notes
     -----
-    ``region_effect`` is accuracy(region) - accuracy(control) for "only" and accuracy(control) - accuracy(region) for
-    the other two: positive where the region matters more. It is tested over seeds and images as crossed random
+    ``region_effect`` is accuracy(region) - accuracy(control) for "only" and "kept", which let the region alone speak,
+    and accuracy(control) - accuracy(region) for the other two: positive where the region matters more. It is tested over seeds and images as crossed random
     factors (`crossed_mean`).
     """
     names, modes = _regions(atlas, regions), _modes(modes)
@@ -179,17 +183,20 @@ def ablate_regions(
     cells = _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed)
     models = _train(train, cells, seeds, atlas.n_vertices)
     correct_of: dict[tuple, dict[tuple, np.ndarray]] = {}
+    bad_of: dict[tuple, dict[tuple, int]] = {}
     places = {}
     for stimuli, split, shift, severity in progress(
         evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
     ):
         place = (split, shift, severity)
         places[place] = stimuli
-        correct_of[place] = _evaluate(models, cells, stimuli, seeds, lesion, seed)
+        correct_of[place], bad_of[place] = _evaluate(models, cells, stimuli, seeds, lesion, seed)
     selection = "; ".join(sorted({str(getattr(m, "selection", "none")) for m in models.values()}))
     notes = "simulated fMRI" if study.simulated else ""
     rows = _accuracy_rows(correct_of, selection, notes, n_boot, seed)
     rows += _effect_rows(correct_of, names, modes, controls, selection, notes)
+    for place, bad in bad_of.items():
+        rows += _nan_rows(bad, place, len(places[place]), selection, notes)
     return AblationResult(rows, _frame(correct_of, places, seeds))
 
 
@@ -222,7 +229,7 @@ def _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed) -> dict
             for s in seeds:
                 cells[(mode, "", region, s, 0)] = mask
                 for control in controls:
-                    for draw in range(n_draws * (4 if mode == "lesioned" else 1)):
+                    for draw in range(n_draws * (4 if mode in LESIONS else 1)):
                         random = rng(seed, "ablation", control, region, s, draw)
                         chosen = (
                             random_vertices(atlas, mask, random)
@@ -237,7 +244,7 @@ def _train(train: Train, cells: Mapping[tuple, np.ndarray], seeds: Sequence[int]
     everything = np.ones(n_vertices, dtype=bool)
     wanted = {("intact", "", "", s, 0): Wanted("intact", everything, s) for s in seeds}
     for key, mask in cells.items():
-        if key[0] != "lesioned":
+        if key[0] not in LESIONS:
             name = f"{key[0]} {key[2]}" + (f", {key[1]} {key[4]}" if key[1] else "")
             wanted[key] = Wanted(name, mask if key[0] == "only" else ~mask, key[3])
     models = list(train(list(wanted.values())))
@@ -246,19 +253,37 @@ def _train(train: Train, cells: Mapping[tuple, np.ndarray], seeds: Sequence[int]
     return dict(zip(wanted, models))
 
 
-def _evaluate(models, cells, stimuli, seeds, lesion, seed) -> dict[tuple, np.ndarray]:
-    """Return correctness (n_seeds, n_stimuli) by (mode, control, region), averaged over draws."""
+def _evaluate(models, cells, stimuli, seeds, lesion, seed) -> tuple[dict[tuple, np.ndarray], dict[tuple, int]]:
+    """Return correctness (n_seeds, n_stimuli) by (mode, control, region), averaged over draws.
+
+    Second come counts of NaN logits by (mode, control, region, seed), summed over draws.
+    """
     found: dict[tuple, list[list[np.ndarray]]] = {}
+    bad: dict[tuple, int] = {}
     labels = np.asarray(stimuli.labels)
-    for (mode, control, region, s, _), model in models.items():
-        right = correct(np.asarray(model.logits(stimuli)), labels)
-        found.setdefault((mode, control, region), [[] for _ in seeds])[list(seeds).index(s)].append(right)
-    for (mode, control, region, s, draw), mask in cells.items():
-        if mode == "lesioned":
-            cut = Lesion(mask, lesion, seed=seed + draw)
-            right = correct(np.asarray(models[("intact", "", "", s, 0)].logits(stimuli, lesion=cut)), labels)
-            found.setdefault((mode, control, region), [[] for _ in seeds])[list(seeds).index(s)].append(right)
-    return {key: np.stack([np.mean(d, axis=0) for d in by_seed]) for key, by_seed in found.items()}
+    for (mode, control, region, s, draw), given in [*models.items(), *cells.items()]:
+        if isinstance(given, np.ndarray):
+            if mode not in LESIONS:
+                continue
+            cut = Lesion(given if mode == "lesioned" else ~given, lesion, seed=seed + draw)
+            logits = np.asarray(models[("intact", "", "", s, 0)].logits(stimuli, lesion=cut))
+        else:
+            logits = np.asarray(given.logits(stimuli))
+        found.setdefault((mode, control, region), [[] for _ in seeds])[list(seeds).index(s)].append(
+            correct(logits, labels)
+        )
+        bad[(mode, control, region, s)] = bad.get((mode, control, region, s), 0) + n_nan(logits)
+    return {key: np.stack([np.mean(d, axis=0) for d in by_seed]) for key, by_seed in found.items()}, bad
+
+
+def _nan_rows(bad: Mapping[tuple, int], place: tuple, n: int, selection: str, notes: str) -> list[MetricRow]:
+    split, shift, severity = place
+    return [
+        row
+        for (mode, control, region, s), count in bad.items()
+        for row in nan_row(count, split=split, n=n, selection=selection, shift=shift, severity=severity, seed=s,
+                           model=mode + (f", {control}" if control else ""), roi=region, notes=notes)
+    ]  # fmt: skip
 
 
 def _accuracy_rows(correct_of, selection, notes, n_boot, seed) -> list[MetricRow]:
@@ -296,7 +321,7 @@ def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[M
             for place, found in correct_of.items():
                 for region in names:
                     difference = found[(mode, "", region)] - found[(mode, control, region)]
-                    effects[(place, region)] = crossed_mean(difference if mode == "only" else -difference)
+                    effects[(place, region)] = crossed_mean(difference if mode in ("only", "kept") else -difference)
             adjusted = dict(zip(effects, holm([p for _, p in effects.values()])))
             for ((split, shift, severity), region), (interval, _) in effects.items():
                 p = float(adjusted[((split, shift, severity), region)])
@@ -318,6 +343,7 @@ def _verdict(mode: str, control: str, region: str, interval: Interval, p: float)
         "only": (f"{region} alone", f"{other} alone"),
         "left_out": (f"leaving out {other}", f"leaving out {region}"),
         "lesioned": (f"lesioning {other}", f"lesioning {region}"),
+        "kept": (f"only {region} left", f"only {other} left"),
     }[mode]
     return verdict(interval, p, first=pair[0], second=pair[1])
 

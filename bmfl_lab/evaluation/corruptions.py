@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, read_once
+from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
 from bmfl_lab.metrics.crossed import crossed_mean
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, paired_bootstrap
@@ -59,7 +60,8 @@ def evaluate_corruptions(
     Returns
     -------
     OODResult
-        Rows as of `corruption_rows`, and the correctness of every image.
+        Rows as of `corruption_rows`, ``nan_logits`` a model, seed, corruption and severity where there were any (they
+        count as wrong), and the correctness of every image.
 
     Raises
     ------
@@ -81,8 +83,20 @@ def evaluate_corruptions(
     ]
     per_image = pd.concat(frames, ignore_index=True)
     selection = {k: "; ".join(sorted({str(getattr(m, "selection", "none")) for m in g})) for k, g in groups.items()}
-    notes = OTHER_IMAGES + ("; simulated fMRI" if study.simulated else "")
-    return OODResult(_rows(per_image, selection, notes, baseline, n_boot, seed), per_image)
+    said = OTHER_IMAGES, partial_note(test), "simulated fMRI" if study.simulated else ""
+    notes = "; ".join(t for t in said if t)
+    rows = _rows(per_image, selection, notes, baseline, n_boot, seed)
+    return OODResult(rows + _nan_rows(per_image, selection, len(test), notes), per_image)
+
+
+def _nan_rows(per_image: pd.DataFrame, selection: Mapping[str, str], n: int, notes: str) -> list[MetricRow]:
+    bad = per_image[per_image["predicted"] < 0]
+    return [
+        row
+        for (model, seed, shift, severity), part in bad.groupby(["model", "seed", "shift", "severity"], sort=False)
+        for row in nan_row(len(part), split="test", n=n, selection=selection[model], model=model, seed=int(seed),
+                           shift=shift, severity=int(severity), notes=notes)
+    ]  # fmt: skip
 
 
 def _one_corruption(groups, study: Study, test: StimulusSet, name: str, severities, seed: int) -> Iterator[Any]:
@@ -140,7 +154,8 @@ def corruption_rows(
     Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations".
     """
     selection = {r.model: r.selection for r in reversed(result.rows)}
-    notes = next((r.notes for r in result.rows if r.notes), "")
+    # of all rows: sets of ImageNet-C may each lack other classes
+    notes = "; ".join(dict.fromkeys(t for r in result.rows if r.name == "accuracy" for t in r.notes.split("; ") if t))
     return _rows(result.per_image, selection, notes, baseline, n_boot, seed)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bmfl_lab.evaluation import explore_tokens as tokens
+from bmfl_lab.metrics.classification import predictions
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.runtime import rng
@@ -41,7 +42,7 @@ def _inputs(explorer: Any, model: Any, name: str) -> tuple:
 
 
 def correct(explorer: Any, model: str, name: str, lesion: Lesion | None = None) -> np.ndarray:
-    """Return which images of a set's batch are classified correctly, bool (N,).
+    """Return which images of a set's batch are classified correctly, bool (N,); NaN logits are wrong.
 
     Raises
     ------
@@ -52,11 +53,11 @@ def correct(explorer: Any, model: str, name: str, lesion: Lesion | None = None) 
     if not hasattr(found, "answer"):
         stimuli = explorer.stimuli(name).subset(rows_of(explorer, name))
         logits = explorer._remember(("logits", model, name), lambda: found.logits(stimuli))
-        return logits.argmax(1) == np.asarray(stimuli.labels)
+        return predictions(logits) == np.asarray(stimuli.labels)
 
     def ask() -> np.ndarray:
         cls, patches, response, labels, seen = _inputs(explorer, found, name)
-        return found.answer(cls, patches, response, lesion, seen=seen)["logits"].argmax(1) == labels
+        return predictions(found.answer(cls, patches, response, lesion, seen=seen)["logits"]) == labels
 
     return ask() if lesion is not None else explorer._remember(("correct", model, name), ask)
 

@@ -16,6 +16,7 @@ import numpy as np
 from bmfl_lab.data.modelvshuman import CATEGORIES, category_wnids, cue_conflict, image_key, read_images, read_trials
 from bmfl_lab.data.ood_sets import group_columns
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.evaluation.ood import nan_row
 from bmfl_lab.metrics.behaviour import coarse_decision, mean_consistency, observer_accuracy, shape_bias
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.records import MetricRow
@@ -91,7 +92,7 @@ def compare_with_people(
     list of MetricRow
         ``accuracy`` of each model and of people (mean over people, the interval their mean -+ 1.96 standard errors),
         ``error_consistency`` of each model with people and of people with each other, and for cue conflict
-        ``shape_bias``. ``n`` is the number of images.
+        ``shape_bias``; ``nan_logits`` of a model where there were any: no decision, which is wrong. ``n`` is the number of images.
 
     Raises
     ------
@@ -112,6 +113,7 @@ def compare_with_people(
     rows = [_people_accuracy(people, place), _consistency("people ~ people", people, observers, observers, place)]
     for model, decisions in chosen.items():
         right = decisions == truth
+        rows += nan_row(int((decisions == "").sum()), n=len(right), model=model, **place)
         found = bootstrap_mean(right.astype(float), n_boot=n_boot, seed=seed)
         rows.append(MetricRow("accuracy", found.value, unit="fraction", n=len(right), model=model, ci_low=found.low,
                               ci_high=found.high, interval=found.method, **place))  # fmt: skip

@@ -17,6 +17,15 @@ PLACE = ["split", "shift", "severity"]
 COLUMNS = ["spec", "run", "notebook", "study", "finished", "revision", *MetricRow.__dataclass_fields__]
 PLAIN = ("backbone", "concat", "linear probe")
 """Models that are no controls: a difference to any other model is one to a control."""
+CORTEX_FREE = ("noise", "noise, covariance", "random encoder", "patch PCA", "random projection", "attributes")
+"""Controls whose input is told nothing of the image by a cortex: a gain that they share takes none."""
+READ_FMRI = {
+    "other image": "the response to the image itself",
+    "same class": "more than the response to its class",
+    "random backbone": "an encoder on a trained backbone",
+    "untrained brain transformer": "a trained brain transformer",
+}
+"""Controls that read predicted fMRI too, and what a gain that they share does not take."""
 LEVEL = 0.05
 
 
@@ -141,7 +150,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
         if ((asked["first"] == "fusion") & (asked["second"] == "backbone")).any():
             lines.append(f"**{study}, {run}.** {_brain(asked)}")
         for (first, second), pair in part.groupby(["first", "second"], sort=False):
-            lines.append(f"{study}, {run}: {_pair(first, second, pair)}")
+            lines.append(f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}")
     return lines + region_findings(rows) + brain_findings(rows) + encoder_findings(rows) + similarity_findings(rows)
 
 
@@ -156,7 +165,8 @@ def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([part[~turned], back]).astype({"in_distribution": bool})
 
 
-ASKED = {"only": "trained with it alone", "left_out": "trained without it", "lesioned": "lesioned at inference"}
+ASKED = {"only": "trained with it alone", "left_out": "trained without it", "lesioned": "lesioned at inference",
+         "kept": "with all else lesioned at inference"}  # fmt: skip
 
 
 def region_findings(rows: pd.DataFrame) -> list[str]:
@@ -241,14 +251,43 @@ def _brain(part: pd.DataFrame) -> str:
     lost, won = [], {}
     for name, one in controls.groupby("second", sort=False):
         sets = tuple(one[one["verdict"] == "better"]["set"])
-        (won.setdefault(sets, []) if sets else lost).append(f"`{name}`")
+        (won.setdefault(sets, []) if sets else lost).append(name)
     for sets, names in won.items():
-        which = f"control {names[0]}" if len(names) == 1 else f"controls {', '.join(names)}"
-        text += f" It was better than the {which} on {len(sets)} of these ({', '.join(sets)})."
-    if lost:
-        which = f"control {lost[0]}" if len(lost) == 1 else f"controls {', '.join(lost)}"
-        text += f" On none of these was it better than the {which}: nothing shows that the gain takes a cortex."
-    return text
+        text += f" It was better than the {_controls(names)} on {len(sets)} of these ({', '.join(sets)})."
+    return text + _shared(lost)
+
+
+def _controls(names: Sequence[str]) -> str:
+    return f"control{'s' * (len(names) > 1)} " + ", ".join(f"`{n}`" for n in names)
+
+
+def _shared(lost: Sequence[str]) -> str:
+    """Return what follows from controls that the fusion was better than on no set, by what they read."""
+    free, reading = [n for n in lost if n in CORTEX_FREE], [n for n in lost if n in READ_FMRI]
+    other = [n for n in lost if n not in (*free, *reading)]
+    text = ""
+    if free:
+        text += f" On none of these was it better than the {_controls(free)}: nothing shows that the gain takes a cortex."
+    if reading:
+        what = ", ".join(READ_FMRI[n] for n in reading)
+        text += (
+            f" On none of these was it better than the {_controls(reading)}, which also "
+            f"read{'s' * (len(reading) == 1)} predicted fMRI: nothing shows that the gain takes {what}."
+        )
+    return text + (f" On none of these was it better than {', '.join(f'`{n}`' for n in other)}." if other else "")
+
+
+def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
+    """Return the warning beside a gain over the backbone of a model that no control was run for."""
+    plain = (*PLAIN, "fusion")
+    if first in ("fusion", "backbone", "linear probe", *CORTEX_FREE, *READ_FMRI) or second != "backbone":
+        return ""
+    mine = part[(part["first"] == first) | (part["second"] == first)]
+    compared = set(mine["first"]) | set(mine["second"])
+    gained = mine[(mine["first"] == first) & (mine["second"] == second)]["verdict"].eq("better").any()
+    if not gained or compared - {first, *plain}:
+        return ""
+    return f" No control was run for `{first}`: its gain may come from any added information."
 
 
 def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

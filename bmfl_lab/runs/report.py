@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +11,17 @@ from bmfl_lab.errors import RunError, message
 from bmfl_lab.files import atomic_path
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
-from bmfl_lab.runs.findings import findings, prefer_over_seeds
+from bmfl_lab.runs.findings import LEVEL, PLACE, findings, prefer_over_seeds
 from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run
 
 CONDITION = ("study", "split", "shift", "severity", "subject", "roi", "layer")
+CLEAR = "only where the interval leaves out zero and the p value, adjusted by Holm, is at most 0.05; else open"
+VERDICTS = {
+    "accuracy_difference": ("better", "worse", "open", f"the first model is better or worse {CLEAR}"),
+    "region_effect": ("more", "less", "open", f"the region matters more or less than its control {CLEAR}"),
+}
+"""Words for a clear positive, a clear negative and an open difference, and how they are meant."""
 
 
 def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
@@ -43,32 +49,97 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
     lines = [f"# {title}", "", f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok; only those count here.", ""]
     found = findings(rows)
     lines += ["## What was found", "", *(f"- {line}" for line in found), ""] if found else []
-    for (name, unit), part in rows.groupby(["name", "unit"], sort=True, dropna=False):
-        lines += [f"## {name} ({unit})", ""]
-        part = prefer_over_seeds(part, [*CONDITION, "model", "run_id"])
+    verdicts = _verdicts(rows)
+    for (name, unit), every in rows.groupby(["name", "unit"], sort=True, dropna=False):
+        part = prefer_over_seeds(every, [*CONDITION, "model", "run_id"])
         # two sections of a run may evaluate the same model: its number stands once
         part = part.drop_duplicates([*CONDITION, "model", "run_id", "seed", "value"])
-        keys = [k for k in CONDITION if part[k].fillna("").astype(str).ne("").any()]
-        models = sorted(part["model"].unique())
-        header = [*keys, *(m or "value" for m in models), "n"]
-        lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        for condition, group in part.fillna({k: "" for k in keys}).groupby(keys or ["name"], sort=False):
-            cells = [_cell(group[group["model"] == m]) for m in models]
-            lines.append(
-                "| " + " | ".join([*map(_plain, condition if keys else ()), *cells, _range(group["n"])]) + " |"
-            )
-        lines += ["", "Interval: " + ("; ".join(sorted(set(part["interval"]) - {""})) or "none") + "."]
-        lines += ["Selection: " + "; ".join(sorted(set(part["selection"]))) + "."]
-        lines += [f"Note: {n.rstrip('.')}." for n in _notes(part)] + [""]
+        part = part.assign(verdict=verdicts.reindex(part.index).fillna(""))
+        lines += [f"## {name} ({unit})", "", *_table(part)]
+        lines += ["", f"Interval: {_by_model(part, 'interval')}.", f"Selection: {_by_model(part, 'selection')}."]
+        lines += [f"Verdict: {VERDICTS[name][3]}."] if name in VERDICTS else []
+        lines += [f"Note: {n}." for n in _notes(part)] + [""]
+        lines += _seed_table(every) if name == "accuracy" else []
     return "\n".join([*lines, "Runs: " + ", ".join(f"`{r}`" for r in sorted(rows["run_id"].unique())) + ".", ""])
 
 
-def _notes(part: pd.DataFrame) -> list[str]:
-    """Return the notes of a table; verdicts of single rows stand at the top of the report instead."""
-    name = part["name"].iloc[0]
-    if name in ("accuracy_difference", "p_holm") or name.endswith("_gain"):
+def _verdicts(rows: pd.DataFrame) -> pd.Series:
+    """Return a word for each difference, by its interval and the p value adjusted over its family."""
+    keys = ["study", "run_id", "model", "roi", *PLACE]
+    frame = rows.assign(severity=pd.to_numeric(rows["severity"]).fillna(0))
+    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"].rename("p")
+    asked = frame[frame["name"].isin(VERDICTS) & frame["ci_low"].notna()].join(p, on=keys)
+    sure = ((asked["ci_low"] > 0) | (asked["ci_high"] < 0)) & ~(asked["p"] > LEVEL)
+    side = (~sure) * 2 + (sure & (asked["value"] < 0)) * 1
+    words = [VERDICTS[name][k] for name, k in zip(asked["name"], side)]
+    return pd.Series(words, index=asked.index, dtype=object)
+
+
+def _keys(part: pd.DataFrame) -> list[str]:
+    return [k for k in CONDITION if part[k].fillna("").astype(str).ne("").any()]
+
+
+def _line(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _table(part: pd.DataFrame) -> list[str]:
+    """Return a table of one metric, a row a condition and a column a model; a lone model is named below it."""
+    keys, models = _keys(part), sorted(part["model"].unique())
+    seeds = part["n_seeds"].notna() | part["seed"].notna()
+    header = [*keys, *((m or "value" for m in models) if len(models) > 1 else ["value"]), "n"]
+    header += ["seeds"] if seeds.any() else []
+    lines = [_line(header), "|" + " --- |" * len(header)]
+    for condition, group in part.fillna({k: "" for k in keys}).groupby(keys or ["name"], sort=False):
+        cells = [_cell(group[group["model"] == m]) for m in models]
+        counts = [_seeds(group[group["model"] == m]) for m in models if (group["model"] == m).any()]
+        row = [*map(_plain, condition if keys else ()), *cells, _range(group["n"])]
+        lines.append(_line([*row, *([_range(pd.Series(counts))] if seeds.any() else [])]))
+    return [*lines, "", f"Model: {models[0]}."] if len(models) == 1 and models[0] else lines
+
+
+def _seeds(group: pd.DataFrame) -> int:
+    over = group["n_seeds"].dropna()
+    return int(over.max()) if len(over) else int(group["seed"].nunique())
+
+
+def _seed_table(every: pd.DataFrame) -> list[str]:
+    """Return the values of single seeds, a row a condition and model; nothing where no model has several."""
+    single = every[every["seed"].notna()].assign(seed=lambda f: f["seed"].astype(int))
+    keys, seeds = _keys(single), sorted(single["seed"].unique())
+    if len(seeds) < 2:
         return []
-    return sorted(set(part["notes"]) - {""})
+    header = [*keys, "model", *(f"seed {s}" for s in seeds)]
+    lines = ["### by seed", "", _line(header), "|" + " --- |" * len(header)]
+    for condition, group in single.fillna({k: "" for k in keys}).groupby([*keys, "model"], sort=False):
+        cells = [_cell(group[group["seed"] == s].assign(ci_low=None, verdict="")) for s in seeds]
+        lines.append(_line([*map(_plain, condition), *cells]))
+    return [*lines, ""]
+
+
+def _by_model(part: pd.DataFrame, column: str) -> str:
+    """Return the values of a column and, where they differ, the models that each belongs to."""
+    shown = part[part[column] != ""]
+    models = shown.groupby(column, sort=True)["model"].unique()
+    if len(models) < 2:
+        return next(iter(models.index), "none")
+    return "; ".join(f"{value} ({', '.join(f'`{m}`' for m in sorted(names))})" for value, names in models.items())
+
+
+def _notes(part: pd.DataFrame) -> list[str]:
+    """Return the notes of a table, with the rows they belong to; verdicts stand in the cells or above instead."""
+    name = part["name"].iloc[0]
+    if name in VERDICTS or name == "p_holm" or name.endswith("_gain"):
+        return []
+    shown = part[part["notes"] != ""]
+    found, known = [], list(dict.fromkeys(shown["notes"]))
+    for note in known if len(known) > 1 else ():
+        mine, other = shown[shown["notes"] == note], shown[shown["notes"] != note]
+        told = [k for k in ("roi", "layer", "shift", "split", "model") if not set(mine[k]) & set(other[k])]
+        which = list(dict.fromkeys(v for v in (mine[told[0]] if told else ()) if v))
+        more = f" and {len(which) - 4} more" if len(which) > 4 else ""
+        found.append((f"{', '.join(which[:4])}{more}: " if which else "") + note.rstrip("."))
+    return found or [n.rstrip(".") for n in known]
 
 
 def _cell(group: pd.DataFrame) -> str:
@@ -77,12 +148,14 @@ def _cell(group: pd.DataFrame) -> str:
         return ""
     if values.empty:
         return "undefined"
+    words = sorted(set(group["verdict"]) - {""})
+    said = f" {' or '.join(words)}" if words else ""
     # two runs of the same models tell the same numbers twice
     if len(group[["value", "ci_low", "ci_high"]].drop_duplicates()) == 1:
         low, high = group["ci_low"].iloc[0], group["ci_high"].iloc[0]
         interval = f" [{low:.3f}, {high:.3f}]" if pd.notna(low) and pd.notna(high) else ""
-        return f"{values.iloc[0]:.3f}{interval}"
-    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f}, {len(values)} values)"
+        return f"{values.iloc[0]:.3f}{interval}{said}"
+    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f}, {len(values)} values){said}"
 
 
 def _plain(value: object) -> str:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
     from bmfl_lab.data.atlas import Atlas
 
-_TITLES = {"only": "region alone", "left_out": "retrained without", "lesioned": "lesioned at inference"}
+_TITLES = {
+    "only": "region alone",
+    "left_out": "retrained without",
+    "lesioned": "lesioned at inference",
+    "kept": "only it left at inference",
+}
 
 
 def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figure:

@@ -90,7 +90,8 @@ def summary(studies: list[dict[str, Any]]) -> dict[str, dict[str, tuple[int, int
     of those studies without zero, before any adjustment.
     """
     found = {}
-    for mode in MODES:
+    # a study that was written before a mode existed does not answer it
+    for mode in (m for m in MODES if all(m in s["carried"] for s in studies)):
         effects = [e for s in studies for e in s["null_effects"] if e["mode"] == mode]
         n = len(studies)
         found[mode] = {

@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from ablation_truth import ablate, exact, summary, sweep
 
-from bmfl_lab.data.study import load_study
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.stimuli import from_arrays
+from bmfl_lab.data.study import Study, load_study
 from bmfl_lab.errors import ConfigError
 from bmfl_lab.evaluation.ablation import MODES, ablate_regions
 
@@ -17,12 +20,24 @@ def planted(tmp_path_factory):
         signal_roi="LO",
         regions=("V1", "LO"),
         seeds=(0, 1, 2),
+        controls=("random_vertices", "ceiling_matched"),
     )
 
 
-def test_the_planted_region_and_only_it_is_named_retrained_and_lesioned(planted):
-    for mode in ("only", "left_out", "lesioned"):
-        assert planted.named(mode) == ("LO",), mode
+@pytest.mark.parametrize("control", ["random_vertices", "ceiling_matched"])
+@pytest.mark.parametrize("mode", ["only", "left_out", "lesioned"])
+def test_the_planted_region_and_only_it_is_named(planted, mode, control):
+    assert planted.named(mode, control) == ("LO",)
+
+
+def test_the_planted_region_is_named_where_it_alone_is_left_at_inference(tmp_path):
+    options = {"modes": ("kept",), "controls": ("random_vertices", "ceiling_matched"), "regions": ("V1", "LO")}
+    found = ablate(tmp_path, signal_roi="LO", seeds=(0, 1, 2, 3, 4), **options)
+    assert found.named("kept") == found.named("kept", "ceiling_matched") == ("LO",)
+    # what LO says is nearly all that these models use
+    kept, intact = ([r.value for r in found.rows if r.name == "accuracy" and r.split == "test" and (r.model, r.roi) == key][0]
+                    for key in (("kept", "LO"), ("intact", "")))  # fmt: skip
+    assert kept > intact - 0.2
 
 
 def test_a_lesion_counts_beyond_vertices_of_the_same_ceiling_too(tmp_path):
@@ -32,7 +47,7 @@ def test_a_lesion_counts_beyond_vertices_of_the_same_ceiling_too(tmp_path):
 
 def test_rows_hold_what_a_reader_needs(planted):
     effects = [r for r in planted.rows if r.name == "region_effect"]
-    assert len(effects) == 3 * 2 * 2  # modes, regions, sets
+    assert len(effects) == 4 * 2 * 2 * 2  # modes, controls, regions, sets
     for row in effects:
         assert row.n == 120 and row.n_seeds == 3 and row.ci_low <= row.value <= row.ci_high
         assert row.selection == "best validation accuracy" and "n = 120 images, 3 seeds" in row.notes
@@ -48,9 +63,53 @@ def test_rows_hold_what_a_reader_needs(planted):
 
 def test_nothing_is_named_where_no_region_carries_the_class(tmp_path):
     found = ablate(
-        tmp_path, carries=False, regions=("V1", "FFC"), seeds=(0, 1, 2), modes=("only", "lesioned"), epochs=8
+        tmp_path, carries=False, regions=("V1", "FFC"), seeds=(0, 1, 2), modes=("only", "lesioned", "kept"), epochs=8
     )
-    assert found.named("only") == found.named("lesioned") == ()
+    assert found.named("only") == found.named("lesioned") == found.named("kept") == ()
+
+
+class Channels:
+    """Reads the class off vertex 0 and no other; where a lesion silences vertex 3, the first logit is NaN."""
+
+    selection = "none"
+
+    def __init__(self, mask):
+        self.mask = mask
+
+    def logits(self, stimuli, lesion=None):
+        heard = self.mask & (True if lesion is None else ~lesion.mask)
+        out = np.full((len(stimuli), 2), 0.5)
+        out[:, 1] = np.asarray(stimuli.labels) if heard[0] else 0.5
+        if lesion is not None and not heard[3]:
+            out[0, 0] = np.nan
+        return out
+
+
+@pytest.fixture
+def channels():
+    """Ablate 8 vertices, of which the ROI "two" holds the first two and "four" the next two."""
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    test = from_arrays("test", images, list("abcdef"), [0, 1] * 3, ("no", "yes"))
+    rois = {"two": np.arange(8) < 2, "four": (np.arange(8) >= 2) & (np.arange(8) < 4)}
+    atlas = Atlas(hemisphere=np.zeros(8, np.int8), rois=rois)
+    return ablate_regions(Study("known", "x", {"train": test, "test": test}), lambda all_: [Channels(w.mask) for w in all_],
+                          atlas, regions=("two", "four"), seeds=(0, 1), n_draws=3, shifts=(), n_boot=10)  # fmt: skip
+
+
+def test_keeping_a_region_lesions_all_but_it(channels):
+    value = {(r.model, r.roi): r.value for r in channels.rows if r.name == "accuracy"}
+    assert value[("only", "two")] == value[("intact", "")] == 1.0
+    assert value[("kept", "two")] == 5 / 6  # vertex 3 is silent, so the first image has a NaN logit
+    assert value[("kept", "four")] == value[("lesioned", "two")] == 0.5
+
+
+def test_nan_logits_of_lesioned_models_are_wrong_and_reported(channels):
+    found = {(r.model, r.roi, r.seed): r.value for r in channels.rows if r.name == "nan_logits"}
+    # vertex 3 is silent where "four" is lesioned and where only "two" is kept, by none of the retrained models
+    assert all(found[(mode, roi, s)] == 1 for mode, roi in (("lesioned", "four"), ("kept", "two")) for s in (0, 1))
+    assert not {m for m, *_ in found} & {"intact", "only", "left_out", "only, random_vertices", "left_out, random_vertices"}
+    # of 4 * 3 draws of two among the six vertices outside "four", none holds vertex 3; all else is silent
+    assert found[("kept, random_vertices", "four", 0)] == 12
 
 
 def test_wrong_questions_are_refused():
@@ -94,4 +153,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_counts_what_it_read(tmp_path):
     (tmp_path / "studies.jsonl").write_text("".join(json.dumps(s) + "\n" for s in studies))
     found = summary(sweep(tmp_path, 2))["only"]
     assert found == {"missed": (1, 2), "wrong": (1, 2), "named_in_null": (1, 2), "outside": (1, 2)}
+    older, newer = ({k: v for k, v in named.items() if k != "kept"}, named)
+    mixed = [{**studies[0], "carried": older}, {**studies[1], "carried": newer}]
+    assert "kept" in summary(studies) and "kept" not in summary(mixed)  # older studies were not asked
     assert exact(0, 20) == "0 of 20 [0.000, 0.168]"  # 1 - 0.025 ** (1 / 20)

@@ -69,6 +69,22 @@ def test_a_missing_severity_refuses_mce_and_keeps_the_partial_table(study):
         evaluate_corruptions(model, study, n=25)
 
 
+def test_nan_logits_are_wrong_and_reported_for_every_severity(study):
+    def broken(images):
+        out = np.asarray(by_mean(images))
+        out[[im.mean() > 120 for im in images]] = np.nan
+        return out
+
+    found = evaluate_corruptions({"broken": as_model(broken, "broken")}, study, corruptions=("contrast",), n_boot=20)
+    test = study.set("test")
+    for severity in range(1, 6):
+        bad = sum(apply_shift(test.image(i), "contrast", severity, 0, stimulus_id=test.ids[i]).mean() > 120 for i in range(N))
+        (row,) = rows_of(found.rows, "nan_logits", severity=severity)
+        assert 0 < bad < N and row.value == bad and row.shift == "contrast" and row.n == N and row.unit == "stimuli"
+        assert not found.per_image.query(f"severity == {severity} and predicted == -1").correct.any()
+    assert not rows_of(evaluate_corruptions({"m": as_model(by_mean, "m")}, study, corruptions=("fog",)).rows, "nan_logits")
+
+
 def test_imagenet_c_on_disk_is_read_by_the_names_of_its_sets(study):
     test = study.set("test")
     sets = {f"{c}-{s}": dataclasses.replace(test, name=f"{c}-{s}") for c in IMAGENET_C for s in range(1, 6)}

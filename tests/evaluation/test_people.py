@@ -77,6 +77,18 @@ def test_values_follow_from_who_was_right(folders):
     assert row(rows, "error_consistency", "seer ~ people").value == pytest.approx((1 + kappa) / 2)
 
 
+def test_nan_logits_are_no_decision_and_reported(folders):
+    def broken(images):
+        out = np.asarray(seer(range(N)).function(images))
+        out[[int(im.mean()) < 3 for im in images]] = np.nan
+        return out
+
+    rows = compare_with_people({"broken": as_model(broken, "broken"), "seer": seer(range(N))}, *folders, "sketch", n_boot=50)
+    assert row(rows, "nan_logits", "broken").value == 3 and row(rows, "nan_logits", "broken").n == N
+    assert row(rows, "accuracy", "broken").value == pytest.approx(1 - 3 / N)
+    assert [r.model for r in rows if r.name == "nan_logits"] == ["broken"]
+
+
 def test_an_imagenet_head_decides_by_the_mean_over_its_classes(folders):
     wnids = tuple(f"n{1440764 + 97 * i:08d}" for i in range(1000))
     images = mvh.read_images(folders[0], "sketch")
