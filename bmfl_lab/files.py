@@ -196,7 +196,7 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
     return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
 
 
-def link_guard(root: str | Path, allowed: bool = False, *, option: str = "follow_links") -> Callable[[Path], Path]:
+def link_guard(root: str | Path, allowed: bool = False) -> Callable[[Path], Path]:
     """Return a function that hands paths through and refuses those that a link leads out of `root`.
 
     Parameters
@@ -205,8 +205,6 @@ def link_guard(root: str | Path, allowed: bool = False, *, option: str = "follow
         The folder that the user named; it may be a link itself.
     allowed : bool, default False
         Hand every path through.
-    option : str
-        Name of the option that allows it, for the message.
 
     Returns
     -------
@@ -221,7 +219,7 @@ def link_guard(root: str | Path, allowed: bool = False, *, option: str = "follow
                 message(
                     f"files inside {root}",
                     f"{path}, a link to {path.resolve()}",
-                    f"copy the file in, or pass {option}=True if the link is yours",
+                    "copy the file in, or pass follow_links=True if the link is yours",
                 )
             )
         return path

@@ -1,4 +1,4 @@
-"""The README's section on Algonauts and NSD folders runs as it is printed, on small folders of the same layout."""
+"""The README's section on Algonauts folders runs as it is printed, on small folders of the same layout."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import load_backbone
-from bmfl_lab.data import algonauts, nsd
+from bmfl_lab.data import algonauts
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -50,11 +50,3 @@ def test_the_algonauts_blocks_run_as_printed(place, capsys):
     assert len(read.splits["test"]) == 5 and Path("cache/subj01.npy").is_file()
     exec(compile(second, "README.md", "exec"), names)
     assert "all" in capsys.readouterr().out and names["encoder"].facts["subject"] == "subj01"
-
-
-def test_the_nsd_block_asks_for_what_the_reader_takes(monkeypatch):
-    (block,) = [b for b in blocks() if "import nsd" in b]
-    asked = []
-    monkeypatch.setattr(nsd, "read_subject", lambda *given, **options: asked.append((given, options)))
-    exec(compile(block, "README.md", "exec"), {})
-    assert asked == [(("nsd", 1), {"space": "fsaverage"})]

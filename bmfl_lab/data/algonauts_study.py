@@ -28,6 +28,7 @@ def load(
     nan_policy: str = "refuse",
     stim_info: str | Path | None = None,
     cache: str | Path | None = None,
+    follow_links: bool = False,
     backbone: BackboneSpec | None = None,
 ) -> Study:
     """Read one subject, or all subjects of a folder, as a study.
@@ -38,7 +39,7 @@ def load(
         Folder of one subject (``subj01``), or the folder that holds the subjects' folders.
     subject : str, optional
         Only this one of several.
-    seed, val, test, nan_policy, stim_info
+    seed, val, test, nan_policy, stim_info, follow_links
         As `bmfl_lab.data.algonauts.read_subject`.
     cache : str or Path, optional
         Folder for the joined responses, ``<subject>.npy``, which are then mapped instead of held in memory.
@@ -63,6 +64,7 @@ def load(
         raise DataError(message(f"a subject in {folder}", repr(subject), nearest(subject, found)))
     chosen = found if subject is None else {subject: found[subject]}
     options = {"seed": seed, "val": val, "test": test, "nan_policy": nan_policy, "stim_info": stim_info}
+    options["follow_links"] = follow_links
     subjects = {
         name: read_subject(path, cache=None if cache is None else Path(cache).expanduser() / f"{name}.npy", **options)
         for name, path in chosen.items()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data import algonauts_study, kamitani_study
+from bmfl_lab.data import algonauts_study, kamitani_study, nsd_study
 from bmfl_lab.data.imagenet import IMAGE_SUFFIXES, class_folders
 from bmfl_lab.data.images import count_frames, decode_image
 from bmfl_lab.data.responses import SPLITS
@@ -34,7 +34,7 @@ def load(
     partial: bool = False,
     tolerant: bool = False,
     verify: bool = True,
-    allow_links: bool = False,
+    follow_links: bool = False,
     nan_policy: str = "refuse",
     stim_info: str | Path | None = None,
     cache: str | Path | None = None,
@@ -48,12 +48,12 @@ def load(
         a class; or the class folders themselves. What is missing of val and test is split off from the training
         images, chosen by `seed` and the images' ids, and recorded in ``study.extra["split"]``.
         Or the folder of a subject in the layout of the Algonauts 2023 challenge, or one that holds such folders:
-        then the study has subjects and no labelled images, see `bmfl_lab.data.algonauts_study`. The same of a folder of
-        Kamitani-lab files, see `bmfl_lab.data.kamitani_study`.
+        then the study has subjects and no labelled images, see `bmfl_lab.data.algonauts_study`. The same of NSD's own
+        folders, see `bmfl_lab.data.nsd_study`, and of Kamitani-lab files, see `bmfl_lab.data.kamitani_study`.
     ood : iterable of str
         Names of folders beside ``train/`` that are natural out-of-distribution sets.
     subject : str or Path, optional
-        Folder of one subject in the layout of the Algonauts 2023 challenge, or of Kamitani-lab files; where `folder`
+        Folder of one subject in the layout of the Algonauts 2023 challenge, of NSD, or of Kamitani-lab files; where `folder`
         holds several subjects, the name of one.
     seed : int
         Chooses the split.
@@ -68,7 +68,7 @@ def load(
     verify : bool, default True
         Decode every image and compare all of them by content now. For very large sets pass False: an unreadable image
         is then found when it is used.
-    allow_links : bool, default False
+    follow_links : bool, default False
         Accept symbolic links that lead out of `folder`.
     nan_policy, stim_info, cache
         For subjects, as `bmfl_lab.data.algonauts_study.load`.
@@ -89,12 +89,14 @@ def load(
     """
     root, ood = Path(folder).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
     spec = BackboneSpec(backbone, weights, image_size)
-    brain = {"nan_policy": nan_policy, "stim_info": stim_info, "cache": cache, "seed": seed}
+    brain = {"nan_policy": nan_policy, "stim_info": stim_info, "cache": cache, "seed": seed, "follow_links": follow_links}
     name = None if subject is None else str(subject)
     if algonauts_study.subject_folders(root):
         return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
+    if (root / "nsddata_betas").is_dir():
+        return nsd_study.load(root, subject=name, val=val, backbone=spec, **_without(brain, "stim_info"))
     if kamitani_study.subject_files(root):
-        return kamitani_study.load(root, subject=name, val=val, seed=seed, backbone=spec)
+        return kamitani_study.load(root, subject=name, val=val, seed=seed, backbone=spec, follow_links=follow_links)
     split_layout = (root / "train").is_dir()
     _check_ood(root, ood, split_layout)
     top = root / "train" if split_layout else root
@@ -104,7 +106,7 @@ def load(
             message(f"class folders in {top}", "none", "put the images of each class into a folder of its name")
         )
     report: dict[str, Any] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
-    options = {"allow_links": allow_links, "tolerant": tolerant, "verify": verify, "report": report}
+    options = {"follow_links": follow_links, "tolerant": tolerant, "verify": verify, "report": report}
     sets = {"train": _read(root, top, "train", classes, **options)}
     if split_layout:
         for name in ("val", "test", *ood):
@@ -129,9 +131,15 @@ def load(
     )
 
 
+def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k != name}
+
+
 def _subjects(folder: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    if (Path(folder).expanduser() / "nsddata_betas").is_dir():  # whose table lies at its own place
+        return dict(nsd_study.load(folder, **_without(options, "stim_info")).subjects)
     if kamitani_study.subject_files(folder):
-        return dict(kamitani_study.load(folder, seed=options["seed"]).subjects)
+        return dict(kamitani_study.load(folder, seed=options["seed"], follow_links=options["follow_links"]).subjects)
     return dict(algonauts_study.load(folder, **options).subjects)
 
 
@@ -160,7 +168,7 @@ def _read(
     name: str,
     classes: tuple[str, ...],
     *,
-    allow_links: bool,
+    follow_links: bool,
     tolerant: bool,
     verify: bool,
     report: dict[str, Any],
@@ -184,7 +192,7 @@ def _read(
                 continue
             paths.append(path)
             labels.append(classes.index(entry))
-    guard = link_guard(root, allow_links, option="allow_links")
+    guard = link_guard(root, follow_links)
     paths = [guard(path) for path in paths]
     skipped, moving = _unreadable(paths, name, tolerant) if verify else ({}, {})
     kept = [i for i, path in enumerate(paths) if str(path) not in skipped]

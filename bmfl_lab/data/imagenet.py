@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import BmflError, DataError, message
-from bmfl_lab.files import atomic_path, read_json, write_json
+from bmfl_lab.files import atomic_path, link_guard, read_json, write_json
 from bmfl_lab.runtime import progress
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
@@ -97,8 +97,9 @@ def head_columns(wnids: Sequence[str], head_wnids: Sequence[str]) -> np.ndarray:
     return np.asarray([where[w] for w in wnids], dtype=np.int64)
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+def _images_in(folder: Path, guard: Callable[[Path], Path]) -> list[Path]:
+    found = sorted(p for p in guard(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[:1] != ".")
+    return [guard(p) if p.is_symlink() else p for p in found]
 
 
 def read_class_folders(
@@ -108,6 +109,7 @@ def read_class_folders(
     *,
     partial: bool = False,
     folder_of: dict[str, str] | None = None,
+    follow_links: bool = False,
 ) -> StimulusSet:
     """Read a folder with one subfolder a class.
 
@@ -123,6 +125,8 @@ def read_class_folders(
         Accept a folder that holds only some of the classes; ``len(np.unique(labels))`` tells how many.
     folder_of : dict, optional
         Folder name of each class where it is not the class itself.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
 
     Returns
     -------
@@ -132,9 +136,10 @@ def read_class_folders(
     Raises
     ------
     DataError
-        If class folders are missing (unless `partial`) or unknown; the message names them. If no image is found.
+        If class folders are missing (unless `partial`) or unknown; the message names them. If no image is found, or a
+        link leads out of the folder.
     """
-    folder, found = Path(folder), class_folders(folder)
+    folder, found, guard = Path(folder), class_folders(folder), link_guard(folder, follow_links)
     wanted = {(folder_of or {}).get(c, c): i for i, c in enumerate(classes)}
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if extra or (missing and not partial):
@@ -147,7 +152,7 @@ def read_class_folders(
         )
     paths, labels = [], []
     for entry in found:
-        images = _images_in(folder / entry)
+        images = _images_in(folder / entry, guard)
         paths += images
         labels += [wanted[entry]] * len(images)
     if not paths:
@@ -201,7 +206,7 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
 
 
 def read_imagenet_train(
-    folder: str | Path, wnids: Sequence[str] | None = None, *, partial: bool = False
+    folder: str | Path, wnids: Sequence[str] | None = None, *, partial: bool = False, follow_links: bool = False
 ) -> StimulusSet:
     """Read ImageNet-1k training images from class folders; labels index the sorted wnids.
 
@@ -211,11 +216,16 @@ def read_imagenet_train(
         See `read_class_folders`.
     """
     classes = read_wnids(folder if wnids is None else wnids)
-    return read_class_folders("imagenet-train", folder, classes, partial=partial)
+    return read_class_folders("imagenet-train", folder, classes, partial=partial, follow_links=follow_links)
 
 
 def read_imagenet_val(
-    folder: str | Path, wnids: Sequence[str] | str | Path, *, devkit: str | Path | None = None, partial: bool = False
+    folder: str | Path,
+    wnids: Sequence[str] | str | Path,
+    *,
+    devkit: str | Path | None = None,
+    partial: bool = False,
+    follow_links: bool = False,
 ) -> StimulusSet:
     """Read ImageNet-1k validation images, in class folders or flat as distributed.
 
@@ -229,6 +239,8 @@ def read_imagenet_val(
         Needed for flat files (see `read_devkit`).
     partial : bool, default False
         Accept some of the classes or files only.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
 
     Raises
     ------
@@ -237,14 +249,14 @@ def read_imagenet_val(
     """
     classes, folder = read_wnids(wnids), Path(folder)
     if class_folders(folder):
-        return read_class_folders("imagenet-val", folder, classes, partial=partial)
+        return read_class_folders("imagenet-val", folder, classes, partial=partial, follow_links=follow_links)
     if devkit is None:
         raise DataError(
             message(
                 "class folders, or devkit=...", f"flat files in {folder}", "pass the folder of the ILSVRC2012 devkit"
             )
         )
-    truth, paths = read_devkit(devkit), _images_in(folder)
+    truth, paths = read_devkit(devkit), _images_in(folder, link_guard(folder, follow_links))
     numbers = [_VAL.match(p.stem) for p in paths]
     strange = [p.name for p, m in zip(paths, numbers) if m is None or not 1 <= int(m[1]) <= len(truth)]
     if strange or not paths or (len(paths) != len(truth) and not partial):

@@ -17,7 +17,7 @@ from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.files import sha256_bytes
+from bmfl_lab.files import link_guard, sha256_bytes
 from bmfl_lab.runtime import rng
 
 PLACES = {
@@ -45,6 +45,7 @@ def load(
     partial: bool = False,
     content: bool = True,
     verify: bool = False,
+    follow_links: bool = False,
     backbone: str = "dinov2_vitb14",
     weights: str | None = None,
     image_size: int = 224,
@@ -80,6 +81,8 @@ def load(
         are then not read before the first epoch, and a file that was swapped with care is not noticed.
     verify : bool, default False
         Compare all images of all sets by content now.
+    follow_links : bool, default False
+        Allow folders and files that are links to somewhere outside the root, or outside a set's own folder.
     backbone, weights, image_size
         Default backbone, as in `BackboneSpec`.
 
@@ -95,7 +98,7 @@ def load(
     ConfigError
         If no root is given, or a set is unknown.
     DataError
-        If a folder is missing or holds other classes; see the readers.
+        If a folder is missing, holds other classes, or is a link out of the root; see the readers.
 
     References
     ----------
@@ -106,19 +109,21 @@ def load(
             message("the folder of ImageNet-1k", "none", "pass root=..., or write a study file (see load_study)")
         )
     home = Path(root).expanduser()
-    wnids = read_wnids(home / "train")
-    everything = read_imagenet_train(home / "train", wnids)
+    guard, links = link_guard(home, follow_links), {"follow_links": follow_links}
+    wnids = read_wnids(guard(home / "train"))
+    everything = read_imagenet_train(home / "train", wnids, **links)
     sets = _split(everything, train_per_class, val_per_class, seed)
-    sets["test"] = read_imagenet_val(home / "val", wnids, devkit=devkit, partial=partial)
+    sets["test"] = read_imagenet_val(guard(home / "val"), wnids, devkit=devkit, partial=partial, **links)
     natural = {}
     for name, folder in _places(home, ood).items():
-        natural[name] = read_ood_set(name, folder, wnids, partial=partial).stimuli
+        folder = guard(folder) if ood is None else folder  # a folder the user names may lie anywhere
+        natural[name] = read_ood_set(name, folder, wnids, partial=partial, **links).stimuli
     for name in corruption_names if corruptions is not None else ():
         for severity in corruption_severities:
-            found = read_imagenet_c(home / str(corruptions), name, severity, wnids, partial=partial)
+            found = read_imagenet_c(home / str(corruptions), name, severity, wnids, partial=partial, **links)
             natural[found.name] = found
     sets = {name: s if content else _by_file(s) for name, s in (sets | natural).items()}
-    subjects = {} if subject is None else _subject(home, subject)
+    subjects = {} if subject is None else _subject(home, subject, follow_links)
     report: dict[str, Any] = {"split": {"seed": seed, "sizes": {n: len(s) for n, s in sets.items()}}}
     if verify:
         report["leakage"] = check_leakage({**sets, **{f"stimuli of {n}": s.stimuli for n, s in subjects.items()}})
@@ -176,8 +181,8 @@ def _by_file(stimuli: StimulusSet) -> StimulusSet:
     return dataclasses.replace(stimuli, digest_of=digest)
 
 
-def _subject(home: Path, folder: str | Path) -> dict[str, Subject]:
+def _subject(home: Path, folder: str | Path, follow_links: bool) -> dict[str, Subject]:
     from bmfl_lab.data.algonauts import read_subject
 
-    found = read_subject(home / Path(folder).expanduser())
+    found = read_subject(home / Path(folder).expanduser(), follow_links=follow_links)
     return {found.name: found}

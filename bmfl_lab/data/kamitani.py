@@ -12,7 +12,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, message, nearest
-from bmfl_lab.files import load_npy
+from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
 
 TYPES = {"train": 1, "test": 2}
@@ -130,6 +130,7 @@ def read_subject(
     label: str = "stimulus_id",
     val_share: float = 0.1,
     seed: int = 0,
+    follow_links: bool = False,
 ) -> Subject:
     """Read one subject of Generic Object Decoding or Deep Image Reconstruction.
 
@@ -147,6 +148,8 @@ def read_subject(
         Share of the training images that becomes "val"; test images stay untouched.
     seed : int
         Of that split.
+    follow_links : bool, default False
+        Allow images that are links to somewhere outside a given folder of images.
 
     Returns
     -------
@@ -156,7 +159,8 @@ def read_subject(
     Raises
     ------
     DataError
-        If columns are missing, an image is shown in both training and test, or an image file is not found.
+        If columns are missing, an image is shown in both training and test, or an image file is not found or
+        is a link out of its folder.
     """
     data = read_bdata(path)
     voxels = np.flatnonzero(data.metadata("VoxelData") == 1)
@@ -195,14 +199,15 @@ def read_subject(
     )
     return Subject(
         name=name or Path(path).stem,
-        stimuli=_stimuli(ids, images),
+        stimuli=_stimuli(ids, images, follow_links),
         responses=responses.astype(np.float32),
         atlas=atlas,
         splits=_split(ids, kind, val_share, seed),
     )
 
 
-def _stimuli(ids: Sequence[str], images: Mapping[str, str | Path] | str | Path) -> StimulusSet:
+def _stimuli(ids: Sequence[str], images: Mapping[str, str | Path] | str | Path, follow_links: bool) -> StimulusSet:
+    guard = (lambda path: path) if isinstance(images, Mapping) else link_guard(images, follow_links)
     if not isinstance(images, Mapping):
         images = {p.stem: p for p in sorted(Path(images).rglob("*")) if p.is_file()}
     missing = [i for i in ids if i not in images]
@@ -212,7 +217,7 @@ def _stimuli(ids: Sequence[str], images: Mapping[str, str | Path] | str | Path) 
                 "an image file for every stimulus", f"{len(missing)} missing, e.g. {missing[0]!r}", "add the images"
             )
         )
-    return from_files("presented", [images[i] for i in ids], list(ids), np.full(len(ids), -1))
+    return from_files("presented", [guard(images[i]) for i in ids], list(ids), np.full(len(ids), -1))
 
 
 def read_plain(

@@ -7,6 +7,7 @@ from pathlib import Path
 from bmfl_lab.data.kamitani import read_subject
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.files import link_guard
 
 IMAGES = "images"
 
@@ -24,6 +25,7 @@ def load(
     seed: int = 0,
     val: float = 0.1,
     label: str = "stimulus_id",
+    follow_links: bool = False,
     backbone: BackboneSpec | None = None,
 ) -> Study:
     """Read the subjects of Generic Object Decoding or Deep Image Reconstruction as a study.
@@ -37,6 +39,8 @@ def load(
         Only this one.
     seed, val, label
         As in `bmfl_lab.data.kamitani.read_subject`.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
     backbone : BackboneSpec, optional
         Default backbone.
 
@@ -48,7 +52,7 @@ def load(
     Raises
     ------
     DataError
-        If there is no subject, none of that name, no folder of images, or a file is damaged.
+        If there is no subject, none of that name, no folder of images, or a file is damaged or a link out of the folder.
     """
     root = Path(folder).expanduser()
     found = subject_files(root)
@@ -60,9 +64,11 @@ def load(
         raise DataError(
             message(f"a folder {IMAGES!r} beside {next(iter(found.values())).name}", "none", "add the images shown")
         )
+    guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
+    images = guard(root / IMAGES)
     chosen = found if subject is None else {subject: found[subject]}
     subjects = {
-        name: read_subject(path, root / IMAGES, name=name, label=label, val_share=val, seed=seed)
+        name: read_subject(guard(path), images, name=name, label=label, val_share=val, seed=seed, **links)
         for name, path in chosen.items()
     }
     return Study(

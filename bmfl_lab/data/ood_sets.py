@@ -171,6 +171,7 @@ def read_ood_set(
     *,
     head_wnids: Sequence[str] | None = None,
     partial: bool = False,
+    follow_links: bool = False,
 ) -> OODSet:
     """Read ImageNet-V2, -Sketch, -R, -A or Stylized-ImageNet.
 
@@ -187,28 +188,30 @@ def read_ood_set(
     partial : bool, default False
         Accept some of the classes only; the self-check of -R and -A is skipped then, and results say how many of the
         classes there are (see `partial_note`).
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
 
     Raises
     ------
     DataError
-        If the set is unknown, class folders are missing, unknown or those of another set.
+        If the set is unknown, class folders are missing, unknown or those of another set, or a link leads out.
     """
     readable = ("imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
     if name not in readable:
         raise DataError(message(f"one of {readable}", repr(name), nearest(name, readable)))
-    everything = read_wnids(imagenet_wnids)
+    everything, links = read_wnids(imagenet_wnids), {"follow_links": follow_links}
     if name == "imagenet-v2":
         folder_of = {w: str(i) for i, w in enumerate(everything)}
-        stimuli = read_class_folders(name, folder, everything, partial=partial, folder_of=folder_of)
+        stimuli = read_class_folders(name, folder, everything, partial=partial, folder_of=folder_of, **links)
         classes = everything
     elif SETS[name].n_classes < 1000:
         classes = read_wnids(folder)
         if not partial:
             check_indices(name, classes, everything)
-        stimuli = read_class_folders(name, folder, classes)
+        stimuli = read_class_folders(name, folder, classes, **links)
     else:
         classes = everything
-        stimuli = read_class_folders(name, folder, classes, partial=partial)
+        stimuli = read_class_folders(name, folder, classes, partial=partial, **links)
     return OODSet(stimuli, classes, head_columns(classes, everything if head_wnids is None else head_wnids))
 
 
@@ -224,7 +227,13 @@ def partial_note(stimuli: StimulusSet) -> str:
 
 
 def read_imagenet_c(
-    folder: str | Path, corruption: str, severity: int, wnids: Sequence[str] | str | Path, *, partial: bool = False
+    folder: str | Path,
+    corruption: str,
+    severity: int,
+    wnids: Sequence[str] | str | Path,
+    *,
+    partial: bool = False,
+    follow_links: bool = False,
 ) -> StimulusSet:
     """Read one corruption and severity of ImageNet-C; labels index the sorted wnids.
 
@@ -243,7 +252,8 @@ def read_imagenet_c(
             )
         )
     where = places[0] / str(severity)
-    return read_class_folders(f"{corruption}-{severity}", where, read_wnids(wnids), partial=partial)
+    options = {"partial": partial, "follow_links": follow_links}
+    return read_class_folders(f"{corruption}-{severity}", where, read_wnids(wnids), **options)
 
 
 def read_domains(folder: str | Path) -> dict[str, StimulusSet]:

@@ -11,6 +11,7 @@ import numpy as np
 from bmfl_lab.data.pickled_arrays import read_pickled_arrays
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.files import link_guard
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
 IMAGES = {"train": "training_images", "test": "test_images"}
@@ -60,7 +61,12 @@ class EEG:
 
 
 def read_things_eeg(
-    path: str | Path, split: str = "test", *, ids: Sequence[str] | None = None, metadata: str | Path | None = None
+    path: str | Path,
+    split: str = "test",
+    *,
+    ids: Sequence[str] | None = None,
+    metadata: str | Path | None = None,
+    follow_links: bool = False,
 ) -> EEG:
     """Read the preprocessed EEG of one subject.
 
@@ -75,6 +81,8 @@ def read_things_eeg(
     metadata : str or Path, optional
         The dataset's ``image_metadata.npy``, whose file names become the ids when `ids` is not given. Without both,
         ids are "train-00000", ... and can be compared with nothing else.
+    follow_links : bool, default False
+        Allow files of the folder that are links to somewhere outside it.
 
     Returns
     -------
@@ -84,7 +92,7 @@ def read_things_eeg(
     ------
     DataError
         If a file is missing, holds something else than the three expected entries, or sizes disagree. Nothing in
-        the files is ever run.
+        the files is ever run. Or if a file of the folder is a link out of it.
 
     References
     ----------
@@ -93,7 +101,7 @@ def read_things_eeg(
     path = Path(path)
     if split not in FILES:
         raise DataError(message("split 'train' or 'test'", repr(split), "choose one of them"))
-    found = read_pickled_arrays(path / FILES[split] if path.is_dir() else path)
+    found = read_pickled_arrays(link_guard(path, follow_links)(path / FILES[split]) if path.is_dir() else path)
     missing = [k for k in KEYS if k not in found]
     if missing or not isinstance(found["preprocessed_eeg_data"], np.ndarray):
         raise DataError(
@@ -118,7 +126,7 @@ def read_things_eeg(
     )
 
 
-def eeg_stimuli(eeg: EEG, folder: str | Path) -> StimulusSet:
+def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> StimulusSet:
     """Return the images behind an EEG, found by name in a folder.
 
     Parameters
@@ -127,6 +135,8 @@ def eeg_stimuli(eeg: EEG, folder: str | Path) -> StimulusSet:
         Its ids are file stems, as `read_things_eeg` makes them from the dataset's ``image_metadata.npy``.
     folder : str or Path
         Holds ``ID.*`` at any depth.
+    follow_links : bool, default False
+        Allow images that are links to somewhere outside it.
 
     Returns
     -------
@@ -136,7 +146,7 @@ def eeg_stimuli(eeg: EEG, folder: str | Path) -> StimulusSet:
     Raises
     ------
     DataError
-        If an image is missing.
+        If an image is missing or a link out of the folder.
     """
     found = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.is_file()}
     missing = [i for i in eeg.ids if i not in found]
@@ -148,10 +158,11 @@ def eeg_stimuli(eeg: EEG, folder: str | Path) -> StimulusSet:
                 "give the folder of images and, for the ids, image_metadata.npy",
             )
         )
-    return from_files("eeg", [found[i] for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1))
+    guard = link_guard(folder, follow_links)
+    return from_files("eeg", [guard(found[i]) for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1))
 
 
-def read_with_images(folder: str | Path, split: str = "test") -> tuple[EEG, StimulusSet]:
+def read_with_images(folder: str | Path, split: str = "test", *, follow_links: bool = False) -> tuple[EEG, StimulusSet]:
     """Read the preprocessed EEG of one subject and the images it saw, both where the dataset keeps them.
 
     Parameters
@@ -160,6 +171,8 @@ def read_with_images(folder: str | Path, split: str = "test") -> tuple[EEG, Stim
         The subject's folder (``.../sub-01``). A folder ``image_set`` with ``image_metadata.npy``, ``training_images``
         and ``test_images`` lies beside it or beside one of the folders above it.
     split : {"train", "test"}
+    follow_links : bool, default False
+        Allow files that are links out of the subject's folder or the image set.
 
     Returns
     -------
@@ -174,8 +187,9 @@ def read_with_images(folder: str | Path, split: str = "test") -> tuple[EEG, Stim
     for above in (folder, *list(folder.parents)[:4]):
         metadata = above / "image_set" / "image_metadata.npy"
         if metadata.is_file():
-            eeg = read_things_eeg(folder, split, metadata=metadata)
-            return eeg, eeg_stimuli(eeg, metadata.parent / IMAGES[split])
+            guard = link_guard(metadata.parent, follow_links)
+            eeg = read_things_eeg(folder, split, metadata=guard(metadata), follow_links=follow_links)
+            return eeg, eeg_stimuli(eeg, guard(metadata.parent / IMAGES[split]), follow_links=follow_links)
     raise DataError(
         message(
             f"image_set/image_metadata.npy above {folder.name}",

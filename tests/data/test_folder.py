@@ -109,7 +109,7 @@ def test_links_that_leave_the_folder_are_refused(root, tmp_path):
     (root / "train" / "cat" / "link.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(DataError, match=r"a link to .*outside\.png"):
         load(root)
-    assert len(load(root, allow_links=True).set("train")) == 13
+    assert len(load(root, follow_links=True).set("train")) == 13
 
 
 def test_other_files_are_ignored_and_listed(root):

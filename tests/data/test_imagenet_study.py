@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -114,3 +115,17 @@ def test_bad_input_is_refused_by_name(root, tmp_path):
     bad.write_text('{"study": "imagnet"}')
     with pytest.raises(ConfigError, match="'study' is one of"):
         load_study(str(bad))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "sketch", f"train/{WNIDS[0]}", "sketch file", "C"])
+def test_links_out_of_the_root_need_leave(root, tmp_path, part):
+    home = shutil.copytree(root, tmp_path / "home")
+    place = next((home / "sketch" / WNIDS[0]).iterdir()) if part == "sketch file" else home / part
+    if part == "C":
+        place = next((home / "C/weather/fog/3" / WNIDS[0]).iterdir())
+    place.rename(tmp_path / "outside")
+    place.symlink_to(tmp_path / "outside")
+    chosen = options(root=home, corruptions="C", corruption_names=["fog"], corruption_severities=[3])
+    with pytest.raises(DataError, match=rf"files inside .*{place.name}, a link to .*follow_links=True"):
+        load_study("imagenet", **chosen)
+    assert len(load_study("imagenet", follow_links=True, **chosen).set("test")) == 16

@@ -219,3 +219,27 @@ def test_bad_shares_folders_and_arrays_are_refused(tmp_path):
     np.save(tmp_path / "three.npy", np.ones((3, 3)))
     with pytest.raises(DataError, match="as many features in test as in training responses; got 5 and 3"):
         read_plain(tmp_path / "three.npy", paths[:3], test_responses=tmp_path / "wide.npy", test_images=paths[3:])
+
+
+@pytest.mark.parametrize("name", ["Subject1.h5", "images"])
+def test_links_out_of_the_folder_need_leave(tmp_path, name):
+    root = tmp_path / "god"
+    root.mkdir()
+    write(root / "Subject1.h5")
+    pictures(root / "images")
+    (root / name).rename(tmp_path / name)
+    (root / name).symlink_to(tmp_path / name)
+    with pytest.raises(DataError, match=rf"files inside .*god/{name}, a link to .*follow_links=True"):
+        load_study(root)
+    assert len(load_study(root, follow_links=True).subject().stimuli) == 4
+
+
+def test_a_linked_image_needs_leave(tmp_path):
+    write(tmp_path / "Subject1.h5")
+    pictures(tmp_path / "images")
+    first = sorted(p for p in (tmp_path / "images").rglob("*") if p.is_file())[0]
+    first.rename(tmp_path / first.name)
+    first.symlink_to(tmp_path / first.name)
+    with pytest.raises(DataError, match=f"{first.name}, a link to"):
+        read_subject(tmp_path / "Subject1.h5", tmp_path / "images")
+    assert read_subject(tmp_path / "Subject1.h5", tmp_path / "images", follow_links=True).n_vertices

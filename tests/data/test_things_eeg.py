@@ -200,3 +200,13 @@ def test_a_recording_is_read_with_its_images_from_the_dataset_as_unpacked(tmp_pa
     eeg, shown = read_with_images(folder)
     assert list(eeg.ids) == list(shown.ids) == ["aircraft_06s", "ant_11s"] and not eeg.simulated
     assert eeg.data.shape == (2, 4, 3, 10) and abs(int(shown.image(1)[0, 0, 0]) - 40) <= 2
+    linked = [folder / "preprocessed_eeg_test.npy", where / names[0], tmp_path / "image_set" / "image_metadata.npy"]
+    for number, path in enumerate(linked):
+        outside = tmp_path / f"outside{number}{path.suffix}"
+        path.rename(outside)
+        path.symlink_to(outside)
+        with pytest.raises(DataError, match=rf"{path.name}, a link to .*follow_links=True"):
+            read_with_images(folder)
+        assert len(read_with_images(folder, follow_links=True)[1]) == 2
+        path.unlink()
+        outside.rename(path)
