@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,9 @@ SETTINGS = {
 }
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+# What the figures of the k-th widget of a page show.
+DRAWN = """(k) => [...document.querySelectorAll('.bmfl-frame')[k].querySelectorAll('.js-plotly-plot')].map(e => JSON.stringify(
+    e.data.map(t => [t.source, t.x, t.y, t.z, t.intensity]))).join()"""
 
 
 def chromium():
@@ -64,9 +68,7 @@ def running_lab(folder):
     root.mkdir()
     config.mkdir(parents=True)
     (config / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     token = secrets.token_hex(16)
     own = {k: str(folder / k.lower()) for k in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
     environment = {
@@ -78,19 +80,35 @@ def running_lab(folder):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}"]
     command += ["--LabApp.expose_app_in_browser=True"]  # so that a test can change the theme of an open page
-    log = (folder / "lab.log").open("w")
-    process = subprocess.Popen(command, env=environment, cwd=root, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{url}/api?token={token}", process, folder / "lab.log")
+    with serving(command, f"{url}/api?token={token}", folder / "lab.log", root, environment):
         yield Lab(url, token, root)
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(command, url, log, cwd, environment=None, answer=True):
+    """Run a server and all it starts until the block ends; enter the block once it answers, as `wait_for`."""
+    with log.open("w") as said:
+        process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=said, stderr=said, start_new_session=True)
+        try:
+            wait_for(url, process, log, answer)
+            yield process
+        finally:
+            # all of them, and only then by force: a server needs a moment to end its kernels
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+                for _ in range(80):
+                    process.poll()
+                    os.killpg(process.pid, 0)
+                    time.sleep(0.25)
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(20)
-        if process.poll() is None:
-            process.kill()
-        log.close()
 
 
 def wait_for(url, process, log, answer=True):
@@ -145,6 +163,18 @@ class Watched:
         page.wait_for_function(script, timeout=timeout * 1000)
         page.wait_for_timeout(800)
 
+    def change(self, place, act):
+        """Do something and wait until the figures of a widget, by its place on the page, show something else."""
+        before = self.page.evaluate(DRAWN, place)
+        act(self.page.locator(".bmfl-frame").nth(place))
+        self.page.wait_for_function(f"([k, before]) => ({DRAWN})(k) !== before", arg=[place, before], timeout=60_000)
+
+    def press(self, frame, label, key="ArrowRight"):
+        """Press a key on a slider."""
+        row = frame.locator(".widget-slider", has=self.page.locator(f".widget-label:text-is('{label}')"))
+        row.locator(".noUi-handle").focus()
+        self.page.keyboard.press(key)
+
     def kernel_errors(self):
         found = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
         return found + self.page.locator(".bmfl-error").all_inner_texts()
@@ -156,10 +186,18 @@ class Watched:
         locator.screenshot(path=ARTEFACTS / f"{name}.png")
 
 
-# What Chromium says without anything being wrong with the page.
-HARMLESS = ("GPU stall due to ReadPixels", "favicon", "WebGL", "GL Driver", "Autofocus", "willReadFrequently")
-# anywidget gives up on changes of a model after two seconds of a busy page; the figures' changes travel in plain labels.
-HARMLESS += ("[anywidget] Failed to initialize model",)
+# Errors without anything being wrong with the page. anywidget gives up on changes of a model after two seconds of a busy
+# page; the figures' changes travel in plain labels.
+HARMLESS = ("favicon.ico", "[anywidget] Failed to initialize model")
+# What Chromium warns of when it draws a surface without a graphics card; any other warning about WebGL is reported.
+SOFTWARE_DRAWING = ("GPU stall due to ReadPixels", "Automatic fallback to software WebGL has been deprecated")
+
+
+def worth_reporting(kind, text):
+    """Whether a console message says that something is wrong with the page."""
+    if kind == "warning" and "WebGL" in text:
+        return not any(known in text for known in SOFTWARE_DRAWING)
+    return kind == "error" and not any(known in text for known in HARMLESS)
 
 
 @contextlib.contextmanager
@@ -180,16 +218,10 @@ def watching(chrome, lab):
             lambda r: watched.hosts.add(urlsplit(r.url).hostname or "") if r.url.startswith(("http", "ws")) else None,
         )
         page.on("websocket", lambda w: watched.hosts.add(urlsplit(w.url).hostname))
-        page.on(
-            "pageerror", lambda e: None if any(h in str(e) for h in HARMLESS) else watched.errors.append(str(e))
-        )
+        page.on("pageerror", lambda e: watched.errors.append(str(e)) if worth_reporting("error", str(e)) else None)
         page.on(
             "console",
-            lambda m: (
-                watched.errors.append(m.text)
-                if m.type == "error" and not any(h in m.text + str(m.location) for h in HARMLESS)
-                else None
-            ),
+            lambda m: watched.errors.append(m.text) if worth_reporting(m.type, f"{m.text} {m.location}") else None,
         )
         return watched
 

@@ -26,7 +26,7 @@ explorer = Explorer(study, models, encoder, store=store)
 WIDGETS = {
     "surface": "surface = widgets.surface_viewer(explorer, region='FFC'); surface",
     "ablation": "ablation = widgets.region_ablation(explorer); ablation",
-    "attention": "attention = widgets.attention_explorer(explorer, compare='another image'); attention",
+    "attention": "attention = widgets.attention_explorer(explorer, compare='another image', other_index=9); attention",
     "ood": "result = evaluate_ood(models, study, shifts=[('masked', 1), ('masked', 3), ('masked', 5), ('sketch', 3)], n_boot=20)\n"
     "ood = widgets.ood_explorer(result, explorer); ood",
     "runs": "import pathlib, nbformat\n"
@@ -38,8 +38,6 @@ WIDGETS = {
     "nbformat.write(done, 'out/run-1/executed.ipynb')\n"
     "runs = widgets.run_browser('out'); runs",
 }
-DRAWN = """(k) => [...document.querySelectorAll('.bmfl-frame')[k].querySelectorAll('.js-plotly-plot')].map(e => JSON.stringify(
-    e.data.map(t => [t.source, t.x, t.y, t.z, t.intensity]))).join()"""
 
 
 def coloured(picture):
@@ -75,15 +73,10 @@ class Page:
 
     def change(self, name, act):
         """Do something and wait until the widget's figures show something else."""
-        place = list(WIDGETS).index(name)
-        before = self.page.evaluate(DRAWN, place)
-        act(self.frame(name))
-        self.page.wait_for_function(f"([k, before]) => ({DRAWN})(k) !== before", arg=[place, before], timeout=60_000)
+        self.watched.change(list(WIDGETS).index(name), act)
 
     def press(self, frame, label, key="ArrowRight"):
-        row = frame.locator(".widget-slider", has=self.page.locator(f".widget-label:text-is('{label}')"))
-        row.locator(".noUi-handle").focus()
-        self.page.keyboard.press(key)
+        self.watched.press(frame, label, key)
 
     def dot(self, name):
         """Click on coloured places of the cortex, the largest first, until the kernel hears of one."""
@@ -142,6 +135,33 @@ CONTROLS = {
 }
 
 
+PICTURES = "(e) => e.data.map(t => t.source)"
+
+
+def test_the_cortex_is_drawn_in_colours(opened):
+    for name in ("surface", "ablation"):
+        canvas = opened.frame(name).locator(".gl-container canvas").first
+        canvas.scroll_into_view_if_needed()
+        opened.page.wait_for_timeout(500)
+        assert coloured(canvas.screenshot()), f"the canvas of {name} shows no map"
+        assert opened.frame(name).get_by_text("WebGL is not supported").count() == 0
+
+
+def test_two_images_beside_each_other_differ_with_their_maps(opened):
+    frame = opened.frame("attention")
+    pictures = frame.locator(".js-plotly-plot").first
+    frame.get_by_label("Attention", exact=True).select_option("encoder: ROI query over patches")
+    opened.watched.settle()
+    first, first_map, other, other_map = pictures.evaluate(PICTURES)
+    assert first != other and first_map != other_map
+    opened.watched.shoot(frame, "attention-two-images")
+    opened.change("attention", lambda f: opened.press(f, "Other image"))
+    changed = pictures.evaluate(PICTURES)
+    assert changed[:2] == [first, first_map] and changed[2] != other and changed[3] != other_map
+    frame.get_by_label("Attention", exact=True).select_option("fusion: brain over patches")
+    opened.healthy()
+
+
 @pytest.mark.parametrize("name", WIDGETS)
 def test_a_widget_opens_and_answers_its_controls(name, opened):
     opened.watched.shoot(opened.frame(name), f"{name}-1280-light")
@@ -171,13 +191,25 @@ def test_a_click_on_the_cortex_names_its_region_and_switches_it_off(opened):
     opened.healthy()
 
 
+CELL = """(e, [x, y]) => { const place = (axis, name) => axis._offset + axis.l2p(axis._categories.indexOf(name));
+    return [place(e._fullLayout.xaxis, x), place(e._fullLayout.yaxis, y)] }"""
+
+
 def test_a_click_on_the_grid_chooses_shift_and_severity(opened):
     frame = opened.frame("ood")
-    cell = frame.locator(".heatmaplayer").first.bounding_box()
-    opened.page.mouse.click(cell["x"] + 0.9 * cell["width"], cell["y"] + 0.2 * cell["height"])
+    chosen = {k: frame.get_by_label(k, exact=True) for k in ("Shift or set", "Severity")}
+    chosen["Shift or set"].select_option("sketch")
     opened.watched.settle()
-    assert frame.get_by_label("Severity", exact=True).locator("option:checked").inner_text() in {"5", "3", "whole set"}
-    assert "images" in opened.status("ood")
+    assert "sketch 3" in opened.status("ood")
+    plot = frame.locator(".js-plotly-plot").first
+    plot.scroll_into_view_if_needed()
+    opened.page.wait_for_timeout(500)
+    x, y = plot.evaluate(CELL, ["5", "masked"])  # the middle of that cell
+    opened.change("ood", lambda _: plot.click(position={"x": x, "y": y}))
+    opened.watched.settle()
+    shift, severity = (c.locator("option:checked").inner_text() for c in chosen.values())
+    assert shift == "masked" and severity == "5"
+    assert "masked 5" in opened.status("ood")
     opened.healthy()
 
 
