@@ -269,7 +269,7 @@ def _shared(lost: Sequence[str]) -> str:
     if free:
         text += f" On none of these was it better than the {_controls(free)}: nothing shows that the gain takes a cortex."
     if reading:
-        what = ", ".join(READ_FMRI[n] for n in reading)
+        what = " or ".join(READ_FMRI[n] for n in reading)
         text += (
             f" On none of these was it better than the {_controls(reading)}, which also "
             f"read{'s' * (len(reading) == 1)} predicted fMRI: nothing shows that the gain takes {what}."
@@ -280,7 +280,9 @@ def _shared(lost: Sequence[str]) -> str:
 def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
     """Return the warning beside a gain over the backbone of a model that no control was run for."""
     plain = (*PLAIN, "fusion")
-    if first in ("fusion", "backbone", "linear probe", *CORTEX_FREE, *READ_FMRI) or second != "backbone":
+    known = ("fusion", "backbone", "linear probe", *CORTEX_FREE, *READ_FMRI)
+    # of responses mixed with noise, "r = 0.53", those with more noise are the control
+    if first in known or first.startswith("r = ") or second != "backbone":
         return ""
     mine = part[(part["first"] == first) | (part["second"] == first)]
     compared = set(mine["first"]) | set(mine["second"])

@@ -56,9 +56,9 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
         part = part.drop_duplicates([*CONDITION, "model", "run_id", "seed", "value"])
         part = part.assign(verdict=verdicts.reindex(part.index).fillna(""))
         lines += [f"## {name} ({unit})", "", *_table(part)]
-        lines += ["", f"Interval: {_by_model(part, 'interval')}.", f"Selection: {_by_model(part, 'selection')}."]
-        lines += [f"Verdict: {VERDICTS[name][3]}."] if name in VERDICTS else []
-        lines += [f"Note: {n}." for n in _notes(part)] + [""]
+        lines += ["", f"- Interval: {_by_model(part, 'interval')}.", f"- Selection: {_by_model(part, 'selection')}."]
+        lines += [f"- Verdict: {VERDICTS[name][3]}."] if name in VERDICTS else []
+        lines += [f"- Note: {n}." for n in _notes(part)] + [""]
         lines += _seed_table(every) if name == "accuracy" else []
     return "\n".join([*lines, "Runs: " + ", ".join(f"`{r}`" for r in sorted(rows["run_id"].unique())) + ".", ""])
 
@@ -76,7 +76,11 @@ def _verdicts(rows: pd.DataFrame) -> pd.Series:
 
 
 def _keys(part: pd.DataFrame) -> list[str]:
-    return [k for k in CONDITION if part[k].fillna("").astype(str).ne("").any()]
+    return [k for k in CONDITION if part[k].astype(object).fillna("").astype(str).ne("").any()]
+
+
+def _blank(part: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    return part.assign(**{k: part[k].astype(object).where(part[k].notna(), "") for k in keys})
 
 
 def _line(cells: Iterable[object]) -> str:
@@ -90,7 +94,7 @@ def _table(part: pd.DataFrame) -> list[str]:
     header = [*keys, *((m or "value" for m in models) if len(models) > 1 else ["value"]), "n"]
     header += ["seeds"] if seeds.any() else []
     lines = [_line(header), "|" + " --- |" * len(header)]
-    for condition, group in part.fillna({k: "" for k in keys}).groupby(keys or ["name"], sort=False):
+    for condition, group in _blank(part, keys).groupby(keys or ["name"], sort=False):
         cells = [_cell(group[group["model"] == m]) for m in models]
         counts = [_seeds(group[group["model"] == m]) for m in models if (group["model"] == m).any()]
         row = [*map(_plain, condition if keys else ()), *cells, _range(group["n"])]
@@ -111,9 +115,10 @@ def _seed_table(every: pd.DataFrame) -> list[str]:
         return []
     header = [*keys, "model", *(f"seed {s}" for s in seeds)]
     lines = ["### by seed", "", _line(header), "|" + " --- |" * len(header)]
-    for condition, group in single.fillna({k: "" for k in keys}).groupby([*keys, "model"], sort=False):
-        cells = [_cell(group[group["seed"] == s].assign(ci_low=None, verdict="")) for s in seeds]
-        lines.append(_line([*map(_plain, condition), *cells]))
+    for condition, group in _blank(single, keys).groupby(keys, sort=False):
+        for model, mine in group.groupby("model", sort=False):
+            cells = [_cell(mine[mine["seed"] == s].assign(ci_low=None, verdict="")) for s in seeds]
+            lines.append(_line([*map(_plain, condition), model, *cells]))
     return [*lines, ""]
 
 

@@ -35,7 +35,7 @@ def test_the_planted_region_is_named_where_it_alone_is_left_at_inference(tmp_pat
     found = ablate(tmp_path, signal_roi="LO", seeds=(0, 1, 2, 3, 4), **options)
     assert found.named("kept") == found.named("kept", "ceiling_matched") == ("LO",)
     # what LO says is nearly all that these models use
-    kept, intact = ([r.value for r in found.rows if r.name == "accuracy" and r.split == "test" and (r.model, r.roi) == key][0]
+    kept, intact = (next(r.value for r in found.rows if r.name == "accuracy" and r.split == "test" and (r.model, r.roi) == key)
                     for key in (("kept", "LO"), ("intact", "")))  # fmt: skip
     assert kept > intact - 0.2
 

@@ -111,6 +111,68 @@ def test_gaps_and_effective_robustness_follow_their_definitions(suite):
     assert rows_of(suite, "robustness_slope", shift="masked", severity=5)[0].value == pytest.approx(slope)
 
 
+def robustness(study, models, baselines, n_boot=300):
+    result = evaluate_suite(models, study, shifts=["masked"], severities=[5], baselines=baselines, n_boot=n_boot)
+    return result, {r.model: r for r in rows_of(result, "effective_robustness", shift="masked")}
+
+
+class Fixed:
+    """Right on the first share of the images of "test" and of shifted sets, as given; whatever their pixels are."""
+
+    def __init__(self, home, away, seed=0):
+        self.home, self.away, self.seed = home, away, seed
+
+    def logits(self, stimuli):
+        n = round(len(stimuli) * (self.home if stimuli.name == "test" else self.away))
+        label = np.where(np.arange(len(stimuli)) < n, stimuli.labels, (np.asarray(stimuli.labels) + 1) % len(CLASSES))
+        return np.eye(len(CLASSES), dtype=np.float32)[label]
+
+
+@pytest.fixture(scope="module")
+def alone(study):
+    return Study("known", "the test images alone", {k: v for k, v in study.sets.items() if k != "part"})
+
+
+def test_effective_robustness_is_extrapolated_above_the_baselines_and_undefined_below(alone):
+    models = {f"base {h}": Fixed(h, h - 0.1) for h in (0.4, 0.6, 0.8)}
+    models |= {"under": Fixed(0.3, 0.3), "in": Fixed(0.5, 0.5), "over": Fixed(0.9, 0.9)}
+    _, found = robustness(alone, models, list(models)[:3])
+    assert found["under"].value is None and found["under"].ci_low is None
+    assert "undefined: 30 % in distribution, the baselines begin at 40 %" in found["under"].notes
+    assert found["in"].value == pytest.approx(0.1, abs=0.01) and "extrapolated" not in found["in"].notes
+    assert found["over"].value > 0 and "extrapolated: the baselines reach 80 % in distribution" in found["over"].notes
+
+
+@pytest.mark.parametrize(("away", "poor"), [((0.2, 0.5, 0.8), False), ((0.5, 0.2, 0.5), True)])
+def test_a_line_that_fits_poorly_says_so(alone, away, poor):
+    models = {f"base {i}": Fixed(h, a) for i, (h, a) in enumerate(zip((0.3, 0.6, 0.9), away))} | {"in": Fixed(0.5, 0.5)}
+    result, found = robustness(alone, models, list(models)[:3])
+    (r2,) = rows_of(result, "robustness_r2", shift="masked")
+    assert ("poor fit" in found["in"].notes) is ("poor fit" in r2.notes) is (r2.value < 0.5) is poor
+
+
+def test_effective_robustness_resamples_training_seeds(alone):
+    """Models whose seeds differ by 40 points on the shift have an interval of that width; alike ones have not."""
+    base = {f"base {i}": Fixed(h, h) for i, h in enumerate((0.2, 0.5, 0.95))}
+    models = base | {"alike": [Fixed(0.6, 0.6, s) for s in range(4)],
+                     "apart": [Fixed(0.6, a, s) for s, a in enumerate((0.4, 0.4, 0.8, 0.8))]}  # fmt: skip
+    _, found = robustness(alone, models, list(base), n_boot=1000)
+    assert found["apart"].value == pytest.approx(found["alike"].value, abs=1e-6) and "seeds" in found["apart"].interval
+    width = {m: r.ci_high - r.ci_low for m, r in found.items()}
+    # four seeds at -+ 0.2, drawn with replacement: a standard deviation of 0.1 beside that over images
+    assert width["apart"] ** 2 - width["alike"] ** 2 == pytest.approx((2 * 1.96 * 0.1) ** 2, rel=0.4)
+
+
+def test_baselines_are_resampled_over_their_seeds_too(alone):
+    width = {}
+    for spread in (0.0, 0.2):
+        base = {f"base {i}": [Fixed(h, h + (spread if s % 2 else -spread), s) for s in range(4)] for i, h in enumerate((0.3, 0.5, 0.7))}
+        row = robustness(alone, base | {"in": Fixed(0.5, 0.5)}, list(base))[1]["in"]
+        width[spread] = row.ci_high - row.ci_low
+        assert row.value == pytest.approx(0, abs=0.02)
+    assert width[0.2] > 1.5 * width[0.0]
+
+
 def test_too_few_baselines_leave_the_line_undefined(study):
     models = {"one": Noisy(1.5), "base": Noisy(1.0, 3)}
     result = evaluate_suite(models, study, shifts=["masked"], severities=[2], baselines=["base"], n_boot=50)

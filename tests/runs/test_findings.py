@@ -9,8 +9,9 @@ import pytest
 
 from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
-from bmfl_lab.runs.findings import collect_records, comparisons, findings, grouped, overview
+from bmfl_lab.runs.findings import CORTEX_FREE, READ_FMRI, collect_records, comparisons, findings, grouped, overview
 from bmfl_lab.runs.report import render
+from bmfl_lab.training.controls import CONTROL_MODELS
 
 
 def difference(model, value, p, shift="fog", severity=3, split="test", half=0.02):
@@ -54,6 +55,40 @@ def test_a_gain_that_a_control_shares_needs_no_cortex(tmp_path):
     assert "than the control `attributes`: nothing shows that the gain takes a cortex" in said(tmp_path, rows)[0]
     rows += difference("fusion - noise", 0.0, 0.9)
     assert "than the controls `attributes`, `noise`: nothing shows" in said(tmp_path, rows)[0]
+
+
+def test_controls_that_read_predicted_fmri_are_told_apart_from_those_without_a_cortex(tmp_path):
+    rows = difference("fusion - backbone", 0.05, 0.001)
+    for name in ("attributes", "untrained brain transformer", "same class", "mean colour"):
+        rows += difference(f"fusion - {name}", 0.0, 0.9)
+    line = said(tmp_path, rows)[0]
+    free, reading, other = line.split(" On none of these was it better than ")[1:]
+    assert free == "the control `attributes`: nothing shows that the gain takes a cortex."
+    assert reading.startswith("the controls `untrained brain transformer`, `same class`, which also read predicted fMRI: ")
+    assert reading.endswith("the gain takes a trained brain transformer or more than the response to its class.")
+    assert other == "`mean colour`."
+
+
+def test_a_control_that_reads_predicted_fmri_does_not_show_that_no_cortex_is_needed(tmp_path):
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - other image", 0.0, 0.9)
+    line = said(tmp_path, rows)[0]
+    assert "which also reads predicted fMRI: nothing shows that the gain takes the response to the image itself" in line
+    assert "takes a cortex" not in line
+
+
+def test_every_control_of_the_recipes_is_of_one_kind():
+    assert sorted([*CORTEX_FREE, *READ_FMRI]) == sorted(set(CONTROL_MODELS) - {"fusion", "backbone"})
+
+
+def test_a_gain_of_a_model_that_no_control_was_run_for_says_so(tmp_path):
+    rows = difference("concat - backbone", 0.05, 0.001) + difference("fusion - backbone", 0.05, 0.001)
+    rows += difference("fusion - attributes", 0.05, 0.001) + difference("attributes - backbone", 0.05, 0.001)
+    lines = {line.split(": ")[1].split(" against")[0]: line for line in said(tmp_path, rows)[1:]}
+    warned = {name for name, line in lines.items() if "No control was run for" in line}
+    assert warned == {"`concat`"} and lines["`concat`"].endswith("for `concat`: its gain may come from any added information.")
+    for more in (difference("concat - attributes", 0.0, 0.9), difference("noise - concat", 0.0, 0.9)):
+        assert not any("No control was run" in line for line in said(tmp_path, rows + more))
+    assert not any("No control" in line for line in said(tmp_path, difference("concat - backbone", 0.01, 0.5)))
 
 
 def test_a_gain_beyond_the_control_is_granted_where_it_was_found(tmp_path):
@@ -133,7 +168,9 @@ def effect(mode, roi, value, p, split="test"):
 def test_regions_are_named_by_interval_and_adjusted_p_or_not_at_all(tmp_path):
     rows = effect("only", "LO", 0.2, 0.001) + effect("only", "LO", 0.1, 0.3, "clipart") + effect("only", "V1", -0.3, 0.001)
     rows += effect("only", "V1", 0.0, 1.0, "clipart") + effect("lesioned", "LO", 0.03, 0.2) + effect("lesioned", "V1", 0.01, 0.9)
-    first, second = said(tmp_path, rows)
+    rows += effect("kept", "LO", 0.2, 0.001)
+    first, second, third = said(tmp_path, rows)
+    assert "with all else lesioned at inference: LO on 1 of 1 sets" in third
     assert "more than random vertices, trained with it alone: LO on 1 of 2 sets (at most +20.0 points). n = 400" in first
     assert "V1" not in first and "lesioned at inference: none of 2 regions; no effect larger than 5.0 points" in second
 
