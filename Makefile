@@ -1,4 +1,4 @@
-# The set-up commands:  make run | test | lab   (and smoke, test-browser, bench, clean)
+# The set-up commands:  make run | test | lab | app   (and smoke, test-browser, bench, clean)
 #
 # CPU machines get the torch build pinned in .ci/constraints-cpu.txt; where nvidia-smi works, pip is left to choose a
 # CUDA build. Override with  make run TORCH_CONSTRAINT=path/to/constraints.txt  or  TORCH_CONSTRAINT=  for none.
@@ -13,7 +13,7 @@ TORCH_CONSTRAINT ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo .ci/constraint
 STAMP = $(VENV)/.installed-$(shell cat pyproject.toml $(TORCH_CONSTRAINT) | cksum | cut -d' ' -f1)
 LAB_CONFIG := $(VENV)/share/bmfl/jupyter
 
-.PHONY: help setup run test test-browser smoke bench lab clean
+.PHONY: help setup run test test-browser smoke bench lab app clean
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -64,6 +64,20 @@ lab: setup
 	@printf '%s\n' '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > $(LAB_CONFIG)/labconfig/default_setting_overrides.json
 	@echo "== JupyterLab on notebooks/00_quickstart.ipynb (stop it with Ctrl-C)"
 	@JUPYTER_CONFIG_PATH="$(abspath $(LAB_CONFIG))$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $(LAB_SAFE) $(LAB_ARGS)
+
+# A notebook as a page with its widgets and without its code. Whoever reaches the port can work the widgets, so this, too,
+# listens on the loopback address only and asks for a token. voila's page links icons of another host, which no widget
+# here shows; the policy keeps the browser from asking for them.
+NOTEBOOK ?= notebooks/00_quickstart.ipynb
+APP_SAFE := --Voila.ip=127.0.0.1 --Voila.auto_token=True
+app: export APP_CONFIG = {"Voila": {"tornado_settings": {"headers": {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://localhost:* ws://127.0.0.1:*; frame-ancestors 'self'"}}}}
+
+app: setup
+	@$(PY) -c 'import voila' 2>/dev/null || { echo "== set-up of voila"; $(PY) -m pip install -q -q --disable-pip-version-check $(if $(TORCH_CONSTRAINT),-c $(TORCH_CONSTRAINT)) -e '.[app]'; } || { echo "error: pip could not install voila; its messages stand above"; exit 1; }
+	@mkdir -p $(LAB_CONFIG)
+	@printf '%s\n' "$$APP_CONFIG" > $(LAB_CONFIG)/voila.json
+	@echo "== $(NOTEBOOK) as an app; the page stays empty until its cells have run (stop it with Ctrl-C)"
+	@JUPYTER_CONFIG_PATH="$(abspath $(LAB_CONFIG))$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(PY) -m voila $(NOTEBOOK) --VoilaExecutor.skip_cells_with_tag=none $(APP_SAFE) $(APP_ARGS)
 
 clean:
 	@rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,10 +1,8 @@
-"""A notebook with a widget served as an app by voila, for a colleague without Python."""
+"""A notebook with a widget served as an app by ``make app``, for a colleague without Python."""
 
-import contextlib
-import socket
-import subprocess
+import shutil
 import sys
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import jupyter_page
 import pytest
@@ -13,23 +11,27 @@ from test_widgets_browser import SETUP, WIDGETS
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def test_voila_serves_a_notebook_with_its_widget_and_no_code(chrome, models, tmp_path):
+def test_make_app_serves_a_notebook_with_its_widget_and_no_code(chrome, models, tmp_path):
     pytest.importorskip("voila")
-    page_of = jupyter_page.Lab("", "", tmp_path)
-    name = page_of.write("app.ipynb", [SETUP.format(root=models), WIDGETS["ablation"]])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "voila", str(tmp_path / name), "--no-browser", f"--port={port}"]
-    command += ["--Voila.ip=127.0.0.1", "--VoilaExecutor.skip_cells_with_tag=none"]
-    log = (tmp_path / "voila.log").open("w")
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
-    context = chrome.new_context(viewport={"width": 1280, "height": 1400})
-    try:
-        jupyter_page.wait_for(f"http://127.0.0.1:{port}/static/voila.js", process, tmp_path / "voila.log", answer=False)
-        page, errors = context.new_page(), []
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    name = jupyter_page.Lab("", "", tmp_path).write("app.ipynb", [SETUP.format(root=models), WIDGETS["ablation"]])
+    port, token = jupyter_page.free_port(), "of-the-test"
+    command = ["make", "-C", str(jupyter_page.ROOT), "-o", "setup", "app", f"VENV={sys.prefix}"]
+    command += [f"LAB_CONFIG={tmp_path / 'config'}"]
+    command += [f"NOTEBOOK={tmp_path / name}", f"APP_ARGS=--no-browser --port={port} --token={token}"]
+    url, context = f"http://127.0.0.1:{port}", chrome.new_context(viewport={"width": 1280, "height": 1400})
+    with (
+        jupyter_page.serving(command, f"{url}/static/voila.js", tmp_path / "voila.log", tmp_path, answer=False),
+        context,
+    ):
+        page, errors, asked, sockets = context.new_page(), [], [], []
         page.on("pageerror", lambda e: errors.append(str(e)))
-        page.goto(f"http://127.0.0.1:{port}/", timeout=300_000, wait_until="commit")
+        page.on("request", lambda r: asked.append(r))
+        page.on("websocket", lambda w: sockets.append(w))
+        refused = page.goto(url, timeout=300_000)
+        assert refused.status == 403 or "login" in page.url, "the app answers nobody without its token"
+        page.goto(f"{url}/?token={token}", timeout=300_000, wait_until="commit")
         page.wait_for_selector(".bmfl-frame .js-plotly-plot .main-svg", timeout=300_000)
         page.wait_for_timeout(3000)
         frame = page.locator(".bmfl-frame")
@@ -42,11 +44,10 @@ def test_voila_serves_a_notebook_with_its_widget_and_no_code(chrome, models, tmp
         jupyter_page.ARTEFACTS.mkdir(exist_ok=True)
         page.screenshot(path=jupyter_page.ARTEFACTS / "voila.png", full_page=True)
         assert page.locator(".jp-InputArea").count() == 0, "an app shows no code"
+        assert page.get_by_text("Error displaying widget").count() == 0
         assert errors == []
-    finally:
-        context.close()
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        log.close()
-    assert Path(jupyter_page.ARTEFACTS / "voila.png").stat().st_size > 20_000
+        # what the page's policy forbids never leaves the browser
+        sent = [r for r in asked if r.url.startswith("http") and r.failure != "csp"]
+        hosts = {urlsplit(r.url).hostname for r in (*sent, *sockets)}
+        assert hosts == {"127.0.0.1"}, [(r.url, r.failure) for r in sent if "127.0.0.1" not in r.url]
+    assert (jupyter_page.ARTEFACTS / "voila.png").stat().st_size > 20_000
