@@ -319,11 +319,11 @@ def _results(source: Any) -> go.Figure:
     made.update_yaxes(autorange="reversed", row=1, col=2)
     made.update_yaxes(range=[0, 105], row=1, col=3)
     chance = 100 / max(1, len(source.class_names))
-    label = {"annotation_text": "chance", "annotation_position": "top right", "annotation_font_size": 11}
+    label = {"annotation_text": "chance", "annotation_position": "right", "annotation_font_size": 11}
     made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, **label, row=1, col=3)
     made.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"})
     figure = styled(made, 400)
-    figure.update_layout(margin={"l": 10, "r": 14, "t": 62, "b": 70})
+    figure.update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 70})  # "chance" stands to the right of its line
     return figure
 
 

@@ -116,7 +116,7 @@ def _accuracy_bars(axis: Any, table: Mapping[str, np.ndarray], sets: Sequence[st
         axis.bar(x + (column - 1) * 0.27, values, 0.25, color=colour, label=name)
         axis.errorbar(x + (column - 1) * 0.27, values, yerr=error, fmt="none", ecolor="#222222", capsize=3, lw=1)
     axis.axhline(100 * chance, ls="--", lw=1, color=GREY)
-    axis.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axis.annotate("chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     names = [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])]
     if np.isfinite(table["accuracy"][:, 1]).any():
         turned = (f"{wrong} turned wrong, {right} right" for wrong, right in table["changed"])
