@@ -15,10 +15,11 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
+from bmfl_lab.metrics.correlation import CHUNK, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
 from bmfl_lab.records import MetricRow
 
+COUNTS = ("n_undefined", "n_near_constant")
 INTERVAL = "95 % bootstrap over stimuli, centred on the value"
 
 
@@ -39,11 +40,12 @@ class EncodingResult:
     ----------
     rows : list of MetricRow
         Per region: ``pearson_r`` and ``pearson_r_median`` (unit r), ``noise_normalised`` and
-        ``noise_normalised_median`` (unit per cent), ``n_undefined`` (unit vertices); ``roi`` is "all", an ROI or a
-        group.
+        ``noise_normalised_median`` (unit per cent), ``n_undefined`` and ``n_near_constant`` (unit vertices); ``roi``
+        is "all", an ROI or a group.
     per_vertex : pandas.DataFrame
-        One row a vertex: hemisphere, r, ceiling, noise_normalised, ROI memberships joined by "+"; for a simulated
-        subject also r_truth, against the noiseless response.
+        One row a vertex: hemisphere, r, near_constant (r is defined, but measured or predicted responses vary so
+        little about their mean that it rests on the last digits), ceiling, noise_normalised, ROI memberships joined by
+        "+"; for a simulated subject also r_truth, against the noiseless response.
     facts : mapping
         ``n_boot``, and under ``regions`` the mask of each region in `rows`.
     """
@@ -55,14 +57,14 @@ class EncodingResult:
     def table(self, value: str = "pearson_r") -> pd.DataFrame:
         """Return one metric, one row a region, with interval and counts."""
         found = [r for r in self.rows if r.name == value]
-        undefined = {r.roi: r.value for r in self.rows if r.name == "n_undefined"}
+        counts = {n: {r.roi: int(r.value) for r in self.rows if r.name == n} for n in COUNTS}
         return pd.DataFrame(
             {
                 "roi": [r.roi for r in found],
                 value: [r.value for r in found],
                 "ci_low": [r.ci_low for r in found],
                 "ci_high": [r.ci_high for r in found],
-                "n_undefined": [undefined[r.roi] for r in found],
+                **{name: [by_roi[r.roi] for r in found] for name, by_roi in counts.items()},
             }
         )
 
@@ -143,6 +145,7 @@ def evaluate_encoder(
     predicted = encoder.predict_stimuli(who.stimuli.subset(rows), store=store, device=device)
     measured = np.asarray(who.responses[rows], np.float32)
     r = pearson(measured, predicted)
+    near = (_near_constant(measured) | _near_constant(predicted)) & np.isfinite(r)
     boot = bootstrap_pearson(measured, predicted, n_boot, seed)
     ceiling = ceiling_of(who, rows)
     normalised = None if ceiling is None else noise_normalised(r, ceiling, convention)
@@ -161,13 +164,18 @@ def evaluate_encoder(
             found += region_rows(
                 "noise_normalised", "per cent", normalised[mask], boot_normalised[:, mask], roi, who, shared
             )
-        undefined = int(np.sum(~np.isfinite(r[mask])))
-        found.append(MetricRow(name="n_undefined", value=float(undefined), unit="vertices", roi=roi, **shared))
+        counts = (np.sum(~np.isfinite(r[mask])), np.sum(near[mask]))
+        found += [MetricRow(name=n, value=float(c), unit="vertices", roi=roi, **shared) for n, c in zip(COUNTS, counts)]
     return EncodingResult(
         found,
-        _per_vertex(who, rows, predicted, r, ceiling, normalised),
+        _per_vertex(who, rows, predicted, r, ceiling, normalised).assign(near_constant=near),
         {"n_boot": n_boot, "regions": regions(who.atlas)},
     )
+
+
+def _near_constant(values: np.ndarray) -> np.ndarray:
+    parts = [near_constant(values[:, start : start + CHUNK]) for start in range(0, values.shape[1], CHUNK)]
+    return np.concatenate(parts)
 
 
 def region_rows(

@@ -24,7 +24,7 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        0 to 1; NaN where `ncsnr` is NaN.
+        0 to 1; NaN where `ncsnr` is NaN or negative, which no standard deviation is.
 
     Raises
     ------
@@ -43,7 +43,8 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
             message("stimuli with at least one repeat", f"{counts}", "count the repeats that were averaged")
         )
     noise = sum(n / k for k, n in counts.items()) / total
-    s2 = np.asarray(ncsnr, np.float64) ** 2
+    s = np.asarray(ncsnr, np.float64)
+    s2 = np.where(s >= 0, s, np.nan) ** 2
     return (s2 / (s2 + noise)).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge
+from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge, share_at_edge
 
 POOLINGS = ("mean", "grid")
 
@@ -127,6 +127,7 @@ class RetinotopicEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = tuple(grid)
+        self.fit_facts: dict[str, float] = {}
         for name, value in {
             "fields_C3": fields,
             "choice_V": choice,
@@ -183,11 +184,18 @@ def fit_retinotopic(
     Returns
     -------
     RetinotopicEncoder
+        Its `fit_facts` hold the share of vertices whose penalty, on the field they chose, lies at an end of the grid,
+        and the median penalty.
 
     Raises
     ------
     DataError
         If the grid does not have n_patches cells.
+
+    Warns
+    -----
+    UserWarning
+        If that share is above 5 %.
 
     Notes
     -----
@@ -200,7 +208,7 @@ def fit_retinotopic(
     projection = _principal(patches, min(n_features, patches.shape[2]))
     features = np.matmul(np.asarray(patches, np.float32), projection)
     seen = torch.einsum("cp,npf->cnf", field_weights(fields, grid), torch.from_numpy(features)).numpy()
-    best = np.full(Y.shape[1], -np.inf, np.float32)
+    best, alpha = np.full(Y.shape[1], -np.inf, np.float32), np.empty(Y.shape[1], np.float32)
     choice = np.zeros(Y.shape[1], np.int64)
     coef = np.zeros((Y.shape[1], features.shape[2]), np.float32)
     intercept = np.zeros(Y.shape[1], np.float32)
@@ -209,9 +217,9 @@ def fit_retinotopic(
         for c in range(len(fields)):
             fit = fit_ridge(seen[c], Y, alphas, n_folds, device=device, precision="float32")
             better = fit.cv_score > best
-            best[better], choice[better] = fit.cv_score[better], c
+            best[better], choice[better], alpha[better] = fit.cv_score[better], c, fit.alpha[better]
             coef[better], intercept[better] = fit.coef.T[better], fit.intercept[better]
-    return RetinotopicEncoder(
+    made = RetinotopicEncoder(
         fields=fields,
         choice=torch.from_numpy(choice),
         projection=torch.from_numpy(projection),
@@ -219,6 +227,8 @@ def fit_retinotopic(
         intercept=torch.from_numpy(intercept),
         grid=grid,
     )
+    made.fit_facts = {"alpha_edge_share": share_at_edge(alpha, alphas), "alpha_median": float(np.median(alpha))}
+    return made
 
 
 def _principal(patches: np.ndarray, n: int, rows: int = 2000) -> np.ndarray:

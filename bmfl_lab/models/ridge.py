@@ -168,7 +168,28 @@ def fit_ridge(
         part = slice(start, start + chunk)
         block = torch.as_tensor(np.ascontiguousarray(Y[:, part]), device=device).to(dtype)
         alpha[part], coef[:, part], intercept[part], score[part] = features.solve(block)
-    edge = float(np.mean((alpha == grid.min()) | (alpha == grid.max()))) if len(grid) > 1 else 0.0
+    return RidgeFit(alpha, coef, intercept, score, share_at_edge(alpha, grid))
+
+
+def share_at_edge(alpha: np.ndarray, alphas: Sequence[float], *, stacklevel: int = 3) -> float:
+    """Return the share of vertices whose penalty lies at an end of the grid; 0 for a grid of one.
+
+    Parameters
+    ----------
+    alpha : ndarray, shape (n_vertices,)
+        Chosen penalties.
+    alphas : sequence of float
+        The grid.
+    stacklevel : int, default 3
+        Whose line the warning names, as `warnings.warn`.
+
+    Warns
+    -----
+    UserWarning
+        If it is more than 5 %.
+    """
+    grid = np.asarray(alphas, np.float32).ravel()
+    edge = float(np.mean((alpha == grid.min()) | (alpha == grid.max()))) if len(grid) > 1 and len(alpha) else 0.0
     if edge > EDGE_SHARE:
         warnings.warn(
             message(
@@ -176,9 +197,9 @@ def fit_ridge(
                 f"{edge:.1%} at {grid.min():g} or {grid.max():g}",
                 "widen `alphas`",
             ),
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
-    return RidgeFit(alpha, coef, intercept, score, edge)
+    return edge
 
 
 def _checked(X: Any, Y: Any, alphas: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

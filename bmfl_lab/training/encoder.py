@@ -188,6 +188,8 @@ def _prepare(
     facts = {
         "config": to_dict(config),
         "split": how,
+        "split_seed": config.split_seed,
+        "subject_split": subject.info.get("split"),
         "n_train": len(rows["train"]),
         "n_val": len(rows["val"]),
         "n_missing_responses": int(np.sum(~np.isfinite(used))),
@@ -230,7 +232,14 @@ def _retinotopic(job: _Job):
         device=job.device,
     )
     build = {"type": "retinotopic", "grid": list(job.grid)}
-    return module, build, _scores(module, job), "cross-validation within train, one field per vertex", [], {}
+    return (
+        module,
+        build,
+        _scores(module, job),
+        "cross-validation within train, one field per vertex",
+        [],
+        module.fit_facts,
+    )
 
 
 def _linear(job: _Job):

@@ -8,13 +8,15 @@ import pytest
 from scipy import stats
 
 from bmfl_lab import load_study
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.config import replace
 from bmfl_lab.data.planted_images import DEGREES
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.encoding import evaluate_encoder, regions
 from bmfl_lab.evaluation.encoding_tables import block_table, encoding_controls
 from bmfl_lab.evaluation.encoding_truth import evaluate_encoder_shifts, orientation_tuning_error, receptive_field_error
+from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.training.encoder import tiny, train_brain_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -96,6 +98,25 @@ def test_undefined_vertices_are_counted_and_left_out(study):
     assert value(result.rows, "pearson_r").value == pytest.approx(np.nanmean(result.per_vertex.r), abs=1e-6)
 
 
+def test_vertices_that_hardly_vary_are_flagged_and_still_scored(study):
+    subject = study.subject()
+    responses = subject.responses.copy()
+    responses[:, 3] = 1.0
+    responses[:, 7] = 1000.0 + np.where(responses[:, 7] > 0, np.float32(0.1), 0)  # 1e-4 of the mean
+    responses[:, 9] += 100.0  # a large mean alone does not hide what varies
+    changed = dataclasses.replace(subject, responses=responses)
+    result = evaluate_encoder(
+        Oracle(subject), dataclasses.replace(study, subjects={"x": changed}), n_boot=5, device="cpu"
+    )
+    assert np.flatnonzero(result.per_vertex.near_constant).tolist() == [7]
+    assert np.isfinite(result.per_vertex.r[7]) and np.isnan(result.per_vertex.r[3])
+    assert value(result.rows, "n_near_constant").value == 1 and value(result.rows, "n_undefined").value == 1
+    for roi, mask in regions(subject.atlas).items():
+        assert value(result.rows, "n_near_constant", roi).value == mask[7]
+    table = result.table().set_index("roi")
+    assert table.loc["all", ["n_undefined", "n_near_constant"]].tolist() == [1, 1]
+
+
 def test_overlapping_regions_count_a_vertex_in_each_and_once_in_all_and_absent_ones_have_no_row(study):
     subject = study.subject()
     atlas = subject.atlas
@@ -105,8 +126,10 @@ def test_overlapping_regions_count_a_vertex_in_each_and_once_in_all_and_absent_o
     noisy = SimpleNamespace(
         label="noisy",
         selection="none",
-        predict_stimuli=lambda stimuli, **o: rng.standard_normal((len(stimuli), 168))
-        + subject.truth["respond"](np.stack([stimuli.image(i) for i in range(len(stimuli))])),
+        predict_stimuli=lambda stimuli, **o: (
+            rng.standard_normal((len(stimuli), 168))
+            + subject.truth["respond"](np.stack([stimuli.image(i) for i in range(len(stimuli))]))
+        ),
     )
     result = evaluate_encoder(noisy, dataclasses.replace(study, subjects={"x": changed}), n_boot=5, device="cpu")
     r = result.per_vertex.r.to_numpy()
@@ -149,6 +172,19 @@ def test_controls_do_worse_than_the_tokens(study, store):
     assert table.n_undefined["as trained"] == 0
     with pytest.raises(ConfigError, match="controls among"):
         encoding_controls(study, controls=["none"])
+
+
+def test_the_control_with_random_weights_is_a_ridge_on_the_untrained_backbone(study, store):
+    table = encoding_controls(study, controls=["as trained", "random weights"], seed=3, store=store, device="cpu")
+    who, spec = study.subject(), study.backbone
+    untrained = load_backbone(spec.name, "random:1003", image_size=spec.image_size, device="cpu", resize=spec.resize)
+    X = np.asarray(store.get(untrained, who.stimuli, "pooled:4", block=-1).patches, np.float32)
+    X = X.reshape(len(who.stimuli), -1)
+    train, test = who.rows("train"), who.rows("test")
+    r = pearson(who.responses[test], fit_ridge(X[train], who.responses[train]).predict(X[test]))
+    assert table.loc["random weights", "all"] == pytest.approx(r.mean(), abs=1e-4)
+    assert table.loc["random weights", "V1"] == pytest.approx(r[who.atlas.rois["V1"]].mean(), abs=1e-4)
+    assert abs(table.loc["random weights", "all"] - table.loc["as trained", "all"]) > 1e-3
 
 
 def test_block_table(study, store):

@@ -52,6 +52,18 @@ def test_constant_input_has_a_finite_small_gradient(axis, value):
     assert torch.isfinite(x.grad).all() and x.grad.norm() <= 1e3
 
 
+@pytest.mark.parametrize("axis", ["feature", "batch"])
+@pytest.mark.parametrize("value", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("spread", [1e-6, 1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 1e-2])
+def test_nearly_constant_input_has_a_bounded_gradient(axis, value, spread):
+    x, y = _pair(8, 32, torch.float32)
+    x = (value + spread * x).requires_grad_()
+    loss = pearson_regulariser(x, y, axis)
+    loss.backward()
+    assert 0 <= loss.item() <= 2
+    assert torch.isfinite(x.grad).all() and 0 < x.grad.norm() <= 1e3
+
+
 def test_inside_autocast_it_stays_in_float32():
     x, y = _pair(8, 32, torch.float32)
     plain = pearson_regulariser(x, y)

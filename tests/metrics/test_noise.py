@@ -32,6 +32,12 @@ def test_published_formula_for_mixed_repeats():
         ceiling_from_ncsnr(np.array([s]), {0: 3})
 
 
+def test_a_negative_ratio_has_no_ceiling_and_a_ratio_of_zero_has_zero():
+    found = ceiling_from_ncsnr(np.array([-0.8, 0.0, np.nan, 0.8]), {3: 2, 1: 1})
+    assert np.isnan(found[[0, 2]]).all() and found[1] == 0
+    assert found[3] == pytest.approx(0.64 / (0.64 + (2 / 3 + 1) / 3), rel=1e-6)
+
+
 def test_planted_ratio_is_recovered_also_with_missing_repeats():
     _, x = planted()
     np.testing.assert_allclose(ncsnr_from_repeats(x) ** 2, SNR**2, atol=0.08)

@@ -1,5 +1,7 @@
 """Linear and receptive-field encoders against planted truths."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ def test_linear_encoder_computes_the_ridge(pooling):
         pool_patches(torch.zeros(1, 1, 1), "max")
 
 
+@pytest.mark.filterwarnings("ignore:expected at most 5%")
 def test_planted_receptive_fields_are_found():
     g = np.random.default_rng(0)
     patches = g.normal(size=(500, 64, 5)).astype(np.float32) @ g.normal(size=(5, 5)).astype(np.float32)
@@ -45,6 +48,23 @@ def test_planted_receptive_fields_are_found():
     assert min(r) > 0.93
     with pytest.raises(DataError, match="patches for grid"):
         fit_retinotopic(patches, Y, grid=(4, 4))
+
+
+def test_penalties_at_the_end_of_the_grid_are_told_once_and_only_for_the_chosen_fields():
+    g = np.random.default_rng(0)
+    patches = g.normal(size=(200, 16, 12)).astype(np.float32)
+    where = field_weights(candidate_fields((4, 4), 2, (0.1,)), (4, 4)).numpy()[0]
+    Y = (np.einsum("p,npd->nd", where, patches) @ g.normal(size=(12, 20))).astype(np.float32)
+    Y += Y.std() * g.normal(size=Y.shape).astype(np.float32)
+    options = {"grid": (4, 4), "n_features": 12, "per_side": 2, "sizes": (0.1,)}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        good = fit_retinotopic(patches, Y, alphas=np.logspace(-4, 5, 19), **options)
+        assert not [w for w in told if "end of the penalty grid" in str(w.message)]
+        assert good.fit_facts["alpha_edge_share"] == 0 and 1e-4 < good.fit_facts["alpha_median"] < 1e5
+        poor = fit_retinotopic(patches, Y, alphas=(1e7, 1e8), **options)
+    assert len([w for w in told if "100.0% at 1e+07 or 1e+08" in str(w.message)]) == 1
+    assert poor.fit_facts == {"alpha_edge_share": 1.0, "alpha_median": 1e7}
 
 
 def test_field_weights_are_placed_as_the_image_is():

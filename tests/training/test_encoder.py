@@ -23,6 +23,7 @@ from bmfl_lab.training.encoder import (
     tiny,
     train_brain_encoder,
     train_brain_encoders,
+    winners,
 )
 from bmfl_lab.training.encoder_io import load_encoder
 
@@ -46,6 +47,18 @@ def quick(kind, **changes):
 
 def with_subject(study, **changes):
     return dataclasses.replace(study, subjects={"x": dataclasses.replace(study.subject(), **changes)})
+
+
+def test_winners_by_region_and_none_where_nothing_is_defined():
+    rois = {"A": [1, 1, 0, 0, 0], "B": [0, 0, 1, 1, 0], "C": [0, 0, 0, 0, 1], "absent": [0] * 5}
+    atlas = Atlas(np.zeros(5, np.int8), {k: np.asarray(v, bool) for k, v in rois.items()})
+    nan = np.nan
+    found = winners(atlas, {"one": np.array([0.5, 0.7, 0.1, nan, nan]), "two": np.array([0.2, 0.2, 0.3, 0.5, nan])})
+    assert found == {
+        "A": {"winner": "one", "one": pytest.approx(0.6), "two": pytest.approx(0.2)},
+        "B": {"winner": "two", "one": pytest.approx(0.1), "two": pytest.approx(0.4)},
+        "C": {"winner": None, "one": None, "two": None},
+    }
 
 
 @pytest.mark.parametrize("kind", ["ridge", "linear", "roi_query", "retinotopic", "ensemble"])
@@ -84,7 +97,11 @@ def test_second_call_loads_and_other_settings_are_refused(study, store, tmp_path
 def _rewritten(folder, name, **changes):
     """Write a manifest anew and take its tensors away, so that what is refused is refused without them."""
     tensors, manifest = checkpoint.read_bundle(folder, name)
-    own = {k: v for k, v in manifest.items() if k not in ("schema", "data_file", "data_bytes", "data_sha256", "manifest_sha256")}
+    own = {
+        k: v
+        for k, v in manifest.items()
+        if k not in ("schema", "data_file", "data_bytes", "data_sha256", "manifest_sha256")
+    }
     checkpoint.write_bundle(folder, name, tensors, {**own, **changes})
     (folder / f"{name}.safetensors").unlink()
 
@@ -96,7 +113,9 @@ def test_an_encoder_of_something_else_is_refused_before_its_tensors_are_read(stu
     _, manifest = checkpoint.read_bundle(tmp_path, "encoder")
     (tmp_path / "encoder.safetensors").unlink()
     other = dataclasses.replace(who, name="someone else")
-    with pytest.raises(CheckpointError, match=rf"an encoder of subject 'someone else' with {who.n_vertices} vertices; got one of"):
+    with pytest.raises(
+        CheckpointError, match=rf"an encoder of subject 'someone else' with {who.n_vertices} vertices; got one of"
+    ):
         load_encoder(tmp_path, other)
     for changes, said in (({"what": "fusion"}, "a brain encoder in .* got 'fusion'"),
                           ({"build": {"type": "oracle"}}, "a known kind of encoder; got 'oracle'"),
