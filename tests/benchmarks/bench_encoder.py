@@ -2,7 +2,9 @@
 
 The peer computes what the public implementation of Adeli et al. computes per step: attention with its weights
 returned, queries projected for every image, a dense readout of every vertex from every query times a mask, and
-AdamW as it comes. Both have the same sizes.
+AdamW as it comes. Both have the same sizes and start from the same weights; without dropout their outputs agree, which is
+checked first. Ends with 1 if they differ by more than TOLERANCE of the outputs' spread, or if a step of ours is not at
+least FLOOR times as fast.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_encoder.py [--steps 5]
 
@@ -10,6 +12,7 @@ bfloat16 is measured where the processor multiplies it (AMX); elsewhere it is on
 """
 
 import argparse
+import sys
 import time
 
 import numpy as np
@@ -21,6 +24,8 @@ from bmfl_lab.runtime import bf16_pays
 
 SIZES = (19004, 20544)
 GRID = (16, 16)
+FLOOR = 2.2
+TOLERANCE = 1e-5
 
 
 def regions(generator):
@@ -65,6 +70,33 @@ class Peer(nn.Module):
         return torch.cat([left, right], 1)
 
 
+@torch.no_grad()
+def copy_weights(ours: ROIQueryEncoder, peer: Peer) -> None:
+    """Give the peer the weights of our encoder."""
+    peer.queries.weight.copy_(ours.queries_RE)
+    parts = (ours.q, ours.k, ours.v)
+    peer.attention.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
+    peer.attention.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))
+    weight, bias = ours.readout.weight().split(SIZES), ours.readout.bias_V.split(SIZES)
+    pairs = [(peer.attention.out_proj, ours.out), (peer.norm2, ours.norm_ffn), (peer.norm3, ours.norm_out)]
+    pairs += [(peer.one, ours.ffn[0]), (peer.two, ours.ffn[3])]
+    for to, layer in pairs:
+        to.weight.copy_(layer.weight)
+        to.bias.copy_(layer.bias)
+    for to, w, b in zip((peer.left, peer.right), weight, bias):
+        to.weight.copy_(w)
+        to.bias.copy_(b)
+
+
+@torch.no_grad()
+def gap(ours: ROIQueryEncoder, peer: Peer, patches: torch.Tensor) -> float:
+    """Return the largest difference of the two outputs, dropout off, over their standard deviation."""
+    ours.eval(), peer.eval()
+    a, b = ours(patches), peer(patches)
+    ours.train(), peer.train()
+    return float((a - b).abs().max() / b.std())
+
+
 def step(model, optimiser, x, y, dtype):
     optimiser.zero_grad(set_to_none=True)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bf16"):
@@ -75,7 +107,7 @@ def step(model, optimiser, x, y, dtype):
     optimiser.step()
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--emulated", action="store_true", help="measure bfloat16 even where it does not pay")
@@ -84,8 +116,12 @@ def main() -> None:
     torch.manual_seed(0)
     names, masks, n = regions(np.random.default_rng(0))
     x, y = torch.randn(16, 256, 768), torch.randn(16, n)
-    runs = {"peer fp32": (Peer(masks), {}, "fp32")}
-    ours = ROIQueryEncoder(masks=masks, token_width=768, grid=GRID)
+    ours, peer = ROIQueryEncoder(masks=masks, token_width=768, grid=GRID), Peer(masks)
+    torch.nn.init.normal_(ours.readout.bias_V)  # so that biases, too, are compared
+    copy_weights(ours, peer)
+    apart = gap(ours, peer, x[:4])
+    print(f"outputs without dropout: largest difference {apart:.1e} of their standard deviation (at most {TOLERANCE:.0e})")
+    runs = {"peer fp32": (peer, {}, "fp32")}
     runs["bmfl_lab fp32"] = (ours, {"fused": True}, "fp32")
     if bf16_pays("cpu") or options.emulated:
         runs["bmfl_lab bf16"] = (ROIQueryEncoder(masks=masks, token_width=768, grid=GRID), {"fused": True}, "bf16")
@@ -107,7 +143,11 @@ def main() -> None:
               f"({ratios.min():.2f} to {ratios.max():.2f})")  # fmt: skip
     if len(runs) == 2:
         print("bfloat16: not measured, this processor has no AMX and only emulates it")
+    ratio = float(np.median(np.asarray(base) / times["bmfl_lab fp32"][1:]))
+    held = apart <= TOLERANCE and ratio >= FLOOR
+    print(f"{'holds' if held else 'FAILS'}: equal to {apart:.1e}, {ratio:.2f} times as fast, at least {FLOOR}")
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,12 +3,13 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_pearson.py [--stimuli 984] [--vertices 39548] [--repeats 5]
 
 The loop is timed on 1,000 vertices and scaled up. CPU seconds of one thread; memory is what the call adds at its
-highest, in a process of its own.
+highest, in a process of its own. Ends with 1 if a ratio is below its floor or results differ by more than TOLERANCE.
 """
 
 import argparse
 import os
 import resource
+import sys
 import time
 
 import numpy as np
@@ -21,6 +22,8 @@ from bmfl_lab.metrics import pearson
 from bmfl_lab.metrics.correlation import StreamingPearson
 
 LOOP = 1000
+FLOORS = {"scipy loop": 50.0, "himalaya": 3.0}
+TOLERANCE = 1e-6
 
 
 def made(n: int, v: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +55,7 @@ def added_memory(job, Y: np.ndarray, P: np.ndarray) -> float:
     return int(os.read(read, 64)) / 1024
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stimuli", type=int, default=984)
     parser.add_argument("--vertices", type=int, default=39548)
@@ -77,16 +80,21 @@ def main() -> None:
             times[name].append(spent * options.vertices / len(found[name]))
     ours = times["bmfl_lab pearson"]
     print(f"{options.stimuli} x {options.vertices}, CPU-seconds, one thread, medians of {options.repeats}")
+    held = True
     for name in jobs:
         ratios = np.asarray(times[name]) / ours
         part = found["bmfl_lab pearson"][: len(found[name])]
         gap = np.abs(found[name] - part).max()
+        held &= gap <= TOLERANCE and np.median(ratios) >= FLOORS.get(name, 0)
         memory = added_memory(jobs[name], Y, P)
         print(
             f"{name:20s} {np.median(times[name]):7.3f}   ratio {np.median(ratios):5.1f} "
             f"({ratios.min():.1f} to {ratios.max():.1f})   largest gap {gap:.1e}   memory {memory:.0f} MB"
         )
+    floors = ", ".join(f"{k} {v:g}" for k, v in FLOORS.items())
+    print(f"{'holds' if held else 'FAILS'}: ratios at least {floors}; gaps at most {TOLERANCE:.0e}")
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

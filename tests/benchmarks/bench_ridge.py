@@ -1,10 +1,14 @@
 """Ridge with one penalty per vertex against himalaya's RidgeCV, in one process and in turns.
 
+Ends with 1 if the ratio is below FLOOR, if fewer than SAME of the targets get the same penalty, or if coefficients of those
+differ by more than TOLERANCE.
+
 OMP_NUM_THREADS=1 python tests/benchmarks/bench_ridge.py [--targets 2000] [--repeats 3]
 """
 
 import argparse
 import resource
+import sys
 import time
 import warnings
 
@@ -14,6 +18,8 @@ from himalaya.backend import set_backend
 from himalaya.ridge import RidgeCV
 
 from bmfl_lab.models.ridge import fit_ridge
+
+FLOOR, SAME, TOLERANCE = 10.0, 0.999, 1e-4
 
 
 def made(n_stimuli: int, n_features: int, n_targets: int, chunk: int = 1000) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +40,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stimuli", type=int, default=8000)
     parser.add_argument("--features", type=int, default=768)
@@ -65,7 +71,10 @@ def main() -> None:
     print(f"himalaya {a:.2f}   bmfl_lab {b:.2f}   ratio {a / b:.1f}   n {options.repeats}")
     print(f"same alpha {same.mean():.4%}   largest coefficient gap {gap:.1e}")
     print(f"peak memory: data {before:.2f}, bmfl_lab {memory:.2f}, with himalaya {peak():.2f} GiB")
+    held = a / b >= FLOOR and same.mean() >= SAME and gap <= TOLERANCE
+    print(f"{'holds' if held else 'FAILS'}: at least {FLOOR:g} times as fast, {SAME:.1%} the same, gap {TOLERANCE:.0e}")
+    return 0 if held else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
