@@ -10,7 +10,6 @@ from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.files import atomic_path
 
 if TYPE_CHECKING:
-    import plotly.graph_objects
     from matplotlib.figure import Figure
 
 DPI = 120
@@ -45,19 +44,3 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
     display(Image(data=buffer.getvalue(), format="png", alt=name.replace("_", " ")))
-
-
-def save_html(figure: plotly.graph_objects.Figure, folder: str | Path, name: str) -> Path:
-    """Save an interactive plotly figure under ``folder/figures`` as one file that opens without a network.
-
-    Raises
-    ------
-    ConfigError
-        If the name would leave the folder.
-    """
-    if not name or Path(name).name != name:
-        raise ConfigError(message("a plain file name for the figure", repr(name), "leave out folders"))
-    path = Path(folder) / "figures" / f"{name}.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
-    return path
