@@ -99,12 +99,19 @@ def fusion_data(trained: Any, stimuli: StimulusSet) -> dict[str, Tensor]:
     Raises
     ------
     ConfigError
-        If it does not fit into memory.
+        If it does not fit into memory: tokens, and responses twice, as predicted and standardised.
     """
-    tokens, response = trained.inputs(stimuli)
-    needed = tokens.cls.nbytes + tokens.patches.nbytes
+    # before a prediction that takes long: the responses of a source on an atlas have a known size
+    n_vertices = trained.atlas.n_vertices if trained.source is not None and trained.atlas is not None else 0
     refuse_without_memory(
-        needed, f"tokens of {len(stimuli)} images in memory", "choose kind='pooled:4' or fewer images"
+        2 * 4 * len(stimuli) * n_vertices, f"responses to {len(stimuli)} images in memory", "choose fewer images"
+    )
+    tokens, response = trained.inputs(stimuli)
+    needed = tokens.cls.nbytes + tokens.patches.nbytes + (0 if response is None else response.nbytes)
+    refuse_without_memory(
+        needed,
+        f"tokens of {len(stimuli)} images and their standardised responses in memory",
+        "choose kind='pooled:4' or fewer images",
     )
     data = {
         "cls": torch.from_numpy(np.array(tokens.cls)),

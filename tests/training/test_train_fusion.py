@@ -15,10 +15,26 @@ from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.fusion import count_parameters
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.training import LoopConfig, load_fusion, presets, train_brain_encoder, train_comparison, train_fusion
+from bmfl_lab.training import (
+    LoopConfig,
+    fusion_parts,
+    load_fusion,
+    presets,
+    train_brain_encoder,
+    train_comparison,
+    train_fusion,
+)
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.encoder_io import load_encoder
-from bmfl_lab.training.recipes import FusionConfig, base, build_fusion, refuse_without_memory, small, tiny
+from bmfl_lab.training.recipes import (
+    FusionConfig,
+    base,
+    build_fusion,
+    prepare_fusion,
+    refuse_without_memory,
+    small,
+    tiny,
+)
 
 LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
 
@@ -226,6 +242,25 @@ def test_wrong_choices_are_refused_before_anything_starts():
 def test_a_stage_that_does_not_fit_into_memory_is_refused_with_the_numbers():
     with pytest.raises(ConfigError, match=r"1000000\.00 GB of memory for tokens; got .* GB free.*pool them"):
         refuse_without_memory(10**15, "tokens", "pool them")
+
+
+def test_tokens_and_responses_are_both_counted_before_they_are_held(study, store, monkeypatch):
+    asked, n_vertices = [], study.subject().atlas.n_vertices
+    monkeypatch.setattr(fusion_parts, "refuse_without_memory", lambda needed, what, instead: asked.append((needed, what)))
+
+    def brain(stimuli, tokens):
+        assert asked, "predicted before the memory was looked at"
+        return np.zeros((len(stimuli), n_vertices), np.float32)
+
+    options = {"atlas": study.subject().atlas, "store": store, "device": "cpu"}
+    _, data, _ = prepare_fusion(tiny(kind="pooled:4"), study, brain=brain, **options)
+    response, tokens = asked[:2]
+    n = len(study.set("train"))
+    assert response == (2 * n * n_vertices * 4, f"responses to {n} images in memory")
+    assert tokens[0] == n * n_vertices * 4 + data["cls"].nbytes + data["patches"].nbytes
+    asked.clear()
+    _, data, _ = prepare_fusion(tiny(kind="pooled:4", head="backbone"), study, **options)
+    assert [needed for needed, _ in asked[:2]] == [0, data["cls"].nbytes + data["patches"].nbytes]
 
 
 def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(study, store, tmp_path):
