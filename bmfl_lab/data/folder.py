@@ -91,12 +91,8 @@ def load(
     spec = BackboneSpec(backbone, weights, image_size)
     brain = {"nan_policy": nan_policy, "stim_info": stim_info, "cache": cache, "seed": seed, "follow_links": follow_links}
     name = None if subject is None else str(subject)
-    if algonauts_study.subject_folders(root):
-        return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
-    if (root / "nsddata_betas").is_dir():
-        return nsd_study.load(root, subject=name, val=val, backbone=spec, **_without(brain, "stim_info"))
-    if kamitani_study.subject_files(root):
-        return kamitani_study.load(root, subject=name, val=val, seed=seed, backbone=spec, follow_links=follow_links)
+    if (found := _brain_study(root, name, val, test, spec, brain)) is not None:
+        return found
     split_layout = (root / "train").is_dir()
     _check_ood(root, ood, split_layout)
     top = root / "train" if split_layout else root
@@ -129,6 +125,20 @@ def load(
         licences={"images": "the user's own"},
         extra=report,
     )
+
+
+def _brain_study(
+    root: Path, name: str | None, val: float, test: float, spec: BackboneSpec, brain: dict[str, Any]
+) -> Study | None:
+    """Return the study of a folder of subjects, or None if it holds none."""
+    if algonauts_study.subject_folders(root):
+        return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
+    if (root / "nsddata_betas").is_dir():
+        return nsd_study.load(root, subject=name, val=val, backbone=spec, **_without(brain, "stim_info"))
+    if kamitani_study.subject_files(root):
+        options = {"seed": brain["seed"], "follow_links": brain["follow_links"]}
+        return kamitani_study.load(root, subject=name, val=val, backbone=spec, **options)
+    return None
 
 
 def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
