@@ -53,7 +53,7 @@ smoke: setup
 bench: setup
 	@echo "== the main job, stage by stage"
 	@$(PY) -m bmfl_lab.benchmark
-	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script; done
+	@missed=0; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || missed=1; done; exit $$missed
 
 # Jupyter's own defaults stay: loopback address, token, XSRF check, not as root without being asked. Nothing is
 # answered without the token, and no terminals are offered.
