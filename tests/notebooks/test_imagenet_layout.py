@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 WNIDS = tuple(f"n{1440764 + 97 * i:08d}" for i in range(4))
 
 
-def pictures(folder, wnid, n, part, suffix=".JPEG"):
+def pictures(folder, wnid, n, part, suffix=".JPEG", severity=0):
     folder.mkdir(parents=True)
-    random = np.random.default_rng([WNIDS.index(wnid), part])
+    random = np.random.default_rng([WNIDS.index(wnid), part, severity])
     for i in range(n):
         pixels = random.integers(0, 256, (64, 60, 3)) // 2 + 100 * np.eye(3, dtype=int)[WNIDS.index(wnid) % 3]
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{wnid}_{part}_{i}{suffix}")
@@ -35,7 +35,7 @@ def tree(tmp_path):
         pictures(tmp_path / "sketch" / w, w, 3, 2)
         pictures(tmp_path / "stylized-imagenet/val" / w, w, 2, 6)
         for severity in range(1, 6):
-            pictures(tmp_path / "C/weather/fog" / str(severity) / w, w, 2, 10 + severity)
+            pictures(tmp_path / "C/weather/fog" / str(severity) / w, w, 2, 10, severity=severity)
     for name, part in (("imagenet-r", 4), ("imagenet-a", 5)):
         for w in (WNIDS[3], WNIDS[1]):
             pictures(tmp_path / name / w, w, 3, part, ".jpg")
@@ -73,4 +73,8 @@ def test_the_papers_setting_runs_from_folders_to_a_record(tree):
     assert mce["value"].isna().all() and mce["notes"].str.contains("snow severities").all()
     ratio = rows[(rows["name"] == "corruption_error") & (rows["model"] == "fusion")]
     assert list(ratio["shift"]) == ["fog"] and not rows["notes"].str.contains("simulated").any()
-    assert "linear probe" in set(rows["model"])
+    assert {"linear probe", "mean colour"} <= set(rows["model"])
+    # two of the 200 classes of R and A lie in the tree, and four of the thousand
+    notes = {split: set(part["notes"]) for split, part in accuracy.groupby("split")}
+    assert notes["imagenet-r"] == notes["imagenet-a"] == {"2 of 200 classes"}
+    assert notes["test"] == notes["imagenet-sketch"] == {"4 of 1000 classes"}
