@@ -132,19 +132,32 @@ def _by_model(part: pd.DataFrame, column: str) -> str:
 
 
 def _notes(part: pd.DataFrame) -> list[str]:
-    """Return the notes of a table, with the rows they belong to; verdicts stand in the cells or above instead."""
+    """Return what is noted of a table, each with the rows it is said of; verdicts stand in the cells or above instead."""
     name = part["name"].iloc[0]
     if name in VERDICTS or name == "p_holm" or name.endswith("_gain"):
         return []
-    shown = part[part["notes"] != ""]
-    found, known = [], list(dict.fromkeys(shown["notes"]))
-    for note in known if len(known) > 1 else ():
-        mine, other = shown[shown["notes"] == note], shown[shown["notes"] != note]
-        told = [k for k in ("roi", "layer", "shift", "split", "model") if not set(mine[k]) & set(other[k])]
-        which = list(dict.fromkeys(v for v in (mine[told[0]] if told else ()) if v))
-        more = f" and {len(which) - 4} more" if len(which) > 4 else ""
-        found.append((f"{', '.join(which[:4])}{more}: " if which else "") + note.rstrip("."))
-    return found or [n.rstrip(".") for n in known]
+    known = [n.rstrip(".") for n in dict.fromkeys(part["notes"]) if n]
+    if len(known) < 2 and part["notes"].nunique() < 2:
+        return known
+    severity = pd.to_numeric(part["severity"]).map(lambda s: "" if pd.isna(s) else f" {s:g}")
+    place = part.assign(set=part["split"].where(part["shift"] == "", part["shift"] + severity))
+    place = place.assign(row=place["set"] + ", " + place["model"])
+    said = place["notes"].map(lambda n: n.rstrip(".").split("; "))
+    found = []
+    for clause in dict.fromkeys(c for n in known for c in n.split("; ")):
+        has = said.map(lambda clauses, clause=clause: clause in clauses)
+        found.append(_rows_of(place[has], place[~has]) + clause)
+    return found
+
+
+def _rows_of(mine: pd.DataFrame, others: pd.DataFrame, limit: int = 6) -> str:
+    """Return what tells some rows of a table from the others: their ROIs, layers, image sets or models; "" for all."""
+    if others.empty:
+        return ""
+    told = next((k for k in ("roi", "layer", "set", "model") if not set(mine[k]) & set(others[k])), "row")
+    which = list(dict.fromkeys(mine[told]))
+    more = f" and {len(which) - limit} more" if len(which) > limit else ""
+    return f"{'; '.join(which[:limit])}{more}: "
 
 
 def _cell(group: pd.DataFrame) -> str:

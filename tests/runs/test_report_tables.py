@@ -79,3 +79,21 @@ def test_a_lone_model_is_named_below_its_table_and_notes_beside_their_rows():
     assert list(table(text, "pearson_r (r)").columns) == ["study", "split", "roi", "value", "n"]
     assert "Model: an encoder with a very long name." in text
     assert "Note: V1: 10 vertices." in text and "Note: LO: 20 vertices." in text
+
+
+def test_a_note_stands_beside_the_image_sets_or_models_that_it_is_said_of():
+    place = {"unit": "fraction", "split": "test", "n": 40, "selection": "none", "n_seeds": 2}
+    rows = [
+        MetricRow("effective_robustness", 0.1, model=m, shift=s, severity=v, notes="; ".join([fit, *more, "simulated fMRI"]), **place)
+        for s, v, fit in (("fog", 3, "R2 = 0.9"), ("snow", 1, "R2 = 0.2"))
+        for m, more in (("fusion", ["extrapolated"]), ("concat", ["extrapolated"]), ("probe", []))
+    ]  # fmt: skip
+    rows.append(MetricRow("effective_robustness", None, model="colour", shift="fog", severity=3, notes="R2 = 0.9; undefined; simulated fMRI", **place))  # fmt: skip
+    notes = [line for line in report(*rows).splitlines() if line.startswith("- Note: ")]
+    assert notes == [
+        "- Note: fog 3: R2 = 0.9.", "- Note: fusion; concat: extrapolated.", "- Note: simulated fMRI.",
+        "- Note: snow 1: R2 = 0.2.", "- Note: colour: undefined.",
+    ]  # fmt: skip
+    some = [MetricRow("ece", 0.1, model=m, shift=s, notes=n, **place) for s in ("fog", "snow")
+            for m, n in (("a", "few images" if s == "fog" else ""), ("b", ""))]  # fmt: skip
+    assert "- Note: fog, a: few images." in report(*some)
