@@ -327,10 +327,10 @@ def _bars() -> go.Figure:
     made = go.Figure()
     for name, colour in zip(("", " "), COLOURS):
         made.add_bar(x=[], y=[], marker_color=colour, name=name)
-    made.update_layout(barmode="group", legend={"orientation": "h", "y": 1.12}, showlegend=True)
+    made.update_layout(barmode="group", legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, showlegend=True)
     made.update_yaxes(title_text="share of attention", rangemode="tozero")
     figure = styled(made, 300)
-    figure.update_layout(margin={"l": 10, "r": 10, "t": 60, "b": 70})
+    figure.update_layout(margin={"l": 10, "r": 10, "t": 72, "b": 70})
     return figure
 
 
