@@ -181,11 +181,11 @@ def test_a_click_on_the_cortex_names_its_region_and_switches_it_off(opened):
     region = opened.frame("surface").get_by_label("Region", exact=True).input_value()
     assert "vertices, mean" in said and region
     opened.watched.shoot(opened.frame("surface"), "surface-clicked")
-    for box in opened.frame("ablation").locator("input[type=checkbox]:checked").all():
+    for box in opened.frame("ablation").locator("input[type=checkbox]:checked:enabled").all():
         box.uncheck()
     opened.watched.settle()
     assert opened.dot("ablation"), "no click on the cortex reached the kernel"
-    ticked = opened.frame("ablation").locator("input[type=checkbox]:checked")
+    ticked = opened.frame("ablation").locator("input[type=checkbox]:checked:enabled")
     assert ticked.count() == 1 and "vertices" in opened.status("ablation")
     opened.watched.shoot(opened.frame("ablation"), "ablation-clicked")
     opened.healthy()
