@@ -338,6 +338,8 @@ def verdict(
     clear = (low > 0 or high < 0) and (p_adjusted is None or p_adjusted <= level)
     if not clear:
         bound = max(abs(low), abs(high))
+        if bound >= 100:  # a t interval over few seeds may leave the range of accuracies
+            return f"Undecided: no size of a difference between {first} and {second} is excluded at {over} ({shown}{p_text})."
         return f"No difference larger than {bound:.1f} points between {first} and {second} at {over} ({shown}{p_text})."
     better, worse = (first, second) if value > 0 else (second, first)
     return f"{better} is better than {worse} by {abs(value):.1f} points at {over} ({shown}{p_text})."

@@ -129,6 +129,7 @@ def test_verdicts():
     assert none.startswith("No difference larger than 1.9 points between fusion and probe at n = 400 images, 5 seeds")
     clear = s.verdict(interval(-0.04, -0.06, -0.02), 0.01, first="fusion", second="probe")
     assert clear.startswith("probe is better than fusion by 4.0 points")
+    assert s.verdict(interval(0.3, -0.5, 1.1)).startswith("Undecided: no size of a difference between A and B is excluded")
     assert s.verdict(interval(-0.04, -0.06, -0.02), 0.2).startswith("No difference larger than 6.0 points")
     assert s.verdict(s.bootstrap_mean([1.0])).startswith("Undefined")
     family = s.verdicts({"x": interval(0.04, 0.01, 0.07), "y": interval(0.0, -0.01, 0.01)}, {"x": 0.04, "y": 0.9})
