@@ -24,6 +24,14 @@ function colours(element) {
   return Object.entries(THEMED).map(([fixed, name]) => [`"${fixed}"`, style.getPropertyValue(name).trim() || fixed]);
 }
 
+function ownKeys(frame) {
+  // else JupyterLab takes the keys of a list or a slider, an arrow or an x, for commands on its cells; it looks for this
+  // mark from the focused element upwards, and most of its commands are bound to that element itself
+  if (!frame || frame.dataset.ownKeys) return;
+  frame.dataset.ownKeys = "true";
+  frame.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
+}
+
 async function render({ model, el }) {
   const box = document.createElement("div");
   box.style.width = "100%";
@@ -86,6 +94,7 @@ async function render({ model, el }) {
   let painted = null;
   const draw = () => {
     waiting = false;
+    ownKeys(el.closest(".bmfl-frame"));
     if (seldom !== still.get("value")) {
       seldom = still.get("value");
       told = JSON.parse(seldom);

@@ -221,6 +221,12 @@ def test_controls_are_reached_and_worked_by_the_keyboard(opened):
         seen.add(opened.page.evaluate("() => (document.activeElement.getAttribute('role') || document.activeElement.tagName)"))
         opened.page.keyboard.press("Tab")
     assert {"SELECT", "slider"} <= {s if s == "slider" else s.upper() for s in seen}, seen
+    lists, cell = frame.get_by_label("Head", exact=True), "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+    before, place = lists.input_value(), opened.page.evaluate(cell)
+    lists.focus()
+    opened.page.keyboard.press("ArrowDown")
+    opened.watched.settle()
+    assert lists.input_value() != before and opened.page.evaluate(cell) == place, "the page took a list's key for itself"
     frame.get_by_text("Copy as code", exact=True).focus()
     opened.page.keyboard.press("Enter")
     opened.watched.settle()
