@@ -58,7 +58,7 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
         lines += [f"## {name} ({unit})", "", *_table(part)]
         lines += ["", f"- Interval: {_by_model(part, 'interval')}.", f"- Selection: {_by_model(part, 'selection')}."]
         lines += [f"- Verdict: {VERDICTS[name][3]}."] if name in VERDICTS else []
-        lines += [f"- Note: {n}." for n in _notes(part)] + [""]
+        lines += [*dict.fromkeys(f"- Note: {n}." for n in _notes(part)), ""]
         lines += _seed_table(every) if name == "accuracy" else []
     return "\n".join([*lines, "Runs: " + ", ".join(f"`{r}`" for r in sorted(rows["run_id"].unique())) + ".", ""])
 
