@@ -40,6 +40,7 @@ def test_the_planted_region_is_named_where_it_alone_is_left_at_inference(tmp_pat
     assert kept > intact - 0.2
 
 
+@pytest.mark.slow
 def test_a_lesion_counts_beyond_vertices_of_the_same_ceiling_too(tmp_path):
     options = {"modes": ("lesioned",), "controls": ("ceiling_matched",), "regions": ("FFC", "PHA"), "seeds": (0, 1, 2)}
     assert ablate(tmp_path, lesion="resample", **options).named("lesioned", "ceiling_matched") == ("FFC",)
