@@ -21,10 +21,10 @@ from bmfl_lab.data import stimuli
 from bmfl_lab.data.algonauts_masks import SIDES, read_atlas
 from bmfl_lab.data.algonauts_note import read_note
 from bmfl_lab.data.atlas import HEMISPHERES
-from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.responses import Subject, check_nan_policy
 from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import atomic_path, link_guard, load_npy
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
@@ -105,8 +105,7 @@ def read_subject(
     UserWarning
         If one of the eight subjects is read without shared ids: its test images are then drawn by the seed.
     """
-    if nan_policy not in ("refuse", "drop"):
-        raise ConfigError(message("nan_policy 'refuse' or 'drop'", repr(nan_policy), "choose one of them"))
+    check_nan_policy(nan_policy)
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(message("the folder of a subject", f"nothing at {folder}", "check the path"))

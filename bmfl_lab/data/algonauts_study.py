@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bmfl_lab.data.algonauts import read_subject
-from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.data.study import BackboneSpec, Study, chosen_subjects
+from bmfl_lab.errors import DataError, message
 
 
 def subject_folders(folder: str | Path) -> dict[str, Path]:
@@ -60,14 +60,11 @@ def load(
     found = subject_folders(folder)
     if not found:
         raise DataError(message("a folder with training_split/", f"none in {folder}", "give a subject's folder"))
-    if subject is not None and subject not in found:
-        raise DataError(message(f"a subject in {folder}", repr(subject), nearest(subject, found)))
-    chosen = found if subject is None else {subject: found[subject]}
     options = {"seed": seed, "val": val, "test": test, "nan_policy": nan_policy, "stim_info": stim_info}
     options["follow_links"] = follow_links
     subjects = {
         name: read_subject(path, cache=None if cache is None else Path(cache).expanduser() / f"{name}.npy", **options)
-        for name, path in chosen.items()
+        for name, path in chosen_subjects(found, subject, folder).items()
     }
     kind = "simulated" if any(s.simulated for s in subjects.values()) else "given"
     return Study(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bmfl_lab.data.kamitani import read_subject
-from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.data.study import BackboneSpec, Study, chosen_subjects
+from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import link_guard
 
 IMAGES = "images"
@@ -58,18 +58,15 @@ def load(
     found = subject_files(root)
     if not found:
         raise DataError(message(f"a subject's .h5 file in {root.name}", "none", "put the preprocessed files there"))
-    if subject is not None and subject not in found:
-        raise DataError(message(f"a subject in {root.name}", repr(subject), nearest(subject, found)))
     if not (root / IMAGES).is_dir():
         raise DataError(
             message(f"a folder {IMAGES!r} beside {next(iter(found.values())).name}", "none", "add the images shown")
         )
     guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
     images = guard(root / IMAGES)
-    chosen = found if subject is None else {subject: found[subject]}
     subjects = {
         name: read_subject(guard(path), images, name=name, label=label, val_share=val, seed=seed, **links)
-        for name, path in chosen.items()
+        for name, path in chosen_subjects(found, subject, root.name).items()
     }
     return Study(
         name=root.resolve().name,

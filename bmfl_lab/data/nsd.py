@@ -17,7 +17,7 @@ from bmfl_lab.data import nsd_files as files
 from bmfl_lab.data import nsd_spaces
 from bmfl_lab.data.atlas import HEMISPHERES
 from bmfl_lab.data.nsd_spaces import Guard
-from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.responses import Subject, check_nan_policy
 from bmfl_lab.data.splits import nsd_id, split_by_id
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.files import link_guard
@@ -131,8 +131,7 @@ def _check_options(space: str, subject: int, nan_policy: str) -> None:
         raise ConfigError(
             message(f"a space among {tuple(SPACES)}, subject 1..8", f"{space!r}, {subject!r}", "choose from these")
         )
-    if nan_policy not in ("refuse", "drop"):
-        raise ConfigError(message("nan_policy 'refuse' or 'drop'", repr(nan_policy), "choose one of them"))
+    check_nan_policy(nan_policy)
 
 
 def _design(root: Path, subject: int, guard: Guard) -> files.Design:

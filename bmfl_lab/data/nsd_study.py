@@ -9,8 +9,8 @@ import numpy as np
 
 from bmfl_lab.data.nsd import BETAS, read_subject
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.data.study import BackboneSpec, Study, chosen_subjects
+from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import atomic_path, load_npy
 
 
@@ -61,10 +61,8 @@ def load(
     if not found:
         wanted = f"nsddata_betas/ppdata/subj01/{space}/{BETAS} or another subject's"
         raise DataError(message(wanted, f"none in {root}", "download the betas of a subject, or choose the other space"))
-    if subject is not None and subject not in found:
-        raise DataError(message(f"a subject in {root}", repr(subject), nearest(subject, found)))
-    chosen = found if subject is None else {subject: found[subject]}
     options = {"space": space, "seed": seed, "val": val, "nan_policy": nan_policy, "follow_links": follow_links}
+    chosen = chosen_subjects(found, subject, root)
     subjects = {name: _mapped(read_subject(root, number, **options), cache) for name, number in chosen.items()}
     return Study(
         name=Path(root).expanduser().resolve().name,

@@ -10,9 +10,26 @@ import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message
 
 SPLITS = ("train", "val", "test")
+
+
+def check_nan_policy(policy: str) -> None:
+    """Refuse to read without knowing what to do with vertices that hold a NaN or infinity.
+
+    Parameters
+    ----------
+    policy : {"refuse", "drop"}
+        Stop, or leave them out and record it.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
+    if policy not in ("refuse", "drop"):
+        raise ConfigError(message("nan_policy 'refuse' or 'drop'", repr(policy), "choose one of them"))
 
 
 @dataclass(frozen=True)

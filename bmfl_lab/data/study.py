@@ -174,6 +174,21 @@ class Study:
         }
 
 
+def chosen_subjects(found: Mapping[str, Any], subject: str | None, place: str | Path) -> dict[str, Any]:
+    """Return one of the subjects found at a place, or all where none is named.
+
+    Raises
+    ------
+    DataError
+        If there is none of that name.
+    """
+    if subject is None:
+        return dict(found)
+    if subject not in found:
+        raise DataError(message(f"a subject in {place}", repr(subject), nearest(subject, found)))
+    return {subject: found[subject]}
+
+
 def read_study_file(path: str | Path) -> dict[str, Any]:
     """Read a study file: the name of a study and the options of its loader.
 

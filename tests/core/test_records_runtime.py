@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -77,6 +78,18 @@ def test_an_app_shows_no_bars_that_are_gone_when_its_page_is_shown(monkeypatch, 
     assert not runtime.headless()
     monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
     assert runtime.headless()
+
+
+def test_a_notebook_that_a_program_executes_is_headless_too(monkeypatch):
+    monkeypatch.delenv("BMFL_HEADLESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    for name, headless in (("papermill", True), ("nbconvert", True), ("jupyter-lab", False)):
+        command = [sys.executable, "-c", "print(flush=True); input()", name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+            parent.stdout.readline()  # a process that has only just begun has no name yet
+            monkeypatch.setattr(runtime.os, "getppid", lambda parent=parent: parent.pid)
+            assert runtime.headless() is headless
+            parent.communicate(b"\n")
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
