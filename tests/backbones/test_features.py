@@ -113,7 +113,8 @@ def test_an_image_replaced_while_tokens_are_made_is_refused_and_nothing_is_kept(
 
     def swapping(i):
         if i == 2:
-            Image.fromarray(np.full((30, 30, 3), 200, np.uint8)).save(paths[1])
+            Image.fromarray(np.full((30, 30, 3), 200, np.uint8)).save(tmp_path / "new.png")
+            (tmp_path / "new.png").replace(paths[1])  # at once: another thread may be reading it
         return original(i)
 
     store = FeatureStore(tmp_path / "store")
