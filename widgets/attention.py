@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.attention import attention_figure, overlay
 from bmfl_lab.viz.explore import COLOURS
-from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider
+from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, opener, slider
 from widgets.plots import add_picture, picture, styled
 
 COMPARE = ("nothing", "another image", "another model")
@@ -215,6 +215,7 @@ def judged(state: State, checks: Iterable[Any] | None) -> str:
     return said
 
 
+@opener
 def attention_explorer(
     source: Any, /, *, checks: Iterable[Any] | None = None, folder: str | Path = "figures", **state: Any
 ) -> Frame:

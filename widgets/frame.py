@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gc
 import html
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +17,7 @@ from traitlets import TraitError
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
 from bmfl_lab.viz.show import DPI
-from widgets.live import Live
+from widgets.live import Live, shelf
 
 _STYLE = """<style>
 .bmfl-frame {border:1px solid var(--jp-border-color2,#bbb); padding:10px; gap:8px}
@@ -79,6 +81,27 @@ def name_of(source: Any, otherwise: str) -> str:
     shell = get_ipython()
     known = {} if shell is None else dict(shell.user_ns)
     return next((name for name, value in known.items() if value is source and name[:1] != "_"), otherwise)
+
+
+def opener(make: Callable[..., Frame]) -> Callable[..., Frame]:
+    """Let a function that makes a widget do so sooner.
+
+    The page is sent plotly.js first and reads it while the kernel works, and garbage collection is put off: plotly makes
+    tens of thousands of objects that stay, and looking through them and all of torch's takes up to 0.2 s a time.
+    """
+
+    @functools.wraps(make)
+    def opened(*given: Any, **named: Any) -> Frame:
+        shelf()
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return make(*given, **named)
+        finally:
+            if collecting:
+                gc.enable()
+
+    return opened
 
 
 class Frame(w.VBox):

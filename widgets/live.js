@@ -8,15 +8,36 @@ const THEMED = {
   "#ffffff": "--jp-layout-color1",
 };
 
-function library(model) {
-  // every figure of a page shares one copy; it is 5 MB
-  globalThis.__bmflPlotly ??= (async () => {
-    const shelf = await model.widget_manager.get_model(model.get("library"));
-    const module = { exports: {} };
-    new Function("module", "exports", "define", shelf.get("source"))(module, module.exports, undefined);
-    return module.exports;
-  })();
+const CODE = "var Plotly=(()=>{";
+
+function load(source) {
+  // The file's code stands in two functions more than it needs. It fails on purpose here and there to learn what the
+  // browser can do, and each first time the browser reads again all functions around that place, 5 MB each: without
+  // the outer two it is there in half the time.
+  const [from, to] = [source.indexOf(CODE) + CODE.length, source.lastIndexOf("})();")];
+  if (from >= CODE.length && to > from) {
+    try {
+      const found = new Function('"use strict";' + source.slice(from, to))();
+      if (found?.react) return found;
+    } catch {
+      // then as it stands
+    }
+  }
+  const module = { exports: {} };
+  new Function("module", "exports", "define", source)(module, module.exports, undefined);
+  return module.exports;
+}
+
+// every figure of a page shares one copy; it is 5 MB
+function library(shelf) {
+  // what the page has to do first goes first
+  globalThis.__bmflPlotly ??= new Promise((done) => setTimeout(() => done(load(shelf.get("source")))));
   return globalThis.__bmflPlotly;
+}
+
+// the shelf is sent before the first figure is made, so that the page reads the library while the kernel works
+function initialize({ model }) {
+  if (model.get("source")) library(model);
 }
 
 function colours(element) {
@@ -40,7 +61,7 @@ async function render({ model, el }) {
   el.style.width = "100%";
   el.appendChild(box);
   const [Plotly, still, news] = await Promise.all([
-    library(model),
+    model.widget_manager.get_model(model.get("library")).then(library),
     ...["still_id", "news_id"].map((place) => model.widget_manager.get_model(model.get(place))),
   ]);
   const known = {};
@@ -69,6 +90,26 @@ async function render({ model, el }) {
     for (const name of ["plotly_hover", "plotly_click"]) box.on(name, (event) => (under = event.points[0]));
     box.on("plotly_unhover", () => (under = null));
   };
+  // what lies under the pointer plotly finds by drawing the surface once more, out of sight, after every change; that is
+  // left out until the pointer is over the figure
+  let near = false;
+  const overScene = (act) => Object.values(box._fullLayout?.scene?._scene ? [box._fullLayout.scene._scene.glplot] : []).forEach(act);
+  const sparePicks = () =>
+    overScene((plot) =>
+      plot.objects.forEach((thing) => {
+        if (!thing.drawPick || Object.hasOwn(thing, "drawPick")) return;
+        const drawPick = thing.drawPick;
+        thing.drawPick = (how) => near && drawPick.call(thing, how);
+      }),
+    );
+  box.addEventListener("pointerenter", () => {
+    near = true;
+    overScene((plot) => {
+      plot.update();
+      plot.redraw();
+    });
+  });
+  box.addEventListener("pointerleave", () => (near = false));
   let pressed = null;
   box.addEventListener("pointerdown", (event) => (pressed = event.button === 0 ? event : null), true);
   box.addEventListener(
@@ -117,28 +158,29 @@ async function render({ model, el }) {
     // wait would never end
     if (box._promises) box._promises.length = 0;
     // not waited for: this promise, too, stays open for good where a later draw takes the place of its pictures
-    const done = Plotly.react(box, data, layout(), { displaylogo: false });
+    const done = Plotly.react(box, data, layout(), { displaylogo: false, plotGlPixelRatio: window.devicePixelRatio });
     if (!box.dataset.drawn) listen();
     done.catch(() => {
       // what cannot be changed into the new figure is drawn anew
       Plotly.purge(box);
-      Plotly.newPlot(box, data, layout(), { displaylogo: false });
+      Plotly.newPlot(box, data, layout(), { displaylogo: false, plotGlPixelRatio: window.devicePixelRatio });
       listen();
     });
     keepStill();
+    sparePicks();
     box.dataset.drawn = String(1 + Number(box.dataset.drawn ?? 0));
     box.dataset.change = String(change);
   };
   const later = () => {
     if (!waiting) {
       waiting = true;
-      // a surface is on the screen before the smaller figures beside it are drawn
-      requestAnimationFrame(solid() ? draw : () => setTimeout(draw));
+      requestAnimationFrame(draw);
     }
   };
   for (const part of [still, news]) part.on("change:value", later);
   draw();
-  const seen = new ResizeObserver(() => Plotly.Plots.resize(box));
+  // also called once at the start, when the figure has just been drawn in this size
+  const seen = new ResizeObserver(() => el.clientWidth !== box._fullLayout?.width && Plotly.Plots.resize(box));
   seen.observe(el);
   const dressed = new MutationObserver(() => {
     const now = colours(el);
@@ -157,4 +199,4 @@ async function render({ model, el }) {
   };
 }
 
-export default { render };
+export default { initialize, render };

@@ -17,20 +17,22 @@ import traitlets
 from plotly.offline import get_plotlyjs
 
 _FEW = 32
+_SCRIPT = Path(__file__).with_name("live.js")
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
 
 
 class _Shelf(anywidget.AnyWidget):
     """Holds the text of plotly.js for all figures of a kernel."""
 
-    _esm = "export default {};"
+    _esm = _SCRIPT
     source = traitlets.Unicode().tag(sync=True)
 
 
 _shelves: list[_Shelf] = []
 
 
-def _shelf() -> _Shelf:
+def shelf() -> _Shelf:
+    """Return the shelf of this kernel; the first call sends it, so that the page has something to do meanwhile."""
     if not _shelves or _shelves[0].comm is None:
         _shelves[:] = [_Shelf(source=get_plotlyjs())]
     return _shelves[0]
@@ -90,7 +92,7 @@ class Live(anywidget.AnyWidget):
     page was too busy to load it within two seconds never hears of a change again.
     """
 
-    _esm = Path(__file__).with_name("live.js")
+    _esm = _SCRIPT
     library = traitlets.Unicode().tag(sync=True)
     still_id = traitlets.Unicode().tag(sync=True)
     news_id = traitlets.Unicode().tag(sync=True)
@@ -103,7 +105,7 @@ class Live(anywidget.AnyWidget):
         # all in the messages that open the labels: a page may draw before a later one arrives
         self.still, self.news = w.Label(self._still(fixed)), w.Label(self._news(fixed))
         places = {"still_id": self.still.model_id, "news_id": self.news.model_id}
-        super().__init__(library=_shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **places)
+        super().__init__(library=shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **places)
 
     def _still(self, fixed: int) -> str:
         seldom = {f"t{i}" for i in range(fixed)}

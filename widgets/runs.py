@@ -18,7 +18,7 @@ from bmfl_lab.errors import BmflError, DataError, message
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.viz.results import set_label
 from bmfl_lab.viz.style import PALETTE
-from widgets.frame import LABEL, WIDE, Frame, dropdown
+from widgets.frame import LABEL, WIDE, Frame, dropdown, opener
 from widgets.plots import ERROR, styled
 
 _MOST = 30
@@ -200,6 +200,7 @@ def figure_of(state: State, source: Any) -> Any:
     return runs_figure(found["labels"][:_MOST], values, title=f"{state.metric} of two runs", unit=_axis(found))
 
 
+@opener
 def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Path = "figures", **state: Any) -> Frame:
     """Browse the records of a results folder.
 

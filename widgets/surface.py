@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.style import PALETTE
 from bmfl_lab.viz.surface_interactive import VIEWS
-from widgets.frame import LABEL, WIDE, Frame, dropdown, fit_index, image_controls, image_set, slider
+from widgets.frame import LABEL, WIDE, Frame, dropdown, fit_index, image_controls, image_set, opener, slider
 from widgets.plots import ERROR, Cortex, add_picture, picture, strip, styled
 
 SHOW = ("predicted response", "subject's response", "encoding accuracy", "noise ceiling")
@@ -212,6 +212,7 @@ def _title(state: State, source: Any) -> str:
     return f"{source.title}: {state.show} to {state.images} image {state.index}{shift}"
 
 
+@opener
 def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
     """Show responses and encoding accuracy on the cortex.
 

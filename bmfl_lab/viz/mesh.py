@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HEMISPHERES = ("left", "right")
 SURFACES = ("inflated", "pial", "white", "flat", "sphere")
-N_FSAVERAGE5 = 10242
+N_FSAVERAGE5, N_FSAVERAGE4 = 10242, 2562
 VALID_MESHES = ("fsaverage5", "fsaverage")
 _FILES = {"inflated": "infl"}
 
@@ -71,6 +71,65 @@ def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
 def curvature(hemisphere: str) -> np.ndarray:
     """Return 1 in sulci and 0 on gyri for the fsaverage5 vertices of one hemisphere, shape (10242,)."""
     return (np.asarray(_gifti("sulc", hemisphere)[0], dtype=np.float32).ravel() > 0).astype(np.float32)
+
+
+def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray:
+    """Return the triangles of the next coarser mesh of a nested icosahedron.
+
+    FreeSurfer's meshes halve every edge from one to the next, and the first vertices of the finer one are the coarser
+    one's: the triangle in the middle of four has the middles of the old edges for corners.
+
+    Parameters
+    ----------
+    faces : ndarray of int, shape (4 * m, 3)
+        Triangles of the finer mesh.
+    n_coarse : int
+        Number of vertices of the coarser mesh; that of fsaverage4 by default.
+
+    Returns
+    -------
+    ndarray of int, shape (m, 3)
+        Corners among the first `n_coarse` vertices, turned the same way.
+
+    Raises
+    ------
+    DataError
+        If the faces are not those of such a mesh, such as those of the cut flat surface.
+    """
+    edges = np.concatenate([faces[:, [i, j]] for i in range(3) for j in range(3) if i != j]).astype(np.int64)
+    halves = edges[(edges[:, 0] >= n_coarse) & (edges[:, 1] < n_coarse)]
+    # as one number an edge, which is sorted much faster than rows
+    halves = np.stack(np.divmod(np.unique(halves[:, 0] * n_coarse + halves[:, 1]), n_coarse), axis=1)
+    middles = faces[(faces >= n_coarse).all(1)]
+    found, counts = np.unique(halves[:, 0], return_counts=True)
+    if 4 * len(middles) != len(faces) or not np.array_equal(found, np.unique(middles)) or np.any(counts != 2):
+        raise DataError(
+            message(
+                f"the faces of a closed mesh whose first {n_coarse} vertices are those of the coarser one",
+                f"{len(faces)} faces",
+                "give the faces of a whole fsaverage hemisphere",
+            )
+        )
+    ends = np.zeros((faces.max() + 1, 2), dtype=faces.dtype)
+    ends[found] = halves[:, 1].reshape(-1, 2)
+    of = ends[middles]
+    # a corner lies at the end of two edges whose middles follow each other
+    return np.stack([_shared(of[:, k - 1], of[:, k]) for k in range(3)], axis=1)
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the number that each row of two (m, 2) arrays has in common."""
+    return np.where((one[:, :1] == other).any(1), one[:, 0], one[:, 1])
+
+
+def vertex_normals(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Return the unit normals, shape (V, 3), of vertices: the mean of their triangles', by area."""
+    a, b, c = (coordinates[faces[:, k]] for k in range(3))
+    each = np.cross(b - a, c - a)
+    total = np.zeros(coordinates.shape)
+    for k in range(3):
+        np.add.at(total, faces[:, k], each)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 
 def mesh_index(atlas: Atlas) -> np.ndarray:

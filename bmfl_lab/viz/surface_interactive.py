@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bmfl_lab.viz.mesh import HEMISPHERES, curvature, load_mesh, mesh_index, symmetric_range
+from bmfl_lab.viz.mesh import (
+    HEMISPHERES,
+    N_FSAVERAGE4,
+    coarser_faces,
+    curvature,
+    load_mesh,
+    mesh_index,
+    symmetric_range,
+    vertex_normals,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,8 +34,21 @@ VIEWS: dict[str, dict[str, float]] = {
 # plotly's orthographic camera sees one unit up and down, and to the sides as much more as the figure is wider
 _HALF_HEIGHT, _HALF_WIDTH = 0.88, 1.12
 _GAP_MM = 6.0
+# axes of which nothing is seen, and no tick lies on the brain: those of an invisible axis plotly.js draws letter by
+# letter all the same, 0.3 s
+_BARE: dict[str, Any] = {
+    **dict.fromkeys(("showgrid", "zeroline", "showline", "showticklabels", "showbackground", "showspikes"), False),
+    "title": {"text": ""},
+    "ticks": "",
+    "tickmode": "linear",
+    "tick0": 5e5,
+    "dtick": 1e6,
+}
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
+# surfaces so smooth that fsaverage4's flat triangles stay within 0.3 mm of fsaverage5's: the grey brain is drawn with a
+# quarter of the triangles, which is what drawing it costs, and so far further in that none shows through the map
+_SMOOTH, _SUNK_MM = ("inflated",), 0.3
 
 
 class SurfaceLayout:
@@ -52,7 +74,7 @@ class SurfaceLayout:
         order, points, faces, count = [], [], [], 0
         for number, hemisphere in enumerate(HEMISPHERES):
             coordinates, triangles = self._placed(hemisphere)
-            self.base.append((coordinates, triangles, curvature(hemisphere)))
+            self.base.append(_brain(coordinates, triangles, curvature(hemisphere), surface))
             mine = np.flatnonzero((side == number) & (index >= 0))
             where = np.full(len(coordinates), -1, dtype=np.int64)
             where[index[mine]] = np.arange(len(mine)) + count
@@ -89,6 +111,14 @@ class SurfaceLayout:
             for v in self.order.tolist()
         ]
         return np.asarray(labels, dtype=object)
+
+
+def _brain(points: np.ndarray, faces: np.ndarray, sulci: np.ndarray, surface: str) -> tuple[np.ndarray, ...]:
+    """Return vertices, triangles and sulci of the grey brain that is drawn under a map."""
+    if surface not in _SMOOTH:
+        return points, faces, sulci
+    sunk = points - _SUNK_MM * vertex_normals(points, faces)
+    return sunk[:N_FSAVERAGE4].astype(points.dtype), coarser_faces(faces), sulci[:N_FSAVERAGE4]
 
 
 def map_style(values: np.ndarray, signed: bool | None = None) -> dict[str, Any]:
@@ -144,15 +174,14 @@ def surface_figure(
     figure = go.Figure()
     _add_brain(figure, geometry)
     _add_map(figure, geometry, values, unit, signed)
-    hidden = {"visible": False, "showspikes": False}
     figure.update_layout(
         title={"text": title, "x": 0.02},
         height=height,
         margin={"l": 0, "r": 0, "t": 46 if title else 8, "b": 0},
         scene={
-            "xaxis": hidden,
-            "yaxis": hidden,
-            "zaxis": hidden,
+            "xaxis": _BARE,
+            "yaxis": _BARE,
+            "zaxis": _BARE,
             "aspectmode": "manual",
             "aspectratio": aspect_ratio(geometry, view),
             "camera": {"eye": VIEWS[view], "projection": {"type": "orthographic"}},

@@ -249,12 +249,17 @@ def one_change(page, session, act, i, drawn=DRAWN):
         f"""(before) => {{ window.bmflTaken = null; const start = {{}};
         for (const name of ['keydown', 'change'])
             document.addEventListener(name, () => {{ start.at ??= performance.now() }}, {{once: true, capture: true}});
-        const look = () => {{ const now = ({drawn})(); if (start.at && now.every((k, i) => k > before[i]))
-            window.bmflTaken = performance.now() - start.at; else setTimeout(look, 4) }}; look() }}""",
+        const seen = new MutationObserver(() => {{
+            if (!start.at || !({drawn})().every((k, i) => k > before[i])) return;
+            seen.disconnect();
+            // figures are drawn while a frame is made; a timer runs once it has been handed on
+            setTimeout(() => {{ window.bmflTaken = performance.now() - start.at }});
+        }});
+        seen.observe(document, {{subtree: true, attributeFilter: ['data-change']}}) }}""",
         before,
     )
     act(page, i)
-    page.wait_for_function("() => window.bmflTaken !== null", timeout=60_000)
+    page.wait_for_function("() => window.bmflTaken !== null", timeout=60_000, polling=50)
     taken, busy = page.evaluate("() => window.bmflTaken"), page_busy(session) - busy
     page.wait_for_timeout(300)
     return taken, busy
