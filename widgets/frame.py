@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
 import html
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,23 +84,29 @@ def name_of(source: Any, otherwise: str) -> str:
     return next((name for name, value in known.items() if value is source and name[:1] != "_"), otherwise)
 
 
-def opener(make: Callable[..., Frame]) -> Callable[..., Frame]:
-    """Let a function that makes a widget do so sooner.
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put garbage collection off until the block ends.
 
-    The page is sent plotly.js first and reads it while the kernel works, and garbage collection is put off: plotly makes
-    tens of thousands of objects that stay, and looking through them and all of torch's takes up to 0.2 s a time.
+    Looking through all objects of plotly and torch takes up to 0.2 s; after an answer nobody waits for it.
     """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def opener(make: Callable[..., Frame]) -> Callable[..., Frame]:
+    """Let a function that makes a widget send the page plotly.js first, which it reads while the kernel works."""
 
     @functools.wraps(make)
     def opened(*given: Any, **named: Any) -> Frame:
-        shelf()
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        with undisturbed():
+            shelf()
             return make(*given, **named)
-        finally:
-            if collecting:
-                gc.enable()
 
     return opened
 
@@ -166,6 +173,7 @@ class Frame(w.VBox):
         self._given = {"explorer": source} if given is None else given
         self._module, self._folder, self._quiet = twin.__module__.rpartition(".")[2], Path(folder), False
         self.figures: dict[int, Live] = {}
+        self._beat = w.Label()
         views = [(self._lively(view), flex) for view, flex in views]
         self.status = w.HTML()
         self.code = w.Textarea(layout={"width": "100%", "display": "none"}, description="")
@@ -184,7 +192,7 @@ class Frame(w.VBox):
         if isinstance(view, w.Widget):
             return view
         fixed = sum(t.type == "mesh3d" for t in view.data) - 1  # all but the last mesh are bare brain
-        self.figures[id(view)] = Live(view, max(0, fixed))
+        self.figures[id(view)] = Live(view, max(0, fixed), self._beat)
         return self.figures[id(view)]
 
     def on_click(self, figure: Any, act: Callable[[dict], None]) -> None:
@@ -217,7 +225,8 @@ class Frame(w.VBox):
     def set(self, **changes: Any) -> None:
         """Change fields of the state, as the controls do; errors go to the panel."""
         start = time.perf_counter()
-        self._guarded(lambda: self._step(changes))
+        with undisturbed():
+            self._guarded(lambda: self._step(changes))
         self.seconds = time.perf_counter() - start
 
     def _step(self, changes: Mapping[str, Any]) -> str:
@@ -236,6 +245,7 @@ class Frame(w.VBox):
         said = self._draw(self._select(self.state, self._source), self.state)
         for figure in self.figures.values():
             figure.push()
+        self._beat.value = str(int(self._beat.value or 0) + 1)
         return said
 
     def _turn(self, name: str, control: w.Widget) -> None:

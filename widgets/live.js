@@ -31,8 +31,53 @@ function load(source) {
 // every figure of a page shares one copy; it is 5 MB
 function library(shelf) {
   // what the page has to do first goes first
-  globalThis.__bmflPlotly ??= new Promise((done) => setTimeout(() => done(load(shelf.get("source")))));
+  globalThis.__bmflPlotly ??= new Promise((done) =>
+    setTimeout(() => {
+      drawnByProcessor();
+      done(load(shelf.get("source")));
+    }),
+  );
   return globalThis.__bmflPlotly;
+}
+
+// Whether WebGL is drawn by the processor, as without a graphics card: there every triangle and every sample counts.
+function drawnByProcessor() {
+  globalThis.__bmflSlow ??= (() => {
+    const gl = document.createElement("canvas").getContext("webgl");
+    const about = gl?.getExtension("WEBGL_debug_renderer_info");
+    const name = about ? gl.getParameter(about.UNMASKED_RENDERER_WEBGL) : "";
+    gl?.getExtension("WEBGL_lose_context")?.loseContext();
+    return { yes: /swiftshader|llvmpipe|softpipe|software/i.test(name) };
+  })();
+  return globalThis.__bmflSlow.yes;
+}
+
+// plotly asks for four samples a pixel and has no option for it
+function unsmoothed(act) {
+  const own = HTMLCanvasElement.prototype.getContext;
+  HTMLCanvasElement.prototype.getContext = function (kind, how) {
+    return own.call(this, kind, how?.antialias ? { ...how, antialias: false } : how);
+  };
+  try {
+    return act();
+  } finally {
+    HTMLCanvasElement.prototype.getContext = own;
+  }
+}
+
+// plotly draws both sides of each triangle of a mesh and hands its corners over in the opposite order; of a closed
+// surface only the outer side is ever seen
+function outerSides(gl, act) {
+  const disable = gl.disable;
+  gl.disable = (what) => what === gl.CULL_FACE || disable.call(gl, what);
+  gl.enable(gl.CULL_FACE);
+  gl.cullFace(gl.FRONT);
+  try {
+    act();
+  } finally {
+    delete gl.disable;
+    gl.disable(gl.CULL_FACE);
+  }
 }
 
 // the shelf is sent before the first figure is made, so that the page reads the library while the kernel works
@@ -43,6 +88,12 @@ function initialize({ model }) {
 function colours(element) {
   const style = getComputedStyle(element);
   return Object.entries(THEMED).map(([fixed, name]) => [`"${fixed}"`, style.getPropertyValue(name).trim() || fixed]);
+}
+
+// numbers as they are sent: a list, or in single precision as base64 text
+function numbersOf(sent) {
+  if (!sent?.bdata) return sent;
+  return new Float32Array(Uint8Array.from(atob(sent.bdata), (letter) => letter.charCodeAt(0)).buffer);
 }
 
 function ownKeys(frame) {
@@ -60,9 +111,9 @@ async function render({ model, el }) {
   box.setAttribute("role", "img");
   el.style.width = "100%";
   el.appendChild(box);
-  const [Plotly, still, news] = await Promise.all([
+  const [Plotly, still, news, beat] = await Promise.all([
     model.widget_manager.get_model(model.get("library")).then(library),
-    ...["still_id", "news_id"].map((place) => model.widget_manager.get_model(model.get(place))),
+    ...["still_id", "news_id", "beat_id"].map((place) => model.widget_manager.get_model(model.get(place))),
   ]);
   const known = {};
   let told = {};
@@ -90,24 +141,23 @@ async function render({ model, el }) {
     for (const name of ["plotly_hover", "plotly_click"]) box.on(name, (event) => (under = event.points[0]));
     box.on("plotly_unhover", () => (under = null));
   };
-  // what lies under the pointer plotly finds by drawing the surface once more, out of sight, after every change; that is
-  // left out until the pointer is over the figure
+  const plot = () => box._fullLayout?.scene?._scene?.glplot;
   let near = false;
-  const overScene = (act) => Object.values(box._fullLayout?.scene?._scene ? [box._fullLayout.scene._scene.glplot] : []).forEach(act);
-  const sparePicks = () =>
-    overScene((plot) =>
-      plot.objects.forEach((thing) => {
-        if (!thing.drawPick || Object.hasOwn(thing, "drawPick")) return;
-        const drawPick = thing.drawPick;
-        thing.drawPick = (how) => near && drawPick.call(thing, how);
-      }),
-    );
+  const spare = () => {
+    for (const thing of plot()?.objects ?? []) {
+      if (thing.spared) continue;
+      thing.spared = true;
+      const { draw, drawPick } = thing;
+      if ("triangleCount" in thing) thing.draw = (how) => outerSides(plot().gl, () => draw.call(thing, how));
+      // what lies under the pointer plotly finds by drawing the surface once more, out of sight, after every change;
+      // that is left out until the pointer is over the figure
+      if (drawPick) thing.drawPick = (how) => near && drawPick.call(thing, how);
+    }
+  };
   box.addEventListener("pointerenter", () => {
     near = true;
-    overScene((plot) => {
-      plot.update();
-      plot.redraw();
-    });
+    plot()?.update();
+    plot()?.redraw();
   });
   box.addEventListener("pointerleave", () => (near = false));
   let pressed = null;
@@ -131,8 +181,27 @@ async function render({ model, el }) {
       if (mesh?.update) mesh.update = (data) => { mesh.data = data; };
     }
   };
+  // the bar of buttons is for turning a surface; the widget itself saves pictures
+  const config = () => ({
+    displaylogo: false,
+    displayModeBar: part("look").scene ? "hover" : false,
+    plotGlPixelRatio: Math.max(1, window.devicePixelRatio),
+  });
   let waiting = false;
   let painted = null;
+  // give the mesh of a part "v0", "v1", ... its values and draw it, past plotly, which would lay out the whole figure
+  const revalue = (name) => {
+    const number = name[0] === "v" ? Number(name.slice(1)) : -1;
+    const [mesh, full] = [box._fullLayout?.scene?._scene?.traces?.["trace" + number], box._fullData?.[number]];
+    if (!mesh?.update || !full) return false;
+    const values = numbersOf(part(name).intensity);
+    if (values?.length !== full.x.length) return false;
+    box.data[number].intensity = full.intensity = values;
+    mesh.update(full);
+    plot().redraw();
+    plot().gl.flush();
+    return true;
+  };
   const draw = () => {
     waiting = false;
     ownKeys(el.closest(".bmfl-frame"));
@@ -143,41 +212,47 @@ async function render({ model, el }) {
     Object.assign(told, JSON.parse(news.get("value")));
     const { change, ...shown } = told;
     const state = { ...shown, look: [told.look, JSON.stringify(look)] };
-    // a figure that stays as it is costs nothing
-    const same = painted && Object.keys(state).every((k) => String(painted[k]) === String(state[k]));
+    // a figure that stays as it is costs nothing, one of which only values of a surface change little
+    const changed = Object.keys(state).filter((k) => String(painted?.[k]) !== String(state[k]));
+    const first = painted === null;
     painted = state;
-    if (same) {
+    if (!first && changed.every((k) => revalue(k))) {
       box.dataset.change = String(change);
       return;
     }
     const numbers = [...Array(told.n_traces).keys()];
-    const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i) }));
+    const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i), ...part("v" + i) }));
     const layout = () => structuredClone(part("look"));
     box.setAttribute("aria-label", (layout().title?.text || "").trim() || "figure");
     // plotly waits for the pictures of the draw before; where a new picture took the place of one still loading, that
     // wait would never end
     if (box._promises) box._promises.length = 0;
     // not waited for: this promise, too, stays open for good where a later draw takes the place of its pictures
-    const done = Plotly.react(box, data, layout(), { displaylogo: false, plotGlPixelRatio: window.devicePixelRatio });
+    const react = () => Plotly.react(box, data, layout(), config());
+    const done = drawnByProcessor() && !box.dataset.drawn ? unsmoothed(react) : react();
     if (!box.dataset.drawn) listen();
     done.catch(() => {
       // what cannot be changed into the new figure is drawn anew
       Plotly.purge(box);
-      Plotly.newPlot(box, data, layout(), { displaylogo: false, plotGlPixelRatio: window.devicePixelRatio });
+      Plotly.newPlot(box, data, layout(), config());
       listen();
     });
     keepStill();
-    sparePicks();
+    spare();
+    plot()?.gl.flush();
     box.dataset.drawn = String(1 + Number(box.dataset.drawn ?? 0));
     box.dataset.change = String(change);
   };
   const later = () => {
     if (!waiting) {
       waiting = true;
-      requestAnimationFrame(draw);
+      // all figures of a widget are drawn in one frame, a surface first: it is computed while the others are drawn
+      const ask = () => requestAnimationFrame(draw);
+      if (solid()) ask();
+      else queueMicrotask(ask);
     }
   };
-  for (const part of [still, news]) part.on("change:value", later);
+  beat.on("change:value", later);
   draw();
   // also called once at the start, when the figure has just been drawn in this size
   const seen = new ResizeObserver(() => el.clientWidth !== box._fullLayout?.width && Plotly.Plots.resize(box));
@@ -194,7 +269,7 @@ async function render({ model, el }) {
   return () => {
     seen.disconnect();
     dressed.disconnect();
-    for (const part of [still, news]) part.off("change:value", later);
+    beat.off("change:value", later);
     Plotly.purge(box);
   };
 }

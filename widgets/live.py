@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 _FEW = 32
 _SCRIPT = Path(__file__).with_name("live.js")
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
+_VALUES = ("intensity",)
 
 
 class _Shelf(anywidget.AnyWidget):
@@ -55,16 +56,22 @@ def packed(value: Any) -> Any:
 def told(plot: go.Figure, skip: int = 0) -> dict[str, Any]:
     """Return what the page is told of a figure, trait by trait, without the first `skip` traces.
 
-    Of a mesh, the places of its vertices (``b0``, ``b1``, ...) go apart from its values (``t0``, ...), which change
-    more often.
+    Of a mesh, the places of its vertices (``b0``, ``b1``, ...) and its values (``v0``, ...), which change more often, go
+    apart from the rest (``t0``, ...).
     """
     found: dict[str, Any] = {"n_traces": len(plot.data), "look": _text(plot.layout.to_plotly_json())}
     for i, trace in enumerate(plot.data[skip:], skip):
         parts = trace.to_plotly_json()
         if trace.type == "mesh3d":
-            found[f"b{i}"] = _text({k: parts.pop(k) for k in _GEOMETRY if k in parts})
+            for place, names in (("b", _GEOMETRY), ("v", _VALUES)):
+                found[f"{place}{i}"] = _text({k: parts.pop(k) for k in names if k in parts})
         found[f"t{i}"] = _text(parts)
     return found
+
+
+def _seldom(fixed: int) -> set[str]:
+    """Return the parts of the first traces, which never change."""
+    return {f"{place}{i}" for place in "tv" for i in range(fixed)}
 
 
 def _text(parts: dict[str, Any]) -> str:
@@ -85,6 +92,9 @@ class Live(anywidget.AnyWidget):
         is "hidden".
     fixed : int
         Number of first traces that never change.
+    beat : ipywidgets Label, optional
+        Changed by the owner of several figures once all are pushed: then the page draws them, in one frame. Without
+        it, `push` changes one of its own.
 
     Notes
     -----
@@ -96,23 +106,26 @@ class Live(anywidget.AnyWidget):
     library = traitlets.Unicode().tag(sync=True)
     still_id = traitlets.Unicode().tag(sync=True)
     news_id = traitlets.Unicode().tag(sync=True)
+    beat_id = traitlets.Unicode().tag(sync=True)
     height = traitlets.Int(300).tag(sync=True)
     fixed = traitlets.Int(0).tag(sync=True)
     clicked = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, plot: go.Figure, fixed: int = 0):
+    def __init__(self, plot: go.Figure, fixed: int = 0, beat: w.Label | None = None):
         self.plot, self._told, self._n_changes = plot, told(plot), 0
         # all in the messages that open the labels: a page may draw before a later one arrives
         self.still, self.news = w.Label(self._still(fixed)), w.Label(self._news(fixed))
-        places = {"still_id": self.still.model_id, "news_id": self.news.model_id}
+        self._own_beat, beat = beat is None, beat or w.Label()
+        self.beat = beat
+        places = {"still_id": self.still.model_id, "news_id": self.news.model_id, "beat_id": beat.model_id}
         super().__init__(library=shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **places)
 
     def _still(self, fixed: int) -> str:
-        seldom = {f"t{i}" for i in range(fixed)}
+        seldom = _seldom(fixed)
         return json.dumps({k: v for k, v in self._told.items() if k[0] == "b" or k in seldom})
 
     def _news(self, fixed: int) -> str:
-        seldom = {f"t{i}" for i in range(fixed)}
+        seldom = _seldom(fixed)
         parts = {k: v for k, v in self._told.items() if k[0] != "b" and k not in seldom}
         return json.dumps({**parts, "change": self._n_changes})
 
@@ -124,6 +137,8 @@ class Live(anywidget.AnyWidget):
         self._n_changes += 1
         self.still.value = self._still(self.fixed)
         self.news.value = self._news(self.fixed)
+        if self._own_beat:
+            self.beat.value = str(self._n_changes)
 
     def on_click(self, act: Callable[[dict[str, Any]], None]) -> None:
         """Call ``act({"trace", "index", "x", "y"})`` when a point is clicked."""

@@ -42,7 +42,7 @@ class Explorer:
     n_batch : int, default 200
         Images of each set behind an accuracy under a lesion, spread evenly over the set.
     n_controls : int, default 2
-        Random lesions of the same size behind the control.
+        Random lesions of the same size behind the control; each image stands under one of them, in turn.
     n_boot : int, default 500
         Bootstrap resamples.
     seed : int, default 0

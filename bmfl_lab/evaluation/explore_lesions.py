@@ -5,7 +5,8 @@ Shape suffixes: N stimuli of a batch, V vertices, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,12 @@ def _inputs(explorer: Any, model: Any, name: str) -> tuple:
     return explorer._remember(("batch", id(model), name), make)
 
 
-def correct(explorer: Any, model: str, name: str, lesion: Lesion | None = None) -> np.ndarray:
+def correct(
+    explorer: Any, model: str, name: str, lesion: Lesion | None = None, rows: slice = slice(None)
+) -> np.ndarray:
     """Return which images of a set's batch are classified correctly, bool (N,); NaN logits are wrong.
+
+    With a lesion, `rows` chooses images of the batch.
 
     Raises
     ------
@@ -57,7 +62,9 @@ def correct(explorer: Any, model: str, name: str, lesion: Lesion | None = None) 
 
     def ask() -> np.ndarray:
         cls, patches, response, labels, seen = _inputs(explorer, found, name)
-        return predictions(found.answer(cls, patches, response, lesion, seen=seen)["logits"]) == labels
+        response, seen = response if response is None else response[rows], seen if seen is None else seen.of(rows)
+        logits = found.answer(cls[rows], patches[rows], response, lesion, seen=seen)["logits"]
+        return predictions(logits) == labels[rows]
 
     return ask() if lesion is not None else explorer._remember(("correct", model, name), ask)
 
@@ -92,13 +99,28 @@ def batch(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None 
     Returns
     -------
     dict of str to ndarray, shape (n_sets, 3)
-        ``accuracy``, ``low``, ``high`` (95 % bootstrap over images, for the control over images and draws); columns
-        intact, lesioned, control (NaN without a lesion). ``n`` (n_sets,); ``changed`` (n_sets, 2): images that the
+        ``accuracy``, ``low``, ``high`` (95 % bootstrap over images; for the control each image stands under one of the
+        random lesions, in turn); columns intact, lesioned, control (NaN without a lesion). ``n`` (n_sets,); ``changed`` (n_sets, 2): images that the
         lesion turns wrong, and right.
     """
     sets = tuple(sets)
     key = None if lesion is None else (lesion.mask.tobytes(), lesion.kind, lesion.strength, lesion.seed)
-    return explorer._remember(("table", model, sets, key), lambda: _table(explorer, model, sets, lesion))
+    with _half_the_threads():
+        return explorer._remember(("table", model, sets, key), lambda: _table(explorer, model, sets, lesion))
+
+
+@contextlib.contextmanager
+def _half_the_threads() -> Iterator[None]:
+    """Leave half of the processor to the browser that waits for the answer.
+
+    On two cores beside a browser, small batches take twice the processor time on two threads and longer on the clock.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _table(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None) -> dict[str, np.ndarray]:
@@ -110,7 +132,11 @@ def _table(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None
         columns = [intact]
         if lesion is not None:
             columns.append(correct(explorer, model, name, lesion))
-            columns.append(np.stack([correct(explorer, model, name, c) for c in controls]))
+            control = np.zeros(len(intact), dtype=bool)
+            for draw, random in enumerate(controls):
+                rows = slice(draw, None, len(controls))
+                control[rows] = correct(explorer, model, name, random, rows)
+            columns.append(control)
             out["changed"][row] = (intact & ~columns[1]).sum(), (~intact & columns[1]).sum()
         out["n"][row] = len(intact)
         for column, values in enumerate(columns):

@@ -54,6 +54,10 @@ class Seen(NamedTuple):
     normed: Tensor
     memory: tuple[Tensor, Tensor]
 
+    def of(self, rows: slice) -> Seen:
+        """Return the same for some of the images."""
+        return Seen(self.tokens[rows], self.normed[rows], tuple(part[rows] for part in self.memory))
+
 
 class CrossAttentionFusion(nn.Module):
     """Two cross-attentions: visual queries over brain tokens and brain queries over visual patches.
