@@ -147,6 +147,61 @@ def test_the_cortex_is_drawn_in_colours(opened):
         assert opened.frame(name).get_by_text("WebGL is not supported").count() == 0
 
 
+def drawn(canvas):
+    """The pixels of a canvas on the page, int (h, w, 3)."""
+    canvas.scroll_into_view_if_needed()
+    return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")).astype(int)
+
+
+def differing(one, other):
+    """How much the pixels of two canvases differ, without the frame's edge and the colour bar."""
+    height = min(len(one), len(other))  # a canvas may begin within a pixel of the page
+    inner = slice(5, height - 5), slice(5, -80)
+    return np.abs(one[inner] - other[inner]).max(2)
+
+
+PLAIN = """async (e) => { const plotly = await globalThis.__bmflPlotly, box = document.createElement('div'); box.id = 'plain';
+    box.style.cssText = `position:fixed;left:0;top:0;z-index:99;width:${e.clientWidth}px;height:${e.clientHeight}px`;
+    document.body.append(box);
+    await plotly.newPlot(box, structuredClone(e.data), structuredClone(e.layout), {displayModeBar: false}) }"""
+
+
+@pytest.mark.parametrize("view", ["posterior", "ventral", "left lateral"])
+def test_the_cortex_looks_as_plotly_draws_it(view, opened):
+    frame = opened.frame("surface")
+    frame.get_by_label("View", exact=True).select_option(view)
+    opened.watched.settle()
+    plot = frame.locator(".js-plotly-plot").first
+    ours = drawn(plot.locator(".gl-container canvas").first)
+    plot.evaluate(PLAIN)
+    opened.page.wait_for_timeout(1500)
+    plain = drawn(opened.page.locator("#plain .gl-container canvas").first)
+    opened.page.evaluate("() => document.querySelector('#plain').remove()")
+    frame.get_by_label("View", exact=True).select_option("posterior")
+    opened.watched.settle()
+    # ink in both, and other only along edges, which are smoothed differently
+    assert all((np.abs(part - part[5, 5]).max(2) > 30).mean() > 0.1 for part in (ours, plain))
+    assert (differing(ours, plain) > 60).mean() < 0.02
+    opened.healthy()
+
+
+def test_a_lesion_gives_the_cortex_new_values_without_a_new_layout(opened):
+    frame = opened.frame("ablation")
+    plot = frame.locator(".js-plotly-plot").first
+    state = "e => [e.dataset.drawn, Math.max(...e._fullData.at(-1).intensity)]"
+    before, box = plot.evaluate(state), frame.get_by_label("V2", exact=True)
+    opened.change("ablation", lambda _: box.check())
+    opened.watched.settle()
+    assert plot.evaluate(state) == [before[0], 1]
+    canvas = plot.locator(".gl-container canvas").first
+    rgb = drawn(canvas)
+    opened.change("ablation", lambda _: box.uncheck())
+    opened.watched.settle()
+    assert plot.evaluate(state) == [before[0], 0]
+    assert (differing(drawn(canvas), rgb) > 40).sum() > 50, "the canvas stayed as it was"
+    opened.healthy()
+
+
 def test_two_images_beside_each_other_differ_with_their_maps(opened):
     frame = opened.frame("attention")
     pictures = frame.locator(".js-plotly-plot").first

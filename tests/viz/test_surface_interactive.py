@@ -8,7 +8,16 @@ import pytest
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.viz.mesh import N_FSAVERAGE5, curvature, load_mesh, on_mesh, symmetric_range
+from bmfl_lab.viz.mesh import (
+    N_FSAVERAGE4,
+    N_FSAVERAGE5,
+    coarser_faces,
+    curvature,
+    load_mesh,
+    on_mesh,
+    symmetric_range,
+    vertex_normals,
+)
 from bmfl_lab.viz.surface_interactive import SurfaceLayout, surface_figure, swap_map
 
 
@@ -97,6 +106,66 @@ def test_the_mesh_is_that_of_nilearn(surface, part):
         np.testing.assert_array_equal(faces, mesh.faces)
         depth = datasets.load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data.parts[hemisphere]
         np.testing.assert_array_equal(curvature(hemisphere), np.ravel(depth) > 0)
+
+
+def halved(faces):
+    """Cut every triangle in four, as FreeSurfer does: old vertices first, then the middles of the edges."""
+    middles = {}
+
+    def middle(a, b):
+        return middles.setdefault(frozenset((a, b)), 1 + faces.max() + len(middles))
+
+    cut = []
+    for a, b, c in faces.tolist():
+        ab, bc, ca = middle(a, b), middle(b, c), middle(c, a)
+        cut += [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
+    return np.asarray(cut)
+
+
+def test_the_coarser_mesh_is_the_one_that_was_cut():
+    sides = [(0, 2, 4), (2, 1, 4), (1, 3, 4), (3, 0, 4), (2, 0, 5), (1, 2, 5), (3, 1, 5), (0, 3, 5)]
+    octahedron = halved(np.asarray(sides))  # 18 vertices, 32 faces
+    found = coarser_faces(halved(octahedron)[::-1], n_coarse=18)
+
+    def turned(faces):  # the same triangles in the same direction, whichever corner is named first
+        return {tuple(np.roll(f, -int(np.argmin(f)))) for f in np.asarray(faces)}
+
+    assert turned(found) == turned(octahedron) and len(found) == len(octahedron)
+
+
+def test_a_cut_surface_has_no_coarser_mesh():
+    with pytest.raises(DataError, match="a closed mesh whose first 2562 vertices"):
+        coarser_faces(load_mesh("left", "flat")[1])
+
+
+@pytest.mark.parametrize("hemisphere", ["left", "right"])
+def test_the_grey_brain_is_closed_and_lies_under_the_map(hemisphere):
+    everywhere = Atlas(np.zeros(N_FSAVERAGE5, np.int8), {}, np.arange(N_FSAVERAGE5), "fsaverage5")
+    if hemisphere == "right":
+        everywhere = Atlas(np.ones(N_FSAVERAGE5, np.int8), {}, np.arange(N_FSAVERAGE5), "fsaverage5")
+    layout = SurfaceLayout(everywhere)
+    points, faces, sulci = layout.base[hemisphere == "right"]
+    assert points.shape == (N_FSAVERAGE4, 3) and faces.shape == (5120, 3) and len(sulci) == N_FSAVERAGE4
+    edges = {frozenset(e) for f in faces.tolist() for e in ((f[0], f[1]), (f[1], f[2]), (f[2], f[0]))}
+    assert len(points) - len(edges) + len(faces) == 2  # Euler: a closed surface without holes
+    # between its corners the fine mesh has one more vertex an edge, so that these are where the two differ most
+    fine, fine_faces = layout.points, layout.faces
+    ends = {v: set() for v in range(N_FSAVERAGE4, N_FSAVERAGE5)}
+    for face in fine_faces.tolist():
+        for a in face:
+            if a >= N_FSAVERAGE4:
+                ends[a].update(b for b in face if b < N_FSAVERAGE4)
+    under = np.asarray([points[sorted(ends[v])].mean(0) for v in ends])
+    up = vertex_normals(fine, fine_faces)
+    above = ((fine[N_FSAVERAGE4:] - under) * up[N_FSAVERAGE4:]).sum(1)
+    assert 0 < above.min() and above.max() < 1.5, (above.min(), above.max())  # mm
+    assert (((fine[:N_FSAVERAGE4] - points) * up[:N_FSAVERAGE4]).sum(1) > 0).all()
+
+
+def test_the_normals_of_a_sphere_point_away_from_its_middle():
+    points, faces = load_mesh("left", "sphere")
+    outwards = points / np.linalg.norm(points, axis=1, keepdims=True)
+    assert (vertex_normals(points, faces) * outwards).sum(1).min() > 0.99
 
 
 def test_drawing_a_cortex_does_not_import_nilearn():

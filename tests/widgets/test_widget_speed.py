@@ -1,0 +1,82 @@
+"""What makes a widget quick stays right: what is sent apart, drawn in one frame, put off or shared out."""
+
+import gc
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import widgets
+from bmfl_lab.errors import DataError
+from bmfl_lab.evaluation.explore_lesions import random_lesions, rows_of
+from widgets.frame import opener, undisturbed
+
+
+def news(frame):
+    return [json.loads(figure.news.value) for figure in frame.figures.values()]
+
+
+def test_each_image_stands_under_one_of_the_random_lesions(explorer, parts):
+    study, models, _, _ = parts
+    lesion, stimuli = explorer.lesion(["FFC"]), study.set("test")
+    rows, right = rows_of(explorer, "test"), []
+    controls = random_lesions(explorer, lesion)
+    answers = [models["fusion"].logits(stimuli, control)[rows].argmax(1) for control in controls]
+    for i, row in enumerate(rows):
+        right.append(answers[i % len(controls)][i] == stimuli.labels[row])
+    assert len(controls) > 1
+    assert explorer.batch("fusion", ["test"], lesion)["accuracy"][0, 2] == pytest.approx(np.mean(right))
+
+
+def test_a_batch_gives_the_threads_back(explorer):
+    before = torch.get_num_threads()
+    explorer.batch("fusion", ["test"], explorer.lesion(["V2"]))
+    assert torch.get_num_threads() == before
+    with pytest.raises(DataError, match="nowhere"):
+        explorer.batch("fusion", ["nowhere"], explorer.lesion(["V2"]))
+    assert torch.get_num_threads() == before
+
+
+def test_a_lesion_changes_only_the_values_of_the_cortex(explorer, tmp_path):
+    frame = widgets.region_ablation(explorer, folder=tmp_path)
+    before = news(frame)[0]
+    frame.set(regions=("FFC",))
+    after = news(frame)[0]
+    assert frame.error == "" and {k for k in after if after[k] != before.get(k)} == {"v4", "change"}
+    assert json.loads(after["v4"]).keys() == {"intensity"} and "intensity" not in json.loads(after["t4"])
+
+
+def test_the_page_is_told_to_draw_once_all_figures_are_there(explorer, tmp_path):
+    frame = widgets.surface_viewer(explorer, folder=tmp_path)
+    (cortex, details), heard = frame.figures.values(), []
+    assert cortex.beat is details.beat
+    cortex.beat.observe(lambda change: heard.append([part["change"] for part in news(frame)]), names="value")
+    start = news(frame)[0]["change"]
+    frame.set(index=3)
+    frame.set(show="encoding accuracy")
+    assert heard == [[start + 1] * 2, [start + 2] * 2]
+
+
+def test_garbage_is_collected_again_after_an_answer_and_after_an_error():
+    seen = []
+
+    @opener
+    def make(source, /, *, folder="figures"):
+        """Say so."""
+        seen.append(gc.isenabled())
+        raise ValueError(source)
+
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="wrong"):
+        make("wrong", folder="here")
+    assert seen == [False] and gc.isenabled()
+    assert make.__doc__ == "Say so." and list(inspect.signature(make).parameters) == ["source", "folder"]
+    gc.disable()
+    try:
+        with undisturbed():
+            pass
+        assert not gc.isenabled(), "somebody else had switched it off"
+    finally:
+        gc.enable()
