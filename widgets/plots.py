@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,17 @@ def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
 
 def picture(image: np.ndarray | None) -> str:
     """Return an image, uint8 (H, W, 3 or 4), as a data address that needs no file; None gives an empty one."""
+    pixels = np.zeros((1, 1, 4), np.uint8) if image is None else np.ascontiguousarray(image)
+    return _address(pixels.tobytes(), pixels.shape, 1 if image is None else max(1, round(224 / max(pixels.shape[:2]))))
+
+
+# a change often leaves a picture as it was
+@lru_cache(maxsize=32)
+def _address(pixels: bytes, shape: tuple[int, ...], scale: int) -> str:
     from PIL import Image
 
-    buffer = io.BytesIO()
-    pixels = Image.fromarray(np.zeros((1, 1, 4), np.uint8) if image is None else np.ascontiguousarray(image))
-    scale = max(1, round(224 / max(pixels.size))) if image is not None else 1
-    larger = pixels.resize((pixels.width * scale, pixels.height * scale), Image.Resampling.NEAREST)
+    buffer, given = io.BytesIO(), Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(shape))
+    larger = given.resize((given.width * scale, given.height * scale), Image.Resampling.NEAREST)
     larger.save(buffer, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 

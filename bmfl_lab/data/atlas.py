@@ -100,6 +100,12 @@ class Atlas:
                     )
                 )
 
+    def __repr__(self) -> str:
+        absent = f", absent={list(self.absent)}" if self.absent else ""
+        return (
+            f"Atlas(n_vertices={self.n_vertices}, n_left={self.n_left}, mesh={self.mesh!r}, rois={list(self.present)}{absent})"
+        )
+
     @property
     def n_vertices(self) -> int:
         """Number of vertices, both hemispheres."""

@@ -102,6 +102,11 @@ class Study:
                     )
                 )
 
+    def __repr__(self) -> str:
+        sets = ", ".join(f"{name} {len(images)}" for name, images in self.sets.items())
+        people = ", ".join(map(repr, self.subjects.values()))
+        return f"Study({self.name!r}, {self.description!r}, images: {sets or 'none'}; subjects: {people or 'none'})"
+
     @property
     def simulated(self) -> bool:
         """True if any subject's responses were not measured in a brain."""

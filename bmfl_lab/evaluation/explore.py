@@ -94,6 +94,9 @@ class Explorer:
         self._known: dict[Any, Any] = {}
         self._backbone: Any = None
 
+    def __repr__(self) -> str:
+        return f"Explorer({self.title!r}, models={list(self.models)}, encoder={self.encoder!r})"
+
     def _remember(self, key: tuple, make: Callable[[], Any]) -> Any:
         """Return what was made before for `key`, else make it; what was not asked for longest is forgotten."""
         value = self._known.pop(key) if key in self._known else make()
@@ -319,7 +322,12 @@ class Explorer:
         lesion: Lesion | None = None,
     ) -> np.ndarray:
         """Return the class probabilities of an image, float64 (C,)."""
-        return lesions.softmax(self._answer(model, name, index, shift, severity, lesion)["logits"])[0]
+        place = name, index, shift, severity
+
+        def make() -> np.ndarray:
+            return lesions.softmax(self._answer(model, *place, lesion)["logits"])[0]
+
+        return self._remember(("probabilities", model, *place, lesions.key_of(lesion)), make).copy()
 
     def _answer(self, model, name, index, shift, severity, lesion, weights=False) -> dict[str, np.ndarray]:
         found = self._model(model)

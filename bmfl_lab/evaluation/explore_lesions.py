@@ -69,6 +69,11 @@ def correct(
     return ask() if lesion is not None else explorer._remember(("correct", model, name), ask)
 
 
+def key_of(lesion: Lesion | None) -> tuple | None:
+    """Return what tells lesions apart."""
+    return None if lesion is None else (lesion.mask.tobytes(), lesion.kind, lesion.strength, lesion.seed)
+
+
 def random_lesions(explorer: Any, lesion: Lesion) -> list[Lesion]:
     """Return lesions of as many random vertices of each hemisphere as `lesion` has, drawn among all vertices."""
     side = np.asarray(explorer.atlas.hemisphere)
@@ -104,9 +109,8 @@ def batch(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None 
         lesion turns wrong, and right.
     """
     sets = tuple(sets)
-    key = None if lesion is None else (lesion.mask.tobytes(), lesion.kind, lesion.strength, lesion.seed)
     with _half_the_threads():
-        return explorer._remember(("table", model, sets, key), lambda: _table(explorer, model, sets, lesion))
+        return explorer._remember(("table", model, sets, key_of(lesion)), lambda: _table(explorer, model, sets, lesion))
 
 
 @contextlib.contextmanager

@@ -113,6 +113,9 @@ class TrainedEncoder(FromImages):
     history: list[dict[str, Any]] = field(default_factory=list)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"TrainedEncoder({self.label!r}, n_vertices={self.atlas.n_vertices}, hash={self.hash!r})"
+
     def predict(
         self, tokens: StoredTokens | Sequence[StoredTokens], *, batch_size: int = 64, device: str = "auto"
     ) -> np.ndarray:

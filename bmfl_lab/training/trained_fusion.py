@@ -118,6 +118,11 @@ class TrainedFusion:
     notes: tuple[str, ...] = ()
     _cache: list[tuple[StimulusSet, Any, Any]] = field(default_factory=list, repr=False)
 
+    def __repr__(self) -> str:
+        reads = "" if self.source is None or self.encoder is None else f", encoder={self.encoder!r}"
+        n = len(self.class_names)
+        return f"TrainedFusion({self.name!r}, head={self.config.head!r}, n_classes={n}, seed={self.seed}{reads})"
+
     def prepare(self, data: dict[str, Tensor], n_vertices: int | None) -> None:
         """Build the module for the training data, and keep their means and standard deviations.
 

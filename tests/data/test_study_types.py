@@ -118,3 +118,15 @@ def test_a_study_changes_its_fingerprint_with_one_response():
         Study("s", "d", {"train": stimuli()}, {"s": subject(**c)}).fingerprint() for c in ({}, {"responses": changed})
     }
     assert len(prints) == 2
+
+
+def test_a_study_at_the_end_of_a_cell_is_one_readable_line():
+    study = Study("s", "what it is", {"train": stimuli()}, {"s": subject(simulated=True)})
+    assert repr(study) == (
+        "Study('s', 'what it is', images: train 4; "
+        "subjects: Subject('s', simulated, n_stimuli=4, n_vertices=6, train 2, test 1))"
+    )
+    assert repr(Study("s", "d", {})) == "Study('s', 'd', images: none; subjects: none)"
+    assert "measured" in repr(subject(splits={})) and "no split" in repr(subject(splits={}))
+    assert repr(atlas()) == "Atlas(n_vertices=6, n_left=3, mesh=None, rois=['V1', 'FFC'], absent=['PHA'])"
+    assert len(repr(load_study("planted"))) < 400

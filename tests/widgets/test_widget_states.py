@@ -304,6 +304,15 @@ def test_bad_sources_are_refused(explorer, tmp_path):
     assert runs.Source(tmp_path).damaged.keys() == {"x"}
 
 
+def test_models_and_the_explorer_are_one_readable_line(explorer, parts):
+    _, models, encoder, _ = parts
+    for shown in (*models.values(), encoder, explorer):
+        text = repr(shown)
+        assert "\n" not in text and len(text) < 500 and text.startswith(type(shown).__name__)
+    assert "simulated" in repr(encoder) and repr(encoder) in repr(models["fusion"])
+    assert repr(encoder) not in repr(models["backbone"]) and "'fusion', 'backbone'" in repr(explorer)
+
+
 def test_no_widget_imports_torch():
     paths = sorted((ROOT / "widgets").glob("*.py"))
     assert len(paths) >= 8
