@@ -19,6 +19,7 @@ from bmfl_lab.evaluation import explore_lesions as lesions
 from bmfl_lab.evaluation import explore_maps as maps
 from bmfl_lab.evaluation import explore_tokens as tokens
 from bmfl_lab.models.lesion import LESION_KINDS, Lesion
+from bmfl_lab.runtime import half_the_threads
 
 _REMEMBER = 128
 
@@ -99,7 +100,11 @@ class Explorer:
 
     def _remember(self, key: tuple, make: Callable[[], Any]) -> Any:
         """Return what was made before for `key`, else make it; what was not asked for longest is forgotten."""
-        value = self._known.pop(key) if key in self._known else make()
+        if key in self._known:
+            value = self._known.pop(key)
+        else:
+            with half_the_threads():
+                value = make()
         self._known[key] = value
         while len(self._known) > _REMEMBER:
             self._known.pop(next(iter(self._known)))

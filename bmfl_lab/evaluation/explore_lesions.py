@@ -5,8 +5,7 @@ Shape suffixes: N stimuli of a batch, V vertices, C classes.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,22 +108,7 @@ def batch(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None 
         lesion turns wrong, and right.
     """
     sets = tuple(sets)
-    with _half_the_threads():
-        return explorer._remember(("table", model, sets, key_of(lesion)), lambda: _table(explorer, model, sets, lesion))
-
-
-@contextlib.contextmanager
-def _half_the_threads() -> Iterator[None]:
-    """Leave half of the processor to the browser that waits for the answer.
-
-    On two cores beside a browser, small batches take twice the processor time on two threads and longer on the clock.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return explorer._remember(("table", model, sets, key_of(lesion)), lambda: _table(explorer, model, sets, lesion))
 
 
 def _table(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None) -> dict[str, np.ndarray]:

@@ -117,8 +117,9 @@ def _brain(points: np.ndarray, faces: np.ndarray, sulci: np.ndarray, surface: st
     """Return vertices, triangles and sulci of the grey brain that is drawn under a map."""
     if surface not in _SMOOTH:
         return points, faces, sulci
-    sunk = points - _SUNK_MM * vertex_normals(points, faces)
-    return sunk[:N_FSAVERAGE4].astype(points.dtype), coarser_faces(faces), sulci[:N_FSAVERAGE4]
+    corners, coarse = points[:N_FSAVERAGE4], coarser_faces(faces)
+    sunk = corners - _SUNK_MM * vertex_normals(corners, coarse)
+    return sunk.astype(points.dtype), coarse, sulci[:N_FSAVERAGE4]
 
 
 def map_style(values: np.ndarray, signed: bool | None = None) -> dict[str, Any]:
