@@ -5,6 +5,7 @@ import inspect
 import json
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ import widgets
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation.explore_lesions import random_lesions, rows_of
 from widgets.frame import opener, undisturbed
+from widgets.live import Live
 
 
 def news(frame):
@@ -57,6 +59,16 @@ def test_the_page_is_told_to_draw_once_all_figures_are_there(explorer, tmp_path)
     frame.set(index=3)
     frame.set(show="encoding accuracy")
     assert heard == [[start + 1] * 2, [start + 2] * 2]
+
+
+def test_a_figure_of_its_own_tells_the_page_itself():
+    plot = go.Figure(go.Bar(y=[1, 2]))
+    live, heard = Live(plot), []
+    live.beat.observe(lambda change: heard.append(json.loads(json.loads(live.news.value)["t0"])["y"]), names="value")
+    plot.data[0].y = [3, 4]
+    live.push()
+    live.push()
+    assert heard == [[3, 4]] * 2
 
 
 def test_garbage_is_collected_again_after_an_answer_and_after_an_error():
