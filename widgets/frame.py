@@ -192,7 +192,7 @@ class Frame(w.VBox):
         if isinstance(view, w.Widget):
             return view
         fixed = sum(t.type == "mesh3d" for t in view.data) - 1  # all but the last mesh are bare brain
-        self.figures[id(view)] = Live(view, max(0, fixed), self._beat)
+        self.figures[id(view)] = Live(view, self._beat, max(0, fixed))
         return self.figures[id(view)]
 
     def on_click(self, figure: Any, act: Callable[[dict], None]) -> None:

@@ -47,9 +47,9 @@ function drawnByProcessor() {
     const about = gl?.getExtension("WEBGL_debug_renderer_info");
     const name = about ? gl.getParameter(about.UNMASKED_RENDERER_WEBGL) : "";
     gl?.getExtension("WEBGL_lose_context")?.loseContext();
-    return { yes: /swiftshader|llvmpipe|softpipe|software/i.test(name) };
+    return /swiftshader|llvmpipe|softpipe|software/i.test(name);
   })();
-  return globalThis.__bmflSlow.yes;
+  return globalThis.__bmflSlow;
 }
 
 // plotly asks for four samples a pixel and has no option for it

@@ -90,11 +90,10 @@ class Live(anywidget.AnyWidget):
     plot : plotly Figure
         Changed in place by its owner; `push` brings the page up to date. It is not shown while its layout's ``meta``
         is "hidden".
+    beat : ipywidgets Label
+        Changed by the owner once all its figures are pushed: then the page draws them, in one frame.
     fixed : int
         Number of first traces that never change.
-    beat : ipywidgets Label, optional
-        Changed by the owner of several figures once all are pushed: then the page draws them, in one frame. Without
-        it, `push` changes one of its own.
 
     Notes
     -----
@@ -111,11 +110,10 @@ class Live(anywidget.AnyWidget):
     fixed = traitlets.Int(0).tag(sync=True)
     clicked = traitlets.Unicode("").tag(sync=True)
 
-    def __init__(self, plot: go.Figure, fixed: int = 0, beat: w.Label | None = None):
+    def __init__(self, plot: go.Figure, beat: w.Label, fixed: int = 0):
         self.plot, self._told, self._n_changes = plot, told(plot), 0
         # all in the messages that open the labels: a page may draw before a later one arrives
         self.still, self.news = w.Label(self._still(fixed)), w.Label(self._news(fixed))
-        self._own_beat, beat = beat is None, beat or w.Label()
         self.beat = beat
         places = {"still_id": self.still.model_id, "news_id": self.news.model_id, "beat_id": beat.model_id}
         super().__init__(library=shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **places)
@@ -137,8 +135,6 @@ class Live(anywidget.AnyWidget):
         self._n_changes += 1
         self.still.value = self._still(self.fixed)
         self.news.value = self._news(self.fixed)
-        if self._own_beat:
-            self.beat.value = str(self._n_changes)
 
     def on_click(self, act: Callable[[dict[str, Any]], None]) -> None:
         """Call ``act({"trace", "index", "x", "y"})`` when a point is clicked."""

@@ -21,7 +21,8 @@ from bmfl_lab.evaluation import explore_tokens as tokens
 from bmfl_lab.models.lesion import LESION_KINDS, Lesion
 from bmfl_lab.runtime import half_the_threads
 
-_REMEMBER = 128
+# an image leaves three to five small things; what a batch needs must outlast a walk through some fifty images
+_REMEMBER = 256
 
 
 class Explorer:

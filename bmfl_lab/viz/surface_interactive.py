@@ -46,9 +46,9 @@ _BARE: dict[str, Any] = {
 }
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
-# surfaces so smooth that fsaverage4's flat triangles stay within 0.3 mm of fsaverage5's: the grey brain is drawn with a
+# the inflated surface is so smooth that fsaverage4's flat triangles stay within 0.3 mm of fsaverage5's: the grey brain is drawn with a
 # quarter of the triangles, which is what drawing it costs, and so far further in that none shows through the map
-_SMOOTH, _SUNK_MM = ("inflated",), 0.3
+_SUNK_MM = 0.3
 
 
 class SurfaceLayout:
@@ -115,7 +115,7 @@ class SurfaceLayout:
 
 def _brain(points: np.ndarray, faces: np.ndarray, sulci: np.ndarray, surface: str) -> tuple[np.ndarray, ...]:
     """Return vertices, triangles and sulci of the grey brain that is drawn under a map."""
-    if surface not in _SMOOTH:
+    if surface != "inflated":
         return points, faces, sulci
     corners, coarse = points[:N_FSAVERAGE4], coarser_faces(faces)
     sunk = corners - _SUNK_MM * vertex_normals(corners, coarse)

@@ -34,7 +34,7 @@ def test_notebooks_were_swept_and_are_numbered_without_a_twin():
         ("%pip install x", "uses ! or %"),
         ("def f():\n    pass", "defines 'f'"),
         ("import torch", "imports 'torch'"),
-        ('open("/home/x/y")', "absolute path"),
+        ('open("/opt/x/y")', "absolute path"),
         ("import sys\nsys.path.append('x')", "changes sys.path"),
         ("\n".join(["x = 1"] * 26), "26 lines, at most 25"),
         ("from widgets import run_browser", "without the tag skip-execution"),

@@ -5,7 +5,6 @@ import inspect
 import json
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -13,7 +12,6 @@ import widgets
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation.explore_lesions import random_lesions, rows_of
 from widgets.frame import opener, undisturbed
-from widgets.live import Live
 
 
 def news(frame):
@@ -32,8 +30,13 @@ def test_each_image_stands_under_one_of_the_random_lesions(explorer, parts):
     assert explorer.batch("fusion", ["test"], lesion)["accuracy"][0, 2] == pytest.approx(np.mean(right))
 
 
-def test_a_batch_gives_the_threads_back(explorer):
+def test_the_explorer_works_on_half_of_the_threads_and_gives_them_back(explorer):
     before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    inner = lambda: explorer._remember(("inner",), torch.get_num_threads)  # noqa: E731
+    assert explorer._remember(("outer",), lambda: (torch.get_num_threads(), inner())) == (2, 2)
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
     explorer.batch("fusion", ["test"], explorer.lesion(["V2"]))
     assert torch.get_num_threads() == before
     with pytest.raises(DataError, match="nowhere"):
@@ -59,16 +62,6 @@ def test_the_page_is_told_to_draw_once_all_figures_are_there(explorer, tmp_path)
     frame.set(index=3)
     frame.set(show="encoding accuracy")
     assert heard == [[start + 1] * 2, [start + 2] * 2]
-
-
-def test_a_figure_of_its_own_tells_the_page_itself():
-    plot = go.Figure(go.Bar(y=[1, 2]))
-    live, heard = Live(plot), []
-    live.beat.observe(lambda change: heard.append(json.loads(json.loads(live.news.value)["t0"])["y"]), names="value")
-    plot.data[0].y = [3, 4]
-    live.push()
-    live.push()
-    assert heard == [[3, 4]] * 2
 
 
 def test_garbage_is_collected_again_after_an_answer_and_after_an_error():
