@@ -117,10 +117,10 @@ def test_a_shifted_image_is_predicted_as_the_encoder_predicts_its_set(explorer, 
 def test_what_was_asked_for_lately_is_remembered():
     explorer = Explorer.__new__(Explorer)
     explorer._known, made = {}, []
-    for i in range(400):
+    for i in range(800):
         explorer._remember(("kept",), lambda: made.append("kept"))
         explorer._remember(("image", i), lambda: None)
-    assert made == ["kept"] and len(explorer._known) <= 128
+    assert made == ["kept"] and len(explorer._known) <= 256
 
 
 def test_long_arrays_are_packed_for_the_page():
