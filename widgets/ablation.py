@@ -14,7 +14,8 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.explore import COLOURS, STATES
 from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, opener, slider
-from widgets.plots import ERROR, Cortex, add_picture, picture, styled
+from widgets.pictures import Pictures
+from widgets.plots import ERROR, Cortex, styled
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
         Display it as the last line of a cell. Regions are ticked in the tree or clicked on the surface.
     """
     first = resolve(State(**state), source)
-    cortex, results = Cortex(source.atlas, height=400), _results(source)
+    cortex, pictures, results = Cortex(source.atlas, height=400), Pictures((150,)), _results(source)
     controls = {
         "model": dropdown("Model", source.models or ("",), first.model),
         "ood": dropdown("OOD set", source.ood or ("",), first.ood),
@@ -256,6 +257,8 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
             mask = np.zeros(source.atlas.n_vertices) if found["mask"] is None else found["mask"] * state.strength
             cortex.show(mask, None, title="Click a region to switch it off or on", unit="lesion", signed=False)
             cortex.set_range(0, 1)
+        true = source.class_names[found["label"]] if found["label"] >= 0 else "none"
+        pictures.show((found["image"], f"true class:\n{true}"))
         _draw_results(results, found, source)
         return found["said"]
 
@@ -268,7 +271,7 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
             "Image": ("images", "index", "shift", "severity"),
             "Model": ("model", "ood"),
         },
-        views=[(cortex.figure, "1 1 340px"), (results, "2 1 520px")],
+        views=[(cortex.figure, "1 1 340px"), (pictures, "0 1 150px"), (results, "2 1 420px")],
         source=source,
         select=select,
         draw=draw,
@@ -302,26 +305,25 @@ def toggled(regions: tuple[str, ...], atlas: Any, vertex: int) -> tuple[str, ...
 def _results(source: Any) -> go.Figure:
     made = make_subplots(
         rows=1,
-        cols=3,
-        column_widths=[0.2, 0.36, 0.44],
-        subplot_titles=("image", "class probability, %", "accuracy, %<br>(95 % interval)"),
-        horizontal_spacing=0.12,
+        cols=2,
+        column_widths=[0.45, 0.55],
+        subplot_titles=("class probability, %", "accuracy, %<br>(95 % interval)"),
+        horizontal_spacing=0.14,
     )
-    add_picture(made, 1, 1)
     for name, colour in zip(STATES[:2], COLOURS):
         look = {"marker_color": colour, "name": name, "legendgroup": name}
         made.add_bar(
-            y=list(source.class_names), x=[0.0] * len(source.class_names), orientation="h", **look, row=1, col=2
+            y=list(source.class_names), x=[0.0] * len(source.class_names), orientation="h", **look, row=1, col=1
         )
     for name, colour in zip(STATES, COLOURS):
         look = {"marker_color": colour, "name": name, "legendgroup": name, "showlegend": name == STATES[2]}
-        made.add_bar(x=[source.tested], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=3)
-    made.update_xaxes(range=[0, 100], row=1, col=2)
-    made.update_yaxes(autorange="reversed", row=1, col=2)
-    made.update_yaxes(range=[0, 105], row=1, col=3)
+        made.add_bar(x=[source.tested], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=2)
+    made.update_xaxes(range=[0, 100], row=1, col=1)
+    made.update_yaxes(autorange="reversed", row=1, col=1)
+    made.update_yaxes(range=[0, 105], row=1, col=2)
     chance = 100 / max(1, len(source.class_names))
     label = {"annotation_text": "chance", "annotation_position": "right", "annotation_font_size": 11}
-    made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, **label, row=1, col=3)
+    made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, **label, row=1, col=2)
     made.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"})
     figure = styled(made, 400)
     figure.update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 70})  # "chance" stands to the right of its line
@@ -331,13 +333,10 @@ def _results(source: Any) -> go.Figure:
 def _draw_results(figure: go.Figure, found: dict[str, Any], source: Any) -> None:
     table, names = found["table"], [f"{s}<br>n = {n}" for s, n in zip(found["sets"], found["table"]["n"])]
     with figure.batch_update():
-        figure.data[0].source = picture(found["image"])
-        label = found["label"]
-        figure.layout.annotations[0].text = f"true class:<br>{source.class_names[label] if label >= 0 else 'none'}"
-        for trace, name in zip(figure.data[1:3], STATES[:2]):
+        for trace, name in zip(figure.data[:2], STATES[:2]):
             values = found["probabilities"].get(name)
             trace.x = np.zeros(len(source.class_names)) if values is None else 100 * values
-        for column, trace in enumerate(figure.data[3:6]):
+        for column, trace in enumerate(figure.data[2:5]):
             value = 100 * table["accuracy"][:, column]
             trace.x, trace.y = names, np.nan_to_num(value)
             trace.error_y.array = np.nan_to_num(100 * table["high"][:, column] - value)

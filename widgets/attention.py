@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.attention import attention_figure, overlay
 from bmfl_lab.viz.explore import COLOURS
 from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, opener, slider
-from widgets.plots import add_picture, picture, styled
+from widgets.pictures import Pictures
+from widgets.plots import styled
 
 COMPARE = ("nothing", "another image", "another model")
 # names under which `bmfl_lab.evaluation` keeps the checks of a source's map, and how they are made
@@ -240,7 +240,7 @@ def attention_explorer(
     """
     first = resolve(State(**state), source)
     checks = None if checks is None else tuple(checks)
-    figure, bars = _pictures(), _bars()
+    pictures, bars = Pictures((250,) * 4), _bars()
     models = source.models or ("",)
     controls = {
         **image_controls(source, first),
@@ -257,7 +257,8 @@ def attention_explorer(
 
     def draw(found: dict, state: State) -> str:
         spatial = found["panels"][0]["map"] is not None
-        _draw(figure, bars, found["panels"], state)
+        pictures.show(*_pictures(found["panels"], state))
+        _draw_bars(bars, found["panels"])
         bars.layout.title.text = "" if spatial else _name(state)
         bars.layout.meta = "hidden" if spatial else None
         return f"{found['said']} {judged(state, checks)}"
@@ -271,7 +272,7 @@ def attention_explorer(
             "Attention": ("source", "model", "block", "head", "region"),
             "Look": ("opacity", "compare", "other_index", "other_model"),
         },
-        views=[(figure, "1 1 520px"), (bars, "1 1 400px")],
+        views=[(pictures, "1 1 520px"), (bars, "1 1 400px")],
         source=source,
         select=select,
         draw=draw,
@@ -315,13 +316,12 @@ def _with_able_models(state: State, source: Any) -> State:
     return dataclasses.replace(state, **kept)
 
 
-def _pictures() -> go.Figure:
-    made = make_subplots(rows=1, cols=4, subplot_titles=("image", "attention", " ", " "), horizontal_spacing=0.02)
-    for column in range(1, 5):
-        add_picture(made, 1, column)
-    figure = styled(made, 300)
-    figure.update_layout(margin={"l": 6, "r": 6, "t": 56, "b": 6})
-    return figure
+def _pictures(panels: list[dict], state: State) -> Iterator[tuple[np.ndarray | None, str]]:
+    """Yield each panel's image and its map with their captions."""
+    for panel in panels:
+        yield panel["image"], panel["title"].replace(", ", "\n", 1)
+        if panel["map"] is not None:
+            yield _large(panel, state.opacity), "attention"
 
 
 def _bars() -> go.Figure:
@@ -335,15 +335,7 @@ def _bars() -> go.Figure:
     return figure
 
 
-def _draw(figure: go.Figure, bars: go.Figure, panels: list[dict], state: State) -> None:
-    with figure.batch_update():
-        for i in range(2):
-            panel = panels[i] if i < len(panels) else None
-            map_ = None if panel is None else panel["map"]
-            figure.data[2 * i].source = picture(None if panel is None else panel["image"])
-            figure.data[2 * i + 1].source = picture(None if map_ is None else _large(panel, state.opacity))
-            figure.layout.annotations[2 * i].text = "" if panel is None else panel["title"].replace(", ", "<br>", 1)
-            figure.layout.annotations[2 * i + 1].text = "" if map_ is None else "attention"
+def _draw_bars(bars: go.Figure, panels: list[dict]) -> None:
     with bars.batch_update():
         for i, trace in enumerate(bars.data):
             shares = panels[i]["shares"] if i < len(panels) else None

@@ -19,6 +19,7 @@ from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
 from bmfl_lab.viz.show import DPI
 from widgets.live import Live, shelf
+from widgets.pictures import Pictures
 
 _STYLE = """<style>
 .bmfl-frame {border:1px solid var(--jp-border-color2,#bbb); padding:10px; gap:8px}
@@ -28,6 +29,16 @@ _STYLE = """<style>
 .bmfl-status {border-color:#0072B2}
 .bmfl-error {border-color:#D55E00}
 .bmfl-heading {font-weight:600; color:var(--jp-ui-font-color1,#222)}
+.bmfl-caption {white-space:pre-line; line-height:1.3; color:var(--jp-ui-font-color1,#222)}
+.bmfl-figure {display:grid; grid-template-columns:minmax(0,1fr) auto; color:var(--jp-ui-font-color1,#222);
+  font:13px Helvetica,Arial,sans-serif}
+.bmfl-key-title {grid-column:1/-1; min-height:30px; padding:8px 8px 0; font-size:15px}
+.bmfl-key-title:empty, .bmfl-key-bar:empty {display:none}
+.bmfl-key-bar {display:flex; align-items:center; padding:0 6px 0 0}
+.bmfl-key-bar > div {position:relative; width:14px; height:70%; margin-right:44px}
+.bmfl-key-bar > div > span {position:absolute; left:18px; transform:translateY(50%); line-height:1; white-space:nowrap}
+.bmfl-key-bar > div > span::before {content:''; position:absolute; left:-4px; top:50%; width:3px; border-top:1px solid}
+.bmfl-key-bar > span {writing-mode:vertical-rl}
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
 </style>"""
@@ -173,6 +184,7 @@ class Frame(w.VBox):
         self._given = {"explorer": source} if given is None else given
         self._module, self._folder, self._quiet = twin.__module__.rpartition(".")[2], Path(folder), False
         self.figures: dict[int, Live] = {}
+        self._parts: list[Live | Pictures] = []
         self._beat = w.Label()
         views = [(self._lively(view), flex) for view, flex in views]
         self.status = w.HTML()
@@ -190,10 +202,12 @@ class Frame(w.VBox):
         if isinstance(view, (list, tuple)):
             return w.VBox([self._lively(v) for v in view])
         if isinstance(view, w.Widget):
+            self._parts += [view] if isinstance(view, Pictures) else []
             return view
         fixed = sum(t.type == "mesh3d" for t in view.data) - 1  # all but the last mesh are bare brain
-        self.figures[id(view)] = Live(view, self._beat, max(0, fixed))
-        return self.figures[id(view)]
+        self.figures[id(view)] = live = Live(view, self._beat, max(0, fixed))
+        self._parts.append(live)
+        return live
 
     def on_click(self, figure: Any, act: Callable[[dict], None]) -> None:
         """Call ``act(point)`` when a point of one of the widget's figures is clicked."""
@@ -275,13 +289,13 @@ class Frame(w.VBox):
         return f"Saved {path}"
 
     def save_html(self) -> str:
-        """Write the plotly figures as one self-contained file and return a sentence with its path."""
-        import plotly.io as pio
-
-        figures = [live.plot for live in self.figures.values()]
-        if not figures:
+        """Write figures and pictures as one self-contained file and return a sentence with its path."""
+        if not self._parts:
             raise ConfigError(message("an interactive figure", "none in this widget", "save PNG instead"))
-        parts = [pio.to_html(f, full_html=False, include_plotlyjs=not i) for i, f in enumerate(figures)]
+        parts, known = [], False
+        for part in self._parts:
+            parts.append(part.to_html() if isinstance(part, Pictures) else part.to_html(with_library=not known))
+            known = known or bool(parts[-1] and isinstance(part, Live))
         path = self._path("html")
         with atomic_path(path) as temporary:
             temporary.write_text(

@@ -8,6 +8,9 @@ const THEMED = {
   "#ffffff": "--jp-layout-color1",
 };
 
+// What of a mesh is changed past plotly.
+const RECOLOURED = ["intensity", "colorscale", "cmin", "cmax", "hovertemplate"];
+
 const CODE = "var Plotly=(()=>{";
 
 function load(source) {
@@ -105,12 +108,13 @@ function ownKeys(frame) {
 }
 
 async function render({ model, el }) {
-  const box = document.createElement("div");
-  box.style.width = "100%";
-  box.style.minHeight = model.get("height") + "px";
-  box.setAttribute("role", "img");
+  const make = (name) => Object.assign(document.createElement("div"), { className: name });
+  const [whole, title, box, bar] = ["bmfl-figure", "bmfl-key-title", "", "bmfl-key-bar"].map(make);
+  whole.append(title, box, bar);
+  whole.style.minHeight = model.get("height") + "px";
+  whole.setAttribute("role", "img");
   el.style.width = "100%";
-  el.appendChild(box);
+  el.appendChild(whole);
   const [Plotly, still, news, beat] = await Promise.all([
     model.widget_manager.get_model(model.get("library")).then(library),
     ...["still_id", "news_id", "beat_id"].map((place) => model.widget_manager.get_model(model.get(place))),
@@ -189,18 +193,34 @@ async function render({ model, el }) {
   });
   let waiting = false;
   let painted = null;
-  // give the mesh of a part "v0", "v1", ... its values and draw it, past plotly, which would lay out the whole figure
-  const revalue = (name) => {
-    const number = name[0] === "v" ? Number(name.slice(1)) : -1;
-    const [mesh, full] = [box._fullLayout?.scene?._scene?.traces?.["trace" + number], box._fullData?.[number]];
-    if (!mesh?.update || !full) return false;
-    const values = numbersOf(part(name).intensity);
-    if (values?.length !== full.x.length) return false;
-    box.data[number].intensity = full.intensity = values;
-    mesh.update(full);
-    plot().redraw();
-    plot().gl.flush();
+  // give the mesh of parts "v0", "t0", "v1", ... its values and colours and draw it, past plotly, which would lay out
+  // the whole figure; false where more than that is new
+  const recolour = (names) => {
+    const found = new Map();
+    for (const name of names.filter((name) => name !== "key")) {
+      const number = /^[tv]/.test(name) ? Number(name.slice(1)) : -1;
+      const [mesh, own] = [box._fullLayout?.scene?._scene?.traces?.["trace" + number], box.data?.[number]];
+      if (!mesh?.update || !box._fullData?.[number]) return false;
+      const sent = { ...part(name) };
+      if (sent.intensity) sent.intensity = numbersOf(sent.intensity);
+      if (sent.intensity && sent.intensity.length !== box._fullData[number].x.length) return false;
+      const other = Object.keys(sent).filter((k) => !RECOLOURED.includes(k));
+      if (other.some((k) => JSON.stringify(own[k]) !== JSON.stringify(sent[k]))) return false;
+      found.set(number, { ...found.get(number), ...sent });
+    }
+    for (const [number, sent] of found) {
+      const full = box._fullData[number];
+      for (const key of RECOLOURED.filter((key) => key in sent)) box.data[number][key] = full[key] = sent[key];
+      box._fullLayout.scene._scene.traces["trace" + number].update(full);
+    }
+    if (found.size) plot().redraw();
+    if (found.size) plot().gl.flush();
     return true;
+  };
+  const label = () => {
+    title.innerHTML = part("key").title ?? "";
+    bar.innerHTML = part("key").bar ?? "";
+    whole.setAttribute("aria-label", title.textContent || (part("look").title?.text || "").trim() || "figure");
   };
   const draw = () => {
     waiting = false;
@@ -216,14 +236,14 @@ async function render({ model, el }) {
     const changed = Object.keys(state).filter((k) => String(painted?.[k]) !== String(state[k]));
     const first = painted === null;
     painted = state;
-    if (!first && changed.every((k) => revalue(k))) {
+    if (first || changed.includes("key") || changed.includes("look")) label();
+    if (!first && recolour(changed)) {
       box.dataset.change = String(change);
       return;
     }
     const numbers = [...Array(told.n_traces).keys()];
     const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i), ...part("v" + i) }));
     const layout = () => structuredClone(part("look"));
-    box.setAttribute("aria-label", (layout().title?.text || "").trim() || "figure");
     // plotly waits for the pictures of the draw before; where a new picture took the place of one still loading, that
     // wait would never end
     if (box._promises) box._promises.length = 0;
@@ -255,8 +275,8 @@ async function render({ model, el }) {
   beat.on("change:value", later);
   draw();
   // also called once at the start, when the figure has just been drawn in this size
-  const seen = new ResizeObserver(() => el.clientWidth !== box._fullLayout?.width && Plotly.Plots.resize(box));
-  seen.observe(el);
+  const seen = new ResizeObserver(() => box.clientWidth !== box._fullLayout?.width && Plotly.Plots.resize(box));
+  seen.observe(box);
   const dressed = new MutationObserver(() => {
     const now = colours(el);
     if (JSON.stringify(now) !== JSON.stringify(look)) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import traitlets
+from matplotlib.ticker import MaxNLocator
 from plotly.offline import get_plotlyjs
 
 _FEW = 32
@@ -57,16 +59,43 @@ def told(plot: go.Figure, skip: int = 0) -> dict[str, Any]:
     """Return what the page is told of a figure, trait by trait, without the first `skip` traces.
 
     Of a mesh, the places of its vertices (``b0``, ``b1``, ...) and its values (``v0``, ...), which change more often, go
-    apart from the rest (``t0``, ...).
+    apart from the rest (``t0``, ...). Title and colour bar of a surface are HTML, ``key``: plotly.js would lay out the whole
+    figure for another word in them.
     """
-    found: dict[str, Any] = {"n_traces": len(plot.data), "look": _text(plot.layout.to_plotly_json())}
+    look = plot.layout.to_plotly_json()
+    found: dict[str, Any] = {"n_traces": len(plot.data), "key": "{}"}
+    if plot.data and plot.data[-1].type == "mesh3d":
+        found["key"] = json.dumps({"title": title_of(plot), "bar": colour_bar(plot.data[-1])})
+        above = look["margin"]["t"]
+        look |= {"title": {"text": ""}, "height": look["height"] - above, "margin": {**look["margin"], "t": 0}}
+    found["look"] = _text(look)
     for i, trace in enumerate(plot.data[skip:], skip):
         parts = trace.to_plotly_json()
         if trace.type == "mesh3d":
+            parts = {k: v for k, v in parts.items() if k != "colorbar"} | {"showscale": False}
             for place, names in (("b", _GEOMETRY), ("v", _VALUES)):
                 found[f"{place}{i}"] = _text({k: parts.pop(k) for k in names if k in parts})
         found[f"t{i}"] = _text(parts)
     return found
+
+
+def title_of(plot: go.Figure) -> str:
+    """Return a figure's title as HTML."""
+    return html.escape((plot.layout.title.text or "").strip())
+
+
+def colour_bar(mesh: Any) -> str:
+    """Return the colour bar of a mesh as HTML: colours from the lowest value up, round numbers, the unit."""
+    low, high = mesh.cmin, mesh.cmax
+    colours = ", ".join(f"{colour} {100 * place:.2f}%" for place, colour in mesh.colorscale)
+    marks = [(t, 100 * (t - low) / (high - low)) for t in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)]
+    texts = "".join(
+        f"<span style='bottom:{place:.2f}%'>{tick:.4g}</span>".replace(">-", ">\u2212")
+        for tick, place in marks
+        if -0.01 <= place <= 100.01
+    )
+    unit = html.escape(mesh.colorbar.title.text or "")
+    return f"<div style='background:linear-gradient(to top, {colours})'>{texts}</div><span>{unit}</span>"
 
 
 def _seldom(fixed: int) -> set[str]:
@@ -135,6 +164,12 @@ class Live(anywidget.AnyWidget):
         self._n_changes += 1
         self.still.value = self._still(self.fixed)
         self.news.value = self._news(self.fixed)
+
+    def to_html(self, with_library: bool = True) -> str:
+        """Return the figure, with plotly's own title and colour bar, as a part of a page; empty if it is not shown."""
+        if self.plot.layout.meta == "hidden":
+            return ""
+        return pio.to_html(self.plot, full_html=False, include_plotlyjs=with_library)
 
     def on_click(self, act: Callable[[dict[str, Any]], None]) -> None:
         """Call ``act({"trace", "index", "x", "y"})`` when a point is clicked."""

@@ -17,7 +17,8 @@ from plotly.subplots import make_subplots
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.viz.style import colours, ink_on, markers
 from widgets.frame import Frame, dropdown, opener
-from widgets.plots import ERROR, add_picture, picture, sampled, strip, styled
+from widgets.pictures import Pictures, sheet
+from widgets.plots import ERROR, sampled, styled
 
 FLIPS = ("only the other is right", "only the first is right")
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
@@ -262,7 +263,7 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
     """
     source = source_of(result, explorer)
     first = resolve(State(**state), source)
-    figure, sheet, listed = _figure(source), _sheet(), w.HTML()
+    figure, pictures, listed = _figure(source), Pictures((1000,)), w.HTML()
     steps = [("whole set" if s == 0 else str(s), s) for s in source.severities]
     controls = {
         "model": dropdown("First", source.models, first.model),
@@ -275,10 +276,8 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
 
     def draw(found: dict, state: State) -> str:
         _draw(figure, found, source, state)
-        with sheet.batch_update():
-            sheet.data[0].source = picture(strip(found["images"]) if found["images"] else None)
-            sheet.layout.meta = None if found["images"] else "hidden"
-            sheet.layout.title.text = f"{len(found['flips'])} images: {state.flips}"
+        said = f"{len(found['flips'])} images: {state.flips}"
+        pictures.show(*[(sheet(found["images"], len(found["images"])), said)] if found["images"] else ())
         ids = html.escape(", ".join(found["flips"][:40]) or "none")
         listed.value = f"<div class='bmfl-status'>Image ids: {ids}{' ...' if len(found['flips']) > 40 else ''}</div>"
         return found["said"]
@@ -288,7 +287,7 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
         state=first,
         controls=controls,
         groups={"Models": ("model", "other"), "Grid": ("show", "shift", "severity"), "Drill down": ("flips",)},
-        views=[(figure, "1 1 600px"), ([sheet, listed], "1 1 100%")],
+        views=[(figure, "1 1 600px"), ([pictures, listed], "1 1 100%")],
         source=source,
         select=select,
         draw=draw,
@@ -330,14 +329,6 @@ def _figure(source: Source) -> go.Figure:
     made.update_layout(legend={"orientation": "h", "y": 1.16, "yanchor": "bottom", "x": 0.62})
     figure = styled(made, max(380, 26 * len(source.rows) + 150))
     figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 56})
-    return figure
-
-
-def _sheet() -> go.Figure:
-    made = make_subplots(rows=1, cols=1)
-    add_picture(made, 1, 1)
-    figure = styled(made, 150, " ")
-    figure.update_layout(margin={"l": 6, "r": 6, "t": 44, "b": 6})
     return figure
 
 

@@ -1,10 +1,7 @@
-"""Pieces of plotly figures that several widgets use: pictures, bars, the cortex."""
+"""Pieces of plotly figures that several widgets use: the house style, bars, the cortex."""
 
 from __future__ import annotations
 
-import base64
-import io
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,52 +35,12 @@ def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
     return figure
 
 
-def picture(image: np.ndarray | None) -> str:
-    """Return an image, uint8 (H, W, 3 or 4), as a data address that needs no file; None gives an empty one."""
-    pixels = np.zeros((1, 1, 4), np.uint8) if image is None else np.ascontiguousarray(image)
-    return _address(pixels.tobytes(), pixels.shape, 1 if image is None else max(1, round(224 / max(pixels.shape[:2]))))
-
-
-# a change often leaves a picture as it was
-@lru_cache(maxsize=32)
-def _address(pixels: bytes, shape: tuple[int, ...], scale: int) -> str:
-    from PIL import Image
-
-    buffer, given = io.BytesIO(), Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(shape))
-    larger = given.resize((given.width * scale, given.height * scale), Image.Resampling.NEAREST)
-    larger.save(buffer, format="PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def strip(images: list[np.ndarray], side: int = 72, gap: int = 6) -> np.ndarray:
-    """Return square thumbnails in one row, uint8 (side, n * (side + gap) - gap, 4), clear between them."""
-    from PIL import Image
-
-    row = np.zeros((side, max(1, len(images)) * (side + gap) - gap, 4), dtype=np.uint8)
-    for i, image in enumerate(images):
-        small = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.Resampling.BICUBIC)
-        row[:, i * (side + gap) : i * (side + gap) + side] = np.asarray(small.convert("RGBA"))
-    return row
-
-
 def sampled(scale: str, shares: np.ndarray) -> list[tuple[float, float, float]]:
     """Return the colours (red, green, blue from 0 to 1) of a plotly colour scale at shares from 0 to 1."""
     if not len(shares):
         return []
     found = sample_colorscale(scale, np.clip(shares, 0, 1).tolist(), colortype="tuple")
     return [tuple(float(part) for part in rgb) for rgb in found]
-
-
-def add_picture(figure: go.Figure, row: int, col: int) -> None:
-    """Add an empty picture without axes, square pixels kept."""
-    figure.add_image(source=picture(None), hoverinfo="skip", row=row, col=col)
-    no_axes(figure, row, col)
-
-
-def no_axes(figure: go.Figure, row: int, col: int) -> None:
-    """Hide the axes under a picture and keep its pixels square."""
-    figure.update_xaxes(visible=False, row=row, col=col)
-    figure.update_yaxes(visible=False, row=row, col=col)
 
 
 class Cortex:

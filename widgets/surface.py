@@ -10,12 +10,12 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.style import PALETTE
 from bmfl_lab.viz.surface_interactive import VIEWS
 from widgets.frame import LABEL, WIDE, Frame, dropdown, fit_index, image_controls, image_set, opener, slider
-from widgets.plots import ERROR, Cortex, add_picture, picture, strip, styled
+from widgets.pictures import Pictures, sheet
+from widgets.plots import ERROR, Cortex, styled
 
 SHOW = ("predicted response", "subject's response", "encoding accuracy", "noise ceiling")
 SIDES = ("both", "left", "right")
@@ -231,7 +231,7 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
         Display it as the last line of a cell.
     """
     first = resolve(State(**state), source)
-    cortex, details = Cortex(source.atlas), _details(source)
+    cortex, pictures, tuning = Cortex(source.atlas), Pictures((150, 306)), _tuning(source)
     atlas = source.atlas
     regions = [] if atlas is None else [*(g for g in atlas.groups if _exists(atlas, g)), *atlas.rois]
     named = [(r if atlas.groups.get(r) or r in atlas.present else f"{r} (absent)", r) for r in regions]
@@ -250,7 +250,8 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
         cortex.show(found["values"], found["outline"], **style)
         cortex.show_all(_on_side(state, atlas) if state.outlines else None)
         cortex.look_from(state.view)
-        _draw_details(details, found)
+        pictures.show(*_pictures(found))
+        _draw_tuning(tuning, found)
         return found["said"]
 
     frame = Frame(
@@ -262,7 +263,7 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
             "Image": ("images", "index", "shift", "severity"),
             "Look": ("threshold", "view", "outlines"),
         },
-        views=[(cortex.figure, "1 1 430px"), (details, "1 1 430px")],
+        views=[(cortex.figure, "1 1 430px"), ([pictures, tuning], "1 1 430px")],
         source=source,
         select=select,
         draw=draw,
@@ -287,36 +288,25 @@ def _adjust(state: State, controls: Any, source: Any) -> State:
     return fit_index(resolve(state, source), controls, source)
 
 
-def _details(source: Any) -> go.Figure:
-    made = make_subplots(
-        rows=2,
-        cols=2,
-        column_widths=[0.34, 0.66],
-        row_heights=[0.68, 0.32],
-        specs=[[{}, {}], [{"colspan": 2}, None]],
-        subplot_titles=("image", "tuning", "images with the largest response"),
-        vertical_spacing=0.2,
-        horizontal_spacing=0.14,
-    )
-    add_picture(made, 1, 1)
+def _tuning(source: Any) -> go.Figure:
     bars = {"x": list(source.class_names), "y": [0.0] * len(source.class_names), "marker_color": PALETTE[5]}
-    made.add_bar(**bars, error_y=ERROR, name="tuning", row=1, col=2)
-    add_picture(made, 2, 1)
-    made.update_yaxes(title_text="predicted response, z", row=1, col=2)
+    made = go.Figure().add_bar(**bars, error_y=ERROR, name="tuning")
+    made.update_yaxes(title_text="predicted response, z")
     made.update_layout(showlegend=False)
-    return styled(made, 430, "")
+    return styled(made, 260, _HINT)
 
 
-def _draw_details(figure: go.Figure, found: dict[str, Any]) -> None:
+def _pictures(found: dict[str, Any]) -> list[tuple[np.ndarray | None, str]]:
+    shown = "image" if found["image"] is not None else "no image"
+    best = f"largest response of {found['region']}" if found["best"] else ""
+    return [(found["image"], shown), (sheet(found["best"], columns=4), best)]
+
+
+def _draw_tuning(figure: go.Figure, found: dict[str, Any]) -> None:
+    tuning, name = found["tuning"], found["region"]
     with figure.batch_update():
-        figure.data[0].source = picture(found["image"])
-        tuning = found["tuning"]
-        figure.data[1].y = np.zeros(len(figure.data[1].x)) if tuning is None else np.nan_to_num(tuning["mean"])
-        figure.data[1].error_y.array = None if tuning is None else np.nan_to_num(tuning["error"])
-        figure.data[2].source = picture(strip(found["best"]) if found["best"] else None)
-        name = found["region"]
-        figure.layout.annotations[0].text = "image" if found["image"] is not None else "no image"
-        figure.layout.annotations[1].text = (
+        figure.data[0].y = np.zeros(len(figure.data[0].x)) if tuning is None else np.nan_to_num(tuning["mean"])
+        figure.data[0].error_y.array = None if tuning is None else np.nan_to_num(tuning["error"])
+        figure.layout.title.text = (
             f"tuning of {name}<br>(mean, standard error)" if tuning else f"no tuning of {name}" if name else _HINT
         )
-        figure.layout.annotations[2].text = f"largest response of {name}" if found["best"] else ""

@@ -245,12 +245,17 @@ def _add_map(figure: go.Figure, geometry: SurfaceLayout, values: np.ndarray, uni
         intensity=np.where(np.isfinite(shown), shown, 0.0),
         hovertext=geometry.names(),
         customdata=geometry.order,
-        hovertemplate="%{hovertext}<br>%{intensity:.3f} " + unit + "<extra></extra>",
+        hovertemplate=_hover(unit),
         name="map",
         colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14, "len": 0.7},
         lighting={"ambient": 0.8, "diffuse": 0.35, "specular": 0.05},
         **map_style(values, signed),
     )
+
+
+def _hover(unit: str) -> str:
+    """Return the text beside the pointer: where it is, and the value there."""
+    return "%{hovertext}<br>%{intensity:.3f} " + unit + "<extra></extra>"
 
 
 def swap_map(
@@ -275,6 +280,6 @@ def swap_map(
         trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
         trace.update(map_style(values, signed))
         if unit is not None:
-            trace.colorbar.title.text = unit
+            trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
         if title is not None:
             figure.layout.title.text = title

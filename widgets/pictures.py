@@ -1,0 +1,90 @@
+"""Pictures on a page, each under a caption: plain images, which change without a figure being laid out anew."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+
+import ipywidgets as w
+import numpy as np
+
+_SHARP = 224
+_LEFT = {"align_items": "flex-start"}  # else a small picture is stretched
+
+
+class Pictures(w.HBox):
+    """A row of pictures under captions; gives its place up while nothing is shown.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        The largest width of each picture, in pixels; all become narrower where the page is.
+    """
+
+    def __init__(self, widths: Sequence[int]):
+        self._captions = [w.HTML() for _ in widths]
+        self._images = [w.Image(format="png", value=png(None), layout={"max_width": "100%"}) for _ in widths]
+        pairs = zip(self._captions, self._images, widths)
+        items = [w.VBox(list(pair), layout={"flex": f"0 1 {width}px", "min_width": "0", **_LEFT}) for *pair, width in pairs]
+        for item in items:
+            item.add_class("bmfl-picture")
+        super().__init__(items, layout={"align_items": "flex-end"})
+
+    def show(self, *shown: tuple[np.ndarray | None, str]) -> None:
+        """Show pictures, uint8 (H, W, 3 or 4), with captions; of None the caption only, of further places nothing."""
+        self.layout.display = None if any(image is not None or caption for image, caption in shown) else "none"
+        for place, item in enumerate(self.children):
+            given = place < len(shown)
+            item.layout.display = None if given else "none"
+            image, caption = shown[place] if given else (None, "")
+            self._captions[place].value = f"<div class='bmfl-caption'>{html.escape(caption)}</div>"
+            self._images[place].value, self._images[place].tooltip = png(image), caption
+            # its place stays, so that nothing beside it moves
+            self._images[place].layout.visibility = "hidden" if image is None else None
+
+    def to_html(self) -> str:
+        """Return what is shown as a part of a page that needs no file."""
+        parts = []
+        for item, caption, image in zip(self.children, self._captions, self._images):
+            if item.layout.display != "none" and image.layout.visibility != "hidden":
+                address = "data:image/png;base64," + base64.b64encode(image.value).decode()
+                alt = html.escape(image.tooltip or "picture", quote=True)
+                width = item.layout.flex.rpartition(" ")[2]
+                parts.append(f"<figure style='width:{width}'>{caption.value}<img width='100%' src='{address}' alt='{alt}'></figure>")
+        return f"<div style='display:flex;align-items:flex-end;white-space:pre-line'>{''.join(parts)}</div>" if parts else ""
+
+
+def png(image: np.ndarray | None) -> bytes:
+    """Return an image, uint8 (H, W, 3 or 4), as a PNG file, small ones enlarged; None gives a clear pixel."""
+    pixels = np.zeros((1, 1, 4), np.uint8) if image is None else np.ascontiguousarray(image)
+    return _png(pixels.tobytes(), pixels.shape, 1 if image is None else max(1, round(_SHARP / max(pixels.shape[:2]))))
+
+
+# a change often leaves a picture as it was
+@lru_cache(maxsize=32)
+def _png(pixels: bytes, shape: tuple[int, ...], scale: int) -> bytes:
+    from PIL import Image
+
+    buffer, given = io.BytesIO(), Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(shape))
+    larger = given.resize((given.width * scale, given.height * scale), Image.Resampling.NEAREST)
+    larger.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72, gap: int = 6) -> np.ndarray | None:
+    """Return square thumbnails in rows, clear between them, uint8 (H, W, 4); None of no images."""
+    from PIL import Image
+
+    if not images:
+        return None
+    columns, step = min(columns, len(images)), side + gap
+    rows = -(-len(images) // columns)
+    made = np.zeros((rows * step - gap, columns * step - gap, 4), dtype=np.uint8)
+    for i, image in enumerate(images):
+        small = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.Resampling.BICUBIC)
+        y, x = step * (i // columns), step * (i % columns)
+        made[y : y + side, x : x + side] = np.asarray(small.convert("RGBA"))
+    return made
