@@ -39,6 +39,7 @@ _STYLE = """<style>
 .bmfl-key-bar > div > span {position:absolute; left:18px; transform:translateY(50%); line-height:1; white-space:nowrap}
 .bmfl-key-bar > div > span::before {content:''; position:absolute; left:-4px; top:50%; width:3px; border-top:1px solid}
 .bmfl-key-bar > span {writing-mode:vertical-rl}
+.bmfl-picture {margin-right:12px}
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
 </style>"""

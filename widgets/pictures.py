@@ -26,6 +26,7 @@ class Pictures(w.HBox):
 
     def __init__(self, widths: Sequence[int]):
         self._captions = [w.HTML() for _ in widths]
+        # without a tooltip: ipywidgets 8.1 cannot draw an image that has one
         self._images = [w.Image(format="png", value=png(None), layout={"max_width": "100%"}) for _ in widths]
         pairs = zip(self._captions, self._images, widths)
         items = [w.VBox(list(pair), layout={"flex": f"0 1 {width}px", "min_width": "0", **_LEFT}) for *pair, width in pairs]
@@ -41,9 +42,10 @@ class Pictures(w.HBox):
             item.layout.display = None if given else "none"
             image, caption = shown[place] if given else (None, "")
             self._captions[place].value = f"<div class='bmfl-caption'>{html.escape(caption)}</div>"
-            self._images[place].value, self._images[place].tooltip = png(image), caption
-            # its place stays, so that nothing beside it moves
+            # without a picture the last one keeps its place, unseen, so that nothing beside it moves
             self._images[place].layout.visibility = "hidden" if image is None else None
+            if image is not None:
+                self._images[place].value = png(image)
 
     def to_html(self) -> str:
         """Return what is shown as a part of a page that needs no file."""
@@ -51,9 +53,8 @@ class Pictures(w.HBox):
         for item, caption, image in zip(self.children, self._captions, self._images):
             if item.layout.display != "none" and image.layout.visibility != "hidden":
                 address = "data:image/png;base64," + base64.b64encode(image.value).decode()
-                alt = html.escape(image.tooltip or "picture", quote=True)
                 width = item.layout.flex.rpartition(" ")[2]
-                parts.append(f"<figure style='width:{width}'>{caption.value}<img width='100%' src='{address}' alt='{alt}'></figure>")
+                parts.append(f"<figure>{caption.value}<img style='max-width:{width}' src='{address}' alt=''></figure>")
         return f"<div style='display:flex;align-items:flex-end;white-space:pre-line'>{''.join(parts)}</div>" if parts else ""
 
 

@@ -291,7 +291,7 @@ def _adjust(state: State, controls: Any, source: Any) -> State:
 def _tuning(source: Any) -> go.Figure:
     bars = {"x": list(source.class_names), "y": [0.0] * len(source.class_names), "marker_color": PALETTE[5]}
     made = go.Figure().add_bar(**bars, error_y=ERROR, name="tuning")
-    made.update_yaxes(title_text="predicted response, z")
+    made.update_yaxes(title={"text": "predicted response, z", "font": {"size": 12}})
     made.update_layout(showlegend=False)
     return styled(made, 260, _HINT)
 

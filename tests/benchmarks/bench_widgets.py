@@ -137,9 +137,14 @@ def in_kernel(name, folder):
     assert not any(frame.error for frame in frames.values()), [frame.error for frame in frames.values()]
 
 
-DRAWN = """() => [...document.querySelectorAll('.bmfl-frame .js-plotly-plot')].filter(e => e.offsetParent)
-    .map(e => Number(e.dataset.change ?? 0))"""
-MAP = DRAWN.replace(".map(", ".filter(e => e._fullLayout?.scene).map(")
+# how often each visible figure was drawn, and the address of each visible picture
+DRAWN = """() => { const seen = (s) => [...document.querySelectorAll('.bmfl-frame ' + s)].filter(
+    e => e.offsetParent && getComputedStyle(e).visibility === 'visible');
+    return { figures: seen('.js-plotly-plot').map(e => Number(e.dataset.change ?? 0)),
+             pictures: seen('.bmfl-picture img').map(e => e.src), loaded: seen('.bmfl-picture img').every(e => e.complete) } }"""
+# whether a change has arrived: every figure has heard of it, and where pictures change there is another one
+ARRIVED = """(before, now, pictures) => now.loaded && now.figures.every((k, i) => k > before.figures[i])
+    && (!pictures || String(now.pictures) !== String(before.pictures))"""
 
 
 def handle(page, label="Image"):
@@ -171,22 +176,22 @@ def attending(key):
     return lambda page: page.get_by_label("Attention", exact=True).select_option(SOURCES[key])
 
 
-# per widget: what is timed, its aim, the change, and what is set beforehand
+# per widget: what is timed, its aim, the change, whether pictures change with it, and what is set beforehand
 STEPS = {
-    "region_ablation": [("image", "image", next_image, None), ("lesion", "lesion", next_lesion, None)],
+    "region_ablation": [("image", "image", next_image, True, None), ("lesion", "lesion", next_lesion, False, None)],
     "surface_viewer": [
-        ("image", "image", next_image, None),
-        # from the prediction to its accuracy and back
-        ("map swap", "swap", choose("Map", (2, 0)), None),
+        ("image", "image", next_image, True, None),
+        # from the prediction, beside which its image stands, to its accuracy and back
+        ("map swap", "swap", choose("Map", (2, 0)), True, None),
     ],
     "attention_explorer": [
-        ("image, fusion attention", "image", next_image, None),
-        ("image, backbone attention", "image", next_image, attending("backbone")),
-        ("block swap", "swap", choose("Block"), None),
-        ("ROI swap", "swap", choose("ROI query"), attending("ROI")),
+        ("image, fusion attention", "image", next_image, True, None),
+        ("image, backbone attention", "image", next_image, True, attending("backbone")),
+        ("block swap", "swap", choose("Block"), True, None),
+        ("ROI swap", "swap", choose("ROI query"), True, attending("ROI")),
     ],
-    "ood_explorer": [("another shift of the grid", "", choose("Shift or set"), None)],
-    "run_browser": [("another run of the table", "", choose("Second run", (3, 2)), None)],
+    "ood_explorer": [("another shift of the grid", "", choose("Shift or set"), True, None)],
+    "run_browser": [("another run of the table", "", choose("Second run", (3, 2)), False, None)],
 }
 
 
@@ -207,16 +212,13 @@ def in_browser(name, folder):
             report(f"{kind} opens in the browser", [opening(page, f"import widgets\nframe = widgets.{kind}({KINDS[kind]}); frame")], aim="opens")
             page_time = page.context.new_cdp_session(page)
             page_time.send("Performance.enable", {"timeDomain": "threadTicks"})
-            for label, aim, act, beforehand in steps:
+            for label, aim, act, pictures, beforehand in steps:
                 if beforehand is not None:
                     beforehand(page)
                     watched.settle()
                 number = itertools.count()
-                rows = [one_change(page, page_time, act, next(number)) for _ in range(7)]
+                rows = [one_change(page, page_time, act, next(number), pictures) for _ in range(7)]
                 report(f"{kind}: {label}", *zip(*rows), aim=aim)
-                if kind == "surface_viewer":
-                    wall = [one_change(page, page_time, act, next(number), MAP)[0] for _ in range(7)]
-                    report(f"{kind}: {label}, the cortex alone", wall, aim=aim)
             assert watched.kernel_errors() == [] and watched.errors == []
 
 
@@ -230,7 +232,8 @@ def opening(page, code):
     )
     start = time.perf_counter()
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
-    page.wait_for_function(f"() => {{ const found = ({DRAWN})(); return found.length && found.every(k => k > 0) }}", timeout=120_000)
+    ready = "now.loaded && now.figures.length + now.pictures.length && now.figures.every(k => k > 0)"
+    page.wait_for_function(f"() => {{ const now = ({DRAWN})(); return {ready} }}", timeout=120_000)
     taken = 1000 * (time.perf_counter() - start)
     page.wait_for_timeout(2000)
     return taken
@@ -242,21 +245,26 @@ def page_busy(session):
     return 1000 * next(m["value"] for m in found if m["name"] == "TaskDuration")
 
 
-def one_change(page, session, act, i, drawn=DRAWN):
-    """Return the ms from a key press or a choice until the figures are drawn, and those the page's own thread was busy."""
-    before, busy = page.evaluate(drawn), page_busy(session)
+def one_change(page, session, act, i, pictures=False):
+    """Return the ms from a key press or a choice until all is drawn, and those the page's own thread was busy."""
+    before, busy = page.evaluate(DRAWN), page_busy(session)
     page.evaluate(
-        f"""(before) => {{ window.bmflTaken = null; const start = {{}};
+        f"""([before, pictures]) => {{ window.bmflTaken = null; const start = {{}};
         for (const name of ['keydown', 'change'])
             document.addEventListener(name, () => {{ start.at ??= performance.now() }}, {{once: true, capture: true}});
-        const seen = new MutationObserver(() => {{
-            if (!start.at || !({drawn})().every((k, i) => k > before[i])) return;
+        const look = (changed) => {{
+            if (!start.at || !({ARRIVED})(before, ({DRAWN})(), pictures)) return;
             seen.disconnect();
-            // figures are drawn while a frame is made; a timer runs once it has been handed on
-            setTimeout(() => {{ window.bmflTaken = performance.now() - start.at }});
-        }});
-        seen.observe(document, {{subtree: true, attributeFilter: ['data-change']}}) }}""",
-        before,
+            document.removeEventListener('load', look, true);
+            // figures are drawn while a frame is made, pictures with the next one; a timer runs once it has been handed on
+            const framed = Array.isArray(changed) && changed.some(c => c.attributeName === 'data-change');
+            const done = () => setTimeout(() => {{ window.bmflTaken = performance.now() - start.at }});
+            framed ? done() : requestAnimationFrame(done);
+        }};
+        const seen = new MutationObserver(look);
+        document.addEventListener('load', look, true);
+        seen.observe(document, {{subtree: true, attributeFilter: ['data-change', 'src', 'style']}}) }}""",
+        [before, pictures],
     )
     act(page, i)
     page.wait_for_function("() => window.bmflTaken !== null", timeout=60_000, polling=50)

@@ -28,9 +28,10 @@ SETTINGS = {
 }
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-# What the figures of the k-th widget of a page show.
-DRAWN = """(k) => [...document.querySelectorAll('.bmfl-frame')[k].querySelectorAll('.js-plotly-plot')].map(e => JSON.stringify(
-    e.data.map(t => [t.source, t.x, t.y, t.z, t.intensity]))).join()"""
+# What the figures and pictures of the k-th widget of a page show.
+DRAWN = """(k) => { const frame = document.querySelectorAll('.bmfl-frame')[k], all = (s) => [...frame.querySelectorAll(s)];
+    return [...all('.js-plotly-plot').map(e => JSON.stringify(e.data.map(t => [t.x, t.y, t.z, t.intensity]))),
+            ...all('.bmfl-picture img').map(e => e.src)].join() }"""
 
 
 def chromium():

@@ -135,7 +135,8 @@ CONTROLS = {
 }
 
 
-PICTURES = "(e) => e.data.map(t => t.source)"
+PICTURES = """async (e) => { const all = [...e.querySelectorAll('.bmfl-picture img')].filter(i => i.offsetParent);
+    return Promise.all(all.map(async i => String(new Uint8Array(await (await fetch(i.src)).arrayBuffer())))) }"""
 
 
 def test_the_cortex_is_drawn_in_colours(opened):
@@ -204,14 +205,13 @@ def test_a_lesion_gives_the_cortex_new_values_without_a_new_layout(opened):
 
 def test_two_images_beside_each_other_differ_with_their_maps(opened):
     frame = opened.frame("attention")
-    pictures = frame.locator(".js-plotly-plot").first
     frame.get_by_label("Attention", exact=True).select_option("encoder: ROI query over patches")
     opened.watched.settle()
-    first, first_map, other, other_map = pictures.evaluate(PICTURES)
+    first, first_map, other, other_map = frame.evaluate(PICTURES)
     assert first != other and first_map != other_map
     opened.watched.shoot(frame, "attention-two-images")
     opened.change("attention", lambda f: opened.press(f, "Other image"))
-    changed = pictures.evaluate(PICTURES)
+    changed = frame.evaluate(PICTURES)
     assert changed[:2] == [first, first_map] and changed[2] != other and changed[3] != other_map
     frame.get_by_label("Attention", exact=True).select_option("fusion: brain over patches")
     opened.healthy()
