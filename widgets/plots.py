@@ -71,6 +71,8 @@ class Cortex:
         meshes, lines = made.data[:-2], made.data[-2:]
         made.data = (*meshes[:-1], lines[1], lines[0], meshes[-1])  # swap_map changes the last trace
         self._borders: dict[bytes, tuple] = {}
+        self._outlined: bytes | None = b""
+        self._bordered: bytes | None = None
         self.figure = styled(made, height)
         self.figure.update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
 
@@ -80,8 +82,10 @@ class Cortex:
             return
         with self.figure.batch_update():
             swap_map(self.figure, values, self.layout, **style)
-            trace = self.figure.data[-2]
-            trace.x, trace.y, trace.z = outline_lines(self.layout, outline)
+            key = None if outline is None else np.asarray(outline).tobytes()
+            if key != self._outlined:
+                trace, self._outlined = self.figure.data[-2], key
+                trace.x, trace.y, trace.z = outline_lines(self.layout, outline)
 
     def show_all(self, where: np.ndarray | None) -> None:
         """Show the borders of all ROIs among some vertices, bool (V,); None hides them."""
@@ -92,8 +96,9 @@ class Cortex:
             masks = [] if where is None else [np.asarray(m, bool) & where for m in self.layout.atlas.rois.values()]
             lines = [outline_lines(self.layout, mask) for mask in masks] or [outline_lines(self.layout, None)]
             self._borders[key] = tuple(np.concatenate(part) for part in zip(*lines))
-        trace = self.figure.data[-3]
-        trace.x, trace.y, trace.z = self._borders[key]
+        if key != self._bordered:
+            trace, self._bordered = self.figure.data[-3], key
+            trace.x, trace.y, trace.z = self._borders[key]
 
     def set_range(self, low: float, high: float) -> None:
         """Fix the ends of the colour bar."""
@@ -102,7 +107,7 @@ class Cortex:
 
     def look_from(self, view: str) -> None:
         """Turn the camera; a choice of view wins over turning by hand."""
-        if self.layout is not None:
+        if self.layout is not None and self.figure.layout.uirevision != view:
             self.figure.layout.uirevision = view
             self.figure.layout.scene.camera.eye = VIEWS[view]
             self.figure.layout.scene.aspectratio = aspect_ratio(self.layout, view)
