@@ -55,11 +55,12 @@ function drawnByProcessor() {
   return globalThis.__bmflSlow;
 }
 
-// plotly asks for four samples a pixel and has no option for it
-function unsmoothed(act) {
+// plotly asks for four samples a pixel, and for a picture that is gone once it has been shown; it has no option for it
+function sparing(act) {
   const own = HTMLCanvasElement.prototype.getContext;
   HTMLCanvasElement.prototype.getContext = function (kind, how) {
-    return own.call(this, kind, how?.antialias ? { ...how, antialias: false } : how);
+    const spared = { ...how, antialias: false, preserveDrawingBuffer: true };
+    return own.call(this, kind, how?.antialias ? spared : how);
   };
   try {
     return act();
@@ -80,6 +81,22 @@ function outerSides(gl, act) {
   } finally {
     delete gl.disable;
     gl.disable(gl.CULL_FACE);
+  }
+}
+
+// draw meshes of the same shape as before over what is there, from the same side: the rest of the picture stays
+function drawOver(plot, meshes) {
+  const gl = plot.gl;
+  gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+  gl.viewport(0, 0, gl.drawingBufferWidth, gl.drawingBufferHeight);
+  gl.colorMask(true, true, true, true);
+  gl.depthMask(true);
+  gl.disable(gl.BLEND);
+  gl.enable(gl.DEPTH_TEST);
+  gl.depthFunc(gl.LEQUAL);
+  for (const mesh of meshes) {
+    mesh.draw(plot.cameraParams);
+    mesh.dirty = false;
   }
 }
 
@@ -208,13 +225,17 @@ async function render({ model, el }) {
       if (other.some((k) => JSON.stringify(own[k]) !== JSON.stringify(sent[k]))) return false;
       found.set(number, { ...found.get(number), ...sent });
     }
-    for (const [number, sent] of found) {
-      const full = box._fullData[number];
+    const meshes = [...found].map(([number, sent]) => {
+      const [full, drawn] = [box._fullData[number], box._fullLayout.scene._scene.traces["trace" + number]];
       for (const key of RECOLOURED.filter((key) => key in sent)) box.data[number][key] = full[key] = sent[key];
-      box._fullLayout.scene._scene.traces["trace" + number].update(full);
-    }
-    if (found.size) plot().redraw();
-    if (found.size) plot().gl.flush();
+      drawn.update(full);
+      return drawn.mesh;
+    });
+    if (!meshes.length) return true;
+    const kept = plot().gl.getContextAttributes()?.preserveDrawingBuffer && meshes.every((mesh) => mesh?.spared);
+    if (kept) drawOver(plot(), meshes);
+    else plot().redraw();
+    plot().gl.flush();
     return true;
   };
   const label = () => {
@@ -249,7 +270,7 @@ async function render({ model, el }) {
     if (box._promises) box._promises.length = 0;
     // not waited for: this promise, too, stays open for good where a later draw takes the place of its pictures
     const react = () => Plotly.react(box, data, layout(), config());
-    const done = drawnByProcessor() && !box.dataset.drawn ? unsmoothed(react) : react();
+    const done = drawnByProcessor() && !box.dataset.drawn ? sparing(react) : react();
     if (!box.dataset.drawn) listen();
     done.catch(() => {
       // what cannot be changed into the new figure is drawn anew
