@@ -25,5 +25,7 @@ __all__ = ["attention_explorer", "ood_explorer", "region_ablation", "run_browser
 
 def __getattr__(name: str):
     if name in _PUBLIC:
+        # the page reads plotly.js, which takes it a second, while the rest is imported here
+        importlib.import_module("widgets.shelf").shelf()
         return getattr(importlib.import_module(f"widgets.{_PUBLIC[name]}"), name)
     raise AttributeError(f"module 'widgets' has no attribute {name!r}")

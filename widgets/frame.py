@@ -18,8 +18,9 @@ from traitlets import TraitError
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
 from bmfl_lab.viz.show import DPI
-from widgets.live import Live, shelf
+from widgets.live import Live
 from widgets.pictures import Pictures
+from widgets.shelf import shelf
 
 _STYLE = """<style>
 .bmfl-frame {border:1px solid var(--jp-border-color2,#bbb); padding:10px; gap:8px}

@@ -6,7 +6,6 @@ import base64
 import html
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -16,29 +15,12 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import traitlets
 from matplotlib.ticker import MaxNLocator
-from plotly.offline import get_plotlyjs
+
+from widgets.shelf import SCRIPT, shelf
 
 _FEW = 32
-_SCRIPT = Path(__file__).with_name("live.js")
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
 _VALUES = ("intensity",)
-
-
-class _Shelf(anywidget.AnyWidget):
-    """Holds the text of plotly.js for all figures of a kernel."""
-
-    _esm = _SCRIPT
-    source = traitlets.Unicode().tag(sync=True)
-
-
-_shelves: list[_Shelf] = []
-
-
-def shelf() -> _Shelf:
-    """Return the shelf of this kernel; the first call sends it, so that the page has something to do meanwhile."""
-    if not _shelves or _shelves[0].comm is None:
-        _shelves[:] = [_Shelf(source=get_plotlyjs())]
-    return _shelves[0]
 
 
 def packed(value: Any) -> Any:
@@ -130,7 +112,7 @@ class Live(anywidget.AnyWidget):
     page was too busy to load it within two seconds never hears of a change again.
     """
 
-    _esm = _SCRIPT
+    _esm = SCRIPT
     library = traitlets.Unicode().tag(sync=True)
     still_id = traitlets.Unicode().tag(sync=True)
     news_id = traitlets.Unicode().tag(sync=True)
