@@ -40,6 +40,8 @@ runs = r"{folder}/runs"
 """
 KINDS = {"region_ablation": "explorer", "surface_viewer": "explorer", "attention_explorer": "explorer"}
 KINDS |= {"ood_explorer": "result, explorer", "run_browser": "runs"}
+# figures each shows when it opens; the attention explorer's maps are pictures
+N_FIGURES = {"region_ablation": 2, "surface_viewer": 2, "attention_explorer": 0, "ood_explorer": 1, "run_browser": 1}
 SOURCES = {
     "backbone": "backbone: CLS over patches",
     "ROI": "encoder: ROI query over patches",
@@ -209,7 +211,7 @@ def in_browser(name, folder):
             watched = opened(width=1280)
             page = watched.page
             watched.run_all(lab, lab.write(f"{kind}.ipynb", [LOAD.format(name=name, folder=folder)]), timeout=600)
-            report(f"{kind} opens in the browser", [opening(page, f"import widgets\nframe = widgets.{kind}({KINDS[kind]}); frame")], aim="opens")
+            report(f"{kind} opens in the browser", [opening(page, kind)], aim="opens")
             page_time = page.context.new_cdp_session(page)
             page_time.send("Performance.enable", {"timeDomain": "threadTicks"})
             for label, aim, act, pictures, beforehand in steps:
@@ -222,17 +224,18 @@ def in_browser(name, folder):
             assert watched.kernel_errors() == [] and watched.errors == []
 
 
-def opening(page, code):
-    """Return the ms that a cell takes until its figures are drawn."""
+def opening(page, kind):
+    """Return the ms from running a widget's cell until its figures are drawn and its pictures loaded."""
     page.evaluate(
         """(code) => { const cells = window.jupyterapp.shell.currentWidget.content;
         cells.activeCellIndex = cells.widgets.length - 1; window.jupyterapp.commands.execute('notebook:insert-cell-below');
         cells.activeCell.model.sharedModel.setSource(code); }""",
-        code,
+        f"import widgets\nframe = widgets.{kind}({KINDS[kind]}); frame",
     )
     start = time.perf_counter()
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
-    ready = "now.loaded && now.figures.length + now.pictures.length && now.figures.every(k => k > 0)"
+    n = N_FIGURES[kind]
+    ready = f"now.loaded && now.figures.length === {n} && now.figures.every(k => k > 0) && ({n} || now.pictures.length)"
     page.wait_for_function(f"() => {{ const now = ({DRAWN})(); return {ready} }}", timeout=120_000)
     taken = 1000 * (time.perf_counter() - start)
     page.wait_for_timeout(2000)
