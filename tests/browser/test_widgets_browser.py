@@ -203,6 +203,33 @@ def test_a_lesion_gives_the_cortex_new_values_without_a_new_layout(opened):
     opened.healthy()
 
 
+REDRAWN = """(e) => { const plot = e._fullLayout.scene._scene.glplot;
+    const kept = plot.gl.getContextAttributes().preserveDrawingBuffer; plot.redraw(); return kept }"""
+
+
+def test_another_map_is_drawn_over_the_last_one_as_if_anew(opened):
+    frame = opened.frame("surface")
+    plot, maps = frame.locator(".js-plotly-plot").first, frame.get_by_label("Map", exact=True)
+    canvas = plot.locator(".gl-container canvas").first
+    maps.select_option("predicted response")
+    opened.watched.settle()
+    count, before = plot.evaluate("e => e.dataset.drawn"), drawn(canvas)
+    key = [frame.locator(f".bmfl-key-{part}").first for part in ("title", "bar")]
+    assert "predicted response" in key[0].inner_text() and "response, z" in key[1].inner_text()
+    opened.change("surface", lambda _: maps.select_option("encoding accuracy"))
+    opened.watched.settle()
+    assert "encoding accuracy" in key[0].inner_text() and "validation r" in key[1].inner_text()
+    assert plot.evaluate("e => e.dataset.drawn") == count, "the figure was laid out anew"
+    over = drawn(canvas)
+    assert plot.evaluate(REDRAWN), "no graphics card here: the picture has to stay between draws"
+    opened.page.wait_for_timeout(500)
+    assert (differing(over, before) > 40).sum() > 50, "the canvas stayed as it was"
+    assert (differing(over, drawn(canvas)) > 0).sum() == 0
+    maps.select_option("predicted response")
+    opened.watched.settle()
+    opened.healthy()
+
+
 def test_two_images_beside_each_other_differ_with_their_maps(opened):
     frame = opened.frame("attention")
     frame.get_by_label("Attention", exact=True).select_option("encoder: ROI query over patches")

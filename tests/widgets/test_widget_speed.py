@@ -3,6 +3,9 @@
 import gc
 import inspect
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ import widgets
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation.explore_lesions import random_lesions, rows_of
 from widgets.frame import opener, undisturbed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def news(frame):
@@ -51,6 +56,29 @@ def test_a_lesion_changes_only_the_values_of_the_cortex(explorer, tmp_path):
     after = news(frame)[0]
     assert frame.error == "" and {k for k in after if after[k] != before.get(k)} == {"v4", "change"}
     assert json.loads(after["v4"]).keys() == {"intensity"} and "intensity" not in json.loads(after["t4"])
+
+
+def test_another_map_is_new_values_colours_and_key_without_a_new_layout(explorer, tmp_path):
+    frame = widgets.surface_viewer(explorer, folder=tmp_path, region="V1")
+    before = news(frame)
+    frame.set(show="encoding accuracy")
+    (cortex, tuning), (old, old_tuning) = news(frame), before
+    assert frame.error == "" and {k for k in cortex if cortex[k] != old.get(k)} == {"v4", "t4", "key", "change"}
+    was, now = json.loads(old["t4"]), json.loads(cortex["t4"])
+    assert {k for k in now if now[k] != was.get(k)} <= {"colorscale", "cmin", "cmax", "hovertemplate"}
+    assert {k for k in tuning if tuning[k] != old_tuning.get(k)} == {"change"}
+    assert "validation r" in now["hovertemplate"] and "validation r" in json.loads(cortex["key"])["bar"]
+    assert "encoding accuracy" in json.loads(cortex["key"])["title"] and "encoding" not in cortex["look"]
+
+
+def test_the_library_is_sent_before_the_widget_is_imported():
+    code = (
+        "import sys, widgets, widgets.shelf as shelf; made = shelf.shelf\n"
+        "shelf.shelf = lambda: print('widgets.surface' in sys.modules) or made()\n"
+        "widgets.surface_viewer; print('widgets.surface' in sys.modules, len(shelf._shelves[0].source) > 1e6)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.stdout.split() == ["False", "True", "True"], done.stdout + done.stderr
 
 
 def test_the_page_is_told_to_draw_once_all_figures_are_there(explorer, tmp_path):
