@@ -265,10 +265,6 @@ async function render({ model, el }) {
     const numbers = [...Array(told.n_traces).keys()];
     const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i), ...part("v" + i) }));
     const layout = () => structuredClone(part("look"));
-    // plotly waits for the pictures of the draw before; where a new picture took the place of one still loading, that
-    // wait would never end
-    if (box._promises) box._promises.length = 0;
-    // not waited for: this promise, too, stays open for good where a later draw takes the place of its pictures
     const react = () => Plotly.react(box, data, layout(), config());
     const done = drawnByProcessor() && !box.dataset.drawn ? sparing(react) : react();
     if (!box.dataset.drawn) listen();
