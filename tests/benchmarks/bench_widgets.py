@@ -48,6 +48,7 @@ SOURCES = {
     "fusion": "fusion: brain over patches",
 }
 N_RUNS = 20
+N_OPENINGS = 5  # each in a page and a kernel of its own
 
 
 def train(name, folder):
@@ -208,10 +209,17 @@ def in_browser(name, folder):
         jupyter_page.watching(chrome, lab) as opened,
     ):
         for kind, steps in STEPS.items():
-            watched = opened(width=1280)
-            page = watched.page
-            watched.run_all(lab, lab.write(f"{kind}.ipynb", [LOAD.format(name=name, folder=folder)]), timeout=600)
-            report(f"{kind} opens in the browser", [opening(page, kind)], aim="opens")
+            times = []
+            for number in range(N_OPENINGS):
+                watched = opened(width=1280)
+                page = watched.page
+                cell = LOAD.format(name=name, folder=folder)
+                watched.run_all(lab, lab.write(f"{kind}-{number}.ipynb", [cell]), timeout=600)
+                times.append(opening(page, kind))
+                if number < N_OPENINGS - 1:
+                    page.context.close()
+                    lab.stop_kernels()
+            report(f"{kind} opens in the browser", times, aim="opens")
             page_time = page.context.new_cdp_session(page)
             page_time.send("Performance.enable", {"timeDomain": "threadTicks"})
             for label, aim, act, pictures, beforehand in steps:
@@ -222,6 +230,8 @@ def in_browser(name, folder):
                 rows = [one_change(page, page_time, act, next(number), pictures) for _ in range(7)]
                 report(f"{kind}: {label}", *zip(*rows), aim=aim)
             assert watched.kernel_errors() == [] and watched.errors == []
+            page.context.close()
+            lab.stop_kernels()
 
 
 def opening(page, kind):

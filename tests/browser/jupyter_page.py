@@ -44,11 +44,17 @@ class Lab:
     token: str
     root: Path
 
-    def put_setting(self, name, value):
-        body = json.dumps({"raw": json.dumps(value)}).encode()
+    def ask(self, method, place, body=None):
         headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/lab/api/settings/{name}", body, headers, method="PUT")
-        urllib.request.urlopen(request, timeout=20).read()
+        request = urllib.request.Request(f"{self.url}/{place}", body, headers, method=method)
+        return urllib.request.urlopen(request, timeout=20).read()
+
+    def put_setting(self, name, value):
+        self.ask("PUT", f"lab/api/settings/{name}", json.dumps({"raw": json.dumps(value)}).encode())
+
+    def stop_kernels(self):
+        for kernel in json.loads(self.ask("GET", "api/kernels")):
+            self.ask("DELETE", f"api/kernels/{kernel['id']}")
 
     def write(self, name, cells):
         """Write a notebook of code cells."""
