@@ -55,9 +55,17 @@ function drawnByProcessor() {
   return globalThis.__bmflSlow;
 }
 
-// plotly asks for four samples a pixel, and for a picture that is gone once it has been shown; it has no option for it
+// Plotly asks for four samples a pixel, and for a picture that is gone once it has been shown; it has no option for it.
+// And while it makes a surface it asks after each step of compiling whether it worked, which waits for the processor to
+// finish; that a program can be run it asks once more at the end.
 function sparing(act) {
   const own = HTMLCanvasElement.prototype.getContext;
+  const gl = WebGLRenderingContext.prototype;
+  const { isProgram, isShader, getShaderParameter } = gl;
+  gl.isProgram = gl.isShader = Boolean;
+  gl.getShaderParameter = function (shader, what) {
+    return what === gl.COMPILE_STATUS || getShaderParameter.call(this, shader, what);
+  };
   HTMLCanvasElement.prototype.getContext = function (kind, how) {
     const spared = { ...how, antialias: false, preserveDrawingBuffer: true };
     return own.call(this, kind, how?.antialias ? spared : how);
@@ -65,6 +73,7 @@ function sparing(act) {
   try {
     return act();
   } finally {
+    Object.assign(gl, { isProgram, isShader, getShaderParameter });
     HTMLCanvasElement.prototype.getContext = own;
   }
 }

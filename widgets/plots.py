@@ -62,17 +62,17 @@ class Cortex:
         made = surface_figure(np.zeros(atlas.n_vertices), atlas, layout=self.layout, height=height, title=" ")
         made.add_scatter3d(
             x=[None], y=[None], z=[None], mode="lines", line={"color": "#D55E00", "width": 6}, hoverinfo="skip",
-            showlegend=False, name="outline",
+            showlegend=False, name="outline", visible=False,
         )  # fmt: skip
         made.add_scatter3d(
             x=[None], y=[None], z=[None], mode="lines", line={"color": "black", "width": 3}, hoverinfo="skip",
-            showlegend=False, name="all outlines",
+            showlegend=False, name="all outlines", visible=False,
         )  # fmt: skip
         meshes, lines = made.data[:-2], made.data[-2:]
         made.data = (*meshes[:-1], lines[1], lines[0], meshes[-1])  # swap_map changes the last trace
         self._borders: dict[bytes, tuple] = {}
-        self._outlined: bytes | None = b""
-        self._bordered: bytes | None = None
+        self._outlined: bytes | None = None
+        self._bordered: bytes | None = b""
         self.figure = styled(made, height)
         self.figure.update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
 
@@ -86,6 +86,7 @@ class Cortex:
             if key != self._outlined:
                 trace, self._outlined = self.figure.data[-2], key
                 trace.x, trace.y, trace.z = outline_lines(self.layout, outline)
+                trace.visible = outline is not None
 
     def show_all(self, where: np.ndarray | None) -> None:
         """Show the borders of all ROIs among some vertices, bool (V,); None hides them."""
@@ -99,6 +100,7 @@ class Cortex:
         if key != self._bordered:
             trace, self._bordered = self.figure.data[-3], key
             trace.x, trace.y, trace.z = self._borders[key]
+            trace.visible = where is not None
 
     def set_range(self, low: float, high: float) -> None:
         """Fix the ends of the colour bar."""

@@ -162,7 +162,7 @@ def surface_figure(
     Returns
     -------
     plotly Figure
-        Traces: left and right grey brain, then one data mesh whose ``intensity`` `swap_map` replaces.
+        Traces: the grey brain, then one data mesh whose ``intensity`` `swap_map` replaces.
 
     Raises
     ------
@@ -222,19 +222,20 @@ def _mesh(points: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _add_brain(figure: go.Figure, geometry: SurfaceLayout) -> None:
-    """Add both grey hemispheres, sulci darker than gyri."""
-    for (points, faces, sulci), hemisphere in zip(geometry.base, HEMISPHERES):
-        figure.add_mesh3d(
-            **_mesh(points, faces),
-            intensity=sulci,
-            colorscale=_GREYS,
-            cmin=0,
-            cmax=1,
-            hoverinfo="skip",
-            name=f"{hemisphere} hemisphere",
-            lighting={"ambient": 0.65, "diffuse": 0.5, "specular": 0.05},
-            showscale=False,
-        )
+    """Add the grey brain, sulci darker than gyri; one mesh, because a page compiles its programs for each."""
+    points, faces, sulci = zip(*geometry.base)
+    first = np.cumsum([0, *(len(p) for p in points[:-1])])
+    figure.add_mesh3d(
+        **_mesh(np.concatenate(points), np.concatenate([f + k for f, k in zip(faces, first)])),
+        intensity=np.concatenate(sulci),
+        colorscale=_GREYS,
+        cmin=0,
+        cmax=1,
+        hoverinfo="skip",
+        name="brain",
+        lighting={"ambient": 0.65, "diffuse": 0.5, "specular": 0.05},
+        showscale=False,
+    )
 
 
 def _add_map(figure: go.Figure, geometry: SurfaceLayout, values: np.ndarray, unit: str, signed: bool | None) -> None:

@@ -91,7 +91,7 @@ def test_the_page_draws_title_and_colour_bar_and_a_saved_file_plotly_does(explor
     live = next(iter(frame.figures.values()))
     sent = told(live.plot)
     assert "predicted response" in sent["key"] and "predicted response" not in sent["look"]
-    assert '"showscale": false' in sent["t4"].replace('":', '": ') and "colorbar" not in sent["t4"]
+    assert '"showscale": false' in sent["t3"].replace('":', '": ') and "colorbar" not in sent["t3"]
     frame.save_html()
     page = (tmp_path / "surface-1.html").read_text()
     assert page.count("<img") == 1 and "predicted response to test image 0" in page and '"colorbar":' in page

@@ -54,8 +54,8 @@ def test_a_lesion_changes_only_the_values_of_the_cortex(explorer, tmp_path):
     before = news(frame)[0]
     frame.set(regions=("FFC",))
     after = news(frame)[0]
-    assert frame.error == "" and {k for k in after if after[k] != before.get(k)} == {"v4", "change"}
-    assert json.loads(after["v4"]).keys() == {"intensity"} and "intensity" not in json.loads(after["t4"])
+    assert frame.error == "" and {k for k in after if after[k] != before.get(k)} == {"v3", "change"}
+    assert json.loads(after["v3"]).keys() == {"intensity"} and "intensity" not in json.loads(after["t3"])
 
 
 def test_another_map_is_new_values_colours_and_key_without_a_new_layout(explorer, tmp_path):
@@ -63,8 +63,8 @@ def test_another_map_is_new_values_colours_and_key_without_a_new_layout(explorer
     before = news(frame)
     frame.set(show="encoding accuracy")
     (cortex, tuning), (old, old_tuning) = news(frame), before
-    assert frame.error == "" and {k for k in cortex if cortex[k] != old.get(k)} == {"v4", "t4", "key", "change"}
-    was, now = json.loads(old["t4"]), json.loads(cortex["t4"])
+    assert frame.error == "" and {k for k in cortex if cortex[k] != old.get(k)} == {"v3", "t3", "key", "change"}
+    was, now = json.loads(old["t3"]), json.loads(cortex["t3"])
     assert {k for k in now if now[k] != was.get(k)} <= {"colorscale", "cmin", "cmax", "hovertemplate"}
     assert {k for k in tuning if tuning[k] != old_tuning.get(k)} == {"change"}
     assert "validation r" in now["hovertemplate"] and "validation r" in json.loads(cortex["key"])["bar"]
