@@ -36,7 +36,7 @@ _STYLE = """<style>
 .bmfl-key-title {grid-column:1/-1; min-height:30px; padding:8px 8px 0; font-size:15px}
 .bmfl-key-title:empty, .bmfl-key-bar:empty {display:none}
 .bmfl-key-bar {display:flex; align-items:center; padding:0 6px 0 0}
-.bmfl-key-bar > div {position:relative; width:14px; height:70%; margin-right:44px}
+.bmfl-key-bar > div {position:relative; width:14px; height:70%; margin-right:48px}
 .bmfl-key-bar > div > span {position:absolute; left:18px; transform:translateY(50%); line-height:1; white-space:nowrap}
 .bmfl-key-bar > div > span::before {content:''; position:absolute; left:-4px; top:50%; width:3px; border-top:1px solid}
 .bmfl-key-bar > span {writing-mode:vertical-rl}

@@ -242,7 +242,8 @@ async function render({ model, el }) {
     });
     if (!meshes.length) return true;
     const kept = plot().gl.getContextAttributes()?.preserveDrawingBuffer && meshes.every((mesh) => mesh?.spared);
-    if (kept) drawOver(plot(), meshes);
+    // what stands beside the pointer only a whole draw brings up to date
+    if (kept && !near) drawOver(plot(), meshes);
     else plot().redraw();
     plot().gl.flush();
     return true;
@@ -265,12 +266,13 @@ async function render({ model, el }) {
     // a figure that stays as it is costs nothing, one of which only values of a surface change little
     const changed = Object.keys(state).filter((k) => String(painted?.[k]) !== String(state[k]));
     const first = painted === null;
-    painted = state;
     if (first || changed.includes("key") || changed.includes("look")) label();
     if (!first && recolour(changed)) {
+      painted = state;
       box.dataset.change = String(change);
       return;
     }
+    painted = state;
     const numbers = [...Array(told.n_traces).keys()];
     const data = numbers.map((i) => ({ uid: "trace" + i, ...part("b" + i), ...part("t" + i), ...part("v" + i) }));
     const layout = () => structuredClone(part("look"));

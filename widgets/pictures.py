@@ -59,9 +59,11 @@ class Pictures(w.HBox):
 
 
 def png(image: np.ndarray | None) -> bytes:
-    """Return an image, uint8 (H, W, 3 or 4), as a PNG file, small ones enlarged; None gives a clear pixel."""
+    """Return an image as a PNG file; small photographs, uint8 (H, W, 3), are enlarged, None gives a clear pixel."""
     pixels = np.zeros((1, 1, 4), np.uint8) if image is None else np.ascontiguousarray(image)
-    return _png(pixels.tobytes(), pixels.shape, 1 if image is None else max(1, round(_SHARP / max(pixels.shape[:2]))))
+    # what is partly clear was made here, in the size it is to have
+    scale = max(1, round(_SHARP / max(pixels.shape[:2]))) if pixels.shape[2] == 3 else 1
+    return _png(pixels.tobytes(), pixels.shape, scale)
 
 
 # a change often leaves a picture as it was

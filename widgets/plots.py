@@ -86,7 +86,7 @@ class Cortex:
             if key != self._outlined:
                 trace, self._outlined = self.figure.data[-2], key
                 trace.x, trace.y, trace.z = outline_lines(self.layout, outline)
-                trace.visible = outline is not None
+                trace.visible = bool(np.isfinite(np.asarray(trace.x, float)).any())
 
     def show_all(self, where: np.ndarray | None) -> None:
         """Show the borders of all ROIs among some vertices, bool (V,); None hides them."""
@@ -100,7 +100,7 @@ class Cortex:
         if key != self._bordered:
             trace, self._bordered = self.figure.data[-3], key
             trace.x, trace.y, trace.z = self._borders[key]
-            trace.visible = where is not None
+            trace.visible = bool(np.isfinite(np.asarray(trace.x, float)).any())
 
     def set_range(self, low: float, high: float) -> None:
         """Fix the ends of the colour bar."""

@@ -276,7 +276,7 @@ def swap_map(
     with figure.batch_update():
         trace = figure.data[-1]
         faces = layout.faces_of(shown)
-        if len(faces) != len(trace.i) or not np.array_equal(faces[:, 0], trace.i):
+        if not all(np.array_equal(corners, trace[name]) for corners, name in zip(faces.T, "ijk")):
             trace.i, trace.j, trace.k = faces[:, 0], faces[:, 1], faces[:, 2]
         trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
         trace.update(map_style(values, signed))

@@ -46,7 +46,7 @@ def test_a_picture_that_goes_keeps_its_place_and_takes_its_caption_along():
     assert row.layout.display == "none" and row.to_html() == ""
 
 
-@pytest.mark.parametrize(("n", "columns", "shape"), [(8, 4, (150, 306)), (3, 4, (72, 228)), (5, 4, (150, 306))])
+@pytest.mark.parametrize(("n", "columns", "shape"), [(8, 4, (150, 306)), (3, 4, (72, 228)), (5, 4, (150, 306)), (1, 4, (72, 72))])
 def test_a_sheet_has_its_thumbnails_in_rows(n, columns, shape):
     images = [np.full((9, 9, 3), 20 * (i + 1), np.uint8) for i in range(n)]
     made = sheet(images, columns)
@@ -55,6 +55,7 @@ def test_a_sheet_has_its_thumbnails_in_rows(n, columns, shape):
         part = made[78 * (i // columns) :, 78 * (i % columns) :][:72, :72]
         assert (part[..., :3] == 20 * (i + 1)).all() and (part[..., 3] == 255).all()
     assert (made[..., 3] == 255).sum() == n * 72 * 72  # clear between them
+    np.testing.assert_array_equal(pixels(png(made)), made)
     assert sheet([], columns) is None
 
 
@@ -69,7 +70,9 @@ def test_round_numbers_are_even_steps_inside_the_range():
         np.testing.assert_allclose(step, step[0], rtol=1e-6)
         assert min(abs(step[0] / 10 ** np.floor(np.log10(step[0] * 1.0001)) - m) for m in (1, 2, 5)) < 1e-3
     np.testing.assert_allclose(round_numbers(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1])
-    assert not np.signbit(round_numbers(-1, 1)).all() and not np.signbit(round_numbers(0, 0.7)[0])
+    for low, high in ((-1, 1), (0, 0.7), (-0.7, 0)):
+        (zero,) = (k for k in round_numbers(low, high) if abs(k) < 1e-9)
+        assert not np.signbit(zero), "would be written as -0"
 
 
 def test_the_colour_bar_has_the_colours_the_values_and_the_unit_of_the_mesh():
