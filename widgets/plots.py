@@ -84,9 +84,8 @@ class Cortex:
             swap_map(self.figure, values, self.layout, **style)
             key = None if outline is None else np.asarray(outline).tobytes()
             if key != self._outlined:
-                trace, self._outlined = self.figure.data[-2], key
-                trace.x, trace.y, trace.z = outline_lines(self.layout, outline)
-                trace.visible = bool(np.isfinite(np.asarray(trace.x, float)).any())
+                self._outlined = key
+                self._draw_lines(-2, outline_lines(self.layout, outline))
 
     def show_all(self, where: np.ndarray | None) -> None:
         """Show the borders of all ROIs among some vertices, bool (V,); None hides them."""
@@ -98,9 +97,13 @@ class Cortex:
             lines = [outline_lines(self.layout, mask) for mask in masks] or [outline_lines(self.layout, None)]
             self._borders[key] = tuple(np.concatenate(part) for part in zip(*lines))
         if key != self._bordered:
-            trace, self._bordered = self.figure.data[-3], key
-            trace.x, trace.y, trace.z = self._borders[key]
-            trace.visible = bool(np.isfinite(np.asarray(trace.x, float)).any())
+            self._bordered = key
+            self._draw_lines(-3, self._borders[key])
+
+    def _draw_lines(self, place: int, lines: tuple) -> None:
+        """Give a trace its lines; without any it is not made on the page, where it would cost programs."""
+        seen = bool(np.isfinite(np.asarray(lines[0], float)).any())
+        self.figure.data[place].update(**dict(zip("xyz", lines)), visible=seen)
 
     def set_range(self, low: float, high: float) -> None:
         """Fix the ends of the colour bar."""

@@ -127,6 +127,21 @@ def test_a_click_inside_a_region_names_the_vertex_and_its_own_value(explorer):
     assert frame.error == "" and f"vertex {vertex}" not in frame.status.value
 
 
+def test_a_region_has_its_outline_from_the_first_choice_on(explorer, tmp_path):
+    frame = widgets.surface_viewer(explorer, folder=tmp_path)
+    plot = next(iter(frame.figures.values())).plot
+    (trace,) = (t for t in plot.data if t.name == "outline")
+    assert trace.visible is False
+    for region in ("V1", "FFC"):
+        frame.set(region=region)
+        assert trace.visible is True and np.isfinite(np.asarray(trace.x, float)).any()
+    frame.set(region="")
+    assert trace.visible is False
+    opened = widgets.surface_viewer(explorer, folder=tmp_path, region="V1")
+    plot = next(iter(opened.figures.values())).plot
+    assert [t.visible for t in plot.data if t.name == "outline"] == [True]
+
+
 def test_all_outlines_are_those_of_the_drawn_side(explorer, tmp_path):
     frame = widgets.surface_viewer(explorer, folder=tmp_path)
     plot = next(iter(frame.figures.values())).plot
