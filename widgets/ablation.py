@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.explore import COLOURS, STATES
-from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, opener, slider
+from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider, undisturbed
 from widgets.pictures import Pictures
 from widgets.plots import ERROR, Cortex, styled
 
@@ -223,7 +223,7 @@ class RegionTree(w.VBox):
             super().observe(act, **({} if names is None else {"names": names}), **rest)
 
 
-@opener
+@undisturbed()
 def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
     """Lesion regions of the predicted cortex and see class probabilities and accuracy change.
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from bmfl_lab.viz.attention import attention_figure, overlay
 from bmfl_lab.viz.explore import COLOURS
-from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, opener, slider
+from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider, undisturbed
 from widgets.pictures import Pictures
 from widgets.plots import styled
 
@@ -215,7 +215,7 @@ def judged(state: State, checks: Iterable[Any] | None) -> str:
     return said
 
 
-@opener
+@undisturbed()
 def attention_explorer(
     source: Any, /, *, checks: Iterable[Any] | None = None, folder: str | Path = "figures", **state: Any
 ) -> Frame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import html
 import time
@@ -20,7 +19,6 @@ from bmfl_lab.files import atomic_path
 from bmfl_lab.viz.show import DPI
 from widgets.live import Live
 from widgets.pictures import Pictures
-from widgets.shelf import shelf
 
 _STYLE = """<style>
 .bmfl-frame {border:1px solid var(--jp-border-color2,#bbb); padding:10px; gap:8px}
@@ -99,7 +97,7 @@ def name_of(source: Any, otherwise: str) -> str:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put garbage collection off until the block ends.
+    """Put garbage collection off until the block, or the function under ``@undisturbed()``, ends.
 
     Looking through all objects of plotly and torch takes up to 0.2 s; after an answer nobody waits for it.
     """
@@ -110,18 +108,6 @@ def undisturbed() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
-
-
-def opener(make: Callable[..., Frame]) -> Callable[..., Frame]:
-    """Let a function that makes a widget send the page plotly.js first, which it reads while the kernel works."""
-
-    @functools.wraps(make)
-    def opened(*given: Any, **named: Any) -> Frame:
-        with undisturbed():
-            shelf()
-            return make(*given, **named)
-
-    return opened
 
 
 class Frame(w.VBox):
@@ -181,6 +167,7 @@ class Frame(w.VBox):
         given: Mapping[str, Any] | None = None,
         folder: str | Path = "figures",
     ):
+        self._title = html.escape(title)
         self.state, self.controls, self.seconds, self.error = state, dict(controls), 0.0, ""
         self._source, self._select, self._draw, self._twin, self._adjust = source, select, draw, twin, adjust
         self._given = {"explorer": source} if given is None else given
@@ -192,7 +179,7 @@ class Frame(w.VBox):
         self.status = w.HTML()
         self.code = w.Textarea(layout={"width": "100%", "display": "none"}, description="")
         self.code.add_class("bmfl-code")
-        heading = w.HTML(f"{_STYLE}<span class='bmfl-title'>{html.escape(title)}</span>")
+        heading = w.HTML(f"{_STYLE}<span class='bmfl-title'>{self._title}</span>")
         super().__init__([heading, self._panel(groups), self.status, _cards(views), self._buttons(), self.code])
         self.add_class("bmfl-frame")
         for name, control in self.controls.items():
@@ -204,7 +191,8 @@ class Frame(w.VBox):
         if isinstance(view, (list, tuple)):
             return w.VBox([self._lively(v) for v in view])
         if isinstance(view, w.Widget):
-            self._parts += [view] if isinstance(view, Pictures) else []
+            if isinstance(view, Pictures):
+                self._parts.append(view)
             return view
         fixed = sum(t.type == "mesh3d" for t in view.data) - 1  # all but the last mesh are bare brain
         self.figures[id(view)] = live = Live(view, self._beat, max(0, fixed))
@@ -302,6 +290,7 @@ class Frame(w.VBox):
         with atomic_path(path) as temporary:
             temporary.write_text(
                 "<!doctype html><html lang='en'><meta charset='utf-8'><title>BMFL lab</title><body>"
+                + f"<h1 style='font:600 17px Helvetica,Arial,sans-serif;margin:12px 28px'>{self._title}</h1>"
                 + "".join(parts)
                 + "</body></html>",
                 encoding="utf-8",

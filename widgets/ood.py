@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.viz.style import colours, ink_on, markers
-from widgets.frame import Frame, dropdown, opener
+from widgets.frame import Frame, dropdown, undisturbed
 from widgets.pictures import Pictures, sheet
 from widgets.plots import ERROR, sampled, styled
 
@@ -241,7 +241,7 @@ def _unit(state: State) -> str:
     return "percentage points" if state.show == SHOW[0] else "accuracy, %"
 
 
-@opener
+@undisturbed()
 def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "figures", **state: Any) -> Frame:
     """Browse accuracy over shifts and severities, down to the images that flip between two models.
 

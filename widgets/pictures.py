@@ -25,6 +25,7 @@ class Pictures(w.HBox):
     """
 
     def __init__(self, widths: Sequence[int]):
+        self._widths = tuple(widths)
         self._captions = [w.HTML() for _ in widths]
         # without a tooltip: ipywidgets 8.1 cannot draw an image that has one
         self._images = [w.Image(format="png", value=png(None), layout={"max_width": "100%"}) for _ in widths]
@@ -50,12 +51,13 @@ class Pictures(w.HBox):
     def to_html(self) -> str:
         """Return what is shown as a part of a page that needs no file."""
         parts = []
-        for item, caption, image in zip(self.children, self._captions, self._images):
+        for item, caption, image, width in zip(self.children, self._captions, self._images, self._widths):
             if item.layout.display != "none" and image.layout.visibility != "hidden":
                 address = "data:image/png;base64," + base64.b64encode(image.value).decode()
-                width = item.layout.flex.rpartition(" ")[2]
-                parts.append(f"<figure>{caption.value}<img style='max-width:{width}' src='{address}' alt=''></figure>")
-        return f"<div style='display:flex;align-items:flex-end;white-space:pre-line'>{''.join(parts)}</div>" if parts else ""
+                shown = f"{caption.value}<img style='max-width:100%' src='{address}' alt=''>"
+                parts.append(f"<figure style='margin:0 12px 0 0;min-width:0;flex:0 1 {width}px'>{shown}</figure>")
+        look = "display:flex;align-items:flex-end;white-space:pre-line;font:13px Helvetica,Arial,sans-serif;padding:8px 28px"
+        return f"<div style='{look}'>{''.join(parts)}</div>" if parts else ""
 
 
 def png(image: np.ndarray | None) -> bytes:

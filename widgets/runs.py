@@ -18,7 +18,7 @@ from bmfl_lab.errors import BmflError, DataError, message
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.viz.results import set_label
 from bmfl_lab.viz.style import PALETTE
-from widgets.frame import LABEL, WIDE, Frame, dropdown, opener
+from widgets.frame import LABEL, WIDE, Frame, dropdown, undisturbed
 from widgets.plots import ERROR, styled
 
 _MOST = 30
@@ -200,7 +200,7 @@ def figure_of(state: State, source: Any) -> Any:
     return runs_figure(found["labels"][:_MOST], values, title=f"{state.metric} of two runs", unit=_axis(found))
 
 
-@opener
+@undisturbed()
 def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Path = "figures", **state: Any) -> Frame:
     """Browse the records of a results folder.
 
@@ -307,5 +307,6 @@ def _draw(figure: go.Figure, found: dict[str, Any], state: State) -> None:
                 trace.name, trace.x, trace.y = name, values[:, 0], labels
                 trace.error_x.array = np.nan_to_num(values[:, 2] - values[:, 0])
                 trace.error_x.arrayminus = np.nan_to_num(values[:, 0] - values[:, 1])
-        figure.layout.xaxis.title.text = f"{state.metric}, {_axis(found)}"
+        # in two lines, or it is cut off on a narrow page
+        figure.layout.xaxis.title.text = f"{state.metric}, {_axis(found)}".replace(" (", "<br>(", 1)
         figure.layout.height = max(300, 26 * len(labels) + 170)

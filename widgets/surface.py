@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from bmfl_lab.viz.style import PALETTE
 from bmfl_lab.viz.surface_interactive import VIEWS
-from widgets.frame import LABEL, WIDE, Frame, dropdown, fit_index, image_controls, image_set, opener, slider
+from widgets.frame import LABEL, WIDE, Frame, dropdown, fit_index, image_controls, image_set, slider, undisturbed
 from widgets.pictures import Pictures, sheet
 from widgets.plots import ERROR, Cortex, styled
 
@@ -212,7 +212,7 @@ def _title(state: State, source: Any) -> str:
     return f"{source.title}: {state.show} to {state.images} image {state.index}{shift}"
 
 
-@opener
+@undisturbed()
 def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
     """Show responses and encoding accuracy on the cortex.
 

@@ -230,6 +230,30 @@ def test_another_map_is_drawn_over_the_last_one_as_if_anew(opened):
     opened.healthy()
 
 
+def test_the_label_beside_the_pointer_follows_another_map(opened):
+    frame = opened.frame("surface")
+    maps, canvas = frame.get_by_label("Map", exact=True), frame.locator(".gl-container canvas").first
+    maps.select_option("predicted response")
+    opened.watched.settle()
+    canvas.scroll_into_view_if_needed()
+    box, label = canvas.bounding_box(), frame.locator(".hoverlayer .hovertext").first
+    for x, y in coloured(canvas.screenshot()):
+        opened.page.mouse.move(box["x"] + x - 3, box["y"] + y - 3)
+        opened.page.mouse.move(box["x"] + x, box["y"] + y, steps=3)
+        opened.page.wait_for_timeout(600)
+        if label.count():
+            break
+    assert "response, z" in label.text_content()
+    # the pointer stays where it is
+    opened.change("surface", lambda _: maps.select_option("encoding accuracy"))
+    opened.watched.settle()
+    assert "validation r" in label.text_content()
+    opened.page.mouse.move(0, 0)
+    maps.select_option("predicted response")
+    opened.watched.settle()
+    opened.healthy()
+
+
 def test_two_images_beside_each_other_differ_with_their_maps(opened):
     frame = opened.frame("attention")
     frame.get_by_label("Attention", exact=True).select_option("encoder: ROI query over patches")

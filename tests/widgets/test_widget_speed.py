@@ -14,7 +14,7 @@ import torch
 import widgets
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation.explore_lesions import random_lesions, rows_of
-from widgets.frame import opener, undisturbed
+from widgets.frame import undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,7 +95,7 @@ def test_the_page_is_told_to_draw_once_all_figures_are_there(explorer, tmp_path)
 def test_garbage_is_collected_again_after_an_answer_and_after_an_error():
     seen = []
 
-    @opener
+    @undisturbed()
     def make(source, /, *, folder="figures"):
         """Say so."""
         seen.append(gc.isenabled())

@@ -208,6 +208,7 @@ def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_pat
         assert (tmp_path / f"{name}-1.png").read_bytes().startswith(b"\x89PNG")
         page = (tmp_path / f"{name}-1.html").read_text()
         assert "plotly" in page and 'src="http' not in page
+        assert name == "runs" or "(simulated responses)" in page
 
 
 def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_path, monkeypatch):
