@@ -236,7 +236,7 @@ def test_the_label_beside_the_pointer_follows_another_map(opened):
     maps.select_option("predicted response")
     opened.watched.settle()
     canvas.scroll_into_view_if_needed()
-    box, label = canvas.bounding_box(), frame.locator(".hoverlayer .hovertext").first
+    box, label = canvas.bounding_box(), frame.locator(".hovertext").first
     for x, y in coloured(canvas.screenshot()):
         opened.page.mouse.move(box["x"] + x - 3, box["y"] + y - 3)
         opened.page.mouse.move(box["x"] + x, box["y"] + y, steps=3)
