@@ -80,13 +80,14 @@ function sparing(act) {
 
 // plotly draws both sides of each triangle of a mesh and hands its corners over in the opposite order; of a closed
 // surface only the outer side is ever seen
-function outerSides(gl, act) {
+function outerSides(mesh, gl, act) {
   const disable = gl.disable;
   gl.disable = (what) => what === gl.CULL_FACE || disable.call(gl, what);
   gl.enable(gl.CULL_FACE);
   gl.cullFace(gl.FRONT);
   try {
     act();
+    mesh.outer = true;
   } finally {
     delete gl.disable;
     gl.disable(gl.CULL_FACE);
@@ -178,7 +179,7 @@ async function render({ model, el }) {
       if (thing.spared) continue;
       thing.spared = true;
       const { draw, drawPick } = thing;
-      if ("triangleCount" in thing) thing.draw = (how) => outerSides(plot().gl, () => draw.call(thing, how));
+      if ("triangleCount" in thing) thing.draw = (how) => outerSides(thing, plot().gl, () => draw.call(thing, how));
       // what lies under the pointer plotly finds by drawing the surface once more, out of sight, after every change;
       // that is left out until the pointer is over the figure
       if (drawPick) thing.drawPick = (how) => near && drawPick.call(thing, how);
@@ -241,7 +242,9 @@ async function render({ model, el }) {
       return drawn.mesh;
     });
     if (!meshes.length) return true;
-    const kept = plot().gl.getContextAttributes()?.preserveDrawingBuffer && meshes.every((mesh) => mesh?.spared);
+    // the first picture plotly draws before its meshes are spared: along the edges inner sides are seen in it
+    const spared = plot().objects.every((thing) => thing.outer || !("triangleCount" in thing));
+    const kept = plot().gl.getContextAttributes()?.preserveDrawingBuffer && spared;
     // what stands beside the pointer only a whole draw brings up to date
     if (kept && !near) drawOver(plot(), meshes);
     else plot().redraw();
