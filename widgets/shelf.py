@@ -8,7 +8,7 @@ import anywidget
 import traitlets
 from plotly.offline import get_plotlyjs
 
-SCRIPT = Path(__file__).with_name("live.js")
+SCRIPT = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("meshes.js", "live.js"))
 
 
 class _Shelf(anywidget.AnyWidget):

@@ -4,6 +4,7 @@ import dataclasses
 
 import jupyter_page
 import pytest
+import widget_page
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
@@ -45,3 +46,8 @@ def _watch(chrome, lab):
 
 watch = pytest.fixture(_watch, name="watch")
 watch_module = pytest.fixture(_watch, scope="module", name="watch_module")
+
+
+@pytest.fixture(scope="module")
+def opened(lab, watch_module, models):
+    return widget_page.Page(lab, watch_module(width=1280), models)

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import jupyter_page
 import pytest
-from test_widgets_browser import SETUP, WIDGETS
+from widget_page import SETUP, WIDGETS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 
