@@ -237,7 +237,10 @@ class _Stack:
                 epoch, within = divmod(step, per_epoch)
                 torch.manual_seed(seed_for(self.trained[0].seed, "stack step", step))
                 inputs = self._gather(epoch, within)
-                gradient, (loss_M, parts) = self.gradient(trainable, fixed, *inputs, alpha_M)
+                # the optimiser's tensors require gradients: else each gradient would keep a graph of its own, and the
+                # last of them, held by those tensors and holding them, would never be freed
+                with torch.no_grad():
+                    gradient, (loss_M, parts) = self.gradient(trainable, fixed, *inputs, alpha_M)
                 self._clip(gradient, loss_M, step)
                 for name, value in trainable.items():
                     value.grad = gradient[name]

@@ -1,5 +1,6 @@
 """Many models at once are the same models as one by one."""
 
+import gc
 import itertools
 
 import numpy as np
@@ -62,6 +63,17 @@ def test_each_model_is_the_one_that_training_alone_gives(study, store):
     )  # fmt: skip
     for name, value in found[5].module.brain.named_parameters():
         torch.testing.assert_close(value, dict(start.module.brain.named_parameters())[name], atol=1e-6, rtol=0)
+
+
+def test_nothing_of_a_training_outlives_its_models(study, store):
+    def train():
+        jobs = [Job(name, CONFIG, seed, brain=_source, atlas=study.subject().atlas) for seed, name in enumerate("ab")]
+        assert "one of 2 batched" in train_fusions(jobs, study, store=store, device="cpu", at_once=2)[0].notes[0]
+        gc.collect()
+        return {id(o) for o in gc.get_objects() if isinstance(o, torch.Tensor)}
+
+    first, second = train(), train()
+    assert not second - first
 
 
 def test_silent_vertices_change_nothing(study, store):
