@@ -241,19 +241,6 @@ def attention_explorer(
     first = resolve(State(**state), source)
     checks = None if checks is None else tuple(checks)
     pictures, bars = Pictures((250,) * 4), _bars()
-    models = source.models or ("",)
-    controls = {
-        **image_controls(source, first),
-        "source": dropdown("Attention", source.sources, first.source),
-        "block": dropdown("Block", [("last", -1)], -1),
-        "head": dropdown("Head", [("mean", -1)], -1),
-        "region": dropdown("ROI query", [""], ""),
-        "opacity": slider("Opacity", first.opacity, 0.0, 1.0, 0.05),
-        "model": dropdown("Model", models, first.model),
-        "compare": dropdown("Beside it", COMPARE, first.compare),
-        "other_index": slider("Other image", 0, 0, 1),
-        "other_model": dropdown("Other model", models, first.other_model),
-    }
 
     def draw(found: dict, state: State) -> str:
         spatial = found["panels"][0]["map"] is not None
@@ -266,7 +253,7 @@ def attention_explorer(
     return Frame(
         title=f"Attention: {source.title}",
         state=first,
-        controls=controls,
+        controls=_controls(source, first),
         groups={
             "Image": ("images", "index", "shift", "severity"),
             "Attention": ("source", "model", "block", "head", "region"),
@@ -280,6 +267,22 @@ def attention_explorer(
         twin=figure_of,
         folder=folder,
     )
+
+
+def _controls(source: Any, first: State) -> dict[str, Any]:
+    models = source.models or ("",)
+    return {
+        **image_controls(source, first),
+        "source": dropdown("Attention", source.sources, first.source),
+        "block": dropdown("Block", [("last", -1)], -1),
+        "head": dropdown("Head", [("mean", -1)], -1),
+        "region": dropdown("ROI query", [""], ""),
+        "opacity": slider("Opacity", first.opacity, 0.0, 1.0, 0.05),
+        "model": dropdown("Model", models, first.model),
+        "compare": dropdown("Beside it", COMPARE, first.compare),
+        "other_index": slider("Other image", 0, 0, 1),
+        "other_model": dropdown("Other model", models, first.other_model),
+    }
 
 
 def _adjust(state: State, controls: Any, source: Any) -> State:

@@ -29,7 +29,7 @@ _STYLE = """<style>
 .bmfl-error {border-color:#D55E00}
 .bmfl-heading {font-weight:600; color:var(--jp-ui-font-color1,#222)}
 .bmfl-caption {white-space:pre-line; line-height:1.3; color:var(--jp-ui-font-color1,#222)}
-.bmfl-figure {display:grid; grid-template-columns:minmax(0,1fr) auto; color:var(--jp-ui-font-color1,#222);
+.bmfl-figure {display:grid; grid-template-columns:minmax(0,1fr) auto; align-content:start; color:var(--jp-ui-font-color1,#222);
   font:13px Helvetica,Arial,sans-serif}
 .bmfl-key-title {grid-column:1/-1; min-height:30px; padding:8px 8px 0; font-size:15px}
 .bmfl-key-title:empty, .bmfl-key-bar:empty {display:none}

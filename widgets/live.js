@@ -144,7 +144,11 @@ class Frame {
   label(key, look) {
     this.title.innerHTML = key.title ?? "";
     this.bar.innerHTML = key.bar ?? "";
-    this.whole.setAttribute("aria-label", this.title.textContent || (look.title?.text || "").trim() || "figure");
+    const title = this.title.textContent || (look.title?.text ?? "").replace(/<[^>]*>/g, " ").trim() || "figure";
+    const ticks = [...this.bar.querySelectorAll("div > span")].map((tick) => tick.textContent);
+    const unit = this.bar.lastElementChild?.textContent ?? "";
+    const range = ticks.length ? `, colours from ${ticks[0]} to ${ticks.at(-1)} ${unit}` : "";
+    this.whole.setAttribute("aria-label", title + range.trimEnd());
   }
 }
 
@@ -162,6 +166,7 @@ class Figure {
 
   draw() {
     this.waiting = false;
+    if (this.gone) return;
     ownKeys(this.told.element.closest(".bmfl-frame"));
     const [before, state] = [this.painted, this.told.read()];
     // a figure that stays as it is costs nothing, one of which only values of a surface change little
@@ -211,8 +216,15 @@ class Figure {
     else queueMicrotask(ask);
   }
 
+  // the page's width is a whole number, plotly's need not be; without any the figure is hidden
   resize() {
-    if (this.box.clientWidth !== this.box._fullLayout?.width) this.Plotly.Plots.resize(this.box);
+    const width = this.box.clientWidth;
+    if (width && !(Math.abs(width - this.box._fullLayout?.width) <= 1)) this.Plotly.Plots.resize(this.box);
+  }
+
+  remove() {
+    this.gone = true;
+    this.Plotly.purge(this.box);
   }
 }
 
@@ -240,7 +252,7 @@ async function render({ model, el }) {
     seen.disconnect();
     dressed.disconnect();
     beat.off("change:value", later);
-    Plotly.purge(frame.box);
+    figure.remove();
   };
 }
 

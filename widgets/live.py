@@ -37,7 +37,7 @@ def packed(value: Any) -> Any:
 
 
 def told(plot: go.Figure, skip: int = 0) -> dict[str, Any]:
-    """Return what the page is told of a figure, trait by trait, without the first `skip` traces.
+    """Return what the page is told of a figure, part by part, without the first `skip` traces.
 
     Of a mesh, the places of its vertices (``b0``, ``b1``, ...) and its values (``v0``, ...), which change more often, go
     apart from the rest (``t0``, ...). Title and colour bar of a surface are HTML, ``key``: plotly.js would lay out the whole

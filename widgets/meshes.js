@@ -65,7 +65,8 @@ function numbersOf(sent) {
 // What is done to the meshes of a figure past plotly; `box` is the element plotly draws in.
 class Surface {
   constructor(box) {
-    Object.assign(this, { box, near: false });
+    // a pointer that rested here before there was anything to see does not enter
+    Object.assign(this, { box, near: box.matches(":hover") });
     box.addEventListener("pointerenter", () => {
       this.near = true;
       this.plot?.update();

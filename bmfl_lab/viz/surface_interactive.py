@@ -179,17 +179,19 @@ def surface_figure(
         title={"text": title, "x": 0.02},
         height=height,
         margin={"l": 0, "r": 0, "t": 46 if title else 8, "b": 0},
-        scene={
-            "xaxis": _BARE,
-            "yaxis": _BARE,
-            "zaxis": _BARE,
-            "aspectmode": "manual",
-            "aspectratio": aspect_ratio(geometry, view),
-            "camera": {"eye": VIEWS[view], "projection": {"type": "orthographic"}},
-        },
+        scene=_scene(geometry, view),
         uirevision="keep the camera",
     )
     return figure
+
+
+def _scene(geometry: SurfaceLayout, view: str) -> dict[str, Any]:
+    return {
+        **dict.fromkeys(("xaxis", "yaxis", "zaxis"), _BARE),
+        "aspectmode": "manual",
+        "aspectratio": aspect_ratio(geometry, view),
+        "camera": {"eye": VIEWS[view], "projection": {"type": "orthographic"}},
+    }
 
 
 def aspect_ratio(geometry: SurfaceLayout, view: str) -> dict[str, float]:

@@ -145,9 +145,9 @@ DRAWN = """() => { const seen = (s) => [...document.querySelectorAll('.bmfl-fram
     e => e.offsetParent && getComputedStyle(e).visibility === 'visible');
     return { figures: seen('.js-plotly-plot').map(e => Number(e.dataset.change ?? 0)),
              pictures: seen('.bmfl-picture img').map(e => e.src), loaded: seen('.bmfl-picture img').every(e => e.complete) } }"""
-# whether a change has arrived: every figure has heard of it, and where pictures change there is another one
+# whether a change has arrived: every figure has heard of it, and as many pictures as change with it are others
 ARRIVED = """(before, now, pictures) => now.loaded && now.figures.every((k, i) => k > before.figures[i])
-    && (!pictures || String(now.pictures) !== String(before.pictures))"""
+    && [0, 1, 2, 3].filter((i) => now.pictures[i] !== before.pictures[i]).length >= pictures"""
 
 
 def handle(page, label="Image"):
@@ -179,22 +179,22 @@ def attending(key):
     return lambda page: page.get_by_label("Attention", exact=True).select_option(SOURCES[key])
 
 
-# per widget: what is timed, its aim, the change, whether pictures change with it, and what is set beforehand
+# per widget: what is timed, its aim, the change, how many pictures change with it, and what is set beforehand
 STEPS = {
-    "region_ablation": [("image", "image", next_image, True, None), ("lesion", "lesion", next_lesion, False, None)],
+    "region_ablation": [("image", "image", next_image, 1, None), ("lesion", "lesion", next_lesion, 0, None)],
     "surface_viewer": [
-        ("image", "image", next_image, True, None),
+        ("image", "image", next_image, 1, None),
         # from the prediction, beside which its image stands, to its accuracy and back
-        ("map swap", "swap", choose("Map", (2, 0)), True, None),
+        ("map swap", "swap", choose("Map", (2, 0)), 1, None),
     ],
     "attention_explorer": [
-        ("image, fusion attention", "image", next_image, True, None),
-        ("image, backbone attention", "image", next_image, True, attending("backbone")),
-        ("block swap", "swap", choose("Block"), True, None),
-        ("ROI swap", "swap", choose("ROI query"), True, attending("ROI")),
+        ("image, fusion attention", "image", next_image, 2, None),
+        ("image, backbone attention", "image", next_image, 2, attending("backbone")),
+        ("block swap", "swap", choose("Block"), 1, None),
+        ("ROI swap", "swap", choose("ROI query"), 1, attending("ROI")),
     ],
-    "ood_explorer": [("another shift of the grid", "", choose("Shift or set"), True, None)],
-    "run_browser": [("another run of the table", "", choose("Second run", (3, 2)), False, None)],
+    "ood_explorer": [("another shift of the grid", "", choose("Shift or set"), 1, None)],
+    "run_browser": [("another run of the table", "", choose("Second run", (3, 2)), 0, None)],
 }
 
 
@@ -258,7 +258,7 @@ def page_busy(session):
     return 1000 * next(m["value"] for m in found if m["name"] == "TaskDuration")
 
 
-def one_change(page, session, act, i, pictures=False):
+def one_change(page, session, act, i, pictures=0):
     """Return the ms from a key press or a choice until all is drawn, and those the page's own thread was busy."""
     before, busy = page.evaluate(DRAWN), page_busy(session)
     page.evaluate(

@@ -44,6 +44,7 @@ def test_two_images_beside_each_other_differ_with_their_maps(opened):
     assert first != other and first_map != other_map
     opened.watched.shoot(frame, "attention-two-images")
     opened.change("attention", lambda f: opened.press(f, "Other image"))
+    opened.watched.settle()  # the picture and its map arrive apart
     changed = frame.evaluate(PICTURES)
     assert changed[:2] == [first, first_map] and changed[2] != other and changed[3] != other_map
     frame.get_by_label("Attention", exact=True).select_option("fusion: brain over patches")
@@ -103,6 +104,11 @@ def test_controls_are_reached_and_worked_by_the_keyboard(opened):
     opened.healthy()
 
 
+# sizes of the places of all visible figures, and of what was drawn there
+SIZES = """(e) => [...e.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent && p.clientWidth).map(
+    p => [p.clientWidth, p.clientHeight, p._fullLayout.width, p._fullLayout.height])"""
+
+
 @pytest.mark.parametrize("width", [1280, 1920])
 @pytest.mark.parametrize("dark", [True, False])
 def test_widgets_follow_theme_and_width(width, dark, opened):
@@ -117,6 +123,8 @@ def test_widgets_follow_theme_and_width(width, dark, opened):
         frame = opened.frame(name)
         inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
         assert inner <= outer + 8, f"{name} is wider than its place"  # margins of hidden figures cut nothing off
+        for *place, drawn_width, drawn_height in frame.evaluate(SIZES):
+            assert [drawn_width, drawn_height] == pytest.approx(place, abs=1), f"a figure of {name} does not fit"
         paper, ink = frame.locator(".js-plotly-plot").first.evaluate(
             "e => [e._fullLayout.paper_bgcolor, e._fullLayout.font.color]"
         )
