@@ -65,8 +65,8 @@ function numbersOf(sent) {
 // What is done to the meshes of a figure past plotly; `box` is the element plotly draws in.
 class Surface {
   constructor(box) {
-    // a pointer that rested here before there was anything to see does not enter
-    Object.assign(this, { box, near: box.matches(":hover") });
+    // the box has no height before plotly draws in it: a pointer that rests there enters it then
+    Object.assign(this, { box, near: false });
     box.addEventListener("pointerenter", () => {
       this.near = true;
       this.plot?.update();

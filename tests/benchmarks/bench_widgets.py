@@ -236,14 +236,11 @@ def in_browser(name, folder):
 
 def opening(page, kind):
     """Return the ms from running a widget's cell until its figures are drawn and its pictures loaded."""
-    page.evaluate(
-        """(code) => { const cells = window.jupyterapp.shell.currentWidget.content;
-        cells.activeCellIndex = cells.widgets.length - 1; window.jupyterapp.commands.execute('notebook:insert-cell-below');
-        cells.activeCell.model.sharedModel.setSource(code); }""",
-        f"import widgets\nframe = widgets.{kind}({KINDS[kind]}); frame",
-    )
+    from jupyter_page import INSERT, RUN
+
+    page.evaluate(INSERT, f"import widgets\nframe = widgets.{kind}({KINDS[kind]}); frame")
     start = time.perf_counter()
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-cell') }")
+    page.evaluate(RUN)
     n = N_FIGURES[kind]
     ready = f"now.loaded && now.figures.length === {n} && now.figures.every(k => k > 0) && ({n} || now.pictures.length)"
     page.wait_for_function(f"() => {{ const now = ({DRAWN})(); return {ready} }}", timeout=120_000)

@@ -28,6 +28,11 @@ SETTINGS = {
 }
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+# Puts a cell at the end of the open notebook, and runs the active one.
+INSERT = """(code) => { const cells = window.jupyterapp.shell.currentWidget.content;
+    cells.activeCellIndex = cells.widgets.length - 1; window.jupyterapp.commands.execute('notebook:insert-cell-below');
+    cells.activeCell.model.sharedModel.setSource(code) }"""
+RUN = "() => { window.jupyterapp.commands.execute('notebook:run-cell') }"
 # What the figures and pictures of the k-th widget of a page show.
 DRAWN = """(k) => { const frame = document.querySelectorAll('.bmfl-frame')[k], all = (s) => [...frame.querySelectorAll(s)];
     return [...all('.js-plotly-plot').map(e => JSON.stringify(e.data.map(t => [t.x, t.y, t.z, t.intensity]))),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from jupyter_page import INSERT, RUN
 from plotly.offline import get_plotlyjs
 from widget_page import SETUP, WIDGETS, coloured, differing, drawn
 
@@ -189,16 +190,12 @@ def test_as_with_a_graphics_card_another_map_is_drawn_whole(lab, watch, models):
     assert watched.kernel_errors() == [] and watched.errors == []
 
 
-INSERTED = """(code) => { const cells = window.jupyterapp.shell.currentWidget.content;
-    cells.activeCellIndex = cells.widgets.length - 1; window.jupyterapp.commands.execute('notebook:insert-cell-below');
-    cells.activeCell.model.sharedModel.setSource(code); window.jupyterapp.commands.execute('notebook:run-cell') }"""
-
-
 def test_a_pointer_that_rests_where_a_figure_appears_is_over_it(lab, watch, models):
     watched = watch(width=1280)
     watched.run_all(lab, lab.write("rests.ipynb", [SETUP.format(root=models)]), timeout=600)
     watched.page.mouse.move(750, 1030)
-    watched.page.evaluate(INSERTED, WIDGETS["surface"])
+    watched.page.evaluate(INSERT, WIDGETS["surface"])
+    watched.page.evaluate(RUN)
     plot = watched.page.locator(".bmfl-frame .js-plotly-plot").first
     plot.locator(".gl-container canvas").first.wait_for(timeout=60_000)
     watched.settle()
