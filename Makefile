@@ -1,4 +1,4 @@
-# The set-up commands:  make run | test | lab | app   (and smoke, test-browser, bench, clean)
+# The set-up commands:  make run | test | lab | app   (and lint, smoke, test-browser, bench, clean)
 #
 # CPU machines get the torch build pinned in .ci/constraints-cpu.txt; where nvidia-smi works, pip is left to choose a
 # CUDA build. Override with  make run TORCH_CONSTRAINT=path/to/constraints.txt  or  TORCH_CONSTRAINT=  for none.
@@ -13,7 +13,7 @@ TORCH_CONSTRAINT ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo .ci/constraint
 STAMP = $(VENV)/.installed-$(shell cat pyproject.toml $(TORCH_CONSTRAINT) | cksum | cut -d' ' -f1)
 LAB_CONFIG := $(VENV)/share/bmfl/jupyter
 
-.PHONY: help setup run test test-browser smoke bench lab app clean
+.PHONY: help setup run lint test test-browser smoke bench lab app clean
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -41,6 +41,10 @@ run: setup
 test: setup
 	@echo "== tests"
 	@$(VENV)/bin/pytest
+
+lint: setup
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "error: some files are not formatted; run $(VENV)/bin/ruff format ."; exit 1; }
+	@$(VENV)/bin/ruff check --quiet .
 
 test-browser: setup
 	@echo "== tests in a browser"

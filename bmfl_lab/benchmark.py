@@ -1,9 +1,11 @@
 """Seconds, images/s and peak memory of each stage of the main job on this machine.
 
-    python -m bmfl_lab.benchmark [--study planted|demo|FOLDER] [--device auto] [--sizes 56 98 ...] [--out FILE.md]
+    python -m bmfl_lab.benchmark [--study planted|demo|FOLDER] [--device auto] [--sizes 56 98 ...]
+    [--out FILE.md]
 
-Everything is computed afresh in a temporary folder. The rate of the backbone is also given as a share of what a matrix
-product of the same number type reaches on the same device, measured in turns with it.
+Everything is computed afresh in a temporary folder. The rate of the backbone is also given as a
+share of what a matrix product of the same number type reaches on the same device, measured in turns
+with it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ from bmfl_lab.errors import BmflError, ConfigError, message
 from bmfl_lab.evaluation import evaluate_ood, evaluation_sets
 from bmfl_lab.files import atomic_path
 from bmfl_lab.runtime import bf16_pays, code_revision, describe_machine, pick_device, versions
-from bmfl_lab.training import presets, train_attribute_encoder, train_brain_encoder, train_comparison
+from bmfl_lab.training import (
+    presets,
+    train_attribute_encoder,
+    train_brain_encoder,
+    train_comparison,
+)
 
 PRODUCT = (2056, 768, 3072)
 """Rows, inner and columns of the reference matrix product: the first feed-forward layer of a ViT-B on 8 images."""
@@ -47,7 +54,8 @@ class Stage:
     seconds : float
         Wall clock.
     memory_mb, gpu_mb : float
-        Peak resident memory of the process and peak memory allocated on the GPU, in MB (10^6 bytes).
+        Peak resident memory of the process and peak memory allocated on the GPU, in MB (10^6
+        bytes).
     """
 
     name: str
@@ -60,7 +68,8 @@ class Stage:
 def forward_flops(backbone: Backbone, size: int) -> float:
     """Return the floating point operations of one image of `size` pixels a side, a multiply-add counted as two.
 
-    Patch embedding, projections, feed-forward and attention products; norms and activations are left out.
+    Patch embedding, projections, feed-forward and attention products; norms and activations are
+    left out.
     """
     d, hidden = backbone.width, backbone.architecture.ffn_width
     patches = (size // backbone.patch_size) ** 2
@@ -80,7 +89,9 @@ def clock(function: Callable[..., Any], *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
-def forward_rate(backbone: Backbone, size: int, n: int, batch: int = 8) -> tuple[np.ndarray, np.ndarray]:
+def forward_rate(
+    backbone: Backbone, size: int, n: int, batch: int = 8
+) -> tuple[np.ndarray, np.ndarray]:
     """Measure the forward pass against a matrix product, in turns.
 
     Returns
@@ -97,7 +108,8 @@ def forward_rate(backbone: Backbone, size: int, n: int, batch: int = 8) -> tuple
     with torch.inference_mode():
         backbone(images), torch.mm(a, b)
         pairs = [
-            (batch / clock(backbone, images), work / min(clock(torch.mm, a, b) for _ in range(3))) for _ in range(n)
+            (batch / clock(backbone, images), work / min(clock(torch.mm, a, b) for _ in range(3)))
+            for _ in range(n)
         ]
     return tuple(np.asarray(pairs).T)
 
@@ -115,12 +127,21 @@ def measured(found: list[Stage], name: str) -> Iterator[dict[str, int]]:
     if gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    found.append(Stage(name, count["n"], seconds, _peak_mb(), torch.cuda.max_memory_allocated() / 1e6 if gpu else 0.0))
+    found.append(
+        Stage(
+            name,
+            count["n"],
+            seconds,
+            _peak_mb(),
+            torch.cuda.max_memory_allocated() / 1e6 if gpu else 0.0,
+        )
+    )
     print(f"{name}: {seconds:.1f} s", flush=True)
 
 
 def _forget_peak() -> None:
-    # Linux keeps the peak of a process until 5 is written here; elsewhere it stays that of the whole run
+    # Linux keeps the peak of a process until 5 is written here; elsewhere it stays that of the
+    # whole run
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -156,17 +177,30 @@ def main_job(
         torch.zeros(1, device=device)
     with measured(stages, "study load") as count:
         study = load_study(name, **options)
-        count["n"] = sum(map(len, study.sets.values())) + sum(len(s.stimuli) for s in study.subjects.values())
+        count["n"] = sum(map(len, study.sets.values())) + sum(
+            len(s.stimuli) for s in study.subjects.values()
+        )
     spec = study.backbone
-    backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, device=device, resize=spec.resize)
-    fusion, recipe = presets("tiny" if study.name == "planted" else "small", epochs=epochs, encoder=encoder)
+    backbone = load_backbone(
+        spec.name, spec.weights, image_size=spec.image_size, device=device, resize=spec.resize
+    )
+    fusion, recipe = presets(
+        "tiny" if study.name == "planted" else "small", epochs=epochs, encoder=encoder
+    )
     with tempfile.TemporaryDirectory(prefix="bmfl-benchmark-") as folder:
         store = FeatureStore(Path(folder) / "features")
         with measured(stages, "feature extraction") as count:
-            sets = [study.sets["train"], study.sets["val"], *(s.stimuli for s in study.subjects.values())]
+            sets = [
+                study.sets["train"],
+                study.sets["val"],
+                *(s.stimuli for s in study.subjects.values()),
+            ]
             sets += [stimuli for stimuli, *_ in evaluation_sets(study)]
             for stimuli in sets:
-                wanted = [(fusion.kind, fusion.block), *((recipe.tokens, block) for block in recipe.blocks)]
+                wanted = [
+                    (fusion.kind, fusion.block),
+                    *((recipe.tokens, block) for block in recipe.blocks),
+                ]
                 store.get_many(backbone, stimuli, wanted)
                 count["n"] += len(stimuli)
         _train_and_evaluate(stages, study, fusion, recipe, store, backbone, Path(folder), device)
@@ -187,9 +221,14 @@ def _train_and_evaluate(stages, study, fusion, recipe, store, backbone, folder, 
     for name in ("backbone", "concat", "fusion", *(["attributes"] if "attribute" in made else [])):
         with measured(stages, f"training of {name}") as count:
             models |= train_comparison(
-                fusion, study, encoder=made["brain"], attribute_encoder=made.get("attribute"), models=[name], seeds=[0],
+                fusion,
+                study,
+                encoder=made["brain"],
+                attribute_encoder=made.get("attribute"),
+                models=[name],
+                seeds=[0],
                 **shared,
-            )  # fmt: skip
+            )
             count["n"] = len(models[name][0].history) * len(study.set("train"))
     with measured(stages, "evaluation") as count:
         evaluate_ood(models, study)
@@ -204,13 +243,17 @@ def stage_table(stages: Sequence[Stage]) -> str:
     ]
     for s in stages:
         gpu = f"{s.gpu_mb:.0f}" if s.gpu_mb else "-"
-        lines.append(f"| {s.name} | {s.n} | {s.seconds:.2f} | {s.n / s.seconds:.0f} | {s.memory_mb:.0f} | {gpu} |")
+        lines.append(
+            f"| {s.name} | {s.n} | {s.seconds:.2f} | {s.n / s.seconds:.0f} | {s.memory_mb:.0f} | {gpu} |"
+        )
     total = sum(s.seconds for s in stages)
     lines.append(f"| all | | {total:.2f} | | {max(s.memory_mb for s in stages):.0f} | |")
     return "\n".join(lines)
 
 
-def backbone_table(study: Study, device: str, sizes: Sequence[int], n: int, extraction: float) -> str:
+def backbone_table(
+    study: Study, device: str, sizes: Sequence[int], n: int, extraction: float
+) -> str:
     """Measure the backbone at several image sizes and return a Markdown table.
 
     Parameters
@@ -224,7 +267,8 @@ def backbone_table(study: Study, device: str, sizes: Sequence[int], n: int, extr
     n : int
         Repetitions; medians are shown.
     extraction : float
-        Images/s of the whole extraction at the study's own size, shown beside the forward pass alone.
+        Images/s of the whole extraction at the study's own size, shown beside the forward pass
+        alone.
     """
     spec = study.backbone
     lines = [
@@ -233,7 +277,9 @@ def backbone_table(study: Study, device: str, sizes: Sequence[int], n: int, extr
     ]
     for size in sizes:
         for dtype in ("float32", *(("bfloat16",) if bf16_pays(device) else ())):
-            backbone = load_backbone(spec.name, spec.weights, image_size=size, dtype=dtype, device=device)
+            backbone = load_backbone(
+                spec.name, spec.weights, image_size=size, dtype=dtype, device=device
+            )
             rates, ceilings = forward_rate(backbone, size, n, batch=8 if device == "cpu" else 256)
             work = forward_flops(backbone, size)
             share = float(np.median(rates * work / ceilings))
@@ -252,11 +298,19 @@ def backbone_table(study: Study, device: str, sizes: Sequence[int], n: int, extr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bmfl_lab.benchmark", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--study", default="planted", help="planted, demo, or a folder with a subject")
+    parser = argparse.ArgumentParser(
+        prog="python -m bmfl_lab.benchmark", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--study", default="planted", help="planted, demo, or a folder with a subject"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--sizes", type=int, nargs="*", default=None, help="image sides in pixels (the study's own)")
-    parser.add_argument("--epochs", type=int, default=0, help="of the fusion training (the preset's)")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=None, help="image sides in pixels (the study's own)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=0, help="of the fusion training (the preset's)"
+    )
     parser.add_argument("-n", type=int, default=5, help="repetitions of the forward pass")
     parser.add_argument("--out", help="Markdown file to write")
     options = parser.parse_args(arguments)
@@ -274,7 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stage_table(stages),
                 f"\nForward pass of {study.backbone.name}, medians of n, in turns with a product of {PRODUCT}:\n",
                 backbone_table(study, device, sizes, options.n, extraction),
-                "" if bf16_pays(device) else "\nbfloat16 does not pay on this device and is left out.",
+                ""
+                if bf16_pays(device)
+                else "\nbfloat16 does not pay on this device and is left out.",
             ]
         )
     except BmflError as error:

@@ -53,7 +53,8 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     Raises
     ------
     ConfigError
-        Naming every unknown key (with the nearest valid one) and every value of a wrong type, all at once.
+        Naming every unknown key (with the nearest valid one) and every value of a wrong type, all
+        at once.
     """
     problems = _problems(cls, values, prefix="")
     if problems:
@@ -70,7 +71,10 @@ def replace(config: C, **changes: Any) -> C:
     ConfigError
         As `from_dict`.
     """
-    return from_dict(type(config), {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **changes})
+    return from_dict(
+        type(config),
+        {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **changes},
+    )
 
 
 def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[str]:
@@ -83,7 +87,9 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[str]:
         elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
             found += _problems(hints[key], value, prefix=f"{prefix}{key}.")
         elif not _fits(hints[key], value):
-            found.append(f"{prefix}{key} expected {_name(hints[key])}; got {value!r} ({type(value).__name__})")
+            found.append(
+                f"{prefix}{key} expected {_name(hints[key])}; got {value!r} ({type(value).__name__})"
+            )
     return found
 
 
@@ -102,14 +108,18 @@ def _fits(hint: Any, value: Any) -> bool:
     if hint is type(None):
         return value is None
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        )
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is tuple:
         item = arguments[0] if arguments else Any
         if arguments and arguments[-1] is not Ellipsis:
             return (
-                isinstance(value, (list, tuple)) and len(value) == len(arguments) and all(map(_fits, arguments, value))
+                isinstance(value, (list, tuple))
+                and len(value) == len(arguments)
+                and all(map(_fits, arguments, value))
             )
         return isinstance(value, (list, tuple)) and all(_fits(item, v) for v in value)
     if origin in (dict, Mapping) or origin is typing.get_origin(typing.Mapping):

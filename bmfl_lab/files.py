@@ -42,15 +42,17 @@ def sha256_file(path: str | Path) -> str:
 
 def sha256_json(value: object) -> str:
     """Return the SHA-256 of the canonical JSON form of `value` (sorted keys, no NaN)."""
-    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+    return sha256_bytes(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    )
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` only if the block succeeds.
 
-    The file is flushed to disk before it is renamed, so that after a crash the final name holds either the old
-    content or the whole new one.
+    The file is flushed to disk before it is renamed, so that after a crash the final name holds
+    either the old content or the whole new one.
 
     Raises
     ------
@@ -115,7 +117,11 @@ def read_sealed_json(path: str | Path) -> Any:
         same = Path(path).read_bytes() == (_json_text(value) + "\n").encode()
         if not same or value.get("seal") != sha256_bytes(_json_text(body).encode()):
             raise DataError(
-                message(f"{path} as it was written", "a changed or damaged file", "delete it and make it again")
+                message(
+                    f"{path} as it was written",
+                    "a changed or damaged file",
+                    "delete it and make it again",
+                )
             )
         value = {k: v for k, v in body.items() if k not in _SEAL}
     return value
@@ -135,17 +141,28 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(message(f"a JSON file {path.name}", f"nothing at {path}", "check the path, or make it again"))
+        raise DataError(
+            message(
+                f"a JSON file {path.name}", f"nothing at {path}", "check the path, or make it again"
+            )
+        )
     if path.stat().st_size > max_bytes:
         raise DataError(
             message(
-                f"{path.name} of at most {max_bytes} bytes", f"{path.stat().st_size} bytes", "check which file this is"
+                f"{path.name} of at most {max_bytes} bytes",
+                f"{path.stat().st_size} bytes",
+                "check which file this is",
             )
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no text, no JSON, a number of 10,000 digits, a tower of brackets
-        raise DataError(message(f"valid JSON in {path}", str(error), "delete the file and make it again")) from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no text, no JSON, a number of 10,000 digits, a tower of brackets
+        raise DataError(
+            message(f"valid JSON in {path}", str(error), "delete the file and make it again")
+        ) from error
 
 
 def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
@@ -161,20 +178,39 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
     Raises
     ------
     DataError
-        If it is missing, not an array file, holds objects, or its header promises more data than the file has.
+        If it is missing, not an array file, holds objects, or its header promises more data than
+        the file has.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(message(f"an array file {path.name}", f"nothing at {path}", "check the path"))
+        raise DataError(
+            message(f"an array file {path.name}", f"nothing at {path}", "check the path")
+        )
     try:
         with open(path, "rb") as stream:
             version = np.lib.format.read_magic(stream)
-            reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            reader = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, _, dtype = reader(stream)
             available = path.stat().st_size - stream.tell()
-    except (ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, tokenize.TokenError) as error:
+    except (
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        tokenize.TokenError,
+    ) as error:
         raise DataError(
-            message(f"a NumPy array in {path}", str(error) or "a damaged header", "make or download the file again")
+            message(
+                f"a NumPy array in {path}",
+                str(error) or "a damaged header",
+                "make or download the file again",
+            )
         ) from error
     if dtype.hasobject:
         raise DataError(
@@ -243,8 +279,8 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
     Raises
     ------
     DataError
-        If `wait` is false and another process holds the lock; the message names its process id. Or if the lock file
-        cannot be written.
+        If `wait` is false and another process holds the lock; the message names its process id. Or
+        if the lock file cannot be written.
     """
     path = Path(path)
     try:
@@ -252,7 +288,11 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
         opened = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise DataError(
-            message(f"to write in {what} ({path.parent})", str(error), "make it writable, or choose another folder")
+            message(
+                f"to write in {what} ({path.parent})",
+                str(error),
+                "make it writable, or choose another folder",
+            )
         ) from error
     with opened as stream:
         try:

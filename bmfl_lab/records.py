@@ -35,7 +35,8 @@ class MetricRow:
     n : int
         Number of stimuli (or vertices, as `unit` says) behind the value.
     selection : str
-        How the model behind the value was selected ("best validation accuracy", "last epoch", "none").
+        How the model behind the value was selected ("best validation accuracy", "last epoch",
+        "none").
     model, subject, roi, shift : str
         Empty where it does not apply.
     severity : int or None
@@ -113,9 +114,12 @@ class Record:
             If a required field of `MetricRow` is missing or unknown.
         """
         numbers = {
-            k: _finite(float(v)) if k in ("ci_low", "ci_high") and v is not None else v for k, v in fields.items()
+            k: _finite(float(v)) if k in ("ci_low", "ci_high") and v is not None else v
+            for k, v in fields.items()
         }
-        row = MetricRow(name=name, value=None if value is None else _finite(float(value)), **numbers)
+        row = MetricRow(
+            name=name, value=None if value is None else _finite(float(value)), **numbers
+        )
         self.rows.append(row)
         return row
 
@@ -129,7 +133,8 @@ class Record:
         import pandas as pd
 
         return pd.DataFrame(
-            [dataclasses.asdict(r) for r in self.rows], columns=[f.name for f in dataclasses.fields(MetricRow)]
+            [dataclasses.asdict(r) for r in self.rows],
+            columns=[f.name for f in dataclasses.fields(MetricRow)],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,7 +163,9 @@ class Record:
             If there is no row: a run without a number proves nothing.
         """
         if not self.rows:
-            raise DataError(message("at least one metric row", "none", "add rows before finishing the record"))
+            raise DataError(
+                message("at least one metric row", "none", "add rows before finishing the record")
+            )
         path = Path(folder) / "record.json"
         write_sealed_json(path, self.to_dict())
         return path
@@ -176,7 +183,11 @@ def read_record(path: str | Path) -> Record:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise DataError(
-            message(f"a record of schema {SCHEMA} in {path}", repr(got), "run the notebook again with this version")
+            message(
+                f"a record of schema {SCHEMA} in {path}",
+                repr(got),
+                "run the notebook again with this version",
+            )
         )
     try:
         record = Record(*(dict(data[k]) if k != "notebook" else str(data[k]) for k in _CHOSEN))
@@ -185,7 +196,11 @@ def read_record(path: str | Path) -> Record:
         extra = dict(data.get("extra", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            message(f"the fields of a record in {path}", f"{type(error).__name__}: {error}", "run the notebook again")
+            message(
+                f"the fields of a record in {path}",
+                f"{type(error).__name__}: {error}",
+                "run the notebook again",
+            )
         ) from error
     record.extra = {
         **extra,

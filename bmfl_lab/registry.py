@@ -29,7 +29,11 @@ class Registry:
             If the name is taken already.
         """
         if name in self._entries:
-            raise ConfigError(message(f"a new {self.kind} name", f"{name!r}, which is taken", "choose another name"))
+            raise ConfigError(
+                message(
+                    f"a new {self.kind} name", f"{name!r}, which is taken", "choose another name"
+                )
+            )
 
         def enter(function: Callable) -> Callable:
             self._entries[name] = function
@@ -39,7 +43,9 @@ class Registry:
 
     def __getitem__(self, name: str) -> Callable:
         if name not in self._entries:
-            raise ConfigError(message(f"a known {self.kind}", repr(name), nearest(name, self._entries)))
+            raise ConfigError(
+                message(f"a known {self.kind}", repr(name), nearest(name, self._entries))
+            )
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

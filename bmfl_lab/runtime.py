@@ -47,14 +47,17 @@ def pick_device(device: str = "auto") -> str:
         raise ConfigError(message(f"a device among {DEVICES}", repr(device), "choose one of them"))
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ConfigError(message("a CUDA device", "none on this machine", "use device='auto' or 'cpu'"))
+        raise ConfigError(
+            message("a CUDA device", "none on this machine", "use device='auto' or 'cpu'")
+        )
     return "cuda" if device != "cpu" and available else "cpu"
 
 
 def bf16_pays(device: str) -> bool:
     """Tell whether bfloat16 matrix products are faster than float32 on `device`.
 
-    On a GPU of compute capability 8.0 or more, and on CPUs with AMX; elsewhere bf16 is emulated and slower.
+    On a GPU of compute capability 8.0 or more, and on CPUs with AMX; elsewhere bf16 is emulated and
+    slower.
     """
     import torch
 
@@ -104,7 +107,9 @@ def _executed() -> bool:
     return b"papermill" in parent or b"nbconvert" in parent
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:
+def progress(
+    items: Iterable[T], what: str, total: int | None = None, every: float = 10.0
+) -> Iterator[T]:
     """Iterate with a bar when a person watches, else with one plain line every `every` seconds.
 
     Parameters
@@ -140,8 +145,9 @@ _sharing: list[bool] = []
 def half_the_threads() -> Iterator[None]:
     """Leave half of the processor to the browser that waits for the answer; blocks inside this one halve no further.
 
-    Where a browser works on the same few cores, threads of torch that wait for each other take twice the processor
-    time, and longer on the clock: on two cores beside Chromium a lesion took 0.18 s on one thread, 0.25 s on two.
+    Where a browser works on the same few cores, threads of torch that wait for each other take
+    twice the processor time, and longer on the clock: on two cores beside Chromium a lesion took
+    0.18 s on one thread, 0.25 s on two.
     """
     import torch
 
@@ -179,7 +185,17 @@ def versions() -> dict[str, str]:
 @functools.cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in ("torch", "numpy", "scipy", "scikit-learn", "accelerate", "nilearn", "papermill", "plotly", "bmfl-lab"):
+    for name in (
+        "torch",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "accelerate",
+        "nilearn",
+        "papermill",
+        "plotly",
+        "bmfl-lab",
+    ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -198,7 +214,15 @@ def code_revision() -> str:
 
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         revision = git("rev-parse", "--short=12", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "bmfl_lab", "widgets", "notebooks")
+        changed = git(
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            "bmfl_lab",
+            "widgets",
+            "notebooks",
+        )
         return revision + ("+dirty" if changed else "") if revision else "unknown"
     return "unknown"
 

@@ -38,7 +38,9 @@ def test_the_operations_are_those_torch_counts(name):
 
 
 def test_rates_are_positive_and_paired():
-    rates, ceilings = benchmark.forward_rate(load_backbone("vit_tiny14", image_size=28), 28, n=2, batch=2)
+    rates, ceilings = benchmark.forward_rate(
+        load_backbone("vit_tiny14", image_size=28), 28, n=2, batch=2
+    )
     assert rates.shape == ceilings.shape == (2,) and np.all(rates > 0) and np.all(ceilings > 1e8)
 
 
@@ -73,9 +75,23 @@ def test_the_main_job_runs_where_only_the_numerical_packages_are(tmp_path):
         "    n_encoder_val=20, n_encoder_test=20, n_test=20, n_ood=20)\n"
         "print(benchmark.stage_table(stages)); print(benchmark.backbone_table(study, 'cpu', [56], 1, rate))\n"
     )
-    environment = {**os.environ, "BMFL_HOME": str(tmp_path), "BMFL_HEADLESS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    environment = {
+        **os.environ,
+        "BMFL_HOME": str(tmp_path),
+        "BMFL_HEADLESS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    for stage in ("study load", "feature extraction", "brain encoder", "attribute", "training of fusion", "evaluation"):
+    for stage in (
+        "study load",
+        "feature extraction",
+        "brain encoder",
+        "attribute",
+        "training of fusion",
+        "evaluation",
+    ):
         assert f"| {stage}" in done.stdout
     assert "from images to the store" in done.stdout

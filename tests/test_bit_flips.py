@@ -20,8 +20,14 @@ from bmfl_lab.training import checkpoint
 
 def checkpoint_bundle(folder):
     """Return the reader of a training checkpoint."""
-    tensors = {"a": torch.arange(60.0).reshape(12, 5), "b": torch.tensor([1, 2]), "c": torch.zeros(7).bfloat16()}
-    checkpoint.write_bundle(folder, "step-00000001", tensors, {"step": 1, "history": [{"loss": 0.1, "name": "ü"}]})
+    tensors = {
+        "a": torch.arange(60.0).reshape(12, 5),
+        "b": torch.tensor([1, 2]),
+        "c": torch.zeros(7).bfloat16(),
+    }
+    checkpoint.write_bundle(
+        folder, "step-00000001", tensors, {"step": 1, "history": [{"loss": 0.1, "name": "ü"}]}
+    )
     return lambda: checkpoint.read_bundle(folder, "step-00000001")
 
 
@@ -36,7 +42,11 @@ def feature_set(folder):
 
 def stored_arrays(folder):
     """Return the reader of a generated study's arrays, which answers None when they must be made again."""
-    store_arrays(folder / "study", {"responses": np.arange(300.0), "rois": np.zeros(9, bool)}, {"seed": 1, "rows": [3]})
+    store_arrays(
+        folder / "study",
+        {"responses": np.arange(300.0), "rois": np.zeros(9, bool)},
+        {"seed": 1, "rows": [3]},
+    )
 
     def read():
         if load_arrays(folder / "study") is None:
@@ -47,8 +57,19 @@ def stored_arrays(folder):
 
 def run_record(folder):
     """Return the reader of a run's record."""
-    record = Record("nb", {"study": "planted"}, {"name": "planted", "fingerprint": "0", "simulated": True})
-    record.add("accuracy", 0.5, unit="fraction", split="test", n=4, selection="none", ci_low=0.25, notes="ü")
+    record = Record(
+        "nb", {"study": "planted"}, {"name": "planted", "fingerprint": "0", "simulated": True}
+    )
+    record.add(
+        "accuracy",
+        0.5,
+        unit="fraction",
+        split="test",
+        n=4,
+        selection="none",
+        ci_low=0.25,
+        notes="ü",
+    )
     path = record.finish(folder)
     return lambda: read_record(path)
 
@@ -81,7 +102,10 @@ def torch_files(folder):
     torch.save(tensors, folder / "backbone.pth")
     model = CORnetS(n_classes=2, width=1)
     torch.save({"state_dict": model.state_dict()}, folder / "cornet.pth")
-    return lambda: (read_tensors(folder / "backbone.pth"), load_cornet(folder / "cornet.pth", n_classes=2, width=1))
+    return lambda: (
+        read_tensors(folder / "backbone.pth"),
+        load_cornet(folder / "cornet.pth", n_classes=2, width=1),
+    )
 
 
 KINDS = (checkpoint_bundle, feature_set, stored_arrays, run_record)
@@ -96,9 +120,11 @@ def flip_and_read(folder, read, n, seed):
     read()
     for _ in range(n):
         # small files and large ones alike, and within a file every bit
-        path = files[generator.integers(len(files))] if generator.random() < 0.5 else generator.choice(
-            files, p=sizes / sizes.sum()
-        )  # fmt: skip
+        path = (
+            files[generator.integers(len(files))]
+            if generator.random() < 0.5
+            else generator.choice(files, p=sizes / sizes.sum())
+        )
         broken = bytearray(whole[path])
         broken[generator.integers(len(broken))] ^= 1 << int(generator.integers(8))
         path.write_bytes(bytes(broken))
@@ -131,7 +157,9 @@ def test_flips_in_the_tensors_of_torch_files_are_all_seen(tmp_path):
         names = int.from_bytes(whole[part.header_offset + 26 : part.header_offset + 28], "little")
         extra = int.from_bytes(whole[part.header_offset + 28 : part.header_offset + 30], "little")
         at = part.header_offset + 30 + names + extra + int(generator.integers(part.file_size))
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(generator.integers(8))]) + whole[at + 1 :])
+        path.write_bytes(
+            whole[:at] + bytes([whole[at] ^ 1 << int(generator.integers(8))]) + whole[at + 1 :]
+        )
         with pytest.raises(CheckpointError, match="the file is damaged"):
             read()
         path.write_bytes(whole)

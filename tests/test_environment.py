@@ -24,7 +24,11 @@ def test_a_cpu_torch_brought_no_cuda_package_and_no_torchvision():
         pytest.skip(f"torch {torch.__version__} is not a CPU build")
     names = {(d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
     assert len(names) > 50
-    bad = {n for n in names if n.startswith(("nvidia-", "cuda-")) or n in ("triton", "torchvision", "timm")}
+    bad = {
+        n
+        for n in names
+        if n.startswith(("nvidia-", "cuda-")) or n in ("triton", "torchvision", "timm")
+    }
     assert not bad
 
 
@@ -36,10 +40,16 @@ def test_what_is_installed_agrees_with_itself():
 def test_the_constraint_pins_torch_within_the_declared_range():
     from packaging.requirements import Requirement
 
-    lines = [x for x in (ROOT / CONSTRAINTS).read_text().splitlines() if x.strip() and not x.startswith("#")]
+    lines = [
+        x
+        for x in (ROOT / CONSTRAINTS).read_text().splitlines()
+        if x.strip() and not x.startswith("#")
+    ]
     assert [Requirement(x).name for x in lines] == ["torch"]
     (pin,) = Requirement(lines[0]).specifier
-    (declared,) = [Requirement(d) for d in PROJECT["dependencies"] if Requirement(d).name == "torch"]
+    (declared,) = [
+        Requirement(d) for d in PROJECT["dependencies"] if Requirement(d).name == "torch"
+    ]
     assert pin.operator == "==" and pin.version in declared.specifier
 
 
@@ -81,7 +91,11 @@ def test_make_says_in_one_sentence_what_is_missing(tool, tmp_path):
         (tmp_path / "venv" / "bin").mkdir(parents=True)
         (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
         command += ["-o", "setup"]
-    environment = {"PATH": str(tmp_path / "bin"), "BMFL_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    environment = {
+        "PATH": str(tmp_path / "bin"),
+        "BMFL_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     said = [x for x in (done.stdout + done.stderr).splitlines() if x.startswith("error: ")]
     assert done.returncode != 0 and len(said) == 1 and tool in said[0], done.stdout + done.stderr
@@ -95,14 +109,22 @@ def test_a_study_that_cannot_be_had_is_one_sentence(tmp_path):
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "BMFL_HOME": str(tmp_path / "home"),
         "PIP_NO_INDEX": "1",
-        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+        **dict.fromkeys(
+            ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+        ),
     }
     command = [sys.executable, "-m", "bmfl_lab.data", "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120
+    )
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "no route to the index" in said[0] or "PIP_NO_INDEX" in said[0] or "No matching" in said[0]
-    done = subprocess.run([*command[:-1], "planted"], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert (
+        "no route to the index" in said[0] or "PIP_NO_INDEX" in said[0] or "No matching" in said[0]
+    )
+    done = subprocess.run(
+        [*command[:-1], "planted"], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
     assert done.returncode == 0 and "simulated" in done.stdout
 
 
@@ -112,7 +134,9 @@ def test_importing_the_package_is_light_and_leaves_cuda_alone():
         "heavy = ('torch', 'nilearn', 'plotly', 'matplotlib', 'sklearn', 'scipy', 'papermill', 'pandas', 'transformers');"
         "print(json.dumps([m for m in heavy if m in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert json.loads(done.stdout) == []
 
 
@@ -131,7 +155,10 @@ def test_no_import_initialises_cuda():
 def test_the_offline_guard_refuses_an_outside_address(no_network):
     import socket
 
-    with socket.socket() as outside, pytest.raises(ConnectionRefusedError, match="a test tried to reach"):
+    with (
+        socket.socket() as outside,
+        pytest.raises(ConnectionRefusedError, match="a test tried to reach"),
+    ):
         outside.connect(("192.0.2.1", 80))
     assert no_network == [("192.0.2.1", 80)]
     no_network.clear()
@@ -143,9 +170,15 @@ def test_jupyter_answers_nobody_without_the_token():
     text = (ROOT / "Makefile").read_text()
     line = next(x for x in text.splitlines() if "bin/jupyter lab" in x)
     flags = dict(
-        re.findall(r"--ServerApp\.(\w+)=(\w+)", next(x for x in text.splitlines() if x.startswith("LAB_SAFE")))
+        re.findall(
+            r"--ServerApp\.(\w+)=(\w+)",
+            next(x for x in text.splitlines() if x.startswith("LAB_SAFE")),
+        )
     )
-    assert "$(LAB_SAFE)" in line and flags == {"allow_unauthenticated_access": "False", "terminals_enabled": "False"}
+    assert "$(LAB_SAFE)" in line and flags == {
+        "allow_unauthenticated_access": "False",
+        "terminals_enabled": "False",
+    }
     traits = ServerApp.class_traits(config=True)
     assert set(flags) <= set(traits)
     assert traits["ip"].default() == "localhost" and not traits["allow_root"].default()

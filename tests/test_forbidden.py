@@ -21,13 +21,17 @@ CALLS = {
     "assert as check of input": r"os\.sys" + r"tem\(",
 }
 PATHS = r"""["'](?:/(?:home|root|Users|mnt|work|scratch)\b|[A-Z]:\\\\)"""
-HOSTS = r"pypi\.org|pythonhosted|npmjs\.(?:org|com)|deb\.debian|anaconda\.(?:org|com)|download\.pytorch"
+HOSTS = (
+    r"pypi\.org|pythonhosted|npmjs\.(?:org|com)|deb\.debian|anaconda\.(?:org|com)|download\.pytorch"
+)
 SOURCES = sorted([*(ROOT / "bmfl_lab").rglob("*.py"), *(ROOT / "widgets").rglob("*.py")])
 EVERYTHING = sorted(
     p
     for top in ("bmfl_lab", "widgets", "notebooks", "tests", "papermill_runs/specs", ".ci")
     for p in (ROOT / top).rglob("*")
-    if p.suffix in (".py", ".ipynb", ".yaml", ".txt", ".sh", "") and p.is_file() and "__pycache__" not in p.parts
+    if p.suffix in (".py", ".ipynb", ".yaml", ".txt", ".sh", "")
+    and p.is_file()
+    and "__pycache__" not in p.parts
 ) + [ROOT / n for n in ("Makefile", "environment.yml", "pyproject.toml", "README.md")]
 
 

@@ -15,8 +15,15 @@ LAYER = {
     "benchmark": 4,
     "widgets": 5,
 }
-WITHIN_LAYER = {("backbones", "data"), ("models", "losses"), ("models", "metrics"), ("registry", "errors")}
-WITHIN_LAYER |= {(a, b) for a in ("files", "config", "records", "runtime") for b in ("files", "runtime")}
+WITHIN_LAYER = {
+    ("backbones", "data"),
+    ("models", "losses"),
+    ("models", "metrics"),
+    ("registry", "errors"),
+}
+WITHIN_LAYER |= {
+    (a, b) for a in ("files", "config", "records", "runtime") for b in ("files", "runtime")
+}
 OWNERS = {
     "papermill": {"runs"},
     "accelerate": {"training"},
@@ -34,7 +41,16 @@ BANNED = {
     "data": {"torch"},
     "metrics": {"matplotlib", "plotly"},
 }
-EVERYWHERE = {"torchvision", "timm", "himalaya", "rsatoolbox", "pytest", "hypothesis", "psutil", "playwright"}
+EVERYWHERE = {
+    "torchvision",
+    "timm",
+    "himalaya",
+    "rsatoolbox",
+    "pytest",
+    "hypothesis",
+    "psutil",
+    "playwright",
+}
 SOURCES = sorted([*(ROOT / "bmfl_lab").rglob("*.py"), *(ROOT / "widgets").rglob("*.py")])
 
 
@@ -69,8 +85,12 @@ def violations(path, source):
         target = "widgets" if top == "widgets" else rest[0] if top == "bmfl_lab" and rest else None
         if target is None or target == here or target not in LAYER:
             continue
-        if LAYER[target] > LAYER[here] or (LAYER[target] == LAYER[here] and (here, target) not in WITHIN_LAYER):
-            found.append(f"imports {name}: layer {LAYER[here]} may not import {target} of layer {LAYER[target]}")
+        if LAYER[target] > LAYER[here] or (
+            LAYER[target] == LAYER[here] and (here, target) not in WITHIN_LAYER
+        ):
+            found.append(
+                f"imports {name}: layer {LAYER[here]} may not import {target} of layer {LAYER[target]}"
+            )
     return found
 
 

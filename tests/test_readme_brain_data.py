@@ -16,19 +16,27 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 def blocks():
     """Return the Python blocks of the section."""
-    section = README.read_text(encoding="utf-8").split("## Use your Algonauts or NSD folder", 1)[1].split("\n## ", 1)[0]
+    section = (
+        README.read_text(encoding="utf-8")
+        .split("## Use your Algonauts or NSD folder", 1)[1]
+        .split("\n## ", 1)[0]
+    )
     return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working folder as the section assumes it: a subject, NSD's table, and weights under their original name."""
-    subject = load_study("planted", n_encoder=24, n_encoder_val=4, n_encoder_test=4, n_train=4, n_val=4, n_test=4).subject()
+    subject = load_study(
+        "planted", n_encoder=24, n_encoder_val=4, n_encoder_test=4, n_train=4, n_val=4, n_test=4
+    ).subject()
     folder = algonauts.write_subject(tmp_path / "algonauts_2023" / "subj01", subject)
     left = subject.atlas.n_left
     monkeypatch.setitem(algonauts.VERTEX_COUNTS, "subj01", (left, subject.n_vertices - left))
     monkeypatch.setitem(algonauts.IMAGE_COUNTS, "subj01", len(subject.stimuli))
-    numbers = [int(p.stem.split("-")[-1]) for p in (folder / "training_split/training_images").iterdir()]
+    numbers = [
+        int(p.stem.split("-")[-1]) for p in (folder / "training_split/training_images").iterdir()
+    ]
     rows = [f"{n},{n < 5}" for n in numbers]
     (tmp_path / "nsd_stim_info_merged.csv").write_text("\n".join(["nsdId,shared1000", *rows]))
     monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))

@@ -4,8 +4,8 @@ A notebook with widgets is served as an app (extra ``app``) by
 
     voila NOTEBOOK.ipynb --no-browser --Voila.ip=127.0.0.1 --VoilaExecutor.skip_cells_with_tag=none
 
-where the last option makes it run the cells tagged ``skip-execution``, which hold the widgets. Its page template asks
-a public host for an icon font; the widgets themselves fetch nothing.
+where the last option makes it run the cells tagged ``skip-execution``, which hold the widgets. Its
+page template asks a public host for an icon font; the widgets themselves fetch nothing.
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ def resolve(state: State, source: Any) -> State:
     """Return the state with the model and the out-of-distribution set filled in."""
     able = [m for m in source.models if source.has_brain(m)] or list(source.models)
     model = state.model or (able[0] if able else "")
-    state = dataclasses.replace(state, model=model, ood=state.ood or (source.ood[0] if source.ood else ""))
+    state = dataclasses.replace(
+        state, model=model, ood=state.ood or (source.ood[0] if source.ood else "")
+    )
     return image_set(state, source)
 
 
@@ -70,8 +72,8 @@ def select(state: State, source: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``image``, ``label``, ``probabilities`` (state to (C,)), ``sets``, ``table`` (see `Explorer.batch`), ``mask``
-        (V,) or None, ``said``.
+        ``image``, ``label``, ``probabilities`` (state to (C,)), ``sets``, ``table`` (see
+        `Explorer.batch`), ``mask`` (V,) or None, ``said``.
 
     Raises
     ------
@@ -151,8 +153,8 @@ class RegionTree(w.VBox):
     Parameters
     ----------
     atlas : Atlas or None
-        Its regions; absent ones are shown and cannot be ticked. ROIs of a ticked group are shown ticked and cannot be
-        changed one by one.
+        Its regions; absent ones are shown and cannot be ticked. ROIs of a ticked group are shown
+        ticked and cannot be changed one by one.
     """
 
     def __init__(self, atlas: Any):
@@ -167,14 +169,18 @@ class RegionTree(w.VBox):
             rows = [self._branch(atlas, g) for g in ("LVC", "HVC") if g in atlas.groups]
             inside = {r for g in ("LVC", "HVC") for r in atlas.groups.get(g, ())}
             rest = [r for r in atlas.rois if r not in inside]
-            rows.append(w.HBox([self._box(r, atlas) for r in rest], layout={"flex_flow": "row wrap"}))
+            rows.append(
+                w.HBox([self._box(r, atlas) for r in rest], layout={"flex_flow": "row wrap"})
+            )
         super().__init__(rows, layout={"max_width": "460px"})
 
     def _branch(self, atlas: Any, group: str) -> w.Widget:
         top = self._box(group, atlas)
         self._members[group] = tuple(r for r in atlas.groups[group] if r in atlas.rois)
         leaves = [self._box(r, atlas) for r in self._members[group]]
-        return w.VBox([top, w.HBox(leaves, layout={"flex_flow": "row wrap", "margin": "0 0 4px 22px"})])
+        return w.VBox(
+            [top, w.HBox(leaves, layout={"flex_flow": "row wrap", "margin": "0 0 4px 22px"})]
+        )
 
     def _box(self, name: str, atlas: Any) -> w.Checkbox:
         members = (name,) if name in atlas.rois else atlas.groups[name]
@@ -239,7 +245,8 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
     Returns
     -------
     Frame
-        Display it as the last line of a cell. Regions are ticked in the tree or clicked on the surface.
+        Display it as the last line of a cell. Regions are ticked in the tree or clicked on the
+        surface.
     """
     first = resolve(State(**state), source)
     cortex, pictures, results = Cortex(source.atlas, height=400), Pictures((150,)), _results(source)
@@ -254,8 +261,18 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
 
     def draw(found: dict, state: State) -> str:
         if source.atlas is not None:
-            mask = np.zeros(source.atlas.n_vertices) if found["mask"] is None else found["mask"] * state.strength
-            cortex.show(mask, None, title="Click a region to switch it off or on", unit="lesion", signed=False)
+            mask = (
+                np.zeros(source.atlas.n_vertices)
+                if found["mask"] is None
+                else found["mask"] * state.strength
+            )
+            cortex.show(
+                mask,
+                None,
+                title="Click a region to switch it off or on",
+                unit="lesion",
+                signed=False,
+            )
             cortex.set_range(0, 1)
         true = source.class_names[found["label"]] if found["label"] >= 0 else "none"
         pictures.show((found["image"], f"true class:\n{true}"))
@@ -281,7 +298,9 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
     )
     frame.on_click(
         cortex.figure,
-        lambda point: frame.set(regions=toggled(frame.state.regions, source.atlas, cortex.vertex(point))),
+        lambda point: frame.set(
+            regions=toggled(frame.state.regions, source.atlas, cortex.vertex(point))
+        ),
     )
     return frame
 
@@ -313,25 +332,50 @@ def _results(source: Any) -> go.Figure:
     for name, colour in zip(STATES[:2], COLOURS):
         look = {"marker_color": colour, "name": name, "legendgroup": name}
         made.add_bar(
-            y=list(source.class_names), x=[0.0] * len(source.class_names), orientation="h", **look, row=1, col=1
+            y=list(source.class_names),
+            x=[0.0] * len(source.class_names),
+            orientation="h",
+            **look,
+            row=1,
+            col=1,
         )
     for name, colour in zip(STATES, COLOURS):
-        look = {"marker_color": colour, "name": name, "legendgroup": name, "showlegend": name == STATES[2]}
-        made.add_bar(x=[source.tested], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=2)
+        look = {
+            "marker_color": colour,
+            "name": name,
+            "legendgroup": name,
+            "showlegend": name == STATES[2],
+        }
+        made.add_bar(
+            x=[source.tested], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=2
+        )
     made.update_xaxes(range=[0, 100], row=1, col=1)
     made.update_yaxes(autorange="reversed", row=1, col=1)
     made.update_yaxes(range=[0, 105], row=1, col=2)
     chance = 100 / max(1, len(source.class_names))
-    label = {"annotation_text": "chance", "annotation_position": "right", "annotation_font_size": 11}
-    made.add_hline(y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, **label, row=1, col=2)
-    made.update_layout(barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"})
+    label = {
+        "annotation_text": "chance",
+        "annotation_position": "right",
+        "annotation_font_size": 11,
+    }
+    made.add_hline(
+        y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, **label, row=1, col=2
+    )
+    made.update_layout(
+        barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"}
+    )
     figure = styled(made, 400)
-    figure.update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 70})  # "chance" stands to the right of its line
+    figure.update_layout(
+        margin={"l": 10, "r": 56, "t": 62, "b": 70}
+    )  # "chance" stands to the right of its line
     return figure
 
 
 def _draw_results(figure: go.Figure, found: dict[str, Any], source: Any) -> None:
-    table, names = found["table"], [f"{s}<br>n = {n}" for s, n in zip(found["sets"], found["table"]["n"])]
+    table, names = (
+        found["table"],
+        [f"{s}<br>n = {n}" for s, n in zip(found["sets"], found["table"]["n"])],
+    )
     with figure.batch_update():
         for trace, name in zip(figure.data[:2], STATES[:2]):
             values = found["probabilities"].get(name)

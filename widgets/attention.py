@@ -75,7 +75,9 @@ def resolve(state: State, source: Any) -> State:
     able = source.map_models(chosen) or source.models
     model = state.model or (able[0] if able else "")
     other = state.other_model or next((m for m in able if m != model), model)
-    state = image_set(dataclasses.replace(state, source=chosen, model=model, other_model=other), source)
+    state = image_set(
+        dataclasses.replace(state, source=chosen, model=model, other_model=other), source
+    )
     known = source.map_choices(chosen, model)
     region = state.region if state.region in known["regions"] else (known["regions"] or ("",))[0]
     return dataclasses.replace(
@@ -116,8 +118,8 @@ def select(state: State, source: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``panels``: one or two mappings with ``title``, ``image`` (S, S, 3), ``map`` (h, w) or None, ``shares`` (ROI to
-        share) or None, ``answer`` in words; ``said``.
+        ``panels``: one or two mappings with ``title``, ``image`` (S, S, 3), ``map`` (h, w) or None,
+        ``shares`` (ROI to share) or None, ``answer`` in words; ``said``.
 
     Raises
     ------
@@ -140,9 +142,16 @@ def select(state: State, source: Any) -> dict[str, Any]:
 
 def _panel(state: State, source: Any) -> dict[str, Any]:
     place = (state.images, state.index, state.shift, state.severity)
-    choice = {"model": state.model, "block": state.block, "head": state.head, "region": state.region}
+    choice = {
+        "model": state.model,
+        "block": state.block,
+        "head": state.head,
+        "region": state.region,
+    }
     found = source.attention(state.source, *place, **choice)
-    shares = dict(zip(found["regions"], map(float, found["weights"]))) if "weights" in found else None
+    shares = (
+        dict(zip(found["regions"], map(float, found["weights"]))) if "weights" in found else None
+    )
     answer = "no model"
     if state.model:
         p = source.probabilities(state.model, *place)
@@ -152,7 +161,13 @@ def _panel(state: State, source: Any) -> dict[str, Any]:
     title = f"{state.images} {state.index}{truth}"
     if state.compare == "another model":
         title += f", {state.model}"
-    return {"title": title, "image": source.image(*place), "map": found.get("map"), "shares": shares, "answer": answer}
+    return {
+        "title": title,
+        "image": source.image(*place),
+        "map": found.get("map"),
+        "shares": shares,
+        "answer": answer,
+    }
 
 
 def figure_of(state: State, source: Any) -> Any:
@@ -172,7 +187,9 @@ def figure_of(state: State, source: Any) -> Any:
         return shares_figure({p["title"]: p["shares"] for p in panels}, title=title)
     maps = {"attention": [p["map"] for p in panels]}
     titles = [p["title"].replace(", ", "\n") for p in panels]
-    return attention_figure([p["image"] for p in panels], maps, titles=titles, title=title, opacity=state.opacity)
+    return attention_figure(
+        [p["image"] for p in panels], maps, titles=titles, title=title, opacity=state.opacity
+    )
 
 
 def _name(state: State) -> str:
@@ -211,13 +228,20 @@ def judged(state: State, checks: Iterable[Any] | None) -> str:
         return f"Not checked: nothing tells whether this map shows what the model uses. To check it, pass {how}."
     said = "Sanity checks: " + attention_verdict(rows)
     if state.head >= 0 or state.block >= 0:
-        said += " They were made of the mean over heads" + (" of the last block." if kind == "backbone" else ".")
+        said += " They were made of the mean over heads" + (
+            " of the last block." if kind == "backbone" else "."
+        )
     return said
 
 
 @undisturbed()
 def attention_explorer(
-    source: Any, /, *, checks: Iterable[Any] | None = None, folder: str | Path = "figures", **state: Any
+    source: Any,
+    /,
+    *,
+    checks: Iterable[Any] | None = None,
+    folder: str | Path = "figures",
+    **state: Any,
 ) -> Frame:
     """Browse images and lay attention over them, side by side for two images or two models.
 
@@ -226,8 +250,8 @@ def attention_explorer(
     source : Explorer
         `bmfl_lab.evaluation.Explorer` of a study.
     checks : iterable of CheckRow, optional
-        Sanity checks of maps, the ``rows`` of `bmfl_lab.evaluation.check_roi_attention` and its kin; the status says
-        what they found of the map that is shown.
+        Sanity checks of maps, the ``rows`` of `bmfl_lab.evaluation.check_roi_attention` and its
+        kin; the status says what they found of the map that is shown.
     folder : str or Path
         Where pictures are saved.
     **state
@@ -313,7 +337,10 @@ def _with_able_models(state: State, source: Any) -> State:
     """Return the state without models that cannot show a newly chosen source."""
     able = source.map_models(state.source)
     kept = {n: getattr(state, n) for n in ("model", "other_model")}
-    kept = {n: "" if value in source.models and value not in able else value for n, value in kept.items()}
+    kept = {
+        n: "" if value in source.models and value not in able else value
+        for n, value in kept.items()
+    }
     if kept["other_model"] == (kept["model"] or next(iter(able), "")):
         kept["other_model"] = ""
     return dataclasses.replace(state, **kept)
@@ -331,7 +358,9 @@ def _bars() -> go.Figure:
     made = go.Figure()
     for name, colour in zip(("", " "), COLOURS):
         made.add_bar(x=[], y=[], marker_color=colour, name=name)
-    made.update_layout(barmode="group", legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, showlegend=True)
+    made.update_layout(
+        barmode="group", legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, showlegend=True
+    )
     made.update_yaxes(title_text="share of attention", rangemode="tozero")
     figure = styled(made, 300)
     figure.update_layout(margin={"l": 10, "r": 10, "t": 72, "b": 70})

@@ -58,7 +58,11 @@ def explain(error: Exception) -> str:
         text = str(error)
     else:
         text = f"this could not be computed ({type(error).__name__}: {error})."
-    return text[:1].upper() + text[1:] + " Change a control to go on; the figure shows the last state that worked."
+    return (
+        text[:1].upper()
+        + text[1:]
+        + " Change a control to go on; the figure shows the last state that worked."
+    )
 
 
 def code_of(state: Any, module: str, sources: Sequence[str]) -> str:
@@ -74,7 +78,9 @@ def code_of(state: Any, module: str, sources: Sequence[str]) -> str:
         What the widget was made of, as code.
     """
     changed = [
-        f"{f.name}={getattr(state, f.name)!r}" for f in dataclasses.fields(state) if getattr(state, f.name) != f.default
+        f"{f.name}={getattr(state, f.name)!r}"
+        for f in dataclasses.fields(state)
+        if getattr(state, f.name) != f.default
     ]
     return (
         "from bmfl_lab.viz import show\n"
@@ -92,14 +98,17 @@ def name_of(source: Any, otherwise: str) -> str:
 
     shell = get_ipython()
     known = {} if shell is None else dict(shell.user_ns)
-    return next((name for name, value in known.items() if value is source and name[:1] != "_"), otherwise)
+    return next(
+        (name for name, value in known.items() if value is source and name[:1] != "_"), otherwise
+    )
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Put garbage collection off until the block, or the function under ``@undisturbed()``, ends.
 
-    Looking through all objects of plotly and torch takes up to 0.2 s; after an answer nobody waits for it.
+    Looking through all objects of plotly and torch takes up to 0.2 s; after an answer nobody waits
+    for it.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -130,14 +139,15 @@ class Frame(w.VBox):
     select : callable
         ``select(state, source) -> dict``: pure.
     draw : callable
-        ``draw(found, state) -> str``: changes the figures and returns a sentence for the status panel.
+        ``draw(found, state) -> str``: changes the figures and returns a sentence for the status
+        panel.
     twin : callable
         ``twin(state, source) -> matplotlib Figure``, the ``figure_of`` of the widget's module.
     adjust : callable, optional
         ``adjust(state, controls, source) -> state``: limits that depend on other fields.
     given : mapping of str to object, optional
-        What a person passed to make the widget, for "copy as code", under names to use where the notebook has none;
-        by default the source under the name "explorer".
+        What a person passed to make the widget, for "copy as code", under names to use where the
+        notebook has none; by default the source under the name "explorer".
     folder : str or Path
         Where pictures are saved.
 
@@ -169,9 +179,19 @@ class Frame(w.VBox):
     ):
         self._title = html.escape(title)
         self.state, self.controls, self.seconds, self.error = state, dict(controls), 0.0, ""
-        self._source, self._select, self._draw, self._twin, self._adjust = source, select, draw, twin, adjust
+        self._source, self._select, self._draw, self._twin, self._adjust = (
+            source,
+            select,
+            draw,
+            twin,
+            adjust,
+        )
         self._given = {"explorer": source} if given is None else given
-        self._module, self._folder, self._quiet = twin.__module__.rpartition(".")[2], Path(folder), False
+        self._module, self._folder, self._quiet = (
+            twin.__module__.rpartition(".")[2],
+            Path(folder),
+            False,
+        )
         self.figures: dict[int, Live] = {}
         self._parts: list[Live | Pictures] = []
         self._beat = w.Label()
@@ -180,10 +200,14 @@ class Frame(w.VBox):
         self.code = w.Textarea(layout={"width": "100%", "display": "none"}, description="")
         self.code.add_class("bmfl-code")
         heading = w.HTML(f"{_STYLE}<span class='bmfl-title'>{self._title}</span>")
-        super().__init__([heading, self._panel(groups), self.status, _cards(views), self._buttons(), self.code])
+        super().__init__(
+            [heading, self._panel(groups), self.status, _cards(views), self._buttons(), self.code]
+        )
         self.add_class("bmfl-frame")
         for name, control in self.controls.items():
-            control.observe(lambda change, name=name: self._changed(name, change["new"]), names="value")
+            control.observe(
+                lambda change, name=name: self._changed(name, change["new"]), names="value"
+            )
         self.set()
 
     def _lively(self, view: Any) -> w.Widget:
@@ -194,7 +218,9 @@ class Frame(w.VBox):
             if isinstance(view, Pictures):
                 self._parts.append(view)
             return view
-        fixed = sum(t.type == "mesh3d" for t in view.data) - 1  # all but the last mesh are bare brain
+        fixed = (
+            sum(t.type == "mesh3d" for t in view.data) - 1
+        )  # all but the last mesh are bare brain
         self.figures[id(view)] = live = Live(view, self._beat, max(0, fixed))
         self._parts.append(live)
         return live
@@ -207,15 +233,25 @@ class Frame(w.VBox):
         boxes = []
         for heading, names in groups.items():
             title = w.HTML(f"<span class='bmfl-heading'>{html.escape(heading)}</span>")
-            boxes.append(w.VBox([title, *(self.controls[n] for n in names)], layout={"margin": "0 14px 0 0"}))
+            boxes.append(
+                w.VBox([title, *(self.controls[n] for n in names)], layout={"margin": "0 14px 0 0"})
+            )
         return w.HBox(boxes, layout={"flex_flow": "row wrap"})
 
     def _buttons(self) -> w.Widget:
         found = []
         for text, tip, act in (
             ("Save PNG", "write the static twin of this figure", self.save_png),
-            ("Save HTML", "write the interactive figure as one file that needs no network", self.save_html),
-            ("Copy as code", "show the cell that makes this figure without the widget", self.show_code),
+            (
+                "Save HTML",
+                "write the interactive figure as one file that needs no network",
+                self.save_html,
+            ),
+            (
+                "Copy as code",
+                "show the cell that makes this figure without the widget",
+                self.show_code,
+            ),
         ):
             button = w.Button(description=text, tooltip=tip, layout={"width": "130px"})
             button.on_click(lambda _, act=act: self._guarded(act))
@@ -260,31 +296,47 @@ class Frame(w.VBox):
         try:
             control.value = value
         except TraitError:
-            valid = [v for _, v in getattr(control, "_options_full", ())] or ["a value of its range"]
-            raise ConfigError(message(f"{name} that the study has", repr(value), nearest(str(value), valid))) from None
+            valid = [v for _, v in getattr(control, "_options_full", ())] or [
+                "a value of its range"
+            ]
+            raise ConfigError(
+                message(f"{name} that the study has", repr(value), nearest(str(value), valid))
+            ) from None
 
     def _guarded(self, act: Callable[[], str | None]) -> None:
         try:
             said, self.error = act() or "", ""
-        except Exception as error:  # whatever happens, the person gets a sentence and a widget that still works
+        except (
+            Exception
+        ) as error:  # whatever happens, the person gets a sentence and a widget that still works
             self.error = said = explain(error)
         kind, role = ("bmfl-error", "alert") if self.error else ("bmfl-status", "status")
-        self.status.value = f"<div class='{kind}' role='{role}' aria-live='polite'>{html.escape(said)}</div>"
+        self.status.value = (
+            f"<div class='{kind}' role='{role}' aria-live='polite'>{html.escape(said)}</div>"
+        )
 
     def save_png(self) -> str:
         """Write the static twin beside the notebook and return a sentence with its path."""
         path = self._path("png")
         with atomic_path(path) as temporary:
-            self._twin(self.state, self._source).savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
+            self._twin(self.state, self._source).savefig(
+                temporary, format="png", dpi=DPI, bbox_inches="tight"
+            )
         return f"Saved {path}"
 
     def save_html(self) -> str:
         """Write figures and pictures as one self-contained file and return a sentence with its path."""
         if not self._parts:
-            raise ConfigError(message("an interactive figure", "none in this widget", "save PNG instead"))
+            raise ConfigError(
+                message("an interactive figure", "none in this widget", "save PNG instead")
+            )
         parts, known = [], False
         for part in self._parts:
-            parts.append(part.to_html() if isinstance(part, Pictures) else part.to_html(with_library=not known))
+            parts.append(
+                part.to_html()
+                if isinstance(part, Pictures)
+                else part.to_html(with_library=not known)
+            )
             known = known or bool(parts[-1] and isinstance(part, Live))
         path = self._path("html")
         with atomic_path(path) as temporary:
@@ -299,7 +351,11 @@ class Frame(w.VBox):
 
     def show_code(self) -> str:
         """Show the cell that makes this figure without the widget."""
-        names = [name_of(value, otherwise) for otherwise, value in self._given.items() if value is not None]
+        names = [
+            name_of(value, otherwise)
+            for otherwise, value in self._given.items()
+            if value is not None
+        ]
         self.code.value = code_of(self.state, self._module, names)
         self.code.layout.display = ""
         return "The cell is below: copy it with Ctrl-A, Ctrl-C into a new cell."
@@ -317,7 +373,9 @@ def _cards(views: Sequence[tuple[w.Widget, str]]) -> w.Widget:
         if not isinstance(view, w.VBox):
             box.add_class("bmfl-card")
             # the card of a hidden figure gives its place up, too
-            w.dlink((view.layout, "display"), (box.layout, "display"), lambda shown: shown or "block")
+            w.dlink(
+                (view.layout, "display"), (box.layout, "display"), lambda shown: shown or "block"
+            )
         boxes.append(box)
     return w.HBox(boxes, layout={"flex_flow": "row wrap", "align_items": "flex-start"})
 
@@ -337,14 +395,23 @@ def image_set(state: Any, explorer: Any) -> Any:
     """Return the state with an image set: "test" where none is named, or the first one of a study without it."""
     if state.images or not explorer.sets:
         return state
-    return dataclasses.replace(state, images="test" if "test" in explorer.sets else explorer.sets[0])
+    return dataclasses.replace(
+        state, images="test" if "test" in explorer.sets else explorer.sets[0]
+    )
 
 
 def slider(label: str, value: float, low: float, high: float, step: float = 1) -> w.Widget:
     """Return a labelled slider that answers when it is let go; of integers if `step` is one."""
     kind = w.IntSlider if isinstance(step, int) else w.FloatSlider
     return kind(
-        value=value, min=low, max=high, step=step, description=label, style=LABEL, layout=WIDE, continuous_update=False
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=label,
+        style=LABEL,
+        layout=WIDE,
+        continuous_update=False,
     )
 
 
@@ -359,7 +426,9 @@ def image_controls(explorer: Any, state: Any) -> dict[str, w.Widget]:
     }
 
 
-def fit_index(state: Any, controls: Mapping[str, w.Widget], explorer: Any, field: str = "index") -> Any:
+def fit_index(
+    state: Any, controls: Mapping[str, w.Widget], explorer: Any, field: str = "index"
+) -> Any:
     """Return the state with its image number inside the chosen set, and set the slider's end."""
     last = max(0, explorer.size(state.images) - 1)
     index = min(max(getattr(state, field), 0), last)

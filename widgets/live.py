@@ -39,16 +39,20 @@ def packed(value: Any) -> Any:
 def told(plot: go.Figure, skip: int = 0) -> dict[str, Any]:
     """Return what the page is told of a figure, part by part, without the first `skip` traces.
 
-    Of a mesh, the places of its vertices (``b0``, ``b1``, ...) and its values (``v0``, ...), which change more often, go
-    apart from the rest (``t0``, ...). Title and colour bar of a surface are HTML, ``key``: plotly.js would lay out the whole
-    figure for another word in them.
+    Of a mesh, the places of its vertices (``b0``, ``b1``, ...) and its values (``v0``, ...), which
+    change more often, go apart from the rest (``t0``, ...). Title and colour bar of a surface are
+    HTML, ``key``: plotly.js would lay out the whole figure for another word in them.
     """
     look = plot.layout.to_plotly_json()
     found: dict[str, Any] = {"n_traces": len(plot.data), "key": "{}"}
     if plot.data and plot.data[-1].type == "mesh3d":
         found["key"] = json.dumps({"title": title_of(plot), "bar": colour_bar(plot.data[-1])})
         above = look["margin"]["t"]
-        look |= {"title": {"text": ""}, "height": look["height"] - above, "margin": {**look["margin"], "t": 0}}
+        look |= {
+            "title": {"text": ""},
+            "height": look["height"] - above,
+            "margin": {**look["margin"], "t": 0},
+        }
     found["look"] = _text(look)
     for i, trace in enumerate(plot.data[skip:], skip):
         parts = trace.to_plotly_json()
@@ -67,10 +71,14 @@ def title_of(plot: go.Figure) -> str:
 
 def round_numbers(low: float, high: float) -> np.ndarray:
     """Return two to six numbers from `low` to `high`, whole multiples of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / 5  # matplotlib knows this too, but importing it takes 0.15 s of a widget's opening
+    rough = (
+        high - low
+    ) / 5  # matplotlib knows this too, but importing it takes 0.15 s of a widget's opening
     power = 10.0 ** np.floor(np.log10(rough))
     step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
-    return step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) + 0.0  # no negative zero
+    return (
+        step * np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) + 0.0
+    )  # no negative zero
 
 
 def colour_bar(mesh: Any) -> str:
@@ -78,7 +86,9 @@ def colour_bar(mesh: Any) -> str:
     low, high = mesh.cmin, mesh.cmax
     colours = ", ".join(f"{colour} {100 * place:.2f}%" for place, colour in mesh.colorscale)
     texts = "".join(
-        f"<span style='bottom:{100 * (tick - low) / (high - low):.2f}%'>{tick:.4g}</span>".replace(">-", ">\u2212")
+        f"<span style='bottom:{100 * (tick - low) / (high - low):.2f}%'>{tick:.4g}</span>".replace(
+            ">-", ">\u2212"
+        )
         for tick in round_numbers(low, high)
     )
     unit = html.escape(mesh.colorbar.title.text or "")
@@ -97,24 +107,25 @@ def _text(parts: dict[str, Any]) -> str:
 class Live(anywidget.AnyWidget):
     """A plotly figure on the page that follows a `plotly.graph_objects.Figure`.
 
-    plotly's own FigureWidget, itself an anywidget, sends 5 MB of library with every figure and gives up where that
-    takes the page more than two seconds; here the figures of a kernel share one copy, the page always draws the
-    present state, and colours follow the page's theme.
+    plotly's own FigureWidget, itself an anywidget, sends 5 MB of library with every figure and
+    gives up where that takes the page more than two seconds; here the figures of a kernel share one
+    copy, the page always draws the present state, and colours follow the page's theme.
 
     Parameters
     ----------
     plot : plotly Figure
-        Changed in place by its owner; `push` brings the page up to date. It is not shown while its layout's ``meta``
-        is "hidden".
+        Changed in place by its owner; `push` brings the page up to date. It is not shown while its
+        layout's ``meta`` is "hidden".
     beat : ipywidgets Label
-        Changed by the owner once all its figures are pushed: then the page draws them, in one frame.
+        Changed by the owner once all its figures are pushed: then the page draws them, in one
+        frame.
     fixed : int
         Number of first traces that never change.
 
     Notes
-    -----
-    What is drawn travels in two plain labels, `still` (what seldom changes) and `news`, because an anywidget whose
-    page was too busy to load it within two seconds never hears of a change again.
+    ----- What is drawn travels in two plain labels, `still` (what seldom changes) and `news`,
+    because an anywidget whose page was too busy to load it within two seconds never hears of a
+    change again.
     """
 
     _esm = SCRIPT
@@ -131,8 +142,14 @@ class Live(anywidget.AnyWidget):
         # all in the messages that open the labels: a page may draw before a later one arrives
         self.still, self.news = w.Label(self._still(fixed)), w.Label(self._news(fixed))
         self.beat = beat
-        places = {"still_id": self.still.model_id, "news_id": self.news.model_id, "beat_id": beat.model_id}
-        super().__init__(library=shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **places)
+        places = {
+            "still_id": self.still.model_id,
+            "news_id": self.news.model_id,
+            "beat_id": beat.model_id,
+        }
+        super().__init__(
+            library=shelf().model_id, height=int(plot.layout.height or 300), fixed=fixed, **places
+        )
 
     def _still(self, fixed: int) -> str:
         seldom = _seldom(fixed)

@@ -80,7 +80,9 @@ class Source:
         If a column is missing.
     """
 
-    def __init__(self, per_image: Any, image: Callable[..., np.ndarray] | None = None, title: str = ""):
+    def __init__(
+        self, per_image: Any, image: Callable[..., np.ndarray] | None = None, title: str = ""
+    ):
         missing = [c for c in _COLUMNS if c not in getattr(per_image, "columns", ())]
         if missing or per_image.empty:
             raise DataError(
@@ -97,7 +99,9 @@ class Source:
         sets = [s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"]
         self.rows, self.severities = (*made, *sets), tuple(sorted({0, *frame["severity"]}))
         self.cells: dict[tuple[str, str, int], Any] = {}
-        for (model, split, shift, severity), part in frame.groupby(["model", "split", "shift", "severity"], sort=False):
+        for (model, split, shift, severity), part in frame.groupby(
+            ["model", "split", "shift", "severity"], sort=False
+        ):
             right = part.groupby("id", sort=False)["correct"].mean()
             rows = [shift] if shift else made if split == "test" else [split]
             self.cells |= {(model, row, severity): right for row in rows}
@@ -126,7 +130,9 @@ def resolve(state: State, source: Source) -> State:
     model = state.model or source.models[0]
     known = [s for s in source.severities if (model, shift, s) in source.cells]
     made = [s for s in known if s] or [0]
-    severity = state.severity if state.severity in known and (state.severity or made == [0]) else made[-1]
+    severity = (
+        state.severity if state.severity in known and (state.severity or made == [0]) else made[-1]
+    )
     other = state.other or next((m for m in source.models if m != model), model)
     return dataclasses.replace(state, model=model, other=other, shift=shift, severity=severity)
 
@@ -144,8 +150,8 @@ def select(state: State, source: Source) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``grid`` (n_shifts, n_severities) of fractions, ``curves`` (model to (n_severities, 3)), ``flips`` (ids),
-        ``images`` of the first flips, ``signed``, ``said``.
+        ``grid`` (n_shifts, n_severities) of fractions, ``curves`` (model to (n_severities, 3)),
+        ``flips`` (ids), ``images`` of the first flips, ``signed``, ``said``.
 
     Raises
     ------
@@ -155,16 +161,21 @@ def select(state: State, source: Source) -> dict[str, Any]:
     state = resolve(state, source)
     for name in (state.model, state.other):
         if name not in source.models:
-            raise DataError(message(f"a model among {source.models}", repr(name), "choose one of them"))
+            raise DataError(
+                message(f"a model among {source.models}", repr(name), "choose one of them")
+            )
     severities, signed = source.severities, state.show == SHOW[0]
     grid = np.full((len(source.rows), len(severities)), np.nan)
     for i, row in enumerate(source.rows):
         for j, severity in enumerate(severities):
-            first, other = (source.cells.get((m, row, severity)) for m in (state.model, state.other))
+            first, other = (
+                source.cells.get((m, row, severity)) for m in (state.model, state.other)
+            )
             if first is not None and other is not None:
                 grid[i, j] = other.mean() - first.mean() if signed else first.mean()
     curves = {
-        m: np.array([_interval(source.cells.get((m, state.shift, s))) for s in severities]) for m in source.models
+        m: np.array([_interval(source.cells.get((m, state.shift, s))) for s in severities])
+        for m in source.models
     }
     flips, counts, n = _flips(state, source)
     images = []
@@ -176,7 +187,14 @@ def select(state: State, source: Source) -> dict[str, Any]:
         f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on {counts[0]}, only {state.model} "
         f"right on {counts[1]}. Majority over seeds where a model has several."
     )
-    return {"grid": grid, "curves": curves, "flips": flips, "images": images, "signed": signed, "said": said}
+    return {
+        "grid": grid,
+        "curves": curves,
+        "flips": flips,
+        "images": images,
+        "signed": signed,
+        "said": said,
+    }
 
 
 def _interval(cell: Any) -> tuple[float, float, float]:
@@ -234,7 +252,11 @@ def figure_of(state: State, source: Any, explorer: Any = None) -> Any:
 
 
 def _title(state: State) -> str:
-    return f"{state.other} minus {state.model}" if state.show == SHOW[0] else f"accuracy of {state.model}"
+    return (
+        f"{state.other} minus {state.model}"
+        if state.show == SHOW[0]
+        else f"accuracy of {state.model}"
+    )
 
 
 def _unit(state: State) -> str:
@@ -242,7 +264,9 @@ def _unit(state: State) -> str:
 
 
 @undisturbed()
-def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "figures", **state: Any) -> Frame:
+def ood_explorer(
+    result: Any, explorer: Any = None, *, folder: str | Path = "figures", **state: Any
+) -> Frame:
     """Browse accuracy over shifts and severities, down to the images that flip between two models.
 
     Parameters
@@ -277,7 +301,9 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
     def draw(found: dict, state: State) -> str:
         _draw(figure, found, source, state)
         said = f"{len(found['flips'])} images: {state.flips}"
-        pictures.show(*[(sheet(found["images"], len(found["images"])), said)] if found["images"] else ())
+        pictures.show(
+            *[(sheet(found["images"], len(found["images"])), said)] if found["images"] else ()
+        )
         ids = html.escape(", ".join(found["flips"][:40]) or "none")
         listed.value = f"<div class='bmfl-status'>Image ids: {ids}{' ...' if len(found['flips']) > 40 else ''}</div>"
         return found["said"]
@@ -286,7 +312,11 @@ def ood_explorer(result: Any, explorer: Any = None, *, folder: str | Path = "fig
         title=f"Out of distribution: {source.title}".rstrip(": "),
         state=first,
         controls=controls,
-        groups={"Models": ("model", "other"), "Grid": ("show", "shift", "severity"), "Drill down": ("flips",)},
+        groups={
+            "Models": ("model", "other"),
+            "Grid": ("show", "shift", "severity"),
+            "Drill down": ("flips",),
+        },
         views=[(figure, "1 1 600px"), ([pictures, listed], "1 1 100%")],
         source=source,
         select=select,
@@ -307,21 +337,41 @@ def _grid_click(frame: Frame, point: dict[str, Any]) -> None:
 
 def _figure(source: Source) -> go.Figure:
     made = make_subplots(
-        rows=1, cols=2, column_widths=[0.5, 0.5], subplot_titles=("grid", "curve"), horizontal_spacing=0.26
+        rows=1,
+        cols=2,
+        column_widths=[0.5, 0.5],
+        subplot_titles=("grid", "curve"),
+        horizontal_spacing=0.26,
     )
     severities = ["none" if s == 0 else str(s) for s in source.severities]
     bar = {"x": 0.38, "thickness": 12, "title": {"side": "right"}}
     made.add_heatmap(
-        z=np.zeros((len(source.rows), len(severities))), x=severities, y=list(source.rows), colorbar=bar,
-        hovertemplate="%{y}, severity %{x}: %{z:.1f}<extra></extra>", row=1, col=1,
-    )  # fmt: skip
+        z=np.zeros((len(source.rows), len(severities))),
+        x=severities,
+        y=list(source.rows),
+        colorbar=bar,
+        hovertemplate="%{y}, severity %{x}: %{z:.1f}<extra></extra>",
+        row=1,
+        col=1,
+    )
     colour, marker = colours(source.models), markers(source.models)
-    symbols = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
+    symbols = {
+        "o": "circle",
+        "s": "square",
+        "^": "triangle-up",
+        "D": "diamond",
+        "v": "triangle-down",
+        "P": "cross",
+    }
     for name in source.models:
         error = {**ERROR, "symmetric": False, "color": colour[name]}
         look = {"color": colour[name], "symbol": symbols.get(marker[name], "star"), "size": 8}
-        made.add_scatter(x=[], y=[], mode="lines+markers", name=name, marker=look, error_y=error, row=1, col=2)
-    made.add_scatter(x=[], y=[], mode="text", hoverinfo="skip", showlegend=False, name="numbers", row=1, col=1)
+        made.add_scatter(
+            x=[], y=[], mode="lines+markers", name=name, marker=look, error_y=error, row=1, col=2
+        )
+    made.add_scatter(
+        x=[], y=[], mode="text", hoverinfo="skip", showlegend=False, name="numbers", row=1, col=1
+    )
     made.update_xaxes(title_text="severity", type="category", row=1, col=1)
     made.update_yaxes(autorange="reversed", type="category", row=1, col=1)
     made.update_xaxes(title_text="severity (0 = unshifted)", dtick=1, row=1, col=2)

@@ -28,22 +28,30 @@ class Pictures(w.HBox):
         self._widths = tuple(widths)
         self._captions = [w.HTML() for _ in widths]
         # without a tooltip: ipywidgets 8.1 cannot draw an image that has one
-        self._images = [w.Image(format="png", value=png(None), layout={"max_width": "100%"}) for _ in widths]
+        self._images = [
+            w.Image(format="png", value=png(None), layout={"max_width": "100%"}) for _ in widths
+        ]
         pairs = zip(self._captions, self._images, widths)
-        items = [w.VBox(list(pair), layout={"flex": f"0 1 {width}px", "min_width": "0", **_LEFT}) for *pair, width in pairs]
+        items = [
+            w.VBox(list(pair), layout={"flex": f"0 1 {width}px", "min_width": "0", **_LEFT})
+            for *pair, width in pairs
+        ]
         for item in items:
             item.add_class("bmfl-picture")
         super().__init__(items, layout={"align_items": "flex-end"})
 
     def show(self, *shown: tuple[np.ndarray | None, str]) -> None:
         """Show pictures, uint8 (H, W, 3 or 4), with captions; of None the caption only, of further places nothing."""
-        self.layout.display = None if any(image is not None or caption for image, caption in shown) else "none"
+        self.layout.display = (
+            None if any(image is not None or caption for image, caption in shown) else "none"
+        )
         for place, item in enumerate(self.children):
             given = place < len(shown)
             item.layout.display = None if given else "none"
             image, caption = shown[place] if given else (None, "")
             self._captions[place].value = f"<div class='bmfl-caption'>{html.escape(caption)}</div>"
-            # without a picture the last one keeps its place, unseen, so that nothing beside it moves
+            # without a picture the last one keeps its place, unseen, so that nothing beside it
+            # moves
             self._images[place].layout.visibility = "hidden" if image is None else None
             if image is not None:
                 self._images[place].value = png(image)
@@ -51,11 +59,15 @@ class Pictures(w.HBox):
     def to_html(self) -> str:
         """Return what is shown as a part of a page that needs no file."""
         parts = []
-        for item, caption, image, width in zip(self.children, self._captions, self._images, self._widths):
+        for item, caption, image, width in zip(
+            self.children, self._captions, self._images, self._widths
+        ):
             if item.layout.display != "none" and image.layout.visibility != "hidden":
                 address = "data:image/png;base64," + base64.b64encode(image.value).decode()
                 shown = f"{caption.value}<img style='max-width:100%' src='{address}' alt=''>"
-                parts.append(f"<figure style='margin:0 12px 0 0;min-width:0;flex:0 1 {width}px'>{shown}</figure>")
+                parts.append(
+                    f"<figure style='margin:0 12px 0 0;min-width:0;flex:0 1 {width}px'>{shown}</figure>"
+                )
         look = "display:flex;align-items:flex-end;white-space:pre-line;font:13px Helvetica,Arial,sans-serif;padding:8px 28px"
         return f"<div style='{look}'>{''.join(parts)}</div>" if parts else ""
 
@@ -79,7 +91,9 @@ def _png(pixels: bytes, shape: tuple[int, ...], scale: int) -> bytes:
     return buffer.getvalue()
 
 
-def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72, gap: int = 6) -> np.ndarray | None:
+def sheet(
+    images: Sequence[np.ndarray], columns: int, side: int = 72, gap: int = 6
+) -> np.ndarray | None:
     """Return square thumbnails in rows, clear between them, uint8 (H, W, 4); None of no images."""
     from PIL import Image
 
@@ -89,7 +103,9 @@ def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72, gap: int =
     rows = -(-len(images) // columns)
     made = np.zeros((rows * step - gap, columns * step - gap, 4), dtype=np.uint8)
     for i, image in enumerate(images):
-        small = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.Resampling.BICUBIC)
+        small = Image.fromarray(np.ascontiguousarray(image)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
         y, x = step * (i // columns), step * (i % columns)
         made[y : y + side, x : x + side] = np.asarray(small.convert("RGBA"))
     return made

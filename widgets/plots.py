@@ -9,7 +9,13 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from bmfl_lab.viz.explore import outline_lines
-from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio, surface_figure, swap_map
+from bmfl_lab.viz.surface_interactive import (
+    VIEWS,
+    SurfaceLayout,
+    aspect_ratio,
+    surface_figure,
+    swap_map,
+)
 
 # live.js puts the colours of the page's theme in the place of these three.
 INK, LINE, PAPER = "#222222", "#e3e3e3", "#ffffff"
@@ -59,17 +65,38 @@ class Cortex:
         self.figure = styled(go.Figure(), 60, "No cortical surface in this study")
         if self.layout is None:
             return
-        made = surface_figure(np.zeros(atlas.n_vertices), atlas, layout=self.layout, height=height, title=" ")
+        made = surface_figure(
+            np.zeros(atlas.n_vertices), atlas, layout=self.layout, height=height, title=" "
+        )
         made.add_scatter3d(
-            x=[None], y=[None], z=[None], mode="lines", line={"color": "#D55E00", "width": 6}, hoverinfo="skip",
-            showlegend=False, name="outline", visible=False,
-        )  # fmt: skip
+            x=[None],
+            y=[None],
+            z=[None],
+            mode="lines",
+            line={"color": "#D55E00", "width": 6},
+            hoverinfo="skip",
+            showlegend=False,
+            name="outline",
+            visible=False,
+        )
         made.add_scatter3d(
-            x=[None], y=[None], z=[None], mode="lines", line={"color": "black", "width": 3}, hoverinfo="skip",
-            showlegend=False, name="all outlines", visible=False,
-        )  # fmt: skip
+            x=[None],
+            y=[None],
+            z=[None],
+            mode="lines",
+            line={"color": "black", "width": 3},
+            hoverinfo="skip",
+            showlegend=False,
+            name="all outlines",
+            visible=False,
+        )
         meshes, lines = made.data[:-2], made.data[-2:]
-        made.data = (*meshes[:-1], lines[1], lines[0], meshes[-1])  # swap_map changes the last trace
+        made.data = (
+            *meshes[:-1],
+            lines[1],
+            lines[0],
+            meshes[-1],
+        )  # swap_map changes the last trace
         self._borders: dict[bytes, tuple] = {}
         self._outlined: bytes | None = None
         self._bordered: bytes | None = b""
@@ -93,8 +120,14 @@ class Cortex:
             return
         key = b"" if where is None else where.tobytes()
         if key not in self._borders:
-            masks = [] if where is None else [np.asarray(m, bool) & where for m in self.layout.atlas.rois.values()]
-            lines = [outline_lines(self.layout, mask) for mask in masks] or [outline_lines(self.layout, None)]
+            masks = (
+                []
+                if where is None
+                else [np.asarray(m, bool) & where for m in self.layout.atlas.rois.values()]
+            )
+            lines = [outline_lines(self.layout, mask) for mask in masks] or [
+                outline_lines(self.layout, None)
+            ]
             self._borders[key] = tuple(np.concatenate(part) for part in zip(*lines))
         if key != self._bordered:
             self._bordered = key

@@ -77,14 +77,18 @@ class Source:
 
 
 def _about(name: str, record: Record) -> str:
-    return " ".join([name, record.notebook, str(record.study.get("name", "")), str(dict(record.parameters))])
+    return " ".join(
+        [name, record.notebook, str(record.study.get("name", "")), str(dict(record.parameters))]
+    )
 
 
 def resolve(state: State, source: Source) -> State:
     """Return the state with two runs among those that match the text, and a metric they have."""
     names = [n for n, r in source.records.items() if state.text.lower() in _about(n, r).lower()]
     first = state.first if state.first in names else (names[0] if names else "")
-    second = state.second if state.second in names else next((n for n in names if n != first), first)
+    second = (
+        state.second if state.second in names else next((n for n in names if n != first), first)
+    )
     metrics = _metrics(source, first, second)
     metric = state.metric if state.metric in metrics else (metrics[0] if metrics else "")
     return dataclasses.replace(state, first=first, second=second, metric=metric)
@@ -109,8 +113,8 @@ def select(state: State, source: Source) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``runs`` (list of mappings, one a run that matches), ``labels`` (conditions), ``values`` (run to (n, 3): value,
-        low, high), ``unit``, ``interval`` (what low and high are), ``said``.
+        ``runs`` (list of mappings, one a run that matches), ``labels`` (conditions), ``values``
+        (run to (n, 3): value, low, high), ``unit``, ``interval`` (what low and high are), ``said``.
 
     Raises
     ------
@@ -120,15 +124,31 @@ def select(state: State, source: Source) -> dict[str, Any]:
     state = resolve(state, source)
     if not source.records:
         raise DataError(
-            message(f"a record.json below {source.folder}", f"none ({len(source.damaged)} damaged)", "run a spec first")
+            message(
+                f"a record.json below {source.folder}",
+                f"none ({len(source.damaged)} damaged)",
+                "run a spec first",
+            )
         )
     if not state.first:
-        raise DataError(message("a run that holds the text", repr(state.text), "shorten or empty the filter"))
-    runs = [_summary(n, r) for n, r in source.records.items() if state.text.lower() in _about(n, r).lower()]
-    rows = {n: _rows(source.records[n], state.metric) for n in dict.fromkeys((state.first, state.second))}
+        raise DataError(
+            message("a run that holds the text", repr(state.text), "shorten or empty the filter")
+        )
+    runs = [
+        _summary(n, r)
+        for n, r in source.records.items()
+        if state.text.lower() in _about(n, r).lower()
+    ]
+    rows = {
+        n: _rows(source.records[n], state.metric)
+        for n in dict.fromkeys((state.first, state.second))
+    }
     labels = list(dict.fromkeys(label for found in rows.values() for label in found))
     missing = (np.nan,) * 3
-    values = {n: np.array([found.get(label, missing) for label in labels], float) for n, found in rows.items()}
+    values = {
+        n: np.array([found.get(label, missing) for label in labels], float)
+        for n, found in rows.items()
+    }
     compared = [r for n in rows for r in source.records[n].rows if r.name == state.metric]
     units, intervals = {r.unit for r in compared}, {r.interval for r in compared if r.interval}
     said = f"{len(runs)} of {len(source.records)} runs shown"
@@ -152,7 +172,9 @@ def _axis(found: dict[str, Any]) -> str:
 
 
 def _summary(name: str, record: Record) -> dict[str, str]:
-    study = str(record.study.get("name", "")) + (" (simulated)" if record.study.get("simulated") else "")
+    study = str(record.study.get("name", "")) + (
+        " (simulated)" if record.study.get("simulated") else ""
+    )
     return {
         "run": name,
         "notebook": record.notebook,
@@ -171,7 +193,9 @@ def _rows(record: Record, metric: str) -> dict[str, tuple]:
         parts = [row.model, set_label(row.split, row.shift, row.severity), row.roi]
         if row.seed is not None:
             parts.append(f"seed {row.seed}")
-        numbers = tuple(np.nan if v is None else float(v) for v in (row.value, row.ci_low, row.ci_high))
+        numbers = tuple(
+            np.nan if v is None else float(v) for v in (row.value, row.ci_low, row.ci_high)
+        )
         found.setdefault(" ".join(p for p in parts if p), numbers)
     return found
 
@@ -197,11 +221,15 @@ def figure_of(state: State, source: Any) -> Any:
     state = resolve(state, source)
     found = select(state, source)
     values = {n: v[:_MOST] for n, v in found["values"].items()}
-    return runs_figure(found["labels"][:_MOST], values, title=f"{state.metric} of two runs", unit=_axis(found))
+    return runs_figure(
+        found["labels"][:_MOST], values, title=f"{state.metric} of two runs", unit=_axis(found)
+    )
 
 
 @undisturbed()
-def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Path = "figures", **state: Any) -> Frame:
+def run_browser(
+    folder: str | Path = "papermill_runs/out", *, pictures: str | Path = "figures", **state: Any
+) -> Frame:
     """Browse the records of a results folder.
 
     Parameters
@@ -223,7 +251,11 @@ def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Pa
     figure, table = _figure(), w.HTML(layout={"max_height": "260px", "overflow": "auto"})
     names = list(source.records) or [""]
     text = w.Text(
-        value=first.text, description="Filter", placeholder="any part of a name", style=LABEL, layout=WIDE
+        value=first.text,
+        description="Filter",
+        placeholder="any part of a name",
+        style=LABEL,
+        layout=WIDE,
     )
     text.continuous_update = False
     controls = {
@@ -258,8 +290,14 @@ def run_browser(folder: str | Path = "papermill_runs/out", *, pictures: str | Pa
 
 def _adjust(state: State, controls: Any, source: Source) -> State:
     state = resolve(state, source)
-    names = [n for n, r in source.records.items() if state.text.lower() in _about(n, r).lower()] or [""]
-    options = {"first": names, "second": names, "metric": _metrics(source, state.first, state.second) or [""]}
+    names = [
+        n for n, r in source.records.items() if state.text.lower() in _about(n, r).lower()
+    ] or [""]
+    options = {
+        "first": names,
+        "second": names,
+        "metric": _metrics(source, state.first, state.second) or [""],
+    }
     for name, found in options.items():
         if list(controls[name].options) != found:
             controls[name].options = found
@@ -267,7 +305,10 @@ def _adjust(state: State, controls: Any, source: Source) -> State:
 
 
 def _table(runs: list[dict[str, str]], source: Source) -> str:
-    cells = "".join(f"<th scope='col' style='text-align:left;padding:2px 10px'>{k}</th>" for k in (*runs[0], "open"))
+    cells = "".join(
+        f"<th scope='col' style='text-align:left;padding:2px 10px'>{k}</th>"
+        for k in (*runs[0], "open")
+    )
     rows = []
     for run in runs:
         path = source.notebook(run["run"])
@@ -275,10 +316,10 @@ def _table(runs: list[dict[str, str]], source: Source) -> str:
         if path is not None:
             # relative, so that the link holds wherever the server's root is
             address = quote(Path(os.path.relpath(path, Path.cwd())).as_posix())
-            link = (
-                f"<a href='{address}' target='_blank' style='color:var(--jp-content-link-color,#0072B2)'>notebook</a>"
-            )
-        values = "".join(f"<td style='padding:2px 10px'>{html.escape(v)}</td>" for v in run.values())
+            link = f"<a href='{address}' target='_blank' style='color:var(--jp-content-link-color,#0072B2)'>notebook</a>"
+        values = "".join(
+            f"<td style='padding:2px 10px'>{html.escape(v)}</td>" for v in run.values()
+        )
         rows.append(f"<tr>{values}<td style='padding:2px 10px'>{link}</td></tr>")
     colour = "color:var(--jp-ui-font-color1,#222);border-collapse:collapse"
     return f"<table style='{colour}'><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -292,7 +333,9 @@ def _figure() -> go.Figure:
         marker = {"color": colour, "symbol": symbol, "size": size, "line": {"width": 2}}
         made.add_scatter(x=[], y=[], mode="markers", marker=marker, error_x=error, name=symbol)
     made.update_yaxes(autorange="reversed")
-    made.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, scattermode="group")
+    made.update_layout(
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, scattermode="group"
+    )
     return styled(made, 380, "")
 
 

@@ -8,7 +8,9 @@ import anywidget
 import traitlets
 from plotly.offline import get_plotlyjs
 
-SCRIPT = "\n".join(Path(__file__).with_name(name).read_text("utf-8") for name in ("meshes.js", "live.js"))
+SCRIPT = "\n".join(
+    Path(__file__).with_name(name).read_text("utf-8") for name in ("meshes.js", "live.js")
+)
 
 
 class _Shelf(anywidget.AnyWidget):

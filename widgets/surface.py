@@ -13,7 +13,17 @@ import plotly.graph_objects as go
 
 from bmfl_lab.viz.style import PALETTE
 from bmfl_lab.viz.surface_interactive import VIEWS
-from widgets.frame import LABEL, WIDE, Frame, dropdown, fit_index, image_controls, image_set, slider, undisturbed
+from widgets.frame import (
+    LABEL,
+    WIDE,
+    Frame,
+    dropdown,
+    fit_index,
+    image_controls,
+    image_set,
+    slider,
+    undisturbed,
+)
 from widgets.pictures import Pictures, sheet
 from widgets.plots import ERROR, Cortex, styled
 
@@ -29,13 +39,15 @@ class State:
     Parameters
     ----------
     show : str
-        One of `SHOW`; the predicted response by default, the subject's own where there is no encoder.
+        One of `SHOW`; the predicted response by default, the subject's own where there is no
+        encoder.
     images, index, shift, severity
         Which image; "test" by default. The subject responded to its own images only.
     region : str
         ROI or group whose tuning is shown; "" for none.
     vertex : int
-        A vertex that was clicked, -1 for none: named with its own value, and shown where no region is chosen.
+        A vertex that was clicked, -1 for none: named with its own value, and shown where no region
+        is chosen.
     hemispheres : "both", "left" or "right"
         Which side is drawn, outlined and averaged.
     outlines : bool
@@ -81,9 +93,9 @@ def select(state: State, source: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``values`` (V,) with NaN where nothing is drawn, ``unit``, ``signed``, ``outline`` (V,) bool or None (of the
-        drawn side), ``image`` or None, ``tuning`` or None (no encoder, or no labelled images), ``best`` images,
-        ``region`` in words, ``said``.
+        ``values`` (V,) with NaN where nothing is drawn, ``unit``, ``signed``, ``outline`` (V,) bool
+        or None (of the drawn side), ``image`` or None, ``tuning`` or None (no encoder, or no
+        labelled images), ``best`` images, ``region`` in words, ``said``.
 
     Raises
     ------
@@ -97,7 +109,9 @@ def select(state: State, source: Any) -> dict[str, Any]:
     outline, region = _region(state, source)
     said, tuning, best = f"{int(drawn.sum())} of {len(values)} vertices drawn.", None, []
     if outline is not None and not np.any(outline & on_side):
-        said += f" {region} has no vertex in the {state.hemispheres} hemisphere, the only one drawn."
+        said += (
+            f" {region} has no vertex in the {state.hemispheres} hemisphere, the only one drawn."
+        )
         outline, region = None, ""
     if outline is not None:
         outline = outline & on_side
@@ -125,7 +139,11 @@ def select(state: State, source: Any) -> dict[str, Any]:
 def _on_side(state: State, atlas: Any) -> np.ndarray:
     """Return which vertices lie on the drawn side, bool (V,)."""
     side = np.asarray(atlas.hemisphere)
-    return np.ones(len(side), dtype=bool) if state.hemispheres == "both" else side == SIDES.index(state.hemispheres) - 1
+    return (
+        np.ones(len(side), dtype=bool)
+        if state.hemispheres == "both"
+        else side == SIDES.index(state.hemispheres) - 1
+    )
 
 
 def _region(state: State, source: Any) -> tuple[np.ndarray | None, str]:
@@ -138,7 +156,9 @@ def _region(state: State, source: Any) -> tuple[np.ndarray | None, str]:
     return None, ""
 
 
-def _described(state: State, atlas: Any, region: str, values: np.ndarray, outline: np.ndarray, unit: str) -> str:
+def _described(
+    state: State, atlas: Any, region: str, values: np.ndarray, outline: np.ndarray, unit: str
+) -> str:
     """Return the region's size and mean in words, and the value of a vertex that was clicked inside it."""
     known, where = values[outline & np.isfinite(values)], ""
     if state.hemispheres != "both" and state.region:
@@ -199,7 +219,12 @@ def figure_of(state: State, source: Any) -> Any:
         outline=outline,
     )
     return region_figure(
-        panel, found["image"], found["tuning"], source.class_names, found["best"], region=found["region"]
+        panel,
+        found["image"],
+        found["tuning"],
+        source.class_names,
+        found["best"],
+        region=found["region"],
     )
 
 
@@ -233,15 +258,21 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
     first = resolve(State(**state), source)
     cortex, pictures, tuning = Cortex(source.atlas), Pictures((150, 306)), _tuning(source)
     atlas = source.atlas
-    regions = [] if atlas is None else [*(g for g in atlas.groups if _exists(atlas, g)), *atlas.rois]
-    named = [(r if atlas.groups.get(r) or r in atlas.present else f"{r} (absent)", r) for r in regions]
+    regions = (
+        [] if atlas is None else [*(g for g in atlas.groups if _exists(atlas, g)), *atlas.rois]
+    )
+    named = [
+        (r if atlas.groups.get(r) or r in atlas.present else f"{r} (absent)", r) for r in regions
+    ]
     controls = {
         "show": dropdown("Map", SHOW, first.show),
         "hemispheres": dropdown("Hemispheres", SIDES, first.hemispheres),
         "threshold": slider("Hide below", first.threshold, 0.0, 2.0, 0.05),
         "view": dropdown("View", VIEWS, first.view),
         "region": dropdown("Region", [("none", ""), *named], ""),
-        "outlines": w.Checkbox(value=first.outlines, description="All outlines", style=LABEL, layout=WIDE),
+        "outlines": w.Checkbox(
+            value=first.outlines, description="All outlines", style=LABEL, layout=WIDE
+        ),
         **image_controls(source, first),
     }
 
@@ -289,7 +320,11 @@ def _adjust(state: State, controls: Any, source: Any) -> State:
 
 
 def _tuning(source: Any) -> go.Figure:
-    bars = {"x": list(source.class_names), "y": [0.0] * len(source.class_names), "marker_color": PALETTE[5]}
+    bars = {
+        "x": list(source.class_names),
+        "y": [0.0] * len(source.class_names),
+        "marker_color": PALETTE[5],
+    }
     made = go.Figure().add_bar(**bars, error_y=ERROR, name="tuning")
     made.update_yaxes(title={"text": "predicted response, z", "font": {"size": 12}})
     made.update_layout(showlegend=False)
@@ -305,8 +340,14 @@ def _pictures(found: dict[str, Any]) -> list[tuple[np.ndarray | None, str]]:
 def _draw_tuning(figure: go.Figure, found: dict[str, Any]) -> None:
     tuning, name = found["tuning"], found["region"]
     with figure.batch_update():
-        figure.data[0].y = np.zeros(len(figure.data[0].x)) if tuning is None else np.nan_to_num(tuning["mean"])
+        figure.data[0].y = (
+            np.zeros(len(figure.data[0].x)) if tuning is None else np.nan_to_num(tuning["mean"])
+        )
         figure.data[0].error_y.array = None if tuning is None else np.nan_to_num(tuning["error"])
         figure.layout.title.text = (
-            f"tuning of {name}<br>(mean, standard error)" if tuning else f"no tuning of {name}" if name else _HINT
+            f"tuning of {name}<br>(mean, standard error)"
+            if tuning
+            else f"no tuning of {name}"
+            if name
+            else _HINT
         )

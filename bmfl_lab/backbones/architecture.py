@@ -46,15 +46,16 @@ class Interpolation:
     Parameters
     ----------
     offset : float
-        Added to the number of patches before the scale factor is formed; 0 gives the output size itself.
+        Added to the number of patches before the scale factor is formed; 0 gives the output size
+        itself.
     antialias : bool
         Low-pass filter when the grid shrinks.
 
     Notes
-    -----
-    Three conventions exist and give different tokens away from the native grid. The original hub models without
-    registers use offset 0.1 and no antialiasing, those with registers offset 0 and antialiasing; the Hugging Face
-    ports use offset 0 for both, antialiased for the register models only.
+    ----- Three conventions exist and give different tokens away from the native grid. The original
+    hub models without registers use offset 0.1 and no antialiasing, those with registers offset 0
+    and antialiasing; the Hugging Face ports use offset 0 for both, antialiased for the register
+    models only.
     """
 
     offset: float = 0.0

@@ -59,10 +59,14 @@ class _Recurrent(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW = self.conv_input(x_BCHW)
         for step in range(self.times):
-            first = step == 0  # only the first step halves the map, and with it needs a projected shortcut
+            first = (
+                step == 0
+            )  # only the first step halves the map, and with it needs a projected shortcut
             shortcut_BCHW = self.norm_skip(self.skip(x_BCHW)) if first else x_BCHW
             x_BCHW = functional.relu(self._modules[f"norm1_{step}"](self.conv1(x_BCHW)))
-            x_BCHW = functional.conv2d(x_BCHW, self.conv2.weight, stride=2 if first else 1, padding=1)
+            x_BCHW = functional.conv2d(
+                x_BCHW, self.conv2.weight, stride=2 if first else 1, padding=1
+            )
             x_BCHW = functional.relu(self._modules[f"norm2_{step}"](x_BCHW))
             x_BCHW = self._modules[f"norm3_{step}"](self.conv3(x_BCHW))
             x_BCHW = functional.relu(x_BCHW + shortcut_BCHW)
@@ -86,8 +90,8 @@ class CORnetS(nn.Module):
     n_classes : int, default 1000
         Number of logits.
     width : int, default 64
-        Channels of V1; each later block doubles them. 64 is the published network (53,416,616 parameters);
-        smaller ones keep its structure for laptops.
+        Channels of V1; each later block doubles them. 64 is the published network (53,416,616
+        parameters); smaller ones keep its structure for laptops.
 
     Raises
     ------
@@ -95,9 +99,8 @@ class CORnetS(nn.Module):
         If a size is not positive.
 
     Notes
-    -----
-    Parameter names are those of the published checkpoint. A fresh network is initialised as the published one
-    (He normal over the fan-out for convolutions).
+    ----- Parameter names are those of the published checkpoint. A fresh network is initialised as
+    the published one (He normal over the fan-out for convolutions).
 
     References
     ----------
@@ -108,7 +111,11 @@ class CORnetS(nn.Module):
         super().__init__()
         if n_classes < 1 or width < 1:
             raise ConfigError(
-                message("n_classes and width of at least 1", f"{n_classes} and {width}", "choose positive sizes")
+                message(
+                    "n_classes and width of at least 1",
+                    f"{n_classes} and {width}",
+                    "choose positive sizes",
+                )
             )
         self.n_classes, self.width = n_classes, width
         self.V1 = _V1(width)
@@ -120,7 +127,9 @@ class CORnetS(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images_BCHW: Tensor, blocks: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, images_BCHW: Tensor, blocks: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return logits and, if asked, the output of every block of the same pass.
 
         Parameters
@@ -134,7 +143,8 @@ class CORnetS(nn.Module):
         -------
         logits : Tensor, shape (B, n_classes)
         outputs : dict of str to Tensor, only if `blocks`
-            "V1" (B, width, H/4, W/4), "V2" (B, 2 width, H/8, W/8), "V4" (.. H/16 ..), "IT" (B, 8 width, H/32, W/32).
+            "V1" (B, width, H/4, W/4), "V2" (B, 2 width, H/8, W/8), "V4" (.. H/16 ..), "IT" (B, 8
+            width, H/32, W/32).
         """
         outputs = {}
         x_BCHW = images_BCHW
@@ -159,8 +169,8 @@ def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> 
     Parameters
     ----------
     path : str or Path
-        A ``.pth`` file: the parameters, or a mapping that holds them under "state_dict". Keys may carry the
-        ``module.`` prefix of a parallel wrapper.
+        A ``.pth`` file: the parameters, or a mapping that holds them under "state_dict". Keys may
+        carry the ``module.`` prefix of a parallel wrapper.
     n_classes, width : int
         As in `CORnetS`.
 
@@ -172,15 +182,25 @@ def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> 
     Raises
     ------
     CheckpointError
-        If the file is missing, holds more than tensors and plain values, or its keys or shapes differ.
+        If the file is missing, holds more than tensors and plain values, or its keys or shapes
+        differ.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(message(f"a checkpoint {path.name}", f"nothing at {path}", "download it, give its path"))
+        raise CheckpointError(
+            message(f"a checkpoint {path.name}", f"nothing at {path}", "download it, give its path")
+        )
     refuse_flipped(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CheckpointError(
             message(
                 f"a file of tensors and plain values in {path.name}",
@@ -192,10 +212,16 @@ def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> 
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
         raise CheckpointError(
-            message(f"a mapping of names to tensors in {path.name}", type(found).__name__, "save `state_dict()` alone")
+            message(
+                f"a mapping of names to tensors in {path.name}",
+                type(found).__name__,
+                "save `state_dict()` alone",
+            )
         )
     model = CORnetS(n_classes=n_classes, width=width)
-    model.load_state_dict(_fitting(model, {k.removeprefix("module."): v for k, v in found.items()}, path.name))
+    model.load_state_dict(
+        _fitting(model, {k.removeprefix("module."): v for k, v in found.items()}, path.name)
+    )
     return model.eval()
 
 

@@ -29,10 +29,14 @@ _SIZES = {
     "dinov2_vits14": Architecture("dinov2_vits14", width=384, n_heads=6, n_blocks=12),
     "dinov2_vitb14": Architecture("dinov2_vitb14", width=768, n_heads=12, n_blocks=12),
     "dinov2_vitl14": Architecture("dinov2_vitl14", width=1024, n_heads=16, n_blocks=24),
-    "dinov2_vitg14": Architecture("dinov2_vitg14", width=1536, n_heads=24, n_blocks=40, ffn="swiglu"),
+    "dinov2_vitg14": Architecture(
+        "dinov2_vitg14", width=1536, n_heads=24, n_blocks=40, ffn="swiglu"
+    ),
     "vit_tiny14": Architecture("vit_tiny14", width=48, n_heads=3, n_blocks=3, grid=16),
 }
-ARCHITECTURES = _SIZES | {f"{k}_reg": replace(v, name=f"{k}_reg", n_registers=4) for k, v in _SIZES.items()}
+ARCHITECTURES = _SIZES | {
+    f"{k}_reg": replace(v, name=f"{k}_reg", n_registers=4) for k, v in _SIZES.items()
+}
 """Public names and their sizes. ``vit_tiny14`` is untrained, for generated studies and tests."""
 
 DTYPES = ("float32", "bfloat16", "auto")
@@ -74,17 +78,19 @@ def load_backbone(
     Parameters
     ----------
     name : str
-        ``dinov2_vit{s,b,l,g}14``, the same with ``_reg`` (four registers), or ``vit_tiny14`` (width 48, 3 blocks).
+        ``dinov2_vit{s,b,l,g}14``, the same with ``_reg`` (four registers), or ``vit_tiny14`` (width
+        48, 3 blocks).
     weights : str or Path, optional
         An original checkpoint (``.pth`` or ``.safetensors``), a Hugging Face folder, a hub id
-        (``"facebook/dinov2-small"``, optionally ``@revision``), ``"random"`` or ``"random:SEED"``. None searches
-        ``$BMFL_HOME/weights``, torch's hub cache and the Hugging Face cache, and for ``dinov2_vits14_reg`` falls
-        back on a labelled stand-in; nothing else is ever downloaded unasked.
+        (``"facebook/dinov2-small"``, optionally ``@revision``), ``"random"`` or ``"random:SEED"``.
+        None searches ``$BMFL_HOME/weights``, torch's hub cache and the Hugging Face cache, and for
+        ``dinov2_vits14_reg`` falls back on a labelled stand-in; nothing else is ever downloaded
+        unasked.
     image_size : int, default 224
         Side in pixels that ``backbone.preprocess`` makes; a multiple of 14.
     dtype : {"float32", "bfloat16", "auto"}
-        Number type of weights and computation; "auto" is bfloat16 where it pays, else float32. Tokens come back as
-        float32 either way.
+        Number type of weights and computation; "auto" is bfloat16 where it pays, else float32.
+        Tokens come back as float32 either way.
     device : {"cpu", "cuda", "auto"}
         Where the backbone lies.
     resize : {"short", "direct"}
@@ -105,10 +111,10 @@ def load_backbone(
         If the stand-in or a hub id cannot be fetched.
 
     Notes
-    -----
-    Files in the original key names follow the original code for positions: offset 0.1 without antialiasing for
-    models without registers, no offset with antialiasing for models with them. Hugging Face folders follow the
-    Hugging Face code: never an offset. At the native 518 pixels all agree.
+    ----- Files in the original key names follow the original code for positions: offset 0.1 without
+    antialiasing for models without registers, no offset with antialiasing for models with them.
+    Hugging Face folders follow the Hugging Face code: never an offset. At the native 518 pixels all
+    agree.
     """
     if name not in ARCHITECTURES:
         raise ConfigError(message("a known backbone", repr(name), nearest(name, ARCHITECTURES)))
@@ -123,10 +129,14 @@ def load_backbone(
     offset = 0.0 if registers or found.huggingface else 0.1
     with torch.device("meta"):
         backbone = Backbone(
-            architecture, interpolation=Interpolation(offset=offset, antialias=registers), preprocess=preprocess
+            architecture,
+            interpolation=Interpolation(offset=offset, antialias=registers),
+            preprocess=preprocess,
         )
     load_strictly(backbone, found.state, found.label)
-    backbone.weights_label = STAND_IN_LABEL if backbone.weights_hash == STAND_IN_HASH else found.label
+    backbone.weights_label = (
+        STAND_IN_LABEL if backbone.weights_hash == STAND_IN_HASH else found.label
+    )
     return backbone.to(device=device, dtype=number)
 
 
@@ -147,12 +157,22 @@ def _find(architecture: Architecture, weights: str | Path | None) -> _Found:
     if text == "random" or text.startswith("random:"):
         seed = text.removeprefix("random").removeprefix(":") or "0"
         if not seed.isdecimal():
-            raise ConfigError(message("weights 'random' or 'random:SEED'", repr(text), "give a whole number as seed"))
-        return _Found(random_state(architecture, int(seed)), f"random weights (seed {seed}), untrained")
+            raise ConfigError(
+                message(
+                    "weights 'random' or 'random:SEED'", repr(text), "give a whole number as seed"
+                )
+            )
+        return _Found(
+            random_state(architecture, int(seed)), f"random weights (seed {seed}), untrained"
+        )
     path = Path(text).expanduser()
     if path.is_dir():
         return _from_folder(architecture, path, f"Hugging Face folder {path.name}")
-    if not path.exists() and path.suffix not in (".pth", ".pt", ".safetensors") and _HUB_ID.match(text):
+    if (
+        not path.exists()
+        and path.suffix not in (".pth", ".pt", ".safetensors")
+        and _HUB_ID.match(text)
+    ):
         return _from_hub(architecture, text)
     state = read_tensors(path)
     if "embeddings.cls_token" in state:
@@ -171,7 +191,8 @@ def _from_folder(architecture: Architecture, folder: Path, label: str) -> _Found
 
 
 def _from_hub(architecture: Architecture, text: str) -> _Found:
-    # what is cached already is taken without asking anybody, so that a run does not change with the hub
+    # what is cached already is taken without asking anybody, so that a run does not change with the
+    # hub
     with contextlib.suppress(FetchError):
         folder = _snapshot(text, cached=True)
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
@@ -190,7 +211,11 @@ def _snapshot(text: str, cached: bool) -> Path:
                 revision=revision or None,
                 cache_dir=search_folders()[2],
                 local_files_only=cached,
-                allow_patterns=["config.json", "model*.safetensors", "model.safetensors.index.json"],
+                allow_patterns=[
+                    "config.json",
+                    "model*.safetensors",
+                    "model.safetensors.index.json",
+                ],
             )
         )
     except Exception as error:
@@ -227,7 +252,11 @@ def _search(architecture: Architecture) -> _Found:
 
 def checkpoint_name(name: str) -> str:
     """Return the file name of the original checkpoint of a backbone."""
-    return f"{name.removesuffix('_reg')}_reg4_pretrain.pth" if name.endswith("_reg") else f"{name}_pretrain.pth"
+    return (
+        f"{name.removesuffix('_reg')}_reg4_pretrain.pth"
+        if name.endswith("_reg")
+        else f"{name}_pretrain.pth"
+    )
 
 
 def search_folders() -> tuple[Path, Path, Path]:
@@ -244,14 +273,25 @@ def local_candidates(name: str) -> list[Path]:
     own, torch_hub, hf_cache = search_folders()
     stem = checkpoint_name(name).removesuffix("_pretrain.pth")
     # "dinov2_vits14*" would also match the files of the register model
-    accepted = re.compile(rf"^({re.escape(name)}|{re.escape(stem)})([._-](?!reg).*)?\.(pth|safetensors)$")
+    accepted = re.compile(
+        rf"^({re.escape(name)}|{re.escape(stem)})([._-](?!reg).*)?\.(pth|safetensors)$"
+    )
     found = [p for p in sorted(own.glob("*")) if accepted.match(p.name)] if own.is_dir() else []
     found += [p for p in [torch_hub / checkpoint_name(name)] if p.is_file()]
     if name.startswith("dinov2_vit"):
         registers = "with-registers-" if name.endswith("_reg") else ""
-        repository = hf_cache / f"models--facebook--dinov2-{registers}{_HUB_SIZE[name[len('dinov2_vit')]]}"
+        repository = (
+            hf_cache / f"models--facebook--dinov2-{registers}{_HUB_SIZE[name[len('dinov2_vit')]]}"
+        )
         found += sorted(p.parent for p in repository.glob("snapshots/*/config.json"))
     return found
 
 
-__all__ = ["ARCHITECTURES", "STAND_IN_LABEL", "hash_state", "load_backbone", "local_candidates", "search_folders"]
+__all__ = [
+    "ARCHITECTURES",
+    "STAND_IN_LABEL",
+    "hash_state",
+    "load_backbone",
+    "local_candidates",
+    "search_folders",
+]

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from bmfl_lab.backbones.tokens import StoredTokens, array_shapes, cut, derive, extract, identity_of, narrow, run
+from bmfl_lab.backbones.tokens import (
+    StoredTokens,
+    array_shapes,
+    cut,
+    derive,
+    extract,
+    identity_of,
+    narrow,
+    run,
+)
 from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
@@ -45,13 +54,14 @@ class FeatureStore:
         Largest total size of the store in GB (10^9 bytes).
 
     Notes
-    -----
-    The name is a hash of weights, preprocessing, block, kind, number types and of every stimulus' content, in order.
-    Threads, batch size and device change tokens by rounding only; they are stated in the manifest and are not part
-    of the name. Where all patch tokens of the same images are there already, the other kinds are derived from them
-    instead of running the backbone again: class and mean tokens to the bit, a pooled grid within the rounding of the
-    stored type; their manifest says so. Each set is written into a partial folder, shard by shard with a SHA-256 each, and gets its final
-    name only when complete: a reader never sees half of it, and a killed extraction goes on at the last whole shard.
+    ----- The name is a hash of weights, preprocessing, block, kind, number types and of every
+    stimulus' content, in order. Threads, batch size and device change tokens by rounding only; they
+    are stated in the manifest and are not part of the name. Where all patch tokens of the same
+    images are there already, the other kinds are derived from them instead of running the backbone
+    again: class and mean tokens to the bit, a pooled grid within the rounding of the stored type;
+    their manifest says so. Each set is written into a partial folder, shard by shard with a SHA-256
+    each, and gets its final name only when complete: a reader never sees half of it, and a killed
+    extraction goes on at the last whole shard.
     """
 
     def __init__(self, root: str | Path | None = None, limit_gb: float = 20):
@@ -79,10 +89,11 @@ class FeatureStore:
         stimuli : StimulusSet
             The images.
         kind : {"cls", "cls+mean", "patches", "pooled:G"}
-            What is kept: the class token; with the mean patch token; with all patch tokens; with the patch tokens
-            averaged over a G x G grid.
+            What is kept: the class token; with the mean patch token; with all patch tokens; with
+            the patch tokens averaged over a G x G grid.
         block : int, default -1
-            Block index; negative ones count from the end. The final LayerNorm is applied to every block.
+            Block index; negative ones count from the end. The final LayerNorm is applied to every
+            block.
         dtype : {"float16", "float32"}
             Stored number type.
         batch_size : int, default 32
@@ -100,11 +111,14 @@ class FeatureStore:
         ConfigError
             If a choice is not valid, or the set does not fit the limit or the disk.
         DataError
-            If an image cannot be read, or a stored set is damaged or has another manifest than its name says.
+            If an image cannot be read, or a stored set is damaged or has another manifest than its
+            name says.
         NumericsError
             If a token is not finite, or does not fit the stored type.
         """
-        return self.get_many(backbone, stimuli, [(kind, block)], dtype, batch_size, features=features)[0]
+        return self.get_many(
+            backbone, stimuli, [(kind, block)], dtype, batch_size, features=features
+        )[0]
 
     def get_many(
         self,
@@ -139,10 +153,16 @@ class FeatureStore:
         missing = [key for key in identities if not (self.root / key).is_dir()]
         if missing:
             with contextlib.ExitStack() as stack:
-                for key in sorted(missing):  # one order for all processes, so that two never wait for each other
+                for key in sorted(
+                    missing
+                ):  # one order for all processes, so that two never wait for each other
                     stack.enter_context(self._alone(key))
                 todo = {key: identities[key] for key in missing if not (self.root / key).is_dir()}
-                whole = {key: w for key, identity in todo.items() if (w := self._whole(identity)) is not None}
+                whole = {
+                    key: w
+                    for key, identity in todo.items()
+                    if (w := self._whole(identity)) is not None
+                }
                 for key, source in whole.items():
                     self._extract(backbone, stimuli, {key: todo.pop(key)}, batch_size, source)
                 if todo:
@@ -152,10 +172,16 @@ class FeatureStore:
 
     def _check_choices(self, dtype: str, batch_size: int, n: int) -> None:
         if dtype not in ("float16", "float32"):
-            raise ConfigError(message("a stored dtype 'float16' or 'float32'", repr(dtype), "choose one of them"))
+            raise ConfigError(
+                message("a stored dtype 'float16' or 'float32'", repr(dtype), "choose one of them")
+            )
         if batch_size < 1 or n < 1:
             raise ConfigError(
-                message("at least one stimulus and a positive batch size", f"{n} and {batch_size}", "give some of each")
+                message(
+                    "at least one stimulus and a positive batch size",
+                    f"{n} and {batch_size}",
+                    "give some of each",
+                )
             )
 
     def _alone(self, key: str):
@@ -228,12 +254,24 @@ class FeatureStore:
             self._announce(backbone, stimuli, identity, row_bytes * len(stimuli), partial, whole)
             rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
             writers.append(_Writer(partial, identity, shapes, number, rows))
-        spans = [s for s in cut(range(len(stimuli)), batch_size) if any(w.needs(s) for w in writers)]
+        spans = [
+            s for s in cut(range(len(stimuli)), batch_size) if any(w.needs(s) for w in writers)
+        ]
         if whole is not None:
-            done = derive(whole, spans, *array_shapes(backbone, len(stimuli), writers[0].identity["kind"]))
+            done = derive(
+                whole, spans, *array_shapes(backbone, len(stimuli), writers[0].identity["kind"])
+            )
         else:
-            done = run(backbone, stimuli, spans, [w.wanted for w in writers], writers[0].identity["features"])
-        for span, parts in progress(done, f"{stimuli.name}: batches of {batch_size} images", total=len(spans)):
+            done = run(
+                backbone,
+                stimuli,
+                spans,
+                [w.wanted for w in writers],
+                writers[0].identity["features"],
+            )
+        for span, parts in progress(
+            done, f"{stimuli.name}: batches of {batch_size} images", total=len(spans)
+        ):
             for writer, part in zip(writers, parts):
                 if writer.needs(span):
                     writer.put(span, part, stimuli.ids[span.start : span.stop])
@@ -242,7 +280,11 @@ class FeatureStore:
                 shutil.rmtree(self.root / f"{key}.partial")
             got = "others: a file was replaced in between"
             raise DataError(
-                message(f"the images of {stimuli.name!r} as they were when asked for", got, "leave them alone, try again")
+                message(
+                    f"the images of {stimuli.name!r} as they were when asked for",
+                    got,
+                    "leave them alone, try again",
+                )
             )
         facts = {
             "stimuli_name": stimuli.name,
@@ -274,11 +316,17 @@ class FeatureStore:
                 raise _damaged(folder, name, f"{array.dtype} {array.shape}")
         self._verify(folder, manifest, arrays)
         grid = tuple(manifest["grid"])
-        return StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, key, manifest)
+        return StoredTokens(
+            arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, key, manifest
+        )
 
-    def _verify(self, folder: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def _verify(
+        self, folder: Path, manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> None:
         """Compare every shard with its checksum, once a process as long as the files stay untouched."""
-        stamp = tuple((k, (s := (folder / f"{k}.npy").stat()).st_mtime_ns, s.st_size) for k in sorted(arrays))
+        stamp = tuple(
+            (k, (s := (folder / f"{k}.npy").stat()).st_mtime_ns, s.st_size) for k in sorted(arrays)
+        )
         if self._verified.get(folder.name) == stamp:
             return
         for shard, digests in manifest["shards"].items():
@@ -286,8 +334,12 @@ class FeatureStore:
             span = range(start, min(start + manifest["shard_rows"], manifest["n_stimuli"]))
             for name, array in arrays.items():
                 if _digest(array, span) != digests[name]:
-                    raise _damaged(folder, name, f"another checksum in rows {span.start} to {span.stop - 1}")
-        for name, digest in manifest.get("headers", {}).items():  # sets of earlier versions have none
+                    raise _damaged(
+                        folder, name, f"another checksum in rows {span.start} to {span.stop - 1}"
+                    )
+        for name, digest in manifest.get(
+            "headers", {}
+        ).items():  # sets of earlier versions have none
             if _header_digest(folder / f"{name}.npy", arrays[name]) != digest:
                 raise _damaged(folder, name, "another header")
         self._verified[folder.name] = stamp
@@ -323,7 +375,9 @@ class _Writer:
         if span.stop == whole.stop:
             for array in self.arrays.values():
                 array.flush()
-            self.state["shards"][str(shard)] = {k: _digest(a, whole) for k, a in self.arrays.items()}
+            self.state["shards"][str(shard)] = {
+                k: _digest(a, whole) for k, a in self.arrays.items()
+            }
             write_json(self.partial / "progress.json", self.state)
 
     def finish(self, final: Path, facts: Mapping[str, Any]) -> None:
@@ -333,7 +387,9 @@ class _Writer:
             "arrays": {k: list(s) for k, s in self.shapes.items()},
             "shard_rows": self.state["shard_rows"],
             "shards": self.state["shards"],
-            "headers": {k: _header_digest(self.partial / f"{k}.npy", a) for k, a in self.arrays.items()},
+            "headers": {
+                k: _header_digest(self.partial / f"{k}.npy", a) for k, a in self.arrays.items()
+            },
             **facts,
         }
         write_sealed_json(self.partial / "manifest.json", manifest)
@@ -351,18 +407,28 @@ def _header_digest(path: Path, array: np.ndarray) -> str:
 
 
 def _damaged(folder: Path, name: str, got: str) -> DataError:
-    return DataError(message(f"undamaged tokens in {folder / name}.npy", got, "delete the folder; it is made again"))
+    return DataError(
+        message(
+            f"undamaged tokens in {folder / name}.npy", got, "delete the folder; it is made again"
+        )
+    )
 
 
 def _open_partial(
-    partial: Path, identity: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], number: np.dtype, rows: int
+    partial: Path,
+    identity: dict[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    number: np.dtype,
+    rows: int,
 ) -> tuple[dict[str, Any], dict[str, np.memmap]]:
     """Open the files of a killed extraction with the shards that are whole, or make new ones."""
     progress_file = partial / "progress.json"
     if progress_file.is_file():
         try:
             state = read_json(progress_file)
-            arrays = {k: np.load(partial / f"{k}.npy", mmap_mode="r+", allow_pickle=False) for k in shapes}
+            arrays = {
+                k: np.load(partial / f"{k}.npy", mmap_mode="r+", allow_pickle=False) for k in shapes
+            }
             if state["identity"] == identity and all(
                 arrays[k].shape == s and arrays[k].dtype == number for k, s in shapes.items()
             ):
@@ -371,7 +437,10 @@ def _open_partial(
                     shard: digests
                     for shard, digests in state["shards"].items()
                     if all(
-                        _digest(arrays[k], range(int(shard) * size, min((int(shard) + 1) * size, n))) == digests[k]
+                        _digest(
+                            arrays[k], range(int(shard) * size, min((int(shard) + 1) * size, n))
+                        )
+                        == digests[k]
                         for k in shapes
                     )
                 }
@@ -382,6 +451,7 @@ def _open_partial(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     arrays = {
-        k: np.lib.format.open_memmap(partial / f"{k}.npy", mode="w+", dtype=number, shape=s) for k, s in shapes.items()
+        k: np.lib.format.open_memmap(partial / f"{k}.npy", mode="w+", dtype=number, shape=s)
+        for k, s in shapes.items()
     }
     return {"identity": identity, "shard_rows": rows, "shards": {}}, arrays

@@ -27,9 +27,10 @@ class Preprocess:
     image_size : int
         Side of the square the backbone sees, in pixels; a multiple of 14.
     resize : {"short", "direct"}
-        "short": the short side becomes ``round(image_size * 256 / 224)``, then the centre is cropped, as is usual
-        for photographs of ImageNet. "direct": the short side becomes `image_size` itself, so that nothing of a
-        square image is cut off; meant for images that are much smaller than the crop, such as 32-pixel photographs.
+        "short": the short side becomes ``round(image_size * 256 / 224)``, then the centre is
+        cropped, as is usual for photographs of ImageNet. "direct": the short side becomes
+        `image_size` itself, so that nothing of a square image is cut off; meant for images that are
+        much smaller than the crop, such as 32-pixel photographs.
 
     Raises
     ------
@@ -37,10 +38,9 @@ class Preprocess:
         If the size is not a positive multiple of 14, or the rule is unknown.
 
     Notes
-    -----
-    Images smaller than the crop are enlarged by the same rule. An image with an aspect ratio above 20 is first cut
-    to its central part of that ratio, far outside the crop, so that a strip of one pixel cannot ask for gigabytes
-    (our choice).
+    ----- Images smaller than the crop are enlarged by the same rule. An image with an aspect ratio
+    above 20 is first cut to its central part of that ratio, far outside the crop, so that a strip
+    of one pixel cannot ask for gigabytes (our choice).
     """
 
     image_size: int = 224
@@ -56,7 +56,9 @@ class Preprocess:
                 )
             )
         if self.resize not in RESIZE:
-            raise ConfigError(message(f"a resize rule among {RESIZE}", repr(self.resize), "choose one of them"))
+            raise ConfigError(
+                message(f"a resize rule among {RESIZE}", repr(self.resize), "choose one of them")
+            )
 
     @property
     def short_side(self) -> int:
@@ -104,7 +106,10 @@ class Preprocess:
         image = _cut_strip(image)
         height, width = image.shape[:2]
         short = min(height, width)
-        size = tuple(self.short_side if s == short else int(self.short_side * s / short) for s in (width, height))
+        size = tuple(
+            self.short_side if s == short else int(self.short_side * s / short)
+            for s in (width, height)
+        )
         picture = Image.fromarray(np.ascontiguousarray(image))
         if picture.size != size:
             picture = picture.resize(size, Image.Resampling.BICUBIC)

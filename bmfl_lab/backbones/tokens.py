@@ -65,7 +65,9 @@ class StoredTokens:
         return np.concatenate([np.asarray(p, dtype=np.float32) for p in parts], axis=1)
 
 
-def array_shapes(backbone: Backbone, n: int, kind: str) -> tuple[dict[str, tuple[int, ...]], tuple[int, int]]:
+def array_shapes(
+    backbone: Backbone, n: int, kind: str
+) -> tuple[dict[str, tuple[int, ...]], tuple[int, int]]:
     """Return the shape of each array that `kind` keeps, and the grid.
 
     Raises
@@ -79,7 +81,11 @@ def array_shapes(backbone: Backbone, n: int, kind: str) -> tuple[dict[str, tuple
     pooled = _POOLED.match(kind)
     if not pooled and kind not in ("cls", "cls+mean", "patches"):
         raise ConfigError(
-            message("a kind 'cls', 'cls+mean', 'patches' or 'pooled:G'", repr(kind), "choose one, e.g. 'pooled:4'")
+            message(
+                "a kind 'cls', 'cls+mean', 'patches' or 'pooled:G'",
+                repr(kind),
+                "choose one, e.g. 'pooled:4'",
+            )
         )
     if kind != "cls":
         shapes["mean"] = (n, backbone.width)
@@ -87,23 +93,33 @@ def array_shapes(backbone: Backbone, n: int, kind: str) -> tuple[dict[str, tuple
         grid = (int(pooled[1]), int(pooled[1]))
         if grid[0] > side:
             raise ConfigError(
-                message(f"a pooled grid of at most {side}", kind, "pool to fewer cells, or use larger images")
+                message(
+                    f"a pooled grid of at most {side}",
+                    kind,
+                    "pool to fewer cells, or use larger images",
+                )
             )
     if kind == "patches" or pooled:
         shapes["patches"] = (n, grid[0] * grid[1], backbone.width)
     return shapes, grid
 
 
-def _reduce(tokens: BackboneTokens, names: Mapping[str, Any], grid: tuple[int, int]) -> dict[str, torch.Tensor]:
+def _reduce(
+    tokens: BackboneTokens, names: Mapping[str, Any], grid: tuple[int, int]
+) -> dict[str, torch.Tensor]:
     found = {"cls": tokens.cls}
     if "mean" in names:
         found["mean"] = tokens.patches.mean(1)
     if "patches" in names:
-        found["patches"] = tokens.patches if grid == tokens.grid else _pool(tokens.patches, tokens.grid, grid)
+        found["patches"] = (
+            tokens.patches if grid == tokens.grid else _pool(tokens.patches, tokens.grid, grid)
+        )
     return found
 
 
-def _pool(patches_BPD: torch.Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> torch.Tensor:
+def _pool(
+    patches_BPD: torch.Tensor, grid: tuple[int, int], wanted: tuple[int, int]
+) -> torch.Tensor:
     plane = patches_BPD.unflatten(1, grid).permute(0, 3, 1, 2)
     return F.adaptive_avg_pool2d(plane, wanted).flatten(2).transpose(1, 2)
 
@@ -113,7 +129,8 @@ def derive(
 ) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
     """Yield what `run` yields for one kind, computed from a stored set of all patch tokens instead of the images.
 
-    Class and mean tokens are those of the set; a pooled grid is the average of its patches, as stored.
+    Class and mean tokens are those of the set; a pooled grid is the average of its patches, as
+    stored.
     """
     for span in spans:
         rows = slice(span.start, span.stop)
@@ -140,7 +157,9 @@ def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.
         ) from error
 
 
-def _batches(backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range]) -> Iterator[torch.Tensor]:
+def _batches(
+    backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range]
+) -> Iterator[torch.Tensor]:
     """Yield preprocessed batches; images are decoded in threads while the backbone works on earlier ones."""
     pinned = backbone.device.type == "cuda"
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="decode")
@@ -148,7 +167,9 @@ def _batches(backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range]) -
         waiting: deque[list[Future]] = deque()
         for position in range(len(spans) + _AHEAD):
             if position < len(spans):
-                waiting.append([pool.submit(_load_inputs, backbone, stimuli, i) for i in spans[position]])
+                waiting.append(
+                    [pool.submit(_load_inputs, backbone, stimuli, i) for i in spans[position]]
+                )
             if position < _AHEAD:
                 continue
             for future in itertools.chain.from_iterable(waiting):
@@ -162,7 +183,11 @@ def _batches(backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range]) -
 
 
 def run(
-    backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range], wanted: Sequence[tuple[str, int]], features: str
+    backbone: Backbone,
+    stimuli: StimulusSet,
+    spans: Sequence[range],
+    wanted: Sequence[tuple[str, int]],
+    features: str,
 ) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
     """Yield each span with the reduced tokens of its stimuli, one dict for each (kind, block) in `wanted`."""
     kept = [(block, *array_shapes(backbone, len(stimuli), kind)) for kind, block in wanted]
@@ -171,7 +196,10 @@ def run(
 
 
 def _compute(
-    backbone: Backbone, batch: torch.Tensor, kept: Sequence[tuple[int, Mapping, tuple[int, int]]], features: str
+    backbone: Backbone,
+    batch: torch.Tensor,
+    kept: Sequence[tuple[int, Mapping, tuple[int, int]]],
+    features: str,
 ) -> list[dict[str, np.ndarray]]:
     """Return the reduced tokens of a batch, worked off in halves where a GPU has no room for it."""
     blocks = tuple(dict.fromkeys(block for block, *_ in kept))
@@ -180,7 +208,10 @@ def _compute(
             inputs = batch.to(backbone.device, non_blocking=True)
             tokens = dict(zip(blocks, backbone(inputs, blocks=blocks, features=features)))
             return [
-                {k: v.float().cpu().numpy() for k, v in _reduce(tokens[block], shapes, grid).items()}
+                {
+                    k: v.float().cpu().numpy()
+                    for k, v in _reduce(tokens[block], shapes, grid).items()
+                }
                 for block, shapes, grid in kept
             ]
     except torch.OutOfMemoryError:
@@ -206,7 +237,9 @@ def narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> n
             message(
                 f"finite tokens of magnitude at most {limit:.6g} to store as {dtype}",
                 f"{flat[bad[0]]} in {name!r} of stimulus {ids[bad[0]]!r}",
-                "store as dtype='float32'" if np.isfinite(flat[bad[0]]) else "check the weights and compute in float32",
+                "store as dtype='float32'"
+                if np.isfinite(flat[bad[0]])
+                else "check the weights and compute in float32",
             )
         )
     return values.astype(dtype)
@@ -265,7 +298,9 @@ def extract_many(
     """Return what `extract` returns for several kinds and blocks, from one pass through the backbone."""
     shapes = [array_shapes(backbone, len(stimuli), kind) for kind, _ in wanted]
     kept = [{k: np.empty(shape, np.float32) for k, shape in found.items()} for found, _ in shapes]
-    for span, parts in run(backbone, stimuli, cut(range(len(stimuli)), batch_size), wanted, features):
+    for span, parts in run(
+        backbone, stimuli, cut(range(len(stimuli)), batch_size), wanted, features
+    ):
         ids = stimuli.ids[span.start : span.stop]
         for arrays, part in zip(kept, parts):
             for k, v in part.items():
@@ -273,6 +308,15 @@ def extract_many(
     found = []
     for (kind, block), (_, grid), arrays in zip(wanted, shapes, kept):
         identity = identity_of(backbone, None, kind, block, "float32", features)
-        manifest = {"identity": identity, "n_stimuli": len(stimuli), "grid": list(grid), "batch_size": batch_size}
-        found.append(StoredTokens(arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, "", manifest))
+        manifest = {
+            "identity": identity,
+            "n_stimuli": len(stimuli),
+            "grid": list(grid),
+            "batch_size": batch_size,
+        }
+        found.append(
+            StoredTokens(
+                arrays["cls"], arrays.get("mean"), arrays.get("patches"), grid, "", manifest
+            )
+        )
     return found

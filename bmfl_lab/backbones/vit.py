@@ -1,7 +1,8 @@
 """The vision transformer of DINOv2, frozen, with the original parameter names.
 
-Shape suffixes: B batch, T tokens (CLS + registers + patches), P patches, D width, H heads, K head width,
-h and w rows and columns of patches, s and t those of pixels in a patch, c colours, X pixels of a patch.
+Shape suffixes: B batch, T tokens (CLS + registers + patches), P patches, D width, H heads, K head
+width, h and w rows and columns of patches, s and t those of pixels in a patch, c colours, X pixels
+of a patch.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ class PatchEmbed(nn.Module):
     """Linear projection of non-overlapping patches.
 
     Notes
-    -----
-    Computed as a matrix product, which is the same function as the convolution whose weights it holds. torch runs
-    float32 convolutions of a recent GPU in TF32 unless told otherwise (``torch.backends.cudnn.allow_tf32``), and
-    matrix products in full float32 (``torch.backends.cuda.matmul.allow_tf32``); this package sets neither.
+    ----- Computed as a matrix product, which is the same function as the convolution whose weights
+    it holds. torch runs float32 convolutions of a recent GPU in TF32 unless told otherwise
+    (``torch.backends.cudnn.allow_tf32``), and matrix products in full float32
+    (``torch.backends.cuda.matmul.allow_tf32``); this package sets neither.
     """
 
     def __init__(self, *, width: int, patch_size: int):
@@ -78,13 +79,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BTD: torch.Tensor, weights: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, x_BTD: torch.Tensor, weights: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the attended tokens (B, T, D) and, on request, the attention weights (B, H, T, T)."""
         B, T, D = x_BTD.shape
-        q_BHTK, k_BHTK, v_BHTK = self.qkv(x_BTD).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        q_BHTK, k_BHTK, v_BHTK = (
+            self.qkv(x_BTD).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        )
         a_BHTT = None
         if weights:
-            # the fused kernel never forms the weights, so they are only computed when somebody looks at them
+            # the fused kernel never forms the weights, so they are only computed when somebody
+            # looks at them
             scale = q_BHTK.shape[-1] ** -0.5
             a_BHTT = (q_BHTK * scale @ k_BHTK.transpose(-2, -1)).float().softmax(-1)
             y_BHTK = a_BHTT.to(v_BHTK.dtype) @ v_BHTK
@@ -157,7 +163,9 @@ class Block(nn.Module):
         self.mlp = feed_forward(width=width, hidden=architecture.ffn_width)
         self.ls2 = LayerScale(width=width)
 
-    def forward(self, x_BTD: torch.Tensor, weights: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, x_BTD: torch.Tensor, weights: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the next tokens (B, T, D) and, on request, the attention weights (B, H, T, T)."""
         y_BTD, a_BHTT = self.attn(self.norm1(x_BTD), weights)
         x_BTD = x_BTD + self.ls1(y_BTD)
@@ -183,9 +191,9 @@ class Backbone(nn.Module):
         The one way from a uint8 image to this backbone's input.
 
     References
-    ----------
-    Oquab et al. (2024). DINOv2: learning robust visual features without supervision. TMLR, arXiv:2304.07193.
-    Darcet et al. (2024). Vision transformers need registers. ICLR, arXiv:2309.16588.
+    ---------- Oquab et al. (2024). DINOv2: learning robust visual features without supervision.
+    TMLR, arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR,
+    arXiv:2309.16588.
     """
 
     def __init__(
@@ -254,7 +262,12 @@ class Backbone(nn.Module):
         ConfigError
             If a side is not a positive multiple of the patch size.
         """
-        if height < self.patch_size or width < self.patch_size or height % self.patch_size or width % self.patch_size:
+        if (
+            height < self.patch_size
+            or width < self.patch_size
+            or height % self.patch_size
+            or width % self.patch_size
+        ):
             raise ConfigError(
                 message(
                     f"image sides that are multiples of {self.patch_size} pixels",
@@ -273,10 +286,14 @@ class Backbone(nn.Module):
         plane = table[:, 1:].reshape(1, native, native, self.width).permute(0, 3, 1, 2)
         rule = self.interpolation
         if rule.offset:
-            target: dict[str, Any] = {"scale_factor": tuple((side + rule.offset) / native for side in grid)}
+            target: dict[str, Any] = {
+                "scale_factor": tuple((side + rule.offset) / native for side in grid)
+            }
         else:
             target = {"size": grid}
-        plane = F.interpolate(plane, mode="bicubic", align_corners=False, antialias=rule.antialias, **target)
+        plane = F.interpolate(
+            plane, mode="bicubic", align_corners=False, antialias=rule.antialias, **target
+        )
         moved = plane.permute(0, 2, 3, 1).reshape(1, -1, self.width)
         return torch.cat([table[:, :1], moved], dim=1).to(self.dtype)
 
@@ -284,7 +301,11 @@ class Backbone(nn.Module):
         """Return the tokens (B, T, D) that enter the first block, and the grid."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ConfigError(
-                message("images of shape (B, 3, H, W)", f"{tuple(images.shape)}", "use backbone.preprocess")
+                message(
+                    "images of shape (B, 3, H, W)",
+                    f"{tuple(images.shape)}",
+                    "use backbone.preprocess",
+                )
             )
         grid = self.grid_of(images.shape[2], images.shape[3])
         x_BPD = self.patch_embed(images.to(self.dtype))
@@ -317,7 +338,8 @@ class Backbone(nn.Module):
         attention : bool, default False
             Also return the attention weights of these blocks.
         features : {"tokens", "q", "k", "v"}
-            Tokens after the block, or its query, key or value projections, which some brain encoders read.
+            Tokens after the block, or its query, key or value projections, which some brain
+            encoders read.
         norm : bool, default True
             Apply the final LayerNorm to the tokens of every chosen block, as the original
             ``get_intermediate_layers`` does; projections are never normed.
@@ -335,14 +357,20 @@ class Backbone(nn.Module):
             If the image shape, a block index or `features` is not valid.
         """
         if features not in FEATURES:
-            raise ConfigError(message(f"features among {FEATURES}", repr(features), "choose one of them"))
+            raise ConfigError(
+                message(f"features among {FEATURES}", repr(features), "choose one of them")
+            )
         wanted = self.indices((-1,) if blocks is None else blocks)
         found: dict[int, BackboneTokens] = {}
         with contextlib.nullcontext() if grad else torch.no_grad():
             x_BTD, grid = self.embed(images)
             for index, block in enumerate(self.blocks[: max(wanted) + 1]):
                 chosen = index in wanted
-                part = block.attn.part(block.norm1(x_BTD), features) if chosen and features != "tokens" else None
+                part = (
+                    block.attn.part(block.norm1(x_BTD), features)
+                    if chosen and features != "tokens"
+                    else None
+                )
                 x_BTD, weights = block(x_BTD, attention and chosen)
                 if chosen:
                     tokens = part if part is not None else self.norm(x_BTD) if norm else x_BTD
@@ -367,7 +395,11 @@ class Backbone(nn.Module):
             )
         return [int(b) % self.n_blocks for b in blocks]
 
-    def _split(self, tokens_BTD: torch.Tensor, grid: tuple[int, int], weights: torch.Tensor | None) -> BackboneTokens:
+    def _split(
+        self, tokens_BTD: torch.Tensor, grid: tuple[int, int], weights: torch.Tensor | None
+    ) -> BackboneTokens:
         tokens_BTD = tokens_BTD.float()
         first = 1 + self.n_registers
-        return BackboneTokens(tokens_BTD[:, 0], tokens_BTD[:, 1:first], tokens_BTD[:, first:], grid, weights)
+        return BackboneTokens(
+            tokens_BTD[:, 0], tokens_BTD[:, 1:first], tokens_BTD[:, first:], grid, weights
+        )

@@ -29,7 +29,17 @@ MAX_TENSORS = 10_000
 UNUSED = ("mask_token",)
 """Keys of the original checkpoints that inference never reads."""
 
-_ITEM_BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16}
+_ITEM_BITS = {
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "F32": 32,
+    "I32": 32,
+    "U32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I16": 16,
+}
 _ITEM_BITS |= {"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
 
 
@@ -49,8 +59,9 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
     Raises
     ------
     CheckpointError
-        If the header is larger than 1 MB, not JSON, repeats a name, holds more than 10,000 tensors, or its offsets
-        overlap, leave holes, disagree with the shapes or with the length of the file.
+        If the header is larger than 1 MB, not JSON, repeats a name, holds more than 10,000 tensors,
+        or its offsets overlap, leave holes, disagree with the shapes or with the length of the
+        file.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -58,7 +69,9 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise _damaged(path, f"a header of 2 to {MAX_HEADER} bytes", f"{length} in a file of {size} bytes")
+            raise _damaged(
+                path, f"a header of 2 to {MAX_HEADER} bytes", f"{length} in a file of {size} bytes"
+            )
         raw = stream.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
@@ -67,16 +80,32 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
         for name, entry in header.items():
             start, stop = map(int, entry["data_offsets"])
             entries[str(name)] = (str(entry["dtype"]), tuple(map(int, entry["shape"])), start, stop)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise _damaged(path, "a valid safetensors header", str(error)) from error
     if len(entries) > MAX_TENSORS:
         raise _damaged(path, f"at most {MAX_TENSORS} tensors", str(len(entries)))
     position = 0
-    for name, (dtype, shape, start, stop) in sorted(entries.items(), key=lambda e: (e[1][2], e[1][3])):
+    for name, (dtype, shape, start, stop) in sorted(
+        entries.items(), key=lambda e: (e[1][2], e[1][3])
+    ):
         needed = _ITEM_BITS.get(dtype, 0) * math.prod(shape) // 8
-        if start != position or stop - start != needed or dtype not in _ITEM_BITS or min(shape, default=1) < 0:
+        if (
+            start != position
+            or stop - start != needed
+            or dtype not in _ITEM_BITS
+            or min(shape, default=1) < 0
+        ):
             raise _damaged(
-                path, f"{needed} bytes at {position} for {name!r} {dtype} {shape}", f"offsets {start} to {stop}"
+                path,
+                f"{needed} bytes at {position} for {name!r} {dtype} {shape}",
+                f"offsets {start} to {stop}",
             )
         position = stop
     if position != size - 8 - length:
@@ -92,7 +121,9 @@ def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _damaged(path: Path, expected: str, got: str) -> CheckpointError:
-    return CheckpointError(message(f"{expected} in {path}", got, "the file is damaged: download or make it again"))
+    return CheckpointError(
+        message(f"{expected} in {path}", got, "the file is damaged: download or make it again")
+    )
 
 
 def refuse_flipped(path: str | Path) -> None:
@@ -109,7 +140,14 @@ def refuse_flipped(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as opened:
             part = opened.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        zlib.error,
+    ) as error:
         raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
     if part is not None:
         raise _damaged(path, "every part as its checksum says", f"another {part!r}")
@@ -130,7 +168,9 @@ def read_tensors(path: str | Path) -> State:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(message(f"a weight file {path.name}", f"nothing at {path}", "check the path"))
+        raise CheckpointError(
+            message(f"a weight file {path.name}", f"nothing at {path}", "check the path")
+        )
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -152,11 +192,19 @@ def read_tensors(path: str | Path) -> State:
             )
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise _damaged(path, "a readable torch file", str(error).splitlines()[0][:200] if str(error) else "") from error
-    if not isinstance(found, Mapping) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise _damaged(
+            path, "a readable torch file", str(error).splitlines()[0][:200] if str(error) else ""
+        ) from error
+    if not isinstance(found, Mapping) or not all(
+        isinstance(v, torch.Tensor) for v in found.values()
+    ):
         inside = list(found)[:4] if isinstance(found, Mapping) else type(found).__name__
         raise CheckpointError(
-            message(f"a mapping of names to tensors in {path}", str(inside), "save the backbone's state dict by itself")
+            message(
+                f"a mapping of names to tensors in {path}",
+                str(inside),
+                "save the backbone's state dict by itself",
+            )
         )
     return dict(found)
 
@@ -186,16 +234,24 @@ def load_strictly(backbone: Backbone, state: Mapping[str, torch.Tensor], source:
     Raises
     ------
     CheckpointError
-        Naming missing, extra and mis-shaped keys, when there are any, and what the file looks like; or if a weight
-        is not finite.
+        Naming missing, extra and mis-shaped keys, when there are any, and what the file looks like;
+        or if a weight is not finite.
     """
     ours = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
     theirs = {k: tuple(v.shape) for k, v in state.items() if k not in UNUSED}
     missing, extra = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    shapes = [f"{k} {theirs[k]} for {ours[k]}" for k in ours.keys() & theirs.keys() if theirs[k] != ours[k]]
+    shapes = [
+        f"{k} {theirs[k]} for {ours[k]}"
+        for k in ours.keys() & theirs.keys()
+        if theirs[k] != ours[k]
+    ]
     if missing or extra or shapes:
         parts = [("missing", missing), ("extra", extra), ("mis-shaped", sorted(shapes))]
-        got = "; ".join(f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}" for k, v in parts if v)
+        got = "; ".join(
+            f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
+            for k, v in parts
+            if v
+        )
         raise CheckpointError(
             message(
                 f"exactly the {len(ours)} tensors of {backbone.name} in {source}",
@@ -206,7 +262,11 @@ def load_strictly(backbone: Backbone, state: Mapping[str, torch.Tensor], source:
     bad = [k for k in ours if not torch.isfinite(state[k]).all()]
     if bad:
         raise CheckpointError(
-            message(f"finite weights in {source}", f"NaN or infinity in {', '.join(bad[:4])}", "get the file again")
+            message(
+                f"finite weights in {source}",
+                f"NaN or infinity in {', '.join(bad[:4])}",
+                "get the file again",
+            )
         )
     plain = {k: state[k].detach().to(torch.float32, copy=True).contiguous() for k in ours}
     backbone.load_state_dict(plain, strict=True, assign=True)
@@ -228,16 +288,18 @@ def random_state(architecture: Architecture, seed: int) -> State:
     """Return untrained weights, a pure function of the seed and of each parameter's name.
 
     Notes
-    -----
-    Truncated normal of standard deviation 0.02 for linear layers and positions, as in the original code; uniform
-    with bound ``fan_in ** -0.5`` for the patch projection. Models narrower than 384 use ``fan_in ** -0.5`` for
-    linear layers, because 0.02 would leave so narrow a network almost linear (our choice).
+    ----- Truncated normal of standard deviation 0.02 for linear layers and positions, as in the
+    original code; uniform with bound ``fan_in ** -0.5`` for the patch projection. Models narrower
+    than 384 use ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network
+    almost linear (our choice).
     """
     with torch.device("meta"):
         template = Backbone(architecture)
     state: State = {}
     for name, parameter in template.state_dict().items():
-        generator = torch.Generator().manual_seed(seed_for(seed, "backbone", architecture.name, name))
+        generator = torch.Generator().manual_seed(
+            seed_for(seed, "backbone", architecture.name, name)
+        )
         value = torch.empty(parameter.shape)
         fan_in = math.prod(parameter.shape[1:])
         if name.startswith("patch_embed"):
@@ -273,8 +335,9 @@ _HF_NAMES = [
 def from_huggingface(state: Mapping[str, torch.Tensor]) -> State:
     """Translate the key names of ``Dinov2Model`` and ``Dinov2WithRegistersModel`` to the original ones.
 
-    Separate query, key and value (and gate and up) projections are stacked. Heads on top of the backbone
-    (``classifier.*``) are left out; every other unknown key stays, so that strict loading names it.
+    Separate query, key and value (and gate and up) projections are stacked. Heads on top of the
+    backbone (``classifier.*``) are left out; every other unknown key stays, so that strict loading
+    names it.
     """
     renamed: State = {}
     for key, tensor in state.items():
@@ -283,11 +346,16 @@ def from_huggingface(state: Mapping[str, torch.Tensor]) -> State:
         for pattern, new in _HF_NAMES:
             key = re.sub(pattern, new, key)
         renamed[key] = tensor
-    for stack, into in ((("attn.q", "attn.k", "attn.v"), "attn.qkv"), (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12")):
+    for stack, into in (
+        (("attn.q", "attn.k", "attn.v"), "attn.qkv"),
+        (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"),
+    ):
         for key in [k for k in renamed if f".{stack[0]}." in k]:
             parts = [key.replace(f".{stack[0]}.", f".{name}.") for name in stack]
             if all(p in renamed for p in parts):
-                renamed[key.replace(f".{stack[0]}.", f".{into}.")] = torch.cat([renamed.pop(p) for p in parts])
+                renamed[key.replace(f".{stack[0]}.", f".{into}.")] = torch.cat(
+                    [renamed.pop(p) for p in parts]
+                )
     return renamed
 
 
@@ -304,8 +372,8 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
     Raises
     ------
     CheckpointError
-        If the configuration describes another architecture (checked before tensors are read), or a file is missing
-        or damaged.
+        If the configuration describes another architecture (checked before tensors are read), or a
+        file is missing or damaged.
     """
     folder = Path(folder)
     config = _mapping_in(folder / "config.json")
@@ -316,11 +384,15 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
         "num_attention_heads": architecture.n_heads,
         "patch_size": architecture.patch_size,
     }
-    differing = [f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v]
+    differing = [
+        f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v
+    ]
     if differing:
         raise CheckpointError(
             message(
-                f"the configuration of {architecture.name} in {folder}", "; ".join(differing), "choose its own name"
+                f"the configuration of {architecture.name} in {folder}",
+                "; ".join(differing),
+                "choose its own name",
             )
         )
     index = folder / "model.safetensors.index.json"
@@ -329,7 +401,11 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
         shards = _mapping_in(index).get("weight_map")
         if not isinstance(shards, Mapping) or not all(isinstance(v, str) for v in shards.values()):
             raise CheckpointError(
-                message(f"a weight_map of file names in {index}", repr(shards)[:80], "download the folder again")
+                message(
+                    f"a weight_map of file names in {index}",
+                    repr(shards)[:80],
+                    "download the folder again",
+                )
             )
         names = sorted(set(shards.values()))
     state: State = {}
@@ -351,9 +427,13 @@ def _mapping_in(path: Path) -> Mapping[str, Any]:
         found = read_json(path)
     except DataError as error:
         raise CheckpointError(
-            message(f"a readable {path.name} in {path.parent}", str(error), "download the folder again")
+            message(
+                f"a readable {path.name} in {path.parent}", str(error), "download the folder again"
+            )
         ) from error
     if not isinstance(found, Mapping):
         got = type(found).__name__
-        raise CheckpointError(message(f"names and values in {path}", f"a {got}", "download the folder again"))
+        raise CheckpointError(
+            message(f"names and values in {path}", f"a {got}", "download the folder again")
+        )
     return found

@@ -13,8 +13,12 @@ from bmfl_lab.errors import BmflError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 2 with one sentence where the study cannot be had."""
-    parser = argparse.ArgumentParser(prog="python -m bmfl_lab.data", description="make or fetch a study once")
-    parser.add_argument("study", nargs="?", default="demo", help="planted, demo, or a folder (demo)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bmfl_lab.data", description="make or fetch a study once"
+    )
+    parser.add_argument(
+        "study", nargs="?", default="demo", help="planted, demo, or a folder (demo)"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.study == "demo":

@@ -1,9 +1,9 @@
 """Algonauts 2023 folders: one subject's images, responses and ROI masks.
 
 References
-----------
-.. [1] Gifford et al. (2023), The Algonauts Project 2023 Challenge, arXiv:2301.03198.
-.. [2] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI, Nature Neuroscience 25.
+---------- .. [1] Gifford et al. (2023), The Algonauts Project 2023 Challenge, arXiv:2301.03198. ..
+[2] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI, Nature
+Neuroscience 25.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ VERTEX_COUNTS: dict[str, tuple[int, int]] = {
 }
 """Left and right vertices of the challenge's eight subjects; vertices without data were left out in 6 and 8."""
 
-IMAGE_COUNTS = dict(zip((f"subj{i:02d}" for i in range(1, 9)), (9841, 9841, 9082, 8779, 9841, 9082, 9841, 8779)))
+IMAGE_COUNTS = dict(
+    zip((f"subj{i:02d}" for i in range(1, 9)), (9841, 9841, 9082, 8779, 9841, 9082, 9841, 8779))
+)
 """Training images of the eight subjects."""
 
 _IMAGE = re.compile(r"(train|test)-(\d+)_nsd-(\d+)\.(png|jpg|jpeg)", re.IGNORECASE)
@@ -60,16 +62,18 @@ def read_subject(
     Parameters
     ----------
     folder : str or Path
-        ``subj01`` .. ``subj08``, or a folder of your own data in the same layout (see `write_subject`).
+        ``subj01`` .. ``subj08``, or a folder of your own data in the same layout (see
+        `write_subject`).
     nan_policy : {"refuse", "drop"}
         What to do with vertices that hold a NaN or infinity: stop, or leave them out and record it.
     enforce_counts : bool, default True
-        For folders named as the eight subjects, require the published numbers of vertices and images.
+        For folders named as the eight subjects, require the published numbers of vertices and
+        images.
     shared_ids : iterable of str, optional
         Stimulus ids (``"nsd-02950"``, 0-based) held out as the test split, e.g. NSD's shared 1,000.
     stim_info : str or Path, optional
-        ``nsd_stim_info_merged.csv``, from which the shared ids are taken when `shared_ids` is not given; by default
-        the one in the subject's folder or beside it, if there is one.
+        ``nsd_stim_info_merged.csv``, from which the shared ids are taken when `shared_ids` is not
+        given; by default the one in the subject's folder or beside it, if there is one.
     val, test : float
         Shares of the stimuli; `test` counts only without shared ids.
     seed : int, default 0
@@ -77,15 +81,16 @@ def read_subject(
     follow_links : bool, default False
         Allow files that are links to somewhere outside the folder.
     cache : str or Path, optional
-        Write the joined responses to this ``.npy`` file and map it, instead of holding them in memory.
+        Write the joined responses to this ``.npy`` file and map it, instead of holding them in
+        memory.
     verify : bool, default True
         Compare a folder that `write_subject` made with its checksums.
 
     Returns
     -------
     Subject
-        `responses` (n_stimuli, n_vertices), left vertices before right ones; `info` records the split, dropped
-        and constant vertices, absent ROIs and the origin of the noise ceiling.
+        `responses` (n_stimuli, n_vertices), left vertices before right ones; `info` records the
+        split, dropped and constant vertices, absent ROIs and the origin of the noise ceiling.
 
     Raises
     ------
@@ -95,20 +100,23 @@ def read_subject(
         If `nan_policy` is unknown.
 
     Notes
-    -----
-    Images and rows are paired by the number in the file name (1-based row). Where the organisers' test responses
-    are present, those images form the test split together with the shared ones. The challenge's training images
-    hold most of NSD's shared 1,000, and which ones only NSD's own table says.
+    ----- Images and rows are paired by the number in the file name (1-based row). Where the
+    organisers' test responses are present, those images form the test split together with the
+    shared ones. The challenge's training images hold most of NSD's shared 1,000, and which ones
+    only NSD's own table says.
 
     Warns
     -----
     UserWarning
-        If one of the eight subjects is read without shared ids: its test images are then drawn by the seed.
+        If one of the eight subjects is read without shared ids: its test images are then drawn by
+        the seed.
     """
     check_nan_policy(nan_policy)
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise DataError(message("the folder of a subject", f"nothing at {folder}", "check the path"))
+        raise DataError(
+            message("the folder of a subject", f"nothing at {folder}", "check the path")
+        )
     guard = link_guard(folder, follow_links)
     note = read_note(folder, guard, verify=verify)
     named = enforce_counts and folder.name in VERTEX_COUNTS
@@ -168,14 +176,22 @@ def read_test_images(folder: str | Path, *, follow_links: bool = False) -> Stimu
         If the images are missing or numbered with gaps.
     """
     folder = Path(folder).expanduser()
-    paths, ids = _images(folder / "test_split" / "test_images", "test", link_guard(folder, follow_links))
+    paths, ids = _images(
+        folder / "test_split" / "test_images", "test", link_guard(folder, follow_links)
+    )
     return stimuli.from_files(f"{folder.name}-test", paths, ids, np.full(len(ids), -1))
 
 
-def _images(folder: Path, split: str, guard: Callable[[Path], Path]) -> tuple[list[Path], list[str]]:
+def _images(
+    folder: Path, split: str, guard: Callable[[Path], Path]
+) -> tuple[list[Path], list[str]]:
     """Return image paths and stimulus ids in the order of the number in the name, which must run 1..n."""
     if not folder.is_dir():
-        raise DataError(message(f"a folder of {split} images", f"nothing at {folder}", "download the subject again"))
+        raise DataError(
+            message(
+                f"a folder of {split} images", f"nothing at {folder}", "download the subject again"
+            )
+        )
     guard(folder)
     found: dict[int, tuple[Path, str]] = {}
     for path in folder.iterdir():
@@ -184,12 +200,20 @@ def _images(folder: Path, split: str, guard: Callable[[Path], Path]) -> tuple[li
         match = _IMAGE.fullmatch(path.name)
         if match is None or match[1].lower() != split:
             raise DataError(
-                message(f"names like {split}-0001_nsd-00013.png in {folder}", repr(path.name), "rename or remove it")
+                message(
+                    f"names like {split}-0001_nsd-00013.png in {folder}",
+                    repr(path.name),
+                    "rename or remove it",
+                )
             )
         number = int(match[2])
         if number in found:
             raise DataError(
-                message(f"one image with number {number}", f"{found[number][0].name} and {path.name}", "remove one")
+                message(
+                    f"one image with number {number}",
+                    f"{found[number][0].name} and {path.name}",
+                    "remove one",
+                )
             )
         found[number] = (guard(path) if path.is_symlink() else path, nsd_id(int(match[3])))
     gaps = sorted(set(range(1, len(found) + 1)) - set(found))
@@ -205,12 +229,17 @@ def _images(folder: Path, split: str, guard: Callable[[Path], Path]) -> tuple[li
     return [p for p, _ in ordered], [i for _, i in ordered]
 
 
-def _read_part(folder: Path, split: str, guard: Callable) -> tuple[list[Path], list[str], tuple[np.ndarray, ...]]:
+def _read_part(
+    folder: Path, split: str, guard: Callable
+) -> tuple[list[Path], list[str], tuple[np.ndarray, ...]]:
     """Return paths, ids and the (left, right) response maps of a split."""
     base = folder / ("training_split" if split == "train" else "test_split")
     long = "training" if split == "train" else "test"
     paths, ids = _images(base / f"{long}_images", split, guard)
-    maps = tuple(_read_fmri(guard(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy"), len(paths)) for side in SIDES)
+    maps = tuple(
+        _read_fmri(guard(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy"), len(paths))
+        for side in SIDES
+    )
     return paths, ids, maps
 
 
@@ -229,13 +258,19 @@ def _read_fmri(path: Path, n_images: int) -> np.ndarray:
         raise DataError(
             message(
                 f"{n_images} rows in {path}, one for each image",
-                f"shape {values.shape}" + (": vertices x images" if transposed else f", {values.shape[0]} rows"),
-                "transpose the array" if transposed else "use images and responses of the same download",
+                f"shape {values.shape}"
+                + (": vertices x images" if transposed else f", {values.shape[0]} rows"),
+                "transpose the array"
+                if transposed
+                else "use images and responses of the same download",
             )
         )
     if values.dtype != np.float32 or not values.flags.c_contiguous:
         order = "C" if values.flags.c_contiguous else "Fortran"
-        warnings.warn(f"{path.name}: {values.dtype} in {order} order is converted to float32 in C order", stacklevel=4)
+        warnings.warn(
+            f"{path.name}: {values.dtype} in {order} order is converted to float32 in C order",
+            stacklevel=4,
+        )
     return values
 
 
@@ -247,7 +282,8 @@ def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None
     raise DataError(
         message(
             f"{expected[0]} left and {expected[1]} right vertices and {IMAGE_COUNTS[name]} images for {name}",
-            f"{n_vertices[0]}, {n_vertices[1]} and {n_images}" + (": left and right are swapped" if swapped else ""),
+            f"{n_vertices[0]}, {n_vertices[1]} and {n_images}"
+            + (": left and right are swapped" if swapped else ""),
             "put lh and rh files back in their places"
             if swapped
             else "check which subject this is, or pass enforce_counts=False for own data",
@@ -274,7 +310,9 @@ def _extremes(parts: list) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(low), np.concatenate(high)
 
 
-def _finite(low: np.ndarray, high: np.ndarray, hemisphere: np.ndarray, policy: str, folder: Path) -> np.ndarray:
+def _finite(
+    low: np.ndarray, high: np.ndarray, hemisphere: np.ndarray, policy: str, folder: Path
+) -> np.ndarray:
     keep = np.isfinite(low) & np.isfinite(high)
     if not keep.all() and policy == "refuse":
         counts = _per_hemisphere(~keep, hemisphere)
@@ -286,12 +324,19 @@ def _finite(low: np.ndarray, high: np.ndarray, hemisphere: np.ndarray, policy: s
             )
         )
     if not keep.any():
-        raise DataError(message(f"at least one finite vertex in {folder}", "none", "download the responses again"))
+        raise DataError(
+            message(
+                f"at least one finite vertex in {folder}", "none", "download the responses again"
+            )
+        )
     return keep
 
 
 def _per_hemisphere(mask: np.ndarray, hemisphere: np.ndarray) -> dict[str, int]:
-    return {name: int(np.sum(mask & (np.asarray(hemisphere) == k))) for k, name in enumerate(HEMISPHERES)}
+    return {
+        name: int(np.sum(mask & (np.asarray(hemisphere) == k)))
+        for k, name in enumerate(HEMISPHERES)
+    }
 
 
 def _fill(out: np.ndarray, parts: list, keep: np.ndarray) -> None:
@@ -323,15 +368,23 @@ def _join(parts: list, keep: np.ndarray, cache: str | Path | None) -> np.ndarray
     return load_npy(cache, mmap=True)
 
 
-def _read_ceiling(folder: Path, n_vertices: tuple[int, ...], guard: Callable) -> tuple[np.ndarray | None, dict]:
+def _read_ceiling(
+    folder: Path, n_vertices: tuple[int, ...], guard: Callable
+) -> tuple[np.ndarray | None, dict]:
     """Return the noise ceiling (share of variance, NaN where undefined) and what to record about it."""
-    files = [folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy" for side in SIDES]
+    files = [
+        folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy" for side in SIDES
+    ]
     if not any(f.exists() for f in files):
         return None, {"source": None}
     found = []
     for path, n in zip(files, n_vertices):
         values = np.asarray(load_npy(guard(path)))
-        if values.dtype.kind != "f" or values.shape != (n,) or np.nanmax(values, initial=0.0) > 1 + 1e-6:
+        if (
+            values.dtype.kind != "f"
+            or values.shape != (n,)
+            or np.nanmax(values, initial=0.0) > 1 + 1e-6
+        ):
             raise DataError(
                 message(
                     f"noise ceilings from 0 to 1 of shape ({n},) in {path}",
@@ -348,7 +401,9 @@ def _read_ceiling(folder: Path, n_vertices: tuple[int, ...], guard: Callable) ->
     }
 
 
-def _shared(folder: Path, given: Iterable[str] | None, table: str | Path | None, warn: bool) -> list[str] | None:
+def _shared(
+    folder: Path, given: Iterable[str] | None, table: str | Path | None, warn: bool
+) -> list[str] | None:
     """Return the ids to hold out: those given, else those that NSD's table marks, else None."""
     if given is not None:
         return [str(i) for i in given]
@@ -358,7 +413,9 @@ def _shared(folder: Path, given: Iterable[str] | None, table: str | Path | None,
     if warn:
         found = "none: the test images are drawn by the seed"
         wanted = f"{STIM_INFO} in or beside {folder}, to hold out NSD's shared images"
-        warnings.warn(message(wanted, found, "put it there, or pass stim_info or shared_ids"), stacklevel=3)
+        warnings.warn(
+            message(wanted, found, "put it there, or pass stim_info or shared_ids"), stacklevel=3
+        )
     return None
 
 

@@ -1,7 +1,7 @@
 """What this package notes beside a folder in the Algonauts 2023 layout: where the responses are from, and checksums.
 
-The layout itself has no place for either, nor for vertices that lie on no surface. Folders of the challenge have no
-such note.
+The layout itself has no place for either, nor for vertices that lie on no surface. Folders of the
+challenge have no such note.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Note:
     simulated : bool
         True if the responses were not measured in a brain.
     surface : bool
-        False if the indices on fsaverage are only a numbering, because the vertices lie on no surface.
+        False if the indices on fsaverage are only a numbering, because the vertices lie on no
+        surface.
     """
 
     simulated: bool = False
@@ -35,7 +36,9 @@ class Note:
 
 def write_note(folder: Path, note: Note, *, source: str) -> None:
     """Write a note beside a folder, with the SHA-256 of each of its arrays."""
-    digests = {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*.npy"))}
+    digests = {
+        p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*.npy"))
+    }
     write_json(folder / NAME, {**asdict(note), "source": source, "sha256": digests})
 
 
@@ -49,7 +52,8 @@ def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = Tru
     guard : callable
         ``guard(path) -> path``, refuses paths that may not be read.
     verify : bool, default True
-        Compare the arrays with the noted checksums, which reads each file once more (about a second a gigabyte).
+        Compare the arrays with the noted checksums, which reads each file once more (about a second
+        a gigabyte).
 
     Raises
     ------
@@ -67,7 +71,11 @@ def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = Tru
     digests = note.get("sha256", {})
     if not isinstance(digests, dict):
         raise DataError(
-            message(f"file names and checksums in {path}", repr(digests)[:80], "correct or delete the file")
+            message(
+                f"file names and checksums in {path}",
+                repr(digests)[:80],
+                "correct or delete the file",
+            )
         )
     for name, digest in digests.items() if verify else ():
         if not (folder / name).is_file() or sha256_file(guard(folder / name)) != digest:

@@ -14,7 +14,11 @@ def subject_folders(folder: str | Path) -> dict[str, Path]:
     root = Path(folder).expanduser()
     if (root / "training_split").is_dir():
         return {root.resolve().name: root}
-    found = sorted(p for p in root.iterdir() if (p / "training_split").is_dir()) if root.is_dir() else []
+    found = (
+        sorted(p for p in root.iterdir() if (p / "training_split").is_dir())
+        if root.is_dir()
+        else []
+    )
     return {p.name: p for p in found}
 
 
@@ -42,15 +46,16 @@ def load(
     seed, val, test, nan_policy, stim_info, follow_links
         As `bmfl_lab.data.algonauts.read_subject`.
     cache : str or Path, optional
-        Folder for the joined responses, ``<subject>.npy``, which are then mapped instead of held in memory.
+        Folder for the joined responses, ``<subject>.npy``, which are then mapped instead of held in
+        memory.
     backbone : BackboneSpec, optional
         Default backbone.
 
     Returns
     -------
     Study
-        With subjects and no labelled image sets: for notebooks 01 and 02 and for training brain encoders. Give
-        ``subject=`` to a study of class folders for a fusion.
+        With subjects and no labelled image sets: for notebooks 01 and 02 and for training brain
+        encoders. Give ``subject=`` to a study of class folders for a fusion.
 
     Raises
     ------
@@ -59,11 +64,23 @@ def load(
     """
     found = subject_folders(folder)
     if not found:
-        raise DataError(message("a folder with training_split/", f"none in {folder}", "give a subject's folder"))
-    options = {"seed": seed, "val": val, "test": test, "nan_policy": nan_policy, "stim_info": stim_info}
+        raise DataError(
+            message("a folder with training_split/", f"none in {folder}", "give a subject's folder")
+        )
+    options = {
+        "seed": seed,
+        "val": val,
+        "test": test,
+        "nan_policy": nan_policy,
+        "stim_info": stim_info,
+    }
     options["follow_links"] = follow_links
     subjects = {
-        name: read_subject(path, cache=None if cache is None else Path(cache).expanduser() / f"{name}.npy", **options)
+        name: read_subject(
+            path,
+            cache=None if cache is None else Path(cache).expanduser() / f"{name}.npy",
+            **options,
+        )
         for name, path in chosen_subjects(found, subject, folder).items()
     }
     kind = "simulated" if any(s.simulated for s in subjects.values()) else "given"
@@ -73,6 +90,8 @@ def load(
         sets={},
         subjects=subjects,
         backbone=backbone if backbone is not None else BackboneSpec("dinov2_vits14_reg"),
-        licences={"images and responses": "the user's own, or the terms of the Natural Scenes Dataset"},
+        licences={
+            "images and responses": "the user's own, or the terms of the Natural Scenes Dataset"
+        },
         extra={"split": {name: s.info.get("split") for name, s in subjects.items()}},
     )

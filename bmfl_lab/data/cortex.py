@@ -1,12 +1,13 @@
 """Retinotopic maps and areas of the visual cortex on fsaverage5, from published templates.
 
-The maps come out of the source archive of neuropythy (AGPL-3.0) at run time; nothing of it is kept in this package.
+The maps come out of the source archive of neuropythy (AGPL-3.0) at run time; nothing of it is kept
+in this package.
 
 References
-----------
-Benson, Butt, Brainard & Aguirre (2014), Correction of distortion in flattened representations of the cortical surface
-allows prediction of V1-V3 functional organization from anatomy, PLoS Comput Biol 10:e1003538.
-Glasser et al. (2016), A multi-modal parcellation of human cerebral cortex, Nature 536:171-178.
+---------- Benson, Butt, Brainard & Aguirre (2014), Correction of distortion in flattened
+representations of the cortical surface allows prediction of V1-V3 functional organization from
+anatomy, PLoS Comput Biol 10:e1003538. Glasser et al. (2016), A multi-modal parcellation of human
+cerebral cortex, Nature 536:171-178.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ import numpy as np
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.errors import DataError, message
 
-PIP = ("neuropythy", "0.13.0", "pip", "fafca8ab1c26891e27e4733d63cdc9f57f1bedd0249a47581b0181823de22aaf")
+PIP = (
+    "neuropythy",
+    "0.13.0",
+    "pip",
+    "fafca8ab1c26891e27e4733d63cdc9f57f1bedd0249a47581b0181823de22aaf",
+)
 N_FSAVERAGE5 = 10_242
 _SURF = "neuropythy-0.13.0/src/neuropythy/lib/data/fsaverage/surf"
 _MAPS = {
@@ -30,7 +36,13 @@ _MAPS = {
 }
 
 BENSON_AREAS = {"V1": 1, "V2": 2, "V3": 3, "hV4": 4}
-GLASSER_AREAS = {"LO": (20, 21, 159), "FFC": (18,), "PHA": (126, 155, 127), "VVC": (163,), "PIT": (22,)}
+GLASSER_AREAS = {
+    "LO": (20, 21, 159),
+    "FFC": (18,),
+    "PHA": (126, 155, 127),
+    "VVC": (163,),
+    "PIT": (22,),
+}
 """Ids of LO1, LO2, LO3; FFC; PHA1, PHA2, PHA3; VVC; PIT in the parcellation of Glasser et al."""
 
 
@@ -40,9 +52,9 @@ def read_templates() -> dict[str, dict[str, np.ndarray]]:
     Returns
     -------
     dict of str to dict of str to ndarray, each of shape (10242,)
-        ``["left" | "right"]["angle" | "eccentricity" | "sigma" | "area" | "glasser"]``. Angle in degrees from the
-        upper vertical meridian, 0 to 180, within the half of the field opposite to the hemisphere; eccentricity and
-        receptive-field standard deviation in degrees.
+        ``["left" | "right"]["angle" | "eccentricity" | "sigma" | "area" | "glasser"]``. Angle in
+        degrees from the upper vertical meridian, 0 to 180, within the half of the field opposite to
+        the hemisphere; eccentricity and receptive-field standard deviation in degrees.
 
     Raises
     ------
@@ -63,6 +75,10 @@ def read_templates() -> dict[str, dict[str, np.ndarray]]:
         data = gzip.decompress(members[member])
         values = np.squeeze(np.asarray(nib.MGHImage.from_bytes(data).dataobj))
         if values.shape != (163_842,):
-            raise DataError(message(f"163842 values in {member}", f"shape {values.shape}", "fetch the package again"))
+            raise DataError(
+                message(
+                    f"163842 values in {member}", f"shape {values.shape}", "fetch the package again"
+                )
+            )
         found["left" if side == "lh" else "right"][key] = values[:N_FSAVERAGE5].astype(np.float64)
     return found

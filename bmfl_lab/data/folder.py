@@ -44,17 +44,18 @@ def load(
     Parameters
     ----------
     folder : str or Path
-        Either ``train/``, ``val/``, ``test/`` and one folder for each out-of-distribution set, each with one subfolder
-        a class; or the class folders themselves. What is missing of val and test is split off from the training
-        images, chosen by `seed` and the images' ids, and recorded in ``study.extra["split"]``.
-        Or the folder of a subject in the layout of the Algonauts 2023 challenge, or one that holds such folders:
-        then the study has subjects and no labelled images, see `bmfl_lab.data.algonauts_study`. The same of NSD's own
-        folders, see `bmfl_lab.data.nsd_study`, and of Kamitani-lab files, see `bmfl_lab.data.kamitani_study`.
+        Either ``train/``, ``val/``, ``test/`` and one folder for each out-of-distribution set, each
+        with one subfolder a class; or the class folders themselves. What is missing of val and test
+        is split off from the training images, chosen by `seed` and the images' ids, and recorded in
+        ``study.extra["split"]``. Or the folder of a subject in the layout of the Algonauts 2023
+        challenge, or one that holds such folders: then the study has subjects and no labelled
+        images, see `bmfl_lab.data.algonauts_study`. The same of NSD's own folders, see
+        `bmfl_lab.data.nsd_study`, and of Kamitani-lab files, see `bmfl_lab.data.kamitani_study`.
     ood : iterable of str
         Names of folders beside ``train/`` that are natural out-of-distribution sets.
     subject : str or Path, optional
-        Folder of one subject in the layout of the Algonauts 2023 challenge, of NSD, or of Kamitani-lab files; where `folder`
-        holds several subjects, the name of one.
+        Folder of one subject in the layout of the Algonauts 2023 challenge, of NSD, or of
+        Kamitani-lab files; where `folder` holds several subjects, the name of one.
     seed : int
         Chooses the split.
     val, test : float
@@ -64,10 +65,11 @@ def load(
     partial : bool, default False
         Accept out-of-distribution sets that hold only some of the classes.
     tolerant : bool, default False
-        Leave out images that cannot be decoded, listing them in ``study.extra["skipped"]``, instead of refusing.
+        Leave out images that cannot be decoded, listing them in ``study.extra["skipped"]``, instead
+        of refusing.
     verify : bool, default True
-        Decode every image and compare all of them by content now. For very large sets pass False: an unreadable image
-        is then found when it is used.
+        Decode every image and compare all of them by content now. For very large sets pass False:
+        an unreadable image is then found when it is used.
     follow_links : bool, default False
         Accept symbolic links that lead out of `folder`.
     nan_policy, stim_info, cache
@@ -76,20 +78,26 @@ def load(
     Returns
     -------
     Study
-        Ids of the images are their paths below `folder`. Of a moving or multi-page image the first frame is used;
-        ``study.extra["first_frame_of"]`` lists them with their number of frames.
+        Ids of the images are their paths below `folder`. Of a moving or multi-page image the first
+        frame is used; ``study.extra["first_frame_of"]`` lists them with their number of frames.
 
     Raises
     ------
     DataError
-        If a class is missing or unknown in a set, an image cannot be read, two sets share an image, or a link leads
-        out of the folder.
+        If a class is missing or unknown in a set, an image cannot be read, two sets share an image,
+        or a link leads out of the folder.
     ConfigError
         If an out-of-distribution folder does not exist, or is a set of another meaning.
     """
     root, ood = Path(folder).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
     spec = BackboneSpec(backbone, weights, image_size)
-    brain = {"nan_policy": nan_policy, "stim_info": stim_info, "cache": cache, "seed": seed, "follow_links": follow_links}
+    brain = {
+        "nan_policy": nan_policy,
+        "stim_info": stim_info,
+        "cache": cache,
+        "seed": seed,
+        "follow_links": follow_links,
+    }
     name = None if subject is None else str(subject)
     if (found := _brain_study(root, name, val, test, spec, brain)) is not None:
         return found
@@ -99,20 +107,33 @@ def load(
     classes = tuple(class_folders(top))
     if not classes:
         raise DataError(
-            message(f"class folders in {top}", "none", "put the images of each class into a folder of its name")
+            message(
+                f"class folders in {top}",
+                "none",
+                "put the images of each class into a folder of its name",
+            )
         )
     report: dict[str, Any] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
-    options = {"follow_links": follow_links, "tolerant": tolerant, "verify": verify, "report": report}
+    options = {
+        "follow_links": follow_links,
+        "tolerant": tolerant,
+        "verify": verify,
+        "report": report,
+    }
     sets = {"train": _read(root, top, "train", classes, **options)}
     if split_layout:
         for name in ("val", "test", *ood):
             if (root / name).is_dir():
-                sets[name] = _read(root, root / name, name, classes, partial=partial and name in ood, **options)
+                sets[name] = _read(
+                    root, root / name, name, classes, partial=partial and name in ood, **options
+                )
     _split_off(sets, seed, val, test, report)
     if verify:
         report["leakage"] = check_leakage(sets)
     subjects = {} if subject is None else _subjects(subject, brain)
-    for name, s in subjects.items() if verify else ():  # one by one: subjects may have seen the same images
+    for name, s in (
+        subjects.items() if verify else ()
+    ):  # one by one: subjects may have seen the same images
         check_leakage({**sets, f"stimuli of {name}": s.stimuli})
     order = (*SPLITS, *ood)
     return Study(
@@ -134,7 +155,9 @@ def _brain_study(
     if algonauts_study.subject_folders(root):
         return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
     if (root / "nsddata_betas").is_dir():
-        return nsd_study.load(root, subject=name, val=val, backbone=spec, **_without(brain, "stim_info"))
+        return nsd_study.load(
+            root, subject=name, val=val, backbone=spec, **_without(brain, "stim_info")
+        )
     if kamitani_study.subject_files(root):
         options = {"seed": brain["seed"], "follow_links": brain["follow_links"]}
         return kamitani_study.load(root, subject=name, val=val, backbone=spec, **options)
@@ -149,7 +172,11 @@ def _subjects(folder: str | Path, options: dict[str, Any]) -> dict[str, Any]:
     if (Path(folder).expanduser() / "nsddata_betas").is_dir():  # whose table lies at its own place
         return dict(nsd_study.load(folder, **_without(options, "stim_info")).subjects)
     if kamitani_study.subject_files(folder):
-        return dict(kamitani_study.load(folder, seed=options["seed"], follow_links=options["follow_links"]).subjects)
+        return dict(
+            kamitani_study.load(
+                folder, seed=options["seed"], follow_links=options["follow_links"]
+            ).subjects
+        )
     return dict(algonauts_study.load(folder, **options).subjects)
 
 
@@ -165,10 +192,18 @@ def _check_ood(root: Path, ood: tuple[str, ...], split_layout: bool) -> None:
     there = class_folders(root)
     for name in ood:
         if name in SPLITS:
-            raise ConfigError(message("an out-of-distribution set", f"{name!r}, a split", f"name none of {SPLITS}"))
+            raise ConfigError(
+                message(
+                    "an out-of-distribution set", f"{name!r}, a split", f"name none of {SPLITS}"
+                )
+            )
         if name not in there:
             raise ConfigError(
-                message(f"a folder {name!r} in {root}", "none", nearest(name, [t for t in there if t not in SPLITS]))
+                message(
+                    f"a folder {name!r} in {root}",
+                    "none",
+                    nearest(name, [t for t in there if t not in SPLITS]),
+                )
             )
 
 
@@ -207,19 +242,27 @@ def _read(
     skipped, moving = _unreadable(paths, name, tolerant) if verify else ({}, {})
     kept = [i for i, path in enumerate(paths) if str(path) not in skipped]
     if not kept:
-        raise DataError(message(f"images in {folder}", "none", f"use files ending in {IMAGE_SUFFIXES}"))
+        raise DataError(
+            message(f"images in {folder}", "none", f"use files ending in {IMAGE_SUFFIXES}")
+        )
     if ignored:
         report["ignored"][name] = ignored
     if skipped:
-        report["skipped"][name] = {Path(path).relative_to(root).as_posix(): why for path, why in skipped.items()}
+        report["skipped"][name] = {
+            Path(path).relative_to(root).as_posix(): why for path, why in skipped.items()
+        }
     if moving:
-        report["first_frame_of"][name] = {str(path.relative_to(root)): n for path, n in moving.items()}
+        report["first_frame_of"][name] = {
+            str(path.relative_to(root)): n for path, n in moving.items()
+        }
     chosen = [paths[i] for i in kept]
     ids = [path.relative_to(root).as_posix() for path in chosen]
     return from_files(name, chosen, ids, np.asarray(labels, dtype=np.int64)[kept], classes)
 
 
-def _unreadable(paths: list[Path], name: str, tolerant: bool) -> tuple[dict[str, str], dict[Path, int]]:
+def _unreadable(
+    paths: list[Path], name: str, tolerant: bool
+) -> tuple[dict[str, str], dict[Path, int]]:
     """Return why files cannot be read, and the number of frames of those that have several."""
     skipped, moving = {}, {}
     for path in progress(paths, f"checking images of {name}"):
@@ -232,13 +275,21 @@ def _unreadable(paths: list[Path], name: str, tolerant: bool) -> tuple[dict[str,
                 raise
             skipped[str(path)] = str(error)
     if skipped:
-        print(f"{name}: {len(skipped)} of {len(paths)} images cannot be read and are left out", flush=True)
+        print(
+            f"{name}: {len(skipped)} of {len(paths)} images cannot be read and are left out",
+            flush=True,
+        )
     if moving:
-        print(f"{name}: {len(moving)} of {len(paths)} files have several frames; the first is used", flush=True)
+        print(
+            f"{name}: {len(moving)} of {len(paths)} files have several frames; the first is used",
+            flush=True,
+        )
     return skipped, moving
 
 
-def _split_off(sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, Any]) -> None:
+def _split_off(
+    sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, Any]
+) -> None:
     """Take what is missing of val and test from the training images, class by class."""
     shares = {"val": 0.0 if "val" in sets else val, "test": 0.0 if "test" in sets else test}
     if not any(name not in sets for name in shares):
@@ -256,7 +307,9 @@ def _split_off(sets: dict[str, StimulusSet], seed: int, val: float, test: float,
         if not rows[name]:
             raise DataError(
                 message(
-                    f"enough images to split off {name!r}", f"{len(train)} in all", f"add images, or a folder {name}/"
+                    f"enough images to split off {name!r}",
+                    f"{len(train)} in all",
+                    f"add images, or a folder {name}/",
                 )
             )
         sets[name] = train.subset(np.sort(rows[name]), name=name)

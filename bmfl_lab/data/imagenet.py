@@ -33,7 +33,9 @@ def class_folders(folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(message("a folder of class folders", f"nothing at {folder}", "check the path"))
+        raise DataError(
+            message("a folder of class folders", f"nothing at {folder}", "check the path")
+        )
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
@@ -43,7 +45,8 @@ def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     Parameters
     ----------
     source : str, Path or iterable of str
-        A folder whose subfolders are wnids, a text file with one wnid at the start of each line, or the wnids.
+        A folder whose subfolders are wnids, a text file with one wnid at the start of each line, or
+        the wnids.
 
     Raises
     ------
@@ -53,7 +56,11 @@ def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     if isinstance(source, (str, Path)):
         path = Path(source)
         if path.is_file():
-            found = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            found = [
+                line.split()[0]
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if line.strip()
+            ]
         else:
             found = class_folders(path)
     else:
@@ -61,7 +68,11 @@ def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     bad = [w for w in found if not _WNID.fullmatch(str(w))]
     if bad or not found or len(set(found)) != len(found):
         got = f"{bad[0]!r}" if bad else f"{len(found)} of which {len(set(found))} differ"
-        raise DataError(message("different wnids like n01440764", got, "give the ImageNet folder or a list of wnids"))
+        raise DataError(
+            message(
+                "different wnids like n01440764", got, "give the ImageNet folder or a list of wnids"
+            )
+        )
     return tuple(sorted(found))
 
 
@@ -98,7 +109,11 @@ def head_columns(wnids: Sequence[str], head_wnids: Sequence[str]) -> np.ndarray:
 
 
 def _images_in(folder: Path, guard: Callable[[Path], Path]) -> list[Path]:
-    found = sorted(p for p in guard(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[:1] != ".")
+    found = sorted(
+        p
+        for p in guard(folder).iterdir()
+        if p.suffix.lower() in IMAGE_SUFFIXES and p.name[:1] != "."
+    )
     return [guard(p) if p.is_symlink() else p for p in found]
 
 
@@ -122,7 +137,8 @@ def read_class_folders(
     classes : sequence of str
         The classes that must be there; labels index this sequence.
     partial : bool, default False
-        Accept a folder that holds only some of the classes; ``len(np.unique(labels))`` tells how many.
+        Accept a folder that holds only some of the classes; ``len(np.unique(labels))`` tells how
+        many.
     folder_of : dict, optional
         Folder name of each class where it is not the class itself.
     follow_links : bool, default False
@@ -136,8 +152,8 @@ def read_class_folders(
     Raises
     ------
     DataError
-        If class folders are missing (unless `partial`) or unknown; the message names them. If no image is found, or a
-        link leads out of the folder.
+        If class folders are missing (unless `partial`) or unknown; the message names them. If no
+        image is found, or a link leads out of the folder.
     """
     folder, found, guard = Path(folder), class_folders(folder), link_guard(folder, follow_links)
     wanted = {(folder_of or {}).get(c, c): i for i, c in enumerate(classes)}
@@ -156,7 +172,9 @@ def read_class_folders(
         paths += images
         labels += [wanted[entry]] * len(images)
     if not paths:
-        raise DataError(message(f"images in {folder}", "none", f"expected files ending in {IMAGE_SUFFIXES}"))
+        raise DataError(
+            message(f"images in {folder}", "none", f"expected files ending in {IMAGE_SUFFIXES}")
+        )
     ids = [f"{p.parent.name}/{p.name}" for p in paths]
     return from_files(name, paths, ids, labels, tuple(classes))
 
@@ -180,8 +198,8 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
         If the two files are missing or do not fit.
 
     Notes
-    -----
-    The ground truth holds the kit's own ids (1 to 1000), which are not the sorted order of wnids; ``meta.mat`` maps them.
+    ----- The ground truth holds the kit's own ids (1 to 1000), which are not the sorted order of
+    wnids; ``meta.mat`` maps them.
     """
     from scipy.io import loadmat
 
@@ -193,7 +211,9 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
     else:
         raise DataError(
             message(
-                "ILSVRC2012_validation_ground_truth.txt and meta.mat", f"not both in {root}", "unpack the devkit there"
+                "ILSVRC2012_validation_ground_truth.txt and meta.mat",
+                f"not both in {root}",
+                "unpack the devkit there",
             )
         )
     synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
@@ -201,12 +221,18 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
     ids = [int(v) for v in truth.read_text(encoding="ascii").split()]
     unknown = [i for i in ids if i not in wnid_of]
     if unknown:
-        raise DataError(message("ids listed in meta.mat", f"id {unknown[0]}", "take both files from one devkit"))
+        raise DataError(
+            message("ids listed in meta.mat", f"id {unknown[0]}", "take both files from one devkit")
+        )
     return tuple(wnid_of[i] for i in ids)
 
 
 def read_imagenet_train(
-    folder: str | Path, wnids: Sequence[str] | None = None, *, partial: bool = False, follow_links: bool = False
+    folder: str | Path,
+    wnids: Sequence[str] | None = None,
+    *,
+    partial: bool = False,
+    follow_links: bool = False,
 ) -> StimulusSet:
     """Read ImageNet-1k training images from class folders; labels index the sorted wnids.
 
@@ -216,7 +242,9 @@ def read_imagenet_train(
         See `read_class_folders`.
     """
     classes = read_wnids(folder if wnids is None else wnids)
-    return read_class_folders("imagenet-train", folder, classes, partial=partial, follow_links=follow_links)
+    return read_class_folders(
+        "imagenet-train", folder, classes, partial=partial, follow_links=follow_links
+    )
 
 
 def read_imagenet_val(
@@ -249,16 +277,22 @@ def read_imagenet_val(
     """
     classes, folder = read_wnids(wnids), Path(folder)
     if class_folders(folder):
-        return read_class_folders("imagenet-val", folder, classes, partial=partial, follow_links=follow_links)
+        return read_class_folders(
+            "imagenet-val", folder, classes, partial=partial, follow_links=follow_links
+        )
     if devkit is None:
         raise DataError(
             message(
-                "class folders, or devkit=...", f"flat files in {folder}", "pass the folder of the ILSVRC2012 devkit"
+                "class folders, or devkit=...",
+                f"flat files in {folder}",
+                "pass the folder of the ILSVRC2012 devkit",
             )
         )
     truth, paths = read_devkit(devkit), _images_in(folder, link_guard(folder, follow_links))
     numbers = [_VAL.match(p.stem) for p in paths]
-    strange = [p.name for p, m in zip(paths, numbers) if m is None or not 1 <= int(m[1]) <= len(truth)]
+    strange = [
+        p.name for p, m in zip(paths, numbers) if m is None or not 1 <= int(m[1]) <= len(truth)
+    ]
     if strange or not paths or (len(paths) != len(truth) and not partial):
         got = f"{strange[0]!r}" if strange else f"{len(paths)} files"
         raise DataError(
@@ -311,7 +345,8 @@ def prepare(
     Returns
     -------
     dict
-        ``written``, ``kept`` (there already), ``failed``; failures are listed in ``failed.txt`` of the target.
+        ``written``, ``kept`` (there already), ``failed``; failures are listed in ``failed.txt`` of
+        the target.
 
     Raises
     ------
@@ -324,13 +359,28 @@ def prepare(
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if not source.is_dir() or source == target or source in target.parents:
-        raise DataError(message("a source folder outside the target", f"{source} -> {target}", "choose another target"))
+        raise DataError(
+            message(
+                "a source folder outside the target",
+                f"{source} -> {target}",
+                "choose another target",
+            )
+        )
     settings = {"size": size, "quality": quality, "resample": "bicubic", "source": source.name}
     stamp = target / "prepared.json"
     if stamp.is_file() and read_json(stamp) != settings:
-        raise DataError(message(f"copies made with {settings}", f"{read_json(stamp)}", "choose an empty target folder"))
+        raise DataError(
+            message(
+                f"copies made with {settings}",
+                f"{read_json(stamp)}",
+                "choose an empty target folder",
+            )
+        )
     write_json(stamp, settings)
-    jobs = [(p, (target / p.relative_to(source)).with_suffix(".JPEG")) for p in sorted(source.rglob("*"))]
+    jobs = [
+        (p, (target / p.relative_to(source)).with_suffix(".JPEG"))
+        for p in sorted(source.rglob("*"))
+    ]
     jobs = [(a, b) for a, b in jobs if a.suffix.lower() in IMAGE_SUFFIXES and a.is_file()]
     todo = [(a, b) for a, b in jobs if not b.is_file()]
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -339,7 +389,11 @@ def prepare(
     if failed:
         with atomic_path(target / "failed.txt") as temporary:
             temporary.write_text("\n".join(failed) + "\n", encoding="utf-8")
-    return {"written": len(todo) - len(failed), "kept": len(jobs) - len(todo), "failed": len(failed)}
+    return {
+        "written": len(todo) - len(failed),
+        "kept": len(jobs) - len(todo),
+        "failed": len(failed),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

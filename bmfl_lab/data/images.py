@@ -37,17 +37,24 @@ def decode_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray
         Naming the file, if it is missing, empty, truncated, damaged, too large or no image.
 
     Notes
-    -----
-    One rule for everybody (our choices): transparent pixels are laid on white; grey, palette, CMYK and 1-bit images
-    become RGB; 16-bit grey is divided by 257; an EXIF orientation is ignored, as is usual for ImageNet; of a moving
-    or multi-page image the first frame is taken.
+    ----- One rule for everybody (our choices): transparent pixels are laid on white; grey, palette,
+    CMYK and 1-bit images become RGB; 16-bit grey is divided by 257; an EXIF orientation is ignored,
+    as is usual for ImageNet; of a moving or multi-page image the first frame is taken.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(message(f"an image file {path.name}", f"nothing at {path}", "check the path"))
+        raise DataError(
+            message(f"an image file {path.name}", f"nothing at {path}", "check the path")
+        )
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise DataError(message(f"an image of at most {MAX_BYTES} bytes at {path}", f"{size} bytes", "check the file"))
+        raise DataError(
+            message(
+                f"an image of at most {MAX_BYTES} bytes at {path}",
+                f"{size} bytes",
+                "check the file",
+            )
+        )
     return decode_bytes(path.read_bytes(), name=str(path), max_pixels=max_pixels)
 
 
@@ -65,7 +72,9 @@ def count_frames(path: str | Path) -> int:
     except Exception as error:
         # as in `decode_bytes`: damaged files raise anything
         raise DataError(
-            message(f"an image {path}", f"{type(error).__name__}: {error}", "download or copy it again")
+            message(
+                f"an image {path}", f"{type(error).__name__}: {error}", "download or copy it again"
+            )
         ) from error
 
 
@@ -91,7 +100,9 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
         As `decode_image`.
     """
     if not data:
-        raise DataError(message(f"an image in {name}", "an empty file (0 bytes)", "download or copy it again"))
+        raise DataError(
+            message(f"an image in {name}", "an empty file (0 bytes)", "download or copy it again")
+        )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture.size, name, max_pixels)
@@ -99,15 +110,26 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(message(f"at most {max_pixels:.0f} pixels in {name}", str(error), "leave it out")) from error
+        raise DataError(
+            message(f"at most {max_pixels:.0f} pixels in {name}", str(error), "leave it out")
+        ) from error
     except Image.UnidentifiedImageError as error:
         raise DataError(
-            message(f"an image ({', '.join(FORMATS)}) in {name}", _what(data), "replace or leave out the file")
+            message(
+                f"an image ({', '.join(FORMATS)}) in {name}",
+                _what(data),
+                "replace or leave out the file",
+            )
         ) from error
     except Exception as error:
-        # decoders of damaged files raise whatever they stumble over: OSError, SyntaxError, struct.error, ...
+        # decoders of damaged files raise whatever they stumble over: OSError, SyntaxError,
+        # struct.error, ...
         raise DataError(
-            message(f"a complete image in {name}", f"{type(error).__name__}: {error}", "download or copy it again")
+            message(
+                f"a complete image in {name}",
+                f"{type(error).__name__}: {error}",
+                "download or copy it again",
+            )
         ) from error
 
 

@@ -46,7 +46,9 @@ class BData:
             If there is no such key.
         """
         if key not in self.keys:
-            raise DataError(message("a metadata key of this file", repr(key), nearest(key, self.keys)))
+            raise DataError(
+                message("a metadata key of this file", repr(key), nearest(key, self.keys))
+            )
         return self.values[self.keys.index(key)]
 
     def select(self, key: str) -> np.ndarray:
@@ -77,21 +79,36 @@ def read_bdata(path: str | Path) -> BData:
 
     path = Path(path)
     if not path.is_file():
-        raise DataError(message(f"an HDF5 file {path.name}", f"nothing at {path}", "check the path"))
+        raise DataError(
+            message(f"an HDF5 file {path.name}", f"nothing at {path}", "check the path")
+        )
     try:
         with h5py.File(path, "r") as f:
             for name in ("dataset", "metadata/key", "metadata/value"):
                 if not isinstance(f.get(name), h5py.Dataset):
                     raise DataError(
-                        message(f"{name!r} in {path.name}", f"{sorted(f)}", "use the preprocessed files of the authors")
+                        message(
+                            f"{name!r} in {path.name}",
+                            f"{sorted(f)}",
+                            "use the preprocessed files of the authors",
+                        )
                     )
             dataset = f["dataset"][()]
-            keys = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in np.ravel(f["metadata/key"][()]))
+            keys = tuple(
+                k.decode() if isinstance(k, bytes) else str(k)
+                for k in np.ravel(f["metadata/key"][()])
+            )
             values = np.asarray(f["metadata/value"][()], dtype=np.float64)
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")) from error
+        raise DataError(
+            message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")
+        ) from error
     if dataset.dtype.kind not in "fiu":
-        raise DataError(message(f"a numeric dataset in {path.name}", str(dataset.dtype), "download the file again"))
+        raise DataError(
+            message(
+                f"a numeric dataset in {path.name}", str(dataset.dtype), "download the file again"
+            )
+        )
     if dataset.ndim != 2 or values.shape != (len(keys), dataset.shape[1]):
         raise DataError(
             message(
@@ -109,7 +126,9 @@ def stimulus_name(number: float) -> str:
     return f"n{synset:08d}_{round((number - synset) * 1e6)}"
 
 
-def _split(ids: Sequence[str], kind: Mapping[str, str], val_share: float, seed: int) -> dict[str, np.ndarray]:
+def _split(
+    ids: Sequence[str], kind: Mapping[str, str], val_share: float, seed: int
+) -> dict[str, np.ndarray]:
     if not 0 <= val_share < 1:
         raise DataError(message("a share of at least 0 and below 1", str(val_share), "use 0.1"))
     train = np.flatnonzero([kind[i] == "train" for i in ids])
@@ -154,13 +173,14 @@ def read_subject(
     Returns
     -------
     Subject
-        Responses averaged over the trials of each stimulus; voxels in the order left (x < 0), right.
+        Responses averaged over the trials of each stimulus; voxels in the order left (x < 0),
+        right.
 
     Raises
     ------
     DataError
-        If columns are missing, an image is shown in both training and test, or an image file is not found or
-        is a link out of its folder.
+        If columns are missing, an image is shown in both training and test, or an image file is not
+        found or is a link out of its folder.
     """
     data = read_bdata(path)
     voxels = np.flatnonzero(data.metadata("VoxelData") == 1)
@@ -169,7 +189,9 @@ def read_subject(
     if not len(voxels) or not np.isfinite(data.dataset[:, voxels]).all():
         what = "at least one voxel" if not len(voxels) else "finite responses"
         got = f"{len(voxels)} voxels" + (", some undefined" if len(voxels) else "")
-        raise DataError(message(f"{what} in {Path(path).name}", got, "set VoxelData to 0 for the others"))
+        raise DataError(
+            message(f"{what} in {Path(path).name}", got, "set VoxelData to 0 for the others")
+        )
     numbers, types = data.select(label), data.select("DataType")
     if numbers.shape[1] != 1 or types.shape[1] != 1:
         raise DataError(
@@ -179,20 +201,30 @@ def read_subject(
                 "check `label`",
             )
         )
-    names = np.asarray([stimulus_name(float(n)) if n > 0 else "" for n in numbers[:, 0]], dtype=object)
+    names = np.asarray(
+        [stimulus_name(float(n)) if n > 0 else "" for n in numbers[:, 0]], dtype=object
+    )
     shown = np.isin(types[:, 0], list(TYPES.values()))
     if (names[shown] == "").any():
         lost = int((names[shown] == "").sum())
-        raise DataError(message("a stimulus for every presentation", f"{lost} without", "check `label`"))
+        raise DataError(
+            message("a stimulus for every presentation", f"{lost} without", "check `label`")
+        )
     kind: dict[str, str] = {}
     for split, value in TYPES.items():
         for stimulus in sorted(set(names[types[:, 0] == value])):
             if kind.setdefault(stimulus, split) != split:
                 raise DataError(
-                    message("disjoint training and test images", f"{stimulus!r} in both", "check the column DataType")
+                    message(
+                        "disjoint training and test images",
+                        f"{stimulus!r} in both",
+                        "check the column DataType",
+                    )
                 )
     ids = sorted(kind)
-    responses = np.stack([data.dataset[np.ix_(shown & (names == i), order)].mean(axis=0) for i in ids])
+    responses = np.stack(
+        [data.dataset[np.ix_(shown & (names == i), order)].mean(axis=0) for i in ids]
+    )
     atlas = Atlas(
         hemisphere=np.sort(right).astype(np.int8),
         rois={r: data.metadata(f"ROI_{r}")[order] == 1 for r in data.rois},
@@ -206,7 +238,9 @@ def read_subject(
     )
 
 
-def _stimuli(ids: Sequence[str], images: Mapping[str, str | Path] | str | Path, follow_links: bool) -> StimulusSet:
+def _stimuli(
+    ids: Sequence[str], images: Mapping[str, str | Path] | str | Path, follow_links: bool
+) -> StimulusSet:
     guard = (lambda path: path) if isinstance(images, Mapping) else link_guard(images, follow_links)
     if not isinstance(images, Mapping):
         images = {p.stem: p for p in sorted(Path(images).rglob("*")) if p.is_file()}
@@ -214,10 +248,14 @@ def _stimuli(ids: Sequence[str], images: Mapping[str, str | Path] | str | Path, 
     if missing:
         raise DataError(
             message(
-                "an image file for every stimulus", f"{len(missing)} missing, e.g. {missing[0]!r}", "add the images"
+                "an image file for every stimulus",
+                f"{len(missing)} missing, e.g. {missing[0]!r}",
+                "add the images",
             )
         )
-    return from_files("presented", [guard(images[i]) for i in ids], list(ids), np.full(len(ids), -1))
+    return from_files(
+        "presented", [guard(images[i]) for i in ids], list(ids), np.full(len(ids), -1)
+    )
 
 
 def read_plain(
@@ -252,11 +290,16 @@ def read_plain(
         If rows and images differ in number, or an array is not numeric.
     """
     arrays, paths, kind = [], [], {}
-    for split, array, listed in (("train", responses, images), ("test", test_responses, test_images)):
+    for split, array, listed in (
+        ("train", responses, images),
+        ("test", test_responses, test_images),
+    ):
         if array is None:
             continue
         values = load_npy(array)
-        listed = [Path(str(p)) for p in (load_npy(listed) if isinstance(listed, (str, Path)) else listed)]
+        listed = [
+            Path(str(p)) for p in (load_npy(listed) if isinstance(listed, (str, Path)) else listed)
+        ]
         if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != len(listed):
             raise DataError(
                 message(
@@ -266,17 +309,27 @@ def read_plain(
                 )
             )
         if not np.isfinite(values).all():
-            raise DataError(message(f"finite responses in {Path(array).name}", "NaN or infinite values", "drop them"))
+            raise DataError(
+                message(
+                    f"finite responses in {Path(array).name}", "NaN or infinite values", "drop them"
+                )
+            )
         arrays.append(values.astype(np.float32))
         paths += listed
         kind |= {p.stem: split for p in listed}
     ids = [p.stem for p in paths]
     if len(set(ids)) != len(ids):
         twice = len(ids) - len(set(ids))
-        raise DataError(message("one name an image", f"{twice} repeated", "average the trials first"))
+        raise DataError(
+            message("one name an image", f"{twice} repeated", "average the trials first")
+        )
     if len({a.shape[1] for a in arrays}) != 1:
         got = f"{arrays[1].shape[1]} and {arrays[0].shape[1]}"
-        raise DataError(message("as many features in test as in training responses", got, "use one set of voxels"))
+        raise DataError(
+            message(
+                "as many features in test as in training responses", got, "use one set of voxels"
+            )
+        )
     together = np.concatenate(arrays)
     v = together.shape[1]
     return Subject(

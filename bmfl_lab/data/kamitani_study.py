@@ -33,8 +33,8 @@ def load(
     Parameters
     ----------
     folder : str or Path
-        Holds one preprocessed HDF5 file a subject (``Subject1.h5``) and a folder ``images`` of what was shown
-        (``n01518878_5958.JPEG``, at any depth).
+        Holds one preprocessed HDF5 file a subject (``Subject1.h5``) and a folder ``images`` of what
+        was shown (``n01518878_5958.JPEG``, at any depth).
     subject : str, optional
         Only this one.
     seed, val, label
@@ -47,25 +47,37 @@ def load(
     Returns
     -------
     Study
-        With subjects and no labelled image sets; give ``subject=FOLDER`` to a study of class folders to classify.
+        With subjects and no labelled image sets; give ``subject=FOLDER`` to a study of class
+        folders to classify.
 
     Raises
     ------
     DataError
-        If there is no subject, none of that name, no folder of images, or a file is damaged or a link out of the folder.
+        If there is no subject, none of that name, no folder of images, or a file is damaged or a
+        link out of the folder.
     """
     root = Path(folder).expanduser()
     found = subject_files(root)
     if not found:
-        raise DataError(message(f"a subject's .h5 file in {root.name}", "none", "put the preprocessed files there"))
+        raise DataError(
+            message(
+                f"a subject's .h5 file in {root.name}", "none", "put the preprocessed files there"
+            )
+        )
     if not (root / IMAGES).is_dir():
         raise DataError(
-            message(f"a folder {IMAGES!r} beside {next(iter(found.values())).name}", "none", "add the images shown")
+            message(
+                f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
+                "none",
+                "add the images shown",
+            )
         )
     guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
     images = guard(root / IMAGES)
     subjects = {
-        name: read_subject(guard(path), images, name=name, label=label, val_share=val, seed=seed, **links)
+        name: read_subject(
+            guard(path), images, name=name, label=label, val_share=val, seed=seed, **links
+        )
         for name, path in chosen_subjects(found, subject, root.name).items()
     }
     return Study(

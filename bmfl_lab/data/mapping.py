@@ -1,8 +1,9 @@
 """ROI mapping files (``mapping_*.npy``): a pickled ``{label: name}``, read without constructing any object.
 
-Unpickling can run any code, and even an unpickler with an allow-list reaches NumPy's C code, which random bytes can
-crash. Here the pickle's opcodes are interpreted symbolically: numbers, strings and containers become values, the few
-globals that a NumPy array of a dictionary needs become inert marks, and anything else is refused.
+Unpickling can run any code, and even an unpickler with an allow-list reaches NumPy's C code, which
+random bytes can crash. Here the pickle's opcodes are interpreted symbolically: numbers, strings and
+containers become values, the few globals that a NumPy array of a dictionary needs become inert
+marks, and anything else is refused.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def read_mapping(path: str | Path) -> dict[int, str]:
     Parameters
     ----------
     path : str or Path
-        A ``.npy`` file that holds one pickled dictionary, as ``numpy.save`` writes it; protocols 0 to 5.
+        A ``.npy`` file that holds one pickled dictionary, as ``numpy.save`` writes it; protocols 0
+        to 5.
 
     Returns
     -------
@@ -77,12 +79,17 @@ def read_mapping(path: str | Path) -> dict[int, str]:
     Raises
     ------
     DataError
-        If the file is missing, above 64 kB or 256 entries, damaged, names a global that such a file does not need,
-        or holds anything but whole numbers and names. Nothing in the file is ever run.
+        If the file is missing, above 64 kB or 256 entries, damaged, names a global that such a file
+        does not need, or holds anything but whole numbers and names. Nothing in the file is ever
+        run.
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(message(f"an ROI mapping {path.name}", f"nothing at {path}", "check the folder is complete"))
+        raise DataError(
+            message(
+                f"an ROI mapping {path.name}", f"nothing at {path}", "check the folder is complete"
+            )
+        )
     if path.stat().st_size > MAX_BYTES:
         raise DataError(
             message(
@@ -127,11 +134,15 @@ def write_mapping(path: str | Path, mapping: Mapping[int, str]) -> None:
     try:
         _plain(wanted)
     except _Malformed as error:
-        raise DataError(message("ROI labels and names, e.g. {1: 'EBA'}", str(error), "correct the mapping")) from None
+        raise DataError(
+            message("ROI labels and names, e.g. {1: 'EBA'}", str(error), "correct the mapping")
+        ) from None
     array = np.empty((), dtype=object)
     array[()] = wanted
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": ()})
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "|O", "fortran_order": False, "shape": ()}
+    )
     stream.write(pickle.dumps(array, protocol=4))
     with atomic_path(path) as temporary:
         temporary.write_bytes(stream.getvalue())
@@ -144,7 +155,11 @@ def _pickle_of(data: bytes) -> bytes:
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        reader = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged escapes in the header's text
             shape, _, dtype = reader(stream)
@@ -211,7 +226,9 @@ class _Machine:
 
     def global_(self, name: str) -> None:
         if name not in _ALLOWED:
-            raise _Malformed(f"a reference to the global {name[:80]!r}, which such a file never needs")
+            raise _Malformed(
+                f"a reference to the global {name[:80]!r}, which such a file never needs"
+            )
         self.stack.append(_Global(name))
 
     def stack_global(self) -> None:
@@ -247,7 +264,12 @@ class _Machine:
             raise _Malformed("a call of something that is no function")
         kind = function.name.split()[-1]
         if kind == "encode":
-            if len(args) != 2 or type(args[0]) is not str or args[1] != "latin1" or len(args[0]) > MAX_BYTES:
+            if (
+                len(args) != 2
+                or type(args[0]) is not str
+                or args[1] != "latin1"
+                or len(args[0]) > MAX_BYTES
+            ):
                 raise _Malformed("an unknown text encoding")
             self.stack.append(args[0].encode("latin1"))
         elif kind == "ndarray":
@@ -317,7 +339,11 @@ def _simple(value: Any) -> Any:
         return value
     kind, raw = value.args if len(value.args) == 2 else (None, None)
     name = kind.args[0] if type(kind) is _Made and kind.kind == "dtype" and kind.args else None
-    if type(name) is not str or name not in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8") or type(raw) is not bytes:
+    if (
+        type(name) is not str
+        or name not in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+        or type(raw) is not bytes
+    ):
         raise _Malformed("a NumPy scalar that is no whole number")
     if len(raw) != int(name[1]):
         raise _Malformed("a NumPy scalar of the wrong size")

@@ -1,9 +1,8 @@
 """The 16-class image sets and human trials of model-vs-human.
 
 References
-----------
-Geirhos et al. 2021, "Partial success in closing the gap between human and machine vision"; data and file layout:
-github.com/bethgelab/model-vs-human.
+---------- Geirhos et al. 2021, "Partial success in closing the gap between human and machine
+vision"; data and file layout: github.com/bethgelab/model-vs-human.
 """
 
 from __future__ import annotations
@@ -22,7 +21,16 @@ if TYPE_CHECKING:
 CATEGORIES = tuple(
     "airplane bear bicycle bird boat bottle car cat chair clock dog elephant keyboard knife oven truck".split()
 )
-COLUMNS = ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
+COLUMNS = (
+    "subj",
+    "session",
+    "trial",
+    "rt",
+    "object_response",
+    "category",
+    "condition",
+    "imagename",
+)
 
 # Classes of each category as places in the sorted wnids of ImageNet-1k; "a-b" includes both ends.
 _PLACES = {
@@ -77,7 +85,11 @@ def category_wnids(imagenet_wnids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     ordered = sorted(set(imagenet_wnids))
     if len(ordered) != 1000 or len(imagenet_wnids) != 1000:
         raise DataError(
-            message("the 1000 wnids of ImageNet-1k", f"{len(ordered)} different", "pass the whole list (read_wnids)")
+            message(
+                "the 1000 wnids of ImageNet-1k",
+                f"{len(ordered)} different",
+                "pass the whole list (read_wnids)",
+            )
         )
     return {c: tuple(ordered[i] for i in _expand(_PLACES[c])) for c in CATEGORIES}
 
@@ -85,8 +97,9 @@ def category_wnids(imagenet_wnids: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def image_key(name: str) -> str:
     """Return the part of an image name that all observers share.
 
-    Names are ``trial_experiment_observer_condition_category_xx_image``; the order of trials and the observer differ
-    between sessions, the rest names the image. Names without these fields (cue conflict) stay as they are.
+    Names are ``trial_experiment_observer_condition_category_xx_image``; the order of trials and the
+    observer differ between sessions, the rest names the image. Names without these fields (cue
+    conflict) stay as they are.
     """
     parts = str(name).split("_", 6)
     return f"{parts[3]}_{parts[6]}" if len(parts) == 7 else str(name)
@@ -98,7 +111,8 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
     Parameters
     ----------
     folder : str or Path
-        Holds ``category/image`` or (possibly below ``dnn/session-1``) images whose fifth field is the category.
+        Holds ``category/image`` or (possibly below ``dnn/session-1``) images whose fifth field is
+        the category.
     name : str
         "sketch", "stylized", "cue-conflict", ...
 
@@ -117,11 +131,19 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
     labels, ids = [], []
     for path in paths:
         parts = path.name.split("_")
-        options = [path.parent.name, parts[4] if len(parts) > 4 else "", (_CUE.match(path.name) or [""] * 2)[1]]
+        options = [
+            path.parent.name,
+            parts[4] if len(parts) > 4 else "",
+            (_CUE.match(path.name) or [""] * 2)[1],
+        ]
         found = [c for c in options if c in CATEGORIES]
         if not found:
             raise DataError(
-                message(f"a category in the path of {path}", f"{options}", "keep the folders and names of the download")
+                message(
+                    f"a category in the path of {path}",
+                    f"{options}",
+                    "keep the folders and names of the download",
+                )
             )
         labels.append(CATEGORIES.index(found[0]))
         ids.append(str(path.relative_to(root)))
@@ -141,7 +163,9 @@ def cue_conflict(names: Sequence[str]) -> tuple[list[str], list[str]]:
     found = [_CUE.match(Path(str(n)).name) for n in names]
     bad = [n for n, m in zip(names, found) if m is None or not {m[1], m[2]} <= set(CATEGORIES)]
     if bad:
-        raise DataError(message("names like cat3-elephant1.png", repr(bad[0]), "pass cue-conflict images"))
+        raise DataError(
+            message("names like cat3-elephant1.png", repr(bad[0]), "pass cue-conflict images")
+        )
     return [m[1] for m in found if m], [m[2] for m in found if m]
 
 
@@ -151,13 +175,14 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     Parameters
     ----------
     source : str, Path or sequence of them
-        A folder of files ``set_observer_session_1.csv`` (people) or ``set_observer_session-1.csv`` (models), or files.
+        A folder of files ``set_observer_session_1.csv`` (people) or ``set_observer_session-1.csv``
+        (models), or files.
 
     Returns
     -------
     DataFrame
-        One row a trial with the published columns, and ``set``, ``observer``, ``human`` (bool), ``key`` (see
-        `image_key`), ``correct`` (bool; no response counts as wrong).
+        One row a trial with the published columns, and ``set``, ``observer``, ``human`` (bool),
+        ``key`` (see `image_key`), ``correct`` (bool; no response counts as wrong).
 
     Raises
     ------
@@ -166,20 +191,36 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    files = sorted(Path(source).glob("*.csv")) if isinstance(source, (str, Path)) else [Path(p) for p in source]
+    files = (
+        sorted(Path(source).glob("*.csv"))
+        if isinstance(source, (str, Path))
+        else [Path(p) for p in source]
+    )
     if not files:
-        raise DataError(message(f"trial tables *.csv in {source}", "none", "give the folder of one set's raw data"))
+        raise DataError(
+            message(
+                f"trial tables *.csv in {source}", "none", "give the folder of one set's raw data"
+            )
+        )
     tables = []
     for path in files:
         match = _FILE.fullmatch(path.name)
         if match is None:
-            raise DataError(message("a name like sketch_subject-01_session_1.csv", path.name, "keep the names"))
+            raise DataError(
+                message("a name like sketch_subject-01_session_1.csv", path.name, "keep the names")
+            )
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if tuple(table.columns) != COLUMNS:
-            raise DataError(message(f"columns {COLUMNS} in {path}", f"{tuple(table.columns)}", "keep the columns"))
+            raise DataError(
+                message(
+                    f"columns {COLUMNS} in {path}", f"{tuple(table.columns)}", "keep the columns"
+                )
+            )
         strange = sorted(set(table["category"]) - set(CATEGORIES))
         if strange:
-            raise DataError(message(f"the 16 categories in {path}", f"{strange[:3]}", "check the file"))
+            raise DataError(
+                message(f"the 16 categories in {path}", f"{strange[:3]}", "check the file")
+            )
         tables.append(table.assign(set=match["set"], observer=match["observer"]))
     trials = pd.concat(tables, ignore_index=True)
     trials["human"] = trials["observer"].str.startswith("subject-")

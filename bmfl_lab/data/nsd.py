@@ -1,8 +1,8 @@
 """The Natural Scenes Dataset (NSD) in its own layout, read one session at a time.
 
 References
-----------
-.. [1] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI, Nature Neuroscience 25.
+---------- .. [1] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience
+and AI, Nature Neuroscience 25.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ def read_subject(
     sessions : sequence of int, optional
         Sessions to read (from 1); by default those that have files.
     keep_repeats : bool, default False
-        Also return single presentations, float32 (n_stimuli, 3, n_vertices); three times the memory.
+        Also return single presentations, float32 (n_stimuli, 3, n_vertices); three times the
+        memory.
     roi_classes : sequence of str
-        Label maps to look for; the missing ones are recorded. On fsaverage, labels of the subject's own surface are
-        brought over by NSD's ``white-to-fsaverage`` transforms.
+        Label maps to look for; the missing ones are recorded. On fsaverage, labels of the subject's
+        own surface are brought over by NSD's ``white-to-fsaverage`` transforms.
     nan_policy : {"refuse", "drop"}
-        What to do with vertices that hold a NaN or infinity in any session read (subjects 6 and 8 have some on
-        fsaverage): stop, or leave them out of everything and record it.
+        What to do with vertices that hold a NaN or infinity in any session read (subjects 6 and 8
+        have some on fsaverage): stop, or leave them out of everything and record it.
     val : float
         Share of the stimuli that are not shared for validation.
     seed : int
@@ -71,9 +72,9 @@ def read_subject(
     Returns
     -------
     Subject
-        Betas z-scored per vertex within each session, then averaged over repeats; the shared images are the test
-        split; vertices of the ``nsdgeneral`` mask. The noise ceiling counts the repeats of the test images, which are
-        those that are scored.
+        Betas z-scored per vertex within each session, then averaged over repeats; the shared images
+        are the test split; vertices of the ``nsdgeneral`` mask. The noise ceiling counts the
+        repeats of the test images, which are those that are scored.
 
     Raises
     ------
@@ -83,9 +84,8 @@ def read_subject(
         If `space`, `subject` or `nan_policy` is unknown.
 
     Notes
-    -----
-    Only one session is in memory at a time, besides the averages. Vertices that are constant in a session get 0
-    there, and are counted in ``info["constant_vertices"]``.
+    ----- Only one session is in memory at a time, besides the averages. Vertices that are constant
+    in a session get 0 there, and are counted in ``info["constant_vertices"]``.
     """
     _check_options(space, subject, nan_policy)
     root = Path(root).expanduser()
@@ -107,7 +107,9 @@ def read_subject(
         "sessions": sessions,
         "repeats_used": _tally(counts),
         "nan_policy": nan_policy,
-        "dropped_vertices": {name: int(np.sum(~keep & (side == k))) for k, name in enumerate(HEMISPHERES)},
+        "dropped_vertices": {
+            name: int(np.sum(~keep & (side == k))) for k, name in enumerate(HEMISPHERES)
+        },
         "constant_vertices": int(np.sum(constant)),
         "missing_classes": [*place.missing, *place.native_only],
         "native_only_classes": place.native_only,
@@ -115,7 +117,9 @@ def read_subject(
     }
     return Subject(
         name=f"subj{subject:02d}",
-        stimuli=files.open_stimuli(guard(root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), numbers),
+        stimuli=files.open_stimuli(
+            guard(root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), numbers
+        ),
         responses=responses,
         atlas=place.atlas if keep.all() else place.atlas.subset(keep),
         splits=splits,
@@ -129,7 +133,11 @@ def read_subject(
 def _check_options(space: str, subject: int, nan_policy: str) -> None:
     if space not in SPACES or subject not in range(1, 9):
         raise ConfigError(
-            message(f"a space among {tuple(SPACES)}, subject 1..8", f"{space!r}, {subject!r}", "choose from these")
+            message(
+                f"a space among {tuple(SPACES)}, subject 1..8",
+                f"{space!r}, {subject!r}",
+                "choose from these",
+            )
         )
     check_nan_policy(nan_policy)
 
@@ -162,9 +170,13 @@ def _ceiling(
 
 
 def _sessions(betas: Path) -> list[int]:
-    found = sorted({int(p.name.split("session")[1][:2]) for p in betas.glob("*betas_session[0-9][0-9].*")})
+    found = sorted(
+        {int(p.name.split("session")[1][:2]) for p in betas.glob("*betas_session[0-9][0-9].*")}
+    )
     if not found:
-        raise DataError(message(f"beta files in {betas}", "none", "check the path and the download"))
+        raise DataError(
+            message(f"beta files in {betas}", "none", "check the path and the download")
+        )
     return found
 
 
@@ -201,7 +213,8 @@ def _average(
 ) -> tuple:
     """Stream the sessions; return image numbers, averages, counts, first sessions, constant and kept vertices, repeats.
 
-    What is kept is finite in every session; averages, constant vertices and repeats are those of kept vertices.
+    What is kept is finite in every session; averages, constant vertices and repeats are those of
+    kept vertices.
     """
     size, n_vertices = files.TRIALS_PER_SESSION, len(hemisphere)
     used = {s: trials[(s - 1) * size : s * size] for s in sessions}
@@ -232,7 +245,11 @@ def _average(
         del betas
     sums /= counts[:, None].astype(np.float32)
     if not keep.any():
-        raise DataError(message("at least one vertex that is finite in every session", "none", "read other sessions"))
+        raise DataError(
+            message(
+                "at least one vertex that is finite in every session", "none", "read other sessions"
+            )
+        )
     if not keep.all():
         sums, constant = sums[:, keep], constant[keep]
         repeats = None if repeats is None else repeats[:, :, keep]
@@ -241,7 +258,8 @@ def _average(
 
 def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str) -> np.ndarray:
     """Return the vertices without NaN or infinity, setting the others to 0; or refuse if there are any others."""
-    # the sum of a row is not finite if any of its values is not, and needs no array of the betas' size
+    # the sum of a row is not finite if any of its values is not, and needs no array of the betas'
+    # size
     with np.errstate(invalid="ignore", over="ignore"):
         suspect = ~np.isfinite(betas.sum(1, dtype=np.float64))
     finite = ~suspect

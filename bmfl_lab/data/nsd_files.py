@@ -66,21 +66,32 @@ def read_design(path: str | Path) -> Design:
 
     path = _existing(path, "nsd_expdesign.mat")
     try:
-        found = scipy.io.loadmat(str(path), variable_names=["masterordering", "subjectim", "sharedix"])
+        found = scipy.io.loadmat(
+            str(path), variable_names=["masterordering", "subjectim", "sharedix"]
+        )
     except Exception as error:  # scipy raises many kinds on damaged files
-        raise DataError(message(f"a MATLAB file {path}", f"{type(error).__name__}: {error}", _REDO)) from error
+        raise DataError(
+            message(f"a MATLAB file {path}", f"{type(error).__name__}: {error}", _REDO)
+        ) from error
     arrays = {}
     for name in ("masterordering", "subjectim", "sharedix"):
         values = np.asarray(found.get(name, np.empty((0, 0))))
         whole = (
-            values.dtype.kind in "iuf" and values.ndim == 2 and values.size and np.array_equal(values, np.rint(values))
+            values.dtype.kind in "iuf"
+            and values.ndim == 2
+            and values.size
+            and np.array_equal(values, np.rint(values))
         )
         if not whole or values.min() < 1:
-            raise DataError(message(f"{path}:{name}, numbers from 1", f"{values.dtype} {values.shape}", _REDO))
+            raise DataError(
+                message(f"{path}:{name}, numbers from 1", f"{values.dtype} {values.shape}", _REDO)
+            )
         arrays[name] = values.astype(np.int64)
     ordering, images = arrays["masterordering"].ravel(), arrays["subjectim"]
     if ordering.max() > images.shape[1]:
-        raise DataError(message(f"{path}:masterordering up to {images.shape[1]}", f"{ordering.max()}", _REDO))
+        raise DataError(
+            message(f"{path}:masterordering up to {images.shape[1]}", f"{ordering.max()}", _REDO)
+        )
     return Design(ordering, images, arrays["sharedix"].ravel())
 
 
@@ -98,7 +109,11 @@ def read_stim_info_trials(path: str | Path, subject: int) -> dict[int, int]:
         image = stim_info_number(path, line, row, "nsdId")
         for trial in (stim_info_number(path, line, row, c) for c in columns):
             if trial in trials:
-                raise DataError(message(f"one image a trial in {path}", f"two in trial {trial}, line {line}", _REDO))
+                raise DataError(
+                    message(
+                        f"one image a trial in {path}", f"two in trial {trial}, line {line}", _REDO
+                    )
+                )
             if trial > 0:  # 0: not shown so often
                 trials[trial] = image
     return trials
@@ -135,7 +150,8 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
     Raises
     ------
     DataError
-        If ``/imgBrick`` is missing or is not uint8 (n, height, width, 3), or a number is out of range.
+        If ``/imgBrick`` is missing or is not uint8 (n, height, width, 3), or a number is out of
+        range.
     """
     path = _existing(path, "nsd_stimuli.hdf5")
     numbers = np.asarray(numbers, np.int64)
@@ -143,11 +159,15 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
         brick = stream.get("imgBrick")
         shape, dtype = getattr(brick, "shape", None), getattr(brick, "dtype", None)
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
-        raise DataError(message(f"{path}:/imgBrick, uint8 (73000, 425, 425, 3)", f"{dtype} {shape}", _REDO))
+        raise DataError(
+            message(f"{path}:/imgBrick, uint8 (73000, 425, 425, 3)", f"{dtype} {shape}", _REDO)
+        )
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= shape[0]):
         raise DataError(
             message(
-                f"0-based numbers 0..{shape[0] - 1}", f"{numbers.min()}..{numbers.max()}", "subtract 1 from 73k ids"
+                f"0-based numbers 0..{shape[0] - 1}",
+                f"{numbers.min()}..{numbers.max()}",
+                "subtract 1 from 73k ids",
             )
         )
 
@@ -159,7 +179,9 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
         name="nsd",
         ids=np.asarray([nsd_id(i) for i in numbers], dtype=object),
         read=read,
-        digest_of=functools.cache(lambda i: sha256_bytes(str(shape[1:]).encode() + read(i).tobytes())),
+        digest_of=functools.cache(
+            lambda i: sha256_bytes(str(shape[1:]).encode() + read(i).tobytes())
+        ),
         labels=np.full(len(numbers), -1),
     )
 
@@ -188,7 +210,9 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
     try:
         return np.asanyarray(nibabel.load(str(path)).dataobj)
     except Exception as error:  # nibabel, zlib and NumPy raise many kinds on damaged files
-        raise DataError(message(f"{what} in {path}", f"{type(error).__name__}: {error}", _REDO)) from error
+        raise DataError(
+            message(f"{what} in {path}", f"{type(error).__name__}: {error}", _REDO)
+        ) from error
 
 
 def surface_betas(path: str | Path) -> np.ndarray:
@@ -201,7 +225,9 @@ def surface_betas(path: str | Path) -> np.ndarray:
     """
     data = load_image(path, "surface betas (.mgh)")
     if data.ndim != 4 or data.shape[1:3] != (1, 1):
-        raise DataError(message(f"(n_vertices, 1, 1, n_trials) in {path}", f"shape {data.shape}", _REDO))
+        raise DataError(
+            message(f"(n_vertices, 1, 1, n_trials) in {path}", f"shape {data.shape}", _REDO)
+        )
     return np.asarray(data[:, 0, 0, :], np.float32)
 
 
@@ -211,7 +237,8 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     path : str or Path
-        ``betas_sessionNN.hdf5`` (dataset ``/betas``, axes trials, Z, Y, X) or ``.nii.gz`` (X, Y, Z, trials), int16.
+        ``betas_sessionNN.hdf5`` (dataset ``/betas``, axes trials, Z, Y, X) or ``.nii.gz`` (X, Y, Z,
+        trials), int16.
     mask : ndarray of bool, shape (X, Y, Z)
         Voxels to read; order of the result is that of ``np.argwhere(mask)``.
 
@@ -243,7 +270,11 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
 def _check_grid(dtype: np.dtype, grid: tuple[int, ...], mask: np.ndarray, where: str) -> None:
     if np.dtype(dtype) != np.int16 or tuple(grid) != mask.shape:
         raise DataError(
-            message(f"int16 betas on the grid {mask.shape} of the mask in {where}", f"{dtype} on {tuple(grid)}", _REDO)
+            message(
+                f"int16 betas on the grid {mask.shape} of the mask in {where}",
+                f"{dtype} on {tuple(grid)}",
+                _REDO,
+            )
         )
 
 
@@ -264,16 +295,24 @@ def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[i
     """
     labels = np.squeeze(load_image(path, "ROI labels"))
     if not np.array_equal(labels, np.rint(labels)):
-        raise DataError(message(f"whole-number labels in {path}", f"{labels.dtype} fractions", _REDO))
+        raise DataError(
+            message(f"whole-number labels in {path}", f"{labels.dtype} fractions", _REDO)
+        )
     labels = labels.astype(np.int64)
     names: dict[int, str] = {}
-    for line in _existing(table, "a colour table (.ctab)").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in (
+        _existing(table, "a colour table (.ctab)")
+        .read_text(encoding="utf-8", errors="replace")
+        .splitlines()
+    ):
         fields = line.split()
         if len(fields) >= 2 and fields[0].isdigit() and int(fields[0]) > 0:
             names[int(fields[0])] = fields[1]
     unnamed = sorted(set(np.unique(labels[labels > 0]).tolist()) - set(names))
     if unnamed:
-        raise DataError(message(f"a name in {table} for each label of {path}", f"none for {unnamed}", _REDO))
+        raise DataError(
+            message(f"a name in {table} for each label of {path}", f"none for {unnamed}", _REDO)
+        )
     return labels, names
 
 
@@ -293,13 +332,17 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         From 0 to 1; NaN where `ncsnr` is zero, negative or not finite.
 
     References
-    ----------
-    Allen et al. (2022), Nature Neuroscience 25; for mixed repeats Gifford et al. (2023), arXiv:2301.03198.
+    ---------- Allen et al. (2022), Nature Neuroscience 25; for mixed repeats Gifford et al. (2023),
+    arXiv:2301.03198.
     """
     repeats = np.asarray(repeats, np.float64)
     if not repeats.size or repeats.min() < 1:
         raise DataError(
-            message("at least one repeat of each stimulus", f"{repeats.tolist()[:5]}", "leave out unseen images")
+            message(
+                "at least one repeat of each stimulus",
+                f"{repeats.tolist()[:5]}",
+                "leave out unseen images",
+            )
         )
     noise = float(np.mean(1.0 / repeats))
     s = np.asarray(ncsnr, np.float64)

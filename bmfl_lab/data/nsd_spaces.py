@@ -32,7 +32,8 @@ class Space:
     missing : list of str
         ROI classes without label maps.
     native_only : list of str
-        ROI classes labelled on the subject's own surface only, without the transform that brings them here.
+        ROI classes labelled on the subject's own surface only, without the transform that brings
+        them here.
     """
 
     atlas: Atlas
@@ -106,8 +107,8 @@ def _on_mesh(maps: list[np.ndarray], sources: list[np.ndarray], where: Path) -> 
 def surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: Guard) -> Space:
     """Return ``nsdgeneral`` on fsaverage.
 
-    Labels on fsaverage are taken as they are; those on the subject's own surface, as NSD ships most classes, are
-    brought over by ``transforms/{lh,rh}.white-to-fsaverage.mgz``.
+    Labels on fsaverage are taken as they are; those on the subject's own surface, as NSD ships most
+    classes, are brought over by ``transforms/{lh,rh}.white-to-fsaverage.mgz``.
 
     Raises
     ------
@@ -122,7 +123,10 @@ def surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
     who = f"subj{subject:02d}"
     folders = [root / f"nsddata/freesurfer/{name}/label" for name in ("fsaverage", who)]
     transforms = root / f"nsddata/ppdata/{who}/transforms"
-    general = [files.load_image(guard(folders[0] / f"{s}.nsdgeneral.mgz"), "the nsdgeneral mask") for s in SIDES]
+    general = [
+        files.load_image(guard(folders[0] / f"{s}.nsdgeneral.mgz"), "the nsdgeneral mask")
+        for s in SIDES
+    ]
     index = [np.flatnonzero(np.squeeze(g) > 0) for g in general]
     sizes = [g.size for g in general]
 
@@ -134,14 +138,19 @@ def surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
             maps = _on_mesh(maps, sources, where)
         if [m.size for m in maps] != sizes:
             raise DataError(
-                message(f"labels of {sizes} vertices, the mesh of the betas, in {where}", f"{[m.size for m in maps]}",
-                        "put labels on fsaverage there, those of the subject's own surface into its own folder")
-            )  # fmt: skip
+                message(
+                    f"labels of {sizes} vertices, the mesh of the betas, in {where}",
+                    f"{[m.size for m in maps]}",
+                    "put labels on fsaverage there, those of the subject's own surface into its own folder",
+                )
+            )
         return np.concatenate([m.ravel()[i] for m, i in zip(maps, index)])
 
     rois, missing, elsewhere = _rois(folders, "{side}.{kind}.mgz", kinds, flat, guard)
     if elsewhere:
-        wanted = f"lh and rh.white-to-fsaverage.mgz in {transforms}, to bring ROI labels to fsaverage"
+        wanted = (
+            f"lh and rh.white-to-fsaverage.mgz in {transforms}, to bring ROI labels to fsaverage"
+        )
         found = f"none: {', '.join(elsewhere)} of {who} are left out"
         warnings.warn(message(wanted, found, "download the two transforms from NSD"), stacklevel=3)
     hemisphere = np.repeat(np.arange(2, dtype=np.int8), [len(i) for i in index])
@@ -154,14 +163,20 @@ def surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
     )
 
 
-def _surface_reader(betas: Path, index: list[np.ndarray], sizes: list[int], guard: Guard) -> Callable:
+def _surface_reader(
+    betas: Path, index: list[np.ndarray], sizes: list[int], guard: Guard
+) -> Callable:
     def read(session: int) -> np.ndarray:
         parts = []
         for side, chosen, size in zip(SIDES, index, sizes):
             path = betas / f"{side}.betas_session{session:02d}.mgh"
             data = files.surface_betas(guard(path))
             if len(data) != size:
-                raise DataError(message(f"{size} vertices in {path}", f"{len(data)}", "use betas in fsaverage space"))
+                raise DataError(
+                    message(
+                        f"{size} vertices in {path}", f"{len(data)}", "use betas in fsaverage space"
+                    )
+                )
             parts.append(data[chosen])
             del data
         return np.concatenate(parts)
@@ -169,14 +184,18 @@ def _surface_reader(betas: Path, index: list[np.ndarray], sizes: list[int], guar
     return read
 
 
-def _surface_ncsnr(betas: Path, index: list[np.ndarray], sizes: list[int], guard: Guard) -> np.ndarray | None:
+def _surface_ncsnr(
+    betas: Path, index: list[np.ndarray], sizes: list[int], guard: Guard
+) -> np.ndarray | None:
     paths = [betas / f"{side}.ncsnr.mgh" for side in SIDES]
     if not all(p.is_file() for p in paths):
         return None
     maps = [np.ravel(files.load_image(guard(p), "ncsnr")) for p in paths]
     if [len(m) for m in maps] != sizes:
         got = f"{[len(m) for m in maps]}"
-        raise DataError(message(f"ncsnr of {sizes} vertices in {betas}", got, "use the maps in fsaverage space"))
+        raise DataError(
+            message(f"ncsnr of {sizes} vertices in {betas}", got, "use the maps in fsaverage space")
+        )
     return np.concatenate([m[i] for m, i in zip(maps, index)])
 
 
@@ -192,14 +211,22 @@ def volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: G
     names = [folder / f"{s}.nsdgeneral.nii.gz" for s in SIDES]
     masks = [files.load_image(guard(p), "the nsdgeneral mask") > 0 for p in names]
     if masks[0].shape != masks[1].shape or np.any(masks[0] & masks[1]):
-        got = "voxels in both" if masks[0].shape == masks[1].shape else f"grids {masks[0].shape}, {masks[1].shape}"
-        raise DataError(message("disjoint left and right masks of one grid", got, "download the masks again"))
+        got = (
+            "voxels in both"
+            if masks[0].shape == masks[1].shape
+            else f"grids {masks[0].shape}, {masks[1].shape}"
+        )
+        raise DataError(
+            message("disjoint left and right masks of one grid", got, "download the masks again")
+        )
     both = masks[0] | masks[1]
 
     def flat(maps: list[np.ndarray], where: Path) -> np.ndarray:
         if any(m.shape != both.shape for m in maps):
             got = f"{[m.shape for m in maps]}"
-            raise DataError(message(f"labels on the grid {both.shape} in {where}", got, "use func1pt8mm"))
+            raise DataError(
+                message(f"labels on the grid {both.shape} in {where}", got, "use func1pt8mm")
+            )
         return np.concatenate([m[k] for m, k in zip(maps, masks)])
 
     tables = root / f"nsddata/freesurfer/subj{subject:02d}/label"
@@ -214,7 +241,11 @@ def volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: G
     noise = betas / "ncsnr.nii.gz"
     ncsnr = files.load_image(guard(noise), "ncsnr") if noise.is_file() else None
     if ncsnr is not None and ncsnr.shape != both.shape:
-        raise DataError(message(f"ncsnr on the grid {both.shape}", f"{ncsnr.shape}", "use the map in func1pt8mm"))
+        raise DataError(
+            message(
+                f"ncsnr on the grid {both.shape}", f"{ncsnr.shape}", "use the map in func1pt8mm"
+            )
+        )
     hemisphere = np.repeat(np.arange(2, dtype=np.int8), [int(m.sum()) for m in masks])
     return Space(
         atlas=Atlas(hemisphere, rois),

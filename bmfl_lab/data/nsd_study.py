@@ -17,7 +17,9 @@ from bmfl_lab.files import atomic_path, load_npy
 def subject_numbers(root: str | Path, space: str = "fsaverage") -> dict[str, int]:
     """Return name to number of the subjects whose betas lie under `root`; empty if there are none."""
     base = Path(root).expanduser() / "nsddata_betas/ppdata"
-    return {f"subj{n:02d}": n for n in range(1, 9) if (base / f"subj{n:02d}" / space / BETAS).is_dir()}
+    return {
+        f"subj{n:02d}": n for n in range(1, 9) if (base / f"subj{n:02d}" / space / BETAS).is_dir()
+    }
 
 
 def load(
@@ -43,7 +45,8 @@ def load(
     space, seed, val, nan_policy, follow_links
         As `bmfl_lab.data.nsd.read_subject`.
     cache : str or Path, optional
-        Folder for the averaged responses, ``<subject>.npy``, which are then mapped instead of held in memory.
+        Folder for the averaged responses, ``<subject>.npy``, which are then mapped instead of held
+        in memory.
     backbone : BackboneSpec, optional
         Default backbone.
 
@@ -60,10 +63,25 @@ def load(
     found = subject_numbers(root, space)
     if not found:
         wanted = f"nsddata_betas/ppdata/subj01/{space}/{BETAS} or another subject's"
-        raise DataError(message(wanted, f"none in {root}", "download the betas of a subject, or choose the other space"))
-    options = {"space": space, "seed": seed, "val": val, "nan_policy": nan_policy, "follow_links": follow_links}
+        raise DataError(
+            message(
+                wanted,
+                f"none in {root}",
+                "download the betas of a subject, or choose the other space",
+            )
+        )
+    options = {
+        "space": space,
+        "seed": seed,
+        "val": val,
+        "nan_policy": nan_policy,
+        "follow_links": follow_links,
+    }
     chosen = chosen_subjects(found, subject, root)
-    subjects = {name: _mapped(read_subject(root, number, **options), cache) for name, number in chosen.items()}
+    subjects = {
+        name: _mapped(read_subject(root, number, **options), cache)
+        for name, number in chosen.items()
+    }
     return Study(
         name=Path(root).expanduser().resolve().name,
         description=f"responses of the Natural Scenes Dataset, {space}: {', '.join(subjects)}",

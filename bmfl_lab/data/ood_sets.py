@@ -52,46 +52,91 @@ class SetInfo:
 
 SETS: dict[str, SetInfo] = {
     "imagenet": SetInfo(
-        "ImageNet-1k (ILSVRC2012)", 1000, 50000, "train/wnid/*.JPEG; val/wnid/*.JPEG or val/ILSVRC2012_val_*.JPEG",
-        "non-commercial research and teaching, after registration", "image-net.org", "Russakovsky et al. 2015",
+        "ImageNet-1k (ILSVRC2012)",
+        1000,
+        50000,
+        "train/wnid/*.JPEG; val/wnid/*.JPEG or val/ILSVRC2012_val_*.JPEG",
+        "non-commercial research and teaching, after registration",
+        "image-net.org",
+        "Russakovsky et al. 2015",
     ),
     "imagenet-v2": SetInfo(
-        "ImageNet-V2", 1000, 10000, "0 ... 999/*.jpeg (folder = index of the sorted wnids)",
-        "code MIT; photographs of their Flickr authors", "github.com/modestyachts/ImageNetV2", "Recht et al. 2019",
+        "ImageNet-V2",
+        1000,
+        10000,
+        "0 ... 999/*.jpeg (folder = index of the sorted wnids)",
+        "code MIT; photographs of their Flickr authors",
+        "github.com/modestyachts/ImageNetV2",
+        "Recht et al. 2019",
     ),
     "imagenet-sketch": SetInfo(
-        "ImageNet-Sketch", 1000, 50889, "wnid/*.JPEG",
-        "code MIT; images found on the web", "github.com/HaohanWang/ImageNet-Sketch", "Wang et al. 2019",
+        "ImageNet-Sketch",
+        1000,
+        50889,
+        "wnid/*.JPEG",
+        "code MIT; images found on the web",
+        "github.com/HaohanWang/ImageNet-Sketch",
+        "Wang et al. 2019",
     ),
     "imagenet-r": SetInfo(
-        "ImageNet-R", 200, 30000, "wnid/*.jpg",
-        "code MIT; images found on the web", "github.com/hendrycks/imagenet-r", "Hendrycks et al. 2021",
-        86135, (1, 2, 4, 6, 8),
+        "ImageNet-R",
+        200,
+        30000,
+        "wnid/*.jpg",
+        "code MIT; images found on the web",
+        "github.com/hendrycks/imagenet-r",
+        "Hendrycks et al. 2021",
+        86135,
+        (1, 2, 4, 6, 8),
     ),
     "imagenet-a": SetInfo(
-        "ImageNet-A", 200, 7500, "wnid/*.jpg",
-        "code MIT; images found on the web", "github.com/hendrycks/natural-adv-examples", "Hendrycks et al. 2021",
-        102178, (6, 11, 13, 15, 17),
+        "ImageNet-A",
+        200,
+        7500,
+        "wnid/*.jpg",
+        "code MIT; images found on the web",
+        "github.com/hendrycks/natural-adv-examples",
+        "Hendrycks et al. 2021",
+        102178,
+        (6, 11, 13, 15, 17),
     ),
     "imagenet-c": SetInfo(
-        "ImageNet-C", 1000, 50000, "corruption/severity/wnid/*.JPEG (also below noise, blur, weather, digital)",
-        "CC BY 4.0", "zenodo.org/record/2235448", "Hendrycks & Dietterich 2019",
+        "ImageNet-C",
+        1000,
+        50000,
+        "corruption/severity/wnid/*.JPEG (also below noise, blur, weather, digital)",
+        "CC BY 4.0",
+        "zenodo.org/record/2235448",
+        "Hendrycks & Dietterich 2019",
     ),
     "stylized-imagenet": SetInfo(
-        "Stylized-ImageNet", 1000, 50000, "train|val/wnid/*",
-        "code MIT; made by the user from ImageNet and Painter-by-Numbers", "github.com/rgeirhos/Stylized-ImageNet",
+        "Stylized-ImageNet",
+        1000,
+        50000,
+        "train|val/wnid/*",
+        "code MIT; made by the user from ImageNet and Painter-by-Numbers",
+        "github.com/rgeirhos/Stylized-ImageNet",
         "Geirhos et al. 2019",
     ),
     "model-vs-human": SetInfo(
-        "model-vs-human (17 sets)", 16, None, "set/dnn/session-1/*.png, or set/category/*.png",
-        "see the repository; part of the images are from ImageNet", "github.com/bethgelab/model-vs-human",
+        "model-vs-human (17 sets)",
+        16,
+        None,
+        "set/dnn/session-1/*.png, or set/category/*.png",
+        "see the repository; part of the images are from ImageNet",
+        "github.com/bethgelab/model-vs-human",
         "Geirhos et al. 2021",
     ),
     "pacs": SetInfo(
-        "PACS", 7, 9991, "domain/class/*", "none stated; research use", "domaingeneralization.github.io",
+        "PACS",
+        7,
+        9991,
+        "domain/class/*",
+        "none stated; research use",
+        "domaingeneralization.github.io",
         "Li et al. 2017",
     ),
-}  # fmt: skip
+}
 
 
 def sources():
@@ -99,7 +144,9 @@ def sources():
     import pandas as pd
 
     columns = ("title", "n_classes", "n_images", "layout", "licence", "where", "reference")
-    return pd.DataFrame([{c: getattr(s, c) for c in columns} for s in SETS.values()], index=list(SETS))
+    return pd.DataFrame(
+        [{c: getattr(s, c) for c in columns} for s in SETS.values()], index=list(SETS)
+    )
 
 
 @dataclass(frozen=True)
@@ -136,8 +183,8 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
     Raises
     ------
     DataError
-        If count, sum or beginning differ; the message says which set it looks like. If the classes of ImageNet are not
-        1000: the indices mean nothing then.
+        If count, sum or beginning differ; the message says which set it looks like. If the classes
+        of ImageNet are not 1000: the indices mean nothing then.
     """
     info = SETS[name]
     if info.index_sum is None:
@@ -151,7 +198,11 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
             )
         )
     index = np.sort(head_columns(wnids, sorted(imagenet_wnids)))
-    if len(index) == info.n_classes and index.sum() == info.index_sum and tuple(index[:5]) == info.first_indices:
+    if (
+        len(index) == info.n_classes
+        and index.sum() == info.index_sum
+        and tuple(index[:5]) == info.first_indices
+    ):
         return
     alike = [s.title for s in SETS.values() if s.index_sum == index.sum()]
     raise DataError(
@@ -186,15 +237,16 @@ def read_ood_set(
     head_wnids : sequence of str, optional
         Class of each column of the head, where that is not the sorted order.
     partial : bool, default False
-        Accept some of the classes only; the self-check of -R and -A is skipped then, and results say how many of the
-        classes there are (see `partial_note`).
+        Accept some of the classes only; the self-check of -R and -A is skipped then, and results
+        say how many of the classes there are (see `partial_note`).
     follow_links : bool, default False
         Allow files that are links to somewhere outside the folder.
 
     Raises
     ------
     DataError
-        If the set is unknown, class folders are missing, unknown or those of another set, or a link leads out.
+        If the set is unknown, class folders are missing, unknown or those of another set, or a link
+        leads out.
     """
     readable = ("imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
     if name not in readable:
@@ -202,7 +254,9 @@ def read_ood_set(
     everything, links = read_wnids(imagenet_wnids), {"follow_links": follow_links}
     if name == "imagenet-v2":
         folder_of = {w: str(i) for i, w in enumerate(everything)}
-        stimuli = read_class_folders(name, folder, everything, partial=partial, folder_of=folder_of, **links)
+        stimuli = read_class_folders(
+            name, folder, everything, partial=partial, folder_of=folder_of, **links
+        )
         classes = everything
     elif SETS[name].n_classes < 1000:
         classes = read_wnids(folder)
@@ -212,13 +266,16 @@ def read_ood_set(
     else:
         classes = everything
         stimuli = read_class_folders(name, folder, classes, partial=partial, **links)
-    return OODSet(stimuli, classes, head_columns(classes, everything if head_wnids is None else head_wnids))
+    return OODSet(
+        stimuli, classes, head_columns(classes, everything if head_wnids is None else head_wnids)
+    )
 
 
 def partial_note(stimuli: StimulusSet) -> str:
     """Return "k of C classes" for a set that lacks images of some of its classes, else "".
 
-    C is the published number for a public set, whose classes may have been read from an incomplete folder.
+    C is the published number for a public set, whose classes may have been read from an incomplete
+    folder.
     """
     known = SETS.get("imagenet" if stimuli.name == "imagenet-val" else stimuli.name)
     n_classes = max(len(stimuli.class_names), known.n_classes if known else 0)
@@ -240,7 +297,8 @@ def read_imagenet_c(
     Raises
     ------
     DataError
-        If the folder is not there; the message lists what is. See also `imagenet.read_class_folders`.
+        If the folder is not there; the message lists what is. See also
+        `imagenet.read_class_folders`.
     """
     root = Path(folder)
     places = [p for p in (root / corruption, *sorted(root.glob(f"*/{corruption}"))) if p.is_dir()]
@@ -248,7 +306,9 @@ def read_imagenet_c(
         got = f"severities {class_folders(places[0])}" if places else f"{class_folders(root)[:20]}"
         raise DataError(
             message(
-                f"{corruption}/{severity} in {root}", got, "unpack that archive of ImageNet-C, or leave it out of mCE"
+                f"{corruption}/{severity} in {root}",
+                got,
+                "unpack that archive of ImageNet-C, or leave it out of mCE",
             )
         )
     where = places[0] / str(severity)
@@ -271,7 +331,13 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
     """
     domains = class_folders(folder)
     if len(domains) < 2:
-        raise DataError(message(f"at least two domain folders in {folder}", f"{domains}", "give the folder above them"))
+        raise DataError(
+            message(
+                f"at least two domain folders in {folder}",
+                f"{domains}",
+                "give the folder above them",
+            )
+        )
     classes = class_folders(Path(folder) / domains[0])
     return {d: read_class_folders(d, Path(folder) / d, classes) for d in domains}
 
@@ -305,8 +371,17 @@ def group_columns(
         for w in wnids:
             if owner.setdefault(w, name) != name:
                 raise DataError(
-                    message("each wnid under one class", f"{w} under {owner[w]!r} and {name!r}", "mend the table")
+                    message(
+                        "each wnid under one class",
+                        f"{w} under {owner[w]!r} and {name!r}",
+                        "mend the table",
+                    )
                 )
     where = {w: i for i, w in enumerate(head_wnids)}
-    columns = {n: np.asarray([where[w] for w in ws if w in where], dtype=np.int64) for n, ws in table.items()}
-    return {n: c for n, c in columns.items() if len(c)}, tuple(n for n, c in columns.items() if not len(c))
+    columns = {
+        n: np.asarray([where[w] for w in ws if w in where], dtype=np.int64)
+        for n, ws in table.items()
+    }
+    return {n: c for n, c in columns.items() if len(c)}, tuple(
+        n for n, c in columns.items() if not len(c)
+    )

@@ -1,8 +1,8 @@
 """Arrays inside pickles (a dictionary saved with ``numpy.save`` or ``pickle.dump``), read without unpickling.
 
-Unpickling runs whatever the file says. Here the opcodes are walked through and only the pattern that NumPy writes
-for an array is recognised; its raw buffer becomes an array by ``numpy.frombuffer``. Nothing named in the file is
-imported or called; anything else is refused.
+Unpickling runs whatever the file says. Here the opcodes are walked through and only the pattern
+that NumPy writes for an array is recognised; its raw buffer becomes an array by
+``numpy.frombuffer``. Nothing named in the file is imported or called; anything else is refused.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def read_pickled_arrays(path: str | Path) -> dict[str, Any]:
     Parameters
     ----------
     path : str or Path
-        A ``.npy`` file that holds one dictionary (as ``numpy.save`` writes it) or a bare pickle of one, of protocol
-        3 to 5, whatever its name.
+        A ``.npy`` file that holds one dictionary (as ``numpy.save`` writes it) or a bare pickle of
+        one, of protocol 3 to 5, whatever its name.
 
     Returns
     -------
@@ -82,7 +82,9 @@ def read_pickled_arrays(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file() or not path.stat().st_size:
-        raise DataError(message(f"a file {path.name} with data", f"nothing at {path}", "check the path"))
+        raise DataError(
+            message(f"a file {path.name} with data", f"nothing at {path}", "check the path")
+        )
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             _skip_header(data)
@@ -116,7 +118,11 @@ def _skip_header(data: mmap.mmap) -> None:
         return
     data.seek(0)
     version = np.lib.format.read_magic(data)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    reader = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = reader(data)
     if not dtype.hasobject or shape != ():
         raise _Refused(f"a plain array {dtype} {shape}; read it with load_npy")
@@ -205,7 +211,11 @@ def _made(function: Any, arguments: Any) -> Any:
         raise _Refused("a call of something else than NumPy's own")
     if function.name == "numpy dtype" and arguments and isinstance(arguments[0], str):
         return _Type(arguments[0])
-    if function.name in _RECONSTRUCT and len(arguments) == 3 and arguments[0] == _Global("numpy ndarray"):
+    if (
+        function.name in _RECONSTRUCT
+        and len(arguments) == 3
+        and arguments[0] == _Global("numpy ndarray")
+    ):
         return _Array()
     if function.name in _SCALAR and len(arguments) == 2 and isinstance(arguments[0], _Type):
         return _filled(arguments[1], arguments[0], (), False)[()]
@@ -220,7 +230,12 @@ def _set_state(target: Any, state: Any) -> None:
         if state[1] not in ("<", ">", "|", "=") or any(s is not None for s in state[2:5]):
             raise _Refused("a structured array")
         target.order = state[1]
-    elif isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], _Type):
+    elif (
+        isinstance(target, _Array)
+        and isinstance(state, tuple)
+        and len(state) == 5
+        and isinstance(state[2], _Type)
+    ):
         _, shape, kind, fortran, data = state
         if kind.code in ("O8", "O") and shape == () and isinstance(data, list) and len(data) == 1:
             target.value = data[0]
@@ -234,7 +249,9 @@ def _filled(data: Any, kind: _Type, shape: Any, fortran: bool) -> np.ndarray:
     dtype = kind.dtype()
     if not isinstance(data, (bytes, bytearray)) or not isinstance(shape, tuple):
         raise _Refused("an array without raw data")
-    if not all(isinstance(s, int) and s >= 0 for s in shape) or math.prod(shape) * dtype.itemsize != len(data):
+    if not all(isinstance(s, int) and s >= 0 for s in shape) or math.prod(
+        shape
+    ) * dtype.itemsize != len(data):
         raise _Refused(f"{len(data)} bytes for shape {shape} {dtype}")
     if not dtype.itemsize:
         raise _Refused(f"an array of empty {dtype}")

@@ -1,10 +1,11 @@
 """The planted study: generated images and a simulated subject of which everything is known.
 
-The class of an image is the orientation of the gratings in two known cells, hidden among gratings elsewhere. Each
-vertex of the simulated subject sees the image through a known receptive field and orientation tuning. Only the ROI
-`signal_roi` sees the planted cells, so that it alone carries the class; with ``carries=False`` no ROI does. A head
-trained on the few labelled images must find the two cells among sixteen by itself, while a brain encoder learns them
-from many unlabelled images with responses.
+The class of an image is the orientation of the gratings in two known cells, hidden among gratings
+elsewhere. Each vertex of the simulated subject sees the image through a known receptive field and
+orientation tuning. Only the ROI `signal_roi` sees the planted cells, so that it alone carries the
+class; with ``carries=False`` no ROI does. A head trained on the few labelled images must find the
+two cells among sixteen by itself, while a brain encoder learns them from many unlabelled images
+with responses.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ CUTOFF = 2.0
 RF_SIZE = {"V1": 0.3, "V2": 0.4, "V3": 0.5, "hV4": 0.6, "LO": 0.7, "FFC": 0.8, "PHA": 0.9}
 """Standard deviation of the receptive fields in degrees, growing along the hierarchy; our choice."""
 
-# 12 connected vertices an ROI on nilearn's fsaverage5 mesh, grown from a point at the place of each area.
+# 12 connected vertices an ROI on nilearn's fsaverage5 mesh, grown from a point at the place of each
+# area.
 _VERTICES: dict[str, dict[str, tuple[int, ...]]] = {
     "left": {
         "V1": (348, 827, 828, 1777, 2747, 3919, 3920, 3921, 6096, 6097, 6098, 7984),
@@ -50,7 +52,9 @@ _VERTICES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-def _place_fields(generator: np.random.Generator, roi: str, side: int, cells: tuple | None, n: int) -> np.ndarray:
+def _place_fields(
+    generator: np.random.Generator, roi: str, side: int, cells: tuple | None, n: int
+) -> np.ndarray:
     """Return (n, 3): x, y and sigma in degrees; inside `cells` if given, else clear of the planted cells."""
     sign = 1 if side == 0 else -1  # the left hemisphere sees the right half of the field
     found: list[tuple[float, float, float]] = []
@@ -70,7 +74,9 @@ def _place_fields(generator: np.random.Generator, roi: str, side: int, cells: tu
     return np.asarray(found)
 
 
-def _atlas(generator: np.random.Generator, signal_roi: str, carries: bool) -> tuple[Atlas, np.ndarray]:
+def _atlas(
+    generator: np.random.Generator, signal_roi: str, carries: bool
+) -> tuple[Atlas, np.ndarray]:
     """Return the atlas and the receptive fields (n_vertices, 3)."""
     names, hemisphere, index, fields = [], [], [], []
     for side, table in enumerate(_VERTICES.values()):
@@ -89,7 +95,9 @@ def _atlas(generator: np.random.Generator, signal_roi: str, carries: bool) -> tu
         "eccentricity": np.hypot(rf[:, 0], rf[:, 1]),
         "rf_size": rf[:, 2].copy(),
     }
-    return Atlas(np.asarray(hemisphere, np.int8), rois, np.asarray(index, np.int64), "fsaverage5", maps=maps), rf
+    return Atlas(
+        np.asarray(hemisphere, np.int8), rois, np.asarray(index, np.int64), "fsaverage5", maps=maps
+    ), rf
 
 
 def _field_weights(rf: np.ndarray) -> np.ndarray:
@@ -125,7 +133,11 @@ def _respond(pooled: np.ndarray, tuning: np.ndarray) -> np.ndarray:
 
 
 def add_repeats(
-    noiseless: np.ndarray, ceiling: np.ndarray, sessions: np.ndarray, n_repeats: int, generator: np.random.Generator
+    noiseless: np.ndarray,
+    ceiling: np.ndarray,
+    sessions: np.ndarray,
+    n_repeats: int,
+    generator: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Simulate repeated noisy measurements of standardised responses.
 
@@ -136,7 +148,8 @@ def add_repeats(
     ceiling : ndarray of float, shape (n_vertices,)
         Wanted explainable share of the variance of the mean over repeats, above 0 and below 1.
     sessions : ndarray of int64, shape (n_stimuli,)
-        Session of each stimulus; each session has its own offset and gain per vertex, which z-scoring removes.
+        Session of each stimulus; each session has its own offset and gain per vertex, which
+        z-scoring removes.
     n_repeats : int
         Presentations of each stimulus.
     generator : numpy.random.Generator
@@ -151,7 +164,9 @@ def add_repeats(
     """
     n, v = noiseless.shape
     noise_sd = np.sqrt(n_repeats * (1 - ceiling) / ceiling).astype(np.float32)
-    repeats = noiseless[:, None, :] + noise_sd * generator.standard_normal((n, n_repeats, v), dtype=np.float32)
+    repeats = noiseless[:, None, :] + noise_sd * generator.standard_normal(
+        (n, n_repeats, v), dtype=np.float32
+    )
     for session in np.unique(sessions):
         rows = sessions == session
         gain = generator.uniform(0.8, 1.2, v).astype(np.float32)
@@ -161,8 +176,15 @@ def add_repeats(
     return repeats.mean(axis=1), repeats
 
 
-def _subject(seed: int, stimuli: StimulusSet, latent: np.ndarray, pixels: np.ndarray, sizes: tuple[int, int, int],
-             signal_roi: str, carries: bool) -> Subject:  # fmt: skip
+def _subject(
+    seed: int,
+    stimuli: StimulusSet,
+    latent: np.ndarray,
+    pixels: np.ndarray,
+    sizes: tuple[int, int, int],
+    signal_roi: str,
+    carries: bool,
+) -> Subject:
     generator = rng(seed, "planted", "subject")
     atlas, rf = _atlas(generator, signal_roi, carries)
     weights, tuning = _field_weights(rf), _tuning(generator, atlas.n_vertices)
@@ -178,14 +200,18 @@ def _subject(seed: int, stimuli: StimulusSet, latent: np.ndarray, pixels: np.nda
     noiseless = (raw - mean) / spread
     ceiling = generator.uniform(0.45, 0.85, atlas.n_vertices).astype(np.float32)
     sessions = generator.permutation(len(pixels)).astype(np.int64) % N_SESSIONS
-    responses, repeats = add_repeats(noiseless, ceiling, sessions, N_REPEATS, rng(seed, "planted", "noise"))
+    responses, repeats = add_repeats(
+        noiseless, ceiling, sessions, N_REPEATS, rng(seed, "planted", "noise")
+    )
     edges = np.cumsum((0, *sizes))
     return Subject(
         name="simulated-planted",
         stimuli=stimuli,
         responses=responses,
         atlas=atlas,
-        splits={k: np.arange(a, b) for k, a, b in zip(("train", "val", "test"), edges[:-1], edges[1:])},
+        splits={
+            k: np.arange(a, b) for k, a, b in zip(("train", "val", "test"), edges[:-1], edges[1:])
+        },
         noise_ceiling=ceiling,
         repeats=repeats,
         sessions=sessions,
@@ -212,7 +238,9 @@ def _labelled(seed: int, name: str, n: int, statistics: str) -> StimulusSet:
     generator = rng(seed, "planted", name)
     labels = generator.permutation(n) % len(images.CLASS_NAMES)
     ids = [f"{name}-{i:05d}" for i in range(n)]
-    return from_arrays(name, images.draw(generator, labels, statistics), ids, labels, images.CLASS_NAMES)
+    return from_arrays(
+        name, images.draw(generator, labels, statistics), ids, labels, images.CLASS_NAMES
+    )
 
 
 def load(
@@ -232,7 +260,8 @@ def load(
     Parameters
     ----------
     seed : int, default 0
-        Everything is a pure function of it and of the other options; sizes of one set do not change another set.
+        Everything is a pure function of it and of the other options; sizes of one set do not change
+        another set.
     n_encoder, n_encoder_val, n_encoder_test : int
         Images with responses, for the brain encoder; unlabelled.
     n_train, n_val, n_test, n_ood : int
@@ -240,16 +269,18 @@ def load(
     signal_roi : str, default "FFC"
         The one ROI whose receptive fields see the planted cells.
     carries : bool, default True
-        If false, `signal_roi` sees distractors as every other ROI does, and no ROI carries the class.
+        If false, `signal_roi` sees distractors as every other ROI does, and no ROI carries the
+        class.
 
     Returns
     -------
     Study
-        Its subject's ``truth`` holds receptive fields (x, y and sigma in degrees), tuning, noiseless responses, the
-        planted pixels, the noise ceiling, ``respond(images) -> noiseless responses`` and ``orientation_energy(images) ->
-        (n, n_orientations, n_vertices)``, what each receptive field sees. Maps of the atlas:
-        polar angle in degrees clockwise from the upper vertical meridian (negative in the left half of the
-        field), eccentricity and standard deviation of the receptive field in degrees.
+        Its subject's ``truth`` holds receptive fields (x, y and sigma in degrees), tuning,
+        noiseless responses, the planted pixels, the noise ceiling, ``respond(images) -> noiseless
+        responses`` and ``orientation_energy(images) -> (n, n_orientations, n_vertices)``, what each
+        receptive field sees. Maps of the atlas: polar angle in degrees clockwise from the upper
+        vertical meridian (negative in the left half of the field), eccentricity and standard
+        deviation of the receptive field in degrees.
 
     Raises
     ------
@@ -257,13 +288,28 @@ def load(
         If `signal_roi` is not an ROI of the study, or a size is below 4.
     """
     if signal_roi not in RF_SIZE:
-        raise ConfigError(message(f"signal_roi among {tuple(RF_SIZE)}", repr(signal_roi), nearest(signal_roi, RF_SIZE)))
-    sizes = {"n_encoder": n_encoder, "n_encoder_val": n_encoder_val, "n_encoder_test": n_encoder_test,
-             "n_train": n_train, "n_val": n_val, "n_test": n_test, "n_ood": n_ood}  # fmt: skip
+        raise ConfigError(
+            message(
+                f"signal_roi among {tuple(RF_SIZE)}", repr(signal_roi), nearest(signal_roi, RF_SIZE)
+            )
+        )
+    sizes = {
+        "n_encoder": n_encoder,
+        "n_encoder_val": n_encoder_val,
+        "n_encoder_test": n_encoder_test,
+        "n_train": n_train,
+        "n_val": n_val,
+        "n_test": n_test,
+        "n_ood": n_ood,
+    }
     for name, size in sizes.items():
         if size < len(images.CLASS_NAMES):
             raise ConfigError(
-                message(f"{name} of at least {len(images.CLASS_NAMES)}", str(size), "ask for more images")
+                message(
+                    f"{name} of at least {len(images.CLASS_NAMES)}",
+                    str(size),
+                    "ask for more images",
+                )
             )
     parts, latent, ids = [], [], []
     for split, n in (("train", n_encoder), ("val", n_encoder_val), ("test", n_encoder_test)):
@@ -273,10 +319,18 @@ def load(
         ids += [f"encoder-{split}-{i:05d}" for i in range(n)]
     pixels = np.concatenate(parts)
     stimuli = from_arrays("encoder", pixels, ids, np.full(len(pixels), -1), images.CLASS_NAMES)
-    subject = _subject(seed, stimuli, np.concatenate(latent), pixels, (n_encoder, n_encoder_val, n_encoder_test),
-                       signal_roi, carries)  # fmt: skip
+    subject = _subject(
+        seed,
+        stimuli,
+        np.concatenate(latent),
+        pixels,
+        (n_encoder, n_encoder_val, n_encoder_test),
+        signal_roi,
+        carries,
+    )
     sets = {
-        name: _labelled(seed, name, n, "standard") for name, n in (("train", n_train), ("val", n_val), ("test", n_test))
+        name: _labelled(seed, name, n, "standard")
+        for name, n in (("train", n_train), ("val", n_val), ("test", n_test))
     }
     sets["recoloured"] = _labelled(seed, "recoloured", n_ood, "recoloured")
     carrier = f"{signal_roi} alone carries the class" if carries else "no region carries the class"

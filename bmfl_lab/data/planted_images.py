@@ -1,8 +1,9 @@
 """Images of the planted study: a field of oriented patterns, one place of which tells the class.
 
-Each image is a grid of 4 x 4 cells of 14 pixels, the patch size of the backbones. Each cell holds a grating of random
-orientation; only the two cells of `PLANTED_CELLS`, left and right of the vertical midline, share the orientation that
-is the image's class. Everything else is a nuisance, drawn independently of the class.
+Each image is a grid of 4 x 4 cells of 14 pixels, the patch size of the backbones. Each cell holds a
+grating of random orientation; only the two cells of `PLANTED_CELLS`, left and right of the vertical
+midline, share the orientation that is the image's class. Everything else is a nuisance, drawn
+independently of the class.
 """
 
 from __future__ import annotations
@@ -84,11 +85,15 @@ def _gabor(side: int, sigma: float, orientation: int, phase: float) -> np.ndarra
 
 @cache
 def _gratings() -> np.ndarray:
-    pairs = [[_gabor(CELL, 3.5, k, phase) for phase in (0.0, np.pi / 2)] for k in range(len(CLASS_NAMES))]
+    pairs = [
+        [_gabor(CELL, 3.5, k, phase) for phase in (0.0, np.pi / 2)] for k in range(len(CLASS_NAMES))
+    ]
     return np.asarray(pairs, dtype=np.float32)  # (4 orientations, 2 phases, CELL, CELL)
 
 
-def draw(generator: np.random.Generator, labels: np.ndarray, statistics: str = "standard") -> np.ndarray:
+def draw(
+    generator: np.random.Generator, labels: np.ndarray, statistics: str = "standard"
+) -> np.ndarray:
     """Draw images of the given classes.
 
     Parameters
@@ -111,11 +116,16 @@ def draw(generator: np.random.Generator, labels: np.ndarray, statistics: str = "
     contrast = generator.uniform(*nuisance.contrast, (n, GRID, GRID)).astype(np.float32)
     phase = generator.uniform(-nuisance.phase, nuisance.phase, (n, GRID, GRID)).astype(np.float32)
     even, odd = _gratings()[orientation, 0], _gratings()[orientation, 1]
-    cells = contrast[..., None, None] * (np.cos(phase)[..., None, None] * even + np.sin(phase)[..., None, None] * odd)
-    gain = (1 + nuisance.tint * generator.standard_normal((n, GRID, GRID, 1, 1, 3))).astype(np.float32)
+    cells = contrast[..., None, None] * (
+        np.cos(phase)[..., None, None] * even + np.sin(phase)[..., None, None] * odd
+    )
+    gain = (1 + nuisance.tint * generator.standard_normal((n, GRID, GRID, 1, 1, 3))).astype(
+        np.float32
+    )
     base = generator.uniform(*nuisance.brightness, (n, 1, 1, 1, 1, 1))
     colour = nuisance.chroma * (
-        generator.standard_normal((n, 1, 1, 1, 1, 3)) + generator.standard_normal((n, GRID, GRID, 1, 1, 3))
+        generator.standard_normal((n, 1, 1, 1, 1, 3))
+        + generator.standard_normal((n, GRID, GRID, 1, 1, 3))
     )
     field = (base + colour).astype(np.float32) + gain * cells[..., None]
     pixels = field.transpose(0, 1, 3, 2, 4, 5).reshape(n, SIDE, SIDE, 3)
@@ -126,8 +136,8 @@ def draw(generator: np.random.Generator, labels: np.ndarray, statistics: str = "
 def orientation_energy(images: np.ndarray) -> np.ndarray:
     """Return the local contrast energy in each orientation.
 
-    The squared responses of a quadrature pair of Gabor filters to the luminance, summed: the energy model of complex
-    cells.
+    The squared responses of a quadrature pair of Gabor filters to the luminance, summed: the energy
+    model of complex cells.
 
     Parameters
     ----------
@@ -139,14 +149,15 @@ def orientation_energy(images: np.ndarray) -> np.ndarray:
     ndarray of float32, shape (n, n_orientations, SIDE, SIDE)
 
     References
-    ----------
-    Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A 2:284-299.
+    ---------- Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion,
+    JOSA A 2:284-299.
     """
     from scipy import fft
 
     grey = (images.astype(np.float32) @ LUMINANCE) / 255
     side = 2 * _FILTER_REACH + 1
-    # Repeating the border keeps the frame from being an edge, whose energy would change with the mean level.
+    # Repeating the border keeps the frame from being an edge, whose energy would change with the
+    # mean level.
     reach = ((0, 0), (_FILTER_REACH, _FILTER_REACH), (_FILTER_REACH, _FILTER_REACH))
     grey = np.pad(grey, reach, mode="edge")
     padded = SIDE + 4 * _FILTER_REACH

@@ -29,7 +29,9 @@ def check_nan_policy(policy: str) -> None:
         If it is neither.
     """
     if policy not in ("refuse", "drop"):
-        raise ConfigError(message("nan_policy 'refuse' or 'drop'", repr(policy), "choose one of them"))
+        raise ConfigError(
+            message("nan_policy 'refuse' or 'drop'", repr(policy), "choose one of them")
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Subject:
     stimuli : StimulusSet
         The n_stimuli images that were shown.
     responses : ndarray of float32, shape (n_stimuli, n_vertices)
-        Mean over repeats, z-scored per vertex within session where sessions are known. May be a memory map.
+        Mean over repeats, z-scored per vertex within session where sessions are known. May be a
+        memory map.
     atlas : Atlas
         Hemispheres and ROIs of the n_vertices.
     splits : mapping of str to ndarray of int64
@@ -57,15 +60,17 @@ class Subject:
     simulated : bool
         True if the responses were not measured in a brain.
     attributes : ndarray of float32, shape (n_stimuli, n_attributes), optional
-        For a simulated subject: the very information its higher areas were built from, for the control that
-        gets it as plain labels.
+        For a simulated subject: the very information its higher areas were built from, for the
+        control that gets it as plain labels.
     attribute_names : tuple of str
         Names of those attributes.
     truth : mapping
-        For a simulated subject: whatever the generator planted (receptive fields, tuning, noiseless responses).
+        For a simulated subject: whatever the generator planted (receptive fields, tuning, noiseless
+        responses).
 
     info : mapping
-        How the data were read: split record, dropped and constant vertices, source of the noise ceiling.
+        How the data were read: split record, dropped and constant vertices, source of the noise
+        ceiling.
 
     Raises
     ------
@@ -91,11 +96,22 @@ class Subject:
         n, v = len(self.stimuli), self.atlas.n_vertices
         if np.shape(self.responses) != (n, v):
             got = np.shape(self.responses)
-            hint = "transpose the array" if got == (v, n) else "use the images and masks that belong to these responses"
-            raise DataError(
-                message(f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}", f"shape {got}", hint)
+            hint = (
+                "transpose the array"
+                if got == (v, n)
+                else "use the images and masks that belong to these responses"
             )
-        for what, values, shape in (("noise_ceiling", self.noise_ceiling, (v,)), ("sessions", self.sessions, (n,))):
+            raise DataError(
+                message(
+                    f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}",
+                    f"shape {got}",
+                    hint,
+                )
+            )
+        for what, values, shape in (
+            ("noise_ceiling", self.noise_ceiling, (v,)),
+            ("sessions", self.sessions, (n,)),
+        ):
             if values is not None and np.shape(values) != shape:
                 raise DataError(
                     message(
@@ -148,6 +164,10 @@ class Subject:
             return np.arange(len(self.stimuli))
         if split not in self.splits:
             raise DataError(
-                message(f"a split of {self.name!r} among {tuple(self.splits)}", repr(split), "choose one of them")
+                message(
+                    f"a split of {self.name!r} among {tuple(self.splits)}",
+                    repr(split),
+                    "choose one of them",
+                )
             )
         return np.asarray(self.splits[split], dtype=np.int64)

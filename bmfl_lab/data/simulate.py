@@ -1,8 +1,9 @@
 """A simulated subject on fsaverage5: retinotopic areas see contrast, higher areas are tuned to meaning.
 
-Nothing here was measured in a brain. V1 to V3 and hV4 respond to oriented contrast energy inside the receptive field
-that the Benson template gives each vertex; higher areas respond to a table of semantic dimensions of the image's class
-and to a few global image statistics. Every number below without a reference is our choice.
+Nothing here was measured in a brain. V1 to V3 and hV4 respond to oriented contrast energy inside
+the receptive field that the Benson template gives each vertex; higher areas respond to a table of
+semantic dimensions of the image's class and to a few global image statistics. Every number below
+without a reference is our choice.
 """
 
 from __future__ import annotations
@@ -23,11 +24,32 @@ N_ORIENTATIONS = 4
 WAVELENGTHS = (4.0, 8.0)
 EXPONENTS = {"V1": 0.5, "V2": 0.45, "V3": 0.4, "hV4": 0.35}
 """Compressive exponents, stronger along the hierarchy as in Kay et al. (2013), J Neurophysiol 110:481-494."""
-CEILINGS = {"V1": 0.5, "V2": 0.5, "V3": 0.45, "hV4": 0.45, "LO": 0.4, "FFC": 0.4, "PHA": 0.35, "VVC": 0.35, "PIT": 0.35}
+CEILINGS = {
+    "V1": 0.5,
+    "V2": 0.5,
+    "V3": 0.45,
+    "hV4": 0.45,
+    "LO": 0.4,
+    "FFC": 0.4,
+    "PHA": 0.35,
+    "VVC": 0.35,
+    "PIT": 0.35,
+}
 """Mean explainable share of the variance of three averaged presentations: of the order that the Natural Scenes Dataset
 shows in these areas, not taken from a table."""
 
-SEMANTIC_DIMENSIONS = ("animate", "face", "fur", "flies", "water", "vehicle", "wheels", "size", "domestic", "scene")
+SEMANTIC_DIMENSIONS = (
+    "animate",
+    "face",
+    "fur",
+    "flies",
+    "water",
+    "vehicle",
+    "wheels",
+    "size",
+    "domestic",
+    "scene",
+)
 SEMANTIC_TABLE: dict[str, tuple[float, ...]] = {
     "airplane": (0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.3, 1.0, 0.0, 0.8),
     "automobile": (0.0, 0.1, 0.0, 0.0, 0.0, 1.0, 1.0, 0.6, 0.6, 0.6),
@@ -40,13 +62,29 @@ SEMANTIC_TABLE: dict[str, tuple[float, ...]] = {
     "ship": (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0),
     "truck": (0.0, 0.1, 0.0, 0.0, 0.0, 1.0, 1.0, 0.8, 0.3, 0.6),
 }
-TRUTH = ("orientation_tuning", "semantic_tuning",
-         *(f"{what}_{part}" for what in ("attribute", "response") for part in ("mean", "spread")))  # fmt: skip
+TRUTH = (
+    "orientation_tuning",
+    "semantic_tuning",
+    *(f"{what}_{part}" for what in ("attribute", "response") for part in ("mean", "spread")),
+)
 """What determines the subject's answer to any image; see `answer`."""
-IMAGE_DIMENSIONS = ("brightness", "contrast", "warmth", "saturation", "horizontal energy", "vertical energy")
+IMAGE_DIMENSIONS = (
+    "brightness",
+    "contrast",
+    "warmth",
+    "saturation",
+    "horizontal energy",
+    "vertical energy",
+)
 
 AREA_PROFILE: dict[str, dict[str, float]] = {
-    "LO": {"animate": 0.5, "wheels": 0.5, "contrast": 1.0, "vertical energy": 0.8, "horizontal energy": 0.8},
+    "LO": {
+        "animate": 0.5,
+        "wheels": 0.5,
+        "contrast": 1.0,
+        "vertical energy": 0.8,
+        "horizontal energy": 0.8,
+    },
     "PIT": {"animate": 0.6, "fur": 0.4, "wheels": 0.4, "contrast": 0.7, "saturation": 0.5},
     "VVC": {"animate": 0.8, "vehicle": 0.6, "size": 0.5, "saturation": 0.6, "warmth": 0.4},
     "FFC": {"face": 1.2, "animate": 0.9, "fur": 0.5, "domestic": 0.4},
@@ -61,8 +99,9 @@ def build_atlas() -> Atlas:
     Returns
     -------
     Atlas
-        Maps: polar angle in degrees clockwise from the upper vertical meridian (negative in the left half of the
-        field), eccentricity and receptive-field standard deviation in degrees; NaN in areas without a template.
+        Maps: polar angle in degrees clockwise from the upper vertical meridian (negative in the
+        left half of the field), eccentricity and receptive-field standard deviation in degrees; NaN
+        in areas without a template.
 
     Raises
     ------
@@ -70,9 +109,8 @@ def build_atlas() -> Atlas:
         If the templates cannot be read.
 
     Notes
-    -----
-    Vertices of retinotopic areas whose receptive field's centre lies outside the image are left out, as they would
-    see nothing.
+    ----- Vertices of retinotopic areas whose receptive field's centre lies outside the image are
+    left out, as they would see nothing.
     """
     sides, index, names, maps = [], [], [], []
     for side, (hemisphere, found) in enumerate(read_templates().items()):
@@ -81,13 +119,16 @@ def build_atlas() -> Atlas:
             label[np.isin(found["glasser"], ids)] = name
         for name, area in BENSON_AREAS.items():
             inside = (found["eccentricity"] <= DEGREES / 2) & (found["sigma"] > 0)
-            # The template's hV4 reaches over its neighbours, PIT above all: there the parcellation decides.
+            # The template's hV4 reaches over its neighbours, PIT above all: there the parcellation
+            # decides.
             mine = (found["area"] == area) & ((name != "hV4") | (label == ""))
             label[mine] = np.where(inside[mine], name, "")
         kept = np.flatnonzero(label != "")
         retinotopic = np.isin(label[kept], list(BENSON_AREAS))
         sign = 1.0 if hemisphere == "left" else -1.0
-        values = np.stack([sign * np.abs(found["angle"][kept]), found["eccentricity"][kept], found["sigma"][kept]])
+        values = np.stack(
+            [sign * np.abs(found["angle"][kept]), found["eccentricity"][kept], found["sigma"][kept]]
+        )
         maps.append(np.where(retinotopic, values, np.nan))
         sides += [side] * len(kept)
         index.append(kept)
@@ -116,12 +157,17 @@ def field_weights(atlas: Atlas, vertices: np.ndarray) -> np.ndarray:
     centres = (np.arange(SIDE) + 0.5 - SIDE / 2) * degree
     px, py = np.meshgrid(centres, -centres)
     distance2 = (px.ravel() - x) ** 2 + (py.ravel() - y) ** 2
-    return (np.exp(-distance2 / (2 * sigma**2)) * degree**2 / (2 * np.pi * sigma**2)).astype(np.float32)
+    return (np.exp(-distance2 / (2 * sigma**2)) * degree**2 / (2 * np.pi * sigma**2)).astype(
+        np.float32
+    )
 
 
 def luminance(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Return luminance on the simulation's grid, float32 (n, SIDE, SIDE), 0 to 1."""
-    grey = [Image.fromarray(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in images]
+    grey = [
+        Image.fromarray(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        for image in images
+    ]
     return np.stack([np.asarray(g, dtype=np.float32) for g in grey]) / 255
 
 
@@ -218,11 +264,13 @@ def respond(
         Semantic and image dimensions, standardised: what the higher areas are built from.
     truth : dict of str to ndarray
         What `answer` needs for other images: ``orientation_tuning`` (n_vertices, n_channels) and
-        ``semantic_tuning`` (n_vertices, n_dimensions), NaN where a vertex has none, and mean and spread of
-        attributes and responses over these images, by which both are standardised.
+        ``semantic_tuning`` (n_vertices, n_dimensions), NaN where a vertex has none, and mean and
+        spread of attributes and responses over these images, by which both are standardised.
     """
     retinotopic = np.flatnonzero(np.isfinite(atlas.maps["polar_angle"]))
-    channels = np.full((atlas.n_vertices, len(WAVELENGTHS) * N_ORIENTATIONS), np.nan, dtype=np.float32)
+    channels = np.full(
+        (atlas.n_vertices, len(WAVELENGTHS) * N_ORIENTATIONS), np.nan, dtype=np.float32
+    )
     channels[retinotopic] = _channel_tuning(generator, len(retinotopic))
     truth = {"orientation_tuning": channels, "semantic_tuning": _semantic_tuning(generator, atlas)}
     noiseless, attributes = answer(images, semantics, atlas, truth)
@@ -237,10 +285,11 @@ def answer(
     Parameters
     ----------
     images, semantics, atlas
-        As `respond`. A shifted image keeps the semantics of its class: the simulated higher areas recognise it,
-        and only their share of image statistics changes.
+        As `respond`. A shifted image keeps the semantics of its class: the simulated higher areas
+        recognise it, and only their share of image statistics changes.
     truth : dict of str to ndarray
-        As `respond` returns it. Where it has no mean and spread, those of these images are taken and put into it.
+        As `respond` returns it. Where it has no mean and spread, those of these images are taken
+        and put into it.
 
     Returns
     -------
@@ -260,9 +309,14 @@ def answer(
         whole[part] = energy.mean((2, 3))
         drive = 0.0
         for channel in range(energy.shape[1]):
-            drive = drive + (energy[:, channel].reshape(len(energy), -1) @ weights.T) * tuning[:, channel]
+            drive = (
+                drive
+                + (energy[:, channel].reshape(len(energy), -1) @ weights.T) * tuning[:, channel]
+            )
         raw[part, retinotopic] = np.maximum(drive, 0) ** exponent[retinotopic]
-    attributes = _standardise(np.concatenate([semantics, image_dimensions(images, whole)], 1), truth, "attribute")
+    attributes = _standardise(
+        np.concatenate([semantics, image_dimensions(images, whole)], 1), truth, "attribute"
+    )
     higher = np.isfinite(truth["semantic_tuning"][:, 0])
     raw[:, higher] = attributes @ truth["semantic_tuning"][higher].T
     return _standardise(raw, truth, "response"), attributes
@@ -272,7 +326,9 @@ def _standardise(values: np.ndarray, truth: dict[str, np.ndarray], what: str) ->
     """Standardise by the mean and spread in `truth`, which are put there the first time."""
     spread = values.std(0)
     mean = truth.setdefault(f"{what}_mean", values.mean(0))
-    return ((values - mean) / truth.setdefault(f"{what}_spread", np.where(spread > 0, spread, 1))).astype(np.float32)
+    return (
+        (values - mean) / truth.setdefault(f"{what}_spread", np.where(spread > 0, spread, 1))
+    ).astype(np.float32)
 
 
 def _channel_tuning(generator: np.random.Generator, n: int) -> np.ndarray:
@@ -295,10 +351,15 @@ def _semantic_tuning(generator: np.random.Generator, atlas: Atlas) -> np.ndarray
     for side, part in enumerate(("left", "right")):
         rows = np.asarray(atlas.hemisphere) == side
         places[rows] = sphere.parts[part].coordinates[atlas.surface_index[rows]]
-    # A random Fourier expansion of a Gaussian process with a length scale of 12 mm on the sphere of radius 100 mm.
+    # A random Fourier expansion of a Gaussian process with a length scale of 12 mm on the sphere of
+    # radius 100 mm.
     frequency = generator.standard_normal((3, 200)) / 12.0
     offset = generator.uniform(0, 2 * np.pi, 200)
-    smooth = np.sqrt(2 / 200) * np.cos(places @ frequency + offset) @ generator.standard_normal((200, len(dimensions)))
+    smooth = (
+        np.sqrt(2 / 200)
+        * np.cos(places @ frequency + offset)
+        @ generator.standard_normal((200, len(dimensions)))
+    )
     tuning = np.full((atlas.n_vertices, len(dimensions)), np.nan, dtype=np.float32)
     for name, profile in AREA_PROFILE.items():
         mask = np.asarray(atlas.rois[name])

@@ -41,7 +41,8 @@ def simulate_eeg(
     width : float
         Standard deviation of a source's Gaussian time course, seconds.
     noise : float
-        Standard deviation of the white noise of one presentation; each source has unit variance at its peak.
+        Standard deviation of the white noise of one presentation; each source has unit variance at
+        its peak.
     seed : int
         Of the topographies and the noise.
 
@@ -56,25 +57,39 @@ def simulate_eeg(
         If sources and latencies have different names, or rows and ids differ in number.
 
     Notes
-    -----
-    Random linear topographies and Gaussian time courses are our choice; nothing here resembles a head.
+    ----- Random linear topographies and Gaussian time courses are our choice; nothing here
+    resembles a head.
     """
     if set(sources) != set(latencies) or not sources:
         raise DataError(
-            message(f"a latency for each of {tuple(sources)}", f"{tuple(latencies)}", "name the same sources in both")
+            message(
+                f"a latency for each of {tuple(sources)}",
+                f"{tuple(latencies)}",
+                "name the same sources in both",
+            )
         )
     times = np.arange(window[0], window[1] + step / 2, step)
     draw, signal = rng(seed, "simulated eeg"), 0.0
     for name, values in sources.items():
         x = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
         if len(x) != len(ids):
-            raise DataError(message(f"{len(ids)} stimuli in {name!r}", str(len(x)), "give one row an id"))
+            raise DataError(
+                message(f"{len(ids)} stimuli in {name!r}", str(len(x)), "give one row an id")
+            )
         spread = x.std(axis=0)
         x = (x - x.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
         seen = x @ draw.standard_normal((x.shape[1], n_channels))
         seen /= np.maximum(seen.std(axis=0), 1e-12)
-        signal = signal + seen[:, :, None] * np.exp(-((times - latencies[name]) ** 2) / (2 * width**2))
+        signal = signal + seen[:, :, None] * np.exp(
+            -((times - latencies[name]) ** 2) / (2 * width**2)
+        )
     shape = (len(ids), n_repeats, n_channels, len(times))
     data = signal[:, None] + noise * draw.standard_normal(shape)
     channels = tuple(f"sim{i + 1:02d}" for i in range(n_channels))
-    return EEG(data.astype(np.float32), channels, times, np.asarray([str(i) for i in ids], dtype=object), True)
+    return EEG(
+        data.astype(np.float32),
+        channels,
+        times,
+        np.asarray([str(i) for i in ids], dtype=object),
+        True,
+    )

@@ -21,16 +21,16 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
     subject : Subject
         A simulated subject whose noiseless responses are known.
     share : float, default 0.7
-        Share of the variance of the new subject's noiseless responses that is the first subject's coding of the
-        image; the rest is as reliable but has nothing to do with it.
+        Share of the variance of the new subject's noiseless responses that is the first subject's
+        coding of the image; the rest is as reliable but has nothing to do with it.
     seed : int
         Of the mixing, of what is not shared, and of the noise.
 
     Returns
     -------
     Subject
-        Same stimuli, splits, atlas and noise ceilings; ``truth`` holds "noiseless" and "share". Named
-        "NAME-otherSEED".
+        Same stimuli, splits, atlas and noise ceilings; ``truth`` holds "noiseless" and "share".
+        Named "NAME-otherSEED".
 
     Raises
     ------
@@ -40,13 +40,17 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
         If the subject was measured, or its noiseless responses or noise ceilings are not known.
 
     Notes
-    -----
-    Within each ROI the first subject's responses are turned by a random rotation, which keeps the geometry of an
-    ROI's patterns and moves it to other vertices. What is not shared are patterns of the same kind that belong to
-    other stimuli. Our choice; nothing here resembles how brains differ.
+    ----- Within each ROI the first subject's responses are turned by a random rotation, which keeps
+    the geometry of an ROI's patterns and moves it to other vertices. What is not shared are
+    patterns of the same kind that belong to other stimuli. Our choice; nothing here resembles how
+    brains differ.
     """
     if not 0 <= share <= 1:
-        raise ConfigError(message("a share from 0 to 1", repr(share), "choose how much both subjects have in common"))
+        raise ConfigError(
+            message(
+                "a share from 0 to 1", repr(share), "choose how much both subjects have in common"
+            )
+        )
     truth = subject.truth
     if not subject.simulated or "noiseless" not in truth or subject.noise_ceiling is None:
         raise DataError(
@@ -60,12 +64,16 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
     known = np.asarray(truth["noiseless"], dtype=np.float32)
     turned = np.empty_like(known)
     for group in _groups(subject, draw):
-        rotation = np.linalg.qr(draw.standard_normal((len(group), len(group))))[0].astype(np.float32)
+        rotation = np.linalg.qr(draw.standard_normal((len(group), len(group))))[0].astype(
+            np.float32
+        )
         turned[:, group] = known[:, group] @ rotation
     mixed = np.sqrt(share) * turned + np.sqrt(1 - share) * turned[draw.permutation(len(turned))]
     spread = mixed.std(axis=0)
     noiseless = (mixed - mixed.mean(axis=0)) / np.where(spread > 1e-6, spread, 1)
-    sessions = np.zeros(len(known), np.int64) if subject.sessions is None else np.asarray(subject.sessions)
+    sessions = (
+        np.zeros(len(known), np.int64) if subject.sessions is None else np.asarray(subject.sessions)
+    )
     n_repeats = 1 if subject.repeats is None else subject.repeats.shape[1]
     ceiling = np.asarray(subject.noise_ceiling, dtype=np.float32)
     usable = np.where(np.isfinite(ceiling), np.clip(ceiling, 0.01, 0.99), 0.5).astype(np.float32)

@@ -43,7 +43,8 @@ def split_by_id(
     seed : int, default 0
         Chooses the split.
     held_out : iterable of str, optional
-        Ids that form the test split, e.g. the shared 1,000 of NSD; those not among `ids` are ignored.
+        Ids that form the test split, e.g. the shared 1,000 of NSD; those not among `ids` are
+        ignored.
 
     Returns
     -------
@@ -60,13 +61,17 @@ def split_by_id(
         If none of the `held_out` ids is present.
 
     Notes
-    -----
-    A stimulus's place is a hash of (seed, id): it depends neither on the order of the rows nor on which other
-    stimuli are present, so subjects that saw the same image agree about its split up to the rounding of the shares.
+    ----- A stimulus's place is a hash of (seed, id): it depends neither on the order of the rows
+    nor on which other stimuli are present, so subjects that saw the same image agree about its
+    split up to the rounding of the shares.
     """
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise ConfigError(
-            message("shares val and test in [0, 1) with val + test < 1", f"{val} and {test}", "lower them")
+            message(
+                "shares val and test in [0, 1) with val + test < 1",
+                f"{val} and {test}",
+                "lower them",
+            )
         )
     names = np.asarray([str(i) for i in ids], dtype=object)
     unique = sorted(set(names))
@@ -88,7 +93,9 @@ def split_by_id(
     kind = np.asarray([2 if i in tests else 1 if i in vals else 0 for i in names], dtype=np.int64)
     splits = {name: np.flatnonzero(kind == k) for k, name in enumerate(("train", "val", "test"))}
     if not len(splits["train"]):
-        raise ConfigError(message("at least one stimulus to train on", f"none of {len(unique)}", "hold fewer out"))
+        raise ConfigError(
+            message("at least one stimulus to train on", f"none of {len(unique)}", "hold fewer out")
+        )
     record = {
         "method": "seeded by id" if held_out is None else "held-out ids",
         "seed": int(seed),
@@ -109,7 +116,8 @@ def leave_one_session_out(
     sessions : array of int, shape (n,)
         Session of each row.
     ids : sequence of str, length n, optional
-        Stimulus of each row. Rows of a stimulus that the held-out session showed leave the training rows.
+        Stimulus of each row. Rows of a stimulus that the held-out session showed leave the training
+        rows.
 
     Raises
     ------
@@ -159,22 +167,32 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         Naming, for each pair of sets, how many stimuli they share and examples.
     """
     found: list[str] = []
-    digests = {name: dict(zip(s.digests(), map(str, s.ids))) for name, s in sets.items()} if images else {}
+    digests = (
+        {name: dict(zip(s.digests(), map(str, s.ids))) for name, s in sets.items()}
+        if images
+        else {}
+    )
     for a, b in itertools.combinations(sets, 2):
         shared = sorted(set(map(str, sets[a].ids)) & set(map(str, sets[b].ids)))
         if shared:
-            found.append(f"{len(shared)} ids shared by {a!r} and {b!r}, e.g. {', '.join(shared[:3])}")
+            found.append(
+                f"{len(shared)} ids shared by {a!r} and {b!r}, e.g. {', '.join(shared[:3])}"
+            )
         same = sorted(set(digests.get(a, ())) & set(digests.get(b, ())))
         if same:
             pairs = ", ".join(f"{digests[a][h]} = {digests[b][h]}" for h in same[:3])
             found.append(f"{len(same)} identical images in {a!r} and {b!r}, e.g. {pairs}")
     if found:
-        raise DataError(message("disjoint sets of stimuli", "; ".join(found), "split again by stimulus id"))
+        raise DataError(
+            message("disjoint sets of stimuli", "; ".join(found), "split again by stimulus id")
+        )
     return {
         "sizes": {name: len(s) for name, s in sets.items()},
         "by_id": 0,
         "by_image": 0 if images else None,
-        "duplicates_within": {name: len(s) - len(digests[name]) for name, s in sets.items()} if images else None,
+        "duplicates_within": {name: len(s) - len(digests[name]) for name, s in sets.items()}
+        if images
+        else None,
     }
 
 
@@ -185,13 +203,16 @@ def find_stim_info(folder: str | Path) -> Path | None:
     return next((p for p in places if p.is_file()), None)
 
 
-def stim_info_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def stim_info_rows(
+    path: str | Path, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and cells of NSD's table, ``nsd_stim_info_merged.csv``.
 
     Raises
     ------
     DataError
-        If there is no such file, it is no text, columns are missing, or a line has too few cells; names the line.
+        If there is no such file, it is no text, columns are missing, or a line has too few cells;
+        names the line.
     """
     path, number = Path(path), 1
     if not path.is_file():
@@ -202,20 +223,28 @@ def stim_info_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[i
             missing = sorted(set(columns) - set(reader.fieldnames or []))
             if missing:
                 raise DataError(
-                    message(f"columns {', '.join(columns)} in {path}", f"no {missing}", "use NSD's own file")
+                    message(
+                        f"columns {', '.join(columns)} in {path}",
+                        f"no {missing}",
+                        "use NSD's own file",
+                    )
                 )
             for row in reader:
                 number = reader.line_num
                 if any(row[c] is None for c in columns):
                     raise DataError(
                         message(
-                            f"a cell for each column in {path}, line {number}", "a short line", "use NSD's own file"
+                            f"a cell for each column in {path}, line {number}",
+                            "a short line",
+                            "use NSD's own file",
                         )
                     )
                 yield number, row
         except (UnicodeDecodeError, csv.Error) as error:
             got = f"{type(error).__name__} after line {number}: {error}"
-            raise DataError(message(f"a table as text in {path}", got, "download the file again from NSD")) from error
+            raise DataError(
+                message(f"a table as text in {path}", got, "download the file again from NSD")
+            ) from error
 
 
 def stim_info_number(path: str | Path, line: int, row: Mapping[str, str], column: str) -> int:
@@ -254,10 +283,14 @@ def read_shared_ids(path: str | Path) -> tuple[str, ...]:
         marked = row["shared1000"].strip().lower()
         if marked not in ("true", "false", "1", "0"):
             where = f"True or False under shared1000 in {path}, line {line}"
-            raise DataError(message(where, repr(row["shared1000"])[:80], "download the file again from NSD"))
+            raise DataError(
+                message(where, repr(row["shared1000"])[:80], "download the file again from NSD")
+            )
         number = stim_info_number(path, line, row, "nsdId")
         if marked in ("true", "1"):
             ids.append(nsd_id(number))
     if not ids:
-        raise DataError(message(f"images marked shared1000 in {path}", "none", "use NSD's own file"))
+        raise DataError(
+            message(f"images marked shared1000 in {path}", "none", "use NSD's own file")
+        )
     return tuple(ids)

@@ -72,9 +72,15 @@ class StimulusSet:
             )
         labels = np.asarray(self.labels)
         if labels.dtype.kind not in "iu" or (
-            n and (labels.min() < -1 or (len(self.class_names) and labels.max() >= len(self.class_names)))
+            n
+            and (
+                labels.min() < -1
+                or (len(self.class_names) and labels.max() >= len(self.class_names))
+            )
         ):
-            got = f"{labels.dtype} values {labels.min()}..{labels.max()}" if n else str(labels.dtype)
+            got = (
+                f"{labels.dtype} values {labels.min()}..{labels.max()}" if n else str(labels.dtype)
+            )
             raise DataError(
                 message(
                     f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}",
@@ -87,7 +93,9 @@ class StimulusSet:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"StimulusSet({self.name!r}, n_stimuli={len(self)}, n_classes={len(self.class_names)})"
+        return (
+            f"StimulusSet({self.name!r}, n_stimuli={len(self)}, n_classes={len(self.class_names)})"
+        )
 
     def image(self, index: int) -> Image:
         """Return image `index` as uint8 RGB, shape (H, W, 3).
@@ -134,7 +142,9 @@ class StimulusSet:
             paths=None if self.paths is None else tuple(self.paths[i] for i in index),
         )
 
-    def mapped(self, function: Callable[[Image, str], Image], key: str, name: str | None = None) -> StimulusSet:
+    def mapped(
+        self, function: Callable[[Image, str], Image], key: str, name: str | None = None
+    ) -> StimulusSet:
         """Return the set with a deterministic change applied to each image when it is read.
 
         Parameters
@@ -170,7 +180,11 @@ class StimulusSet:
         missing = [s for s in wanted if s not in where]
         if missing:
             raise DataError(
-                message(f"ids of {self.name!r}", f"{len(missing)} unknown, e.g. {missing[0]!r}", "check the id scheme")
+                message(
+                    f"ids of {self.name!r}",
+                    f"{len(missing)} unknown, e.g. {missing[0]!r}",
+                    "check the id scheme",
+                )
             )
         return np.asarray([where[s] for s in wanted], dtype=np.int64)
 
@@ -199,7 +213,12 @@ def from_arrays(
         If the images have another type or shape, or lengths differ.
     """
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or len(images) != len(ids):
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] != 3
+        or len(images) != len(ids)
+    ):
         raise DataError(
             message(
                 f"uint8 images of shape ({len(ids)}, H, W, 3)",
@@ -210,7 +229,9 @@ def from_arrays(
 
     @functools.cache
     def digest_of(i: int) -> str:
-        return sha256_bytes(str(images[i].shape).encode() + np.ascontiguousarray(images[i]).tobytes())
+        return sha256_bytes(
+            str(images[i].shape).encode() + np.ascontiguousarray(images[i]).tobytes()
+        )
 
     return StimulusSet(
         name=name,
@@ -231,7 +252,8 @@ def from_files(
 ) -> StimulusSet:
     """Make a stimulus set of image files, decoded by `bmfl_lab.data.images.decode_image`.
 
-    The digest of a file is the SHA-256 of its content, computed again only when its size or time of change differs.
+    The digest of a file is the SHA-256 of its content, computed again only when its size or time of
+    change differs.
 
     Raises
     ------

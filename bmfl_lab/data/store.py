@@ -16,7 +16,9 @@ from bmfl_lab.files import load_npy, lock, read_sealed_json, sha256_file, write_
 SCHEMA = 1
 
 
-def store_arrays(folder: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+def store_arrays(
+    folder: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> None:
     """Write arrays and a manifest with their checksums; the folder appears whole or not at all.
 
     Parameters
@@ -42,7 +44,9 @@ def store_arrays(folder: str | Path, arrays: Mapping[str, np.ndarray], about: Ma
             for name, values in arrays.items():
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
                 sums[name] = sha256_file(temporary / f"{name}.npy")
-            write_sealed_json(temporary / "manifest.json", {"schema": SCHEMA, "sha256": sums, **about})
+            write_sealed_json(
+                temporary / "manifest.json", {"schema": SCHEMA, "sha256": sums, **about}
+            )
             if folder.exists():
                 shutil.rmtree(folder)
             temporary.rename(folder)
@@ -57,7 +61,8 @@ def load_arrays(folder: str | Path) -> dict[str, np.ndarray] | None:
     Returns
     -------
     dict of str to ndarray, or None
-        None when there is no such folder, or it is damaged, so that it is made again; a damaged one is announced.
+        None when there is no such folder, or it is damaged, so that it is made again; a damaged one
+        is announced.
     """
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():

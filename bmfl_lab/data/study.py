@@ -35,7 +35,8 @@ class BackboneSpec:
     image_size : int
         Side in pixels to which images are resized and cropped; divisible by 14.
     resize : {"short", "direct"}
-        Resize rule of the backbone's preprocessing; "direct" for images much smaller than `image_size`.
+        Resize rule of the backbone's preprocessing; "direct" for images much smaller than
+        `image_size`.
     """
 
     name: str
@@ -55,8 +56,8 @@ class Study:
     description : str
         One sentence for figures and records; says *simulated* where responses are.
     sets : mapping of str to StimulusSet
-        Labelled images for the classifier: "train", "val", "test" (in distribution) and natural OOD sets; empty in
-        a study of brain responses only.
+        Labelled images for the classifier: "train", "val", "test" (in distribution) and natural OOD
+        sets; empty in a study of brain responses only.
     subjects : mapping of str to Subject
         Who was (or was not) in the scanner; may be empty.
     ood : tuple of str
@@ -76,9 +77,9 @@ class Study:
         If a natural OOD set is missing.
 
     Notes
-    -----
-    The loaders refuse images (by content) that are shared between sets or with a subject's stimuli, see
-    `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study itself does not.
+    ----- The loaders refuse images (by content) that are shared between sets or with a subject's
+    stimuli, see `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study
+    itself does not.
     """
 
     name: str
@@ -126,7 +127,11 @@ class Study:
             If there is none of that name.
         """
         if name not in self.sets:
-            raise DataError(message(f"an image set of study {self.name!r}", repr(name), nearest(name, self.sets)))
+            raise DataError(
+                message(
+                    f"an image set of study {self.name!r}", repr(name), nearest(name, self.sets)
+                )
+            )
         return self.sets[name]
 
     def subject(self, name: str | None = None) -> Subject:
@@ -148,7 +153,11 @@ class Study:
         if name is None:
             return next(iter(self.subjects.values()))
         if name not in self.subjects:
-            raise DataError(message(f"a subject of study {self.name!r}", repr(name), nearest(name, self.subjects)))
+            raise DataError(
+                message(
+                    f"a subject of study {self.name!r}", repr(name), nearest(name, self.subjects)
+                )
+            )
         return self.subjects[name]
 
     def fingerprint(self) -> str:
@@ -179,7 +188,9 @@ class Study:
         }
 
 
-def chosen_subjects(found: Mapping[str, Any], subject: str | None, place: str | Path) -> dict[str, Any]:
+def chosen_subjects(
+    found: Mapping[str, Any], subject: str | None, place: str | Path
+) -> dict[str, Any]:
     """Return one of the subjects found at a place, or all where none is named.
 
     Raises
@@ -204,12 +215,18 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ConfigError(message("a study file", f"nothing at {path}", "write one, see load_study"))
+        raise ConfigError(
+            message("a study file", f"nothing at {path}", "write one, see load_study")
+        )
     found = read_json(path)
     if not isinstance(found, dict) or found.get("study") not in STUDIES:
         got = repr(found.get("study")) if isinstance(found, dict) else type(found).__name__
         raise ConfigError(
-            message(f"an object whose 'study' is one of {tuple(STUDIES)} in {path}", got, "mend the file")
+            message(
+                f"an object whose 'study' is one of {tuple(STUDIES)} in {path}",
+                got,
+                "mend the file",
+            )
         )
     if "root" in found:
         found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
@@ -222,10 +239,10 @@ def load_study(name_or_path: str | Path, **options: Any) -> Study:
     Parameters
     ----------
     name_or_path : str or Path
-        ``"planted"`` (generated, offline, seconds), ``"demo"`` (real photographs, simulated subject; fetched on
-        first use), ``"imagenet"`` (the user's folders; needs ``root=...``), a folder of images in class folders, or a
-        study file: JSON with ``"study"`` (one of these names) and its options, in which relative paths of ``"root"``
-        start at the file.
+        ``"planted"`` (generated, offline, seconds), ``"demo"`` (real photographs, simulated
+        subject; fetched on first use), ``"imagenet"`` (the user's folders; needs ``root=...``), a
+        folder of images in class folders, or a study file: JSON with ``"study"`` (one of these
+        names) and its options, in which relative paths of ``"root"`` start at the file.
     **options
         Passed to the study's loader; unknown ones are refused.
 
@@ -253,11 +270,15 @@ def load_study(name_or_path: str | Path, **options: Any) -> Study:
         module = importlib.import_module("bmfl_lab.data.folder")
         arguments = {"folder": Path(name).expanduser(), **options}
     else:
-        raise ConfigError(message("the name of a study or an existing folder", repr(name), nearest(name, STUDIES)))
+        raise ConfigError(
+            message("the name of a study or an existing folder", repr(name), nearest(name, STUDIES))
+        )
     import inspect
 
     known = [p for p in inspect.signature(module.load).parameters]
     for option in arguments:
         if option not in known:
-            raise ConfigError(message(f"an option of study {name!r}", repr(option), nearest(option, known)))
+            raise ConfigError(
+                message(f"an option of study {name!r}", repr(option), nearest(option, known))
+            )
     return module.load(**arguments)

@@ -1,13 +1,13 @@
 """Index maps between the fsaverage and fsaverage5 meshes and the vertices of a subject.
 
-FreeSurfer's average surfaces are icosahedra, subdivided 5 (fsaverage5: 10,242 vertices a hemisphere) or 7 times
-(fsaverage: 163,842). Each subdivision keeps the vertices there are and appends one at the middle of each edge, so
-that fsaverage5 is the first part of fsaverage. The finer spheres are made here from fsaverage5's faces and checked
-at each step; nothing is downloaded.
+FreeSurfer's average surfaces are icosahedra, subdivided 5 (fsaverage5: 10,242 vertices a
+hemisphere) or 7 times (fsaverage: 163,842). Each subdivision keeps the vertices there are and
+appends one at the middle of each edge, so that fsaverage5 is the first part of fsaverage. The finer
+spheres are made here from fsaverage5's faces and checked at each step; nothing is downloaded.
 
 References
-----------
-.. [1] Fischl et al. (1999), High-resolution intersubject averaging and a coordinate system for the cortical surface.
+---------- .. [1] Fischl et al. (1999), High-resolution intersubject averaging and a coordinate
+system for the cortical surface.
 """
 
 from __future__ import annotations
@@ -36,13 +36,20 @@ def sphere(mesh: str = "fsaverage") -> tuple[np.ndarray, np.ndarray]:
         If the fsaverage5 sphere at hand is not a subdivided icosahedron.
     """
     if mesh not in MESHES:
-        raise ConfigError(message(f"a mesh among {tuple(MESHES)}", repr(mesh), "choose one of them"))
+        raise ConfigError(
+            message(f"a mesh among {tuple(MESHES)}", repr(mesh), "choose one of them")
+        )
     if mesh == "fsaverage5":
         import nilearn.datasets
         import nilearn.surface
 
-        loaded = nilearn.surface.load_surf_mesh(nilearn.datasets.fetch_surf_fsaverage("fsaverage5")["sphere_left"])
-        vertices, faces = np.asarray(loaded.coordinates, np.float64), np.asarray(loaded.faces, np.int64)
+        loaded = nilearn.surface.load_surf_mesh(
+            nilearn.datasets.fetch_surf_fsaverage("fsaverage5")["sphere_left"]
+        )
+        vertices, faces = (
+            np.asarray(loaded.coordinates, np.float64),
+            np.asarray(loaded.faces, np.int64),
+        )
         vertices = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
         check_subdivision(vertices, faces, 2_562)
         return vertices, faces
@@ -52,8 +59,12 @@ def sphere(mesh: str = "fsaverage") -> tuple[np.ndarray, np.ndarray]:
 def _subdivide(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split each face in four, numbering new vertices and faces as FreeSurfer's ``ic6.tri`` and ``ic7.tri`` do."""
     n = len(vertices)
-    edges = np.sort(np.stack([faces[:, [2, 0]], faces[:, [1, 2]], faces[:, [0, 1]]], 1).reshape(-1, 2), axis=1)
-    _, first, inverse = np.unique(edges[:, 0] * n + edges[:, 1], return_index=True, return_inverse=True)
+    edges = np.sort(
+        np.stack([faces[:, [2, 0]], faces[:, [1, 2]], faces[:, [0, 1]]], 1).reshape(-1, 2), axis=1
+    )
+    _, first, inverse = np.unique(
+        edges[:, 0] * n + edges[:, 1], return_index=True, return_inverse=True
+    )
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     ca, bc, ab = (n + rank[inverse].reshape(-1, 3)).T
@@ -64,10 +75,13 @@ def _subdivide(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.
     return np.concatenate([vertices, middle]), np.concatenate([np.stack([a, ab, ca], 1), rest])
 
 
-def check_subdivision(vertices: np.ndarray, faces: np.ndarray, n_coarse: int, tolerance: float = 5e-4) -> None:
+def check_subdivision(
+    vertices: np.ndarray, faces: np.ndarray, n_coarse: int, tolerance: float = 5e-4
+) -> None:
     """Refuse a sphere whose first `n_coarse` vertices are not its next coarser icosahedron.
 
-    Every later vertex must have exactly two neighbours among the first ones and lie in the middle between them.
+    Every later vertex must have exactly two neighbours among the first ones and lie in the middle
+    between them.
 
     Raises
     ------
@@ -93,7 +107,11 @@ def check_subdivision(vertices: np.ndarray, faces: np.ndarray, n_coarse: int, to
             problem = f"a vertex {worst:.2g} of a radius away from the middle of its edge"
     if problem:
         raise DataError(
-            message(f"a sphere of {n} vertices nested on {n_coarse}", problem, "use FreeSurfer's own sphere file")
+            message(
+                f"a sphere of {n} vertices nested on {n_coarse}",
+                problem,
+                "use FreeSurfer's own sphere file",
+            )
         )
 
 
@@ -115,12 +133,18 @@ def verify_sphere(path: str | Path, mesh: str = "fsaverage", tolerance: float = 
     given, _ = nibabel.freesurfer.read_geometry(str(path))
     made = sphere(mesh)[0]
     if given.shape != made.shape:
-        raise DataError(message(f"{len(made)} vertices in {path}", f"{len(given)}", f"give the sphere of {mesh}"))
+        raise DataError(
+            message(
+                f"{len(made)} vertices in {path}", f"{len(given)}", f"give the sphere of {mesh}"
+            )
+        )
     worst = float(np.abs(given / np.linalg.norm(given, axis=1, keepdims=True) - made).max())
     if worst > tolerance:
         raise DataError(
             message(
-                f"the vertex numbering of {mesh} in {path}", f"a distance of {worst:.2g} radii", "give its own sphere"
+                f"the vertex numbering of {mesh} in {path}",
+                f"a distance of {worst:.2g} radii",
+                "give its own sphere",
             )
         )
     return worst
@@ -129,7 +153,8 @@ def verify_sphere(path: str | Path, mesh: str = "fsaverage", tolerance: float = 
 def mesh_index(source: str, target: str) -> np.ndarray:
     """Return, for each vertex of `target`, the nearest vertex of `source` on the sphere.
 
-    Downwards (fsaverage to fsaverage5) this is the identity on the first vertices, which is checked.
+    Downwards (fsaverage to fsaverage5) this is the identity on the first vertices, which is
+    checked.
 
     Returns
     -------
@@ -145,7 +170,11 @@ def mesh_index(source: str, target: str) -> np.ndarray:
     a, b = sphere(source)[0], sphere(target)[0]
     if len(b) <= len(a):
         if not np.array_equal(a[: len(b)], b):
-            raise DataError(message(f"{target} nested in {source}", "other coordinates", "report this as a defect"))
+            raise DataError(
+                message(
+                    f"{target} nested in {source}", "other coordinates", "report this as a defect"
+                )
+            )
         return np.arange(len(b), dtype=np.int64)
     return np.asarray(cKDTree(a).query(b)[1], dtype=np.int64)
 
@@ -164,7 +193,8 @@ def challenge_to_mesh(
     mesh : str, default "fsaverage5"
         Mesh to draw on.
     max_distance : float, default 0.02
-        Farthest a shown vertex may lie, in radii (0.02 of 100 mm = 2 mm; fsaverage5's edges are about 3.5 mm long).
+        Farthest a shown vertex may lie, in radii (0.02 of 100 mm = 2 mm; fsaverage5's edges are
+        about 3.5 mm long).
 
     Returns
     -------
@@ -180,7 +210,11 @@ def challenge_to_mesh(
 
     if atlas.surface_index is None or atlas.mesh is None:
         raise ConfigError(
-            message("an atlas on a surface mesh", "one without surface_index", "draw a bar chart instead")
+            message(
+                "an atlas on a surface mesh",
+                "one without surface_index",
+                "draw a bar chart instead",
+            )
         )
     rows = np.flatnonzero(np.asarray(atlas.hemisphere) == hemisphere)
     out = np.full(MESHES[mesh], -1, dtype=np.int64)
@@ -196,7 +230,9 @@ def challenge_to_mesh(
     return out
 
 
-def to_mesh(values: np.ndarray, atlas: Atlas, mesh: str = "fsaverage5") -> tuple[np.ndarray, np.ndarray]:
+def to_mesh(
+    values: np.ndarray, atlas: Atlas, mesh: str = "fsaverage5"
+) -> tuple[np.ndarray, np.ndarray]:
     """Resample a map to a mesh by the nearest vertex.
 
     Parameters
@@ -216,7 +252,11 @@ def to_mesh(values: np.ndarray, atlas: Atlas, mesh: str = "fsaverage5") -> tuple
     """
     if np.shape(values) != (atlas.n_vertices,):
         raise DataError(
-            message(f"values of shape ({atlas.n_vertices},)", f"{np.shape(values)}", "use this subject's map")
+            message(
+                f"values of shape ({atlas.n_vertices},)",
+                f"{np.shape(values)}",
+                "use this subject's map",
+            )
         )
     padded = np.append(np.asarray(values, dtype=np.float64), np.nan)
     left, right = (padded[challenge_to_mesh(atlas, side, mesh)] for side in (0, 1))

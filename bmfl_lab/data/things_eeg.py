@@ -43,7 +43,12 @@ class EEG:
     simulated: bool = False
 
     def __post_init__(self) -> None:
-        wanted = (len(self.ids), self.data.shape[1] if self.data.ndim == 4 else 1, len(self.channels), len(self.times))
+        wanted = (
+            len(self.ids),
+            self.data.shape[1] if self.data.ndim == 4 else 1,
+            len(self.channels),
+            len(self.times),
+        )
         if self.data.shape != wanted:
             raise DataError(
                 message(
@@ -53,7 +58,11 @@ class EEG:
                 )
             )
         if not np.isfinite(self.data).all():
-            raise DataError(message("finite EEG", "NaN or infinite values", "drop those trials or channels first"))
+            raise DataError(
+                message(
+                    "finite EEG", "NaN or infinite values", "drop those trials or channels first"
+                )
+            )
 
     def mean(self) -> np.ndarray:
         """Return the average over repeats, float32 (n_stimuli, n_channels, n_times)."""
@@ -79,8 +88,8 @@ def read_things_eeg(
     ids : sequence of str, optional
         Stimulus ids in the order of the file.
     metadata : str or Path, optional
-        The dataset's ``image_metadata.npy``, whose file names become the ids when `ids` is not given. Without both,
-        ids are "train-00000", ... and can be compared with nothing else.
+        The dataset's ``image_metadata.npy``, whose file names become the ids when `ids` is not
+        given. Without both, ids are "train-00000", ... and can be compared with nothing else.
     follow_links : bool, default False
         Allow files of the folder that are links to somewhere outside it.
 
@@ -91,8 +100,8 @@ def read_things_eeg(
     Raises
     ------
     DataError
-        If a file is missing, holds something else than the three expected entries, or sizes disagree. Nothing in
-        the files is ever run. Or if a file of the folder is a link out of it.
+        If a file is missing, holds something else than the three expected entries, or sizes
+        disagree. Nothing in the files is ever run. Or if a file of the folder is a link out of it.
 
     References
     ----------
@@ -101,26 +110,38 @@ def read_things_eeg(
     path = Path(path)
     if split not in FILES:
         raise DataError(message("split 'train' or 'test'", repr(split), "choose one of them"))
-    found = read_pickled_arrays(link_guard(path, follow_links)(path / FILES[split]) if path.is_dir() else path)
+    found = read_pickled_arrays(
+        link_guard(path, follow_links)(path / FILES[split]) if path.is_dir() else path
+    )
     missing = [k for k in KEYS if k not in found]
     if missing or not isinstance(found["preprocessed_eeg_data"], np.ndarray):
         raise DataError(
             message(
-                f"the entries {KEYS} in {path.name}", f"{tuple(found)}", "use the *preprocessed* EEG of the dataset"
+                f"the entries {KEYS} in {path.name}",
+                f"{tuple(found)}",
+                "use the *preprocessed* EEG of the dataset",
             )
         )
     if ids is None and metadata is not None:
         entry = f"{split}_img_files"
         table = read_pickled_arrays(metadata)
         if entry not in table:
-            raise DataError(message(f"{entry!r} in {Path(metadata).name}", f"{tuple(table)}", "use image_metadata.npy"))
+            raise DataError(
+                message(
+                    f"{entry!r} in {Path(metadata).name}",
+                    f"{tuple(table)}",
+                    "use image_metadata.npy",
+                )
+            )
         ids = [Path(str(name)).stem for name in table[entry]]
     data = found["preprocessed_eeg_data"]
     if ids is None:
         ids = [f"{split}-{i:05d}" for i in range(len(data))]
     return EEG(
         data=data,
-        channels=tuple(str(c) for c in found["ch_names"])[: data.shape[2] if data.ndim == 4 else None],
+        channels=tuple(str(c) for c in found["ch_names"])[
+            : data.shape[2] if data.ndim == 4 else None
+        ],
         times=np.asarray(found["times"], dtype=np.float64),
         ids=np.asarray([str(i) for i in ids], dtype=object),
     )
@@ -132,7 +153,8 @@ def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> 
     Parameters
     ----------
     eeg : EEG
-        Its ids are file stems, as `read_things_eeg` makes them from the dataset's ``image_metadata.npy``.
+        Its ids are file stems, as `read_things_eeg` makes them from the dataset's
+        ``image_metadata.npy``.
     folder : str or Path
         Holds ``ID.*`` at any depth.
     follow_links : bool, default False
@@ -159,17 +181,22 @@ def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> 
             )
         )
     guard = link_guard(folder, follow_links)
-    return from_files("eeg", [guard(found[i]) for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1))
+    return from_files(
+        "eeg", [guard(found[i]) for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1)
+    )
 
 
-def read_with_images(folder: str | Path, split: str = "test", *, follow_links: bool = False) -> tuple[EEG, StimulusSet]:
+def read_with_images(
+    folder: str | Path, split: str = "test", *, follow_links: bool = False
+) -> tuple[EEG, StimulusSet]:
     """Read the preprocessed EEG of one subject and the images it saw, both where the dataset keeps them.
 
     Parameters
     ----------
     folder : str or Path
-        The subject's folder (``.../sub-01``). A folder ``image_set`` with ``image_metadata.npy``, ``training_images``
-        and ``test_images`` lies beside it or beside one of the folders above it.
+        The subject's folder (``.../sub-01``). A folder ``image_set`` with ``image_metadata.npy``,
+        ``training_images`` and ``test_images`` lies beside it or beside one of the folders above
+        it.
     split : {"train", "test"}
     follow_links : bool, default False
         Allow files that are links out of the subject's folder or the image set.
@@ -188,8 +215,12 @@ def read_with_images(folder: str | Path, split: str = "test", *, follow_links: b
         metadata = above / "image_set" / "image_metadata.npy"
         if metadata.is_file():
             guard = link_guard(metadata.parent, follow_links)
-            eeg = read_things_eeg(folder, split, metadata=guard(metadata), follow_links=follow_links)
-            return eeg, eeg_stimuli(eeg, guard(metadata.parent / IMAGES[split]), follow_links=follow_links)
+            eeg = read_things_eeg(
+                folder, split, metadata=guard(metadata), follow_links=follow_links
+            )
+            return eeg, eeg_stimuli(
+                eeg, guard(metadata.parent / IMAGES[split]), follow_links=follow_links
+            )
     raise DataError(
         message(
             f"image_set/image_metadata.npy above {folder.name}",

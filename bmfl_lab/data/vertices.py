@@ -23,12 +23,14 @@ def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generat
     Returns
     -------
     ndarray of bool, shape (n_vertices,)
-        A hemisphere in which fewer vertices lie outside the region than inside gives vertices of the region too.
+        A hemisphere in which fewer vertices lie outside the region than inside gives vertices of
+        the region too.
 
     Raises
     ------
     DataError
-        If the mask has another shape, is empty, or holds every vertex: then nothing is left to compare with.
+        If the mask has another shape, is empty, or holds every vertex: then nothing is left to
+        compare with.
     """
     mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
     found = np.zeros_like(mask)
@@ -40,7 +42,12 @@ def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generat
 
 
 def ceiling_matched_vertices(
-    atlas: Atlas, mask: np.ndarray, ceiling: np.ndarray, generator: np.random.Generator, *, nearest: int = 3
+    atlas: Atlas,
+    mask: np.ndarray,
+    ceiling: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    nearest: int = 3,
 ) -> np.ndarray:
     """Draw for each vertex of a region another one outside with nearly the same noise ceiling.
 
@@ -51,7 +58,8 @@ def ceiling_matched_vertices(
     ceiling : ndarray of float, shape (n_vertices,)
         Noise ceiling or encoding accuracy; NaN counts as the smallest.
     nearest : int, default 3
-        Drawn among so many nearest vertices that are still free, in the same hemisphere where it has any left.
+        Drawn among so many nearest vertices that are still free, in the same hemisphere where it
+        has any left.
 
     Returns
     -------
@@ -67,9 +75,15 @@ def ceiling_matched_vertices(
     ceiling = np.asarray(ceiling, dtype=np.float64)
     if ceiling.shape != mask.shape:
         raise DataError(
-            message(f"a ceiling of shape {mask.shape}, one value a vertex", f"{ceiling.shape}", "use the same subject")
+            message(
+                f"a ceiling of shape {mask.shape}, one value a vertex",
+                f"{ceiling.shape}",
+                "use the same subject",
+            )
         )
-    ceiling = np.where(np.isfinite(ceiling), ceiling, np.nanmin(ceiling) if np.isfinite(ceiling).any() else 0.0)
+    ceiling = np.where(
+        np.isfinite(ceiling), ceiling, np.nanmin(ceiling) if np.isfinite(ceiling).any() else 0.0
+    )
     found = np.zeros_like(mask)
     for h in (0, 1):
         inside = np.flatnonzero(mask & (side == h))

@@ -63,13 +63,14 @@ class AblationResult:
     Parameters
     ----------
     rows : list of MetricRow
-        ``accuracy`` of each mode, region and set, over seeds, and of the intact model. ``region_effect``: how much
-        more the region matters than its control, in accuracy, with its interval; ``notes`` holds the verdict; and its
-        ``p_holm``, adjusted over the regions and sets of one mode and control. ``nan_logits``, a row a model, set and
-        seed where there were any, summed over draws: they count as wrong.
+        ``accuracy`` of each mode, region and set, over seeds, and of the intact model.
+        ``region_effect``: how much more the region matters than its control, in accuracy, with its
+        interval; ``notes`` holds the verdict; and its ``p_holm``, adjusted over the regions and
+        sets of one mode and control. ``nan_logits``, a row a model, set and seed where there were
+        any, summed over draws: they count as wrong.
     per_image : pandas.DataFrame
-        ``mode, control, region, seed, split, shift, severity, id, correct``; control is "" for the region itself and
-        correct a mean over draws for a control.
+        ``mode, control, region, seed, split, shift, severity, id, correct``; control is "" for the
+        region itself and correct a mean over draws for a control.
     """
 
     rows: list[MetricRow]
@@ -102,7 +103,9 @@ class AblationResult:
                 )
         return pd.DataFrame(found)
 
-    def named(self, mode: str, control: str = "random_vertices", *, level: float = 0.05) -> tuple[str, ...]:
+    def named(
+        self, mode: str, control: str = "random_vertices", *, level: float = 0.05
+    ) -> tuple[str, ...]:
         """Return the regions that matter more than their control on at least one set, adjusted p at most `level`."""
         table = self.table()
         mine = table[(table["mode"] == mode) & (table["control"] == control)]
@@ -134,8 +137,8 @@ def ablate_regions(
     study : Study
         Evaluated in and out of distribution.
     train : callable
-        ``train([Wanted, ...]) -> models``, one a request, e.g. `bmfl_lab.training.ablation_trainer`. Each model has
-        ``logits(stimuli, lesion=None)``.
+        ``train([Wanted, ...]) -> models``, one a request, e.g.
+        `bmfl_lab.training.ablation_trainer`. Each model has ``logits(stimuli, lesion=None)``.
     atlas : Atlas
         Of the responses.
     regions : sequence of str, optional
@@ -145,9 +148,11 @@ def ablate_regions(
     controls : sequence of str
         Among `CONTROLS`.
     seeds : sequence of int
-        Training seeds. Each has its own draws of control vertices, so that the interval over seeds covers them too.
+        Training seeds. Each has its own draws of control vertices, so that the interval over seeds
+        covers them too.
     n_draws : int, default 1
-        Control draws a seed, region and control; for `LESIONS` four times as many, as they need no training.
+        Control draws a seed, region and control; for `LESIONS` four times as many, as they need no
+        training.
     ceiling : ndarray, shape (n_vertices,), optional
         Noise ceiling, for "ceiling_matched".
     lesion : "mean", "zero" or "resample"
@@ -169,16 +174,20 @@ def ablate_regions(
         If a region is the whole cortex, or the ceiling does not fit.
 
     Notes
-    -----
-    ``region_effect`` is accuracy(region) - accuracy(control) for "only" and "kept", which let the region alone speak,
-    and accuracy(control) - accuracy(region) for the other two: positive where the region matters more. It is tested over seeds and images as crossed random
-    factors (`crossed_mean`).
+    ----- ``region_effect`` is accuracy(region) - accuracy(control) for "only" and "kept", which let
+    the region alone speak, and accuracy(control) - accuracy(region) for the other two: positive
+    where the region matters more. It is tested over seeds and images as crossed random factors
+    (`crossed_mean`).
     """
     names, modes = _regions(atlas, regions), _modes(modes)
     _check(controls, CONTROLS, "controls")
     if not seeds or n_draws < 1 or ("ceiling_matched" in controls and ceiling is None):
         got = f"{len(seeds)} seeds, {n_draws} draws, ceiling {'given' if ceiling is not None else 'missing'}"
-        raise ConfigError(message("at least one seed and draw, and a ceiling for 'ceiling_matched'", got, "add it"))
+        raise ConfigError(
+            message(
+                "at least one seed and draw, and a ceiling for 'ceiling_matched'", got, "add it"
+            )
+        )
     masks = {name: atlas.select(name) for name in names}
     cells = _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed)
     models = _train(train, cells, seeds, atlas.n_vertices)
@@ -203,11 +212,15 @@ def ablate_regions(
 def _check(wanted: Sequence[str], known: Mapping[str, str], what: str) -> None:
     for name in wanted:
         if name not in known:
-            raise ConfigError(message(f"{what} among {tuple(known)}", repr(name), nearest(name, list(known))))
+            raise ConfigError(
+                message(f"{what} among {tuple(known)}", repr(name), nearest(name, list(known)))
+            )
 
 
 def _modes(modes: Sequence[str]) -> tuple[str, ...]:
-    found = [m for mode in modes for m in (("only", "left_out") if mode == "retrained" else (mode,))]
+    found = [
+        m for mode in modes for m in (("only", "left_out") if mode == "retrained" else (mode,))
+    ]
     _check(found, MODES, "modes")
     if not found:
         raise ConfigError(message("at least one mode", "none", f"choose among {tuple(MODES)}"))
@@ -240,7 +253,9 @@ def _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed) -> dict
     return cells
 
 
-def _train(train: Train, cells: Mapping[tuple, np.ndarray], seeds: Sequence[int], n_vertices: int) -> dict[tuple, Any]:
+def _train(
+    train: Train, cells: Mapping[tuple, np.ndarray], seeds: Sequence[int], n_vertices: int
+) -> dict[tuple, Any]:
     everything = np.ones(n_vertices, dtype=bool)
     wanted = {("intact", "", "", s, 0): Wanted("intact", everything, s) for s in seeds}
     for key, mask in cells.items():
@@ -249,11 +264,15 @@ def _train(train: Train, cells: Mapping[tuple, np.ndarray], seeds: Sequence[int]
             wanted[key] = Wanted(name, mask if key[0] == "only" else ~mask, key[3])
     models = list(train(list(wanted.values())))
     if len(models) != len(wanted):
-        raise ConfigError(message(f"{len(wanted)} models", f"{len(models)}", "let `train` return one a request"))
+        raise ConfigError(
+            message(f"{len(wanted)} models", f"{len(models)}", "let `train` return one a request")
+        )
     return dict(zip(wanted, models))
 
 
-def _evaluate(models, cells, stimuli, seeds, lesion, seed) -> tuple[dict[tuple, np.ndarray], dict[tuple, int]]:
+def _evaluate(
+    models, cells, stimuli, seeds, lesion, seed
+) -> tuple[dict[tuple, np.ndarray], dict[tuple, int]]:
     """Return correctness (n_seeds, n_stimuli) by (mode, control, region), averaged over draws.
 
     Second come counts of NaN logits by (mode, control, region, seed), summed over draws.
@@ -273,17 +292,31 @@ def _evaluate(models, cells, stimuli, seeds, lesion, seed) -> tuple[dict[tuple, 
             correct(logits, labels)
         )
         bad[(mode, control, region, s)] = bad.get((mode, control, region, s), 0) + n_nan(logits)
-    return {key: np.stack([np.mean(d, axis=0) for d in by_seed]) for key, by_seed in found.items()}, bad
+    return {
+        key: np.stack([np.mean(d, axis=0) for d in by_seed]) for key, by_seed in found.items()
+    }, bad
 
 
-def _nan_rows(bad: Mapping[tuple, int], place: tuple, n: int, selection: str, notes: str) -> list[MetricRow]:
+def _nan_rows(
+    bad: Mapping[tuple, int], place: tuple, n: int, selection: str, notes: str
+) -> list[MetricRow]:
     split, shift, severity = place
     return [
         row
         for (mode, control, region, s), count in bad.items()
-        for row in nan_row(count, split=split, n=n, selection=selection, shift=shift, severity=severity, seed=s,
-                           model=mode + (f", {control}" if control else ""), roi=region, notes=notes)
-    ]  # fmt: skip
+        for row in nan_row(
+            count,
+            split=split,
+            n=n,
+            selection=selection,
+            shift=shift,
+            severity=severity,
+            seed=s,
+            model=mode + (f", {control}" if control else ""),
+            roi=region,
+            notes=notes,
+        )
+    ]
 
 
 def _accuracy_rows(correct_of, selection, notes, n_boot, seed) -> list[MetricRow]:
@@ -321,18 +354,32 @@ def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[M
             for place, found in correct_of.items():
                 for region in names:
                     difference = found[(mode, "", region)] - found[(mode, control, region)]
-                    effects[(place, region)] = crossed_mean(difference if mode in ("only", "kept") else -difference)
+                    effects[(place, region)] = crossed_mean(
+                        difference if mode in ("only", "kept") else -difference
+                    )
             adjusted = dict(zip(effects, holm([p for _, p in effects.values()])))
             for ((split, shift, severity), region), (interval, _) in effects.items():
                 p = float(adjusted[((split, shift, severity), region)])
                 said = _verdict(mode, control, region, interval, p)
                 common = {
-                    "split": split, "n": interval.n, "selection": selection, "shift": shift, "severity": severity,
-                    "model": f"{mode} beyond {control}", "roi": region, "n_seeds": interval.n_seeds,
+                    "split": split,
+                    "n": interval.n,
+                    "selection": selection,
+                    "shift": shift,
+                    "severity": severity,
+                    "model": f"{mode} beyond {control}",
+                    "roi": region,
+                    "n_seeds": interval.n_seeds,
                     "notes": f"{said} {notes}".strip(),
-                }  # fmt: skip
-                ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
-                rows.append(MetricRow("region_effect", interval.value, unit="fraction", **ends, **common))
+                }
+                ends = {
+                    "ci_low": interval.low,
+                    "ci_high": interval.high,
+                    "interval": interval.method,
+                }
+                rows.append(
+                    MetricRow("region_effect", interval.value, unit="fraction", **ends, **common)
+                )
                 rows.append(MetricRow("p_holm", p, unit="p", **common))
     return rows
 

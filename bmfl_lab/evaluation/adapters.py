@@ -22,9 +22,11 @@ class CallableModel:
     function : callable
         ``function(list of uint8 (H, W, 3) images) -> (n_images, n_classes)``.
     columns : ndarray of int, optional
-        Columns of the function's output to keep, in the order of `class_names` or of the study's classes.
+        Columns of the function's output to keep, in the order of `class_names` or of the study's
+        classes.
     class_names : tuple of str, optional
-        Class of each column kept. Sets that hold some of these classes, in any order, are then scored by name.
+        Class of each column kept. Sets that hold some of these classes, in any order, are then
+        scored by name.
     batch_size : int
         Images a call.
     """
@@ -41,16 +43,23 @@ class CallableModel:
         Raises
         ------
         DataError
-            If the function returns another shape, or another number of columns than there are classes.
+            If the function returns another shape, or another number of columns than there are
+            classes.
         """
         blocks = []
         for start in range(0, len(stimuli), self.batch_size):
-            images = [stimuli.image(i) for i in range(start, min(start + self.batch_size, len(stimuli)))]
+            images = [
+                stimuli.image(i) for i in range(start, min(start + self.batch_size, len(stimuli)))
+            ]
             found = self.function(images)
             found = found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
             if found.ndim != 2 or len(found) != len(images):
                 raise DataError(
-                    message(f"logits of shape ({len(images)}, n_classes)", str(found.shape), "return one row an image")
+                    message(
+                        f"logits of shape ({len(images)}, n_classes)",
+                        str(found.shape),
+                        "return one row an image",
+                    )
                 )
             found = found if self.columns is None else found[:, self.columns]
             blocks.append(found.astype(np.float32))
@@ -80,16 +89,16 @@ def as_model(
     Parameters
     ----------
     function : callable
-        Takes a list of uint8 RGB images (H, W, 3), returns an array or tensor (n_images, n_classes). Resizing and
-        normalisation are its own.
+        Takes a list of uint8 RGB images (H, W, 3), returns an array or tensor (n_images,
+        n_classes). Resizing and normalisation are its own.
     name : str
         How tables call it.
     columns : array of int, optional
         Columns to keep, for a head with more classes than the study.
     class_names : sequence of str, optional
-        Class of each column (of those kept), e.g. the 1,000 sorted wnids of an ImageNet head. The evaluation then takes
-        by name the columns of a set with fewer classes, such as ImageNet-R. Without it the columns must be those of
-        each set.
+        Class of each column (of those kept), e.g. the 1,000 sorted wnids of an ImageNet head. The
+        evaluation then takes by name the columns of a set with fewer classes, such as ImageNet-R.
+        Without it the columns must be those of each set.
     batch_size : int, default 64
         Images a call.
 
@@ -99,4 +108,6 @@ def as_model(
     >>> result = evaluate_ood({model.name: model}, study)  # doctest: +SKIP
     """
     kept = None if columns is None else np.asarray(columns)
-    return CallableModel(name, function, kept, batch_size, None if class_names is None else tuple(class_names))
+    return CallableModel(
+        name, function, kept, batch_size, None if class_names is None else tuple(class_names)
+    )

@@ -1,9 +1,10 @@
 """Attention maps of every stage of the path: backbone, brain encoder and fusion.
 
-Every function takes trained objects and stimuli and returns arrays; nothing is captured while models run otherwise.
+Every function takes trained objects and stimuli and returns arrays; nothing is captured while
+models run otherwise.
 
-Shape suffixes: B batch, T tokens (CLS, registers, patches), P patches, H heads, R queries or brain tokens,
-h and w rows and columns of patches, n stimuli.
+Shape suffixes: B batch, T tokens (CLS, registers, patches), P patches, H heads, R queries or brain
+tokens, h and w rows and columns of patches, n stimuli.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ REST = ("rest", "all")
 def seen_images(backbone: Any, stimuli: StimulusSet) -> np.ndarray:
     """Return the pixels that maps lie on, uint8 (n_stimuli, image_size, image_size, 3).
 
-    Resizing and cropping move the image's content: a map belongs on these pixels, not on the original image.
+    Resizing and cropping move the image's content: a map belongs on these pixels, not on the
+    original image.
 
     Parameters
     ----------
@@ -49,7 +51,9 @@ def seen_images(backbone: Any, stimuli: StimulusSet) -> np.ndarray:
     return found
 
 
-def image_batches(backbone: Any, stimuli: StimulusSet, batch_size: int = _BATCH) -> Iterator[Tensor]:
+def image_batches(
+    backbone: Any, stimuli: StimulusSet, batch_size: int = _BATCH
+) -> Iterator[Tensor]:
     """Yield preprocessed images (B, 3, H, W) on the backbone's device.
 
     Raises
@@ -84,8 +88,9 @@ def backbone_attention(
     heads : {"each", "mean"}
         One map a head, or their mean (the axis stays, with length 1).
     normalise : bool, default True
-        Let each map sum to 1 over patches. False keeps the weights as computed; what is missing from 1 went to
-        the CLS token itself and to registers, which stand for no place and are never drawn.
+        Let each map sum to 1 over patches. False keeps the weights as computed; what is missing
+        from 1 went to the CLS token itself and to registers, which stand for no place and are never
+        drawn.
     batch_size : int
         Images at a time.
 
@@ -105,11 +110,15 @@ def backbone_attention(
     parts = []
     for images in image_batches(backbone, stimuli, batch_size):
         found = backbone(images, blocks=wanted, attention=True)
-        weights = torch.stack([patch_columns(t.attention[:, :, 0], backbone.n_registers) for t in found], 1)
+        weights = torch.stack(
+            [patch_columns(t.attention[:, :, 0], backbone.n_registers) for t in found], 1
+        )
         weights = weights.mean(2, keepdim=True) if heads == "mean" else weights
         weights = weights / weights.sum(-1, keepdim=True) if normalise else weights
         parts.append(weights.unflatten(-1, found[0].grid).cpu().numpy())
-    return _joined(parts, (len(wanted), 1 if heads == "mean" else backbone.n_heads, *_grid(backbone)))
+    return _joined(
+        parts, (len(wanted), 1 if heads == "mean" else backbone.n_heads, *_grid(backbone))
+    )
 
 
 def patch_columns(weights: Tensor, n_registers: int) -> Tensor:
@@ -118,12 +127,18 @@ def patch_columns(weights: Tensor, n_registers: int) -> Tensor:
 
 
 def rollout(
-    backbone: Any, stimuli: StimulusSet, *, residual: float = 0.5, registers: bool = True, batch_size: int = _BATCH
+    backbone: Any,
+    stimuli: StimulusSet,
+    *,
+    residual: float = 0.5,
+    registers: bool = True,
+    batch_size: int = _BATCH,
 ) -> np.ndarray:
     """Return attention rollout from the last block's CLS token to the patches.
 
-    Each block's mean over heads, A, becomes ``(1 - residual) A + residual I``; the product over blocks says how much
-    of each input token reaches the CLS token, if attention were all that moves information.
+    Each block's mean over heads, A, becomes ``(1 - residual) A + residual I``; the product over
+    blocks says how much of each input token reaches the CLS token, if attention were all that moves
+    information.
 
     Parameters
     ----------
@@ -132,8 +147,9 @@ def rollout(
     residual : float, default 0.5
         Share of the skip connection.
     registers : bool, default True
-        Keep register tokens as way stations of the product. False takes their rows and columns out of every block
-        and lets the rest sum to 1 again. In neither case are they among the patches that are returned.
+        Keep register tokens as way stations of the product. False takes their rows and columns out
+        of every block and lets the rest sum to 1 again. In neither case are they among the patches
+        that are returned.
 
     Returns
     -------
@@ -152,7 +168,11 @@ def rollout(
     Abnar & Zuidema (2020), Quantifying attention flow in transformers, ACL, arXiv:2005.00928.
     """
     if not 0 <= residual < 1:
-        raise ConfigError(message("a residual share from 0 to below 1", repr(residual), "use 0.5, as in the paper"))
+        raise ConfigError(
+            message(
+                "a residual share from 0 to below 1", repr(residual), "use 0.5, as in the paper"
+            )
+        )
     parts = []
     for images in image_batches(backbone, stimuli, batch_size):
         found = backbone(images, blocks=range(backbone.n_blocks), attention=True)
@@ -164,7 +184,9 @@ def rollout(
                 mean_BTT = without_registers(mean_BTT, backbone.n_registers)
             layers.append(mean_BTT)
         cls_BP = patch_columns(rolled(layers, residual)[:, 0], n_registers)
-        parts.append((cls_BP / cls_BP.sum(-1, keepdim=True)).unflatten(-1, found[0].grid).cpu().numpy())
+        parts.append(
+            (cls_BP / cls_BP.sum(-1, keepdim=True)).unflatten(-1, found[0].grid).cpu().numpy()
+        )
     return _joined(parts, _grid(backbone))
 
 
@@ -172,7 +194,9 @@ def rolled(layers: Sequence[Tensor], residual: float = 0.5) -> Tensor:
     """Return the product of attention matrices (B, T, T) with skip connections, first layer rightmost."""
     total = None
     for weights_BTT in layers:
-        identity = torch.eye(weights_BTT.shape[-1], device=weights_BTT.device, dtype=weights_BTT.dtype)
+        identity = torch.eye(
+            weights_BTT.shape[-1], device=weights_BTT.device, dtype=weights_BTT.dtype
+        )
         step = (1 - residual) * weights_BTT + residual * identity
         step = step / step.sum(-1, keepdim=True)
         total = step if total is None else step @ total
@@ -235,13 +259,22 @@ def queries_of(encoder: Any) -> Any:
     found = encoder.query_module()
     if found is None:
         raise ConfigError(
-            message("an encoder with ROI queries", f"{encoder.label!r}", "train one of kind 'roi_query' or 'ensemble'")
+            message(
+                "an encoder with ROI queries",
+                f"{encoder.label!r}",
+                "train one of kind 'roi_query' or 'ensemble'",
+            )
         )
     return found
 
 
 def roi_attention(
-    encoder: Any, stimuli: StimulusSet, *, store: Any = None, backbone: Any = None, batch_size: int = 32
+    encoder: Any,
+    stimuli: StimulusSet,
+    *,
+    store: Any = None,
+    backbone: Any = None,
+    batch_size: int = 32,
 ) -> np.ndarray:
     """Return how strongly each ROI query attends to each image patch.
 
@@ -270,7 +303,9 @@ def roi_attention(
     DataError
         If an image cannot be read.
     """
-    return query_weights(encoder, encoder.tokens(stimuli, store=store, backbone=backbone), batch_size)
+    return query_weights(
+        encoder, encoder.tokens(stimuli, store=store, backbone=backbone), batch_size
+    )
 
 
 def query_weights(encoder: Any, stored: Sequence[Any], batch_size: int = 32) -> np.ndarray:
@@ -278,7 +313,9 @@ def query_weights(encoder: Any, stored: Sequence[Any], batch_size: int = 32) -> 
     query, patches = queries_of(encoder), token_patches(stored)
     device, parts = next(query.parameters()).device, []
     for start in range(0, len(patches), batch_size):
-        rows = torch.from_numpy(np.array(patches[start : start + batch_size], np.float32)).to(device)
+        rows = torch.from_numpy(np.array(patches[start : start + batch_size], np.float32)).to(
+            device
+        )
         with torch.inference_mode():
             parts.append(query.attention(rows).unflatten(-1, query.grid).cpu().numpy())
     return _joined(parts, (len(query.queries_RE), query.n_heads, *query.grid))
@@ -286,7 +323,9 @@ def query_weights(encoder: Any, stored: Sequence[Any], batch_size: int = 32) -> 
 
 def token_patches(stored: Sequence[Any]) -> np.ndarray:
     """Return stored tokens of one or more blocks as patches, shape (n, P, D * n_blocks)."""
-    parts = [np.asarray(s.patches if s.patches is not None else s.features()[:, None]) for s in stored]
+    parts = [
+        np.asarray(s.patches if s.patches is not None else s.features()[:, None]) for s in stored
+    ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
 
@@ -317,18 +356,22 @@ def consulted_rois(
         If the model has no cross-attention, or no patch queries where they are asked for.
 
     Notes
-    -----
-    Brain tokens have passed the brain transformer, which mixes parcels: weight on the token "left:V1" is weight on
-    that place of the sequence, not proof that V1's response decides. Region ablation answers that.
+    ----- Brain tokens have passed the brain transformer, which mixes parcels: weight on the token
+    "left:V1" is weight on that place of the sequence, not proof that V1's response decides. Region
+    ablation answers that.
     """
     found = fusion.attention(stimuli, lesion)
     weights = asked(found["vb"], query)
     return pd.DataFrame(
-        weights.mean((1, 2)), index=pd.Index(map(str, stimuli.ids), name="image"), columns=list(found["brain_tokens"])
+        weights.mean((1, 2)),
+        index=pd.Index(map(str, stimuli.ids), name="image"),
+        columns=list(found["brain_tokens"]),
     )
 
 
-def patch_consultation(fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | None = None) -> np.ndarray:
+def patch_consultation(
+    fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | None = None
+) -> np.ndarray:
     """Return which brain token each image patch consults, float32 (n_stimuli, n_heads, n_brain_tokens, h, w).
 
     At each place the weights over brain tokens sum to 1.
@@ -343,7 +386,9 @@ def patch_consultation(fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | No
     return np.moveaxis(weights, 2, -1).reshape(*weights.shape[:2], -1, *found["grid"])
 
 
-def brain_attention(fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | None = None) -> np.ndarray:
+def brain_attention(
+    fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | None = None
+) -> np.ndarray:
     """Return how strongly the brain's CLS token attends to each image patch, float32 (n_stimuli, n_heads, h, w).
 
     Each map sums to 1.
@@ -367,7 +412,9 @@ def asked(weights: np.ndarray, query: str) -> np.ndarray:
     if query not in ("cls", "patch"):
         raise ConfigError(message("query 'cls' or 'patch'", repr(query), "choose one of the two"))
     if query == "patch" and weights.shape[2] == 1:
-        raise ConfigError(message("a model with patch queries", "CLS queries only", "train it with query='patch'"))
+        raise ConfigError(
+            message("a model with patch queries", "CLS queries only", "train it with query='patch'")
+        )
     return weights[:, :, :1] if query == "cls" else weights[:, :, 1:]
 
 

@@ -1,6 +1,7 @@
 """Checks that belong beside every attention map: does it follow the model, the data, and what the model uses?
 
-Maps are float arrays (n_stimuli, h, w), one value a patch; signed maps (gradients) are compared by magnitude.
+Maps are float arrays (n_stimuli, h, w), one value a patch; signed maps (gradients) are compared by
+magnitude.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ def as_maps(maps: np.ndarray) -> np.ndarray:
     found = np.abs(np.asarray(maps, np.float64))
     if found.ndim != 3 or not np.isfinite(found).all():
         raise DataError(
-            message("finite maps of shape (n_stimuli, h, w)", f"shape {np.shape(maps)}", "average over heads first")
+            message(
+                "finite maps of shape (n_stimuli, h, w)",
+                f"shape {np.shape(maps)}",
+                "average over heads first",
+            )
         )
     return found
 
@@ -46,8 +51,8 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     DataFrame, one row a stimulus
-        ``spearman``: rank correlation over patches (NaN where a map is constant); ``ssim``: structural similarity
-        after each map is scaled to 0..1.
+        ``spearman``: rank correlation over patches (NaN where a map is constant); ``ssim``:
+        structural similarity after each map is scaled to 0..1.
 
     Raises
     ------
@@ -55,18 +60,23 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
         If shapes differ or values are not finite.
 
     References
-    ----------
-    Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: both measures. Wang et al.
-    (2004), Image quality assessment, IEEE TIP 13:600-612.
+    ---------- Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292:
+    both measures. Wang et al. (2004), Image quality assessment, IEEE TIP 13:600-612.
     """
     a, b = as_maps(a), as_maps(b)
     if a.shape != b.shape:
-        raise DataError(message("two sets of maps of one shape", f"{a.shape} and {b.shape}", "use the same images"))
+        raise DataError(
+            message(
+                "two sets of maps of one shape", f"{a.shape} and {b.shape}", "use the same images"
+            )
+        )
     ranks = [stats.rankdata(m.reshape(len(m), -1), axis=1) for m in (a, b)]
     x, y = (r - r.mean(1, keepdims=True) for r in ranks)
     norm = np.sqrt((x**2).sum(1) * (y**2).sum(1))
     spearman = np.divide((x * y).sum(1), norm, out=np.full(len(a), np.nan), where=norm > 0)
-    return pd.DataFrame({"spearman": spearman, "ssim": [structural_similarity(p, q) for p, q in zip(a, b)]})
+    return pd.DataFrame(
+        {"spearman": spearman, "ssim": [structural_similarity(p, q) for p, q in zip(a, b)]}
+    )
 
 
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
@@ -75,8 +85,8 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
     The window is `SSIM_WINDOW` patches wide, or as large an odd number as a smaller map allows.
 
     References
-    ----------
-    Wang et al. (2004), with the uniform window and the constants 0.01 and 0.03 of common implementations.
+    ---------- Wang et al. (2004), with the uniform window and the constants 0.01 and 0.03 of common
+    implementations.
     """
     a, b = (_scaled(m) for m in (a, b))
     size = min(SSIM_WINDOW, (min(a.shape) - 1) // 2 * 2 + 1)
@@ -86,7 +96,9 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
     var_b = count * (ndimage.uniform_filter(b * b, size) - mean_b**2)
     covariance = count * (ndimage.uniform_filter(a * b, size) - mean_a * mean_b)
     c1, c2 = 0.01**2, 0.03**2
-    found = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    found = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+        (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    )
     edge = size // 2
     return float(found[edge : found.shape[0] - edge, edge : found.shape[1] - edge].mean())
 
@@ -111,7 +123,8 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
     Returns
     -------
     Study
-        Test images keep their labels. Subjects lose repeats, attributes and truth, which no longer fit.
+        Test images keep their labels. Subjects lose repeats, attributes and truth, which no longer
+        fit.
 
     Raises
     ------
@@ -190,7 +203,13 @@ def region_share(maps: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, floa
     """
     maps, region = as_maps(maps), np.asarray(region, np.float64)
     if region.shape != maps.shape[1:]:
-        raise DataError(message(f"a region of shape {maps.shape[1:]}", f"{region.shape}", "use on_patches first"))
+        raise DataError(
+            message(
+                f"a region of shape {maps.shape[1:]}", f"{region.shape}", "use on_patches first"
+            )
+        )
     total = maps.sum((1, 2))
     inside = (maps * region).sum((1, 2))
-    return np.divide(inside, total, out=np.full(len(maps), np.nan), where=total > 0), float(region.mean())
+    return np.divide(inside, total, out=np.full(len(maps), np.nan), where=total > 0), float(
+        region.mean()
+    )

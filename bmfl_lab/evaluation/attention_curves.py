@@ -31,10 +31,11 @@ class DeletionInsertion:
     fraction : ndarray, shape (k,)
         Share of the patches changed, 0 to 1.
     deletion, insertion : ndarray, shape (n_stimuli, k)
-        Score after that share of the patches, strongest first, was replaced by the baseline, or by the image.
+        Score after that share of the patches, strongest first, was replaced by the baseline, or by
+        the image.
     random_deletion, random_insertion : ndarray, shape (n_stimuli, k)
-        The same for random orders, mean over orders. An order inserts in the reverse of the order in which it
-        deletes, so that both curves come from the same masked images.
+        The same for random orders, mean over orders. An order inserts in the reverse of the order
+        in which it deletes, so that both curves come from the same masked images.
     """
 
     fraction: np.ndarray
@@ -46,7 +47,9 @@ class DeletionInsertion:
     def areas(self) -> pd.DataFrame:
         """Return the area under each curve (trapezoid), one row a stimulus, one column a curve."""
         names = ("deletion", "insertion", "random_deletion", "random_insertion")
-        return pd.DataFrame({k: np.trapezoid(getattr(self, k), self.fraction, axis=1) for k in names})
+        return pd.DataFrame(
+            {k: np.trapezoid(getattr(self, k), self.fraction, axis=1) for k in names}
+        )
 
     def table(self, name: str) -> pd.DataFrame:
         """Return the mean curves with 1.96 standard errors over stimuli: map, kind, order, fraction, mean, low, high."""
@@ -55,8 +58,17 @@ class DeletionInsertion:
             for order, field in (("map", kind), ("random", f"random_{kind}")):
                 values = getattr(self, field)
                 mean = values.mean(0)
-                reach = 1.96 * values.std(0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-                found = {"fraction": self.fraction, "mean": mean, "low": mean - reach, "high": mean + reach}
+                reach = (
+                    1.96 * values.std(0, ddof=1) / np.sqrt(len(values))
+                    if len(values) > 1
+                    else np.nan
+                )
+                found = {
+                    "fraction": self.fraction,
+                    "mean": mean,
+                    "low": mean - reach,
+                    "high": mean + reach,
+                }
                 parts.append(pd.DataFrame({"map": name, "kind": kind, "order": order, **found}))
         return pd.concat(parts, ignore_index=True)
 
@@ -78,8 +90,8 @@ def deletion_insertion(
     Parameters
     ----------
     score : callable
-        ``score(images (B, 3, H, W), index (B,)) -> (B,)``, for example the probability of the predicted class;
-        `index` says which of the n images each row comes from.
+        ``score(images (B, 3, H, W), index (B,)) -> (B,)``, for example the probability of the
+        predicted class; `index` says which of the n images each row comes from.
     images, baseline : Tensor, shape (n, 3, H, W)
         Normalised images, and what replaces a patch.
     maps : ndarray, shape (n, h, w)
@@ -91,8 +103,8 @@ def deletion_insertion(
     seed, batch_size : int
         Of the random orders; images in one call.
     reference : DeletionInsertion, optional
-        Curves of another map of the same images and score, whose random orders serve again: they do not depend on
-        the map, and cost most of the time.
+        Curves of another map of the same images and score, whose random orders serve again: they do
+        not depend on the map, and cost most of the time.
 
     Returns
     -------
@@ -101,25 +113,43 @@ def deletion_insertion(
     Raises
     ------
     DataError
-        If images, baseline and maps do not fit each other, or the reference has other points or images.
+        If images, baseline and maps do not fit each other, or the reference has other points or
+        images.
 
     References
-    ----------
-    Petsiuk, Das & Saenko (2018), RISE, BMVC, arXiv:1806.07421. The random orders are our choice of a reference: a
-    patched image is itself out of distribution, so an area means little on its own.
+    ---------- Petsiuk, Das & Saenko (2018), RISE, BMVC, arXiv:1806.07421. The random orders are our
+    choice of a reference: a patched image is itself out of distribution, so an area means little on
+    its own.
     """
     strength = as_maps(maps)
     n, rows, columns = strength.shape
-    if images.shape != baseline.shape or len(images) != n or images.shape[2] % rows or images.shape[3] % columns:
+    if (
+        images.shape != baseline.shape
+        or len(images) != n
+        or images.shape[2] % rows
+        or images.shape[3] % columns
+    ):
         got = f"{tuple(images.shape)}, {tuple(baseline.shape)} and maps {strength.shape}"
-        raise DataError(message("images, a baseline of their shape and one map an image", got, "align them"))
+        raise DataError(
+            message("images, a baseline of their shape and one map an image", got, "align them")
+        )
     cells = rows * columns
     counts = np.unique(np.linspace(0, cells, min(steps, cells) + 1).round().astype(int))
-    counts = np.unique(np.concatenate([counts, cells - counts]))  # the same whether patches go or come
+    counts = np.unique(
+        np.concatenate([counts, cells - counts])
+    )  # the same whether patches go or come
     if reference is not None and reference.random_deletion.shape != (n, len(counts)):
         got = f"{reference.random_deletion.shape}"
-        raise DataError(message(f"reference curves of shape {(n, len(counts))}", got, "use the same images and steps"))
-    whole = np.stack([np.zeros((n, rows, columns), bool), np.ones((n, rows, columns), bool)], axis=1)
+        raise DataError(
+            message(
+                f"reference curves of shape {(n, len(counts))}",
+                got,
+                "use the same images and steps",
+            )
+        )
+    whole = np.stack(
+        [np.zeros((n, rows, columns), bool), np.ones((n, rows, columns), bool)], axis=1
+    )
     ends = _score_masked(score, images, baseline, whole, batch_size)
 
     def curve(rank: np.ndarray) -> np.ndarray:
@@ -131,25 +161,42 @@ def deletion_insertion(
     # rank of each patch: 0 is taken away first
     by_map = np.argsort(np.argsort(-strength.reshape(n, cells), axis=1, kind="stable"), axis=1)
     if reference is None:
-        random = np.stack([[rng(seed, "order", r, i).permutation(cells) for i in range(n)] for r in range(n_random)])
+        random = np.stack(
+            [
+                [rng(seed, "order", r, i).permutation(cells) for i in range(n)]
+                for r in range(n_random)
+            ]
+        )
         deleted = np.mean([curve(r) for r in random], axis=0)
         at_random = deleted, deleted[:, ::-1]
     else:
         at_random = reference.random_deletion, reference.random_insertion
     # what is brought back first is taken away last
-    return DeletionInsertion(counts / cells, curve(by_map), curve(cells - 1 - by_map)[:, ::-1], *at_random)
+    return DeletionInsertion(
+        counts / cells, curve(by_map), curve(cells - 1 - by_map)[:, ::-1], *at_random
+    )
 
 
-def _score_masked(score, images: Tensor, baseline: Tensor, gone: np.ndarray, batch_size: int) -> np.ndarray:
+def _score_masked(
+    score, images: Tensor, baseline: Tensor, gone: np.ndarray, batch_size: int
+) -> np.ndarray:
     n, k = gone.shape[:2]
     block = (images.shape[2] // gone.shape[2], images.shape[3] // gone.shape[3])
     flat, found = torch.from_numpy(gone.reshape(n * k, *gone.shape[2:])).to(images.device), []
     owner = torch.arange(n, device=images.device).repeat_interleave(k)
     for start in range(0, n * k, batch_size):
         index = owner[start : start + batch_size]
-        mask = flat[start : start + batch_size].repeat_interleave(block[0], 1).repeat_interleave(block[1], 2)
+        mask = (
+            flat[start : start + batch_size]
+            .repeat_interleave(block[0], 1)
+            .repeat_interleave(block[1], 2)
+        )
         with torch.inference_mode():
-            found.append(score(torch.where(mask[:, None], baseline[index], images[index]), index).float().cpu())
+            found.append(
+                score(torch.where(mask[:, None], baseline[index], images[index]), index)
+                .float()
+                .cpu()
+            )
     return torch.cat(found).numpy().reshape(n, k)
 
 
@@ -183,7 +230,9 @@ def class_curves(
     def score(part: Tensor, index: Tensor) -> Tensor:
         return path(part).logits.softmax(1).gather(1, classes[index, None])[:, 0]
 
-    return deletion_insertion(score, images, baseline_images(images, baseline, path.backbone), maps, **options)
+    return deletion_insertion(
+        score, images, baseline_images(images, baseline, path.backbone), maps, **options
+    )
 
 
 def response_curves(
@@ -198,8 +247,9 @@ def response_curves(
 ) -> DeletionInsertion:
     """Return the curves of how much of an ROI's predicted response is there.
 
-    The score is ``1 - |y - y_image|^2 / |y_baseline - y_image|^2`` over the ROI's vertices: 1 for the whole image, 0
-    for the empty one; below 0 where a patched image moves the prediction further away than an empty one does.
+    The score is ``1 - |y - y_image|^2 / |y_baseline - y_image|^2`` over the ROI's vertices: 1 for
+    the whole image, 0 for the empty one; below 0 where a patched image moves the prediction further
+    away than an empty one does.
 
     Parameters
     ----------
@@ -224,7 +274,9 @@ def response_curves(
 
     def predict(part: Tensor) -> Tensor:
         with torch.no_grad():
-            return module(differentiable_patches(backbone, part, encoder.sources)).index_select(1, chosen)
+            return module(differentiable_patches(backbone, part, encoder.sources)).index_select(
+                1, chosen
+            )
 
     whole, nothing = (torch.cat([predict(p) for p in v.split(32)]) for v in (images, empty))
     distance = (nothing - whole).square().sum(1).clamp_min(1e-12)

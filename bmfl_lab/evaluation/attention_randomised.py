@@ -53,7 +53,9 @@ class Randomisation:
 
     def table(self) -> pd.DataFrame:
         """Return the mean over images of both measures, one row a stage."""
-        return pd.DataFrame({k: t.mean() for k, t in self.similarity.items()}).T.rename_axis("randomised down to")
+        return pd.DataFrame({k: t.mean() for k, t in self.similarity.items()}).T.rename_axis(
+            "randomised down to"
+        )
 
 
 def weight_randomisation(
@@ -80,7 +82,8 @@ def weight_randomisation(
     trained : ndarray, shape (n_stimuli, h, w), optional
         What `maps` gives for `module`, if it is known.
     cascade : bool, default True
-        Make maps after every stage; False makes them once, after all stages, which is what the check looks at.
+        Make maps after every stage; False makes them once, after all stages, which is what the
+        check looks at.
 
     Returns
     -------
@@ -92,20 +95,23 @@ def weight_randomisation(
         If a stage has no parameter.
 
     Notes
-    -----
-    New weights are drawn from a normal distribution with each tensor's own mean and standard deviation (our choice:
-    the scale of the activations stays), constant tensors stay as they are.
+    ----- New weights are drawn from a normal distribution with each tensor's own mean and standard
+    deviation (our choice: the scale of the activations stays), constant tensors stay as they are.
 
     References
-    ----------
-    Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: cascading randomisation.
+    ---------- Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292:
+    cascading randomisation.
     """
     found, similarity = {"trained": np.array(maps(module) if trained is None else trained)}, {}
     changed = copy.deepcopy(module).eval()
     for label, prefixes in stages.items():
         names = [n for n, _ in changed.named_parameters() if n.startswith(prefixes)]
         if not names:
-            raise ConfigError(message(f"parameters of the stage {label!r}", f"none named {prefixes}", "correct it"))
+            raise ConfigError(
+                message(
+                    f"parameters of the stage {label!r}", f"none named {prefixes}", "correct it"
+                )
+            )
         for name in names:
             redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
         if not cascade and label != list(stages)[-1]:
@@ -137,7 +143,13 @@ def backbone_stages(backbone: Any, prefix: str = "", groups: int = 3) -> dict[st
 
 
 def randomise_backbone(
-    backbone: Any, stimuli: StimulusSet, *, kind: str = "last block", seed: int = 0, groups: int = 3, **options: Any
+    backbone: Any,
+    stimuli: StimulusSet,
+    *,
+    kind: str = "last block",
+    seed: int = 0,
+    groups: int = 3,
+    **options: Any,
 ) -> Randomisation:
     """Randomise a backbone under its own attention.
 
@@ -159,23 +171,33 @@ def randomise_backbone(
         If `kind` is unknown.
     """
     if kind not in ("last block", "rollout"):
-        raise ConfigError(message("kind 'last block' or 'rollout'", repr(kind), "choose one of the two"))
+        raise ConfigError(
+            message("kind 'last block' or 'rollout'", repr(kind), "choose one of the two")
+        )
 
     def maps(module: Any) -> np.ndarray:
         if kind == "rollout":
             return rollout(module, stimuli)
         return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
 
-    return weight_randomisation(backbone, backbone_stages(backbone, groups=groups), maps, seed=seed, **options)
+    return weight_randomisation(
+        backbone, backbone_stages(backbone, groups=groups), maps, seed=seed, **options
+    )
 
 
 def randomise_roi_attention(
-    encoder: Any, stimuli: StimulusSet, query: str, *, backbone: Any = None, seed: int = 0, groups: int = 3
+    encoder: Any,
+    stimuli: StimulusSet,
+    query: str,
+    *,
+    backbone: Any = None,
+    seed: int = 0,
+    groups: int = 3,
 ) -> Randomisation:
     """Randomise a brain encoder, then its backbone, under the attention of one ROI query (mean over heads).
 
-    The readout, the feed-forward block and the values come first: attention weights are computed before them, so
-    their map cannot change there. This is a limit of every attention map.
+    The readout, the feed-forward block and the values come first: attention weights are computed
+    before them, so their map cannot change there. This is a limit of every attention map.
 
     Parameters
     ----------
@@ -197,7 +219,10 @@ def randomise_roi_attention(
     if query not in names:
         raise ConfigError(message(f"a query among {names}", repr(query), "choose one of them"))
     both = nn.ModuleDict(
-        {"encoder": encoder.module, "backbone": encoder.load_backbone() if backbone is None else backbone}
+        {
+            "encoder": encoder.module,
+            "backbone": encoder.load_backbone() if backbone is None else backbone,
+        }
     )
     at = next(name for name, m in both.named_modules() if m is inner) + "."
     after = tuple(at + name for name in ("readout", "norm_out", "ffn", "norm_ffn", "out.", "v."))
@@ -207,7 +232,9 @@ def randomise_roi_attention(
 
     def maps(module: nn.Module) -> np.ndarray:
         changed = dataclasses.replace(encoder, module=module["encoder"])
-        return roi_attention(changed, stimuli, backbone=module["backbone"])[:, names.index(query)].mean(1)
+        return roi_attention(changed, stimuli, backbone=module["backbone"])[
+            :, names.index(query)
+        ].mean(1)
 
     return weight_randomisation(both, stages, maps, seed=seed)
 
@@ -251,7 +278,9 @@ def randomise_class_attribution(
     path, classes = fusion.assemble(), fusion.logits(stimuli).argmax(1)
 
     def maps(module: nn.Module) -> np.ndarray:
-        found = class_attribution(fusion, stimuli, target=classes, baseline=baseline, steps=steps, path=module)
+        found = class_attribution(
+            fusion, stimuli, target=classes, baseline=baseline, steps=steps, path=module
+        )
         return np.abs(found.patches)
 
     return weight_randomisation(path, path_stages(path, groups), maps, seed=seed, **options)
@@ -273,7 +302,9 @@ def randomise_brain_attention(
         If the model has no cross-attention, or its path cannot be assembled.
     """
     if fusion.config.head != "fusion":
-        raise ConfigError(message("a model with cross-attention", repr(fusion.config.head), "use head='fusion'"))
+        raise ConfigError(
+            message("a model with cross-attention", repr(fusion.config.head), "use head='fusion'")
+        )
     path = fusion.assemble().eval()
     grid = path.backbone.grid_of(path.backbone.image_size, path.backbone.image_size)
     grid = (path.pool, path.pool) if path.pool else grid

@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.evaluation.attention import backbone_attention, brain_attention, query_names, roi_attention, rollout
+from bmfl_lab.evaluation.attention import (
+    backbone_attention,
+    brain_attention,
+    query_names,
+    roi_attention,
+    rollout,
+)
 from bmfl_lab.evaluation.attention_checks import map_similarity, region_share
 from bmfl_lab.evaluation.attention_curves import DeletionInsertion, class_curves, response_curves
 from bmfl_lab.evaluation.attention_randomised import (
@@ -97,10 +103,18 @@ def check_backbone(
         Curves of another map of the same model, images and seed: its random orders serve again.
     """
     rolled = kind == "rollout"
-    maps = rollout(backbone, stimuli) if rolled else backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
-    randomised = randomise_backbone(backbone, stimuli, kind=kind, seed=seed, trained=maps, cascade=False)
+    maps = (
+        rollout(backbone, stimuli)
+        if rolled
+        else backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
+    )
+    randomised = randomise_backbone(
+        backbone, stimuli, kind=kind, seed=seed, trained=maps, cascade=False
+    )
     curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
-    return _judged("backbone rollout" if rolled else "backbone CLS", maps, randomised, curves, region=region)
+    return _judged(
+        "backbone rollout" if rolled else "backbone CLS", maps, randomised, curves, region=region
+    )
 
 
 def check_roi_attention(
@@ -138,7 +152,11 @@ def check_roi_attention(
     backbone = encoder.load_backbone() if backbone is None else backbone
     randomised = randomise_roi_attention(encoder, stimuli, query, backbone=backbone, seed=seed)
     maps, at = randomised.maps["trained"], query_names(encoder).index(query)
-    other = None if shuffled is None else roi_attention(shuffled, stimuli, backbone=backbone)[:, at].mean(1)
+    other = (
+        None
+        if shuffled is None
+        else roi_attention(shuffled, stimuli, backbone=backbone)[:, at].mean(1)
+    )
     curves = response_curves(encoder, stimuli, maps, query, backbone=backbone, seed=seed)
     return _judged(f"{query} query", maps, randomised, curves, shuffled=other, region=region)
 
@@ -188,8 +206,8 @@ def check_class_attribution(
     fusion, stimuli, shuffled, region, seed, reference
         As `check_brain_attention`.
     steps : int, default 32
-        Points of the quadrature; a quarter as many for models that only lend a map to compare with, where nothing
-        but the ranks of patches matters.
+        Points of the quadrature; a quarter as many for models that only lend a map to compare with,
+        where nothing but the ranks of patches matters.
     attribution : Attribution, optional
         What `class_attribution` returned for these images, if it is known.
     """
@@ -198,8 +216,16 @@ def check_class_attribution(
     if shuffled is not None:
         classes = fusion.logits(stimuli).argmax(1)
         other = np.abs(class_attribution(shuffled, stimuli, target=classes, steps=coarse).patches)
-    randomised = randomise_class_attribution(fusion, stimuli, steps=coarse, seed=seed, trained=maps, cascade=False)
+    randomised = randomise_class_attribution(
+        fusion, stimuli, steps=coarse, seed=seed, trained=maps, cascade=False
+    )
     curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _judged(
-        "integrated gradients", maps, randomised, curves, shuffled=other, region=region, gap=found.relative_gap
+        "integrated gradients",
+        maps,
+        randomised,
+        curves,
+        shuffled=other,
+        region=region,
+        gap=found.relative_gap,
     )

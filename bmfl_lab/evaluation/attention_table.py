@@ -103,7 +103,9 @@ class CheckRow:
     n: int
 
 
-def check_row(name: str, check: str, values: np.ndarray, reference: float | None = None, *, seed: int = 0) -> CheckRow:
+def check_row(
+    name: str, check: str, values: np.ndarray, reference: float | None = None, *, seed: int = 0
+) -> CheckRow:
     """Judge one check from a value per image.
 
     Parameters
@@ -125,18 +127,24 @@ def check_row(name: str, check: str, values: np.ndarray, reference: float | None
         If the check is unknown, or its reference is missing.
     """
     if check not in CHECKS:
-        raise ConfigError(message(f"a check among {tuple(CHECKS)}", repr(check), nearest(check, CHECKS)))
+        raise ConfigError(
+            message(f"a check among {tuple(CHECKS)}", repr(check), nearest(check, CHECKS))
+        )
     rule = CHECKS[check]
     against = rule.reference if reference is None else float(reference)
     if not np.isfinite(against):
-        raise ConfigError(message(f"a reference for the check {check!r}", "none", "pass the share of the area"))
+        raise ConfigError(
+            message(f"a reference for the check {check!r}", "none", "pass the share of the area")
+        )
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
     found = bootstrap_mean(known, n_boot=1000, seed=seed)
     passes = None
     if found.low is not None:
         passes = bool(found.low > against if rule.above else found.high < against)
-    return CheckRow(name, check, rule.measure, found.value, found.low, found.high, against, passes, len(known))
+    return CheckRow(
+        name, check, rule.measure, found.value, found.low, found.high, against, passes, len(known)
+    )
 
 
 def check_rows(
@@ -155,8 +163,8 @@ def check_rows(
     name : str
         Of the map.
     weights, labels : DataFrame, optional
-        From `map_similarity`, to the maps of the model with randomised weights, and of one trained on shuffled
-        answers.
+        From `map_similarity`, to the maps of the model with randomised weights, and of one trained
+        on shuffled answers.
     curves : DataFrame, optional
         From `DeletionInsertion.areas`.
     region : tuple, optional
@@ -164,7 +172,11 @@ def check_rows(
     gap : ndarray, optional
         `Attribution.relative_gap`.
     """
-    found = [check_row(name, k, t["spearman"]) for k, t in (("weights", weights), ("labels", labels)) if t is not None]
+    found = [
+        check_row(name, k, t["spearman"])
+        for k, t in (("weights", weights), ("labels", labels))
+        if t is not None
+    ]
     if curves is not None:
         found.append(check_row(name, "deletion", curves["random_deletion"] - curves["deletion"]))
         found.append(check_row(name, "insertion", curves["insertion"] - curves["random_insertion"]))
@@ -181,15 +193,17 @@ def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
     order = [c for c in CHECKS if any(r.check == c for r in rows)]
     names = list(dict.fromkeys(r.map for r in rows))
     cells = {(r.map, r.check): _cell(r) for r in rows}
-    return pd.DataFrame([[cells.get((m, c), "") for c in order] for m in names], index=names, columns=order)
+    return pd.DataFrame(
+        [[cells.get((m, c), "") for c in order] for m in names], index=names, columns=order
+    )
 
 
 def checks_frame(rows: Iterable[CheckRow]) -> pd.DataFrame:
     """Return the checks as numbers, one row a check of a map, for figures."""
     ordered = sorted(rows, key=lambda r: list(CHECKS).index(r.check))
-    return pd.DataFrame([asdict(r) for r in ordered], columns=list(CheckRow.__dataclass_fields__)).astype(
-        {"passes": object}
-    )
+    return pd.DataFrame(
+        [asdict(r) for r in ordered], columns=list(CheckRow.__dataclass_fields__)
+    ).astype({"passes": object})
 
 
 def _cell(row: CheckRow) -> str:
@@ -217,7 +231,9 @@ def attention_verdict(rows: Iterable[CheckRow]) -> str:
     return "\n".join(lines)
 
 
-def check_metrics(rows: Iterable[CheckRow], *, split: str, subject: str = "", notes: str = "") -> list[MetricRow]:
+def check_metrics(
+    rows: Iterable[CheckRow], *, split: str, subject: str = "", notes: str = ""
+) -> list[MetricRow]:
     """Return the checks as metric rows named ``attention_<check>``; the map stands where a model's name stands."""
     found = []
     for r in map(asdict, rows):

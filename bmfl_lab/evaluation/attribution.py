@@ -52,10 +52,13 @@ class Attribution:
     def relative_gap(self) -> np.ndarray:
         """Gap over the change of the score, shape (n_stimuli,).
 
-        An image whose score hardly differs from the baseline's is held against the median change of all images.
+        An image whose score hardly differs from the baseline's is held against the median change of
+        all images.
         """
         change = np.abs(self.score - self.reference)
-        return np.abs(self.gap) / np.maximum(np.maximum(change, np.median(change) if len(change) else 0), 1e-6)
+        return np.abs(self.gap) / np.maximum(
+            np.maximum(change, np.median(change) if len(change) else 0), 1e-6
+        )
 
 
 def integrated_gradients(
@@ -92,12 +95,14 @@ def integrated_gradients(
         If `steps` is below 1 or shapes differ.
 
     References
-    ----------
-    Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML, arXiv:1703.01365.
+    ---------- Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML,
+    arXiv:1703.01365.
     """
     if steps < 1 or inputs.shape != baseline.shape:
         got = f"{steps} steps, shapes {tuple(inputs.shape)} and {tuple(baseline.shape)}"
-        raise ConfigError(message("at least 1 step and a baseline of the inputs' shape", got, "correct them"))
+        raise ConfigError(
+            message("at least 1 step and a baseline of the inputs' shape", got, "correct them")
+        )
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     index = torch.arange(len(inputs), device=inputs.device)
     points = [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist())]
@@ -106,7 +111,10 @@ def integrated_gradients(
     for start in range(0, steps, per):
         part = points[start : start + per]
         at = inputs.new_tensor([p for p, _ in part]).repeat_interleave(len(inputs)).view(shape)
-        x = (baseline.repeat(len(part), *shape[1:]) + at * (inputs - baseline).repeat(len(part), *shape[1:])).detach()
+        x = (
+            baseline.repeat(len(part), *shape[1:])
+            + at * (inputs - baseline).repeat(len(part), *shape[1:])
+        ).detach()
         with torch.enable_grad():
             x.requires_grad_(True)
             (slope,) = torch.autograd.grad(function(x, index.repeat(len(part))).sum(), x)
@@ -136,7 +144,9 @@ def baseline_images(images: Tensor, kind: str, backbone: Any) -> Tensor:
         If the kind is unknown.
     """
     if kind not in BASELINES:
-        raise ConfigError(message(f"a baseline among {BASELINES}", repr(kind), "choose one of them"))
+        raise ConfigError(
+            message(f"a baseline among {BASELINES}", repr(kind), "choose one of them")
+        )
     if kind == "grey":
         return torch.zeros_like(images)
     if kind == "blur":
@@ -257,7 +267,9 @@ def roi_vertices(atlas: Any, name: str) -> np.ndarray:
     if side:
         mask = mask & (np.asarray(atlas.hemisphere) == int(side == "right"))
     if not mask.any() or side not in ("", "left", "right"):
-        raise ConfigError(message("an ROI such as 'V1' or 'left:V1' with vertices", repr(name), "choose another"))
+        raise ConfigError(
+            message("an ROI such as 'V1' or 'left:V1' with vertices", repr(name), "choose another")
+        )
     return mask
 
 
@@ -270,7 +282,8 @@ def differentiable_patches(backbone: Any, images: Tensor, sources: Any) -> Tenso
     images : Tensor, shape (B, 3, H, W)
         Normalised.
     sources : sequence of mapping
-        Kind, block and features of the tokens, as in `TrainedEncoder.sources`; features are alike in all.
+        Kind, block and features of the tokens, as in `TrainedEncoder.sources`; features are alike
+        in all.
     """
     blocks = tuple(dict.fromkeys(s["block"] for s in sources))
     features = sources[0]["features"]
@@ -283,12 +296,18 @@ def _classes(fusion: Any, stimuli: StimulusSet, target: str | np.ndarray) -> np.
     if isinstance(target, str) and target == "predicted":
         return fusion.logits(stimuli).argmax(1)
     if isinstance(target, str) and target != "label":
-        raise ConfigError(message("target 'predicted', 'label' or one class an image", repr(target), "choose one"))
+        raise ConfigError(
+            message("target 'predicted', 'label' or one class an image", repr(target), "choose one")
+        )
     found = np.asarray(stimuli.labels if isinstance(target, str) else target, np.int64)
     n = len(fusion.class_names)
     if found.shape != (len(stimuli),) or (len(found) and (found.min() < 0 or found.max() >= n)):
         raise DataError(
-            message(f"{len(stimuli)} classes from 0 to {n - 1}", f"shape {found.shape}", "use target='predicted'")
+            message(
+                f"{len(stimuli)} classes from 0 to {n - 1}",
+                f"shape {found.shape}",
+                "use target='predicted'",
+            )
         )
     return found
 
@@ -313,5 +332,7 @@ def _attribute(function, backbone, stimuli, baseline, steps, target) -> Attribut
     size = backbone.patch_size
     n, height, width = maps.shape
     patches = maps.reshape(n, height // size, size, width // size, size).sum((2, 4))
-    score, reference, gap = (np.concatenate(v).astype(np.float32) for v in (scores, references, gaps))
+    score, reference, gap = (
+        np.concatenate(v).astype(np.float32) for v in (scores, references, gaps)
+    )
     return Attribution(maps, patches, score, reference, gap, target)

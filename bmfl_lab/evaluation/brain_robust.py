@@ -23,11 +23,12 @@ class BrainRobust:
     Parameters
     ----------
     table : DataFrame
-        One row a model and run: model, run, brain, brain_low, brain_high, robust, robust_low, robust_high, n_brain,
-        n_robust (rows behind each). NaN where a record does not say; models that lack one side stand last.
+        One row a model and run: model, run, brain, brain_low, brain_high, robust, robust_low,
+        robust_high, n_brain, n_robust (rows behind each). NaN where a record does not say; models
+        that lack one side stand last.
     r, low, high : float or None
-        Spearman correlation over models that have both, with a 95 % bootstrap interval over models; None with fewer
-        than 4 models.
+        Spearman correlation over models that have both, with a 95 % bootstrap interval over models;
+        None with fewer than 4 models.
     n : int
         Number of models that have both.
     verdict : str
@@ -42,7 +43,9 @@ class BrainRobust:
     verdict: str
 
 
-def _side(rows: pd.DataFrame, names: Sequence[str], under_shift: bool) -> tuple[float, float, float, int]:
+def _side(
+    rows: pd.DataFrame, names: Sequence[str], under_shift: bool
+) -> tuple[float, float, float, int]:
     """Return mean, low, high and number of rows of the first metric of `names` that a model has."""
     for name in names:
         part = rows[(rows["name"] == name) & rows["value"].notna()]
@@ -50,8 +53,16 @@ def _side(rows: pd.DataFrame, names: Sequence[str], under_shift: bool) -> tuple[
         over = part[part["seed"].isna()]
         part = over if len(over) else part  # rows over seeds already hold those of single seeds
         if len(part):
-            ends = (part["ci_low"].iloc[0], part["ci_high"].iloc[0]) if len(part) == 1 else (np.nan, np.nan)
-            return float(part["value"].mean()), *(float(e) if e is not None else np.nan for e in ends), len(part)
+            ends = (
+                (part["ci_low"].iloc[0], part["ci_high"].iloc[0])
+                if len(part) == 1
+                else (np.nan, np.nan)
+            )
+            return (
+                float(part["value"].mean()),
+                *(float(e) if e is not None else np.nan for e in ends),
+                len(part),
+            )
     return np.nan, np.nan, np.nan, 0
 
 
@@ -69,10 +80,11 @@ def brain_and_robust(
     Parameters
     ----------
     rows : iterable of MetricRow, or DataFrame
-        Of one record, or of any number of records with a column ``run`` (`bmfl_lab.runs.findings.collect_records`): a
-        model is known by its name and its run.
+        Of one record, or of any number of records with a column ``run``
+        (`bmfl_lab.runs.findings.collect_records`): a model is known by its name and its run.
     brain : str or sequence of str
-        Name of the alignment metric, or names of which the first that a model has counts; mean over ROIs and subjects.
+        Name of the alignment metric, or names of which the first that a model has counts; mean over
+        ROIs and subjects.
     robust : str or sequence of str
         The same under shift (rows with a `shift`), mean over shifts and severities.
     shifts : sequence of str, optional
@@ -83,7 +95,8 @@ def brain_and_robust(
     Returns
     -------
     BrainRobust
-        Intervals of a model are those of its record where one row says it all, and not given for means over rows.
+        Intervals of a model are those of its record where one row says it all, and not given for
+        means over rows.
 
     Raises
     ------
@@ -91,8 +104,8 @@ def brain_and_robust(
         If no model has both.
 
     Notes
-    -----
-    Models of one family are not independent, so the interval of the correlation is a lower bound of the uncertainty.
+    ----- Models of one family are not independent, so the interval of the correlation is a lower
+    bound of the uncertainty.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([asdict(r) for r in rows])
     frame = frame if "run" in frame else frame.assign(run=THIS)
@@ -111,12 +124,20 @@ def brain_and_robust(
     both = table[(table["n_brain"] > 0) & (table["n_robust"] > 0)] if len(table) else table
     if not len(both):
         raise DataError(
-            message(f"a model with both {brain!r} and {robust!r} under shift", "none", "evaluate the same models twice")
+            message(
+                f"a model with both {brain!r} and {robust!r} under shift",
+                "none",
+                "evaluate the same models twice",
+            )
         )
-    table = table.sort_values("brain", ascending=False, ignore_index=True, na_position="last", kind="stable")
+    table = table.sort_values(
+        "brain", ascending=False, ignore_index=True, na_position="last", kind="stable"
+    )
     order = (table["n_robust"] == 0) | (table["n_brain"] == 0)
     table = pd.concat([table[~order], table[order]], ignore_index=True)
-    return BrainRobust(table, *_correlation(both["brain"].to_numpy(), both["robust"].to_numpy(), n_boot, seed))
+    return BrainRobust(
+        table, *_correlation(both["brain"].to_numpy(), both["robust"].to_numpy(), n_boot, seed)
+    )
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, n_boot: int, seed: int) -> tuple:
@@ -124,8 +145,15 @@ def _correlation(x: np.ndarray, y: np.ndarray, n_boot: int, seed: int) -> tuple:
     if n < 4:
         return None, None, None, n, f"{n} models: too few for a correlation"
     draws = rng(seed, "brain and robust").integers(n, size=(n_boot, n))
-    r, (low, high) = float(_spearman(x, y)), np.nanquantile(_spearman(x[draws], y[draws]), [0.025, 0.975])
-    said = "more brain-like models are more robust" if low > 0 else "more brain-like models are less robust"
+    r, (low, high) = (
+        float(_spearman(x, y)),
+        np.nanquantile(_spearman(x[draws], y[draws]), [0.025, 0.975]),
+    )
+    said = (
+        "more brain-like models are more robust"
+        if low > 0
+        else "more brain-like models are less robust"
+    )
     return r, float(low), float(high), n, said if low > 0 or high < 0 else "no relation shown"
 
 

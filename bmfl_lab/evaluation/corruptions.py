@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NORMALISER = "normalised by AlexNet's errors on ImageNet-C (Hendrycks & Dietterich 2019)"
-OTHER_IMAGES = "not ImageNet: the ratio orders models here, its level does not compare with published ones"
+OTHER_IMAGES = (
+    "not ImageNet: the ratio orders models here, its level does not compare with published ones"
+)
 ALL = "15 corruptions"
 UNIT = "ratio to AlexNet's error"
 
@@ -60,8 +62,8 @@ def evaluate_corruptions(
     Returns
     -------
     OODResult
-        Rows as of `corruption_rows`, ``nan_logits`` a model, seed, corruption and severity where there were any (they
-        count as wrong), and the correctness of every image.
+        Rows as of `corruption_rows`, ``nan_logits`` a model, seed, corruption and severity where
+        there were any (they count as wrong), and the correctness of every image.
 
     Raises
     ------
@@ -72,7 +74,9 @@ def evaluate_corruptions(
 
     test = study.set("test")
     if not 0 <= n <= len(test):
-        raise ConfigError(message(f"0 to {len(test)} test images to corrupt", str(n), "0 takes all"))
+        raise ConfigError(
+            message(f"0 to {len(test)} test images to corrupt", str(n), "0 takes all")
+        )
     if n:
         test = test.subset(np.sort(rng(seed, "corrupted images").permutation(len(test))[:n]))
     groups = {k: list(m) if isinstance(m, (list, tuple)) else [m] for k, m in models.items()}
@@ -82,24 +86,42 @@ def evaluate_corruptions(
         for frame in _one_corruption(groups, study, test, c, severities, seed)
     ]
     per_image = pd.concat(frames, ignore_index=True)
-    selection = {k: "; ".join(sorted({str(getattr(m, "selection", "none")) for m in g})) for k, g in groups.items()}
+    selection = {
+        k: "; ".join(sorted({str(getattr(m, "selection", "none")) for m in g}))
+        for k, g in groups.items()
+    }
     said = OTHER_IMAGES, partial_note(test), "simulated fMRI" if study.simulated else ""
     notes = "; ".join(t for t in said if t)
     rows = _rows(per_image, selection, notes, baseline, n_boot, seed)
     return OODResult(rows + _nan_rows(per_image, selection, len(test), notes), per_image)
 
 
-def _nan_rows(per_image: pd.DataFrame, selection: Mapping[str, str], n: int, notes: str) -> list[MetricRow]:
+def _nan_rows(
+    per_image: pd.DataFrame, selection: Mapping[str, str], n: int, notes: str
+) -> list[MetricRow]:
     bad = per_image[per_image["predicted"] < 0]
     return [
         row
-        for (model, seed, shift, severity), part in bad.groupby(["model", "seed", "shift", "severity"], sort=False)
-        for row in nan_row(len(part), split="test", n=n, selection=selection[model], model=model, seed=int(seed),
-                           shift=shift, severity=int(severity), notes=notes)
-    ]  # fmt: skip
+        for (model, seed, shift, severity), part in bad.groupby(
+            ["model", "seed", "shift", "severity"], sort=False
+        )
+        for row in nan_row(
+            len(part),
+            split="test",
+            n=n,
+            selection=selection[model],
+            model=model,
+            seed=int(seed),
+            shift=shift,
+            severity=int(severity),
+            notes=notes,
+        )
+    ]
 
 
-def _one_corruption(groups, study: Study, test: StimulusSet, name: str, severities, seed: int) -> Iterator[Any]:
+def _one_corruption(
+    groups, study: Study, test: StimulusSet, name: str, severities, seed: int
+) -> Iterator[Any]:
     """Yield the per-image tables of one corruption; its severities are read as one set, which costs one pass."""
     parts = [shifted(test, name, s, seed) for s in severities]
     n = len(test)
@@ -117,7 +139,9 @@ def _one_corruption(groups, study: Study, test: StimulusSet, name: str, severiti
             logits = masked_logits(one, joined, study)
             for j, (part, severity) in enumerate(zip(parts, severities)):
                 place = {"split": "test", "shift": name, "severity": int(severity)}
-                yield image_frame(model, int(getattr(one, "seed", k)), logits[j * n : (j + 1) * n], part, place)
+                yield image_frame(
+                    model, int(getattr(one, "seed", k)), logits[j * n : (j + 1) * n], part, place
+                )
 
 
 def corruption_rows(
@@ -128,7 +152,8 @@ def corruption_rows(
     Parameters
     ----------
     result : OODResult
-        With made shifts named as in ImageNet-C, or with sets named "fog-3", as the study "imagenet" names ImageNet-C.
+        With made shifts named as in ImageNet-C, or with sets named "fog-3", as the study "imagenet"
+        names ImageNet-C.
     baseline : str, optional
         Model that the others' mCE is compared with.
     n_boot, seed
@@ -137,10 +162,10 @@ def corruption_rows(
     Returns
     -------
     list of MetricRow
-        ``corruption_error`` (ratio to AlexNet's error, mean over severities) a model and complete corruption, ``mce``
-        their mean (1 is AlexNet), and ``mce_difference`` to the baseline, negative where the model errs less. Where a
-        corruption or severity is missing, ``mce`` is None and its notes name what is missing: a mean over a part is
-        not comparable.
+        ``corruption_error`` (ratio to AlexNet's error, mean over severities) a model and complete
+        corruption, ``mce`` their mean (1 is AlexNet), and ``mce_difference`` to the baseline,
+        negative where the model errs less. Where a corruption or severity is missing, ``mce`` is
+        None and its notes name what is missing: a mean over a part is not comparable.
 
     Raises
     ------
@@ -150,27 +175,49 @@ def corruption_rows(
         If no corruption was evaluated, or not on the same images under each severity of one.
 
     References
-    ----------
-    Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations".
+    ---------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
+    corruptions and perturbations".
     """
     selection = {r.model: r.selection for r in reversed(result.rows)}
     # of all rows: sets of ImageNet-C may each lack other classes
-    notes = "; ".join(dict.fromkeys(t for r in result.rows if r.name == "accuracy" for t in r.notes.split("; ") if t))
+    notes = "; ".join(
+        dict.fromkeys(
+            t for r in result.rows if r.name == "accuracy" for t in r.notes.split("; ") if t
+        )
+    )
     return _rows(result.per_image, selection, notes, baseline, n_boot, seed)
 
 
-def _rows(per_image: pd.DataFrame, selection, notes: str, baseline: str | None, n_boot: int, seed: int):
+def _rows(
+    per_image: pd.DataFrame, selection, notes: str, baseline: str | None, n_boot: int, seed: int
+):
     tables = _error_tables(per_image)
     if baseline is not None and baseline not in tables:
-        raise ConfigError(message(f"a baseline among {tuple(tables)}", repr(baseline), "name an evaluated model"))
+        raise ConfigError(
+            message(f"a baseline among {tuple(tables)}", repr(baseline), "name an evaluated model")
+        )
     rows: list[MetricRow] = []
     whole: dict[str, np.ndarray] = {}
 
     def add(name: str, model: str, found: Interval, shift: str, note: str) -> None:
         said = "; ".join(t for t in (note, notes) if t)
-        rows.append(MetricRow(name, found.value, UNIT, "test", found.n, selection.get(model.split(" - ")[0], "none"),
-                              model=model, shift=shift, ci_low=found.low, ci_high=found.high, interval=found.method,
-                              n_seeds=found.n_seeds, notes=said))  # fmt: skip
+        rows.append(
+            MetricRow(
+                name,
+                found.value,
+                UNIT,
+                "test",
+                found.n,
+                selection.get(model.split(" - ")[0], "none"),
+                model=model,
+                shift=shift,
+                ci_low=found.low,
+                ci_high=found.high,
+                interval=found.method,
+                n_seeds=found.n_seeds,
+                notes=said,
+            )
+        )
 
     for model, errors in tables.items():
         ratios = {
@@ -179,27 +226,58 @@ def _rows(per_image: pd.DataFrame, selection, notes: str, baseline: str | None, 
             if set(by_severity) == set(SEVERITIES)
         }
         for c, ratio in ratios.items():
-            add("corruption_error", model, bootstrap_mean(ratio, n_boot=n_boot, seed=seed), c, NORMALISER)
+            add(
+                "corruption_error",
+                model,
+                bootstrap_mean(ratio, n_boot=n_boot, seed=seed),
+                c,
+                NORMALISER,
+            )
         try:
-            corruption_error({c: {s: float(e.mean()) for s, e in by.items()} for c, by in errors.items()})
+            corruption_error(
+                {c: {s: float(e.mean()) for s, e in by.items()} for c, by in errors.items()}
+            )
         except DataError as error:
-            add("mce", model, Interval(None, None, None, 0, 0, 0.95, "none"), ALL, f"refused: {error}")
+            add(
+                "mce",
+                model,
+                Interval(None, None, None, 0, 0, 0.95, "none"),
+                ALL,
+                f"refused: {error}",
+            )
             continue
         whole[model] = np.mean([ratios[c] for c in IMAGENET_C], axis=0)
         add("mce", model, bootstrap_mean(whole[model], n_boot=n_boot, seed=seed), ALL, NORMALISER)
     for model in whole if baseline in whole else ():
         if model != baseline:
             a, b = _alike(whole, model, baseline)
-            found = crossed_mean(a - b)[0] if len(a) > 1 else paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed)
-            add("mce_difference", f"{model} - {baseline}", found, ALL, "negative where the first errs less; unadjusted")
+            found = (
+                crossed_mean(a - b)[0]
+                if len(a) > 1
+                else paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed)
+            )
+            add(
+                "mce_difference",
+                f"{model} - {baseline}",
+                found,
+                ALL,
+                "negative where the first errs less; unadjusted",
+            )
     return rows
 
 
-def _alike(whole: Mapping[str, np.ndarray], model: str, baseline: str) -> tuple[np.ndarray, np.ndarray]:
+def _alike(
+    whole: Mapping[str, np.ndarray], model: str, baseline: str
+) -> tuple[np.ndarray, np.ndarray]:
     a, b = whole[model], whole[baseline]
     if a.shape != b.shape:
-        raise DataError(message(f"{model!r} and {baseline!r} on the same images and seeds", f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
-                                "train and evaluate both alike"))  # fmt: skip
+        raise DataError(
+            message(
+                f"{model!r} and {baseline!r} on the same images and seeds",
+                f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
+                "train and evaluate both alike",
+            )
+        )
     return a, b
 
 
@@ -214,12 +292,26 @@ def _error_tables(per_image: pd.DataFrame) -> dict[str, dict[str, dict[int, np.n
         if shift not in IMAGENET_C and native is None:
             continue
         corruption, level = (native[1], int(native[2])) if native else (shift, int(severity))
-        wide = part.pivot(index="seed", columns="id", values="correct").sort_index(axis=0).sort_index(axis=1)
+        wide = (
+            part.pivot(index="seed", columns="id", values="correct")
+            .sort_index(axis=0)
+            .sort_index(axis=1)
+        )
         if ids.setdefault(corruption, list(wide.columns)) != list(wide.columns):
             raise DataError(
-                message(f"the same images under every severity of {corruption}", "others", "evaluate all on one set")
+                message(
+                    f"the same images under every severity of {corruption}",
+                    "others",
+                    "evaluate all on one set",
+                )
             )
-        found.setdefault(model, {}).setdefault(corruption, {})[level] = 1 - wide.to_numpy(dtype=np.float64)
+        found.setdefault(model, {}).setdefault(corruption, {})[level] = 1 - wide.to_numpy(
+            dtype=np.float64
+        )
     if not found:
-        raise DataError(message("at least one corruption of ImageNet-C", "none", f"evaluate some of {IMAGENET_C}"))
+        raise DataError(
+            message(
+                "at least one corruption of ImageNet-C", "none", f"evaluate some of {IMAGENET_C}"
+            )
+        )
     return found

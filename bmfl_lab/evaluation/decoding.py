@@ -20,7 +20,8 @@ class Identification:
     Parameters
     ----------
     top1, top1_low, top1_high, top1_chance : float
-        Share of responses whose own image is the best of `n_candidates`, with a 95 % bootstrap interval over stimuli.
+        Share of responses whose own image is the best of `n_candidates`, with a 95 % bootstrap
+        interval over stimuli.
     two_way, two_way_low, two_way_high : float
         The same of two candidates; chance is 0.5.
     n_candidates, n : int
@@ -42,7 +43,12 @@ class Identification:
 
 
 def identify(
-    measured: np.ndarray, predicted: np.ndarray, *, n_candidates: int | None = None, n_boot: int = 1000, seed: int = 0
+    measured: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    n_candidates: int | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> Identification:
     """Identify the image behind each measured response by the correlation with predicted ones.
 
@@ -53,15 +59,16 @@ def identify(
     predicted : ndarray, shape (n, n_vertices)
         An encoder's predictions for the same images, in the same order.
     n_candidates : int, optional
-        Number of images to choose from, all n by default. For fewer, the result is the expectation over all sets
-        of distractors, not a draw.
+        Number of images to choose from, all n by default. For fewer, the result is the expectation
+        over all sets of distractors, not a draw.
     n_boot, seed
         Of the intervals.
 
     Returns
     -------
     Identification
-        A tie counts one half in two-way choices and as a miss in top-1. A constant response identifies nothing.
+        A tie counts one half in two-way choices and as a miss in top-1. A constant response
+        identifies nothing.
 
     Raises
     ------
@@ -73,7 +80,12 @@ def identify(
     Kay et al. 2008, Nature 452:352.
     """
     measured, predicted = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
-    if measured.ndim != 2 or measured.shape != predicted.shape or len(measured) < 2 or measured.shape[1] < 3:
+    if (
+        measured.ndim != 2
+        or measured.shape != predicted.shape
+        or len(measured) < 2
+        or measured.shape[1] < 3
+    ):
         raise DataError(
             message(
                 "two arrays of one shape (n >= 2, n_vertices >= 3)",
@@ -84,7 +96,9 @@ def identify(
     n = len(measured)
     n_candidates = n if n_candidates is None else n_candidates
     if not 2 <= n_candidates <= n:
-        raise DataError(message(f"n_candidates from 2 to {n}", str(n_candidates), "use at most all images"))
+        raise DataError(
+            message(f"n_candidates from 2 to {n}", str(n_candidates), "use at most all images")
+        )
     units = []
     for values in (measured, predicted):
         values = values - values.mean(axis=1, keepdims=True)
@@ -102,7 +116,9 @@ def identify(
         low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
         return float(values.mean()), float(low), float(high)
 
-    return Identification(*interval(top1), 1 / n_candidates, *interval(two_way), n_candidates, n, two_way)
+    return Identification(
+        *interval(top1), 1 / n_candidates, *interval(two_way), n_candidates, n, two_way
+    )
 
 
 def _beats_all(beaten: np.ndarray, n_others: int, n_distractors: int) -> np.ndarray:
@@ -112,7 +128,9 @@ def _beats_all(beaten: np.ndarray, n_others: int, n_distractors: int) -> np.ndar
         return gammaln(a + 1) - gammaln(k + 1) - gammaln(np.maximum(a - k, 0) + 1)
 
     beaten = beaten.astype(np.float64)
-    chance = np.exp(log_choose(beaten, n_distractors) - log_choose(np.asarray(float(n_others)), n_distractors))
+    chance = np.exp(
+        log_choose(beaten, n_distractors) - log_choose(np.asarray(float(n_others)), n_distractors)
+    )
     return np.where(beaten >= n_distractors, chance, 0.0)
 
 
@@ -137,7 +155,8 @@ def preferred_stimuli(
     images : DataFrame
         Columns rank (1 = strongest), id, category, activity, list ("top" or "bottom").
     categories : DataFrame
-        Per category: mean activity, n, and its share of the top list beside its share of all images.
+        Per category: mean activity, n, and its share of the top list beside its share of all
+        images.
 
     Raises
     ------
@@ -156,7 +175,8 @@ def preferred_stimuli(
     activity = np.asarray(predicted)[:, mask].mean(axis=1)
     labels = np.asarray(stimuli.labels)
     names = np.asarray(
-        [stimuli.class_names[i] if 0 <= i < len(stimuli.class_names) else "" for i in labels], dtype=object
+        [stimuli.class_names[i] if 0 <= i < len(stimuli.class_names) else "" for i in labels],
+        dtype=object,
     )
     order = np.argsort(-activity, kind="stable")
     n = min(n, len(order))
@@ -176,9 +196,12 @@ def preferred_stimuli(
     )
     rows = [
         {
-            "category": name, "activity": float(activity[names == name].mean()), "n": int((names == name).sum()),
-            "share_of_top": float((names[order[:n]] == name).mean()), "share_of_all": float((names == name).mean()),
+            "category": name,
+            "activity": float(activity[names == name].mean()),
+            "n": int((names == name).sum()),
+            "share_of_top": float((names[order[:n]] == name).mean()),
+            "share_of_all": float((names == name).mean()),
         }
         for name in dict.fromkeys(names)
-    ]  # fmt: skip
+    ]
     return images, pd.DataFrame(rows).sort_values("activity", ascending=False, ignore_index=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from bmfl_lab.evaluation.ood import OODResult
 
+
 def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return whether a model was right: (n_seeds, n_stimuli) bool, the seeds, and the image ids, both sorted.
 
@@ -25,16 +26,29 @@ def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndar
         If an image lacks a prediction under some seed.
     """
     mine = frame[frame["model"] == model]
-    table = mine.pivot(index="seed", columns="id", values="correct").sort_index(axis=0).sort_index(axis=1)
+    table = (
+        mine.pivot(index="seed", columns="id", values="correct")
+        .sort_index(axis=0)
+        .sort_index(axis=1)
+    )
     if table.isna().any().any():
         raise DataError(
-            message(f"a prediction of {model!r} for every seed and image", "gaps", "evaluate all seeds on the same set")
+            message(
+                f"a prediction of {model!r} for every seed and image",
+                "gaps",
+                "evaluate all seeds on the same set",
+            )
         )
     return table.to_numpy(dtype=bool), table.index.to_numpy(), table.columns.to_numpy()
 
 
 def compare_models(
-    result: OODResult, baseline: str, *, models: list[str] | None = None, n_boot: int = 2000, seed: int = 0
+    result: OODResult,
+    baseline: str,
+    *,
+    models: list[str] | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
 ) -> list[MetricRow]:
     """Compare every model with a baseline on every image set.
 
@@ -52,10 +66,10 @@ def compare_models(
     Returns
     -------
     list of MetricRow
-        ``accuracy_difference`` (fraction, model - baseline) with a paired 95 % interval, and ``p_holm``, adjusted by
-        Holm over the image sets of one model: with one seed a bootstrap over images and the exact McNemar test, with
-        several the t test over seeds and images as crossed samples (`crossed_mean`). ``notes`` holds the verdict in
-        plain words.
+        ``accuracy_difference`` (fraction, model - baseline) with a paired 95 % interval, and
+        ``p_holm``, adjusted by Holm over the image sets of one model: with one seed a bootstrap
+        over images and the exact McNemar test, with several the t test over seeds and images as
+        crossed samples (`crossed_mean`). ``notes`` holds the verdict in plain words.
 
     Raises
     ------
@@ -65,32 +79,44 @@ def compare_models(
         If two models were not evaluated on the same images and seeds.
 
     Notes
-    -----
-    A test over images alone takes the seeds at hand for the only ones there are, and drawing a handful of seeds with
-    replacement makes their spread too small: where seeds differ by some points, both call differences that the next
-    seeds would not show.
+    ----- A test over images alone takes the seeds at hand for the only ones there are, and drawing
+    a handful of seeds with replacement makes their spread too small: where seeds differ by some
+    points, both call differences that the next seeds would not show.
     """
     known = list(dict.fromkeys(result.per_image["model"]))
     others = [m for m in known if m != baseline] if models is None else list(models)
     for name in (baseline, *others):
         if name not in known:
-            raise ConfigError(message(f"a model among {tuple(known)}", repr(name), nearest(name, known)))
-    frame = result.per_image.assign(severity=result.per_image["severity"].astype("Float64").fillna(0))
-    groups = {key: part for key, part in frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)}
+            raise ConfigError(
+                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
+            )
+    frame = result.per_image.assign(
+        severity=result.per_image["severity"].astype("Float64").fillna(0)
+    )
+    groups = {
+        key: part
+        for key, part in frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)
+    }
     rows: list[MetricRow] = []
     for name in others:
-        found = {key: _difference(part, name, baseline, n_boot, seed) for key, part in groups.items()}
+        found = {
+            key: _difference(part, name, baseline, n_boot, seed) for key, part in groups.items()
+        }
         rows += _rows(found, name, baseline, result)
     return rows
 
 
-def _difference(part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed: int) -> tuple[Interval, float]:
+def _difference(
+    part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed: int
+) -> tuple[Interval, float]:
     a, seeds_a, ids_a = paired_correct(part, name)
     b, seeds_b, ids_b = paired_correct(part, baseline)
     if list(ids_a) != list(ids_b) or list(seeds_a) != list(seeds_b):
         raise DataError(
             message(
-                f"{name!r} and {baseline!r} on the same images and seeds", "different ones", "evaluate them together"
+                f"{name!r} and {baseline!r} on the same images and seeds",
+                "different ones",
+                "evaluate them together",
             )
         )
     if len(a) > 1:
@@ -103,18 +129,27 @@ def _rows(found: dict, name: str, baseline: str, result: OODResult) -> list[Metr
     from bmfl_lab.metrics.statistics import holm
 
     keys = list(found)
-    words = verdicts({k: found[k][0] for k in keys}, {k: found[k][1] for k in keys}, first=name, second=baseline)
+    words = verdicts(
+        {k: found[k][0] for k in keys}, {k: found[k][1] for k in keys}, first=name, second=baseline
+    )
     adjusted = dict(zip(keys, holm([found[k][1] for k in keys])))
     selection = next((r.selection for r in result.rows if r.model == name), "none")
     rows = []
     for key in keys:
         interval, (split, shift, severity) = found[key][0], key
         common = {
-            "split": split, "n": interval.n, "selection": selection, "model": f"{name} - {baseline}", "shift": shift,
-            "severity": int(severity) or None, "n_seeds": interval.n_seeds,
+            "split": split,
+            "n": interval.n,
+            "selection": selection,
+            "model": f"{name} - {baseline}",
+            "shift": shift,
+            "severity": int(severity) or None,
+            "n_seeds": interval.n_seeds,
             "notes": f"{words[key]} {notes_of(result, *key)}".strip(),
-        }  # fmt: skip
+        }
         ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
-        rows.append(MetricRow("accuracy_difference", interval.value, unit="fraction", **ends, **common))
+        rows.append(
+            MetricRow("accuracy_difference", interval.value, unit="fraction", **ends, **common)
+        )
         rows.append(MetricRow("p_holm", float(adjusted[key]), unit="p", **common))
     return rows

@@ -41,25 +41,39 @@ def load_diffusion(folder: str | Path, device: str = "cpu") -> Any:
     if importlib.util.find_spec("diffusers") is None:
         raise ConfigError(
             message(
-                "the package diffusers", "it is not installed", f"install the extra: pip install 'bmfl-lab[{EXTRA}]'"
+                "the package diffusers",
+                "it is not installed",
+                f"install the extra: pip install 'bmfl-lab[{EXTRA}]'",
             )
         )
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
-        raise ConfigError(message("a diffusers folder with model_index.json", f"none in {folder}", "check the path"))
+        raise ConfigError(
+            message(
+                "a diffusers folder with model_index.json", f"none in {folder}", "check the path"
+            )
+        )
     from diffusers import DiffusionPipeline
 
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(
             message(
-                f"a complete pipeline in {folder.name}", str(error).split("\n")[0][:200], "save it with safetensors"
+                f"a complete pipeline in {folder.name}",
+                str(error).split("\n")[0][:200],
+                "save it with safetensors",
             )
         ) from error
     if not hasattr(pipeline, "unet") or not hasattr(pipeline, "scheduler"):
         raise ConfigError(
-            message("a pipeline with a unet and a scheduler", type(pipeline).__name__, "use a DDIM or latent one")
+            message(
+                "a pipeline with a unet and a scheduler",
+                type(pipeline).__name__,
+                "use a DDIM or latent one",
+            )
         )
     return pipeline.to(device)
 
@@ -84,7 +98,10 @@ def _no_words(pipeline: Any, n: int, device: str) -> Tensor | None:
     if getattr(pipeline, "text_encoder", None) is None:
         return None
     words = pipeline.tokenizer(
-        [""] * n, padding="max_length", max_length=pipeline.tokenizer.model_max_length, return_tensors="pt"
+        [""] * n,
+        padding="max_length",
+        max_length=pipeline.tokenizer.model_max_length,
+        return_tensors="pt",
     )
     with torch.no_grad():
         return pipeline.text_encoder(words.input_ids.to(device))[0]
@@ -105,16 +122,19 @@ def synthesise_with_diffusion(
 ) -> Synthesis:
     """Sample images from a diffusion model, steered by the predicted activity of an ROI.
 
-    At each step the gradient of mean predicted activity is subtracted from the predicted noise. It is taken at a
-    mixture of the model's current estimate of the clean image and the current sample, weighted by sqrt(1 - a) and
-    1 - sqrt(1 - a), a being the cumulative product of the noise schedule.
+    At each step the gradient of mean predicted activity is subtracted from the predicted noise. It
+    is taken at a mixture of the model's current estimate of the clean image and the current sample,
+    weighted by sqrt(1 - a) and 1 - sqrt(1 - a), a being the cumulative product of the noise
+    schedule.
 
     Parameters
     ----------
     pipeline : diffusers pipeline
-        From `load_diffusion`, with a scheduler that predicts noise ("epsilon") and has ``alphas_cumprod``.
+        From `load_diffusion`, with a scheduler that predicts noise ("epsilon") and has
+        ``alphas_cumprod``.
     encoder : callable
-        As in `synthesise_preferred`: pixels (B, 3, image_size, image_size) in 0..1 to (B, n_vertices).
+        As in `synthesise_preferred`: pixels (B, 3, image_size, image_size) in 0..1 to (B,
+        n_vertices).
     mask : ndarray of bool, shape (n_vertices,)
         The ROI.
     image_size : int
@@ -122,7 +142,8 @@ def synthesise_with_diffusion(
     n, steps : int
         Images and denoising steps.
     guidance : float, default 100
-        Weight of the gradient; 0 samples without a brain. Our choice: it depends on the encoder's scale.
+        Weight of the gradient; 0 samples without a brain. Our choice: it depends on the encoder's
+        scale.
     judge : callable, optional
         A held-out encoder.
     seed : int
@@ -160,7 +181,9 @@ def synthesise_with_diffusion(
     chosen = torch.from_numpy(mask).to(device)
 
     def activity(pixels: Tensor, by: Callable[[Tensor], Tensor] = encoder) -> Tensor:
-        sized = functional.interpolate(pixels, (image_size, image_size), mode="bilinear", antialias=True)
+        sized = functional.interpolate(
+            pixels, (image_size, image_size), mode="bilinear", antialias=True
+        )
         return by(sized)[:, chosen].mean(1)
 
     def stored(weight: float) -> Tensor:
@@ -177,7 +200,9 @@ def synthesise_with_diffusion(
     return Synthesis(images.byte().permute(0, 2, 3, 1).cpu().numpy(), final, start, judged, prior)
 
 
-def _sample(pipeline: Any, activity: Callable, n: int, steps: int, guidance: float, seed: int, device: str) -> Tensor:
+def _sample(
+    pipeline: Any, activity: Callable, n: int, steps: int, guidance: float, seed: int, device: str
+) -> Tensor:
     unet, scheduler = pipeline.unet, pipeline.scheduler
     scheduler.set_timesteps(steps, device=device)
     generator = torch.Generator().manual_seed(seed_for(seed, "diffusion"))
@@ -195,12 +220,17 @@ def _sample(pipeline: Any, activity: Callable, n: int, steps: int, guidance: flo
             noise = predicted.detach()
             if guidance:
                 clean = (at - noisy * predicted) / kept.sqrt()
-                # as published: the clean estimate while there is noise, the sample itself towards the end
+                # as published: the clean estimate while there is noise, the sample itself towards
+                # the end
                 value = activity(_decode(pipeline, noisy * clean + (1 - noisy) * at).float()).sum()
                 (gradient,) = torch.autograd.grad(value, at)
                 if not torch.isfinite(gradient).all():
                     raise NumericsError(
-                        message("a finite gradient of activity", f"NaN at step {int(t)}", "lower guidance")
+                        message(
+                            "a finite gradient of activity",
+                            f"NaN at step {int(t)}",
+                            "lower guidance",
+                        )
                     )
                 noise = noise - noisy * guidance * gradient
         x = scheduler.step(noise, t, x).prev_sample

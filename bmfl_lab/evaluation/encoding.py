@@ -40,12 +40,13 @@ class EncodingResult:
     ----------
     rows : list of MetricRow
         Per region: ``pearson_r`` and ``pearson_r_median`` (unit r), ``noise_normalised`` and
-        ``noise_normalised_median`` (unit per cent), ``n_undefined`` and ``n_near_constant`` (unit vertices); ``roi``
-        is "all", an ROI or a group.
+        ``noise_normalised_median`` (unit per cent), ``n_undefined`` and ``n_near_constant`` (unit
+        vertices); ``roi`` is "all", an ROI or a group.
     per_vertex : pandas.DataFrame
-        One row a vertex: hemisphere, r, near_constant (r is defined, but measured or predicted responses vary so
-        little about their mean that it rests on the last digits), ceiling, noise_normalised, ROI memberships joined by
-        "+"; for a simulated subject also r_truth, against the noiseless response.
+        One row a vertex: hemisphere, r, near_constant (r is defined, but measured or predicted
+        responses vary so little about their mean that it rests on the last digits), ceiling,
+        noise_normalised, ROI memberships joined by "+"; for a simulated subject also r_truth,
+        against the noiseless response.
     facts : mapping
         ``n_boot``, and under ``regions`` the mask of each region in `rows`.
     """
@@ -74,7 +75,10 @@ class EncodingResult:
         Empty where no ceiling is known.
         """
         best = np.sqrt(np.clip(self.per_vertex["ceiling"].to_numpy(float), 0, 1))
-        means = {region: best[mask & np.isfinite(best)] for region, mask in self.facts.get("regions", {}).items()}
+        means = {
+            region: best[mask & np.isfinite(best)]
+            for region, mask in self.facts.get("regions", {}).items()
+        }
         return {region: float(values.mean()) for region, values in means.items() if len(values)}
 
 
@@ -133,7 +137,8 @@ def evaluate_encoder(
     Returns
     -------
     EncodingResult
-        Undefined vertices (constant responses or predictions, no ceiling) are NaN, left out of means and counted.
+        Undefined vertices (constant responses or predictions, no ceiling) are NaN, left out of
+        means and counted.
 
     Raises
     ------
@@ -149,7 +154,11 @@ def evaluate_encoder(
     boot = bootstrap_pearson(measured, predicted, n_boot, seed)
     ceiling = ceiling_of(who, rows)
     normalised = None if ceiling is None else noise_normalised(r, ceiling, convention)
-    boot_normalised = None if ceiling is None else noise_normalised(boot, np.tile(ceiling, (len(boot), 1)), convention)
+    boot_normalised = (
+        None
+        if ceiling is None
+        else noise_normalised(boot, np.tile(ceiling, (len(boot), 1)), convention)
+    )
     shared = {
         "split": split,
         "n": len(rows),
@@ -162,10 +171,19 @@ def evaluate_encoder(
         found += region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
         if normalised is not None:
             found += region_rows(
-                "noise_normalised", "per cent", normalised[mask], boot_normalised[:, mask], roi, who, shared
+                "noise_normalised",
+                "per cent",
+                normalised[mask],
+                boot_normalised[:, mask],
+                roi,
+                who,
+                shared,
             )
         counts = (np.sum(~np.isfinite(r[mask])), np.sum(near[mask]))
-        found += [MetricRow(name=n, value=float(c), unit="vertices", roi=roi, **shared) for n, c in zip(COUNTS, counts)]
+        found += [
+            MetricRow(name=n, value=float(c), unit="vertices", roi=roi, **shared)
+            for n, c in zip(COUNTS, counts)
+        ]
     return EncodingResult(
         found,
         _per_vertex(who, rows, predicted, r, ceiling, normalised).assign(near_constant=near),
@@ -174,12 +192,21 @@ def evaluate_encoder(
 
 
 def _near_constant(values: np.ndarray) -> np.ndarray:
-    parts = [near_constant(values[:, start : start + CHUNK]) for start in range(0, values.shape[1], CHUNK)]
+    parts = [
+        near_constant(values[:, start : start + CHUNK])
+        for start in range(0, values.shape[1], CHUNK)
+    ]
     return np.concatenate(parts)
 
 
 def region_rows(
-    name: str, unit: str, values: np.ndarray, boot: np.ndarray, roi: str, who: Subject, shared: Mapping[str, Any]
+    name: str,
+    unit: str,
+    values: np.ndarray,
+    boot: np.ndarray,
+    roi: str,
+    who: Subject,
+    shared: Mapping[str, Any],
 ) -> list[MetricRow]:
     """Return mean and median of a region's values (V,), with intervals from their resamples (n_boot, V)."""
     found = aggregate(values)
@@ -191,9 +218,12 @@ def region_rows(
         low = high = None
         if found["n"] and len(kept):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # a resample in which everything is undefined
+                warnings.simplefilter(
+                    "ignore", RuntimeWarning
+                )  # a resample in which everything is undefined
                 over = reduce(kept, 1)
-            # resampling repeats stimuli, which moves r and more so its square: the spread counts, not the place
+            # resampling repeats stimuli, which moves r and more so its square: the spread counts,
+            # not the place
             quantiles = np.nanquantile(over, [0.025, 0.5, 0.975])
             low, high = (float(found[key] + q - quantiles[1]) for q in quantiles[[0, 2]])
         value = found[key] if np.isfinite(found[key]) else None

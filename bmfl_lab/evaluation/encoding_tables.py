@@ -34,12 +34,18 @@ def _features(stored: StoredTokens) -> np.ndarray:
 
 
 def _ridge_r(
-    X: np.ndarray, who: Subject, split: str, alphas: Sequence[float], device: str, shuffle: int | None = None
+    X: np.ndarray,
+    who: Subject,
+    split: str,
+    alphas: Sequence[float],
+    device: str,
+    shuffle: int | None = None,
 ) -> np.ndarray:
     """Fit on "train" and return r per vertex on `split`.
 
-    `shuffle` seeds random pairings within "train", over which r is averaged: the vertices of a region vary together,
-    so that a single pairing's mean r strays from zero by about one over the root of the number of stimuli.
+    `shuffle` seeds random pairings within "train", over which r is averaged: the vertices of a
+    region vary together, so that a single pairing's mean r strays from zero by about one over the
+    root of the number of stimuli.
     """
     train, held = who.rows("train"), who.rows(split)
     pairings = [train]
@@ -48,7 +54,9 @@ def _ridge_r(
         pairings = [rng(shuffle, "controls", "pairing", k).permutation(train) for k in range(draws)]
     Y = np.concatenate([np.asarray(who.responses[rows], np.float32) for rows in pairings], axis=1)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="expected at most 5%")  # a control has no best penalty
+        warnings.filterwarnings(
+            "ignore", message="expected at most 5%"
+        )  # a control has no best penalty
         fit = fit_ridge(X[train], Y, alphas, device=device)
     measured = np.asarray(who.responses[held], np.float32)
     parts = np.split(fit.predict(X[held]), len(pairings), axis=1)
@@ -95,14 +103,22 @@ def block_table(
     store = store if store is not None else FeatureStore()
     stored = store.get_many(backbone, who.stimuli, [(tokens, b) for b in blocks])
     r = np.stack([_ridge_r(_features(s), who, split, alphas, pick_device(device)) for s in stored])
-    table = pd.DataFrame([_by_region(row, who.atlas) for row in r], index=pd.Index(blocks, name="block"))
+    table = pd.DataFrame(
+        [_by_region(row, who.atlas) for row in r], index=pd.Index(blocks, name="block")
+    )
     return table, r
 
 
 def _default_backbone(study: Study, device: str, weights: str | None = None) -> Backbone:
     spec = study.backbone
     chosen = spec.weights if weights is None else weights
-    return load_backbone(spec.name, chosen, image_size=spec.image_size, device=pick_device(device), resize=spec.resize)
+    return load_backbone(
+        spec.name,
+        chosen,
+        image_size=spec.image_size,
+        device=pick_device(device),
+        resize=spec.resize,
+    )
 
 
 CONTROLS = ("as trained", "random weights", "shuffled pairing", "luminance layout", "position only")
@@ -126,10 +142,12 @@ def encoding_controls(
     Parameters
     ----------
     controls : sequence of str
-        "as trained"; "random weights": the same architecture, untrained; "shuffled pairing": responses of other
-        stimuli in training, mean over `N_SHUFFLES` pairings (fewer where memory forbids); "luminance layout": mean colour of each cell of the grid instead of tokens; "position
-        only": every token replaced by its mean over images, so that only its place is left. The last predicts the
-        same response to every image: r is undefined (NaN) unless an image leaks in.
+        "as trained"; "random weights": the same architecture, untrained; "shuffled pairing":
+        responses of other stimuli in training, mean over `N_SHUFFLES` pairings (fewer where memory
+        forbids); "luminance layout": mean colour of each cell of the grid instead of tokens;
+        "position only": every token replaced by its mean over images, so that only its place is
+        left. The last predicts the same response to every image: r is undefined (NaN) unless an
+        image leaks in.
     tokens, block, alphas, split
         As `block_table`; the default keeps a 4 x 4 grid.
 
@@ -145,7 +163,9 @@ def encoding_controls(
     """
     unknown = [c for c in controls if c not in CONTROLS]
     if unknown:
-        raise ConfigError(message(f"controls among {CONTROLS}", repr(unknown[0]), "choose some of them"))
+        raise ConfigError(
+            message(f"controls among {CONTROLS}", repr(unknown[0]), "choose some of them")
+        )
     who, where = study.subject(subject), pick_device(device)
     store = store if store is not None else FeatureStore()
 
@@ -161,10 +181,14 @@ def encoding_controls(
         X = features()
         if control == "position only":
             X = np.broadcast_to(X.mean(0), X.shape).copy()
-        return _ridge_r(X, who, split, alphas, where, seed if control == "shuffled pairing" else None)
+        return _ridge_r(
+            X, who, split, alphas, where, seed if control == "shuffled pairing" else None
+        )
 
     found = {c: score(c) for c in controls}
-    table = pd.DataFrame([_by_region(r, who.atlas) for r in found.values()], index=pd.Index(found, name="control"))
+    table = pd.DataFrame(
+        [_by_region(r, who.atlas) for r in found.values()], index=pd.Index(found, name="control")
+    )
     table["n_undefined"] = [int(np.sum(~np.isfinite(r))) for r in found.values()]
     return table
 
@@ -174,5 +198,7 @@ def _luminance(stimuli: StimulusSet, side: int = 4) -> np.ndarray:
     out = np.empty((len(stimuli), side * side * 3), np.float32)
     for i in range(len(stimuli)):
         rows = np.array_split(stimuli.image(i).astype(np.float32) / 255, side, axis=0)
-        out[i] = np.concatenate([c.mean((0, 1)) for row in rows for c in np.array_split(row, side, axis=1)])
+        out[i] = np.concatenate(
+            [c.mean((0, 1)) for row in rows for c in np.array_split(row, side, axis=1)]
+        )
     return out

@@ -45,8 +45,9 @@ def evaluate_encoder_shifts(
     Returns
     -------
     list of MetricRow
-        ``truth_r``: Pearson r with the noiseless response, mean and median over vertices, per region; for the
-        unshifted images (shift "") and each shift with `split`, for each set with its name as the split.
+        ``truth_r``: Pearson r with the noiseless response, mean and median over vertices, per
+        region; for the unshifted images (shift "") and each shift with `split`, for each set with
+        its name as the split.
 
     Raises
     ------
@@ -64,7 +65,9 @@ def evaluate_encoder_shifts(
         )
     clean = who.stimuli.subset(who.rows(split))
     asked = [(clean, split, "", None)]
-    asked += [(shifted(clean, name, severity, seed), split, name, severity) for name, severity in shifts]
+    asked += [
+        (shifted(clean, name, severity, seed), split, name, severity) for name, severity in shifts
+    ]
     asked += [(study.set(name), name, "", None) for name in sets]
     found: list[MetricRow] = []
     for stimuli, where, shift, severity in asked:
@@ -101,8 +104,8 @@ def receptive_field_error(
     Returns
     -------
     pandas.DataFrame
-        One row a vertex: x, y, sigma (degrees, origin at the image's centre, y up), their truth, error_degrees
-        between the centres; NaN for vertices without a true field.
+        One row a vertex: x, y, sigma (degrees, origin at the image's centre, y up), their truth,
+        error_degrees between the centres; NaN for vertices without a true field.
 
     Raises
     ------
@@ -112,16 +115,26 @@ def receptive_field_error(
     who = study.subject(subject)
     module = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
     if module is None or "receptive_fields" not in who.truth:
-        what = "an encoder without receptive fields" if module is None else f"{who.name!r} without a truth"
+        what = (
+            "an encoder without receptive fields"
+            if module is None
+            else f"{who.name!r} without a truth"
+        )
         raise DataError(
             message(
-                "a retinotopic encoder and a simulated subject", what, "use kind='retinotopic' on the planted study"
+                "a retinotopic encoder and a simulated subject",
+                what,
+                "use kind='retinotopic' on the planted study",
             )
         )
     degrees = float(who.truth["degrees"]) if degrees is None else degrees
     field_ = module.receptive_fields()
     truth = np.asarray(who.truth["receptive_fields"])
-    x, y, sigma = (field_[:, 0] - 0.5) * degrees, (0.5 - field_[:, 1]) * degrees, field_[:, 2] * degrees
+    x, y, sigma = (
+        (field_[:, 0] - 0.5) * degrees,
+        (0.5 - field_[:, 1]) * degrees,
+        field_[:, 2] * degrees,
+    )
     return pd.DataFrame(
         {
             "x": x,
@@ -146,8 +159,9 @@ def orientation_tuning_error(
 ) -> pd.DataFrame:
     """Compare the orientation that each predicted vertex prefers with the one planted in it.
 
-    The prediction is regressed on the energy of each orientation inside the vertex's true receptive field; the
-    preferred orientation is the direction of the weights' vector sum over doubled angles.
+    The prediction is regressed on the energy of each orientation inside the vertex's true receptive
+    field; the preferred orientation is the direction of the weights' vector sum over doubled
+    angles.
 
     Parameters
     ----------
@@ -157,8 +171,8 @@ def orientation_tuning_error(
     Returns
     -------
     pandas.DataFrame
-        One row a vertex: preferred and true_preferred (degrees from horizontal, 0 to 180) and error_degrees, 0 to 90,
-        where 45 is chance; NaN where the prediction never changes.
+        One row a vertex: preferred and true_preferred (degrees from horizontal, 0 to 180) and
+        error_degrees, 0 to 90, where 45 is chance; NaN where the prediction never changes.
 
     Raises
     ------
@@ -167,9 +181,15 @@ def orientation_tuning_error(
     """
     who = study.subject(subject)
     if "orientation_energy" not in who.truth:
-        raise DataError(message("a subject with planted orientation tuning", repr(who.name), "use the planted study"))
+        raise DataError(
+            message(
+                "a subject with planted orientation tuning", repr(who.name), "use the planted study"
+            )
+        )
     stimuli = who.stimuli.subset(who.rows(split))
-    energy = who.truth["orientation_energy"](np.stack([stimuli.image(i) for i in range(len(stimuli))]))
+    energy = who.truth["orientation_energy"](
+        np.stack([stimuli.image(i) for i in range(len(stimuli))])
+    )
     predicted = encoder.predict_stimuli(stimuli, store=store, device=device).astype(np.float64)
     tuning = np.asarray(who.truth["tuning"], np.float64)
     weights = np.full(tuning.shape, np.nan)

@@ -1,6 +1,7 @@
 """What the interactive widgets ask: images, responses, lesions and attention of one study, as NumPy arrays, cached.
 
-Shape suffixes: N stimuli of a batch, V vertices, C classes, H heads, P patches, R brain tokens or queries.
+Shape suffixes: N stimuli of a batch, V vertices, C classes, H heads, P patches, R brain tokens or
+queries.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from bmfl_lab.evaluation import explore_tokens as tokens
 from bmfl_lab.models.lesion import LESION_KINDS, Lesion
 from bmfl_lab.runtime import half_the_threads
 
-# an image leaves three to five small things; what a batch needs must outlast a walk through some fifty images
+# an image leaves three to five small things; what a batch needs must outlast a walk through some
+# fifty images
 _REMEMBER = 256
 
 
@@ -33,8 +35,8 @@ class Explorer:
     study : Study
         Images, and the subject whose cortex is shown.
     models : mapping of str to model or list of models, or one model
-        Each has ``logits(stimuli)``; `TrainedFusion` models can be lesioned and show attention. Of a list (one model
-        a seed) the first is taken.
+        Each has ``logits(stimuli)``; `TrainedFusion` models can be lesioned and show attention. Of
+        a list (one model a seed) the first is taken.
     encoder : TrainedEncoder, optional
         Predicts responses; that of the first model that has one by default.
     store : FeatureStore, optional
@@ -44,7 +46,8 @@ class Explorer:
     n_batch : int, default 200
         Images of each set behind an accuracy under a lesion, spread evenly over the set.
     n_controls : int, default 2
-        Random lesions of the same size behind the control; each image stands under one of them, in turn.
+        Random lesions of the same size behind the control; each image stands under one of them, in
+        turn.
     n_boot : int, default 500
         Bootstrap resamples.
     seed : int, default 0
@@ -55,12 +58,12 @@ class Explorer:
     Attributes
     ----------
     tested : str
-        Labelled image set behind tuning and accuracy: "test", or the first one; empty in a study without labels.
+        Labelled image set behind tuning and accuracy: "test", or the first one; empty in a study
+        without labels.
 
     Notes
-    -----
-    Nothing is computed before it is asked for. Tokens of whole sets come from the store; a shift of a single image
-    is computed alone and kept in memory only.
+    ----- Nothing is computed before it is asked for. Tokens of whole sets come from the store; a
+    shift of a single image is computed alone and kept in memory only.
     """
 
     def __init__(
@@ -81,12 +84,20 @@ class Explorer:
         self.n_batch, self.n_controls, self.n_boot = n_batch, n_controls, n_boot
         self._models = _named(models)
         own = (getattr(m, "encoder", None) for m in self._models.values())
-        self.encoder = encoder if encoder is not None else next((e for e in own if e is not None), None)
+        self.encoder = (
+            encoder if encoder is not None else next((e for e in own if e is not None), None)
+        )
         self.store = store if store is not None else FeatureStore()
         self.subject = study.subject(subject) if study.subjects else None
         self.atlas = getattr(self.encoder, "atlas", None) or getattr(self.subject, "atlas", None)
-        self.models, self.shifts, self.lesions = tuple(self._models), tuple(SHIFTS.names()), LESION_KINDS
-        self.tested = next((name for name in ("test", *study.sets) if _is_labelled(study, name)), "")
+        self.models, self.shifts, self.lesions = (
+            tuple(self._models),
+            tuple(SHIFTS.names()),
+            LESION_KINDS,
+        )
+        self.tested = next(
+            (name for name in ("test", *study.sets) if _is_labelled(study, name)), ""
+        )
         named = study.sets.get("train" if "train" in study.sets else self.tested)
         self.class_names = () if named is None else named.class_names
         self.brain = "subject" if self.subject is None else f"subject {self.subject.name}"
@@ -128,9 +139,14 @@ class Explorer:
         shift, _, severity = name.rpartition(" ")
         if shift in self.shifts and severity in "12345":
             return self._remember(
-                ("set", name), lambda: shifted(self.study.set("test"), shift, int(severity), self.seed)
+                ("set", name),
+                lambda: shifted(self.study.set("test"), shift, int(severity), self.seed),
             )
-        raise DataError(message(f"an image set of study {self.study.name!r}", repr(name), nearest(name, self.sets)))
+        raise DataError(
+            message(
+                f"an image set of study {self.study.name!r}", repr(name), nearest(name, self.sets)
+            )
+        )
 
     def size(self, name: str) -> int:
         """Return the number of images of a set."""
@@ -145,7 +161,9 @@ class Explorer:
         if not 0 <= index < len(stimuli):
             raise DataError(
                 message(
-                    f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}", str(index), "choose another"
+                    f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}",
+                    str(index),
+                    "choose another",
                 )
             )
         return int(index)
@@ -166,13 +184,17 @@ class Explorer:
 
         def make() -> np.ndarray:
             try:
-                return self.backbone.preprocess.crop(self._one(name, index, shift, severity).image(0))
+                return self.backbone.preprocess.crop(
+                    self._one(name, index, shift, severity).image(0)
+                )
             except DataError:
                 raise
             except Exception as error:
                 raise DataError(
                     message(
-                        f"a readable image {index} in {name!r}", f"{type(error).__name__}: {error}", "repair the file"
+                        f"a readable image {index} in {name!r}",
+                        f"{type(error).__name__}: {error}",
+                        "repair the file",
                     )
                 ) from error
 
@@ -182,7 +204,9 @@ class Explorer:
     def backbone(self) -> Any:
         """The backbone of the first model that has one, else the encoder's or the study's own; loaded when needed."""
         if self._backbone is None:
-            found = next((m.backbone for m in self._models.values() if hasattr(m, "backbone")), None)
+            found = next(
+                (m.backbone for m in self._models.values() if hasattr(m, "backbone")), None
+            )
             self._backbone = found
         if self._backbone is None:
             spec = getattr(self.encoder, "backbone", None) or self.study.backbone
@@ -209,7 +233,11 @@ class Explorer:
     def _need_encoder(self) -> Any:
         if self.encoder is None:
             raise ConfigError(
-                message("a brain encoder", "none", "train one with train_brain_encoder and pass it to the Explorer")
+                message(
+                    "a brain encoder",
+                    "none",
+                    "train one with train_brain_encoder and pass it to the Explorer",
+                )
             )
         return self.encoder
 
@@ -227,7 +255,11 @@ class Explorer:
     def _need_subject(self) -> Any:
         if self.subject is None:
             raise DataError(
-                message(f"a subject with responses in study {self.study.name!r}", "none", "load a study with responses")
+                message(
+                    f"a subject with responses in study {self.study.name!r}",
+                    "none",
+                    "load a study with responses",
+                )
             )
         return self.subject
 
@@ -246,7 +278,11 @@ class Explorer:
         found = self._need_subject().noise_ceiling
         if found is None:
             raise DataError(
-                message(f"a noise ceiling of {self.subject.name!r}", "none", "choose another map, or estimate one first")
+                message(
+                    f"a noise ceiling of {self.subject.name!r}",
+                    "none",
+                    "choose another map, or estimate one first",
+                )
             )
         return np.asarray(found, dtype=np.float64)
 
@@ -259,8 +295,14 @@ class Explorer:
             If a region is unknown or absent in this subject, or there is no cortex.
         """
         if self.atlas is None:
-            raise ConfigError(message("a cortex", "a study without responses", "load a study with a subject"))
-        return self.atlas.select(regions) if len(regions) else np.zeros(self.atlas.n_vertices, dtype=bool)
+            raise ConfigError(
+                message("a cortex", "a study without responses", "load a study with a subject")
+            )
+        return (
+            self.atlas.select(regions)
+            if len(regions)
+            else np.zeros(self.atlas.n_vertices, dtype=bool)
+        )
 
     def tuning(self, vertices: np.ndarray, name: str = "") -> dict[str, np.ndarray]:
         """Return the mean predicted response of a region to each class, with its standard error.
@@ -275,8 +317,8 @@ class Explorer:
         Returns
         -------
         dict
-            ``mean`` and ``error`` (C,), NaN for a class without images; ``best`` the numbers of the images with the
-            largest responses, first the largest; ``response`` (n,).
+            ``mean`` and ``error`` (C,), NaN for a class without images; ``best`` the numbers of the
+            images with the largest responses, first the largest; ``response`` (n,).
 
         Raises
         ------
@@ -286,13 +328,24 @@ class Explorer:
         name = name or self.tested
         if not name:
             got = f"none in study {self.study.name!r}"
-            raise DataError(message("labelled images for a tuning", got, "load a study with an image set of classes"))
+            raise DataError(
+                message(
+                    "labelled images for a tuning", got, "load a study with an image set of classes"
+                )
+            )
         response = self.all_predicted(name)[:, vertices].mean(1)
         labels = np.asarray(self.stimuli(name).labels)
         classes = [response[labels == c] for c in range(len(self.class_names))]
         mean = np.array([c.mean() if len(c) else np.nan for c in classes])
-        error = np.array([c.std(ddof=1) / np.sqrt(len(c)) if len(c) > 1 else np.nan for c in classes])
-        return {"mean": mean, "error": error, "best": np.argsort(-response, kind="stable")[:12], "response": response}
+        error = np.array(
+            [c.std(ddof=1) / np.sqrt(len(c)) if len(c) > 1 else np.nan for c in classes]
+        )
+        return {
+            "mean": mean,
+            "error": error,
+            "best": np.argsort(-response, kind="stable")[:12],
+            "response": response,
+        }
 
     # --- models and lesions
 
@@ -307,7 +360,9 @@ class Explorer:
             raise ConfigError(message("a trained model", got, do))
         return self._models[name]
 
-    def lesion(self, regions: Sequence[str], kind: str = "mean", strength: float = 1.0) -> Lesion | None:
+    def lesion(
+        self, regions: Sequence[str], kind: str = "mean", strength: float = 1.0
+    ) -> Lesion | None:
         """Return a lesion of regions; None without regions or strength."""
         if not len(regions) or strength == 0:
             return None
@@ -335,13 +390,19 @@ class Explorer:
 
         return self._remember(("probabilities", model, *place, lesions.key_of(lesion)), make).copy()
 
-    def _answer(self, model, name, index, shift, severity, lesion, weights=False) -> dict[str, np.ndarray]:
+    def _answer(
+        self, model, name, index, shift, severity, lesion, weights=False
+    ) -> dict[str, np.ndarray]:
         found = self._model(model)
         if not hasattr(found, "answer"):
             if lesion is not None:
-                raise ConfigError(message("a fusion model for a lesion", repr(model), "choose another model"))
+                raise ConfigError(
+                    message("a fusion model for a lesion", repr(model), "choose another model")
+                )
             return {"logits": found.logits(self._one(name, index, shift, severity))}
-        cls, patches, grid = tokens.of_image(self, found.config.kind, found.config.block, name, index, shift, severity)
+        cls, patches, grid = tokens.of_image(
+            self, found.config.kind, found.config.block, name, index, shift, severity
+        )
         response = None
         if found.source is not None:
             response = self._response(found, name, index, shift, severity)[None]
@@ -351,9 +412,13 @@ class Explorer:
         if model.encoder is not None and model.encoder is self.encoder:
             return self.predicted(name, index, shift, severity)
         key = ("source", model.name, name, index, shift, severity)
-        return self._remember(key, lambda: model.inputs(self._one(name, index, shift, severity))[1][0])
+        return self._remember(
+            key, lambda: model.inputs(self._one(name, index, shift, severity))[1][0]
+        )
 
-    def batch(self, model: str, sets: Sequence[str], lesion: Lesion | None = None) -> dict[str, np.ndarray]:
+    def batch(
+        self, model: str, sets: Sequence[str], lesion: Lesion | None = None
+    ) -> dict[str, np.ndarray]:
         """Return accuracy on image sets, intact and lesioned; see `bmfl_lab.evaluation.explore_lesions.batch`."""
         return lesions.batch(self, model, sets, lesion)
 
@@ -364,7 +429,9 @@ class Explorer:
         """Names of the attention maps that the models at hand can show."""
         return maps.sources(self)
 
-    def attention(self, source: str, name: str, index: int, shift: str = "", severity: int = 3, **choice: Any) -> dict:
+    def attention(
+        self, source: str, name: str, index: int, shift: str = "", severity: int = 3, **choice: Any
+    ) -> dict:
         """Return an attention map or the shares of ROIs; see `bmfl_lab.evaluation.explore_maps.attention`."""
         return maps.attention(self, source, name, index, shift, severity, **choice)
 

@@ -33,8 +33,15 @@ def _inputs(explorer: Any, model: Any, name: str) -> tuple:
         own = model.encoder is not None and model.encoder is explorer.encoder
         response = None
         if model.source is not None:
-            response = tokens.predicted_rows(explorer, name, rows) if own else model.inputs(stimuli)[1][rows]
-        parts = (torch.from_numpy(np.asarray(a[rows], dtype=np.float32)) for a in (stored.cls, stored.patches))
+            response = (
+                tokens.predicted_rows(explorer, name, rows)
+                if own
+                else model.inputs(stimuli)[1][rows]
+            )
+        parts = (
+            torch.from_numpy(np.asarray(a[rows], dtype=np.float32))
+            for a in (stored.cls, stored.patches)
+        )
         cls, patches = parts
         return cls, patches, response, np.asarray(stimuli.labels)[rows], model.see(cls, patches)
 
@@ -61,7 +68,10 @@ def correct(
 
     def ask() -> np.ndarray:
         cls, patches, response, labels, seen = _inputs(explorer, found, name)
-        response, seen = response if response is None else response[rows], seen if seen is None else seen.of(rows)
+        response, seen = (
+            response if response is None else response[rows],
+            seen if seen is None else seen.of(rows),
+        )
         logits = found.answer(cls[rows], patches[rows], response, lesion, seen=seen)["logits"]
         return predictions(logits) == labels[rows]
 
@@ -70,7 +80,11 @@ def correct(
 
 def key_of(lesion: Lesion | None) -> tuple | None:
     """Return what tells lesions apart."""
-    return None if lesion is None else (lesion.mask.tobytes(), lesion.kind, lesion.strength, lesion.seed)
+    return (
+        None
+        if lesion is None
+        else (lesion.mask.tobytes(), lesion.kind, lesion.strength, lesion.seed)
+    )
 
 
 def random_lesions(explorer: Any, lesion: Lesion) -> list[Lesion]:
@@ -86,7 +100,9 @@ def random_lesions(explorer: Any, lesion: Lesion) -> list[Lesion]:
     return found
 
 
-def batch(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None = None) -> dict[str, np.ndarray]:
+def batch(
+    explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None = None
+) -> dict[str, np.ndarray]:
     """Return accuracy on image sets: intact, lesioned, and under random lesions of the same size.
 
     Parameters
@@ -103,15 +119,20 @@ def batch(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None 
     Returns
     -------
     dict of str to ndarray, shape (n_sets, 3)
-        ``accuracy``, ``low``, ``high`` (95 % bootstrap over images; for the control each image stands under one of the
-        random lesions, in turn); columns intact, lesioned, control (NaN without a lesion). ``n`` (n_sets,); ``changed`` (n_sets, 2): images that the
-        lesion turns wrong, and right.
+        ``accuracy``, ``low``, ``high`` (95 % bootstrap over images; for the control each image
+        stands under one of the random lesions, in turn); columns intact, lesioned, control (NaN
+        without a lesion). ``n`` (n_sets,); ``changed`` (n_sets, 2): images that the lesion turns
+        wrong, and right.
     """
     sets = tuple(sets)
-    return explorer._remember(("table", model, sets, key_of(lesion)), lambda: _table(explorer, model, sets, lesion))
+    return explorer._remember(
+        ("table", model, sets, key_of(lesion)), lambda: _table(explorer, model, sets, lesion)
+    )
 
 
-def _table(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None) -> dict[str, np.ndarray]:
+def _table(
+    explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None
+) -> dict[str, np.ndarray]:
     out = {k: np.full((len(sets), 3), np.nan) for k in ("accuracy", "low", "high")}
     out["n"], out["changed"] = np.zeros(len(sets), dtype=int), np.zeros((len(sets), 2), dtype=int)
     controls = [] if lesion is None else random_lesions(explorer, lesion)
@@ -128,8 +149,14 @@ def _table(explorer: Any, model: str, sets: Sequence[str], lesion: Lesion | None
             out["changed"][row] = (intact & ~columns[1]).sum(), (~intact & columns[1]).sum()
         out["n"][row] = len(intact)
         for column, values in enumerate(columns):
-            interval = bootstrap_mean(np.asarray(values, dtype=float), n_boot=explorer.n_boot, seed=explorer.seed)
-            for key, value in (("accuracy", interval.value), ("low", interval.low), ("high", interval.high)):
+            interval = bootstrap_mean(
+                np.asarray(values, dtype=float), n_boot=explorer.n_boot, seed=explorer.seed
+            )
+            for key, value in (
+                ("accuracy", interval.value),
+                ("low", interval.low),
+                ("high", interval.high),
+            ):
                 out[key][row, column] = np.nan if value is None else value
     return out
 

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from bmfl_lab.errors import ConfigError, message, nearest
-from bmfl_lab.evaluation.attention import asked, backbone_attention, brain_maps, query_names, query_weights
+from bmfl_lab.evaluation.attention import (
+    asked,
+    backbone_attention,
+    brain_maps,
+    query_names,
+    query_weights,
+)
 from bmfl_lab.evaluation.explore_tokens import for_encoder
 
 BACKBONE, ENCODER = "backbone: CLS over patches", "encoder: ROI query over patches"
@@ -45,27 +51,39 @@ def _query_module(explorer: Any) -> Any:
 def choices(explorer: Any, source: str, model: str = "") -> dict[str, Any]:
     """Return the number of heads and blocks and the region names of a source."""
     if source == BACKBONE:
-        return {"n_heads": explorer.backbone.n_heads, "n_blocks": explorer.backbone.n_blocks, "regions": ()}
+        return {
+            "n_heads": explorer.backbone.n_heads,
+            "n_blocks": explorer.backbone.n_blocks,
+            "regions": (),
+        }
     if source == ENCODER:
         module = _query_module(explorer)
         if module is None:
             raise ConfigError(
                 message(
-                    "a ROI-query encoder", "another kind or none", "train one with presets(..., encoder='roi_query')"
+                    "a ROI-query encoder",
+                    "another kind or none",
+                    "train one with presets(..., encoder='roi_query')",
                 )
             )
         names = explorer._remember(("query names",), lambda: query_names(explorer.encoder))
         return {"n_heads": module.n_heads, "n_blocks": 1, "regions": names}
     if source in (CONSULTED, LOOKED):
         return {"n_heads": _fusion(explorer, model).config.n_heads, "n_blocks": 1, "regions": ()}
-    raise ConfigError(message("an attention source", repr(source), nearest(source, sources(explorer))))
+    raise ConfigError(
+        message("an attention source", repr(source), nearest(source, sources(explorer)))
+    )
 
 
 def _fusion(explorer: Any, model: str) -> Any:
     found = explorer._model(model or next(iter(explorer.models), ""))
     if not _has_fusion(found):
         raise ConfigError(
-            message("a model with cross-attention", f"{model!r}, which has none", "choose a model with head='fusion'")
+            message(
+                "a model with cross-attention",
+                f"{model!r}, which has none",
+                "choose a model with head='fusion'",
+            )
         )
     return found
 
@@ -105,9 +123,9 @@ def attention(
     Returns
     -------
     dict
-        ``map`` (h, w), summing to the share of attention that patches get; or, for "fusion: image over ROIs",
-        ``weights`` (R,) of the image's CLS token, summing to 1, and their ``regions``. The same numbers as the
-        functions of `bmfl_lab.evaluation.attention` give for a whole set.
+        ``map`` (h, w), summing to the share of attention that patches get; or, for "fusion: image
+        over ROIs", ``weights`` (R,) of the image's CLS token, summing to 1, and their ``regions``.
+        The same numbers as the functions of `bmfl_lab.evaluation.attention` give for a whole set.
 
     Raises
     ------
@@ -116,7 +134,11 @@ def attention(
     """
     known = choices(explorer, source, model)
     if not -1 <= head < known["n_heads"]:
-        raise ConfigError(message(f"a head from 0 to {known['n_heads'] - 1}, or -1", str(head), "choose another head"))
+        raise ConfigError(
+            message(
+                f"a head from 0 to {known['n_heads'] - 1}, or -1", str(head), "choose another head"
+            )
+        )
     place = (name, index, shift, shift and severity)
     if source == BACKBONE:
         (row,) = explorer.backbone.indices((block,))
@@ -131,15 +153,22 @@ def attention(
     if source == ENCODER:
         regions = known["regions"]
         if region and region not in regions:
-            raise ConfigError(message("a region with a query in this subject", repr(region), nearest(region, regions)))
+            raise ConfigError(
+                message(
+                    "a region with a query in this subject", repr(region), nearest(region, regions)
+                )
+            )
         maps_RHhw = explorer._remember(
             ("attention", source, *place),
-            lambda: query_weights(explorer.encoder, for_encoder(explorer, name, index, shift, severity))[0],
+            lambda: query_weights(
+                explorer.encoder, for_encoder(explorer, name, index, shift, severity)
+            )[0],
         )
         return {"map": _pick(maps_RHhw[regions.index(region) if region else 0], head)}
     # one forward pass gives both directions
     found = explorer._remember(
-        ("attention", "fusion", model, *place), lambda: _fused(explorer, model, name, index, shift, severity)
+        ("attention", "fusion", model, *place),
+        lambda: _fused(explorer, model, name, index, shift, severity),
     )
     if source == CONSULTED:
         names = _fusion(explorer, model).module.brain.tokeniser.names
@@ -147,9 +176,13 @@ def attention(
     return {"map": _pick(brain_maps(found)[0], head)}
 
 
-def _fused(explorer: Any, model: str, name: str, index: int, shift: str, severity: int) -> dict[str, Any]:
+def _fused(
+    explorer: Any, model: str, name: str, index: int, shift: str, severity: int
+) -> dict[str, Any]:
     _fusion(explorer, model)
-    return explorer._answer(model or next(iter(explorer.models)), name, index, shift, severity, None, weights=True)
+    return explorer._answer(
+        model or next(iter(explorer.models)), name, index, shift, severity, None, weights=True
+    )
 
 
 def _pick(weights_HX: np.ndarray, head: int) -> np.ndarray:

@@ -17,11 +17,15 @@ def of_set(explorer: Any, kind: str, block: int, name: str) -> Any:
     """Return the stored tokens of a whole set."""
     return explorer._remember(
         ("set tokens", kind, block, name),
-        lambda: explorer.store.get(explorer.backbone, explorer.stimuli(name), kind=kind, block=block),
+        lambda: explorer.store.get(
+            explorer.backbone, explorer.stimuli(name), kind=kind, block=block
+        ),
     )
 
 
-def of_image(explorer: Any, kind: str, block: int, name: str, index: int, shift: str, severity: int) -> tuple:
+def of_image(
+    explorer: Any, kind: str, block: int, name: str, index: int, shift: str, severity: int
+) -> tuple:
     """Return CLS (1, D), patches (1, P, D) and the grid of one image."""
     if shift or name not in explorer.study.sets:
         stored = _single(explorer, kind, block, name, index, shift, severity)
@@ -32,14 +36,18 @@ def of_image(explorer: Any, kind: str, block: int, name: str, index: int, shift:
     return stored.cls[rows], stored.patches[rows], stored.grid
 
 
-def _single(explorer: Any, kind: str, block: int, name: str, index: int, shift: str, severity: int) -> Any:
+def _single(
+    explorer: Any, kind: str, block: int, name: str, index: int, shift: str, severity: int
+) -> Any:
     """Return the tokens of an image that no stored set holds; one pass makes them for all models and the encoder."""
     wanted = _reads(explorer)
     if (kind, block % explorer.backbone.n_blocks) not in wanted:
         wanted = ((kind, block % explorer.backbone.n_blocks),)
     found = explorer._remember(
         ("tokens", wanted, name, index, shift, shift and severity),
-        lambda: extract_many(explorer.backbone, explorer._one(name, index, shift, severity), wanted),
+        lambda: extract_many(
+            explorer.backbone, explorer._one(name, index, shift, severity), wanted
+        ),
     )
     return found[wanted.index((kind, block % explorer.backbone.n_blocks))]
 
@@ -48,15 +56,27 @@ def _reads(explorer: Any) -> tuple[tuple[str, int], ...]:
     """Return kind and block of all tokens that the models and the encoder read from the explorer's backbone."""
 
     def collect() -> tuple[tuple[str, int], ...]:
-        found = [(m.config.kind, m.config.block) for m in explorer._models.values() if hasattr(m, "answer")]
+        found = [
+            (m.config.kind, m.config.block)
+            for m in explorer._models.values()
+            if hasattr(m, "answer")
+        ]
         if explorer.encoder is not None and _same_backbone(explorer) is not None:
-            found += [(s["kind"], s["block"]) for s in explorer.encoder.sources if s["features"] == "tokens"]
-        return tuple(dict.fromkeys((kind, block % explorer.backbone.n_blocks) for kind, block in found))
+            found += [
+                (s["kind"], s["block"])
+                for s in explorer.encoder.sources
+                if s["features"] == "tokens"
+            ]
+        return tuple(
+            dict.fromkeys((kind, block % explorer.backbone.n_blocks) for kind, block in found)
+        )
 
     return explorer._remember(("reads",), collect)
 
 
-def for_encoder(explorer: Any, name: str, index: int, shift: str = "", severity: int = 3) -> tuple[Any, ...]:
+def for_encoder(
+    explorer: Any, name: str, index: int, shift: str = "", severity: int = 3
+) -> tuple[Any, ...]:
     """Return the tokens of one image that the encoder reads, one a block.
 
     Raises
@@ -70,7 +90,8 @@ def for_encoder(explorer: Any, name: str, index: int, shift: str = "", severity:
         return tuple(_rows(stored, slice(row, row + 1)) for stored in _encoder_set(explorer, name))
     if same is not None and all(s["features"] == "tokens" for s in encoder.sources):
         return tuple(
-            _single(explorer, s["kind"], s["block"], name, index, shift, severity) for s in encoder.sources
+            _single(explorer, s["kind"], s["block"], name, index, shift, severity)
+            for s in encoder.sources
         )
     return explorer._remember(
         ("encoder tokens", name, index, shift, shift and severity),
@@ -87,7 +108,9 @@ def predicted(explorer: Any, name: str, index: int, shift: str, severity: int) -
         return all_predicted(explorer, name)[explorer._index(explorer.stimuli(name), index)]
     return explorer._remember(
         ("predicted", name, index, shift, shift and severity),
-        lambda: encoder.predict(for_encoder(explorer, name, index, shift, severity), device=explorer.device)[0],
+        lambda: encoder.predict(
+            for_encoder(explorer, name, index, shift, severity), device=explorer.device
+        )[0],
     )
 
 
@@ -102,16 +125,25 @@ def predicted_rows(explorer: Any, name: str, rows: np.ndarray) -> np.ndarray:
 def all_predicted(explorer: Any, name: str) -> np.ndarray:
     """Return the predicted responses to a whole set, float32 (N, V)."""
     encoder = explorer._need_encoder()
-    options = {"store": explorer.store, "backbone": _same_backbone(explorer), "device": explorer.device}
+    options = {
+        "store": explorer.store,
+        "backbone": _same_backbone(explorer),
+        "device": explorer.device,
+    }
     return explorer._remember(
         ("responses", name), lambda: encoder.predict_stimuli(explorer.stimuli(name), **options)
     )
 
 
 def _encoder_set(explorer: Any, name: str) -> tuple[Any, ...]:
-    options = {"store": explorer.store, "backbone": _same_backbone(explorer), "device": explorer.device}
+    options = {
+        "store": explorer.store,
+        "backbone": _same_backbone(explorer),
+        "device": explorer.device,
+    }
     return explorer._remember(
-        ("encoder tokens", name), lambda: explorer._need_encoder().tokens(explorer.stimuli(name), **options)
+        ("encoder tokens", name),
+        lambda: explorer._need_encoder().tokens(explorer.stimuli(name), **options),
     )
 
 

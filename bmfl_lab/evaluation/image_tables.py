@@ -29,16 +29,21 @@ def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame
     Returns
     -------
     DataFrame
-        ``model, split, shift, severity, bin, low, high, count, confidence, accuracy``; only bins with images.
+        ``model, split, shift, severity, bin, low, high, count, confidence, accuracy``; only bins
+        with images.
     """
     frame = per_image[per_image["confidence"].notna()]
     bins = np.clip(np.ceil(frame["confidence"] * n_bins).astype(int) - 1, 0, n_bins - 1)
     frame = frame.assign(bin=bins, severity=frame["severity"].astype("Float64"))
     grouped = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False)
-    table = grouped.agg(count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean"))
+    table = grouped.agg(
+        count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean")
+    )
     order = {m: i for i, m in enumerate(dict.fromkeys(frame["model"]))}
     table = table.reset_index().sort_values("bin", kind="stable")
-    table = table.sort_values("model", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    table = table.sort_values(
+        "model", key=lambda names: names.map(order), kind="stable", ignore_index=True
+    )
     return table.assign(low=table["bin"] / n_bins, high=(table["bin"] + 1) / n_bins)
 
 
@@ -61,8 +66,9 @@ def extreme_images(
     Returns
     -------
     best, worst : DataFrame
-        ``split, shift, severity, id, label, predicted`` (of the first seed), ``confidence, accuracy`` (means over
-        seeds), ``score`` (log likelihood in nats, or its gain), most extreme first.
+        ``split, shift, severity, id, label, predicted`` (of the first seed), ``confidence,
+        accuracy`` (means over seeds), ``score`` (log likelihood in nats, or its gain), most extreme
+        first.
 
     Raises
     ------
@@ -72,13 +78,24 @@ def extreme_images(
     known = list(dict.fromkeys(per_image["model"]))
     for name in (model, *([against] if against else [])):
         if name not in known:
-            raise ConfigError(message(f"a model among {tuple(known)}", repr(name), nearest(name, known)))
-    frame = per_image.assign(severity=per_image["severity"].astype("Float64").fillna(0), score=-per_image["nll"])
+            raise ConfigError(
+                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
+            )
+    frame = per_image.assign(
+        severity=per_image["severity"].astype("Float64").fillna(0), score=-per_image["nll"]
+    )
     keys = [*KEYS, "id"]
-    mine = frame[frame["model"] == model].groupby(keys, sort=False).agg(
-        label=("label", "first"), predicted=("predicted", "first"), confidence=("confidence", "mean"),
-        accuracy=("correct", "mean"), score=("score", "mean"),
-    )  # fmt: skip
+    mine = (
+        frame[frame["model"] == model]
+        .groupby(keys, sort=False)
+        .agg(
+            label=("label", "first"),
+            predicted=("predicted", "first"),
+            confidence=("confidence", "mean"),
+            accuracy=("correct", "mean"),
+            score=("score", "mean"),
+        )
+    )
     if against:
         mine["score"] -= frame[frame["model"] == against].groupby(keys, sort=False)["score"].mean()
     mine = mine[mine["score"].notna()].reset_index()
@@ -102,8 +119,8 @@ def image_of(study: Study, row: Any, *, seed: int = 0) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``stimulus`` (a StimulusSet of one image), ``image`` uint8 (H, W, 3), ``true``, ``predicted`` (class names),
-        ``confidence`` (fraction), ``where`` (name of the set).
+        ``stimulus`` (a StimulusSet of one image), ``image`` uint8 (H, W, 3), ``true``,
+        ``predicted`` (class names), ``confidence`` (fraction), ``where`` (name of the set).
 
     Raises
     ------
@@ -118,5 +135,11 @@ def image_of(study: Study, row: Any, *, seed: int = 0) -> dict[str, Any]:
         where = f"{row.shift} {int(row.severity)}"
     names = stimuli.class_names
     predicted = names[row.predicted] if row.predicted >= 0 else "none"
-    return {"stimulus": one, "image": one.image(0), "true": names[row.label], "predicted": predicted,
-            "confidence": float(row.confidence), "where": where}  # fmt: skip
+    return {
+        "stimulus": one,
+        "image": one.image(0),
+        "true": names[row.label],
+        "predicted": predicted,
+        "confidence": float(row.confidence),
+        "where": where,
+    }

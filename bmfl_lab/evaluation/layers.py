@@ -48,7 +48,9 @@ def layer_features(
     """
     get = extract_many if store is None else store.get_many
     blocks = list(range(backbone.n_blocks) if blocks is None else blocks)
-    found = get(backbone, stimuli, [(tokens, b) for b in blocks])  # one pass of the backbone for all of them
+    found = get(
+        backbone, stimuli, [(tokens, b) for b in blocks]
+    )  # one pass of the backbone for all of them
     return {f"block {b}": flat(stored) for b, stored in zip(blocks, found)}
 
 
@@ -90,4 +92,10 @@ class FrozenModel:
     def pooled(self, stimuli: StimulusSet) -> np.ndarray:
         """Return features of the last block, float32 (n_stimuli, d)."""
         last = self.backbone.n_blocks - 1
-        return next(iter(layer_features(self.backbone, stimuli, self.tokens, blocks=[last], store=self.store).values()))
+        return next(
+            iter(
+                layer_features(
+                    self.backbone, stimuli, self.tokens, blocks=[last], store=self.store
+                ).values()
+            )
+        )

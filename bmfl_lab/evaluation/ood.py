@@ -26,12 +26,13 @@ class OODResult:
     Parameters
     ----------
     rows : list of MetricRow
-        ``accuracy``, ``balanced_accuracy`` and, where there were any, ``nan_logits``: one row a model, set and
-        seed, and one over the seeds where a model has several.
+        ``accuracy``, ``balanced_accuracy`` and, where there were any, ``nan_logits``: one row a
+        model, set and seed, and one over the seeds where a model has several.
     per_image : pandas.DataFrame
-        One row a model, seed, set and image: ``model, seed, split, shift, severity, id, label, predicted, correct,
-        confidence, nll``. Labels and predictions index the classes of the set; predicted is -1 and confidence (the
-        probability of the predicted class) NaN where a logit was NaN; nll (nats) is NaN where a logit was not finite.
+        One row a model, seed, set and image: ``model, seed, split, shift, severity, id, label,
+        predicted, correct, confidence, nll``. Labels and predictions index the classes of the set;
+        predicted is -1 and confidence (the probability of the predicted class) NaN where a logit
+        was NaN; nll (nats) is NaN where a logit was not finite.
     """
 
     rows: list[MetricRow]
@@ -68,9 +69,15 @@ def evaluation_sets(
     names = ("test", *study.ood) if sets is None else tuple(sets)
     if {"train", "val"} & set(names):
         raise ConfigError(
-            message("sets that no choice was made on", f"{names}", "evaluate 'test' and out-of-distribution sets")
+            message(
+                "sets that no choice was made on",
+                f"{names}",
+                "evaluate 'test' and out-of-distribution sets",
+            )
         )
-    found: list[tuple[StimulusSet, str, str, int | None]] = [(study.set(n), n, "", None) for n in names]
+    found: list[tuple[StimulusSet, str, str, int | None]] = [
+        (study.set(n), n, "", None) for n in names
+    ]
     for name, severity in study.shifts if shifts is None else shifts:
         found.append((shifted(study.set("test"), name, severity, seed), "test", name, severity))
     return found
@@ -90,8 +97,8 @@ def evaluate_ood(
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Each has ``logits(stimuli) -> (n, C)``, and may have ``seed`` and ``selection``. A list holds one model a
-        training seed.
+        Each has ``logits(stimuli) -> (n, C)``, and may have ``seed`` and ``selection``. A list
+        holds one model a training seed.
     study : Study
         The images.
     shifts, sets
@@ -104,9 +111,10 @@ def evaluate_ood(
     Returns
     -------
     OODResult
-        A value of an empty set is None (undefined). NaN logits count as wrong and are reported. Where a set holds only
-        some of the head's classes, the logits of the others are left out, matched by class name. Where a set lacks images of
-        some of its classes, the notes of its rows say of how many there are.
+        A value of an empty set is None (undefined). NaN logits count as wrong and are reported.
+        Where a set holds only some of the head's classes, the logits of the others are left out,
+        matched by class name. Where a set lacks images of some of its classes, the notes of its
+        rows say of how many there are.
 
     Raises
     ------
@@ -120,7 +128,11 @@ def evaluate_ood(
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
     if not groups or not all(groups.values()):
         raise ConfigError(
-            message("at least one model a name", f"{ {k: len(v) for k, v in groups.items()} }", "add one")
+            message(
+                "at least one model a name",
+                f"{ {k: len(v) for k, v in groups.items()} }",
+                "add one",
+            )
         )
     rows: list[MetricRow] = []
     frames = []
@@ -129,19 +141,31 @@ def evaluate_ood(
         evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
     ):
         said = partial_note(study.set(split)), "simulated fMRI" if study.simulated else ""
-        place = {"split": split, "shift": shift, "severity": severity, "notes": "; ".join(t for t in said if t)}
+        place = {
+            "split": split,
+            "shift": shift,
+            "severity": severity,
+            "notes": "; ".join(t for t in said if t),
+        }
         read_once([m for group in groups.values() for m in group], stimuli)
         for name, group in groups.items():
             logits = [masked_logits(m, stimuli, study) for m in group]
             rows += _rows(name, group, logits, np.asarray(stimuli.labels), place, n_boot, seed)
-            frames += [image_frame(name, _seed(m, i), z, stimuli, place) for i, (m, z) in enumerate(zip(group, logits))]
+            frames += [
+                image_frame(name, _seed(m, i), z, stimuli, place)
+                for i, (m, z) in enumerate(zip(group, logits))
+            ]
     return OODResult(rows, pd.concat(frames, ignore_index=True))
 
 
 def notes_of(result: OODResult, split: str, shift: str, severity: int | None) -> str:
     """Return what the rows of an image set say of it, such as "simulated fMRI" or that classes are missing."""
     place = (split, shift, int(severity or 0))
-    found = (r.notes for r in result.rows if r.name == "accuracy" and (r.split, r.shift, r.severity or 0) == place)
+    found = (
+        r.notes
+        for r in result.rows
+        if r.name == "accuracy" and (r.split, r.shift, r.severity or 0) == place
+    )
     return next(found, "")
 
 
@@ -151,7 +175,8 @@ def read_once(models: Sequence[Any], stimuli: StimulusSet) -> None:
     Parameters
     ----------
     models : sequence of model
-        Those with ``reads()`` (kind and block of their tokens), ``store`` and ``backbone`` take part.
+        Those with ``reads()`` (kind and block of their tokens), ``store`` and ``backbone`` take
+        part.
     stimuli : StimulusSet
         May be empty.
     """
@@ -179,16 +204,23 @@ def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
     Raises
     ------
     DataError
-        If the head has no logit for a class of the set, names a class twice, or has another number of logits than
-        names: as many logits as the set has classes may be those of another set.
+        If the head has no logit for a class of the set, names a class twice, or has another number
+        of logits than names: as many logits as the set has classes may be those of another set.
     """
     logits = np.asarray(model.logits(stimuli))
-    head, wanted = tuple(getattr(model, "class_names", None) or study.class_names), tuple(stimuli.class_names)
+    head, wanted = (
+        tuple(getattr(model, "class_names", None) or study.class_names),
+        tuple(stimuli.class_names),
+    )
     if head == wanted and (not wanted or logits.shape[1] == len(head)):
         return logits
     missing = sorted(set(wanted) - set(head))
     if missing or logits.shape[1] != len(head) or len(set(head)) < len(head):
-        lack = f"no class named {missing[:3]}" if missing else f"{len(head)} class names, {len(set(head))} different"
+        lack = (
+            f"no class named {missing[:3]}"
+            if missing
+            else f"{len(head)} class names, {len(set(head))} different"
+        )
         raise DataError(
             message(
                 f"logits for the {len(wanted)} classes of {stimuli.name!r}",
@@ -197,7 +229,9 @@ def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
             )
         )
     where = {name: i for i, name in enumerate(head)}
-    return classification.mask_classes(logits, np.asarray([where[name] for name in wanted], dtype=np.int64))
+    return classification.mask_classes(
+        logits, np.asarray([where[name] for name in wanted], dtype=np.int64)
+    )
 
 
 def _seed(model: Any, position: int) -> int:
@@ -212,18 +246,39 @@ def _rows(name, group, logits, labels, place, n_boot, seed) -> list[MetricRow]:
     for i, (model, z) in enumerate(zip(group, logits)):
         own = {**base, "seed": _seed(model, i)}
         rows += _pair(correct[i : i + 1], labels, own, n_boot, seed)
-        rows += nan_row(classification.n_nan(z) if len(z) else 0, **{k: v for k, v in own.items() if k != "unit"})
+        rows += nan_row(
+            classification.n_nan(z) if len(z) else 0,
+            **{k: v for k, v in own.items() if k != "unit"},
+        )
     if len(group) > 1:
         rows += _pair(correct, labels, {**base, "n_seeds": len(group)}, n_boot, seed)
     return rows
 
 
-def _pair(correct_SN: np.ndarray, labels: np.ndarray, base: dict, n_boot: int, seed: int) -> list[MetricRow]:
-    plain = bootstrap_mean(correct_SN if len(correct_SN) > 1 else correct_SN[0], n_boot=n_boot, seed=seed)
+def _pair(
+    correct_SN: np.ndarray, labels: np.ndarray, base: dict, n_boot: int, seed: int
+) -> list[MetricRow]:
+    plain = bootstrap_mean(
+        correct_SN if len(correct_SN) > 1 else correct_SN[0], n_boot=n_boot, seed=seed
+    )
     value, low, high = _balanced(correct_SN, labels, n_boot, seed)
     return [
-        MetricRow("accuracy", plain.value, ci_low=plain.low, ci_high=plain.high, interval=plain.method, **base),
-        MetricRow("balanced_accuracy", value, ci_low=low, ci_high=high, interval=_WITHIN[len(correct_SN) > 1], **base),
+        MetricRow(
+            "accuracy",
+            plain.value,
+            ci_low=plain.low,
+            ci_high=plain.high,
+            interval=plain.method,
+            **base,
+        ),
+        MetricRow(
+            "balanced_accuracy",
+            value,
+            ci_low=low,
+            ci_high=high,
+            interval=_WITHIN[len(correct_SN) > 1],
+            **base,
+        ),
     ]
 
 
@@ -246,7 +301,11 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
     for c in classes:
         part = correct_SN[:, labels == c].astype(np.float64)
         patterns, times = np.unique(part, axis=1, return_counts=True)
-        recall_BS += random.multinomial(part.shape[1], times / times.sum(), size=n_boot) / part.shape[1] @ patterns.T
+        recall_BS += (
+            random.multinomial(part.shape[1], times / times.sum(), size=n_boot)
+            / part.shape[1]
+            @ patterns.T
+        )
     weight = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_boot) / n_seeds
     low, high = np.quantile((recall_BS * weight).sum(1) / len(classes), [0.025, 0.975])
     return value, float(low), float(high)
@@ -257,7 +316,9 @@ def nan_row(n_bad: int, **fields: Any) -> list[MetricRow]:
     return [MetricRow("nan_logits", float(n_bad), "stimuli", **fields)] if n_bad else []
 
 
-def image_frame(name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place: Mapping[str, Any]):
+def image_frame(
+    name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place: Mapping[str, Any]
+):
     """Return the rows of `OODResult.per_image` of one model, seed and set; `place` holds split, shift and severity."""
     import pandas as pd
 

@@ -13,11 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bmfl_lab.data.modelvshuman import CATEGORIES, category_wnids, cue_conflict, image_key, read_images, read_trials
+from bmfl_lab.data.modelvshuman import (
+    CATEGORIES,
+    category_wnids,
+    cue_conflict,
+    image_key,
+    read_images,
+    read_trials,
+)
 from bmfl_lab.data.ood_sets import group_columns
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.evaluation.ood import nan_row
-from bmfl_lab.metrics.behaviour import coarse_decision, mean_consistency, observer_accuracy, shape_bias
+from bmfl_lab.metrics.behaviour import (
+    coarse_decision,
+    mean_consistency,
+    observer_accuracy,
+    shape_bias,
+)
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.records import MetricRow
 
@@ -37,7 +49,8 @@ def decide(model: Any, stimuli: StimulusSet, wnids: Sequence[str] | None = None)
     stimuli : StimulusSet
         From `data.modelvshuman.read_images`.
     wnids : sequence of str, shape (1000,), optional
-        Class of each column of an ImageNet head, in the head's order; ``model.class_names`` by default.
+        Class of each column of an ImageNet head, in the head's order; ``model.class_names`` by
+        default.
 
     Raises
     ------
@@ -90,39 +103,69 @@ def compare_with_people(
     Returns
     -------
     list of MetricRow
-        ``accuracy`` of each model and of people (mean over people, the interval their mean -+ 1.96 standard errors),
-        ``error_consistency`` of each model with people and of people with each other, and for cue conflict
-        ``shape_bias``; ``nan_logits`` of a model where there were any: no decision, which is wrong. ``n`` is the number of images.
+        ``accuracy`` of each model and of people (mean over people, the interval their mean -+ 1.96
+        standard errors), ``error_consistency`` of each model with people and of people with each
+        other, and for cue conflict ``shape_bias``; ``nan_logits`` of a model where there were any:
+        no decision, which is wrong. ``n`` is the number of images.
 
     Raises
     ------
     DataError
-        If the trials hold no person, or no image of the trials is among the images; see also the readers.
+        If the trials hold no person, or no image of the trials is among the images; see also the
+        readers.
     """
     stimuli, table = read_images(images, name), read_trials(trials)
     people = table[table["human"]]
     keys = [image_key(Path(str(i)).name) for i in stimuli.ids]
     if people.empty or not set(people["key"]) & set(keys):
-        got = "no person" if people.empty else f"images like {people['key'].iloc[0]!r}, not {keys[0]!r}"
-        raise DataError(message(f"trials of people on the images of {name!r}", got, "take both from one set"))
+        got = (
+            "no person"
+            if people.empty
+            else f"images like {people['key'].iloc[0]!r}, not {keys[0]!r}"
+        )
+        raise DataError(
+            message(f"trials of people on the images of {name!r}", got, "take both from one set")
+        )
     observers = sorted(people["observer"].unique())
     chosen = {m: decide(model, stimuli, wnids) for m, model in models.items()}
     truth = np.asarray([CATEGORIES[i] for i in stimuli.labels], dtype=object)
     cues = cue_conflict([str(i) for i in stimuli.ids]) if name.startswith("cue") else None
     place = {"split": name, "selection": "none"}
-    rows = [_people_accuracy(people, place), _consistency("people ~ people", people, observers, observers, place)]
+    rows = [
+        _people_accuracy(people, place),
+        _consistency("people ~ people", people, observers, observers, place),
+    ]
     for model, decisions in chosen.items():
         right = decisions == truth
         rows += nan_row(int((decisions == "").sum()), n=len(right), model=model, **place)
         found = bootstrap_mean(right.astype(float), n_boot=n_boot, seed=seed)
-        rows.append(MetricRow("accuracy", found.value, unit="fraction", n=len(right), model=model, ci_low=found.low,
-                              ci_high=found.high, interval=found.method, **place))  # fmt: skip
         rows.append(
-            _consistency(f"{model} ~ people", _with_model(people, model, keys, right), [model], observers, place)
+            MetricRow(
+                "accuracy",
+                found.value,
+                unit="fraction",
+                n=len(right),
+                model=model,
+                ci_low=found.low,
+                ci_high=found.high,
+                interval=found.method,
+                **place,
+            )
+        )
+        rows.append(
+            _consistency(
+                f"{model} ~ people",
+                _with_model(people, model, keys, right),
+                [model],
+                observers,
+                place,
+            )
         )
         if cues is not None:
             bias = shape_bias(decisions, *cues)
-            rows.append(MetricRow("shape_bias", bias, unit="fraction", n=len(right), model=model, **place))
+            rows.append(
+                MetricRow("shape_bias", bias, unit="fraction", n=len(right), model=model, **place)
+            )
     if cues is not None:
         rows.append(_people_bias(people, place))
     return rows
@@ -131,39 +174,82 @@ def compare_with_people(
 def _people_accuracy(people: pd.DataFrame, place: Mapping[str, Any]) -> MetricRow:
     row = observer_accuracy(people.assign(set="all")).iloc[0]
     half = 1.96 * row["sd"] / np.sqrt(row["n_observers"]) if row["n_observers"] > 1 else np.nan
-    low, high = (None, None) if np.isnan(half) else (float(row["accuracy"] - half), float(row["accuracy"] + half))
-    return MetricRow("accuracy", float(row["accuracy"]), unit="fraction", n=int(people["key"].nunique()), model="people",
-                     ci_low=low, ci_high=high, interval="mean over people -+ 1.96 standard errors",
-                     notes=f"{int(row['n_observers'])} people, {int(row['n_trials'])} trials", **place)  # fmt: skip
+    low, high = (
+        (None, None)
+        if np.isnan(half)
+        else (float(row["accuracy"] - half), float(row["accuracy"] + half))
+    )
+    return MetricRow(
+        "accuracy",
+        float(row["accuracy"]),
+        unit="fraction",
+        n=int(people["key"].nunique()),
+        model="people",
+        ci_low=low,
+        ci_high=high,
+        interval="mean over people -+ 1.96 standard errors",
+        notes=f"{int(row['n_observers'])} people, {int(row['n_trials'])} trials",
+        **place,
+    )
 
 
-def _with_model(people: pd.DataFrame, model: str, keys: Sequence[str], right: np.ndarray) -> pd.DataFrame:
+def _with_model(
+    people: pd.DataFrame, model: str, keys: Sequence[str], right: np.ndarray
+) -> pd.DataFrame:
     import pandas as pd
 
     conditions = people.drop_duplicates("key").set_index("key")["condition"]
     seen = [i for i, k in enumerate(keys) if k in conditions.index]
-    mine = pd.DataFrame({"observer": model, "condition": [conditions[keys[i]] for i in seen],
-                         "key": [keys[i] for i in seen], "correct": right[seen]})  # fmt: skip
+    mine = pd.DataFrame(
+        {
+            "observer": model,
+            "condition": [conditions[keys[i]] for i in seen],
+            "key": [keys[i] for i in seen],
+            "correct": right[seen],
+        }
+    )
     return pd.concat([people[["observer", "condition", "key", "correct"]], mine], ignore_index=True)
 
 
 def _consistency(
-    name: str, trials: pd.DataFrame, first: Sequence[str], second: Sequence[str], place: Mapping[str, Any]
+    name: str,
+    trials: pd.DataFrame,
+    first: Sequence[str],
+    second: Sequence[str],
+    place: Mapping[str, Any],
 ) -> MetricRow:
     kappa, n_pairs = mean_consistency(trials, first, second)
-    return MetricRow("error_consistency", kappa, unit="kappa", n=int(trials["key"].nunique()), model=name,
-                     notes=f"mean over {n_pairs} pairs", **place)  # fmt: skip
+    return MetricRow(
+        "error_consistency",
+        kappa,
+        unit="kappa",
+        n=int(trials["key"].nunique()),
+        model=name,
+        notes=f"mean over {n_pairs} pairs",
+        **place,
+    )
 
 
 def _people_bias(people: pd.DataFrame, place: Mapping[str, Any]) -> MetricRow:
     shapes, textures = cue_conflict(list(people["imagename"]))
     found = [
         shape_bias(
-            people["object_response"][mask], np.asarray(shapes, object)[mask], np.asarray(textures, object)[mask]
+            people["object_response"][mask],
+            np.asarray(shapes, object)[mask],
+            np.asarray(textures, object)[mask],
         )
-        for mask in ((people["observer"] == o).to_numpy() for o in sorted(people["observer"].unique()))
+        for mask in (
+            (people["observer"] == o).to_numpy() for o in sorted(people["observer"].unique())
+        )
     ]
     known = [v for v in found if v is not None]
     value = float(np.mean(known)) if known else None
-    return MetricRow("shape_bias", value, unit="fraction", n=int(people["key"].nunique()), model="people",
-                     notes=f"mean over {len(known)} people", **place)  # fmt: skip
+    return MetricRow(
+        "shape_bias",
+        value,
+        unit="fraction",
+        n=int(people["key"].nunique()),
+        model="people",
+        notes=f"mean over {len(known)} people",
+        **place,
+    )

@@ -1,7 +1,8 @@
 """Where ROIs and vertices look: receptive fields read off attention, and how well they match a known retinotopy.
 
-Coordinates are degrees of visual angle from the image's centre, x to the right and y up; polar angles are degrees
-clockwise from the upper vertical meridian, negative in the left half of the field.
+Coordinates are degrees of visual angle from the image's centre, x to the right and y up; polar
+angles are degrees clockwise from the upper vertical meridian, negative in the left half of the
+field.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def roi_fields(maps: np.ndarray) -> np.ndarray:
     """
     if np.ndim(maps) != 5 or not len(maps):
         raise DataError(
-            message("maps (n_stimuli, n_queries, n_heads, h, w)", f"shape {np.shape(maps)}", "use roi_attention")
+            message(
+                "maps (n_stimuli, n_queries, n_heads, h, w)",
+                f"shape {np.shape(maps)}",
+                "use roi_attention",
+            )
         )
     return np.asarray(maps).mean((0, 2))
 
@@ -62,8 +67,8 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
     Returns
     -------
     DataFrame, one row a field
-        ``x``, ``y``, ``polar_angle``, ``eccentricity``, and ``size``: the standard deviation along one axis, which
-        cannot fall below that of a patch. NaN for a uniform field.
+        ``x``, ``y``, ``polar_angle``, ``eccentricity``, and ``size``: the standard deviation along
+        one axis, which cannot fall below that of a patch. NaN for a uniform field.
 
     Raises
     ------
@@ -71,14 +76,17 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
         If the fields are not three-dimensional, negative, or not finite.
 
     Notes
-    -----
-    The centre of mass is taken over weights above the median weight: a uniform background would draw every centre
-    to the middle of the image. Our choice.
+    ----- The centre of mass is taken over weights above the median weight: a uniform background
+    would draw every centre to the middle of the image. Our choice.
     """
     fields = np.asarray(fields, np.float64)
     if fields.ndim != 3 or not np.isfinite(fields).all() or (fields < 0).any():
         raise DataError(
-            message("finite, non-negative fields (n_fields, h, w)", f"shape {fields.shape}", "average attention first")
+            message(
+                "finite, non-negative fields (n_fields, h, w)",
+                f"shape {fields.shape}",
+                "average attention first",
+            )
         )
     n, rows, columns = fields.shape
     flat = fields.reshape(n, -1)
@@ -94,17 +102,29 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
 
 
 def _with_polar(x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"x": x, "y": y, "polar_angle": np.degrees(np.arctan2(x, y)), "eccentricity": np.hypot(x, y)})
+    return pd.DataFrame(
+        {
+            "x": x,
+            "y": y,
+            "polar_angle": np.degrees(np.arctan2(x, y)),
+            "eccentricity": np.hypot(x, y),
+        }
+    )
 
 
 def vertex_fields(
-    encoder: Any, stimuli: StimulusSet, *, store: Any = None, backbone: Any = None, batch_size: int = 16
+    encoder: Any,
+    stimuli: StimulusSet,
+    *,
+    store: Any = None,
+    backbone: Any = None,
+    batch_size: int = 16,
 ) -> np.ndarray:
     """Return how much each patch moves each vertex's prediction, float32 (n_vertices, h, w).
 
-    A vertex is read out from its query's vector, which is a sum over heads and patches of attention weight times
-    value. The field at a patch is the standard deviation over images of that patch's term in the vertex's linear
-    readout. For a retinotopic encoder it is the fitted receptive field.
+    A vertex is read out from its query's vector, which is a sum over heads and patches of attention
+    weight times value. The field at a patch is the standard deviation over images of that patch's
+    term in the vertex's linear readout. For a retinotopic encoder it is the fitted receptive field.
 
     Parameters
     ----------
@@ -125,9 +145,8 @@ def vertex_fields(
         With fewer than two images.
 
     Notes
-    -----
-    The feed-forward branch and the last normalisation are left out: to first order the residual path carries the
-    place. Our choice.
+    ----- The feed-forward branch and the last normalisation are left out: to first order the
+    residual path carries the place. Our choice.
     """
     fitted = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
     if fitted is not None and encoder.query_module() is None:
@@ -137,14 +156,18 @@ def vertex_fields(
         return weights.unflatten(-1, fitted.grid).numpy().astype(np.float32)
     query = queries_of(encoder)
     if len(stimuli) < 2:
-        raise DataError(message("at least two images", str(len(stimuli)), "fields are spreads over images"))
+        raise DataError(
+            message("at least two images", str(len(stimuli)), "fields are spreads over images")
+        )
     patches = token_patches(encoder.tokens(stimuli, store=store, backbone=backbone))
     device = next(query.parameters()).device
     masks = torch.from_numpy(query_vertices(encoder)).to(device)
     sums = torch.zeros(2, masks.shape[1], patches.shape[1], dtype=torch.float64, device=device)
     with torch.inference_mode():
         for start in range(0, len(stimuli), batch_size):
-            part = torch.from_numpy(np.array(patches[start : start + batch_size], np.float32)).to(device)
+            part = torch.from_numpy(np.array(patches[start : start + batch_size], np.float32)).to(
+                device
+            )
             for vertices, term_BVP in _terms(query, part, masks):
                 sums[0, vertices] += term_BVP.sum(0)
                 sums[1, vertices] += term_BVP.double().square().sum(0)
@@ -182,7 +205,10 @@ def true_centres(atlas: Atlas) -> pd.DataFrame:
                 "use a subject with retinotopy, or leave this comparison out",
             )
         )
-    angle, eccentricity = np.radians(atlas.maps["polar_angle"]), np.asarray(atlas.maps["eccentricity"])
+    angle, eccentricity = (
+        np.radians(atlas.maps["polar_angle"]),
+        np.asarray(atlas.maps["eccentricity"]),
+    )
     return _with_polar(eccentricity * np.sin(angle), eccentricity * np.cos(angle))
 
 
@@ -203,7 +229,12 @@ def query_centres(encoder: Any) -> pd.DataFrame:
 
 
 def retinotopy_agreement(
-    estimated: pd.DataFrame, atlas: Atlas, rois: Sequence[str] = RETINOTOPIC, *, n_shuffles: int = 200, seed: int = 0
+    estimated: pd.DataFrame,
+    atlas: Atlas,
+    rois: Sequence[str] = RETINOTOPIC,
+    *,
+    n_shuffles: int = 200,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare estimated field centres with the atlas's retinotopy, ROI by ROI.
 
@@ -216,14 +247,15 @@ def retinotopy_agreement(
     rois : sequence of str
         ROIs compared where they exist, then all their vertices together.
     n_shuffles, seed : int
-        Of the reference: centres dealt out anew among the vertices of an ROI and hemisphere, which keeps what the
-        hemisphere alone tells.
+        Of the reference: centres dealt out anew among the vertices of an ROI and hemisphere, which
+        keeps what the hemisphere alone tells.
 
     Returns
     -------
     DataFrame, one row an ROI
         ``n_vertices``; Pearson ``r_x``, ``r_y`` and ``r_eccentricity``; circular ``r_polar_angle``;
-        ``error_degrees``, the median distance between centres, and ``error_shuffled``, its median over shuffles.
+        ``error_degrees``, the median distance between centres, and ``error_shuffled``, its median
+        over shuffles.
 
     Raises
     ------
@@ -235,14 +267,20 @@ def retinotopy_agreement(
     Jammalamadaka & SenGupta (2001), Topics in circular statistics, ch. 8: circular correlation.
     """
     if len(estimated) != atlas.n_vertices:
-        raise DataError(message(f"{atlas.n_vertices} centres", str(len(estimated)), "estimate one a vertex"))
+        raise DataError(
+            message(f"{atlas.n_vertices} centres", str(len(estimated)), "estimate one a vertex")
+        )
     truth = true_centres(atlas)
     known = (truth["x"].notna() & estimated["x"].notna()).to_numpy()
-    parts = {name: np.asarray(atlas.rois[name], bool) & known for name in rois if name in atlas.rois}
+    parts = {
+        name: np.asarray(atlas.rois[name], bool) & known for name in rois if name in atlas.rois
+    }
     parts = {name: mask for name, mask in parts.items() if mask.sum() >= 3}
     if len(parts) > 1:
         parts["all"] = np.any(list(parts.values()), axis=0)
-    return pd.DataFrame([_agreement(k, m, estimated, truth, atlas, n_shuffles, seed) for k, m in parts.items()])
+    return pd.DataFrame(
+        [_agreement(k, m, estimated, truth, atlas, n_shuffles, seed) for k, m in parts.items()]
+    )
 
 
 def _agreement(name, mask, estimated, truth, atlas, n_shuffles, seed) -> dict[str, Any]:
@@ -252,7 +290,9 @@ def _agreement(name, mask, estimated, truth, atlas, n_shuffles, seed) -> dict[st
     for key in ("x", "y", "eccentricity"):
         constant = a[key].std() == 0 or b[key].std() == 0
         found[f"r_{key}"] = np.nan if constant else float(np.corrcoef(a[key], b[key])[0, 1])
-    found["r_polar_angle"] = circular_correlation(a["polar_angle"].to_numpy(), b["polar_angle"].to_numpy())
+    found["r_polar_angle"] = circular_correlation(
+        a["polar_angle"].to_numpy(), b["polar_angle"].to_numpy()
+    )
     found["error_degrees"] = float(np.hypot(a["x"] - b["x"], a["y"] - b["y"]).median())
     shuffled = np.tile(np.arange(len(a)), (n_shuffles, 1))
     for s in (0, 1):
@@ -265,7 +305,13 @@ def _agreement(name, mask, estimated, truth, atlas, n_shuffles, seed) -> dict[st
 
 
 def agreement_metrics(
-    agreement: pd.DataFrame, *, split: str, model: str, subject: str, selection: str, notes: str = ""
+    agreement: pd.DataFrame,
+    *,
+    split: str,
+    model: str,
+    subject: str,
+    selection: str,
+    notes: str = "",
 ) -> list[MetricRow]:
     """Return `retinotopy_agreement` as metric rows named ``field_<column>``; n counts vertices."""
     units = {"error_degrees": "degrees", "error_shuffled": "degrees"}

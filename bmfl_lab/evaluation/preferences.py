@@ -46,14 +46,20 @@ def _purity(labels_SN: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def category_purity(
-    chosen: np.ndarray, pool: np.ndarray, class_names: Sequence[str], *, n_draws: int = 2000, seed: int = 0
+    chosen: np.ndarray,
+    pool: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    n_draws: int = 2000,
+    seed: int = 0,
 ) -> Purity:
     """Compare the purity of chosen images with that of random ones.
 
     Parameters
     ----------
     chosen : ndarray of int, shape (n,)
-        Labels of the chosen images, e.g. of the top list of an ROI, or the predicted labels of synthesised images.
+        Labels of the chosen images, e.g. of the top list of an ROI, or the predicted labels of
+        synthesised images.
     pool : ndarray of int, shape (m,)
         Labels among which the choice was made, m >= n.
     class_names : sequence of str
@@ -108,8 +114,13 @@ def nearest_category(
     """
     mean, spread = features.mean(axis=0), features.std(axis=0)
     scale = np.where(spread > 1e-6, spread, 1)
-    x, targets = ((features - mean) / scale).astype(np.float32), np.eye(n_classes, dtype=np.float32)[labels]
-    with warnings.catch_warnings():  # features that know nothing of the categories have no best penalty
+    x, targets = (
+        ((features - mean) / scale).astype(np.float32),
+        np.eye(n_classes, dtype=np.float32)[labels],
+    )
+    with (
+        warnings.catch_warnings()
+    ):  # features that know nothing of the categories have no best penalty
         warnings.filterwarnings("ignore", message="expected at most 5%")
         fit = fit_ridge(x, targets, ALPHAS, 5)
     scores = np.asarray(fit.predict(((new - mean) / scale).astype(np.float32)), dtype=np.float32)

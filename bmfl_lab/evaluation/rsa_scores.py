@@ -21,7 +21,9 @@ def model_rdm(X: np.ndarray, metric: str = "correlation") -> np.ndarray:
     return rdm(np.asarray(X).reshape(len(X), -1), "euclidean" if metric == "crossnobis" else metric)
 
 
-def brain_rdm(subject: Subject, roi: str, ids: Sequence[str], metric: str = "correlation") -> np.ndarray:
+def brain_rdm(
+    subject: Subject, roi: str, ids: Sequence[str], metric: str = "correlation"
+) -> np.ndarray:
     """Return the condensed RDM of an ROI for stimuli by id; crossnobis takes the subject's single presentations.
 
     Raises
@@ -39,11 +41,15 @@ def brain_rdm(subject: Subject, roi: str, ids: Sequence[str], metric: str = "cor
     return rdm(None, metric, repeats=repeats)
 
 
-def rsa_ceiling(subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str) -> tuple[float, float]:
+def rsa_ceiling(
+    subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str
+) -> tuple[float, float]:
     """Return the noise ceiling across subjects; with one subject across its repeats; else (NaN, NaN)."""
     if len(subjects) > 1:
         values = np.stack([brain_rdm(s, roi, ids, metric) for s in subjects])
-    elif subjects[0].repeats is not None and metric != "crossnobis":  # one presentation has no crossnobis RDM
+    elif (
+        subjects[0].repeats is not None and metric != "crossnobis"
+    ):  # one presentation has no crossnobis RDM
         s = subjects[0]
         repeats = s.repeats[s.stimuli.index_of(ids)][:, :, s.atlas.select(roi)]
         if not np.isfinite(repeats).all():
@@ -51,7 +57,11 @@ def rsa_ceiling(subjects: Sequence[Subject], roi: str, ids: list[str], metric: s
         values = np.stack([rdm(p, metric) for p in np.moveaxis(repeats, 1, 0)])
     else:
         return math.nan, math.nan
-    return noise_ceiling(values, method) if np.isfinite(values).all() and len(values) > 1 else (math.nan, math.nan)
+    return (
+        noise_ceiling(values, method)
+        if np.isfinite(values).all() and len(values) > 1
+        else (math.nan, math.nan)
+    )
 
 
 def rsa_scores(
@@ -76,20 +86,20 @@ def rsa_scores(
     subjects : Subject or sequence of Subject
         One, or several to see whether alignment with one carries over to others.
     rois : sequence of str, optional
-        ROIs or groups; by default those that every subject has. ROIs of fewer than two vertices are refused by
-        the correlation metric.
+        ROIs or groups; by default those that every subject has. ROIs of fewer than two vertices are
+        refused by the correlation metric.
     metric, method
-        As in `bmfl_lab.metrics.rdm` and `compare_rdms`; with "crossnobis" ROIs are compared by their presentations and
-        layers by Euclidean distances.
+        As in `bmfl_lab.metrics.rdm` and `compare_rdms`; with "crossnobis" ROIs are compared by
+        their presentations and layers by Euclidean distances.
     n_permutations, seed
         Of the test over stimuli.
 
     Returns
     -------
     DataFrame
-        Columns subject, layer, roi, value, p, p_family (over all layers and ROIs of the subject), ceiling_low,
-        ceiling_high (over subjects; with one subject over its repeats, which bounds single presentations and is
-        below the ceiling of their average), n_stimuli.
+        Columns subject, layer, roi, value, p, p_family (over all layers and ROIs of the subject),
+        ceiling_low, ceiling_high (over subjects; with one subject over its repeats, which bounds
+        single presentations and is below the ceiling of their average), n_stimuli.
 
     Raises
     ------
@@ -97,9 +107,14 @@ def rsa_scores(
         If fewer than four stimuli are shared, or no ROI is present in all subjects.
     """
     subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
-    rois = list(rois or [r for r in subjects[0].atlas.present if all(r in s.atlas.present for s in subjects)])
+    rois = list(
+        rois
+        or [r for r in subjects[0].atlas.present if all(r in s.atlas.present for s in subjects)]
+    )
     if not rois:
-        raise DataError(message("an ROI that all subjects have", "none", "name the ROIs to compare"))
+        raise DataError(
+            message("an ROI that all subjects have", "none", "name the ROIs to compare")
+        )
     layers = RDMs(np.stack([model_rdm(X, metric) for X in features.values()]), ids, tuple(features))
     rows = []
     for subject in subjects:
@@ -107,25 +122,43 @@ def rsa_scores(
         own = [str(i) for i in ids if str(i) in known]
         if len(own) < 4:
             raise DataError(
-                message(f"at least 4 of these stimuli shown to {subject.name!r}", str(len(own)), "check the id scheme")
+                message(
+                    f"at least 4 of these stimuli shown to {subject.name!r}",
+                    str(len(own)),
+                    "check the id scheme",
+                )
             )
-        measured = RDMs(np.stack([brain_rdm(subject, r, own, metric) for r in rois]), own, tuple(rois))
+        measured = RDMs(
+            np.stack([brain_rdm(subject, r, own, metric) for r in rois]), own, tuple(rois)
+        )
         model, measured = shared(layers, measured)
         joint = RDMs(np.concatenate([model.values, measured.values]), model.ids).defined()
         model = RDMs(joint.values[: len(model)], joint.ids, model.names)
         measured = RDMs(joint.values[len(model) :], joint.ids, measured.names)
-        test = permutation_rsa(model, measured, method=method, n_permutations=n_permutations, seed=seed)
+        test = permutation_rsa(
+            model, measured, method=method, n_permutations=n_permutations, seed=seed
+        )
         common = [i for i in model.ids if all(i in set(map(str, s.stimuli.ids)) for s in subjects)]
         for j, roi in enumerate(rois):
-            low, high = rsa_ceiling(subjects, roi, common, metric, method) if len(common) > 3 else (math.nan, math.nan)
+            low, high = (
+                rsa_ceiling(subjects, roi, common, metric, method)
+                if len(common) > 3
+                else (math.nan, math.nan)
+            )
             rows += [
                 {
-                    "subject": subject.name, "layer": layer, "roi": roi, "value": test.value[i, j], "p": test.p[i, j],
-                    "p_family": test.p_family[i, j], "ceiling_low": low, "ceiling_high": high,
+                    "subject": subject.name,
+                    "layer": layer,
+                    "roi": roi,
+                    "value": test.value[i, j],
+                    "p": test.p[i, j],
+                    "p_family": test.p_family[i, j],
+                    "ceiling_low": low,
+                    "ceiling_high": high,
                     "n_stimuli": len(model.ids),
                 }
                 for i, layer in enumerate(features)
-            ]  # fmt: skip
+            ]
     return pd.DataFrame(rows)
 
 
@@ -152,7 +185,8 @@ def rsa_intervals(
     Returns
     -------
     dict of (subject, layer, roi) to (low, high)
-        Empty for a method that has no such bootstrap, and without a subject whose RDMs are undefined somewhere.
+        Empty for a method that has no such bootstrap, and without a subject whose RDMs are
+        undefined somewhere.
     """
     if method not in METHODS:
         return {}

@@ -117,7 +117,13 @@ def encoding_scores(
     Raugel et al. 2025, arXiv:2508.18226 (encoding score; 10 penalties from 1 to 1e8, 5 folds).
     """
     predicted = encoding_predictions(
-        features, responses, train=train, test=test, alphas=alphas, n_folds=n_folds, n_components=n_components
+        features,
+        responses,
+        train=train,
+        test=test,
+        alphas=alphas,
+        n_folds=n_folds,
+        n_components=n_components,
     )
     measured = np.asarray(responses, dtype=np.float32)[test]
     return {layer: np.asarray(pearson(measured, p)) for layer, p in predicted.items()}
@@ -142,12 +148,20 @@ def encoding_predictions(
     """
     responses = np.asarray(responses, dtype=np.float32)
     if np.intersect1d(train, test).size:
-        raise DataError(message("disjoint train and test rows", "rows in both", "make the split from these stimuli"))
+        raise DataError(
+            message(
+                "disjoint train and test rows", "rows in both", "make the split from these stimuli"
+            )
+        )
     found = {}
     for layer, X in features.items():
         if len(X) != len(responses):
             raise DataError(
-                message(f"{len(responses)} stimuli in layer {layer!r}", str(len(X)), "pair layers by stimulus id")
+                message(
+                    f"{len(responses)} stimuli in layer {layer!r}",
+                    str(len(X)),
+                    "pair layers by stimulus id",
+                )
             )
         X = _reduced(np.asarray(X).reshape(len(X), -1), train, n_components)
         with warnings.catch_warnings():  # a layer that predicts nothing has no best penalty
@@ -156,15 +170,22 @@ def encoding_predictions(
     return found
 
 
-def encoding_table(scores: Mapping[str, np.ndarray], atlas: Atlas, rois: Sequence[str] | None = None) -> pd.DataFrame:
+def encoding_table(
+    scores: Mapping[str, np.ndarray], atlas: Atlas, rois: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Return mean scores as a table of layers (rows) x ROIs (columns), undefined vertices left out."""
     rois = list(rois or atlas.present)
     masks = {r: atlas.select(r) for r in rois}
     rows = {
-        layer: {r: float(np.nanmean(v[m])) if np.isfinite(v[m]).any() else math.nan for r, m in masks.items()}
+        layer: {
+            r: float(np.nanmean(v[m])) if np.isfinite(v[m]).any() else math.nan
+            for r, m in masks.items()
+        }
         for layer, v in scores.items()
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=rois).rename_axis(index="layer", columns="roi")
+    return pd.DataFrame.from_dict(rows, orient="index", columns=rois).rename_axis(
+        index="layer", columns="roi"
+    )
 
 
 def best_layers(scores: np.ndarray, least: float = 0.0) -> np.ndarray:
@@ -180,7 +201,9 @@ def best_layers(scores: np.ndarray, least: float = 0.0) -> np.ndarray:
     return np.where(filled.max(axis=0) > least, depth, np.nan)
 
 
-def distance_from_v1(atlas: Atlas, coordinates: np.ndarray, rois: Sequence[str] | None = None) -> dict[str, float]:
+def distance_from_v1(
+    atlas: Atlas, coordinates: np.ndarray, rois: Sequence[str] | None = None
+) -> dict[str, float]:
     """Return each ROI's distance from V1 in the unit of `coordinates`, mean over hemispheres.
 
     Parameters
@@ -203,7 +226,10 @@ def distance_from_v1(atlas: Atlas, coordinates: np.ndarray, rois: Sequence[str] 
     for roi in rois or atlas.present:
         mask = atlas.select(roi)
         parts = [
-            np.linalg.norm(coordinates[mask & (sides == s)].mean(axis=0) - coordinates[v1 & (sides == s)].mean(axis=0))
+            np.linalg.norm(
+                coordinates[mask & (sides == s)].mean(axis=0)
+                - coordinates[v1 & (sides == s)].mean(axis=0)
+            )
             for s in (0, 1)
             if (mask & (sides == s)).any() and (v1 & (sides == s)).any()
         ]
@@ -237,7 +263,9 @@ def spatial_score(
     ----------
     Raugel et al. 2025, arXiv:2508.18226 (spatial score).
     """
-    return _tested(best_layers(scores), np.asarray(distance, float), n_permutations, seed, "spatial score")
+    return _tested(
+        best_layers(scores), np.asarray(distance, float), n_permutations, seed, "spatial score"
+    )
 
 
 def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np.ndarray:
@@ -257,10 +285,14 @@ def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np
     scores, times = np.asarray(scores, dtype=np.float64), np.asarray(times, dtype=np.float64)
     top = scores.max(axis=1, keepdims=True)
     near = scores >= share * top
-    return np.where(top[:, 0] > 0, (near * times).sum(axis=1) / np.maximum(near.sum(axis=1), 1), np.nan)
+    return np.where(
+        top[:, 0] > 0, (near * times).sum(axis=1) / np.maximum(near.sum(axis=1), 1), np.nan
+    )
 
 
-def temporal_score(scores: np.ndarray, times: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0) -> ScoreTest:
+def temporal_score(
+    scores: np.ndarray, times: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
+) -> ScoreTest:
     """Are deeper layers best at later times? Correlation over layers of depth with `peak_times`.
 
     References
@@ -272,7 +304,12 @@ def temporal_score(scores: np.ndarray, times: np.ndarray, *, n_permutations: int
 
 
 def encoding_over_time(
-    features: Mapping[str, np.ndarray], data: np.ndarray, *, train: np.ndarray, test: np.ndarray, **options
+    features: Mapping[str, np.ndarray],
+    data: np.ndarray,
+    *,
+    train: np.ndarray,
+    test: np.ndarray,
+    **options,
 ) -> np.ndarray:
     """Encoding score of each layer at each time, mean over sensors.
 

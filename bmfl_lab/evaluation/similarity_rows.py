@@ -70,14 +70,29 @@ def encoding_rows(
         for roi in rois or atlas.present:
             kept = atlas.select(roi) & np.isfinite(r)
             value = float(r[kept].mean()) if kept.any() else None
-            low, high = np.nanquantile(resampled[:, kept].mean(axis=1), [0.025, 0.975]) if kept.any() else (None, None)
+            low, high = (
+                np.nanquantile(resampled[:, kept].mean(axis=1), [0.025, 0.975])
+                if kept.any()
+                else (None, None)
+            )
             rows.append(
                 MetricRow(
-                    "encoding_r", value, unit="r", split=split, n=len(measured), selection=selection, model=model,
-                    subject=subject, roi=roi, layer=layer, ci_low=_number(low), ci_high=_number(high),
-                    interval=INTERVAL if kept.any() else "", notes=notes,
+                    "encoding_r",
+                    value,
+                    unit="r",
+                    split=split,
+                    n=len(measured),
+                    selection=selection,
+                    model=model,
+                    subject=subject,
+                    roi=roi,
+                    layer=layer,
+                    ci_low=_number(low),
+                    ci_high=_number(high),
+                    interval=INTERVAL if kept.any() else "",
+                    notes=notes,
                 )
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -109,31 +124,65 @@ def rsa_rows(
     Returns
     -------
     list of MetricRow
-        ``rsa`` and ``p_family``, and ``rsa_ceiling_low`` / ``rsa_ceiling_high`` once an ROI and subject.
+        ``rsa`` and ``p_family``, and ``rsa_ceiling_low`` / ``rsa_ceiling_high`` once an ROI and
+        subject.
 
     Raises
     ------
     DataError
         If the table lacks a column.
     """
-    wanted = ("subject", "layer", "roi", "value", "p_family", "ceiling_low", "ceiling_high", "n_stimuli")
+    wanted = (
+        "subject",
+        "layer",
+        "roi",
+        "value",
+        "p_family",
+        "ceiling_low",
+        "ceiling_high",
+        "n_stimuli",
+    )
     missing = [c for c in wanted if c not in table.columns]
     if missing:
-        raise DataError(message("a table of rsa_scores", f"without {missing}", "pass what rsa_scores returned"))
+        raise DataError(
+            message("a table of rsa_scores", f"without {missing}", "pass what rsa_scores returned")
+        )
     rows = []
     for r in table.itertuples():
         shared = {
-            "split": split, "n": int(r.n_stimuli), "selection": selection, "subject": r.subject, "roi": r.roi,
+            "split": split,
+            "n": int(r.n_stimuli),
+            "selection": selection,
+            "subject": r.subject,
+            "roi": r.roi,
             "notes": notes,
-        }  # fmt: skip
+        }
         low, high = (intervals or {}).get((r.subject, r.layer, r.roi), (None, None))
         ends = {"ci_low": low, "ci_high": high, "interval": INTERVAL if low is not None else ""}
-        rows.append(MetricRow("rsa", _number(r.value), unit=unit, model=model, layer=r.layer, **ends, **shared))
-        rows.append(MetricRow("p_family", _number(r.p_family), unit="p", model=model, layer=r.layer, **shared))
+        rows.append(
+            MetricRow(
+                "rsa", _number(r.value), unit=unit, model=model, layer=r.layer, **ends, **shared
+            )
+        )
+        rows.append(
+            MetricRow(
+                "p_family", _number(r.p_family), unit="p", model=model, layer=r.layer, **shared
+            )
+        )
     for r in table.drop_duplicates(["subject", "roi"]).itertuples():
-        shared = {"split": split, "n": int(r.n_stimuli), "selection": "none", "subject": r.subject, "roi": r.roi}
+        shared = {
+            "split": split,
+            "n": int(r.n_stimuli),
+            "selection": "none",
+            "subject": r.subject,
+            "roi": r.roi,
+        }
         for name in ("ceiling_low", "ceiling_high"):
-            rows.append(MetricRow(f"rsa_{name}", _number(getattr(r, name)), unit=unit, notes=notes, **shared))
+            rows.append(
+                MetricRow(
+                    f"rsa_{name}", _number(getattr(r, name)), unit=unit, notes=notes, **shared
+                )
+            )
     return rows
 
 
@@ -152,7 +201,9 @@ def score_rows(name: str, test: ScoreTest, *, unit_counted: str, **fields) -> li
         Of `MetricRow`: ``split``, ``model``, ``subject``, ``selection``, ``notes``.
     """
     shared = {"selection": "none", **fields, "n": test.n}
-    shared["notes"] = "; ".join(v for v in (f"n counts {unit_counted}", shared.get("notes", "")) if v)
+    shared["notes"] = "; ".join(
+        v for v in (f"n counts {unit_counted}", shared.get("notes", "")) if v
+    )
     how = f"permutation test, {test.n_permutations} orders"
     return [
         MetricRow(name, test.value, unit="r", interval=how, **shared),
@@ -176,10 +227,18 @@ def identification_rows(found: Identification, **fields) -> list[MetricRow]:
         "identification_two_way": (found.two_way, found.two_way_low, found.two_way_high, 0.5),
     }
     return [
-        MetricRow(name, value, ci_low=low, ci_high=high, **shared,
-                  notes="; ".join(v for v in (f"chance {chance:.4g} of {found.n_candidates} images", said) if v))
+        MetricRow(
+            name,
+            value,
+            ci_low=low,
+            ci_high=high,
+            **shared,
+            notes="; ".join(
+                v for v in (f"chance {chance:.4g} of {found.n_candidates} images", said) if v
+            ),
+        )
         for name, (value, low, high, chance) in parts.items()
-    ]  # fmt: skip
+    ]
 
 
 def synthesis_rows(found: Synthesis, **fields) -> list[MetricRow]:
@@ -191,7 +250,17 @@ def synthesis_rows(found: Synthesis, **fields) -> list[MetricRow]:
     **fields
         Of `MetricRow`: ``model``, ``subject``, ``roi``, ``notes``.
     """
-    shared = {"split": "synthesised", "selection": "none", **fields, "n": len(found.activity), "unit": "z"}
+    shared = {
+        "split": "synthesised",
+        "selection": "none",
+        **fields,
+        "n": len(found.activity),
+        "unit": "z",
+    }
     shared["notes"] = "; ".join(v for v in (found.prior, shared.get("notes", "")) if v)
-    parts = {"synthesis_start": found.start, "synthesis_activity": found.activity, "synthesis_judged": found.judged}
+    parts = {
+        "synthesis_start": found.start,
+        "synthesis_activity": found.activity,
+        "synthesis_judged": found.judged,
+    }
     return [MetricRow(k, float(np.mean(v)), **shared) for k, v in parts.items() if v is not None]

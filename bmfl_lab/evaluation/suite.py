@@ -50,9 +50,11 @@ def evaluate_suite(
     severities : sequence of int, default (1, 2, 3, 4, 5)
         Of every made shift.
     sets : sequence of str, optional
-        Image sets; "test" and the natural OOD sets by default. Without "test" there are no gaps and no robustness line.
+        Image sets; "test" and the natural OOD sets by default. Without "test" there are no gaps and
+        no robustness line.
     baselines : sequence of str
-        Names of models without a brain, of different accuracy, through which the line of effective robustness goes.
+        Names of models without a brain, of different accuracy, through which the line of effective
+        robustness goes.
     n_bins : int, default 15
         Bins of the calibration error.
     n_boot, seed : int
@@ -61,11 +63,12 @@ def evaluate_suite(
     Returns
     -------
     OODResult
-        Rows of `evaluate_ood` and, over seeds: ``id_ood_gap``, ``ece``, ``nll``, ``error_consistency`` and
-        ``effective_robustness``, each with n, seeds, interval and selection; where there are baselines also their line,
-        ``robustness_slope``, ``robustness_intercept`` and ``robustness_r2``. Effective robustness is None where fewer
-        than three baseline points differ, and for a model below all baselines in distribution. Its notes say where the
-        line had to be extrapolated above them, and where it fits poorly.
+        Rows of `evaluate_ood` and, over seeds: ``id_ood_gap``, ``ece``, ``nll``,
+        ``error_consistency`` and ``effective_robustness``, each with n, seeds, interval and
+        selection; where there are baselines also their line, ``robustness_slope``,
+        ``robustness_intercept`` and ``robustness_r2``. Effective robustness is None where fewer
+        than three baseline points differ, and for a model below all baselines in distribution. Its
+        notes say where the line had to be extrapolated above them, and where it fits poorly.
 
     Raises
     ------
@@ -73,24 +76,27 @@ def evaluate_suite(
         If a shift, severity or baseline is unknown; see also `evaluate_ood`.
 
     Notes
-    -----
-    Each baseline and seed is a point of the line. Two models are compared for error consistency under the same seed; a
-    model with several seeds is also compared with itself under the next one, which tells how alike two runs of one
-    recipe err.
+    ----- Each baseline and seed is a point of the line. Two models are compared for error
+    consistency under the same seed; a model with several seeds is also compared with itself under
+    the next one, which tells how alike two runs of one recipe err.
 
     References
-    ----------
-    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
-    Guo et al. 2017, "On calibration of modern neural networks", eq. 3.
-    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
+    ---------- Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
+    classification". Guo et al. 2017, "On calibration of modern neural networks", eq. 3. Geirhos,
+    Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and
+    humans".
     """
     names = list(dict.fromkeys(n for n, _ in study.shifts)) if shifts is None else list(shifts)
     for name in names:
         if name not in SHIFTS.names():
-            raise ConfigError(message("the name of a shift", repr(name), nearest(name, SHIFTS.names())))
+            raise ConfigError(
+                message("the name of a shift", repr(name), nearest(name, SHIFTS.names()))
+            )
     for name in baselines:
         if name not in models:
-            raise ConfigError(message(f"baselines among {tuple(models)}", repr(name), nearest(name, models)))
+            raise ConfigError(
+                message(f"baselines among {tuple(models)}", repr(name), nearest(name, models))
+            )
     pairs = [(n, int(s)) for n in names for s in severities]
     result = evaluate_ood(models, study, shifts=pairs, sets=sets, n_boot=n_boot, seed=seed)
     more = suite_rows(result, baselines=baselines, n_bins=n_bins, n_boot=n_boot, seed=seed)
@@ -98,7 +104,12 @@ def evaluate_suite(
 
 
 def suite_rows(
-    result: OODResult, *, baselines: Sequence[str] = (), n_bins: int = 15, n_boot: int = 1000, seed: int = 0
+    result: OODResult,
+    *,
+    baselines: Sequence[str] = (),
+    n_bins: int = 15,
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> list[MetricRow]:
     """Return what `evaluate_suite` adds to the rows of `evaluate_ood`.
 
@@ -114,14 +125,19 @@ def suite_rows(
     DataError
         If models were evaluated on different images.
     """
-    cells, family = list(_cells(result)), [m for m in dict.fromkeys(result.per_image["model"]) if m not in baselines]
+    cells, family = (
+        list(_cells(result)),
+        [m for m in dict.fromkeys(result.per_image["model"]) if m not in baselines],
+    )
     rows = _calibration_rows(result, cells, n_bins, n_boot, seed)
     rows += _consistency_rows(result, cells, family, n_boot, seed)
     homes = [c for c in cells if c.key == ("test", "", None)]
     if homes:
         others = [c for c in cells if c is not homes[0] and len(c.ids)]
         rows += _gap_rows(result, homes[0], others, n_boot, seed)
-        rows += _robustness_rows(result, homes[0], others, baselines, n_boot, seed) if baselines else []
+        rows += (
+            _robustness_rows(result, homes[0], others, baselines, n_boot, seed) if baselines else []
+        )
     return rows
 
 
@@ -134,18 +150,33 @@ class _Cell:
     tables: Mapping[str, Mapping[str, np.ndarray]]
     seeds: Mapping[str, np.ndarray]
 
-    def row(self, result: OODResult, name: str, model: str, value: float | None, **fields: Any) -> MetricRow:
+    def row(
+        self, result: OODResult, name: str, model: str, value: float | None, **fields: Any
+    ) -> MetricRow:
         first = model.split(" ~ ")[0]
         selection = next((r.selection for r in result.rows if r.model == first), "none")
         split, shift, severity = self.key
-        fields["notes"] = "; ".join(t for t in (fields.get("notes", ""), notes_of(result, *self.key)) if t)
+        fields["notes"] = "; ".join(
+            t for t in (fields.get("notes", ""), notes_of(result, *self.key)) if t
+        )
         fields.setdefault("n_seeds", len(self.seeds.get(first, ())) or None)
-        return MetricRow(name, value, split=split, shift=shift, severity=severity, n=len(self.ids), model=model,
-                         selection=selection, **fields)  # fmt: skip
+        return MetricRow(
+            name,
+            value,
+            split=split,
+            shift=shift,
+            severity=severity,
+            n=len(self.ids),
+            model=model,
+            selection=selection,
+            **fields,
+        )
 
 
 def _cells(result: OODResult) -> Iterator[_Cell]:
-    frame = result.per_image.assign(severity=result.per_image["severity"].astype("Float64").fillna(0))
+    frame = result.per_image.assign(
+        severity=result.per_image["severity"].astype("Float64").fillna(0)
+    )
     for (split, shift, severity), part in frame.groupby(list(KEYS), sort=False):
         tables, seeds, ids = {}, {}, None
         for model, mine in part.groupby("model", sort=False):
@@ -153,15 +184,22 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
             wide = wide.sort_index(axis=0)
             found = {v: wide[v].sort_index(axis=1) for v in ("correct", "confidence", "nll")}
             if ids is not None and list(found["correct"].columns) != ids:
-                raise DataError(message(f"all models on the images of {split!r}", f"other images for {model!r}",
-                                        "evaluate the models together"))  # fmt: skip
+                raise DataError(
+                    message(
+                        f"all models on the images of {split!r}",
+                        f"other images for {model!r}",
+                        "evaluate the models together",
+                    )
+                )
             ids = list(found["correct"].columns)
             tables[model] = {v: t.to_numpy(dtype=np.float64) for v, t in found.items()}
             seeds[model] = wide.index.to_numpy()
         yield _Cell((split, shift, int(severity) or None), np.asarray(ids), tables, seeds)
 
 
-def _gap_rows(result: OODResult, home: _Cell, others: Sequence[_Cell], n_boot: int, seed: int) -> list[MetricRow]:
+def _gap_rows(
+    result: OODResult, home: _Cell, others: Sequence[_Cell], n_boot: int, seed: int
+) -> list[MetricRow]:
     """Return ``id_ood_gap``; shifts of "test" are compared image by image, natural sets as independent samples."""
     rows = []
     for cell in others:
@@ -173,8 +211,18 @@ def _gap_rows(result: OODResult, home: _Cell, others: Sequence[_Cell], n_boot: i
             a, b = home.tables[model]["correct"], tables["correct"]
             drawn = ((w_id @ a.T - w_ood @ b.T) * seed_weights(len(a), n_boot, seed)).sum(1)
             low, high = percentiles(drawn)
-            rows.append(cell.row(result, "id_ood_gap", model, float(a.mean() - b.mean()), unit="fraction", ci_low=low,
-                                 ci_high=high, interval=how))  # fmt: skip
+            rows.append(
+                cell.row(
+                    result,
+                    "id_ood_gap",
+                    model,
+                    float(a.mean() - b.mean()),
+                    unit="fraction",
+                    ci_low=low,
+                    ci_high=high,
+                    interval=how,
+                )
+            )
     return rows
 
 
@@ -183,8 +231,8 @@ def _calibration_rows(
 ) -> list[MetricRow]:
     """Return ``ece`` and ``nll``, means over seeds.
 
-    The binned error is biased upwards by sampling noise, and its resamples more so: the interval may lie above the
-    value.
+    The binned error is biased upwards by sampling noise, and its resamples more so: the interval
+    may lie above the value.
     """
     rows = []
     for cell in cells:
@@ -195,18 +243,33 @@ def _calibration_rows(
             notes = {"ece": f"{n_bins} bins of equal width of the top-1 probability", "nll": ""}
             for name, (value, drawn_BS) in found.items():
                 low, high = (None, None) if value is None else percentiles((drawn_BS * over).sum(1))
-                rows.append(cell.row(result, name, model, value, unit="fraction" if name == "ece" else "nats",
-                                     ci_low=low, ci_high=high, interval=f"{OVER} and seeds", notes=notes[name]))  # fmt: skip
+                rows.append(
+                    cell.row(
+                        result,
+                        name,
+                        model,
+                        value,
+                        unit="fraction" if name == "ece" else "nats",
+                        ci_low=low,
+                        ci_high=high,
+                        interval=f"{OVER} and seeds",
+                        notes=notes[name],
+                    )
+                )
     return rows
 
 
-def _ece(tables: Mapping[str, np.ndarray], n_bins: int, weights: np.ndarray) -> tuple[float | None, np.ndarray]:
+def _ece(
+    tables: Mapping[str, np.ndarray], n_bins: int, weights: np.ndarray
+) -> tuple[float | None, np.ndarray]:
     known = np.isfinite(tables["confidence"])
     if not known.any(axis=1).all():
         return None, np.zeros((len(weights), len(known)))
     values, drawn = [], []
     for correct, confidence, use in zip(tables["correct"], tables["confidence"], known):
-        bins = np.clip(np.ceil(np.where(use, confidence, 1) * n_bins).astype(int) - 1, 0, n_bins - 1)
+        bins = np.clip(
+            np.ceil(np.where(use, confidence, 1) * n_bins).astype(int) - 1, 0, n_bins - 1
+        )
         gap_NK = np.zeros((len(use), n_bins))
         gap_NK[np.arange(len(use)), bins] = np.where(use, correct - np.where(use, confidence, 0), 0)
         values.append(np.abs(gap_NK.sum(0)).sum() / use.sum())
@@ -237,11 +300,19 @@ def _consistency_rows(
             values = [error_consistency(x.astype(bool), y.astype(bool)) for x, y in pairs]
             known = [v for v in values if v is not None]
             low, high = percentiles(np.mean([_kappa(weights, x, y) for x, y in pairs], axis=0))
-            rows.append(cell.row(
-                result, "error_consistency", f"{a} ~ {b}" + (" (another seed)" if a == b else ""),
-                float(np.mean(known)) if known else None, unit="kappa", ci_low=low, ci_high=high, interval=OVER,
-                n_seeds=len(pairs),
-            ))  # fmt: skip
+            rows.append(
+                cell.row(
+                    result,
+                    "error_consistency",
+                    f"{a} ~ {b}" + (" (another seed)" if a == b else ""),
+                    float(np.mean(known)) if known else None,
+                    unit="kappa",
+                    ci_low=low,
+                    ci_high=high,
+                    interval=OVER,
+                    n_seeds=len(pairs),
+                )
+            )
     return rows
 
 
@@ -257,11 +328,20 @@ def _paired_seeds(cell: _Cell, a: str, b: str) -> Iterator[tuple[np.ndarray, np.
 def _kappa(weights: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     p_a, p_b, same = weights @ a, weights @ b, weights @ (a == b)
     expected = p_a * p_b + (1 - p_a) * (1 - p_b)
-    return np.where(expected < 1 - 1e-6, (same - expected) / np.where(expected < 1 - 1e-6, 1 - expected, 1), np.nan)
+    return np.where(
+        expected < 1 - 1e-6,
+        (same - expected) / np.where(expected < 1 - 1e-6, 1 - expected, 1),
+        np.nan,
+    )
 
 
 def _robustness_rows(
-    result: OODResult, home: _Cell, others: Sequence[_Cell], baselines: Sequence[str], n_boot: int, seed: int
+    result: OODResult,
+    home: _Cell,
+    others: Sequence[_Cell],
+    baselines: Sequence[str],
+    n_boot: int,
+    seed: int,
 ) -> list[MetricRow]:
     """Return ``effective_robustness`` and the line; accuracies of 0 and 1 are moved inside by half an image."""
     rows = []
@@ -270,13 +350,25 @@ def _robustness_rows(
         y = np.concatenate([cell.tables[b]["correct"] for b in baselines])
         points = _inside(x.mean(1), len(home.ids)), _inside(y.mean(1), len(cell.ids))
         line = fit_robustness_line(*points) if len(x) >= 3 and np.ptp(points[0]) > 0 else None
-        about = f"line through {len(x)} baseline points" + (f", R2 = {line.r2:.2f}" if line else ": undefined")
-        about += "; poor fit: the line explains less than half of the spread" if line and line.r2 < POOR_FIT else ""
+        about = f"line through {len(x)} baseline points" + (
+            f", R2 = {line.r2:.2f}" if line else ": undefined"
+        )
+        about += (
+            "; poor fit: the line explains less than half of the spread"
+            if line and line.r2 < POOR_FIT
+            else ""
+        )
         for name in ("slope", "intercept", "r2"):
             value = None if line is None else float(getattr(line, name))
-            rows.append(cell.row(result, f"robustness_{name}", "baselines", value, unit="logit", notes=about))
+            rows.append(
+                cell.row(
+                    result, f"robustness_{name}", "baselines", value, unit="logit", notes=about
+                )
+            )
         weights = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
-        over = np.concatenate([seed_weights(len(home.seeds[b]), n_boot, seed) for b in baselines], axis=1)
+        over = np.concatenate(
+            [seed_weights(len(home.seeds[b]), n_boot, seed) for b in baselines], axis=1
+        )
         drawn_line = _drawn_lines(
             _inside(weights[0] @ x.T, len(home.ids)), _inside(weights[1] @ y.T, len(cell.ids)), over
         )
@@ -285,35 +377,63 @@ def _robustness_rows(
             own = _inside(a.mean(1), len(home.ids)), b.mean(1)
             reach, known = _reach(own[0], points[0])
             known = known and line is not None
-            value = float(np.mean([effective_robustness(line, *p) for p in zip(*own)])) if known else None
-            drawn = _residual(*drawn_line, _inside(weights[0] @ a.T, len(home.ids)), weights[1] @ b.T)
+            value = (
+                float(np.mean([effective_robustness(line, *p) for p in zip(*own)]))
+                if known
+                else None
+            )
+            drawn = _residual(
+                *drawn_line, _inside(weights[0] @ a.T, len(home.ids)), weights[1] @ b.T
+            )
             drawn = (drawn * seed_weights(len(a), n_boot, seed)).sum(1)
             low, high = percentiles(drawn) if known else (None, None)
-            rows.append(cell.row(result, "effective_robustness", model, value, unit="fraction", ci_low=low,
-                                 ci_high=high, interval=f"{OVER} and seeds", notes=about + reach))  # fmt: skip
+            rows.append(
+                cell.row(
+                    result,
+                    "effective_robustness",
+                    model,
+                    value,
+                    unit="fraction",
+                    ci_low=low,
+                    ci_high=high,
+                    interval=f"{OVER} and seeds",
+                    notes=about + reach,
+                )
+            )
     return rows
 
 
 def _reach(own: np.ndarray, points: np.ndarray) -> tuple[str, bool]:
     """Return what to say of a model outside the range of the baselines in distribution, and whether it has a value.
 
-    Above, where a better model is bound to lie, the line is extended and says so. Below, baselines trained for a shorter
-    time could have been had: a line extended to chance level compares with nothing.
+    Above, where a better model is bound to lie, the line is extended and says so. Below, baselines
+    trained for a shorter time could have been had: a line extended to chance level compares with
+    nothing.
     """
     low, high = points.min(), points.max()
     if own.mean() < low:
         said = f"; undefined: {100 * own.mean():.0f} % in distribution, the baselines begin at {100 * low:.0f} %"
         return said, False
-    return ("" if own.mean() <= high else f"; extrapolated: the baselines reach {100 * high:.0f} % in distribution"), True
+    return (
+        ""
+        if own.mean() <= high
+        else f"; extrapolated: the baselines reach {100 * high:.0f} % in distribution"
+    ), True
 
 
 def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
     return np.clip(accuracy, 0.5 / n, 1 - 0.5 / n)
 
 
-def _drawn_lines(x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _drawn_lines(
+    x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return slope and intercept (B,) of each resample, points weighing as often as their seed was drawn."""
-    x, y, w = np.log(x_BK / (1 - x_BK)), np.log(y_BK / (1 - y_BK)), w_BK / w_BK.sum(1, keepdims=True)
+    x, y, w = (
+        np.log(x_BK / (1 - x_BK)),
+        np.log(y_BK / (1 - y_BK)),
+        w_BK / w_BK.sum(1, keepdims=True),
+    )
     mean_x, mean_y = (w * x).sum(1), (w * y).sum(1)
     dx = x - mean_x[:, None]
     spread = (w * dx**2).sum(1)
@@ -321,6 +441,8 @@ def _drawn_lines(x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray) -> tuple[
     return slope, mean_y - slope * mean_x
 
 
-def _residual(slope: np.ndarray, intercept: np.ndarray, id_BS: np.ndarray, ood_BS: np.ndarray) -> np.ndarray:
+def _residual(
+    slope: np.ndarray, intercept: np.ndarray, id_BS: np.ndarray, ood_BS: np.ndarray
+) -> np.ndarray:
     at = slope[:, None] * np.log(id_BS / (1 - id_BS)) + intercept[:, None]
     return ood_BS - 1 / (1 + np.exp(-at))

@@ -21,7 +21,8 @@ class Synthesis:
     ----------
     images : ndarray of uint8, shape (n, H, W, 3)
     activity : ndarray, shape (n,)
-        Mean predicted activity of the ROI for the images as stored (8 bit), by the encoder that made them.
+        Mean predicted activity of the ROI for the images as stored (8 bit), by the encoder that
+        made them.
     start : ndarray, shape (n,)
         The same before the first step.
     judged : ndarray, shape (n,), or None
@@ -62,7 +63,8 @@ def synthesise_preferred(
     Parameters
     ----------
     encoder : callable
-        ``encoder(images (B, 3, H, W) in 0..1) -> (B, n_vertices)``, differentiable; does its own normalisation.
+        ``encoder(images (B, 3, H, W) in 0..1) -> (B, n_vertices)``, differentiable; does its own
+        normalisation.
     mask : ndarray of bool, shape (n_vertices,)
         The ROI whose mean activity is raised.
     image_size : int
@@ -72,7 +74,8 @@ def synthesise_preferred(
     smoothness : float, default 1
         Weight of total variation.
     jitter : int, default 4
-        Largest circular shift in pixels drawn anew at each step, so that no single pixel grid is exploited.
+        Largest circular shift in pixels drawn anew at each step, so that no single pixel grid is
+        exploited.
     judge : callable, optional
         A held-out encoder of the same vertices.
     seed : int
@@ -91,9 +94,8 @@ def synthesise_preferred(
         If activity stops being finite.
 
     Notes
-    -----
-    The objective is that of BrainDiVE (mean activity of the ROI's voxels); its diffusion model is replaced by
-    this plain prior, so images show features, not scenes.
+    ----- The objective is that of BrainDiVE (mean activity of the ROI's voxels); its diffusion
+    model is replaced by this plain prior, so images show features, not scenes.
 
     References
     ----------
@@ -110,7 +112,11 @@ def synthesise_preferred(
         )
     generator = torch.Generator().manual_seed(seed_for(seed, "synthesis"))
     chosen = torch.from_numpy(mask).to(device)
-    raw = (0.1 * torch.randn(n, 3, image_size, image_size, generator=generator)).to(device).requires_grad_()
+    raw = (
+        (0.1 * torch.randn(n, 3, image_size, image_size, generator=generator))
+        .to(device)
+        .requires_grad_()
+    )
     optimiser = torch.optim.Adam([raw], lr=lr)
 
     def activity(images: Tensor, by: Callable[[Tensor], Tensor] = encoder) -> Tensor:
@@ -123,7 +129,9 @@ def synthesise_preferred(
         images = raw.sigmoid()
         value = activity(images.roll(moves, (2, 3)))
         if not torch.isfinite(value).all():
-            raise NumericsError(message("finite predicted activity", f"NaN at step {step}", "lower lr"))
+            raise NumericsError(
+                message("finite predicted activity", f"NaN at step {step}", "lower lr")
+            )
         loss = (smoothness * total_variation(images) - value).sum()
         (raw.grad,) = torch.autograd.grad(loss, raw)
         optimiser.step()
@@ -131,5 +139,7 @@ def synthesise_preferred(
         stored = (raw.sigmoid() * 255).round()
         final = activity(stored / 255).cpu().numpy()
         judged = None if judge is None else activity(stored / 255, judge).cpu().numpy()
-    prior = f"total variation x {smoothness:g}, circular jitter up to {jitter} px, pixel values in 0..1"
+    prior = (
+        f"total variation x {smoothness:g}, circular jitter up to {jitter} px, pixel values in 0..1"
+    )
     return Synthesis(stored.byte().permute(0, 2, 3, 1).cpu().numpy(), final, start, judged, prior)

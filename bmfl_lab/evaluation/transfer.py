@@ -30,8 +30,16 @@ def shared_test(subjects: Sequence[Subject], split: str = "test") -> dict[str, n
     DataError
         If fewer than four are left for a subject.
     """
-    used = {str(s.stimuli.ids[i]) for s in subjects for part in ("train", "val") for i in s.splits.get(part, ())}
-    found = {s.name: np.asarray([i for i in s.rows(split) if str(s.stimuli.ids[i]) not in used]) for s in subjects}
+    used = {
+        str(s.stimuli.ids[i])
+        for s in subjects
+        for part in ("train", "val")
+        for i in s.splits.get(part, ())
+    }
+    found = {
+        s.name: np.asarray([i for i in s.rows(split) if str(s.stimuli.ids[i]) not in used])
+        for s in subjects
+    }
     for name, rows in found.items():
         if len(rows) < 4:
             raise DataError(
@@ -52,10 +60,12 @@ def across_subjects(
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Name of the subject a model was aligned with to a model with ``activations(stimuli)``, or one a seed; "" for
-        the network before alignment, with which the others are compared. Other names ("shuffled") are controls.
+        Name of the subject a model was aligned with to a model with ``activations(stimuli)``, or
+        one a seed; "" for the network before alignment, with which the others are compared. Other
+        names ("shuffled") are controls.
     subjects : sequence of Subject
-        Whom the models are tested on, on those stimuli of `split` that no subject was trained or selected with.
+        Whom the models are tested on, on those stimuli of `split` that no subject was trained or
+        selected with.
     split : str, default "test"
     **options
         Of `alignment_effect`.
@@ -63,8 +73,9 @@ def across_subjects(
     Returns
     -------
     DataFrame
-        As `alignment_effect`, with ``trained_on``, ``subject`` (tested) and ``own`` (they are the same) in place of
-        ``model``. In the rows over all layers and ROIs, ``p_holm`` is adjusted over all pairs of trained-on and tested.
+        As `alignment_effect`, with ``trained_on``, ``subject`` (tested) and ``own`` (they are the
+        same) in place of ``model``. In the rows over all layers and ROIs, ``p_holm`` is adjusted
+        over all pairs of trained-on and tested.
 
     Raises
     ------
@@ -94,7 +105,9 @@ def across_subjects(
     return table
 
 
-def transfer_rows(table: pd.DataFrame, *, selection: str, split: str = "test", notes: str = "") -> list[MetricRow]:
+def transfer_rows(
+    table: pd.DataFrame, *, selection: str, split: str = "test", notes: str = ""
+) -> list[MetricRow]:
     """Turn `across_subjects` into metric rows, one a pair of trained-on and tested.
 
     Parameters
@@ -107,19 +120,30 @@ def transfer_rows(table: pd.DataFrame, *, selection: str, split: str = "test", n
     Returns
     -------
     list of MetricRow
-        ``rsa_transfer`` (mean RSA over layers and ROIs) and ``rsa_transfer_gain`` (over the network before alignment);
-        ``model`` names whom it was trained on, or the control, and ``subject`` whom it was tested on.
+        ``rsa_transfer`` (mean RSA over layers and ROIs) and ``rsa_transfer_gain`` (over the network
+        before alignment); ``model`` names whom it was trained on, or the control, and ``subject``
+        whom it was tested on.
     """
     rows, people = [], set(table["subject"])
     for r in table[table["roi"] == ALL].itertuples():
         shared = {
-            "unit": "spearman rho", "split": split, "n": r.n_stimuli, "subject": r.subject, "n_seeds": r.n_seeds,
+            "unit": "spearman rho",
+            "split": split,
+            "n": r.n_stimuli,
+            "subject": r.subject,
+            "n_seeds": r.n_seeds,
             "interval": r.interval,
-        }  # fmt: skip
-        name = f"aligned with {r.trained_on}" if r.trained_on in people else r.trained_on or "original"
+        }
+        name = (
+            f"aligned with {r.trained_on}" if r.trained_on in people else r.trained_on or "original"
+        )
         kept = {"selection": selection if r.trained_on else "none", "model": name}
         said = "; ".join(v for v in ("own subject" if r.own else "", notes) if v)
-        rows.append(MetricRow("rsa_transfer", r.value, ci_low=r.low, ci_high=r.high, notes=said, **kept, **shared))
+        rows.append(
+            MetricRow(
+                "rsa_transfer", r.value, ci_low=r.low, ci_high=r.high, notes=said, **kept, **shared
+            )
+        )
         if np.isfinite(r.p):
             told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over pairs)", said) if v)
             ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}
@@ -136,8 +160,9 @@ class EEGTransfer:
     course : DataFrame
         Columns model, layer, time (s), value (mean r over sensors and seeds), n_stimuli.
     effect : DataFrame
-        One row a model, over layers, sensors and the times of the window: model, value, low, high, difference (to the
-        baseline), difference_low, difference_high, p, p_holm (over the models), n_stimuli, n_seeds.
+        One row a model, over layers, sensors and the times of the window: model, value, low, high,
+        difference (to the baseline), difference_low, difference_high, p, p_holm (over the models),
+        n_stimuli, n_seeds.
     """
 
     course: pd.DataFrame
@@ -147,7 +172,10 @@ class EEGTransfer:
 def folds(n: int, k: int = 3, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return k pairs of training and test rows; every row is tested once."""
     parts = np.array_split(rng(seed, "eeg folds").permutation(n), k)
-    return [(np.sort(np.concatenate([p for p in parts if p is not part])), np.sort(part)) for part in parts]
+    return [
+        (np.sort(np.concatenate([p for p in parts if p is not part])), np.sort(part))
+        for part in parts
+    ]
 
 
 def on_eeg(
@@ -167,13 +195,15 @@ def on_eeg(
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Each has ``activations(stimuli)``; a list holds one a seed, in the same order for every model.
+        Each has ``activations(stimuli)``; a list holds one a seed, in the same order for every
+        model.
     eeg : EEG
         Evoked responses; averaged over repeats here.
     stimuli : StimulusSet
         Holds the images of `eeg`; paired by id. They must not have trained the models.
     splits : sequence of (train, test)
-        Disjoint rows of `eeg` for the ridge, e.g. from `folds`. Predictions for all test rows are scored together.
+        Disjoint rows of `eeg` for the ridge, e.g. from `folds`. Predictions for all test rows are
+        scored together.
     baseline : str, default "original"
         The model that the others are compared with.
     window : (float, float)
@@ -192,8 +222,8 @@ def on_eeg(
     ConfigError
         If the baseline is unknown.
     DataError
-        If an EEG stimulus has no image, train and test rows overlap, a row is tested twice, no time lies in the window,
-        or models have unequal numbers of seeds.
+        If an EEG stimulus has no image, train and test rows overlap, a row is tested twice, no time
+        lies in the window, or models have unequal numbers of seeds.
     """
     groups = seed_groups(models, baseline)
     tested = np.concatenate([test for _, test in splits])
@@ -211,11 +241,22 @@ def on_eeg(
     kept = np.tile(inside, data.shape[1])
     courses, values, samples = [], [], []
     for name, group in groups.items():
-        per_seed = [_scored(m.activations(shown), measured, splits, n_boot, seed, kept, options) for m in group]
+        per_seed = [
+            _scored(m.activations(shown), measured, splits, n_boot, seed, kept, options)
+            for m in group
+        ]
         # over seeds and sensors: (n_layers, n_times)
-        mean = np.nanmean([[v.reshape(data.shape[1:]) for v in r.values()] for r, _ in per_seed], axis=(0, 2))
+        mean = np.nanmean(
+            [[v.reshape(data.shape[1:]) for v in r.values()] for r, _ in per_seed], axis=(0, 2)
+        )
         courses += [
-            {"model": name, "layer": layer, "time": float(t), "value": mean[i, k], "n_stimuli": len(tested)}
+            {
+                "model": name,
+                "layer": layer,
+                "time": float(t),
+                "value": mean[i, k],
+                "n_stimuli": len(tested),
+            }
             for i, layer in enumerate(per_seed[0][0])
             for k, t in enumerate(eeg.times)
         ]
@@ -227,9 +268,16 @@ def on_eeg(
 
 def _scored(features, measured, splits, n_boot, seed, kept, options):
     """Return r of every layer and column, and resamples (n_boot,) of their mean over layers and kept columns."""
-    parts = [encoding_predictions(features, measured, train=train, test=test, **options) for train, test in splits]
-    # each fold about its own mean: a fold's prediction contains the mean of the others, which lies on the other side
-    predicted = {layer: np.concatenate([p[layer] - p[layer].mean(axis=0) for p in parts]) for layer in features}
+    parts = [
+        encoding_predictions(features, measured, train=train, test=test, **options)
+        for train, test in splits
+    ]
+    # each fold about its own mean: a fold's prediction contains the mean of the others, which lies
+    # on the other side
+    predicted = {
+        layer: np.concatenate([p[layer] - p[layer].mean(axis=0) for p in parts])
+        for layer in features
+    }
     seen = np.concatenate([measured[test] - measured[test].mean(axis=0) for _, test in splits])
     r = {layer: np.asarray(pearson(seen, p)) for layer, p in predicted.items()}
     drawn = [
@@ -239,16 +287,28 @@ def _scored(features, measured, splits, n_boot, seed, kept, options):
     return r, np.mean(drawn, axis=0)
 
 
-def _effect(names: list[str], values: np.ndarray, samples: np.ndarray, baseline: str, n: int) -> pd.DataFrame:
+def _effect(
+    names: list[str], values: np.ndarray, samples: np.ndarray, baseline: str, n: int
+) -> pd.DataFrame:
     base, rows = names.index(baseline), []
     for i, name in enumerate(names):
         own, _ = crossed_bootstrap(values[i], samples[i], n)
         change, p = crossed_bootstrap(values[i] - values[base], samples[i] - samples[base], n)
-        rows.append({
-            "model": name, "value": own.value, "low": own.low, "high": own.high, "difference": change.value,
-            "difference_low": change.low, "difference_high": change.high, "p": np.nan if i == base else p,
-            "n_stimuli": n, "n_seeds": values.shape[1], "interval": own.method,
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "value": own.value,
+                "low": own.low,
+                "high": own.high,
+                "difference": change.value,
+                "difference_low": change.low,
+                "difference_high": change.high,
+                "p": np.nan if i == base else p,
+                "n_stimuli": n,
+                "n_seeds": values.shape[1],
+                "interval": own.method,
+            }
+        )
     table = pd.DataFrame(rows)
     tested = table["p"].notna()
     table["p_holm"] = table["p"]
@@ -258,7 +318,12 @@ def _effect(names: list[str], values: np.ndarray, samples: np.ndarray, baseline:
 
 
 def eeg_rows(
-    found: EEGTransfer, *, subject: str, selection: Mapping[str, str], split: str = "test", notes: str = ""
+    found: EEGTransfer,
+    *,
+    subject: str,
+    selection: Mapping[str, str],
+    split: str = "test",
+    notes: str = "",
 ) -> list[MetricRow]:
     """Turn `on_eeg` into metric rows.
 
@@ -284,12 +349,24 @@ def eeg_rows(
     rows = []
     for r in found.effect.itertuples():
         if r.model not in selection:
-            raise ConfigError(message(f"the selection of {r.model!r}", "none", nearest(r.model, selection)))
+            raise ConfigError(
+                message(f"the selection of {r.model!r}", "none", nearest(r.model, selection))
+            )
         shared = {
-            "unit": "r", "split": split, "n": r.n_stimuli, "model": r.model, "subject": subject,
-            "selection": selection[r.model], "interval": r.interval, "n_seeds": r.n_seeds,
-        }  # fmt: skip
-        rows.append(MetricRow("eeg_encoding_r", r.value, ci_low=r.low, ci_high=r.high, notes=notes, **shared))
+            "unit": "r",
+            "split": split,
+            "n": r.n_stimuli,
+            "model": r.model,
+            "subject": subject,
+            "selection": selection[r.model],
+            "interval": r.interval,
+            "n_seeds": r.n_seeds,
+        }
+        rows.append(
+            MetricRow(
+                "eeg_encoding_r", r.value, ci_low=r.low, ci_high=r.high, notes=notes, **shared
+            )
+        )
         if np.isfinite(r.p):
             told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over models)", notes) if v)
             ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}

@@ -54,8 +54,8 @@ def contrastive(p_BE: Tensor, y_BE: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape ()
-        ``1 - mean_i r(p_i, y_i) + mean_{i != j} r(p_i, y_j)``, r being Pearson's over the E features. A constant
-        row counts as r = 0.
+        ``1 - mean_i r(p_i, y_i) + mean_{i != j} r(p_i, y_j)``, r being Pearson's over the E
+        features. A constant row counts as r = 0.
 
     Raises
     ------
@@ -89,14 +89,16 @@ def alignment_loss(
     logits_BC : Tensor, shape (B, C)
         Class scores of the network being aligned.
     targets : Tensor, shape (B,) of int64 or (B, C) of probabilities
-        What the classification is held to: the argmax or the softmax of the frozen original, or true labels.
+        What the classification is held to: the argmax or the softmax of the frozen original, or
+        true labels.
     p_BE, y_BE : Tensor, shape (B, E)
         Predicted and measured responses.
     beta : float
         Weight of alignment; 0 trains the same network without fMRI.
     contrast : {"matrix", "detached", "none"}
-        "matrix": the contrast as described, with its gradient. "detached": its value is counted and its gradient
-        is not, so that the network learns from the squared error alone. "none": squared error only.
+        "matrix": the contrast as described, with its gradient. "detached": its value is counted and
+        its gradient is not, so that the network learns from the squared error alone. "none":
+        squared error only.
 
     Returns
     -------
@@ -112,18 +114,19 @@ def alignment_loss(
         If shapes do not agree, or the batch holds one stimulus and a contrast is asked for.
 
     Notes
-    -----
-    "detached" is what the code released with ReAlnet-fMRI does: it collects the correlations in a list and builds
-    a new tensor from it, which cuts the graph. Reported losses then include a term that trains nothing, and the
-    gradient equals that of "none" to the bit. Results published from that code are results of squared-error
-    alignment.
+    ----- "detached" is what the code released with ReAlnet-fMRI does: it collects the correlations
+    in a list and builds a new tensor from it, which cuts the graph. Reported losses then include a
+    term that trains nothing, and the gradient equals that of "none" to the bit. Results published
+    from that code are results of squared-error alignment.
 
     References
     ----------
     Lu & Wang 2025, Cognitive Neurodynamics 19:61 (arXiv:2407.10414).
     """
     if contrast not in CONTRASTS:
-        raise ConfigError(message(f"a contrast among {CONTRASTS}", repr(contrast), "choose one of them"))
+        raise ConfigError(
+            message(f"a contrast among {CONTRASTS}", repr(contrast), "choose one of them")
+        )
     if beta < 0:
         raise ConfigError(message("beta of at least 0", repr(beta), "use beta=0 for no alignment"))
     if logits_BC.ndim != 2 or targets.shape not in (logits_BC.shape[:1], logits_BC.shape):
@@ -138,9 +141,16 @@ def alignment_loss(
         _check(p_BE, y_BE)
     if p_BE.shape != y_BE.shape:
         raise DataError(
-            message("responses of one shape", f"{tuple(p_BE.shape)} and {tuple(y_BE.shape)}", "nothing is broadcast")
+            message(
+                "responses of one shape",
+                f"{tuple(p_BE.shape)} and {tuple(y_BE.shape)}",
+                "nothing is broadcast",
+            )
         )
-    parts = {"cross_entropy": functional.cross_entropy(logits_BC, targets), "mse": functional.mse_loss(p_BE, y_BE)}
+    parts = {
+        "cross_entropy": functional.cross_entropy(logits_BC, targets),
+        "mse": functional.mse_loss(p_BE, y_BE),
+    }
     alignment = parts["mse"]
     if contrast != "none":
         with torch.set_grad_enabled(contrast == "matrix" and torch.is_grad_enabled()):

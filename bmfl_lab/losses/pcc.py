@@ -18,7 +18,10 @@ MINIMUM_VARIANCE = 1e-6
 
 
 def pearson_regulariser(
-    x: Tensor, y: Tensor, axis: Literal["feature", "batch"] = "feature", eps: float = MINIMUM_VARIANCE
+    x: Tensor,
+    y: Tensor,
+    axis: Literal["feature", "batch"] = "feature",
+    eps: float = MINIMUM_VARIANCE,
 ) -> Tensor:
     """Return one minus the mean Pearson correlation of two sets of features.
 
@@ -27,16 +30,16 @@ def pearson_regulariser(
     x, y : Tensor, shape (B, d)
         The two representations of the same B stimuli.
     axis : "feature" or "batch", default "feature"
-        "feature": one correlation a stimulus, over its d features. "batch": one correlation a feature, over the
-        B stimuli of the batch.
+        "feature": one correlation a stimulus, over its d features. "batch": one correlation a
+        feature, over the B stimuli of the batch.
     eps : float, default 1e-6
         Floor of the variances.
 
     Returns
     -------
     Tensor, shape ()
-        ``1 - mean r``, in [0, 2]; float64 for float64 input, else float32, also inside autocast. A constant row
-        counts as r = 0.
+        ``1 - mean r``, in [0, 2]; float64 for float64 input, else float32, also inside autocast. A
+        constant row counts as r = 0.
 
     Raises
     ------
@@ -46,12 +49,12 @@ def pearson_regulariser(
         If `axis` is unknown.
 
     Notes
-    -----
-    NeuralOOD names the axis neither "feature" nor "batch"; over the features of each stimulus is our choice.
+    ----- NeuralOOD names the axis neither "feature" nor "batch"; over the features of each stimulus
+    is our choice.
 
     References
-    ----------
-    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): correlation of the two cross-attended features in the loss.
+    ---------- Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): correlation of the two
+    cross-attended features in the loss.
     """
     _check(x, y, axis)
     dim = 1 if axis == "feature" else 0
@@ -139,7 +142,9 @@ def fusion_loss(
     Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): L = L_cls + alpha L_fusion.
     """
     if not 0 <= label_smoothing < 1:
-        raise ConfigError(message("label_smoothing in [0, 1)", repr(label_smoothing), "choose for example 0.1"))
+        raise ConfigError(
+            message("label_smoothing in [0, 1)", repr(label_smoothing), "choose for example 0.1")
+        )
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise DataError(
             message(
@@ -155,7 +160,11 @@ def fusion_loss(
     if x_vb is None or x_bv is None:
         if alpha:
             raise ConfigError(
-                message("alpha 0 for a model without fused features", repr(alpha), "set alpha=0, or fuse the brain")
+                message(
+                    "alpha 0 for a model without fused features",
+                    repr(alpha),
+                    "set alpha=0, or fuse the brain",
+                )
             )
         return loss, parts
     regulariser = pearson_regulariser(x_vb, x_bv, axis)

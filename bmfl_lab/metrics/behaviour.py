@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> np.ndarray:
     """Decide among entry-level categories from the logits of a fine head.
 
-    The probability of a category is the mean softmax probability of its classes; the highest wins, ties going to the
-    first name.
+    The probability of a category is the mean softmax probability of its classes; the highest wins,
+    ties going to the first name.
 
     Parameters
     ----------
@@ -60,7 +60,9 @@ def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> 
     return np.where(np.isnan(logits).any(axis=1), "", chosen)
 
 
-def shape_bias(decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]) -> float | None:
+def shape_bias(
+    decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]
+) -> float | None:
     """Return the share of shape decisions among shape and texture decisions on cue-conflict images.
 
     Images whose shape and texture agree are left out.
@@ -86,7 +88,13 @@ def shape_bias(decisions: Sequence[str], shapes: Sequence[str], textures: Sequen
     """
     d, s, t = (np.asarray(a, dtype=object) for a in (decisions, shapes, textures))
     if not d.shape == s.shape == t.shape:
-        raise DataError(message("three lists of one length", f"{d.shape}, {s.shape}, {t.shape}", "pair them by image"))
+        raise DataError(
+            message(
+                "three lists of one length",
+                f"{d.shape}, {s.shape}, {t.shape}",
+                "pair them by image",
+            )
+        )
     conflict = s != t
     by_shape, by_texture = int((conflict & (d == s)).sum()), int((conflict & (d == t)).sum())
     return by_shape / (by_shape + by_texture) if by_shape + by_texture else None
@@ -113,12 +121,16 @@ def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | N
         If shapes differ.
 
     References
-    ----------
-    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
+    ---------- Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial
+    behaviour of CNNs and humans".
     """
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
-        raise DataError(message("two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"))
+        raise DataError(
+            message(
+                "two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"
+            )
+        )
     if not a.size:
         return None
     expected = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
@@ -131,34 +143,44 @@ def observer_accuracy(trials: pd.DataFrame, by: Sequence[str] = ("set",)) -> pd.
     Parameters
     ----------
     trials : DataFrame
-        One row a trial: columns of `by`, ``observer``, ``correct`` (see `data.modelvshuman.read_trials`); choose people by ``trials[trials["human"]]``.
+        One row a trial: columns of `by`, ``observer``, ``correct`` (see
+        `data.modelvshuman.read_trials`); choose people by ``trials[trials["human"]]``.
     by : sequence of str, default ("set",)
         Add "condition" for a curve.
 
     Returns
     -------
     DataFrame
-        Columns of `by`, ``accuracy`` (mean of the observers' accuracies), ``sd`` (over observers), ``n_observers``,
-        ``n_trials``.
+        Columns of `by`, ``accuracy`` (mean of the observers' accuracies), ``sd`` (over observers),
+        ``n_observers``, ``n_trials``.
     """
-    each = trials.groupby([*by, "observer"], sort=True)["correct"].agg(["mean", "size"]).reset_index()
+    each = (
+        trials.groupby([*by, "observer"], sort=True)["correct"].agg(["mean", "size"]).reset_index()
+    )
     table = each.groupby(list(by), sort=True).agg(
-        accuracy=("mean", "mean"), sd=("mean", "std"), n_observers=("mean", "size"), n_trials=("size", "sum")
+        accuracy=("mean", "mean"),
+        sd=("mean", "std"),
+        n_observers=("mean", "size"),
+        n_trials=("size", "sum"),
     )
     return table.reset_index()
 
 
-def mean_consistency(trials: pd.DataFrame, first: Sequence[str], second: Sequence[str]) -> tuple[float | None, int]:
+def mean_consistency(
+    trials: pd.DataFrame, first: Sequence[str], second: Sequence[str]
+) -> tuple[float | None, int]:
     """Return the mean error consistency (kappa) over pairs of observers.
 
-    Each pair is compared on the images both saw, within each condition; conditions are averaged, then pairs.
+    Each pair is compared on the images both saw, within each condition; conditions are averaged,
+    then pairs.
 
     Parameters
     ----------
     trials : DataFrame
         Trials of one set: ``observer``, ``condition``, ``key`` (names the image), ``correct``.
     first, second : sequence of str
-        Observers of each side; pairs of an observer with itself are left out, and each pair enters once.
+        Observers of each side; pairs of an observer with itself are left out, and each pair enters
+        once.
 
     Returns
     -------
@@ -168,8 +190,8 @@ def mean_consistency(trials: pd.DataFrame, first: Sequence[str], second: Sequenc
         Pairs with one.
 
     References
-    ----------
-    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans".
+    ---------- Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial
+    behaviour of CNNs and humans".
     """
     tables = {
         o: trials[trials["observer"] == o]
@@ -183,7 +205,10 @@ def mean_consistency(trials: pd.DataFrame, first: Sequence[str], second: Sequenc
         shared = tables[a].index.intersection(tables[b].index)
         left, right = tables[a].loc[shared].to_numpy(), tables[b].loc[shared].to_numpy()
         conditions = shared.get_level_values(0).to_numpy()
-        found = [error_consistency(left[conditions == c], right[conditions == c]) for c in np.unique(conditions)]
+        found = [
+            error_consistency(left[conditions == c], right[conditions == c])
+            for c in np.unique(conditions)
+        ]
         defined = [v for v in found if v is not None]
         if defined:
             values.append(float(np.mean(defined)))

@@ -20,7 +20,9 @@ def _pair(X: np.ndarray, Y: np.ndarray, least: int) -> tuple[np.ndarray, np.ndar
             )
         )
     if not (np.isfinite(X).all() and np.isfinite(Y).all()):
-        raise DataError(message("finite representations", "NaN or infinite values", "drop or mask those units"))
+        raise DataError(
+            message("finite representations", "NaN or infinite values", "drop or mask those units")
+        )
     return X, Y
 
 
@@ -31,7 +33,9 @@ def _hsic(K: np.ndarray, L: np.ndarray, debiased: bool) -> float:
         return float(np.sum(K * L)) / (n - 1) ** 2
     k, l = K.sum(axis=1), L.sum(axis=1)
     trace = float(np.sum(K * L))
-    return (trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * float(k @ l) / (n - 2)) / (n * (n - 3))
+    return (trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * float(k @ l) / (n - 2)) / (
+        n * (n - 3)
+    )
 
 
 def _three(X: np.ndarray, Y: np.ndarray, debiased: bool) -> np.ndarray:

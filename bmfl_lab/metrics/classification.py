@@ -9,8 +9,8 @@ import numpy as np
 
 from bmfl_lab.errors import DataError, message
 
-# Top-1 errors of AlexNet on ImageNet-C, mean over the five severities, as published with the benchmark
-# (Hendrycks & Dietterich 2019); the normaliser of mCE.
+# Top-1 errors of AlexNet on ImageNet-C, mean over the five severities, as published with the
+# benchmark (Hendrycks & Dietterich 2019); the normaliser of mCE.
 ALEXNET_ERRORS = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -60,7 +60,11 @@ def check(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
             )
         )
     if labels.size and labels.dtype.kind not in "iu":
-        raise DataError(message("integer labels", f"dtype {labels.dtype}", "give class indices, not names or scores"))
+        raise DataError(
+            message(
+                "integer labels", f"dtype {labels.dtype}", "give class indices, not names or scores"
+            )
+        )
     labels = labels.astype(np.int64)
     if labels.size and (labels.min() < 0 or labels.max() >= logits.shape[1]):
         raise DataError(
@@ -154,9 +158,10 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 5) -> float | None:
     """Return the expected top-k accuracy when ties are broken at random; None for an empty set.
 
-    With g classes scored above the true class and t scored equal to it (itself included), the stimulus counts
-    ``clip((k - g) / t, 0, 1)``. Constant logits therefore give k / n_classes, whatever the order of classes.
-    `accuracy` breaks ties by index instead, as a deployed argmax does.
+    With g classes scored above the true class and t scored equal to it (itself included), the
+    stimulus counts ``clip((k - g) / t, 0, 1)``. Constant logits therefore give k / n_classes,
+    whatever the order of classes. `accuracy` breaks ties by index instead, as a deployed argmax
+    does.
 
     Parameters
     ----------
@@ -176,7 +181,9 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 5) -> float 
     if not len(labels):
         return None
     own = logits[np.arange(len(labels)), labels][:, None]
-    share = np.clip((k - (logits > own).sum(axis=1)) / np.maximum((logits == own).sum(axis=1), 1), 0, 1)
+    share = np.clip(
+        (k - (logits > own).sum(axis=1)) / np.maximum((logits == own).sum(axis=1), 1), 0, 1
+    )
     return float(np.where(np.isnan(logits).any(axis=1), 0.0, share).mean())
 
 
@@ -320,8 +327,8 @@ def corruption_error(
         If a corruption or a severity is missing; the message holds the partial table.
 
     References
-    ----------
-    Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations".
+    ---------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
+    corruptions and perturbations".
     """
     normaliser = ALEXNET_ERRORS if normaliser is None else normaliser
     parts, missing = {}, []

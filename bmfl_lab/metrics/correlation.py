@@ -50,7 +50,12 @@ def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _correlate(
-    sxy: np.ndarray, sxx: np.ndarray, syy: np.ndarray, n: int, mean_x: np.ndarray, mean_y: np.ndarray
+    sxy: np.ndarray,
+    sxx: np.ndarray,
+    syy: np.ndarray,
+    n: int,
+    mean_x: np.ndarray,
+    mean_y: np.ndarray,
 ) -> np.ndarray:
     # below this spread the values differ from a constant by rounding only
     flat = (sxx <= n * (4 * _EPS * mean_x) ** 2) | (syy <= n * (4 * _EPS * mean_y) ** 2)
@@ -67,7 +72,8 @@ def pearson(Y: Any, P: Any, chunk: int = CHUNK) -> np.ndarray:
     Parameters
     ----------
     Y, P : array or Tensor, shape (n_stimuli, n_vertices)
-        Measured and predicted responses; half precision is accumulated in single precision or better.
+        Measured and predicted responses; half precision is accumulated in single precision or
+        better.
     chunk : int, default 1024
         Vertices at a time; memory beyond the inputs is two chunks of n_stimuli values.
 
@@ -96,7 +102,8 @@ def pearson(Y: Any, P: Any, chunk: int = CHUNK) -> np.ndarray:
 class StreamingPearson:
     """Correlation per vertex over batches that are never held together.
 
-    Means and co-moments of batches are merged pairwise, so that the result does not depend on the mean's size.
+    Means and co-moments of batches are merged pairwise, so that the result does not depend on the
+    mean's size.
 
     Parameters
     ----------
@@ -104,14 +111,16 @@ class StreamingPearson:
         Number of vertices.
 
     References
-    ----------
-    Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance, The American Statistician 37(3).
+    ---------- Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance, The
+    American Statistician 37(3).
     """
 
     def __init__(self, n_vertices: int) -> None:
         self.n = 0
         self.n_vertices = n_vertices
-        self.mean_y, self.mean_p, self.syy, self.spp, self.syp = (np.zeros(n_vertices) for _ in range(5))
+        self.mean_y, self.mean_p, self.syy, self.spp, self.syp = (
+            np.zeros(n_vertices) for _ in range(5)
+        )
 
     def update(self, Y: Any, P: Any) -> StreamingPearson:
         """Add a batch of shape (n_batch, n_vertices); returns itself.
@@ -124,7 +133,11 @@ class StreamingPearson:
         Y, P = _pair(Y, P, 0)
         if Y.shape[1] != self.n_vertices:
             raise DataError(
-                message(f"{self.n_vertices} vertices", f"{Y.shape[1]}", "stream batches of one subject only")
+                message(
+                    f"{self.n_vertices} vertices",
+                    f"{Y.shape[1]}",
+                    "stream batches of one subject only",
+                )
             )
         if not len(Y):
             return self
@@ -149,7 +162,9 @@ class StreamingPearson:
             If fewer than three stimuli were seen.
         """
         if self.n < 3:
-            raise DataError(message("at least 3 stimuli", f"{self.n}", "update with more batches first"))
+            raise DataError(
+                message("at least 3 stimuli", f"{self.n}", "update with more batches first")
+            )
         return _correlate(self.syp, self.syy, self.spp, self.n, self.mean_y, self.mean_p)
 
 
@@ -166,7 +181,9 @@ def near_constant(X: Any) -> np.ndarray:
     return X.var(0) <= _EPS * X.mean(0) ** 2
 
 
-def bootstrap_pearson(Y: Any, P: Any, n_boot: int = 1000, seed: int = 0, chunk: int = CHUNK) -> np.ndarray:
+def bootstrap_pearson(
+    Y: Any, P: Any, n_boot: int = 1000, seed: int = 0, chunk: int = CHUNK
+) -> np.ndarray:
     """Correlate on resampled stimuli; one set of resamples serves every vertex.
 
     Parameters
@@ -190,7 +207,11 @@ def bootstrap_pearson(Y: Any, P: Any, n_boot: int = 1000, seed: int = 0, chunk: 
     """
     Y, P = _pair(Y, P, 3)
     n = len(Y)
-    counts = rng(seed, "bootstrap", "pearson").multinomial(n, np.full(n, 1 / n), size=n_boot).astype(np.float32)
+    counts = (
+        rng(seed, "bootstrap", "pearson")
+        .multinomial(n, np.full(n, 1 / n), size=n_boot)
+        .astype(np.float32)
+    )
     out = np.empty((n_boot, Y.shape[1]), np.float32)
     for start in range(0, Y.shape[1], chunk):
         part = slice(start, start + chunk)
@@ -198,5 +219,7 @@ def bootstrap_pearson(Y: Any, P: Any, n_boot: int = 1000, seed: int = 0, chunk: 
         y, p = y.astype(np.float32), p.astype(np.float32)
         sy, sp = counts @ y, counts @ p
         syp = counts @ (y * p) - sy * sp / n
-        out[:, part] = _correlate(syp, counts @ (y * y) - sy * sy / n, counts @ (p * p) - sp * sp / n, n, my, mp)
+        out[:, part] = _correlate(
+            syp, counts @ (y * y) - sy * sy / n, counts @ (p * p) - sp * sp / n, n, my, mp
+        )
     return out

@@ -19,7 +19,8 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
     ncsnr : ndarray, shape (n_vertices,)
         Standard deviation of the signal over that of the noise of a single presentation.
     repeats : int or mapping of int to int
-        Presentations averaged per stimulus; or number of repeats to number of stimuli, e.g. ``{3: 120, 2: 30, 1: 9}``.
+        Presentations averaged per stimulus; or number of repeats to number of stimuli, e.g. ``{3:
+        120, 2: 30, 1: 9}``.
 
     Returns
     -------
@@ -32,15 +33,19 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
         If a number of repeats is below 1 or no stimulus is counted.
 
     References
-    ----------
-    Allen et al. (2022), A massive 7T fMRI dataset, Nature Neuroscience 25; Gifford et al. (2023), The Algonauts
-    Project 2023 Challenge, arXiv 2301.03198: ``s^2 / (s^2 + (r3/3 + r2/2 + r1) / (r3 + r2 + r1))``.
+    ---------- Allen et al. (2022), A massive 7T fMRI dataset, Nature Neuroscience 25; Gifford et
+    al. (2023), The Algonauts Project 2023 Challenge, arXiv 2301.03198: ``s^2 / (s^2 + (r3/3 + r2/2
+    + r1) / (r3 + r2 + r1))``.
     """
     counts = {repeats: 1} if isinstance(repeats, int) else dict(repeats)
     total = sum(counts.values())
     if total < 1 or any(k < 1 for k in counts):
         raise DataError(
-            message("stimuli with at least one repeat", f"{counts}", "count the repeats that were averaged")
+            message(
+                "stimuli with at least one repeat",
+                f"{counts}",
+                "count the repeats that were averaged",
+            )
         )
     noise = sum(n / k for k, n in counts.items()) / total
     s = np.asarray(ncsnr, np.float64)
@@ -51,8 +56,8 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
 def ncsnr_from_repeats(repeats: np.ndarray) -> np.ndarray:
     """Estimate the signal-to-noise ratio per vertex from single presentations.
 
-    One-way analysis of variance with stimuli as groups: noise is the variance within stimuli, signal is what the
-    variance between stimuli holds beyond it (0 if it holds nothing).
+    One-way analysis of variance with stimuli as groups: noise is the variance within stimuli,
+    signal is what the variance between stimuli holds beyond it (0 if it holds nothing).
 
     Parameters
     ----------
@@ -111,14 +116,17 @@ def ceiling_from_repeats(repeats: np.ndarray) -> np.ndarray:
     """
     shown = np.isfinite(_repeats(repeats)).any(2).sum(1)
     values, counts = np.unique(shown[shown > 0], return_counts=True)
-    return ceiling_from_ncsnr(ncsnr_from_repeats(repeats), dict(zip(values.tolist(), counts.tolist())))
+    return ceiling_from_ncsnr(
+        ncsnr_from_repeats(repeats), dict(zip(values.tolist(), counts.tolist()))
+    )
 
 
 def split_half_ceiling(repeats: np.ndarray, n_splits: int = 20, seed: int = 0) -> np.ndarray:
     """Estimate the noise ceiling by correlating means of random halves of the repeats.
 
-    Only stimuli with all repeats are used. The correlation of halves of size h is stepped up to the mean of all k
-    repeats by the Spearman-Brown formula with factor k / h; with an odd k one repeat rests in each split.
+    Only stimuli with all repeats are used. The correlation of halves of size h is stepped up to the
+    mean of all k repeats by the Spearman-Brown formula with factor k / h; with an odd k one repeat
+    rests in each split.
 
     Returns
     -------
@@ -148,7 +156,9 @@ def split_half_ceiling(repeats: np.ndarray, n_splits: int = 20, seed: int = 0) -
     return np.maximum(step * r / (1 + (step - 1) * r), 0).astype(np.float32)
 
 
-def noise_normalised(r: np.ndarray, ceiling: np.ndarray, convention: str = "undefined") -> np.ndarray:
+def noise_normalised(
+    r: np.ndarray, ceiling: np.ndarray, convention: str = "undefined"
+) -> np.ndarray:
     """Return ``100 * max(r, 0)^2 / NC`` per vertex, in per cent, capped at 100.
 
     Parameters
@@ -158,8 +168,9 @@ def noise_normalised(r: np.ndarray, ceiling: np.ndarray, convention: str = "unde
     ceiling : ndarray, shape (n_vertices,)
         Noise ceiling NC, 0 to 1.
     convention : {"undefined", "challenge"}
-        ``"undefined"``: NaN where NC is 0, negative or NaN, or r is NaN. ``"challenge"``: as the Algonauts 2023
-        challenge computes it, NC = 0 replaced by 1e-14, which gives such a vertex 100 for any positive r.
+        ``"undefined"``: NaN where NC is 0, negative or NaN, or r is NaN. ``"challenge"``: as the
+        Algonauts 2023 challenge computes it, NC = 0 replaced by 1e-14, which gives such a vertex
+        100 for any positive r.
 
     Returns
     -------
@@ -174,13 +185,19 @@ def noise_normalised(r: np.ndarray, ceiling: np.ndarray, convention: str = "unde
     """
     r, nc = np.asarray(r, np.float64), np.asarray(ceiling, np.float64)
     if r.shape != nc.shape:
-        raise DataError(message("one noise ceiling per vertex", f"{r.shape} and {nc.shape}", "use the same vertices"))
+        raise DataError(
+            message(
+                "one noise ceiling per vertex", f"{r.shape} and {nc.shape}", "use the same vertices"
+            )
+        )
     if convention == "challenge":
         nc = np.where(nc == 0, 1e-14, nc)
     elif convention == "undefined":
         nc = np.where(nc > 0, nc, np.nan)
     else:
-        raise ConfigError(message("'undefined' or 'challenge'", repr(convention), "choose one of them"))
+        raise ConfigError(
+            message("'undefined' or 'challenge'", repr(convention), "choose one of them")
+        )
     score = 100 * np.maximum(r, 0) ** 2 / nc
     return np.minimum(score, 100).astype(np.float32)
 

@@ -37,7 +37,9 @@ class RDMs:
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.atleast_2d(np.asarray(self.values)))
         object.__setattr__(self, "ids", np.asarray([str(i) for i in self.ids], dtype=object))
-        object.__setattr__(self, "names", tuple(self.names) or tuple(str(i) for i in range(len(self.values))))
+        object.__setattr__(
+            self, "names", tuple(self.names) or tuple(str(i) for i in range(len(self.values)))
+        )
         n = len(self.ids)
         if self.values.shape[1] != n * (n - 1) // 2 or len(self.names) != len(self.values):
             raise DataError(
@@ -49,7 +51,11 @@ class RDMs:
             )
         if len(set(self.ids)) != n:
             raise DataError(
-                message("unique stimulus ids", f"{n - len(set(self.ids))} repeats", "average repeats first")
+                message(
+                    "unique stimulus ids",
+                    f"{n - len(set(self.ids))} repeats",
+                    "average repeats first",
+                )
             )
 
     def __len__(self) -> int:
@@ -67,12 +73,20 @@ class RDMs:
         missing = [s for s in ids if s not in where]
         if missing:
             raise DataError(
-                message("stimulus ids of these RDMs", f"{len(missing)} unknown, e.g. {missing[0]!r}", "check the ids")
+                message(
+                    "stimulus ids of these RDMs",
+                    f"{len(missing)} unknown, e.g. {missing[0]!r}",
+                    "check the ids",
+                )
             )
         index = np.asarray([where[s] for s in ids], dtype=np.int64)
         if np.array_equal(index, np.arange(len(self.ids))):
             return self
-        return RDMs(np.stack([take(v, index) for v in self.values]), np.asarray(ids, dtype=object), self.names)
+        return RDMs(
+            np.stack([take(v, index) for v in self.values]),
+            np.asarray(ids, dtype=object),
+            self.names,
+        )
 
     def defined(self) -> RDMs:
         """Return the RDMs without the stimuli whose dissimilarities are undefined in any RDM."""

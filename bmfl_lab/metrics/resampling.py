@@ -17,8 +17,8 @@ def image_weights(ids: Sequence[str] | np.ndarray, n_boot: int, seed: int = 0) -
     Parameters
     ----------
     ids : sequence of str, shape (n_stimuli,)
-        The same ids in the same order give the same resamples: sets of the same images are resampled jointly, other
-        sets independently.
+        The same ids in the same order give the same resamples: sets of the same images are
+        resampled jointly, other sets independently.
     n_boot : int
         Resamples.
     seed : int, default 0
@@ -39,7 +39,12 @@ def _weights(key: str, n: int, n_boot: int, seed: int) -> np.ndarray:
 
 def seed_weights(n_seeds: int, n_boot: int, seed: int = 0) -> np.ndarray:
     """Return how much each training seed weighs in each resample, float64 (n_boot, n_seeds)."""
-    return rng(seed, "bootstrap", "seeds").multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_boot) / n_seeds
+    return (
+        rng(seed, "bootstrap", "seeds").multinomial(
+            n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_boot
+        )
+        / n_seeds
+    )
 
 
 def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float | None, float | None]:

@@ -62,7 +62,11 @@ def n_stimuli_of(length: int) -> int:
     n = round((1 + (1 + 8 * length) ** 0.5) / 2)
     if length < 1 or n * (n - 1) // 2 != length:
         raise DataError(
-            message("a condensed RDM of n(n-1)/2 values", f"{length} values", "keep only the upper triangle")
+            message(
+                "a condensed RDM of n(n-1)/2 values",
+                f"{length} values",
+                "keep only the upper triangle",
+            )
         )
     return n
 
@@ -79,11 +83,12 @@ def rdm(
     Parameters
     ----------
     X : ndarray, shape (n_stimuli, d)
-        One pattern a stimulus. Ignored (may be None) when `repeats` is given. float32 is computed in float32
-        except for Euclidean and crossnobis distances, where subtraction would lose digits.
+        One pattern a stimulus. Ignored (may be None) when `repeats` is given. float32 is computed
+        in float32 except for Euclidean and crossnobis distances, where subtraction would lose
+        digits.
     metric : {"correlation", "cosine", "euclidean", "crossnobis"}
-        1 - Pearson, 1 - cosine, Euclidean distance (not squared), or the cross-validated squared Mahalanobis
-        distance divided by d.
+        1 - Pearson, 1 - cosine, Euclidean distance (not squared), or the cross-validated squared
+        Mahalanobis distance divided by d.
     repeats : ndarray, shape (n_stimuli, n_repeats, d), optional
         Independent presentations, needed by crossnobis.
     precision : ndarray, shape (d, d), optional
@@ -92,8 +97,9 @@ def rdm(
     Returns
     -------
     ndarray, shape (n_stimuli * (n_stimuli - 1) / 2,)
-        In the order of ``scipy.spatial.distance.pdist``. NaN where a pattern is constant (correlation) or zero
-        (cosine): the dissimilarity is undefined there, see `bmfl_lab.metrics.RDMs.defined`.
+        In the order of ``scipy.spatial.distance.pdist``. NaN where a pattern is constant
+        (correlation) or zero (cosine): the dissimilarity is undefined there, see
+        `bmfl_lab.metrics.RDMs.defined`.
 
     Raises
     ------
@@ -118,7 +124,9 @@ def rdm(
         X = X - X.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(X, axis=1, keepdims=True)
     # a constant pattern keeps a rounding residue after centring, so "zero" is relative to its size
-    X = np.divide(X, norm, out=np.full_like(X, np.nan), where=norm > 8 * np.finfo(X.dtype).eps * size)
+    X = np.divide(
+        X, norm, out=np.full_like(X, np.nan), where=norm > 8 * np.finfo(X.dtype).eps * size
+    )
     out = condense(X @ X.T)
     np.subtract(1, out, out=out)
     return np.clip(out, 0, 2, out=out)
@@ -128,20 +136,27 @@ def _patterns(X: np.ndarray, ndim: int, shape: str) -> np.ndarray:
     X = np.asarray(X)
     if X.ndim != ndim or X.shape[0] < 2 or X.dtype.kind not in "fiu":
         raise DataError(
-            message(f"numeric patterns of shape {shape}, n_stimuli >= 2", f"{X.dtype} {X.shape}", "reshape to patterns")
+            message(
+                f"numeric patterns of shape {shape}, n_stimuli >= 2",
+                f"{X.dtype} {X.shape}",
+                "reshape to patterns",
+            )
         )
     X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
     if not np.isfinite(X).all():
         raise DataError(
             message(
-                "finite patterns", f"{int(np.sum(~np.isfinite(X)))} NaN or infinite values", "drop or mask those units"
+                "finite patterns",
+                f"{int(np.sum(~np.isfinite(X)))} NaN or infinite values",
+                "drop or mask those units",
             )
         )
     return X
 
 
 def _squared_distances(X: np.ndarray) -> np.ndarray:
-    # distances do not depend on the origin, and a small mean keeps the Gram form from cancelling digits
+    # distances do not depend on the origin, and a small mean keeps the Gram form from cancelling
+    # digits
     X = X - X.mean(axis=0)
     gram = X @ X.T
     square = np.diag(gram)
@@ -242,7 +257,8 @@ def prepared(values: np.ndarray, method: str) -> np.ndarray:
     """
     m = values.shape[1]
     if method in ("spearman", "rho-a"):
-        # without ties every rank vector has the same length, so ranks are written centred and scaled at once
+        # without ties every rank vector has the same length, so ranks are written centred and
+        # scaled at once
         ladder = (np.arange(1, m + 1) - (m + 1) / 2) / np.sqrt((m**3 - m) / 12)
         x = np.empty(values.shape, dtype=np.float64)
         for row, target in zip(values, x):
@@ -270,10 +286,11 @@ def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.n
     A : ndarray, shape (a, m)
         Condensed RDMs, e.g. of layers.
     B : ndarray, shape (b, m)
-        Condensed RDMs of the same stimuli in the same order, e.g. of ROIs. Use `compare` for RDMs with ids.
+        Condensed RDMs of the same stimuli in the same order, e.g. of ROIs. Use `compare` for RDMs
+        with ids.
     method : {"spearman", "pearson", "cosine", "kendall", "rho-a"}
-        "kendall" is tau-a; "rho-a" is Spearman's rho that does not correct for ties (the expectation under random
-        tie breaking).
+        "kendall" is tau-a; "rho-a" is Spearman's rho that does not correct for ties (the
+        expectation under random tie breaking).
 
     Returns
     -------
@@ -288,11 +305,13 @@ def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.n
         If the lengths differ, there are fewer than three dissimilarities, or a value is not finite.
 
     References
-    ----------
-    Schutt, Kipnis, Diedrichsen, Kriegeskorte 2023, eLife 12:e82566 (tau-a and rho-a for models with ties).
+    ---------- Schutt, Kipnis, Diedrichsen, Kriegeskorte 2023, eLife 12:e82566 (tau-a and rho-a for
+    models with ties).
     """
     if method not in RDM_METHODS:
-        raise ConfigError(message("a known RDM comparison", repr(method), nearest(method, RDM_METHODS)))
+        raise ConfigError(
+            message("a known RDM comparison", repr(method), nearest(method, RDM_METHODS))
+        )
     A, B = _rows(A, "A"), _rows(B, "B")
     if A.shape[1] != B.shape[1]:
         raise DataError(
@@ -325,7 +344,9 @@ def _tau_a(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     return np.array(
         [
             [
-                kendalltau(x, y).statistic * np.sqrt(fa) * np.sqrt(fb) / total if fa and fb else np.nan
+                kendalltau(x, y).statistic * np.sqrt(fa) * np.sqrt(fb) / total
+                if fa and fb
+                else np.nan
                 for y, fb in zip(B, free_b)
             ]
             for x, fa in zip(A, free_a)

@@ -45,7 +45,8 @@ def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tupl
     Returns
     -------
     lower, upper : float
-        Mean similarity of each subject with the pool of the *other* subjects, and with the pool of all.
+        Mean similarity of each subject with the pool of the *other* subjects, and with the pool of
+        all.
 
     Raises
     ------
@@ -59,10 +60,14 @@ def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tupl
     values = subjects.values if isinstance(subjects, RDMs) else np.atleast_2d(subjects)
     n = len(values)
     if n < 2:
-        raise DataError(message("RDMs of at least 2 subjects for a noise ceiling", str(n), "report no ceiling"))
+        raise DataError(
+            message("RDMs of at least 2 subjects for a noise ceiling", str(n), "report no ceiling")
+        )
     upper = compare_rdms(values, pool(values, method)[None], method).mean()
     lower = [
-        compare_rdms(values[i : i + 1], pool(np.delete(values, i, axis=0), method)[None], method)[0, 0]
+        compare_rdms(values[i : i + 1], pool(np.delete(values, i, axis=0), method)[None], method)[
+            0, 0
+        ]
         for i in range(n)
     ]
     return float(np.mean(lower)), float(upper)
@@ -112,8 +117,8 @@ def bootstrap_rsa(
     method : str
         As in `compare_rdms`.
     over : {"stimuli", "subjects", "both"}
-        What is drawn with replacement, that is, to what the interval generalises. A stimulus drawn twice gives
-        pairs of itself with itself; those are left out.
+        What is drawn with replacement, that is, to what the interval generalises. A stimulus drawn
+        twice gives pairs of itself with itself; those are left out.
     n_boot : int, default 1000
         Number of resamples.
     level : float, default 0.95
@@ -133,18 +138,30 @@ def bootstrap_rsa(
         If stimuli are disjoint, or subjects are to be resampled and there is one.
     """
     if over not in ("stimuli", "subjects", "both"):
-        raise ConfigError(message("over='stimuli', 'subjects' or 'both'", repr(over), "choose one of them"))
+        raise ConfigError(
+            message("over='stimuli', 'subjects' or 'both'", repr(over), "choose one of them")
+        )
     models, subjects = shared(models, subjects)
     n_subjects, n = len(subjects), len(models.ids)
     if over != "stimuli" and n_subjects < 2:
-        raise DataError(message("at least 2 subjects to resample", str(n_subjects), "use over='stimuli'"))
+        raise DataError(
+            message("at least 2 subjects to resample", str(n_subjects), "use over='stimuli'")
+        )
     value = compare_rdms(models.values, subjects.values, method)
     draw = rng(seed, "bootstrap_rsa", over)
-    squares = None if over == "subjects" else np.stack([expand(v) for v in (*models.values, *subjects.values)])
+    squares = (
+        None
+        if over == "subjects"
+        else np.stack([expand(v) for v in (*models.values, *subjects.values)])
+    )
     samples = np.empty((n_boot, len(models)))
     upper = np.triu_indices(n, 1)
     for b in range(n_boot):
-        chosen = draw.integers(n_subjects, size=n_subjects) if over != "stimuli" else np.arange(n_subjects)
+        chosen = (
+            draw.integers(n_subjects, size=n_subjects)
+            if over != "stimuli"
+            else np.arange(n_subjects)
+        )
         found = value
         if squares is not None:
             index = draw.integers(n, size=n)
@@ -167,9 +184,11 @@ class RSAPermutation:
     value : ndarray, shape (a, b)
         Observed similarity.
     p : ndarray, shape (a, b)
-        One-sided p of each pair, (1 + number of permutations at least as similar) / (1 + n_permutations).
+        One-sided p of each pair, (1 + number of permutations at least as similar) / (1 +
+        n_permutations).
     p_family : ndarray, shape (a, b)
-        The same against the largest similarity of any pair in each permutation: corrected over all pairs.
+        The same against the largest similarity of any pair in each permutation: corrected over all
+        pairs.
     n_permutations : int
     """
 
@@ -184,7 +203,8 @@ def permutation_rsa(
 ) -> RSAPermutation:
     """Test whether RDMs are related, by relabelling the stimuli of `A`.
 
-    Ranks are computed once; a relabelling only moves them, and every permutation is one matrix product.
+    Ranks are computed once; a relabelling only moves them, and every permutation is one matrix
+    product.
 
     Parameters
     ----------
@@ -207,7 +227,9 @@ def permutation_rsa(
         If fewer than four stimuli are shared.
     """
     if method == "kendall":
-        raise ConfigError(message("a method other than 'kendall' for permutations", repr(method), "use 'rho-a'"))
+        raise ConfigError(
+            message("a method other than 'kendall' for permutations", repr(method), "use 'rho-a'")
+        )
     A, B = shared(A, B)
     n = len(A.ids)
     if n < 4:

@@ -11,7 +11,9 @@ from bmfl_lab.runtime import rng
 METHODS = ("spearman", "pearson", "cosine")
 
 
-def weighted_similarity(A: np.ndarray, B: np.ndarray, weights: np.ndarray, *, centred: bool = True) -> np.ndarray:
+def weighted_similarity(
+    A: np.ndarray, B: np.ndarray, weights: np.ndarray, *, centred: bool = True
+) -> np.ndarray:
     """Weighted Pearson correlation (or cosine) of every row of `A` with every row of `B`.
 
     Parameters
@@ -64,13 +66,14 @@ def similarity_samples(
         If lengths differ or a value is not finite.
 
     Notes
-    -----
-    A stimulus drawn c times gives its pairs with one drawn d times the weight c d; pairs of a stimulus with itself
-    are left out. For Spearman the ranks are those of the full set, not ranked anew in every resample: our choice,
-    which makes a resample one matrix product.
+    ----- A stimulus drawn c times gives its pairs with one drawn d times the weight c d; pairs of a
+    stimulus with itself are left out. For Spearman the ranks are those of the full set, not ranked
+    anew in every resample: our choice, which makes a resample one matrix product.
     """
     if method not in METHODS:
-        raise ConfigError(message(f"a method among {METHODS}", repr(method), nearest(method, METHODS)))
+        raise ConfigError(
+            message(f"a method among {METHODS}", repr(method), nearest(method, METHODS))
+        )
     value = compare_rdms(A, B, method)
     m = np.shape(A)[-1]
     n = n_stimuli_of(m)
@@ -85,5 +88,7 @@ def similarity_samples(
     samples = np.empty((n_boot, *value.shape))
     for b in range(n_boot):
         counts = draw.multinomial(n, np.full(n, 1 / n))
-        samples[b] = weighted_similarity(x, y, counts[left] * counts[right], centred=method != "cosine")
+        samples[b] = weighted_similarity(
+            x, y, counts[left] * counts[right], centred=method != "cosine"
+        )
     return value, samples

@@ -55,9 +55,12 @@ def _check_values(values: np.ndarray, what: str) -> np.ndarray:
     return values
 
 
-def _resampled_means(values_SN: np.ndarray, n_boot: int, random: np.random.Generator, seeds: bool) -> np.ndarray:
-    # Stimuli with the same values under every seed are exchangeable: drawing how often each pattern occurs has exactly
-    # the distribution of drawing stimuli, at a cost that does not grow with their number.
+def _resampled_means(
+    values_SN: np.ndarray, n_boot: int, random: np.random.Generator, seeds: bool
+) -> np.ndarray:
+    # Stimuli with the same values under every seed are exchangeable: drawing how often each pattern
+    # occurs has exactly the distribution of drawing stimuli, at a cost that does not grow with
+    # their number.
     patterns_SK, times = np.unique(values_SN, axis=1, return_counts=True)
     n_seeds, n = values_SN.shape
     out = np.empty(n_boot)
@@ -67,7 +70,9 @@ def _resampled_means(values_SN: np.ndarray, n_boot: int, random: np.random.Gener
         images = random.multinomial(n, times / n, size=count) / n
         by_seed = images @ patterns_SK.T
         if seeds and n_seeds > 1:
-            weight = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=count) / n_seeds
+            weight = (
+                random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=count) / n_seeds
+            )
             out[start : start + count] = (by_seed * weight).sum(axis=1)
         else:
             out[start : start + count] = by_seed.mean(axis=1)
@@ -87,8 +92,8 @@ def bootstrap_mean(
     Parameters
     ----------
     values : array-like, shape (n_stimuli,) or (n_seeds, n_stimuli)
-        For instance correctness (0, 1). With two axes the stimuli are drawn jointly for all seeds, and seeds are drawn
-        too if `resample_seeds`.
+        For instance correctness (0, 1). With two axes the stimuli are drawn jointly for all seeds,
+        and seeds are drawn too if `resample_seeds`.
     n_boot : int, default 2000
         Resamples.
     level : float, default 0.95
@@ -109,8 +114,8 @@ def bootstrap_mean(
         If a value is not finite, or `level` lies outside (0, 1).
 
     Notes
-    -----
-    With few seeds the interval over seeds is too narrow, as every bootstrap of few units is; show all seeds beside it.
+    ----- With few seeds the interval over seeds is too narrow, as every bootstrap of few units is;
+    show all seeds beside it.
 
     References
     ----------
@@ -118,15 +123,23 @@ def bootstrap_mean(
     """
     values = _check_values(values, "values")
     if not 0 < level < 1 or n_boot < 1:
-        raise DataError(message("level in (0, 1) and n_boot >= 1", f"{level}, {n_boot}", "use level=0.95"))
+        raise DataError(
+            message("level in (0, 1) and n_boot >= 1", f"{level}, {n_boot}", "use level=0.95")
+        )
     grid = values[None] if values.ndim == 1 else values
     if grid.ndim != 2:
         raise DataError(
-            message("values of shape (n_stimuli,) or (n_seeds, n_stimuli)", str(values.shape), "stack seeds on axis 0")
+            message(
+                "values of shape (n_stimuli,) or (n_seeds, n_stimuli)",
+                str(values.shape),
+                "stack seeds on axis 0",
+            )
         )
     n_seeds, n = grid.shape
     hierarchical = resample_seeds and n_seeds > 1
-    method = f"{100 * level:g} % percentile bootstrap over " + ("seeds and stimuli" if hierarchical else "stimuli")
+    method = f"{100 * level:g} % percentile bootstrap over " + (
+        "seeds and stimuli" if hierarchical else "stimuli"
+    )
     if not grid.size:
         return Interval(None, None, None, n, n_seeds, level, method)
     if n == 1:
@@ -147,8 +160,8 @@ def paired_bootstrap(
 ) -> Interval:
     """Return the mean difference ``a - b`` on the same stimuli with a percentile bootstrap interval.
 
-    Both models are resampled jointly: the same stimuli (and the same seeds, where seed i of one is paired with seed i
-    of the other) enter both means.
+    Both models are resampled jointly: the same stimuli (and the same seeds, where seed i of one is
+    paired with seed i of the other) enter both means.
 
     Parameters
     ----------
@@ -164,8 +177,12 @@ def paired_bootstrap(
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
-        raise DataError(message("two arrays of one shape", f"{a.shape} and {b.shape}", "pair stimuli by id"))
-    return bootstrap_mean(a - b, n_boot=n_boot, level=level, seed=seed, resample_seeds=resample_seeds)
+        raise DataError(
+            message("two arrays of one shape", f"{a.shape} and {b.shape}", "pair stimuli by id")
+        )
+    return bootstrap_mean(
+        a - b, n_boot=n_boot, level=level, seed=seed, resample_seeds=resample_seeds
+    )
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[float, int, int]:
@@ -196,7 +213,11 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[float, int, i
 
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
-        raise DataError(message("two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"))
+        raise DataError(
+            message(
+                "two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"
+            )
+        )
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = 2 * binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
     return float(min(1.0, p)), only_a, only_b
@@ -226,7 +247,9 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """
     p = np.asarray(p_values, dtype=np.float64).ravel()
     if not ((p >= 0) & (p <= 1)).all():
-        raise DataError(message("p values from 0 to 1", str(p_values), "drop undefined tests before adjusting"))
+        raise DataError(
+            message("p values from 0 to 1", str(p_values), "drop undefined tests before adjusting")
+        )
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
@@ -254,13 +277,22 @@ class RobustnessLine:
 
     def predict(self, id_accuracy: np.ndarray) -> np.ndarray:
         """Return the out-of-distribution accuracy expected at an in-distribution accuracy (fractions)."""
-        return 1 / (1 + np.exp(-(self.slope * _logit(np.asarray(id_accuracy, dtype=np.float64)) + self.intercept)))
+        return 1 / (
+            1
+            + np.exp(
+                -(self.slope * _logit(np.asarray(id_accuracy, dtype=np.float64)) + self.intercept)
+            )
+        )
 
 
 def _logit(p: np.ndarray) -> np.ndarray:
     if not ((p > 0) & (p < 1)).all():
         raise DataError(
-            message("accuracies strictly between 0 and 1", str(p), "a logit of 0 or 1 is infinite: leave the model out")
+            message(
+                "accuracies strictly between 0 and 1",
+                str(p),
+                "a logit of 0 or 1 is infinite: leave the model out",
+            )
         )
     return np.log(p / (1 - p))
 
@@ -271,18 +303,23 @@ def fit_robustness_line(id_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> Ro
     Parameters
     ----------
     id_accuracy, ood_accuracy : array-like, shape (n_models,)
-        Accuracies (fractions) of baseline models; at least three with different in-distribution accuracies.
+        Accuracies (fractions) of baseline models; at least three with different in-distribution
+        accuracies.
 
     Raises
     ------
     DataError
-        If there are fewer than three, all in-distribution values agree, or a value is not inside (0, 1).
+        If there are fewer than three, all in-distribution values agree, or a value is not inside
+        (0, 1).
 
     References
-    ----------
-    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
+    ---------- Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
+    classification".
     """
-    x, y = _logit(np.asarray(id_accuracy, dtype=np.float64)), _logit(np.asarray(ood_accuracy, dtype=np.float64))
+    x, y = (
+        _logit(np.asarray(id_accuracy, dtype=np.float64)),
+        _logit(np.asarray(ood_accuracy, dtype=np.float64)),
+    )
     if x.shape != y.shape or x.ndim != 1 or len(x) < 3 or np.ptp(x) < 1e-9:
         raise DataError(
             message(
@@ -302,14 +339,19 @@ def effective_robustness(line: RobustnessLine, id_accuracy: float, ood_accuracy:
     """Return the out-of-distribution accuracy beyond what the baselines' line expects (difference of fractions).
 
     References
-    ----------
-    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image classification".
+    ---------- Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
+    classification".
     """
     return float(ood_accuracy - line.predict(id_accuracy))
 
 
 def verdict(
-    difference: Interval, p_adjusted: float | None = None, *, first: str = "A", second: str = "B", level: float = 0.05
+    difference: Interval,
+    p_adjusted: float | None = None,
+    *,
+    first: str = "A",
+    second: str = "B",
+    level: float = 0.05,
 ) -> str:
     """Say in plain words what a difference of two accuracies shows.
 
@@ -329,7 +371,9 @@ def verdict(
     str
         One sentence, with n, seeds and the interval.
     """
-    over = f"n = {difference.n} images" + (f", {difference.n_seeds} seeds" if difference.n_seeds > 1 else "")
+    over = f"n = {difference.n} images" + (
+        f", {difference.n_seeds} seeds" if difference.n_seeds > 1 else ""
+    )
     if difference.value is None or difference.low is None or difference.high is None:
         return f"Undefined: too few images to compare {first} with {second} ({over})."
     value, low, high = (100 * v for v in (difference.value, difference.low, difference.high))
@@ -342,11 +386,17 @@ def verdict(
             return f"Undecided: no size of a difference between {first} and {second} is excluded at {over} ({shown}{p_text})."
         return f"No difference larger than {bound:.1f} points between {first} and {second} at {over} ({shown}{p_text})."
     better, worse = (first, second) if value > 0 else (second, first)
-    return f"{better} is better than {worse} by {abs(value):.1f} points at {over} ({shown}{p_text})."
+    return (
+        f"{better} is better than {worse} by {abs(value):.1f} points at {over} ({shown}{p_text})."
+    )
 
 
 def verdicts(
-    differences: Mapping[str, Interval], p_values: Mapping[str, float], *, first: str = "A", second: str = "B"
+    differences: Mapping[str, Interval],
+    p_values: Mapping[str, float],
+    *,
+    first: str = "A",
+    second: str = "B",
 ) -> dict[str, str]:
     """Return one verdict an image set, the p values adjusted by Holm over the family of sets.
 
@@ -373,4 +423,6 @@ def verdicts(
         )
     names = list(differences)
     adjusted = dict(zip(names, holm([p_values[n] for n in names])))
-    return {n: verdict(differences[n], float(adjusted[n]), first=first, second=second) for n in names}
+    return {
+        n: verdict(differences[n], float(adjusted[n]), first=first, second=second) for n in names
+    }

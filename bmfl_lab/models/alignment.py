@@ -1,6 +1,7 @@
 """The head that reads responses out of a network's blocks, and the network with its head.
 
-Shape suffixes: B batch, C channels or classes, H height, W width, P patches, D width of tokens, E responses.
+Shape suffixes: B batch, C channels or classes, H height, W width, P patches, D width of tokens, E
+responses.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class AlignmentHead(nn.Module):
     width : int, default 128
         Outputs of each block's encoder.
     pool : int, optional
-        Average each block's map to pool x pool first, so that the head's size does not depend on the image's.
-        None reads every value, as published.
+        Average each block's map to pool x pool first, so that the head's size does not depend on
+        the image's. None reads every value, as published.
 
     Raises
     ------
@@ -80,7 +81,9 @@ class AlignmentHead(nn.Module):
         for name, encoder in self.encoders.items():
             x_BCHW = blocks.get(name)
             got = None if x_BCHW is None else tuple(x_BCHW.shape[1:])
-            if x_BCHW is None or (got != self.sizes[name] if self.pool is None else got[0] != self.sizes[name][0]):
+            if x_BCHW is None or (
+                got != self.sizes[name] if self.pool is None else got[0] != self.sizes[name][0]
+            ):
                 raise DataError(
                     message(
                         f"block {name!r} of size {self.sizes[name]}",
@@ -121,8 +124,9 @@ class TokenNetwork(nn.Module):
     Parameters
     ----------
     backbone : nn.Module
-        ``backbone(images, blocks=indices, grad=bool)`` returns, for each index, an object with ``cls`` (B, D),
-        ``patches`` (B, P, D) and ``grid`` (h, w), through which gradients flow if `grad`.
+        ``backbone(images, blocks=indices, grad=bool)`` returns, for each index, an object with
+        ``cls`` (B, D), ``patches`` (B, P, D) and ``grid`` (h, w), through which gradients flow if
+        `grad`.
     blocks : sequence of int
         Which blocks to read; classification reads the last one given.
     width : int
@@ -142,11 +146,17 @@ class TokenNetwork(nn.Module):
 
     def forward(self, images_BCHW: Tensor, blocks: bool = False) -> Any:
         """Return logits (B, C) and, if asked, {"block3": (B, D, h, w), ...}."""
-        # backbones of the workbench are frozen unless told otherwise: alignment must reach their weights
-        learns = torch.is_grad_enabled() and any(p.requires_grad for p in self.backbone.parameters())
+        # backbones of the workbench are frozen unless told otherwise: alignment must reach their
+        # weights
+        learns = torch.is_grad_enabled() and any(
+            p.requires_grad for p in self.backbone.parameters()
+        )
         found = self.backbone(images_BCHW, blocks=self.blocks, grad=learns)
         logits_BC = self.decoder(found[-1].cls)
         if not blocks:
             return logits_BC
-        maps = {f"block{i}": t.patches.transpose(1, 2).unflatten(2, t.grid) for i, t in zip(self.blocks, found)}
+        maps = {
+            f"block{i}": t.patches.transpose(1, 2).unflatten(2, t.grid)
+            for i, t in zip(self.blocks, found)
+        }
         return logits_BC, maps

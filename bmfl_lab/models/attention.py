@@ -46,7 +46,11 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         if width % n_heads:
             raise ConfigError(
-                message(f"a number of heads that divides the width {width}", str(n_heads), "change n_heads or width")
+                message(
+                    f"a number of heads that divides the width {width}",
+                    str(n_heads),
+                    "change n_heads or width",
+                )
             )
         context_width = context_width or width
         self.n_heads, self.dropout = n_heads, dropout
@@ -58,7 +62,8 @@ class MultiHeadAttention(nn.Module):
     def memory(self, context_BPD: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of a context, shape (B, H, P, K) each, for several calls over the same one."""
         key, value = (
-            layer(context_BPD).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2) for layer in (self.key, self.value)
+            layer(context_BPD).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
+            for layer in (self.key, self.value)
         )
         return key, value
 
@@ -95,14 +100,20 @@ class MultiHeadAttention(nn.Module):
             If widths do not agree.
         """
         q_BHQK = self.query(x_BQD).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
-        k_BHPK, v_BHPK = self.memory(x_BQD if context_BPD is None else context_BPD) if memory is None else memory
+        k_BHPK, v_BHPK = (
+            self.memory(x_BQD if context_BPD is None else context_BPD) if memory is None else memory
+        )
         weights_BHQP = None
         if weights:
-            weights_BHQP = (q_BHQK @ k_BHPK.transpose(-2, -1) * q_BHQK.shape[-1] ** -0.5).float().softmax(-1)
+            weights_BHQP = (
+                (q_BHQK @ k_BHPK.transpose(-2, -1) * q_BHQK.shape[-1] ** -0.5).float().softmax(-1)
+            )
             mixed_BHQK = weights_BHQP.to(v_BHPK.dtype) @ v_BHPK
         else:
             dropout = self.dropout if self.training else 0.0
-            mixed_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHPK, v_BHPK, dropout_p=dropout)
+            mixed_BHQK = functional.scaled_dot_product_attention(
+                q_BHQK, k_BHPK, v_BHPK, dropout_p=dropout
+            )
         return self.output(mixed_BHQK.transpose(-3, -2).flatten(-2)), weights_BHQP
 
 
@@ -148,11 +159,13 @@ def sincos_positions(n: int, width: int) -> Tensor:
         If `width` is odd.
 
     References
-    ----------
-    Vaswani et al., Attention is all you need, NeurIPS 2017; in the layout of MinD-Vis (Chen et al., CVPR 2023).
+    ---------- Vaswani et al., Attention is all you need, NeurIPS 2017; in the layout of MinD-Vis
+    (Chen et al., CVPR 2023).
     """
     if width % 2:
-        raise ConfigError(message("an even width for sine-cosine positions", str(width), "change the width"))
+        raise ConfigError(
+            message("an even width for sine-cosine positions", str(width), "change the width")
+        )
     frequency = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
     angle = torch.arange(n, dtype=torch.float64)[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], 1).float()

@@ -38,7 +38,8 @@ def as_read(tokens: Any, kind: str) -> Tensor:
     tokens : BackboneTokens
         With ``cls``, ``patches`` and ``grid``.
     kind : str
-        "patches", "pooled:G", "cls" or "cls+mean" as in the feature store; the last two make a single patch.
+        "patches", "pooled:G", "cls" or "cls+mean" as in the feature store; the last two make a
+        single patch.
     """
     if kind == "patches":
         return tokens.patches
@@ -51,7 +52,8 @@ def as_read(tokens: Any, kind: str) -> Tensor:
 class BMFL(nn.Module):
     """Brain-machine fusion model for inference and explanation from images.
 
-    Only `fusion` is trainable. Backbone and encoder stay in eval mode, receive no gradient and never change.
+    Only `fusion` is trainable. Backbone and encoder stay in eval mode, receive no gradient and
+    never change.
 
     Parameters
     ----------
@@ -70,8 +72,8 @@ class BMFL(nn.Module):
     block : int, default -1
         Block of the backbone whose tokens the fusion sees.
     reads : sequence of (str, int), optional
-        Kind and block of each part of the tokens that the encoder reads, side by side; the patches of the last block
-        by default.
+        Kind and block of each part of the tokens that the encoder reads, side by side; the patches
+        of the last block by default.
 
     References
     ----------
@@ -96,7 +98,9 @@ class BMFL(nn.Module):
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
         self.fusion, self.pool, self.block, self.reads = fusion, pool, block, tuple(reads)
         for name, value in (("selected", selected), ("mean", mean), ("scale", scale)):
-            self.register_buffer(name, None if value is None else torch.as_tensor(np.asarray(value)))
+            self.register_buffer(
+                name, None if value is None else torch.as_tensor(np.asarray(value))
+            )
 
     def train(self, mode: bool = True) -> BMFL:
         """Set the mode of the fusion; backbone and encoder stay in eval mode."""
@@ -107,7 +111,12 @@ class BMFL(nn.Module):
         return self
 
     def forward(
-        self, images: Tensor, *, lesion: Lesion | None = None, weights: bool = False, grad: bool = False
+        self,
+        images: Tensor,
+        *,
+        lesion: Lesion | None = None,
+        weights: bool = False,
+        grad: bool = False,
     ) -> FusionOutput:
         """Classify images.
 
@@ -120,8 +129,8 @@ class BMFL(nn.Module):
         weights : bool, default False
             Return attention weights.
         grad : bool, default False
-            Let gradients reach `images`, for attribution; the backbone must take ``grad=True``, as those of this
-            package do. No weight of the frozen parts receives a gradient either way.
+            Let gradients reach `images`, for attribution; the backbone must take ``grad=True``, as
+            those of this package do. No weight of the frozen parts receives a gradient either way.
 
         Returns
         -------
@@ -134,11 +143,14 @@ class BMFL(nn.Module):
         """
         with contextlib.nullcontext() if grad else torch.no_grad():
             tokens, read_BPD = self._tokens(images, grad)
-            response_BS = None if self.encoder is None else self.select(self.encoder(read_BPD), lesion)
+            response_BS = (
+                None if self.encoder is None else self.select(self.encoder(read_BPD), lesion)
+            )
             patches_BPD = tokens.patches
             if self.pool:
                 patches_BPD = pool_patches(patches_BPD, tokens.grid, self.pool)
-        # clones leave inference mode, so that the fusion can be trained on the outputs of the frozen parts
+        # clones leave inference mode, so that the fusion can be trained on the outputs of the
+        # frozen parts
         frozen = (t if t is None else t.clone() for t in (tokens.cls, patches_BPD, response_BS))
         return self.fusion(*frozen, weights=weights)
 

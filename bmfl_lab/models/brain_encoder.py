@@ -1,6 +1,7 @@
 """Brain encoders that are linear in the tokens: a plain linear map, and a receptive field times feature weights.
 
-Shape suffixes: B batch, P patches, D token width, F features, V vertices, C candidate receptive fields.
+Shape suffixes: B batch, P patches, D token width, F features, V vertices, C candidate receptive
+fields.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def pool_patches(patches_BPD: Tensor, pooling: str) -> Tensor:
         If the pooling is unknown.
     """
     if pooling not in POOLINGS:
-        raise ConfigError(message(f"a pooling among {POOLINGS}", repr(pooling), "choose one of them"))
+        raise ConfigError(
+            message(f"a pooling among {POOLINGS}", repr(pooling), "choose one of them")
+        )
     return patches_BPD.mean(1) if pooling == "mean" else patches_BPD.flatten(1)
 
 
@@ -46,12 +49,13 @@ class LinearEncoder(nn.Module):
         Number of patches, for "grid". CLS tokens come as one patch.
 
     Notes
-    -----
-    The predictions have a rank of at most the number of features: they hold nothing beyond a linear map of the
-    tokens, which makes this encoder a control as much as a model.
+    ----- The predictions have a rank of at most the number of features: they hold nothing beyond a
+    linear map of the tokens, which makes this encoder a control as much as a model.
     """
 
-    def __init__(self, *, token_width: int, n_vertices: int, pooling: str = "mean", n_patches: int = 1) -> None:
+    def __init__(
+        self, *, token_width: int, n_vertices: int, pooling: str = "mean", n_patches: int = 1
+    ) -> None:
         super().__init__()
         pool_patches(torch.zeros(1, 1, 1), pooling)
         self.pooling = pooling
@@ -59,9 +63,13 @@ class LinearEncoder(nn.Module):
         self.linear = nn.Linear(token_width * (n_patches if pooling == "grid" else 1), n_vertices)
 
     @classmethod
-    def from_ridge(cls, fit: RidgeFit, *, token_width: int, pooling: str = "mean", n_patches: int = 1) -> LinearEncoder:
+    def from_ridge(
+        cls, fit: RidgeFit, *, token_width: int, pooling: str = "mean", n_patches: int = 1
+    ) -> LinearEncoder:
         """Return the encoder that computes a ridge fit's predictions."""
-        made = cls(token_width=token_width, n_vertices=len(fit.alpha), pooling=pooling, n_patches=n_patches)
+        made = cls(
+            token_width=token_width, n_vertices=len(fit.alpha), pooling=pooling, n_patches=n_patches
+        )
         with torch.no_grad():
             made.linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(fit.coef.T)))
             made.linear.bias.copy_(torch.from_numpy(fit.intercept))
@@ -72,11 +80,14 @@ class LinearEncoder(nn.Module):
         return self.linear(pool_patches(patches_BPD, self.pooling))
 
 
-def candidate_fields(grid: tuple[int, int], per_side: int = 8, sizes: Sequence[float] = (0.08, 0.16, 0.3)) -> Tensor:
+def candidate_fields(
+    grid: tuple[int, int], per_side: int = 8, sizes: Sequence[float] = (0.08, 0.16, 0.3)
+) -> Tensor:
     """Return candidate receptive fields, shape (C, 3): x and y of the centre, and sigma.
 
-    Coordinates are shares of the image's side, x to the right and y down from the upper left corner. Centres stand
-    on a regular lattice; the last candidate is the whole image (sigma infinite).
+    Coordinates are shares of the image's side, x to the right and y down from the upper left
+    corner. Centres stand on a regular lattice; the last candidate is the whole image (sigma
+    infinite).
     """
     at = (torch.arange(per_side) + 0.5) / per_side
     y, x = torch.meshgrid(at, at, indexing="ij")
@@ -140,7 +151,9 @@ class RetinotopicEncoder(nn.Module):
 
     def forward(self, patches_BPD: Tensor) -> Tensor:
         """Return responses, shape (B, V)."""
-        seen_BCF = self.weights_CP.to(patches_BPD.dtype) @ (patches_BPD @ self.projection_DF.to(patches_BPD.dtype))
+        seen_BCF = self.weights_CP.to(patches_BPD.dtype) @ (
+            patches_BPD @ self.projection_DF.to(patches_BPD.dtype)
+        )
         out_BV = patches_BPD.new_empty(len(patches_BPD), len(self.choice_V))
         for c in self.choice_V.unique().tolist():
             mine = self.choice_V == c
@@ -184,8 +197,8 @@ def fit_retinotopic(
     Returns
     -------
     RetinotopicEncoder
-        Its `fit_facts` hold the share of vertices whose penalty, on the field they chose, lies at an end of the grid,
-        and the median penalty.
+        Its `fit_facts` hold the share of vertices whose penalty, on the field they chose, lies at
+        an end of the grid, and the median penalty.
 
     Raises
     ------
@@ -198,22 +211,29 @@ def fit_retinotopic(
         If that share is above 5 %.
 
     Notes
-    -----
-    Candidate fields, Gaussian shape and principal components are our choice; every candidate is fitted in closed
-    form, so that no vertex depends on where a gradient descent began.
+    ----- Candidate fields, Gaussian shape and principal components are our choice; every candidate
+    is fitted in closed form, so that no vertex depends on where a gradient descent began.
     """
     if patches.shape[1] != grid[0] * grid[1]:
-        raise DataError(message(f"{grid[0] * grid[1]} patches for grid {grid}", f"{patches.shape}", "give the grid"))
+        raise DataError(
+            message(
+                f"{grid[0] * grid[1]} patches for grid {grid}", f"{patches.shape}", "give the grid"
+            )
+        )
     fields = candidate_fields(grid, per_side, sizes)
     projection = _principal(patches, min(n_features, patches.shape[2]))
     features = np.matmul(np.asarray(patches, np.float32), projection)
-    seen = torch.einsum("cp,npf->cnf", field_weights(fields, grid), torch.from_numpy(features)).numpy()
+    seen = torch.einsum(
+        "cp,npf->cnf", field_weights(fields, grid), torch.from_numpy(features)
+    ).numpy()
     best, alpha = np.full(Y.shape[1], -np.inf, np.float32), np.empty(Y.shape[1], np.float32)
     choice = np.zeros(Y.shape[1], np.int64)
     coef = np.zeros((Y.shape[1], features.shape[2]), np.float32)
     intercept = np.zeros(Y.shape[1], np.float32)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="expected at most 5%")  # poor candidates want the largest penalty
+        warnings.filterwarnings(
+            "ignore", message="expected at most 5%"
+        )  # poor candidates want the largest penalty
         for c in range(len(fields)):
             fit = fit_ridge(seen[c], Y, alphas, n_folds, device=device, precision="float32")
             better = fit.cv_score > best
@@ -227,7 +247,10 @@ def fit_retinotopic(
         intercept=torch.from_numpy(intercept),
         grid=grid,
     )
-    made.fit_facts = {"alpha_edge_share": share_at_edge(alpha, alphas), "alpha_median": float(np.median(alpha))}
+    made.fit_facts = {
+        "alpha_edge_share": share_at_edge(alpha, alphas),
+        "alpha_median": float(np.median(alpha)),
+    }
     return made
 
 

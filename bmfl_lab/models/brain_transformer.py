@@ -1,6 +1,7 @@
 """From predicted responses to brain tokens: tokenisers, and the transformer over CLS and tokens.
 
-Shape suffixes: B batch, V vertices, R brain tokens (parcels or patches), L padded parcel size, E brain width.
+Shape suffixes: B batch, V vertices, R brain tokens (parcels or patches), L padded parcel size, E
+brain width.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class ParcelTokeniser(nn.Module):
     Parameters
     ----------
     parcels : sequence of int64 ndarray, or mapping of str to it
-        Vertex indices of each parcel (ROI, or hemisphere and ROI). Parcels may overlap and need not cover all.
+        Vertex indices of each parcel (ROI, or hemisphere and ROI). Parcels may overlap and need not
+        cover all.
     n_vertices : int
         Number V of vertices in a response.
     width : int
@@ -34,18 +36,31 @@ class ParcelTokeniser(nn.Module):
         If there is no parcel, one is empty, or an index lies outside the response.
 
     Notes
-    -----
-    Parcels are worked off in buckets of similar size, each one padded batched product; a padded place reads a
-    zero. NeuralOOD does not state its tokeniser; one token a parcel is our choice.
+    ----- Parcels are worked off in buckets of similar size, each one padded batched product; a
+    padded place reads a zero. NeuralOOD does not state its tokeniser; one token a parcel is our
+    choice.
     """
 
-    def __init__(self, *, parcels: Sequence[np.ndarray] | Mapping[str, np.ndarray], n_vertices: int, width: int):
+    def __init__(
+        self,
+        *,
+        parcels: Sequence[np.ndarray] | Mapping[str, np.ndarray],
+        n_vertices: int,
+        width: int,
+    ):
         super().__init__()
-        self.names = tuple(parcels) if isinstance(parcels, Mapping) else tuple(map(str, range(len(parcels))))
+        self.names = (
+            tuple(parcels) if isinstance(parcels, Mapping) else tuple(map(str, range(len(parcels))))
+        )
         arrays = [
-            np.asarray(v, dtype=np.int64) for v in (parcels.values() if isinstance(parcels, Mapping) else parcels)
+            np.asarray(v, dtype=np.int64)
+            for v in (parcels.values() if isinstance(parcels, Mapping) else parcels)
         ]
-        wrong = [n for n, v in zip(self.names, arrays) if not len(v) or v.min() < 0 or v.max() >= n_vertices]
+        wrong = [
+            n
+            for n, v in zip(self.names, arrays)
+            if not len(v) or v.min() < 0 or v.max() >= n_vertices
+        ]
         if not arrays or wrong:
             raise ConfigError(
                 message(
@@ -87,7 +102,9 @@ class ParcelTokeniser(nn.Module):
         parts = []
         for bucket in range(self.n_buckets):
             x_BRL = padded_BV[:, getattr(self, f"vertex_{bucket}")]
-            parts.append(torch.einsum("brl,rle->bre", x_BRL, weight_SE[getattr(self, f"row_{bucket}")]))
+            parts.append(
+                torch.einsum("brl,rle->bre", x_BRL, weight_SE[getattr(self, f"row_{bucket}")])
+            )
         return torch.cat(parts, 1)[:, self.order] + self.bias
 
 
@@ -120,9 +137,17 @@ class PatchTokeniser(nn.Module):
     def __init__(self, *, n_vertices: int, width: int, patch: int = 16):
         super().__init__()
         if patch < 1 or n_vertices < 1:
-            raise ConfigError(message("patch and n_vertices >= 1", f"{patch} and {n_vertices}", "correct them"))
-        self.n_tokens, self.n_vertices, self.patch = math.ceil(n_vertices / patch), n_vertices, patch
-        self.names = tuple(f"{i * patch}-{min((i + 1) * patch, n_vertices) - 1}" for i in range(self.n_tokens))
+            raise ConfigError(
+                message("patch and n_vertices >= 1", f"{patch} and {n_vertices}", "correct them")
+            )
+        self.n_tokens, self.n_vertices, self.patch = (
+            math.ceil(n_vertices / patch),
+            n_vertices,
+            patch,
+        )
+        self.names = tuple(
+            f"{i * patch}-{min((i + 1) * patch, n_vertices) - 1}" for i in range(self.n_tokens)
+        )
         self.linear = nn.Linear(patch, width)
         wrapped = torch.arange(self.n_tokens * patch) % n_vertices
         self.register_buffer("wrapped", wrapped, persistent=False)
@@ -149,16 +174,16 @@ class BrainTransformer(nn.Module):
     Raises
     ------
     ConfigError
-        If `n_heads` does not divide `width`, `positions` is unknown, or `width` is odd with "sincos".
+        If `n_heads` does not divide `width`, `positions` is unknown, or `width` is odd with
+        "sincos".
 
     Notes
-    -----
-    Blocks are pre-norm, and a LayerNorm follows the last. Depth, width, heads and positions of NeuralOOD's brain
-    transformer are not known: our choice.
+    ----- Blocks are pre-norm, and a LayerNorm follows the last. Depth, width, heads and positions
+    of NeuralOOD's brain transformer are not known: our choice.
 
     References
-    ----------
-    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): CLS token and patch tokens of the predicted fMRI.
+    ---------- Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): CLS token and patch tokens of the
+    predicted fMRI.
     """
 
     def __init__(
@@ -174,15 +199,20 @@ class BrainTransformer(nn.Module):
     ):
         super().__init__()
         if positions not in ("learned", "sincos"):
-            raise ConfigError(message("positions 'learned' or 'sincos'", repr(positions), "choose one of the two"))
+            raise ConfigError(
+                message("positions 'learned' or 'sincos'", repr(positions), "choose one of the two")
+            )
         self.tokeniser = tokeniser
         self.cls = nn.Parameter(torch.randn(width) * 0.02)
         if positions == "learned":
             self.positions = nn.Parameter(torch.randn(tokeniser.n_tokens, width) * 0.02)
         else:
-            self.register_buffer("positions", sincos_positions(tokeniser.n_tokens, width), persistent=False)
+            self.register_buffer(
+                "positions", sincos_positions(tokeniser.n_tokens, width), persistent=False
+            )
         self.blocks = nn.ModuleList(
-            TransformerBlock(width=width, n_heads=n_heads, mlp_ratio=mlp_ratio, dropout=dropout) for _ in range(depth)
+            TransformerBlock(width=width, n_heads=n_heads, mlp_ratio=mlp_ratio, dropout=dropout)
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
 

@@ -1,7 +1,7 @@
 """Two-way cross-attention between visual and brain tokens, and the two baselines of the same form.
 
-Shape suffixes: B batch, P patches, D visual width, R brain tokens, E brain width, W common width, V vertices,
-H heads, C classes.
+Shape suffixes: B batch, P patches, D visual width, R brain tokens, E brain width, W common width, V
+vertices, H heads, C classes.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class CrossAttentionFusion(nn.Module):
         X_bv = b_q + MHA(query = N(b_q), keys and values = N(v_patches))
 
     where q is the CLS token alone (``query="cls"``), or CLS and all tokens followed by their mean
-    (``query="patch"``). The residual is not normalised, there is no MLP inside, and values and outputs have no
-    bias.
+    (``query="patch"``). The residual is not normalised, there is no MLP inside, and values and
+    outputs have no bias.
 
     Parameters
     ----------
@@ -86,16 +86,23 @@ class CrossAttentionFusion(nn.Module):
         If `query` is unknown or `n_heads` does not divide `width`.
 
     Notes
-    -----
-    NeuralOOD's text supports both readings of `query`. The order of the names vb and bv is not stated: here the
-    first letter asks.
+    ----- NeuralOOD's text supports both readings of `query`. The order of the names vb and bv is
+    not stated: here the first letter asks.
 
     References
-    ----------
-    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024). Chen et al., CrossViT, ICCV 2021: CLS query with a residual.
+    ---------- Zhao et al., NeuralOOD, arXiv:2408.14950 (2024). Chen et al., CrossViT, ICCV 2021:
+    CLS query with a residual.
     """
 
-    def __init__(self, *, visual_width: int, brain_width: int, width: int, n_heads: int = 4, query: str = "cls"):
+    def __init__(
+        self,
+        *,
+        visual_width: int,
+        brain_width: int,
+        width: int,
+        n_heads: int = 4,
+        query: str = "cls",
+    ):
         super().__init__()
         if query not in QUERIES:
             raise ConfigError(message(f"query among {QUERIES}", repr(query), "choose one of them"))
@@ -161,9 +168,10 @@ class FusionModel(nn.Module):
     Parameters
     ----------
     head : "fusion", "concat" or "backbone"
-        "fusion": `CrossAttentionFusion`, then an MLP on [X_vb; X_bv]. "concat": the same brain transformer, no
-        cross-attention; the MLP sees [projected visual summary; projected brain CLS]. "backbone": an MLP on the
-        visual summary, no brain. The visual summary is [CLS; mean of the patches].
+        "fusion": `CrossAttentionFusion`, then an MLP on [X_vb; X_bv]. "concat": the same brain
+        transformer, no cross-attention; the MLP sees [projected visual summary; projected brain
+        CLS]. "backbone": an MLP on the visual summary, no brain. The visual summary is [CLS; mean
+        of the patches].
     visual_width, n_classes : int
         D and C.
     brain : nn.Module, optional
@@ -197,26 +205,39 @@ class FusionModel(nn.Module):
     ):
         super().__init__()
         self.visual_width, self.n_classes = visual_width, n_classes
-        # rows: CLS, patches; part of the state, so that a saved model standardises as the trained one did
+        # rows: CLS, patches; part of the state, so that a saved model standardises as the trained
+        # one did
         self.register_buffer("token_mean", torch.zeros(2, visual_width))
         self.register_buffer("token_scale", torch.ones(2, visual_width))
         if head not in HEADS or (head != "backbone" and brain is None):
             got = f"{head!r}" + ("" if brain is not None else " without a brain transformer")
             raise ConfigError(
-                message(f"head among {HEADS}, with a brain transformer unless 'backbone'", got, "correct it")
+                message(
+                    f"head among {HEADS}, with a brain transformer unless 'backbone'",
+                    got,
+                    "correct it",
+                )
             )
         self.head = head
         self.brain = None if head == "backbone" else brain
         if head == "fusion":
             self.fusion = CrossAttentionFusion(
-                visual_width=visual_width, brain_width=brain_width, width=width, n_heads=n_heads, query=query
+                visual_width=visual_width,
+                brain_width=brain_width,
+                width=width,
+                n_heads=n_heads,
+                query=query,
             )
         elif head == "concat":
             self.project_visual = nn.Linear(2 * visual_width, width)
             self.project_brain = nn.Linear(brain_width, width)
         n_in, hidden = 2 * (visual_width if head == "backbone" else width), hidden or width
         self.classifier = nn.Sequential(
-            nn.LayerNorm(n_in), nn.Linear(n_in, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, n_classes)
+            nn.LayerNorm(n_in),
+            nn.Linear(n_in, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, n_classes),
         )
 
     def standardise_tokens(self, cls_BD: Tensor, patches_BPD: Tensor) -> None:
@@ -230,9 +251,15 @@ class FusionModel(nn.Module):
         for row, tokens in enumerate((cls_BD, patches_BPD)):
             centre = tokens[:1].flatten(0, -2).double().mean(0)
             total, square, count = torch.zeros_like(centre), torch.zeros_like(centre), 0
-            for part in tokens.split(512):  # in parts, because the tokens may fill the memory at half precision
+            for part in tokens.split(
+                512
+            ):  # in parts, because the tokens may fill the memory at half precision
                 flat = part.flatten(0, -2).double() - centre
-                total, square, count = total + flat.sum(0), square + flat.square().sum(0), count + len(flat)
+                total, square, count = (
+                    total + flat.sum(0),
+                    square + flat.square().sum(0),
+                    count + len(flat),
+                )
             mean = total / count
             self.token_mean[row] = mean + centre
             self.token_scale[row] = (square / count - mean**2).clamp_min(0).sqrt().clamp_min(1e-4)
@@ -265,7 +292,8 @@ class FusionModel(nn.Module):
         cls_BD, patches_BPD : Tensor, shapes (B, D) and (B, P, D)
             Visual tokens.
         response_BV : Tensor, shape (B, V), optional
-            Predicted response of the vertices that the brain transformer reads; unused by "backbone".
+            Predicted response of the vertices that the brain transformer reads; unused by
+            "backbone".
         weights : bool, default False
             Return attention weights ("fusion" only).
         seen : Seen, optional
@@ -283,7 +311,9 @@ class FusionModel(nn.Module):
         if seen is None:
             cls_BD, patches_BPD = self._standardised(cls_BD, patches_BPD)
         if self.head == "backbone":
-            return FusionOutput(self.classifier(torch.cat([cls_BD, patches_BPD.mean(1)], 1)), None, None)
+            return FusionOutput(
+                self.classifier(torch.cat([cls_BD, patches_BPD.mean(1)], 1)), None, None
+            )
         brain_cls_BE, brain_BRE = self.brain(response_BV)
         attention = None
         if self.head == "fusion":

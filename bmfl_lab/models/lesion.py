@@ -26,8 +26,8 @@ class Lesion:
     mask : ndarray of bool, shape (V,)
         True where the response is replaced; any set of vertices, e.g. ``atlas.select("V1")``.
     kind : "mean", "zero" or "resample"
-        "mean": the vertex's training mean. "zero": 0. "resample": the response to another image, all lesioned
-        vertices from the same one.
+        "mean": the vertex's training mean. "zero": 0. "resample": the response to another image,
+        all lesioned vertices from the same one.
     strength : float, default 1
         0 leaves the response as it is, 1 replaces it; in between a mixture.
     seed : int, default 0
@@ -56,7 +56,11 @@ class Lesion:
 
 
 def apply_lesion(
-    response_BV: Tensor, lesion: Lesion | None, *, mean_V: Tensor | None = None, donors_NV: Tensor | None = None
+    response_BV: Tensor,
+    lesion: Lesion | None,
+    *,
+    mean_V: Tensor | None = None,
+    donors_NV: Tensor | None = None,
 ) -> Tensor:
     """Return responses with a lesion.
 
@@ -69,8 +73,8 @@ def apply_lesion(
     mean_V : Tensor, shape (V,), optional
         Training mean, for "mean".
     donors_NV : Tensor, shape (N, V), optional
-        Responses to other images, for "resample": row i takes a seeded random donor. Without them, each row of the
-        batch takes that of another row (a seeded rotation of the batch).
+        Responses to other images, for "resample": row i takes a seeded random donor. Without them,
+        each row of the batch takes that of another row (a seeded rotation of the batch).
 
     Returns
     -------
@@ -96,12 +100,16 @@ def apply_lesion(
     return torch.where(mask_V, torch.lerp(response_BV, other_BV, lesion.strength), response_BV)
 
 
-def _replacement(response_BV: Tensor, lesion: Lesion, mean_V: Tensor | None, donors_NV: Tensor | None) -> Tensor:
+def _replacement(
+    response_BV: Tensor, lesion: Lesion, mean_V: Tensor | None, donors_NV: Tensor | None
+) -> Tensor:
     if lesion.kind == "zero":
         return torch.zeros_like(response_BV)
     if lesion.kind == "mean":
         if mean_V is None:
-            raise ConfigError(message("the training mean for a 'mean' lesion", "None", "pass mean_V"))
+            raise ConfigError(
+                message("the training mean for a 'mean' lesion", "None", "pass mean_V")
+            )
         return mean_V.to(response_BV).expand_as(response_BV)
     generator = np.random.default_rng(lesion.seed)
     n = len(response_BV)
@@ -109,5 +117,9 @@ def _replacement(response_BV: Tensor, lesion: Lesion, mean_V: Tensor | None, don
         chosen = torch.as_tensor(generator.integers(0, len(donors_NV), n), device=donors_NV.device)
         return donors_NV[chosen].to(response_BV)
     if n < 2:
-        raise ConfigError(message("donors, or at least 2 images, for a 'resample' lesion", f"{n}", "pass donors_NV"))
+        raise ConfigError(
+            message(
+                "donors, or at least 2 images, for a 'resample' lesion", f"{n}", "pass donors_NV"
+            )
+        )
     return response_BV.roll(int(generator.integers(1, n)), 0)

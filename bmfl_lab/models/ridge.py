@@ -1,9 +1,9 @@
 """Ridge regression with one penalty per vertex, chosen by cross-validation in Gram form.
 
 For fold k with held-out rows X_k, Y_k everything cross-validation needs is in ``G_k = X_k'X_k`` and
-``C_k = X_k'Y_k``; the training sets are differences ``G - G_k``. After ``G - G_k = V diag(l) V'`` the held-out
-error of penalty a is ``y'y - 2 sum(w * V'C_k) + sum(w * (V'G_k V) w)`` with ``w = V'(C - C_k) / (l + a)``, so no
-prediction is ever formed.
+``C_k = X_k'Y_k``; the training sets are differences ``G - G_k``. After ``G - G_k = V diag(l) V'``
+the held-out error of penalty a is ``y'y - 2 sum(w * V'C_k) + sum(w * (V'G_k V) w)`` with ``w = V'(C
+- C_k) / (l + a)``, so no prediction is ever formed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ class RidgeFit:
         X = np.asarray(X, np.float32)
         if X.ndim != 2 or X.shape[1] != len(self.coef):
             raise DataError(
-                message(f"features of shape (n, {len(self.coef)})", f"{X.shape}", "use the features it was fitted on")
+                message(
+                    f"features of shape (n, {len(self.coef)})",
+                    f"{X.shape}",
+                    "use the features it was fitted on",
+                )
             )
         return X @ self.coef + self.intercept
 
@@ -72,7 +76,8 @@ def fold_rows(n: int, n_folds: int = 5, folds: Any = None) -> list[np.ndarray]:
     n : int
         Number of stimuli.
     n_folds : int, default 5
-        Contiguous unshuffled folds, sizes as scikit-learn's KFold: the first ``n % n_folds`` have one more.
+        Contiguous unshuffled folds, sizes as scikit-learn's KFold: the first ``n % n_folds`` have
+        one more.
     folds : None, ndarray of shape (n,), or sequence of row indices
         A label per stimulus (a session: leave one session out), or the held-out rows of each fold.
 
@@ -130,8 +135,8 @@ def fit_ridge(
         Vertices at a time. Memory beyond inputs and result: about
         ``4 * chunk * (n_stimuli + (n_folds + 6) * n_features)`` bytes in single precision.
     precision : {"auto", "float32", "float64"}
-        Of products with responses; decompositions are always in double. "auto" takes double for small problems
-        and float64 input.
+        Of products with responses; decompositions are always in double. "auto" takes double for
+        small problems and float64 input.
 
     Returns
     -------
@@ -150,12 +155,12 @@ def fit_ridge(
         If more than 5 % of the vertices choose a penalty at an end of the grid.
 
     Notes
-    -----
-    Same criterion as himalaya's ``RidgeCV(fit_intercept=True)``: mean over folds of the held-out mean squared error.
+    ----- Same criterion as himalaya's ``RidgeCV(fit_intercept=True)``: mean over folds of the
+    held-out mean squared error.
 
     References
-    ----------
-    Dupré la Tour et al. (2022), Feature-space selection with banded ridge regression, NeuroImage 264.
+    ---------- Dupré la Tour et al. (2022), Feature-space selection with banded ridge regression,
+    NeuroImage 264.
     """
     X, Y, grid = _checked(X, Y, alphas)
     dtype = _precision(precision, X, Y)
@@ -189,7 +194,11 @@ def share_at_edge(alpha: np.ndarray, alphas: Sequence[float], *, stacklevel: int
         If it is more than 5 %.
     """
     grid = np.asarray(alphas, np.float32).ravel()
-    edge = float(np.mean((alpha == grid.min()) | (alpha == grid.max()))) if len(grid) > 1 and len(alpha) else 0.0
+    edge = (
+        float(np.mean((alpha == grid.min()) | (alpha == grid.max())))
+        if len(grid) > 1 and len(alpha)
+        else 0.0
+    )
     if edge > EDGE_SHARE:
         warnings.warn(
             message(
@@ -225,13 +234,19 @@ def _checked(X: Any, Y: Any, alphas: Sequence[float]) -> tuple[np.ndarray, np.nd
             )
     grid = np.asarray(alphas, np.float32).ravel()
     if not len(grid) or not np.all(np.isfinite(grid)) or np.any(grid <= 0):
-        raise ConfigError(message("one or more positive penalties", f"{list(alphas)!r}", "use np.logspace(0, 8, 17)"))
+        raise ConfigError(
+            message(
+                "one or more positive penalties", f"{list(alphas)!r}", "use np.logspace(0, 8, 17)"
+            )
+        )
     return X, Y, grid
 
 
 def _precision(precision: str, X: np.ndarray, Y: np.ndarray) -> torch.dtype:
     if precision not in ("auto", "float32", "float64"):
-        raise ConfigError(message("'auto', 'float32' or 'float64'", repr(precision), "choose one of them"))
+        raise ConfigError(
+            message("'auto', 'float32' or 'float64'", repr(precision), "choose one of them")
+        )
     if precision == "auto":
         small = X.shape[0] * X.shape[1] * Y.shape[1] < _SMALL
         precision = "float64" if small or np.float64 in (X.dtype, Y.dtype) else "float32"
@@ -242,10 +257,17 @@ class _Features:
     """What does not depend on the responses: the decompositions of every fold, made once."""
 
     def __init__(
-        self, X: np.ndarray, rows: list[np.ndarray], grid: np.ndarray, dtype: torch.dtype, device: str
+        self,
+        X: np.ndarray,
+        rows: list[np.ndarray],
+        grid: np.ndarray,
+        dtype: torch.dtype,
+        device: str,
     ) -> None:
         self.rows = [torch.as_tensor(r, device=device) for r in rows]
-        self.contiguous = all(len(r) and np.array_equal(r, np.arange(r[0], r[0] + len(r))) for r in rows)
+        self.contiguous = all(
+            len(r) and np.array_equal(r, np.arange(r[0], r[0] + len(r))) for r in rows
+        )
         self.grid, self.dtype = torch.as_tensor(grid, device=device, dtype=torch.float64), dtype
         self.mean = torch.as_tensor(X.mean(0, dtype=np.float64), device=device)
         X64 = torch.as_tensor(X, device=device).double() - self.mean
@@ -278,7 +300,9 @@ class _Features:
         y = Y[pick]
         return self.X[pick].T @ y, y.sum(0), (y * y).sum(0)
 
-    def _errors(self, k: int, cross: Tensor, total: Tensor, n: int, parts: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    def _errors(
+        self, k: int, cross: Tensor, total: Tensor, n: int, parts: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
         """Return the held-out mean squared error of fold k, shape (n_alphas, vertices)."""
         lam, V, H, m = self.folds[k]
         c_k, t_k, yy_k = parts
@@ -301,7 +325,9 @@ class _Features:
         Y = Y - mean_y.to(self.dtype)
         parts = [self._cross(Y, k) for k in range(len(self.rows))]
         cross, total = sum(p[0] for p in parts), sum(p[1] for p in parts)
-        errors = sum(self._errors(k, cross, total, len(Y), parts[k]) for k in range(len(parts))) / len(parts)
+        errors = sum(
+            self._errors(k, cross, total, len(Y), parts[k]) for k in range(len(parts))
+        ) / len(parts)
         best, index = errors.min(0)
         lam, V = self.full
         Z = V.T @ cross.double()

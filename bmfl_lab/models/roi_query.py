@@ -1,7 +1,7 @@
 """ROI-query transformer: one learned query per region and hemisphere attends to patches and predicts its vertices.
 
-Shape suffixes: B batch, P patches, D backbone width, R queries, E model width, H heads, K head width, V vertices,
-G groups of vertices that are read out from the same set of queries.
+Shape suffixes: B batch, P patches, D backbone width, R queries, E model width, H heads, K head
+width, V vertices, G groups of vertices that are read out from the same set of queries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from bmfl_lab.errors import ConfigError, DataError, message
 SIDES = ("left", "right")
 
 
-def query_masks(hemisphere: np.ndarray, rois: Mapping[str, np.ndarray]) -> tuple[tuple[str, ...], np.ndarray]:
+def query_masks(
+    hemisphere: np.ndarray, rois: Mapping[str, np.ndarray]
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Return which query reads out which vertex.
 
     Parameters
@@ -27,8 +29,9 @@ def query_masks(hemisphere: np.ndarray, rois: Mapping[str, np.ndarray]) -> tuple
     hemisphere : ndarray of int, shape (n_vertices,)
         0 left, 1 right.
     rois : mapping of str to ndarray of bool, shape (n_vertices,)
-        Regions that get a query in each hemisphere where they have vertices; they may overlap. Vertices of no region
-        belong to a query "rest". An empty mapping gives one query a hemisphere, named "all".
+        Regions that get a query in each hemisphere where they have vertices; they may overlap.
+        Vertices of no region belong to a query "rest". An empty mapping gives one query a
+        hemisphere, named "all".
 
     Returns
     -------
@@ -38,8 +41,15 @@ def query_masks(hemisphere: np.ndarray, rois: Mapping[str, np.ndarray]) -> tuple
         Every vertex belongs to at least one query.
     """
     side = np.asarray(hemisphere)
-    taken = np.any([np.asarray(m, bool) for m in rois.values()], axis=0) if rois else np.zeros(len(side), bool)
-    regions = {**{k: np.asarray(m, bool) for k, m in rois.items()}, ("rest" if rois else "all"): ~taken}
+    taken = (
+        np.any([np.asarray(m, bool) for m in rois.values()], axis=0)
+        if rois
+        else np.zeros(len(side), bool)
+    )
+    regions = {
+        **{k: np.asarray(m, bool) for k, m in rois.items()},
+        ("rest" if rois else "all"): ~taken,
+    }
     found = {f"{SIDES[s]}:{k}": m & (side == s) for s in (0, 1) for k, m in regions.items()}
     names = tuple(k for k, m in found.items() if m.any())
     return names, np.stack([found[k] for k in names])
@@ -48,7 +58,8 @@ def query_masks(hemisphere: np.ndarray, rois: Mapping[str, np.ndarray]) -> tuple
 def sine_positions(grid: tuple[int, int], width: int, temperature: float = 10000.0) -> Tensor:
     """Return fixed two-dimensional sine and cosine positions, shape (rows * columns, width).
 
-    The first half of the width codes the row, the second the column, each scaled to 2 pi over the grid, as in DETR.
+    The first half of the width codes the row, the second the column, each scaled to 2 pi over the
+    grid, as in DETR.
 
     Raises
     ------
@@ -75,8 +86,9 @@ def sine_positions(grid: tuple[int, int], width: int, temperature: float = 10000
 class GroupedReadout(nn.Module):
     """Linear readout of masked queries that computes each vertex once.
 
-    ``out[v] = (sum_r m[r, v] q_r) . w_v + (sum_r m[r, v]) b_v``: vertices that share their queries are read out
-    together from the sum of those queries, instead of every vertex from every query and a mask afterwards.
+    ``out[v] = (sum_r m[r, v] q_r) . w_v + (sum_r m[r, v]) b_v``: vertices that share their queries
+    are read out together from the sum of those queries, instead of every vertex from every query
+    and a mask afterwards.
 
     Parameters
     ----------
@@ -110,7 +122,9 @@ class GroupedReadout(nn.Module):
         self.register_buffer("order_V", torch.from_numpy(order))
         bound = 1 / math.sqrt(width)
         # one parameter a group: slices of one large weight would each cost a full-size gradient
-        self.weights = nn.ParameterList([nn.Parameter(torch.empty(n, width).uniform_(-bound, bound)) for n in sizes])
+        self.weights = nn.ParameterList(
+            [nn.Parameter(torch.empty(n, width).uniform_(-bound, bound)) for n in sizes]
+        )
         self.bias_V = nn.Parameter(torch.zeros(masks.shape[1]))
         self.register_buffer("count_V", torch.from_numpy(masks.sum(0).astype(np.float32)))
 
@@ -151,14 +165,14 @@ class ROIQueryEncoder(nn.Module):
         If sizes do not fit each other.
 
     Notes
-    -----
-    Self-attention among queries is left out: with one layer and zero input it gives every query the same vector.
-    Queries do not depend on the image, so their projection is computed once, not once an image.
+    ----- Self-attention among queries is left out: with one layer and zero input it gives every
+    query the same vector. Queries do not depend on the image, so their projection is computed once,
+    not once an image.
 
     References
-    ----------
-    Adeli, Minni & Kriegeskorte (2023), Predicting brain activity using transformers, bioRxiv; Adeli et al. (2025),
-    Transformer brain encoders explain human high-level visual responses, arXiv 2505.17329.
+    ---------- Adeli, Minni & Kriegeskorte (2023), Predicting brain activity using transformers,
+    bioRxiv; Adeli et al. (2025), Transformer brain encoders explain human high-level visual
+    responses, arXiv 2505.17329.
     """
 
     def __init__(
@@ -176,7 +190,11 @@ class ROIQueryEncoder(nn.Module):
         width = width or token_width
         if width % n_heads:
             raise ConfigError(
-                message("a width divisible by the number of heads", f"{width} and {n_heads}", "change one of them")
+                message(
+                    "a width divisible by the number of heads",
+                    f"{width} and {n_heads}",
+                    "change one of them",
+                )
             )
         self.n_heads, self.dropout, self.grid = n_heads, dropout, tuple(grid)
         self.project = nn.Identity() if width == token_width else nn.Linear(token_width, width)
@@ -213,7 +231,9 @@ class ROIQueryEncoder(nn.Module):
         """Return one vector per query, shape (B, R, E)."""
         q, k, tokens_BPE = self._queries_keys(patches_BPD)
         v = self._heads(self.v(tokens_BPE))
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0
+        )
         x_BRE = self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
         x_BRE = x_BRE + self.drop(self.ffn(self.norm_ffn(x_BRE)))
         return self.norm_out(x_BRE)

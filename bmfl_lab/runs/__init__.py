@@ -1,6 +1,7 @@
 """Headless notebook runs: specs, execution through papermill, records, reports.
 
-``from bmfl_lab.runs import run_folder`` is what a notebook needs; papermill is imported only when a run starts.
+``from bmfl_lab.runs import run_folder`` is what a notebook needs; papermill is imported only when a
+run starts.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bmfl_lab.runs", description="Run notebooks headless, from specs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bmfl_lab.runs", description="Run notebooks headless, from specs."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     about = {
         "plan": "print the runs of a spec and their states; start nothing",
@@ -58,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--force", action="store_true", help="execute also what is ok")
         if verb == "report":
             sub.add_argument("--to", help="file to write")
-    about_export = "write executed notebooks as single HTML files to mail: figures inside, no script"
+    about_export = (
+        "write executed notebooks as single HTML files to mail: figures inside, no script"
+    )
     sub = verbs.add_parser("export", help=about_export, description=about_export)
     sub.add_argument("source", help="an executed notebook, or a spec, whose ok runs are exported")
     sub.add_argument("--out", help="folder of all runs (papermill_runs/out)")
@@ -66,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-code", action="store_true", help="leave the code out")
     sub = verbs.add_parser("tidy", help="strip outputs from notebooks and check them")
     sub.add_argument("notebooks", nargs="*", help="files (all of notebooks/)")
-    sub.add_argument("--check", action="store_true", help="change nothing; fail if something is untidy")
+    sub.add_argument(
+        "--check", action="store_true", help="change nothing; fail if something is untidy"
+    )
     return parser
 
 
@@ -94,7 +100,11 @@ def _export(source: str, out: str | None, to: str | None, code: bool) -> int:
     runs = [r for r in load_spec(_spec_path(source)) if state_of(r, out)[0] in ("ok", "stale")]
     if not runs or (to and len(runs) > 1):
         got = f"{len(runs)} of them" + (" for one file" if to else "")
-        raise RunError(message(f"finished runs of {source}", got, "run the spec first; --to is for one notebook"))
+        raise RunError(
+            message(
+                f"finished runs of {source}", got, "run the spec first; --to is for one notebook"
+            )
+        )
     for run in runs:
         print(f"wrote {export_html(folder_of(run, out) / 'executed.ipynb', to, code=code)}")
     return 0
@@ -103,7 +113,9 @@ def _export(source: str, out: str | None, to: str | None, code: bool) -> int:
 def _tidy(names: Sequence[str], check: bool) -> int:
     paths = [Path(n) for n in names] or sorted((project_root() / "notebooks").glob("*.ipynb"))
     if not paths:
-        raise RunError(message("notebooks to tidy", "none", "name them, or start in the project's folder"))
+        raise RunError(
+            message("notebooks to tidy", "none", "name them, or start in the project's folder")
+        )
     bad = 0
     for path in paths:
         changed = False if check else tidy(path)

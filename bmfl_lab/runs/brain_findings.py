@@ -25,8 +25,8 @@ def brain_findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        Every comparison with its interval and adjusted p, whether it was found or not; empty where no record holds an
-        alignment.
+        Every comparison with its interval and adjusted p, whether it was found or not; empty where
+        no record holds an alignment.
     """
     frame = rows.rename(columns={"run_id": "run"})
     lines = []
@@ -34,7 +34,9 @@ def brain_findings(rows: pd.DataFrame) -> list[str]:
     for (study, run, name), part in found.groupby(["study", "run", "name"], sort=False):
         told = "; ".join(_gain(row, name == "rsa_transfer_gain") for row in part.itertuples())
         size = f"n = {int(part['n'].min())} images, {int(part['n_seeds'].max())} seeds"
-        lines.append(f"{study}, {run}: {GAINS[name]}: {told}. {size}; {part['interval'].iloc[0]}, p by Holm.")
+        lines.append(
+            f"{study}, {run}: {GAINS[name]}: {told}. {size}; {part['interval'].iloc[0]}, p by Holm."
+        )
     for row in frame[frame["name"] == "brain_robust_correlation"].itertuples():
         said = row.notes.partition("; ")[2]
         lines.append(

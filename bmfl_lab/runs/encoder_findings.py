@@ -16,7 +16,8 @@ def encoder_findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        Every value with its interval where it has one; a difference is not claimed, only values are named.
+        Every value with its interval where it has one; a difference is not claimed, only values are
+        named.
     """
     lines = []
     kept = rows.assign(kind=rows["model"].str.split(" encoder").str[0])
@@ -24,8 +25,12 @@ def encoder_findings(rows: pd.DataFrame) -> list[str]:
         if not (part["name"] == "val_r").any():
             continue
         where = f"{study}, {subject}"
-        lines += [f"{where}: {said}" for said in (_accuracy(part), _winners(part), _fields(part)) if said]
-        lines += [f"{where}: {said}" for said in (_shifts(part), _blocks(part), _controls(part)) if said]
+        lines += [
+            f"{where}: {said}" for said in (_accuracy(part), _winners(part), _fields(part)) if said
+        ]
+        lines += [
+            f"{where}: {said}" for said in (_shifts(part), _blocks(part), _controls(part)) if said
+        ]
     return lines
 
 
@@ -50,7 +55,9 @@ def _accuracy(part: pd.DataFrame) -> str:
 
 
 def _winners(part: pd.DataFrame) -> str:
-    table = part[part["name"] == "val_r"].pivot_table(index="roi", columns="kind", values="value", sort=False)
+    table = part[part["name"] == "val_r"].pivot_table(
+        index="roi", columns="kind", values="value", sort=False
+    )
     if table.empty:
         return ""
     single = table.drop(columns="ensemble", errors="ignore")
@@ -65,7 +72,10 @@ def _winners(part: pd.DataFrame) -> str:
 
 def _fields(part: pd.DataFrame) -> str:
     told = []
-    for name, what in (("field_error", "receptive fields lie"), ("tuning_error", "preferred orientations lie")):
+    for name, what in (
+        ("field_error", "receptive fields lie"),
+        ("tuning_error", "preferred orientations lie"),
+    ):
         for row in part[part["name"] == name].itertuples():
             told.append(f"{what} {row.value:.2f} degrees from the truth (median, `{row.kind}`)")
     return "; ".join(told) + "." if told else ""
@@ -75,7 +85,9 @@ def _shifts(part: pd.DataFrame) -> str:
     found = _all(part, "truth_r")
     if found.empty:
         return ""
-    found = found.assign(where=found["shift"].where(found["shift"] != "", found["split"]).str.replace("_", " "))
+    found = found.assign(
+        where=found["shift"].where(found["shift"] != "", found["split"]).str.replace("_", " ")
+    )
     kind = found.groupby("kind", sort=False)["value"].mean().idxmax()
     mine = found[found["kind"] == kind]
     told = ", ".join(f"{row.where} {_value(row)}" for row in mine.itertuples())
@@ -88,10 +100,17 @@ def _blocks(part: pd.DataFrame) -> str:
         return ""
     block = found["layer"].where(found["layer"] != "", found["model"]).str.rpartition("block ")[2]
     best = found.assign(block=block).loc[found.groupby("roi", sort=False)["value"].idxmax()]
-    return "best block of a ridge by validation r: " + ", ".join(f"{r.roi} {r.block}" for r in best.itertuples()) + "."
+    return (
+        "best block of a ridge by validation r: "
+        + ", ".join(f"{r.roi} {r.block}" for r in best.itertuples())
+        + "."
+    )
 
 
 def _controls(part: pd.DataFrame) -> str:
     found = part[(part["name"] == "control_r") & (part["roi"] == "all")]
-    told = [f"{r.model} {'undefined' if pd.isna(r.value) else format(r.value, '.3f')}" for r in found.itertuples()]
+    told = [
+        f"{r.model} {'undefined' if pd.isna(r.value) else format(r.value, '.3f')}"
+        for r in found.itertuples()
+    ]
     return f"ridge and its controls, test r: {', '.join(told)}." if told else ""

@@ -25,7 +25,11 @@ from bmfl_lab.runs.spec import Run
 from bmfl_lab.runtime import code_revision
 
 STATES = ("absent", "running", "error", "incomplete", "stale", "ok")
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_TOP_PAD_": str(1 << 28)}
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_TOP_PAD_": str(1 << 28),
+}
 """Lets glibc keep the memory of large tensors: given back and fetched anew at every step, it costs a tenth of the time."""
 _children: set[subprocess.Popen] = set()
 _stopping = threading.Event()
@@ -76,7 +80,10 @@ def state_of(run: Run, out: str | Path | None = None) -> tuple[str, str]:
         return "error", ended["problem"]
     if ended["cells"]:
         first = ended["cells"][0]
-        return "incomplete", f"cell {first['cell']} is {first['status']}, not completed: {first['source']}"
+        return (
+            "incomplete",
+            f"cell {first['cell']} is {first['status']}, not completed: {first['source']}",
+        )
     if not (folder / "executed.ipynb").is_file():
         return "incomplete", "there is no executed notebook"
     return _judge_record(run, folder, plan)
@@ -101,14 +108,20 @@ def unmet(run: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one sentence for each expectation of a run that its rows do not meet."""
     found = []
     for bound in run.expect:
-        fields = {k: v for k, v in bound.items() if k not in ("metric", "low", "high")} | {"name": bound["metric"]}
+        fields = {k: v for k, v in bound.items() if k not in ("metric", "low", "high")} | {
+            "name": bound["metric"]
+        }
         label = ", ".join(f"{k}={v}" for k, v in fields.items())
         matching = [r for r in rows if all(r.get(k) == v for k, v in fields.items())]
         if not matching:
             found.append(f"no row with {label}")
         for row in matching:
             value, low, high = row["value"], bound.get("low"), bound.get("high")
-            if value is None or (low is not None and value < low) or (high is not None and value > high):
+            if (
+                value is None
+                or (low is not None and value < low)
+                or (high is not None and value > high)
+            ):
                 found.append(f"{label} is {value}, expected from {low} to {high}")
     return found
 
@@ -140,14 +153,18 @@ def check_needs(runs: Sequence[Run], out: str | Path | None = None) -> None:
         states = [state_of(r, out)[0] for r in needed]
         if any(s != "ok" for s in states):
             got = f"states {', '.join(states)}"
-            raise RunError(message(f"every run of spec {name!r} ok", got, f"run it first: run {name}.yaml"))
+            raise RunError(
+                message(f"every run of spec {name!r} ok", got, f"run it first: run {name}.yaml")
+            )
     if any(r.device == "cuda" for r in runs):
         from bmfl_lab.runtime import pick_device
 
         pick_device("cuda")
 
 
-def execute(runs: Sequence[Run], *, out: str | Path | None = None, jobs: int = 1, force: bool = False) -> list[str]:
+def execute(
+    runs: Sequence[Run], *, out: str | Path | None = None, jobs: int = 1, force: bool = False
+) -> list[str]:
     """Execute the runs that are not ok and return each run's final state.
 
     Parameters
@@ -157,8 +174,8 @@ def execute(runs: Sequence[Run], *, out: str | Path | None = None, jobs: int = 1
     out : str or Path, optional
         Folder of all runs.
     jobs : int, default 1
-        How many notebooks at a time, each in a process of its own. They share the machine's cores, unless
-        ``OMP_NUM_THREADS`` says otherwise.
+        How many notebooks at a time, each in a process of its own. They share the machine's cores,
+        unless ``OMP_NUM_THREADS`` says otherwise.
     force : bool, default False
         Execute also what is ok.
 
@@ -214,18 +231,27 @@ def _prepare(run: Run, folder: Path) -> None:
         }
         write_json(folder / "spec.json", plan)
     except OSError as error:
-        raise RunError(message(f"a writable folder {folder}", str(error), "choose another with --out")) from error
+        raise RunError(
+            message(f"a writable folder {folder}", str(error), "choose another with --out")
+        ) from error
 
 
 def _wait(run: Run, folder: Path, jobs: int) -> None:
-    environment = {**KEEP_MEMORY, **os.environ, "BMFL_HEADLESS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    environment = {
+        **KEEP_MEMORY,
+        **os.environ,
+        "BMFL_HEADLESS": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
     if jobs > 1:  # threads that wait for cores of another notebook make both several times slower
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     if run.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-m", "bmfl_lab.runs.worker", str(folder.resolve())]
     with open(folder / "worker.log", "w", encoding="utf-8") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        child = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
     _children.add(child)
     reason = ""
     try:
@@ -237,8 +263,16 @@ def _wait(run: Run, folder: Path, jobs: int) -> None:
     kill_kernel(folder)
     late = bool(reason)
     if late or not (folder / "state.json").is_file():
-        last = (folder / "worker.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = reason or f"its worker ended with code {child.returncode}: {last[-1] if last else 'no message'}"
+        last = (
+            (folder / "worker.log")
+            .read_text(encoding="utf-8", errors="replace")
+            .strip()
+            .splitlines()
+        )
+        reason = (
+            reason
+            or f"its worker ended with code {child.returncode}: {last[-1] if last else 'no message'}"
+        )
         state = "error" if late or child.returncode >= 0 else "incomplete"
         write_json(folder / "state.json", {"state": state, "reason": reason})
     if not (folder / "worker.log").stat().st_size:

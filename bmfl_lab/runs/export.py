@@ -1,7 +1,8 @@
 """An executed notebook as one HTML file to mail: figures inside it, no script, nothing fetched.
 
-Markdown and tables are sanitised, everything else is escaped, and the page forbids itself (Content-Security-Policy)
-to run a script or to load anything but the pictures it carries. Formulas stay as they are written.
+Markdown and tables are sanitised, everything else is escaped, and the page forbids itself
+(Content-Security-Policy) to run a script or to load anything but the pictures it carries. Formulas
+stay as they are written.
 """
 
 from __future__ import annotations
@@ -24,7 +25,23 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 SIGNATURES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 LOG_LINES = 30
 """Longer logs are folded up."""
-_PROSE = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "br", "hr", "pre", "del", "sup", "sub", "div", "span")
+_PROSE = (
+    "p",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "br",
+    "hr",
+    "pre",
+    "del",
+    "sup",
+    "sub",
+    "div",
+    "span",
+)
 _TABLE = ("table", "caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "th", "td")
 _ATTRIBUTES = {"a": ["href", "title"], "th": ["colspan", "rowspan"], "td": ["colspan", "rowspan"]}
 _STYLE = """
@@ -68,21 +85,32 @@ def export_html(source: str | Path, target: str | Path | None = None, *, code: b
     source = Path(source)
     notebook = read_notebook(source)
     if not any(c.get("outputs") for c in notebook.cells):
-        raise RunError(message(f"an executed notebook in {source.name}", "no output in it", "run it first"))
+        raise RunError(
+            message(f"an executed notebook in {source.name}", "no output in it", "run it first")
+        )
     target = source.with_suffix(".html") if target is None else Path(target)
     page = _page(notebook, code)
     try:
         with atomic_path(target) as temporary:
             temporary.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise RunError(message(f"to write {target}", str(error), "choose another file with --to")) from error
+        raise RunError(
+            message(f"to write {target}", str(error), "choose another file with --to")
+        ) from error
     return target
 
 
 def _page(notebook: Notebook, code: bool) -> str:
     cells = [_cell(scrub(dict(cell)), code) for cell in notebook.cells]
-    headings = [line for c in notebook.cells if c["cell_type"] == "markdown" for line in text(c).splitlines()]
-    title = next((line.lstrip("# ").strip() for line in headings if line.startswith("# ")), notebook.stem)
+    headings = [
+        line
+        for c in notebook.cells
+        if c["cell_type"] == "markdown"
+        for line in text(c).splitlines()
+    ]
+    title = next(
+        (line.lstrip("# ").strip() for line in headings if line.startswith("# ")), notebook.stem
+    )
     return "\n".join(
         [
             "<!doctype html>",
@@ -104,7 +132,11 @@ def _cell(cell: Mapping[str, Any], code: bool) -> str:
         return f"<section>{_markdown(source)}</section>"
     if cell["cell_type"] != "code" or "skip-execution" in tags(cell):
         return ""
-    shown = f"<details><summary>code</summary><pre>{html.escape(source)}</pre></details>" if code and source else ""
+    shown = (
+        f"<details><summary>code</summary><pre>{html.escape(source)}</pre></details>"
+        if code and source
+        else ""
+    )
     return f"<section>{shown}{''.join(_outputs(cell.get('outputs', ())))}</section>"
 
 
@@ -130,7 +162,12 @@ def _output(output: Mapping[str, Any]) -> str:
             return f'<p><img alt="figure" src="data:{kind};base64,{picture}"></p>'
     if "text/html" in data:
         # a table's own style block would be shown as text
-        table = re.sub(r"<style\b.*?</style\s*>", "", _joined(data["text/html"]), flags=re.DOTALL | re.IGNORECASE)
+        table = re.sub(
+            r"<style\b.*?</style\s*>",
+            "",
+            _joined(data["text/html"]),
+            flags=re.DOTALL | re.IGNORECASE,
+        )
         return f'<div class="numbers">{_clean(table)}</div>'
     if "text/markdown" in data:
         return _markdown(_joined(data["text/markdown"]))
@@ -159,11 +196,15 @@ def _plain(value: Any, between: str = "") -> str:
 def _markdown(source: str) -> str:
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-    return _clean(re.sub(r'<a class="anchor-link"[^>]*>[^<]*</a>', "", markdown2html_mistune(source)))
+    return _clean(
+        re.sub(r'<a class="anchor-link"[^>]*>[^<]*</a>', "", markdown2html_mistune(source))
+    )
 
 
 def _clean(markup: str) -> str:
     import bleach
 
     allowed = {*bleach.ALLOWED_TAGS, *_PROSE, *_TABLE}
-    return bleach.clean(markup, tags=allowed, attributes=_ATTRIBUTES, protocols=("http", "https", "mailto"))
+    return bleach.clean(
+        markup, tags=allowed, attributes=_ATTRIBUTES, protocols=("http", "https", "mailto")
+    )

@@ -14,10 +14,25 @@ from bmfl_lab.runs.encoder_findings import encoder_findings
 from bmfl_lab.runs.similarity_findings import similarity_findings
 
 PLACE = ["split", "shift", "severity"]
-COLUMNS = ["spec", "run", "notebook", "study", "finished", "revision", *MetricRow.__dataclass_fields__]
+COLUMNS = [
+    "spec",
+    "run",
+    "notebook",
+    "study",
+    "finished",
+    "revision",
+    *MetricRow.__dataclass_fields__,
+]
 PLAIN = ("backbone", "concat", "linear probe")
 """Models that are no controls: a difference to any other model is one to a control."""
-CORTEX_FREE = ("noise", "noise, covariance", "random encoder", "patch PCA", "random projection", "attributes")
+CORTEX_FREE = (
+    "noise",
+    "noise, covariance",
+    "random encoder",
+    "patch PCA",
+    "random projection",
+    "attributes",
+)
 """Controls whose input is told nothing of the image by a cortex: a gain that they share takes none."""
 READ_FMRI = {
     "other image": "the response to the image itself",
@@ -31,11 +46,17 @@ LEVEL = 0.05
 
 def study_label(record: Record) -> str:
     """Return the study's name, saying where its responses are simulated."""
-    return str(record.study.get("name", "")) + (" (simulated)" if record.study.get("simulated") else "")
+    return str(record.study.get("name", "")) + (
+        " (simulated)" if record.study.get("simulated") else ""
+    )
 
 
 def collect_records(
-    folder: str | Path, *, study: str = "", without: Sequence[str] = ("09_report",), latest: bool = True
+    folder: str | Path,
+    *,
+    study: str = "",
+    without: Sequence[str] = ("09_report",),
+    latest: bool = True,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Read every ``record.json`` below a folder.
 
@@ -48,12 +69,14 @@ def collect_records(
     without : sequence of str
         Notebooks that are left out.
     latest : bool, default True
-        Of records of one notebook with the same parameters and study, keep only the one finished last.
+        Of records of one notebook with the same parameters and study, keep only the one finished
+        last.
 
     Returns
     -------
     rows : DataFrame
-        Metric rows with ``spec, run, notebook, study, finished, revision``; no row where there is no record.
+        Metric rows with ``spec, run, notebook, study, finished, revision``; no row where there is
+        no record.
     problems : list of str
         Records that cannot be read, one sentence each.
     """
@@ -68,16 +91,24 @@ def collect_records(
         if record.notebook in without or (study and record.study.get("name") != study):
             continue
         chosen = {k: v for k, v in record.parameters.items() if k != "out"}
-        key = str((record.notebook, sorted(chosen.items()), study_label(record))) if latest else str(path)
+        key = (
+            str((record.notebook, sorted(chosen.items()), study_label(record)))
+            if latest
+            else str(path)
+        )
         if key not in found or str(record.extra["finished"]) > str(found[key][1].extra["finished"]):
             found[key] = (path, record)
     frames = [
         record.to_frame().assign(
-            spec=path.parent.parent.name, run=path.parent.name, notebook=record.notebook, study=study_label(record),
-            finished=record.extra["finished"], revision=record.extra["code_revision"],
+            spec=path.parent.parent.name,
+            run=path.parent.name,
+            notebook=record.notebook,
+            study=study_label(record),
+            finished=record.extra["finished"],
+            revision=record.extra["code_revision"],
         )
         for path, record in found.values()
-    ]  # fmt: skip
+    ]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     return rows[COLUMNS], problems
 
@@ -85,10 +116,16 @@ def collect_records(
 def overview(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a run: how many numbers it holds, over how many seeds, of which revision."""
     if rows.empty:
-        return pd.DataFrame(columns=["study", "notebook", "run", "n_rows", "n_seeds", "finished", "revision"])
+        return pd.DataFrame(
+            columns=["study", "notebook", "run", "n_rows", "n_seeds", "finished", "revision"]
+        )
     grouped = rows.groupby(["study", "notebook", "run"], sort=True)
-    table = grouped.agg(n_rows=("name", "size"), n_seeds=("seed", "nunique"), finished=("finished", "first"),
-                        revision=("revision", "first"))  # fmt: skip
+    table = grouped.agg(
+        n_rows=("name", "size"),
+        n_seeds=("seed", "nunique"),
+        finished=("finished", "first"),
+        revision=("revision", "first"),
+    )
     return table.reset_index()
 
 
@@ -103,30 +140,59 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``study, run, first, second, set, in_distribution, value, ci_low, ci_high, p_holm, n, n_seeds, verdict``;
-        verdict is "better", "worse" (of `first`) or "open", better and worse only where the interval leaves out zero
-        and the adjusted p value is at most 0.05.
+        ``study, run, first, second, set, in_distribution, value, ci_low, ci_high, p_holm, n,
+        n_seeds, verdict``; verdict is "better", "worse" (of `first`) or "open", better and worse
+        only where the interval leaves out zero and the adjusted p value is at most 0.05.
     """
     frame = rows.rename(columns={"run_id": "run"})
     keys = ["study", "run", "model", *PLACE]
     frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
-    differences = frame[(frame["name"] == "accuracy_difference") & frame["value"].notna() & frame["ci_low"].notna()]
+    differences = frame[
+        (frame["name"] == "accuracy_difference") & frame["value"].notna() & frame["ci_low"].notna()
+    ]
     p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"]
     out = []
     for row in differences.itertuples():
         first, _, second = row.model.partition(" - ")
         adjusted = p.get(tuple(getattr(row, k) for k in keys))
         clear = (row.ci_low > 0 or row.ci_high < 0) and (adjusted is None or adjusted <= LEVEL)
-        label = row.split if not row.shift else row.shift + (f" {int(row.severity)}" if row.severity else "")
-        out.append({
-            "study": row.study, "run": row.run, "first": first, "second": second, "set": label,
-            "in_distribution": row.split == "test" and not row.shift, "value": row.value, "ci_low": row.ci_low,
-            "ci_high": row.ci_high, "p_holm": adjusted, "n": int(row.n),
-            "n_seeds": int(row.n_seeds) if pd.notna(row.n_seeds) else 1,
-            "verdict": "open" if not clear else "better" if row.value > 0 else "worse",
-        })  # fmt: skip
-    columns = ["study", "run", "first", "second", "set", "in_distribution", "value", "ci_low", "ci_high", "p_holm",
-               "n", "n_seeds", "verdict"]  # fmt: skip
+        label = (
+            row.split
+            if not row.shift
+            else row.shift + (f" {int(row.severity)}" if row.severity else "")
+        )
+        out.append(
+            {
+                "study": row.study,
+                "run": row.run,
+                "first": first,
+                "second": second,
+                "set": label,
+                "in_distribution": row.split == "test" and not row.shift,
+                "value": row.value,
+                "ci_low": row.ci_low,
+                "ci_high": row.ci_high,
+                "p_holm": adjusted,
+                "n": int(row.n),
+                "n_seeds": int(row.n_seeds) if pd.notna(row.n_seeds) else 1,
+                "verdict": "open" if not clear else "better" if row.value > 0 else "worse",
+            }
+        )
+    columns = [
+        "study",
+        "run",
+        "first",
+        "second",
+        "set",
+        "in_distribution",
+        "value",
+        "ci_low",
+        "ci_high",
+        "p_holm",
+        "n",
+        "n_seeds",
+        "verdict",
+    ]
     return pd.DataFrame(out, columns=columns)
 
 
@@ -150,8 +216,16 @@ def findings(rows: pd.DataFrame) -> list[str]:
         if ((asked["first"] == "fusion") & (asked["second"] == "backbone")).any():
             lines.append(f"**{study}, {run}.** {_brain(asked)}")
         for (first, second), pair in part.groupby(["first", "second"], sort=False):
-            lines.append(f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}")
-    return lines + region_findings(rows) + brain_findings(rows) + encoder_findings(rows) + similarity_findings(rows)
+            lines.append(
+                f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}"
+            )
+    return (
+        lines
+        + region_findings(rows)
+        + brain_findings(rows)
+        + encoder_findings(rows)
+        + similarity_findings(rows)
+    )
 
 
 def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
@@ -159,14 +233,22 @@ def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
     turned = (part["second"] == "fusion") & (part["first"] != "fusion")
     if not turned.any():
         return part
-    back = part[turned].assign(value=-part["value"], ci_low=-part["ci_high"], ci_high=-part["ci_low"])
+    back = part[turned].assign(
+        value=-part["value"], ci_low=-part["ci_high"], ci_high=-part["ci_low"]
+    )
     back = back.rename(columns={"first": "second", "second": "first"})[list(part.columns)]
-    back = back.assign(verdict=back["verdict"].map({"better": "worse", "worse": "better", "open": "open"}))
+    back = back.assign(
+        verdict=back["verdict"].map({"better": "worse", "worse": "better", "open": "open"})
+    )
     return pd.concat([part[~turned], back]).astype({"in_distribution": bool})
 
 
-ASKED = {"only": "trained with it alone", "left_out": "trained without it", "lesioned": "lesioned at inference",
-         "kept": "with all else lesioned at inference"}  # fmt: skip
+ASKED = {
+    "only": "trained with it alone",
+    "left_out": "trained without it",
+    "lesioned": "lesioned at inference",
+    "kept": "with all else lesioned at inference",
+}
 
 
 def region_findings(rows: pd.DataFrame) -> list[str]:
@@ -180,15 +262,20 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        A region is named where it matters more than its control on at least one image set, by the interval and by the
-        p value adjusted over regions and sets. Empty where there is no ablation.
+        A region is named where it matters more than its control on at least one image set, by the
+        interval and by the p value adjusted over regions and sets. Empty where there is no
+        ablation.
     """
     frame = rows.rename(columns={"run_id": "run"})
     if not (frame["name"] == "region_effect").any():
         return []
     frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
     keys = ["study", "run", "model", "roi", *PLACE]
-    p = frame[(frame["name"] == "p_holm") & (frame["roi"] != "")].set_index(keys)["value"].rename("p")
+    p = (
+        frame[(frame["name"] == "p_holm") & (frame["roi"] != "")]
+        .set_index(keys)["value"]
+        .rename("p")
+    )
     effects = frame[(frame["name"] == "region_effect") & frame["ci_low"].notna()].join(p, on=keys)
     lines = []
     for (study, run, model), part in effects.groupby(["study", "run", "model"], sort=False):
@@ -200,7 +287,10 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
             for roi, one in sure.groupby("roi", sort=False)
         ]
         bound = 100 * part[["ci_low", "ci_high"]].abs().max().max()
-        said = "; ".join(words) or f"none of {part['roi'].nunique()} regions; no effect larger than {bound:.1f} points"
+        said = (
+            "; ".join(words)
+            or f"none of {part['roi'].nunique()} regions; no effect larger than {bound:.1f} points"
+        )
         lines.append(
             f"{study}, {run}: regions that matter more than {control.replace('_', ' ')}, {ASKED[mode]}: {said}. "
             f"n = {int(part['n'].min())} to {int(part['n'].max())} images, {int(part['n_seeds'].max())} seeds, Holm over regions and sets."
@@ -209,8 +299,13 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
 
 
 def _listed(pair: pd.DataFrame, limit: int = 6) -> str:
-    shown = [f"{r.set} {100 * r.value:+.1f} [{100 * r.ci_low:+.1f}, {100 * r.ci_high:+.1f}]" for r in pair.itertuples()]
-    return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")
+    shown = [
+        f"{r.set} {100 * r.value:+.1f} [{100 * r.ci_low:+.1f}, {100 * r.ci_high:+.1f}]"
+        for r in pair.itertuples()
+    ]
+    return ", ".join(shown[:limit]) + (
+        f" and {len(shown) - limit} more" if len(shown) > limit else ""
+    )
 
 
 def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
@@ -218,12 +313,21 @@ def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
     words = []
     for verdict in ("better", "worse"):
         if len(groups[verdict]):
-            words.append(f"{verdict} on {len(groups[verdict])} of {len(pair)} sets ({_listed(groups[verdict])})")
+            words.append(
+                f"{verdict} on {len(groups[verdict])} of {len(pair)} sets ({_listed(groups[verdict])})"
+            )
     if len(groups["open"]):
         bound = 100 * groups["open"][["ci_low", "ci_high"]].abs().max().max()
-        words.append(f"no difference larger than {bound:.1f} points on {len(groups['open'])} of {len(pair)} sets")
+        words.append(
+            f"no difference larger than {bound:.1f} points on {len(groups['open'])} of {len(pair)} sets"
+        )
     n, seeds = sorted(set(pair["n"])), sorted(set(pair["n_seeds"]))
-    size = f"n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "") + f" images, {seeds[-1]} seed" + "s" * (seeds[-1] > 1)
+    size = (
+        f"n = {n[0]}"
+        + (f" to {n[-1]}" if len(n) > 1 else "")
+        + f" images, {seeds[-1]} seed"
+        + "s" * (seeds[-1] > 1)
+    )
     return f"`{first}` against `{second}`: {'; '.join(words)}. {size}; points, 95 % paired intervals, Holm over sets."
 
 
@@ -243,10 +347,14 @@ def _brain(part: pd.DataFrame) -> str:
     if controls.empty:
         text += " It was not compared directly with a control without a cortex, so the gain may come from any added information."
         other = part[
-            ~part["first"].isin(["fusion", *PLAIN]) & (part["second"] == "backbone") & part["set"].isin(better)
+            ~part["first"].isin(["fusion", *PLAIN])
+            & (part["second"] == "backbone")
+            & part["set"].isin(better)
         ]
         for name, one in other[other["verdict"] == "better"].groupby("first", sort=False):
-            text += f" The control `{name}` was better than the backbone on {len(one)} of these too."
+            text += (
+                f" The control `{name}` was better than the backbone on {len(one)} of these too."
+            )
         return text
     lost, won = [], {}
     for name, one in controls.groupby("second", sort=False):
@@ -274,7 +382,11 @@ def _shared(lost: Sequence[str]) -> str:
             f" On none of these was it better than the {_controls(reading)}, which also "
             f"read{'s' * (len(reading) == 1)} predicted fMRI: nothing shows that the gain takes {what}."
         )
-    return text + (f" On none of these was it better than {', '.join(f'`{n}`' for n in other)}." if other else "")
+    return text + (
+        f" On none of these was it better than {', '.join(f'`{n}`' for n in other)}."
+        if other
+        else ""
+    )
 
 
 def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
@@ -286,7 +398,9 @@ def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
         return ""
     mine = part[(part["first"] == first) | (part["second"] == first)]
     compared = set(mine["first"]) | set(mine["second"])
-    gained = mine[(mine["first"] == first) & (mine["second"] == second)]["verdict"].eq("better").any()
+    gained = (
+        mine[(mine["first"] == first) & (mine["second"] == second)]["verdict"].eq("better").any()
+    )
     if not gained or compared - {first, *plain}:
         return ""
     return f" No control was run for `{first}`: its gain may come from any added information."
@@ -308,7 +422,9 @@ def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return pd.concat([rows[over], rows[~over][keep]])
 
 
-def grouped(rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")) -> pd.DataFrame:
+def grouped(
+    rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")
+) -> pd.DataFrame:
     """Return a metric over all records: one row a group, one column an image set, means of values over seeds.
 
     Parameters
@@ -328,4 +444,6 @@ def grouped(rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "n
         (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")
         for s, h, v, r in zip(part["split"], part["shift"], part["severity"], part["roi"])
     ]
-    return part.pivot_table(index=list(by), columns="set", values="value", aggfunc="mean", sort=False)
+    return part.pivot_table(
+        index=list(by), columns="set", values="value", aggfunc="mean", sort=False
+    )

@@ -14,14 +14,27 @@ from bmfl_lab.runs.spec import KERNEL
 
 MAX_LINES = 25
 MAX_PARAMETERS = 14
-ALLOWED_IMPORTS = ("bmfl_lab", "widgets", "numpy", "pandas", "matplotlib", "plotly", "IPython", "pathlib")
-_ABSOLUTE = re.compile(r"""["'](?:/(?:home|root|Users|mnt|data|tmp|work|scratch|opt)\b|[A-Za-z]:\\|~/)""")
+ALLOWED_IMPORTS = (
+    "bmfl_lab",
+    "widgets",
+    "numpy",
+    "pandas",
+    "matplotlib",
+    "plotly",
+    "IPython",
+    "pathlib",
+)
+_ABSOLUTE = re.compile(
+    r"""["'](?:/(?:home|root|Users|mnt|data|tmp|work|scratch|opt)\b|[A-Za-z]:\\|~/)"""
+)
 _WIDGET = re.compile(r"\bwidgets\.\w+\(|from widgets import|import widgets")
 
 
 def problems(notebook: Notebook) -> list[str]:
     """Return what keeps a notebook from being tidy, one sentence each; an empty list when it is."""
-    found = [f"cell {i}: {p}" for i, cell in enumerate(notebook.cells) for p in _cell_problems(cell)]
+    found = [
+        f"cell {i}: {p}" for i, cell in enumerate(notebook.cells) for p in _cell_problems(cell)
+    ]
     found += _whole_problems(notebook)
     return found
 
@@ -33,7 +46,9 @@ def _whole_problems(notebook: Notebook) -> list[str]:
     except RunError as error:
         found.append(str(error))
     else:
-        found += [f"parameter {p.name!r} has no help comment" for p in parameters.values() if not p.help]
+        found += [
+            f"parameter {p.name!r} has no help comment" for p in parameters.values() if not p.help
+        ]
         if "study" not in parameters:
             found.append("no parameter 'study'")
         if len(parameters) > MAX_PARAMETERS:
@@ -42,7 +57,11 @@ def _whole_problems(notebook: Notebook) -> list[str]:
     prose = [c for c in notebook.cells if c["cell_type"] == "markdown"]
     if 2 * len(prose) < len(code):
         found.append(f"{len(prose)} cells of prose for {len(code)} of code, at least one for two")
-    if not prose or not text(prose[0]).startswith("# ") or notebook.cells[0]["cell_type"] != "markdown":
+    if (
+        not prose
+        or not text(prose[0]).startswith("# ")
+        or notebook.cells[0]["cell_type"] != "markdown"
+    ):
         found.append("does not open with a title")
     if notebook.kernel != KERNEL:
         found.append(f"kernel {notebook.kernel!r}, expected {KERNEL!r}")

@@ -120,7 +120,8 @@ class Notebook:
         Raises
         ------
         RunError
-            If there is not exactly one cell tagged ``parameters``, or it holds anything but annotated literals.
+            If there is not exactly one cell tagged ``parameters``, or it holds anything but
+            annotated literals.
         """
         found = [c for c in self.cells if c["cell_type"] == "code" and "parameters" in tags(c)]
         if len(found) != 1:
@@ -157,22 +158,40 @@ def read_notebook(path: str | Path) -> Notebook:
 
     path = Path(path)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")]) if path.parent.is_dir() else ""
-        raise RunError(message(f"a notebook {path.name}", f"nothing at {path}", near or "check the path"))
+        near = (
+            nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")])
+            if path.parent.is_dir()
+            else ""
+        )
+        raise RunError(
+            message(f"a notebook {path.name}", f"nothing at {path}", near or "check the path")
+        )
     if path.stat().st_size > _MAX_BYTES:
         size = path.stat().st_size
-        raise RunError(message(f"a notebook of at most {_MAX_BYTES} bytes", f"{size} bytes", "strip its outputs"))
+        raise RunError(
+            message(
+                f"a notebook of at most {_MAX_BYTES} bytes", f"{size} bytes", "strip its outputs"
+            )
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("nbformat") != 4:
             got = content.get("nbformat") if isinstance(content, dict) else type(content).__name__
-            raise RunError(message(f"notebook format 4 in {path.name}", f"{got!r}", "save it again in JupyterLab"))
+            raise RunError(
+                message(
+                    f"notebook format 4 in {path.name}", f"{got!r}", "save it again in JupyterLab"
+                )
+            )
         nbformat.validate(nbformat.from_dict(content))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(message(f"a notebook in {path.name}", f"damaged JSON: {error}", "restore the file")) from error
+        raise RunError(
+            message(f"a notebook in {path.name}", f"damaged JSON: {error}", "restore the file")
+        ) from error
     except nbformat.ValidationError as error:
         got = str(error).splitlines()[0]
-        raise RunError(message(f"a valid notebook in {path.name}", got, "save it again in JupyterLab")) from error
+        raise RunError(
+            message(f"a valid notebook in {path.name}", got, "save it again in JupyterLab")
+        ) from error
     return Notebook(path, content)
 
 
@@ -194,7 +213,9 @@ def parse_parameters(source: str, where: str = "the notebook") -> list[Parameter
     try:
         statements = ast.parse(source).body
     except SyntaxError as error:
-        raise RunError(message(f"Python in the parameters cell of {where}", str(error), "mend the line")) from error
+        raise RunError(
+            message(f"Python in the parameters cell of {where}", str(error), "mend the line")
+        ) from error
     comments = _comments(source)
     return [_parameter(s, comments.get(s.end_lineno or s.lineno, ""), where) for s in statements]
 
@@ -207,8 +228,14 @@ def _comments(source: str) -> dict[int, str]:
 def _parameter(statement: ast.stmt, comment: str, where: str) -> Parameter:
     line = ast.unparse(statement)
     do = f"write it as 'name: type = literal  # help', with a type among {', '.join(TYPES)}"
-    if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name) or not statement.value:
-        raise RunError(message(f"only annotated literals in the parameters cell of {where}", repr(line), do))
+    if (
+        not isinstance(statement, ast.AnnAssign)
+        or not isinstance(statement.target, ast.Name)
+        or not statement.value
+    ):
+        raise RunError(
+            message(f"only annotated literals in the parameters cell of {where}", repr(line), do)
+        )
     name, kind = statement.target.id, ast.unparse(statement.annotation).strip("'\"")
     try:
         default = ast.literal_eval(statement.value)
@@ -225,7 +252,9 @@ def _parameter(statement: ast.stmt, comment: str, where: str) -> Parameter:
     about = comment[: match.start()].strip() if match else comment
     parameter = Parameter(name, kind, default, about, choices, low, high)
     if problem := parameter.problem(default):
-        raise RunError(message(f"a default that fits its own line in {where}", problem, "mend the line"))
+        raise RunError(
+            message(f"a default that fits its own line in {where}", problem, "mend the line")
+        )
     return parameter
 
 
@@ -235,7 +264,8 @@ def check_parameters(notebook: Notebook, values: Mapping[str, Any]) -> dict[str,
     Raises
     ------
     RunError
-        Naming every unknown parameter (with the nearest valid one) and every value that does not fit, at once.
+        Naming every unknown parameter (with the nearest valid one) and every value that does not
+        fit, at once.
     """
     known = notebook.parameters()
     problems = []

@@ -39,9 +39,13 @@ def run_folder(out: str | Path = "", stem: str = "notebook") -> Path:
     Returns
     -------
     Path
-        `out`, or ``papermill_runs/out/manual/<stem>`` under the project's root, whether the notebook was started
-        from the root or from ``notebooks/``.
+        `out`, or ``papermill_runs/out/manual/<stem>`` under the project's root, whether the
+        notebook was started from the root or from ``notebooks/``.
     """
-    folder = Path(out).expanduser() if str(out) else project_root() / "papermill_runs" / "out" / "manual" / stem
+    folder = (
+        Path(out).expanduser()
+        if str(out)
+        else project_root() / "papermill_runs" / "out" / "manual" / stem
+    )
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     return folder

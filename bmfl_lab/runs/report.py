@@ -18,8 +18,18 @@ from bmfl_lab.runs.spec import Run
 CONDITION = ("study", "split", "shift", "severity", "subject", "roi", "layer")
 CLEAR = "only where the interval leaves out zero and the p value, adjusted by Holm, is at most 0.05; else open"
 VERDICTS = {
-    "accuracy_difference": ("better", "worse", "open", f"the first model is better or worse {CLEAR}"),
-    "region_effect": ("more", "less", "open", f"the region matters more or less than its control {CLEAR}"),
+    "accuracy_difference": (
+        "better",
+        "worse",
+        "open",
+        f"the first model is better or worse {CLEAR}",
+    ),
+    "region_effect": (
+        "more",
+        "less",
+        "open",
+        f"the region matters more or less than its control {CLEAR}",
+    ),
 }
 """Words for a clear positive, a clear negative and an open difference, and how they are meant."""
 
@@ -37,7 +47,9 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
         if state_of(run, out)[0] != "ok":
             continue
         record: Record = read_record(folder_of(run, out) / "record.json")
-        study = str(record.study.get("name", "")) + (" (simulated)" if record.study.get("simulated") else "")
+        study = str(record.study.get("name", "")) + (
+            " (simulated)" if record.study.get("simulated") else ""
+        )
         frames.append(record.to_frame().assign(run_id=run.run_id, study=study))
     if not frames:
         raise RunError(message("at least one ok run", "none", "run the spec first"))
@@ -46,7 +58,12 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
 
 def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
     """Return the report as markdown: the findings in plain words, then one table a metric, a row a condition."""
-    lines = [f"# {title}", "", f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok; only those count here.", ""]
+    lines = [
+        f"# {title}",
+        "",
+        f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok; only those count here.",
+        "",
+    ]
     found = findings(rows)
     lines += ["## What was found", "", *(f"- {line}" for line in found), ""] if found else []
     verdicts = _verdicts(rows)
@@ -56,11 +73,17 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
         part = part.drop_duplicates([*CONDITION, "model", "run_id", "seed", "value"])
         part = part.assign(verdict=verdicts.reindex(part.index).fillna(""))
         lines += [f"## {name} ({unit})", "", *_table(part)]
-        lines += ["", f"- Interval: {_by_model(part, 'interval')}.", f"- Selection: {_by_model(part, 'selection')}."]
+        lines += [
+            "",
+            f"- Interval: {_by_model(part, 'interval')}.",
+            f"- Selection: {_by_model(part, 'selection')}.",
+        ]
         lines += [f"- Verdict: {VERDICTS[name][3]}."] if name in VERDICTS else []
         lines += [*dict.fromkeys(f"- Note: {n}." for n in _notes(part)), ""]
         lines += _seed_table(every) if name == "accuracy" else []
-    return "\n".join([*lines, "Runs: " + ", ".join(f"`{r}`" for r in sorted(rows["run_id"].unique())) + ".", ""])
+    return "\n".join(
+        [*lines, "Runs: " + ", ".join(f"`{r}`" for r in sorted(rows["run_id"].unique())) + ".", ""]
+    )
 
 
 def _verdicts(rows: pd.DataFrame) -> pd.Series:
@@ -128,7 +151,9 @@ def _by_model(part: pd.DataFrame, column: str) -> str:
     models = shown.groupby(column, sort=True)["model"].unique()
     if len(models) < 2:
         return next(iter(models.index), "none")
-    return "; ".join(f"{value} ({', '.join(f'`{m}`' for m in sorted(names))})" for value, names in models.items())
+    return "; ".join(
+        f"{value} ({', '.join(f'`{m}`' for m in sorted(names))})" for value, names in models.items()
+    )
 
 
 def _notes(part: pd.DataFrame) -> list[str]:
@@ -154,7 +179,9 @@ def _rows_of(mine: pd.DataFrame, others: pd.DataFrame, limit: int = 6) -> str:
     """Return what tells some rows of a table from the others: their ROIs, layers, image sets or models; "" for all."""
     if others.empty:
         return ""
-    told = next((k for k in ("roi", "layer", "set", "model") if not set(mine[k]) & set(others[k])), "row")
+    told = next(
+        (k for k in ("roi", "layer", "set", "model") if not set(mine[k]) & set(others[k])), "row"
+    )
     which = list(dict.fromkeys(mine[told]))
     more = f" and {len(which) - limit} more" if len(which) > limit else ""
     return f"{'; '.join(which[:limit])}{more}: "
@@ -185,7 +212,9 @@ def _range(values: pd.Series) -> str:
     return str(values.min()) if values.nunique() == 1 else f"{values.min()} to {values.max()}"
 
 
-def write_report(runs: Sequence[Run], out: str | Path | None = None, to: str | Path | None = None) -> Path:
+def write_report(
+    runs: Sequence[Run], out: str | Path | None = None, to: str | Path | None = None
+) -> Path:
     """Write the report of a spec and return its path.
 
     Raises

@@ -10,7 +10,9 @@ from typing import Any
 
 from bmfl_lab.runs.paths import project_root
 
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE
+)
 _SECRET_SHAPE = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,})\b"
 )
@@ -25,7 +27,9 @@ def _replacements() -> list[tuple[re.Pattern[str], str]]:
             found.append((re.compile(re.escape(value)), "***"))
     for folder, mark in ((project_root(), "."), (Path.home(), "~")):
         if len(folder.parts) > 1:
-            found.append((re.compile(r"(?<![\w.~-])" + re.escape(str(folder)) + r"(?![\w-])"), mark))
+            found.append(
+                (re.compile(r"(?<![\w.~-])" + re.escape(str(folder)) + r"(?![\w-])"), mark)
+            )
     return found
 
 

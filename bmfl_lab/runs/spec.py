@@ -50,7 +50,8 @@ class Run:
     timeout_min, cell_timeout_min : float
         Minutes for the whole run and for one cell.
     expect : tuple of mapping
-        Bounds on rows of the record: ``{"metric": ..., "low": ..., "high": ..., any field of MetricRow: value}``.
+        Bounds on rows of the record: ``{"metric": ..., "low": ..., "high": ..., any field of
+        MetricRow: value}``.
     needs : tuple of str
         Specs whose runs must all be ok before this one starts.
     """
@@ -68,8 +69,8 @@ class Run:
     def run_id(self) -> str:
         """Stem of the notebook and 8 hexadecimal digits of what determines the result.
 
-        The digits are of the notebook's source, its parameters and the data; the code's revision is recorded with
-        the run instead, so that a result of older code is found and called stale.
+        The digits are of the notebook's source, its parameters and the data; the code's revision is
+        recorded with the run instead, so that a result of older code is found and called stale.
         """
         data = data_fingerprint(str(self.parameters.get("study", "")))
         return f"{self.notebook.stem}-{sha256_json([self.notebook.source_hash(), dict(self.parameters), data])[:8]}"
@@ -78,8 +79,9 @@ class Run:
 def data_fingerprint(study: str) -> str:
     """Return a text that changes when the data behind a study's name change.
 
-    A named study is generated or pinned by the code, so its name suffices; a folder is listed with sizes and times
-    of change. The content itself is hashed into the record when the notebook loads it.
+    A named study is generated or pinned by the code, so its name suffices; a folder is listed with
+    sizes and times of change. The content itself is hashed into the record when the notebook loads
+    it.
     """
     folder = Path(study).expanduser()
     folder = folder if folder.is_absolute() else project_root() / folder
@@ -100,7 +102,8 @@ def load_spec(path: str | Path) -> list[Run]:
     Parameters
     ----------
     path : str or Path
-        The YAML file. A run's fields stand at the top level, or in a list ``runs`` whose entries override them.
+        The YAML file. A run's fields stand at the top level, or in a list ``runs`` whose entries
+        override them.
 
     Returns
     -------
@@ -110,14 +113,23 @@ def load_spec(path: str | Path) -> list[Run]:
     Raises
     ------
     RunError
-        If the file is missing or not YAML, a field is unknown or of a wrong type, a notebook cannot be read, or a
-        parameter is unknown, of a wrong type or out of range. No kernel has started then.
+        If the file is missing or not YAML, a field is unknown or of a wrong type, a notebook cannot
+        be read, or a parameter is unknown, of a wrong type or out of range. No kernel has started
+        then.
     """
     path = Path(path)
     data = _read_yaml(path)
     entries = data.pop("runs", [{}])
-    if not isinstance(entries, list) or not entries or not all(isinstance(e, Mapping) for e in entries):
-        raise RunError(message(f"a list of runs in {path.name}", repr(entries), "write 'runs:' and one '- ' a run"))
+    if (
+        not isinstance(entries, list)
+        or not entries
+        or not all(isinstance(e, Mapping) for e in entries)
+    ):
+        raise RunError(
+            message(
+                f"a list of runs in {path.name}", repr(entries), "write 'runs:' and one '- ' a run"
+            )
+        )
     data.pop("title", None)
     runs: list[Run] = []
     for entry in entries:
@@ -128,7 +140,9 @@ def load_spec(path: str | Path) -> list[Run]:
     ids = [r.run_id for r in runs]
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
-        raise RunError(message(f"distinct runs in {path.name}", f"{twice} twice", "remove one of the two"))
+        raise RunError(
+            message(f"distinct runs in {path.name}", f"{twice} twice", "remove one of the two")
+        )
     return runs
 
 
@@ -136,14 +150,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        near = (
+            nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
+            if path.parent.is_dir()
+            else ""
+        )
         raise RunError(message("a spec file", f"nothing at {path}", near or "check the path"))
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")) from error
+        raise RunError(
+            message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
+        ) from error
     if not isinstance(data, dict):
-        raise RunError(message(f"fields in {path.name}", type(data).__name__, "start with 'notebook: ...'"))
+        raise RunError(
+            message(f"fields in {path.name}", type(data).__name__, "start with 'notebook: ...'")
+        )
     return data
 
 
@@ -164,16 +186,26 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     if isinstance(values.get("expect"), list):
         found += [p for bound in values["expect"] for p in _expect_problems(bound)]
     if found:
-        raise RunError(message(f"a valid run in {where}", " | ".join(found), "see papermill_runs/README.md"))
+        raise RunError(
+            message(f"a valid run in {where}", " | ".join(found), "see papermill_runs/README.md")
+        )
 
 
 def _expect_problems(bound: Any) -> list[str]:
-    if not isinstance(bound, Mapping) or "metric" not in bound or not set(bound) & set(_BOUND_FIELDS):
+    if (
+        not isinstance(bound, Mapping)
+        or "metric" not in bound
+        or not set(bound) & set(_BOUND_FIELDS)
+    ):
         return [f"expect entry {bound!r}: expected 'metric' and 'low' or 'high'"]
     known = {f.name for f in dataclasses.fields(MetricRow)} | {"metric", *_BOUND_FIELDS}
-    found = [f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound if k not in known]
+    found = [
+        f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound if k not in known
+    ]
     return found + [
-        f"expect {k} is {bound[k]!r}" for k in _BOUND_FIELDS if not isinstance(bound.get(k, 0.0), (int, float))
+        f"expect {k} is {bound[k]!r}"
+        for k in _BOUND_FIELDS
+        if not isinstance(bound.get(k, 0.0), (int, float))
     ]
 
 
@@ -187,13 +219,23 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     notebook = read_notebook(root / values["notebook"])
     if notebook.kernel != KERNEL:
         got = f"{notebook.kernel!r}"
-        raise RunError(message(f"kernel {KERNEL!r} in {notebook.path.name}", got, "choose it in JupyterLab and save"))
+        raise RunError(
+            message(
+                f"kernel {KERNEL!r} in {notebook.path.name}",
+                got,
+                "choose it in JupyterLab and save",
+            )
+        )
     params, grid = dict(values["params"]), dict(values.get("grid") or {})
     if "out" in params or "out" in grid:
-        raise RunError(message("no parameter 'out' in a spec", "one", "leave it out: the runner sets it"))
+        raise RunError(
+            message("no parameter 'out' in a spec", "one", "leave it out: the runner sets it")
+        )
     for name, options in grid.items():
         if not isinstance(options, list) or not options:
-            raise RunError(message(f"a list of values for {name!r} in grid", repr(options), "write [a, b]"))
+            raise RunError(
+                message(f"a list of values for {name!r} in grid", repr(options), "write [a, b]")
+            )
     if values.get("seeds"):
         grid["seed"] = values["seeds"]
     runs, timeout = [], float(values.get("timeout_min", 60))

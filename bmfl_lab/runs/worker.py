@@ -1,6 +1,7 @@
 """The process that executes one notebook through papermill: ``python -m bmfl_lab.runs.worker FOLDER``.
 
-It owns the kernel. When it is told to stop, when its parent disappears or when the notebook ends, no kernel is left.
+It owns the kernel. When it is told to stop, when its parent disappears or when the notebook ends,
+no kernel is left.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.files import atomic_path, lock, read_json, read_sealed_json, write_json, write_sealed_json
+from bmfl_lab.files import (
+    atomic_path,
+    lock,
+    read_json,
+    read_sealed_json,
+    write_json,
+    write_sealed_json,
+)
 from bmfl_lab.runs.kernels import PID, kill_kernel
 from bmfl_lab.runs.scrub import scrub, scrub_text
 from bmfl_lab.runs.spec import KERNEL
@@ -41,7 +49,9 @@ class IPCKernelManager(AsyncKernelManager):
         os.makedirs(jupyter_runtime_dir(), exist_ok=True)
         name = str(uuid.uuid4())
         file = os.path.join(jupyter_runtime_dir(), f"kernel-{name}.json")
-        super().__init__(**{**options, "transport": "ipc", "kernel_id": name, "connection_file": file})
+        super().__init__(
+            **{**options, "transport": "ipc", "kernel_id": name, "connection_file": file}
+        )
 
     async def _async_post_start_kernel(self, **options: Any) -> None:
         await super()._async_post_start_kernel(**options)
@@ -147,9 +157,14 @@ def _peak_kb(pid: int) -> int:
 
 def _terminate(number: int, frame: Any) -> None:
     kill_kernel(STATE.folder)
-    with contextlib.suppress(Exception):  # what was executed is kept if it can be; the end must not wait for it
+    with contextlib.suppress(
+        Exception
+    ):  # what was executed is kept if it can be; the end must not wait for it
         _keep_executed(STATE.folder)
-    write_json(STATE.folder / "state.json", {"state": "incomplete", "reason": f"stopped by signal {number}"})
+    write_json(
+        STATE.folder / "state.json",
+        {"state": "incomplete", "reason": f"stopped by signal {number}"},
+    )
     os._exit(128 + number)
 
 
@@ -163,7 +178,10 @@ def main(folder: Path) -> int:
     threading.Thread(target=STATE.watch, args=(os.getppid(),), daemon=True).start()
     papermill_engines.register("capped", CappedEngine)
     start, problem = time.monotonic(), ""
-    with lock(folder / ".lock", wait=False, what="this run's folder"), open(folder / "log.txt", "w") as log:
+    with (
+        lock(folder / ".lock", wait=False, what="this run's folder"),
+        open(folder / "log.txt", "w") as log,
+    ):
         STATE.log = log
         try:
             problem = _execute(plan, folder)
@@ -228,7 +246,11 @@ def _keep_executed(folder: Path) -> list[dict[str, Any]]:
     unfinished = []
     for number, cell in enumerate(notebook.cells):
         status = cell.metadata.get("papermill", {}).get("status", "pending")
-        if cell.cell_type == "code" and cell.source.strip() and "skip-execution" not in cell.metadata.get("tags", []):
+        if (
+            cell.cell_type == "code"
+            and cell.source.strip()
+            and "skip-execution" not in cell.metadata.get("tags", [])
+        ):
             failed = (
                 cell.metadata.get("papermill", {}).get("exception")
                 or status != "completed"
@@ -245,7 +267,9 @@ def _keep_executed(folder: Path) -> list[dict[str, Any]]:
 
 
 def _scrub_record(path: Path) -> None:
-    with contextlib.suppress(DataError):  # one that is missing or damaged is for `state_of` to judge
+    with contextlib.suppress(
+        DataError
+    ):  # one that is missing or damaged is for `state_of` to judge
         before = read_sealed_json(path)
         after = scrub(before)
         if after != before:

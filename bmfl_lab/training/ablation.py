@@ -45,12 +45,13 @@ def ablation_trainer(
     Returns
     -------
     callable
-        From requests with ``name``, ``mask`` (vertices that may be read) and ``seed`` to trained models.
+        From requests with ``name``, ``mask`` (vertices that may be read) and ``seed`` to trained
+        models.
 
     Notes
-    -----
-    A region is left out by keeping its vertices at their mean, in training and after. All models of an ablation then
-    have the same number of tokens and of weights, and differ in information alone.
+    ----- A region is left out by keeping its vertices at their mean, in training and after. All
+    models of an ablation then have the same number of tokens and of weights, and differ in
+    information alone.
     """
     device = pick_device(device)
     store = store if store is not None else FeatureStore()
@@ -61,7 +62,15 @@ def ablation_trainer(
 
     def train(wanted: Sequence[Any]) -> list[TrainedFusion]:
         jobs = [
-            Job(w.name, config, w.seed, encoder, shared, atlas, None if np.all(w.mask) else ~np.asarray(w.mask))
+            Job(
+                w.name,
+                config,
+                w.seed,
+                encoder,
+                shared,
+                atlas,
+                None if np.all(w.mask) else ~np.asarray(w.mask),
+            )
             for w in wanted
         ]
         return train_fusions(jobs, study, store=store, device=device, at_once=at_once)

@@ -53,8 +53,8 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
     Parameters
     ----------
     config : AlignConfig
-        `weights` of CORnet-S names a checkpoint of 1,000 classes; without it the network (or the linear decoder of
-        a token backbone) is trained on the study's own classes.
+        `weights` of CORnet-S names a checkpoint of 1,000 classes; without it the network (or the
+        linear decoder of a token backbone) is trained on the study's own classes.
     study : Study
         Gives labelled images.
     device : "auto", "cpu" or "cuda"
@@ -71,7 +71,9 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
     """
     if config.backbone == "cornet_s" and config.weights is not None:
         network = load_cornet(config.weights, width=config.width)
-        return TrainedAligned(network, None, config, 1000, label=f"CORnet-S, {Path(config.weights).name}")
+        return TrainedAligned(
+            network, None, config, 1000, label=f"CORnet-S, {Path(config.weights).name}"
+        )
     n_classes = len(study.class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "original"))
@@ -92,9 +94,15 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
     network.requires_grad_(True)
     label = f"{config.backbone} trained on {len(images)} labelled images of {study.name}"
     return TrainedAligned(
-        network.eval(), None, config, n_classes, label=label, history=result.history, selection=result.selection,
+        network.eval(),
+        None,
+        config,
+        n_classes,
+        label=label,
+        history=result.history,
+        selection=result.selection,
         preprocess=preprocess,
-    )  # fmt: skip
+    )
 
 
 def _class_tokens(network: TokenNetwork, pixels: Tensor, device: str) -> Tensor:
@@ -102,7 +110,10 @@ def _class_tokens(network: TokenNetwork, pixels: Tensor, device: str) -> Tensor:
     where = pick_device(device)
     network.to(where)
     with torch.no_grad():
-        parts = [network.backbone(normalise(p.to(where)), blocks=network.blocks)[-1].cls for p in pixels.split(64)]
+        parts = [
+            network.backbone(normalise(p.to(where)), blocks=network.blocks)[-1].cls
+            for p in pixels.split(64)
+        ]
     return torch.cat(parts).float().cpu()
 
 
@@ -124,7 +135,9 @@ def _targets(config: AlignConfig, original: TrainedAligned, stimuli: StimulusSet
     return logits.argmax(axis=1)
 
 
-def _controlled(config: AlignConfig, features: np.ndarray, splits: tuple[np.ndarray, ...]) -> np.ndarray:
+def _controlled(
+    config: AlignConfig, features: np.ndarray, splits: tuple[np.ndarray, ...]
+) -> np.ndarray:
     if config.control == "noise":
         return rng(config.seed, "noise control").standard_normal(features.shape).astype(np.float32)
     if config.control == "shuffled":
@@ -156,7 +169,8 @@ def train_aligned(
     subject : str or Subject, optional
         Whose responses; the study's first subject by default.
     original : TrainedAligned, optional
-        Network to start from and to hold the classification to; made by `prepare_original` otherwise.
+        Network to start from and to hold the classification to; made by `prepare_original`
+        otherwise.
     folder : str or Path, optional
         Where checkpoints of the loop go.
     device : "auto", "cpu" or "cuda"
@@ -174,22 +188,33 @@ def train_aligned(
     """
     if config.loop.batch_size < 2:
         raise ConfigError(
-            message("batches of at least 2 stimuli, to contrast between", "batch_size=1", "use 16, as published")
+            message(
+                "batches of at least 2 stimuli, to contrast between",
+                "batch_size=1",
+                "use 16, as published",
+            )
         )
     subject = subject if isinstance(subject, Subject) else study.subject(subject)
     train, val = subject.rows("train"), subject.rows("val")
     if len(val) < 2 and config.selection == "val_loss":
         raise DataError(
-            message(f"validation stimuli of {subject.name!r}", str(len(val)), "split some off the training stimuli")
+            message(
+                f"validation stimuli of {subject.name!r}",
+                str(len(val)),
+                "split some off the training stimuli",
+            )
         )
     original = original or prepare_original(config, study, device=device)
     features = fit_response_features(
-        np.asarray(subject.responses[train])[:, subject.atlas.select(config.rois)], config.n_components
+        np.asarray(subject.responses[train])[:, subject.atlas.select(config.rois)],
+        config.n_components,
     )
     rows = np.concatenate([train, val])
     stimuli = subject.stimuli.subset(rows)
     splits = (np.arange(len(train)), np.arange(len(train), len(rows)))
-    measured = features.transform(np.asarray(subject.responses[rows])[:, subject.atlas.select(config.rois)])
+    measured = features.transform(
+        np.asarray(subject.responses[rows])[:, subject.atlas.select(config.rois)]
+    )
     data = {
         "pixels": torch.from_numpy(read_pixels(stimuli, config.image_size, original.preprocess)),
         "responses": torch.from_numpy(_controlled(config, measured, splits)),
@@ -206,9 +231,17 @@ def train_aligned(
         config.control, f"{config.control} responses of {source}"
     )
     return TrainedAligned(
-        network.backbone.eval(), head.eval(), config, original.n_classes, name, label, features,
-        result.history, result.selection, original.preprocess,
-    )  # fmt: skip
+        network.backbone.eval(),
+        head.eval(),
+        config,
+        original.n_classes,
+        name,
+        label,
+        features,
+        result.history,
+        result.selection,
+        original.preprocess,
+    )
 
 
 def _sizes(original: TrainedAligned, pixels: Tensor) -> dict[str, tuple[int, int, int]]:
@@ -233,7 +266,12 @@ def _fit(
     def loss_fn(module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         logits_BC, p_BE = module(normalise(batch["pixels"]))
         return alignment_loss(
-            logits_BC, batch["targets"], p_BE, batch["responses"], beta=beta, contrast=config.contrast
+            logits_BC,
+            batch["targets"],
+            p_BE,
+            batch["responses"],
+            beta=beta,
+            contrast=config.contrast,
         )
 
     def validate(module: nn.Module) -> dict[str, float]:
@@ -247,9 +285,16 @@ def _fit(
 
     has_val = len(splits[1]) >= 2
     return fit(
-        network, loss_fn, train, config.loop,
+        network,
+        loss_fn,
+        train,
+        config.loop,
         validate=validate if has_val else None,
         select=("val_loss", "min") if config.selection == "val_loss" else None,
-        folder=folder, device=device, what=f"alignment ({config.control})" if config.control != "none" else "alignment",
-        manifest={"study": study.fingerprint(), "config": configs.to_dict(config)} if folder else None,
-    )  # fmt: skip
+        folder=folder,
+        device=device,
+        what=f"alignment ({config.control})" if config.control != "none" else "alignment",
+        manifest={"study": study.fingerprint(), "config": configs.to_dict(config)}
+        if folder
+        else None,
+    )

@@ -35,7 +35,8 @@ class AlignConfig:
     backbone : str
         "cornet_s", or a name that `bmfl_lab.backbones.load_backbone` knows.
     weights : str or None
-        Checkpoint of the original network; None trains CORnet-S on the study's labelled images first.
+        Checkpoint of the original network; None trains CORnet-S on the study's labelled images
+        first.
     width : int
         Channels of CORnet-S's V1; 64 is the published network.
     blocks : tuple of int
@@ -53,10 +54,11 @@ class AlignConfig:
     contrast : "matrix", "detached" or "none"
         See `bmfl_lab.losses.alignment_loss`.
     targets : "original", "soft" or "labels"
-        What classification is held to: argmax or softmax of the frozen original, or the stimuli's labels.
+        What classification is held to: argmax or softmax of the frozen original, or the stimuli's
+        labels.
     control : "none", "no_fmri", "shuffled" or "noise"
-        "no_fmri" sets beta to 0; "shuffled" pairs images with responses to other images of the same split;
-        "noise" replaces features by Gaussian ones.
+        "no_fmri" sets beta to 0; "shuffled" pairs images with responses to other images of the same
+        split; "noise" replaces features by Gaussian ones.
     selection : "val_loss" or "last"
         Which epoch is kept. Test images never take part.
     pretrain, loop : LoopConfig
@@ -99,8 +101,8 @@ def _published_loop() -> LoopConfig:
 def published(weights: str | None = None, **changes: Any) -> AlignConfig:
     """Return the released choices: CORnet-S at 224 px, 1,024 components, beta 100, Adam 2e-5, batch 16, 30 epochs.
 
-    Selection stays on a validation split (the released notebook selects on test images), and the contrast has its
-    gradient; ``contrast="detached"`` trains as the released code does.
+    Selection stays on a validation split (the released notebook selects on test images), and the
+    contrast has its gradient; ``contrast="detached"`` trains as the released code does.
 
     References
     ----------
@@ -112,32 +114,39 @@ def published(weights: str | None = None, **changes: Any) -> AlignConfig:
 def tiny(**changes: Any) -> AlignConfig:
     """Return choices for tests and the planted study: CORnet-S of width 4 at 56 px, seconds on a laptop."""
     base = AlignConfig(
-        width=4, image_size=56, n_components=32, beta=10.0,
+        width=4,
+        image_size=56,
+        n_components=32,
+        beta=10.0,
         pretrain=LoopConfig(epochs=10, batch_size=16, lr=3e-3),
         loop=LoopConfig(epochs=6, batch_size=32, lr=3e-3, weight_decay=0.0, optimiser="adam"),
-    )  # fmt: skip
+    )
     return configs.replace(base, **changes)
 
 
 def small(**changes: Any) -> AlignConfig:
     """Return choices for the demo on a laptop: CORnet-S of width 8 at 48 px, minutes."""
     base = AlignConfig(
-        width=8, image_size=48, n_components=128, beta=10.0,
+        width=8,
+        image_size=48,
+        n_components=128,
+        beta=10.0,
         pretrain=LoopConfig(epochs=10, batch_size=64, lr=2e-3),
         loop=LoopConfig(epochs=3, batch_size=32, lr=1e-3, weight_decay=0.0, optimiser="adam"),
-    )  # fmt: skip
+    )
     return configs.replace(base, **changes)
 
 
-# the last set that was read: several networks are evaluated on one set after another, and made shifts cost time
+# the last set that was read: several networks are evaluated on one set after another, and made
+# shifts cost time
 _recent: list[Any] = []
 
 
 def read_pixels(stimuli: StimulusSet, image_size: int, preprocess: Any = None) -> np.ndarray:
     """Return images (n, 3, image_size, image_size), uint8.
 
-    The image is resized to the square, its aspect ratio not kept, as for CORnet-S in ReAlnet; or cropped by the
-    backbone's own `preprocess`.
+    The image is resized to the square, its aspect ratio not kept, as for CORnet-S in ReAlnet; or
+    cropped by the backbone's own `preprocess`.
     """
     if _recent and _recent[0]() is stimuli and _recent[1:3] == [image_size, preprocess]:
         return _recent[3]
@@ -147,7 +156,9 @@ def read_pixels(stimuli: StimulusSet, image_size: int, preprocess: Any = None) -
         if preprocess is not None:
             image = preprocess.crop(image)
         elif image.shape[:2] != (image_size, image_size):
-            image = np.asarray(Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BILINEAR))
+            image = np.asarray(
+                Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BILINEAR)
+            )
         out[i] = image.transpose(2, 0, 1)
     _recent[:] = [weakref.ref(stimuli), image_size, preprocess, out]
     return out
@@ -201,7 +212,12 @@ class TrainedAligned:
         device = next(self.network.parameters()).device
         with torch.no_grad():
             return [
-                read(*self.network(normalise(torch.from_numpy(pixels[i : i + batch_size]).to(device)), blocks=True))
+                read(
+                    *self.network(
+                        normalise(torch.from_numpy(pixels[i : i + batch_size]).to(device)),
+                        blocks=True,
+                    )
+                )
                 for i in range(0, len(pixels), batch_size)
             ]
 
@@ -218,9 +234,13 @@ class TrainedAligned:
             For the original, which predicts none.
         """
         if self.head is None:
-            raise ConfigError(message("an aligned network", "the original, without a head", "train one first"))
+            raise ConfigError(
+                message("an aligned network", "the original, without a head", "train one first")
+            )
         self.head.eval()
-        return torch.cat(self._run(stimuli, lambda _, blocks: self.head(blocks))).float().cpu().numpy()
+        return (
+            torch.cat(self._run(stimuli, lambda _, blocks: self.head(blocks))).float().cpu().numpy()
+        )
 
     @property
     def seed(self) -> int:
@@ -229,12 +249,16 @@ class TrainedAligned:
 
     def pooled(self, stimuli: StimulusSet) -> np.ndarray:
         """Return the last block averaged over space, float32 (n_stimuli, channels)."""
-        found = self._run(stimuli, lambda _, blocks: list(blocks.values())[-1].float().mean((2, 3)).cpu())
+        found = self._run(
+            stimuli, lambda _, blocks: list(blocks.values())[-1].float().mean((2, 3)).cpu()
+        )
         return torch.cat(found).numpy()
 
     def activations(self, stimuli: StimulusSet) -> dict[str, np.ndarray]:
         """Return every block's output, float32 (n_stimuli, channels * height * width), by block name."""
-        found = self._run(stimuli, lambda _, blocks: {k: v.flatten(1).float().cpu() for k, v in blocks.items()})
+        found = self._run(
+            stimuli, lambda _, blocks: {k: v.flatten(1).float().cpu() for k, v in blocks.items()}
+        )
         return {k: torch.cat([f[k] for f in found]).numpy() for k in found[0]}
 
     def save(self, folder: str | Path) -> Path:
@@ -251,9 +275,15 @@ class TrainedAligned:
                 else:
                     extra[f.name] = value
         manifest = {
-            "kind": "aligned", "config": configs.to_dict(self.config), "n_classes": self.n_classes, "name": self.name,
-            "label": self.label, "history": self.history, "selection": self.selection, "features": extra,
-        }  # fmt: skip
+            "kind": "aligned",
+            "config": configs.to_dict(self.config),
+            "n_classes": self.n_classes,
+            "name": self.name,
+            "label": self.label,
+            "history": self.history,
+            "selection": self.selection,
+            "features": extra,
+        }
         return checkpoint.write_bundle(folder, "aligned", tensors, manifest)
 
 
@@ -263,7 +293,8 @@ def load_aligned(folder: str | Path) -> TrainedAligned:
     Raises
     ------
     CheckpointError
-        If a file is missing or damaged, or its manifest, read before any tensor, tells of something else.
+        If a file is missing or damaged, or its manifest, read before any tensor, tells of something
+        else.
     """
     tensors, manifest = checkpoint.read_bundle(folder, "aligned", _refuse_others)
     config = configs.from_dict(AlignConfig, manifest["config"])
@@ -280,14 +311,24 @@ def load_aligned(folder: str | Path) -> TrainedAligned:
         values = {k: v.numpy() for k, v in part("features.").items()}
         features = ResponseFeatures(**values, **manifest["features"])
     return TrainedAligned(
-        network.eval(), head, config, manifest["n_classes"], manifest["name"], manifest["label"], features,
-        manifest["history"], manifest["selection"], preprocess,
-    )  # fmt: skip
+        network.eval(),
+        head,
+        config,
+        manifest["n_classes"],
+        manifest["name"],
+        manifest["label"],
+        features,
+        manifest["history"],
+        manifest["selection"],
+        preprocess,
+    )
 
 
 def _refuse_others(found: Mapping[str, Any]) -> None:
     if found.get("kind") != "aligned":
-        raise CheckpointError(message("an aligned model", repr(found.get("kind")), "choose another folder"))
+        raise CheckpointError(
+            message("an aligned model", repr(found.get("kind")), "choose another folder")
+        )
 
 
 def make_head(config: AlignConfig, sizes: Mapping[str, tuple[int, int, int]]) -> AlignmentHead:
@@ -295,7 +336,9 @@ def make_head(config: AlignConfig, sizes: Mapping[str, tuple[int, int, int]]) ->
     return AlignmentHead(sizes, n_responses=config.n_components, pool=config.pool)
 
 
-def empty_network(config: AlignConfig, n_classes: int) -> tuple[nn.Module, dict[str, tuple[int, int, int]], Any]:
+def empty_network(
+    config: AlignConfig, n_classes: int
+) -> tuple[nn.Module, dict[str, tuple[int, int, int]], Any]:
     """Return a fresh network, its blocks' sizes and its preprocessing (None: resize to the square)."""
     if config.backbone == "cornet_s":
         network = CORnetS(n_classes=n_classes, width=config.width)
@@ -306,5 +349,7 @@ def empty_network(config: AlignConfig, n_classes: int) -> tuple[nn.Module, dict[
     backbone.requires_grad_(True)
     side = config.image_size // backbone.patch_size
     sizes = {f"block{i}": (backbone.width, side, side) for i in config.blocks}
-    network = TokenNetwork(backbone, blocks=config.blocks, width=backbone.width, n_classes=n_classes)
+    network = TokenNetwork(
+        backbone, blocks=config.blocks, width=backbone.width, n_classes=n_classes
+    )
     return network, sizes, backbone.preprocess

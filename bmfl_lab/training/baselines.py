@@ -28,7 +28,8 @@ def train_baselines(
     Parameters
     ----------
     config : FusionConfig
-        Of the comparison; its head is replaced by "backbone", and its learning-rate schedule ends with each length.
+        Of the comparison; its head is replaced by "backbone", and its learning-rate schedule ends
+        with each length.
     study : Study
         As `train_fusion`.
     encoder : TrainedEncoder, optional
@@ -51,20 +52,29 @@ def train_baselines(
         If a length is below 1, or none is below the config's.
 
     Notes
-    -----
-    The line of Taori et al. (2020) goes through models of many kinds. Models on one frozen backbone that differ in
-    their training only share its representation, so that a residual from their line is one beyond this backbone.
+    ----- The line of Taori et al. (2020) goes through models of many kinds. Models on one frozen
+    backbone that differ in their training only share its representation, so that a residual from
+    their line is one beyond this backbone.
     """
     kept = [int(e) for e in dict.fromkeys(epochs) if e < config.loop.epochs]
     if not kept or min(kept) < 1:
         raise ConfigError(
-            message(f"lengths from 1 to {config.loop.epochs - 1} epochs", f"{tuple(epochs)}", "give shorter trainings")
+            message(
+                f"lengths from 1 to {config.loop.epochs - 1} epochs",
+                f"{tuple(epochs)}",
+                "give shorter trainings",
+            )
         )
     found: dict[str, list[TrainedFusion]] = {}
     for length in kept:
         name = f"backbone, {length} epoch" + ("s" if length > 1 else "")
-        shorter = configs.replace(config, head="backbone", loop=configs.replace(config.loop, epochs=length))
+        shorter = configs.replace(
+            config, head="backbone", loop=configs.replace(config.loop, epochs=length)
+        )
         found[name] = [
-            train_fusion(shorter, study, encoder=encoder, store=store, device=device, seed=s, name=name) for s in seeds
+            train_fusion(
+                shorter, study, encoder=encoder, store=store, device=device, seed=s, name=name
+            )
+            for s in seeds
         ]
     return found

@@ -1,8 +1,8 @@
 """Checkpoints that are whole, checked to the bit, and belong to what they say they belong to.
 
-A checkpoint is two files: ``NAME.safetensors`` (tensors) and ``NAME.json`` (a manifest with the SHA-256 of the
-tensors and of itself). The tensors are on disk before the manifest gets its name, so a manifest never promises
-what is not there; a checkpoint without a manifest does not exist.
+A checkpoint is two files: ``NAME.safetensors`` (tensors) and ``NAME.json`` (a manifest with the
+SHA-256 of the tensors and of itself). The tensors are on disk before the manifest gets its name, so
+a manifest never promises what is not there; a checkpoint without a manifest does not exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ SCHEMA = 1
 _STEP = re.compile(r"step-(\d{8})\.json")
 
 
-def write_bundle(folder: str | Path, name: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Path:
+def write_bundle(
+    folder: str | Path, name: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
+) -> Path:
     """Write tensors and their manifest; the manifest last.
 
     Parameters
@@ -56,7 +58,9 @@ def write_bundle(folder: str | Path, name: str, tensors: Mapping[str, Tensor], m
         If the disk is full or the folder cannot be written; what was there before stays as it was.
     """
     folder = Path(folder)
-    data = safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
+    data = safetensors.torch.save(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    )
     body = {
         **manifest,
         "schema": SCHEMA,
@@ -68,7 +72,10 @@ def write_bundle(folder: str | Path, name: str, tensors: Mapping[str, Tensor], m
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_when_full(folder, len(data) + len(text))
-        for path, content in ((folder / f"{name}.safetensors", data), (folder / f"{name}.json", text.encode())):
+        for path, content in (
+            (folder / f"{name}.safetensors", data),
+            (folder / f"{name}.json", text.encode()),
+        ):
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
             _sync_folder(folder)
@@ -134,7 +141,11 @@ def read_bundle(
     path = folder / f"{name}.safetensors"
     if manifest["data_file"] != path.name:
         raise CheckpointError(
-            message(f"a manifest of {path.name}", f"one of {manifest['data_file']!r}", "do not rename checkpoint files")
+            message(
+                f"a manifest of {path.name}",
+                f"one of {manifest['data_file']!r}",
+                "do not rename checkpoint files",
+            )
         )
     return read_tensors(path, manifest["data_sha256"]), manifest
 
@@ -152,7 +163,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            message(f"a checkpoint manifest {path.name}", f"nothing readable at {path}", "check the folder")
+            message(
+                f"a checkpoint manifest {path.name}",
+                f"nothing readable at {path}",
+                "check the folder",
+            )
         ) from error
     try:
         found = json.loads(raw.decode())
@@ -166,7 +181,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if not whole:
         raise CheckpointError(
             message(
-                f"the manifest {path.name} as it was written", "a changed or damaged file", "delete this checkpoint"
+                f"the manifest {path.name} as it was written",
+                "a changed or damaged file",
+                "delete this checkpoint",
             )
         )
     if found.get("schema") != SCHEMA:
@@ -186,7 +203,8 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     Raises
     ------
     CheckpointError
-        If the file is missing, its content has another hash, or its header is unsound, see `check_safetensors`.
+        If the file is missing, its content has another hash, or its header is unsound, see
+        `check_safetensors`.
     """
     path = Path(path)
     try:
@@ -194,7 +212,11 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
         raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            message(f"the tensors {path.name}", f"nothing readable at {path}", "copy both files of the checkpoint")
+            message(
+                f"the tensors {path.name}",
+                f"nothing readable at {path}",
+                "copy both files of the checkpoint",
+            )
         ) from error
     if sha256 is not None and sha256_bytes(raw) != sha256:
         raise CheckpointError(
@@ -215,7 +237,9 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
 
 def newest_step(folder: str | Path) -> int | None:
     """Return the highest step that has a manifest, or None; the clock plays no part."""
-    found = [int(m.group(1)) for p in Path(folder).glob("step-*.json") if (m := _STEP.fullmatch(p.name))]
+    found = [
+        int(m.group(1)) for p in Path(folder).glob("step-*.json") if (m := _STEP.fullmatch(p.name))
+    ]
     return max(found, default=None)
 
 
@@ -237,7 +261,10 @@ def prune(folder: str | Path, keep: Iterable[int]) -> None:
 
 
 def refuse_changes(
-    stored: Mapping[str, Any], current: Mapping[str, Any], allow: Iterable[str] = (), what: str = "run"
+    stored: Mapping[str, Any],
+    current: Mapping[str, Any],
+    allow: Iterable[str] = (),
+    what: str = "run",
 ) -> None:
     """Refuse to continue when an identity field differs from the stored one.
 
@@ -254,7 +281,11 @@ def refuse_changes(
         Naming every changed field with both values.
     """
     allowed = set(allow)
-    changed = [k for k in sorted({*stored, *current}) if stored.get(k) != current.get(k) and k not in allowed]
+    changed = [
+        k
+        for k in sorted({*stored, *current})
+        if stored.get(k) != current.get(k) and k not in allowed
+    ]
     if changed:
         shown = "; ".join(f"{k}: stored {stored.get(k)!r}, now {current.get(k)!r}" for k in changed)
         raise CheckpointError(
@@ -284,10 +315,14 @@ def rng_tensors() -> dict[str, Tensor]:
     version, internal, python_gauss = random.getstate()
     found = {
         "rng.torch": torch.get_rng_state(),
-        "rng.numpy": torch.tensor([*map(int, keys), int(position), int(has_gauss)], dtype=torch.int64),
+        "rng.numpy": torch.tensor(
+            [*map(int, keys), int(position), int(has_gauss)], dtype=torch.int64
+        ),
         "rng.numpy_gauss": torch.tensor([gauss], dtype=torch.float64),
         "rng.python": torch.tensor([version, *internal], dtype=torch.int64),
-        "rng.python_gauss": torch.tensor([] if python_gauss is None else [python_gauss], dtype=torch.float64),
+        "rng.python_gauss": torch.tensor(
+            [] if python_gauss is None else [python_gauss], dtype=torch.float64
+        ),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found["rng.cuda"] = torch.cuda.get_rng_state()
@@ -303,7 +338,13 @@ def set_rng(tensors: Mapping[str, Tensor]) -> None:
         If a generator's state is missing or of the wrong size.
     """
     own = torch.get_rng_state().numel()
-    sizes = {"rng.torch": own, "rng.numpy": 626, "rng.numpy_gauss": 1, "rng.python": 626, "rng.python_gauss": None}
+    sizes = {
+        "rng.torch": own,
+        "rng.numpy": 626,
+        "rng.numpy_gauss": 1,
+        "rng.python": 626,
+        "rng.python_gauss": None,
+    }
     for name, size in sizes.items():
         got = tensors.get(name)
         if got is None or (size is not None and got.numel() != size):

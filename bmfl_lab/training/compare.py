@@ -42,7 +42,8 @@ def presets(
     Parameters
     ----------
     name : {"tiny", "quick", "small", "base"}
-        For the planted study, many models of the demo study, the demo study, and ImageNet-sized studies on a GPU.
+        For the planted study, many models of the demo study, the demo study, and ImageNet-sized
+        studies on a GPU.
     epochs : int, default 0
         Epochs of the fusion training; 0 keeps the preset's.
     encoder : str, default "roi_query"
@@ -74,8 +75,9 @@ def attribute_subject(subject: Subject) -> Subject:
     Returns
     -------
     Subject
-        Same stimuli and splits; one vertex an attribute, z-scored over the training rows, each its own ROI. The
-        attributes carry no measurement noise, so this control has cleaner targets than any cortex would give.
+        Same stimuli and splits; one vertex an attribute, z-scored over the training rows, each its
+        own ROI. The attributes carry no measurement noise, so this control has cleaner targets than
+        any cortex would give.
 
     Raises
     ------
@@ -143,7 +145,8 @@ def train_comparison(
     Parameters
     ----------
     config : FusionConfig
-        Of the fusion; the others differ in `head` or in where the brain tokens come from, and in nothing else.
+        Of the fusion; the others differ in `head` or in where the brain tokens come from, and in
+        nothing else.
     study : Study
         Its "train" set trains, its "val" set selects the epoch.
     encoder : TrainedEncoder
@@ -171,12 +174,20 @@ def train_comparison(
     """
     for name in models:
         if name not in COMPARED:
-            raise ConfigError(message(f"models among {tuple(COMPARED)}", repr(name), nearest(name, COMPARED)))
+            raise ConfigError(
+                message(f"models among {tuple(COMPARED)}", repr(name), nearest(name, COMPARED))
+            )
     if not seeds or not models:
-        raise ConfigError(message("at least one model and one seed", f"{models!r}, {seeds!r}", "name some"))
+        raise ConfigError(
+            message("at least one model and one seed", f"{models!r}, {seeds!r}", "name some")
+        )
     if "attributes" in models and attribute_encoder is None:
         raise ConfigError(
-            message("an attribute encoder for the model 'attributes'", "none", "train it with train_attribute_encoder")
+            message(
+                "an attribute encoder for the model 'attributes'",
+                "none",
+                "train it with train_attribute_encoder",
+            )
         )
     settings: Mapping[str, tuple[dict[str, Any], Any]] = {
         "backbone": ({"head": "backbone"}, encoder),

@@ -88,20 +88,27 @@ def train_controls(
     for name in controls:
         if name not in CONTROL_MODELS:
             raise ConfigError(
-                message(f"controls among {tuple(CONTROL_MODELS)}", repr(name), nearest(name, list(CONTROL_MODELS)))
+                message(
+                    f"controls among {tuple(CONTROL_MODELS)}",
+                    repr(name),
+                    nearest(name, list(CONTROL_MODELS)),
+                )
             )
     own = {"random backbone", "attributes"} & set(controls)
     if not seeds or not controls or (own and encoder_config is None):
         raise ConfigError(
             message(
-                "at least one control and seed" + (f", and an encoder_config for {sorted(own)}" if own else ""),
+                "at least one control and seed"
+                + (f", and an encoder_config for {sorted(own)}" if own else ""),
                 f"{len(controls)} controls, {len(seeds)} seeds",
                 "pass the configuration of the brain encoder",
             )
         )
     setting = _Setting(config, study, encoder, encoder_config, store, device)
     jobs = [setting.job(name, seed) for name in controls for seed in seeds]
-    trained = train_fusions(jobs, study, store=setting.store, device=setting.device, at_once=at_once)
+    trained = train_fusions(
+        jobs, study, store=setting.store, device=setting.device, at_once=at_once
+    )
     found: dict[str, list[TrainedFusion]] = {name: [] for name in controls}
     for job, model in zip(jobs, trained):
         found[job.name].append(model)
@@ -112,15 +119,27 @@ class _Setting:
     """What the controls of one comparison share."""
 
     def __init__(self, config, study, encoder, encoder_config, store, device):
-        self.config, self.study, self.encoder, self.encoder_config = config, study, encoder, encoder_config
-        self.store, self.device = store if store is not None else FeatureStore(), pick_device(device)
+        self.config, self.study, self.encoder, self.encoder_config = (
+            config,
+            study,
+            encoder,
+            encoder_config,
+        )
+        self.store, self.device = (
+            store if store is not None else FeatureStore(),
+            pick_device(device),
+        )
         self.backbone = study_backbone(study.backbone, self.device)
-        self.source = sources.remembered(encoder_source(encoder, self.store, self.backbone, self.device))
+        self.source = sources.remembered(
+            encoder_source(encoder, self.store, self.backbone, self.device)
+        )
         self.reference = self.source(study.set("train"), self.tokens(study.set("train")))
         self.shared: dict[str, Any] = {}
 
     def tokens(self, stimuli: StimulusSet) -> Any:
-        return self.store.get(self.backbone, stimuli, kind=self.config.kind, block=self.config.block)
+        return self.store.get(
+            self.backbone, stimuli, kind=self.config.kind, block=self.config.block
+        )
 
     def job(self, name: str, seed: int) -> Job:
         changes: dict[str, Any] = {}
@@ -146,12 +165,16 @@ class _Setting:
     def _source(self, name: str, seed: int) -> Any:
         train, width = self.study.set("train"), self.reference.shape[1]
         if name.startswith("noise"):
-            return sources.remembered(sources.noise_source(self.reference, covariance="covariance" in name, seed=seed))
+            return sources.remembered(
+                sources.noise_source(self.reference, covariance="covariance" in name, seed=seed)
+            )
         if name == "other image":
             return sources.remembered(sources.other_image_source(train, self.reference, seed=seed))
         if name == "same class":
             classes = self.once("classes", self._classes)
-            return sources.remembered(sources.other_image_source(train, self.reference, classes=classes, seed=seed))
+            return sources.remembered(
+                sources.other_image_source(train, self.reference, classes=classes, seed=seed)
+            )
         if name == "random encoder":
             return self._asked(sources.random_weight_encoder(self.encoder, seed))
         if name == "random backbone":
@@ -170,13 +193,17 @@ class _Setting:
         return lambda stimuli: model.logits(stimuli).argmax(1)
 
     def _random_backbone(self) -> Any:
-        made = sources.random_backbone_encoder(self.encoder_config, self.study, store=self.store, device=self.device)
+        made = sources.random_backbone_encoder(
+            self.encoder_config, self.study, store=self.store, device=self.device
+        )
         return self._asked(made)
 
     def _attributes(self) -> Any:
         from bmfl_lab.training.compare import train_attribute_encoder
 
-        return train_attribute_encoder(self.encoder_config, self.study, store=self.store, device=self.device)
+        return train_attribute_encoder(
+            self.encoder_config, self.study, store=self.store, device=self.device
+        )
 
     def _pca(self, width: int) -> Any:
         subject = self.study.subject()
@@ -209,7 +236,14 @@ def train_alphas(
     """
     setting = _Setting(config, study, encoder, None, store, device)
     jobs = [
-        Job(f"alpha {alpha:g}", configs.replace(config, alpha=float(alpha)), s, encoder, setting.source, encoder.atlas)
+        Job(
+            f"alpha {alpha:g}",
+            configs.replace(config, alpha=float(alpha)),
+            s,
+            encoder,
+            setting.source,
+            encoder.atlas,
+        )
         for alpha in alphas
         for s in seeds
     ]
@@ -254,7 +288,16 @@ def train_quality(
             mixed = sources.mixed_source(
                 setting.source, setting.reference, accuracy=share * reached, reached=reached, seed=s
             )
-            jobs.append(Job(f"r = {share * reached:.2f}", config, s, encoder, sources.remembered(mixed), encoder.atlas))
+            jobs.append(
+                Job(
+                    f"r = {share * reached:.2f}",
+                    config,
+                    s,
+                    encoder,
+                    sources.remembered(mixed),
+                    encoder.atlas,
+                )
+            )
     return _grouped(jobs, study, setting, at_once)
 
 
@@ -288,19 +331,28 @@ def train_forms(
     """
     setting = _Setting(config, study, encoder, None, store, device)
     jobs = [
-        Job(f"{query} query, {axis} axis", configs.replace(config, query=query, pcc_axis=axis), s, encoder,
-            setting.source, encoder.atlas)
+        Job(
+            f"{query} query, {axis} axis",
+            configs.replace(config, query=query, pcc_axis=axis),
+            s,
+            encoder,
+            setting.source,
+            encoder.atlas,
+        )
         for query in queries
         for axis in axes
         for s in seeds
-    ]  # fmt: skip
+    ]
     return _grouped(jobs, study, setting, at_once)
 
 
-def _grouped(jobs: list[Job], study: Study, setting: _Setting, at_once: int | None) -> dict[str, list[TrainedFusion]]:
+def _grouped(
+    jobs: list[Job], study: Study, setting: _Setting, at_once: int | None
+) -> dict[str, list[TrainedFusion]]:
     found: dict[str, list[TrainedFusion]] = {}
     for job, model in zip(
-        jobs, train_fusions(jobs, study, store=setting.store, device=setting.device, at_once=at_once)
+        jobs,
+        train_fusions(jobs, study, store=setting.store, device=setting.device, at_once=at_once),
     ):
         found.setdefault(job.name, []).append(model)
     return found
@@ -315,13 +367,20 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
         If the model has no fused features.
     """
     if model.config.head == "backbone" or not len(stimuli):
-        raise ConfigError(message("a model with two fused features, and images", f"{model.name!r}", "use a fusion"))
+        raise ConfigError(
+            message(
+                "a model with two fused features, and images", f"{model.name!r}", "use a fusion"
+            )
+        )
     tokens, response = model.inputs(stimuli)
     ready = model.standardise(torch.from_numpy(np.array(response)))
     parts = []
     for start in range(0, len(stimuli), 256):
         rows = slice(start, start + 256)
-        inputs = (torch.from_numpy(np.array(tokens.cls[rows])), torch.from_numpy(np.array(tokens.patches[rows])))
+        inputs = (
+            torch.from_numpy(np.array(tokens.cls[rows])),
+            torch.from_numpy(np.array(tokens.patches[rows])),
+        )
         with torch.inference_mode():
             out = model.module(*(t.to(model.device).float() for t in (*inputs, ready[rows])))
             loss = pearson_regulariser(out.x_vb.float(), out.x_bv.float(), model.config.pcc_axis)
@@ -348,7 +407,9 @@ def encoding_accuracy(model: TrainedFusion, subject: Subject, split: str = "test
     """
     rows = subject.rows(split)
     predicted = model.predict_responses(subject.stimuli.subset(rows, name=f"encoder-{split}"))
-    return float(np.nanmean(pearson(np.asarray(subject.responses[rows], dtype=np.float64), predicted)))
+    return float(
+        np.nanmean(pearson(np.asarray(subject.responses[rows], dtype=np.float64), predicted))
+    )
 
 
 def measured_rows(
@@ -377,9 +438,25 @@ def measured_rows(
     rows = []
     for model, group in groups.items():
         values = [float(measure(one)) for one in group]
-        shared = {"unit": unit, "split": split, "n": n, "model": model, "selection": group[0].selection, "notes": notes}
+        shared = {
+            "unit": unit,
+            "split": split,
+            "n": n,
+            "model": model,
+            "selection": group[0].selection,
+            "notes": notes,
+        }
         rows += [MetricRow(name, v, seed=one.seed, **shared) for v, one in zip(values, group)]
         found = seed_mean(np.asarray(values), n)
-        rows.append(MetricRow(name, found.value, n_seeds=found.n_seeds, ci_low=found.low, ci_high=found.high,
-                              interval=found.method, **shared))  # fmt: skip
+        rows.append(
+            MetricRow(
+                name,
+                found.value,
+                n_seeds=found.n_seeds,
+                ci_low=found.low,
+                ci_high=found.high,
+                interval=found.method,
+                **shared,
+            )
+        )
     return rows

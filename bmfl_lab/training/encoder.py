@@ -34,12 +34,28 @@ from bmfl_lab.runtime import home, pick_device, seed_everything, seed_for
 from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.encoder_config import EncoderConfig, base, quick, small, tiny
 from bmfl_lab.training.encoder_data import scheme_rois, split_rows, subject_fingerprint
-from bmfl_lab.training.encoder_io import STEM, TrainedEncoder, as_patches, frozen, load_encoder, token_source
+from bmfl_lab.training.encoder_io import (
+    STEM,
+    TrainedEncoder,
+    as_patches,
+    frozen,
+    load_encoder,
+    token_source,
+)
 from bmfl_lab.training.loop import fit
 
 FORMAT = 1
 ENSEMBLE = ("ridge", "roi_query", "retinotopic")
-__all__ = ["EncoderConfig", "base", "quick", "small", "tiny", "train_brain_encoder", "train_brain_encoders", "winners"]
+__all__ = [
+    "EncoderConfig",
+    "base",
+    "quick",
+    "small",
+    "tiny",
+    "train_brain_encoder",
+    "train_brain_encoders",
+    "winners",
+]
 
 
 @dataclass
@@ -85,8 +101,8 @@ def train_brain_encoder(
     store : FeatureStore, optional
         Where tokens are kept; default the project's own.
     folder : str or Path, optional
-        Where the encoder (and checkpoints of its training) are kept; default ``encoders/<hash>`` in the project's
-        cache folder.
+        Where the encoder (and checkpoints of its training) are kept; default ``encoders/<hash>`` in
+        the project's cache folder.
     device : {"auto", "cpu", "cuda"}
         Where to train.
     backbone : Backbone, optional
@@ -95,7 +111,8 @@ def train_brain_encoder(
     Returns
     -------
     TrainedEncoder
-        Selected by mean validation r (gradient descent) or cross-validation within "train" (closed form).
+        Selected by mean validation r (gradient descent) or cross-validation within "train" (closed
+        form).
 
     Raises
     ------
@@ -108,7 +125,11 @@ def train_brain_encoder(
     spec = _spec(config, study)
     if backbone is None:
         backbone = load_backbone(
-            spec.name, spec.weights, image_size=spec.image_size, device=pick_device(device), resize=spec.resize
+            spec.name,
+            spec.weights,
+            image_size=spec.image_size,
+            device=pick_device(device),
+            resize=spec.resize,
         )
     described = {k: v for k, v in backbone.describe().items() if k != "weights_label"}
     identity = {
@@ -129,13 +150,25 @@ def train_brain_encoder(
         label += f"{backbone.name} ({backbone.weights_label}), block {', '.join(map(str, config.blocks))}"
         facts |= {"study": study.name, "subject": who.name, "simulated": who.simulated, **notes}
         made = TrainedEncoder(
-            frozen(module), build, who.atlas, spec, sources, label, name, scores, selection, history, facts
+            frozen(module),
+            build,
+            who.atlas,
+            spec,
+            sources,
+            label,
+            name,
+            scores,
+            selection,
+            history,
+            facts,
         )
         made.save(folder)
         return made
 
 
-def train_brain_encoders(config: EncoderConfig, study: Study, **options: Any) -> dict[str, TrainedEncoder]:
+def train_brain_encoders(
+    config: EncoderConfig, study: Study, **options: Any
+) -> dict[str, TrainedEncoder]:
     """Train an encoder for every subject of a study; options as `train_brain_encoder`, name to encoder.
 
     A given `folder` gets one folder a subject.
@@ -143,7 +176,11 @@ def train_brain_encoders(config: EncoderConfig, study: Study, **options: Any) ->
     base_folder = options.pop("folder", None)
     return {
         name: train_brain_encoder(
-            config, study, subject=name, folder=None if base_folder is None else Path(base_folder) / name, **options
+            config,
+            study,
+            subject=name,
+            folder=None if base_folder is None else Path(base_folder) / name,
+            **options,
         )
         for name in study.subjects
     }
@@ -195,23 +232,42 @@ def _prepare(
         "n_missing_responses": int(np.sum(~np.isfinite(used))),
         "subject_fingerprint": identity["subject"],
     }
-    return _Job(config, subject, grid, patches, rows, pick_device(device), folder, identity), facts, sources
+    return (
+        _Job(config, subject, grid, patches, rows, pick_device(device), folder, identity),
+        facts,
+        sources,
+    )
 
 
 def _pooling(job: _Job) -> str:
     chosen = job.config.pooling
-    return chosen if chosen != "auto" else ("grid" if job.config.tokens.startswith("pooled") else "mean")
+    return (
+        chosen
+        if chosen != "auto"
+        else ("grid" if job.config.tokens.startswith("pooled") else "mean")
+    )
 
 
 def _ridge(job: _Job):
     config, pooling = job.config, _pooling(job)
-    X = [pool_patches(torch.from_numpy(np.asarray(job.x(s), np.float32)), pooling).numpy() for s in ("train", "val")]
+    X = [
+        pool_patches(torch.from_numpy(np.asarray(job.x(s), np.float32)), pooling).numpy()
+        for s in ("train", "val")
+    ]
     sessions = job.subject.sessions
     if config.leave_session_out and sessions is None:
-        raise ConfigError(message("a session per stimulus", "none in this subject", "set leave_session_out=False"))
+        raise ConfigError(
+            message("a session per stimulus", "none in this subject", "set leave_session_out=False")
+        )
     folds = np.asarray(sessions)[job.rows["train"]] if config.leave_session_out else None
-    found = fit_ridge(X[0], job.y("train"), config.alphas, config.n_folds, folds=folds, device=job.device)
-    sizes = {"token_width": job.patches.shape[2], "pooling": pooling, "n_patches": job.patches.shape[1]}
+    found = fit_ridge(
+        X[0], job.y("train"), config.alphas, config.n_folds, folds=folds, device=job.device
+    )
+    sizes = {
+        "token_width": job.patches.shape[2],
+        "pooling": pooling,
+        "n_patches": job.patches.shape[1],
+    }
     module = LinearEncoder.from_ridge(found, **sizes)
     build = {"type": "linear", "n_vertices": len(found.alpha), **sizes}
     notes = {"alpha_edge_share": found.edge_share, "alpha_median": float(np.median(found.alpha))}
@@ -244,7 +300,11 @@ def _retinotopic(job: _Job):
 
 def _linear(job: _Job):
     pooling = _pooling(job)
-    sizes = {"token_width": job.patches.shape[2], "pooling": pooling, "n_patches": job.patches.shape[1]}
+    sizes = {
+        "token_width": job.patches.shape[2],
+        "pooling": pooling,
+        "n_patches": job.patches.shape[1],
+    }
     build = {"type": "linear", "n_vertices": job.subject.n_vertices, **sizes}
     seed_everything(seed_for(job.config.loop.seed, "encoder", "init") % 2**32)
     return _descend(job, LinearEncoder(n_vertices=job.subject.n_vertices, **sizes), build)
@@ -272,9 +332,14 @@ def _descend(job: _Job, inner: nn.Module, build: dict[str, Any]):
     with np.errstate(invalid="ignore"):
         mean, scale = np.nan_to_num(np.nanmean(y, 0)), np.nan_to_num(np.nanstd(y, 0))
     scale = np.where(scale > 1e-6 * np.abs(mean), scale, 1).astype(np.float32)
-    module = ScaledEncoder(encoder=inner, mean=torch.from_numpy(mean.astype(np.float32)), scale=torch.from_numpy(scale))
+    module = ScaledEncoder(
+        encoder=inner, mean=torch.from_numpy(mean.astype(np.float32)), scale=torch.from_numpy(scale)
+    )
     n_left = job.subject.atlas.n_left
-    data = {"patches": torch.from_numpy(np.ascontiguousarray(job.x("train"))), "responses": torch.from_numpy(y)}
+    data = {
+        "patches": torch.from_numpy(np.ascontiguousarray(job.x("train"))),
+        "responses": torch.from_numpy(y),
+    }
 
     def loss(encoder: nn.Module, batch: Mapping[str, Tensor]):
         plain = getattr(encoder, "module", encoder)
@@ -305,7 +370,9 @@ def _descend(job: _Job, inner: nn.Module, build: dict[str, Any]):
     )
 
 
-def encoder_loss(predicted_BV: Tensor, responses_BV: Tensor, scale_V: Tensor, n_left: int) -> Tensor:
+def encoder_loss(
+    predicted_BV: Tensor, responses_BV: Tensor, scale_V: Tensor, n_left: int
+) -> Tensor:
     """Return the mean squared error in standard deviations, summed over hemispheres; NaN responses are left out.
 
     Raises
@@ -323,7 +390,10 @@ def encoder_loss(predicted_BV: Tensor, responses_BV: Tensor, scale_V: Tensor, n_
         )
     seen = responses_BV.isfinite()
     error = torch.where(seen, (predicted_BV - responses_BV.nan_to_num()) / scale_V, 0).square()
-    parts = [(e.sum(), s.sum()) for e, s in zip(error.tensor_split([n_left], 1), seen.tensor_split([n_left], 1))]
+    parts = [
+        (e.sum(), s.sum())
+        for e, s in zip(error.tensor_split([n_left], 1), seen.tensor_split([n_left], 1))
+    ]
     return sum(e / s.clamp(min=1) for e, s in parts)
 
 
@@ -333,7 +403,9 @@ def _scores(module: nn.Module, job: _Job, batch_size: int = 64) -> np.ndarray:
     stream = StreamingPearson(y.shape[1])
     with torch.no_grad():
         for start in range(0, len(x), batch_size):
-            part = torch.as_tensor(np.array(x[start : start + batch_size], np.float32), device=where)
+            part = torch.as_tensor(
+                np.array(x[start : start + batch_size], np.float32), device=where
+            )
             stream.update(y[start : start + batch_size], module(part))
     return stream.result()
 
@@ -354,7 +426,14 @@ def _ensemble(job: _Job):
         "winner": winners(job.subject.atlas, dict(zip(found, scores))),
         "note": "the weights come from the same validation stimuli as the validation r",
     }
-    return module, build, _scores(module, job), "softmax of validation r per vertex", found["roi_query"][4], notes
+    return (
+        module,
+        build,
+        _scores(module, job),
+        "softmax of validation r per vertex",
+        found["roi_query"][4],
+        notes,
+    )
 
 
 def winners(atlas: Any, scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:

@@ -37,7 +37,10 @@ def split_rows(config: EncoderConfig, subject: Subject) -> tuple[dict[str, np.nd
     """
     train = subject.rows("train")
     if len(subject.splits.get("val", ())):
-        rows, how = {"train": train, "val": subject.rows("val")}, "the subject's own validation split"
+        rows, how = (
+            {"train": train, "val": subject.rows("val")},
+            "the subject's own validation split",
+        )
     else:
         order = rng(config.split_seed, "encoder", "val").permutation(len(train))
         n = round(config.val_fraction * len(train))
@@ -66,6 +69,8 @@ def scheme_rois(atlas: Atlas, scheme: str) -> dict[str, np.ndarray]:
     if scheme == "streams":
         found = {n: m for n, m in present.items() if n in streams}
         if not found:
-            raise ConfigError(message("an atlas with streams", ", ".join(atlas.present), "use scheme='rois'"))
+            raise ConfigError(
+                message("an atlas with streams", ", ".join(atlas.present), "use scheme='rois'")
+            )
         return found
     return {n: m for n, m in present.items() if n not in streams} or present

@@ -32,8 +32,8 @@ class EncoderEnsemble(FromImages):
     weights : ndarray of float32, shape (n_members, V)
         Sum to 1 at each vertex.
     scores : ndarray of float32, shape (V,)
-        The members' validation r, averaged with the same weights: a stand-in for ranking vertices, not the
-        validation r of the averaged prediction.
+        The members' validation r, averaged with the same weights: a stand-in for ranking vertices,
+        not the validation r of the averaged prediction.
     """
 
     members: dict[str, TrainedEncoder]
@@ -46,11 +46,17 @@ class EncoderEnsemble(FromImages):
         first = next(iter(self.members.values()))
         self.atlas: Atlas = first.atlas
         self.backbone = first.backbone
-        self.sources = tuple(source for member in self.members.values() for source in member.sources)
+        self.sources = tuple(
+            source for member in self.members.values() for source in member.sources
+        )
         about = first.label.split(" encoder of ", 1)[-1].split(", ")[0]
         self.label = f"ensemble encoder of {about}, of {', '.join(self.members)}"
-        self.hash = sha256_json([[m.hash for m in self.members.values()], self.weights.tobytes().hex()])[:16]
-        self.facts = {"members": {name: dict(member.facts) for name, member in self.members.items()}}
+        self.hash = sha256_json(
+            [[m.hash for m in self.members.values()], self.weights.tobytes().hex()]
+        )[:16]
+        self.facts = {
+            "members": {name: dict(member.facts) for name, member in self.members.items()}
+        }
         self.module = nn.ModuleList([member.module for member in self.members.values()])
 
     def load_backbone(self, device: str = "auto") -> Backbone:
@@ -68,9 +74,15 @@ class EncoderEnsemble(FromImages):
         """Return the tokens of all members, one after the other; parameters as `TrainedEncoder.tokens`."""
         backbone = backbone or self.load_backbone(device)
         options = {"store": store, "backbone": backbone, "device": device}
-        return tuple(stored for member in self.members.values() for stored in member.tokens(stimuli, **options))
+        return tuple(
+            stored
+            for member in self.members.values()
+            for stored in member.tokens(stimuli, **options)
+        )
 
-    def predict(self, tokens: Sequence[StoredTokens], *, batch_size: int = 64, device: str = "auto") -> np.ndarray:
+    def predict(
+        self, tokens: Sequence[StoredTokens], *, batch_size: int = 64, device: str = "auto"
+    ) -> np.ndarray:
         """Predict responses from tokens as `tokens` returns them, float32 (n_stimuli, n_vertices).
 
         Raises
@@ -80,7 +92,11 @@ class EncoderEnsemble(FromImages):
         """
         if len(tokens) != len(self.sources):
             raise DataError(
-                message(f"tokens of {len(self.sources)} block(s)", f"{len(tokens)}", "get them with encoder.tokens(...)")
+                message(
+                    f"tokens of {len(self.sources)} block(s)",
+                    f"{len(tokens)}",
+                    "get them with encoder.tokens(...)",
+                )
             )
         total, at = None, 0
         for weight, member in zip(self.weights, self.members.values()):
@@ -91,7 +107,9 @@ class EncoderEnsemble(FromImages):
         return total
 
 
-def combine_encoders(members: Mapping[str, TrainedEncoder], temperature: float = 40.0) -> EncoderEnsemble:
+def combine_encoders(
+    members: Mapping[str, TrainedEncoder], temperature: float = 40.0
+) -> EncoderEnsemble:
     """Average trained encoders of one subject, weighted per vertex by the softmax of their validation r.
 
     Parameters
@@ -109,11 +127,12 @@ def combine_encoders(members: Mapping[str, TrainedEncoder], temperature: float =
     Raises
     ------
     DataError
-        If there are fewer than two members, or they predict other vertices or read another backbone.
+        If there are fewer than two members, or they predict other vertices or read another
+        backbone.
 
     References
-    ----------
-    Adeli et al. (2025), arXiv 2505.17329: softmax with a factor of 40 over encoders of several blocks.
+    ---------- Adeli et al. (2025), arXiv 2505.17329: softmax with a factor of 40 over encoders of
+    several blocks.
     """
     found = dict(members)
     if len(found) < 2:
@@ -121,13 +140,22 @@ def combine_encoders(members: Mapping[str, TrainedEncoder], temperature: float =
     first = next(iter(found.values()))
     for name, member in found.items():
         same = np.array_equal(member.atlas.hemisphere, first.atlas.hemisphere) and all(
-            np.array_equal(member.atlas.rois.get(roi), mask) for roi, mask in first.atlas.rois.items()
+            np.array_equal(member.atlas.rois.get(roi), mask)
+            for roi, mask in first.atlas.rois.items()
         )
         if not same or member.backbone != first.backbone:
             what = f"{name!r} of {'another backbone' if same else 'other vertices'}"
-            raise DataError(message("encoders of one subject and one backbone", what, "combine those that belong together"))
+            raise DataError(
+                message(
+                    "encoders of one subject and one backbone",
+                    what,
+                    "combine those that belong together",
+                )
+            )
     scores = np.stack([np.asarray(member.scores, np.float32) for member in found.values()])
     weights = ensemble_weights(scores, temperature)
     with np.errstate(invalid="ignore"):
-        mean = np.where(np.isfinite(scores).any(0), (weights * np.nan_to_num(scores)).sum(0), np.nan)
+        mean = np.where(
+            np.isfinite(scores).any(0), (weights * np.nan_to_num(scores)).sum(0), np.nan
+        )
     return EncoderEnsemble(found, weights, mean.astype(np.float32))

@@ -22,7 +22,12 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.errors import CheckpointError, DataError, message
 from bmfl_lab.files import sha256_json
-from bmfl_lab.models.brain_encoder import EnsembleEncoder, LinearEncoder, RetinotopicEncoder, ScaledEncoder
+from bmfl_lab.models.brain_encoder import (
+    EnsembleEncoder,
+    LinearEncoder,
+    RetinotopicEncoder,
+    ScaledEncoder,
+)
 from bmfl_lab.models.roi_query import ROIQueryEncoder
 from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import read_bundle, write_bundle
@@ -68,7 +73,9 @@ class FromImages:
         device: str = "auto",
     ) -> np.ndarray:
         """Predict responses to images, float32 (n_stimuli, n_vertices)."""
-        return self.predict(self.tokens(stimuli, store=store, backbone=backbone, device=device), device=device)
+        return self.predict(
+            self.tokens(stimuli, store=store, backbone=backbone, device=device), device=device
+        )
 
 
 @dataclass
@@ -117,7 +124,11 @@ class TrainedEncoder(FromImages):
         return f"TrainedEncoder({self.label!r}, n_vertices={self.atlas.n_vertices}, hash={self.hash!r})"
 
     def predict(
-        self, tokens: StoredTokens | Sequence[StoredTokens], *, batch_size: int = 64, device: str = "auto"
+        self,
+        tokens: StoredTokens | Sequence[StoredTokens],
+        *,
+        batch_size: int = 64,
+        device: str = "auto",
     ) -> np.ndarray:
         """Predict responses from stored tokens.
 
@@ -139,14 +150,18 @@ class TrainedEncoder(FromImages):
         self.check(stored)
         return self.predict_patches(as_patches(stored), batch_size=batch_size, device=device)
 
-    def predict_patches(self, patches: np.ndarray, *, batch_size: int = 64, device: str = "auto") -> np.ndarray:
+    def predict_patches(
+        self, patches: np.ndarray, *, batch_size: int = 64, device: str = "auto"
+    ) -> np.ndarray:
         """Predict responses from patches of shape (n_stimuli, P, D), unchecked."""
         where = pick_device(device)
         module = self.module.to(where).eval()
         out = np.empty((len(patches), self.atlas.n_vertices), np.float32)
         with torch.inference_mode():
             for start in range(0, len(patches), batch_size):
-                part = torch.as_tensor(np.array(patches[start : start + batch_size], np.float32), device=where)
+                part = torch.as_tensor(
+                    np.array(patches[start : start + batch_size], np.float32), device=where
+                )
                 out[start : start + batch_size] = module(part).float().cpu().numpy()
         return out
 
@@ -161,21 +176,33 @@ class TrainedEncoder(FromImages):
         got = [token_source(s.manifest) for s in stored]
         if len(got) != len(self.sources):
             raise DataError(
-                message(f"tokens of {len(self.sources)} block(s)", f"{len(got)}", "give one StoredTokens per block")
+                message(
+                    f"tokens of {len(self.sources)} block(s)",
+                    f"{len(got)}",
+                    "give one StoredTokens per block",
+                )
             )
         for wanted, found in zip(self.sources, got):
             wrong = [k for k in wanted if wanted[k] != found[k]]
             if wrong:
                 shown = "; ".join(f"{k} {found[k]!r} instead of {wanted[k]!r}" for k in wrong)
                 raise DataError(
-                    message("the tokens this encoder was trained on", shown, "extract them with encoder.tokens(...)")
+                    message(
+                        "the tokens this encoder was trained on",
+                        shown,
+                        "extract them with encoder.tokens(...)",
+                    )
                 )
 
     def load_backbone(self, device: str = "auto") -> Backbone:
         """Return the backbone the tokens come from."""
         spec = self.backbone
         return load_backbone(
-            spec.name, spec.weights, image_size=spec.image_size, device=pick_device(device), resize=spec.resize
+            spec.name,
+            spec.weights,
+            image_size=spec.image_size,
+            device=pick_device(device),
+            resize=spec.resize,
         )
 
     def tokens(
@@ -188,7 +215,10 @@ class TrainedEncoder(FromImages):
     ) -> tuple[StoredTokens, ...]:
         """Return the tokens this encoder needs, from a store, or extracted into memory without one."""
         backbone = backbone or self.load_backbone(device)
-        wanted, features = [(s["kind"], s["block"]) for s in self.sources], self.sources[0]["features"]
+        wanted, features = (
+            [(s["kind"], s["block"]) for s in self.sources],
+            self.sources[0]["features"],
+        )
         if store is None:
             return tuple(extract_many(backbone, stimuli, wanted, features=features))
         return tuple(store.get_many(backbone, stimuli, wanted, features=features))
@@ -236,10 +266,12 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
     Raises
     ------
     CheckpointError
-        If a file is missing or damaged. From the manifest, before any tensor is read: if it holds something else, an
-        unknown kind of encoder, or one of another subject.
+        If a file is missing or damaged. From the manifest, before any tensor is read: if it holds
+        something else, an unknown kind of encoder, or one of another subject.
     """
-    tensors, manifest = read_bundle(folder, STEM, lambda found: _refuse_others(found, folder, subject))
+    tensors, manifest = read_bundle(
+        folder, STEM, lambda found: _refuse_others(found, folder, subject)
+    )
     state = {k[len("module.") :]: v for k, v in tensors.items() if k.startswith("module.")}
     module = _build(manifest["build"], state)
     module.load_state_dict(state)
@@ -261,19 +293,31 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
 def _refuse_others(found: Mapping[str, Any], folder: str | Path, subject: Subject | None) -> None:
     if found.get("what") != "brain encoder":
         raise CheckpointError(
-            message(f"a brain encoder in {folder}", repr(found.get("what")), "give the folder of an encoder")
+            message(
+                f"a brain encoder in {folder}",
+                repr(found.get("what")),
+                "give the folder of an encoder",
+            )
         )
     if found["build"]["type"] not in KINDS:
         raise CheckpointError(
-            message("a known kind of encoder", repr(found["build"]["type"]), "use the version that wrote it")
+            message(
+                "a known kind of encoder",
+                repr(found["build"]["type"]),
+                "use the version that wrote it",
+            )
         )
     if subject is None:
         return
     whose, n_vertices = found["facts"].get("subject"), found["atlas"].get("n_vertices")
     if whose != subject.name or n_vertices not in (None, subject.atlas.n_vertices):
         wanted = f"an encoder of subject {subject.name!r} with {subject.atlas.n_vertices} vertices"
-        got = f"one of {whose!r} with {'an unknown number of' if n_vertices is None else n_vertices}"
-        raise CheckpointError(message(wanted, got, "give the folder of this subject's encoder, or train one"))
+        got = (
+            f"one of {whose!r} with {'an unknown number of' if n_vertices is None else n_vertices}"
+        )
+        raise CheckpointError(
+            message(wanted, got, "give the folder of this subject's encoder, or train one")
+        )
 
 
 def frozen(module: nn.Module) -> nn.Module:
@@ -283,7 +327,10 @@ def frozen(module: nn.Module) -> nn.Module:
 
 def _build(build: Mapping[str, Any], state: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
     """Make a module of the right shape; what depends on the data is read off the stored tensors."""
-    kind, sizes = build["type"], {k: v for k, v in build.items() if k not in ("type", "members", "encoder")}
+    kind, sizes = (
+        build["type"],
+        {k: v for k, v in build.items() if k not in ("type", "members", "encoder")},
+    )
     if kind == "linear":
         return LinearEncoder(**sizes)
     if kind == "roi_query":
@@ -292,13 +339,22 @@ def _build(build: Mapping[str, Any], state: Mapping[str, Tensor], prefix: str = 
         grouped = state[at + "mixing_GR"].bool().repeat_interleave(torch.tensor(counts), 0)
         return ROIQueryEncoder(masks=grouped[state[at + "inverse_V"]].T.numpy(), **sizes)
     if kind == "retinotopic":
-        names = {"fields": "fields_C3", "choice": "choice_V", "projection": "projection_DF", "coef": "coef_VF"}
+        names = {
+            "fields": "fields_C3",
+            "choice": "choice_V",
+            "projection": "projection_DF",
+            "coef": "coef_VF",
+        }
         found = {k: state[prefix + v].clone() for k, v in names.items()}
-        return RetinotopicEncoder(**found, intercept=state[prefix + "intercept_V"].clone(), grid=tuple(build["grid"]))
+        return RetinotopicEncoder(
+            **found, intercept=state[prefix + "intercept_V"].clone(), grid=tuple(build["grid"])
+        )
     if kind == "scaled":
         inner = _build(build["encoder"], state, prefix + "encoder.")
         return ScaledEncoder(
-            encoder=inner, mean=state[prefix + "mean_V"].clone(), scale=state[prefix + "scale_V"].clone()
+            encoder=inner,
+            mean=state[prefix + "mean_V"].clone(),
+            scale=state[prefix + "scale_V"].clone(),
         )
     members = [_build(b, state, f"{prefix}members.{i}.") for i, b in enumerate(build["members"])]
     return EnsembleEncoder(members=members, weights=state[prefix + "weights_MV"].clone())

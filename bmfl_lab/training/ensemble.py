@@ -1,8 +1,9 @@
 """Train many small fusion models at once: one batched model with a leading axis over models.
 
-Models of the same architecture that differ in seed, alpha, source of the responses or silenced vertices are stacked
-(``torch.func.stack_module_state``) and step together; each keeps its own initial weights, order of images, gradient
-norm and selected epoch, exactly as `train_fusion` would give it.
+Models of the same architecture that differ in seed, alpha, source of the responses or silenced
+vertices are stacked (``torch.func.stack_module_state``) and step together; each keeps its own
+initial weights, order of images, gradient norm and selected epoch, exactly as `train_fusion` would
+give it.
 
 Shape suffixes: M models, B batch, P patches, D width, V vertices, C classes.
 """
@@ -83,8 +84,8 @@ def train_fusions(
     store, device, backbone
         As `train_fusion`.
     at_once : int, optional
-        Models of one batched model, at most; 1 trains one after the other. By default 16 for small models, and on a
-        CPU 1 for larger ones, where the batched model is slower (see Notes).
+        Models of one batched model, at most; 1 trains one after the other. By default 16 for small
+        models, and on a CPU 1 for larger ones, where the batched model is slower (see Notes).
 
     Returns
     -------
@@ -101,18 +102,21 @@ def train_fusions(
         As `train_fusion`.
 
     Notes
-    -----
-    Measured in CPU seconds on one core (``tests/benchmarks/bench_ensemble.py``, five models, other work on the machine):
-    models of the planted study's size train 1.2 to 1.3 times as fast at once as one by one (16 models: 1.5). On the
-    demo study there is nothing to gain: preset "quick" reaches 0.94, all patches with batches of 128 reach 0.66 to 0.7,
-    because their tokens no longer fit into the processor's cache. There the tokens that all models share, kept in
-    memory once, are what saves time.
+    ----- Measured in CPU seconds on one core (``tests/benchmarks/bench_ensemble.py``, five models,
+    other work on the machine): models of the planted study's size train 1.2 to 1.3 times as fast at
+    once as one by one (16 models: 1.5). On the demo study there is nothing to gain: preset "quick"
+    reaches 0.94, all patches with batches of 128 reach 0.66 to 0.7, because their tokens no longer
+    fit into the processor's cache. There the tokens that all models share, kept in memory once, are
+    what saves time.
 
-    Same result as `train_fusion` job by job, up to rounding, with three exceptions: dropout draws other random
-    numbers, there are no checkpoints to resume from, and training is float32 on one device.
+    Same result as `train_fusion` job by job, up to rounding, with three exceptions: dropout draws
+    other random numbers, there are no checkpoints to resume from, and training is float32 on one
+    device.
     """
     if not jobs or (at_once is not None and at_once < 1):
-        raise ConfigError(message("at least one job and at_once >= 1", f"{len(jobs)} and {at_once}", "name some"))
+        raise ConfigError(
+            message("at least one job and at_once >= 1", f"{len(jobs)} and {at_once}", "name some")
+        )
     device, store = pick_device(device), store if store is not None else FeatureStore()
     shared: dict[Any, Any] = {}
     groups: dict[Any, list[int]] = {}
@@ -127,7 +131,11 @@ def train_fusions(
             found[i] = prepared[0]
             same.setdefault(architecture(prepared[0].module), []).append(prepared)
         for stacked in same.values():
-            if len(stacked) == 1 or at_once == 1 or (at_once is None and not _pays(stacked[0], device)):
+            if (
+                len(stacked) == 1
+                or at_once == 1
+                or (at_once is None and not _pays(stacked[0], device))
+            ):
                 for prepared in stacked:
                     fit_fusion(*prepared, study)
                 continue
@@ -143,7 +151,10 @@ def _parts(groups: Iterable[list[int]], size: int) -> list[list[int]]:
 def _pays(prepared: tuple, device: str) -> bool:
     """Tell whether a batched model is faster: where a step is small against the cost of starting its operations."""
     trained, data, _ = prepared
-    return device != "cpu" or trained.config.loop.batch_size * data["patches"][0].numel() <= MOST_VALUES
+    return (
+        device != "cpu"
+        or trained.config.loop.batch_size * data["patches"][0].numel() <= MOST_VALUES
+    )
 
 
 def _prepare(job: Job, study: Study, store: Any, device: str, backbone: Any, shared: dict) -> tuple:
@@ -160,13 +171,15 @@ def _prepare(job: Job, study: Study, store: Any, device: str, backbone: Any, sha
         backbone=backbone,
         silent=job.silent,
     )
-    # all jobs read the same tokens, and those of one source and selection the same responses: keep each once
+    # all jobs read the same tokens, and those of one source and selection the same responses: keep
+    # each once
     place = (job.config.kind, job.config.block)
     for split, tensors in (("train", data), ("val", held_out)):
         for name in ("cls", "patches", "label"):
             tensors[name] = shared.setdefault((split, name, place), tensors[name])
         if "response" in tensors and job.silent is None:
-            # the job is kept beside its responses, so that the id of its source is not given to another one
+            # the job is kept beside its responses, so that the id of its source is not given to
+            # another one
             key = (split, id(job.brain or job.encoder), job.config.regions)
             tensors["response"] = shared.setdefault(key, (tensors["response"], job))[0]
     if trained.donors is not None:
@@ -192,7 +205,9 @@ class _Stack:
         self.buffers = {k: v.detach() for k, v in buffers.items()}
         self.skeleton = copy.deepcopy(modules[0]).to("meta")
         backbone_only = config.head == "backbone"
-        self.alpha_M = torch.tensor([0.0 if backbone_only else t.config.alpha for t in self.trained])
+        self.alpha_M = torch.tensor(
+            [0.0 if backbone_only else t.config.alpha for t in self.trained]
+        )
         self.batches = [
             Batches({"cls": d["cls"]}, self.loop.batch_size, t.seed, torch.device("cpu"))
             for t, d in zip(self.trained, self.data)
@@ -200,7 +215,9 @@ class _Stack:
         self.has_response = "response" in self.data[0]
         gradient = grad_and_value(self._loss, has_aux=True)
         self.gradient = vmap(gradient, randomness="different")
-        self.predict = vmap(self._logits, in_dims=(0, 0, None, None, 0 if self.has_response else None))
+        self.predict = vmap(
+            self._logits, in_dims=(0, 0, None, None, 0 if self.has_response else None)
+        )
 
     def _loss(self, trained, fixed, cls, patches, response, label, alpha):
         out = functional_call(self.skeleton, {**trained, **fixed}, (cls, patches, response))
@@ -218,8 +235,15 @@ class _Stack:
 
     def _gather(self, epoch: int, within: int) -> tuple:
         rows = [torch.from_numpy(np.asarray(b.indices(epoch, within))) for b in self.batches]
-        names = ("cls", "patches", "response", "label") if self.has_response else ("cls", "patches", "label")
-        found = {n: torch.stack([d[n][r] for d, r in zip(self.data, rows)]).to(self.device) for n in names}
+        names = (
+            ("cls", "patches", "response", "label")
+            if self.has_response
+            else ("cls", "patches", "label")
+        )
+        found = {
+            n: torch.stack([d[n][r] for d, r in zip(self.data, rows)]).to(self.device)
+            for n in names
+        }
         response = found.get("response", torch.zeros(len(rows), 1, device=self.device))
         return found["cls"].float(), found["patches"].float(), response, found["label"]
 
@@ -232,13 +256,17 @@ class _Stack:
         kept = {k: v.clone() for k, v in trainable.items()}
         histories: list[list[dict]] = [[] for _ in self.trained]
         alpha_M, sums = self.alpha_M.to(self.device), {}
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), _plain_attention():
+        with (
+            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+            _plain_attention(),
+        ):
             for step in progress(range(total), f"{what}: steps"):
                 epoch, within = divmod(step, per_epoch)
                 torch.manual_seed(seed_for(self.trained[0].seed, "stack step", step))
                 inputs = self._gather(epoch, within)
-                # the optimiser's tensors require gradients: else each gradient would keep a graph of its own, and the
-                # last of them, held by those tensors and holding them, would never be freed
+                # the optimiser's tensors require gradients: else each gradient would keep a graph
+                # of its own, and the last of them, held by those tensors and holding them, would
+                # never be freed
                 with torch.no_grad():
                     gradient, (loss_M, parts) = self.gradient(trainable, fixed, *inputs, alpha_M)
                 self._clip(gradient, loss_M, step)
@@ -250,7 +278,9 @@ class _Stack:
                 for name, value in {"loss": loss_M, **parts}.items():
                     sums[name] = sums.get(name, 0) + value.detach().double() * len(inputs[3][0])
                 if within + 1 == per_epoch:
-                    rows = self._end_epoch(epoch, optimiser, sums, {k: v.detach() for k, v in trainable.items()}, fixed)
+                    rows = self._end_epoch(
+                        epoch, optimiser, sums, {k: v.detach() for k, v in trainable.items()}, fixed
+                    )
                     sums = {}
                     self._select(rows, histories, best, kept, trainable)
         self._finish(kept, histories, best)

@@ -44,18 +44,28 @@ def load_fusion(
     Raises
     ------
     CheckpointError
-        If the files are damaged or the response source is missing. From the manifest, before any tensor is read: if
-        it is of another kind, or was trained on other backbone weights or another number of vertices.
+        If the files are damaged or the response source is missing. From the manifest, before any
+        tensor is read: if it is of another kind, or was trained on other backbone weights or
+        another number of vertices.
     """
-    tensors, found = read_bundle(folder, "fusion", lambda manifest: _refuse_others(manifest, backbone, encoder))
+    tensors, found = read_bundle(
+        folder, "fusion", lambda manifest: _refuse_others(manifest, backbone, encoder)
+    )
     if encoder is None and found["encoder"]:
         encoder = load_encoder(Path(folder) / "encoder")
     if found["needs_source"] and encoder is None and brain is None:
-        raise CheckpointError(message("the response source of this model", "none", "pass encoder=... or brain=..."))
-    config, arrays = configs.from_dict(FusionConfig, found["config"]), {k: v.numpy() for k, v in tensors.items()}
+        raise CheckpointError(
+            message("the response source of this model", "none", "pass encoder=... or brain=...")
+        )
+    config, arrays = (
+        configs.from_dict(FusionConfig, found["config"]),
+        {k: v.numpy() for k, v in tensors.items()},
+    )
     atlas = None
     if "atlas.hemisphere" in arrays:
-        rois = {k.removeprefix("atlas.roi."): v for k, v in arrays.items() if k.startswith("atlas.roi.")}
+        rois = {
+            k.removeprefix("atlas.roi."): v for k, v in arrays.items() if k.startswith("atlas.roi.")
+        }
         atlas = getattr(encoder, "atlas", None) or Atlas(arrays["atlas.hemisphere"], rois)
     store, device = store if store is not None else FeatureStore(), pick_device(device)
     source = None
@@ -84,19 +94,27 @@ def load_fusion(
         n_vertices=None if trained.mean is None else len(trained.mean),
         seed=trained.seed,
     )
-    trained.module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
+    trained.module.load_state_dict(
+        {k[7:]: v for k, v in tensors.items() if k.startswith("module.")}
+    )
     trained.module.to(trained.device).eval()
     return trained
 
 
 def _refuse_others(found: dict[str, Any], backbone: Any, encoder: Any) -> None:
     if found.get("kind") != "fusion":
-        raise CheckpointError(message("a saved fusion model", repr(found.get("kind")), "choose another folder"))
+        raise CheckpointError(
+            message("a saved fusion model", repr(found.get("kind")), "choose another folder")
+        )
     size, made = found["backbone"]["image_size"], found["backbone"].get("preprocess")
     if size != backbone.image_size or made not in (None, backbone.preprocess.describe()):
         got = f"{backbone.image_size} px, {backbone.preprocess.describe()['resize']}"
-        said = f"images of {size} px" + ("" if made is None else f", resized by the rule {made['resize']!r}")
-        raise CheckpointError(message(said, got, "load the backbone with the image_size and resize of the training"))
+        said = f"images of {size} px" + (
+            "" if made is None else f", resized by the rule {made['resize']!r}"
+        )
+        raise CheckpointError(
+            message(said, got, "load the backbone with the image_size and resize of the training")
+        )
     if found["backbone"]["weights_hash"] != backbone.weights_hash:
         raise CheckpointError(
             message(
@@ -109,5 +127,9 @@ def _refuse_others(found: dict[str, Any], backbone: Any, encoder: Any) -> None:
     if encoder is not None and n_vertices not in (None, encoder.atlas.n_vertices):
         got = f"one of {encoder.atlas.n_vertices}"
         raise CheckpointError(
-            message(f"an encoder of {n_vertices} vertices", got, "pass the encoder that the model was trained on")
+            message(
+                f"an encoder of {n_vertices} vertices",
+                got,
+                "pass the encoder that the model was trained on",
+            )
         )

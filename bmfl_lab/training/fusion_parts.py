@@ -30,7 +30,13 @@ ResponseSource = Callable[[StimulusSet, Any], np.ndarray]
 @functools.lru_cache(maxsize=2)
 def study_backbone(spec: BackboneSpec, device: str) -> Any:
     """Return the backbone of a study, loaded once for the last two specifications."""
-    return load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size, device=device, resize=spec.resize)
+    return load_backbone(
+        spec.name,
+        weights=spec.weights,
+        image_size=spec.image_size,
+        device=device,
+        resize=spec.resize,
+    )
 
 
 def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
@@ -43,9 +49,15 @@ def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
     """
     labels = np.asarray(stimuli.labels)
     if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
-        got = f"{len(labels)} labels" + (f" from {labels.min()} to {labels.max()}" if len(labels) else "")
+        got = f"{len(labels)} labels" + (
+            f" from {labels.min()} to {labels.max()}" if len(labels) else ""
+        )
         raise DataError(
-            message(f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}", got, "label or drop the others")
+            message(
+                f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}",
+                got,
+                "label or drop the others",
+            )
         )
 
 
@@ -77,7 +89,9 @@ def encoder_source(encoder: Any, store: FeatureStore, backbone: Any, device: str
             stored = (tokens,)
         else:
             same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
-            stored = encoder.tokens(stimuli, store=store, backbone=backbone if same else None, device=device)
+            stored = encoder.tokens(
+                stimuli, store=store, backbone=backbone if same else None, device=device
+            )
         known = _PREDICTED.setdefault(encoder.module, weakref.WeakValueDictionary())
         name = (device, *(s.key for s in stored))
         found = known.get(name) if all(name) else None
@@ -89,8 +103,11 @@ def encoder_source(encoder: Any, store: FeatureStore, backbone: Any, device: str
     return predict
 
 
-# Models of one comparison ask the same encoder for the same images: one array serves all, as long as one holds it.
-_PREDICTED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakValueDictionary] = weakref.WeakKeyDictionary()
+# Models of one comparison ask the same encoder for the same images: one array serves all, as long
+# as one holds it.
+_PREDICTED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakValueDictionary] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def fusion_data(trained: Any, stimuli: StimulusSet) -> dict[str, Tensor]:
@@ -102,12 +119,18 @@ def fusion_data(trained: Any, stimuli: StimulusSet) -> dict[str, Tensor]:
         If it does not fit into memory: tokens, and responses twice, as predicted and standardised.
     """
     # before a prediction that takes long: the responses of a source on an atlas have a known size
-    n_vertices = trained.atlas.n_vertices if trained.source is not None and trained.atlas is not None else 0
+    n_vertices = (
+        trained.atlas.n_vertices if trained.source is not None and trained.atlas is not None else 0
+    )
     refuse_without_memory(
-        2 * 4 * len(stimuli) * n_vertices, f"responses to {len(stimuli)} images in memory", "choose fewer images"
+        2 * 4 * len(stimuli) * n_vertices,
+        f"responses to {len(stimuli)} images in memory",
+        "choose fewer images",
     )
     tokens, response = trained.inputs(stimuli)
-    needed = tokens.cls.nbytes + tokens.patches.nbytes + (0 if response is None else response.nbytes)
+    needed = (
+        tokens.cls.nbytes + tokens.patches.nbytes + (0 if response is None else response.nbytes)
+    )
     refuse_without_memory(
         needed,
         f"tokens of {len(stimuli)} images and their standardised responses in memory",
@@ -135,9 +158,15 @@ def refuse_without_memory(needed: int, what: str, instead: str) -> None:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return
-    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    free = next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None
+    )
     if free is not None and needed > free:
-        raise ConfigError(message(f"{needed / 1e9:.2f} GB of memory for {what}", f"{free / 1e9:.2f} GB free", instead))
+        raise ConfigError(
+            message(
+                f"{needed / 1e9:.2f} GB of memory for {what}", f"{free / 1e9:.2f} GB free", instead
+            )
+        )
 
 
 def batch_loss(module, batch, *, alpha: float, config: Any):
@@ -161,7 +190,10 @@ def validation(module, *, data: dict[str, Tensor]) -> dict[str, float]:
     labels = data["label"].numpy()
     shifted = logits - logits.max(1, keepdims=True)
     nll = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
-    return {"val_accuracy": float((logits.argmax(1) == labels).mean()), "val_nll": float(nll.mean())}
+    return {
+        "val_accuracy": float((logits.argmax(1) == labels).mean()),
+        "val_nll": float(nll.mean()),
+    }
 
 
 def fit_fusion(
@@ -217,6 +249,10 @@ def fit_fusion(
         manifest=identity,
         what=f"{trained.name} (seed {trained.seed})",
     )
-    trained.history, trained.selection, trained.notes = result.history, "best validation accuracy", result.notes
+    trained.history, trained.selection, trained.notes = (
+        result.history,
+        "best validation accuracy",
+        result.notes,
+    )
     trained.epoch = result.epoch
     return trained

@@ -27,8 +27,8 @@ def image_function(encoder: TrainedEncoder, *, device: str = "auto") -> Callable
     Returns
     -------
     callable
-        ``function(images (B, 3, S, S) in 0..1) -> (B, n_vertices)``, S being the backbone's image size; it has the
-        attributes ``image_size`` and ``device``.
+        ``function(images (B, 3, S, S) in 0..1) -> (B, n_vertices)``, S being the backbone's image
+        size; it has the attributes ``image_size`` and ``device``.
 
     Raises
     ------
@@ -38,7 +38,11 @@ def image_function(encoder: TrainedEncoder, *, device: str = "auto") -> Callable
     kinds = {s["kind"] for s in encoder.sources}
     if not all(k == "patches" or k.startswith("pooled:") for k in kinds):
         raise ConfigError(
-            message("an encoder of 'patches' or 'pooled:G' tokens", f"{sorted(kinds)}", "train one that reads patches")
+            message(
+                "an encoder of 'patches' or 'pooled:G' tokens",
+                f"{sorted(kinds)}",
+                "train one that reads patches",
+            )
         )
     where = pick_device(device)
     backbone = encoder.load_backbone(device)
@@ -46,11 +50,17 @@ def image_function(encoder: TrainedEncoder, *, device: str = "auto") -> Callable
     mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in (MEAN, STD))
 
     def part(images_BCHW: Tensor, source) -> Tensor:
-        found = backbone(images_BCHW, blocks=(source["block"],), features=source["features"], grad=True)[0]
+        found = backbone(
+            images_BCHW, blocks=(source["block"],), features=source["features"], grad=True
+        )[0]
         if source["kind"] == "patches":
             return found.patches
         plane = found.patches.unflatten(1, found.grid).permute(0, 3, 1, 2)
-        return functional.adaptive_avg_pool2d(plane, int(source["kind"].split(":")[1])).flatten(2).transpose(1, 2)
+        return (
+            functional.adaptive_avg_pool2d(plane, int(source["kind"].split(":")[1]))
+            .flatten(2)
+            .transpose(1, 2)
+        )
 
     def function(images_BCHW: Tensor) -> Tensor:
         x_BCHW = (images_BCHW.to(where) - mean) / std

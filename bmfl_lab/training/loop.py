@@ -1,8 +1,9 @@
 """The one training loop: deterministic order, named selection, bit-exact resume.
 
-Everything that happens at a step is a function of (seed, epoch, step): the order of the stimuli, the learning rate
-and the random numbers. Resuming therefore needs the weights, the optimiser's moments and the position, and gives the
-same bits as a run that was never interrupted (one process, same machine, CPU).
+Everything that happens at a step is a function of (seed, epoch, step): the order of the stimuli,
+the learning rate and the random numbers. Resuming therefore needs the weights, the optimiser's
+moments and the position, and gives the same bits as a run that was never interrupted (one process,
+same machine, CPU).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class LoopConfig:
     epochs : int, default 20
         Passes over the data.
     batch_size : int, default 128
-        Stimuli a step over all processes, at most; an epoch is cut into batches of nearly equal size.
+        Stimuli a step over all processes, at most; an epoch is cut into batches of nearly equal
+        size.
     lr, weight_decay : float
         Peak learning rate, and decay of weights with two or more dimensions.
     warmup : float, default 0.05
@@ -92,7 +94,11 @@ class LoopConfig:
         if wrong:
             got = ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
             raise ConfigError(
-                message("epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0", got, "correct them")
+                message(
+                    "epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0",
+                    got,
+                    "correct them",
+                )
             )
 
 
@@ -107,8 +113,8 @@ class FitResult:
     epoch : int
         Epoch (from 1) at whose end they were taken.
     history : list of dict
-        One dict an epoch: ``epoch``, ``lr``, mean training ``loss`` and its parts, and the validation metrics;
-        None where a metric is undefined.
+        One dict an epoch: ``epoch``, ``lr``, mean training ``loss`` and its parts, and the
+        validation metrics; None where a metric is undefined.
     selection : str
         ``"best val_accuracy"`` or ``"last epoch"``.
     notes : tuple of str
@@ -144,19 +150,22 @@ def fit(
     module : nn.Module
         Parameters with ``requires_grad`` are trained. Ends in eval mode with the selected weights.
     loss_fn : callable
-        ``loss_fn(module, batch) -> (loss, parts)``: a mean over the stimuli of the batch, and named floats to log.
+        ``loss_fn(module, batch) -> (loss, parts)``: a mean over the stimuli of the batch, and named
+        floats to log.
     data : mapping of str to Tensor or ndarray, n_stimuli on dim 0
-        Held in memory, on the device or mapped. A batch is the same mapping at the indices of a step, plus
-        ``"index"``, an int64 tensor of those indices.
+        Held in memory, on the device or mapped. A batch is the same mapping at the indices of a
+        step, plus ``"index"``, an int64 tensor of those indices.
     config : LoopConfig
         How to train.
     validate : callable, optional
-        ``validate(module) -> {name: float}`` at the end of each epoch, in eval mode without gradients.
+        ``validate(module) -> {name: float}`` at the end of each epoch, in eval mode without
+        gradients.
     select : (str, "max" or "min"), optional
-        The validation metric that picks the epoch; its name starts with "val". None takes the last epoch.
+        The validation metric that picks the epoch; its name starts with "val". None takes the last
+        epoch.
     folder : str or Path, optional
-        Where checkpoints go. One process at a time works in it. SIGTERM and SIGINT then finish the step, save and
-        exit with 143 or 130; a second one ends at once.
+        Where checkpoints go. One process at a time works in it. SIGTERM and SIGINT then finish the
+        step, save and exit with 143 or 130; a second one ends at once.
     resume : bool, default True
         Continue from the newest checkpoint of `folder`; False deletes what is there.
     device : "auto", "cpu" or "cuda"
@@ -184,15 +193,17 @@ def fit(
         If another process works in `folder`.
 
     Notes
-    -----
-    Under ``torchrun`` each batch is split over the processes and gradients are weighted so that their sum is that
-    of the whole batch; a loss that correlates over the batch axis sees its own part only.
-    When a GPU runs out of memory the batch is worked off in halves with the same gradient.
+    ----- Under ``torchrun`` each batch is split over the processes and gradients are weighted so
+    that their sum is that of the whole batch; a loss that correlates over the batch axis sees its
+    own part only. When a GPU runs out of memory the batch is worked off in halves with the same
+    gradient.
     """
     _check_select(validate, select)
     accelerator = make_accelerator(pick_device(device))
     folder = None if folder is None else Path(folder)
-    batches = Batches(data, config.batch_size, config.seed, accelerator.device, accelerator.num_processes)
+    batches = Batches(
+        data, config.batch_size, config.seed, accelerator.device, accelerator.num_processes
+    )
     with keep_rng(), _sole_use(folder, accelerator), _stop_signals(folder) as asked:
         seed_everything(seed_for(config.seed, "fit"))
         run = _start(module, accelerator, batches, config)
@@ -222,8 +233,11 @@ def _check_select(validate: Any, select: tuple[str, str] | None) -> None:
 def _start(module: nn.Module, accelerator: Any, batches: Batches, config: LoopConfig) -> Run:
     kind = accelerator.device.type
     pays = bf16_pays(kind)
-    # on a CPU the casts of small matrices cost more than bfloat16 saves, so there it must be asked for
-    bfloat16 = pays and (config.precision == "bfloat16" or (config.precision == "auto" and kind == "cuda"))
+    # on a CPU the casts of small matrices cost more than bfloat16 saves, so there it must be asked
+    # for
+    bfloat16 = pays and (
+        config.precision == "bfloat16" or (config.precision == "auto" and kind == "cuda")
+    )
     module.train()
     module = accelerator.prepare_model(module)
     run = Run(module, make_optimiser(module, config), accelerator, batches, config, bfloat16)
@@ -276,10 +290,14 @@ def _train(run, loss_fn, validate, select, folder, identity, asked, what) -> Non
         improved = _end_epoch(run, epoch, validate, select) if ended else False
         if ended and headless() and time.monotonic() - last_line > 10:
             last_line = time.monotonic()
-            shown = " ".join(f"{k} {v:.4g}" for k, v in run.history[-1].items() if isinstance(v, float))
+            shown = " ".join(
+                f"{k} {v:.4g}" for k, v in run.history[-1].items() if isinstance(v, float)
+            )
             print(f"{what}: epoch {epoch + 1}/{config.epochs} {shown}", flush=True)
         stop = _agreed_stop(run, asked)
-        if folder and (improved or stop or run.step == total or (run.step % every == 0 if every else ended)):
+        if folder and (
+            improved or stop or run.step == total or (run.step % every == 0 if every else ended)
+        ):
             save(run, folder, identity)
         if stop:
             if stop == signal.SIGINT and "ipykernel" in sys.modules:
@@ -309,11 +327,17 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
         # only here, after the error and its frames, are the tensors of the failed attempt free
         run.micro *= 2
         torch.cuda.empty_cache()
-        run.notes.append(f"out of memory at step {run.step}: {run.micro} micro-batches, same global batch")
+        run.notes.append(
+            f"out of memory at step {run.step}: {run.micro} micro-batches, same global batch"
+        )
     try:
-        nn.utils.clip_grad_norm_(run.trained, run.config.clip_norm or math.inf, error_if_nonfinite=True)
+        nn.utils.clip_grad_norm_(
+            run.trained, run.config.clip_norm or math.inf, error_if_nonfinite=True
+        )
     except RuntimeError as error:
-        raise explain_nonfinite(run.plain, run.batches.take(mine), {}, run.step, mine, "gradient") from error
+        raise explain_nonfinite(
+            run.plain, run.batches.take(mine), {}, run.step, mine, "gradient"
+        ) from error
     for group in run.optimiser.param_groups:
         group["lr"] = lr
     run.optimiser.step()
@@ -335,11 +359,16 @@ def _backward(run: Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -
         if not len(part_index):
             continue
         batch = run.batches.take(part_index)
-        with torch.autocast(run.accelerator.device.type, dtype=torch.bfloat16, enabled=run.bfloat16):
+        with torch.autocast(
+            run.accelerator.device.type, dtype=torch.bfloat16, enabled=run.bfloat16
+        ):
             loss, parts = loss_fn(run.module, batch)
         if not torch.isfinite(loss):
-            raise explain_nonfinite(run.plain, batch, {**parts, "loss": loss}, run.step, part_index, "loss")
-        # gradients are averaged over processes; this weight makes the average that of the whole batch
+            raise explain_nonfinite(
+                run.plain, batch, {**parts, "loss": loss}, run.step, part_index, "loss"
+            )
+        # gradients are averaged over processes; this weight makes the average that of the whole
+        # batch
         run.accelerator.backward(loss * (len(part_index) * processes / n_batch))
         for name, value in {"loss": loss, **parts}.items():
             value = torch.as_tensor(value).detach().double() * len(part_index)
@@ -358,14 +387,20 @@ def _end_epoch(run: Run, epoch: int, validate: Any, select: tuple[str, str] | No
         with torch.no_grad():
             row |= {k: float(v) for k, v in validate(run.plain).items()}
         run.plain.train()
-    run.history.append({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()})
+    run.history.append(
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    )
     if select is None:
         return False
     name, mode = select
     if name not in row:
-        raise ConfigError(message("a metric that `validate` returns", repr(name), nearest(name, row)))
+        raise ConfigError(
+            message("a metric that `validate` returns", repr(name), nearest(name, row))
+        )
     value = run.history[-1][name]
-    if value is None or (run.best and (value <= run.best["value"] if mode == "max" else value >= run.best["value"])):
+    if value is None or (
+        run.best and (value <= run.best["value"] if mode == "max" else value >= run.best["value"])
+    ):
         return False
     run.best = {"epoch": epoch + 1, "step": run.step, "value": value}
     run.best_state = run.state()
@@ -375,7 +410,11 @@ def _end_epoch(run: Run, epoch: int, validate: Any, select: tuple[str, str] | No
 def _finish(run: Run, select: tuple[str, str] | None) -> FitResult:
     if select is not None and run.best is None:
         raise ConfigError(
-            message(f"{select[0]} to be a number in some epoch", "none", "check the validation data and the metric")
+            message(
+                f"{select[0]} to be a number in some epoch",
+                "none",
+                "check the validation data and the metric",
+            )
         )
     state = run.best_state if run.best else run.state()
     run.plain.load_state_dict(state)

@@ -27,7 +27,8 @@ class Batches:
     Parameters
     ----------
     data : mapping of str to Tensor or ndarray, n_stimuli on dim 0
-        Moved to a GPU at once if they fill less than half of its free memory; else gathered on the host.
+        Moved to a GPU at once if they fill less than half of its free memory; else gathered on the
+        host.
     batch_size : int
         Largest number of stimuli a step.
     seed : int
@@ -43,7 +44,14 @@ class Batches:
         If there are no data, lengths differ, or a name is "index".
     """
 
-    def __init__(self, data: Mapping[str, Any], batch_size: int, seed: int, device: torch.device, n_processes: int = 1):
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        n_processes: int = 1,
+    ):
         lengths = {k: len(v) for k, v in data.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values() or "index" in lengths:
             raise ConfigError(
@@ -57,14 +65,20 @@ class Batches:
         self.per_epoch = math.ceil(self.n / batch_size)
         if self.n // self.per_epoch < n_processes:
             raise ConfigError(
-                message(f"at least {n_processes} stimuli a batch", f"{self.n // self.per_epoch}", "raise batch_size")
+                message(
+                    f"at least {n_processes} stimuli a batch",
+                    f"{self.n // self.per_epoch}",
+                    "raise batch_size",
+                )
             )
         self.data = {k: v if isinstance(v, Tensor) else np.asanyarray(v) for k, v in data.items()}
         if device.type == "cuda":
             size = sum(v.nbytes for v in self.data.values())
             if size < torch.cuda.mem_get_info(device)[0] // 2:
                 self.data = {
-                    k: torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v, device=device)
+                    k: torch.as_tensor(
+                        np.array(v) if isinstance(v, np.ndarray) else v, device=device
+                    )
                     for k, v in self.data.items()
                 }
         self._order: tuple[int, np.ndarray] | None = None
@@ -96,7 +110,9 @@ class Batches:
         digest = hashlib.sha256()
         for name in sorted(self.data):
             values = self.data[name]
-            digest.update(f"{name} {tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}\n".encode())
+            digest.update(
+                f"{name} {tuple(values.shape)} {str(values.dtype).removeprefix('torch.')}\n".encode()
+            )
             step = max(1, _CHUNK // max(1, values.nbytes // len(values)))
             for start in range(0, len(values), step):
                 rows = values[start : start + step]
@@ -109,7 +125,8 @@ class Batches:
 def make_accelerator(device: str) -> Any:
     """Return an `accelerate.Accelerator` on `device` ("cpu" or "cuda"), one or several processes.
 
-    Autocast is the loop's own, so that runs of different precision can follow each other in one process.
+    Autocast is the loop's own, so that runs of different precision can follow each other in one
+    process.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -131,7 +148,11 @@ def make_optimiser(module: nn.Module, config: Any) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError(
-            message("a module with parameters to train", "none that requires a gradient", "unfreeze some")
+            message(
+                "a module with parameters to train",
+                "none that requires a gradient",
+                "unfreeze some",
+            )
         )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -188,7 +209,11 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     count = sum(len(g["params"]) for g in own["param_groups"])
     if state and set(state) - set(range(count)):
         raise CheckpointError(
-            message(f"moments of {count} parameters", f"{len(state)}", "use a checkpoint of this architecture")
+            message(
+                f"moments of {count} parameters",
+                f"{len(state)}",
+                "use a checkpoint of this architecture",
+            )
         )
     optimiser.load_state_dict({"state": state, "param_groups": own["param_groups"]})
 
@@ -220,11 +245,15 @@ def explain_nonfinite(
 
     Searched in the order of the computation: batch, parameters, parts of the loss, gradients.
     """
-    gradients = {f"gradient of {k}": p.grad for k, p in module.named_parameters() if p.grad is not None}
+    gradients = {
+        f"gradient of {k}": p.grad for k, p in module.named_parameters() if p.grad is not None
+    }
     candidates = {f"batch[{k!r}]": v for k, v in batch.items()}
     candidates |= {f"parameter {k}": p for k, p in module.named_parameters()}
     candidates |= {f"{k}": torch.as_tensor(v) for k, v in values.items()} | gradients
-    bad = [k for k, v in candidates.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    bad = [
+        k for k, v in candidates.items() if v.is_floating_point() and not torch.isfinite(v).all()
+    ]
     shown = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
     return NumericsError(
         message(

@@ -91,7 +91,9 @@ def save(run: Run, folder: Path, identity: Mapping[str, Any]) -> None:
     checkpoint.prune(folder, {run.step} | ({run.best["step"]} if run.best else set()))
 
 
-def resume_run(run: Run, folder: Path, identity: Mapping[str, Any], allow_change: Sequence[str]) -> None:
+def resume_run(
+    run: Run, folder: Path, identity: Mapping[str, Any], allow_change: Sequence[str]
+) -> None:
     """Continue from the newest checkpoint of `folder`, if there is one.
 
     Raises
@@ -103,21 +105,29 @@ def resume_run(run: Run, folder: Path, identity: Mapping[str, Any], allow_change
     if step is None:
         return
     name = checkpoint.step_name(step)
-    checkpoint.refuse_changes(checkpoint.read_manifest(folder / f"{name}.json")["identity"], identity, allow_change)
+    checkpoint.refuse_changes(
+        checkpoint.read_manifest(folder / f"{name}.json")["identity"], identity, allow_change
+    )
     tensors, found = checkpoint.read_bundle(folder, name)
     if sorted(tensors) != found["tensors"]:
         raise checkpoint.mismatch(folder, found["tensors"], tensors)
     run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     restore_optimiser(run.optimiser, tensors)
     checkpoint.set_rng(tensors)
-    run.sums = {k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")}
+    run.sums = {
+        k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
+    }
     run.step, run.history, run.best = found["step"], found["history"], found["best"]
     run.micro, run.notes = found["micro"], found["notes"]
     if run.best:
         kept, _ = checkpoint.read_bundle(folder, checkpoint.step_name(run.best["step"]))
         run.best_state = {k[6:]: v for k, v in kept.items() if k.startswith("model.")}
     now = environment(run)
-    changed = [f"{k} {found['environment'].get(k)} -> {v}" for k, v in now.items() if found["environment"].get(k) != v]
+    changed = [
+        f"{k} {found['environment'].get(k)} -> {v}"
+        for k, v in now.items()
+        if found["environment"].get(k) != v
+    ]
     if changed:
         run.notes.append("resumed, not bitwise: " + ", ".join(changed))
         print(f"fit: {run.notes[-1]}", flush=True)

@@ -71,7 +71,11 @@ class TrainedProbe:
 
 
 def probe_features(
-    store: FeatureStore, backbone: Any, stimuli: StimulusSet, blocks: Sequence[int], mean_patch: bool
+    store: FeatureStore,
+    backbone: Any,
+    stimuli: StimulusSet,
+    blocks: Sequence[int],
+    mean_patch: bool,
 ) -> np.ndarray:
     """Return CLS tokens of some blocks, and on request the last one's mean patch, float32 (n_stimuli, D)."""
     stored = store.get_many(backbone, stimuli, [("cls+mean", b) for b in blocks])
@@ -122,19 +126,23 @@ def train_probe(
         If no head stays finite.
 
     Notes
-    -----
-    SGD with momentum 0.9, no weight decay, cosine to 0, all heads on the same batches, weights drawn with a standard
-    deviation of 0.01. Features are those of the cached images: no augmentation, unlike the original, and epochs are
-    passes over the study's own images instead of 12,500 iterations.
+    ----- SGD with momentum 0.9, no weight decay, cosine to 0, all heads on the same batches,
+    weights drawn with a standard deviation of 0.01. Features are those of the cached images: no
+    augmentation, unlike the original, and epochs are passes over the study's own images instead of
+    12,500 iterations.
 
     References
-    ----------
-    Oquab et al., DINOv2, TMLR 2024, and its published evaluation code: grid of learning rates, last 1 or 4 blocks,
-    with or without the mean patch token.
+    ---------- Oquab et al., DINOv2, TMLR 2024, and its published evaluation code: grid of learning
+    rates, last 1 or 4 blocks, with or without the mean patch token.
     """
     where = pick_device(device)
     backbone = backbone if backbone is not None else study_backbone(study.backbone, where)
-    if not n_blocks or not mean_patch or not learning_rates or not 1 <= max(n_blocks) <= backbone.n_blocks:
+    if (
+        not n_blocks
+        or not mean_patch
+        or not learning_rates
+        or not 1 <= max(n_blocks) <= backbone.n_blocks
+    ):
         raise ConfigError(
             message(
                 f"a grid with 1 to {backbone.n_blocks} blocks, inputs and learning rates",
@@ -154,20 +162,28 @@ def train_probe(
         for mean in mean_patch:
             x, x_val = (probe_features(store, backbone, s, blocks, mean) for s in (train, val))
             rates = [rate * batch_size / 256 for rate in learning_rates]
-            weight, bias = _fit(x, train.labels, len(study.class_names), rates, epochs, batch_size, seed, where)
+            weight, bias = _fit(
+                x, train.labels, len(study.class_names), rates, epochs, batch_size, seed, where
+            )
             scores = np.einsum("nd,ldc->lnc", x_val, weight) + bias[:, None]
             for k, rate in enumerate(rates):
                 fine = bool(np.isfinite(scores[k]).all())
-                right = float((scores[k].argmax(1) == np.asarray(val.labels)).mean()) if fine else None
+                right = (
+                    float((scores[k].argmax(1) == np.asarray(val.labels)).mean()) if fine else None
+                )
                 table.append({"n_blocks": n, "mean_patch": mean, "lr": rate, "val_accuracy": right})
                 if fine and (best is None or right > best[0]):
                     best = (right, blocks, mean, weight[k], bias[k], rate)
     if best is None:
-        raise NumericsError(message("a finite head", "none in the grid", "use smaller learning rates"))
+        raise NumericsError(
+            message("a finite head", "none in the grid", "use smaller learning rates")
+        )
     return TrainedProbe(name, seed, backbone, store, *best[1:], table=table)
 
 
-def _fit(x, labels, n_classes, rates, epochs, batch_size, seed, device) -> tuple[np.ndarray, np.ndarray]:
+def _fit(
+    x, labels, n_classes, rates, epochs, batch_size, seed, device
+) -> tuple[np.ndarray, np.ndarray]:
     """Return weights (L, D, C) and biases (L, C), one head a learning rate, trained side by side."""
     x_ND = torch.from_numpy(x).to(device)
     y_N = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
@@ -188,7 +204,14 @@ def _fit(x, labels, n_classes, rates, epochs, batch_size, seed, device) -> tuple
     return weight_LDC.cpu().numpy(), bias_LC.cpu().numpy()
 
 
-def _step(x_BD: Tensor, y_B: Tensor, weight_LDC: Tensor, bias_LC: Tensor, speed: list[Tensor], rate_L: Tensor) -> None:
+def _step(
+    x_BD: Tensor,
+    y_B: Tensor,
+    weight_LDC: Tensor,
+    bias_LC: Tensor,
+    speed: list[Tensor],
+    rate_L: Tensor,
+) -> None:
     """One step of SGD with momentum 0.9 on the cross-entropy, its gradient in closed form."""
     error_LBC = (x_BD @ weight_LDC + bias_LC[:, None]).softmax(2)
     error_LBC[:, torch.arange(len(y_B)), y_B] -= 1

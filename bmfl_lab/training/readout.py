@@ -49,14 +49,16 @@ class Readout:
         return np.asarray(self.fit.predict(x), dtype=np.float32)
 
 
-def fit_readout(model: TrainedAligned, study: Study, *, alphas: Sequence[float] = ALPHAS) -> Readout:
+def fit_readout(
+    model: TrainedAligned, study: Study, *, alphas: Sequence[float] = ALPHAS
+) -> Readout:
     """Fit a ridge readout of the study's classes on the last block, averaged over space.
 
     Parameters
     ----------
     model : TrainedAligned
-        A network of any number of classes, before or after alignment, or any model with ``pooled(stimuli)``,
-        ``selection``, ``n_classes`` and ``seed``.
+        A network of any number of classes, before or after alignment, or any model with
+        ``pooled(stimuli)``, ``selection``, ``n_classes`` and ``seed``.
     study : Study
         Its "train" images and labels are used, no others.
     alphas : sequence of float
@@ -72,25 +74,34 @@ def fit_readout(model: TrainedAligned, study: Study, *, alphas: Sequence[float] 
         If a training image has no label.
 
     Notes
-    -----
-    Our choice: least squares on one-hot targets needs no schedule, so networks cannot differ in how well their
-    readout was trained.
+    ----- Our choice: least squares on one-hot targets needs no schedule, so networks cannot differ
+    in how well their readout was trained.
     """
     images = study.set("train")
     labels = np.asarray(images.labels)
     if labels.min() < 0:
-        raise DataError(message("labelled training images", f"{int((labels < 0).sum())} without", "give their classes"))
+        raise DataError(
+            message(
+                "labelled training images",
+                f"{int((labels < 0).sum())} without",
+                "give their classes",
+            )
+        )
     x = model.pooled(images)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-6, spread, 1).astype(np.float32)
     targets = np.eye(len(study.class_names), dtype=np.float32)[labels]
-    with warnings.catch_warnings():  # a network that knows nothing of the classes has no best penalty
+    with (
+        warnings.catch_warnings()
+    ):  # a network that knows nothing of the classes has no best penalty
         warnings.filterwarnings("ignore", message="expected at most 5%")
         fit = fit_ridge((x - mean) / scale, targets, alphas, 5)
     return Readout(model, mean, scale, fit, f"{model.selection}; {RECIPE}", model.seed)
 
 
-def with_classes(model: TrainedAligned, study: Study, how: str = "auto") -> TrainedAligned | Readout:
+def with_classes(
+    model: TrainedAligned, study: Study, how: str = "auto"
+) -> TrainedAligned | Readout:
     """Return the model itself if its classes are the study's, else the model with `fit_readout`.
 
     Parameters
@@ -108,6 +119,10 @@ def with_classes(model: TrainedAligned, study: Study, how: str = "auto") -> Trai
     same = model.n_classes == len(study.class_names)
     if how == "own" and not same:
         raise DataError(
-            message(f"{len(study.class_names)} classes", f"{model.n_classes} of the decoder", "use how='ridge'")
+            message(
+                f"{len(study.class_names)} classes",
+                f"{model.n_classes} of the decoder",
+                "use how='ridge'",
+            )
         )
     return model if same and how != "ridge" else fit_readout(model, study)

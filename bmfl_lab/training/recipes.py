@@ -32,7 +32,20 @@ from bmfl_lab.training.fusion_parts import (
 from bmfl_lab.training.loop import LoopConfig
 from bmfl_lab.training.trained_fusion import TrainedFusion
 
-__all__ = ["FusionConfig", "ResponseSource", "base", "build_fusion", "encoder_source", "fit_fusion", "prepare_fusion", "quick", "refuse_without_memory", "small", "tiny", "train_fusion"]  # fmt: skip
+__all__ = [
+    "FusionConfig",
+    "ResponseSource",
+    "base",
+    "build_fusion",
+    "encoder_source",
+    "fit_fusion",
+    "prepare_fusion",
+    "quick",
+    "refuse_without_memory",
+    "small",
+    "tiny",
+    "train_fusion",
+]
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,8 @@ class FusionConfig:
     Parameters
     ----------
     head : "fusion", "concat" or "backbone"
-        Two-way cross-attention; no cross-attention; no brain, with as many parameters as the fusion (within 2 %).
+        Two-way cross-attention; no cross-attention; no brain, with as many parameters as the fusion
+        (within 2 %).
     width, brain_width : int
         Common width of the fusion and width of the brain transformer.
     depth, n_heads : int
@@ -62,7 +76,8 @@ class FusionConfig:
     label_smoothing, dropout : float
         In [0, 1).
     freeze_brain : bool
-        Leave the brain transformer at its random initial weights: a control for what its training adds.
+        Leave the brain transformer at its random initial weights: a control for what its training
+        adds.
     kind : str
         Tokens in the feature store: "patches", or "pooled:G" for a G x G grid.
     block : int
@@ -76,8 +91,8 @@ class FusionConfig:
         If `alpha` is negative, no region is named, or `kind` has no patch tokens.
 
     Notes
-    -----
-    NeuralOOD states none of these sizes, nor alpha, the axis, the optimiser or its schedule: all are our choices.
+    ----- NeuralOOD states none of these sizes, nor alpha, the axis, the optimiser or its schedule:
+    all are our choices.
 
     References
     ----------
@@ -106,8 +121,10 @@ class FusionConfig:
         problems = {
             "alpha >= 0": self.alpha >= 0,
             "at least one region": len(self.regions) > 0,
-            "kind 'patches' or 'pooled:G'": self.kind == "patches" or self.kind.startswith("pooled:"),
-            "dropout and label_smoothing in [0, 1)": 0 <= self.dropout < 1 and 0 <= self.label_smoothing < 1,
+            "kind 'patches' or 'pooled:G'": self.kind == "patches"
+            or self.kind.startswith("pooled:"),
+            "dropout and label_smoothing in [0, 1)": 0 <= self.dropout < 1
+            and 0 <= self.label_smoothing < 1,
         }
         wrong = [name for name, fine in problems.items() if not fine]
         if wrong:
@@ -117,13 +134,17 @@ class FusionConfig:
 def tiny(**changes: Any) -> FusionConfig:
     """Return a config for the planted study and tests: seconds on one core."""
     small_loop = LoopConfig(epochs=40, batch_size=32, lr=3e-3, weight_decay=0.05)
-    return configs.replace(FusionConfig(width=32, brain_width=32, depth=1, loop=small_loop), **changes)
+    return configs.replace(
+        FusionConfig(width=32, brain_width=32, depth=1, loop=small_loop), **changes
+    )
 
 
 def quick(**changes: Any) -> FusionConfig:
     """Return a config for many models of the demo: patches pooled to a 4 x 4 grid, seconds a model on one core."""
     loop = LoopConfig(epochs=8, batch_size=64, lr=5e-3, weight_decay=0.05)
-    return configs.replace(FusionConfig(width=32, brain_width=32, depth=1, kind="pooled:4", loop=loop), **changes)
+    return configs.replace(
+        FusionConfig(width=32, brain_width=32, depth=1, kind="pooled:4", loop=loop), **changes
+    )
 
 
 def small(**changes: Any) -> FusionConfig:
@@ -187,16 +208,22 @@ def build_fusion(
         hidden = config.width
         if brain is not None:
             twin = FusionModel(head="fusion", brain=brain, query=config.query, **sizes, **wide)
-            hidden = matched_hidden(count_parameters(twin), visual_width=visual_width, n_classes=n_classes)
+            hidden = matched_hidden(
+                count_parameters(twin), visual_width=visual_width, n_classes=n_classes
+            )
         torch.manual_seed(seed_for(seed, "init", "backbone"))
         model = FusionModel(head="backbone", hidden=hidden, **sizes)
         return model, None if mask is None else np.flatnonzero(mask)
 
 
-def _region_mask(config: FusionConfig, atlas: Atlas | None, n_vertices: int | None) -> np.ndarray | None:
+def _region_mask(
+    config: FusionConfig, atlas: Atlas | None, n_vertices: int | None
+) -> np.ndarray | None:
     if atlas is not None:
         return atlas.select(config.regions)
-    if config.head != "backbone" and (n_vertices is None or config.regions != ("all",) or config.tokeniser != "patch"):
+    if config.head != "backbone" and (
+        n_vertices is None or config.regions != ("all",) or config.tokeniser != "patch"
+    ):
         raise ConfigError(
             message(
                 "responses on an atlas, for regions and parcels",
@@ -250,21 +277,22 @@ def train_fusion(
     study : Study
         Trains on its set "train", selects on "val"; no other set is read.
     encoder : TrainedEncoder, optional
-        Predicts the responses; trained on the study's first subject with the default recipe when neither it nor
-        `brain` is given and the head needs responses.
+        Predicts the responses; trained on the study's first subject with the default recipe when
+        neither it nor `brain` is given and the head needs responses.
     brain : callable, optional
-        ``brain(stimuli, tokens) -> (n_stimuli, n_vertices)`` in place of predicted responses: noise, other images'
-        responses, patch features, attributes. With an `encoder` or `atlas` of as many vertices, regions and
-        parcels are those of its atlas.
+        ``brain(stimuli, tokens) -> (n_stimuli, n_vertices)`` in place of predicted responses:
+        noise, other images' responses, patch features, attributes. With an `encoder` or `atlas` of
+        as many vertices, regions and parcels are those of its atlas.
     atlas : Atlas, optional
-        Of what `brain` returns; the encoder's by default. A "backbone" model uses it to match the fusion's capacity.
+        Of what `brain` returns; the encoder's by default. A "backbone" model uses it to match the
+        fusion's capacity.
     store : FeatureStore, optional
         Where tokens are kept.
     folder : str or Path, optional
         Where checkpoints go.
     resume, allow_change
-        As `bmfl_lab.training.fit`; with a folder only. Another study, encoder or model than that of the checkpoints
-        is refused unless its identity field is named in `allow_change`.
+        As `bmfl_lab.training.fit`; with a folder only. Another study, encoder or model than that of
+        the checkpoints is refused unless its identity field is named in `allow_change`.
     device : "auto", "cpu" or "cuda"
         Where to train and predict.
     seed : int, default 0
@@ -274,8 +302,8 @@ def train_fusion(
     backbone : Backbone, optional
         Already loaded; the study's by default.
     silent : ndarray of bool, shape (n_vertices,), optional
-        Vertices that stay at their mean, in training and after: the model has their tokens and no information in
-        them, so that models with and without a region have the same size.
+        Vertices that stay at their mean, in training and after: the model has their tokens and no
+        information in them, so that models with and without a region have the same size.
 
     Returns
     -------
@@ -301,7 +329,9 @@ def train_fusion(
         backbone=backbone,
         silent=silent,
     )
-    return fit_fusion(trained, data, held_out, study, folder=folder, resume=resume, allow_change=allow_change)
+    return fit_fusion(
+        trained, data, held_out, study, folder=folder, resume=resume, allow_change=allow_change
+    )
 
 
 def prepare_fusion(

@@ -44,7 +44,11 @@ class ResponseFeatures:
         """
         if np.ndim(responses) != 2 or np.shape(responses)[1] != len(self.mean):
             raise DataError(
-                message(f"responses of shape (n, {len(self.mean)})", f"{np.shape(responses)}", "use the same vertices")
+                message(
+                    f"responses of shape (n, {len(self.mean)})",
+                    f"{np.shape(responses)}",
+                    "use the same vertices",
+                )
             )
         z = (np.asarray(responses, dtype=np.float32) - self.mean) / self.scale
         return (z @ self.components.T * np.float32(self.gain)).astype(np.float32)
@@ -70,9 +74,9 @@ def fit_response_features(responses: np.ndarray, n_components: int) -> ResponseF
         If values are not finite, or the responses have a lower rank than `n_components`.
 
     Notes
-    -----
-    1,024 components of trial-averaged visual cortex are published; that they are fitted on the training images
-    only, that vertices are z-scored first and that one gain is applied is our choice.
+    ----- 1,024 components of trial-averaged visual cortex are published; that they are fitted on
+    the training images only, that vertices are z-scored first and that one gain is applied is our
+    choice.
 
     References
     ----------
@@ -81,7 +85,11 @@ def fit_response_features(responses: np.ndarray, n_components: int) -> ResponseF
     y = np.asarray(responses, dtype=np.float64)
     if y.ndim != 2 or not np.isfinite(y).all():
         raise DataError(
-            message("finite responses of shape (n_train, n_vertices)", f"shape {y.shape}", "drop NaN vertices first")
+            message(
+                "finite responses of shape (n_train, n_vertices)",
+                f"shape {y.shape}",
+                "drop NaN vertices first",
+            )
         )
     mean, scale = y.mean(axis=0), y.std(axis=0)
     constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-30)

@@ -1,8 +1,8 @@
 """What may stand where the predicted responses stand: controls for every claim that a brain helps.
 
-Each factory returns a response source, ``source(stimuli, tokens) -> float32 (n_stimuli, n_vertices)``, for the
-argument `brain` of `train_fusion`. Random numbers belong to a stimulus id: every image keeps its own in training, in
-evaluation and in a later process.
+Each factory returns a response source, ``source(stimuli, tokens) -> float32 (n_stimuli,
+n_vertices)``, for the argument `brain` of `train_fusion`. Random numbers belong to a stimulus id:
+every image keeps its own in training, in evaluation and in a later process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def remembered(source: ResponseSource, keep: int = 32) -> ResponseSource:
     return answer
 
 
-def noise_source(reference: np.ndarray, *, covariance: bool = False, seed: int = 0) -> ResponseSource:
+def noise_source(
+    reference: np.ndarray, *, covariance: bool = False, seed: int = 0
+) -> ResponseSource:
     """Noise in place of predicted responses: fresh for every image, the same whenever that image is asked for.
 
     Parameters
@@ -55,7 +57,8 @@ def noise_source(reference: np.ndarray, *, covariance: bool = False, seed: int =
     reference : ndarray, shape (n_reference, n_vertices)
         Predicted responses whose statistics are matched.
     covariance : bool, default False
-        Match the full covariance between vertices (of rank n_reference - 1 at most) instead of the variances alone.
+        Match the full covariance between vertices (of rank n_reference - 1 at most) instead of the
+        variances alone.
     seed : int, default 0
         Of the noise.
 
@@ -98,7 +101,12 @@ def _checked(reference: np.ndarray) -> np.ndarray:
 
 
 def mixed_source(
-    source: ResponseSource, reference: np.ndarray, *, accuracy: float, reached: float = 1.0, seed: int = 0
+    source: ResponseSource,
+    reference: np.ndarray,
+    *,
+    accuracy: float,
+    reached: float = 1.0,
+    seed: int = 0,
 ) -> ResponseSource:
     """Predicted responses mixed with noise, down to a given encoding accuracy.
 
@@ -107,7 +115,8 @@ def mixed_source(
     source : callable
         The encoder's own source.
     reference : ndarray, shape (n_reference, n_vertices)
-        Its responses to the training images; the noise has their mean and covariance, so that the mixture has too.
+        Its responses to the training images; the noise has their mean and covariance, so that the
+        mixture has too.
     accuracy : float
         Wanted encoding accuracy, mean r.
     reached : float, default 1
@@ -121,9 +130,9 @@ def mixed_source(
         If more is wanted than the encoder reaches.
 
     Notes
-    -----
-    With ``a = accuracy / reached`` the mixture is ``mean + a (response - mean) + sqrt(1 - a^2) noise``: it correlates
-    with the encoder's response by a, and so with measured responses by a times the encoder's own accuracy.
+    ----- With ``a = accuracy / reached`` the mixture is ``mean + a (response - mean) + sqrt(1 -
+    a^2) noise``: it correlates with the encoder's response by a, and so with measured responses by
+    a times the encoder's own accuracy.
     """
     if not 0 <= accuracy <= reached:
         raise ConfigError(
@@ -160,8 +169,8 @@ def other_image_source(
     donor_responses : ndarray, shape (n_donors, n_vertices)
         Their predicted responses.
     classes : callable, optional
-        ``classes(stimuli) -> (n_stimuli,) int``: what to take as the class of images that are not donors. None pairs
-        with any image.
+        ``classes(stimuli) -> (n_stimuli,) int``: what to take as the class of images that are not
+        donors. None pairs with any image.
     seed : int, default 0
         Of the pairing.
 
@@ -171,15 +180,19 @@ def other_image_source(
         If responses and donors differ in number, or a class has no other image.
 
     Notes
-    -----
-    With `classes`, a training image is given a partner of its own *label*, and every other image (validation, test,
-    out of distribution) one of the class that the classifier *predicts*, because a partner by label would tell the
-    answer. The control thus asks what a response of the right category adds when it carries nothing else of the image;
-    its accuracy outside training is bounded by that classifier's.
+    ----- With `classes`, a training image is given a partner of its own *label*, and every other
+    image (validation, test, out of distribution) one of the class that the classifier *predicts*,
+    because a partner by label would tell the answer. The control thus asks what a response of the
+    right category adds when it carries nothing else of the image; its accuracy outside training is
+    bounded by that classifier's.
     """
     if len(donor_responses) != len(donors):
         raise DataError(
-            message(f"{len(donors)} donor responses", f"{len(donor_responses)}", "predict them for the donors")
+            message(
+                f"{len(donors)} donor responses",
+                f"{len(donor_responses)}",
+                "predict them for the donors",
+            )
         )
     place = {str(i): k for k, i in enumerate(donors.ids)}
     labels = np.asarray(donors.labels)
@@ -197,7 +210,11 @@ def other_image_source(
             pool = pool[pool != own[k]]
             if not len(pool):
                 raise DataError(
-                    message(f"another training image for {identifier!r}", "none", "use more images a class")
+                    message(
+                        f"another training image for {identifier!r}",
+                        "none",
+                        "use more images a class",
+                    )
                 )
             chosen[k] = pool[rng(seed, "partner", str(identifier)).integers(len(pool))]
         return donor_responses[chosen]
@@ -211,7 +228,8 @@ def pca_source(patches: np.ndarray, n_vertices: int) -> ResponseSource:
     Parameters
     ----------
     patches : ndarray, shape (n_fit, P, D)
-        Patch tokens of the images that the brain encoder learned from, of the kind that the fusion reads.
+        Patch tokens of the images that the brain encoder learned from, of the kind that the fusion
+        reads.
     n_vertices : int
         Outputs; those beyond the rank of the fit (n_fit - 1, or P * D) are zero.
     """
@@ -255,7 +273,9 @@ def projection_source(n_vertices: int, *, seed: int = 0) -> ResponseSource:
         flat = _flat(tokens)
         width = flat.shape[1]
         if width not in weights:
-            drawn = rng(seed, "projection", width).standard_normal((width, n_vertices), dtype=np.float32)
+            drawn = rng(seed, "projection", width).standard_normal(
+                (width, n_vertices), dtype=np.float32
+            )
             weights[width] = drawn / np.float32(np.sqrt(width))
         return flat @ weights[width]
 
@@ -274,7 +294,8 @@ def random_weight_encoder(encoder: Any, seed: int = 0) -> Any:
     Parameters
     ----------
     encoder : TrainedEncoder
-        Gives the architecture. Weights are shuffled within each tensor, which keeps their distribution.
+        Gives the architecture. Weights are shuffled within each tensor, which keeps their
+        distribution.
     seed : int, default 0
         Of the shuffle.
 
@@ -328,9 +349,13 @@ def random_backbone_encoder(
     spec = study.backbone
     device = pick_device(device)
     weights = f"random:{seed + 1000}"
-    backbone = load_backbone(spec.name, weights=weights, image_size=spec.image_size, device=device, resize=spec.resize)
+    backbone = load_backbone(
+        spec.name, weights=weights, image_size=spec.image_size, device=device, resize=spec.resize
+    )
     untrained = dataclasses.replace(study, backbone=dataclasses.replace(spec, weights=weights))
-    return train_brain_encoder(config, untrained, subject=subject, store=store, device=device, backbone=backbone)
+    return train_brain_encoder(
+        config, untrained, subject=subject, store=store, device=device, backbone=backbone
+    )
 
 
 def rank_statement(encoder: Any) -> str:
@@ -344,13 +369,17 @@ def rank_statement(encoder: Any) -> str:
     Returns
     -------
     str
-        For a linear encoder the numerical rank of its weights beside the number of vertices. For others that no such
-        bound follows from the architecture.
+        For a linear encoder the numerical rank of its weights beside the number of vertices. For
+        others that no such bound follows from the architecture.
     """
     from bmfl_lab.models.brain_encoder import LinearEncoder
 
     n_vertices = encoder.atlas.n_vertices
-    linear = encoder.module if isinstance(encoder.module, LinearEncoder) else getattr(encoder.module, "encoder", None)
+    linear = (
+        encoder.module
+        if isinstance(encoder.module, LinearEncoder)
+        else getattr(encoder.module, "encoder", None)
+    )
     if not isinstance(linear, LinearEncoder):
         return (
             f"The {encoder.build.get('encoder', encoder.build)['type']} encoder is not linear in its tokens: the rank of its {n_vertices} outputs is not "

@@ -25,7 +25,13 @@ _KEEP = 8
 
 
 def predict_batches(
-    module: nn.Module, cls: Any, patches: Any, response: Any = None, *, weights: bool = False, seen: Any = None
+    module: nn.Module,
+    cls: Any,
+    patches: Any,
+    response: Any = None,
+    *,
+    weights: bool = False,
+    seen: Any = None,
 ) -> dict[str, np.ndarray]:
     """Run a fusion model over tokens, batch by batch, without gradients.
 
@@ -55,10 +61,15 @@ def predict_batches(
     size = _BATCH if seen is None else max(1, len(cls))
     for start in range(0, len(cls), size):
         rows = [
-            None if v is None else _tensor(v[start : start + size]).to(device).float() for v in (cls, patches, response)
+            None if v is None else _tensor(v[start : start + size]).to(device).float()
+            for v in (cls, patches, response)
         ]
         with torch.inference_mode():
-            out = module(*rows, weights=weights) if seen is None else module(*rows, weights=weights, seen=seen)
+            out = (
+                module(*rows, weights=weights)
+                if seen is None
+                else module(*rows, weights=weights, seen=seen)
+            )
         for name, value in {"logits": out.logits, **(out.attention or {})}.items():
             found.setdefault(name, []).append(value.float().cpu().numpy())
     if not found:
@@ -133,7 +144,11 @@ class TrainedFusion:
         """
         from bmfl_lab.training.recipes import build_fusion
 
-        if n_vertices is not None and self.atlas is not None and n_vertices != self.atlas.n_vertices:
+        if (
+            n_vertices is not None
+            and self.atlas is not None
+            and n_vertices != self.atlas.n_vertices
+        ):
             self.atlas = None  # a source of another size lies on no atlas
         self.module, selected = build_fusion(
             self.config,
@@ -161,13 +176,23 @@ class TrainedFusion:
             If `silent` does not hold one value a vertex, or the model has no brain.
         """
         if self.scale is None or np.shape(silent) != self.scale.shape:
-            wanted = "a model with a brain" if self.scale is None else f"silent of shape {self.scale.shape}"
-            raise ConfigError(message(wanted, f"shape {np.shape(silent)}", "make the mask with the encoder's atlas"))
+            wanted = (
+                "a model with a brain"
+                if self.scale is None
+                else f"silent of shape {self.scale.shape}"
+            )
+            raise ConfigError(
+                message(
+                    wanted, f"shape {np.shape(silent)}", "make the mask with the encoder's atlas"
+                )
+            )
         self.scale = np.where(silent, np.float32(np.inf), self.scale)
 
     def standardise(self, response: Tensor) -> Tensor:
         """Return responses (n, V) as the module reads them: standardised, selected vertices only."""
-        return ((response - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale))[:, self.selected]
+        return ((response - torch.from_numpy(self.mean)) / torch.from_numpy(self.scale))[
+            :, self.selected
+        ]
 
     def reads(self) -> list[tuple[str, int]]:
         """Return kind and block of all tokens that this model reads from its backbone, its own first."""
@@ -179,7 +204,8 @@ class TrainedFusion:
         Raises
         ------
         DataError
-            If an image cannot be read, or the response source gives another shape or values that are not finite.
+            If an image cannot be read, or the response source gives another shape or values that
+            are not finite.
         """
         for known, tokens, response in self._cache:
             if known is stimuli:
@@ -205,13 +231,17 @@ class TrainedFusion:
                 bad = int(np.flatnonzero(~np.isfinite(response).all(1))[0])
                 raise DataError(
                     message(
-                        "finite responses", f"NaN or infinity for {stimuli.ids[bad]!r}", "check the response source"
+                        "finite responses",
+                        f"NaN or infinity for {stimuli.ids[bad]!r}",
+                        "check the response source",
                     )
                 )
         self._cache = [*self._cache[-_KEEP + 1 :], (stimuli, tokens, response)]
         return tokens, response
 
-    def _forward(self, stimuli: StimulusSet, lesion: Lesion | None, weights: bool = False) -> dict[str, np.ndarray]:
+    def _forward(
+        self, stimuli: StimulusSet, lesion: Lesion | None, weights: bool = False
+    ) -> dict[str, np.ndarray]:
         if len(stimuli) == 0:
             return {"logits": np.zeros((0, len(self.class_names)), dtype=np.float32)}
         tokens, response = self.inputs(stimuli)
@@ -229,7 +259,8 @@ class TrainedFusion:
     ) -> dict[str, np.ndarray]:
         """Classify from tokens and raw responses at hand, as `predict_batches`, with a lesion.
 
-        `seen`, if given, is what `see` returned for these tokens: many lesions of the same images cost less with it.
+        `seen`, if given, is what `see` returned for these tokens: many lesions of the same images
+        cost less with it.
 
         Raises
         ------
@@ -239,7 +270,11 @@ class TrainedFusion:
         if response is None:
             if lesion is not None:
                 raise ConfigError(
-                    message(f"a model with a brain to lesion, not {self.name!r}", "a lesion", "lesion a fusion model")
+                    message(
+                        f"a model with a brain to lesion, not {self.name!r}",
+                        "a lesion",
+                        "lesion a fusion model",
+                    )
                 )
             return predict_batches(self.module, cls, patches, weights=weights)
         lesioned = apply_lesion(
@@ -269,7 +304,9 @@ class TrainedFusion:
         """
         return self._forward(stimuli, lesion)["logits"]
 
-    def attention(self, stimuli: StimulusSet, lesion: Lesion | None = None) -> dict[str, np.ndarray]:
+    def attention(
+        self, stimuli: StimulusSet, lesion: Lesion | None = None
+    ) -> dict[str, np.ndarray]:
         """Return attention weights, their tokens and the patch grid.
 
         Returns
@@ -285,7 +322,11 @@ class TrainedFusion:
         """
         if self.config.head != "fusion":
             raise ConfigError(
-                message("a model with cross-attention", f"head {self.config.head!r}", "use head='fusion'")
+                message(
+                    "a model with cross-attention",
+                    f"head {self.config.head!r}",
+                    "use head='fusion'",
+                )
             )
         found = self._forward(stimuli, lesion, weights=True)
         tokens, _ = self.inputs(stimuli)
@@ -305,7 +346,9 @@ class TrainedFusion:
             If the model has no brain.
         """
         if self.source is None:
-            raise ConfigError(message("a model with a brain", f"{self.name!r}", "use head='fusion' or 'concat'"))
+            raise ConfigError(
+                message("a model with a brain", f"{self.name!r}", "use head='fusion' or 'concat'")
+            )
         return self.inputs(stimuli)[1].copy()
 
     def assemble(self) -> BMFL:
@@ -320,11 +363,21 @@ class TrainedFusion:
         if self.source is not None:
             reads = tuple(shared_tokens(self.backbone, self.encoder))
             if not reads or len(reads) != len(self.encoder.sources):
-                got = "no encoder" if network is None else "one with another backbone, or with projections"
-                raise ConfigError(
-                    message("an encoder that reads tokens of the same backbone", got, "predict by `logits` instead")
+                got = (
+                    "no encoder"
+                    if network is None
+                    else "one with another backbone, or with projections"
                 )
-        pool = int(self.config.kind.split(":")[1]) if self.config.kind.startswith("pooled:") else None
+                raise ConfigError(
+                    message(
+                        "an encoder that reads tokens of the same backbone",
+                        got,
+                        "predict by `logits` instead",
+                    )
+                )
+        pool = (
+            int(self.config.kind.split(":")[1]) if self.config.kind.startswith("pooled:") else None
+        )
         return BMFL(
             backbone=self.backbone,
             encoder=None if self.source is None else network,
@@ -351,11 +404,16 @@ class TrainedFusion:
             if getattr(self, name) is not None:
                 tensors[name] = torch.as_tensor(getattr(self, name))
         if self.atlas is not None:
-            tensors["atlas.hemisphere"] = torch.as_tensor(np.asarray(self.atlas.hemisphere, dtype=np.int8))
+            tensors["atlas.hemisphere"] = torch.as_tensor(
+                np.asarray(self.atlas.hemisphere, dtype=np.int8)
+            )
             tensors |= {
-                f"atlas.roi.{k}": torch.as_tensor(np.asarray(v, dtype=bool)) for k, v in self.atlas.rois.items()
+                f"atlas.roi.{k}": torch.as_tensor(np.asarray(v, dtype=bool))
+                for k, v in self.atlas.rois.items()
             }
-        own_source = self.source is not None and self.encoder is not None and hasattr(self.encoder, "save")
+        own_source = (
+            self.source is not None and self.encoder is not None and hasattr(self.encoder, "save")
+        )
         if own_source:
             self.encoder.save(folder / "encoder")
         b = self.backbone

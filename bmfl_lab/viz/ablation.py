@@ -31,7 +31,8 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
     Parameters
     ----------
     table : DataFrame
-        Columns "mode", "control", "region", "split", "shift", "effect", "low", "high", "p_holm", effects as fractions.
+        Columns "mode", "control", "region", "split", "shift", "effect", "low", "high", "p_holm",
+        effects as fractions.
     control : str
         Which control.
     title : str
@@ -46,14 +47,20 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
 
     rows = table[table["control"] == control]
     if rows.empty:
-        raise DataError(message(f"rows of the control {control!r}", f"{sorted(set(table['control']))}", "choose one"))
+        raise DataError(
+            message(
+                f"rows of the control {control!r}", f"{sorted(set(table['control']))}", "choose one"
+            )
+        )
     rows = rows.assign(set=[set_label(a, b, None) for a, b in zip(rows["split"], rows["shift"])])
     modes, regions, sets = (list(dict.fromkeys(rows[k])) for k in ("mode", "region", "set"))
     colour, marker = colours(sets), markers(sets)
     offsets = np.linspace(-0.3, 0.3, len(sets)) if len(sets) > 1 else np.zeros(1)
     with figure_style():
         size = (3.1 * len(modes) + 1.6, 0.55 * len(regions) + 1.9)
-        fig, axes = plt.subplots(1, len(modes), figsize=size, layout="constrained", squeeze=False, sharey=True)
+        fig, axes = plt.subplots(
+            1, len(modes), figsize=size, layout="constrained", squeeze=False, sharey=True
+        )
         for ax, mode in zip(axes[0], modes):
             ax.axvline(0, color=GREY, lw=1, ls="--")
             ax.grid(axis="x", color="#E3E3E3")
@@ -71,7 +78,11 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
             ax.set_xlabel("accuracy, points beyond control")
         axes[0, 0].set_yticks(range(len(regions)), regions)
         axes[0, 0].invert_yaxis()
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(sets)))
+        fig.legend(
+            *axes[0, 0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(6, len(sets)),
+        )
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
     plt.close(fig)
@@ -79,7 +90,12 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
 
 
 def controls_figure(
-    frame: pd.DataFrame, *, first: str, chance: float | None = None, title: str = "", n_columns: int = 3
+    frame: pd.DataFrame,
+    *,
+    first: str,
+    chance: float | None = None,
+    title: str = "",
+    n_columns: int = 3,
 ) -> Figure:
     """Draw many models beside the one they are controls of: one panel a set, one row a model, small dots single seeds.
 
@@ -105,18 +121,29 @@ def controls_figure(
 
     rows = summary_rows(frame, "accuracy")
     if first not in set(rows["model"]):
-        raise DataError(message(f"rows of {first!r}", f"{sorted(set(rows['model']))}", "name an evaluated model"))
+        raise DataError(
+            message(
+                f"rows of {first!r}", f"{sorted(set(rows['model']))}", "name an evaluated model"
+            )
+        )
     label = lambda r: set_label(r["split"], r["shift"], r["severity"])  # noqa: E731
-    rows, every = rows.assign(set=rows.apply(label, axis=1)), frame[(frame["name"] == "accuracy") & frame["seed"].notna()]
+    rows, every = (
+        rows.assign(set=rows.apply(label, axis=1)),
+        frame[(frame["name"] == "accuracy") & frame["seed"].notna()],
+    )
     every = every.assign(set=every.apply(label, axis=1) if len(every) else [])
     sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     height, width = -(-len(sets) // n_columns), min(n_columns, len(sets))
     with figure_style():
         size = (2.6 * width + 1.8, height * (0.26 * len(models) + 0.8) + 0.5)
-        fig, axes = plt.subplots(height, width, figsize=size, layout="constrained", squeeze=False, sharey=True)
+        fig, axes = plt.subplots(
+            height, width, figsize=size, layout="constrained", squeeze=False, sharey=True
+        )
         for ax, name in zip(axes.flat, sets):
             mine = rows[rows["set"] == name].set_index("model").reindex(models)
-            value, low, high = (100 * mine[k].to_numpy(float) for k in ("value", "ci_low", "ci_high"))
+            value, low, high = (
+                100 * mine[k].to_numpy(float) for k in ("value", "ci_low", "ci_high")
+            )
             colour = ["#D55E00" if m == first else "#0072B2" for m in models]
             ax.hlines(range(len(models)), low, high, color=colour, lw=1.4)
             ax.scatter(value, range(len(models)), c=colour, s=26, zorder=3)
@@ -145,7 +172,9 @@ def roi_map(values: Mapping[str, float], atlas: Atlas) -> np.ndarray:
     total, count = np.zeros(atlas.n_vertices), np.zeros(atlas.n_vertices)
     for name, value in values.items():
         mask = (
-            np.asarray(atlas.rois[name], dtype=bool) if name in atlas.rois else np.zeros(atlas.n_vertices, dtype=bool)
+            np.asarray(atlas.rois[name], dtype=bool)
+            if name in atlas.rois
+            else np.zeros(atlas.n_vertices, dtype=bool)
         )
         total[mask] += value
         count[mask] += 1
@@ -197,18 +226,43 @@ def agreement_figure(
             at, value, low, high = (mine[k].to_numpy(float) for k in (x, y, "low", "high"))
             error = 100 * np.nan_to_num(np.stack([value - low, high - value]))
             ax.errorbar(
-                at, 100 * value, yerr=error, fmt=f"{marker[name]}-", color=colour[name], label=name, capsize=2, lw=1.2
+                at,
+                100 * value,
+                yerr=error,
+                fmt=f"{marker[name]}-",
+                color=colour[name],
+                label=name,
+                capsize=2,
+                lw=1.2,
             )
         top = ax.get_ylim()[1]
         for model, part in frame.groupby("model", sort=False):
-            ax.annotate(model, (part[x].iloc[0], top), rotation=35, fontsize=8, color=GREY, annotation_clip=False)
+            ax.annotate(
+                model,
+                (part[x].iloc[0], top),
+                rotation=35,
+                fontsize=8,
+                color=GREY,
+                annotation_clip=False,
+            )
         if level is not None:
             ax.axhline(100 * level, ls="--", lw=1, color=GREY)
-            ax.annotate(level_label, (1.01, 100 * level), xycoords=("axes fraction", "data"), va="center",
-                        color=GREY, fontsize=8)  # fmt: skip
+            ax.annotate(
+                level_label,
+                (1.01, 100 * level),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                color=GREY,
+                fontsize=8,
+            )
         ax.set_xlabel(x_label)
         ax.set_ylabel(y_label)
         ax.set_title(title, pad=44)
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(sets)), fontsize=9)
+        fig.legend(
+            *ax.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(6, len(sets)),
+            fontsize=9,
+        )
     plt.close(fig)
     return fig

@@ -75,7 +75,9 @@ def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np
     import matplotlib
 
     if not 0 <= opacity <= 1:
-        raise DataError(message("an opacity from 0 to 1", repr(opacity), "choose a value in that range"))
+        raise DataError(
+            message("an opacity from 0 to 1", repr(opacity), "choose a value in that range")
+        )
     large = upsample_map(weights, image.shape[:2])
     spread = float(large.max() - large.min())
     scaled = (large - large.min()) / spread if spread > 0 else np.zeros_like(large)
@@ -98,8 +100,8 @@ def attention_figure(
     images : sequence of uint8 arrays, shape (H, W, 3)
         One an image.
     maps : mapping of str to sequence of arrays, shape (h, w)
-        Column name to one map an image; each map is scaled to its own range, so colours compare places in one map,
-        never strength between maps.
+        Column name to one map an image; each map is scaled to its own range, so colours compare
+        places in one map, never strength between maps.
     titles : sequence of str
         Label of each row.
     title : str
@@ -118,7 +120,9 @@ def attention_figure(
         if len(column) != len(images):
             raise DataError(
                 message(
-                    f"{len(images)} maps in {name!r}, one an image", str(len(column)), "pass one map for every image"
+                    f"{len(images)} maps in {name!r}, one an image",
+                    str(len(column)),
+                    "pass one map for every image",
                 )
             )
     columns = 1 + len(maps)
@@ -152,7 +156,9 @@ def attention_figure(
     return fig
 
 
-def consulted_rois_figure(weights: pd.DataFrame, *, title: str = "", group: str | None = None) -> Figure:
+def consulted_rois_figure(
+    weights: pd.DataFrame, *, title: str = "", group: str | None = None
+) -> Figure:
     """Draw which brain tokens the image query attends to.
 
     Parameters
@@ -177,7 +183,9 @@ def consulted_rois_figure(weights: pd.DataFrame, *, title: str = "", group: str 
     import matplotlib.pyplot as plt
 
     if weights.empty:
-        raise DataError(message("at least one image's attention", "none", "pass the attention of some images"))
+        raise DataError(
+            message("at least one image's attention", "none", "pass the attention of some images")
+        )
     order = weights.mean().sort_values(ascending=True)
     low, high = weights[order.index].quantile(0.1), weights[order.index].quantile(0.9)
     y = np.arange(len(order))

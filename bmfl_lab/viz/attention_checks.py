@@ -33,9 +33,11 @@ def checks_figure(
     image : ndarray of uint8, shape (H, W, 3)
         As the backbone saw it.
     trained, randomised : mapping of str to ndarray, shape (h, w)
-        Map name to its values for this image; a map without a randomised version leaves that place empty.
+        Map name to its values for this image; a map without a randomised version leaves that place
+        empty.
     checks : DataFrame
-        Columns ``map``, ``check``, ``value``, ``low``, ``high``, ``reference``, ``passes``; one row a check of a map.
+        Columns ``map``, ``check``, ``value``, ``low``, ``high``, ``reference``, ``passes``; one row
+        a check of a map.
     title : str
         Of the figure.
 
@@ -52,7 +54,9 @@ def checks_figure(
 
     columns = list(dict.fromkeys(checks["check"])) if len(checks) else []
     if not trained or not columns:
-        raise DataError(message("at least one map with checks", f"{len(trained)} maps", "measure checks first"))
+        raise DataError(
+            message("at least one map with checks", f"{len(trained)} maps", "measure checks first")
+        )
     widths = [1.0, 1.0, *[1.0] * len(columns)]
     with figure_style():
         fig, axes = plt.subplots(
@@ -97,11 +101,29 @@ def _map_cell(ax, picture: np.ndarray | None) -> None:
 def _check_cell(ax, found) -> None:
     _bare(ax)
     if found is None:
-        ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes, color=GREY, fontsize=7)
+        ax.text(
+            0.5,
+            0.5,
+            "not measured",
+            ha="center",
+            va="center",
+            transform=ax.transAxes,
+            color=GREY,
+            fontsize=7,
+        )
         return
     passes = None if found["passes"] is None or pd.isna(found["passes"]) else bool(found["passes"])
     word, colour = _OUTCOME[passes]
-    ax.text(0.5, 0.66, word, ha="center", va="center", transform=ax.transAxes, color=colour, weight="bold")
+    ax.text(
+        0.5,
+        0.66,
+        word,
+        ha="center",
+        va="center",
+        transform=ax.transAxes,
+        color=colour,
+        weight="bold",
+    )
     if passes is None:
         return
     lines = f"{found['value']:.2f}\n[{found['low']:.2f}, {found['high']:.2f}]\nagainst {found['reference']:.2f}"
@@ -114,8 +136,8 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
     Parameters
     ----------
     curves : DataFrame
-        Columns ``map``, ``kind`` ("deletion", "insertion"), ``order`` ("map", "random"), ``fraction``, ``mean``,
-        ``low``, ``high``, as from `DeletionInsertion.table`.
+        Columns ``map``, ``kind`` ("deletion", "insertion"), ``order`` ("map", "random"),
+        ``fraction``, ``mean``, ``low``, ``high``, as from `DeletionInsertion.table`.
     score : str
         What the curves show, for the axis.
     title : str
@@ -129,7 +151,9 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
     import matplotlib.pyplot as plt
 
     if curves.empty:
-        raise DataError(message("at least one curve", "none", "measure deletion and insertion first"))
+        raise DataError(
+            message("at least one curve", "none", "measure deletion and insertion first")
+        )
     kinds, names = ("deletion", "insertion"), list(dict.fromkeys(curves["map"]))
     palette = colours(names)
     with figure_style():
@@ -139,10 +163,21 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
             for name in names:
                 line = part[(part["map"] == name) & (part["order"] == "map")]
                 ax.plot(line["fraction"], line["mean"], color=palette[name], label=name, lw=1.8)
-                ax.fill_between(line["fraction"], line["low"], line["high"], color=palette[name], alpha=0.15, lw=0)
-            random = part[part["order"] == "random"].groupby("fraction", as_index=False)["mean"].mean()
+                ax.fill_between(
+                    line["fraction"],
+                    line["low"],
+                    line["high"],
+                    color=palette[name],
+                    alpha=0.15,
+                    lw=0,
+                )
+            random = (
+                part[part["order"] == "random"].groupby("fraction", as_index=False)["mean"].mean()
+            )
             ax.plot(random["fraction"], random["mean"], ls="--", color=GREY, label="random order")
-            ax.set_title(f"{kind}: {'lower' if kind == 'deletion' else 'higher'} is better", fontsize=10)
+            ax.set_title(
+                f"{kind}: {'lower' if kind == 'deletion' else 'higher'} is better", fontsize=10
+            )
             ax.set_xlabel("share of the patches " + ("removed" if kind == "deletion" else "shown"))
         axes[0].set_ylabel(score)
         axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -182,13 +217,25 @@ def fields_figure(
     """
     import matplotlib.pyplot as plt
 
-    if not fields or len(centres) != len(fields) or (truth is not None and len(truth) != len(fields)):
-        raise DataError(message("one centre a field", f"{len(fields)} fields, {len(centres)} centres", "align them"))
+    if (
+        not fields
+        or len(centres) != len(fields)
+        or (truth is not None and len(truth) != len(fields))
+    ):
+        raise DataError(
+            message(
+                "one centre a field", f"{len(fields)} fields, {len(centres)} centres", "align them"
+            )
+        )
     columns = min(columns, len(fields))
     rows, half = -(-len(fields) // columns), degrees / 2
     with figure_style():
         fig, axes = plt.subplots(
-            rows, columns, figsize=(1.4 * columns + 0.6, 1.55 * rows + 0.9), squeeze=False, layout="constrained"
+            rows,
+            columns,
+            figsize=(1.4 * columns + 0.6, 1.55 * rows + 0.9),
+            squeeze=False,
+            layout="constrained",
         )
         for i, ax in enumerate(axes.flat):
             if i >= len(fields):
@@ -209,7 +256,9 @@ def fields_figure(
             )
             if truth is not None and np.isfinite(truth["x"].iloc[i]):
                 place = (truth["x"].iloc[i], truth["y"].iloc[i])
-                ax.plot(*place, "P", mfc="white", mec="black", ms=8, label="known centre", clip_on=False)
+                ax.plot(
+                    *place, "P", mfc="white", mec="black", ms=8, label="known centre", clip_on=False
+                )
             ticks = [-int(half), 0, int(half)]
             ax.set(xticks=ticks, yticks=ticks if i % columns == 0 else [])
             ax.set(xlim=(-half, half), ylim=(-half, half))
@@ -225,7 +274,12 @@ def fields_figure(
 
 
 def centres_figure(
-    estimated: pd.DataFrame, truth: pd.DataFrame, rois: Sequence[str], *, title: str = "", known: str = "known"
+    estimated: pd.DataFrame,
+    truth: pd.DataFrame,
+    rois: Sequence[str],
+    *,
+    title: str = "",
+    known: str = "known",
 ) -> Figure:
     """Draw estimated against known field centres, one dot a vertex.
 
@@ -253,12 +307,23 @@ def centres_figure(
     palette, shapes = colours(names), markers(names)
     with figure_style():
         fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
-        for ax, key, word in zip(axes, ("x", "y"), ("horizontal (left to right)", "vertical (down to up)")):
-            reach = float(np.nanmax(np.abs(np.concatenate([estimated[key][shown], truth[key][shown]])))) * 1.08
+        for ax, key, word in zip(
+            axes, ("x", "y"), ("horizontal (left to right)", "vertical (down to up)")
+        ):
+            reach = (
+                float(np.nanmax(np.abs(np.concatenate([estimated[key][shown], truth[key][shown]]))))
+                * 1.08
+            )
             ax.plot([-reach, reach], [-reach, reach], ls="--", color=GREY, lw=1)
             for name in names:
                 rows = shown & (rois == name)
-                dots = {"color": palette[name], "marker": shapes[name], "s": 16, "alpha": 0.7, "linewidths": 0}
+                dots = {
+                    "color": palette[name],
+                    "marker": shapes[name],
+                    "s": 16,
+                    "alpha": 0.7,
+                    "linewidths": 0,
+                }
                 ax.scatter(truth[key][rows], estimated[key][rows], label=name, **dots)
             ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel=f"{known}, degrees")
             ax.set_title(word, fontsize=10)

@@ -29,10 +29,11 @@ def contact_sheet(
     Parameters
     ----------
     images : mapping row name -> images, or sequence of images
-        Each image uint8 (H, W, 3). The images of a row are a sequence, or a mapping column name -> image. A plain
-        sequence is wrapped after `n_columns`.
+        Each image uint8 (H, W, 3). The images of a row are a sequence, or a mapping column name ->
+        image. A plain sequence is wrapped after `n_columns`.
     columns : sequence of str, optional
-        Column names ("clean", "severity 1", ...); default the keys of the first row, if it is a mapping.
+        Column names ("clean", "severity 1", ...); default the keys of the first row, if it is a
+        mapping.
     title : str, optional
         Above the sheet.
     cell : float, default 1.1
@@ -59,11 +60,17 @@ def contact_sheet(
         grid = {k: list(v.values()) if isinstance(v, Mapping) else list(v) for k, v in rows.items()}
     else:
         flat = list(images)
-        grid = {" " * i: flat[s : s + n_columns] for i, s in enumerate(range(0, len(flat), n_columns))}
+        grid = {
+            " " * i: flat[s : s + n_columns] for i, s in enumerate(range(0, len(flat), n_columns))
+        }
     every = [im for row in grid.values() for im in row]
     bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
     if bad or not every:
-        raise DataError(message("uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}", "pass decoded images"))
+        raise DataError(
+            message(
+                "uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}", "pass decoded images"
+            )
+        )
     width = max(len(row) for row in grid.values())
     label = 0.085 * max(len(k.strip()) for k in grid) + 0.1
     top = (0.25 if columns else 0.05) + (0.35 if title else 0)
@@ -73,14 +80,32 @@ def contact_sheet(
         for r, (name, row) in enumerate(grid.items()):
             for c, image in enumerate(row):
                 y = 1 - (top + (r + 1) * cell) / size[1]
-                box = [(label + c * cell) / size[0], y, 0.97 * cell / size[0], 0.97 * cell / size[1]]
+                box = [
+                    (label + c * cell) / size[0],
+                    y,
+                    0.97 * cell / size[0],
+                    0.97 * cell / size[1],
+                ]
                 axes = figure.add_axes(box)
-                axes.imshow(image, interpolation="nearest" if min(np.shape(image)[:2]) < 96 else "antialiased")
+                axes.imshow(
+                    image,
+                    interpolation="nearest" if min(np.shape(image)[:2]) < 96 else "antialiased",
+                )
                 axes.set_axis_off()
                 if r == 0 and columns is not None and c < len(columns):
                     axes.set_title(columns[c], fontsize=8, loc="center", pad=2, fontweight="normal")
             height = 1 - (top + (r + 0.5) * cell) / size[1]
-            figure.text((label - 0.06) / size[0], height, name.strip(), ha="right", va="center", fontsize=8)
+            figure.text(
+                (label - 0.06) / size[0], height, name.strip(), ha="right", va="center", fontsize=8
+            )
         if title:
-            figure.text(label / size[0], 1 - 0.1 / size[1], title, ha="left", va="top", fontsize=11, fontweight="bold")
+            figure.text(
+                label / size[0],
+                1 - 0.1 / size[1],
+                title,
+                ha="left",
+                va="top",
+                fontsize=11,
+                fontweight="bold",
+            )
     return figure

@@ -18,7 +18,9 @@ STATES = ("intact", "lesion", "random lesion of the same size")
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
 
 
-def outline_lines(layout: SurfaceLayout, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def outline_lines(
+    layout: SurfaceLayout, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the border of a region as line segments parted by NaN, for a three-dimensional line trace.
 
     Parameters
@@ -70,7 +72,8 @@ def lesion_figure(
     label : int
         True class, -1 for none.
     table : mapping
-        ``accuracy``, ``low``, ``high`` (n_sets, 3), ``n`` and ``changed``, as `Explorer.batch` returns.
+        ``accuracy``, ``low``, ``high`` (n_sets, 3), ``n`` and ``changed``, as `Explorer.batch`
+        returns.
     sets : sequence of str
         Names of the sets.
     title : str
@@ -89,11 +92,17 @@ def lesion_figure(
         axes = figure.subplots(1, 3, width_ratios=(0.8, 1.3, 1.7))
         axes[0].imshow(image)
         axes[0].set_axis_off()
-        axes[0].set_title(f"true class: {class_names[label] if label >= 0 else 'none'}", fontsize=10)
+        axes[0].set_title(
+            f"true class: {class_names[label] if label >= 0 else 'none'}", fontsize=10
+        )
         y, height = np.arange(len(class_names)), 0.8 / len(probabilities)
         for i, (name, values) in enumerate(probabilities.items()):
             axes[1].barh(
-                y + (i - (len(probabilities) - 1) / 2) * height, 100 * values, height, color=COLOURS[i], label=name
+                y + (i - (len(probabilities) - 1) / 2) * height,
+                100 * values,
+                height,
+                color=COLOURS[i],
+                label=name,
             )
         axes[1].set_yticks(y, class_names)
         axes[1].invert_yaxis()
@@ -106,17 +115,31 @@ def lesion_figure(
     return figure
 
 
-def _accuracy_bars(axis: Any, table: Mapping[str, np.ndarray], sets: Sequence[str], chance: float) -> None:
+def _accuracy_bars(
+    axis: Any, table: Mapping[str, np.ndarray], sets: Sequence[str], chance: float
+) -> None:
     x = np.arange(len(sets))
     for column, (name, colour) in enumerate(zip(STATES, COLOURS)):
         values = 100 * table["accuracy"][:, column]
         if not np.isfinite(values).any():
             continue
-        error = 100 * np.abs(np.stack([table["low"], table["high"]])[:, :, column] - table["accuracy"][:, column])
+        error = 100 * np.abs(
+            np.stack([table["low"], table["high"]])[:, :, column] - table["accuracy"][:, column]
+        )
         axis.bar(x + (column - 1) * 0.27, values, 0.25, color=colour, label=name)
-        axis.errorbar(x + (column - 1) * 0.27, values, yerr=error, fmt="none", ecolor="#222222", capsize=3, lw=1)
+        axis.errorbar(
+            x + (column - 1) * 0.27,
+            values,
+            yerr=error,
+            fmt="none",
+            ecolor="#222222",
+            capsize=3,
+            lw=1,
+        )
     axis.axhline(100 * chance, ls="--", lw=1, color=GREY)
-    axis.annotate("chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axis.annotate(
+        "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center", fontsize=8
+    )
     names = [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])]
     if np.isfinite(table["accuracy"][:, 1]).any():
         turned = (f"{wrong} turned wrong, {right} right" for wrong, right in table["changed"])
@@ -179,16 +202,32 @@ def region_figure(
             left.set_title("image", fontsize=10)
         x = np.arange(len(class_names))
         middle.bar(x, tuning["mean"], color=PALETTE[5], edgecolor=PALETTE[0])
-        middle.errorbar(x, tuning["mean"], yerr=np.nan_to_num(tuning["error"]), fmt="none", ecolor="#222222", capsize=3)
+        middle.errorbar(
+            x,
+            tuning["mean"],
+            yerr=np.nan_to_num(tuning["error"]),
+            fmt="none",
+            ecolor="#222222",
+            capsize=3,
+        )
         middle.set_xticks(
-            x, class_names, rotation=35 if len(class_names) > 4 else 0, ha="right" if len(class_names) > 4 else "center"
+            x,
+            class_names,
+            rotation=35 if len(class_names) > 4 else 0,
+            ha="right" if len(class_names) > 4 else "center",
         )
         middle.set_ylabel("predicted response, z")
         middle.set_title(f"tuning of {region} (mean, standard error)", fontsize=10)
         if len(best):
             side = max(i.shape[0] for i in best)
             right.imshow(
-                np.concatenate([np.pad(i, ((0, side - len(i)), (0, 4), (0, 0)), constant_values=255) for i in best], 1)
+                np.concatenate(
+                    [
+                        np.pad(i, ((0, side - len(i)), (0, 4), (0, 0)), constant_values=255)
+                        for i in best
+                    ],
+                    1,
+                )
             )
             right.set_title(f"images with the largest response of {region}", fontsize=10)
     return figure
@@ -199,7 +238,12 @@ def _map_and_image(panel: Any, image: np.ndarray | None) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5.2 if image is None else 4.4), layout="constrained")
-    axes = figure.subplots(1, 1 if image is None else 2, squeeze=False, width_ratios=(1,) if image is None else (3.6, 1))
+    axes = figure.subplots(
+        1,
+        1 if image is None else 2,
+        squeeze=False,
+        width_ratios=(1,) if image is None else (3.6, 1),
+    )
     for axis, picture in zip(axes[0], (np.asarray(panel), image)):
         axis.imshow(picture)
         axis.set_axis_off()
@@ -282,7 +326,11 @@ def shift_grid_figure(
         top = max(1.0, float(np.nanmax(np.abs(100 * grid)))) if np.isfinite(grid).any() else 1.0
         limits = (-top, top) if signed else (0, 100)
         drawn = left.imshow(
-            100 * grid, cmap="RdBu" if signed else "cividis", vmin=limits[0], vmax=limits[1], aspect="auto"
+            100 * grid,
+            cmap="RdBu" if signed else "cividis",
+            vmin=limits[0],
+            vmax=limits[1],
+            aspect="auto",
         )
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
@@ -290,15 +338,29 @@ def shift_grid_figure(
         left.grid(False)
         for row, col in zip(*np.nonzero(np.isfinite(grid))):
             ink = ink_on(drawn.to_rgba(100 * grid[row, col]))
-            left.text(col, row, f"{100 * grid[row, col]:.0f}", ha="center", va="center", fontsize=8, color=ink)
+            left.text(
+                col,
+                row,
+                f"{100 * grid[row, col]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=ink,
+            )
         figure.colorbar(drawn, ax=left, label=unit)
         for name, values in curves.items():
             known = np.isfinite(values[:, 0])
             error = np.nan_to_num(100 * np.abs(values[known, 1:] - values[known, :1]).T)
             right.errorbar(
-                np.asarray(severities)[known], 100 * values[known, 0], yerr=error, color=colour[name],
-                marker=marker[name], capsize=3, lw=1.4, label=name,
-            )  # fmt: skip
+                np.asarray(severities)[known],
+                100 * values[known, 0],
+                yerr=error,
+                color=colour[name],
+                marker=marker[name],
+                capsize=3,
+                lw=1.4,
+                label=name,
+            )
         right.set_xlabel("severity (0 = unshifted)")
         right.set_ylabel("accuracy, % (95 % interval)")
         right.set_title(shift, fontsize=10)
@@ -307,7 +369,9 @@ def shift_grid_figure(
     return figure
 
 
-def runs_figure(labels: Sequence[str], values: Mapping[str, np.ndarray], *, title: str, unit: str) -> Figure:
+def runs_figure(
+    labels: Sequence[str], values: Mapping[str, np.ndarray], *, title: str, unit: str
+) -> Figure:
     """Draw one metric of two runs side by side.
 
     Parameters
@@ -333,7 +397,14 @@ def runs_figure(labels: Sequence[str], values: Mapping[str, np.ndarray], *, titl
             y = np.arange(len(labels)) + (i - (len(values) - 1) / 2) * 0.25
             error = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1]).T)
             axis.errorbar(
-                found[:, 0], y, xerr=error, fmt=marker[name], color=colour[name], capsize=2, lw=1.2, label=name
+                found[:, 0],
+                y,
+                xerr=error,
+                fmt=marker[name],
+                color=colour[name],
+                capsize=2,
+                lw=1.2,
+                label=name,
             )
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()

@@ -45,10 +45,16 @@ def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, n
     """
     if hemisphere not in HEMISPHERES:
         raise ConfigError(
-            message(f"a hemisphere among {HEMISPHERES}", repr(hemisphere), nearest(hemisphere, HEMISPHERES))
+            message(
+                f"a hemisphere among {HEMISPHERES}",
+                repr(hemisphere),
+                nearest(hemisphere, HEMISPHERES),
+            )
         )
     if surface not in SURFACES:
-        raise ConfigError(message(f"a surface among {SURFACES}", repr(surface), nearest(surface, SURFACES)))
+        raise ConfigError(
+            message(f"a surface among {SURFACES}", repr(surface), nearest(surface, SURFACES))
+        )
     points, faces = _gifti(_FILES.get(surface, surface), hemisphere)
     return np.asarray(points, dtype=np.float32), np.asarray(faces, dtype=np.int32)
 
@@ -63,21 +69,30 @@ def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
     import nibabel
 
     found = importlib.util.find_spec("nilearn")
-    path = Path(found.origin).parent / "datasets" / "data" / "fsaverage5" / f"{name}_{hemisphere}.gii.gz"
+    path = (
+        Path(found.origin).parent
+        / "datasets"
+        / "data"
+        / "fsaverage5"
+        / f"{name}_{hemisphere}.gii.gz"
+    )
     return [part.data for part in nibabel.load(path).darrays]
 
 
 @lru_cache(maxsize=2)
 def curvature(hemisphere: str) -> np.ndarray:
     """Return 1 in sulci and 0 on gyri for the fsaverage5 vertices of one hemisphere, shape (10242,)."""
-    return (np.asarray(_gifti("sulc", hemisphere)[0], dtype=np.float32).ravel() > 0).astype(np.float32)
+    return (np.asarray(_gifti("sulc", hemisphere)[0], dtype=np.float32).ravel() > 0).astype(
+        np.float32
+    )
 
 
 def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray:
     """Return the triangles of the next coarser mesh of a nested icosahedron.
 
-    FreeSurfer's meshes halve every edge from one to the next, and the first vertices of the finer one are the coarser
-    one's: the triangle in the middle of four has the middles of the old edges for corners.
+    FreeSurfer's meshes halve every edge from one to the next, and the first vertices of the finer
+    one are the coarser one's: the triangle in the middle of four has the middles of the old edges
+    for corners.
 
     Parameters
     ----------
@@ -96,13 +111,21 @@ def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray
     DataError
         If the faces are not those of such a mesh, such as those of the cut flat surface.
     """
-    edges = np.concatenate([faces[:, [i, j]] for i in range(3) for j in range(3) if i != j]).astype(np.int64)
+    edges = np.concatenate([faces[:, [i, j]] for i in range(3) for j in range(3) if i != j]).astype(
+        np.int64
+    )
     halves = edges[(edges[:, 0] >= n_coarse) & (edges[:, 1] < n_coarse)]
     # as one number an edge, which is sorted much faster than rows
-    halves = np.stack(np.divmod(np.unique(halves[:, 0] * n_coarse + halves[:, 1]), n_coarse), axis=1)
+    halves = np.stack(
+        np.divmod(np.unique(halves[:, 0] * n_coarse + halves[:, 1]), n_coarse), axis=1
+    )
     middles = faces[(faces >= n_coarse).all(1)]
     found, counts = np.unique(halves[:, 0], return_counts=True)
-    if 4 * len(middles) != len(faces) or not np.array_equal(found, np.unique(middles)) or np.any(counts != 2):
+    if (
+        4 * len(middles) != len(faces)
+        or not np.array_equal(found, np.unique(middles))
+        or np.any(counts != 2)
+    ):
         raise DataError(
             message(
                 f"the faces of a closed mesh whose first {n_coarse} vertices are those of the coarser one",
@@ -135,8 +158,8 @@ def vertex_normals(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def mesh_index(atlas: Atlas) -> np.ndarray:
     """Return the fsaverage5 vertex of each of the atlas's vertices, -1 where it has none.
 
-    On fsaverage (163,842 vertices a hemisphere) only the first 10,242 are vertices of fsaverage5; the finer ones
-    are left out, because the two meshes are nested.
+    On fsaverage (163,842 vertices a hemisphere) only the first 10,242 are vertices of fsaverage5;
+    the finer ones are left out, because the two meshes are nested.
 
     Raises
     ------

@@ -56,11 +56,15 @@ class Panels:
     def legend(self, most: int = 6) -> None:
         """Put the first panel's legend below all panels, at most `most` entries a row."""
         handles, names = self.grid.flat[0].get_legend_handles_labels()
-        self.figure.legend(handles, names, loc="outside lower center", ncols=min(most, len(names)), fontsize=9)
+        self.figure.legend(
+            handles, names, loc="outside lower center", ncols=min(most, len(names)), fontsize=9
+        )
 
     def colour_bar(self, image: Any, label: str, **options: Any) -> None:
         """Draw one colour bar for all panels."""
-        self.figure.colorbar(image, ax=self.grid, label=label, **{"fraction": 0.04, "pad": 0.02, **options})
+        self.figure.colorbar(
+            image, ax=self.grid, label=label, **{"fraction": 0.04, "pad": 0.02, **options}
+        )
 
 
 @contextlib.contextmanager
@@ -99,7 +103,9 @@ def panels(
     rows = -(-n // columns)
     size = (cell[0] * columns + margin[0], cell[1] * rows + margin[1])
     with figure_style():
-        figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
+        figure, grid = plt.subplots(
+            rows, columns, figsize=size, layout="constrained", squeeze=False, **options
+        )
         try:
             yield Panels(figure, grid, n)
             for axes in grid.flat[n:]:

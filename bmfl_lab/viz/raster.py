@@ -12,7 +12,8 @@ from bmfl_lab.viz.mesh import curvature, load_mesh
 
 PIXELS_PER_MM = 3.0
 _MARGIN_MM = 2.0
-# screen right, screen up, towards the viewer, in (right, anterior, superior) coordinates of a right hemisphere
+# screen right, screen up, towards the viewer, in (right, anterior, superior) coordinates of a right
+# hemisphere
 _DIRECTIONS = {
     "lateral": ((0, 1, 0), (0, 0, 1), (1, 0, 0)),
     "medial": ((0, -1, 0), (0, 0, 1), (-1, 0, 0)),
@@ -30,7 +31,8 @@ class View:
     Parameters
     ----------
     corners : ndarray of int32, shape (height, width, 3)
-        Vertices of the triangle that each pixel shows, -1 beside the brain; the first row is the lowest.
+        Vertices of the triangle that each pixel shows, -1 beside the brain; the first row is the
+        lowest.
     weights : ndarray of float32, shape (height, width, 3)
         Barycentric weight of each corner.
     light : ndarray of float32, shape (height, width)

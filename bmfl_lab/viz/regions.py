@@ -28,7 +28,8 @@ def distribution_figure(
     Parameters
     ----------
     groups : mapping of str to ndarray of float
-        Region to the values of its vertices; undefined ones (NaN) are left out and counted below the name.
+        Region to the values of its vertices; undefined ones (NaN) are left out and counted below
+        the name.
     title, unit : str
         Heading and axis label.
     reference : mapping of str to float, optional
@@ -53,12 +54,25 @@ def distribution_figure(
     with figure_style():
         figure = Figure(figsize=(max(5.0, 0.75 * len(groups) + 1.2), 3.5), layout="constrained")
         ax = figure.subplots()
-        clean = {name: np.asarray(v, float)[np.isfinite(np.asarray(v, float))] for name, v in groups.items()}
+        clean = {
+            name: np.asarray(v, float)[np.isfinite(np.asarray(v, float))]
+            for name, v in groups.items()
+        }
         boxes = ax.boxplot(
-            list(clean.values()), whis=(5, 95), showfliers=False, showmeans=True, patch_artist=True, widths=0.6,
+            list(clean.values()),
+            whis=(5, 95),
+            showfliers=False,
+            showmeans=True,
+            patch_artist=True,
+            widths=0.6,
             medianprops={"color": "#003A5C", "lw": 1.6},
-            meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "#003A5C", "markersize": 4},
-        )  # fmt: skip
+            meanprops={
+                "marker": "D",
+                "markerfacecolor": "white",
+                "markeredgecolor": "#003A5C",
+                "markersize": 4,
+            },
+        )
         for box in boxes["boxes"]:
             box.set(facecolor="#BFE0F5", edgecolor="#0072B2")
         if reference:
@@ -67,7 +81,8 @@ def distribution_figure(
             ax.hlines(level, at - 0.4, at + 0.4, color="#D55E00", lw=2, label=reference_name)
             figure.legend(loc="outside upper right", fontsize=9)
         names = [
-            f"{name}\n{len(v)}" + (f"\n({len(groups[name]) - len(v)} undefined)" if len(v) < len(groups[name]) else "")
+            f"{name}\n{len(v)}"
+            + (f"\n({len(groups[name]) - len(v)} undefined)" if len(v) < len(groups[name]) else "")
             for name, v in clean.items()
         ]
         ax.set_xticks(np.arange(1, len(groups) + 1), names, fontsize=8 if len(groups) > 10 else 9)
@@ -110,11 +125,17 @@ def grouped_figure(
 
     missing = [c for c in ("roi", "value", by) if c not in frame]
     if missing or frame.empty:
-        raise DataError(message(f"rows with columns roi, value, {by}", f"{missing or 'no row'}", "pass metric rows"))
+        raise DataError(
+            message(
+                f"rows with columns roi, value, {by}", f"{missing or 'no row'}", "pass metric rows"
+            )
+        )
     rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
     colour, width = colours(models), 0.8 / len(models)
     with figure_style():
-        figure = Figure(figsize=(max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7), layout="constrained")
+        figure = Figure(
+            figsize=(max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7), layout="constrained"
+        )
         ax = figure.subplots()
         for i, model in enumerate(models):
             part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi").reindex(rois)
@@ -135,11 +156,15 @@ def grouped_figure(
         ax.set_ylabel(unit)
         ax.set_title(title)
         room = int(figure.get_figwidth() / (0.6 + 0.085 * max(len(str(m)) for m in models)))
-        figure.legend(loc="outside lower center", ncols=min(room, len(models) + bool(ceiling)), fontsize=9)
+        figure.legend(
+            loc="outside lower center", ncols=min(room, len(models) + bool(ceiling)), fontsize=9
+        )
     return figure
 
 
-def table_figure(table: pd.DataFrame, *, title: str, unit: str, mark: str | None = "best") -> Figure:
+def table_figure(
+    table: pd.DataFrame, *, title: str, unit: str, mark: str | None = "best"
+) -> Figure:
     """Draw a table of numbers as colours with the numbers in them.
 
     Parameters
@@ -156,18 +181,34 @@ def table_figure(table: pd.DataFrame, *, title: str, unit: str, mark: str | None
 
     values = table.to_numpy(float)
     with figure_style():
-        figure = Figure(figsize=(0.62 * values.shape[1] + 2.6, 0.3 * values.shape[0] + 1.5), layout="constrained")
+        figure = Figure(
+            figsize=(0.62 * values.shape[1] + 2.6, 0.3 * values.shape[0] + 1.5),
+            layout="constrained",
+        )
         ax = figure.subplots()
         top = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
-        image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=min(0.0, float(np.nanmin(values))), vmax=top)
+        image = ax.imshow(
+            values, aspect="auto", cmap="cividis", vmin=min(0.0, float(np.nanmin(values))), vmax=top
+        )
         for (r, c), v in np.ndenumerate(values):
             dark = np.isfinite(v) and image.norm(v) < 0.6
-            ax.text(c, r, f"{v:.2f}" if np.isfinite(v) else "–", ha="center", va="center", fontsize=8,
-                    color="white" if dark else "black")  # fmt: skip
+            ax.text(
+                c,
+                r,
+                f"{v:.2f}" if np.isfinite(v) else "–",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if dark else "black",
+            )
         if mark:
             for c in np.flatnonzero(np.isfinite(values).any(0)):
                 r = int(np.nanargmax(values[:, c]))
-                ax.add_patch(mpl.patches.Rectangle((c - 0.46, r - 0.44), 0.92, 0.88, fill=False, ec="#D55E00", lw=2))
+                ax.add_patch(
+                    mpl.patches.Rectangle(
+                        (c - 0.46, r - 0.44), 0.92, 0.88, fill=False, ec="#D55E00", lw=2
+                    )
+                )
             ax.set_xlabel(f"region (framed: {mark} in its column)")
         ax.set_xticks(np.arange(values.shape[1]), [str(c) for c in table.columns], fontsize=9)
         ax.set_yticks(np.arange(values.shape[0]), [str(i) for i in table.index], fontsize=9)
@@ -178,7 +219,9 @@ def table_figure(table: pd.DataFrame, *, title: str, unit: str, mark: str | None
     return figure
 
 
-def fields_figure(fields: pd.DataFrame, rois: Sequence[str], *, title: str, degrees: float) -> Figure:
+def fields_figure(
+    fields: pd.DataFrame, rois: Sequence[str], *, title: str, degrees: float
+) -> Figure:
     """Compare recovered receptive fields with the truth.
 
     Parameters
@@ -203,7 +246,9 @@ def fields_figure(fields: pd.DataFrame, rois: Sequence[str], *, title: str, degr
     known = np.isfinite(fields["error_degrees"].to_numpy(float)) & (rois != "")
     names = sorted(set(rois[known]))
     if not names:
-        raise DataError(message("vertices with true and recovered fields", "none", "use a simulated subject"))
+        raise DataError(
+            message("vertices with true and recovered fields", "none", "use a simulated subject")
+        )
     colour = colours(names)
     with figure_style():
         figure = Figure(figsize=(8.6, 4.2), layout="constrained")
@@ -227,5 +272,7 @@ def fields_figure(fields: pd.DataFrame, rois: Sequence[str], *, title: str, degr
         errors.set_title("error by region")
         figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
         handles, labels = field.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 9), fontsize=8)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(names), 9), fontsize=8
+        )
     return figure

@@ -47,7 +47,8 @@ def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
     Returns
     -------
     DataFrame of str
-        ``"61.3 [58.9, 63.6]"`` in percent where an interval is known; the row over seeds where there is one.
+        ``"61.3 [58.9, 63.6]"`` in percent where an interval is known; the row over seeds where
+        there is one.
 
     Raises
     ------
@@ -55,7 +56,9 @@ def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
         If there is no row of that metric.
     """
     rows = summary_rows(frame, metric)
-    rows = rows.assign(set=[set_label(*t) for t in zip(rows["split"], rows["shift"], rows["severity"])])
+    rows = rows.assign(
+        set=[set_label(*t) for t in zip(rows["split"], rows["shift"], rows["severity"])]
+    )
 
     def cell(row: pd.Series) -> str:
         if pd.isna(row["value"]):
@@ -65,7 +68,9 @@ def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
         return f"{100 * row['value']:.1f}{interval}"
 
     rows = rows.assign(cell=rows.apply(cell, axis=1))
-    table = rows.pivot_table(index="model", columns="set", values="cell", aggfunc="first", sort=False)
+    table = rows.pivot_table(
+        index="model", columns="set", values="cell", aggfunc="first", sort=False
+    )
     table.columns.name, table.index.name = f"{metric}, %", "model"
     return table
 
@@ -90,10 +95,15 @@ def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     rows = frame[frame["name"] == metric]
     if rows.empty:
         raise DataError(
-            message(f"rows of the metric {metric!r}", f"only {sorted(frame['name'].unique())}", "choose one of them")
+            message(
+                f"rows of the metric {metric!r}",
+                f"only {sorted(frame['name'].unique())}",
+                "choose one of them",
+            )
         )
     over = rows["seed"].isna()
-    # rows over seeds sort first, so that they win over the rows of single seeds; set order is kept by the index
+    # rows over seeds sort first, so that they win over the rows of single seeds; set order is kept
+    # by the index
     keys = ["model", "split", "shift", "severity"]
     first = rows[over].drop_duplicates(keys)
     rest = rows[~over].drop_duplicates(keys)
@@ -136,13 +146,17 @@ def accuracy_figure(
     colour, marker = colours(models), markers(models)
     offsets = np.linspace(-0.32, 0.32, len(models)) if len(models) > 1 else np.zeros(1)
     with figure_style():
-        fig, ax = plt.subplots(figsize=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), layout="constrained")
+        fig, ax = plt.subplots(
+            figsize=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), layout="constrained"
+        )
         for model, offset in zip(models, offsets):
             mine = rows[rows["model"] == model]
             x = np.asarray([sets.index(label(r)) for _, r in mine.iterrows()]) + offset
             y = 100 * mine["value"].to_numpy(float)
             error = 100 * np.abs(
-                np.stack([mine["value"] - mine["ci_low"], mine["ci_high"] - mine["value"]]).astype(float)
+                np.stack([mine["value"] - mine["ci_low"], mine["ci_high"] - mine["value"]]).astype(
+                    float
+                )
             )
             ax.errorbar(
                 x,
@@ -156,8 +170,18 @@ def accuracy_figure(
                 label=model,
             )
             seeds = every[every["model"] == model]
-            xs = np.asarray([sets.index(label(r)) for _, r in seeds.iterrows()], dtype=float) + offset
-            ax.plot(xs + 0.045, 100 * seeds["value"].to_numpy(float), ".", color=colour[model], ms=3.5, alpha=0.45)
+            xs = (
+                np.asarray([sets.index(label(r)) for _, r in seeds.iterrows()], dtype=float)
+                + offset
+            )
+            ax.plot(
+                xs + 0.045,
+                100 * seeds["value"].to_numpy(float),
+                ".",
+                color=colour[model],
+                ms=3.5,
+                alpha=0.45,
+            )
         if chance is not None:
             ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
             ax.annotate(
@@ -173,20 +197,29 @@ def accuracy_figure(
         ax.set_xlim(-0.6, len(sets) - 0.4)
         ax.set_ylabel(f"{metric.replace('_', ' ')}, %")
         ax.set_title(title)
-        fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(models)), fontsize=9)
+        fig.legend(
+            *ax.get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=min(4, len(models)),
+            fontsize=9,
+        )
     plt.close(fig)
     return fig
 
 
 def curves_figure(
-    histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], keys: Sequence[str], *, title: str = ""
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    keys: Sequence[str],
+    *,
+    title: str = "",
 ) -> Figure:
     """Draw training curves, one panel a quantity, one thin line a seed.
 
     Parameters
     ----------
     histories : mapping of str to list of histories
-        Model name to one history per seed; a history is a list of mappings with "epoch" and the quantities.
+        Model name to one history per seed; a history is a list of mappings with "epoch" and the
+        quantities.
     keys : sequence of str
         Quantities to draw; a model that lacks one is left out of its panel.
     title : str
@@ -199,10 +232,18 @@ def curves_figure(
     """
     import matplotlib.pyplot as plt
 
-    present = [k for k in keys if any(k in step for runs in histories.values() for run in runs for step in run)]
+    present = [
+        k
+        for k in keys
+        if any(k in step for runs in histories.values() for run in runs for step in run)
+    ]
     if not present:
         raise DataError(
-            message(f"histories with one of {tuple(keys)}", "none of them", "choose a quantity that training logged")
+            message(
+                f"histories with one of {tuple(keys)}",
+                "none of them",
+                "choose a quantity that training logged",
+            )
         )
     colour = colours(histories)
     with figure_style():
@@ -225,8 +266,12 @@ def curves_figure(
                         )
             ax.set_xlabel("epoch")
             ax.set_title(key.replace("_", " "))
-        handles, labels = max((ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1]))
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
+        handles, labels = max(
+            (ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1])
+        )
+        fig.legend(
+            handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9
+        )
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
     plt.close(fig)
@@ -234,7 +279,11 @@ def curves_figure(
 
 
 def roi_figure(
-    frame: pd.DataFrame, *, ceiling: Mapping[str, float] | None = None, title: str = "", unit: str = "Pearson r"
+    frame: pd.DataFrame,
+    *,
+    ceiling: Mapping[str, float] | None = None,
+    title: str = "",
+    unit: str = "Pearson r",
 ) -> Figure:
     """Draw encoding accuracy per ROI as bars with intervals, beside the noise ceiling.
 
@@ -258,10 +307,23 @@ def roi_figure(
     rows = frame.drop_duplicates("roi").reset_index(drop=True)
     x = np.arange(len(rows))
     with figure_style():
-        fig, ax = plt.subplots(figsize=(max(5.5, 0.62 * len(rows) + 1.5), 3.6), layout="constrained")
-        ax.bar(x, rows["value"].to_numpy(float), width=0.62, color="#56B4E9", edgecolor="#0072B2", label="model")
+        fig, ax = plt.subplots(
+            figsize=(max(5.5, 0.62 * len(rows) + 1.5), 3.6), layout="constrained"
+        )
+        ax.bar(
+            x,
+            rows["value"].to_numpy(float),
+            width=0.62,
+            color="#56B4E9",
+            edgecolor="#0072B2",
+            label="model",
+        )
         if {"ci_low", "ci_high"} <= set(rows.columns):
-            error = np.abs(np.stack([rows["value"] - rows["ci_low"], rows["ci_high"] - rows["value"]]).astype(float))
+            error = np.abs(
+                np.stack([rows["value"] - rows["ci_low"], rows["ci_high"] - rows["value"]]).astype(
+                    float
+                )
+            )
             ax.errorbar(
                 x,
                 rows["value"].to_numpy(float),
@@ -274,7 +336,12 @@ def roi_figure(
         if ceiling:
             levels = np.asarray([ceiling.get(r, np.nan) for r in rows["roi"]], dtype=float)
             ax.hlines(levels, x - 0.4, x + 0.4, color="#D55E00", lw=2, label="noise ceiling")
-        ax.set_xticks(x, rows["roi"], rotation=45 if len(rows) > 8 else 0, ha="right" if len(rows) > 8 else "center")
+        ax.set_xticks(
+            x,
+            rows["roi"],
+            rotation=45 if len(rows) > 8 else 0,
+            ha="right" if len(rows) > 8 else "center",
+        )
         ax.set_ylabel(unit)
         ax.set_title(title)
         fig.legend(loc="outside upper right", ncols=2, fontsize=9)

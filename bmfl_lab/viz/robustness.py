@@ -30,7 +30,11 @@ def _chosen(frame: pd.DataFrame, metric: str, models: Sequence[str] | None) -> p
     rows = rows if models is None else rows[rows["model"].isin(list(models))]
     rows = rows[rows["value"].notna()]
     if rows.empty:
-        raise DataError(message(f"values of {metric!r} for {models}", "none", "choose models that were evaluated"))
+        raise DataError(
+            message(
+                f"values of {metric!r} for {models}", "none", "choose models that were evaluated"
+            )
+        )
     return rows
 
 
@@ -48,7 +52,8 @@ def severity_figure(
     Parameters
     ----------
     frame : DataFrame
-        Metric rows as made by `Record.to_frame`; the value on the unshifted "test" is drawn at severity 0.
+        Metric rows as made by `Record.to_frame`; the value on the unshifted "test" is drawn at
+        severity 0.
     metric : str
         A fraction.
     models : sequence of str, optional
@@ -68,16 +73,25 @@ def severity_figure(
     rows = _chosen(frame, metric, models)
     shifts = [s for s in dict.fromkeys(rows["shift"]) if s]
     if not shifts:
-        raise DataError(message("values on made shifts", "none", "evaluate some shifts at several severities"))
+        raise DataError(
+            message("values on made shifts", "none", "evaluate some shifts at several severities")
+        )
     names = list(dict.fromkeys(rows["model"]))
     colour, marker = colours(names), markers(names)
-    with panels(len(shifts), n_columns, cell=(2.9, 2.6), margin=(0.6, 0.9), title=title, sharey=True) as drawn:
+    with panels(
+        len(shifts), n_columns, cell=(2.9, 2.6), margin=(0.6, 0.9), title=title, sharey=True
+    ) as drawn:
         for ax, shift in zip(drawn, shifts):
             clean = rows[(rows["split"] == "test") & (rows["shift"] == "")].assign(severity=0)
             part = pd.concat([clean, rows[rows["shift"] == shift]])
             for i, name in enumerate(names):
                 _curve(
-                    ax, part[part["model"] == name], name, colour[name], marker[name], 0.06 * (i - (len(names) - 1) / 2)
+                    ax,
+                    part[part["model"] == name],
+                    name,
+                    colour[name],
+                    marker[name],
+                    0.06 * (i - (len(names) - 1) / 2),
                 )
             if chance is not None:
                 ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
@@ -90,13 +104,25 @@ def severity_figure(
     return drawn.figure
 
 
-def _curve(ax: Axes, rows: pd.DataFrame, name: str, colour: str, marker: str, offset: float) -> None:
+def _curve(
+    ax: Axes, rows: pd.DataFrame, name: str, colour: str, marker: str, offset: float
+) -> None:
     rows = rows.sort_values("severity")
     y = 100 * rows["value"].to_numpy(float)
     ends = 100 * rows[["ci_low", "ci_high"]].to_numpy(float).T
     error = np.nan_to_num(np.abs(ends - y))
-    ax.errorbar(rows["severity"].to_numpy(float) + offset, y, yerr=error, color=colour, marker=marker, ms=4.5, lw=1.4,
-                capsize=1.5, elinewidth=1, label=name)  # fmt: skip
+    ax.errorbar(
+        rows["severity"].to_numpy(float) + offset,
+        y,
+        yerr=error,
+        color=colour,
+        marker=marker,
+        ms=4.5,
+        lw=1.4,
+        capsize=1.5,
+        elinewidth=1,
+        label=name,
+    )
 
 
 def robustness_figure(
@@ -112,7 +138,8 @@ def robustness_figure(
     Parameters
     ----------
     frame : DataFrame
-        Metric rows with ``accuracy`` of every seed, and ``robustness_slope`` and ``robustness_intercept``.
+        Metric rows with ``accuracy`` of every seed, and ``robustness_slope`` and
+        ``robustness_intercept``.
     baselines : sequence of str
         Models behind the line, drawn in grey.
     sets : sequence of str, optional
@@ -131,7 +158,11 @@ def robustness_figure(
     lines = _lines(frame)
     shown = [s for s in lines if s in set(table["set"]) and (sets is None or s in sets)]
     if not shown:
-        raise DataError(message("sets with a line of baselines", f"{sorted(lines)}", "evaluate with baselines=..."))
+        raise DataError(
+            message(
+                "sets with a line of baselines", f"{sorted(lines)}", "evaluate with baselines=..."
+            )
+        )
     names = [m for m in dict.fromkeys(table["model"]) if m not in baselines]
     everyone = list(dict.fromkeys(table["model"]))
     colour, marker = colours(everyone), markers(everyone)
@@ -139,10 +170,25 @@ def robustness_figure(
         for ax, name in zip(drawn, shown):
             part = table[table["set"] == name]
             grey = part[part["model"].isin(list(baselines))]
-            ax.plot(_logit(grey["id"]), _logit(grey["ood"]), "o", color=GREY, ms=4, alpha=0.7, label="baselines")
+            ax.plot(
+                _logit(grey["id"]),
+                _logit(grey["ood"]),
+                "o",
+                color=GREY,
+                ms=4,
+                alpha=0.7,
+                label="baselines",
+            )
             for model in names:
                 mine = part[part["model"] == model]
-                ax.plot(_logit(mine["id"]), _logit(mine["ood"]), marker[model], color=colour[model], ms=5, label=model)
+                ax.plot(
+                    _logit(mine["id"]),
+                    _logit(mine["ood"]),
+                    marker[model],
+                    color=colour[model],
+                    ms=5,
+                    label=model,
+                )
             _line(ax, *lines[name], _logit(grey["id"]))
             ax.set_title(name)
             _logit_ticks(ax)
@@ -158,7 +204,9 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
     at_home = (rows["split"] == "test") & (rows["shift"] == "")
     home = rows[at_home].set_index(["model", "seed"])["value"]
     away = rows[~at_home]
-    away = away.assign(set=[set_label(*t) for t in zip(away["split"], away["shift"], away["severity"])])
+    away = away.assign(
+        set=[set_label(*t) for t in zip(away["split"], away["shift"], away["severity"])]
+    )
     away = away[[k in home.index for k in zip(away["model"], away["seed"])]]
     found = [float(home.loc[k]) for k in zip(away["model"], away["seed"])]
     return away[["model", "seed", "set"]].assign(id=found, ood=away["value"].astype(float))
@@ -168,8 +216,14 @@ def _lines(frame: pd.DataFrame) -> dict[str, tuple[float, float]]:
     found: dict[str, dict[str, float]] = {}
     for row in frame[frame["name"].isin(["robustness_slope", "robustness_intercept"])].itertuples():
         if not pd.isna(row.value):
-            found.setdefault(set_label(row.split, row.shift, row.severity), {})[row.name] = float(row.value)
-    return {k: (v["robustness_slope"], v["robustness_intercept"]) for k, v in found.items() if len(v) == 2}
+            found.setdefault(set_label(row.split, row.shift, row.severity), {})[row.name] = float(
+                row.value
+            )
+    return {
+        k: (v["robustness_slope"], v["robustness_intercept"])
+        for k, v in found.items()
+        if len(v) == 2
+    }
 
 
 def _line(ax: Axes, slope: float, intercept: float, known: np.ndarray) -> None:
@@ -177,10 +231,20 @@ def _line(ax: Axes, slope: float, intercept: float, known: np.ndarray) -> None:
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
     for x, style in (
-        (([left, right], "--"), ([known.min(), known.max()], "-")) if len(known) else (([left, right], "--"),)
+        (([left, right], "--"), ([known.min(), known.max()], "-"))
+        if len(known)
+        else (([left, right], "--"),)
     ):
         name = "line of the baselines (dashed: extrapolated)" if style == "-" else None
-        ax.plot(x, slope * np.asarray(x) + intercept, style, color=GREY, lw=1.5 if name else 1, zorder=1, label=name)
+        ax.plot(
+            x,
+            slope * np.asarray(x) + intercept,
+            style,
+            color=GREY,
+            lw=1.5 if name else 1,
+            zorder=1,
+            label=name,
+        )
     ax.set_xlim(left, right)
     margin = 0.15 * (top - bottom)
     ax.set_ylim(bottom - margin, top + margin)
@@ -197,7 +261,9 @@ def _logit_ticks(ax: Axes) -> None:
         axis.minorticks_off()
 
 
-def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int = 4, min_count: int = 5) -> Figure:
+def reliability_figure(
+    table: pd.DataFrame, *, title: str = "", n_columns: int = 4, min_count: int = 5
+) -> Figure:
     """Draw accuracy against confidence by bin, one panel a set, with the diagonal of perfect calibration.
 
     Parameters
@@ -218,8 +284,12 @@ def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int =
     """
     rows = table[table["count"] >= min_count]
     if rows.empty:
-        raise DataError(message(f"bins with {min_count} predictions", "none", "evaluate more images"))
-    rows = rows.assign(set=[set_label(*t) for t in zip(rows["split"], rows["shift"], rows["severity"])])
+        raise DataError(
+            message(f"bins with {min_count} predictions", "none", "evaluate more images")
+        )
+    rows = rows.assign(
+        set=[set_label(*t) for t in zip(rows["split"], rows["shift"], rows["severity"])]
+    )
     sets, names = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     colour, marker = colours(names), markers(names)
     size = {"cell": (2.7, 2.7), "margin": (0.6, 0.9), "sharex": True, "sharey": True}
@@ -227,9 +297,18 @@ def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int =
         for ax, name in zip(drawn, sets):
             ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--")
             for model in names:
-                part = rows[(rows["set"] == name) & (rows["model"] == model)].sort_values("confidence")
-                ax.plot(100 * part["confidence"], 100 * part["accuracy"], marker=marker[model], color=colour[model],
-                        ms=4, lw=1.2, label=model)  # fmt: skip
+                part = rows[(rows["set"] == name) & (rows["model"] == model)].sort_values(
+                    "confidence"
+                )
+                ax.plot(
+                    100 * part["confidence"],
+                    100 * part["accuracy"],
+                    marker=marker[model],
+                    color=colour[model],
+                    ms=4,
+                    lw=1.2,
+                    label=model,
+                )
             ax.set_title(name)
             ax.set_xlim(0, 102)
             ax.set_ylim(0, 102)
@@ -240,7 +319,11 @@ def reliability_figure(table: pd.DataFrame, *, title: str = "", n_columns: int =
 
 
 def severity_heatmap(
-    frame: pd.DataFrame, metric: str = "accuracy_difference", *, models: Sequence[str] | None = None, title: str = ""
+    frame: pd.DataFrame,
+    metric: str = "accuracy_difference",
+    *,
+    models: Sequence[str] | None = None,
+    title: str = "",
 ) -> Figure:
     """Draw a metric for each shift and severity, one panel a model; differences on a scale symmetric around zero.
 
@@ -262,15 +345,22 @@ def severity_heatmap(
     """
     rows = _chosen(frame, metric, models)
     rows = rows.assign(
-        shift=rows["shift"].where(rows["shift"] != "", rows["split"]), severity=rows["severity"].fillna(0)
+        shift=rows["shift"].where(rows["shift"] != "", rows["split"]),
+        severity=rows["severity"].fillna(0),
     )
     names, shifts = list(dict.fromkeys(rows["model"])), list(dict.fromkeys(rows["shift"]))
     levels = sorted(int(s) for s in rows["severity"].unique())
     signed = "difference" in metric or metric == "effective_robustness"
     limit = 100 * float(rows["value"].abs().max()) or 1.0
-    scale = {"cmap": "RdBu", "vmin": -limit, "vmax": limit} if signed else {"cmap": "viridis", "vmin": 0, "vmax": 100}
+    scale = (
+        {"cmap": "RdBu", "vmin": -limit, "vmax": limit}
+        if signed
+        else {"cmap": "viridis", "vmin": 0, "vmax": 100}
+    )
     cell, margin = (0.62 * len(levels) + 0.5, 0.42 * len(shifts)), (2.4, 1.7)
-    with panels(len(names), len(names), cell=cell, margin=margin, title=title, sharey=True) as drawn:
+    with panels(
+        len(names), len(names), cell=cell, margin=margin, title=title, sharey=True
+    ) as drawn:
         for ax, name in zip(drawn, names):
             image = _cells(ax, rows[rows["model"] == name], shifts, levels, scale, signed)
             ax.set_title(name, fontsize=9.5)
@@ -279,11 +369,15 @@ def severity_heatmap(
             ax.grid(False)
         drawn.figure.supxlabel("severity (–: image sets without one)", fontsize=10)
         unit = "points" if signed else "%"
-        drawn.colour_bar(image, f"{metric.replace('_', ' ')}, {unit}", fraction=0.15, pad=0.05, shrink=0.9)
+        drawn.colour_bar(
+            image, f"{metric.replace('_', ' ')}, {unit}", fraction=0.15, pad=0.05, shrink=0.9
+        )
     return drawn.figure
 
 
-def _cells(ax: Axes, rows: pd.DataFrame, shifts: list[str], levels: list[int], scale: dict, signed: bool) -> Any:
+def _cells(
+    ax: Axes, rows: pd.DataFrame, shifts: list[str], levels: list[int], scale: dict, signed: bool
+) -> Any:
     from matplotlib.patches import Rectangle
 
     grid = np.full((len(shifts), len(levels)), np.nan)
@@ -292,10 +386,19 @@ def _cells(ax: Axes, rows: pd.DataFrame, shifts: list[str], levels: list[int], s
         grid[y, x] = 100 * row.value
         share = (grid[y, x] - scale["vmin"]) / (scale["vmax"] - scale["vmin"])
         dark = abs(share - 0.5) > 0.33 if signed else share < 0.6
-        ax.text(x, y, f"{grid[y, x]:+.1f}" if signed else f"{grid[y, x]:.0f}", ha="center", va="center", fontsize=8,
-                color="white" if dark else "black")  # fmt: skip
+        ax.text(
+            x,
+            y,
+            f"{grid[y, x]:+.1f}" if signed else f"{grid[y, x]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+        )
         if signed and pd.notna(row.ci_low) and (row.ci_low > 0 or row.ci_high < 0):
-            ax.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, lw=1.8, ec="black"))
+            ax.add_patch(
+                Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, lw=1.8, ec="black")
+            )
     return ax.imshow(grid, aspect="auto", **scale)
 
 
@@ -307,8 +410,8 @@ def prediction_figure(
     Parameters
     ----------
     rows : mapping of str to list of mappings
-        Row name to images: ``image`` uint8 (H, W, 3), ``true``, ``predicted``, ``confidence`` (fraction), and
-        optionally ``where`` (name of the set).
+        Row name to images: ``image`` uint8 (H, W, 3), ``true``, ``predicted``, ``confidence``
+        (fraction), and optionally ``where`` (name of the set).
     title : str
         Title.
     cell : float
@@ -335,8 +438,13 @@ def prediction_figure(
                 right = item["true"] == item["predicted"]
                 ax.imshow(item["image"])
                 where = f"{item['where']}\n" if item.get("where") else ""
-                ax.set_title(f"{where}{item['true']}", fontsize=8, loc="center", fontweight="normal")
-                ax.set_xlabel(f"{item['predicted']} {100 * item['confidence']:.0f} %", fontsize=8,
-                              color="#00674B" if right else "#B03A00")  # fmt: skip
+                ax.set_title(
+                    f"{where}{item['true']}", fontsize=8, loc="center", fontweight="normal"
+                )
+                ax.set_xlabel(
+                    f"{item['predicted']} {100 * item['confidence']:.0f} %",
+                    fontsize=8,
+                    color="#00674B" if right else "#B03A00",
+                )
             line[0].set_ylabel(name, fontsize=9)
     return drawn.figure

@@ -18,7 +18,8 @@ DPI = 120
 def show(figure: Figure, folder: str | Path, name: str) -> None:
     """Display a matplotlib figure as PNG and save the same picture under ``folder/figures``.
 
-    A PNG is what an executed notebook still shows without a kernel, without scripts and without trust.
+    A PNG is what an executed notebook still shows without a kernel, without scripts and without
+    trust.
 
     Parameters
     ----------
@@ -37,7 +38,9 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
     from IPython.display import Image, display
 
     if not name or Path(name).name != name:
-        raise ConfigError(message("a plain file name for the figure", repr(name), "leave out folders"))
+        raise ConfigError(
+            message("a plain file name for the figure", repr(name), "leave out folders")
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
     path = Path(folder) / "figures" / f"{name}.png"

@@ -45,7 +45,8 @@ def heat_map_figure(
     n_columns : int, default 3
         Panels a row.
     shared : bool, default True
-        Whether panels share colours; False for measures of different units, each with a scale of its own.
+        Whether panels share colours; False for measures of different units, each with a scale of
+        its own.
 
     Returns
     -------
@@ -61,8 +62,13 @@ def heat_map_figure(
     plain = [t.to_numpy(float) for n, t in tables.items() if n not in signed]
     top = max((np.nanmax(np.abs(v), initial=0) for v in plain), default=1) or 1
     low = min((np.nanmin(v, initial=0) for v in plain), default=0)
-    reach = max((np.nanmax(np.abs(tables[n].to_numpy(float)), initial=0) for n in signed), default=0) or 1.0
-    last = {next((n for n in reversed(tables) if (n in signed) == kind), None) for kind in (True, False)} - {None}
+    reach = (
+        max((np.nanmax(np.abs(tables[n].to_numpy(float)), initial=0) for n in signed), default=0)
+        or 1.0
+    )
+    last = {
+        next((n for n in reversed(tables) if (n in signed) == kind), None) for kind in (True, False)
+    } - {None}
     columns = min(n_columns, len(tables))
     rows = -(-len(tables) // columns)
     cell = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
@@ -73,9 +79,17 @@ def heat_map_figure(
             if not shared:
                 low, top, reach = *_range(values), np.nanmax(np.abs(values), initial=1e-9)
             scale = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach} if name in signed else {}
-            image = ax.imshow(values, aspect="auto", **(scale or {"cmap": "viridis", "vmin": low, "vmax": top}))
+            image = ax.imshow(
+                values, aspect="auto", **(scale or {"cmap": "viridis", "vmin": low, "vmax": top})
+            )
             _write_cells(ax, values, image, None if marked is None else marked.get(name))
-            ax.set_xticks(range(table.shape[1]), table.columns, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_xticks(
+                range(table.shape[1]),
+                table.columns,
+                rotation=45,
+                ha="right",
+                rotation_mode="anchor",
+            )
             ax.set_yticks(range(table.shape[0]), table.index if k % columns == 0 else [])
             ax.set_title(name, fontsize=10)
             ax.grid(False)
@@ -101,9 +115,13 @@ def _longest(labels: Sequence[str]) -> int:
 def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
     frames = list(tables.values())
     if not frames or frames[0].empty:
-        raise DataError(message("at least one table of layers x ROIs", "none", "pass {title: table}"))
+        raise DataError(
+            message("at least one table of layers x ROIs", "none", "pass {title: table}")
+        )
     for table in frames[1:]:
-        if list(table.columns) != list(frames[0].columns) or list(table.index) != list(frames[0].index):
+        if list(table.columns) != list(frames[0].columns) or list(table.index) != list(
+            frames[0].index
+        ):
             raise DataError(
                 message(
                     "tables of the same rows and columns",
@@ -166,7 +184,11 @@ def rdm_figure(
     n = len(names)
     bad = [(k, np.shape(v)) for k, v in squares.items() if np.shape(v) != (n, n)]
     if bad or not squares:
-        raise DataError(message(f"square RDMs ({n}, {n})", f"{bad[:1] or 'none'}", "expand condensed RDMs first"))
+        raise DataError(
+            message(
+                f"square RDMs ({n}, {n})", f"{bad[:1] or 'none'}", "expand condensed RDMs first"
+            )
+        )
     order = np.argsort(names.astype(str), kind="stable")
     groups, counts = np.unique(names[order].astype(str), return_counts=True)
     edges = np.cumsum(counts)
@@ -223,7 +245,9 @@ def layer_profile_figure(
     _check_tables(tables)
     first = next(iter(tables.values()))
     colour, marker = colours(tables), markers(tables)
-    with panels(first.shape[1], n_columns, cell=(1.9, 2.1), margin=(0.6, 0.7), title=title, sharey=True) as drawn:
+    with panels(
+        first.shape[1], n_columns, cell=(1.9, 2.1), margin=(0.6, 0.7), title=title, sharey=True
+    ) as drawn:
         for ax, roi in zip(drawn, first.columns):
             for name, table in tables.items():
                 style = {"marker": marker[name], "color": colour[name], "ms": 4}
@@ -232,7 +256,9 @@ def layer_profile_figure(
             if np.isfinite(level):
                 ax.axhline(level, ls="--", lw=1, color=GREY, label="noise ceiling")
             ax.set_title(roi, fontsize=10)
-            ax.set_xticks(range(len(first)), [str(k).removeprefix("block ") for k in first.index], fontsize=8)
+            ax.set_xticks(
+                range(len(first)), [str(k).removeprefix("block ") for k in first.index], fontsize=8
+            )
         drawn.label("block", unit)
         drawn.legend(5)
     return drawn.figure
@@ -274,14 +300,28 @@ def time_course_figure(
     """
     scores, times = np.asarray(scores, float), np.asarray(times, float)
     if scores.shape != (len(layers), len(times)):
-        raise DataError(message(f"scores of shape ({len(layers)}, {len(times)})", str(scores.shape), "one row a layer"))
+        raise DataError(
+            message(
+                f"scores of shape ({len(layers)}, {len(times)})",
+                str(scores.shape),
+                "one row a layer",
+            )
+        )
     colour = colours(layers)
     with panels(cell=(6.8, 3.4), title=title) as drawn:
         (ax,) = drawn
         for i, layer in enumerate(layers):
             ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
             if peaks is not None and np.isfinite(peaks[i]):
-                ax.plot(1000 * peaks[i], scores[i].max(), "v", color=colour[layer], ms=8, mec="black", mew=0.6)
+                ax.plot(
+                    1000 * peaks[i],
+                    scores[i].max(),
+                    "v",
+                    color=colour[layer],
+                    ms=8,
+                    mec="black",
+                    mew=0.6,
+                )
             if truth is not None:
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)

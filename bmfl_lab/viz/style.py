@@ -54,7 +54,9 @@ def ink_on(colour: Sequence[float]) -> str:
     ----------
     WCAG 2.1, relative luminance and contrast ratio.
     """
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]
+    )
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     # the contrast to black is (luminance + 0.05) / 0.05, that to white 1.05 / (luminance + 0.05)
     return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"

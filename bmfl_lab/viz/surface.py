@@ -53,7 +53,8 @@ def surface_panel(
     title, unit : str
         Heading, and what the colour bar measures (with its unit).
     signed : bool, optional
-        Use a diverging map with a range symmetric about zero; by default if values lie on both sides of it.
+        Use a diverging map with a range symmetric about zero; by default if values lie on both
+        sides of it.
     outline : iterable of str
         ROIs or groups whose borders are drawn.
     views : sequence of str
@@ -65,7 +66,8 @@ def surface_panel(
     limits : tuple of float, optional
         Ends of the colour bar; by default found by `bmfl_lab.viz.mesh.symmetric_range`.
     whole : bool, default False
-        Values are whole numbers (of a block, say): each has a colour of its own and none is mixed with a neighbour's.
+        Values are whole numbers (of a block, say): each has a colour of its own and none is mixed
+        with a neighbour's.
     zoom : bool, default False
         Show only the part of the cortex where the atlas has vertices.
 
@@ -81,7 +83,9 @@ def surface_panel(
     DataError
         If the values do not fit the atlas, or the atlas lies on no surface.
     """
-    norm, colours = _steps(values, colour_map) if whole else _scale([values], signed, colour_map, limits)
+    norm, colours = (
+        _steps(values, colour_map) if whole else _scale([values], signed, colour_map, limits)
+    )
     maps, borders = on_mesh(values, atlas), _borders(atlas, outline)
     figure, axes = _grid(2, views, surface, atlas if zoom else None)
     for row, side in enumerate(HEMISPHERES):
@@ -125,8 +129,14 @@ def surface_maps(
         raise DataError(message("at least one map", "none", "give a mapping name -> values"))
     norm, colours = _scale(list(maps.values()), signed, colour_map, limits)
     borders = _borders(atlas, outline)
-    columns = [(side, view) for side in HEMISPHERES for view in (views if side == "left" else list(views)[::-1])]
-    figure, axes = _grid(len(maps), [v for _, v in columns], surface, atlas if zoom else None, sides=columns)
+    columns = [
+        (side, view)
+        for side in HEMISPHERES
+        for view in (views if side == "left" else list(views)[::-1])
+    ]
+    figure, axes = _grid(
+        len(maps), [v for _, v in columns], surface, atlas if zoom else None, sides=columns
+    )
     for row, (name, values) in enumerate(maps.items()):
         laid = on_mesh(values, atlas)
         for axis, (side, view) in zip(axes[row], columns):
@@ -186,14 +196,20 @@ def category_map(
             _draw(axis, seen, colour[code], np.where(code >= 0, code, np.nan))
             if annotate:
                 _places(best, axis, seen, side, code)
-    for axis, name, place in _apart([(axis, names[number], place) for (_, number), (_, axis, place) in best.items()]):
+    for axis, name, place in _apart(
+        [(axis, names[number], place) for (_, number), (_, axis, place) in best.items()]
+    ):
         _write(axis, name, place)
     _finish(figure, title, {n: (colour[i], None) for i, n in enumerate(names)}, patches=True)
     return figure
 
 
 def roi_map(
-    atlas: Atlas, *, title: str = "Regions of interest", rois: Sequence[str] | None = None, **options
+    atlas: Atlas,
+    *,
+    title: str = "Regions of interest",
+    rois: Sequence[str] | None = None,
+    **options,
 ) -> Figure:
     """Draw the ROIs of an atlas in colours with their names.
 
@@ -204,7 +220,8 @@ def roi_map(
     title : str
         Heading.
     rois : sequence of str, optional
-        Which ones; default all that have vertices. A vertex in several is shown as the smallest of them.
+        Which ones; default all that have vertices. A vertex in several is shown as the smallest of
+        them.
     **options
         As `category_map`.
     """
@@ -233,7 +250,9 @@ def _scale(values: Sequence[np.ndarray], signed, colour_map, limits) -> tuple[An
     if limits is not None:
         low, high = limits
         diverging = low < 0 < high if signed is None else signed
-    return mpl.colors.Normalize(low, high), mpl.colormaps[colour_map or (DIVERGING if diverging else SEQUENTIAL)]
+    return mpl.colors.Normalize(low, high), mpl.colormaps[
+        colour_map or (DIVERGING if diverging else SEQUENTIAL)
+    ]
 
 
 def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Any, Any]:
@@ -242,10 +261,16 @@ def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Any, Any]:
 
     found = np.asarray(values, float)[np.isfinite(values)]
     if np.any(found != np.rint(found)):
-        raise DataError(message("whole numbers", f"{found[found != np.rint(found)][0]:g}", "leave out whole=True"))
+        raise DataError(
+            message(
+                "whole numbers", f"{found[found != np.rint(found)][0]:g}", "leave out whole=True"
+            )
+        )
     low, high = (int(found.min()), int(found.max())) if found.size else (0, 1)
     n = high - low + 1
-    return mpl.colors.BoundaryNorm(np.arange(low, high + 2) - 0.5, n), mpl.colormaps[colour_map or SEQUENTIAL].resampled(n)
+    return mpl.colors.BoundaryNorm(np.arange(low, high + 2) - 0.5, n), mpl.colormaps[
+        colour_map or SEQUENTIAL
+    ].resampled(n)
 
 
 def _borders(atlas: Atlas, names: Iterable[str]) -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
@@ -253,18 +278,26 @@ def _borders(atlas: Atlas, names: Iterable[str]) -> dict[str, tuple[Any, dict[st
     return {
         name: (
             _LINES[i % len(_LINES)],
-            {s: np.nan_to_num(v) for s, v in on_mesh(atlas.select(name).astype(float), atlas).items()},
+            {
+                s: np.nan_to_num(v)
+                for s, v in on_mesh(atlas.select(name).astype(float), atlas).items()
+            },
         )
         for i, name in enumerate(names)
     }
 
 
-def _grid(n_rows: int, views: Sequence[str], surface: str, atlas: Atlas | None, sides=None) -> tuple[Figure, Any]:
+def _grid(
+    n_rows: int, views: Sequence[str], surface: str, atlas: Atlas | None, sides=None
+) -> tuple[Figure, Any]:
     """Return a figure with one axis a view, as wide as what it shows."""
     from matplotlib.figure import Figure
 
     sides = sides or [("right", view) for view in views]
-    boxes = {column: _box(*column, surface, atlas) for column in {(s, v) for s in HEMISPHERES for _, v in sides}}
+    boxes = {
+        column: _box(*column, surface, atlas)
+        for column in {(s, v) for s in HEMISPHERES for _, v in sides}
+    }
     widths, heights = ([boxes[c][i + 1] - boxes[c][i] for c in sides] for i in (0, 2))
     scale = _HEIGHT / max(heights)
     figure = Figure(figsize=(scale * sum(widths) + 1.5, 1.95 * n_rows + 0.95))
@@ -279,13 +312,21 @@ def _grid(n_rows: int, views: Sequence[str], surface: str, atlas: Atlas | None, 
             if row == 0:
                 axis.set_title(view if two_rows else f"{side}\n{view}", fontsize=9, loc="center")
         line[0].text(
-            -0.06, 0.5, HEMISPHERES[row] if two_rows else "", transform=line[0].transAxes, rotation=90,
-            va="center", ha="center", fontsize=9,
-        )  # fmt: skip
+            -0.06,
+            0.5,
+            HEMISPHERES[row] if two_rows else "",
+            transform=line[0].transAxes,
+            rotation=90,
+            va="center",
+            ha="center",
+            fontsize=9,
+        )
     return figure, axes
 
 
-def _box(side: str, view: str, surface: str, atlas: Atlas | None) -> tuple[float, float, float, float]:
+def _box(
+    side: str, view: str, surface: str, atlas: Atlas | None
+) -> tuple[float, float, float, float]:
     """Return the part of a view to show: all, or that around the atlas's vertices, alike for both hemispheres."""
     seen = view_of(side, view, surface)
     if atlas is None:
@@ -295,7 +336,8 @@ def _box(side: str, view: str, surface: str, atlas: Atlas | None) -> tuple[float
     middle = (places.min(0) + places.max(0)) / 2
     half = np.maximum((places.max(0) - places.min(0)) / 2 + _MARGIN_MM, _SMALLEST_MM / 2)
     (left, right), (bottom, top) = (
-        np.clip((m - h, m + h), *seen.extent[2 * i : 2 * i + 2]) for i, (m, h) in enumerate(zip(middle, half))
+        np.clip((m - h, m + h), *seen.extent[2 * i : 2 * i + 2])
+        for i, (m, h) in enumerate(zip(middle, half))
     )
     return left, right, bottom, top
 
@@ -307,7 +349,9 @@ def _draw(axis: Axes, seen: View, colours: np.ndarray, values: np.ndarray) -> No
     picture = picture * (0.72 + 0.28 * seen.light)[..., None]
     picture = np.concatenate([picture, seen.inside[..., None]], -1)
     limits = (*axis.get_xlim(), *axis.get_ylim())
-    axis.imshow(picture, extent=seen.extent, origin="lower", interpolation="antialiased", aspect="equal")
+    axis.imshow(
+        picture, extent=seen.extent, origin="lower", interpolation="antialiased", aspect="equal"
+    )
     axis.set(xlim=limits[:2], ylim=limits[2:])
 
 
@@ -315,7 +359,14 @@ def _outline(axis: Axes, seen: View, side: str, borders: Mapping[str, tuple[Any,
     for colour, inside in borders.values():
         level = np.where(seen.inside, (seen.weights * inside[side][seen.corners]).sum(-1), np.nan)
         if np.nanmax(level) > 0.5:
-            axis.contour(level, levels=[0.5], colors=[colour], linewidths=1.1, extent=seen.extent, origin="lower")
+            axis.contour(
+                level,
+                levels=[0.5],
+                colors=[colour],
+                linewidths=1.1,
+                extent=seen.extent,
+                origin="lower",
+            )
 
 
 def _places(best: dict, axis: Axes, seen: View, side: str, code: np.ndarray) -> None:
@@ -333,13 +384,20 @@ def _places(best: dict, axis: Axes, seen: View, side: str, code: np.ndarray) -> 
             best[(side, int(number))] = (len(rows), axis, place)
 
 
-def _apart(labels: list[tuple[Any, str, tuple[float, float]]]) -> list[tuple[Any, str, tuple[float, float]]]:
+def _apart(
+    labels: list[tuple[Any, str, tuple[float, float]]],
+) -> list[tuple[Any, str, tuple[float, float]]]:
     """Lift labels of one view that would lie over another."""
-    scale = max((np.ptp(axis.get_ylim()) for axis, _, _ in labels), default=1.0) / (72 * _HEIGHT)  # mm a point
+    scale = max((np.ptp(axis.get_ylim()) for axis, _, _ in labels), default=1.0) / (
+        72 * _HEIGHT
+    )  # mm a point
     kept: list[tuple[Any, str, tuple[float, float]]] = []
     for axis, name, (x, y) in sorted(labels, key=lambda item: item[2][1]):
         near = [(n, px, py) for a, n, (px, py) in kept if a is axis]
-        while any(abs(x - px) < 2.6 * scale * (len(n) + len(name)) and abs(y - py) < 9 * scale for n, px, py in near):
+        while any(
+            abs(x - px) < 2.6 * scale * (len(n) + len(name)) and abs(y - py) < 9 * scale
+            for n, px, py in near
+        ):
             y += scale
         kept.append((axis, name, (x, y)))
     return kept
@@ -357,7 +415,8 @@ def _bar(figure: Figure, norm: Any, colours: Any, unit: str) -> None:
 
     width = figure.get_figwidth()
     bar = figure.colorbar(
-        ScalarMappable(norm, colours), cax=figure.add_axes((1 - 0.85 / width, 0.25, 0.14 / width, 0.5))
+        ScalarMappable(norm, colours),
+        cax=figure.add_axes((1 - 0.85 / width, 0.25, 0.14 / width, 0.5)),
     )
     if hasattr(norm, "boundaries"):
         middles = (norm.boundaries[1:] + norm.boundaries[:-1]) / 2
@@ -368,7 +427,9 @@ def _bar(figure: Figure, norm: Any, colours: Any, unit: str) -> None:
     bar.outline.set_visible(False)
 
 
-def _finish(figure: Figure, title: str, legend: Mapping[str, tuple[Any, Any]], patches: bool = False) -> None:
+def _finish(
+    figure: Figure, title: str, legend: Mapping[str, tuple[Any, Any]], patches: bool = False
+) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -379,13 +440,34 @@ def _finish(figure: Figure, title: str, legend: Mapping[str, tuple[Any, Any]], p
     height = figure.get_figheight()
     below = (0.12 + 0.2 * rows) / height
     figure.subplots_adjust(
-        left=0.3 / width, right=1 - (0.1 if patches else 1.05) / width, bottom=below, top=1 - 0.7 / height,
-        wspace=0.03, hspace=0.03,
-    )  # fmt: skip
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.3 / width, ha="left", y=1 - 0.08 / height, va="top")
+        left=0.3 / width,
+        right=1 - (0.1 if patches else 1.05) / width,
+        bottom=below,
+        top=1 - 0.7 / height,
+        wspace=0.03,
+        hspace=0.03,
+    )
+    figure.suptitle(
+        title,
+        fontsize=11,
+        fontweight="bold",
+        x=0.3 / width,
+        ha="left",
+        y=1 - 0.08 / height,
+        va="top",
+    )
     if legend:
-        handles = [Patch(color=c) if patches else Line2D([], [], color=c, lw=1.8) for c, _ in legend.values()]
+        handles = [
+            Patch(color=c) if patches else Line2D([], [], color=c, lw=1.8)
+            for c, _ in legend.values()
+        ]
         figure.legend(
-            handles, list(legend), loc="lower center", ncols=min(columns, len(legend)), frameon=False, fontsize=8,
-            handlelength=1.2, columnspacing=1.2,
-        )  # fmt: skip
+            handles,
+            list(legend),
+            loc="lower center",
+            ncols=min(columns, len(legend)),
+            frameon=False,
+            fontsize=8,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )

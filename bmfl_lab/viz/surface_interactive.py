@@ -31,13 +31,17 @@ VIEWS: dict[str, dict[str, float]] = {
     "dorsal": {"x": 0.0, "y": -0.7, "z": 1.7},
 }
 """Directions of the camera, from so far that it never cuts into the brain; `aspect_ratio` sets the size."""
-# plotly's orthographic camera sees one unit up and down, and to the sides as much more as the figure is wider
+# plotly's orthographic camera sees one unit up and down, and to the sides as much more as the
+# figure is wider
 _HALF_HEIGHT, _HALF_WIDTH = 0.88, 1.12
 _GAP_MM = 6.0
-# axes of which nothing is seen, and no tick lies on the brain: those of an invisible axis plotly.js draws letter by
-# letter all the same, 0.3 s
+# axes of which nothing is seen, and no tick lies on the brain: those of an invisible axis plotly.js
+# draws letter by letter all the same, 0.3 s
 _BARE: dict[str, Any] = {
-    **dict.fromkeys(("showgrid", "zeroline", "showline", "showticklabels", "showbackground", "showspikes"), False),
+    **dict.fromkeys(
+        ("showgrid", "zeroline", "showline", "showticklabels", "showbackground", "showspikes"),
+        False,
+    ),
     "title": {"text": ""},
     "ticks": "",
     "tickmode": "linear",
@@ -46,8 +50,9 @@ _BARE: dict[str, Any] = {
 }
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
-# the inflated surface is so smooth that fsaverage4's flat triangles stay within 0.3 mm of fsaverage5's: the grey brain is drawn with a
-# quarter of the triangles, which is what drawing it costs, and so far further in that none shows through the map
+# the inflated surface is so smooth that fsaverage4's flat triangles stay within 0.3 mm of
+# fsaverage5's: the grey brain is drawn with a quarter of the triangles, which is what drawing it
+# costs, and so far further in that none shows through the map
 _SUNK_MM = 0.3
 
 
@@ -113,7 +118,9 @@ class SurfaceLayout:
         return np.asarray(labels, dtype=object)
 
 
-def _brain(points: np.ndarray, faces: np.ndarray, sulci: np.ndarray, surface: str) -> tuple[np.ndarray, ...]:
+def _brain(
+    points: np.ndarray, faces: np.ndarray, sulci: np.ndarray, surface: str
+) -> tuple[np.ndarray, ...]:
     """Return vertices, triangles and sulci of the grey brain that is drawn under a map."""
     if surface != "inflated":
         return points, faces, sulci
@@ -240,7 +247,9 @@ def _add_brain(figure: go.Figure, geometry: SurfaceLayout) -> None:
     )
 
 
-def _add_map(figure: go.Figure, geometry: SurfaceLayout, values: np.ndarray, unit: str, signed: bool | None) -> None:
+def _add_map(
+    figure: go.Figure, geometry: SurfaceLayout, values: np.ndarray, unit: str, signed: bool | None
+) -> None:
     """Add the data mesh, lifted a little above the grey one, with the colour bar."""
     shown = np.asarray(values, dtype=float)[geometry.order]
     figure.add_mesh3d(

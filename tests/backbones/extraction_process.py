@@ -1,6 +1,7 @@
 """Extracts tokens in a process of its own, for tests that kill it or let two of them meet.
 
-Arguments: store folder, number of images, number of images after which the process kills itself (0 for never).
+Arguments: store folder, number of images, number of images after which the process kills itself (0
+for never).
 """
 
 import os
@@ -48,5 +49,7 @@ if __name__ == "__main__":
     features._SHARD_ROWS = 16
     images = stimuli(n)
     images = deadly(images, after) if after else images
-    stored = FeatureStore(root).get(load_backbone("vit_tiny14_reg", image_size=28), images, "patches", batch_size=8)
+    stored = FeatureStore(root).get(
+        load_backbone("vit_tiny14_reg", image_size=28), images, "patches", batch_size=8
+    )
     print(stored.key)

@@ -15,16 +15,26 @@ def plain(state, x):
 
     def bn(x, p):
         return F.batch_norm(
-            x, state[f"{p}.running_mean"], state[f"{p}.running_var"], state[f"{p}.weight"], state[f"{p}.bias"]
+            x,
+            state[f"{p}.running_mean"],
+            state[f"{p}.running_var"],
+            state[f"{p}.weight"],
+            state[f"{p}.bias"],
         )
 
     x = F.relu(bn(F.conv2d(x, state["V1.conv1.weight"], stride=2, padding=3), "V1.norm1"))
-    x = F.relu(bn(F.conv2d(F.max_pool2d(x, 3, 2, 1), state["V1.conv2.weight"], padding=1), "V1.norm2"))
+    x = F.relu(
+        bn(F.conv2d(F.max_pool2d(x, 3, 2, 1), state["V1.conv2.weight"], padding=1), "V1.norm2")
+    )
     out = {"V1": x}
     for area, times in (("V2", 2), ("V4", 4), ("IT", 2)):
         x = F.conv2d(x, state[f"{area}.conv_input.weight"])
         for t in range(times):
-            skip = bn(F.conv2d(x, state[f"{area}.skip.weight"], stride=2), f"{area}.norm_skip") if t == 0 else x
+            skip = (
+                bn(F.conv2d(x, state[f"{area}.skip.weight"], stride=2), f"{area}.norm_skip")
+                if t == 0
+                else x
+            )
             x = F.relu(bn(F.conv2d(x, state[f"{area}.conv1.weight"]), f"{area}.norm1_{t}"))
             x = F.conv2d(x, state[f"{area}.conv2.weight"], stride=2 if t == 0 else 1, padding=1)
             x = F.relu(bn(x, f"{area}.norm2_{t}"))
@@ -50,16 +60,31 @@ def small(seed=0):
 def test_published_parameter_counts():
     with torch.device("meta"):
         model = CORnetS()
-    counts = {n: sum(p.numel() for p in getattr(model, n).parameters()) for n in (*BLOCKS, "decoder")}
-    assert counts == {"V1": 46_528, "V2": 2_519_808, "V4": 10_078_720, "IT": 40_258_560, "decoder": 513_000}
+    counts = {
+        n: sum(p.numel() for p in getattr(model, n).parameters()) for n in (*BLOCKS, "decoder")
+    }
+    assert counts == {
+        "V1": 46_528,
+        "V2": 2_519_808,
+        "V4": 10_078_720,
+        "IT": 40_258_560,
+        "decoder": 513_000,
+    }
     assert sum(counts.values()) == 53_416_616
-    assert model.sizes(224) == {"V1": (64, 56, 56), "V2": (128, 28, 28), "V4": (256, 14, 14), "IT": (512, 7, 7)}
+    assert model.sizes(224) == {
+        "V1": (64, 56, 56),
+        "V2": (128, 28, 28),
+        "V4": (256, 14, 14),
+        "IT": (512, 7, 7),
+    }
 
 
 def test_names_of_the_published_checkpoint():
     """Written out from the published definition: shared convolutions, one set of norms a step, one linear layer."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    names = {f"V1.conv{i}.weight" for i in (1, 2)} | {f"V1.norm{i}.{k}" for i in (1, 2) for k in norm}
+    names = {f"V1.conv{i}.weight" for i in (1, 2)} | {
+        f"V1.norm{i}.{k}" for i in (1, 2) for k in norm
+    }
     for area, times in (("V2", 2), ("V4", 4), ("IT", 2)):
         names |= {f"{area}.{c}.weight" for c in ("conv_input", "skip", "conv1", "conv2", "conv3")}
         names |= {f"{area}.norm_skip.{k}" for k in norm}
@@ -96,7 +121,9 @@ def test_loads_checkpoints_as_they_are_found(tmp_path, form):
         state = {f"module.{k}": v for k, v in state.items()}
     if form == "uncounted":
         state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    torch.save({"state_dict": state, "epoch": 43} if form == "nested" else state, tmp_path / "c.pth")
+    torch.save(
+        {"state_dict": state, "epoch": 43} if form == "nested" else state, tmp_path / "c.pth"
+    )
     found = load_cornet(tmp_path / "c.pth", n_classes=7, width=4)
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(found(x), model(x), rtol=0, atol=0)
@@ -111,8 +138,14 @@ def test_refuses_what_is_not_a_cornet(tmp_path, capsys):
     path, state = tmp_path / "c.pth", small().state_dict()
     with pytest.raises(CheckpointError, match="nothing at"):
         load_cornet(path)
-    torch.save({k: v for k, v in state.items() if k != "V2.conv1.weight"} | {"V2.konv1.weight": state["V2.conv1.weight"]}, path)  # fmt: skip
-    with pytest.raises(CheckpointError, match=r"1 missing \['V2.conv1.weight'\], 1 unknown \['V2.konv1.weight'\]"):
+    torch.save(
+        {k: v for k, v in state.items() if k != "V2.conv1.weight"}
+        | {"V2.konv1.weight": state["V2.conv1.weight"]},
+        path,
+    )
+    with pytest.raises(
+        CheckpointError, match=r"1 missing \['V2.conv1.weight'\], 1 unknown \['V2.konv1.weight'\]"
+    ):
         load_cornet(path, n_classes=7, width=4)
     torch.save(state, path)
     with pytest.raises(CheckpointError, match="shapes differ"):

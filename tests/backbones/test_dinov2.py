@@ -50,7 +50,11 @@ def test_the_format_of_the_file_does_not_matter(tmp_path, state, suffix):
     everything = state | {"mask_token": torch.zeros(1, 48)}
     torch.save(everything, path) if suffix == ".pth" else save_file(everything, path)
     backbone = load_backbone(NAME, weights=path)
-    assert backbone.weights_hash == hash_state(state) == load_backbone(NAME, weights="random:1").weights_hash
+    assert (
+        backbone.weights_hash
+        == hash_state(state)
+        == load_backbone(NAME, weights="random:1").weights_hash
+    )
     assert backbone.weights_label == f"file w{suffix}"
     assert all(torch.equal(v, state[k]) for k, v in backbone.state_dict().items())
 
@@ -63,9 +67,14 @@ def test_half_precision_files_are_widened(tmp_path, state):
 
 
 def test_random_weights_are_a_function_of_the_seed():
-    first, again, other = (load_backbone("vit_tiny14", weights=f"random:{s}").weights_hash for s in (3, 3, 4))
+    first, again, other = (
+        load_backbone("vit_tiny14", weights=f"random:{s}").weights_hash for s in (3, 3, 4)
+    )
     assert first == again != other
-    assert load_backbone("vit_tiny14", weights="random").weights_hash == load_backbone("vit_tiny14").weights_hash
+    assert (
+        load_backbone("vit_tiny14", weights="random").weights_hash
+        == load_backbone("vit_tiny14").weights_hash
+    )
     assert "random" in load_backbone("vit_tiny14").weights_label
     # the global generator has no say
     torch.manual_seed(0)
@@ -102,7 +111,9 @@ def test_missing_extra_and_misshaped_keys_are_all_listed(tmp_path, state):
 
 def test_another_architecture_is_named(tmp_path, state):
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="width 48, 3 blocks and 4 registers: load it under that name"):
+    with pytest.raises(
+        CheckpointError, match="width 48, 3 blocks and 4 registers: load it under that name"
+    ):
         load_backbone("dinov2_vits14", weights=tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="1 extra: register_tokens"):
         load_backbone("vit_tiny14", weights=tmp_path / "w.pth")
@@ -124,7 +135,9 @@ class Payload:
         return os.mkdir, ("owned",)
 
 
-def test_files_that_hold_more_than_tensors_are_refused_and_run_nothing(tmp_path, state, monkeypatch):
+def test_files_that_hold_more_than_tensors_are_refused_and_run_nothing(
+    tmp_path, state, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     torch.save(state | {"extra": Payload()}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="save its state dict again as safetensors"):
@@ -132,10 +145,15 @@ def test_files_that_hold_more_than_tensors_are_refused_and_run_nothing(tmp_path,
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("extra", [argparse.Namespace(lr=1), np.float64(3), np.zeros(2)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "extra", [argparse.Namespace(lr=1), np.float64(3), np.zeros(2)], ids=lambda e: type(e).__name__
+)
 def test_settings_beside_the_tensors_are_refused_with_advice(tmp_path, state, extra):
     torch.save({"model": state, "args": extra}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"only tensors in .*w\.pth; got .*save its state dict again as safetensors"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"only tensors in .*w\.pth; got .*save its state dict again as safetensors",
+    ):
         load_backbone(NAME, weights=tmp_path / "w.pth")
 
 
@@ -195,15 +213,23 @@ def test_the_older_key_names_of_the_hub_are_known(state, heads):
 
 def test_the_older_names_of_the_gated_layer_are_known():
     weight = torch.randn(256, 48)
-    state = {"encoder.layer.0.mlp.weights_in.weight": weight, "encoder.layer.0.mlp.weights_out.weight": weight.T}
+    state = {
+        "encoder.layer.0.mlp.weights_in.weight": weight,
+        "encoder.layer.0.mlp.weights_out.weight": weight.T,
+    }
     assert set(from_huggingface(state)) == {"blocks.0.mlp.w12.weight", "blocks.0.mlp.w3.weight"}
-    split = {"encoder.layer.0.mlp.gate_proj.weight": weight[:128], "encoder.layer.0.mlp.up_proj.weight": weight[128:]}
+    split = {
+        "encoder.layer.0.mlp.gate_proj.weight": weight[:128],
+        "encoder.layer.0.mlp.up_proj.weight": weight[128:],
+    }
     assert torch.equal(from_huggingface(split)["blocks.0.mlp.w12.weight"], weight)
 
 
 def hf_folder(folder, **changes):
     transformers = pytest.importorskip("transformers")
-    sizes = dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, image_size=224, patch_size=14)
+    sizes = dict(
+        hidden_size=48, num_hidden_layers=3, num_attention_heads=3, image_size=224, patch_size=14
+    )
     config = transformers.Dinov2WithRegistersConfig(**{**sizes, **changes}, num_register_tokens=4)
     transformers.Dinov2WithRegistersModel(config).save_pretrained(folder)
     return folder
@@ -227,11 +253,14 @@ def test_a_folder_with_pickled_weights_only_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "name, text, said",
-    [("config.json", "[1]", "names and values in .*config.json; got a list"), ("config.json", None, "a readable config.json"),
-     ("config.json", "{", "a readable config.json"),
-     ("model.safetensors.index.json", '{"metadata": {}}', "a weight_map of file names"),
-     ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "a weight_map of file names")],
-)  # fmt: skip
+    [
+        ("config.json", "[1]", "names and values in .*config.json; got a list"),
+        ("config.json", None, "a readable config.json"),
+        ("config.json", "{", "a readable config.json"),
+        ("model.safetensors.index.json", '{"metadata": {}}', "a weight_map of file names"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "a weight_map of file names"),
+    ],
+)
 def test_damaged_descriptions_of_a_folder_are_refused(name, text, said, tmp_path):
     folder = hf_folder(tmp_path / "m")
     if text is None:
@@ -252,7 +281,9 @@ def test_sharded_folders_are_read_and_cannot_point_outside(tmp_path):
     for part, keys in parts.items():
         save_file({k: tensors[k] for k in keys}, folder / part)
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {k: part for part, keys in parts.items() for k in keys}}))
+    index.write_text(
+        json.dumps({"weight_map": {k: part for part, keys in parts.items() for k in keys}})
+    )
     assert load_backbone(NAME, weights=folder).weights_hash == expected
     index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "../model-1.safetensors")}))
     with pytest.raises(CheckpointError, match="nothing there"):
@@ -296,7 +327,10 @@ def test_the_search_takes_the_nearest_place_first(tmp_path):
     assert local_candidates("dinov2_vits14") == [own, hub, snapshot]
     assert local_candidates("dinov2_vits14_reg") == [registers]
     (own.parent / "dinov2_vits14_reg.safetensors").write_bytes(b"x")
-    assert local_candidates("dinov2_vits14_reg") == [own.parent / "dinov2_vits14_reg.safetensors", registers]
+    assert local_candidates("dinov2_vits14_reg") == [
+        own.parent / "dinov2_vits14_reg.safetensors",
+        registers,
+    ]
     assert local_candidates("dinov2_vits14") == [own, hub, snapshot]
     assert checkpoint_name("dinov2_vitg14_reg") == "dinov2_vitg14_reg4_pretrain.pth"
 
@@ -305,7 +339,9 @@ def test_weights_found_by_the_search_are_loaded(tmp_path):
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     with torch.device("meta"):
-        shapes = {k: v.shape for k, v in Backbone(ARCHITECTURES["dinov2_vits14"]).state_dict().items()}
+        shapes = {
+            k: v.shape for k, v in Backbone(ARCHITECTURES["dinov2_vits14"]).state_dict().items()
+        }
     state = {k: torch.full(shape, 0.01) for k, shape in shapes.items()}
     torch.save(state, folder / "dinov2_vits14_pretrain.pth")
     backbone = load_backbone("dinov2_vits14", image_size=56)
@@ -315,7 +351,9 @@ def test_weights_found_by_the_search_are_loaded(tmp_path):
 
 
 def test_nothing_found_says_where_and_what_to_do(tmp_path):
-    with pytest.raises(CheckpointError, match=r"none in .*home/weights.*put dinov2_vitb14_reg4_pretrain\.pth into"):
+    with pytest.raises(
+        CheckpointError, match=r"none in .*home/weights.*put dinov2_vitb14_reg4_pretrain\.pth into"
+    ):
         load_backbone("dinov2_vitb14_reg")
 
 

@@ -24,7 +24,9 @@ def backbone():
 
 def direct(backbone, stimuli, **options):
     """Return tokens the plain way, all images in one batch."""
-    return backbone(torch.stack([backbone.preprocess(stimuli.image(i)) for i in range(len(stimuli))]), **options)
+    return backbone(
+        torch.stack([backbone.preprocess(stimuli.image(i)) for i in range(len(stimuli))]), **options
+    )
 
 
 @pytest.mark.parametrize("n", [1, 5, 37])
@@ -65,11 +67,15 @@ def test_other_kinds_are_derived_from_the_patches_at_hand(tmp_path, dtype, monke
     kinds = ("cls", "cls+mean", "pooled:2", "pooled:3")
     store = FeatureStore(tmp_path / "whole")
     whole = store.get(backbone, noise(9), dtype=dtype)
-    asked = {k: FeatureStore(tmp_path / "asked").get(backbone, noise(9), k, dtype=dtype) for k in kinds}
+    asked = {
+        k: FeatureStore(tmp_path / "asked").get(backbone, noise(9), k, dtype=dtype) for k in kinds
+    }
     monkeypatch.setattr(features, "run", lambda *_: pytest.fail("the backbone ran again"))
     for kind, plain in asked.items():
         derived = store.get(backbone, noise(9), kind, dtype=dtype, batch_size=4)
-        assert derived.manifest["derived_from"] == whole.key and plain.manifest["derived_from"] is None
+        assert (
+            derived.manifest["derived_from"] == whole.key and plain.manifest["derived_from"] is None
+        )
         assert derived.key == plain.key and derived.grid == plain.grid
         assert np.array_equal(derived.cls, plain.cls)
         assert (derived.mean is None) == (plain.mean is None)
@@ -96,7 +102,9 @@ def test_a_set_is_hashed_once_and_a_changed_file_again(tmp_path, backbone, monke
     monkeypatch.setattr(module, "sha256_file", lambda p: (hashed.append(str(p)), original(p))[1])
     for i in range(3):
         Image.fromarray(noise(3).image(i)).save(tmp_path / f"{i}.png")
-    files = from_files("files", [tmp_path / f"{i}.png" for i in range(3)], ["a", "b", "c"], [0, 0, 0])
+    files = from_files(
+        "files", [tmp_path / f"{i}.png" for i in range(3)], ["a", "b", "c"], [0, 0, 0]
+    )
     store = FeatureStore(tmp_path / "store")
     first = store.get(backbone, files)
     assert store.get(backbone, files).key == first.key and len(hashed) == 3
@@ -118,11 +126,15 @@ def test_an_image_replaced_while_tokens_are_made_is_refused_and_nothing_is_kept(
         return original(i)
 
     store = FeatureStore(tmp_path / "store")
-    with pytest.raises(DataError, match="images of 'files' as they were when asked for; got others"):
+    with pytest.raises(
+        DataError, match="images of 'files' as they were when asked for; got others"
+    ):
         store.get(backbone, dataclasses.replace(files, read=swapping), "pooled:1")
     assert not list((tmp_path / "store").glob("*/*.npy"))
     np.testing.assert_allclose(
-        store.get(backbone, files, "pooled:1").cls, store.get(backbone, files, "patches").cls, atol=1e-3
+        store.get(backbone, files, "pooled:1").cls,
+        store.get(backbone, files, "patches").cls,
+        atol=1e-3,
     )
 
 
@@ -138,7 +150,9 @@ def test_other_blocks_and_projections(tmp_path, backbone):
     first = store.get(backbone, noise(5), block=0, dtype="float32")
     query = store.get(backbone, noise(5), block=-3, dtype="float32", features="q")
     assert np.allclose(first.patches, direct(backbone, noise(5), blocks=(0,))[0].patches, atol=1e-5)
-    assert np.allclose(query.patches, direct(backbone, noise(5), blocks=(0,), features="q")[0].patches, atol=1e-5)
+    assert np.allclose(
+        query.patches, direct(backbone, noise(5), blocks=(0,), features="q")[0].patches, atol=1e-5
+    )
     assert first.key != query.key
 
 
@@ -150,7 +164,9 @@ def test_tokens_in_memory_are_the_same(tmp_path, backbone):
     assert found.manifest["identity"]["backbone"] == stored.manifest["identity"]["backbone"]
 
 
-def test_the_second_time_nothing_is_computed_and_nothing_can_be_written(tmp_path, backbone, monkeypatch):
+def test_the_second_time_nothing_is_computed_and_nothing_can_be_written(
+    tmp_path, backbone, monkeypatch
+):
     first = FeatureStore(tmp_path).get(backbone, noise(10))
     monkeypatch.setattr(FeatureStore, "_extract", lambda *_: pytest.fail("extracted again"))
     again = FeatureStore(tmp_path).get(backbone, noise(10), batch_size=3, block=2)
@@ -173,7 +189,10 @@ def test_whatever_determines_the_tokens_changes_the_key(tmp_path, backbone):
         store.get(backbone, changed),
         store.get(load_backbone("vit_tiny14_reg", image_size=28, resize="short"), base),
         store.get(load_backbone("vit_tiny14_reg", image_size=42, resize="direct"), base),
-        store.get(load_backbone("vit_tiny14_reg", weights="random:1", image_size=28, resize="direct"), base),
+        store.get(
+            load_backbone("vit_tiny14_reg", weights="random:1", image_size=28, resize="direct"),
+            base,
+        ),
         store.get(load_backbone("vit_tiny14", image_size=28, resize="direct"), base),
     ]
     assert len({v.key for v in variants}) == len(variants)
@@ -207,7 +226,9 @@ def test_a_flipped_bit_is_refused(tmp_path, backbone):
     data = bytearray(path.read_bytes())
     data[-7] ^= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"undamaged tokens in .*patches\.npy; got another checksum in rows 0 to 19"):
+    with pytest.raises(
+        DataError, match=r"undamaged tokens in .*patches\.npy; got another checksum in rows 0 to 19"
+    ):
         FeatureStore(tmp_path).get(backbone, noise(20))
 
 
@@ -239,14 +260,20 @@ def test_another_manifest_is_refused(tmp_path, backbone):
     with pytest.raises(DataError, match=r"manifest\.json as it was written"):
         FeatureStore(tmp_path).get(backbone, noise(20))
     write_sealed_json(path, manifest)
-    with pytest.raises(DataError, match="made with the weights, preprocessing and stimuli asked for"):
+    with pytest.raises(
+        DataError, match="made with the weights, preprocessing and stimuli asked for"
+    ):
         FeatureStore(tmp_path).get(backbone, noise(20))
 
 
 def test_sets_of_earlier_versions_without_seals_are_read(tmp_path, backbone):
     stored = FeatureStore(tmp_path).get(backbone, noise(20))
     path = tmp_path / stored.key / "manifest.json"
-    old = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("sealed", "seal", "headers")}
+    old = {
+        k: v
+        for k, v in json.loads(path.read_text()).items()
+        if k not in ("sealed", "seal", "headers")
+    }
     path.write_text(json.dumps(old))
     assert np.array_equal(FeatureStore(tmp_path).get(backbone, noise(20)).patches, stored.patches)
 
@@ -267,7 +294,9 @@ def test_a_broken_file_far_ahead_stops_the_work_within_seconds(tmp_path, backbon
 
     bad = failing(noise(400), 12, OSError("disk error"))
     calls = []
-    handle = backbone.register_forward_pre_hook(lambda *_: (calls.append(1), time.sleep(0.2)) and None)
+    handle = backbone.register_forward_pre_hook(
+        lambda *_: (calls.append(1), time.sleep(0.2)) and None
+    )
     start = time.monotonic()
     try:
         with pytest.raises(DataError, match=r"'n12' of 'noise'; got OSError: disk error"):
@@ -281,7 +310,9 @@ def test_a_broken_file_far_ahead_stops_the_work_within_seconds(tmp_path, backbon
 def test_numbers_that_do_not_fit_are_refused(tmp_path, backbone):
     loud = load_backbone("vit_tiny14_reg", image_size=28)
     loud.norm.weight.data[5] = 1e6
-    with pytest.raises(NumericsError, match=r"at most 65504 to store as float16.*'n\d'.*store as dtype='float32'"):
+    with pytest.raises(
+        NumericsError, match=r"at most 65504 to store as float16.*'n\d'.*store as dtype='float32'"
+    ):
         FeatureStore(tmp_path).get(loud, noise(3))
     assert FeatureStore(tmp_path).get(loud, noise(3), dtype="float32").cls.max() > 65504
     loud.norm.weight.data[5] = float("nan")
@@ -325,7 +356,9 @@ def test_a_full_memory_halves_the_batch(backbone, monkeypatch):
     for name in ("cls", "mean", "patches"):
         assert np.allclose(getattr(found, name), getattr(expected, name), atol=1e-6)
     monkeypatch.setattr(
-        type(backbone), "forward", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("none"))
+        type(backbone),
+        "forward",
+        lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("none")),
     )
     with pytest.raises(torch.OutOfMemoryError, match="none"):
         extract(backbone, noise(2))

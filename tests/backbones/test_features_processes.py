@@ -25,7 +25,11 @@ def backbone():
 
 
 def run(root, n, after):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     return subprocess.Popen(
         [sys.executable, str(PROCESS), str(root), str(n), str(after)],
         stdout=subprocess.PIPE,
@@ -46,7 +50,13 @@ def test_a_killed_extraction_goes_on_where_it_was_and_ends_the_same(tmp_path, mo
     backbone = load_backbone("vit_tiny14_reg", image_size=28)
     read = []
     base = noise(64)
-    watched = StimulusSet(base.name, base.ids, lambda i: (read.append(i), base.read(i))[1], base.digest_of, base.labels)
+    watched = StimulusSet(
+        base.name,
+        base.ids,
+        lambda i: (read.append(i), base.read(i))[1],
+        base.digest_of,
+        base.labels,
+    )
     resumed = FeatureStore(tmp_path / "a").get(backbone, watched, batch_size=8)
     whole = FeatureStore(tmp_path / "b").get(backbone, base, batch_size=8)
     assert sorted(read) == list(range(16 * len(done), 64))
@@ -69,7 +79,9 @@ def test_a_damaged_part_is_made_again(tmp_path, backbone, monkeypatch):
     array[3] = 7
     array.flush()
     stored = FeatureStore(tmp_path).get(backbone, base, dtype="float16", batch_size=4)
-    assert np.array_equal(stored.patches, FeatureStore(tmp_path / "b").get(backbone, base, batch_size=4).patches)
+    assert np.array_equal(
+        stored.patches, FeatureStore(tmp_path / "b").get(backbone, base, batch_size=4).patches
+    )
 
 
 def test_two_processes_on_one_store_do_the_work_once(tmp_path):
@@ -83,10 +95,15 @@ def test_two_processes_on_one_store_do_the_work_once(tmp_path):
 def test_threads_of_one_process_do_the_work_once(tmp_path, backbone, monkeypatch):
     calls = []
     original = FeatureStore._extract
-    monkeypatch.setattr(FeatureStore, "_extract", lambda self, *a: (calls.append(1), original(self, *a)))
+    monkeypatch.setattr(
+        FeatureStore, "_extract", lambda self, *a: (calls.append(1), original(self, *a))
+    )
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(FeatureStore(tmp_path).get(backbone, noise(50)))) for _ in range(3)
+        threading.Thread(
+            target=lambda: found.append(FeatureStore(tmp_path).get(backbone, noise(50)))
+        )
+        for _ in range(3)
     ]
     for t in threads:
         t.start()

@@ -23,9 +23,12 @@ def test_it_equals_the_image_processor_of_transformers():
         image_std=[0.229, 0.224, 0.225],
     )
     for height, width in ((300, 400), (375, 500), (500, 333), (224, 224), (90, 61)):
-        expected = processor(Image.fromarray(noise(height, width)), return_tensors="np")["pixel_values"][0]
+        expected = processor(Image.fromarray(noise(height, width)), return_tensors="np")[
+            "pixel_values"
+        ][0]
         found = Preprocess(224)(noise(height, width)).numpy()
-        # the reference rounds the crop's corner the other way where the margin is odd: allow one pixel of shift
+        # the reference rounds the crop's corner the other way where the margin is odd: allow one
+        # pixel of shift
         shifts = [
             np.abs(np.roll(found, (dy, dx), (1, 2)) - expected)[:, 2:-2, 2:-2].max()
             for dy in (-1, 0, 1)
@@ -64,7 +67,9 @@ def test_the_crop_is_the_centre():
     assert abs((found * np.arange(98)).sum() / found.sum() - 48.5) < 0.6
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 70), (13, 13), (2000, 99), (31, 33)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 5000), (5000, 1), (3, 70), (13, 13), (2000, 99), (31, 33)]
+)
 @pytest.mark.parametrize("resize", ["short", "direct"])
 def test_small_images_and_strips_give_the_same_shape(size, resize):
     found = Preprocess(98, resize=resize)(noise(*size))
@@ -94,7 +99,8 @@ def test_cutting_a_strip_does_not_change_the_crop(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+    "array",
+    [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
 )
 def test_other_arrays_are_refused(array):
     with pytest.raises(DataError, match=r"a uint8 image of shape \(H, W, 3\)"):

@@ -23,7 +23,11 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     ("header", "body", "reason"),
     [
-        (b'{"a":' + json.dumps(F32).encode() + b',"a":' + json.dumps(F32).encode() + b"}", 8, "occurs twice"),
+        (
+            b'{"a":' + json.dumps(F32).encode() + b',"a":' + json.dumps(F32).encode() + b"}",
+            8,
+            "occurs twice",
+        ),
         ({"a": F32, "b": F32}, 8, "8 bytes at 8 for 'b'"),
         ({"a": F32, "b": {**F32, "data_offsets": [12, 20]}}, 20, "offsets 12 to 20"),
         ({"a": {**F32, "shape": [3]}}, 8, "12 bytes at 0"),
@@ -35,7 +39,11 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"a": {**F32, "dtype": ["F32"]}}, 8, "offsets 0 to 8"),
         ({"a": 3}, 8, "a valid safetensors header"),
         ({"a": F32}, 12, "8 bytes of tensors"),
-        ({f"t{i}": {**F32, "shape": [0], "data_offsets": [0, 0]} for i in range(10_001)}, 0, "at most 10000 tensors"),
+        (
+            {f"t{i}": {**F32, "shape": [0], "data_offsets": [0, 0]} for i in range(10_001)},
+            0,
+            "at most 10000 tensors",
+        ),
         (b"{not json}", 8, "a valid safetensors header"),
         (b"[1, 2]", 8, "a valid safetensors header"),
         (b" " * (1 << 21), 8, "a header of 2 to 1048576 bytes"),

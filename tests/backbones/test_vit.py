@@ -19,21 +19,30 @@ TOLERANCE = 1e-4
 def peer(registers, swiglu=False, seed=0):
     """Return a randomly initialised model of transformers with the sizes of vit_tiny14."""
     torch.manual_seed(seed)
-    sizes = dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, image_size=224, patch_size=14)
+    sizes = dict(
+        hidden_size=48, num_hidden_layers=3, num_attention_heads=3, image_size=224, patch_size=14
+    )
     if registers:
-        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=4, use_swiglu_ffn=swiglu)
+        config = transformers.Dinov2WithRegistersConfig(
+            **sizes, num_register_tokens=4, use_swiglu_ffn=swiglu
+        )
         model = transformers.Dinov2WithRegistersModel(config)
     else:
         model = transformers.Dinov2Model(transformers.Dinov2Config(**sizes, use_swiglu_ffn=swiglu))
     with torch.no_grad():
         for name, value in model.named_parameters():
-            # larger than the usual initialisation, so that no part hides behind another; every bias is at work
-            value.add_(torch.randn_like(value) * (0.3 if "norm" in name or "lambda" in name else 0.08))
+            # larger than the usual initialisation, so that no part hides behind another; every bias
+            # is at work
+            value.add_(
+                torch.randn_like(value) * (0.3 if "norm" in name or "lambda" in name else 0.08)
+            )
     return model.eval()
 
 
 def images(height, width, n=2):
-    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+    return torch.randn(
+        n, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width)
+    )
 
 
 def joined(tokens):
@@ -49,7 +58,9 @@ def pair(request, tmp_path_factory):
     return model, load_backbone("vit_tiny14" + "_reg" * request.param, weights=folder)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (56, 56), (98, 154), (154, 98), (14, 14), (280, 252), (112, 448)])
+@pytest.mark.parametrize(
+    "size", [(224, 224), (56, 56), (98, 154), (154, 98), (14, 14), (280, 252), (112, 448)]
+)
 def test_tokens_equal_those_of_transformers(pair, size):
     model, ours = pair
     with torch.no_grad():
@@ -82,7 +93,9 @@ def test_attention_weights_equal_those_of_transformers(pair):
 
 
 @pytest.mark.parametrize("registers", [False, True])
-def test_the_gated_feed_forward_of_the_giant_equals_that_of_transformers(tmp_path, registers, monkeypatch):
+def test_the_gated_feed_forward_of_the_giant_equals_that_of_transformers(
+    tmp_path, registers, monkeypatch
+):
     import dataclasses
 
     name = "vit_tiny14" + "_reg" * registers
@@ -91,7 +104,9 @@ def test_the_gated_feed_forward_of_the_giant_equals_that_of_transformers(tmp_pat
     model.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = model(images(98, 126)).last_hidden_state
-    assert (joined(load_backbone(name, weights=tmp_path)(images(98, 126))) - expected).abs().max() <= TOLERANCE
+    assert (
+        joined(load_backbone(name, weights=tmp_path)(images(98, 126))) - expected
+    ).abs().max() <= TOLERANCE
 
 
 def test_the_giant_has_the_published_sizes():
@@ -101,7 +116,12 @@ def test_the_giant_has_the_published_sizes():
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("dinov2_vits14", 22.06), ("dinov2_vitb14", 86.58), ("dinov2_vitl14", 304.37), ("dinov2_vitg14", 1136.48)],
+    [
+        ("dinov2_vits14", 22.06),
+        ("dinov2_vitb14", 86.58),
+        ("dinov2_vitl14", 304.37),
+        ("dinov2_vitg14", 1136.48),
+    ],
 )
 def test_parameter_counts_are_the_published_ones(name, millions):
     # counts of the released checkpoints without their mask token, in millions
@@ -117,7 +137,8 @@ def original_tokens(state, x, registers, n_heads=3):
     kernel = state["patch_embed.proj.weight"].flatten(1)
     patches = torch.stack(
         [
-            kernel @ x[:, 14 * r : 14 * r + 14, 14 * c : 14 * c + 14].reshape(-1) + state["patch_embed.proj.bias"]
+            kernel @ x[:, 14 * r : 14 * r + 14, 14 * c : 14 * c + 14].reshape(-1)
+            + state["patch_embed.proj.bias"]
             for r in range(h)
             for c in range(w)
         ]
@@ -127,25 +148,39 @@ def original_tokens(state, x, registers, n_heads=3):
     plane = table[1:].T.reshape(1, -1, side, side)
     if (h, w) != (side, side):
         if registers:
-            plane = torch.nn.functional.interpolate(plane, size=(h, w), mode="bicubic", antialias=True)
+            plane = torch.nn.functional.interpolate(
+                plane, size=(h, w), mode="bicubic", antialias=True
+            )
         else:
             scale = (float(h + 0.1) / side, float(w + 0.1) / side)
-            plane = torch.nn.functional.interpolate(plane, scale_factor=scale, mode="bicubic", antialias=False)
+            plane = torch.nn.functional.interpolate(
+                plane, scale_factor=scale, mode="bicubic", antialias=False
+            )
     assert plane.shape[-2:] == (h, w)
     t = torch.cat([state["cls_token"][0], patches]) + torch.cat([table[:1], plane.flatten(2)[0].T])
     if registers:
         t = torch.cat([t[:1], state["register_tokens"][0], t[1:]])
     width = t.shape[1]
     for b in range(3):
-        p = {k.removeprefix(f"blocks.{b}."): v for k, v in state.items() if k.startswith(f"blocks.{b}.")}
-        y = norm(t, (width,), p["norm1.weight"], p["norm1.bias"], 1e-6) @ p["attn.qkv.weight"].T + p["attn.qkv.bias"]
+        p = {
+            k.removeprefix(f"blocks.{b}."): v
+            for k, v in state.items()
+            if k.startswith(f"blocks.{b}.")
+        }
+        y = (
+            norm(t, (width,), p["norm1.weight"], p["norm1.bias"], 1e-6) @ p["attn.qkv.weight"].T
+            + p["attn.qkv.bias"]
+        )
         heads = []
         for k in range(n_heads):
             q, key, v = (y[:, i * width + k * 16 : i * width + k * 16 + 16] for i in range(3))
             heads.append((q @ key.T / 4.0).softmax(-1) @ v)
         y = torch.cat(heads, dim=1) @ p["attn.proj.weight"].T + p["attn.proj.bias"]
         t = t + p["ls1.gamma"] * y
-        y = norm(t, (width,), p["norm2.weight"], p["norm2.bias"], 1e-6) @ p["mlp.fc1.weight"].T + p["mlp.fc1.bias"]
+        y = (
+            norm(t, (width,), p["norm2.weight"], p["norm2.bias"], 1e-6) @ p["mlp.fc1.weight"].T
+            + p["mlp.fc1.bias"]
+        )
         y = 0.5 * y * (1 + torch.erf(y / math.sqrt(2)))
         t = t + p["ls2.gamma"] * (y @ p["mlp.fc2.weight"].T + p["mlp.fc2.bias"])
     return norm(t, (width,), state["norm.weight"], state["norm.bias"], 1e-6)
@@ -177,7 +212,9 @@ def test_the_conventions_differ_only_without_registers(tmp_path):
         away = (joined(original(images(98, 154))) - joined(port(images(98, 154)))).abs().max()
         assert native == 0
         assert (away == 0) if registers else (away > 1e-3)
-        assert (original.describe() == {**port.describe(), "weights_label": original.weights_label}) == registers
+        assert (
+            original.describe() == {**port.describe(), "weights_label": original.weights_label}
+        ) == registers
 
 
 def test_registers_are_never_patches():
@@ -213,7 +250,11 @@ def test_projections_are_those_the_block_computes(part, index):
 def test_asking_for_attention_changes_tokens_by_rounding_only():
     backbone = load_backbone("vit_tiny14_reg")
     assert backbone(images(56, 56)).attention is None
-    assert torch.allclose(joined(backbone(images(56, 56))), joined(backbone(images(56, 56), attention=True)), atol=1e-5)
+    assert torch.allclose(
+        joined(backbone(images(56, 56))),
+        joined(backbone(images(56, 56), attention=True)),
+        atol=1e-5,
+    )
 
 
 def test_last_block_by_any_name_is_the_default():

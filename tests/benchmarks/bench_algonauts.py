@@ -1,6 +1,7 @@
 """Write and read a folder of subject 1's true size: seconds, bytes and peak memory.
 
-Run as ``python tests/benchmarks/bench_algonauts.py [FOLDER]``; about 3.5 GB of disk, deleted at the end.
+Run as ``python tests/benchmarks/bench_algonauts.py [FOLDER]``; about 3.5 GB of disk, deleted at the
+end.
 """
 
 import os
@@ -23,9 +24,13 @@ N, (LEFT, RIGHT) = algonauts.IMAGE_COUNTS["subj01"], algonauts.VERTEX_COUNTS["su
 
 def make(path: Path) -> Subject:
     rng = np.random.default_rng(0)
-    responses = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(N, LEFT + RIGHT))
+    responses = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=(N, LEFT + RIGHT)
+    )
     for start in range(0, N, 512):
-        responses[start : start + 512] = rng.standard_normal((min(512, N - start), LEFT + RIGHT), dtype=np.float32)
+        responses[start : start + 512] = rng.standard_normal(
+            (min(512, N - start), LEFT + RIGHT), dtype=np.float32
+        )
     rois = {}
     for names in ALGONAUTS_ROIS.values():
         codes = rng.integers(0, len(names) + 1, LEFT + RIGHT)
@@ -36,13 +41,20 @@ def make(path: Path) -> Subject:
         name="subj01",
         stimuli=StimulusSet(
             name="made",
-            ids=np.asarray([f"nsd-{i:05d}" for i in np.sort(rng.permutation(73_000)[:N])], dtype=object),
+            ids=np.asarray(
+                [f"nsd-{i:05d}" for i in np.sort(rng.permutation(73_000)[:N])], dtype=object
+            ),
             read=lambda i: tile[i % 64],
             digest_of=str,
             labels=np.full(N, -1),
         ),
         responses=responses,
-        atlas=Atlas(np.repeat([0, 1], [LEFT, RIGHT]).astype(np.int8), rois, surface_index=index, mesh="fsaverage"),
+        atlas=Atlas(
+            np.repeat([0, 1], [LEFT, RIGHT]).astype(np.int8),
+            rois,
+            surface_index=index,
+            mesh="fsaverage",
+        ),
         splits={"train": np.arange(N)},
     )
 

@@ -1,12 +1,13 @@
 """An Algonauts folder of subject 1's true size: read, train ridge and ROI queries, evaluate; time and peak memory.
 
-The images are small and few differ; the responses are planted on them with noise, so that a score far from zero shows
-that rows and images were paired.
+The images are small and few differ; the responses are planted on them with noise, so that a score
+far from zero shows that rows and images were paired.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_algonauts_encoders.py [--folder F] [--backbone NAME] [--epochs 3]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_algonauts_encoders.py [--folder F] [--backbone
+    NAME] [--epochs 3]
 
-``vit_tiny14`` (random weights) needs no download; ``dinov2_vits14_reg`` takes the weights of the cache. Needs about
-5 GB in the folder, deleted at the end.
+``vit_tiny14`` (random weights) needs no download; ``dinov2_vits14_reg`` takes the weights of the
+cache. Needs about 5 GB in the folder, deleted at the end.
 """
 
 import argparse
@@ -50,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", help="where to work; by default the temporary folder")
     parser.add_argument("--backbone", default="vit_tiny14")
-    parser.add_argument("--epochs", type=int, default=3, help="of the ROI queries; the preset has 15")
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="of the ROI queries; the preset has 15"
+    )
     options = parser.parse_args()
     place = Path(tempfile.mkdtemp(dir=options.folder))
     try:
@@ -81,10 +84,19 @@ def run(place: Path, name: str, epochs: int) -> None:
     options = {"backbone": name, "weights": weights, "image_size": SIDE, "cache": place / "cache"}
     study = measured("read", lambda: load_study(place / "subj01", **options))
     subject = study.subject()
-    print(subject.responses.shape, {k: len(v) for k, v in subject.splits.items()}, subject.info["split"]["method"])
-    backbone, store = load_backbone(name, weights, image_size=SIDE), FeatureStore(place / "features")
+    print(
+        subject.responses.shape,
+        {k: len(v) for k, v in subject.splits.items()},
+        subject.info["split"]["method"],
+    )
+    backbone, store = (
+        load_backbone(name, weights, image_size=SIDE),
+        FeatureStore(place / "features"),
+    )
     wanted = [("patches", -1), ("pooled:2", -1)]
-    measured(f"tokens of {name}, {SIDE} px", lambda: store.get_many(backbone, subject.stimuli, wanted))
+    measured(
+        f"tokens of {name}, {SIDE} px", lambda: store.get_many(backbone, subject.stimuli, wanted)
+    )
     queries = preset("roi_query")
     if name == "vit_tiny14":
         queries = replace(queries, n_heads=8)
@@ -96,12 +108,17 @@ def run(place: Path, name: str, epochs: int) -> None:
     }
     for what, config in configs.items():
         where = {"store": store, "device": "cpu", "folder": place / "encoders" / config.kind}
-        encoder = measured(f"train {what}", lambda c=config, w=where: train_brain_encoder(c, study, **w))
+        encoder = measured(
+            f"train {what}", lambda c=config, w=where: train_brain_encoder(c, study, **w)
+        )
         result = measured(
-            f"evaluate {what}", lambda e=encoder: evaluate_encoder(e, study, store=store, n_boot=100, device="cpu")
+            f"evaluate {what}",
+            lambda e=encoder: evaluate_encoder(e, study, store=store, n_boot=100, device="cpu"),
         )
         r = result.table().set_index("roi").loc["all"]
-        print(f"  test r, all vertices: {r['pearson_r']:.4f} [{r['ci_low']:.4f}, {r['ci_high']:.4f}], noise allows 0.5")
+        print(
+            f"  test r, all vertices: {r['pearson_r']:.4f} [{r['ci_low']:.4f}, {r['ci_high']:.4f}], noise allows 0.5"
+        )
 
 
 if __name__ == "__main__":

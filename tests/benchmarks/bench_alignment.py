@@ -1,11 +1,12 @@
 """A training step of CORnet-S with its alignment head, against a literal re-enactment of the released step.
 
-The released step runs the backbone twice (once for logits, once block by block), keeps a graph through the frozen
-original, and collects correlations one pair at a time in a list. Ours runs the backbone once; the original's
-targets are computed once per run, since nothing is augmented, and for the stricter row once a step without a graph.
+The released step runs the backbone twice (once for logits, once block by block), keeps a graph
+through the frozen original, and collects correlations one pair at a time in a list. Ours runs the
+backbone once; the original's targets are computed once per run, since nothing is augmented, and for
+the stricter row once a step without a graph.
 
-Run with ``OMP_NUM_THREADS=1 python tests/benchmarks/bench_alignment.py [image_size] [rounds] [batch]``;
-rounds 0 counts the one first step of each.
+Run with ``OMP_NUM_THREADS=1 python tests/benchmarks/bench_alignment.py [image_size] [rounds]
+[batch]``; rounds 0 counts the one first step of each.
 """
 
 import copy
@@ -38,7 +39,9 @@ def released_loss(network, frozen, images, y):
     n = len(p)
     matched = torch.tensor([pearson(p[i], y[i]) for i in range(n)])
     others = torch.tensor([pearson(p[i], y[j]) for i in range(n) for j in range(n) if i != j])
-    return F.cross_entropy(logits, target) + BETA * (F.mse_loss(p, y) + 1 - matched.mean() + others.mean())
+    return F.cross_entropy(logits, target) + BETA * (
+        F.mse_loss(p, y) + 1 - matched.mean() + others.mean()
+    )
 
 
 def our_loss(network, frozen, images, y, target):
@@ -74,15 +77,20 @@ def main(size=112, rounds=3, batch=16):
     }
     networks = {name: copy.deepcopy(network).train() for name in forms}
     optimisers = {
-        name: torch.optim.Adam(n.parameters(), lr=2e-5, fused=name != "released") for name, n in networks.items()
+        name: torch.optim.Adam(n.parameters(), lr=2e-5, fused=name != "released")
+        for name, n in networks.items()
     }
     times = {name: [] for name in forms}
-    for round_ in range(rounds + 1):  # the first allocates, and compares the losses of equal weights
+    for round_ in range(
+        rounds + 1
+    ):  # the first allocates, and compares the losses of equal weights
         found = {name: step(networks[name], optimisers[name], forms[name]) for name in forms}
         if round_ == 0:
             losses = [f[1] for f in found.values()]
             assert np.ptp(losses) < 1e-5 * abs(losses[0]), losses
-            print(f"CORnet-S, batch {batch}, {size} px: same loss {losses[0]:.6f}, within {np.ptp(losses):.1e}")
+            print(
+                f"CORnet-S, batch {batch}, {size} px: same loss {losses[0]:.6f}, within {np.ptp(losses):.1e}"
+            )
             if rounds:
                 continue
         for name, (seconds, _) in found.items():
@@ -90,7 +98,9 @@ def main(size=112, rounds=3, batch=16):
     ratios = {name: np.asarray(times["released"]) / np.asarray(t) for name, t in times.items()}
     for name, values in times.items():
         r = ratios[name]
-        print(f"{name:24s} {np.median(values):7.2f} CPU-s a step   {np.median(r):5.2f}x ({r.min():.2f}-{r.max():.2f})")
+        print(
+            f"{name:24s} {np.median(values):7.2f} CPU-s a step   {np.median(r):5.2f}x ({r.min():.2f}-{r.max():.2f})"
+        )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python tests/benchmarks/bench_backbone.py [--sizes 56 98 ...] [--probe 56 98 ...] [-n 5]
 
-Rate: images/s of the forward pass alone (batch 8, median, lowest and highest of n). Share: the network's operations per
-second over those of a 2056 x 768 x 3072 product of the same number type (best of 3) measured in turns with it; the
-median of the pairs. Both in the threads this process has.
+Rate: images/s of the forward pass alone (batch 8, median, lowest and highest of n). Share: the
+network's operations per second over those of a 2056 x 768 x 3072 product of the same number type
+(best of 3) measured in turns with it; the median of the pairs. Both in the threads this process
+has.
 
-Accuracy: scikit-learn's logistic regression on CLS + mean patch token, standardised, of the demo study's own
-photographs: 1,000 to train, the penalty of a grid with the best accuracy on 300 (the strongest of equals), tested once
-on 400; its 95 % bootstrap interval over images. Needs the demo study, which is fetched when it is not in the cache.
+Accuracy: scikit-learn's logistic regression on CLS + mean patch token, standardised, of the demo
+study's own photographs: 1,000 to train, the penalty of a grid with the best accuracy on 300 (the
+strongest of equals), tested once on 400; its 95 % bootstrap interval over images. Needs the demo
+study, which is fetched when it is not in the cache.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def logistic_regression(train, val, test) -> tuple[np.ndarray, float, float]:
 
     tried = []
     for penalty in PENALTIES:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000)).fit(*train)
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000)).fit(
+            *train
+        )
         tried.append((model.score(*val), -penalty, model))
     best = max(tried, key=lambda t: t[:2])
     return best[2].predict(test[0]) == test[1], best[0], -best[1]
@@ -58,12 +62,23 @@ def accuracy(size: int, study_name: str, name: str, weights: str | None) -> dict
     start, sets = time.perf_counter(), [study.set(n) for n in ("train", "val", "test")]
     features = [extract(backbone, s, "cls+mean", batch_size=16).features() for s in sets]
     rate = sum(map(len, sets)) / (time.perf_counter() - start)
-    right, chosen, penalty = logistic_regression(*((x, np.asarray(s.labels)) for x, s in zip(features, sets)))
+    right, chosen, penalty = logistic_regression(
+        *((x, np.asarray(s.labels)) for x, s in zip(features, sets))
+    )
     found = bootstrap_mean(right)
-    return {"value": found.value, "low": found.low, "high": found.high, "val": chosen, "C": penalty, "rate": rate}
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "val": chosen,
+        "C": penalty,
+        "rate": rate,
+    }
 
 
-def row(size: int, dtype: str, name: str, weights: str | None, n: int, probed: dict[str, float] | None) -> str:
+def row(
+    size: int, dtype: str, name: str, weights: str | None, n: int, probed: dict[str, float] | None
+) -> str:
     """Measure one size and return its line of the table."""
     backbone = load_backbone(name, weights, image_size=size, dtype=dtype)
     rates, ceilings = forward_rate(backbone, size, n)
@@ -82,12 +97,16 @@ def row(size: int, dtype: str, name: str, weights: str | None, n: int, probed: d
 
 def main() -> None:
     """Print the table, line by line as it is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--name", default="dinov2_vits14_reg")
     parser.add_argument("--weights")
     parser.add_argument("--study", default="demo", help="whose photographs are classified (demo)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[56, 98, 126, 140, 154, 168, 224])
-    parser.add_argument("--probe", type=int, nargs="*", help="sizes whose accuracy is measured (all)")
+    parser.add_argument(
+        "--probe", type=int, nargs="*", help="sizes whose accuracy is measured (all)"
+    )
     parser.add_argument("-n", type=int, default=5)
     arguments = parser.parse_args()
     probe = arguments.sizes if arguments.probe is None else arguments.probe
@@ -95,12 +114,20 @@ def main() -> None:
     dtypes = ["float32"] + (["bfloat16"] if bf16_pays("cpu") else [])
     if len(dtypes) == 1:
         print("bfloat16 does not pay on this machine and is left out")
-    print("| image side | number type | images/s | product, GFLOP/s | share of it | accuracy (n = 400) | validation |")
+    print(
+        "| image side | number type | images/s | product, GFLOP/s | share of it | accuracy (n = 400) | validation |"
+    )
     print("|--:|---|---|--:|--:|---|---|", flush=True)
     for size in arguments.sizes:
-        probed = accuracy(size, arguments.study, arguments.name, arguments.weights) if size in probe else None
+        probed = (
+            accuracy(size, arguments.study, arguments.name, arguments.weights)
+            if size in probe
+            else None
+        )
         for dtype in dtypes:
-            print(row(size, dtype, arguments.name, arguments.weights, arguments.n, probed), flush=True)
+            print(
+                row(size, dtype, arguments.name, arguments.weights, arguments.n, probed), flush=True
+            )
     print(f"peak memory {peak_memory_mb():.0f} MB")
 
 

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/bench_baseline.py [--study demo] [--preset small] [--seeds 0 1 2]
 
-Both read CLS + mean patch token of the study's training images, both are selected on its validation images (the epoch;
-the penalty), both are tested once on its test images. Ends with exit code 1 if the mean accuracy of the baseline over
-the seeds is more than one point (of 100) below that of the logistic regression.
+Both read CLS + mean patch token of the study's training images, both are selected on its validation
+images (the epoch; the penalty), both are tested once on its test images. Ends with exit code 1 if
+the mean accuracy of the baseline over the seeds is more than one point (of 100) below that of the
+logistic regression.
 """
 
 from __future__ import annotations
@@ -34,17 +35,28 @@ def compare(study_name: str, preset: str, seeds: list[int], device: str = "cpu")
     for seed in seeds:
         # the atlas gives the baseline as many weights as the fusion has that it stands beside
         model = train_fusion(
-            fusion, study, atlas=study.subject().atlas, store=store, device=device, seed=seed, backbone=backbone
+            fusion,
+            study,
+            atlas=study.subject().atlas,
+            store=store,
+            device=device,
+            seed=seed,
+            backbone=backbone,
         )
         baseline.append(model.logits(test).argmax(1) == truth)
-        print(f"backbone only, seed {seed}: {baseline[-1].mean():.1%} (epoch {model.epoch} by validation)", flush=True)
+        print(
+            f"backbone only, seed {seed}: {baseline[-1].mean():.1%} (epoch {model.epoch} by validation)",
+            flush=True,
+        )
     parts = []
     for name in ("train", "val", "test"):
         tokens = store.get(backbone, study.set(name), fusion.kind, fusion.block)
         parts.append((tokens.features(), np.asarray(study.set(name).labels)))
     right, chosen, penalty = logistic_regression(*parts)
     difference = bootstrap_mean(np.asarray(baseline, float) - right.astype(float))
-    print(f"logistic regression: {right.mean():.1%} (C {penalty:.2g} by validation, {chosen:.1%} there)")
+    print(
+        f"logistic regression: {right.mean():.1%} (C {penalty:.2g} by validation, {chosen:.1%} there)"
+    )
     print(
         f"backbone only - logistic regression: {difference.value:+.1%} [{difference.low:+.1%}, {difference.high:+.1%}], "
         f"n = {len(truth)}, {len(seeds)} seeds"
@@ -54,7 +66,9 @@ def compare(study_name: str, preset: str, seeds: list[int], device: str = "cpu")
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--study", default="demo")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,14 +1,15 @@
 """Training step of the ROI-query encoder against a cost model of the released implementation, in turns.
 
-The peer computes what the public implementation of Adeli et al. computes per step: attention with its weights
-returned, queries projected for every image, a dense readout of every vertex from every query times a mask, and
-AdamW as it comes. Both have the same sizes and start from the same weights; without dropout their outputs agree, which is
-checked first. Ends with 1 if they differ by more than TOLERANCE of the outputs' spread, or if a step of ours is not at
-least FLOOR times as fast.
+The peer computes what the public implementation of Adeli et al. computes per step: attention with
+its weights returned, queries projected for every image, a dense readout of every vertex from every
+query times a mask, and AdamW as it comes. Both have the same sizes and start from the same weights;
+without dropout their outputs agree, which is checked first. Ends with 1 if they differ by more than
+TOLERANCE of the outputs' spread, or if a step of ours is not at least FLOOR times as fast.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_encoder.py [--steps 5]
 
-bfloat16 is measured where the processor multiplies it (AMX); elsewhere it is only emulated and the script says so.
+bfloat16 is measured where the processor multiplies it (AMX); elsewhere it is only emulated and the
+script says so.
 """
 
 import argparse
@@ -78,7 +79,11 @@ def copy_weights(ours: ROIQueryEncoder, peer: Peer) -> None:
     peer.attention.in_proj_weight.copy_(torch.cat([p.weight for p in parts]))
     peer.attention.in_proj_bias.copy_(torch.cat([p.bias for p in parts]))
     weight, bias = ours.readout.weight().split(SIZES), ours.readout.bias_V.split(SIZES)
-    pairs = [(peer.attention.out_proj, ours.out), (peer.norm2, ours.norm_ffn), (peer.norm3, ours.norm_out)]
+    pairs = [
+        (peer.attention.out_proj, ours.out),
+        (peer.norm2, ours.norm_ffn),
+        (peer.norm3, ours.norm_out),
+    ]
     pairs += [(peer.one, ours.ffn[0]), (peer.two, ours.ffn[3])]
     for to, layer in pairs:
         to.weight.copy_(layer.weight)
@@ -110,7 +115,9 @@ def step(model, optimiser, x, y, dtype):
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--emulated", action="store_true", help="measure bfloat16 even where it does not pay")
+    parser.add_argument(
+        "--emulated", action="store_true", help="measure bfloat16 even where it does not pay"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -120,13 +127,20 @@ def main() -> int:
     torch.nn.init.normal_(ours.readout.bias_V)  # so that biases, too, are compared
     copy_weights(ours, peer)
     apart = gap(ours, peer, x[:4])
-    print(f"outputs without dropout: largest difference {apart:.1e} of their standard deviation (at most {TOLERANCE:.0e})")
+    print(
+        f"outputs without dropout: largest difference {apart:.1e} of their standard deviation (at most {TOLERANCE:.0e})"
+    )
     runs = {"peer fp32": (peer, {}, "fp32")}
     runs["bmfl_lab fp32"] = (ours, {"fused": True}, "fp32")
     if bf16_pays("cpu") or options.emulated:
-        runs["bmfl_lab bf16"] = (ROIQueryEncoder(masks=masks, token_width=768, grid=GRID), {"fused": True}, "bf16")
+        runs["bmfl_lab bf16"] = (
+            ROIQueryEncoder(masks=masks, token_width=768, grid=GRID),
+            {"fused": True},
+            "bf16",
+        )
     ready = {
-        k: (m, torch.optim.AdamW(m.parameters(), lr=5e-4, weight_decay=1e-4, **o), d) for k, (m, o, d) in runs.items()
+        k: (m, torch.optim.AdamW(m.parameters(), lr=5e-4, weight_decay=1e-4, **o), d)
+        for k, (m, o, d) in runs.items()
     }
     times = {k: [] for k in runs}
     for _ in range(options.steps + 1):
@@ -135,17 +149,23 @@ def main() -> int:
             step(model, optimiser, x, y, dtype)
             times[name].append(time.process_time() - start)
     base = times["peer fp32"][1:]
-    print(f"training step, batch 16, 256 tokens, {len(names)} queries, {n} vertices, "
-          f"{len(ours.readout.weights)} groups, CPU-seconds, one thread, medians of {options.steps}")  # fmt: skip
+    print(
+        f"training step, batch 16, 256 tokens, {len(names)} queries, {n} vertices, "
+        f"{len(ours.readout.weights)} groups, CPU-seconds, one thread, medians of {options.steps}"
+    )
     for name, found in times.items():
         ratios = np.asarray(base) / found[1:]
-        print(f"{name:15s} {np.median(found[1:]):.3f}   ratio {np.median(ratios):.2f} "
-              f"({ratios.min():.2f} to {ratios.max():.2f})")  # fmt: skip
+        print(
+            f"{name:15s} {np.median(found[1:]):.3f}   ratio {np.median(ratios):.2f} "
+            f"({ratios.min():.2f} to {ratios.max():.2f})"
+        )
     if len(runs) == 2:
         print("bfloat16: not measured, this processor has no AMX and only emulates it")
     ratio = float(np.median(np.asarray(base) / times["bmfl_lab fp32"][1:]))
     held = apart <= TOLERANCE and ratio >= FLOOR
-    print(f"{'holds' if held else 'FAILS'}: equal to {apart:.1e}, {ratio:.2f} times as fast, at least {FLOOR}")
+    print(
+        f"{'holds' if held else 'FAILS'}: equal to {apart:.1e}, {ratio:.2f} times as fast, at least {FLOOR}"
+    )
     return 0 if held else 1
 
 

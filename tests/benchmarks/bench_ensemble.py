@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_ensemble.py [n_models ...]
 
-Tokens and responses are random numbers of the sizes of the planted study, of many models of the demo study (preset
-quick), and of the demo study with all patches.
+Tokens and responses are random numbers of the sizes of the planted study, of many models of the
+demo study (preset quick), and of the demo study with all patches.
 """
 
 from __future__ import annotations
@@ -33,18 +33,29 @@ class RandomTokens:
     def __init__(self, n_patches: int, width: int):
         random = np.random.default_rng(0)
         self.cls = random.standard_normal((400, width), dtype=np.float32).astype(np.float16)
-        self.patches = random.standard_normal((400, n_patches, width), dtype=np.float32).astype(np.float16)
+        self.patches = random.standard_normal((400, n_patches, width), dtype=np.float32).astype(
+            np.float16
+        )
 
     def get_many(self, backbone, stimuli, wanted):
         """Return as many tokens as there are stimuli, once for each kind wanted."""
         n = len(stimuli)
-        return [SimpleNamespace(cls=self.cls[:n], patches=self.patches[:n], grid=(4, 4)) for _ in wanted]
+        return [
+            SimpleNamespace(cls=self.cls[:n], patches=self.patches[:n], grid=(4, 4)) for _ in wanted
+        ]
 
 
 def main(counts: list[int]) -> None:
     """Print one row a size and number of models."""
     study = load_study(
-        "planted", n_encoder=8, n_encoder_val=4, n_encoder_test=4, n_train=256, n_val=64, n_test=4, n_ood=4
+        "planted",
+        n_encoder=8,
+        n_encoder_val=4,
+        n_encoder_test=4,
+        n_train=256,
+        n_val=64,
+        n_test=4,
+        n_ood=4,
     )
     atlas = study.subject().atlas
     values = np.random.default_rng(1).standard_normal((400, atlas.n_vertices)).astype(np.float32)
@@ -56,7 +67,9 @@ def main(counts: list[int]) -> None:
     print(f"{'size':44s} models   one by one, s   at once, s   ratio")
     for name, (n_patches, width, config, epochs) in SIZES.items():
         config = configs.replace(config, loop=configs.replace(config.loop, epochs=epochs))
-        jobs = [Job("fusion", config, seed=s, brain=source, atlas=atlas) for s in range(max(counts))]
+        jobs = [
+            Job("fusion", config, seed=s, brain=source, atlas=atlas) for s in range(max(counts))
+        ]
         options = {"store": RandomTokens(n_patches, width), "device": "cpu"}
         train_fusions(jobs[:2], study, at_once=2, **options)
         for count in counts:
@@ -65,7 +78,9 @@ def main(counts: list[int]) -> None:
                 start = time.process_time()
                 train_fusions(jobs[:count], study, at_once=at_once, **options)
                 seconds.append(time.process_time() - start)
-            print(f"{name:44s} {count:6d}   {seconds[0]:13.2f}   {seconds[1]:10.2f}   {seconds[0] / seconds[1]:5.2f}")
+            print(
+                f"{name:44s} {count:6d}   {seconds[0]:13.2f}   {seconds[1]:10.2f}   {seconds[0] / seconds[1]:5.2f}"
+            )
 
 
 if __name__ == "__main__":

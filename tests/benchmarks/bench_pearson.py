@@ -1,9 +1,11 @@
 """Pearson r per vertex against himalaya's score and a loop over scipy's, in one process and in turns.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_pearson.py [--stimuli 984] [--vertices 39548] [--repeats 5]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_pearson.py [--stimuli 984] [--vertices 39548]
+    [--repeats 5]
 
-The loop is timed on 1,000 vertices and scaled up. CPU seconds of one thread; memory is what the call adds at its
-highest, in a process of its own. Ends with 1 if a ratio is below its floor or results differ by more than TOLERANCE.
+The loop is timed on 1,000 vertices and scaled up. CPU seconds of one thread; memory is what the
+call adds at its highest, in a process of its own. Ends with 1 if a ratio is below its floor or
+results differ by more than TOLERANCE.
 """
 
 import argparse
@@ -79,7 +81,9 @@ def main() -> int:
             spent = time.process_time() - start
             times[name].append(spent * options.vertices / len(found[name]))
     ours = times["bmfl_lab pearson"]
-    print(f"{options.stimuli} x {options.vertices}, CPU-seconds, one thread, medians of {options.repeats}")
+    print(
+        f"{options.stimuli} x {options.vertices}, CPU-seconds, one thread, medians of {options.repeats}"
+    )
     held = True
     for name in jobs:
         ratios = np.asarray(times[name]) / ours

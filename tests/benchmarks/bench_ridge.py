@@ -1,7 +1,7 @@
 """Ridge with one penalty per vertex against himalaya's RidgeCV, in one process and in turns.
 
-Ends with 1 if the ratio is below FLOOR, if fewer than SAME of the targets get the same penalty, or if coefficients of those
-differ by more than TOLERANCE.
+Ends with 1 if the ratio is below FLOOR, if fewer than SAME of the targets get the same penalty, or
+if coefficients of those differ by more than TOLERANCE.
 
 OMP_NUM_THREADS=1 python tests/benchmarks/bench_ridge.py [--targets 2000] [--repeats 3]
 """
@@ -22,10 +22,14 @@ from bmfl_lab.models.ridge import fit_ridge
 FLOOR, SAME, TOLERANCE = 10.0, 0.999, 1e-4
 
 
-def made(n_stimuli: int, n_features: int, n_targets: int, chunk: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+def made(
+    n_stimuli: int, n_features: int, n_targets: int, chunk: int = 1000
+) -> tuple[np.ndarray, np.ndarray]:
     """Return features of decreasing variance and responses of various noise, made in chunks to keep memory low."""
     g = np.random.default_rng(0)
-    X = (g.normal(size=(n_stimuli, n_features)) * np.logspace(0.5, -1, n_features)).astype(np.float32)
+    X = (g.normal(size=(n_stimuli, n_features)) * np.logspace(0.5, -1, n_features)).astype(
+        np.float32
+    )
     Y = np.empty((n_stimuli, n_targets), np.float32)
     for start in range(0, n_targets, chunk):
         part = Y[:, start : start + chunk]
@@ -44,7 +48,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stimuli", type=int, default=8000)
     parser.add_argument("--features", type=int, default=768)
-    parser.add_argument("--targets", type=int, default=2000, help="39548: both hemispheres of an Algonauts subject")
+    parser.add_argument(
+        "--targets", type=int, default=2000, help="39548: both hemispheres of an Algonauts subject"
+    )
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--targets-batch", type=int, default=2000, help="himalaya's batch")
     options = parser.parse_args()
@@ -67,12 +73,16 @@ def main() -> int:
     same = np.isclose(ours.alpha, np.asarray(peer.best_alphas_), rtol=1e-3)
     gap = np.abs(ours.coef - np.asarray(peer.coef_))[:, same].max()
     a, b = (float(np.median(times[k])) for k in ("himalaya", "bmfl_lab"))
-    print(f"{options.stimuli} x {options.features} -> {options.targets}, 20 alphas, 5 folds, CPU-seconds, one thread")
+    print(
+        f"{options.stimuli} x {options.features} -> {options.targets}, 20 alphas, 5 folds, CPU-seconds, one thread"
+    )
     print(f"himalaya {a:.2f}   bmfl_lab {b:.2f}   ratio {a / b:.1f}   n {options.repeats}")
     print(f"same alpha {same.mean():.4%}   largest coefficient gap {gap:.1e}")
     print(f"peak memory: data {before:.2f}, bmfl_lab {memory:.2f}, with himalaya {peak():.2f} GiB")
     held = a / b >= FLOOR and same.mean() >= SAME and gap <= TOLERANCE
-    print(f"{'holds' if held else 'FAILS'}: at least {FLOOR:g} times as fast, {SAME:.1%} the same, gap {TOLERANCE:.0e}")
+    print(
+        f"{'holds' if held else 'FAILS'}: at least {FLOOR:g} times as fast, {SAME:.1%} the same, gap {TOLERANCE:.0e}"
+    )
     return 0 if held else 1
 
 

@@ -1,7 +1,7 @@
 """RSA of 12 layers x 48 ROIs x 1,000 images: ranks once and one product, against rsatoolbox and pair by pair.
 
-Run with ``OMP_NUM_THREADS=1 python tests/benchmarks/bench_rsa.py [rounds]``. The pair-by-pair time is measured on a
-subset of the 576 pairs and scaled.
+Run with ``OMP_NUM_THREADS=1 python tests/benchmarks/bench_rsa.py [rounds]``. The pair-by-pair time
+is measured on a subset of the 576 pairs and scaled.
 """
 
 import sys
@@ -37,7 +37,9 @@ def main(rounds=5):
             times["ours"].append(ours)
             times["rsatoolbox"].append(toolbox)
             if round_ < 2:
-                pairs, values = cpu(lambda: [spearmanr(A[0], B[j]).statistic for j in range(N_PAIRS)])
+                pairs, values = cpu(
+                    lambda: [spearmanr(A[0], B[j]).statistic for j in range(N_PAIRS)]
+                )
                 times["scipy pairs"].append(pairs / N_PAIRS * N_LAYERS * N_ROIS)
                 assert np.abs(np.asarray(values) - found[0, :N_PAIRS]).max() < 1e-10
             assert np.abs(want - found).max() < 1e-10
@@ -47,7 +49,9 @@ def main(rounds=5):
             f"{name:12s} {np.median(values):8.3f} CPU-s (n={len(values)})  {np.median(values) / ours:6.2f} x ours"
             f"  range {min(values) / max(times['ours']):.2f}-{max(values) / min(times['ours']):.2f}"
         )
-    print(f"scipy pairs: {N_PAIRS} of {N_LAYERS * N_ROIS} pairs timed, scaled; all results within 1e-10")
+    print(
+        f"scipy pairs: {N_PAIRS} of {N_LAYERS * N_ROIS} pairs timed, scaled; all results within 1e-10"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What opening and changing a widget takes, in the kernel and from a key press to the drawn figure in a browser.
 
-Run by hand: ``python tests/benchmarks/bench_widgets.py [planted|demo] [--browser] [--models FOLDER]``. The aims: a
-widget opens within 3 s, a lesion or an image answers within 300 ms and another map of the same image within 100 ms, on
-the demo and two quiet cores; at the end stands which of them the medians meet. Beside each time in the kernel stands
-the processor time it took, which other work on the machine hardly changes.
+Run by hand: ``python tests/benchmarks/bench_widgets.py [planted|demo] [--browser] [--models
+FOLDER]``. The aims: a widget opens within 3 s, a lesion or an image answers within 300 ms and
+another map of the same image within 100 ms, on the demo and two quiet cores; at the end stands
+which of them the medians meet. Beside each time in the kernel stands the processor time it took,
+which other work on the machine hardly changes.
 """
 
 import argparse
@@ -38,10 +39,20 @@ import pandas as pd
 result = pd.read_pickle(r"{folder}/per_image.pkl")
 runs = r"{folder}/runs"
 """
-KINDS = {"region_ablation": "explorer", "surface_viewer": "explorer", "attention_explorer": "explorer"}
+KINDS = {
+    "region_ablation": "explorer",
+    "surface_viewer": "explorer",
+    "attention_explorer": "explorer",
+}
 KINDS |= {"ood_explorer": "result, explorer", "run_browser": "runs"}
 # figures each shows when it opens; the attention explorer's maps are pictures
-N_FIGURES = {"region_ablation": 2, "surface_viewer": 2, "attention_explorer": 0, "ood_explorer": 1, "run_browser": 1}
+N_FIGURES = {
+    "region_ablation": 2,
+    "surface_viewer": 2,
+    "attention_explorer": 0,
+    "ood_explorer": 1,
+    "run_browser": 1,
+}
 SOURCES = {
     "backbone": "backbone: CLS over patches",
     "ROI": "encoder: ROI query over patches",
@@ -67,7 +78,9 @@ def train(name, folder):
     config, encoder_config = presets("tiny" if name == "planted" else "small", epochs=2)
     encoder = train_brain_encoder(encoder_config, study, store=store)
     models = {
-        head: train_fusion(dataclasses.replace(config, head=head), study, encoder=encoder, store=store)
+        head: train_fusion(
+            dataclasses.replace(config, head=head), study, encoder=encoder, store=store
+        )
         for head in ("fusion", "backbone")
     }
     encoder.save(folder / "encoder")
@@ -93,7 +106,10 @@ def timed(act, n=7):
 def report(label, wall, busy=None, aim=""):
     """Print a row, and keep its median beside its aim, one of `AIMS`."""
     cpu = "" if busy is None else f"   processor time median {statistics.median(busy):6.0f} ms"
-    print(f"{label:<48} median {statistics.median(wall):6.0f} ms   largest {max(wall):6.0f} ms   n = {len(wall)}{cpu}", flush=True)
+    print(
+        f"{label:<48} median {statistics.median(wall):6.0f} ms   largest {max(wall):6.0f} ms   n = {len(wall)}{cpu}",
+        flush=True,
+    )
     if aim:
         MEDIANS.append((label, statistics.median(wall), AIMS[aim]))
 
@@ -101,7 +117,10 @@ def report(label, wall, busy=None, aim=""):
 def verdict():
     """Print which aims the medians meet."""
     missed = [m for m in MEDIANS if m[1] > m[2]]
-    print(f"aims met by {len(MEDIANS) - len(missed)} of {len(MEDIANS)} medians" + ("; missed:" if missed else ""))
+    print(
+        f"aims met by {len(MEDIANS) - len(missed)} of {len(MEDIANS)} medians"
+        + ("; missed:" if missed else "")
+    )
     for label, median, aim in missed:
         print(f"  {label}: {median:.0f} ms, aim {aim} ms")
 
@@ -117,7 +136,12 @@ def in_kernel(name, folder):
     exec(LOAD.format(name=name, folder=folder), names)
     frames = {}
     for kind, given in KINDS.items():
-        opening = timed(lambda i, kind=kind, given=given: frames.update({kind: eval(f"widgets.{kind}({given})", names)}), 1)
+        opening = timed(
+            lambda i, kind=kind, given=given: frames.update(
+                {kind: eval(f"widgets.{kind}({given})", names)}
+            ),
+            1,
+        )
         report(f"{kind} opens", *opening, aim="opens")
     ablation, surface, attention, ood, runs = frames.values()
     known = names["explorer"].map_choices(SOURCES["ROI"], "fusion")["regions"]
@@ -131,13 +155,18 @@ def in_kernel(name, folder):
         "block swap": ("swap", lambda i: attend["backbone"](block=i)),
         "ROI swap": ("swap", lambda i: attend["ROI"](region=known[i % len(known)])),
         "shifted image": ("image", lambda i: ablation.set(shift="masked", index=i + 60)),
-        "map swap": ("swap", lambda i: surface.set(show=("encoding accuracy", "predicted response")[i % 2])),
+        "map swap": (
+            "swap",
+            lambda i: surface.set(show=("encoding accuracy", "predicted response")[i % 2]),
+        ),
         "another shift of the grid": ("", lambda i: ood.set(shift=("sketch", "masked")[i % 2])),
         "another run of the table": ("", lambda i: runs.set(second=f"run-{i}")),
     }
     for label, (aim, act) in rows.items():
         report(label, *timed(act), aim=aim)
-    assert not any(frame.error for frame in frames.values()), [frame.error for frame in frames.values()]
+    assert not any(frame.error for frame in frames.values()), [
+        frame.error for frame in frames.values()
+    ]
 
 
 # how often each visible figure was drawn, and the address of each visible picture
@@ -145,13 +174,16 @@ DRAWN = """() => { const seen = (s) => [...document.querySelectorAll('.bmfl-fram
     e => e.offsetParent && getComputedStyle(e).visibility === 'visible');
     return { figures: seen('.js-plotly-plot').map(e => Number(e.dataset.change ?? 0)),
              pictures: seen('.bmfl-picture img').map(e => e.src), loaded: seen('.bmfl-picture img').every(e => e.complete) } }"""
-# whether a change has arrived: every figure has heard of it, and as many pictures as change with it are others
+# whether a change has arrived: every figure has heard of it, and as many pictures as change with it
+# are others
 ARRIVED = """(before, now, pictures) => now.loaded && now.figures.every((k, i) => k > before.figures[i])
     && [0, 1, 2, 3].filter((i) => now.pictures[i] !== before.pictures[i]).length >= pictures"""
 
 
 def handle(page, label="Image"):
-    return page.locator(".widget-slider", has=page.locator(f".widget-label:text-is('{label}')")).locator(".noUi-handle")
+    return page.locator(
+        ".widget-slider", has=page.locator(f".widget-label:text-is('{label}')")
+    ).locator(".noUi-handle")
 
 
 def next_image(page, i):
@@ -179,9 +211,13 @@ def attending(key):
     return lambda page: page.get_by_label("Attention", exact=True).select_option(SOURCES[key])
 
 
-# per widget: what is timed, its aim, the change, how many pictures change with it, and what is set beforehand
+# per widget: what is timed, its aim, the change, how many pictures change with it, and what is set
+# beforehand
 STEPS = {
-    "region_ablation": [("image", "image", next_image, 1, None), ("lesion", "lesion", next_lesion, 0, None)],
+    "region_ablation": [
+        ("image", "image", next_image, 1, None),
+        ("lesion", "lesion", next_lesion, 0, None),
+    ],
     "surface_viewer": [
         ("image", "image", next_image, 1, None),
         # from the prediction, beside which its image stands, to its accuracy and back
@@ -286,8 +322,12 @@ def one_change(page, session, act, i, pictures=0):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="?", default="planted")
-    parser.add_argument("--browser", action="store_true", help="also from a key press to the picture, in Chromium")
-    parser.add_argument("--models", default="", help="folder for the trained models; a temporary one by default")
+    parser.add_argument(
+        "--browser", action="store_true", help="also from a key press to the picture, in Chromium"
+    )
+    parser.add_argument(
+        "--models", default="", help="folder for the trained models; a temporary one by default"
+    )
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(told.models or temporary) / told.name

@@ -35,7 +35,9 @@ def models(tmp_path_factory):
     encoder = train_brain_encoder(encoder_config, study, store=store)
     encoder.save(root / "encoder")
     for head in ("fusion", "backbone"):
-        train_fusion(dataclasses.replace(config, head=head), study, encoder=encoder, store=store).save(root / head)
+        train_fusion(
+            dataclasses.replace(config, head=head), study, encoder=encoder, store=store
+        ).save(root / head)
     return root
 
 

@@ -20,13 +20,20 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTEFACTS = ROOT / "tests" / "artefacts"
-# The name of the news setting, and windowing off so that every cell of a notebook stays in the page.
+# The name of the news setting, and windowing off so that every cell of a notebook stays in the
+# page.
 SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"autosave": False},
     "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
 }
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 # Puts a cell at the end of the open notebook, and runs the active one.
 INSERT = """(code) => { const cells = window.jupyterapp.shell.currentWidget.content;
@@ -40,7 +47,10 @@ DRAWN = """(k) => { const frame = document.querySelectorAll('.bmfl-frame')[k], a
 
 
 def chromium():
-    return next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    return next(
+        (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))),
+        None,
+    )
 
 
 @dataclass
@@ -82,16 +92,33 @@ def running_lab(folder):
     (config / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     port = free_port()
     token = secrets.token_hex(16)
-    own = {k: str(folder / k.lower()) for k in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
+    own = {
+        k: str(folder / k.lower())
+        for k in ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+    }
     environment = {
         **os.environ,
         **own,
         "JUPYTER_CONFIG_PATH": str(config.parent),
         "JUPYTER_CONFIG_DIR": str(folder / "own"),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}"]
-    command += ["--LabApp.expose_app_in_browser=True"]  # so that a test can change the theme of an open page
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+    ]
+    command += [
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={root}",
+    ]
+    command += [
+        "--LabApp.expose_app_in_browser=True"
+    ]  # so that a test can change the theme of an open page
     url = f"http://127.0.0.1:{port}"
     with serving(command, f"{url}/api?token={token}", folder / "lab.log", root, environment):
         yield Lab(url, token, root)
@@ -107,7 +134,9 @@ def free_port():
 def serving(command, url, log, cwd, environment=None, answer=True):
     """Run a server and all it starts until the block ends; enter the block once it answers, as `wait_for`."""
     with log.open("w") as said:
-        process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=said, stderr=said, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, cwd=cwd, stdout=said, stderr=said, start_new_session=True
+        )
         try:
             wait_for(url, process, log, answer)
             yield process
@@ -179,16 +208,22 @@ class Watched:
         """Do something and wait until the figures of a widget, by its place on the page, show something else."""
         before = self.page.evaluate(DRAWN, place)
         act(self.page.locator(".bmfl-frame").nth(place))
-        self.page.wait_for_function(f"([k, before]) => ({DRAWN})(k) !== before", arg=[place, before], timeout=60_000)
+        self.page.wait_for_function(
+            f"([k, before]) => ({DRAWN})(k) !== before", arg=[place, before], timeout=60_000
+        )
 
     def press(self, frame, label, key="ArrowRight"):
         """Press a key on a slider."""
-        row = frame.locator(".widget-slider", has=self.page.locator(f".widget-label:text-is('{label}')"))
+        row = frame.locator(
+            ".widget-slider", has=self.page.locator(f".widget-label:text-is('{label}')")
+        )
         row.locator(".noUi-handle").focus()
         self.page.keyboard.press(key)
 
     def kernel_errors(self):
-        found = self.page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
+        found = self.page.locator(
+            '[data-mime-type="application/vnd.jupyter.error"]'
+        ).all_inner_texts()
         return found + self.page.locator(".bmfl-error").all_inner_texts()
 
     def shoot(self, locator, name):
@@ -198,11 +233,15 @@ class Watched:
         locator.screenshot(path=ARTEFACTS / f"{name}.png")
 
 
-# Errors without anything being wrong with the page. anywidget gives up on changes of a model after two seconds of a busy
-# page; the figures' changes travel in plain labels.
+# Errors without anything being wrong with the page. anywidget gives up on changes of a model after
+# two seconds of a busy page; the figures' changes travel in plain labels.
 HARMLESS = ("favicon.ico", "[anywidget] Failed to initialize model")
-# What Chromium warns of when it draws a surface without a graphics card; any other warning about WebGL is reported.
-SOFTWARE_DRAWING = ("GPU stall due to ReadPixels", "Automatic fallback to software WebGL has been deprecated")
+# What Chromium warns of when it draws a surface without a graphics card; any other warning about
+# WebGL is reported.
+SOFTWARE_DRAWING = (
+    "GPU stall due to ReadPixels",
+    "Automatic fallback to software WebGL has been deprecated",
+)
 
 
 def worth_reporting(kind, text):
@@ -219,7 +258,8 @@ def watching(chrome, lab):
 
     def opened(width=1280, height=1500, dark=False):
         lab.put_setting(
-            "@jupyterlab/apputils-extension:themes", {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}
+            "@jupyterlab/apputils-extension:themes",
+            {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"},
         )
         context = chrome.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
@@ -227,13 +267,24 @@ def watching(chrome, lab):
         page = watched.page
         page.on(
             "request",
-            lambda r: watched.hosts.add(urlsplit(r.url).hostname or "") if r.url.startswith(("http", "ws")) else None,
+            lambda r: (
+                watched.hosts.add(urlsplit(r.url).hostname or "")
+                if r.url.startswith(("http", "ws"))
+                else None
+            ),
         )
         page.on("websocket", lambda w: watched.hosts.add(urlsplit(w.url).hostname))
-        page.on("pageerror", lambda e: watched.errors.append(str(e)) if worth_reporting("error", str(e)) else None)
+        page.on(
+            "pageerror",
+            lambda e: watched.errors.append(str(e)) if worth_reporting("error", str(e)) else None,
+        )
         page.on(
             "console",
-            lambda m: watched.errors.append(m.text) if worth_reporting(m.type, f"{m.text} {m.location}") else None,
+            lambda m: (
+                watched.errors.append(m.text)
+                if worth_reporting(m.type, f"{m.text} {m.location}")
+                else None
+            ),
         )
         return watched
 

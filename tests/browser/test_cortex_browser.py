@@ -31,7 +31,9 @@ def test_the_cortex_looks_as_plotly_draws_it(view, opened):
     frame = opened.frame("surface")
     frame.get_by_label("View", exact=True).select_option(view)
     plot = frame.locator(".js-plotly-plot").first
-    opened.page.wait_for_function("([e, view]) => e._fullLayout.uirevision === view", arg=[plot.element_handle(), view])
+    opened.page.wait_for_function(
+        "([e, view]) => e._fullLayout.uirevision === view", arg=[plot.element_handle(), view]
+    )
     opened.watched.settle()
     ours = drawn(plot.locator(".gl-container canvas").first)
     plot.evaluate(PLAIN)
@@ -97,7 +99,8 @@ def test_another_map_is_drawn_over_the_last_one_as_if_anew(opened):
     assert (differing(over, whole) > 0).sum() == 0
     maps.select_option("predicted response")
     opened.watched.settle()
-    # plotly's first picture, with inner sides along its edges, is not drawn over: here there is not even one
+    # plotly's first picture, with inner sides along its edges, is not drawn over: here there is not
+    # even one
     plot.evaluate(UNSPARED)
     maps.select_option("encoding accuracy")
     opened.watched.settle()
@@ -109,7 +112,10 @@ def test_another_map_is_drawn_over_the_last_one_as_if_anew(opened):
 
 def test_the_label_beside_the_pointer_follows_another_map(opened):
     frame = opened.frame("surface")
-    maps, canvas = frame.get_by_label("Map", exact=True), frame.locator(".gl-container canvas").first
+    maps, canvas = (
+        frame.get_by_label("Map", exact=True),
+        frame.locator(".gl-container canvas").first,
+    )
     maps.select_option("predicted response")
     opened.watched.settle()
     canvas.scroll_into_view_if_needed()
@@ -161,7 +167,8 @@ def test_plotly_is_read_whatever_stands_around_it(wrapper, opened):
     assert source.count(head) == 1, "plotly.js begins in another way now: see load in live.js"
     if wrapper == "another":
         source = source.replace(head, "var Plotly = (() => {")
-    # the file as it stands names its library to the window at its end; without what stands around it it does not
+    # the file as it stands names its library to the window at its end; without what stands around
+    # it it does not
     assert opened.page.evaluate(READ, [SCRIPT, source]) == ["function", wrapper == "another"]
     opened.healthy()
 

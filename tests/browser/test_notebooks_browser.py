@@ -45,12 +45,16 @@ def test_a_notebook_runs_whole_with_its_widgets(number, lab, watch):
 
 
 @pytest.mark.parametrize("number, least", [("00", 3), ("06", 8)])
-def test_an_executed_notebook_shows_its_figures_without_a_kernel(number, least, lab, watch, tmp_path):
+def test_an_executed_notebook_shows_its_figures_without_a_kernel(
+    number, least, lab, watch, tmp_path
+):
     # run as the runner does, without the widgets; then opened elsewhere, with no kernel to ask
     papermill = pytest.importorskip("papermill")
     (source,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
     executed = lab.root / f"executed-{number}.ipynb"
-    papermill.execute_notebook(source, executed, {"out": str(tmp_path)}, progress_bar=False, cwd=tmp_path)
+    papermill.execute_notebook(
+        source, executed, {"out": str(tmp_path)}, progress_bar=False, cwd=tmp_path
+    )
     notebook = nbformat.read(executed, 4)
     notebook.metadata.kernelspec = {"name": "gone", "display_name": "gone", "language": "python"}
     nbformat.write(notebook, executed)

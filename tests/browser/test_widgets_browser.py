@@ -20,7 +20,9 @@ CONTROLS = {
     ],
     "attention": [
         lambda p, f: p.press(f, "Image"),
-        lambda p, f: f.get_by_label("Attention", exact=True).select_option("encoder: ROI query over patches"),
+        lambda p, f: f.get_by_label("Attention", exact=True).select_option(
+            "encoder: ROI query over patches"
+        ),
         lambda p, f: f.get_by_label("Shift", exact=True).select_option("masked"),
         lambda p, f: p.press(f, "Opacity"),
     ],
@@ -88,15 +90,24 @@ def test_controls_are_reached_and_worked_by_the_keyboard(opened):
     frame.get_by_label("Image set", exact=True).focus()
     seen = set()
     for _ in range(16):
-        seen.add(opened.page.evaluate("() => (document.activeElement.getAttribute('role') || document.activeElement.tagName)"))
+        seen.add(
+            opened.page.evaluate(
+                "() => (document.activeElement.getAttribute('role') || document.activeElement.tagName)"
+            )
+        )
         opened.page.keyboard.press("Tab")
     assert {"SELECT", "slider"} <= {s if s == "slider" else s.upper() for s in seen}, seen
-    lists, cell = frame.get_by_label("Head", exact=True), "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+    lists, cell = (
+        frame.get_by_label("Head", exact=True),
+        "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex",
+    )
     before, place = lists.input_value(), opened.page.evaluate(cell)
     lists.focus()
     opened.page.keyboard.press("ArrowDown")
     opened.watched.settle()
-    assert lists.input_value() != before and opened.page.evaluate(cell) == place, "the page took a list's key for itself"
+    assert lists.input_value() != before and opened.page.evaluate(cell) == place, (
+        "the page took a list's key for itself"
+    )
     frame.get_by_text("Copy as code", exact=True).focus()
     opened.page.keyboard.press("Enter")
     opened.watched.settle()
@@ -114,21 +125,30 @@ SIZES = """(e) => [...e.querySelectorAll('.js-plotly-plot')].filter(p => p.offse
 def test_widgets_follow_theme_and_width(width, dark, opened):
     opened.page.set_viewport_size({"width": width, "height": 1500})
     theme = f"JupyterLab {'Dark' if dark else 'Light'}"
-    opened.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+    opened.page.evaluate(
+        "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
+    )
     opened.page.wait_for_function(
-        f"() => document.body.dataset.jpThemeLight === '{'false' if dark else 'true'}'", timeout=60_000
+        f"() => document.body.dataset.jpThemeLight === '{'false' if dark else 'true'}'",
+        timeout=60_000,
     )
     opened.page.wait_for_timeout(2500)
     for name in WIDGETS:
         frame = opened.frame(name)
         inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
-        assert inner <= outer + 8, f"{name} is wider than its place"  # margins of hidden figures cut nothing off
+        assert inner <= outer + 8, (
+            f"{name} is wider than its place"
+        )  # margins of hidden figures cut nothing off
         for *place, drawn_width, drawn_height in frame.evaluate(SIZES):
-            assert [drawn_width, drawn_height] == pytest.approx(place, abs=1), f"a figure of {name} does not fit"
+            assert [drawn_width, drawn_height] == pytest.approx(place, abs=1), (
+                f"a figure of {name} does not fit"
+            )
         paper, ink = frame.locator(".js-plotly-plot").first.evaluate(
             "e => [e._fullLayout.paper_bgcolor, e._fullLayout.font.color]"
         )
-        assert luminance(opened.page, paper) < 0.3 if dark else luminance(opened.page, paper) > 0.7, paper
+        assert (
+            luminance(opened.page, paper) < 0.3 if dark else luminance(opened.page, paper) > 0.7
+        ), paper
         assert luminance(opened.page, ink) > 0.6 if dark else luminance(opened.page, ink) < 0.4, ink
         opened.watched.shoot(frame, f"{name}-{width}-{'dark' if dark else 'light'}")
     opened.healthy()
@@ -157,7 +177,7 @@ def test_bad_input_gives_a_sentence_and_leaves_the_widget_usable(lab, watch, mod
     cells = [
         SETUP.format(root=models),
         "import dataclasses\nwidgets.surface_viewer(Explorer(study, store=store))",
-        "widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={}), None, encoder, store=store), show=\"subject's response\")",
+        'widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={}), None, encoder, store=store), show="subject\'s response")',
     ]
     watched = watch(width=1280)
     watched.run_all(lab, lab.write("bad.ipynb", cells), timeout=600)

@@ -72,7 +72,9 @@ class Page:
         name = lab.write("widgets.ipynb", [SETUP.format(root=models), *WIDGETS.values()])
         watched.run_all(lab, name, timeout=600)
         assert watched.kernel_errors() == []
-        self.page.wait_for_function("() => document.querySelectorAll('.bmfl-frame').length === 5", timeout=120_000)
+        self.page.wait_for_function(
+            "() => document.querySelectorAll('.bmfl-frame').length === 5", timeout=120_000
+        )
         self.page.wait_for_timeout(2000)
 
     def frame(self, name):

@@ -24,7 +24,12 @@ def test_a_message_has_three_parts_and_names_the_nearest():
 def test_registry_refuses_unknown_and_taken_names():
     shelf = Registry("shift")
     shelf.register("masked")(abs)
-    assert shelf["masked"](-1) == 1 and shelf.names() == ("masked",) and len(shelf) == 1 and "masked" in shelf
+    assert (
+        shelf["masked"](-1) == 1
+        and shelf.names() == ("masked",)
+        and len(shelf) == 1
+        and "masked" in shelf
+    )
     with pytest.raises(ConfigError, match="did you mean 'masked'"):
         shelf["maskd"]
     with pytest.raises(ConfigError, match="which is taken"):
@@ -120,7 +125,9 @@ def test_a_second_process_is_told_who_holds_the_lock(tmp_path):
 
 def test_a_lock_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"to write in the run .*make it writable, or choose another folder"):
+    with pytest.raises(
+        DataError, match=r"to write in the run .*make it writable, or choose another folder"
+    ):
         with files.lock(tmp_path / "file" / "l", what="the run"):
             pass
 
@@ -155,6 +162,13 @@ def test_a_config_survives_json_and_changes_its_hash_with_any_choice():
 
 def test_every_problem_of_a_config_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
-        config.from_dict(Outer, {"haed": "a", "head": "c", "sizes": [1, "2"], "inner": {"lr": math.nan}, "name": 3})
+        config.from_dict(
+            Outer,
+            {"haed": "a", "head": "c", "sizes": [1, "2"], "inner": {"lr": math.nan}, "name": 3},
+        )
     said = str(caught.value)
-    assert "5 problem" in said and "did you mean 'head'" in said and "inner.lr expected float; got nan" in said
+    assert (
+        "5 problem" in said
+        and "did you mean 'head'" in said
+        and "inner.lr expected float; got nan" in said
+    )

@@ -16,7 +16,9 @@ ROW = {"unit": "fraction", "split": "test", "n": 4, "selection": "none"}
 
 
 def make():
-    return Record("nb", {"study": "planted"}, {"name": "planted", "fingerprint": "0", "simulated": True})
+    return Record(
+        "nb", {"study": "planted"}, {"name": "planted", "fingerprint": "0", "simulated": True}
+    )
 
 
 def test_a_record_survives_its_file_and_nan_becomes_null(tmp_path):
@@ -26,18 +28,28 @@ def test_a_record_survives_its_file_and_nan_becomes_null(tmp_path):
     path = record.finish(tmp_path)
     assert json.loads(path.read_text())["rows"][1]["value"] is None
     again = read_record(path)
-    assert again.rows == record.rows and again.rows[0].ci_high is None and len(again.to_frame()) == 2
+    assert (
+        again.rows == record.rows and again.rows[0].ci_high is None and len(again.to_frame()) == 2
+    )
     assert {"python", "numpy"} <= set(again.extra["versions"]) and again.extra["code_revision"]
 
 
-def test_a_record_changed_after_it_was_written_is_refused_and_an_old_one_without_seal_is_read(tmp_path):
+def test_a_record_changed_after_it_was_written_is_refused_and_an_old_one_without_seal_is_read(
+    tmp_path,
+):
     record = make()
     record.add("accuracy", 0.5, **ROW)
     path = record.finish(tmp_path)
     text = path.read_text()
-    for changed in (text.replace('"value": 0.5', '"value": 0.7'), text.replace("\n", "\n "), text + "\n"):
+    for changed in (
+        text.replace('"value": 0.5', '"value": 0.7'),
+        text.replace("\n", "\n "),
+        text + "\n",
+    ):
         path.write_text(changed)
-        with pytest.raises(DataError, match=r"record\.json as it was written; got a changed or damaged file"):
+        with pytest.raises(
+            DataError, match=r"record\.json as it was written; got a changed or damaged file"
+        ):
             read_record(path)
     old = {k: v for k, v in json.loads(text).items() if k not in ("sealed", "seal")}
     path.write_text(json.dumps(old))
@@ -52,7 +64,9 @@ def test_an_empty_or_foreign_record_is_refused(tmp_path):
     with pytest.raises(DataError, match="got 99"):
         read_record(tmp_path / "record.json")
     (tmp_path / "record.json").write_text('{"schema": 1}')
-    with pytest.raises(DataError, match=r"the fields of a record in .*KeyError: 'notebook'.*run the notebook again"):
+    with pytest.raises(
+        DataError, match=r"the fields of a record in .*KeyError: 'notebook'.*run the notebook again"
+    ):
         read_record(tmp_path / "record.json")
     with pytest.raises(TypeError, match="selection"):
         make().add("accuracy", 0.5, unit="fraction", split="test", n=4)
@@ -69,7 +83,9 @@ def test_named_streams_are_independent_of_one_another():
 def test_headless_progress_prints_plain_lines(monkeypatch, capsys):
     monkeypatch.setenv("BMFL_HEADLESS", "1")
     assert list(runtime.progress(range(3), "images", every=0.0)) == [0, 1, 2]
-    assert [x.split(" after")[0] for x in capsys.readouterr().out.splitlines()] == [f"images: {i}/3" for i in (1, 2, 3)]
+    assert [x.split(" after")[0] for x in capsys.readouterr().out.splitlines()] == [
+        f"images: {i}/3" for i in (1, 2, 3)
+    ]
 
 
 def test_an_app_shows_no_bars_that_are_gone_when_its_page_is_shown(monkeypatch, capsys):

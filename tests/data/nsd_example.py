@@ -42,7 +42,9 @@ def make_root(folder):
     stimuli = folder / "nsddata_stimuli/stimuli/nsd"
     stimuli.mkdir(parents=True)
     with h5py.File(stimuli / "nsd_stimuli.hdf5", "w") as stream:
-        stream["imgBrick"] = np.arange(IMAGES, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+        stream["imgBrick"] = np.arange(IMAGES, dtype=np.uint8)[:, None, None, None] * np.ones(
+            (1, 8, 8, 3), np.uint8
+        )
     label = folder / "nsddata/freesurfer/fsaverage/label"
     betas = folder / f"nsddata_betas/ppdata/subj01/fsaverage/{nsd.BETAS}"
     for side in ("lh", "rh"):
@@ -50,8 +52,13 @@ def make_root(folder):
         mgh(label / f"{side}.streams.mgz", np.arange(MESH) % 3)
         mgh(betas / f"{side}.ncsnr.mgh", rng.uniform(0.2, 1, MESH))
         for session in (1, 2):
-            mgh(betas / f"{side}.betas_session{session:02d}.mgh", rng.standard_normal((MESH, PER_SESSION)) * 3 + 5)
-    (label / "streams.mgz.ctab").write_text("0 Unknown 0 0 0 0\n1 early 1 2 3 0\n2 midventral 4 5 6 0\n")
+            mgh(
+                betas / f"{side}.betas_session{session:02d}.mgh",
+                rng.standard_normal((MESH, PER_SESSION)) * 3 + 5,
+            )
+    (label / "streams.mgz.ctab").write_text(
+        "0 Unknown 0 0 0 0\n1 early 1 2 3 0\n2 midventral 4 5 6 0\n"
+    )
     volume = folder / f"nsddata_betas/ppdata/subj01/func1pt8mm/{nsd.BETAS}"
     roi = folder / "nsddata/ppdata/subj01/func1pt8mm/roi"
     mask = rng.integers(0, 2, GRID).astype(np.int16)

@@ -14,5 +14,10 @@ def scene(side: int, seed: int = 0) -> np.ndarray:
     for _ in range(4):
         cy, cx, r = random.uniform(0.2, 0.8, 3) * [1, 1, 0.35]
         x[(yy - cy) ** 2 + (xx - cx) ** 2 < r**2] = random.random(3)
-    x += 0.08 * ndimage.gaussian_filter(random.normal(size=x.shape), (side / 100, side / 100, 0)) * side / 40
+    x += (
+        0.08
+        * ndimage.gaussian_filter(random.normal(size=x.shape), (side / 100, side / 100, 0))
+        * side
+        / 40
+    )
     return table.to_uint8(x)

@@ -29,7 +29,9 @@ def original(tmp_path_factory, subject):
 @pytest.fixture
 def folder(tmp_path, original):
     copied = shutil.copytree(original, tmp_path / "own")
-    (copied / "bmfl_lab.json").unlink()  # as a folder of the challenge: nothing to compare the files with
+    (
+        copied / "bmfl_lab.json"
+    ).unlink()  # as a folder of the challenge: nothing to compare the files with
     return copied
 
 
@@ -71,7 +73,9 @@ def test_any_study_is_written_and_read_back(tmp_path):
     for name in made.atlas.present:
         np.testing.assert_array_equal(back.atlas.rois[name], np.asarray(rois[name])[order])
     doubled = dataclasses.replace(atlas, surface_index=np.asarray(atlas.surface_index) // 10_000)
-    with pytest.raises(DataError, match=r"different surface indices from 0 to 163841 in lh; got \d+ repeated"):
+    with pytest.raises(
+        DataError, match=r"different surface indices from 0 to 163841 in lh; got \d+ repeated"
+    ):
         algonauts.write_subject(tmp_path / "twice", dataclasses.replace(made, atlas=doubled))
 
 
@@ -82,7 +86,9 @@ def test_layout_is_the_published_one(original):
     for kind in ALGONAUTS_ROIS:
         assert f"roi_masks/mapping_{kind}.npy" in names
         assert {
-            f"roi_masks/{s}.{kind}_{p}_space.npy" for s in ("lh", "rh") for p in ("challenge", "fsaverage")
+            f"roi_masks/{s}.{kind}_{p}_space.npy"
+            for s in ("lh", "rh")
+            for p in ("challenge", "fsaverage")
         } <= names
     assert np.load(original / "roi_masks/lh.all-vertices_fsaverage_space.npy").shape == (163_842,)
 
@@ -105,12 +111,19 @@ def test_cache_maps_the_responses(folder, subject, tmp_path):
 def test_shared_images_form_the_test_split(folder, subject, tmp_path):
     shared = [str(i) for i in subject.stimuli.ids[[3, 7, 20]]]
     back = algonauts.read_subject(folder, shared_ids=[*shared, "nsd-73001"])
-    assert back.splits["test"].tolist() == [3, 7, 20] and back.info["split"]["method"] == "held-out ids"
+    assert (
+        back.splits["test"].tolist() == [3, 7, 20]
+        and back.info["split"]["method"] == "held-out ids"
+    )
     table = tmp_path / "nsd_stim_info_merged.csv"
     rows = [f"{i},{i},{f'nsd-{i:05d}' in shared}" for i in sorted(NUMBERS)]
     table.write_text("cocoId,nsdId,shared1000\n" + "\n".join(rows))
     assert algonauts.read_subject(folder, stim_info=table).splits["test"].tolist() == [3, 7, 20]
-    assert algonauts.read_subject(folder).splits["test"].tolist() == [3, 7, 20]  # found beside the folder
+    assert algonauts.read_subject(folder).splits["test"].tolist() == [
+        3,
+        7,
+        20,
+    ]  # found beside the folder
     assert algonauts.read_subject(folder, shared_ids=[shared[0]]).splits["test"].tolist() == [3]
     with pytest.raises(DataError, match="held-out ids among the stimuli"):
         algonauts.read_subject(folder, shared_ids=["nsd-73001"])
@@ -163,7 +176,9 @@ def mask(folder, name):
 
 
 def rename_label(folder):
-    write_mapping(mask(folder, "mapping_floc-places.npy"), {0: "Unknown", 1: "PPA", 2: "OPA", 3: "RSC"})
+    write_mapping(
+        mask(folder, "mapping_floc-places.npy"), {0: "Unknown", 1: "PPA", 2: "OPA", 3: "RSC"}
+    )
 
 
 def set_first(value):
@@ -182,10 +197,16 @@ DAMAGE = {
     "one stimulus twice": (same_stimulus_twice, "more than once in the file names"),
     "transposed": (lambda f: change(fmri(f), lambda a: a.T.copy()), "vertices x images.*transpose"),
     "one-dimensional": (lambda f: change(fmri(f), lambda a: a[:, 0]), "float32 responses of shape"),
-    "integers": (lambda f: change(fmri(f), lambda a: a.astype(np.int16)), "float32 responses of shape"),
+    "integers": (
+        lambda f: change(fmri(f), lambda a: a.astype(np.int16)),
+        "float32 responses of shape",
+    ),
     "objects": (lambda f: np.save(fmri(f), np.array([[{}]])), "pickled Python objects"),
     "NaN": (lambda f: change(fmri(f), set_first(np.nan)), "in 1 left and 0 right vertices"),
-    "infinity": (lambda f: change(fmri(f, "rh"), set_first(np.inf)), "in 0 left and 1 right vertices"),
+    "infinity": (
+        lambda f: change(fmri(f, "rh"), set_first(np.inf)),
+        "in 0 left and 1 right vertices",
+    ),
     "mask of other length": (
         lambda f: change(mask(f, "lh.streams_challenge_space.npy"), lambda a: a[:-1]),
         r"labels of shape \(150,\)",
@@ -200,13 +221,20 @@ DAMAGE = {
     ),
     "name without a vertex": (
         lambda f: write_mapping(
-            mask(f, "mapping_floc-places.npy"), {0: "Unknown", 1: "OPA", 2: "PPA", 3: "RSC", 9: "new"}
+            mask(f, "mapping_floc-places.npy"),
+            {0: "Unknown", 1: "OPA", 2: "PPA", 3: "RSC", 9: "new"},
         ),
         r"names without a vertex \[9\]",
     ),
     "standard names at other labels": (rename_label, r"standard names at other labels \[1, 2\]"),
-    "class half there": (lambda f: mask(f, "mapping_streams.npy").unlink(), "the files of ROI class 'streams'"),
-    "odd file name": (lambda f: (f / "training_split/training_images/a.png").touch(), "rename or remove it"),
+    "class half there": (
+        lambda f: mask(f, "mapping_streams.npy").unlink(),
+        "the files of ROI class 'streams'",
+    ),
+    "odd file name": (
+        lambda f: (f / "training_split/training_images/a.png").touch(),
+        "rename or remove it",
+    ),
     "ceiling in percent": (
         lambda f: change(f / "test_split/noise_ceiling/lh_noise_ceiling.npy", lambda a: a * 100),
         "divide percentages by 100",
@@ -227,7 +255,9 @@ def test_truncated_and_inflated_files_are_refused(folder):
     fmri(folder).write_bytes(raw[:-4])
     with pytest.raises(DataError, match="truncated or damaged"):
         algonauts.read_subject(folder)
-    fmri(folder).write_bytes(raw.replace(b"(24, 150)", b"(9999999999, 150)").replace(b"         \n", b"\n", 1))
+    fmri(folder).write_bytes(
+        raw.replace(b"(24, 150)", b"(9999999999, 150)").replace(b"         \n", b"\n", 1)
+    )
     tracemalloc.start()
     with pytest.raises(DataError, match=r"bytes of data|damaged header|NumPy array"):
         algonauts.read_subject(folder)
@@ -235,7 +265,9 @@ def test_truncated_and_inflated_files_are_refused(folder):
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["training_split/training_fmri/rh_training_fmri.npy", "roi_masks/mapping_streams.npy"])
+@pytest.mark.parametrize(
+    "name", ["training_split/training_fmri/rh_training_fmri.npy", "roi_masks/mapping_streams.npy"]
+)
 def test_a_flipped_bit_in_a_written_folder_is_refused(tmp_path, original, name):
     folder = shutil.copytree(original, tmp_path / "own")
     data = bytearray((folder / name).read_bytes())
@@ -255,7 +287,9 @@ def test_checksums_can_be_left_unread(tmp_path, original, subject):
     folder = shutil.copytree(original, tmp_path / "own")
     change(fmri(folder), lambda a: a + np.float32(1))
     back = algonauts.read_subject(folder, verify=False)
-    np.testing.assert_array_equal(back.responses[:, :LEFT], subject.responses[:, :LEFT] + np.float32(1))
+    np.testing.assert_array_equal(
+        back.responses[:, :LEFT], subject.responses[:, :LEFT] + np.float32(1)
+    )
 
 
 def test_vertices_with_nan_are_dropped_and_recorded(folder, subject):
@@ -288,7 +322,9 @@ def test_links_out_of_the_folder_need_leave(folder, tmp_path):
 
 
 def test_vertices_without_a_surface_have_none_when_read_back(tmp_path, subject):
-    bare = dataclasses.replace(subject, atlas=dataclasses.replace(subject.atlas, surface_index=None, mesh=None))
+    bare = dataclasses.replace(
+        subject, atlas=dataclasses.replace(subject.atlas, surface_index=None, mesh=None)
+    )
     folder = algonauts.write_subject(tmp_path / "own", bare)
     back = algonauts.read_subject(folder)
     assert back.atlas.surface_index is None and back.atlas.mesh is None

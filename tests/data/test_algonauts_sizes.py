@@ -27,9 +27,17 @@ PUBLISHED = {
 def test_published_counts_are_enforced(tmp_path, name):
     left, right, images = PUBLISHED[name]
     assert algonauts._check_counts(name, (left, right), images) is None
-    others = [(left, right, images - 1), (left + 1, right, images), (left, right - 1, images), (LEFT, RIGHT, images)]
+    others = [
+        (left, right, images - 1),
+        (left + 1, right, images),
+        (left, right - 1, images),
+        (LEFT, RIGHT, images),
+    ]
     for *vertices, n in others:
-        with pytest.raises(DataError, match=f"{left} left and {right} right vertices and {images} images for {name}"):
+        with pytest.raises(
+            DataError,
+            match=f"{left} left and {right} right vertices and {images} images for {name}",
+        ):
             algonauts._check_counts(name, tuple(vertices), n)
     with pytest.raises(DataError, match="left and right are swapped"):
         algonauts._check_counts(name, (right, left), images)
@@ -44,7 +52,9 @@ def test_true_vertices_with_too_few_images_are_refused_and_fit_their_masks(tmp_p
     left, right, images = PUBLISHED[name]
     made = make_subject(left=left, right=right)
     folder = algonauts.write_subject(tmp_path / name, made)
-    with pytest.raises(DataError, match=f"and {images} images for {name}; got {left}, {right} and {N}"):
+    with pytest.raises(
+        DataError, match=f"and {images} images for {name}; got {left}, {right} and {N}"
+    ):
         algonauts.read_subject(folder)
     back = algonauts.read_subject(folder, enforce_counts=False)
     assert (back.atlas.n_left, back.n_vertices - back.atlas.n_left) == (left, right)
@@ -59,9 +69,13 @@ def test_a_subject_of_true_size_is_written_and_read(tmp_path):
     numbers = np.random.default_rng(7).permutation(73_000)[:n]
     small = make_subject(n=2, left=left, right=right, numbers=numbers[:2])
     rng = np.random.default_rng(8)
-    responses = np.lib.format.open_memmap(tmp_path / "made.npy", mode="w+", dtype=np.float32, shape=(n, left + right))
+    responses = np.lib.format.open_memmap(
+        tmp_path / "made.npy", mode="w+", dtype=np.float32, shape=(n, left + right)
+    )
     for start in range(0, n, 512):
-        responses[start : start + 512] = rng.standard_normal((min(512, n - start), left + right), dtype=np.float32)
+        responses[start : start + 512] = rng.standard_normal(
+            (min(512, n - start), left + right), dtype=np.float32
+        )
     images = rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8)
     ids = [f"nsd-{i:05d}" for i in numbers]
     made = dataclasses.replace(
@@ -74,7 +88,9 @@ def test_a_subject_of_true_size_is_written_and_read(tmp_path):
     back = algonauts.read_subject(folder, shared_ids=ids[:984], cache=tmp_path / "joined.npy")
     assert back.responses.shape == (9841, 39548) and isinstance(back.responses, np.memmap)
     for start in range(0, n, 1024):
-        np.testing.assert_array_equal(back.responses[start : start + 1024], responses[start : start + 1024])
+        np.testing.assert_array_equal(
+            back.responses[start : start + 1024], responses[start : start + 1024]
+        )
     assert list(back.stimuli.ids) == ids and len(back.splits["test"]) == 984
     np.testing.assert_array_equal(back.stimuli.image(9840), images[9840])
     assert back.atlas.n_left == 19004 and set(back.atlas.present) == set(made.atlas.present)

@@ -29,7 +29,9 @@ def archive(path, members):
 
 def small_cifar(n=20):
     generator = np.random.default_rng(0)
-    return generator.integers(0, 256, (n * 6, 32, 32, 3), dtype=np.uint8), generator.integers(0, 10, n * 6)
+    return generator.integers(0, 256, (n * 6, 32, 32, 3), dtype=np.uint8), generator.integers(
+        0, 10, n * 6
+    )
 
 
 def png(images):
@@ -44,7 +46,8 @@ def test_both_sources_give_the_same_arrays(tmp_path):
     parts = [slice(20 * i, 20 * i + 20) for i in range(6)]
     records = {
         f"cifar-10-batches-bin/{name}.bin": b"".join(
-            bytes([label]) + image.transpose(2, 0, 1).tobytes() for label, image in zip(labels[part], images[part])
+            bytes([label]) + image.transpose(2, 0, 1).tobytes()
+            for label, image in zip(labels[part], images[part])
         )
         for name, part in zip(names, parts)
     }
@@ -73,7 +76,9 @@ def test_unreachable_or_wrong_official_archive_is_left_alone(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_an_interrupted_official_archive_is_gone_on_from_and_never_taken_for_a_whole_one(ranges, tmp_path, monkeypatch):
+def test_an_interrupted_official_archive_is_gone_on_from_and_never_taken_for_a_whole_one(
+    ranges, tmp_path, monkeypatch
+):
     data = np.random.default_rng(0).integers(0, 256, 3_000_000, dtype=np.uint8).tobytes()
     asked, cut = [], [True]
 
@@ -115,13 +120,18 @@ def test_photographs_are_balanced_disjoint_and_never_repeated():
     assert all(np.ptp(np.bincount(labels[r])) == 0 for r in found.values())
     assert (found["test"] >= 50_000).all() and (found["encoder"] < 50_000).all()
     more = demo._choose({"images": images, "labels": labels}, 0, 300, (100, 50, 100))
-    assert set(more["train"]) < set(found["train"]) and np.array_equal(more["encoder"], found["encoder"])
+    assert set(more["train"]) < set(found["train"]) and np.array_equal(
+        more["encoder"], found["encoder"]
+    )
 
 
 def test_every_class_has_its_own_semantics():
     assert tuple(simulate.SEMANTIC_TABLE) == cifar.CLASS_NAMES
     table = np.asarray(list(simulate.SEMANTIC_TABLE.values()))
-    assert table.shape == (10, len(simulate.SEMANTIC_DIMENSIONS)) and len(np.unique(table, axis=0)) == 10
+    assert (
+        table.shape == (10, len(simulate.SEMANTIC_DIMENSIONS))
+        and len(np.unique(table, axis=0)) == 10
+    )
     known = {*simulate.SEMANTIC_DIMENSIONS, *simulate.IMAGE_DIMENSIONS}
     assert all(set(profile) <= known for profile in simulate.AREA_PROFILE.values())
 
@@ -148,7 +158,9 @@ def test_receptive_fields_lie_where_the_maps_say():
     atlas = ring()
     weights = simulate.field_weights(atlas, np.arange(8)).reshape(8, simulate.SIDE, simulate.SIDE)
     assert np.allclose(weights.sum((1, 2)), 1, atol=1e-3)
-    centres = (np.arange(simulate.SIDE) + 0.5) * simulate.DEGREES / simulate.SIDE - simulate.DEGREES / 2
+    centres = (
+        np.arange(simulate.SIDE) + 0.5
+    ) * simulate.DEGREES / simulate.SIDE - simulate.DEGREES / 2
     x, y = (weights.sum(1) * centres).sum(1), -(weights.sum(2) * centres).sum(1)
     assert np.allclose(np.hypot(x, y), 2, atol=0.02)
     assert np.allclose(np.degrees(np.arctan2(x, y)), atlas.maps["polar_angle"], atol=1)
@@ -167,7 +179,9 @@ def test_retinotopic_vertices_respond_to_their_own_place_only():
         row = int(32 - 2 * np.cos(angle) * 64 / simulate.DEGREES)
         patch = generator.integers(0, 256, (8, 8, 1), dtype=np.uint8)
         images[i, row - 4 : row + 4, column - 4 : column + 4] = patch
-    noiseless, attributes, truth = simulate.respond(images, np.zeros((9, 10)), atlas, np.random.default_rng(1))
+    noiseless, attributes, truth = simulate.respond(
+        images, np.zeros((9, 10)), atlas, np.random.default_rng(1)
+    )
     assert np.array_equal(noiseless[:8].argmax(0), np.arange(8))
     assert np.isfinite(attributes).all() and np.isnan(truth["semantic_tuning"]).all()
 
@@ -188,16 +202,27 @@ def test_the_whole_demo():
     subject = study.subject()
     assert study.simulated and "simulated" in study.description and "simulated" in subject.name
     assert check_leakage({**study.sets, "encoder": subject.stimuli})["by_image"] == 0
-    assert {k: len(v) for k, v in study.sets.items()} == {"train": 1200, "val": 300, "test": 400, "clipart": 102}
+    assert {k: len(v) for k, v in study.sets.items()} == {
+        "train": 1200,
+        "val": 300,
+        "test": 400,
+        "clipart": 102,
+    }
     assert np.isfinite(subject.responses).all()
     first, second = subject.repeats[:, 0].astype(float), subject.repeats[:, 1].astype(float)
-    single = np.mean((first - first.mean(0)) * (second - second.mean(0)), 0) / first.std(0) / second.std(0)
+    single = (
+        np.mean((first - first.mean(0)) * (second - second.mean(0)), 0)
+        / first.std(0)
+        / second.std(0)
+    )
     assert abs(np.mean(3 * single / (1 + 2 * single) - subject.noise_ceiling)) < 0.02
     train, test = subject.rows("train"), subject.rows("test")
 
     def decode(group):
         seen = subject.truth["noiseless"][:, subject.atlas.select(group)]
-        model = LogisticRegression(C=0.01, max_iter=300).fit(seen[train], subject.stimuli.labels[train])
+        model = LogisticRegression(C=0.01, max_iter=300).fit(
+            seen[train], subject.stimuli.labels[train]
+        )
         return model.score(seen[test], subject.stimuli.labels[test])
 
     assert decode("HVC") > 0.9 and decode("LVC") < 0.45

@@ -45,7 +45,10 @@ def test_members_are_read_from_both_kinds(tmp_path):
     tar = make_tar(tmp_path / "a.tgz", [("p/a.bin", "file"), ("p/b.bin", "file")])
     packed = make_zip(tmp_path / "a.whl", ["p/a.bin", "p/b.bin"])
     for archive in (tar, packed):
-        assert fetch.read_members(archive, ["p/b.bin", "p/a.bin"]) == {"p/a.bin": CONTENT, "p/b.bin": CONTENT}
+        assert fetch.read_members(archive, ["p/b.bin", "p/a.bin"]) == {
+            "p/a.bin": CONTENT,
+            "p/b.bin": CONTENT,
+        }
         assert fetch.list_members(archive) == ["p/a.bin", "p/b.bin"]
         with pytest.raises(DataError, match=r"'p/c\.bin' in .*2 other members"):
             fetch.read_members(archive, ["p/c.bin"])
@@ -62,7 +65,9 @@ def test_names_that_leave_the_archive_are_refused(tmp_path, name):
         fetch.fetch_member("x", "1", "pip", "0" * 64, name)
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+)
 def test_tar_links_and_devices_are_refused(tmp_path, kind):
     archive = make_tar(tmp_path / "a.tgz", [("p/a", kind)])
     with pytest.raises(DataError, match="'p/a' to be a regular file"):
@@ -93,7 +98,9 @@ def test_zip_bomb_is_refused_from_its_directory(tmp_path):
     path = make_zip(tmp_path / "a.zip", ["bomb"], zipfile.ZIP_STORED)
     data = bytearray(path.read_bytes())
     start = data.index(b"PK\x01\x02")
-    data[start + 20 : start + 24] = (3).to_bytes(4, "little")  # the compressed size that the directory declares
+    data[start + 20 : start + 24] = (3).to_bytes(
+        4, "little"
+    )  # the compressed size that the directory declares
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match="compressed at most 2000 times"):
         fetch.read_members(path, ["bomb"])
@@ -155,10 +162,15 @@ def test_complete_parts_are_not_fetched_again_and_damaged_ones_are(monkeypatch, 
     damaged[50] ^= 1
     first.write_bytes(bytes(damaged))
     assert fetch.fetch_archive("thing", "1.0", "pip", sha).read_bytes() == whole and len(calls) == 2
-    member = fetch.fetch_member("thing", "1.0", "pip", sha, "p/a", hashlib.sha256(CONTENT).hexdigest())
+    member = fetch.fetch_member(
+        "thing", "1.0", "pip", sha, "p/a", hashlib.sha256(CONTENT).hexdigest()
+    )
     assert member.read_bytes() == CONTENT
     first.unlink()
-    assert fetch.fetch_member("thing", "1.0", "pip", sha, "p/a", hashlib.sha256(CONTENT).hexdigest()) == member
+    assert (
+        fetch.fetch_member("thing", "1.0", "pip", sha, "p/a", hashlib.sha256(CONTENT).hexdigest())
+        == member
+    )
     assert len(calls) == 2
     with pytest.raises(DataError, match="check the pinned checksum of the member"):
         fetch.fetch_member("thing", "1.0", "pip", sha, "p/a", "0" * 64)
@@ -180,7 +192,8 @@ def test_failing_client_is_reported_with_its_last_words(monkeypatch, cache):
     ):
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        FetchError, match=r"pip to fetch thing-that-is-not 1\.0; got exit code 1 .*No matching distribution"
+        FetchError,
+        match=r"pip to fetch thing-that-is-not 1\.0; got exit code 1 .*No matching distribution",
     ):
         fetch.fetch_archive("thing-that-is-not", "1.0", "pip", "0" * 64)
     assert not [p for p in (cache / "downloads" / "pip-thing-that-is-not-1.0").rglob("*")]
@@ -190,7 +203,11 @@ def test_pip_itself_refuses_another_archive(monkeypatch, cache, tmp_path):
     links = tmp_path / "links"
     links.mkdir()
     make_zip(links / "thing-1.0-py3-none-any.whl", ["thing/a"])
-    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(links)), ("PIP_CONFIG_FILE", os.devnull)):
+    for name, value in (
+        ("PIP_NO_INDEX", "1"),
+        ("PIP_FIND_LINKS", str(links)),
+        ("PIP_CONFIG_FILE", os.devnull),
+    ):
         monkeypatch.setenv(name, value)
     with pytest.raises(FetchError, match="DO NOT MATCH THE HASHES"):
         fetch.fetch_archive("thing", "1.0", "pip", "0" * 64)

@@ -28,8 +28,15 @@ def root(tmp_path):
 
 def test_split_folders_are_read_with_labels_and_ids(root):
     study = load_study(root, ood=("drawings",), image_size=56)
-    assert {k: len(v) for k, v in study.sets.items()} == {"train": 12, "val": 4, "test": 4, "drawings": 4}
-    assert study.class_names == ("bird", "cat") and study.ood == ("drawings",) and not study.subjects
+    assert {k: len(v) for k, v in study.sets.items()} == {
+        "train": 12,
+        "val": 4,
+        "test": 4,
+        "drawings": 4,
+    }
+    assert (
+        study.class_names == ("bird", "cat") and study.ood == ("drawings",) and not study.subjects
+    )
     for stimuli in study.sets.values():
         for i, identifier in enumerate(stimuli.ids):
             assert f"/{study.class_names[stimuli.labels[i]]}/" in identifier
@@ -69,20 +76,29 @@ def test_fewer_classes_only_when_declared(root):
     assert set(load(root, ood=("drawings",), partial=True).set("drawings").labels) == {0}
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n" + b"x" * 40])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>not found</html>", b"\x89PNG\r\n\x1a\n" + b"x" * 40]
+)
 def test_unreadable_images_are_refused_or_counted(root, content):
     bad = root / "train" / "cat" / "img_3.png"
     bad.write_bytes(content)
     with pytest.raises(DataError, match=r"img_3\.png"):
         load(root)
     study = load(root, tolerant=True)
-    assert list(study.extra["skipped"]["train"]) == ["train/cat/img_3.png"] and len(study.set("train")) == 11
-    assert study.summary()["skipped"] == {"train": ["train/cat/img_3.png"]}  # what every record keeps of its study
+    assert (
+        list(study.extra["skipped"]["train"]) == ["train/cat/img_3.png"]
+        and len(study.set("train")) == 11
+    )
+    assert study.summary()["skipped"] == {
+        "train": ["train/cat/img_3.png"]
+    }  # what every record keeps of its study
 
 
 def test_files_of_several_frames_are_counted(root, capsys):
     frames = [Image.new("RGB", (20, 20), c) for c in ("red", "green", "blue")]
-    frames[0].save(root / "train" / "cat" / "img_3.png", format="GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(
+        root / "train" / "cat" / "img_3.png", format="GIF", save_all=True, append_images=frames[1:]
+    )
     study = load(root)
     assert study.extra["first_frame_of"] == {"train": {"train/cat/img_3.png": 3}}
     assert "train: 1 of 12 files have several frames" in capsys.readouterr().out
@@ -91,7 +107,9 @@ def test_files_of_several_frames_are_counted(root, capsys):
 
 
 def test_the_same_image_in_two_sets_is_refused(root):
-    (root / "test" / "bird" / "copy.png").write_bytes((root / "train" / "bird" / "img_0.png").read_bytes())
+    (root / "test" / "bird" / "copy.png").write_bytes(
+        (root / "train" / "bird" / "img_0.png").read_bytes()
+    )
     with pytest.raises(DataError, match="1 identical images in 'train' and 'test'"):
         load(root)
 

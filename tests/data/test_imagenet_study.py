@@ -55,16 +55,36 @@ def options(**more):
 
 
 def test_sets_sizes_and_classes(root):
-    study = load_study("imagenet", root=root, corruptions="C", corruption_names=["fog"], corruption_severities=[3],
-                       verify=True, **options())  # fmt: skip
+    study = load_study(
+        "imagenet",
+        root=root,
+        corruptions="C",
+        corruption_names=["fog"],
+        corruption_severities=[3],
+        verify=True,
+        **options(),
+    )
     assert {n: len(s) for n, s in study.sets.items()} == {
-        "train": 24, "val": 12, "test": 16, "imagenet-sketch": 12, "imagenet-r": 6, "imagenet-v2": 8, "fog-3": 8,
-    }  # fmt: skip
-    assert study.ood == ("imagenet-sketch", "imagenet-r", "imagenet-v2", "fog-3") and study.class_names == WNIDS
+        "train": 24,
+        "val": 12,
+        "test": 16,
+        "imagenet-sketch": 12,
+        "imagenet-r": 6,
+        "imagenet-v2": 8,
+        "fog-3": 8,
+    }
+    assert (
+        study.ood == ("imagenet-sketch", "imagenet-r", "imagenet-v2", "fog-3")
+        and study.class_names == WNIDS
+    )
     assert study.set("imagenet-r").class_names == (WNIDS[1], WNIDS[3])
     assert not set(study.set("train").ids) & set(study.set("val").ids)
-    assert [n for n, _ in study.shifts] == ["masked", "low_light"] and "MIT" in study.licences["imagenet-r"]
-    few = load_study("imagenet", root=root, train_per_class=2, ood={"imagenet-r": "imagenet-r"}, **options())
+    assert [n for n, _ in study.shifts] == ["masked", "low_light"] and "MIT" in study.licences[
+        "imagenet-r"
+    ]
+    few = load_study(
+        "imagenet", root=root, train_per_class=2, ood={"imagenet-r": "imagenet-r"}, **options()
+    )
     assert len(few.set("train")) == 8 and len(few.set("val")) == 12 and few.ood == ("imagenet-r",)
     assert set(few.set("train").ids) <= set(study.set("train").ids)
 
@@ -72,14 +92,26 @@ def test_sets_sizes_and_classes(root):
 def test_from_a_study_file_to_scores_on_masked_classes(root, tmp_path):
     (root / "study.json").write_text(json.dumps({"study": "imagenet", "root": ".", **options()}))
     study = load_study(str(root / "study.json"))
-    config = FusionConfig(head="backbone", width=16, loop=LoopConfig(epochs=30, batch_size=8, lr=1e-2))
+    config = FusionConfig(
+        head="backbone", width=16, loop=LoopConfig(epochs=30, batch_size=8, lr=1e-2)
+    )
     model = train_fusion(config, study, store=FeatureStore(tmp_path), device="cpu")
     result = evaluate_suite({"backbone": model}, study, severities=[1], n_boot=50)
     found = {(r.split, r.shift): (r.value, r.n) for r in result.rows if r.name == "accuracy"}
-    assert set(found) == {("test", ""), ("imagenet-sketch", ""), ("imagenet-r", ""), ("imagenet-v2", ""),
-                          ("test", "masked"), ("test", "low_light")}  # fmt: skip
-    # plain colours are easy even for random weights, and two classes can be told only if the right columns are kept
-    assert found["test", ""][0] > 0.7 and found["imagenet-r", ""] == (pytest.approx(1.0, abs=0.34), 6)
+    assert set(found) == {
+        ("test", ""),
+        ("imagenet-sketch", ""),
+        ("imagenet-r", ""),
+        ("imagenet-v2", ""),
+        ("test", "masked"),
+        ("test", "low_light"),
+    }
+    # plain colours are easy even for random weights, and two classes can be told only if the right
+    # columns are kept
+    assert found["test", ""][0] > 0.7 and found["imagenet-r", ""] == (
+        pytest.approx(1.0, abs=0.34),
+        6,
+    )
     masked = result.per_image[result.per_image["split"] == "imagenet-r"]
     assert set(masked["predicted"]) <= {0, 1}
     assert model.logits(study.set("imagenet-r")).shape == (6, 4)
@@ -117,7 +149,9 @@ def test_bad_input_is_refused_by_name(root, tmp_path):
         load_study(str(bad))
 
 
-@pytest.mark.parametrize("part", ["train", "val", "sketch", f"train/{WNIDS[0]}", "sketch file", "C"])
+@pytest.mark.parametrize(
+    "part", ["train", "val", "sketch", f"train/{WNIDS[0]}", "sketch file", "C"]
+)
 def test_links_out_of_the_root_need_leave(root, tmp_path, part):
     home = shutil.copytree(root, tmp_path / "home")
     place = next((home / "sketch" / WNIDS[0]).iterdir()) if part == "sketch file" else home / part
@@ -125,7 +159,11 @@ def test_links_out_of_the_root_need_leave(root, tmp_path, part):
         place = next((home / "C/weather/fog/3" / WNIDS[0]).iterdir())
     place.rename(tmp_path / "outside")
     place.symlink_to(tmp_path / "outside")
-    chosen = options(root=home, corruptions="C", corruption_names=["fog"], corruption_severities=[3])
-    with pytest.raises(DataError, match=rf"files inside .*{place.name}, a link to .*follow_links=True"):
+    chosen = options(
+        root=home, corruptions="C", corruption_names=["fog"], corruption_severities=[3]
+    )
+    with pytest.raises(
+        DataError, match=rf"files inside .*{place.name}, a link to .*follow_links=True"
+    ):
         load_study("imagenet", **chosen)
     assert len(load_study("imagenet", follow_links=True, **chosen).set("test")) == 16

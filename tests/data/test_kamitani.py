@@ -16,7 +16,9 @@ NAMES = ["n01443537_2655", "n01518878_5958", "n02128385_20", "n03345487_10001"]
 def write(path, leak=False):
     """Six voxels, then DataType and stimulus_id; training stimuli twice, the last stimulus a test one."""
     g = np.random.default_rng(0)
-    rows = [(1, n) for n in NUMBERS[:3] for _ in range(2)] + [(2, NUMBERS[3])] * 3 + [(3, NUMBERS[3])]
+    rows = (
+        [(1, n) for n in NUMBERS[:3] for _ in range(2)] + [(2, NUMBERS[3])] * 3 + [(3, NUMBERS[3])]
+    )
     if leak:
         rows.append((2, NUMBERS[0]))
     brain = g.normal(size=(len(rows), 6))
@@ -45,11 +47,19 @@ def pictures(folder):
 def test_reads_averages_and_orders(tmp_path):
     brain = write(tmp_path / "Subject1.h5")
     subject = read_subject(tmp_path / "Subject1.h5", pictures(tmp_path / "images"), val_share=1 / 3)
-    assert list(subject.stimuli.ids) == NAMES and subject.name == "Subject1" and not subject.simulated
+    assert (
+        list(subject.stimuli.ids) == NAMES and subject.name == "Subject1" and not subject.simulated
+    )
     left_first = [1, 3, 4, 0, 2, 5]
     np.testing.assert_allclose(subject.responses[0], brain[:2, left_first].mean(0), rtol=1e-6)
-    np.testing.assert_allclose(subject.responses[3], brain[6:9, left_first].mean(0), rtol=1e-6)  # imagery left out
-    assert subject.atlas.n_left == 3 and list(subject.splits["test"]) == [3] and len(subject.splits["val"]) == 1
+    np.testing.assert_allclose(
+        subject.responses[3], brain[6:9, left_first].mean(0), rtol=1e-6
+    )  # imagery left out
+    assert (
+        subject.atlas.n_left == 3
+        and list(subject.splits["test"]) == [3]
+        and len(subject.splits["val"]) == 1
+    )
     np.testing.assert_array_equal(subject.atlas.select("V1"), [1, 0, 0, 1, 0, 0])
     assert subject.stimuli.image(2)[0, 0, 0] == 80
 
@@ -99,9 +109,12 @@ def test_plain_arrays(tmp_path):
     np.save(tmp_path / "test.npy", np.ones((1, 4)))
     np.save(tmp_path / "imgpaths.npy", np.asarray(paths[:3]))
     subject = read_plain(
-        tmp_path / "sub-01_avg_1024d.npy", tmp_path / "imgpaths.npy",
-        test_responses=tmp_path / "test.npy", test_images=paths[3:], val_share=1 / 3,
-    )  # fmt: skip
+        tmp_path / "sub-01_avg_1024d.npy",
+        tmp_path / "imgpaths.npy",
+        test_responses=tmp_path / "test.npy",
+        test_images=paths[3:],
+        val_share=1 / 3,
+    )
     assert subject.responses.shape == (4, 4) and list(subject.splits["test"]) == [3]
     assert sorted([*subject.splits["train"], *subject.splits["val"]]) == [0, 1, 2]
     with pytest.raises(DataError, match=r"numeric responses of shape \(2, n_features\)"):
@@ -117,7 +130,9 @@ def test_a_folder_of_files_is_a_study_and_joins_class_folders(tmp_path):
         load_study(root)
     pictures(root / "images")
     study = load_study(root, val=0.34)
-    assert list(study.subjects) == ["Subject1", "Subject2"] and not study.sets and not study.simulated
+    assert (
+        list(study.subjects) == ["Subject1", "Subject2"] and not study.sets and not study.simulated
+    )
     assert len(study.subject("Subject2").rows("val")) == 1 and study.fingerprint()
     assert list(load_study(root, subject="Subject2").subjects) == ["Subject2"]
     with pytest.raises(DataError, match=r"a subject in god; got 'Subject'"):
@@ -126,7 +141,9 @@ def test_a_folder_of_files_is_a_study_and_joins_class_folders(tmp_path):
         for k, kind in enumerate(("cat", "dog")):
             (tmp_path / "classes" / split / kind).mkdir(parents=True)
             colour = (10 * k, 200, 60 * ("train", "val", "test").index(split) + 5)
-            Image.new("RGB", (8, 8), colour).save(tmp_path / "classes" / split / kind / f"{split}{k}.png")
+            Image.new("RGB", (8, 8), colour).save(
+                tmp_path / "classes" / split / kind / f"{split}{k}.png"
+            )
     both = load_study(tmp_path / "classes", subject=root)
     assert list(both.subjects) == ["Subject1", "Subject2"] and both.class_names == ("cat", "dog")
 
@@ -137,7 +154,11 @@ def damaged(path, change):
         keys = [k.decode() for k in f["metadata/key"][()]]
         values, data = f["metadata/value"][()], f["dataset"][()]
         keys, values, data = change(keys, values, data)
-        for name, new in (("metadata/key", np.asarray(keys, dtype="S")), ("metadata/value", values), ("dataset", data)):
+        for name, new in (
+            ("metadata/key", np.asarray(keys, dtype="S")),
+            ("metadata/value", values),
+            ("dataset", data),
+        ):
             del f[name]
             f[name] = new
 
@@ -217,8 +238,15 @@ def test_bad_shares_folders_and_arrays_are_refused(tmp_path):
         read_plain(tmp_path / "good.npy", [*paths[:3], paths[0]])
     np.save(tmp_path / "wide.npy", np.ones((1, 5)))
     np.save(tmp_path / "three.npy", np.ones((3, 3)))
-    with pytest.raises(DataError, match="as many features in test as in training responses; got 5 and 3"):
-        read_plain(tmp_path / "three.npy", paths[:3], test_responses=tmp_path / "wide.npy", test_images=paths[3:])
+    with pytest.raises(
+        DataError, match="as many features in test as in training responses; got 5 and 3"
+    ):
+        read_plain(
+            tmp_path / "three.npy",
+            paths[:3],
+            test_responses=tmp_path / "wide.npy",
+            test_images=paths[3:],
+        )
 
 
 @pytest.mark.parametrize("name", ["Subject1.h5", "images"])
@@ -229,7 +257,9 @@ def test_links_out_of_the_folder_need_leave(tmp_path, name):
     pictures(root / "images")
     (root / name).rename(tmp_path / name)
     (root / name).symlink_to(tmp_path / name)
-    with pytest.raises(DataError, match=rf"files inside .*god/{name}, a link to .*follow_links=True"):
+    with pytest.raises(
+        DataError, match=rf"files inside .*god/{name}, a link to .*follow_links=True"
+    ):
         load_study(root)
     assert len(load_study(root, follow_links=True).subject().stimuli) == 4
 

@@ -10,15 +10,23 @@ from scenes import scene
 
 from bmfl_lab.data.shifts import SHIFTS, made
 
-# Cui et al. 2021 (MAET), with the cameras of Brooks et al. 2019; sRGB primaries to XYZ as in IEC 61966-2-1.
-TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+# Cui et al. 2021 (MAET), with the cameras of Brooks et al. 2019; sRGB primaries to XYZ as in IEC
+# 61966-2-1.
+TO_XYZ = [
+    [0.4124564, 0.3575761, 0.1804375],
+    [0.2126729, 0.7151522, 0.0721750],
+    [0.0193339, 0.1191920, 0.9503041],
+]
 CAMERAS = [
     [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
     [[0.4913, -0.0541, -0.0202], [-0.613, 1.3513, 0.2906], [-0.1564, 0.2151, 0.7183]],
     [[0.838, -0.263, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]],
     [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.097, 0.1581, 0.5181]],
 ]
-EXPOSURE = {"physical": {1: 0.40, 2: 0.25, 3: 0.15, 4: 0.10, 5: 0.05}, "maet": dict.fromkeys(range(1, 6), 0.1)}
+EXPOSURE = {
+    "physical": {1: 0.40, 2: 0.25, 3: 0.15, 4: 0.10, 5: 0.05},
+    "maet": dict.fromkeys(range(1, 6), 0.1),
+}
 
 
 class Told(np.random.Generator):
@@ -33,7 +41,9 @@ class Told(np.random.Generator):
         return value
 
     def random(self, *args, **kwargs):
-        return self._keep("random", (), super().random(*args, **kwargs) if self.fixed is None else self.fixed)
+        return self._keep(
+            "random", (), super().random(*args, **kwargs) if self.fixed is None else self.fixed
+        )
 
     def uniform(self, low, high, size=None):
         return self._keep("uniform", (low, high), super().uniform(low, high, size))
@@ -67,7 +77,13 @@ def developed(image, k, told):
     red, blue, gain = next(draws), next(draws), next(draws)
     x = np.clip(np.einsum("ij,rcj->rci", camera, x), 0, 1)
     x = np.clip(x * [gain / red, gain, gain / blue], 0, 1) * k
-    log_shot, wobble, noise, depth, steps = next(draws), next(draws), next(draws), next(draws), next(draws)
+    log_shot, wobble, noise, depth, steps = (
+        next(draws),
+        next(draws),
+        next(draws),
+        next(draws),
+        next(draws),
+    )
     assert np.abs(steps).max() <= 1 / (255 * depth) and np.abs(steps).max() > 0.99 / (255 * depth)
     variance = x * np.exp(log_shot) + np.exp(2.18 * log_shot + 1.20 + wobble)
     x = x + noise * np.sqrt(variance) + steps
@@ -85,7 +101,19 @@ def test_the_whole_image_follows_the_published_steps(form, severity):
         told = Told(seed)
         found = SHIFTS["low_light"](image, severity, told, form=form)
         kinds = [kind for kind, _, _ in told.asked]
-        assert kinds == ["random", "uniform", "integers", "uniform", "uniform", "normal", "uniform", "normal", "normal", "choice", "uniform"]  # fmt: skip
+        assert kinds == [
+            "random",
+            "uniform",
+            "integers",
+            "uniform",
+            "uniform",
+            "normal",
+            "uniform",
+            "normal",
+            "normal",
+            "choice",
+            "uniform",
+        ]
         k = truncated(told.asked[0][2], *cut)
         expected = 255 * developed(image, k, [value for _, _, value in told.asked[1:]])
         assert np.abs(found - expected).max() <= 0.5 + 1e-3, seed
@@ -100,17 +128,24 @@ def test_every_draw_has_its_published_range():
         assert bounds[1] == (2.0, 3.5)  # gamma
         assert bounds[3] == (1.9, 2.4) and bounds[4] == (1.5, 1.9)  # red and blue gain
         assert bounds[5] == (0.8, 0.1)  # brightness
-        assert bounds[6] == pytest.approx((np.log(1e-4), np.log(0.012))) and bounds[7] == (0, 0.26)  # shot and read noise
+        assert bounds[6] == pytest.approx((np.log(1e-4), np.log(0.012))) and bounds[7] == (
+            0,
+            0.26,
+        )  # shot and read noise
         assert bounds[2] == (4,) and bounds[9] == (12, 14, 16)
         cameras.add(int(told.asked[2][2]))
         depths.add(int(told.asked[9][2]))
     assert cameras == {0, 1, 2, 3} and depths == {12, 14, 16}
 
 
-@pytest.mark.parametrize("cut", [(0.1, 0.08, 0.01, 0.4), (0.1, 0.08, 0.01, 1.0), (0.25, 0.05, 0.125, 0.5)])
+@pytest.mark.parametrize(
+    "cut", [(0.1, 0.08, 0.01, 0.4), (0.1, 0.08, 0.01, 1.0), (0.25, 0.05, 0.125, 0.5)]
+)
 def test_the_exposure_is_a_truncated_normal(cut):
     for share in (1e-6, 0.01, 0.25, 0.5, 0.75, 0.99, 1 - 1e-6):
-        assert made._truncated_normal(Told(fixed=share), *cut) == pytest.approx(truncated(share, *cut), abs=1e-6)
+        assert made._truncated_normal(Told(fixed=share), *cut) == pytest.approx(
+            truncated(share, *cut), abs=1e-6
+        )
     drawn = np.asarray([made._truncated_normal(np.random.default_rng(s), *cut) for s in range(300)])
     normal = np.random.default_rng(0).normal(cut[0], cut[1], 200_000)
     kept = normal[(normal > cut[2]) & (normal < cut[3])]  # the same by rejection

@@ -19,7 +19,12 @@ def npy_of(value, protocol=4):
     array[()] = value
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
     header += b" " * (64 - (len(header) + 11) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + pickle.dumps(array, protocol=protocol)
+    return (
+        b"\x93NUMPY\x01\x00"
+        + len(header).to_bytes(2, "little")
+        + header
+        + pickle.dumps(array, protocol=protocol)
+    )
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -113,7 +118,9 @@ def mutate(seed, count):
             found = module.parse_mapping(raw)
         except DataError:
             continue
-        assert type(found) is dict and all(type(k) is int and type(v) is str for k, v in found.items())
+        assert type(found) is dict and all(
+            type(k) is int and type(v) is str for k, v in found.items()
+        )
         valid += 1
     return valid
 

@@ -12,15 +12,27 @@ from bmfl_lab.errors import DataError
 from bmfl_lab.metrics import behaviour as b
 
 WNIDS = tuple(f"n{1440764 + 97 * i:08d}" for i in range(1000))
-# Human accuracies over the 16 classes as they follow from the published trials, with observers and trials a set; the
-# numbers of observers and trials are the published ones for sketch, stylized and cue conflict.
+# Human accuracies over the 16 classes as they follow from the published trials, with observers and
+# trials a set; the numbers of observers and trials are the published ones for sketch, stylized and
+# cue conflict.
 PUBLISHED = {
-    "colour": (0.898, 4, 1280), "contrast": (0.547, 4, 1280), "edge": (0.871, 10, 160), "silhouette": (0.753, 10, 160),
-    "sketch": (0.916, 7, 800), "stylized": (0.471, 5, 800), "eidolonI": (0.503, 4, 1280), "eidolonII": (0.420, 4, 1280),
-    "eidolonIII": (0.390, 4, 1280), "false-colour": (0.888, 4, 1120), "high-pass": (0.464, 4, 1280),
-    "low-pass": (0.561, 4, 1280), "phase-scrambling": (0.551, 4, 1120), "power-equalisation": (0.830, 4, 1120),
-    "rotation": (0.845, 4, 1280), "uniform-noise": (0.554, 4, 1280),
-}  # fmt: skip
+    "colour": (0.898, 4, 1280),
+    "contrast": (0.547, 4, 1280),
+    "edge": (0.871, 10, 160),
+    "silhouette": (0.753, 10, 160),
+    "sketch": (0.916, 7, 800),
+    "stylized": (0.471, 5, 800),
+    "eidolonI": (0.503, 4, 1280),
+    "eidolonII": (0.420, 4, 1280),
+    "eidolonIII": (0.390, 4, 1280),
+    "false-colour": (0.888, 4, 1120),
+    "high-pass": (0.464, 4, 1280),
+    "low-pass": (0.561, 4, 1280),
+    "phase-scrambling": (0.551, 4, 1120),
+    "power-equalisation": (0.830, 4, 1120),
+    "rotation": (0.845, 4, 1280),
+    "uniform-noise": (0.554, 4, 1280),
+}
 # Error consistency of people with people.
 KAPPA = {"sketch": 0.370, "stylized": 0.501, "silhouette": 0.476, "edge": 0.318}
 
@@ -36,8 +48,12 @@ def write_trials(folder, name, observer, right, human=True, condition="0", seed=
         if not right[image] and image % 7 == 0:
             response = "na"
         who = observer[-2:] if human else "dnn"
-        file = f"{trial:04d}_ske_{who}_{condition}_{category}_00_{category}-{image:04d}-{name}-3.png"
-        rows.append(f"{observer},1,{trial},{'0.61' if human else 'NaN'},{response},{category},{condition},{file}")
+        file = (
+            f"{trial:04d}_ske_{who}_{condition}_{category}_00_{category}-{image:04d}-{name}-3.png"
+        )
+        rows.append(
+            f"{observer},1,{trial},{'0.61' if human else 'NaN'},{response},{category},{condition},{file}"
+        )
     mark = "session_1" if human else "session-1"
     (folder / f"{name}_{observer}_{mark}.csv").write_text("\n".join(rows) + "\n")
 
@@ -83,9 +99,13 @@ def test_human_consistency_is_reproduced(tmp_path, name):
     for i, right in enumerate(pair, 1):
         write_trials(tmp_path, name, f"subject-{i:02d}", right, seed=i)
     trials = mvh.read_trials(tmp_path)
-    found, n = b.mean_consistency(trials, ["subject-01", "subject-02"], ["subject-01", "subject-02"])
+    found, n = b.mean_consistency(
+        trials, ["subject-01", "subject-02"], ["subject-01", "subject-02"]
+    )
     assert n == 1 and found == pytest.approx(KAPPA[name], abs=0.006)
-    assert trials.groupby("observer")["correct"].mean().tolist() == pytest.approx([PUBLISHED[name][0]] * 2, abs=1e-3)
+    assert trials.groupby("observer")["correct"].mean().tolist() == pytest.approx(
+        [PUBLISHED[name][0]] * 2, abs=1e-3
+    )
 
 
 def test_human_shape_bias_is_reproduced(tmp_path):
@@ -94,25 +114,45 @@ def test_human_shape_bias_is_reproduced(tmp_path):
         rows = [",".join(mvh.COLUMNS)]
         for trial in range(1, 1281):
             shape, texture = random.choice(mvh.CATEGORIES, 2, replace=False)
-            # of every 1000 decisions for one of the two cues 959 are for the shape; some trials are for neither
+            # of every 1000 decisions for one of the two cues 959 are for the shape; some trials are
+            # for neither
             answer = "na" if trial > 1200 else shape if trial % 1000 < 1000 * published else texture
             file = f"{shape}{trial}-{texture}{trial}.png"
             rows.append(f"subject-{observer:02d},1,{trial},0.5,{answer},{shape},0,{file}")
-        (tmp_path / f"cue-conflict_subject-{observer:02d}_session_1.csv").write_text("\n".join(rows) + "\n")
+        (tmp_path / f"cue-conflict_subject-{observer:02d}_session_1.csv").write_text(
+            "\n".join(rows) + "\n"
+        )
     trials = mvh.read_trials(tmp_path)
     shapes, textures = mvh.cue_conflict(list(trials["imagename"]))
     by_shape = np.mean([t % 1000 < 1000 * published for t in range(1, 1201)])
-    found = b.shape_bias(trials["object_response"], np.asarray(shapes, object), np.asarray(textures, object))
-    assert len(trials) == 12800 and found == pytest.approx(by_shape) and found == pytest.approx(published, abs=0.008)
+    found = b.shape_bias(
+        trials["object_response"], np.asarray(shapes, object), np.asarray(textures, object)
+    )
+    assert (
+        len(trials) == 12800
+        and found == pytest.approx(by_shape)
+        and found == pytest.approx(published, abs=0.008)
+    )
 
 
 def test_curve_over_conditions(tmp_path):
-    levels = {"c01": 0.0625, "c05": 0.5, "c100": 0.85625}  # people from 1 % (chance) to full contrast: .062 to .856
+    levels = {
+        "c01": 0.0625,
+        "c05": 0.5,
+        "c100": 0.85625,
+    }  # people from 1 % (chance) to full contrast: .062 to .856
     for observer in ("subject-01", "subject-02"):
         for k, (condition, share) in enumerate(levels.items()):
             folder = tmp_path / condition
             folder.mkdir(exist_ok=True)
-            write_trials(folder, "contrast", observer, np.arange(160) < share * 160, condition=condition, seed=k)
+            write_trials(
+                folder,
+                "contrast",
+                observer,
+                np.arange(160) < share * 160,
+                condition=condition,
+                seed=k,
+            )
     files = sorted(tmp_path.rglob("*.csv"))
     table = b.observer_accuracy(mvh.read_trials(files), by=("set", "condition"))
     assert dict(zip(table["condition"], table["accuracy"])) == pytest.approx(levels)
@@ -123,7 +163,9 @@ def test_consistency_pairs_by_image_not_by_trial(tmp_path):
     base = random.random(480) < 0.6
     for i, copied in enumerate((1.0, 1.0, 0.5), 1):
         right = np.where(random.random(480) < copied, base, random.random(480) < 0.6)
-        write_trials(tmp_path, "sketch", f"subject-{i:02d}", right, seed=i)  # every observer in another order
+        write_trials(
+            tmp_path, "sketch", f"subject-{i:02d}", right, seed=i
+        )  # every observer in another order
     write_trials(tmp_path, "sketch", "net", base, human=False, seed=9)
     trials = mvh.read_trials(tmp_path)
     assert b.mean_consistency(trials, ["subject-01"], ["subject-02"])[0] == pytest.approx(1)
@@ -153,7 +195,10 @@ def test_trial_tables_refused(tmp_path):
 
 def test_images_of_both_layouts(tmp_path):
     pixel = Image.new("RGB", (9, 9))
-    for name in ("0001_ske_dnn_0_boat_00_boat-0068-sketch-23.png", "0002_ske_dnn_0_dog_00_dog-1-sketch-2.png"):
+    for name in (
+        "0001_ske_dnn_0_boat_00_boat-0068-sketch-23.png",
+        "0002_ske_dnn_0_dog_00_dog-1-sketch-2.png",
+    ):
         (tmp_path / "sketch/dnn/session-1").mkdir(parents=True, exist_ok=True)
         pixel.save(tmp_path / "sketch/dnn/session-1" / name)
     found = mvh.read_images(tmp_path / "sketch", "sketch")
@@ -182,13 +227,26 @@ def test_image_key_drops_trial_and_observer():
     )
 
 
-# Number of classes and sum of their places in the sorted wnids, from the published table of the 16 categories.
+# Number of classes and sum of their places in the sorted wnids, from the published table of the 16
+# categories.
 TABLE = {
-    "airplane": (1, 404), "bear": (4, 1182), "bicycle": (2, 1115), "bird": (49, 4213), "boat": (5, 3379),
-    "bottle": (7, 5502), "car": (3, 1764), "cat": (6, 1701), "chair": (4, 2604), "clock": (3, 1831),
-    "dog": (109, 22672), "elephant": (2, 771), "keyboard": (2, 1386), "knife": (1, 499), "oven": (1, 766),
+    "airplane": (1, 404),
+    "bear": (4, 1182),
+    "bicycle": (2, 1115),
+    "bird": (49, 4213),
+    "boat": (5, 3379),
+    "bottle": (7, 5502),
+    "car": (3, 1764),
+    "cat": (6, 1701),
+    "chair": (4, 2604),
+    "clock": (3, 1831),
+    "dog": (109, 22672),
+    "elephant": (2, 771),
+    "keyboard": (2, 1386),
+    "knife": (1, 499),
+    "oven": (1, 766),
     "truck": (8, 5637),
-}  # fmt: skip
+}
 
 
 def test_category_table():

@@ -28,11 +28,16 @@ def reference(root):
         parts = []
         for side in ("lh", "rh"):
             keep = inside(root, side)
-            data = np.asarray(nibabel.load(str(base / f"{side}.betas_session{session:02d}.mgh")).dataobj, np.float64)
+            data = np.asarray(
+                nibabel.load(str(base / f"{side}.betas_session{session:02d}.mgh")).dataobj,
+                np.float64,
+            )
             parts.append(data.reshape(MESH, -1)[keep])
         both = np.concatenate(parts)
         rows.append(((both - both.mean(1, keepdims=True)) / both.std(1, keepdims=True)).T)
-        order = design["masterordering"].ravel()[(session - 1) * PER_SESSION : session * PER_SESSION]
+        order = design["masterordering"].ravel()[
+            (session - 1) * PER_SESSION : session * PER_SESSION
+        ]
         shown.append(design["subjectim"][0, order - 1] - 1)
     rows, shown = np.concatenate(rows), np.concatenate(shown)
     return {int(i): rows[shown == i] for i in np.unique(shown)}
@@ -58,7 +63,9 @@ def test_both_id_routes_agree_and_disagreement_is_refused(root):
     base = root / "nsddata/experiments/nsd"
     design = nsd_files.read_design(base / "nsd_expdesign.mat")
     trials = nsd_files.read_stim_info_trials(base / "nsd_stim_info_merged.csv", 1)
-    assert len(trials) >= 10 and all(design.trials(1)[t - 1] == image for t, image in trials.items())
+    assert len(trials) >= 10 and all(
+        design.trials(1)[t - 1] == image for t, image in trials.items()
+    )
     shifted = {t: image + 1 for t, image in trials.items()}
     with pytest.raises(DataError, match=r"trials that differ, first trial 1"):
         nsd_files.check_trials(design, shifted, 1)
@@ -71,7 +78,9 @@ def test_volume_hdf5_and_nifti_agree(root):
     for path in folder.glob("*.hdf5"):
         mask = np.ones(GRID, bool)
         if "01" in path.name:
-            np.testing.assert_allclose(nsd_files.volume_betas(path, mask), raw[mask] / 300, rtol=1e-6)
+            np.testing.assert_allclose(
+                nsd_files.volume_betas(path, mask), raw[mask] / 300, rtol=1e-6
+            )
         path.unlink()
     from_nifti = nsd.read_subject(root, 1, space="func1pt8mm")
     np.testing.assert_array_equal(from_hdf5.responses, from_nifti.responses)
@@ -80,7 +89,9 @@ def test_volume_hdf5_and_nifti_agree(root):
 
 def test_noise_ceiling_for_the_repeats_used():
     s = np.array([0.5, 0.0, np.nan])
-    np.testing.assert_allclose(nsd_files.noise_ceiling(s, np.full(9, 3))[0], 0.25 / (0.25 + 1 / 3), rtol=1e-6)
+    np.testing.assert_allclose(
+        nsd_files.noise_ceiling(s, np.full(9, 3))[0], 0.25 / (0.25 + 1 / 3), rtol=1e-6
+    )
     mixed = np.repeat([3, 2, 1], [5, 3, 2])
     np.testing.assert_allclose(
         nsd_files.noise_ceiling(s, mixed)[0], 0.25 / (0.25 + (5 / 3 + 3 / 2 + 2) / 10), rtol=1e-6
@@ -93,7 +104,9 @@ def test_noise_ceiling_for_the_repeats_used():
 @pytest.mark.parametrize("sessions", [(1,), (1, 2)])
 def test_ceiling_counts_the_presentations_of_the_test_images(root, sessions):
     subject = nsd.read_subject(root, 1, sessions=sessions)
-    shown = nsd_files.read_design(root / "nsddata/experiments/nsd/nsd_expdesign.mat").trials(1)[: 12 * len(sessions)]
+    shown = nsd_files.read_design(root / "nsddata/experiments/nsd/nsd_expdesign.mat").trials(1)[
+        : 12 * len(sessions)
+    ]
     counts = [int(np.sum(shown == int(i[4:]))) for i in subject.stimuli.ids]
     scored = [counts[row] for row in subject.splits["test"]]
     base = root / f"nsddata_betas/ppdata/subj01/fsaverage/{nsd.BETAS}"
@@ -109,19 +122,26 @@ def test_ceiling_counts_the_presentations_of_the_test_images(root, sessions):
     over_all = float(np.mean(1 / np.asarray(counts, float)))
     assert abs(over_all - share) > 0.02  # the images that are not scored have other repeats
     assert subject.info["repeats_used"] == {k: counts.count(k) for k in sorted(set(counts))}
-    assert subject.info["noise_ceiling"]["repeats"] == {k: scored.count(k) for k in sorted(set(scored))}
+    assert subject.info["noise_ceiling"]["repeats"] == {
+        k: scored.count(k) for k in sorted(set(scored))
+    }
 
 
 def test_vertices_with_nan_in_any_session_are_refused_or_dropped_from_everything(root):
     whole = nsd.read_subject(root, 1, keep_repeats=True)
     left = damage_vertex(root, "lh", 1, 2, np.nan)
     right = [damage_vertex(root, "rh", 2, 0, np.inf), damage_vertex(root, "rh", 1, 4, np.nan)]
-    with pytest.raises(DataError, match=r"session 1; got NaN or infinity in 1 left and 1 right vertices.*'drop'"):
+    with pytest.raises(
+        DataError, match=r"session 1; got NaN or infinity in 1 left and 1 right vertices.*'drop'"
+    ):
         nsd.read_subject(root, 1)
     with pytest.raises(ConfigError, match="nan_policy 'refuse' or 'drop'"):
         nsd.read_subject(root, 1, nan_policy="zero")
     found = nsd.read_subject(root, 1, keep_repeats=True, nan_policy="drop")
-    assert found.info["dropped_vertices"] == {"left": 1, "right": 2} and found.info["nan_policy"] == "drop"
+    assert (
+        found.info["dropped_vertices"] == {"left": 1, "right": 2}
+        and found.info["nan_policy"] == "drop"
+    )
     places, side = np.asarray(whole.atlas.surface_index), np.asarray(whole.atlas.hemisphere)
     gone = ((side == 0) & (places == left)) | ((side == 1) & np.isin(places, right))
     assert gone.sum() == 3 and found.n_vertices == whole.n_vertices - 3
@@ -140,17 +160,26 @@ def native_labels(root, sizes, kind="floc-faces"):
     maps = {side: rng.integers(0, 3, n) for side, n in zip(("lh", "rh"), sizes)}
     for side, values in maps.items():
         mgh(label / f"{side}.{kind}.mgz", values)
-    (label / f"{kind}.mgz.ctab").write_text("0 Unknown 0 0 0 0\n1 OFA 1 2 3 0\n2 FFA-1 4 5 6 0\n3 FFA-2 7 8 9 0\n")
+    (label / f"{kind}.mgz.ctab").write_text(
+        "0 Unknown 0 0 0 0\n1 OFA 1 2 3 0\n2 FFA-1 4 5 6 0\n3 FFA-2 7 8 9 0\n"
+    )
     return maps
 
 
-@pytest.mark.parametrize("sizes", [(83, 71), (MESH, MESH)], ids=["other sizes", "as many vertices as the mesh"])
+@pytest.mark.parametrize(
+    "sizes", [(83, 71), (MESH, MESH)], ids=["other sizes", "as many vertices as the mesh"]
+)
 def test_labels_of_the_own_surface_come_to_fsaverage_by_nsds_transform(root, sizes):
     maps = native_labels(root, sizes)
-    with pytest.warns(UserWarning, match="white-to-fsaverage.mgz in .*floc-faces of subj01 are left out"):
+    with pytest.warns(
+        UserWarning, match="white-to-fsaverage.mgz in .*floc-faces of subj01 are left out"
+    ):
         without = nsd.read_subject(root, 1)
     assert "OFA" not in without.atlas.rois and "early" in without.atlas.rois
-    assert without.info["native_only_classes"] == ["floc-faces"] and "floc-faces" in without.info["missing_classes"]
+    assert (
+        without.info["native_only_classes"] == ["floc-faces"]
+        and "floc-faces" in without.info["missing_classes"]
+    )
     rng = np.random.default_rng(6)
     expected = []
     for side, size in zip(("lh", "rh"), sizes):
@@ -168,10 +197,16 @@ def test_labels_of_the_own_surface_come_to_fsaverage_by_nsds_transform(root, siz
 @pytest.mark.parametrize(
     "change, match",
     [
-        (lambda s: s - 1, "vertex numbers from 1 in .*lh.white-to-fsaverage.mgz; got 60 values, smallest 0"),
+        (
+            lambda s: s - 1,
+            "vertex numbers from 1 in .*lh.white-to-fsaverage.mgz; got 60 values, smallest 0",
+        ),
         (lambda s: s[:-1], "60 vertex numbers from 1 in .*got 59 values"),
         (lambda s: s + 0.5, "60 vertex numbers from 1"),
-        (lambda s: s + 1, "labels of at least 84 vertices, to which white-to-fsaverage refers.*got 83"),
+        (
+            lambda s: s + 1,
+            "labels of at least 84 vertices, to which white-to-fsaverage refers.*got 83",
+        ),
     ],
     ids=["counted from 0", "short", "between vertices", "beyond the labels"],
 )
@@ -182,7 +217,9 @@ def test_a_transform_that_does_not_fit_is_refused(root, change, match):
         source = np.resize(np.arange(1, size + 1), MESH).astype(float)
         source[-2:] = 1, size
         source[:1] = size
-        mgh(root / f"nsddata/ppdata/subj01/transforms/{side}.white-to-fsaverage.mgz", change(source))
+        mgh(
+            root / f"nsddata/ppdata/subj01/transforms/{side}.white-to-fsaverage.mgz", change(source)
+        )
     with pytest.raises(DataError, match=match):
         nsd.read_subject(root, 1)
 
@@ -192,17 +229,25 @@ def test_a_table_whose_numbers_are_shifted_by_one_is_refused_by_the_reader(root)
     head, *lines = table.read_text().splitlines()
     shifted = [f"{int(line.split(',')[0]) + 1},{line.split(',', 1)[1]}" for line in lines]
     table.write_text("\n".join([head, *shifted]))  # as if nsdId were counted from 1
-    with pytest.raises(DataError, match=r"the same image in nsd_expdesign\.mat and .*\.csv for subject 1"):
+    with pytest.raises(
+        DataError, match=r"the same image in nsd_expdesign\.mat and .*\.csv for subject 1"
+    ):
         nsd.read_subject(root, 1)
 
 
 @pytest.mark.parametrize(
     "damage, match",
     [
-        (lambda t: t.replace(b"\n3,", b"\nx3,", 1), r"under nsdId in .*nsd_stim_info_merged.csv, line 5; got 'x3'"),
+        (
+            lambda t: t.replace(b"\n3,", b"\nx3,", 1),
+            r"under nsdId in .*nsd_stim_info_merged.csv, line 5; got 'x3'",
+        ),
         (lambda t: t.replace(b"\n3,", b"\n-3,", 1), r"line 5; got '-3'"),
         (lambda t: t[: t.rindex(b",")], r"line 15; got a short line"),
-        (lambda t: t[:120] + b"\xff\xfe" + t[120:], r"a table as text in .*csv; got UnicodeDecodeError"),
+        (
+            lambda t: t[:120] + b"\xff\xfe" + t[120:],
+            r"a table as text in .*csv; got UnicodeDecodeError",
+        ),
         (lambda t: t.replace(b"subject1_rep2", b"subject1_rep3"), r"no \['subject1_rep2'\]"),
         (lambda t: b"", "columns nsdId"),
     ],
@@ -238,16 +283,25 @@ def test_volume_rois_are_named_by_their_colour_table(root):
     roi = root / "nsddata/ppdata/subj01/func1pt8mm/roi"
     codes = (np.arange(np.prod(GRID)).reshape(GRID) % 3).astype(np.int16)
     for side in ("lh", "rh"):
-        nifti(roi / f"{side}.floc-faces.nii.gz", np.where(codes == 0, -1, codes).astype(np.int16))  # -1: no cortex
+        nifti(
+            roi / f"{side}.floc-faces.nii.gz", np.where(codes == 0, -1, codes).astype(np.int16)
+        )  # -1: no cortex
     table = root / "nsddata/freesurfer/subj01/label"
     table.mkdir(parents=True)
-    (table / "floc-faces.mgz.ctab").write_text("0 Unknown 0 0 0 0\n1 OFA 1 2 3 0\n2 FFA-1 4 5 6 0\n")
+    (table / "floc-faces.mgz.ctab").write_text(
+        "0 Unknown 0 0 0 0\n1 OFA 1 2 3 0\n2 FFA-1 4 5 6 0\n"
+    )
     subject = nsd.read_subject(root, 1, space="func1pt8mm")
-    inside = [np.asarray(nibabel.load(str(roi / f"{s}.nsdgeneral.nii.gz")).dataobj) > 0 for s in ("lh", "rh")]
+    inside = [
+        np.asarray(nibabel.load(str(roi / f"{s}.nsdgeneral.nii.gz")).dataobj) > 0
+        for s in ("lh", "rh")
+    ]
     flat = np.concatenate([codes[m] for m in inside])
     np.testing.assert_array_equal(subject.atlas.rois["OFA"], flat == 1)
     np.testing.assert_array_equal(subject.atlas.rois["FFA-1"], flat == 2)
-    assert subject.atlas.surface_index is None and "floc-faces" not in subject.info["missing_classes"]
+    assert (
+        subject.atlas.surface_index is None and "floc-faces" not in subject.info["missing_classes"]
+    )
 
 
 def test_one_session_in_memory_at_a_time():

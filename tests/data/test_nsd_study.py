@@ -43,12 +43,17 @@ def test_options_reach_the_reader(root):
         load_study(root)
     whole = load_study(root, nan_policy="drop", seed=4)
     assert list(whole.subjects) == ["subj01"] and whole.extra["split"]["subj01"]["seed"] == 4
-    assert whole.subject().info["dropped_vertices"] == {"left": 1, "right": 0} and whole.fingerprint()
+    assert (
+        whole.subject().info["dropped_vertices"] == {"left": 1, "right": 0} and whole.fingerprint()
+    )
     with pytest.raises(DataError, match=r"a subject in .*nsd; got 'subj02'"):
         load_study(root, subject="subj02")
     base = root / f"nsddata_betas/ppdata/subj01/fsaverage/{nsd.BETAS}"
     base.rename(base.with_name("betas_assumehrf"))
-    with pytest.raises(DataError, match=r"subj01/fsaverage/betas_fithrf_GLMdenoise_RR or another subject's; got none"):
+    with pytest.raises(
+        DataError,
+        match=r"subj01/fsaverage/betas_fithrf_GLMdenoise_RR or another subject's; got none",
+    ):
         load_study(root)
 
 

@@ -58,7 +58,12 @@ def devkit(root, ids, wnid_of):
 
 
 def test_flat_validation_with_devkit_maps_by_wnid(tmp_path):
-    wnid_of = {1: WNIDS[3], 2: WNIDS[0], 3: WNIDS[1], 4: WNIDS[2]}  # the kit's ids are not the sorted order
+    wnid_of = {
+        1: WNIDS[3],
+        2: WNIDS[0],
+        3: WNIDS[1],
+        4: WNIDS[2],
+    }  # the kit's ids are not the sorted order
     kit = devkit(tmp_path / "kit", [1, 2, 3, 4, 1], wnid_of)
     for i in range(1, 6):
         picture(tmp_path / "val" / f"ILSVRC2012_val_{i:08d}.JPEG")
@@ -143,22 +148,44 @@ def test_r_and_a(r_and_a):
     for name in ("imagenet-r", "imagenet-a"):
         found = ood.read_ood_set(name, r_and_a / name, WNIDS)
         assert found.columns.sum() == ood.SETS[name].index_sum
-        assert len(found.stimuli.class_names) == 200 and found.columns.tolist() == class_list(name).tolist()
-    with pytest.raises(DataError, match=r"ImageNet-R: index sum 86135.*sum 102178.*which is ImageNet-A"):
+        assert (
+            len(found.stimuli.class_names) == 200
+            and found.columns.tolist() == class_list(name).tolist()
+        )
+    with pytest.raises(
+        DataError, match=r"ImageNet-R: index sum 86135.*sum 102178.*which is ImageNet-A"
+    ):
         ood.read_ood_set("imagenet-r", r_and_a / "imagenet-a", WNIDS)
 
 
 def test_r_and_a_need_all_classes_of_imagenet_unless_a_part_is_declared(r_and_a):
     folder = r_and_a / "imagenet-r"
-    with pytest.raises(DataError, match="1000 wnids of ImageNet to check the classes of ImageNet-R by; got 999"):
+    with pytest.raises(
+        DataError, match="1000 wnids of ImageNet to check the classes of ImageNet-R by; got 999"
+    ):
         ood.read_ood_set("imagenet-r", folder, [w for w in WNIDS if w != WNIDS[19]])
-    assert len(ood.read_ood_set("imagenet-r", folder, [w for w in WNIDS if w != WNIDS[19]], partial=True).wnids) == 200
+    assert (
+        len(
+            ood.read_ood_set(
+                "imagenet-r", folder, [w for w in WNIDS if w != WNIDS[19]], partial=True
+            ).wnids
+        )
+        == 200
+    )
 
 
 def test_a_partial_set_says_how_many_of_its_published_classes_it_has(tmp_path, r_and_a):
-    assert ood.partial_note(ood.read_ood_set("imagenet-a", r_and_a / "imagenet-a", WNIDS).stimuli) == ""
+    assert (
+        ood.partial_note(ood.read_ood_set("imagenet-a", r_and_a / "imagenet-a", WNIDS).stimuli)
+        == ""
+    )
     tree(tmp_path / "r", WNIDS[3:5])
-    assert ood.partial_note(ood.read_ood_set("imagenet-r", tmp_path / "r", WNIDS, partial=True).stimuli) == "2 of 200 classes"
+    assert (
+        ood.partial_note(
+            ood.read_ood_set("imagenet-r", tmp_path / "r", WNIDS, partial=True).stimuli
+        )
+        == "2 of 200 classes"
+    )
     found = ood.read_ood_set("imagenet-sketch", tmp_path / "r", WNIDS[:7], partial=True).stimuli
     assert ood.partial_note(found) == "2 of 1000 classes"
     val = im.read_imagenet_val(tmp_path / "r", WNIDS, partial=True)
@@ -183,8 +210,12 @@ def test_masked_logits_follow_wnids_whatever_the_order_of_the_head(r_and_a):
 def test_v2_folders_are_numbers_in_numeric_order(tmp_path):
     tree(tmp_path, [str(i) for i in range(12)], suffix=".jpeg")
     found = ood.read_ood_set("imagenet-v2", tmp_path, WNIDS[:12])
-    by_folder = {str(i).split("/")[0]: int(v) for i, v in zip(found.stimuli.ids, found.stimuli.labels)}
-    assert by_folder == {str(i): i for i in range(12)}  # "10" is class 10 although it sorts before "2"
+    by_folder = {
+        str(i).split("/")[0]: int(v) for i, v in zip(found.stimuli.ids, found.stimuli.labels)
+    }
+    assert by_folder == {
+        str(i): i for i in range(12)
+    }  # "10" is class 10 although it sorts before "2"
     with pytest.raises(DataError, match="missing"):
         ood.read_ood_set("imagenet-v2", tmp_path, WNIDS[:13])
 
@@ -251,7 +282,16 @@ def test_prepare_resizes_resumes_and_reports(tmp_path):
     with pytest.raises(DataError, match="outside the target"):
         im.prepare(source, source / "inside")
     (source / WNIDS[1] / "broken.JPEG").unlink()
-    command = [sys.executable, "-m", "bmfl_lab.data.imagenet", "prepare", str(source), str(target), "--size", "32"]
+    command = [
+        sys.executable,
+        "-m",
+        "bmfl_lab.data.imagenet",
+        "prepare",
+        str(source),
+        str(target),
+        "--size",
+        "32",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "written 0, kept 5, failed 0" in done.stdout
     assert len(im.read_imagenet_train(target, WNIDS[:2])) == 5

@@ -95,7 +95,9 @@ def test_maps_are_the_receptive_fields(study):
     angle, eccentricity = np.radians(atlas.maps["polar_angle"]), atlas.maps["eccentricity"]
     assert np.allclose(np.stack([np.sin(angle), np.cos(angle)]) * eccentricity, rf[:, :2].T)
     left = np.asarray(atlas.hemisphere) == 0
-    assert (rf[left, 0] > 0).all() and (rf[~left, 0] < 0).all()  # each hemisphere sees the other half of the field
+    assert (rf[left, 0] > 0).all() and (
+        rf[~left, 0] < 0
+    ).all()  # each hemisphere sees the other half of the field
 
 
 def test_energy_prefers_its_own_orientation():
@@ -132,7 +134,9 @@ def test_sets_are_disjoint_and_balanced(study):
 
 @pytest.mark.parametrize("roi", ["V1", "PHA"])
 def test_any_roi_can_carry_the_signal(roi):
-    subject = load(seed=1, signal_roi=roi, **{**SIZES, "n_encoder": 200, "n_encoder_test": 80}).subject()
+    subject = load(
+        seed=1, signal_roi=roi, **{**SIZES, "n_encoder": 200, "n_encoder_test": 80}
+    ).subject()
     labels = subject.truth["labels"]
     for name in RF_SIZE:
         found = decoded(subject.truth["noiseless"][:, subject.atlas.rois[name]], labels)

@@ -1,7 +1,8 @@
 """The 15 corruptions at all levels published with ImageNet-C (224 px) and CIFAR-10-C (32 px), computed here by other means.
 
-Levels from Hendrycks & Dietterich 2019 and the code published with it; draws come from the same generator. What the
-package draws in its own order (glass) or by itself (frost, fog) is put in place, so that the levels alone are compared.
+Levels from Hendrycks & Dietterich 2019 and the code published with it; draws come from the same
+generator. What the package draws in its own order (glass) or by itself (frost, fog) is put in
+place, so that the levels alone are compared.
 """
 
 from __future__ import annotations
@@ -38,10 +39,20 @@ PUBLISHED = {
         32: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
     },
     "snow": {
-        224: ((0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-              (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55)),
-        32: ((0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-             (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)),
+        224: (
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
+        32: (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ),
     },
     "frost": {
         224: ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
@@ -54,12 +65,24 @@ PUBLISHED = {
     "brightness": {224: (0.1, 0.2, 0.3, 0.4, 0.5), 32: (0.05, 0.1, 0.15, 0.2, 0.3)},
     "contrast": {224: (0.4, 0.3, 0.2, 0.1, 0.05), 32: (0.75, 0.5, 0.4, 0.3, 0.15)},
     "elastic_transform": {
-        224: ((488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88), (29.28, 2.44, 4.88)),
-        32: ((0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)),
+        224: (
+            (488, 170.8, 24.4),
+            (488, 19.52, 48.8),
+            (12.2, 2.44, 4.88),
+            (17.08, 2.44, 4.88),
+            (29.28, 2.44, 4.88),
+        ),
+        32: (
+            (0, 0, 2.56),
+            (1.6, 6.4, 2.24),
+            (2.56, 1.92, 1.92),
+            (3.2, 1.28, 1.6),
+            (3.2, 0.96, 0.96),
+        ),
     },
     "pixelate": {224: (0.6, 0.5, 0.4, 0.3, 0.25), 32: (0.95, 0.9, 0.85, 0.75, 0.65)},
     "jpeg_compression": {224: (25, 18, 15, 10, 7), 32: (80, 65, 58, 50, 40)},
-}  # fmt: skip
+}
 
 
 def gaussian_noise(image, c, random):
@@ -83,13 +106,17 @@ def defocus_blur(image, c, random):
     span = np.arange(-12, 13)
     disk = (np.hypot(*np.meshgrid(span, span)) <= radius).astype(float)
     kernel = ndimage.gaussian_filter(disk / disk.sum(), soft, radius=1 if radius <= 8 else 2)
-    return np.stack([ndimage.correlate(image[..., i] / 255, kernel, mode="mirror") for i in range(3)], -1)
+    return np.stack(
+        [ndimage.correlate(image[..., i] / 255, kernel, mode="mirror") for i in range(3)], -1
+    )
 
 
 def glass_blur(image, c, random):
     out = image / 255
     for _ in range(2):
-        out = np.stack([ndimage.gaussian_filter(out[..., i], c[0], mode="nearest") for i in range(3)], -1)
+        out = np.stack(
+            [ndimage.gaussian_filter(out[..., i], c[0], mode="nearest") for i in range(3)], -1
+        )
     return out
 
 
@@ -114,7 +141,9 @@ def middle(x, factor):
     side = len(x)
     part = int(np.ceil(side / factor))
     top = (side - part) // 2
-    big = ndimage.zoom(x[top : top + part, top : top + part], (factor, factor, 1)[: x.ndim], order=1)
+    big = ndimage.zoom(
+        x[top : top + part, top : top + part], (factor, factor, 1)[: x.ndim], order=1
+    )
     trim = (len(big) - side) // 2
     return big[trim : trim + side, trim : trim + side]
 
@@ -162,16 +191,28 @@ def elastic_transform(image, c, random):
     reach, softness, jitter = c
     side = len(image)
     at, third = side // 2, side // 3
-    points = np.asarray([(at + third, at + third), (at + third, at - third), (at - third, at - third)], float)
+    points = np.asarray(
+        [(at + third, at + third), (at + third, at - third), (at - third, at - third)], float
+    )
     moved = points + random.uniform(-jitter, jitter, (3, 2))
-    forward = np.linalg.lstsq(np.c_[points, np.ones(3)], moved, rcond=None)[0]  # (row, column, 1) to the moved place
+    forward = np.linalg.lstsq(np.c_[points, np.ones(3)], moved, rcond=None)[
+        0
+    ]  # (row, column, 1) to the moved place
     p = np.mgrid[:side, :side].astype(float)
     if reach:
         fields = [random.uniform(-1, 1, (side, side)) for _ in range(2)]
-        p = p + reach * np.stack([ndimage.gaussian_filter(f, softness, mode="reflect", truncate=8) for f in fields])
+        p = p + reach * np.stack(
+            [ndimage.gaussian_filter(f, softness, mode="reflect", truncate=8) for f in fields]
+        )
     inverse = np.linalg.inv(forward[:2])
     source = np.einsum("ijk,il->ljk", p - forward[2][:, None, None], inverse)
-    return np.stack([ndimage.map_coordinates(image[..., i] / 255, source, order=1, mode="mirror") for i in range(3)], -1)
+    return np.stack(
+        [
+            ndimage.map_coordinates(image[..., i] / 255, source, order=1, mode="mirror")
+            for i in range(3)
+        ],
+        -1,
+    )
 
 
 def pixelate(image, c, random):
@@ -186,23 +227,41 @@ def jpeg_compression(image, c, random):
 
 
 # levels (of 255) that other arithmetic may differ by: half of one is the rounding to uint8
-TOLERANCE = {"shot_noise": 0.51, "zoom_blur": 1.0, "snow": 2.5, "elastic_transform": 1.5, "brightness": 1.0}
+TOLERANCE = {
+    "shot_noise": 0.51,
+    "zoom_blur": 1.0,
+    "snow": 2.5,
+    "elastic_transform": 1.5,
+    "brightness": 1.0,
+}
 
 
 @pytest.mark.parametrize("side", [224, 32])
 @pytest.mark.parametrize("name", IMAGENET_C)
 def test_every_published_level(name, side, monkeypatch):
     asked = []
-    monkeypatch.setattr(corruptions_blur, "swap_neighbours", lambda index, reach, random: asked.append(reach))
-    monkeypatch.setattr(corruptions_weather, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, np.float32))
-    monkeypatch.setattr(corruptions_weather, "plasma", lambda n, decay, random: asked.append(decay) or ramp(n))
+    monkeypatch.setattr(
+        corruptions_blur, "swap_neighbours", lambda index, reach, random: asked.append(reach)
+    )
+    monkeypatch.setattr(
+        corruptions_weather, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, np.float32)
+    )
+    monkeypatch.setattr(
+        corruptions_weather, "plasma", lambda n, decay, random: asked.append(decay) or ramp(n)
+    )
     image = scene(side)
     for severity, level in enumerate(PUBLISHED[name][side], 1):
         asked.clear()
         found = SHIFTS[name](image, severity, np.random.default_rng(severity)).astype(float)
-        expected = 255 * np.clip(globals()[name](image, level, np.random.default_rng(severity)), 0, 1)
+        expected = 255 * np.clip(
+            globals()[name](image, level, np.random.default_rng(severity)), 0, 1
+        )
         difference = np.abs(found - expected)
-        assert difference.max() <= TOLERANCE.get(name, 0.6), (severity, difference.max(), difference.mean())
+        assert difference.max() <= TOLERANCE.get(name, 0.6), (
+            severity,
+            difference.max(),
+            difference.mean(),
+        )
         if name == "glass_blur":
             assert asked == [level[1]] * level[2], severity  # reach, as often as there are rounds
         if name == "fog":
@@ -213,6 +272,8 @@ def test_levels_of_one_severity_are_told_from_those_of_another():
     """The comparison above would fail for the level of the next severity, for every corruption whose draws it repeats."""
     image = scene(224)
     for name in set(IMAGENET_C) - {"glass_blur", "frost", "fog"}:
-        wrong = 255 * np.clip(globals()[name](image, PUBLISHED[name][224][2], np.random.default_rng(1)), 0, 1)
+        wrong = 255 * np.clip(
+            globals()[name](image, PUBLISHED[name][224][2], np.random.default_rng(1)), 0, 1
+        )
         found = SHIFTS[name](image, 2, np.random.default_rng(1)).astype(float)
         assert np.abs(found - wrong).max() > 4 * TOLERANCE.get(name, 0.6), name

@@ -16,7 +16,9 @@ def test_shifted_set_is_stable_under_order_and_changes_digests(tmp_path):
     noisy = shifted(clean, "gaussian_noise", 3, seed=1)
     other = shifted(clean.subset([2, 0]), "gaussian_noise", 3, seed=1)
     assert np.array_equal(noisy.image(2), other.image(0))
-    assert np.array_equal(noisy.image(0), apply_shift(images[0], "gaussian_noise", 3, 1, stimulus_id="a"))
+    assert np.array_equal(
+        noisy.image(0), apply_shift(images[0], "gaussian_noise", 3, 1, stimulus_id="a")
+    )
     assert list(noisy.labels) == list(clean.labels) and noisy.name == "test/gaussian_noise-3"
     prints = {shifted(clean, "masked", s, seed=d).fingerprint() for s in (1, 2) for d in (0, 1)}
     prints |= {shifted(clean, "masked", 1, fill="black").fingerprint(), clean.fingerprint()}
@@ -32,7 +34,9 @@ def test_shifted_set_is_stable_under_order_and_changes_digests(tmp_path):
 
 
 def test_materialising_goes_on_where_it_was_cut_off(tmp_path):
-    clean = st.from_arrays("test", np.stack([scene(32, s) for s in range(5)]), "abcde", [0] * 5, ["x"])
+    clean = st.from_arrays(
+        "test", np.stack([scene(32, s) for s in range(5)]), "abcde", [0] * 5, ["x"]
+    )
     calls = []
 
     def cut(image, identifier):

@@ -44,7 +44,8 @@ def test_shape_type_and_determinism(name):
 
 
 DRAWN = sorted(
-    set(SHIFTS.names()) - {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
+    set(SHIFTS.names())
+    - {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}
 )
 
 
@@ -55,7 +56,8 @@ def test_draws_differ_by_id_and_seed(name):
     assert len(by_id) > 1 and len(by_seed) > 1
 
 
-# The published levels of these are not ordered by pixel distance (see their docstrings and the test below).
+# The published levels of these are not ordered by pixel distance (see their docstrings and the test
+# below).
 UNORDERED = {"elastic_transform", "glass_blur", "snow", "fog", "frost", "motion_blur"}
 
 
@@ -65,7 +67,10 @@ def test_severity_is_monotone(name, side):
     images = [scene(side, s) for s in range(12 if side == 32 else 6)]
     distance = [
         np.mean(
-            [np.abs(apply_shift(x, name, s, stimulus_id=str(i)) - x.astype(float)).mean() for i, x in enumerate(images)]
+            [
+                np.abs(apply_shift(x, name, s, stimulus_id=str(i)) - x.astype(float)).mean()
+                for i, x in enumerate(images)
+            ]
         )
         for s in range(1, 6)
     ]
@@ -77,7 +82,10 @@ def test_published_levels_end_stronger_than_they_begin(name):
     images = [scene(224, s) for s in range(3)]
     first, last = (
         np.mean(
-            [np.abs(apply_shift(x, name, s, stimulus_id=str(i)) - x.astype(float)).mean() for i, x in enumerate(images)]
+            [
+                np.abs(apply_shift(x, name, s, stimulus_id=str(i)) - x.astype(float)).mean()
+                for i, x in enumerate(images)
+            ]
         )
         for s in (1, 5)
     )
@@ -120,8 +128,12 @@ def test_masked_covers_the_stated_share_of_whole_patches():
 
 
 def test_low_light_darkens_as_stated():
-    # On a mid-grey image the developed value is x (k g)^(1/gamma): between the extremes of the drawn ranges.
-    levels = [np.mean([apply_shift(LARGE[:64, :64], "low_light", s, i).mean() for i in range(12)]) for s in range(1, 6)]
+    # On a mid-grey image the developed value is x (k g)^(1/gamma): between the extremes of the
+    # drawn ranges.
+    levels = [
+        np.mean([apply_shift(LARGE[:64, :64], "low_light", s, i).mean() for i in range(12)])
+        for s in range(1, 6)
+    ]
     assert (np.diff(levels) < 0).all() and levels[0] < 0.75 * LARGE.mean()
     random = np.random.default_rng(0)
     dark = made.darken_raw(np.full((400, 400, 3), 0.5), 0.1, random)
@@ -179,7 +191,9 @@ def test_gaussian_noise_sd(severity):
     found = apply_shift(FLAT, "gaussian_noise", severity, 0) / 255
     expected = np.clip(128 / 255 + sd * np.random.default_rng(1).normal(size=400000), 0, 1)
     assert found.std() == pytest.approx(expected.std(), rel=0.01)
-    assert apply_shift(FLAT[:32, :32], "gaussian_noise", 5, 0).std() / 255 == pytest.approx(0.10, rel=0.03)
+    assert apply_shift(FLAT[:32, :32], "gaussian_noise", 5, 0).std() / 255 == pytest.approx(
+        0.10, rel=0.03
+    )
 
 
 def test_shot_noise_mean_and_variance():
@@ -219,7 +233,9 @@ def test_defocus_of_a_delta_is_the_kernel():
     half = kernel.shape[0] // 2
     assert out[112 - half : 113 + half, 112 - half : 113 + half] == pytest.approx(kernel, abs=1e-6)
     random = np.random.default_rng(0).random((20, 24, 3))
-    other = np.stack([ndimage.correlate(random[..., c], kernel, mode="mirror") for c in range(3)], -1)
+    other = np.stack(
+        [ndimage.correlate(random[..., c], kernel, mode="mirror") for c in range(3)], -1
+    )
     assert corruptions_blur.convolve(random, kernel) == pytest.approx(other, abs=1e-6)
 
 
@@ -309,8 +325,12 @@ def test_snow_whitens_by_the_published_formula(monkeypatch):
 
 
 def test_frost_weights(monkeypatch):
-    monkeypatch.setattr(corruptions_weather, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, dtype=np.float32))
-    for severity, (keep, add) in enumerate(((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), 1):
+    monkeypatch.setattr(
+        corruptions_weather, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, dtype=np.float32)
+    )
+    for severity, (keep, add) in enumerate(
+        ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), 1
+    ):
         expected = np.clip(keep * LARGE / 255 + add * 0.5, 0, 1) * 255
         assert np.abs(apply_shift(LARGE, "frost", severity, 0) - expected).max() < 0.51
 
@@ -337,7 +357,9 @@ def test_contrast_formula(severity, factor):
 def test_jpeg_quality_by_reencoding(severity, quality):
     buffer = io.BytesIO()
     Image.fromarray(LARGE).save(buffer, "JPEG", quality=quality)
-    assert np.array_equal(apply_shift(LARGE, "jpeg_compression", severity, 0), np.asarray(Image.open(buffer)))
+    assert np.array_equal(
+        apply_shift(LARGE, "jpeg_compression", severity, 0), np.asarray(Image.open(buffer))
+    )
 
 
 def test_pixelate_averages_blocks():
@@ -357,7 +379,9 @@ def test_elastic_affine_moves_three_points():
 def test_elastic_displacement_field_has_the_published_smoothness():
     field = np.random.default_rng(0).uniform(-1, 1, (128, 128))
     mine = table.smooth(field, 2.44)
-    assert mine == pytest.approx(ndimage.gaussian_filter(field, 2.44, mode="reflect", truncate=6), abs=1e-4)
+    assert mine == pytest.approx(
+        ndimage.gaussian_filter(field, 2.44, mode="reflect", truncate=6), abs=1e-4
+    )
 
 
 def test_small_and_large_use_their_published_constants():

@@ -18,8 +18,12 @@ def test_style_statistics():
     assert np.cov(moved.reshape(-1, 3).T) == pytest.approx(np.cov(other.reshape(-1, 3).T), abs=2e-4)
     y = random.random((48, 40, 3))
     mixed = np.fft.fft2(style.mix_amplitude(x, y, 1.0), axes=(0, 1))
-    assert np.abs(mixed[1:5, 1:5]) == pytest.approx(np.abs(np.fft.fft2(y, axes=(0, 1)))[1:5, 1:5], rel=1e-6)
-    assert np.angle(mixed[1:5, 1:5]) == pytest.approx(np.angle(np.fft.fft2(x, axes=(0, 1)))[1:5, 1:5], abs=1e-6)
+    assert np.abs(mixed[1:5, 1:5]) == pytest.approx(
+        np.abs(np.fft.fft2(y, axes=(0, 1)))[1:5, 1:5], rel=1e-6
+    )
+    assert np.angle(mixed[1:5, 1:5]) == pytest.approx(
+        np.angle(np.fft.fft2(x, axes=(0, 1)))[1:5, 1:5], abs=1e-6
+    )
     assert style.mix_statistics(x, y, 0.0) == pytest.approx(x, abs=1e-6)
     a = style.adain(random.random((4, 6, 6)), 3 * random.random((4, 5, 5)))
     with pytest.raises(DataError, match="same channels"):
@@ -36,7 +40,9 @@ def test_adain_gives_the_moments_of_the_style():
 
 def test_stylised_with_a_users_encoder():
     encoder, decoder = (lambda x: np.moveaxis(x, 2, 0)), (lambda f: np.moveaxis(f, 0, 2))
-    out = apply_shift(LARGE, "stylised", 5, 0, form="adain", style=LARGE[::-1], encoder=encoder, decoder=decoder)
+    out = apply_shift(
+        LARGE, "stylised", 5, 0, form="adain", style=LARGE[::-1], encoder=encoder, decoder=decoder
+    )
     assert np.abs(out.astype(int) - LARGE).max() <= 1  # a flipped image has the same moments
     with pytest.raises(ConfigError, match="encoder and decoder"):
         apply_shift(LARGE, "stylised", 5, 0, form="adain")

@@ -34,7 +34,11 @@ def test_the_share_is_what_two_subjects_have_in_common(subject):
 
 def test_it_is_a_subject_of_its_own_with_known_noise(subject):
     other = simulate_other(subject, seed=3)
-    assert other.simulated and other.name == "simulated-planted-other3" and other.repeats.shape == subject.repeats.shape
+    assert (
+        other.simulated
+        and other.name == "simulated-planted-other3"
+        and other.repeats.shape == subject.repeats.shape
+    )
     assert other.stimuli is subject.stimuli and other.splits is subject.splits
     r2 = pearson(other.responses, other.truth["noiseless"]) ** 2
     np.testing.assert_allclose(np.mean(r2), np.mean(subject.noise_ceiling), atol=0.05)

@@ -57,7 +57,12 @@ def test_leaks_are_refused_with_counts_and_examples():
         splits.check_leakage(sets_of(["a", "b"], ["b", "d"]))
     with pytest.raises(DataError, match=r"1 identical images in 'train' and 'test', e.g. a = d"):
         splits.check_leakage(sets_of(["a", "b"], ["c", "d"], same_pixels=True))
-    assert splits.check_leakage(sets_of(["a", "b"], ["c", "d"], same_pixels=True), images=False)["by_image"] is None
+    assert (
+        splits.check_leakage(sets_of(["a", "b"], ["c", "d"], same_pixels=True), images=False)[
+            "by_image"
+        ]
+        is None
+    )
 
 
 def test_shared_ids_need_their_columns(tmp_path):

@@ -16,13 +16,22 @@ def atlas():
 
 
 def stimuli(n=4, name="train", offset=0):
-    images = np.arange(offset, offset + n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    images = np.arange(offset, offset + n, dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 2, 2, 3), np.uint8
+    )
     return from_arrays(name, images, [f"{name}{i}" for i in range(n)], np.arange(n) % 2, ("a", "b"))
 
 
 def subject(**changes):
-    values = {"name": "s", "stimuli": stimuli(), "responses": np.zeros((4, 6), np.float32), "atlas": atlas()}
-    return Subject(**{**values, "splits": {"train": np.array([0, 1]), "test": np.array([2])}, **changes})
+    values = {
+        "name": "s",
+        "stimuli": stimuli(),
+        "responses": np.zeros((4, 6), np.float32),
+        "atlas": atlas(),
+    }
+    return Subject(
+        **{**values, "splits": {"train": np.array([0, 1]), "test": np.array([2])}, **changes}
+    )
 
 
 def test_overlapping_rois_count_a_vertex_once_and_parcels_partition():
@@ -36,7 +45,8 @@ def test_overlapping_rois_count_a_vertex_once_and_parcels_partition():
 
 
 @pytest.mark.parametrize(
-    "names, match", [("V11", "did you mean 'V1'"), ("PHA", "absent in this subject"), ([], "an empty list")]
+    "names, match",
+    [("V11", "did you mean 'V1'"), ("PHA", "absent in this subject"), ([], "an empty list")],
 )
 def test_a_region_that_is_unknown_or_absent_is_refused(names, match):
     with pytest.raises(ConfigError, match=match):
@@ -82,7 +92,10 @@ def test_ids_and_labels_are_checked(ids, labels, match):
     [
         ({"responses": np.zeros((6, 4), np.float32)}, "transpose the array"),
         ({"responses": np.zeros((3, 6), np.float32)}, "n_stimuli=4"),
-        ({"splits": {"train": np.array([0, 1]), "test": np.array([1])}}, "1 stimuli in more than one"),
+        (
+            {"splits": {"train": np.array([0, 1]), "test": np.array([1])}},
+            "1 stimuli in more than one",
+        ),
         ({"splits": {"train": np.array([4])}}, r"row indices 0\.\.3"),
         ({"noise_ceiling": np.zeros(5)}, "one value per vertex"),
     ],
@@ -100,7 +113,10 @@ def test_a_study_finds_its_parts_and_names_the_nearest():
         (lambda: study.set("trian"), "did you mean 'train'"),
         (lambda: study.subject("t"), "a subject of study"),
         (lambda: Study("s", "d", {"train": stimuli()}).subject(), "holds images only"),
-        (lambda: Study("s", "d", {"train": stimuli()}, ood=("sketch",)), "an image set named 'sketch'"),
+        (
+            lambda: Study("s", "d", {"train": stimuli()}, ood=("sketch",)),
+            "an image set named 'sketch'",
+        ),
         (lambda: subject().rows("val"), "a split of 's'"),
     ):
         with pytest.raises(DataError, match=match):
@@ -115,7 +131,8 @@ def test_a_study_changes_its_fingerprint_with_one_response():
     changed = np.zeros((4, 6), np.float32)
     changed[3, 5] = 1e-6
     prints = {
-        Study("s", "d", {"train": stimuli()}, {"s": subject(**c)}).fingerprint() for c in ({}, {"responses": changed})
+        Study("s", "d", {"train": stimuli()}, {"s": subject(**c)}).fingerprint()
+        for c in ({}, {"responses": changed})
     }
     assert len(prints) == 2
 
@@ -128,5 +145,8 @@ def test_a_study_at_the_end_of_a_cell_is_one_readable_line():
     )
     assert repr(Study("s", "d", {})) == "Study('s', 'd', images: none; subjects: none)"
     assert "measured" in repr(subject(splits={})) and "no split" in repr(subject(splits={}))
-    assert repr(atlas()) == "Atlas(n_vertices=6, n_left=3, mesh=None, rois=['V1', 'FFC'], absent=['PHA'])"
+    assert (
+        repr(atlas())
+        == "Atlas(n_vertices=6, n_left=3, mesh=None, rois=['V1', 'FFC'], absent=['PHA'])"
+    )
     assert len(repr(load_study("planted"))) < 400

@@ -11,7 +11,8 @@ from bmfl_lab.errors import ConfigError, DataError
 def test_fsaverage_has_the_numbering_of_the_published_icosahedron():
     vertices, faces = surfaces.sphere("fsaverage")
     assert vertices.shape == (163_842, 3) and faces.shape == (327_680, 3)
-    # vertices and triangles of FreeSurfer's ic7 tessellation as MNE-Python distributes it (icos.fif.gz), 4 decimals
+    # vertices and triangles of FreeSurfer's ic7 tessellation as MNE-Python distributes it
+    # (icos.fif.gz), 4 decimals
     published = [[-0.0070, 0.0051, 1.0], [-0.6654, 0.0613, 0.7440], [0.0140, 0.0, -0.9999]]
     np.testing.assert_allclose(vertices[[40_962, 100_000, 163_841]], published, atol=2e-4)
     assert faces[[20_480, 200_000, 327_679]].tolist() == [
@@ -55,7 +56,9 @@ def test_sphere_file_is_verified(tmp_path):
 def test_challenge_vertices_reach_fsaverage5():
     centre = surfaces.sphere("fsaverage")[0]
     patch = np.flatnonzero(centre[:, 2] > 0.9)
-    atlas = Atlas(np.repeat([0, 1], len(patch)), {}, surface_index=np.tile(patch, 2), mesh="fsaverage")
+    atlas = Atlas(
+        np.repeat([0, 1], len(patch)), {}, surface_index=np.tile(patch, 2), mesh="fsaverage"
+    )
     height = np.concatenate([centre[patch, 2], -centre[patch, 2]])
     left, right = surfaces.to_mesh(height, atlas)
     shown = np.isfinite(left)

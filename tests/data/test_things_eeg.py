@@ -36,12 +36,20 @@ def test_reads_bare_pickles_as_the_dataset_has_them(tmp_path, protocol, order):
 def test_reads_numpy_saved_dictionaries_and_ids_from_metadata(tmp_path):
     np.save(tmp_path / "preprocessed_eeg_training.npy", content(3))
     np.save(
-        tmp_path / "image_metadata.npy", {"train_img_files": ["aardvark_01b.jpg", "abacus_01b.jpg", "zebra_02s.jpg"]}
+        tmp_path / "image_metadata.npy",
+        {"train_img_files": ["aardvark_01b.jpg", "abacus_01b.jpg", "zebra_02s.jpg"]},
     )
     found = read_things_eeg(tmp_path, "train", metadata=tmp_path / "image_metadata.npy")
-    assert list(found.ids) == ["aardvark_01b", "abacus_01b", "zebra_02s"] and found.data.shape == (3, 4, 3, 10)
+    assert list(found.ids) == ["aardvark_01b", "abacus_01b", "zebra_02s"] and found.data.shape == (
+        3,
+        4,
+        3,
+        10,
+    )
     with pytest.raises(DataError, match=r"'test_img_files' in image_metadata\.npy"):
-        read_things_eeg(tmp_path / "preprocessed_eeg_training.npy", metadata=tmp_path / "image_metadata.npy")
+        read_things_eeg(
+            tmp_path / "preprocessed_eeg_training.npy", metadata=tmp_path / "image_metadata.npy"
+        )
 
 
 def test_types_and_byte_orders_come_through(tmp_path):
@@ -147,7 +155,9 @@ def test_a_damaged_numpy_header_is_refused(tmp_path, damage):
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 def test_a_hundred_thousand_mutations_are_read_or_refused(tmp_path):
-    files = [bytearray(pickle.dumps(content(2, order), p)) for p in (3, 4, 5) for order in ("C", "F")]
+    files = [
+        bytearray(pickle.dumps(content(2, order), p)) for p in (3, 4, 5) for order in ("C", "F")
+    ]
     np.save(tmp_path / "whole.npy", np.array(content(2), dtype=object))
     files.append(bytearray((tmp_path / "whole.npy").read_bytes()))
     g, outcomes = np.random.default_rng(1), {"read": 0, "refused": 0}
@@ -175,9 +185,13 @@ def test_images_of_an_eeg_are_found_by_name(tmp_path):
     (tmp_path / "images" / "aardvark").mkdir(parents=True)
     for i, name in enumerate(("aardvark/a_01.png", "b_02.png")):
         Image.fromarray(np.full((4, 4, 3), 40 * i, np.uint8)).save(tmp_path / "images" / name)
-    eeg = EEG(np.zeros((2, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["b_02", "a_01"], dtype=object))
+    eeg = EEG(
+        np.zeros((2, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["b_02", "a_01"], dtype=object)
+    )
     shown = eeg_stimuli(eeg, tmp_path / "images")
-    assert list(shown.ids) == ["b_02", "a_01"] and shown.image(0)[0, 0, 0] == 40 and not eeg.simulated
+    assert (
+        list(shown.ids) == ["b_02", "a_01"] and shown.image(0)[0, 0, 0] == 40 and not eeg.simulated
+    )
     lost = EEG(np.zeros((1, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["c"], dtype=object))
     with pytest.raises(DataError, match=r"1 missing, e\.g\. 'c'"):
         eeg_stimuli(lost, tmp_path / "images")
@@ -196,11 +210,18 @@ def test_a_recording_is_read_with_its_images_from_the_dataset_as_unpacked(tmp_pa
     np.save(folder / "preprocessed_eeg_test.npy", content(2))
     with pytest.raises(DataError, match=r"image_set/image_metadata\.npy above sub-01; got none"):
         read_with_images(folder)
-    np.save(tmp_path / "image_set" / "image_metadata.npy", {"test_img_files": [n.split("/")[1] for n in names]})
+    np.save(
+        tmp_path / "image_set" / "image_metadata.npy",
+        {"test_img_files": [n.split("/")[1] for n in names]},
+    )
     eeg, shown = read_with_images(folder)
     assert list(eeg.ids) == list(shown.ids) == ["aircraft_06s", "ant_11s"] and not eeg.simulated
     assert eeg.data.shape == (2, 4, 3, 10) and abs(int(shown.image(1)[0, 0, 0]) - 40) <= 2
-    linked = [folder / "preprocessed_eeg_test.npy", where / names[0], tmp_path / "image_set" / "image_metadata.npy"]
+    linked = [
+        folder / "preprocessed_eeg_test.npy",
+        where / names[0],
+        tmp_path / "image_set" / "image_metadata.npy",
+    ]
     for number, path in enumerate(linked):
         outside = tmp_path / f"outside{number}{path.suffix}"
         path.rename(outside)

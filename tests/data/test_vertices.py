@@ -18,14 +18,20 @@ def test_draws_have_the_regions_size_and_lie_outside_hemisphere_by_hemisphere():
     for draw in range(5):
         found = random_vertices(ATLAS, REGION, np.random.default_rng(draw))
         assert not (found & REGION).any() and found[:60].sum() == 4 and found[60:].sum() == 2
-    counts = sum(random_vertices(ATLAS, REGION, np.random.default_rng(d)).astype(int) for d in range(2000))
-    assert counts[REGION].sum() == 0 and counts[:60][~REGION[:60]].min() > 90  # 2000 * 4 / 56 = 143 each
+    counts = sum(
+        random_vertices(ATLAS, REGION, np.random.default_rng(d)).astype(int) for d in range(2000)
+    )
+    assert (
+        counts[REGION].sum() == 0 and counts[:60][~REGION[:60]].min() > 90
+    )  # 2000 * 4 / 56 = 143 each
 
 
 def test_matched_vertices_have_the_ceiling_that_random_ones_have_not():
     high = np.where(REGION, 0.9, CEILING * 0.85)
     wanted = high[REGION].mean()
-    matched = [ceiling_matched_vertices(ATLAS, REGION, high, np.random.default_rng(d)) for d in range(20)]
+    matched = [
+        ceiling_matched_vertices(ATLAS, REGION, high, np.random.default_rng(d)) for d in range(20)
+    ]
     random = [random_vertices(ATLAS, REGION, np.random.default_rng(d)) for d in range(20)]
     assert all(m.sum() == 6 and not (m & REGION).any() and m[:60].sum() == 4 for m in matched)
     assert wanted - np.mean([high[m].mean() for m in matched]) < 0.15

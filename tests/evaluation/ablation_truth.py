@@ -2,7 +2,8 @@
 
     python tests/evaluation/ablation_truth.py FOLDER N_STUDIES
 
-adds studies to ``FOLDER/studies.jsonl`` until there are N_STUDIES, and prints what they say together.
+adds studies to ``FOLDER/studies.jsonl`` until there are N_STUDIES, and prints what they say
+together.
 """
 
 from __future__ import annotations
@@ -29,10 +30,18 @@ SEEDS = (0, 1, 2, 3, 4)
 N_REGIONS = 4
 
 
-def ablate(folder: Path, *, seed: int = 0, epochs: int = 10, n_test: int = 120, **options: Any) -> AblationResult:
+def ablate(
+    folder: Path, *, seed: int = 0, epochs: int = 10, n_test: int = 120, **options: Any
+) -> AblationResult:
     """Ablate a planted study with the true responses in place of an encoder's, in and out of distribution."""
     planted = {k: options.pop(k) for k in ("signal_roi", "carries") if k in options}
-    sizes = {"n_encoder": 60, "n_encoder_val": 20, "n_encoder_test": 20, "n_test": n_test, "n_ood": n_test}
+    sizes = {
+        "n_encoder": 60,
+        "n_encoder_val": 20,
+        "n_encoder_test": 20,
+        "n_test": n_test,
+        "n_ood": n_test,
+    }
     study = load_study("planted", seed=seed, **sizes, **planted)
     respond = study.subject().truth["respond"]
 
@@ -41,7 +50,9 @@ def ablate(folder: Path, *, seed: int = 0, epochs: int = 10, n_test: int = 120, 
 
     config = tiny(kind="pooled:4", loop=configs.replace(LOOP, epochs=epochs))
     atlas = study.subject().atlas
-    train = ablation_trainer(config, study, brain=truth, atlas=atlas, store=FeatureStore(folder), device="cpu")
+    train = ablation_trainer(
+        config, study, brain=truth, atlas=atlas, store=FeatureStore(folder), device="cpu"
+    )
     chosen = {"sets": ("test", "recoloured"), "shifts": (), "n_boot": 100, "seed": seed, **options}
     return ablate_regions(study, train, atlas, ceiling=study.subject().noise_ceiling, **chosen)
 
@@ -52,7 +63,10 @@ def one_study(seed: int) -> dict[str, Any]:
     step = 1 + (seed // len(ROIS)) % 3  # other neighbours are asked about in each round
     regions = tuple(ROIS[(seed + step * k) % len(ROIS)] for k in range(N_REGIONS))
     found: dict[str, Any] = {"seed": seed, "signal": signal, "regions": regions}
-    for kind, options in (("carried", {"signal_roi": signal}), ("null", {"carries": False, "signal_roi": signal})):
+    for kind, options in (
+        ("carried", {"signal_roi": signal}),
+        ("null", {"carries": False, "signal_roi": signal}),
+    ):
         with tempfile.TemporaryDirectory() as folder:
             result = ablate(Path(folder), seed=seed, seeds=SEEDS, regions=regions, **options)
         table = result.table()
@@ -85,9 +99,10 @@ def exact(count: int, n: int) -> str:
 def summary(studies: list[dict[str, Any]]) -> dict[str, dict[str, tuple[int, int]]]:
     """Return, by mode, counts of errors and of chances for them.
 
-    ``missed``: the region that carries the class is not named. ``wrong``: another one is. ``named_in_null``: a region
-    is named, in a study where none carries the class: the family-wise error. ``outside``: intervals of single effects
-    of those studies without zero, before any adjustment.
+    ``missed``: the region that carries the class is not named. ``wrong``: another one is.
+    ``named_in_null``: a region is named, in a study where none carries the class: the family-wise
+    error. ``outside``: intervals of single effects of those studies without zero, before any
+    adjustment.
     """
     found = {}
     # a study that was written before a mode existed does not answer it

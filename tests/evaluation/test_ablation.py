@@ -31,19 +31,36 @@ def test_the_planted_region_and_only_it_is_named(planted, mode, control):
 
 
 def test_the_planted_region_is_named_where_it_alone_is_left_at_inference(tmp_path):
-    options = {"modes": ("kept",), "controls": ("random_vertices", "ceiling_matched"), "regions": ("V1", "LO")}
+    options = {
+        "modes": ("kept",),
+        "controls": ("random_vertices", "ceiling_matched"),
+        "regions": ("V1", "LO"),
+    }
     found = ablate(tmp_path, signal_roi="LO", seeds=(0, 1, 2, 3, 4), **options)
     assert found.named("kept") == found.named("kept", "ceiling_matched") == ("LO",)
     # what LO says is nearly all that these models use
-    kept, intact = (next(r.value for r in found.rows if r.name == "accuracy" and r.split == "test" and (r.model, r.roi) == key)
-                    for key in (("kept", "LO"), ("intact", "")))  # fmt: skip
+    kept, intact = (
+        next(
+            r.value
+            for r in found.rows
+            if r.name == "accuracy" and r.split == "test" and (r.model, r.roi) == key
+        )
+        for key in (("kept", "LO"), ("intact", ""))
+    )
     assert kept > intact - 0.2
 
 
 @pytest.mark.slow
 def test_a_lesion_counts_beyond_vertices_of_the_same_ceiling_too(tmp_path):
-    options = {"modes": ("lesioned",), "controls": ("ceiling_matched",), "regions": ("FFC", "PHA"), "seeds": (0, 1, 2)}
-    assert ablate(tmp_path, lesion="resample", **options).named("lesioned", "ceiling_matched") == ("FFC",)
+    options = {
+        "modes": ("lesioned",),
+        "controls": ("ceiling_matched",),
+        "regions": ("FFC", "PHA"),
+        "seeds": (0, 1, 2),
+    }
+    assert ablate(tmp_path, lesion="resample", **options).named("lesioned", "ceiling_matched") == (
+        "FFC",
+    )
 
 
 def test_rows_hold_what_a_reader_needs(planted):
@@ -51,7 +68,9 @@ def test_rows_hold_what_a_reader_needs(planted):
     assert len(effects) == 4 * 2 * 2 * 2  # modes, controls, regions, sets
     for row in effects:
         assert row.n == 120 and row.n_seeds == 3 and row.ci_low <= row.value <= row.ci_high
-        assert row.selection == "best validation accuracy" and "n = 120 images, 3 seeds" in row.notes
+        assert (
+            row.selection == "best validation accuracy" and "n = 120 images, 3 seeds" in row.notes
+        )
         assert "simulated fMRI" in row.notes
     table = planted.table().set_index(["mode", "control", "region", "split"])
     only = table.loc[("only", "random_vertices", "LO", "test")]
@@ -59,12 +78,19 @@ def test_rows_hold_what_a_reader_needs(planted):
     mine = frame[(frame["mode"] == "only") & (frame["region"] == "LO") & (frame["split"] == "test")]
     means = mine.groupby("control")["correct"].mean()
     assert only["effect"] == pytest.approx(means[""] - means["random_vertices"], abs=1e-6)
-    assert only["effect"] > 0.3 and "LO alone is better than random vertices alone" in only["verdict"]
+    assert (
+        only["effect"] > 0.3 and "LO alone is better than random vertices alone" in only["verdict"]
+    )
 
 
 def test_nothing_is_named_where_no_region_carries_the_class(tmp_path):
     found = ablate(
-        tmp_path, carries=False, regions=("V1", "FFC"), seeds=(0, 1, 2), modes=("only", "lesioned", "kept"), epochs=8
+        tmp_path,
+        carries=False,
+        regions=("V1", "FFC"),
+        seeds=(0, 1, 2),
+        modes=("only", "lesioned", "kept"),
+        epochs=8,
     )
     assert found.named("only") == found.named("lesioned") == found.named("kept") == ()
 
@@ -93,8 +119,16 @@ def channels():
     test = from_arrays("test", images, list("abcdef"), [0, 1] * 3, ("no", "yes"))
     rois = {"two": np.arange(8) < 2, "four": (np.arange(8) >= 2) & (np.arange(8) < 4)}
     atlas = Atlas(hemisphere=np.zeros(8, np.int8), rois=rois)
-    return ablate_regions(Study("known", "x", {"train": test, "test": test}), lambda all_: [Channels(w.mask) for w in all_],
-                          atlas, regions=("two", "four"), seeds=(0, 1), n_draws=3, shifts=(), n_boot=10)  # fmt: skip
+    return ablate_regions(
+        Study("known", "x", {"train": test, "test": test}),
+        lambda all_: [Channels(w.mask) for w in all_],
+        atlas,
+        regions=("two", "four"),
+        seeds=(0, 1),
+        n_draws=3,
+        shifts=(),
+        n_boot=10,
+    )
 
 
 def test_keeping_a_region_lesions_all_but_it(channels):
@@ -106,15 +140,36 @@ def test_keeping_a_region_lesions_all_but_it(channels):
 
 def test_nan_logits_of_lesioned_models_are_wrong_and_reported(channels):
     found = {(r.model, r.roi, r.seed): r.value for r in channels.rows if r.name == "nan_logits"}
-    # vertex 3 is silent where "four" is lesioned and where only "two" is kept, by none of the retrained models
-    assert all(found[(mode, roi, s)] == 1 for mode, roi in (("lesioned", "four"), ("kept", "two")) for s in (0, 1))
-    assert not {m for m, *_ in found} & {"intact", "only", "left_out", "only, random_vertices", "left_out, random_vertices"}
-    # of 4 * 3 draws of two among the six vertices outside "four", none holds vertex 3; all else is silent
+    # vertex 3 is silent where "four" is lesioned and where only "two" is kept, by none of the
+    # retrained models
+    assert all(
+        found[(mode, roi, s)] == 1
+        for mode, roi in (("lesioned", "four"), ("kept", "two"))
+        for s in (0, 1)
+    )
+    assert not {m for m, *_ in found} & {
+        "intact",
+        "only",
+        "left_out",
+        "only, random_vertices",
+        "left_out, random_vertices",
+    }
+    # of 4 * 3 draws of two among the six vertices outside "four", none holds vertex 3; all else is
+    # silent
     assert found[("kept, random_vertices", "four", 0)] == 12
 
 
 def test_wrong_questions_are_refused():
-    study = load_study("planted", n_encoder=8, n_encoder_val=4, n_encoder_test=4, n_train=4, n_val=4, n_test=4, n_ood=4)
+    study = load_study(
+        "planted",
+        n_encoder=8,
+        n_encoder_val=4,
+        n_encoder_test=4,
+        n_train=4,
+        n_val=4,
+        n_test=4,
+        n_ood=4,
+    )
     atlas = study.subject().atlas
 
     def ask(**options):
@@ -138,24 +193,42 @@ def test_twenty_planted_studies(tmp_path):
     studies = sweep(tmp_path, 20)
     for mode, found in summary(studies).items():
         shown = {k: exact(*v) for k, v in found.items()}
-        # what a region does when all others are silenced, "kept", shows least: 1 of 20 was missed when it was counted
+        # what a region does when all others are silenced, "kept", shows least: 1 of 20 was missed
+        # when it was counted
         assert found["missed"][0] <= (3 if mode == "kept" else 0), (mode, shown)
-        # a family-wise level of 5 % lets 1 of 20 studies name something else; 4 or more have p < 0.02
+        # a family-wise level of 5 % lets 1 of 20 studies name something else; 4 or more have p <
+        # 0.02
         assert found["wrong"][0] <= 3 and found["named_in_null"][0] <= 3, (mode, shown)
         assert found["outside"][0] / found["outside"][1] <= 0.1, (mode, shown)
 
 
 def test_a_sweep_goes_on_where_it_stopped_and_counts_what_it_read(tmp_path):
-    effect = {"mode": "only", "region": "V1", "split": "test", "effect": 0.1, "low": 0.05, "high": 0.2, "p_holm": 0.2}
+    effect = {
+        "mode": "only",
+        "region": "V1",
+        "split": "test",
+        "effect": 0.1,
+        "low": 0.05,
+        "high": 0.2,
+        "p_holm": 0.2,
+    }
     nothing, named = ({m: list(r) for m in MODES} for r in ((), ("LO",)))
     studies = [
-        {"seed": 0, "signal": "LO", "carried": named, "null": nothing, "null_effects": [effect, {**effect, "low": -0.1}]},
+        {
+            "seed": 0,
+            "signal": "LO",
+            "carried": named,
+            "null": nothing,
+            "null_effects": [effect, {**effect, "low": -0.1}],
+        },
         {"seed": 1, "signal": "V1", "carried": named, "null": named, "null_effects": []},
-    ]  # fmt: skip
+    ]
     (tmp_path / "studies.jsonl").write_text("".join(json.dumps(s) + "\n" for s in studies))
     found = summary(sweep(tmp_path, 2))["only"]
     assert found == {"missed": (1, 2), "wrong": (1, 2), "named_in_null": (1, 2), "outside": (1, 2)}
     older, newer = ({k: v for k, v in named.items() if k != "kept"}, named)
     mixed = [{**studies[0], "carried": older}, {**studies[1], "carried": newer}]
-    assert "kept" in summary(studies) and "kept" not in summary(mixed)  # older studies were not asked
+    assert "kept" in summary(studies) and "kept" not in summary(
+        mixed
+    )  # older studies were not asked
     assert exact(0, 20) == "0 of 20 [0.000, 0.168]"  # 1 - 0.025 ** (1 / 20)

@@ -22,7 +22,11 @@ def scores(images):
 def test_two_lines():
     model = as_model(scores, "brightness", batch_size=2)
     out = model.logits(stimuli())
-    assert out.dtype == np.float32 and out.argmax(1).tolist() == [0, 0, 0, 1, 1] and model.name == "brightness"
+    assert (
+        out.dtype == np.float32
+        and out.argmax(1).tolist() == [0, 0, 0, 1, 1]
+        and model.name == "brightness"
+    )
 
 
 def test_tensors_and_columns():
@@ -31,19 +35,38 @@ def test_tensors_and_columns():
     def wide(images):
         return torch.tensor([[9.0, *row] for row in scores(images)], requires_grad=True)
 
-    assert as_model(wide, "wide", columns=[1, 2]).logits(stimuli()).argmax(1).tolist() == [0, 0, 0, 1, 1]
+    assert as_model(wide, "wide", columns=[1, 2]).logits(stimuli()).argmax(1).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
     with pytest.raises(DataError, match="2 logits, one a class"):
         as_model(wide, "wide").logits(stimuli())
 
 
 def test_named_columns_are_those_of_the_head_and_not_of_the_set():
-    wide = as_model(lambda images: [[9.0, *row] for row in scores(images)], "wide", class_names=["odd", "dark", "bright"])
+    wide = as_model(
+        lambda images: [[9.0, *row] for row in scores(images)],
+        "wide",
+        class_names=["odd", "dark", "bright"],
+    )
     assert wide.logits(stimuli()).shape == (5, 3) and wide.class_names == ("odd", "dark", "bright")
     assert wide.logits(stimuli().subset([])).shape == (0, 3)
     with pytest.raises(DataError, match="2 logits, one a name in class_names; got 3"):
-        as_model(lambda images: np.zeros((len(images), 3)), "wide", class_names=["dark", "bright"]).logits(stimuli())
-    kept = as_model(lambda images: [[9.0, *row] for row in scores(images)], "kept", columns=[2, 1], class_names=["bright", "dark"])
-    np.testing.assert_array_equal(kept.logits(stimuli())[:, ::-1], as_model(scores, "both").logits(stimuli()))
+        as_model(
+            lambda images: np.zeros((len(images), 3)), "wide", class_names=["dark", "bright"]
+        ).logits(stimuli())
+    kept = as_model(
+        lambda images: [[9.0, *row] for row in scores(images)],
+        "kept",
+        columns=[2, 1],
+        class_names=["bright", "dark"],
+    )
+    np.testing.assert_array_equal(
+        kept.logits(stimuli())[:, ::-1], as_model(scores, "both").logits(stimuli())
+    )
 
 
 def test_wrong_shapes_and_empty_sets():

@@ -37,10 +37,12 @@ def subject(name="s", seed=0, prefix="i"):
     images = np.arange(N, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     rois = {"V1": np.arange(16) < 8, "V2": np.arange(16) >= 8}
     return Subject(
-        name=name, stimuli=from_arrays("i", images, [f"{prefix}{i}" for i in range(N)], np.zeros(N, int)),
-        responses=TRUTH + 0.5 * draw(N, 16, seed=50 + seed), atlas=Atlas(np.repeat([0, 1], 8).astype(np.int8), rois),
+        name=name,
+        stimuli=from_arrays("i", images, [f"{prefix}{i}" for i in range(N)], np.zeros(N, int)),
+        responses=TRUTH + 0.5 * draw(N, 16, seed=50 + seed),
+        atlas=Atlas(np.repeat([0, 1], 8).astype(np.int8), rois),
         splits={"train": np.arange(20), "test": np.arange(20, N)},
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -57,26 +59,46 @@ class Model:
 
 
 def test_a_planted_gain_is_found_and_a_control_shows_none():
-    models = {k: [Model(s, i) for i in range(2)] for k, s in (("original", 0.5), ("aligned", 3.0), ("same", 0.5))}
+    models = {
+        k: [Model(s, i) for i in range(2)]
+        for k, s in (("original", 0.5), ("aligned", 3.0), ("same", 0.5))
+    }
     table = alignment_effect(models, subject(), n_boot=200)
-    assert len(table) == 3 * (1 + 2 * 2) and (table["n_stimuli"] == 40).all() and (table["n_seeds"] == 2).all()
+    assert (
+        len(table) == 3 * (1 + 2 * 2)
+        and (table["n_stimuli"] == 40).all()
+        and (table["n_seeds"] == 2).all()
+    )
     whole = table[table["roi"] == "all"].set_index("model")
     assert whole.loc["aligned", "difference_low"] > 0.05 and whole.loc["aligned", "p"] < 1e-3
     assert whole.loc["same", "difference"] == 0 and np.isnan(whole.loc["same", "p"])
-    cell = table[(table["model"] == "aligned") & (table["layer"] == "L1") & (table["roi"] == "V1")].iloc[0]
+    cell = table[
+        (table["model"] == "aligned") & (table["layer"] == "L1") & (table["roi"] == "V1")
+    ].iloc[0]
     held = subject().stimuli.subset(np.arange(20, N))
     want = [
-        compare_rdms(rdm(m.activations(held)["L1"]), rdm(subject().responses[20:, :8]))[0, 0] for m in models["aligned"]
+        compare_rdms(rdm(m.activations(held)["L1"]), rdm(subject().responses[20:, :8]))[0, 0]
+        for m in models["aligned"]
     ]
     np.testing.assert_allclose(cell["per_seed"], want)
-    assert cell["value"] == pytest.approx(np.mean(want)) and cell["low"] < cell["value"] < cell["high"]
+    assert (
+        cell["value"] == pytest.approx(np.mean(want)) and cell["low"] < cell["value"] < cell["high"]
+    )
     single = table[(table["model"] == "aligned") & (table["roi"] != "all")]
     np.testing.assert_allclose(single["p_holm"], holm(single["p"].to_numpy()))
-    rows = effect_rows(table, subject="s", selection={"aligned": "best val_loss"}, notes="simulated fMRI")
+    rows = effect_rows(
+        table, subject="s", selection={"aligned": "best val_loss"}, notes="simulated fMRI"
+    )
     mean = [r for r in rows if r.name == "rsa_mean" and r.model == "aligned"]
-    assert [r.seed for r in mean] == [None, 0, 1] and mean[0].selection == "best val_loss" and mean[0].n_seeds == 2
+    assert (
+        [r.seed for r in mean] == [None, 0, 1]
+        and mean[0].selection == "best val_loss"
+        and mean[0].n_seeds == 2
+    )
     gain = next(r for r in rows if r.name == "rsa_difference" and r.roi == "V2" and r.layer == "L0")
-    assert gain.n == 40 and gain.ci_low < gain.value < gain.ci_high and gain.notes == "simulated fMRI"
+    assert (
+        gain.n == 40 and gain.ci_low < gain.value < gain.ci_high and gain.notes == "simulated fMRI"
+    )
     assert not [r for r in rows if r.name == "rsa_mean_difference" and r.model == "same"]
 
 
@@ -92,11 +114,24 @@ def ood(correct):
     for model, share in correct.items():
         for seed in (0, 1):
             for shift in ("", "blur", "noise"):
-                right = np.random.default_rng(seed + 7 * len(shift)).random(80) < (share if shift else 1.0)
-                frames.append(pd.DataFrame({
-                    "model": model, "seed": seed, "split": "test", "shift": shift, "severity": 3 if shift else None,
-                    "id": [f"i{k:02d}" for k in range(80)], "label": 0, "predicted": 0, "correct": right,
-                }))  # fmt: skip
+                right = np.random.default_rng(seed + 7 * len(shift)).random(80) < (
+                    share if shift else 1.0
+                )
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "model": model,
+                            "seed": seed,
+                            "split": "test",
+                            "shift": shift,
+                            "severity": 3 if shift else None,
+                            "id": [f"i{k:02d}" for k in range(80)],
+                            "label": 0,
+                            "predicted": 0,
+                            "correct": right,
+                        }
+                    )
+                )
     return OODResult([], pd.concat(frames, ignore_index=True))
 
 
@@ -108,16 +143,27 @@ def test_mean_over_shifts_leaves_the_clean_images_out():
         want = shifted[shifted["model"] == model]["correct"].mean()
         assert rows["accuracy_over_shifts", model].value == pytest.approx(want)
     gain = rows["accuracy_over_shifts_difference", "aligned - original"]
-    assert gain.ci_low > 0.3 and gain.n == 80 and gain.n_seeds == 2 and gain.shift == "mean of 2 shifts"
+    assert (
+        gain.ci_low > 0.3
+        and gain.n == 80
+        and gain.n_seeds == 2
+        and gain.shift == "mean of 2 shifts"
+    )
     with pytest.raises(DataError, match="made shifts"):
-        shift_mean_rows(OODResult([], result.per_image[result.per_image["shift"] == ""]), baseline="original")
+        shift_mean_rows(
+            OODResult([], result.per_image[result.per_image["shift"] == ""]), baseline="original"
+        )
     with pytest.raises(ConfigError, match="a baseline among"):
         shift_mean_rows(result, baseline="x")
 
 
 def test_transfer_to_other_subjects():
     one, two = subject("s"), subject("t", 1)
-    models = {"": [Model(0.2, 0), Model(0.2, 1)], "s": [Model(4.0, 0), Model(4.0, 1)], "noise": [Model(0.2, 2)] * 2}
+    models = {
+        "": [Model(0.2, 0), Model(0.2, 1)],
+        "s": [Model(4.0, 0), Model(4.0, 1)],
+        "noise": [Model(0.2, 2)] * 2,
+    }
     table = transfer.across_subjects(models, [one, two], n_boot=200)
     whole = table[table["roi"] == "all"].set_index(["trained_on", "subject"])
     assert whole.loc[("s", "t"), "difference_low"] > 0.1 and whole.loc[("s", "t"), "p_holm"] < 0.01
@@ -126,8 +172,14 @@ def test_transfer_to_other_subjects():
     tested = whole["p"].notna()
     np.testing.assert_allclose(whole.loc[tested, "p_holm"], holm(whole.loc[tested, "p"].to_numpy()))
     rows = transfer.transfer_rows(table, selection="best val_loss", notes="simulated fMRI")
-    gain = next(r for r in rows if r.name == "rsa_transfer_gain" and r.model == "aligned with s" and r.subject == "t")
-    assert gain.ci_low > 0.1 and gain.n == 40 and gain.n_seeds == 2 and "simulated fMRI" in gain.notes
+    gain = next(
+        r
+        for r in rows
+        if r.name == "rsa_transfer_gain" and r.model == "aligned with s" and r.subject == "t"
+    )
+    assert (
+        gain.ci_low > 0.1 and gain.n == 40 and gain.n_seeds == 2 and "simulated fMRI" in gain.notes
+    )
     assert [r.selection for r in rows if r.model == "original"] == ["none"] * 2
     assert {r.model for r in rows} == {"original", "aligned with s", "noise"}
     with pytest.raises(ConfigError, match="a model before alignment"):
@@ -138,28 +190,48 @@ def test_stimuli_that_trained_any_subject_are_not_tested_on():
     one, two = subject("s"), subject("t", 1)
     crossed = swap(two, splits={"train": np.arange(20, 50), "test": np.arange(20)})
     assert list(transfer.shared_test([one, two])["t"]) == list(range(20, N))
-    with pytest.raises(DataError, match="at least 4 test stimuli of 't' that no subject's model was trained on; got 0"):
+    with pytest.raises(
+        DataError,
+        match="at least 4 test stimuli of 't' that no subject's model was trained on; got 0",
+    ):
         transfer.across_subjects({"": Model(0.2), "s": Model(4.0)}, [one, crossed])
 
 
 def test_an_aligned_model_on_eeg_arrays():
     who, splits = subject("s"), transfer.folds(N)
     assert sorted(np.concatenate([test for _, test in splits])) == list(range(N))
-    eeg = simulate_eeg({"truth": TRUTH[::-1]}, {"truth": 0.2}, list(who.stimuli.ids[::-1]), noise=0.5)
-    models = {k: [Model(v, i) for i in range(3)] for k, v in (("original", 0.2), ("aligned", 4.0), ("no_fmri", 0.25))}
+    eeg = simulate_eeg(
+        {"truth": TRUTH[::-1]}, {"truth": 0.2}, list(who.stimuli.ids[::-1]), noise=0.5
+    )
+    models = {
+        k: [Model(v, i) for i in range(3)]
+        for k, v in (("original", 0.2), ("aligned", 4.0), ("no_fmri", 0.25))
+    }
     found = transfer.on_eeg(models, eeg, who.stimuli, splits=splits, n_boot=200)
     best = found.course.groupby(["model", "time"])["value"].mean()
     assert best["aligned"].max() > best["original"].max() + 0.1
     assert best["aligned"].idxmax() == pytest.approx(0.2, abs=0.05)
-    # nothing can be predicted before onset, and folds put together must not make it seem worse than nothing
-    assert abs(found.course[found.course["time"] < -0.05].groupby("model")["value"].mean()).max() < 0.05
+    # nothing can be predicted before onset, and folds put together must not make it seem worse than
+    # nothing
+    assert (
+        abs(found.course[found.course["time"] < -0.05].groupby("model")["value"].mean()).max()
+        < 0.05
+    )
     effect = found.effect.set_index("model")
-    after = found.course[(found.course["model"] == "aligned") & (found.course["time"] >= 0)]["value"].mean()
+    after = found.course[(found.course["model"] == "aligned") & (found.course["time"] >= 0)][
+        "value"
+    ].mean()
     assert effect.loc["aligned", "value"] == pytest.approx(after, abs=1e-5)
     assert effect.loc["aligned", "difference_low"] > 0.05 and effect.loc["aligned", "p_holm"] < 0.01
     assert effect.loc["no_fmri", "p_holm"] > 0.01 and np.isnan(effect.loc["original", "p"])
-    rows = transfer.eeg_rows(found, subject="s", selection=dict.fromkeys(models, "none"), notes="simulated sensors")
-    assert [r.name for r in rows].count("eeg_encoding_gain") == 2 and rows[0].n == N and rows[0].n_seeds == 3
+    rows = transfer.eeg_rows(
+        found, subject="s", selection=dict.fromkeys(models, "none"), notes="simulated sensors"
+    )
+    assert (
+        [r.name for r in rows].count("eeg_encoding_gain") == 2
+        and rows[0].n == N
+        and rows[0].n_seeds == 3
+    )
     with pytest.raises(DataError, match="every row tested at most once"):
         transfer.on_eeg(models, eeg, who.stimuli, splits=[splits[0], splits[0]])
     with pytest.raises(DataError, match="0 times of"):
@@ -173,11 +245,15 @@ def test_simulated_eeg_shows_each_source_at_its_moment_and_says_so():
     latencies = {"L0": 0.1, "L1": 0.2, "L2": 0.3}
     eeg = simulate_eeg(sources, latencies, [str(i) for i in range(80)], noise=1.0)
     assert eeg.simulated and eeg.channels[0] == "sim01" and eeg.data.shape == (80, 4, 12, 31)
-    scores = sim.encoding_over_time(sources, eeg.mean(), train=np.arange(60), test=np.arange(60, 80))
+    scores = sim.encoding_over_time(
+        sources, eeg.mean(), train=np.arange(60), test=np.arange(60, 80)
+    )
     np.testing.assert_allclose(sim.peak_times(scores, eeg.times), [0.1, 0.2, 0.3], atol=0.03)
     assert sim.temporal_score(scores, eeg.times).value > 0.95
     other = simulate_eeg(sources, {"L0": 0.3, "L1": 0.2, "L2": 0.1}, eeg.ids)
-    turned = sim.encoding_over_time(sources, other.mean(), train=np.arange(60), test=np.arange(60, 80))
+    turned = sim.encoding_over_time(
+        sources, other.mean(), train=np.arange(60), test=np.arange(60, 80)
+    )
     assert sim.temporal_score(turned, eeg.times).value < -0.95
     with pytest.raises(DataError, match="a latency for each"):
         simulate_eeg(sources, {"L0": 0.1}, eeg.ids)
@@ -194,7 +270,13 @@ def test_scores_become_rows_with_n_and_interval():
     ends = rsa.rsa_intervals(held_features, ids, who, n_boot=100)
     rows = rows_of.rsa_rows(table, model="m", intervals=ends, notes="simulated fMRI")
     first = rows[0]
-    assert (first.name, first.n, first.model, first.layer, first.roi) == ("rsa", 40, "m", "L0", "V1")
+    assert (first.name, first.n, first.model, first.layer, first.roi) == (
+        "rsa",
+        40,
+        "m",
+        "L0",
+        "V1",
+    )
     assert first.ci_low < first.value < first.ci_high and "bootstrap" in first.interval
     assert len([r for r in rows if r.name == "rsa_ceiling_low"]) == 2 and rows[-1].value is None
     with pytest.raises(DataError, match="a table of rsa_scores"):
@@ -204,15 +286,27 @@ def test_scores_become_rows_with_n_and_interval():
     split = {"train": np.arange(20), "test": held}
     predicted = sim.encoding_predictions(features, who.responses, **split)
     scores = sim.encoding_scores(features, who.responses, **split)
-    found = rows_of.encoding_rows(predicted, who.responses[held], who.atlas, model="m", subject="s", n_boot=100)
+    found = rows_of.encoding_rows(
+        predicted, who.responses[held], who.atlas, model="m", subject="s", n_boot=100
+    )
     means = sim.encoding_table(scores, who.atlas)
     for row in found:
-        assert row.value == pytest.approx(means.loc[row.layer, row.roi]) and row.ci_low < row.value < row.ci_high
+        assert (
+            row.value == pytest.approx(means.loc[row.layer, row.roi])
+            and row.ci_low < row.value < row.ci_high
+        )
 
     test = sim.spatial_score(np.abs(draw(4, 9)), np.arange(9.0), n_permutations=50)
     pair = rows_of.score_rows("spatial_score", test, unit_counted="ROIs", split="test", model="m")
-    assert pair[0].value == test.value and pair[1].value == test.p and "n counts ROIs" in pair[0].notes
-    seen = rows_of.identification_rows(identify(who.responses, TRUTH, n_boot=50), split="test", subject="s")
+    assert (
+        pair[0].value == test.value and pair[1].value == test.p and "n counts ROIs" in pair[0].notes
+    )
+    seen = rows_of.identification_rows(
+        identify(who.responses, TRUTH, n_boot=50), split="test", subject="s"
+    )
     assert seen[0].n == N and "chance 0.01667" in seen[0].notes and seen[1].ci_low <= seen[1].value
     made = Synthesis(np.zeros((2, 4, 4, 3), np.uint8), np.ones(2), np.zeros(2), None, "prior")
-    assert [r.name for r in rows_of.synthesis_rows(made, roi="V1")] == ["synthesis_start", "synthesis_activity"]
+    assert [r.name for r in rows_of.synthesis_rows(made, roi="V1")] == [
+        "synthesis_start",
+        "synthesis_activity",
+    ]

@@ -14,7 +14,9 @@ from bmfl_lab.evaluation.attention import backbone_attention, image_batches, rol
 
 
 def made_backbone(n_registers=0, seed=0):
-    architecture = Architecture("tiny_test", width=24, n_heads=3, n_blocks=3, n_registers=n_registers, grid=4)
+    architecture = Architecture(
+        "tiny_test", width=24, n_heads=3, n_blocks=3, n_registers=n_registers, grid=4
+    )
     backbone = Backbone(architecture, preprocess=Preprocess(image_size=56, resize="direct"))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -36,11 +38,15 @@ def full_attention(backbone, stimuli):
     x, _ = backbone.embed(images)
     for block in backbone.blocks:
         n, tokens, width = x.shape
-        q, k, v = nn.functional.linear(block.norm1(x), block.attn.qkv.weight, block.attn.qkv.bias).split(width, -1)
+        q, k, v = nn.functional.linear(
+            block.norm1(x), block.attn.qkv.weight, block.attn.qkv.bias
+        ).split(width, -1)
         q, k, v = (t.reshape(n, tokens, backbone.n_heads, -1).transpose(1, 2) for t in (q, k, v))
         weights = torch.exp(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5)
         layers.append(weights / weights.sum(-1, keepdim=True))
-        x = x + block.ls1(block.attn.proj((layers[-1] @ v).transpose(1, 2).reshape(n, tokens, width)))
+        x = x + block.ls1(
+            block.attn.proj((layers[-1] @ v).transpose(1, 2).reshape(n, tokens, width))
+        )
         x = x + block.ls2(block.mlp(block.norm2(x)))
     return [layer.numpy() for layer in layers]
 
@@ -56,7 +62,11 @@ def rolled_by_hand(layers, skip, drop):
                 mean = np.delete(np.delete(mean, drop, 0), drop, 1)
                 mean = mean / mean.sum(1, keepdims=True)
             step = skip * np.eye(len(mean)) + (1 - skip) * mean
-            flow = step if flow is None else np.array([sum(a * row for a, row in zip(line, flow)) for line in step])
+            flow = (
+                step
+                if flow is None
+                else np.array([sum(a * row for a, row in zip(line, flow)) for line in step])
+            )
         found.append(flow[0])
     return np.asarray(found)
 
@@ -82,7 +92,9 @@ def test_maps_sum_to_one_and_the_mean_over_heads_keeps_the_axis(stimuli):
     np.testing.assert_allclose(mean[:, :, 0], each.mean(2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("n_registers, kept, skip", [(0, True, 0.5), (2, True, 0.5), (2, False, 0.5), (2, False, 0.2)])
+@pytest.mark.parametrize(
+    "n_registers, kept, skip", [(0, True, 0.5), (2, True, 0.5), (2, False, 0.5), (2, False, 0.2)]
+)
 def test_rollout_equals_a_hand_written_loop(stimuli, n_registers, kept, skip):
     backbone = made_backbone(n_registers)
     drop = list(range(1, 1 + n_registers)) if not kept else []
@@ -98,7 +110,9 @@ def test_capture_is_off_unless_asked_for(stimuli):
     (images,) = image_batches(backbone, stimuli, 99)
     assert backbone(images).attention is None
     backbone_attention(backbone, stimuli)
-    assert backbone(images).attention is None and not any(m._forward_hooks for m in backbone.modules())
+    assert backbone(images).attention is None and not any(
+        m._forward_hooks for m in backbone.modules()
+    )
 
 
 def test_maps_lie_on_the_pixels_the_backbone_sees(stimuli):

@@ -8,10 +8,21 @@ from torch import nn
 
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation.attention_checks import map_similarity, region_share, shuffled_study, structural_similarity
+from bmfl_lab.evaluation.attention_checks import (
+    map_similarity,
+    region_share,
+    shuffled_study,
+    structural_similarity,
+)
 from bmfl_lab.evaluation.attention_curves import deletion_insertion
 from bmfl_lab.evaluation.attention_randomised import redraw, weight_randomisation
-from bmfl_lab.evaluation.attention_table import attention_verdict, check_metrics, check_row, check_rows, checks_table
+from bmfl_lab.evaluation.attention_table import (
+    attention_verdict,
+    check_metrics,
+    check_row,
+    check_rows,
+    checks_table,
+)
 
 WEIGHTS = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
 
@@ -27,7 +38,9 @@ def test_deletion_and_insertion_of_a_planted_linear_model_are_the_analytic_ones(
     found = deletion_insertion(linear_score, images, empty, maps, n_random=3)
     np.testing.assert_allclose(found.fraction, [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(found.deletion, np.tile([10.0, 6, 3, 1, 0], (3, 1)), rtol=1e-6)
-    np.testing.assert_allclose(found.insertion, np.tile([0.0, 4, 7, 9, 10], (3, 1)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        found.insertion, np.tile([0.0, 4, 7, 9, 10], (3, 1)), rtol=1e-6, atol=1e-6
+    )
     areas = found.areas()
     np.testing.assert_allclose(areas["deletion"], 3.75)
     np.testing.assert_allclose(areas["insertion"], 6.25)
@@ -36,7 +49,9 @@ def test_deletion_and_insertion_of_a_planted_linear_model_are_the_analytic_ones(
 def test_random_orders_average_to_the_straight_line():
     n = 200
     images, empty = torch.ones(n, 3, 8, 8), torch.zeros(n, 3, 8, 8)
-    found = deletion_insertion(linear_score, images, empty, np.zeros((n, 2, 2)), n_random=4, batch_size=64)
+    found = deletion_insertion(
+        linear_score, images, empty, np.zeros((n, 2, 2)), n_random=4, batch_size=64
+    )
     np.testing.assert_allclose(found.random_deletion.mean(0), [10, 7.5, 5, 2.5, 0], atol=0.25)
     table = found.table("m")
     assert set(table["order"]) == {"map", "random"} and (table["low"] <= table["mean"]).all()
@@ -84,7 +99,9 @@ def test_structural_similarity_equals_a_loop_over_windows():
             x, y = (m[i : i + 7, j : j + 7].ravel() for m in scaled)
             cov = np.cov(x, y)
             top = (2 * x.mean() * y.mean() + 1e-4) * (2 * cov[0, 1] + 9e-4)
-            values.append(top / ((x.mean() ** 2 + y.mean() ** 2 + 1e-4) * (cov[0, 0] + cov[1, 1] + 9e-4)))
+            values.append(
+                top / ((x.mean() ** 2 + y.mean() ** 2 + 1e-4) * (cov[0, 0] + cov[1, 1] + 9e-4))
+            )
     assert structural_similarity(a, b) == pytest.approx(np.mean(values), abs=1e-10)
 
 
@@ -107,16 +124,23 @@ def test_weights_are_randomised_stage_by_stage_on_a_copy():
     module = nn.Sequential(nn.Linear(4, 16, bias=False), nn.Linear(16, 3, bias=False))
     before = [p.clone() for p in module.parameters()]
     stages = {"output": ("1.",), "input": ("0.",)}
-    found = weight_randomisation(module, stages, lambda m: m[0].weight.detach().numpy().reshape(4, 4, 4))
+    found = weight_randomisation(
+        module, stages, lambda m: m[0].weight.detach().numpy().reshape(4, 4, 4)
+    )
     assert list(found.maps) == ["trained", "output", "input"]
     np.testing.assert_array_equal(found.maps["output"], found.maps["trained"])
     once = weight_randomisation(
-        module, stages, lambda m: m[0].weight.detach().numpy().reshape(4, 4, 4), trained=found.maps["trained"],
+        module,
+        stages,
+        lambda m: m[0].weight.detach().numpy().reshape(4, 4, 4),
+        trained=found.maps["trained"],
         cascade=False,
-    )  # fmt: skip
+    )
     assert list(once.maps) == ["trained", "input"]
     np.testing.assert_array_equal(once.maps["input"], found.maps["input"])
-    assert found.table().loc["output", "spearman"] == 1 and abs(found.final["spearman"]).mean() < 0.6
+    assert (
+        found.table().loc["output", "spearman"] == 1 and abs(found.final["spearman"]).mean() < 0.6
+    )
     assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before))
     with pytest.raises(ConfigError, match="parameters of the stage 'none'"):
         weight_randomisation(module, {"none": ("2.",)}, lambda m: np.ones((1, 2, 2)))
@@ -133,16 +157,22 @@ def test_new_weights_keep_scale_and_constants():
 
 
 def test_shuffling_moves_answers_within_splits_only():
-    study = load_study("planted", n_encoder=30, n_encoder_val=8, n_encoder_test=8, n_test=8, n_ood=8)
+    study = load_study(
+        "planted", n_encoder=30, n_encoder_val=8, n_encoder_test=8, n_test=8, n_ood=8
+    )
     mixed, person = shuffled_study(study), study.subject()
     other = mixed.subject()
     for rows in person.splits.values():
         assert not np.array_equal(other.responses[rows], person.responses[rows])
-        np.testing.assert_allclose(np.sort(other.responses[rows], 0), np.sort(person.responses[rows], 0))
+        np.testing.assert_allclose(
+            np.sort(other.responses[rows], 0), np.sort(person.responses[rows], 0)
+        )
     assert other.repeats is None and not other.truth and mixed.fingerprint() != study.fingerprint()
     labels = shuffled_study(study, "labels")
     assert not np.array_equal(labels.set("train").labels, study.set("train").labels)
-    np.testing.assert_array_equal(np.sort(labels.set("val").labels), np.sort(study.set("val").labels))
+    np.testing.assert_array_equal(
+        np.sort(labels.set("val").labels), np.sort(study.set("val").labels)
+    )
     np.testing.assert_array_equal(labels.set("test").labels, study.set("test").labels)
     with pytest.raises(ConfigError, match="'responses' or 'labels'"):
         shuffled_study(study, "images")
@@ -157,7 +187,10 @@ def test_outcomes_need_the_whole_interval_and_are_told_in_words():
     assert check_row("m", "planted region", [0.5, 0.6, 0.7], 0.125).passes
     assert check_row("m", "deletion", [np.nan]).passes is None
     text = attention_verdict([good, unsure, same])
-    assert text.startswith("m passes 1 of 3 checks") and "hardly changes when all weights are randomised" in text
+    assert (
+        text.startswith("m passes 1 of 3 checks")
+        and "hardly changes when all weights are randomised" in text
+    )
     assert "FAIL: 0.90" in checks_table([good, same]).loc["m", "weights"]
     rows = check_metrics([good], split="test")
     assert rows[0].name == "attention_deletion" and rows[0].ci_low > 0 and rows[0].n == 30
@@ -171,7 +204,9 @@ def test_refusals():
     with pytest.raises(DataError, match=r"a region of shape \(3, 3\)"):
         region_share(np.ones((2, 3, 3)), np.ones((4, 4)))
     with pytest.raises(DataError, match="one map an image"):
-        deletion_insertion(linear_score, torch.ones(2, 3, 8, 8), torch.ones(2, 3, 8, 8), np.ones((1, 2, 2)))
+        deletion_insertion(
+            linear_score, torch.ones(2, 3, 8, 8), torch.ones(2, 3, 8, 8), np.ones((1, 2, 2))
+        )
     with pytest.raises(ConfigError, match="a check among"):
         check_row("m", "delete", [1.0])
     with pytest.raises(ConfigError, match="a reference for the check 'planted region'"):

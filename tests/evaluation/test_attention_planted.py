@@ -11,7 +11,10 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation import attention, attention_checks, attention_suite, attribution, pointing
-from bmfl_lab.evaluation.attention_randomised import randomise_brain_attention, randomise_roi_attention
+from bmfl_lab.evaluation.attention_randomised import (
+    randomise_brain_attention,
+    randomise_roi_attention,
+)
 from bmfl_lab.training import LoopConfig, presets, train_brain_encoder, train_fusion
 
 
@@ -25,7 +28,12 @@ def made(tmp_path_factory):
     encoder = train_brain_encoder(config, study, store=store, folder=root / "encoder", device="cpu")
     loop = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
     fusion = train_fusion(
-        configs.replace(fusion_config, loop=loop), study, encoder=encoder, store=store, device="cpu", seed=0
+        configs.replace(fusion_config, loop=loop),
+        study,
+        encoder=encoder,
+        store=store,
+        device="cpu",
+        seed=0,
     )
     return study, encoder, fusion, fusion.backbone, store
 
@@ -63,7 +71,9 @@ def test_queries_are_named_after_what_they_read_out(made):
 def test_the_signal_query_looks_at_the_planted_region_and_others_do_not(made):
     study, encoder, _, backbone, store = made
     region = attention_checks.on_patches(study.extra["planted_region"], backbone)
-    looks = attention.roi_attention(encoder, study.set("test"), store=store, backbone=backbone).mean(2)
+    looks = attention.roi_attention(
+        encoder, study.set("test"), store=store, backbone=backbone
+    ).mean(2)
     for i, name in enumerate(attention.query_names(encoder)):
         share, area = attention_checks.region_share(looks[:, i], region)
         assert share.mean() > 2 * area if name.endswith("FFC") else share.mean() < area, name
@@ -78,7 +88,9 @@ def test_response_gradients_fall_into_the_fields_of_the_region(made, few):
     inside, area = attention_checks.region_share(signal.patches, region)
     outside, _ = attention_checks.region_share(early.patches, region)
     assert inside.mean() > 2 * area > 2 * outside.mean()
-    np.testing.assert_allclose(signal.pixels.sum((1, 2)), signal.score - signal.reference + signal.gap, atol=1e-4)
+    np.testing.assert_allclose(
+        signal.pixels.sum((1, 2)), signal.score - signal.reference + signal.gap, atol=1e-4
+    )
     assert np.median(signal.relative_gap) < 0.05
 
 
@@ -86,7 +98,9 @@ def test_class_gradients_explain_the_models_own_logits(made, few):
     _, _, fusion, _, _ = made
     found = attribution.class_attribution(fusion, few, target="label", steps=24)
     expected = fusion.logits(few)[np.arange(8), few.labels]
-    np.testing.assert_allclose(found.score, expected, atol=0.05)  # the store keeps tokens at half precision
+    np.testing.assert_allclose(
+        found.score, expected, atol=0.05
+    )  # the store keeps tokens at half precision
     assert np.median(found.relative_gap) < 0.1
     with pytest.raises(DataError, match="8 classes from 0 to 3"):
         attribution.class_attribution(fusion, few, target=np.full(8, 4))
@@ -104,7 +118,9 @@ def test_gradients_through_the_whole_path_equal_captums(made, few):
         images, torch.zeros_like(images), target=classes, n_steps=12, method="gausslegendre"
     )
     found = attribution.class_attribution(fusion, two, steps=12)
-    np.testing.assert_allclose(found.pixels, expected.sum(1).detach().numpy(), atol=2e-3 * float(expected.abs().max()))
+    np.testing.assert_allclose(
+        found.pixels, expected.sum(1).detach().numpy(), atol=2e-3 * float(expected.abs().max())
+    )
     assert found.target == "logit of the predicted class"
 
 
@@ -113,18 +129,24 @@ def test_random_weights_lower_the_similarity(made, few):
     before = {k: v.clone() for k, v in encoder.module.state_dict().items()}
     found = randomise_roi_attention(encoder, few, "right:FFC", backbone=backbone)
     table = found.table()
-    assert table.loc["readout and values", "spearman"] == pytest.approx(1)  # attention is computed before them
+    assert table.loc["readout and values", "spearman"] == pytest.approx(
+        1
+    )  # attention is computed before them
     assert (table["spearman"].iloc[1:] < 0.5).all() and table["ssim"].iloc[-1] < 0.5
     assert all(torch.equal(v, before[k]) for k, v in encoder.module.state_dict().items())
     brain = randomise_brain_attention(fusion, few)
-    np.testing.assert_allclose(brain.maps["trained"], attention.brain_attention(fusion, few).mean(1), atol=2e-3)
+    np.testing.assert_allclose(
+        brain.maps["trained"], attention.brain_attention(fusion, few).mean(1), atol=2e-3
+    )
     assert brain.final["spearman"].mean() < 0.7
 
 
 def test_all_checks_of_the_signal_query_pass_and_its_table_says_so(made, few):
     study, encoder, fusion, backbone, _ = made
     region = attention_checks.on_patches(study.extra["planted_region"], backbone)
-    checked = attention_suite.check_roi_attention(encoder, few, "left:FFC", backbone=backbone, region=region)
+    checked = attention_suite.check_roi_attention(
+        encoder, few, "left:FFC", backbone=backbone, region=region
+    )
     assert [r.check for r in checked.rows] == ["weights", "deletion", "insertion", "planted region"]
     assert all(r.passes for r in checked.rows), checked.rows
     assert checked.maps.shape == checked.random_weights.shape == (8, 4, 4)
@@ -137,12 +159,16 @@ def test_fields_recover_the_truth_better_than_shuffled_ones(made):
     degrees = pointing.seen_degrees(backbone, study.subject().truth["degrees"])
     assert degrees == pytest.approx(7.0)  # the crop keeps 224 of 256
     stimuli, atlas = study.set("test"), encoder.atlas
-    fields = pointing.roi_fields(attention.roi_attention(encoder, stimuli, store=store, backbone=backbone))
+    fields = pointing.roi_fields(
+        attention.roi_attention(encoder, stimuli, store=store, backbone=backbone)
+    )
     centres, truth = pointing.field_centres(fields, degrees), pointing.query_centres(encoder)
     assert np.corrcoef(centres["x"], truth["x"])[0, 1] > 0.8
     by_vertex = pointing.vertex_fields(encoder, stimuli, store=store, backbone=backbone)
     assert by_vertex.shape == (atlas.n_vertices, 4, 4) and np.isfinite(by_vertex).all()
-    found = pointing.retinotopy_agreement(pointing.field_centres(by_vertex, degrees), atlas).set_index("roi")
+    found = pointing.retinotopy_agreement(
+        pointing.field_centres(by_vertex, degrees), atlas
+    ).set_index("roi")
     assert list(found.index) == ["V1", "V2", "V3", "hV4", "all"]
     assert found.loc["all", "r_x"] > 0.8
     assert found.loc["all", "error_degrees"] < found.loc["all", "error_shuffled"]
@@ -164,13 +190,17 @@ def test_vertex_fields_are_the_spread_of_the_readouts_terms(made, few):
         for p in range(16):
             head = query.v(tokens[:, p]).unflatten(-1, (8, -1)) * weights[:, :, p, None]
             terms[:, p] = (query.out(head.flatten(1)) - query.out.bias) @ direction
-    found = pointing.vertex_fields(encoder, few, store=store, backbone=backbone, batch_size=3)[vertex]
+    found = pointing.vertex_fields(encoder, few, store=store, backbone=backbone, batch_size=3)[
+        vertex
+    ]
     np.testing.assert_allclose(found.ravel(), terms.std(0), rtol=1e-3)
 
 
 def test_field_centres_of_a_known_blob_and_circular_correlation():
     y, x = np.mgrid[0:20, 0:20]
-    blob = np.exp(-((x - 15) ** 2 + (y - 4) ** 2) / 8)[None] + 0.3  # a background must not draw it to the middle
+    blob = (
+        np.exp(-((x - 15) ** 2 + (y - 4) ** 2) / 8)[None] + 0.3
+    )  # a background must not draw it to the middle
     found = pointing.field_centres(blob, 8.0).iloc[0]
     assert found["x"] == pytest.approx(8 * (15.5 / 20 - 0.5), abs=0.05)
     assert found["y"] == pytest.approx(8 * (0.5 - 4.5 / 20), abs=0.05)
@@ -199,7 +229,9 @@ def test_models_without_the_part_that_is_asked_for_are_refused(made, few):
     with pytest.raises(DataError, match="at least two images"):
         pointing.vertex_fields(encoder, few.subset([0]), store=store, backbone=backbone)
     with pytest.raises(DataError, match="168 centres; got 2"):
-        pointing.retinotopy_agreement(pointing.field_centres(np.eye(4)[None].repeat(2, 0), 8.0), encoder.atlas)
+        pointing.retinotopy_agreement(
+            pointing.field_centres(np.eye(4)[None].repeat(2, 0), 8.0), encoder.atlas
+        )
     with pytest.raises(DataError, match="an atlas with 'polar_angle' and 'eccentricity'"):
         pointing.true_centres(dataclasses.replace(encoder.atlas, maps={}))
     with pytest.raises(DataError, match=r"maps \(n_stimuli, n_queries, n_heads, h, w\)"):

@@ -12,7 +12,12 @@ from bmfl_lab.evaluation.attribution import baseline_images, integrated_gradient
 def made_network():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 5, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(5 * 64, 7), nn.Tanh(), nn.Linear(7, 4)
+        nn.Conv2d(3, 5, 3, padding=1),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(5 * 64, 7),
+        nn.Tanh(),
+        nn.Linear(7, 4),
     ).double()
 
 
@@ -29,7 +34,9 @@ def test_equals_captum_and_is_complete():
 
     for rows in (1, 16, 500):
         found, gap = integrated_gradients(score, inputs, baseline, steps=40, rows=rows)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)  # captum forms its steps in single precision
+        torch.testing.assert_close(
+            found, expected, rtol=1e-6, atol=1e-8
+        )  # captum forms its steps in single precision
         assert gap.abs().max() < 1e-6
 
 
@@ -51,7 +58,9 @@ def test_weights_receive_no_gradient_and_inference_is_left_alone():
     network = made_network()
     inputs = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
-        integrated_gradients(lambda x, i: network(x)[:, 0], inputs, torch.zeros_like(inputs), steps=4)
+        integrated_gradients(
+            lambda x, i: network(x)[:, 0], inputs, torch.zeros_like(inputs), steps=4
+        )
     assert all(p.grad is None for p in network.parameters()) and not inputs.requires_grad
 
 
@@ -63,7 +72,8 @@ def test_black_is_black_after_normalisation():
 
     images = Frozen.preprocess(np.full((28, 28, 3), 200, np.uint8))[None]
     torch.testing.assert_close(
-        baseline_images(images, "black", Frozen), Frozen.preprocess(np.zeros((28, 28, 3), np.uint8))[None]
+        baseline_images(images, "black", Frozen),
+        Frozen.preprocess(np.zeros((28, 28, 3), np.uint8))[None],
     )
     torch.testing.assert_close(baseline_images(images, "blur", Frozen), images)
     assert not baseline_images(images, "grey", Frozen).any()

@@ -20,7 +20,17 @@ def rows(brain, robust):
     for i, (b, r) in enumerate(zip(brain, robust)):
         for seed in (0, 1):
             yield MetricRow("rsa", b, "rho", "test", 50, "none", model=f"m{i}", roi="V1", seed=seed)
-            yield MetricRow("accuracy", r, "fraction", "test", 50, "none", model=f"m{i}", shift="masked", severity=3)
+            yield MetricRow(
+                "accuracy",
+                r,
+                "fraction",
+                "test",
+                50,
+                "none",
+                model=f"m{i}",
+                shift="masked",
+                severity=3,
+            )
         yield MetricRow("accuracy", 0.99, "fraction", "test", 50, "none", model=f"m{i}")
     yield MetricRow("rsa", 0.3, "rho", "test", 50, "none", model="only brain")
 
@@ -30,12 +40,16 @@ def test_the_claim_can_hold_and_can_fail():
     found = brain_and_robust(rows(brain, brain + 0.01 * draw(12)), brain="rsa", robust="accuracy")
     assert found.n == 12 and found.low > 0 and "are more robust" in found.verdict
     assert found.table.iloc[0]["model"] == "m11" and found.table["n_brain"].iloc[0] == 2
-    last = found.table.iloc[-1]  # a model of which the records tell one side is listed and not counted
+    last = found.table.iloc[
+        -1
+    ]  # a model of which the records tell one side is listed and not counted
     assert last["model"] == "only brain" and np.isnan(last["robust"])
     assert found.table["robust"].max() < 0.9  # in-distribution accuracy is left out
     against = brain_and_robust(rows(brain, -brain), brain="rsa", robust="accuracy")
     assert "less robust" in against.verdict
-    values = (brain - brain.mean()) ** 2  # symmetric about the middle: no monotone relation by construction
+    values = (
+        brain - brain.mean()
+    ) ** 2  # symmetric about the middle: no monotone relation by construction
     none = brain_and_robust(rows(brain, values), brain="rsa", robust="accuracy")
     assert none.verdict == "no relation shown"
     assert none.r == pytest.approx(spearmanr(brain, values).statistic)
@@ -52,14 +66,32 @@ def test_models_of_several_records_keep_their_intervals_and_their_runs():
     ends = {"ci_low": 0.1, "ci_high": 0.3, "n_seeds": 2}
     one = [row("rsa_mean", 0.2, "aligned", **ends)]
     one += [row("rsa_mean", v, "aligned", seed=i) for i, v in enumerate((0.9, 0.9))]
-    one += [row("accuracy_over_shifts", 0.4, "aligned", shift="mean of 2 shifts", ci_low=0.3, ci_high=0.5)]
+    one += [
+        row(
+            "accuracy_over_shifts",
+            0.4,
+            "aligned",
+            shift="mean of 2 shifts",
+            ci_low=0.3,
+            ci_high=0.5,
+        )
+    ]
     one += [row("accuracy", 0.99, "aligned", shift="masked", severity=3)]
     two = [row("rsa_mean", 0.5, "aligned"), row("accuracy", 0.99, "aligned")]
-    two += [row("accuracy", v, "aligned", shift=s, severity=3) for s, v in (("masked", 0.6), ("sketch", 0.8))]
+    two += [
+        row("accuracy", v, "aligned", shift=s, severity=3)
+        for s, v in (("masked", 0.6), ("sketch", 0.8))
+    ]
     two += [row("accuracy", 0.5, "fusion", shift="masked", severity=3)]
-    frame = pd.concat([pd.DataFrame(one).assign(run="a"), pd.DataFrame(two).assign(run="b")], ignore_index=True)
+    frame = pd.concat(
+        [pd.DataFrame(one).assign(run="a"), pd.DataFrame(two).assign(run="b")], ignore_index=True
+    )
     found = brain_and_robust(frame, brain="rsa_mean", robust=("accuracy_over_shifts", "accuracy"))
-    assert list(zip(found.table["model"], found.table["run"])) == [("aligned", "b"), ("aligned", "a"), ("fusion", "b")]
+    assert list(zip(found.table["model"], found.table["run"])) == [
+        ("aligned", "b"),
+        ("aligned", "a"),
+        ("fusion", "b"),
+    ]
     b, a, fusion = (r for _, r in found.table.iterrows())
     assert (a["brain"], a["brain_low"], a["brain_high"], a["n_brain"]) == (0.2, 0.1, 0.3, 1)
     assert (a["robust"], a["robust_low"], a["robust_high"]) == (0.4, 0.3, 0.5)

@@ -26,10 +26,17 @@ def test_fewer_candidates_are_the_expectation_over_all_sets():
     y, p = draw(6, 8), draw(6, 8, seed=1) + 0.5 * draw(6, 8)
     r = np.corrcoef(y, p)[:6, 6:]
     for k in (2, 3, 5):
-        want = np.mean([
-            np.mean([all(r[i, i] > r[i, j] for j in s) for s in itertools.combinations([j for j in range(6) if j != i], k - 1)])
-            for i in range(6)
-        ])  # fmt: skip
+        want = np.mean(
+            [
+                np.mean(
+                    [
+                        all(r[i, i] > r[i, j] for j in s)
+                        for s in itertools.combinations([j for j in range(6) if j != i], k - 1)
+                    ]
+                )
+                for i in range(6)
+            ]
+        )
         found = identify(y, p, n_candidates=k)
         assert found.top1 == pytest.approx(want) and found.top1_chance == 1 / k
     assert identify(y, p, n_candidates=2).top1 == pytest.approx(identify(y, p).two_way)
@@ -53,6 +60,8 @@ def test_preferred_stimuli_rank_by_the_roi_alone():
     found, categories = preferred_stimuli(predicted, np.array([True, False]), stimuli, n=2)
     assert list(found["id"]) == ["a", "b", "e", "c"] and list(found["rank"]) == [1, 2, 6, 5]
     assert list(categories["category"]) == ["face", "place"]
-    assert list(categories["share_of_top"]) == [1, 0] and categories["activity"][0] == pytest.approx(4)
+    assert list(categories["share_of_top"]) == [1, 0] and categories["activity"][
+        0
+    ] == pytest.approx(4)
     with pytest.raises(DataError, match="a non-empty ROI"):
         preferred_stimuli(predicted, np.zeros(2, bool), stimuli)

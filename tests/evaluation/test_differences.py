@@ -60,7 +60,13 @@ def test_false_positive_rate_is_nominal():
     found = 0
     for trial in range(60):
         rows = compare_models(
-            result({"a": 0.6, "b": 0.6}, n=120, seeds=(0,), shared=0.5, generator=np.random.default_rng(trial)),
+            result(
+                {"a": 0.6, "b": 0.6},
+                n=120,
+                seeds=(0,),
+                shared=0.5,
+                generator=np.random.default_rng(trial),
+            ),
             "a",
             n_boot=200,
         )
@@ -74,21 +80,34 @@ def test_the_level_holds_where_seeds_differ_as_much_as_trainings_do(spread):
     for trial in range(n):
         generator = np.random.default_rng(trial)
         parts = [
-            result({name: 0.6 + generator.normal(0, spread)}, n=150, seeds=(seed,), generator=np.random.default_rng([trial, seed, k]))
+            result(
+                {name: 0.6 + generator.normal(0, spread)},
+                n=150,
+                seeds=(seed,),
+                generator=np.random.default_rng([trial, seed, k]),
+            )
             for seed in (0, 1, 2)
             for k, name in enumerate(("a", "b"))
-        ]  # fmt: skip
-        rows = compare_models(OODResult([], pd.concat([p.per_image for p in parts], ignore_index=True)), "a")
+        ]
+        rows = compare_models(
+            OODResult([], pd.concat([p.per_image for p in parts], ignore_index=True)), "a"
+        )
         found += any("is better than" in r.notes for r in rows)
     assert binomtest(found, n, 0.05, alternative="greater").pvalue > 0.01, found
 
 
 def test_several_seeds_use_the_crossed_test():
     found = result({"a": 0.6, "b": 0.65}, n=80)
-    (test, _), (p, _) = (by(compare_models(found, "a"), k) for k in ("accuracy_difference", "p_holm"))
-    table = found.per_image[found.per_image["shift"] == ""].pivot(index=["model", "seed"], columns="id", values="correct")
+    (test, _), (p, _) = (
+        by(compare_models(found, "a"), k) for k in ("accuracy_difference", "p_holm")
+    )
+    table = found.per_image[found.per_image["shift"] == ""].pivot(
+        index=["model", "seed"], columns="id", values="correct"
+    )
     interval, _ = crossed_mean(table.loc["b"].to_numpy(float) - table.loc["a"].to_numpy(float))
-    assert (test.value, test.ci_low, test.ci_high) == pytest.approx((interval.value, interval.low, interval.high))
+    assert (test.value, test.ci_low, test.ci_high) == pytest.approx(
+        (interval.value, interval.low, interval.high)
+    )
     assert "seeds and stimuli crossed" in test.interval and 0 < p.value <= 1
 
 

@@ -28,9 +28,15 @@ def folder(tmp_path_factory):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
-        sample_size=16, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), norm_num_groups=4,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+    )
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=100, clip_sample=False)
     path = tmp_path_factory.mktemp("pipeline")
     diffusers.DDIMPipeline(unet, scheduler).save_pretrained(path, safe_serialization=True)
@@ -58,6 +64,8 @@ def test_refusals(folder, tmp_path):
         synthesise_with_diffusion(pipeline, red_minus_blue, np.zeros(2, bool), image_size=12)
     with pytest.raises(ConfigError, match=r"model_index\.json"):
         load_diffusion(tmp_path)
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDIMPipeline", "unet": ["x", "y"]}))
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"_class_name": "DDIMPipeline", "unet": ["x", "y"]})
+    )
     with pytest.raises(ConfigError, match="a complete pipeline"):
         load_diffusion(tmp_path)

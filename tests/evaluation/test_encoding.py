@@ -14,7 +14,11 @@ from bmfl_lab.data.planted_images import DEGREES
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.encoding import evaluate_encoder, regions
 from bmfl_lab.evaluation.encoding_tables import block_table, encoding_controls
-from bmfl_lab.evaluation.encoding_truth import evaluate_encoder_shifts, orientation_tuning_error, receptive_field_error
+from bmfl_lab.evaluation.encoding_truth import (
+    evaluate_encoder_shifts,
+    orientation_tuning_error,
+    receptive_field_error,
+)
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.training.encoder import tiny, train_brain_encoder
@@ -36,7 +40,11 @@ def store(tmp_path_factory):
 def encoder(study, store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
     return train_brain_encoder(
-        replace(tiny("retinotopic"), per_side=6, n_features=16), study, store=store, folder=folder, device="cpu"
+        replace(tiny("retinotopic"), per_side=6, n_features=16),
+        study,
+        store=store,
+        folder=folder,
+        device="cpu",
     )
 
 
@@ -79,7 +87,9 @@ def test_rows_agree_with_scipy_and_regions(study, encoder):
     row = value(result.rows, "pearson_r", "FFC")
     assert row.value == pytest.approx(r[mask].mean(), abs=1e-5)
     assert row.ci_low < row.value < row.ci_high and row.n == 150 and "simulated" in row.notes
-    assert value(result.rows, "pearson_r_median", "FFC").value == pytest.approx(np.median(r[mask]), abs=1e-5)
+    assert value(result.rows, "pearson_r_median", "FFC").value == pytest.approx(
+        np.median(r[mask]), abs=1e-5
+    )
     capped = np.minimum(100 * np.maximum(r, 0) ** 2 / subject.noise_ceiling, 100)
     assert value(result.rows, "noise_normalised").value == pytest.approx(capped.mean(), abs=1e-3)
     assert set(result.table().roi) == set(regions(subject.atlas)) >= {"all", "V1", "LVC", "HVC"}
@@ -95,7 +105,9 @@ def test_undefined_vertices_are_counted_and_left_out(study):
     assert value(result.rows, "n_undefined").value == 1
     assert np.array_equal(np.flatnonzero(result.per_vertex.noise_normalised.isna()), [3, 5])
     assert "166 vertices, 2 undefined" in value(result.rows, "noise_normalised").notes
-    assert value(result.rows, "pearson_r").value == pytest.approx(np.nanmean(result.per_vertex.r), abs=1e-6)
+    assert value(result.rows, "pearson_r").value == pytest.approx(
+        np.nanmean(result.per_vertex.r), abs=1e-6
+    )
 
 
 def test_vertices_that_hardly_vary_are_flagged_and_still_scored(study):
@@ -110,17 +122,26 @@ def test_vertices_that_hardly_vary_are_flagged_and_still_scored(study):
     )
     assert np.flatnonzero(result.per_vertex.near_constant).tolist() == [7]
     assert np.isfinite(result.per_vertex.r[7]) and np.isnan(result.per_vertex.r[3])
-    assert value(result.rows, "n_near_constant").value == 1 and value(result.rows, "n_undefined").value == 1
+    assert (
+        value(result.rows, "n_near_constant").value == 1
+        and value(result.rows, "n_undefined").value == 1
+    )
     for roi, mask in regions(subject.atlas).items():
         assert value(result.rows, "n_near_constant", roi).value == mask[7]
     table = result.table().set_index("roi")
     assert table.loc["all", ["n_undefined", "n_near_constant"]].tolist() == [1, 1]
 
 
-def test_overlapping_regions_count_a_vertex_in_each_and_once_in_all_and_absent_ones_have_no_row(study):
+def test_overlapping_regions_count_a_vertex_in_each_and_once_in_all_and_absent_ones_have_no_row(
+    study,
+):
     subject = study.subject()
     atlas = subject.atlas
-    rois = {**atlas.rois, "V1+": atlas.rois["V1"] | atlas.rois["FFC"], "nowhere": np.zeros(atlas.n_vertices, bool)}
+    rois = {
+        **atlas.rois,
+        "V1+": atlas.rois["V1"] | atlas.rois["FFC"],
+        "nowhere": np.zeros(atlas.n_vertices, bool),
+    }
     changed = dataclasses.replace(subject, atlas=dataclasses.replace(atlas, rois=rois))
     rng = np.random.default_rng(0)
     noisy = SimpleNamespace(
@@ -131,25 +152,35 @@ def test_overlapping_regions_count_a_vertex_in_each_and_once_in_all_and_absent_o
             + subject.truth["respond"](np.stack([stimuli.image(i) for i in range(len(stimuli))]))
         ),
     )
-    result = evaluate_encoder(noisy, dataclasses.replace(study, subjects={"x": changed}), n_boot=5, device="cpu")
+    result = evaluate_encoder(
+        noisy, dataclasses.replace(study, subjects={"x": changed}), n_boot=5, device="cpu"
+    )
     r = result.per_vertex.r.to_numpy()
-    assert value(result.rows, "pearson_r", "V1+").value == pytest.approx(r[rois["V1+"]].mean(), abs=1e-6)
-    assert value(result.rows, "pearson_r", "V1").value == pytest.approx(r[rois["V1"]].mean(), abs=1e-6)
+    assert value(result.rows, "pearson_r", "V1+").value == pytest.approx(
+        r[rois["V1+"]].mean(), abs=1e-6
+    )
+    assert value(result.rows, "pearson_r", "V1").value == pytest.approx(
+        r[rois["V1"]].mean(), abs=1e-6
+    )
     assert value(result.rows, "pearson_r").value == pytest.approx(r.mean(), abs=1e-6)
     assert "nowhere" not in {row.roi for row in result.rows} and "nowhere" in changed.atlas.absent
 
 
 def test_receptive_fields_are_recovered(study, encoder, store, tmp_path):
     found = receptive_field_error(encoder, study, degrees=DEGREES)
-    chance = np.hypot(found.x - found.true_x.sample(frac=1, random_state=0).to_numpy(),
-                      found.y - found.true_y.sample(frac=1, random_state=1).to_numpy()).median()  # fmt: skip
+    chance = np.hypot(
+        found.x - found.true_x.sample(frac=1, random_state=0).to_numpy(),
+        found.y - found.true_y.sample(frac=1, random_state=1).to_numpy(),
+    ).median()
     assert found.error_degrees.median() < 1.2 < 2 < chance
     ridge = train_brain_encoder(tiny("ridge"), study, store=store, folder=tmp_path, device="cpu")
     with pytest.raises(DataError, match="an encoder without receptive fields"):
         receptive_field_error(ridge, study, degrees=DEGREES)
 
 
-def test_planted_orientation_tuning_is_recovered_and_only_from_its_own_vertex(study, encoder, store):
+def test_planted_orientation_tuning_is_recovered_and_only_from_its_own_vertex(
+    study, encoder, store
+):
     oracle = orientation_tuning_error(Oracle(study.subject()), study, device="cpu")
     assert oracle.error_degrees.max() < 12 and oracle.error_degrees.median() < 3
     found = orientation_tuning_error(encoder, study, store=store, device="cpu")
@@ -158,7 +189,9 @@ def test_planted_orientation_tuning_is_recovered_and_only_from_its_own_vertex(st
     assert found.error_degrees.median() < 15 and 35 < chance.mean() < 55
     silent = SimpleNamespace(predict_stimuli=lambda s, **o: np.ones((len(s), 168), np.float32))
     assert orientation_tuning_error(silent, study).error_degrees.isna().all()
-    bare = dataclasses.replace(study, subjects={"x": dataclasses.replace(study.subject(), truth={})})
+    bare = dataclasses.replace(
+        study, subjects={"x": dataclasses.replace(study.subject(), truth={})}
+    )
     with pytest.raises(DataError, match="a subject with planted orientation tuning"):
         orientation_tuning_error(encoder, bare)
 
@@ -175,22 +208,30 @@ def test_controls_do_worse_than_the_tokens(study, store):
 
 
 def test_the_control_with_random_weights_is_a_ridge_on_the_untrained_backbone(study, store):
-    table = encoding_controls(study, controls=["as trained", "random weights"], seed=3, store=store, device="cpu")
+    table = encoding_controls(
+        study, controls=["as trained", "random weights"], seed=3, store=store, device="cpu"
+    )
     who, spec = study.subject(), study.backbone
-    untrained = load_backbone(spec.name, "random:1003", image_size=spec.image_size, device="cpu", resize=spec.resize)
+    untrained = load_backbone(
+        spec.name, "random:1003", image_size=spec.image_size, device="cpu", resize=spec.resize
+    )
     X = np.asarray(store.get(untrained, who.stimuli, "pooled:4", block=-1).patches, np.float32)
     X = X.reshape(len(who.stimuli), -1)
     train, test = who.rows("train"), who.rows("test")
     r = pearson(who.responses[test], fit_ridge(X[train], who.responses[train]).predict(X[test]))
     assert table.loc["random weights", "all"] == pytest.approx(r.mean(), abs=1e-4)
-    assert table.loc["random weights", "V1"] == pytest.approx(r[who.atlas.rois["V1"]].mean(), abs=1e-4)
+    assert table.loc["random weights", "V1"] == pytest.approx(
+        r[who.atlas.rois["V1"]].mean(), abs=1e-4
+    )
     assert abs(table.loc["random weights", "all"] - table.loc["as trained", "all"]) > 1e-3
 
 
 def test_block_table(study, store):
     table, r = block_table(study, blocks=(0, 2), tokens="pooled:2", store=store, device="cpu")
     assert list(table.index) == [0, 2] and r.shape == (2, 168)
-    assert table.loc[0, "V1"] == pytest.approx(r[0][study.subject().atlas.rois["V1"]].mean(), abs=1e-6)
+    assert table.loc[0, "V1"] == pytest.approx(
+        r[0][study.subject().atlas.rois["V1"]].mean(), abs=1e-6
+    )
 
 
 def test_shifts_are_judged_against_the_simulated_truth(study, encoder):
@@ -205,22 +246,35 @@ def test_shifts_are_judged_against_the_simulated_truth(study, encoder):
     assert {r.n for r in oracle if r.split == study.ood[0]} == {len(study.set(study.ood[0]))}
     measured = dataclasses.replace(study.subject(), truth={})
     with pytest.raises(DataError, match="a simulated subject that can respond to new images"):
-        evaluate_encoder_shifts(encoder, dataclasses.replace(study, subjects={"x": measured}), [("masked", 3)])
+        evaluate_encoder_shifts(
+            encoder, dataclasses.replace(study, subjects={"x": measured}), [("masked", 3)]
+        )
 
 
 def test_too_few_stimuli_are_refused(study):
     subject = study.subject()
-    short = dataclasses.replace(subject, splits={**subject.splits, "test": subject.splits["test"][:2]})
+    short = dataclasses.replace(
+        subject, splits={**subject.splits, "test": subject.splits["test"][:2]}
+    )
     with pytest.raises(DataError, match="at least 3 stimuli"):
-        evaluate_encoder(Oracle(subject), dataclasses.replace(study, subjects={"x": short}), device="cpu")
-    constant = SimpleNamespace(label="c", selection="none", predict_stimuli=lambda s, **o: np.ones((len(s), 168)))
+        evaluate_encoder(
+            Oracle(subject), dataclasses.replace(study, subjects={"x": short}), device="cpu"
+        )
+    constant = SimpleNamespace(
+        label="c", selection="none", predict_stimuli=lambda s, **o: np.ones((len(s), 168))
+    )
     result = evaluate_encoder(constant, study, n_boot=5, device="cpu")
-    assert value(result.rows, "pearson_r").value is None and value(result.rows, "n_undefined").value == 168
+    assert (
+        value(result.rows, "pearson_r").value is None
+        and value(result.rows, "n_undefined").value == 168
+    )
 
 
 def test_ceilings_are_the_root_of_the_explainable_share(study, encoder):
     result = evaluate_encoder(encoder, study, n_boot=10)
     subject = study.subject()
     mask = subject.atlas.rois["V1"]
-    assert result.ceilings()["V1"] == pytest.approx(np.sqrt(subject.noise_ceiling[mask]).mean(), rel=1e-5)
+    assert result.ceilings()["V1"] == pytest.approx(
+        np.sqrt(subject.noise_ceiling[mask]).mean(), rel=1e-5
+    )
     assert set(result.ceilings()) == {r.roi for r in result.rows}

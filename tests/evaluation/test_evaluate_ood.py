@@ -37,11 +37,15 @@ def study():
     labels = np.array([0] * 18 + [1] * 8 + [2] * 4)
     test = from_arrays("test", images, [f"t{i}" for i in range(30)], labels, ("a", "b", "c"))
     empty = test.subset([], name="empty")
-    return Study("known", "known accuracies", {"train": test, "test": test, "empty": empty}, ood=("empty",))
+    return Study(
+        "known", "known accuracies", {"train": test, "test": test, "empty": empty}, ood=("empty",)
+    )
 
 
 def _row(rows, name, **fields):
-    found = [r for r in rows if r.name == name and all(getattr(r, k) == v for k, v in fields.items())]
+    found = [
+        r for r in rows if r.name == name and all(getattr(r, k) == v for k, v in fields.items())
+    ]
     assert len(found) == 1, found
     return found[0]
 
@@ -50,7 +54,11 @@ def test_values_intervals_and_counts_are_right(study):
     right = [f"t{i}" for i in range(21)]
     result = evaluate_ood({"known": Known(right)}, study, shifts=[("masked", 2)], n_boot=500)
     row = _row(result.rows, "accuracy", split="test", shift="")
-    assert row.value == pytest.approx(0.7) and row.n == 30 and row.selection == "best validation accuracy"
+    assert (
+        row.value == pytest.approx(0.7)
+        and row.n == 30
+        and row.selection == "best validation accuracy"
+    )
     assert row.ci_low == pytest.approx(0.7 - 1.96 * np.sqrt(0.21 / 30), abs=0.04)
     assert row.ci_high == pytest.approx(0.7 + 1.96 * np.sqrt(0.21 / 30), abs=0.04)
     table = result.per_image.query("split == 'test' and shift == ''")
@@ -70,7 +78,9 @@ def test_an_empty_set_is_undefined(study):
 
 def test_nan_logits_are_wrong_and_reported(study):
     right = [f"t{i}" for i in range(30)]
-    result = evaluate_ood({"known": Known(right, nan=["t3", "t4"])}, study, shifts=(), sets=("test",))
+    result = evaluate_ood(
+        {"known": Known(right, nan=["t3", "t4"])}, study, shifts=(), sets=("test",)
+    )
     assert _row(result.rows, "accuracy").value == pytest.approx(28 / 30)
     assert _row(result.rows, "nan_logits").value == 2
     assert set(result.per_image.query("predicted == -1").id) == {"t3", "t4"}
@@ -79,9 +89,17 @@ def test_nan_logits_are_wrong_and_reported(study):
 def test_seeds_get_a_row_each_and_one_over_them(study):
     models = [Known([f"t{i}" for i in range(n)], seed=s) for s, n in enumerate((15, 21, 24))]
     result = evaluate_ood({"known": models}, study, shifts=(), sets=("test",))
-    assert [r.value for r in result.rows if r.name == "accuracy" and r.seed is not None] == [0.5, 0.7, 0.8]
+    assert [r.value for r in result.rows if r.name == "accuracy" and r.seed is not None] == [
+        0.5,
+        0.7,
+        0.8,
+    ]
     over = _row(result.rows, "accuracy", seed=None)
-    assert over.value == pytest.approx(2 / 3) and over.n_seeds == 3 and "seeds and stimuli" in over.interval
+    assert (
+        over.value == pytest.approx(2 / 3)
+        and over.n_seeds == 3
+        and "seeds and stimuli" in over.interval
+    )
 
 
 def test_sets_that_choices_were_made_on_and_no_models_are_refused(study):
@@ -102,17 +120,30 @@ class Head:
 
 
 def test_a_head_for_the_classes_of_another_set_is_refused(study):
-    with pytest.raises(DataError, match=r"logits for the 3 classes of 'test'.*no class named \['a'\]"):
+    with pytest.raises(
+        DataError, match=r"logits for the 3 classes of 'test'.*no class named \['a'\]"
+    ):
         evaluate_ood({"other": Head("bcd")}, study, shifts=(), sets=("test",))
     with pytest.raises(DataError, match=r"3 logits, one a class .* got 4"):
-        evaluate_ood({"wide": as_model(lambda images: np.zeros((len(images), 4)), "wide")}, study, shifts=(), sets=("test",))  # fmt: skip
+        evaluate_ood(
+            {"wide": as_model(lambda images: np.zeros((len(images), 4)), "wide")},
+            study,
+            shifts=(),
+            sets=("test",),
+        )
 
 
 def sets_of_a_thousand():
     """ "test" with 1000 classes, and two sets with 200 of them each, 86 of which are common; image i has class i."""
     names = tuple(f"n{1440764 + 97 * i:08d}" for i in range(1000))
-    part = {"imagenet-r": np.arange(200) * 5, "imagenet-a": np.r_[np.arange(86) * 5, np.arange(114) * 5 + 2]}
-    pixels = lambda index: np.asarray([np.full((4, 4, 3), (i // 256, i % 256, 0), np.uint8) for i in index])  # noqa: E731
+    part = {
+        "imagenet-r": np.arange(200) * 5,
+        "imagenet-a": np.r_[np.arange(86) * 5, np.arange(114) * 5 + 2],
+    }
+
+    def pixels(index):
+        return np.asarray([np.full((4, 4, 3), (i // 256, i % 256, 0), np.uint8) for i in index])
+
     some = np.arange(0, 1000, 4)
     sets = {"test": from_arrays("imagenet-val", pixels(some), [f"t{i}" for i in some], some, names)}
     for name, index in part.items():
@@ -124,7 +155,9 @@ def sets_of_a_thousand():
 
 def of_pixels(columns):
     """Return a classifier that reads the class of an image from its pixels and gives these columns of its logits."""
-    return lambda images: np.eye(1000)[[256 * int(im[0, 0, 0]) + int(im[0, 0, 1]) for im in images]][:, columns] * 10
+    return lambda images: (
+        np.eye(1000)[[256 * int(im[0, 0, 0]) + int(im[0, 0, 1]) for im in images]][:, columns] * 10
+    )
 
 
 def test_one_wide_model_is_scored_by_name_on_every_set():
@@ -143,8 +176,16 @@ def test_the_columns_of_one_set_are_refused_on_another():
     columns = np.sort(part["imagenet-r"])
     unnamed = as_model(of_pixels(columns), "R")
     named = as_model(of_pixels(columns), "R", class_names=[names[i] for i in columns])
-    assert _row(evaluate_ood({"R": named}, study, sets=("imagenet-r",), shifts=(), n_boot=10).rows, "accuracy").value == 1
-    with pytest.raises(DataError, match=r"200 classes of 'imagenet-a'; got 200 logits; no class named \['n"):
+    assert (
+        _row(
+            evaluate_ood({"R": named}, study, sets=("imagenet-r",), shifts=(), n_boot=10).rows,
+            "accuracy",
+        ).value
+        == 1
+    )
+    with pytest.raises(
+        DataError, match=r"200 classes of 'imagenet-a'; got 200 logits; no class named \['n"
+    ):
         evaluate_ood({"R": named}, study, sets=("imagenet-a",), shifts=())
     for name in ("imagenet-a", "imagenet-r"):  # nothing says whose the 200 columns are
         with pytest.raises(DataError, match=r"got 200 logits; 1000 class names, 1000 different"):
@@ -157,10 +198,17 @@ def test_the_columns_of_one_set_are_refused_on_another():
 def test_a_set_without_images_of_some_classes_says_so(study):
     test = study.set("test")
     part = test.subset(np.flatnonzero(test.labels != 1), name="part")
-    some = Study("known", "x", {**study.sets, "part": part}, ood=("part", "empty"), shifts=(("masked", 2),))
+    some = Study(
+        "known", "x", {**study.sets, "part": part}, ood=("part", "empty"), shifts=(("masked", 2),)
+    )
     result = evaluate_ood({"known": Known([]), "other": Known(["t0"])}, some, n_boot=10)
     notes = {(r.split, r.shift): r.notes for r in result.rows if r.name == "accuracy"}
-    assert notes == {("test", ""): "", ("test", "masked"): "", ("part", ""): "2 of 3 classes", ("empty", ""): ""}
+    assert notes == {
+        ("test", ""): "",
+        ("test", "masked"): "",
+        ("part", ""): "2 of 3 classes",
+        ("empty", ""): "",
+    }
     said = {r.split: r.notes for r in compare_models(result, "known", n_boot=10) if not r.shift}
     assert said["part"].endswith(" 2 of 3 classes") and "classes" not in said["test"]
 
@@ -176,7 +224,10 @@ def test_an_unlabelled_image_is_refused(study):
 def test_one_image_and_one_class_are_written_without_nan(study, tmp_path):
     one = study.set("test").subset([0], name="one")
     same = study.set("test").subset(range(5), name="same")
-    models = {"known": [Known(["t0", "t1"], seed=s) for s in (0, 1)], "other": [Known([], seed=s) for s in (0, 1)]}
+    models = {
+        "known": [Known(["t0", "t1"], seed=s) for s in (0, 1)],
+        "other": [Known([], seed=s) for s in (0, 1)],
+    }
     sets = {**study.sets, "test": study.set("test"), "one": one, "same": same}
     small = Study("known", "x", sets, ood=("one", "same", "empty"))
     result = evaluate_ood(models, small, shifts=(), n_boot=50)
@@ -185,6 +236,10 @@ def test_one_image_and_one_class_are_written_without_nan(study, tmp_path):
     text = record.finish(tmp_path).read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the record"))
     assert _row(result.rows, "accuracy", split="one", model="known", seed=None).ci_low is None
-    assert _row(result.rows, "balanced_accuracy", split="same", model="known", seed=None).value == pytest.approx(0.4)
-    said = {r.split: r.notes for r in compare_models(result, "other") if r.name == "accuracy_difference"}
+    assert _row(
+        result.rows, "balanced_accuracy", split="same", model="known", seed=None
+    ).value == pytest.approx(0.4)
+    said = {
+        r.split: r.notes for r in compare_models(result, "other") if r.name == "accuracy_difference"
+    }
     assert "too few images" in said["one"] and "empty" not in said

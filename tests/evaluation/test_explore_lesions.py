@@ -16,7 +16,16 @@ from bmfl_lab.training.recipes import tiny
 
 @pytest.fixture(scope="module")
 def study():
-    return load_study("planted", n_encoder=8, n_encoder_val=4, n_encoder_test=4, n_train=32, n_val=16, n_test=20, n_ood=4)
+    return load_study(
+        "planted",
+        n_encoder=8,
+        n_encoder_val=4,
+        n_encoder_test=4,
+        n_train=32,
+        n_val=16,
+        n_test=20,
+        n_ood=4,
+    )
 
 
 class Half:
@@ -40,7 +49,9 @@ def test_a_fusion_intact_and_lesioned(study, tmp_path):
     model = train_fusion(
         configs.replace(tiny(kind="pooled:4"), loop=LoopConfig(epochs=1, batch_size=16, lr=1e-3)),
         study,
-        brain=lambda stimuli, tokens: respond(np.stack([stimuli.image(i) for i in range(len(stimuli))])),
+        brain=lambda stimuli, tokens: respond(
+            np.stack([stimuli.image(i) for i in range(len(stimuli))])
+        ),
         atlas=study.subject().atlas,
         store=FeatureStore(tmp_path),
         device="cpu",
@@ -51,7 +62,9 @@ def test_a_fusion_intact_and_lesioned(study, tmp_path):
     with torch.no_grad():
         bias[0] = torch.nan
     logits = model.logits(study.set("test"))
-    assert np.isnan(logits[:, 0]).all() and (logits.argmax(1) == study.set("test").labels).any()  # NaN wins an argmax
+    assert (
+        np.isnan(logits[:, 0]).all() and (logits.argmax(1) == study.set("test").labels).any()
+    )  # NaN wins an argmax
     table = Explorer(study, {"fusion": model}, store=model.store, n_boot=20)
     found = table.batch("fusion", ["test"], table.lesion(["LO"]))
     assert (found["accuracy"] == 0).all() and (found["changed"] == 0).all()

@@ -28,8 +28,15 @@ def rows_of_a_study(folder, carries):
         return respond(np.stack([stimuli.image(i) for i in range(len(stimuli))]))
 
     config = tiny(kind="pooled:4", loop=LOOP)
-    kinds = {"backbone": (configs.replace(config, head="backbone"), None, None), "fusion": (config, truth, atlas)}
-    jobs = [Job(name, c, s, None, source, where) for name, (c, source, where) in kinds.items() for s in (0, 1, 2)]
+    kinds = {
+        "backbone": (configs.replace(config, head="backbone"), None, None),
+        "fusion": (config, truth, atlas),
+    }
+    jobs = [
+        Job(name, c, s, None, source, where)
+        for name, (c, source, where) in kinds.items()
+        for s in (0, 1, 2)
+    ]
     trained = train_fusions(jobs, study, store=FeatureStore(folder), device="cpu")
     models = {name: [m for job, m in zip(jobs, trained) if job.name == name] for name in kinds}
     result = evaluate_ood(models, study, sets=("test", "recoloured"), shifts=(), n_boot=50)
@@ -43,7 +50,9 @@ def test_help_of_the_brain_is_said_where_it_was_planted_and_only_there(tmp_path,
     line, pair = findings(rows)
     verdict = set(comparisons(rows)["verdict"])
     if carries:
-        assert "Fusion was better than the backbone alone on 1 of 1 out-of-distribution sets" in line
+        assert (
+            "Fusion was better than the backbone alone on 1 of 1 out-of-distribution sets" in line
+        )
         assert "not compared directly with a control" in line and verdict == {"better"}
     else:
         assert "on none of 1 out-of-distribution sets: no help of the brain was found." in line

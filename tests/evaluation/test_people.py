@@ -36,7 +36,18 @@ def folders(tmp_path):
             for t, i in enumerate(np.random.default_rng(0).permutation(N)):
                 category = mvh.CATEGORIES[i % 16]
                 answer = category if i in right else mvh.CATEGORIES[(i + 1) % 16]
-                out.writerow([who, 1, t + 1, 0.5, answer, category, "0", name_of(t + 1, "s" + who[-2:], int(i))])
+                out.writerow(
+                    [
+                        who,
+                        1,
+                        t + 1,
+                        0.5,
+                        answer,
+                        category,
+                        "0",
+                        name_of(t + 1, "s" + who[-2:], int(i)),
+                    ]
+                )
     return images, trials
 
 
@@ -68,7 +79,11 @@ def row(rows, name, model):
 def test_values_follow_from_who_was_right(folders):
     rows = compare_with_people({"seer": seer(range(30))}, *folders, "sketch", n_boot=200)
     people = row(rows, "accuracy", "people")
-    assert people.value == pytest.approx(0.75) and people.n == N and "2 people, 80 trials" in people.notes
+    assert (
+        people.value == pytest.approx(0.75)
+        and people.n == N
+        and "2 people, 80 trials" in people.notes
+    )
     mine = row(rows, "accuracy", "seer")
     assert mine.value == pytest.approx(0.75) and mine.ci_low < 0.75 < mine.ci_high
     # the people agree on 20 of 40 images where independent ones would on 25
@@ -83,7 +98,12 @@ def test_nan_logits_are_no_decision_and_reported(folders):
         out[[int(im.mean()) < 3 for im in images]] = np.nan
         return out
 
-    rows = compare_with_people({"broken": as_model(broken, "broken"), "seer": seer(range(N))}, *folders, "sketch", n_boot=50)
+    rows = compare_with_people(
+        {"broken": as_model(broken, "broken"), "seer": seer(range(N))},
+        *folders,
+        "sketch",
+        n_boot=50,
+    )
     assert row(rows, "nan_logits", "broken").value == 3 and row(rows, "nan_logits", "broken").n == N
     assert row(rows, "accuracy", "broken").value == pytest.approx(1 - 3 / N)
     assert [r.model for r in rows if r.name == "nan_logits"] == ["broken"]
@@ -124,7 +144,9 @@ def test_shape_bias_of_cue_conflict(tmp_path):
         wanted = [mvh.cue_conflict([names[int(b.mean())]])[1][0] for b in batch]
         return np.asarray([[5.0 * (c == w) for c in mvh.CATEGORIES] for w in wanted])
 
-    rows = compare_with_people({"texture": as_model(texture, "t")}, images, trials, "cue-conflict", n_boot=20)
+    rows = compare_with_people(
+        {"texture": as_model(texture, "t")}, images, trials, "cue-conflict", n_boot=20
+    )
     assert row(rows, "shape_bias", "texture").value == 0.0
     assert row(rows, "shape_bias", "people").value == pytest.approx(2 / 3)
 
@@ -134,6 +156,8 @@ def test_what_does_not_fit_is_refused(folders, tmp_path):
     with pytest.raises(DataError, match="16 categories or of the 1000"):
         decide(Seven(), mvh.read_images(images, "sketch"))
     for path in trials.glob("*.csv"):
-        path.rename(trials / path.name.replace("subject-", "model-").replace("session_1", "session-1"))
+        path.rename(
+            trials / path.name.replace("subject-", "model-").replace("session_1", "session-1")
+        )
     with pytest.raises(DataError, match="no person"):
         compare_with_people({"seer": seer(range(3))}, images, trials, "sketch")

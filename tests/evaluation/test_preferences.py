@@ -12,7 +12,12 @@ POOL = np.arange(400) % 4
 
 def test_a_pure_choice_is_told_from_a_random_one():
     pure = category_purity(np.array([2, 2, 2, 2, 2, 1]), POOL, NAMES)
-    assert pure.value == pytest.approx(5 / 6) and pure.category == "c" and pure.n == 6 and pure.p < 0.05
+    assert (
+        pure.value == pytest.approx(5 / 6)
+        and pure.category == "c"
+        and pure.n == 6
+        and pure.p < 0.05
+    )
     even = category_purity(np.arange(8) % 4, POOL, NAMES)
     assert even.value == 0.25 and even.p == pytest.approx(1) and even.chance > even.value
 
@@ -32,7 +37,11 @@ def test_categories_of_new_images():
 
 
 def test_refusals():
-    for chosen, pool in ((np.array([], int), POOL), (np.zeros(401, int), POOL), (np.array([-1]), POOL)):
+    for chosen, pool in (
+        (np.array([], int), POOL),
+        (np.zeros(401, int), POOL),
+        (np.array([-1]), POOL),
+    ):
         with pytest.raises(DataError, match="labelled images"):
             category_purity(chosen, pool, NAMES)
 
@@ -54,4 +63,6 @@ def test_layers_of_a_backbone_keep_every_cell_of_a_grid(tmp_path):
     assert len(passes) == 1  # all blocks of one pass
     both = layer_features(backbone, shown, "cls+mean", blocks=[1])
     assert list(both) == ["block 1"] and both["block 1"].shape == (3, 96)
-    np.testing.assert_allclose(grid["block 1"].reshape(3, 4, 48).mean(1), both["block 1"][:, 48:], atol=2e-2)
+    np.testing.assert_allclose(
+        grid["block 1"].reshape(3, 4, 48).mean(1), both["block 1"][:, 48:], atol=2e-2
+    )

@@ -19,11 +19,17 @@ def test_encoding_score_finds_each_rois_layer_and_equals_scikit_learn():
     scores = sim.encoding_scores(layers, brain, train=train, test=test)
     table = sim.encoding_table(scores, subject(brain).atlas)
     assert list(table.idxmax()) == ["L0", "L1", "L2"]
-    one = sim.encoding_scores({"L0": layers["L0"]}, brain, train=train, test=test, alphas=(10.0,))["L0"]
+    one = sim.encoding_scores({"L0": layers["L0"]}, brain, train=train, test=test, alphas=(10.0,))[
+        "L0"
+    ]
     z = (layers["L0"] - layers["L0"][train].mean(0)) / layers["L0"][train].std(0)
     want = Ridge(10.0).fit(z[train], brain[train]).predict(z[test])
-    np.testing.assert_allclose(one, [pearsonr(a, b).statistic for a, b in zip(brain[test].T, want.T)], atol=1e-4)
-    few = sim.encoding_scores({"L0": layers["L0"]}, brain, train=train, test=test, n_components=4)["L0"]
+    np.testing.assert_allclose(
+        one, [pearsonr(a, b).statistic for a, b in zip(brain[test].T, want.T)], atol=1e-4
+    )
+    few = sim.encoding_scores({"L0": layers["L0"]}, brain, train=train, test=test, n_components=4)[
+        "L0"
+    ]
     assert 0 < few[:8].mean() < scores["L0"][:8].mean()
     with pytest.raises(DataError, match="disjoint train and test rows"):
         sim.encoding_scores(layers, brain, train=train, test=train)
@@ -46,7 +52,8 @@ def test_spatial_score_follows_a_planted_gradient_and_not_noise():
 
 def test_distance_from_v1_is_between_centres_of_each_hemisphere():
     atlas = Atlas(
-        np.array([0, 0, 1, 1], np.int8), {"V1": np.array([1, 0, 1, 0], bool), "LO": np.array([0, 1, 0, 1], bool)}
+        np.array([0, 0, 1, 1], np.int8),
+        {"V1": np.array([1, 0, 1, 0], bool), "LO": np.array([0, 1, 0, 1], bool)},
     )
     xyz = np.array([[-10, 0, 0], [-10, 3, 4], [10, 0, 0], [10, 0, 15]], float)
     assert sim.distance_from_v1(atlas, xyz) == {"V1": 0.0, "LO": 10.0}
@@ -57,7 +64,11 @@ def test_temporal_score_is_its_definition_with_an_exact_test():
     scores = np.stack([np.exp(-((times - t) ** 2) / 0.002) for t in (0.1, 0.2, 0.3, 0.4)])
     np.testing.assert_allclose(sim.peak_times(scores, times), [0.1, 0.2, 0.3, 0.4], atol=1e-6)
     found = sim.temporal_score(scores, times)
-    assert found.value == pytest.approx(1) and found.n_permutations == 24 and found.p == pytest.approx(2 / 24)
+    assert (
+        found.value == pytest.approx(1)
+        and found.n_permutations == 24
+        and found.p == pytest.approx(2 / 24)
+    )
     order = [2, 0, 3, 1]
     r = [pearsonr(np.arange(4), np.asarray(o)).statistic for o in itertools.permutations(order)]
     want = np.mean(np.abs(r) >= abs(pearsonr(np.arange(4), order).statistic) - 1e-9)
@@ -78,8 +89,16 @@ def test_permutation_tests_of_scores_hold_their_level():
     p = {"spatial": [], "temporal": []}
     for seed in range(200):
         random = np.random.default_rng(seed)
-        p["spatial"].append(sim.spatial_score(random.random((12, 14)), random.random(14), n_permutations=99, seed=seed).p)
-        p["temporal"].append(sim.temporal_score(random.random((7, 40)), np.arange(40.0), n_permutations=99, seed=seed).p)
+        p["spatial"].append(
+            sim.spatial_score(
+                random.random((12, 14)), random.random(14), n_permutations=99, seed=seed
+            ).p
+        )
+        p["temporal"].append(
+            sim.temporal_score(
+                random.random((7, 40)), np.arange(40.0), n_permutations=99, seed=seed
+            ).p
+        )
     for values in p.values():
         # 10 % expected; fewer than 9 or more than 33 of 200 has a probability below 1 %
         assert 9 <= np.sum(np.asarray(values) <= 0.1) <= 33

@@ -9,17 +9,26 @@ from bmfl_lab.evaluation.synthesis import synthesise_preferred, total_variation
 
 
 def red_minus_blue(gain):
-    return lambda images: torch.stack([gain * (images[:, 0] - images[:, 2]).mean((1, 2)), -images.mean((1, 2, 3))], 1)
+    return lambda images: torch.stack(
+        [gain * (images[:, 0] - images[:, 2]).mean((1, 2)), -images.mean((1, 2, 3))], 1
+    )
 
 
 def test_a_colour_preference_shows_in_the_images():
     found = synthesise_preferred(
-        red_minus_blue(5.0), np.array([True, False]), image_size=12, n=2, steps=60, judge=red_minus_blue(1.0)
+        red_minus_blue(5.0),
+        np.array([True, False]),
+        image_size=12,
+        n=2,
+        steps=60,
+        judge=red_minus_blue(1.0),
     )
     assert found.images.shape == (2, 12, 12, 3) and found.images.dtype == np.uint8
     assert (found.activity > found.start + 2).all() and (found.judged > 0.5).all()
     assert found.images[..., 0].mean() > 180 > 70 > found.images[..., 2].mean()
-    again = synthesise_preferred(red_minus_blue(5.0), np.array([True, False]), image_size=12, n=2, steps=60)
+    again = synthesise_preferred(
+        red_minus_blue(5.0), np.array([True, False]), image_size=12, n=2, steps=60
+    )
     np.testing.assert_array_equal(again.images, found.images)
     assert again.judged is None and "total variation" in found.prior
 
@@ -31,11 +40,14 @@ def test_the_prior_smooths():
         return (images * checks).mean((1, 2, 3))[:, None]
 
     rough, smooth = (
-        synthesise_preferred(encoder, np.array([True]), image_size=12, n=1, steps=40, jitter=0, smoothness=s)
+        synthesise_preferred(
+            encoder, np.array([True]), image_size=12, n=1, steps=40, jitter=0, smoothness=s
+        )
         for s in (0.0, 5.0)
     )
     variation = [
-        total_variation(torch.from_numpy(f.images).permute(0, 3, 1, 2) / 255.0).item() for f in (rough, smooth)
+        total_variation(torch.from_numpy(f.images).permute(0, 3, 1, 2) / 255.0).item()
+        for f in (rough, smooth)
     ]
     assert variation[0] > 2 * variation[1] and rough.activity > smooth.activity
 
@@ -50,4 +62,6 @@ def test_refusals():
     with pytest.raises(ConfigError, match="a non-empty ROI"):
         synthesise_preferred(red_minus_blue(1.0), np.zeros(2, bool), image_size=8)
     with pytest.raises(NumericsError, match="NaN at step 0"):
-        synthesise_preferred(lambda x: x.sum((1, 2, 3))[:, None] * torch.nan, np.ones(1, bool), image_size=8)
+        synthesise_preferred(
+            lambda x: x.sum((1, 2, 3))[:, None] * torch.nan, np.ones(1, bool), image_size=8
+        )

@@ -24,7 +24,9 @@ def test_float32_tokens_agree_under_the_default_settings(name):
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     images = draw(4, 3, 98, 98)
     expected = load_backbone(name, weights="random", image_size=98)(images, blocks=(0, -1))
-    found = load_backbone(name, weights="random", image_size=98, device="cuda")(images.cuda(), blocks=(0, -1))
+    found = load_backbone(name, weights="random", image_size=98, device="cuda")(
+        images.cuda(), blocks=(0, -1)
+    )
     for ours, theirs in zip(found, expected, strict=True):
         for part in ("cls", "registers", "patches"):
             assert torch.allclose(getattr(ours, part).cpu(), getattr(theirs, part), atol=1e-4), part
@@ -37,7 +39,10 @@ def test_the_patch_projection_is_not_tf32():
     cpu = load_backbone("vit_tiny14", image_size=56)
     gpu = load_backbone("vit_tiny14", image_size=56, device="cuda")
     exact = torch.nn.functional.conv2d(
-        images.double(), cpu.patch_embed.proj.weight.double(), cpu.patch_embed.proj.bias.double(), stride=14
+        images.double(),
+        cpu.patch_embed.proj.weight.double(),
+        cpu.patch_embed.proj.bias.double(),
+        stride=14,
     )
     exact = exact.flatten(2).transpose(1, 2)
     error = (gpu.patch_embed(images.cuda()).cpu() - exact).abs().max() / exact.abs().max()
@@ -47,7 +52,9 @@ def test_the_patch_projection_is_not_tf32():
 def test_bfloat16_tokens_point_the_same_way():
     images = draw(4, 3, 98, 98)
     expected = load_backbone("dinov2_vits14_reg", weights="random", image_size=98)(images)
-    narrow = load_backbone("dinov2_vits14_reg", weights="random", image_size=98, device="cuda", dtype="bfloat16")
+    narrow = load_backbone(
+        "dinov2_vits14_reg", weights="random", image_size=98, device="cuda", dtype="bfloat16"
+    )
     found = narrow(images.cuda())
     assert found.cls.dtype == torch.float32
     assert COSINE(found.cls.cpu(), expected.cls).min() >= 0.999
@@ -57,7 +64,10 @@ def test_bfloat16_tokens_point_the_same_way():
 def test_attention_weights_agree():
     images = draw(2, 3, 56, 56)
     cpu, gpu = (load_backbone("vit_tiny14_reg", image_size=56, device=d) for d in ("cpu", "cuda"))
-    expected, found = cpu(images, attention=True).attention, gpu(images.cuda(), attention=True).attention
+    expected, found = (
+        cpu(images, attention=True).attention,
+        gpu(images.cuda(), attention=True).attention,
+    )
     assert torch.allclose(found.cpu(), expected, atol=1e-5)
 
 
@@ -66,7 +76,9 @@ def encoders():
     masks[0] |= ~masks.any(0)
     torch.manual_seed(0)
     yield LinearEncoder(token_width=48, n_vertices=300, pooling="grid", n_patches=16)
-    yield ROIQueryEncoder(masks=masks, token_width=48, grid=(4, 4), n_heads=4, ffn_width=64, dropout=0.0)
+    yield ROIQueryEncoder(
+        masks=masks, token_width=48, grid=(4, 4), n_heads=4, ffn_width=64, dropout=0.0
+    )
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["linear", "roi_query"])
@@ -90,9 +102,17 @@ def test_encoders_agree_in_outputs_and_gradients(kind):
 @pytest.mark.parametrize("query", ["cls", "patch"])
 def test_fusion_logits_agree(query):
     torch.manual_seed(0)
-    brain = BrainTransformer(tokeniser=PatchTokeniser(n_vertices=100, width=32, patch=16), width=32, depth=2)
+    brain = BrainTransformer(
+        tokeniser=PatchTokeniser(n_vertices=100, width=32, patch=16), width=32, depth=2
+    )
     model = FusionModel(
-        head="fusion", visual_width=48, n_classes=4, brain=brain, brain_width=32, width=32, query=query
+        head="fusion",
+        visual_width=48,
+        n_classes=4,
+        brain=brain,
+        brain_width=32,
+        width=32,
+        query=query,
     ).eval()
     inputs = draw(6, 48), draw(6, 16, 48, seed=1), draw(6, 100, seed=2)
     with torch.no_grad():
@@ -120,7 +140,9 @@ def test_losses_and_their_gradients_agree(axis):
     found = {}
     for device in ("cpu", "cuda"):
         logits, x, y = (draw(8, n, seed=n).to(device).requires_grad_() for n in (4, 32, 33))
-        loss, _ = fusion_loss(logits, torch.arange(8, device=device) % 4, x, y[:, :32], 0.5, axis=axis)
+        loss, _ = fusion_loss(
+            logits, torch.arange(8, device=device) % 4, x, y[:, :32], 0.5, axis=axis
+        )
         loss.backward()
         found[device] = [loss.detach().cpu(), logits.grad.cpu(), x.grad.cpu(), y.grad.cpu()]
     for ours, theirs in zip(found["cuda"], found["cpu"]):
@@ -146,5 +168,9 @@ def test_the_store_is_filled_on_a_gpu_and_read_by_anybody(tmp_path):
     made = FeatureStore(tmp_path / "a").get(gpu, stimuli, dtype="float32", batch_size=16)
     plain = FeatureStore(tmp_path / "b").get(cpu, stimuli, dtype="float32")
     assert made.manifest["device"] == "cuda" and made.key == plain.key
-    assert np.allclose(made.patches, plain.patches, atol=1e-4) and np.allclose(made.cls, plain.cls, atol=1e-4)
-    assert FeatureStore(tmp_path / "a").get(cpu, stimuli, dtype="float32").manifest["device"] == "cuda"
+    assert np.allclose(made.patches, plain.patches, atol=1e-4) and np.allclose(
+        made.cls, plain.cls, atol=1e-4
+    )
+    assert (
+        FeatureStore(tmp_path / "a").get(cpu, stimuli, dtype="float32").manifest["device"] == "cuda"
+    )

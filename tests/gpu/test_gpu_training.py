@@ -21,7 +21,9 @@ CUDA = torch.device("cuda")
 
 def module(dropout=0.1):
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(6, 16), nn.Dropout(dropout), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 3))
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.Dropout(dropout), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 3)
+    )
 
 
 def data(n=60):
@@ -37,8 +39,12 @@ def loss_fn(model, batch):
 
 
 def train(loss=loss_fn, model=None, folder=None, **changes):
-    config = LoopConfig(**{"epochs": 6, "batch_size": 10, "lr": 1e-2, "checkpoint_every": 1, **changes})
-    return fit(module() if model is None else model, loss, data(), config, folder=folder, device="cuda")
+    config = LoopConfig(
+        **{"epochs": 6, "batch_size": 10, "lr": 1e-2, "checkpoint_every": 1, **changes}
+    )
+    return fit(
+        module() if model is None else model, loss, data(), config, folder=folder, device="cuda"
+    )
 
 
 def test_bfloat16_is_used_by_itself_and_learns():
@@ -63,7 +69,9 @@ def test_data_beyond_the_memory_stay_on_the_host_and_arrive_whole(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 0))
     pinned = []
     original = torch.Tensor.pin_memory
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda t, *a: (pinned.append(1), original(t, *a))[1])
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda t, *a: (pinned.append(1), original(t, *a))[1]
+    )
     outside = Batches(data(), 10, 0, CUDA)
     assert all(v.device.type == "cpu" for v in outside.data.values())
     index = inside.indices(0, 2)
@@ -92,7 +100,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(tmp_path):
     assert not any("not bitwise" in note for note in resumed.notes)
     for name, value in whole.state.items():
         assert torch.allclose(resumed.state[name], value, atol=1e-6), name
-    np.testing.assert_allclose([r["loss"] for r in resumed.history], [r["loss"] for r in whole.history], atol=1e-6)
+    np.testing.assert_allclose(
+        [r["loss"] for r in resumed.history], [r["loss"] for r in whole.history], atol=1e-6
+    )
 
 
 def test_a_full_memory_halves_the_batch_and_keeps_the_gradient():
@@ -104,7 +114,9 @@ def test_a_full_memory_halves_the_batch_and_keeps_the_gradient():
     free = train(model=module(0.0), precision="float32")
     tight = train(greedy, model=module(0.0), precision="float32")
     assert any("4 micro-batches" in note for note in tight.notes)
-    np.testing.assert_allclose([r["loss"] for r in tight.history], [r["loss"] for r in free.history], atol=1e-5)
+    np.testing.assert_allclose(
+        [r["loss"] for r in tight.history], [r["loss"] for r in free.history], atol=1e-5
+    )
 
 
 def test_a_full_memory_halves_the_batch_of_the_extraction(monkeypatch):
@@ -124,15 +136,23 @@ def test_a_full_memory_halves_the_batch_of_the_extraction(monkeypatch):
 
 
 def test_the_main_job_on_a_gpu_answers_as_on_the_cpu(tmp_path):
-    study = load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=40, n_ood=20)
+    study = load_study(
+        "planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=40, n_ood=20
+    )
     store = FeatureStore(tmp_path / "features")
-    encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, folder=tmp_path / "e", device="cuda")
+    encoder = train_brain_encoder(
+        encoders.tiny("ridge"), study, store=store, folder=tmp_path / "e", device="cuda"
+    )
     config = tiny(loop=LoopConfig(epochs=3, batch_size=32, lr=3e-3))
     trained = train_fusion(config, study, encoder=encoder, store=store, device="cuda")
     result = evaluate_ood({"fusion": trained}, study, shifts=[("masked", 2)], n_boot=50)
     assert {r.n for r in result.rows if r.split == "test"} == {40}
     trained.save(tmp_path / "model")
     spec = study.backbone
-    backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, resize=spec.resize)
+    backbone = load_backbone(
+        spec.name, spec.weights, image_size=spec.image_size, resize=spec.resize
+    )
     again = load_fusion(tmp_path / "model", backbone, store=store, device="cpu")
-    assert np.allclose(trained.logits(study.set("test")), again.logits(study.set("test")), atol=1e-2)
+    assert np.allclose(
+        trained.logits(study.set("test")), again.logits(study.set("test")), atol=1e-2
+    )

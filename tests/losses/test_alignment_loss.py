@@ -75,7 +75,12 @@ def test_beta_zero_is_cross_entropy():
     ("change", "error", "match"),
     [
         (
-            {"p_BE": draw(1, 6), "y_BE": draw(1, 6), "logits_BC": draw(1, 3), "targets": torch.tensor([0])},
+            {
+                "p_BE": draw(1, 6),
+                "y_BE": draw(1, 6),
+                "logits_BC": draw(1, 3),
+                "targets": torch.tensor([0]),
+            },
             DataError,
             "at least 2 stimuli",
         ),
@@ -88,7 +93,11 @@ def test_beta_zero_is_cross_entropy():
 )
 def test_refusals(change, error, match):
     arguments = {
-        "logits_BC": draw(4, 3), "targets": torch.tensor([0, 2, 1, 1]), "p_BE": draw(4, 6), "y_BE": draw(4, 6), "beta": 1.0,
-    } | change  # fmt: skip
+        "logits_BC": draw(4, 3),
+        "targets": torch.tensor([0, 2, 1, 1]),
+        "p_BE": draw(4, 6),
+        "y_BE": draw(4, 6),
+        "beta": 1.0,
+    } | change
     with pytest.raises(error, match=match):
         alignment_loss(**arguments)

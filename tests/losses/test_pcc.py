@@ -32,7 +32,9 @@ def test_affine_copies_score_zero_and_opposites_two():
 def test_a_large_offset_does_not_spoil_float32():
     x, y = _pair(d=64)
     exact = pearson_regulariser(x, y)
-    assert pearson_regulariser((x + 4096).float(), y.float()).item() == pytest.approx(exact.item(), abs=1e-3)
+    assert pearson_regulariser((x + 4096).float(), y.float()).item() == pytest.approx(
+        exact.item(), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("axis", ["feature", "batch"])
@@ -95,9 +97,13 @@ def test_fusion_loss_is_the_sum_of_its_parts():
     logits, labels = torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
     loss, parts = fusion_loss(logits, labels, x, y, 0.7, label_smoothing=0.1)
     cross = functional.cross_entropy(logits, labels, label_smoothing=0.1)
-    assert loss.item() == pytest.approx(cross.item() + 0.7 * pearson_regulariser(x, y).item(), abs=1e-12)
+    assert loss.item() == pytest.approx(
+        cross.item() + 0.7 * pearson_regulariser(x, y).item(), abs=1e-12
+    )
     assert parts["pearson"].item() == pytest.approx(1 - pearson_regulariser(x, y).item())
-    assert fusion_loss(logits, labels)[0].item() == pytest.approx(functional.cross_entropy(logits, labels).item())
+    assert fusion_loss(logits, labels)[0].item() == pytest.approx(
+        functional.cross_entropy(logits, labels).item()
+    )
 
 
 @pytest.mark.parametrize(

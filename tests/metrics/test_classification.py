@@ -27,8 +27,12 @@ def test_against_sklearn(case):
     probabilities = special.softmax(logits, axis=1)
     guess = logits.argmax(1)
     assert c.accuracy(logits, labels) == pytest.approx(sk.accuracy_score(labels, guess))
-    assert c.balanced_accuracy(logits, labels) == pytest.approx(sk.balanced_accuracy_score(labels, guess))
-    assert c.nll(logits, labels) == pytest.approx(sk.log_loss(labels, probabilities, labels=range(7)))
+    assert c.balanced_accuracy(logits, labels) == pytest.approx(
+        sk.balanced_accuracy_score(labels, guess)
+    )
+    assert c.nll(logits, labels) == pytest.approx(
+        sk.log_loss(labels, probabilities, labels=range(7))
+    )
     assert c.top_k_accuracy(logits, labels, 3) == pytest.approx(
         sk.top_k_accuracy_score(labels, probabilities, k=3, labels=range(7))
     )
@@ -98,7 +102,13 @@ def test_float_labels_and_wrong_shapes_refused():
 
 def test_empty_one_image_one_class():
     empty, none = np.zeros((0, 4)), np.zeros(0, dtype=int)
-    for metric in (c.accuracy, c.balanced_accuracy, c.nll, c.ece, lambda x, y: c.top_k_accuracy(x, y, 1)):
+    for metric in (
+        c.accuracy,
+        c.balanced_accuracy,
+        c.nll,
+        c.ece,
+        lambda x, y: c.top_k_accuracy(x, y, 1),
+    ):
         assert metric(empty, none) is None
         value = metric(np.array([[0.0]]), np.array([0]))
         json.dumps(value, allow_nan=False)
@@ -126,9 +136,13 @@ def test_corruption_error():
 
 
 def test_resnet50_published_mce():
-    # ResNet-50's corruption errors as published with the benchmark (percent of AlexNet's) average to mCE 76.7.
+    # ResNet-50's corruption errors as published with the benchmark (percent of AlexNet's) average
+    # to mCE 76.7.
     published = (80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77)
-    errors = {n: dict.fromkeys(range(1, 6), e * p / 100) for (n, e), p in zip(c.ALEXNET_ERRORS.items(), published)}
+    errors = {
+        n: dict.fromkeys(range(1, 6), e * p / 100)
+        for (n, e), p in zip(c.ALEXNET_ERRORS.items(), published)
+    }
     assert 100 * c.corruption_error(errors)[0] == pytest.approx(76.7, abs=0.3)
 
 
@@ -144,7 +158,9 @@ def test_error_consistency():
     random = np.random.default_rng(0)
     a, other = random.random(500) < 0.7, random.random(500) < 0.6
     mixed = np.where(random.random(500) < 0.5, a, other)
-    assert b.error_consistency(a, mixed) == pytest.approx(reference_kappa(a.tolist(), mixed.tolist()))
+    assert b.error_consistency(a, mixed) == pytest.approx(
+        reference_kappa(a.tolist(), mixed.tolist())
+    )
     assert b.error_consistency(a, mixed) == pytest.approx(sk.cohen_kappa_score(a, mixed))
     assert b.error_consistency(a, a) == pytest.approx(1)
     assert b.error_consistency([True] * 4, [True] * 4) is None
@@ -164,7 +180,8 @@ def test_shape_bias():
 
 
 def test_coarse_decision_uses_the_mean_not_the_sum():
-    # "dog" holds three classes of probability .2 each (sum .6), "cat" one of .4: the mean decides for the cat
+    # "dog" holds three classes of probability .2 each (sum .6), "cat" one of .4: the mean decides
+    # for the cat
     logits = np.log(np.array([[0.2, 0.2, 0.2, 0.4]]))
     groups = {"dog": [0, 1, 2], "cat": [3]}
     assert b.coarse_decision(logits, groups).tolist() == ["cat"]

@@ -17,7 +17,9 @@ def pair(n=300, v=70, mean=0.0, dtype=np.float32, seed=0):
 
 
 def reference(Y, P):
-    return np.array([stats.pearsonr(y, p)[0] for y, p in zip(Y.T.astype(np.float64), P.T.astype(np.float64))])
+    return np.array(
+        [stats.pearsonr(y, p)[0] for y, p in zip(Y.T.astype(np.float64), P.T.astype(np.float64))]
+    )
 
 
 @pytest.mark.parametrize("mean", [0.0, 100.0, 1e4, -1e4])
@@ -35,7 +37,9 @@ def test_equals_double_precision_at_large_means(mean):
 def test_half_precision_accumulates_in_single(dtype):
     Y, P = pair(n=5000, v=5)
     Y, P = torch.tensor(Y * 100).to(dtype), torch.tensor(P * 100).to(dtype)
-    np.testing.assert_allclose(pearson(Y, P), reference(Y.double().numpy(), P.double().numpy()), atol=1e-5)
+    np.testing.assert_allclose(
+        pearson(Y, P), reference(Y.double().numpy(), P.double().numpy()), atol=1e-5
+    )
 
 
 def test_undefined_is_nan_never_zero():
@@ -44,7 +48,8 @@ def test_undefined_is_nan_never_zero():
     r = pearson(Y, P)
     assert np.array_equal(np.flatnonzero(np.isnan(r)), [0, 1, 2, 3])
     assert np.array_equal(
-        np.isnan(StreamingPearson(70).update(Y[:100], P[:100]).update(Y[100:], P[100:]).result()), np.isnan(r)
+        np.isnan(StreamingPearson(70).update(Y[:100], P[:100]).update(Y[100:], P[100:]).result()),
+        np.isnan(r),
     )
 
 

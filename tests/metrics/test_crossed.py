@@ -28,7 +28,11 @@ def test_the_level_holds_with_three_seeds_where_stimuli_alone_would_mislead():
     random = np.random.default_rng(1)
     wrong, naive, n = 0, 0, 600
     for _ in range(n):
-        d = random.normal(0, 0.06, (3, 1)) + random.normal(0, 0.2, (1, 80)) + random.normal(0, 0.4, (3, 80))
+        d = (
+            random.normal(0, 0.06, (3, 1))
+            + random.normal(0, 0.2, (1, 80))
+            + random.normal(0, 0.4, (3, 80))
+        )
         wrong += crossed_mean(d)[1] <= 0.05
         interval = bootstrap_mean(d, n_boot=100, resample_seeds=False)
         naive += interval.low > 0 or interval.high < 0
@@ -36,18 +40,27 @@ def test_the_level_holds_with_three_seeds_where_stimuli_alone_would_mislead():
 
 
 def resampled(d, n_boot=4000):
-    counts = np.random.default_rng(5).multinomial(d.shape[1], np.full(d.shape[1], 1 / d.shape[1]), n_boot)
+    counts = np.random.default_rng(5).multinomial(
+        d.shape[1], np.full(d.shape[1], 1 / d.shape[1]), n_boot
+    )
     return counts @ d.T / d.shape[1]
 
 
 @pytest.mark.parametrize("n_seeds", [1, 3, 6])
 def test_the_bootstrap_form_of_a_mean_is_the_mean_form(n_seeds):
     random = np.random.default_rng(n_seeds)
-    d = 0.1 + random.normal(0, 0.1, (n_seeds, 1)) + random.normal(0, 0.3, (1, 90)) + random.normal(0, 0.4, (n_seeds, 90))
+    d = (
+        0.1
+        + random.normal(0, 0.1, (n_seeds, 1))
+        + random.normal(0, 0.3, (1, 90))
+        + random.normal(0, 0.4, (n_seeds, 90))
+    )
     want, p = crossed_mean(d)
     found, q = crossed_bootstrap(d.mean(1), resampled(d), 90)
     assert found.value == pytest.approx(want.value) and q == pytest.approx(p, rel=0.25)
-    assert (found.low, found.high) == pytest.approx((want.low, want.high), abs=0.08 * (want.high - want.low))
+    assert (found.low, found.high) == pytest.approx(
+        (want.low, want.high), abs=0.08 * (want.high - want.low)
+    )
     assert (found.n, found.n_seeds) == (90, n_seeds) and found.method.startswith("95 % t interval")
 
 
@@ -55,7 +68,11 @@ def test_the_bootstrap_form_keeps_its_level_where_a_normal_approximation_does_no
     random = np.random.default_rng(2)
     wrong, naive, n = 0, 0, 400
     for _ in range(n):
-        d = random.normal(0, 0.15, (3, 1)) + random.normal(0, 0.1, (1, 60)) + random.normal(0, 0.2, (3, 60))
+        d = (
+            random.normal(0, 0.15, (3, 1))
+            + random.normal(0, 0.1, (1, 60))
+            + random.normal(0, 0.2, (3, 60))
+        )
         samples = resampled(d, 200)
         wrong += crossed_bootstrap(d.mean(1), samples, 60)[1] <= 0.05
         picks = random.integers(3, size=(200, 3))

@@ -26,7 +26,9 @@ def planted(n=3000, k=3, seed=0):
 def test_published_formula_for_mixed_repeats():
     s, r3, r2, r1 = 0.8, 100, 40, 19
     by_hand = s**2 / (s**2 + (r3 / 3 + r2 / 2 + r1) / (r3 + r2 + r1))
-    assert ceiling_from_ncsnr(np.array([s]), {3: r3, 2: r2, 1: r1})[0] == pytest.approx(by_hand, rel=1e-6)
+    assert ceiling_from_ncsnr(np.array([s]), {3: r3, 2: r2, 1: r1})[0] == pytest.approx(
+        by_hand, rel=1e-6
+    )
     assert ceiling_from_ncsnr(np.array([s]), 3)[0] == pytest.approx(s**2 / (s**2 + 1 / 3), rel=1e-6)
     with pytest.raises(DataError, match="at least one repeat"):
         ceiling_from_ncsnr(np.array([s]), {0: 3})
@@ -63,7 +65,12 @@ def test_undefined_ceilings_are_counted_not_scored():
     score = noise_normalised(r, nc)
     np.testing.assert_allclose(score[[0, 1, 5]], [50, 0, 100], atol=1e-4)
     assert np.isnan(score[2:5]).all()
-    assert aggregate(score) == {"mean": pytest.approx(50), "median": pytest.approx(50), "n": 3, "n_undefined": 3}
+    assert aggregate(score) == {
+        "mean": pytest.approx(50),
+        "median": pytest.approx(50),
+        "n": 3,
+        "n_undefined": 3,
+    }
     assert noise_normalised(r, nc, "challenge")[3] == 100
     assert aggregate(np.array([np.nan]))["n_undefined"] == 1
 

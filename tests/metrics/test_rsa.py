@@ -12,7 +12,13 @@ from bmfl_lab.metrics.rdms import RDMs, compare
 from bmfl_lab.metrics.rsa import compare_rdms, condense, expand, ranks, rdm
 from bmfl_lab.metrics.rsa_inference import bootstrap_rsa, noise_ceiling, permutation_rsa
 
-TOOLBOX = {"spearman": "spearman", "pearson": "corr", "cosine": "cosine", "kendall": "tau-a", "rho-a": "rho-a"}
+TOOLBOX = {
+    "spearman": "spearman",
+    "pearson": "corr",
+    "cosine": "cosine",
+    "kendall": "tau-a",
+    "rho-a": "rho-a",
+}
 
 
 def draw(*shape, seed=0):
@@ -41,9 +47,13 @@ def test_crossnobis_is_rsatoolbox():
     )
     noise = np.cov(draw(60, 15, seed=1).T)
     for precision in (None, np.linalg.inv(noise)):
-        want = rsatoolbox.rdm.calc_rdm(data, "crossnobis", descriptor="c", cv_descriptor="s", noise=precision)
+        want = rsatoolbox.rdm.calc_rdm(
+            data, "crossnobis", descriptor="c", cv_descriptor="s", noise=precision
+        )
         np.testing.assert_allclose(
-            rdm(None, "crossnobis", repeats=X, precision=precision), want.dissimilarities[0], atol=1e-10
+            rdm(None, "crossnobis", repeats=X, precision=precision),
+            want.dissimilarities[0],
+            atol=1e-10,
         )
 
 
@@ -79,7 +89,9 @@ def test_comparison_is_rsatoolbox(method, ties):
     B = np.stack([pdist(draw(12, 5, seed=s)) for s in range(10, 14)]) + 0.5 * A[0]
     if ties:
         A, B = np.round(A), np.round(B)
-    want = rsatoolbox.rdm.compare(rsatoolbox.rdm.RDMs(A), rsatoolbox.rdm.RDMs(B), method=TOOLBOX[method])
+    want = rsatoolbox.rdm.compare(
+        rsatoolbox.rdm.RDMs(A), rsatoolbox.rdm.RDMs(B), method=TOOLBOX[method]
+    )
     np.testing.assert_allclose(compare_rdms(A, B, method), want, atol=1e-10)
 
 
@@ -117,7 +129,9 @@ def test_rdms_are_paired_by_id_never_by_order():
 
 def test_bootstrap_covers_and_over_subjects_is_exact():
     truth = draw(20, 8)
-    subjects = RDMs(np.stack([rdm(truth + 0.8 * draw(20, 8, seed=s)) for s in range(1, 6)]), range(20))
+    subjects = RDMs(
+        np.stack([rdm(truth + 0.8 * draw(20, 8, seed=s)) for s in range(1, 6)]), range(20)
+    )
     models = RDMs(np.stack([rdm(truth), rdm(draw(20, 8, seed=99))]), range(20), ("true", "noise"))
     for over in ("stimuli", "subjects", "both"):
         found = bootstrap_rsa(models, subjects, over=over, n_boot=100)
@@ -141,12 +155,16 @@ def test_permutation_finds_the_planted_pair_and_holds_its_level():
     assert (found.p_family >= found.p).all()
     p = [
         permutation_rsa(
-            RDMs(rdm(draw(8, 5, seed=2 * s + 100)), range(8)), RDMs(rdm(draw(8, 5, seed=2 * s + 101)), range(8)),
-            n_permutations=39, seed=s,
+            RDMs(rdm(draw(8, 5, seed=2 * s + 100)), range(8)),
+            RDMs(rdm(draw(8, 5, seed=2 * s + 101)), range(8)),
+            n_permutations=39,
+            seed=s,
         ).p[0, 0]
         for s in range(100)
-    ]  # fmt: skip
-    assert np.mean(np.asarray(p) <= 0.1) < 0.2  # 10 expected of 100; 20 or more has probability 0.002
+    ]
+    assert (
+        np.mean(np.asarray(p) <= 0.1) < 0.2
+    )  # 10 expected of 100; 20 or more has probability 0.002
 
 
 @pytest.mark.parametrize(
@@ -159,7 +177,11 @@ def test_permutation_finds_the_planted_pair_and_holds_its_level():
         (lambda: compare_rdms(draw(3), draw(6)), DataError, "3 and 6 dissimilarities"),
         (lambda: compare_rdms(draw(3), draw(3), "kendal"), ConfigError, "did you mean 'kendall'"),
         (lambda: compare_rdms(draw(1), draw(1)), DataError, "at least three stimuli"),
-        (lambda: compare(RDMs(draw(3), "abc"), RDMs(draw(3), "xyz")), DataError, "at least 3 shared stimulus ids"),
+        (
+            lambda: compare(RDMs(draw(3), "abc"), RDMs(draw(3), "xyz")),
+            DataError,
+            "at least 3 shared stimulus ids",
+        ),
         (lambda: RDMs(draw(3), "aab"), DataError, "unique stimulus ids"),
         (lambda: RDMs(draw(3), "ab"), DataError, "for 2 stimuli"),
         (lambda: RDMs(draw(3), "abc").of(["q"]), DataError, "1 unknown, e.g. 'q'"),
@@ -175,7 +197,11 @@ def test_permutation_finds_the_planted_pair_and_holds_its_level():
             ConfigError,
             "over='stimuli'",
         ),
-        (lambda: permutation_rsa(RDMs(draw(3), "abc"), RDMs(draw(3), "abc")), DataError, "at least 4 shared"),
+        (
+            lambda: permutation_rsa(RDMs(draw(3), "abc"), RDMs(draw(3), "abc")),
+            DataError,
+            "at least 4 shared",
+        ),
         (
             lambda: permutation_rsa(RDMs(draw(6), "abcd"), RDMs(draw(6), "abcd"), method="kendall"),
             ConfigError,

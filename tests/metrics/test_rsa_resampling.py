@@ -34,10 +34,14 @@ def test_spread_equals_that_of_the_plain_bootstrap(method):
     value, samples = similarity_samples(models, brain, method=method, n_boot=600)
     np.testing.assert_array_equal(value, compare_rdms(models, brain, method))
     ids = [str(i) for i in range(30)]
-    plain = bootstrap_rsa(RDMs(models, ids), RDMs(brain, ids), method=method, over="stimuli", n_boot=400)
+    plain = bootstrap_rsa(
+        RDMs(models, ids), RDMs(brain, ids), method=method, over="stimuli", n_boot=400
+    )
     spread = plain.samples.std(0)
     np.testing.assert_allclose(samples[:, :, 0].std(0), spread, rtol=0.2)
-    np.testing.assert_allclose(samples[:, :, 0].mean(0), plain.samples.mean(0), atol=0.5 * spread.max())
+    np.testing.assert_allclose(
+        samples[:, :, 0].mean(0), plain.samples.mean(0), atol=0.5 * spread.max()
+    )
 
 
 def test_the_same_stimuli_are_drawn_for_every_pair():

@@ -41,7 +41,8 @@ def test_coverage_over_images():
 
 
 def test_coverage_over_seeds_and_images():
-    # The planted truth is the mean over all seeds and images; an interval over images alone must miss it too often.
+    # The planted truth is the mean over all seeds and images; an interval over images alone must
+    # miss it too often.
     random = np.random.default_rng(0)
     both = images = 0
     for i in range(200):
@@ -64,7 +65,9 @@ def test_paired_bootstrap_is_joint():
     assert joint.value == pytest.approx(a.mean() - b.mean())
     separate = np.sqrt(a.var() / 1000 + b.var() / 1000) * 2 * 1.96
     assert joint.high - joint.low < 0.5 * separate
-    assert joint.high - joint.low == pytest.approx(2 * 1.96 * (a.astype(float) - b).std() / np.sqrt(1000), rel=0.1)
+    assert joint.high - joint.low == pytest.approx(
+        2 * 1.96 * (a.astype(float) - b).std() / np.sqrt(1000), rel=0.1
+    )
     with pytest.raises(DataError, match="one shape"):
         s.paired_bootstrap(a, b[:5])
 
@@ -126,13 +129,21 @@ def interval(value, low, high):
 
 def test_verdicts():
     none = s.verdict(interval(0.004, -0.011, 0.019), first="fusion", second="probe")
-    assert none.startswith("No difference larger than 1.9 points between fusion and probe at n = 400 images, 5 seeds")
+    assert none.startswith(
+        "No difference larger than 1.9 points between fusion and probe at n = 400 images, 5 seeds"
+    )
     clear = s.verdict(interval(-0.04, -0.06, -0.02), 0.01, first="fusion", second="probe")
     assert clear.startswith("probe is better than fusion by 4.0 points")
-    assert s.verdict(interval(0.3, -0.5, 1.1)).startswith("Undecided: no size of a difference between A and B is excluded")
-    assert s.verdict(interval(-0.04, -0.06, -0.02), 0.2).startswith("No difference larger than 6.0 points")
+    assert s.verdict(interval(0.3, -0.5, 1.1)).startswith(
+        "Undecided: no size of a difference between A and B is excluded"
+    )
+    assert s.verdict(interval(-0.04, -0.06, -0.02), 0.2).startswith(
+        "No difference larger than 6.0 points"
+    )
     assert s.verdict(s.bootstrap_mean([1.0])).startswith("Undefined")
-    family = s.verdicts({"x": interval(0.04, 0.01, 0.07), "y": interval(0.0, -0.01, 0.01)}, {"x": 0.04, "y": 0.9})
+    family = s.verdicts(
+        {"x": interval(0.04, 0.01, 0.07), "y": interval(0.0, -0.01, 0.01)}, {"x": 0.04, "y": 0.9}
+    )
     assert family["x"].startswith("No difference")  # 0.04 * 2 > 0.05
     with pytest.raises(DataError, match="a p value for every difference"):
         s.verdicts({"x": interval(0, 0, 0)}, {})

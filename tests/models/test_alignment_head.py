@@ -21,7 +21,9 @@ def test_published_parameter_count():
 @pytest.mark.parametrize("pool", [None, 2])
 def test_one_pass_gives_both_outputs_and_gradients_everywhere(pool):
     backbone = CORnetS(n_classes=5, width=2)
-    network = AlignedNetwork(backbone, AlignmentHead(backbone.sizes(64), n_responses=9, width=6, pool=pool))
+    network = AlignedNetwork(
+        backbone, AlignmentHead(backbone.sizes(64), n_responses=9, width=6, pool=pool)
+    )
     passes = []
     backbone.V1.register_forward_hook(lambda *_: passes.append(1))
     logits, responses = network(torch.randn(3, 3, 64, 64))
@@ -33,7 +35,9 @@ def test_one_pass_gives_both_outputs_and_gradients_everywhere(pool):
 def test_head_is_its_formula_and_a_pooled_one_takes_any_image_size():
     head = AlignmentHead({"a": (2, 3, 3)}, n_responses=4, width=5)
     x = torch.randn(2, 2, 3, 3)
-    want = head.readout(torch.relu(x.reshape(2, 18) @ head.encoders["a"].weight.T + head.encoders["a"].bias))
+    want = head.readout(
+        torch.relu(x.reshape(2, 18) @ head.encoders["a"].weight.T + head.encoders["a"].bias)
+    )
     torch.testing.assert_close(head({"a": x}), want)
     with pytest.raises(DataError, match=r"block 'a' of size \(2, 3, 3\); got size \(2, 4, 4\)"):
         head({"a": torch.randn(2, 2, 4, 4)})
@@ -54,13 +58,19 @@ class Tokens(nn.Module):
         self.grads.append(grad)
         x = self.embed(images)
         grid, patches = x.shape[2:], x.flatten(2).transpose(1, 2)
-        return tuple(SimpleNamespace(cls=patches.mean(1) + i, patches=patches + i, grid=tuple(grid)) for i in blocks)
+        return tuple(
+            SimpleNamespace(cls=patches.mean(1) + i, patches=patches + i, grid=tuple(grid))
+            for i in blocks
+        )
 
 
 def test_token_backbone_takes_cornets_place():
     backbone = TokenNetwork(Tokens(), blocks=(0, 2), width=8, n_classes=3)
     _, maps = backbone(torch.zeros(2, 3, 28, 42), blocks=True)
-    assert {k: tuple(v.shape) for k, v in maps.items()} == {"block0": (2, 8, 2, 3), "block2": (2, 8, 2, 3)}
+    assert {k: tuple(v.shape) for k, v in maps.items()} == {
+        "block0": (2, 8, 2, 3),
+        "block2": (2, 8, 2, 3),
+    }
     images = torch.randn(2, 3, 28, 42)
     tokens = backbone.backbone(images, (2,))[0].patches
     torch.testing.assert_close(backbone(images, blocks=True)[1]["block2"][1, :, 1, 2], tokens[1, 5])

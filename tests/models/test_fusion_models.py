@@ -13,10 +13,19 @@ from bmfl_lab.losses import fusion_loss
 from bmfl_lab.models.attention import MultiHeadAttention, sincos_positions
 from bmfl_lab.models.bmfl import BMFL, pool_patches
 from bmfl_lab.models.brain_transformer import BrainTransformer, ParcelTokeniser, PatchTokeniser
-from bmfl_lab.models.fusion import CrossAttentionFusion, FusionModel, count_parameters, matched_hidden
+from bmfl_lab.models.fusion import (
+    CrossAttentionFusion,
+    FusionModel,
+    count_parameters,
+    matched_hidden,
+)
 from bmfl_lab.models.lesion import Lesion, apply_lesion
 
-PARCELS = {"left:V1": np.array([0, 1, 2]), "left:V2": np.array([3]), "right:V1": np.array([9, 4, 5, 6, 7, 2])}
+PARCELS = {
+    "left:V1": np.array([0, 1, 2]),
+    "left:V2": np.array([3]),
+    "right:V1": np.array([9, 4, 5, 6, 7, 2]),
+}
 
 
 def _brain(n_vertices=10, width=16):
@@ -26,7 +35,14 @@ def _brain(n_vertices=10, width=16):
 
 def _model(head="fusion", **changes):
     torch.manual_seed(0)
-    sizes = {"visual_width": 12, "n_classes": 3, "brain_width": 16, "width": 8, "n_heads": 2, **changes}
+    sizes = {
+        "visual_width": 12,
+        "n_classes": 3,
+        "brain_width": 16,
+        "width": 8,
+        "n_heads": 2,
+        **changes,
+    }
     return FusionModel(head=head, brain=_brain(), **sizes)
 
 
@@ -70,8 +86,12 @@ def test_parcel_tokens_are_linear_readouts_of_their_own_vertices():
 def test_patch_tokens_are_a_strided_convolution_over_the_wrapped_response(n_vertices, tokens):
     tokeniser = PatchTokeniser(n_vertices=n_vertices, width=6, patch=16)
     x = torch.randn(2, n_vertices)
-    wrapped = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, tokens * 16 - n_vertices)), mode="wrap"))
-    expected = functional.conv1d(wrapped[:, None], tokeniser.linear.weight[:, None], tokeniser.linear.bias, stride=16)
+    wrapped = torch.from_numpy(
+        np.pad(x.numpy(), ((0, 0), (0, tokens * 16 - n_vertices)), mode="wrap")
+    )
+    expected = functional.conv1d(
+        wrapped[:, None], tokeniser.linear.weight[:, None], tokeniser.linear.bias, stride=16
+    )
     torch.testing.assert_close(tokeniser(x), expected.transpose(1, 2))
     assert tokeniser.n_tokens == tokens
 
@@ -85,7 +105,11 @@ def test_brain_transformer_shapes_and_fixed_positions():
     cls, tokens = _brain()(torch.randn(4, 10))
     assert cls.shape == (4, 16) and tokens.shape == (4, 3, 16)
     fixed = BrainTransformer(
-        tokeniser=PatchTokeniser(n_vertices=33, width=16), width=16, depth=1, n_heads=2, positions="sincos"
+        tokeniser=PatchTokeniser(n_vertices=33, width=16),
+        width=16,
+        depth=1,
+        n_heads=2,
+        positions="sincos",
     )
     assert "positions" not in dict(fixed.named_parameters())
     assert sincos_positions(5, 4)[3].tolist() == pytest.approx(
@@ -118,7 +142,12 @@ def test_attention_weights_come_on_request_and_change_nothing(query, n_q):
     inputs = _inputs()
     plain, asked = model(*inputs), model(*inputs, weights=True)
     assert plain.attention is None
-    assert asked.attention["vb"].shape == (5, 2, n_q[0], 3) and asked.attention["bv"].shape == (5, 2, n_q[1], 7)
+    assert asked.attention["vb"].shape == (5, 2, n_q[0], 3) and asked.attention["bv"].shape == (
+        5,
+        2,
+        n_q[1],
+        7,
+    )
     for value in asked.attention.values():
         torch.testing.assert_close(value.sum(-1), torch.ones(value.shape[:-1]))
     torch.testing.assert_close(plain.logits, asked.logits)
@@ -129,7 +158,9 @@ def test_every_trainable_parameter_gets_a_gradient(head):
     model = _model(head)
     out = model(*_inputs())
     x = (out.x_vb, out.x_bv)
-    fusion_loss(out.logits, torch.tensor([0, 1, 2, 0, 1]), *x, alpha=0.0 if head == "backbone" else 0.5)[0].backward()
+    fusion_loss(
+        out.logits, torch.tensor([0, 1, 2, 0, 1]), *x, alpha=0.0 if head == "backbone" else 0.5
+    )[0].backward()
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert not missing and (out.x_vb is None) == (head == "backbone")
 
@@ -137,7 +168,9 @@ def test_every_trainable_parameter_gets_a_gradient(head):
 def test_a_fusion_learns_under_gradcheck():
     model = _model().double().eval()
     cls, patches, response = (t.double() for t in _inputs(3, 4))
-    assert torch.autograd.gradcheck(lambda r: model(cls, patches, r).logits, (response.requires_grad_(),))
+    assert torch.autograd.gradcheck(
+        lambda r: model(cls, patches, r).logits, (response.requires_grad_(),)
+    )
 
 
 @pytest.mark.parametrize("axis", ["feature", "batch"])
@@ -149,7 +182,9 @@ def test_the_gradient_of_the_whole_loss_is_right(axis, query):
 
     def loss(c, p, r):
         out = model(c, p, r)
-        return fusion_loss(out.logits, labels, out.x_vb, out.x_bv, 0.7, axis=axis, label_smoothing=0.1)[0]
+        return fusion_loss(
+            out.logits, labels, out.x_vb, out.x_bv, 0.7, axis=axis, label_smoothing=0.1
+        )[0]
 
     inputs = tuple(t.requires_grad_() for t in (cls, patches, response))
     assert torch.autograd.gradcheck(loss, inputs)
@@ -172,15 +207,21 @@ def test_tokens_are_standardised_by_training_moments():
     model = _model()
     cls, patches, _ = _inputs(600)
     model.standardise_tokens((cls * 3 + 100).half(), patches * 0.5 - 7)
-    torch.testing.assert_close(model.token_mean[1], (patches * 0.5 - 7).mean((0, 1)), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.token_scale[0], (cls * 3 + 100).half().float().std(0, correction=0))
+    torch.testing.assert_close(
+        model.token_mean[1], (patches * 0.5 - 7).mean((0, 1)), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        model.token_scale[0], (cls * 3 + 100).half().float().std(0, correction=0)
+    )
 
 
 @pytest.mark.parametrize("width", [384, 768])
 def test_the_backbone_head_matches_the_capacity(width):
     target = count_parameters(_model(visual_width=width, width=64))
     hidden = matched_hidden(target, visual_width=width, n_classes=3)
-    found = count_parameters(FusionModel(head="backbone", visual_width=width, n_classes=3, hidden=hidden))
+    found = count_parameters(
+        FusionModel(head="backbone", visual_width=width, n_classes=3, hidden=hidden)
+    )
     assert abs(found - target) <= 0.02 * target
 
 
@@ -205,7 +246,9 @@ def test_lesions_replace_only_what_they_mask():
     assert all((row == donors[:, :4]).all(1).any() for row in out[:, :4])
     assert torch.equal(out, apply_lesion(x, Lesion(mask, "resample", seed=3), donors_NV=donors))
     rolled = apply_lesion(x, Lesion(np.ones(10, bool), "resample"))
-    assert not (rolled == x).all(1).any() and sorted(rolled[:, 0].tolist()) == sorted(x[:, 0].tolist())
+    assert not (rolled == x).all(1).any() and sorted(rolled[:, 0].tolist()) == sorted(
+        x[:, 0].tolist()
+    )
     assert apply_lesion(x, None) is x
 
 
@@ -214,17 +257,32 @@ def test_lesions_replace_only_what_they_mask():
     [
         (lambda: Lesion(np.ones(3, bool), "cut"), "a kind among"),
         (lambda: Lesion(np.ones(3, bool), "mean", 1.5), "strength from 0 to 1"),
-        (lambda: apply_lesion(torch.zeros(2, 4), Lesion(np.ones(3, bool), "zero")), "lesion mask of shape"),
+        (
+            lambda: apply_lesion(torch.zeros(2, 4), Lesion(np.ones(3, bool), "zero")),
+            "lesion mask of shape",
+        ),
         (lambda: apply_lesion(torch.zeros(2, 4), Lesion(np.ones(4, bool))), "training mean"),
-        (lambda: apply_lesion(torch.zeros(1, 4), Lesion(np.ones(4, bool), "resample")), "at least 2 images"),
+        (
+            lambda: apply_lesion(torch.zeros(1, 4), Lesion(np.ones(4, bool), "resample")),
+            "at least 2 images",
+        ),
         (lambda: MultiHeadAttention(width=10, n_heads=3), "divides the width 10"),
         (lambda: ParcelTokeniser(parcels={"a": [5]}, n_vertices=5, width=2), "indices 0..4"),
         (lambda: ParcelTokeniser(parcels={}, n_vertices=5, width=2), "at least one vertex"),
         (lambda: PatchTokeniser(n_vertices=5, width=2, patch=0), "patch and n_vertices"),
-        (lambda: BrainTransformer(tokeniser=nn.Identity(), width=4, positions="2d"), "'learned' or 'sincos'"),
-        (lambda: CrossAttentionFusion(visual_width=4, brain_width=4, width=4, query="all"), "query among"),
+        (
+            lambda: BrainTransformer(tokeniser=nn.Identity(), width=4, positions="2d"),
+            "'learned' or 'sincos'",
+        ),
+        (
+            lambda: CrossAttentionFusion(visual_width=4, brain_width=4, width=4, query="all"),
+            "query among",
+        ),
         (lambda: FusionModel(head="sum", visual_width=4, n_classes=2), "head among"),
-        (lambda: FusionModel(head="concat", visual_width=4, n_classes=2), "without a brain transformer"),
+        (
+            lambda: FusionModel(head="concat", visual_width=4, n_classes=2),
+            "without a brain transformer",
+        ),
         (lambda: sincos_positions(3, 5), "even width"),
     ],
 )

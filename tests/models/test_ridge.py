@@ -27,7 +27,10 @@ def peer(X, Y, alphas=ALPHAS, cv=5):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return RidgeCV(
-            alphas=np.asarray(alphas, X.dtype), fit_intercept=True, cv=cv, solver_params={"warn": False}
+            alphas=np.asarray(alphas, X.dtype),
+            fit_intercept=True,
+            cv=cv,
+            solver_params={"warn": False},
         ).fit(X, Y)
 
 
@@ -36,12 +39,17 @@ def peer(X, Y, alphas=ALPHAS, cv=5):
 @pytest.mark.filterwarnings("ignore:expected at most 5%")
 def test_same_alphas_and_coefficients_as_himalaya(precision, shape):
     X, Y = planted(*shape)
-    ours, ref = fit_ridge(X, Y, ALPHAS, precision=precision, chunk=150), peer(X.astype(float), Y.astype(float))
+    ours, ref = (
+        fit_ridge(X, Y, ALPHAS, precision=precision, chunk=150),
+        peer(X.astype(float), Y.astype(float)),
+    )
     same = np.isclose(ours.alpha, ref.best_alphas_, rtol=1e-4)
     assert same.mean() >= 0.999
     np.testing.assert_allclose(ours.coef[:, same], ref.coef_[:, same], atol=1e-4)
     np.testing.assert_allclose(ours.cv_score[same], ref.cv_scores_[same], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(ours.predict(X)[:, same], ref.predict(X.astype(float))[:, same], atol=2e-3)
+    np.testing.assert_allclose(
+        ours.predict(X)[:, same], ref.predict(X.astype(float))[:, same], atol=2e-3
+    )
 
 
 @pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -50,7 +58,9 @@ def test_leave_one_session_out_as_scikit_learn():
     sessions = np.random.default_rng(1).integers(0, 4, 90)
     ours = fit_ridge(X, Y, ALPHAS, folds=sessions)
     for v in range(5):
-        search = GridSearchCV(Ridge(), {"alpha": ALPHAS}, scoring="neg_mean_squared_error", cv=LeaveOneGroupOut())
+        search = GridSearchCV(
+            Ridge(), {"alpha": ALPHAS}, scoring="neg_mean_squared_error", cv=LeaveOneGroupOut()
+        )
         search.fit(X.astype(float), Y[:, v].astype(float), groups=sessions)
         assert ours.alpha[v] == pytest.approx(search.best_params_["alpha"], rel=1e-5)
         np.testing.assert_allclose(ours.coef[:, v], search.best_estimator_.coef_, atol=1e-4)
@@ -60,7 +70,10 @@ def test_leave_one_session_out_as_scikit_learn():
 
 def test_folds_are_those_of_kfold():
     for n, k in ((17, 5), (20, 4), (5, 5)):
-        assert all(np.array_equal(a, b[1]) for a, b in zip(fold_rows(n, k), KFold(k).split(np.zeros(n)), strict=True))
+        assert all(
+            np.array_equal(a, b[1])
+            for a, b in zip(fold_rows(n, k), KFold(k).split(np.zeros(n)), strict=True)
+        )
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
@@ -71,7 +84,9 @@ def test_collinear_and_constant_features(precision):
     ours = fit_ridge(X, Y, ALPHAS, precision=precision)
     C = X.astype(float) - X.astype(float).mean(0)
     for v in range(0, 40, 7):
-        exact = np.linalg.solve(C.T @ C + ours.alpha[v] * np.eye(X.shape[1]), C.T @ (Y[:, v] - Y[:, v].mean()))
+        exact = np.linalg.solve(
+            C.T @ C + ours.alpha[v] * np.eye(X.shape[1]), C.T @ (Y[:, v] - Y[:, v].mean())
+        )
         np.testing.assert_allclose(ours.coef[:, v], exact, atol=1e-4)
     assert np.all(ours.coef[16:18] == 0) or np.abs(ours.coef[16:18]).max() < 1e-6
 
@@ -83,11 +98,15 @@ def test_more_features_than_stimuli_that_are_collinear_or_never_change():
     Y = (X @ g.normal(size=(90, 20)) + g.normal(size=(40, 20))).astype(np.float32)
     ours, C = fit_ridge(X, Y, ALPHAS), X.astype(float) - X.astype(float).mean(0)
     for v in range(0, 20, 3):
-        exact = np.linalg.solve(C.T @ C + ours.alpha[v] * np.eye(90), C.T @ (Y[:, v] - Y[:, v].mean()))
+        exact = np.linalg.solve(
+            C.T @ C + ours.alpha[v] * np.eye(90), C.T @ (Y[:, v] - Y[:, v].mean())
+        )
         np.testing.assert_allclose(ours.coef[:, v], exact, atol=1e-4)
     still = fit_ridge(np.ones((40, 90), np.float32), Y, ALPHAS)
     np.testing.assert_allclose(still.coef, 0, atol=1e-6)
-    np.testing.assert_allclose(still.predict(np.ones((2, 90))), np.tile(Y.mean(0), (2, 1)), atol=1e-5)
+    np.testing.assert_allclose(
+        still.predict(np.ones((2, 90))), np.tile(Y.mean(0), (2, 1)), atol=1e-5
+    )
 
 
 @pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -107,7 +126,9 @@ def test_large_means_and_constant_responses():
 
 def test_edge_of_the_grid_is_reported():
     X, Y = planted()
-    with pytest.warns(UserWarning, match=r"at most 5% of vertices at an end of the penalty grid; got 100.0%"):
+    with pytest.warns(
+        UserWarning, match=r"at most 5% of vertices at an end of the penalty grid; got 100.0%"
+    ):
         assert fit_ridge(X, Y, [1e-9, 1e-8]).edge_share == 1
 
 
@@ -115,10 +136,18 @@ def test_edge_of_the_grid_is_reported():
     ("change", "error", "text"),
     [
         (lambda X, Y: (X[:-1], Y, {}), DataError, "as many stimuli"),
-        (lambda X, Y: (X, np.where(Y > 20, np.nan, Y), {}), DataError, "finite responses; got .* NaN"),
+        (
+            lambda X, Y: (X, np.where(Y > 20, np.nan, Y), {}),
+            DataError,
+            "finite responses; got .* NaN",
+        ),
         (lambda X, Y: (X, Y, {"alphas": [0.0, 1]}), ConfigError, "positive penalties"),
         (lambda X, Y: (X, Y, {"n_folds": 1}), ConfigError, "2 to 203 folds"),
-        (lambda X, Y: (X, Y, {"folds": [np.arange(9), np.arange(9)]}), ConfigError, "each of 203 stimuli once"),
+        (
+            lambda X, Y: (X, Y, {"folds": [np.arange(9), np.arange(9)]}),
+            ConfigError,
+            "each of 203 stimuli once",
+        ),
         (lambda X, Y: (X, Y, {"precision": "half"}), ConfigError, "'float32' or 'float64'"),
     ],
 )

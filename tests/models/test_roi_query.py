@@ -13,14 +13,21 @@ from bmfl_lab.models.roi_query import GroupedReadout, ROIQueryEncoder, query_mas
 def overlapping(v=41, seed=0):
     g = np.random.default_rng(seed)
     hemisphere = (np.arange(v) >= 20).astype(np.int8)
-    rois = {"V1": np.arange(v) % 4 == 0, "FFA": g.random(v) < 0.4, "EBA": g.random(v) < 0.3, "none": np.zeros(v, bool)}
+    rois = {
+        "V1": np.arange(v) % 4 == 0,
+        "FFA": g.random(v) < 0.4,
+        "EBA": g.random(v) < 0.3,
+        "none": np.zeros(v, bool),
+    }
     return hemisphere, rois
 
 
 def test_queries_cover_every_vertex_in_its_hemisphere():
     hemisphere, rois = overlapping()
     names, masks = query_masks(hemisphere, rois)
-    assert names == tuple(f"{s}:{r}" for s in ("left", "right") for r in ("V1", "FFA", "EBA", "rest"))
+    assert names == tuple(
+        f"{s}:{r}" for s in ("left", "right") for r in ("V1", "FFA", "EBA", "rest")
+    )
     assert masks.any(0).all() and not masks[:4, 20:].any() and not masks[4:, :20].any()
     assert np.array_equal(masks[1], rois["FFA"] & (hemisphere == 0))
     names, masks = query_masks(hemisphere, {})
@@ -65,7 +72,9 @@ def reference(model, x, masks):
 def test_encoder_equals_its_definition_and_shows_its_attention():
     _, masks = query_masks(*overlapping())
     torch.manual_seed(1)
-    model = ROIQueryEncoder(masks=masks, token_width=16, grid=(3, 5), n_heads=4, ffn_width=32).eval()
+    model = ROIQueryEncoder(
+        masks=masks, token_width=16, grid=(3, 5), n_heads=4, ffn_width=32
+    ).eval()
     torch.nn.init.normal_(model.readout.bias_V)
     x = torch.randn(2, 15, 16)
     expected, weights = reference(model, x, masks)
@@ -76,7 +85,9 @@ def test_encoder_equals_its_definition_and_shows_its_attention():
 
 def test_width_may_differ_and_dropout_acts_in_training_only():
     _, masks = query_masks(*overlapping())
-    model = ROIQueryEncoder(masks=masks, token_width=12, grid=(2, 2), width=16, n_heads=4, dropout=0.5)
+    model = ROIQueryEncoder(
+        masks=masks, token_width=12, grid=(2, 2), width=16, n_heads=4, dropout=0.5
+    )
     x = torch.randn(3, 4, 12)
     assert not torch.equal(model(x), model(x))
     model.eval()
@@ -94,10 +105,15 @@ def test_positions_are_those_of_detr_written_out():
     expected = np.zeros((rows, columns, width))
     for r in range(rows):
         for c in range(columns):
-            for half, place in ((0, (r + 1) / rows), (1, (c + 1) / columns)):  # rows first, as in DETR
+            for half, place in (
+                (0, (r + 1) / rows),
+                (1, (c + 1) / columns),
+            ):  # rows first, as in DETR
                 for k in range(width // 2):
                     angle = place * 2 * math.pi / 10000 ** (2 * (k // 2) / (width // 2))
-                    expected[r, c, half * width // 2 + k] = math.sin(angle) if k % 2 == 0 else math.cos(angle)
+                    expected[r, c, half * width // 2 + k] = (
+                        math.sin(angle) if k % 2 == 0 else math.cos(angle)
+                    )
     found = sine_positions((rows, columns), width).reshape(rows, columns, width)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -109,7 +125,9 @@ def test_refusals():
         ROIQueryEncoder(masks=masks, token_width=16, grid=(2, 2), n_heads=5)
     with pytest.raises(ConfigError, match="width divisible by 4"):
         sine_positions((2, 2), 6)
-    with pytest.raises(DataError, match=r"every vertex in at least one query's mask; got \d+ without"):
+    with pytest.raises(
+        DataError, match=r"every vertex in at least one query's mask; got \d+ without"
+    ):
         GroupedReadout(masks=masks[:3], width=8)
     with pytest.raises(DataError, match=r"patches of shape \(B, 4, D\)"):
         ROIQueryEncoder(masks=masks, token_width=16, grid=(2, 2), n_heads=4)(torch.zeros(1, 9, 16))

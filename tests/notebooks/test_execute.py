@@ -42,10 +42,26 @@ def test_a_notebook_runs_and_its_bounds_hold(stem, tmp_path):
 @pytest.mark.parametrize("folder", [".", "notebooks"])
 def test_papermill_by_itself_works_from_the_root_and_from_the_notebooks_folder(folder, tmp_path):
     results = tmp_path / "results"
-    notebook = "03_fusion_training.ipynb" if folder == "notebooks" else "notebooks/03_fusion_training.ipynb"
-    command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb"), "-p", "study", "planted"]
+    notebook = (
+        "03_fusion_training.ipynb"
+        if folder == "notebooks"
+        else "notebooks/03_fusion_training.ipynb"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        notebook,
+        str(tmp_path / "out.ipynb"),
+        "-p",
+        "study",
+        "planted",
+    ]
     done = subprocess.run(
-        [*command, "-p", "out", str(results), "--no-progress-bar"], cwd=ROOT / folder, capture_output=True, text=True
+        [*command, "-p", "out", str(results), "--no-progress-bar"],
+        cwd=ROOT / folder,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     record = read_record(results / "record.json")
@@ -53,10 +69,19 @@ def test_papermill_by_itself_works_from_the_root_and_from_the_notebooks_folder(f
     run = next(r for r in load_spec(SMOKE) if r.notebook.stem == "03_fusion_training")
     assert unmet(run, [vars(row) for row in record.rows]) == []
     study = load_study("planted")
-    spec, wanted = study.backbone, record.to_frame().query("name == 'accuracy' and split == 'test' and shift == '' and seed == 0")
-    backbone = load_backbone(spec.name, spec.weights, image_size=spec.image_size, resize=spec.resize)
+    spec, wanted = (
+        study.backbone,
+        record.to_frame().query(
+            "name == 'accuracy' and split == 'test' and shift == '' and seed == 0"
+        ),
+    )
+    backbone = load_backbone(
+        spec.name, spec.weights, image_size=spec.image_size, resize=spec.resize
+    )
     for name in ("backbone", "concat", "fusion", "attributes"):
-        model = load_fusion(results / "models" / name, backbone, store=FeatureStore(tmp_path / "features"))
+        model = load_fusion(
+            results / "models" / name, backbone, store=FeatureStore(tmp_path / "features")
+        )
         right = (model.logits(study.set("test")).argmax(1) == study.set("test").labels).mean()
         assert right == wanted[wanted["model"] == name]["value"].item(), name
 
@@ -71,7 +96,13 @@ def test_running_a_notebook_again_gives_the_same_files_times_apart(tmp_path):
         folder = folder_of(runs[0], tmp_path / name)
         record = json.loads((folder / "record.json").read_text())
         # the seal is the checksum of the whole record, times included
-        found.append({k: v for k, v in record.items() if k not in ("times_s", "peak_memory_mb", "finished", "seal")})
+        found.append(
+            {
+                k: v
+                for k, v in record.items()
+                if k not in ("times_s", "peak_memory_mb", "finished", "seal")
+            }
+        )
         files.append({p.name: p.read_bytes() for p in (folder / "figures").iterdir()})
     assert found[0]["rows"] and found[0] == found[1]
     assert files[0] and files[0] == files[1]

@@ -23,8 +23,13 @@ def pictures(folder, wnid, n, part, suffix=".JPEG", severity=0):
     folder.mkdir(parents=True)
     random = np.random.default_rng([WNIDS.index(wnid), part, severity])
     for i in range(n):
-        pixels = random.integers(0, 256, (64, 60, 3)) // 2 + 100 * np.eye(3, dtype=int)[WNIDS.index(wnid) % 3]
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{wnid}_{part}_{i}{suffix}")
+        pixels = (
+            random.integers(0, 256, (64, 60, 3)) // 2
+            + 100 * np.eye(3, dtype=int)[WNIDS.index(wnid) % 3]
+        )
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(
+            folder / f"{wnid}_{part}_{i}{suffix}"
+        )
 
 
 @pytest.fixture
@@ -40,15 +45,29 @@ def tree(tmp_path):
         for w in (WNIDS[3], WNIDS[1]):
             pictures(tmp_path / name / w, w, 3, part, ".jpg")
     person = load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20).subject()
-    measured = dataclasses.replace(person, simulated=False, attributes=None, attribute_names=(), truth={})
+    measured = dataclasses.replace(
+        person, simulated=False, attributes=None, attribute_names=(), truth={}
+    )
     write_subject(tmp_path / "own01", measured)
     study = {
-        "study": "imagenet", "root": str(tmp_path), "subject": "own01", "partial": True, "val_per_class": 3,
-        "ood": {"imagenet-sketch": "sketch", "imagenet-r": "imagenet-r", "imagenet-a": "imagenet-a",
-                "stylized-imagenet": "stylized-imagenet/val"},
-        "corruptions": "C", "corruption_names": ["fog"], "corruption_severities": [1, 2, 3, 4, 5],
-        "backbone": "vit_tiny14", "weights": "random:0", "image_size": 56,
-    }  # fmt: skip
+        "study": "imagenet",
+        "root": str(tmp_path),
+        "subject": "own01",
+        "partial": True,
+        "val_per_class": 3,
+        "ood": {
+            "imagenet-sketch": "sketch",
+            "imagenet-r": "imagenet-r",
+            "imagenet-a": "imagenet-a",
+            "stylized-imagenet": "stylized-imagenet/val",
+        },
+        "corruptions": "C",
+        "corruption_names": ["fog"],
+        "corruption_severities": [1, 2, 3, 4, 5],
+        "backbone": "vit_tiny14",
+        "weights": "random:0",
+        "image_size": 56,
+    }
     (tmp_path / "imagenet.json").write_text(json.dumps(study))
     return tmp_path
 
@@ -57,8 +76,15 @@ def tree(tmp_path):
 @pytest.mark.timeout(900)
 def test_the_papers_setting_runs_from_folders_to_a_record(tree):
     spec = yaml.safe_load((ROOT / "papermill_runs" / "specs" / "imagenet.yaml").read_text())
-    spec["params"] |= {"study": str(tree / "imagenet.json"), "preset": "tiny", "epochs": 2, "shorter": [1], "seeds": [0, 1],
-                       "severities": [1, 5], "device": "cpu"}  # fmt: skip
+    spec["params"] |= {
+        "study": str(tree / "imagenet.json"),
+        "preset": "tiny",
+        "epochs": 2,
+        "shorter": [1],
+        "seeds": [0, 1],
+        "severities": [1, 5],
+        "device": "cpu",
+    }
     spec |= {"device": "cpu", "expect": [], "timeout_min": 10, "cell_timeout_min": 10}
     spec["notebook"] = str(ROOT / spec["notebook"])
     (tree / "small.yaml").write_text(yaml.safe_dump(spec))
@@ -67,7 +93,14 @@ def test_the_papers_setting_runs_from_folders_to_a_record(tree):
     assert state_of(run, tree / "out")[0] in ("ok", "stale"), state_of(run, tree / "out")
     rows = read_record(folder_of(run, tree / "out") / "record.json").to_frame()
     accuracy = rows[(rows["name"] == "accuracy") & (rows["model"] == "fusion")]
-    sets = {"test", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet", *(f"fog-{s}" for s in range(1, 6))}
+    sets = {
+        "test",
+        "imagenet-sketch",
+        "imagenet-r",
+        "imagenet-a",
+        "stylized-imagenet",
+        *(f"fog-{s}" for s in range(1, 6)),
+    }
     assert set(accuracy["split"]) == sets and {"masked", "low_light"} <= set(accuracy["shift"])
     mce = rows[rows["name"] == "mce"]
     assert mce["value"].isna().all() and mce["notes"].str.contains("snow severities").all()

@@ -24,21 +24,33 @@ def responses(folder, images, seed):
     rows = [(1, i) for i in range(N_TRAIN) for _ in range(2)]
     rows += [(2, N_TRAIN + i) for i in range(N_TEST) for _ in range(3)]
     numbers = [1000000 + (i + 1) * 1e-6 for i in range(N_TRAIN + N_TEST)]
-    table = [np.r_[brain[i] + brain.std() * random.normal(size=N_VOXELS), kind, numbers[i]] for kind, i in rows]
+    table = [
+        np.r_[brain[i] + brain.std() * random.normal(size=N_VOXELS), kind, numbers[i]]
+        for kind, i in rows
+    ]
     keys = ["VoxelData", "voxel_x", "ROI_V1", "ROI_LOC", "DataType", "stimulus_id"]
     values = np.full((6, N_VOXELS + 2), np.nan)
     values[0] = np.arange(N_VOXELS + 2) < N_VOXELS
     values[1, :N_VOXELS] = np.where(np.arange(N_VOXELS) % 2, 1, -1)
     values[2, :N_VOXELS], values[3, :N_VOXELS] = np.arange(N_VOXELS) < 24, np.arange(N_VOXELS) >= 24
-    values[4], values[5] = np.arange(N_VOXELS + 2) == N_VOXELS, np.arange(N_VOXELS + 2) == N_VOXELS + 1
+    values[4], values[5] = (
+        np.arange(N_VOXELS + 2) == N_VOXELS,
+        np.arange(N_VOXELS + 2) == N_VOXELS + 1,
+    )
     with h5py.File(folder / f"Subject{seed}.h5", "w") as f:
-        f["dataset"], f["metadata/key"], f["metadata/value"] = np.stack(table), np.asarray(keys, dtype="S"), values
+        f["dataset"], f["metadata/key"], f["metadata/value"] = (
+            np.stack(table),
+            np.asarray(keys, dtype="S"),
+            values,
+        )
 
 
 @pytest.fixture
 def files(tmp_path):
     random = np.random.default_rng(0)
-    images = np.kron(random.integers(0, 255, (N_TRAIN + N_TEST, 8, 8, 3)), np.ones((1, 7, 7, 1))).astype(np.uint8)
+    images = np.kron(
+        random.integers(0, 255, (N_TRAIN + N_TEST, 8, 8, 3)), np.ones((1, 7, 7, 1))
+    ).astype(np.uint8)
     names = [f"n01000000_{i + 1}" for i in range(N_TRAIN + N_TEST)]
     (tmp_path / "god" / "images").mkdir(parents=True)
     for name, image in zip(names, images):
@@ -71,11 +83,19 @@ def test_alignment_runs_on_measured_files_and_never_calls_them_simulated(files):
     out = files / "out"
     out.mkdir()
     chosen = {
-        "study": str(files / "god"), "weights": str(files / "cornet.pth"),
-        "eeg": str(files / "things/eeg_dataset/sub-01"), "controls": ["no_fmri"], "seeds": [0, 1], "n_boot": 100, "out": str(out),
-    }  # fmt: skip
+        "study": str(files / "god"),
+        "weights": str(files / "cornet.pth"),
+        "eeg": str(files / "things/eeg_dataset/sub-01"),
+        "controls": ["no_fmri"],
+        "seeds": [0, 1],
+        "n_boot": 100,
+        "out": str(out),
+    }
     papermill.execute_notebook(
-        str(ROOT / "notebooks" / "07_brain_alignment.ipynb"), str(out / "nb.ipynb"), chosen, progress_bar=False
+        str(ROOT / "notebooks" / "07_brain_alignment.ipynb"),
+        str(out / "nb.ipynb"),
+        chosen,
+        progress_bar=False,
     )
     frame = read_record(out / "record.json").to_frame()
     assert not frame["notes"].str.contains("simulated").any()
@@ -100,8 +120,21 @@ def test_the_data_notebook_runs_without_a_surface_and_says_so(files):
         {"study": str(files / "god"), "out": str(out)},
         progress_bar=False,
     )
-    printed = "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", ()) if o["output_type"] == "stream")
-    assert "these vertices lie on no surface" in printed and "right vertices on no surface" in printed
+    printed = "".join(
+        o.get("text", "")
+        for c in done.cells
+        for o in c.get("outputs", ())
+        if o["output_type"] == "stream"
+    )
+    assert (
+        "these vertices lie on no surface" in printed and "right vertices on no surface" in printed
+    )
     drawn = {p.stem for p in (out / "figures").glob("*.png")}
-    assert "images" in drawn and not drawn & {"spread", "ceiling_map", "regions", "groups", "response"}
+    assert "images" in drawn and not drawn & {
+        "spread",
+        "ceiling_map",
+        "regions",
+        "groups",
+        "response",
+    }
     assert read_record(out / "record.json").study["simulated"] is False

@@ -26,12 +26,16 @@ def png():
 
 
 def display(**data):
-    return nbformat.v4.new_output("display_data", {k.replace("__", "/"): v for k, v in data.items()})
+    return nbformat.v4.new_output(
+        "display_data", {k.replace("__", "/"): v for k, v in data.items()}
+    )
 
 
 def executed(path, *outputs, prose="# A title\n\nText with *stress*.", code="x = 1  # a < b"):
     cell = nbformat.v4.new_code_cell(code, outputs=list(outputs), execution_count=1)
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), cell]), path)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), cell]), path
+    )
     return path
 
 
@@ -53,10 +57,14 @@ class Page(HTMLParser):
 def read(path):
     page = Page(path.read_text(encoding="utf-8"))
     for tag, attributes in page.tags:
-        assert tag not in ("script", "iframe", "object", "embed", "svg", "link", "form", "base"), tag
+        assert tag not in ("script", "iframe", "object", "embed", "svg", "link", "form", "base"), (
+            tag
+        )
         assert not [a for a in attributes if a.startswith("on") or a == "style"], attributes
         if tag == "img":
-            content = base64.b64decode(attributes["src"].removeprefix("data:image/png;base64,"), validate=True)
+            content = base64.b64decode(
+                attributes["src"].removeprefix("data:image/png;base64,"), validate=True
+            )
             assert Image.open(io.BytesIO(content)).format == "PNG"
         else:
             assert "src" not in attributes
@@ -66,17 +74,37 @@ def read(path):
 
 def test_figures_tables_prose_and_folded_code_are_there(tmp_path):
     table = "<div><style scoped>.x{color:red}</style><table><thead><tr><th>r</th></tr></thead><tbody><tr><td>0.5</td></tr></tbody></table></div>"
-    log = nbformat.v4.new_output("stream", name="stdout", text="".join(f"step {i}\n" for i in range(40)))
-    source = executed(tmp_path / "a.ipynb", display(image__png=png(), text__plain="<Figure>"), display(text__html=table), log)
+    log = nbformat.v4.new_output(
+        "stream", name="stdout", text="".join(f"step {i}\n" for i in range(40))
+    )
+    source = executed(
+        tmp_path / "a.ipynb",
+        display(image__png=png(), text__plain="<Figure>"),
+        display(text__html=table),
+        log,
+    )
     page = read(export_html(source))
     names = [tag for tag, _ in page.tags]
     assert names.count("img") == 1 and {"h1", "em", "table", "th", "td", "details"} <= set(names)
-    assert "a < b" in page.seen and "0.5" in page.seen and "log of 40 lines" in page.seen and "step 39" in page.seen
-    assert "color:red" not in page.seen and "<Figure>" not in page.seen and "\u00b6" not in page.seen
-    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert (
+        "a < b" in page.seen
+        and "0.5" in page.seen
+        and "log of 40 lines" in page.seen
+        and "step 39" in page.seen
+    )
+    assert (
+        "color:red" not in page.seen and "<Figure>" not in page.seen and "\u00b6" not in page.seen
+    )
+    policy = next(
+        a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'; img-src data:;" in policy and "script" not in policy
     without = read(export_html(source, tmp_path / "b.html", code=False))
-    assert "a < b" not in without.seen and sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "a.ipynb", "b.html"]
+    assert "a < b" not in without.seen and sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.html",
+        "a.ipynb",
+        "b.html",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -86,13 +114,19 @@ def test_figures_tables_prose_and_folded_code_are_there(tmp_path):
         display(text__markdown=f"**{HOSTILE}** {LABEL}"),
         display(text__plain=f"{HOSTILE} {LABEL}"),
         nbformat.v4.new_output("stream", name="stdout", text=f"reading {HOSTILE} {LABEL}"),
-        nbformat.v4.new_output("error", ename="E", evalue=LABEL, traceback=[f"\x1b[31m{HOSTILE}\x1b[0m", LABEL]),
+        nbformat.v4.new_output(
+            "error", ename="E", evalue=LABEL, traceback=[f"\x1b[31m{HOSTILE}\x1b[0m", LABEL]
+        ),
     ],
     ids=["html", "markdown", "plain", "stream", "error"],
 )
 def test_a_hostile_file_name_and_class_label_show_as_text(output, tmp_path):
     page = read(export_html(executed(tmp_path / "a.ipynb", output)))
-    assert "alert(1)" in page.seen and "<script>alert(2)</script>" in page.seen and "\x1b" not in page.seen
+    assert (
+        "alert(1)" in page.seen
+        and "<script>alert(2)</script>" in page.seen
+        and "\x1b" not in page.seen
+    )
 
 
 def test_hostile_prose_and_titles_show_as_text(tmp_path):
@@ -115,7 +149,9 @@ def test_hostile_prose_and_titles_show_as_text(tmp_path):
     ids=["svg", "javascript", "broken png", "svg as png", "widget"],
 )
 def test_what_is_no_picture_is_replaced_by_its_text(data, tmp_path):
-    page = read(export_html(executed(tmp_path / "a.ipynb", display(**data, text__plain="in words"))))
+    page = read(
+        export_html(executed(tmp_path / "a.ipynb", display(**data, text__plain="in words")))
+    )
     assert "in words" in page.seen and "alert(1)" not in json.dumps(page.tags) + page.seen
     assert "img" not in [tag for tag, _ in page.tags]
 
@@ -126,9 +162,15 @@ def test_secrets_and_home_paths_do_not_leave(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "correct-horse-battery")
     scrub._replacements.cache_clear()
     said = f"{Path.home()}/x correct-horse-battery hf_{'a' * 24}"
-    page = read(export_html(executed(tmp_path / "a.ipynb", display(text__plain=said), prose=f"# {said}", code=said)))
+    page = read(
+        export_html(
+            executed(tmp_path / "a.ipynb", display(text__plain=said), prose=f"# {said}", code=said)
+        )
+    )
     scrub._replacements.cache_clear()
-    assert "correct-horse" not in page.seen and "hf_a" not in page.seen and "~/x *** ***" in page.seen
+    assert (
+        "correct-horse" not in page.seen and "hf_a" not in page.seen and "~/x *** ***" in page.seen
+    )
     assert str(Path.home()) + "/" not in page.seen
 
 
@@ -139,7 +181,10 @@ def test_the_command_line_says_what_it_wrote_or_why_not(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments, said in (
         ([str(tmp_path / "none.ipynb")], "nothing at"),
-        ([str(executed(tmp_path / "empty.ipynb"))], "an executed notebook in empty.ipynb; got no output"),
+        (
+            [str(executed(tmp_path / "empty.ipynb"))],
+            "an executed notebook in empty.ipynb; got no output",
+        ),
         ([str(source), "--to", str(tmp_path / "file" / "x.html")], "to write"),
     ):
         assert main(["export", *arguments]) == 2 and said in capsys.readouterr().err

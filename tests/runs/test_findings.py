@@ -9,7 +9,15 @@ import pytest
 
 from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
-from bmfl_lab.runs.findings import CORTEX_FREE, READ_FMRI, collect_records, comparisons, findings, grouped, overview
+from bmfl_lab.runs.findings import (
+    CORTEX_FREE,
+    READ_FMRI,
+    collect_records,
+    comparisons,
+    findings,
+    grouped,
+    overview,
+)
 from bmfl_lab.runs.report import render
 from bmfl_lab.training.controls import CONTROL_MODELS
 
@@ -24,12 +32,23 @@ def difference(model, value, p, shift="fog", severity=3, split="test", half=0.02
         "model": model,
         "n_seeds": 5,
     }
-    return [MetricRow("accuracy_difference", value, unit="fraction", ci_low=value - half, ci_high=value + half, **place),
-            MetricRow("p_holm", p, unit="p", **place)]  # fmt: skip
+    return [
+        MetricRow(
+            "accuracy_difference",
+            value,
+            unit="fraction",
+            ci_low=value - half,
+            ci_high=value + half,
+            **place,
+        ),
+        MetricRow("p_holm", p, unit="p", **place),
+    ]
 
 
 def write(folder, rows, notebook="04_ood_evaluation", study="demo", simulated=True, **parameters):
-    record = Record(notebook, parameters, {"name": study, "fingerprint": "0", "simulated": simulated})
+    record = Record(
+        notebook, parameters, {"name": study, "fingerprint": "0", "simulated": simulated}
+    )
     record.extend(rows)
     record.finish(folder)
     return folder
@@ -42,17 +61,29 @@ def said(tmp_path, rows):
 
 def test_no_gain_is_said_plainly(tmp_path):
     lines = said(
-        tmp_path, difference("fusion - backbone", 0.01, 0.4) + difference("fusion - backbone", 0.3, 0.001, "", None)
+        tmp_path,
+        difference("fusion - backbone", 0.01, 0.4)
+        + difference("fusion - backbone", 0.3, 0.001, "", None),
     )
-    assert "no help of the brain was found" in lines[0] and "none of 1 out-of-distribution" in lines[0]
+    assert (
+        "no help of the brain was found" in lines[0] and "none of 1 out-of-distribution" in lines[0]
+    )
     assert "demo (simulated)" in lines[0]
     assert "better on 1 of 2 sets (test +30.0 [+28.0, +32.0])" in lines[1]
-    assert "no difference larger than 3.0 points on 1 of 2 sets" in lines[1] and "n = 400 images, 5 seeds" in lines[1]
+    assert (
+        "no difference larger than 3.0 points on 1 of 2 sets" in lines[1]
+        and "n = 400 images, 5 seeds" in lines[1]
+    )
 
 
 def test_a_gain_that_a_control_shares_needs_no_cortex(tmp_path):
-    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - attributes", -0.01, 0.5)
-    assert "than the control `attributes`: nothing shows that the gain takes a cortex" in said(tmp_path, rows)[0]
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference(
+        "fusion - attributes", -0.01, 0.5
+    )
+    assert (
+        "than the control `attributes`: nothing shows that the gain takes a cortex"
+        in said(tmp_path, rows)[0]
+    )
     rows += difference("fusion - noise", 0.0, 0.9)
     assert "than the controls `attributes`, `noise`: nothing shows" in said(tmp_path, rows)[0]
 
@@ -64,65 +95,109 @@ def test_controls_that_read_predicted_fmri_are_told_apart_from_those_without_a_c
     line = said(tmp_path, rows)[0]
     free, reading, other = line.split(" On none of these was it better than ")[1:]
     assert free == "the control `attributes`: nothing shows that the gain takes a cortex."
-    assert reading.startswith("the controls `untrained brain transformer`, `same class`, which also read predicted fMRI: ")
-    assert reading.endswith("the gain takes a trained brain transformer or more than the response to its class.")
+    assert reading.startswith(
+        "the controls `untrained brain transformer`, `same class`, which also read predicted fMRI: "
+    )
+    assert reading.endswith(
+        "the gain takes a trained brain transformer or more than the response to its class."
+    )
     assert other == "`mean colour`."
 
 
 def test_a_control_that_reads_predicted_fmri_does_not_show_that_no_cortex_is_needed(tmp_path):
-    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - other image", 0.0, 0.9)
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference(
+        "fusion - other image", 0.0, 0.9
+    )
     line = said(tmp_path, rows)[0]
-    assert "which also reads predicted fMRI: nothing shows that the gain takes the response to the image itself" in line
+    assert (
+        "which also reads predicted fMRI: nothing shows that the gain takes the response to the image itself"
+        in line
+    )
     assert "takes a cortex" not in line
 
 
 def test_every_control_of_the_recipes_is_of_one_kind():
-    assert sorted([*CORTEX_FREE, *READ_FMRI]) == sorted(set(CONTROL_MODELS) - {"fusion", "backbone"})
+    assert sorted([*CORTEX_FREE, *READ_FMRI]) == sorted(
+        set(CONTROL_MODELS) - {"fusion", "backbone"}
+    )
 
 
 def test_a_gain_of_a_model_that_no_control_was_run_for_says_so(tmp_path):
-    rows = difference("concat - backbone", 0.05, 0.001) + difference("fusion - backbone", 0.05, 0.001)
-    rows += difference("fusion - attributes", 0.05, 0.001) + difference("attributes - backbone", 0.05, 0.001)
+    rows = difference("concat - backbone", 0.05, 0.001) + difference(
+        "fusion - backbone", 0.05, 0.001
+    )
+    rows += difference("fusion - attributes", 0.05, 0.001) + difference(
+        "attributes - backbone", 0.05, 0.001
+    )
     lines = {line.split(": ")[1].split(" against")[0]: line for line in said(tmp_path, rows)[1:]}
     warned = {name for name, line in lines.items() if "No control was run for" in line}
-    assert warned == {"`concat`"} and lines["`concat`"].endswith("for `concat`: its gain may come from any added information.")
-    for more in (difference("concat - attributes", 0.0, 0.9), difference("noise - concat", 0.0, 0.9)):
+    assert warned == {"`concat`"} and lines["`concat`"].endswith(
+        "for `concat`: its gain may come from any added information."
+    )
+    for more in (
+        difference("concat - attributes", 0.0, 0.9),
+        difference("noise - concat", 0.0, 0.9),
+    ):
         assert not any("No control was run" in line for line in said(tmp_path, rows + more))
-    assert not any("No control" in line for line in said(tmp_path, difference("concat - backbone", 0.01, 0.5)))
+    assert not any(
+        "No control" in line for line in said(tmp_path, difference("concat - backbone", 0.01, 0.5))
+    )
 
 
 def test_a_gain_beyond_the_control_is_granted_where_it_was_found(tmp_path):
-    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - backbone", 0.06, 0.001, "snow")
-    rows += difference("fusion - attributes", 0.04, 0.01) + difference("fusion - attributes", 0.0, 1.0, "snow")
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference(
+        "fusion - backbone", 0.06, 0.001, "snow"
+    )
+    rows += difference("fusion - attributes", 0.04, 0.01) + difference(
+        "fusion - attributes", 0.0, 1.0, "snow"
+    )
     line = said(tmp_path, rows)[0]
-    assert "on 2 of 2" in line and "better than the control `attributes` on 1 of these (fog 3)" in line
+    assert (
+        "on 2 of 2" in line and "better than the control `attributes` on 1 of these (fog 3)" in line
+    )
 
 
 def test_a_gain_without_a_control_is_not_credited_to_the_brain(tmp_path):
-    rows = difference("fusion - backbone", 0.05, 0.001) + difference("attributes - backbone", 0.05, 0.001)
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference(
+        "attributes - backbone", 0.05, 0.001
+    )
     line = said(tmp_path, rows)[0]
-    assert "not compared directly with a control" in line and "`attributes` was better than the backbone on 1" in line
+    assert (
+        "not compared directly with a control" in line
+        and "`attributes` was better than the backbone on 1" in line
+    )
 
 
-@pytest.mark.parametrize(("value", "p", "verdict"), [(0.05, 0.001, "better"), (-0.05, 0.001, "worse"),
-                                                    (0.05, 0.06, "open"), (0.01, 0.001, "open")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "p", "verdict"),
+    [(0.05, 0.001, "better"), (-0.05, 0.001, "worse"), (0.05, 0.06, "open"), (0.01, 0.001, "open")],
+)
 def test_a_verdict_needs_interval_and_adjusted_p(tmp_path, value, p, verdict):
     write(tmp_path / "s" / "r", difference("a - b", value, p))
     assert list(comparisons(collect_records(tmp_path)[0])["verdict"]) == [verdict]
 
 
 def test_records_are_gathered_filtered_and_damage_is_told(tmp_path):
-    rows = [MetricRow("accuracy", 0.5, "fraction", "test", 10, "none", model="m", seed=s) for s in (0, 1)]
+    rows = [
+        MetricRow("accuracy", 0.5, "fraction", "test", 10, "none", model="m", seed=s)
+        for s in (0, 1)
+    ]
     write(tmp_path / "a" / "r1", rows, seeds=[0])
     late = write(tmp_path / "a" / "r2", rows, seeds=[0])
-    data = json.loads((late / "record.json").read_text()) | {"finished": "2999-01-01T00:00:00+00:00"}
+    data = json.loads((late / "record.json").read_text()) | {
+        "finished": "2999-01-01T00:00:00+00:00"
+    }
     write_sealed_json(late / "record.json", data)
     write(tmp_path / "a" / "r3", rows, study="planted", seeds=[0])
     write(tmp_path / "a" / "r4", rows, notebook="09_report")
     (tmp_path / "a" / "r5").mkdir()
     (tmp_path / "a" / "r5" / "record.json").write_text('{"schema": 1}')
     found, problems = collect_records(tmp_path)
-    assert sorted(found["run"].unique()) == ["r2", "r3"] and len(problems) == 1 and problems[0].startswith("r5")
+    assert (
+        sorted(found["run"].unique()) == ["r2", "r3"]
+        and len(problems) == 1
+        and problems[0].startswith("r5")
+    )
     assert set(collect_records(tmp_path, study="planted")[0]["run"]) == {"r3"}
     assert len(collect_records(tmp_path, latest=False)[0]["run"].unique()) == 3
     assert list(overview(found)["n_seeds"]) == [2, 2] and list(overview(found)["n_rows"]) == [2, 2]
@@ -136,11 +211,25 @@ def test_no_record_gives_empty_tables(tmp_path):
 
 def test_groups_take_the_value_over_seeds_where_there_is_one(tmp_path):
     rows = [
-        MetricRow("accuracy", v, "fraction", "test", 10, "none", model="m", seed=s) for s, v in ((0, 0.1), (1, 0.3))
+        MetricRow("accuracy", v, "fraction", "test", 10, "none", model="m", seed=s)
+        for s, v in ((0, 0.1), (1, 0.3))
     ]
     rows += [MetricRow("accuracy", 0.2001, "fraction", "test", 10, "none", model="m", n_seeds=2)]
-    rows += [MetricRow("accuracy", v, "fraction", "test", 10, "none", model="k", shift="fog", severity=3, seed=s)
-             for s, v in ((0, 0.1), (1, 0.3))]  # fmt: skip
+    rows += [
+        MetricRow(
+            "accuracy",
+            v,
+            "fraction",
+            "test",
+            10,
+            "none",
+            model="k",
+            shift="fog",
+            severity=3,
+            seed=s,
+        )
+        for s, v in ((0, 0.1), (1, 0.3))
+    ]
     write(tmp_path / "s" / "r", rows)
     table = grouped(collect_records(tmp_path)[0], "accuracy", by=["model"])
     assert table.loc["m", "test"] == 0.2001 and table.loc["k", "fog 3"] == pytest.approx(0.2)
@@ -148,31 +237,68 @@ def test_groups_take_the_value_over_seeds_where_there_is_one(tmp_path):
 
 def test_comparisons_with_the_fusion_are_turned_round(tmp_path):
     rows = difference("backbone - fusion", -0.05, 0.001) + difference("noise - fusion", -0.06, 0.01)
-    rows += difference("patch PCA - fusion", 0.01, 0.5) + difference("other image - fusion", -0.06, 0.01)
+    rows += difference("patch PCA - fusion", 0.01, 0.5) + difference(
+        "other image - fusion", -0.06, 0.01
+    )
     line = said(tmp_path, rows)[0]
     assert "Fusion was better than the backbone alone on 1 of 1" in line
-    assert "better than the controls `noise`, `other image` on 1 of these (fog 3)" in line and "than the control `patch PCA`: nothing" in line
+    assert (
+        "better than the controls `noise`, `other image` on 1 of these (fog 3)" in line
+        and "than the control `patch PCA`: nothing" in line
+    )
 
 
 def test_the_probe_is_a_baseline_and_no_control(tmp_path):
-    rows = difference("fusion - backbone", 0.05, 0.001) + difference("fusion - linear probe", 0.05, 0.001)
+    rows = difference("fusion - backbone", 0.05, 0.001) + difference(
+        "fusion - linear probe", 0.05, 0.001
+    )
     assert "not compared directly with a control" in said(tmp_path, rows)[0]
 
 
 def effect(mode, roi, value, p, split="test"):
-    place = {"split": split, "n": 400, "selection": "none", "model": f"{mode} beyond random_vertices", "roi": roi, "n_seeds": 5}  # fmt: skip
-    return [MetricRow("region_effect", value, unit="fraction", ci_low=value - 0.02, ci_high=value + 0.02, **place),
-            MetricRow("p_holm", p, unit="p", **place)]  # fmt: skip
+    place = {
+        "split": split,
+        "n": 400,
+        "selection": "none",
+        "model": f"{mode} beyond random_vertices",
+        "roi": roi,
+        "n_seeds": 5,
+    }
+    return [
+        MetricRow(
+            "region_effect",
+            value,
+            unit="fraction",
+            ci_low=value - 0.02,
+            ci_high=value + 0.02,
+            **place,
+        ),
+        MetricRow("p_holm", p, unit="p", **place),
+    ]
 
 
 def test_regions_are_named_by_interval_and_adjusted_p_or_not_at_all(tmp_path):
-    rows = effect("only", "LO", 0.2, 0.001) + effect("only", "LO", 0.1, 0.3, "clipart") + effect("only", "V1", -0.3, 0.001)
-    rows += effect("only", "V1", 0.0, 1.0, "clipart") + effect("lesioned", "LO", 0.03, 0.2) + effect("lesioned", "V1", 0.01, 0.9)
+    rows = (
+        effect("only", "LO", 0.2, 0.001)
+        + effect("only", "LO", 0.1, 0.3, "clipart")
+        + effect("only", "V1", -0.3, 0.001)
+    )
+    rows += (
+        effect("only", "V1", 0.0, 1.0, "clipart")
+        + effect("lesioned", "LO", 0.03, 0.2)
+        + effect("lesioned", "V1", 0.01, 0.9)
+    )
     rows += effect("kept", "LO", 0.2, 0.001)
     first, second, third = said(tmp_path, rows)
     assert "with all else lesioned at inference: LO on 1 of 1 sets" in third
-    assert "more than random vertices, trained with it alone: LO on 1 of 2 sets (at most +20.0 points). n = 400" in first
-    assert "V1" not in first and "lesioned at inference: none of 2 regions; no effect larger than 5.0 points" in second
+    assert (
+        "more than random vertices, trained with it alone: LO on 1 of 2 sets (at most +20.0 points). n = 400"
+        in first
+    )
+    assert (
+        "V1" not in first
+        and "lesioned at inference: none of 2 regions; no effect larger than 5.0 points" in second
+    )
 
 
 def test_a_report_opens_with_what_was_found():
@@ -191,17 +317,33 @@ def test_a_row_over_seeds_stands_for_its_seeds_in_tables():
     from bmfl_lab.runs.findings import prefer_over_seeds
 
     rows = pd.DataFrame(
-        {"model": ["a", "a", "a", "b"], "seed": [0, 1, None, 0], "value": [0.1, 0.3, 0.2, 0.5], "severity": [None] * 4}
+        {
+            "model": ["a", "a", "a", "b"],
+            "seed": [0, 1, None, 0],
+            "value": [0.1, 0.3, 0.2, 0.5],
+            "severity": [None] * 4,
+        }
     )
     kept = prefer_over_seeds(rows, ["model", "severity"])
     assert list(kept["value"]) == [0.2, 0.5]
 
 
 def test_a_model_that_two_sections_evaluated_stands_once_in_the_report():
-    one = MetricRow("accuracy", 0.7, unit="fraction", split="test", n=400, selection="none", model="backbone", n_seeds=5)
+    one = MetricRow(
+        "accuracy",
+        0.7,
+        unit="fraction",
+        split="test",
+        n=400,
+        selection="none",
+        model="backbone",
+        n_seeds=5,
+    )
     rows = pd.DataFrame([vars(one), vars(one)]).assign(run_id="05-1", study="demo")
     assert "| demo | test | 0.700 | 400 |" in render(rows, "Report", ["ok"])
     again = pd.concat([rows[:1], rows[:1].assign(run_id="05-2")])
     assert "| demo | test | 0.700 | 400 |" in render(again, "Report", ["ok", "ok"])
     other = pd.concat([rows[:1], rows[:1].assign(run_id="05-2", value=0.8)])
-    assert "| demo | test | 0.750 (0.700 to 0.800, 2 values) | 400 |" in render(other, "Report", ["ok", "ok"])
+    assert "| demo | test | 0.750 (0.700 to 0.800, 2 values) | 400 |" in render(
+        other, "Report", ["ok", "ok"]
+    )

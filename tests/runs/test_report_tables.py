@@ -16,7 +16,9 @@ def report(*rows):
     return render(frame, "Report", ["ok"])
 
 
-def accuracies(model, values, selection="best validation accuracy", interval="over stimuli", **place):
+def accuracies(
+    model, values, selection="best validation accuracy", interval="over stimuli", **place
+):
     place = PLACE | {"model": model, "selection": selection, "interval": interval} | place
     rows = [MetricRow("accuracy", v, seed=s, **place) for s, v in enumerate(values)]
     over = MetricRow("accuracy", sum(values) / len(values), n_seeds=len(values), **place)
@@ -32,31 +34,50 @@ def table(text, title, level="##"):
 
 
 def test_seeds_interval_and_selection_are_told_by_model():
-    text = report(*accuracies("fusion", [0.7, 0.8, 0.9]), *accuracies("colour", [0.2], "none", "over pixels"))
+    text = report(
+        *accuracies("fusion", [0.7, 0.8, 0.9]), *accuracies("colour", [0.2], "none", "over pixels")
+    )
     assert list(table(text, "accuracy (fraction)")["seeds"]) == ["1 to 3"]
     assert "Interval: over pixels (`colour`); over stimuli (`fusion`)." in text
     assert "Selection: best validation accuracy (`fusion`); none (`colour`)." in text
     text = report(*accuracies("fusion", [0.7, 0.8]), *accuracies("backbone", [0.6, 0.6]))
-    assert "Interval: over stimuli.\n" in text and list(table(text, "accuracy (fraction)")["seeds"]) == ["2"]
+    assert "Interval: over stimuli.\n" in text and list(
+        table(text, "accuracy (fraction)")["seeds"]
+    ) == ["2"]
 
 
 def test_accuracy_has_a_table_by_seed():
-    rows = [*accuracies("fusion", [0.7, 0.8]), *accuracies("fusion", [0.5, 0.4], shift="fog", severity=3)]
+    rows = [
+        *accuracies("fusion", [0.7, 0.8]),
+        *accuracies("fusion", [0.5, 0.4], shift="fog", severity=3),
+    ]
     found = table(report(*rows, *accuracies("colour", [0.2])), "by seed", "###")
     assert [list(r) for r in found[["shift", "model", "seed 0", "seed 1"]].to_numpy()] == [
-        ["", "fusion", "0.700", "0.800"], ["", "colour", "0.200", ""], ["fog", "fusion", "0.500", "0.400"],
-    ]  # fmt: skip
+        ["", "fusion", "0.700", "0.800"],
+        ["", "colour", "0.200", ""],
+        ["fog", "fusion", "0.500", "0.400"],
+    ]
     assert "by seed" not in report(*accuracies("colour", [0.2]))
 
 
 def differences(name, model, value, p, half=0.02, **place):
     place = PLACE | {"model": model, "selection": "none", "n_seeds": 5} | place
     ends = {"ci_low": value - half, "ci_high": value + half, "notes": "in words"}
-    return [MetricRow(name, value, **ends, **place), MetricRow("p_holm", p, **(place | {"unit": "p"}))]
+    return [
+        MetricRow(name, value, **ends, **place),
+        MetricRow("p_holm", p, **(place | {"unit": "p"})),
+    ]
 
 
-@pytest.mark.parametrize(("value", "p", "words"), [(0.05, 0.001, ("better", "more")), (-0.05, 0.001, ("worse", "less")),
-                                                   (0.05, 0.06, ("open", "open")), (0.01, 0.001, ("open", "open"))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "p", "words"),
+    [
+        (0.05, 0.001, ("better", "more")),
+        (-0.05, 0.001, ("worse", "less")),
+        (0.05, 0.06, ("open", "open")),
+        (0.01, 0.001, ("open", "open")),
+    ],
+)
 def test_a_difference_has_its_verdict_in_its_cell(value, p, words):
     text = report(
         *differences("accuracy_difference", "a - b", value, p),
@@ -73,8 +94,17 @@ def test_a_difference_has_its_verdict_in_its_cell(value, p, words):
 
 
 def test_a_lone_model_is_named_below_its_table_and_notes_beside_their_rows():
-    place = {"unit": "r", "split": "test", "n": 150, "selection": "best r", "model": "an encoder with a very long name"}
-    rows = [MetricRow("pearson_r", 0.5, roi=r, notes=f"{n} vertices.", **place) for r, n in (("V1", 10), ("LO", 20))]
+    place = {
+        "unit": "r",
+        "split": "test",
+        "n": 150,
+        "selection": "best r",
+        "model": "an encoder with a very long name",
+    }
+    rows = [
+        MetricRow("pearson_r", 0.5, roi=r, notes=f"{n} vertices.", **place)
+        for r, n in (("V1", 10), ("LO", 20))
+    ]
     text = report(*rows)
     assert list(table(text, "pearson_r (r)").columns) == ["study", "split", "roi", "value", "n"]
     assert "Model: an encoder with a very long name." in text
@@ -84,16 +114,40 @@ def test_a_lone_model_is_named_below_its_table_and_notes_beside_their_rows():
 def test_a_note_stands_beside_the_image_sets_or_models_that_it_is_said_of():
     place = {"unit": "fraction", "split": "test", "n": 40, "selection": "none", "n_seeds": 2}
     rows = [
-        MetricRow("effective_robustness", 0.1, model=m, shift=s, severity=v, notes="; ".join([fit, *more, "simulated fMRI"]), **place)
+        MetricRow(
+            "effective_robustness",
+            0.1,
+            model=m,
+            shift=s,
+            severity=v,
+            notes="; ".join([fit, *more, "simulated fMRI"]),
+            **place,
+        )
         for s, v, fit in (("fog", 3, "R2 = 0.9"), ("snow", 1, "R2 = 0.2"))
         for m, more in (("fusion", ["extrapolated"]), ("concat", ["extrapolated"]), ("probe", []))
-    ]  # fmt: skip
-    rows.append(MetricRow("effective_robustness", None, model="colour", shift="fog", severity=3, notes="R2 = 0.9; undefined; simulated fMRI", **place))  # fmt: skip
+    ]
+    rows.append(
+        MetricRow(
+            "effective_robustness",
+            None,
+            model="colour",
+            shift="fog",
+            severity=3,
+            notes="R2 = 0.9; undefined; simulated fMRI",
+            **place,
+        )
+    )
     notes = [line for line in report(*rows).splitlines() if line.startswith("- Note: ")]
     assert notes == [
-        "- Note: fog 3: R2 = 0.9.", "- Note: fusion; concat: extrapolated.", "- Note: simulated fMRI.",
-        "- Note: snow 1: R2 = 0.2.", "- Note: colour: undefined.",
-    ]  # fmt: skip
-    some = [MetricRow("ece", 0.1, model=m, shift=s, notes=n, **place) for s in ("fog", "snow")
-            for m, n in (("a", "few images" if s == "fog" else ""), ("b", ""))]  # fmt: skip
+        "- Note: fog 3: R2 = 0.9.",
+        "- Note: fusion; concat: extrapolated.",
+        "- Note: simulated fMRI.",
+        "- Note: snow 1: R2 = 0.2.",
+        "- Note: colour: undefined.",
+    ]
+    some = [
+        MetricRow("ece", 0.1, model=m, shift=s, notes=n, **place)
+        for s in ("fog", "snow")
+        for m, n in (("a", "few images" if s == "fog" else ""), ("b", ""))
+    ]
     assert "- Note: fog, a: few images." in report(*some)

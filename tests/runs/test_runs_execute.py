@@ -37,7 +37,11 @@ def write_notebook(path, *cells):
     code = [nbformat.v4.new_code_cell(textwrap.dedent(c).strip()) for c in (PARAMETERS, *cells)]
     code[0].metadata["tags"] = ["parameters"]
     notebook = nbformat.v4.new_notebook(cells=code)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(notebook, path)
     return path
 
@@ -97,7 +101,13 @@ def test_a_good_run_is_ok_then_skipped_then_stale(project, capsys):
     assert "absent" in capsys.readouterr().out and not (spec.parent / "out").exists()
     assert run(spec) == 0
     folder = folder_of(spec)
-    assert {p.name for p in folder.iterdir()} >= {"spec.json", "executed.ipynb", "record.json", "log.txt", "figures"}
+    assert {p.name for p in folder.iterdir()} >= {
+        "spec.json",
+        "executed.ipynb",
+        "record.json",
+        "log.txt",
+        "figures",
+    }
     text = (folder / "log.txt").read_text()
     assert "label is '); import os; os.abort() #" in text and "hf_" not in text
     assert "hf_" not in json.dumps(nbformat.read(folder / "executed.ipynb", 4).cells[3].outputs)
@@ -133,11 +143,25 @@ def test_notebooks_side_by_side_share_the_cores(project, monkeypatch):
 
 
 BAD = {
-    "exit": ((RECORD, "import sys; sys.exit(0)", FINISH), {}, "incomplete", "not completed: import sys"),
+    "exit": (
+        (RECORD, "import sys; sys.exit(0)", FINISH),
+        {},
+        "incomplete",
+        "not completed: import sys",
+    ),
     "exception": ((RECORD, "1 / 0", FINISH), {}, "error", "ZeroDivisionError"),
-    "hang": ((RECORD, "while True: pass", FINISH), {"cell_timeout_min": 0.1}, "error", "CellTimeoutError in cell 3"),
+    "hang": (
+        (RECORD, "while True: pass", FINISH),
+        {"cell_timeout_min": 0.1},
+        "error",
+        "CellTimeoutError in cell 3",
+    ),
     "stubborn": (
-        (RECORD, "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass", FINISH),
+        (
+            RECORD,
+            "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
+            FINISH,
+        ),
         {"cell_timeout_min": 0.1},
         "error",
         "CellTimeoutError in cell 3",
@@ -148,10 +172,25 @@ BAD = {
         "error",
         "longer than timeout_min=0.5",
     ),
-    "killed": ((RECORD, "import os; os.kill(os.getpid(), 9)", FINISH), {}, "error", "cell 3.*peak memory was [1-9]"),
+    "killed": (
+        (RECORD, "import os; os.kill(os.getpid(), 9)", FINISH),
+        {},
+        "error",
+        "cell 3.*peak memory was [1-9]",
+    ),
     "no record": ((RECORD,), {}, "incomplete", "record.json is missing"),
-    "bounds": ((RECORD, FINISH), {"expect": [{"metric": "accuracy", "low": 0.9}]}, "error", "expected from 0.9"),
-    "no row": ((RECORD, FINISH), {"expect": [{"metric": "nll", "low": 0}]}, "error", "no row with name=nll"),
+    "bounds": (
+        (RECORD, FINISH),
+        {"expect": [{"metric": "accuracy", "low": 0.9}]},
+        "error",
+        "expected from 0.9",
+    ),
+    "no row": (
+        (RECORD, FINISH),
+        {"expect": [{"metric": "nll", "low": 0}]},
+        "error",
+        "no row with name=nll",
+    ),
 }
 
 
@@ -172,7 +211,9 @@ def bad(tmp_path_factory):
         patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
         patch.setattr("bmfl_lab.runs.execute.code_revision", lambda: "abcdefabcdef")
         patch.setattr("bmfl_lab.runs.execute.code_digest", lambda: "0" * 16)
-        assert main(["run", str(root / "probe.yaml"), "--out", str(root / "out"), "--jobs", "3"]) == 1
+        assert (
+            main(["run", str(root / "probe.yaml"), "--out", str(root / "out"), "--jobs", "3"]) == 1
+        )
     return root / "out" / "probe", said.getvalue(), time.monotonic() - start
 
 
@@ -181,14 +222,18 @@ def test_a_bad_run_is_never_counted_as_success(case, bad):
     _, _, state, reason = BAD[case]
     out, said, seconds = bad
     (folder,) = out.glob(f"{case.replace(' ', '_')}-*")
-    (line,) = [x for x in said.splitlines() if x.startswith(f"{folder.name}: ") and ": started" not in x]
+    (line,) = [
+        x for x in said.splitlines() if x.startswith(f"{folder.name}: ") and ": started" not in x
+    ]
     assert line.startswith(f"{folder.name}: {state}") and f"0 of {len(BAD)} runs ok" in said
     log = folder / "log.txt"
     if case == "whole run" and not (log.is_file() and "begun" in log.read_text()):
         pytest.skip("the machine was too busy to start a kernel in half a minute")
     assert re.search(reason, line), line
     executed = nbformat.read(folder / "executed.ipynb", 4)
-    assert any(c.source.startswith("from bmfl_lab.records") and c.execution_count for c in executed.cells)
+    assert any(
+        c.source.startswith("from bmfl_lab.records") and c.execution_count for c in executed.cells
+    )
     assert "record" not in case or not (folder / "record.json").exists()
     assert not kernels_of(folder) and seconds < 300
 
@@ -197,7 +242,9 @@ def test_a_dead_kernel_is_noticed_within_five_seconds(project):
     last_words = 'import os, pathlib, time; pathlib.Path("died").write_text(str(time.time())); os.kill(os.getpid(), 9)'
     spec = project(RECORD, last_words, FINISH)
     assert run(spec) == 1
-    assert (folder_of(spec) / "state.json").stat().st_mtime - float((spec.parent / "died").read_text()) < 5
+    assert (folder_of(spec) / "state.json").stat().st_mtime - float(
+        (spec.parent / "died").read_text()
+    ) < 5
 
 
 def test_long_output_is_capped_with_a_pointer_to_the_log(project):
@@ -223,9 +270,20 @@ def test_the_log_has_a_limit_too():
 def _started(project, tmp_path):
     """Start a runner whose kernel sleeps; return the spec, the runner, and the ids of worker and kernel."""
     spec = project(
-        RECORD, "import os, time, pathlib", 'pathlib.Path("pid").write_text(str(os.getpid())); time.sleep(250)', FINISH
+        RECORD,
+        "import os, time, pathlib",
+        'pathlib.Path("pid").write_text(str(os.getpid())); time.sleep(250)',
+        FINISH,
     )
-    command = [sys.executable, "-m", "bmfl_lab.runs", "run", str(spec), "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "bmfl_lab.runs",
+        "run",
+        str(spec),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     runner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     _until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), 200)
     kernel = int((tmp_path / "pid").read_text())
@@ -251,7 +309,9 @@ def _until(true, seconds):
         ({"worker": signal.SIGTERM}, 1),
         ({"runner": signal.SIGKILL, "worker": signal.SIGKILL}, -9),
     ],
-    ids=lambda value: "-".join(f"{k} {v.name}" for k, v in value.items()) if isinstance(value, dict) else "",
+    ids=lambda value: (
+        "-".join(f"{k} {v.name}" for k, v in value.items()) if isinstance(value, dict) else ""
+    ),
 )
 def test_no_kernel_is_left_after_ten_seconds_whoever_dies(signals, code, project, tmp_path, capsys):
     spec, runner, worker, kernel = _started(project, tmp_path)
@@ -261,10 +321,15 @@ def test_no_kernel_is_left_after_ten_seconds_whoever_dies(signals, code, project
     assert runner.wait(timeout=10) == code
     status = ["status", str(spec), "--out", str(tmp_path / "out")]
     # the lock is free once the last process that a dying worker had started is gone, too
-    assert _until(lambda: main(status) == 1 and capsys.readouterr().out.startswith(("incomplete", "error")), 10)
+    assert _until(
+        lambda: main(status) == 1 and capsys.readouterr().out.startswith(("incomplete", "error")),
+        10,
+    )
     folder = folder_of(spec)
     if signal.SIGKILL in signals.values():
-        assert not (folder / "executed.ipynb").exists()  # half an execution never has the final name
+        assert not (
+            folder / "executed.ipynb"
+        ).exists()  # half an execution never has the final name
     else:
         assert nbformat.read(folder / "executed.ipynb", 4).cells
     assert not (folder / "record.json").exists()
@@ -305,7 +370,11 @@ def _computed(content):
 
 
 def _foreign_kernel(content):
-    content["metadata"]["kernelspec"] = {"name": "julia-1.9", "display_name": "Julia", "language": "julia"}
+    content["metadata"]["kernelspec"] = {
+        "name": "julia-1.9",
+        "display_name": "Julia",
+        "language": "julia",
+    }
 
 
 @pytest.mark.parametrize(
@@ -352,7 +421,11 @@ def test_a_folder_that_cannot_be_made_or_written_is_refused(project, capsys, mon
         monkeypatch.setattr(Path, "mkdir", refused)
     assert run(spec) == 2
     said = capsys.readouterr()
-    assert "a writable folder" in said.err and "Permission denied" in said.err and "choose another with --out" in said.err
+    assert (
+        "a writable folder" in said.err
+        and "Permission denied" in said.err
+        and "choose another with --out" in said.err
+    )
     assert not list((spec.parent / "out").iterdir())
 
 

@@ -17,7 +17,9 @@ from bmfl_lab.training import LoopConfig, fit
 
 def module():
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.2), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 3))
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.Dropout(0.2), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 3)
+    )
 
 
 def data(n=50):
@@ -34,11 +36,15 @@ def loss_fn(model, batch):
 
 def validate(model):
     held_out = {"x": data(200)["x"][100:], "label": data(200)["label"][100:]}
-    return {"val_accuracy": float((model(held_out["x"]).argmax(1) == held_out["label"]).float().mean())}
+    return {
+        "val_accuracy": float((model(held_out["x"]).argmax(1) == held_out["label"]).float().mean())
+    }
 
 
 def config(**changes):
-    return LoopConfig(**{"epochs": 6, "batch_size": 5, "lr": 1e-2, "checkpoint_every": 1, **changes})
+    return LoopConfig(
+        **{"epochs": 6, "batch_size": 5, "lr": 1e-2, "checkpoint_every": 1, **changes}
+    )
 
 
 def train(folder=None, loss=loss_fn, model=None, **kwargs):
@@ -57,7 +63,9 @@ def train(folder=None, loss=loss_fn, model=None, **kwargs):
 
 
 def digest(result):
-    found = hashlib.sha256(json.dumps([result.history, result.epoch, result.selection], sort_keys=True).encode())
+    found = hashlib.sha256(
+        json.dumps([result.history, result.epoch, result.selection], sort_keys=True).encode()
+    )
     for name, value in sorted(result.state.items()):
         found.update(name.encode() + value.numpy().tobytes())
     return found.hexdigest()
@@ -72,7 +80,9 @@ if __name__ == "__main__":
         calls += 1
         if stop_after != "-" and calls == int(stop_after.split(":")[0]):
             signalled = time.monotonic()
-            atexit.register(lambda: print(f"ended {time.monotonic() - signalled:.1f} s after", file=sys.stderr))
+            atexit.register(
+                lambda: print(f"ended {time.monotonic() - signalled:.1f} s after", file=sys.stderr)
+            )
             for name in stop_after.split(":")[1:]:
                 os.kill(os.getpid(), getattr(signal, name))
         return loss_fn(model, batch)

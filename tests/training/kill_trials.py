@@ -1,7 +1,8 @@
 """Trainings that are killed and resumed: ``python kill_trials.py random|inside|world FOLDER N PROCESSES`` prints JSON.
 
-This process imports everything once and forks every training, so that a trial costs the training and not its imports.
-It never trains itself and has one thread, so that its children start as fresh as a new interpreter would.
+This process imports everything once and forks every training, so that a trial costs the training
+and not its imports. It never trains itself and has one thread, so that its children start as fresh
+as a new interpreter would.
 """
 
 import json
@@ -39,14 +40,20 @@ def free_port():
 def train(folder, epochs=6, loss=example.loss_fn, model=None):
     """Train in a child and leave ``rank-<r>.txt`` with the digest, the losses and the notes."""
     result = example.train(folder, loss, model, epochs=epochs)
-    found = {"digest": example.digest(result), "loss": [r["loss"] for r in result.history], "notes": result.notes}
+    found = {
+        "digest": example.digest(result),
+        "loss": [r["loss"] for r in result.history],
+        "notes": result.notes,
+    }
     (folder / f"rank-{os.environ.get('RANK', 0)}.txt").write_text(json.dumps(found))
 
 
 def train_in_part(folder, stop=0):
     """Train without dropout, and leave at a step; note which rows each step saw, in ``rows-<rank>.txt``."""
     calls, rank = 0, os.environ.get("RANK", "0")
-    model = nn.Sequential(*[layer for layer in example.module() if not isinstance(layer, nn.Dropout)])
+    model = nn.Sequential(
+        *[layer for layer in example.module() if not isinstance(layer, nn.Dropout)]
+    )
 
     def loss(model, batch):
         nonlocal calls
@@ -71,11 +78,15 @@ def start(processes, function, *arguments):
             continue
         code = 1
         try:
-            log = os.open(arguments[0].parent / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            log = os.open(
+                arguments[0].parent / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND
+            )
             os.dup2(log, 1), os.dup2(log, 2)
             if processes > 1:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
-                os.environ.update(LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                os.environ.update(
+                    LOCAL_WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+                )
             function(*arguments)
             code = 0
         except BaseException:
@@ -123,7 +134,9 @@ def state_of(folder):
     if not folder.is_dir():
         return None, False
     manifests = {p.stem for p in folder.glob("step-*.json")}
-    half = [p for p in folder.glob("step-*.safetensors") if p.stem not in manifests] + list(folder.glob(".step-*.tmp"))
+    half = [p for p in folder.glob("step-*.safetensors") if p.stem not in manifests] + list(
+        folder.glob(".step-*.tmp")
+    )
     return checkpoint.newest_step(folder), bool(half)
 
 
@@ -148,13 +161,20 @@ def dying_in_save(folder, at):
     counted("fsync", os)
     counted("replace", os)
     counted("unlink", Path)
-    counted("write_bytes", Path, half=lambda original, path, data: original(path, data[: len(data) // 2]))
+    counted(
+        "write_bytes",
+        Path,
+        half=lambda original, path, data: original(path, data[: len(data) // 2]),
+    )
     train(folder, SHORT)
 
 
 def rows_seen(folder):
     """Return the rows of each step, those of all processes together."""
-    logs = [[json.loads(line) for line in p.read_text().splitlines()] for p in sorted(folder.glob("rows-*.txt"))]
+    logs = [
+        [json.loads(line) for line in p.read_text().splitlines()]
+        for p in sorted(folder.glob("rows-*.txt"))
+    ]
     for log in folder.glob("rows-*.txt"):
         log.unlink()
     return [sorted(row for part in parts for row in part) for parts in zip(*logs)]
@@ -173,7 +193,12 @@ def other_worlds(root, n, processes, seed):
         rows, step = rows_seen(folder), checkpoint.newest_step(folder)
         codes += wait(start(then, train_in_part, folder))[0]
         ended = json.loads((folder / "rank-0.txt").read_text())
-        found[f"{first}-{then}"] = {**ended, "codes": codes, "step": step, "rows": rows + rows_seen(folder)}
+        found[f"{first}-{then}"] = {
+            **ended,
+            "codes": codes,
+            "step": step,
+            "rows": rows + rows_seen(folder),
+        }
     return found
 
 
@@ -184,7 +209,14 @@ def trials_at_random(root, n, processes, seed):
         began = time.monotonic()
         reference += finish(root / f"reference-{i}", processes)
         spans.append(time.monotonic() - began)
-    found = {"reference": sorted(set(reference)), "kills": 0, "same": 0, "half": 0, "steps": [], "survivor_s": 0.0}
+    found = {
+        "reference": sorted(set(reference)),
+        "kills": 0,
+        "same": 0,
+        "half": 0,
+        "steps": [],
+        "survivor_s": 0.0,
+    }
     for trial in range(3 * n):
         if found["kills"] == n:
             break
@@ -192,7 +224,8 @@ def trials_at_random(root, n, processes, seed):
         children = start(processes, train, folder)
         whom = generator.integers(0, processes + 1)  # one of them, or all
         if processes > 1 and whom < processes:
-            # before the first step a process waits for one that never comes, which is the launcher's to see
+            # before the first step a process waits for one that never comes, which is the
+            # launcher's to see
             until(lambda folder=folder: state_of(folder)[0] is not None)
             time.sleep(generator.uniform(0, 0.5 * min(spans)))
         else:

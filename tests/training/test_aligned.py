@@ -18,12 +18,17 @@ CONTROLS = ("no_fmri", "shuffled", "noise")
 
 
 def planted(seed=0, **sizes):
-    return load_study("planted", seed=seed, **({"n_encoder": 240, "n_encoder_val": 60, "n_encoder_test": 80} | sizes))
+    return load_study(
+        "planted",
+        seed=seed,
+        **({"n_encoder": 240, "n_encoder_val": 60, "n_encoder_test": 80} | sizes),
+    )
 
 
 def quick(epochs=3, **changes):
     return configs.replace(
-        aligned.tiny(loop=LoopConfig(epochs=epochs, batch_size=24, lr=3e-3, optimiser="adam")), **changes
+        aligned.tiny(loop=LoopConfig(epochs=epochs, batch_size=24, lr=3e-3, optimiser="adam")),
+        **changes,
     )
 
 
@@ -34,7 +39,9 @@ def study():
 
 @pytest.fixture(scope="module")
 def original(study):
-    return aligned.prepare_original(quick(pretrain=LoopConfig(epochs=3, batch_size=16, lr=3e-3)), study)
+    return aligned.prepare_original(
+        quick(pretrain=LoopConfig(epochs=3, batch_size=16, lr=3e-3)), study
+    )
 
 
 def held_out_rsa(model, subject):
@@ -62,10 +69,17 @@ def test_alignment_beats_every_control_over_five_seeds():
         study = planted(seed, n_encoder=400, n_encoder_val=120, n_encoder_test=120)
         config = aligned.tiny(seed=seed)
         start = aligned.prepare_original(config, study)
-        rows.append([
-            held_out_rsa(aligned.train_aligned(configs.replace(config, control=c), study, original=start), study.subject())
-            for c in ("none", *CONTROLS)
-        ])  # fmt: skip
+        rows.append(
+            [
+                held_out_rsa(
+                    aligned.train_aligned(
+                        configs.replace(config, control=c), study, original=start
+                    ),
+                    study.subject(),
+                )
+                for c in ("none", *CONTROLS)
+            ]
+        )
     rows = np.asarray(rows)
     for i in (1, 2, 3):
         assert ttest_rel(rows[:, 0], rows[:, i], alternative="greater").pvalue < 0.05 / 3
@@ -105,17 +119,28 @@ def test_outputs_and_files(study, original, tmp_path):
     assert model.logits(images).shape == (5, 4) and model.responses(images).shape == (5, 32)
     np.testing.assert_array_equal(again.logits(images), model.logits(images))
     np.testing.assert_array_equal(again.responses(images), model.responses(images))
-    assert again.config == model.config and again.selection == model.selection and again.label == model.label
+    assert (
+        again.config == model.config
+        and again.selection == model.selection
+        and again.label == model.label
+    )
     np.testing.assert_array_equal(again.features.components, model.features.components)
     assert {k: v.shape[1] for k, v in model.activations(images).items()} == {
-        "V1": 4 * 14 * 14, "V2": 8 * 7 * 7, "V4": 16 * 4 * 4, "IT": 32 * 2 * 2
-    }  # fmt: skip
+        "V1": 4 * 14 * 14,
+        "V2": 8 * 7 * 7,
+        "V4": 16 * 4 * 4,
+        "IT": 32 * 2 * 2,
+    }
     original.save(tmp_path / "o")
-    np.testing.assert_array_equal(aligned.load_aligned(tmp_path / "o").logits(images), original.logits(images))
+    np.testing.assert_array_equal(
+        aligned.load_aligned(tmp_path / "o").logits(images), original.logits(images)
+    )
     with pytest.raises(ConfigError, match="the original, without a head"):
         original.responses(images)
     data = (tmp_path / "m" / "aligned.safetensors").read_bytes()
-    (tmp_path / "m" / "aligned.safetensors").write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    (tmp_path / "m" / "aligned.safetensors").write_bytes(
+        data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
+    )
     with pytest.raises(CheckpointError, match="a damaged or exchanged file"):
         aligned.load_aligned(tmp_path / "m")
     checkpoint.write_bundle(tmp_path / "m", "aligned", {}, {"kind": "fusion"})
@@ -126,9 +151,13 @@ def test_outputs_and_files(study, original, tmp_path):
 
 def test_dinov2_takes_cornets_place(study, tmp_path):
     config = quick(
-        epochs=1, backbone="vit_tiny14", weights="random:0", blocks=(0, 2), pool=2,
+        epochs=1,
+        backbone="vit_tiny14",
+        weights="random:0",
+        blocks=(0, 2),
+        pool=2,
         pretrain=LoopConfig(epochs=1, batch_size=48),
-    )  # fmt: skip
+    )
     start = aligned.prepare_original(config, study)
     model = aligned.train_aligned(config, study, original=start)
     images = study.set("val").subset(np.arange(3))
@@ -136,9 +165,13 @@ def test_dinov2_takes_cornets_place(study, tmp_path):
     assert np.isfinite(model.history[-1]["val_loss"])
     before, after = start.network.backbone.state_dict(), model.network.backbone.state_dict()
     assert not torch.equal(before["patch_embed.proj.weight"], after["patch_embed.proj.weight"])
-    assert not np.allclose(start.activations(images)["block2"], model.activations(images)["block2"], atol=1e-4)
+    assert not np.allclose(
+        start.activations(images)["block2"], model.activations(images)["block2"], atol=1e-4
+    )
     model.save(tmp_path)
-    np.testing.assert_array_equal(aligned.load_aligned(tmp_path).logits(images), model.logits(images))
+    np.testing.assert_array_equal(
+        aligned.load_aligned(tmp_path).logits(images), model.logits(images)
+    )
 
 
 def test_test_images_take_no_part_in_training_or_selection(study, original):
@@ -163,10 +196,15 @@ def test_soft_targets_and_labels(study, original):
 def test_what_classification_is_held_to(study, original):
     known = np.asarray(study.subject().truth["labels"])[:30]
     stimuli = configs.replace(study.subject().stimuli.subset(np.arange(30)), labels=known)
-    hard, soft, labels = (aligned._targets(quick(targets=t), original, stimuli) for t in ("original", "soft", "labels"))
+    hard, soft, labels = (
+        aligned._targets(quick(targets=t), original, stimuli)
+        for t in ("original", "soft", "labels")
+    )
     logits = original.logits(stimuli)
     np.testing.assert_array_equal(hard, logits.argmax(1))
-    np.testing.assert_allclose(soft, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-4)
+    np.testing.assert_allclose(
+        soft, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), rtol=1e-4
+    )
     np.testing.assert_array_equal(labels, known)
 
 
@@ -177,7 +215,12 @@ def test_refusals(study, original):
         aligned.train_aligned(quick(n_components=200), study, original=original)
     subject = study.subject()
     without = swap(
-        subject, splits={"train": subject.splits["train"], "val": np.arange(0), "test": subject.splits["test"]}
+        subject,
+        splits={
+            "train": subject.splits["train"],
+            "val": np.arange(0),
+            "test": subject.splits["test"],
+        },
     )
     with pytest.raises(DataError, match="validation stimuli of 'simulated-planted'"):
         aligned.train_aligned(quick(), study, subject=without, original=original)
@@ -185,6 +228,19 @@ def test_refusals(study, original):
 
 def test_published_choices():
     config = aligned.published()
-    assert (config.beta, config.n_components, config.image_size, config.width) == (100, 1024, 224, 64)
-    assert (config.loop.lr, config.loop.batch_size, config.loop.epochs, config.loop.optimiser) == (2e-5, 16, 30, "adam")
-    assert config.loop.schedule == "constant" and config.loop.weight_decay == config.loop.clip_norm == 0
+    assert (config.beta, config.n_components, config.image_size, config.width) == (
+        100,
+        1024,
+        224,
+        64,
+    )
+    assert (config.loop.lr, config.loop.batch_size, config.loop.epochs, config.loop.optimiser) == (
+        2e-5,
+        16,
+        30,
+        "adam",
+    )
+    assert (
+        config.loop.schedule == "constant"
+        and config.loop.weight_decay == config.loop.clip_norm == 0
+    )

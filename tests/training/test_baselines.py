@@ -13,18 +13,34 @@ from bmfl_lab.training import FusionConfig, LoopConfig, train_baselines
 @pytest.fixture(scope="module")
 def study():
     return bmfl_lab.load_study(
-        "planted", n_encoder=8, n_encoder_val=4, n_encoder_test=4, n_train=64, n_val=32, n_test=8, n_ood=8
+        "planted",
+        n_encoder=8,
+        n_encoder_val=4,
+        n_encoder_test=4,
+        n_train=64,
+        n_val=32,
+        n_test=8,
+        n_ood=8,
     )
 
 
 def test_longer_training_fits_better_and_every_seed_is_there(study, tmp_path):
-    config = FusionConfig(head="fusion", width=16, loop=LoopConfig(epochs=20, batch_size=16, lr=3e-3))
+    config = FusionConfig(
+        head="fusion", width=16, loop=LoopConfig(epochs=20, batch_size=16, lr=3e-3)
+    )
     found = train_baselines(
-        config, study, epochs=(1, 12, 20, 40), seeds=(0, 1), store=FeatureStore(tmp_path), device="cpu"
+        config,
+        study,
+        epochs=(1, 12, 20, 40),
+        seeds=(0, 1),
+        store=FeatureStore(tmp_path),
+        device="cpu",
     )
     assert list(found) == ["backbone, 1 epoch", "backbone, 12 epochs"]
     assert [m.seed for m in found["backbone, 1 epoch"]] == [0, 1]
-    assert all(m.config.head == "backbone" and m.source is None for group in found.values() for m in group)
+    assert all(
+        m.config.head == "backbone" and m.source is None for group in found.values() for m in group
+    )
     last = {name: group[0].history[-1] for name, group in found.items()}
     assert last["backbone, 12 epochs"]["loss"] < last["backbone, 1 epoch"]["loss"]
     assert last["backbone, 12 epochs"]["epoch"] - last["backbone, 1 epoch"]["epoch"] == 11

@@ -15,7 +15,11 @@ from bmfl_lab.training import checkpoint
 
 
 def _bundle(folder, name="step-00000001"):
-    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2]), "c": torch.zeros(2).bfloat16()}
+    tensors = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b": torch.tensor([1, 2]),
+        "c": torch.zeros(2).bfloat16(),
+    }
     checkpoint.write_bundle(folder, name, tensors, {"step": 1, "history": [{"loss": 0.1}]})
     return tensors
 
@@ -25,7 +29,9 @@ def test_what_is_written_is_read_and_safetensors_agrees(tmp_path):
     found, manifest = checkpoint.read_bundle(tmp_path, "step-00000001")
     assert manifest["step"] == 1 and manifest["history"] == [{"loss": 0.1}]
     for source in (found, load_file(tmp_path / "step-00000001.safetensors")):
-        assert set(source) == set(tensors) and all(torch.equal(source[k], v) for k, v in tensors.items())
+        assert set(source) == set(tensors) and all(
+            torch.equal(source[k], v) for k, v in tensors.items()
+        )
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
@@ -41,7 +47,9 @@ def test_every_single_flipped_bit_is_refused(tmp_path, suffix):
             checkpoint.read_bundle(tmp_path, "step-00000001")
 
 
-@pytest.mark.parametrize("suffix, match", [(".json", "nothing readable"), (".safetensors", "both files")])
+@pytest.mark.parametrize(
+    "suffix, match", [(".json", "nothing readable"), (".safetensors", "both files")]
+)
 def test_a_missing_file_is_named(tmp_path, suffix, match):
     _bundle(tmp_path)
     (tmp_path / f"step-00000001{suffix}").unlink()
@@ -56,7 +64,9 @@ def test_a_cut_file_and_a_renamed_pair_are_refused(tmp_path):
         checkpoint.read_bundle(tmp_path, "step-00000002")
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(CheckpointError, match=r"step-00000001\.safetensors; got .* the file is damaged"):
+    with pytest.raises(
+        CheckpointError, match=r"step-00000001\.safetensors; got .* the file is damaged"
+    ):
         checkpoint.read_bundle(tmp_path, "step-00000001")
 
 
@@ -94,7 +104,10 @@ def _with_header(header: bytes, data=b"\0" * 8):
             ),
             "a name occurs twice",
         ),
-        (_with_header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'), "got offsets 4 to 8"),
+        (
+            _with_header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'),
+            "got offsets 4 to 8",
+        ),
         (_with_header(b"[]"), "a valid safetensors header"),
         (_with_header(b"\xff\xfe"), "a valid safetensors header"),
         (
@@ -150,7 +163,9 @@ def test_a_disk_that_is_too_full_is_seen_before_anything_is_written(tmp_path, mo
     tensors = _bundle(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 100})())
-    with pytest.raises(CheckpointError, match=r"room for \d+ bytes .* a full disk.*earlier checkpoints are intact"):
+    with pytest.raises(
+        CheckpointError, match=r"room for \d+ bytes .* a full disk.*earlier checkpoints are intact"
+    ):
         checkpoint.write_bundle(tmp_path, "step-00000002", tensors, {})
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -158,7 +173,9 @@ def test_a_disk_that_is_too_full_is_seen_before_anything_is_written(tmp_path, mo
 def test_the_tensors_are_on_disk_before_the_manifest_has_its_name(tmp_path, monkeypatch):
     order = []
     replace, fsync = checkpoint.os.replace, checkpoint.os.fsync
-    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (order.append(str(b)), replace(a, b))[1])
+    monkeypatch.setattr(
+        checkpoint.os, "replace", lambda a, b: (order.append(str(b)), replace(a, b))[1]
+    )
     monkeypatch.setattr(checkpoint.os, "fsync", lambda d: (order.append("fsync"), fsync(d))[1])
     _bundle(tmp_path)
     names = [o if o == "fsync" else o.rsplit(".", 1)[1] for o in order]
@@ -172,7 +189,10 @@ def test_a_checkpoint_without_manifest_does_not_exist_and_steps_not_clocks_decid
     (tmp_path / ".step-00000041.json.ab.tmp").write_bytes(b"half")
     assert checkpoint.newest_step(tmp_path) == 12
     checkpoint.prune(tmp_path, {12})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000012.json", "step-00000012.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-00000012.json",
+        "step-00000012.safetensors",
+    ]
 
 
 def test_numbers_that_are_not_finite_do_not_reach_a_manifest(tmp_path):
@@ -186,7 +206,12 @@ def test_generators_continue_where_they_were():
     random.gauss(0, 1), np.random.standard_normal()  # noqa: NPY002  leaves half a pair behind in both
 
     def draw():
-        return random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()  # noqa: NPY002
+        return (
+            random.gauss(0, 1),
+            random.random(),
+            np.random.standard_normal(3).tolist(),  # noqa: NPY002
+            torch.rand(3).tolist(),
+        )
 
     saved = checkpoint.rng_tensors()
     first = draw()
@@ -205,7 +230,9 @@ def test_a_missing_or_cut_random_state_is_refused(name):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_mutations_of_a_manifest_are_refused_or_read_never_anything_else(tmp_path):
+def test_a_hundred_thousand_mutations_of_a_manifest_are_refused_or_read_never_anything_else(
+    tmp_path,
+):
     _bundle(tmp_path)
     path = tmp_path / "step-00000001.json"
     raw, generator, read = path.read_bytes(), np.random.default_rng(0), 0

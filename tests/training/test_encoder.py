@@ -41,19 +41,26 @@ def store(tmp_path_factory):
 
 
 def quick(kind, **changes):
-    config = replace(tiny(kind), **{"tokens": "patches", "n_features": 16, "per_side": 4, **changes})
+    config = replace(
+        tiny(kind), **{"tokens": "patches", "n_features": 16, "per_side": 4, **changes}
+    )
     return replace(config, loop=replace(config.loop, epochs=2))
 
 
 def with_subject(study, **changes):
-    return dataclasses.replace(study, subjects={"x": dataclasses.replace(study.subject(), **changes)})
+    return dataclasses.replace(
+        study, subjects={"x": dataclasses.replace(study.subject(), **changes)}
+    )
 
 
 def test_winners_by_region_and_none_where_nothing_is_defined():
     rois = {"A": [1, 1, 0, 0, 0], "B": [0, 0, 1, 1, 0], "C": [0, 0, 0, 0, 1], "absent": [0] * 5}
     atlas = Atlas(np.zeros(5, np.int8), {k: np.asarray(v, bool) for k, v in rois.items()})
     nan = np.nan
-    found = winners(atlas, {"one": np.array([0.5, 0.7, 0.1, nan, nan]), "two": np.array([0.2, 0.2, 0.3, 0.5, nan])})
+    found = winners(
+        atlas,
+        {"one": np.array([0.5, 0.7, 0.1, nan, nan]), "two": np.array([0.2, 0.2, 0.3, 0.5, nan])},
+    )
     assert found == {
         "A": {"winner": "one", "one": pytest.approx(0.6), "two": pytest.approx(0.2)},
         "B": {"winner": "two", "one": pytest.approx(0.1), "two": pytest.approx(0.4)},
@@ -81,9 +88,13 @@ def test_train_save_load_predict(kind, study, store, tmp_path):
 
 
 def test_second_call_loads_and_other_settings_are_refused(study, store, tmp_path):
-    first = train_brain_encoder(quick("roi_query"), study, store=store, folder=tmp_path, device="cpu")
+    first = train_brain_encoder(
+        quick("roi_query"), study, store=store, folder=tmp_path, device="cpu"
+    )
     before = (tmp_path / "encoder.json").stat().st_mtime_ns
-    again = train_brain_encoder(quick("roi_query"), study, store=store, folder=tmp_path, device="cpu")
+    again = train_brain_encoder(
+        quick("roi_query"), study, store=store, folder=tmp_path, device="cpu"
+    )
     assert again.hash == first.hash and (tmp_path / "encoder.json").stat().st_mtime_ns == before
     with pytest.raises(CheckpointError, match="other settings, responses or backbone weights"):
         train_brain_encoder(quick("ridge"), study, store=store, folder=tmp_path, device="cpu")
@@ -106,7 +117,9 @@ def _rewritten(folder, name, **changes):
     (folder / f"{name}.safetensors").unlink()
 
 
-def test_an_encoder_of_something_else_is_refused_before_its_tensors_are_read(study, store, tmp_path):
+def test_an_encoder_of_something_else_is_refused_before_its_tensors_are_read(
+    study, store, tmp_path
+):
     made = train_brain_encoder(quick("ridge"), study, store=store, folder=tmp_path, device="cpu")
     who = study.subject()
     assert load_encoder(tmp_path, who).hash == made.hash
@@ -114,12 +127,18 @@ def test_an_encoder_of_something_else_is_refused_before_its_tensors_are_read(stu
     (tmp_path / "encoder.safetensors").unlink()
     other = dataclasses.replace(who, name="someone else")
     with pytest.raises(
-        CheckpointError, match=rf"an encoder of subject 'someone else' with {who.n_vertices} vertices; got one of"
+        CheckpointError,
+        match=rf"an encoder of subject 'someone else' with {who.n_vertices} vertices; got one of",
     ):
         load_encoder(tmp_path, other)
-    for changes, said in (({"what": "fusion"}, "a brain encoder in .* got 'fusion'"),
-                          ({"build": {"type": "oracle"}}, "a known kind of encoder; got 'oracle'"),
-                          ({"atlas": {**manifest["atlas"], "n_vertices": 7}}, f"with {who.n_vertices} vertices; got .* with 7")):  # fmt: skip
+    for changes, said in (
+        ({"what": "fusion"}, "a brain encoder in .* got 'fusion'"),
+        ({"build": {"type": "oracle"}}, "a known kind of encoder; got 'oracle'"),
+        (
+            {"atlas": {**manifest["atlas"], "n_vertices": 7}},
+            f"with {who.n_vertices} vertices; got .* with 7",
+        ),
+    ):
         made.save(tmp_path)
         _rewritten(tmp_path, "encoder", **changes)
         with pytest.raises(CheckpointError, match=said):
@@ -132,7 +151,10 @@ def test_an_encoder_of_something_else_is_refused_before_its_tensors_are_read(stu
 
 def test_training_is_reproducible_and_selected_by_validation(study, store, tmp_path):
     config = quick("roi_query")
-    a, b = (train_brain_encoder(config, study, store=store, folder=tmp_path / n, device="cpu") for n in "ab")
+    a, b = (
+        train_brain_encoder(config, study, store=store, folder=tmp_path / n, device="cpu")
+        for n in "ab"
+    )
     for x, y in zip(a.module.state_dict().values(), b.module.state_dict().values()):
         assert torch.equal(x, y)
     assert a.selection == "best val_r"
@@ -143,18 +165,26 @@ def test_default_folder_is_the_cache(study, store, tmp_path, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     made = train_brain_encoders(quick("ridge"), study, store=store, device="cpu")
     (name,) = made
-    assert (tmp_path / "encoders" / made[name].hash / "encoder.json").is_file() and name == study.subject().name
+    assert (
+        tmp_path / "encoders" / made[name].hash / "encoder.json"
+    ).is_file() and name == study.subject().name
 
 
 def test_missing_responses_are_masked_counted_or_refused(study, store, tmp_path):
     responses = study.subject().responses.copy()
     responses[5:9, 3] = np.nan
     broken = with_subject(study, responses=responses)
-    made = train_brain_encoder(quick("linear"), broken, store=store, folder=tmp_path / "a", device="cpu")
+    made = train_brain_encoder(
+        quick("linear"), broken, store=store, folder=tmp_path / "a", device="cpu"
+    )
     assert made.facts["n_missing_responses"] == 4
     assert all(torch.isfinite(p).all() for p in made.module.state_dict().values())
-    with pytest.raises(DataError, match="finite responses; got 4 NaN or infinite values in 1 columns"):
-        train_brain_encoder(quick("ridge"), broken, store=store, folder=tmp_path / "b", device="cpu")
+    with pytest.raises(
+        DataError, match="finite responses; got 4 NaN or infinite values in 1 columns"
+    ):
+        train_brain_encoder(
+            quick("ridge"), broken, store=store, folder=tmp_path / "b", device="cpu"
+        )
     assert not (tmp_path / "b" / "encoder.json").exists()
 
 
@@ -176,7 +206,11 @@ def test_constant_vertex_is_undefined_not_zero(study, store, tmp_path):
     responses = study.subject().responses.copy()
     responses[:, 7] = 2.5
     made = train_brain_encoder(
-        quick("linear"), with_subject(study, responses=responses), store=store, folder=tmp_path, device="cpu"
+        quick("linear"),
+        with_subject(study, responses=responses),
+        store=store,
+        folder=tmp_path,
+        device="cpu",
     )
     assert np.array_equal(np.flatnonzero(np.isnan(made.scores)), [7])
     assert np.isfinite(made.history[0]["val_r"])
@@ -220,18 +254,35 @@ def test_other_tokens_are_refused(study, store, tmp_path):
 def test_choices(changes, study, store, tmp_path):
     config = replace(quick("ridge"), **changes)
     made = train_brain_encoder(config, study, store=store, folder=tmp_path, device="cpu")
-    assert made.predict_stimuli(study.subject().stimuli.subset(range(5)), device="cpu").shape == (5, 168)
+    assert made.predict_stimuli(study.subject().stimuli.subset(range(5)), device="cpu").shape == (
+        5,
+        168,
+    )
 
 
 def test_schemes_give_queries_to_rois_streams_or_hemispheres():
     side = np.repeat([0, 1], 6).astype(np.int8)
     names = {"V1v": [0, 6], "EBA": [1, 7], "early": [0, 1, 6], "ventral": [2, 7, 8], "RSC": []}
     atlas = Atlas(side, {k: np.isin(np.arange(12), v) for k, v in names.items()})
-    found = {s: query_masks(side, scheme_rois(atlas, s)) for s in ("rois", "streams", "hemispheres")}
-    assert found["rois"][0] == ("left:V1v", "left:EBA", "left:rest", "right:V1v", "right:EBA", "right:rest")
+    found = {
+        s: query_masks(side, scheme_rois(atlas, s)) for s in ("rois", "streams", "hemispheres")
+    }
+    assert found["rois"][0] == (
+        "left:V1v",
+        "left:EBA",
+        "left:rest",
+        "right:V1v",
+        "right:EBA",
+        "right:rest",
+    )
     assert found["streams"][0] == (
-        "left:early", "left:ventral", "left:rest", "right:early", "right:ventral", "right:rest",
-    )  # fmt: skip
+        "left:early",
+        "left:ventral",
+        "left:rest",
+        "right:early",
+        "right:ventral",
+        "right:rest",
+    )
     assert found["hemispheres"][0] == ("left:all", "right:all")
     for _, masks in found.values():
         assert masks.any(0).all() and masks.shape[1] == 12
@@ -253,5 +304,7 @@ def test_fingerprint_follows_content(study):
     subject = study.subject()
     changed = subject.responses.copy()
     changed[3, 3] += 1
-    assert subject_fingerprint(subject) != subject_fingerprint(dataclasses.replace(subject, responses=changed))
+    assert subject_fingerprint(subject) != subject_fingerprint(
+        dataclasses.replace(subject, responses=changed)
+    )
     assert subject_fingerprint(subject) == subject_fingerprint(dataclasses.replace(subject))

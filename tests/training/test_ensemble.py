@@ -28,7 +28,9 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study():
-    return load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=40, n_ood=8)
+    return load_study(
+        "planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=40, n_ood=8
+    )
 
 
 def _source(stimuli, tokens):
@@ -50,25 +52,49 @@ def test_each_model_is_the_one_that_training_alone_gives(study, store):
     assert [m.name for m in found] == list("abcdef") and "one of 3 batched" in found[1].notes[0]
     for job, model in zip(jobs, found):
         alone = train_fusion(
-            job.config, study, brain=job.brain, atlas=atlas, store=store, device="cpu", seed=job.seed, silent=job.silent
+            job.config,
+            study,
+            brain=job.brain,
+            atlas=atlas,
+            store=store,
+            device="cpu",
+            seed=job.seed,
+            silent=job.silent,
         )
         assert model.epoch == alone.epoch and model.selection == alone.selection
-        np.testing.assert_allclose(model.logits(study.set("test")), alone.logits(study.set("test")), atol=2e-4)
+        np.testing.assert_allclose(
+            model.logits(study.set("test")), alone.logits(study.set("test")), atol=2e-4
+        )
         for mine, other in zip(model.history, alone.history):
             assert mine.keys() == other.keys()
-            np.testing.assert_allclose([mine[k] for k in mine], [other[k] for k in mine], rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(
+                [mine[k] for k in mine], [other[k] for k in mine], rtol=1e-3, atol=1e-5
+            )
     start = train_fusion(
         configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1, lr=1e-12)),
-        study, brain=_source, atlas=atlas, store=store, device="cpu", seed=3,
-    )  # fmt: skip
+        study,
+        brain=_source,
+        atlas=atlas,
+        store=store,
+        device="cpu",
+        seed=3,
+    )
     for name, value in found[5].module.brain.named_parameters():
-        torch.testing.assert_close(value, dict(start.module.brain.named_parameters())[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            value, dict(start.module.brain.named_parameters())[name], atol=1e-6, rtol=0
+        )
 
 
 def test_nothing_of_a_training_outlives_its_models(study, store):
     def train():
-        jobs = [Job(name, CONFIG, seed, brain=_source, atlas=study.subject().atlas) for seed, name in enumerate("ab")]
-        assert "one of 2 batched" in train_fusions(jobs, study, store=store, device="cpu", at_once=2)[0].notes[0]
+        jobs = [
+            Job(name, CONFIG, seed, brain=_source, atlas=study.subject().atlas)
+            for seed, name in enumerate("ab")
+        ]
+        assert (
+            "one of 2 batched"
+            in train_fusions(jobs, study, store=store, device="cpu", at_once=2)[0].notes[0]
+        )
         gc.collect()
         return {id(o) for o in gc.get_objects() if isinstance(o, torch.Tensor)}
 
@@ -79,7 +105,9 @@ def test_nothing_of_a_training_outlives_its_models(study, store):
 def test_silent_vertices_change_nothing(study, store):
     atlas = study.subject().atlas
     silent = atlas.select("V1")
-    model = train_fusion(CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent)
+    model = train_fusion(
+        CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent
+    )
     test = study.set("test")
     tokens, response = model.inputs(test)
     model._cache = [(test, tokens, np.where(silent, 99.0, response).astype(np.float32))]
@@ -87,7 +115,9 @@ def test_silent_vertices_change_nothing(study, store):
     model._cache = []
     np.testing.assert_array_equal(other, model.logits(test))
     with pytest.raises(ConfigError, match=r"silent of shape \(168,\)"):
-        train_fusion(CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent[:5])
+        train_fusion(
+            CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent[:5]
+        )
 
 
 def test_a_model_that_diverges_is_named_and_empty_requests_are_refused(study, store):
@@ -116,15 +146,21 @@ def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeyp
             responses[name] = model.predict_responses(study.set("test"))
     assert responses["attributes"].shape == (40, 4) and responses["fusion"].shape == (40, 168)
     np.testing.assert_array_equal(responses["untrained brain transformer"], responses["fusion"])
-    others = [n for n in responses if n not in ("fusion", "attributes", "untrained brain transformer")]
+    others = [
+        n for n in responses if n not in ("fusion", "attributes", "untrained brain transformer")
+    ]
     assert all(not np.allclose(responses[n], responses["fusion"], atol=0.05) for n in others)
     with pytest.raises(ConfigError, match="an encoder_config for"):
-        controls.train_controls(short, study, encoder=encoder, controls=("attributes",), store=store)
+        controls.train_controls(
+            short, study, encoder=encoder, controls=("attributes",), store=store
+        )
     with pytest.raises(ConfigError, match="did you mean 'noise'"):
         controls.train_controls(short, study, encoder=encoder, controls=("nois",), store=store)
 
 
-def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(study, store, tmp_path, monkeypatch):
+def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(
+    study, store, tmp_path, monkeypatch
+):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
     options = {"encoder": encoder, "seeds": (0,), "store": store, "device": "cpu"}
@@ -136,14 +172,18 @@ def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(stud
     assert tuple(graded) == ("r = 0.00", f"r = {np.nanmean(encoder.scores):.2f}")
     with pytest.raises(ConfigError, match="two fused features"):
         jobs = [Job("x", configs.replace(short, head="backbone"), 0, atlas=encoder.atlas)]
-        controls.agreement(train_fusions(jobs, study, store=store, device="cpu")[0], study.set("test"))
+        controls.agreement(
+            train_fusions(jobs, study, store=store, device="cpu")[0], study.set("test")
+        )
 
 
 def test_every_form_is_trained_and_differs_from_the_others(study, store, tmp_path, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
     short = configs.replace(CONFIG, alpha=1.0, loop=configs.replace(LOOP, epochs=2))
-    found = controls.train_forms(short, study, encoder=encoder, seeds=(0, 1), store=store, device="cpu")
+    found = controls.train_forms(
+        short, study, encoder=encoder, seeds=(0, 1), store=store, device="cpu"
+    )
     assert [(n, m[0].config.query, m[0].config.pcc_axis) for n, m in found.items()] == [
         (f"{q} query, {a} axis", q, a) for q in ("cls", "patch") for a in ("feature", "batch")
     ]
@@ -152,18 +192,36 @@ def test_every_form_is_trained_and_differs_from_the_others(study, store, tmp_pat
     assert [m.seed for m in found["cls query, batch axis"]] == [0, 1]
 
 
-def test_the_encoding_accuracy_of_what_is_read_falls_with_the_share_of_noise(study, store, tmp_path, monkeypatch):
+def test_the_encoding_accuracy_of_what_is_read_falls_with_the_share_of_noise(
+    study, store, tmp_path, monkeypatch
+):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
     short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
-    graded = controls.train_quality(short, study, encoder=encoder, shares=(0.0, 0.5, 1.0), seeds=(0, 1), store=store, device="cpu")  # fmt: skip
+    graded = controls.train_quality(
+        short,
+        study,
+        encoder=encoder,
+        shares=(0.0, 0.5, 1.0),
+        seeds=(0, 1),
+        store=store,
+        device="cpu",
+    )
     subject = study.subject()
-    rows = controls.measured_rows("encoding_r", graded, lambda m: controls.encoding_accuracy(m, subject), n=20)
+    rows = controls.measured_rows(
+        "encoding_r", graded, lambda m: controls.encoding_accuracy(m, subject), n=20
+    )
     none, half, full = (r for r in rows if r.seed is None)
     test = subject.rows("test")
     predicted = encoder.predict_stimuli(subject.stimuli.subset(test), store=store, device="cpu")
-    each = [np.corrcoef(a, b)[0, 1] for a, b in zip(predicted.T, np.asarray(subject.responses)[test].T)]
+    each = [
+        np.corrcoef(a, b)[0, 1] for a, b in zip(predicted.T, np.asarray(subject.responses)[test].T)
+    ]
     assert full.value == pytest.approx(np.mean(each), abs=1e-4) and abs(none.value) < 0.1
     assert half.value == pytest.approx(0.5 * full.value, abs=0.1)
-    assert none.ci_low <= none.value <= none.ci_high and none.n_seeds == 2 and "over seeds" in none.interval
+    assert (
+        none.ci_low <= none.value <= none.ci_high
+        and none.n_seeds == 2
+        and "over seeds" in none.interval
+    )
     assert [r.seed for r in rows] == [0, 1, None] * 3

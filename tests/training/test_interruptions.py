@@ -31,7 +31,14 @@ def fast(tmp_path):
 
 
 def trials(kind, folder, n, processes, timeout):
-    command = [sys.executable, str(HERE / "kill_trials.py"), kind, str(folder), str(n), str(processes)]
+    command = [
+        sys.executable,
+        str(HERE / "kill_trials.py"),
+        kind,
+        str(folder),
+        str(n),
+        str(processes),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -41,13 +48,19 @@ def test_a_kill_at_any_call_of_a_save_loses_at_most_that_save_and_resumes_to_the
     found = trials("inside", fast, 18, 1, 280)
     assert len(found["reference"]) == 1 and found["same"] == 18
     assert found["half"] >= 6  # otherwise the kills did not fall into saves
-    assert found["steps"] == sorted(found["steps"]) and found["steps"][0] == 0 and found["steps"][-1] >= 1
+    assert (
+        found["steps"] == sorted(found["steps"])
+        and found["steps"][0] == 0
+        and found["steps"][-1] >= 1
+    )
 
 
 def test_another_number_of_processes_sees_the_same_rows_and_loses_only_bits(fast):
     found = trials("world", fast, 13, 2, 280)
     never, whole = found.pop("never"), found["1-1"]
-    assert whole["digest"] == never["digest"]  # both in fresh processes: other threads may round otherwise
+    assert (
+        whole["digest"] == never["digest"]
+    )  # both in fresh processes: other threads may round otherwise
     for change, run in found.items():
         first, then = change.split("-")
         assert run["codes"] == [0] * (int(first) + int(then)) and run["step"] == 13
@@ -89,7 +102,15 @@ def test_when_one_of_two_processes_dies_the_other_ends_and_a_restart_resumes(tmp
     )
 
     def launch(*arguments):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            str(script),
+            *arguments,
+        ]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     def losses(done):

@@ -26,7 +26,11 @@ RELEASED = Path(__file__).with_name("released")
 
 def _elsewhere(*arguments, **options):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
     )
 
 
@@ -78,11 +82,15 @@ def test_resume_gives_the_same_bits(tmp_path, whole, after):
     _interrupt(tmp_path, after)
     assert checkpoint.newest_step(tmp_path) == after
     assert example.digest(example.train(tmp_path)) == example.digest(whole)
-    assert example.digest(example.train(tmp_path)) == example.digest(whole)  # a finished run just loads
+    assert example.digest(example.train(tmp_path)) == example.digest(
+        whole
+    )  # a finished run just loads
 
 
 @pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_finishes_the_step_saves_and_a_fresh_process_resumes_to_the_bit(tmp_path, whole, name, code):
+def test_a_signal_finishes_the_step_saves_and_a_fresh_process_resumes_to_the_bit(
+    tmp_path, whole, name, code
+):
     stopped = _elsewhere(tmp_path, f"13:{name}")
     assert stopped.returncode == code, stopped.stderr
     assert float(re.search(r"ended ([0-9.]+) s after", stopped.stderr)[1]) < 10
@@ -100,12 +108,16 @@ def test_every_step_resumes_to_the_bit(tmp_path, whole):
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
     stopped = _elsewhere(tmp_path, "13:SIGTERM:SIGTERM")
-    assert stopped.returncode == -15 and checkpoint.newest_step(tmp_path) == 12  # the step was not finished
+    assert (
+        stopped.returncode == -15 and checkpoint.newest_step(tmp_path) == 12
+    )  # the step was not finished
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"to write in the run folder .*make it writable, or choose another folder"):
+    with pytest.raises(
+        DataError, match=r"to write in the run folder .*make it writable, or choose another folder"
+    ):
         example.train(tmp_path / "file" / "run")
     folder = tmp_path / "read-only"
     folder.mkdir(mode=0o555)
@@ -125,7 +137,9 @@ def _refusing(original, folder):
     return refused
 
 
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_resume_from(tmp_path, whole, monkeypatch):
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_resume_from(
+    tmp_path, whole, monkeypatch
+):
     write, calls = Path.write_bytes, 0
 
     def filling(self, data):
@@ -181,7 +195,9 @@ def test_another_architecture_or_other_data_are_refused(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="architecture: stored"):
         example.train(tmp_path, model=nn.Linear(6, 3))
     original = example.data
-    monkeypatch.setattr(example, "data", lambda n=50: {k: v + (k == "x") for k, v in original(n).items()})
+    monkeypatch.setattr(
+        example, "data", lambda n=50: {k: v + (k == "x") for k, v in original(n).items()}
+    )
     with pytest.raises(CheckpointError, match="data: stored"):
         example.train(tmp_path)
 
@@ -193,7 +209,10 @@ def test_a_checkpoint_of_every_released_schema_is_resumed(tmp_path, whole, schem
     resumed = example.train(tmp_path / "run", allow_change=("data",))
     assert checkpoint.newest_step(tmp_path / "run") == 60
     for row, expected in zip(resumed.history, whole.history, strict=True):
-        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-3) and row["epoch"] == expected["epoch"]
+        assert (
+            row["loss"] == pytest.approx(expected["loss"], abs=1e-3)
+            and row["epoch"] == expected["epoch"]
+        )
 
 
 def test_starting_afresh_forgets_the_old_run(tmp_path, whole):
@@ -202,7 +221,10 @@ def test_starting_afresh_forgets_the_old_run(tmp_path, whole):
 
 
 def test_a_second_process_is_refused_and_told_who_works(tmp_path):
-    with lock(tmp_path / ".lock"), pytest.raises(DataError, match=r"sole use of the run folder .* process \d+ at work"):
+    with (
+        lock(tmp_path / ".lock"),
+        pytest.raises(DataError, match=r"sole use of the run folder .* process \d+ at work"),
+    ):
         example.train(tmp_path)
 
 
@@ -263,7 +285,9 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient():
     model = [layer for layer in example.module() if not isinstance(layer, nn.Dropout)]
     tight = example.train(model=nn.Sequential(*model), loss=small, batch_size=10)
     assert any("4 micro-batches" in note for note in tight.notes)
-    np.testing.assert_allclose([r["loss"] for r in tight.history], [r["loss"] for r in free.history], atol=1e-5)
+    np.testing.assert_allclose(
+        [r["loss"] for r in tight.history], [r["loss"] for r in free.history], atol=1e-5
+    )
 
 
 def test_an_undefined_metric_is_none_and_never_the_best():
@@ -301,7 +325,9 @@ def test_selection_takes_a_validation_metric(select, match):
         )
 
 
-@pytest.mark.parametrize("wrong", [{"a": torch.zeros(3), "b": torch.zeros(4)}, {"a": torch.zeros(0)}])
+@pytest.mark.parametrize(
+    "wrong", [{"a": torch.zeros(3), "b": torch.zeros(4)}, {"a": torch.zeros(0)}]
+)
 def test_uneven_or_empty_data_are_refused(wrong):
     with pytest.raises(ConfigError, match="same number"):
         fit(example.module(), example.loss_fn, wrong, example.config(), device="cpu")
@@ -309,10 +335,18 @@ def test_uneven_or_empty_data_are_refused(wrong):
 
 def test_a_frozen_module_is_refused():
     with pytest.raises(ConfigError, match="parameters to train"):
-        fit(example.module().requires_grad_(False), example.loss_fn, example.data(), example.config(), device="cpu")
+        fit(
+            example.module().requires_grad_(False),
+            example.loss_fn,
+            example.data(),
+            example.config(),
+            device="cpu",
+        )
 
 
-@pytest.mark.parametrize("change", [{"epochs": 0}, {"lr": -1.0}, {"warmup": 2.0}, {"lr": float("nan")}])
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"lr": -1.0}, {"warmup": 2.0}, {"lr": float("nan")}]
+)
 def test_choices_out_of_range_are_refused(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         LoopConfig(**change)

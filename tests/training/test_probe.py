@@ -21,7 +21,8 @@ def test_all_heads_at_once_are_torchs_sgd_one_by_one():
         layer = torch.nn.Linear(6, 3)
         with torch.no_grad():
             layer.weight.copy_(
-                0.01 * torch.randn(6, 3, generator=torch.Generator().manual_seed(seed_for(5, "probe"))).T
+                0.01
+                * torch.randn(6, 3, generator=torch.Generator().manual_seed(seed_for(5, "probe"))).T
             )
             layer.bias.zero_()
         optimiser = torch.optim.SGD(layer.parameters(), lr=rate, momentum=0.9)
@@ -41,12 +42,16 @@ def test_all_heads_at_once_are_torchs_sgd_one_by_one():
 
 
 def test_the_grid_is_chosen_by_validation_images_alone(tmp_path):
-    study = load_study("planted", n_encoder=8, n_encoder_val=4, n_encoder_test=4, n_test=40, n_ood=8)
+    study = load_study(
+        "planted", n_encoder=8, n_encoder_val=4, n_encoder_test=4, n_test=40, n_ood=8
+    )
     store = FeatureStore(tmp_path)
     probe = train_probe(study, n_blocks=(1, 2), epochs=3, store=store, device="cpu")
     assert len(probe.table) == 2 * 2 * 13
     right = (probe.logits(study.set("val")).argmax(1) == study.set("val").labels).mean()
-    assert right == pytest.approx(max(r["val_accuracy"] for r in probe.table if r["val_accuracy"] is not None))
+    assert right == pytest.approx(
+        max(r["val_accuracy"] for r in probe.table if r["val_accuracy"] is not None)
+    )
     assert probe.logits(study.set("test")).shape == (40, 4) and "validation" in probe.selection
     assert probe.logits(study.set("test").subset([])).shape == (0, 4)
     with pytest.raises(ConfigError, match="a grid with 1 to 3 blocks"):

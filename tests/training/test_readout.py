@@ -17,12 +17,16 @@ from bmfl_lab.training.readout import RECIPE, fit_readout, with_classes
 
 @pytest.fixture(scope="module")
 def study():
-    return load_study("planted", n_encoder=80, n_encoder_val=20, n_encoder_test=20, n_test=60, n_ood=4)
+    return load_study(
+        "planted", n_encoder=80, n_encoder_val=20, n_encoder_test=20, n_test=60, n_ood=4
+    )
 
 
 @pytest.fixture(scope="module")
 def network(study):
-    return aligned.prepare_original(aligned.tiny(pretrain=LoopConfig(epochs=2, batch_size=16, lr=3e-3)), study)
+    return aligned.prepare_original(
+        aligned.tiny(pretrain=LoopConfig(epochs=2, batch_size=16, lr=3e-3)), study
+    )
 
 
 def test_readout_reads_the_last_block_and_only_training_labels(study, network):
@@ -38,8 +42,13 @@ def test_readout_reads_the_last_block_and_only_training_labels(study, network):
 
 
 def test_classes_are_kept_or_mapped(study, network):
-    assert with_classes(network, study) is network and with_classes(network, study, "own") is network
-    assert with_classes(network, study, "ridge").logits(study.set("val").subset([0])).shape == (1, 4)
+    assert (
+        with_classes(network, study) is network and with_classes(network, study, "own") is network
+    )
+    assert with_classes(network, study, "ridge").logits(study.set("val").subset([0])).shape == (
+        1,
+        4,
+    )
     other = configs.replace(network, n_classes=1000)
     assert with_classes(other, study).model is other
     with pytest.raises(DataError, match="1000 of the decoder"):
@@ -73,12 +82,18 @@ def test_the_encoder_as_a_function_of_pixels(study):
     function = image_function(brain, device="cpu")
     images = study.set("test").subset(np.arange(3))
     crop = brain.load_backbone("cpu").preprocess.crop
-    pixels = torch.stack([torch.from_numpy(crop(images.image(i)).copy()).permute(2, 0, 1) / 255 for i in range(3)])
+    pixels = torch.stack(
+        [torch.from_numpy(crop(images.image(i)).copy()).permute(2, 0, 1) / 255 for i in range(3)]
+    )
     pixels.requires_grad_()
     found = function(pixels)
-    np.testing.assert_allclose(found.detach().numpy(), brain.predict_stimuli(images, device="cpu"), atol=2e-2)
+    np.testing.assert_allclose(
+        found.detach().numpy(), brain.predict_stimuli(images, device="cpu"), atol=2e-2
+    )
     found.sum().backward()
     assert torch.isfinite(pixels.grad).all() and (pixels.grad.abs().sum((1, 2, 3)) > 0).all()
-    cls = train_brain_encoder(configs.replace(encoder.tiny("ridge"), tokens="cls+mean"), study, device="cpu")
+    cls = train_brain_encoder(
+        configs.replace(encoder.tiny("ridge"), tokens="cls+mean"), study, device="cpu"
+    )
     with pytest.raises(ConfigError, match="'patches' or 'pooled:G'"):
         image_function(cls)

@@ -28,7 +28,10 @@ def test_features_are_scikit_learns_up_to_sign_and_gain():
 def test_nothing_of_the_test_images_enters_the_fit():
     train = draw(30, 8)
     found = fit_response_features(train, 4)
-    assert found.transform(np.concatenate([train, 100 + draw(5, 8)]))[:30].tolist() == found.transform(train).tolist()
+    assert (
+        found.transform(np.concatenate([train, 100 + draw(5, 8)]))[:30].tolist()
+        == found.transform(train).tolist()
+    )
 
 
 def test_constant_vertex_contributes_nothing():

@@ -14,13 +14,18 @@ from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import sources, train_brain_encoder
 
-REFERENCE = np.random.default_rng(0).normal(2, 1, (300, 4)) @ np.random.default_rng(1).normal(0, 1, (4, 6)) + 3
+REFERENCE = (
+    np.random.default_rng(0).normal(2, 1, (300, 4)) @ np.random.default_rng(1).normal(0, 1, (4, 6))
+    + 3
+)
 
 
 def _stimuli(n, name="s", labels=None, start=0):
     pixels = np.random.default_rng(start).integers(0, 256, (n, 2, 2, 3), dtype=np.uint8)
     labels = np.zeros(n, dtype=np.int64) if labels is None else labels
-    return from_arrays(name, pixels, [f"{name}-{start + i}" for i in range(n)], labels, ("a", "b", "c"))
+    return from_arrays(
+        name, pixels, [f"{name}-{start + i}" for i in range(n)], labels, ("a", "b", "c")
+    )
 
 
 @pytest.mark.parametrize("covariance", [False, True])
@@ -28,8 +33,12 @@ def test_noise_has_the_mean_and_covariance_of_the_responses(covariance):
     found = sources.noise_source(REFERENCE, covariance=covariance)(_stimuli(6000), None)
     wanted = np.cov(REFERENCE.T)
     error = 4 * wanted.diagonal().max() / np.sqrt(6000)
-    np.testing.assert_allclose(found.mean(0), REFERENCE.mean(0), atol=4 * np.sqrt(wanted.max() / 6000))
-    np.testing.assert_allclose(np.cov(found.T), wanted if covariance else np.diag(wanted.diagonal()), atol=error)
+    np.testing.assert_allclose(
+        found.mean(0), REFERENCE.mean(0), atol=4 * np.sqrt(wanted.max() / 6000)
+    )
+    np.testing.assert_allclose(
+        np.cov(found.T), wanted if covariance else np.diag(wanted.diagonal()), atol=error
+    )
 
 
 def test_noise_belongs_to_the_image_and_not_to_its_place():
@@ -37,19 +46,25 @@ def test_noise_belongs_to_the_image_and_not_to_its_place():
     stimuli = _stimuli(5)
     np.testing.assert_array_equal(noise(stimuli.subset([3, 1]), None), noise(stimuli, None)[[3, 1]])
     assert not np.allclose(noise(stimuli, None)[0], noise(stimuli, None)[1])
-    assert not np.allclose(sources.noise_source(REFERENCE, seed=1)(stimuli, None), noise(stimuli, None))
+    assert not np.allclose(
+        sources.noise_source(REFERENCE, seed=1)(stimuli, None), noise(stimuli, None)
+    )
     assert noise(stimuli.subset([]), None).shape == (0, 6)
 
 
 def test_a_mixture_has_the_accuracy_asked_for_and_the_same_covariance():
     own = np.random.default_rng(2).multivariate_normal(REFERENCE.mean(0), np.cov(REFERENCE.T), 6000)
     stimuli = _stimuli(6000)
-    mixed = sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.3, reached=0.5)(stimuli, None)
+    mixed = sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.3, reached=0.5)(
+        stimuli, None
+    )
     r = [np.corrcoef(own[:, v], mixed[:, v])[0, 1] for v in range(6)]
     np.testing.assert_allclose(r, 0.6, atol=0.05)
     np.testing.assert_allclose(np.cov(mixed.T), np.cov(own.T), atol=0.1 * np.cov(own.T).max())
     np.testing.assert_allclose(
-        sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.5, reached=0.5)(stimuli, None), own, rtol=1e-5
+        sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.5, reached=0.5)(stimuli, None),
+        own,
+        rtol=1e-5,
     )
     with pytest.raises(ConfigError, match=r"an accuracy from 0 to 0\.500"):
         sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.6, reached=0.5)
@@ -66,7 +81,9 @@ def test_a_partner_is_never_the_image_itself_and_tells_no_label_outside_training
     alike = sources.other_image_source(donors, code, classes=lambda s: guesses)
     own = alike(donors, None)
     assert (own[:, 1] == labels).all() and (own[:, 0] != np.arange(30)).all()
-    np.testing.assert_array_equal(alike(test, None)[:, 1], guesses)  # the prediction, not the label 2
+    np.testing.assert_array_equal(
+        alike(test, None)[:, 1], guesses
+    )  # the prediction, not the label 2
     np.testing.assert_array_equal(alike(test, None), alike(test, None))
     lonely = _stimuli(3, "train", np.arange(3))
     with pytest.raises(DataError, match="another training image for 'train-0'"):
@@ -82,11 +99,15 @@ def test_components_are_those_of_sklearn(n):
     rank = min(n - 1, 40)
     wanted = PCA(rank).fit_transform(patches.reshape(n, -1))
     np.testing.assert_allclose(np.abs(found[:, :10]), np.abs(wanted[:, :10]), atol=1e-3)
-    assert found.shape == (n, 50) and (found[:, rank:] == 0).all() and (found[:, rank - 1] != 0).any()
+    assert (
+        found.shape == (n, 50) and (found[:, rank:] == 0).all() and (found[:, rank - 1] != 0).any()
+    )
 
 
 def test_a_projection_is_linear_and_fixed_by_its_seed():
-    a, b = (SimpleNamespace(patches=np.random.default_rng(s).normal(0, 1, (3, 4, 5))) for s in (0, 1))
+    a, b = (
+        SimpleNamespace(patches=np.random.default_rng(s).normal(0, 1, (3, 4, 5))) for s in (0, 1)
+    )
     both = SimpleNamespace(patches=a.patches + b.patches)
     project = sources.projection_source(7, seed=2)
     np.testing.assert_allclose(project(None, both), project(None, a) + project(None, b), atol=1e-5)
@@ -106,8 +127,12 @@ def test_a_source_is_asked_once_a_set():
     assert asked == ["a", "b", "c", "a"]
 
 
-def test_a_linear_encoder_says_what_it_cannot_hold_and_shuffled_weights_keep_their_distribution(tmp_path):
-    study = load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=8, n_ood=8)
+def test_a_linear_encoder_says_what_it_cannot_hold_and_shuffled_weights_keep_their_distribution(
+    tmp_path,
+):
+    study = load_study(
+        "planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_test=8, n_ood=8
+    )
     store = FeatureStore(tmp_path / "s")
     config = configs.replace(encoders.tiny("ridge"), tokens="cls+mean", pooling="mean")
     encoder = train_brain_encoder(config, study, store=store, folder=tmp_path / "e", device="cpu")
@@ -123,4 +148,6 @@ def test_a_linear_encoder_says_what_it_cannot_hold_and_shuffled_weights_keep_the
     before, after = encoder.module.linear.weight.numpy(), random.module.linear.weight.numpy()
     np.testing.assert_array_equal(np.sort(before.ravel()), np.sort(after.ravel()))
     other = random.predict_stimuli(study.set("test"), store=store, device="cpu")
-    assert not np.allclose(other, encoder.predict_stimuli(study.set("test"), store=store, device="cpu"), atol=0.1)
+    assert not np.allclose(
+        other, encoder.predict_stimuli(study.set("test"), store=store, device="cpu"), atol=0.1
+    )

@@ -12,20 +12,34 @@ from bmfl_lab.viz.ablation import agreement_figure, controls_figure, effect_figu
 def _table():
     return pd.DataFrame(
         [
-            {"mode": m, "control": "random_vertices", "region": r, "split": "test", "shift": s, "effect": e,
-             "low": e - 0.05, "high": e + 0.05, "p_holm": p}
+            {
+                "mode": m,
+                "control": "random_vertices",
+                "region": r,
+                "split": "test",
+                "shift": s,
+                "effect": e,
+                "low": e - 0.05,
+                "high": e + 0.05,
+                "p_holm": p,
+            }
             for m in ("only", "lesioned")
             for r, e, p in (("V1", 0.01, 0.7), ("FFC", 0.4, 0.001))
             for s in ("", "masked")
         ]
-    )  # fmt: skip
+    )
 
 
 def test_effects_stand_at_their_place_and_only_sure_ones_are_filled():
     figure = effect_figure(_table(), control="random_vertices", title="simulated")
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["region alone", "lesioned at inference"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "region alone",
+        "lesioned at inference",
+    ]
     filled = [
-        line for line in figure.axes[0].lines if line.get_marker() in "os" and line.get_markerfacecolor() != "white"
+        line
+        for line in figure.axes[0].lines
+        if line.get_marker() in "os" and line.get_markerfacecolor() != "white"
     ]
     shown = np.concatenate([line.get_xdata() for line in filled])
     np.testing.assert_allclose(shown, 40)
@@ -35,15 +49,23 @@ def test_effects_stand_at_their_place_and_only_sure_ones_are_filled():
 
 def test_a_map_paints_each_roi_with_its_value():
     rois = {"A": np.array([1, 1, 0, 0], bool), "B": np.array([0, 1, 1, 0], bool)}
-    painted = roi_map({"A": 1.0, "B": 3.0, "LVC": 9.0}, Atlas(hemisphere=np.zeros(4, np.int8), rois=rois))
+    painted = roi_map(
+        {"A": 1.0, "B": 3.0, "LVC": 9.0}, Atlas(hemisphere=np.zeros(4, np.int8), rois=rois)
+    )
     np.testing.assert_array_equal(painted, [1, 2, 3, np.nan])
 
 
 def test_the_sweep_draws_one_line_a_set():
     frame = pd.DataFrame(
-        {"model": ["alpha 0", "alpha 1"] * 2, "set": ["test"] * 2 + ["masked 3"] * 2, "accuracy": [0.9, 0.8, 0.6, 0.7],
-         "low": 0.5, "high": 0.95, "r": [0.1, 0.9] * 2}
-    )  # fmt: skip
+        {
+            "model": ["alpha 0", "alpha 1"] * 2,
+            "set": ["test"] * 2 + ["masked 3"] * 2,
+            "accuracy": [0.9, 0.8, 0.6, 0.7],
+            "low": 0.5,
+            "high": 0.95,
+            "r": [0.1, 0.9] * 2,
+        }
+    )
     figure = agreement_figure(frame, x="r", x_label="r", level=0.25, title="t")
     assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1", "chance"}
     lines = [c.lines[0] for c in figure.axes[0].containers]
@@ -56,14 +78,24 @@ def test_many_controls_have_a_row_each_beside_the_model_in_question():
     models = ["fusion", *(f"control {i}" for i in range(11))]
     place = {"name": "accuracy", "split": "test", "severity": None}
     rows = [
-        {**place, "model": m, "shift": shift, "seed": seed, "value": 0.5 + 0.01 * i, "ci_low": 0.4, "ci_high": 0.7}
+        {
+            **place,
+            "model": m,
+            "shift": shift,
+            "seed": seed,
+            "value": 0.5 + 0.01 * i,
+            "ci_low": 0.4,
+            "ci_high": 0.7,
+        }
         for shift in ("", "masked")
         for i, m in enumerate(models)
         for seed in (None, 0, 1)
     ]
     figure = controls_figure(pd.DataFrame(rows), first="fusion", chance=0.1, title="t")
     test, masked = figure.axes[:2]
-    assert [t.get_text() for t in test.get_yticklabels()] == models and masked.get_title(loc="left") == "masked"
+    assert [t.get_text() for t in test.get_yticklabels()] == models and masked.get_title(
+        loc="left"
+    ) == "masked"
     np.testing.assert_allclose(test.collections[1].get_offsets()[:, 0], 50 + np.arange(12))
     assert test.lines[1].get_xdata()[0] == 50 and len(test.lines[0].get_xdata()) == 24
     with pytest.raises(DataError, match="rows of 'brain'"):

@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.viz.attention_checks import centres_figure, checks_figure, deletion_figure, fields_figure
+from bmfl_lab.viz.attention_checks import (
+    centres_figure,
+    checks_figure,
+    deletion_figure,
+    fields_figure,
+)
 
 CHECKS = pd.DataFrame(
     {
@@ -28,8 +33,17 @@ def test_checks_stand_beside_their_map():
     image, maps = np.zeros((28, 28, 3), np.uint8), {"a": np.eye(2), "b": np.eye(2)}
     fig = checks_figure(image, maps, {"a": np.eye(2)}, CHECKS, title="t")
     cells = np.reshape(fig.axes, (2, 4))
-    assert [a.get_title(loc="center") for a in cells[0]] == ["this model", "random weights", "weights", "deletion"]
-    assert "pass" in words(cells[0, 2]) and "0.10" in words(cells[0, 2]) and "FAIL" in words(cells[0, 3])
+    assert [a.get_title(loc="center") for a in cells[0]] == [
+        "this model",
+        "random weights",
+        "weights",
+        "deletion",
+    ]
+    assert (
+        "pass" in words(cells[0, 2])
+        and "0.10" in words(cells[0, 2])
+        and "FAIL" in words(cells[0, 3])
+    )
     assert "undefined" in words(cells[1, 2]) and "not measured" in words(cells[1, 3])
     assert not cells[1, 1].images and cells[0, 1].images
 

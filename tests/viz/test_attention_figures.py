@@ -29,13 +29,18 @@ def test_overlay_is_the_image_at_zero_opacity_and_the_map_at_one():
 
 def test_constant_map_does_not_divide_by_zero():
     image = np.full((28, 28, 3), 100, np.uint8)
-    assert overlay(image, np.ones((2, 2))).std() == pytest.approx(overlay(image, np.ones((2, 2)) * 5).std())
+    assert overlay(image, np.ones((2, 2))).std() == pytest.approx(
+        overlay(image, np.ones((2, 2)) * 5).std()
+    )
 
 
 def test_figure_has_one_row_an_image_and_one_column_a_map():
     image = np.zeros((28, 28, 3), np.uint8)
     fig = attention_figure(
-        [image, image], {"V1": [np.eye(2)] * 2, "FFC": [np.eye(2)] * 2}, titles=["a", "b"], title="t"
+        [image, image],
+        {"V1": [np.eye(2)] * 2, "FFC": [np.eye(2)] * 2},
+        titles=["a", "b"],
+        title="t",
     )
     assert len(fig.axes) == 6 and fig.axes[1].get_title(loc="center") == "V1"
 

@@ -36,7 +36,10 @@ def test_the_heading_goes_to_a_lone_panel_unless_it_has_a_name():
     assert ax.get_title(loc="left") == "heading" and not drawn.figure.get_suptitle()
     with panels(cell=(3, 2), title="heading") as drawn:
         next(iter(drawn)).set_title("name")
-    assert next(iter(drawn)).get_title(loc="left") == "name" and drawn.figure.get_suptitle() == "heading"
+    assert (
+        next(iter(drawn)).get_title(loc="left") == "name"
+        and drawn.figure.get_suptitle() == "heading"
+    )
 
 
 def test_nothing_stays_open_after_an_error():

@@ -5,15 +5,27 @@ import pandas as pd
 import pytest
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.viz.results import accuracy_figure, accuracy_table, curves_figure, roi_figure, summary_rows
+from bmfl_lab.viz.results import (
+    accuracy_figure,
+    accuracy_table,
+    curves_figure,
+    roi_figure,
+    summary_rows,
+)
 
 
 def rows(seeds=(0, 1), models=("backbone", "fusion")):
     found = []
     for model in models:
-        for split, shift, severity in (("test", "", None), ("clipart", "", None), ("test", "masked", 3)):
+        for split, shift, severity in (
+            ("test", "", None),
+            ("clipart", "", None),
+            ("test", "masked", 3),
+        ):
             common = dict(name="accuracy", model=model, split=split, shift=shift, severity=severity)
-            found += [dict(common, value=0.5 + 0.1 * s, seed=s, ci_low=None, ci_high=None) for s in seeds]
+            found += [
+                dict(common, value=0.5 + 0.1 * s, seed=s, ci_low=None, ci_high=None) for s in seeds
+            ]
             found.append(dict(common, value=0.55, seed=None, ci_low=0.5, ci_high=0.6))
     return pd.DataFrame(found)
 
@@ -31,7 +43,10 @@ def test_summary_falls_back_on_a_single_seed():
 
 def test_table_has_models_as_rows_and_sets_as_columns_in_order():
     table = accuracy_table(rows())
-    assert list(table.columns) == ["test", "clipart", "masked 3"] and list(table.index) == ["backbone", "fusion"]
+    assert list(table.columns) == ["test", "clipart", "masked 3"] and list(table.index) == [
+        "backbone",
+        "fusion",
+    ]
     assert table.loc["fusion", "clipart"] == "55.0 [50.0, 60.0]"
 
 
@@ -48,7 +63,10 @@ def test_accuracy_figure_draws_every_model_and_set():
 
 
 def test_curves_leave_out_models_without_the_quantity():
-    histories = {"a": [[{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5}]], "b": [[{"epoch": 0, "x": 1.0}]]}
+    histories = {
+        "a": [[{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5}]],
+        "b": [[{"epoch": 0, "x": 1.0}]],
+    }
     assert len(curves_figure(histories, ["loss"]).axes[0].lines) == 1
     with pytest.raises(DataError, match="histories with one of"):
         curves_figure(histories, ["absent"])
@@ -61,7 +79,9 @@ def test_a_single_epoch_is_seen():
 
 
 def test_roi_figure_shows_the_ceiling():
-    frame = pd.DataFrame({"roi": ["V1", "LO"], "value": [0.3, 0.2], "ci_low": [0.2, 0.1], "ci_high": [0.4, 0.3]})
+    frame = pd.DataFrame(
+        {"roi": ["V1", "LO"], "value": [0.3, 0.2], "ci_low": [0.2, 0.1], "ci_high": [0.4, 0.3]}
+    )
     ax = roi_figure(frame, ceiling={"V1": 0.5}).axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["V1", "LO"]
 

@@ -14,8 +14,22 @@ from bmfl_lab.viz import robustness
 
 
 def row(name, value, model, split="test", shift="", severity=None, seed=None, half=0.05):
-    return dataclasses.asdict(MetricRow(name, value, "fraction", split, 100, "none", model=model, shift=shift,
-                                        severity=severity, seed=seed, ci_low=value - half, ci_high=value + half))  # fmt: skip
+    return dataclasses.asdict(
+        MetricRow(
+            name,
+            value,
+            "fraction",
+            split,
+            100,
+            "none",
+            model=model,
+            shift=shift,
+            severity=severity,
+            seed=seed,
+            ci_low=value - half,
+            ci_high=value + half,
+        )
+    )
 
 
 @pytest.fixture
@@ -30,7 +44,10 @@ def frame():
                 for s in ("fog", "masked")
                 for k in (1, 3, 5)
             ]
-    rows += [row("accuracy_difference", 0.1 * k - 0.2, "fusion - backbone", shift="fog", severity=k) for k in (1, 3, 5)]
+    rows += [
+        row("accuracy_difference", 0.1 * k - 0.2, "fusion - backbone", shift="fog", severity=k)
+        for k in (1, 3, 5)
+    ]
     rows += [
         row("robustness_slope", 0.9, "baselines", "clipart"),
         row("robustness_intercept", -1.0, "baselines", "clipart"),
@@ -43,7 +60,9 @@ def test_severity_curves_start_at_the_unshifted_set(frame):
     axes = [a for a in figure.axes if a.get_visible()]
     assert [a.get_title(loc="left") for a in axes] == ["fog", "masked"]
     line = axes[0].containers[0].lines[0]
-    assert np.allclose(line.get_ydata(), [90, 80, 60, 40]) and np.allclose(np.round(line.get_xdata()), [0, 1, 3, 5])
+    assert np.allclose(line.get_ydata(), [90, 80, 60, 40]) and np.allclose(
+        np.round(line.get_xdata()), [0, 1, 3, 5]
+    )
     assert [t.get_text() for t in axes[0].get_xticklabels()] == ["none", "1", "3", "5"]
     with pytest.raises(DataError, match="values on made shifts"):
         robustness.severity_figure(frame[frame["shift"] == ""])
@@ -67,10 +86,21 @@ def test_robustness_scatter_puts_seeds_and_line_on_logit_axes(frame):
 
 
 def test_reliability_leaves_out_thin_bins():
-    table = pd.DataFrame({"model": "m", "split": "test", "shift": "", "severity": None, "count": [20, 2, 30],
-                          "confidence": [0.3, 0.5, 0.9], "accuracy": [0.2, 0.5, 0.8]})  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "model": "m",
+            "split": "test",
+            "shift": "",
+            "severity": None,
+            "count": [20, 2, 30],
+            "confidence": [0.3, 0.5, 0.9],
+            "accuracy": [0.2, 0.5, 0.8],
+        }
+    )
     ax = robustness.reliability_figure(table).axes[0]
-    assert np.allclose(ax.get_lines()[1].get_xdata(), [30, 90]) and np.allclose(ax.get_lines()[1].get_ydata(), [20, 80])
+    assert np.allclose(ax.get_lines()[1].get_xdata(), [30, 90]) and np.allclose(
+        ax.get_lines()[1].get_ydata(), [20, 80]
+    )
     with pytest.raises(DataError, match="bins with"):
         robustness.reliability_figure(table, min_count=100)
 
@@ -92,8 +122,13 @@ def test_predictions_name_true_and_predicted_class():
         "confidence": 0.93,
         "where": "fog 3",
     }
-    figure = robustness.prediction_figure({"worst": [item, item], "best": [{**item, "predicted": "cat"}]})
-    assert figure.axes[0].get_title(loc="center") == "fog 3\ncat" and figure.axes[0].get_xlabel() == "dog 93 %"
+    figure = robustness.prediction_figure(
+        {"worst": [item, item], "best": [{**item, "predicted": "cat"}]}
+    )
+    assert (
+        figure.axes[0].get_title(loc="center") == "fog 3\ncat"
+        and figure.axes[0].get_xlabel() == "dog 93 %"
+    )
     assert figure.axes[0].xaxis.label.get_color() != figure.axes[2].xaxis.label.get_color()
     with pytest.raises(DataError, match="at least one image"):
         robustness.prediction_figure({})

@@ -13,7 +13,9 @@ from bmfl_lab.viz import similarity as figures
 
 
 def table(seed=0, rows=("V1", "IT"), columns=("A", "B", "C")):
-    return pd.DataFrame(np.random.default_rng(seed).uniform(-0.5, 0.5, (len(rows), len(columns))), rows, columns)
+    return pd.DataFrame(
+        np.random.default_rng(seed).uniform(-0.5, 0.5, (len(rows), len(columns))), rows, columns
+    )
 
 
 def drawn(figure):
@@ -25,7 +27,9 @@ def test_heat_maps_write_every_value_and_mark_the_marked():
     tables = {"before": table(), "after": table(1), "change": table(2)}
     tables["before"].iloc[0, 0] = np.nan
     marks = {"change": tables["change"] > 0}
-    fig = drawn(figures.heat_map_figure(tables, marked=marks, signed=["change"], title="T (simulated)"))
+    fig = drawn(
+        figures.heat_map_figure(tables, marked=marks, signed=["change"], title="T (simulated)")
+    )
     panels = [a for a in fig.axes if a.images]
     assert [a.get_title(loc="left") for a in panels] == list(tables)
     texts = [[t.get_text() for t in a.texts] for a in panels]
@@ -35,7 +39,9 @@ def test_heat_maps_write_every_value_and_mark_the_marked():
     assert low == -high and panels[0].images[0].get_clim() == panels[1].images[0].get_clim()
     assert len(drawn(figures.heat_map_figure({"only": table()}, signed=["only"])).axes) == 2
     apart = [a for a in drawn(figures.heat_map_figure(tables, shared=False)).axes if a.images]
-    assert [a.images[0].get_clim()[1] for a in apart[:3]] == [np.nanmax(t.to_numpy()) for t in tables.values()]
+    assert [a.images[0].get_clim()[1] for a in apart[:3]] == [
+        np.nanmax(t.to_numpy()) for t in tables.values()
+    ]
     with pytest.raises(DataError, match="at least one table"):
         figures.heat_map_figure({})
     with pytest.raises(DataError, match="the same rows and columns"):
@@ -57,7 +63,9 @@ def test_rdms_are_ordered_by_category_and_shown_as_percentiles():
 
 
 def test_layer_profiles_have_a_line_a_model_and_the_ceiling():
-    fig = drawn(figures.layer_profile_figure({"a": table(), "b": table(1)}, ceiling={"A": 0.9}, n_columns=2))
+    fig = drawn(
+        figures.layer_profile_figure({"a": table(), "b": table(1)}, ceiling={"A": 0.9}, n_columns=2)
+    )
     assert [a.get_title(loc="left") for a in fig.axes[:3]] == ["A", "B", "C"]
     np.testing.assert_allclose(fig.axes[1].lines[1].get_ydata(), table(1)["B"])
     assert len(fig.axes[0].lines) == 3 and len(fig.axes[1].lines) == 2
@@ -66,7 +74,9 @@ def test_layer_profiles_have_a_line_a_model_and_the_ceiling():
 def test_time_courses_show_peaks_and_truth():
     times = np.linspace(-0.1, 0.5, 7)
     fig = drawn(
-        figures.time_course_figure(np.eye(2, 7), times, ["L0", "L1"], peaks=np.array([0.1, np.nan]), truth=[0.1, 0.2])
+        figures.time_course_figure(
+            np.eye(2, 7), times, ["L0", "L1"], peaks=np.array([0.1, np.nan]), truth=[0.1, 0.2]
+        )
     )
     assert fig.axes[0].lines[0].get_xdata()[0] == pytest.approx(-100)
     assert sum(line.get_linestyle() == ":" for line in fig.axes[0].lines) == 2
@@ -79,7 +89,11 @@ def test_preferred_images_and_the_made_one():
     def image(v):
         return np.full((8, 8, 3), v, np.uint8)
 
-    fig = drawn(brain_scores.preferred_figure({"V1": [image(1), image(2)]}, {"V1": [image(3)]}, {"V1": image(9)}))
+    fig = drawn(
+        brain_scores.preferred_figure(
+            {"V1": [image(1), image(2)]}, {"V1": [image(3)]}, {"V1": image(9)}
+        )
+    )
     assert [a.get_title() for a in fig.axes] == ["top 1", "top 2", "lowest 1", "made"]
     assert np.array_equal(fig.axes[3].images[0].get_array(), image(9))
     assert len(brain_scores.preferred_figure({"V1": [image(1)]}, {"V1": [image(3)]}).axes) == 2
@@ -88,16 +102,25 @@ def test_preferred_images_and_the_made_one():
 
 
 def test_brain_beside_robust_and_effects():
-    frame = pd.DataFrame({
-        "model": ["a", "b"], "brain": [0.1, 0.2], "robust": [0.4, 0.5], "brain_low": [0.05, np.nan],
-        "brain_high": [0.15, np.nan], "robust_low": [0.35, np.nan], "robust_high": [0.45, np.nan],
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "model": ["a", "b"],
+            "brain": [0.1, 0.2],
+            "robust": [0.4, 0.5],
+            "brain_low": [0.05, np.nan],
+            "brain_high": [0.15, np.nan],
+            "robust_low": [0.35, np.nan],
+            "robust_high": [0.45, np.nan],
+        }
+    )
     ax = drawn(brain_scores.brain_robust_figure(frame)).axes[0]
     np.testing.assert_allclose([c.lines[0].get_ydata()[0] for c in ax.containers], [40, 50])
     assert len(ax.containers[0].lines[2]) == 2 and not ax.containers[1].lines[2]
     with pytest.raises(DataError, match="columns model, brain, robust"):
         brain_scores.brain_robust_figure(frame.drop(columns="brain"))
-    whole = pd.DataFrame({"model": ["a"], "value": [0.2], "low": [0.1], "high": [0.3], "per_seed": [[0.1, 0.3]]})
+    whole = pd.DataFrame(
+        {"model": ["a"], "value": [0.2], "low": [0.1], "high": [0.3], "per_seed": [[0.1, 0.3]]}
+    )
     ax = drawn(brain_scores.effect_figure(whole, ceiling=(0.4, 0.5))).axes[0]
     assert [list(line.get_ydata()) for line in ax.lines if line.get_marker() == "."] == [[0.1, 0.3]]
     assert len(brain_scores.effect_figure(whole, ceiling=(np.nan, np.nan)).axes[0].patches) == 0
@@ -106,9 +129,13 @@ def test_brain_beside_robust_and_effects():
 
 
 def test_identification_shows_values_intervals_and_chance():
-    frame = pd.DataFrame({"roi": ["all", "V1"], "value": [0.9, 0.7], "ci_low": [0.8, 0.6], "ci_high": [1.0, 0.8]})
+    frame = pd.DataFrame(
+        {"roi": ["all", "V1"], "value": [0.9, 0.7], "ci_low": [0.8, 0.6], "ci_high": [1.0, 0.8]}
+    )
     ax = drawn(brain_scores.identification_figure(frame)).axes[0]
     np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), [0.9, 0.7])
-    assert [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"] == [[0.5, 0.5]]
+    assert [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"] == [
+        [0.5, 0.5]
+    ]
     with pytest.raises(DataError, match="columns roi, value"):
         brain_scores.identification_figure(frame.drop(columns="ci_low"))

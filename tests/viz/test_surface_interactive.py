@@ -96,7 +96,9 @@ def test_refusals(atlas):
         on_mesh(np.zeros(3), atlas)
 
 
-@pytest.mark.parametrize("surface, part", [("inflated", "inflated"), ("white", "white_matter"), ("flat", "flat")])
+@pytest.mark.parametrize(
+    "surface, part", [("inflated", "inflated"), ("white", "white_matter"), ("flat", "flat")]
+)
 def test_the_mesh_is_that_of_nilearn(surface, part):
     datasets = pytest.importorskip("nilearn.datasets")
     for hemisphere in ("left", "right"):
@@ -104,7 +106,9 @@ def test_the_mesh_is_that_of_nilearn(surface, part):
         mesh = datasets.load_fsaverage("fsaverage5")[part].parts[hemisphere]
         np.testing.assert_array_equal(points, mesh.coordinates)
         np.testing.assert_array_equal(faces, mesh.faces)
-        depth = datasets.load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data.parts[hemisphere]
+        depth = datasets.load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data.parts[
+            hemisphere
+        ]
         np.testing.assert_array_equal(curvature(hemisphere), np.ravel(depth) > 0)
 
 
@@ -142,13 +146,22 @@ def test_a_cut_surface_has_no_coarser_mesh():
 def test_the_grey_brain_is_closed_and_lies_under_the_map(hemisphere):
     everywhere = Atlas(np.zeros(N_FSAVERAGE5, np.int8), {}, np.arange(N_FSAVERAGE5), "fsaverage5")
     if hemisphere == "right":
-        everywhere = Atlas(np.ones(N_FSAVERAGE5, np.int8), {}, np.arange(N_FSAVERAGE5), "fsaverage5")
+        everywhere = Atlas(
+            np.ones(N_FSAVERAGE5, np.int8), {}, np.arange(N_FSAVERAGE5), "fsaverage5"
+        )
     layout = SurfaceLayout(everywhere)
     points, faces, sulci = layout.base[hemisphere == "right"]
-    assert points.shape == (N_FSAVERAGE4, 3) and faces.shape == (5120, 3) and len(sulci) == N_FSAVERAGE4
-    edges = {frozenset(e) for f in faces.tolist() for e in ((f[0], f[1]), (f[1], f[2]), (f[2], f[0]))}
+    assert (
+        points.shape == (N_FSAVERAGE4, 3)
+        and faces.shape == (5120, 3)
+        and len(sulci) == N_FSAVERAGE4
+    )
+    edges = {
+        frozenset(e) for f in faces.tolist() for e in ((f[0], f[1]), (f[1], f[2]), (f[2], f[0]))
+    }
     assert len(points) - len(edges) + len(faces) == 2  # Euler: a closed surface without holes
-    # between its corners the fine mesh has one more vertex an edge, so that these are where the two differ most
+    # between its corners the fine mesh has one more vertex an edge, so that these are where the two
+    # differ most
     fine, fine_faces = layout.points, layout.faces
     ends = {v: set() for v in range(N_FSAVERAGE4, N_FSAVERAGE5)}
     for face in fine_faces.tolist():

@@ -29,41 +29,68 @@ def picture(axis):
 
 def test_panel_has_both_hemispheres_and_one_bar():
     y, atlas = make()
-    figure = surface_panel(y + 60, atlas, title="Made map", unit="mm", outline=["V1"], views=("lateral", "ventral"))
+    figure = surface_panel(
+        y + 60, atlas, title="Made map", unit="mm", outline=["V1"], views=("lateral", "ventral")
+    )
     assert len(figure.axes) == 5 and figure.axes[-1].get_ylabel() == "mm"
     low, high = figure.axes[-1].get_ylim()
     assert low == pytest.approx(-high)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["V1"]
-    bare = surface_panel(np.full(len(y), np.nan), atlas, title="None", unit="r", signed=False, views=("medial",))
+    bare = surface_panel(
+        np.full(len(y), np.nan), atlas, title="None", unit="r", signed=False, views=("medial",)
+    )
     assert np.ptp(picture(bare.axes[0])[..., :3], axis=-1).max() < 1e-9  # no data: grey only
 
 
 def test_a_map_of_coordinates_is_drawn_where_its_coordinates_are():
     for side in ("left", "right"):
         coordinates, _ = load_mesh(side)
-        for name, (axis, sign) in {"posterior": (0, 1), "lateral": (1, 1 if side == "right" else -1)}.items():
+        for name, (axis, sign) in {
+            "posterior": (0, 1),
+            "lateral": (1, 1 if side == "right" else -1),
+        }.items():
             seen = view_of(side, name)
             found = seen.interpolate(coordinates[:, axis].astype(float))
             left, right, *_ = seen.extent
             columns = left + (np.arange(found.shape[1]) + 0.5) / found.shape[1] * (right - left)
             error = (sign * found - columns)[seen.inside]
-            assert np.nanquantile(np.abs(error), 0.99) < 0.5  # mm; a pixel may lie at the edge of its triangle
+            assert (
+                np.nanquantile(np.abs(error), 0.99) < 0.5
+            )  # mm; a pixel may lie at the edge of its triangle
         hidden = load_mesh(side)[0][:, 1] > 0  # the front is never seen from behind
         assert (
-            not view_of(side, "posterior").nearest(hidden.astype(int))[view_of(side, "posterior").inside].mean() > 0.1
+            not view_of(side, "posterior")
+            .nearest(hidden.astype(int))[view_of(side, "posterior").inside]
+            .mean()
+            > 0.1
         )
 
 
 def test_regions_are_named_and_the_smallest_wins():
     _, atlas = make()
     figure = roi_map(atlas, views=("posterior",))
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["V1", "V2"]  # "far" has no vertex
-    assert sorted(t.get_text() for a in figure.axes for t in a.texts) == ["V1", "V1", "V2", "V2", "left", "right"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
+        "V1",
+        "V2",
+    ]  # "far" has no vertex
+    assert sorted(t.get_text() for a in figure.axes for t in a.texts) == [
+        "V1",
+        "V1",
+        "V2",
+        "V2",
+        "left",
+        "right",
+    ]
     inner = Atlas(
-        atlas.hemisphere, {"all": np.ones(atlas.n_vertices, bool), **atlas.rois}, atlas.surface_index, "fsaverage5"
+        atlas.hemisphere,
+        {"all": np.ones(atlas.n_vertices, bool), **atlas.rois},
+        atlas.surface_index,
+        "fsaverage5",
     )
     colours = picture(roi_map(inner, views=("posterior",)).axes[0])
-    assert len(np.unique((colours[..., 0] / colours[..., 2].clip(1e-3)).round(2))) > 3  # grey and three colours
+    assert (
+        len(np.unique((colours[..., 0] / colours[..., 2].clip(1e-3)).round(2))) > 3
+    )  # grey and three colours
 
 
 def test_several_maps_share_one_scale_and_zoom_shows_less():
@@ -73,7 +100,9 @@ def test_several_maps_share_one_scale_and_zoom_shows_less():
     near = surface_maps(maps, atlas, title="t", unit="mm", views=("posterior",), zoom=True)
     assert len(whole.axes) == 5 and len({id(a) for a in whole.axes}) == 5
     assert np.ptp(near.axes[0].get_ylim()) <= np.ptp(whole.axes[0].get_ylim())
-    assert whole.axes[-1].get_ylim()[1] == pytest.approx(np.percentile(np.concatenate(list(maps.values())), 99))
+    assert whole.axes[-1].get_ylim()[1] == pytest.approx(
+        np.percentile(np.concatenate(list(maps.values())), 99)
+    )
 
 
 def test_labels_of_one_view_do_not_lie_over_each_other():
@@ -82,9 +111,18 @@ def test_labels_of_one_view_do_not_lie_over_each_other():
             return 0.0, 136.8  # a point a millimetre
 
     one, other = Axis(), Axis()
-    given = [(one, "V1", (0.0, 50.0)), (one, "V2", (5.0, 52.0)), (one, "LO", (60.0, 50.0)), (other, "V3", (0.0, 50.0))]
+    given = [
+        (one, "V1", (0.0, 50.0)),
+        (one, "V2", (5.0, 52.0)),
+        (one, "LO", (60.0, 50.0)),
+        (other, "V3", (0.0, 50.0)),
+    ]
     found = {name: place for _, name, place in _apart(given)}
-    assert abs(found["V1"][1] - found["V2"][1]) >= 9 and found["LO"] == (60.0, 50.0) and found["V3"] == (0.0, 50.0)
+    assert (
+        abs(found["V1"][1] - found["V2"][1]) >= 9
+        and found["LO"] == (60.0, 50.0)
+        and found["V3"] == (0.0, 50.0)
+    )
     assert all(found[n][0] == x for _, n, (x, _) in given)
 
 

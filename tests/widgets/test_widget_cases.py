@@ -29,14 +29,28 @@ BACKBONE, ENCODER, CONSULTED, LOOKED = (
 def three(parts):
     """An explorer with two models that have cross-attention and one that has none, the latter first."""
     study, models, encoder, store = parts
-    named = {"plain": models["backbone"], "one": models["fusion"], "two": dataclasses.replace(models["fusion"])}
+    named = {
+        "plain": models["backbone"],
+        "one": models["fusion"],
+        "two": dataclasses.replace(models["fusion"]),
+    }
     return Explorer(study, named, encoder, store=store, n_batch=20, n_boot=20)
 
 
 def lacking(explorer, roi="PHA"):
     """The same explorer for a subject that has no vertex of an ROI."""
-    rois = {name: np.zeros_like(mask) if name == roi else mask for name, mask in explorer.atlas.rois.items()}
-    other = Explorer(explorer.study, explorer._models, explorer.encoder, store=explorer.store, n_batch=20, n_boot=20)
+    rois = {
+        name: np.zeros_like(mask) if name == roi else mask
+        for name, mask in explorer.atlas.rois.items()
+    }
+    other = Explorer(
+        explorer.study,
+        explorer._models,
+        explorer.encoder,
+        store=explorer.store,
+        n_batch=20,
+        n_boot=20,
+    )
     other.atlas = dataclasses.replace(explorer.atlas, rois=rois)
     return other
 
@@ -50,7 +64,9 @@ def test_images_are_shown_as_the_backbone_of_the_study_sees_them():
     explorer = Explorer(dataclasses.replace(study, backbone=spec))
     image = study.set("test").image(3)
     seen, cut = (
-        load_backbone(spec.name, spec.weights, image_size=spec.image_size, resize=r).preprocess.crop(image)
+        load_backbone(
+            spec.name, spec.weights, image_size=spec.image_size, resize=r
+        ).preprocess.crop(image)
         for r in ("direct", "short")
     )
     assert not np.array_equal(seen, cut)
@@ -60,7 +76,10 @@ def test_images_are_shown_as_the_backbone_of_the_study_sees_them():
 def test_one_pass_through_the_backbone_answers_all_blocks(explorer):
     passes = []
     handle = explorer.backbone.patch_embed.register_forward_hook(lambda *_: passes.append(1))
-    maps = [explorer.attention(BACKBONE, "test", 17, block=b)["map"] for b in range(explorer.backbone.n_blocks)]
+    maps = [
+        explorer.attention(BACKBONE, "test", 17, block=b)["map"]
+        for b in range(explorer.backbone.n_blocks)
+    ]
     last = explorer.attention(BACKBONE, "test", 17, block=-1)["map"]
     handle.remove()
     assert len(passes) == 1
@@ -78,9 +97,17 @@ def test_the_surface_works_in_a_study_without_labelled_images(parts, tmp_path):
     frame = widgets.surface_viewer(explorer, folder=tmp_path)
     assert frame.error == "" and frame.state.images == explorer.brain
     vertex = int(np.flatnonzero(explorer.atlas.rois["FFC"])[0])
-    for change in ({"region": "HVC"}, {"region": "", "vertex": vertex}, {"index": 4}, {"show": "subject's response"}):
+    for change in (
+        {"region": "HVC"},
+        {"region": "", "vertex": vertex},
+        {"index": 4},
+        {"show": "subject's response"},
+    ):
         frame.set(**change)
-        assert frame.error == "" and "No tuning: this study has no labelled images" in frame.status.value
+        assert (
+            frame.error == ""
+            and "No tuning: this study has no labelled images" in frame.status.value
+        )
     assert surface.select(frame.state, explorer)["tuning"] is None
     assert frame.save_png().startswith("Saved")
     measured = widgets.surface_viewer(Explorer(bare, store=store), region="V1")
@@ -89,7 +116,12 @@ def test_the_surface_works_in_a_study_without_labelled_images(parts, tmp_path):
 
 def test_tuning_comes_from_whichever_labelled_set_there_is(parts):
     study, _, encoder, store = parts
-    explorer = Explorer(dataclasses.replace(study, sets={"val": study.set("val")}, ood=()), None, encoder, store=store)
+    explorer = Explorer(
+        dataclasses.replace(study, sets={"val": study.set("val")}, ood=()),
+        None,
+        encoder,
+        store=store,
+    )
     found = surface.select(surface.State(region="FFC"), explorer)
     wanted = explorer.all_predicted("val")[:, explorer.mask(["FFC"])].mean(1)
     assert found["tuning"]["best"][0] == wanted.argmax()
@@ -222,10 +254,16 @@ def test_images_that_a_lesion_turns_wrong_and_right_are_counted(explorer, parts)
     )
     wrong, right = int((intact & ~hurt).sum()), int((~intact & hurt).sum())
     assert wrong > 0 and f"{wrong} of 60 images turned wrong, {right} turned right" in found["said"]
-    labels = [t.get_text() for axis in ablation.figure_of(state, explorer).axes for t in axis.get_xticklabels()]
+    labels = [
+        t.get_text()
+        for axis in ablation.figure_of(state, explorer).axes
+        for t in axis.get_xticklabels()
+    ]
     assert any(f"{wrong} turned wrong, {right} right" in label for label in labels)
     intact_twin = ablation.figure_of(ablation.State(), explorer)
-    assert not any("turned" in t.get_text() for axis in intact_twin.axes for t in axis.get_xticklabels())
+    assert not any(
+        "turned" in t.get_text() for axis in intact_twin.axes for t in axis.get_xticklabels()
+    )
 
 
 # --- attention
@@ -234,12 +272,19 @@ def test_images_that_a_lesion_turns_wrong_and_right_are_counted(explorer, parts)
 def test_two_models_are_compared_only_where_each_has_a_map_of_its_own(three):
     frame = widgets.attention_explorer(three, compare="another model", source=LOOKED)
     assert frame.error == "" and (frame.state.model, frame.state.other_model) == ("one", "two")
-    assert list(frame.controls["other_model"].options) == ["one", "two"] and "two says" in frame.status.value
+    assert (
+        list(frame.controls["other_model"].options) == ["one", "two"]
+        and "two says" in frame.status.value
+    )
     panels = attention.select(frame.state, three)["panels"]
     assert [p["title"].rpartition(", ")[2] for p in panels] == ["one", "two"]
     for source in (BACKBONE, ENCODER):
         frame.set(source=source)
-        assert frame.error == "" and frame.state.compare == "nothing" and frame.controls["other_model"].disabled
+        assert (
+            frame.error == ""
+            and frame.state.compare == "nothing"
+            and frame.controls["other_model"].disabled
+        )
         assert "another model" not in frame.controls["compare"].options
         assert f"the {source.partition(':')[0]}&#x27;s, whatever the model" in frame.status.value
     frame.set(model="plain")
@@ -259,8 +304,12 @@ def test_the_checks_of_the_shown_map_stand_in_the_status(explorer):
         check_row("left:V1 query", "weights", 0.1 + 0.01 * rng.standard_normal(12)),
         check_row("right:V1 query", "weights", 0.9 + 0.01 * rng.standard_normal(12)),
     ]
-    frame = widgets.attention_explorer(explorer, checks=iter(rows), source=ENCODER, region="left:V1")
-    assert attention_verdict(rows[:1]) in frame.status.value and "right:V1" not in frame.status.value
+    frame = widgets.attention_explorer(
+        explorer, checks=iter(rows), source=ENCODER, region="left:V1"
+    )
+    assert (
+        attention_verdict(rows[:1]) in frame.status.value and "right:V1" not in frame.status.value
+    )
     frame.set(region="right:V1")
     assert "hardly changes when all weights are randomised" in frame.status.value
     frame.set(head=0)
@@ -273,7 +322,9 @@ def test_the_checks_of_the_shown_map_stand_in_the_status(explorer):
 
 def test_blocks_and_heads_are_counted_from_one_for_people(explorer):
     frame = widgets.attention_explorer(explorer, source=BACKBONE, block=0, head=1)
-    assert ("1", 0) in frame.controls["block"].options and ("2", 1) in frame.controls["head"].options
+    assert ("1", 0) in frame.controls["block"].options and ("2", 1) in frame.controls[
+        "head"
+    ].options
     title = attention.figure_of(frame.state, explorer).get_suptitle()
     assert "block 1, head 2" in title
 
@@ -292,14 +343,27 @@ def test_the_card_of_a_hidden_figure_gives_its_place_up(explorer):
 def test_hostile_image_ids_are_shown_as_text():
     evil = "<img src=x onerror=alert(1)>"
     rows = [
-        {"model": m, "split": "test", "shift": "masked", "severity": 3, "id": evil, "correct": m == "b"}
+        {
+            "model": m,
+            "split": "test",
+            "shift": "masked",
+            "severity": 3,
+            "id": evil,
+            "correct": m == "b",
+        }
         for m in ("a", "b")
     ]
     frame = widgets.ood_explorer(pd.DataFrame(rows))
     assert frame.error == ""
-    texts = [child.value for card in frame.children[3].children for child in getattr(card.children[0], "children", ())
-             if hasattr(child, "value")]  # fmt: skip
-    assert any("&lt;img src=x" in text for text in texts) and not any("<img" in text for text in texts)
+    texts = [
+        child.value
+        for card in frame.children[3].children
+        for child in getattr(card.children[0], "children", ())
+        if hasattr(child, "value")
+    ]
+    assert any("&lt;img src=x" in text for text in texts) and not any(
+        "<img" in text for text in texts
+    )
 
 
 def test_numbers_can_be_read_on_every_colour():
@@ -325,5 +389,8 @@ def test_the_numbers_of_the_grid_are_those_of_its_cells(result, explorer):
 
 
 def test_a_long_name_widens_its_list():
-    widths = [int(dropdown("Image set", [name], name).layout.width[:-2]) for name in ("test", "a" * 40, "a" * 400)]
+    widths = [
+        int(dropdown("Image set", [name], name).layout.width[:-2])
+        for name in ("test", "a" * 40, "a" * 400)
+    ]
     assert widths[0] == 300 < widths[1] < widths[2] <= 560

@@ -46,7 +46,10 @@ def test_a_picture_that_goes_keeps_its_place_and_takes_its_caption_along():
     assert row.layout.display == "none" and row.to_html() == ""
 
 
-@pytest.mark.parametrize(("n", "columns", "shape"), [(8, 4, (150, 306)), (3, 4, (72, 228)), (5, 4, (150, 306)), (1, 4, (72, 72))])
+@pytest.mark.parametrize(
+    ("n", "columns", "shape"),
+    [(8, 4, (150, 306)), (3, 4, (72, 228)), (5, 4, (150, 306)), (1, 4, (72, 72))],
+)
 def test_a_sheet_has_its_thumbnails_in_rows(n, columns, shape):
     images = [np.full((9, 9, 3), 20 * (i + 1), np.uint8) for i in range(n)]
     made = sheet(images, columns)
@@ -65,10 +68,17 @@ def test_round_numbers_are_even_steps_inside_the_range():
         low = rng.normal() * 10 ** rng.uniform(-3, 3)
         high = low + 10 ** rng.uniform(-3, 4)
         found = round_numbers(low, high)
-        assert 2 <= len(found) <= 6 and low - 1e-6 * (high - low) <= found[0] and found[-1] <= high + 1e-6 * (high - low)
+        assert (
+            2 <= len(found) <= 6
+            and low - 1e-6 * (high - low) <= found[0]
+            and found[-1] <= high + 1e-6 * (high - low)
+        )
         step = np.diff(found)
         np.testing.assert_allclose(step, step[0], rtol=1e-6)
-        assert min(abs(step[0] / 10 ** np.floor(np.log10(step[0] * 1.0001)) - m) for m in (1, 2, 5)) < 1e-3
+        assert (
+            min(abs(step[0] / 10 ** np.floor(np.log10(step[0] * 1.0001)) - m) for m in (1, 2, 5))
+            < 1e-3
+        )
     np.testing.assert_allclose(round_numbers(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1])
     for low, high in ((-1, 1), (0, 0.7), (-0.7, 0)):
         (zero,) = (k for k in round_numbers(low, high) if abs(k) < 1e-9)
@@ -97,8 +107,14 @@ def test_the_page_draws_title_and_colour_bar_and_a_saved_file_plotly_does(explor
     assert '"showscale": false' in sent["t3"].replace('":', '": ') and "colorbar" not in sent["t3"]
     frame.save_html()
     page = (tmp_path / "surface-1.html").read_text()
-    assert page.count("<img") == 1 and "predicted response to test image 0" in page and '"colorbar":' in page
+    assert (
+        page.count("<img") == 1
+        and "predicted response to test image 0" in page
+        and '"colorbar":' in page
+    )
     bars = widgets.attention_explorer(explorer, folder=tmp_path)
     bars.save_html()
     page = (tmp_path / "attention-1.html").read_text()
-    assert page.count("<img") == 2 and len(page) < 1e6, "no figure is shown, so that plotly.js is not needed"
+    assert page.count("<img") == 2 and len(page) < 1e6, (
+        "no figure is shown, so that plotly.js is not needed"
+    )

@@ -32,7 +32,9 @@ def test_each_image_stands_under_one_of_the_random_lesions(explorer, parts):
     for i, row in enumerate(rows):
         right.append(answers[i % len(controls)][i] == stimuli.labels[row])
     assert len(controls) > 1
-    assert explorer.batch("fusion", ["test"], lesion)["accuracy"][0, 2] == pytest.approx(np.mean(right))
+    assert explorer.batch("fusion", ["test"], lesion)["accuracy"][0, 2] == pytest.approx(
+        np.mean(right)
+    )
 
 
 def test_the_explorer_works_on_half_of_the_threads_and_gives_them_back(explorer):
@@ -55,7 +57,9 @@ def test_a_lesion_changes_only_the_values_of_the_cortex(explorer, tmp_path):
     frame.set(regions=("FFC",))
     after = news(frame)[0]
     assert frame.error == "" and {k for k in after if after[k] != before.get(k)} == {"v3", "change"}
-    assert json.loads(after["v3"]).keys() == {"intensity"} and "intensity" not in json.loads(after["t3"])
+    assert json.loads(after["v3"]).keys() == {"intensity"} and "intensity" not in json.loads(
+        after["t3"]
+    )
 
 
 def test_another_map_is_new_values_colours_and_key_without_a_new_layout(explorer, tmp_path):
@@ -63,12 +67,28 @@ def test_another_map_is_new_values_colours_and_key_without_a_new_layout(explorer
     before = news(frame)
     frame.set(show="encoding accuracy")
     (cortex, tuning), (old, old_tuning) = news(frame), before
-    assert frame.error == "" and {k for k in cortex if cortex[k] != old.get(k)} == {"v3", "t3", "key", "change"}
+    assert frame.error == "" and {k for k in cortex if cortex[k] != old.get(k)} == {
+        "v3",
+        "t3",
+        "key",
+        "change",
+    }
     was, now = json.loads(old["t3"]), json.loads(cortex["t3"])
-    assert {k for k in now if now[k] != was.get(k)} <= {"colorscale", "cmin", "cmax", "hovertemplate"}
+    assert {k for k in now if now[k] != was.get(k)} <= {
+        "colorscale",
+        "cmin",
+        "cmax",
+        "hovertemplate",
+    }
     assert {k for k in tuning if tuning[k] != old_tuning.get(k)} == {"change"}
-    assert "validation r" in now["hovertemplate"] and "validation r" in json.loads(cortex["key"])["bar"]
-    assert "encoding accuracy" in json.loads(cortex["key"])["title"] and "encoding" not in cortex["look"]
+    assert (
+        "validation r" in now["hovertemplate"]
+        and "validation r" in json.loads(cortex["key"])["bar"]
+    )
+    assert (
+        "encoding accuracy" in json.loads(cortex["key"])["title"]
+        and "encoding" not in cortex["look"]
+    )
 
 
 def test_the_library_is_sent_before_the_widget_is_imported():
@@ -77,7 +97,9 @@ def test_the_library_is_sent_before_the_widget_is_imported():
         "shelf.shelf = lambda: print('widgets.surface' in sys.modules) or made()\n"
         "widgets.surface_viewer; print('widgets.surface' in sys.modules, len(shelf._shelves[0].source) > 1e6)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
     assert done.stdout.split() == ["False", "True", "True"], done.stdout + done.stderr
 
 
@@ -85,7 +107,9 @@ def test_the_page_is_told_to_draw_once_all_figures_are_there(explorer, tmp_path)
     frame = widgets.surface_viewer(explorer, folder=tmp_path)
     (cortex, details), heard = frame.figures.values(), []
     assert cortex.beat is details.beat
-    cortex.beat.observe(lambda change: heard.append([part["change"] for part in news(frame)]), names="value")
+    cortex.beat.observe(
+        lambda change: heard.append([part["change"] for part in news(frame)]), names="value"
+    )
     start = news(frame)[0]["change"]
     frame.set(index=3)
     frame.set(show="encoding accuracy")
@@ -105,7 +129,10 @@ def test_garbage_is_collected_again_after_an_answer_and_after_an_error():
     with pytest.raises(ValueError, match="wrong"):
         make("wrong", folder="here")
     assert seen == [False] and gc.isenabled()
-    assert make.__doc__ == "Say so." and list(inspect.signature(make).parameters) == ["source", "folder"]
+    assert make.__doc__ == "Say so." and list(inspect.signature(make).parameters) == [
+        "source",
+        "folder",
+    ]
     gc.disable()
     try:
         with undisturbed():

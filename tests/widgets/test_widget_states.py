@@ -53,7 +53,10 @@ def test_lesions_from_remembered_image_tokens_give_the_same_answer(explorer, par
     seen = model.see(stored.cls[rows], stored.patches[rows])
     for lesion in (None, explorer.lesion(["FFC"], "zero"), explorer.lesion(["LVC"], "mean", 0.5)):
         given = stored.cls[rows], stored.patches[rows], response[rows], lesion
-        plain, again = model.answer(*given, weights=True), model.answer(*given, weights=True, seen=seen)
+        plain, again = (
+            model.answer(*given, weights=True),
+            model.answer(*given, weights=True, seen=seen),
+        )
         assert plain.keys() == again.keys() == {"logits", "vb", "bv"}
         for name in plain:
             np.testing.assert_allclose(again[name], plain[name], atol=1e-5)
@@ -91,15 +94,21 @@ def test_the_widget_shows_the_maps_of_the_attention_functions(explorer, parts):
     study, models, encoder, _ = parts
     few, place = study.set("test").subset([3, 5]), ("test", 5)
     expected = {
-        explorer.sources[0]: evaluation.backbone_attention(explorer.backbone, few, blocks=(0,), normalise=False)[1, 0],
+        explorer.sources[0]: evaluation.backbone_attention(
+            explorer.backbone, few, blocks=(0,), normalise=False
+        )[1, 0],
         explorer.sources[1]: evaluation.roi_attention(encoder, few)[1, 2],
         explorer.sources[3]: evaluation.brain_attention(models["fusion"], few)[1],
     }
     query = evaluation.query_names(encoder)[2]
     for source, maps in expected.items():
         for head in (-1, 1):
-            found = explorer.attention(source, *place, model="fusion", block=0, region=query, head=head)["map"]
-            np.testing.assert_allclose(found, maps.mean(0) if head < 0 else maps[head], rtol=2e-3, atol=1e-6)
+            found = explorer.attention(
+                source, *place, model="fusion", block=0, region=query, head=head
+            )["map"]
+            np.testing.assert_allclose(
+                found, maps.mean(0) if head < 0 else maps[head], rtol=2e-3, atol=1e-6
+            )
     consulted = evaluation.consulted_rois(models["fusion"], few).iloc[1]
     found = explorer.attention(explorer.sources[2], *place, model="fusion")
     assert list(found["regions"]) == list(consulted.index)
@@ -109,9 +118,13 @@ def test_the_widget_shows_the_maps_of_the_attention_functions(explorer, parts):
 def test_a_shifted_image_is_predicted_as_the_encoder_predicts_its_set(explorer, parts):
     study, _, encoder, _ = parts
     two = shifted(study.set("test"), "masked", 2, 0).subset([4, 6])
-    np.testing.assert_allclose(explorer.predicted("test", 6, "masked", 2), encoder.predict_stimuli(two)[1], atol=2e-3)
+    np.testing.assert_allclose(
+        explorer.predicted("test", 6, "masked", 2), encoder.predict_stimuli(two)[1], atol=2e-3
+    )
     alone = Explorer(study, None, encoder)
-    np.testing.assert_allclose(alone.predicted("test", 6), explorer.all_predicted("test")[6], atol=1e-4)
+    np.testing.assert_allclose(
+        alone.predicted("test", 6), explorer.all_predicted("test")[6], atol=1e-4
+    )
 
 
 def test_what_was_asked_for_lately_is_remembered():
@@ -146,7 +159,9 @@ def test_surface_select_hides_what_is_below_the_threshold(explorer):
     left = explorer.mask(["FFC"]) & (np.asarray(explorer.atlas.hemisphere) == 0)
     response = explorer.all_predicted("test")[:, left].mean(1)
     labels = explorer.stimuli("test").labels
-    assert found["tuning"]["mean"] == pytest.approx([response[labels == c].mean() for c in range(4)])
+    assert found["tuning"]["mean"] == pytest.approx(
+        [response[labels == c].mean() for c in range(4)]
+    )
     assert found["tuning"]["best"][0] == response.argmax()
 
 
@@ -156,7 +171,9 @@ def test_a_click_switches_a_region_off_and_on_and_breaks_a_group_up(explorer):
     assert ablation.toggled((), atlas, vertex) == ("LO",)
     assert ablation.toggled(("LO", "V1"), atlas, vertex) == ("V1",)
     rest = ablation.toggled(("HVC",), atlas, vertex)
-    assert np.array_equal(atlas.select(rest), atlas.select("HVC") & ~np.asarray(atlas.rois["LO"], bool))
+    assert np.array_equal(
+        atlas.select(rest), atlas.select("HVC") & ~np.asarray(atlas.rois["LO"], bool)
+    )
 
 
 def test_ood_select_counts_the_images_that_flip(explorer, parts):
@@ -164,7 +181,9 @@ def test_ood_select_counts_the_images_that_flip(explorer, parts):
     result = evaluate_ood(models, study, shifts=[("masked", 5)], sets=["test"], n_boot=10)
     source = ood.source_of(result, explorer)
     found = ood.select(ood.State(), source)
-    cell = result.per_image[result.per_image["shift"] == "masked"].pivot(index="id", columns="model", values="correct")
+    cell = result.per_image[result.per_image["shift"] == "masked"].pivot(
+        index="id", columns="model", values="correct"
+    )
     assert set(found["flips"]) == set(cell.index[~cell["fusion"] & cell["backbone"]])
     assert found["grid"][0, -1] == pytest.approx(cell["backbone"].mean() - cell["fusion"].mean())
 
@@ -172,7 +191,15 @@ def test_ood_select_counts_the_images_that_flip(explorer, parts):
 def frames(explorer, result, folder):
     record = Record("00_quickstart", {"seed": 0}, {"name": "planted", "simulated": True})
     for seed in (0, 1):
-        record.add("accuracy", 0.5 + seed / 10, unit="fraction", split="test", n=10, selection="none", model=f"m{seed}")
+        record.add(
+            "accuracy",
+            0.5 + seed / 10,
+            unit="fraction",
+            split="test",
+            n=10,
+            selection="none",
+            model=f"m{seed}",
+        )
     for name in ("a", "b"):
         record.finish(folder / "out" / name)
     return {
@@ -186,7 +213,10 @@ def frames(explorer, result, folder):
 
 def sent(frame):
     """All that the page is told of a widget's figures, without the count of changes."""
-    return [{**json.loads(f.still.value), **json.loads(f.news.value), "change": 0} for f in frame.figures.values()]
+    return [
+        {**json.loads(f.still.value), **json.loads(f.news.value), "change": 0}
+        for f in frame.figures.values()
+    ]
 
 
 def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_path):
@@ -216,7 +246,11 @@ def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_
     states = {
         "surface": {"region": "FFC", "hemispheres": "left", "index": 2},
         "ablation": {"regions": ("HVC",), "strength": 0.5},
-        "attention": {"source": "encoder: ROI query over patches", "compare": "another image", "other_index": 3},
+        "attention": {
+            "source": "encoder: ROI query over patches",
+            "compare": "another image",
+            "other_index": 3,
+        },
         "ood": {"show": "accuracy of the first"},
         "runs": {},
     }
@@ -243,7 +277,9 @@ def broken(images):
     def read(_):
         raise OSError("truncated file")
 
-    return StimulusSet("test", images.ids, read, images.digest_of, images.labels, images.class_names)
+    return StimulusSet(
+        "test", images.ids, read, images.digest_of, images.labels, images.class_names
+    )
 
 
 def test_missing_parts_give_a_sentence_and_leave_the_widget_usable(explorer, parts, tmp_path):
@@ -259,12 +295,18 @@ def test_missing_parts_give_a_sentence_and_leave_the_widget_usable(explorer, par
     nowhere.set(images="val")
     assert nowhere.error == "" and nowhere.state.images == "val"
     dull = dataclasses.replace(study.subject(), noise_ceiling=None)
-    unknown = widgets.surface_viewer(Explorer(dataclasses.replace(study, subjects={dull.name: dull})), show="noise ceiling")
+    unknown = widgets.surface_viewer(
+        Explorer(dataclasses.replace(study, subjects={dull.name: dull})), show="noise ceiling"
+    )
     assert "a noise ceiling of" in unknown.error
     bare = dataclasses.replace(study, subjects={})
-    nobody = widgets.surface_viewer(Explorer(bare, None, encoder, store=store), show="subject's response")
+    nobody = widgets.surface_viewer(
+        Explorer(bare, None, encoder, store=store), show="subject's response"
+    )
     assert "a subject with responses" in nobody.error
-    lesion = widgets.region_ablation(Explorer(bare, {"backbone": models["backbone"]}, None, store=store))
+    lesion = widgets.region_ablation(
+        Explorer(bare, {"backbone": models["backbone"]}, None, store=store)
+    )
     assert lesion.error == ""
     lesion.set(regions=("V1",))
     assert "a model with a brain to lesion" in lesion.error
@@ -311,7 +353,9 @@ def test_models_and_the_explorer_are_one_readable_line(explorer, parts):
         text = repr(shown)
         assert "\n" not in text and len(text) < 500 and text.startswith(type(shown).__name__)
     assert "simulated" in repr(encoder) and repr(encoder) in repr(models["fusion"])
-    assert repr(encoder) not in repr(models["backbone"]) and "'fusion', 'backbone'" in repr(explorer)
+    assert repr(encoder) not in repr(models["backbone"]) and "'fusion', 'backbone'" in repr(
+        explorer
+    )
 
 
 def test_no_widget_imports_torch():
@@ -327,11 +371,19 @@ def test_no_widget_imports_torch():
 def test_importing_the_widgets_loads_no_torch_and_does_not_wait_for_matplotlib():
     told = "print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
     code = f"import sys, widgets; [getattr(widgets, n) for n in widgets.__all__]; {told}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 def test_the_package_exports_five_widgets():
-    assert widgets.__all__ == ["attention_explorer", "ood_explorer", "region_ablation", "run_browser", "surface_viewer"]
+    assert widgets.__all__ == [
+        "attention_explorer",
+        "ood_explorer",
+        "region_ablation",
+        "run_browser",
+        "surface_viewer",
+    ]
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         widgets.nope  # noqa: B018

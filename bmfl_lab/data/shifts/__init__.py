@@ -1,8 +1,9 @@
 """Shifts made here: deterministic changes of an image, five severities each.
 
-``SHIFTS.names()`` lists them: ``masked``, ``low_light``, ``stylised``, ``sketch`` and the 15 corruptions of ImageNet-C
-under their usual names. What is drawn for an image depends on (stimulus id, shift, seed) only, never on the order of
-images or on other shifts; the severities of an image share their draws, so that they differ by severity alone.
+``SHIFTS.names()`` lists them: ``masked``, ``low_light``, ``stylised``, ``sketch`` and the 15
+corruptions of ImageNet-C under their usual names. What is drawn for an image depends on (stimulus
+id, shift, seed) only, never on the order of images or on other shifts; the severities of an image
+share their draws, so that they differ by severity alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 # Importing these fills the registry, in the order in which users read the names.
 # isort: off
 from bmfl_lab.data.shifts import made, style  # noqa: F401
-from bmfl_lab.data.shifts import corruptions_noise, corruptions_blur, corruptions_weather, corruptions_digital  # noqa: F401
+from bmfl_lab.data.shifts import corruptions_noise, corruptions_blur  # noqa: F401
+from bmfl_lab.data.shifts import corruptions_weather, corruptions_digital  # noqa: F401
 
 # isort: on
 from bmfl_lab.data.shifts.table import SEVERITIES, SHIFTS
@@ -24,7 +26,8 @@ from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.files import atomic_path, sha256_bytes
 from bmfl_lab.runtime import progress, rng
 
-# Part of every image digest: raise it when the pixels of any shift change, so that caches of features do not mix.
+# Part of every image digest: raise it when the pixels of any shift change, so that caches of
+# features do not mix.
 RECIPE = 4
 
 IMAGENET_C = (
@@ -37,12 +40,20 @@ __all__ = ["IMAGENET_C", "SEVERITIES", "SHIFTS", "apply_shift", "materialise", "
 
 def _check_severity(severity: int) -> int:
     if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise ConfigError(message("a severity from 1 to 5", repr(severity), "choose an integer from 1 to 5"))
+        raise ConfigError(
+            message("a severity from 1 to 5", repr(severity), "choose an integer from 1 to 5")
+        )
     return int(severity)
 
 
 def apply_shift(
-    image: np.ndarray, name: str, severity: int, seed: int = 0, *, stimulus_id: str = "", **options: Any
+    image: np.ndarray,
+    name: str,
+    severity: int,
+    seed: int = 0,
+    *,
+    stimulus_id: str = "",
+    **options: Any,
 ) -> np.ndarray:
     """Apply one shift to one image.
 
@@ -75,7 +86,12 @@ def apply_shift(
     """
     function, severity = SHIFTS[name], _check_severity(severity)
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 8:
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or min(image.shape[:2]) < 8
+    ):
         raise DataError(
             message(
                 "a uint8 image of shape (H, W, 3), at least 8 pixels a side",
@@ -95,7 +111,9 @@ def apply_shift(
     return np.ascontiguousarray(changed)
 
 
-def shifted(stimuli: StimulusSet, name: str, severity: int, seed: int = 0, **options: Any) -> StimulusSet:
+def shifted(
+    stimuli: StimulusSet, name: str, severity: int, seed: int = 0, **options: Any
+) -> StimulusSet:
     """Return a stimulus set whose images are shifted when they are read.
 
     Parameters
@@ -108,7 +126,8 @@ def shifted(stimuli: StimulusSet, name: str, severity: int, seed: int = 0, **opt
     Raises
     ------
     ConfigError
-        If the shift or the severity is unknown, or an option cannot be written into the image digests.
+        If the shift or the severity is unknown, or an option cannot be written into the image
+        digests.
     """
     SHIFTS[name]
     severity = _check_severity(severity)
@@ -116,12 +135,16 @@ def shifted(stimuli: StimulusSet, name: str, severity: int, seed: int = 0, **opt
     if len(told) < len(options) and "encoder_name" not in options:
         raise ConfigError(
             message(
-                "encoder_name beside a callable option", f"{sorted(options)}", "name the encoder, e.g. 'vgg19-relu4_1'"
+                "encoder_name beside a callable option",
+                f"{sorted(options)}",
+                "name the encoder, e.g. 'vgg19-relu4_1'",
             )
         )
     extra = "".join(f",{k}={told[k]!r}" for k in sorted(told))
     return stimuli.mapped(
-        lambda image, identifier: apply_shift(image, name, severity, seed, stimulus_id=identifier, **options),
+        lambda image, identifier: apply_shift(
+            image, name, severity, seed, stimulus_id=identifier, **options
+        ),
         key=f"{name}-{severity}-seed{int(seed)}-recipe{RECIPE}{extra}",
         name=f"{stimuli.name}/{name}-{severity}",
     )
@@ -130,8 +153,8 @@ def shifted(stimuli: StimulusSet, name: str, severity: int, seed: int = 0, **opt
 def materialise(stimuli: StimulusSet, folder: str | Path) -> StimulusSet:
     """Write the images of a set as PNG files once, and return the set that reads them.
 
-    Files that are there already are kept: an interrupted call goes on where it stopped. A file is named by the digest
-    of its image, so that two sets can share a folder.
+    Files that are there already are kept: an interrupted call goes on where it stopped. A file is
+    named by the digest of its image, so that two sets can share a folder.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """The blur corruptions of ImageNet-C.
 
 References
-----------
-Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations"; levels as
-published with the benchmark, for 224 px (ImageNet-C) and 32 px (CIFAR-10-C) images. Lengths in pixels grow with the
-image (see `bmfl_lab.data.shifts.table.reference`).
+---------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
+corruptions and perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and
+32 px (CIFAR-10-C) images. Lengths in pixels grow with the image (see
+`bmfl_lab.data.shifts.table.reference`).
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def motion(x: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarr
     x : ndarray, shape (H, W) or (H, W, C)
         The image.
     radius, sigma : float
-        The kernel has ``2 radius + 1`` taps, weights the right half of a Gaussian of `sigma` pixels.
+        The kernel has ``2 radius + 1`` taps, weights the right half of a Gaussian of `sigma`
+        pixels.
     angle : float
         Direction, degrees; 0 is along the rows.
 
     Notes
-    -----
-    The one-sided kernel on whole-pixel offsets and the repeated edges follow the ImageMagick operation that the
-    published corruption calls.
+    ----- The one-sided kernel on whole-pixel offsets and the repeated edges follow the ImageMagick
+    operation that the published corruption calls.
     """
     taps = np.arange(2 * max(1, round(radius)) + 1)
     weights = np.exp(-0.5 * (taps / sigma) ** 2)
@@ -84,7 +84,10 @@ def motion(x: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarr
     height, width = x.shape[:2]
     out = np.zeros_like(x)
     for weight, right, down in zip(weights, dx, dy):
-        out += weight * padded[reach + down : reach + down + height, reach + right : reach + right + width]
+        out += (
+            weight
+            * padded[reach + down : reach + down + height, reach + right : reach + right + width]
+        )
     return out
 
 
@@ -119,9 +122,9 @@ def swap_neighbours(index: np.ndarray, reach: int, random: np.random.Generator) 
         Draws the offsets.
 
     Notes
-    -----
-    The published loop visits pixels one after another. Here pixels ``2 reach + 1`` apart are swapped at once (their
-    neighbourhoods do not meet), coset after coset: one swap a pixel as published, in another order.
+    ----- The published loop visits pixels one after another. Here pixels ``2 reach + 1`` apart are
+    swapped at once (their neighbourhoods do not meet), coset after coset: one swap a pixel as
+    published, in another order.
     """
     height, width = index.shape
     stride = 2 * reach + 1

@@ -1,9 +1,9 @@
 """The weather corruptions of ImageNet-C; frost is drawn here, without outside photographs.
 
 References
-----------
-Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations"; levels as
-published with the benchmark, for 224 px (ImageNet-C) and 32 px (CIFAR-10-C) images.
+---------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
+corruptions and perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and
+32 px (CIFAR-10-C) images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from bmfl_lab.data.shifts.corruptions_blur import magnify, motion
 from bmfl_lab.data.shifts.table import SHIFTS, grey, reference, smooth, to_uint8, unit
 
-# mean, sd, magnification, threshold of the flakes; radius, sd of their motion; share of the unwhitened image
+# mean, sd, magnification, threshold of the flakes; radius, sd of their motion; share of the
+# unwhitened image
 SNOW = {
     False: (
         (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
@@ -93,9 +94,8 @@ def ice(height: int, width: int, random: np.random.Generator) -> np.ndarray:
         Bluish white on black, 0 to 1.
 
     Notes
-    -----
-    Our choice: the published corruption overlays crops of six photographs, which are not shipped here, so numbers on
-    ``frost`` are not comparable with published ones.
+    ----- Our choice: the published corruption overlays crops of six photographs, which are not
+    shipped here, so numbers on ``frost`` are not comparable with published ones.
     """
     side = min(height, width)
     needles = np.zeros((height, width), dtype=np.float32)
@@ -120,7 +120,9 @@ def snow(image: np.ndarray, severity: int, random: np.random.Generator) -> np.nd
     small, scale = reference(image)
     mean, sd, zoom, threshold, radius, sigma, share = SNOW[small][severity - 1]
     x = unit(image)
-    flakes = magnify(random.normal(mean, sd, size=x.shape[:2]).astype(np.float32), max(1.0, zoom * scale))
+    flakes = magnify(
+        random.normal(mean, sd, size=x.shape[:2]).astype(np.float32), max(1.0, zoom * scale)
+    )
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
     flakes = motion(flakes, radius * scale, sigma * scale, random.uniform(-135, -45))[..., None]
     whitened = share * x + (1 - share) * np.maximum(x, grey(x)[..., None] * 1.5 + 0.5)

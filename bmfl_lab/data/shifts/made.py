@@ -11,7 +11,11 @@ MASK_RATIOS = (0.10, 0.25, 0.50, 0.75, 0.90)
 DARKNESS = (0.40, 0.25, 0.15, 0.10, 0.05)
 
 _RGB_TO_XYZ = np.asarray(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
 )
 # Colour matrices (XYZ to camera) of four cameras, as listed by Brooks et al. (2019).
 _XYZ_TO_CAMERA = np.asarray(
@@ -57,18 +61,22 @@ def masked(
         If `fill` is unknown, or `patch` or `ratio` lies outside (0, 1].
 
     Notes
-    -----
-    NeuralOOD evaluates on masked images but does not say how they were made; patch, ratios and fill are our choice.
+    ----- NeuralOOD evaluates on masked images but does not say how they were made; patch, ratios
+    and fill are our choice.
     """
     ratio = MASK_RATIOS[severity - 1] if ratio is None else ratio
     if not (0 < ratio <= 1 and 0 < patch <= 1):
-        raise ConfigError(message("patch and ratio in (0, 1]", f"{patch}, {ratio}", "give fractions"))
+        raise ConfigError(
+            message("patch and ratio in (0, 1]", f"{patch}, {ratio}", "give fractions")
+        )
     height, width = image.shape[:2]
     side = max(1, round(min(height, width) * patch))
     rows, columns = -(-height // side), -(-width // side)
     covered = np.zeros(rows * columns, dtype=bool)
     covered[random.permutation(rows * columns)[: round(ratio * rows * columns)]] = True
-    cover_HW = np.kron(covered.reshape(rows, columns), np.ones((side, side), dtype=bool))[:height, :width]
+    cover_HW = np.kron(covered.reshape(rows, columns), np.ones((side, side), dtype=bool))[
+        :height, :width
+    ]
     fills = {
         "mean": lambda: np.rint(image.mean(axis=(0, 1))).astype(np.uint8),
         "black": lambda: np.zeros(3, dtype=np.uint8),
@@ -79,10 +87,14 @@ def masked(
     return np.where(cover_HW[..., None], fills[fill](), image)
 
 
-def _truncated_normal(random: np.random.Generator, mean: float, sd: float, low: float, high: float) -> float:
+def _truncated_normal(
+    random: np.random.Generator, mean: float, sd: float, low: float, high: float
+) -> float:
     from scipy.stats import truncnorm
 
-    return float(truncnorm.ppf(random.random(), (low - mean) / sd, (high - mean) / sd, loc=mean, scale=sd))
+    return float(
+        truncnorm.ppf(random.random(), (low - mean) / sd, (high - mean) / sd, loc=mean, scale=sd)
+    )
 
 
 def darken_raw(raw: np.ndarray, k: float, random: np.random.Generator) -> np.ndarray:
@@ -103,9 +115,8 @@ def darken_raw(raw: np.ndarray, k: float, random: np.random.Generator) -> np.nda
         ``k raw`` plus normal noise of variance ``k raw shot + read`` plus quantisation noise.
 
     References
-    ----------
-    Cui et al. 2021, "Multitask AET with orthogonal tangent regularity for dark object detection"; noise model of
-    Brooks et al. 2019, "Unprocessing images for learned raw denoising".
+    ---------- Cui et al. 2021, "Multitask AET with orthogonal tangent regularity for dark object
+    detection"; noise model of Brooks et al. 2019, "Unprocessing images for learned raw denoising".
     """
     dark = raw * k
     log_shot = random.uniform(np.log(1e-4), np.log(0.012))
@@ -130,7 +141,9 @@ def _physical(x: np.ndarray, k: float, random: np.random.Generator) -> np.ndarra
 
 
 @SHIFTS.register("low_light")
-def low_light(image: np.ndarray, severity: int, random: np.random.Generator, *, form: str = "physical") -> np.ndarray:
+def low_light(
+    image: np.ndarray, severity: int, random: np.random.Generator, *, form: str = "physical"
+) -> np.ndarray:
     """Make the image look as if taken in the dark.
 
     Parameters
@@ -142,11 +155,11 @@ def low_light(image: np.ndarray, severity: int, random: np.random.Generator, *, 
     random : Generator
         Draws camera, gains, exposure and noise.
     form : {"physical", "maet", "gamma"}, default "physical"
-        ``physical``: the image is taken back to sensor values (inverse tone curve, gamma, colour matrix, white
-        balance), darkened with sensor noise, and developed again; the exposure factor is normal about the severity's
-        mean m (sd 0.2 m, cut at m/2 and 2m). ``maet``: the same with the published exposure distribution (normal,
-        mean 0.1, sd 0.08, cut to [0.01, 0.4]), the same for every severity. ``gamma``: ``m x^1.5`` and normal noise
-        of sd 0.02.
+        ``physical``: the image is taken back to sensor values (inverse tone curve, gamma, colour
+        matrix, white balance), darkened with sensor noise, and developed again; the exposure factor
+        is normal about the severity's mean m (sd 0.2 m, cut at m/2 and 2m). ``maet``: the same with
+        the published exposure distribution (normal, mean 0.1, sd 0.08, cut to [0.01, 0.4]), the
+        same for every severity. ``gamma``: ``m x^1.5`` and normal noise of sd 0.02.
 
     Raises
     ------
@@ -154,9 +167,9 @@ def low_light(image: np.ndarray, severity: int, random: np.random.Generator, *, 
         If `form` is unknown.
 
     Notes
-    -----
-    NeuralOOD does not say how its low-light images were made; the severity ladder and the ``gamma`` form are our
-    choice. The tone curve is inverted but not applied again, as in the published pipeline.
+    ----- NeuralOOD does not say how its low-light images were made; the severity ladder and the
+    ``gamma`` form are our choice. The tone curve is inverted but not applied again, as in the
+    published pipeline.
 
     References
     ----------
@@ -169,15 +182,18 @@ def low_light(image: np.ndarray, severity: int, random: np.random.Generator, *, 
         return to_uint8(_physical(x, _truncated_normal(random, 0.1, 0.08, 0.01, 0.4), random))
     if form == "gamma":
         return to_uint8(m * x**1.5 + random.normal(0, 0.02, size=x.shape))
-    raise ConfigError(message("form 'physical', 'maet' or 'gamma'", repr(form), "choose one of them"))
+    raise ConfigError(
+        message("form 'physical', 'maet' or 'gamma'", repr(form), "choose one of them")
+    )
 
 
 @SHIFTS.register("sketch")
 def sketch(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
     """Turn the image into a pencil drawing on white paper.
 
-    Lines are where the grey image is darker than its surround (difference of Gaussians on a log scale, so that shaded
-    regions draw as well as bright ones). The severity fades the photograph out: share of drawing 0.4, 0.6, 0.8, 0.95,
+    Lines are where the grey image is darker than its surround (difference of Gaussians on a log
+    scale, so that shaded regions draw as well as bright ones). The severity fades the photograph
+    out: share of drawing 0.4, 0.6, 0.8, 0.95,
     1.0, and the pencil's shading fades with it, so that 5 is line art.
 
     Parameters
@@ -190,8 +206,8 @@ def sketch(image: np.ndarray, severity: int, random: np.random.Generator) -> np.
         Draws the grain of the paper.
 
     Notes
-    -----
-    Our own recipe: it resembles sketches but is no replacement for drawings made by people (ImageNet-Sketch).
+    ----- Our own recipe: it resembles sketches but is no replacement for drawings made by people
+    (ImageNet-Sketch).
     """
     share = (0.4, 0.6, 0.8, 0.95, 1.0)[severity - 1]
     shading = (0.5, 0.4, 0.25, 0.12, 0.0)[severity - 1]

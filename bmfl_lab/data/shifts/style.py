@@ -31,18 +31,26 @@ def texture(height: int, width: int, random: np.random.Generator) -> np.ndarray:
     yy, xx = np.mgrid[:height, :width].astype(np.float32) / side
     field = np.zeros((height, width), dtype=np.float32)
     for wavelength in np.maximum((0.30, 0.13, 0.07), 5 / side):
-        warp = smooth(random.normal(size=(height, width)).astype(np.float32), 0.5 * wavelength * side)
+        warp = smooth(
+            random.normal(size=(height, width)).astype(np.float32), 0.5 * wavelength * side
+        )
         warp *= random.uniform(0.5, 2.0) / (warp.std() + 1e-6)
         angle, stripes = random.uniform(0, np.pi), random.uniform(0.3, 1.0)
-        wave = np.sin(2 * np.pi / wavelength * (np.cos(angle) * xx + np.sin(angle) * yy) + 1.5 * warp)
+        wave = np.sin(
+            2 * np.pi / wavelength * (np.cos(angle) * xx + np.sin(angle) * yy) + 1.5 * warp
+        )
         field += stripes * wave + (1 - stripes) * warp
     field += 0.15 * random.normal(size=field.shape).astype(np.float32)
     rank = np.clip((field - field.mean()) / (4 * field.std() + 1e-6) + 0.5, 0, 1)
     stops = random.random((5, 3)).astype(np.float32)
     # Palettes that cover dark to bright: without it a style can be one flat tone.
-    stops *= (np.linspace(0.15, 1.0, 5)[:, None] / (stops.mean(axis=1, keepdims=True) + 0.15)).astype(np.float32)
+    stops *= (
+        np.linspace(0.15, 1.0, 5)[:, None] / (stops.mean(axis=1, keepdims=True) + 0.15)
+    ).astype(np.float32)
     places = np.linspace(0, 1, 5)
-    return np.stack([np.interp(rank, places, np.clip(stops[:, c], 0, 1)) for c in range(3)], axis=-1).astype(np.float32)
+    return np.stack(
+        [np.interp(rank, places, np.clip(stops[:, c], 0, 1)) for c in range(3)], axis=-1
+    ).astype(np.float32)
 
 
 def colour_transfer(x: np.ndarray, style: np.ndarray) -> np.ndarray:
@@ -58,8 +66,8 @@ def colour_transfer(x: np.ndarray, style: np.ndarray) -> np.ndarray:
     ndarray, shape (H, W, 3)
 
     References
-    ----------
-    The linear map between two covariances is that of optimal transport between Gaussians: Pitie & Kokaram 2007.
+    ---------- The linear map between two covariances is that of optimal transport between
+    Gaussians: Pitie & Kokaram 2007.
     """
     flat, other = x.reshape(-1, 3).astype(np.float64), style.reshape(-1, 3).astype(np.float64)
     a = np.cov(flat.T) + 1e-5 * np.eye(3)
@@ -72,7 +80,9 @@ def colour_transfer(x: np.ndarray, style: np.ndarray) -> np.ndarray:
     half = root(a, 0.5)
     back = root(a, -0.5)
     gain = back @ root(half @ b @ half, 0.5) @ back
-    return ((flat - flat.mean(axis=0)) @ gain.T + other.mean(axis=0)).reshape(x.shape).astype(x.dtype)
+    return (
+        ((flat - flat.mean(axis=0)) @ gain.T + other.mean(axis=0)).reshape(x.shape).astype(x.dtype)
+    )
 
 
 def mix_amplitude(x: np.ndarray, style: np.ndarray, strength: float) -> np.ndarray:
@@ -97,8 +107,9 @@ def mix_amplitude(x: np.ndarray, style: np.ndarray, strength: float) -> np.ndarr
 def mix_statistics(x: np.ndarray, style: np.ndarray, strength: float) -> np.ndarray:
     """Replace the statistics of each spatial scale of `x` by those of `style`.
 
-    The image is split into octave bands. Fine bands keep where the image has its edges, take the style's contrast, and
-    get the style's own pattern wherever the image is smooth; the coarse rest takes the style's colour covariance.
+    The image is split into octave bands. Fine bands keep where the image has its edges, take the
+    style's contrast, and get the style's own pattern wherever the image is smooth; the coarse rest
+    takes the style's colour covariance.
 
     Parameters
     ----------
@@ -136,12 +147,16 @@ def adain(content: np.ndarray, style: np.ndarray, eps: float = 1e-5) -> np.ndarr
     ndarray, shape (C, H, W)
 
     References
-    ----------
-    Huang & Belongie 2017, "Arbitrary style transfer in real-time with adaptive instance normalization".
+    ---------- Huang & Belongie 2017, "Arbitrary style transfer in real-time with adaptive instance
+    normalization".
     """
     if content.shape[0] != style.shape[0]:
         raise DataError(
-            message("feature maps with the same channels", f"{content.shape} and {style.shape}", "use one encoder")
+            message(
+                "feature maps with the same channels",
+                f"{content.shape} and {style.shape}",
+                "use one encoder",
+            )
         )
 
     def moments(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -190,22 +205,30 @@ def stylised(
         If the style has another size.
 
     Notes
-    -----
-    Stylized-ImageNet uses AdaIN with 79,395 paintings, which nobody may ship. The two other forms and the drawn styles
-    are our choice and need no outside image; do not read their numbers as Stylized-ImageNet.
+    ----- Stylized-ImageNet uses AdaIN with 79,395 paintings, which nobody may ship. The two other
+    forms and the drawn styles are our choice and need no outside image; do not read their numbers
+    as Stylized-ImageNet.
     """
     strength, x = STRENGTHS[severity - 1], unit(image)
     if style is not None and np.shape(style) != image.shape:
-        raise DataError(message(f"a style of shape {image.shape}", str(np.shape(style)), "resize the style image"))
+        raise DataError(
+            message(
+                f"a style of shape {image.shape}", str(np.shape(style)), "resize the style image"
+            )
+        )
     other = texture(*image.shape[:2], random) if style is None else unit(np.asarray(style))
     if form == "statistics":
         return to_uint8(mix_statistics(x, other, strength))
     if form == "amplitude":
         return to_uint8(mix_amplitude(x, other, strength))
     if form != "adain":
-        raise ConfigError(message("form 'statistics', 'amplitude' or 'adain'", repr(form), "choose one of them"))
+        raise ConfigError(
+            message("form 'statistics', 'amplitude' or 'adain'", repr(form), "choose one of them")
+        )
     if encoder is None or decoder is None:
-        raise ConfigError(message("encoder and decoder for form 'adain'", "none", "pass both as callables"))
+        raise ConfigError(
+            message("encoder and decoder for form 'adain'", "none", "pass both as callables")
+        )
     content = np.asarray(encoder(x))
     mixed = (1 - strength) * content + strength * adain(content, np.asarray(encoder(other)))
     return to_uint8(np.asarray(decoder(mixed)))

@@ -24,15 +24,15 @@ def reference(image: np.ndarray) -> tuple[bool, float]:
     Returns
     -------
     small : bool
-        True below 85 px (the shorter side): constants published for CIFAR-10-C (32 px); else those for
-        ImageNet-C (224 px).
+        True below 85 px (the shorter side): constants published for CIFAR-10-C (32 px); else those
+        for ImageNet-C (224 px).
     scale : float
         Shorter side over 32 or 224; lengths in pixels are multiplied by it.
 
     Notes
-    -----
-    The split at the geometric mean of 32 and 224 and the scaling of lengths are our choice; at exactly 32 px and
-    224 px the published constants are used unchanged. Noise levels are per pixel and are not scaled.
+    ----- The split at the geometric mean of 32 and 224 and the scaling of lengths are our choice;
+    at exactly 32 px and 224 px the published constants are used unchanged. Noise levels are per
+    pixel and are not scaled.
     """
     side = min(image.shape[:2])
     small = side < _SMALL_BELOW
@@ -57,12 +57,17 @@ def grey(x: np.ndarray) -> np.ndarray:
 def smooth(x: np.ndarray, sigma: float) -> np.ndarray:
     """Blur the first two axes by a Gaussian of `sigma` pixels, edges mirrored; exact for any sigma.
 
-    A Gaussian with mirrored edges is diagonal under the cosine transform, so the cost does not grow with `sigma`.
+    A Gaussian with mirrored edges is diagonal under the cosine transform, so the cost does not grow
+    with `sigma`.
     """
     from scipy.fft import dctn, idctn
 
     if sigma <= 0:
         return x
-    decay = [np.exp(-0.5 * (np.pi * sigma * np.arange(n) / n) ** 2).astype(x.dtype) for n in x.shape[:2]]
+    decay = [
+        np.exp(-0.5 * (np.pi * sigma * np.arange(n) / n) ** 2).astype(x.dtype) for n in x.shape[:2]
+    ]
     gain = np.outer(*decay).reshape(x.shape[:2] + (1,) * (x.ndim - 2))
-    return idctn(dctn(x, axes=(0, 1), norm="ortho") * gain, axes=(0, 1), norm="ortho").astype(x.dtype)
+    return idctn(dctn(x, axes=(0, 1), norm="ortho") * gain, axes=(0, 1), norm="ortho").astype(
+        x.dtype
+    )
