@@ -123,9 +123,9 @@ class Live(anywidget.AnyWidget):
         Number of first traces that never change.
 
     Notes
-    ----- What is drawn travels in two plain labels, `still` (what seldom changes) and `news`,
-    because an anywidget whose page was too busy to load it within two seconds never hears of a
-    change again.
+    -----
+    What is drawn travels in two plain labels, `still` (what seldom changes) and `news`, because an
+    anywidget whose page was too busy to load it within two seconds never hears of a change again.
     """
 
     _esm = SCRIPT

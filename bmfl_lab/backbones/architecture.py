@@ -52,10 +52,11 @@ class Interpolation:
         Low-pass filter when the grid shrinks.
 
     Notes
-    ----- Three conventions exist and give different tokens away from the native grid. The original
-    hub models without registers use offset 0.1 and no antialiasing, those with registers offset 0
-    and antialiasing; the Hugging Face ports use offset 0 for both, antialiased for the register
-    models only.
+    -----
+    Three conventions exist and give different tokens away from the native grid. The original hub
+    models without registers use offset 0.1 and no antialiasing, those with registers offset 0 and
+    antialiasing; the Hugging Face ports use offset 0 for both, antialiased for the register models
+    only.
     """
 
     offset: float = 0.0

@@ -99,8 +99,9 @@ class CORnetS(nn.Module):
         If a size is not positive.
 
     Notes
-    ----- Parameter names are those of the published checkpoint. A fresh network is initialised as
-    the published one (He normal over the fan-out for convolutions).
+    -----
+    Parameter names are those of the published checkpoint. A fresh network is initialised as the
+    published one (He normal over the fan-out for convolutions).
 
     References
     ----------

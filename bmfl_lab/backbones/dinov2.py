@@ -111,7 +111,8 @@ def load_backbone(
         If the stand-in or a hub id cannot be fetched.
 
     Notes
-    ----- Files in the original key names follow the original code for positions: offset 0.1 without
+    -----
+    Files in the original key names follow the original code for positions: offset 0.1 without
     antialiasing for models without registers, no offset with antialiasing for models with them.
     Hugging Face folders follow the Hugging Face code: never an offset. At the native 518 pixels all
     agree.

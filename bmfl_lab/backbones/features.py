@@ -54,13 +54,14 @@ class FeatureStore:
         Largest total size of the store in GB (10^9 bytes).
 
     Notes
-    ----- The name is a hash of weights, preprocessing, block, kind, number types and of every
-    stimulus' content, in order. Threads, batch size and device change tokens by rounding only; they
-    are stated in the manifest and are not part of the name. Where all patch tokens of the same
-    images are there already, the other kinds are derived from them instead of running the backbone
-    again: class and mean tokens to the bit, a pooled grid within the rounding of the stored type;
-    their manifest says so. Each set is written into a partial folder, shard by shard with a SHA-256
-    each, and gets its final name only when complete: a reader never sees half of it, and a killed
+    -----
+    The name is a hash of weights, preprocessing, block, kind, number types and of every stimulus'
+    content, in order. Threads, batch size and device change tokens by rounding only; they are
+    stated in the manifest and are not part of the name. Where all patch tokens of the same images
+    are there already, the other kinds are derived from them instead of running the backbone again:
+    class and mean tokens to the bit, a pooled grid within the rounding of the stored type; their
+    manifest says so. Each set is written into a partial folder, shard by shard with a SHA-256 each,
+    and gets its final name only when complete: a reader never sees half of it, and a killed
     extraction goes on at the last whole shard.
     """
 

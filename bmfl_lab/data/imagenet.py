@@ -198,8 +198,9 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
         If the two files are missing or do not fit.
 
     Notes
-    ----- The ground truth holds the kit's own ids (1 to 1000), which are not the sorted order of
-    wnids; ``meta.mat`` maps them.
+    -----
+    The ground truth holds the kit's own ids (1 to 1000), which are not the sorted order of wnids;
+    ``meta.mat`` maps them.
     """
     from scipy.io import loadmat
 

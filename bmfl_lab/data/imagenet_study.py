@@ -111,8 +111,9 @@ def load(
         If a folder is missing, holds other classes, or is a link out of the root; see the readers.
 
     References
-    ---------- Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): ImageNet-1k; Sketch, R, A, Stylized,
-    Masked, Low light.
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): ImageNet-1k; Sketch, R, A, Stylized, Masked,
+    Low light.
     """
     if not str(root):
         raise ConfigError(

@@ -37,9 +37,10 @@ def decode_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray
         Naming the file, if it is missing, empty, truncated, damaged, too large or no image.
 
     Notes
-    ----- One rule for everybody (our choices): transparent pixels are laid on white; grey, palette,
-    CMYK and 1-bit images become RGB; 16-bit grey is divided by 257; an EXIF orientation is ignored,
-    as is usual for ImageNet; of a moving or multi-page image the first frame is taken.
+    -----
+    One rule for everybody (our choices): transparent pixels are laid on white; grey, palette, CMYK
+    and 1-bit images become RGB; 16-bit grey is divided by 257; an EXIF orientation is ignored, as
+    is usual for ImageNet; of a moving or multi-page image the first frame is taken.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,8 +1,9 @@
 """The 16-class image sets and human trials of model-vs-human.
 
 References
----------- Geirhos et al. 2021, "Partial success in closing the gap between human and machine
-vision"; data and file layout: github.com/bethgelab/model-vs-human.
+----------
+Geirhos et al. 2021, "Partial success in closing the gap between human and machine vision"; data and
+file layout: github.com/bethgelab/model-vs-human.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The Natural Scenes Dataset (NSD) in its own layout, read one session at a time.
 
 References
----------- .. [1] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience
-and AI, Nature Neuroscience 25.
+----------
+.. [1] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI,
+Nature Neuroscience 25.
 """
 
 from __future__ import annotations
@@ -84,8 +85,9 @@ def read_subject(
         If `space`, `subject` or `nan_policy` is unknown.
 
     Notes
-    ----- Only one session is in memory at a time, besides the averages. Vertices that are constant
-    in a session get 0 there, and are counted in ``info["constant_vertices"]``.
+    -----
+    Only one session is in memory at a time, besides the averages. Vertices that are constant in a
+    session get 0 there, and are counted in ``info["constant_vertices"]``.
     """
     _check_options(space, subject, nan_policy)
     root = Path(root).expanduser()

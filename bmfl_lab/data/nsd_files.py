@@ -332,7 +332,8 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
         From 0 to 1; NaN where `ncsnr` is zero, negative or not finite.
 
     References
-    ---------- Allen et al. (2022), Nature Neuroscience 25; for mixed repeats Gifford et al. (2023),
+    ----------
+    Allen et al. (2022), Nature Neuroscience 25; for mixed repeats Gifford et al. (2023),
     arXiv:2301.03198.
     """
     repeats = np.asarray(repeats, np.float64)

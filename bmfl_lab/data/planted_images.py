@@ -149,8 +149,9 @@ def orientation_energy(images: np.ndarray) -> np.ndarray:
     ndarray of float32, shape (n, n_orientations, SIDE, SIDE)
 
     References
-    ---------- Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion,
-    JOSA A 2:284-299.
+    ----------
+    Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A
+    2:284-299.
     """
     from scipy import fft
 

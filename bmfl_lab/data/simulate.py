@@ -109,8 +109,9 @@ def build_atlas() -> Atlas:
         If the templates cannot be read.
 
     Notes
-    ----- Vertices of retinotopic areas whose receptive field's centre lies outside the image are
-    left out, as they would see nothing.
+    -----
+    Vertices of retinotopic areas whose receptive field's centre lies outside the image are left
+    out, as they would see nothing.
     """
     sides, index, names, maps = [], [], [], []
     for side, (hemisphere, found) in enumerate(read_templates().items()):

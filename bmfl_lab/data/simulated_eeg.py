@@ -57,8 +57,9 @@ def simulate_eeg(
         If sources and latencies have different names, or rows and ids differ in number.
 
     Notes
-    ----- Random linear topographies and Gaussian time courses are our choice; nothing here
-    resembles a head.
+    -----
+    Random linear topographies and Gaussian time courses are our choice; nothing here resembles a
+    head.
     """
     if set(sources) != set(latencies) or not sources:
         raise DataError(

@@ -40,10 +40,11 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
         If the subject was measured, or its noiseless responses or noise ceilings are not known.
 
     Notes
-    ----- Within each ROI the first subject's responses are turned by a random rotation, which keeps
-    the geometry of an ROI's patterns and moves it to other vertices. What is not shared are
-    patterns of the same kind that belong to other stimuli. Our choice; nothing here resembles how
-    brains differ.
+    -----
+    Within each ROI the first subject's responses are turned by a random rotation, which keeps the
+    geometry of an ROI's patterns and moves it to other vertices. What is not shared are patterns of
+    the same kind that belong to other stimuli. Our choice; nothing here resembles how brains
+    differ.
     """
     if not 0 <= share <= 1:
         raise ConfigError(

@@ -61,9 +61,10 @@ def split_by_id(
         If none of the `held_out` ids is present.
 
     Notes
-    ----- A stimulus's place is a hash of (seed, id): it depends neither on the order of the rows
-    nor on which other stimuli are present, so subjects that saw the same image agree about its
-    split up to the rounding of the shares.
+    -----
+    A stimulus's place is a hash of (seed, id): it depends neither on the order of the rows nor on
+    which other stimuli are present, so subjects that saw the same image agree about its split up to
+    the rounding of the shares.
     """
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise ConfigError(

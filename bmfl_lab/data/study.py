@@ -77,9 +77,10 @@ class Study:
         If a natural OOD set is missing.
 
     Notes
-    ----- The loaders refuse images (by content) that are shared between sets or with a subject's
-    stimuli, see `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study
-    itself does not.
+    -----
+    The loaders refuse images (by content) that are shared between sets or with a subject's stimuli,
+    see `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study itself does
+    not.
     """
 
     name: str

@@ -6,8 +6,9 @@ appends one at the middle of each edge, so that fsaverage5 is the first part of 
 spheres are made here from fsaverage5's faces and checked at each step; nothing is downloaded.
 
 References
----------- .. [1] Fischl et al. (1999), High-resolution intersubject averaging and a coordinate
-system for the cortical surface.
+----------
+.. [1] Fischl et al. (1999), High-resolution intersubject averaging and a coordinate system for the
+cortical surface.
 """
 
 from __future__ import annotations

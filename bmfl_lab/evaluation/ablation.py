@@ -174,9 +174,10 @@ def ablate_regions(
         If a region is the whole cortex, or the ceiling does not fit.
 
     Notes
-    ----- ``region_effect`` is accuracy(region) - accuracy(control) for "only" and "kept", which let
-    the region alone speak, and accuracy(control) - accuracy(region) for the other two: positive
-    where the region matters more. It is tested over seeds and images as crossed random factors
+    -----
+    ``region_effect`` is accuracy(region) - accuracy(control) for "only" and "kept", which let the
+    region alone speak, and accuracy(control) - accuracy(region) for the other two: positive where
+    the region matters more. It is tested over seeds and images as crossed random factors
     (`crossed_mean`).
     """
     names, modes = _regions(atlas, regions), _modes(modes)

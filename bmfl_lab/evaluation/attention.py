@@ -356,7 +356,8 @@ def consulted_rois(
         If the model has no cross-attention, or no patch queries where they are asked for.
 
     Notes
-    ----- Brain tokens have passed the brain transformer, which mixes parcels: weight on the token
+    -----
+    Brain tokens have passed the brain transformer, which mixes parcels: weight on the token
     "left:V1" is weight on that place of the sequence, not proof that V1's response decides. Region
     ablation answers that.
     """

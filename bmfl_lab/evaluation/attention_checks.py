@@ -60,8 +60,9 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
         If shapes differ or values are not finite.
 
     References
-    ---------- Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292:
-    both measures. Wang et al. (2004), Image quality assessment, IEEE TIP 13:600-612.
+    ----------
+    Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: both
+    measures. Wang et al. (2004), Image quality assessment, IEEE TIP 13:600-612.
     """
     a, b = as_maps(a), as_maps(b)
     if a.shape != b.shape:
@@ -85,7 +86,8 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
     The window is `SSIM_WINDOW` patches wide, or as large an odd number as a smaller map allows.
 
     References
-    ---------- Wang et al. (2004), with the uniform window and the constants 0.01 and 0.03 of common
+    ----------
+    Wang et al. (2004), with the uniform window and the constants 0.01 and 0.03 of common
     implementations.
     """
     a, b = (_scaled(m) for m in (a, b))

@@ -117,9 +117,9 @@ def deletion_insertion(
         images.
 
     References
-    ---------- Petsiuk, Das & Saenko (2018), RISE, BMVC, arXiv:1806.07421. The random orders are our
-    choice of a reference: a patched image is itself out of distribution, so an area means little on
-    its own.
+    ----------
+    Petsiuk, Das & Saenko (2018), RISE, BMVC, arXiv:1806.07421. The random orders are our choice of
+    a reference: a patched image is itself out of distribution, so an area means little on its own.
     """
     strength = as_maps(maps)
     n, rows, columns = strength.shape

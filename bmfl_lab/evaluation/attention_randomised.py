@@ -95,12 +95,14 @@ def weight_randomisation(
         If a stage has no parameter.
 
     Notes
-    ----- New weights are drawn from a normal distribution with each tensor's own mean and standard
+    -----
+    New weights are drawn from a normal distribution with each tensor's own mean and standard
     deviation (our choice: the scale of the activations stays), constant tensors stay as they are.
 
     References
-    ---------- Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292:
-    cascading randomisation.
+    ----------
+    Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: cascading
+    randomisation.
     """
     found, similarity = {"trained": np.array(maps(module) if trained is None else trained)}, {}
     changed = copy.deepcopy(module).eval()

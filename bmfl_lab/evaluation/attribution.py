@@ -95,7 +95,8 @@ def integrated_gradients(
         If `steps` is below 1 or shapes differ.
 
     References
-    ---------- Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML,
+    ----------
+    Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML,
     arXiv:1703.01365.
     """
     if steps < 1 or inputs.shape != baseline.shape:

@@ -104,8 +104,9 @@ def brain_and_robust(
         If no model has both.
 
     Notes
-    ----- Models of one family are not independent, so the interval of the correlation is a lower
-    bound of the uncertainty.
+    -----
+    Models of one family are not independent, so the interval of the correlation is a lower bound of
+    the uncertainty.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([asdict(r) for r in rows])
     frame = frame if "run" in frame else frame.assign(run=THIS)

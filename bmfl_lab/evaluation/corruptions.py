@@ -175,8 +175,9 @@ def corruption_rows(
         If no corruption was evaluated, or not on the same images under each severity of one.
 
     References
-    ---------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
-    corruptions and perturbations".
+    ----------
+    Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
+    perturbations".
     """
     selection = {r.model: r.selection for r in reversed(result.rows)}
     # of all rows: sets of ImageNet-C may each lack other classes

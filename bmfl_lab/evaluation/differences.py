@@ -79,8 +79,9 @@ def compare_models(
         If two models were not evaluated on the same images and seeds.
 
     Notes
-    ----- A test over images alone takes the seeds at hand for the only ones there are, and drawing
-    a handful of seeds with replacement makes their spread too small: where seeds differ by some
+    -----
+    A test over images alone takes the seeds at hand for the only ones there are, and drawing a
+    handful of seeds with replacement makes their spread too small: where seeds differ by some
     points, both call differences that the next seeds would not show.
     """
     known = list(dict.fromkeys(result.per_image["model"]))

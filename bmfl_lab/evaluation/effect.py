@@ -89,7 +89,8 @@ def alignment_effect(
         If the baseline is unknown, models have unequal numbers of seeds, or an RDM is undefined.
 
     Notes
-    ----- Intervals and p take seeds and stimuli as crossed random samples, see
+    -----
+    Intervals and p take seeds and stimuli as crossed random samples, see
     `bmfl_lab.metrics.crossed.crossed_bootstrap` (our choice: a count of resamples could not pass a
     correction over many cells, and resampling a handful of seeds claims too much). With one seed
     they say nothing about other seeds.

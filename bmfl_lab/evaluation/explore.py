@@ -62,8 +62,9 @@ class Explorer:
         without labels.
 
     Notes
-    ----- Nothing is computed before it is asked for. Tokens of whole sets come from the store; a
-    shift of a single image is computed alone and kept in memory only.
+    -----
+    Nothing is computed before it is asked for. Tokens of whole sets come from the store; a shift of
+    a single image is computed alone and kept in memory only.
     """
 
     def __init__(

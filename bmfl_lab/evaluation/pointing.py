@@ -76,8 +76,9 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
         If the fields are not three-dimensional, negative, or not finite.
 
     Notes
-    ----- The centre of mass is taken over weights above the median weight: a uniform background
-    would draw every centre to the middle of the image. Our choice.
+    -----
+    The centre of mass is taken over weights above the median weight: a uniform background would
+    draw every centre to the middle of the image. Our choice.
     """
     fields = np.asarray(fields, np.float64)
     if fields.ndim != 3 or not np.isfinite(fields).all() or (fields < 0).any():
@@ -145,8 +146,9 @@ def vertex_fields(
         With fewer than two images.
 
     Notes
-    ----- The feed-forward branch and the last normalisation are left out: to first order the
-    residual path carries the place. Our choice.
+    -----
+    The feed-forward branch and the last normalisation are left out: to first order the residual
+    path carries the place. Our choice.
     """
     fitted = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
     if fitted is not None and encoder.query_module() is None:

@@ -76,12 +76,14 @@ def evaluate_suite(
         If a shift, severity or baseline is unknown; see also `evaluate_ood`.
 
     Notes
-    ----- Each baseline and seed is a point of the line. Two models are compared for error
-    consistency under the same seed; a model with several seeds is also compared with itself under
-    the next one, which tells how alike two runs of one recipe err.
+    -----
+    Each baseline and seed is a point of the line. Two models are compared for error consistency
+    under the same seed; a model with several seeds is also compared with itself under the next one,
+    which tells how alike two runs of one recipe err.
 
     References
-    ---------- Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
+    ----------
+    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
     classification". Guo et al. 2017, "On calibration of modern neural networks", eq. 3. Geirhos,
     Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and
     humans".

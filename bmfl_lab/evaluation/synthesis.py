@@ -94,8 +94,9 @@ def synthesise_preferred(
         If activity stops being finite.
 
     Notes
-    ----- The objective is that of BrainDiVE (mean activity of the ROI's voxels); its diffusion
-    model is replaced by this plain prior, so images show features, not scenes.
+    -----
+    The objective is that of BrainDiVE (mean activity of the ROI's voxels); its diffusion model is
+    replaced by this plain prior, so images show features, not scenes.
 
     References
     ----------

@@ -114,10 +114,11 @@ def alignment_loss(
         If shapes do not agree, or the batch holds one stimulus and a contrast is asked for.
 
     Notes
-    ----- "detached" is what the code released with ReAlnet-fMRI does: it collects the correlations
-    in a list and builds a new tensor from it, which cuts the graph. Reported losses then include a
-    term that trains nothing, and the gradient equals that of "none" to the bit. Results published
-    from that code are results of squared-error alignment.
+    -----
+    "detached" is what the code released with ReAlnet-fMRI does: it collects the correlations in a
+    list and builds a new tensor from it, which cuts the graph. Reported losses then include a term
+    that trains nothing, and the gradient equals that of "none" to the bit. Results published from
+    that code are results of squared-error alignment.
 
     References
     ----------

@@ -49,12 +49,14 @@ def pearson_regulariser(
         If `axis` is unknown.
 
     Notes
-    ----- NeuralOOD names the axis neither "feature" nor "batch"; over the features of each stimulus
-    is our choice.
+    -----
+    NeuralOOD names the axis neither "feature" nor "batch"; over the features of each stimulus is
+    our choice.
 
     References
-    ---------- Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): correlation of the two
-    cross-attended features in the loss.
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): correlation of the two cross-attended features
+    in the loss.
     """
     _check(x, y, axis)
     dim = 1 if axis == "feature" else 0

@@ -121,8 +121,9 @@ def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | N
         If shapes differ.
 
     References
-    ---------- Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial
-    behaviour of CNNs and humans".
+    ----------
+    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs
+    and humans".
     """
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
@@ -190,8 +191,9 @@ def mean_consistency(
         Pairs with one.
 
     References
-    ---------- Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial
-    behaviour of CNNs and humans".
+    ----------
+    Geirhos, Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs
+    and humans".
     """
     tables = {
         o: trials[trials["observer"] == o]

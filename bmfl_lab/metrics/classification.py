@@ -327,8 +327,9 @@ def corruption_error(
         If a corruption or a severity is missing; the message holds the partial table.
 
     References
-    ---------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
-    corruptions and perturbations".
+    ----------
+    Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
+    perturbations".
     """
     normaliser = ALEXNET_ERRORS if normaliser is None else normaliser
     parts, missing = {}, []

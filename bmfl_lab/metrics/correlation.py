@@ -111,8 +111,9 @@ class StreamingPearson:
         Number of vertices.
 
     References
-    ---------- Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance, The
-    American Statistician 37(3).
+    ----------
+    Chan, Golub & LeVeque (1983), Algorithms for computing the sample variance, The American
+    Statistician 37(3).
     """
 
     def __init__(self, n_vertices: int) -> None:

@@ -34,7 +34,8 @@ def crossed_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[Interval, 
         If a value is not finite or the shape is another one.
 
     Notes
-    ----- With mean squares of seeds, stimuli and residual, the variance of the mean is ``(MS_seed +
+    -----
+    With mean squares of seeds, stimuli and residual, the variance of the mean is ``(MS_seed +
     MS_stimulus - MS_residual) / (n_seeds n_stimuli)``, its degrees of freedom are Satterthwaite's.
     It is never taken below what seeds or stimuli alone give (our choice: slightly too wide rather
     than too narrow). With one seed this is the t test over stimuli, and says nothing about other
@@ -101,9 +102,10 @@ def crossed_bootstrap(
         If a value is not finite or shapes disagree.
 
     Notes
-    ----- As `crossed_mean`, with the bootstrap's variances in the place of mean squares over
-    stimuli (our choice). Drawing three seeds with replacement instead would give two thirds of
-    their variance and no account of how badly three values tell it.
+    -----
+    As `crossed_mean`, with the bootstrap's variances in the place of mean squares over stimuli (our
+    choice). Drawing three seeds with replacement instead would give two thirds of their variance
+    and no account of how badly three values tell it.
     """
     d, drawn = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     if (

@@ -33,9 +33,10 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
         If a number of repeats is below 1 or no stimulus is counted.
 
     References
-    ---------- Allen et al. (2022), A massive 7T fMRI dataset, Nature Neuroscience 25; Gifford et
-    al. (2023), The Algonauts Project 2023 Challenge, arXiv 2301.03198: ``s^2 / (s^2 + (r3/3 + r2/2
-    + r1) / (r3 + r2 + r1))``.
+    ----------
+    Allen et al. (2022), A massive 7T fMRI dataset, Nature Neuroscience 25; Gifford et al. (2023),
+    The Algonauts Project 2023 Challenge, arXiv 2301.03198: ``s^2 / (s^2 + (r3/3 + r2/2 + r1) / (r3
+    + r2 + r1))``.
     """
     counts = {repeats: 1} if isinstance(repeats, int) else dict(repeats)
     total = sum(counts.values())

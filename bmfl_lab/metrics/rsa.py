@@ -305,8 +305,9 @@ def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.n
         If the lengths differ, there are fewer than three dissimilarities, or a value is not finite.
 
     References
-    ---------- Schutt, Kipnis, Diedrichsen, Kriegeskorte 2023, eLife 12:e82566 (tau-a and rho-a for
-    models with ties).
+    ----------
+    Schutt, Kipnis, Diedrichsen, Kriegeskorte 2023, eLife 12:e82566 (tau-a and rho-a for models with
+    ties).
     """
     if method not in RDM_METHODS:
         raise ConfigError(

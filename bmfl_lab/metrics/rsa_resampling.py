@@ -66,7 +66,8 @@ def similarity_samples(
         If lengths differ or a value is not finite.
 
     Notes
-    ----- A stimulus drawn c times gives its pairs with one drawn d times the weight c d; pairs of a
+    -----
+    A stimulus drawn c times gives its pairs with one drawn d times the weight c d; pairs of a
     stimulus with itself are left out. For Spearman the ranks are those of the full set, not ranked
     anew in every resample: our choice, which makes a resample one matrix product.
     """

@@ -114,8 +114,9 @@ def bootstrap_mean(
         If a value is not finite, or `level` lies outside (0, 1).
 
     Notes
-    ----- With few seeds the interval over seeds is too narrow, as every bootstrap of few units is;
-    show all seeds beside it.
+    -----
+    With few seeds the interval over seeds is too narrow, as every bootstrap of few units is; show
+    all seeds beside it.
 
     References
     ----------
@@ -313,7 +314,8 @@ def fit_robustness_line(id_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> Ro
         (0, 1).
 
     References
-    ---------- Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
+    ----------
+    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
     classification".
     """
     x, y = (
@@ -339,7 +341,8 @@ def effective_robustness(line: RobustnessLine, id_accuracy: float, ood_accuracy:
     """Return the out-of-distribution accuracy beyond what the baselines' line expects (difference of fractions).
 
     References
-    ---------- Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
+    ----------
+    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
     classification".
     """
     return float(ood_accuracy - line.predict(id_accuracy))

@@ -159,8 +159,9 @@ def sincos_positions(n: int, width: int) -> Tensor:
         If `width` is odd.
 
     References
-    ---------- Vaswani et al., Attention is all you need, NeurIPS 2017; in the layout of MinD-Vis
-    (Chen et al., CVPR 2023).
+    ----------
+    Vaswani et al., Attention is all you need, NeurIPS 2017; in the layout of MinD-Vis (Chen et al.,
+    CVPR 2023).
     """
     if width % 2:
         raise ConfigError(

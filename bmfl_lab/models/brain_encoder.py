@@ -49,8 +49,9 @@ class LinearEncoder(nn.Module):
         Number of patches, for "grid". CLS tokens come as one patch.
 
     Notes
-    ----- The predictions have a rank of at most the number of features: they hold nothing beyond a
-    linear map of the tokens, which makes this encoder a control as much as a model.
+    -----
+    The predictions have a rank of at most the number of features: they hold nothing beyond a linear
+    map of the tokens, which makes this encoder a control as much as a model.
     """
 
     def __init__(
@@ -211,8 +212,9 @@ def fit_retinotopic(
         If that share is above 5 %.
 
     Notes
-    ----- Candidate fields, Gaussian shape and principal components are our choice; every candidate
-    is fitted in closed form, so that no vertex depends on where a gradient descent began.
+    -----
+    Candidate fields, Gaussian shape and principal components are our choice; every candidate is
+    fitted in closed form, so that no vertex depends on where a gradient descent began.
     """
     if patches.shape[1] != grid[0] * grid[1]:
         raise DataError(

@@ -36,9 +36,9 @@ class ParcelTokeniser(nn.Module):
         If there is no parcel, one is empty, or an index lies outside the response.
 
     Notes
-    ----- Parcels are worked off in buckets of similar size, each one padded batched product; a
-    padded place reads a zero. NeuralOOD does not state its tokeniser; one token a parcel is our
-    choice.
+    -----
+    Parcels are worked off in buckets of similar size, each one padded batched product; a padded
+    place reads a zero. NeuralOOD does not state its tokeniser; one token a parcel is our choice.
     """
 
     def __init__(
@@ -178,12 +178,14 @@ class BrainTransformer(nn.Module):
         "sincos".
 
     Notes
-    ----- Blocks are pre-norm, and a LayerNorm follows the last. Depth, width, heads and positions
-    of NeuralOOD's brain transformer are not known: our choice.
+    -----
+    Blocks are pre-norm, and a LayerNorm follows the last. Depth, width, heads and positions of
+    NeuralOOD's brain transformer are not known: our choice.
 
     References
-    ---------- Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): CLS token and patch tokens of the
-    predicted fMRI.
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): CLS token and patch tokens of the predicted
+    fMRI.
     """
 
     def __init__(

@@ -86,12 +86,14 @@ class CrossAttentionFusion(nn.Module):
         If `query` is unknown or `n_heads` does not divide `width`.
 
     Notes
-    ----- NeuralOOD's text supports both readings of `query`. The order of the names vb and bv is
-    not stated: here the first letter asks.
+    -----
+    NeuralOOD's text supports both readings of `query`. The order of the names vb and bv is not
+    stated: here the first letter asks.
 
     References
-    ---------- Zhao et al., NeuralOOD, arXiv:2408.14950 (2024). Chen et al., CrossViT, ICCV 2021:
-    CLS query with a residual.
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024). Chen et al., CrossViT, ICCV 2021: CLS query
+    with a residual.
     """
 
     def __init__(

@@ -155,12 +155,14 @@ def fit_ridge(
         If more than 5 % of the vertices choose a penalty at an end of the grid.
 
     Notes
-    ----- Same criterion as himalaya's ``RidgeCV(fit_intercept=True)``: mean over folds of the
-    held-out mean squared error.
+    -----
+    Same criterion as himalaya's ``RidgeCV(fit_intercept=True)``: mean over folds of the held-out
+    mean squared error.
 
     References
-    ---------- Dupré la Tour et al. (2022), Feature-space selection with banded ridge regression,
-    NeuroImage 264.
+    ----------
+    Dupré la Tour et al. (2022), Feature-space selection with banded ridge regression, NeuroImage
+    264.
     """
     X, Y, grid = _checked(X, Y, alphas)
     dtype = _precision(precision, X, Y)

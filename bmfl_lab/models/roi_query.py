@@ -165,14 +165,16 @@ class ROIQueryEncoder(nn.Module):
         If sizes do not fit each other.
 
     Notes
-    ----- Self-attention among queries is left out: with one layer and zero input it gives every
-    query the same vector. Queries do not depend on the image, so their projection is computed once,
-    not once an image.
+    -----
+    Self-attention among queries is left out: with one layer and zero input it gives every query the
+    same vector. Queries do not depend on the image, so their projection is computed once, not once
+    an image.
 
     References
-    ---------- Adeli, Minni & Kriegeskorte (2023), Predicting brain activity using transformers,
-    bioRxiv; Adeli et al. (2025), Transformer brain encoders explain human high-level visual
-    responses, arXiv 2505.17329.
+    ----------
+    Adeli, Minni & Kriegeskorte (2023), Predicting brain activity using transformers, bioRxiv; Adeli
+    et al. (2025), Transformer brain encoders explain human high-level visual responses, arXiv
+    2505.17329.
     """
 
     def __init__(

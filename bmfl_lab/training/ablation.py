@@ -49,9 +49,9 @@ def ablation_trainer(
         models.
 
     Notes
-    ----- A region is left out by keeping its vertices at their mean, in training and after. All
-    models of an ablation then have the same number of tokens and of weights, and differ in
-    information alone.
+    -----
+    A region is left out by keeping its vertices at their mean, in training and after. All models of
+    an ablation then have the same number of tokens and of weights, and differ in information alone.
     """
     device = pick_device(device)
     store = store if store is not None else FeatureStore()

@@ -52,9 +52,10 @@ def train_baselines(
         If a length is below 1, or none is below the config's.
 
     Notes
-    ----- The line of Taori et al. (2020) goes through models of many kinds. Models on one frozen
-    backbone that differ in their training only share its representation, so that a residual from
-    their line is one beyond this backbone.
+    -----
+    The line of Taori et al. (2020) goes through models of many kinds. Models on one frozen backbone
+    that differ in their training only share its representation, so that a residual from their line
+    is one beyond this backbone.
     """
     kept = [int(e) for e in dict.fromkeys(epochs) if e < config.loop.epochs]
     if not kept or min(kept) < 1:

@@ -51,8 +51,9 @@ class EncoderConfig:
         Of the gradient descent.
 
     References
-    ---------- Adeli et al. (2025), arXiv 2505.17329: width 768, 16 heads, feed-forward 1024,
-    dropout 0.1, AdamW at 5e-4 with weight decay 1e-4, batch 16, 15 epochs, clipping at 0.1.
+    ----------
+    Adeli et al. (2025), arXiv 2505.17329: width 768, 16 heads, feed-forward 1024, dropout 0.1,
+    AdamW at 5e-4 with weight decay 1e-4, batch 16, 15 epochs, clipping at 0.1.
     """
 
     kind: Literal["roi_query", "ridge", "linear", "retinotopic", "ensemble"] = "roi_query"
@@ -121,8 +122,9 @@ def small(kind: str = "roi_query") -> EncoderConfig:
     """Return a configuration for the demo, for backbones of 12 blocks: about a minute on a CPU.
 
     Notes
-    ----- Chosen on the demo's validation images: an early block for place, a late one for meaning.
-    Early areas lose most with the last block alone. A ridge reads the early block on a grid.
+    -----
+    Chosen on the demo's validation images: an early block for place, a late one for meaning. Early
+    areas lose most with the last block alone. A ridge reads the early block on a grid.
     """
     loop = LoopConfig(epochs=12, batch_size=64, lr=2e-3, weight_decay=1e-3, clip_norm=1.0)
     blocks = (2,) if kind in ("ridge", "linear") else (2, 8)
@@ -145,7 +147,8 @@ def base(kind: str = "roi_query") -> EncoderConfig:
     """Return the settings of Adeli et al. (2025), for measured responses.
 
     Notes
-    ----- For linear kinds a 2 x 2 grid of pooled patches is our choice: it keeps some place, and
+    -----
+    For linear kinds a 2 x 2 grid of pooled patches is our choice: it keeps some place, and
     cross-validation over 40,000 vertices takes minutes on a CPU, where 16 cells would take hours.
     """
     return replace(

@@ -131,8 +131,9 @@ def combine_encoders(
         backbone.
 
     References
-    ---------- Adeli et al. (2025), arXiv 2505.17329: softmax with a factor of 40 over encoders of
-    several blocks.
+    ----------
+    Adeli et al. (2025), arXiv 2505.17329: softmax with a factor of 40 over encoders of several
+    blocks.
     """
     found = dict(members)
     if len(found) < 2:

@@ -102,9 +102,10 @@ def train_fusions(
         As `train_fusion`.
 
     Notes
-    ----- Measured in CPU seconds on one core (``tests/benchmarks/bench_ensemble.py``, five models,
-    other work on the machine): models of the planted study's size train 1.2 to 1.3 times as fast at
-    once as one by one (16 models: 1.5). On the demo study there is nothing to gain: preset "quick"
+    -----
+    Measured in CPU seconds on one core (``tests/benchmarks/bench_ensemble.py``, five models, other
+    work on the machine): models of the planted study's size train 1.2 to 1.3 times as fast at once
+    as one by one (16 models: 1.5). On the demo study there is nothing to gain: preset "quick"
     reaches 0.94, all patches with batches of 128 reach 0.66 to 0.7, because their tokens no longer
     fit into the processor's cache. There the tokens that all models share, kept in memory once, are
     what saves time.

@@ -193,9 +193,10 @@ def fit(
         If another process works in `folder`.
 
     Notes
-    ----- Under ``torchrun`` each batch is split over the processes and gradients are weighted so
-    that their sum is that of the whole batch; a loss that correlates over the batch axis sees its
-    own part only. When a GPU runs out of memory the batch is worked off in halves with the same
+    -----
+    Under ``torchrun`` each batch is split over the processes and gradients are weighted so that
+    their sum is that of the whole batch; a loss that correlates over the batch axis sees its own
+    part only. When a GPU runs out of memory the batch is worked off in halves with the same
     gradient.
     """
     _check_select(validate, select)

@@ -126,14 +126,16 @@ def train_probe(
         If no head stays finite.
 
     Notes
-    ----- SGD with momentum 0.9, no weight decay, cosine to 0, all heads on the same batches,
-    weights drawn with a standard deviation of 0.01. Features are those of the cached images: no
+    -----
+    SGD with momentum 0.9, no weight decay, cosine to 0, all heads on the same batches, weights
+    drawn with a standard deviation of 0.01. Features are those of the cached images: no
     augmentation, unlike the original, and epochs are passes over the study's own images instead of
     12,500 iterations.
 
     References
-    ---------- Oquab et al., DINOv2, TMLR 2024, and its published evaluation code: grid of learning
-    rates, last 1 or 4 blocks, with or without the mean patch token.
+    ----------
+    Oquab et al., DINOv2, TMLR 2024, and its published evaluation code: grid of learning rates, last
+    1 or 4 blocks, with or without the mean patch token.
     """
     where = pick_device(device)
     backbone = backbone if backbone is not None else study_backbone(study.backbone, where)

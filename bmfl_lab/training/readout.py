@@ -74,8 +74,9 @@ def fit_readout(
         If a training image has no label.
 
     Notes
-    ----- Our choice: least squares on one-hot targets needs no schedule, so networks cannot differ
-    in how well their readout was trained.
+    -----
+    Our choice: least squares on one-hot targets needs no schedule, so networks cannot differ in how
+    well their readout was trained.
     """
     images = study.set("train")
     labels = np.asarray(images.labels)

@@ -91,8 +91,9 @@ class FusionConfig:
         If `alpha` is negative, no region is named, or `kind` has no patch tokens.
 
     Notes
-    ----- NeuralOOD states none of these sizes, nor alpha, the axis, the optimiser or its schedule:
-    all are our choices.
+    -----
+    NeuralOOD states none of these sizes, nor alpha, the axis, the optimiser or its schedule: all
+    are our choices.
 
     References
     ----------

@@ -74,8 +74,9 @@ def fit_response_features(responses: np.ndarray, n_components: int) -> ResponseF
         If values are not finite, or the responses have a lower rank than `n_components`.
 
     Notes
-    ----- 1,024 components of trial-averaged visual cortex are published; that they are fitted on
-    the training images only, that vertices are z-scored first and that one gain is applied is our
+    -----
+    1,024 components of trial-averaged visual cortex are published; that they are fitted on the
+    training images only, that vertices are z-scored first and that one gain is applied is our
     choice.
 
     References

@@ -130,9 +130,10 @@ def mixed_source(
         If more is wanted than the encoder reaches.
 
     Notes
-    ----- With ``a = accuracy / reached`` the mixture is ``mean + a (response - mean) + sqrt(1 -
-    a^2) noise``: it correlates with the encoder's response by a, and so with measured responses by
-    a times the encoder's own accuracy.
+    -----
+    With ``a = accuracy / reached`` the mixture is ``mean + a (response - mean) + sqrt(1 - a^2)
+    noise``: it correlates with the encoder's response by a, and so with measured responses by a
+    times the encoder's own accuracy.
     """
     if not 0 <= accuracy <= reached:
         raise ConfigError(
@@ -180,10 +181,11 @@ def other_image_source(
         If responses and donors differ in number, or a class has no other image.
 
     Notes
-    ----- With `classes`, a training image is given a partner of its own *label*, and every other
-    image (validation, test, out of distribution) one of the class that the classifier *predicts*,
-    because a partner by label would tell the answer. The control thus asks what a response of the
-    right category adds when it carries nothing else of the image; its accuracy outside training is
+    -----
+    With `classes`, a training image is given a partner of its own *label*, and every other image
+    (validation, test, out of distribution) one of the class that the classifier *predicts*, because
+    a partner by label would tell the answer. The control thus asks what a response of the right
+    category adds when it carries nothing else of the image; its accuracy outside training is
     bounded by that classifier's.
     """
     if len(donor_responses) != len(donors):

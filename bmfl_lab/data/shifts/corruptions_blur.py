@@ -1,9 +1,10 @@
 """The blur corruptions of ImageNet-C.
 
 References
----------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
-corruptions and perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and
-32 px (CIFAR-10-C) images. Lengths in pixels grow with the image (see
+----------
+Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
+perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and 32 px
+(CIFAR-10-C) images. Lengths in pixels grow with the image (see
 `bmfl_lab.data.shifts.table.reference`).
 """
 
@@ -70,7 +71,8 @@ def motion(x: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarr
         Direction, degrees; 0 is along the rows.
 
     Notes
-    ----- The one-sided kernel on whole-pixel offsets and the repeated edges follow the ImageMagick
+    -----
+    The one-sided kernel on whole-pixel offsets and the repeated edges follow the ImageMagick
     operation that the published corruption calls.
     """
     taps = np.arange(2 * max(1, round(radius)) + 1)
@@ -122,7 +124,8 @@ def swap_neighbours(index: np.ndarray, reach: int, random: np.random.Generator) 
         Draws the offsets.
 
     Notes
-    ----- The published loop visits pixels one after another. Here pixels ``2 reach + 1`` apart are
+    -----
+    The published loop visits pixels one after another. Here pixels ``2 reach + 1`` apart are
     swapped at once (their neighbourhoods do not meet), coset after coset: one swap a pixel as
     published, in another order.
     """

@@ -1,9 +1,10 @@
 """The digital corruptions of ImageNet-C (with brightness, which its authors count as weather).
 
 References
----------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
-corruptions and perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and
-32 px (CIFAR-10-C) images.
+----------
+Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
+perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and 32 px
+(CIFAR-10-C) images.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def elastic_transform(image: np.ndarray, severity: int, random: np.random.Genera
     """Warp the image: three points are moved at random (affine), and a smooth random field is added.
 
     Notes
-    ----- The published levels trade large distortions of the whole (severity 1, 2) for fine ones (3
-    to 5), so the distance to the original in pixels does not grow with the severity. Both warps are
+    -----
+    The published levels trade large distortions of the whole (severity 1, 2) for fine ones (3 to
+    5), so the distance to the original in pixels does not grow with the severity. Both warps are
     applied in one interpolation.
     """
     small, scale = reference(image)

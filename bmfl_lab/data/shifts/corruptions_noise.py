@@ -1,9 +1,10 @@
 """The noise corruptions of ImageNet-C.
 
 References
----------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
-corruptions and perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and
-32 px (CIFAR-10-C) images.
+----------
+Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
+perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and 32 px
+(CIFAR-10-C) images.
 """
 
 from __future__ import annotations

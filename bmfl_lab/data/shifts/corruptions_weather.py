@@ -1,9 +1,10 @@
 """The weather corruptions of ImageNet-C; frost is drawn here, without outside photographs.
 
 References
----------- Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common
-corruptions and perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and
-32 px (CIFAR-10-C) images.
+----------
+Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
+perturbations"; levels as published with the benchmark, for 224 px (ImageNet-C) and 32 px
+(CIFAR-10-C) images.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ def ice(height: int, width: int, random: np.random.Generator) -> np.ndarray:
         Bluish white on black, 0 to 1.
 
     Notes
-    ----- Our choice: the published corruption overlays crops of six photographs, which are not
-    shipped here, so numbers on ``frost`` are not comparable with published ones.
+    -----
+    Our choice: the published corruption overlays crops of six photographs, which are not shipped
+    here, so numbers on ``frost`` are not comparable with published ones.
     """
     side = min(height, width)
     needles = np.zeros((height, width), dtype=np.float32)

@@ -61,8 +61,9 @@ def masked(
         If `fill` is unknown, or `patch` or `ratio` lies outside (0, 1].
 
     Notes
-    ----- NeuralOOD evaluates on masked images but does not say how they were made; patch, ratios
-    and fill are our choice.
+    -----
+    NeuralOOD evaluates on masked images but does not say how they were made; patch, ratios and fill
+    are our choice.
     """
     ratio = MASK_RATIOS[severity - 1] if ratio is None else ratio
     if not (0 < ratio <= 1 and 0 < patch <= 1):
@@ -115,8 +116,9 @@ def darken_raw(raw: np.ndarray, k: float, random: np.random.Generator) -> np.nda
         ``k raw`` plus normal noise of variance ``k raw shot + read`` plus quantisation noise.
 
     References
-    ---------- Cui et al. 2021, "Multitask AET with orthogonal tangent regularity for dark object
-    detection"; noise model of Brooks et al. 2019, "Unprocessing images for learned raw denoising".
+    ----------
+    Cui et al. 2021, "Multitask AET with orthogonal tangent regularity for dark object detection";
+    noise model of Brooks et al. 2019, "Unprocessing images for learned raw denoising".
     """
     dark = raw * k
     log_shot = random.uniform(np.log(1e-4), np.log(0.012))
@@ -167,9 +169,10 @@ def low_light(
         If `form` is unknown.
 
     Notes
-    ----- NeuralOOD does not say how its low-light images were made; the severity ladder and the
-    ``gamma`` form are our choice. The tone curve is inverted but not applied again, as in the
-    published pipeline.
+    -----
+    NeuralOOD does not say how its low-light images were made; the severity ladder and the ``gamma``
+    form are our choice. The tone curve is inverted but not applied again, as in the published
+    pipeline.
 
     References
     ----------
@@ -206,7 +209,8 @@ def sketch(image: np.ndarray, severity: int, random: np.random.Generator) -> np.
         Draws the grain of the paper.
 
     Notes
-    ----- Our own recipe: it resembles sketches but is no replacement for drawings made by people
+    -----
+    Our own recipe: it resembles sketches but is no replacement for drawings made by people
     (ImageNet-Sketch).
     """
     share = (0.4, 0.6, 0.8, 0.95, 1.0)[severity - 1]

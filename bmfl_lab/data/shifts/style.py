@@ -66,8 +66,9 @@ def colour_transfer(x: np.ndarray, style: np.ndarray) -> np.ndarray:
     ndarray, shape (H, W, 3)
 
     References
-    ---------- The linear map between two covariances is that of optimal transport between
-    Gaussians: Pitie & Kokaram 2007.
+    ----------
+    The linear map between two covariances is that of optimal transport between Gaussians: Pitie &
+    Kokaram 2007.
     """
     flat, other = x.reshape(-1, 3).astype(np.float64), style.reshape(-1, 3).astype(np.float64)
     a = np.cov(flat.T) + 1e-5 * np.eye(3)
@@ -147,7 +148,8 @@ def adain(content: np.ndarray, style: np.ndarray, eps: float = 1e-5) -> np.ndarr
     ndarray, shape (C, H, W)
 
     References
-    ---------- Huang & Belongie 2017, "Arbitrary style transfer in real-time with adaptive instance
+    ----------
+    Huang & Belongie 2017, "Arbitrary style transfer in real-time with adaptive instance
     normalization".
     """
     if content.shape[0] != style.shape[0]:
@@ -205,9 +207,10 @@ def stylised(
         If the style has another size.
 
     Notes
-    ----- Stylized-ImageNet uses AdaIN with 79,395 paintings, which nobody may ship. The two other
-    forms and the drawn styles are our choice and need no outside image; do not read their numbers
-    as Stylized-ImageNet.
+    -----
+    Stylized-ImageNet uses AdaIN with 79,395 paintings, which nobody may ship. The two other forms
+    and the drawn styles are our choice and need no outside image; do not read their numbers as
+    Stylized-ImageNet.
     """
     strength, x = STRENGTHS[severity - 1], unit(image)
     if style is not None and np.shape(style) != image.shape:

@@ -30,9 +30,10 @@ def reference(image: np.ndarray) -> tuple[bool, float]:
         Shorter side over 32 or 224; lengths in pixels are multiplied by it.
 
     Notes
-    ----- The split at the geometric mean of 32 and 224 and the scaling of lengths are our choice;
-    at exactly 32 px and 224 px the published constants are used unchanged. Noise levels are per
-    pixel and are not scaled.
+    -----
+    The split at the geometric mean of 32 and 224 and the scaling of lengths are our choice; at
+    exactly 32 px and 224 px the published constants are used unchanged. Noise levels are per pixel
+    and are not scaled.
     """
     side = min(image.shape[:2])
     small = side < _SMALL_BELOW
