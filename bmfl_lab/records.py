@@ -14,7 +14,9 @@ from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import read_sealed_json, write_sealed_json
 from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schema versions that `read_record` reads; schema 1 lacks the fields after `layer`."""
 _CHOSEN = ("notebook", "parameters", "study", "config")
 
 
@@ -53,6 +55,15 @@ class MetricRow:
         Anything a reader must know ("simulated fMRI").
     layer : str
         Layer or block of the model; empty where it does not apply.
+    reference : str
+        What `model` is compared with; the value is then a difference, `model` minus `reference`.
+        Empty for a value that is no comparison.
+    p, p_adjusted : float or None
+        p value of the comparison, alone and adjusted over its family.
+    family : str
+        Comparisons over which `p_adjusted` is adjusted ("the OOD sets").
+    n_compared : int or None
+        Number of comparisons in that family.
     """
 
     name: str
@@ -73,6 +84,11 @@ class MetricRow:
     n_seeds: int | None = None
     notes: str = ""
     layer: str = ""
+    reference: str = ""
+    p: float | None = None
+    p_adjusted: float | None = None
+    family: str = ""
+    n_compared: int | None = None
 
 
 def _finite(value: Any) -> Any:
@@ -114,7 +130,9 @@ class Record:
             If a required field of `MetricRow` is missing or unknown.
         """
         numbers = {
-            k: _finite(float(v)) if k in ("ci_low", "ci_high") and v is not None else v
+            k: _finite(float(v))
+            if k in ("ci_low", "ci_high", "p", "p_adjusted") and v is not None
+            else v
             for k, v in fields.items()
         }
         row = MetricRow(
@@ -180,11 +198,11 @@ def read_record(path: str | Path) -> Record:
         If the file is missing, changed by a single bit, or of another schema version.
     """
     data = read_sealed_json(path)
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or data.get("schema") not in READABLE:
         got = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise DataError(
             message(
-                f"a record of schema {SCHEMA} in {path}",
+                f"a record of schema {' or '.join(map(str, READABLE))} in {path}",
                 repr(got),
                 "run the notebook again with this version",
             )

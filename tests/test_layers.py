@@ -17,8 +17,11 @@ LAYER = {
 }
 WITHIN_LAYER = {
     ("backbones", "data"),
+    ("models", "backbones"),
+    ("models", "data"),
     ("models", "losses"),
     ("models", "metrics"),
+    ("evaluation", "training"),
     ("registry", "errors"),
 }
 WITHIN_LAYER |= {

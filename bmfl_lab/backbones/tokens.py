@@ -112,16 +112,64 @@ def _reduce(
         found["mean"] = tokens.patches.mean(1)
     if "patches" in names:
         found["patches"] = (
-            tokens.patches if grid == tokens.grid else _pool(tokens.patches, tokens.grid, grid)
+            tokens.patches
+            if grid == tokens.grid
+            else pool_patches(tokens.patches, tokens.grid, grid)
         )
     return found
 
 
-def _pool(
+def pool_patches(
     patches_BPD: torch.Tensor, grid: tuple[int, int], wanted: tuple[int, int]
 ) -> torch.Tensor:
+    """Average a grid of patch tokens down to a smaller one, shape (B, rows * columns, D).
+
+    Parameters
+    ----------
+    patches_BPD : Tensor, shape (B, P, D)
+        Patch tokens, row by row.
+    grid, wanted : tuple of int
+        Rows and columns of `patches_BPD` and of the result.
+
+    Raises
+    ------
+    RuntimeError
+        If `grid` does not hold P patches.
+    """
     plane = patches_BPD.unflatten(1, grid).permute(0, 3, 1, 2)
     return F.adaptive_avg_pool2d(plane, wanted).flatten(2).transpose(1, 2)
+
+
+def read_tokens(tokens: BackboneTokens, kind: str) -> torch.Tensor:
+    """Return a backbone's tokens as an encoder or fusion model of this kind takes them.
+
+    Parameters
+    ----------
+    tokens : BackboneTokens
+        Output of one block of a backbone.
+    kind : {"patches", "pooled:G", "cls", "cls+mean"}
+        All patch tokens; patch tokens averaged to a G x G grid; the class token; the class token
+        and the mean patch token side by side. The same names as in `FeatureStore.get`.
+
+    Returns
+    -------
+    Tensor, shape (B, P, D), (B, G * G, D), (B, 1, D) or (B, 1, 2 D)
+
+    Raises
+    ------
+    ConfigError
+        If the kind is unknown.
+    """
+    if kind == "patches":
+        return tokens.patches
+    if pooled := _POOLED.match(kind):
+        side = int(pooled[1])
+        return pool_patches(tokens.patches, tokens.grid, (side, side))
+    if kind not in ("cls", "cls+mean"):
+        kinds = "'patches', 'pooled:G', 'cls' or 'cls+mean'"
+        raise ConfigError(message(f"a kind of tokens {kinds}", repr(kind), "choose one of them"))
+    mean = [tokens.patches.mean(1)] if kind == "cls+mean" else []
+    return torch.cat([tokens.cls, *mean], 1)[:, None]
 
 
 def derive(
@@ -139,7 +187,7 @@ def derive(
             found["mean"] = np.asarray(stored.mean[rows], np.float32)
         if "patches" in names:
             patches_BPD = torch.from_numpy(np.array(stored.patches[rows], np.float32))
-            found["patches"] = _pool(patches_BPD, stored.grid, grid).numpy()
+            found["patches"] = pool_patches(patches_BPD, stored.grid, grid).numpy()
         yield span, [found]
 
 

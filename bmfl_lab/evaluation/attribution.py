@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bmfl_lab.backbones.tokens import read_tokens
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.attention import image_batches
-from bmfl_lab.models.bmfl import as_read
 
 BASELINES = ("grey", "black", "blur")
 _ROWS = 16
@@ -290,7 +290,7 @@ def differentiable_patches(backbone: Any, images: Tensor, sources: Any) -> Tenso
     features = sources[0]["features"]
     tokens = backbone(images, blocks=blocks, features=features, grad=torch.is_grad_enabled())
     found = dict(zip(blocks, tokens))
-    return torch.cat([as_read(found[s["block"]], s["kind"]) for s in sources], 2)
+    return torch.cat([read_tokens(found[s["block"]], s["kind"]) for s in sources], 2)
 
 
 def _classes(fusion: Any, stimuli: StimulusSet, target: str | np.ndarray) -> np.ndarray:

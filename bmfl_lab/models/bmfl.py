@@ -12,41 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from bmfl_lab.backbones.tokens import read_tokens
 from bmfl_lab.models.fusion import FusionModel, FusionOutput
 from bmfl_lab.models.lesion import Lesion, apply_lesion
-
-
-def pool_patches(patches_BPD: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-    """Average a grid of patch tokens down to ``size x size``, shape (B, size**2, D).
-
-    Raises
-    ------
-    RuntimeError
-        If the grid does not hold P patches.
-    """
-    grid_BDhw = patches_BPD.transpose(1, 2).unflatten(2, grid)
-    return functional.adaptive_avg_pool2d(grid_BDhw, size).flatten(2).transpose(1, 2)
-
-
-def as_read(tokens: Any, kind: str) -> Tensor:
-    """Return a backbone's tokens as an encoder reads them, shape (B, P, D).
-
-    Parameters
-    ----------
-    tokens : BackboneTokens
-        With ``cls``, ``patches`` and ``grid``.
-    kind : str
-        "patches", "pooled:G", "cls" or "cls+mean" as in the feature store; the last two make a
-        single patch.
-    """
-    if kind == "patches":
-        return tokens.patches
-    if kind.startswith("pooled:"):
-        return pool_patches(tokens.patches, tokens.grid, int(kind.split(":")[1]))
-    mean = [tokens.patches.mean(1)] if kind == "cls+mean" else []
-    return torch.cat([tokens.cls, *mean], 1)[:, None]
 
 
 class BMFL(nn.Module):
@@ -148,7 +117,7 @@ class BMFL(nn.Module):
             )
             patches_BPD = tokens.patches
             if self.pool:
-                patches_BPD = pool_patches(patches_BPD, tokens.grid, self.pool)
+                patches_BPD = read_tokens(tokens, f"pooled:{self.pool}")
         # clones leave inference mode, so that the fusion can be trained on the outputs of the
         # frozen parts
         frozen = (t if t is None else t.clone() for t in (tokens.cls, patches_BPD, response_BS))
@@ -162,7 +131,9 @@ class BMFL(nn.Module):
             return tokens, tokens.patches
         blocks = tuple(dict.fromkeys((self.block, *(b for _, b in self.reads))))
         found = dict(zip(blocks, self.backbone(images, blocks=blocks, **options)))
-        return found[self.block], torch.cat([as_read(found[b], kind) for kind, b in self.reads], 2)
+        return found[self.block], torch.cat(
+            [read_tokens(found[b], kind) for kind, b in self.reads], 2
+        )
 
     def select(self, response_BV: Tensor, lesion: Lesion | None = None) -> Tensor:
         """Return lesioned, standardised responses of the selected vertices, shape (B, S)."""

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bmfl_lab.backbones.tokens import pool_patches
 from bmfl_lab.errors import ConfigError
 from bmfl_lab.losses import fusion_loss
 from bmfl_lab.models.attention import MultiHeadAttention, sincos_positions
-from bmfl_lab.models.bmfl import BMFL, pool_patches
+from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.brain_transformer import BrainTransformer, ParcelTokeniser, PatchTokeniser
 from bmfl_lab.models.fusion import (
     CrossAttentionFusion,
@@ -344,5 +345,5 @@ def test_backbone_and_encoder_get_no_gradient_and_do_not_change_by_a_bit():
 
 def test_pooling_averages_cells():
     patches = torch.randn(2, 16, 3)
-    pooled = pool_patches(patches, (4, 4), 2)
+    pooled = pool_patches(patches, (4, 4), (2, 2))
     torch.testing.assert_close(pooled[:, 0], patches[:, [0, 1, 4, 5]].mean(1))
