@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bmfl_lab.errors import ConfigError, nearest
+from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.files import sha256_json
 
 C = TypeVar("C")
@@ -135,3 +135,73 @@ def _coerce(hint: Any, value: Any) -> Any:
     if hint is float and isinstance(value, int):
         return float(value)
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Choose how a module is trained.
+
+    Parameters
+    ----------
+    epochs : int, default 20
+        Number of passes over the training data.
+    batch_size : int, default 128
+        Largest number of stimuli per step, over all processes; an epoch is cut into batches of
+        nearly equal size.
+    lr : float, default 1e-3
+        Peak learning rate.
+    weight_decay : float, default 0.01
+        Decay of weights with two or more dimensions.
+    warmup : float from 0 to 1, default 0.05
+        Share of all steps over which the learning rate rises linearly.
+    clip_norm : float, default 1
+        Largest gradient norm; 0 never clips. A norm that is not finite always stops the training.
+    seed : int, default 0
+        Seed of the order of the stimuli and of dropout. The module is initialised before.
+    precision : "auto", "float32" or "bfloat16", default "auto"
+        "auto": bfloat16 autocast on a GPU where it is fast, else float32.
+    checkpoint_every : int, default 0
+        Steps between checkpoints; 0 saves at the end of each epoch. Only with a folder.
+    optimiser : "adamw", "adam" or "sgd", default "adamw"
+        "sgd" has momentum 0.9.
+    schedule : "cosine" or "constant", default "cosine"
+        Course of the learning rate after the warm-up: down to 0, or unchanged.
+
+    Raises
+    ------
+    ConfigError
+        If a value lies outside its range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+    seed: int = 0
+    precision: typing.Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every: int = 0
+    optimiser: typing.Literal["adamw", "adam", "sgd"] = "adamw"
+    schedule: typing.Literal["cosine", "constant"] = "cosine"
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 1,
+            "lr": 0 < self.lr < math.inf,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "warmup": 0 <= self.warmup <= 1,
+            "clip_norm": 0 <= self.clip_norm < math.inf,
+            "checkpoint_every": self.checkpoint_every >= 0,
+        }
+        wrong = [name for name, fine in bounds.items() if not fine]
+        if wrong:
+            got = ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
+            raise ConfigError(
+                message(
+                    "epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0",
+                    got,
+                    "correct them",
+                )
+            )

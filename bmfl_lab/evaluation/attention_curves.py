@@ -223,7 +223,7 @@ def class_curves(
     ConfigError, DataError
         As `deletion_insertion` and `TrainedFusion.assemble`.
     """
-    path = fusion.assemble().eval()
+    path = fusion.path.eval()
     images = torch.cat(list(image_batches(path.backbone, stimuli)))
     classes = torch.as_tensor(fusion.logits(stimuli).argmax(1), device=images.device)
 

@@ -277,7 +277,7 @@ def randomise_class_attribution(
     **options
         ``trained`` and ``cascade`` as in `weight_randomisation`.
     """
-    path, classes = fusion.assemble(), fusion.logits(stimuli).argmax(1)
+    path, classes = fusion.path, fusion.logits(stimuli).argmax(1)
 
     def maps(module: nn.Module) -> np.ndarray:
         found = class_attribution(
@@ -307,7 +307,7 @@ def randomise_brain_attention(
         raise ConfigError(
             message("a model with cross-attention", repr(fusion.config.head), "use head='fusion'")
         )
-    path = fusion.assemble().eval()
+    path = fusion.path.eval()
     grid = path.backbone.grid_of(path.backbone.image_size, path.backbone.image_size)
     grid = (path.pool, path.pool) if path.pool else grid
 

@@ -182,7 +182,7 @@ def class_attribution(
     steps : int, default 32
         Points of the quadrature.
     path : BMFL, optional
-        An assembled path in place of ``fusion.assemble()``, for example one with other weights.
+        An assembled path in place of ``fusion.path``, for example one with other weights.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def class_attribution(
     DataError
         If labels are asked for and an image has none.
     """
-    path = (fusion.assemble() if path is None else path).eval()
+    path = (fusion.path if path is None else path).eval()
     classes = _classes(fusion, stimuli, target)
 
     def score(images: Tensor, index: Tensor) -> Tensor:

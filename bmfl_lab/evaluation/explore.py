@@ -395,7 +395,7 @@ class Explorer:
         self, model, name, index, shift, severity, lesion, weights=False
     ) -> dict[str, np.ndarray]:
         found = self._model(model)
-        if not hasattr(found, "answer"):
+        if not hasattr(found, "classify"):
             if lesion is not None:
                 raise ConfigError(
                     message("a fusion model for a lesion", repr(model), "choose another model")
@@ -407,14 +407,15 @@ class Explorer:
         response = None
         if found.source is not None:
             response = self._response(found, name, index, shift, severity)[None]
-        return {**found.answer(cls, patches, response, lesion, weights=weights), "grid": grid}
+        return {**found.classify(cls, patches, response, lesion, weights=weights), "grid": grid}
 
     def _response(self, model: Any, name: str, index: int, shift: str, severity: int) -> np.ndarray:
         if model.encoder is not None and model.encoder is self.encoder:
             return self.predicted(name, index, shift, severity)
         key = ("source", model.name, name, index, shift, severity)
         return self._remember(
-            key, lambda: model.inputs(self._one(name, index, shift, severity))[1][0]
+            key,
+            lambda: model.predict_responses(self._one(name, index, shift, severity))[0],
         )
 
     def batch(

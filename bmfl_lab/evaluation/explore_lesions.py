@@ -36,14 +36,14 @@ def _inputs(explorer: Any, model: Any, name: str) -> tuple:
             response = (
                 tokens.predicted_rows(explorer, name, rows)
                 if own
-                else model.inputs(stimuli)[1][rows]
+                else model.predict_responses(stimuli)[rows]
             )
         parts = (
             torch.from_numpy(np.asarray(a[rows], dtype=np.float32))
             for a in (stored.cls, stored.patches)
         )
         cls, patches = parts
-        return cls, patches, response, np.asarray(stimuli.labels)[rows], model.see(cls, patches)
+        return cls, patches, response, np.asarray(stimuli.labels)[rows], model.image_side(cls, patches)
 
     return explorer._remember(("batch", id(model), name), make)
 
@@ -61,7 +61,7 @@ def correct(
         If a lesion is asked of a model without a brain.
     """
     found = explorer._model(model)
-    if not hasattr(found, "answer"):
+    if not hasattr(found, "classify"):
         stimuli = explorer.stimuli(name).subset(rows_of(explorer, name))
         logits = explorer._remember(("logits", model, name), lambda: found.logits(stimuli))
         return predictions(logits) == np.asarray(stimuli.labels)
@@ -70,9 +70,11 @@ def correct(
         cls, patches, response, labels, seen = _inputs(explorer, found, name)
         response, seen = (
             response if response is None else response[rows],
-            seen if seen is None else seen.of(rows),
+            seen if seen is None else seen.rows(rows),
         )
-        logits = found.answer(cls[rows], patches[rows], response, lesion, seen=seen)["logits"]
+        logits = found.classify(
+            cls[rows], patches[rows], response, lesion, image_side=seen
+        )["logits"]
         return predictions(logits) == labels[rows]
 
     return ask() if lesion is not None else explorer._remember(("correct", model, name), ask)

@@ -1,4 +1,4 @@
-"""Neural modules and fitted encoders; flat keyword arguments, no configs."""
+"""Neural modules, fitted encoders, and the path that puts them together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ _PUBLIC = {
     "BrainTransformer": "brain_transformer",
     "ParcelTokeniser": "brain_transformer",
     "PatchTokeniser": "brain_transformer",
+    "FusionConfig": "build",
+    "build_fusion": "build",
+    "ResponseSource": "bmfl",
+    "TokenBatch": "bmfl",
     "CrossAttentionFusion": "fusion",
     "FusionModel": "fusion",
     "FusionOutput": "fusion",

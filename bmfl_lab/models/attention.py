@@ -1,4 +1,4 @@
-"""Attention and the transformer block that the encoders, the brain transformer and the fusion share.
+"""Multi-head attention and the transformer block of the encoders, brain transformer and fusion.
 
 Shape suffixes: B batch, Q queries, P keys (patches or tokens), D width, H heads, K head width.
 """
@@ -13,20 +13,21 @@ from bmfl_lab.errors import ConfigError, message
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention from queries to a context.
+    """Attend from queries to a context with several heads.
 
     Parameters
     ----------
     width : int
         Width D of queries and output.
     n_heads : int
-        Heads H; must divide `width`.
+        Number of heads H; must divide `width`.
     context_width : int, optional
-        Width of the context, if other than D.
+        Width of the context; D by default.
     value_bias : bool, default True
-        Biases of values and output; without them zero value weights give exactly zero.
+        Whether the value and output layers have a bias. Without a bias, zero value weights give an
+        output of exactly zero.
     dropout : float, default 0
-        Of the attention weights, while training.
+        Dropout rate of the attention weights while training.
 
     Raises
     ------
@@ -60,7 +61,16 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(width, width, bias=value_bias)
 
     def memory(self, context_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of a context, shape (B, H, P, K) each, for several calls over the same one."""
+        """Return the keys and values of a context, for several calls with the same context.
+
+        Parameters
+        ----------
+        context_BPD : Tensor, shape (B, P, context_width)
+
+        Returns
+        -------
+        key, value : Tensor, shape (B, H, P, K)
+        """
         key, value = (
             layer(context_BPD).unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
             for layer in (self.key, self.value)
@@ -75,7 +85,7 @@ class MultiHeadAttention(nn.Module):
         weights: bool = False,
         memory: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
+        """Return a mixture of the context's values for each query.
 
         Parameters
         ----------
@@ -85,8 +95,8 @@ class MultiHeadAttention(nn.Module):
             Keys and values; the queries themselves when not given.
         weights : bool, default False
             Return the attention weights as well; slower, the output is the same up to rounding.
-        memory : tuple of Tensor, optional
-            What `memory` returned for the context, in its place.
+        memory : tuple of Tensor, shape (B, H, P, K) each, optional
+            What `memory` returned for the context; then `context_BPD` is not read.
 
         Returns
         -------
@@ -118,16 +128,18 @@ class MultiHeadAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and MLP, each with a residual.
+    """Apply pre-norm self-attention, then a pre-norm MLP, each with a residual.
 
     Parameters
     ----------
-    width, n_heads : int
-        As in `MultiHeadAttention`.
+    width : int
+        Width D of the tokens.
+    n_heads : int
+        Number of attention heads; must divide `width`.
     mlp_ratio : float, default 2
-        Hidden width of the MLP over `width`.
+        Hidden width of the MLP divided by `width`.
     dropout : float, default 0
-        After attention and MLP, while training.
+        Dropout rate after attention and after the MLP while training.
 
     Raises
     ------

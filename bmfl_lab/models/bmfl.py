@@ -1,25 +1,60 @@
-"""The whole path from images: frozen backbone, frozen brain encoder, region selection or lesion, fusion.
+"""The whole path: image -> tokens -> predicted responses -> lesion and selection -> class scores.
 
-Shape suffixes: B batch, P patches, D width, V vertices, S selected vertices, C classes.
+This is the only place where the parts are put together. Training, evaluation, attribution and the
+explorer call it; they differ only in where a batch comes from.
+
+Shape suffixes: B batch, P patches, D width, Q and E number and width of the tokens that the encoder
+reads, V vertices, S selected vertices, C classes, N donors.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.backbones.tokens import read_tokens
-from bmfl_lab.models.fusion import FusionModel, FusionOutput
+from bmfl_lab.backbones.tokens import StoredTokens, read_tokens
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.models.fusion import FusionModel, FusionOutput, ImageSide
 from bmfl_lab.models.lesion import Lesion, apply_lesion
+
+LAST_PATCHES = (("patches", -1),)
+"""Kind and block of the tokens that an encoder reads by default."""
+
+
+class TokenBatch(NamedTuple):
+    """Hold the tokens of a batch of images, as a response source reads them.
+
+    Parameters
+    ----------
+    cls : ndarray, shape (B, D)
+        CLS tokens that the fusion reads.
+    patches : ndarray, shape (B, P, D)
+        Patch tokens that the fusion reads.
+    encoder : tuple of StoredTokens
+        Tokens of the same B images for the source's own brain encoder, one per block that it reads;
+        empty for a source without an encoder.
+    """
+
+    cls: np.ndarray
+    patches: np.ndarray
+    encoder: tuple[StoredTokens, ...] = ()
+
+
+ResponseSource = Callable[[TokenBatch, Sequence[str]], np.ndarray]
+"""``source(tokens, ids) -> (B, V)``: responses to a batch of images.
+
+`tokens` is a `TokenBatch`, `ids` are the B stimulus ids. A source that reads a brain encoder's
+tokens has that encoder as its attribute ``encoder``.
+"""
 
 
 class BMFL(nn.Module):
-    """Brain-machine fusion model for inference and explanation from images.
+    """Classify images by brain-machine fusion: backbone, brain encoder, lesion, fusion.
 
     Only `fusion` is trainable. Backbone and encoder stay in eval mode, receive no gradient and
     never change.
@@ -28,21 +63,28 @@ class BMFL(nn.Module):
     ----------
     backbone : nn.Module
         ``backbone(images)`` returns an object with ``cls``, ``patches`` and ``grid``.
-    encoder : nn.Module or None
-        ``encoder(patches (B, P, D)) -> (B, V)``; None for a backbone-only model.
-    fusion : FusionModel
-        Trained on the same tokens.
+    fusion : FusionModel, optional
+        Reads tokens and selected responses; None for a path that computes tokens and responses
+        only.
+    encoder : nn.Module, optional
+        ``encoder(tokens (B, Q, E)) -> (B, V)``, the network of a brain encoder on this backbone.
+    source : callable, optional
+        ``source(tokens, ids) -> (B, V)``, a `ResponseSource`: a control, or an encoder on another
+        backbone. It is used where there is no `encoder`.
     selected : ndarray of int64, shape (S,), optional
-        Vertices the fusion reads; all when not given.
-    mean, scale : ndarray, shape (V,), optional
-        Training mean and standard deviation of the predicted responses; none for no standardising.
+        Vertices that the fusion reads; all by default.
+    mean, scale : ndarray of float32, shape (V,), optional
+        Training mean and standard deviation of the responses, by which they are standardised; by
+        default they are not standardised. A scale of infinity keeps a vertex at its mean.
+    donors : ndarray of float32, shape (N, V), optional
+        Responses to training images, from which a "resample" lesion takes its replacements.
     pool : int, optional
-        Side of the pooled patch grid that the fusion sees; None for all patches.
+        Side of the pooled patch grid that the fusion reads; all patches by default.
     block : int, default -1
-        Block of the backbone whose tokens the fusion sees.
-    reads : sequence of (str, int), optional
-        Kind and block of each part of the tokens that the encoder reads, side by side; the patches
-        of the last block by default.
+        Block of the backbone whose tokens the fusion reads.
+    reads : sequence of (str, int)
+        Kind and block of each part of the tokens that the encoder reads, joined along the width;
+        the patches of the last block by default.
 
     References
     ----------
@@ -53,23 +95,26 @@ class BMFL(nn.Module):
         self,
         *,
         backbone: nn.Module,
-        encoder: nn.Module | None,
-        fusion: FusionModel,
+        fusion: FusionModel | None = None,
+        encoder: nn.Module | None = None,
+        source: ResponseSource | None = None,
         selected: np.ndarray | None = None,
         mean: np.ndarray | None = None,
         scale: np.ndarray | None = None,
+        donors: np.ndarray | None = None,
         pool: int | None = None,
         block: int = -1,
-        reads: Sequence[tuple[str, int]] = (("patches", -1),),
+        reads: Sequence[tuple[str, int]] = LAST_PATCHES,
     ):
         super().__init__()
         self.backbone = backbone.requires_grad_(False).eval()
         self.encoder = None if encoder is None else encoder.requires_grad_(False).eval()
-        self.fusion, self.pool, self.block, self.reads = fusion, pool, block, tuple(reads)
-        for name, value in (("selected", selected), ("mean", mean), ("scale", scale)):
-            self.register_buffer(
-                name, None if value is None else torch.as_tensor(np.asarray(value))
-            )
+        self.fusion, self.source = fusion, source
+        self.pool, self.block, self.reads = pool, block, tuple(reads)
+        arrays = {"selected": selected, "mean": mean, "scale": scale, "donors": donors}
+        for name, value in arrays.items():
+            tensor = None if value is None else torch.as_tensor(np.asarray(value))
+            self.register_buffer(name, tensor)
 
     def train(self, mode: bool = True) -> BMFL:
         """Set the mode of the fusion; backbone and encoder stay in eval mode."""
@@ -86,20 +131,23 @@ class BMFL(nn.Module):
         lesion: Lesion | None = None,
         weights: bool = False,
         grad: bool = False,
+        ids: Sequence[str] | None = None,
     ) -> FusionOutput:
-        """Classify images.
+        """Return class scores of images.
 
         Parameters
         ----------
         images : Tensor, shape (B, 3, H, W)
-            Normalised as the backbone expects.
+            Images, normalised by the backbone's ``preprocess``.
         lesion : Lesion, optional
-            Applied to the predicted response, on all V vertices.
+            Replaces the predicted responses of some of the V vertices.
         weights : bool, default False
             Return attention weights.
         grad : bool, default False
             Let gradients reach `images`, for attribution; the backbone must take ``grad=True``, as
             those of this package do. No weight of the frozen parts receives a gradient either way.
+        ids : sequence of str, length B, optional
+            Stimulus ids; needed where the responses come from a control.
 
         Returns
         -------
@@ -108,36 +156,201 @@ class BMFL(nn.Module):
         Raises
         ------
         ConfigError
-            As `apply_lesion`.
+            If the responses cannot be computed from images, or as `apply_lesion`.
         """
         with contextlib.nullcontext() if grad else torch.no_grad():
-            tokens, read_BPD = self._tokens(images, grad)
-            response_BS = (
-                None if self.encoder is None else self.select(self.encoder(read_BPD), lesion)
-            )
-            patches_BPD = tokens.patches
-            if self.pool:
-                patches_BPD = read_tokens(tokens, f"pooled:{self.pool}")
-        # clones leave inference mode, so that the fusion can be trained on the outputs of the
-        # frozen parts
-        frozen = (t if t is None else t.clone() for t in (tokens.cls, patches_BPD, response_BS))
-        return self.fusion(*frozen, weights=weights)
+            batch = self.tokens(images, grad=grad)
+            response_BV = self.respond(batch, ids)
+        if response_BV is not None:
+            batch["response"] = response_BV
+        if not grad:
+            # a clone leaves inference mode, so that the fusion can be trained on the outputs of
+            # the frozen parts
+            batch = {name: value.clone() for name, value in batch.items()}
+        return self.classify(batch, lesion=lesion, weights=weights)
 
-    def _tokens(self, images: Tensor, grad: bool) -> tuple[Any, Tensor]:
-        """Return the fusion's tokens and the encoder's patches, from one pass through the backbone."""
+    def tokens(self, images: Tensor, *, grad: bool = False) -> dict[str, Tensor]:
+        """Return the tokens of images, from one pass through the backbone.
+
+        Parameters
+        ----------
+        images : Tensor, shape (B, 3, H, W)
+            Images, normalised by the backbone's ``preprocess``.
+        grad : bool, default False
+            Let gradients reach `images`.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``"cls"`` (B, D) and ``"patches"`` (B, P, D) as the fusion reads them, and, where there
+            is an encoder, ``"encoder"`` (B, Q, E) as the encoder reads them.
+        """
         options = {"grad": True} if grad else {}
-        if self.block == -1 and self.reads == (("patches", -1),):
-            tokens = self.backbone(images, **options)
-            return tokens, tokens.patches
-        blocks = tuple(dict.fromkeys((self.block, *(b for _, b in self.reads))))
-        found = dict(zip(blocks, self.backbone(images, blocks=blocks, **options)))
-        return found[self.block], torch.cat(
-            [read_tokens(found[b], kind) for kind, b in self.reads], 2
-        )
+        reads = self.reads if self.encoder is not None else ()
+        if self.block == -1 and reads in ((), LAST_PATCHES):
+            found = {-1: self.backbone(images, **options)}
+        else:
+            blocks = tuple(dict.fromkeys((self.block, *(block for _, block in reads))))
+            found = dict(zip(blocks, self.backbone(images, blocks=blocks, **options)))
+        kind = f"pooled:{self.pool}" if self.pool else "patches"
+        own = found[self.block]
+        batch = {"cls": own.cls, "patches": read_tokens(own, kind)}
+        if reads:
+            parts = [read_tokens(found[block], kind) for kind, block in reads]
+            batch["encoder"] = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+        return batch
 
-    def select(self, response_BV: Tensor, lesion: Lesion | None = None) -> Tensor:
-        """Return lesioned, standardised responses of the selected vertices, shape (B, S)."""
-        response_BV = apply_lesion(response_BV, lesion, mean_V=self.mean)
-        if self.mean is not None and self.scale is not None:
+    def respond(
+        self, batch: Mapping[str, Tensor], ids: Sequence[str] | None = None
+    ) -> Tensor | None:
+        """Return the responses to a batch: those it holds, the encoder's, or the control's.
+
+        Parameters
+        ----------
+        batch : mapping of str to Tensor
+            As `tokens` returns it. With ``"response"`` (B, V), that is returned.
+        ids : sequence of str, length B, optional
+            Stimulus ids; needed by a control.
+
+        Returns
+        -------
+        Tensor, shape (B, V), or None
+            None for a model without a brain.
+
+        Raises
+        ------
+        ConfigError
+            If the responses cannot be computed from the batch: the encoder has no network that
+            reads tokens of this backbone, or a control lacks the ids.
+        DataError
+            If a control returns another number of rows, or values that are not finite.
+        """
+        if "response" in batch:
+            return batch["response"]
+        if self.encoder is not None:
+            return self.encoder(batch["encoder"])
+        if self.source is None:
+            return None
+        if ids is None or getattr(self.source, "encoder", None) is not None:
+            if ids is None:
+                got = "a control, without the stimulus ids"
+            else:
+                got = "one with another backbone, with several networks, or inside a control"
+            raise ConfigError(
+                message(
+                    "an encoder that reads tokens of the same backbone by one network",
+                    got,
+                    "use stored tokens: `logits` of a stimulus set, batches='store' in training",
+                )
+            )
+        tokens = (batch[name].float().cpu().numpy() for name in ("cls", "patches"))
+        response = check_responses(self.source(TokenBatch(*tokens), ids), ids)
+        return torch.from_numpy(response).to(batch["cls"].device)
+
+    def select(
+        self, response_BV: Tensor, lesion: Lesion | None = None, rows: np.ndarray | None = None
+    ) -> Tensor:
+        """Return lesioned, standardised responses of the selected vertices, shape (B, S).
+
+        Parameters
+        ----------
+        response_BV : Tensor, shape (B, V)
+            Responses as `respond` returns them.
+        lesion : Lesion, optional
+            Replaces the responses of some vertices.
+        rows : ndarray of int64, shape (B,), optional
+            Position of each response in its image set, as in `apply_lesion`.
+        """
+        response_BV = apply_lesion(
+            response_BV, lesion, mean_V=self.mean, donors_NV=self.donors, rows=rows
+        )
+        if self.mean is not None:
             response_BV = (response_BV - self.mean) / self.scale
         return response_BV if self.selected is None else response_BV[:, self.selected]
+
+    def classify(
+        self,
+        batch: Mapping[str, Tensor],
+        *,
+        lesion: Lesion | None = None,
+        weights: bool = False,
+        image_side: ImageSide | None = None,
+        fusion: nn.Module | None = None,
+    ) -> FusionOutput:
+        """Return class scores of a batch of tokens and responses.
+
+        Parameters
+        ----------
+        batch : mapping of str to Tensor
+            ``"cls"`` (B, D), ``"patches"`` (B, P, D) and, unless the head is "backbone",
+            ``"response"`` (B, V); ``"index"`` (B,), the position of each image in its set, if a
+            "resample" lesion is to be the same in batches of any size.
+        lesion : Lesion, optional
+            Replaces the responses of some vertices.
+        weights : bool, default False
+            Return attention weights.
+        image_side : ImageSide, optional
+            What ``fusion.image_side`` returned for the same tokens: many lesions of the same images
+            then cost less.
+        fusion : nn.Module, optional
+            Run in place of the path's own fusion, e.g. the same one wrapped for several processes.
+
+        Returns
+        -------
+        FusionOutput
+
+        Raises
+        ------
+        ConfigError
+            If there is a lesion for a "backbone" model, or as `apply_lesion`.
+        """
+        response_BS = None
+        if self.fusion.head != "backbone":
+            rows = batch["index"].cpu().numpy() if "index" in batch and lesion else None
+            response_BS = self.select(batch["response"], lesion, rows)
+        elif lesion is not None:
+            raise ConfigError(
+                message(
+                    "a model with a brain to lesion", "head 'backbone'", "lesion a fusion model"
+                )
+            )
+        fusion = self.fusion if fusion is None else fusion
+        options = {} if image_side is None else {"image_side": image_side}
+        return fusion(
+            batch["cls"].float(), batch["patches"].float(), response_BS, weights=weights, **options
+        )
+
+
+def check_responses(
+    response: np.ndarray, ids: Sequence[str], n_vertices: int | None = None
+) -> np.ndarray:
+    """Return the responses of a source as float32 (B, V), refusing what is not one row per image.
+
+    Raises
+    ------
+    DataError
+        If the shape is not (B, V) or a value is not finite.
+    """
+    response = np.asarray(response, dtype=np.float32)
+    if (
+        response.ndim != 2
+        or len(response) != len(ids)
+        or n_vertices not in (None, response.shape[1])
+    ):
+        raise DataError(
+            message(
+                f"responses of shape ({len(ids)}, {n_vertices or 'n_vertices'})",
+                f"shape {response.shape}",
+                "let the response source return one row per stimulus",
+            )
+        )
+    fine = np.isfinite(response).all(1)
+    if not fine.all():
+        raise DataError(
+            message(
+                "finite responses",
+                f"NaN or infinity for {str(ids[int(np.flatnonzero(~fine)[0])])!r}",
+                "check the response source",
+            )
+        )
+    return response

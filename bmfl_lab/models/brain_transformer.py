@@ -1,4 +1,4 @@
-"""From predicted responses to brain tokens: tokenisers, and the transformer over CLS and tokens.
+"""Tokenisers of predicted responses, and the transformer over a CLS token and the brain tokens.
 
 Shape suffixes: B batch, V vertices, R brain tokens (parcels or patches), L padded parcel size, E
 brain width.
@@ -18,13 +18,13 @@ from bmfl_lab.models.attention import TransformerBlock, sincos_positions
 
 
 class ParcelTokeniser(nn.Module):
-    """One token a parcel: a linear readout of that parcel's vertices.
+    """Make one brain token per parcel: a linear readout of the vertices of that parcel.
 
     Parameters
     ----------
-    parcels : sequence of int64 ndarray, or mapping of str to it
+    parcels : sequence of int64 ndarray, or mapping of str to int64 ndarray
         Vertex indices of each parcel (ROI, or hemisphere and ROI). Parcels may overlap and need not
-        cover all.
+        cover all vertices.
     n_vertices : int
         Number V of vertices in a response.
     width : int
@@ -37,8 +37,8 @@ class ParcelTokeniser(nn.Module):
 
     Notes
     -----
-    Parcels are worked off in buckets of similar size, each one padded batched product; a padded
-    place reads a zero. NeuralOOD does not state its tokeniser; one token a parcel is our choice.
+    Parcels of similar size are computed together as one padded batched product; the padding reads
+    zeros. NeuralOOD does not state its tokeniser; one token per parcel is our choice.
     """
 
     def __init__(
@@ -78,7 +78,9 @@ class ParcelTokeniser(nn.Module):
         order = self._make_buckets(arrays, sizes, starts, n_vertices)
         self.register_buffer("order", torch.as_tensor(np.argsort(order)), persistent=False)
 
-    def _make_buckets(self, arrays, sizes, starts, n_vertices) -> np.ndarray:
+    def _make_buckets(
+        self, arrays: list[np.ndarray], sizes: np.ndarray, starts: np.ndarray, n_vertices: int
+    ) -> np.ndarray:
         level = np.ceil(np.log2(sizes)).astype(int)
         self.n_buckets = len(np.unique(level))
         order = []
@@ -109,7 +111,7 @@ class ParcelTokeniser(nn.Module):
 
 
 class PatchTokeniser(nn.Module):
-    """One token every `patch` vertices along their order, the ends joined by wrapping.
+    """Make one brain token per `patch` consecutive vertices; the last one wraps to the first vertices.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ class PatchTokeniser(nn.Module):
     width : int
         Width E of the tokens.
     patch : int, default 16
-        Vertices a token.
+        Number of vertices per token.
 
     Raises
     ------
@@ -127,7 +129,7 @@ class PatchTokeniser(nn.Module):
 
     Notes
     -----
-    MinD-Vis adds a whole extra patch when `patch` divides V; this one adds none then.
+    MinD-Vis adds a whole extra patch when `patch` divides V; this tokeniser adds none.
 
     References
     ----------
@@ -158,18 +160,24 @@ class PatchTokeniser(nn.Module):
 
 
 class BrainTransformer(nn.Module):
-    """CLS and brain tokens of a response.
+    """Turn a response into a CLS token and brain tokens.
 
     Parameters
     ----------
     tokeniser : ParcelTokeniser or PatchTokeniser
-        (B, V) to (B, R, E); its weights are trained here.
-    width, depth, n_heads : int
-        Width E, number of blocks, heads.
+        Maps responses (B, V) to tokens (B, R, E); its weights are trained with the transformer.
+    width : int
+        Width E of the tokens.
+    depth : int, default 2
+        Number of transformer blocks.
+    n_heads : int, default 4
+        Number of attention heads; must divide `width`.
     positions : "learned" or "sincos", default "learned"
-        "sincos" is fixed, for tokens that have an order.
-    mlp_ratio, dropout : float
-        As in `TransformerBlock`.
+        Learned position embeddings, or fixed sines and cosines for tokens that have an order.
+    mlp_ratio : float, default 2
+        Hidden width of each MLP divided by `width`.
+    dropout : float, default 0
+        Dropout rate of the blocks while training.
 
     Raises
     ------
@@ -179,8 +187,8 @@ class BrainTransformer(nn.Module):
 
     Notes
     -----
-    Blocks are pre-norm, and a LayerNorm follows the last. Depth, width, heads and positions of
-    NeuralOOD's brain transformer are not known: our choice.
+    Blocks are pre-norm, and a LayerNorm follows the last block. NeuralOOD does not state depth,
+    width, heads and positions of its brain transformer; all are our choice.
 
     References
     ----------
@@ -220,6 +228,11 @@ class BrainTransformer(nn.Module):
 
     def forward(self, response_BV: Tensor) -> tuple[Tensor, Tensor]:
         """Return the CLS token, shape (B, E), and the brain tokens, shape (B, R, E).
+
+        Parameters
+        ----------
+        response_BV : Tensor, shape (B, V)
+            Predicted responses.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Two-way cross-attention between visual and brain tokens, and the two baselines of the same form.
+"""Two-way cross-attention between visual and brain tokens, and two baselines built alike.
 
 Shape suffixes: B batch, P patches, D visual width, R brain tokens, E brain width, W common width, V
 vertices, H heads, C classes.
@@ -6,7 +6,7 @@ vertices, H heads, C classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,26 @@ from torch import Tensor, nn
 from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.models.attention import MultiHeadAttention
 
-HEADS = ("fusion", "concat", "backbone")
-QUERIES = ("cls", "patch")
+Head = Literal["fusion", "concat", "backbone"]
+HEADS: tuple[str, ...] = get_args(Head)
+Query = Literal["cls", "patch"]
+QUERIES: tuple[str, ...] = get_args(Query)
+"""Which token is the query in the cross-attention: CLS alone, or CLS and all other tokens."""
 
 
 class FusionOutput(NamedTuple):
-    """Output of a fusion model.
+    """Hold the output of a fusion model.
 
     Parameters
     ----------
     logits : Tensor, shape (B, C)
         Class scores.
     x_vb, x_bv : Tensor, shape (B, W), or None
-        Visual query over brain tokens, and brain query over visual patches; None for "backbone".
+        Features of the visual query over brain tokens, and of the brain query over visual patches;
+        None for "backbone".
     attention : dict of str to Tensor, or None
-        ``"vb"`` (B, H, 1 or 1+P, R) and ``"bv"`` (B, H, 1 or 1+R, P), on request.
+        Attention weights ``"vb"`` (B, H, 1 or 1+P, R) and ``"bv"`` (B, H, 1 or 1+R, P), where they
+        were requested.
     """
 
     logits: Tensor
@@ -37,16 +42,18 @@ class FusionOutput(NamedTuple):
     attention: dict[str, Tensor] | None = None
 
 
-class Seen(NamedTuple):
-    """The image's side of the cross-attentions, the same whatever the brain responds.
+class ImageSide(NamedTuple):
+    """Hold the part of the cross-attentions that depends on the image alone.
+
+    It is the same for every response, so that many lesions of one image can share it.
 
     Parameters
     ----------
     tokens : Tensor, shape (B, 1 or 1+P, W)
-        Projected visual tokens that ask.
+        Projected visual tokens that are queries.
     normed : Tensor, shape (B, 1 or 1+P, W)
-        The same after the norm.
-    memory : tuple of Tensor, shape (B, H, P, W / H)
+        The same tokens after the LayerNorm.
+    memory : tuple of two Tensors, shape (B, H, P, W / H)
         Keys and values of the patches.
     """
 
@@ -54,13 +61,43 @@ class Seen(NamedTuple):
     normed: Tensor
     memory: tuple[Tensor, Tensor]
 
-    def of(self, rows: slice) -> Seen:
+    def rows(self, rows: slice) -> ImageSide:
         """Return the same for some of the images."""
-        return Seen(self.tokens[rows], self.normed[rows], tuple(part[rows] for part in self.memory))
+        key, value = self.memory
+        return ImageSide(self.tokens[rows], self.normed[rows], (key[rows], value[rows]))
+
+
+class Moments:
+    """Accumulate the mean and standard deviation of each dimension over batches, in float64.
+
+    Sums are taken of differences to the first image, so that a large mean costs no digits.
+    """
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, values: Tensor) -> None:
+        """Add values of shape (n, ..., D); all but the last dimension are averaged over."""
+        if not self.count:
+            self.centre = values[:1].flatten(0, -2).double().mean(0)
+            self.total, self.square = torch.zeros_like(self.centre), torch.zeros_like(self.centre)
+        flat = values.flatten(0, -2).double() - self.centre
+        self.total = self.total + flat.sum(0)
+        self.square = self.square + flat.square().sum(0)
+        self.count += len(flat)
+
+    def mean(self) -> Tensor:
+        """Return the mean, float64 (D,)."""
+        return self.total / self.count + self.centre
+
+    def std(self) -> Tensor:
+        """Return the standard deviation (of the population), float64 (D,)."""
+        variance = self.square / self.count - (self.total / self.count) ** 2
+        return variance.clamp_min(0).sqrt()
 
 
 class CrossAttentionFusion(nn.Module):
-    """Two cross-attentions: visual queries over brain tokens and brain queries over visual patches.
+    """Attend from visual queries to brain tokens, and from brain queries to visual patches.
 
     With a common width W, LayerNorm N and the projected tokens v (visual) and b (brain)::
 
@@ -73,12 +110,16 @@ class CrossAttentionFusion(nn.Module):
 
     Parameters
     ----------
-    visual_width, brain_width, width : int
-        D, E and W.
+    visual_width : int
+        Width D of the visual tokens.
+    brain_width : int
+        Width E of the brain tokens.
+    width : int
+        Common width W to which both are projected.
     n_heads : int, default 4
-        Heads of both attentions.
+        Number of heads of both attentions.
     query : "cls" or "patch", default "cls"
-        Who asks.
+        Which token is the query in the cross-attention: CLS alone, or CLS and all other tokens.
 
     Raises
     ------
@@ -87,8 +128,8 @@ class CrossAttentionFusion(nn.Module):
 
     Notes
     -----
-    NeuralOOD's text supports both readings of `query`. The order of the names vb and bv is not
-    stated: here the first letter asks.
+    NeuralOOD's text supports both readings of `query`, and does not state the order of the names vb
+    and bv. Here the first letter names the query: vb has visual queries over brain tokens.
 
     References
     ----------
@@ -115,11 +156,11 @@ class CrossAttentionFusion(nn.Module):
         self.attention_vb = MultiHeadAttention(width=width, n_heads=n_heads, value_bias=False)
         self.attention_bv = MultiHeadAttention(width=width, n_heads=n_heads, value_bias=False)
 
-    def see(self, cls_BD: Tensor, patches_BPD: Tensor) -> Seen:
-        """Return what `forward` makes of visual tokens alone; parameters as there."""
+    def image_side(self, cls_BD: Tensor, patches_BPD: Tensor) -> ImageSide:
+        """Return what `forward` computes from the visual tokens, (B, D) and (B, P, D), alone."""
         visual = self.project_visual(torch.cat([cls_BD[:, None], patches_BPD], 1))
         normed, n = self.norm_visual(visual), 1 if self.query == "cls" else None
-        return Seen(visual[:, :n], normed[:, :n], self.attention_bv.memory(normed[:, 1:]))
+        return ImageSide(visual[:, :n], normed[:, :n], self.attention_bv.memory(normed[:, 1:]))
 
     def forward(
         self,
@@ -129,9 +170,9 @@ class CrossAttentionFusion(nn.Module):
         brain_BRE: Tensor,
         *,
         weights: bool = False,
-        seen: Seen | None = None,
+        image_side: ImageSide | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor] | None]:
-        """Fuse.
+        """Return the fused features and, on request, the attention weights.
 
         Parameters
         ----------
@@ -141,8 +182,8 @@ class CrossAttentionFusion(nn.Module):
             Brain tokens.
         weights : bool, default False
             Return attention weights.
-        seen : Seen, optional
-            Of these visual tokens, if `see` was called before.
+        image_side : ImageSide, optional
+            What `image_side` returned for the same visual tokens, if it was called before.
 
         Returns
         -------
@@ -155,17 +196,17 @@ class CrossAttentionFusion(nn.Module):
         RuntimeError
             If widths do not agree.
         """
-        seen = self.see(cls_BD, patches_BPD) if seen is None else seen
+        side = self.image_side(cls_BD, patches_BPD) if image_side is None else image_side
         brain = self.project_brain(torch.cat([brain_cls_BE[:, None], brain_BRE], 1))
         normed, n = self.norm_brain(brain), 1 if self.query == "cls" else None
-        mixed_vb, weights_vb = self.attention_vb(seen.normed, normed[:, 1:], weights=weights)
-        mixed_bv, weights_bv = self.attention_bv(normed[:, :n], memory=seen.memory, weights=weights)
-        x_vb, x_bv = (seen.tokens + mixed_vb).mean(1), (brain[:, :n] + mixed_bv).mean(1)
+        mixed_vb, weights_vb = self.attention_vb(side.normed, normed[:, 1:], weights=weights)
+        mixed_bv, weights_bv = self.attention_bv(normed[:, :n], memory=side.memory, weights=weights)
+        x_vb, x_bv = (side.tokens + mixed_vb).mean(1), (brain[:, :n] + mixed_bv).mean(1)
         return x_vb, x_bv, {"vb": weights_vb, "bv": weights_bv} if weights else None
 
 
 class FusionModel(nn.Module):
-    """From visual tokens and a predicted response to class scores.
+    """Classify an image by its visual tokens and its predicted response.
 
     Parameters
     ----------
@@ -174,16 +215,24 @@ class FusionModel(nn.Module):
         transformer, no cross-attention; the MLP sees [projected visual summary; projected brain
         CLS]. "backbone": an MLP on the visual summary, no brain. The visual summary is [CLS; mean
         of the patches].
-    visual_width, n_classes : int
-        D and C.
-    brain : nn.Module, optional
-        `BrainTransformer`; not for "backbone".
-    brain_width, width, n_heads, query
-        As in `CrossAttentionFusion`.
+    visual_width : int
+        Width D of the visual tokens.
+    n_classes : int
+        Number of classes C.
+    brain : BrainTransformer, optional
+        Makes the brain tokens; not used by "backbone".
+    brain_width : int, default 64
+        Width E of the brain tokens.
+    width : int, default 64
+        Common width W of the fusion.
+    n_heads : int, default 4
+        Number of heads of both cross-attentions.
+    query : "cls" or "patch", default "cls"
+        Which token is the query in the cross-attention, as in `CrossAttentionFusion`.
     hidden : int, optional
-        Hidden width of the MLP; `width` when not given.
+        Hidden width of the MLP; `width` by default.
     dropout : float, default 0
-        Before the last layer, while training.
+        Dropout rate before the last layer while training.
 
     Raises
     ------
@@ -242,35 +291,23 @@ class FusionModel(nn.Module):
             nn.Linear(hidden, n_classes),
         )
 
-    def standardise_tokens(self, cls_BD: Tensor, patches_BPD: Tensor) -> None:
-        """Take the mean and standard deviation of each token dimension from training tokens.
+    def standardise_tokens(self, cls: Moments, patches: Moments) -> None:
+        """Standardise tokens from now on, each dimension by its mean and standard deviation.
 
         Parameters
         ----------
-        cls_BD, patches_BPD : Tensor, shapes (B, D) and (B, P, D)
-            CLS and patch tokens, each standardised by their own.
+        cls, patches : Moments
+            Moments of the CLS and of the patch tokens of all training images.
         """
-        for row, tokens in enumerate((cls_BD, patches_BPD)):
-            centre = tokens[:1].flatten(0, -2).double().mean(0)
-            total, square, count = torch.zeros_like(centre), torch.zeros_like(centre), 0
-            for part in tokens.split(
-                512
-            ):  # in parts, because the tokens may fill the memory at half precision
-                flat = part.flatten(0, -2).double() - centre
-                total, square, count = (
-                    total + flat.sum(0),
-                    square + flat.square().sum(0),
-                    count + len(flat),
-                )
-            mean = total / count
-            self.token_mean[row] = mean + centre
-            self.token_scale[row] = (square / count - mean**2).clamp_min(0).sqrt().clamp_min(1e-4)
+        for row, moments in enumerate((cls, patches)):
+            self.token_mean[row] = moments.mean()
+            self.token_scale[row] = moments.std().clamp_min(1e-4)
 
-    def see(self, cls_BD: Tensor, patches_BPD: Tensor) -> Seen | None:
-        """Return the image's side of a "fusion" for several responses to the same images, None for other heads."""
+    def image_side(self, cls_BD: Tensor, patches_BPD: Tensor) -> ImageSide | None:
+        """Return what depends on the tokens (B, D) and (B, P, D) alone; None for other heads."""
         if self.head != "fusion":
             return None
-        return self.fusion.see(*self._standardised(cls_BD, patches_BPD))
+        return self.fusion.image_side(*self._standardised(cls_BD, patches_BPD))
 
     def _standardised(self, cls_BD: Tensor, patches_BPD: Tensor) -> tuple[Tensor, Tensor]:
         return (
@@ -285,21 +322,21 @@ class FusionModel(nn.Module):
         response_BV: Tensor | None = None,
         *,
         weights: bool = False,
-        seen: Seen | None = None,
+        image_side: ImageSide | None = None,
     ) -> FusionOutput:
-        """Classify.
+        """Return class scores.
 
         Parameters
         ----------
         cls_BD, patches_BPD : Tensor, shapes (B, D) and (B, P, D)
             Visual tokens.
         response_BV : Tensor, shape (B, V), optional
-            Predicted response of the vertices that the brain transformer reads; unused by
-            "backbone".
+            Standardised predicted response of the vertices that the brain transformer reads; not
+            used by "backbone".
         weights : bool, default False
             Return attention weights ("fusion" only).
-        seen : Seen, optional
-            Of these visual tokens, if `see` was called before.
+        image_side : ImageSide, optional
+            What `image_side` returned for the same visual tokens, if it was called before.
 
         Returns
         -------
@@ -310,7 +347,7 @@ class FusionModel(nn.Module):
         RuntimeError
             If widths do not agree.
         """
-        if seen is None:
+        if image_side is None:
             cls_BD, patches_BPD = self._standardised(cls_BD, patches_BPD)
         if self.head == "backbone":
             return FusionOutput(
@@ -320,7 +357,7 @@ class FusionModel(nn.Module):
         attention = None
         if self.head == "fusion":
             x_vb, x_bv, attention = self.fusion(
-                cls_BD, patches_BPD, brain_cls_BE, brain_BRE, weights=weights, seen=seen
+                cls_BD, patches_BPD, brain_cls_BE, brain_BRE, weights=weights, image_side=image_side
             )
         else:
             x_vb = self.project_visual(torch.cat([cls_BD, patches_BPD.mean(1)], 1))
@@ -329,19 +366,21 @@ class FusionModel(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Return the number of trainable scalars."""
+    """Return the number of trainable scalar parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def matched_hidden(n_parameters: int, *, visual_width: int, n_classes: int) -> int:
-    """Return the hidden width with which a "backbone" model has as many parameters as another model.
+    """Return the hidden width that gives a "backbone" model as many parameters as another model.
 
     Parameters
     ----------
     n_parameters : int
-        Trainable parameters to match.
-    visual_width, n_classes : int
-        D and C of the backbone model.
+        Number of trainable parameters to match.
+    visual_width : int
+        Width D of the visual tokens.
+    n_classes : int
+        Number of classes C.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Lesions: what a model would do if part of the predicted cortex said nothing, or something else.
+"""Lesions: replacing the predicted response of chosen vertices before the fusion reads it.
 
 Shape suffixes: B batch, V vertices, N donors.
 """
@@ -19,19 +19,19 @@ LESION_KINDS = ("mean", "zero", "resample")
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """Which vertices are lesioned, and how.
+    """Name the vertices that are lesioned, and what replaces their response.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (V,)
         True where the response is replaced; any set of vertices, e.g. ``atlas.select("V1")``.
-    kind : "mean", "zero" or "resample"
-        "mean": the vertex's training mean. "zero": 0. "resample": the response to another image,
-        all lesioned vertices from the same one.
-    strength : float, default 1
-        0 leaves the response as it is, 1 replaces it; in between a mixture.
+    kind : "mean", "zero" or "resample", default "mean"
+        "mean": the mean response of the vertex over training images. "zero": 0. "resample": the
+        response to another image, the same image for all lesioned vertices.
+    strength : float from 0 to 1, default 1
+        0 leaves the response as it is, 1 replaces it, values in between mix the two linearly.
     seed : int, default 0
-        Of the choice of other images.
+        Seed of the random choice of other images ("resample").
 
     Raises
     ------
@@ -61,6 +61,7 @@ def apply_lesion(
     *,
     mean_V: Tensor | None = None,
     donors_NV: Tensor | None = None,
+    rows: np.ndarray | None = None,
 ) -> Tensor:
     """Return responses with a lesion.
 
@@ -71,10 +72,14 @@ def apply_lesion(
     lesion : Lesion or None
         None returns the responses themselves.
     mean_V : Tensor, shape (V,), optional
-        Training mean, for "mean".
+        Mean response over training images; needed by "mean".
     donors_NV : Tensor, shape (N, V), optional
-        Responses to other images, for "resample": row i takes a seeded random donor. Without them,
-        each row of the batch takes that of another row (a seeded rotation of the batch).
+        Responses to other images, for "resample": each row takes a seeded random donor. Without
+        donors, each row of the batch takes the response of another row (the batch rotated by a
+        seeded number of rows).
+    rows : ndarray of int64, shape (B,), optional
+        Position of each response in its image set, 0 to B - 1 by default. A donor belongs to a
+        position, so that a set gives the same result whole and in batches.
 
     Returns
     -------
@@ -91,17 +96,21 @@ def apply_lesion(
     if mask_V.shape != response_BV.shape[1:]:
         raise ConfigError(
             message(
-                f"a lesion mask of shape ({response_BV.shape[1]},), one value a vertex",
+                f"a lesion mask of shape ({response_BV.shape[1]},), one value per vertex",
                 f"shape {tuple(mask_V.shape)}",
                 "make it with the atlas of the brain encoder",
             )
         )
-    other_BV = _replacement(response_BV, lesion, mean_V, donors_NV)
+    other_BV = _replacement(response_BV, lesion, mean_V, donors_NV, rows)
     return torch.where(mask_V, torch.lerp(response_BV, other_BV, lesion.strength), response_BV)
 
 
 def _replacement(
-    response_BV: Tensor, lesion: Lesion, mean_V: Tensor | None, donors_NV: Tensor | None
+    response_BV: Tensor,
+    lesion: Lesion,
+    mean_V: Tensor | None,
+    donors_NV: Tensor | None,
+    rows: np.ndarray | None,
 ) -> Tensor:
     if lesion.kind == "zero":
         return torch.zeros_like(response_BV)
@@ -114,8 +123,9 @@ def _replacement(
     generator = np.random.default_rng(lesion.seed)
     n = len(response_BV)
     if donors_NV is not None:
-        chosen = torch.as_tensor(generator.integers(0, len(donors_NV), n), device=donors_NV.device)
-        return donors_NV[chosen].to(response_BV)
+        rows = np.arange(n) if rows is None else rows
+        drawn = generator.integers(0, len(donors_NV), int(rows.max(initial=-1)) + 1)[rows]
+        return donors_NV[torch.as_tensor(drawn, device=donors_NV.device)].to(response_BV)
     if n < 2:
         raise ConfigError(
             message(

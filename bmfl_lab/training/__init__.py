@@ -1,4 +1,4 @@
-"""Training: the loop, its checkpoints, and one recipe a model."""
+"""Training: the loop, its checkpoints, and one recipe per model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PUBLIC = {
     "fit": "loop",
     "FitResult": "loop",
     "LoopConfig": "loop",
+    "Context": "context",
+    "study_backbone": "context",
     "FusionConfig": "recipes",
-    "ResponseSource": "recipes",
-    "build_fusion": "recipes",
-    "train_fusion": "recipes",
-    "TrainedFusion": "trained_fusion",
-    "load_fusion": "fusion_io",
+    "train_fusion": "fusion",
+    "TrainedFusion": "trained",
+    "load_fusion": "trained",
     "AlignConfig": "aligned_model",
     "TrainedAligned": "aligned_model",
     "load_aligned": "aligned_model",
@@ -35,8 +35,6 @@ _PUBLIC = {
     "prepare_original": "aligned",
     "train_aligned": "aligned",
     "ablation_trainer": "ablation",
-    "Job": "ensemble",
-    "train_fusions": "ensemble",
     "CONTROL_MODELS": "controls",
     "agreement": "controls",
     "train_alphas": "controls",
@@ -47,6 +45,8 @@ _PUBLIC = {
     "train_quality": "controls",
     "TrainedProbe": "probe",
     "train_probe": "probe",
+    "EncoderSource": "sources",
+    "lookup_source": "sources",
     "mixed_source": "sources",
     "noise_source": "sources",
     "other_image_source": "sources",

@@ -1,78 +1,88 @@
-"""Train what an ablation asks for: the same fusion with some vertices silenced, all models at once."""
+"""Training the models of an ablation: the same fusion with some vertices silenced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.study import Study
-from bmfl_lab.runtime import pick_device
-from bmfl_lab.training.ensemble import Job, train_fusions
-from bmfl_lab.training.fusion_parts import ResponseSource, encoder_source, study_backbone
-from bmfl_lab.training.recipes import FusionConfig
-from bmfl_lab.training.sources import remembered
-from bmfl_lab.training.trained_fusion import TrainedFusion
+from bmfl_lab.models.bmfl import ResponseSource
+from bmfl_lab.models.build import FusionConfig
+from bmfl_lab.training.context import Context
+from bmfl_lab.training.encoder_io import TrainedEncoder
+from bmfl_lab.training.fusion import train_fusion
+from bmfl_lab.training.trained import TrainedFusion
+
+
+class AblatedModel(Protocol):
+    """Name a model of an ablation: the vertices it may read, bool (n_vertices,), and its seed."""
+
+    name: str
+    mask: np.ndarray
+    seed: int
 
 
 def ablation_trainer(
     config: FusionConfig,
     study: Study,
     *,
-    encoder: Any = None,
+    encoder: TrainedEncoder | None = None,
     brain: ResponseSource | None = None,
     atlas: Atlas | None = None,
     store: FeatureStore | None = None,
     device: str = "auto",
-    at_once: int | None = None,
-) -> Callable[[Sequence[Any]], list[TrainedFusion]]:
-    """Return what `bmfl_lab.evaluation.ablate_regions` takes as `train`.
+) -> Callable[[Sequence[AblatedModel]], list[TrainedFusion]]:
+    """Return the function that `bmfl_lab.evaluation.ablate_regions` takes as `train`.
 
     Parameters
     ----------
     config : FusionConfig
-        Of every model; `regions` stays ("all",), because all have the same tokens.
-    study, store, device
-        As `train_fusion`.
-    encoder, brain, atlas
-        Predicted responses, or another source on an atlas.
-    at_once : int, optional
-        As `train_fusions`.
+        Configuration of every model. `regions` stays ("all",), because all models have the same
+        tokens.
+    study : Study
+        Its set "train" trains, its set "val" selects the epoch.
+    encoder : TrainedEncoder, optional
+        Predicts the responses.
+    brain : callable, optional
+        Response source in place of the predicted responses, as in `train_fusion`.
+    atlas : Atlas, optional
+        Atlas of the responses; the encoder's by default.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train and predict.
 
     Returns
     -------
     callable
-        From requests with ``name``, ``mask`` (vertices that may be read) and ``seed`` to trained
-        models.
+        Trains one model for each request with ``name``, ``mask`` (vertices that may be read, bool
+        (n_vertices,)) and ``seed``, and returns them in the same order.
 
     Notes
     -----
     A region is left out by keeping its vertices at their mean, in training and after. All models of
     an ablation then have the same number of tokens and of weights, and differ in information alone.
     """
-    device = pick_device(device)
-    store = store if store is not None else FeatureStore()
-    if brain is None:
-        brain = encoder_source(encoder, store, study_backbone(study.backbone, device), device)
-    atlas = atlas if atlas is not None else getattr(encoder, "atlas", None)
-    shared = remembered(brain)
+    context = Context.make(store, device)
 
-    def train(wanted: Sequence[Any]) -> list[TrainedFusion]:
-        jobs = [
-            Job(
-                w.name,
+    def train(models: Sequence[AblatedModel]) -> list[TrainedFusion]:
+        return [
+            train_fusion(
                 config,
-                w.seed,
-                encoder,
-                shared,
-                atlas,
-                None if np.all(w.mask) else ~np.asarray(w.mask),
+                study,
+                encoder=encoder,
+                brain=brain,
+                atlas=atlas,
+                silent=None if np.all(model.mask) else ~np.asarray(model.mask),
+                context=context,
+                seed=model.seed,
+                name=model.name,
             )
-            for w in wanted
+            for model in models
         ]
-        return train_fusions(jobs, study, store=store, device=device, at_once=at_once)
 
     return train

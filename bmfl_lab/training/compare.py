@@ -1,10 +1,9 @@
-"""The comparison by one recipe: backbone only, concatenation, fusion, and plain attribute labels without a cortex."""
+"""The comparison by one recipe: backbone only, concatenation, fusion, and attributes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,42 +13,49 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.models.build import FusionConfig
 from bmfl_lab.runtime import timed
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import recipes
+from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
 from bmfl_lab.training.encoder_io import TrainedEncoder
-from bmfl_lab.training.recipes import FusionConfig, train_fusion
-from bmfl_lab.training.trained_fusion import TrainedFusion
+from bmfl_lab.training.fusion import train_fusion
+from bmfl_lab.training.recipes import PRESETS
+from bmfl_lab.training.trained import TrainedFusion
 
 COMPARED = {
-    "backbone": "image tokens only, an MLP with as many trainable weights as the fusion (within 2 %)",
+    "backbone": "image tokens only: an MLP with as many trainable weights as the fusion "
+    "(within 2 %)",
     "concat": "image and brain tokens joined without cross-attention",
     "fusion": "two-way cross-attention and the Pearson term",
-    "attributes": "as fusion, but with predicted attribute labels in place of predicted responses: no cortex",
+    "attributes": "as fusion, but with predicted attribute labels in place of predicted "
+    "responses: no cortex",
 }
-"""Models that `train_comparison` knows, and what each sees."""
-
-
-PRESETS = ("tiny", "quick", "small", "base")
+"""Models that `train_comparison` can train, and what each of them reads."""
 
 
 def presets(
-    name: str, *, epochs: int = 0, encoder: str = "roi_query", **changes: Any
+    name: str, *, epochs: int = 0, encoder: str = "roi_query", **changes: object
 ) -> tuple[FusionConfig, EncoderConfig]:
     """Return the fusion and the encoder configuration of one size.
 
     Parameters
     ----------
     name : {"tiny", "quick", "small", "base"}
-        For the planted study, many models of the demo study, the demo study, and ImageNet-sized
-        studies on a GPU.
+        Size: for the planted study, for many models of the demo study, for the demo study, and for
+        ImageNet-sized studies on a GPU.
     epochs : int, default 0
-        Epochs of the fusion training; 0 keeps the preset's.
+        Epochs of the fusion training; 0 keeps those of the preset.
     encoder : str, default "roi_query"
-        Kind of brain encoder.
+        Kind of brain encoder, as in `EncoderConfig`.
     **changes
-        Fields of `FusionConfig`.
+        Fields of `FusionConfig` to change.
+
+    Returns
+    -------
+    fusion : FusionConfig
+    encoder : EncoderConfig
 
     Raises
     ------
@@ -65,7 +71,7 @@ def presets(
 
 
 def attribute_subject(subject: Subject) -> Subject:
-    """Return a stand-in for a simulated subject whose "responses" are the attributes it was built from.
+    """Return a subject whose "responses" are the attributes that a simulated one was built from.
 
     Parameters
     ----------
@@ -75,9 +81,9 @@ def attribute_subject(subject: Subject) -> Subject:
     Returns
     -------
     Subject
-        Same stimuli and splits; one vertex an attribute, z-scored over the training rows, each its
-        own ROI. The attributes carry no measurement noise, so this control has cleaner targets than
-        any cortex would give.
+        Subject with the same stimuli and splits. It has one vertex per attribute, z-scored over the
+        training rows, and one ROI per vertex. The attributes carry no measurement noise, so this
+        control has cleaner targets than a cortex would give.
 
     Raises
     ------
@@ -89,7 +95,7 @@ def attribute_subject(subject: Subject) -> Subject:
             message(
                 f"attributes of {subject.name!r}",
                 "none",
-                "leave 'attributes' out of the models: this control exists for simulated subjects only",
+                "leave 'attributes' out of the models: this control needs a simulated subject",
             )
         )
     values = np.asarray(subject.attributes, dtype=np.float32)
@@ -114,9 +120,20 @@ def attribute_subject(subject: Subject) -> Subject:
 
 
 def train_attribute_encoder(
-    config: EncoderConfig, study: Study, *, subject: str | None = None, **options: Any
+    config: EncoderConfig, study: Study, *, subject: str | None = None, **options: object
 ) -> TrainedEncoder:
-    """Train the encoder recipe on attribute labels instead of responses; options as `train_brain_encoder`.
+    """Train the encoder recipe on attributes instead of responses.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Configuration of the encoder.
+    study : Study
+        Study with a simulated subject.
+    subject : str, optional
+        Name of the subject; the first one by default.
+    **options
+        Further keywords of `train_brain_encoder`.
 
     Raises
     ------
@@ -145,27 +162,30 @@ def train_comparison(
     Parameters
     ----------
     config : FusionConfig
-        Of the fusion; the others differ in `head` or in where the brain tokens come from, and in
-        nothing else.
+        Configuration of the fusion. The other models differ in `head` or in where the brain tokens
+        come from, and in nothing else.
     study : Study
-        Its "train" set trains, its "val" set selects the epoch.
+        Its set "train" trains, its set "val" selects the epoch.
     encoder : TrainedEncoder
-        Predicts the responses for "concat" and "fusion", and fixes the capacity of "backbone".
+        Predicts the responses for "concat" and "fusion", and fixes the number of parameters of
+        "backbone".
     attribute_encoder : TrainedEncoder, optional
         From `train_attribute_encoder`; needed for "attributes".
     models : sequence of str
-        Names in `COMPARED`.
-    seeds : sequence of int
+        Names in `COMPARED`; all by default.
+    seeds : sequence of int, default (0, 1, 2)
         Training seeds.
-    store, device
-        As `train_fusion`.
-    times : dict, optional
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train and predict.
+    times : dict of str to float, optional
         Receives the seconds spent on each model.
 
     Returns
     -------
     dict of str to list of TrainedFusion
-        Model name to one trained model a seed.
+        One trained model per seed for each name.
 
     Raises
     ------
@@ -186,26 +206,25 @@ def train_comparison(
             message(
                 "an attribute encoder for the model 'attributes'",
                 "none",
-                "train it with train_attribute_encoder",
+                "train it with train_attribute_encoder and pass attribute_encoder=...",
             )
         )
-    settings: Mapping[str, tuple[dict[str, Any], Any]] = {
+    settings: Mapping[str, tuple[dict[str, object], TrainedEncoder | None]] = {
         "backbone": ({"head": "backbone"}, encoder),
         "concat": ({"head": "concat"}, encoder),
         "fusion": ({"head": "fusion"}, encoder),
         "attributes": ({"head": "fusion", "regions": ("all",)}, attribute_encoder),
     }
-    trained: dict[str, list[TrainedFusion]] = {}
+    context, trained = Context.make(store, device), {}
     for name in models:
-        changes, source = settings[name]
+        changes, chosen = settings[name]
         with timed(times if times is not None else {}, f"train {name}"):
             trained[name] = [
                 train_fusion(
                     configs.replace(config, **changes),
                     study,
-                    encoder=source,
-                    store=store,
-                    device=device,
+                    encoder=chosen,
+                    context=context,
                     seed=s,
                     name=name,
                 )

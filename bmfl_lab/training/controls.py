@@ -1,15 +1,16 @@
-"""The fusion with something else in place of the brain, its alpha sweep, and the sweep over encoder quality."""
+"""Controls of the fusion: other responses, other weights of the Pearson term, other encoders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
@@ -17,73 +18,87 @@ from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.losses import pearson_regulariser
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.metrics.crossed import seed_mean
+from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
+from bmfl_lab.models.build import AXES, FusionConfig
+from bmfl_lab.models.fusion import QUERIES
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runtime import pick_device
 from bmfl_lab.training import sources
-from bmfl_lab.training.ensemble import Job, train_fusions
-from bmfl_lab.training.fusion_parts import encoder_source, study_backbone
-from bmfl_lab.training.recipes import FusionConfig
-from bmfl_lab.training.trained_fusion import TrainedFusion
+from bmfl_lab.training.compare import train_attribute_encoder
+from bmfl_lab.training.context import Context
+from bmfl_lab.training.encoder import EncoderConfig
+from bmfl_lab.training.encoder_io import TrainedEncoder
+from bmfl_lab.training.fusion import train_fusion
+from bmfl_lab.training.trained import Inputs, TrainedFusion
+
+T = TypeVar("T")
+Groups = dict[str, list[TrainedFusion]]
 
 CONTROL_MODELS = {
-    "fusion": "predicted responses of the brain encoder: what the controls are compared with",
-    "backbone": "image tokens only, as many weights",
+    "fusion": "predicted responses of the brain encoder; the controls are compared with this model",
+    "backbone": "image tokens only, with as many weights",
     "noise": "noise with each vertex's mean and variance",
     "noise, covariance": "noise with the mean and full covariance of the predicted responses",
     "other image": "the predicted response to another training image",
-    "same class": "the predicted response to another image of the same class (label in training, prediction elsewhere)",
-    "random encoder": "the encoder with its weights shuffled: never saw a response",
-    "random backbone": "an encoder trained on the responses, from tokens of a backbone with random weights",
-    "untrained brain transformer": "predicted responses through a brain transformer left at its initial weights",
+    "same class": "the predicted response to another image of the same class (label in training, "
+    "prediction elsewhere)",
+    "random encoder": "the encoder with shuffled weights, never trained on responses",
+    "random backbone": "an encoder trained on the responses, from tokens of a backbone with random "
+    "weights",
+    "untrained brain transformer": "predicted responses through a brain transformer left at its "
+    "initial weights",
     "patch PCA": "principal components of the image's own patches, as many as vertices",
-    "random projection": "a random projection of the image's own patches, as many numbers as vertices",
-    "attributes": "predicted labels that a simulated subject was built from: the same information without a cortex",
+    "random projection": "a random projection of the image's own patches, as many numbers as "
+    "vertices",
+    "attributes": "predicted attributes that a simulated subject was built from: the same information "
+    "without a cortex",
 }
-"""Models that `train_controls` knows, and what stands in place of the brain."""
+"""Models that `train_controls` can train, and what stands in place of the brain in each."""
 
 
 def train_controls(
     config: FusionConfig,
     study: Study,
     *,
-    encoder: Any,
-    encoder_config: Any = None,
+    encoder: TrainedEncoder,
+    encoder_config: EncoderConfig | None = None,
     controls: Sequence[str] = tuple(CONTROL_MODELS),
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
-    at_once: int | None = None,
-) -> dict[str, list[TrainedFusion]]:
+) -> Groups:
     """Train the fusion and its controls by one recipe, each with every seed.
 
     Parameters
     ----------
     config : FusionConfig
-        Of the fusion.
+        Configuration of the fusion.
     study : Study
-        As `train_fusion`.
+        Its set "train" trains, its set "val" selects the epoch.
     encoder : TrainedEncoder
-        Its predictions on the training images are what noise and partners are made from.
+        Its predictions for the training images give the statistics of the noise and the responses
+        of other images.
     encoder_config : EncoderConfig, optional
-        For "random backbone" and "attributes", which train an encoder of their own.
+        Needed by "random backbone" and "attributes", which train an encoder of their own.
     controls : sequence of str
-        Among `CONTROL_MODELS`.
-    seeds : sequence of int
-        Training seeds; what is random in a control is drawn anew for each.
-    store, device, at_once
-        As `train_fusions`.
+        Names in `CONTROL_MODELS`; all by default.
+    seeds : sequence of int, default (0, 1, 2)
+        Training seeds. The random numbers of a control are drawn anew for each seed.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train and predict.
 
     Returns
     -------
     dict of str to list of TrainedFusion
-        As `bmfl_lab.evaluation.evaluate_ood` takes it.
+        One model per seed for each control, as `bmfl_lab.evaluation.evaluate_ood` takes them.
 
     Raises
     ------
     ConfigError
         If a control is unknown, needs an `encoder_config` that is missing, or there is no seed.
     DataError
-        If "attributes" is asked for a measured subject.
+        If "attributes" is chosen for a measured subject.
     """
     for name in controls:
         if name not in CONTROL_MODELS:
@@ -101,265 +116,271 @@ def train_controls(
                 "at least one control and seed"
                 + (f", and an encoder_config for {sorted(own)}" if own else ""),
                 f"{len(controls)} controls, {len(seeds)} seeds",
-                "pass the configuration of the brain encoder",
+                "pass the configuration of the brain encoder as encoder_config=...",
             )
         )
-    setting = _Setting(config, study, encoder, encoder_config, store, device)
-    jobs = [setting.job(name, seed) for name in controls for seed in seeds]
-    trained = train_fusions(
-        jobs, study, store=setting.store, device=setting.device, at_once=at_once
-    )
-    found: dict[str, list[TrainedFusion]] = {name: [] for name in controls}
-    for job, model in zip(jobs, trained):
-        found[job.name].append(model)
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    made = _ControlSources(setting, encoder_config)
+    found: Groups = {}
+    for name in controls:
+        changes = {
+            "backbone": {"head": "backbone"},
+            "untrained brain transformer": {"freeze_brain": True},
+            "attributes": {"regions": ("all",)},
+        }.get(name, {})
+        chosen = configs.replace(config, **changes)
+        found[name] = [setting.train(name, chosen, seed, *made.get(name, seed)) for seed in seeds]
     return found
 
 
 class _Setting:
-    """What the controls of one comparison share."""
+    """Hold what the models of one comparison share, and train one of them at a time."""
 
-    def __init__(self, config, study, encoder, encoder_config, store, device):
-        self.config, self.study, self.encoder, self.encoder_config = (
-            config,
-            study,
+    def __init__(
+        self, config: FusionConfig, study: Study, encoder: TrainedEncoder, context: Context
+    ):
+        self.config, self.study, self.encoder, self.context = config, study, encoder, context
+        self.source = sources.EncoderSource(encoder, context.device)
+        self.inputs = Inputs(
+            context,
+            context.backbone(study.backbone),
+            config.kind,
+            config.block,
             encoder,
-            encoder_config,
-        )
-        self.store, self.device = (
-            store if store is not None else FeatureStore(),
-            pick_device(device),
-        )
-        self.backbone = study_backbone(study.backbone, self.device)
-        self.source = sources.remembered(
-            encoder_source(encoder, self.store, self.backbone, self.device)
-        )
-        self.reference = self.source(study.set("train"), self.tokens(study.set("train")))
-        self.shared: dict[str, Any] = {}
-
-    def tokens(self, stimuli: StimulusSet) -> Any:
-        return self.store.get(
-            self.backbone, stimuli, kind=self.config.kind, block=self.config.block
+            self.source,
         )
 
-    def job(self, name: str, seed: int) -> Job:
-        changes: dict[str, Any] = {}
-        encoder, source = self.encoder, self.source
-        if name == "backbone":
-            changes = {"head": "backbone"}
-        elif name == "untrained brain transformer":
-            changes = {"freeze_brain": True}
-        elif name == "attributes":
-            encoder = self.once(name, self._attributes)
-            source = self.once("attribute source", lambda: self._asked(encoder))
-            changes = {"regions": ("all",)}
-        elif name != "fusion":
-            source = self._source(name, seed)
-        config = configs.replace(self.config, **changes)
-        return Job(name, config, seed, encoder, source, encoder.atlas)
+    def reference(self) -> np.ndarray:
+        """Return the predicted responses to the training images, (n_train, V)."""
+        train = self.study.set("train")
+        return self.inputs.responses(train, self.tokens(train))
 
-    def once(self, name: str, make: Any) -> Any:
-        if name not in self.shared:
-            self.shared[name] = make()
-        return self.shared[name]
+    def tokens(self, stimuli: StimulusSet) -> StoredTokens:
+        """Return the tokens that the fusion reads."""
+        return self.context.store.get(
+            self.inputs.backbone, stimuli, kind=self.config.kind, block=self.config.block
+        )
 
-    def _source(self, name: str, seed: int) -> Any:
-        train, width = self.study.set("train"), self.reference.shape[1]
-        if name.startswith("noise"):
-            return sources.remembered(
-                sources.noise_source(self.reference, covariance="covariance" in name, seed=seed)
-            )
-        if name == "other image":
-            return sources.remembered(sources.other_image_source(train, self.reference, seed=seed))
-        if name == "same class":
-            classes = self.once("classes", self._classes)
-            return sources.remembered(
-                sources.other_image_source(train, self.reference, classes=classes, seed=seed)
-            )
-        if name == "random encoder":
-            return self._asked(sources.random_weight_encoder(self.encoder, seed))
+    def train(
+        self,
+        name: str,
+        config: FusionConfig,
+        seed: int,
+        source: ResponseSource | None = None,
+        encoder: TrainedEncoder | None = None,
+    ) -> TrainedFusion:
+        """Train one model, on the responses of the encoder by default."""
+        return train_fusion(
+            config,
+            self.study,
+            encoder=self.encoder if encoder is None else encoder,
+            brain=source,
+            backbone=self.inputs.backbone,
+            context=self.context,
+            seed=seed,
+            name=name,
+        )
+
+    def train_all(self, models: Iterable[tuple[str, FusionConfig]], seeds: Sequence[int]) -> Groups:
+        """Train named configurations, each with every seed."""
+        return {name: [self.train(name, config, seed) for seed in seeds] for name, config in models}
+
+
+class _ControlSources:
+    """Make the response source of each control; what does not depend on the seed is made once."""
+
+    def __init__(self, setting: _Setting, encoder_config: EncoderConfig | None):
+        self.setting, self.encoder_config = setting, encoder_config
+        self.made: dict[str, object] = {}
+
+    def get(self, name: str, seed: int) -> tuple[ResponseSource | None, TrainedEncoder | None]:
+        """Return source and encoder of a control; None for those of the fusion."""
+        setting = self.setting
+        if name in ("fusion", "backbone", "untrained brain transformer"):
+            return None, None
+        if name == "attributes":
+            return None, self._once(name, self._attribute_encoder)
         if name == "random backbone":
-            return self.once(name, self._random_backbone)
+            return self._once(name, self._random_backbone), None
+        if name == "random encoder":
+            shuffled = sources.random_weight_encoder(setting.encoder, seed)
+            return sources.EncoderSource(shuffled, setting.context.device), None
+        train, reference = setting.study.set("train"), setting.reference()
+        if name.startswith("noise"):
+            return sources.noise_source(reference, covariance="covariance" in name, seed=seed), None
+        if name == "other image":
+            return sources.other_image_source(train, reference, seed=seed), None
+        if name == "same class":
+            classes = self._once("classes", self._classes)
+            return sources.other_image_source(train, reference, classes=classes, seed=seed), None
+        width = reference.shape[1]
         if name == "patch PCA":
-            return self.once(name, lambda: self._pca(width))
-        return sources.remembered(sources.projection_source(width, seed=seed))
+            return self._once(name, lambda: self._pca(width)), None
+        return sources.projection_source(width, seed=seed), None
 
-    def _asked(self, encoder: Any) -> Any:
-        return sources.remembered(encoder_source(encoder, self.store, self.backbone, self.device))
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
-    def _classes(self) -> Any:
-        config = configs.replace(self.config, head="backbone")
-        job = Job("class of a partner", config, 0, self.encoder, None, self.encoder.atlas)
-        (model,) = train_fusions([job], self.study, store=self.store, device=self.device)
-        return lambda stimuli: model.logits(stimuli).argmax(1)
+    def _classes(self) -> Callable[[TokenBatch], np.ndarray]:
+        config = configs.replace(self.setting.config, head="backbone")
+        model = self.setting.train("class of a partner", config, 0)
+        return lambda tokens: model.classify(tokens.cls, tokens.patches)["logits"].argmax(1)
 
-    def _random_backbone(self) -> Any:
-        made = sources.random_backbone_encoder(
-            self.encoder_config, self.study, store=self.store, device=self.device
+    def _random_backbone(self) -> ResponseSource:
+        encoder = sources.random_backbone_encoder(
+            self.encoder_config,
+            self.setting.study,
+            store=self.setting.context.store,
+            device=self.setting.context.device,
         )
-        return self._asked(made)
+        return sources.EncoderSource(encoder, self.setting.context.device)
 
-    def _attributes(self) -> Any:
-        from bmfl_lab.training.compare import train_attribute_encoder
-
+    def _attribute_encoder(self) -> TrainedEncoder:
         return train_attribute_encoder(
-            self.encoder_config, self.study, store=self.store, device=self.device
+            self.encoder_config,
+            self.setting.study,
+            store=self.setting.context.store,
+            device=self.setting.context.device,
         )
 
-    def _pca(self, width: int) -> Any:
-        subject = self.study.subject()
-        shown = self.tokens(subject.stimuli).patches[subject.rows("train")]
-        return sources.remembered(sources.pca_source(shown, width))
+    def _pca(self, width: int) -> ResponseSource:
+        subject = self.setting.study.subject()
+        shown = self.setting.tokens(subject.stimuli).patches[subject.rows("train")]
+        return sources.pca_source(shown, width)
 
 
 def train_alphas(
     config: FusionConfig,
     study: Study,
     *,
-    encoder: Any,
+    encoder: TrainedEncoder,
     alphas: Sequence[float] = (0.0, 0.1, 1.0, 10.0),
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
-    at_once: int | None = None,
-) -> dict[str, list[TrainedFusion]]:
-    """Train the fusion with several weights of the Pearson regulariser; parameters as `train_controls`.
+) -> Groups:
+    """Train the fusion with several weights of the Pearson regulariser.
+
+    Parameters
+    ----------
+    config, study, encoder, seeds, store, device
+        As in `train_controls`.
+    alphas : sequence of float, default (0, 0.1, 1, 10)
+        Weights of the regulariser.
 
     Returns
     -------
     dict of str to list of TrainedFusion
-        "alpha 0", "alpha 0.1", ...
+        "alpha 0", "alpha 0.1", ...: one model per seed.
 
     Raises
     ------
     ConfigError
         If an alpha is negative.
     """
-    setting = _Setting(config, study, encoder, None, store, device)
-    jobs = [
-        Job(
-            f"alpha {alpha:g}",
-            configs.replace(config, alpha=float(alpha)),
-            s,
-            encoder,
-            setting.source,
-            encoder.atlas,
-        )
-        for alpha in alphas
-        for s in seeds
-    ]
-    return _grouped(jobs, study, setting, at_once)
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    models = {f"alpha {a:g}": configs.replace(config, alpha=float(a)) for a in alphas}
+    return setting.train_all(models.items(), seeds)
 
 
 def train_quality(
     config: FusionConfig,
     study: Study,
     *,
-    encoder: Any,
+    encoder: TrainedEncoder,
     shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
-    at_once: int | None = None,
-) -> dict[str, list[TrainedFusion]]:
+) -> Groups:
     """Train the fusion on predicted responses mixed with noise, at several encoding accuracies.
 
     Parameters
     ----------
-    shares : sequence of float
-        Encoding accuracies as shares of the encoder's own mean validation r, 0 to 1.
-    config, study, encoder, seeds, store, device, at_once
-        As `train_controls`.
+    config, study, encoder, seeds, store, device
+        As in `train_controls`.
+    shares : sequence of float from 0 to 1
+        Encoding accuracies as shares of the encoder's own mean validation r; 0, 0.25, ... 1 by
+        default.
 
     Returns
     -------
     dict of str to list of TrainedFusion
-        "r = 0.31", ...: the mean encoding accuracy of what the fusion reads.
+        "r = 0.31", ...: one model per seed, named by the mean encoding accuracy of the responses
+        that it reads.
 
     Raises
     ------
     ConfigError
         If a share lies outside 0..1.
     """
-    setting = _Setting(config, study, encoder, None, store, device)
-    reached = float(np.nanmean(encoder.scores))
-    jobs = []
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    reached, found = float(np.nanmean(encoder.scores)), {}
     for share in shares:
-        for s in seeds:
+        name = f"r = {share * reached:.2f}"
+        for seed in seeds:
             mixed = sources.mixed_source(
-                setting.source, setting.reference, accuracy=share * reached, reached=reached, seed=s
+                setting.source,
+                setting.reference(),
+                accuracy=share * reached,
+                reached=reached,
+                seed=seed,
             )
-            jobs.append(
-                Job(
-                    f"r = {share * reached:.2f}",
-                    config,
-                    s,
-                    encoder,
-                    sources.remembered(mixed),
-                    encoder.atlas,
-                )
-            )
-    return _grouped(jobs, study, setting, at_once)
+            found.setdefault(name, []).append(setting.train(name, config, seed, mixed))
+    return found
 
 
 def train_forms(
     config: FusionConfig,
     study: Study,
     *,
-    encoder: Any,
-    queries: Sequence[str] = ("cls", "patch"),
-    axes: Sequence[str] = ("feature", "batch"),
+    encoder: TrainedEncoder,
+    queries: Sequence[str] = QUERIES,
+    axes: Sequence[str] = AXES,
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
-    at_once: int | None = None,
-) -> dict[str, list[TrainedFusion]]:
+) -> Groups:
     """Train the fusion in every form that descriptions of NeuralOOD leave open.
 
     Parameters
     ----------
+    config, study, encoder, seeds, store, device
+        As in `train_controls`.
     queries : sequence of {"cls", "patch"}
-        Who asks in the cross-attention.
+        Which token is the query in the cross-attention; both by default.
     axes : sequence of {"feature", "batch"}
-        Axis of the Pearson term.
-    config, study, encoder, seeds, store, device, at_once
-        As `train_controls`.
+        Axis of the Pearson term; both by default.
 
     Returns
     -------
     dict of str to list of TrainedFusion
-        "cls query, feature axis", ...
+        "cls query, feature axis", ...: one model per seed.
+
+    References
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024).
     """
-    setting = _Setting(config, study, encoder, None, store, device)
-    jobs = [
-        Job(
-            f"{query} query, {axis} axis",
-            configs.replace(config, query=query, pcc_axis=axis),
-            s,
-            encoder,
-            setting.source,
-            encoder.atlas,
-        )
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    models = {
+        f"{query} query, {axis} axis": configs.replace(config, query=query, pcc_axis=axis)
         for query in queries
         for axis in axes
-        for s in seeds
-    ]
-    return _grouped(jobs, study, setting, at_once)
-
-
-def _grouped(
-    jobs: list[Job], study: Study, setting: _Setting, at_once: int | None
-) -> dict[str, list[TrainedFusion]]:
-    found: dict[str, list[TrainedFusion]] = {}
-    for job, model in zip(
-        jobs,
-        train_fusions(jobs, study, store=setting.store, device=setting.device, at_once=at_once),
-    ):
-        found.setdefault(job.name, []).append(model)
-    return found
+    }
+    return setting.train_all(models.items(), seeds)
 
 
 def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
     """Return the mean Pearson r between X_vb and X_bv over images, as the regulariser measures it.
+
+    Parameters
+    ----------
+    model : TrainedFusion
+        Model with head "fusion" or "concat".
+    stimuli : StimulusSet
+        One image or more.
 
     Raises
     ------
@@ -372,33 +393,27 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
                 "a model with two fused features, and images", f"{model.name!r}", "use a fusion"
             )
         )
-    tokens, response = model.inputs(stimuli)
-    ready = model.standardise(torch.from_numpy(np.array(response)))
-    parts = []
-    for start in range(0, len(stimuli), 256):
-        rows = slice(start, start + 256)
-        inputs = (
-            torch.from_numpy(np.array(tokens.cls[rows])),
-            torch.from_numpy(np.array(tokens.patches[rows])),
-        )
+    batches, total = model.batches(stimuli), 0.0
+    for start in range(0, batches.n, 256):
+        batch = batches.take(np.arange(start, min(start + 256, batches.n)))
         with torch.inference_mode():
-            out = model.module(*(t.to(model.device).float() for t in (*inputs, ready[rows])))
+            out = model.path.classify(batch)
             loss = pearson_regulariser(out.x_vb.float(), out.x_bv.float(), model.config.pcc_axis)
-        parts.append((1 - float(loss)) * len(inputs[0]))
-    return sum(parts) / len(stimuli)
+        total += (1 - float(loss)) * len(batch["cls"])
+    return total / batches.n
 
 
 def encoding_accuracy(model: TrainedFusion, subject: Subject, split: str = "test") -> float:
-    """Return how well what a model reads predicts a subject's responses: mean Pearson r over vertices.
+    """Return how well the responses that a model reads predict a subject's: mean r over vertices.
 
     Parameters
     ----------
     model : TrainedFusion
-        Its source of responses is asked, whatever stands there.
+        Its response source is scored, whether it is a brain encoder or a control.
     subject : Subject
-        With as many vertices.
+        Subject with as many vertices as the source.
     split : str, default "test"
-        Images that the brain encoder was not trained on.
+        Split of the subject's images; one on which the brain encoder was not trained.
 
     Raises
     ------
@@ -422,18 +437,24 @@ def measured_rows(
     split: str = "test",
     notes: str = "",
 ) -> list[MetricRow]:
-    """Measure every model: one row a seed, and their mean with an interval over seeds.
+    """Return one row per model and seed with its value, and rows of means with intervals over seeds.
 
     Parameters
     ----------
-    name, unit, split, notes : str
-        For the rows.
+    name : str
+        Name of the metric.
     groups : mapping of str to list of TrainedFusion
-        One model a seed.
+        Models of one name, one per seed.
     measure : callable
         ``measure(model) -> float``.
     n : int
-        Stimuli behind each value.
+        Number of stimuli behind each value.
+    unit : str, default "r"
+        Unit of the metric.
+    split : str, default "test"
+        Image set or split on which the models were measured.
+    notes : str, optional
+        Remarks for the rows.
     """
     rows = []
     for model, group in groups.items():

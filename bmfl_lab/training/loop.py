@@ -1,124 +1,63 @@
-"""The one training loop: deterministic order, named selection, bit-exact resume.
+"""The one training loop: deterministic order, selection by validation, bit-exact resume.
 
-Everything that happens at a step is a function of (seed, epoch, step): the order of the stimuli,
-the learning rate and the random numbers. Resuming therefore needs the weights, the optimiser's
-moments and the position, and gives the same bits as a run that was never interrupted (one process,
-same machine, CPU).
+Everything that happens in a step is a function of (seed, epoch, step): the order of the stimuli,
+the learning rate and the random numbers. To resume, the loop therefore needs the weights, the
+moments of the optimiser and the position, and gives the same bits as a run that was never
+interrupted (one process, same machine, CPU).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import os
+import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.errors import ConfigError, message, nearest
-from bmfl_lab.files import lock
+from bmfl_lab import config as configs
+from bmfl_lab.config import LoopConfig
+from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest
+from bmfl_lab.files import lock, sha256_json
 from bmfl_lab.runtime import bf16_pays, headless, pick_device, progress, seed_everything, seed_for
 from bmfl_lab.training import checkpoint
-from bmfl_lab.training.loop_parts import (
-    Batches,
-    explain_nonfinite,
-    keep_rng,
-    learning_rate,
-    make_accelerator,
-    make_optimiser,
-)
-from bmfl_lab.training.loop_state import Run, identity_of, resume_run, save
+from bmfl_lab.training.batches import Batches, MemoryBatches, Order
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 LossFunction = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]]
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """How to train.
-
-    Parameters
-    ----------
-    epochs : int, default 20
-        Passes over the data.
-    batch_size : int, default 128
-        Stimuli a step over all processes, at most; an epoch is cut into batches of nearly equal
-        size.
-    lr, weight_decay : float
-        Peak learning rate, and decay of weights with two or more dimensions.
-    warmup : float, default 0.05
-        Share of all steps over which the learning rate rises linearly.
-    clip_norm : float, default 1
-        Largest gradient norm; 0 never clips. A norm that is not finite stops the run in any case.
-    seed : int, default 0
-        Of the order and of dropout; the module is initialised before.
-    precision : "auto", "float32" or "bfloat16"
-        "auto": bfloat16 autocast on a GPU where it is fast, else float32.
-    checkpoint_every : int, default 0
-        Steps between checkpoints; 0 saves at the end of each epoch. Only with a folder.
-    optimiser : "adamw", "adam" or "sgd"
-        "sgd" has momentum 0.9.
-    schedule : "cosine" or "constant"
-        What the learning rate does after the warm-up.
-    """
-
-    epochs: int = 20
-    batch_size: int = 128
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    clip_norm: float = 1.0
-    seed: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_every: int = 0
-    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
-    schedule: Literal["cosine", "constant"] = "cosine"
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 1,
-            "lr": 0 < self.lr < math.inf,
-            "weight_decay": 0 <= self.weight_decay < math.inf,
-            "warmup": 0 <= self.warmup <= 1,
-            "clip_norm": 0 <= self.clip_norm < math.inf,
-            "checkpoint_every": self.checkpoint_every >= 0,
-        }
-        wrong = [name for name, fine in bounds.items() if not fine]
-        if wrong:
-            got = ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
-            raise ConfigError(
-                message(
-                    "epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0",
-                    got,
-                    "correct them",
-                )
-            )
+Validation = Callable[[nn.Module], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training run produced.
+    """Hold what a training run produced.
 
     Parameters
     ----------
     state : dict of str to Tensor
-        The selected weights, on the CPU; the module holds them too.
+        The selected weights on the CPU; the module has them, too.
     epoch : int
-        Epoch (from 1) at whose end they were taken.
+        Epoch, counted from 1, after which the weights were taken.
     history : list of dict
-        One dict an epoch: ``epoch``, ``lr``, mean training ``loss`` and its parts, and the
+        One dict per epoch: ``epoch``, ``lr``, mean training ``loss`` and its parts, and the
         validation metrics; None where a metric is undefined.
     selection : str
         ``"best val_accuracy"`` or ``"last epoch"``.
     notes : tuple of str
-        What a reader must know: precision, smaller micro-batches, a resume that was not bitwise.
+        Remarks for the reader: precision, smaller micro-batches, a resume that was not bit-exact.
     """
 
     state: dict[str, Tensor]
@@ -131,10 +70,10 @@ class FitResult:
 def fit(
     module: nn.Module,
     loss_fn: LossFunction,
-    data: Mapping[str, Tensor | np.ndarray],
+    data: Batches | Mapping[str, Tensor | np.ndarray],
     config: LoopConfig,
     *,
-    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    validate: Validation | None = None,
     select: tuple[str, str] | None = None,
     folder: str | Path | None = None,
     resume: bool = True,
@@ -143,35 +82,36 @@ def fit(
     allow_change: Sequence[str] = (),
     what: str = "training",
 ) -> FitResult:
-    """Train a module.
+    """Train a module, select the epoch by validation, and return the selected weights.
 
     Parameters
     ----------
     module : nn.Module
-        Parameters with ``requires_grad`` are trained. Ends in eval mode with the selected weights.
+        Its parameters with ``requires_grad`` are trained. It ends in eval mode with the selected
+        weights.
     loss_fn : callable
         ``loss_fn(module, batch) -> (loss, parts)``: a mean over the stimuli of the batch, and named
         floats to log.
-    data : mapping of str to Tensor or ndarray, n_stimuli on dim 0
-        Held in memory, on the device or mapped. A batch is the same mapping at the indices of a
-        step, plus ``"index"``, an int64 tensor of those indices.
+    data : Batches, or mapping of str to Tensor or ndarray with n_stimuli on dimension 0
+        Where batches come from. A mapping is wrapped in `MemoryBatches`. A batch holds the rows of
+        a step, and their positions as ``"index"``, int64 (B,).
     config : LoopConfig
         How to train.
     validate : callable, optional
         ``validate(module) -> {name: float}`` at the end of each epoch, in eval mode without
         gradients.
     select : (str, "max" or "min"), optional
-        The validation metric that picks the epoch; its name starts with "val". None takes the last
-        epoch.
+        Validation metric that picks the epoch; its name starts with "val". By default the last
+        epoch is taken.
     folder : str or Path, optional
-        Where checkpoints go. One process at a time works in it. SIGTERM and SIGINT then finish the
-        step, save and exit with 143 or 130; a second one ends at once.
+        Folder of the checkpoints. One process at a time works in it. SIGTERM and SIGINT then finish
+        the step, save and exit with 143 or 130; a second signal ends the process at once.
     resume : bool, default True
         Continue from the newest checkpoint of `folder`; False deletes what is there.
-    device : "auto", "cpu" or "cuda"
+    device : "auto", "cpu" or "cuda", default "auto"
         Where to train.
     manifest : mapping, optional
-        More identity (data fingerprint, config hash): JSON values that must be the same on resume.
+        JSON values (data fingerprint, config hash) that must be the same on resume.
     allow_change : sequence of str
         Identity fields that may differ on resume.
     what : str
@@ -194,44 +134,45 @@ def fit(
 
     Notes
     -----
-    Under ``torchrun`` each batch is split over the processes and gradients are weighted so that
-    their sum is that of the whole batch; a loss that correlates over the batch axis sees its own
-    part only. When a GPU runs out of memory the batch is worked off in halves with the same
-    gradient.
+    Under ``torchrun`` each batch is split over the processes, and gradients are weighted so that
+    their sum is that of the whole batch. A loss that correlates over the batch axis would see only
+    the part of its process. When a GPU runs out of memory, the batch is computed in halves with the
+    same gradient.
     """
     _check_select(validate, select)
-    accelerator = make_accelerator(pick_device(device))
+    accelerator = _accelerator(pick_device(device))
     folder = None if folder is None else Path(folder)
-    batches = Batches(
-        data, config.batch_size, config.seed, accelerator.device, accelerator.num_processes
-    )
-    with keep_rng(), _sole_use(folder, accelerator), _stop_signals(folder) as asked:
+    batches = MemoryBatches(data, accelerator.device) if isinstance(data, Mapping) else data
+    with _keep_rng(), _sole_use(folder, accelerator), _stop_signals(folder) as signals:
         seed_everything(seed_for(config.seed, "fit"))
         run = _start(module, accelerator, batches, config)
-        identity = identity_of(run, manifest) if folder else {}
+        identity = _identity(run, manifest) if folder else {}
         if folder and resume:
-            resume_run(run, folder, identity, allow_change)
+            _resume(run, folder, identity, allow_change)
         elif folder and accelerator.is_main_process:
             checkpoint.prune(folder, keep=())
-        _train(run, loss_fn, validate, select, folder, identity, asked, what)
+        _train(run, loss_fn, validate, select, folder, identity, signals, what)
     return _finish(run, select)
 
 
-def _check_select(validate: Any, select: tuple[str, str] | None) -> None:
+def _check_select(validate: Validation | None, select: tuple[str, str] | None) -> None:
     if select is None:
         return
     name, mode = select
     if validate is None or mode not in ("max", "min") or not name.startswith("val"):
         raise ConfigError(
             message(
-                "select=(a validation metric named 'val...', 'max' or 'min') together with `validate`",
+                "select=(a validation metric named 'val...', 'max' or 'min') together with"
+                " `validate`",
                 f"{select!r}" + (" and no `validate`" if validate is None else ""),
                 "select by validation data only, never by test or out-of-distribution images",
             )
         )
 
 
-def _start(module: nn.Module, accelerator: Any, batches: Batches, config: LoopConfig) -> Run:
+def _start(
+    module: nn.Module, accelerator: Accelerator, batches: Batches, config: LoopConfig
+) -> Run:
     kind = accelerator.device.type
     pays = bf16_pays(kind)
     # on a CPU the casts of small matrices cost more than bfloat16 saves, so there it must be asked
@@ -241,7 +182,8 @@ def _start(module: nn.Module, accelerator: Any, batches: Batches, config: LoopCo
     )
     module.train()
     module = accelerator.prepare_model(module)
-    run = Run(module, make_optimiser(module, config), accelerator, batches, config, bfloat16)
+    order = Order(batches.n, config.batch_size, config.seed, accelerator.num_processes)
+    run = Run(module, _optimiser(module, config), accelerator, batches, order, config, bfloat16)
     if config.precision == "bfloat16" and not pays:
         run.notes.append(f"float32 instead of bfloat16, which this {kind} only emulates")
         print(f"fit: {run.notes[-1]}", flush=True)
@@ -249,7 +191,7 @@ def _start(module: nn.Module, accelerator: Any, batches: Batches, config: LoopCo
 
 
 @contextlib.contextmanager
-def _sole_use(folder: Path | None, accelerator: Any) -> Iterator[None]:
+def _sole_use(folder: Path | None, accelerator: Accelerator) -> Iterator[None]:
     if folder is None or not accelerator.is_main_process:
         yield
         return
@@ -259,28 +201,35 @@ def _sole_use(folder: Path | None, accelerator: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_signals(folder: Path | None) -> Iterator[list[int]]:
-    import threading
-
-    asked: list[int] = []
+    signals: list[int] = []
     if folder is None or threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield signals
         return
 
-    def stop(number: int, _frame: Any) -> None:
-        asked.append(number)
+    def stop(number: int, _frame: object) -> None:
+        signals.append(number)
         for each in before:
             signal.signal(each, signal.SIG_DFL)  # the second signal ends the process at once
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _train(run, loss_fn, validate, select, folder, identity, asked, what) -> None:
-    config, per_epoch = run.config, run.batches.per_epoch
+def _train(
+    run: Run,
+    loss_fn: LossFunction,
+    validate: Validation | None,
+    select: tuple[str, str] | None,
+    folder: Path | None,
+    identity: Mapping[str, Any],
+    signals: list[int],
+    what: str,
+) -> None:
+    config, per_epoch = run.config, run.order.per_epoch
     total, every = config.epochs * per_epoch, config.checkpoint_every
     last_line = time.monotonic()
     for step in progress(range(run.step, total), f"{what} steps", total=total - run.step):
@@ -295,26 +244,26 @@ def _train(run, loss_fn, validate, select, folder, identity, asked, what) -> Non
                 f"{k} {v:.4g}" for k, v in run.history[-1].items() if isinstance(v, float)
             )
             print(f"{what}: epoch {epoch + 1}/{config.epochs} {shown}", flush=True)
-        stop = _agreed_stop(run, asked)
+        stop = _agreed_stop(run, signals)
         if folder and (
             improved or stop or run.step == total or (run.step % every == 0 if every else ended)
         ):
-            save(run, folder, identity)
+            _save(run, folder, identity)
         if stop:
             if stop == signal.SIGINT and "ipykernel" in sys.modules:
                 raise KeyboardInterrupt
             raise SystemExit(128 + stop)
 
 
-def _agreed_stop(run: Run, asked: list[int]) -> int:
+def _agreed_stop(run: Run, signals: list[int]) -> int:
     if run.accelerator.num_processes == 1:
-        return asked[0] if asked else 0
-    flag = torch.tensor([asked[0] if asked else 0], device=run.accelerator.device)
+        return signals[0] if signals else 0
+    flag = torch.tensor([signals[0] if signals else 0], device=run.accelerator.device)
     return int(run.accelerator.gather(flag).max())
 
 
 def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -> None:
-    index = run.batches.indices(epoch, within)
+    index = run.order.indices(epoch, within)
     mine = index[run.accelerator.process_index :: run.accelerator.num_processes]
     while True:
         _seed_step(run, seed_for(run.config.seed, "step", run.step, run.accelerator.process_index))
@@ -336,7 +285,7 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
             run.trained, run.config.clip_norm or math.inf, error_if_nonfinite=True
         )
     except RuntimeError as error:
-        raise explain_nonfinite(
+        raise _explain_nonfinite(
             run.plain, run.batches.take(mine), {}, run.step, mine, "gradient"
         ) from error
     for group in run.optimiser.param_groups:
@@ -365,7 +314,7 @@ def _backward(run: Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -
         ):
             loss, parts = loss_fn(run.module, batch)
         if not torch.isfinite(loss):
-            raise explain_nonfinite(
+            raise _explain_nonfinite(
                 run.plain, batch, {**parts, "loss": loss}, run.step, part_index, "loss"
             )
         # gradients are averaged over processes; this weight makes the average that of the whole
@@ -379,7 +328,9 @@ def _backward(run: Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -
     return logged
 
 
-def _end_epoch(run: Run, epoch: int, validate: Any, select: tuple[str, str] | None) -> bool:
+def _end_epoch(
+    run: Run, epoch: int, validate: Validation | None, select: tuple[str, str] | None
+) -> bool:
     row: dict[str, Any] = {"epoch": epoch + 1, "lr": float(run.optimiser.param_groups[0]["lr"])}
     row |= {k: float(v) / run.batches.n for k, v in run.sums.items()}
     run.sums = {}
@@ -423,3 +374,261 @@ def _finish(run: Run, select: tuple[str, str] | None) -> FitResult:
     epoch = run.best["epoch"] if run.best else run.config.epochs
     selection = f"best {select[0]}" if select else "last epoch"
     return FitResult(state, epoch, run.history, selection, tuple(run.notes))
+
+
+@dataclass
+class Run:
+    """Hold a training run between two steps."""
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    accelerator: Accelerator
+    batches: Batches
+    order: Order
+    config: LoopConfig
+    bfloat16: bool
+    micro: int = 1
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @functools.cached_property
+    def plain(self) -> nn.Module:
+        return self.accelerator.unwrap_model(self.module)
+
+    @functools.cached_property
+    def trained(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def state(self) -> dict[str, Tensor]:
+        return {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
+
+
+def _identity(run: Run, manifest: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what must be the same when the run is resumed."""
+    return {
+        **configs.to_dict(run.config),
+        **dict(manifest or {}),
+        "architecture": _architecture(run.plain),
+        **run.batches.state(),
+    }
+
+
+def environment(run: Run) -> dict[str, Any]:
+    """Return what may differ on resume, although the result is then not the same to the bit."""
+    return {
+        "processes": run.accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "device": run.accelerator.device.type,
+    }
+
+
+def _save(run: Run, folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write the checkpoint of this step, then delete what it replaces."""
+    if not run.accelerator.is_main_process:
+        return
+    tensors = {f"model.{k}": v for k, v in run.plain.state_dict().items()}
+    tensors |= _optimiser_tensors(run.optimiser) | checkpoint.rng_tensors()
+    tensors |= {f"sums.{k}": v for k, v in run.sums.items()}
+    manifest = {
+        "identity": dict(identity),
+        "environment": environment(run),
+        "step": run.step,
+        "history": run.history,
+        "best": run.best,
+        "micro": run.micro,
+        "notes": run.notes,
+        "tensors": sorted(tensors),
+    }
+    checkpoint.write_bundle(folder, checkpoint.step_name(run.step), tensors, manifest)
+    checkpoint.prune(folder, {run.step} | ({run.best["step"]} if run.best else set()))
+
+
+def _resume(
+    run: Run, folder: Path, identity: Mapping[str, Any], allow_change: Sequence[str]
+) -> None:
+    """Continue from the newest checkpoint of `folder`, if there is one.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged or belongs to another run.
+    """
+    step = checkpoint.newest_step(folder)
+    if step is None:
+        return
+    name = checkpoint.step_name(step)
+    checkpoint.refuse_changes(
+        checkpoint.read_manifest(folder / f"{name}.json")["identity"], identity, allow_change
+    )
+    tensors, found = checkpoint.read_bundle(folder, name)
+    if sorted(tensors) != found["tensors"]:
+        raise checkpoint.mismatch(folder, found["tensors"], tensors)
+    run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    _restore_optimiser(run.optimiser, tensors)
+    checkpoint.set_rng(tensors)
+    run.sums = {
+        k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
+    }
+    run.step, run.history, run.best = found["step"], found["history"], found["best"]
+    run.micro, run.notes = found["micro"], found["notes"]
+    if run.best:
+        kept, _ = checkpoint.read_bundle(folder, checkpoint.step_name(run.best["step"]))
+        run.best_state = {k[6:]: v for k, v in kept.items() if k.startswith("model.")}
+    now = environment(run)
+    changed = [
+        f"{k} {found['environment'].get(k)} -> {v}"
+        for k, v in now.items()
+        if found["environment"].get(k) != v
+    ]
+    if changed:
+        run.notes.append("resumed, not bitwise: " + ", ".join(changed))
+        print(f"fit: {run.notes[-1]}", flush=True)
+
+
+def _accelerator(device: str) -> Accelerator:
+    """Return an `accelerate.Accelerator` on `device` ("cpu" or "cuda"), one or several processes.
+
+    Autocast is the loop's own, so that runs of different precision can follow each other in one
+    process.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if "WORLD_SIZE" not in os.environ:
+        # accelerate keeps the first device of a process for good; a notebook may train on both
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision="no")
+
+
+def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+    """Return the optimiser; one-dimensional parameters (biases, norms) do not decay (our choice).
+
+    Raises
+    ------
+    ConfigError
+        If the module has nothing to train.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained:
+        raise ConfigError(
+            message(
+                "a module with parameters to train",
+                "none that requires a gradient",
+                "unfreeze some",
+            )
+        )
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+    kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, fused=all(p.is_floating_point() for p in trained))
+
+
+def learning_rate(config: LoopConfig, step: int, total: int) -> float:
+    """Return the learning rate of a step, counted from 0, of `total` steps."""
+    warm = round(config.warmup * total)
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def _architecture(module: nn.Module) -> str:
+    """Return a hash of the module's class and of its tensors' names, shapes and types."""
+    layout = [[k, list(v.shape), str(v.dtype)] for k, v in module.state_dict().items()]
+    return sha256_json([type(module).__name__, layout])[:16]
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's moments and counters as named tensors."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"optimiser.{i}.{k}": torch.as_tensor(v)
+        for i, values in state.items()
+        for k, v in values.items()
+        if v is not None
+    }
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `_optimiser_tensors` returned.
+
+    Raises
+    ------
+    CheckpointError
+        If they belong to another set of parameters.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    own = optimiser.state_dict()
+    count = sum(len(g["params"]) for g in own["param_groups"])
+    if state and set(state) - set(range(count)):
+        raise CheckpointError(
+            message(
+                f"moments of {count} parameters",
+                f"{len(state)}",
+                "use a checkpoint of this architecture",
+            )
+        )
+    optimiser.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+
+
+@contextlib.contextmanager
+def _keep_rng() -> Iterator[None]:
+    """Leave the global random generators as they were found."""
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  restored, not drawn from
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        random.setstate(before[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def _explain_nonfinite(
+    module: nn.Module,
+    batch: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    step: int,
+    index: np.ndarray,
+    what: str,
+) -> NumericsError:
+    """Return the error for a loss or gradient that is not finite, with the first such tensor.
+
+    Tensors are searched in the order of the computation: batch, parameters, parts of the loss,
+    gradients.
+    """
+    gradients = {
+        f"gradient of {k}": p.grad for k, p in module.named_parameters() if p.grad is not None
+    }
+    candidates = {f"batch[{k!r}]": v for k, v in batch.items()}
+    candidates |= {f"parameter {k}": p for k, p in module.named_parameters()}
+    candidates |= {f"{k}": torch.as_tensor(v) for k, v in values.items()} | gradients
+    bad = [
+        k for k, v in candidates.items() if v.is_floating_point() and not torch.isfinite(v).all()
+    ]
+    shown = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
+    return NumericsError(
+        message(
+            f"a finite {what} at step {step}",
+            f"NaN or infinity; first in {bad[0] if bad else what} (stimuli at rows {shown})",
+            "check those rows of the data, or lower lr; the last good checkpoint is kept",
+        )
+    )

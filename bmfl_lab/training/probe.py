@@ -1,4 +1,4 @@
-"""A linear probe of the frozen backbone, by the protocol of DINOv2: a grid of heads at once, one kept by validation.
+"""A linear probe of the frozen backbone by the protocol of DINOv2: a grid of heads, one selected.
 
 Shape suffixes: L heads (learning rates), B batch, D features, C classes.
 """
@@ -15,41 +15,51 @@ import torch
 from torch import Tensor
 
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, NumericsError, message
-from bmfl_lab.runtime import pick_device, rng, seed_for
-from bmfl_lab.training.fusion_parts import check_labels, study_backbone
+from bmfl_lab.runtime import rng, seed_for
+from bmfl_lab.training.context import Context
+from bmfl_lab.training.fusion import check_labels
 
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 
 
 @dataclass
 class TrainedProbe:
-    """A linear classifier on backbone features, as `evaluate_ood` takes it.
+    """Classify images linearly by backbone features, for `evaluate_ood`.
 
     Parameters
     ----------
-    name, seed, selection
-        For tables and records.
-    backbone, store : Any
-        Where features come from.
+    name : str
+        Name in tables.
+    seed : int
+        Training seed.
+    backbone : Backbone
+        Backbone whose features are read.
+    store : FeatureStore
+        Store of its tokens.
     blocks : tuple of int
-        Whose CLS tokens are joined.
+        Blocks whose CLS tokens are joined.
     mean_patch : bool
-        Whether the last block's mean patch token is joined too.
-    weight, bias : ndarray, shapes (D, C) and (C,)
-        Of the chosen head.
+        Whether the mean patch token of the last block is joined, too.
+    weight : ndarray of float32, shape (D, C)
+        Weights of the selected head.
+    bias : ndarray of float32, shape (C,)
+        Bias of the selected head.
     learning_rate : float
-        Of the chosen head, scaled by the batch.
+        Learning rate of the selected head, scaled by the batch size.
+    selection : str
+        How the head was selected, in words.
     table : list of dict
-        Validation accuracy of every head.
+        Validation accuracy of every head of the grid.
     """
 
     name: str
     seed: int
-    backbone: Any
-    store: Any
+    backbone: Backbone
+    store: FeatureStore
     blocks: tuple[int, ...]
     mean_patch: bool
     weight: np.ndarray
@@ -72,12 +82,15 @@ class TrainedProbe:
 
 def probe_features(
     store: FeatureStore,
-    backbone: Any,
+    backbone: Backbone,
     stimuli: StimulusSet,
     blocks: Sequence[int],
     mean_patch: bool,
 ) -> np.ndarray:
-    """Return CLS tokens of some blocks, and on request the last one's mean patch, float32 (n_stimuli, D)."""
+    """Return CLS tokens of some blocks and the last mean patch token, float32 (n_stimuli, D).
+
+    The mean patch token is left out unless `mean_patch`.
+    """
     stored = store.get_many(backbone, stimuli, [("cls+mean", b) for b in blocks])
     parts = [s.cls for s in stored] + ([stored[-1].mean] if mean_patch else [])
     return np.concatenate([np.asarray(p, dtype=np.float32) for p in parts], axis=1)
@@ -94,23 +107,36 @@ def train_probe(
     seed: int = 0,
     store: FeatureStore | None = None,
     device: str = "auto",
-    backbone: Any = None,
+    backbone: Backbone | None = None,
     name: str = "linear probe",
 ) -> TrainedProbe:
-    """Train linear heads for every input and learning rate, and keep the best on ID validation images.
+    """Train linear heads for every input and learning rate, and select one by ID validation images.
 
     Parameters
     ----------
     study : Study
-        Trains on "train", selects on "val".
+        Its set "train" trains, its set "val" selects the head.
     n_blocks : sequence of int, default (1, 4)
         Numbers of last blocks whose CLS tokens are joined.
     mean_patch : sequence of bool, default (False, True)
-        CLS alone, and CLS with the mean patch of the last block.
+        Inputs of the grid: CLS alone, and CLS with the mean patch token of the last block.
     learning_rates : sequence of float
-        Grid, scaled by ``batch_size / 256``.
-    epochs, batch_size, seed, store, device, backbone, name
-        As their names say; `device` trains the heads.
+        Learning rates of the grid, scaled by ``batch_size / 256``; 13 rates from 1e-5 to 0.1 by
+        default.
+    epochs : int, default 10
+        Number of passes over the training images.
+    batch_size : int, default 128
+        Images per step.
+    seed : int, default 0
+        Seed of initial weights and order.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train the heads.
+    backbone : Backbone, optional
+        A backbone that is loaded already; the study's by default.
+    name : str, default "linear probe"
+        Name in tables.
 
     Returns
     -------
@@ -127,18 +153,18 @@ def train_probe(
 
     Notes
     -----
-    SGD with momentum 0.9, no weight decay, cosine to 0, all heads on the same batches, weights
-    drawn with a standard deviation of 0.01. Features are those of the cached images: no
-    augmentation, unlike the original, and epochs are passes over the study's own images instead of
-    12,500 iterations.
+    SGD with momentum 0.9, no weight decay, and a cosine schedule down to 0. All heads see the same
+    batches, and their weights are drawn with a standard deviation of 0.01. Unlike the original, the
+    images are not augmented, and an epoch is a pass over the study's own images instead of 12,500
+    iterations.
 
     References
     ----------
     Oquab et al., DINOv2, TMLR 2024, and its published evaluation code: grid of learning rates, last
     1 or 4 blocks, with or without the mean patch token.
     """
-    where = pick_device(device)
-    backbone = backbone if backbone is not None else study_backbone(study.backbone, where)
+    context = Context.make(store, device)
+    backbone = context.backbone(study.backbone) if backbone is None else backbone
     if (
         not n_blocks
         or not mean_patch
@@ -152,7 +178,7 @@ def train_probe(
                 "correct it",
             )
         )
-    store = store if store is not None else FeatureStore()
+    store = context.store
     train, val = study.set("train"), study.set("val")
     for stimuli in (train, val):
         check_labels(stimuli, len(study.class_names))
@@ -165,7 +191,14 @@ def train_probe(
             x, x_val = (probe_features(store, backbone, s, blocks, mean) for s in (train, val))
             rates = [rate * batch_size / 256 for rate in learning_rates]
             weight, bias = _fit(
-                x, train.labels, len(study.class_names), rates, epochs, batch_size, seed, where
+                x,
+                train.labels,
+                len(study.class_names),
+                rates,
+                epochs,
+                batch_size,
+                seed,
+                context.device,
             )
             scores = np.einsum("nd,ldc->lnc", x_val, weight) + bias[:, None]
             for k, rate in enumerate(rates):
@@ -184,9 +217,16 @@ def train_probe(
 
 
 def _fit(
-    x, labels, n_classes, rates, epochs, batch_size, seed, device
+    x: np.ndarray,
+    labels: np.ndarray,
+    n_classes: int,
+    rates: Sequence[float],
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights (L, D, C) and biases (L, C), one head a learning rate, trained side by side."""
+    """Return weights (L, D, C) and biases (L, C) of one head per learning rate, trained together."""
     x_ND = torch.from_numpy(x).to(device)
     y_N = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     generator = torch.Generator().manual_seed(seed_for(seed, "probe"))
@@ -214,7 +254,7 @@ def _step(
     speed: list[Tensor],
     rate_L: Tensor,
 ) -> None:
-    """One step of SGD with momentum 0.9 on the cross-entropy, its gradient in closed form."""
+    """Take one step of SGD with momentum 0.9 on the cross-entropy; gradients are in closed form."""
     error_LBC = (x_BD @ weight_LDC + bias_LC[:, None]).softmax(2)
     error_LBC[:, torch.arange(len(y_B)), y_B] -= 1
     error_LBC /= len(y_B)

@@ -1,16 +1,17 @@
-"""What may stand where the predicted responses stand: controls for every claim that a brain helps.
+"""Response sources: what may stand in place of the predicted responses, as controls of a claim.
 
-Each factory returns a response source, ``source(stimuli, tokens) -> float32 (n_stimuli,
-n_vertices)``, for the argument `brain` of `train_fusion`. Random numbers belong to a stimulus id:
-every image keeps its own in training, in evaluation and in a later process.
+A response source is a function of a batch, ``source(tokens, ids) -> float32 (B, n_vertices)``, for
+the argument `brain` of `train_fusion`; `tokens` is a `bmfl_lab.models.bmfl.TokenBatch`. Random
+numbers belong to a stimulus id: an image has the same ones in training, in evaluation, in every
+batch and in a later process.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,48 +20,119 @@ from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
+from bmfl_lab.models.brain_encoder import LinearEncoder
 from bmfl_lab.runtime import pick_device, rng, seed_for
-from bmfl_lab.training.fusion_parts import ResponseSource
+from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
+from bmfl_lab.training.encoder_io import TrainedEncoder
 
 
-def remembered(source: ResponseSource, keep: int = 32) -> ResponseSource:
-    """Return a source that answers the same set of images once, for many models that share it.
+@dataclass(frozen=True, eq=False)
+class EncoderSource:
+    """Predict responses with a brain encoder, from the tokens that it was trained on.
 
     Parameters
     ----------
-    source : callable
-        Any response source.
-    keep : int, default 32
-        Sets whose responses are kept.
+    encoder : TrainedEncoder or EncoderEnsemble
+        Brain encoder.
+    device : "cpu" or "cuda"
+        Where to predict.
     """
-    kept: list[tuple[StimulusSet, np.ndarray]] = []
 
-    def answer(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
-        for known, response in kept:
-            if known is stimuli:
-                return response
-        response = np.asarray(source(stimuli, tokens), dtype=np.float32)
-        kept.append((stimuli, response))
-        del kept[:-keep]
-        return response
+    encoder: TrainedEncoder
+    device: str = "cpu"
 
-    return answer
+    def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
+        """Return predicted responses, float32 (B, n_vertices)."""
+        return self.encoder.predict(tokens.encoder, device=self.device)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by the encoder, so that models of one encoder share its predictions."""
+        return (
+            isinstance(other, EncoderSource)
+            and other.encoder is self.encoder
+            and other.device == self.device
+        )
+
+    def __hash__(self) -> int:
+        return hash((id(self.encoder), self.device))
+
+
+@dataclass(frozen=True, eq=False)
+class MixedSource:
+    """Mix predicted responses with noise; made by `mixed_source`."""
+
+    source: ResponseSource
+    noise: ResponseSource
+    mean: np.ndarray
+    share: float
+
+    @property
+    def encoder(self) -> TrainedEncoder | None:
+        """Encoder whose tokens the mixed source reads."""
+        return getattr(self.source, "encoder", None)
+
+    def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
+        """Return mixed responses, float32 (B, n_vertices)."""
+        own, other = self.source(tokens, ids) - self.mean, self.noise(tokens, ids) - self.mean
+        mixed = self.mean + self.share * own + np.sqrt(1 - self.share**2) * other
+        return mixed.astype(np.float32)
+
+
+def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:
+    """Return a source that looks up responses by stimulus id.
+
+    Parameters
+    ----------
+    ids : sequence of str, length n
+        Stimulus ids of all images that the model will see.
+    responses : ndarray, shape (n, n_vertices)
+        Their responses.
+
+    Raises
+    ------
+    DataError
+        If ids and responses differ in number; when called, if an id is unknown.
+
+    Notes
+    -----
+    A shifted image has the id of the original image, and so its response.
+    """
+    if len(ids) != len(responses):
+        raise DataError(
+            message(f"{len(ids)} responses", f"{len(responses)}", "give one row per stimulus id")
+        )
+    place = {str(i): k for k, i in enumerate(ids)}
+
+    def look_up(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
+        missing = [str(i) for i in ids if str(i) not in place]
+        if missing:
+            raise DataError(
+                message(
+                    "a response for every stimulus id",
+                    f"none for {missing[0]!r}",
+                    "add its response to those of lookup_source",
+                )
+            )
+        return np.asarray(responses[[place[str(i)] for i in ids]], dtype=np.float32)
+
+    return look_up
 
 
 def noise_source(
     reference: np.ndarray, *, covariance: bool = False, seed: int = 0
 ) -> ResponseSource:
-    """Noise in place of predicted responses: fresh for every image, the same whenever that image is asked for.
+    """Return a source of noise: independent between images, always the same for one image.
 
     Parameters
     ----------
     reference : ndarray, shape (n_reference, n_vertices)
-        Predicted responses whose statistics are matched.
+        Predicted responses whose statistics the noise has.
     covariance : bool, default False
-        Match the full covariance between vertices (of rank n_reference - 1 at most) instead of the
-        variances alone.
+        Give the noise the full covariance between vertices (of rank n_reference - 1 at most)
+        instead of the variances alone.
     seed : int, default 0
-        Of the noise.
+        Seed of the noise.
 
     Raises
     ------
@@ -74,17 +146,13 @@ def noise_source(
         mixing = (size[:, None] * directions / np.sqrt(n - 1)).astype(np.float32)
     scale = reference.std(0, ddof=1)
 
-    def noise(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
+    def noise(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
         width = len(mixing) if covariance else len(mean)
-        z = _own_noise(stimuli, width, seed, "noise")
+        rows = [rng(seed, "noise", str(i)).standard_normal(width, dtype=np.float32) for i in ids]
+        z = np.stack(rows) if rows else np.zeros((0, width), dtype=np.float32)
         return (mean + (z @ mixing if covariance else z * scale)).astype(np.float32)
 
     return noise
-
-
-def _own_noise(stimuli: StimulusSet, width: int, seed: int, what: str) -> np.ndarray:
-    rows = [rng(seed, what, str(i)).standard_normal(width, dtype=np.float32) for i in stimuli.ids]
-    return np.stack(rows) if rows else np.zeros((0, width), dtype=np.float32)
 
 
 def _checked(reference: np.ndarray) -> np.ndarray:
@@ -108,26 +176,26 @@ def mixed_source(
     reached: float = 1.0,
     seed: int = 0,
 ) -> ResponseSource:
-    """Predicted responses mixed with noise, down to a given encoding accuracy.
+    """Return a source of predicted responses mixed with noise, of a given encoding accuracy.
 
     Parameters
     ----------
     source : callable
-        The encoder's own source.
+        Source of the predicted responses, e.g. an `EncoderSource`.
     reference : ndarray, shape (n_reference, n_vertices)
-        Its responses to the training images; the noise has their mean and covariance, so that the
-        mixture has too.
+        Responses of `source` to the training images. The noise has their mean and covariance, and
+        so has the mixture.
     accuracy : float
-        Wanted encoding accuracy, mean r.
+        Wanted encoding accuracy (mean r), from 0 to `reached`.
     reached : float, default 1
-        The encoder's own, e.g. the mean of `TrainedEncoder.scores`.
+        Encoding accuracy of `source`, e.g. the mean of `TrainedEncoder.scores`.
     seed : int, default 0
-        Of the noise.
+        Seed of the noise.
 
     Raises
     ------
     ConfigError
-        If more is wanted than the encoder reaches.
+        If the wanted accuracy is higher than the encoder's.
 
     Notes
     -----
@@ -147,46 +215,42 @@ def mixed_source(
     mean = _checked(reference).mean(0)
     noise = noise_source(reference, covariance=True, seed=seed_for(seed, "mixed"))
 
-    def mixed(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
-        own, other = source(stimuli, tokens) - mean, noise(stimuli, tokens) - mean
-        return (mean + share * own + np.sqrt(1 - share**2) * other).astype(np.float32)
-
-    return mixed
+    return MixedSource(source, noise, mean, share)
 
 
 def other_image_source(
     donors: StimulusSet,
     donor_responses: np.ndarray,
     *,
-    classes: Callable[[StimulusSet], np.ndarray] | None = None,
+    classes: Callable[[TokenBatch], np.ndarray] | None = None,
     seed: int = 0,
 ) -> ResponseSource:
-    """The predicted response to another image, never to the image itself.
+    """Return a source of the predicted response to another image, never to the image itself.
 
     Parameters
     ----------
     donors : StimulusSet
         Labelled training images.
     donor_responses : ndarray, shape (n_donors, n_vertices)
-        Their predicted responses.
+        Predicted responses to the donors.
     classes : callable, optional
-        ``classes(stimuli) -> (n_stimuli,) int``: what to take as the class of images that are not
-        donors. None pairs with any image.
+        ``classes(tokens) -> int (B,)``: predicted classes of a batch of images that are not donors,
+        from its tokens. By default an image is paired with any donor.
     seed : int, default 0
-        Of the pairing.
+        Seed of the pairing.
 
     Raises
     ------
     DataError
-        If responses and donors differ in number, or a class has no other image.
+        If responses and donors differ in number; when called, if a class has no other image.
 
     Notes
     -----
-    With `classes`, a training image is given a partner of its own *label*, and every other image
-    (validation, test, out of distribution) one of the class that the classifier *predicts*, because
-    a partner by label would tell the answer. The control thus asks what a response of the right
-    category adds when it carries nothing else of the image; its accuracy outside training is
-    bounded by that classifier's.
+    With `classes`, a training image is paired with an image of the same *label*, and every other
+    image (validation, test, out of distribution) with one of the class that the classifier
+    *predicts*, because a partner by label would disclose the true class. The control thus tests
+    what a response of the right class adds when it carries no other information about the image;
+    outside training its accuracy is limited by that of the classifier.
     """
     if len(donor_responses) != len(donors):
         raise DataError(
@@ -200,14 +264,14 @@ def other_image_source(
     labels = np.asarray(donors.labels)
     donor_responses = np.asarray(donor_responses, dtype=np.float32)
 
-    def other(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
-        own = np.asarray([place.get(str(i), -1) for i in stimuli.ids], dtype=np.int64)
+    def other(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
+        own = np.asarray([place.get(str(i), -1) for i in ids], dtype=np.int64)
         wanted = None
-        if classes is not None and len(stimuli):
-            guessed = np.asarray(classes(stimuli)) if (own < 0).any() else np.full(len(own), -1)
-            wanted = np.where(own >= 0, labels[own], guessed)
+        if classes is not None and len(own):
+            predicted = np.asarray(classes(tokens)) if (own < 0).any() else np.full(len(own), -1)
+            wanted = np.where(own >= 0, labels[own], predicted)
         chosen = np.empty(len(own), dtype=np.int64)
-        for k, identifier in enumerate(stimuli.ids):
+        for k, identifier in enumerate(ids):
             pool = np.arange(len(labels)) if wanted is None else np.flatnonzero(labels == wanted[k])
             pool = pool[pool != own[k]]
             if not len(pool):
@@ -215,7 +279,7 @@ def other_image_source(
                     message(
                         f"another training image for {identifier!r}",
                         "none",
-                        "use more images a class",
+                        "use more images per class",
                     )
                 )
             chosen[k] = pool[rng(seed, "partner", str(identifier)).integers(len(pool))]
@@ -225,20 +289,20 @@ def other_image_source(
 
 
 def pca_source(patches: np.ndarray, n_vertices: int) -> ResponseSource:
-    """Principal components of the image's own patches, as many as there are vertices: no brain, same size.
+    """Return a source of principal components of the image's own patches, one per vertex.
 
     Parameters
     ----------
     patches : ndarray, shape (n_fit, P, D)
-        Patch tokens of the images that the brain encoder learned from, of the kind that the fusion
-        reads.
+        Patch tokens of the images that the brain encoder was trained on, of the kind that the
+        fusion reads.
     n_vertices : int
-        Outputs; those beyond the rank of the fit (n_fit - 1, or P * D) are zero.
+        Number of outputs; those beyond the rank of the fit (n_fit - 1, or P * D) are zero.
     """
-    flat = np.asarray(patches, dtype=np.float32).reshape(len(patches), -1)
+    flat = _flat(patches)
     mean = flat.mean(0)
     centred = (flat - mean).astype(np.float64)
-    # by the smaller Gram matrix, which is (n_fit, n_fit) for full patches
+    # the smaller of the two Gram matrices is (n_fit, n_fit) for full patches
     if flat.shape[1] <= len(flat):
         values, vectors = np.linalg.eigh(centred.T @ centred)
         order = np.argsort(-values)
@@ -251,28 +315,28 @@ def pca_source(patches: np.ndarray, n_vertices: int) -> ResponseSource:
     kept = min(n_vertices, int(np.sum(values > values[0] * 1e-9)))
     directions = directions[:, :kept].astype(np.float32)
 
-    def components(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
-        out = np.zeros((len(stimuli), n_vertices), dtype=np.float32)
-        out[:, :kept] = (_flat(tokens) - mean) @ directions
+    def components(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
+        out = np.zeros((len(ids), n_vertices), dtype=np.float32)
+        out[:, :kept] = (_flat(tokens.patches) - mean) @ directions
         return out
 
     return components
 
 
 def projection_source(n_vertices: int, *, seed: int = 0) -> ResponseSource:
-    """A fixed random projection of the image's own patches to as many numbers as there are vertices.
+    """Return a source of fixed random projections of the image's own patches, one per vertex.
 
     Parameters
     ----------
     n_vertices : int
-        Outputs.
+        Number of outputs.
     seed : int, default 0
-        Of the Gaussian weights.
+        Seed of the Gaussian weights.
     """
     weights: dict[int, np.ndarray] = {}
 
-    def project(stimuli: StimulusSet, tokens: Any) -> np.ndarray:
-        flat = _flat(tokens)
+    def project(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
+        flat = _flat(tokens.patches)
         width = flat.shape[1]
         if width not in weights:
             drawn = rng(seed, "projection", width).standard_normal(
@@ -284,26 +348,25 @@ def projection_source(n_vertices: int, *, seed: int = 0) -> ResponseSource:
     return project
 
 
-def _flat(tokens: Any) -> np.ndarray:
-    if tokens.patches is None:
-        raise DataError(message("tokens with patches", "none", "use kind='patches' or 'pooled:G'"))
-    return np.asarray(tokens.patches, dtype=np.float32).reshape(len(tokens.patches), -1)
+def _flat(patches: np.ndarray) -> np.ndarray:
+    return np.asarray(patches, dtype=np.float32).reshape(len(patches), -1)
 
 
-def random_weight_encoder(encoder: Any, seed: int = 0) -> Any:
-    """Return the brain encoder with random weights, on the trained backbone: never saw a response.
+def random_weight_encoder(encoder: TrainedEncoder, seed: int = 0) -> TrainedEncoder:
+    """Return the brain encoder with random weights, which was never trained on responses.
 
     Parameters
     ----------
     encoder : TrainedEncoder
-        Gives the architecture. Weights are shuffled within each tensor, which keeps their
-        distribution.
+        Encoder whose architecture and backbone are kept. Its weights are shuffled within each
+        tensor, which keeps their distribution.
     seed : int, default 0
-        Of the shuffle.
+        Seed of the shuffle.
 
     Returns
     -------
     TrainedEncoder
+        Its scores are NaN.
     """
     module = copy.deepcopy(encoder.module)
     with torch.no_grad():
@@ -322,32 +385,36 @@ def random_weight_encoder(encoder: Any, seed: int = 0) -> Any:
 
 
 def random_backbone_encoder(
-    config: Any,
+    config: EncoderConfig,
     study: Study,
     *,
     seed: int = 0,
     subject: str | None = None,
     store: FeatureStore | None = None,
     device: str = "auto",
-) -> Any:
-    """Return a brain encoder trained on the responses, but on tokens of a backbone with random weights.
+) -> TrainedEncoder:
+    """Return an encoder trained on responses, on tokens of a backbone with random weights.
 
     Parameters
     ----------
     config : EncoderConfig
-        As `train_brain_encoder`.
-    study, subject, store, device
-        As `train_brain_encoder`.
+        Configuration of the encoder.
+    study : Study
+        Gives the subjects and the architecture of the backbone.
     seed : int, default 0
-        Of the backbone's weights.
+        Seed of the weights of the backbone.
+    subject : str, optional
+        Name of the subject; the first one by default.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train.
 
     Returns
     -------
     TrainedEncoder
-        Reads its own tokens; the fusion goes on reading those of the trained backbone.
+        It reads tokens of the random backbone; a fusion reads those of the trained one.
     """
-    from bmfl_lab.training.encoder import train_brain_encoder
-
     spec = study.backbone
     device = pick_device(device)
     weights = f"random:{seed + 1000}"
@@ -360,36 +427,35 @@ def random_backbone_encoder(
     )
 
 
-def rank_statement(encoder: Any) -> str:
-    """Say what a linear encoder's output can hold at most: nothing beyond the tokens that it reads.
+def rank_statement(encoder: TrainedEncoder) -> str:
+    """Return a sentence on how much the output of an encoder can hold beyond the tokens it reads.
 
     Parameters
     ----------
     encoder : TrainedEncoder
-        Any kind.
+        Encoder of any kind.
 
     Returns
     -------
     str
-        For a linear encoder the numerical rank of its weights beside the number of vertices. For
-        others that no such bound follows from the architecture.
+        For a linear encoder, the numerical rank of its weights beside the number of vertices. For
+        other kinds, that the architecture sets no such bound.
     """
-    from bmfl_lab.models.brain_encoder import LinearEncoder
-
     n_vertices = encoder.atlas.n_vertices
-    linear = (
-        encoder.module
-        if isinstance(encoder.module, LinearEncoder)
-        else getattr(encoder.module, "encoder", None)
-    )
+    linear = encoder.module
     if not isinstance(linear, LinearEncoder):
+        linear = getattr(encoder.module, "encoder", None)
+    if not isinstance(linear, LinearEncoder):
+        kind = encoder.build.get("encoder", encoder.build)["type"]
         return (
-            f"The {encoder.build.get('encoder', encoder.build)['type']} encoder is not linear in its tokens: the rank of its {n_vertices} outputs is not "
-            "bounded by the token width. What it adds is computed from the image's own patches all the same."
+            f"The {kind} encoder is not linear in its tokens: the rank of its {n_vertices} outputs "
+            "is not bounded by the token width. What it adds is computed from the image's own "
+            "patches all the same."
         )
     weight = linear.linear.weight.detach().double()
     rank, width = int(torch.linalg.matrix_rank(weight)), weight.shape[1]
     return (
-        f"The encoder is linear: its {n_vertices} outputs have rank {rank}, at most the {width} token features that it "
-        "reads. Its predicted responses hold nothing beyond those features, only a reweighting of them."
+        f"The encoder is linear: its {n_vertices} outputs have rank {rank}, at most the {width} "
+        "token features that it reads. Its predicted responses hold nothing beyond those features, "
+        "only a reweighting of them."
     )

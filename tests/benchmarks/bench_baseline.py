@@ -19,8 +19,7 @@ from bench_backbone import logistic_regression
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.metrics.statistics import bootstrap_mean
-from bmfl_lab.training import presets, train_fusion
-from bmfl_lab.training.fusion_parts import study_backbone
+from bmfl_lab.training import presets, study_backbone, train_fusion
 
 TOLERANCE = 0.01
 

@@ -45,8 +45,10 @@ def ablate(
     study = load_study("planted", seed=seed, **sizes, **planted)
     respond = study.subject().truth["respond"]
 
-    def truth(stimuli, tokens):
-        return respond(np.stack([stimuli.image(i) for i in range(len(stimuli))]))
+    images = {s.ids[i]: s.image(i) for s in study.sets.values() for i in range(len(s))}
+
+    def truth(tokens, ids):
+        return respond(np.stack([images[i] for i in ids]))
 
     config = tiny(kind="pooled:4", loop=configs.replace(LOOP, epochs=epochs))
     atlas = study.subject().atlas

@@ -113,7 +113,7 @@ def test_gradients_through_the_whole_path_equal_captums(made, few):
     _, _, fusion, backbone, _ = made
     two = few.subset([0, 1])
     (images,) = attention.image_batches(backbone, two)
-    path, classes = fusion.assemble(), torch.from_numpy(fusion.logits(two).argmax(1))
+    path, classes = fusion.path, torch.from_numpy(fusion.logits(two).argmax(1))
     expected = captum.IntegratedGradients(lambda x: path(x, grad=True).logits).attribute(
         images, torch.zeros_like(images), target=classes, n_steps=12, method="gausslegendre"
     )

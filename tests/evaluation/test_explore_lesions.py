@@ -46,12 +46,11 @@ def test_a_model_without_a_brain(study):
 
 def test_a_fusion_intact_and_lesioned(study, tmp_path):
     respond = study.subject().truth["respond"]
+    images = {s.ids[i]: s.image(i) for s in study.sets.values() for i in range(len(s))}
     model = train_fusion(
         configs.replace(tiny(kind="pooled:4"), loop=LoopConfig(epochs=1, batch_size=16, lr=1e-3)),
         study,
-        brain=lambda stimuli, tokens: respond(
-            np.stack([stimuli.image(i) for i in range(len(stimuli))])
-        ),
+        brain=lambda tokens, ids: respond(np.stack([images[i] for i in ids])),
         atlas=study.subject().atlas,
         store=FeatureStore(tmp_path),
         device="cpu",

@@ -11,8 +11,7 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
 from bmfl_lab.evaluation import compare_models, evaluate_ood
 from bmfl_lab.runs.findings import comparisons, findings
-from bmfl_lab.training import LoopConfig
-from bmfl_lab.training.ensemble import Job, train_fusions
+from bmfl_lab.training import Context, LoopConfig, train_fusion
 from bmfl_lab.training.recipes import tiny
 
 LOOP = LoopConfig(epochs=8, batch_size=32, lr=5e-3, weight_decay=0.05)
@@ -24,21 +23,24 @@ def rows_of_a_study(folder, carries):
     study = load_study("planted", carries=carries, **sizes)
     respond, atlas = study.subject().truth["respond"], study.subject().atlas
 
-    def truth(stimuli, tokens):
-        return respond(np.stack([stimuli.image(i) for i in range(len(stimuli))]))
+    images = {s.ids[i]: s.image(i) for s in study.sets.values() for i in range(len(s))}
+
+    def truth(tokens, ids):
+        return respond(np.stack([images[i] for i in ids]))
 
     config = tiny(kind="pooled:4", loop=LOOP)
     kinds = {
         "backbone": (configs.replace(config, head="backbone"), None, None),
         "fusion": (config, truth, atlas),
     }
-    jobs = [
-        Job(name, c, s, None, source, where)
+    context = Context.make(FeatureStore(folder), "cpu")
+    models = {
+        name: [
+            train_fusion(c, study, brain=source, atlas=where, context=context, seed=s, name=name)
+            for s in (0, 1, 2)
+        ]
         for name, (c, source, where) in kinds.items()
-        for s in (0, 1, 2)
-    ]
-    trained = train_fusions(jobs, study, store=FeatureStore(folder), device="cpu")
-    models = {name: [m for job, m in zip(jobs, trained) if job.name == name] for name in kinds}
+    }
     result = evaluate_ood(models, study, sets=("test", "recoloured"), shifts=(), n_boot=50)
     rows = [*result.rows, *compare_models(result, "backbone")]
     return pd.DataFrame([vars(r) for r in rows]).assign(study="planted (simulated)", run="null")

@@ -12,7 +12,7 @@ from bmfl_lab.data.study import load_study
 from bmfl_lab.evaluation import evaluate_ood
 from bmfl_lab.training import LoopConfig, fit, load_fusion, train_brain_encoder, train_fusion
 from bmfl_lab.training import encoder as encoders
-from bmfl_lab.training.loop_parts import Batches
+from bmfl_lab.training.batches import MemoryBatches, Order
 from bmfl_lab.training.recipes import tiny
 
 pytestmark = pytest.mark.gpu
@@ -64,7 +64,7 @@ def test_cpu_and_gpu_train_to_the_same_weights_without_dropout():
 
 
 def test_data_beyond_the_memory_stay_on_the_host_and_arrive_whole(monkeypatch):
-    inside = Batches(data(), 10, 0, CUDA)
+    inside = MemoryBatches(data(), CUDA)
     assert all(v.device.type == "cuda" for v in inside.data.values())
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 0))
     pinned = []
@@ -72,11 +72,11 @@ def test_data_beyond_the_memory_stay_on_the_host_and_arrive_whole(monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, "pin_memory", lambda t, *a: (pinned.append(1), original(t, *a))[1]
     )
-    outside = Batches(data(), 10, 0, CUDA)
+    outside = MemoryBatches(data(), CUDA)
     assert all(v.device.type == "cpu" for v in outside.data.values())
-    index = inside.indices(0, 2)
+    index = Order(inside.n, 10, 0).indices(0, 2)
     ours, theirs = outside.take(index), inside.take(index)
-    assert len(pinned) == 2 and outside.fingerprint() == inside.fingerprint()
+    assert len(pinned) == 2 and outside.state() == inside.state()
     assert all(v.device.type == "cuda" and torch.equal(v, theirs[k]) for k, v in ours.items())
 
 

@@ -17,6 +17,7 @@ from bmfl_lab.models.brain_transformer import BrainTransformer, ParcelTokeniser,
 from bmfl_lab.models.fusion import (
     CrossAttentionFusion,
     FusionModel,
+    Moments,
     count_parameters,
     matched_hidden,
 )
@@ -191,23 +192,14 @@ def test_the_gradient_of_the_whole_loss_is_right(axis, query):
     assert torch.autograd.gradcheck(loss, inputs)
 
 
-def test_the_model_runs_functionally_for_ensembles():
-    model = _model().eval()
-    inputs = _inputs()
-    state = {k: torch.stack([v, v + 0.1]) for k, v in model.named_parameters()}
-    buffers = dict(model.named_buffers())
-
-    def run(parameters):
-        return torch.func.functional_call(model, (parameters, buffers), tuple(inputs)).logits
-
-    both = torch.func.vmap(run)(state)
-    torch.testing.assert_close(both[0], model(*inputs).logits)
-
-
 def test_tokens_are_standardised_by_training_moments():
     model = _model()
     cls, patches, _ = _inputs(600)
-    model.standardise_tokens((cls * 3 + 100).half(), patches * 0.5 - 7)
+    moments = Moments(), Moments()
+    for rows in (slice(0, 512), slice(512, 600)):
+        moments[0].add((cls[rows] * 3 + 100).half())
+        moments[1].add(patches[rows] * 0.5 - 7)
+    model.standardise_tokens(*moments)
     torch.testing.assert_close(
         model.token_mean[1], (patches * 0.5 - 7).mean((0, 1)), atol=1e-5, rtol=1e-5
     )

@@ -10,11 +10,10 @@ from pathlib import Path
 import fit_example as example
 import numpy as np
 import pytest
-import torch
 
 from bmfl_lab.errors import ConfigError
 from bmfl_lab.training import checkpoint
-from bmfl_lab.training.loop_parts import Batches
+from bmfl_lab.training.batches import Order
 
 HERE = Path(__file__).parent
 MEMORY = Path("/dev/shm")
@@ -71,8 +70,8 @@ def test_another_number_of_processes_sees_the_same_rows_and_loses_only_bits(fast
 
 
 def test_fewer_stimuli_a_batch_than_processes_are_refused():
-    with pytest.raises(ConfigError, match=r"at least 6 stimuli a batch; got 5.*raise batch_size"):
-        Batches(example.data(), 5, 0, torch.device("cpu"), n_processes=6)
+    with pytest.raises(ConfigError, match=r"at least 6 stimuli per batch; got 5.*raise batch_size"):
+        Order(len(example.data()["x"]), 5, 0, n_processes=6)
 
 
 @pytest.mark.slow

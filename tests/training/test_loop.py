@@ -16,8 +16,9 @@ from torch import nn
 
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, NumericsError
 from bmfl_lab.files import lock
-from bmfl_lab.training import LoopConfig, checkpoint, fit, loop_state
-from bmfl_lab.training.loop_parts import Batches, learning_rate
+from bmfl_lab.training import LoopConfig, checkpoint, fit, loop
+from bmfl_lab.training.batches import Order
+from bmfl_lab.training.loop import learning_rate
 
 SCRIPT = Path(__file__).with_name("fit_example.py")
 RELEASED = Path(__file__).with_name("released")
@@ -238,8 +239,8 @@ def test_a_foreign_run_is_refused_before_its_tensors_are_read(tmp_path):
 @pytest.mark.parametrize("name", ["torch", "capability", "device"])
 def test_another_build_or_processor_is_noted(tmp_path, name, monkeypatch):
     _interrupt(tmp_path, 3)
-    original = loop_state.environment
-    monkeypatch.setattr(loop_state, "environment", lambda run: {**original(run), name: "other"})
+    original = loop.environment
+    monkeypatch.setattr(loop, "environment", lambda run: {**original(run), name: "other"})
     assert any(f"resumed, not bitwise: {name} " in note for note in example.train(tmp_path).notes)
 
 
@@ -353,11 +354,11 @@ def test_choices_out_of_range_are_refused(change):
 
 
 def test_an_epoch_visits_every_row_once_in_batches_of_nearly_equal_size():
-    batches = Batches({"x": torch.arange(53)}, 8, 0, torch.device("cpu"))
-    sizes = [len(batches.indices(2, k)) for k in range(batches.per_epoch)]
-    order = np.concatenate([batches.indices(2, k) for k in range(batches.per_epoch)])
-    assert sorted(order) == list(range(53)) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 8
-    assert not np.array_equal(order, np.concatenate([batches.indices(3, k) for k in range(7)]))
+    order = Order(53, 8, 0)
+    sizes = [len(order.indices(2, k)) for k in range(order.per_epoch)]
+    rows = np.concatenate([order.indices(2, k) for k in range(order.per_epoch)])
+    assert sorted(rows) == list(range(53)) and max(sizes) - min(sizes) <= 1 and max(sizes) <= 8
+    assert not np.array_equal(rows, np.concatenate([order.indices(3, k) for k in range(7)]))
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():

@@ -30,7 +30,7 @@ def _stimuli(n, name="s", labels=None, start=0):
 
 @pytest.mark.parametrize("covariance", [False, True])
 def test_noise_has_the_mean_and_covariance_of_the_responses(covariance):
-    found = sources.noise_source(REFERENCE, covariance=covariance)(_stimuli(6000), None)
+    found = sources.noise_source(REFERENCE, covariance=covariance)(None, _stimuli(6000).ids)
     wanted = np.cov(REFERENCE.T)
     error = 4 * wanted.diagonal().max() / np.sqrt(6000)
     np.testing.assert_allclose(
@@ -42,52 +42,49 @@ def test_noise_has_the_mean_and_covariance_of_the_responses(covariance):
 
 
 def test_noise_belongs_to_the_image_and_not_to_its_place():
-    noise = sources.noise_source(REFERENCE)
-    stimuli = _stimuli(5)
-    np.testing.assert_array_equal(noise(stimuli.subset([3, 1]), None), noise(stimuli, None)[[3, 1]])
-    assert not np.allclose(noise(stimuli, None)[0], noise(stimuli, None)[1])
-    assert not np.allclose(
-        sources.noise_source(REFERENCE, seed=1)(stimuli, None), noise(stimuli, None)
-    )
-    assert noise(stimuli.subset([]), None).shape == (0, 6)
+    noise, ids = sources.noise_source(REFERENCE), _stimuli(5).ids
+    np.testing.assert_array_equal(noise(None, ids[[3, 1]]), noise(None, ids)[[3, 1]])
+    assert not np.allclose(noise(None, ids)[0], noise(None, ids)[1])
+    assert not np.allclose(sources.noise_source(REFERENCE, seed=1)(None, ids), noise(None, ids))
+    assert noise(None, ids[:0]).shape == (0, 6)
 
 
 def test_a_mixture_has_the_accuracy_asked_for_and_the_same_covariance():
     own = np.random.default_rng(2).multivariate_normal(REFERENCE.mean(0), np.cov(REFERENCE.T), 6000)
-    stimuli = _stimuli(6000)
-    mixed = sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.3, reached=0.5)(
-        stimuli, None
-    )
+    ids = _stimuli(6000).ids
+    mixed = sources.mixed_source(lambda t, i: own, REFERENCE, accuracy=0.3, reached=0.5)(None, ids)
     r = [np.corrcoef(own[:, v], mixed[:, v])[0, 1] for v in range(6)]
     np.testing.assert_allclose(r, 0.6, atol=0.05)
     np.testing.assert_allclose(np.cov(mixed.T), np.cov(own.T), atol=0.1 * np.cov(own.T).max())
     np.testing.assert_allclose(
-        sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.5, reached=0.5)(stimuli, None),
+        sources.mixed_source(lambda t, i: own, REFERENCE, accuracy=0.5, reached=0.5)(None, ids),
         own,
         rtol=1e-5,
     )
     with pytest.raises(ConfigError, match=r"an accuracy from 0 to 0\.500"):
-        sources.mixed_source(lambda s, t: own, REFERENCE, accuracy=0.6, reached=0.5)
+        sources.mixed_source(lambda t, i: own, REFERENCE, accuracy=0.6, reached=0.5)
 
 
 def test_a_partner_is_never_the_image_itself_and_tells_no_label_outside_training():
     labels = np.arange(30) % 3
     donors = _stimuli(30, "train", labels)
     code = np.stack([np.arange(30), labels], 1).astype(np.float32)
-    anyone = sources.other_image_source(donors, code)(donors, None)
+    anyone = sources.other_image_source(donors, code)(None, donors.ids)
     assert (anyone[:, 0] != np.arange(30)).all() and (anyone[:, 1] != labels).any()
     test = _stimuli(40, "test", np.full(40, 2))
     guesses = np.arange(40) % 2
-    alike = sources.other_image_source(donors, code, classes=lambda s: guesses)
-    own = alike(donors, None)
+    alike = sources.other_image_source(donors, code, classes=lambda tokens: tokens)
+    own = alike(None, donors.ids)
     assert (own[:, 1] == labels).all() and (own[:, 0] != np.arange(30)).all()
     np.testing.assert_array_equal(
-        alike(test, None)[:, 1], guesses
+        alike(guesses, test.ids)[:, 1], guesses
     )  # the prediction, not the label 2
-    np.testing.assert_array_equal(alike(test, None), alike(test, None))
+    np.testing.assert_array_equal(
+        alike(guesses[5:9], test.ids[5:9]), alike(guesses, test.ids)[5:9]
+    )  # in any batch
     lonely = _stimuli(3, "train", np.arange(3))
     with pytest.raises(DataError, match="another training image for 'train-0'"):
-        sources.other_image_source(lonely, code[:3], classes=lambda s: guesses)(lonely, None)
+        sources.other_image_source(lonely, code[:3], classes=lambda t: guesses)(None, lonely.ids)
     with pytest.raises(DataError, match="3 donor responses"):
         sources.other_image_source(lonely, code)
 
@@ -95,7 +92,7 @@ def test_a_partner_is_never_the_image_itself_and_tells_no_label_outside_training
 @pytest.mark.parametrize("n", [20, 90])
 def test_components_are_those_of_sklearn(n):
     patches = np.random.default_rng(3).normal(0, 1, (n, 4, 10)) * np.linspace(1, 3, 10)
-    found = sources.pca_source(patches, 50)(_stimuli(n), SimpleNamespace(patches=patches))
+    found = sources.pca_source(patches, 50)(SimpleNamespace(patches=patches), _stimuli(n).ids)
     rank = min(n - 1, 40)
     wanted = PCA(rank).fit_transform(patches.reshape(n, -1))
     np.testing.assert_allclose(np.abs(found[:, :10]), np.abs(wanted[:, :10]), atol=1e-3)
@@ -110,21 +107,20 @@ def test_a_projection_is_linear_and_fixed_by_its_seed():
     )
     both = SimpleNamespace(patches=a.patches + b.patches)
     project = sources.projection_source(7, seed=2)
-    np.testing.assert_allclose(project(None, both), project(None, a) + project(None, b), atol=1e-5)
-    np.testing.assert_array_equal(sources.projection_source(7, seed=2)(None, a), project(None, a))
+    np.testing.assert_allclose(project(both, None), project(a, None) + project(b, None), atol=1e-5)
+    np.testing.assert_array_equal(sources.projection_source(7, seed=2)(a, None), project(a, None))
     wide = SimpleNamespace(patches=np.random.default_rng(4).normal(0, 1, (200, 30, 30)))
-    assert sources.projection_source(50)(None, wide).std() == pytest.approx(1, abs=0.1)
-    with pytest.raises(DataError, match="tokens with patches"):
-        project(None, SimpleNamespace(patches=None))
+    assert sources.projection_source(50)(wide, None).std() == pytest.approx(1, abs=0.1)
 
 
-def test_a_source_is_asked_once_a_set():
-    asked = []
-    source = sources.remembered(lambda s, t: asked.append(s.name) or np.zeros((len(s), 2)), keep=2)
-    sets = [_stimuli(2, name) for name in "abc"]
-    for stimuli in (sets[0], sets[0], sets[1], sets[2], sets[0]):
-        source(stimuli, None)
-    assert asked == ["a", "b", "c", "a"]
+def test_responses_at_hand_are_looked_up_by_id():
+    ids = _stimuli(4).ids
+    source = sources.lookup_source(ids, np.arange(8).reshape(4, 2))
+    np.testing.assert_array_equal(source(None, ids[[2, 0]]), [[4, 5], [0, 1]])
+    with pytest.raises(DataError, match=r"none for 's-9'.*add its response"):
+        source(None, ["s-9"])
+    with pytest.raises(DataError, match="4 responses; got 3"):
+        sources.lookup_source(ids, np.zeros((3, 2)))
 
 
 def test_a_linear_encoder_says_what_it_cannot_hold_and_shuffled_weights_keep_their_distribution(

@@ -49,13 +49,14 @@ def test_a_lesion_in_the_explorer_is_that_of_the_model(explorer, parts):
 
 def test_lesions_from_remembered_image_tokens_give_the_same_answer(explorer, parts):
     model, rows = parts[1]["fusion"], slice(0, 9)
-    stored, response = model.inputs(parts[0].set("test"))
-    seen = model.see(stored.cls[rows], stored.patches[rows])
+    test = parts[0].set("test")
+    stored, response = model.inputs.tokens(test), model.predict_responses(test)
+    side = model.image_side(stored.cls[rows], stored.patches[rows])
     for lesion in (None, explorer.lesion(["FFC"], "zero"), explorer.lesion(["LVC"], "mean", 0.5)):
         given = stored.cls[rows], stored.patches[rows], response[rows], lesion
         plain, again = (
-            model.answer(*given, weights=True),
-            model.answer(*given, weights=True, seen=seen),
+            model.classify(*given, weights=True),
+            model.classify(*given, weights=True, image_side=side),
         )
         assert plain.keys() == again.keys() == {"logits", "vb", "bv"}
         for name in plain:

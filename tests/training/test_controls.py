@@ -1,6 +1,5 @@
-"""Many models at once are the same models as one by one."""
+"""Controls train by one recipe, and differ in what they read."""
 
-import gc
 import itertools
 
 import numpy as np
@@ -10,11 +9,10 @@ import torch
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
-from bmfl_lab.errors import ConfigError, NumericsError
+from bmfl_lab.errors import ConfigError
 from bmfl_lab.training import LoopConfig, controls, train_fusion
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.encoder import train_brain_encoder
-from bmfl_lab.training.ensemble import Job, train_fusions
 from bmfl_lab.training.recipes import tiny
 
 LOOP = LoopConfig(epochs=3, batch_size=32, lr=3e-3, weight_decay=0.05)
@@ -33,73 +31,8 @@ def study():
     )
 
 
-def _source(stimuli, tokens):
-    return np.asarray(tokens.patches, np.float32).reshape(len(stimuli), -1)[:, :168]
-
-
-def test_each_model_is_the_one_that_training_alone_gives(study, store):
-    atlas = study.subject().atlas
-    silent = ~atlas.select("V1")
-    jobs = [
-        Job("a", CONFIG, 0, brain=_source, atlas=atlas),
-        Job("b", configs.replace(CONFIG, alpha=1.0), 1, brain=_source, atlas=atlas),
-        Job("c", CONFIG, 2, brain=_source, atlas=atlas, silent=silent),
-        Job("d", configs.replace(CONFIG, head="backbone"), 0, atlas=atlas),
-        Job("e", configs.replace(CONFIG, freeze_brain=True), 0, brain=_source, atlas=atlas),
-        Job("f", configs.replace(CONFIG, freeze_brain=True), 3, brain=_source, atlas=atlas),
-    ]
-    found = train_fusions(jobs, study, store=store, device="cpu", at_once=3)
-    assert [m.name for m in found] == list("abcdef") and "one of 3 batched" in found[1].notes[0]
-    for job, model in zip(jobs, found):
-        alone = train_fusion(
-            job.config,
-            study,
-            brain=job.brain,
-            atlas=atlas,
-            store=store,
-            device="cpu",
-            seed=job.seed,
-            silent=job.silent,
-        )
-        assert model.epoch == alone.epoch and model.selection == alone.selection
-        np.testing.assert_allclose(
-            model.logits(study.set("test")), alone.logits(study.set("test")), atol=2e-4
-        )
-        for mine, other in zip(model.history, alone.history):
-            assert mine.keys() == other.keys()
-            np.testing.assert_allclose(
-                [mine[k] for k in mine], [other[k] for k in mine], rtol=1e-3, atol=1e-5
-            )
-    start = train_fusion(
-        configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1, lr=1e-12)),
-        study,
-        brain=_source,
-        atlas=atlas,
-        store=store,
-        device="cpu",
-        seed=3,
-    )
-    for name, value in found[5].module.brain.named_parameters():
-        torch.testing.assert_close(
-            value, dict(start.module.brain.named_parameters())[name], atol=1e-6, rtol=0
-        )
-
-
-def test_nothing_of_a_training_outlives_its_models(study, store):
-    def train():
-        jobs = [
-            Job(name, CONFIG, seed, brain=_source, atlas=study.subject().atlas)
-            for seed, name in enumerate("ab")
-        ]
-        assert (
-            "one of 2 batched"
-            in train_fusions(jobs, study, store=store, device="cpu", at_once=2)[0].notes[0]
-        )
-        gc.collect()
-        return {id(o) for o in gc.get_objects() if isinstance(o, torch.Tensor)}
-
-    first, second = train(), train()
-    assert not second - first
+def _source(tokens, ids):
+    return np.asarray(tokens.patches, np.float32).reshape(len(ids), -1)[:, :168]
 
 
 def test_silent_vertices_change_nothing(study, store):
@@ -109,25 +42,34 @@ def test_silent_vertices_change_nothing(study, store):
         CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent
     )
     test = study.set("test")
-    tokens, response = model.inputs(test)
-    model._cache = [(test, tokens, np.where(silent, 99.0, response).astype(np.float32))]
-    other = model.logits(test)
-    model._cache = []
+    tokens, response = model.inputs.tokens(test), model.predict_responses(test)
+    changed = np.where(silent, 99.0, response).astype(np.float32)
+    other = model.classify(tokens.cls, tokens.patches, changed)["logits"]
     np.testing.assert_array_equal(other, model.logits(test))
+    heard = np.where(silent, response, 99.0).astype(np.float32)
+    assert not np.allclose(model.classify(tokens.cls, tokens.patches, heard)["logits"], other)
     with pytest.raises(ConfigError, match=r"silent of shape \(168,\)"):
         train_fusion(
             CONFIG, study, brain=_source, atlas=atlas, store=store, device="cpu", silent=silent[:5]
         )
+    with pytest.raises(ConfigError, match="a model with a brain"):
+        alone = configs.replace(CONFIG, head="backbone")
+        train_fusion(alone, study, atlas=atlas, store=store, device="cpu", silent=silent)
 
 
-def test_a_model_that_diverges_is_named_and_empty_requests_are_refused(study, store):
-    atlas = study.subject().atlas
-    with pytest.raises(ConfigError, match="at least one job"):
-        train_fusions([], study, store=store)
-    broken = configs.replace(CONFIG, loop=configs.replace(LOOP, lr=1e30, clip_norm=0, epochs=2))
-    jobs = [Job("wild", broken, s, brain=_source, atlas=atlas) for s in (0, 1)]
-    with pytest.raises(NumericsError, match=r"finite losses and gradients.*'wild'"):
-        train_fusions(jobs, study, store=store, device="cpu")
+def test_a_frozen_brain_transformer_keeps_its_initial_weights(study, store):
+    options = {"brain": _source, "atlas": study.subject().atlas, "store": store, "device": "cpu"}
+    frozen = configs.replace(CONFIG, freeze_brain=True)
+    states = []
+    for config in (
+        frozen,
+        configs.replace(frozen, loop=configs.replace(LOOP, epochs=1)),
+        CONFIG,
+    ):
+        model = train_fusion(config, study, seed=3, **options)
+        states.append({k: v.clone() for k, v in model.module.brain.state_dict().items()})
+    assert all(torch.equal(states[0][k], v) for k, v in states[1].items())
+    assert not all(torch.equal(states[0][k], v) for k, v in states[2].items())
 
 
 def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeypatch):
@@ -171,10 +113,9 @@ def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(
     graded = controls.train_quality(short, study, shares=(0.0, 1.0), **options)
     assert tuple(graded) == ("r = 0.00", f"r = {np.nanmean(encoder.scores):.2f}")
     with pytest.raises(ConfigError, match="two fused features"):
-        jobs = [Job("x", configs.replace(short, head="backbone"), 0, atlas=encoder.atlas)]
-        controls.agreement(
-            train_fusions(jobs, study, store=store, device="cpu")[0], study.set("test")
-        )
+        alone = configs.replace(short, head="backbone")
+        model = train_fusion(alone, study, encoder=encoder, store=store, device="cpu")
+        controls.agreement(model, study.set("test"))
 
 
 def test_every_form_is_trained_and_differs_from_the_others(study, store, tmp_path, monkeypatch):

@@ -1,0 +1,115 @@
+"""What the trainings of a comparison share: device, token store, seed and predicted responses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.data.study import BackboneSpec
+from bmfl_lab.runtime import pick_device
+
+RESPONSE_BYTES = 2 << 30
+"""Size up to which a context keeps predicted responses, in bytes (2 GiB, our choice)."""
+
+
+class ResponseCache:
+    """Keep predicted responses of image sets, so that several models of a comparison share them.
+
+    The responses that were used longest ago go first when the size exceeds the limit.
+
+    Parameters
+    ----------
+    limit : int
+        Largest total size in bytes.
+    """
+
+    def __init__(self, limit: int = RESPONSE_BYTES):
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+
+    def get(self, key: Hashable, predict: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the responses kept under `key`, or those that `predict` returns now."""
+        if key not in self._kept:
+            self._kept[key] = predict()
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and self._size() > self.limit:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _size(self) -> int:
+        return sum(v.nbytes for v in self._kept.values() if not isinstance(v, np.memmap))
+
+
+@dataclass(frozen=True)
+class Context:
+    """Hold what the models of one comparison share.
+
+    Parameters
+    ----------
+    device : "cpu" or "cuda"
+        Where to train and predict.
+    store : FeatureStore
+        Store of backbone tokens.
+    seed : int, default 0
+        Seed of initial weights, order of the images and dropout.
+    responses : ResponseCache
+        Responses that were predicted already.
+    """
+
+    device: str
+    store: FeatureStore
+    seed: int = 0
+    responses: ResponseCache = field(default_factory=ResponseCache, repr=False)
+
+    @classmethod
+    def make(cls, store: FeatureStore | None = None, device: str = "auto") -> Context:
+        """Return a context from the keywords of public functions.
+
+        Parameters
+        ----------
+        store : FeatureStore, optional
+            The one in the cache folder by default.
+        device : "auto", "cpu" or "cuda", default "auto"
+        """
+        device = pick_device(device)
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            # of several processes that share a training, each has a GPU of its own
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return cls(device, store if store is not None else FeatureStore())
+
+    def seeded(self, seed: int) -> Context:
+        """Return the same context with another seed; store and responses are shared."""
+        return dataclasses.replace(self, seed=seed)
+
+    def backbone(self, spec: BackboneSpec) -> Backbone:
+        """Return the backbone of a study on this device."""
+        return study_backbone(spec, self.device)
+
+
+@functools.lru_cache(maxsize=2)
+def study_backbone(spec: BackboneSpec, device: str) -> Backbone:
+    """Return the backbone of a study; the last two that were loaded are kept.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Name, weights, image size and resize rule.
+    device : "cpu" or "cuda"
+        Where it computes.
+    """
+    return load_backbone(
+        spec.name,
+        weights=spec.weights,
+        image_size=spec.image_size,
+        device=device,
+        resize=spec.resize,
+    )
