@@ -163,7 +163,7 @@ class ImageBatches:
 
     def __init__(self, stimuli: StimulusSet, path: BMFL):
         self.stimuli, self.path, self.n = stimuli, path, len(stimuli)
-        self.device = next(path.fusion.parameters()).device
+        self.device = next(path.backbone.parameters()).device
 
     def take(self, index: np.ndarray) -> dict[str, Tensor]:
         """Return tokens, responses and labels of the images at `index` (B,), and the index."""
@@ -171,7 +171,7 @@ class ImageBatches:
         images = torch.stack([backbone.preprocess(self.stimuli.image(i)) for i in index])
         ids = [str(self.stimuli.ids[i]) for i in index]
         with torch.no_grad():
-            batch = self.path.tokens(images.to(backbone.device))
+            batch = self.path.tokens(images.to(self.device))
             response = self.path.respond(batch, ids)
         batch.pop("encoder", None)
         if response is not None:

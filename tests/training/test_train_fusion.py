@@ -1,5 +1,6 @@
 """The fusion recipe on the planted study, whose truth says who must win."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,28 +14,24 @@ from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.models.build import FusionConfig, build_fusion
 from bmfl_lab.models.fusion import count_parameters
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.training import (
     LoopConfig,
-    fusion_parts,
     load_fusion,
     presets,
+    sources,
     train_brain_encoder,
     train_comparison,
     train_fusion,
 )
 from bmfl_lab.training import encoder as encoders
+from bmfl_lab.training import fusion as recipe
+from bmfl_lab.training.batches import ImageBatches, MemoryBatches, StoreBatches
 from bmfl_lab.training.encoder_io import load_encoder
-from bmfl_lab.training.recipes import (
-    FusionConfig,
-    base,
-    build_fusion,
-    prepare_fusion,
-    refuse_without_memory,
-    small,
-    tiny,
-)
+from bmfl_lab.training.recipes import base, small, tiny
+from bmfl_lab.training.trained import predict
 
 LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
 
@@ -54,13 +51,19 @@ def study():
 def _source(study):
     """Return the planted truth itself as response source: an encoder without error."""
     respond = study.subject().truth["respond"]
-    return lambda stimuli, tokens: respond(
-        np.stack([stimuli.image(i) for i in range(len(stimuli))])
-    )
+    images = {s.ids[i]: s.image(i) for s in study.sets.values() for i in range(len(s))}
+    return lambda tokens, ids: respond(np.stack([images[i] for i in ids]))
+
+
+@pytest.fixture(scope="module")
+def encoder(study, store, tmp_path_factory):
+    ridge = configs.replace(encoders.tiny("ridge"), tokens="patches", pooling="grid")
+    folder = tmp_path_factory.mktemp("encoder")
+    return train_brain_encoder(ridge, study, store=store, folder=folder, device="cpu")
 
 
 def _train(study, store, seed=0, **changes):
-    folder = changes.pop("folder", None)
+    folder, batches = changes.pop("folder", None), changes.pop("batches", "auto")
     source = changes.pop("brain", None) or _source(study)
     config = tiny(**{"kind": "pooled:4", "loop": LOOP, **changes})
     atlas = study.subject().atlas
@@ -73,7 +76,13 @@ def _train(study, store, seed=0, **changes):
         folder=folder,
         device="cpu",
         seed=seed,
+        batches=batches,
     )
+
+
+def load_study_backbone(study):
+    spec = study.backbone
+    return load_backbone(spec.name, weights=spec.weights, image_size=spec.image_size)
 
 
 def _accuracy(model, study, lesion=None):
@@ -152,7 +161,7 @@ def test_the_gain_comes_from_the_region_that_carries_it(study, store, fusion):
         fusion.logits(study.set("test")),
     )
     other = _train(study, store, regions=("LVC",))
-    assert len(other.selected) == 72 and _accuracy(other, study) < 0.5
+    assert len(other.path.selected) == 72 and _accuracy(other, study) < 0.5
 
 
 def test_only_the_brain_tokens_of_the_selected_regions_exist(study, store):
@@ -199,6 +208,56 @@ def test_a_model_is_saved_and_read_to_the_bit(study, store, fusion, tmp_path):
     )
     with pytest.raises(CheckpointError, match="resized by the rule 'short'; got 56 px, direct"):
         load_fusion(tmp_path, squeezed, brain=_source(study), store=store)
+
+
+@pytest.mark.parametrize("source", ["encoder", "truth"])
+def test_everything_is_restored_with_a_custom_region_and_the_whole_atlas(
+    study, store, encoder, source, tmp_path
+):
+    atlas = encoder.atlas
+    n = atlas.n_vertices
+    changed = dataclasses.replace(
+        atlas,
+        groups={**atlas.groups, "mine": ("FFC", "LO")},
+        maps={**atlas.maps, "depth": np.linspace(0, 1, n, dtype=np.float32)},
+        mesh="fsaverage5",
+        surface_index=np.arange(n) * 3,
+    )
+    model = train_fusion(
+        tiny(kind="pooled:4", regions=("mine",), loop=configs.replace(LOOP, epochs=1)),
+        study,
+        encoder=encoder if source == "encoder" else None,
+        brain=None if source == "encoder" else _source(study),
+        atlas=changed,
+        store=store,
+        device="cpu",
+    )
+    model.save(tmp_path)
+    brain = None if source == "encoder" else _source(study)
+    again = load_fusion(tmp_path, model.backbone, brain=brain, store=store, device="cpu")
+    test = study.set("test")
+    for lesion in (
+        None,
+        Lesion(changed.select("mine"), "mean"),
+        Lesion(changed.select("FFC"), "resample", 0.7, seed=2),
+    ):
+        np.testing.assert_array_equal(again.logits(test, lesion), model.logits(test, lesion))
+        mine, theirs = model.attention(test, lesion), again.attention(test, lesion)
+        assert mine.keys() == theirs.keys() and mine["grid"] == theirs["grid"]
+        assert mine["brain_tokens"] == theirs["brain_tokens"]
+        for name in ("vb", "bv"):
+            np.testing.assert_array_equal(theirs[name], mine[name])
+    np.testing.assert_array_equal(again.predict_responses(test), model.predict_responses(test))
+    found = again.atlas
+    assert found.mesh == "fsaverage5" and found.groups == changed.groups
+    np.testing.assert_array_equal(found.hemisphere, changed.hemisphere)
+    np.testing.assert_array_equal(found.surface_index, changed.surface_index)
+    for mine, theirs in ((changed.rois, found.rois), (changed.maps, found.maps)):
+        assert list(mine) == list(theirs)
+        for name, values in mine.items():
+            np.testing.assert_array_equal(theirs[name], values)
+    for name in ("config", "history", "selection", "epoch", "notes", "name", "seed"):
+        assert getattr(again, name) == getattr(model, name), name
 
 
 def test_training_changes_no_bit_of_the_backbone_and_repeats_itself(study, store, tmp_path):
@@ -268,15 +327,15 @@ def test_an_empty_set_has_no_logits_and_a_backbone_no_lesion(study, store, fusio
 
 
 def test_responses_that_are_not_finite_name_the_stimulus(study, store):
-    def broken(stimuli, tokens):
-        values = np.zeros((len(stimuli), 168), dtype=np.float32)
+    def broken(tokens, ids):
+        values = np.zeros((len(ids), 168), dtype=np.float32)
         values[3, 5] = np.nan
         return values
 
     with pytest.raises(DataError, match="finite responses; got NaN or infinity for 'train-00003'"):
         _train(study, store, brain=broken)
-    with pytest.raises(DataError, match="one row a stimulus"):
-        _train(study, store, brain=lambda stimuli, tokens: np.zeros((3, 168)))
+    with pytest.raises(DataError, match="one row per stimulus"):
+        _train(study, store, brain=lambda tokens, ids: np.zeros((3, 168)))
 
 
 def test_a_missing_label_is_refused(study, store):
@@ -305,34 +364,146 @@ def test_wrong_choices_are_refused_before_anything_starts():
     assert small().loop.epochs == 20 and base().width == 384
 
 
-def test_a_stage_that_does_not_fit_into_memory_is_refused_with_the_numbers():
+def test_data_that_do_not_fit_into_memory_are_refused_or_mapped(study, store, monkeypatch):
+    n, n_vertices = len(study.set("train")), study.subject().atlas.n_vertices
+    tokens = store.get(load_study_backbone(study), study.set("train"), kind="pooled:4")
+    needed = tokens.cls.nbytes + tokens.patches.nbytes + 4 * n * n_vertices
+    monkeypatch.setattr(recipe, "free_memory", lambda: needed - 1)
+    one = configs.replace(LOOP, epochs=1)
     with pytest.raises(
-        ConfigError, match=r"1000000\.00 GB of memory for tokens; got .* GB free.*pool them"
+        ConfigError,
+        match=rf"GB of memory for tokens and responses of {n} images; .*batches='store'",
     ):
-        refuse_without_memory(10**15, "tokens", "pool them")
-
-
-def test_tokens_and_responses_are_both_counted_before_they_are_held(study, store, monkeypatch):
-    asked, n_vertices = [], study.subject().atlas.n_vertices
+        _train(study, store, loop=one, batches="memory")
+    stored = []
+    original = recipe.StoreBatches
     monkeypatch.setattr(
-        fusion_parts,
-        "refuse_without_memory",
-        lambda needed, what, instead: asked.append((needed, what)),
+        recipe, "StoreBatches", lambda *a: (stored.append(original(*a)), stored[-1])[1]
     )
+    mapped = _train(study, store, loop=one)
+    assert isinstance(stored[0].data["response"], np.memmap)
+    monkeypatch.setattr(recipe, "free_memory", lambda: needed)
+    stored.clear()
+    np.testing.assert_array_equal(
+        _train(study, store, loop=one).logits(study.set("test")), mapped.logits(study.set("test"))
+    )
+    assert not stored
+    with pytest.raises(ConfigError, match="batches among"):
+        _train(study, store, loop=one, batches="disk")
 
-    def brain(stimuli, tokens):
-        assert asked, "predicted before the memory was looked at"
-        return np.zeros((len(stimuli), n_vertices), np.float32)
 
-    options = {"atlas": study.subject().atlas, "store": store, "device": "cpu"}
-    _, data, _ = prepare_fusion(tiny(kind="pooled:4"), study, brain=brain, **options)
-    response, tokens = asked[:2]
-    n = len(study.set("train"))
-    assert response == (2 * n * n_vertices * 4, f"responses to {n} images in memory")
-    assert tokens[0] == n * n_vertices * 4 + data["cls"].nbytes + data["patches"].nbytes
-    asked.clear()
-    _, data, _ = prepare_fusion(tiny(kind="pooled:4", head="backbone"), study, **options)
-    assert [needed for needed, _ in asked[:2]] == [0, data["cls"].nbytes + data["patches"].nbytes]
+@pytest.mark.parametrize("head", ["fusion", "concat", "backbone"])
+def test_memory_and_store_agree_to_the_bit_and_images_within_rounding(
+    study, store, encoder, head, monkeypatch
+):
+    config = tiny(kind="pooled:4", head=head, dropout=0.0, loop=configs.replace(LOOP, epochs=2))
+    taken, models = {}, {}
+    for kind, batch_class in (
+        ("memory", recipe.MemoryBatches),
+        ("store", recipe.StoreBatches),
+        ("images", recipe.ImageBatches),
+    ):
+        original = batch_class.take
+
+        def take(self, index, kind=kind, original=original):
+            taken.setdefault(kind, []).append(index)
+            return original(self, index)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(batch_class, "take", take)
+            models[kind] = train_fusion(
+                config, study, encoder=encoder, store=store, device="cpu", batches=kind
+            )
+    for kind in ("store", "images"):
+        assert len(taken[kind]) == len(taken["memory"])
+        for mine, other in zip(taken[kind], taken["memory"]):
+            np.testing.assert_array_equal(mine, other)
+    states = {kind: m.module.state_dict() for kind, m in models.items()}
+    for name, value in states["memory"].items():
+        assert torch.equal(states["store"][name], value), name
+        torch.testing.assert_close(states["images"][name], value, atol=0.02, rtol=0.02)
+    assert models["store"].history == models["memory"].history
+    memory, images = models["memory"].path, models["images"].path
+    if head == "backbone":
+        assert images.mean is None
+        return
+    for name in ("mean", "scale", "donors"):
+        assert torch.equal(getattr(models["store"].path, name), getattr(memory, name))
+        torch.testing.assert_close(
+            getattr(images, name), getattr(memory, name), atol=2e-3, rtol=2e-3
+        )
+
+
+@pytest.mark.parametrize("query", ["cls", "patch"])
+def test_one_model_gives_the_same_from_images_the_store_and_memory(study, store, encoder, query):
+    model = train_fusion(
+        tiny(query=query, loop=configs.replace(LOOP, epochs=2)),
+        study,
+        encoder=encoder,
+        store=store,
+        device="cpu",
+    )
+    few = study.set("test").subset(range(40))
+    tokens, response = model.inputs.tokens(few), model.predict_responses(few)
+    data = {"cls": tokens.cls, "patches": tokens.patches, "response": response}
+    held = {name: torch.from_numpy(np.array(values)) for name, values in data.items()}
+    images = torch.stack([model.backbone.preprocess(few.image(i)) for i in range(40)])
+    for lesion in (
+        None,
+        Lesion(encoder.atlas.select("FFC"), "mean"),
+        Lesion(encoder.atlas.select("LVC"), "zero", 0.5),
+        Lesion(encoder.atlas.select("HVC"), "resample", seed=3),
+    ):
+        found = []
+        for batches in (
+            MemoryBatches(held, "cpu"),
+            StoreBatches(data, "cpu"),
+            ImageBatches(few, model.path),
+        ):
+            found.append(predict(model.path, batches, lesion=lesion, weights=True))
+        memory, stored, decoded = found
+        assert memory.keys() == stored.keys() == decoded.keys() == {"logits", "vb", "bv"}
+        np.testing.assert_allclose(stored["logits"], model.logits(few, lesion), atol=1e-5)
+        attention = model.attention(few, lesion)
+        whole = model.path(images, lesion=lesion, weights=True)
+        for name, value in memory.items():
+            np.testing.assert_array_equal(stored[name], value)
+            atol = 0.1 if name == "logits" else 0.01  # the store keeps half precision
+            np.testing.assert_allclose(decoded[name], value, atol=atol)
+            direct = whole.logits if name == "logits" else whole.attention[name]
+            np.testing.assert_allclose(direct.detach().numpy(), decoded[name], atol=1e-4)
+            if name != "logits":
+                np.testing.assert_array_equal(attention[name], value)
+
+
+def test_a_lesion_is_the_same_for_a_set_whole_and_in_parts(study, store, fusion):
+    test = study.set("test")  # 200 images; batches of 30 in place of one
+    lesion = Lesion(study.subject().atlas.select("HVC"), "resample", seed=5)
+    batches = fusion.batches(test)
+    with torch.inference_mode():
+        parts = [
+            fusion.path.classify(batches.take(np.arange(k, min(k + 30, 200))), lesion=lesion)
+            for k in range(0, 200, 30)
+        ]
+    found = torch.cat([part.logits for part in parts]).numpy()
+    np.testing.assert_allclose(found, fusion.logits(test, lesion), atol=1e-5)
+    assert not np.allclose(found, fusion.logits(test), atol=0.1)
+
+
+def test_a_control_trains_from_images_and_an_encoder_elsewhere_is_refused(study, store, encoder):
+    options = {"store": store, "device": "cpu", "batches": "images", "encoder": encoder}
+    config = tiny(kind="pooled:4", dropout=0.0, loop=configs.replace(LOOP, epochs=1))
+    noise = sources.noise_source(np.random.default_rng(0).normal(size=(20, 168)))
+    model = train_fusion(config, study, brain=noise, **options)
+    stored = train_fusion(config, study, brain=noise, **{**options, "batches": "store"})
+    np.testing.assert_allclose(
+        model.logits(study.set("test")), stored.logits(study.set("test")), atol=0.05
+    )
+    mixed = sources.mixed_source(
+        sources.EncoderSource(encoder), noise(None, list("abc")), accuracy=0.3
+    )
+    with pytest.raises(ConfigError, match=r"reads tokens of the same backbone.*batches='store'"):
+        train_fusion(config, study, brain=mixed, **options)
 
 
 def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(
@@ -352,7 +523,7 @@ def test_a_real_encoder_stays_as_it_is_to_the_bit_and_the_assembled_path_agrees(
         atol=1e-2,
     )
     images = torch.stack([model.backbone.preprocess(few.image(i)) for i in range(8)])
-    whole = model.assemble().eval()
+    whole = model.path
     lesion = Lesion(encoder.atlas.select("FFC"), "mean")
     with torch.no_grad():
         for cut in (None, lesion):
@@ -401,7 +572,7 @@ def test_the_assembled_path_reads_several_blocks_in_one_pass(study, store, tmp_p
     images = torch.stack([model.backbone.preprocess(few.image(i)) for i in range(6)])
     handle = model.backbone.patch_embed.register_forward_hook(lambda *_: passes.append(1))
     with torch.no_grad():
-        found = model.assemble().eval()(images).logits.numpy()
+        found = model.path(images).logits.numpy()
     handle.remove()
     assert len(passes) == 1
     np.testing.assert_allclose(
@@ -411,7 +582,7 @@ def test_the_assembled_path_reads_several_blocks_in_one_pass(study, store, tmp_p
 
 def test_a_path_without_the_encoders_network_is_refused(fusion):
     with pytest.raises(ConfigError, match="an encoder that reads tokens of the same backbone"):
-        fusion.assemble()
+        fusion.path(torch.zeros(1, 3, 56, 56))
 
 
 def test_models_share_one_prediction_of_their_encoder_and_users_get_their_own(
@@ -430,10 +601,15 @@ def test_models_share_one_prediction_of_their_encoder_and_users_get_their_own(
         lambda s, p, **o: (asked.append(len(p)), original(s, p, **o))[1],
     )
     config = tiny(loop=LoopConfig(epochs=1))
-    models = [
-        train_fusion(config, study, encoder=encoder, store=store, device="cpu", seed=s)
-        for s in range(2)
-    ]
+    models = train_comparison(
+        config,
+        study,
+        encoder=encoder,
+        models=["fusion"],
+        seeds=[0, 1],
+        store=store,
+        device="cpu",
+    )["fusion"]
     assert asked == [len(study.set("train")), len(study.set("val"))]
     test = study.set("test")
     before = models[0].logits(test)
