@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from bmfl_lab import config as configs
 from bmfl_lab.backbones.cornet import CORnetS
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import CheckpointError, ConfigError, message
+from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.models.alignment import AlignmentHead, TokenNetwork
 from bmfl_lab.runtime import progress
 from bmfl_lab.training import checkpoint
 from bmfl_lab.training.loop import LoopConfig
 from bmfl_lab.training.response_features import ResponseFeatures
 
+WHAT = "aligned model"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -275,7 +276,6 @@ class TrainedAligned:
                 else:
                     extra[f.name] = value
         manifest = {
-            "kind": "aligned",
             "config": configs.to_dict(self.config),
             "n_classes": self.n_classes,
             "name": self.name,
@@ -284,7 +284,7 @@ class TrainedAligned:
             "selection": self.selection,
             "features": extra,
         }
-        return checkpoint.write_bundle(folder, "aligned", tensors, manifest)
+        return checkpoint.write_bundle(folder, "aligned", tensors, manifest, what=WHAT)
 
 
 def load_aligned(folder: str | Path) -> TrainedAligned:
@@ -296,7 +296,7 @@ def load_aligned(folder: str | Path) -> TrainedAligned:
         If a file is missing or damaged, or its manifest, read before any tensor, tells of something
         else.
     """
-    tensors, manifest = checkpoint.read_bundle(folder, "aligned", _refuse_others)
+    tensors, manifest = checkpoint.read_bundle(folder, "aligned", what=WHAT)
     config = configs.from_dict(AlignConfig, manifest["config"])
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -322,13 +322,6 @@ def load_aligned(folder: str | Path) -> TrainedAligned:
         manifest["selection"],
         preprocess,
     )
-
-
-def _refuse_others(found: Mapping[str, Any]) -> None:
-    if found.get("kind") != "aligned":
-        raise CheckpointError(
-            message("an aligned model", repr(found.get("kind")), "choose another folder")
-        )
 
 
 def make_head(config: AlignConfig, sizes: Mapping[str, tuple[int, int, int]]) -> AlignmentHead:

@@ -1,8 +1,11 @@
-"""Checkpoints that are whole, checked to the bit, and belong to what they say they belong to.
+"""Read and write bundles: checkpoints of a training run, and trained models.
 
-A checkpoint is two files: ``NAME.safetensors`` (tensors) and ``NAME.json`` (a manifest with the
-SHA-256 of the tensors and of itself). The tensors are on disk before the manifest gets its name, so
-a manifest never promises what is not there; a checkpoint without a manifest does not exist.
+A bundle is two files: ``NAME.safetensors`` (tensors) and ``NAME.json`` (a manifest). The manifest
+says what the bundle is (``what``), in which layout (``schema``), and holds the SHA-256 of the
+tensors and of itself. The tensors are on disk before the manifest gets its name, so that a manifest
+never promises tensors that are missing; a bundle without a manifest counts as absent.
+
+Brain encoders, fusion models, aligned models and training checkpoints use this one layout.
 """
 
 from __future__ import annotations
@@ -28,35 +31,44 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError, message
 from bmfl_lab.files import atomic_path, sha256_bytes
 
-SCHEMA = 1
+SCHEMA = 2
+CHECKPOINT = "training checkpoint"
+_KIND_TO_WHAT = {"fusion": "fusion model", "aligned": "aligned model"}
 _STEP = re.compile(r"step-(\d{8})\.json")
 
 
 def write_bundle(
-    folder: str | Path, name: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
+    folder: str | Path,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    manifest: Mapping[str, object],
+    *,
+    what: str = CHECKPOINT,
 ) -> Path:
-    """Write tensors and their manifest; the manifest last.
+    """Write tensors and then their manifest.
 
     Parameters
     ----------
     folder : str or Path
-        Where; made if missing.
+        Folder of both files; created if missing.
     name : str
         Stem of both files.
     tensors : mapping of str to Tensor
-        Any device; written contiguous.
+        Tensors of any shape, type and device.
     manifest : mapping
-        JSON values (no NaN) to keep with them.
+        JSON values (no NaN) to keep beside the tensors.
+    what : str, default "training checkpoint"
+        What the bundle is, e.g. "brain encoder"; `read_bundle` refuses any other.
 
     Returns
     -------
     Path
-        Of the manifest.
+        Path of the manifest.
 
     Raises
     ------
     CheckpointError
-        If the disk is full or the folder cannot be written; what was there before stays as it was.
+        If the disk is full or the folder cannot be written; earlier files stay as they were.
     """
     folder = Path(folder)
     data = safetensors.torch.save(
@@ -64,19 +76,20 @@ def write_bundle(
     )
     body = {
         **manifest,
+        "what": what,
         "schema": SCHEMA,
         "data_file": f"{name}.safetensors",
         "data_bytes": len(data),
         "data_sha256": sha256_bytes(data),
     }
-    text = _canonical({**body, "manifest_sha256": sha256_bytes(_canonical(body).encode())})
+    text = _canonical({**body, "manifest_sha256": sha256_bytes(_canonical(body).encode())}).encode()
+    files = {folder / f"{name}.safetensors": data, folder / f"{name}.json": text}
+    needed = len(data) + len(text)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_when_full(folder, len(data) + len(text))
-        for path, content in (
-            (folder / f"{name}.safetensors", data),
-            (folder / f"{name}.json", text.encode()),
-        ):
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for path, content in files.items():
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)
             _sync_folder(folder)
@@ -84,7 +97,7 @@ def write_bundle(
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise CheckpointError(
             message(
-                f"room for {len(data) + len(text)} bytes in {folder}",
+                f"room for {needed} bytes in {folder}",
                 "a full disk" if full else str(error),
                 "free some space or choose another folder; earlier checkpoints are intact"
                 if full
@@ -94,13 +107,8 @@ def write_bundle(
     return folder / f"{name}.json"
 
 
-def _canonical(value: Any) -> str:
+def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _refuse_when_full(folder: Path, needed: int) -> None:
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -112,31 +120,41 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_bundle(
-    folder: str | Path, name: str, check: Callable[[dict[str, Any]], None] | None = None
+    folder: str | Path,
+    name: str,
+    check: Callable[[dict], None] | None = None,
+    *,
+    what: str | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_bundle` wrote, refusing any change of a single bit.
+    """Read a bundle that `write_bundle` wrote and refuse it if a single bit has changed.
 
     Parameters
     ----------
-    folder, name
-        Where, and under which name, it was written.
+    folder : str or Path
+        Folder of both files.
+    name : str
+        Stem of both files.
     check : callable, optional
-        Given the manifest before any tensor is read; raises where this is not what was asked for.
+        Called with the manifest before any tensor is read; raises `CheckpointError` if this is not
+        the wanted model, e.g. one of another subject.
+    what : str, optional
+        What the bundle must be, e.g. "brain encoder"; default: anything.
 
     Returns
     -------
     tensors : dict of str to Tensor
-        On the CPU.
+        Tensors on the CPU.
     manifest : dict
-        As written, with ``schema``, ``data_file``, ``data_bytes`` and ``data_sha256``.
+        As `read_manifest` returns it.
 
     Raises
     ------
     CheckpointError
-        If a file is missing, damaged, of another schema, or the two do not belong together.
+        If a file is missing or damaged, if the two do not belong together, or if the bundle is
+        something else or has another schema.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder / f"{name}.json")
+    manifest = read_manifest(folder / f"{name}.json", what=what)
     if check is not None:
         check(manifest)
     path = folder / f"{name}.safetensors"
@@ -145,19 +163,33 @@ def read_bundle(
             message(
                 f"a manifest of {path.name}",
                 f"one of {manifest['data_file']!r}",
-                "do not rename checkpoint files",
+                "give both files their old names back",
             )
         )
     return read_tensors(path, manifest["data_sha256"]), manifest
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
+def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any]:
     """Read a manifest and check it against its own hash.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file ``NAME.json``.
+    what : str, optional
+        What the bundle must be, e.g. "brain encoder"; default: anything.
+
+    Returns
+    -------
+    dict
+        The manifest as written, with ``what``, ``schema``, ``data_file``, ``data_bytes`` and
+        ``data_sha256``. Manifests of schema 1, which named trained models by ``kind``, gain
+        ``what``.
 
     Raises
     ------
     CheckpointError
-        If it is missing, damaged, or of another schema version.
+        If the file is missing or damaged, or describes something else or another schema.
     """
     path = Path(path)
     try:
@@ -173,7 +205,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     try:
         found = json.loads(raw.decode())
         body = {k: v for k, v in found.items() if k != "manifest_sha256"}
-        # equal text leaves no byte unchecked, blanks and repeated keys included
+        # comparing the canonical text checks every byte, including blanks and repeated keys
         whole = _canonical(found).encode() == raw and found["manifest_sha256"] == sha256_bytes(
             _canonical(body).encode()
         )
@@ -187,12 +219,22 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
                 "delete this checkpoint",
             )
         )
-    if found.get("schema") != SCHEMA:
+    if found.get("schema") not in range(1, SCHEMA + 1):
         raise CheckpointError(
             message(
-                f"schema {SCHEMA} in {path.name}",
+                f"schema 1 to {SCHEMA} in {path.name}",
                 repr(found.get("schema")),
-                "use the version that wrote it, or train again",
+                "read it with the version of bmfl_lab that wrote it, or train again",
+            )
+        )
+    if found["schema"] == 1:
+        found.setdefault("what", _KIND_TO_WHAT.get(found.get("kind"), CHECKPOINT))
+    if what is not None and found["what"] != what:
+        raise CheckpointError(
+            message(
+                f"the files of: {what}, in {path.parent}",
+                f"files of: {found['what']}",
+                "give the folder in which it was saved",
             )
         )
     return found
@@ -201,11 +243,23 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file after checking its header and, if given, its hash.
 
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    sha256 : str, optional
+        SHA-256 of the whole file, 64 hexadecimal digits; default: not checked.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Tensors on the CPU.
+
     Raises
     ------
     CheckpointError
-        If the file is missing, its content has another hash, or its header is unsound, see
-        `check_safetensors`.
+        If the file is missing, its content has another hash, or its header is unsound (see
+        `bmfl_lab.backbones.weights.check_safetensors`).
     """
     path = Path(path)
     try:
@@ -237,20 +291,30 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
 
 
 def newest_step(folder: str | Path) -> int | None:
-    """Return the highest step that has a manifest, or None; the clock plays no part."""
-    found = [
+    """Return the highest step with a manifest in the folder, or None; file times are ignored."""
+    steps = [
         int(m.group(1)) for p in Path(folder).glob("step-*.json") if (m := _STEP.fullmatch(p.name))
     ]
-    return max(found, default=None)
+    return max(steps, default=None)
 
 
 def step_name(step: int) -> str:
-    """Return the stem of the checkpoint of a step."""
+    """Return the stem of the files of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
 def prune(folder: str | Path, keep: Iterable[int]) -> None:
-    """Delete every step checkpoint but those in `keep`, manifests first, and leftovers of killed writers."""
+    """Delete all step checkpoints of a folder except some, manifests first.
+
+    Temporary files that a killed process left behind are deleted, too.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the checkpoints.
+    keep : iterable of int
+        Steps whose checkpoints stay.
+    """
     names = {step_name(s) for s in keep}
     folder = Path(folder)
     for suffix in (".json", ".safetensors"):
@@ -262,24 +326,26 @@ def prune(folder: str | Path, keep: Iterable[int]) -> None:
 
 
 def refuse_changes(
-    stored: Mapping[str, Any],
-    current: Mapping[str, Any],
+    stored: Mapping[str, object],
+    current: Mapping[str, object],
     allow: Iterable[str] = (),
     what: str = "run",
 ) -> None:
-    """Refuse to continue when an identity field differs from the stored one.
+    """Refuse to resume a run if a field of its identity differs from the stored one.
 
     Parameters
     ----------
-    stored, current : mapping
-        Flat names to JSON values.
-    allow : iterable of str
+    stored, current : mapping of str to JSON value
+        Identity in the checkpoint and identity of the run that is to be resumed.
+    allow : iterable of str, default ()
         Names that may differ.
+    what : str, default "run"
+        What the error calls the run.
 
     Raises
     ------
     CheckpointError
-        Naming every changed field with both values.
+        If a field differs; the error names every such field with both values.
     """
     allowed = set(allow)
     changed = [
@@ -293,13 +359,27 @@ def refuse_changes(
             message(
                 f"the {what} that this checkpoint belongs to",
                 f"a change in {shown}",
-                f"use another folder, start afresh with resume=False, or pass allow_change={tuple(changed)!r}",
+                "use another folder, start afresh with resume=False, or pass "
+                f"allow_change={tuple(changed)!r}",
             )
         )
 
 
 def mismatch(folder: str | Path, wanted: Iterable[str], found: Iterable[str]) -> CheckpointError:
-    """Return the error for a checkpoint whose tensors are not those its manifest lists."""
+    """Return the error for a checkpoint whose tensors are not those that its manifest lists.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the checkpoint.
+    wanted, found : iterable of str
+        Names of the tensors in the manifest and in the file.
+
+    Returns
+    -------
+    CheckpointError
+        The error, to be raised by the caller.
+    """
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     return CheckpointError(
         message(
@@ -310,11 +390,90 @@ def mismatch(folder: str | Path, wanted: Iterable[str], found: Iterable[str]) ->
     )
 
 
+def atlas_to_tensors(atlas: Atlas) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return an atlas as tensors and JSON values, so that a bundle can hold it whole.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Atlas of V vertices.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor, each of shape (V,)
+        ``atlas.hemisphere`` (int8), ``atlas.roi.0``, ... (bool), ``atlas.map.0``, ... (floating
+        point) and, if the atlas has one, ``atlas.surface_index`` (int64).
+    described : dict
+        Names of the ROIs and maps in the order of the tensors, ``mesh``, ``n_vertices`` and
+        ``groups``.
+
+    See Also
+    --------
+    atlas_from_tensors : the inverse.
+    """
+    arrays = {"atlas.hemisphere": np.array(atlas.hemisphere, np.int8)}
+    if atlas.surface_index is not None:
+        arrays["atlas.surface_index"] = np.array(atlas.surface_index, np.int64)
+    for i, mask in enumerate(atlas.rois.values()):
+        arrays[f"atlas.roi.{i}"] = np.array(mask, bool)
+    for i, values in enumerate(atlas.maps.values()):
+        arrays[f"atlas.map.{i}"] = np.array(values)
+    described = {
+        "rois": list(atlas.rois),
+        "maps": list(atlas.maps),
+        "mesh": atlas.mesh,
+        "n_vertices": atlas.n_vertices,
+        "groups": {name: list(members) for name, members in atlas.groups.items()},
+    }
+    return {name: torch.from_numpy(values) for name, values in arrays.items()}, described
+
+
+def atlas_from_tensors(tensors: Mapping[str, Tensor], described: dict | None = None) -> Atlas:
+    """Return the atlas that `atlas_to_tensors` took apart.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Tensors of the bundle; only those with the prefix ``atlas.`` are read.
+    described : dict, optional
+        JSON values of the atlas. None for fusion models of schema 1, which kept the hemispheres and
+        the ROIs (``atlas.roi.NAME``) but no maps, mesh or groups of their own.
+
+    Returns
+    -------
+    Atlas
+        Equal to the atlas that was saved.
+    """
+    arrays = {
+        name.removeprefix("atlas."): values.numpy()
+        for name, values in tensors.items()
+        if name.startswith("atlas.")
+    }
+    if described is None:
+        rois = {k.removeprefix("roi."): v for k, v in arrays.items() if k.startswith("roi.")}
+        return Atlas(arrays["hemisphere"], rois)
+    return Atlas(
+        hemisphere=arrays["hemisphere"],
+        rois={name: arrays[f"roi.{i}"] for i, name in enumerate(described["rois"])},
+        surface_index=arrays.get("surface_index"),
+        mesh=described["mesh"],
+        groups={name: tuple(members) for name, members in described["groups"].items()},
+        maps={name: arrays[f"map.{i}"] for i, name in enumerate(described["maps"])},
+    )
+
+
 def rng_tensors() -> dict[str, Tensor]:
-    """Return the state of torch's, NumPy's and Python's global generators as tensors."""
-    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002  the global generator itself
+    """Return the state of the global random generators as tensors.
+
+    Returns
+    -------
+    dict of str to Tensor
+        States of torch, NumPy and Python and, once CUDA is initialised, of the current GPU.
+    """
+    # NPY002: the state of the global generator is what is wanted here
+    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, python_gauss = random.getstate()
-    found = {
+    states = {
         "rng.torch": torch.get_rng_state(),
         "rng.numpy": torch.tensor(
             [*map(int, keys), int(position), int(has_gauss)], dtype=torch.int64
@@ -326,17 +485,22 @@ def rng_tensors() -> dict[str, Tensor]:
         ),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["rng.cuda"] = torch.cuda.get_rng_state()
-    return found
+        states["rng.cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def set_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `rng_tensors` returned.
+    """Restore the random states that `rng_tensors` returned.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Tensors of a checkpoint; only those with the prefix ``rng.`` are read.
 
     Raises
     ------
     CheckpointError
-        If a generator's state is missing or of the wrong size.
+        If the state of a generator is missing or has the wrong size.
     """
     own = torch.get_rng_state().numel()
     sizes = {
@@ -353,7 +517,7 @@ def set_rng(tensors: Mapping[str, Tensor]) -> None:
                 message(
                     f"the random state {name!r} in the checkpoint",
                     "nothing" if got is None else f"{got.numel()} values",
-                    "resume from another checkpoint: without it the run would not be the same",
+                    "resume from another checkpoint, or start afresh with resume=False",
                 )
             )
     torch.set_rng_state(tensors["rng.torch"])

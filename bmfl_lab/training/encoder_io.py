@@ -30,9 +30,15 @@ from bmfl_lab.models.brain_encoder import (
 )
 from bmfl_lab.models.roi_query import ROIQueryEncoder
 from bmfl_lab.runtime import pick_device
-from bmfl_lab.training.checkpoint import read_bundle, write_bundle
+from bmfl_lab.training.checkpoint import (
+    atlas_from_tensors,
+    atlas_to_tensors,
+    read_bundle,
+    write_bundle,
+)
 
 STEM = "encoder"
+WHAT = "brain encoder"
 KINDS = ("linear", "roi_query", "retinotopic", "scaled", "ensemble")
 
 
@@ -237,9 +243,8 @@ class TrainedEncoder(FromImages):
         """
         tensors: dict[str, Tensor] = {f"module.{k}": v for k, v in self.module.state_dict().items()}
         tensors["scores"] = torch.from_numpy(np.asarray(self.scores, np.float32))
-        atlas, described = _atlas_tensors(self.atlas)
+        atlas, described = atlas_to_tensors(self.atlas)
         manifest = {
-            "what": "brain encoder",
             "build": dict(self.build),
             "atlas": described,
             "backbone": dataclasses.asdict(self.backbone),
@@ -250,7 +255,7 @@ class TrainedEncoder(FromImages):
             "history": self.history,
             "facts": dict(self.facts),
         }
-        return write_bundle(folder, STEM, {**tensors, **atlas}, manifest)
+        return write_bundle(folder, STEM, {**tensors, **atlas}, manifest, what=WHAT)
 
 
 def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedEncoder:
@@ -270,7 +275,7 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
         something else, an unknown kind of encoder, or one of another subject.
     """
     tensors, manifest = read_bundle(
-        folder, STEM, lambda found: _refuse_others(found, folder, subject)
+        folder, STEM, lambda found: _refuse_others(found, subject), what=WHAT
     )
     state = {k[len("module.") :]: v for k, v in tensors.items() if k.startswith("module.")}
     module = _build(manifest["build"], state)
@@ -278,7 +283,7 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
     return TrainedEncoder(
         module=frozen(module),
         build=manifest["build"],
-        atlas=_atlas(tensors, manifest["atlas"]),
+        atlas=atlas_from_tensors(tensors, manifest["atlas"]),
         backbone=BackboneSpec(**manifest["backbone"]),
         sources=tuple(manifest["sources"]),
         label=manifest["label"],
@@ -290,15 +295,7 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
     )
 
 
-def _refuse_others(found: Mapping[str, Any], folder: str | Path, subject: Subject | None) -> None:
-    if found.get("what") != "brain encoder":
-        raise CheckpointError(
-            message(
-                f"a brain encoder in {folder}",
-                repr(found.get("what")),
-                "give the folder of an encoder",
-            )
-        )
+def _refuse_others(found: Mapping[str, Any], subject: Subject | None) -> None:
     if found["build"]["type"] not in KINDS:
         raise CheckpointError(
             message(
@@ -358,33 +355,3 @@ def _build(build: Mapping[str, Any], state: Mapping[str, Tensor], prefix: str = 
         )
     members = [_build(b, state, f"{prefix}members.{i}.") for i, b in enumerate(build["members"])]
     return EnsembleEncoder(members=members, weights=state[prefix + "weights_MV"].clone())
-
-
-def _atlas_tensors(atlas: Atlas) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {"atlas.hemisphere": torch.from_numpy(np.asarray(atlas.hemisphere, np.int8))}
-    if atlas.surface_index is not None:
-        tensors["atlas.surface_index"] = torch.from_numpy(np.asarray(atlas.surface_index, np.int64))
-    for i, mask in enumerate(atlas.rois.values()):
-        tensors[f"atlas.roi.{i}"] = torch.from_numpy(np.asarray(mask, bool))
-    for i, values in enumerate(atlas.maps.values()):
-        tensors[f"atlas.map.{i}"] = torch.from_numpy(np.asarray(values, np.float32))
-    described = {
-        "rois": list(atlas.rois),
-        "maps": list(atlas.maps),
-        "mesh": atlas.mesh,
-        "n_vertices": atlas.n_vertices,
-        "groups": {k: list(v) for k, v in atlas.groups.items()},
-    }
-    return tensors, described
-
-
-def _atlas(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Atlas:
-    index = tensors.get("atlas.surface_index")
-    return Atlas(
-        hemisphere=tensors["atlas.hemisphere"].numpy(),
-        rois={name: tensors[f"atlas.roi.{i}"].numpy() for i, name in enumerate(described["rois"])},
-        surface_index=None if index is None else index.numpy(),
-        mesh=described["mesh"],
-        groups={k: tuple(v) for k, v in described["groups"].items()},
-        maps={name: tensors[f"atlas.map.{i}"].numpy() for i, name in enumerate(described["maps"])},
-    )

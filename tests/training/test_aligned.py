@@ -143,9 +143,9 @@ def test_outputs_and_files(study, original, tmp_path):
     )
     with pytest.raises(CheckpointError, match="a damaged or exchanged file"):
         aligned.load_aligned(tmp_path / "m")
-    checkpoint.write_bundle(tmp_path / "m", "aligned", {}, {"kind": "fusion"})
+    checkpoint.write_bundle(tmp_path / "m", "aligned", {}, {}, what="fusion model")
     (tmp_path / "m" / "aligned.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="an aligned model; got 'fusion'"):
+    with pytest.raises(CheckpointError, match=r"aligned model, in .* got files of: fusion model"):
         aligned.load_aligned(tmp_path / "m")
 
 

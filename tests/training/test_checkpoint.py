@@ -4,12 +4,14 @@ import errno
 import json
 import random
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError
 from bmfl_lab.training import checkpoint
 
@@ -60,7 +62,7 @@ def test_a_missing_file_is_named(tmp_path, suffix, match):
 def test_a_cut_file_and_a_renamed_pair_are_refused(tmp_path):
     _bundle(tmp_path)
     (tmp_path / "step-00000002.json").write_bytes((tmp_path / "step-00000001.json").read_bytes())
-    with pytest.raises(CheckpointError, match="do not rename"):
+    with pytest.raises(CheckpointError, match="give both files their old names back"):
         checkpoint.read_bundle(tmp_path, "step-00000002")
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
@@ -81,8 +83,8 @@ def test_tensors_exchanged_between_manifest_and_read_are_refused(tmp_path):
 def test_another_schema_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SCHEMA", 99)
     _bundle(tmp_path)
-    monkeypatch.setattr(checkpoint, "SCHEMA", 1)
-    with pytest.raises(CheckpointError, match=r"schema 1 .* got 99"):
+    monkeypatch.setattr(checkpoint, "SCHEMA", 2)
+    with pytest.raises(CheckpointError, match=r"schema 1 to 2 .* got 99.* or train again"):
         checkpoint.read_bundle(tmp_path, "step-00000001")
 
 
@@ -193,6 +195,67 @@ def test_a_checkpoint_without_manifest_does_not_exist_and_steps_not_clocks_decid
         "step-00000012.json",
         "step-00000012.safetensors",
     ]
+
+
+def test_a_bundle_of_something_else_is_refused_before_its_tensors_are_read(tmp_path):
+    checkpoint.write_bundle(tmp_path, "x", {"a": torch.zeros(1)}, {}, what="brain encoder")
+    assert checkpoint.read_bundle(tmp_path, "x", what="brain encoder")[1]["what"] == "brain encoder"
+    (tmp_path / "x.safetensors").unlink()
+    with pytest.raises(
+        CheckpointError, match=r"the files of: fusion model, .*; got files of: brain encoder"
+    ):
+        checkpoint.read_bundle(tmp_path, "x", what="fusion model")
+
+
+@pytest.mark.parametrize(
+    "name, what",
+    [("fusion.json", "fusion model"), ("encoder/encoder.json", "brain encoder")],
+)
+def test_manifests_of_schema_1_say_what_they_are(name, what):
+    folder = Path(__file__).parent / "released_models" / "schema-1"
+    assert checkpoint.read_manifest(folder / name, what=what)["schema"] == 1
+
+
+@pytest.mark.parametrize("mesh", [None, "fsaverage"])
+def test_an_atlas_is_restored_whole(mesh, tmp_path):
+    generator = np.random.default_rng(0)
+    atlas = Atlas(
+        hemisphere=np.repeat([0, 1], 4).astype(np.int8),
+        rois={n: generator.random(8) < p for n, p in (("my own/ROI", 0.5), ("V1", 0.4), ("x", 0))},
+        surface_index=None if mesh is None else generator.permutation(100)[:8],
+        mesh=mesh,
+        groups={"mine": ("my own/ROI", "V1")},
+        maps={"eccentricity": generator.random(8), "size": generator.random(8).astype(np.float32)},
+    )
+    tensors, described = checkpoint.atlas_to_tensors(atlas)
+    checkpoint.write_bundle(tmp_path, "x", tensors, {"atlas": described})
+    tensors, manifest = checkpoint.read_bundle(tmp_path, "x")
+    again = checkpoint.atlas_from_tensors(tensors, manifest["atlas"])
+    assert again.mesh == atlas.mesh and again.groups == atlas.groups
+    assert list(again.rois) == list(atlas.rois) and list(again.maps) == list(atlas.maps)
+    pairs = [
+        (atlas.hemisphere, again.hemisphere),
+        *zip(
+            [*atlas.rois.values(), *atlas.maps.values()],
+            [*again.rois.values(), *again.maps.values()],
+        ),
+    ]
+    if mesh is not None:
+        pairs.append((atlas.surface_index, again.surface_index))
+    assert (again.surface_index is None) == (mesh is None)
+    for before, after in pairs:
+        assert before.dtype == after.dtype and np.array_equal(before, after)
+
+
+def test_the_atlas_of_a_fusion_model_of_schema_1_is_read():
+    folder = Path(__file__).parent / "released_models" / "schema-1"
+    tensors, _ = checkpoint.read_bundle(folder, "fusion")
+    old = checkpoint.atlas_from_tensors(tensors)
+    tensors, manifest = checkpoint.read_bundle(folder / "encoder", "encoder")
+    whole = checkpoint.atlas_from_tensors(tensors, manifest["atlas"])
+    assert old.rois.keys() == whole.rois.keys()
+    for name, mask in whole.rois.items():
+        np.testing.assert_array_equal(old.rois[name], mask)
 
 
 def test_numbers_that_are_not_finite_do_not_reach_a_manifest(tmp_path):

@@ -112,8 +112,8 @@ def _rewritten(folder, name, **changes):
         k: v
         for k, v in manifest.items()
         if k not in ("schema", "data_file", "data_bytes", "data_sha256", "manifest_sha256")
-    }
-    checkpoint.write_bundle(folder, name, tensors, {**own, **changes})
+    } | changes
+    checkpoint.write_bundle(folder, name, tensors, own, what=own["what"])
     (folder / f"{name}.safetensors").unlink()
 
 
@@ -132,7 +132,7 @@ def test_an_encoder_of_something_else_is_refused_before_its_tensors_are_read(
     ):
         load_encoder(tmp_path, other)
     for changes, said in (
-        ({"what": "fusion"}, "a brain encoder in .* got 'fusion'"),
+        ({"what": "fusion model"}, "brain encoder, in .* got files of: fusion model"),
         ({"build": {"type": "oracle"}}, "a known kind of encoder; got 'oracle'"),
         (
             {"atlas": {**manifest["atlas"], "n_vertices": 7}},
