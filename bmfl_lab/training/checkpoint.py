@@ -529,35 +529,3 @@ def set_rng(tensors: Mapping[str, Tensor]) -> None:
     random.setstate((version, tuple(internal), python_gauss[0] if python_gauss else None))
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])
-
-
-def atlas_to_tensors(atlas: Atlas) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the whole atlas as named tensors and JSON values, for `atlas_from_tensors`."""
-    tensors = {"atlas.hemisphere": torch.from_numpy(np.asarray(atlas.hemisphere, np.int8))}
-    if atlas.surface_index is not None:
-        tensors["atlas.surface_index"] = torch.from_numpy(np.asarray(atlas.surface_index, np.int64))
-    for i, mask in enumerate(atlas.rois.values()):
-        tensors[f"atlas.roi.{i}"] = torch.from_numpy(np.asarray(mask, bool))
-    for i, values in enumerate(atlas.maps.values()):
-        tensors[f"atlas.map.{i}"] = torch.from_numpy(np.asarray(values, np.float32))
-    described = {
-        "rois": list(atlas.rois),
-        "maps": list(atlas.maps),
-        "mesh": atlas.mesh,
-        "n_vertices": atlas.n_vertices,
-        "groups": {k: list(v) for k, v in atlas.groups.items()},
-    }
-    return tensors, described
-
-
-def atlas_from_tensors(tensors: Mapping[str, Tensor], described: Mapping[str, Any]) -> Atlas:
-    """Return the atlas that `atlas_to_tensors` turned into tensors."""
-    index = tensors.get("atlas.surface_index")
-    return Atlas(
-        hemisphere=tensors["atlas.hemisphere"].numpy(),
-        rois={name: tensors[f"atlas.roi.{i}"].numpy() for i, name in enumerate(described["rois"])},
-        surface_index=None if index is None else index.numpy(),
-        mesh=described["mesh"],
-        groups={k: tuple(v) for k, v in described["groups"].items()},
-        maps={name: tensors[f"atlas.map.{i}"].numpy() for i, name in enumerate(described["maps"])},
-    )

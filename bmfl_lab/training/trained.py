@@ -34,6 +34,8 @@ from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder_io import TrainedEncoder, load_encoder, shared_tokens, token_source
 from bmfl_lab.training.sources import EncoderSource
 
+STEM = "fusion"
+WHAT = "fusion model"
 _BATCH = 256
 _RESPONSE_ROWS = 4096
 """Images whose responses are computed in one call of a source."""
@@ -505,7 +507,6 @@ class TrainedFusion:
         if saves_encoder:
             self.encoder.save(folder / "encoder")
         manifest = {
-            "kind": "fusion",
             "name": self.name,
             "config": configs.to_dict(self.config),
             "seed": self.seed,
@@ -526,7 +527,7 @@ class TrainedFusion:
             "epoch": self.epoch,
             "notes": list(self.notes),
         }
-        return write_bundle(folder, "fusion", tensors, manifest)
+        return write_bundle(folder, STEM, tensors, manifest, what=WHAT)
 
 
 def load_fusion(
@@ -563,7 +564,7 @@ def load_fusion(
         backbone weights or another number of vertices.
     """
     tensors, found = read_bundle(
-        folder, "fusion", lambda manifest: _refuse_others(manifest, backbone, encoder)
+        folder, STEM, lambda manifest: _refuse_others(manifest, backbone, encoder), what=WHAT
     )
     if encoder is None and found["encoder"]:
         encoder = load_encoder(Path(folder) / "encoder")
@@ -605,25 +606,16 @@ def load_fusion(
 def _saved_atlas(
     tensors: Mapping[str, Tensor], found: Mapping[str, Any], encoder: TrainedEncoder | None
 ) -> Atlas | None:
-    if found.get("atlas") is not None:
-        return atlas_from_tensors(tensors, found["atlas"])
     if "atlas.hemisphere" not in tensors:
         return None
-    # models saved before the atlas was saved whole: its ROIs by name, the rest from the encoder
-    if encoder is not None:
-        return encoder.atlas
-    start = "atlas.roi."
-    rois = {k.removeprefix(start): v.numpy() for k, v in tensors.items() if k.startswith(start)}
-    return Atlas(tensors["atlas.hemisphere"].numpy(), rois)
+    if "atlas" not in found and encoder is not None:
+        return encoder.atlas  # schema 1 kept hemispheres and ROIs only
+    return atlas_from_tensors(tensors, found.get("atlas"))
 
 
 def _refuse_others(
     found: Mapping[str, Any], backbone: Backbone, encoder: TrainedEncoder | None
 ) -> None:
-    if found.get("kind") != "fusion":
-        raise CheckpointError(
-            message("a saved fusion model", repr(found.get("kind")), "choose another folder")
-        )
     size, made = found["backbone"]["image_size"], found["backbone"].get("preprocess")
     if size != backbone.image_size or made not in (None, backbone.preprocess.describe()):
         got = f"{backbone.image_size} px, {backbone.preprocess.describe()['resize']}"
