@@ -43,7 +43,13 @@ def _inputs(explorer: Any, model: Any, name: str) -> tuple:
             for a in (stored.cls, stored.patches)
         )
         cls, patches = parts
-        return cls, patches, response, np.asarray(stimuli.labels)[rows], model.image_side(cls, patches)
+        return (
+            cls,
+            patches,
+            response,
+            np.asarray(stimuli.labels)[rows],
+            model.image_side(cls, patches),
+        )
 
     return explorer._remember(("batch", id(model), name), make)
 
@@ -72,9 +78,9 @@ def correct(
             response if response is None else response[rows],
             seen if seen is None else seen.rows(rows),
         )
-        logits = found.classify(
-            cls[rows], patches[rows], response, lesion, image_side=seen
-        )["logits"]
+        logits = found.classify(cls[rows], patches[rows], response, lesion, image_side=seen)[
+            "logits"
+        ]
         return predictions(logits) == labels[rows]
 
     return ask() if lesion is not None else explorer._remember(("correct", model, name), ask)

@@ -21,13 +21,9 @@ class MultiHeadAttention(nn.Module):
         Width D of queries and output.
     n_heads : int
         Number of heads H; must divide `width`.
-    context_width : int, optional
-        Width of the context; D by default.
     value_bias : bool, default True
         Whether the value and output layers have a bias. Without a bias, zero value weights give an
         output of exactly zero.
-    dropout : float, default 0
-        Dropout rate of the attention weights while training.
 
     Raises
     ------
@@ -40,9 +36,7 @@ class MultiHeadAttention(nn.Module):
         *,
         width: int,
         n_heads: int,
-        context_width: int | None = None,
         value_bias: bool = True,
-        dropout: float = 0.0,
     ):
         super().__init__()
         if width % n_heads:
@@ -53,11 +47,10 @@ class MultiHeadAttention(nn.Module):
                     "change n_heads or width",
                 )
             )
-        context_width = context_width or width
-        self.n_heads, self.dropout = n_heads, dropout
+        self.n_heads = n_heads
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(context_width, width)
-        self.value = nn.Linear(context_width, width, bias=value_bias)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width, bias=value_bias)
         self.output = nn.Linear(width, width, bias=value_bias)
 
     def memory(self, context_BPD: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +58,7 @@ class MultiHeadAttention(nn.Module):
 
         Parameters
         ----------
-        context_BPD : Tensor, shape (B, P, context_width)
+        context_BPD : Tensor, shape (B, P, D)
 
         Returns
         -------
@@ -91,7 +84,7 @@ class MultiHeadAttention(nn.Module):
         ----------
         x_BQD : Tensor, shape (B, Q, D)
             Queries.
-        context_BPD : Tensor, shape (B, P, context_width), optional
+        context_BPD : Tensor, shape (B, P, D), optional
             Keys and values; the queries themselves when not given.
         weights : bool, default False
             Return the attention weights as well; slower, the output is the same up to rounding.
@@ -120,10 +113,7 @@ class MultiHeadAttention(nn.Module):
             )
             mixed_BHQK = weights_BHQP.to(v_BHPK.dtype) @ v_BHPK
         else:
-            dropout = self.dropout if self.training else 0.0
-            mixed_BHQK = functional.scaled_dot_product_attention(
-                q_BHQK, k_BHPK, v_BHPK, dropout_p=dropout
-            )
+            mixed_BHQK = functional.scaled_dot_product_attention(q_BHQK, k_BHPK, v_BHPK)
         return self.output(mixed_BHQK.transpose(-3, -2).flatten(-2)), weights_BHQP
 
 

@@ -74,9 +74,7 @@ def apply_lesion(
     mean_V : Tensor, shape (V,), optional
         Mean response over training images; needed by "mean".
     donors_NV : Tensor, shape (N, V), optional
-        Responses to other images, for "resample": each row takes a seeded random donor. Without
-        donors, each row of the batch takes the response of another row (the batch rotated by a
-        seeded number of rows).
+        Responses to other images; needed by "resample", where each row takes a seeded random donor.
     rows : ndarray of int64, shape (B,), optional
         Position of each response in its image set, 0 to B - 1 by default. A donor belongs to a
         position, so that a set gives the same result whole and in batches.
@@ -120,16 +118,11 @@ def _replacement(
                 message("the training mean for a 'mean' lesion", "None", "pass mean_V")
             )
         return mean_V.to(response_BV).expand_as(response_BV)
-    generator = np.random.default_rng(lesion.seed)
-    n = len(response_BV)
-    if donors_NV is not None:
-        rows = np.arange(n) if rows is None else rows
-        drawn = generator.integers(0, len(donors_NV), int(rows.max(initial=-1)) + 1)[rows]
-        return donors_NV[torch.as_tensor(drawn, device=donors_NV.device)].to(response_BV)
-    if n < 2:
+    if donors_NV is None:
         raise ConfigError(
-            message(
-                "donors, or at least 2 images, for a 'resample' lesion", f"{n}", "pass donors_NV"
-            )
+            message("responses of donors for a 'resample' lesion", "None", "pass donors_NV")
         )
-    return response_BV.roll(int(generator.integers(1, n)), 0)
+    rows = np.arange(len(response_BV)) if rows is None else rows
+    generator = np.random.default_rng(lesion.seed)
+    drawn = generator.integers(0, len(donors_NV), int(rows.max(initial=-1)) + 1)[rows]
+    return donors_NV[torch.as_tensor(drawn, device=donors_NV.device)].to(response_BV)

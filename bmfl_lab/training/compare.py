@@ -1,9 +1,10 @@
-"""The comparison by one recipe: backbone only, concatenation, fusion, and attributes."""
+"""Comparisons by one recipe: fusion and baselines, shorter trainings, and silenced regions."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.models.bmfl import ResponseSource
 from bmfl_lab.models.build import FusionConfig
 from bmfl_lab.runtime import timed
 from bmfl_lab.training import encoder as encoders
@@ -231,3 +233,141 @@ def train_comparison(
                 for s in seeds
             ]
     return trained
+
+
+def train_baselines(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: TrainedEncoder | None = None,
+    epochs: Sequence[int] = (1, 2, 4, 8),
+    seeds: Sequence[int] = (0,),
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> dict[str, list[TrainedFusion]]:
+    """Train the backbone-only model for fewer epochs, so that its accuracy covers a range.
+
+    Parameters
+    ----------
+    config : FusionConfig
+        Configuration of the comparison. Its head is replaced by "backbone", and its learning-rate
+        schedule ends with each length.
+    study : Study
+        Its set "train" trains, its set "val" selects the epoch.
+    encoder : TrainedEncoder, optional
+        Fixes the number of parameters, as in `train_comparison`.
+    epochs : sequence of int, default (1, 2, 4, 8)
+        Lengths of training in epochs; those that are not shorter than the config's are left out.
+    seeds : sequence of int, default (0,)
+        Training seeds of each length.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train and predict.
+
+    Returns
+    -------
+    dict of str to list of TrainedFusion
+        "backbone, 1 epoch", "backbone, 2 epochs", ...: one model per seed.
+
+    Raises
+    ------
+    ConfigError
+        If a length is below 1, or none is below the config's.
+
+    Notes
+    -----
+    The line of Taori et al. (2020) is fitted to models of many kinds. Models on one frozen backbone
+    that differ only in their training share its representation; a residual from their line is
+    therefore robustness beyond that of this backbone.
+    """
+    kept = [int(e) for e in dict.fromkeys(epochs) if e < config.loop.epochs]
+    if not kept or min(kept) < 1:
+        raise ConfigError(
+            message(
+                f"lengths from 1 to {config.loop.epochs - 1} epochs",
+                f"{tuple(epochs)}",
+                "give shorter trainings",
+            )
+        )
+    context, found = Context.make(store, device), {}
+    for length in kept:
+        name = f"backbone, {length} epoch" + ("s" if length > 1 else "")
+        shorter = configs.replace(
+            config, head="backbone", loop=configs.replace(config.loop, epochs=length)
+        )
+        found[name] = [
+            train_fusion(shorter, study, encoder=encoder, context=context, seed=s, name=name)
+            for s in seeds
+        ]
+    return found
+
+
+class AblatedModel(Protocol):
+    """Name a model of an ablation: the vertices it may read, bool (n_vertices,), and its seed."""
+
+    name: str
+    mask: np.ndarray
+    seed: int
+
+
+def ablation_trainer(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: TrainedEncoder | None = None,
+    brain: ResponseSource | None = None,
+    atlas: Atlas | None = None,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> Callable[[Sequence[AblatedModel]], list[TrainedFusion]]:
+    """Return the function that `bmfl_lab.evaluation.ablate_regions` takes as `train`.
+
+    Parameters
+    ----------
+    config : FusionConfig
+        Configuration of every model. `regions` stays ("all",), because all models have the same
+        tokens.
+    study : Study
+        Its set "train" trains, its set "val" selects the epoch.
+    encoder : TrainedEncoder, optional
+        Predicts the responses.
+    brain : callable, optional
+        Response source in place of the predicted responses, as in `train_fusion`.
+    atlas : Atlas, optional
+        Atlas of the responses; the encoder's by default.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train and predict.
+
+    Returns
+    -------
+    callable
+        Trains one model for each request with ``name``, ``mask`` (vertices that may be read, bool
+        (n_vertices,)) and ``seed``, and returns them in the same order.
+
+    Notes
+    -----
+    A region is left out by keeping its vertices at their mean, in training and after. All models of
+    an ablation then have the same number of tokens and of weights, and differ in information alone.
+    """
+    context = Context.make(store, device)
+
+    def train(models: Sequence[AblatedModel]) -> list[TrainedFusion]:
+        return [
+            train_fusion(
+                config,
+                study,
+                encoder=encoder,
+                brain=brain,
+                atlas=atlas,
+                silent=None if np.all(model.mask) else ~np.asarray(model.mask),
+                context=context,
+                seed=model.seed,
+                name=model.name,
+            )
+            for model in models
+        ]
+
+    return train

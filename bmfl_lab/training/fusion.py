@@ -343,22 +343,16 @@ def _untrained_path(
         seed=seed,
     )
     fusion.standardise_tokens(found.cls, found.patches)
-    if found.mean is None:
-        if silent is not None:
-            raise _wrong_silent("a model with a brain", silent)
-        return make_path(inputs, fusion), atlas
     scale = found.scale
+    if silent is not None and np.shape(silent) != np.shape(scale):
+        wanted = "a model with a brain" if scale is None else f"silent of shape {scale.shape}"
+        got = f"shape {np.shape(silent)}"
+        raise ConfigError(message(wanted, got, "make the mask with the encoder's atlas"))
     if silent is not None:
-        if np.shape(silent) != scale.shape:
-            raise _wrong_silent(f"silent of shape {scale.shape}", silent)
         scale = np.where(silent, np.float32(np.inf), scale)
+    selected = None if scale is None else selected
     arrays = {"selected": selected, "mean": found.mean, "scale": scale, "donors": found.donors}
     return make_path(inputs, fusion, **arrays), atlas
-
-
-def _wrong_silent(wanted: str, silent: np.ndarray) -> ConfigError:
-    got = f"shape {np.shape(silent)}"
-    return ConfigError(message(wanted, got, "make the mask with the encoder's atlas"))
 
 
 def _loss(

@@ -21,7 +21,7 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
 from bmfl_lab.evaluation.ablation import MODES, AblationResult, ablate_regions
 from bmfl_lab.training import LoopConfig
-from bmfl_lab.training.ablation import ablation_trainer
+from bmfl_lab.training.compare import ablation_trainer
 from bmfl_lab.training.recipes import tiny
 
 LOOP = LoopConfig(epochs=10, batch_size=32, lr=5e-3, weight_decay=0.05)
