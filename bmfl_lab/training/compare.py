@@ -18,8 +18,8 @@ from bmfl_lab.runtime import timed
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import recipes
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
-from bmfl_lab.training.encoder_io import TrainedEncoder
 from bmfl_lab.training.recipes import FusionConfig, train_fusion
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 from bmfl_lab.training.trained_fusion import TrainedFusion
 
 COMPARED = {

@@ -11,9 +11,9 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError, message
 from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import read_bundle
-from bmfl_lab.training.encoder_io import load_encoder
 from bmfl_lab.training.fusion_parts import encoder_source
 from bmfl_lab.training.recipes import FusionConfig, build_fusion
+from bmfl_lab.training.trained_encoder import load_encoder
 from bmfl_lab.training.trained_fusion import TrainedFusion
 
 

@@ -19,8 +19,8 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.losses import fusion_loss
-from bmfl_lab.training.encoder_io import token_source
 from bmfl_lab.training.loop import fit
+from bmfl_lab.training.trained_encoder import token_source
 from bmfl_lab.training.trained_fusion import TrainedFusion, predict_batches
 
 ResponseSource = Callable[[StimulusSet, Any], np.ndarray]

@@ -374,7 +374,7 @@ def rank_statement(encoder: Any) -> str:
         For a linear encoder the numerical rank of its weights beside the number of vertices. For
         others that no such bound follows from the architecture.
     """
-    from bmfl_lab.models.brain_encoder import LinearEncoder
+    from bmfl_lab.models.encoders import LinearEncoder
 
     n_vertices = encoder.atlas.n_vertices
     linear = (

@@ -17,7 +17,7 @@ from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.lesion import Lesion, apply_lesion
 from bmfl_lab.training.checkpoint import write_bundle
-from bmfl_lab.training.encoder_io import shared_tokens
+from bmfl_lab.training.trained_encoder import shared_tokens
 
 _BATCH = 256
 _DONORS = 512
