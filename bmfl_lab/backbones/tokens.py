@@ -368,3 +368,21 @@ def extract_many(
             )
         )
     return found
+
+
+def stored_patches(stored: Sequence[StoredTokens]) -> np.ndarray:
+    """Return stored tokens of one or more blocks of the same images as patches, side by side.
+
+    Parameters
+    ----------
+    stored : sequence of StoredTokens
+        Tokens of the same n stimuli, one per block. Tokens without patches count as a single patch:
+        the class token, or the class token and the mean patch token side by side.
+
+    Returns
+    -------
+    ndarray, shape (n, P, D * n_blocks)
+        In the stored type (a view for a single block with patches).
+    """
+    parts = [s.patches if s.patches is not None else s.features()[:, None] for s in stored]
+    return np.asarray(parts[0]) if len(parts) == 1 else np.concatenate(parts, axis=2)

@@ -14,7 +14,7 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.evaluation.encoding import Encoder, region_rows, regions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
-from bmfl_lab.models.brain_encoder import RetinotopicEncoder
+from bmfl_lab.models.encoders import RetinotopicEncoder
 from bmfl_lab.records import MetricRow
 
 

@@ -18,7 +18,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.evaluation.attention import queries_of, query_vertices, token_patches
-from bmfl_lab.models.brain_encoder import RetinotopicEncoder
+from bmfl_lab.models.encoders import RetinotopicEncoder
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
@@ -152,7 +152,7 @@ def vertex_fields(
     """
     fitted = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
     if fitted is not None and encoder.query_module() is None:
-        from bmfl_lab.models.brain_encoder import field_weights
+        from bmfl_lab.models.encoders import field_weights
 
         weights = field_weights(fitted.fields_C3.cpu(), fitted.grid)[fitted.choice_V.cpu()]
         return weights.unflatten(-1, fitted.grid).numpy().astype(np.float32)

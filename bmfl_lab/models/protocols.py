@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
 from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data.atlas import Atlas
@@ -50,6 +51,14 @@ class BrainEncoder(Protocol):
     label: str
     hash: str
     scores: np.ndarray
+
+    def respond(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Return responses (B, V) to tokens (B, P, D), one tensor per entry of `sources`."""
+        ...
+
+    def to(self, device: str) -> BrainEncoder:
+        """Move the encoder to a device and return it."""
+        ...
 
     def predict(self, tokens: Sequence[StoredTokens], *, device: str = "auto") -> np.ndarray:
         """Return predicted responses, float32 (n_stimuli, n_vertices)."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 
 _PUBLIC = {
-    "EncoderConfig": "encoder_config",
-    "TrainedEncoder": "encoder_io",
-    "load_encoder": "encoder_io",
+    "EncoderConfig": "encoder",
+    "TrainedEncoder": "trained_encoder",
+    "load_encoder": "trained_encoder",
     "train_brain_encoder": "encoder",
     "train_brain_encoders": "encoder",
-    "EncoderEnsemble": "encoder_ensemble",
-    "combine_encoders": "encoder_ensemble",
+    "EncoderEnsemble": "trained_encoder",
+    "combine_encoders": "trained_encoder",
     "presets": "compare",
     "COMPARED": "compare",
     "train_comparison": "compare",
@@ -29,7 +29,7 @@ _PUBLIC = {
     "AlignConfig": "aligned_model",
     "TrainedAligned": "aligned_model",
     "load_aligned": "aligned_model",
-    "image_function": "image_encoder",
+    "image_function": "trained_encoder",
     "fit_readout": "readout",
     "with_classes": "readout",
     "prepare_original": "aligned",

@@ -21,10 +21,10 @@ from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import recipes
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
-from bmfl_lab.training.encoder_io import TrainedEncoder
 from bmfl_lab.training.fusion import train_fusion
 from bmfl_lab.training.recipes import PRESETS
 from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 COMPARED = {
     "backbone": "image tokens only: an MLP with as many trainable weights as the fusion "

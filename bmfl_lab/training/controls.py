@@ -26,9 +26,9 @@ from bmfl_lab.training import sources
 from bmfl_lab.training.compare import train_attribute_encoder
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig
-from bmfl_lab.training.encoder_io import TrainedEncoder
 from bmfl_lab.training.fusion import train_fusion
 from bmfl_lab.training.trained import Inputs, TrainedFusion
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 T = TypeVar("T")
 Groups = dict[str, list[TrainedFusion]]

@@ -34,10 +34,10 @@ from bmfl_lab.training.batches import (
     labels_of,
 )
 from bmfl_lab.training.context import Context
-from bmfl_lab.training.encoder_io import TrainedEncoder
 from bmfl_lab.training.loop import fit
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.trained import Inputs, TrainedFusion, make_path, predict
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 BatchSource = Literal["auto", "memory", "store", "images"]
 _DONORS = 512

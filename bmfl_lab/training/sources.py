@@ -21,10 +21,10 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
-from bmfl_lab.models.brain_encoder import LinearEncoder
+from bmfl_lab.models.encoders import LinearEncoder
 from bmfl_lab.runtime import pick_device, rng, seed_for
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
-from bmfl_lab.training.encoder_io import TrainedEncoder
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,8 +31,13 @@ from bmfl_lab.training.checkpoint import (
     write_bundle,
 )
 from bmfl_lab.training.context import Context
-from bmfl_lab.training.encoder_io import TrainedEncoder, load_encoder, shared_tokens, token_source
 from bmfl_lab.training.sources import EncoderSource
+from bmfl_lab.training.trained_encoder import (
+    TrainedEncoder,
+    load_encoder,
+    shared_tokens,
+    token_source,
+)
 
 STEM = "fusion"
 WHAT = "fusion model"

@@ -24,7 +24,7 @@ from bench_algonauts import LEFT, RIGHT, N, make
 from bmfl_lab import load_study
 from bmfl_lab.config import replace
 from bmfl_lab.data import algonauts
-from bmfl_lab.training.encoder_config import base as preset
+from bmfl_lab.training.encoder import base as preset
 
 SIDE = 56
 

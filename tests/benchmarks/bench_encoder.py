@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bmfl_lab.models.roi_query import ROIQueryEncoder, query_masks, sine_positions
+from bmfl_lab.models.encoders import ROIQueryEncoder, query_masks, sine_positions
 from bmfl_lab.runtime import bf16_pays
 
 SIZES = (19004, 20544)

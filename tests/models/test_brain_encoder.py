@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.models.brain_encoder import (
+from bmfl_lab.models.encoders import (
     EnsembleEncoder,
     LinearEncoder,
     ScaledEncoder,
@@ -15,7 +15,7 @@ from bmfl_lab.models.brain_encoder import (
     ensemble_weights,
     field_weights,
     fit_retinotopic,
-    pool_patches,
+    flatten_patches,
 )
 from bmfl_lab.models.ridge import fit_ridge
 
@@ -25,12 +25,12 @@ from bmfl_lab.models.ridge import fit_ridge
 def test_linear_encoder_computes_the_ridge(pooling):
     g = np.random.default_rng(0)
     patches = g.normal(size=(80, 4, 6)).astype(np.float32)
-    X = pool_patches(torch.from_numpy(patches), pooling).numpy()
+    X = flatten_patches(torch.from_numpy(patches), pooling).numpy()
     fit = fit_ridge(X, g.normal(size=(80, 9)).astype(np.float32))
     made = LinearEncoder.from_ridge(fit, token_width=6, pooling=pooling, n_patches=4)
     np.testing.assert_allclose(made(torch.from_numpy(patches)).detach(), fit.predict(X), atol=1e-5)
     with pytest.raises(ConfigError, match="pooling among"):
-        pool_patches(torch.zeros(1, 1, 1), "max")
+        flatten_patches(torch.zeros(1, 1, 1), "max")
 
 
 @pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -39,7 +39,7 @@ def test_planted_receptive_fields_are_found():
     patches = g.normal(size=(500, 64, 5)).astype(np.float32) @ g.normal(size=(5, 5)).astype(
         np.float32
     )
-    truth = candidate_fields((8, 8), 4, (0.08, 0.2))[[0, 3, 5, 21, 26, 32]]
+    truth = candidate_fields(4, (0.08, 0.2))[[0, 3, 5, 21, 26, 32]]
     pooled = np.einsum("vp,npd->nvd", field_weights(truth, (8, 8)).numpy(), patches)
     Y = np.einsum("nvd,vd->nv", pooled, g.normal(size=(6, 5))) + 3
     Y = (Y + 0.3 * Y.std(0) * g.normal(size=Y.shape)).astype(np.float32)
@@ -57,7 +57,7 @@ def test_planted_receptive_fields_are_found():
 def test_penalties_at_the_end_of_the_grid_are_told_once_and_only_for_the_chosen_fields():
     g = np.random.default_rng(0)
     patches = g.normal(size=(200, 16, 12)).astype(np.float32)
-    where = field_weights(candidate_fields((4, 4), 2, (0.1,)), (4, 4)).numpy()[0]
+    where = field_weights(candidate_fields(2, (0.1,)), (4, 4)).numpy()[0]
     Y = (np.einsum("p,npd->nd", where, patches) @ g.normal(size=(12, 20))).astype(np.float32)
     Y += Y.std() * g.normal(size=Y.shape).astype(np.float32)
     options = {"grid": (4, 4), "n_features": 12, "per_side": 2, "sizes": (0.1,)}

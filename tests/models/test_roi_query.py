@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.models.roi_query import GroupedReadout, ROIQueryEncoder, query_masks, sine_positions
+from bmfl_lab.models.encoders import GroupedReadout, ROIQueryEncoder, query_masks, sine_positions
 
 
 def overlapping(v=41, seed=0):

@@ -12,7 +12,7 @@ from bmfl_lab.config import from_dict, replace
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.metrics.correlation import pearson
-from bmfl_lab.models.roi_query import query_masks
+from bmfl_lab.models.encoders import query_masks
 from bmfl_lab.training import checkpoint
 from bmfl_lab.training.encoder import (
     EncoderConfig,
@@ -25,7 +25,7 @@ from bmfl_lab.training.encoder import (
     train_brain_encoders,
     winners,
 )
-from bmfl_lab.training.encoder_io import load_encoder
+from bmfl_lab.training.trained_encoder import load_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
 

@@ -10,7 +10,7 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.config import replace
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation import evaluate_encoder, receptive_field_error
-from bmfl_lab.models.brain_encoder import ensemble_weights
+from bmfl_lab.models.encoders import ensemble_weights
 from bmfl_lab.training import combine_encoders, train_brain_encoder, train_fusion
 from bmfl_lab.training.encoder import tiny
 from bmfl_lab.training.recipes import tiny as tiny_fusion

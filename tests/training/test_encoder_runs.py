@@ -67,7 +67,7 @@ def test_a_stopped_training_goes_on_and_ends_the_same(study, store, tmp_path, mo
     whole = train_brain_encoder(
         config(), study, store=store, folder=tmp_path / "whole", device="cpu"
     )
-    scores, calls = recipes._scores, []
+    scores, calls = recipes._validation_r, []
 
     def stops_at(limit):
         def counted(module, job, *rest):
@@ -78,12 +78,12 @@ def test_a_stopped_training_goes_on_and_ends_the_same(study, store, tmp_path, mo
 
         return counted
 
-    monkeypatch.setattr(recipes, "_scores", stops_at(4))
+    monkeypatch.setattr(recipes, "_validation_r", stops_at(4))
     with pytest.raises(KeyboardInterrupt):
         train_brain_encoder(config(), study, store=store, folder=tmp_path / "stopped", device="cpu")
     assert len(calls) == 4 and not (tmp_path / "stopped" / "encoder.json").exists()
     calls.clear()
-    monkeypatch.setattr(recipes, "_scores", stops_at(0))
+    monkeypatch.setattr(recipes, "_validation_r", stops_at(0))
     resumed = train_brain_encoder(
         config(), study, store=store, folder=tmp_path / "stopped", device="cpu"
     )

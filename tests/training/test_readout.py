@@ -7,7 +7,7 @@ import torch
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.data import load_study
-from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation.layers import FrozenModel
 from bmfl_lab.training import aligned, encoder, image_function, train_brain_encoder
 from bmfl_lab.training.aligned_model import read_pixels
@@ -95,5 +95,8 @@ def test_the_encoder_as_a_function_of_pixels(study):
     cls = train_brain_encoder(
         configs.replace(encoder.tiny("ridge"), tokens="cls+mean"), study, device="cpu"
     )
-    with pytest.raises(ConfigError, match="'patches' or 'pooled:G'"):
-        image_function(cls)
+    np.testing.assert_allclose(
+        image_function(cls, device="cpu")(pixels.detach()).numpy(),
+        cls.predict_stimuli(images, device="cpu"),
+        atol=2e-2,
+    )

@@ -29,9 +29,9 @@ from bmfl_lab.training import (
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import fusion as recipe
 from bmfl_lab.training.batches import ImageBatches, MemoryBatches, StoreBatches
-from bmfl_lab.training.encoder_io import load_encoder
 from bmfl_lab.training.recipes import base, small, tiny
 from bmfl_lab.training.trained import predict
+from bmfl_lab.training.trained_encoder import load_encoder
 
 LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
 
@@ -588,17 +588,17 @@ def test_a_path_without_the_encoders_network_is_refused(fusion):
 def test_models_share_one_prediction_of_their_encoder_and_users_get_their_own(
     study, store, tmp_path, monkeypatch
 ):
-    from bmfl_lab.training.encoder_io import TrainedEncoder
+    from bmfl_lab.training.trained_encoder import TrainedEncoder
 
     encoder = train_brain_encoder(
         encoders.tiny("ridge"), study, store=store, folder=tmp_path, device="cpu"
     )
     asked = []
-    original = TrainedEncoder.predict_patches
+    original = TrainedEncoder.predict
     monkeypatch.setattr(
         TrainedEncoder,
-        "predict_patches",
-        lambda s, p, **o: (asked.append(len(p)), original(s, p, **o))[1],
+        "predict",
+        lambda s, tokens, **o: (asked.append(len(tokens[0])), original(s, tokens, **o))[1],
     )
     config = tiny(loop=LoopConfig(epochs=1))
     models = train_comparison(

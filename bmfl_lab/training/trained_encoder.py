@@ -1,0 +1,567 @@
+"""Trained brain encoders: prediction from tokens, images or pixels, ensembles, and files.
+
+Shape suffixes: B batch, P patches, D token width, V vertices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens, load_backbone
+from bmfl_lab.backbones.preprocess import MEAN, STD
+from bmfl_lab.backbones.tokens import extract_many, read_tokens, stored_patches
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import BackboneSpec
+from bmfl_lab.errors import CheckpointError, DataError, message
+from bmfl_lab.files import sha256_json
+from bmfl_lab.models.encoders import KINDS, ROIQueryEncoder, build_encoder, ensemble_weights
+from bmfl_lab.models.protocols import BrainEncoder
+from bmfl_lab.runtime import pick_device
+from bmfl_lab.training.checkpoint import (
+    atlas_from_tensors,
+    atlas_to_tensors,
+    read_bundle,
+    write_bundle,
+)
+
+STEM = "encoder"
+WHAT = "brain encoder"
+
+
+def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
+    """Load the backbone that a specification names.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Name, weights, image size and resize rule.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of the backbone.
+
+    Returns
+    -------
+    Backbone
+    """
+    return load_backbone(
+        spec.name,
+        spec.weights,
+        image_size=spec.image_size,
+        device=pick_device(device),
+        resize=spec.resize,
+    )
+
+
+def token_source(manifest: Mapping[str, Mapping]) -> dict[str, Any]:
+    """Return the fields that tokens must share with those that an encoder was trained on.
+
+    Parameters
+    ----------
+    manifest : mapping
+        `StoredTokens.manifest`.
+
+    Returns
+    -------
+    dict
+        Identity of the backbone, kind of tokens, block and features.
+    """
+    return {k: manifest["identity"][k] for k in ("backbone", "kind", "block", "features")}
+
+
+def shared_tokens(backbone: Backbone, encoder: BrainEncoder | None) -> list[tuple[str, int]]:
+    """Return the tokens that an encoder reads from a given backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Backbone whose one pass is to compute these tokens together with others.
+    encoder : BrainEncoder or None
+        The encoder; None reads nothing.
+
+    Returns
+    -------
+    list of (str, int)
+        Kind and block; empty if the encoder reads another backbone.
+    """
+    described = sha256_json({k: v for k, v in backbone.describe().items() if k != "weights_label"})
+    return [
+        (s["kind"], s["block"])
+        for s in getattr(encoder, "sources", ())
+        if s["features"] == "tokens" and sha256_json(s["backbone"]) == described
+    ]
+
+
+class _Predicts:
+    """Prediction from tokens and images, shared by `TrainedEncoder` and `EncoderEnsemble`."""
+
+    module: nn.Module
+    atlas: Atlas
+    backbone: BackboneSpec
+    sources: tuple[Mapping[str, Any], ...]
+
+    def load_backbone(self, device: str = "auto") -> Backbone:
+        """Return the backbone of the encoder's tokens.
+
+        Parameters
+        ----------
+        device : {"auto", "cpu", "cuda"}, default "auto"
+            Device of the backbone.
+        """
+        return load_spec(self.backbone, device)
+
+    def to(self, device: str) -> _Predicts:
+        """Move the encoder to a device and return it."""
+        self.module.to(device)
+        return self
+
+    def tokens(
+        self,
+        stimuli: StimulusSet,
+        *,
+        store: FeatureStore | None = None,
+        backbone: Backbone | None = None,
+        device: str = "auto",
+    ) -> tuple[StoredTokens, ...]:
+        """Return the tokens of images that this encoder reads.
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            Images.
+        store : FeatureStore, optional
+            Store that keeps the tokens; without one they are extracted into memory.
+        backbone : Backbone, optional
+            The encoder's backbone, if it is already loaded.
+        device : {"auto", "cpu", "cuda"}, default "auto"
+            Device of the backbone that is loaded otherwise.
+
+        Returns
+        -------
+        tuple of StoredTokens
+            One per entry of `sources`.
+        """
+        backbone = backbone or self.load_backbone(device)
+        get = extract_many if store is None else store.get_many
+        stored: dict[tuple[str, str, int], StoredTokens] = {}
+        for features in dict.fromkeys(s["features"] for s in self.sources):
+            mine = [s for s in self.sources if s["features"] == features]
+            wanted = list(dict.fromkeys((s["kind"], s["block"]) for s in mine))
+            parts = get(backbone, stimuli, wanted, features=features)
+            stored |= {(features, *w): part for w, part in zip(wanted, parts)}
+        return tuple(stored[s["features"], s["kind"], s["block"]] for s in self.sources)
+
+    def check(self, stored: Sequence[StoredTokens]) -> None:
+        """Refuse tokens other than those the encoder was trained on.
+
+        Parameters
+        ----------
+        stored : sequence of StoredTokens
+            Tokens of any stimuli.
+
+        Raises
+        ------
+        DataError
+            If the backbone, its weights, the kind, the block or the number of tokens differs; the
+            error says which.
+        """
+        if len(stored) != len(self.sources):
+            raise DataError(
+                message(
+                    f"tokens of {len(self.sources)} block(s)",
+                    f"{len(stored)}",
+                    "get them with encoder.tokens(...)",
+                )
+            )
+        for wanted, found in zip(self.sources, (token_source(s.manifest) for s in stored)):
+            wrong = [k for k in wanted if wanted[k] != found[k]]
+            if wrong:
+                shown = "; ".join(f"{k} {found[k]!r} instead of {wanted[k]!r}" for k in wrong)
+                raise DataError(
+                    message(
+                        "the tokens this encoder was trained on",
+                        shown,
+                        "extract them with encoder.tokens(...)",
+                    )
+                )
+
+    def predict(
+        self,
+        tokens: StoredTokens | Sequence[StoredTokens],
+        *,
+        batch_size: int = 64,
+        device: str = "auto",
+    ) -> np.ndarray:
+        """Predict responses from stored tokens.
+
+        Parameters
+        ----------
+        tokens : StoredTokens or sequence of StoredTokens
+            Tokens of the same stimuli, one per entry of `sources`, as `tokens` returns them.
+        batch_size : int, default 64
+            Number of stimuli per batch.
+        device : {"auto", "cpu", "cuda"}, default "auto"
+            Device of the computation.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_stimuli, n_vertices)
+
+        Raises
+        ------
+        DataError
+            If the tokens are not those the encoder was trained on, see `check`.
+        """
+        stored = (tokens,) if isinstance(tokens, StoredTokens) else tuple(tokens)
+        self.check(stored)
+        where = pick_device(device)
+        self.to(where).module.eval()
+        arrays = [stored_patches([s]) for s in stored]
+        out = np.empty((len(stored[0]), self.atlas.n_vertices), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(out), batch_size):
+                rows = slice(start, start + batch_size)
+                batch = [
+                    torch.as_tensor(np.array(a[rows], np.float32), device=where) for a in arrays
+                ]
+                out[rows] = self.respond(batch).float().cpu().numpy()
+        return out
+
+    def predict_stimuli(
+        self,
+        stimuli: StimulusSet,
+        *,
+        store: FeatureStore | None = None,
+        backbone: Backbone | None = None,
+        device: str = "auto",
+    ) -> np.ndarray:
+        """Predict responses to images.
+
+        Parameters
+        ----------
+        stimuli, store, backbone, device
+            As in `tokens`.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_stimuli, n_vertices)
+        """
+        stored = self.tokens(stimuli, store=store, backbone=backbone, device=device)
+        return self.predict(stored, device=device)
+
+
+@dataclass
+class TrainedEncoder(_Predicts):
+    """A brain encoder of one subject, with everything that is needed to use and judge it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Maps patches (B, P, D) to responses (B, V); frozen, in eval mode.
+    atlas : Atlas
+        Hemisphere and ROIs of the V vertices.
+    backbone : BackboneSpec
+        Backbone of the tokens.
+    sources : tuple of mapping
+        Backbone identity, kind, block and features of the tokens, one mapping per block.
+    label : str
+        Kind, subject, whether the responses are simulated, backbone and weights, for figures.
+    hash : str
+        16 hexadecimal digits that identify configuration, subject and backbone weights.
+    scores : ndarray of float32, shape (V,)
+        Validation r per vertex; NaN where undefined.
+    selection : str
+        Rule by which the weights were selected.
+    history : list of dict
+        One dict per epoch; empty for encoders in closed form.
+    facts : mapping
+        JSON values: configuration, subject, study, split, counts.
+    """
+
+    module: nn.Module
+    atlas: Atlas
+    backbone: BackboneSpec
+    sources: tuple[Mapping[str, Any], ...]
+    label: str
+    hash: str
+    scores: np.ndarray
+    selection: str
+    history: list[dict[str, Any]] = field(default_factory=list)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        n_vertices = self.atlas.n_vertices
+        return f"TrainedEncoder({self.label!r}, n_vertices={n_vertices}, hash={self.hash!r})"
+
+    @property
+    def build(self) -> dict[str, Any]:
+        """Type and sizes of the module, as JSON values."""
+        return self.module.describe()
+
+    def respond(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Return responses to a batch of tokens; gradients flow to the tokens.
+
+        Stored tokens, images and pixels are all predicted through this method.
+
+        Parameters
+        ----------
+        tokens : sequence of Tensor, each of shape (B, P, D)
+            One tensor per entry of `sources`, as `bmfl_lab.backbones.tokens.read_tokens` returns
+            it, on the device of the encoder (see `to`).
+
+        Returns
+        -------
+        Tensor of float32, shape (B, V)
+        """
+        return self.module(tokens[0] if len(tokens) == 1 else torch.cat(tuple(tokens), dim=2))
+
+    def query_module(self) -> ROIQueryEncoder | None:
+        """Return the ROI-query transformer inside, for attention maps; None if there is none."""
+        return next((m for m in self.module.modules() if isinstance(m, ROIQueryEncoder)), None)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``encoder.safetensors`` and ``encoder.json`` and return the path of the latter.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder of both files; created if missing.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder cannot be written.
+        """
+        tensors: dict[str, Tensor] = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        tensors["scores"] = torch.from_numpy(np.asarray(self.scores, np.float32))
+        atlas, described = atlas_to_tensors(self.atlas)
+        manifest = {
+            "build": self.build,
+            "atlas": described,
+            "backbone": dataclasses.asdict(self.backbone),
+            "sources": [dict(s) for s in self.sources],
+            "label": self.label,
+            "hash": self.hash,
+            "selection": self.selection,
+            "history": self.history,
+            "facts": dict(self.facts),
+        }
+        return write_bundle(folder, STEM, {**tensors, **atlas}, manifest, what=WHAT)
+
+
+def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedEncoder:
+    """Read an encoder that `TrainedEncoder.save` wrote.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the encoder.
+    subject : Subject, optional
+        Subject whose responses it must predict; an encoder of another subject or another number of
+        vertices is refused.
+
+    Returns
+    -------
+    TrainedEncoder
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing or damaged, or if the manifest describes something else, an unknown
+        kind of encoder or another subject. The manifest is checked before any tensor is read.
+    """
+    tensors, manifest = read_bundle(
+        folder, STEM, lambda found: _refuse_others(found, subject), what=WHAT
+    )
+    state = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
+    return TrainedEncoder(
+        module=frozen(build_encoder(manifest["build"], state)),
+        atlas=atlas_from_tensors(tensors, manifest["atlas"]),
+        backbone=BackboneSpec(**manifest["backbone"]),
+        sources=tuple(manifest["sources"]),
+        scores=tensors["scores"].numpy(),
+        **{name: manifest[name] for name in ("label", "hash", "selection", "history", "facts")},
+    )
+
+
+def _refuse_others(manifest: dict, subject: Subject | None) -> None:
+    kind = manifest["build"]["type"]
+    if kind not in KINDS:
+        raise CheckpointError(
+            message(
+                "a known kind of encoder",
+                repr(kind),
+                "read it with the version of bmfl_lab that wrote it, or train again",
+            )
+        )
+    if subject is None:
+        return
+    # schema 1 did not say the number of vertices
+    name, n_vertices = manifest["facts"].get("subject"), manifest["atlas"].get("n_vertices")
+    if name != subject.name or n_vertices not in (None, subject.n_vertices):
+        size = "an unknown number of" if n_vertices is None else n_vertices
+        raise CheckpointError(
+            message(
+                f"an encoder of subject {subject.name!r} with {subject.n_vertices} vertices",
+                f"one of {name!r} with {size}",
+                "give the folder of this subject's encoder, or train one",
+            )
+        )
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Return the module on the CPU, in eval mode, with parameters that require no gradient."""
+    return module.cpu().eval().requires_grad_(False)
+
+
+@dataclass
+class EncoderEnsemble(_Predicts):
+    """Encoders of one subject, averaged with weights per vertex; made by `combine_encoders`.
+
+    Parameters
+    ----------
+    members : dict of str to TrainedEncoder
+        Encoders by name.
+    weights : ndarray of float32, shape (n_members, V)
+        Weights that sum to 1 at each vertex.
+    scores : ndarray of float32, shape (V,)
+        Validation r of the members, averaged with the same weights. This ranks vertices; it is not
+        the validation r of the averaged prediction.
+    """
+
+    members: dict[str, TrainedEncoder]
+    weights: np.ndarray
+    scores: np.ndarray
+    selection: str = "softmax of validation r per vertex over encoders, each selected as it says"
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        members = self.members.values()
+        first = next(iter(members))
+        self.atlas, self.backbone = first.atlas, first.backbone
+        self.sources = tuple(source for member in members for source in member.sources)
+        about = first.label.split(" encoder of ", 1)[-1].split(", ")[0]
+        self.label = f"ensemble encoder of {about}, of {', '.join(self.members)}"
+        self.hash = sha256_json([[m.hash for m in members], self.weights.tobytes().hex()])[:16]
+        self.facts = {"members": {k: dict(m.facts) for k, m in self.members.items()}}
+        self.module = nn.ModuleList([member.module for member in members])
+        self.module.register_buffer("weights_MV", torch.from_numpy(self.weights))
+
+    def respond(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Return responses to a batch of tokens; gradients flow to the tokens.
+
+        Parameters
+        ----------
+        tokens : sequence of Tensor, each of shape (B, P, D)
+            One tensor per entry of `sources`, that is, the tokens of one member after the other, on
+            the device of the encoder (see `to`); P and D may differ between members.
+
+        Returns
+        -------
+        Tensor of float32, shape (B, V)
+        """
+        total, start = 0, 0
+        for weight_V, member in zip(self.module.weights_MV, self.members.values()):
+            stop = start + len(member.sources)
+            total = total + member.respond(tokens[start:stop]) * weight_V
+            start = stop
+        return total
+
+
+def combine_encoders(
+    members: Mapping[str, TrainedEncoder], temperature: float = 40.0
+) -> EncoderEnsemble:
+    """Average encoders of one subject, weighted per vertex by the softmax of their validation r.
+
+    Parameters
+    ----------
+    members : mapping of str to TrainedEncoder
+        Two or more encoders of the same vertices; their tokens may differ in block and kind.
+    temperature : float, default 40
+        Factor of r in the softmax; a higher one gives more weight to the best encoder.
+
+    Returns
+    -------
+    EncoderEnsemble
+        Can be used like any encoder, e.g. in `evaluate_encoder` and ``train_fusion(encoder=...)``.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two members, or if they predict other vertices or read another
+        backbone.
+
+    References
+    ----------
+    Adeli et al. (2025), Transformer brain encoders explain human high-level visual responses,
+    arXiv:2505.17329: softmax with a factor of 40 over encoders of several blocks.
+    """
+    members = dict(members)
+    if len(members) < 2:
+        raise DataError(message("two or more encoders", f"{len(members)}", "name more of them"))
+    first = next(iter(members.values()))
+    for name, member in members.items():
+        same = np.array_equal(member.atlas.hemisphere, first.atlas.hemisphere) and all(
+            np.array_equal(member.atlas.rois.get(roi), mask)
+            for roi, mask in first.atlas.rois.items()
+        )
+        if not same or member.backbone != first.backbone:
+            raise DataError(
+                message(
+                    "encoders of one subject and one backbone",
+                    f"{name!r} of {'another backbone' if same else 'other vertices'}",
+                    "combine encoders of the same subject, trained on the same backbone",
+                )
+            )
+    scores = np.stack([np.asarray(member.scores, np.float32) for member in members.values()])
+    weights = ensemble_weights(scores, temperature)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(
+            np.isfinite(scores).any(0), (weights * np.nan_to_num(scores)).sum(0), np.nan
+        )
+    return EncoderEnsemble(members, weights, mean.astype(np.float32))
+
+
+def image_function(
+    encoder: TrainedEncoder | EncoderEnsemble, *, device: str = "auto"
+) -> Callable[[Tensor], Tensor]:
+    """Return a function from pixels to predicted responses through which gradients flow.
+
+    Parameters
+    ----------
+    encoder : TrainedEncoder or EncoderEnsemble
+        The encoder; its backbone is loaded here.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of backbone and encoder.
+
+    Returns
+    -------
+    callable
+        ``function(images) -> responses`` with images (B, 3, S, S) in 0..1, S being the backbone's
+        image size, and responses (B, n_vertices). Its attributes ``image_size`` and ``device`` give
+        S and the device.
+    """
+    where = pick_device(device)
+    backbone = encoder.load_backbone(device)
+    mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in (MEAN, STD))
+
+    def function(images_BCHW: Tensor) -> Tensor:
+        x_BCHW = (images_BCHW.to(where) - mean) / std
+        tokens = []
+        for source in encoder.sources:
+            (block,) = backbone(
+                x_BCHW, blocks=(source["block"],), features=source["features"], grad=True
+            )
+            tokens.append(read_tokens(block, source["kind"]))
+        return encoder.to(where).respond(tokens)
+
+    function.image_size, function.device = encoder.backbone.image_size, where
+    return function
