@@ -88,7 +88,8 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[str]:
             found += _problems(hints[key], value, prefix=f"{prefix}{key}.")
         elif not _fits(hints[key], value):
             found.append(
-                f"{prefix}{key} expected {_name(hints[key])}; got {value!r} ({type(value).__name__})"
+                f"{prefix}{key} expected {_name(hints[key])}; "
+                f"got {value!r} ({type(value).__name__})"
             )
     return found
 

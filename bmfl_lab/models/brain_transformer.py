@@ -7,7 +7,7 @@ brain width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ class ParcelTokeniser(nn.Module):
 
     Parameters
     ----------
-    parcels : sequence of int64 ndarray, or mapping of str to int64 ndarray
-        Vertex indices of each parcel (ROI, or hemisphere and ROI). Parcels may overlap and need not
+    parcels : mapping of str to ndarray of int64
+        Vertex indices of each parcel (ROI, or hemisphere and ROI) by its name. Parcels may overlap and need not
         cover all vertices.
     n_vertices : int
         Number V of vertices in a response.
@@ -44,18 +44,13 @@ class ParcelTokeniser(nn.Module):
     def __init__(
         self,
         *,
-        parcels: Sequence[np.ndarray] | Mapping[str, np.ndarray],
+        parcels: Mapping[str, np.ndarray],
         n_vertices: int,
         width: int,
     ):
         super().__init__()
-        self.names = (
-            tuple(parcels) if isinstance(parcels, Mapping) else tuple(map(str, range(len(parcels))))
-        )
-        arrays = [
-            np.asarray(v, dtype=np.int64)
-            for v in (parcels.values() if isinstance(parcels, Mapping) else parcels)
-        ]
+        self.names = tuple(parcels)
+        arrays = [np.asarray(v, dtype=np.int64) for v in parcels.values()]
         wrong = [
             n
             for n, v in zip(self.names, arrays)
@@ -111,7 +106,7 @@ class ParcelTokeniser(nn.Module):
 
 
 class PatchTokeniser(nn.Module):
-    """Make one brain token per `patch` consecutive vertices; the last one wraps to the first vertices.
+    """Make one brain token per `patch` consecutive vertices; the last token wraps around.
 
     Parameters
     ----------

@@ -77,8 +77,8 @@ class FusionConfig:
 
     Notes
     -----
-    NeuralOOD does not state these sizes, nor alpha, the axis, the optimiser or its schedule: all are
-    our choices.
+    NeuralOOD does not state these sizes, nor alpha, the axis, the optimiser or its schedule; they
+    are our choices.
 
     References
     ----------

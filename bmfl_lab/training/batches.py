@@ -98,7 +98,8 @@ class MemoryBatches:
     """
 
     def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
-        self.data, self.n, self.device = _named(data), _length(data), torch.device(device)
+        self.data, self.n = _checked(data)
+        self.device = torch.device(device)
         if self.device.type == "cuda":
             size = sum(v.nbytes for v in self.data.values())
             if size < torch.cuda.mem_get_info(self.device)[0] // 2:
@@ -135,7 +136,8 @@ class StoreBatches:
     """
 
     def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
-        self.data, self.n, self.device = _named(data), _length(data), torch.device(device)
+        self.data, self.n = _checked(data)
+        self.device = torch.device(device)
 
     def take(self, index: np.ndarray) -> dict[str, Tensor]:
         """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
@@ -192,11 +194,9 @@ def labels_of(stimuli: StimulusSet) -> np.ndarray:
     return np.asarray(stimuli.labels, dtype=np.int64)
 
 
-def _named(data: Mapping[str, Tensor | np.ndarray]) -> dict[str, Tensor | np.ndarray]:
-    return {k: v if isinstance(v, Tensor) else np.asanyarray(v) for k, v in data.items()}
-
-
-def _length(data: Mapping[str, Tensor | np.ndarray]) -> int:
+def _checked(
+    data: Mapping[str, Tensor | np.ndarray],
+) -> tuple[dict[str, Tensor | np.ndarray], int]:
     lengths = {k: len(v) for k, v in data.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values() or "index" in lengths:
         raise ConfigError(
@@ -207,7 +207,8 @@ def _length(data: Mapping[str, Tensor | np.ndarray]) -> int:
                 "give every tensor one row per stimulus",
             )
         )
-    return next(iter(lengths.values()))
+    plain = {k: v if isinstance(v, Tensor) else np.asanyarray(v) for k, v in data.items()}
+    return plain, next(iter(lengths.values()))
 
 
 def _rows(

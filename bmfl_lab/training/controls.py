@@ -49,8 +49,8 @@ CONTROL_MODELS = {
     "patch PCA": "principal components of the image's own patches, as many as vertices",
     "random projection": "a random projection of the image's own patches, as many numbers as "
     "vertices",
-    "attributes": "predicted attributes that a simulated subject was built from: the same information "
-    "without a cortex",
+    "attributes": "predicted attributes that a simulated subject was built from: the same "
+    "information without a cortex",
 }
 """Models that `train_controls` can train, and what stands in place of the brain in each."""
 
@@ -437,7 +437,7 @@ def measured_rows(
     split: str = "test",
     notes: str = "",
 ) -> list[MetricRow]:
-    """Return one row per model and seed with its value, and rows of means with intervals over seeds.
+    """Return one row per model and seed, and rows of means with intervals over seeds.
 
     Parameters
     ----------

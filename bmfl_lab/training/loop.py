@@ -78,7 +78,7 @@ def fit(
     folder: str | Path | None = None,
     resume: bool = True,
     device: str = "auto",
-    manifest: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, object] | None = None,
     allow_change: Sequence[str] = (),
     what: str = "training",
 ) -> FitResult:
@@ -225,7 +225,7 @@ def _train(
     validate: Validation | None,
     select: tuple[str, str] | None,
     folder: Path | None,
-    identity: Mapping[str, Any],
+    identity: Mapping[str, object],
     signals: list[int],
     what: str,
 ) -> None:
@@ -407,7 +407,7 @@ class Run:
         return {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
 
 
-def _identity(run: Run, manifest: Mapping[str, Any] | None) -> dict[str, Any]:
+def _identity(run: Run, manifest: Mapping[str, object] | None) -> dict[str, Any]:
     """Return what must be the same when the run is resumed."""
     return {
         **configs.to_dict(run.config),
@@ -428,7 +428,7 @@ def environment(run: Run) -> dict[str, Any]:
     }
 
 
-def _save(run: Run, folder: Path, identity: Mapping[str, Any]) -> None:
+def _save(run: Run, folder: Path, identity: Mapping[str, object]) -> None:
     """Write the checkpoint of this step, then delete what it replaces."""
     if not run.accelerator.is_main_process:
         return
@@ -450,7 +450,7 @@ def _save(run: Run, folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _resume(
-    run: Run, folder: Path, identity: Mapping[str, Any], allow_change: Sequence[str]
+    run: Run, folder: Path, identity: Mapping[str, object], allow_change: Sequence[str]
 ) -> None:
     """Continue from the newest checkpoint of `folder`, if there is one.
 

@@ -174,7 +174,8 @@ def train_probe(
         raise ConfigError(
             message(
                 f"a grid with 1 to {backbone.n_blocks} blocks, inputs and learning rates",
-                f"n_blocks={tuple(n_blocks)}, {len(mean_patch)} inputs, {len(learning_rates)} rates",
+                f"n_blocks={tuple(n_blocks)}, {len(mean_patch)} inputs, "
+                f"{len(learning_rates)} rates",
                 "correct it",
             )
         )
@@ -226,7 +227,7 @@ def _fit(
     seed: int,
     device: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights (L, D, C) and biases (L, C) of one head per learning rate, trained together."""
+    """Return weights (L, D, C) and biases (L, C) of one head per learning rate."""
     x_ND = torch.from_numpy(x).to(device)
     y_N = torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device)
     generator = torch.Generator().manual_seed(seed_for(seed, "probe"))

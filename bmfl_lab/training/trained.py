@@ -609,7 +609,7 @@ def load_fusion(
 
 
 def _saved_atlas(
-    tensors: Mapping[str, Tensor], found: Mapping[str, Any], encoder: TrainedEncoder | None
+    tensors: Mapping[str, Tensor], found: dict, encoder: TrainedEncoder | None
 ) -> Atlas | None:
     if "atlas.hemisphere" not in tensors:
         return None
@@ -618,9 +618,7 @@ def _saved_atlas(
     return atlas_from_tensors(tensors, found.get("atlas"))
 
 
-def _refuse_others(
-    found: Mapping[str, Any], backbone: Backbone, encoder: TrainedEncoder | None
-) -> None:
+def _refuse_others(found: dict, backbone: Backbone, encoder: TrainedEncoder | None) -> None:
     size, made = found["backbone"]["image_size"], found["backbone"].get("preprocess")
     if size != backbone.image_size or made not in (None, backbone.preprocess.describe()):
         got = f"{backbone.image_size} px, {backbone.preprocess.describe()['resize']}"
