@@ -94,7 +94,7 @@ _PUBLIC = {
     "receptive_field_error": "encoding_truth",
     "orientation_tuning_error": "encoding_truth",
     "compare_models": "differences",
-    "Explorer": "explore",
+    "Explorer": "explorer",
     "evaluate_corruptions": "corruptions",
     "corruption_rows": "corruptions",
     "evaluate_suite": "suite",

@@ -1,7 +1,7 @@
 """Attention maps of every stage of the path: backbone, brain encoder and fusion.
 
-Every function takes trained objects and stimuli and returns arrays; nothing is captured while
-models run otherwise.
+Every function takes trained objects and stimuli and returns arrays. Models record attention only
+when these functions call them.
 
 Shape suffixes: B batch, T tokens (CLS, registers, patches), P patches, H heads, R queries or brain
 tokens, h and w rows and columns of patches, n stimuli.
@@ -10,34 +10,43 @@ tokens, h and w rows and columns of patches, n stimuli.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones.tokens import StoredTokens, stored_patches
+from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.models.encoders import ROIQueryEncoder
 from bmfl_lab.models.lesion import Lesion
+from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 _BATCH = 8
-REST = ("rest", "all")
+_REST = ("rest", "all")
 
 
-def seen_images(backbone: Any, stimuli: StimulusSet) -> np.ndarray:
-    """Return the pixels that maps lie on, uint8 (n_stimuli, image_size, image_size, 3).
+def seen_images(backbone: Backbone, stimuli: StimulusSet) -> np.ndarray:
+    """Return images after the resizing and cropping of the backbone, to draw maps on.
 
-    Resizing and cropping move the image's content: a map belongs on these pixels, not on the
+    Resizing and cropping move the content of an image, so that a map fits these pixels and not the
     original image.
 
     Parameters
     ----------
     backbone : Backbone
-        Whose preprocessing is applied.
+        Backbone whose preprocessing is applied.
     stimuli : StimulusSet
         Images.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n_stimuli, image_size, image_size, 3)
 
     Raises
     ------
@@ -45,16 +54,29 @@ def seen_images(backbone: Any, stimuli: StimulusSet) -> np.ndarray:
         If an image cannot be read.
     """
     side = backbone.image_size
-    found = np.empty((len(stimuli), side, side, 3), np.uint8)
+    pixels = np.empty((len(stimuli), side, side, 3), np.uint8)
     for i in range(len(stimuli)):
-        found[i] = backbone.preprocess.crop(stimuli.image(i))
-    return found
+        pixels[i] = backbone.preprocess.crop(stimuli.image(i))
+    return pixels
 
 
 def image_batches(
-    backbone: Any, stimuli: StimulusSet, batch_size: int = _BATCH
+    backbone: Backbone, stimuli: StimulusSet, batch_size: int = _BATCH
 ) -> Iterator[Tensor]:
-    """Yield preprocessed images (B, 3, H, W) on the backbone's device.
+    """Yield preprocessed images on the device of the backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Backbone whose preprocessing is applied.
+    stimuli : StimulusSet
+        Images.
+    batch_size : int, default 8
+        Number of images per batch.
+
+    Yields
+    ------
+    Tensor of float32, shape (B, 3, H, W)
 
     Raises
     ------
@@ -67,7 +89,7 @@ def image_batches(
 
 
 def backbone_attention(
-    backbone: Any,
+    backbone: Backbone,
     stimuli: StimulusSet,
     *,
     blocks: Sequence[int] | None = None,
@@ -84,15 +106,15 @@ def backbone_attention(
     stimuli : StimulusSet
         Images.
     blocks : sequence of int, optional
-        Block indices; all blocks when not given.
-    heads : {"each", "mean"}
-        One map a head, or their mean (the axis stays, with length 1).
+        Block indices; all blocks by default.
+    heads : {"each", "mean"}, default "each"
+        One map per head, or their mean (the axis stays, with length 1).
     normalise : bool, default True
-        Let each map sum to 1 over patches. False keeps the weights as computed; what is missing
-        from 1 went to the CLS token itself and to registers, which stand for no place and are never
-        drawn.
-    batch_size : int
-        Images at a time.
+        Divide each map by its sum over patches. With False, a map sums to less than 1: the rest is
+        the attention to the CLS token itself and to registers, which belong to no place in the
+        image.
+    batch_size : int, default 8
+        Number of images per forward pass.
 
     Returns
     -------
@@ -105,29 +127,24 @@ def backbone_attention(
     DataError
         If an image cannot be read.
     """
-    check_heads(heads)
+    if heads not in ("each", "mean"):
+        raise ConfigError(message("heads 'each' or 'mean'", repr(heads), "choose one of the two"))
     wanted = backbone.indices(range(backbone.n_blocks) if blocks is None else tuple(blocks))
     parts = []
     for images in image_batches(backbone, stimuli, batch_size):
-        found = backbone(images, blocks=wanted, attention=True)
-        weights = torch.stack(
-            [patch_columns(t.attention[:, :, 0], backbone.n_registers) for t in found], 1
-        )
+        tokens = backbone(images, blocks=wanted, attention=True)
+        first = 1 + backbone.n_registers  # the CLS token and the registers come before the patches
+        weights = torch.stack([t.attention[:, :, 0, first:] for t in tokens], 1)
         weights = weights.mean(2, keepdim=True) if heads == "mean" else weights
         weights = weights / weights.sum(-1, keepdim=True) if normalise else weights
-        parts.append(weights.unflatten(-1, found[0].grid).cpu().numpy())
+        parts.append(weights.unflatten(-1, tokens[0].grid).cpu().numpy())
     return _joined(
         parts, (len(wanted), 1 if heads == "mean" else backbone.n_heads, *_grid(backbone))
     )
 
 
-def patch_columns(weights: Tensor, n_registers: int) -> Tensor:
-    """Return the patches' part (..., P) of weights over all tokens (..., T): CLS and registers come first."""
-    return weights[..., 1 + n_registers :]
-
-
 def rollout(
-    backbone: Any,
+    backbone: Backbone,
     stimuli: StimulusSet,
     *,
     residual: float = 0.5,
@@ -136,20 +153,20 @@ def rollout(
 ) -> np.ndarray:
     """Return attention rollout from the last block's CLS token to the patches.
 
-    Each block's mean over heads, A, becomes ``(1 - residual) A + residual I``; the product over
-    blocks says how much of each input token reaches the CLS token, if attention were all that moves
-    information.
+    The mean attention A over the heads of each block is replaced by ``(1 - residual) A +
+    residual I``. The product over blocks is the share of each input token in the CLS token under
+    the assumption that information moves between tokens by attention alone.
 
     Parameters
     ----------
     backbone, stimuli, batch_size
-        As `backbone_attention`.
+        Same as in `backbone_attention`.
     residual : float, default 0.5
-        Share of the skip connection.
+        Share of the skip connection, from 0 to below 1; 0.5 as in the paper.
     registers : bool, default True
-        Keep register tokens as way stations of the product. False takes their rows and columns out
-        of every block and lets the rest sum to 1 again. In neither case are they among the patches
-        that are returned.
+        Keep the register tokens in the product. With False, their rows and columns are removed from
+        every block and the other weights are divided by their sum. Registers are never among the
+        returned patches.
 
     Returns
     -------
@@ -175,23 +192,19 @@ def rollout(
         )
     parts = []
     for images in image_batches(backbone, stimuli, batch_size):
-        found = backbone(images, blocks=range(backbone.n_blocks), attention=True)
-        kept, n_registers = (slice(None), backbone.n_registers) if registers else (None, 0)
-        layers = []
-        for tokens in found:
-            mean_BTT = tokens.attention.mean(1)
-            if kept is None:
-                mean_BTT = without_registers(mean_BTT, backbone.n_registers)
-            layers.append(mean_BTT)
-        cls_BP = patch_columns(rolled(layers, residual)[:, 0], n_registers)
-        parts.append(
-            (cls_BP / cls_BP.sum(-1, keepdim=True)).unflatten(-1, found[0].grid).cpu().numpy()
-        )
+        tokens = backbone(images, blocks=range(backbone.n_blocks), attention=True)
+        layers, n_registers = [t.attention.mean(1) for t in tokens], backbone.n_registers
+        if not registers:
+            layers = [_without_registers(mean_BTT, n_registers) for mean_BTT in layers]
+            n_registers = 0
+        cls_BP = _roll_out(layers, residual)[:, 0, 1 + n_registers :]
+        cls_BP = cls_BP / cls_BP.sum(-1, keepdim=True)
+        parts.append(cls_BP.unflatten(-1, tokens[0].grid).cpu().numpy())
     return _joined(parts, _grid(backbone))
 
 
-def rolled(layers: Sequence[Tensor], residual: float = 0.5) -> Tensor:
-    """Return the product of attention matrices (B, T, T) with skip connections, first layer rightmost."""
+def _roll_out(layers: Sequence[Tensor], residual: float) -> Tensor:
+    """Return the product of attention matrices with skip connections, (B, T, T), last block left."""
     total = None
     for weights_BTT in layers:
         identity = torch.eye(
@@ -203,20 +216,24 @@ def rolled(layers: Sequence[Tensor], residual: float = 0.5) -> Tensor:
     return total
 
 
-def without_registers(weights_BTT: Tensor, n_registers: int) -> Tensor:
-    """Return attention among CLS and patches alone, rows summing to 1 again."""
+def _without_registers(weights_BTT: Tensor, n_registers: int) -> Tensor:
+    """Return attention among CLS and patches alone, with rows that sum to 1."""
     kept = [0, *range(1 + n_registers, weights_BTT.shape[-1])]
     reduced = weights_BTT[:, kept][:, :, kept]
     return reduced / reduced.sum(-1, keepdim=True)
 
 
-def query_names(encoder: Any) -> tuple[str, ...]:
-    """Return the name of each ROI query of an encoder: ``"left:V1"``, ``"right:rest"``.
+def query_names(encoder: TrainedEncoder) -> tuple[str, ...]:
+    """Return the name of each ROI query of an encoder, e.g. ``"left:V1"`` or ``"right:rest"``.
 
     Parameters
     ----------
     encoder : TrainedEncoder
-        With an ROI-query transformer inside.
+        Encoder with an ROI-query transformer inside.
+
+    Returns
+    -------
+    tuple of str, length n_queries
 
     Raises
     ------
@@ -226,13 +243,13 @@ def query_names(encoder: Any) -> tuple[str, ...]:
     return tuple(_query_name(mask, encoder.atlas) for mask in query_vertices(encoder))
 
 
-def query_vertices(encoder: Any) -> np.ndarray:
-    """Return which vertices each ROI query reads out, bool (n_queries, n_vertices).
+def query_vertices(encoder: TrainedEncoder) -> np.ndarray:
+    """Return which vertices are read out from each ROI query, bool (n_queries, n_vertices).
 
     Raises
     ------
     ConfigError
-        As `query_names`.
+        If the encoder has no ROI queries.
     """
     readout = queries_of(encoder).readout
     counts = torch.as_tensor([len(w) for w in readout.weights], device=readout.mixing_GR.device)
@@ -245,10 +262,10 @@ def _query_name(mask: np.ndarray, atlas: Atlas) -> str:
     for name in atlas.present:
         if np.array_equal(np.asarray(atlas.rois[name], bool) & here, mask):
             return f"{HEMISPHERES[side]}:{name}"
-    return f"{HEMISPHERES[side]}:{REST[int(mask.sum() == here.sum())]}"
+    return f"{HEMISPHERES[side]}:{_REST[int(mask.sum() == here.sum())]}"
 
 
-def queries_of(encoder: Any) -> Any:
+def queries_of(encoder: TrainedEncoder) -> ROIQueryEncoder:
     """Return the ROI-query transformer inside an encoder.
 
     Raises
@@ -256,8 +273,8 @@ def queries_of(encoder: Any) -> Any:
     ConfigError
         If there is none.
     """
-    found = encoder.query_module()
-    if found is None:
+    queries = encoder.query_module()
+    if queries is None:
         raise ConfigError(
             message(
                 "an encoder with ROI queries",
@@ -265,52 +282,60 @@ def queries_of(encoder: Any) -> Any:
                 "train one of kind 'roi_query' or 'ensemble'",
             )
         )
-    return found
+    return queries
 
 
 def roi_attention(
-    encoder: Any,
+    encoder: TrainedEncoder,
     stimuli: StimulusSet,
     *,
-    store: Any = None,
-    backbone: Any = None,
+    store: FeatureStore | None = None,
+    backbone: Backbone | None = None,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """Return how strongly each ROI query attends to each image patch.
+    """Return how strongly each ROI query of the brain encoder attends to each image patch.
 
     Parameters
     ----------
     encoder : TrainedEncoder
-        With an ROI-query transformer inside.
+        Encoder with an ROI-query transformer inside.
     stimuli : StimulusSet
         Images.
     store : FeatureStore, optional
-        Where the tokens are kept; computed anew without one.
+        Store of the tokens; without one they are computed.
     backbone : Backbone, optional
-        The encoder's backbone, if it is loaded already.
-    batch_size : int
-        Images at a time.
+        The backbone of the encoder, if it is loaded already; it is loaded by default.
+    batch_size : int, default 32
+        Number of images per forward pass.
 
     Returns
     -------
     ndarray of float32, shape (n_stimuli, n_queries, n_heads, h, w)
-        Each map sums to 1. The queries are named by `query_names`.
+        Each map sums to 1; `query_names` returns the names of the queries.
 
     Raises
     ------
     ConfigError
-        As `query_names`.
+        If the encoder has no ROI queries.
     DataError
         If an image cannot be read.
+
+    References
+    ----------
+    Adeli, Minni & Kriegeskorte (2023), Predicting brain activity using transformers, bioRxiv
+    2023.08.02.551743: one query per ROI and hemisphere, after Carion et al. (2020), DETR,
+    arXiv:2005.12872.
     """
     return query_weights(
         encoder, encoder.tokens(stimuli, store=store, backbone=backbone), batch_size
     )
 
 
-def query_weights(encoder: Any, stored: Sequence[Any], batch_size: int = 32) -> np.ndarray:
-    """Return the maps of `roi_attention` from tokens at hand, as `TrainedEncoder.tokens` gives them."""
-    query, patches = queries_of(encoder), token_patches(stored)
+def query_weights(
+    encoder: TrainedEncoder, stored: Sequence[StoredTokens], batch_size: int = 32
+) -> np.ndarray:
+    """Return the maps of `roi_attention` from tokens that `TrainedEncoder.tokens` returned."""
+    query, patches = queries_of(encoder), stored_patches(stored)
     device, parts = next(query.parameters()).device, []
     for start in range(0, len(patches), batch_size):
         rows = torch.from_numpy(np.array(patches[start : start + batch_size], np.float32)).to(
@@ -321,78 +346,87 @@ def query_weights(encoder: Any, stored: Sequence[Any], batch_size: int = 32) -> 
     return _joined(parts, (len(query.queries_RE), query.n_heads, *query.grid))
 
 
-def token_patches(stored: Sequence[Any]) -> np.ndarray:
-    """Return stored tokens of one or more blocks as patches, shape (n, P, D * n_blocks)."""
-    parts = [
-        np.asarray(s.patches if s.patches is not None else s.features()[:, None]) for s in stored
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-
-
 def consulted_rois(
-    fusion: Any, stimuli: StimulusSet, *, query: str = "cls", lesion: Lesion | None = None
+    fusion: TrainedFusion, stimuli: StimulusSet, *, query: str = "cls", lesion: Lesion | None = None
 ) -> pd.DataFrame:
-    """Return how much the image consults each brain token, mean over heads.
+    """Return the cross-attention weight of the image on each brain token, averaged over heads.
 
     Parameters
     ----------
     fusion : TrainedFusion
-        With cross-attention.
+        Model with cross-attention.
     stimuli : StimulusSet
         Images.
-    query : {"cls", "patch"}
-        Who asks: the CLS token, or the mean over patches (models with patch queries only).
+    query : {"cls", "patch"}, default "cls"
+        Which image token is the query: the CLS token, or each patch, averaged over patches (models
+        with patch queries only).
     lesion : Lesion, optional
-        Applied to the predicted response first.
+        Replaces the predicted responses of some vertices.
 
     Returns
     -------
-    DataFrame, one row an image (index: its id), one column a brain token (parcel name)
-        Rows sum to 1.
+    DataFrame
+        One row per image (index: its id), one column per brain token (name of its parcel). Rows
+        sum to 1.
 
     Raises
     ------
     ConfigError
-        If the model has no cross-attention, or no patch queries where they are asked for.
+        If the model has no cross-attention, or `query` is "patch" and it has no patch queries.
 
     Notes
     -----
-    Brain tokens have passed the brain transformer, which mixes parcels: weight on the token
-    "left:V1" is weight on that place of the sequence, not proof that V1's response decides. Region
-    ablation answers that.
+    The brain transformer mixes parcels before the cross-attention. A large weight on the token
+    "left:V1" therefore does not show that the response of V1 decides the class; region ablation
+    tests that.
     """
-    found = fusion.attention(stimuli, lesion)
-    weights = asked(found["vb"], query)
+    attention = fusion.attention(stimuli, lesion)
     return pd.DataFrame(
-        weights.mean((1, 2)),
+        select_queries(attention["vb"], query).mean((1, 2)),
         index=pd.Index(map(str, stimuli.ids), name="image"),
-        columns=list(found["brain_tokens"]),
+        columns=list(attention["brain_tokens"]),
     )
 
 
 def patch_consultation(
-    fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | None = None
+    fusion: TrainedFusion, stimuli: StimulusSet, *, lesion: Lesion | None = None
 ) -> np.ndarray:
-    """Return which brain token each image patch consults, float32 (n_stimuli, n_heads, n_brain_tokens, h, w).
+    """Return how strongly each image patch attends to each brain token.
 
-    At each place the weights over brain tokens sum to 1.
+    Parameters
+    ----------
+    fusion, stimuli, lesion
+        Same as in `consulted_rois`; the model needs patch queries.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_stimuli, n_heads, n_brain_tokens, h, w)
+        At each patch the weights over brain tokens sum to 1.
 
     Raises
     ------
     ConfigError
         If the model has no patch queries.
     """
-    found = fusion.attention(stimuli, lesion)
-    weights = asked(found["vb"], "patch")
-    return np.moveaxis(weights, 2, -1).reshape(*weights.shape[:2], -1, *found["grid"])
+    attention = fusion.attention(stimuli, lesion)
+    weights = select_queries(attention["vb"], "patch")
+    return np.moveaxis(weights, 2, -1).reshape(*weights.shape[:2], -1, *attention["grid"])
 
 
 def brain_attention(
-    fusion: Any, stimuli: StimulusSet, *, lesion: Lesion | None = None
+    fusion: TrainedFusion, stimuli: StimulusSet, *, lesion: Lesion | None = None
 ) -> np.ndarray:
-    """Return how strongly the brain's CLS token attends to each image patch, float32 (n_stimuli, n_heads, h, w).
+    """Return how strongly the CLS token of the brain attends to each image patch.
 
-    Each map sums to 1.
+    Parameters
+    ----------
+    fusion, stimuli, lesion
+        Same as in `consulted_rois`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_stimuli, n_heads, h, w)
+        Each map sums to 1.
 
     Raises
     ------
@@ -402,14 +436,20 @@ def brain_attention(
     return brain_maps(fusion.attention(stimuli, lesion))
 
 
-def brain_maps(found: Mapping[str, Any]) -> np.ndarray:
-    """Return the maps of `brain_attention` from a model's answer with its weights ``bv`` and ``grid``."""
-    weights = found["bv"][:, :, 0]
-    return weights.reshape(*weights.shape[:2], *found["grid"])
+def brain_maps(attention: Mapping[str, np.ndarray | tuple[int, int]]) -> np.ndarray:
+    """Return the maps of `brain_attention`, (n, H, h, w), from weights ``"bv"`` and ``"grid"``."""
+    weights = attention["bv"][:, :, 0]
+    return weights.reshape(*weights.shape[:2], *attention["grid"])
 
 
-def asked(weights: np.ndarray, query: str) -> np.ndarray:
-    """Return the rows (n, H, Q, R) of who asks, of a model's weights ``vb``; parameters as `consulted_rois`."""
+def select_queries(weights: np.ndarray, query: str) -> np.ndarray:
+    """Return the rows of weights ``"vb"`` (n, H, 1 or 1 + P, R) whose query is CLS or a patch.
+
+    Raises
+    ------
+    ConfigError
+        If `query` is unknown, or there are no patch queries.
+    """
     if query not in ("cls", "patch"):
         raise ConfigError(message("query 'cls' or 'patch'", repr(query), "choose one of the two"))
     if query == "patch" and weights.shape[2] == 1:
@@ -419,18 +459,7 @@ def asked(weights: np.ndarray, query: str) -> np.ndarray:
     return weights[:, :, :1] if query == "cls" else weights[:, :, 1:]
 
 
-def check_heads(heads: str) -> None:
-    """Refuse an unknown way to treat heads.
-
-    Raises
-    ------
-    ConfigError
-    """
-    if heads not in ("each", "mean"):
-        raise ConfigError(message("heads 'each' or 'mean'", repr(heads), "choose one of the two"))
-
-
-def _grid(backbone: Any) -> tuple[int, int]:
+def _grid(backbone: Backbone) -> tuple[int, int]:
     return backbone.grid_of(backbone.image_size, backbone.image_size)
 
 

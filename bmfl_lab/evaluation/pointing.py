@@ -17,7 +17,7 @@ import torch
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.evaluation.attention import queries_of, query_vertices, token_patches
+from bmfl_lab.evaluation.attention import queries_of, query_vertices, stored_patches
 from bmfl_lab.models.encoders import RetinotopicEncoder
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
@@ -161,7 +161,7 @@ def vertex_fields(
         raise DataError(
             message("at least two images", str(len(stimuli)), "fields are spreads over images")
         )
-    patches = token_patches(encoder.tokens(stimuli, store=store, backbone=backbone))
+    patches = stored_patches(encoder.tokens(stimuli, store=store, backbone=backbone))
     device = next(query.parameters()).device
     masks = torch.from_numpy(query_vertices(encoder)).to(device)
     sums = torch.zeros(2, masks.shape[1], patches.shape[1], dtype=torch.float64, device=device)

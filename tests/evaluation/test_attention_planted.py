@@ -8,6 +8,7 @@ import torch
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones.tokens import stored_patches
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation import attention, attention_checks, attention_suite, attribution, pointing
@@ -179,7 +180,7 @@ def test_vertex_fields_are_the_spread_of_the_readouts_terms(made, few):
     _, encoder, _, backbone, store = made
     query = encoder.query_module()
     patches = torch.from_numpy(
-        attention.token_patches(encoder.tokens(few, store=store, backbone=backbone)).astype("f4")
+        stored_patches(encoder.tokens(few, store=store, backbone=backbone)).astype("f4")
     )
     vertex = 30
     r = int(np.flatnonzero(attention.query_vertices(encoder)[:, vertex])[0])

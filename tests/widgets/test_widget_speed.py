@@ -13,7 +13,6 @@ import torch
 
 import widgets
 from bmfl_lab.errors import DataError
-from bmfl_lab.evaluation.explore_lesions import random_lesions, rows_of
 from widgets.frame import undisturbed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +25,8 @@ def news(frame):
 def test_each_image_stands_under_one_of_the_random_lesions(explorer, parts):
     study, models, _, _ = parts
     lesion, stimuli = explorer.lesion(["FFC"]), study.set("test")
-    rows, right = rows_of(explorer, "test"), []
-    controls = random_lesions(explorer, lesion)
+    rows, right = explorer.batch_rows("test"), []
+    controls = explorer.random_lesions(lesion)
     answers = [models["fusion"].logits(stimuli, control)[rows].argmax(1) for control in controls]
     for i, row in enumerate(rows):
         right.append(answers[i % len(controls)][i] == stimuli.labels[row])
@@ -40,8 +39,8 @@ def test_each_image_stands_under_one_of_the_random_lesions(explorer, parts):
 def test_the_explorer_works_on_half_of_the_threads_and_gives_them_back(explorer):
     before = torch.get_num_threads()
     torch.set_num_threads(4)
-    inner = lambda: explorer._remember(("inner",), torch.get_num_threads)  # noqa: E731
-    assert explorer._remember(("outer",), lambda: (torch.get_num_threads(), inner())) == (2, 2)
+    inner = lambda: explorer._cached(("inner",), torch.get_num_threads)  # noqa: E731
+    assert explorer._cached(("outer",), lambda: (torch.get_num_threads(), inner())) == (2, 2)
     assert torch.get_num_threads() == 4
     torch.set_num_threads(before)
     explorer.batch("fusion", ["test"], explorer.lesion(["V2"]))

@@ -75,10 +75,8 @@ def test_one_pass_through_the_backbone_answers_a_shifted_image(explorer, parts):
 
 
 def test_random_lesions_have_the_size_of_the_lesion_in_each_hemisphere(explorer):
-    from bmfl_lab.evaluation.explore_lesions import random_lesions
-
     lesion, side = explorer.lesion(["HVC"]), np.asarray(explorer.atlas.hemisphere)
-    for control in random_lesions(explorer, lesion):
+    for control in explorer.random_lesions(lesion):
         for number in (0, 1):
             assert control.mask[side == number].sum() == lesion.mask[side == number].sum()
 
@@ -130,11 +128,11 @@ def test_a_shifted_image_is_predicted_as_the_encoder_predicts_its_set(explorer, 
 
 def test_what_was_asked_for_lately_is_remembered():
     explorer = Explorer.__new__(Explorer)
-    explorer._known, made = {}, []
+    explorer._cache, made = {}, []
     for i in range(800):
-        explorer._remember(("kept",), lambda: made.append("kept"))
-        explorer._remember(("image", i), lambda: None)
-    assert made == ["kept"] and len(explorer._known) <= 256
+        explorer._cached(("kept",), lambda: made.append("kept"))
+        explorer._cached(("image", i), lambda: None)
+    assert made == ["kept"] and len(explorer._cache) <= 256
 
 
 def test_long_arrays_are_packed_for_the_page():
