@@ -204,7 +204,7 @@ def rollout(
 
 
 def _roll_out(layers: Sequence[Tensor], residual: float) -> Tensor:
-    """Return the product of attention matrices with skip connections, (B, T, T), last block left."""
+    """Return the product (B, T, T) of attention matrices with skip connections, last one left."""
     total = None
     for weights_BTT in layers:
         identity = torch.eye(
@@ -322,9 +322,8 @@ def roi_attention(
 
     References
     ----------
-    Adeli, Minni & Kriegeskorte (2023), Predicting brain activity using transformers, bioRxiv
-    2023.08.02.551743: one query per ROI and hemisphere, after Carion et al. (2020), DETR,
-    arXiv:2005.12872.
+    Adeli et al. (2025), Transformer brain encoders explain human high-level visual responses,
+    arXiv:2505.17329: one query per ROI, after Carion et al. (2020), DETR, arXiv:2005.12872.
     """
     return query_weights(
         encoder, encoder.tokens(stimuli, store=store, backbone=backbone), batch_size

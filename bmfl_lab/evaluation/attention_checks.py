@@ -1,35 +1,76 @@
-"""Checks that belong beside every attention map: does it follow the model, the data, and what the model uses?
+"""Sanity checks of attention maps and attributions: are these maps trustworthy?
 
-Maps are float arrays (n_stimuli, h, w), one value a patch; signed maps (gradients) are compared by
-magnitude.
+A map is compared with that of a model with random weights and of a model trained on shuffled
+labels or responses; deletion and insertion curves test whether the model uses the marked patches.
+One ``check_...`` function per kind of map returns the map with all its checks.
+
+Maps are float arrays of shape (n_stimuli, h, w), one value per patch. The magnitudes of signed maps
+(gradients) are used.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import ndimage, stats
+from torch import Tensor, nn
 
+from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.runtime import rng
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.evaluation.attention import (
+    backbone_attention,
+    brain_attention,
+    image_batches,
+    queries_of,
+    query_names,
+    roi_attention,
+    rollout,
+)
+from bmfl_lab.evaluation.attribution import (
+    Attribution,
+    baseline_images,
+    class_attribution,
+    differentiable_patches,
+    roi_vertices,
+)
+from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.models.bmfl import BMFL
+from bmfl_lab.records import MetricRow
+from bmfl_lab.runtime import rng, seed_for
+from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 SSIM_WINDOW = 7
+"""Side of the window of the structural similarity in patches; our choice for small maps."""
+SIMILAR = 0.5
+"""Mean rank correlation below which two sets of maps count as different; our choice."""
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""``score(images (B, 3, H, W), index (B,)) -> (B,)``; `index` is the position of each image."""
 
 
-def as_maps(maps: np.ndarray) -> np.ndarray:
-    """Return the magnitude of maps (n_stimuli, h, w) as float64.
+# --- comparing maps
+
+
+def _magnitudes(maps: np.ndarray) -> np.ndarray:
+    """Return the magnitude of maps as float64, shape (n_stimuli, h, w).
 
     Raises
     ------
     DataError
-        If they have other axes, or are not finite.
+        If the maps do not have three axes, or are not finite.
     """
-    found = np.abs(np.asarray(maps, np.float64))
-    if found.ndim != 3 or not np.isfinite(found).all():
+    magnitude = np.abs(np.asarray(maps, np.float64))
+    if magnitude.ndim != 3 or not np.isfinite(magnitude).all():
         raise DataError(
             message(
                 "finite maps of shape (n_stimuli, h, w)",
@@ -37,22 +78,22 @@ def as_maps(maps: np.ndarray) -> np.ndarray:
                 "average over heads first",
             )
         )
-    return found
+    return magnitude
 
 
 def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
-    """Compare two maps of each image.
+    """Compare two maps of each image by their magnitude.
 
     Parameters
     ----------
     a, b : ndarray, shape (n_stimuli, h, w)
-        Compared by magnitude.
+        Maps of the same images.
 
     Returns
     -------
-    DataFrame, one row a stimulus
-        ``spearman``: rank correlation over patches (NaN where a map is constant); ``ssim``:
-        structural similarity after each map is scaled to 0..1.
+    DataFrame
+        One row per stimulus. ``spearman`` is the rank correlation over patches (NaN where a map is
+        constant); ``ssim`` is the structural similarity after each map is scaled to 0..1.
 
     Raises
     ------
@@ -64,7 +105,7 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
     Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: both
     measures. Wang et al. (2004), Image quality assessment, IEEE TIP 13:600-612.
     """
-    a, b = as_maps(a), as_maps(b)
+    a, b = _magnitudes(a), _magnitudes(b)
     if a.shape != b.shape:
         raise DataError(
             message(
@@ -81,14 +122,15 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
 
 
 def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the mean structural similarity of two maps scaled to 0..1, with a square window.
+    """Return the mean structural similarity of two maps (h, w), each scaled to 0..1.
 
-    The window is `SSIM_WINDOW` patches wide, or as large an odd number as a smaller map allows.
+    The square window is `SSIM_WINDOW` patches wide, or the largest odd number of patches that fits
+    a smaller map.
 
     References
     ----------
-    Wang et al. (2004), with the uniform window and the constants 0.01 and 0.03 of common
-    implementations.
+    Wang et al. (2004), Image quality assessment, IEEE TIP 13:600-612, with the uniform window and
+    the constants 0.01 and 0.03 of common implementations.
     """
     a, b = (_scaled(m) for m in (a, b))
     size = min(SSIM_WINDOW, (min(a.shape) - 1) // 2 * 2 + 1)
@@ -98,11 +140,12 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
     var_b = count * (ndimage.uniform_filter(b * b, size) - mean_b**2)
     covariance = count * (ndimage.uniform_filter(a * b, size) - mean_a * mean_b)
     c1, c2 = 0.01**2, 0.03**2
-    found = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
+    similarity = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)) / (
         (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     )
     edge = size // 2
-    return float(found[edge : found.shape[0] - edge, edge : found.shape[1] - edge].mean())
+    inner = similarity[edge : similarity.shape[0] - edge, edge : similarity.shape[1] - edge]
+    return float(inner.mean())
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -110,23 +153,94 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     return (values - values.min()) / spread if spread > 0 else np.zeros_like(values)
 
 
+def on_patches(region: np.ndarray, backbone: Backbone) -> np.ndarray:
+    """Return the share of each patch that a region of the original image covers.
+
+    The region is resized and cropped like the image.
+
+    Parameters
+    ----------
+    region : ndarray of bool, shape (H, W)
+        Pixels of the original image.
+    backbone : Backbone
+        Backbone whose preprocessing and patches are used.
+
+    Returns
+    -------
+    ndarray of float64, shape (h, w)
+        Values from 0 to 1.
+    """
+    picture = np.repeat(np.asarray(region, np.uint8)[..., None] * 255, 3, axis=2)
+    cropped = backbone.preprocess.crop(picture)[..., 0] / 255
+    (height, width), size = cropped.shape, backbone.patch_size
+    return cropped.reshape(height // size, size, width // size, size).mean((1, 3))
+
+
+def region_share(maps: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the share of the mass of each map inside a region, and the region's share of the area.
+
+    Parameters
+    ----------
+    maps : ndarray, shape (n_stimuli, h, w)
+        Maps, used by magnitude.
+    region : ndarray, shape (h, w)
+        Share of each patch that belongs to the region, as `on_patches` returns it.
+
+    Returns
+    -------
+    share : ndarray of float64, shape (n_stimuli,)
+        NaN for a map of zeros.
+    area : float
+        Share of the mass that a uniform map has inside the region.
+
+    Raises
+    ------
+    DataError
+        If the region has another grid than the maps.
+
+    Notes
+    -----
+    The pointing game (Zhang et al. 2018, Top-down neural attention by excitation backprop, IJCV,
+    arXiv:1608.00507) asks only whether the maximum of a map falls into the region. We use the share
+    of the mass, which also counts the rest of the map.
+    """
+    maps, region = _magnitudes(maps), np.asarray(region, np.float64)
+    if region.shape != maps.shape[1:]:
+        raise DataError(
+            message(
+                f"a region of shape {maps.shape[1:]}", f"{region.shape}", "use on_patches first"
+            )
+        )
+    total = maps.sum((1, 2))
+    inside = (maps * region).sum((1, 2))
+    share = np.divide(inside, total, out=np.full(len(maps), np.nan), where=total > 0)
+    return share, float(region.mean())
+
+
+# --- randomised data and weights
+
+
 def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> Study:
-    """Return the study with its answers dealt out to the wrong images, to train what should have learned nothing.
+    """Return the study with responses or labels assigned to the wrong images.
+
+    A model that is trained on it cannot learn the relation between images and targets, so that its
+    maps show what does not depend on that relation.
 
     Parameters
     ----------
     study : Study
-        Left as it is.
-    what : {"responses", "labels"}
-        Responses of every subject, permuted within each split; or labels of "train" and "val".
-    seed : int
-        Of the permutation.
+        Is not changed.
+    what : {"responses", "labels"}, default "responses"
+        Permute the responses of every subject within each split, or the labels of "train" and
+        "val".
+    seed : int, default 0
+        Seed of the permutation.
 
     Returns
     -------
     Study
-        Test images keep their labels. Subjects lose repeats, attributes and truth, which no longer
-        fit.
+        Test images keep their labels. Subjects have no repeats, attributes and truth, which would
+        no longer fit the responses.
 
     Raises
     ------
@@ -135,7 +249,7 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
 
     References
     ----------
-    Adebayo et al. (2018): the data randomisation test.
+    Adebayo et al. (2018), arXiv:1810.03292: the data randomisation test.
     """
     if what == "labels":
         sets = {**study.sets}
@@ -163,55 +277,1104 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
     return dataclasses.replace(study, subjects=subjects, name=f"{study.name}, shuffled responses")
 
 
-def on_patches(region: np.ndarray, backbone: Any) -> np.ndarray:
-    """Return how much of each patch a region of the original image covers, float64 (h, w) in 0..1.
+@dataclass(frozen=True)
+class Randomisation:
+    """Hold the maps of a model whose weights are randomised stage by stage, from the output down.
 
-    The region passes the same resizing and cropping as the image.
+    A map that stays the same shows the image and the architecture, not what the model learned.
 
     Parameters
     ----------
-    region : ndarray of bool, shape (H, W)
-        Pixels of the original image.
-    backbone : Backbone
-        Whose preprocessing and patches are used.
+    maps : dict of str to ndarray, shape (n_stimuli, h, w)
+        Maps per stage, "trained" first; the weights of a stage and of all stages before it are
+        random.
+    similarity : dict of str to DataFrame
+        `map_similarity` to the maps of the trained model, per stage.
     """
-    picture = np.repeat(np.asarray(region, np.uint8)[..., None] * 255, 3, axis=2)
-    seen = backbone.preprocess.crop(picture)[..., 0] / 255
-    size = backbone.patch_size
-    return seen.reshape(seen.shape[0] // size, size, seen.shape[1] // size, size).mean((1, 3))
+
+    maps: dict[str, np.ndarray]
+    similarity: dict[str, pd.DataFrame]
+
+    @property
+    def final(self) -> pd.DataFrame:
+        """Similarity after all stages were randomised."""
+        return list(self.similarity.values())[-1]
+
+    def table(self) -> pd.DataFrame:
+        """Return the mean of both measures over images, one row per stage."""
+        means = pd.DataFrame({k: t.mean() for k, t in self.similarity.items()})
+        return means.T.rename_axis("randomised down to")
 
 
-def region_share(maps: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the share of a map's mass inside a region, and the region's share of the area.
+class _CascadeOptions(TypedDict, total=False):
+    trained: np.ndarray | None
+    cascade: bool
+
+
+def weight_randomisation(
+    module: nn.Module,
+    stages: Mapping[str, tuple[str, ...]],
+    maps: Callable[[nn.Module], np.ndarray],
+    *,
+    seed: int = 0,
+    trained: np.ndarray | None = None,
+    cascade: bool = True,
+) -> Randomisation:
+    """Randomise weights stage by stage, each on top of the ones before, and compare the maps.
 
     Parameters
     ----------
-    maps : ndarray, shape (n_stimuli, h, w)
-        By magnitude.
-    region : ndarray, shape (h, w)
-        Share of each patch that belongs to the region, as from `on_patches`.
+    module : nn.Module
+        Is not changed; a copy is randomised.
+    stages : mapping of str to tuple of str
+        Prefixes of the names of the parameters of each stage, from the output down.
+    maps : callable
+        ``maps(module) -> (n_stimuli, h, w)``.
+    seed : int, default 0
+        Seed of the new weights.
+    trained : ndarray, shape (n_stimuli, h, w), optional
+        Maps of the trained `module`; computed by default.
+    cascade : bool, default True
+        Compute maps after every stage. With False they are computed once, after all stages, which
+        is enough for the check.
 
     Returns
     -------
-    share : ndarray of float64, shape (n_stimuli,)
-        NaN for a map of zeros.
-    area : float
-        What a uniform map would hold.
+    Randomisation
+
+    Raises
+    ------
+    ConfigError
+        If a stage has no parameter.
+
+    Notes
+    -----
+    New weights are drawn from a normal distribution with the mean and standard deviation of each
+    tensor, which keeps the scale of the activations (our choice); constant tensors are not changed.
+
+    References
+    ----------
+    Adebayo et al. (2018), Sanity checks for saliency maps, NeurIPS, arXiv:1810.03292: cascading
+    randomisation.
+    """
+    by_stage, similarity = {"trained": np.array(maps(module) if trained is None else trained)}, {}
+    changed = copy.deepcopy(module).eval()
+    for label, prefixes in stages.items():
+        names = [n for n, _ in changed.named_parameters() if n.startswith(prefixes)]
+        if not names:
+            raise ConfigError(
+                message(
+                    f"parameters of the stage {label!r}", f"none named {prefixes}", "correct it"
+                )
+            )
+        for name in names:
+            redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
+        if cascade or label == list(stages)[-1]:
+            by_stage[label] = np.array(maps(changed))
+            similarity[label] = map_similarity(by_stage["trained"], by_stage[label])
+    return Randomisation(by_stage, similarity)
+
+
+def redraw(parameter: Tensor, seed: int) -> None:
+    """Replace a tensor by normal values with the same mean and standard deviation, in place."""
+    values = parameter.detach().float()
+    spread = float(values.std(correction=0))
+    if spread > 0:
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        new = torch.randn(values.shape, generator=generator) * spread + float(values.mean())
+        with torch.no_grad():
+            parameter.copy_(new.to(parameter))
+
+
+def _backbone_stages(
+    backbone: Backbone, prefix: str = "", groups: int = 3
+) -> dict[str, tuple[str, ...]]:
+    """Return the stages of a backbone: its blocks from the last down in `groups`, the embedding."""
+    stages = {}
+    for part in np.array_split(np.arange(backbone.n_blocks)[::-1], min(groups, backbone.n_blocks)):
+        label = f"block {part[0] + 1}" if len(part) == 1 else f"blocks {part[-1] + 1}-{part[0] + 1}"
+        stages[label] = tuple(f"{prefix}blocks.{i}." for i in part)
+    embedding = ("patch_embed", "pos_embed", "cls_token", "register_tokens")
+    return {**stages, "embedding": tuple(prefix + name for name in embedding)}
+
+
+def _path_stages(path: BMFL, groups: int) -> dict[str, tuple[str, ...]]:
+    """Return the stages of a path from the classifier down to the embedding of the backbone."""
+    stages = {"classifier": ("fusion.classifier",)}
+    if path.fusion.brain is not None:
+        stages["fusion"] = ("fusion.fusion", "fusion.project")
+        stages["brain transformer"] = ("fusion.brain",)
+        stages["brain encoder"] = ("encoder.",)
+    names = [n for n, _ in path.named_parameters()]
+    kept = {k: v for k, v in stages.items() if any(n.startswith(v) for n in names)}
+    return {**kept, **_backbone_stages(path.backbone, "backbone.", groups)}
+
+
+def randomise_backbone(
+    backbone: Backbone,
+    stimuli: StimulusSet,
+    *,
+    kind: str = "last block",
+    seed: int = 0,
+    groups: int = 3,
+    **options: Unpack[_CascadeOptions],
+) -> Randomisation:
+    """Randomise a backbone and compare its attention maps.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Backbone; a copy is randomised.
+    stimuli : StimulusSet
+        Images.
+    kind : {"last block", "rollout"}, default "last block"
+        Attention of the CLS token to patches in the last block, averaged over heads; or attention
+        rollout.
+    seed : int, default 0
+        Seed of the new weights.
+    groups : int, default 3
+        Number of stages into which the blocks are divided.
+    **options
+        ``trained`` and ``cascade`` as in `weight_randomisation`.
+
+    Returns
+    -------
+    Randomisation
+
+    Raises
+    ------
+    ConfigError
+        If `kind` is unknown.
+    """
+    if kind not in ("last block", "rollout"):
+        raise ConfigError(
+            message("kind 'last block' or 'rollout'", repr(kind), "choose one of the two")
+        )
+
+    def maps(module: nn.Module) -> np.ndarray:
+        if kind == "rollout":
+            return rollout(module, stimuli)
+        return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
+
+    stages = _backbone_stages(backbone, groups=groups)
+    return weight_randomisation(backbone, stages, maps, seed=seed, **options)
+
+
+def randomise_roi_attention(
+    encoder: TrainedEncoder,
+    stimuli: StimulusSet,
+    query: str,
+    *,
+    backbone: Backbone | None = None,
+    seed: int = 0,
+    groups: int = 3,
+) -> Randomisation:
+    """Randomise a brain encoder, then its backbone, and compare the attention of one ROI query.
+
+    The first stage is the readout, the feed-forward block and the values. The attention weights are
+    computed before them and cannot change there: no attention map depends on what the model does
+    with the attended tokens.
+
+    Parameters
+    ----------
+    encoder : TrainedEncoder
+        Encoder with an ROI-query transformer inside.
+    stimuli : StimulusSet
+        Images.
+    query : str
+        One of `query_names`; its map is averaged over heads.
+    backbone : Backbone, optional
+        The backbone of the encoder, if it is loaded already.
+    seed, groups
+        Same as in `randomise_backbone`.
+
+    Returns
+    -------
+    Randomisation
+
+    Raises
+    ------
+    ConfigError
+        If the encoder has no such query.
+    """
+    names, inner = query_names(encoder), queries_of(encoder)
+    if query not in names:
+        raise ConfigError(message(f"a query among {names}", repr(query), "choose one of them"))
+    backbone = encoder.load_backbone() if backbone is None else backbone
+    both = nn.ModuleDict({"encoder": encoder.module, "backbone": backbone})
+    at = next(name for name, m in both.named_modules() if m is inner) + "."
+    after = tuple(at + name for name in ("readout", "norm_out", "ffn", "norm_ffn", "out.", "v."))
+    keys = tuple(at + name for name in ("queries_RE", "q.", "k.", "project"))
+    stages = {"readout and values": after, "queries and keys": keys}
+    stages |= _backbone_stages(backbone, "backbone.", groups)
+
+    def maps(module: nn.Module) -> np.ndarray:
+        changed = dataclasses.replace(encoder, module=module["encoder"])
+        attention = roi_attention(changed, stimuli, backbone=module["backbone"])
+        return attention[:, names.index(query)].mean(1)
+
+    return weight_randomisation(both, stages, maps, seed=seed)
+
+
+def randomise_class_attribution(
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    *,
+    steps: int = 16,
+    baseline: str = "grey",
+    seed: int = 0,
+    groups: int = 1,
+    **options: Unpack[_CascadeOptions],
+) -> Randomisation:
+    """Randomise the whole path and compare the attributions of the class that it predicted before.
+
+    Parameters
+    ----------
+    fusion : TrainedFusion
+        Fusion model or baseline; a copy of its path is randomised.
+    stimuli : StimulusSet
+        Images.
+    steps, baseline
+        Same as in `class_attribution`.
+    seed, groups, **options
+        Same as in `randomise_backbone`.
+
+    Returns
+    -------
+    Randomisation
+    """
+    classes = fusion.logits(stimuli).argmax(1)
+
+    def maps(path: nn.Module) -> np.ndarray:
+        attribution = class_attribution(
+            fusion, stimuli, target=classes, baseline=baseline, steps=steps, path=path
+        )
+        return np.abs(attribution.patches)
+
+    stages = _path_stages(fusion.path, groups)
+    return weight_randomisation(fusion.path, stages, maps, seed=seed, **options)
+
+
+def randomise_brain_attention(
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    *,
+    seed: int = 0,
+    groups: int = 1,
+    **options: Unpack[_CascadeOptions],
+) -> Randomisation:
+    """Randomise the whole path and compare the attention of the brain's CLS token to patches.
+
+    Parameters
+    ----------
+    fusion, stimuli, seed, groups, **options
+        Same as in `randomise_class_attribution`; the map is averaged over heads.
+
+    Returns
+    -------
+    Randomisation
+
+    Raises
+    ------
+    ConfigError
+        If the model has no cross-attention, or its path cannot start from images.
+    """
+    if fusion.config.head != "fusion":
+        raise ConfigError(
+            message("a model with cross-attention", repr(fusion.config.head), "use head='fusion'")
+        )
+    backbone, pool = fusion.path.backbone, fusion.path.pool
+    grid = (pool, pool) if pool else backbone.grid_of(backbone.image_size, backbone.image_size)
+
+    def maps(path: nn.Module) -> np.ndarray:
+        parts = []
+        for images in image_batches(path.backbone, stimuli):
+            with torch.no_grad():
+                weights = path(images, weights=True).attention["bv"][:, :, 0].mean(1)
+            parts.append(weights.unflatten(-1, grid).cpu().numpy())
+        return np.concatenate(parts)
+
+    stages = _path_stages(fusion.path, groups)
+    return weight_randomisation(fusion.path, stages, maps, seed=seed, **options)
+
+
+# --- deletion and insertion
+
+
+@dataclass(frozen=True)
+class DeletionInsertion:
+    """Hold the score of a model while patches are removed or added in the order of a map.
+
+    Parameters
+    ----------
+    fraction : ndarray, shape (k,)
+        Share of the patches changed, 0 to 1.
+    deletion, insertion : ndarray, shape (n_stimuli, k)
+        Score after that share of the patches, strongest first, was replaced by the baseline, or by
+        the image.
+    random_deletion, random_insertion : ndarray, shape (n_stimuli, k)
+        The same for random orders, averaged over orders. Each order inserts in the reverse of the
+        order in which it deletes, so that both curves use the same masked images.
+    """
+
+    fraction: np.ndarray
+    deletion: np.ndarray
+    insertion: np.ndarray
+    random_deletion: np.ndarray
+    random_insertion: np.ndarray
+
+    def areas(self) -> pd.DataFrame:
+        """Return the area under each curve by the trapezoid rule, one row per stimulus."""
+        names = ("deletion", "insertion", "random_deletion", "random_insertion")
+        return pd.DataFrame(
+            {k: np.trapezoid(getattr(self, k), self.fraction, axis=1) for k in names}
+        )
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return the mean curves with an interval of 1.96 standard errors over stimuli.
+
+        Parameters
+        ----------
+        name : str
+            Name of the map.
+
+        Returns
+        -------
+        DataFrame
+            One row per point, with the columns map, kind, order, fraction, mean, low and high.
+        """
+        parts = []
+        for kind in ("deletion", "insertion"):
+            for order, field in (("map", kind), ("random", f"random_{kind}")):
+                values, reach = getattr(self, field), np.nan
+                mean = values.mean(0)
+                if len(values) > 1:
+                    reach = 1.96 * values.std(0, ddof=1) / np.sqrt(len(values))
+                columns = {"map": name, "kind": kind, "order": order, "fraction": self.fraction}
+                columns |= {"mean": mean, "low": mean - reach, "high": mean + reach}
+                parts.append(pd.DataFrame(columns))
+        return pd.concat(parts, ignore_index=True)
+
+
+class _CurveOptions(TypedDict, total=False):
+    steps: int
+    n_random: int
+    seed: int
+    batch_size: int
+    reference: DeletionInsertion | None
+
+
+def deletion_insertion(
+    score: Score,
+    images: Tensor,
+    baseline: Tensor,
+    maps: np.ndarray,
+    *,
+    steps: int = 16,
+    n_random: int = 4,
+    seed: int = 0,
+    batch_size: int = 32,
+    reference: DeletionInsertion | None = None,
+) -> DeletionInsertion:
+    """Measure whether the patches that a map marks are those that the model uses.
+
+    Parameters
+    ----------
+    score : callable
+        ``score(images (B, 3, H, W), index (B,)) -> (B,)``, e.g. the probability of the predicted
+        class; `index` gives the position of each image among the n images.
+    images, baseline : Tensor, shape (n, 3, H, W)
+        Normalised images, and the values that replace a patch.
+    maps : ndarray, shape (n, h, w)
+        One map per image, used by magnitude; ties keep the order of the patches.
+    steps : int, default 16
+        Number of points after the first, at most the number of patches.
+    n_random : int, default 4
+        Number of random orders per image.
+    seed : int, default 0
+        Seed of the random orders.
+    batch_size : int, default 32
+        Number of images per call of `score`.
+    reference : DeletionInsertion, optional
+        Curves of another map of the same images and score. Its random curves are used again: they
+        do not depend on the map and take most of the time.
+
+    Returns
+    -------
+    DeletionInsertion
 
     Raises
     ------
     DataError
-        If the region has another grid than the maps.
+        If images, baseline and maps do not fit each other, or the reference has other points or
+        images.
+
+    References
+    ----------
+    Petsiuk, Das & Saenko (2018), RISE, BMVC, arXiv:1806.07421.
+
+    Notes
+    -----
+    The comparison with random orders is our choice: a masked image is itself out of distribution,
+    so that an area has no meaning on its own.
     """
-    maps, region = as_maps(maps), np.asarray(region, np.float64)
-    if region.shape != maps.shape[1:]:
+    strength = _magnitudes(maps)
+    n, rows, columns = strength.shape
+    fits = images.shape == baseline.shape and len(images) == n
+    if not fits or images.shape[2] % rows or images.shape[3] % columns:
+        got = f"{tuple(images.shape)}, {tuple(baseline.shape)} and maps {strength.shape}"
+        raise DataError(
+            message("images, a baseline of their shape and one map per image", got, "align them")
+        )
+    cells = rows * columns
+    counts = np.unique(np.linspace(0, cells, min(steps, cells) + 1).round().astype(int))
+    counts = np.unique(np.concatenate([counts, cells - counts]))  # same counts in both directions
+    if reference is not None and reference.random_deletion.shape != (n, len(counts)):
         raise DataError(
             message(
-                f"a region of shape {maps.shape[1:]}", f"{region.shape}", "use on_patches first"
+                f"reference curves of shape {(n, len(counts))}",
+                f"{reference.random_deletion.shape}",
+                "use the same images and steps",
             )
         )
-    total = maps.sum((1, 2))
-    inside = (maps * region).sum((1, 2))
-    return np.divide(inside, total, out=np.full(len(maps), np.nan), where=total > 0), float(
-        region.mean()
+    whole = np.tile(np.array([False, True])[:, None, None], (n, 1, rows, columns))
+    ends = _score_masked(score, images, baseline, whole, batch_size)
+
+    def curve(rank: np.ndarray) -> np.ndarray:
+        """Return the scores while patches are removed by rank; all orders have the same ends."""
+        gone = (rank[:, None] < counts[None, 1:-1, None]).reshape(n, len(counts) - 2, rows, columns)
+        inner = _score_masked(score, images, baseline, gone, batch_size)
+        return np.concatenate([ends[:, :1], inner, ends[:, 1:]], axis=1)
+
+    if reference is None:
+        orders = (
+            np.stack([rng(seed, "order", r, i).permutation(cells) for i in range(n)])
+            for r in range(n_random)
+        )
+        deleted = np.mean([curve(rank) for rank in orders], axis=0)
+        at_random = deleted, deleted[:, ::-1]
+    else:
+        at_random = reference.random_deletion, reference.random_insertion
+    # the patch of rank 0 is removed first
+    by_map = np.argsort(np.argsort(-strength.reshape(n, cells), axis=1, kind="stable"), axis=1)
+    # the patch that is added first is removed last
+    inserted = curve(cells - 1 - by_map)[:, ::-1]
+    return DeletionInsertion(counts / cells, curve(by_map), inserted, *at_random)
+
+
+def _score_masked(
+    score: Score, images: Tensor, baseline: Tensor, gone: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Return the scores (n, k) of images whose patches `gone` (n, k, h, w) show the baseline."""
+    n, k = gone.shape[:2]
+    block = (images.shape[2] // gone.shape[2], images.shape[3] // gone.shape[3])
+    flat = torch.from_numpy(gone.reshape(n * k, *gone.shape[2:])).to(images.device)
+    owner, scores = torch.arange(n, device=images.device).repeat_interleave(k), []
+    for start in range(0, n * k, batch_size):
+        rows = slice(start, start + batch_size)
+        index = owner[rows]
+        mask = flat[rows].repeat_interleave(block[0], 1).repeat_interleave(block[1], 2)
+        with torch.inference_mode():
+            masked = torch.where(mask[:, None], baseline[index], images[index])
+            scores.append(score(masked, index).float().cpu())
+    return torch.cat(scores).numpy().reshape(n, k)
+
+
+def class_curves(
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    maps: np.ndarray,
+    *,
+    baseline: str = "grey",
+    **options: Unpack[_CurveOptions],
+) -> DeletionInsertion:
+    """Return the curves of the probability of the class that the model predicts for the full image.
+
+    Parameters
+    ----------
+    fusion : TrainedFusion
+        Fusion model or baseline.
+    stimuli : StimulusSet
+        Images.
+    maps : ndarray, shape (n_stimuli, h, w)
+        One map per image.
+    baseline : {"grey", "black", "blur"}, default "grey"
+        Values that replace a patch, as in `baseline_images`.
+    **options
+        ``steps``, ``n_random``, ``seed``, ``batch_size`` and ``reference`` as in
+        `deletion_insertion`.
+
+    Returns
+    -------
+    DeletionInsertion
+
+    Raises
+    ------
+    ConfigError
+        If the path of the model cannot start from images, or the baseline is unknown.
+    DataError
+        If the maps do not fit the images, or the reference has other points or images.
+    """
+    path = fusion.path
+    images = torch.cat(list(image_batches(path.backbone, stimuli)))
+    classes = torch.as_tensor(fusion.logits(stimuli).argmax(1), device=images.device)
+
+    def score(part: Tensor, index: Tensor) -> Tensor:
+        return path(part).logits.softmax(1).gather(1, classes[index, None])[:, 0]
+
+    empty = baseline_images(images, baseline, path.backbone)
+    return deletion_insertion(score, images, empty, maps, **options)
+
+
+def response_curves(
+    encoder: TrainedEncoder,
+    stimuli: StimulusSet,
+    maps: np.ndarray,
+    roi: str,
+    *,
+    backbone: Backbone | None = None,
+    baseline: str = "grey",
+    **options: Unpack[_CurveOptions],
+) -> DeletionInsertion:
+    """Return the curves of how close the predicted response of an ROI is to that of the full image.
+
+    The score is ``1 - |y - y_image|^2 / |y_baseline - y_image|^2`` over the vertices of the ROI: 1
+    for the full image and 0 for the baseline. It is negative where the prediction for a masked
+    image is further away than the one for the baseline.
+
+    Parameters
+    ----------
+    encoder : TrainedEncoder
+        Brain encoder of any kind.
+    stimuli, maps, baseline, **options
+        Same as in `class_curves`.
+    roi : str
+        ROI or group, or e.g. ``"left:V1"`` for one hemisphere.
+    backbone : Backbone, optional
+        The backbone of the encoder, if it is loaded already.
+
+    Returns
+    -------
+    DeletionInsertion
+
+    Raises
+    ------
+    ConfigError
+        If the ROI has no vertices, or the baseline is unknown.
+    DataError
+        If the maps do not fit the images, or the reference has other points or images.
+    """
+    backbone = encoder.load_backbone() if backbone is None else backbone
+    module = encoder.module.to(backbone.device).eval()
+    images = torch.cat(list(image_batches(backbone, stimuli)))
+    empty = baseline_images(images, baseline, backbone)
+    chosen = torch.as_tensor(np.flatnonzero(roi_vertices(encoder.atlas, roi)), device=images.device)
+
+    def predict(part: Tensor) -> Tensor:
+        with torch.no_grad():
+            response = module(differentiable_patches(backbone, part, encoder.sources))
+        return response.index_select(1, chosen)
+
+    whole, nothing = (torch.cat([predict(p) for p in v.split(32)]) for v in (images, empty))
+    distance = (nothing - whole).square().sum(1).clamp_min(1e-12)
+
+    def score(part: Tensor, index: Tensor) -> Tensor:
+        return 1 - (predict(part) - whole[index]).square().sum(1) / distance[index]
+
+    return deletion_insertion(score, images, empty, maps, **options)
+
+
+# --- outcomes
+
+
+@dataclass(frozen=True)
+class Check:
+    """Describe what one check measures, and when a map passes it."""
+
+    measure: str
+    above: bool
+    reference: float
+    passed: str
+    failed: str
+
+
+CHECKS = {
+    "weights": Check(
+        "Spearman to the map with randomised weights",
+        False,
+        SIMILAR,
+        "changes when all weights are randomised",
+        "hardly changes when all weights are randomised",
+    ),
+    "labels": Check(
+        "Spearman to the map after training on shuffled answers",
+        False,
+        SIMILAR,
+        "changes when training answers are shuffled",
+        "looks the same after training on shuffled answers",
+    ),
+    "deletion": Check(
+        "area lost beyond random deletion",
+        True,
+        0.0,
+        "marks patches whose loss hurts more than that of random ones",
+        "marks patches whose loss hurts no more than that of random ones",
+    ),
+    "insertion": Check(
+        "area gained beyond random insertion",
+        True,
+        0.0,
+        "marks patches that suffice earlier than random ones",
+        "marks patches that suffice no earlier than random ones",
+    ),
+    "planted region": Check(
+        "share of the mass inside",
+        True,
+        float("nan"),
+        "holds more mass in the planted region than its area",
+        "holds no more mass in the planted region than its area",
+    ),
+    "completeness": Check(
+        "relative gap of the sum",
+        False,
+        0.1,
+        "adds up to the change of the score",
+        "does not add up to the change of the score: take more steps",
+    ),
+}
+"""Checks by name. A map passes if the whole 95 % interval is on the right side of the reference."""
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """Hold the outcome of one check of one map.
+
+    Parameters
+    ----------
+    map, check, measure : str
+        Name of the map, name of the check, and what was measured.
+    value, low, high : float or None
+        Mean over images and its 95 % bootstrap interval.
+    reference : float
+        Value that the interval is compared with.
+    passes : bool or None
+        None if the check is undefined.
+    n : int
+        Number of images with a defined value.
+    """
+
+    map: str
+    check: str
+    measure: str
+    value: float | None
+    low: float | None
+    high: float | None
+    reference: float
+    passes: bool | None
+    n: int
+
+
+def check_row(
+    name: str, check: str, values: np.ndarray, reference: float | None = None, *, seed: int = 0
+) -> CheckRow:
+    """Decide from one value per image whether a map passes a check.
+
+    Parameters
+    ----------
+    name : str
+        Name of the map.
+    check : str
+        One of `CHECKS`.
+    values : ndarray, shape (n_stimuli,)
+        Measured values, NaN where undefined.
+    reference : float, optional
+        Replaces the reference of the check; needed for "planted region".
+    seed : int, default 0
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    CheckRow
+
+    Raises
+    ------
+    ConfigError
+        If the check is unknown, or its reference is missing.
+    """
+    if check not in CHECKS:
+        raise ConfigError(
+            message(f"a check among {tuple(CHECKS)}", repr(check), nearest(check, CHECKS))
+        )
+    rule = CHECKS[check]
+    against = rule.reference if reference is None else float(reference)
+    if not np.isfinite(against):
+        raise ConfigError(
+            message(f"a reference for the check {check!r}", "none", "pass the share of the area")
+        )
+    known = np.asarray(values, np.float64)
+    known = known[np.isfinite(known)]
+    mean = bootstrap_mean(known, n_boot=1000, seed=seed)
+    passes = None
+    if mean.low is not None:
+        passes = bool(mean.low > against if rule.above else mean.high < against)
+    return CheckRow(
+        name, check, rule.measure, mean.value, mean.low, mean.high, against, passes, len(known)
+    )
+
+
+def check_rows(
+    name: str,
+    *,
+    weights: pd.DataFrame | None = None,
+    labels: pd.DataFrame | None = None,
+    curves: pd.DataFrame | None = None,
+    region: tuple[np.ndarray, float] | None = None,
+    gap: np.ndarray | None = None,
+) -> list[CheckRow]:
+    """Decide for all checks that were measured whether a map passes.
+
+    Parameters
+    ----------
+    name : str
+        Name of the map.
+    weights, labels : DataFrame, optional
+        `map_similarity` to the maps of the model with randomised weights, and of a model that was
+        trained on shuffled targets.
+    curves : DataFrame, optional
+        Areas from `DeletionInsertion.areas`.
+    region : tuple of ndarray and float, optional
+        Shares and area from `region_share`.
+    gap : ndarray, shape (n_stimuli,), optional
+        `Attribution.relative_gap`.
+
+    Returns
+    -------
+    list of CheckRow
+    """
+    rows = [
+        check_row(name, check, similarity["spearman"])
+        for check, similarity in (("weights", weights), ("labels", labels))
+        if similarity is not None
+    ]
+    if curves is not None:
+        rows.append(check_row(name, "deletion", curves["random_deletion"] - curves["deletion"]))
+        rows.append(check_row(name, "insertion", curves["insertion"] - curves["random_insertion"]))
+    if region is not None:
+        rows.append(check_row(name, "planted region", *region))
+    if gap is not None:
+        rows.append(check_row(name, "completeness", gap))
+    return rows
+
+
+def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
+    """Return the checks as text, one row per map and one column per check.
+
+    Each cell says whether the map passes, with the value, its interval and the reference.
+    """
+    rows = list(rows)
+    order = [c for c in CHECKS if any(r.check == c for r in rows)]
+    names = list(dict.fromkeys(r.map for r in rows))
+    cells = {(r.map, r.check): _cell(r) for r in rows}
+    return pd.DataFrame(
+        [[cells.get((m, c), "") for c in order] for m in names], index=names, columns=order
+    )
+
+
+def checks_frame(rows: Iterable[CheckRow]) -> pd.DataFrame:
+    """Return the checks as numbers for figures, one row per check and map."""
+    ordered = sorted(rows, key=lambda r: list(CHECKS).index(r.check))
+    columns = list(CheckRow.__dataclass_fields__)
+    return pd.DataFrame([asdict(r) for r in ordered], columns=columns).astype({"passes": object})
+
+
+def _cell(row: CheckRow) -> str:
+    if row.value is None:
+        return "undefined"
+    outcome = {True: "pass", False: "FAIL", None: "undecided"}[row.passes]
+    interval = "" if row.low is None else f" [{row.low:.2f}, {row.high:.2f}]"
+    side = ">" if CHECKS[row.check].above else "<"
+    return f"{outcome}: {row.value:.2f}{interval}, {side} {row.reference:.2f}"
+
+
+def attention_verdict(rows: Iterable[CheckRow]) -> str:
+    """Return one sentence per map that says which checks it passes and fails."""
+    rows, lines = list(rows), []
+    for name in dict.fromkeys(r.map for r in rows):
+        own = [r for r in rows if r.map == name]
+        failed = [CHECKS[r.check].failed for r in own if r.passes is False]
+        passed = [CHECKS[r.check].passed for r in own if r.passes]
+        text = f"{name} passes {len(passed)} of {len(own)} checks"
+        if failed:
+            text += ". It " + "; ".join(failed) + ": do not read it as what the model uses"
+        elif passed and len(passed) == len(own):
+            text += ". It " + "; ".join(passed)
+        lines.append(text + ".")
+    return "\n".join(lines)
+
+
+def check_metrics(
+    rows: Iterable[CheckRow], *, split: str, subject: str = "", notes: str = ""
+) -> list[MetricRow]:
+    """Return the checks as metric rows named ``attention_<check>``.
+
+    Parameters
+    ----------
+    rows : iterable of CheckRow
+        Outcomes; the name of the map is written into the column `model`.
+    split : str
+        Image set on which the maps were made.
+    subject : str, default ""
+        Subject of the brain encoder.
+    notes : str, default ""
+        Text to add to the notes of each row.
+
+    Returns
+    -------
+    list of MetricRow
+    """
+    outcome = {True: "passes", False: "fails", None: "undefined"}
+    return [
+        MetricRow(
+            name="attention_" + r.check.replace(" ", "_"),
+            value=r.value,
+            unit="r" if r.check in ("weights", "labels") else "fraction",
+            split=split,
+            n=r.n,
+            selection="none",
+            model=r.map,
+            subject=subject,
+            ci_low=r.low,
+            ci_high=r.high,
+            interval="95 % bootstrap over stimuli" if r.low is not None else "",
+            notes=f"{r.measure}, held against {r.reference:.3f}; {outcome[r.passes]}"
+            + (f"; {notes}" if notes else ""),
+        )
+        for r in rows
+    ]
+
+
+# --- all checks of one map
+
+
+@dataclass(frozen=True)
+class CheckedMap:
+    """Hold a map with all its checks.
+
+    Parameters
+    ----------
+    name : str
+        Name of the map in tables and figures.
+    maps : ndarray, shape (n_stimuli, h, w)
+        Magnitudes.
+    randomised : Randomisation
+        Maps of the model with randomised weights.
+    curves : DeletionInsertion
+        Deletion and insertion curves of the map and of random orders.
+    rows : list of CheckRow
+        Outcomes.
+    """
+
+    name: str
+    maps: np.ndarray
+    randomised: Randomisation
+    curves: DeletionInsertion
+    rows: list[CheckRow]
+
+    @property
+    def random_weights(self) -> np.ndarray:
+        """Maps after all weights were randomised, shape (n_stimuli, h, w)."""
+        return list(self.randomised.maps.values())[-1]
+
+
+def _checked_map(
+    name: str,
+    maps: np.ndarray,
+    randomised: Randomisation,
+    curves: DeletionInsertion,
+    *,
+    shuffled: np.ndarray | None = None,
+    region: np.ndarray | None = None,
+    gap: np.ndarray | None = None,
+) -> CheckedMap:
+    fits = region is not None and region.shape == maps.shape[1:]
+    rows = check_rows(
+        name,
+        weights=randomised.final,
+        labels=None if shuffled is None else map_similarity(maps, shuffled),
+        curves=curves.areas(),
+        region=region_share(maps, region) if fits else None,
+        gap=gap,
+    )
+    return CheckedMap(name, np.abs(maps), randomised, curves, rows)
+
+
+def check_backbone(
+    backbone: Backbone,
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    *,
+    kind: str = "last block",
+    region: np.ndarray | None = None,
+    seed: int = 0,
+    reference: DeletionInsertion | None = None,
+) -> CheckedMap:
+    """Check the attention of the backbone, averaged over heads, or its rollout.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Frozen backbone; it has no training targets that could be shuffled.
+    fusion : TrainedFusion
+        Model whose class probability is the score of the deletion curves.
+    stimuli : StimulusSet
+        Images.
+    kind : {"last block", "rollout"}, default "last block"
+        Which map, as in `randomise_backbone`.
+    region : ndarray, shape (h, w), optional
+        Planted region as `on_patches` returns it; ignored if the map has another grid.
+    seed : int, default 0
+        Seed of random weights and random orders.
+    reference : DeletionInsertion, optional
+        Curves of another map of the same model, images and seed, whose random orders are used
+        again.
+
+    Returns
+    -------
+    CheckedMap
+    """
+    if kind == "rollout":
+        name, maps = "backbone rollout", rollout(backbone, stimuli)
+    else:
+        name = "backbone CLS"
+        maps = backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
+    randomised = randomise_backbone(
+        backbone, stimuli, kind=kind, seed=seed, trained=maps, cascade=False
+    )
+    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
+    return _checked_map(name, maps, randomised, curves, region=region)
+
+
+def check_roi_attention(
+    encoder: TrainedEncoder,
+    stimuli: StimulusSet,
+    query: str,
+    *,
+    backbone: Backbone | None = None,
+    shuffled: TrainedEncoder | None = None,
+    region: np.ndarray | None = None,
+    seed: int = 0,
+) -> CheckedMap:
+    """Check the attention of one ROI query, averaged over heads.
+
+    Parameters
+    ----------
+    encoder : TrainedEncoder
+        Encoder with an ROI-query transformer inside.
+    stimuli : StimulusSet
+        Images.
+    query : str
+        One of `query_names`; the predicted response of its vertices is the score of the deletion
+        curves.
+    backbone : Backbone, optional
+        The backbone of the encoder, if it is loaded already.
+    shuffled : TrainedEncoder, optional
+        Encoder trained in the same way on shuffled responses, as in `shuffled_study`.
+    region, seed
+        Same as in `check_backbone`.
+
+    Returns
+    -------
+    CheckedMap
+
+    Raises
+    ------
+    ConfigError
+        If the encoder has no such query.
+    """
+    backbone = encoder.load_backbone() if backbone is None else backbone
+    randomised = randomise_roi_attention(encoder, stimuli, query, backbone=backbone, seed=seed)
+    maps, other = randomised.maps["trained"], None
+    if shuffled is not None:
+        row = query_names(encoder).index(query)
+        other = roi_attention(shuffled, stimuli, backbone=backbone)[:, row].mean(1)
+    curves = response_curves(encoder, stimuli, maps, query, backbone=backbone, seed=seed)
+    return _checked_map(f"{query} query", maps, randomised, curves, shuffled=other, region=region)
+
+
+def check_brain_attention(
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    *,
+    shuffled: TrainedFusion | None = None,
+    region: np.ndarray | None = None,
+    seed: int = 0,
+    reference: DeletionInsertion | None = None,
+) -> CheckedMap:
+    """Check the attention of the brain's CLS token to image patches, averaged over heads.
+
+    Parameters
+    ----------
+    fusion : TrainedFusion
+        Model with cross-attention.
+    stimuli, region, seed, reference
+        Same as in `check_backbone`.
+    shuffled : TrainedFusion, optional
+        Model trained in the same way on shuffled labels, as in `shuffled_study`.
+
+    Returns
+    -------
+    CheckedMap
+    """
+    maps = brain_attention(fusion, stimuli).mean(1)
+    other = None if shuffled is None else brain_attention(shuffled, stimuli).mean(1)
+    randomised = randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps, cascade=False)
+    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
+    return _checked_map("brain CLS", maps, randomised, curves, shuffled=other, region=region)
+
+
+def check_class_attribution(
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    *,
+    shuffled: TrainedFusion | None = None,
+    region: np.ndarray | None = None,
+    steps: int = 32,
+    seed: int = 0,
+    reference: DeletionInsertion | None = None,
+    attribution: Attribution | None = None,
+) -> CheckedMap:
+    """Check the integrated gradients of the predicted class.
+
+    Parameters
+    ----------
+    fusion, stimuli, shuffled, region, seed, reference
+        Same as in `check_brain_attention`; the model needs no cross-attention.
+    steps : int, default 32
+        Number of quadrature points. The models that are compared with take a quarter of them,
+        because only the ranks of their patches are used.
+    attribution : Attribution, optional
+        Result of `class_attribution` for these images; computed by default.
+
+    Returns
+    -------
+    CheckedMap
+    """
+    if attribution is None:
+        attribution = class_attribution(fusion, stimuli, steps=steps)
+    maps, coarse, other = np.abs(attribution.patches), max(1, steps // 4), None
+    if shuffled is not None:
+        classes = fusion.logits(stimuli).argmax(1)
+        other = np.abs(class_attribution(shuffled, stimuli, target=classes, steps=coarse).patches)
+    randomised = randomise_class_attribution(
+        fusion, stimuli, steps=coarse, seed=seed, trained=maps, cascade=False
+    )
+    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
+    return _checked_map(
+        "integrated gradients",
+        maps,
+        randomised,
+        curves,
+        shuffled=other,
+        region=region,
+        gap=attribution.relative_gap,
     )

@@ -1,23 +1,27 @@
-"""Integrated gradients from pixels through the whole path: backbone, brain encoder and fusion.
+"""Integrated gradients of pixels through the whole path: backbone, brain encoder and fusion.
 
 Shape suffixes: B batch, P patches, D width, V vertices, C classes, n stimuli.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bmfl_lab.backbones.tokens import read_tokens
+from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.attention import image_batches
+from bmfl_lab.models.bmfl import BMFL
+from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 BASELINES = ("grey", "black", "blur")
 _ROWS = 16
@@ -25,20 +29,20 @@ _ROWS = 16
 
 @dataclass(frozen=True)
 class Attribution:
-    """How much each pixel contributed to one number per image.
+    """Hold how much each pixel contributed to one score per image.
 
     Parameters
     ----------
     pixels : ndarray of float32, shape (n_stimuli, H, W)
-        Signed contribution, summed over colour channels.
+        Signed contributions, summed over colour channels.
     patches : ndarray of float32, shape (n_stimuli, h, w)
-        The same, summed over each patch.
+        The same, summed over the pixels of each patch.
     score, reference : ndarray of float32, shape (n_stimuli,)
-        The number for the image and for the baseline.
+        Score of the image and of the baseline.
     gap : ndarray of float32, shape (n_stimuli,)
-        Sum of the contributions minus (score - reference): zero if the integral were exact.
+        Sum of the contributions minus (score - reference); zero for an exact integral.
     target : str
-        What was explained.
+        The score in words.
     """
 
     pixels: np.ndarray
@@ -50,10 +54,10 @@ class Attribution:
 
     @property
     def relative_gap(self) -> np.ndarray:
-        """Gap over the change of the score, shape (n_stimuli,).
+        """Absolute gap divided by the absolute change of the score, shape (n_stimuli,).
 
-        An image whose score hardly differs from the baseline's is held against the median change of
-        all images.
+        The divisor is at least the median change over all images, so that an image whose score
+        hardly differs from that of the baseline does not get a large gap.
         """
         change = np.abs(self.score - self.reference)
         return np.abs(self.gap) / np.maximum(
@@ -74,13 +78,14 @@ def integrated_gradients(
     Parameters
     ----------
     function : callable
-        ``function(x (B, ...), index (B,)) -> (B,)``; `index` says which input each row belongs to.
+        ``function(x (B, ...), index (B,)) -> (B,)``; `index` is the position of the input to which
+        each row belongs.
     inputs, baseline : Tensor, shape (n, ...)
         End and start of each line.
     steps : int, default 32
-        Points of the Gauss-Legendre quadrature.
-    rows : int
-        Rows in one call of `function`.
+        Number of points of the Gauss-Legendre quadrature.
+    rows : int, default 16
+        Largest number of rows B per call of `function`, unless there are more inputs.
 
     Returns
     -------
@@ -105,39 +110,43 @@ def integrated_gradients(
             message("at least 1 step and a baseline of the inputs' shape", got, "correct them")
         )
     nodes, weights = np.polynomial.legendre.leggauss(steps)
+    nodes, weights = (nodes + 1) / 2, weights / 2  # from [-1, 1] to [0, 1]
     index = torch.arange(len(inputs), device=inputs.device)
-    points = [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist())]
-    shape, per = (-1, *[1] * (inputs.ndim - 1)), max(1, rows // max(1, len(inputs)))
+    ones, per_call = [1] * (inputs.ndim - 1), max(1, rows // max(1, len(inputs)))
     total = torch.zeros_like(inputs)
-    for start in range(0, steps, per):
-        part = points[start : start + per]
-        at = inputs.new_tensor([p for p, _ in part]).repeat_interleave(len(inputs)).view(shape)
-        x = (
-            baseline.repeat(len(part), *shape[1:])
-            + at * (inputs - baseline).repeat(len(part), *shape[1:])
-        ).detach()
+    for start in range(0, steps, per_call):
+        points = nodes[start : start + per_call].tolist()
+        n = len(points)
+        at = inputs.new_tensor(points).repeat_interleave(len(inputs)).view(-1, *ones)
+        x = baseline.repeat(n, *ones) + at * (inputs - baseline).repeat(n, *ones)
+        x = x.detach()
         with torch.enable_grad():
             x.requires_grad_(True)
-            (slope,) = torch.autograd.grad(function(x, index.repeat(len(part))).sum(), x)
-        share = inputs.new_tensor([w for _, w in part]).view(-1, *[1] * inputs.ndim)
-        total += (slope.view(len(part), *inputs.shape) * share).sum(0)
-    found = (inputs - baseline) * total
+            (gradient,) = torch.autograd.grad(function(x, index.repeat(n)).sum(), x)
+        weight = inputs.new_tensor(weights[start : start + per_call].tolist()).view(-1, 1, *ones)
+        total += (gradient.view(n, *inputs.shape) * weight).sum(0)
+    attribution = ((inputs - baseline) * total).detach()
     with torch.no_grad():
         change = function(inputs, index) - function(baseline, index)
-    return found.detach(), found.detach().flatten(1).sum(1) - change
+    return attribution, attribution.flatten(1).sum(1) - change
 
 
-def baseline_images(images: Tensor, kind: str, backbone: Any) -> Tensor:
-    """Return what "no image" looks like, shape of `images`.
+def baseline_images(images: Tensor, kind: str, backbone: Backbone) -> Tensor:
+    """Return images without content, from which integrated gradients start.
 
     Parameters
     ----------
     images : Tensor, shape (B, 3, H, W)
         Normalised images.
     kind : {"grey", "black", "blur"}
-        The mean colour of ImageNet, black, or the image itself blurred over half its side.
+        The mean colour of ImageNet, black, or the image itself, blurred by a square window of half
+        its side.
     backbone : Backbone
-        Whose normalisation defines black.
+        Backbone whose normalisation defines black.
+
+    Returns
+    -------
+    Tensor, shape (B, 3, H, W)
 
     Raises
     ------
@@ -153,36 +162,36 @@ def baseline_images(images: Tensor, kind: str, backbone: Any) -> Tensor:
     if kind == "blur":
         size = images.shape[-1] // 2 // 2 * 2 + 1
         return functional.avg_pool2d(images, size, 1, size // 2, count_include_pad=False)
-    told = backbone.preprocess.describe()
-    black = -torch.as_tensor(told["mean"]) / torch.as_tensor(told["std"])
+    normalisation = backbone.preprocess.describe()
+    black = -torch.as_tensor(normalisation["mean"]) / torch.as_tensor(normalisation["std"])
     return black.to(images)[None, :, None, None].expand_as(images).clone()
 
 
 def class_attribution(
-    fusion: Any,
+    fusion: TrainedFusion,
     stimuli: StimulusSet,
     *,
     target: str | np.ndarray = "predicted",
     baseline: str = "grey",
     steps: int = 32,
-    path: Any = None,
+    path: BMFL | None = None,
 ) -> Attribution:
-    """Attribute a class score to pixels, through backbone, brain encoder, cross-attention and classifier.
+    """Attribute a class score to pixels by integrated gradients through the whole path.
 
     Parameters
     ----------
     fusion : TrainedFusion
-        Model or baseline whose path can be assembled.
+        Fusion model or baseline whose path can start from images.
     stimuli : StimulusSet
         Images.
-    target : "predicted", "label" or ndarray of int, shape (n_stimuli,)
-        Class whose logit is explained.
-    baseline : {"grey", "black", "blur"}
-        As `baseline_images`.
+    target : "predicted", "label" or ndarray of int, shape (n_stimuli,), default "predicted"
+        Class whose logit is attributed.
+    baseline : {"grey", "black", "blur"}, default "grey"
+        Start of the integral, as in `baseline_images`.
     steps : int, default 32
-        Points of the quadrature.
+        Number of quadrature points.
     path : BMFL, optional
-        An assembled path in place of ``fusion.path``, for example one with other weights.
+        Path in place of ``fusion.path``, e.g. one with random weights.
 
     Returns
     -------
@@ -191,28 +200,33 @@ def class_attribution(
     Raises
     ------
     ConfigError
-        If the path cannot be assembled or a choice is unknown.
+        If the path cannot start from images, or `target` or `baseline` is unknown.
     DataError
-        If labels are asked for and an image has none.
+        If `target` is "label" and an image has none, or a class does not exist.
+
+    References
+    ----------
+    Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML,
+    arXiv:1703.01365.
     """
-    path = (fusion.path if path is None else path).eval()
+    path = fusion.path if path is None else path
     classes = _classes(fusion, stimuli, target)
 
     def score(images: Tensor, index: Tensor) -> Tensor:
         logits = path(images, grad=torch.is_grad_enabled()).logits
         return logits.gather(1, torch.as_tensor(classes, device=logits.device)[index, None])[:, 0]
 
-    said = target if isinstance(target, str) else "given"
-    return _attribute(score, path.backbone, stimuli, baseline, steps, f"logit of the {said} class")
+    which = target if isinstance(target, str) else "given"
+    return _attribute(score, path.backbone, stimuli, baseline, steps, f"logit of the {which} class")
 
 
 def response_attribution(
-    encoder: Any,
+    encoder: TrainedEncoder,
     stimuli: StimulusSet,
     roi: str | np.ndarray,
     *,
-    backbone: Any = None,
-    module: Any = None,
+    backbone: Backbone | None = None,
+    module: nn.Module | None = None,
     baseline: str = "grey",
     steps: int = 32,
 ) -> Attribution:
@@ -221,17 +235,17 @@ def response_attribution(
     Parameters
     ----------
     encoder : TrainedEncoder
-        Any kind.
+        Brain encoder of any kind.
     stimuli : StimulusSet
         Images.
     roi : str or ndarray of bool, shape (n_vertices,)
-        An ROI or group; ``"left:V1"`` for one hemisphere; or the vertices themselves.
+        ROI or group, e.g. ``"V1"``, or ``"left:V1"`` for one hemisphere; or a mask of vertices.
     backbone : Backbone, optional
-        The encoder's, if it is loaded already.
+        The backbone of the encoder, if it is loaded already; it is loaded by default.
     module : nn.Module, optional
-        Network in place of the encoder's own, for example one with other weights.
+        Network in place of the encoder's own, e.g. one with random weights.
     baseline, steps
-        As `class_attribution`.
+        Same as in `class_attribution`.
 
     Returns
     -------
@@ -240,7 +254,7 @@ def response_attribution(
     Raises
     ------
     ConfigError
-        If the ROI is unknown or absent, or a choice is unknown.
+        If the ROI is unknown or absent, or `baseline` is unknown.
     """
     mask = roi_vertices(encoder.atlas, roi) if isinstance(roi, str) else np.asarray(roi, bool)
     backbone = encoder.load_backbone() if backbone is None else backbone
@@ -255,13 +269,13 @@ def response_attribution(
     return _attribute(score, backbone, stimuli, baseline, steps, f"predicted response of {name}")
 
 
-def roi_vertices(atlas: Any, name: str) -> np.ndarray:
-    """Return the vertices of an ROI or group, of one hemisphere for ``"left:V1"``, bool (n_vertices,).
+def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
+    """Return the vertices of an ROI or group, e.g. "V1" or "left:V1", bool (n_vertices,).
 
     Raises
     ------
     ConfigError
-        If the name is unknown, or nothing of it exists in this subject or hemisphere.
+        If the name is unknown, or the ROI has no vertices in this subject or hemisphere.
     """
     side, _, roi = name.rpartition(":")
     mask = atlas.select(roi)
@@ -274,46 +288,63 @@ def roi_vertices(atlas: Any, name: str) -> np.ndarray:
     return mask
 
 
-def differentiable_patches(backbone: Any, images: Tensor, sources: Any) -> Tensor:
-    """Return the tokens an encoder reads, with gradients, shape (B, P, D * n_blocks).
+def differentiable_patches(
+    backbone: Backbone, images: Tensor, sources: Sequence[Mapping[str, str | int]]
+) -> Tensor:
+    """Return the tokens that an encoder reads; gradients reach the images if they are enabled.
 
     Parameters
     ----------
     backbone : Backbone
+        Backbone of the encoder.
     images : Tensor, shape (B, 3, H, W)
-        Normalised.
-    sources : sequence of mapping
-        Kind, block and features of the tokens, as in `TrainedEncoder.sources`; features are alike
-        in all.
+        Normalised images.
+    sources : sequence of mapping, length n_blocks
+        Kind, block and features of the tokens, as in `TrainedEncoder.sources`; all have the same
+        features.
+
+    Returns
+    -------
+    Tensor, shape (B, P, D * n_blocks)
     """
     blocks = tuple(dict.fromkeys(s["block"] for s in sources))
     features = sources[0]["features"]
     tokens = backbone(images, blocks=blocks, features=features, grad=torch.is_grad_enabled())
-    found = dict(zip(blocks, tokens))
-    return torch.cat([read_tokens(found[s["block"]], s["kind"]) for s in sources], 2)
+    by_block = dict(zip(blocks, tokens))
+    return torch.cat([read_tokens(by_block[s["block"]], s["kind"]) for s in sources], 2)
 
 
-def _classes(fusion: Any, stimuli: StimulusSet, target: str | np.ndarray) -> np.ndarray:
+def _classes(fusion: TrainedFusion, stimuli: StimulusSet, target: str | np.ndarray) -> np.ndarray:
     if isinstance(target, str) and target == "predicted":
         return fusion.logits(stimuli).argmax(1)
     if isinstance(target, str) and target != "label":
         raise ConfigError(
-            message("target 'predicted', 'label' or one class an image", repr(target), "choose one")
+            message(
+                "target 'predicted', 'label' or one class per image", repr(target), "choose one"
+            )
         )
-    found = np.asarray(stimuli.labels if isinstance(target, str) else target, np.int64)
+    classes = np.asarray(stimuli.labels if isinstance(target, str) else target, np.int64)
     n = len(fusion.class_names)
-    if found.shape != (len(stimuli),) or (len(found) and (found.min() < 0 or found.max() >= n)):
+    known = not len(classes) or 0 <= classes.min() <= classes.max() < n
+    if classes.shape != (len(stimuli),) or not known:
         raise DataError(
             message(
                 f"{len(stimuli)} classes from 0 to {n - 1}",
-                f"shape {found.shape}",
+                f"shape {classes.shape}",
                 "use target='predicted'",
             )
         )
-    return found
+    return classes
 
 
-def _attribute(function, backbone, stimuli, baseline, steps, target) -> Attribution:
+def _attribute(
+    function: Callable[[Tensor, Tensor], Tensor],
+    backbone: Backbone,
+    stimuli: StimulusSet,
+    baseline: str,
+    steps: int,
+    target: str,
+) -> Attribution:
     pixels, gaps, scores, references, start = [], [], [], [], 0
     for images in image_batches(backbone, stimuli):
         empty = baseline_images(images, baseline, backbone)
@@ -321,12 +352,12 @@ def _attribute(function, backbone, stimuli, baseline, steps, target) -> Attribut
         def shifted(x: Tensor, index: Tensor, start: int = start) -> Tensor:
             return function(x, index + start)
 
-        found, gap = integrated_gradients(shifted, images, empty, steps=steps)
+        attribution, gap = integrated_gradients(shifted, images, empty, steps=steps)
         index = torch.arange(len(images), device=images.device)
         with torch.no_grad():
             scores.append(shifted(images, index).cpu().numpy())
             references.append(shifted(empty, index).cpu().numpy())
-        pixels.append(found.sum(1).cpu().numpy())
+        pixels.append(attribution.sum(1).cpu().numpy())
         gaps.append(gap.cpu().numpy())
         start += len(images)
     maps = np.concatenate(pixels).astype(np.float32)

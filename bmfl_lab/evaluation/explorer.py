@@ -1,4 +1,4 @@
-"""Images, responses, lesions and attention of one study as NumPy arrays, for the interactive widgets.
+"""Compute images, responses, lesions and attention of one study for the interactive widgets.
 
 Shape suffixes: N images of a batch, C classes, H heads, L blocks, R regions, h and w rows and
 columns of patches.
@@ -35,6 +35,7 @@ from bmfl_lab.models.fusion import ImageSide
 from bmfl_lab.models.lesion import LESION_KINDS, Lesion
 from bmfl_lab.models.protocols import BrainEncoder, Classifier
 from bmfl_lab.runtime import half_the_threads, rng
+from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.trained import TrainedFusion
 
 BACKBONE, ENCODER = "backbone: CLS over patches", "encoder: ROI query over patches"
@@ -265,6 +266,11 @@ class Explorer:
             ("set tokens", kind, block, name),
             lambda: self.store.get(self.backbone, self.stimuli(name), kind=kind, block=block),
         )
+
+    def _reads_encoder(self, model: TrainedFusion) -> bool:
+        """Tell whether the responses that a model reads are those of the explorer's encoder."""
+        source = model.source
+        return isinstance(source, EncoderSource) and source.encoder is self.encoder
 
     def _image_tokens(self, kind: str, block: int, place: _Place) -> StoredTokens:
         """Return the tokens of one image, as the store keeps those of its set."""
@@ -620,7 +626,7 @@ class Explorer:
             _refuse_lesion(name, lesion)
             return {"logits": model.logits(self._image(place))}
         tokens, response = self._image_tokens(*model.reads()[0], place), None
-        if model.source is not None and model.encoder is self.encoder:
+        if self._reads_encoder(model):
             response = self._predicted(place)[None]
         elif model.source is not None:
             key = ("model responses", model.name, place)
@@ -637,7 +643,7 @@ class Explorer:
         """Return what is common to all lesions of a set; computed once, it makes a lesion quick."""
         stimuli, rows, response = self.stimuli(name), self.batch_rows(name), None
         stored = self._set_tokens(*model.reads()[0], name)
-        if model.source is not None and model.encoder is self.encoder:
+        if self._reads_encoder(model):
             response = self._predicted_rows(name, rows)
         elif model.source is not None:
             response = model.predict_responses(stimuli)[rows]
@@ -894,7 +900,7 @@ class Explorer:
         return {"weights": weights, "regions": tuple(fusion.module.brain.tokeniser.names)}
 
     def _backbone_maps(self, place: _Place) -> np.ndarray:
-        """Return the attention of the CLS token in all blocks, from one forward pass (L, H, h, w)."""
+        """Return the attention of the CLS token in all blocks, (L, H, h, w), from one pass."""
         return self._cached(
             ("attention", BACKBONE, place),
             lambda: backbone_attention(self.backbone, self._image(place), normalise=False)[0],

@@ -1,4 +1,4 @@
-"""Where ROIs and vertices look: receptive fields read off attention, and how well they match a known retinotopy.
+"""Estimate receptive fields of ROIs and vertices from attention, and compare them with retinotopy.
 
 Coordinates are degrees of visual angle from the image's centre, x to the right and y up; polar
 angles are degrees clockwise from the upper vertical meridian, negative in the left half of the
@@ -7,26 +7,37 @@ field.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones.tokens import stored_patches
+from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.evaluation.attention import queries_of, query_vertices, stored_patches
-from bmfl_lab.models.encoders import RetinotopicEncoder
+from bmfl_lab.evaluation.attention import queries_of, query_vertices
+from bmfl_lab.models.encoders import RetinotopicEncoder, ROIQueryEncoder, field_weights
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
+from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 RETINOTOPIC = ("V1", "V1v", "V1d", "V2", "V2v", "V2d", "V3", "V3v", "V3d", "hV4")
 
 
-def seen_degrees(backbone: Any, degrees: float) -> float:
-    """Return the visual angle that is left of a square image of `degrees` after the backbone's crop."""
+def seen_degrees(backbone: Backbone, degrees: float) -> float:
+    """Return the visual angle of the side of a square image after the crop of the backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Backbone whose preprocessing is applied.
+    degrees : float
+        Visual angle of the side of the original image, in degrees.
+    """
     return float(degrees) * backbone.image_size / backbone.preprocess.short_side
 
 
@@ -36,12 +47,12 @@ def roi_fields(maps: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     maps : ndarray, shape (n_stimuli, n_queries, n_heads, h, w)
-        From `roi_attention`.
+        Attention from `roi_attention`.
 
     Raises
     ------
     DataError
-        If the axes are others, or there is no image.
+        If the maps do not have these axes, or there is no image.
     """
     if np.ndim(maps) != 5 or not len(maps):
         raise DataError(
@@ -62,13 +73,14 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
     fields : ndarray, shape (n_fields, h, w)
         Non-negative weights over patches.
     degrees : float
-        Visual angle of the side that the backbone sees, as from `seen_degrees`.
+        Visual angle of the side of the cropped image, as `seen_degrees` returns it.
 
     Returns
     -------
-    DataFrame, one row a field
-        ``x``, ``y``, ``polar_angle``, ``eccentricity``, and ``size``: the standard deviation along
-        one axis, which cannot fall below that of a patch. NaN for a uniform field.
+    DataFrame
+        One row per field, in degrees: ``x``, ``y``, ``polar_angle``, ``eccentricity`` and ``size``,
+        the standard deviation along one axis, which is at least that of a patch. NaN for a uniform
+        field.
 
     Raises
     ------
@@ -77,8 +89,8 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
 
     Notes
     -----
-    The centre of mass is taken over weights above the median weight: a uniform background would
-    draw every centre to the middle of the image. Our choice.
+    The centre of mass is that of the weights above the median weight, because a uniform background
+    would move every centre to the middle of the image. This is our choice.
     """
     fields = np.asarray(fields, np.float64)
     if fields.ndim != 3 or not np.isfinite(fields).all() or (fields < 0).any():
@@ -114,46 +126,49 @@ def _with_polar(x: np.ndarray, y: np.ndarray) -> pd.DataFrame:
 
 
 def vertex_fields(
-    encoder: Any,
+    encoder: TrainedEncoder,
     stimuli: StimulusSet,
     *,
-    store: Any = None,
-    backbone: Any = None,
+    store: FeatureStore | None = None,
+    backbone: Backbone | None = None,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """Return how much each patch moves each vertex's prediction, float32 (n_vertices, h, w).
+    """Return how much each patch changes the predicted response of each vertex.
 
-    A vertex is read out from its query's vector, which is a sum over heads and patches of attention
-    weight times value. The field at a patch is the standard deviation over images of that patch's
-    term in the vertex's linear readout. For a retinotopic encoder it is the fitted receptive field.
+    The response of a vertex is read out from the vector of its query, which is a sum over heads and
+    patches of attention weight times value. The field at a patch is the standard deviation over
+    images of the term of this patch in the linear readout. The fields of a retinotopic encoder are
+    its fitted receptive fields.
 
     Parameters
     ----------
     encoder : TrainedEncoder
-        With an ROI-query transformer, or of kind "retinotopic".
+        Encoder with an ROI-query transformer, or of kind "retinotopic".
     stimuli : StimulusSet
-        At least two images, for ROI queries.
+        Images, at least two for ROI queries.
     store, backbone
-        As `roi_attention`.
-    batch_size : int
-        Images at a time.
+        Same as in `roi_attention`.
+    batch_size : int, default 16
+        Number of images per forward pass.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_vertices, h, w)
 
     Raises
     ------
     ConfigError
-        If the encoder has neither.
+        If the encoder is of another kind.
     DataError
         With fewer than two images.
 
     Notes
     -----
-    The feed-forward branch and the last normalisation are left out: to first order the residual
-    path carries the place. Our choice.
+    The feed-forward branch and the last normalisation are left out, because the residual path
+    carries the location to first order. This is our choice.
     """
     fitted = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
     if fitted is not None and encoder.query_module() is None:
-        from bmfl_lab.models.encoders import field_weights
-
         weights = field_weights(fitted.fields_C3.cpu(), fitted.grid)[fitted.choice_V.cpu()]
         return weights.unflatten(-1, fitted.grid).numpy().astype(np.float32)
     query = queries_of(encoder)
@@ -178,21 +193,29 @@ def vertex_fields(
     return spread.unflatten(-1, query.grid).float().cpu().numpy()
 
 
-def _terms(query: Any, patches_BPD: torch.Tensor, masks_RV: torch.Tensor):
-    """Yield vertices and their readout's terms (B, V, P), one query at a time; vertices of several queries repeat."""
+def _terms(
+    query: ROIQueryEncoder, patches_BPD: torch.Tensor, masks_RV: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the vertices of each query and the terms (B, V, P) of their readout.
+
+    A vertex that is read out from several queries is yielded with each of them.
+    """
     tokens_BPE = query.project(patches_BPD)
     value_BPHK = query.v(tokens_BPE).unflatten(-1, (query.n_heads, -1))
     weights_BRHP = query.attention(patches_BPD)
     readout_VE = query.readout.weight()
     for r, mask in enumerate(masks_RV):
         vertices = torch.nonzero(mask)[:, 0]
-        moved_BPE = (value_BPHK * weights_BRHP[:, r].transpose(1, 2)[..., None]).flatten(2)
+        term_BPE = (value_BPHK * weights_BRHP[:, r].transpose(1, 2)[..., None]).flatten(2)
         direction_VE = readout_VE[vertices] @ query.out.weight
-        yield vertices, torch.einsum("bpe,ve->bvp", moved_BPE, direction_VE)
+        yield vertices, torch.einsum("bpe,ve->bvp", term_BPE, direction_VE)
 
 
 def true_centres(atlas: Atlas) -> pd.DataFrame:
-    """Return the field centres that an atlas's retinotopic maps state, NaN where it has none.
+    """Return the field centres in the retinotopic maps of an atlas, one row per vertex.
+
+    Centres are in degrees, with the columns ``x``, ``y``, ``polar_angle`` and ``eccentricity``; NaN
+    where the atlas has none.
 
     Raises
     ------
@@ -214,13 +237,15 @@ def true_centres(atlas: Atlas) -> pd.DataFrame:
     return _with_polar(eccentricity * np.sin(angle), eccentricity * np.cos(angle))
 
 
-def query_centres(encoder: Any) -> pd.DataFrame:
-    """Return the mean of the atlas's field centres over each query's vertices (NaN where it states none).
+def query_centres(encoder: TrainedEncoder) -> pd.DataFrame:
+    """Return the mean field centre in the atlas over the vertices of each query, one row per query.
+
+    The columns are those of `true_centres`; NaN where the atlas has no centre.
 
     Raises
     ------
     DataError
-        As `true_centres`.
+        If the atlas has no polar angle or no eccentricity.
     """
     truth = true_centres(encoder.atlas)
     means = []
@@ -238,26 +263,28 @@ def retinotopy_agreement(
     n_shuffles: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare estimated field centres with the atlas's retinotopy, ROI by ROI.
+    """Compare estimated field centres with the retinotopy of an atlas, ROI by ROI.
 
     Parameters
     ----------
-    estimated : DataFrame, one row a vertex
-        ``x`` and ``y`` as from `field_centres`.
+    estimated : DataFrame
+        One row per vertex, with ``x`` and ``y`` in degrees, as `field_centres` returns them.
     atlas : Atlas
-        With polar angle and eccentricity. For a simulated subject it is the truth.
+        Atlas with polar angle and eccentricity; for a simulated subject these are the truth.
     rois : sequence of str
-        ROIs compared where they exist, then all their vertices together.
-    n_shuffles, seed : int
-        Of the reference: centres dealt out anew among the vertices of an ROI and hemisphere, which
-        keeps what the hemisphere alone tells.
+        ROIs to compare; absent ones are left out. The last row holds all their vertices together.
+    n_shuffles : int, default 200
+        Number of shuffles for the reference: centres are permuted among the vertices of an ROI and
+        hemisphere, which keeps the information in the hemisphere alone.
+    seed : int, default 0
+        Seed of the shuffles.
 
     Returns
     -------
-    DataFrame, one row an ROI
-        ``n_vertices``; Pearson ``r_x``, ``r_y`` and ``r_eccentricity``; circular ``r_polar_angle``;
-        ``error_degrees``, the median distance between centres, and ``error_shuffled``, its median
-        over shuffles.
+    DataFrame
+        One row per ROI: ``n_vertices``; Pearson ``r_x``, ``r_y`` and ``r_eccentricity``; circular
+        ``r_polar_angle``; ``error_degrees``, the median distance between centres, and
+        ``error_shuffled``, its median over shuffles.
 
     Raises
     ------
@@ -270,7 +297,7 @@ def retinotopy_agreement(
     """
     if len(estimated) != atlas.n_vertices:
         raise DataError(
-            message(f"{atlas.n_vertices} centres", str(len(estimated)), "estimate one a vertex")
+            message(f"{atlas.n_vertices} centres", str(len(estimated)), "estimate one per vertex")
         )
     truth = true_centres(atlas)
     known = (truth["x"].notna() & estimated["x"].notna()).to_numpy()
@@ -285,25 +312,33 @@ def retinotopy_agreement(
     )
 
 
-def _agreement(name, mask, estimated, truth, atlas, n_shuffles, seed) -> dict[str, Any]:
+def _agreement(
+    name: str,
+    mask: np.ndarray,
+    estimated: pd.DataFrame,
+    truth: pd.DataFrame,
+    atlas: Atlas,
+    n_shuffles: int,
+    seed: int,
+) -> dict[str, str | int | float]:
     a, b = estimated[mask].reset_index(drop=True), truth[mask].reset_index(drop=True)
     side, generator = np.asarray(atlas.hemisphere)[mask], rng(seed, "retinotopy", name)
-    found: dict[str, Any] = {"roi": name, "n_vertices": int(mask.sum())}
+    row: dict[str, str | int | float] = {"roi": name, "n_vertices": int(mask.sum())}
     for key in ("x", "y", "eccentricity"):
         constant = a[key].std() == 0 or b[key].std() == 0
-        found[f"r_{key}"] = np.nan if constant else float(np.corrcoef(a[key], b[key])[0, 1])
-    found["r_polar_angle"] = circular_correlation(
+        row[f"r_{key}"] = np.nan if constant else float(np.corrcoef(a[key], b[key])[0, 1])
+    row["r_polar_angle"] = circular_correlation(
         a["polar_angle"].to_numpy(), b["polar_angle"].to_numpy()
     )
-    found["error_degrees"] = float(np.hypot(a["x"] - b["x"], a["y"] - b["y"]).median())
+    row["error_degrees"] = float(np.hypot(a["x"] - b["x"], a["y"] - b["y"]).median())
     shuffled = np.tile(np.arange(len(a)), (n_shuffles, 1))
     for s in (0, 1):
         rows = np.flatnonzero(side == s)
         shuffled[:, rows] = generator.permuted(np.tile(rows, (n_shuffles, 1)), axis=1)
     (ax, ay), (bx, by) = (v[["x", "y"]].to_numpy().T for v in (a, b))
     errors = np.median(np.hypot(ax[shuffled] - bx, ay[shuffled] - by), axis=1)
-    found["error_shuffled"] = float(np.median(errors)) if n_shuffles else np.nan
-    return found
+    row["error_shuffled"] = float(np.median(errors)) if n_shuffles else np.nan
+    return row
 
 
 def agreement_metrics(
@@ -315,33 +350,46 @@ def agreement_metrics(
     selection: str,
     notes: str = "",
 ) -> list[MetricRow]:
-    """Return `retinotopy_agreement` as metric rows named ``field_<column>``; n counts vertices."""
+    """Return metric rows named ``field_<column>``, with the number of vertices as n.
+
+    Parameters
+    ----------
+    agreement : DataFrame
+        Table from `retinotopy_agreement`.
+    split, model, subject, selection, notes : str
+        Fields of each row, as in `MetricRow`.
+    """
     units = {"error_degrees": "degrees", "error_shuffled": "degrees"}
     columns = [c for c in agreement.columns if c not in ("roi", "n_vertices")]
     return [
         MetricRow(
             name=f"field_{column}",
-            value=None if pd.isna(found[column]) else float(found[column]),
+            value=None if pd.isna(row[column]) else float(row[column]),
             unit=units.get(column, "r"),
             split=split,
-            n=int(found["n_vertices"]),
+            n=int(row["n_vertices"]),
             selection=selection,
             model=model,
             subject=subject,
-            roi=found["roi"],
+            roi=row["roi"],
             notes="n vertices" + (f"; {notes}" if notes else ""),
         )
-        for found in agreement.to_dict("records")
+        for row in agreement.to_dict("records")
         for column in columns
     ]
 
 
 def circular_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the correlation of two sets of angles in degrees; NaN if one is constant.
+    """Return the circular correlation of n pairs of angles in degrees; NaN if one side is constant.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (n,)
+        Angles in degrees.
 
     References
     ----------
-    Jammalamadaka & SenGupta (2001), eq. 8.2.2.
+    Jammalamadaka & SenGupta (2001), Topics in circular statistics, eq. 8.2.2.
     """
     x, y = (np.radians(np.asarray(v, np.float64)) for v in (a, b))
     x, y = (np.sin(v - np.arctan2(np.sin(v).mean(), np.cos(v).mean())) for v in (x, y))

@@ -9,19 +9,18 @@ from torch import nn
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.attention_checks import (
-    map_similarity,
-    region_share,
-    shuffled_study,
-    structural_similarity,
-)
-from bmfl_lab.evaluation.attention_curves import deletion_insertion
-from bmfl_lab.evaluation.attention_randomised import redraw, weight_randomisation
-from bmfl_lab.evaluation.attention_table import (
     attention_verdict,
     check_metrics,
     check_row,
     check_rows,
     checks_table,
+    deletion_insertion,
+    map_similarity,
+    redraw,
+    region_share,
+    shuffled_study,
+    structural_similarity,
+    weight_randomisation,
 )
 
 WEIGHTS = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
@@ -203,7 +202,7 @@ def test_refusals():
         map_similarity(np.ones((2, 3, 3)), np.ones((2, 4, 4)))
     with pytest.raises(DataError, match=r"a region of shape \(3, 3\)"):
         region_share(np.ones((2, 3, 3)), np.ones((4, 4)))
-    with pytest.raises(DataError, match="one map an image"):
+    with pytest.raises(DataError, match="one map per image"):
         deletion_insertion(
             linear_score, torch.ones(2, 3, 8, 8), torch.ones(2, 3, 8, 8), np.ones((1, 2, 2))
         )

@@ -11,8 +11,8 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.backbones.tokens import stored_patches
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation import attention, attention_checks, attention_suite, attribution, pointing
-from bmfl_lab.evaluation.attention_randomised import (
+from bmfl_lab.evaluation import attention, attention_checks, attribution, pointing
+from bmfl_lab.evaluation.attention_checks import (
     randomise_brain_attention,
     randomise_roi_attention,
 )
@@ -145,13 +145,13 @@ def test_random_weights_lower_the_similarity(made, few):
 def test_all_checks_of_the_signal_query_pass_and_its_table_says_so(made, few):
     study, encoder, fusion, backbone, _ = made
     region = attention_checks.on_patches(study.extra["planted_region"], backbone)
-    checked = attention_suite.check_roi_attention(
+    checked = attention_checks.check_roi_attention(
         encoder, few, "left:FFC", backbone=backbone, region=region
     )
     assert [r.check for r in checked.rows] == ["weights", "deletion", "insertion", "planted region"]
     assert all(r.passes for r in checked.rows), checked.rows
     assert checked.maps.shape == checked.random_weights.shape == (8, 4, 4)
-    other = attention_suite.check_backbone(backbone, fusion, few, kind="rollout", region=region)
+    other = attention_checks.check_backbone(backbone, fusion, few, kind="rollout", region=region)
     assert next(r for r in other.rows if r.check == "planted region").passes is False
 
 

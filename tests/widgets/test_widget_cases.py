@@ -10,7 +10,7 @@ import widgets
 from bmfl_lab import load_study
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.evaluation import Explorer, attention_verdict
-from bmfl_lab.evaluation.attention_table import check_row
+from bmfl_lab.evaluation.attention_checks import check_row
 from bmfl_lab.viz.style import ink_on
 from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio
 from widgets import ablation, attention, ood, surface
