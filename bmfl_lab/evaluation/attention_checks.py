@@ -14,7 +14,6 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -306,11 +305,6 @@ class Randomisation:
         return means.T.rename_axis("randomised down to")
 
 
-class _CascadeOptions(TypedDict, total=False):
-    trained: np.ndarray | None
-    cascade: bool
-
-
 def weight_randomisation(
     module: nn.Module,
     stages: Mapping[str, tuple[str, ...]],
@@ -318,7 +312,6 @@ def weight_randomisation(
     *,
     seed: int = 0,
     trained: np.ndarray | None = None,
-    cascade: bool = True,
 ) -> Randomisation:
     """Randomise weights stage by stage, each on top of the ones before, and compare the maps.
 
@@ -333,10 +326,8 @@ def weight_randomisation(
     seed : int, default 0
         Seed of the new weights.
     trained : ndarray, shape (n_stimuli, h, w), optional
-        Maps of the trained `module`; computed by default.
-    cascade : bool, default True
-        Compute maps after every stage. With False they are computed once, after all stages, which
-        is enough for the check.
+        Maps of the trained `module`. If they are given, maps are computed only once, after all
+        stages, which is enough for a check; by default they are computed after every stage.
 
     Returns
     -------
@@ -369,7 +360,7 @@ def weight_randomisation(
             )
         for name in names:
             redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
-        if cascade or label == list(stages)[-1]:
+        if trained is None or label == list(stages)[-1]:
             by_stage[label] = np.array(maps(changed))
             similarity[label] = map_similarity(by_stage["trained"], by_stage[label])
     return Randomisation(by_stage, similarity)
@@ -417,7 +408,7 @@ def randomise_backbone(
     kind: str = "last block",
     seed: int = 0,
     groups: int = 3,
-    **options: Unpack[_CascadeOptions],
+    trained: np.ndarray | None = None,
 ) -> Randomisation:
     """Randomise a backbone and compare its attention maps.
 
@@ -434,8 +425,8 @@ def randomise_backbone(
         Seed of the new weights.
     groups : int, default 3
         Number of stages into which the blocks are divided.
-    **options
-        ``trained`` and ``cascade`` as in `weight_randomisation`.
+    trained : ndarray, shape (n_stimuli, h, w), optional
+        Maps of the trained model, as in `weight_randomisation`.
 
     Returns
     -------
@@ -457,7 +448,7 @@ def randomise_backbone(
         return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
 
     stages = _backbone_stages(backbone, groups=groups)
-    return weight_randomisation(backbone, stages, maps, seed=seed, **options)
+    return weight_randomisation(backbone, stages, maps, seed=seed, trained=trained)
 
 
 def randomise_roi_attention(
@@ -524,7 +515,7 @@ def randomise_class_attribution(
     baseline: str = "grey",
     seed: int = 0,
     groups: int = 1,
-    **options: Unpack[_CascadeOptions],
+    trained: np.ndarray | None = None,
 ) -> Randomisation:
     """Randomise the whole path and compare the attributions of the class that it predicted before.
 
@@ -536,7 +527,7 @@ def randomise_class_attribution(
         Images.
     steps, baseline
         Same as in `class_attribution`.
-    seed, groups, **options
+    seed, groups, trained
         Same as in `randomise_backbone`.
 
     Returns
@@ -552,7 +543,7 @@ def randomise_class_attribution(
         return np.abs(attribution.patches)
 
     stages = _path_stages(fusion.path, groups)
-    return weight_randomisation(fusion.path, stages, maps, seed=seed, **options)
+    return weight_randomisation(fusion.path, stages, maps, seed=seed, trained=trained)
 
 
 def randomise_brain_attention(
@@ -561,13 +552,13 @@ def randomise_brain_attention(
     *,
     seed: int = 0,
     groups: int = 1,
-    **options: Unpack[_CascadeOptions],
+    trained: np.ndarray | None = None,
 ) -> Randomisation:
     """Randomise the whole path and compare the attention of the brain's CLS token to patches.
 
     Parameters
     ----------
-    fusion, stimuli, seed, groups, **options
+    fusion, stimuli, seed, groups, trained
         Same as in `randomise_class_attribution`; the map is averaged over heads.
 
     Returns
@@ -595,7 +586,7 @@ def randomise_brain_attention(
         return np.concatenate(parts)
 
     stages = _path_stages(fusion.path, groups)
-    return weight_randomisation(fusion.path, stages, maps, seed=seed, **options)
+    return weight_randomisation(fusion.path, stages, maps, seed=seed, trained=trained)
 
 
 # --- deletion and insertion
@@ -654,14 +645,6 @@ class DeletionInsertion:
                 columns |= {"mean": mean, "low": mean - reach, "high": mean + reach}
                 parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)
-
-
-class _CurveOptions(TypedDict, total=False):
-    steps: int
-    n_random: int
-    seed: int
-    batch_size: int
-    reference: DeletionInsertion | None
 
 
 def deletion_insertion(
@@ -786,7 +769,8 @@ def class_curves(
     maps: np.ndarray,
     *,
     baseline: str = "grey",
-    **options: Unpack[_CurveOptions],
+    seed: int = 0,
+    reference: DeletionInsertion | None = None,
 ) -> DeletionInsertion:
     """Return the curves of the probability of the class that the model predicts for the full image.
 
@@ -800,9 +784,8 @@ def class_curves(
         One map per image.
     baseline : {"grey", "black", "blur"}, default "grey"
         Values that replace a patch, as in `baseline_images`.
-    **options
-        ``steps``, ``n_random``, ``seed``, ``batch_size`` and ``reference`` as in
-        `deletion_insertion`.
+    seed, reference
+        Same as in `deletion_insertion`.
 
     Returns
     -------
@@ -823,7 +806,7 @@ def class_curves(
         return path(part).logits.softmax(1).gather(1, classes[index, None])[:, 0]
 
     empty = baseline_images(images, baseline, path.backbone)
-    return deletion_insertion(score, images, empty, maps, **options)
+    return deletion_insertion(score, images, empty, maps, seed=seed, reference=reference)
 
 
 def response_curves(
@@ -834,7 +817,8 @@ def response_curves(
     *,
     backbone: Backbone | None = None,
     baseline: str = "grey",
-    **options: Unpack[_CurveOptions],
+    seed: int = 0,
+    reference: DeletionInsertion | None = None,
 ) -> DeletionInsertion:
     """Return the curves of how close the predicted response of an ROI is to that of the full image.
 
@@ -846,7 +830,7 @@ def response_curves(
     ----------
     encoder : TrainedEncoder
         Brain encoder of any kind.
-    stimuli, maps, baseline, **options
+    stimuli, maps, baseline, seed, reference
         Same as in `class_curves`.
     roi : str
         ROI or group, or e.g. ``"left:V1"`` for one hemisphere.
@@ -881,7 +865,7 @@ def response_curves(
     def score(part: Tensor, index: Tensor) -> Tensor:
         return 1 - (predict(part) - whole[index]).square().sum(1) / distance[index]
 
-    return deletion_insertion(score, images, empty, maps, **options)
+    return deletion_insertion(score, images, empty, maps, seed=seed, reference=reference)
 
 
 # --- outcomes
@@ -1247,9 +1231,7 @@ def check_backbone(
     else:
         name = "backbone CLS"
         maps = backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
-    randomised = randomise_backbone(
-        backbone, stimuli, kind=kind, seed=seed, trained=maps, cascade=False
-    )
+    randomised = randomise_backbone(backbone, stimuli, kind=kind, seed=seed, trained=maps)
     curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _checked_map(name, maps, randomised, curves, region=region)
 
@@ -1327,7 +1309,7 @@ def check_brain_attention(
     """
     maps = brain_attention(fusion, stimuli).mean(1)
     other = None if shuffled is None else brain_attention(shuffled, stimuli).mean(1)
-    randomised = randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps, cascade=False)
+    randomised = randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps)
     curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _checked_map("brain CLS", maps, randomised, curves, shuffled=other, region=region)
 
@@ -1365,9 +1347,7 @@ def check_class_attribution(
     if shuffled is not None:
         classes = fusion.logits(stimuli).argmax(1)
         other = np.abs(class_attribution(shuffled, stimuli, target=classes, steps=coarse).patches)
-    randomised = randomise_class_attribution(
-        fusion, stimuli, steps=coarse, seed=seed, trained=maps, cascade=False
-    )
+    randomised = randomise_class_attribution(fusion, stimuli, steps=coarse, seed=seed, trained=maps)
     curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _checked_map(
         "integrated gradients",

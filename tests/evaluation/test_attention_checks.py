@@ -133,7 +133,6 @@ def test_weights_are_randomised_stage_by_stage_on_a_copy():
         stages,
         lambda m: m[0].weight.detach().numpy().reshape(4, 4, 4),
         trained=found.maps["trained"],
-        cascade=False,
     )
     assert list(once.maps) == ["trained", "input"]
     np.testing.assert_array_equal(once.maps["input"], found.maps["input"])
