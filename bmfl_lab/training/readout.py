@@ -12,7 +12,7 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.models.ridge import RidgeFit, fit_ridge
-from bmfl_lab.training.aligned_model import TrainedAligned
+from bmfl_lab.training.aligned import TrainedAligned
 
 ALPHAS = tuple(float(a) for a in np.logspace(-1, 5, 13))
 RECIPE = "ridge on one-hot labels, penalty by 5-fold cross-validation within training images"
