@@ -1,35 +1,51 @@
-"""How well a brain encoder predicts: per vertex and region, against the noise ceiling."""
+"""Score brain encoders per vertex and region: noise ceiling, blocks, controls, simulated truth."""
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.backbones.features import FeatureStore
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.evaluation.layers import flatten_tokens
 from bmfl_lab.metrics.correlation import CHUNK, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
+from bmfl_lab.models.encoders import RetinotopicEncoder
+from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.records import MetricRow
+from bmfl_lab.runtime import pick_device, rng
+from bmfl_lab.training.trained_encoder import EncoderEnsemble, TrainedEncoder, load_spec
 
 COUNTS = ("n_undefined", "n_near_constant")
 INTERVAL = "95 % bootstrap over stimuli, centred on the value"
+CONTROLS = ("as trained", "random weights", "shuffled pairing", "luminance layout", "position only")
+N_SHUFFLES = 5
+"""Number of random pairings over which the control "shuffled pairing" is averaged."""
+_SHUFFLED_VALUES = 5e8  # limit of the responses held at once for that control: about 2 GB
 
 
 class Encoder(Protocol):
-    """What can be judged here: anything that predicts responses to images."""
+    """A model that predicts responses to images, e.g. a trained brain encoder."""
 
     label: str
     selection: str
 
-    def predict_stimuli(self, stimuli: StimulusSet, **options: Any) -> np.ndarray: ...
+    def predict_stimuli(
+        self, stimuli: StimulusSet, *, store: FeatureStore | None = None, device: str = "auto"
+    ) -> np.ndarray:
+        """Return predicted responses, float32 (n_stimuli, n_vertices)."""
+        ...
 
 
 @dataclass
@@ -39,16 +55,16 @@ class EncodingResult:
     Parameters
     ----------
     rows : list of MetricRow
-        Per region: ``pearson_r`` and ``pearson_r_median`` (unit r), ``noise_normalised`` and
+        Rows per region: ``pearson_r`` and ``pearson_r_median`` (unit r), ``noise_normalised`` and
         ``noise_normalised_median`` (unit per cent), ``n_undefined`` and ``n_near_constant`` (unit
-        vertices); ``roi`` is "all", an ROI or a group.
+        vertices). ``roi`` is "all", an ROI or a group.
     per_vertex : pandas.DataFrame
-        One row a vertex: hemisphere, r, near_constant (r is defined, but measured or predicted
-        responses vary so little about their mean that it rests on the last digits), ceiling,
-        noise_normalised, ROI memberships joined by "+"; for a simulated subject also r_truth,
-        against the noiseless response.
+        One row per vertex with columns ``hemisphere``, ``rois`` (names joined by "+"), ``r``,
+        ``near_constant`` (r is defined, but measured or predicted responses vary so little about
+        their mean that r depends on their last digits), ``ceiling`` and ``noise_normalised``; for a
+        simulated subject also ``r_truth``, the correlation with the noiseless response.
     facts : mapping
-        ``n_boot``, and under ``regions`` the mask of each region in `rows`.
+        ``n_boot``, and under ``regions`` the mask (n_vertices,) of each region in `rows`.
     """
 
     rows: list[MetricRow]
@@ -56,7 +72,19 @@ class EncodingResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def table(self, value: str = "pearson_r") -> pd.DataFrame:
-        """Return one metric, one row a region, with interval and counts."""
+        """Return one metric as a table.
+
+        Parameters
+        ----------
+        value : str, default "pearson_r"
+            Name of the metric.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per region with columns ``roi``, the metric, ``ci_low``, ``ci_high``,
+            ``n_undefined`` and ``n_near_constant``.
+        """
         found = [r for r in self.rows if r.name == value]
         counts = {n: {r.roi: int(r.value) for r in self.rows if r.name == n} for n in COUNTS}
         return pd.DataFrame(
@@ -70,9 +98,13 @@ class EncodingResult:
         )
 
     def ceilings(self) -> dict[str, float]:
-        """Return, per region, the mean correlation that the noise allows: the mean of sqrt(noise ceiling).
+        """Return the highest mean correlation per region that the noise allows.
 
-        Empty where no ceiling is known.
+        Returns
+        -------
+        dict of str to float
+            Mean of the square root of the noise ceiling over the vertices of the region; regions
+            without a known ceiling are left out.
         """
         best = np.sqrt(np.clip(self.per_vertex["ceiling"].to_numpy(float), 0, 1))
         means = {
@@ -83,7 +115,18 @@ class EncodingResult:
 
 
 def regions(atlas: Atlas) -> dict[str, np.ndarray]:
-    """Return "all", every ROI and every group that has vertices here, each as a mask; absent ones are left out."""
+    """Return the masks of all vertices ("all"), of every ROI and of every group.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Atlas of the vertices.
+
+    Returns
+    -------
+    dict of str to ndarray of bool, shape (n_vertices,)
+        ROIs and groups without vertices in this atlas are left out.
+    """
     found = {"all": np.ones(atlas.n_vertices, bool)}
     found |= {name: np.asarray(atlas.rois[name], bool) for name in atlas.present}
     for group in atlas.groups:
@@ -92,8 +135,8 @@ def regions(atlas: Atlas) -> dict[str, np.ndarray]:
     return found
 
 
-def ceiling_of(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
-    """Return the subject's noise ceiling, or an estimate from its repeats, or None."""
+def _ceiling(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
+    """Return the subject's noise ceiling (n_vertices,), an estimate from its repeats, or None."""
     if subject.noise_ceiling is not None:
         return np.asarray(subject.noise_ceiling, np.float32)
     if subject.repeats is None:
@@ -113,32 +156,34 @@ def evaluate_encoder(
     device: str = "auto",
     convention: str = "undefined",
 ) -> EncodingResult:
-    """Compare predicted with measured responses.
+    """Correlate predicted with measured responses, per vertex and region.
 
     Parameters
     ----------
-    encoder : object with ``predict_stimuli``, ``label`` and ``selection``
-        A trained encoder.
+    encoder : Encoder
+        A trained encoder, or any object with ``predict_stimuli``, ``label`` and ``selection``.
     study : Study
-        Source of the subject.
+        Study of the subject.
     subject : str, optional
-        Default the first one.
+        Name of the subject; default: the first one.
     split : str, default "test"
-        Whose stimuli.
+        Split of the subject's stimuli.
     store : FeatureStore, optional
-        Where tokens are kept; without one they are extracted into memory.
-    n_boot, seed
-        Resamples of stimuli, and their seed.
-    device : {"auto", "cpu", "cuda"}
-        Where predictions are computed.
-    convention : {"undefined", "challenge"}
-        As `bmfl_lab.metrics.noise_normalised`.
+        Store of the tokens; without one they are extracted into memory.
+    n_boot : int, default 500
+        Number of bootstrap resamples of the stimuli.
+    seed : int, default 0
+        Seed of the resamples.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of the predictions.
+    convention : {"undefined", "challenge"}, default "undefined"
+        Treatment of vertices with a ceiling of zero, see `bmfl_lab.metrics.noise_normalised`.
 
     Returns
     -------
     EncodingResult
-        Undefined vertices (constant responses or predictions, no ceiling) are NaN, left out of
-        means and counted.
+        Undefined vertices (constant responses or predictions, no ceiling) are NaN; they are left
+        out of means and counted.
 
     Raises
     ------
@@ -152,7 +197,7 @@ def evaluate_encoder(
     r = pearson(measured, predicted)
     near = (_near_constant(measured) | _near_constant(predicted)) & np.isfinite(r)
     boot = bootstrap_pearson(measured, predicted, n_boot, seed)
-    ceiling = ceiling_of(who, rows)
+    ceiling = _ceiling(who, rows)
     normalised = None if ceiling is None else noise_normalised(r, ceiling, convention)
     boot_normalised = (
         None
@@ -168,9 +213,9 @@ def evaluate_encoder(
     }
     found: list[MetricRow] = []
     for roi, mask in regions(who.atlas).items():
-        found += region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
+        found += _region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
         if normalised is not None:
-            found += region_rows(
+            found += _region_rows(
                 "noise_normalised",
                 "per cent",
                 normalised[mask],
@@ -199,16 +244,16 @@ def _near_constant(values: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def region_rows(
+def _region_rows(
     name: str,
     unit: str,
     values: np.ndarray,
     boot: np.ndarray,
     roi: str,
     who: Subject,
-    shared: Mapping[str, Any],
+    shared: Mapping[str, object],
 ) -> list[MetricRow]:
-    """Return mean and median of a region's values (V,), with intervals from their resamples (n_boot, V)."""
+    """Return mean and median of a region's values (V,), with intervals from `boot` (n_boot, V)."""
     found = aggregate(values)
     notes = f"{found['n']} vertices, {found['n_undefined']} undefined"
     notes += ", simulated responses" if who.simulated else ""
@@ -218,12 +263,11 @@ def region_rows(
         low = high = None
         if found["n"] and len(kept):
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", RuntimeWarning
-                )  # a resample in which everything is undefined
+                # in some resamples every vertex may be undefined
+                warnings.simplefilter("ignore", RuntimeWarning)
                 over = reduce(kept, 1)
-            # resampling repeats stimuli, which moves r and more so its square: the spread counts,
-            # not the place
+            # resampling repeats stimuli, which biases r and even more its square; therefore only
+            # the spread of the resamples is used
             quantiles = np.nanquantile(over, [0.025, 0.5, 0.975])
             low, high = (float(found[key] + q - quantiles[1]) for q in quantiles[[0, 2]])
         value = found[key] if np.isfinite(found[key]) else None
@@ -268,3 +312,370 @@ def _per_vertex(
     if "noiseless" in who.truth:
         found["r_truth"] = pearson(np.asarray(who.truth["noiseless"])[rows], predicted)
     return found
+
+
+def _ridge_r(
+    X: np.ndarray,
+    who: Subject,
+    split: str,
+    alphas: Sequence[float],
+    device: str,
+    shuffle: int | None = None,
+) -> np.ndarray:
+    """Fit a ridge on "train" and return r per vertex on `split`.
+
+    `shuffle` is the seed of random pairings within "train", over which r is averaged. Averaging is
+    needed because the vertices of a region vary together: the mean r of a single pairing deviates
+    from zero by about one over the square root of the number of stimuli.
+    """
+    train, held = who.rows("train"), who.rows(split)
+    pairings = [train]
+    if shuffle is not None:
+        draws = int(np.clip(_SHUFFLED_VALUES / (len(train) * who.n_vertices), 1, N_SHUFFLES))
+        pairings = [rng(shuffle, "controls", "pairing", k).permutation(train) for k in range(draws)]
+    Y = np.concatenate([np.asarray(who.responses[rows], np.float32) for rows in pairings], axis=1)
+    with warnings.catch_warnings():
+        # no penalty is best for a control
+        warnings.filterwarnings("ignore", message="expected at most 5%")
+        fit = fit_ridge(X[train], Y, alphas, device=device)
+    measured = np.asarray(who.responses[held], np.float32)
+    parts = np.split(fit.predict(X[held]), len(pairings), axis=1)
+    return np.mean([pearson(measured, part) for part in parts], axis=0)
+
+
+def _by_region(r: np.ndarray, atlas: Atlas) -> dict[str, float]:
+    return {name: aggregate(r[mask])["mean"] for name, mask in regions(atlas).items()}
+
+
+def block_table(
+    study: Study,
+    subject: str | None = None,
+    *,
+    blocks: Sequence[int] | None = None,
+    split: str = "val",
+    tokens: str = "cls+mean",
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
+    backbone: Backbone | None = None,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Score a ridge regression on every block of the backbone, per region.
+
+    Parameters
+    ----------
+    study : Study
+        Study of the subject; it also names the default backbone.
+    subject : str, optional
+        Name of the subject; default: the first one.
+    blocks : sequence of int, optional
+        Indices of the blocks; default: all.
+    split : str, default "val"
+        Split on which r is computed. Choosing a block on "test" would make later test results
+        optimistic.
+    tokens : str, default "cls+mean"
+        "cls", "cls+mean" or "pooled:G".
+    alphas : sequence of float
+        Penalties to choose from by cross-validation within "train".
+    backbone : Backbone, optional
+        Loaded backbone; default: that of the study.
+    store : FeatureStore, optional
+        Store of the tokens; default: the store in the project's cache folder.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of the computation.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        Mean r, with one row per block and one column per region.
+    r : ndarray of float32, shape (n_blocks, n_vertices)
+        r per vertex, for a surface map of the best block.
+    """
+    who = study.subject(subject)
+    backbone = backbone or load_spec(study.backbone, device)
+    blocks = list(range(backbone.n_blocks)) if blocks is None else list(blocks)
+    store = store if store is not None else FeatureStore()
+    stored = store.get_many(backbone, who.stimuli, [(tokens, b) for b in blocks])
+    where = pick_device(device)
+    r = np.stack([_ridge_r(flatten_tokens(s), who, split, alphas, where) for s in stored])
+    table = pd.DataFrame(
+        [_by_region(row, who.atlas) for row in r], index=pd.Index(blocks, name="block")
+    )
+    return table, r
+
+
+def encoding_controls(
+    study: Study,
+    subject: str | None = None,
+    *,
+    controls: Sequence[str] = CONTROLS,
+    split: str = "test",
+    tokens: str = "pooled:4",
+    block: int = -1,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
+    seed: int = 0,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Score a ridge regression on the backbone's tokens, and on controls that should do worse.
+
+    Parameters
+    ----------
+    study, subject, split, alphas, store, device
+        As in `block_table`, except that `split` is "test" by default.
+    controls : sequence of str, default `CONTROLS`
+        "as trained": the tokens themselves. "random weights": the same architecture, untrained.
+        "shuffled pairing": training on responses to other stimuli, averaged over `N_SHUFFLES`
+        pairings (fewer if memory is short). "luminance layout": the mean colour of each cell of a 4
+        x 4 grid instead of tokens. "position only": every token replaced by its mean over images;
+        the prediction is then the same for every image, so that r is undefined (NaN) unless
+        information about the image leaks in.
+    tokens : str, default "pooled:4"
+        Kind of tokens.
+    block : int, default -1
+        Index of the block.
+    seed : int, default 0
+        Seed of random weights and pairings.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Mean r over defined vertices, with one row per control and one column per region, and a
+        column ``n_undefined``.
+
+    Raises
+    ------
+    ConfigError
+        If a control is unknown.
+    """
+    unknown = [c for c in controls if c not in CONTROLS]
+    if unknown:
+        raise ConfigError(
+            message(f"controls among {CONTROLS}", repr(unknown[0]), "choose some of them")
+        )
+    who, where = study.subject(subject), pick_device(device)
+    store = store if store is not None else FeatureStore()
+
+    def features(weights: str | None = None) -> np.ndarray:
+        spec = study.backbone
+        spec = spec if weights is None else dataclasses.replace(spec, weights=weights)
+        stored = store.get(load_spec(spec, device), who.stimuli, tokens, block=block)
+        return flatten_tokens(stored)
+
+    def score(control: str) -> np.ndarray:
+        if control == "random weights":
+            return _ridge_r(features(f"random:{seed + 1000}"), who, split, alphas, where)
+        if control == "luminance layout":
+            return _ridge_r(_luminance(who.stimuli), who, split, alphas, where)
+        X = features()
+        if control == "position only":
+            X = np.broadcast_to(X.mean(0), X.shape).copy()
+        return _ridge_r(
+            X, who, split, alphas, where, seed if control == "shuffled pairing" else None
+        )
+
+    found = {c: score(c) for c in controls}
+    table = pd.DataFrame(
+        [_by_region(r, who.atlas) for r in found.values()], index=pd.Index(found, name="control")
+    )
+    table["n_undefined"] = [int(np.sum(~np.isfinite(r))) for r in found.values()]
+    return table
+
+
+def _luminance(stimuli: StimulusSet, side: int = 4) -> np.ndarray:
+    """Return the mean colour of each cell of a grid, (n_stimuli, side * side * 3) in 0..1."""
+    out = np.empty((len(stimuli), side * side * 3), np.float32)
+    for i in range(len(stimuli)):
+        rows = np.array_split(stimuli.image(i).astype(np.float32) / 255, side, axis=0)
+        out[i] = np.concatenate(
+            [c.mean((0, 1)) for row in rows for c in np.array_split(row, side, axis=1)]
+        )
+    return out
+
+
+def evaluate_encoder_shifts(
+    encoder: Encoder,
+    study: Study,
+    shifts: Iterable[tuple[str, int]],
+    subject: str | None = None,
+    split: str = "test",
+    *,
+    sets: Iterable[str] = (),
+    seed: int = 0,
+    n_boot: int = 500,
+    device: str = "auto",
+    store: FeatureStore | None = None,
+) -> list[MetricRow]:
+    """Correlate predictions for shifted images with the responses of the simulation to them.
+
+    Parameters
+    ----------
+    encoder, study, subject, split, seed, n_boot, device, store
+        As in `evaluate_encoder`; `seed` is also that of the shifts.
+    shifts : iterable of (str, int)
+        Name and severity of shifts that are applied to the subject's own images.
+    sets : iterable of str, default ()
+        Labelled image sets of the study that the subject never saw, e.g. its OOD sets.
+
+    Returns
+    -------
+    list of MetricRow
+        ``truth_r`` and ``truth_r_median`` per region: mean and median over vertices of Pearson r
+        with the noiseless response. Rows of the unshifted images (shift "") and of each shift have
+        `split` as their split; rows of a set have the name of the set.
+
+    Raises
+    ------
+    DataError
+        If the subject is measured: its responses to new images are unknown.
+    """
+    who = study.subject(subject)
+    if "respond" not in who.truth:
+        raise DataError(
+            message(
+                "a simulated subject that can respond to new images",
+                f"{who.name!r}, which has no truth for them",
+                "use the planted or the demo study, whose subjects are simulated",
+            )
+        )
+    clean = who.stimuli.subset(who.rows(split))
+    conditions = [(clean, split, "", None)]
+    conditions += [
+        (shifted(clean, name, severity, seed), split, name, severity) for name, severity in shifts
+    ]
+    conditions += [(study.set(name), name, "", None) for name in sets]
+    found: list[MetricRow] = []
+    for stimuli, where, shift, severity in conditions:
+        images = [stimuli.image(i) for i in range(len(stimuli))]
+        truth = who.truth["respond"](np.stack(images), np.asarray(stimuli.labels))
+        predicted = encoder.predict_stimuli(stimuli, store=store, device=device)
+        r, boot = pearson(truth, predicted), bootstrap_pearson(truth, predicted, n_boot, seed)
+        shared = {
+            "split": where,
+            "n": len(stimuli),
+            "selection": encoder.selection,
+            "model": encoder.label,
+            "subject": who.name,
+            "shift": shift,
+            "severity": severity,
+        }
+        for roi, mask in regions(who.atlas).items():
+            found += _region_rows("truth_r", "r", r[mask], boot[:, mask], roi, who, shared)
+    return found
+
+
+def receptive_field_error(
+    encoder: TrainedEncoder | EncoderEnsemble,
+    study: Study,
+    subject: str | None = None,
+    *,
+    degrees: float | None = None,
+) -> pd.DataFrame:
+    """Compare estimated receptive fields with those of a simulated subject.
+
+    Parameters
+    ----------
+    encoder : TrainedEncoder or EncoderEnsemble
+        Encoder of kind "retinotopic", or an ensemble that contains one.
+    study : Study
+        Study of the subject.
+    subject : str, optional
+        Name of the subject; default: the first one.
+    degrees : float, optional
+        Visual angle of the image's side in degrees; default: that of the simulation.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per vertex with columns ``x``, ``y`` and ``sigma`` (degrees from the image's centre,
+        y upwards), ``true_x``, ``true_y``, ``true_sigma``, and ``error_degrees``, the distance of
+        the centres; NaN for vertices without a true field.
+
+    Raises
+    ------
+    DataError
+        If the encoder has no receptive fields, or the subject is measured.
+    """
+    who = study.subject(subject)
+    module = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
+    if module is None or "receptive_fields" not in who.truth:
+        what = (
+            "an encoder without receptive fields"
+            if module is None
+            else f"{who.name!r} without a truth"
+        )
+        raise DataError(
+            message(
+                "a retinotopic encoder and a simulated subject",
+                what,
+                "use kind='retinotopic' on the planted study",
+            )
+        )
+    degrees = float(who.truth["degrees"]) if degrees is None else degrees
+    estimated, truth = module.receptive_fields(), np.asarray(who.truth["receptive_fields"])
+    x, y = (estimated[:, 0] - 0.5) * degrees, (0.5 - estimated[:, 1]) * degrees
+    return pd.DataFrame(
+        {
+            "x": x,
+            "y": y,
+            "sigma": estimated[:, 2] * degrees,
+            "true_x": truth[:, 0],
+            "true_y": truth[:, 1],
+            "true_sigma": truth[:, 2],
+            "error_degrees": np.hypot(x - truth[:, 0], y - truth[:, 1]),
+        }
+    )
+
+
+def orientation_tuning_error(
+    encoder: Encoder,
+    study: Study,
+    subject: str | None = None,
+    split: str = "test",
+    *,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Compare the preferred orientation of each predicted vertex with the planted one.
+
+    The prediction is regressed on the energy of each orientation inside the vertex's true receptive
+    field. The preferred orientation is the direction of the vector sum of the weights over doubled
+    angles.
+
+    Parameters
+    ----------
+    encoder, study, subject, split, store, device
+        As in `evaluate_encoder`; any kind of encoder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per vertex with columns ``preferred`` and ``true_preferred`` (degrees from
+        horizontal, 0 to 180) and ``error_degrees`` (0 to 90; 45 is chance). NaN if the prediction
+        is the same for every image.
+
+    Raises
+    ------
+    DataError
+        If the subject has no planted orientation tuning.
+    """
+    who = study.subject(subject)
+    if "orientation_energy" not in who.truth:
+        raise DataError(
+            message(
+                "a subject with planted orientation tuning", repr(who.name), "use the planted study"
+            )
+        )
+    stimuli = who.stimuli.subset(who.rows(split))
+    energy = who.truth["orientation_energy"](
+        np.stack([stimuli.image(i) for i in range(len(stimuli))])
+    )
+    predicted = encoder.predict_stimuli(stimuli, store=store, device=device).astype(np.float64)
+    tuning = np.asarray(who.truth["tuning"], np.float64)
+    weights = np.full(tuning.shape, np.nan)
+    for v in np.flatnonzero(np.ptp(predicted, axis=0) > 0):
+        design = np.column_stack([energy[:, :, v].astype(np.float64), np.ones(len(stimuli))])
+        weights[v] = np.linalg.lstsq(design, predicted[:, v], rcond=None)[0][:-1]
+    doubled = np.exp(2j * np.pi * np.arange(tuning.shape[1]) / tuning.shape[1])
+    found, true = (np.degrees(np.angle(w @ doubled)) / 2 % 180 for w in (weights, tuning))
+    error = np.abs((found - true + 90) % 180 - 90)
+    return pd.DataFrame({"preferred": found, "true_preferred": true, "error_degrees": error})

@@ -1,4 +1,4 @@
-"""Features of every block of a frozen backbone, as the similarity measures take them."""
+"""Features of every block of a frozen backbone, for similarity measures and encoding models."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.backbones.features import FeatureStore
-from bmfl_lab.backbones.tokens import StoredTokens, extract_many
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens
+from bmfl_lab.backbones.tokens import extract_many
 from bmfl_lab.data.stimuli import StimulusSet
 
 
-def flat(stored: StoredTokens) -> np.ndarray:
-    """Return stored tokens as float32 (n_stimuli, d): every cell of a grid, or CLS (with the mean of patches)."""
+def flatten_tokens(stored: StoredTokens) -> np.ndarray:
+    """Return stored tokens as one feature vector per stimulus.
+
+    Parameters
+    ----------
+    stored : StoredTokens
+        Tokens of n stimuli.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, d)
+        All cells of a pooled grid side by side; otherwise the class token, followed by the mean
+        patch token if it is stored.
+    """
     if stored.manifest["identity"]["kind"].startswith("pooled"):
         return np.asarray(stored.patches, dtype=np.float32).reshape(len(stored), -1)
     return stored.features()
@@ -28,45 +39,52 @@ def layer_features(
     blocks: Sequence[int] | None = None,
     store: FeatureStore | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what `rsa_scores` and `encoding_scores` take: layer name to features, in the order of processing.
+    """Return the features of every block of a backbone, e.g. for `rsa_scores`.
 
     Parameters
     ----------
     backbone : Backbone
+        Frozen backbone.
     stimuli : StimulusSet
+        Images.
     tokens : str, default "cls+mean"
         "cls", "cls+mean", or "pooled:G" for a G x G grid of patches.
     blocks : sequence of int, optional
-        All by default.
+        Indices of the blocks; default: all.
     store : FeatureStore, optional
-        Where features are kept; extracted into memory without one.
+        Store of the tokens; without one they are extracted into memory.
 
     Returns
     -------
     dict of str to ndarray of float32, shape (n_stimuli, d)
-        "block 0", "block 1", ...
+        Features under "block 0", "block 1", ..., in the order of processing.
     """
     get = extract_many if store is None else store.get_many
     blocks = list(range(backbone.n_blocks) if blocks is None else blocks)
-    found = get(
-        backbone, stimuli, [(tokens, b) for b in blocks]
-    )  # one pass of the backbone for all of them
-    return {f"block {b}": flat(stored) for b, stored in zip(blocks, found)}
+    stored = get(backbone, stimuli, [(tokens, b) for b in blocks])
+    return {f"block {b}": flatten_tokens(s) for b, s in zip(blocks, stored)}
 
 
 @dataclass(frozen=True)
 class FrozenModel:
-    """A frozen backbone in the place of an aligned network, for tables that set both side by side.
+    """Give a frozen backbone the interface of an aligned network, to compare both in one table.
 
     Parameters
     ----------
     backbone : Backbone
+        Frozen backbone.
     tokens : str, default "cls+mean"
-        As in `layer_features`.
+        Kind of tokens, as in `layer_features`.
     n_layers : int, default 4
-        Blocks that are read, evenly spaced, the last one among them.
+        Number of evenly spaced blocks to read; the last block is one of them.
     store : FeatureStore, optional
-        Where features are kept.
+        Store of the tokens; without one they are extracted into memory.
+    name : str, default "backbone"
+        Name in tables.
+    selection : str, default "none"
+        Rule by which the weights were selected.
+    n_classes, seed : int, default 0
+        Number of classes (it has no classifier) and seed of the training (it was not trained here).
     """
 
     backbone: Backbone
@@ -86,16 +104,13 @@ class FrozenModel:
     def activations(self, stimuli: StimulusSet) -> dict[str, np.ndarray]:
         """Return features of the blocks that are read, float32 (n_stimuli, d), by block name."""
         last = self.backbone.n_blocks - 1
-        blocks = sorted({round(last * (k + 1) / self.n_layers) for k in range(self.n_layers)})
-        return layer_features(self.backbone, stimuli, self.tokens, blocks=blocks, store=self.store)
+        blocks = {round(last * (k + 1) / self.n_layers) for k in range(self.n_layers)}
+        return self._features(stimuli, sorted(blocks))
 
     def pooled(self, stimuli: StimulusSet) -> np.ndarray:
         """Return features of the last block, float32 (n_stimuli, d)."""
-        last = self.backbone.n_blocks - 1
-        return next(
-            iter(
-                layer_features(
-                    self.backbone, stimuli, self.tokens, blocks=[last], store=self.store
-                ).values()
-            )
-        )
+        (features,) = self._features(stimuli, [self.backbone.n_blocks - 1]).values()
+        return features
+
+    def _features(self, stimuli: StimulusSet, blocks: list[int]) -> dict[str, np.ndarray]:
+        return layer_features(self.backbone, stimuli, self.tokens, blocks=blocks, store=self.store)

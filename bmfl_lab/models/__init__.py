@@ -5,21 +5,16 @@ from __future__ import annotations
 import importlib
 
 _PUBLIC = {
-    "MultiHeadAttention": "attention",
-    "TransformerBlock": "attention",
     "BMFL": "bmfl",
     "BrainTransformer": "brain_transformer",
-    "ParcelTokeniser": "brain_transformer",
     "PatchTokeniser": "brain_transformer",
     "FusionConfig": "build",
     "build_fusion": "build",
     "ResponseSource": "bmfl",
     "TokenBatch": "bmfl",
-    "CrossAttentionFusion": "fusion",
     "FusionModel": "fusion",
     "FusionOutput": "fusion",
     "Lesion": "lesion",
-    "apply_lesion": "lesion",
     "EnsembleEncoder": "encoders",
     "LinearEncoder": "encoders",
     "RetinotopicEncoder": "encoders",

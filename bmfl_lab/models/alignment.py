@@ -1,4 +1,4 @@
-"""The head that reads responses out of a network's blocks, and the network with its head.
+"""Heads and networks for the alignment of a vision network with brain responses.
 
 Shape suffixes: B batch, C channels or classes, H height, W width, P patches, D width of tokens, E
 responses.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +17,22 @@ from bmfl_lab.errors import ConfigError, DataError, message
 
 
 class AlignmentHead(nn.Module):
-    """One encoder a block (to `width`, ReLU), concatenated, and a linear map to the responses.
+    """Predict response features from the feature maps of a network's blocks.
+
+    Each block has a linear map to `width` values with a ReLU; a linear map of all of them gives the
+    response features.
 
     Parameters
     ----------
     sizes : mapping of str to (channels, height, width)
-        Output size of each block that is read.
+        Size of the output of each block to read.
     n_responses : int, default 1024
-        Response features.
+        Number of response features E.
     width : int, default 128
-        Outputs of each block's encoder.
+        Number of values per block.
     pool : int, optional
-        Average each block's map to pool x pool first, so that the head's size does not depend on
-        the image's. None reads every value, as published.
+        Average each feature map to pool x pool first, so that the size of the head does not depend
+        on that of the image. None reads every value, as published.
 
     Raises
     ------
@@ -39,7 +41,8 @@ class AlignmentHead(nn.Module):
 
     References
     ----------
-    Lu & Wang 2025, Cognitive Neurodynamics 19:61 (arXiv:2407.10414); pooling is our choice.
+    Lu & Wang (2025), Cognitive Neurodynamics 19:61 (arXiv:2407.10414), and its released code: width
+    128, 1,024 response features. Pooling is our choice.
     """
 
     def __init__(
@@ -70,12 +73,21 @@ class AlignmentHead(nn.Module):
         self.readout = nn.Linear(width * len(self.sizes), n_responses)
 
     def forward(self, blocks: Mapping[str, Tensor]) -> Tensor:
-        """Return responses (B, n_responses) from block outputs (B, C, H, W) by name.
+        """Return response features.
+
+        Parameters
+        ----------
+        blocks : mapping of str to Tensor, shape (B, C, H, W)
+            Output of each block by its name.
+
+        Returns
+        -------
+        Tensor, shape (B, E)
 
         Raises
         ------
         DataError
-            If a block is missing or of another size than the head was made for.
+            If a block is missing or its size is not the one in `sizes`.
         """
         encoded = []
         for name, encoder in self.encoders.items():
@@ -88,7 +100,7 @@ class AlignmentHead(nn.Module):
                     message(
                         f"block {name!r} of size {self.sizes[name]}",
                         "none" if got is None else f"size {got}",
-                        "use the image size the head was made for, or a pooled head",
+                        "use the image size of the training, or train with AlignConfig.pool",
                     )
                 )
             if self.pool is not None:
@@ -98,14 +110,14 @@ class AlignmentHead(nn.Module):
 
 
 class AlignedNetwork(nn.Module):
-    """A backbone and an alignment head that read one and the same pass.
+    """Run a backbone once and return both its logits and the response features of its head.
 
     Parameters
     ----------
     backbone : nn.Module
         ``backbone(images, blocks=True) -> (logits (B, C), {name: (B, C, H, W)})``.
     head : AlignmentHead
-        Reads the blocks.
+        Head that reads the blocks.
     """
 
     def __init__(self, backbone: nn.Module, head: AlignmentHead):
@@ -113,30 +125,32 @@ class AlignedNetwork(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, C) and responses (B, E) of images (B, 3, H, W)."""
+        """Return logits (B, C) and response features (B, E) of images (B, 3, H, W)."""
         logits_BC, blocks = self.backbone(images_BCHW, blocks=True)
         return logits_BC, self.head(blocks)
 
 
 class TokenNetwork(nn.Module):
-    """A token backbone (DINOv2) in the place of CORnet-S: chosen blocks as maps, a linear classifier on CLS.
+    """Give a token backbone (DINOv2) the interface of CORnet-S.
+
+    Patch tokens of chosen blocks are returned as feature maps; a linear classifier reads the class
+    token.
 
     Parameters
     ----------
     backbone : nn.Module
-        ``backbone(images, blocks=indices, grad=bool)`` returns, for each index, an object with
-        ``cls`` (B, D), ``patches`` (B, P, D) and ``grid`` (h, w), through which gradients flow if
-        `grad`.
+        ``backbone(images, blocks=indices, grad=bool)`` returns for each index an object with
+        ``cls`` (B, D), ``patches`` (B, P, D) and ``grid`` (h, w); gradients flow if `grad`.
     blocks : sequence of int
-        Which blocks to read; classification reads the last one given.
+        Indices of the blocks to read; the classifier reads the last one of the sequence.
     width : int
-        D.
+        Width D of the tokens.
     n_classes : int
         Number of logits.
 
     Notes
     -----
-    Gradients reach the backbone only where its parameters ask for them.
+    Gradients reach those parameters of the backbone that require them.
     """
 
     def __init__(self, backbone: nn.Module, *, blocks: Sequence[int], width: int, n_classes: int):
@@ -144,10 +158,11 @@ class TokenNetwork(nn.Module):
         self.backbone, self.blocks = backbone, tuple(blocks)
         self.decoder = nn.Linear(width, n_classes)
 
-    def forward(self, images_BCHW: Tensor, blocks: bool = False) -> Any:
-        """Return logits (B, C) and, if asked, {"block3": (B, D, h, w), ...}."""
-        # backbones of the workbench are frozen unless told otherwise: alignment must reach their
-        # weights
+    def forward(
+        self, images_BCHW: Tensor, blocks: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Return logits (B, C); with `blocks` also the maps ``{"block3": (B, D, h, w), ...}``."""
+        # a backbone runs without gradients by default, but alignment must reach its weights
         learns = torch.is_grad_enabled() and any(
             p.requires_grad for p in self.backbone.parameters()
         )

@@ -32,9 +32,9 @@ class TokenBatch(NamedTuple):
     Parameters
     ----------
     cls : ndarray, shape (B, D)
-        CLS tokens that the fusion reads.
+        CLS tokens that the fusion reads, in the type of the store (float16) or float32.
     patches : ndarray, shape (B, P, D)
-        Patch tokens that the fusion reads.
+        Patch tokens that the fusion reads, of the same type.
     encoder : tuple of StoredTokens
         Tokens of the same B images for the source's own brain encoder, one per block that it reads;
         empty for a source without an encoder.
@@ -228,7 +228,8 @@ class BMFL(nn.Module):
         if "response" in batch:
             return batch["response"]
         if self.encoder is not None:
-            return self.encoder(batch["encoder"])
+            # a trained encoder that shares this network moves it to where it predicts
+            return self.encoder.to(batch["encoder"].device)(batch["encoder"])
         if self.source is None:
             return None
         if ids is None or getattr(self.source, "encoder", None) is not None:

@@ -1,9 +1,9 @@
 """Ridge regression with one penalty per vertex, chosen by cross-validation in Gram form.
 
-For fold k with held-out rows X_k, Y_k everything cross-validation needs is in ``G_k = X_k'X_k`` and
-``C_k = X_k'Y_k``; the training sets are differences ``G - G_k``. After ``G - G_k = V diag(l) V'``
-the held-out error of penalty a is ``y'y - 2 sum(w * V'C_k) + sum(w * (V'G_k V) w)`` with ``w = V'(C
-- C_k) / (l + a)``, so no prediction is ever formed.
+For fold k with held-out rows X_k and Y_k, cross-validation needs only ``G_k = X_k'X_k`` and ``C_k =
+X_k'Y_k``; the Gram matrix of the training rows is the difference ``G - G_k``. With the eigenvalues
+l and eigenvectors V of that difference and ``w = V'(C - C_k) / (l + a)``, the held-out error of
+penalty a is ``y'y - 2 sum(w * V'C_k) + sum(w * (V'G_k V) w)``. No prediction has to be computed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,10 @@ from bmfl_lab.errors import ConfigError, DataError, message
 
 DEFAULT_ALPHAS = tuple(float(a) for a in np.logspace(-1, 8, 19))
 EDGE_SHARE = 0.05
-_SMALL = 2e9  # multiplications below which double precision costs nothing that is felt
+_SMALL = 2e9  # multiplications below which double precision costs no noticeable time
+
+Folds = np.ndarray | Sequence[int] | Sequence[str] | Sequence[np.ndarray]
+"""One label per stimulus, or the held-out rows of each fold."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class RidgeFit:
     alpha : ndarray of float32, shape (n_vertices,)
         Penalty of each vertex.
     coef : ndarray of float32, shape (n_features, n_vertices)
-        Weights.
+        Weights of the features.
     intercept : ndarray of float32, shape (n_vertices,)
-        Constant term.
+        Constant term of each vertex.
     cv_score : ndarray of float32, shape (n_vertices,)
         Mean over folds of minus the mean squared error, at the chosen penalty.
     edge_share : float
@@ -49,7 +51,16 @@ class RidgeFit:
     edge_share: float
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return predictions of shape (n_stimuli, n_vertices) for features (n_stimuli, n_features).
+        """Return predicted responses.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_stimuli, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_stimuli, n_vertices)
 
         Raises
         ------
@@ -62,13 +73,13 @@ class RidgeFit:
                 message(
                     f"features of shape (n, {len(self.coef)})",
                     f"{X.shape}",
-                    "use the features it was fitted on",
+                    "use the features on which the ridge was fitted",
                 )
             )
         return X @ self.coef + self.intercept
 
 
-def fold_rows(n: int, n_folds: int = 5, folds: Any = None) -> list[np.ndarray]:
+def fold_rows(n: int, n_folds: int = 5, folds: Folds | None = None) -> list[np.ndarray]:
     """Return the held-out rows of each fold.
 
     Parameters
@@ -76,10 +87,16 @@ def fold_rows(n: int, n_folds: int = 5, folds: Any = None) -> list[np.ndarray]:
     n : int
         Number of stimuli.
     n_folds : int, default 5
-        Contiguous unshuffled folds, sizes as scikit-learn's KFold: the first ``n % n_folds`` have
-        one more.
-    folds : None, ndarray of shape (n,), or sequence of row indices
-        A label per stimulus (a session: leave one session out), or the held-out rows of each fold.
+        Number of contiguous, unshuffled folds. As in scikit-learn's KFold, the first ``n %
+        n_folds`` have one stimulus more.
+    folds : ndarray, shape (n,), or sequence of ndarray of int, optional
+        One label per stimulus (with sessions as labels, one session is left out at a time), or the
+        held-out rows of each fold. Replaces `n_folds`.
+
+    Returns
+    -------
+    list of ndarray of int
+        Row indices, one array per fold.
 
     Raises
     ------
@@ -107,12 +124,12 @@ def fold_rows(n: int, n_folds: int = 5, folds: Any = None) -> list[np.ndarray]:
 
 
 def fit_ridge(
-    X: Any,
-    Y: Any,
+    X: np.ndarray | Tensor,
+    Y: np.ndarray | Tensor,
     alphas: Sequence[float] = DEFAULT_ALPHAS,
     n_folds: int = 5,
     *,
-    folds: Any = None,
+    folds: Folds | None = None,
     device: str = "cpu",
     chunk: int = 2048,
     precision: str = "auto",
@@ -121,31 +138,35 @@ def fit_ridge(
 
     Parameters
     ----------
-    X : array, shape (n_stimuli, n_features)
-        Features; centred within each training fold, never scaled.
-    Y : array, shape (n_stimuli, n_vertices)
+    X : ndarray or Tensor, shape (n_stimuli, n_features)
+        Features; they are centred within each training fold and never scaled.
+    Y : ndarray or Tensor, shape (n_stimuli, n_vertices)
         Responses.
-    alphas : sequence of float
-        Penalties to choose from, positive.
-    n_folds, folds
-        As `fold_rows`.
+    alphas : sequence of float, default 19 values from 0.1 to 1e8
+        Positive penalties to choose from.
+    n_folds : int, default 5
+        Number of contiguous folds, see `fold_rows`.
+    folds : ndarray, shape (n_stimuli,), or sequence of ndarray of int, optional
+        One label per stimulus, or the held-out rows of each fold, see `fold_rows`.
     device : str, default "cpu"
-        Where products are computed.
+        Device of the computation.
     chunk : int, default 2048
-        Vertices at a time. Memory beyond inputs and result: about
+        Number of vertices per block. Memory beyond inputs and result is about
         ``4 * chunk * (n_stimuli + (n_folds + 6) * n_features)`` bytes in single precision.
-    precision : {"auto", "float32", "float64"}
-        Of products with responses; decompositions are always in double. "auto" takes double for
-        small problems and float64 input.
+    precision : {"auto", "float32", "float64"}, default "auto"
+        Precision of products with responses; decompositions are always in double precision. "auto"
+        uses double precision for small problems and for float64 input.
 
     Returns
     -------
     RidgeFit
+        Fit with `alpha` (n_vertices,), `coef` (n_features, n_vertices) and `intercept`
+        (n_vertices,).
 
     Raises
     ------
     DataError
-        If shapes do not pair, or a value is not finite.
+        If the numbers of stimuli differ, or a value is not finite.
     ConfigError
         If a penalty or a fold is not valid.
 
@@ -156,13 +177,13 @@ def fit_ridge(
 
     Notes
     -----
-    Same criterion as himalaya's ``RidgeCV(fit_intercept=True)``: mean over folds of the held-out
-    mean squared error.
+    The criterion is that of himalaya's ``RidgeCV(fit_intercept=True)``: the mean over folds of the
+    held-out mean squared error. The default penalties are our choice.
 
     References
     ----------
     Dupré la Tour et al. (2022), Feature-space selection with banded ridge regression, NeuroImage
-    264.
+    264 (himalaya).
     """
     X, Y, grid = _checked(X, Y, alphas)
     dtype = _precision(precision, X, Y)
@@ -178,7 +199,7 @@ def fit_ridge(
     return RidgeFit(alpha, coef, intercept, score, share_at_edge(alpha, grid))
 
 
-def share_at_edge(alpha: np.ndarray, alphas: Sequence[float], *, stacklevel: int = 3) -> float:
+def share_at_edge(alpha: np.ndarray, alphas: Sequence[float]) -> float:
     """Return the share of vertices whose penalty lies at an end of the grid; 0 for a grid of one.
 
     Parameters
@@ -186,14 +207,17 @@ def share_at_edge(alpha: np.ndarray, alphas: Sequence[float], *, stacklevel: int
     alpha : ndarray, shape (n_vertices,)
         Chosen penalties.
     alphas : sequence of float
-        The grid.
-    stacklevel : int, default 3
-        Whose line the warning names, as `warnings.warn`.
+        Penalties from which they were chosen.
+
+    Returns
+    -------
+    float
+        Share between 0 and 1.
 
     Warns
     -----
     UserWarning
-        If it is more than 5 %.
+        If the share is above 5 % (our choice).
     """
     grid = np.asarray(alphas, np.float32).ravel()
     edge = (
@@ -208,18 +232,21 @@ def share_at_edge(alpha: np.ndarray, alphas: Sequence[float], *, stacklevel: int
                 f"{edge:.1%} at {grid.min():g} or {grid.max():g}",
                 "widen `alphas`",
             ),
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
     return edge
 
 
-def _checked(X: Any, Y: Any, alphas: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(
+    X: np.ndarray | Tensor, Y: np.ndarray | Tensor, alphas: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     X, Y = (np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a) for a in (X, Y))
     X, Y = (a if a.dtype in (np.float32, np.float64) else a.astype(np.float32) for a in (X, Y))
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
         raise DataError(
             message(
-                "features (n_stimuli, n_features) and responses (n_stimuli, n_vertices) of as many stimuli",
+                "features (n_stimuli, n_features) and responses (n_stimuli, n_vertices) "
+                "of the same number of stimuli",
                 f"shapes {X.shape} and {Y.shape}",
                 "pair them by stimulus id",
             )
@@ -256,7 +283,7 @@ def _precision(precision: str, X: np.ndarray, Y: np.ndarray) -> torch.dtype:
 
 
 class _Features:
-    """What does not depend on the responses: the decompositions of every fold, made once."""
+    """Decompositions of every fold, which do not depend on the responses."""
 
     def __init__(
         self,
@@ -278,7 +305,7 @@ class _Features:
             # ridge is invariant to rotation, and X has no more than n_stimuli directions
             lam, u = torch.linalg.eigh(X64 @ X64.T)
             kept = lam > 1e-13 * len(lam) * lam[-1].clamp(min=0)
-            kept[-1] = True  # features that never change leave one direction, of length zero
+            kept[-1] = True  # constant features leave one direction, of length zero
             u, s = u[:, kept], lam[kept].clamp(min=0).sqrt()
             X64, self.rotation = u * s, X64.T @ (u / s.clamp(min=1e-300))
         self.X = X64.to(dtype)
@@ -322,7 +349,7 @@ class _Features:
         return out.add_(yy).div_(n_k)
 
     def solve(self, Y: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return alpha, coef, intercept and score of a chunk of vertices."""
+        """Return alpha, coef, intercept and score of a block of vertices, from Y (n, vertices)."""
         mean_y = Y.double().mean(0)
         Y = Y - mean_y.to(self.dtype)
         parts = [self._cross(Y, k) for k in range(len(self.rows))]
@@ -343,7 +370,7 @@ class _Features:
 
 def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
     lam, V = torch.linalg.eigh(gram)
-    # directions that hold rounding only: their true cross-products are zero
+    # the other directions hold rounding errors only; their true cross-products are zero
     return torch.where(lam > 1e-13 * len(lam) * lam[-1].clamp(min=0), lam, torch.inf), V
 
 

@@ -17,8 +17,8 @@ from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.runtime import pick_device
 
-RESPONSE_BYTES = 2 << 30
-"""Size up to which a context keeps predicted responses, in bytes (2 GiB, our choice)."""
+RESPONSE_BYTES = 512 << 20
+"""Size up to which a context keeps predicted responses, in bytes (512 MiB, our choice)."""
 
 
 class ResponseCache:
@@ -29,7 +29,7 @@ class ResponseCache:
     Parameters
     ----------
     limit : int
-        Largest total size in bytes.
+        Largest total size in bytes; responses that are mapped from files do not count.
     """
 
     def __init__(self, limit: int = RESPONSE_BYTES):

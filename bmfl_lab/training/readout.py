@@ -1,10 +1,11 @@
-"""A linear readout that gives any aligned network the study's classes, by one recipe for all."""
+"""A linear readout of the study's classes, fitted by the same recipe on any network."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,10 +13,21 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.models.ridge import RidgeFit, fit_ridge
-from bmfl_lab.training.aligned_model import TrainedAligned
 
 ALPHAS = tuple(float(a) for a in np.logspace(-1, 5, 13))
 RECIPE = "ridge on one-hot labels, penalty by 5-fold cross-validation within training images"
+
+
+class PooledModel(Protocol):
+    """A network whose last block can be read, e.g. `TrainedAligned` or `FrozenModel`."""
+
+    selection: str
+    n_classes: int
+    seed: int
+
+    def pooled(self, stimuli: StimulusSet) -> np.ndarray:
+        """Return the last block averaged over space, float32 (n_stimuli, width)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,19 +36,19 @@ class Readout:
 
     Parameters
     ----------
-    model : TrainedAligned
+    model : PooledModel
         The network.
     mean, scale : ndarray of float32, shape (width,)
-        Of the last block, averaged over space, on the training images.
+        Mean and standard deviation over the training images of the last block, averaged over space.
     fit : RidgeFit
-        Features to one score a class.
+        Linear map from these features to one score per class.
     selection : str
-        How the network's epoch and the penalty were chosen.
+        Rules by which the epoch of the network and the penalty were chosen.
     seed : int
-        Of the network.
+        Seed of the network.
     """
 
-    model: TrainedAligned
+    model: PooledModel
     mean: np.ndarray
     scale: np.ndarray
     fit: RidgeFit
@@ -49,19 +61,16 @@ class Readout:
         return np.asarray(self.fit.predict(x), dtype=np.float32)
 
 
-def fit_readout(
-    model: TrainedAligned, study: Study, *, alphas: Sequence[float] = ALPHAS
-) -> Readout:
+def fit_readout(model: PooledModel, study: Study, *, alphas: Sequence[float] = ALPHAS) -> Readout:
     """Fit a ridge readout of the study's classes on the last block, averaged over space.
 
     Parameters
     ----------
-    model : TrainedAligned
-        A network of any number of classes, before or after alignment, or any model with
-        ``pooled(stimuli)``, ``selection``, ``n_classes`` and ``seed``.
+    model : PooledModel
+        A network with any number of classes, e.g. before or after alignment.
     study : Study
-        Its "train" images and labels are used, no others.
-    alphas : sequence of float
+        Study whose images and labels of the set "train" are used, and no others.
+    alphas : sequence of float, default 13 values from 0.1 to 1e5
         Penalties to choose from.
 
     Returns
@@ -75,8 +84,8 @@ def fit_readout(
 
     Notes
     -----
-    Our choice: least squares on one-hot targets needs no schedule, so networks cannot differ in how
-    well their readout was trained.
+    Ridge regression on one-hot targets is our choice. It needs no learning schedule, so that
+    networks cannot differ in how well their readout was trained.
     """
     images = study.set("train")
     labels = np.asarray(images.labels)
@@ -85,37 +94,41 @@ def fit_readout(
             message(
                 "labelled training images",
                 f"{int((labels < 0).sum())} without",
-                "give their classes",
+                "label them, or leave them out of the study",
             )
         )
     x = model.pooled(images)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-6, spread, 1).astype(np.float32)
     targets = np.eye(len(study.class_names), dtype=np.float32)[labels]
-    with (
-        warnings.catch_warnings()
-    ):  # a network that knows nothing of the classes has no best penalty
+    with warnings.catch_warnings():
+        # the features of a network may say nothing about the classes; then no penalty is best
         warnings.filterwarnings("ignore", message="expected at most 5%")
         fit = fit_ridge((x - mean) / scale, targets, alphas, 5)
     return Readout(model, mean, scale, fit, f"{model.selection}; {RECIPE}", model.seed)
 
 
-def with_classes(
-    model: TrainedAligned, study: Study, how: str = "auto"
-) -> TrainedAligned | Readout:
-    """Return the model itself if its classes are the study's, else the model with `fit_readout`.
+def with_classes(model: PooledModel, study: Study, how: str = "auto") -> PooledModel | Readout:
+    """Return a model that classifies the study's classes.
 
     Parameters
     ----------
-    model : TrainedAligned
+    model : PooledModel
+        A network with any number of classes.
     study : Study
-    how : {"auto", "own", "ridge"}
-        "own" keeps the network's decoder, "ridge" fits a readout in any case.
+        Study with labelled images.
+    how : {"auto", "own", "ridge"}, default "auto"
+        "own" returns the model itself, "ridge" its readout by `fit_readout`. "auto" returns the
+        model itself if it has as many classes as the study, and its readout otherwise.
+
+    Returns
+    -------
+    PooledModel or Readout
 
     Raises
     ------
     DataError
-        If "own" is asked for and the number of classes differs.
+        If `how` is "own" and the number of classes differs.
     """
     same = model.n_classes == len(study.class_names)
     if how == "own" and not same:

@@ -1,4 +1,7 @@
-"""Presets of the fusion model, from tests on one core to ImageNet-sized studies on a GPU."""
+"""Presets of the fusion model, from tests on one core to ImageNet-sized studies on a GPU.
+
+Each function returns a `FusionConfig`; its keywords are fields of `FusionConfig` to change.
+"""
 
 from __future__ import annotations
 

@@ -75,6 +75,10 @@ class Inputs:
     encoder: TrainedEncoder | None
     source: ResponseSource | None
 
+    def predicted(self) -> EncoderSource:
+        """Return the source of the encoder's own predictions."""
+        return EncoderSource(self.encoder, self.context.device)
+
     def reads(self) -> list[tuple[str, int]]:
         """Return kind and block of all tokens that are read, those of the fusion first."""
         return [(self.kind, self.block), *shared_tokens(self.backbone, self.encoder)]
@@ -527,6 +531,7 @@ class TrainedFusion:
             "atlas": described,
             "encoder": saves_encoder,
             "needs_source": self.source is not None,
+            "needs_brain": self.source not in (None, self.inputs.predicted()),
             "history": self.history,
             "selection": self.selection,
             "epoch": self.epoch,
@@ -573,9 +578,14 @@ def load_fusion(
     )
     if encoder is None and found["encoder"]:
         encoder = load_encoder(Path(folder) / "encoder")
-    if found["needs_source"] and encoder is None and brain is None:
+    lacks_encoder = found["needs_source"] and encoder is None
+    if brain is None and (lacks_encoder or found.get("needs_brain")):
         raise CheckpointError(
-            message("the response source of this model", "none", "pass encoder=... or brain=...")
+            message(
+                "the response source of this model",
+                "none",
+                "pass brain=..., or encoder=... if its responses were predicted",
+            )
         )
     config, context = configs.from_dict(FusionConfig, found["config"]), Context.make(store, device)
     source = None

@@ -12,12 +12,14 @@ from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.config import replace
 from bmfl_lab.data.planted_images import DEGREES
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation.encoding import evaluate_encoder, regions
-from bmfl_lab.evaluation.encoding_tables import block_table, encoding_controls
-from bmfl_lab.evaluation.encoding_truth import (
+from bmfl_lab.evaluation.encoding import (
+    block_table,
+    encoding_controls,
+    evaluate_encoder,
     evaluate_encoder_shifts,
     orientation_tuning_error,
     receptive_field_error,
+    regions,
 )
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.models.ridge import fit_ridge

@@ -135,7 +135,7 @@ def test_edge_of_the_grid_is_reported():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        (lambda X, Y: (X[:-1], Y, {}), DataError, "as many stimuli"),
+        (lambda X, Y: (X[:-1], Y, {}), DataError, "same number of stimuli"),
         (
             lambda X, Y: (X, np.where(Y > 20, np.nan, Y), {}),
             DataError,

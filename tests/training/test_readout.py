@@ -10,7 +10,7 @@ from bmfl_lab.data import load_study
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation.layers import FrozenModel
 from bmfl_lab.training import aligned, encoder, image_function, train_brain_encoder
-from bmfl_lab.training.aligned_model import read_pixels
+from bmfl_lab.training.aligned import read_pixels
 from bmfl_lab.training.loop import LoopConfig
 from bmfl_lab.training.readout import RECIPE, fit_readout, with_classes
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.training.response_features import fit_response_features
+from bmfl_lab.training.aligned import fit_response_features
 
 
 def draw(n, v, seed=0):
@@ -49,7 +49,7 @@ def test_constant_vertex_contributes_nothing():
     [
         (draw(10, 30), 10, "1 to 9 components"),
         (np.repeat(draw(30, 3), 2, axis=1), 4, "1 to 3 components"),
-        (draw(10, 4), 0, "ask for fewer components"),
+        (draw(10, 4), 0, "set a smaller n_components"),
         (np.full((4, 4), np.nan), 1, "finite responses"),
     ],
 )

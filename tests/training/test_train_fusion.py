@@ -490,7 +490,9 @@ def test_a_lesion_is_the_same_for_a_set_whole_and_in_parts(study, store, fusion)
     assert not np.allclose(found, fusion.logits(test), atol=0.1)
 
 
-def test_a_control_trains_from_images_and_an_encoder_elsewhere_is_refused(study, store, encoder):
+def test_a_control_trains_from_images_and_an_encoder_elsewhere_is_refused(
+    study, store, encoder, tmp_path
+):
     options = {"store": store, "device": "cpu", "batches": "images", "encoder": encoder}
     config = tiny(kind="pooled:4", dropout=0.0, loop=configs.replace(LOOP, epochs=1))
     noise = sources.noise_source(np.random.default_rng(0).normal(size=(20, 168)))
@@ -499,6 +501,11 @@ def test_a_control_trains_from_images_and_an_encoder_elsewhere_is_refused(study,
     np.testing.assert_allclose(
         model.logits(study.set("test")), stored.logits(study.set("test")), atol=0.05
     )
+    stored.save(tmp_path)  # the encoder of its atlas is saved, but its responses are noise
+    with pytest.raises(CheckpointError, match="response source of this model"):
+        load_fusion(tmp_path, stored.backbone, store=store)
+    again = load_fusion(tmp_path, stored.backbone, brain=noise, store=store, device="cpu")
+    np.testing.assert_array_equal(again.logits(study.set("test")), stored.logits(study.set("test")))
     mixed = sources.mixed_source(
         sources.EncoderSource(encoder), noise(None, list("abc")), accuracy=0.3
     )
