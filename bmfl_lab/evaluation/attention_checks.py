@@ -38,11 +38,12 @@ from bmfl_lab.evaluation.attribution import (
     Attribution,
     baseline_images,
     class_attribution,
-    differentiable_patches,
+    response_to_images,
     roi_vertices,
 )
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.bmfl import BMFL
+from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng, seed_for
 from bmfl_lab.training.trained import TrainedFusion
@@ -810,7 +811,7 @@ def class_curves(
 
 
 def response_curves(
-    encoder: TrainedEncoder,
+    encoder: BrainEncoder,
     stimuli: StimulusSet,
     maps: np.ndarray,
     roi: str,
@@ -828,7 +829,7 @@ def response_curves(
 
     Parameters
     ----------
-    encoder : TrainedEncoder
+    encoder : TrainedEncoder or EncoderEnsemble
         Brain encoder of any kind.
     stimuli, maps, baseline, seed, reference
         Same as in `class_curves`.
@@ -849,15 +850,14 @@ def response_curves(
         If the maps do not fit the images, or the reference has other points or images.
     """
     backbone = encoder.load_backbone() if backbone is None else backbone
-    module = encoder.module.to(backbone.device).eval()
+    encoder = encoder.to(backbone.device)
     images = torch.cat(list(image_batches(backbone, stimuli)))
     empty = baseline_images(images, baseline, backbone)
     chosen = torch.as_tensor(np.flatnonzero(roi_vertices(encoder.atlas, roi)), device=images.device)
 
     def predict(part: Tensor) -> Tensor:
         with torch.no_grad():
-            response = module(differentiable_patches(backbone, part, encoder.sources))
-        return response.index_select(1, chosen)
+            return response_to_images(encoder, backbone, part).index_select(1, chosen)
 
     whole, nothing = (torch.cat([predict(p) for p in v.split(32)]) for v in (images, empty))
     distance = (nothing - whole).square().sum(1).clamp_min(1e-12)

@@ -5,12 +5,12 @@ Shape suffixes: B batch, P patches, D width, V vertices, C classes, n stimuli.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from bmfl_lab.backbones.tokens import read_tokens
@@ -20,8 +20,8 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL
+from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.training.trained import TrainedFusion
-from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 BASELINES = ("grey", "black", "blur")
 _ROWS = 16
@@ -221,12 +221,11 @@ def class_attribution(
 
 
 def response_attribution(
-    encoder: TrainedEncoder,
+    encoder: BrainEncoder,
     stimuli: StimulusSet,
     roi: str | np.ndarray,
     *,
     backbone: Backbone | None = None,
-    module: nn.Module | None = None,
     baseline: str = "grey",
     steps: int = 32,
 ) -> Attribution:
@@ -234,7 +233,7 @@ def response_attribution(
 
     Parameters
     ----------
-    encoder : TrainedEncoder
+    encoder : TrainedEncoder or EncoderEnsemble
         Brain encoder of any kind.
     stimuli : StimulusSet
         Images.
@@ -242,8 +241,6 @@ def response_attribution(
         ROI or group, e.g. ``"V1"``, or ``"left:V1"`` for one hemisphere; or a mask of vertices.
     backbone : Backbone, optional
         The backbone of the encoder, if it is loaded already; it is loaded by default.
-    module : nn.Module, optional
-        Network in place of the encoder's own, e.g. one with random weights.
     baseline, steps
         Same as in `class_attribution`.
 
@@ -258,12 +255,11 @@ def response_attribution(
     """
     mask = roi_vertices(encoder.atlas, roi) if isinstance(roi, str) else np.asarray(roi, bool)
     backbone = encoder.load_backbone() if backbone is None else backbone
-    module = (encoder.module if module is None else module).to(backbone.device).eval()
+    encoder = encoder.to(backbone.device)
     chosen = torch.as_tensor(np.flatnonzero(mask), device=backbone.device)
 
     def score(images: Tensor, index: Tensor) -> Tensor:
-        patches = differentiable_patches(backbone, images, encoder.sources)
-        return module(patches).index_select(1, chosen).mean(1)
+        return response_to_images(encoder, backbone, images).index_select(1, chosen).mean(1)
 
     name = roi if isinstance(roi, str) else f"{int(mask.sum())} vertices"
     return _attribute(score, backbone, stimuli, baseline, steps, f"predicted response of {name}")
@@ -288,30 +284,26 @@ def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
     return mask
 
 
-def differentiable_patches(
-    backbone: Backbone, images: Tensor, sources: Sequence[Mapping[str, str | int]]
-) -> Tensor:
-    """Return the tokens that an encoder reads; gradients reach the images if they are enabled.
+def response_to_images(encoder: BrainEncoder, backbone: Backbone, images: Tensor) -> Tensor:
+    """Return predicted responses to images; gradients reach the images if they are enabled.
 
     Parameters
     ----------
+    encoder : TrainedEncoder or EncoderEnsemble
+        Brain encoder, on the device of the backbone.
     backbone : Backbone
         Backbone of the encoder.
     images : Tensor, shape (B, 3, H, W)
         Normalised images.
-    sources : sequence of mapping, length n_blocks
-        Kind, block and features of the tokens, as in `TrainedEncoder.sources`; all have the same
-        features.
 
     Returns
     -------
-    Tensor, shape (B, P, D * n_blocks)
+    Tensor, shape (B, n_vertices)
     """
-    blocks = tuple(dict.fromkeys(s["block"] for s in sources))
-    features = sources[0]["features"]
-    tokens = backbone(images, blocks=blocks, features=features, grad=torch.is_grad_enabled())
-    by_block = dict(zip(blocks, tokens))
-    return torch.cat([read_tokens(by_block[s["block"]], s["kind"]) for s in sources], 2)
+    blocks = tuple(dict.fromkeys(s["block"] for s in encoder.sources))
+    features, grad = encoder.sources[0]["features"], torch.is_grad_enabled()
+    tokens = dict(zip(blocks, backbone(images, blocks=blocks, features=features, grad=grad)))
+    return encoder.respond([read_tokens(tokens[s["block"]], s["kind"]) for s in encoder.sources])
 
 
 def _classes(fusion: TrainedFusion, stimuli: StimulusSet, target: str | np.ndarray) -> np.ndarray:
