@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, extract_many
 from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.responses import Subject
@@ -37,6 +37,7 @@ from bmfl_lab.models.protocols import BrainEncoder, Classifier
 from bmfl_lab.runtime import half_the_threads, rng
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.trained_encoder import load_spec
 
 BACKBONE, ENCODER = "backbone: CLS over patches", "encoder: ROI query over patches"
 CONSULTED, LOOKED = "fusion: image over ROIs", "fusion: brain over patches"
@@ -255,8 +256,7 @@ class Explorer:
             self._backbone = next(own, None)
         if self._backbone is None:
             spec = getattr(self.encoder, "backbone", None) or self.study.backbone
-            options = {"image_size": spec.image_size, "resize": spec.resize, "device": self.device}
-            self._backbone = load_backbone(spec.name, spec.weights, **options)
+            self._backbone = load_spec(spec, self.device)
         return self._backbone
 
     # --- tokens
