@@ -1,4 +1,4 @@
-"""Any classifier as a model that the evaluation takes: two lines for the user."""
+"""Turn any function from images to logits into a model that the evaluation accepts."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from bmfl_lab.errors import DataError, message
 
 @dataclass(frozen=True)
 class CallableModel:
-    """A function from images to logits, with the method that the evaluation calls.
+    """A model whose logits are computed by a function; made by `as_model`.
 
     Parameters
     ----------
     name : str
-        How tables call it.
+        Name in tables.
     function : callable
         ``function(list of uint8 (H, W, 3) images) -> (n_images, n_classes)``.
     columns : ndarray of int, optional
         Columns of the function's output to keep, in the order of `class_names` or of the study's
-        classes.
+        classes; default: all.
+    batch_size : int, default 64
+        Number of images per call.
     class_names : tuple of str, optional
-        Class of each column kept. Sets that hold some of these classes, in any order, are then
+        Class of each column that is kept. Sets with some of these classes, in any order, are then
         scored by name.
-    batch_size : int
-        Images a call.
     """
 
     name: str
@@ -38,7 +38,17 @@ class CallableModel:
     class_names: tuple[str, ...] | None = None
 
     def logits(self, stimuli: StimulusSet) -> np.ndarray:
-        """Return logits, float32, shape (n_stimuli, n_classes), in the order of `class_names`, else of the set.
+        """Return class scores.
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            Images.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_stimuli, n_classes)
+            In the order of `class_names`, or of the set's classes if there are none.
 
         Raises
         ------
@@ -58,7 +68,7 @@ class CallableModel:
                     message(
                         f"logits of shape ({len(images)}, n_classes)",
                         str(found.shape),
-                        "return one row an image",
+                        "let the function return one row per image",
                     )
                 )
             found = found if self.columns is None else found[:, self.columns]
@@ -68,9 +78,9 @@ class CallableModel:
             of = f"class of {stimuli.name!r}" if self.class_names is None else "name in class_names"
             raise DataError(
                 message(
-                    f"{n_classes} logits, one a {of}",
+                    f"{n_classes} logits, one per {of}",
                     f"{blocks[0].shape[1]} from {self.name!r}",
-                    "pass class_names=... to name the head's columns, or columns=... to choose them",
+                    "pass class_names=... to name the columns, or columns=... to choose them",
                 )
             )
         return np.concatenate(blocks) if blocks else np.zeros((0, n_classes), np.float32)
@@ -84,23 +94,27 @@ def as_model(
     class_names: Sequence[str] | None = None,
     batch_size: int = 64,
 ) -> CallableModel:
-    """Make a model of any function from images to logits.
+    """Return a model for the evaluation from any function from images to logits.
 
     Parameters
     ----------
     function : callable
-        Takes a list of uint8 RGB images (H, W, 3), returns an array or tensor (n_images,
-        n_classes). Resizing and normalisation are its own.
+        Takes a list of uint8 RGB images (H, W, 3) and returns an array or tensor (n_images,
+        n_classes). It resizes and normalises the images itself.
     name : str
-        How tables call it.
-    columns : array of int, optional
-        Columns to keep, for a head with more classes than the study.
+        Name in tables.
+    columns : ndarray of int, optional
+        Columns to keep, for a classifier with more classes than the study; default: all.
     class_names : sequence of str, optional
-        Class of each column (of those kept), e.g. the 1,000 sorted wnids of an ImageNet head. The
-        evaluation then takes by name the columns of a set with fewer classes, such as ImageNet-R.
-        Without it the columns must be those of each set.
+        Class of each column that is kept, e.g. the 1,000 sorted wnids of ImageNet. The evaluation
+        then selects by name the columns of a set with fewer classes, such as ImageNet-R. Without
+        names the columns must be the classes of each set.
     batch_size : int, default 64
-        Images a call.
+        Number of images per call.
+
+    Returns
+    -------
+    CallableModel
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Brain-likeness beside robustness, for every model in any number of records."""
+"""Relation of brain-likeness and robustness over the models of any number of records."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ THIS = "this run"
 
 @dataclass(frozen=True)
 class BrainRobust:
-    """Brain-likeness beside robustness.
+    """Brain-likeness and robustness of models, and their correlation.
 
     Parameters
     ----------
-    table : DataFrame
-        One row a model and run: model, run, brain, brain_low, brain_high, robust, robust_low,
-        robust_high, n_brain, n_robust (rows behind each). NaN where a record does not say; models
-        that lack one side stand last.
+    table : pandas.DataFrame
+        One row per model and run, with columns ``model``, ``run``, ``brain``, ``brain_low``,
+        ``brain_high``, ``robust``, ``robust_low``, ``robust_high``, and ``n_brain`` and
+        ``n_robust``, the numbers of rows behind the values. Missing values are NaN; models that
+        lack one side come last.
     r, low, high : float or None
         Spearman correlation over models that have both, with a 95 % bootstrap interval over models;
         None with fewer than 4 models.
     n : int
         Number of models that have both.
     verdict : str
-        What may be said.
+        Conclusion in words.
     """
 
     table: pd.DataFrame
@@ -51,7 +52,7 @@ def _side(
         part = rows[(rows["name"] == name) & rows["value"].notna()]
         part = part[part["shift"] != ""] if under_shift else part
         over = part[part["seed"].isna()]
-        part = over if len(over) else part  # rows over seeds already hold those of single seeds
+        part = over if len(over) else part  # a row over seeds already includes the single seeds
         if len(part):
             ends = (
                 (part["ci_low"].iloc[0], part["ci_high"].iloc[0])
@@ -75,37 +76,41 @@ def brain_and_robust(
     n_boot: int = 2000,
     seed: int = 0,
 ) -> BrainRobust:
-    """Put each model's brain-likeness beside its out-of-distribution result.
+    """Compare the brain-likeness of models with their out-of-distribution results.
 
     Parameters
     ----------
-    rows : iterable of MetricRow, or DataFrame
-        Of one record, or of any number of records with a column ``run``
-        (`bmfl_lab.runs.findings.collect_records`): a model is known by its name and its run.
+    rows : iterable of MetricRow, or pandas.DataFrame
+        Rows of one record, or of several records with a column ``run``, as
+        `bmfl_lab.runs.findings.collect_records` returns them. A model is identified by its name and
+        its run.
     brain : str or sequence of str
-        Name of the alignment metric, or names of which the first that a model has counts; mean over
-        ROIs and subjects.
+        Name of the metric of brain-likeness; of several names, the first that a model has is used.
+        The value is the mean over ROIs and subjects.
     robust : str or sequence of str
-        The same under shift (rows with a `shift`), mean over shifts and severities.
+        Name or names of the metric under shift (rows with a `shift`). The value is the mean over
+        shifts and severities.
     shifts : sequence of str, optional
-        Only these shifts.
-    n_boot, seed
-        Of the interval.
+        Shifts to use; default: all.
+    n_boot : int, default 2000
+        Number of bootstrap resamples of the models.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
     BrainRobust
-        Intervals of a model are those of its record where one row says it all, and not given for
-        means over rows.
+        The interval of a model is that of its record if the value is a single row; means over
+        several rows have none.
 
     Raises
     ------
     DataError
-        If no model has both.
+        If no model has both metrics.
 
     Notes
     -----
-    Models of one family are not independent, so the interval of the correlation is a lower bound of
+    Models of one family are not independent, so that the interval of the correlation underestimates
     the uncertainty.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([asdict(r) for r in rows])
@@ -128,7 +133,7 @@ def brain_and_robust(
             message(
                 f"a model with both {brain!r} and {robust!r} under shift",
                 "none",
-                "evaluate the same models twice",
+                "evaluate the same models with both metrics",
             )
         )
     table = table.sort_values(
@@ -141,7 +146,9 @@ def brain_and_robust(
     )
 
 
-def _correlation(x: np.ndarray, y: np.ndarray, n_boot: int, seed: int) -> tuple:
+def _correlation(
+    x: np.ndarray, y: np.ndarray, n_boot: int, seed: int
+) -> tuple[float | None, float | None, float | None, int, str]:
     n = len(x)
     if n < 4:
         return None, None, None, n, f"{n} models: too few for a correlation"
@@ -150,12 +157,10 @@ def _correlation(x: np.ndarray, y: np.ndarray, n_boot: int, seed: int) -> tuple:
         float(_spearman(x, y)),
         np.nanquantile(_spearman(x[draws], y[draws]), [0.025, 0.975]),
     )
-    said = (
-        "more brain-like models are more robust"
-        if low > 0
-        else "more brain-like models are less robust"
-    )
-    return r, float(low), float(high), n, said if low > 0 or high < 0 else "no relation shown"
+    verdict = "no relation shown"
+    if low > 0 or high < 0:
+        verdict = f"more brain-like models are {'more' if low > 0 else 'less'} robust"
+    return r, float(low), float(high), n, verdict
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""What alignment did: brain-likeness and robustness of aligned networks beside their controls, with intervals."""
+"""Effect of alignment: brain-likeness and robustness of aligned networks and their controls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling
@@ -20,13 +21,38 @@ from bmfl_lab.records import MetricRow
 ALL = "all"
 
 
-def seed_groups(models: Mapping[str, Any], baseline: str) -> dict[str, list[Any]]:
-    """Return lists of models, one a seed, by name.
+class LayeredModel(Protocol):
+    """A model whose layers can be read, e.g. `TrainedAligned` or `FrozenModel`."""
+
+    def activations(self, stimuli: StimulusSet) -> Mapping[str, np.ndarray]:
+        """Return features (n_stimuli, d) by name of the layer."""
+        ...
+
+
+Models = Mapping[str, LayeredModel | Sequence[LayeredModel]]
+"""Models by name, or lists with one model per seed, in the same order of seeds for every name."""
+
+
+def seed_groups(models: Models, baseline: str) -> dict[str, list[LayeredModel]]:
+    """Return lists of models, with one model per seed, by name.
+
+    Parameters
+    ----------
+    models : mapping of str to model or list of models
+        Single models become lists of one.
+    baseline : str
+        Name that must be among them.
+
+    Returns
+    -------
+    dict of str to list of models
 
     Raises
     ------
-    ConfigError, DataError
-        If the baseline is unknown, or models have unequal numbers of seeds.
+    ConfigError
+        If the baseline is unknown.
+    DataError
+        If models have unequal numbers of seeds.
     """
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
     if baseline not in groups:
@@ -36,13 +62,17 @@ def seed_groups(models: Mapping[str, Any], baseline: str) -> dict[str, list[Any]
     sizes = {n: len(g) for n, g in groups.items()}
     if len(set(sizes.values())) != 1 or not sizes[baseline]:
         raise DataError(
-            message("as many seeds of every model", f"{sizes}", "train every model with every seed")
+            message(
+                "the same number of seeds for every model",
+                f"{sizes}",
+                "train every model with every seed",
+            )
         )
     return groups
 
 
 def alignment_effect(
-    models: Mapping[str, Any],
+    models: Models,
     subject: Subject,
     *,
     baseline: str = "original",
@@ -53,47 +83,58 @@ def alignment_effect(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """RSA of every layer with every ROI for each model, and its difference to the network before alignment.
+    """Compare the RSA of models with that of the network before alignment, per layer and ROI.
 
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Each has ``activations(stimuli) -> {layer: (n, d)}``. A list holds one model a training
-        seed, seeds in the same order for every model: model i is paired with baseline i, which it
-        started from.
+        Each model has ``activations(stimuli) -> {layer: (n_stimuli, d)}``. A list holds one model
+        per training seed, in the same order for every name: model i is paired with baseline i, from
+        which its training started.
     subject : Subject
-        Responses; only `split` is used.
+        Subject whose responses to the stimuli of `split` are used.
     baseline : str, default "original"
-        The model that the others are compared with.
+        Model that the others are compared with.
     split : str, default "test"
         Stimuli that took no part in training or selection.
     rois : sequence of str, optional
-        All that are present by default.
-    metric, method
-        As in `bmfl_lab.metrics.rdm` and `compare_rdms`.
-    n_boot, seed
-        Of the bootstrap.
+        ROIs; default: all that have vertices.
+    metric : str, default "correlation"
+        Distance of `bmfl_lab.metrics.rdm`.
+    method : str, default "spearman"
+        Similarity of `bmfl_lab.metrics.compare_rdms`.
+    n_boot : int, default 1000
+        Number of bootstrap resamples of the stimuli.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
-    DataFrame
-        One row a model, layer and ROI, and one with layer and ROI "all" for their mean: ``value``
-        (mean over seeds), ``low``, ``high``, ``difference`` (to the baseline), ``difference_low``,
-        ``difference_high``, ``p``, ``p_holm`` (over the layers and ROIs of a model),
-        ``ceiling_low``, ``ceiling_high``, ``n_stimuli``, ``n_seeds``, ``per_seed`` (list of
-        values), ``interval`` (what the intervals are).
+    pandas.DataFrame
+        One row per model, layer and ROI, and one row per model with layer and ROI "all" for their
+        mean. Columns: ``value`` (mean over seeds), ``low``, ``high``, ``difference`` (to the
+        baseline), ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (adjusted over the
+        layers and ROIs of a model), ``ceiling_low``, ``ceiling_high``, ``n_stimuli``, ``n_seeds``,
+        ``per_seed`` (list of values) and ``interval`` (method of the intervals).
 
     Raises
     ------
-    ConfigError, DataError
-        If the baseline is unknown, models have unequal numbers of seeds, or an RDM is undefined.
+    ConfigError
+        If the baseline is unknown.
+    DataError
+        If models have unequal numbers of seeds, or an RDM is undefined.
 
     Notes
     -----
-    Intervals and p take seeds and stimuli as crossed random samples, see
-    `bmfl_lab.metrics.crossed.crossed_bootstrap` (our choice: a count of resamples could not pass a
-    correction over many cells, and resampling a handful of seeds claims too much). With one seed
-    they say nothing about other seeds.
+    Intervals and p treat seeds and stimuli as crossed random samples, see
+    `bmfl_lab.metrics.crossed.crossed_bootstrap`. This is our choice: a p value from a count of
+    resamples is too coarse for a correction over many cells, and resampling a few seeds
+    underestimates the uncertainty. With one seed the results do not generalise to other seeds.
+
+    References
+    ----------
+    Lu & Wang (2025), Cognitive Neurodynamics 19:61 (arXiv:2407.10414), and its released code: RDMs
+    of 1 - Pearson r, compared by Spearman correlation.
     """
     groups = seed_groups(models, baseline)
     rows = subject.rows(split)
@@ -114,13 +155,22 @@ def alignment_effect(
     return _effect_table(value, samples, list(groups), layers, rois, baseline, ceilings, len(rows))
 
 
-def _effect_table(value, samples, names, layers, rois, baseline, ceilings, n) -> pd.DataFrame:
+def _effect_table(
+    value: np.ndarray,
+    samples: np.ndarray,
+    names: list[str],
+    layers: list[str],
+    rois: list[str],
+    baseline: str,
+    ceilings: Mapping[str, tuple[float, float]],
+    n: int,
+) -> pd.DataFrame:
     n_seeds, base, rows = value.shape[1], names.index(baseline), []
     for i, name in enumerate(names):
         cells = []
         for layer, roi, at in _cells(layers, rois):
-            # over the layers and ROIs of the cell: (n_models, n_seeds) and (n_boot, n_models,
-            # n_seeds)
+            # means over the layers and ROIs of the cell, of shapes (n_models, n_seeds) and
+            # (n_boot, n_models, n_seeds)
             found, drawn = (a[..., at[0], at[1]].mean(axis=(-2, -1)) for a in (value, samples))
             own, _ = crossed_bootstrap(found[i], drawn[:, i], n)
             change, p = crossed_bootstrap(found[i] - found[base], drawn[:, i] - drawn[:, base], n)
@@ -154,7 +204,7 @@ def _effect_table(value, samples, names, layers, rois, baseline, ceilings, n) ->
     return pd.concat(rows, ignore_index=True)
 
 
-def _cells(layers: list[str], rois: list[str]) -> Iterable[tuple[str, str, Any]]:
+def _cells(layers: list[str], rois: list[str]) -> Iterable[tuple[str, str, tuple[slice, slice]]]:
     yield ALL, ALL, (slice(None), slice(None))
     for k, layer in enumerate(layers):
         for j, roi in enumerate(rois):
@@ -162,27 +212,32 @@ def _cells(layers: list[str], rois: list[str]) -> Iterable[tuple[str, str, Any]]
 
 
 def compare_alignment(
-    models: Mapping[str, Any], subject: Subject, *, model: str = "aligned", **options: Any
+    models: Models, subject: Subject, *, model: str = "aligned", **options: object
 ) -> pd.DataFrame:
     """Compare one model's mean RSA with that of every other, paired over stimuli and seeds.
 
     Parameters
     ----------
-    models, subject, **options
-        As in `alignment_effect`, without `baseline`.
+    models, subject
+        As in `alignment_effect`.
     model : str, default "aligned"
-        The model whose gain is asked for.
+        Model that is compared with all others.
+    **options
+        Other arguments of `alignment_effect`, without `baseline`.
 
     Returns
     -------
-    DataFrame
-        One row a comparison: against, difference, low, high, p, p_holm (over the comparisons),
-        n_stimuli, n_seeds, interval, verdict.
+    pandas.DataFrame
+        One row per comparison with columns ``against``, ``difference``, ``low``, ``high``, ``p``,
+        ``p_holm`` (adjusted over the comparisons), ``n_stimuli``, ``n_seeds``, ``interval`` and
+        ``verdict``.
 
     Raises
     ------
-    ConfigError, DataError
-        As `alignment_effect`.
+    ConfigError
+        If `model` is unknown or the only model.
+    DataError
+        As in `alignment_effect`.
     """
     others = [n for n in models if n != model]
     if model not in models or not others:
@@ -235,20 +290,22 @@ def effect_rows(
 
     Parameters
     ----------
-    table : DataFrame
-        From `alignment_effect`.
+    table : pandas.DataFrame
+        Table that `alignment_effect` returned.
     subject : str
         Name of the subject.
-    selection : str or mapping of model name to str
-        How the models were selected.
-    split, notes : str
-        For every row.
+    selection : str or mapping of str to str
+        Rule by which all models, or each model by name, were selected.
+    split : str, default "test"
+        Split of every row.
+    notes : str, default ""
+        Notes of every row.
 
     Returns
     -------
     list of MetricRow
-        ``rsa`` and ``rsa_difference`` per layer and ROI, ``rsa_mean`` and ``rsa_mean_difference``
-        over all of them (with one row a seed), ``p_holm`` for the differences.
+        ``rsa`` and ``rsa_difference`` per layer and ROI; ``rsa_mean`` and ``rsa_mean_difference``
+        over all of them, ``rsa_mean`` also per seed; ``p_holm`` for the differences.
     """
     rows = []
     for r in table.itertuples():
@@ -287,34 +344,38 @@ def effect_rows(
 def shift_mean_rows(
     result: OODResult, *, baseline: str, n_boot: int = 2000, seed: int = 0
 ) -> list[MetricRow]:
-    """Return each model's accuracy averaged over the made shifts, and its paired difference to a baseline.
+    """Return the accuracy of each model over all shifts, and its difference to a baseline.
 
     Parameters
     ----------
     result : OODResult
-        From `bmfl_lab.evaluation.evaluate_ood`, of a study with made shifts.
+        Result of `bmfl_lab.evaluation.evaluate_ood` for a study with shifts.
     baseline : str
         Model that the others are compared with.
-    n_boot, seed
-        Of the bootstrap.
+    n_boot : int, default 2000
+        Number of bootstrap resamples of the images.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
     list of MetricRow
-        ``accuracy_over_shifts`` a model and ``accuracy_over_shifts_difference`` (model - baseline);
-        an image counts with the share of shifts under which it was classified correctly, so images
-        stay the units.
+        ``accuracy_over_shifts`` per model and ``accuracy_over_shifts_difference`` (model minus
+        baseline, paired by image). The value of an image is the share of shifts under which it was
+        classified correctly, so that images are the units of the statistics.
 
     Raises
     ------
     ConfigError
         If the baseline is unknown.
     DataError
-        If there is no made shift.
+        If there are no results under shifts.
     """
     frame = result.per_image[result.per_image["shift"] != ""]
     if frame.empty:
-        raise DataError(message("results under made shifts", "none", "evaluate with shifts"))
+        raise DataError(
+            message("results under shifts", "none", "evaluate a study whose `shifts` are not empty")
+        )
     names = list(dict.fromkeys(frame["model"]))
     if baseline not in names:
         raise ConfigError(

@@ -1,17 +1,19 @@
-"""Models beside people on the 16-class image sets of model-vs-human: accuracy, shape bias, error consistency.
+"""Comparison of models with people on the 16-class image sets of model-vs-human.
+
+The measures are accuracy, shape bias and error consistency.
 
 References
 ----------
-Geirhos et al. 2021, "Partial success in closing the gap between human and machine vision".
+Geirhos et al. (2021), Partial success in closing the gap between human and machine vision, NeurIPS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.data.modelvshuman import (
     CATEGORIES,
@@ -22,6 +24,7 @@ from bmfl_lab.data.modelvshuman import (
     read_trials,
 )
 from bmfl_lab.data.ood_sets import group_columns
+from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.evaluation.ood import nan_row
 from bmfl_lab.metrics.behaviour import (
@@ -31,31 +34,37 @@ from bmfl_lab.metrics.behaviour import (
     shape_bias,
 )
 from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-    from bmfl_lab.data.stimuli import StimulusSet
-
-
-def decide(model: Any, stimuli: StimulusSet, wnids: Sequence[str] | None = None) -> np.ndarray:
-    """Return a model's decision among the 16 categories for each image, "" where a logit is NaN.
+def decide(
+    model: Classifier, stimuli: StimulusSet, wnids: Sequence[str] | None = None
+) -> np.ndarray:
+    """Return a model's decision among the 16 categories for each image.
 
     Parameters
     ----------
-    model : Any
-        With ``logits(stimuli)``; its head has the 16 categories, or the classes `wnids`.
+    model : Classifier
+        Model whose logits are those of the 16 categories or of the 1,000 classes `wnids`.
     stimuli : StimulusSet
-        From `data.modelvshuman.read_images`.
-    wnids : sequence of str, shape (1000,), optional
-        Class of each column of an ImageNet head, in the head's order; ``model.class_names`` by
-        default.
+        Images that `bmfl_lab.data.modelvshuman.read_images` returned.
+    wnids : sequence of str, length 1000, optional
+        Class of each logit of an ImageNet classifier; default: ``model.class_names``.
+
+    Returns
+    -------
+    ndarray of object, shape (n_stimuli,)
+        Names of categories; "" if a logit is NaN.
 
     Raises
     ------
     DataError
-        If the head has neither 16 nor 1000 classes.
+        If the model has neither 16 nor 1,000 classes.
+
+    References
+    ----------
+    Geirhos et al. (2021), NeurIPS: mapping of the 1,000 classes to 16 categories.
     """
     logits = np.asarray(model.logits(stimuli))
     if logits.shape[1] == len(CATEGORIES):
@@ -74,7 +83,7 @@ def decide(model: Any, stimuli: StimulusSet, wnids: Sequence[str] | None = None)
 
 
 def compare_with_people(
-    models: Mapping[str, Any],
+    models: Mapping[str, Classifier],
     images: str | Path,
     trials: str | Path | Sequence[str | Path],
     name: str,
@@ -83,36 +92,41 @@ def compare_with_people(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> list[MetricRow]:
-    """Compare models with the people who saw the same images.
+    """Compare models with people who classified the same images.
 
     Parameters
     ----------
-    models : mapping of str to model
-        Each with ``logits(stimuli)``.
+    models : mapping of str to Classifier
+        Models by name, see `decide`.
     images : str or Path
         Folder of the set's images.
     trials : str, Path or sequence of them
-        The set's trial tables.
+        Tables of the set's trials.
     name : str
-        Name of the set ("sketch", "cue-conflict").
+        Name of the set, e.g. "sketch" or "cue-conflict".
     wnids : sequence of str, optional
-        As in `decide`.
-    n_boot, seed : int
-        Of the bootstrap over images.
+        Classes of ImageNet classifiers, as in `decide`.
+    n_boot : int, default 1000
+        Number of bootstrap resamples of the images.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
     list of MetricRow
-        ``accuracy`` of each model and of people (mean over people, the interval their mean -+ 1.96
-        standard errors), ``error_consistency`` of each model with people and of people with each
-        other, and for cue conflict ``shape_bias``; ``nan_logits`` of a model where there were any:
-        no decision, which is wrong. ``n`` is the number of images.
+        ``accuracy`` of each model and of people (mean over people, with an interval of 1.96
+        standard errors); ``error_consistency`` of each model with people and of people with each
+        other; ``shape_bias`` for cue conflict; ``nan_logits`` of a model whose logits contain NaN,
+        which counts as a wrong decision. ``n`` is the number of images.
 
     Raises
     ------
     DataError
-        If the trials hold no person, or no image of the trials is among the images; see also the
-        readers.
+        If the trials contain no person, or none of their images is in the folder.
+
+    References
+    ----------
+    Geirhos et al. (2021), NeurIPS.
     """
     stimuli, table = read_images(images, name), read_trials(trials)
     people = table[table["human"]]
@@ -171,7 +185,7 @@ def compare_with_people(
     return rows
 
 
-def _people_accuracy(people: pd.DataFrame, place: Mapping[str, Any]) -> MetricRow:
+def _people_accuracy(people: pd.DataFrame, place: Mapping[str, str]) -> MetricRow:
     row = observer_accuracy(people.assign(set="all")).iloc[0]
     half = 1.96 * row["sd"] / np.sqrt(row["n_observers"]) if row["n_observers"] > 1 else np.nan
     low, high = (
@@ -196,16 +210,14 @@ def _people_accuracy(people: pd.DataFrame, place: Mapping[str, Any]) -> MetricRo
 def _with_model(
     people: pd.DataFrame, model: str, keys: Sequence[str], right: np.ndarray
 ) -> pd.DataFrame:
-    import pandas as pd
-
     conditions = people.drop_duplicates("key").set_index("key")["condition"]
-    seen = [i for i, k in enumerate(keys) if k in conditions.index]
+    shown = [i for i, k in enumerate(keys) if k in conditions.index]
     mine = pd.DataFrame(
         {
             "observer": model,
-            "condition": [conditions[keys[i]] for i in seen],
-            "key": [keys[i] for i in seen],
-            "correct": right[seen],
+            "condition": [conditions[keys[i]] for i in shown],
+            "key": [keys[i] for i in shown],
+            "correct": right[shown],
         }
     )
     return pd.concat([people[["observer", "condition", "key", "correct"]], mine], ignore_index=True)
@@ -216,7 +228,7 @@ def _consistency(
     trials: pd.DataFrame,
     first: Sequence[str],
     second: Sequence[str],
-    place: Mapping[str, Any],
+    place: Mapping[str, str],
 ) -> MetricRow:
     kappa, n_pairs = mean_consistency(trials, first, second)
     return MetricRow(
@@ -230,7 +242,7 @@ def _consistency(
     )
 
 
-def _people_bias(people: pd.DataFrame, place: Mapping[str, Any]) -> MetricRow:
+def _people_bias(people: pd.DataFrame, place: Mapping[str, str]) -> MetricRow:
     shapes, textures = cue_conflict(list(people["imagename"]))
     found = [
         shape_bias(

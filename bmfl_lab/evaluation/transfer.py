@@ -1,10 +1,9 @@
-"""Does alignment with one subject carry over to other subjects, and to another modality?"""
+"""Transfer of alignment from one subject to other subjects and to another modality."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,8 @@ import pandas as pd
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.things_eeg import EEG
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.evaluation.effect import ALL, alignment_effect, seed_groups
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.evaluation.effect import ALL, Models, alignment_effect, seed_groups
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.metrics.crossed import crossed_bootstrap
@@ -23,12 +22,24 @@ from bmfl_lab.runtime import rng
 
 
 def shared_test(subjects: Sequence[Subject], split: str = "test") -> dict[str, np.ndarray]:
-    """Return for each subject the rows of `split` whose stimuli are in no subject's training or validation split.
+    """Return the rows of each subject whose stimuli no subject was trained or selected with.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+        Subjects; stimuli are matched by id.
+    split : str, default "test"
+        Split from which the rows are taken.
+
+    Returns
+    -------
+    dict of str to ndarray of int
+        Row indices by name of the subject.
 
     Raises
     ------
     DataError
-        If fewer than four are left for a subject.
+        If fewer than four stimuli are left for a subject.
     """
     used = {
         str(s.stimuli.ids[i])
@@ -44,45 +55,46 @@ def shared_test(subjects: Sequence[Subject], split: str = "test") -> dict[str, n
         if len(rows) < 4:
             raise DataError(
                 message(
-                    f"at least 4 {split} stimuli of {name!r} that no subject's model was trained on",
+                    f"at least 4 {split} stimuli of {name!r} that trained no subject's model",
                     str(len(rows)),
-                    "split the subjects by stimulus, not one by one",
+                    "give a stimulus the same split in every subject",
                 )
             )
     return found
 
 
 def across_subjects(
-    models: Mapping[str, Any], subjects: Sequence[Subject], *, split: str = "test", **options: Any
+    models: Models, subjects: Sequence[Subject], *, split: str = "test", **options: object
 ) -> pd.DataFrame:
-    """RSA of models with subjects they were, and were not, trained on.
+    """Compare models with the subject they were aligned with and with other subjects, by RSA.
 
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Name of the subject a model was aligned with to a model with ``activations(stimuli)``, or
-        one a seed; "" for the network before alignment, with which the others are compared. Other
-        names ("shuffled") are controls.
+        Models with ``activations(stimuli)``, or lists with one model per seed, by the name of the
+        subject they were aligned with. "" names the network before alignment, which is the
+        baseline. Other names, e.g. "shuffled", are controls.
     subjects : sequence of Subject
-        Whom the models are tested on, on those stimuli of `split` that no subject was trained or
-        selected with.
+        Subjects on whom the models are tested, with those stimuli of `split` that no subject was
+        trained or selected with (see `shared_test`).
     split : str, default "test"
+        Split of the stimuli.
     **options
-        Of `alignment_effect`.
+        Other arguments of `alignment_effect`.
 
     Returns
     -------
-    DataFrame
-        As `alignment_effect`, with ``trained_on``, ``subject`` (tested) and ``own`` (they are the
-        same) in place of ``model``. In the rows over all layers and ROIs, ``p_holm`` is adjusted
-        over all pairs of trained-on and tested.
+    pandas.DataFrame
+        Table of `alignment_effect` with columns ``trained_on``, ``subject`` (tested) and ``own``
+        (both are the same) in place of ``model``. In the rows over all layers and ROIs, ``p_holm``
+        is adjusted over all pairs of trained-on and tested subject.
 
     Raises
     ------
     ConfigError
-        If there is no subject, or no model before alignment.
+        If there is no subject, no aligned model, or no model before alignment.
     DataError
-        As `alignment_effect` and `shared_test`.
+        As in `alignment_effect` and `shared_test`.
     """
     if "" not in models or len(models) < 2 or not subjects:
         raise ConfigError(
@@ -108,23 +120,28 @@ def across_subjects(
 def transfer_rows(
     table: pd.DataFrame, *, selection: str, split: str = "test", notes: str = ""
 ) -> list[MetricRow]:
-    """Turn `across_subjects` into metric rows, one a pair of trained-on and tested.
+    """Turn the table of `across_subjects` into metric rows.
 
     Parameters
     ----------
-    table : DataFrame
-        From `across_subjects`.
-    selection, split, notes : str
-        For every row.
+    table : pandas.DataFrame
+        Table that `across_subjects` returned.
+    selection : str
+        Rule by which the aligned models were selected.
+    split : str, default "test"
+        Split of every row.
+    notes : str, default ""
+        Notes of every row.
 
     Returns
     -------
     list of MetricRow
-        ``rsa_transfer`` (mean RSA over layers and ROIs) and ``rsa_transfer_gain`` (over the network
-        before alignment); ``model`` names whom it was trained on, or the control, and ``subject``
-        whom it was tested on.
+        For each pair of trained-on and tested subject ``rsa_transfer``, the mean RSA over layers
+        and ROIs, and ``rsa_transfer_gain``, its difference to the network before alignment. `model`
+        names the subject it was aligned with, or the control; `subject` is the tested one.
     """
     rows, people = [], set(table["subject"])
+    n_compared = int((np.isfinite(table["p"]) & (table["roi"] == ALL)).sum())
     for r in table[table["roi"] == ALL].itertuples():
         shared = {
             "unit": "spearman rho",
@@ -145,24 +162,28 @@ def transfer_rows(
             )
         )
         if np.isfinite(r.p):
-            told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over pairs)", said) if v)
-            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}
+            text = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over pairs)", said) if v)
+            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": text}
+            ends |= {"p": float(r.p), "p_adjusted": float(r.p_holm), "reference": "original"}
+            ends |= {"family": "pairs of trained-on and tested", "n_compared": n_compared}
             rows.append(MetricRow("rsa_transfer_gain", r.difference, **ends, **kept, **shared))
     return rows
 
 
 @dataclass(frozen=True)
 class EEGTransfer:
-    """How well models predict M/EEG.
+    """Accuracy with which models predict M/EEG.
 
     Parameters
     ----------
-    course : DataFrame
-        Columns model, layer, time (s), value (mean r over sensors and seeds), n_stimuli.
-    effect : DataFrame
-        One row a model, over layers, sensors and the times of the window: model, value, low, high,
-        difference (to the baseline), difference_low, difference_high, p, p_holm (over the models),
-        n_stimuli, n_seeds.
+    course : pandas.DataFrame
+        One row per model, layer and time, with columns ``model``, ``layer``, ``time`` (s),
+        ``value`` (mean r over sensors and seeds) and ``n_stimuli``.
+    effect : pandas.DataFrame
+        One row per model for the mean over layers, sensors and the times of the window, with
+        columns ``model``, ``value``, ``low``, ``high``, ``difference`` (to the baseline),
+        ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (adjusted over the models),
+        ``n_stimuli``, ``n_seeds`` and ``interval``.
     """
 
     course: pd.DataFrame
@@ -170,7 +191,22 @@ class EEGTransfer:
 
 
 def folds(n: int, k: int = 3, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return k pairs of training and test rows; every row is tested once."""
+    """Return random folds of rows for training and test.
+
+    Parameters
+    ----------
+    n : int
+        Number of rows.
+    k : int, default 3
+        Number of folds.
+    seed : int, default 0
+        Seed of the random order.
+
+    Returns
+    -------
+    list of (ndarray of int, ndarray of int)
+        k pairs of sorted training and test rows; every row is tested once.
+    """
     parts = np.array_split(rng(seed, "eeg folds").permutation(n), k)
     return [
         (np.sort(np.concatenate([p for p in parts if p is not part])), np.sort(part))
@@ -179,7 +215,7 @@ def folds(n: int, k: int = 3, *, seed: int = 0) -> list[tuple[np.ndarray, np.nda
 
 
 def on_eeg(
-    models: Mapping[str, Any],
+    models: Models,
     eeg: EEG,
     stimuli: StimulusSet,
     *,
@@ -188,30 +224,32 @@ def on_eeg(
     window: tuple[float, float] = (0.0, np.inf),
     n_boot: int = 500,
     seed: int = 0,
-    **options: Any,
+    **options: object,
 ) -> EEGTransfer:
-    """Encoding score of models on M/EEG at each time, e.g. of networks that were aligned with fMRI.
+    """Score how well models, e.g. networks aligned with fMRI, predict M/EEG at each time.
 
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Each has ``activations(stimuli)``; a list holds one a seed, in the same order for every
-        model.
+        Models with ``activations(stimuli)``, or lists with one model per seed, in the same order
+        for every name.
     eeg : EEG
-        Evoked responses; averaged over repeats here.
+        Evoked responses; their mean over repeats is used.
     stimuli : StimulusSet
-        Holds the images of `eeg`; paired by id. They must not have trained the models.
-    splits : sequence of (train, test)
-        Disjoint rows of `eeg` for the ridge, e.g. from `folds`. Predictions for all test rows are
-        scored together.
+        Images of `eeg`, matched by id. They must not have been used to train the models.
+    splits : sequence of (ndarray of int, ndarray of int)
+        Disjoint training and test rows of `eeg` for the ridge regression, e.g. from `folds`.
+        Predictions for all test rows are scored together.
     baseline : str, default "original"
-        The model that the others are compared with.
-    window : (float, float)
-        Seconds over which the effect is averaged.
-    n_boot, seed
-        Of the bootstrap over tested stimuli.
+        Model that the others are compared with.
+    window : tuple of float, default (0, inf)
+        First and last time of the mean, in seconds after the image's onset.
+    n_boot : int, default 500
+        Number of bootstrap resamples of the tested stimuli.
+    seed : int, default 0
+        Seed of the resamples.
     **options
-        Of `encoding_scores`.
+        Other arguments of `bmfl_lab.evaluation.encoding_predictions`.
 
     Returns
     -------
@@ -222,8 +260,8 @@ def on_eeg(
     ConfigError
         If the baseline is unknown.
     DataError
-        If an EEG stimulus has no image, train and test rows overlap, a row is tested twice, no time
-        lies in the window, or models have unequal numbers of seeds.
+        If an EEG stimulus has no image, training and test rows overlap, a row is tested twice, no
+        time lies in the window, or models have unequal numbers of seeds.
     """
     groups = seed_groups(models, baseline)
     tested = np.concatenate([test for _, test in splits])
@@ -232,7 +270,8 @@ def on_eeg(
         raise DataError(
             message(
                 "every row tested at most once, and times in the window",
-                f"{len(tested) - len(np.unique(tested))} rows twice, {int(inside.sum())} times of {window} s",
+                f"{len(tested) - len(np.unique(tested))} rows twice, "
+                f"{int(inside.sum())} times of {window} s",
                 "use folds(), and a window of this recording",
             )
         )
@@ -266,22 +305,35 @@ def on_eeg(
     return EEGTransfer(pd.DataFrame(courses), effect)
 
 
-def _scored(features, measured, splits, n_boot, seed, kept, options):
-    """Return r of every layer and column, and resamples (n_boot,) of their mean over layers and kept columns."""
+def _scored(
+    features: Mapping[str, np.ndarray],
+    measured: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    n_boot: int,
+    seed: int,
+    kept: np.ndarray,
+    options: Mapping[str, object],
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return r (n_columns,) of every layer, and resamples (n_boot,) of the mean r.
+
+    The mean is over layers and the columns in the mask `kept`.
+    """
     parts = [
         encoding_predictions(features, measured, train=train, test=test, **options)
         for train, test in splits
     ]
-    # each fold about its own mean: a fold's prediction contains the mean of the others, which lies
-    # on the other side
+    # each fold is centred on its own mean: its prediction contains the mean of the other folds, so
+    # that means of predicted and measured responses would correlate negatively over folds
     predicted = {
         layer: np.concatenate([p[layer] - p[layer].mean(axis=0) for p in parts])
         for layer in features
     }
-    seen = np.concatenate([measured[test] - measured[test].mean(axis=0) for _, test in splits])
-    r = {layer: np.asarray(pearson(seen, p)) for layer, p in predicted.items()}
+    centred = np.concatenate([measured[test] - measured[test].mean(axis=0) for _, test in splits])
+    r = {layer: np.asarray(pearson(centred, p)) for layer, p in predicted.items()}
     drawn = [
-        np.nanmean(bootstrap_pearson(seen[:, kept], p[:, kept], n_boot=n_boot, seed=seed), axis=1)
+        np.nanmean(
+            bootstrap_pearson(centred[:, kept], p[:, kept], n_boot=n_boot, seed=seed), axis=1
+        )
         for p in predicted.values()
     ]
     return r, np.mean(drawn, axis=0)
@@ -325,32 +377,38 @@ def eeg_rows(
     split: str = "test",
     notes: str = "",
 ) -> list[MetricRow]:
-    """Turn `on_eeg` into metric rows.
+    """Turn the result of `on_eeg` into metric rows.
 
     Parameters
     ----------
     found : EEGTransfer
+        Result of `on_eeg`.
     subject : str
-        Whose M/EEG, or from whom it was simulated.
-    selection : mapping of model name to str
-    split, notes : str
-        For every row.
+        Subject of the M/EEG, or the subject from whom it was simulated.
+    selection : mapping of str to str
+        Rule by which each model was selected, by its name.
+    split : str, default "test"
+        Split of every row.
+    notes : str, default ""
+        Notes of every row.
 
     Returns
     -------
     list of MetricRow
-        ``eeg_encoding_r`` a model, and ``eeg_encoding_gain`` over the baseline.
+        ``eeg_encoding_r`` per model, and ``eeg_encoding_gain``, its difference to the baseline.
 
     Raises
     ------
     ConfigError
         If a model's selection is not given.
     """
-    rows = []
+    rows, n_compared = [], int(np.isfinite(found.effect["p"]).sum())
     for r in found.effect.itertuples():
         if r.model not in selection:
             raise ConfigError(
-                message(f"the selection of {r.model!r}", "none", nearest(r.model, selection))
+                message(
+                    f"the selection of {r.model!r}", "none", "add it to the mapping `selection`"
+                )
             )
         shared = {
             "unit": "r",
@@ -368,7 +426,9 @@ def eeg_rows(
             )
         )
         if np.isfinite(r.p):
-            told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over models)", notes) if v)
-            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}
+            text = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over models)", notes) if v)
+            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": text}
+            ends |= {"p": float(r.p), "p_adjusted": float(r.p_holm)}
+            ends |= {"family": "models", "n_compared": n_compared}
             rows.append(MetricRow("eeg_encoding_gain", r.difference, **ends, **shared))
     return rows

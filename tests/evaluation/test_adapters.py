@@ -42,7 +42,7 @@ def test_tensors_and_columns():
         1,
         1,
     ]
-    with pytest.raises(DataError, match="2 logits, one a class"):
+    with pytest.raises(DataError, match="2 logits, one per class"):
         as_model(wide, "wide").logits(stimuli())
 
 
@@ -54,7 +54,7 @@ def test_named_columns_are_those_of_the_head_and_not_of_the_set():
     )
     assert wide.logits(stimuli()).shape == (5, 3) and wide.class_names == ("odd", "dark", "bright")
     assert wide.logits(stimuli().subset([])).shape == (0, 3)
-    with pytest.raises(DataError, match="2 logits, one a name in class_names; got 3"):
+    with pytest.raises(DataError, match="2 logits, one per name in class_names; got 3"):
         as_model(
             lambda images: np.zeros((len(images), 3)), "wide", class_names=["dark", "bright"]
         ).logits(stimuli())
@@ -70,6 +70,6 @@ def test_named_columns_are_those_of_the_head_and_not_of_the_set():
 
 
 def test_wrong_shapes_and_empty_sets():
-    with pytest.raises(DataError, match="one row an image"):
+    with pytest.raises(DataError, match="one row per image"):
         as_model(lambda images: np.zeros(3), "bad").logits(stimuli())
     assert as_model(scores, "x").logits(stimuli().subset([])).shape == (0, 2)

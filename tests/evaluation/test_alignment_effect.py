@@ -105,7 +105,7 @@ def test_a_planted_gain_is_found_and_a_control_shows_none():
 def test_effect_refusals():
     with pytest.raises(ConfigError, match="a baseline among"):
         alignment_effect({"aligned": Model(1.0)}, subject())
-    with pytest.raises(DataError, match="as many seeds of every model"):
+    with pytest.raises(DataError, match="the same number of seeds for every model"):
         alignment_effect({"original": [Model(1.0)] * 2, "aligned": Model(1.0)}, subject())
 
 
@@ -149,7 +149,7 @@ def test_mean_over_shifts_leaves_the_clean_images_out():
         and gain.n_seeds == 2
         and gain.shift == "mean of 2 shifts"
     )
-    with pytest.raises(DataError, match="made shifts"):
+    with pytest.raises(DataError, match="results under shifts"):
         shift_mean_rows(
             OODResult([], result.per_image[result.per_image["shift"] == ""]), baseline="original"
         )
@@ -192,7 +192,7 @@ def test_stimuli_that_trained_any_subject_are_not_tested_on():
     assert list(transfer.shared_test([one, two])["t"]) == list(range(20, N))
     with pytest.raises(
         DataError,
-        match="at least 4 test stimuli of 't' that no subject's model was trained on; got 0",
+        match="at least 4 test stimuli of 't' that trained no subject's model; got 0",
     ):
         transfer.across_subjects({"": Model(0.2), "s": Model(4.0)}, [one, crossed])
 

@@ -124,7 +124,7 @@ def test_a_head_for_the_classes_of_another_set_is_refused(study):
         DataError, match=r"logits for the 3 classes of 'test'.*no class named \['a'\]"
     ):
         evaluate_ood({"other": Head("bcd")}, study, shifts=(), sets=("test",))
-    with pytest.raises(DataError, match=r"3 logits, one a class .* got 4"):
+    with pytest.raises(DataError, match=r"3 logits, one per class .* got 4"):
         evaluate_ood(
             {"wide": as_model(lambda images: np.zeros((len(images), 4)), "wide")},
             study,

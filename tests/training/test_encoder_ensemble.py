@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones.tokens import stored_patches
 from bmfl_lab.config import replace
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation import evaluate_encoder, receptive_field_error
@@ -61,6 +63,20 @@ def test_prediction_is_the_weighted_mean_of_the_members(made):
     )
     with pytest.raises(DataError, match=r"tokens of 3 block\(s\); got 1"):
         both.predict(both.tokens(stimuli, store=store, device="cpu")[:1])
+
+
+def test_tensors_images_and_stored_tokens_give_the_same_responses(made):
+    study, store, members = made
+    stimuli = study.subject().stimuli.subset(range(7))
+    for encoder in (*members.values(), combine_encoders(members)):
+        stored = encoder.tokens(stimuli, store=store, device="cpu")
+        batch = [torch.from_numpy(stored_patches([s]).astype(np.float32)) for s in stored]
+        batch = [b.requires_grad_() for b in batch]
+        found = encoder.respond(batch)
+        assert found.shape == (7, encoder.atlas.n_vertices)
+        np.testing.assert_array_equal(found.detach().numpy(), encoder.predict(stored, device="cpu"))
+        found.square().sum().backward()
+        assert all(b.grad.abs().sum() > 0 for b in batch)
 
 
 def test_it_is_judged_and_used_as_any_encoder(made):
