@@ -1,10 +1,11 @@
-"""Weight files of DINOv2: guarded reading, key names, strict loading, hashing, random weights."""
+"""Weight files: search, guarded reading, key names, strict loading, hashing, random weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import os
 import pickle
 import re
 import struct
@@ -12,15 +13,14 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
-from bmfl_lab.backbones.architecture import Architecture
-from bmfl_lab.backbones.vit import Backbone
-from bmfl_lab.errors import CheckpointError, DataError, message
+from bmfl_lab.backbones.vit import Architecture, ViT
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message
 from bmfl_lab.files import read_json
-from bmfl_lab.runtime import seed_for
+from bmfl_lab.runtime import home, seed_for
 
 State = dict[str, torch.Tensor]
 
@@ -28,6 +28,79 @@ MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
 UNUSED = ("mask_token",)
 """Keys of the original checkpoints that inference never reads."""
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
+"""Form of a repository on the Hugging Face hub, ``owner/name`` or ``owner/name@revision``."""
+
+
+def search_folders() -> tuple[Path, Path, Path]:
+    """Return the folders that are searched for weights.
+
+    Returns
+    -------
+    tuple of Path
+        ``$BMFL_HOME/weights``, torch's hub cache, the Hugging Face cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    hf_home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    hf_cache = Path(os.environ.get("HF_HUB_CACHE") or hf_home / "hub")
+    return home() / "weights", torch_home / "hub" / "checkpoints", hf_cache
+
+
+def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
+    """Return the local folder of a repository of the Hugging Face hub.
+
+    Parameters
+    ----------
+    text : str
+        Id, optionally with ``@revision``.
+    cached : bool
+        Only look into the local cache; otherwise download what is missing.
+    remedy : str
+        What the user can do if the repository is not found.
+
+    Raises
+    ------
+    FetchError
+        If the repository is not in the cache, or cannot be downloaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = text.partition("@")
+    patterns = ["*config.json", "model*.safetensors", "model.safetensors.index.json"]
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                cache_dir=search_folders()[2],
+                local_files_only=cached,
+                allow_patterns=patterns,
+            )
+        )
+    except Exception as error:
+        # the client raises its own errors, those of the HTTP library and those of the system
+        got = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}"
+        raise FetchError(message(f"the hub repository {repository}", got, remedy)) from error
+
+
+def random_seed(weights: str | Path | None) -> int | None:
+    """Return the seed of ``"random"`` (0) or ``"random:SEED"``, None for any other weights.
+
+    Raises
+    ------
+    ConfigError
+        If the seed is not a whole number.
+    """
+    kind, _, seed = str(weights).partition(":")
+    if kind != "random":
+        return None
+    if not (seed or "0").isdecimal():
+        expected = "weights 'random' or 'random:SEED'"
+        raise ConfigError(message(expected, repr(weights), "give a whole number as seed"))
+    return int(seed or 0)
+
 
 _ITEM_BITS = {
     "F64": 64,
@@ -153,13 +226,19 @@ def refuse_flipped(path: str | Path) -> None:
         raise _damaged(path, "every part as its checksum says", f"another {part!r}")
 
 
-def read_tensors(path: str | Path) -> State:
+def read_tensors(path: str | Path, nested: str = "") -> State:
     """Read a file of tensors without running any code in it.
 
     Parameters
     ----------
     path : str or Path
         A ``.safetensors`` file, or a torch file that holds a plain mapping of names to tensors.
+    nested : str, optional
+        Key of a torch file under which the mapping may lie, beside other plain values.
+
+    Returns
+    -------
+    dict of str to Tensor
 
     Raises
     ------
@@ -195,22 +274,23 @@ def read_tensors(path: str | Path) -> State:
         raise _damaged(
             path, "a readable torch file", str(error).splitlines()[0][:200] if str(error) else ""
         ) from error
+    if isinstance(found, Mapping):
+        found = found.get(nested, found)
     if not isinstance(found, Mapping) or not all(
         isinstance(v, torch.Tensor) for v in found.values()
     ):
         inside = list(found)[:4] if isinstance(found, Mapping) else type(found).__name__
-        raise CheckpointError(
-            message(
-                f"a mapping of names to tensors in {path}",
-                str(inside),
-                "save the backbone's state dict by itself",
-            )
-        )
+        expected = f"a mapping of names to tensors in {path}"
+        remedy = "save the backbone's state dict by itself"
+        raise CheckpointError(message(expected, str(inside), remedy))
     return dict(found)
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 over names, shapes and float32 values, independent of order and of the file's format."""
+    """Return the SHA-256 over names, shapes and float32 values.
+
+    It depends neither on the order of the tensors nor on the format of their file.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().to("cpu", torch.float32).contiguous()
@@ -219,69 +299,76 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_strictly(backbone: Backbone, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Put `state` into `backbone`, all of it or nothing.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        May lie on the meta device.
-    state : mapping of str to Tensor
-        In the original key names.
-    source : str
-        Where it comes from, for the message.
+def refuse_not_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Check that no weight is NaN or infinite.
 
     Raises
     ------
     CheckpointError
-        Naming missing, extra and mis-shaped keys, when there are any, and what the file looks like;
-        or if a weight is not finite.
+        If one is.
     """
-    ours = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
+    bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
+    if bad:
+        got = f"NaN or infinity in {', '.join(bad[:4])}"
+        raise CheckpointError(message(f"finite weights in {source}", got, "get the file again"))
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, torch.Tensor], *, name: str, source: str, remedy: str
+) -> None:
+    """Load `state` into `module` if its names and shapes are exactly those of the module.
+
+    Parameters
+    ----------
+    module : nn.Module
+        May lie on the meta device.
+    state : mapping of str to Tensor
+        Weights; floating-point ones are converted to float32.
+    name, source, remedy : str
+        Public name of the model, origin of the weights and advice, for the error message.
+
+    Raises
+    ------
+    CheckpointError
+        If keys are missing, unknown or mis-shaped, or a weight is not finite.
+    """
+    ours = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     theirs = {k: tuple(v.shape) for k, v in state.items() if k not in UNUSED}
-    missing, extra = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    shapes = [
-        f"{k} {theirs[k]} for {ours[k]}"
-        for k in ours.keys() & theirs.keys()
-        if theirs[k] != ours[k]
-    ]
-    if missing or extra or shapes:
-        parts = [("missing", missing), ("extra", extra), ("mis-shaped", sorted(shapes))]
+    problems = {
+        "missing": sorted(ours.keys() - theirs.keys()),
+        "extra": sorted(theirs.keys() - ours.keys()),
+        "mis-shaped": sorted(
+            f"{k} {theirs[k]} for {ours[k]}"
+            for k in ours.keys() & theirs.keys()
+            if theirs[k] != ours[k]
+        ),
+    }
+    if any(problems.values()):
         got = "; ".join(
             f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
-            for k, v in parts
+            for k, v in problems.items()
             if v
         )
-        raise CheckpointError(
-            message(
-                f"exactly the {len(ours)} tensors of {backbone.name} in {source}",
-                got,
-                looks_like(theirs, backbone.name),
-            )
-        )
-    bad = [k for k in ours if not torch.isfinite(state[k]).all()]
-    if bad:
-        raise CheckpointError(
-            message(
-                f"finite weights in {source}",
-                f"NaN or infinity in {', '.join(bad[:4])}",
-                "get the file again",
-            )
-        )
-    plain = {k: state[k].detach().to(torch.float32, copy=True).contiguous() for k in ours}
-    backbone.load_state_dict(plain, strict=True, assign=True)
-    backbone.requires_grad_(False)
-    backbone.weights_hash = hash_state(plain)
+        expected = f"exactly the {len(ours)} tensors of {name} in {source}"
+        raise CheckpointError(message(expected, got, remedy))
+    plain = {k: state[k].detach().clone().contiguous() for k in ours}
+    plain = {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
+    refuse_not_finite(plain, source)
+    module.load_state_dict(plain, strict=True, assign=True)
+    module.requires_grad_(False)
 
 
-def looks_like(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
-    """Return advice on which architecture tensors of these shapes belong to."""
-    if "cls_token" not in shapes:
+def looks_like(state: Mapping[str, torch.Tensor], name: str) -> str:
+    """Return advice on which DINOv2 architecture these weights belong to."""
+    if "cls_token" not in state:
         return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
-    width = shapes["cls_token"][-1]
-    blocks = len({k.split(".")[1] for k in shapes if k.startswith("blocks.")})
-    registers = shapes.get("register_tokens", (0, 0))[1]
-    return f"the file has width {width}, {blocks} blocks and {registers} registers: load it under that name, not {name}"
+    width = state["cls_token"].shape[-1]
+    blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
+    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    return (
+        f"the file has width {width}, {blocks} blocks and {registers} registers: load it under "
+        f"that name, not {name}"
+    )
 
 
 def random_state(architecture: Architecture, seed: int) -> State:
@@ -295,7 +382,7 @@ def random_state(architecture: Architecture, seed: int) -> State:
     linear (our choice).
     """
     with torch.device("meta"):
-        template = Backbone(architecture)
+        template = ViT(architecture)
     state: State = {}
     for name, parameter in template.state_dict().items():
         generator = torch.Generator().manual_seed(
@@ -377,7 +464,7 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
         file is missing or damaged.
     """
     folder = Path(folder)
-    config = _mapping_in(folder / "config.json")
+    config = read_mapping(folder / "config.json")
     expected = {
         "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
         "hidden_size": architecture.width,
@@ -396,45 +483,49 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
                 "choose its own name",
             )
         )
+    return from_huggingface(read_shards(folder))
+
+
+def read_shards(folder: Path) -> State:
+    """Read the tensors of a folder made by ``save_pretrained``, in one file or in several.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, damaged or lies outside the folder.
+    """
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
-        shards = _mapping_in(index).get("weight_map")
+        shards = read_mapping(index).get("weight_map")
         if not isinstance(shards, Mapping) or not all(isinstance(v, str) for v in shards.values()):
-            raise CheckpointError(
-                message(
-                    f"a weight_map of file names in {index}",
-                    repr(shards)[:80],
-                    "download the folder again",
-                )
-            )
+            expected = f"a weight_map of file names in {index}"
+            raise CheckpointError(message(expected, repr(shards)[:80], "download the folder again"))
         names = sorted(set(shards.values()))
     state: State = {}
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise CheckpointError(
-                message(
-                    f"the file {name} in {folder}",
-                    "nothing there",
-                    "save the model with safe serialization (safetensors); pickled weights are not read",
-                )
-            )
+            remedy = "save the model as safetensors; pickled weights are not read"
+            raise CheckpointError(message(f"the file {name} in {folder}", "nothing there", remedy))
         state |= read_tensors(folder / name)
-    return from_huggingface(state)
+    return state
 
 
-def _mapping_in(path: Path) -> Mapping[str, Any]:
+def read_mapping(path: Path) -> Mapping[str, object]:
+    """Read a JSON file of names and values.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, or holds something else.
+    """
+    remedy = "download the folder again"
     try:
         found = read_json(path)
     except DataError as error:
-        raise CheckpointError(
-            message(
-                f"a readable {path.name} in {path.parent}", str(error), "download the folder again"
-            )
-        ) from error
+        expected = f"a readable {path.name} in {path.parent}"
+        raise CheckpointError(message(expected, str(error), remedy)) from error
     if not isinstance(found, Mapping):
-        got = type(found).__name__
-        raise CheckpointError(
-            message(f"names and values in {path}", f"a {got}", "download the folder again")
-        )
+        got = f"a {type(found).__name__}"
+        raise CheckpointError(message(f"names and values in {path}", got, remedy))
     return found

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.backbones.dinov2 import load_backbone
-from bmfl_lab.backbones.features import FeatureStore, StoredTokens
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens, load_backbone
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet

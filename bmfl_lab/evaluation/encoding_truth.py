@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.backbones.features import FeatureStore
+from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import DataError, message

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.backbones.features import FeatureStore
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, extract_many
-from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 
 

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.backbones.dinov2 import load_backbone
-from bmfl_lab.backbones.features import FeatureStore
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
 from bmfl_lab.config import config_hash, to_dict
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import BackboneSpec, Study

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bmfl_lab.backbones.features import FeatureStore, StoredTokens
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message

@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.backbones.dinov2 import load_backbone
-from bmfl_lab.backbones.features import FeatureStore, StoredTokens
+from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens, load_backbone
 from bmfl_lab.backbones.tokens import extract_many
-from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
