@@ -235,7 +235,7 @@ def load_cornet_backbone(
     Its blocks are V1, V2, V4 and IT. The tokens are the positions of a block's output, so that IT
     has 7 x 7 patches of width 512 at 224 pixels.
     """
-    preprocess = Preprocess(image_size or 224, resize, patch_size=32)
+    preprocess = Preprocess(224 if image_size is None else image_size, resize, patch_size=32)
     if (seed := random_seed(weights)) is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -252,10 +252,12 @@ def _search() -> Path:
     own, torch_hub, _ = search_folders()
     found = [p for folder in (own, torch_hub) for p in sorted(folder.glob("cornet_s*.pth"))]
     if not found:
-        remedy = (
-            f"put cornet_s-1d3f7974.pth into {own}, give a checkpoint as weights, or "
-            "weights='random' for an untrained control"
+        raise CheckpointError(
+            message(
+                "weights of cornet_s",
+                f"none in {own}, {torch_hub}",
+                f"put cornet_s-1d3f7974.pth into {own}, give a checkpoint as weights, or "
+                "weights='random' for an untrained control",
+            )
         )
-        got = f"none in {own}, {torch_hub}"
-        raise CheckpointError(message("weights of cornet_s", got, remedy))
     return found[0]

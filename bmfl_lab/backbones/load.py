@@ -89,8 +89,13 @@ def load_backbone(
     """
     family, colon, source = name.partition(":")
     if colon and weights is not None:
-        got, remedy = f"{name!r} and weights={str(weights)!r}", "give them in one place"
-        raise ConfigError(message("the weights once", got, remedy))
+        raise ConfigError(
+            message(
+                "the weights once",
+                f"{name!r} and weights={str(weights)!r}",
+                "give them in one place",
+            )
+        )
     if dtype not in DTYPES:
         raise ConfigError(message(f"a dtype among {DTYPES}", repr(dtype), "choose one of them"))
     loader, device = BACKBONES[family], pick_device(device)

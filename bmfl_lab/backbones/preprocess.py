@@ -58,9 +58,14 @@ class Preprocess:
     def __post_init__(self) -> None:
         size, patch = self.image_size, self.patch_size
         if size < patch or size % patch:
-            expected = f"an image_size that is a positive multiple of {patch}"
             nearest = max(1, round(size / patch)) * patch
-            raise ConfigError(message(expected, repr(size), f"use {nearest}"))
+            raise ConfigError(
+                message(
+                    f"an image_size that is a positive multiple of {patch}",
+                    repr(size),
+                    f"use {nearest}",
+                )
+            )
         if self.resize not in RESIZE:
             raise ConfigError(
                 message(f"a resize rule among {RESIZE}", repr(self.resize), "choose one of them")

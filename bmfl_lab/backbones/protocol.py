@@ -104,10 +104,10 @@ class Backbone(Protocol):
         """Return everything that determines the tokens of an image, as plain JSON values."""
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of the last block's patches for an image of this size (pixels)."""
+        """Return rows and columns of the last block's patches for an image size in pixels."""
 
     def block_shape(self, block: int = -1) -> tuple[tuple[int, int], int]:
-        """Return the patch grid (rows, columns) and the width of a block's tokens at `image_size`."""
+        """Return the patch grid (rows, columns) and token width of a block at `image_size`."""
 
     def indices(self, blocks: Sequence[int]) -> list[int]:
         """Return block indices counted from 0; negative ones count from the end."""
@@ -160,9 +160,13 @@ def block_indices(blocks: Sequence[int], n_blocks: int, name: str) -> list[int]:
         If an index is out of range, or there is none.
     """
     if not blocks or any(not -n_blocks <= b < n_blocks for b in blocks):
-        expected = f"block indices from {-n_blocks} to {n_blocks - 1}"
-        remedy = f"choose among the {n_blocks} blocks of {name}"
-        raise ConfigError(message(expected, f"{tuple(blocks)}", remedy))
+        raise ConfigError(
+            message(
+                f"block indices from {-n_blocks} to {n_blocks - 1}",
+                f"{tuple(blocks)}",
+                f"choose among the {n_blocks} blocks of {name}",
+            )
+        )
     return [int(b) % n_blocks for b in blocks]
 
 
@@ -175,9 +179,13 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
         If a side is not a positive multiple of the patch size.
     """
     if min(height, width) < patch_size or height % patch_size or width % patch_size:
-        expected = f"image sides that are multiples of {patch_size} pixels"
-        remedy = f"use backbone.preprocess, with an image_size that is a multiple of {patch_size}"
-        raise ConfigError(message(expected, f"{height} x {width}", remedy))
+        raise ConfigError(
+            message(
+                f"image sides that are multiples of {patch_size} pixels",
+                f"{height} x {width}",
+                f"use backbone.preprocess, with an image_size that is a multiple of {patch_size}",
+            )
+        )
     return height // patch_size, width // patch_size
 
 
@@ -190,5 +198,8 @@ def check_images(images: Tensor) -> None:
         If it has not.
     """
     if images.ndim != 4 or images.shape[1] != 3:
-        got = f"{tuple(images.shape)}"
-        raise ConfigError(message("images of shape (B, 3, H, W)", got, "use backbone.preprocess"))
+        raise ConfigError(
+            message(
+                "images of shape (B, 3, H, W)", f"{tuple(images.shape)}", "use backbone.preprocess"
+            )
+        )

@@ -172,12 +172,16 @@ class FeatureStore:
 
     def _check_choices(self, dtype: str, batch_size: int, n: int) -> None:
         if dtype not in ("float16", "float32"):
-            expected = "a stored dtype 'float16' or 'float32'"
-            raise ConfigError(message(expected, repr(dtype), "choose one of them"))
-        if batch_size < 1 or n < 1:
-            expected, got = "at least one stimulus and a positive batch size", f"{n}, {batch_size}"
             raise ConfigError(
-                message(expected, got, "give an image, and a batch_size of 1 or more")
+                message("a stored dtype 'float16' or 'float32'", repr(dtype), "choose one of them")
+            )
+        if batch_size < 1 or n < 1:
+            raise ConfigError(
+                message(
+                    "at least one stimulus and a positive batch size",
+                    f"{n}, {batch_size}",
+                    "give an image, and a batch_size of 1 or more",
+                )
             )
 
     def _lock(self, key: str) -> contextlib.AbstractContextManager[None]:
@@ -216,15 +220,15 @@ class FeatureStore:
         used, limit = self.used_bytes() - already, self.limit_gb * 1e9
         free = shutil.disk_usage(self.root).free
         if used + needed > limit or needed - already > free:
-            got = (
-                f"{used / 1e9:.3g} GB used of a limit of {self.limit_gb:g} GB, "
-                f"{free / 1e9:.3g} GB free on the disk"
+            raise ConfigError(
+                message(
+                    f"room for {needed / 1e9:.3g} GB of tokens",
+                    f"{used / 1e9:.3g} GB used of a limit of {self.limit_gb:g} GB, "
+                    f"{free / 1e9:.3g} GB free on the disk",
+                    f"delete folders in {self.root}, raise limit_gb, or keep fewer tokens "
+                    "(kind='cls+mean' or 'pooled:4')",
+                )
             )
-            remedy = (
-                f"delete folders in {self.root}, raise limit_gb, or keep fewer tokens "
-                "(kind='cls+mean' or 'pooled:4')"
-            )
-            raise ConfigError(message(f"room for {needed / 1e9:.3g} GB of tokens", got, remedy))
 
     def _extract(
         self,
@@ -234,7 +238,7 @@ class FeatureStore:
         batch_size: int,
         source: StoredTokens | None = None,
     ) -> None:
-        """Write sets of tokens, computed by the backbone or derived from the patches of `source`."""
+        """Write sets of tokens, computed by the backbone or derived from those of `source`."""
         writers = {
             key: self._start(backbone, stimuli, key, identity, batch_size, source)
             for key, identity in identities.items()
@@ -255,9 +259,13 @@ class FeatureStore:
         if source is None and sha256_json(stimuli.digests()) != first.identity["stimuli"]:
             for writer in writers.values():
                 shutil.rmtree(writer.partial)
-            expected = f"the images of {stimuli.name!r} as they were when asked for"
-            got = "others: a file was replaced in between"
-            raise DataError(message(expected, got, "leave them alone, try again"))
+            raise DataError(
+                message(
+                    f"the images of {stimuli.name!r} as they were when asked for",
+                    "others: a file was replaced in between",
+                    "leave them alone, try again",
+                )
+            )
         facts = {
             "stimuli_name": stimuli.name,
             "weights_label": backbone.weights_label,
@@ -301,8 +309,13 @@ class FeatureStore:
         folder = self.root / key
         manifest = read_sealed_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("identity") != identity:
-            expected = f"tokens of the requested weights, preprocessing and stimuli in {folder}"
-            raise DataError(message(expected, "another manifest", _REMAKE))
+            raise DataError(
+                message(
+                    f"tokens of the requested weights, preprocessing and stimuli in {folder}",
+                    "another manifest",
+                    _REMAKE,
+                )
+            )
         arrays = {k: load_npy(folder / f"{k}.npy", mmap=True) for k in manifest["arrays"]}
         for name, array in arrays.items():
             if list(array.shape) != manifest["arrays"][name] or array.dtype != identity["dtype"]:
@@ -333,8 +346,9 @@ class FeatureStore:
             span = range(start, min(start + manifest["shard_rows"], manifest["n_stimuli"]))
             for name, array in arrays.items():
                 if _digest(array, span) != digests[name]:
-                    got = f"another checksum in rows {span.start} to {span.stop - 1}"
-                    raise _damaged(folder, name, got)
+                    raise _damaged(
+                        folder, name, f"another checksum in rows {span.start} to {span.stop - 1}"
+                    )
         # sets of earlier versions have no checksums of their headers
         for name, digest in manifest.get("headers", {}).items():
             if _header_digest(folder / f"{name}.npy", arrays[name]) != digest:

@@ -109,8 +109,13 @@ def array_shapes(
         side = min(grid)
         grid = (int(pooled[1]), int(pooled[1]))
         if grid[0] > side:
-            remedy = "pool to fewer cells, or use larger images"
-            raise ConfigError(message(f"a pooled grid of at most {side}", kind, remedy))
+            raise ConfigError(
+                message(
+                    f"a pooled grid of at most {side}",
+                    kind,
+                    "pool to fewer cells, or use larger images",
+                )
+            )
     shapes: Shapes = {"cls": (n, width)}
     if kind != "cls":
         shapes["mean"] = (n, width)
@@ -124,8 +129,9 @@ def _check_kind(kind: str) -> re.Match[str] | None:
     pooled = _POOLED.match(kind)
     if not pooled and kind not in ("cls", "cls+mean", "patches"):
         kinds = "'cls', 'cls+mean', 'patches' or 'pooled:G'"
-        remedy = "choose one of them, for example 'pooled:4'"
-        raise ConfigError(message(f"a kind {kinds}", repr(kind), remedy))
+        raise ConfigError(
+            message(f"a kind {kinds}", repr(kind), "choose one of them, for example 'pooled:4'")
+        )
     return pooled
 
 
@@ -299,11 +305,15 @@ def narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> n
     bad = np.flatnonzero(~(largest <= limit))
     if len(bad):
         value = largest[bad[0]]
-        finite = "store as dtype='float32'"
-        remedy = finite if np.isfinite(value) else "check the weights and compute in float32"
-        expected = f"finite tokens of magnitude at most {limit:.6g} to store as {dtype}"
-        got = f"{value} in {name!r} of stimulus {ids[bad[0]]!r}"
-        raise NumericsError(message(expected, got, remedy))
+        raise NumericsError(
+            message(
+                f"finite tokens of magnitude at most {limit:.6g} to store as {dtype}",
+                f"{value} in {name!r} of stimulus {ids[bad[0]]!r}",
+                "store as dtype='float32'"
+                if np.isfinite(value)
+                else "check the weights and compute in float32",
+            )
+        )
     return values.astype(dtype)
 
 

@@ -1,4 +1,4 @@
-"""Weight files: search, guarded reading, key names, strict loading, hashing, random weights."""
+"""Weight files of any backbone: search, guarded reading, strict loading, hashing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfl_lab.backbones.vit import Architecture, ViT
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message
 from bmfl_lab.files import read_json
-from bmfl_lab.runtime import home, seed_for
+from bmfl_lab.runtime import home
 
 State = dict[str, torch.Tensor]
 
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
-UNUSED = ("mask_token",)
-"""Keys of the original checkpoints that inference never reads."""
-
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 """Form of a repository on the Hugging Face hub, ``owner/name`` or ``owner/name@revision``."""
 
@@ -81,8 +77,13 @@ def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
         )
     except Exception as error:
         # the client raises its own errors, those of the HTTP library and those of the system
-        got = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}"
-        raise FetchError(message(f"the hub repository {repository}", got, remedy)) from error
+        raise FetchError(
+            message(
+                f"the hub repository {repository}",
+                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}",
+                remedy,
+            )
+        ) from error
 
 
 def random_seed(weights: str | Path | None) -> int | None:
@@ -97,23 +98,21 @@ def random_seed(weights: str | Path | None) -> int | None:
     if kind != "random":
         return None
     if not (seed or "0").isdecimal():
-        expected = "weights 'random' or 'random:SEED'"
-        raise ConfigError(message(expected, repr(weights), "give a whole number as seed"))
+        raise ConfigError(
+            message(
+                "weights 'random' or 'random:SEED'", repr(weights), "give a whole number as seed"
+            )
+        )
     return int(seed or 0)
 
 
-_ITEM_BITS = {
-    "F64": 64,
-    "I64": 64,
-    "U64": 64,
-    "F32": 32,
-    "I32": 32,
-    "U32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I16": 16,
-}
-_ITEM_BITS |= {"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
+_ITEM_BITS = (
+    dict.fromkeys(("F64", "I64", "U64"), 64)
+    | dict.fromkeys(("F32", "I32", "U32"), 32)
+    | dict.fromkeys(("F16", "BF16", "I16", "U16"), 16)
+    | dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 8)
+)
+"""Bits per element of each number type of the safetensors format."""
 
 
 def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -126,15 +125,15 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
 
     Returns
     -------
-    dict
-        Tensor name to (dtype, shape).
+    dict of str to (str, tuple of int)
+        Name of a tensor to its number type and shape.
 
     Raises
     ------
     CheckpointError
-        If the header is larger than 1 MB, not JSON, repeats a name, holds more than 10,000 tensors,
-        or its offsets overlap, leave holes, disagree with the shapes or with the length of the
-        file.
+        If the header is larger than 1 MB, is not JSON, repeats a name or holds more than 10,000
+        tensors; or if its offsets overlap, leave holes, or disagree with the shapes or with the
+        length of the file.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -199,15 +198,14 @@ def _damaged(path: Path, expected: str, got: str) -> CheckpointError:
     )
 
 
-def refuse_flipped(path: str | Path) -> None:
-    """Check the checksums inside a torch file, which torch itself does not look at.
+def _check_zip(path: Path) -> None:
+    """Check the checksums inside a torch file, which torch itself does not verify.
 
     Raises
     ------
     CheckpointError
         If a part of the file differs from its checksum. Files of torch before 1.6 carry none.
     """
-    path = Path(path)
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -223,7 +221,7 @@ def refuse_flipped(path: str | Path) -> None:
     ) as error:
         raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
     if part is not None:
-        raise _damaged(path, "every part as its checksum says", f"another {part!r}")
+        raise _damaged(path, "every part with its own checksum", f"another {part!r}")
 
 
 def read_tensors(path: str | Path, nested: str = "") -> State:
@@ -239,6 +237,7 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
     Returns
     -------
     dict of str to Tensor
+        Name to weights.
 
     Raises
     ------
@@ -259,7 +258,7 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise _damaged(path, "readable tensors", str(error)) from error
-    refuse_flipped(path)
+    _check_zip(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -267,7 +266,7 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
             message(
                 f"only tensors in {path}",
                 f"Python objects or damage ({str(error).splitlines()[0][:200]})",
-                "on a machine that trusts the file, save its state dict again as safetensors and load that",
+                "on a machine where the file is trusted, save its state dict again as safetensors",
             )
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
@@ -280,9 +279,13 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
         isinstance(v, torch.Tensor) for v in found.values()
     ):
         inside = list(found)[:4] if isinstance(found, Mapping) else type(found).__name__
-        expected = f"a mapping of names to tensors in {path}"
-        remedy = "save the backbone's state dict by itself"
-        raise CheckpointError(message(expected, str(inside), remedy))
+        raise CheckpointError(
+            message(
+                f"a mapping of names to tensors in {path}",
+                str(inside),
+                "save the backbone's state dict by itself",
+            )
+        )
     return dict(found)
 
 
@@ -309,8 +312,13 @@ def refuse_not_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
     """
     bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if bad:
-        got = f"NaN or infinity in {', '.join(bad[:4])}"
-        raise CheckpointError(message(f"finite weights in {source}", got, "get the file again"))
+        raise CheckpointError(
+            message(
+                f"finite weights in {source}",
+                f"NaN or infinity in {', '.join(bad[:4])}",
+                "get the file again",
+            )
+        )
 
 
 def load_strictly(
@@ -333,7 +341,7 @@ def load_strictly(
         If keys are missing, unknown or mis-shaped, or a weight is not finite.
     """
     ours = {k: tuple(v.shape) for k, v in module.state_dict().items()}
-    theirs = {k: tuple(v.shape) for k, v in state.items() if k not in UNUSED}
+    theirs = {k: tuple(v.shape) for k, v in state.items()}
     problems = {
         "missing": sorted(ours.keys() - theirs.keys()),
         "extra": sorted(theirs.keys() - ours.keys()),
@@ -344,146 +352,22 @@ def load_strictly(
         ),
     }
     if any(problems.values()):
-        got = "; ".join(
-            f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
-            for k, v in problems.items()
-            if v
+        raise CheckpointError(
+            message(
+                f"exactly the {len(ours)} tensors of {name} in {source}",
+                "; ".join(
+                    f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
+                    for k, v in problems.items()
+                    if v
+                ),
+                remedy,
+            )
         )
-        expected = f"exactly the {len(ours)} tensors of {name} in {source}"
-        raise CheckpointError(message(expected, got, remedy))
     plain = {k: state[k].detach().clone().contiguous() for k in ours}
     plain = {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
     refuse_not_finite(plain, source)
     module.load_state_dict(plain, strict=True, assign=True)
     module.requires_grad_(False)
-
-
-def looks_like(state: Mapping[str, torch.Tensor], name: str) -> str:
-    """Return advice on which DINOv2 architecture these weights belong to."""
-    if "cls_token" not in state:
-        return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
-    width = state["cls_token"].shape[-1]
-    blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
-    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
-    return (
-        f"the file has width {width}, {blocks} blocks and {registers} registers: load it under "
-        f"that name, not {name}"
-    )
-
-
-def random_state(architecture: Architecture, seed: int) -> State:
-    """Return untrained weights, a pure function of the seed and of each parameter's name.
-
-    Notes
-    -----
-    Truncated normal of standard deviation 0.02 for linear layers and positions, as in the original
-    code; uniform with bound ``fan_in ** -0.5`` for the patch projection. Models narrower than 384
-    use ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost
-    linear (our choice).
-    """
-    with torch.device("meta"):
-        template = ViT(architecture)
-    state: State = {}
-    for name, parameter in template.state_dict().items():
-        generator = torch.Generator().manual_seed(
-            seed_for(seed, "backbone", architecture.name, name)
-        )
-        value = torch.empty(parameter.shape)
-        fan_in = math.prod(parameter.shape[1:])
-        if name.startswith("patch_embed"):
-            value.uniform_(-((3 * 14 * 14) ** -0.5), (3 * 14 * 14) ** -0.5, generator=generator)
-        elif name in ("cls_token", "register_tokens"):
-            value.normal_(0, 1e-6 if architecture.width >= 384 else 0.5, generator=generator)
-        elif name == "pos_embed" or parameter.ndim == 2:
-            std = fan_in**-0.5 if architecture.width < 384 and parameter.ndim == 2 else 0.02
-            torch.nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
-        else:
-            value.fill_(0.0 if name.endswith("bias") else 1.0)
-        state[name] = value
-    return state
-
-
-_HF_NAMES = [
-    (r"^(dinov2|dinov2_with_registers)\.", ""),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
-    (r"^layernorm\.", "norm."),
-    (r"^encoder\.layer\.", "blocks."),
-    (r"\.attention\.(attention\.)?(query|key|value)\.", r".attn.\2."),
-    (r"\.attention\.(q|k|v)_proj\.", r".attn.\1."),
-    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.attn\.(query|key|value)\.", lambda m: f".attn.{m.group(1)[0]}."),
-    (r"\.layer_scale(1|2)\.lambda1$", r".ls\1.gamma"),
-    (r"\.mlp\.weights_in\.", ".mlp.w12."),
-    (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.w3."),
-]
-
-
-def from_huggingface(state: Mapping[str, torch.Tensor]) -> State:
-    """Translate the key names of ``Dinov2Model`` and ``Dinov2WithRegistersModel`` to the original ones.
-
-    Separate query, key and value (and gate and up) projections are stacked. Heads on top of the
-    backbone (``classifier.*``) are left out; every other unknown key stays, so that strict loading
-    names it.
-    """
-    renamed: State = {}
-    for key, tensor in state.items():
-        if key.startswith("classifier."):
-            continue
-        for pattern, new in _HF_NAMES:
-            key = re.sub(pattern, new, key)
-        renamed[key] = tensor
-    for stack, into in (
-        (("attn.q", "attn.k", "attn.v"), "attn.qkv"),
-        (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"),
-    ):
-        for key in [k for k in renamed if f".{stack[0]}." in k]:
-            parts = [key.replace(f".{stack[0]}.", f".{name}.") for name in stack]
-            if all(p in renamed for p in parts):
-                renamed[key.replace(f".{stack[0]}.", f".{into}.")] = torch.cat(
-                    [renamed.pop(p) for p in parts]
-                )
-    return renamed
-
-
-def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> State:
-    """Read a folder made by ``save_pretrained`` and return its tensors in the original key names.
-
-    Parameters
-    ----------
-    folder : str or Path
-        With ``config.json`` and ``model.safetensors`` or a sharded index.
-    architecture : Architecture
-        What the configuration must describe.
-
-    Raises
-    ------
-    CheckpointError
-        If the configuration describes another architecture (checked before tensors are read), or a
-        file is missing or damaged.
-    """
-    folder = Path(folder)
-    config = read_mapping(folder / "config.json")
-    expected = {
-        "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
-        "hidden_size": architecture.width,
-        "num_hidden_layers": architecture.n_blocks,
-        "num_attention_heads": architecture.n_heads,
-        "patch_size": architecture.patch_size,
-    }
-    differing = [
-        f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v
-    ]
-    if differing:
-        raise CheckpointError(
-            message(
-                f"the configuration of {architecture.name} in {folder}",
-                "; ".join(differing),
-                "choose its own name",
-            )
-        )
-    return from_huggingface(read_shards(folder))
 
 
 def read_shards(folder: Path) -> State:
@@ -499,14 +383,24 @@ def read_shards(folder: Path) -> State:
     if index.is_file():
         shards = read_mapping(index).get("weight_map")
         if not isinstance(shards, Mapping) or not all(isinstance(v, str) for v in shards.values()):
-            expected = f"a weight_map of file names in {index}"
-            raise CheckpointError(message(expected, repr(shards)[:80], "download the folder again"))
+            raise CheckpointError(
+                message(
+                    f"a weight_map of file names in {index}",
+                    repr(shards)[:80],
+                    "download the folder again",
+                )
+            )
         names = sorted(set(shards.values()))
     state: State = {}
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            remedy = "save the model as safetensors; pickled weights are not read"
-            raise CheckpointError(message(f"the file {name} in {folder}", "nothing there", remedy))
+            raise CheckpointError(
+                message(
+                    f"the file {name} in {folder}",
+                    "nothing there",
+                    "save the model as safetensors; pickled weights are not read",
+                )
+            )
         state |= read_tensors(folder / name)
     return state
 
@@ -523,9 +417,11 @@ def read_mapping(path: Path) -> Mapping[str, object]:
     try:
         found = read_json(path)
     except DataError as error:
-        expected = f"a readable {path.name} in {path.parent}"
-        raise CheckpointError(message(expected, str(error), remedy)) from error
+        raise CheckpointError(
+            message(f"a readable {path.name} in {path.parent}", str(error), remedy)
+        ) from error
     if not isinstance(found, Mapping):
-        got = f"a {type(found).__name__}"
-        raise CheckpointError(message(f"names and values in {path}", got, remedy))
+        raise CheckpointError(
+            message(f"names and values in {path}", f"a {type(found).__name__}", remedy)
+        )
     return found

@@ -52,7 +52,7 @@ def wrap(
     Returns
     -------
     Backbone
-        Of float32 tokens; its weights hash is computed from the state dict of `module`.
+        Its tokens are float32, and its weights hash is computed from the state dict of `module`.
 
     Raises
     ------
@@ -60,6 +60,11 @@ def wrap(
         If `tokens` returns something else, or the patches do not fill their grid.
     CheckpointError
         If a weight is not finite.
+
+    Notes
+    -----
+    Tokens on a GPU differ from those on a CPU by the rounding of torch's default settings, which
+    compute float32 convolutions in TF32 on recent GPUs.
 
     Examples
     --------
@@ -76,6 +81,8 @@ def wrap(
 
 
 class _Wrapped(nn.Module):
+    """The backbone that `wrap` returns; its members are described in `Backbone`."""
+
     def __init__(
         self,
         module: nn.Module,
@@ -105,9 +112,13 @@ class _Wrapped(nn.Module):
         found = self._tokens(self.module(images.to(self.dtype)))
         blocks = (found,) if isinstance(found, BackboneTokens) else tuple(found)
         if not blocks or not all(isinstance(b, BackboneTokens) for b in blocks):
-            got = ", ".join(type(b).__name__ for b in blocks) or "nothing"
-            remedy = "let `tokens` return one, or one per block"
-            raise ConfigError(message(f"BackboneTokens of {self.name}", got, remedy))
+            raise ConfigError(
+                message(
+                    f"BackboneTokens of {self.name}",
+                    ", ".join(type(b).__name__ for b in blocks) or "nothing",
+                    "let `tokens` return one, or one per block",
+                )
+            )
         return blocks
 
     @property
@@ -157,9 +168,13 @@ class _Wrapped(nn.Module):
         grad: bool = False,
     ) -> BackboneTokens | tuple[BackboneTokens, ...]:
         if attention or features != "tokens":
-            got = "attention weights" if attention else repr(features)
-            remedy = "use the tokens, or a DINOv2 backbone"
-            raise ConfigError(message(f"features='tokens' of {self.name}", got, remedy))
+            raise ConfigError(
+                message(
+                    f"features='tokens' of {self.name}",
+                    "attention weights" if attention else repr(features),
+                    "use the tokens, or a DINOv2 backbone",
+                )
+            )
         wanted = self.indices((-1,) if blocks is None else blocks)
         check_images(images)
         self.grid_of(*images.shape[2:])
@@ -170,12 +185,16 @@ class _Wrapped(nn.Module):
 
 
 def _complete(tokens: BackboneTokens) -> BackboneTokens:
-    """Return float32 tokens, with the mean patch for a missing class token and no registers for None."""
+    """Return float32 tokens; the mean patch stands for a missing class token."""
     patches, grid = tokens.patches.float(), tuple(map(int, tokens.grid))
     if patches.ndim != 3 or patches.shape[1] != grid[0] * grid[1]:
-        expected = f"patches of shape (B, P, D) with P = {grid[0]} x {grid[1]}"
-        remedy = "let `tokens` return all patches, row by row, and their grid"
-        raise ConfigError(message(expected, f"{tuple(patches.shape)}", remedy))
+        raise ConfigError(
+            message(
+                f"patches of shape (B, P, D) with P = {grid[0]} x {grid[1]}",
+                f"{tuple(patches.shape)}",
+                "let `tokens` return all patches, row by row, and their grid",
+            )
+        )
     cls = patches.mean(1) if tokens.cls is None else tokens.cls.float()
     registers = patches[:, :0] if tokens.registers is None else tokens.registers.float()
     return BackboneTokens(cls, registers, patches, grid)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bmfl_lab.backbones.preprocess import MEAN, STD
 from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.encoder_io import TrainedEncoder
@@ -47,7 +46,8 @@ def image_function(encoder: TrainedEncoder, *, device: str = "auto") -> Callable
     where = pick_device(device)
     backbone = encoder.load_backbone(device)
     module = copy.deepcopy(encoder.module).to(where).eval()
-    mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in (MEAN, STD))
+    colours = backbone.preprocess.mean, backbone.preprocess.std
+    mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in colours)
 
     def part(images_BCHW: Tensor, source) -> Tensor:
         found = backbone(

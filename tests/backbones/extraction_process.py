@@ -23,7 +23,7 @@ def stimuli(n):
 
 
 def deadly(base, after):
-    """Return the set with one image whose reading kills the process once shards before it are on disk."""
+    """Return `base` with an image whose reading kills the process after shards are on disk."""
 
     def read(i):
         if i == after:

@@ -83,7 +83,7 @@ def test_published_parameter_counts():
 def test_names_of_the_published_checkpoint():
     """Names are written out from the published definition.
 
-    Convolutions are shared between steps, each step has its own norms, and there is one linear layer.
+    Convolutions are shared between steps, each step has its own norms, and one layer is linear.
     """
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     names = {f"V1.conv{i}.weight" for i in (1, 2)} | {

@@ -131,3 +131,5 @@ def test_every_choice_is_described():
     assert (a["short_side"], b["short_side"]) == (112, 98)
     assert a != b != Preprocess(112, resize="direct").describe()
     assert load_backbone("vit_tiny14", image_size=98, resize="direct").preprocess.describe() == b
+    with pytest.raises(ConfigError, match="multiple of 14; got 0"):
+        load_backbone("vit_tiny14", image_size=0)

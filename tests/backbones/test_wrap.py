@@ -1,4 +1,4 @@
-"""Any module as a backbone: its tokens, what is refused, and its use in the store and in training."""
+"""Any module as a backbone: its tokens, its refusals, its use in the store and in training."""
 
 import doctest
 from dataclasses import replace
@@ -11,6 +11,7 @@ from torch import nn
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import (
+    BACKBONES,
     Backbone,
     BackboneTokens,
     FeatureStore,
@@ -90,6 +91,22 @@ def test_class_token_registers_and_blocks_of_its_own(tmp_path):
         store.get(backbone, noise(5), "pooled:3")
     with pytest.raises(ConfigError, match="block indices from -2 to 1"):
         store.get(backbone, noise(5), block=2)
+
+
+def test_a_registered_loader_is_asked_for_its_name(monkeypatch):
+    monkeypatch.setattr(BACKBONES, "_entries", dict(BACKBONES._entries))
+
+    @BACKBONES.register("toy")
+    def load(name, weights=None, *, image_size, dtype, device, resize):
+        assert (image_size, resize) == (None, "short")
+        return toy(int(weights or 0), name).to(device=device, dtype=dtype)
+
+    assert "toy" in BACKBONES.names() and "cornet_s" in BACKBONES.names()
+    assert load_backbone("toy").describe() == toy().describe()
+    assert load_backbone("toy:1").weights_hash == load_backbone("toy", 1).weights_hash
+    assert load_backbone("toy:1").weights_hash != load_backbone("toy").weights_hash
+    with pytest.raises(ConfigError, match="a known backbone; got 'toi'.*did you mean 'toy'"):
+        load_backbone("toi")
 
 
 def test_the_store_keeps_the_tokens_that_the_module_computes(tmp_path):
