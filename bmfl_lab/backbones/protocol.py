@@ -51,8 +51,8 @@ class BackboneTokens:
     .. [1] Darcet et al. (2024). Vision transformers need registers. ICLR, arXiv:2309.16588.
     """
 
-    cls: Tensor
-    registers: Tensor
+    cls: Tensor | None
+    registers: Tensor | None
     patches: Tensor
     grid: tuple[int, int]
     attention: Tensor | None = None
@@ -99,6 +99,10 @@ class Backbone(Protocol):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the weights and of the computation."""
 
     def describe(self) -> dict[str, object]:
         """Return everything that determines the tokens of an image, as plain JSON values."""

@@ -105,7 +105,7 @@ def test_a_registered_loader_is_asked_for_its_name(monkeypatch):
     assert load_backbone("toy").describe() == toy().describe()
     assert load_backbone("toy:1").weights_hash == load_backbone("toy", 1).weights_hash
     assert load_backbone("toy:1").weights_hash != load_backbone("toy").weights_hash
-    with pytest.raises(ConfigError, match="a known backbone; got 'toi'.*did you mean 'toy'"):
+    with pytest.raises(ConfigError, match=r"a known backbone; got 'toi'.*did you mean 'toy'"):
         load_backbone("toi")
 
 
