@@ -1,4 +1,4 @@
-"""Names that users choose from, mapped to functions."""
+"""Registries: public names that users choose from, mapped to functions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from bmfl_lab.errors import ConfigError, message, nearest
 
 
 class Registry:
-    """A mapping from a public name to a function, with helpful refusals.
+    """A mapping from public names to functions.
+
+    The error for an unknown name states the nearest valid name.
 
     Parameters
     ----------
     kind : str
-        What the entries are ("shift", "study"), used in messages.
+        Singular noun for an entry in error messages, such as "shift" or "backbone".
     """
 
     def __init__(self, kind: str):
@@ -21,7 +23,17 @@ class Registry:
         self._entries: dict[str, Callable] = {}
 
     def register(self, name: str) -> Callable[[Callable], Callable]:
-        """Return a decorator that enters a function under `name`.
+        """Return a decorator that registers a function under `name`.
+
+        Parameters
+        ----------
+        name : str
+            Public name.
+
+        Returns
+        -------
+        callable
+            Takes the function and returns it unchanged.
 
         Raises
         ------

@@ -1,35 +1,26 @@
-"""Frozen vision backbones and the store of their features."""
+"""Frozen vision backbones and the store of their tokens."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
-_WHERE = {
+_MODULES = {
+    "BACKBONES": "load",
+    "Backbone": "protocol",
+    "BackboneTokens": "protocol",
     "CORnetS": "cornet",
-    "load_cornet": "cornet",
-    "load_backbone": "dinov2",
-    "Backbone": "vit",
-    "BackboneTokens": "vit",
+    "FeatureStore": "store",
     "Preprocess": "preprocess",
-    "FeatureStore": "features",
     "StoredTokens": "tokens",
     "extract": "tokens",
+    "load_backbone": "load",
+    "map_tokens": "protocol",
+    "wrap": "wrapped",
 }
-__all__ = [
-    "Backbone",
-    "BackboneTokens",
-    "CORnetS",
-    "FeatureStore",
-    "Preprocess",
-    "StoredTokens",
-    "extract",
-    "load_backbone",
-    "load_cornet",
-]
+__all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"bmfl_lab.backbones.{_WHERE[name]}"), name)
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"bmfl_lab.backbones.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'bmfl_lab.backbones' has no attribute {name!r}")

@@ -1,21 +1,26 @@
 """CORnet-S: a shallow recurrent network with blocks named after visual areas.
 
 Shape suffixes: B batch, C channels, H height, W width.
+
+References
+----------
+Kubilius et al. (2019). Brain-like object recognition with high-performing shallow recurrent ANNs.
+NeurIPS, arXiv:1909.06161.
 """
 
 from __future__ import annotations
 
 import math
-import pickle
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmfl_lab.backbones.weights import refuse_flipped
+from bmfl_lab.backbones.preprocess import Preprocess
+from bmfl_lab.backbones.protocol import BACKBONES, Backbone, BackboneTokens, map_tokens
+from bmfl_lab.backbones.weights import load_strictly, random_seed, read_tensors, search_folders
+from bmfl_lab.backbones.wrapped import wrap
 from bmfl_lab.errors import CheckpointError, ConfigError, message
 
 BLOCKS = ("V1", "V2", "V4", "IT")
@@ -40,7 +45,10 @@ class _V1(nn.Module):
 
 
 class _Recurrent(nn.Module):
-    """A bottleneck applied `times` times with shared convolutions and a BatchNorm of its own for each step."""
+    """A bottleneck that is applied `times` times.
+
+    The convolutions are shared between the steps; each step has its own BatchNorm.
+    """
 
     def __init__(self, n_in: int, n_out: int, times: int):
         super().__init__()
@@ -59,9 +67,8 @@ class _Recurrent(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         x_BCHW = self.conv_input(x_BCHW)
         for step in range(self.times):
-            first = (
-                step == 0
-            )  # only the first step halves the map, and with it needs a projected shortcut
+            # only the first step halves the map and therefore needs a projected shortcut
+            first = step == 0
             shortcut_BCHW = self.norm_skip(self.skip(x_BCHW)) if first else x_BCHW
             x_BCHW = functional.relu(self._modules[f"norm1_{step}"](self.conv1(x_BCHW)))
             x_BCHW = functional.conv2d(
@@ -90,8 +97,8 @@ class CORnetS(nn.Module):
     n_classes : int, default 1000
         Number of logits.
     width : int, default 64
-        Channels of V1; each later block doubles them. 64 is the published network (53,416,616
-        parameters); smaller ones keep its structure for laptops.
+        Channels of V1; each later block doubles them. 64 is the published network with 53,416,616
+        parameters. Smaller networks keep its structure and fit on a laptop.
 
     Raises
     ------
@@ -100,12 +107,14 @@ class CORnetS(nn.Module):
 
     Notes
     -----
-    Parameter names are those of the published checkpoint. A fresh network is initialised as the
-    published one (He normal over the fan-out for convolutions).
+    Parameter names are those of the published checkpoint. A fresh network is initialised like the
+    published one: normal, with the variance of He et al. over the fan-out, for convolutions.
 
     References
     ----------
-    Kubilius et al. 2019, NeurIPS (CORnet-S).
+    Kubilius et al. (2019). Brain-like object recognition with high-performing shallow recurrent
+    ANNs. NeurIPS, arXiv:1909.06161. He et al. (2015). Delving deep into rectifiers. ICCV,
+    arXiv:1502.01852.
     """
 
     def __init__(self, n_classes: int = 1000, width: int = 64):
@@ -131,7 +140,7 @@ class CORnetS(nn.Module):
     def forward(
         self, images_BCHW: Tensor, blocks: bool = False
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Return logits and, if asked, the output of every block of the same pass.
+        """Return logits and, if requested, the output of every block of the same pass.
 
         Parameters
         ----------
@@ -144,8 +153,8 @@ class CORnetS(nn.Module):
         -------
         logits : Tensor, shape (B, n_classes)
         outputs : dict of str to Tensor, only if `blocks`
-            "V1" (B, width, H/4, W/4), "V2" (B, 2 width, H/8, W/8), "V4" (.. H/16 ..), "IT" (B, 8
-            width, H/32, W/32).
+            "V1" (B, width, H/4, W/4), "V2" (B, 2 width, H/8, W/8), "V4" (B, 4 width, H/16, W/16),
+            "IT" (B, 8 width, H/32, W/32).
         """
         outputs = {}
         x_BCHW = images_BCHW
@@ -170,10 +179,10 @@ def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> 
     Parameters
     ----------
     path : str or Path
-        A ``.pth`` file: the parameters, or a mapping that holds them under "state_dict". Keys may
+        A file with the parameters, or with a mapping that holds them under "state_dict". Keys may
         carry the ``module.`` prefix of a parallel wrapper.
     n_classes, width : int
-        As in `CORnetS`.
+        Sizes of the network in the file, see `CORnetS`.
 
     Returns
     -------
@@ -186,66 +195,69 @@ def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> 
         If the file is missing, holds more than tensors and plain values, or its keys or shapes
         differ.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            message(f"a checkpoint {path.name}", f"nothing at {path}", "download it, give its path")
-        )
-    refuse_flipped(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise CheckpointError(
-            message(
-                f"a file of tensors and plain values in {path.name}",
-                str(error).split("\n")[0][:200],
-                "save `state_dict()` alone in the environment that made the file",
-            )
-        ) from error
-    if isinstance(found, Mapping) and "state_dict" in found:
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise CheckpointError(
-            message(
-                f"a mapping of names to tensors in {path.name}",
-                type(found).__name__,
-                "save `state_dict()` alone",
-            )
-        )
-    model = CORnetS(n_classes=n_classes, width=width)
-    model.load_state_dict(
-        _fitting(model, {k.removeprefix("module."): v for k, v in found.items()}, path.name)
-    )
-    return model.eval()
-
-
-def _fitting(model: CORnetS, state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    wanted = model.state_dict()
+    model, path = CORnetS(n_classes=n_classes, width=width), Path(path)
+    state = read_tensors(path, nested="state_dict")
+    state = {k.removeprefix("module."): v for k, v in state.items()}
     # old torch releases did not count batches; the count is not used by this network
-    state = {**{k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}, **state}
-    missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    if missing or extra:
+    counts = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    remedy = "check which network this file belongs to, and give its own n_classes and width"
+    load_strictly(model, counts | state, name="CORnet-S", source=path.name, remedy=remedy)
+    return model.requires_grad_(True).eval()
+
+
+class _Areas(nn.Module):
+    """CORnet-S without its logits: images to the outputs of all blocks."""
+
+    def __init__(self, network: CORnetS):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        return self.network(images_BCHW, blocks=True)[1]
+
+
+def _tokens(outputs: dict[str, Tensor]) -> list[BackboneTokens]:
+    return [map_tokens(outputs[name]) for name in BLOCKS]
+
+
+@BACKBONES.register("cornet_s")
+def load_cornet_backbone(
+    name: str,
+    weights: str | Path | None = None,
+    *,
+    image_size: int | None,
+    dtype: torch.dtype,
+    device: str,
+    resize: str,
+) -> Backbone:
+    """Load CORnet-S as a backbone; parameters and errors as in `bmfl_lab.backbones.load_backbone`.
+
+    Its blocks are V1, V2, V4 and IT. The tokens are the positions of a block's output, so that IT
+    has 7 x 7 patches of width 512 at 224 pixels.
+    """
+    preprocess = Preprocess(224 if image_size is None else image_size, resize, patch_size=32)
+    if (seed := random_seed(weights)) is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network, label = CORnetS(), f"random weights (seed {seed}), untrained"
+    else:
+        path = _search() if weights is None else Path(weights).expanduser()
+        network, label = load_cornet(path), f"file {path.name}"
+    backbone = wrap(_Areas(network), preprocess=preprocess, tokens=_tokens, name=name)
+    backbone.weights_label = label
+    return backbone.to(device=device, dtype=dtype)
+
+
+def _search() -> Path:
+    own, torch_hub, _ = search_folders()
+    found = [p for folder in (own, torch_hub) for p in sorted(folder.glob("cornet_s*.pth"))]
+    if not found:
         raise CheckpointError(
             message(
-                f"the parameters of CORnet-S in {name}",
-                f"{len(missing)} missing {missing[:5]}, {len(extra)} unknown {extra[:5]}",
-                "check which network this file belongs to",
+                "weights of cornet_s",
+                f"none in {own}, {torch_hub}",
+                f"put cornet_s-1d3f7974.pth into {own}, give a checkpoint as weights, or "
+                "weights='random' for an untrained control",
             )
         )
-    wrong = [k for k in wanted if wanted[k].shape != state[k].shape]
-    if wrong:
-        raise CheckpointError(
-            message(
-                f"{wrong[0]} of shape {tuple(wanted[wrong[0]].shape)} in {name}",
-                f"{tuple(state[wrong[0]].shape)} ({len(wrong)} shapes differ)",
-                "give the checkpoint's own n_classes and width",
-            )
-        )
-    return state
+    return found[0]

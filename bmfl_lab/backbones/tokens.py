@@ -1,4 +1,4 @@
-"""From stimuli to tokens: decoding in threads, the backbone, and what is kept of its tokens.
+"""Computing tokens of stimuli: decoding in threads, the backbone, and the reduction of its tokens.
 
 Shape suffixes: n stimuli, B batch, P patches, D width, G side of a pooled grid.
 """
@@ -12,21 +12,23 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bmfl_lab.backbones.vit import Backbone, BackboneTokens
+from bmfl_lab.backbones.protocol import Backbone, BackboneTokens
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, NumericsError, message
 from bmfl_lab.files import sha256_json
 
 FORMAT = 1
-FP16_MAX = 65504.0
 _POOLED = re.compile(r"^pooled:([1-9]\d?)$")
 _AHEAD = 2
+
+Shapes = dict[str, tuple[int, ...]]
+Identity = dict[str, object]
+"""Everything that determines stored tokens, as plain JSON values."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,17 @@ class StoredTokens:
     Parameters
     ----------
     cls : ndarray, shape (n, D)
-        Class tokens.
+        Class tokens, or mean patch tokens if the backbone has no class token.
     mean : ndarray, shape (n, D), or None
         Mean over all patch tokens.
     patches : ndarray, shape (n, P, D), or None
-        Patch tokens, or the pooled grid.
+        Patch tokens, or their pooled grid.
     grid : tuple of int
-        Rows and columns of `patches`; of the backbone's own grid where there are none.
+        Rows and columns of `patches`, or of the backbone's own grid if there are no `patches`.
     key : str
-        Name of the content in the store; empty if it was never stored.
+        Name of the set in the store; empty if it was never stored.
     manifest : mapping
-        Everything that determined the numbers.
+        Everything that determined the numbers, as JSON values.
     """
 
     cls: np.ndarray
@@ -54,42 +56,57 @@ class StoredTokens:
     patches: np.ndarray | None
     grid: tuple[int, int]
     key: str
-    manifest: Mapping[str, Any]
+    manifest: Mapping[str, object]
 
     def __len__(self) -> int:
         return len(self.cls)
 
     def features(self) -> np.ndarray:
-        """Return CLS and mean patch token side by side as float32, shape (n, 2 D); CLS alone if no mean is kept."""
+        """Return class and mean patch tokens side by side as float32.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, 2 D)
+            Or (n, D), class tokens alone, if the set has no mean tokens.
+        """
         parts = [self.cls] if self.mean is None else [self.cls, self.mean]
         return np.concatenate([np.asarray(p, dtype=np.float32) for p in parts], axis=1)
 
 
 def array_shapes(
-    backbone: Backbone, n: int, kind: str
-) -> tuple[dict[str, tuple[int, ...]], tuple[int, int]]:
-    """Return the shape of each array that `kind` keeps, and the grid.
+    backbone: Backbone, n: int, kind: str, block: int = -1
+) -> tuple[Shapes, tuple[int, int]]:
+    """Return the shape of each array of a kind of tokens, and the patch grid.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Source of the tokens.
+    n : int
+        Number of stimuli.
+    kind : {"cls", "cls+mean", "patches", "pooled:G"}
+        What is kept.
+    block : int, default -1
+        Block index.
+
+    Returns
+    -------
+    shapes : dict of str to tuple of int
+        "cls" (n, D); "mean" (n, D) unless only class tokens are kept; "patches" (n, P, D) if
+        patches are kept.
+    grid : tuple of int
+        Rows and columns of the kept patches, or of the block's own grid if none are kept.
 
     Raises
     ------
     ConfigError
-        If `kind` is unknown, or the pooled grid is finer than the patches.
+        If `kind` is unknown, the block index is out of range, or the pooled grid is finer than the
+        patches.
     """
-    side = backbone.image_size // backbone.patch_size
-    grid = (side, side)
-    shapes: dict[str, tuple[int, ...]] = {"cls": (n, backbone.width)}
-    pooled = _POOLED.match(kind)
-    if not pooled and kind not in ("cls", "cls+mean", "patches"):
-        raise ConfigError(
-            message(
-                "a kind 'cls', 'cls+mean', 'patches' or 'pooled:G'",
-                repr(kind),
-                "choose one, e.g. 'pooled:4'",
-            )
-        )
-    if kind != "cls":
-        shapes["mean"] = (n, backbone.width)
+    pooled = _check_kind(kind)
+    grid, width = backbone.block_shape(block)
     if pooled:
+        side = min(grid)
         grid = (int(pooled[1]), int(pooled[1]))
         if grid[0] > side:
             raise ConfigError(
@@ -99,24 +116,36 @@ def array_shapes(
                     "pool to fewer cells, or use larger images",
                 )
             )
+    shapes: Shapes = {"cls": (n, width)}
+    if kind != "cls":
+        shapes["mean"] = (n, width)
     if kind == "patches" or pooled:
-        shapes["patches"] = (n, grid[0] * grid[1], backbone.width)
+        shapes["patches"] = (n, grid[0] * grid[1], width)
     return shapes, grid
 
 
-def _reduce(
-    tokens: BackboneTokens, names: Mapping[str, Any], grid: tuple[int, int]
-) -> dict[str, torch.Tensor]:
+def _check_kind(kind: str) -> re.Match[str] | None:
+    """Return the match of "pooled:G", None for another valid kind."""
+    pooled = _POOLED.match(kind)
+    if not pooled and kind not in ("cls", "cls+mean", "patches"):
+        kinds = "'cls', 'cls+mean', 'patches' or 'pooled:G'"
+        raise ConfigError(
+            message(f"a kind {kinds}", repr(kind), "choose one of them, for example 'pooled:4'")
+        )
+    return pooled
+
+
+def _reduce(tokens: BackboneTokens, names: Shapes, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return the arrays that `array_shapes` names, from the tokens of one batch."""
     found = {"cls": tokens.cls}
     if "mean" in names:
         found["mean"] = tokens.patches.mean(1)
     if "patches" in names:
+        own = grid == tokens.grid
         found["patches"] = (
-            tokens.patches
-            if grid == tokens.grid
-            else pool_patches(tokens.patches, tokens.grid, grid)
+            tokens.patches if own else pool_patches(tokens.patches, tokens.grid, grid)
         )
-    return found
+    return {k: v.float().cpu().numpy() for k, v in found.items()}
 
 
 def pool_patches(
@@ -160,33 +189,27 @@ def read_tokens(tokens: BackboneTokens, kind: str) -> torch.Tensor:
     ConfigError
         If the kind is unknown.
     """
-    if kind == "patches":
-        return tokens.patches
-    if pooled := _POOLED.match(kind):
+    if pooled := _check_kind(kind):
         side = int(pooled[1])
         return pool_patches(tokens.patches, tokens.grid, (side, side))
-    if kind not in ("cls", "cls+mean"):
-        kinds = "'patches', 'pooled:G', 'cls' or 'cls+mean'"
-        raise ConfigError(message(f"a kind of tokens {kinds}", repr(kind), "choose one of them"))
+    if kind == "patches":
+        return tokens.patches
     mean = [tokens.patches.mean(1)] if kind == "cls+mean" else []
     return torch.cat([tokens.cls, *mean], 1)[:, None]
 
 
 def derive(
-    stored: StoredTokens, spans: Sequence[range], names: Mapping[str, Any], grid: tuple[int, int]
+    stored: StoredTokens, spans: Sequence[range], names: Shapes, grid: tuple[int, int]
 ) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
-    """Yield what `run` yields for one kind, computed from a stored set of all patch tokens instead of the images.
+    """Yield what `run` yields for one kind, computed from a stored set of all patch tokens.
 
-    Class and mean tokens are those of the set; a pooled grid is the average of its patches, as
-    stored.
+    Class and mean tokens are those of the set; a pooled grid is the average of the stored patches.
     """
     for span in spans:
         rows = slice(span.start, span.stop)
-        found = {"cls": np.asarray(stored.cls[rows], np.float32)}
-        if "mean" in names:
-            found["mean"] = np.asarray(stored.mean[rows], np.float32)
+        found = {k: np.asarray(getattr(stored, k)[rows], np.float32) for k in names}
         if "patches" in names:
-            patches_BPD = torch.from_numpy(np.array(stored.patches[rows], np.float32))
+            patches_BPD = torch.from_numpy(np.array(found["patches"]))
             found["patches"] = pool_patches(patches_BPD, stored.grid, grid).numpy()
         yield span, [found]
 
@@ -208,7 +231,7 @@ def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.
 def _batches(
     backbone: Backbone, stimuli: StimulusSet, spans: Sequence[range]
 ) -> Iterator[torch.Tensor]:
-    """Yield preprocessed batches; images are decoded in threads while the backbone works on earlier ones."""
+    """Yield preprocessed batches, decoded in threads while the backbone computes earlier ones."""
     pinned = backbone.device.type == "cuda"
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1), thread_name_prefix="decode")
     try:
@@ -221,7 +244,7 @@ def _batches(
             if position < _AHEAD:
                 continue
             for future in itertools.chain.from_iterable(waiting):
-                # a broken file further on stops the work now, not when its turn comes
+                # a broken file in a later batch stops the extraction now
                 if future.done() and future.exception():
                     future.result()
             batch = torch.stack([future.result() for future in waiting.popleft()])
@@ -237,8 +260,8 @@ def run(
     wanted: Sequence[tuple[str, int]],
     features: str,
 ) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
-    """Yield each span with the reduced tokens of its stimuli, one dict for each (kind, block) in `wanted`."""
-    kept = [(block, *array_shapes(backbone, len(stimuli), kind)) for kind, block in wanted]
+    """Yield each span with the reduced tokens of its stimuli, one dict per (kind, block)."""
+    kept = [(block, *array_shapes(backbone, len(stimuli), kind, block)) for kind, block in wanted]
     for span, batch in zip(spans, _batches(backbone, stimuli, spans), strict=True):
         yield span, _compute(backbone, batch, kept, features)
 
@@ -246,22 +269,16 @@ def run(
 def _compute(
     backbone: Backbone,
     batch: torch.Tensor,
-    kept: Sequence[tuple[int, Mapping, tuple[int, int]]],
+    kept: Sequence[tuple[int, Shapes, tuple[int, int]]],
     features: str,
 ) -> list[dict[str, np.ndarray]]:
-    """Return the reduced tokens of a batch, worked off in halves where a GPU has no room for it."""
+    """Return the reduced tokens of a batch, computed in halves if the GPU's memory is too small."""
     blocks = tuple(dict.fromkeys(block for block, *_ in kept))
     try:
         with torch.inference_mode():
             inputs = batch.to(backbone.device, non_blocking=True)
             tokens = dict(zip(blocks, backbone(inputs, blocks=blocks, features=features)))
-            return [
-                {
-                    k: v.float().cpu().numpy()
-                    for k, v in _reduce(tokens[block], shapes, grid).items()
-                }
-                for block, shapes, grid in kept
-            ]
+            return [_reduce(tokens[block], shapes, grid) for block, shapes, grid in kept]
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
@@ -271,22 +288,29 @@ def _compute(
 
 
 def cut(span: range, size: int) -> list[range]:
-    """Return `span` in pieces of at most `size`."""
+    """Cut `span` into pieces of at most `size`."""
     return [span[i : i + size] for i in range(0, len(span), size)]
 
 
 def narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> np.ndarray:
-    """Convert to the stored type, refusing what it cannot hold."""
-    flat = np.abs(values).reshape(len(values), -1).max(1) if values.size else np.zeros(0)
-    limit = FP16_MAX if dtype == np.float16 else np.finfo(np.float32).max
-    bad = np.flatnonzero(~(flat <= limit))
+    """Convert tokens to the stored type.
+
+    Raises
+    ------
+    NumericsError
+        If a token is not finite, or too large for the type.
+    """
+    largest = np.abs(values).reshape(len(values), -1).max(1)
+    limit = np.finfo(dtype).max
+    bad = np.flatnonzero(~(largest <= limit))
     if len(bad):
+        value = largest[bad[0]]
         raise NumericsError(
             message(
                 f"finite tokens of magnitude at most {limit:.6g} to store as {dtype}",
-                f"{flat[bad[0]]} in {name!r} of stimulus {ids[bad[0]]!r}",
+                f"{value} in {name!r} of stimulus {ids[bad[0]]!r}",
                 "store as dtype='float32'"
-                if np.isfinite(flat[bad[0]])
+                if np.isfinite(value)
                 else "check the weights and compute in float32",
             )
         )
@@ -295,9 +319,8 @@ def narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> n
 
 def identity_of(
     backbone: Backbone, digests: list[str] | None, kind: str, block: int, dtype: str, features: str
-) -> dict[str, Any]:
+) -> Identity:
     """Return everything that determines the stored numbers up to rounding."""
-    index = block % backbone.n_blocks if -backbone.n_blocks <= block < backbone.n_blocks else block
     described = backbone.describe()
     # the same weights under another label are the same weights
     described.pop("weights_label")
@@ -305,7 +328,7 @@ def identity_of(
         "format": FORMAT,
         "backbone": described,
         "kind": kind,
-        "block": index,
+        "block": backbone.indices((block,))[0],
         "features": features,
         "dtype": dtype,
         "stimuli": None if digests is None else sha256_json(digests),
@@ -321,7 +344,17 @@ def extract(
     *,
     features: str = "tokens",
 ) -> StoredTokens:
-    """Return tokens in memory as float32, without a store; parameters as in `FeatureStore.get`.
+    """Return tokens in memory as float32, without a store.
+
+    Parameters
+    ----------
+    backbone, stimuli, kind, block, batch_size, features
+        As in `FeatureStore.get`.
+
+    Returns
+    -------
+    StoredTokens
+        Its `key` is empty.
 
     Raises
     ------
@@ -343,8 +376,19 @@ def extract_many(
     *,
     features: str = "tokens",
 ) -> list[StoredTokens]:
-    """Return what `extract` returns for several kinds and blocks, from one pass through the backbone."""
-    shapes = [array_shapes(backbone, len(stimuli), kind) for kind, _ in wanted]
+    """Return tokens of several kinds and blocks, computed in one pass through the backbone.
+
+    Parameters
+    ----------
+    wanted : sequence of (str, int)
+        Kind and block of each result; other parameters and errors as in `extract`.
+
+    Returns
+    -------
+    list of StoredTokens
+        In the order of `wanted`.
+    """
+    shapes = [array_shapes(backbone, len(stimuli), kind, block) for kind, block in wanted]
     kept = [{k: np.empty(shape, np.float32) for k, shape in found.items()} for found, _ in shapes]
     for span, parts in run(
         backbone, stimuli, cut(range(len(stimuli)), batch_size), wanted, features

@@ -1,8 +1,8 @@
 """The vision transformer of DINOv2, frozen, with the original parameter names.
 
-Shape suffixes: B batch, T tokens (CLS + registers + patches), P patches, D width, H heads, K head
-width, h and w rows and columns of patches, s and t those of pixels in a patch, c colours, X pixels
-of a patch.
+Shape suffixes: B batch, T tokens (class token, registers, patches), P patches, D width, H heads, K
+width of a head, h and w rows and columns of patches, s and t rows and columns of pixels in a patch,
+c colours, X pixels of a patch.
 """
 
 from __future__ import annotations
@@ -10,42 +10,85 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bmfl_lab.backbones.architecture import Architecture, Interpolation
 from bmfl_lab.backbones.preprocess import Preprocess
+from bmfl_lab.backbones.protocol import BackboneTokens, block_indices, check_images, patch_grid
 from bmfl_lab.errors import ConfigError, message
 
 FEATURES = ("tokens", "q", "k", "v")
 
 
 @dataclass(frozen=True)
-class BackboneTokens:
-    """Tokens of one block.
+class Architecture:
+    """Sizes of a DINOv2 vision transformer.
 
     Parameters
     ----------
-    cls : Tensor, shape (B, D)
-        Class token.
-    registers : Tensor, shape (B, n_registers, D)
-        Register tokens; they stand for no place in the image and are never patches.
-    patches : Tensor, shape (B, P, D)
-        Patch tokens, row by row.
-    grid : tuple of int
-        Rows and columns of patches, ``P = h * w``.
-    attention : Tensor, shape (B, H, T, T), optional
-        Attention weights of this block (rows sum to 1), order CLS, registers, patches.
+    name : str
+        Public name.
+    width, n_heads, n_blocks : int
+        Token width, attention heads per block, transformer blocks.
+    n_registers : int, default 0
+        Register tokens.
+    ffn : {"mlp", "swiglu"}, default "mlp"
+        Form of the feed-forward layer; the giant model uses SwiGLU.
+    grid : int, default 37
+        Rows (and columns) of patches that the positional embedding was trained for.
+    patch_size : int, default 14
+        Side of a patch in pixels.
+
+    References
+    ----------
+    Oquab et al. (2024). DINOv2: learning robust visual features without supervision. TMLR,
+    arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR,
+    arXiv:2309.16588.
     """
 
-    cls: torch.Tensor
-    registers: torch.Tensor
-    patches: torch.Tensor
-    grid: tuple[int, int]
-    attention: torch.Tensor | None = None
+    name: str
+    width: int
+    n_heads: int
+    n_blocks: int
+    n_registers: int = 0
+    ffn: str = "mlp"
+    grid: int = 37
+    patch_size: int = 14
+
+    @property
+    def ffn_width(self) -> int:
+        """Hidden width of the feed-forward layer.
+
+        It is 4 D; for SwiGLU two thirds of that, rounded up to a multiple of 8.
+        """
+        hidden = 4 * self.width
+        return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Rule by which the positional embedding is resampled to another grid.
+
+    Parameters
+    ----------
+    offset : float, default 0
+        Added to the number of patches before the scale factor is computed. 0 resamples to the exact
+        output size.
+    antialias : bool, default False
+        Low-pass filter when the grid shrinks.
+
+    Notes
+    -----
+    Three conventions exist and give different tokens away from the native grid. The original hub
+    models without registers use offset 0.1 and no antialiasing, those with registers offset 0 and
+    antialiasing. The Hugging Face ports use offset 0 for both, with antialiasing for the register
+    models only.
+    """
+
+    offset: float = 0.0
+    antialias: bool = False
 
 
 class PatchEmbed(nn.Module):
@@ -53,10 +96,10 @@ class PatchEmbed(nn.Module):
 
     Notes
     -----
-    Computed as a matrix product, which is the same function as the convolution whose weights it
-    holds. torch runs float32 convolutions of a recent GPU in TF32 unless told otherwise
-    (``torch.backends.cudnn.allow_tf32``), and matrix products in full float32
-    (``torch.backends.cuda.matmul.allow_tf32``); this package sets neither.
+    The projection is computed as a matrix product, which equals the convolution whose weights it
+    holds. On a recent GPU, torch computes float32 convolutions in TF32 by default
+    (``torch.backends.cudnn.allow_tf32``), but matrix products in full float32
+    (``torch.backends.cuda.matmul.allow_tf32``). This package changes neither setting.
     """
 
     def __init__(self, *, width: int, patch_size: int):
@@ -83,15 +126,14 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: torch.Tensor, weights: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the attended tokens (B, T, D) and, on request, the attention weights (B, H, T, T)."""
+        """Return the attended tokens (B, T, D) and the attention weights (B, H, T, T) or None."""
         B, T, D = x_BTD.shape
         q_BHTK, k_BHTK, v_BHTK = (
             self.qkv(x_BTD).view(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         )
         a_BHTT = None
         if weights:
-            # the fused kernel never forms the weights, so they are only computed when somebody
-            # looks at them
+            # the fused kernel never forms the weights, so they are computed only on request
             scale = q_BHTK.shape[-1] ** -0.5
             a_BHTT = (q_BHTK * scale @ k_BHTK.transpose(-2, -1)).float().softmax(-1)
             y_BHTK = a_BHTT.to(v_BHTK.dtype) @ v_BHTK
@@ -167,29 +209,29 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: torch.Tensor, weights: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the next tokens (B, T, D) and, on request, the attention weights (B, H, T, T)."""
+        """Return the next tokens (B, T, D) and the attention weights (B, H, T, T) or None."""
         y_BTD, a_BHTT = self.attn(self.norm1(x_BTD), weights)
         x_BTD = x_BTD + self.ls1(y_BTD)
         return x_BTD + self.ls2(self.mlp(self.norm2(x_BTD))), a_BHTT
 
 
-class Backbone(nn.Module):
-    """A frozen DINOv2 vision transformer. Made by `load_backbone`.
+class ViT(nn.Module):
+    """A frozen DINOv2 vision transformer; `load_backbone` returns one by name.
+
+    It has the attributes of `bmfl_lab.backbones.Backbone` and the ones listed here.
 
     Attributes
     ----------
-    name, width, n_heads, n_blocks, n_registers, patch_size, image_size
-        As in `Architecture`; `image_size` is the side that `preprocess` makes.
+    architecture : Architecture
+        Sizes.
+    n_heads : int
+        Attention heads per block.
     blocks : ModuleList
         The transformer blocks, for hooks.
     interpolation : Interpolation
         Convention for the positional embedding.
-    weights_hash : str
-        SHA-256 over the names, shapes and float32 values of all parameters.
-    weights_label : str
-        Where the weights come from, for people; says "stand-in" or "random" when they are.
-    preprocess : Preprocess
-        The one way from a uint8 image to this backbone's input.
+    dtype : torch.dtype
+        Number type of the weights and of the computation.
 
     References
     ----------
@@ -197,6 +239,8 @@ class Backbone(nn.Module):
     arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR,
     arXiv:2309.16588.
     """
+
+    has_cls = True
 
     def __init__(
         self,
@@ -212,7 +256,7 @@ class Backbone(nn.Module):
         self.n_blocks, self.n_registers = architecture.n_blocks, architecture.n_registers
         self.patch_size = architecture.patch_size
         self.interpolation = interpolation or Interpolation()
-        self.preprocess = preprocess or Preprocess()
+        self.preprocess = preprocess or Preprocess(patch_size=self.patch_size)
         self.image_size = self.preprocess.image_size
         self.weights_hash = self.weights_label = ""
 
@@ -229,7 +273,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """Device of the weights."""
         return self.cls_token.device
 
     @property
@@ -237,12 +281,12 @@ class Backbone(nn.Module):
         """Number type of the weights and of the computation."""
         return self.cls_token.dtype
 
-    def train(self, mode: bool = True) -> Backbone:
-        """Stay in evaluation mode, whatever a surrounding module is told."""
+    def train(self, mode: bool = True) -> ViT:
+        """Stay in evaluation mode when a surrounding module is set to training mode."""
         return super().train(False)
 
-    def describe(self) -> dict[str, Any]:
-        """Return what determines the tokens of an image, as plain JSON values for manifests."""
+    def describe(self) -> dict[str, object]:
+        """Return everything that determines the tokens of an image, as plain JSON values."""
         return {
             "name": self.name,
             "weights_hash": self.weights_hash,
@@ -257,42 +301,37 @@ class Backbone(nn.Module):
         }
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of patches of an image.
+        """Return rows and columns of patches for an image of this size (pixels).
 
         Raises
         ------
         ConfigError
             If a side is not a positive multiple of the patch size.
         """
-        if (
-            height < self.patch_size
-            or width < self.patch_size
-            or height % self.patch_size
-            or width % self.patch_size
-        ):
-            raise ConfigError(
-                message(
-                    f"image sides that are multiples of {self.patch_size} pixels",
-                    f"{height} x {width}",
-                    "resize with backbone.preprocess, or choose image_size = 14 n",
-                )
-            )
-        return height // self.patch_size, width // self.patch_size
+        return patch_grid(height, width, self.patch_size)
+
+    def block_shape(self, block: int = -1) -> tuple[tuple[int, int], int]:
+        """Return the patch grid (rows, columns) and the width of a block's tokens at `image_size`.
+
+        Raises
+        ------
+        ConfigError
+            If the block index is out of range.
+        """
+        self.indices((block,))
+        return self.grid_of(self.image_size, self.image_size), self.width
 
     def positions(self, grid: tuple[int, int]) -> torch.Tensor:
-        """Return the positional embedding (1, 1 + P, D) for a grid of patches, computed in float32."""
+        """Return the positional embedding (1, 1 + P, D) for a grid, resampled in float32."""
         native = self.architecture.grid
         if grid == (native, native):
             return self.pos_embed
         table = self.pos_embed.float()
         plane = table[:, 1:].reshape(1, native, native, self.width).permute(0, 3, 1, 2)
         rule = self.interpolation
+        target: dict[str, tuple[float, ...]] = {"size": grid}
         if rule.offset:
-            target: dict[str, Any] = {
-                "scale_factor": tuple((side + rule.offset) / native for side in grid)
-            }
-        else:
-            target = {"size": grid}
+            target = {"scale_factor": tuple((side + rule.offset) / native for side in grid)}
         plane = F.interpolate(
             plane, mode="bicubic", align_corners=False, antialias=rule.antialias, **target
         )
@@ -301,14 +340,7 @@ class Backbone(nn.Module):
 
     def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """Return the tokens (B, T, D) that enter the first block, and the grid."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ConfigError(
-                message(
-                    "images of shape (B, 3, H, W)",
-                    f"{tuple(images.shape)}",
-                    "use backbone.preprocess",
-                )
-            )
+        check_images(images)
         grid = self.grid_of(images.shape[2], images.shape[3])
         x_BPD = self.patch_embed(images.to(self.dtype))
         cls_B1D = self.cls_token.expand(len(images), -1, -1)
@@ -334,24 +366,25 @@ class Backbone(nn.Module):
         Parameters
         ----------
         images : Tensor, shape (B, 3, H, W)
-            Preprocessed images on the backbone's device; H and W multiples of 14.
+            Preprocessed images on the backbone's device. H and W are multiples of the patch size.
         blocks : sequence of int, optional
-            Block indices from 0 (negative ones count from the end). None means the last one.
+            Block indices from 0; negative ones count from the end. None means the last block.
         attention : bool, default False
             Also return the attention weights of these blocks.
-        features : {"tokens", "q", "k", "v"}
+        features : {"tokens", "q", "k", "v"}, default "tokens"
             Tokens after the block, or its query, key or value projections, which some brain
             encoders read.
         norm : bool, default True
             Apply the final LayerNorm to the tokens of every chosen block, as the original
-            ``get_intermediate_layers`` does; projections are never normed.
+            ``get_intermediate_layers`` does. Projections are never normalised.
         grad : bool, default False
-            Let gradients reach `images` (for saliency); the weights stay frozen either way.
+            Let gradients reach `images`, for saliency. The weights stay frozen in both cases.
 
         Returns
         -------
         BackboneTokens or tuple of BackboneTokens
-            In float32. One for ``blocks=None``, else one a requested block in the order asked for.
+            Float32 tokens of the last block for ``blocks=None``; otherwise one BackboneTokens per
+            entry of `blocks`, in their order.
 
         Raises
         ------
@@ -385,17 +418,9 @@ class Backbone(nn.Module):
         Raises
         ------
         ConfigError
-            If one is out of range, or there is none.
+            If an index is out of range, or there is none.
         """
-        if not blocks or any(not -self.n_blocks <= b < self.n_blocks for b in blocks):
-            raise ConfigError(
-                message(
-                    f"block indices from {-self.n_blocks} to {self.n_blocks - 1}",
-                    f"{tuple(blocks)}",
-                    f"{self.name} has {self.n_blocks} blocks",
-                )
-            )
-        return [int(b) % self.n_blocks for b in blocks]
+        return block_indices(blocks, self.n_blocks, self.name)
 
     def _split(
         self, tokens_BTD: torch.Tensor, grid: tuple[int, int], weights: torch.Tensor | None

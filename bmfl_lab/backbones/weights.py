@@ -1,10 +1,11 @@
-"""Weight files of DINOv2: guarded reading, key names, strict loading, hashing, random weights."""
+"""Weight files of any backbone: search, guarded reading, strict loading, hashing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import os
 import pickle
 import re
 import struct
@@ -12,35 +13,106 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import nn
 
-from bmfl_lab.backbones.architecture import Architecture
-from bmfl_lab.backbones.vit import Backbone
-from bmfl_lab.errors import CheckpointError, DataError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message
 from bmfl_lab.files import read_json
-from bmfl_lab.runtime import seed_for
+from bmfl_lab.runtime import home
 
 State = dict[str, torch.Tensor]
 
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
-UNUSED = ("mask_token",)
-"""Keys of the original checkpoints that inference never reads."""
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
+"""Form of a repository on the Hugging Face hub, ``owner/name`` or ``owner/name@revision``."""
 
-_ITEM_BITS = {
-    "F64": 64,
-    "I64": 64,
-    "U64": 64,
-    "F32": 32,
-    "I32": 32,
-    "U32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I16": 16,
-}
-_ITEM_BITS |= {"U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8}
+
+def search_folders() -> tuple[Path, Path, Path]:
+    """Return the folders that are searched for weights.
+
+    Returns
+    -------
+    tuple of Path
+        ``$BMFL_HOME/weights``, torch's hub cache, the Hugging Face cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    hf_home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    hf_cache = Path(os.environ.get("HF_HUB_CACHE") or hf_home / "hub")
+    return home() / "weights", torch_home / "hub" / "checkpoints", hf_cache
+
+
+def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
+    """Return the local folder of a repository of the Hugging Face hub.
+
+    Parameters
+    ----------
+    text : str
+        Id, optionally with ``@revision``.
+    cached : bool
+        Only look into the local cache; otherwise download what is missing.
+    remedy : str
+        What the user can do if the repository is not found.
+
+    Raises
+    ------
+    FetchError
+        If the repository is not in the cache, or cannot be downloaded.
+    """
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = text.partition("@")
+    patterns = ["*config.json", "model*.safetensors", "model.safetensors.index.json"]
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                cache_dir=search_folders()[2],
+                local_files_only=cached,
+                allow_patterns=patterns,
+            )
+        )
+    except Exception as error:
+        # the client raises its own errors, those of the HTTP library and those of the system
+        raise FetchError(
+            message(
+                f"the hub repository {repository}",
+                f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:160]}",
+                remedy,
+            )
+        ) from error
+
+
+def random_seed(weights: str | Path | None) -> int | None:
+    """Return the seed of ``"random"`` (0) or ``"random:SEED"``, None for any other weights.
+
+    Raises
+    ------
+    ConfigError
+        If the seed is not a whole number.
+    """
+    kind, _, seed = str(weights).partition(":")
+    if kind != "random":
+        return None
+    if not (seed or "0").isdecimal():
+        raise ConfigError(
+            message(
+                "weights 'random' or 'random:SEED'", repr(weights), "give a whole number as seed"
+            )
+        )
+    return int(seed or 0)
+
+
+_ITEM_BITS = (
+    dict.fromkeys(("F64", "I64", "U64"), 64)
+    | dict.fromkeys(("F32", "I32", "U32"), 32)
+    | dict.fromkeys(("F16", "BF16", "I16", "U16"), 16)
+    | dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 8)
+)
+"""Bits per element of each number type of the safetensors format."""
 
 
 def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -53,15 +125,15 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
 
     Returns
     -------
-    dict
-        Tensor name to (dtype, shape).
+    dict of str to (str, tuple of int)
+        Name of a tensor to its number type and shape.
 
     Raises
     ------
     CheckpointError
-        If the header is larger than 1 MB, not JSON, repeats a name, holds more than 10,000 tensors,
-        or its offsets overlap, leave holes, disagree with the shapes or with the length of the
-        file.
+        If the header is larger than 1 MB, is not JSON, repeats a name or holds more than 10,000
+        tensors; or if its offsets overlap, leave holes, or disagree with the shapes or with the
+        length of the file.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -126,15 +198,14 @@ def _damaged(path: Path, expected: str, got: str) -> CheckpointError:
     )
 
 
-def refuse_flipped(path: str | Path) -> None:
-    """Check the checksums inside a torch file, which torch itself does not look at.
+def _check_zip(path: Path) -> None:
+    """Check the checksums inside a torch file, which torch itself does not verify.
 
     Raises
     ------
     CheckpointError
         If a part of the file differs from its checksum. Files of torch before 1.6 carry none.
     """
-    path = Path(path)
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -150,16 +221,23 @@ def refuse_flipped(path: str | Path) -> None:
     ) as error:
         raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
     if part is not None:
-        raise _damaged(path, "every part as its checksum says", f"another {part!r}")
+        raise _damaged(path, "every part with its own checksum", f"another {part!r}")
 
 
-def read_tensors(path: str | Path) -> State:
+def read_tensors(path: str | Path, nested: str = "") -> State:
     """Read a file of tensors without running any code in it.
 
     Parameters
     ----------
     path : str or Path
         A ``.safetensors`` file, or a torch file that holds a plain mapping of names to tensors.
+    nested : str, optional
+        Key of a torch file under which the mapping may lie, beside other plain values.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Name to weights.
 
     Raises
     ------
@@ -180,7 +258,7 @@ def read_tensors(path: str | Path) -> State:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise _damaged(path, "readable tensors", str(error)) from error
-    refuse_flipped(path)
+    _check_zip(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -188,13 +266,15 @@ def read_tensors(path: str | Path) -> State:
             message(
                 f"only tensors in {path}",
                 f"Python objects or damage ({str(error).splitlines()[0][:200]})",
-                "on a machine that trusts the file, save its state dict again as safetensors and load that",
+                "on a machine where the file is trusted, save its state dict again as safetensors",
             )
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(
             path, "a readable torch file", str(error).splitlines()[0][:200] if str(error) else ""
         ) from error
+    if isinstance(found, Mapping):
+        found = found.get(nested, found)
     if not isinstance(found, Mapping) or not all(
         isinstance(v, torch.Tensor) for v in found.values()
     ):
@@ -210,7 +290,10 @@ def read_tensors(path: str | Path) -> State:
 
 
 def hash_state(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 over names, shapes and float32 values, independent of order and of the file's format."""
+    """Return the SHA-256 over names, shapes and float32 values.
+
+    It depends neither on the order of the tensors nor on the format of their file.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().to("cpu", torch.float32).contiguous()
@@ -219,47 +302,15 @@ def hash_state(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_strictly(backbone: Backbone, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Put `state` into `backbone`, all of it or nothing.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        May lie on the meta device.
-    state : mapping of str to Tensor
-        In the original key names.
-    source : str
-        Where it comes from, for the message.
+def refuse_not_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Check that no weight is NaN or infinite.
 
     Raises
     ------
     CheckpointError
-        Naming missing, extra and mis-shaped keys, when there are any, and what the file looks like;
-        or if a weight is not finite.
+        If one is.
     """
-    ours = {k: tuple(v.shape) for k, v in backbone.state_dict().items()}
-    theirs = {k: tuple(v.shape) for k, v in state.items() if k not in UNUSED}
-    missing, extra = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
-    shapes = [
-        f"{k} {theirs[k]} for {ours[k]}"
-        for k in ours.keys() & theirs.keys()
-        if theirs[k] != ours[k]
-    ]
-    if missing or extra or shapes:
-        parts = [("missing", missing), ("extra", extra), ("mis-shaped", sorted(shapes))]
-        got = "; ".join(
-            f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
-            for k, v in parts
-            if v
-        )
-        raise CheckpointError(
-            message(
-                f"exactly the {len(ours)} tensors of {backbone.name} in {source}",
-                got,
-                looks_like(theirs, backbone.name),
-            )
-        )
-    bad = [k for k in ours if not torch.isfinite(state[k]).all()]
+    bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if bad:
         raise CheckpointError(
             message(
@@ -268,138 +319,69 @@ def load_strictly(backbone: Backbone, state: Mapping[str, torch.Tensor], source:
                 "get the file again",
             )
         )
-    plain = {k: state[k].detach().to(torch.float32, copy=True).contiguous() for k in ours}
-    backbone.load_state_dict(plain, strict=True, assign=True)
-    backbone.requires_grad_(False)
-    backbone.weights_hash = hash_state(plain)
 
 
-def looks_like(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
-    """Return advice on which architecture tensors of these shapes belong to."""
-    if "cls_token" not in shapes:
-        return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
-    width = shapes["cls_token"][-1]
-    blocks = len({k.split(".")[1] for k in shapes if k.startswith("blocks.")})
-    registers = shapes.get("register_tokens", (0, 0))[1]
-    return f"the file has width {width}, {blocks} blocks and {registers} registers: load it under that name, not {name}"
-
-
-def random_state(architecture: Architecture, seed: int) -> State:
-    """Return untrained weights, a pure function of the seed and of each parameter's name.
-
-    Notes
-    -----
-    Truncated normal of standard deviation 0.02 for linear layers and positions, as in the original
-    code; uniform with bound ``fan_in ** -0.5`` for the patch projection. Models narrower than 384
-    use ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost
-    linear (our choice).
-    """
-    with torch.device("meta"):
-        template = Backbone(architecture)
-    state: State = {}
-    for name, parameter in template.state_dict().items():
-        generator = torch.Generator().manual_seed(
-            seed_for(seed, "backbone", architecture.name, name)
-        )
-        value = torch.empty(parameter.shape)
-        fan_in = math.prod(parameter.shape[1:])
-        if name.startswith("patch_embed"):
-            value.uniform_(-((3 * 14 * 14) ** -0.5), (3 * 14 * 14) ** -0.5, generator=generator)
-        elif name in ("cls_token", "register_tokens"):
-            value.normal_(0, 1e-6 if architecture.width >= 384 else 0.5, generator=generator)
-        elif name == "pos_embed" or parameter.ndim == 2:
-            std = fan_in**-0.5 if architecture.width < 384 and parameter.ndim == 2 else 0.02
-            torch.nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
-        else:
-            value.fill_(0.0 if name.endswith("bias") else 1.0)
-        state[name] = value
-    return state
-
-
-_HF_NAMES = [
-    (r"^(dinov2|dinov2_with_registers)\.", ""),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
-    (r"^layernorm\.", "norm."),
-    (r"^encoder\.layer\.", "blocks."),
-    (r"\.attention\.(attention\.)?(query|key|value)\.", r".attn.\2."),
-    (r"\.attention\.(q|k|v)_proj\.", r".attn.\1."),
-    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.attn\.(query|key|value)\.", lambda m: f".attn.{m.group(1)[0]}."),
-    (r"\.layer_scale(1|2)\.lambda1$", r".ls\1.gamma"),
-    (r"\.mlp\.weights_in\.", ".mlp.w12."),
-    (r"\.mlp\.(weights_out|down_proj)\.", ".mlp.w3."),
-]
-
-
-def from_huggingface(state: Mapping[str, torch.Tensor]) -> State:
-    """Translate the key names of ``Dinov2Model`` and ``Dinov2WithRegistersModel`` to the original ones.
-
-    Separate query, key and value (and gate and up) projections are stacked. Heads on top of the
-    backbone (``classifier.*``) are left out; every other unknown key stays, so that strict loading
-    names it.
-    """
-    renamed: State = {}
-    for key, tensor in state.items():
-        if key.startswith("classifier."):
-            continue
-        for pattern, new in _HF_NAMES:
-            key = re.sub(pattern, new, key)
-        renamed[key] = tensor
-    for stack, into in (
-        (("attn.q", "attn.k", "attn.v"), "attn.qkv"),
-        (("mlp.gate_proj", "mlp.up_proj"), "mlp.w12"),
-    ):
-        for key in [k for k in renamed if f".{stack[0]}." in k]:
-            parts = [key.replace(f".{stack[0]}.", f".{name}.") for name in stack]
-            if all(p in renamed for p in parts):
-                renamed[key.replace(f".{stack[0]}.", f".{into}.")] = torch.cat(
-                    [renamed.pop(p) for p in parts]
-                )
-    return renamed
-
-
-def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> State:
-    """Read a folder made by ``save_pretrained`` and return its tensors in the original key names.
+def load_strictly(
+    module: nn.Module, state: Mapping[str, torch.Tensor], *, name: str, source: str, remedy: str
+) -> None:
+    """Load `state` into `module` if its names and shapes are exactly those of the module.
 
     Parameters
     ----------
-    folder : str or Path
-        With ``config.json`` and ``model.safetensors`` or a sharded index.
-    architecture : Architecture
-        What the configuration must describe.
+    module : nn.Module
+        May lie on the meta device.
+    state : mapping of str to Tensor
+        Weights; floating-point ones are converted to float32.
+    name, source, remedy : str
+        Public name of the model, origin of the weights and advice, for the error message.
 
     Raises
     ------
     CheckpointError
-        If the configuration describes another architecture (checked before tensors are read), or a
-        file is missing or damaged.
+        If keys are missing, unknown or mis-shaped, or a weight is not finite.
     """
-    folder = Path(folder)
-    config = _mapping_in(folder / "config.json")
-    expected = {
-        "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
-        "hidden_size": architecture.width,
-        "num_hidden_layers": architecture.n_blocks,
-        "num_attention_heads": architecture.n_heads,
-        "patch_size": architecture.patch_size,
+    ours = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    theirs = {k: tuple(v.shape) for k, v in state.items()}
+    problems = {
+        "missing": sorted(ours.keys() - theirs.keys()),
+        "extra": sorted(theirs.keys() - ours.keys()),
+        "mis-shaped": sorted(
+            f"{k} {theirs[k]} for {ours[k]}"
+            for k in ours.keys() & theirs.keys()
+            if theirs[k] != ours[k]
+        ),
     }
-    differing = [
-        f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v
-    ]
-    if differing:
+    if any(problems.values()):
         raise CheckpointError(
             message(
-                f"the configuration of {architecture.name} in {folder}",
-                "; ".join(differing),
-                "choose its own name",
+                f"exactly the {len(ours)} tensors of {name} in {source}",
+                "; ".join(
+                    f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
+                    for k, v in problems.items()
+                    if v
+                ),
+                remedy,
             )
         )
+    plain = {k: state[k].detach().clone().contiguous() for k in ours}
+    plain = {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
+    refuse_not_finite(plain, source)
+    module.load_state_dict(plain, strict=True, assign=True)
+    module.requires_grad_(False)
+
+
+def read_shards(folder: Path) -> State:
+    """Read the tensors of a folder made by ``save_pretrained``, in one file or in several.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is missing, damaged or lies outside the folder.
+    """
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
-        shards = _mapping_in(index).get("weight_map")
+        shards = read_mapping(index).get("weight_map")
         if not isinstance(shards, Mapping) or not all(isinstance(v, str) for v in shards.values()):
             raise CheckpointError(
                 message(
@@ -416,25 +398,30 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
                 message(
                     f"the file {name} in {folder}",
                     "nothing there",
-                    "save the model with safe serialization (safetensors); pickled weights are not read",
+                    "save the model as safetensors; pickled weights are not read",
                 )
             )
         state |= read_tensors(folder / name)
-    return from_huggingface(state)
+    return state
 
 
-def _mapping_in(path: Path) -> Mapping[str, Any]:
+def read_mapping(path: Path) -> Mapping[str, object]:
+    """Read a JSON file of names and values.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, or holds something else.
+    """
+    remedy = "download the folder again"
     try:
         found = read_json(path)
     except DataError as error:
         raise CheckpointError(
-            message(
-                f"a readable {path.name} in {path.parent}", str(error), "download the folder again"
-            )
+            message(f"a readable {path.name} in {path.parent}", str(error), remedy)
         ) from error
     if not isinstance(found, Mapping):
-        got = type(found).__name__
         raise CheckpointError(
-            message(f"names and values in {path}", f"a {got}", "download the folder again")
+            message(f"names and values in {path}", f"a {type(found).__name__}", remedy)
         )
     return found

@@ -16,9 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, stored_patches
-from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, message

@@ -21,7 +21,7 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor, nn
 
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bmfl_lab.backbones import Backbone
 from bmfl_lab.backbones.tokens import read_tokens
-from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message

@@ -13,9 +13,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, extract_many
-from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.stimuli import StimulusSet

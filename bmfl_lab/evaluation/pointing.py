@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import stored_patches
-from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from bmfl_lab.backbones import FeatureStore, load_backbone
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.runtime import pick_device
 

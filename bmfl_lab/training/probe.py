@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmfl_lab.backbones import FeatureStore
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, NumericsError, message

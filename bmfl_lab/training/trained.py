@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bmfl_lab import config as configs
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens
-from bmfl_lab.backbones.vit import Backbone
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import CheckpointError, ConfigError, message

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens, load_backbone
-from bmfl_lab.backbones.preprocess import MEAN, STD
 from bmfl_lab.backbones.tokens import extract_many, read_tokens, stored_patches
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
@@ -551,7 +550,8 @@ def image_function(
     """
     where = pick_device(device)
     backbone = encoder.load_backbone(device)
-    mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in (MEAN, STD))
+    colours = backbone.preprocess.mean, backbone.preprocess.std
+    mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in colours)
 
     def function(images_BCHW: Tensor) -> Tensor:
         x_BCHW = (images_BCHW.to(where) - mean) / std

@@ -11,7 +11,8 @@ import time
 
 import numpy as np
 
-from bmfl_lab.backbones import FeatureStore, features, load_backbone
+from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.backbones import store as module
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 
 
@@ -22,7 +23,7 @@ def stimuli(n):
 
 
 def deadly(base, after):
-    """Return the set with one image whose reading kills the process once shards before it are on disk."""
+    """Return `base` with an image whose reading kills the process after shards are on disk."""
 
     def read(i):
         if i == after:
@@ -46,7 +47,7 @@ def failing(base, position, error):
 
 if __name__ == "__main__":
     root, n, after = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    features._SHARD_ROWS = 16
+    module._SHARD_ROWS = 16
     images = stimuli(n)
     images = deadly(images, after) if after else images
     stored = FeatureStore(root).get(

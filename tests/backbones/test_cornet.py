@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bmfl_lab.backbones import Backbone, load_backbone
 from bmfl_lab.backbones.cornet import BLOCKS, CORnetS, load_cornet
 from bmfl_lab.errors import CheckpointError, ConfigError
 
@@ -80,7 +81,10 @@ def test_published_parameter_counts():
 
 
 def test_names_of_the_published_checkpoint():
-    """Written out from the published definition: shared convolutions, one set of norms a step, one linear layer."""
+    """Names are written out from the published definition.
+
+    Convolutions are shared between steps, each step has its own norms, and one layer is linear.
+    """
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     names = {f"V1.conv{i}.weight" for i in (1, 2)} | {
         f"V1.norm{i}.{k}" for i in (1, 2) for k in norm
@@ -144,24 +148,65 @@ def test_refuses_what_is_not_a_cornet(tmp_path, capsys):
         path,
     )
     with pytest.raises(
-        CheckpointError, match=r"1 missing \['V2.conv1.weight'\], 1 unknown \['V2.konv1.weight'\]"
+        CheckpointError,
+        match=r"1 missing: V2.conv1.weight; 1 extra: V2.konv1.weight.*own n_classes and width",
     ):
         load_cornet(path, n_classes=7, width=4)
     torch.save(state, path)
-    with pytest.raises(CheckpointError, match="shapes differ"):
+    with pytest.raises(
+        CheckpointError, match=r"134 mis-shaped: IT\.conv1\.weight \(128, 32, 1, 1\) for"
+    ):
         load_cornet(path, n_classes=7, width=5)
     torch.save([1, 2], path)
     with pytest.raises(CheckpointError, match="a mapping of names to tensors"):
         load_cornet(path)
     torch.save({"args": Bomb()}, path)
-    with pytest.raises(CheckpointError, match="tensors and plain values"):
+    with pytest.raises(CheckpointError, match="only tensors in"):
         load_cornet(path)
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(CheckpointError, match="tensors and plain values"):
+    with pytest.raises(CheckpointError, match="only tensors in"):
         load_cornet(path)
     path.write_bytes(b"PK\x03\x04 not a zip")
-    with pytest.raises(CheckpointError, match="tensors and plain values"):
+    with pytest.raises(CheckpointError, match=r"c\.pth"):
         load_cornet(path)
+    torch.save(state | {"V1.norm1.running_var": state["V1.norm1.running_var"] * torch.nan}, path)
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in V1\.norm1\.running_var"):
+        load_cornet(path, n_classes=7, width=4)
     assert capsys.readouterr().out == ""
     with pytest.raises(ConfigError, match="at least 1"):
         CORnetS(width=0)
+
+
+def test_as_a_backbone_its_tokens_are_the_positions_of_its_blocks(tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    torch.manual_seed(3)
+    model, x = CORnetS().eval(), torch.randn(2, 3, 64, 96)
+    (tmp_path / "weights").mkdir()
+    torch.save(model.state_dict(), tmp_path / "weights" / "cornet_s-1d3f7974.pth")
+    backbone = load_backbone("cornet_s", image_size=64)
+    assert isinstance(backbone, Backbone) and not backbone.has_cls
+    assert backbone.weights_label == "file cornet_s-1d3f7974.pth"
+    assert (backbone.name, backbone.n_blocks, backbone.width) == ("cornet_s", 4, 512)
+    assert (backbone.patch_size, backbone.grid_of(64, 64)) == (32, (2, 2))
+    outputs = model(x, blocks=True)[1]
+    for i, name in enumerate(BLOCKS):
+        (tokens,) = backbone(x, blocks=(i,))
+        expected = outputs[name].flatten(2).transpose(1, 2)
+        assert torch.equal(tokens.patches, expected)
+        assert torch.equal(tokens.cls, expected.mean(1)) and tokens.registers.shape[1] == 0
+        assert tokens.grid == tuple(outputs[name].shape[2:])
+        assert backbone.block_shape(i) == (tuple(model.sizes(64)[name][1:]), expected.shape[2])
+    assert torch.equal(backbone(x).patches, tokens.patches)
+    assert load_backbone("cornet_s", weights="random:3", image_size=64).describe() == {
+        **backbone.describe(),
+        "weights_label": "random weights (seed 3), untrained",
+    }
+
+
+def test_as_a_backbone_without_weights_it_says_what_to_do(tmp_path, monkeypatch):
+    for name in ("BMFL_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"put cornet_s-1d3f7974\.pth into .*weights"):
+        load_backbone("cornet_s")
+    with pytest.raises(ConfigError, match=r"multiple of 32.*use 96"):
+        load_backbone("cornet_s", weights="random", image_size=100)

@@ -15,10 +15,12 @@ from bmfl_lab.backbones.dinov2 import (
     STAND_IN_HASH,
     STAND_IN_LABEL,
     checkpoint_name,
+    from_huggingface,
     local_candidates,
+    random_state,
 )
-from bmfl_lab.backbones.vit import Backbone
-from bmfl_lab.backbones.weights import from_huggingface, hash_state, random_state, read_tensors
+from bmfl_lab.backbones.vit import ViT
+from bmfl_lab.backbones.weights import hash_state, read_tensors
 from bmfl_lab.errors import CheckpointError, ConfigError, FetchError
 
 NAME = "vit_tiny14_reg"
@@ -339,9 +341,7 @@ def test_weights_found_by_the_search_are_loaded(tmp_path):
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     with torch.device("meta"):
-        shapes = {
-            k: v.shape for k, v in Backbone(ARCHITECTURES["dinov2_vits14"]).state_dict().items()
-        }
+        shapes = {k: v.shape for k, v in ViT(ARCHITECTURES["dinov2_vits14"]).state_dict().items()}
     state = {k: torch.full(shape, 0.01) for k, shape in shapes.items()}
     torch.save(state, folder / "dinov2_vits14_pretrain.pth")
     backbone = load_backbone("dinov2_vits14", image_size=56)
@@ -393,11 +393,11 @@ def test_choices_are_checked(arguments, text):
 
 
 def test_auto_takes_float32_where_bfloat16_does_not_pay(monkeypatch):
-    monkeypatch.setattr("bmfl_lab.backbones.dinov2.bf16_pays", lambda device: False)
+    monkeypatch.setattr("bmfl_lab.backbones.load.bf16_pays", lambda device: False)
     assert load_backbone(NAME, dtype="auto").dtype == torch.float32
     with pytest.warns(UserWarning, match="bfloat16 is emulated on this cpu"):
         load_backbone(NAME, dtype="bfloat16")
-    monkeypatch.setattr("bmfl_lab.backbones.dinov2.bf16_pays", lambda device: True)
+    monkeypatch.setattr("bmfl_lab.backbones.load.bf16_pays", lambda device: True)
     assert load_backbone(NAME, dtype="auto").dtype == torch.bfloat16
 
 

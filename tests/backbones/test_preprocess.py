@@ -107,10 +107,23 @@ def test_other_arrays_are_refused(array):
         Preprocess(56)(array)
 
 
-@pytest.mark.parametrize("size", [0, -14, 100, 13])
-def test_sizes_must_be_multiples_of_14(size):
+@pytest.mark.parametrize("size", [0, -14, 100, 13, 256])
+def test_sizes_must_be_multiples_of_the_patch_size(size):
     with pytest.raises(ConfigError, match="multiple of 14"):
         Preprocess(size)
+
+
+def test_a_patch_of_16_pixels_accepts_256():
+    assert Preprocess(256, patch_size=16)(noise(300, 300)).shape == (3, 256, 256)
+    with pytest.raises(ConfigError, match=r"multiple of 16; got 252\. To fix it: use 256"):
+        Preprocess(252, patch_size=16)
+
+
+def test_mean_and_standard_deviation_can_be_chosen():
+    own = Preprocess(56, mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))
+    found = own(np.full((64, 64, 3), 255, np.uint8))
+    assert torch.equal(found[:, 0, 0], torch.tensor([1.0, 2.0, 1.0]))
+    assert own.describe()["std"] == [0.5, 0.25, 0.5]
 
 
 def test_every_choice_is_described():
@@ -118,3 +131,5 @@ def test_every_choice_is_described():
     assert (a["short_side"], b["short_side"]) == (112, 98)
     assert a != b != Preprocess(112, resize="direct").describe()
     assert load_backbone("vit_tiny14", image_size=98, resize="direct").preprocess.describe() == b
+    with pytest.raises(ConfigError, match="multiple of 14; got 0"):
+        load_backbone("vit_tiny14", image_size=0)

@@ -1,4 +1,4 @@
-"""The vision transformer against the ports in transformers and against a plain re-enactment of the original."""
+"""The vision transformer against the ports in transformers and a plain copy of the original."""
 
 import math
 
@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from bmfl_lab.backbones import load_backbone
-from bmfl_lab.backbones.dinov2 import ARCHITECTURES
-from bmfl_lab.backbones.vit import Backbone
-from bmfl_lab.backbones.weights import hash_state, random_state
+from bmfl_lab.backbones.dinov2 import ARCHITECTURES, random_state
+from bmfl_lab.backbones.vit import ViT
+from bmfl_lab.backbones.weights import hash_state
 from bmfl_lab.errors import ConfigError
 
 transformers = pytest.importorskip("transformers")
@@ -126,7 +126,7 @@ def test_the_giant_has_the_published_sizes():
 def test_parameter_counts_are_the_published_ones(name, millions):
     # counts of the released checkpoints without their mask token, in millions
     with torch.device("meta"):
-        backbone = Backbone(ARCHITECTURES[name])
+        backbone = ViT(ARCHITECTURES[name])
     assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 

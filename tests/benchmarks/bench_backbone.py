@@ -1,16 +1,17 @@
-"""The image-size table: speed of the backbone as a share of a matrix product, and what its tokens are worth.
+"""Print the image-size table: speed of the backbone and accuracy of a classifier on its tokens.
 
     python tests/benchmarks/bench_backbone.py [--sizes 56 98 ...] [--probe 56 98 ...] [-n 5]
 
-Rate: images/s of the forward pass alone (batch 8, median, lowest and highest of n). Share: the
-network's operations per second over those of a 2056 x 768 x 3072 product of the same number type
-(best of 3) measured in turns with it; the median of the pairs. Both in the threads this process
-has.
+The rate is the number of images per second of the forward pass alone, in batches of 8: median,
+lowest and highest of n measurements. The share is the number of operations per second of the
+network, divided by that of a 2056 x 768 x 3072 matrix product of the same number type (best of 3).
+Both are measured in turns with the threads of this process; the median of the pairs is printed.
 
-Accuracy: scikit-learn's logistic regression on CLS + mean patch token, standardised, of the demo
-study's own photographs: 1,000 to train, the penalty of a grid with the best accuracy on 300 (the
-strongest of equals), tested once on 400; its 95 % bootstrap interval over images. Needs the demo
-study, which is fetched when it is not in the cache.
+The accuracy is that of scikit-learn's logistic regression on the standardised class and mean patch
+tokens of the demo study's photographs. It is trained on 1,000 images, its penalty is the one with
+the best accuracy on 300 images (the strongest among equals), and it is tested once on 400 images.
+The interval is a 95 % bootstrap interval over images. The demo study is fetched if it is not in the
+cache.
 """
 
 from __future__ import annotations
@@ -31,12 +32,21 @@ PENALTIES = np.logspace(-5, 1, 13)
 
 
 def logistic_regression(train, val, test) -> tuple[np.ndarray, float, float]:
-    """Return which test rows are classified right, the validation accuracy and the chosen C.
+    """Fit a logistic regression and test it.
 
     Parameters
     ----------
     train, val, test : pair of ndarray
-        Features (n, D) and labels (n,).
+        Features, shape (n, D), and labels, shape (n,).
+
+    Returns
+    -------
+    right : ndarray of bool, shape (n_test,)
+        Which test images are classified correctly.
+    accuracy : float
+        Validation accuracy.
+    penalty : float
+        Chosen inverse strength C.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -53,7 +63,7 @@ def logistic_regression(train, val, test) -> tuple[np.ndarray, float, float]:
 
 
 def accuracy(size: int, study_name: str, name: str, weights: str | None) -> dict[str, float]:
-    """Return test accuracy with its interval, the chosen penalty and images/s from uint8 to tokens."""
+    """Return test accuracy, its interval, the chosen penalty and images/s from uint8 to tokens."""
     options = {"n_train": 1000, "n_val": 300, "n_test": 400}
     if study_name == "demo":
         options |= {"clipart": False, "subject": False, "image_size": size}
@@ -102,10 +112,12 @@ def main() -> None:
     )
     parser.add_argument("--name", default="dinov2_vits14_reg")
     parser.add_argument("--weights")
-    parser.add_argument("--study", default="demo", help="whose photographs are classified (demo)")
+    parser.add_argument(
+        "--study", default="demo", help="study whose photographs are classified (demo)"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[56, 98, 126, 140, 154, 168, 224])
     parser.add_argument(
-        "--probe", type=int, nargs="*", help="sizes whose accuracy is measured (all)"
+        "--probe", type=int, nargs="*", help="sizes at which accuracy is measured (all)"
     )
     parser.add_argument("-n", type=int, default=5)
     arguments = parser.parse_args()
@@ -115,7 +127,8 @@ def main() -> None:
     if len(dtypes) == 1:
         print("bfloat16 does not pay on this machine and is left out")
     print(
-        "| image side | number type | images/s | product, GFLOP/s | share of it | accuracy (n = 400) | validation |"
+        "| image side | number type | images/s | product, GFLOP/s | share of it "
+        "| accuracy (n = 400) | validation |"
     )
     print("|--:|---|---|--:|--:|---|---|", flush=True)
     for size in arguments.sizes:

@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from bmfl_lab.backbones.architecture import Architecture
 from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.vit import Backbone
+from bmfl_lab.backbones.vit import Architecture, ViT
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError
 from bmfl_lab.evaluation.attention import backbone_attention, image_batches, rollout, seen_images
@@ -17,7 +16,7 @@ def made_backbone(n_registers=0, seed=0):
     architecture = Architecture(
         "tiny_test", width=24, n_heads=3, n_blocks=3, n_registers=n_registers, grid=4
     )
-    backbone = Backbone(architecture, preprocess=Preprocess(image_size=56, resize="direct"))
+    backbone = ViT(architecture, preprocess=Preprocess(image_size=56, resize="direct"))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in backbone.parameters():

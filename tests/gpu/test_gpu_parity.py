@@ -1,4 +1,4 @@
-"""What a GPU computes is what the CPU computes, with torch's default settings for TF32 left as they are."""
+"""Results of a GPU equal those of the CPU under torch's default settings for TF32."""
 
 import numpy as np
 import pytest
@@ -59,6 +59,19 @@ def test_bfloat16_tokens_point_the_same_way():
     assert found.cls.dtype == torch.float32
     assert COSINE(found.cls.cpu(), expected.cls).min() >= 0.999
     assert COSINE(found.patches.cpu(), expected.patches, dim=-1).min() >= 0.995
+
+
+def test_wrapped_networks_agree_within_tf32():
+    images = draw(2, 3, 64, 64)
+    cpu, gpu = (
+        load_backbone("cornet_s", weights="random", image_size=64, device=d)
+        for d in ("cpu", "cuda")
+    )
+    found, expected = gpu(images.cuda(), blocks=(0, -1)), cpu(images, blocks=(0, -1))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.patches.is_cuda and ours.grid == theirs.grid
+        assert COSINE(ours.patches.cpu(), theirs.patches, dim=-1).min() >= 0.999
+    assert gpu.device.type == "cuda" and gpu.describe() == cpu.describe()
 
 
 def test_attention_weights_agree():

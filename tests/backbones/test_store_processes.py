@@ -12,7 +12,8 @@ import pytest
 from extraction_process import failing
 from extraction_process import stimuli as noise
 
-from bmfl_lab.backbones import FeatureStore, features, load_backbone
+from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.backbones import store as module
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError
 
@@ -46,7 +47,7 @@ def test_a_killed_extraction_goes_on_where_it_was_and_ends_the_same(tmp_path, mo
     (partial,) = (tmp_path / "a").glob("*.partial")
     done = json.loads((partial / "progress.json").read_text())["shards"]
     assert 1 <= len(done) <= 2
-    monkeypatch.setattr(features, "_SHARD_ROWS", 16)
+    monkeypatch.setattr(module, "_SHARD_ROWS", 16)
     backbone = load_backbone("vit_tiny14_reg", image_size=28)
     read = []
     base = noise(64)
@@ -69,7 +70,7 @@ def test_a_killed_extraction_goes_on_where_it_was_and_ends_the_same(tmp_path, mo
 
 
 def test_a_damaged_part_is_made_again(tmp_path, backbone, monkeypatch):
-    monkeypatch.setattr(features, "_SHARD_ROWS", 8)
+    monkeypatch.setattr(module, "_SHARD_ROWS", 8)
     base = noise(32)
     with pytest.raises(DataError):
         FeatureStore(tmp_path).get(backbone, failing(base, 30, OSError("gone")), batch_size=4)

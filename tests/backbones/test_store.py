@@ -1,4 +1,4 @@
-"""The feature store: the same tokens from disk, nothing half-written, nothing of somebody else's."""
+"""The feature store: tokens from disk equal computed ones, and no incomplete set is ever read."""
 
 import dataclasses
 import json
@@ -11,7 +11,8 @@ from extraction_process import failing
 from extraction_process import stimuli as noise
 from PIL import Image
 
-from bmfl_lab.backbones import FeatureStore, extract, features, load_backbone
+from bmfl_lab.backbones import FeatureStore, extract, load_backbone
+from bmfl_lab.backbones import store as module
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.errors import ConfigError, DataError, NumericsError
 from bmfl_lab.files import write_sealed_json
@@ -70,7 +71,7 @@ def test_other_kinds_are_derived_from_the_patches_at_hand(tmp_path, dtype, monke
     asked = {
         k: FeatureStore(tmp_path / "asked").get(backbone, noise(9), k, dtype=dtype) for k in kinds
     }
-    monkeypatch.setattr(features, "run", lambda *_: pytest.fail("the backbone ran again"))
+    monkeypatch.setattr(module, "run", lambda *_: pytest.fail("the backbone ran again"))
     for kind, plain in asked.items():
         derived = store.get(backbone, noise(9), kind, dtype=dtype, batch_size=4)
         assert (
@@ -260,9 +261,7 @@ def test_another_manifest_is_refused(tmp_path, backbone):
     with pytest.raises(DataError, match=r"manifest\.json as it was written"):
         FeatureStore(tmp_path).get(backbone, noise(20))
     write_sealed_json(path, manifest)
-    with pytest.raises(
-        DataError, match="made with the weights, preprocessing and stimuli asked for"
-    ):
+    with pytest.raises(DataError, match="of the requested weights, preprocessing and stimuli"):
         FeatureStore(tmp_path).get(backbone, noise(20))
 
 
