@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS, HEMISPHERES, Atlas
-from bmfl_lab.data.mapping import read_mapping
+from bmfl_lab.data.pickles import read_mapping
 from bmfl_lab.data.surfaces import MESHES
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import load_npy

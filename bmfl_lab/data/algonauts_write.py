@@ -10,7 +10,7 @@ import numpy as np
 from bmfl_lab.data.algonauts_masks import N_FSAVERAGE
 from bmfl_lab.data.algonauts_note import Note, write_note
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS
-from bmfl_lab.data.mapping import write_mapping
+from bmfl_lab.data.pickles import write_mapping
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import atomic_path

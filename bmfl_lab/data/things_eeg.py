@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.data.pickled_arrays import read_pickled_arrays
+from bmfl_lab.data.pickles import read_pickled_arrays
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import link_guard
