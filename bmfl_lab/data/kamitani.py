@@ -1,4 +1,15 @@
-"""Responses of Generic Object Decoding and Deep Image Reconstruction (HDF5 "bdata"), and plain arrays."""
+"""Read responses of the Kamitani lab: Generic Object Decoding and Deep Image Reconstruction.
+
+`read_subject` reads one preprocessed HDF5 file ("bdata"), `read_plain` reads plain arrays, and
+`load` reads a folder of HDF5 files as a study.
+
+References
+----------
+.. [1] Horikawa & Kamitani (2017), Generic decoding of seen and imagined objects using hierarchical
+   visual features, Nature Communications 8:15037.
+.. [2] Shen et al. (2019), Deep image reconstruction from human brain activity, PLoS Computational
+   Biology 15:e1006633.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +22,7 @@ import numpy as np
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.study import Study, chosen_subjects, register_reader
 from bmfl_lab.errors import DataError, message, nearest
 from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
@@ -339,3 +351,88 @@ def read_plain(
         atlas=Atlas(hemisphere=np.zeros(v, np.int8), rois={"VC": np.ones(v, bool)}),
         splits=_split(ids, kind, val_share, seed),
     )
+
+
+IMAGES = "images"
+
+
+def subject_files(folder: str | Path) -> dict[str, Path]:
+    """Return name to HDF5 file of the subjects in `folder`; empty if there is none."""
+    root = Path(folder).expanduser()
+    return {p.stem: p for p in sorted(root.glob("*.h5"))} if root.is_dir() else {}
+
+
+def detect(path: Path) -> bool:
+    """Return whether a folder holds HDF5 files."""
+    return bool(subject_files(path))
+
+
+def load(
+    root: str | Path,
+    *,
+    subject: str | None = None,
+    seed: int = 0,
+    val: float = 0.1,
+    label: str = "stimulus_id",
+    follow_links: bool = False,
+) -> Study:
+    """Read the subjects of Generic Object Decoding or Deep Image Reconstruction as a study.
+
+    Parameters
+    ----------
+    root : str or Path
+        Holds one preprocessed HDF5 file a subject (``Subject1.h5``) and a folder ``images`` of what
+        was shown (``n01518878_5958.JPEG``, at any depth).
+    subject : str, optional
+        Only this one.
+    seed, val, label
+        As in `bmfl_lab.data.kamitani.read_subject`.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    Study
+        With subjects and no labelled image sets; give ``subject=FOLDER`` to a study of class
+        folders to classify.
+
+    Raises
+    ------
+    DataError
+        If there is no subject, none of that name, no folder of images, or a file is damaged or a
+        link out of the folder.
+    """
+    root = Path(root).expanduser()
+    found = subject_files(root)
+    if not found:
+        raise DataError(
+            message(
+                f"a subject's .h5 file in {root.name}", "none", "put the preprocessed files there"
+            )
+        )
+    if not (root / IMAGES).is_dir():
+        raise DataError(
+            message(
+                f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
+                "none",
+                "add the images shown",
+            )
+        )
+    guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
+    images = guard(root / IMAGES)
+    subjects = {
+        name: read_subject(
+            guard(path), images, name=name, label=label, val_share=val, seed=seed, **links
+        )
+        for name, path in chosen_subjects(found, subject, root.name).items()
+    }
+    return Study(
+        name=root.resolve().name,
+        description=f"measured responses in the Kamitani-lab layout: {', '.join(subjects)}",
+        sets={},
+        subjects=subjects,
+        licences={"images and responses": "the user's own, or the terms of their authors"},
+    )
+
+
+register_reader("kamitani", load, detect, subjects_only=True)

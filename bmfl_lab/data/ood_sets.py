@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.data.imagenet import class_folders, head_columns, read_class_folders, read_wnids
+from bmfl_lab.data.class_folders import class_folders, head_columns, read_class_folders, read_wnids
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message, nearest
 
@@ -232,7 +232,7 @@ def read_ood_set(
         "imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet".
     folder : str or Path
         Holds the class folders (see `SETS`).
-    imagenet_wnids : sequence of str, or as `imagenet.read_wnids`
+    imagenet_wnids : sequence of str, or as `bmfl_lab.data.class_folders.read_wnids`
         The classes of ImageNet-1k.
     head_wnids : sequence of str, optional
         Class of each column of the head, where that is not the sorted order.
@@ -298,7 +298,7 @@ def read_imagenet_c(
     ------
     DataError
         If the folder is not there; the message lists what is. See also
-        `imagenet.read_class_folders`.
+        `bmfl_lab.data.class_folders.read_class_folders`.
     """
     root = Path(folder)
     places = [p for p in (root / corruption, *sorted(root.glob(f"*/{corruption}"))) if p.is_dir()]
