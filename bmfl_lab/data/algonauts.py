@@ -39,7 +39,10 @@ VERTEX_COUNTS: dict[str, tuple[int, int]] = {
     "subj06": (18978, 20220),
     "subj08": (18981, 20530),
 }
-"""Left and right vertices of the challenge's eight subjects; vertices without data were left out in 6 and 8."""
+"""Left and right vertices of the challenge's eight subjects.
+
+Subjects 6 and 8 have fewer, because vertices without data were left out.
+"""
 
 IMAGE_COUNTS = dict(
     zip((f"subj{i:02d}" for i in range(1, 9)), (9841, 9841, 9082, 8779, 9841, 9082, 9841, 8779))
@@ -54,6 +57,7 @@ NOTE = "bmfl_lab.json"
 """File that `write_subject` adds to a folder; the layout itself has no place for its content."""
 Guard = Callable[[Path], Path]
 """Returns a path that may be read and refuses any other, see `bmfl_lab.files.link_guard`."""
+_Part = tuple[list[Path], list[str], tuple[np.ndarray, ...]]
 
 
 def read_subject(
@@ -189,10 +193,8 @@ def read_test_images(folder: str | Path, *, follow_links: bool = False) -> Stimu
     return stimuli.from_files(f"{folder.name}-test", paths, ids, np.full(len(ids), -1))
 
 
-def _images(
-    folder: Path, split: str, guard: Callable[[Path], Path]
-) -> tuple[list[Path], list[str]]:
-    """Return image paths and stimulus ids in the order of the number in the name, which must run 1..n."""
+def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[str]]:
+    """Return image paths and stimulus ids in the order of the number in the name (1 to n)."""
     if not folder.is_dir():
         raise DataError(
             message(
@@ -236,9 +238,7 @@ def _images(
     return [p for p, _ in ordered], [i for _, i in ordered]
 
 
-def _read_part(
-    folder: Path, split: str, guard: Callable
-) -> tuple[list[Path], list[str], tuple[np.ndarray, ...]]:
+def _read_part(folder: Path, split: str, guard: Guard) -> _Part:
     """Return paths, ids and the (left, right) response maps of a split."""
     base = folder / ("training_split" if split == "train" else "test_split")
     long = "training" if split == "train" else "test"
@@ -288,7 +288,8 @@ def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None
     swapped = tuple(n_vertices) == expected[::-1]
     raise DataError(
         message(
-            f"{expected[0]} left and {expected[1]} right vertices and {IMAGE_COUNTS[name]} images for {name}",
+            f"{expected[0]} left and {expected[1]} right vertices "
+            f"and {IMAGE_COUNTS[name]} images for {name}",
             f"{n_vertices[0]}, {n_vertices[1]} and {n_images}"
             + (": left and right are swapped" if swapped else ""),
             "put lh and rh files back in their places"
@@ -298,15 +299,18 @@ def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None
     )
 
 
-def _extremes(parts: list) -> tuple[np.ndarray, np.ndarray]:
-    """Return each vertex's smallest and largest response, NaN where any value is NaN; reads rows in chunks."""
+def _extremes(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and largest response per vertex, NaN where any value is NaN.
+
+    Rows are read in chunks, so that the responses never lie in memory as a whole.
+    """
     low, high = [], []
     for side in (0, 1):
         maps = [part[2][side] for part in parts]
         if len({m.shape[1] for m in maps}) != 1:
             raise DataError(
                 message(
-                    f"as many {HEMISPHERES[side]} vertices in the test as in the training responses",
+                    f"as many {HEMISPHERES[side]} vertices in test as in training responses",
                     f"{[m.shape[1] for m in maps]}",
                     "use files of one subject",
                 )
@@ -346,7 +350,7 @@ def _per_hemisphere(mask: np.ndarray, hemisphere: np.ndarray) -> dict[str, int]:
     }
 
 
-def _fill(out: np.ndarray, parts: list, keep: np.ndarray) -> None:
+def _fill(out: np.ndarray, parts: list[_Part], keep: np.ndarray) -> None:
     row = 0
     n_left = parts[0][2][0].shape[1]
     sides = (keep[:n_left], keep[n_left:])
@@ -360,7 +364,7 @@ def _fill(out: np.ndarray, parts: list, keep: np.ndarray) -> None:
         row += len(maps[0])
 
 
-def _join(parts: list, keep: np.ndarray, cache: str | Path | None) -> np.ndarray:
+def _join(parts: list[_Part], keep: np.ndarray, cache: str | Path | None) -> np.ndarray:
     """Return left and right responses side by side as float32, in memory or mapped from `cache`."""
     shape = (sum(len(part[0]) for part in parts), int(keep.sum()))
     if cache is None:
@@ -376,9 +380,9 @@ def _join(parts: list, keep: np.ndarray, cache: str | Path | None) -> np.ndarray
 
 
 def _read_ceiling(
-    folder: Path, n_vertices: tuple[int, ...], guard: Callable
+    folder: Path, n_vertices: tuple[int, ...], guard: Guard
 ) -> tuple[np.ndarray | None, dict]:
-    """Return the noise ceiling (share of variance, NaN where undefined) and what to record about it."""
+    """Return the noise ceiling (share of variance, NaN where undefined) and its record."""
     files = [
         folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy" for side in SIDES
     ]
@@ -445,7 +449,9 @@ def _split(
 def read_atlas(
     folder: Path, n_vertices: tuple[int, int], guard: Guard, *, need_all: bool
 ) -> tuple[Atlas, list[str]]:
-    """Read ``roi_masks`` as an atlas on fsaverage: the challenge's six classes, and any others with files there.
+    """Read ``roi_masks`` as an atlas on fsaverage.
+
+    The six ROI classes of the challenge are read, and any other class with files there.
 
     Parameters
     ----------
@@ -534,7 +540,7 @@ def _mask(path: Path, n: int, what: str) -> np.ndarray:
 
 
 def _all_vertices(path: Path) -> np.ndarray:
-    mask = _mask(path, N_FSAVERAGE, "one a vertex of fsaverage")
+    mask = _mask(path, N_FSAVERAGE, "one per vertex of fsaverage")
     if not mask.any():  # the challenge writes 1, but any label above or below 0 means "inside"
         raise DataError(
             message(f"at least one vertex that is not 0 in {path}", "none", "download it again")
@@ -548,7 +554,8 @@ def _check_lengths(masked: list[int], n_vertices: tuple[int, int], masks: Path) 
     swapped = masked == [n_vertices[1], n_vertices[0]]
     raise DataError(
         message(
-            f"{n_vertices[0]} left and {n_vertices[1]} right vertices in {masks}, as in the responses",
+            f"{n_vertices[0]} left and {n_vertices[1]} right vertices in {masks}, "
+            "as in the responses",
             f"{masked[0]} and {masked[1]}" + (": left and right are swapped" if swapped else ""),
             "put lh and rh files back in their places"
             if swapped
@@ -559,12 +566,14 @@ def _check_lengths(masked: list[int], n_vertices: tuple[int, int], masks: Path) 
 
 def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -> np.ndarray:
     here = _mask(
-        guard(masks / f"{side}.{kind}_challenge_space.npy"), len(index), "one a response vertex"
+        guard(masks / f"{side}.{kind}_challenge_space.npy"),
+        len(index),
+        "one per vertex of the responses",
     )
     full = _mask(
         guard(masks / f"{side}.{kind}_fsaverage_space.npy"),
         N_FSAVERAGE,
-        "one a vertex of fsaverage",
+        "one per vertex of fsaverage",
     )
     differ = int(np.sum(full[index] != here))
     outside = int(np.count_nonzero(full)) - int(np.count_nonzero(full[index]))
@@ -573,7 +582,8 @@ def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -
         raise DataError(
             message(
                 f"the same {kind} labels in challenge and fsaverage space, {hemisphere} hemisphere",
-                f"{differ} vertices that differ and {outside} labelled vertices outside the responses",
+                f"{differ} vertices that differ and {outside} labelled vertices "
+                "outside the responses",
                 "use mask files of one subject and one version",
             )
         )
@@ -596,7 +606,8 @@ def _by_name(
         raise DataError(
             message(
                 f"labels of {kind} that agree with mapping_{kind}.npy in {masks}",
-                f"labels without a name {unnamed}, names without a vertex {unused}, standard names at other labels {misnamed}",
+                f"labels without a name {unnamed}, names without a vertex {unused}, "
+                f"standard names at other labels {misnamed}",
                 "use mask and mapping files of one version",
             )
         )
@@ -605,7 +616,7 @@ def _by_name(
 
 @dataclass(frozen=True)
 class Note:
-    """What a note says; the defaults hold for a folder without one.
+    """Hold what the note beside a folder says; the defaults hold for a folder without one.
 
     Parameters
     ----------
@@ -628,8 +639,8 @@ def write_note(folder: Path, note: Note, *, source: str) -> None:
     write_json(folder / NOTE, {**asdict(note), "source": source, "sha256": digests})
 
 
-def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = True) -> Note:
-    """Return what the note beside a folder says, or the defaults without one.
+def read_note(folder: Path, guard: Guard, *, verify: bool = True) -> Note:
+    """Read the note beside a folder; return the defaults if there is none.
 
     Parameters
     ----------
@@ -639,7 +650,7 @@ def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = Tru
         ``guard(path) -> path``, refuses paths that may not be read.
     verify : bool, default True
         Compare the arrays with the noted checksums, which reads each file once more (about a second
-        a gigabyte).
+        per gigabyte).
 
     Raises
     ------
@@ -650,8 +661,8 @@ def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = Tru
     if not path.is_file():
         return Note()
     note: Any = read_json(guard(path))
-    said = {"surface": True, **note} if isinstance(note, dict) else {}
-    if not all(isinstance(said.get(k), bool) for k in ("simulated", "surface")):
+    fields = {"surface": True, **note} if isinstance(note, dict) else {}
+    if not all(isinstance(fields.get(k), bool) for k in ("simulated", "surface")):
         wanted = f"true or false under 'simulated' and 'surface' in {path}"
         raise DataError(message(wanted, repr(note)[:200], "correct or delete the file"))
     digests = note.get("sha256", {})
@@ -673,7 +684,7 @@ def read_note(folder: Path, guard: Callable[[Path], Path], *, verify: bool = Tru
                     f"{NOTE} (and note that it says whether responses are simulated)",
                 )
             )
-    return Note(simulated=said["simulated"], surface=said["surface"])
+    return Note(simulated=fields["simulated"], surface=fields["surface"])
 
 
 def write_subject(
@@ -690,7 +701,7 @@ def write_subject(
     folder : str or Path
         Made if missing; must be empty.
     subject : Subject
-        From any study. ROIs under names the challenge does not have go into classes of their own
+        Subject of any study. ROIs under names that the challenge lacks go into their own classes
         (``other-1``, ...), which `read_subject` reads too. Vertices need a place on fsaverage:
         `surface_index` is used where the mesh is "fsaverage" or nested in it ("fsaverage5"), and
         within a hemisphere they are written in its order, as the layout demands. Vertices on no
@@ -834,7 +845,10 @@ def _on_fsaverage(index: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _classes(subject: Subject) -> dict[str, tuple[str, ...]]:
-    """Return the challenge's ROI classes, and classes without overlap for the subject's other ROIs."""
+    """Return the challenge's ROI classes, and further classes for the subject's other ROIs.
+
+    No two ROIs of a class overlap.
+    """
     known = {name for names in ALGONAUTS_ROIS.values() for name in names}
     others: list[tuple[list[str], np.ndarray]] = []
     for name in subject.atlas.present:
@@ -870,7 +884,7 @@ def _class_labels(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarr
 
 
 def subject_folders(folder: str | Path) -> dict[str, Path]:
-    """Return name to folder of the subjects at `folder`: itself, or the folders in it; empty if there are none."""
+    """Return the subjects at `folder` (itself, or the folders in it) by name, possibly none."""
     root = Path(folder).expanduser()
     if (root / "training_split").is_dir():
         return {root.resolve().name: root}
@@ -908,7 +922,7 @@ def load(
     subject : str, optional
         Only this one of several.
     seed, val, test, nan_policy, stim_info, follow_links
-        As `bmfl_lab.data.algonauts.read_subject`.
+        Options of `read_subject`.
     cache : str or Path, optional
         Folder for the joined responses, ``<subject>.npy``, which are then mapped instead of held in
         memory.

@@ -120,7 +120,7 @@ def read_class_folders(
     folder_of: dict[str, str] | None = None,
     follow_links: bool = False,
 ) -> StimulusSet:
-    """Read a folder with one subfolder a class.
+    """Read a folder with one subfolder per class.
 
     Parameters
     ----------
@@ -131,8 +131,8 @@ def read_class_folders(
     classes : sequence of str
         The classes that must be there; labels index this sequence.
     partial : bool, default False
-        Accept a folder that holds only some of the classes; ``len(np.unique(labels))`` tells how
-        many.
+        Accept a folder that holds only some of the classes; ``len(np.unique(labels))`` is their
+        number.
     folder_of : dict, optional
         Folder name of each class where it is not the class itself.
     follow_links : bool, default False
@@ -156,8 +156,10 @@ def read_class_folders(
         raise DataError(
             message(
                 f"the {len(wanted)} class folders of {name!r} in {folder}",
-                f"{len(found)} folders; {len(missing)} missing {missing[:5]}, {len(extra)} unknown {extra[:5]}",
-                "check that this folder is that set; pass partial=True for a declared subset of its classes",
+                f"{len(found)} folders; {len(missing)} missing {missing[:5]}, "
+                f"{len(extra)} unknown {extra[:5]}",
+                "check that this folder is that set; "
+                "pass partial=True for a declared subset of its classes",
             )
         )
     paths, labels = [], []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -85,7 +84,7 @@ def load(
                 "put the images of each class into a folder of its name",
             )
         )
-    report: dict[str, Any] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
+    report: dict[str, dict] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
     options = {
         "follow_links": follow_links,
         "tolerant": tolerant,
@@ -148,7 +147,7 @@ def _read(
     follow_links: bool,
     tolerant: bool,
     verify: bool,
-    report: dict[str, Any],
+    report: dict[str, dict],
     partial: bool = False,
 ) -> StimulusSet:
     found = class_folders(folder)
@@ -158,7 +157,8 @@ def _read(
             message(
                 f"the {len(classes)} classes of the training set in {folder}",
                 f"{len(missing)} missing {missing[:5]}, {len(unknown)} unknown {unknown[:5]}",
-                "make the class folders agree, or pass partial=True for out-of-distribution sets with fewer classes",
+                "make the class folders agree, "
+                "or pass partial=True for out-of-distribution sets with fewer classes",
             )
         )
     paths, labels, ignored = [], [], []
@@ -195,7 +195,7 @@ def _read(
 def _unreadable(
     paths: list[Path], name: str, tolerant: bool
 ) -> tuple[dict[str, str], dict[Path, int]]:
-    """Return why files cannot be read, and the number of frames of those that have several."""
+    """Return the reason per unreadable file, and the number of frames per file with several."""
     skipped, moving = {}, {}
     for path in progress(paths, f"checking images of {name}"):
         try:
@@ -220,9 +220,9 @@ def _unreadable(
 
 
 def _split_off(
-    sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, Any]
+    sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, dict]
 ) -> None:
-    """Take what is missing of val and test from the training images, class by class."""
+    """Take the missing splits, val and test, from the training images, class by class."""
     shares = {"val": 0.0 if "val" in sets else val, "test": 0.0 if "test" in sets else test}
     if not any(name not in sets for name in shares):
         return

@@ -135,7 +135,7 @@ def read_imagenet_val(
     ----------
     folder : str or Path
         Class folders, or files ``ILSVRC2012_val_00000001.JPEG`` and so on.
-    wnids : sequence of str, or as `read_wnids`
+    wnids : sequence of str, or a source for `read_wnids`
         The classes; labels index them in sorted order.
     devkit : str or Path, optional
         Needed for flat files (see `read_devkit`).
@@ -210,22 +210,22 @@ def load(
     corruptions : str or Path, optional
         Folder of ImageNet-C; its sets are named "fog-3" and are natural sets of the study.
     corruption_names, corruption_severities : sequence
-        Which of them; no severity reads none.
+        Names and severities to read; without a severity none is read.
     devkit : str or Path, optional
-        For flat validation images, see `imagenet.read_devkit`.
+        Folder of the development kit, needed for flat validation images; see `read_devkit`.
     train_per_class : int, default 0
-        Training images a class, chosen by `seed`; 0 takes all. Tokens of all of them have to fit
+        Training images per class, chosen by `seed`; 0 takes all. Tokens of all of them have to fit
         into memory.
     val_per_class : int, default 10
-        Training images a class that are held out for choosing epochs; never trained on.
+        Training images per class that are held out for choosing epochs; never trained on.
     seed : int, default 0
-        Chooses both.
+        Chooses the training images and the validation images.
     partial : bool, default False
         Accept sets with some of the classes only, without the self-checks of ImageNet-R and -A.
     content : bool, default True
         Identify images by a hash of their file. False takes path, size and time of change instead:
-        the million files are then not read before the first epoch, and a file that was swapped with
-        care is not noticed.
+        the million files are then not read before the first epoch, and a file that was replaced by
+        another of the same size and time is not noticed.
     verify : bool, default False
         Compare all images of all sets by content now.
     follow_links : bool, default False
@@ -283,7 +283,8 @@ def load(
         report["leakage"] = check_leakage(sets)
     return Study(
         name="imagenet",
-        description=f"ImageNet-1k ({len(wnids)} classes) and {len(natural)} out-of-distribution sets",
+        description=f"ImageNet-1k ({len(wnids)} classes) "
+        f"and {len(natural)} out-of-distribution sets",
         sets=sets,
         ood=tuple(natural),
         shifts=(("masked", 3), ("low_light", 3)),

@@ -33,7 +33,7 @@ TYPES = {"train": 1, "test": 2}
 
 @dataclass(frozen=True)
 class BData:
-    """A table of samples whose columns are voxels and labels, described by metadata.
+    """Hold a table of samples whose columns are voxels and labels, described by metadata.
 
     Parameters
     ----------
@@ -177,8 +177,8 @@ def read_subject(
         Column that names the stimulus.
     val_share : float, default 0.1
         Share of the training images that becomes "val"; test images stay untouched.
-    seed : int
-        Of that split.
+    seed : int, default 0
+        Seed of that split.
     follow_links : bool, default False
         Allow images that are links to somewhere outside a given folder of images.
 
@@ -287,9 +287,9 @@ def read_plain(
     responses, test_responses : str or Path
         Arrays (n_images, n_features): voxels or components, without a place on a surface.
     images, test_images : sequence of paths, or a ``.npy`` of strings
-        One image a row; the file stem is the stimulus id.
+        One image per row; the file stem is the stimulus id.
     name, val_share, seed
-        As in `read_subject`.
+        See `read_subject`.
 
     Returns
     -------
@@ -317,7 +317,7 @@ def read_plain(
                 message(
                     f"numeric responses of shape ({len(listed)}, n_features) in {Path(array).name}",
                     f"{values.dtype} {values.shape}",
-                    "list one image a row",
+                    "list one image per row",
                 )
             )
         if not np.isfinite(values).all():
@@ -333,7 +333,7 @@ def read_plain(
     if len(set(ids)) != len(ids):
         twice = len(ids) - len(set(ids))
         raise DataError(
-            message("one name an image", f"{twice} repeated", "average the trials first")
+            message("one name per image", f"{twice} repeated", "average the trials first")
         )
     if len({a.shape[1] for a in arrays}) != 1:
         got = f"{arrays[1].shape[1]} and {arrays[0].shape[1]}"
@@ -357,7 +357,7 @@ IMAGES = "images"
 
 
 def subject_files(folder: str | Path) -> dict[str, Path]:
-    """Return name to HDF5 file of the subjects in `folder`; empty if there is none."""
+    """Return the HDF5 files of the subjects in `folder` by name, possibly none."""
     root = Path(folder).expanduser()
     return {p.stem: p for p in sorted(root.glob("*.h5"))} if root.is_dir() else {}
 
@@ -381,12 +381,12 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds one preprocessed HDF5 file a subject (``Subject1.h5``) and a folder ``images`` of what
-        was shown (``n01518878_5958.JPEG``, at any depth).
+        Holds one preprocessed HDF5 file per subject (``Subject1.h5``) and a folder
+        ``images`` with the images shown (``n01518878_5958.JPEG``, at any depth).
     subject : str, optional
         Only this one.
     seed, val, label
-        As in `bmfl_lab.data.kamitani.read_subject`.
+        Options of `read_subject`; `val` is its `val_share`.
     follow_links : bool, default False
         Allow files that are links to somewhere outside the folder.
 

@@ -127,7 +127,9 @@ def read_stim_info_trials(path: str | Path, subject: int) -> dict[int, int]:
             if trial in trials:
                 raise DataError(
                     message(
-                        f"one image a trial in {path}", f"two in trial {trial}, line {line}", _REDO
+                        f"one image per trial in {path}",
+                        f"two in trial {trial}, line {line}",
+                        _REDO,
                     )
                 )
             if trial > 0:  # 0: not shown so often
@@ -148,7 +150,8 @@ def check_trials(design: Design, trials: dict[int, int], subject: int) -> None:
     if wrong:
         raise DataError(
             message(
-                f"the same image in nsd_expdesign.mat and nsd_stim_info_merged.csv for subject {subject}",
+                "the same image in nsd_expdesign.mat and nsd_stim_info_merged.csv "
+                f"for subject {subject}",
                 f"{len(wrong)} trials that differ, first trial {wrong[0]}",
                 "use both files of one NSD release",
             )
@@ -232,7 +235,16 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
 
 
 def surface_betas(path: str | Path) -> np.ndarray:
-    """Return one hemisphere's betas of a session, float32 (n_vertices, n_trials), percent signal change.
+    """Return the betas of one hemisphere in a session, in percent signal change.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``{lh,rh}.betas_sessionNN.mgh``.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_vertices, n_trials)
 
     Raises
     ------
@@ -333,7 +345,7 @@ def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[i
 
 
 def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
-    """Return the explainable share of variance of responses averaged over the repeats actually used.
+    """Return the explainable share of variance of responses averaged over their repeats.
 
     Parameters
     ----------
@@ -374,7 +386,7 @@ Guard = Callable[[Path], Path]
 
 @dataclass(frozen=True)
 class Space:
-    """Where the betas of a subject lie.
+    """Describe the vertices or voxels in which the betas of a subject lie.
 
     Parameters
     ----------
@@ -405,7 +417,10 @@ def _rois(
     flat: Callable[[list[np.ndarray], Path], np.ndarray | None],
     guard: Guard,
 ) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
-    """Read label maps by class; `flat` turns the maps of a class into one vector, or None where it cannot."""
+    """Return ROI masks, missing classes, and classes that lie on another surface only.
+
+    `flat` turns the label maps of a class into one vector, or returns None if it cannot.
+    """
     rois: dict[str, np.ndarray] = {}
     missing, elsewhere = [], []
     for kind in kinds:
@@ -426,7 +441,7 @@ def _rois(
 
 
 def _to_fsaverage(transforms: Path, sizes: list[int], guard: Guard) -> list[np.ndarray] | None:
-    """Return, for each vertex of fsaverage, the 0-based vertex of the subject's own surface that lies there."""
+    """Return the vertex (from 0) of the subject's own surface at each vertex of fsaverage."""
     paths = [transforms / f"{side}.white-to-fsaverage.mgz" for side in SIDES]
     if not all(p.is_file() for p in paths):
         return None
@@ -446,12 +461,16 @@ def _to_fsaverage(transforms: Path, sizes: list[int], guard: Guard) -> list[np.n
 
 
 def _on_mesh(maps: list[np.ndarray], sources: list[np.ndarray], where: Path) -> list[np.ndarray]:
-    """Take each fsaverage vertex's label from the subject's own surface, as nsdcode's nearest neighbour does."""
+    """Bring labels of the subject's own surface to fsaverage by the nearest neighbour.
+
+    The rule is that of NSD's own tool, nsdcode.
+    """
     for own, source in zip(maps, sources):
         if source.max() >= own.size:
             raise DataError(
                 message(
-                    f"labels of at least {source.max() + 1} vertices, to which white-to-fsaverage refers, in {where}",
+                    f"labels of at least {source.max() + 1} vertices, "
+                    f"to which white-to-fsaverage refers, in {where}",
                     f"{own.size}",
                     "use labels and transforms of one subject",
                 )
@@ -459,7 +478,7 @@ def _on_mesh(maps: list[np.ndarray], sources: list[np.ndarray], where: Path) -> 
     return [own.ravel()[source] for own, source in zip(maps, sources)]
 
 
-def surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: Guard) -> Space:
+def _surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: Guard) -> Space:
     """Return ``nsdgeneral`` on fsaverage.
 
     Labels on fsaverage are taken as they are; those on the subject's own surface, as NSD ships most
@@ -495,7 +514,8 @@ def surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
                 message(
                     f"labels of {sizes} vertices, the mesh of the betas, in {where}",
                     f"{[m.size for m in maps]}",
-                    "put labels on fsaverage there, those of the subject's own surface into its own folder",
+                    "put labels on fsaverage there, "
+                    "and those of the subject's own surface into its own folder",
                 )
             )
         return np.concatenate([m.ravel()[i] for m, i in zip(maps, index)])
@@ -553,7 +573,7 @@ def _surface_ncsnr(
     return np.concatenate([m[i] for m, i in zip(maps, index)])
 
 
-def volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: Guard) -> Space:
+def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: Guard) -> Space:
     """Return ``nsdgeneral`` in the 1.8 mm volume.
 
     Raises
@@ -611,7 +631,7 @@ def volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: G
 
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
-SPACES = {"fsaverage": surface, "func1pt8mm": volume}
+SPACES = {"fsaverage": _surface, "func1pt8mm": _volume}
 CLASSES = ("prf-visualrois", "floc-bodies", "floc-faces", "floc-places", "floc-words", "streams")
 STIM_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 
@@ -652,8 +672,8 @@ def read_subject(
         have some on fsaverage): stop, or leave them out of everything and record it.
     val : float
         Share of the stimuli that are not shared for validation.
-    seed : int
-        Seed of that choice.
+    seed : int, default 0
+        Seed of the validation split.
     follow_links : bool, default False
         Allow files that are links to somewhere outside the root.
 
@@ -689,7 +709,7 @@ def read_subject(
     ids = [nsd_id(i) for i in numbers]
     shared = sorted(set(design.shared_ids()) & set(ids))
     splits, record = split_by_id(ids, val=val, seed=seed, held_out=shared or None)
-    ceiling, said = _ceiling(place.ncsnr, keep, counts, splits["test"])
+    ceiling, noise = _ceiling(place.ncsnr, keep, counts, splits["test"])
     info: dict[str, Any] = {
         "source": f"NSD {space} {BETAS}",
         "split": record,
@@ -702,7 +722,7 @@ def read_subject(
         "constant_vertices": int(np.sum(constant)),
         "missing_classes": [*place.missing, *place.native_only],
         "native_only_classes": place.native_only,
-        "noise_ceiling": said,
+        "noise_ceiling": noise,
     }
     return Subject(
         name=f"subj{subject:02d}",
@@ -745,7 +765,10 @@ def _tally(counts: np.ndarray) -> dict[int, int]:
 def _ceiling(
     ncsnr: np.ndarray | None, keep: np.ndarray, counts: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Return the noise ceiling of the test images (of all where none are held out) and what to record about it."""
+    """Return the noise ceiling and its record.
+
+    It holds for the test images, or for all images if none are held out.
+    """
     if ncsnr is None:
         return None, {"source": None}
     scored = counts[test] if len(test) else counts
@@ -798,10 +821,11 @@ def _average(
     keep_repeats: bool,
     nan_policy: str = "refuse",
 ) -> tuple:
-    """Stream the sessions; return image numbers, averages, counts, first sessions, constant and kept vertices, repeats.
+    """Read session after session and average the responses to each image.
 
-    What is kept is finite in every session; averages, constant vertices and repeats are those of
-    kept vertices.
+    Returns image numbers, averages, counts, first sessions, constant vertices, kept vertices and
+    repeats. The kept vertices are finite in every session; averages, constant vertices and repeats
+    hold only these.
     """
     size, n_vertices = TRIALS_PER_SESSION, len(hemisphere)
     used = {s: trials[(s - 1) * size : s * size] for s in sessions}
@@ -815,7 +839,8 @@ def _average(
         if betas.shape != (n_vertices, len(used[session])):
             raise DataError(
                 message(
-                    f"({n_vertices}, {len(used[session])}) betas, vertices x trials, in session {session}",
+                    f"({n_vertices}, {len(used[session])}) betas, vertices x trials, "
+                    f"in session {session}",
                     f"shape {betas.shape}",
                     "download the session again",
                 )
@@ -844,7 +869,7 @@ def _average(
 
 
 def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str) -> np.ndarray:
-    """Return the vertices without NaN or infinity, setting the others to 0; or refuse if there are any others."""
+    """Return which vertices are finite; set the others to 0, or refuse them."""
     # the sum of a row is not finite if any of its values is not, and needs no array of the betas'
     # size
     with np.errstate(invalid="ignore", over="ignore"):
@@ -865,7 +890,7 @@ def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str
 
 
 def subject_numbers(root: str | Path, space: str = "fsaverage") -> dict[str, int]:
-    """Return name to number of the subjects whose betas lie under `root`; empty if there are none."""
+    """Return name and number of the subjects whose betas lie under `root`, possibly none."""
     base = Path(root).expanduser() / "nsddata_betas/ppdata"
     return {
         f"subj{n:02d}": n for n in range(1, 9) if (base / f"subj{n:02d}" / space / BETAS).is_dir()
@@ -897,7 +922,7 @@ def load(
     subject : str, optional
         Only this one ("subj01"); a subject takes up to 1.6 GB.
     space, seed, val, nan_policy, follow_links
-        As `bmfl_lab.data.nsd.read_subject`.
+        Options of `read_subject`.
     cache : str or Path, optional
         Folder for the averaged responses, ``<subject>.npy``, which are then mapped instead of held
         in memory.

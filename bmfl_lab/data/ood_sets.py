@@ -1,4 +1,4 @@
-"""Out-of-distribution image sets that users download themselves: readers, sizes, licences, sources."""
+"""Read out-of-distribution image sets that users download; list their sizes and licences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bmfl_lab.errors import DataError, message, nearest
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What is known about a public image set.
+    """Describe a public image set.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def sources():
 
 @dataclass(frozen=True)
 class OODSet:
-    """An image set and how it meets an ImageNet head.
+    """Hold an image set and the columns of an ImageNet head that belong to its classes.
 
     Parameters
     ----------
@@ -207,8 +207,10 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
     alike = [s.title for s in SETS.values() if s.index_sum == index.sum()]
     raise DataError(
         message(
-            f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, first {info.first_indices}",
-            f"{len(index)} classes, sum {int(index.sum())}, first {tuple(int(i) for i in index[:5])}"
+            f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, "
+            f"first {info.first_indices}",
+            f"{len(index)} classes, sum {int(index.sum())}, "
+            f"first {tuple(int(i) for i in index[:5])}"
             + (f", which is {alike[0]}" if alike else ""),
             "give the folder of that set and the 1000 wnids of ImageNet",
         )
@@ -317,7 +319,9 @@ def read_imagenet_c(
 
 
 def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
-    """Read a domain-generalisation folder: ``domain/class/image`` (PACS, Office-Home, DomainNet, ...).
+    """Read a domain-generalisation folder of the layout ``domain/class/image``.
+
+    PACS, Office-Home and DomainNet have this layout.
 
     Returns
     -------
@@ -374,7 +378,7 @@ def group_columns(
                     message(
                         "each wnid under one class",
                         f"{w} under {owner[w]!r} and {name!r}",
-                        "mend the table",
+                        "correct the table",
                     )
                 )
     where = {w: i for i, w in enumerate(head_wnids)}

@@ -105,8 +105,8 @@ def read_mapping(path: str | Path) -> dict[int, str]:
     ------
     DataError
         If the file is missing, larger than 64 kB, has more than 256 entries, is damaged, names a
-        global that such a file does not need, or holds anything but whole numbers and names. Nothing
-        in the file is ever run.
+        global that such a file does not need, or holds anything but whole numbers and names.
+        Nothing in the file is ever run.
     """
     path = Path(path)
     if not path.is_file():

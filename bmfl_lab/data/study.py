@@ -22,7 +22,7 @@ from bmfl_lab.files import read_json
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which backbone a study is meant to be used with.
+    """Name the backbone that a study is meant to be used with.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything an experiment reads.
+    """Hold everything that an experiment reads.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Study:
         Labelled images for the classifier: "train", "val", "test" (in distribution) and natural OOD
         sets; empty in a study of brain responses only.
     subjects : mapping of str to Subject
-        Who was (or was not) in the scanner; may be empty.
+        Subjects, measured or simulated, by name; may be empty.
     ood : tuple of str
         Names in `sets` that are natural out-of-distribution sets.
     shifts : tuple of (str, int)
@@ -105,7 +105,10 @@ class Study:
     def __repr__(self) -> str:
         sets = ", ".join(f"{name} {len(images)}" for name, images in self.sets.items())
         people = ", ".join(map(repr, self.subjects.values()))
-        return f"Study({self.name!r}, {self.description!r}, images: {sets or 'none'}; subjects: {people or 'none'})"
+        return (
+            f"Study({self.name!r}, {self.description!r}, images: {sets or 'none'}; "
+            f"subjects: {people or 'none'})"
+        )
 
     @property
     def simulated(self) -> bool:
@@ -173,7 +176,14 @@ class Study:
         return h.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """Return the fields that a record keeps: name, description, fingerprint, simulated, sizes, files left out."""
+        """Return the fields that a record keeps.
+
+        Returns
+        -------
+        dict
+            Name, description, fingerprint, ``simulated``, number of classes, sizes of the sets and
+            of the subjects, and the files left out, if any.
+        """
         skipped = {name: sorted(files) for name, files in self.extra.get("skipped", {}).items()}
         return {
             "name": self.name,
@@ -227,8 +237,8 @@ class Reader:
     load : callable
         ``load(**options) -> Study``. The first parameter of a reader of folders is called ``root``.
     detect : callable, optional
-        ``detect(path) -> bool``, whether a folder is in the layout of this reader; None for a reader
-        that is chosen only by its name.
+        ``detect(path) -> bool``, whether a folder is in the layout of this reader; None for a
+        reader that is chosen only by its name.
     subjects_only : bool, default False
         True if the studies hold subjects and no labelled images; the option ``subject`` then names
         one of the subjects. For all other readers ``subject`` is a place to read subjects from.
@@ -327,7 +337,7 @@ _SHARED = ("seed", "follow_links")
 """Options that reach both the reader of the images and the reader of the subjects."""
 
 
-def load_study(name_or_path: str | Path, **options: Any) -> Study:
+def load_study(name_or_path: str | Path, **options: object) -> Study:
     """Load a study by name, from a folder, or from a study file.
 
     Parameters
@@ -336,9 +346,9 @@ def load_study(name_or_path: str | Path, **options: Any) -> Study:
         Name of a reader: ``"planted"`` (generated offline in seconds), ``"demo"`` (real photographs
         and a simulated subject, fetched on first use), ``"imagenet"`` (the user's folders; needs
         ``root=...``), or any other name in `READERS`. Or a folder, whose reader is found by its
-        layout: one subject or several in the layout of Algonauts 2023, NSD or the Kamitani lab, else
-        class folders of images. Or a study file: JSON with ``"study"`` (the name of a reader) and
-        its options, in which a relative ``"root"`` starts at the file.
+        layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
+        folders of images. Or a study file: JSON with ``"study"`` (the name of a reader) and its
+        options, in which a relative ``"root"`` starts at the file.
     **options
         Options of the reader's ``load``, and for every study:
 
@@ -361,8 +371,8 @@ def load_study(name_or_path: str | Path, **options: Any) -> Study:
 
     Notes
     -----
-    A relative ``subject`` starts at ``root`` where the reader is chosen by name, as in a study file,
-    and else at the working directory.
+    A relative ``subject`` starts at ``root`` if that is given, in a study file without ``root`` at
+    the file, and else at the working directory.
     """
     name, base = str(name_or_path), Path()
     if name.endswith(".json") and name not in READERS:
@@ -428,8 +438,8 @@ def _reader_of(
 
 
 def _options_of_subjects(
-    options: dict[str, Any], images: Reader, subjects: Reader
-) -> dict[str, Any]:
+    options: dict[str, object], images: Reader, subjects: Reader
+) -> dict[str, object]:
     """Move the options that only the reader of subjects has out of `options`; copy shared ones."""
     theirs = {}
     for option in [o for o in options if o in subjects.options and o != "root"]:
