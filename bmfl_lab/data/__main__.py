@@ -12,7 +12,7 @@ from bmfl_lab.errors import BmflError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 2 with one sentence where the study cannot be had."""
+    """Run the command line; return 0, or 2 after printing why the study cannot be loaded."""
     parser = argparse.ArgumentParser(
         prog="python -m bmfl_lab.data", description="make or fetch a study once"
     )

@@ -1,10 +1,14 @@
-"""Algonauts 2023 folders: one subject's images, responses and ROI masks.
+"""Read and write subjects in the layout of the Algonauts 2023 challenge.
+
+One folder per subject holds the images, the responses of both hemispheres and the ROI masks in two
+spaces. `read_subject` reads it, `write_subject` writes any subject in the same layout, and `load`
+reads one or all subjects of a folder as a study.
 
 References
 ----------
-.. [1] Gifford et al. (2023), The Algonauts Project 2023 Challenge, arXiv:2301.03198. .. [2] Allen
-et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI, Nature
-Neuroscience 25.
+.. [1] Gifford et al. (2023), The Algonauts Project 2023 Challenge, arXiv:2301.03198.
+.. [2] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI,
+   Nature Neuroscience 25.
 """
 
 from __future__ import annotations
@@ -12,28 +16,33 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bmfl_lab.data import stimuli
-from bmfl_lab.data.algonauts_masks import SIDES, read_atlas
-from bmfl_lab.data.algonauts_note import read_note
-from bmfl_lab.data.atlas import HEMISPHERES
+from bmfl_lab.data.atlas import ALGONAUTS_ROIS, HEMISPHERES, Atlas
+from bmfl_lab.data.pickles import read_mapping, write_mapping
 from bmfl_lab.data.responses import Subject, check_nan_policy
 from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import Study, chosen_subjects, register_reader
+from bmfl_lab.data.surfaces import MESHES
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import atomic_path, link_guard, load_npy
+from bmfl_lab.files import atomic_path, link_guard, load_npy, read_json, sha256_file, write_json
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
     **{f"subj{i:02d}": (19004, 20544) for i in (1, 2, 3, 4, 5, 7)},
     "subj06": (18978, 20220),
     "subj08": (18981, 20530),
 }
-"""Left and right vertices of the challenge's eight subjects; vertices without data were left out in 6 and 8."""
+"""Left and right vertices of the challenge's eight subjects.
+
+Subjects 6 and 8 have fewer, because vertices without data were left out.
+"""
 
 IMAGE_COUNTS = dict(
     zip((f"subj{i:02d}" for i in range(1, 9)), (9841, 9841, 9082, 8779, 9841, 9082, 9841, 8779))
@@ -42,6 +51,13 @@ IMAGE_COUNTS = dict(
 
 _IMAGE = re.compile(r"(train|test)-(\d+)_nsd-(\d+)\.(png|jpg|jpeg)", re.IGNORECASE)
 _ROWS = 256
+SIDES = ("lh", "rh")
+N_FSAVERAGE = MESHES["fsaverage"]
+NOTE = "bmfl_lab.json"
+"""File that `write_subject` adds to a folder; the layout itself has no place for its content."""
+Guard = Callable[[Path], Path]
+"""Returns a path that may be read and refuses any other, see `bmfl_lab.files.link_guard`."""
+_Part = tuple[list[Path], list[str], tuple[np.ndarray, ...]]
 
 
 def read_subject(
@@ -162,13 +178,6 @@ def read_subject(
     )
 
 
-def write_subject(folder: str | Path, subject: Subject, **options: Any) -> Path:
-    """Write a subject in this layout; see `bmfl_lab.data.algonauts_write.write_subject`."""
-    from bmfl_lab.data import algonauts_write
-
-    return algonauts_write.write_subject(folder, subject, **options)
-
-
 def read_test_images(folder: str | Path, *, follow_links: bool = False) -> StimulusSet:
     """Return the challenge's test images, whose responses are not public.
 
@@ -184,10 +193,8 @@ def read_test_images(folder: str | Path, *, follow_links: bool = False) -> Stimu
     return stimuli.from_files(f"{folder.name}-test", paths, ids, np.full(len(ids), -1))
 
 
-def _images(
-    folder: Path, split: str, guard: Callable[[Path], Path]
-) -> tuple[list[Path], list[str]]:
-    """Return image paths and stimulus ids in the order of the number in the name, which must run 1..n."""
+def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[str]]:
+    """Return image paths and stimulus ids in the order of the number in the name (1 to n)."""
     if not folder.is_dir():
         raise DataError(
             message(
@@ -231,9 +238,7 @@ def _images(
     return [p for p, _ in ordered], [i for _, i in ordered]
 
 
-def _read_part(
-    folder: Path, split: str, guard: Callable
-) -> tuple[list[Path], list[str], tuple[np.ndarray, ...]]:
+def _read_part(folder: Path, split: str, guard: Guard) -> _Part:
     """Return paths, ids and the (left, right) response maps of a split."""
     base = folder / ("training_split" if split == "train" else "test_split")
     long = "training" if split == "train" else "test"
@@ -283,7 +288,8 @@ def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None
     swapped = tuple(n_vertices) == expected[::-1]
     raise DataError(
         message(
-            f"{expected[0]} left and {expected[1]} right vertices and {IMAGE_COUNTS[name]} images for {name}",
+            f"{expected[0]} left and {expected[1]} right vertices "
+            f"and {IMAGE_COUNTS[name]} images for {name}",
             f"{n_vertices[0]}, {n_vertices[1]} and {n_images}"
             + (": left and right are swapped" if swapped else ""),
             "put lh and rh files back in their places"
@@ -293,15 +299,18 @@ def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None
     )
 
 
-def _extremes(parts: list) -> tuple[np.ndarray, np.ndarray]:
-    """Return each vertex's smallest and largest response, NaN where any value is NaN; reads rows in chunks."""
+def _extremes(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and largest response per vertex, NaN where any value is NaN.
+
+    Rows are read in chunks, so that the responses never lie in memory as a whole.
+    """
     low, high = [], []
     for side in (0, 1):
         maps = [part[2][side] for part in parts]
         if len({m.shape[1] for m in maps}) != 1:
             raise DataError(
                 message(
-                    f"as many {HEMISPHERES[side]} vertices in the test as in the training responses",
+                    f"as many {HEMISPHERES[side]} vertices in test as in training responses",
                     f"{[m.shape[1] for m in maps]}",
                     "use files of one subject",
                 )
@@ -341,7 +350,7 @@ def _per_hemisphere(mask: np.ndarray, hemisphere: np.ndarray) -> dict[str, int]:
     }
 
 
-def _fill(out: np.ndarray, parts: list, keep: np.ndarray) -> None:
+def _fill(out: np.ndarray, parts: list[_Part], keep: np.ndarray) -> None:
     row = 0
     n_left = parts[0][2][0].shape[1]
     sides = (keep[:n_left], keep[n_left:])
@@ -355,7 +364,7 @@ def _fill(out: np.ndarray, parts: list, keep: np.ndarray) -> None:
         row += len(maps[0])
 
 
-def _join(parts: list, keep: np.ndarray, cache: str | Path | None) -> np.ndarray:
+def _join(parts: list[_Part], keep: np.ndarray, cache: str | Path | None) -> np.ndarray:
     """Return left and right responses side by side as float32, in memory or mapped from `cache`."""
     shape = (sum(len(part[0]) for part in parts), int(keep.sum()))
     if cache is None:
@@ -371,9 +380,9 @@ def _join(parts: list, keep: np.ndarray, cache: str | Path | None) -> np.ndarray
 
 
 def _read_ceiling(
-    folder: Path, n_vertices: tuple[int, ...], guard: Callable
+    folder: Path, n_vertices: tuple[int, ...], guard: Guard
 ) -> tuple[np.ndarray | None, dict]:
-    """Return the noise ceiling (share of variance, NaN where undefined) and what to record about it."""
+    """Return the noise ceiling (share of variance, NaN where undefined) and its record."""
     files = [
         folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy" for side in SIDES
     ]
@@ -435,3 +444,532 @@ def _split(
         )
     held = shared if len(ids) == n_train else [*(shared or ()), *ids[n_train:]]
     return split_by_id(ids, val=val, test=test, seed=seed, held_out=held)
+
+
+def read_atlas(
+    folder: Path, n_vertices: tuple[int, int], guard: Guard, *, need_all: bool
+) -> tuple[Atlas, list[str]]:
+    """Read ``roi_masks`` as an atlas on fsaverage.
+
+    The six ROI classes of the challenge are read, and any other class with files there.
+
+    Parameters
+    ----------
+    folder : Path
+        The subject's folder.
+    n_vertices : (int, int)
+        Vertices of the left and right responses.
+    guard : callable
+        ``guard(path) -> path``, refuses paths that may not be read.
+    need_all : bool
+        Refuse if one of the six ROI classes is missing.
+
+    Returns
+    -------
+    atlas : Atlas
+    missing : list of str
+        ROI classes without files.
+
+    Raises
+    ------
+    DataError
+        If lengths, labels, names or spaces disagree.
+    """
+    masks = folder / "roi_masks"
+    index = [
+        _all_vertices(guard(masks / f"{side}.all-vertices_fsaverage_space.npy")) for side in SIDES
+    ]
+    _check_lengths([len(i) for i in index], n_vertices, masks)
+    rois: dict[str, np.ndarray] = {}
+    missing = []
+    own = sorted(
+        {p.stem.removeprefix("mapping_") for p in masks.glob("mapping_*.npy")} - set(ALGONAUTS_ROIS)
+    )
+    for kind in (*ALGONAUTS_ROIS, *own):
+        files = [masks / f"mapping_{kind}.npy"]
+        files += [
+            masks / f"{s}.{kind}_{space}_space.npy"
+            for s in SIDES
+            for space in ("challenge", "fsaverage")
+        ]
+        absent = [f.name for f in files if not f.exists()]
+        if absent and (need_all or len(absent) < len(files)):
+            raise DataError(
+                message(
+                    f"the files of ROI class {kind!r} in {masks}",
+                    f"no {absent}",
+                    "download the folder again",
+                )
+            )
+        if absent:
+            missing.append(kind)
+            continue
+        codes = np.concatenate(
+            [_codes(masks, side, kind, index[k], guard) for k, side in enumerate(SIDES)]
+        )
+        for name, mask in _by_name(codes, kind, read_mapping(guard(files[0])), masks).items():
+            if name in rois:
+                raise DataError(
+                    message(
+                        "ROI names used once", f"{name!r} again in {kind!r}", "rename one of them"
+                    )
+                )
+            rois[name] = mask
+    atlas = Atlas(
+        hemisphere=np.repeat(np.arange(2, dtype=np.int8), [len(i) for i in index]),
+        rois=rois,
+        surface_index=np.concatenate(index).astype(np.int64),
+        mesh="fsaverage",
+    )
+    return atlas, missing
+
+
+def _mask(path: Path, n: int, what: str) -> np.ndarray:
+    values = np.asarray(load_npy(path))
+    if values.dtype.kind == "f" and np.array_equal(values, np.rint(values)):
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iub" or values.shape != (n,):
+        raise DataError(
+            message(
+                f"whole-number labels of shape ({n},), {what}, in {path}",
+                f"{values.dtype} {values.shape}",
+                "use the masks that belong to these responses",
+            )
+        )
+    return values.astype(np.int64)
+
+
+def _all_vertices(path: Path) -> np.ndarray:
+    mask = _mask(path, N_FSAVERAGE, "one per vertex of fsaverage")
+    if not mask.any():  # the challenge writes 1, but any label above or below 0 means "inside"
+        raise DataError(
+            message(f"at least one vertex that is not 0 in {path}", "none", "download it again")
+        )
+    return np.flatnonzero(mask)
+
+
+def _check_lengths(masked: list[int], n_vertices: tuple[int, int], masks: Path) -> None:
+    if tuple(masked) == tuple(n_vertices):
+        return
+    swapped = masked == [n_vertices[1], n_vertices[0]]
+    raise DataError(
+        message(
+            f"{n_vertices[0]} left and {n_vertices[1]} right vertices in {masks}, "
+            "as in the responses",
+            f"{masked[0]} and {masked[1]}" + (": left and right are swapped" if swapped else ""),
+            "put lh and rh files back in their places"
+            if swapped
+            else "use masks and responses of the same subject",
+        )
+    )
+
+
+def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -> np.ndarray:
+    here = _mask(
+        guard(masks / f"{side}.{kind}_challenge_space.npy"),
+        len(index),
+        "one per vertex of the responses",
+    )
+    full = _mask(
+        guard(masks / f"{side}.{kind}_fsaverage_space.npy"),
+        N_FSAVERAGE,
+        "one per vertex of fsaverage",
+    )
+    differ = int(np.sum(full[index] != here))
+    outside = int(np.count_nonzero(full)) - int(np.count_nonzero(full[index]))
+    if differ or outside:
+        hemisphere = HEMISPHERES[SIDES.index(side)]
+        raise DataError(
+            message(
+                f"the same {kind} labels in challenge and fsaverage space, {hemisphere} hemisphere",
+                f"{differ} vertices that differ and {outside} labelled vertices "
+                "outside the responses",
+                "use mask files of one subject and one version",
+            )
+        )
+    return here
+
+
+def _by_name(
+    codes: np.ndarray, kind: str, mapping: dict[int, str], masks: Path
+) -> dict[str, np.ndarray]:
+    """Return a mask per ROI name after checking labels against the mapping in both directions."""
+    used = set(np.unique(codes).tolist()) - {0}
+    known = {i + 1: name for i, name in enumerate(ALGONAUTS_ROIS.get(kind, ()))}
+    unnamed = sorted(used - set(mapping))
+    # a standard ROI may be absent in a subject; a label of the user's own must occur
+    unused = sorted(c for c in mapping if c != 0 and c not in used and mapping[c] != known.get(c))
+    misnamed = sorted(
+        c for c in mapping if mapping[c] in known.values() and known.get(c) != mapping[c]
+    )
+    if unnamed or unused or misnamed:
+        raise DataError(
+            message(
+                f"labels of {kind} that agree with mapping_{kind}.npy in {masks}",
+                f"labels without a name {unnamed}, names without a vertex {unused}, "
+                f"standard names at other labels {misnamed}",
+                "use mask and mapping files of one version",
+            )
+        )
+    return {name: codes == code for code, name in mapping.items() if code != 0}
+
+
+@dataclass(frozen=True)
+class Note:
+    """Hold what the note beside a folder says; the defaults hold for a folder without one.
+
+    Parameters
+    ----------
+    simulated : bool
+        True if the responses were not measured in a brain.
+    surface : bool
+        False if the indices on fsaverage are only a numbering, because the vertices lie on no
+        surface.
+    """
+
+    simulated: bool = False
+    surface: bool = True
+
+
+def write_note(folder: Path, note: Note, *, source: str) -> None:
+    """Write a note beside a folder, with the SHA-256 of each of its arrays."""
+    digests = {
+        p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*.npy"))
+    }
+    write_json(folder / NOTE, {**asdict(note), "source": source, "sha256": digests})
+
+
+def read_note(folder: Path, guard: Guard, *, verify: bool = True) -> Note:
+    """Read the note beside a folder; return the defaults if there is none.
+
+    Parameters
+    ----------
+    folder : Path
+        The subject's folder.
+    guard : callable
+        ``guard(path) -> path``, refuses paths that may not be read.
+    verify : bool, default True
+        Compare the arrays with the noted checksums, which reads each file once more (about a second
+        per gigabyte).
+
+    Raises
+    ------
+    DataError
+        If the note is damaged, or an array is missing or differs from what was written.
+    """
+    path = folder / NOTE
+    if not path.is_file():
+        return Note()
+    note: Any = read_json(guard(path))
+    fields = {"surface": True, **note} if isinstance(note, dict) else {}
+    if not all(isinstance(fields.get(k), bool) for k in ("simulated", "surface")):
+        wanted = f"true or false under 'simulated' and 'surface' in {path}"
+        raise DataError(message(wanted, repr(note)[:200], "correct or delete the file"))
+    digests = note.get("sha256", {})
+    if not isinstance(digests, dict):
+        raise DataError(
+            message(
+                f"file names and checksums in {path}",
+                repr(digests)[:80],
+                "correct or delete the file",
+            )
+        )
+    for name, digest in digests.items() if verify else ():
+        if not (folder / name).is_file() or sha256_file(guard(folder / name)) != digest:
+            raise DataError(
+                message(
+                    f"{name} in {folder} as it was written",
+                    "another content" if (folder / name).is_file() else "no such file",
+                    "write the folder again; or, if you changed it on purpose, delete "
+                    f"{NOTE} (and note that it says whether responses are simulated)",
+                )
+            )
+    return Note(simulated=fields["simulated"], surface=fields["surface"])
+
+
+def write_subject(
+    folder: str | Path,
+    subject: Subject,
+    *,
+    nsd_numbers: Sequence[int] | None = None,
+    test_rows: np.ndarray | None = None,
+) -> Path:
+    """Write a subject in the Algonauts 2023 layout.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if missing; must be empty.
+    subject : Subject
+        Subject of any study. ROIs under names that the challenge lacks go into their own classes
+        (``other-1``, ...), which `read_subject` reads too. Vertices need a place on fsaverage:
+        `surface_index` is used where the mesh is "fsaverage" or nested in it ("fsaverage5"), and
+        within a hemisphere they are written in its order, as the layout demands. Vertices on no
+        surface are numbered from 0, and ``bmfl_lab.json`` says so: read back, they have no surface
+        again.
+    nsd_numbers : sequence of int, optional
+        0-based number of each stimulus for the file name; by default taken from ids ``nsd-00013``,
+        else 0, 1, 2, ...
+    test_rows : ndarray of int, optional
+        Rows written as the organisers' test split, with the noise ceiling.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    DataError
+        If the folder is not empty, numbers repeat, ROIs of one class overlap, or surface indices do
+        not fit.
+
+    Notes
+    -----
+    The documented format of own data: what `read_subject` reads is exactly what this writes.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(
+            message("an empty folder to write to", f"files in {folder}", "choose another folder")
+        )
+    numbers = _numbers(subject, nsd_numbers)
+    test = np.asarray([] if test_rows is None else test_rows, dtype=np.int64)
+    train = np.setdiff1d(np.arange(len(numbers)), test)
+    _write_part(folder, subject, numbers, train, "train")
+    if len(test):
+        _write_part(folder, subject, numbers, test, "test")
+    if subject.noise_ceiling is not None:
+        for side, chosen in _sides(subject):
+            ceiling = np.asarray(subject.noise_ceiling, np.float32)[chosen]
+            _save(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
+    _write_masks(folder / "roi_masks", subject)
+    note = Note(simulated=bool(subject.simulated), surface=subject.atlas.surface_index is not None)
+    write_note(folder, note, source=subject.name)
+    return folder
+
+
+def _sides(subject: Subject) -> list[tuple[str, np.ndarray]]:
+    """Return each hemisphere's vertices in the order of their surface index."""
+    atlas, found = subject.atlas, []
+    for number, side in enumerate(("lh", "rh")):
+        chosen = np.flatnonzero(np.asarray(atlas.hemisphere) == number)
+        if atlas.surface_index is not None:
+            chosen = chosen[np.argsort(np.asarray(atlas.surface_index)[chosen], kind="stable")]
+        found.append((side, chosen))
+    return found
+
+
+def _numbers(subject: Subject, given: Sequence[int] | None) -> list[int]:
+    ids = [str(i) for i in subject.stimuli.ids]
+    if given is None and all(i.startswith("nsd-") and i[4:].isdigit() for i in ids):
+        given = [int(i[4:]) for i in ids]
+    numbers = list(range(len(ids))) if given is None else [int(g) for g in given]
+    if len(numbers) != len(ids) or len(set(numbers)) != len(ids):
+        raise DataError(
+            message(
+                f"{len(ids)} different image numbers",
+                f"{len(set(numbers))} of {len(numbers)}",
+                "number each once",
+            )
+        )
+    return numbers
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, values, allow_pickle=False)
+
+
+def _write_part(
+    folder: Path, subject: Subject, numbers: list[int], rows: np.ndarray, split: str
+) -> None:
+    from PIL import Image
+
+    long = "training" if split == "train" else "test"
+    base = folder / f"{long}_split"
+    images = base / f"{long}_images"
+    images.mkdir(parents=True)
+    for position, row in enumerate(rows, start=1):
+        path = images / f"{split}-{position:04d}_nsd-{numbers[row]:05d}.png"
+        Image.fromarray(subject.stimuli.image(int(row))).save(path, compress_level=1)
+    for side, chosen in _sides(subject):
+        with atomic_path(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy") as temporary:
+            out = np.lib.format.open_memmap(
+                temporary, mode="w+", dtype=np.float32, shape=(len(rows), len(chosen))
+            )
+            for start in range(0, len(rows), _ROWS):
+                block = np.asarray(subject.responses[rows[start : start + _ROWS]])
+                out[start : start + _ROWS] = block[:, chosen]
+            out.flush()
+            del out
+
+
+def _write_masks(folder: Path, subject: Subject) -> None:
+    atlas, classes = subject.atlas, _classes(subject)
+    codes = {kind: _class_labels(subject, kind, names) for kind, names in classes.items()}
+    for side, chosen in _sides(subject):
+        index = (
+            np.arange(len(chosen))
+            if atlas.surface_index is None
+            else np.asarray(atlas.surface_index)[chosen]
+        )
+        if len(index) and (np.any(np.diff(index) == 0) or index[0] < 0 or index[-1] >= N_FSAVERAGE):
+            raise DataError(
+                message(
+                    f"different surface indices from 0 to {N_FSAVERAGE - 1} in {side}",
+                    f"{int(np.sum(np.diff(index) == 0))} repeated, from {index[0]} to {index[-1]}",
+                    "give each vertex its own place on fsaverage",
+                )
+            )
+        _save(
+            folder / f"{side}.all-vertices_fsaverage_space.npy",
+            _on_fsaverage(index, np.ones(len(index), np.int64)),
+        )
+        for kind, values in codes.items():
+            _save(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
+            _save(
+                folder / f"{side}.{kind}_fsaverage_space.npy", _on_fsaverage(index, values[chosen])
+            )
+    for kind, names in classes.items():
+        write_mapping(
+            folder / f"mapping_{kind}.npy",
+            {0: "Unknown", **{i + 1: n for i, n in enumerate(names)}},
+        )
+
+
+def _on_fsaverage(index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    full = np.zeros(N_FSAVERAGE, np.int64)
+    full[index] = values
+    return full
+
+
+def _classes(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """Return the challenge's ROI classes, and further classes for the subject's other ROIs.
+
+    No two ROIs of a class overlap.
+    """
+    known = {name for names in ALGONAUTS_ROIS.values() for name in names}
+    others: list[tuple[list[str], np.ndarray]] = []
+    for name in subject.atlas.present:
+        mask = np.asarray(subject.atlas.rois[name], bool)
+        if name in known:
+            continue
+        home = next((o for o in others if not np.any(o[1] & mask)), None)
+        if home is None:
+            others.append(([name], mask.copy()))
+        else:
+            home[0].append(name)
+            home[1][mask] = True
+    return {
+        **ALGONAUTS_ROIS,
+        **{f"other-{i + 1}": tuple(names) for i, (names, _) in enumerate(others)},
+    }
+
+
+def _class_labels(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarray:
+    codes = np.zeros(subject.n_vertices, np.int64)
+    for code, name in enumerate(names, start=1):
+        mask = np.asarray(subject.atlas.rois.get(name, np.zeros(subject.n_vertices, bool)), bool)
+        if np.any(codes[mask]):
+            raise DataError(
+                message(
+                    f"ROIs of class {kind!r} that do not overlap",
+                    f"{name!r} over another",
+                    "give each vertex one",
+                )
+            )
+        codes[mask] = code
+    return codes
+
+
+def subject_folders(folder: str | Path) -> dict[str, Path]:
+    """Return the subjects at `folder` (itself, or the folders in it) by name, possibly none."""
+    root = Path(folder).expanduser()
+    if (root / "training_split").is_dir():
+        return {root.resolve().name: root}
+    found = (
+        sorted(p for p in root.iterdir() if (p / "training_split").is_dir())
+        if root.is_dir()
+        else []
+    )
+    return {p.name: p for p in found}
+
+
+def detect(path: Path) -> bool:
+    """Return whether a folder is a subject in this layout or holds such folders."""
+    return bool(subject_folders(path))
+
+
+def load(
+    root: str | Path,
+    *,
+    subject: str | None = None,
+    seed: int = 0,
+    val: float = 0.1,
+    test: float = 0.1,
+    nan_policy: str = "refuse",
+    stim_info: str | Path | None = None,
+    cache: str | Path | None = None,
+    follow_links: bool = False,
+) -> Study:
+    """Read one subject, or all subjects of a folder, as a study.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder of one subject (``subj01``), or the folder that holds the subjects' folders.
+    subject : str, optional
+        Only this one of several.
+    seed, val, test, nan_policy, stim_info, follow_links
+        Options of `read_subject`.
+    cache : str or Path, optional
+        Folder for the joined responses, ``<subject>.npy``, which are then mapped instead of held in
+        memory.
+
+    Returns
+    -------
+    Study
+        With subjects and no labelled image sets: for notebooks 01 and 02 and for training brain
+        encoders. Give ``subject=`` to a study of class folders for a fusion.
+
+    Raises
+    ------
+    DataError
+        If there is no subject, none of that name, or its files are damaged.
+    """
+    found = subject_folders(root)
+    if not found:
+        raise DataError(
+            message("a folder with training_split/", f"none in {root}", "give a subject's folder")
+        )
+    options = {
+        "seed": seed,
+        "val": val,
+        "test": test,
+        "nan_policy": nan_policy,
+        "stim_info": stim_info,
+    }
+    options["follow_links"] = follow_links
+    subjects = {
+        name: read_subject(
+            path,
+            cache=None if cache is None else Path(cache).expanduser() / f"{name}.npy",
+            **options,
+        )
+        for name, path in chosen_subjects(found, subject, root).items()
+    }
+    kind = "simulated" if any(s.simulated for s in subjects.values()) else "given"
+    return Study(
+        name=Path(root).expanduser().resolve().name,
+        description=f"{kind} responses in the Algonauts 2023 layout: {', '.join(subjects)}",
+        sets={},
+        subjects=subjects,
+        licences={
+            "images and responses": "the user's own, or the terms of the Natural Scenes Dataset"
+        },
+        extra={"split": {name: s.info.get("split") for name, s in subjects.items()}},
+    )
+
+
+register_reader("algonauts", load, detect, subjects_only=True)

@@ -1,85 +1,67 @@
-"""Studies from a folder of images in class folders, as ImageNet is laid out."""
+"""Read studies from images in class folders, the layout of ImageNet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data import algonauts_study, kamitani_study, nsd_study
-from bmfl_lab.data.imagenet import IMAGE_SUFFIXES, class_folders
+from bmfl_lab.data.class_folders import IMAGE_SUFFIXES, class_folders
 from bmfl_lab.data.images import count_frames, decode_image
 from bmfl_lab.data.responses import SPLITS
 from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
-from bmfl_lab.data.study import BackboneSpec, Study
+from bmfl_lab.data.study import Study, register_reader
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.files import link_guard
 from bmfl_lab.runtime import progress
 
 
 def load(
-    folder: str | Path,
+    root: str | Path,
     ood: Iterable[str] = (),
     *,
-    subject: str | Path | None = None,
     seed: int = 0,
     val: float = 0.1,
     test: float = 0.1,
-    backbone: str = "dinov2_vits14_reg",
-    weights: str | None = None,
-    image_size: int = 224,
     partial: bool = False,
     tolerant: bool = False,
     verify: bool = True,
     follow_links: bool = False,
-    nan_policy: str = "refuse",
-    stim_info: str | Path | None = None,
-    cache: str | Path | None = None,
 ) -> Study:
-    """Read a study from a folder.
+    """Read labelled images from class folders.
 
     Parameters
     ----------
-    folder : str or Path
-        Either ``train/``, ``val/``, ``test/`` and one folder for each out-of-distribution set, each
-        with one subfolder a class; or the class folders themselves. What is missing of val and test
-        is split off from the training images, chosen by `seed` and the images' ids, and recorded in
-        ``study.extra["split"]``. Or the folder of a subject in the layout of the Algonauts 2023
-        challenge, or one that holds such folders: then the study has subjects and no labelled
-        images, see `bmfl_lab.data.algonauts_study`. The same of NSD's own folders, see
-        `bmfl_lab.data.nsd_study`, and of Kamitani-lab files, see `bmfl_lab.data.kamitani_study`.
+    root : str or Path
+        Holds ``train/``, ``val/``, ``test/`` and one folder per out-of-distribution set, each with
+        one subfolder per class; or holds the class folders themselves. Missing parts ("val",
+        "test") are split off from the training images, chosen by `seed` and the content of the
+        images, and recorded in ``study.extra["split"]``.
     ood : iterable of str
         Names of folders beside ``train/`` that are natural out-of-distribution sets.
-    subject : str or Path, optional
-        Folder of one subject in the layout of the Algonauts 2023 challenge, of NSD, or of
-        Kamitani-lab files; where `folder` holds several subjects, the name of one.
-    seed : int
+    seed : int, default 0
         Chooses the split.
-    val, test : float
+    val, test : float, default 0.1
         Shares of the images that are split off where those folders are missing.
-    backbone, weights, image_size
-        Default backbone of the study, as in `BackboneSpec`.
     partial : bool, default False
         Accept out-of-distribution sets that hold only some of the classes.
     tolerant : bool, default False
-        Leave out images that cannot be decoded, listing them in ``study.extra["skipped"]``, instead
+        Leave out images that cannot be decoded and list them in ``study.extra["skipped"]``, instead
         of refusing.
     verify : bool, default True
         Decode every image and compare all of them by content now. For very large sets pass False:
         an unreadable image is then found when it is used.
     follow_links : bool, default False
-        Accept symbolic links that lead out of `folder`.
-    nan_policy, stim_info, cache
-        For subjects, as `bmfl_lab.data.algonauts_study.load`.
+        Accept symbolic links that lead out of `root`.
 
     Returns
     -------
     Study
-        Ids of the images are their paths below `folder`. Of a moving or multi-page image the first
-        frame is used; ``study.extra["first_frame_of"]`` lists them with their number of frames.
+        The ids of the images are their paths below `root`. The first frame of a moving or
+        multi-page image is used; ``study.extra["first_frame_of"]`` lists these images with their
+        number of frames.
 
     Raises
     ------
@@ -87,20 +69,9 @@ def load(
         If a class is missing or unknown in a set, an image cannot be read, two sets share an image,
         or a link leads out of the folder.
     ConfigError
-        If an out-of-distribution folder does not exist, or is a set of another meaning.
+        If an out-of-distribution folder does not exist or has the name of a split.
     """
-    root, ood = Path(folder).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
-    spec = BackboneSpec(backbone, weights, image_size)
-    brain = {
-        "nan_policy": nan_policy,
-        "stim_info": stim_info,
-        "cache": cache,
-        "seed": seed,
-        "follow_links": follow_links,
-    }
-    name = None if subject is None else str(subject)
-    if (found := _brain_study(root, name, val, test, spec, brain)) is not None:
-        return found
+    root, ood = Path(root).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
     split_layout = (root / "train").is_dir()
     _check_ood(root, ood, split_layout)
     top = root / "train" if split_layout else root
@@ -113,7 +84,7 @@ def load(
                 "put the images of each class into a folder of its name",
             )
         )
-    report: dict[str, Any] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
+    report: dict[str, dict] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
     options = {
         "follow_links": follow_links,
         "tolerant": tolerant,
@@ -130,54 +101,14 @@ def load(
     _split_off(sets, seed, val, test, report)
     if verify:
         report["leakage"] = check_leakage(sets)
-    subjects = {} if subject is None else _subjects(subject, brain)
-    for name, s in (
-        subjects.items() if verify else ()
-    ):  # one by one: subjects may have seen the same images
-        check_leakage({**sets, f"stimuli of {name}": s.stimuli})
-    order = (*SPLITS, *ood)
     return Study(
         name=root.resolve().name,
         description=f"images of {len(classes)} classes in {root.resolve().name}",
-        sets={name: sets[name] for name in order},
-        subjects=subjects,
+        sets={name: sets[name] for name in (*SPLITS, *ood)},
         ood=ood,
-        backbone=spec,
         licences={"images": "the user's own"},
         extra=report,
     )
-
-
-def _brain_study(
-    root: Path, name: str | None, val: float, test: float, spec: BackboneSpec, brain: dict[str, Any]
-) -> Study | None:
-    """Return the study of a folder of subjects, or None if it holds none."""
-    if algonauts_study.subject_folders(root):
-        return algonauts_study.load(root, subject=name, val=val, test=test, backbone=spec, **brain)
-    if (root / "nsddata_betas").is_dir():
-        return nsd_study.load(
-            root, subject=name, val=val, backbone=spec, **_without(brain, "stim_info")
-        )
-    if kamitani_study.subject_files(root):
-        options = {"seed": brain["seed"], "follow_links": brain["follow_links"]}
-        return kamitani_study.load(root, subject=name, val=val, backbone=spec, **options)
-    return None
-
-
-def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
-    return {k: v for k, v in options.items() if k != name}
-
-
-def _subjects(folder: str | Path, options: dict[str, Any]) -> dict[str, Any]:
-    if (Path(folder).expanduser() / "nsddata_betas").is_dir():  # whose table lies at its own place
-        return dict(nsd_study.load(folder, **_without(options, "stim_info")).subjects)
-    if kamitani_study.subject_files(folder):
-        return dict(
-            kamitani_study.load(
-                folder, seed=options["seed"], follow_links=options["follow_links"]
-            ).subjects
-        )
-    return dict(algonauts_study.load(folder, **options).subjects)
 
 
 def _check_ood(root: Path, ood: tuple[str, ...], split_layout: bool) -> None:
@@ -216,7 +147,7 @@ def _read(
     follow_links: bool,
     tolerant: bool,
     verify: bool,
-    report: dict[str, Any],
+    report: dict[str, dict],
     partial: bool = False,
 ) -> StimulusSet:
     found = class_folders(folder)
@@ -226,7 +157,8 @@ def _read(
             message(
                 f"the {len(classes)} classes of the training set in {folder}",
                 f"{len(missing)} missing {missing[:5]}, {len(unknown)} unknown {unknown[:5]}",
-                "make the class folders agree, or pass partial=True for out-of-distribution sets with fewer classes",
+                "make the class folders agree, "
+                "or pass partial=True for out-of-distribution sets with fewer classes",
             )
         )
     paths, labels, ignored = [], [], []
@@ -263,7 +195,7 @@ def _read(
 def _unreadable(
     paths: list[Path], name: str, tolerant: bool
 ) -> tuple[dict[str, str], dict[Path, int]]:
-    """Return why files cannot be read, and the number of frames of those that have several."""
+    """Return the reason per unreadable file, and the number of frames per file with several."""
     skipped, moving = {}, {}
     for path in progress(paths, f"checking images of {name}"):
         try:
@@ -288,9 +220,9 @@ def _unreadable(
 
 
 def _split_off(
-    sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, Any]
+    sets: dict[str, StimulusSet], seed: int, val: float, test: float, report: dict[str, dict]
 ) -> None:
-    """Take what is missing of val and test from the training images, class by class."""
+    """Take the missing splits, val and test, from the training images, class by class."""
     shares = {"val": 0.0 if "val" in sets else val, "test": 0.0 if "test" in sets else test}
     if not any(name not in sets for name in shares):
         return
@@ -318,3 +250,6 @@ def _split_off(
         **{n: s for n, s in shares.items() if s},
         "sizes": {n: len(s) for n, s in sets.items()},
     }
+
+
+register_reader("folder", load, Path.is_dir, general=True)

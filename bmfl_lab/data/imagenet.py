@@ -1,182 +1,55 @@
-"""ImageNet-1k folders: labels by wnid, validation as folders or flat, and smaller copies for streaming.
+"""Read ImageNet-1k and the sets made after it from the user's folders, with labels by wnid.
 
-``python -m bmfl_lab.data.imagenet prepare SOURCE TARGET`` writes the smaller copies.
+``python -m bmfl_lab.data.prepare SOURCE TARGET`` writes smaller copies for streaming.
+
+References
+----------
+.. [1] Russakovsky et al. (2015), ImageNet Large Scale Visual Recognition Challenge, International
+   Journal of Computer Vision 115.
+.. [2] Zhao et al. (2024), NeuralOOD, arXiv:2408.14950.
 """
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bmfl_lab.data.class_folders import (
+    class_folders,
+    head_columns,
+    images_in,
+    read_class_folders,
+    read_wnids,
+)
+from bmfl_lab.data.ood_sets import SETS, read_imagenet_c, read_ood_set
+from bmfl_lab.data.shifts import IMAGENET_C
+from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet, from_files
-from bmfl_lab.errors import BmflError, DataError, message
-from bmfl_lab.files import atomic_path, link_guard, read_json, write_json
-from bmfl_lab.runtime import progress
+from bmfl_lab.data.study import BackboneSpec, Study, register_reader
+from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.files import link_guard, sha256_bytes
+from bmfl_lab.runtime import rng
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
-_WNID = re.compile(r"n\d{8}")
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})$")
 
-
-def class_folders(folder: str | Path) -> list[str]:
-    """Return the names of the subfolders of `folder`, sorted; hidden ones are left out.
-
-    Raises
-    ------
-    DataError
-        If the folder does not exist.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(
-            message("a folder of class folders", f"nothing at {folder}", "check the path")
-        )
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
-    """Return wnids in sorted order, which is the class order of ImageNet-1k heads.
-
-    Parameters
-    ----------
-    source : str, Path or iterable of str
-        A folder whose subfolders are wnids, a text file with one wnid at the start of each line, or
-        the wnids.
-
-    Raises
-    ------
-    DataError
-        If there is none, one repeats, or one is not the letter n and eight digits.
-    """
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        if path.is_file():
-            found = [
-                line.split()[0]
-                for line in path.read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ]
-        else:
-            found = class_folders(path)
-    else:
-        found = list(source)
-    bad = [w for w in found if not _WNID.fullmatch(str(w))]
-    if bad or not found or len(set(found)) != len(found):
-        got = f"{bad[0]!r}" if bad else f"{len(found)} of which {len(set(found))} differ"
-        raise DataError(
-            message(
-                "different wnids like n01440764", got, "give the ImageNet folder or a list of wnids"
-            )
-        )
-    return tuple(sorted(found))
-
-
-def head_columns(wnids: Sequence[str], head_wnids: Sequence[str]) -> np.ndarray:
-    """Return the column of the head for each wnid.
-
-    Parameters
-    ----------
-    wnids : sequence of str, shape (n_classes,)
-        Classes of an image set.
-    head_wnids : sequence of str, shape (n_head,)
-        Class of each column of the model's head, in the head's own order.
-
-    Returns
-    -------
-    ndarray of int64, shape (n_classes,)
-
-    Raises
-    ------
-    DataError
-        If a class is not in the head.
-    """
-    where = {w: i for i, w in enumerate(head_wnids)}
-    missing = [w for w in wnids if w not in where]
-    if missing:
-        raise DataError(
-            message(
-                f"classes of the head ({len(where)} wnids)",
-                f"{len(missing)} others, e.g. {missing[0]!r}",
-                "give the wnids of the head in its own order",
-            )
-        )
-    return np.asarray([where[w] for w in wnids], dtype=np.int64)
-
-
-def _images_in(folder: Path, guard: Callable[[Path], Path]) -> list[Path]:
-    found = sorted(
-        p
-        for p in guard(folder).iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES and p.name[:1] != "."
-    )
-    return [guard(p) if p.is_symlink() else p for p in found]
-
-
-def read_class_folders(
-    name: str,
-    folder: str | Path,
-    classes: Sequence[str],
-    *,
-    partial: bool = False,
-    folder_of: dict[str, str] | None = None,
-    follow_links: bool = False,
-) -> StimulusSet:
-    """Read a folder with one subfolder a class.
-
-    Parameters
-    ----------
-    name : str
-        Name of the set.
-    folder : str or Path
-        Holds the class folders.
-    classes : sequence of str
-        The classes that must be there; labels index this sequence.
-    partial : bool, default False
-        Accept a folder that holds only some of the classes; ``len(np.unique(labels))`` tells how
-        many.
-    folder_of : dict, optional
-        Folder name of each class where it is not the class itself.
-    follow_links : bool, default False
-        Allow files that are links to somewhere outside the folder.
-
-    Returns
-    -------
-    StimulusSet
-        Ids are ``folder/file``.
-
-    Raises
-    ------
-    DataError
-        If class folders are missing (unless `partial`) or unknown; the message names them. If no
-        image is found, or a link leads out of the folder.
-    """
-    folder, found, guard = Path(folder), class_folders(folder), link_guard(folder, follow_links)
-    wanted = {(folder_of or {}).get(c, c): i for i, c in enumerate(classes)}
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if extra or (missing and not partial):
-        raise DataError(
-            message(
-                f"the {len(wanted)} class folders of {name!r} in {folder}",
-                f"{len(found)} folders; {len(missing)} missing {missing[:5]}, {len(extra)} unknown {extra[:5]}",
-                "check that this folder is that set; pass partial=True for a declared subset of its classes",
-            )
-        )
-    paths, labels = [], []
-    for entry in found:
-        images = _images_in(folder / entry, guard)
-        paths += images
-        labels += [wanted[entry]] * len(images)
-    if not paths:
-        raise DataError(
-            message(f"images in {folder}", "none", f"expected files ending in {IMAGE_SUFFIXES}")
-        )
-    ids = [f"{p.parent.name}/{p.name}" for p in paths]
-    return from_files(name, paths, ids, labels, tuple(classes))
+PLACES = {
+    "imagenet-sketch": ("imagenet-sketch", "sketch", "ImageNet-Sketch"),
+    "imagenet-r": ("imagenet-r", "ImageNet-R"),
+    "imagenet-a": ("imagenet-a", "ImageNet-A"),
+    "imagenet-v2": ("imagenet-v2", "imagenetv2-matched-frequency-format-val", "ImageNet-V2"),
+    "stylized-imagenet": (
+        "stylized-imagenet/val",
+        "stylized-imagenet",
+        "Stylized-ImageNet/val",
+        "Stylized-ImageNet",
+    ),
+}
+"""Folders below the root in which each set is looked for."""
 
 
 def read_devkit(folder: str | Path) -> tuple[str, ...]:
@@ -262,7 +135,7 @@ def read_imagenet_val(
     ----------
     folder : str or Path
         Class folders, or files ``ILSVRC2012_val_00000001.JPEG`` and so on.
-    wnids : sequence of str, or as `read_wnids`
+    wnids : sequence of str, or a source for `read_wnids`
         The classes; labels index them in sorted order.
     devkit : str or Path, optional
         Needed for flat files (see `read_devkit`).
@@ -289,7 +162,7 @@ def read_imagenet_val(
                 "pass the folder of the ILSVRC2012 devkit",
             )
         )
-    truth, paths = read_devkit(devkit), _images_in(folder, link_guard(folder, follow_links))
+    truth, paths = read_devkit(devkit), images_in(folder, link_guard(folder, follow_links))
     numbers = [_VAL.match(p.stem) for p in paths]
     strange = [
         p.name for p, m in zip(paths, numbers) if m is None or not 1 <= int(m[1]) <= len(truth)
@@ -307,116 +180,183 @@ def read_imagenet_val(
     return from_files("imagenet-val", paths, [p.name for p in paths], labels, classes)
 
 
-def _shrink(source: Path, target: Path, size: int, quality: int) -> str | None:
-    from PIL import Image
-
-    from bmfl_lab.data.images import decode_image
-
-    try:
-        image = Image.fromarray(decode_image(source))
-    except BmflError as error:
-        return f"{source}: {error}"
-    scale = size / min(image.size)
-    if scale < 1:
-        wanted = tuple(max(size, round(side * scale)) for side in image.size)
-        image = image.resize(wanted, Image.Resampling.BICUBIC)
-    with atomic_path(target) as temporary:
-        image.save(temporary, format="JPEG", quality=quality)
-    return None
-
-
-def prepare(
-    source: str | Path, target: str | Path, *, size: int = 256, quality: int = 95, workers: int = 4
-) -> dict[str, int]:
-    """Write smaller JPEG copies of an image tree; call again to go on after an interruption.
-
-    Folder and file names stay (the suffix becomes ``.JPEG``), so every reader works on the copies.
+def load(
+    root: str | Path = "",
+    ood: Mapping[str, str] | None = None,
+    *,
+    corruptions: str | Path | None = None,
+    corruption_names: Sequence[str] = IMAGENET_C,
+    corruption_severities: Sequence[int] = (),
+    devkit: str | Path | None = None,
+    train_per_class: int = 0,
+    val_per_class: int = 10,
+    seed: int = 0,
+    partial: bool = False,
+    content: bool = True,
+    verify: bool = False,
+    follow_links: bool = False,
+) -> Study:
+    """Read a study from the folders of ImageNet-1k and of the sets made after it.
 
     Parameters
     ----------
-    source, target : str or Path
-        Tree to read and tree to write.
-    size : int, default 256
-        Shorter side in pixels, bicubic; smaller images keep their size.
-    quality : int, default 95
-        JPEG quality.
-    workers : int, default 4
-        Threads.
+    root : str or Path
+        Holds ``train/wnid/*`` and ``val/`` (class folders, or flat with `devkit`), and may hold
+        folders named as in `PLACES`, which are found by themselves.
+    ood : mapping of str to str, optional
+        Name of a set ("imagenet-sketch", "imagenet-r", "imagenet-a", "imagenet-v2",
+        "stylized-imagenet") to its folder, relative to the root or absolute; given, only these are
+        read.
+    corruptions : str or Path, optional
+        Folder of ImageNet-C; its sets are named "fog-3" and are natural sets of the study.
+    corruption_names, corruption_severities : sequence
+        Names and severities to read; without a severity none is read.
+    devkit : str or Path, optional
+        Folder of the development kit, needed for flat validation images; see `read_devkit`.
+    train_per_class : int, default 0
+        Training images per class, chosen by `seed`; 0 takes all. Tokens of all of them have to fit
+        into memory.
+    val_per_class : int, default 10
+        Training images per class that are held out for choosing epochs; never trained on.
+    seed : int, default 0
+        Chooses the training images and the validation images.
+    partial : bool, default False
+        Accept sets with some of the classes only, without the self-checks of ImageNet-R and -A.
+    content : bool, default True
+        Identify images by a hash of their file. False takes path, size and time of change instead:
+        the million files are then not read before the first epoch, and a file that was replaced by
+        another of the same size and time is not noticed.
+    verify : bool, default False
+        Compare all images of all sets by content now.
+    follow_links : bool, default False
+        Allow folders and files that are links to somewhere outside the root, or outside a set's own
+        folder.
 
     Returns
     -------
-    dict
-        ``written``, ``kept`` (there already), ``failed``; failures are listed in ``failed.txt`` of
-        the target.
+    Study
+        "train" and "val" are parts of ImageNet's training images, "test" is its validation set.
+        Sets with fewer classes keep only theirs: models are scored on those logits, matched by
+        wnid. Made shifts of "test": masked and low light, the two of the six sets of NeuralOOD that
+        are not downloads.
 
     Raises
     ------
+    ConfigError
+        If no root is given, or a set is unknown.
     DataError
-        If the source is missing, is the target, or the target was made with other settings.
+        If a folder is missing, holds other classes, or is a link out of the root; see the readers.
 
-    Notes
-    -----
-    JPEG of quality 95 changes pixels by a few levels: report results on copies as such.
+    References
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): ImageNet-1k; Sketch, R, A, Stylized, Masked,
+    Low light.
     """
-    source, target = Path(source).resolve(), Path(target).resolve()
-    if not source.is_dir() or source == target or source in target.parents:
-        raise DataError(
+    if not str(root):
+        raise ConfigError(
             message(
-                "a source folder outside the target",
-                f"{source} -> {target}",
-                "choose another target",
+                "the folder of ImageNet-1k",
+                "none",
+                "pass root=..., or write a study file (see load_study)",
             )
         )
-    settings = {"size": size, "quality": quality, "resample": "bicubic", "source": source.name}
-    stamp = target / "prepared.json"
-    if stamp.is_file() and read_json(stamp) != settings:
-        raise DataError(
-            message(
-                f"copies made with {settings}",
-                f"{read_json(stamp)}",
-                "choose an empty target folder",
-            )
-        )
-    write_json(stamp, settings)
-    jobs = [
-        (p, (target / p.relative_to(source)).with_suffix(".JPEG"))
-        for p in sorted(source.rglob("*"))
-    ]
-    jobs = [(a, b) for a, b in jobs if a.suffix.lower() in IMAGE_SUFFIXES and a.is_file()]
-    todo = [(a, b) for a, b in jobs if not b.is_file()]
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        outcomes = pool.map(lambda job: _shrink(*job, size, quality), todo)
-        failed = [o for o in progress(outcomes, "images resized", total=len(todo)) if o]
-    if failed:
-        with atomic_path(target / "failed.txt") as temporary:
-            temporary.write_text("\n".join(failed) + "\n", encoding="utf-8")
-    return {
-        "written": len(todo) - len(failed),
-        "kept": len(jobs) - len(todo),
-        "failed": len(failed),
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 if an image failed."""
-    parser = argparse.ArgumentParser(prog="python -m bmfl_lab.data.imagenet", description=__doc__)
-    command = parser.add_subparsers(dest="command", required=True).add_parser(
-        "prepare", help="write smaller JPEG copies"
+    home = Path(root).expanduser()
+    guard, links = link_guard(home, follow_links), {"follow_links": follow_links}
+    wnids = read_wnids(guard(home / "train"))
+    everything = read_imagenet_train(home / "train", wnids, **links)
+    sets = _split(everything, train_per_class, val_per_class, seed)
+    sets["test"] = read_imagenet_val(
+        guard(home / "val"), wnids, devkit=devkit, partial=partial, **links
     )
-    command.add_argument("source")
-    command.add_argument("target")
-    command.add_argument("--size", type=int, default=256, help="shorter side, pixels")
-    command.add_argument("--quality", type=int, default=95, help="JPEG quality")
-    command.add_argument("--workers", type=int, default=4, help="threads")
-    options = vars(parser.parse_args(arguments))
-    options.pop("command")
-    try:
-        counts = prepare(options.pop("source"), options.pop("target"), **options)
-    except BmflError as error:
-        parser.error(str(error))
-    print(", ".join(f"{k} {v}" for k, v in counts.items()))
-    return 1 if counts["failed"] else 0
+    natural = _natural_sets(home, ood, wnids, guard, partial, links)
+    for name in corruption_names if corruptions is not None else ():
+        for severity in corruption_severities:
+            found = read_imagenet_c(
+                home / str(corruptions), name, severity, wnids, partial=partial, **links
+            )
+            natural[found.name] = found
+    sets = {name: s if content else _by_file(s) for name, s in (sets | natural).items()}
+    report: dict[str, Any] = {
+        "split": {"seed": seed, "sizes": {n: len(s) for n, s in sets.items()}}
+    }
+    if verify:
+        report["leakage"] = check_leakage(sets)
+    return Study(
+        name="imagenet",
+        description=f"ImageNet-1k ({len(wnids)} classes) "
+        f"and {len(natural)} out-of-distribution sets",
+        sets=sets,
+        ood=tuple(natural),
+        shifts=(("masked", 3), ("low_light", 3)),
+        backbone=BackboneSpec("dinov2_vitb14"),
+        licences={n: SETS[n].licence for n in ("imagenet", *(n for n in natural if n in SETS))},
+        extra=report,
+    )
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _natural_sets(
+    home: Path,
+    ood: Mapping[str, str] | None,
+    wnids: Sequence[str],
+    guard: Callable[[Path], Path],
+    partial: bool,
+    links: dict[str, bool],
+) -> dict[str, StimulusSet]:
+    found = {}
+    for name, folder in _places(home, ood).items():
+        # a folder that the user names may lie anywhere
+        folder = guard(folder) if ood is None else folder
+        found[name] = read_ood_set(name, folder, wnids, partial=partial, **links).stimuli
+    return found
+
+
+def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str, StimulusSet]:
+    if val < 1 or train < 0:
+        raise ConfigError(
+            message(
+                "val_per_class >= 1 and train_per_class >= 0", f"{val}, {train}", "correct them"
+            )
+        )
+    rows: dict[str, list[int]] = {"train": [], "val": []}
+    for label in np.unique(everything.labels):
+        members = np.flatnonzero(everything.labels == label)
+        order = rng(seed, "imagenet", everything.class_names[label]).permutation(len(members))
+        last = val + train if train else len(members)
+        if len(members) <= val:
+            raise DataError(
+                message(
+                    f"more than {val} training images of {everything.class_names[label]}",
+                    str(len(members)),
+                    "lower val_per_class or complete the folder",
+                )
+            )
+        rows["val"] += members[order[:val]].tolist()
+        rows["train"] += members[order[val:last]].tolist()
+    return {name: everything.subset(np.sort(index), name=name) for name, index in rows.items()}
+
+
+def _places(home: Path, ood: Mapping[str, str] | None) -> dict[str, Path]:
+    if ood is not None:
+        for name in ood:
+            if name not in PLACES:
+                raise ConfigError(
+                    message(f"sets among {tuple(PLACES)}", repr(name), nearest(name, PLACES))
+                )
+        return {name: home / Path(folder).expanduser() for name, folder in ood.items()}
+    found = {
+        name: [home / p for p in places if (home / p).is_dir()] for name, places in PLACES.items()
+    }
+    return {name: places[0] for name, places in found.items() if places}
+
+
+def _by_file(stimuli: StimulusSet) -> StimulusSet:
+    paths = stimuli.paths or ()
+
+    def digest(index: int) -> str:
+        stat = Path(paths[index]).stat()
+        return sha256_bytes(f"{paths[index]}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+
+    return dataclasses.replace(stimuli, digest_of=digest)
+
+
+register_reader("imagenet", load)

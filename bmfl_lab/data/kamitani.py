@@ -1,4 +1,15 @@
-"""Responses of Generic Object Decoding and Deep Image Reconstruction (HDF5 "bdata"), and plain arrays."""
+"""Read responses of the Kamitani lab: Generic Object Decoding and Deep Image Reconstruction.
+
+`read_subject` reads one preprocessed HDF5 file ("bdata"), `read_plain` reads plain arrays, and
+`load` reads a folder of HDF5 files as a study.
+
+References
+----------
+.. [1] Horikawa & Kamitani (2017), Generic decoding of seen and imagined objects using hierarchical
+   visual features, Nature Communications 8:15037.
+.. [2] Shen et al. (2019), Deep image reconstruction from human brain activity, PLoS Computational
+   Biology 15:e1006633.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +22,7 @@ import numpy as np
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.study import Study, chosen_subjects, register_reader
 from bmfl_lab.errors import DataError, message, nearest
 from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
@@ -21,7 +33,7 @@ TYPES = {"train": 1, "test": 2}
 
 @dataclass(frozen=True)
 class BData:
-    """A table of samples whose columns are voxels and labels, described by metadata.
+    """Hold a table of samples whose columns are voxels and labels, described by metadata.
 
     Parameters
     ----------
@@ -165,8 +177,8 @@ def read_subject(
         Column that names the stimulus.
     val_share : float, default 0.1
         Share of the training images that becomes "val"; test images stay untouched.
-    seed : int
-        Of that split.
+    seed : int, default 0
+        Seed of that split.
     follow_links : bool, default False
         Allow images that are links to somewhere outside a given folder of images.
 
@@ -275,9 +287,9 @@ def read_plain(
     responses, test_responses : str or Path
         Arrays (n_images, n_features): voxels or components, without a place on a surface.
     images, test_images : sequence of paths, or a ``.npy`` of strings
-        One image a row; the file stem is the stimulus id.
+        One image per row; the file stem is the stimulus id.
     name, val_share, seed
-        As in `read_subject`.
+        See `read_subject`.
 
     Returns
     -------
@@ -305,7 +317,7 @@ def read_plain(
                 message(
                     f"numeric responses of shape ({len(listed)}, n_features) in {Path(array).name}",
                     f"{values.dtype} {values.shape}",
-                    "list one image a row",
+                    "list one image per row",
                 )
             )
         if not np.isfinite(values).all():
@@ -321,7 +333,7 @@ def read_plain(
     if len(set(ids)) != len(ids):
         twice = len(ids) - len(set(ids))
         raise DataError(
-            message("one name an image", f"{twice} repeated", "average the trials first")
+            message("one name per image", f"{twice} repeated", "average the trials first")
         )
     if len({a.shape[1] for a in arrays}) != 1:
         got = f"{arrays[1].shape[1]} and {arrays[0].shape[1]}"
@@ -339,3 +351,88 @@ def read_plain(
         atlas=Atlas(hemisphere=np.zeros(v, np.int8), rois={"VC": np.ones(v, bool)}),
         splits=_split(ids, kind, val_share, seed),
     )
+
+
+IMAGES = "images"
+
+
+def subject_files(folder: str | Path) -> dict[str, Path]:
+    """Return the HDF5 files of the subjects in `folder` by name, possibly none."""
+    root = Path(folder).expanduser()
+    return {p.stem: p for p in sorted(root.glob("*.h5"))} if root.is_dir() else {}
+
+
+def detect(path: Path) -> bool:
+    """Return whether a folder holds HDF5 files."""
+    return bool(subject_files(path))
+
+
+def load(
+    root: str | Path,
+    *,
+    subject: str | None = None,
+    seed: int = 0,
+    val: float = 0.1,
+    label: str = "stimulus_id",
+    follow_links: bool = False,
+) -> Study:
+    """Read the subjects of Generic Object Decoding or Deep Image Reconstruction as a study.
+
+    Parameters
+    ----------
+    root : str or Path
+        Holds one preprocessed HDF5 file per subject (``Subject1.h5``) and a folder
+        ``images`` with the images shown (``n01518878_5958.JPEG``, at any depth).
+    subject : str, optional
+        Only this one.
+    seed, val, label
+        Options of `read_subject`; `val` is its `val_share`.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    Study
+        With subjects and no labelled image sets; give ``subject=FOLDER`` to a study of class
+        folders to classify.
+
+    Raises
+    ------
+    DataError
+        If there is no subject, none of that name, no folder of images, or a file is damaged or a
+        link out of the folder.
+    """
+    root = Path(root).expanduser()
+    found = subject_files(root)
+    if not found:
+        raise DataError(
+            message(
+                f"a subject's .h5 file in {root.name}", "none", "put the preprocessed files there"
+            )
+        )
+    if not (root / IMAGES).is_dir():
+        raise DataError(
+            message(
+                f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
+                "none",
+                "add the images shown",
+            )
+        )
+    guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
+    images = guard(root / IMAGES)
+    subjects = {
+        name: read_subject(
+            guard(path), images, name=name, label=label, val_share=val, seed=seed, **links
+        )
+        for name, path in chosen_subjects(found, subject, root.name).items()
+    }
+    return Study(
+        name=root.resolve().name,
+        description=f"measured responses in the Kamitani-lab layout: {', '.join(subjects)}",
+        sets={},
+        subjects=subjects,
+        licences={"images and responses": "the user's own, or the terms of their authors"},
+    )
+
+
+register_reader("kamitani", load, detect, subjects_only=True)

@@ -1,9 +1,9 @@
-"""The 16-class image sets and human trials of model-vs-human.
+"""Read the 16-class image sets and human trials of model-vs-human.
 
 References
 ----------
-Geirhos et al. 2021, "Partial success in closing the gap between human and machine vision"; data and
-file layout: github.com/bethgelab/model-vs-human.
+.. [1] Geirhos et al. (2021), Partial success in closing the gap between human and machine vision,
+   NeurIPS 34; data and file layout: github.com/bethgelab/model-vs-human.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from bmfl_lab.errors import DataError, message
 if TYPE_CHECKING:
     import pandas as pd
 
-CATEGORIES = tuple(
-    "airplane bear bicycle bird boat bottle car cat chair clock dog elephant keyboard knife oven truck".split()
+CATEGORIES = (
+    *("airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"),
+    *("chair", "clock", "dog", "elephant", "keyboard", "knife", "oven", "truck"),
 )
 COLUMNS = (
     "subj",
@@ -125,7 +126,7 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
     Raises
     ------
     DataError
-        If there is no image, or a category cannot be told.
+        If there is no image, or the category of an image is not clear.
     """
     root = Path(folder)
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
@@ -182,7 +183,7 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a trial with the published columns, and ``set``, ``observer``, ``human`` (bool),
+        One row per trial with the published columns, and ``set``, ``observer``, ``human`` (bool),
         ``key`` (see `image_key`), ``correct`` (bool; no response counts as wrong).
 
     Raises

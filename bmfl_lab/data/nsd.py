@@ -1,30 +1,637 @@
-"""The Natural Scenes Dataset (NSD) in its own layout, read one session at a time.
+"""Read the Natural Scenes Dataset (NSD) from its own folders, one session at a time.
+
+`read_subject` reads one subject, and `load` reads one or all subjects below a root as a study. The
+parts of the file are: the single files of NSD (design, stimuli, betas, noise maps, ROI labels), the
+two spaces of the betas (fsaverage and the 1.8 mm volume), the subject, and the study.
 
 References
 ----------
 .. [1] Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and AI,
-Nature Neuroscience 25.
+   Nature Neuroscience 25.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data import nsd_files as files
-from bmfl_lab.data import nsd_spaces
-from bmfl_lab.data.atlas import HEMISPHERES
-from bmfl_lab.data.nsd_spaces import Guard
+from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.responses import Subject, check_nan_policy
-from bmfl_lab.data.splits import nsd_id, split_by_id
+from bmfl_lab.data.splits import nsd_id, split_by_id, stim_info_number, stim_info_rows
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import Study, chosen_subjects, register_reader
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import link_guard
+from bmfl_lab.files import atomic_path, link_guard, load_npy, sha256_bytes
+
+TRIALS_PER_SESSION = 750
+BETA_SCALE = 300.0
+"""Betas stored as int16 are percent signal change times 300."""
+_REDO = "download the file again from NSD"
+
+
+@dataclass(frozen=True)
+class Design:
+    """The order of stimuli of all subjects.
+
+    Parameters
+    ----------
+    ordering : ndarray of int64, shape (n_trials,)
+        For each trial, the 1-based place in a subject's list of images.
+    images : ndarray of int64, shape (n_subjects, n_images)
+        Each subject's list, 1-based numbers among the 73,000 images.
+    shared : ndarray of int64
+        1-based numbers of the shared images.
+    """
+
+    ordering: np.ndarray
+    images: np.ndarray
+    shared: np.ndarray
+
+    def trials(self, subject: int) -> np.ndarray:
+        """Return the 0-based image number of each trial of a subject (1..8)."""
+        return self.images[subject - 1, self.ordering - 1] - 1
+
+    def shared_ids(self) -> tuple[str, ...]:
+        """Return the ids of the shared images."""
+        return tuple(nsd_id(i - 1) for i in self.shared)
+
+
+def _existing(path: str | Path, what: str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(message(what, f"nothing at {path}", "check the path and the download"))
+    return path
+
+
+def read_design(path: str | Path) -> Design:
+    """Read ``nsd_expdesign.mat``.
+
+    Raises
+    ------
+    DataError
+        If a variable is missing or its numbers lie outside their range; names the variable.
+    """
+    import scipy.io
+
+    path = _existing(path, "nsd_expdesign.mat")
+    try:
+        found = scipy.io.loadmat(
+            str(path), variable_names=["masterordering", "subjectim", "sharedix"]
+        )
+    except Exception as error:  # scipy raises many kinds on damaged files
+        raise DataError(
+            message(f"a MATLAB file {path}", f"{type(error).__name__}: {error}", _REDO)
+        ) from error
+    arrays = {}
+    for name in ("masterordering", "subjectim", "sharedix"):
+        values = np.asarray(found.get(name, np.empty((0, 0))))
+        whole = (
+            values.dtype.kind in "iuf"
+            and values.ndim == 2
+            and values.size
+            and np.array_equal(values, np.rint(values))
+        )
+        if not whole or values.min() < 1:
+            raise DataError(
+                message(f"{path}:{name}, numbers from 1", f"{values.dtype} {values.shape}", _REDO)
+            )
+        arrays[name] = values.astype(np.int64)
+    ordering, images = arrays["masterordering"].ravel(), arrays["subjectim"]
+    if ordering.max() > images.shape[1]:
+        raise DataError(
+            message(f"{path}:masterordering up to {images.shape[1]}", f"{ordering.max()}", _REDO)
+        )
+    return Design(ordering, images, arrays["sharedix"].ravel())
+
+
+def read_stim_info_trials(path: str | Path, subject: int) -> dict[int, int]:
+    """Return {1-based trial: 0-based image number} of a subject from ``nsd_stim_info_merged.csv``.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, a column is missing or a trial shows two images.
+    """
+    columns = [f"subject{subject}_rep{r}" for r in range(3)]
+    trials: dict[int, int] = {}
+    for line, row in stim_info_rows(path, ("nsdId", *columns)):
+        image = stim_info_number(path, line, row, "nsdId")
+        for trial in (stim_info_number(path, line, row, c) for c in columns):
+            if trial in trials:
+                raise DataError(
+                    message(
+                        f"one image per trial in {path}",
+                        f"two in trial {trial}, line {line}",
+                        _REDO,
+                    )
+                )
+            if trial > 0:  # 0: not shown so often
+                trials[trial] = image
+    return trials
+
+
+def check_trials(design: Design, trials: dict[int, int], subject: int) -> None:
+    """Refuse a design (1-based) and a stimulus table (0-based) that disagree on any trial.
+
+    Raises
+    ------
+    DataError
+        With the number of differing trials and the first of them.
+    """
+    listed = design.trials(subject)
+    wrong = [t for t, image in sorted(trials.items()) if t > len(listed) or listed[t - 1] != image]
+    if wrong:
+        raise DataError(
+            message(
+                "the same image in nsd_expdesign.mat and nsd_stim_info_merged.csv "
+                f"for subject {subject}",
+                f"{len(wrong)} trials that differ, first trial {wrong[0]}",
+                "use both files of one NSD release",
+            )
+        )
+
+
+def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> StimulusSet:
+    """Return images of ``nsd_stimuli.hdf5``, read one at a time.
+
+    Parameters
+    ----------
+    numbers : sequence of int
+        0-based image numbers.
+
+    Raises
+    ------
+    DataError
+        If ``/imgBrick`` is missing or is not uint8 (n, height, width, 3), or a number is out of
+        range.
+    """
+    path = _existing(path, "nsd_stimuli.hdf5")
+    numbers = np.asarray(numbers, np.int64)
+    with open_hdf5(path) as stream:
+        brick = stream.get("imgBrick")
+        shape, dtype = getattr(brick, "shape", None), getattr(brick, "dtype", None)
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+        raise DataError(
+            message(f"{path}:/imgBrick, uint8 (73000, 425, 425, 3)", f"{dtype} {shape}", _REDO)
+        )
+    if len(numbers) and (numbers.min() < 0 or numbers.max() >= shape[0]):
+        raise DataError(
+            message(
+                f"0-based numbers 0..{shape[0] - 1}",
+                f"{numbers.min()}..{numbers.max()}",
+                "subtract 1 from 73k ids",
+            )
+        )
+
+    def read(i: int) -> np.ndarray:
+        with open_hdf5(path) as opened:
+            return np.asarray(opened["imgBrick"][int(numbers[i])])
+
+    return StimulusSet(
+        name="nsd",
+        ids=np.asarray([nsd_id(i) for i in numbers], dtype=object),
+        read=read,
+        digest_of=functools.cache(
+            lambda i: sha256_bytes(str(shape[1:]).encode() + read(i).tobytes())
+        ),
+        labels=np.full(len(numbers), -1),
+    )
+
+
+def open_hdf5(path: Path):
+    """Open an HDF5 file for reading; damage becomes a `DataError`."""
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(message(f"an HDF5 file {path}", str(error), _REDO)) from error
+
+
+def load_image(path: str | Path, what: str) -> np.ndarray:
+    """Return the data of a NIfTI or MGH file as stored, without scaling by us.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged.
+    """
+    import nibabel
+
+    path = _existing(path, what)
+    try:
+        return np.asanyarray(nibabel.load(str(path)).dataobj)
+    except Exception as error:  # nibabel, zlib and NumPy raise many kinds on damaged files
+        raise DataError(
+            message(f"{what} in {path}", f"{type(error).__name__}: {error}", _REDO)
+        ) from error
+
+
+def surface_betas(path: str | Path) -> np.ndarray:
+    """Return the betas of one hemisphere in a session, in percent signal change.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``{lh,rh}.betas_sessionNN.mgh``.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_vertices, n_trials)
+
+    Raises
+    ------
+    DataError
+        If the file does not hold (n_vertices, 1, 1, n_trials).
+    """
+    data = load_image(path, "surface betas (.mgh)")
+    if data.ndim != 4 or data.shape[1:3] != (1, 1):
+        raise DataError(
+            message(f"(n_vertices, 1, 1, n_trials) in {path}", f"shape {data.shape}", _REDO)
+        )
+    return np.asarray(data[:, 0, 0, :], np.float32)
+
+
+def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
+    """Return a session's betas inside a mask, float32 (n_voxels, n_trials), percent signal change.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``betas_sessionNN.hdf5`` (dataset ``/betas``, axes trials, Z, Y, X) or ``.nii.gz`` (X, Y, Z,
+        trials), int16.
+    mask : ndarray of bool, shape (X, Y, Z)
+        Voxels to read; order of the result is that of ``np.argwhere(mask)``.
+
+    Raises
+    ------
+    DataError
+        If the dataset is missing, is not int16, or has another grid than the mask.
+    """
+    path = _existing(path, "volume betas")
+    if path.suffix == ".hdf5":
+        with open_hdf5(path) as stream:
+            betas = stream.get("betas")
+            if betas is None or getattr(betas, "ndim", 0) != 4:
+                raise DataError(message(f"{path}:/betas with four axes", f"{list(stream)}", _REDO))
+            _check_grid(betas.dtype, betas.shape[:0:-1], mask, f"{path}:/betas")
+            planes = [betas[:, z][:, mask[:, :, z].T] for z in range(mask.shape[2])]
+            # planes are ordered z, y, x; the mask's order is x, y, z
+            x, y, z = np.nonzero(mask)
+            order = np.empty(len(x), np.int64)
+            order[np.lexsort((x, y, z))] = np.arange(len(x))
+            return np.concatenate(planes, 1).T[order].astype(np.float32) / np.float32(BETA_SCALE)
+    data = load_image(path, "volume betas")
+    if data.ndim != 4:
+        raise DataError(message(f"four axes in {path}", f"shape {data.shape}", _REDO))
+    _check_grid(data.dtype, data.shape[:3], mask, str(path))
+    return data[mask].astype(np.float32) / np.float32(BETA_SCALE)
+
+
+def _check_grid(dtype: np.dtype, grid: tuple[int, ...], mask: np.ndarray, where: str) -> None:
+    if np.dtype(dtype) != np.int16 or tuple(grid) != mask.shape:
+        raise DataError(
+            message(
+                f"int16 betas on the grid {mask.shape} of the mask in {where}",
+                f"{dtype} on {tuple(grid)}",
+                _REDO,
+            )
+        )
+
+
+def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[int, str]]:
+    """Read an ROI label map (``.mgz``, ``.nii.gz``) and its colour table (``NAME.mgz.ctab``).
+
+    Returns
+    -------
+    labels : ndarray of int64
+        In the shape of the file, (n_vertices,) for a surface.
+    names : dict of int to str
+        Name of each label above 0.
+
+    Raises
+    ------
+    DataError
+        If labels are no whole numbers or lack a name; lists them.
+    """
+    labels = np.squeeze(load_image(path, "ROI labels"))
+    if not np.array_equal(labels, np.rint(labels)):
+        raise DataError(
+            message(f"whole-number labels in {path}", f"{labels.dtype} fractions", _REDO)
+        )
+    labels = labels.astype(np.int64)
+    names: dict[int, str] = {}
+    for line in (
+        _existing(table, "a colour table (.ctab)")
+        .read_text(encoding="utf-8", errors="replace")
+        .splitlines()
+    ):
+        fields = line.split()
+        if len(fields) >= 2 and fields[0].isdigit() and int(fields[0]) > 0:
+            names[int(fields[0])] = fields[1]
+    unnamed = sorted(set(np.unique(labels[labels > 0]).tolist()) - set(names))
+    if unnamed:
+        raise DataError(
+            message(f"a name in {table} for each label of {path}", f"none for {unnamed}", _REDO)
+        )
+    return labels, names
+
+
+def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
+    """Return the explainable share of variance of responses averaged over their repeats.
+
+    Parameters
+    ----------
+    ncsnr : ndarray of float, shape (n_vertices,)
+        Noise-ceiling signal-to-noise ratio.
+    repeats : ndarray of int, shape (n_stimuli,)
+        How often each stimulus was averaged.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_vertices,)
+        From 0 to 1; NaN where `ncsnr` is zero, negative or not finite.
+
+    References
+    ----------
+    Allen et al. (2022), Nature Neuroscience 25; for mixed repeats Gifford et al. (2023),
+    arXiv:2301.03198.
+    """
+    repeats = np.asarray(repeats, np.float64)
+    if not repeats.size or repeats.min() < 1:
+        raise DataError(
+            message(
+                "at least one repeat of each stimulus",
+                f"{repeats.tolist()[:5]}",
+                "leave out unseen images",
+            )
+        )
+    noise = float(np.mean(1.0 / repeats))
+    s = np.asarray(ncsnr, np.float64)
+    defined = np.isfinite(s) & (s > 0)
+    s = np.where(defined, s, 1.0)
+    return np.where(defined, s**2 / (s**2 + noise), np.nan).astype(np.float32)
+
+
+SIDES = ("lh", "rh")
+Guard = Callable[[Path], Path]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Describe the vertices or voxels in which the betas of a subject lie.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Vertices or voxels of the ``nsdgeneral`` mask with their ROIs.
+    read : callable
+        Session to its betas, float32 (n_vertices, n_trials).
+    ncsnr : ndarray of float, shape (n_vertices,), optional
+        Signal-to-noise ratio of a single presentation, where NSD's map is there.
+    missing : list of str
+        ROI classes without label maps.
+    native_only : list of str
+        ROI classes labelled on the subject's own surface only, without the transform that brings
+        them here.
+    """
+
+    atlas: Atlas
+    read: Callable[[int], np.ndarray]
+    ncsnr: np.ndarray | None
+    missing: list[str]
+    native_only: list[str]
+
+
+def _rois(
+    folders: Sequence[Path],
+    pattern: str,
+    kinds: Sequence[str],
+    flat: Callable[[list[np.ndarray], Path], np.ndarray | None],
+    guard: Guard,
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Return ROI masks, missing classes, and classes that lie on another surface only.
+
+    `flat` turns the label maps of a class into one vector, or returns None if it cannot.
+    """
+    rois: dict[str, np.ndarray] = {}
+    missing, elsewhere = [], []
+    for kind in kinds:
+        sides = [pattern.format(side=side, kind=kind) for side in SIDES]
+        folder = next((f for f in folders if all((f / s).is_file() for s in sides)), None)
+        if folder is None:
+            missing.append(kind)
+            continue
+        tables = [f / f"{kind}.mgz.ctab" for f in (folder, *folders)]
+        table = next((t for t in tables if t.is_file()), tables[0])
+        read = [read_labels(guard(folder / s), guard(table)) for s in sides]
+        labels = flat([r[0] for r in read], folder / sides[0])
+        if labels is None:
+            elsewhere.append(kind)
+            continue
+        rois.update({name: labels == code for code, name in read[0][1].items()})
+    return rois, missing, elsewhere
+
+
+def _to_fsaverage(transforms: Path, sizes: list[int], guard: Guard) -> list[np.ndarray] | None:
+    """Return the vertex (from 0) of the subject's own surface at each vertex of fsaverage."""
+    paths = [transforms / f"{side}.white-to-fsaverage.mgz" for side in SIDES]
+    if not all(p.is_file() for p in paths):
+        return None
+    found = []
+    for path, size in zip(paths, sizes):
+        values = np.ravel(load_image(guard(path), "the transform to fsaverage"))
+        if values.size != size or not np.array_equal(values, np.rint(values)) or values.min() < 1:
+            raise DataError(
+                message(
+                    f"{size} vertex numbers from 1 in {path}",
+                    f"{values.size} values, smallest {values.min()}",
+                    "download the file again from NSD",
+                )
+            )
+        found.append(values.astype(np.int64) - 1)  # NSD counts from 1
+    return found
+
+
+def _on_mesh(maps: list[np.ndarray], sources: list[np.ndarray], where: Path) -> list[np.ndarray]:
+    """Bring labels of the subject's own surface to fsaverage by the nearest neighbour.
+
+    The rule is that of NSD's own tool, nsdcode.
+    """
+    for own, source in zip(maps, sources):
+        if source.max() >= own.size:
+            raise DataError(
+                message(
+                    f"labels of at least {source.max() + 1} vertices, "
+                    f"to which white-to-fsaverage refers, in {where}",
+                    f"{own.size}",
+                    "use labels and transforms of one subject",
+                )
+            )
+    return [own.ravel()[source] for own, source in zip(maps, sources)]
+
+
+def _surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: Guard) -> Space:
+    """Return ``nsdgeneral`` on fsaverage.
+
+    Labels on fsaverage are taken as they are; those on the subject's own surface, as NSD ships most
+    classes, are brought over by ``transforms/{lh,rh}.white-to-fsaverage.mgz``.
+
+    Raises
+    ------
+    DataError
+        If the mask is missing, or labels or transforms do not fit.
+
+    Warns
+    -----
+    UserWarning
+        If classes are labelled on the subject's own surface only and the transform is not there.
+    """
+    who = f"subj{subject:02d}"
+    folders = [root / f"nsddata/freesurfer/{name}/label" for name in ("fsaverage", who)]
+    transforms = root / f"nsddata/ppdata/{who}/transforms"
+    general = [
+        load_image(guard(folders[0] / f"{s}.nsdgeneral.mgz"), "the nsdgeneral mask") for s in SIDES
+    ]
+    index = [np.flatnonzero(np.squeeze(g) > 0) for g in general]
+    sizes = [g.size for g in general]
+
+    def flat(maps: list[np.ndarray], where: Path) -> np.ndarray | None:
+        if where.parent != folders[0]:
+            sources = _to_fsaverage(transforms, sizes, guard)
+            if sources is None:
+                return None
+            maps = _on_mesh(maps, sources, where)
+        if [m.size for m in maps] != sizes:
+            raise DataError(
+                message(
+                    f"labels of {sizes} vertices, the mesh of the betas, in {where}",
+                    f"{[m.size for m in maps]}",
+                    "put labels on fsaverage there, "
+                    "and those of the subject's own surface into its own folder",
+                )
+            )
+        return np.concatenate([m.ravel()[i] for m, i in zip(maps, index)])
+
+    rois, missing, elsewhere = _rois(folders, "{side}.{kind}.mgz", kinds, flat, guard)
+    if elsewhere:
+        wanted = (
+            f"lh and rh.white-to-fsaverage.mgz in {transforms}, to bring ROI labels to fsaverage"
+        )
+        found = f"none: {', '.join(elsewhere)} of {who} are left out"
+        warnings.warn(message(wanted, found, "download the two transforms from NSD"), stacklevel=3)
+    hemisphere = np.repeat(np.arange(2, dtype=np.int8), [len(i) for i in index])
+    return Space(
+        atlas=Atlas(hemisphere, rois, surface_index=np.concatenate(index), mesh="fsaverage"),
+        read=_surface_reader(betas, index, sizes, guard),
+        ncsnr=_surface_ncsnr(betas, index, sizes, guard),
+        missing=missing,
+        native_only=elsewhere,
+    )
+
+
+def _surface_reader(
+    betas: Path, index: list[np.ndarray], sizes: list[int], guard: Guard
+) -> Callable:
+    def read(session: int) -> np.ndarray:
+        parts = []
+        for side, chosen, size in zip(SIDES, index, sizes):
+            path = betas / f"{side}.betas_session{session:02d}.mgh"
+            data = surface_betas(guard(path))
+            if len(data) != size:
+                raise DataError(
+                    message(
+                        f"{size} vertices in {path}", f"{len(data)}", "use betas in fsaverage space"
+                    )
+                )
+            parts.append(data[chosen])
+            del data
+        return np.concatenate(parts)
+
+    return read
+
+
+def _surface_ncsnr(
+    betas: Path, index: list[np.ndarray], sizes: list[int], guard: Guard
+) -> np.ndarray | None:
+    paths = [betas / f"{side}.ncsnr.mgh" for side in SIDES]
+    if not all(p.is_file() for p in paths):
+        return None
+    maps = [np.ravel(load_image(guard(p), "ncsnr")) for p in paths]
+    if [len(m) for m in maps] != sizes:
+        got = f"{[len(m) for m in maps]}"
+        raise DataError(
+            message(f"ncsnr of {sizes} vertices in {betas}", got, "use the maps in fsaverage space")
+        )
+    return np.concatenate([m[i] for m, i in zip(maps, index)])
+
+
+def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: Guard) -> Space:
+    """Return ``nsdgeneral`` in the 1.8 mm volume.
+
+    Raises
+    ------
+    DataError
+        If the masks are missing or overlap, or labels lie on another grid.
+    """
+    folder = root / f"nsddata/ppdata/subj{subject:02d}/func1pt8mm/roi"
+    names = [folder / f"{s}.nsdgeneral.nii.gz" for s in SIDES]
+    masks = [load_image(guard(p), "the nsdgeneral mask") > 0 for p in names]
+    if masks[0].shape != masks[1].shape or np.any(masks[0] & masks[1]):
+        got = (
+            "voxels in both"
+            if masks[0].shape == masks[1].shape
+            else f"grids {masks[0].shape}, {masks[1].shape}"
+        )
+        raise DataError(
+            message("disjoint left and right masks of one grid", got, "download the masks again")
+        )
+    both = masks[0] | masks[1]
+
+    def flat(maps: list[np.ndarray], where: Path) -> np.ndarray:
+        if any(m.shape != both.shape for m in maps):
+            got = f"{[m.shape for m in maps]}"
+            raise DataError(
+                message(f"labels on the grid {both.shape} in {where}", got, "use func1pt8mm")
+            )
+        return np.concatenate([m[k] for m, k in zip(maps, masks)])
+
+    tables = root / f"nsddata/freesurfer/subj{subject:02d}/label"
+    rois, missing, _ = _rois([folder, tables], "{side}.{kind}.nii.gz", kinds, flat, guard)
+
+    def read(session: int) -> np.ndarray:
+        path = betas / f"betas_session{session:02d}.hdf5"
+        path = path if path.is_file() else path.with_name(f"betas_session{session:02d}.nii.gz")
+        values, right = volume_betas(guard(path), both), masks[1][both]
+        return np.concatenate([values[~right], values[right]])
+
+    noise = betas / "ncsnr.nii.gz"
+    ncsnr = load_image(guard(noise), "ncsnr") if noise.is_file() else None
+    if ncsnr is not None and ncsnr.shape != both.shape:
+        raise DataError(
+            message(
+                f"ncsnr on the grid {both.shape}", f"{ncsnr.shape}", "use the map in func1pt8mm"
+            )
+        )
+    hemisphere = np.repeat(np.arange(2, dtype=np.int8), [int(m.sum()) for m in masks])
+    return Space(
+        atlas=Atlas(hemisphere, rois),
+        read=read,
+        ncsnr=None if ncsnr is None else np.concatenate([ncsnr[m] for m in masks]),
+        missing=missing,
+        native_only=[],
+    )
+
 
 BETAS = "betas_fithrf_GLMdenoise_RR"
-SPACES = {"fsaverage": nsd_spaces.surface, "func1pt8mm": nsd_spaces.volume}
+SPACES = {"fsaverage": _surface, "func1pt8mm": _volume}
 CLASSES = ("prf-visualrois", "floc-bodies", "floc-faces", "floc-places", "floc-words", "streams")
 STIM_INFO = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 
@@ -65,8 +672,8 @@ def read_subject(
         have some on fsaverage): stop, or leave them out of everything and record it.
     val : float
         Share of the stimuli that are not shared for validation.
-    seed : int
-        Seed of that choice.
+    seed : int, default 0
+        Seed of the validation split.
     follow_links : bool, default False
         Allow files that are links to somewhere outside the root.
 
@@ -102,7 +709,7 @@ def read_subject(
     ids = [nsd_id(i) for i in numbers]
     shared = sorted(set(design.shared_ids()) & set(ids))
     splits, record = split_by_id(ids, val=val, seed=seed, held_out=shared or None)
-    ceiling, said = _ceiling(place.ncsnr, keep, counts, splits["test"])
+    ceiling, noise = _ceiling(place.ncsnr, keep, counts, splits["test"])
     info: dict[str, Any] = {
         "source": f"NSD {space} {BETAS}",
         "split": record,
@@ -115,13 +722,11 @@ def read_subject(
         "constant_vertices": int(np.sum(constant)),
         "missing_classes": [*place.missing, *place.native_only],
         "native_only_classes": place.native_only,
-        "noise_ceiling": said,
+        "noise_ceiling": noise,
     }
     return Subject(
         name=f"subj{subject:02d}",
-        stimuli=files.open_stimuli(
-            guard(root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), numbers
-        ),
+        stimuli=open_stimuli(guard(root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"), numbers),
         responses=responses,
         atlas=place.atlas if keep.all() else place.atlas.subset(keep),
         splits=splits,
@@ -144,12 +749,12 @@ def _check_options(space: str, subject: int, nan_policy: str) -> None:
     check_nan_policy(nan_policy)
 
 
-def _design(root: Path, subject: int, guard: Guard) -> files.Design:
+def _design(root: Path, subject: int, guard: Guard) -> Design:
     """Read the order of stimuli, checked against NSD's table where that is there."""
-    design = files.read_design(guard(root / "nsddata/experiments/nsd/nsd_expdesign.mat"))
+    design = read_design(guard(root / "nsddata/experiments/nsd/nsd_expdesign.mat"))
     table = root / STIM_INFO
     if table.is_file():
-        files.check_trials(design, files.read_stim_info_trials(guard(table), subject), subject)
+        check_trials(design, read_stim_info_trials(guard(table), subject), subject)
     return design
 
 
@@ -160,12 +765,15 @@ def _tally(counts: np.ndarray) -> dict[int, int]:
 def _ceiling(
     ncsnr: np.ndarray | None, keep: np.ndarray, counts: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray | None, dict[str, Any]]:
-    """Return the noise ceiling of the test images (of all where none are held out) and what to record about it."""
+    """Return the noise ceiling and its record.
+
+    It holds for the test images, or for all images if none are held out.
+    """
     if ncsnr is None:
         return None, {"source": None}
     scored = counts[test] if len(test) else counts
     of = "test images" if len(test) else "images"
-    return files.noise_ceiling(ncsnr[keep], scored), {
+    return noise_ceiling(ncsnr[keep], scored), {
         "source": f"ncsnr, for the repeats used of the {of}",
         "repeats": _tally(scored),
     }
@@ -213,12 +821,13 @@ def _average(
     keep_repeats: bool,
     nan_policy: str = "refuse",
 ) -> tuple:
-    """Stream the sessions; return image numbers, averages, counts, first sessions, constant and kept vertices, repeats.
+    """Read session after session and average the responses to each image.
 
-    What is kept is finite in every session; averages, constant vertices and repeats are those of
-    kept vertices.
+    Returns image numbers, averages, counts, first sessions, constant vertices, kept vertices and
+    repeats. The kept vertices are finite in every session; averages, constant vertices and repeats
+    hold only these.
     """
-    size, n_vertices = files.TRIALS_PER_SESSION, len(hemisphere)
+    size, n_vertices = TRIALS_PER_SESSION, len(hemisphere)
     used = {s: trials[(s - 1) * size : s * size] for s in sessions}
     numbers = np.unique(np.concatenate(list(used.values())))
     sums = np.zeros((len(numbers), n_vertices), np.float32)
@@ -230,7 +839,8 @@ def _average(
         if betas.shape != (n_vertices, len(used[session])):
             raise DataError(
                 message(
-                    f"({n_vertices}, {len(used[session])}) betas, vertices x trials, in session {session}",
+                    f"({n_vertices}, {len(used[session])}) betas, vertices x trials, "
+                    f"in session {session}",
                     f"shape {betas.shape}",
                     "download the session again",
                 )
@@ -259,7 +869,7 @@ def _average(
 
 
 def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str) -> np.ndarray:
-    """Return the vertices without NaN or infinity, setting the others to 0; or refuse if there are any others."""
+    """Return which vertices are finite; set the others to 0, or refuse them."""
     # the sum of a row is not finite if any of its values is not, and needs no array of the betas'
     # size
     with np.errstate(invalid="ignore", over="ignore"):
@@ -277,3 +887,95 @@ def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str
         )
     betas[~finite] = 0
     return finite
+
+
+def subject_numbers(root: str | Path, space: str = "fsaverage") -> dict[str, int]:
+    """Return name and number of the subjects whose betas lie under `root`, possibly none."""
+    base = Path(root).expanduser() / "nsddata_betas/ppdata"
+    return {
+        f"subj{n:02d}": n for n in range(1, 9) if (base / f"subj{n:02d}" / space / BETAS).is_dir()
+    }
+
+
+def detect(path: Path) -> bool:
+    """Return whether a folder holds NSD's ``nsddata_betas``."""
+    return (path / "nsddata_betas").is_dir()
+
+
+def load(
+    root: str | Path,
+    *,
+    subject: str | None = None,
+    space: str = "fsaverage",
+    seed: int = 0,
+    val: float = 0.1,
+    nan_policy: str = "refuse",
+    cache: str | Path | None = None,
+    follow_links: bool = False,
+) -> Study:
+    """Read one subject, or all whose betas are there, as a study.
+
+    Parameters
+    ----------
+    root : str or Path
+        Holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
+    subject : str, optional
+        Only this one ("subj01"); a subject takes up to 1.6 GB.
+    space, seed, val, nan_policy, follow_links
+        Options of `read_subject`.
+    cache : str or Path, optional
+        Folder for the averaged responses, ``<subject>.npy``, which are then mapped instead of held
+        in memory.
+
+    Returns
+    -------
+    Study
+        With subjects and no labelled image sets.
+
+    Raises
+    ------
+    DataError
+        If there is no subject, none of that name, or its files are damaged.
+    """
+    found = subject_numbers(root, space)
+    if not found:
+        wanted = f"nsddata_betas/ppdata/subj01/{space}/{BETAS} or another subject's"
+        raise DataError(
+            message(
+                wanted,
+                f"none in {root}",
+                "download the betas of a subject, or choose the other space",
+            )
+        )
+    options = {
+        "space": space,
+        "seed": seed,
+        "val": val,
+        "nan_policy": nan_policy,
+        "follow_links": follow_links,
+    }
+    chosen = chosen_subjects(found, subject, root)
+    subjects = {
+        name: _mapped(read_subject(root, number, **options), cache)
+        for name, number in chosen.items()
+    }
+    return Study(
+        name=Path(root).expanduser().resolve().name,
+        description=f"responses of the Natural Scenes Dataset, {space}: {', '.join(subjects)}",
+        sets={},
+        subjects=subjects,
+        licences={"images and responses": "the terms of the Natural Scenes Dataset"},
+        extra={"split": {name: s.info["split"] for name, s in subjects.items()}},
+    )
+
+
+def _mapped(subject: Subject, cache: str | Path | None) -> Subject:
+    if cache is None:
+        return subject
+    path = Path(cache).expanduser() / f"{subject.name}.npy"
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, subject.responses, allow_pickle=False)
+    return dataclasses.replace(subject, responses=load_npy(path, mmap=True))
+
+
+register_reader("nsd", load, detect, subjects_only=True)

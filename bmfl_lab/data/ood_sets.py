@@ -1,4 +1,4 @@
-"""Out-of-distribution image sets that users download themselves: readers, sizes, licences, sources."""
+"""Read out-of-distribution image sets that users download; list their sizes and licences."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.data.imagenet import class_folders, head_columns, read_class_folders, read_wnids
+from bmfl_lab.data.class_folders import class_folders, head_columns, read_class_folders, read_wnids
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message, nearest
 
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What is known about a public image set.
+    """Describe a public image set.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def sources():
 
 @dataclass(frozen=True)
 class OODSet:
-    """An image set and how it meets an ImageNet head.
+    """Hold an image set and the columns of an ImageNet head that belong to its classes.
 
     Parameters
     ----------
@@ -207,8 +207,10 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
     alike = [s.title for s in SETS.values() if s.index_sum == index.sum()]
     raise DataError(
         message(
-            f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, first {info.first_indices}",
-            f"{len(index)} classes, sum {int(index.sum())}, first {tuple(int(i) for i in index[:5])}"
+            f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, "
+            f"first {info.first_indices}",
+            f"{len(index)} classes, sum {int(index.sum())}, "
+            f"first {tuple(int(i) for i in index[:5])}"
             + (f", which is {alike[0]}" if alike else ""),
             "give the folder of that set and the 1000 wnids of ImageNet",
         )
@@ -232,7 +234,7 @@ def read_ood_set(
         "imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet".
     folder : str or Path
         Holds the class folders (see `SETS`).
-    imagenet_wnids : sequence of str, or as `imagenet.read_wnids`
+    imagenet_wnids : sequence of str, or as `bmfl_lab.data.class_folders.read_wnids`
         The classes of ImageNet-1k.
     head_wnids : sequence of str, optional
         Class of each column of the head, where that is not the sorted order.
@@ -298,7 +300,7 @@ def read_imagenet_c(
     ------
     DataError
         If the folder is not there; the message lists what is. See also
-        `imagenet.read_class_folders`.
+        `bmfl_lab.data.class_folders.read_class_folders`.
     """
     root = Path(folder)
     places = [p for p in (root / corruption, *sorted(root.glob(f"*/{corruption}"))) if p.is_dir()]
@@ -317,7 +319,9 @@ def read_imagenet_c(
 
 
 def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
-    """Read a domain-generalisation folder: ``domain/class/image`` (PACS, Office-Home, DomainNet, ...).
+    """Read a domain-generalisation folder of the layout ``domain/class/image``.
+
+    PACS, Office-Home and DomainNet have this layout.
 
     Returns
     -------
@@ -374,7 +378,7 @@ def group_columns(
                     message(
                         "each wnid under one class",
                         f"{w} under {owner[w]!r} and {name!r}",
-                        "mend the table",
+                        "correct the table",
                     )
                 )
     where = {w: i for i, w in enumerate(head_wnids)}

@@ -1,4 +1,4 @@
-"""Splits by stimulus identity: seeded, recorded, and checked for leakage by id and by image content."""
+"""Split by stimulus identity, and check splits for leakage by id and by image content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STIM_INFO = "nsd_stim_info_merged.csv"
 
 
 def nsd_id(number: int) -> str:
-    """Return the stimulus id of a 0-based number among the 73,000 images of NSD, e.g. ``"nsd-00013"``."""
+    """Return the stimulus id of an NSD image numbered from 0, e.g. ``"nsd-00013"``."""
     return f"nsd-{int(number):05d}"
 
 
@@ -130,8 +130,9 @@ def leave_one_session_out(
     if len(found) < 2 or (ids is not None and len(ids) != len(sessions)):
         raise DataError(
             message(
-                "at least two sessions and one id a row",
-                f"{len(found)} session(s), {len(sessions)} rows, {None if ids is None else len(ids)} ids",
+                "at least two sessions and one id per row",
+                f"{len(found)} session(s), {len(sessions)} rows, "
+                f"{None if ids is None else len(ids)} ids",
                 "use k-fold cross-validation, or give the ids of the same rows",
             )
         )

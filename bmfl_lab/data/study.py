@@ -1,30 +1,28 @@
-"""A study: labelled image sets for the classifier, subjects for the brain encoder, and where they came from."""
+"""Hold a study (labelled images, subjects, sources) and load one through the registry of readers.
+
+A new data set is one module with ``load(root, **options) -> Study`` and ``detect(path) -> bool``
+that calls `register_reader`; see `Reader`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.files import read_json
 
-STUDIES = {
-    "planted": "bmfl_lab.data.planted",
-    "demo": "bmfl_lab.data.demo",
-    "imagenet": "bmfl_lab.data.imagenet_study",
-}
-"""Named studies and the module whose ``load(**options)`` makes each."""
-
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which backbone a study is meant to be used with.
+    """Name the backbone that a study is meant to be used with.
 
     Parameters
     ----------
@@ -47,7 +45,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything an experiment reads.
+    """Hold everything that an experiment reads.
 
     Parameters
     ----------
@@ -59,7 +57,7 @@ class Study:
         Labelled images for the classifier: "train", "val", "test" (in distribution) and natural OOD
         sets; empty in a study of brain responses only.
     subjects : mapping of str to Subject
-        Who was (or was not) in the scanner; may be empty.
+        Subjects, measured or simulated, by name; may be empty.
     ood : tuple of str
         Names in `sets` that are natural out-of-distribution sets.
     shifts : tuple of (str, int)
@@ -107,7 +105,10 @@ class Study:
     def __repr__(self) -> str:
         sets = ", ".join(f"{name} {len(images)}" for name, images in self.sets.items())
         people = ", ".join(map(repr, self.subjects.values()))
-        return f"Study({self.name!r}, {self.description!r}, images: {sets or 'none'}; subjects: {people or 'none'})"
+        return (
+            f"Study({self.name!r}, {self.description!r}, images: {sets or 'none'}; "
+            f"subjects: {people or 'none'})"
+        )
 
     @property
     def simulated(self) -> bool:
@@ -175,7 +176,14 @@ class Study:
         return h.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """Return the fields that a record keeps: name, description, fingerprint, simulated, sizes, files left out."""
+        """Return the fields that a record keeps.
+
+        Returns
+        -------
+        dict
+            Name, description, fingerprint, ``simulated``, number of classes, sizes of the sets and
+            of the subjects, and the files left out, if any.
+        """
         skipped = {name: sorted(files) for name, files in self.extra.get("skipped", {}).items()}
         return {
             "name": self.name,
@@ -189,15 +197,27 @@ class Study:
         }
 
 
+_Place = TypeVar("_Place")
+
+
 def chosen_subjects(
-    found: Mapping[str, Any], subject: str | None, place: str | Path
-) -> dict[str, Any]:
+    found: Mapping[str, _Place], subject: str | None, place: str | Path
+) -> dict[str, _Place]:
     """Return one of the subjects found at a place, or all where none is named.
+
+    Parameters
+    ----------
+    found : mapping of str to object
+        Name of each subject to where its data lie.
+    subject : str or None
+        Name of the only subject to take.
+    place : str or Path
+        Name of the place in error messages.
 
     Raises
     ------
     DataError
-        If there is none of that name.
+        If there is no subject of that name.
     """
     if subject is None:
         return dict(found)
@@ -206,13 +226,90 @@ def chosen_subjects(
     return {subject: found[subject]}
 
 
-def read_study_file(path: str | Path) -> dict[str, Any]:
-    """Read a study file: the name of a study and the options of its loader.
+@dataclass(frozen=True)
+class Reader:
+    """Names the two functions that read a data set.
+
+    Parameters
+    ----------
+    name : str
+        Name for `load_study` and for study files.
+    load : callable
+        ``load(**options) -> Study``. The first parameter of a reader of folders is called ``root``.
+    detect : callable, optional
+        ``detect(path) -> bool``, whether a folder is in the layout of this reader; None for a
+        reader that is chosen only by its name.
+    subjects_only : bool, default False
+        True if the studies hold subjects and no labelled images; the option ``subject`` then names
+        one of the subjects. For all other readers ``subject`` is a place to read subjects from.
+    general : bool, default False
+        True if any other reader that detects a folder comes first.
+    """
+
+    name: str
+    load: Callable[..., Study]
+    detect: Callable[[Path], bool] | None = None
+    subjects_only: bool = False
+    general: bool = False
+
+    @property
+    def options(self) -> Mapping[str, inspect.Parameter]:
+        """Parameters of `load` by name."""
+        return inspect.signature(self.load).parameters
+
+
+READERS: dict[str, Reader] = {}
+"""Readers by name, in the order of registration; importing `bmfl_lab.data` registers its own."""
+
+
+def register_reader(
+    name: str,
+    load: Callable[..., Study],
+    detect: Callable[[Path], bool] | None = None,
+    *,
+    subjects_only: bool = False,
+    general: bool = False,
+) -> None:
+    """Make a data set known to `load_study`.
+
+    Parameters
+    ----------
+    name, load, detect, subjects_only, general
+        Fields of `Reader`.
 
     Raises
     ------
     ConfigError
-        If the file is missing, is not a JSON object, or names no known study.
+        If the name is taken.
+
+    Notes
+    -----
+    Of several readers that detect a folder, the one that was registered last reads it.
+    """
+    if name in READERS:
+        raise ConfigError(
+            message("a new name of a reader", f"{name!r}, which is taken", "choose another name")
+        )
+    READERS[name] = Reader(name, load, detect, subjects_only, general)
+
+
+def read_study_file(path: str | Path) -> dict[str, Any]:
+    """Read a study file: the name of a reader and its options.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON file; see `load_study`.
+
+    Returns
+    -------
+    dict
+        Content of the file; a relative ``"root"`` has become a path that starts at the file.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not a JSON object, or names no known reader.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -220,13 +317,13 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
             message("a study file", f"nothing at {path}", "write one, see load_study")
         )
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("study") not in STUDIES:
+    if not isinstance(found, dict) or found.get("study") not in READERS:
         got = repr(found.get("study")) if isinstance(found, dict) else type(found).__name__
         raise ConfigError(
             message(
-                f"an object whose 'study' is one of {tuple(STUDIES)} in {path}",
+                f"an object whose 'study' is one of {tuple(READERS)} in {path}",
                 got,
-                "mend the file",
+                "correct the file",
             )
         )
     if "root" in found:
@@ -234,18 +331,32 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def load_study(name_or_path: str | Path, **options: Any) -> Study:
-    """Load a study by name or from a folder.
+_BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}
+"""Options of `load_study` and the field of `BackboneSpec` that each sets."""
+_SHARED = ("seed", "follow_links")
+"""Options that reach both the reader of the images and the reader of the subjects."""
+
+
+def load_study(name_or_path: str | Path, **options: object) -> Study:
+    """Load a study by name, from a folder, or from a study file.
 
     Parameters
     ----------
     name_or_path : str or Path
-        ``"planted"`` (generated, offline, seconds), ``"demo"`` (real photographs, simulated
-        subject; fetched on first use), ``"imagenet"`` (the user's folders; needs ``root=...``), a
-        folder of images in class folders, or a study file: JSON with ``"study"`` (one of these
-        names) and its options, in which relative paths of ``"root"`` start at the file.
+        Name of a reader: ``"planted"`` (generated offline in seconds), ``"demo"`` (real photographs
+        and a simulated subject, fetched on first use), ``"imagenet"`` (the user's folders; needs
+        ``root=...``), or any other name in `READERS`. Or a folder, whose reader is found by its
+        layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
+        folders of images. Or a study file: JSON with ``"study"`` (the name of a reader) and its
+        options, in which a relative ``"root"`` starts at the file.
     **options
-        Passed to the study's loader; unknown ones are refused.
+        Options of the reader's ``load``, and for every study:
+
+        - ``subject``: a folder of subjects or the name of a reader, whose subjects join the images
+          of this study in place of its own. Options that only the reader of the subjects has go to
+          it; ``seed`` and ``follow_links`` go to both. For a folder of subjects, ``subject`` is the
+          name of the only subject to read.
+        - ``backbone``, ``weights``, ``image_size``: fields of the study's `BackboneSpec`.
 
     Returns
     -------
@@ -257,29 +368,109 @@ def load_study(name_or_path: str | Path, **options: Any) -> Study:
         If the name is unknown and no such folder exists, or an option is unknown.
     DataError, FetchError
         If the data are damaged or cannot be fetched.
-    """
-    name = str(name_or_path)
-    if name in STUDIES:
-        module = importlib.import_module(STUDIES[name])
-        arguments: dict[str, Any] = dict(options)
-    elif name.endswith(".json"):
-        given = read_study_file(name)
-        name = given.pop("study")
-        module = importlib.import_module(STUDIES[name])
-        arguments = {**given, **options}
-    elif Path(name).expanduser().is_dir():
-        module = importlib.import_module("bmfl_lab.data.folder")
-        arguments = {"folder": Path(name).expanduser(), **options}
-    else:
-        raise ConfigError(
-            message("the name of a study or an existing folder", repr(name), nearest(name, STUDIES))
-        )
-    import inspect
 
-    known = [p for p in inspect.signature(module.load).parameters]
-    for option in arguments:
-        if option not in known:
-            raise ConfigError(
-                message(f"an option of study {name!r}", repr(option), nearest(option, known))
+    Notes
+    -----
+    A relative ``subject`` starts at ``root`` if that is given, in a study file without ``root`` at
+    the file, and else at the working directory.
+    """
+    name, base = str(name_or_path), Path()
+    if name.endswith(".json") and name not in READERS:
+        given = read_study_file(name)
+        base = Path(name).expanduser().resolve().parent
+        name = given.pop("study")
+        options = {**given, **options}
+    base = Path(options.get("root", base)).expanduser()
+    reader, root = _reader_of(name, rooted="root" in options)
+    if root is not None:
+        options["root"], base = root, Path()
+    other, place = None, options.get("subject")
+    if not reader.subjects_only and not isinstance(place, bool):
+        options.pop("subject", None)
+        other = None if place is None else _reader_of(str(place), base, subjects=True)
+    theirs = {} if other is None else _options_of_subjects(options, reader, other[0])
+    spec = {
+        _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
+    }
+    _check_options(reader, options)
+    study = reader.load(**options)
+    if spec:
+        study = replace(study, backbone=replace(study.backbone, **spec))
+    if other is None:
+        return study
+    verify = reader.options["verify"].default if "verify" in reader.options else True
+    return _join(study, other, theirs, verify=options.get("verify", verify))
+
+
+def _reader_of(
+    name: str, base: Path = Path(), *, rooted: bool = False, subjects: bool = False
+) -> tuple[Reader, Path | None]:
+    """Return the reader of a name or a folder, and the folder.
+
+    A reader that detects folders is chosen by its name only if its root is given apart (`rooted`):
+    a folder may well be called "nsd".
+    """
+    if name in READERS and (rooted or READERS[name].detect is None):
+        return READERS[name], None
+    path = base / Path(name).expanduser()
+    if not path.is_dir():
+        raise ConfigError(
+            message(
+                "the name of a study or an existing folder",
+                repr(name),
+                "pass root=..." if name in READERS else nearest(name, READERS),
             )
-    return module.load(**arguments)
+        )
+    found = [
+        r
+        for r in reversed(READERS.values())
+        if r.detect is not None and not (subjects and r.general) and r.detect(path)
+    ]
+    if not found:
+        raise DataError(
+            message(
+                f"brain responses in {path}",
+                "no layout that a reader detects",
+                "give the folder of a subject: Algonauts 2023, NSD or Kamitani lab",
+            )
+        )
+    return min(found, key=lambda r: r.general), path
+
+
+def _options_of_subjects(
+    options: dict[str, object], images: Reader, subjects: Reader
+) -> dict[str, object]:
+    """Move the options that only the reader of subjects has out of `options`; copy shared ones."""
+    theirs = {}
+    for option in [o for o in options if o in subjects.options and o != "root"]:
+        if option in images.options and option in _SHARED:
+            theirs[option] = options[option]
+        elif option not in images.options and option not in _BACKBONE:
+            theirs[option] = options.pop(option)
+    return theirs
+
+
+def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
+    for option in options:
+        if option not in reader.options:
+            known = [*reader.options, "subject", *_BACKBONE]
+            raise ConfigError(
+                message(f"an option of study {reader.name!r}", repr(option), nearest(option, known))
+            )
+
+
+def _join(
+    study: Study,
+    source: tuple[Reader, Path | None],
+    options: Mapping[str, object],
+    *,
+    verify: bool,
+) -> Study:
+    """Give a study of images the subjects of another reader."""
+    reader, root = source
+    found = reader.load(**options) if root is None else reader.load(root=root, **options)
+    found.subject()  # refuses a study without subjects
+    if verify:  # one by one: subjects may have seen the same images
+        for name, subject in found.subjects.items():
+            check_leakage({**study.sets, f"stimuli of {name}": subject.stimuli})
+    return replace(study, subjects=found.subjects, licences={**study.licences, **found.licences})

@@ -1,4 +1,10 @@
-"""THINGS-EEG2: preprocessed EEG of one subject, read without executing pickles."""
+"""Read the preprocessed EEG of THINGS-EEG2 without executing pickles.
+
+References
+----------
+.. [1] Gifford et al. (2022), A large and rich EEG dataset for modeling human visual object
+   recognition, NeuroImage 264:119754.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.data.pickled_arrays import read_pickled_arrays
+from bmfl_lab.data.pickles import read_pickled_arrays
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import link_guard
@@ -20,7 +26,7 @@ KEYS = ("preprocessed_eeg_data", "ch_names", "times")
 
 @dataclass(frozen=True)
 class EEG:
-    """Evoked responses of one subject.
+    """Hold the evoked responses of one subject.
 
     Parameters
     ----------
@@ -52,7 +58,8 @@ class EEG:
         if self.data.shape != wanted:
             raise DataError(
                 message(
-                    f"EEG of shape (n_stimuli={wanted[0]}, n_repeats, n_channels={wanted[2]}, n_times={wanted[3]})",
+                    f"EEG of shape (n_stimuli={wanted[0]}, n_repeats, n_channels={wanted[2]}, "
+                    f"n_times={wanted[3]})",
                     f"shape {self.data.shape}",
                     "use the image list, channels and times of this file",
                 )
@@ -189,7 +196,7 @@ def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> 
 def read_with_images(
     folder: str | Path, split: str = "test", *, follow_links: bool = False
 ) -> tuple[EEG, StimulusSet]:
-    """Read the preprocessed EEG of one subject and the images it saw, both where the dataset keeps them.
+    """Read the preprocessed EEG of one subject and the images that were shown.
 
     Parameters
     ----------
@@ -225,6 +232,7 @@ def read_with_images(
         message(
             f"image_set/image_metadata.npy above {folder.name}",
             f"none in {folder} or four folders above it",
-            "unpack the dataset's image set there, or use read_things_eeg and eeg_stimuli with your own paths",
+            "unpack the dataset's image set there, "
+            "or use read_things_eeg and eeg_stimuli with your own paths",
         )
     )

@@ -1,4 +1,4 @@
-"""Vertices that stand in for a region: as many at random, or as many with the same noise ceiling."""
+"""Draw control vertices for a region: at random, or matched by noise ceiling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generat
     Parameters
     ----------
     atlas : Atlas
-        Where the vertices lie.
+        Hemisphere of each vertex.
     mask : ndarray of bool, shape (n_vertices,)
         The region.
     generator : numpy.random.Generator
@@ -54,17 +54,18 @@ def ceiling_matched_vertices(
     Parameters
     ----------
     atlas, mask, generator
-        As in `random_vertices`.
+        See `random_vertices`.
     ceiling : ndarray of float, shape (n_vertices,)
         Noise ceiling or encoding accuracy; NaN counts as the smallest.
     nearest : int, default 3
-        Drawn among so many nearest vertices that are still free, in the same hemisphere where it
-        has any left.
+        Number of vertices with the nearest ceilings, of the same hemisphere and still free, among
+        which one is drawn. The default is our own choice.
 
     Returns
     -------
     ndarray of bool, shape (n_vertices,)
-        Of the region's size. As in `random_vertices` where too few vertices lie outside.
+        As many vertices as the region has. If too few lie outside the region, vertices of the
+        region are drawn, too.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def ceiling_matched_vertices(
     if ceiling.shape != mask.shape:
         raise DataError(
             message(
-                f"a ceiling of shape {mask.shape}, one value a vertex",
+                f"a ceiling of shape {mask.shape}, one value per vertex",
                 f"{ceiling.shape}",
                 "use the same subject",
             )

@@ -12,7 +12,7 @@ from algonauts_example import LEFT, NUMBERS, RIGHT, N, make_subject
 from bmfl_lab import load_study
 from bmfl_lab.data import algonauts
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS
-from bmfl_lab.data.mapping import write_mapping
+from bmfl_lab.data.pickles import write_mapping
 from bmfl_lab.errors import ConfigError, DataError
 
 

@@ -234,7 +234,7 @@ def test_bad_shares_folders_and_arrays_are_refused(tmp_path):
     with pytest.raises(DataError):
         read_plain(tmp_path / "objects.npy", paths)
     np.save(tmp_path / "good.npy", np.ones((4, 3)))
-    with pytest.raises(DataError, match="one name an image"):
+    with pytest.raises(DataError, match="one name per image"):
         read_plain(tmp_path / "good.npy", [*paths[:3], paths[0]])
     np.save(tmp_path / "wide.npy", np.ones((1, 5)))
     np.save(tmp_path / "three.npy", np.ones((3, 3)))

@@ -12,6 +12,7 @@ from scipy.io import savemat
 
 from bmfl_lab.data import imagenet as im
 from bmfl_lab.data import ood_sets as ood
+from bmfl_lab.data.prepare import prepare_images
 from bmfl_lab.errors import DataError
 from bmfl_lab.metrics.classification import accuracy, mask_classes
 
@@ -271,22 +272,21 @@ def test_prepare_resizes_resumes_and_reports(tmp_path):
     tree(source, WNIDS[:2], n=2)
     picture(source / WNIDS[0] / "wide.PNG", 90, size=(64, 128))
     (source / WNIDS[1] / "broken.JPEG").write_bytes(b"\xff\xd8 no image")
-    assert im.prepare(source, target, size=32) == {"written": 5, "kept": 0, "failed": 1}
+    assert prepare_images(source, target, size=32) == {"written": 5, "kept": 0, "failed": 1}
     assert Image.open(target / WNIDS[0] / "wide.JPEG").size == (64, 32)
     assert Image.open(target / WNIDS[0] / f"{WNIDS[0]}_0.JPEG").size == (10, 12)
     assert "broken.JPEG" in (target / "failed.txt").read_text()
     (target / WNIDS[0] / "wide.JPEG").unlink()
-    assert im.prepare(source, target, size=32) == {"written": 1, "kept": 4, "failed": 1}
+    assert prepare_images(source, target, size=32) == {"written": 1, "kept": 4, "failed": 1}
     with pytest.raises(DataError, match="choose an empty target"):
-        im.prepare(source, target, size=64)
+        prepare_images(source, target, size=64)
     with pytest.raises(DataError, match="outside the target"):
-        im.prepare(source, source / "inside")
+        prepare_images(source, source / "inside")
     (source / WNIDS[1] / "broken.JPEG").unlink()
     command = [
         sys.executable,
         "-m",
-        "bmfl_lab.data.imagenet",
-        "prepare",
+        "bmfl_lab.data.prepare",
         str(source),
         str(target),
         "--size",

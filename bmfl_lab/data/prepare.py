@@ -1,0 +1,126 @@
+"""Write smaller JPEG copies of an image tree, for streaming.
+
+``python -m bmfl_lab.data.prepare SOURCE TARGET`` does it from the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bmfl_lab.data.class_folders import IMAGE_SUFFIXES
+from bmfl_lab.data.images import decode_image
+from bmfl_lab.errors import BmflError, DataError, message
+from bmfl_lab.files import atomic_path, read_json, write_json
+from bmfl_lab.runtime import progress
+
+
+def _shrink(source: Path, target: Path, size: int, quality: int) -> str | None:
+    from PIL import Image
+
+    try:
+        image = Image.fromarray(decode_image(source))
+    except BmflError as error:
+        return f"{source}: {error}"
+    scale = size / min(image.size)
+    if scale < 1:
+        wanted = tuple(max(size, round(side * scale)) for side in image.size)
+        image = image.resize(wanted, Image.Resampling.BICUBIC)
+    with atomic_path(target) as temporary:
+        image.save(temporary, format="JPEG", quality=quality)
+    return None
+
+
+def prepare_images(
+    source: str | Path, target: str | Path, *, size: int = 256, quality: int = 95, workers: int = 4
+) -> dict[str, int]:
+    """Write smaller JPEG copies of an image tree; call again to go on after an interruption.
+
+    Folder and file names stay (the suffix becomes ``.JPEG``), so every reader works on the copies.
+
+    Parameters
+    ----------
+    source, target : str or Path
+        Tree to read and tree to write.
+    size : int, default 256
+        Shorter side in pixels, bicubic; smaller images keep their size.
+    quality : int, default 95
+        JPEG quality.
+    workers : int, default 4
+        Threads.
+
+    Returns
+    -------
+    dict
+        ``written``, ``kept`` (there already), ``failed``; failures are listed in ``failed.txt`` of
+        the target.
+
+    Raises
+    ------
+    DataError
+        If the source is missing, is the target, or the target was made with other settings.
+
+    Notes
+    -----
+    JPEG of quality 95 changes pixels by a few levels: report results on copies as such.
+    """
+    source, target = Path(source).resolve(), Path(target).resolve()
+    if not source.is_dir() or source == target or source in target.parents:
+        raise DataError(
+            message(
+                "a source folder outside the target",
+                f"{source} -> {target}",
+                "choose another target",
+            )
+        )
+    settings = {"size": size, "quality": quality, "resample": "bicubic", "source": source.name}
+    stamp = target / "prepared.json"
+    if stamp.is_file() and read_json(stamp) != settings:
+        raise DataError(
+            message(
+                f"copies made with {settings}",
+                f"{read_json(stamp)}",
+                "choose an empty target folder",
+            )
+        )
+    write_json(stamp, settings)
+    jobs = [
+        (p, (target / p.relative_to(source)).with_suffix(".JPEG"))
+        for p in sorted(source.rglob("*"))
+    ]
+    jobs = [(a, b) for a, b in jobs if a.suffix.lower() in IMAGE_SUFFIXES and a.is_file()]
+    todo = [(a, b) for a, b in jobs if not b.is_file()]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        outcomes = pool.map(lambda job: _shrink(*job, size, quality), todo)
+        failed = [o for o in progress(outcomes, "images resized", total=len(todo)) if o]
+    if failed:
+        with atomic_path(target / "failed.txt") as temporary:
+            temporary.write_text("\n".join(failed) + "\n", encoding="utf-8")
+    return {
+        "written": len(todo) - len(failed),
+        "kept": len(jobs) - len(todo),
+        "failed": len(failed),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 1 if an image failed."""
+    parser = argparse.ArgumentParser(prog="python -m bmfl_lab.data.prepare", description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("target")
+    parser.add_argument("--size", type=int, default=256, help="shorter side, pixels")
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality")
+    parser.add_argument("--workers", type=int, default=4, help="threads")
+    options = vars(parser.parse_args(arguments))
+    try:
+        counts = prepare_images(options.pop("source"), options.pop("target"), **options)
+    except BmflError as error:
+        parser.error(str(error))
+    print(", ".join(f"{k} {v}" for k, v in counts.items()))
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
