@@ -16,7 +16,7 @@ from PIL import Image
 from scenes import scene
 from scipy import ndimage
 
-from bmfl_lab.data.shifts import IMAGENET_C, SHIFTS, corruptions_blur, corruptions_weather
+from bmfl_lab.data.shifts import IMAGENET_C, SHIFTS, corruptions
 
 PUBLISHED = {
     "gaussian_noise": {224: (0.08, 0.12, 0.18, 0.26, 0.38), 32: (0.04, 0.06, 0.08, 0.09, 0.10)},
@@ -241,13 +241,13 @@ TOLERANCE = {
 def test_every_published_level(name, side, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        corruptions_blur, "swap_neighbours", lambda index, reach, random: asked.append(reach)
+        corruptions, "swap_neighbours", lambda index, reach, random: asked.append(reach)
     )
     monkeypatch.setattr(
-        corruptions_weather, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, np.float32)
+        corruptions, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, np.float32)
     )
     monkeypatch.setattr(
-        corruptions_weather, "plasma", lambda n, decay, random: asked.append(decay) or ramp(n)
+        corruptions, "plasma", lambda n, decay, random: asked.append(decay) or ramp(n)
     )
     image = scene(side)
     for severity, level in enumerate(PUBLISHED[name][side], 1):
