@@ -179,7 +179,7 @@ def test_retinotopic_vertices_respond_to_their_own_place_only():
         row = int(32 - 2 * np.cos(angle) * 64 / simulate.DEGREES)
         patch = generator.integers(0, 256, (8, 8, 1), dtype=np.uint8)
         images[i, row - 4 : row + 4, column - 4 : column + 4] = patch
-    noiseless, attributes, truth = simulate.respond(
+    noiseless, attributes, truth = simulate.simulate_responses(
         images, np.zeros((9, 10)), atlas, np.random.default_rng(1)
     )
     assert np.array_equal(noiseless[:8].argmax(0), np.arange(8))
