@@ -117,18 +117,13 @@ def headless() -> bool:
     """Tell whether the output is not read live, for example under papermill, in CI or in a pipe."""
     if os.environ.get("BMFL_HEADLESS") or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
         return True  # an app runs the notebook before it shows the page
-    if "ipykernel" in sys.modules:
-        return _executed()
-    return not sys.stderr.isatty()
-
-
-def _executed() -> bool:
-    """Tell whether papermill or nbconvert executes this notebook; neither sets a variable."""
-    try:
+    if "ipykernel" not in sys.modules:
+        return not sys.stderr.isatty()
+    # papermill and nbconvert set no variable, but they are the parent process of the kernel
+    with contextlib.suppress(OSError):
         parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"papermill" in parent or b"nbconvert" in parent
+        return b"papermill" in parent or b"nbconvert" in parent
+    return False
 
 
 def progress(

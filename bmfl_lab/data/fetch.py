@@ -43,7 +43,6 @@ MAX_RATIO = 2000
 MAX_MEMBERS = 500_000
 TIMEOUT = 1800.0
 """Seconds after which a client that has not finished is stopped."""
-_CHUNK = 1 << 20
 
 
 def fetch_archive(
@@ -317,38 +316,30 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
     }
     started = time.monotonic()
     with open(folder / "log.txt", "w+", encoding="utf-8", errors="replace") as log:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=folder,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise FetchError(
-                message(
-                    f"{command[0]} to start", str(error), f"install it, then fetch {what} again"
-                )
-            ) from error
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
         try:
             while True:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=10)
                     break
-                except subprocess.TimeoutExpired:
-                    elapsed = time.monotonic() - started
-                    if elapsed > TIMEOUT:
-                        raise FetchError(
-                            message(
-                                f"{what} within {TIMEOUT:.0f} s",
-                                "an unfinished download",
-                                "check the network, then run again",
-                            )
-                        ) from None
-                    print(f"fetching {what}: {elapsed:.0f} s", flush=True)
+                elapsed = time.monotonic() - started
+                if elapsed > TIMEOUT:
+                    raise FetchError(
+                        message(
+                            f"{what} within {TIMEOUT:.0f} s",
+                            "an unfinished download",
+                            "check the network, then run again",
+                        )
+                    )
+                print(f"fetching {what}: {elapsed:.0f} s", flush=True)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -418,15 +409,13 @@ def _read_capped(stream: IO[bytes], name: str, declared: int, max_bytes: int) ->
                 "do not use this archive",
             )
         )
-    content = bytearray()
-    while block := stream.read(min(_CHUNK, declared + 1 - len(content))):
-        content += block
+    content = stream.read(declared + 1)
     if len(content) != declared:
         got = "more than it declares" if len(content) > declared else f"{len(content)} (truncated)"
         raise DataError(
             message(f"{declared} bytes in {name!r}", got, "delete the archive and fetch it again")
         )
-    return bytes(content)
+    return content
 
 
 def _read_zip(

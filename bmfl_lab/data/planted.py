@@ -360,7 +360,6 @@ def _subject(seed: int, sizes: tuple[int, int, int], signal_roi: str, carries: b
             "orientation_energy": lambda new: _pool(np.asarray(new), weights),
             "labels": np.concatenate(classes),
             "planted_region": region_mask(),
-            "source_region": region_mask(source),
             "noise_ceiling": ceiling,
             "signal_roi": signal_roi if carries else None,
         },
@@ -410,8 +409,8 @@ def load(
         Its images have 56 x 56 pixels. The subject has 168 vertices, 12 per ROI and hemisphere. Its
         ``truth`` holds ``receptive_fields`` (n_vertices, 3) with x, y and standard deviation in
         degrees, ``tuning`` (n_vertices, n_orientations), ``noiseless`` (n_stimuli, n_vertices),
-        ``labels`` (n_stimuli,), ``noise_ceiling`` (n_vertices,), ``planted_region`` and
-        ``source_region`` (SIDE, SIDE), and two functions of images (n, SIDE, SIDE, 3):
+        ``labels`` (n_stimuli,), ``noise_ceiling`` (n_vertices,), ``planted_region``
+        (SIDE, SIDE), ``signal_roi``, and two functions of images (n, SIDE, SIDE, 3):
         ``respond(images) -> (n, n_vertices)`` returns noiseless responses, and
         ``orientation_energy(images) -> (n, n_orientations, n_vertices)`` returns the energy in each
         receptive field. The maps of the atlas are the polar angle in degrees clockwise from the

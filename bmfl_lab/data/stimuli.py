@@ -213,7 +213,7 @@ class StimulusSet:
             raise DataError(
                 message(
                     f"ids of {self.name!r}",
-                    f"{len(missing)} others, for example {missing[0]!r}",
+                    f"{missing[0]!r}, which it lacks (one of {len(missing)} such ids)",
                     "look at the ids of the set and give some of these",
                 )
             )
