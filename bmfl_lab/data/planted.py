@@ -23,7 +23,13 @@ from scipy import fft
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.simulate import add_repeats, check_sizes, consecutive_splits, gabor
+from bmfl_lab.data.simulate import (
+    add_repeats,
+    check_sizes,
+    consecutive_splits,
+    gabor,
+    orientation_tuning,
+)
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import ConfigError, message, nearest
@@ -288,15 +294,6 @@ def _field_weights(rf: np.ndarray) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _tuning(generator: np.random.Generator, n: int) -> np.ndarray:
-    """Draw circular orientation tuning with random preference, float32 (n, n_orientations)."""
-    count = len(CLASS_NAMES)
-    preferred = generator.uniform(0, np.pi, (n, 1))
-    angles = np.pi * np.arange(count) / count
-    curve = np.exp(2.0 * (np.cos(2 * (angles - preferred)) - 1))
-    return (curve / curve.sum(1, keepdims=True)).astype(np.float32)
-
-
 def _pool(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the energy in each receptive field, float32 (n_images, n_orientations, n_fields)."""
     out = np.empty((len(pixels), len(CLASS_NAMES), len(weights)), dtype=np.float32)
@@ -323,7 +320,9 @@ def _subject(seed: int, sizes: tuple[int, int, int], signal_roi: str, carries: b
     stimuli = from_arrays("encoder", pixels, ids, np.full(len(pixels), -1), CLASS_NAMES)
     generator = rng(seed, "planted", "subject")
     atlas, rf = _atlas(generator, signal_roi, carries)
-    weights, tuning = _field_weights(rf), _tuning(generator, atlas.n_vertices)
+    weights = _field_weights(rf)
+    tuning = orientation_tuning(generator, atlas.n_vertices, sharpness=2.0)
+    tuning = (tuning / tuning.sum(1, keepdims=True)).astype(np.float32)
     source = PLANTED_CELLS if carries else DECOY_CELLS
     region = region_mask(source).reshape(1, -1).astype(np.float32)
     pooled = _pool(pixels, np.concatenate([weights, region / region.sum()]))

@@ -167,6 +167,28 @@ def gabor(side: int, sigma: float, wavelength: float, orientation: int, phase: f
     return wave - window * wave.sum() / window.sum()
 
 
+def orientation_tuning(generator: np.random.Generator, n: int, sharpness: float) -> np.ndarray:
+    """Draw circular orientation tuning with a random preferred orientation per vertex.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of the preferred orientations.
+    n : int
+        Number of vertices.
+    sharpness : float
+        Concentration of the von Mises curve (no unit).
+
+    Returns
+    -------
+    ndarray of float64, shape (n, N_ORIENTATIONS)
+        Tuning curves whose maximum over all angles is 1.
+    """
+    angles = np.pi * np.arange(N_ORIENTATIONS) / N_ORIENTATIONS
+    preferred = generator.uniform(0, np.pi, (n, 1))
+    return np.exp(sharpness * (np.cos(2 * (angles - preferred)) - 1))
+
+
 def add_repeats(
     noiseless: np.ndarray,
     ceiling: np.ndarray,
@@ -482,9 +504,7 @@ def _standardise(values: np.ndarray, truth: dict[str, np.ndarray], what: str) ->
 
 def _channel_tuning(generator: np.random.Generator, n: int) -> np.ndarray:
     """Return the weight of each energy channel per vertex, float32 (n, n_channels)."""
-    angles = np.pi * np.arange(N_ORIENTATIONS) / N_ORIENTATIONS
-    preferred = generator.uniform(0, np.pi, (n, 1))
-    orientation = np.exp(np.cos(2 * (angles - preferred)) - 1)
+    orientation = orientation_tuning(generator, n, sharpness=1.0)
     coarse = generator.uniform(0, 1, (n, 1))
     bands = np.concatenate([1 - coarse, coarse], axis=1)
     curve = (bands[:, :, None] * orientation[:, None, :]).reshape(n, -1)

@@ -311,7 +311,7 @@ def from_files(
     Raises
     ------
     DataError
-        If lengths differ or ids repeat. Reading an image raises it if the file cannot be decoded.
+        If lengths differ or ids repeat; also when an image is read that cannot be decoded.
     """
     paths = [Path(p) for p in paths]
     known: dict[int, tuple[tuple[int, ...], str]] = {}
