@@ -100,12 +100,30 @@ def seed_for(seed: int, *names: object) -> int:
 
 
 def rng(seed: int, *names: object) -> np.random.Generator:
-    """Return the NumPy generator of a named stream, see `seed_for`."""
+    """Return the NumPy generator of a named stream.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    *names : object
+        Name of the stream, as one or more parts; see `seed_for`.
+
+    Returns
+    -------
+    numpy.random.Generator
+    """
     return np.random.default_rng(seed_for(seed, *names))
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch."""
+    """Seed the global generators of Python, NumPy and torch.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    """
     import torch
 
     random.seed(seed)

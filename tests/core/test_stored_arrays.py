@@ -1,4 +1,4 @@
-"""Folders of arrays."""
+"""Stored folders of arrays are complete, read-only, and made again when they are damaged."""
 
 import numpy as np
 import pytest

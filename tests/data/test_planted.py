@@ -50,7 +50,7 @@ def test_only_the_named_roi_carries_the_class(study):
     assert max(accuracy.values()) < 0.25 + 4 * 0.024
 
 
-def test_no_roi_carries_the_class_when_told_so(silent):
+def test_no_roi_carries_the_class_without_carries(silent):
     truth = silent.subject().truth
     assert decoded(truth["noiseless"], truth["labels"]) < 0.25 + 4 * 0.024
     assert truth["signal_roi"] is None and not silent.extra["carries"]

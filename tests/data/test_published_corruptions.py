@@ -239,19 +239,19 @@ TOLERANCE = {
 @pytest.mark.parametrize("side", [224, 32])
 @pytest.mark.parametrize("name", IMAGENET_C)
 def test_every_published_level(name, side, monkeypatch):
-    asked = []
+    received = []
     monkeypatch.setattr(
-        corruptions, "swap_neighbours", lambda index, reach, random: asked.append(reach)
+        corruptions, "swap_neighbours", lambda index, reach, random: received.append(reach)
     )
     monkeypatch.setattr(
         corruptions, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, np.float32)
     )
     monkeypatch.setattr(
-        corruptions, "plasma", lambda n, decay, random: asked.append(decay) or ramp(n)
+        corruptions, "plasma", lambda n, decay, random: received.append(decay) or ramp(n)
     )
     image = scene(side)
     for severity, level in enumerate(PUBLISHED[name][side], 1):
-        asked.clear()
+        received.clear()
         found = SHIFTS[name](image, severity, np.random.default_rng(severity)).astype(float)
         expected = 255 * np.clip(
             globals()[name](image, level, np.random.default_rng(severity)), 0, 1
@@ -263,9 +263,11 @@ def test_every_published_level(name, side, monkeypatch):
             difference.mean(),
         )
         if name == "glass_blur":
-            assert asked == [level[1]] * level[2], severity  # reach, as often as there are rounds
+            assert received == [level[1]] * level[2], (
+                severity
+            )  # reach, as often as there are rounds
         if name == "fog":
-            assert asked == [level[1]], severity
+            assert received == [level[1]], severity
 
 
 def test_levels_of_one_severity_are_told_from_those_of_another():

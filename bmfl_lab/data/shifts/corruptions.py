@@ -39,6 +39,19 @@ def gaussian_noise(image: np.ndarray, severity: int, random: np.random.Generator
     """Add independent normal noise to every value.
 
     Its standard deviation is 0.08 to 0.38 of full scale (0.04 to 0.10 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     sd, _ = published(GAUSSIAN_SD, image, severity)
     return to_uint8(unit(image) + sd * random.standard_normal(image.shape, dtype=np.float32))
@@ -49,6 +62,19 @@ def shot_noise(image: np.ndarray, severity: int, random: np.random.Generator) ->
     """Replace every value by a Poisson count of photons.
 
     At full scale 60 to 3 photons are expected (500 to 50 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     photons, _ = published(PHOTONS, image, severity)
     return to_uint8(random.poisson(unit(image) * photons) / photons)
@@ -59,6 +85,19 @@ def impulse_noise(image: np.ndarray, severity: int, random: np.random.Generator)
     """Set a share of the values to 0 or 255 with equal probability.
 
     The share is 0.03 to 0.27 (0.01 to 0.07 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     share, _ = published(IMPULSE_SHARE, image, severity)
     draw = random.random(image.shape, dtype=np.float32)
@@ -240,14 +279,42 @@ def swap_neighbours(index: np.ndarray, reach: int, random: np.random.Generator) 
 
 @SHIFTS.register("defocus_blur")
 def defocus_blur(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Convolve with a softened disk of radius 3 to 10 px at 224 px (0.3 to 1.5 px at 32 px)."""
+    """Convolve with a softened disk of radius 3 to 10 px at 224 px (0.3 to 1.5 px at 32 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Not used.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+    """
     (radius, softening), scale = published(DEFOCUS, image, severity)
     return to_uint8(convolve(unit(image), disk_kernel(radius * scale, softening)))
 
 
 @SHIFTS.register("glass_blur")
 def glass_blur(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Imitate frosted glass: blur, swap pixels with near neighbours, and blur again."""
+    """Imitate frosted glass: blur, swap pixels with near neighbours, and blur again.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+    """
     (sigma, reach, rounds), scale = published(GLASS, image, severity)
     sigma, reach = sigma * scale, max(1, round(reach * scale))
     x = ndimage.gaussian_filter(unit(image), (sigma, sigma, 0), mode="nearest")
@@ -260,7 +327,21 @@ def glass_blur(image: np.ndarray, severity: int, random: np.random.Generator) ->
 
 @SHIFTS.register("motion_blur")
 def motion_blur(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Smear along a line whose angle is drawn from -45 to 45 degrees (see `motion`)."""
+    """Smear along a line whose angle is drawn from -45 to 45 degrees (see `motion`).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+    """
     (radius, sigma), scale = published(MOTION, image, severity)
     return to_uint8(motion(unit(image), radius * scale, sigma * scale, random.uniform(-45, 45)))
 
@@ -270,6 +351,19 @@ def zoom_blur(image: np.ndarray, severity: int, random: np.random.Generator) -> 
     """Average the image with enlarged copies of itself.
 
     The largest magnification is 1.10 to 1.30 (1.05 to 1.25 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Not used.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     (end, step), _ = published(ZOOM, image, severity)
     x = unit(image)
@@ -383,7 +477,21 @@ def ice(height: int, width: int, random: np.random.Generator) -> np.ndarray:
 
 @SHIFTS.register("snow")
 def snow(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Whiten the image and add moving flakes twice, the second time turned by 180 degrees."""
+    """Whiten the image and add moving flakes twice, the second time turned by 180 degrees.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+    """
     levels, scale = published(SNOW, image, severity)
     mean, sd, zoom, threshold, radius, sigma, share = levels
     x = unit(image)
@@ -398,7 +506,21 @@ def snow(image: np.ndarray, severity: int, random: np.random.Generator) -> np.nd
 
 @SHIFTS.register("frost")
 def frost(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Add drawn frost (see `ice`) with the published weights of image and frost."""
+    """Add drawn frost (see `ice`) with the published weights of image and frost.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+    """
     (keep, add), _ = published(FROST, image, severity)
     return to_uint8(keep * unit(image) + add * ice(*image.shape[:2], random))
 
@@ -408,6 +530,19 @@ def fog(image: np.ndarray, severity: int, random: np.random.Generator) -> np.nda
     """Add a fractal haze of density d and rescale.
 
     With m the largest value in the image, the sum is multiplied by ``m / (m + d)``.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     (density, decay), _ = published(FOG, image, severity)
     x = unit(image)
@@ -447,6 +582,19 @@ def brightness(image: np.ndarray, severity: int, random: np.random.Generator) ->
     """Raise the value channel of HSV and keep hue and saturation.
 
     The value rises by 0.1 to 0.5 (0.05 to 0.3 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Not used.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     added, _ = published(BRIGHTER, image, severity)
     x = unit(image)
@@ -462,6 +610,19 @@ def contrast(image: np.ndarray, severity: int, random: np.random.Generator) -> n
     """Pull every channel towards its mean over the image.
 
     Deviations from the mean are multiplied by 0.4 to 0.05 (0.75 to 0.15 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Not used.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     factor, _ = published(CONTRAST, image, severity)
     x = unit(image)
@@ -477,6 +638,19 @@ def _affine_from_points(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 @SHIFTS.register("elastic_transform")
 def elastic_transform(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
     """Warp the image by a random affine map and a smooth random displacement.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
 
     Notes
     -----
@@ -513,6 +687,19 @@ def pixelate(image: np.ndarray, severity: int, random: np.random.Generator) -> n
     """Shrink the image with a box filter and enlarge it again.
 
     The small image has 0.6 to 0.25 of the original size (0.95 to 0.65 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Not used.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     share, _ = published(PIXELS, image, severity)
     height, width = image.shape[:2]
@@ -527,6 +714,19 @@ def jpeg_compression(image: np.ndarray, severity: int, random: np.random.Generat
     """Encode as JPEG and decode.
 
     The quality is 25, 18, 15, 10, 7 (80, 65, 58, 50, 40 below 85 px).
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        RGB image.
+    severity : int
+        1 (mild) to 5 (strong).
+    random : numpy.random.Generator
+        Not used.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
     """
     quality, _ = published(JPEG_QUALITY, image, severity)
     buffer = io.BytesIO()

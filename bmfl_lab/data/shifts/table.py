@@ -71,17 +71,53 @@ def published(
 
 
 def unit(image: np.ndarray) -> np.ndarray:
-    """Return a uint8 image of any shape as float32 in [0, 1], same shape."""
+    """Return a uint8 image as floats.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, any shape
+        Values from 0 to 255.
+
+    Returns
+    -------
+    ndarray of float32, same shape
+        Values in [0, 1].
+    """
     return image.astype(np.float32) / np.float32(255)
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:
-    """Return an image as uint8, same shape: clip it to [0, 1] and round to the nearest level."""
+    """Return an image of floats as uint8.
+
+    Parameters
+    ----------
+    x : ndarray of float, any shape
+        The image; values are clipped to [0, 1].
+
+    Returns
+    -------
+    ndarray of uint8, same shape
+        Values rounded to the nearest of the 256 levels.
+    """
     return np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 
 def grey(x: np.ndarray) -> np.ndarray:
-    """Return the luma (ITU-R BT.601 weights) of an RGB image (H, W, 3), shape (H, W)."""
+    """Return the luma of an image.
+
+    Parameters
+    ----------
+    x : ndarray of float, shape (H, W, 3)
+        RGB image.
+
+    Returns
+    -------
+    ndarray, shape (H, W), of the type of `x`
+
+    References
+    ----------
+    ITU-R recommendation BT.601: the weights of red, green and blue.
+    """
     return x @ np.asarray([0.299, 0.587, 0.114], dtype=x.dtype)
 
 
