@@ -458,5 +458,7 @@ def _read_tar(
 
 def _not_regular(name: str) -> DataError:
     """Return the error about a member that is not a regular file."""
-    text = message(f"{name!r} as a regular file", "a folder, link or device", "do not use it")
+    text = message(
+        f"{name!r} as a regular file", "a folder, link or device", "do not use this archive"
+    )
     return DataError(text)
