@@ -1,25 +1,23 @@
-"""Seconds, images/s and peak memory of each stage of the main job on this machine.
+"""Measure seconds, images/s and peak memory of each stage of the main job on this machine.
 
     python -m bmfl_lab.benchmark [--study planted|demo|FOLDER] [--device auto] [--sizes 56 98 ...]
     [--out FILE.md]
 
-Everything is computed afresh in a temporary folder. The rate of the backbone is also given as a
-share of what a matrix product of the same number type reaches on the same device, measured in turns
-with it.
+Everything is computed anew in a temporary folder. The rate of the backbone is also given as a share
+of the FLOP/s of a matrix product in the same number type on the same device. Backbone and product
+are measured alternately.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +27,17 @@ from bmfl_lab.data.study import Study, load_study
 from bmfl_lab.errors import BmflError, ConfigError, message
 from bmfl_lab.evaluation import evaluate_ood, evaluation_sets
 from bmfl_lab.files import atomic_path
-from bmfl_lab.runtime import bf16_pays, code_revision, describe_machine, pick_device, versions
+from bmfl_lab.runtime import (
+    bf16_pays,
+    code_revision,
+    describe_machine,
+    peak_memory_mb,
+    pick_device,
+    versions,
+)
 from bmfl_lab.training import (
+    EncoderConfig,
+    FusionConfig,
     presets,
     train_attribute_encoder,
     train_brain_encoder,
@@ -38,24 +45,29 @@ from bmfl_lab.training import (
 )
 
 PRODUCT = (2056, 768, 3072)
-"""Rows, inner and columns of the reference matrix product: the first feed-forward layer of a ViT-B on 8 images."""
+"""Sizes (n, k, m) of the reference product of (n, k) and (k, m) matrices: the first feed-forward
+layer of a ViT-B on 8 images."""
+_MOST_TINY = 500
+"""Largest number of training images for which the preset "tiny" is used (our choice)."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage cost.
+    """Hold the cost of one stage.
 
     Parameters
     ----------
     name : str
-        The stage.
+        Name of the stage.
     n : int
-        Images it worked on, repeats counted (images x epochs, images x models).
+        Number of images that were processed, repetitions included (images x epochs, images x
+        models).
     seconds : float
-        Wall clock.
-    memory_mb, gpu_mb : float
-        Peak resident memory of the process and peak memory allocated on the GPU, in MB (10^6
-        bytes).
+        Elapsed time in seconds.
+    memory_mb : float
+        Peak resident memory of the process in MB (10^6 bytes).
+    gpu_mb : float, default 0.0
+        Peak memory allocated on the GPU in MB.
     """
 
     name: str
@@ -66,10 +78,22 @@ class Stage:
 
 
 def forward_flops(backbone: Backbone, size: int) -> float:
-    """Return the floating point operations of one image of `size` pixels a side, a multiply-add counted as two.
+    """Return the number of floating-point operations of one forward pass.
 
-    Patch embedding, projections, feed-forward and attention products; norms and activations are
-    left out.
+    Patch embedding, projections, feed-forward layers and attention products are counted, each
+    multiply-add as two operations. Norms and activations are not counted.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        A vision transformer.
+    size : int
+        Height and width of the image in pixels.
+
+    Returns
+    -------
+    float
+        Operations per image.
     """
     d, hidden = backbone.width, backbone.architecture.ffn_width
     patches = (size // backbone.patch_size) ** 2
@@ -79,8 +103,8 @@ def forward_flops(backbone: Backbone, size: int) -> float:
     return backbone.n_blocks * block + 2 * patches * 3 * backbone.patch_size**2 * d
 
 
-def clock(function: Callable[..., Any], *arguments: Any) -> float:
-    """Return the wall seconds of one call, work queued on a GPU included."""
+def _clock(function: Callable[..., object], *arguments: torch.Tensor) -> float:
+    """Return the seconds of one call, including work that is queued on a GPU."""
     wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     wait()
     start = time.perf_counter()
@@ -92,12 +116,25 @@ def clock(function: Callable[..., Any], *arguments: Any) -> float:
 def forward_rate(
     backbone: Backbone, size: int, n: int, batch: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Measure the forward pass against a matrix product, in turns.
+    """Measure the forward pass and a matrix product alternately.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The backbone.
+    size : int
+        Height and width of the images in pixels.
+    n : int
+        Number of repetitions.
+    batch : int, default 8
+        Number of images per forward pass.
 
     Returns
     -------
-    rates, ceilings : ndarray, shape (n,)
-        Images/s, and FLOP/s of the product in the backbone's number type (best of three).
+    rates : ndarray of float64, shape (n,)
+        Images per second of the backbone.
+    ceilings : ndarray of float64, shape (n,)
+        FLOP per second of the product in the number type of the backbone (best of three).
     """
     where = {"device": backbone.device}
     images = torch.randn(batch, 3, size, size, **where)
@@ -108,7 +145,7 @@ def forward_rate(
     with torch.inference_mode():
         backbone(images), torch.mm(a, b)
         pairs = [
-            (batch / clock(backbone, images), work / min(clock(torch.mm, a, b) for _ in range(3)))
+            (batch / _clock(backbone, images), work / min(_clock(torch.mm, a, b) for _ in range(3)))
             for _ in range(n)
         ]
     return tuple(np.asarray(pairs).T)
@@ -116,9 +153,24 @@ def forward_rate(
 
 @contextlib.contextmanager
 def measured(found: list[Stage], name: str) -> Iterator[dict[str, int]]:
-    """Append the block's `Stage` to `found`; the block puts the number of images into ``["n"]``."""
+    """Measure the block as a stage.
+
+    Parameters
+    ----------
+    found : list of Stage
+        The stage is appended to this list.
+    name : str
+        Name of the stage.
+
+    Yields
+    ------
+    dict of str to int
+        The block stores the number of images under "n".
+    """
     gpu = torch.cuda.is_initialized()
-    _forget_peak()
+    # on Linux, writing 5 resets the peak; elsewhere it stays that of the whole process
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     count = {"n": 0}
@@ -127,50 +179,50 @@ def measured(found: list[Stage], name: str) -> Iterator[dict[str, int]]:
     if gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
-    found.append(
-        Stage(
-            name,
-            count["n"],
-            seconds,
-            _peak_mb(),
-            torch.cuda.max_memory_allocated() / 1e6 if gpu else 0.0,
-        )
-    )
+    gpu_mb = torch.cuda.max_memory_allocated() / 1e6 if gpu else 0.0
+    found.append(Stage(name, count["n"], seconds, _peak_mb(), gpu_mb))
     print(f"{name}: {seconds:.1f} s", flush=True)
 
 
-def _forget_peak() -> None:
-    # Linux keeps the peak of a process until 5 is written here; elsewhere it stays that of the
-    # whole run
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def _peak_mb() -> float:
+    """Return the peak resident memory in MB since it was reset (Linux), or of the whole process."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return peak_memory_mb()
 
 
 def main_job(
-    name: str, device: str, *, epochs: int = 0, encoder: str = "roi_query", **options: Any
+    name: str, device: str, *, epochs: int = 0, encoder: str = "roi_query", **options: object
 ) -> tuple[list[Stage], Study, float]:
-    """Run the main job from nothing and return its stages, the study and the images/s of the feature extraction.
+    """Run the main job without any cached result.
 
     Parameters
     ----------
     name : str
-        Study.
+        Name or folder of the study.
     device : {"cpu", "cuda"}
-        Where.
+        Device on which to compute.
     epochs : int, default 0
-        Of the fusion training; 0 takes the preset's.
+        Epochs of the fusion training; 0 takes those of the preset.
     encoder : str, default "roi_query"
         Kind of brain encoder.
     **options
-        Of `load_study`.
+        Options of `load_study`.
+
+    Returns
+    -------
+    stages : list of Stage
+        Cost of each stage.
+    study : Study
+        The study.
+    extraction : float
+        Images per second of the feature extraction.
+
+    Notes
+    -----
+    The preset is "tiny" for a study of at most 500 training images and "small" for a larger one.
     """
     stages: list[Stage] = []
     if device == "cuda":
@@ -184,9 +236,8 @@ def main_job(
     backbone = load_backbone(
         spec.name, spec.weights, image_size=spec.image_size, device=device, resize=spec.resize
     )
-    fusion, recipe = presets(
-        "tiny" if study.name == "planted" else "small", epochs=epochs, encoder=encoder
-    )
+    preset = "tiny" if len(study.set("train")) <= _MOST_TINY else "small"
+    fusion, recipe = presets(preset, epochs=epochs, encoder=encoder)
     with tempfile.TemporaryDirectory(prefix="bmfl-benchmark-") as folder:
         store = FeatureStore(Path(folder) / "features")
         with measured(stages, "feature extraction") as count:
@@ -208,7 +259,17 @@ def main_job(
     return stages, study, extraction.n / extraction.seconds
 
 
-def _train_and_evaluate(stages, study, fusion, recipe, store, backbone, folder, device) -> None:
+def _train_and_evaluate(
+    stages: list[Stage],
+    study: Study,
+    fusion: FusionConfig,
+    recipe: EncoderConfig,
+    store: FeatureStore,
+    backbone: Backbone,
+    folder: Path,
+    device: str,
+) -> None:
+    """Train the encoders and fusion models, evaluate them, and append the stages."""
     shared = {"store": store, "device": device}
     made = {}
     for kind, train in (("brain", train_brain_encoder), ("attribute", train_attribute_encoder)):
@@ -236,16 +297,26 @@ def _train_and_evaluate(stages, study, fusion, recipe, store, backbone, folder, 
 
 
 def stage_table(stages: Sequence[Stage]) -> str:
-    """Return the stages as a Markdown table."""
+    """Return the stages as a Markdown table.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        The stages.
+
+    Returns
+    -------
+    str
+        One row per stage, and one for their sum.
+    """
     lines = [
         "| stage | images (n) | seconds | images/s | peak memory, MB | peak GPU memory, MB |",
         "|---|--:|--:|--:|--:|--:|",
     ]
     for s in stages:
         gpu = f"{s.gpu_mb:.0f}" if s.gpu_mb else "-"
-        lines.append(
-            f"| {s.name} | {s.n} | {s.seconds:.2f} | {s.n / s.seconds:.0f} | {s.memory_mb:.0f} | {gpu} |"
-        )
+        rate = f"{s.seconds:.2f} | {s.n / s.seconds:.0f}"
+        lines.append(f"| {s.name} | {s.n} | {rate} | {s.memory_mb:.0f} | {gpu} |")
     total = sum(s.seconds for s in stages)
     lines.append(f"| all | | {total:.2f} | | {max(s.memory_mb for s in stages):.0f} | |")
     return "\n".join(lines)
@@ -259,20 +330,25 @@ def backbone_table(
     Parameters
     ----------
     study : Study
-        Its backbone.
+        Study whose backbone is measured.
     device : {"cpu", "cuda"}
-        Where.
+        Device on which to compute.
     sizes : sequence of int
-        Image sides in pixels.
+        Heights (and widths) of the images in pixels.
     n : int
-        Repetitions; medians are shown.
+        Number of repetitions; medians are shown.
     extraction : float
-        Images/s of the whole extraction at the study's own size, shown beside the forward pass
-        alone.
+        Images per second of the whole feature extraction at the image size of the study, which is
+        shown beside the forward pass alone.
+
+    Returns
+    -------
+    str
     """
     spec = study.backbone
     lines = [
-        "| pixels | number type | images/s | lowest to highest | n | GFLOP an image | product, GFLOP/s | share of it |",
+        "| pixels | number type | images/s | lowest to highest | n | GFLOP per image "
+        "| product, GFLOP/s | share of it |",
         "|--:|---|--:|---|--:|--:|--:|--:|",
     ]
     for size in sizes:
@@ -283,21 +359,29 @@ def backbone_table(
             rates, ceilings = forward_rate(backbone, size, n, batch=8 if device == "cpu" else 256)
             work = forward_flops(backbone, size)
             share = float(np.median(rates * work / ceilings))
-            lines.append(
-                f"| {size} | {dtype} | {np.median(rates):.1f} | {rates.min():.1f} to {rates.max():.1f} | {n} "
-                f"| {work / 1e9:.3g} | {np.median(ceilings) / 1e9:.0f} | {share:.2f} |"
-            )
+            costs = f"{work / 1e9:.3g} | {np.median(ceilings) / 1e9:.0f}"
+            span = f"{np.median(rates):.1f} | {rates.min():.1f} to {rates.max():.1f}"
+            lines.append(f"| {size} | {dtype} | {span} | {n} | {costs} | {share:.2f} |")
             if size == spec.image_size and dtype == "float32":
                 whole = extraction * work / float(np.median(ceilings))
-                lines.append(
-                    f"| {size} | {dtype}, from images to the store | {extraction:.1f} | | 1 | {work / 1e9:.3g} "
-                    f"| {np.median(ceilings) / 1e9:.0f} | {whole:.2f} |"
-                )
+                label = f"{dtype}, from images to the store | {extraction:.1f}"
+                lines.append(f"| {size} | {label} | | 1 | {costs} | {whole:.2f} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or 2 after an error of the user.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m bmfl_lab.benchmark", description=(__doc__ or "").split("\n")[0]
     )
@@ -306,10 +390,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
-        "--sizes", type=int, nargs="*", default=None, help="image sides in pixels (the study's own)"
+        "--sizes",
+        type=int,
+        nargs="*",
+        help="heights of square images in pixels (default: the image size of the study)",
     )
     parser.add_argument(
-        "--epochs", type=int, default=0, help="of the fusion training (the preset's)"
+        "--epochs", type=int, default=0, help="epochs of the fusion training (0: the preset's)"
     )
     parser.add_argument("-n", type=int, default=5, help="repetitions of the forward pass")
     parser.add_argument("--out", help="Markdown file to write")
@@ -320,19 +407,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = pick_device(options.device)
         stages, study, extraction = main_job(options.study, device, epochs=options.epochs)
         sizes = [study.backbone.image_size] if options.sizes is None else options.sizes
-        text = "\n".join(
-            [
-                f"# {study.name} on {device}\n",
-                f"{study.description}\n",
-                f"{describe_machine()}, torch {versions()['torch']}, revision {code_revision()}\n",
-                stage_table(stages),
-                f"\nForward pass of {study.backbone.name}, medians of n, in turns with a product of {PRODUCT}:\n",
-                backbone_table(study, device, sizes, options.n, extraction),
-                ""
-                if bf16_pays(device)
-                else "\nbfloat16 does not pay on this device and is left out.",
-            ]
-        )
+        parts = [
+            f"# {study.name} on {device}\n",
+            f"{study.description}\n",
+            f"{describe_machine()}, torch {versions()['torch']}, revision {code_revision()}\n",
+            stage_table(stages),
+            f"\nForward pass of {study.backbone.name}, medians of n repetitions, measured "
+            f"alternately with a product of {PRODUCT}:\n",
+            backbone_table(study, device, sizes, options.n, extraction),
+        ]
+        if not bf16_pays(device):
+            parts.append("\nbfloat16 is not faster on this device and is left out.")
+        text = "\n".join(parts)
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,7 @@
-"""Choices of a run as frozen dataclasses: checked, hashed, stored. Modules never see them."""
+"""Configurations of runs as frozen dataclasses: checked, hashed and stored as plain values.
+
+Modules never see a configuration; they get the values that they need as arguments.
+"""
 
 from __future__ import annotations
 
@@ -15,46 +18,63 @@ from bmfl_lab.files import sha256_json
 C = TypeVar("C")
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a config as plain JSON values (tuples become lists)."""
+def to_dict(config: object) -> dict[str, Any]:
+    """Return a configuration as plain JSON values.
 
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        return value
+    Parameters
+    ----------
+    config : dataclass instance
+        The configuration; nested dataclasses become dicts and tuples become lists.
 
-    return plain(config)
+    Returns
+    -------
+    dict of str to object
+    """
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
 
 
-def config_hash(config: Any) -> str:
-    """Return 16 hexadecimal digits that name the choices in `config`."""
+def _plain(value: object) -> object:
+    """Return a value of a configuration as JSON values."""
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value
+
+
+def config_hash(config: object) -> str:
+    """Return 16 hexadecimal digits that change with any value of a configuration.
+
+    Parameters
+    ----------
+    config : dataclass instance
+        The configuration.
+    """
     return sha256_json(to_dict(config))[:16]
 
 
-def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
-    """Build a config from plain values.
+def from_dict(cls: type[C], values: Mapping[str, object]) -> C:
+    """Build a configuration from plain values.
 
     Parameters
     ----------
     cls : type
         A frozen dataclass.
-    values : mapping
+    values : mapping of str to object
         Field names to values; missing fields keep their defaults.
 
     Returns
     -------
     cls
-        The config.
+        The configuration.
 
     Raises
     ------
     ConfigError
-        Naming every unknown key (with the nearest valid one) and every value of a wrong type, all
-        at once.
+        If keys are unknown or values have a wrong type. The message lists all of them, with the
+        nearest valid name of each unknown key.
     """
     problems = _problems(cls, values, prefix="")
     if problems:
@@ -63,21 +83,32 @@ def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
     return cls(**{k: _coerce(hints[k], v) for k, v in values.items()})
 
 
-def replace(config: C, **changes: Any) -> C:
-    """Return a copy of `config` with some fields changed, checked as in `from_dict`.
+def replace(config: C, **changes: object) -> C:
+    """Return a copy of a configuration with some fields changed.
+
+    Parameters
+    ----------
+    config : dataclass instance
+        The configuration.
+    **changes
+        New values by field name.
+
+    Returns
+    -------
+    dataclass instance
+        Of the same type.
 
     Raises
     ------
     ConfigError
-        As `from_dict`.
+        If a field is unknown or a value has a wrong type, see `from_dict`.
     """
-    return from_dict(
-        type(config),
-        {**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **changes},
-    )
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    return from_dict(type(config), {**values, **changes})
 
 
-def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[str]:
+def _problems(cls: type, values: Mapping[str, object], prefix: str) -> list[str]:
+    """Return one sentence per unknown key or value of a wrong type, nested dataclasses included."""
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     found = []
@@ -87,48 +118,30 @@ def _problems(cls: type, values: Mapping[str, Any], prefix: str) -> list[str]:
         elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
             found += _problems(hints[key], value, prefix=f"{prefix}{key}.")
         elif not _fits(hints[key], value):
-            found.append(
-                f"{prefix}{key} expected {_name(hints[key])}; "
-                f"got {value!r} ({type(value).__name__})"
-            )
+            hint = hints[key]
+            name = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+            found.append(f"{prefix}{key} expected {name}; got {value!r} ({type(value).__name__})")
     return found
 
 
-def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-
-
-def _fits(hint: Any, value: Any) -> bool:
+def _fits(hint: object, value: object) -> bool:
+    """Tell whether a value has the type of a field; floats must be finite, bools are no numbers."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
     if origin is typing.Literal:
         return value in arguments and any(type(value) is type(a) for a in arguments)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(a, value) for a in arguments)
-    if hint is type(None):
-        return value is None
-    if hint is float:
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        )
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
     if origin is tuple:
-        item = arguments[0] if arguments else Any
-        if arguments and arguments[-1] is not Ellipsis:
-            return (
-                isinstance(value, (list, tuple))
-                and len(value) == len(arguments)
-                and all(map(_fits, arguments, value))
-            )
-        return isinstance(value, (list, tuple)) and all(_fits(item, v) for v in value)
-    if origin in (dict, Mapping) or origin is typing.get_origin(typing.Mapping):
-        return isinstance(value, Mapping)
+        return isinstance(value, (list, tuple)) and all(_fits(arguments[0], v) for v in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    if hint is float:
+        return isinstance(value, (int, float)) and math.isfinite(value)
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
-def _coerce(hint: Any, value: Any) -> Any:
+def _coerce(hint: object, value: object) -> object:
+    """Return a checked JSON value as the type of its field."""
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value)
     if typing.get_origin(hint) is tuple and isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Errors with one shape: what was expected, what was got, what to do."""
+"""Errors whose messages say what was expected, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -7,63 +7,67 @@ from collections.abc import Iterable
 
 
 class BmflError(Exception):
-    """Base class of every error this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class DataError(BmflError, ValueError):
-    """A file, an array or a study does not hold what it must hold."""
+    """Raised when a file, an array or a study does not have the required content."""
 
 
 class ConfigError(BmflError, ValueError):
-    """A choice made by the user is not valid."""
+    """Raised when an option or a name that the user gave is not valid."""
 
 
 class CheckpointError(BmflError, ValueError):
-    """A checkpoint or weight file is damaged, or belongs to something else."""
+    """Raised when a checkpoint or weight file is damaged, or belongs to another model or run."""
 
 
 class NumericsError(BmflError, ArithmeticError):
-    """A computation produced NaN or infinity where that must stop the run."""
+    """Raised when a computation produces NaN or infinity and must stop."""
 
 
 class FetchError(BmflError, RuntimeError):
-    """Data or weights could not be fetched."""
+    """Raised when data or weights cannot be fetched."""
 
 
 class RunError(BmflError, RuntimeError):
-    """A notebook run could not start, or did not finish as it must."""
+    """Raised when a run of a notebook cannot start, or does not finish as required."""
 
 
-def message(expected: str, got: str, do: str) -> str:
+def message(expected: str, got: str, remedy: str) -> str:
     """Join the three parts of an error message.
 
     Parameters
     ----------
-    expected, got, do : str
-        What was expected, what was found (value, shape, name), what the user can do.
+    expected : str
+        What was expected.
+    got : str
+        What was found: a value, a shape or a name.
+    remedy : str
+        What the user can do about it, as an imperative without a full stop.
 
     Returns
     -------
     str
         ``"expected ...; got .... To fix it: ..."``
     """
-    return f"expected {expected}; got {got}. To fix it: {do}."
+    return f"expected {expected}; got {got}. To fix it: {remedy}."
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a hint that names the valid spelling nearest to `name`.
+    """Return a hint with the valid name that is most similar to a wrong one.
 
     Parameters
     ----------
     name : str
-        What the user wrote.
+        The name that the user gave.
     valid : iterable of str
-        What would have been accepted.
+        The valid names.
 
     Returns
     -------
     str
-        ``"did you mean 'x'?"``, or the list of valid names when none is near.
+        ``"did you mean 'x'?"``, or the list of valid names if none is similar.
     """
     options = [str(v) for v in valid]
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent: atomic writes, checksums, locks and guarded reads."""
+"""Files that are either complete or absent: atomic writes, checksums, locks and checked reads."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import tokenize
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bmfl_lab.errors import DataError, message
 
-_CHUNK = 1 << 20
+_ARRAYS_SCHEMA = 1
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -26,22 +27,27 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's content.
+    """Return the hexadecimal SHA-256 of the content of a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     """
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_json(value: object) -> str:
-    """Return the SHA-256 of the canonical JSON form of `value` (sorted keys, no NaN)."""
+    """Return the hexadecimal SHA-256 of the canonical JSON form of `value`.
+
+    The keys are sorted; NaN and infinity raise `ValueError`.
+    """
     return sha256_bytes(
         json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     )
@@ -49,15 +55,26 @@ def sha256_json(value: object) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` only if the block succeeds.
+    """Yield a temporary path that is renamed to `path` if the block succeeds.
 
     The file is flushed to disk before it is renamed, so that after a crash the final name holds
-    either the old content or the whole new one.
+    either the old content or the whole new content. If the block raises an error, the temporary
+    file is deleted.
+
+    Parameters
+    ----------
+    path : str or Path
+        Final path; missing folders are made.
+
+    Yields
+    ------
+    Path
+        A path in the same folder, at which the block writes the file.
 
     Raises
     ------
     OSError
-        Whatever the writer raises; nothing is left under the final name then.
+        If the file cannot be written.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +92,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as JSON, atomically, refusing NaN and infinity.
+    """Write a value as a JSON file, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    value : object
+        Dicts, lists, strings, finite numbers, booleans and None.
 
     Raises
     ------
     ValueError
-        If a number is not finite: an undefined metric is written as null.
+        If a number is NaN or infinite. Use None for an undefined number.
     """
     text = _json_text(value)
     with atomic_path(path) as temporary:
@@ -90,37 +114,54 @@ def write_json(path: str | Path, value: object) -> None:
 _SEAL = ("sealed", "seal")
 
 
-def write_sealed_json(path: str | Path, value: Mapping[str, Any]) -> None:
-    """Write an object as JSON with a checksum of itself, so that `read_sealed_json` sees any change of a single bit.
+def write_sealed_json(path: str | Path, value: Mapping[str, object]) -> None:
+    """Write a mapping as JSON together with a checksum of it, for `read_sealed_json`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    value : mapping of str to object
+        See `write_json`; the keys "sealed" and "seal" are replaced.
 
     Raises
     ------
     ValueError
-        As `write_json`.
+        If a number is NaN or infinite.
     """
     body = {**{k: v for k, v in value.items() if k not in _SEAL}, "sealed": "sha256"}
     write_json(path, {**body, "seal": sha256_bytes(_json_text(body).encode())})
 
 
-def read_sealed_json(path: str | Path) -> Any:
-    """Read what `write_sealed_json` wrote; JSON of an earlier version, without any seal, is read as it is.
+def read_sealed_json(path: str | Path) -> object:
+    """Read a file written by `write_sealed_json` and check that no bit of it has changed.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file. JSON without a checksum, as earlier versions wrote it, is read without a check.
+
+    Returns
+    -------
+    object
+        The value, without the keys "sealed" and "seal".
 
     Raises
     ------
     DataError
-        If the file is missing or is no JSON, or differs by a bit from what was written.
+        If the file is missing, is not JSON, or was changed after it was written.
     """
     value = read_json(path)
     if isinstance(value, dict) and any(k in value for k in _SEAL):
         body = {k: v for k, v in value.items() if k != "seal"}
-        # equal text leaves no byte unchecked, blanks and repeated keys included
+        # comparing the text checks every byte, blanks and repeated keys included
         same = Path(path).read_bytes() == (_json_text(value) + "\n").encode()
         if not same or value.get("seal") != sha256_bytes(_json_text(body).encode()):
             raise DataError(
                 message(
                     f"{path} as it was written",
                     "a changed or damaged file",
-                    "delete it and make it again",
+                    "delete it and run what wrote it again",
                 )
             )
         value = {k: v for k, v in body.items() if k not in _SEAL}
@@ -128,11 +169,24 @@ def read_sealed_json(path: str | Path) -> Any:
 
 
 def _json_text(value: object) -> str:
+    """Return the text of a JSON file, without the newline at its end."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 
 def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     """Read a JSON file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    max_bytes : int, default 64 MiB
+        Largest size that is read.
+
+    Returns
+    -------
+    object
+        Dicts, lists, strings, numbers, booleans and None.
 
     Raises
     ------
@@ -141,45 +195,46 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(
-            message(
-                f"a JSON file {path.name}", f"nothing at {path}", "check the path, or make it again"
-            )
-        )
+        raise DataError(message(f"a JSON file {path.name}", f"nothing at {path}", "check the path"))
     if path.stat().st_size > max_bytes:
         raise DataError(
             message(
                 f"{path.name} of at most {max_bytes} bytes",
                 f"{path.stat().st_size} bytes",
-                "check which file this is",
+                "check that the path names the file you meant",
             )
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # no text, no JSON, a number of 10,000 digits, a tower of brackets
+    except (ValueError, RecursionError) as error:
+        # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
         raise DataError(
-            message(f"valid JSON in {path}", str(error), "delete the file and make it again")
+            message(
+                f"valid JSON in {path}", str(error), "delete the file and run what wrote it again"
+            )
         ) from error
 
 
 def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
-    """Read a ``.npy`` array of numbers without ever constructing Python objects.
+    """Read a ``.npy`` array of numbers without constructing Python objects.
 
     Parameters
     ----------
     path : str or Path
         The file.
     mmap : bool, default False
-        Map the file read-only instead of reading it.
+        Map the file into memory, read-only, instead of reading it.
+
+    Returns
+    -------
+    ndarray
+        Shape and type as stored.
 
     Raises
     ------
     DataError
-        If it is missing, not an array file, holds objects, or its header promises more data than
-        the file has.
+        If the file is missing, is not an array file, holds Python objects, or is not as long as its
+        header says.
     """
     path = Path(path)
     if not path.is_file():
@@ -189,12 +244,12 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
     try:
         with open(path, "rb") as stream:
             version = np.lib.format.read_magic(stream)
-            reader = (
+            read_header = (
                 np.lib.format.read_array_header_1_0
                 if version == (1, 0)
                 else np.lib.format.read_array_header_2_0
             )
-            shape, _, dtype = reader(stream)
+            shape, _, dtype = read_header(stream)
             available = path.stat().st_size - stream.tell()
     except (
         ValueError,
@@ -226,26 +281,27 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             message(
                 f"{needed} bytes of data in {path} for shape {tuple(shape)} {dtype}",
                 f"{available} bytes",
-                "the file is truncated or damaged: make or download it again",
+                "make or download the file again, as it is truncated or damaged",
             )
         )
     return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
 
 
 def link_guard(root: str | Path, allowed: bool = False) -> Callable[[Path], Path]:
-    """Return a function that hands paths through and refuses those that a link leads out of `root`.
+    """Return a function that refuses paths which a symbolic link leads out of a folder.
 
     Parameters
     ----------
     root : str or Path
         The folder that the user named; it may be a link itself.
     allowed : bool, default False
-        Hand every path through.
+        Accept every path.
 
     Returns
     -------
     callable
-        ``guard(path) -> path``; raises `DataError` naming the link and where it leads.
+        ``guard(path) -> path`` returns its argument, or raises `DataError` with the link and its
+        target.
     """
     home = Path(root).resolve()
 
@@ -270,16 +326,16 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
     Parameters
     ----------
     path : str or Path
-        The lock file; made if missing and left in place.
+        The lock file; made if missing, and left in place.
     wait : bool, default True
-        Wait for the other holder, or refuse at once.
-    what : str
-        What is protected, for the message.
+        Whether to wait for another process that holds the lock, or to raise an error.
+    what : str, default "this folder"
+        Name of the locked thing in messages.
 
     Raises
     ------
     DataError
-        If `wait` is false and another process holds the lock; the message names its process id. Or
+        If `wait` is false and another process holds the lock (the message names its process id), or
         if the lock file cannot be written.
     """
     path = Path(path)
@@ -315,3 +371,76 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
             yield
         finally:
             fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def store_arrays(
+    folder: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, object]
+) -> None:
+    """Write a folder of arrays with their checksums; the folder is complete or absent.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder; replaced if it exists.
+    arrays : mapping of str to ndarray
+        Arrays of numbers of any shape; the names become file names.
+    about : mapping of str to object
+        Further JSON values for the manifest.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    ValueError
+        If an array holds Python objects.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock(folder.with_name(f".{folder.name}.lock"), what=str(folder)):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            sums = {}
+            for name, values in arrays.items():
+                np.save(temporary / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
+                sums[name] = sha256_file(temporary / f"{name}.npy")
+            write_sealed_json(
+                temporary / "manifest.json", {"schema": _ARRAYS_SCHEMA, "sha256": sums, **about}
+            )
+            if folder.exists():
+                shutil.rmtree(folder)
+            temporary.rename(folder)
+        finally:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+
+
+def load_arrays(folder: str | Path) -> dict[str, np.ndarray] | None:
+    """Return the arrays of a folder that `store_arrays` wrote, as read-only memory maps.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder.
+
+    Returns
+    -------
+    dict of str to ndarray, or None
+        None if there is no such folder, or if it is damaged and has to be made again. Damage is
+        printed.
+    """
+    folder = Path(folder)
+    if not (folder / "manifest.json").is_file():
+        return None
+    try:
+        manifest = read_sealed_json(folder / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("schema") != _ARRAYS_SCHEMA:
+            return None
+        found = {}
+        for name, expected in manifest["sha256"].items():
+            if sha256_file(folder / f"{name}.npy") != expected:
+                raise DataError(f"{name}.npy does not have its recorded checksum")
+            found[name] = load_npy(folder / f"{name}.npy", mmap=True)
+        return found
+    except (DataError, OSError, KeyError, AttributeError) as error:
+        print(f"the cached {folder.name} is damaged ({error}) and is made again", flush=True)
+        return None

@@ -1,4 +1,4 @@
-"""The record of a run: tidy metric rows plus everything needed to judge and repeat them."""
+"""The record of a run: metric rows, and everything that is needed to judge and repeat them."""
 
 from __future__ import annotations
 
@@ -8,61 +8,63 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import read_sealed_json, write_sealed_json
 from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
 
+if TYPE_CHECKING:
+    import pandas
+
 SCHEMA = 2
 READABLE = (1, 2)
-"""Schema versions that `read_record` reads; schema 1 lacks the fields after `layer`."""
+"""Schema versions that `read_record` reads; schema 1 has no fields after `layer`."""
 _CHOSEN = ("notebook", "parameters", "study", "config")
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One number of a run, with all that a reader needs to judge it.
+    """Hold one number of a run, with everything that a reader needs to judge it.
 
     Parameters
     ----------
     name : str
         Metric ("accuracy", "balanced_accuracy", "pearson_r").
     value : float or None
-        None when the metric is undefined; never NaN.
+        The number; None if the metric is undefined, never NaN.
     unit : str
-        "fraction", "r", "nats", "images/s", ...
+        Unit of the value ("fraction", "r", "nats", "images/s").
     split : str
-        Which images or responses it was computed on.
+        Name of the images or responses on which it was computed.
     n : int
-        Number of stimuli (or vertices, as `unit` says) behind the value.
+        Number of stimuli (or vertices, as `unit` says) from which it was computed.
     selection : str
-        How the model behind the value was selected ("best validation accuracy", "last epoch",
-        "none").
-    model, subject, roi, shift : str
-        Empty where it does not apply.
-    severity : int or None
-        1-5 for made shifts.
-    seed : int or None
-        Training seed; None for a value over seeds.
-    ci_low, ci_high : float or None
-        Interval of `interval` kind.
-    interval : str
-        How the interval was made ("95 % bootstrap over stimuli").
-    n_seeds : int or None
-        Number of seeds behind a value over seeds.
-    notes : str
-        Anything a reader must know ("simulated fMRI").
-    layer : str
-        Layer or block of the model; empty where it does not apply.
-    reference : str
-        What `model` is compared with; the value is then a difference, `model` minus `reference`.
-        Empty for a value that is no comparison.
-    p, p_adjusted : float or None
-        p value of the comparison, alone and adjusted over its family.
-    family : str
-        Comparisons over which `p_adjusted` is adjusted ("the OOD sets").
-    n_compared : int or None
+        Rule by which the model was selected ("best validation accuracy", "last epoch", "none").
+    model, subject, roi, shift : str, default ""
+        Names; empty if they do not apply.
+    severity : int, optional
+        1 to 5 for made shifts.
+    seed : int, optional
+        Training seed; None for a value over several seeds.
+    ci_low, ci_high : float, optional
+        Limits of the interval.
+    interval : str, default ""
+        Kind of the interval ("95 % bootstrap over stimuli").
+    n_seeds : int, optional
+        Number of seeds of a value over several seeds.
+    notes : str, default ""
+        Anything else that a reader must know ("simulated fMRI").
+    layer : str, default ""
+        Layer or block of the model; empty if it does not apply.
+    reference : str, default ""
+        Model with which `model` is compared; the value is then a difference, `model` minus
+        `reference`. Empty for a value that is not a comparison.
+    p, p_adjusted : float, optional
+        p value of the comparison, unadjusted and adjusted for its family.
+    family : str, default ""
+        Name of the comparisons for which `p_adjusted` is adjusted ("the OOD sets").
+    n_compared : int, optional
         Number of comparisons in that family.
     """
 
@@ -91,26 +93,34 @@ class MetricRow:
     n_compared: int | None = None
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+_NUMBERS = ("value", "ci_low", "ci_high", "p", "p_adjusted")
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number as a Python float, and None for None, NaN and infinity."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 @dataclass
 class Record:
-    """Collects the rows of one run and writes ``record.json`` once, at the end.
+    """Collect the rows of one run, and write ``record.json`` at its end.
 
     Parameters
     ----------
     notebook : str
-        Stem of the notebook ("03_fusion_training").
-    parameters : mapping
-        The run's parameters, as JSON values.
-    study : mapping
-        ``name``, ``fingerprint`` and ``simulated`` of the study.
-    config : mapping
+        Name of the notebook without its ending ("03_fusion_training").
+    parameters : mapping of str to JSON values
+        Parameters of the run.
+    study : mapping of str to JSON values
+        At least ``name``, ``fingerprint`` and ``simulated`` of the study.
+    config : mapping of str to JSON values, optional
         Full configuration.
+    rows : list of MetricRow, optional
+        Rows so far.
+    times : dict of str to float, optional
+        Name of a stage to its seconds.
+    extra : dict of str to JSON values, optional
+        Anything else.
     """
 
     notebook: str
@@ -122,38 +132,48 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, value: float | None, **fields: Any) -> MetricRow:
-        """Append a row and return it; NaN becomes None (undefined).
+        """Append a row and return it.
+
+        Parameters
+        ----------
+        name : str
+            Metric.
+        value : float or None
+            The number. NaN and infinity become None (undefined), also in the fields.
+        **fields
+            Other fields of `MetricRow`.
+
+        Returns
+        -------
+        MetricRow
 
         Raises
         ------
         TypeError
-            If a required field of `MetricRow` is missing or unknown.
+            If a required field of `MetricRow` is missing, or a field is unknown.
         """
-        numbers = {
-            k: _finite(float(v))
-            if k in ("ci_low", "ci_high", "p", "p_adjusted") and v is not None
-            else v
-            for k, v in fields.items()
-        }
-        row = MetricRow(
-            name=name, value=None if value is None else _finite(float(value)), **numbers
-        )
+        fields["value"] = value
+        row = MetricRow(name, **{k: _finite(v) if k in _NUMBERS else v for k, v in fields.items()})
         self.rows.append(row)
         return row
 
     def extend(self, rows: Iterable[MetricRow]) -> None:
-        """Append rows made elsewhere."""
+        """Append rows that were made elsewhere.
+
+        Parameters
+        ----------
+        rows : iterable of MetricRow
+            The rows.
+        """
         for row in rows:
             self.add(**dataclasses.asdict(row))
 
-    def to_frame(self):
-        """Return the rows as a pandas DataFrame, one row a number."""
-        import pandas as pd
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the rows as a DataFrame with one column per field of `MetricRow`."""
+        import pandas
 
-        return pd.DataFrame(
-            [dataclasses.asdict(r) for r in self.rows],
-            columns=[f.name for f in dataclasses.fields(MetricRow)],
-        )
+        columns = [f.name for f in dataclasses.fields(MetricRow)]
+        return pandas.DataFrame([dataclasses.asdict(r) for r in self.rows], columns=columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""
@@ -173,12 +193,22 @@ class Record:
         }
 
     def finish(self, folder: str | Path) -> Path:
-        """Write ``record.json`` into `folder`, atomically and with a checksum of itself, and return its path.
+        """Write ``record.json`` with a checksum of itself, atomically.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Folder of the run.
+
+        Returns
+        -------
+        Path
+            The file.
 
         Raises
         ------
         DataError
-            If there is no row: a run without a number proves nothing.
+            If the record has no row.
         """
         if not self.rows:
             raise DataError(
@@ -192,19 +222,31 @@ class Record:
 def read_record(path: str | Path) -> Record:
     """Read a ``record.json``.
 
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Record
+        Versions, code revision, peak memory and time of the run are in its ``extra``.
+
     Raises
     ------
     DataError
-        If the file is missing, changed by a single bit, or of another schema version.
+        If the file is missing, was changed after it was written, or has another schema version.
     """
     data = read_sealed_json(path)
-    if not isinstance(data, dict) or data.get("schema") not in READABLE:
-        got = data.get("schema") if isinstance(data, dict) else type(data).__name__
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema not in READABLE:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        remedy = "update bmfl_lab, which wrote this record in a newer version"
         raise DataError(
             message(
                 f"a record of schema {' or '.join(map(str, READABLE))} in {path}",
-                repr(got),
-                "run the notebook again with this version",
+                repr(schema),
+                remedy if newer else "give the path of a record.json that a run wrote",
             )
         )
     try:
@@ -220,11 +262,6 @@ def read_record(path: str | Path) -> Record:
                 "run the notebook again",
             )
         ) from error
-    record.extra = {
-        **extra,
-        "code_revision": data.get("code_revision"),
-        "finished": data.get("finished"),
-        "peak_memory_mb": data.get("peak_memory_mb"),
-        "versions": data.get("versions"),
-    }
+    machine = ("code_revision", "finished", "peak_memory_mb", "versions")
+    record.extra = {**extra, **{k: data.get(k) for k in machine}}
     return record

@@ -1,9 +1,8 @@
-"""What this machine offers and how a run behaves on it: device, precision, seeds, cache, progress, memory."""
+"""Properties of this machine and of a run on it: device, cache folder, seeds, progress, memory."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -16,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,19 +26,29 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def home() -> Path:
-    """Return the cache folder: ``$BMFL_HOME``, or ``bmfl_lab`` in the user's cache folder."""
+    """Return the cache folder: ``$BMFL_HOME``, or the folder ``bmfl_lab`` in the user's cache."""
     if os.environ.get("BMFL_HOME"):
         return Path(os.environ["BMFL_HOME"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bmfl_lab"
 
 
 def pick_device(device: str = "auto") -> str:
-    """Return ``"cuda"`` or ``"cpu"``.
+    """Return the device on which to compute.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        "auto" chooses a GPU if there is one.
+
+    Returns
+    -------
+    str
+        "cpu" or "cuda".
 
     Raises
     ------
     ConfigError
-        If the name is unknown, or a GPU was asked for and there is none.
+        If the name is unknown, or it is "cuda" and there is no GPU.
     """
     import torch
 
@@ -54,10 +63,15 @@ def pick_device(device: str = "auto") -> str:
 
 
 def bf16_pays(device: str) -> bool:
-    """Tell whether bfloat16 matrix products are faster than float32 on `device`.
+    """Tell whether matrix products in bfloat16 are faster than in float32 on a device.
 
-    On a GPU of compute capability 8.0 or more, and on CPUs with AMX; elsewhere bf16 is emulated and
-    slower.
+    They are on a GPU of compute capability 8.0 or more, and on a CPU with AMX. Elsewhere bfloat16
+    is emulated and slower.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+        The device.
     """
     import torch
 
@@ -67,21 +81,49 @@ def bf16_pays(device: str) -> bool:
 
 
 def seed_for(seed: int, *names: object) -> int:
-    """Derive an independent seed (63 bits) from a seed and a name.
+    """Derive the seed of a named stream, so that a new stream does not change the others.
 
-    Adding a new named stream never changes the others.
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    *names : object
+        Name of the stream, as one or more parts.
+
+    Returns
+    -------
+    int
+        63 bits.
     """
     text = "/".join([str(int(seed)), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def rng(seed: int, *names: object) -> np.random.Generator:
-    """Return the NumPy generator of the named stream of `seed`."""
+    """Return the NumPy generator of a named stream.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    *names : object
+        Name of the stream, as one or more parts; see `seed_for`.
+
+    Returns
+    -------
+    numpy.random.Generator
+    """
     return np.random.default_rng(seed_for(seed, *names))
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's global generators."""
+    """Seed the global generators of Python, NumPy and torch.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    """
     import torch
 
     random.seed(seed)
@@ -90,40 +132,41 @@ def seed_everything(seed: int) -> None:
 
 
 def headless() -> bool:
-    """Tell whether nobody is watching: papermill, CI or a pipe rather than a person's notebook or terminal."""
+    """Tell whether the output is not read live, for example under papermill, in CI or in a pipe."""
     if os.environ.get("BMFL_HEADLESS") or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
-        return True  # the bars of an app are gone by the time its page is shown
-    if "ipykernel" in sys.modules:
-        return _executed()
-    return not sys.stderr.isatty()
-
-
-def _executed() -> bool:
-    """Tell whether a program executes this notebook: papermill or nbconvert by themselves, which set no variable."""
-    try:
+        return True  # an app runs the notebook before it shows the page
+    if "ipykernel" not in sys.modules:
+        return not sys.stderr.isatty()
+    # papermill and nbconvert set no variable, but they are the parent process of the kernel
+    with contextlib.suppress(OSError):
         parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-    except OSError:
-        return False
-    return b"papermill" in parent or b"nbconvert" in parent
+        return b"papermill" in parent or b"nbconvert" in parent
+    return False
 
 
 def progress(
     items: Iterable[T], what: str, total: int | None = None, every: float = 10.0
 ) -> Iterator[T]:
-    """Iterate with a bar when a person watches, else with one plain line every `every` seconds.
+    """Iterate over items with a progress bar, or with plain lines if `headless` is true.
 
     Parameters
     ----------
     items : iterable
-        What to walk through.
+        The items.
     what : str
-        Name of the work, with its unit.
+        Name of the work with its unit ("images decoded").
     total : int, optional
         Number of items, if `items` has no length.
-    every : float, default 10
-        Seconds between plain lines.
+    every : float, default 10.0
+        Seconds between two plain lines.
+
+    Yields
+    ------
+    object
+        The items.
     """
-    total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
     if not headless() and importlib.util.find_spec("tqdm"):
         from tqdm.auto import tqdm
 
@@ -138,33 +181,41 @@ def progress(
             last = now
 
 
-_sharing: list[bool] = []
+_halved: list[bool] = []
 
 
 @contextlib.contextmanager
 def half_the_threads() -> Iterator[None]:
-    """Leave half of the processor to the browser that waits for the answer; blocks inside this one halve no further.
+    """Let torch use half of its threads in this block, and leave the other cores to the browser.
 
-    Where a browser works on the same few cores, threads of torch that wait for each other take
-    twice the processor time, and longer on the clock: on two cores beside Chromium a lesion took
-    0.18 s on one thread, 0.25 s on two.
+    If a browser works on the same few cores, threads of torch that wait for each other take more
+    time: on two cores beside Chromium a lesion took 0.18 s with one thread and 0.25 s with two. A
+    block inside such a block does not halve the number again.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if not _sharing:
+    if not _halved:
         torch.set_num_threads(max(1, threads // 2))
-    _sharing.append(True)
+    _halved.append(True)
     try:
         yield
     finally:
-        _sharing.pop()
+        _halved.pop()
         torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
 def timed(times: dict[str, float], name: str) -> Iterator[None]:
-    """Add the block's wall-clock seconds to ``times[name]``."""
+    """Add the seconds that the block takes to an entry of a dict.
+
+    Parameters
+    ----------
+    times : dict of str to float
+        Name of a stage to its seconds; changed in place.
+    name : str
+        The entry.
+    """
     start = time.perf_counter()
     try:
         yield
@@ -178,31 +229,20 @@ def peak_memory_mb() -> float:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a record states: Python, platform and the packages results depend on."""
-    return dict(_versions())
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
+    """Return the versions of Python, the platform, and the packages on which results depend."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in (
-        "torch",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "accelerate",
-        "nilearn",
-        "papermill",
-        "plotly",
-        "bmfl-lab",
-    ):
+    packages = "torch numpy scipy scikit-learn accelerate nilearn papermill plotly bmfl-lab"
+    for name in packages.split():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
 
 
 def code_revision() -> str:
-    """Return the git commit of the source tree, ``+dirty`` if modified, or ``"unknown"`` outside a checkout."""
+    """Return the git commit of the source tree, with "+dirty" if files are modified.
+
+    Outside a git checkout it is "unknown".
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return "unknown"
@@ -214,24 +254,20 @@ def code_revision() -> str:
 
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         revision = git("rev-parse", "--short=12", "HEAD")
-        changed = git(
-            "status",
-            "--porcelain",
-            "--untracked-files=no",
-            "--",
-            "bmfl_lab",
-            "widgets",
-            "notebooks",
-        )
-        return revision + ("+dirty" if changed else "") if revision else "unknown"
+        folders = ("bmfl_lab", "widgets", "notebooks")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *folders)
+        if revision:
+            return revision + ("+dirty" if changed else "")
     return "unknown"
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return cores, memory and device names, for records and benchmarks."""
+def describe_machine() -> dict[str, int | float | str | None]:
+    """Return the number of cores and threads, the memory in GB (10^9 bytes) and the GPU's name."""
     import torch
 
-    found: dict[str, Any] = {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    found["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return found
+    return {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }

@@ -12,8 +12,8 @@ from bmfl_lab.backbones.cornet import CORnetS, load_cornet
 from bmfl_lab.backbones.weights import read_tensors
 from bmfl_lab.data import fetch
 from bmfl_lab.data.stimuli import from_arrays
-from bmfl_lab.data.store import load_arrays, store_arrays
 from bmfl_lab.errors import BmflError, CheckpointError
+from bmfl_lab.files import load_arrays, store_arrays
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.training import checkpoint
 

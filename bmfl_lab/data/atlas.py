@@ -27,10 +27,12 @@ ALGONAUTS_ROIS: dict[str, tuple[str, ...]] = {
         "parietal",
     ),
 }
-"""ROI classes and names of the Algonauts 2023 challenge; the label of a name is its position + 1 (0 = unknown)."""
+"""ROI classes and names of the Algonauts 2023 challenge (Gifford et al. 2023, arXiv:2301.03198).
 
-LVC_ROIS = ("V1", "V2", "V3", "V1v", "V1d", "V2v", "V2d", "V3v", "V3d")
-HVC_ROIS = (
+The label of an ROI in the challenge's mask files is its position here plus 1; 0 means no ROI."""
+
+_LVC_ROIS = ("V1", "V2", "V3", "V1v", "V1d", "V2v", "V2d", "V3v", "V3d")
+_HVC_ROIS = (
     "LO",
     "FFC",
     "PHA",
@@ -42,41 +44,42 @@ HVC_ROIS = (
     *ALGONAUTS_ROIS["floc-words"],
 )
 GROUP_DEFINITIONS: dict[str, tuple[str, ...]] = {
-    "LVC": LVC_ROIS,
-    "LVC+hV4": (*LVC_ROIS, "hV4"),
-    "HVC": HVC_ROIS,
+    "LVC": _LVC_ROIS,
+    "LVC+hV4": (*_LVC_ROIS, "hV4"),
+    "HVC": _HVC_ROIS,
     "HVC-streams": ("ventral", "lateral", "parietal"),
 }
-"""Region groups by name. The union of whichever members the atlas at hand has.
+"""Name of a region group to its ROIs. A group is the union of those ROIs that the atlas has.
 
-NeuralOOD compares a lower (LVC) with a higher visual cortex (HVC) but its ROI lists could not be recovered;
-these definitions are our choice: V1-V3 against the category-selective areas (or three streams)."""
+NeuralOOD (Zhao et al. 2024, arXiv:2408.14950) compares a lower visual cortex (LVC) with a higher
+one (HVC), but its lists of ROIs are not known. These definitions are our choice: V1 to V3 against
+the category-selective areas, or against three streams."""
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """Where each vertex lies and which ROIs it belongs to.
+    """Hold the position of each vertex and the ROIs that it belongs to.
 
     Parameters
     ----------
     hemisphere : ndarray of int8, shape (n_vertices,)
-        0 = left, 1 = right. All left vertices come before all right ones.
+        0 for left, 1 for right. All left vertices come before all right ones.
     rois : mapping of str to ndarray of bool, shape (n_vertices,)
-        Membership; ROIs may overlap, an empty ROI is allowed and reported as absent.
+        Mask of each ROI. ROIs may overlap; an ROI without a vertex is reported as absent.
     surface_index : ndarray of int64, shape (n_vertices,), optional
-        Index of each vertex in the surface mesh of its own hemisphere.
+        Index of each vertex in the surface mesh of its hemisphere.
     mesh : str, optional
-        Name of that mesh ("fsaverage5", "fsaverage"); None when the vertices lie on no surface.
-    groups : mapping of str to tuple of str, optional
-        Named unions of ROIs; members that the atlas lacks are left out.
+        Name of that mesh ("fsaverage5", "fsaverage"); None if the vertices lie on no surface.
+    groups : mapping of str to tuple of str, default `GROUP_DEFINITIONS`
+        Name of a region group to its ROIs; ROIs that the atlas lacks are skipped.
     maps : mapping of str to ndarray of float, shape (n_vertices,), optional
-        Continuous maps, e.g. ``"polar_angle"`` (degrees), ``"eccentricity"`` (degrees),
-        ``"rf_size"`` (degrees).
+        Continuous maps, for example "polar_angle", "eccentricity" and "rf_size", all in degrees.
 
     Raises
     ------
     DataError
-        If a mask's length differs from the number of vertices or hemispheres are not ordered.
+        If the length of a mask or map differs from the number of vertices, or the hemispheres are
+        not ordered.
     """
 
     hemisphere: np.ndarray
@@ -103,7 +106,7 @@ class Atlas:
             if np.shape(values) != (n,):
                 raise DataError(
                     message(
-                        f"{name} of shape ({n},), one value a vertex",
+                        f"{name} of shape ({n},), one value per vertex",
                         f"shape {np.shape(values)}",
                         "use masks of the same space as the responses",
                     )
@@ -111,11 +114,14 @@ class Atlas:
 
     def __repr__(self) -> str:
         absent = f", absent={list(self.absent)}" if self.absent else ""
-        return f"Atlas(n_vertices={self.n_vertices}, n_left={self.n_left}, mesh={self.mesh!r}, rois={list(self.present)}{absent})"
+        return (
+            f"Atlas(n_vertices={self.n_vertices}, n_left={self.n_left}, mesh={self.mesh!r}, "
+            f"rois={list(self.present)}{absent})"
+        )
 
     @property
     def n_vertices(self) -> int:
-        """Number of vertices, both hemispheres."""
+        """Number of vertices in both hemispheres."""
         return len(self.hemisphere)
 
     @property
@@ -130,16 +136,25 @@ class Atlas:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of ROIs that are declared and have no vertex in this subject."""
+        """Names of ROIs that have no vertex in this subject."""
         return tuple(name for name, mask in self.rois.items() if not np.any(mask))
 
     def members(self, name: str) -> tuple[str, ...]:
-        """Return the ROIs behind a group or ROI name that have vertices here.
+        """Return the ROIs of a region group that have vertices in this subject.
+
+        Parameters
+        ----------
+        name : str
+            Name of a group, or of an ROI, which is then the only member.
+
+        Returns
+        -------
+        tuple of str
 
         Raises
         ------
         ConfigError
-            If the name is neither an ROI nor a group, or nothing of it exists in this subject.
+            If the name is neither an ROI nor a group, or has no vertex in this subject.
         """
         if name in self.rois:
             found = (name,) if np.any(self.rois[name]) else ()
@@ -169,17 +184,17 @@ class Atlas:
         Parameters
         ----------
         names : str or iterable of str
-            ROI or group names; ``"all"`` stands for every vertex.
+            Names of ROIs or groups; "all" stands for every vertex.
 
         Returns
         -------
         ndarray of bool, shape (n_vertices,)
-            Each vertex counted once, however many of the ROIs hold it.
+            True for each vertex that is in at least one of them.
 
         Raises
         ------
         ConfigError
-            If a name is unknown or absent in this subject, or none was given.
+            If a name is unknown or absent in this subject, or no name is given.
         """
         names = [names] if isinstance(names, str) else list(names)
         if not names:
@@ -196,7 +211,16 @@ class Atlas:
         return mask
 
     def subset(self, mask: np.ndarray) -> Atlas:
-        """Return the atlas of the vertices where `mask` is true.
+        """Return the atlas of some of the vertices.
+
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (n_vertices,)
+            Vertices to keep.
+
+        Returns
+        -------
+        Atlas
 
         Raises
         ------
@@ -209,7 +233,7 @@ class Atlas:
                 message(
                     f"a mask of shape ({self.n_vertices},)",
                     f"shape {mask.shape}",
-                    "mask the same vertices",
+                    "give one value per vertex of this atlas",
                 )
             )
         return Atlas(
@@ -224,43 +248,46 @@ class Atlas:
         )
 
     def parcels(self) -> dict[str, np.ndarray]:
-        """Partition the vertices by (hemisphere, set of ROIs).
+        """Partition the vertices by hemisphere and set of ROIs.
 
         Returns
         -------
-        dict of str to ndarray of int64
-            ``"left:V1"``, ``"right:FFA-1+EBA"``, ``"left:rest"`` to the vertex indices; every
-            vertex stands in exactly one parcel. This is the grouping with which a masked ROI
-            readout computes each vertex once.
+        dict of str to ndarray of int64, shape (n_vertices_of_parcel,)
+            Name of the parcel ("left:V1", "right:FFA-1+EBA", "left:rest") to its vertices. Every
+            vertex is in exactly one parcel, so that a readout per parcel computes it once.
         """
-        names = [n for n in self.rois if np.any(self.rois[n])]
-        membership = (
-            np.stack([np.asarray(self.rois[n], bool) for n in names], 1)
-            if names
-            else np.zeros((self.n_vertices, 0), bool)
-        )
-        keys: dict[str, list[int]] = {}
-        for vertex, (side, row) in enumerate(zip(np.asarray(self.hemisphere), membership)):
-            label = "+".join(np.asarray(names, dtype=object)[row]) if row.any() else "rest"
-            keys.setdefault(f"{HEMISPHERES[int(side)]}:{label}", []).append(vertex)
-        return {k: np.asarray(v, dtype=np.int64) for k, v in keys.items()}
+        names = np.asarray(self.present, dtype=object)
+        masks = np.array([self.rois[name] for name in names], dtype=bool)
+        masks = masks.reshape(len(names), self.n_vertices)
+        parcels: dict[str, list[int]] = {}
+        for vertex, side in enumerate(np.asarray(self.hemisphere)):
+            rois = "+".join(names[masks[:, vertex]]) or "rest"
+            parcels.setdefault(f"{HEMISPHERES[int(side)]}:{rois}", []).append(vertex)
+        return {k: np.asarray(v, dtype=np.int64) for k, v in parcels.items()}
 
 
 def describe_groups(atlas: Atlas) -> str:
-    """Return the definition of each region group in this subject, one line a group, ready to print.
+    """Return the definition of each region group in a subject, one line per group.
 
-    Each line names the ROIs that make the group up here, the number of vertices of their union by
-    hemisphere (a vertex in several ROIs counts once), and the defined ROIs that are absent in this
-    subject.
+    Parameters
+    ----------
+    atlas : Atlas
+        Atlas of the subject.
+
+    Returns
+    -------
+    str
+        Each line names the ROIs of the group that have vertices, the number of vertices of their
+        union per hemisphere (a vertex in several ROIs counts once), and the ROIs of the group that
+        are absent in this subject.
     """
     lines = []
     for name, members in atlas.groups.items():
-        here = [r for r in members if r in atlas.rois and np.any(atlas.rois[r])]
-        absent = [r for r in members if r in atlas.rois and r not in here]
-        union = np.zeros(atlas.n_vertices, dtype=bool)
-        for roi in here:
-            union |= np.asarray(atlas.rois[roi], dtype=bool)
-        left = int(np.sum(union & (np.asarray(atlas.hemisphere) == 0)))
-        text = f"{name} = {' + '.join(here) or 'nothing'}: {left} left and {int(union.sum()) - left} right vertices"
-        lines.append(text + (f"; absent: {', '.join(absent)}" if absent else ""))
+        present = [r for r in members if r in atlas.present]
+        absent = [r for r in members if r in atlas.absent]
+        union = atlas.select(present) if present else np.zeros(atlas.n_vertices, dtype=bool)
+        left, right = (int(np.sum(union & (np.asarray(atlas.hemisphere) == k))) for k in (0, 1))
+        rois = " + ".join(present) or "nothing"
+        line = f"{name} = {rois}: {left} left and {right} right vertices"
+        lines.append(line + (f"; absent: {', '.join(absent)}" if absent else ""))
     return "\n".join(lines)

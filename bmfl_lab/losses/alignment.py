@@ -1,11 +1,11 @@
-"""Losses that align a network's predicted responses with measured ones.
+"""Losses that align the responses predicted by a network with measured ones.
 
-Shape suffixes: B batch, E responses (features of the fMRI pattern), C classes.
+Shape suffixes: B stimuli in the batch, E features of the response pattern, C classes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,26 +13,30 @@ from torch.nn import functional
 
 from bmfl_lab.errors import ConfigError, DataError, message
 
-CONTRASTS = ("matrix", "detached", "none")
 Contrast = Literal["matrix", "detached", "none"]
-_LEAST_VARIANCE = 1e-6
+_MINIMUM_VARIANCE = 1e-6
 
 
-def _standardised(x_BE: Tensor) -> Tensor:
+def _standardise(x_BE: Tensor) -> Tensor:
+    """Standardise each row over its features."""
     x_BE = x_BE - x_BE.mean(1, keepdim=True)
-    # the floor gives a constant response r = 0 and a finite gradient
-    return x_BE * x_BE.square().mean(1, keepdim=True).clamp_min(_LEAST_VARIANCE).rsqrt()
+    # with this lower limit a constant row has r = 0 and a finite gradient
+    return x_BE * x_BE.square().mean(1, keepdim=True).clamp_min(_MINIMUM_VARIANCE).rsqrt()
 
 
-def _check(p_BE: Tensor, y_BE: Tensor) -> None:
+def _check_shapes(p_BE: Tensor, y_BE: Tensor) -> None:
     if p_BE.ndim != 2 or p_BE.shape != y_BE.shape:
         raise DataError(
             message(
                 "predicted and measured responses of one shape (B, E)",
                 f"{tuple(p_BE.shape)} and {tuple(y_BE.shape)}",
-                "give the head as many outputs as there are response features; nothing is broadcast",
+                "give the head as many outputs as there are response features",
             )
         )
+
+
+def _check_contrast(p_BE: Tensor, y_BE: Tensor) -> None:
+    _check_shapes(p_BE, y_BE)
     if p_BE.shape[0] < 2 or p_BE.shape[1] < 3:
         raise DataError(
             message(
@@ -44,30 +48,30 @@ def _check(p_BE: Tensor, y_BE: Tensor) -> None:
 
 
 def contrastive(p_BE: Tensor, y_BE: Tensor) -> Tensor:
-    """Contrast of correlations: matched pairs high, mismatched pairs low.
+    """Return the contrastive loss, low if matched pairs correlate more than mismatched pairs.
 
     Parameters
     ----------
-    p_BE, y_BE : Tensor, shape (B, E)
+    p_BE, y_BE : Tensor of float, shape (B, E)
         Predicted and measured responses to the same B stimuli.
 
     Returns
     -------
     Tensor, shape ()
-        ``1 - mean_i r(p_i, y_i) + mean_{i != j} r(p_i, y_j)``, r being Pearson's over the E
-        features. A constant row counts as r = 0.
+        ``1 - mean_i r(p_i, y_i) + mean_{i != j} r(p_i, y_j)``, where r is the Pearson correlation
+        over the E features. A constant row counts as r = 0.
 
     Raises
     ------
     DataError
-        If shapes differ, or there is one stimulus: it has no mismatched partner.
+        If the shapes differ, or there are fewer than 2 stimuli or 3 features.
 
     References
     ----------
-    Lu & Wang 2025, Cognitive Neurodynamics 19:61 (ReAlnet-fMRI, arXiv:2407.10414).
+    Lu & Wang (2025), ReAlnet-fMRI, Cognitive Neurodynamics 19:61, arXiv:2407.10414.
     """
-    _check(p_BE, y_BE)
-    r_BB = _standardised(p_BE) @ _standardised(y_BE).T / p_BE.shape[1]
+    _check_contrast(p_BE, y_BE)
+    r_BB = _standardise(p_BE) @ _standardise(y_BE).T / p_BE.shape[1]
     n = len(r_BB)
     matched = r_BB.diagonal().sum()
     return 1 - matched / n + (r_BB.sum() - matched) / (n * (n - 1))
@@ -82,51 +86,52 @@ def alignment_loss(
     beta: float,
     contrast: Contrast = "matrix",
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy plus `beta` times (mean squared error plus contrast).
+    """Return cross-entropy plus `beta` times the sum of mean squared error and contrastive loss.
 
     Parameters
     ----------
-    logits_BC : Tensor, shape (B, C)
-        Class scores of the network being aligned.
-    targets : Tensor, shape (B,) of int64 or (B, C) of probabilities
-        What the classification is held to: the argmax or the softmax of the frozen original, or
-        true labels.
-    p_BE, y_BE : Tensor, shape (B, E)
-        Predicted and measured responses.
+    logits_BC : Tensor of float, shape (B, C)
+        Class scores of the network that is aligned.
+    targets : Tensor, shape (B,) of int64 or (B, C) of float
+        Target classes or class probabilities: the argmax or the softmax of the frozen original
+        network, or true labels.
+    p_BE, y_BE : Tensor of float, shape (B, E)
+        Predicted and measured responses to the same stimuli.
     beta : float
-        Weight of alignment; 0 trains the same network without fMRI.
-    contrast : {"matrix", "detached", "none"}
-        "matrix": the contrast as described, with its gradient. "detached": its value is counted and
-        its gradient is not, so that the network learns from the squared error alone. "none":
-        squared error only.
+        Weight of the alignment, at least 0; with 0 the network is trained without fMRI.
+    contrast : {"matrix", "detached", "none"}, default "matrix"
+        "matrix" adds the contrastive loss with its gradient. "detached" adds its value without its
+        gradient, so that the network learns from the squared error alone. "none" leaves it out.
 
     Returns
     -------
     loss : Tensor, shape ()
-    parts : dict of str to Tensor
-        "cross_entropy", "mse" and "contrast", detached.
+        The sum.
+    parts : dict of str to Tensor, shape ()
+        "cross_entropy", "mse" and, unless `contrast` is "none", "contrast", all detached.
 
     Raises
     ------
     ConfigError
-        If `contrast` is unknown or `beta` negative.
+        If `contrast` is unknown or `beta` is negative.
     DataError
-        If shapes do not agree, or the batch holds one stimulus and a contrast is asked for.
+        If shapes do not agree, or the batch is too small for the contrast.
 
     Notes
     -----
     "detached" is what the code released with ReAlnet-fMRI does: it collects the correlations in a
-    list and builds a new tensor from it, which cuts the graph. Reported losses then include a term
-    that trains nothing, and the gradient equals that of "none" to the bit. Results published from
-    that code are results of squared-error alignment.
+    list and builds a new tensor from it, which cuts the graph. The reported losses then include a
+    term that trains nothing, and the gradient equals that of "none" exactly. Results published from
+    that code are results of alignment by squared error.
 
     References
     ----------
-    Lu & Wang 2025, Cognitive Neurodynamics 19:61 (arXiv:2407.10414).
+    Lu & Wang (2025), ReAlnet-fMRI, Cognitive Neurodynamics 19:61, arXiv:2407.10414.
     """
-    if contrast not in CONTRASTS:
+    contrasts = get_args(Contrast)
+    if contrast not in contrasts:
         raise ConfigError(
-            message(f"a contrast among {CONTRASTS}", repr(contrast), "choose one of them")
+            message(f"a contrast among {contrasts}", repr(contrast), "choose one of them")
         )
     if beta < 0:
         raise ConfigError(message("beta of at least 0", repr(beta), "use beta=0 for no alignment"))
@@ -135,19 +140,12 @@ def alignment_loss(
             message(
                 "logits (B, C) with targets (B,) or (B, C)",
                 f"{tuple(logits_BC.shape)} and {tuple(targets.shape)}",
-                "give one target a stimulus",
+                "give one target per stimulus",
             )
         )
+    _check_shapes(p_BE, y_BE)
     if contrast != "none":
-        _check(p_BE, y_BE)
-    if p_BE.shape != y_BE.shape:
-        raise DataError(
-            message(
-                "responses of one shape",
-                f"{tuple(p_BE.shape)} and {tuple(y_BE.shape)}",
-                "nothing is broadcast",
-            )
-        )
+        _check_contrast(p_BE, y_BE)
     parts = {
         "cross_entropy": functional.cross_entropy(logits_BC, targets),
         "mse": functional.mse_loss(p_BE, y_BE),

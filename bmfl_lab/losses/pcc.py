@@ -1,6 +1,6 @@
-"""The Pearson regulariser that ties the two fused representations, and the loss of a fusion model.
+"""The Pearson regulariser of the two fused representations, and the loss of a fusion model.
 
-Shape suffixes: B batch, D width, C classes.
+Shapes: B stimuli in the batch, d features, C classes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch.nn import functional
 from bmfl_lab.errors import ConfigError, DataError, message
 
 MINIMUM_VARIANCE = 1e-6
-"""Floor of a variance. Above it the correlation is exact; below it the gradient stays below 1e3 (our choice)."""
+"""Lower limit of a variance (our choice). Above it the correlation is exact; below it the gradient
+stays below 1e3."""
 
 
 def pearson_regulariser(
@@ -27,36 +28,37 @@ def pearson_regulariser(
 
     Parameters
     ----------
-    x, y : Tensor, shape (B, d)
+    x, y : Tensor of float, shape (B, d)
         The two representations of the same B stimuli.
-    axis : "feature" or "batch", default "feature"
-        "feature": one correlation a stimulus, over its d features. "batch": one correlation a
-        feature, over the B stimuli of the batch.
+    axis : {"feature", "batch"}, default "feature"
+        "feature" computes one correlation per stimulus, over its d features. "batch" computes one
+        correlation per feature, over the B stimuli of the batch.
     eps : float, default 1e-6
-        Floor of the variances.
+        Lower limit of the variances.
 
     Returns
     -------
     Tensor, shape ()
-        ``1 - mean r``, in [0, 2]; float64 for float64 input, else float32, also inside autocast. A
-        constant row counts as r = 0.
+        ``1 - mean r``, in [0, 2]. It is float64 for float64 input and else float32, also inside
+        autocast. A constant row (or column, for "batch") counts as r = 0.
 
     Raises
     ------
     DataError
-        If the shapes differ or are not (B, d), or a correlation would rest on fewer than 3 values.
+        If the shapes differ or are not (B, d), or if a correlation would be computed from fewer
+        than 3 values.
     ConfigError
         If `axis` is unknown.
 
     Notes
     -----
-    NeuralOOD names the axis neither "feature" nor "batch"; over the features of each stimulus is
-    our choice.
+    NeuralOOD does not say over which axis it correlates; the features of each stimulus are our
+    choice.
 
     References
     ----------
-    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): correlation of the two cross-attended features
-    in the loss.
+    Zhao et al. (2024), NeuralOOD, arXiv:2408.14950: correlation of the two cross-attended features
+    as part of the loss.
     """
     _check(x, y, axis)
     dim = 1 if axis == "feature" else 0
@@ -70,7 +72,7 @@ def pearson_regulariser(
 
 
 def _centre(x: Tensor, dim: int) -> Tensor:
-    # the second pass removes what rounding of a large mean left behind
+    # the second pass removes the rounding error of a large mean
     x = x - x.mean(dim, keepdim=True)
     return x - x.mean(dim, keepdim=True)
 
@@ -83,17 +85,18 @@ def _check(x: Tensor, y: Tensor, axis: str) -> None:
             message(
                 "two tensors of one shape (B, d)",
                 f"{tuple(x.shape)} and {tuple(y.shape)}",
-                "give both features of the same stimuli at the same width; nothing is broadcast",
+                "give both representations of the same stimuli with the same width",
             )
         )
-    count = x.shape[1 if axis == "feature" else 0]
+    dim = 1 if axis == "feature" else 0
+    count = x.shape[dim]
     if count < 3:
-        what = "features" if axis == "feature" else "stimuli in the batch"
+        values = "features" if dim else "stimuli in the batch"
         raise DataError(
             message(
-                f"at least 3 {what} for a correlation over the {axis} axis",
+                f"at least 3 {values} for a correlation over the {axis} axis",
                 f"{count}",
-                "use the other axis, or more of them",
+                "choose the other axis, or use " + ("wider features" if dim else "a larger batch"),
             )
         )
 
@@ -112,36 +115,38 @@ def fusion_loss(
 
     Parameters
     ----------
-    logits : Tensor, shape (B, C)
+    logits : Tensor of float, shape (B, C)
         Class scores.
     labels : Tensor of int64, shape (B,)
-        Class indices 0..C-1.
-    x_vb, x_bv : Tensor, shape (B, d), optional
-        The two fused representations; without them (baselines) only the cross-entropy remains.
-    alpha : float, default 0
-        Weight of the regulariser. NeuralOOD's value is not known.
-    axis : "feature" or "batch"
-        Axis of the correlation.
-    label_smoothing : float, default 0
-        Share of each target spread evenly over the classes, in [0, 1).
+        Class indices, 0 to C - 1.
+    x_vb, x_bv : Tensor of float, shape (B, d), optional
+        The two fused representations. Without them, as for baselines, the loss is the
+        cross-entropy.
+    alpha : float, default 0.0
+        Weight of the regulariser. The value used by NeuralOOD is not known.
+    axis : {"feature", "batch"}, default "feature"
+        Axis of the correlation, see `pearson_regulariser`.
+    label_smoothing : float, default 0.0
+        Share of each target that is spread evenly over the classes, in [0, 1).
 
     Returns
     -------
     loss : Tensor, shape ()
-        The sum, float32 or float64.
-    parts : dict of str to Tensor
-        ``"cross_entropy"`` and, with features, ``"pearson"`` (mean r), detached.
+        The sum; float64 for float64 logits, else float32.
+    parts : dict of str to Tensor, shape ()
+        "cross_entropy" and, with fused representations, "pearson" (the mean r), both detached.
 
     Raises
     ------
     DataError
-        As `pearson_regulariser`, or if there is not one label a row of logits.
+        If the number of labels differs from the number of rows of `logits`, or the representations
+        do not fit `pearson_regulariser`.
     ConfigError
-        If `label_smoothing` lies outside [0, 1), or a positive `alpha` comes without features.
+        If `label_smoothing` lies outside [0, 1), or `alpha` is not 0 without representations.
 
     References
     ----------
-    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): L = L_cls + alpha L_fusion.
+    Zhao et al. (2024), NeuralOOD, arXiv:2408.14950: L = L_cls + alpha L_fusion.
     """
     if not 0 <= label_smoothing < 1:
         raise ConfigError(
@@ -152,7 +157,7 @@ def fusion_loss(
             message(
                 "logits (B, C) and labels (B,)",
                 f"{tuple(logits.shape)} and {tuple(labels.shape)}",
-                "give one label a stimulus",
+                "give one label per stimulus",
             )
         )
     exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -165,7 +170,7 @@ def fusion_loss(
                 message(
                     "alpha 0 for a model without fused features",
                     repr(alpha),
-                    "set alpha=0, or fuse the brain",
+                    "set alpha=0, or give x_vb and x_bv",
                 )
             )
         return loss, parts

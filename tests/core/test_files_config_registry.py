@@ -1,4 +1,4 @@
-"""Errors, registry, files and config: the floor everything stands on."""
+"""Errors, registry, files and config: the lowest layer of the package."""
 
 import json
 import math
@@ -22,18 +22,18 @@ def test_a_message_has_three_parts_and_names_the_nearest():
 
 
 def test_registry_refuses_unknown_and_taken_names():
-    shelf = Registry("shift")
-    shelf.register("masked")(abs)
+    registry = Registry("shift")
+    registry.register("masked")(abs)
     assert (
-        shelf["masked"](-1) == 1
-        and shelf.names() == ("masked",)
-        and len(shelf) == 1
-        and "masked" in shelf
+        registry["masked"](-1) == 1
+        and registry.names() == ("masked",)
+        and len(registry) == 1
+        and "masked" in registry
     )
     with pytest.raises(ConfigError, match="did you mean 'masked'"):
-        shelf["maskd"]
+        registry["maskd"]
     with pytest.raises(ConfigError, match="which is taken"):
-        shelf.register("masked")
+        registry.register("masked")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -111,7 +111,7 @@ def test_mutated_array_headers_are_read_or_refused_never_anything_else(tmp_path)
     assert refused > 200
 
 
-def test_a_second_process_is_told_who_holds_the_lock(tmp_path):
+def test_a_second_process_learns_who_holds_the_lock(tmp_path):
     code = f"from bmfl_lab.files import lock\nwith lock({str(tmp_path / 'l')!r}, wait=False, what='the run'): pass"
     with files.lock(tmp_path / "l"):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -160,7 +160,7 @@ def test_a_config_survives_json_and_changes_its_hash_with_any_choice():
     assert config.from_dict(Outer, {"inner": {"lr": 1}}).inner.lr == 1.0
 
 
-def test_every_problem_of_a_config_is_told_at_once():
+def test_every_problem_of_a_config_is_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         config.from_dict(
             Outer,

@@ -10,9 +10,10 @@ import pytest
 
 from bmfl_lab import runtime
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.records import Record, read_record
+from bmfl_lab.records import MetricRow, Record, read_record
 
 ROW = {"unit": "fraction", "split": "test", "n": 4, "selection": "none"}
+COMPARISON = ("reference", "p", "p_adjusted", "family", "n_compared")
 
 
 def make():
@@ -56,13 +57,63 @@ def test_a_record_changed_after_it_was_written_is_refused_and_an_old_one_without
     assert read_record(path).rows == record.rows
 
 
+def test_a_record_of_the_first_schema_is_read(tmp_path):
+    row = {"name": "accuracy", "value": 0.5, "unit": "fraction", "split": "test", "n": 4}
+    row |= {"selection": "none", "model": "fusion", "subject": "", "roi": "", "shift": ""}
+    row |= {"severity": None, "seed": 0, "ci_low": 0.25, "ci_high": None, "interval": ""}
+    row |= {"n_seeds": None, "notes": "simulated fMRI", "layer": ""}
+    body = {
+        "schema": 1,
+        "notebook": "03_fusion_training",
+        "parameters": {"study": "planted"},
+        "study": {"name": "planted", "fingerprint": "0", "simulated": True},
+        "config": {"fusion": {"alpha": 0.3}},
+        "rows": [row],
+        "times_s": {"train": 1.5},
+        "peak_memory_mb": 500.0,
+        "versions": {"python": "3.11.9"},
+        "code_revision": "44be347",
+        "finished": "2026-01-01T00:00:00+00:00",
+        "extra": {"weights": "random:0"},
+    }
+    (tmp_path / "record.json").write_text(json.dumps(body))
+    record = read_record(tmp_path / "record.json")
+    assert record.rows == [MetricRow(**row)]
+    new = {k: getattr(record.rows[0], k) for k in COMPARISON}
+    assert new == {"reference": "", "p": None, "p_adjusted": None, "family": "", "n_compared": None}
+    assert (record.notebook, record.times) == ("03_fusion_training", {"train": 1.5})
+    assert record.extra["weights"] == "random:0" and record.extra["code_revision"] == "44be347"
+
+
+def test_a_comparison_survives_its_file_and_an_undefined_p_is_none(tmp_path):
+    record = make()
+    fields = {"p": np.float32(0.25), "p_adjusted": 0.5, "family": "the OOD sets", "n_compared": 2}
+    record.add("difference", 0.1, **ROW, model="ViT - B", reference="backbone", **fields)
+    record.add("difference", 0.0, **ROW, model="concat", reference="backbone", p=math.nan)
+    other = make()
+    other.extend(record.rows)
+    path = other.finish(tmp_path)
+    rows = json.loads(path.read_text())["rows"]
+    assert json.loads(path.read_text())["schema"] == 2 and rows[1]["p"] is None
+    assert {k: rows[0][k] for k in COMPARISON} == {"reference": "backbone", **fields}
+    assert read_record(path).rows == record.rows == other.rows
+    assert record.rows[1].p is None and record.rows[1].n_compared is None
+
+
+def test_a_record_of_a_newer_schema_asks_for_a_newer_package(tmp_path):
+    (tmp_path / "record.json").write_text('{"schema": 3}')
+    with pytest.raises(DataError, match=r"schema 1 or 2 in .*got 3\. To fix it: update bmfl_lab"):
+        read_record(tmp_path / "record.json")
+    for other in ('{"schema": 0}', '{"schema": "2"}', "{}", "[]"):
+        (tmp_path / "record.json").write_text(other)
+        with pytest.raises(DataError, match=r"To fix it: give the path of a record\.json"):
+            read_record(tmp_path / "record.json")
+
+
 def test_an_empty_or_foreign_record_is_refused(tmp_path):
     with pytest.raises(DataError, match="at least one metric row"):
         make().finish(tmp_path)
     assert not list(tmp_path.iterdir())
-    (tmp_path / "record.json").write_text('{"schema": 99}')
-    with pytest.raises(DataError, match="got 99"):
-        read_record(tmp_path / "record.json")
     (tmp_path / "record.json").write_text('{"schema": 1}')
     with pytest.raises(
         DataError, match=r"the fields of a record in .*KeyError: 'notebook'.*run the notebook again"

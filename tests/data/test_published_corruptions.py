@@ -16,7 +16,7 @@ from PIL import Image
 from scenes import scene
 from scipy import ndimage
 
-from bmfl_lab.data.shifts import IMAGENET_C, SHIFTS, corruptions_blur, corruptions_weather
+from bmfl_lab.data.shifts import IMAGENET_C, SHIFTS, corruptions
 
 PUBLISHED = {
     "gaussian_noise": {224: (0.08, 0.12, 0.18, 0.26, 0.38), 32: (0.04, 0.06, 0.08, 0.09, 0.10)},
@@ -239,19 +239,19 @@ TOLERANCE = {
 @pytest.mark.parametrize("side", [224, 32])
 @pytest.mark.parametrize("name", IMAGENET_C)
 def test_every_published_level(name, side, monkeypatch):
-    asked = []
+    received = []
     monkeypatch.setattr(
-        corruptions_blur, "swap_neighbours", lambda index, reach, random: asked.append(reach)
+        corruptions, "swap_neighbours", lambda index, reach, random: received.append(reach)
     )
     monkeypatch.setattr(
-        corruptions_weather, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, np.float32)
+        corruptions, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, np.float32)
     )
     monkeypatch.setattr(
-        corruptions_weather, "plasma", lambda n, decay, random: asked.append(decay) or ramp(n)
+        corruptions, "plasma", lambda n, decay, random: received.append(decay) or ramp(n)
     )
     image = scene(side)
     for severity, level in enumerate(PUBLISHED[name][side], 1):
-        asked.clear()
+        received.clear()
         found = SHIFTS[name](image, severity, np.random.default_rng(severity)).astype(float)
         expected = 255 * np.clip(
             globals()[name](image, level, np.random.default_rng(severity)), 0, 1
@@ -263,9 +263,11 @@ def test_every_published_level(name, side, monkeypatch):
             difference.mean(),
         )
         if name == "glass_blur":
-            assert asked == [level[1]] * level[2], severity  # reach, as often as there are rounds
+            assert received == [level[1]] * level[2], (
+                severity
+            )  # reach, as often as there are rounds
         if name == "fog":
-            assert asked == [level[1]], severity
+            assert received == [level[1]], severity
 
 
 def test_levels_of_one_severity_are_told_from_those_of_another():

@@ -16,9 +16,7 @@ from bmfl_lab.data.shifts import (
     IMAGENET_C,
     SHIFTS,
     apply_shift,
-    corruptions_blur,
-    corruptions_digital,
-    corruptions_weather,
+    corruptions,
     made,
     table,
 )
@@ -218,7 +216,7 @@ def delta(side: int = 224) -> np.ndarray:
 
 @pytest.mark.parametrize("radius", [3, 6, 10])
 def test_defocus_kernel_is_a_disk(radius):
-    kernel = corruptions_blur.disk_kernel(radius, 0.5)
+    kernel = corruptions.disk_kernel(radius, 0.5)
     grid = np.arange(kernel.shape[0]) - kernel.shape[0] // 2
     distance = np.hypot(*np.meshgrid(grid, grid))
     assert kernel.sum() == pytest.approx(1)
@@ -228,24 +226,24 @@ def test_defocus_kernel_is_a_disk(radius):
 
 def test_defocus_of_a_delta_is_the_kernel():
     x = delta().astype(np.float32)
-    kernel = corruptions_blur.disk_kernel(6, 0.5)
-    out = corruptions_blur.convolve(x, kernel)[..., 0] / 255
+    kernel = corruptions.disk_kernel(6, 0.5)
+    out = corruptions.convolve(x, kernel)[..., 0] / 255
     half = kernel.shape[0] // 2
     assert out[112 - half : 113 + half, 112 - half : 113 + half] == pytest.approx(kernel, abs=1e-6)
     random = np.random.default_rng(0).random((20, 24, 3))
     other = np.stack(
         [ndimage.correlate(random[..., c], kernel, mode="mirror") for c in range(3)], -1
     )
-    assert corruptions_blur.convolve(random, kernel) == pytest.approx(other, abs=1e-6)
+    assert corruptions.convolve(random, kernel) == pytest.approx(other, abs=1e-6)
 
 
 def test_motion_of_a_delta():
-    out = corruptions_blur.motion(delta()[..., 0].astype(np.float64) / 255, 10, 3, 0)
+    out = corruptions.motion(delta()[..., 0].astype(np.float64) / 255, 10, 3, 0)
     line = out[112, 112 - 20 : 113][::-1]
     expected = np.exp(-0.5 * (np.arange(21) / 3) ** 2)
     assert line == pytest.approx(expected / expected.sum())
     assert out.sum() == pytest.approx(1) and (out[111] == 0).all()
-    steep = corruptions_blur.motion(delta()[..., 0].astype(np.float64), 10, 3, 90)
+    steep = corruptions.motion(delta()[..., 0].astype(np.float64), 10, 3, 90)
     assert (steep[:, 112] > 0).sum() == 21
 
 
@@ -265,9 +263,9 @@ def test_zoom_blur_average():
 
 def test_magnify_keeps_a_constant_and_a_ramp():
     ramp = np.tile(np.arange(60.0), (60, 1))
-    out = corruptions_blur.magnify(ramp, 2.0)
+    out = corruptions.magnify(ramp, 2.0)
     assert np.diff(out[30]).mean() == pytest.approx(0.5, abs=0.02)
-    assert corruptions_blur.magnify(np.ones((31, 47)), 1.37).shape == (31, 47)
+    assert corruptions.magnify(np.ones((31, 47)), 1.37).shape == (31, 47)
 
 
 def literal_swaps(n, reach, rounds, random):
@@ -294,7 +292,7 @@ def test_glass_displacements_match_the_published_loop(reach, rounds):
         index = np.arange(n * n).reshape(n, n)
         random = np.random.default_rng(seed)
         for _ in range(rounds):
-            corruptions_blur.swap_neighbours(index, reach, random)
+            corruptions.swap_neighbours(index, reach, random)
         assert sorted(index.ravel()) == list(range(n * n))
         mine.append(spread(np.stack(np.divmod(index, n), -1)))
         theirs.append(spread(literal_swaps(n, reach, rounds, np.random.default_rng(seed))))
@@ -303,10 +301,10 @@ def test_glass_displacements_match_the_published_loop(reach, rounds):
 
 def test_fog_formula_and_plasma():
     random = np.random.default_rng(0)
-    haze = corruptions_weather.plasma(256, 2.0, random)
+    haze = corruptions.plasma(256, 2.0, random)
     assert haze.min() == 0 and haze.max() == 1
     rough = [
-        np.abs(np.diff(corruptions_weather.plasma(256, d, np.random.default_rng(0)), axis=0)).mean()
+        np.abs(np.diff(corruptions.plasma(256, d, np.random.default_rng(0)), axis=0)).mean()
         for d in (3, 2, 1.4)
     ]
     assert rough[0] < rough[1] < rough[2]
@@ -317,7 +315,7 @@ def test_fog_formula_and_plasma():
 
 
 def test_snow_whitens_by_the_published_formula(monkeypatch):
-    monkeypatch.setattr(corruptions_weather, "motion", lambda x, *args: np.zeros_like(x))
+    monkeypatch.setattr(corruptions, "motion", lambda x, *args: np.zeros_like(x))
     x = LARGE / 255
     luma = np.asarray(Image.fromarray(LARGE).convert("L"))[..., None] / 255
     expected = 0.8 * x + 0.2 * np.maximum(x, luma * 1.5 + 0.5)
@@ -326,7 +324,7 @@ def test_snow_whitens_by_the_published_formula(monkeypatch):
 
 def test_frost_weights(monkeypatch):
     monkeypatch.setattr(
-        corruptions_weather, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, dtype=np.float32)
+        corruptions, "ice", lambda h, w, random: np.full((h, w, 3), 0.5, dtype=np.float32)
     )
     for severity, (keep, add) in enumerate(
         ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)), 1
@@ -372,7 +370,7 @@ def test_pixelate_averages_blocks():
 def test_elastic_affine_moves_three_points():
     source = np.array([[10.0, 20], [30, 5], [7, 7]])
     target = source + np.array([[1.0, 2], [-3, 0.5], [0, -1]])
-    m = corruptions_digital._affine_from_points(source, target)
+    m = corruptions._affine_from_points(source, target)
     assert (m[:, :2] @ source.T + m[:, 2:]).T == pytest.approx(target)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bmfl_lab.data import load_study
-from bmfl_lab.data.simulated_people import simulate_other
+from bmfl_lab.data.simulate import simulate_other
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.metrics.rsa import compare_rdms, rdm

@@ -69,7 +69,7 @@ def test_a_subset_keeps_ids_labels_and_pixels_together():
     assert part.fingerprint() != whole.subset([1, 3]).fingerprint()
     brighter = whole.mapped(lambda image, _: image + np.uint8(1), key="plus-1")
     assert brighter.image(0)[0, 0, 0] == 1 and not set(brighter.digests()) & set(whole.digests())
-    with pytest.raises(DataError, match=r"1 unknown, e\.g\. 'x'"):
+    with pytest.raises(DataError, match=r"'x', which it lacks \(one of 1 such"):
         whole.index_of(["x"])
 
 
@@ -78,7 +78,7 @@ def test_a_subset_keeps_ids_labels_and_pixels_together():
     [
         (["a", "a"], [0, 1], "'a' more than once"),
         (["a", "b"], [0, 2], "integer labels from -1 to 1"),
-        (["a", "b"], [0], "2 labels, one an image"),
+        (["a", "b"], [0], "2 labels, one per image"),
         (["a"], [0], r"uint8 images of shape \(1,"),
     ],
 )

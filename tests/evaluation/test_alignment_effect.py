@@ -9,7 +9,7 @@ import pytest
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.simulated_eeg import simulate_eeg
+from bmfl_lab.data.simulate import simulate_eeg
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation import rsa_scores as rsa

@@ -10,7 +10,7 @@ from scipy import stats
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.config import replace
-from bmfl_lab.data.planted_images import DEGREES
+from bmfl_lab.data.planted import DEGREES
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.encoding import (
     block_table,

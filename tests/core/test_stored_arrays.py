@@ -1,9 +1,9 @@
-"""Folders of arrays."""
+"""Stored folders of arrays are complete, read-only, and made again when they are damaged."""
 
 import numpy as np
 import pytest
 
-from bmfl_lab.data.store import load_arrays, store_arrays
+from bmfl_lab.files import load_arrays, store_arrays
 
 
 def test_round_trip_and_read_only(tmp_path):
