@@ -80,15 +80,13 @@ class AblationResult:
         """Return one row a mode, control, region and set: effect, ends of its interval, adjusted p, verdict."""
         import pandas as pd
 
-        p = {(r.model, r.roi, r.split, r.shift): r.value for r in self.rows if r.name == "p_holm"}
         found = []
         for r in self.rows:
             if r.name == "region_effect":
-                mode, control = r.model.split(" beyond ")
                 found.append(
                     {
-                        "mode": mode,
-                        "control": control,
+                        "mode": r.model,
+                        "control": r.reference,
                         "region": r.roi,
                         "split": r.split,
                         "shift": r.shift,
@@ -97,7 +95,7 @@ class AblationResult:
                         "high": r.ci_high,
                         "n": r.n,
                         "n_seeds": r.n_seeds,
-                        "p_holm": p[(r.model, r.roi, r.split, r.shift)],
+                        "p_holm": r.p_adjusted,
                         "verdict": r.notes,
                     }
                 )
@@ -359,7 +357,7 @@ def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[M
                         difference if mode in ("only", "kept") else -difference
                     )
             adjusted = dict(zip(effects, holm([p for _, p in effects.values()])))
-            for ((split, shift, severity), region), (interval, _) in effects.items():
+            for ((split, shift, severity), region), (interval, alone) in effects.items():
                 p = float(adjusted[((split, shift, severity), region)])
                 said = _verdict(mode, control, region, interval, p)
                 common = {
@@ -368,7 +366,12 @@ def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[M
                     "selection": selection,
                     "shift": shift,
                     "severity": severity,
-                    "model": f"{mode} beyond {control}",
+                    "model": mode,
+                    "reference": control,
+                    "p": alone,
+                    "p_adjusted": p,
+                    "family": "regions and image sets",
+                    "n_compared": len(effects),
                     "roi": region,
                     "n_seeds": interval.n_seeds,
                     "notes": f"{said} {notes}".strip(),

@@ -200,7 +200,9 @@ def _rows(
     rows: list[MetricRow] = []
     whole: dict[str, np.ndarray] = {}
 
-    def add(name: str, model: str, found: Interval, shift: str, note: str) -> None:
+    def add(
+        name: str, model: str, found: Interval, shift: str, note: str, reference: str = ""
+    ) -> None:
         said = "; ".join(t for t in (note, notes) if t)
         rows.append(
             MetricRow(
@@ -209,8 +211,9 @@ def _rows(
                 UNIT,
                 "test",
                 found.n,
-                selection.get(model.split(" - ")[0], "none"),
+                selection.get(model, "none"),
                 model=model,
+                reference=reference,
                 shift=shift,
                 ci_low=found.low,
                 ci_high=found.high,
@@ -259,10 +262,11 @@ def _rows(
             )
             add(
                 "mce_difference",
-                f"{model} - {baseline}",
+                model,
                 found,
                 ALL,
                 "negative where the first errs less; unadjusted",
+                baseline,
             )
     return rows
 

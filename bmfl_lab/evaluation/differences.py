@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.evaluation.ood import OODResult, notes_of
 from bmfl_lab.metrics.crossed import crossed_mean
-from bmfl_lab.metrics.statistics import Interval, mcnemar, paired_bootstrap, verdicts
+from bmfl_lab.metrics.statistics import Interval, holm, mcnemar, paired_bootstrap, verdict
 from bmfl_lab.records import MetricRow
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from bmfl_lab.evaluation.ood import OODResult
 
 
 def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -66,10 +66,12 @@ def compare_models(
     Returns
     -------
     list of MetricRow
-        ``accuracy_difference`` (fraction, model - baseline) with a paired 95 % interval, and
-        ``p_holm``, adjusted by Holm over the image sets of one model: with one seed a bootstrap
-        over images and the exact McNemar test, with several the t test over seeds and images as
-        crossed samples (`crossed_mean`). ``notes`` holds the verdict in plain words.
+        ``accuracy_difference`` (fraction, model minus baseline) with a paired 95 % interval, and
+        ``p_holm``. Both name the model and, as ``reference``, the baseline, and hold the p value
+        alone and adjusted by Holm over the image sets of one model. With one seed the interval is a
+        bootstrap over images and p comes from the exact McNemar test; with several seeds both come
+        from the t test over seeds and images as crossed samples (`crossed_mean`). The ``notes`` of
+        the difference hold the verdict in plain words, with the name of the image set.
 
     Raises
     ------
@@ -94,10 +96,7 @@ def compare_models(
     frame = result.per_image.assign(
         severity=result.per_image["severity"].astype("Float64").fillna(0)
     )
-    groups = {
-        key: part
-        for key, part in frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)
-    }
+    groups = dict(list(frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)))
     rows: list[MetricRow] = []
     for name in others:
         found = {
@@ -125,32 +124,44 @@ def _difference(
     return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed), mcnemar(a[0], b[0])[0]
 
 
-def _rows(found: dict, name: str, baseline: str, result: OODResult) -> list[MetricRow]:
-    from bmfl_lab.evaluation.ood import notes_of
-    from bmfl_lab.metrics.statistics import holm
-
-    keys = list(found)
-    words = verdicts(
-        {k: found[k][0] for k in keys}, {k: found[k][1] for k in keys}, first=name, second=baseline
-    )
-    adjusted = dict(zip(keys, holm([found[k][1] for k in keys])))
+def _rows(
+    found: Mapping[tuple[str, str, float], tuple[Interval, float]],
+    name: str,
+    baseline: str,
+    result: OODResult,
+) -> list[MetricRow]:
+    adjusted = holm([p for _, p in found.values()])
     selection = next((r.selection for r in result.rows if r.model == name), "none")
     rows = []
-    for key in keys:
-        interval, (split, shift, severity) = found[key][0], key
+    for (key, (interval, p)), p_adjusted in zip(found.items(), map(float, adjusted)):
+        split, shift, severity = key
+        where = split if not shift else shift + (f" {int(severity)}" if severity else "")
+        said = verdict(interval, p_adjusted, first=name, second=baseline, where=where)
+        about = notes_of(result, *key)
         common = {
             "split": split,
             "n": interval.n,
             "selection": selection,
-            "model": f"{name} - {baseline}",
+            "model": name,
+            "reference": baseline,
             "shift": shift,
             "severity": int(severity) or None,
             "n_seeds": interval.n_seeds,
-            "notes": f"{words[key]} {notes_of(result, *key)}".strip(),
+            "p": p,
+            "p_adjusted": p_adjusted,
+            "family": "image sets",
+            "n_compared": len(found),
         }
         ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
         rows.append(
-            MetricRow("accuracy_difference", interval.value, unit="fraction", **ends, **common)
+            MetricRow(
+                "accuracy_difference",
+                interval.value,
+                unit="fraction",
+                notes=f"{said} {about}".strip(),
+                **ends,
+                **common,
+            )
         )
-        rows.append(MetricRow("p_holm", float(adjusted[key]), unit="p", **common))
+        rows.append(MetricRow("p_holm", p_adjusted, unit="p", notes=about, **common))
     return rows

@@ -344,10 +344,17 @@ def shift_mean_rows(
         }
         if name != baseline:
             difference = paired_bootstrap(grids[name], grids[baseline], n_boot=n_boot, seed=seed)
-            found["accuracy_over_shifts_difference"] = (f"{name} - {baseline}", difference)
+            found["accuracy_over_shifts_difference"] = (name, difference)
         rows += [
             MetricRow(
-                k, i.value, model=who, ci_low=i.low, ci_high=i.high, interval=i.method, **shared
+                k,
+                i.value,
+                model=who,
+                reference=baseline if k.endswith("_difference") else "",
+                ci_low=i.low,
+                ci_high=i.high,
+                interval=i.method,
+                **shared,
             )
             for k, (who, i) in found.items()
         ]

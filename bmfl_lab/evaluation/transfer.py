@@ -145,8 +145,14 @@ def transfer_rows(
             )
         )
         if np.isfinite(r.p):
-            told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over pairs)", said) if v)
-            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}
+            ends = {
+                "ci_low": r.difference_low,
+                "ci_high": r.difference_high,
+                "p": float(r.p),
+                "p_adjusted": float(r.p_holm),
+                "family": "pairs",
+                "notes": said,
+            }
             rows.append(MetricRow("rsa_transfer_gain", r.difference, **ends, **kept, **shared))
     return rows
 
@@ -368,7 +374,13 @@ def eeg_rows(
             )
         )
         if np.isfinite(r.p):
-            told = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over models)", notes) if v)
-            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": told}
+            ends = {
+                "ci_low": r.difference_low,
+                "ci_high": r.difference_high,
+                "p": float(r.p),
+                "p_adjusted": float(r.p_holm),
+                "family": "models",
+                "notes": notes,
+            }
             rows.append(MetricRow("eeg_encoding_gain", r.difference, **ends, **shared))
     return rows

@@ -354,6 +354,7 @@ def verdict(
     *,
     first: str = "A",
     second: str = "B",
+    where: str = "",
     level: float = 0.05,
 ) -> str:
     """Say in plain words what a difference of two accuracies shows.
@@ -366,6 +367,8 @@ def verdict(
         Adjusted p value; where given, a difference is only claimed if it is at most `level` too.
     first, second : str
         Names of the models.
+    where : str, default ""
+        Name of the image set on which they were compared ("fog 3").
     level : float, default 0.05
         Level of the family.
 
@@ -374,11 +377,12 @@ def verdict(
     str
         One sentence, with n, seeds and the interval.
     """
+    on = f" on {where}" if where else ""
     over = f"n = {difference.n} images" + (
         f", {difference.n_seeds} seeds" if difference.n_seeds > 1 else ""
     )
     if difference.value is None or difference.low is None or difference.high is None:
-        return f"Undefined: too few images to compare {first} with {second} ({over})."
+        return f"Undefined: too few images to compare {first} with {second}{on} ({over})."
     value, low, high = (100 * v for v in (difference.value, difference.low, difference.high))
     shown = f"{value:+.1f} points, {100 * difference.level:g} % interval [{low:+.1f}, {high:+.1f}]"
     p_text = "" if p_adjusted is None else f", adjusted p = {p_adjusted:.2g}"
@@ -386,11 +390,18 @@ def verdict(
     if not clear:
         bound = max(abs(low), abs(high))
         if bound >= 100:  # a t interval over few seeds may leave the range of accuracies
-            return f"Undecided: no size of a difference between {first} and {second} is excluded at {over} ({shown}{p_text})."
-        return f"No difference larger than {bound:.1f} points between {first} and {second} at {over} ({shown}{p_text})."
+            return (
+                f"Undecided: no size of a difference between {first} and {second}{on} "
+                f"is excluded at {over} ({shown}{p_text})."
+            )
+        return (
+            f"No difference larger than {bound:.1f} points between {first} and {second}{on} "
+            f"at {over} ({shown}{p_text})."
+        )
     better, worse = (first, second) if value > 0 else (second, first)
     return (
-        f"{better} is better than {worse} by {abs(value):.1f} points at {over} ({shown}{p_text})."
+        f"{better} is better than {worse}{on} by {abs(value):.1f} points "
+        f"at {over} ({shown}{p_text})."
     )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 import pandas as pd
+
+from bmfl_lab.records import comparison_label
 
 GAINS = {
     "rsa_mean_gain": "gain of mean RSA on held-out images",
     "rsa_transfer_gain": "gain of mean RSA over the network before alignment, by tested subject",
     "eeg_encoding_gain": "gain of M/EEG encoding over the network before alignment",
 }
-P = re.compile(r"p = ([0-9.e+-]+)")
 
 
 def brain_findings(rows: pd.DataFrame) -> list[str]:
@@ -48,6 +47,6 @@ def brain_findings(rows: pd.DataFrame) -> list[str]:
 
 def _gain(row, by_subject: bool) -> str:
     where = f" on {row.subject}" if by_subject else ""
-    p = P.search(row.notes)
-    known = f", p = {p.group(1)}" if p else ""
-    return f"`{row.model}`{where} {row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]{known}"
+    known = "" if pd.isna(row.p_adjusted) else f", p = {row.p_adjusted:.2g}"
+    model = comparison_label(row.name, row.model, row.reference)
+    return f"`{model}`{where} {row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]{known}"

@@ -145,17 +145,14 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
         only where the interval leaves out zero and the adjusted p value is at most 0.05.
     """
     frame = rows.rename(columns={"run_id": "run"})
-    keys = ["study", "run", "model", *PLACE]
     frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
+    frame = frame.assign(p_adjusted=pd.to_numeric(frame["p_adjusted"]))
     differences = frame[
         (frame["name"] == "accuracy_difference") & frame["value"].notna() & frame["ci_low"].notna()
     ]
-    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"]
     out = []
     for row in differences.itertuples():
-        first, _, second = row.model.partition(" - ")
-        adjusted = p.get(tuple(getattr(row, k) for k in keys))
-        clear = (row.ci_low > 0 or row.ci_high < 0) and (adjusted is None or adjusted <= LEVEL)
+        clear = (row.ci_low > 0 or row.ci_high < 0) and not row.p_adjusted > LEVEL
         label = (
             row.split
             if not row.shift
@@ -165,14 +162,14 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "study": row.study,
                 "run": row.run,
-                "first": first,
-                "second": second,
+                "first": row.model,
+                "second": row.reference,
                 "set": label,
                 "in_distribution": row.split == "test" and not row.shift,
                 "value": row.value,
                 "ci_low": row.ci_low,
                 "ci_high": row.ci_high,
-                "p_holm": adjusted,
+                "p_holm": row.p_adjusted,
                 "n": int(row.n),
                 "n_seeds": int(row.n_seeds) if pd.notna(row.n_seeds) else 1,
                 "verdict": "open" if not clear else "better" if row.value > 0 else "worse",
@@ -270,18 +267,12 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
     if not (frame["name"] == "region_effect").any():
         return []
     frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
-    keys = ["study", "run", "model", "roi", *PLACE]
-    p = (
-        frame[(frame["name"] == "p_holm") & (frame["roi"] != "")]
-        .set_index(keys)["value"]
-        .rename("p")
-    )
-    effects = frame[(frame["name"] == "region_effect") & frame["ci_low"].notna()].join(p, on=keys)
+    effects = frame[(frame["name"] == "region_effect") & frame["ci_low"].notna()]
     lines = []
-    for (study, run, model), part in effects.groupby(["study", "run", "model"], sort=False):
-        mode, control = model.split(" beyond ")
+    by = ["study", "run", "model", "reference"]
+    for (study, run, mode, control), part in effects.groupby(by, sort=False):
         n_sets = len(part.drop_duplicates(PLACE))
-        sure = part[(part["p"] <= LEVEL) & (part["ci_low"] > 0)]
+        sure = part[(part["p_adjusted"] <= LEVEL) & (part["ci_low"] > 0)]
         words = [
             f"{roi} on {len(one)} of {n_sets} sets (at most {100 * one['value'].max():+.1f} points)"
             for roi, one in sure.groupby("roi", sort=False)

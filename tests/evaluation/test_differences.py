@@ -47,8 +47,11 @@ def test_planted_difference_is_found_and_named():
     rows = compare_models(found, "backbone", n_boot=500)
     for row in by(rows, "accuracy_difference"):
         assert 0.08 < row.ci_low < 0.2 < row.ci_high < 0.32 and row.n == 400 and row.n_seeds == 5
-        assert "fusion is better than backbone" in row.notes
-    assert all(r.value < 0.01 for r in by(rows, "p_holm"))
+        where = "masked 3" if row.shift else "test"
+        assert f"fusion is better than backbone on {where} by" in row.notes
+        assert (row.model, row.reference, row.n_compared) == ("fusion", "backbone", 2)
+        assert 0 <= row.p <= row.p_adjusted < 0.01
+    assert all(r.value == r.p_adjusted < 0.01 and not r.notes for r in by(rows, "p_holm"))
 
 
 def test_no_difference_is_said_with_its_bound():
