@@ -14,8 +14,7 @@ from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
 from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.evaluation.ood import evaluation_sets, nan_row
 from bmfl_lab.metrics.classification import correct, n_nan
-from bmfl_lab.metrics.crossed import crossed_mean
-from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, holm, verdict
+from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, holm, verdict
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng

@@ -15,8 +15,7 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
-from bmfl_lab.metrics.crossed import crossed_mean
-from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, paired_bootstrap
+from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, paired_bootstrap
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
 

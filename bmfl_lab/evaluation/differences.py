@@ -9,8 +9,14 @@ import numpy as np
 
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult, notes_of
-from bmfl_lab.metrics.crossed import crossed_mean
-from bmfl_lab.metrics.statistics import Interval, holm, mcnemar, paired_bootstrap, verdict
+from bmfl_lab.metrics.statistics import (
+    Interval,
+    crossed_mean,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    verdict,
+)
 from bmfl_lab.records import MetricRow
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling
-from bmfl_lab.metrics.crossed import crossed_bootstrap
-from bmfl_lab.metrics.rsa_resampling import similarity_samples
-from bmfl_lab.metrics.statistics import bootstrap_mean, holm, paired_bootstrap
+from bmfl_lab.metrics.rsa_inference import similarity_samples
+from bmfl_lab.metrics.statistics import bootstrap_mean, crossed_bootstrap, holm, paired_bootstrap
 from bmfl_lab.records import MetricRow
 
 ALL = "all"
@@ -91,7 +90,7 @@ def alignment_effect(
     Notes
     -----
     Intervals and p take seeds and stimuli as crossed random samples, see
-    `bmfl_lab.metrics.crossed.crossed_bootstrap` (our choice: a count of resamples could not pass a
+    `bmfl_lab.metrics.statistics.crossed_bootstrap` (our choice: a count of resamples could not pass a
     correction over many cells, and resampling a handful of seeds claims too much). With one seed
     they say nothing about other seeds.
     """

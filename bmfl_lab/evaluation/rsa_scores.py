@@ -12,8 +12,12 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.metrics.rdms import RDMs, shared
 from bmfl_lab.metrics.rsa import rdm
-from bmfl_lab.metrics.rsa_inference import noise_ceiling, permutation_rsa
-from bmfl_lab.metrics.rsa_resampling import METHODS, similarity_samples
+from bmfl_lab.metrics.rsa_inference import (
+    METHODS,
+    noise_ceiling,
+    permutation_rsa,
+    similarity_samples,
+)
 
 
 def model_rdm(X: np.ndarray, metric: str = "correlation") -> np.ndarray:
@@ -180,7 +184,7 @@ def rsa_intervals(
     features, ids, subjects, rois, metric, method
         As in `rsa_scores`.
     n_boot, seed
-        Of the bootstrap, see `bmfl_lab.metrics.rsa_resampling.similarity_samples`.
+        Of the bootstrap, see `bmfl_lab.metrics.rsa_inference.similarity_samples`.
 
     Returns
     -------

@@ -14,8 +14,13 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
-from bmfl_lab.metrics.resampling import image_weights, percentiles, seed_weights
-from bmfl_lab.metrics.statistics import effective_robustness, fit_robustness_line
+from bmfl_lab.metrics.statistics import (
+    effective_robustness,
+    fit_robustness_line,
+    image_weights,
+    percentiles,
+    seed_weights,
+)
 from bmfl_lab.records import MetricRow
 
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -16,8 +16,7 @@ from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.effect import ALL, alignment_effect, seed_groups
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
-from bmfl_lab.metrics.crossed import crossed_bootstrap
-from bmfl_lab.metrics.statistics import holm
+from bmfl_lab.metrics.statistics import crossed_bootstrap, holm
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 

@@ -1,4 +1,4 @@
-"""What records say, in plain words: one table of all rows, and the verdicts of paired comparisons."""
+"""Say in plain words what records show: paired comparisons, regions, encoders, alignment, similarity."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bmfl_lab.errors import BmflError
-from bmfl_lab.records import MetricRow, Record, read_record
-from bmfl_lab.runs.brain_findings import brain_findings
-from bmfl_lab.runs.encoder_findings import encoder_findings
-from bmfl_lab.runs.similarity_findings import similarity_findings
+from bmfl_lab.records import MetricRow, Record, comparison_label, read_record
 
 PLACE = ["split", "shift", "severity"]
 COLUMNS = [
@@ -438,3 +435,230 @@ def grouped(
     return part.pivot_table(
         index=list(by), columns="set", values="value", aggfunc="mean", sort=False
     )
+
+
+GAINS = {
+    "rsa_mean_gain": "gain of mean RSA on held-out images",
+    "rsa_transfer_gain": "gain of mean RSA over the network before alignment, by tested subject",
+    "eeg_encoding_gain": "gain of M/EEG encoding over the network before alignment",
+}
+
+
+def brain_findings(rows: pd.DataFrame) -> list[str]:
+    """Return one sentence a run and kind of gain, and one on the relation of brain-likeness to robustness.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study`` and a column that names the run, ``run`` or ``run_id``.
+
+    Returns
+    -------
+    list of str
+        Every comparison with its interval and adjusted p, whether it was found or not; empty where
+        no record holds an alignment.
+    """
+    frame = rows.rename(columns={"run_id": "run"})
+    lines = []
+    found = frame[frame["name"].isin(GAINS) & frame["ci_low"].notna()]
+    for (study, run, name), part in found.groupby(["study", "run", "name"], sort=False):
+        told = "; ".join(_gain(row, name == "rsa_transfer_gain") for row in part.itertuples())
+        size = f"n = {int(part['n'].min())} images, {int(part['n_seeds'].max())} seeds"
+        lines.append(
+            f"{study}, {run}: {GAINS[name]}: {told}. {size}; {part['interval'].iloc[0]}, p by Holm."
+        )
+    for row in frame[frame["name"] == "brain_robust_correlation"].itertuples():
+        said = row.notes.partition("; ")[2]
+        lines.append(
+            f"{row.study}, {row.run}: brain-like against robust over {int(row.n)} models: rho = {row.value:+.2f} "
+            f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}]: {said}."
+        )
+    return lines
+
+
+def _gain(row, by_subject: bool) -> str:
+    where = f" on {row.subject}" if by_subject else ""
+    known = "" if pd.isna(row.p_adjusted) else f", p = {row.p_adjusted:.2g}"
+    model = comparison_label(row.name, row.model, row.reference)
+    return f"`{model}`{where} {row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]{known}"
+
+
+def encoder_findings(rows: pd.DataFrame) -> list[str]:
+    """Return sentences on the encoders of each study and subject; empty where no record holds any.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study``.
+
+    Returns
+    -------
+    list of str
+        Every value with its interval where it has one; a difference is not claimed, only values are
+        named.
+    """
+    lines = []
+    kept = rows.assign(kind=rows["model"].str.split(" encoder").str[0])
+    for (study, subject), part in kept.groupby(["study", "subject"], sort=False):
+        if not (part["name"] == "val_r").any():
+            continue
+        where = f"{study}, {subject}"
+        lines += [
+            f"{where}: {said}"
+            for said in (_encoder_accuracy(part), _encoder_winners(part), _encoder_fields(part))
+            if said
+        ]
+        lines += [
+            f"{where}: {said}"
+            for said in (_encoder_shifts(part), _encoder_blocks(part), _encoder_controls(part))
+            if said
+        ]
+    return lines
+
+
+def _encoder_value(row) -> str:
+    known = pd.notna(row.ci_low) and pd.notna(row.ci_high)
+    return f"{row.value:.3f}" + (f" [{row.ci_low:.3f}, {row.ci_high:.3f}]" if known else "")
+
+
+def _encoder_all(part: pd.DataFrame, name: str) -> pd.DataFrame:
+    return part[(part["name"] == name) & (part["roi"] == "all") & part["value"].notna()]
+
+
+def _encoder_accuracy(part: pd.DataFrame) -> str:
+    found = _encoder_all(part, "pearson_r")
+    found = found[found["split"] == "test"]
+    if found.empty:
+        return ""
+    told = ", ".join(f"`{row.kind}` {_encoder_value(row)}" for row in found.itertuples())
+    best = _encoder_all(part, "ceiling_r")["value"]
+    ceiling = f"; the noise allows {best.iloc[0]:.3f}" if len(best) else ""
+    return f"test r, mean over vertices, n = {int(found['n'].max())} images: {told}{ceiling}."
+
+
+def _encoder_winners(part: pd.DataFrame) -> str:
+    table = part[part["name"] == "val_r"].pivot_table(
+        index="roi", columns="kind", values="value", sort=False
+    )
+    if table.empty:
+        return ""
+    single = table.drop(columns="ensemble", errors="ignore")
+    by_kind = single.idxmax(axis=1).groupby(single.idxmax(axis=1), sort=False).groups
+    told = "; ".join(f"`{kind}` in {', '.join(regions)}" for kind, regions in by_kind.items())
+    line = f"best single encoder by validation r: {told}"
+    if "ensemble" in table:
+        ahead = int((table["ensemble"] > single.max(axis=1)).sum())
+        line += f"; the ensemble is ahead of all in {ahead} of {len(table)} regions (its weights come from the same images)"
+    return line + "."
+
+
+def _encoder_fields(part: pd.DataFrame) -> str:
+    told = []
+    for name, what in (
+        ("field_error", "receptive fields lie"),
+        ("tuning_error", "preferred orientations lie"),
+    ):
+        for row in part[part["name"] == name].itertuples():
+            told.append(f"{what} {row.value:.2f} degrees from the truth (median, `{row.kind}`)")
+    return "; ".join(told) + "." if told else ""
+
+
+def _encoder_shifts(part: pd.DataFrame) -> str:
+    found = _encoder_all(part, "truth_r")
+    if found.empty:
+        return ""
+    found = found.assign(
+        where=found["shift"].where(found["shift"] != "", found["split"]).str.replace("_", " ")
+    )
+    kind = found.groupby("kind", sort=False)["value"].mean().idxmax()
+    mine = found[found["kind"] == kind]
+    told = ", ".join(f"{row.where} {_encoder_value(row)}" for row in mine.itertuples())
+    return f"r with the simulated truth without noise, `{kind}`: {told}."
+
+
+def _encoder_blocks(part: pd.DataFrame) -> str:
+    found = part[part["name"] == "block_r"].dropna(subset="value")
+    if found.empty:
+        return ""
+    block = found["layer"].where(found["layer"] != "", found["model"]).str.rpartition("block ")[2]
+    best = found.assign(block=block).loc[found.groupby("roi", sort=False)["value"].idxmax()]
+    return (
+        "best block of a ridge by validation r: "
+        + ", ".join(f"{r.roi} {r.block}" for r in best.itertuples())
+        + "."
+    )
+
+
+def _encoder_controls(part: pd.DataFrame) -> str:
+    found = part[(part["name"] == "control_r") & (part["roi"] == "all")]
+    told = [
+        f"{r.model} {'undefined' if pd.isna(r.value) else format(r.value, '.3f')}"
+        for r in found.itertuples()
+    ]
+    return f"ridge and its controls, test r: {', '.join(told)}." if told else ""
+
+
+SCORE_WORDS = {"spatial_score": "spatial score", "temporal_score": "temporal score"}
+
+
+def similarity_findings(rows: pd.DataFrame) -> list[str]:
+    """Return sentences on the best layer of each region, the spatial and temporal scores, and identification.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study`` and a column that names the run, ``run`` or ``run_id``.
+
+    Returns
+    -------
+    list of str
+        One sentence a run and kind; empty where no record compares layers with regions. The best
+        layer of a region is named from the same held-out stimuli as its score, which makes that
+        score slightly optimistic: the sentence says so.
+    """
+    frame = rows.rename(columns={"run_id": "run"})
+    lines = []
+    for (study, run), part in frame.groupby(["study", "run"], sort=False):
+        start = f"{study}, {run}: "
+        for name, what in (("encoding_r", "encoding r"), ("rsa", "RSA")):
+            best = _best_layers(
+                part[(part["name"] == name) & part["layer"].ne("") & part["roi"].ne("")]
+            )
+            if best:
+                lines.append(
+                    f"{start}layer with the highest {what}, chosen on the images that are scored: {best}."
+                )
+        lines += [start + told for told in _scores(part)]
+        for row in part[
+            (part["name"] == "identification_top1") & part["roi"].eq("all")
+        ].itertuples():
+            lines.append(
+                f"{start}which of {int(row.n)} images evoked a response: top-1 {row.value:.3f} "
+                f"[{row.ci_low:.3f}, {row.ci_high:.3f}]; {row.notes}."
+            )
+    return lines
+
+
+def _best_layers(part: pd.DataFrame) -> str:
+    found = part.dropna(subset=["value"])
+    if found.empty:
+        return ""
+    best = found.loc[found.groupby("roi", sort=False)["value"].idxmax()]
+    return ", ".join(f"{row.roi} {row.layer} ({row.value:.3f})" for row in best.itertuples())
+
+
+def _scores(part: pd.DataFrame) -> list[str]:
+    lines = []
+    for name, what in SCORE_WORDS.items():
+        for row in part[part["name"] == name].itertuples():
+            p = part[
+                (part["name"] == f"{name}_p")
+                & (part["split"] == row.split)
+                & (part["model"] == row.model)
+            ]["value"]
+            value = "undefined" if pd.isna(row.value) else f"r = {row.value:+.2f}"
+            chance = f", p = {p.iloc[0]:.3g}" if len(p) and pd.notna(p.iloc[0]) else ""
+            lines.append(
+                f"{what} ({row.split}): {value}{chance}, {row.interval}; n = {int(row.n)}, {row.notes}."
+            )
+    return lines

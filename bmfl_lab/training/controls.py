@@ -16,7 +16,7 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.losses import pearson_regulariser
 from bmfl_lab.metrics.correlation import pearson
-from bmfl_lab.metrics.crossed import seed_mean
+from bmfl_lab.metrics.statistics import seed_mean
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import pick_device
 from bmfl_lab.training import sources

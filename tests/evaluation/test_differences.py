@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.differences import compare_models
 from bmfl_lab.evaluation.ood import OODResult
-from bmfl_lab.metrics.crossed import crossed_mean
+from bmfl_lab.metrics.statistics import crossed_mean
 
 
 def result(accuracies, n=400, seeds=(0, 1, 2), shared=0.0, generator=None):

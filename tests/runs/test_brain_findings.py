@@ -5,8 +5,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.brain_findings import brain_findings
-from bmfl_lab.runs.findings import findings
+from bmfl_lab.runs.findings import brain_findings, findings
 from bmfl_lab.runs.report import render
 
 
