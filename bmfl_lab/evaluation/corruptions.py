@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, paired_bootstrap
+from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
 
@@ -31,7 +32,7 @@ UNIT = "ratio to AlexNet's error"
 
 
 def evaluate_corruptions(
-    models: Mapping[str, Any],
+    models: Mapping[str, Classifier | Sequence[Classifier]],
     study: Study,
     *,
     n: int = 0,
@@ -120,7 +121,7 @@ def _nan_rows(
 
 def _one_corruption(
     groups, study: Study, test: StimulusSet, name: str, severities, seed: int
-) -> Iterator[Any]:
+) -> Iterator[pd.DataFrame]:
     """Yield the per-image tables of one corruption; its severities are read as one set, which costs one pass."""
     parts = [shifted(test, name, s, seed) for s in severities]
     n = len(test)

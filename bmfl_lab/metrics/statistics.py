@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -405,43 +405,6 @@ def verdict(
         f"{better} is better than {worse}{on} by {abs(value):.1f} points "
         f"at {over} ({shown}{p_text})."
     )
-
-
-def verdicts(
-    differences: Mapping[str, Interval],
-    p_values: Mapping[str, float],
-    *,
-    first: str = "A",
-    second: str = "B",
-) -> dict[str, str]:
-    """Return one verdict an image set, the p values adjusted by Holm over the family of sets.
-
-    Parameters
-    ----------
-    differences : mapping set name -> Interval
-    p_values : mapping set name -> float
-        Unadjusted, for the same sets.
-    first, second : str
-        Names of the models.
-
-    Raises
-    ------
-    DataError
-        If the sets differ.
-    """
-    if set(differences) != set(p_values):
-        raise DataError(
-            message(
-                "a p value for every difference",
-                f"{sorted(differences)} and {sorted(p_values)}",
-                "test the same image sets",
-            )
-        )
-    names = list(differences)
-    adjusted = dict(zip(names, holm([p_values[n] for n in names])))
-    return {
-        n: verdict(differences[n], float(adjusted[n]), first=first, second=second) for n in names
-    }
 
 
 METHOD = "95 % t interval, seeds and stimuli crossed"

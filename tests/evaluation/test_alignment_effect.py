@@ -13,8 +13,8 @@ from bmfl_lab.data.simulated_eeg import simulate_eeg
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation import rsa_scores as rsa
-from bmfl_lab.evaluation import similarity as sim
 from bmfl_lab.evaluation import similarity as rows_of
+from bmfl_lab.evaluation import similarity as sim
 from bmfl_lab.evaluation import transfer
 from bmfl_lab.evaluation.decoding import identify
 from bmfl_lab.evaluation.effect import alignment_effect, effect_rows, shift_mean_rows

@@ -6,9 +6,9 @@ import pytest
 from scipy.stats import binomtest
 
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation.differences import compare_models
 from bmfl_lab.evaluation.ood import OODResult
-from bmfl_lab.metrics.statistics import crossed_mean
+from bmfl_lab.evaluation.suite import compare_models
+from bmfl_lab.metrics.statistics import crossed_mean, holm
 
 
 def result(accuracies, n=400, seeds=(0, 1, 2), shared=0.0, generator=None):
@@ -117,6 +117,12 @@ def test_several_seeds_use_the_crossed_test():
 def test_one_seed_uses_mcnemar():
     rows = compare_models(result({"a": 0.5, "b": 0.9}, seeds=(0,)), "a", n_boot=200)
     assert all(r.value < 1e-6 for r in by(rows, "p_holm"))
+
+
+def test_p_values_are_adjusted_by_holm_over_the_image_sets():
+    rows = by(compare_models(result({"a": 0.6, "b": 0.65}, n=80), "a"), "accuracy_difference")
+    np.testing.assert_allclose([r.p_adjusted for r in rows], holm([r.p for r in rows]))
+    assert {r.family for r in rows} == {"image sets"}
 
 
 def test_refusals():
