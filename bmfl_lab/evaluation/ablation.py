@@ -1,4 +1,4 @@
-"""Which region carries the effect: retrained with or without it, lesioned at inference, each beside its controls."""
+"""Find which regions carry the effect: retrained or lesioned, each beside its control vertices."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class AblationResult:
     per_image: Any
 
     def table(self):
-        """Return one row a mode, control, region and set: effect, ends of its interval, adjusted p, verdict."""
+        """Return one row per mode, control, region and set: effect, interval, adjusted p, verdict."""
         import pandas as pd
 
         found = []
@@ -103,7 +103,7 @@ class AblationResult:
     def named(
         self, mode: str, control: str = "random_vertices", *, level: float = 0.05
     ) -> tuple[str, ...]:
-        """Return the regions that matter more than their control on at least one set, adjusted p at most `level`."""
+        """Return the regions whose effect is positive with adjusted p <= `level` on any image set."""
         table = self.table()
         mine = table[(table["mode"] == mode) & (table["control"] == control)]
         kept = mine[(mine["effect"] > 0) & (mine["p_holm"] <= level)]

@@ -1,4 +1,4 @@
-"""The mean corruption error over the 15 corruptions of ImageNet-C, with its parts and its differences."""
+"""Compute the mean corruption error (mCE) over the 15 corruptions of ImageNet-C."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def evaluate_corruptions(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on the corruptions of ImageNet-C made here, at five severities, and sum them up as mCE.
+    """Evaluate models on the corruptions of ImageNet-C, made here at five severities, as mCE.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def _nan_rows(
 def _one_corruption(
     groups, study: Study, test: StimulusSet, name: str, severities, seed: int
 ) -> Iterator[pd.DataFrame]:
-    """Yield the per-image tables of one corruption; its severities are read as one set, which costs one pass."""
+    """Yield the per-image tables of one corruption, whose severities are read in one pass."""
     parts = [shifted(test, name, s, seed) for s in severities]
     n = len(test)
     joined = StimulusSet(

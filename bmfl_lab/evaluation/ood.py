@@ -163,7 +163,7 @@ def evaluate_ood(
 
 
 def notes_of(result: OODResult, split: str, shift: str, severity: int | None) -> str:
-    """Return what the rows of an image set say of it, such as "simulated fMRI" or that classes are missing."""
+    """Return the notes of an image set, such as "simulated fMRI" or that classes are missing."""
     place = (split, shift, int(severity or 0))
     found = (
         r.notes
@@ -293,7 +293,7 @@ _WITHIN = {
 
 
 def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int) -> tuple:
-    """Return mean recall over the classes present, and its interval with classes resampled one by one."""
+    """Return the mean recall over classes and its interval, each class resampled by itself."""
     classes = np.unique(labels)
     if not len(classes):
         return None, None, None
@@ -316,7 +316,7 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
 
 
 def nan_row(n_bad: int, **fields: str | int | None) -> list[MetricRow]:
-    """Return the row that reports stimuli with NaN logits, which count as wrong; none where there are none."""
+    """Return a row that counts stimuli with NaN logits, which are wrong; no row if there are none."""
     return [MetricRow("nan_logits", float(n_bad), "stimuli", **fields)] if n_bad else []
 
 
@@ -327,7 +327,7 @@ def image_frame(
     stimuli: StimulusSet,
     place: Mapping[str, str | int | None],
 ) -> pd.DataFrame:
-    """Return the rows of `OODResult.per_image` of one model, seed and set; `place` holds split, shift and severity."""
+    """Return the rows of `OODResult.per_image` of one model, seed and set (named by `place`)."""
     import pandas as pd
 
     predicted = classification.predictions(logits) if len(logits) else np.zeros(0, dtype=np.int64)

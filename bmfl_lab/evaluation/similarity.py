@@ -145,7 +145,7 @@ def encoding_predictions(
     n_folds: int = 5,
     n_components: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what `encoding_scores` correlates: ridge predictions (n_test, n_vertices) of each layer.
+    """Return the ridge predictions (n_test, n_vertices) of each layer on the test rows.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def encoding_predictions(
 def encoding_table(
     scores: Mapping[str, np.ndarray], atlas: Atlas, rois: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Return mean scores as a table of layers (rows) x ROIs (columns), undefined vertices left out."""
+    """Return mean scores over defined vertices, one row per layer and one column per ROI."""
     rois = list(rois or atlas.present)
     masks = {r: atlas.select(r) for r in rois}
     rows = {
@@ -195,7 +195,7 @@ def encoding_table(
 
 
 def best_layers(scores: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """Return the depth (0 first, 1 last layer) of each unit's best layer; NaN where none exceeds `least`.
+    """Return the depth (0 first, 1 last) of each unit's best layer; NaN if none exceeds `least`.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def spatial_score(
 
 
 def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np.ndarray:
-    """Return for each layer the mean of the times at which its score is at least `share` of its own maximum.
+    """Return each layer's mean time over the times with at least `share` of its maximum score.
 
     Parameters
     ----------
@@ -559,7 +559,7 @@ def identification_rows(found: Identification, **fields) -> list[MetricRow]:
 
 
 def synthesis_rows(found: Synthesis, **fields) -> list[MetricRow]:
-    """Rows of `synthesise_preferred`: mean activity at the start, at the end and by the held-out encoder.
+    """Return rows of mean activity at the start, at the end and by the held-out encoder.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 KEYS = ("split", "shift", "severity")
 OVER = "95 % percentile bootstrap over stimuli"
 POOR_FIT = 0.5
-"""Share of the baselines' spread (R2, logit scale) below which their line is said to fit poorly; a choice of ours."""
+"""R2 (logit scale) of the baselines' line below which the fit is called poor; our choice."""
 
 
 def evaluate_suite(
@@ -52,7 +52,7 @@ def evaluate_suite(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on every set and shift of a suite, each image set made and read once for all models.
+    """Evaluate models on every set and shift of a suite; each set is read once for all models.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
 def _gap_rows(
     result: OODResult, home: _Cell, others: Sequence[_Cell], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``id_ood_gap``; shifts of "test" are compared image by image, natural sets as independent samples."""
+    """Return ``id_ood_gap``: shifts of "test" paired by image, natural sets as other samples."""
     rows = []
     for cell in others:
         w_id, w_ood = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
@@ -307,7 +307,7 @@ def _nll(tables: Mapping[str, np.ndarray], weights: np.ndarray) -> tuple[float |
 def _consistency_rows(
     result: OODResult, cells: Sequence[_Cell], models: Sequence[str], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``error_consistency`` of every pair under the same seed, and of a model with itself under the next seed."""
+    """Return ``error_consistency`` of each pair of models, and of each model's successive seeds."""
     rows = []
     for cell in cells:
         names = [m for m in cell.tables if m in models]
@@ -362,7 +362,7 @@ def _robustness_rows(
     n_boot: int,
     seed: int,
 ) -> list[MetricRow]:
-    """Return ``effective_robustness`` and the line; accuracies of 0 and 1 are moved inside by half an image."""
+    """Return ``effective_robustness`` and its line; 0 and 1 are moved inside by half an image."""
     rows = []
     for cell in others:
         x = np.concatenate([home.tables[b]["correct"] for b in baselines])
@@ -423,7 +423,7 @@ def _robustness_rows(
 
 
 def _reach(own: np.ndarray, points: np.ndarray) -> tuple[str, bool]:
-    """Return what to say of a model outside the range of the baselines in distribution, and whether it has a value.
+    """Return a note on a model outside the baselines' range, and whether it has a value.
 
     Above, where a better model is bound to lie, the line is extended and says so. Below, baselines
     trained for a shorter time could have been had: a line extended to chance level compares with
@@ -447,7 +447,7 @@ def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
 def _drawn_lines(
     x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope and intercept (B,) of each resample, points weighing as often as their seed was drawn."""
+    """Return slope and intercept (B,) per resample; points weigh as often as their seed is drawn."""
     x, y, w = (
         np.log(x_BK / (1 - x_BK)),
         np.log(y_BK / (1 - y_BK)),
@@ -468,7 +468,7 @@ def _residual(
 
 
 def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return whether a model was right: (n_seeds, n_stimuli) bool, the seeds, and the image ids, both sorted.
+    """Return correctness (n_seeds, n_stimuli) of a model, its seeds and the image ids, sorted.
 
     Raises
     ------
@@ -651,7 +651,7 @@ def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame
 def extreme_images(
     per_image: pd.DataFrame, model: str, *, against: str | None = None, n: int = 6
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the images on which a model does best and worst by the likelihood of the true class, mean over seeds.
+    """Return the images with the highest and lowest likelihood of the true class over seeds.
 
     Parameters
     ----------

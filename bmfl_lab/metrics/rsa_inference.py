@@ -284,7 +284,7 @@ def weighted_similarity(
 def similarity_samples(
     A: np.ndarray, B: np.ndarray, *, method: str = "spearman", n_boot: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity of all pairs of RDMs and its bootstrap over stimuli, the same resamples for every pair.
+    """Return the similarity of all pairs of RDMs and its bootstrap over stimuli.
 
     Parameters
     ----------

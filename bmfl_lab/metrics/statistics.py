@@ -161,7 +161,7 @@ def paired_bootstrap(
     seed: int = 0,
     resample_seeds: bool = True,
 ) -> Interval:
-    """Return the mean difference ``a - b`` on the same stimuli with a percentile bootstrap interval.
+    """Return the mean of ``a - b`` on the same stimuli with a percentile bootstrap interval.
 
     Both models are resampled jointly: the same stimuli (and the same seeds, where seed i of one is
     paired with seed i of the other) enter both means.
@@ -279,7 +279,7 @@ class RobustnessLine:
     r2: float
 
     def predict(self, id_accuracy: np.ndarray) -> np.ndarray:
-        """Return the out-of-distribution accuracy expected at an in-distribution accuracy (fractions)."""
+        """Return the OOD accuracy expected at an in-distribution accuracy (fractions)."""
         return 1 / (
             1
             + np.exp(
@@ -340,7 +340,7 @@ def fit_robustness_line(id_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> Ro
 
 
 def effective_robustness(line: RobustnessLine, id_accuracy: float, ood_accuracy: float) -> float:
-    """Return the out-of-distribution accuracy beyond what the baselines' line expects (difference of fractions).
+    """Return the OOD accuracy minus that expected by the baselines' line (fractions).
 
     References
     ----------
@@ -477,7 +477,7 @@ def crossed_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[Interval, 
 def crossed_bootstrap(
     values: np.ndarray, samples: np.ndarray, n_stimuli: int, *, level: float = 0.95
 ) -> tuple[Interval, float]:
-    """Test the mean over seeds of a statistic that is no mean over stimuli, both taken as random samples.
+    """Test a statistic's mean over seeds, with seeds and bootstrapped stimuli as samples.
 
     Parameters
     ----------
@@ -505,7 +505,7 @@ def crossed_bootstrap(
     -----
     As `crossed_mean`, with the bootstrap's variances in the place of mean squares over stimuli (our
     choice). Drawing three seeds with replacement instead would give two thirds of their variance
-    and no account of how badly three values tell it.
+    and no account of how uncertain a variance estimated from three values is.
     """
     d, drawn = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     if (
@@ -537,7 +537,7 @@ def crossed_bootstrap(
 def _t_interval(
     mean: float, parts: np.ndarray, n_seeds: int, n: int, level: float, method: str
 ) -> tuple[Interval, float]:
-    """Combine the variances of the mean that seeds, stimuli and their interaction show (see `crossed_mean`)."""
+    """Combine the variances of the mean over seeds, stimuli and their interaction."""
     from scipy.stats import t
 
     freedom = np.array(
@@ -590,7 +590,7 @@ def seed_mean(values: np.ndarray, n: int, *, level: float = 0.95) -> Interval:
 
 
 def image_weights(ids: Sequence[str] | np.ndarray, n_boot: int, seed: int = 0) -> np.ndarray:
-    """Return how much each image weighs in each resample, float32 (n_boot, n_stimuli), rows summing to 1.
+    """Return image weights per resample, float32 (n_boot, n_stimuli); rows sum to 1.
 
     Parameters
     ----------
@@ -626,7 +626,7 @@ def seed_weights(n_seeds: int, n_boot: int, seed: int = 0) -> np.ndarray:
 
 
 def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float | None, float | None]:
-    """Return the ends of the percentile interval of resampled values; (None, None) where fewer than half are defined."""
+    """Return the percentile interval of resampled values; None twice if under half are defined."""
     values = np.asarray(values, dtype=np.float64)
     known = values[np.isfinite(values)]
     if len(known) < 2 or 2 * len(known) < len(values):

@@ -1,4 +1,4 @@
-"""Say in plain words what records show: paired comparisons, regions, encoders, alignment, similarity."""
+"""Say in plain words what records show: comparisons, regions, encoders, alignment, similarity."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CORTEX_FREE = (
     "random projection",
     "attributes",
 )
-"""Controls whose input is told nothing of the image by a cortex: a gain that they share takes none."""
+"""Controls without a cortex: a gain that they share does not need one."""
 READ_FMRI = {
     "other image": "the response to the image itself",
     "same class": "more than the response to its class",
@@ -191,7 +191,7 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(rows: pd.DataFrame) -> list[str]:
-    """Return what was found, in plain sentences: one a pair of models and run, and one on the question itself.
+    """Return sentences: one per pair of models and run, and one on the question itself.
 
     Parameters
     ----------
@@ -320,7 +320,7 @@ def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
 
 
 def _brain(part: pd.DataFrame) -> str:
-    """Return whether the predicted responses helped out of distribution, and whether that took a brain."""
+    """Return whether predicted responses helped out of distribution, and whether a cortex was needed."""
     away = part[~part["in_distribution"] & (part["first"] == "fusion")]
     gain = away[away["second"] == "backbone"]
     if gain.empty:
@@ -358,7 +358,7 @@ def _controls(names: Sequence[str]) -> str:
 
 
 def _shared(lost: Sequence[str]) -> str:
-    """Return what follows from controls that the fusion was better than on no set, by what they read."""
+    """Return the conclusion from controls that the fusion never beat, by what they read."""
     free, reading = [n for n in lost if n in CORTEX_FREE], [n for n in lost if n in READ_FMRI]
     other = [n for n in lost if n not in (*free, *reading)]
     text = ""
@@ -395,7 +395,7 @@ def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
 
 
 def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Return the rows over seeds, and those of single seeds only where `keys` have no row over seeds.
+    """Return rows over seeds, and rows of single seeds only for `keys` without one.
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 def grouped(
     rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")
 ) -> pd.DataFrame:
-    """Return a metric over all records: one row a group, one column an image set, means of values over seeds.
+    """Return a metric as a table: one row per group and one column per image set.
 
     Parameters
     ----------
@@ -445,7 +445,7 @@ GAINS = {
 
 
 def brain_findings(rows: pd.DataFrame) -> list[str]:
-    """Return one sentence a run and kind of gain, and one on the relation of brain-likeness to robustness.
+    """Return one sentence per run and kind of gain, and one on brain-likeness and robustness.
 
     Parameters
     ----------
@@ -602,7 +602,7 @@ SCORE_WORDS = {"spatial_score": "spatial score", "temporal_score": "temporal sco
 
 
 def similarity_findings(rows: pd.DataFrame) -> list[str]:
-    """Return sentences on the best layer of each region, the spatial and temporal scores, and identification.
+    """Return sentences on best layers, spatial and temporal scores, and identification.
 
     Parameters
     ----------
