@@ -142,7 +142,8 @@ def test_mean_over_shifts_leaves_the_clean_images_out():
     for model in ("original", "aligned"):
         want = shifted[shifted["model"] == model]["correct"].mean()
         assert rows["accuracy_over_shifts", model].value == pytest.approx(want)
-    gain = rows["accuracy_over_shifts_difference", "aligned - original"]
+    gain = rows["accuracy_over_shifts_difference", "aligned"]
+    assert gain.reference == "original"
     assert (
         gain.ci_low > 0.3
         and gain.n == 80
