@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,6 +253,8 @@ def read_record(path: str | Path) -> Record:
     try:
         record = Record(*(dict(data[k]) if k != "notebook" else str(data[k]) for k in _CHOSEN))
         record.rows = [MetricRow(**row) for row in data["rows"]]
+        if data["schema"] == 1:
+            record.rows = _comparisons_of_schema_1(record.rows)
         record.times = dict(data.get("times_s", {}))
         extra = dict(data.get("extra", {}))
     except (KeyError, TypeError, ValueError) as error:
@@ -265,3 +268,48 @@ def read_record(path: str | Path) -> Record:
     machine = ("code_revision", "finished", "peak_memory_mb", "versions")
     record.extra = {**extra, **{k: data.get(k) for k in machine}}
     return record
+
+
+_JOINED = {
+    "accuracy_difference": " - ",
+    "accuracy_over_shifts_difference": " - ",
+    "mce_difference": " - ",
+    "rsa_mean_gain": " - ",
+    "region_effect": " beyond ",
+}
+"""How schema 1 joined the names of model and reference in the field `model`."""
+_P_IN_NOTES = re.compile(r"p = ([0-9.e+-]*[0-9])")
+
+
+def comparison_label(name: str, model: str, reference: str, roi: str = "") -> str:
+    """Return the model of a row as reports and figures show it, such as "fusion - backbone".
+
+    Parameters
+    ----------
+    name, model, reference, roi : str
+        Fields of a `MetricRow`.
+    """
+    joint = _JOINED.get(name, "")
+    if name == "p_holm":
+        joint = " beyond " if roi else " - "
+    return f"{model}{joint}{reference}" if joint and reference else model
+
+
+def _comparisons_of_schema_1(rows: list[MetricRow]) -> list[MetricRow]:
+    """Fill the fields of comparisons, which schema 1 wrote into `model`, `notes` and other rows."""
+
+    def place(row: MetricRow) -> tuple:
+        return row.model, row.split, row.shift, row.severity, row.subject, row.roi, row.layer
+
+    p_of = {place(r): r.value for r in rows if r.name == "p_holm"}
+    found = []
+    for row in rows:
+        fields: dict[str, Any] = {}
+        joint = _JOINED.get(row.name) or (" beyond " if " beyond " in row.model else " - ")
+        if row.name in (*_JOINED, "p_holm") and joint in row.model:
+            fields["model"], _, fields["reference"] = row.model.partition(joint)
+        if row.name in (*_JOINED, "p_holm") or row.name.endswith("_gain"):
+            in_notes = _P_IN_NOTES.search(row.notes) if row.name.endswith("_gain") else None
+            fields["p_adjusted"] = float(in_notes[1]) if in_notes else p_of.get(place(row))
+        found.append(dataclasses.replace(row, **fields))
+    return found

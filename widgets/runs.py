@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from bmfl_lab.errors import BmflError, DataError, message
-from bmfl_lab.records import Record, read_record
+from bmfl_lab.records import Record, comparison_label, read_record
 from bmfl_lab.viz.results import set_label
 from bmfl_lab.viz.style import PALETTE
 from widgets.frame import LABEL, WIDE, Frame, dropdown, undisturbed
@@ -190,7 +190,8 @@ def _rows(record: Record, metric: str) -> dict[str, tuple]:
     for row in record.rows:
         if row.name != metric:
             continue
-        parts = [row.model, set_label(row.split, row.shift, row.severity), row.roi]
+        named = comparison_label(row.name, row.model, row.reference, row.roi)
+        parts = [named, set_label(row.split, row.shift, row.severity), row.roi]
         if row.seed is not None:
             parts.append(f"seed {row.seed}")
         numbers = tuple(

@@ -1,4 +1,4 @@
-"""Which region carries the effect: retrained with or without it, lesioned at inference, each beside its controls."""
+"""Find which regions carry the effect: retrained or lesioned, each beside its control vertices."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
 from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.evaluation.ood import evaluation_sets, nan_row
 from bmfl_lab.metrics.classification import correct, n_nan
-from bmfl_lab.metrics.crossed import crossed_mean
-from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, holm, verdict
+from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, holm, verdict
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
@@ -77,18 +76,16 @@ class AblationResult:
     per_image: Any
 
     def table(self):
-        """Return one row a mode, control, region and set: effect, ends of its interval, adjusted p, verdict."""
+        """Return one row per mode, control, region and set: effect, interval, adjusted p, verdict."""
         import pandas as pd
 
-        p = {(r.model, r.roi, r.split, r.shift): r.value for r in self.rows if r.name == "p_holm"}
         found = []
         for r in self.rows:
             if r.name == "region_effect":
-                mode, control = r.model.split(" beyond ")
                 found.append(
                     {
-                        "mode": mode,
-                        "control": control,
+                        "mode": r.model,
+                        "control": r.reference,
                         "region": r.roi,
                         "split": r.split,
                         "shift": r.shift,
@@ -97,7 +94,7 @@ class AblationResult:
                         "high": r.ci_high,
                         "n": r.n,
                         "n_seeds": r.n_seeds,
-                        "p_holm": p[(r.model, r.roi, r.split, r.shift)],
+                        "p_holm": r.p_adjusted,
                         "verdict": r.notes,
                     }
                 )
@@ -106,7 +103,7 @@ class AblationResult:
     def named(
         self, mode: str, control: str = "random_vertices", *, level: float = 0.05
     ) -> tuple[str, ...]:
-        """Return the regions that matter more than their control on at least one set, adjusted p at most `level`."""
+        """Return the regions whose effect is positive with adjusted p <= `level` on any image set."""
         table = self.table()
         mine = table[(table["mode"] == mode) & (table["control"] == control)]
         kept = mine[(mine["effect"] > 0) & (mine["p_holm"] <= level)]
@@ -359,7 +356,7 @@ def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[M
                         difference if mode in ("only", "kept") else -difference
                     )
             adjusted = dict(zip(effects, holm([p for _, p in effects.values()])))
-            for ((split, shift, severity), region), (interval, _) in effects.items():
+            for ((split, shift, severity), region), (interval, alone) in effects.items():
                 p = float(adjusted[((split, shift, severity), region)])
                 said = _verdict(mode, control, region, interval, p)
                 common = {
@@ -368,7 +365,12 @@ def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[M
                     "selection": selection,
                     "shift": shift,
                     "severity": severity,
-                    "model": f"{mode} beyond {control}",
+                    "model": mode,
+                    "reference": control,
+                    "p": alone,
+                    "p_adjusted": p,
+                    "family": "regions and image sets",
+                    "n_compared": len(effects),
                     "roi": region,
                     "n_seeds": interval.n_seeds,
                     "notes": f"{said} {notes}".strip(),

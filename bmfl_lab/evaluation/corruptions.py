@@ -1,10 +1,10 @@
-"""The mean corruption error over the 15 corruptions of ImageNet-C, with its parts and its differences."""
+"""Compute the mean corruption error (mCE) over the 15 corruptions of ImageNet-C."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
-from bmfl_lab.metrics.crossed import crossed_mean
-from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, paired_bootstrap
+from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, paired_bootstrap
+from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
 
@@ -32,7 +32,7 @@ UNIT = "ratio to AlexNet's error"
 
 
 def evaluate_corruptions(
-    models: Mapping[str, Any],
+    models: Mapping[str, Classifier | Sequence[Classifier]],
     study: Study,
     *,
     n: int = 0,
@@ -42,7 +42,7 @@ def evaluate_corruptions(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on the corruptions of ImageNet-C made here, at five severities, and sum them up as mCE.
+    """Evaluate models on the corruptions of ImageNet-C, made here at five severities, as mCE.
 
     Parameters
     ----------
@@ -121,8 +121,8 @@ def _nan_rows(
 
 def _one_corruption(
     groups, study: Study, test: StimulusSet, name: str, severities, seed: int
-) -> Iterator[Any]:
-    """Yield the per-image tables of one corruption; its severities are read as one set, which costs one pass."""
+) -> Iterator[pd.DataFrame]:
+    """Yield the per-image tables of one corruption, whose severities are read in one pass."""
     parts = [shifted(test, name, s, seed) for s in severities]
     n = len(test)
     joined = StimulusSet(
@@ -200,7 +200,9 @@ def _rows(
     rows: list[MetricRow] = []
     whole: dict[str, np.ndarray] = {}
 
-    def add(name: str, model: str, found: Interval, shift: str, note: str) -> None:
+    def add(
+        name: str, model: str, found: Interval, shift: str, note: str, reference: str = ""
+    ) -> None:
         said = "; ".join(t for t in (note, notes) if t)
         rows.append(
             MetricRow(
@@ -209,8 +211,9 @@ def _rows(
                 UNIT,
                 "test",
                 found.n,
-                selection.get(model.split(" - ")[0], "none"),
+                selection.get(model, "none"),
                 model=model,
+                reference=reference,
                 shift=shift,
                 ci_low=found.low,
                 ci_high=found.high,
@@ -259,10 +262,11 @@ def _rows(
             )
             add(
                 "mce_difference",
-                f"{model} - {baseline}",
+                model,
                 found,
                 ALL,
                 "negative where the first errs less; unadjusted",
+                baseline,
             )
     return rows
 

@@ -13,9 +13,8 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling
-from bmfl_lab.metrics.crossed import crossed_bootstrap
-from bmfl_lab.metrics.rsa_resampling import similarity_samples
-from bmfl_lab.metrics.statistics import bootstrap_mean, holm, paired_bootstrap
+from bmfl_lab.metrics.rsa_inference import similarity_samples
+from bmfl_lab.metrics.statistics import bootstrap_mean, crossed_bootstrap, holm, paired_bootstrap
 from bmfl_lab.records import MetricRow
 
 ALL = "all"
@@ -127,7 +126,7 @@ def alignment_effect(
     Notes
     -----
     Intervals and p treat seeds and stimuli as crossed random samples, see
-    `bmfl_lab.metrics.crossed.crossed_bootstrap`. This is our choice: a p value from a count of
+    `bmfl_lab.metrics.statistics.crossed_bootstrap`. This is our choice: a p value from a count of
     resamples is too coarse for a correction over many cells, and resampling a few seeds
     underestimates the uncertainty. With one seed the results do not generalise to other seeds.
 
@@ -405,10 +404,17 @@ def shift_mean_rows(
         }
         if name != baseline:
             difference = paired_bootstrap(grids[name], grids[baseline], n_boot=n_boot, seed=seed)
-            found["accuracy_over_shifts_difference"] = (f"{name} - {baseline}", difference)
+            found["accuracy_over_shifts_difference"] = (name, difference)
         rows += [
             MetricRow(
-                k, i.value, model=who, ci_low=i.low, ci_high=i.high, interval=i.method, **shared
+                k,
+                i.value,
+                model=who,
+                reference=baseline if k.endswith("_difference") else "",
+                ci_low=i.low,
+                ci_high=i.high,
+                interval=i.method,
+                **shared,
             )
             for k, (who, i) in found.items()
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,12 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class OODResult:
     """
 
     rows: list[MetricRow]
-    per_image: Any
+    per_image: pd.DataFrame
 
 
 def evaluation_sets(
@@ -84,7 +88,7 @@ def evaluation_sets(
 
 
 def evaluate_ood(
-    models: Mapping[str, Any],
+    models: Mapping[str, Classifier | Sequence[Classifier]],
     study: Study,
     *,
     shifts: Sequence[tuple[str, int]] | None = None,
@@ -159,7 +163,7 @@ def evaluate_ood(
 
 
 def notes_of(result: OODResult, split: str, shift: str, severity: int | None) -> str:
-    """Return what the rows of an image set say of it, such as "simulated fMRI" or that classes are missing."""
+    """Return the notes of an image set, such as "simulated fMRI" or that classes are missing."""
     place = (split, shift, int(severity or 0))
     found = (
         r.notes
@@ -169,7 +173,7 @@ def notes_of(result: OODResult, split: str, shift: str, severity: int | None) ->
     return next(found, "")
 
 
-def read_once(models: Sequence[Any], stimuli: StimulusSet) -> None:
+def read_once(models: Sequence[Classifier], stimuli: StimulusSet) -> None:
     """Extract in one pass of the backbone what all models will read of a set.
 
     Parameters
@@ -189,12 +193,12 @@ def read_once(models: Sequence[Any], stimuli: StimulusSet) -> None:
         model.store.get_many(model.backbone, stimuli, list(dict.fromkeys(tokens)))
 
 
-def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
+def masked_logits(model: Classifier, stimuli: StimulusSet, study: Study) -> np.ndarray:
     """Return a model's logits for the classes of a set, shape (n_stimuli, n_classes of the set).
 
     Parameters
     ----------
-    model : Any
+    model : Classifier
         Its head has the classes ``model.class_names``, or, where it names none, those of the study.
     stimuli : StimulusSet
         May hold some of these classes only, in any order.
@@ -234,7 +238,7 @@ def masked_logits(model: Any, stimuli: StimulusSet, study: Study) -> np.ndarray:
     )
 
 
-def _seed(model: Any, position: int) -> int:
+def _seed(model: Classifier, position: int) -> int:
     return int(getattr(model, "seed", position))
 
 
@@ -289,7 +293,7 @@ _WITHIN = {
 
 
 def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int) -> tuple:
-    """Return mean recall over the classes present, and its interval with classes resampled one by one."""
+    """Return the mean recall over classes and its interval, each class resampled by itself."""
     classes = np.unique(labels)
     if not len(classes):
         return None, None, None
@@ -311,15 +315,19 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
     return value, float(low), float(high)
 
 
-def nan_row(n_bad: int, **fields: Any) -> list[MetricRow]:
-    """Return the row that reports stimuli with NaN logits, which count as wrong; none where there are none."""
+def nan_row(n_bad: int, **fields: str | int | None) -> list[MetricRow]:
+    """Return a row that counts stimuli with NaN logits, which are wrong; no row if there are none."""
     return [MetricRow("nan_logits", float(n_bad), "stimuli", **fields)] if n_bad else []
 
 
 def image_frame(
-    name: str, seed: int, logits: np.ndarray, stimuli: StimulusSet, place: Mapping[str, Any]
-):
-    """Return the rows of `OODResult.per_image` of one model, seed and set; `place` holds split, shift and severity."""
+    name: str,
+    seed: int,
+    logits: np.ndarray,
+    stimuli: StimulusSet,
+    place: Mapping[str, str | int | None],
+) -> pd.DataFrame:
+    """Return the rows of `OODResult.per_image` of one model, seed and set (named by `place`)."""
     import pandas as pd
 
     predicted = classification.predictions(logits) if len(logits) else np.zeros(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Representational similarity of layers and ROIs: values, ceilings, tests and intervals, paired by stimulus id."""
+"""Score the representational similarity of layers and ROIs, paired by stimulus id."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.metrics.rdms import RDMs, shared
 from bmfl_lab.metrics.rsa import rdm
-from bmfl_lab.metrics.rsa_inference import noise_ceiling, permutation_rsa
-from bmfl_lab.metrics.rsa_resampling import METHODS, similarity_samples
+from bmfl_lab.metrics.rsa_inference import (
+    METHODS,
+    noise_ceiling,
+    permutation_rsa,
+    similarity_samples,
+)
 
 
 def model_rdm(X: np.ndarray, metric: str = "correlation") -> np.ndarray:
-    """Return the condensed RDM of a layer (n_stimuli, ...): a model has no noise, so crossnobis means Euclidean."""
+    """Return the condensed RDM of a layer; a layer has no noise, so crossnobis is Euclidean."""
     return rdm(np.asarray(X).reshape(len(X), -1), "euclidean" if metric == "crossnobis" else metric)
 
 
 def brain_rdm(
     subject: Subject, roi: str, ids: Sequence[str], metric: str = "correlation"
 ) -> np.ndarray:
-    """Return the condensed RDM of an ROI for stimuli by id; crossnobis takes the subject's single presentations.
+    """Return the condensed RDM of an ROI; crossnobis uses the single presentations.
 
     Raises
     ------
@@ -44,7 +48,7 @@ def brain_rdm(
 def rsa_ceiling(
     subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str
 ) -> tuple[float, float]:
-    """Return the noise ceiling across subjects; with one subject across its repeats; else (NaN, NaN)."""
+    """Return the noise ceiling across subjects or across one subject's repeats, else NaN twice."""
     if len(subjects) > 1:
         values = np.stack([brain_rdm(s, roi, ids, metric) for s in subjects])
     elif (
@@ -180,7 +184,7 @@ def rsa_intervals(
     features, ids, subjects, rois, metric, method
         As in `rsa_scores`.
     n_boot, seed
-        Of the bootstrap, see `bmfl_lab.metrics.rsa_resampling.similarity_samples`.
+        Of the bootstrap, see `bmfl_lab.metrics.rsa_inference.similarity_samples`.
 
     Returns
     -------

@@ -1,32 +1,47 @@
-"""A family of models over many shifts and severities: accuracy, gaps, effective robustness, calibration, consistency."""
+"""Evaluate a family of models on many image sets: suites, paired differences, single images."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bmfl_lab.data.shifts import SHIFTS
+from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
-from bmfl_lab.metrics.resampling import image_weights, percentiles, seed_weights
-from bmfl_lab.metrics.statistics import effective_robustness, fit_robustness_line
+from bmfl_lab.metrics.statistics import (
+    Interval,
+    crossed_mean,
+    effective_robustness,
+    fit_robustness_line,
+    holm,
+    image_weights,
+    mcnemar,
+    paired_bootstrap,
+    percentiles,
+    seed_weights,
+    verdict,
+)
+from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SEVERITIES = (1, 2, 3, 4, 5)
 KEYS = ("split", "shift", "severity")
 OVER = "95 % percentile bootstrap over stimuli"
 POOR_FIT = 0.5
-"""Share of the baselines' spread (R2, logit scale) below which their line is said to fit poorly; a choice of ours."""
+"""R2 (logit scale) of the baselines' line below which the fit is called poor; our choice."""
 
 
 def evaluate_suite(
-    models: Mapping[str, Any],
+    models: Mapping[str, Classifier | Sequence[Classifier]],
     study: Study,
     *,
     shifts: Sequence[str] | None = None,
@@ -37,7 +52,7 @@ def evaluate_suite(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on every set and shift of a suite, each image set made and read once for all models.
+    """Evaluate models on every set and shift of a suite; each set is read once for all models.
 
     Parameters
     ----------
@@ -127,19 +142,16 @@ def suite_rows(
     DataError
         If models were evaluated on different images.
     """
-    cells, family = (
-        list(_cells(result)),
-        [m for m in dict.fromkeys(result.per_image["model"]) if m not in baselines],
-    )
+    cells = list(_cells(result))
+    family = [m for m in dict.fromkeys(result.per_image["model"]) if m not in baselines]
     rows = _calibration_rows(result, cells, n_bins, n_boot, seed)
     rows += _consistency_rows(result, cells, family, n_boot, seed)
     homes = [c for c in cells if c.key == ("test", "", None)]
     if homes:
         others = [c for c in cells if c is not homes[0] and len(c.ids)]
         rows += _gap_rows(result, homes[0], others, n_boot, seed)
-        rows += (
-            _robustness_rows(result, homes[0], others, baselines, n_boot, seed) if baselines else []
-        )
+        if baselines:
+            rows += _robustness_rows(result, homes[0], others, baselines, n_boot, seed)
     return rows
 
 
@@ -153,7 +165,12 @@ class _Cell:
     seeds: Mapping[str, np.ndarray]
 
     def row(
-        self, result: OODResult, name: str, model: str, value: float | None, **fields: Any
+        self,
+        result: OODResult,
+        name: str,
+        model: str,
+        value: float | None,
+        **fields: str | float | None,
     ) -> MetricRow:
         first = model.split(" ~ ")[0]
         selection = next((r.selection for r in result.rows if r.model == first), "none")
@@ -202,7 +219,7 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
 def _gap_rows(
     result: OODResult, home: _Cell, others: Sequence[_Cell], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``id_ood_gap``; shifts of "test" are compared image by image, natural sets as independent samples."""
+    """Return ``id_ood_gap``: shifts of "test" paired by image, natural sets as other samples."""
     rows = []
     for cell in others:
         w_id, w_ood = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
@@ -290,7 +307,7 @@ def _nll(tables: Mapping[str, np.ndarray], weights: np.ndarray) -> tuple[float |
 def _consistency_rows(
     result: OODResult, cells: Sequence[_Cell], models: Sequence[str], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``error_consistency`` of every pair under the same seed, and of a model with itself under the next seed."""
+    """Return ``error_consistency`` of each pair of models, and of each model's successive seeds."""
     rows = []
     for cell in cells:
         names = [m for m in cell.tables if m in models]
@@ -345,7 +362,7 @@ def _robustness_rows(
     n_boot: int,
     seed: int,
 ) -> list[MetricRow]:
-    """Return ``effective_robustness`` and the line; accuracies of 0 and 1 are moved inside by half an image."""
+    """Return ``effective_robustness`` and its line; 0 and 1 are moved inside by half an image."""
     rows = []
     for cell in others:
         x = np.concatenate([home.tables[b]["correct"] for b in baselines])
@@ -406,7 +423,7 @@ def _robustness_rows(
 
 
 def _reach(own: np.ndarray, points: np.ndarray) -> tuple[str, bool]:
-    """Return what to say of a model outside the range of the baselines in distribution, and whether it has a value.
+    """Return a note on a model outside the baselines' range, and whether it has a value.
 
     Above, where a better model is bound to lie, the line is extended and says so. Below, baselines
     trained for a shorter time could have been had: a line extended to chance level compares with
@@ -430,7 +447,7 @@ def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
 def _drawn_lines(
     x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope and intercept (B,) of each resample, points weighing as often as their seed was drawn."""
+    """Return slope and intercept (B,) per resample; points weigh as often as their seed is drawn."""
     x, y, w = (
         np.log(x_BK / (1 - x_BK)),
         np.log(y_BK / (1 - y_BK)),
@@ -448,3 +465,282 @@ def _residual(
 ) -> np.ndarray:
     at = slope[:, None] * np.log(id_BS / (1 - id_BS)) + intercept[:, None]
     return ood_BS - 1 / (1 + np.exp(-at))
+
+
+def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return correctness (n_seeds, n_stimuli) of a model, its seeds and the image ids, sorted.
+
+    Raises
+    ------
+    DataError
+        If an image lacks a prediction under some seed.
+    """
+    mine = frame[frame["model"] == model]
+    table = (
+        mine.pivot(index="seed", columns="id", values="correct")
+        .sort_index(axis=0)
+        .sort_index(axis=1)
+    )
+    if table.isna().any().any():
+        raise DataError(
+            message(
+                f"a prediction of {model!r} for every seed and image",
+                "gaps",
+                "evaluate all seeds on the same set",
+            )
+        )
+    return table.to_numpy(dtype=bool), table.index.to_numpy(), table.columns.to_numpy()
+
+
+def compare_models(
+    result: OODResult,
+    baseline: str,
+    *,
+    models: list[str] | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> list[MetricRow]:
+    """Compare every model with a baseline on every image set.
+
+    Parameters
+    ----------
+    result : OODResult
+        From `evaluate_ood`; all models on the same images.
+    baseline : str
+        Name of the model that the others are compared with.
+    models : list of str, optional
+        Which to compare; all others by default.
+    n_boot, seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    list of MetricRow
+        ``accuracy_difference`` (fraction, model minus baseline) with a paired 95 % interval, and
+        ``p_holm``. Both name the model and, as ``reference``, the baseline, and hold the p value
+        alone and adjusted by Holm over the image sets of one model. With one seed the interval is a
+        bootstrap over images and p comes from the exact McNemar test; with several seeds both come
+        from the t test over seeds and images as crossed samples (`crossed_mean`). The ``notes`` of
+        the difference hold the verdict in plain words, with the name of the image set.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown.
+    DataError
+        If two models were not evaluated on the same images and seeds.
+
+    Notes
+    -----
+    A test over images alone takes the seeds at hand for the only ones there are, and drawing a
+    handful of seeds with replacement makes their spread too small: where seeds differ by some
+    points, both call differences that the next seeds would not show.
+    """
+    known = list(dict.fromkeys(result.per_image["model"]))
+    others = [m for m in known if m != baseline] if models is None else list(models)
+    for name in (baseline, *others):
+        if name not in known:
+            raise ConfigError(
+                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
+            )
+    frame = result.per_image.assign(
+        severity=result.per_image["severity"].astype("Float64").fillna(0)
+    )
+    groups = dict(list(frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)))
+    rows: list[MetricRow] = []
+    for name in others:
+        found = {
+            key: _difference(part, name, baseline, n_boot, seed) for key, part in groups.items()
+        }
+        rows += _difference_rows(found, name, baseline, result)
+    return rows
+
+
+def _difference(
+    part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed: int
+) -> tuple[Interval, float]:
+    a, seeds_a, ids_a = paired_correct(part, name)
+    b, seeds_b, ids_b = paired_correct(part, baseline)
+    if list(ids_a) != list(ids_b) or list(seeds_a) != list(seeds_b):
+        raise DataError(
+            message(
+                f"{name!r} and {baseline!r} on the same images and seeds",
+                "different ones",
+                "evaluate them together",
+            )
+        )
+    if len(a) > 1:
+        return crossed_mean(a.astype(np.float64) - b)
+    return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed), mcnemar(a[0], b[0])[0]
+
+
+def _difference_rows(
+    found: Mapping[tuple[str, str, float], tuple[Interval, float]],
+    name: str,
+    baseline: str,
+    result: OODResult,
+) -> list[MetricRow]:
+    adjusted = holm([p for _, p in found.values()])
+    selection = next((r.selection for r in result.rows if r.model == name), "none")
+    rows = []
+    for (key, (interval, p)), p_adjusted in zip(found.items(), map(float, adjusted)):
+        split, shift, severity = key
+        where = split if not shift else shift + (f" {int(severity)}" if severity else "")
+        said = verdict(interval, p_adjusted, first=name, second=baseline, where=where)
+        about = notes_of(result, *key)
+        common = {
+            "split": split,
+            "n": interval.n,
+            "selection": selection,
+            "model": name,
+            "reference": baseline,
+            "shift": shift,
+            "severity": int(severity) or None,
+            "n_seeds": interval.n_seeds,
+            "p": p,
+            "p_adjusted": p_adjusted,
+            "family": "image sets",
+            "n_compared": len(found),
+        }
+        ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
+        rows.append(
+            MetricRow(
+                "accuracy_difference",
+                interval.value,
+                unit="fraction",
+                notes=f"{said} {about}".strip(),
+                **ends,
+                **common,
+            )
+        )
+        rows.append(MetricRow("p_holm", p_adjusted, unit="p", notes=about, **common))
+    return rows
+
+
+def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame:
+    """Return confidence and accuracy by bin, seeds pooled, for reliability diagrams.
+
+    Parameters
+    ----------
+    per_image : DataFrame
+        Of an `OODResult`.
+    n_bins : int, default 15
+        Bins of equal width of the top-1 probability.
+
+    Returns
+    -------
+    DataFrame
+        ``model, split, shift, severity, bin, low, high, count, confidence, accuracy``; only bins
+        with images.
+    """
+    frame = per_image[per_image["confidence"].notna()]
+    bins = np.clip(np.ceil(frame["confidence"] * n_bins).astype(int) - 1, 0, n_bins - 1)
+    frame = frame.assign(bin=bins, severity=frame["severity"].astype("Float64"))
+    grouped = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False)
+    table = grouped.agg(
+        count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean")
+    )
+    order = {m: i for i, m in enumerate(dict.fromkeys(frame["model"]))}
+    table = table.reset_index().sort_values("bin", kind="stable")
+    table = table.sort_values(
+        "model", key=lambda names: names.map(order), kind="stable", ignore_index=True
+    )
+    return table.assign(low=table["bin"] / n_bins, high=(table["bin"] + 1) / n_bins)
+
+
+def extreme_images(
+    per_image: pd.DataFrame, model: str, *, against: str | None = None, n: int = 6
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the images with the highest and lowest likelihood of the true class over seeds.
+
+    Parameters
+    ----------
+    per_image : DataFrame
+        Of an `OODResult`.
+    model : str
+        Which model.
+    against : str, optional
+        Another model: the images are then those where `model` gains most over it, and loses most.
+    n : int, default 6
+        Images each.
+
+    Returns
+    -------
+    best, worst : DataFrame
+        ``split, shift, severity, id, label, predicted`` (of the first seed), ``confidence,
+        accuracy`` (means over seeds), ``score`` (log likelihood in nats, or its gain), most extreme
+        first.
+
+    Raises
+    ------
+    ConfigError
+        If a model is unknown.
+    """
+    known = list(dict.fromkeys(per_image["model"]))
+    for name in (model, *([against] if against else [])):
+        if name not in known:
+            raise ConfigError(
+                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
+            )
+    frame = per_image.assign(
+        severity=per_image["severity"].astype("Float64").fillna(0), score=-per_image["nll"]
+    )
+    keys = [*KEYS, "id"]
+    mine = (
+        frame[frame["model"] == model]
+        .groupby(keys, sort=False)
+        .agg(
+            label=("label", "first"),
+            predicted=("predicted", "first"),
+            confidence=("confidence", "mean"),
+            accuracy=("correct", "mean"),
+            score=("score", "mean"),
+        )
+    )
+    if against:
+        mine["score"] -= frame[frame["model"] == against].groupby(keys, sort=False)["score"].mean()
+    mine = mine[mine["score"].notna()].reset_index()
+    mine["severity"] = [int(s) or None for s in mine["severity"]]
+    ordered = mine.sort_values("score", kind="stable")
+    return ordered[::-1].head(n).reset_index(drop=True), ordered.head(n).reset_index(drop=True)
+
+
+def image_of(study: Study, row: pd.Series, *, seed: int = 0) -> dict[str, Any]:
+    """Return an image named by a row of `extreme_images`, as figures of single predictions take it.
+
+    Parameters
+    ----------
+    study : Study
+        That was evaluated.
+    row : pandas.Series or named tuple
+        With ``split, shift, severity, id, label, predicted, confidence``.
+    seed : int, default 0
+        Of the made shifts.
+
+    Returns
+    -------
+    dict
+        ``stimulus`` (a StimulusSet of one image), ``image`` uint8 (H, W, 3), ``true``,
+        ``predicted`` (class names), ``confidence`` (fraction), ``where`` (name of the set).
+
+    Raises
+    ------
+    DataError
+        If the study has no such image.
+    """
+    stimuli = study.set(row.split)
+    one = stimuli.subset(stimuli.index_of([row.id]))
+    where = row.split
+    if row.shift:
+        one = shifted(one, row.shift, int(row.severity), seed)
+        where = f"{row.shift} {int(row.severity)}"
+    names = stimuli.class_names
+    predicted = names[row.predicted] if row.predicted >= 0 else "none"
+    return {
+        "stimulus": one,
+        "image": one.image(0),
+        "true": names[row.label],
+        "predicted": predicted,
+        "confidence": float(row.confidence),
+        "where": where,
+    }

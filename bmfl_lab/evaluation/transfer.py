@@ -15,8 +15,7 @@ from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.effect import ALL, Models, alignment_effect, seed_groups
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
-from bmfl_lab.metrics.crossed import crossed_bootstrap
-from bmfl_lab.metrics.statistics import holm
+from bmfl_lab.metrics.statistics import crossed_bootstrap, holm
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
@@ -162,10 +161,15 @@ def transfer_rows(
             )
         )
         if np.isfinite(r.p):
-            text = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over pairs)", said) if v)
-            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": text}
-            ends |= {"p": float(r.p), "p_adjusted": float(r.p_holm), "reference": "original"}
-            ends |= {"family": "pairs of trained-on and tested", "n_compared": n_compared}
+            ends = {
+                "ci_low": r.difference_low,
+                "ci_high": r.difference_high,
+                "p": float(r.p),
+                "p_adjusted": float(r.p_holm),
+                "family": "pairs",
+                "n_compared": n_compared,
+                "notes": said,
+            }
             rows.append(MetricRow("rsa_transfer_gain", r.difference, **ends, **kept, **shared))
     return rows
 
@@ -426,9 +430,14 @@ def eeg_rows(
             )
         )
         if np.isfinite(r.p):
-            text = "; ".join(v for v in (f"p = {r.p_holm:.2g} (Holm over models)", notes) if v)
-            ends = {"ci_low": r.difference_low, "ci_high": r.difference_high, "notes": text}
-            ends |= {"p": float(r.p), "p_adjusted": float(r.p_holm)}
-            ends |= {"family": "models", "n_compared": n_compared}
+            ends = {
+                "ci_low": r.difference_low,
+                "ci_high": r.difference_high,
+                "p": float(r.p),
+                "p_adjusted": float(r.p_holm),
+                "family": "models",
+                "n_compared": n_compared,
+                "notes": notes,
+            }
             rows.append(MetricRow("eeg_encoding_gain", r.difference, **ends, **shared))
     return rows

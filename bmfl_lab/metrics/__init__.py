@@ -39,7 +39,6 @@ from bmfl_lab.metrics.statistics import (
     mcnemar,
     paired_bootstrap,
     verdict,
-    verdicts,
 )
 
 __all__ = [
@@ -83,5 +82,4 @@ __all__ = [
     "split_half_ceiling",
     "top_k_accuracy",
     "verdict",
-    "verdicts",
 ]

@@ -101,7 +101,7 @@ def shape_bias(
 
 
 def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | None:
-    """Return kappa: how much more often two observers are right and wrong together than independent ones would be.
+    """Return kappa, the agreement of two observers beyond that of independent observers.
 
     ``(c_obs - c_exp) / (1 - c_exp)`` with ``c_exp = p_a p_b + (1 - p_a)(1 - p_b)``.
 

@@ -85,7 +85,7 @@ def cka(X: np.ndarray, Y: np.ndarray, *, debiased: bool = True) -> float:
 
 
 def minibatch_cka(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Linear CKA whose unbiased HSIC terms are averaged over batches, for sets too large for one matrix.
+    """Return linear CKA whose unbiased HSIC terms are averaged over batches.
 
     Parameters
     ----------

@@ -83,7 +83,7 @@ def n_nan(logits: np.ndarray) -> int:
 
 
 def mask_classes(logits: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Restrict logits to a subset of the head's classes (ImageNet-R and -A score 200 of 1,000 classes).
+    """Restrict logits to some of the head's classes (ImageNet-R and -A use 200 of 1,000).
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def predictions(logits: np.ndarray) -> np.ndarray:
 
 
 def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return whether each stimulus is classified correctly, bool, shape (n_stimuli,); NaN logits are wrong.
+    """Return correctness, bool (n_stimuli,); stimuli with NaN logits are wrong.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the share of stimuli whose highest logit is that of their class; None for an empty set.
+    """Return the share of correctly classified stimuli; None for an empty set.
 
     Stimuli with NaN logits count as wrong. Ties go to the lowest class index.
 
@@ -212,7 +212,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the mean negative log likelihood in nats; None if the set is empty or any logit is not finite.
+    """Return the mean negative log likelihood (nats); None without stimuli or finite logits.
 
     Raises
     ------

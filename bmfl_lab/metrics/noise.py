@@ -12,7 +12,7 @@ from bmfl_lab.runtime import rng
 
 
 def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) -> np.ndarray:
-    """Turn a signal-to-noise ratio into the explainable share of the variance of averaged responses.
+    """Return the explainable share of variance of averaged responses from the ncsnr.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ _BLOCK = 8  # RDMs ranked at a time: fresh memory for all of them would cost mor
 
 
 def condense(square: np.ndarray) -> np.ndarray:
-    """Return the upper triangle of a square matrix, row by row, in the order of ``scipy.spatial.distance.pdist``.
+    """Return the upper triangle of a square matrix in the order of ``scipy`` ``pdist``.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def _crossnobis(repeats: np.ndarray | None, precision: np.ndarray | None) -> np.
 
 
 def _rank_row(row: np.ndarray, ladder: np.ndarray, target: np.ndarray) -> bool:
-    """Write ``ladder[rank - 1]`` of each value into `target`, ties averaged; tell whether there were ties."""
+    """Write ``ladder[rank - 1]`` of each value into `target`, ties averaged; return if any."""
     order = np.argsort(row)
     ordered = row[order]
     new = ordered[1:] != ordered[:-1]

@@ -1,4 +1,4 @@
-"""What records say, in plain words: one table of all rows, and the verdicts of paired comparisons."""
+"""Say in plain words what records show: comparisons, regions, encoders, alignment, similarity."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bmfl_lab.errors import BmflError
-from bmfl_lab.records import MetricRow, Record, read_record
-from bmfl_lab.runs.brain_findings import brain_findings
-from bmfl_lab.runs.encoder_findings import encoder_findings
-from bmfl_lab.runs.similarity_findings import similarity_findings
+from bmfl_lab.records import MetricRow, Record, comparison_label, read_record
 
 PLACE = ["split", "shift", "severity"]
 COLUMNS = [
@@ -33,7 +30,7 @@ CORTEX_FREE = (
     "random projection",
     "attributes",
 )
-"""Controls whose input is told nothing of the image by a cortex: a gain that they share takes none."""
+"""Controls without a cortex: a gain that they share does not need one."""
 READ_FMRI = {
     "other image": "the response to the image itself",
     "same class": "more than the response to its class",
@@ -145,17 +142,14 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
         only where the interval leaves out zero and the adjusted p value is at most 0.05.
     """
     frame = rows.rename(columns={"run_id": "run"})
-    keys = ["study", "run", "model", *PLACE]
     frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
+    frame = frame.assign(p_adjusted=pd.to_numeric(frame["p_adjusted"]))
     differences = frame[
         (frame["name"] == "accuracy_difference") & frame["value"].notna() & frame["ci_low"].notna()
     ]
-    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"]
     out = []
     for row in differences.itertuples():
-        first, _, second = row.model.partition(" - ")
-        adjusted = p.get(tuple(getattr(row, k) for k in keys))
-        clear = (row.ci_low > 0 or row.ci_high < 0) and (adjusted is None or adjusted <= LEVEL)
+        clear = (row.ci_low > 0 or row.ci_high < 0) and not row.p_adjusted > LEVEL
         label = (
             row.split
             if not row.shift
@@ -165,14 +159,14 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "study": row.study,
                 "run": row.run,
-                "first": first,
-                "second": second,
+                "first": row.model,
+                "second": row.reference,
                 "set": label,
                 "in_distribution": row.split == "test" and not row.shift,
                 "value": row.value,
                 "ci_low": row.ci_low,
                 "ci_high": row.ci_high,
-                "p_holm": adjusted,
+                "p_holm": row.p_adjusted,
                 "n": int(row.n),
                 "n_seeds": int(row.n_seeds) if pd.notna(row.n_seeds) else 1,
                 "verdict": "open" if not clear else "better" if row.value > 0 else "worse",
@@ -197,7 +191,7 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(rows: pd.DataFrame) -> list[str]:
-    """Return what was found, in plain sentences: one a pair of models and run, and one on the question itself.
+    """Return sentences: one per pair of models and run, and one on the question itself.
 
     Parameters
     ----------
@@ -270,18 +264,12 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
     if not (frame["name"] == "region_effect").any():
         return []
     frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
-    keys = ["study", "run", "model", "roi", *PLACE]
-    p = (
-        frame[(frame["name"] == "p_holm") & (frame["roi"] != "")]
-        .set_index(keys)["value"]
-        .rename("p")
-    )
-    effects = frame[(frame["name"] == "region_effect") & frame["ci_low"].notna()].join(p, on=keys)
+    effects = frame[(frame["name"] == "region_effect") & frame["ci_low"].notna()]
     lines = []
-    for (study, run, model), part in effects.groupby(["study", "run", "model"], sort=False):
-        mode, control = model.split(" beyond ")
+    by = ["study", "run", "model", "reference"]
+    for (study, run, mode, control), part in effects.groupby(by, sort=False):
         n_sets = len(part.drop_duplicates(PLACE))
-        sure = part[(part["p"] <= LEVEL) & (part["ci_low"] > 0)]
+        sure = part[(part["p_adjusted"] <= LEVEL) & (part["ci_low"] > 0)]
         words = [
             f"{roi} on {len(one)} of {n_sets} sets (at most {100 * one['value'].max():+.1f} points)"
             for roi, one in sure.groupby("roi", sort=False)
@@ -332,7 +320,7 @@ def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
 
 
 def _brain(part: pd.DataFrame) -> str:
-    """Return whether the predicted responses helped out of distribution, and whether that took a brain."""
+    """Return whether predicted responses helped out of distribution, and whether a cortex was needed."""
     away = part[~part["in_distribution"] & (part["first"] == "fusion")]
     gain = away[away["second"] == "backbone"]
     if gain.empty:
@@ -370,7 +358,7 @@ def _controls(names: Sequence[str]) -> str:
 
 
 def _shared(lost: Sequence[str]) -> str:
-    """Return what follows from controls that the fusion was better than on no set, by what they read."""
+    """Return the conclusion from controls that the fusion never beat, by what they read."""
     free, reading = [n for n in lost if n in CORTEX_FREE], [n for n in lost if n in READ_FMRI]
     other = [n for n in lost if n not in (*free, *reading)]
     text = ""
@@ -407,7 +395,7 @@ def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
 
 
 def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Return the rows over seeds, and those of single seeds only where `keys` have no row over seeds.
+    """Return rows over seeds, and rows of single seeds only for `keys` without one.
 
     Parameters
     ----------
@@ -425,7 +413,7 @@ def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 def grouped(
     rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")
 ) -> pd.DataFrame:
-    """Return a metric over all records: one row a group, one column an image set, means of values over seeds.
+    """Return a metric as a table: one row per group and one column per image set.
 
     Parameters
     ----------
@@ -447,3 +435,230 @@ def grouped(
     return part.pivot_table(
         index=list(by), columns="set", values="value", aggfunc="mean", sort=False
     )
+
+
+GAINS = {
+    "rsa_mean_gain": "gain of mean RSA on held-out images",
+    "rsa_transfer_gain": "gain of mean RSA over the network before alignment, by tested subject",
+    "eeg_encoding_gain": "gain of M/EEG encoding over the network before alignment",
+}
+
+
+def brain_findings(rows: pd.DataFrame) -> list[str]:
+    """Return one sentence per run and kind of gain, and one on brain-likeness and robustness.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study`` and a column that names the run, ``run`` or ``run_id``.
+
+    Returns
+    -------
+    list of str
+        Every comparison with its interval and adjusted p, whether it was found or not; empty where
+        no record holds an alignment.
+    """
+    frame = rows.rename(columns={"run_id": "run"})
+    lines = []
+    found = frame[frame["name"].isin(GAINS) & frame["ci_low"].notna()]
+    for (study, run, name), part in found.groupby(["study", "run", "name"], sort=False):
+        told = "; ".join(_gain(row, name == "rsa_transfer_gain") for row in part.itertuples())
+        size = f"n = {int(part['n'].min())} images, {int(part['n_seeds'].max())} seeds"
+        lines.append(
+            f"{study}, {run}: {GAINS[name]}: {told}. {size}; {part['interval'].iloc[0]}, p by Holm."
+        )
+    for row in frame[frame["name"] == "brain_robust_correlation"].itertuples():
+        said = row.notes.partition("; ")[2]
+        lines.append(
+            f"{row.study}, {row.run}: brain-like against robust over {int(row.n)} models: rho = {row.value:+.2f} "
+            f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}]: {said}."
+        )
+    return lines
+
+
+def _gain(row, by_subject: bool) -> str:
+    where = f" on {row.subject}" if by_subject else ""
+    known = "" if pd.isna(row.p_adjusted) else f", p = {row.p_adjusted:.2g}"
+    model = comparison_label(row.name, row.model, row.reference)
+    return f"`{model}`{where} {row.value:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]{known}"
+
+
+def encoder_findings(rows: pd.DataFrame) -> list[str]:
+    """Return sentences on the encoders of each study and subject; empty where no record holds any.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study``.
+
+    Returns
+    -------
+    list of str
+        Every value with its interval where it has one; a difference is not claimed, only values are
+        named.
+    """
+    lines = []
+    kept = rows.assign(kind=rows["model"].str.split(" encoder").str[0])
+    for (study, subject), part in kept.groupby(["study", "subject"], sort=False):
+        if not (part["name"] == "val_r").any():
+            continue
+        where = f"{study}, {subject}"
+        lines += [
+            f"{where}: {said}"
+            for said in (_encoder_accuracy(part), _encoder_winners(part), _encoder_fields(part))
+            if said
+        ]
+        lines += [
+            f"{where}: {said}"
+            for said in (_encoder_shifts(part), _encoder_blocks(part), _encoder_controls(part))
+            if said
+        ]
+    return lines
+
+
+def _encoder_value(row) -> str:
+    known = pd.notna(row.ci_low) and pd.notna(row.ci_high)
+    return f"{row.value:.3f}" + (f" [{row.ci_low:.3f}, {row.ci_high:.3f}]" if known else "")
+
+
+def _encoder_all(part: pd.DataFrame, name: str) -> pd.DataFrame:
+    return part[(part["name"] == name) & (part["roi"] == "all") & part["value"].notna()]
+
+
+def _encoder_accuracy(part: pd.DataFrame) -> str:
+    found = _encoder_all(part, "pearson_r")
+    found = found[found["split"] == "test"]
+    if found.empty:
+        return ""
+    told = ", ".join(f"`{row.kind}` {_encoder_value(row)}" for row in found.itertuples())
+    best = _encoder_all(part, "ceiling_r")["value"]
+    ceiling = f"; the noise allows {best.iloc[0]:.3f}" if len(best) else ""
+    return f"test r, mean over vertices, n = {int(found['n'].max())} images: {told}{ceiling}."
+
+
+def _encoder_winners(part: pd.DataFrame) -> str:
+    table = part[part["name"] == "val_r"].pivot_table(
+        index="roi", columns="kind", values="value", sort=False
+    )
+    if table.empty:
+        return ""
+    single = table.drop(columns="ensemble", errors="ignore")
+    by_kind = single.idxmax(axis=1).groupby(single.idxmax(axis=1), sort=False).groups
+    told = "; ".join(f"`{kind}` in {', '.join(regions)}" for kind, regions in by_kind.items())
+    line = f"best single encoder by validation r: {told}"
+    if "ensemble" in table:
+        ahead = int((table["ensemble"] > single.max(axis=1)).sum())
+        line += f"; the ensemble is ahead of all in {ahead} of {len(table)} regions (its weights come from the same images)"
+    return line + "."
+
+
+def _encoder_fields(part: pd.DataFrame) -> str:
+    told = []
+    for name, what in (
+        ("field_error", "receptive fields lie"),
+        ("tuning_error", "preferred orientations lie"),
+    ):
+        for row in part[part["name"] == name].itertuples():
+            told.append(f"{what} {row.value:.2f} degrees from the truth (median, `{row.kind}`)")
+    return "; ".join(told) + "." if told else ""
+
+
+def _encoder_shifts(part: pd.DataFrame) -> str:
+    found = _encoder_all(part, "truth_r")
+    if found.empty:
+        return ""
+    found = found.assign(
+        where=found["shift"].where(found["shift"] != "", found["split"]).str.replace("_", " ")
+    )
+    kind = found.groupby("kind", sort=False)["value"].mean().idxmax()
+    mine = found[found["kind"] == kind]
+    told = ", ".join(f"{row.where} {_encoder_value(row)}" for row in mine.itertuples())
+    return f"r with the simulated truth without noise, `{kind}`: {told}."
+
+
+def _encoder_blocks(part: pd.DataFrame) -> str:
+    found = part[part["name"] == "block_r"].dropna(subset="value")
+    if found.empty:
+        return ""
+    block = found["layer"].where(found["layer"] != "", found["model"]).str.rpartition("block ")[2]
+    best = found.assign(block=block).loc[found.groupby("roi", sort=False)["value"].idxmax()]
+    return (
+        "best block of a ridge by validation r: "
+        + ", ".join(f"{r.roi} {r.block}" for r in best.itertuples())
+        + "."
+    )
+
+
+def _encoder_controls(part: pd.DataFrame) -> str:
+    found = part[(part["name"] == "control_r") & (part["roi"] == "all")]
+    told = [
+        f"{r.model} {'undefined' if pd.isna(r.value) else format(r.value, '.3f')}"
+        for r in found.itertuples()
+    ]
+    return f"ridge and its controls, test r: {', '.join(told)}." if told else ""
+
+
+SCORE_WORDS = {"spatial_score": "spatial score", "temporal_score": "temporal score"}
+
+
+def similarity_findings(rows: pd.DataFrame) -> list[str]:
+    """Return sentences on best layers, spatial and temporal scores, and identification.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study`` and a column that names the run, ``run`` or ``run_id``.
+
+    Returns
+    -------
+    list of str
+        One sentence a run and kind; empty where no record compares layers with regions. The best
+        layer of a region is named from the same held-out stimuli as its score, which makes that
+        score slightly optimistic: the sentence says so.
+    """
+    frame = rows.rename(columns={"run_id": "run"})
+    lines = []
+    for (study, run), part in frame.groupby(["study", "run"], sort=False):
+        start = f"{study}, {run}: "
+        for name, what in (("encoding_r", "encoding r"), ("rsa", "RSA")):
+            best = _best_layers(
+                part[(part["name"] == name) & part["layer"].ne("") & part["roi"].ne("")]
+            )
+            if best:
+                lines.append(
+                    f"{start}layer with the highest {what}, chosen on the images that are scored: {best}."
+                )
+        lines += [start + told for told in _scores(part)]
+        for row in part[
+            (part["name"] == "identification_top1") & part["roi"].eq("all")
+        ].itertuples():
+            lines.append(
+                f"{start}which of {int(row.n)} images evoked a response: top-1 {row.value:.3f} "
+                f"[{row.ci_low:.3f}, {row.ci_high:.3f}]; {row.notes}."
+            )
+    return lines
+
+
+def _best_layers(part: pd.DataFrame) -> str:
+    found = part.dropna(subset=["value"])
+    if found.empty:
+        return ""
+    best = found.loc[found.groupby("roi", sort=False)["value"].idxmax()]
+    return ", ".join(f"{row.roi} {row.layer} ({row.value:.3f})" for row in best.itertuples())
+
+
+def _scores(part: pd.DataFrame) -> list[str]:
+    lines = []
+    for name, what in SCORE_WORDS.items():
+        for row in part[part["name"] == name].itertuples():
+            p = part[
+                (part["name"] == f"{name}_p")
+                & (part["split"] == row.split)
+                & (part["model"] == row.model)
+            ]["value"]
+            value = "undefined" if pd.isna(row.value) else f"r = {row.value:+.2f}"
+            chance = f", p = {p.iloc[0]:.3g}" if len(p) and pd.notna(p.iloc[0]) else ""
+            lines.append(
+                f"{what} ({row.split}): {value}{chance}, {row.interval}; n = {int(row.n)}, {row.notes}."
+            )
+    return lines

@@ -9,9 +9,9 @@ import pandas as pd
 
 from bmfl_lab.errors import RunError, message
 from bmfl_lab.files import atomic_path
-from bmfl_lab.records import Record, read_record
+from bmfl_lab.records import Record, comparison_label, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
-from bmfl_lab.runs.findings import LEVEL, PLACE, findings, prefer_over_seeds
+from bmfl_lab.runs.findings import LEVEL, findings, prefer_over_seeds
 from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run
 
@@ -67,6 +67,8 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
     found = findings(rows)
     lines += ["## What was found", "", *(f"- {line}" for line in found), ""] if found else []
     verdicts = _verdicts(rows)
+    named = zip(*(rows[k] for k in ("name", "model", "reference", "roi")))
+    rows = rows.assign(model=[comparison_label(*fields) for fields in named])
     for (name, unit), every in rows.groupby(["name", "unit"], sort=True, dropna=False):
         part = prefer_over_seeds(every, [*CONDITION, "model", "run_id"])
         # two sections of a run may evaluate the same model: its number stands once
@@ -88,11 +90,9 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
 
 def _verdicts(rows: pd.DataFrame) -> pd.Series:
     """Return a word for each difference, by its interval and the p value adjusted over its family."""
-    keys = ["study", "run_id", "model", "roi", *PLACE]
-    frame = rows.assign(severity=pd.to_numeric(rows["severity"]).fillna(0))
-    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"].rename("p")
-    asked = frame[frame["name"].isin(VERDICTS) & frame["ci_low"].notna()].join(p, on=keys)
-    sure = ((asked["ci_low"] > 0) | (asked["ci_high"] < 0)) & ~(asked["p"] > LEVEL)
+    asked = rows[rows["name"].isin(VERDICTS) & rows["ci_low"].notna()]
+    p = pd.to_numeric(asked["p_adjusted"])
+    sure = ((asked["ci_low"] > 0) | (asked["ci_high"] < 0)) & ~(p > LEVEL)
     side = (~sure) * 2 + (sure & (asked["value"] < 0)) * 1
     words = [VERDICTS[name][k] for name, k in zip(asked["name"], side)]
     return pd.Series(words, index=asked.index, dtype=object)

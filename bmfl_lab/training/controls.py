@@ -17,7 +17,7 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, message, nearest
 from bmfl_lab.losses import pearson_regulariser
 from bmfl_lab.metrics.correlation import pearson
-from bmfl_lab.metrics.crossed import seed_mean
+from bmfl_lab.metrics.statistics import seed_mean
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.models.build import AXES, FusionConfig
 from bmfl_lab.models.fusion import QUERIES

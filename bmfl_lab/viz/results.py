@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.records import comparison_label
 from bmfl_lab.viz.style import GREY, colours, figure_style, markers
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
                 "choose one of them",
             )
         )
+    if "reference" in rows:
+        named = zip(rows["name"], rows["model"], rows["reference"])
+        rows = rows.assign(model=[comparison_label(*fields) for fields in named])
     over = rows["seed"].isna()
     # rows over seeds sort first, so that they win over the rows of single seeds; set order is kept
     # by the index

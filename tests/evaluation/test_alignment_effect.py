@@ -13,8 +13,8 @@ from bmfl_lab.data.simulate import simulate_eeg
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation import rsa_scores as rsa
+from bmfl_lab.evaluation import similarity as rows_of
 from bmfl_lab.evaluation import similarity as sim
-from bmfl_lab.evaluation import similarity_rows as rows_of
 from bmfl_lab.evaluation import transfer
 from bmfl_lab.evaluation.decoding import identify
 from bmfl_lab.evaluation.effect import alignment_effect, effect_rows, shift_mean_rows
@@ -142,7 +142,8 @@ def test_mean_over_shifts_leaves_the_clean_images_out():
     for model in ("original", "aligned"):
         want = shifted[shifted["model"] == model]["correct"].mean()
         assert rows["accuracy_over_shifts", model].value == pytest.approx(want)
-    gain = rows["accuracy_over_shifts_difference", "aligned - original"]
+    gain = rows["accuracy_over_shifts_difference", "aligned"]
+    assert gain.reference == "original"
     assert (
         gain.ci_low > 0.3
         and gain.n == 80

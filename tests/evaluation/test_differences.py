@@ -6,9 +6,9 @@ import pytest
 from scipy.stats import binomtest
 
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation.differences import compare_models
 from bmfl_lab.evaluation.ood import OODResult
-from bmfl_lab.metrics.crossed import crossed_mean
+from bmfl_lab.evaluation.suite import compare_models
+from bmfl_lab.metrics.statistics import crossed_mean, holm
 
 
 def result(accuracies, n=400, seeds=(0, 1, 2), shared=0.0, generator=None):
@@ -47,8 +47,11 @@ def test_planted_difference_is_found_and_named():
     rows = compare_models(found, "backbone", n_boot=500)
     for row in by(rows, "accuracy_difference"):
         assert 0.08 < row.ci_low < 0.2 < row.ci_high < 0.32 and row.n == 400 and row.n_seeds == 5
-        assert "fusion is better than backbone" in row.notes
-    assert all(r.value < 0.01 for r in by(rows, "p_holm"))
+        where = "masked 3" if row.shift else "test"
+        assert f"fusion is better than backbone on {where} by" in row.notes
+        assert (row.model, row.reference, row.n_compared) == ("fusion", "backbone", 2)
+        assert 0 <= row.p <= row.p_adjusted < 0.01
+    assert all(r.value == r.p_adjusted < 0.01 and not r.notes for r in by(rows, "p_holm"))
 
 
 def test_no_difference_is_said_with_its_bound():
@@ -114,6 +117,12 @@ def test_several_seeds_use_the_crossed_test():
 def test_one_seed_uses_mcnemar():
     rows = compare_models(result({"a": 0.5, "b": 0.9}, seeds=(0,)), "a", n_boot=200)
     assert all(r.value < 1e-6 for r in by(rows, "p_holm"))
+
+
+def test_p_values_are_adjusted_by_holm_over_the_image_sets():
+    rows = by(compare_models(result({"a": 0.6, "b": 0.65}, n=80), "a"), "accuracy_difference")
+    np.testing.assert_allclose([r.p_adjusted for r in rows], holm([r.p for r in rows]))
+    assert {r.family for r in rows} == {"image sets"}
 
 
 def test_refusals():

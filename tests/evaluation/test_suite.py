@@ -17,7 +17,7 @@ from bmfl_lab.evaluation import (
     reliability_table,
 )
 from bmfl_lab.metrics import calibration
-from bmfl_lab.metrics.resampling import image_weights, percentiles, seed_weights
+from bmfl_lab.metrics.statistics import image_weights, percentiles, seed_weights
 
 N = 60
 CLASSES = ("a", "b", "c")

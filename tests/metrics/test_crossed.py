@@ -5,8 +5,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.metrics.crossed import crossed_bootstrap, crossed_mean, seed_mean
-from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.metrics.statistics import bootstrap_mean, crossed_bootstrap, crossed_mean, seed_mean
 
 
 def test_one_seed_is_the_t_test_over_stimuli():

@@ -7,8 +7,7 @@ from scipy.stats import pearsonr
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.metrics.rdms import RDMs
 from bmfl_lab.metrics.rsa import compare_rdms, rdm
-from bmfl_lab.metrics.rsa_inference import bootstrap_rsa
-from bmfl_lab.metrics.rsa_resampling import similarity_samples, weighted_similarity
+from bmfl_lab.metrics.rsa_inference import bootstrap_rsa, similarity_samples, weighted_similarity
 
 
 def draw(*shape, seed=0):

@@ -141,9 +141,5 @@ def test_verdicts():
         "No difference larger than 6.0 points"
     )
     assert s.verdict(s.bootstrap_mean([1.0])).startswith("Undefined")
-    family = s.verdicts(
-        {"x": interval(0.04, 0.01, 0.07), "y": interval(0.0, -0.01, 0.01)}, {"x": 0.04, "y": 0.9}
-    )
-    assert family["x"].startswith("No difference")  # 0.04 * 2 > 0.05
-    with pytest.raises(DataError, match="a p value for every difference"):
-        s.verdicts({"x": interval(0, 0, 0)}, {})
+    there = s.verdict(interval(0.04, 0.01, 0.07), first="a", second="b", where="fog 3")
+    assert there.startswith("a is better than b on fog 3 by 4.0 points")

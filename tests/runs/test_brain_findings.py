@@ -5,8 +5,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.brain_findings import brain_findings
-from bmfl_lab.runs.findings import findings
+from bmfl_lab.runs.findings import brain_findings, findings
 from bmfl_lab.runs.report import render
 
 
@@ -28,15 +27,15 @@ def gain(name, model, value, half, p, **more):
         ci_high=value + half,
         interval="95 % t interval",
         n_seeds=3,
-        notes=f"said, p = {p} (Holm)",
+        p_adjusted=p,
         **more,
     )
 
 
 def test_gains_and_the_relation_are_told():
     rows = frame(
-        gain("rsa_mean_gain", "aligned - no_fmri", 0.03, 0.01, 0.0021),
-        gain("rsa_mean_gain", "aligned - noise", 0.01, 0.02, 0.4),
+        gain("rsa_mean_gain", "aligned", 0.03, 0.01, 0.0021, reference="no_fmri"),
+        gain("rsa_mean_gain", "aligned", 0.01, 0.02, 0.4, reference="noise"),
         gain("rsa_transfer_gain", "aligned with A", 0.05, 0.02, 0.01, subject="B"),
         MetricRow(
             "brain_robust_correlation",

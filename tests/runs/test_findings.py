@@ -22,14 +22,17 @@ from bmfl_lab.runs.report import render
 from bmfl_lab.training.controls import CONTROL_MODELS
 
 
-def difference(model, value, p, shift="fog", severity=3, split="test", half=0.02):
+def difference(pair, value, p, shift="fog", severity=3, split="test", half=0.02):
+    first, second = pair.split(" - ") if isinstance(pair, str) else pair
     place = {
         "split": split,
         "shift": shift,
         "severity": severity,
         "n": 400,
         "selection": "none",
-        "model": model,
+        "model": first,
+        "reference": second,
+        "p_adjusted": p,
         "n_seeds": 5,
     }
     return [
@@ -260,7 +263,9 @@ def effect(mode, roi, value, p, split="test"):
         "split": split,
         "n": 400,
         "selection": "none",
-        "model": f"{mode} beyond random_vertices",
+        "model": mode,
+        "reference": "random_vertices",
+        "p_adjusted": p,
         "roi": roi,
         "n_seeds": 5,
     }
@@ -299,6 +304,49 @@ def test_regions_are_named_by_interval_and_adjusted_p_or_not_at_all(tmp_path):
         "V1" not in first
         and "lesioned at inference: none of 2 regions; no effect larger than 5.0 points" in second
     )
+
+
+def test_a_model_whose_name_holds_a_minus_keeps_its_name(tmp_path):
+    lines = said(tmp_path, difference(("ViT - B", "backbone"), 0.01, 0.4))
+    assert lines[0].split(": ", 1)[1].startswith("`ViT - B` against `backbone`: no difference")
+
+
+def test_a_record_of_schema_1_tells_what_it_told(tmp_path):
+    new = difference("fusion - backbone", 0.05, 0.001) + effect("only", "LO", 0.2, 0.001)
+    gain = {"ci_low": 0.01, "ci_high": 0.03, "interval": "t", "n_seeds": 3}
+    new += [
+        MetricRow(
+            "rsa_mean_gain",
+            0.02,
+            "rho",
+            "test",
+            9,
+            "none",
+            model="aligned",
+            reference="noise",
+            p_adjusted=0.0021,
+            **gain,
+        )
+    ]
+    lines = said(tmp_path / "new", new)
+    write(tmp_path / "old" / "s" / "r", new)
+    path = tmp_path / "old" / "s" / "r" / "record.json"
+    data = json.loads(path.read_text()) | {"schema": 1}
+    for row in data["rows"]:
+        joint = " beyond " if row["roi"] else " - "
+        row["model"] += joint + row["reference"]
+        if row["name"] == "rsa_mean_gain":
+            row["notes"] = f"said, p = {row['p_adjusted']} (Holm)"
+        for key in ("reference", "p", "p_adjusted", "family", "n_compared"):
+            del row[key]
+    write_sealed_json(path, data)
+    old = findings(collect_records(tmp_path / "old")[0])
+    run = "04_ood_evaluation-1"
+    assert [line.replace(", r.**", f", {run}.**").replace(", r:", f", {run}:") for line in old] == (
+        lines
+    )
+    assert "`aligned - noise` +0.020 [+0.010, +0.030], p = 0.0021" in old[-1]
+    assert "LO on 1 of 1 sets" in old[-2]
 
 
 def test_a_report_opens_with_what_was_found():

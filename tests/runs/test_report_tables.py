@@ -60,8 +60,18 @@ def test_accuracy_has_a_table_by_seed():
     assert "by seed" not in report(*accuracies("colour", [0.2]))
 
 
-def differences(name, model, value, p, half=0.02, **place):
-    place = PLACE | {"model": model, "selection": "none", "n_seeds": 5} | place
+def differences(name, model, reference, value, p, half=0.02, **place):
+    place = (
+        PLACE
+        | {
+            "model": model,
+            "reference": reference,
+            "p_adjusted": p,
+            "selection": "none",
+            "n_seeds": 5,
+        }
+        | place
+    )
     ends = {"ci_low": value - half, "ci_high": value + half, "notes": "in words"}
     return [
         MetricRow(name, value, **ends, **place),
@@ -80,10 +90,10 @@ def differences(name, model, value, p, half=0.02, **place):
 )
 def test_a_difference_has_its_verdict_in_its_cell(value, p, words):
     text = report(
-        *differences("accuracy_difference", "a - b", value, p),
-        *differences("accuracy_difference", "a - b", 0.3, 0.001, shift="fog", severity=3),
-        *differences("region_effect", "only beyond random_vertices", value, p, roi="V1"),
-        *differences("region_effect", "only beyond random_vertices", 0.3, 0.001, roi="LO"),
+        *differences("accuracy_difference", "a", "b", value, p),
+        *differences("accuracy_difference", "a", "b", 0.3, 0.001, shift="fog", severity=3),
+        *differences("region_effect", "only", "random_vertices", value, p, roi="V1"),
+        *differences("region_effect", "only", "random_vertices", 0.3, 0.001, roi="LO"),
     )
     found = table(text, "accuracy_difference (fraction)")
     shown = f"{value:.3f} [{value - 0.02:.3f}, {value + 0.02:.3f}]"

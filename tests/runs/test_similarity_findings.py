@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.findings import findings
-from bmfl_lab.runs.similarity_findings import similarity_findings
+from bmfl_lab.runs.findings import findings, similarity_findings
 
 
 def frame(*rows):
