@@ -14,6 +14,10 @@ class DataError(BmflError, ValueError):
     """A file, an array or a study does not hold what it must hold."""
 
 
+class LockedError(DataError):
+    """Another process holds a lock that must not be waited for."""
+
+
 class ConfigError(BmflError, ValueError):
     """A choice made by the user is not valid."""
 
@@ -47,7 +51,8 @@ def message(expected: str, got: str, do: str) -> str:
     str
         ``"expected ...; got .... To fix it: ..."``
     """
-    return f"expected {expected}; got {got}. To fix it: {do}."
+    end = "" if do.endswith("?") else "."
+    return f"expected {expected}; got {got}. To fix it: {do}{end}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -66,5 +71,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         ``"did you mean 'x'?"``, or the list of valid names when none is near.
     """
     options = [str(v) for v in valid]
+    if not options:
+        return "check the spelling"
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     return f"did you mean {found[0]!r}?" if found else "choose one of " + ", ".join(sorted(options))

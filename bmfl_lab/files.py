@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, LockedError, message
 
 _CHUNK = 1 << 20
 
@@ -300,7 +300,7 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
-            raise DataError(
+            raise LockedError(
                 message(
                     f"sole use of {what}",
                     f"process {holder} at work in it",

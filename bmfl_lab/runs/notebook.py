@@ -158,21 +158,11 @@ def read_notebook(path: str | Path) -> Notebook:
 
     path = Path(path)
     if not path.is_file():
-        near = (
-            nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")])
-            if path.parent.is_dir()
-            else ""
-        )
-        raise RunError(
-            message(f"a notebook {path.name}", f"nothing at {path}", near or "check the path")
-        )
-    if path.stat().st_size > _MAX_BYTES:
-        size = path.stat().st_size
-        raise RunError(
-            message(
-                f"a notebook of at most {_MAX_BYTES} bytes", f"{size} bytes", "strip its outputs"
-            )
-        )
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")])
+        raise RunError(message(f"a notebook {path.name}", f"nothing at {path}", near))
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        wanted = f"a notebook of at most {_MAX_BYTES} bytes"
+        raise RunError(message(wanted, f"{size} bytes", "strip its outputs"))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("nbformat") != 4:

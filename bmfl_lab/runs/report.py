@@ -12,7 +12,6 @@ from bmfl_lab.files import atomic_path
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.findings import LEVEL, PLACE, findings, prefer_over_seeds
-from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run
 
 CONDITION = ("study", "split", "shift", "severity", "subject", "roi", "layer")
@@ -90,9 +89,9 @@ def _verdicts(rows: pd.DataFrame) -> pd.Series:
     """Return a word for each difference, by its interval and the p value adjusted over its family."""
     keys = ["study", "run_id", "model", "roi", *PLACE]
     frame = rows.assign(severity=pd.to_numeric(rows["severity"]).fillna(0))
-    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"].rename("p")
+    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"].rename("holm")
     asked = frame[frame["name"].isin(VERDICTS) & frame["ci_low"].notna()].join(p, on=keys)
-    sure = ((asked["ci_low"] > 0) | (asked["ci_high"] < 0)) & ~(asked["p"] > LEVEL)
+    sure = ((asked["ci_low"] > 0) | (asked["ci_high"] < 0)) & ~(asked["holm"] > LEVEL)
     side = (~sure) * 2 + (sure & (asked["value"] < 0)) * 1
     words = [VERDICTS[name][k] for name, k in zip(asked["name"], side)]
     return pd.Series(words, index=asked.index, dtype=object)
@@ -222,7 +221,8 @@ def write_report(
     RunError
         If no run is ok.
     """
-    path = Path(to) if to else project_root() / "papermill_runs" / "reports" / f"{runs[0].spec}.md"
+    reports = runs[0].root / "papermill_runs" / "reports"
+    path = Path(to).expanduser() if to else reports / f"{runs[0].spec}.md"
     states = [state_of(r, out)[0] for r in runs]
     content = render(collect(runs, out), f"Report of {runs[0].spec}", states)
     with atomic_path(path) as temporary:
