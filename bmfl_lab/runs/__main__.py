@@ -25,7 +25,6 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 if all is ok, 1 if not, 2 on an error."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
     options = _parser().parse_args(arguments)
     try:
         if options.verb == "export":
@@ -99,4 +98,6 @@ def _export(source: str, out: str | None, to: str | None, code: bool) -> int:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # the terminal may not be UTF-8
     sys.exit(main())

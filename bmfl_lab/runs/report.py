@@ -89,7 +89,12 @@ def _verdicts(rows: pd.DataFrame) -> pd.Series:
     """Return a word for each difference, by its interval and the p value adjusted over its family."""
     keys = ["study", "run_id", "model", "roi", *PLACE]
     frame = rows.assign(severity=pd.to_numeric(rows["severity"]).fillna(0))
-    p = frame[frame["name"] == "p_holm"].drop_duplicates(keys).set_index(keys)["value"].rename("holm")
+    p = (
+        frame[frame["name"] == "p_holm"]
+        .drop_duplicates(keys)
+        .set_index(keys)["value"]
+        .rename("holm")
+    )
     asked = frame[frame["name"].isin(VERDICTS) & frame["ci_low"].notna()].join(p, on=keys)
     sure = ((asked["ci_low"] > 0) | (asked["ci_high"] < 0)) & ~(asked["holm"] > LEVEL)
     side = (~sure) * 2 + (sure & (asked["value"] < 0)) * 1
