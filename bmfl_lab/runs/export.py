@@ -1,7 +1,7 @@
 """An executed notebook as one HTML file to mail: figures inside it, no script, nothing fetched.
 
-nbconvert renders, bleach sanitises. The page forbids itself (Content-Security-Policy) to run a script
-or to load anything but the pictures it carries. Formulas stay as they are written.
+nbconvert renders and bleach sanitises. The page's own Content-Security-Policy forbids scripts and
+everything that is loaded, except the pictures inside it. Formulas stay as they are written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _TEMPLATE = """
 {%- extends 'basic/index.html.j2' -%}
 {%- block markdowncell -%}<section>{{ cell.source | markdown2html | clean }}</section>
 {%- endblock -%}
-{%- block data_markdown -%}{{ output.data['text/markdown'] | markdown2html | clean }}{%- endblock -%}
+{%- block data_markdown -%}{{ output.data['text/markdown'] | markdown2html | clean }}
+{%- endblock -%}
 {%- block data_html -%}{{ output.data['text/html'] | clean }}{%- endblock -%}
 {%- block input_group -%}
 <details><summary>code</summary><pre>{{ cell.source | escape_html }}</pre></details>

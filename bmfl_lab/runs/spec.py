@@ -1,4 +1,4 @@
-"""Specs: YAML files that say which notebooks to run with which parameters, and what must come out."""
+"""Specs: YAML files that list notebooks to run, their parameters, and bounds on their results."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ class Run:
     def run_id(self) -> str:
         """Stem of the notebook and 8 hexadecimal digits of what determines the result.
 
-        The digits are of the notebook's source, its parameters and the data; the code's revision is
-        recorded with the run instead, so that a result of older code is found and called stale.
+        The digits are a hash of the notebook's source, its parameters and the data. The code's
+        revision is not part of it: a result of older code is found under the same name and called
+        stale.
         """
         data = data_fingerprint(str(self.parameters.get("study", "")), self.root)
         digest = sha256_json([self.notebook.source_hash(), dict(self.parameters), data])
@@ -85,9 +86,9 @@ class Run:
 def data_fingerprint(study: str, root: Path) -> str:
     """Return a text that changes when the data behind a study's name change.
 
-    A named study is generated or pinned by the code, so its name suffices; a folder is listed with
-    sizes and times of change. The content itself is hashed into the record when the notebook loads
-    it.
+    A named study is generated or pinned by the code, so its name suffices. A folder is identified
+    by the names, sizes and modification times of its files; a relative one is looked up below the
+    project's `root`. The notebook hashes the content itself into its record.
     """
     folder = root / Path(study).expanduser()
     if study.endswith(".json") and folder.is_file():
@@ -107,20 +108,20 @@ def load_spec(path: str | Path) -> list[Run]:
     Parameters
     ----------
     path : str or Path
-        The YAML file. A run's fields stand at the top level, or in a list ``runs`` whose entries
-        override them.
+        The YAML file. The fields of a run stand at the top level, or in a list ``runs`` whose
+        entries override them.
 
     Returns
     -------
     list of Run
-        In the order written; grids and seeds expanded.
+        One run per combination of grid values and seeds, in the order written.
 
     Raises
     ------
     RunError
         If the file is missing or not YAML, a field is unknown or of a wrong type, a notebook cannot
-        be read, or a parameter is unknown, of a wrong type or out of range. No kernel has started
-        then.
+        be read, or a parameter is unknown, of a wrong type or out of range. This is found before
+        any kernel starts.
     """
     path = Path(path)
     data = _read_yaml(path)

@@ -1,4 +1,6 @@
-"""The process that executes one notebook through papermill: ``python -m bmfl_lab.runs.worker FOLDER SOCKETS``.
+"""The process that executes one notebook through papermill.
+
+Started by the runner as ``python -m bmfl_lab.runs.worker FOLDER SOCKETS``.
 
 It owns the kernel. When it is told to stop, when its parent disappears or when the notebook ends,
 no kernel is left.
