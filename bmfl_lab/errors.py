@@ -14,6 +14,10 @@ class DataError(BmflError, ValueError):
     """Raised when a file, an array or a study does not have the required content."""
 
 
+class LockedError(DataError):
+    """Raised when another process holds a lock and waiting for it was not allowed."""
+
+
 class ConfigError(BmflError, ValueError):
     """Raised when an option or a name that the user gave is not valid."""
 
@@ -51,7 +55,8 @@ def message(expected: str, got: str, remedy: str) -> str:
     str
         ``"expected ...; got .... To fix it: ..."``
     """
-    return f"expected {expected}; got {got}. To fix it: {remedy}."
+    end = "" if remedy.endswith("?") else "."
+    return f"expected {expected}; got {got}. To fix it: {remedy}{end}"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -70,5 +75,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         ``"did you mean 'x'?"``, or the list of valid names if none is similar.
     """
     options = [str(v) for v in valid]
+    if not options:
+        return "check the spelling"
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     return f"did you mean {found[0]!r}?" if found else "choose one of " + ", ".join(sorted(options))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, LockedError, message
 
 _ARRAYS_SCHEMA = 1
 
@@ -356,7 +356,7 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
         except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
-            raise DataError(
+            raise LockedError(
                 message(
                     f"sole use of {what}",
                     f"process {holder} at work in it",

@@ -1,4 +1,4 @@
-"""The README's section on Algonauts folders runs as it is printed, on small folders of the same layout."""
+"""The page on data: its section on Algonauts folders runs as it is printed, on small folders."""
 
 import re
 from pathlib import Path
@@ -11,16 +11,12 @@ from bmfl_lab import load_study
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.data import algonauts
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "bmfl_lab" / "data" / "README.md"
 
 
 def blocks():
     """Return the Python blocks of the section."""
-    section = (
-        README.read_text(encoding="utf-8")
-        .split("## Use your Algonauts or NSD folder", 1)[1]
-        .split("\n## ", 1)[0]
-    )
+    section = PAGE.read_text(encoding="utf-8").split("## Algonauts 2023", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Notebooks as runs see them: a typed table of parameters, a hash of the source, and the state they are kept in."""
+"""A notebook's source: its typed parameters, a hash of its cells, and checks before it is run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BOUNDS = re.compile(r"\[([^\[\],]*)\.\.([^\[\],]*)\]\s*$")
 
 @dataclass(frozen=True)
 class Parameter:
-    """One annotated literal of a notebook's parameters cell.
+    """A parameter of a notebook: one annotated literal of its parameters cell.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class Parameter:
     default : Any
         The literal.
     help : str
-        The comment behind it, without choices and bounds.
+        The comment behind the literal, without choices and bounds.
     choices : tuple of str
-        From a trailing ``{a, b}`` in the comment; empty when anything goes.
+        Allowed values, from a trailing ``{a, b}`` in the comment; empty if any value is allowed.
     low, high : float or None
-        From a trailing ``[low..high]`` in the comment; either side may be left out.
+        Bounds, from a trailing ``[low..high]`` in the comment; either side may be left out.
     """
 
     name: str
@@ -51,33 +51,29 @@ class Parameter:
     low: float | None = None
     high: float | None = None
 
-    def problem(self, value: Any) -> str:
+    def problem(self, value: object) -> str:
         """Return why `value` cannot be injected, or an empty text."""
-        items = value if isinstance(value, list) and self.type.startswith("list[") else [value]
+        is_list = self.type.startswith("list[")
+        if is_list and not isinstance(value, list):
+            got = f"got {value!r} ({type(value).__name__}): write a list"
+            return f"{self.name} expected {self.type}; {got}"
         scalar = SCALARS[self.type.removeprefix("list[").removesuffix("]")]
-        if self.type.startswith("list[") and not isinstance(value, list):
-            return f"{self.name} expected {self.type}; got {value!r} ({type(value).__name__}): write a list"
-        for item in items:
-            if not _is(item, scalar):
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        for item in value if is_list else [value]:
+            wanted = ""
+            # type() and not isinstance(), because True is an int
+            if type(item) not in ((int, float) if scalar is float else (scalar,)):
                 return f"{self.name} expected {self.type}; got {item!r} ({type(item).__name__})"
             if isinstance(item, float) and not math.isfinite(item):
-                return f"{self.name} expected a finite number; got {item!r}"
-            if self.choices and str(item) not in self.choices:
-                return f"{self.name} expected one of {', '.join(self.choices)}; got {item!r}"
-            low, high = self.low, self.high
-            if (low is not None and item < low) or (high is not None and item > high):
-                return f"{self.name} expected a value from {_bound(low)} to {_bound(high)}; got {item!r}"
+                wanted = "a finite number"
+            elif self.choices and str(item) not in self.choices:
+                wanted = f"one of {', '.join(self.choices)}"
+            elif isinstance(item, (int, float)) and not low <= item <= high:
+                wanted = f"a value from {low:g} to {high:g}"
+            if wanted:
+                return f"{self.name} expected {wanted}; got {item!r}"
         return ""
-
-
-def _is(value: Any, scalar: type) -> bool:
-    if scalar is float:
-        return type(value) in (int, float)
-    return type(value) is scalar
-
-
-def _bound(value: float | None) -> str:
-    return "anything" if value is None else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -107,11 +103,11 @@ class Notebook:
 
     @property
     def kernel(self) -> str:
-        """Name of the kernel that the notebook asks for."""
+        """Name of the kernel in the notebook's metadata."""
         return self.content.get("metadata", {}).get("kernelspec", {}).get("name", "python3")
 
     def source_hash(self) -> str:
-        """Return a hash of all cells' kind, tags and text; outputs and counters do not matter."""
+        """Return a hash of the cells' types, tags and sources, without outputs and counters."""
         return sha256_json([[c["cell_type"], tags(c), text(c)] for c in self.cells])
 
     def parameters(self) -> dict[str, Parameter]:
@@ -158,21 +154,11 @@ def read_notebook(path: str | Path) -> Notebook:
 
     path = Path(path)
     if not path.is_file():
-        near = (
-            nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")])
-            if path.parent.is_dir()
-            else ""
-        )
-        raise RunError(
-            message(f"a notebook {path.name}", f"nothing at {path}", near or "check the path")
-        )
-    if path.stat().st_size > _MAX_BYTES:
-        size = path.stat().st_size
-        raise RunError(
-            message(
-                f"a notebook of at most {_MAX_BYTES} bytes", f"{size} bytes", "strip its outputs"
-            )
-        )
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")])
+        raise RunError(message(f"a notebook {path.name}", f"nothing at {path}", near))
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        wanted = f"a notebook of at most {_MAX_BYTES} bytes"
+        raise RunError(message(wanted, f"{size} bytes", "strip its outputs"))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("nbformat") != 4:
@@ -201,14 +187,18 @@ def parse_parameters(source: str, where: str = "the notebook") -> list[Parameter
     Parameters
     ----------
     source : str
-        ``lr: float = 1e-3  # learning rate [0..1]``, one a line.
+        Lines such as ``lr: float = 1e-3  # learning rate [0..1]``.
     where : str
-        Named in messages.
+        Name of the notebook, for error messages.
+
+    Returns
+    -------
+    list of Parameter
 
     Raises
     ------
     RunError
-        At the first line that is anything else.
+        If a line is anything else.
     """
     try:
         statements = ast.parse(source).body
@@ -228,29 +218,34 @@ def _comments(source: str) -> dict[int, str]:
 def _parameter(statement: ast.stmt, comment: str, where: str) -> Parameter:
     line = ast.unparse(statement)
     do = f"write it as 'name: type = literal  # help', with a type among {', '.join(TYPES)}"
-    if (
-        not isinstance(statement, ast.AnnAssign)
-        or not isinstance(statement.target, ast.Name)
-        or not statement.value
-    ):
+    target = getattr(statement, "target", None)
+    if not (isinstance(statement, ast.AnnAssign) and isinstance(target, ast.Name)):
         raise RunError(
             message(f"only annotated literals in the parameters cell of {where}", repr(line), do)
         )
-    name, kind = statement.target.id, ast.unparse(statement.annotation).strip("'\"")
+    name, kind = target.id, ast.unparse(statement.annotation).strip("'\"")
     try:
-        default = ast.literal_eval(statement.value)
+        default = ast.literal_eval(statement.value or target)
     except ValueError:
         got = f"{line!r}, which is computed"
         raise RunError(message(f"a literal for {name!r} in {where}", got, do)) from None
     if kind not in TYPES:
         raise RunError(message(f"a known type for {name!r} in {where}", repr(kind), do))
-    choices, low, high = (), None, None
-    if match := _CHOICES.search(comment):
-        choices = tuple(c.strip() for c in match.group(1).split(","))
-    elif match := _BOUNDS.search(comment):
-        low, high = (float(side) if side.strip() else None for side in match.groups())
-    about = comment[: match.start()].strip() if match else comment
-    parameter = Parameter(name, kind, default, about, choices, low, high)
+    choices, bounds = _CHOICES.search(comment), _BOUNDS.search(comment)
+    low, high = (
+        (float(side) if side.strip() else None for side in bounds.groups(""))
+        if bounds
+        else (None, None)
+    )
+    parameter = Parameter(
+        name,
+        kind,
+        default,
+        help=_BOUNDS.sub("", _CHOICES.sub("", comment)).strip(),
+        choices=tuple(c.strip() for c in choices[1].split(",")) if choices else (),
+        low=low,
+        high=high,
+    )
     if problem := parameter.problem(default):
         raise RunError(
             message(f"a default that fits its own line in {where}", problem, "mend the line")
@@ -264,8 +259,8 @@ def check_parameters(notebook: Notebook, values: Mapping[str, Any]) -> dict[str,
     Raises
     ------
     RunError
-        Naming every unknown parameter (with the nearest valid one) and every value that does not
-        fit, at once.
+        If a parameter is unknown or a value does not fit. The message names all of them at once,
+        unknown ones with the nearest valid name.
     """
     known = notebook.parameters()
     problems = []

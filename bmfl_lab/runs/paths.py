@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bmfl_lab.errors import RunError, message
+
 
 def project_root(start: str | Path | None = None) -> Path:
     """Return the nearest folder at or above `start` that holds a ``pyproject.toml``.
@@ -18,12 +20,16 @@ def project_root(start: str | Path | None = None) -> Path:
     Path
         The project's root, or `start` itself when no parent is a project.
     """
-    start = Path(start) if start is not None else Path.cwd()
-    start = start.resolve()
-    for folder in (start, *start.parents):
-        if (folder / "pyproject.toml").is_file():
-            return folder
-    return start
+    start = (Path(start) if start is not None else Path.cwd()).resolve()
+    roots = (f for f in (start, *start.parents) if (f / "pyproject.toml").is_file())
+    return next(roots, start)
+
+
+def out_root(out: str | Path | None = None, root: Path | None = None) -> Path:
+    """Return the folder of all runs: `out`, or ``papermill_runs/out`` of the project at `root`."""
+    if out:
+        return Path(out).expanduser()
+    return (root or project_root()) / "papermill_runs" / "out"
 
 
 def run_folder(out: str | Path = "", stem: str = "notebook") -> Path:
@@ -41,11 +47,16 @@ def run_folder(out: str | Path = "", stem: str = "notebook") -> Path:
     Path
         `out`, or ``papermill_runs/out/manual/<stem>`` under the project's root, whether the
         notebook was started from the root or from ``notebooks/``.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be made.
     """
-    folder = (
-        Path(out).expanduser()
-        if str(out)
-        else project_root() / "papermill_runs" / "out" / "manual" / stem
-    )
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    folder = Path(out).expanduser() if str(out) else out_root() / "manual" / stem
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = "set the notebook's parameter 'out' to a folder of yours"
+        raise RunError(message(f"a writable folder {folder}", str(error), remedy)) from error
     return folder

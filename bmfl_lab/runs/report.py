@@ -12,7 +12,6 @@ from bmfl_lab.files import atomic_path
 from bmfl_lab.records import Record, comparison_label, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.findings import LEVEL, findings, prefer_over_seeds
-from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run
 
 CONDITION = ("study", "split", "shift", "severity", "subject", "roi", "layer")
@@ -222,7 +221,8 @@ def write_report(
     RunError
         If no run is ok.
     """
-    path = Path(to) if to else project_root() / "papermill_runs" / "reports" / f"{runs[0].spec}.md"
+    reports = runs[0].root / "papermill_runs" / "reports"
+    path = Path(to).expanduser() if to else reports / f"{runs[0].spec}.md"
     states = [state_of(r, out)[0] for r in runs]
     content = render(collect(runs, out), f"Report of {runs[0].spec}", states)
     with atomic_path(path) as temporary:

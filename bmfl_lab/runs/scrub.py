@@ -1,4 +1,4 @@
-"""Takes secrets and home paths out of what a run leaves behind."""
+"""Remove secrets and home paths from the files that a run leaves behind."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import functools
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from bmfl_lab.runs.paths import project_root
 
+T = TypeVar("T")
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE
 )
@@ -34,14 +35,14 @@ def _replacements() -> list[tuple[re.Pattern[str], str]]:
 
 
 def scrub_text(value: str) -> str:
-    """Return `value` without secrets of the environment, without token shapes, and with the home folder as ``~``."""
+    """Return `value` without secrets and tokens, with the home folder written as ``~``."""
     for pattern, mark in _replacements():
         value = pattern.sub(mark, value)
     return _SECRET_SHAPE.sub("***", value)
 
 
-def scrub(value: Any) -> Any:
-    """Return JSON-like `value` with every text scrubbed, encoded images aside."""
+def scrub(value: T) -> T:
+    """Return a JSON value with every text in it scrubbed, except encoded images."""
     if isinstance(value, str):
         return scrub_text(value)
     if isinstance(value, dict):

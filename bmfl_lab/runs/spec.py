@@ -1,14 +1,17 @@
-"""Specs: YAML files that say which notebooks to run with which parameters, and what must come out."""
+"""Specs: YAML files that list notebooks to run, their parameters, and bounds on their results."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from bmfl_lab.errors import RunError, message, nearest
 from bmfl_lab.files import sha256_json
@@ -30,7 +33,6 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "cell_timeout_min": (int, float),
     "expect": list,
 }
-_BOUND_FIELDS = ("low", "high")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Run:
         MetricRow: value}``.
     needs : tuple of str
         Specs whose runs must all be ok before this one starts.
+    root : Path
+        The project that the spec belongs to: notebooks, data and results are found from there.
     """
 
     spec: str
@@ -63,28 +67,30 @@ class Run:
     timeout_min: float = 60.0
     cell_timeout_min: float = 45.0
     expect: tuple[Mapping[str, Any], ...] = ()
-    needs: tuple[str, ...] = field(default=())
+    needs: tuple[str, ...] = ()
+    root: Path = field(default_factory=project_root)
 
     @property
     def run_id(self) -> str:
         """Stem of the notebook and 8 hexadecimal digits of what determines the result.
 
-        The digits are of the notebook's source, its parameters and the data; the code's revision is
-        recorded with the run instead, so that a result of older code is found and called stale.
+        The digits are a hash of the notebook's source, its parameters and the data. The code's
+        revision is not part of it: a result of older code is found under the same name and called
+        stale.
         """
-        data = data_fingerprint(str(self.parameters.get("study", "")))
-        return f"{self.notebook.stem}-{sha256_json([self.notebook.source_hash(), dict(self.parameters), data])[:8]}"
+        data = data_fingerprint(str(self.parameters.get("study", "")), self.root)
+        digest = sha256_json([self.notebook.source_hash(), dict(self.parameters), data])
+        return f"{self.notebook.stem}-{digest[:8]}"
 
 
-def data_fingerprint(study: str) -> str:
+def data_fingerprint(study: str, root: Path) -> str:
     """Return a text that changes when the data behind a study's name change.
 
-    A named study is generated or pinned by the code, so its name suffices; a folder is listed with
-    sizes and times of change. The content itself is hashed into the record when the notebook loads
-    it.
+    A named study is generated or pinned by the code, so its name suffices. A folder is identified
+    by the names, sizes and modification times of its files; a relative one is looked up below the
+    project's `root`. The notebook hashes the content itself into its record.
     """
-    folder = Path(study).expanduser()
-    folder = folder if folder.is_absolute() else project_root() / folder
+    folder = root / Path(study).expanduser()
     if study.endswith(".json") and folder.is_file():
         return hashlib.sha256(folder.read_bytes()).hexdigest()
     if not study or not folder.is_dir():
@@ -102,34 +108,27 @@ def load_spec(path: str | Path) -> list[Run]:
     Parameters
     ----------
     path : str or Path
-        The YAML file. A run's fields stand at the top level, or in a list ``runs`` whose entries
-        override them.
+        The YAML file. The fields of a run stand at the top level, or in a list ``runs`` whose
+        entries override them.
 
     Returns
     -------
     list of Run
-        In the order written; grids and seeds expanded.
+        One run per combination of grid values and seeds, in the order written.
 
     Raises
     ------
     RunError
         If the file is missing or not YAML, a field is unknown or of a wrong type, a notebook cannot
-        be read, or a parameter is unknown, of a wrong type or out of range. No kernel has started
-        then.
+        be read, or a parameter is unknown, of a wrong type or out of range. This is found before
+        any kernel starts.
     """
     path = Path(path)
     data = _read_yaml(path)
     entries = data.pop("runs", [{}])
-    if (
-        not isinstance(entries, list)
-        or not entries
-        or not all(isinstance(e, Mapping) for e in entries)
-    ):
-        raise RunError(
-            message(
-                f"a list of runs in {path.name}", repr(entries), "write 'runs:' and one '- ' a run"
-            )
-        )
+    if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries or [0]):
+        remedy = "write 'runs:' and one '- ' per run"
+        raise RunError(message(f"a list of runs in {path.name}", repr(entries), remedy))
     data.pop("title", None)
     runs: list[Run] = []
     for entry in entries:
@@ -147,15 +146,9 @@ def load_spec(path: str | Path) -> list[Run]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
     if not path.is_file():
-        near = (
-            nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
-            if path.parent.is_dir()
-            else ""
-        )
-        raise RunError(message("a spec file", f"nothing at {path}", near or "check the path"))
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        raise RunError(message("a spec file", f"nothing at {path}", near))
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -183,35 +176,24 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     for name in ("timeout_min", "cell_timeout_min"):
         if isinstance(values.get(name), (int, float)) and not 0 < values[name] < 1e5:
             found.append(f"{name} {values[name]!r}: expected minutes above 0")
-    if isinstance(values.get("expect"), list):
-        found += [p for bound in values["expect"] for p in _expect_problems(bound)]
+    for bound in values["expect"] if isinstance(values.get("expect"), list) else ():
+        found += _expect_problems(bound)
     if found:
         raise RunError(
             message(f"a valid run in {where}", " | ".join(found), "see papermill_runs/README.md")
         )
 
 
-def _expect_problems(bound: Any) -> list[str]:
-    if (
-        not isinstance(bound, Mapping)
-        or "metric" not in bound
-        or not set(bound) & set(_BOUND_FIELDS)
-    ):
+def _expect_problems(bound: object) -> list[str]:
+    if not isinstance(bound, Mapping) or "metric" not in bound or not {"low", "high"} & set(bound):
         return [f"expect entry {bound!r}: expected 'metric' and 'low' or 'high'"]
-    known = {f.name for f in dataclasses.fields(MetricRow)} | {"metric", *_BOUND_FIELDS}
-    found = [
-        f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound if k not in known
-    ]
-    return found + [
-        f"expect {k} is {bound[k]!r}"
-        for k in _BOUND_FIELDS
-        if not isinstance(bound.get(k, 0.0), (int, float))
-    ]
-
-
-def _cell_minutes(timeout: float) -> float:
-    """Return the minutes of one cell where a spec names none: it must end before its run does, or no cell is named."""
-    return min(45.0, 0.9 * timeout)
+    known = {"metric", "low", "high", *(f.name for f in dataclasses.fields(MetricRow))}
+    found = [f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound]
+    found = [p for k, p in zip(bound, found) if k not in known]
+    for side in {"low", "high"} & set(bound):
+        if not isinstance(bound[side], (int, float)) or not math.isfinite(bound[side]):
+            found.append(f"expect {side} is {bound[side]!r}, expected a finite number")
+    return found
 
 
 def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
@@ -239,6 +221,8 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     if values.get("seeds"):
         grid["seed"] = values["seeds"]
     runs, timeout = [], float(values.get("timeout_min", 60))
+    # one cell must end before its run does, or the message cannot name the cell
+    cell_timeout = float(values.get("cell_timeout_min", min(45.0, 0.9 * timeout)))
     for point in itertools.product(*grid.values()):
         merged = check_parameters(notebook, {**params, **dict(zip(grid, point))})
         merged.pop("out", None)
@@ -249,9 +233,10 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
                 parameters=merged,
                 device=values.get("device", "any"),
                 timeout_min=timeout,
-                cell_timeout_min=float(values.get("cell_timeout_min", _cell_minutes(timeout))),
+                cell_timeout_min=cell_timeout,
                 expect=tuple(values.get("expect") or ()),
                 needs=tuple(values.get("needs") or ()),
+                root=root,
             )
         )
     return runs

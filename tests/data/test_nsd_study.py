@@ -1,4 +1,4 @@
-"""NSD's own folders as a study, and the README's lines on them as they are printed."""
+"""NSD's own folders as a study, and the lines of the page on data as they are printed."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from bmfl_lab import load_study
 from bmfl_lab.data import algonauts, nsd
 from bmfl_lab.errors import DataError
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "bmfl_lab" / "data" / "README.md"
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def root(tmp_path, monkeypatch):
 def test_the_lines_of_the_readme_run_as_printed(root):
     (block,) = [
         b
-        for b in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+        for b in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
         if "import nsd" in b
     ]
     names = {}

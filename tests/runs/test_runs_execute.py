@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from bmfl_lab.errors import RunError
 from bmfl_lab.runs.__main__ import main
 
 PARAMETERS = """
@@ -149,12 +150,17 @@ BAD = {
         "incomplete",
         "not completed: import sys",
     ),
-    "exception": ((RECORD, "1 / 0", FINISH), {}, "error", "ZeroDivisionError"),
+    "exception": (
+        (RECORD, "1 / 0  # the guilty cell", FINISH),
+        {},
+        "error",
+        r"in cell 2 \(1 / 0  # the guilty cell\): ZeroDivisionError",
+    ),
     "hang": (
         (RECORD, "while True: pass", FINISH),
         {"cell_timeout_min": 0.1},
         "error",
-        "CellTimeoutError in cell 3",
+        "CellTimeoutError in cell 2",
     ),
     "stubborn": (
         (
@@ -164,7 +170,7 @@ BAD = {
         ),
         {"cell_timeout_min": 0.1},
         "error",
-        "CellTimeoutError in cell 3",
+        "CellTimeoutError in cell 2",
     ),
     "whole run": (
         (RECORD, "print('begun')", "import time; time.sleep(300)", FINISH),
@@ -176,7 +182,7 @@ BAD = {
         (RECORD, "import os; os.kill(os.getpid(), 9)", FINISH),
         {},
         "error",
-        "cell 3.*peak memory was [1-9]",
+        "cell 2.*peak memory was [1-9]",
     ),
     "no record": ((RECORD,), {}, "incomplete", "record.json is missing"),
     "bounds": (
@@ -429,6 +435,81 @@ def test_a_folder_that_cannot_be_made_or_written_is_refused(project, capsys, mon
     assert not list((spec.parent / "out").iterdir())
 
 
+def _command(spec, *more, **surroundings):
+    """Run a spec in a process of its own with another environment; return what it printed."""
+    command = [sys.executable, "-m", "bmfl_lab.runs", "run", str(spec), *more]
+    environment = {**os.environ, **{k: str(v) for k, v in surroundings.items() if k != "cwd"}}
+    done = subprocess.run(
+        command, cwd=surroundings.get("cwd"), env=environment, capture_output=True
+    )
+    return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
+
+
+def _foreign_kernels(folder):
+    kernel = folder / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    return folder
+
+
+def _made(folder):
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        lambda root: {"HOME": _made(root / "home" / "institute" / "department" / ("n" * 60))},
+        lambda root: {"XDG_RUNTIME_DIR": _made(root / ("r" * 90))},
+        lambda root: {"JUPYTER_RUNTIME_DIR": _made(root / ("j" * 90))},
+        lambda root: {"JUPYTER_PATH": _foreign_kernels(root / "another environment")},
+        lambda root: {"JUPYTER_DATA_DIR": _foreign_kernels(root / "users kernels")},
+        lambda root: {"LC_ALL": "C", "PYTHONCOERCECLOCALE": 0, "PYTHONUTF8": 0},
+        lambda root: {"LC_ALL": "C.ISO-8859-1", "PYTHONIOENCODING": "latin-1"},
+        lambda root: {"cwd": _made(root / "elsewhere")},
+    ],
+    ids=["HOME", "runtime", "jupyter runtime", "kernels", "data dir", "C", "latin-1", "cwd"],
+)
+def test_a_run_does_not_depend_on_its_surroundings(surroundings, project, tmp_path):
+    spec = project(
+        RECORD,
+        f"import sys; assert sys.executable == {sys.executable!r}; print(chr(9608), 'ü')",
+        FINISH,
+    )
+    around = surroundings(tmp_path / "around")
+    code, said = _command(spec, **around)
+    assert code == 0 and "1 of 1 runs ok" in said, said
+    (folder,) = (tmp_path / "papermill_runs" / "out" / "probe").iterdir()
+    assert "\u2588 ü" in (folder / "log.txt").read_text(encoding="utf-8")
+    if "cwd" in around:
+        assert not list(around["cwd"].iterdir())
+
+
+def test_results_go_below_the_home_folder_where_the_shell_left_a_tilde(project, tmp_path):
+    home = _made(tmp_path / "home")
+    assert _command(project(RECORD, FINISH), "--out=~/runs", HOME=home)[0] == 0
+    assert (home / "runs" / "probe").is_dir() and not (tmp_path / "~").exists()
+
+
+def test_an_odd_character_in_an_error_does_not_end_the_runner(project):
+    surroundings = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": 0, "PYTHONUTF8": 0}
+    code, said = _command(project(RECORD, "raise ValueError(1)  # µ", FINISH), **surroundings)
+    assert code == 1 and "ValueError: 1" in said and "UnicodeEncodeError" not in said
+
+
+def test_several_runners_on_one_spec_execute_each_run_once(project, tmp_path):
+    once = 'import os, pathlib, time; time.sleep(1); open("count", "a").write("x")'
+    spec = project(RECORD, once, FINISH)
+    command = [sys.executable, "-m", "bmfl_lab.runs", "run", str(spec)]
+    runners = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(4)]
+    said = [r.communicate(timeout=200)[0].decode() for r in runners]
+    assert (tmp_path / "count").read_text() == "x"
+    assert sum("started" in text for text in said) == 1
+    assert _command(spec, cwd=tmp_path)[0] == 0
+
+
 def test_run_folder_is_the_same_from_the_root_and_from_notebooks(tmp_path, monkeypatch):
     from bmfl_lab.runs import run_folder
 
@@ -439,4 +520,7 @@ def test_run_folder_is_the_same_from_the_root_and_from_notebooks(tmp_path, monke
         monkeypatch.chdir(folder)
         found.append(run_folder("", "03_x"))
     assert found[0] == found[1] == tmp_path / "papermill_runs" / "out" / "manual" / "03_x"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="set the notebook's parameter 'out' to a folder of yours"):
+        run_folder(tmp_path / "file", "03_x")
     assert (found[0] / "figures").is_dir() and os.path.isdir(run_folder(tmp_path / "other", "03_x"))

@@ -1,15 +1,16 @@
-"""The state in which notebooks are kept: prose and calls, no outputs, nothing that runs on one machine only."""
+"""Rules for the notebooks of this project.
+
+They hold prose and calls, no outputs, and nothing that runs on one machine only.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 from typing import Any
 
 from bmfl_lab.errors import RunError
-from bmfl_lab.files import atomic_path
-from bmfl_lab.runs.notebook import Notebook, read_notebook, tags, text
+from bmfl_lab.runs.notebook import Notebook, tags, text
 from bmfl_lab.runs.spec import KERNEL
 
 MAX_LINES = 25
@@ -31,7 +32,7 @@ _WIDGET = re.compile(r"\bwidgets\.\w+\(|from widgets import|import widgets")
 
 
 def problems(notebook: Notebook) -> list[str]:
-    """Return what keeps a notebook from being tidy, one sentence each; an empty list when it is."""
+    """Return the rules that a notebook breaks, one sentence each; an empty list if it breaks none."""
     found = [
         f"cell {i}: {p}" for i, cell in enumerate(notebook.cells) for p in _cell_problems(cell)
     ]
@@ -103,36 +104,3 @@ def _tree_problems(source: str) -> list[str]:
         names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
         found += [f"imports {n!r}" for n in names if n.split(".")[0] not in ALLOWED_IMPORTS]
     return found
-
-
-def tidy(path: str | Path) -> bool:
-    """Strip outputs, counters, run marks and machine-made metadata from a notebook file.
-
-    Returns
-    -------
-    bool
-        True if the file was changed.
-
-    Raises
-    ------
-    RunError
-        If it is no valid notebook.
-    """
-    import nbformat
-
-    path = Path(path)
-    content = nbformat.from_dict(read_notebook(path).content)
-    before = path.read_text(encoding="utf-8")
-    for cell in content.cells:
-        kept = {k: v for k, v in cell.metadata.items() if k == "tags" and v}
-        cell.metadata = nbformat.from_dict(kept)
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    content.metadata = nbformat.from_dict({"kernelspec": spec, "language_info": {"name": "python"}})
-    after = nbformat.writes(content, indent=1).rstrip("\n") + "\n"
-    if after == before:
-        return False
-    with atomic_path(path) as temporary:
-        temporary.write_text(after, encoding="utf-8")
-    return True
