@@ -1,4 +1,4 @@
-"""Static twins of the interactive widgets, and the geometry of region outlines."""
+"""Static twins of the interactive widgets."""
 
 from __future__ import annotations
 
@@ -12,40 +12,8 @@ from bmfl_lab.viz.style import GREY, PALETTE, colours, figure_style, ink_on, mar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bmfl_lab.viz.surface_interactive import SurfaceLayout
-
 STATES = ("intact", "lesion", "random lesion of the same size")
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
-
-
-def outline_lines(
-    layout: SurfaceLayout, mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the border of a region as line segments parted by NaN, for a three-dimensional line trace.
-
-    Parameters
-    ----------
-    layout : SurfaceLayout
-        Geometry of the atlas.
-    mask : ndarray of bool, shape (n_vertices,), or None
-        The region.
-
-    Returns
-    -------
-    x, y, z : ndarray of float, shape (3 * n_edges,)
-        Empty where no triangle lies inside the region.
-    """
-    if mask is None or not np.any(mask):
-        return (np.full(1, np.nan),) * 3
-    inside = np.asarray(mask, dtype=bool)[layout.order]
-    faces = layout.faces[inside[layout.faces].all(1)]
-    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-    unique, counts = np.unique(edges, axis=0, return_counts=True)
-    border = unique[counts == 1]
-    centre = layout.points.mean(0)
-    points = centre + (layout.points[border] - centre) * 1.004
-    segments = np.concatenate([points, np.full((len(border), 1, 3), np.nan)], axis=1).reshape(-1, 3)
-    return tuple(segments.T) if len(segments) else (np.full(1, np.nan),) * 3
 
 
 def lesion_figure(

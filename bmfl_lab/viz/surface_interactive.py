@@ -279,19 +279,40 @@ def swap_map(
     unit: str | None = None,
     signed: bool | None = None,
 ) -> None:
-    """Show other values on a figure made by `surface_figure`, keeping mesh and camera.
+    """Show other values on a figure made by `surface_figure`, keeping mesh and camera."""
+    shown, trace = np.asarray(values, dtype=float)[layout.order], figure.data[-1]
+    corners = layout.faces_of(shown)
+    trace.update(**dict(zip("ijk", corners.T)))
+    trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
+    trace.update(map_style(values, signed))
+    if unit is not None:
+        trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
+    if title is not None:
+        figure.layout.title.text = title
 
-    Works on a plotly Figure and on a live FigureWidget, where it sends only the new numbers.
+
+def outline_lines(layout: SurfaceLayout, mask: np.ndarray) -> np.ndarray:
+    """Return the border of a region as line segments for a three-dimensional line trace.
+
+    Parameters
+    ----------
+    layout : SurfaceLayout
+        Geometry of the atlas.
+    mask : ndarray of bool, shape (n_vertices,)
+        The region.
+
+    Returns
+    -------
+    ndarray of float, shape (3, 3 * n_edges)
+        Coordinates x, y and z in mm. After the two ends of each edge follows a NaN, which ends the
+        line. Empty if no triangle lies inside the region.
     """
-    shown = np.asarray(values, dtype=float)[layout.order]
-    with figure.batch_update():
-        trace = figure.data[-1]
-        faces = layout.faces_of(shown)
-        if not all(np.array_equal(corners, trace[name]) for corners, name in zip(faces.T, "ijk")):
-            trace.i, trace.j, trace.k = faces[:, 0], faces[:, 1], faces[:, 2]
-        trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
-        trace.update(map_style(values, signed))
-        if unit is not None:
-            trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
-        if title is not None:
-            figure.layout.title.text = title
+    inside = np.asarray(mask, dtype=bool)[layout.order]
+    faces = layout.faces[inside[layout.faces].all(1)]
+    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    unique, counts = np.unique(edges, axis=0, return_counts=True)
+    border = unique[counts == 1]
+    centre = layout.points.mean(0)
+    points = centre + (layout.points[border] - centre) * 1.004  # above the map
+    gaps = np.full((len(border), 1, 3), np.nan)
+    return np.concatenate([points, gaps], axis=1).reshape(-1, 3).T

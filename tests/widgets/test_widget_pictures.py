@@ -1,17 +1,13 @@
-"""Pictures beside figures, and the key of a surface: what a person sees of them without a browser."""
+"""Pictures beside figures, and saved pages, without a browser."""
 
 import io
-import re
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
-from matplotlib.colors import to_rgb
 from PIL import Image
 
 import widgets
-from widgets.live import colour_bar, round_numbers, told
-from widgets.pictures import Pictures, png, sheet
+from widgets.figure import Pictures, png, sheet
 
 
 def pixels(data):
@@ -62,50 +58,8 @@ def test_a_sheet_has_its_thumbnails_in_rows(n, columns, shape):
     assert sheet([], columns) is None
 
 
-def test_round_numbers_are_even_steps_inside_the_range():
-    rng = np.random.default_rng(0)
-    for _ in range(500):
-        low = rng.normal() * 10 ** rng.uniform(-3, 3)
-        high = low + 10 ** rng.uniform(-3, 4)
-        found = round_numbers(low, high)
-        assert (
-            2 <= len(found) <= 6
-            and low - 1e-6 * (high - low) <= found[0]
-            and found[-1] <= high + 1e-6 * (high - low)
-        )
-        step = np.diff(found)
-        np.testing.assert_allclose(step, step[0], rtol=1e-6)
-        assert (
-            min(abs(step[0] / 10 ** np.floor(np.log10(step[0] * 1.0001)) - m) for m in (1, 2, 5))
-            < 1e-3
-        )
-    np.testing.assert_allclose(round_numbers(0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1])
-    for low, high in ((-1, 1), (0, 0.7), (-0.7, 0)):
-        (zero,) = (k for k in round_numbers(low, high) if abs(k) < 1e-9)
-        assert not np.signbit(zero), "would be written as -0"
-
-
-def test_the_colour_bar_has_the_colours_the_values_and_the_unit_of_the_mesh():
-    mesh = go.Mesh3d(colorscale="RdBu_r", cmin=-2, cmax=2, colorbar={"title": {"text": "a < b"}})
-    bar = colour_bar(mesh)
-    places = {float(p): text for p, text in re.findall(r"bottom:([\d.]+)%'>([^<]+)<", bar)}
-    assert places == {0.0: "\u22122", 25.0: "\u22121", 50.0: "0", 75.0: "1", 100.0: "2"}
-    stops = re.findall(r"rgb\((\d+), ?(\d+), ?(\d+)\) ([\d.]+)%", bar.partition("to top, ")[2])
-    (lowest, *_, highest) = [(np.array(s[:3], float), float(s[3])) for s in stops]
-    assert lowest[1] == 0 and highest[1] == 100
-    # RdBu_r runs from blue to red: ColorBrewer's ends
-    np.testing.assert_allclose(lowest[0] / 255, to_rgb("#053061"), atol=0.01)
-    np.testing.assert_allclose(highest[0] / 255, to_rgb("#67001f"), atol=0.01)
-    assert "<span>a &lt; b</span>" in bar
-
-
-def test_the_page_draws_title_and_colour_bar_and_a_saved_file_plotly_does(explorer, tmp_path):
-    frame = widgets.surface_viewer(explorer, folder=tmp_path)
-    live = next(iter(frame.figures.values()))
-    sent = told(live.plot)
-    assert "predicted response" in sent["key"] and "predicted response" not in sent["look"]
-    assert '"showscale": false' in sent["t3"].replace('":', '": ') and "colorbar" not in sent["t3"]
-    frame.save_html()
+def test_a_saved_file_has_figures_and_pictures_and_needs_no_other(explorer, tmp_path):
+    widgets.surface_viewer(explorer, folder=tmp_path).save_html()
     page = (tmp_path / "surface-1.html").read_text()
     assert (
         page.count("<img") == 1
