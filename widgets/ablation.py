@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.viz.explore import COLOURS, STATES, lesion_figure
 from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
-from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider
+from widgets.frame import Frame, ImageState, dropdown, fit_index, image_controls, image_set, slider
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,21 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class State:
-    """What the region ablation shows.
+class State(ImageState):
+    """What the region ablation shows, beside the image of `ImageState`.
 
     Parameters
     ----------
     model : str
         Name of the model; the first one that reads responses by default.
-    images : str
-        Image set; "test" by default.
-    index : int, default 0
-        Number of the image in its set, from 0.
-    shift : str
-        Shift of the image; none by default.
-    severity : int, default 3
-        Severity of the shift, from 1 to 5.
     regions : tuple of str
         ROIs and groups that are lesioned; none by default.
     kind : "mean", "zero" or "resample", default "mean"
@@ -52,10 +44,6 @@ class State:
     """
 
     model: str = ""
-    images: str = ""
-    index: int = 0
-    shift: str = ""
-    severity: int = 3
     regions: tuple[str, ...] = ()
     kind: str = "mean"
     strength: float = 1.0
@@ -95,13 +83,12 @@ def select(state: State, source: Explorer) -> dict[str, object]:
     """
     state = resolve(state, source)
     lesion = source.lesion(state.regions, state.kind, state.strength)
-    place = (state.images, state.index, state.shift, state.severity)
-    probabilities = {"intact": source.probabilities(state.model, *place)}
+    probabilities = {"intact": source.probabilities(state.model, *state.place)}
     if lesion is not None:
-        probabilities["lesion"] = source.probabilities(state.model, *place, lesion=lesion)
+        probabilities["lesion"] = source.probabilities(state.model, *state.place, lesion=lesion)
     sets = tuple(s for s in (source.tested, state.ood) if s)
     found = {
-        "image": source.image(*place),
+        "image": source.image(*state.place),
         "label": source.label(state.images, state.index),
         "probabilities": probabilities,
         "sets": sets,

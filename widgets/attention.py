@@ -15,9 +15,10 @@ import plotly.graph_objects as go
 from bmfl_lab import evaluation
 from bmfl_lab.viz.attention import attention_figure, overlay
 from bmfl_lab.viz.explore import COLOURS, shares_figure
-from widgets.figure import LiveFigure, Pictures, styled
+from widgets.figure import LiveFigure, Pictures, enlarged, styled
 from widgets.frame import (
     Frame,
+    ImageState,
     dropdown,
     fit_index,
     image_controls,
@@ -42,19 +43,11 @@ CHECKED = {
 
 
 @dataclass(frozen=True)
-class State:
-    """What the attention explorer shows.
+class State(ImageState):
+    """What the attention explorer shows, beside the image of `ImageState`.
 
     Parameters
     ----------
-    images : str
-        Image set; "test" by default.
-    index : int, default 0
-        Number of the image in its set, from 0.
-    shift : str
-        Shift of the image; none by default.
-    severity : int, default 3
-        Severity of the shift, from 1 to 5.
     source : str
         Kind of attention, one of ``Explorer.sources``; the last one by default.
     model : str
@@ -75,10 +68,6 @@ class State:
         Model beside the first one; another one with cross-attention by default.
     """
 
-    images: str = ""
-    index: int = 0
-    shift: str = ""
-    severity: int = 3
     source: str = ""
     model: str = ""
     block: int = -1
@@ -163,14 +152,13 @@ def select(state: State, source: Explorer) -> dict[str, object]:
 
 
 def _panel(state: State, source: Explorer) -> dict[str, object]:
-    place = (state.images, state.index, state.shift, state.severity)
     choice = {name: getattr(state, name) for name in ("model", "block", "head", "region")}
-    found = source.attention(state.source, *place, **choice)
+    found = source.attention(state.source, *state.place, **choice)
     shares, prediction = None, "no model"
     if "weights" in found:
         shares = dict(zip(found["regions"], map(float, found["weights"])))
     if state.model:
-        p = source.probabilities(state.model, *place)
+        p = source.probabilities(state.model, *state.place)
         name = source.class_names[int(p.argmax())]
         prediction = f"{state.model} predicts {name} ({100 * p.max():.0f} %)"
     label = source.label(state.images, state.index)
@@ -179,7 +167,7 @@ def _panel(state: State, source: Explorer) -> dict[str, object]:
     title += f", {state.model}" if state.compare == "another model" else ""
     return {
         "title": title,
-        "image": source.image(*place),
+        "image": source.image(*state.place),
         "map": found.get("map"),
         "shares": shares,
         "prediction": prediction,
@@ -291,7 +279,7 @@ def attention_explorer(
     def draw(found: dict, state: State) -> str:
         pictures.show(*_pictures(found["panels"], state))
         _draw_bars(bars.plot, found["panels"], _name(state))
-        bars.hide(found["panels"][0]["map"] is not None)
+        bars.layout.display = None if found["panels"][0]["map"] is None else "none"
         return f"{found['said']} {judged(state, checks)}"
 
     return Frame(
@@ -369,10 +357,8 @@ def _pictures(panels: list[dict], state: State) -> Iterator[tuple[np.ndarray | N
         image = panel["image"]
         yield image, panel["title"].replace(", ", "\n", 1)
         if panel["map"] is not None:
-            # enlarged to at least 224 pixels, so that the map is smooth
-            scale = max(1, round(224 / max(image.shape[:2])))
-            large = image.repeat(scale, 0).repeat(scale, 1)
-            yield overlay(large, panel["map"], state.opacity), "attention"
+            # on the enlarged image the map is smooth
+            yield overlay(enlarged(image), panel["map"], state.opacity), "attention"
 
 
 def _bars() -> go.Figure:

@@ -165,20 +165,14 @@ class LiveFigure(anywidget.AnyWidget):
         """Send the parts of the figure that have changed to the page."""
         self.geometry.value, self.state.value = self._texts()
 
-    def hide(self, hidden: bool) -> None:
-        """Hide the figure, which then takes no place on the page, or show it."""
-        self.layout.display = "none" if hidden else None
-
     def to_html(self, with_library: bool) -> str:
-        """Return the figure as part of a web page; empty if it is hidden.
+        """Return the figure as part of a web page.
 
         Parameters
         ----------
         with_library : bool
             Whether plotly.js is included; it is needed once per page.
         """
-        if self.layout.display == "none":
-            return ""
         return pio.to_html(self.plot, full_html=False, include_plotlyjs=with_library)
 
     def on_click(self, act: Callable[[dict[str, object]], None]) -> None:
@@ -276,7 +270,7 @@ class Cortex(LiveFigure):
         return int(self.surface.order[point["index"]])
 
 
-class Pictures(w.HBox):
+class Pictures(w.HTML):
     """Shows images in a row, each under a caption; the row takes no place while it is empty.
 
     Parameters
@@ -286,18 +280,8 @@ class Pictures(w.HBox):
     """
 
     def __init__(self, widths: Sequence[int]):
-        self._widths = tuple(widths)
-        self._captions = [w.HTML() for _ in widths]
-        # without a tooltip: ipywidgets 8.1 cannot draw an image that has one
-        self._images = [
-            w.Image(format="png", value=png(None), layout={"max_width": "100%"}) for _ in widths
-        ]
-        items = []
-        for caption, image, width in zip(self._captions, self._images, widths):
-            layout = {"flex": f"0 1 {width}px", "min_width": "0", "align_items": "flex-start"}
-            items.append(w.VBox([caption, image], layout=layout))
-            items[-1].add_class("bmfl-picture")
-        super().__init__(items, layout={"align_items": "flex-end"})
+        super().__init__()
+        self._widths, self._images = tuple(widths), [""] * len(widths)
 
     def show(self, *shown: tuple[np.ndarray | None, str]) -> None:
         """Show images with captions.
@@ -306,53 +290,52 @@ class Pictures(w.HBox):
         ----------
         *shown : tuple of (ndarray of uint8, shape (H, W, 3 or 4), or None, str)
             Image and caption of each place. Without an image the caption stands alone; places
-            beyond the last one given are hidden.
+            beyond the last one given are left out.
         """
+        parts = []
+        for place, (image, caption) in enumerate(shown):
+            caption = html.escape(caption)
+            if image is not None:
+                self._images[place] = _tag(enlarged(image), caption)
+            # a missing image keeps its place, so that the images beside it do not move
+            seen = "hidden" if image is None else "visible"
+            parts.append(
+                "<figure class='bmfl-picture' style='margin:0 12px 0 0;min-width:0;"
+                f"flex:0 1 {self._widths[place]}px'>"
+                f"<figcaption style='white-space:pre-line;line-height:1.3'>{caption}</figcaption>"
+                f"<div style='visibility:{seen}'>{self._images[place]}</div></figure>"
+            )
+        row = "display:flex;align-items:flex-end;font:13px Helvetica,Arial,sans-serif"
+        self.value = f"<div style='{row}'>{''.join(parts)}</div>"
         empty = not any(image is not None or caption for image, caption in shown)
         self.layout.display = "none" if empty else None
-        for place, item in enumerate(self.children):
-            item.layout.display = None if place < len(shown) else "none"
-            image, caption = shown[place] if place < len(shown) else (None, "")
-            self._captions[place].value = f"<div class='bmfl-caption'>{html.escape(caption)}</div>"
-            # a missing image keeps its place, so that the images beside it do not move
-            self._images[place].layout.visibility = "hidden" if image is None else None
-            if image is not None:
-                self._images[place].value = png(image)
 
     def to_html(self) -> str:
-        """Return the images that are shown as part of a web page, which needs no other file."""
-        parts = []
-        for item, caption, image, width in zip(
-            self.children, self._captions, self._images, self._widths
-        ):
-            if item.layout.display != "none" and image.layout.visibility != "hidden":
-                data = "data:image/png;base64," + base64.b64encode(image.value).decode()
-                parts.append(
-                    f"<figure style='margin:0 12px 0 0;min-width:0;flex:0 1 {width}px'>"
-                    f"{caption.value}<img style='max-width:100%' src='{data}' alt=''></figure>"
-                )
-        look = "display:flex;align-items:flex-end;white-space:pre-line;padding:8px 28px;"
-        font = "font:13px Helvetica,Arial,sans-serif"
-        return f"<div style='{look}{font}'>{''.join(parts)}</div>" if parts else ""
+        """Return the images as part of a web page, which needs no other file."""
+        return f"<div style='padding:8px 28px'>{self.value}</div>"
 
 
-def png(image: np.ndarray | None) -> bytes:
-    """Return an image as a PNG file.
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Return a small photograph enlarged by a whole factor to about 224 pixels.
 
     Parameters
     ----------
-    image : ndarray of uint8, shape (H, W, 3) or (H, W, 4), or None
-        A photograph (three channels) smaller than 224 pixels is enlarged by a whole factor; None
-        gives one transparent pixel.
+    image : ndarray of uint8, shape (H, W, 3) or (H, W, 4)
+        Image; one with transparency, such as a `sheet`, has its final size and stays as it is.
     """
+    scale = max(1, round(_LEAST_SIDE / max(image.shape[:2]))) if image.shape[2] == 3 else 1
+    return image.repeat(scale, 0).repeat(scale, 1)
+
+
+def _tag(image: np.ndarray, text: str) -> str:
+    """Return an image, uint8 (H, W, 3 or 4), as an HTML element that contains it as a PNG file."""
     from PIL import Image
 
-    pixels = np.zeros((1, 1, 4), np.uint8) if image is None else np.ascontiguousarray(image)
-    scale = max(1, round(_LEAST_SIDE / max(pixels.shape[:2]))) if pixels.shape[2] == 3 else 1
-    larger = pixels.repeat(scale, 0).repeat(scale, 1)
-    buffer = io.BytesIO()
-    Image.fromarray(larger).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    buffer, (height, width) = io.BytesIO(), image.shape[:2]
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=1)
+    data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    size = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height};display:block"
+    return f"<img style='{size}' src='{data}' alt='{text}'>"
 
 
 def sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray | None:

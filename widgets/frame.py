@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bmfl_lab.evaluation import Explorer
 
-T = TypeVar("T")
+T = TypeVar("T", bound="ImageState")
 _STYLE = """<style>
 .bmfl-frame {border:1px solid var(--jp-border-color2,#bbb); padding:10px; gap:8px}
 .bmfl-frame, .bmfl-frame .widget-html-content {color:var(--jp-ui-font-color1,#222)}
@@ -32,8 +32,6 @@ _STYLE = """<style>
 .bmfl-status {border-color:#0072B2}
 .bmfl-error {border-color:#D55E00}
 .bmfl-heading {font-weight:600}
-.bmfl-caption {white-space:pre-line; line-height:1.3}
-.bmfl-picture {margin-right:12px}
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
 </style>"""
@@ -137,8 +135,6 @@ class Frame(w.VBox):
     ----------
     state : dataclass
         Current state.
-    seconds : float
-        Seconds that the last change took in the kernel.
     error : str
         Error of the last change in a sentence; empty if it worked.
     figures : list of LiveFigure
@@ -161,7 +157,7 @@ class Frame(w.VBox):
         given: Mapping[str, object] | None = None,
         folder: str | Path = "figures",
     ):
-        self.state, self.controls, self.seconds, self.error = state, dict(controls), 0.0, ""
+        self.state, self.controls, self.error = state, dict(controls), ""
         self._source, self._select, self._draw, self._adjust = source, select, draw, adjust
         self._twin, self._folder, self._quiet = twin, Path(folder), False
         self._given = {"explorer": source} if given is None else given
@@ -218,9 +214,7 @@ class Frame(w.VBox):
         **changes
             Fields of the state with their new values.
         """
-        start = time.perf_counter()
         self._guarded(lambda: self._step(changes))
-        self.seconds = time.perf_counter() - start
 
     def _step(self, changes: Mapping[str, object]) -> str:
         before, self._quiet = self.state, True
@@ -259,11 +253,12 @@ class Frame(w.VBox):
 
     def save_html(self) -> str:
         """Write figures and images as one offline file and return a sentence with its path."""
-        visible = [f for f in self.figures if f.layout.display != "none"]
-        parts = [
-            part.to_html(part in visible[:1]) if isinstance(part, LiveFigure) else part.to_html()
-            for part in self._shown
-        ]
+        parts, n_figures = [], 0
+        for part in self._shown:
+            if part.layout.display != "none":
+                figure = isinstance(part, LiveFigure)
+                parts.append(part.to_html(n_figures == 0) if figure else part.to_html())
+                n_figures += figure
         font = "font:600 17px Helvetica,Arial,sans-serif;margin:12px 28px"
         page = (
             "<!doctype html><html lang='en'><meta charset='utf-8'><title>BMFL lab</title><body>"
@@ -371,6 +366,33 @@ def set_options(control: w.Dropdown, options: Sequence) -> None:
         control.options = options
 
 
+@dataclass(frozen=True)
+class ImageState:
+    """The image that a widget shows.
+
+    Parameters
+    ----------
+    images : str
+        Image set; "test" by default.
+    index : int, default 0
+        Number of the image in its set, from 0.
+    shift : str
+        Shift of the image; none by default.
+    severity : int, default 3
+        Severity of the shift, from 1 to 5.
+    """
+
+    images: str = ""
+    index: int = 0
+    shift: str = ""
+    severity: int = 3
+
+    @property
+    def place(self) -> tuple[str, int, str, int]:
+        """Arguments that choose the image in the methods of `Explorer`."""
+        return self.images, self.index, self.shift, self.severity
+
+
 def image_set(state: T, explorer: Explorer) -> T:
     """Return the state with an image set: "test" by default, or the first one of the study."""
     if state.images or not explorer.sets:
@@ -379,7 +401,7 @@ def image_set(state: T, explorer: Explorer) -> T:
     return dataclasses.replace(state, images=images)
 
 
-def image_controls(explorer: Explorer, state: object) -> dict[str, w.Widget]:
+def image_controls(explorer: Explorer, state: ImageState) -> dict[str, w.Widget]:
     """Return the controls that choose an image: ``images``, ``index``, ``shift``, ``severity``."""
     shifts = [("none", ""), *((s.replace("_", " "), s) for s in explorer.shifts)]
     return {

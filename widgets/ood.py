@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +64,11 @@ class Source:
 
     Parameters
     ----------
-    per_image : DataFrame
-        ``OODResult.per_image``: one row per model, image, shift, severity and seed.
-    image : callable, optional
-        ``image(split, id, shift, severity) -> uint8 (H, W, 3)`` shows an image.
-    title : str
-        Name of the study; contains *simulated* if responses are.
+    result : OODResult or DataFrame
+        Result of `evaluate_ood`, or its ``per_image`` frame: one row per model, image, shift,
+        severity and seed.
+    explorer : Explorer, optional
+        Explorer of the same study, which shows the images and names the study.
 
     Attributes
     ----------
@@ -88,12 +87,8 @@ class Source:
         If a column is missing or there is no row.
     """
 
-    def __init__(
-        self,
-        per_image: pd.DataFrame,
-        image: Callable[[str, str, str, int], np.ndarray] | None = None,
-        title: str = "",
-    ):
+    def __init__(self, result: OODResult | pd.DataFrame, explorer: Explorer | None = None):
+        per_image = getattr(result, "per_image", result)
         missing = [c for c in _COLUMNS if c not in per_image.columns]
         if missing or per_image.empty:
             raise DataError(
@@ -103,7 +98,7 @@ class Source:
                     "pass the result of evaluate_ood",
                 )
             )
-        self.image, self.title = image, title
+        self.explorer, self.title = explorer, "" if explorer is None else explorer.title
         frame = per_image.assign(severity=per_image["severity"].fillna(0).astype(int))
         self.models = tuple(dict.fromkeys(frame["model"]))
         made = [s for s in dict.fromkeys(frame["shift"]) if s]
@@ -117,31 +112,11 @@ class Source:
             rows = [shift] if shift else made if split == "test" else [split]
             self.cells |= {(model, row, severity): right for row in rows}
 
-
-def source_of(result: OODResult | pd.DataFrame, explorer: Explorer | None = None) -> Source:
-    """Return the source of a result, with images from an explorer.
-
-    Parameters
-    ----------
-    result : OODResult or DataFrame
-        Result of `evaluate_ood`, or its ``per_image`` frame.
-    explorer : Explorer, optional
-        Explorer of the same study.
-
-    Raises
-    ------
-    DataError
-        If the frame lacks a column or has no row.
-    """
-    frame = getattr(result, "per_image", result)
-    if explorer is None:
-        return Source(frame)
-
-    def image(split: str, identifier: str, shift: str, severity: int) -> np.ndarray:
-        index = int(explorer.stimuli(split).index_of([identifier])[0])
-        return explorer.image(split, index, shift, severity or 3)
-
-    return Source(frame, image, explorer.title)
+    def image(self, state: State, identifier: str) -> np.ndarray:
+        """Return the image with an id in the shift and severity of a state, uint8 (S, S, 3)."""
+        split, shift = ("test", state.shift) if state.severity else (state.shift, "")
+        index = int(self.explorer.stimuli(split).index_of([identifier])[0])
+        return self.explorer.image(split, index, shift, state.severity or 3)
 
 
 def resolve(state: State, source: Source) -> State:
@@ -198,11 +173,7 @@ def select(state: State, source: Source) -> dict[str, object]:
         for m in source.models
     }
     flips, counts, n = _flips(state, source)
-    images = []
-    if source.image is not None:
-        split = "test" if state.severity else state.shift
-        shift = state.shift if state.severity else ""
-        images = [source.image(split, i, shift, state.severity) for i in flips[:10]]
+    images = [] if source.explorer is None else [source.image(state, i) for i in flips[:10]]
     said = (
         f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on "
         f"{counts[0]}, only {state.model} right on {counts[1]}. A model with several seeds is "
@@ -258,7 +229,7 @@ def figure_of(
     DataError
         If a model was not evaluated, or an image cannot be read.
     """
-    source = source if isinstance(source, Source) else source_of(source, explorer)
+    source = source if isinstance(source, Source) else Source(source, explorer)
     state = resolve(state, source)
     found = select(state, source)
     return shift_grid_figure(
@@ -310,7 +281,7 @@ def ood_explorer(
     Frame
         Display it as the last line of a cell. A click on the grid chooses shift and severity.
     """
-    source = source_of(result, explorer)
+    source = Source(result, explorer)
     first = resolve(State(**state), source)
     figure, pictures, listed = LiveFigure(_figure(source)), Pictures((1000,)), w.HTML()
     steps = [("whole set" if s == 0 else str(s), s) for s in source.severities]
@@ -352,13 +323,14 @@ def ood_explorer(
         given={"result": result, "explorer": explorer},
         folder=folder,
     )
-    figure.on_click(lambda point: _grid_click(frame, point))
+
+    def clicked(point: Mapping[str, object]) -> None:
+        if point["trace"] == 0:
+            severity = 0 if point["x"] == "none" else int(point["x"])
+            frame.set(shift=str(point["y"]), severity=severity)
+
+    figure.on_click(clicked)
     return frame
-
-
-def _grid_click(frame: Frame, point: Mapping[str, object]) -> None:
-    if point["trace"] == 0:
-        frame.set(shift=str(point["y"]), severity=0 if point["x"] == "none" else int(point["x"]))
 
 
 def _figure(source: Source) -> go.Figure:

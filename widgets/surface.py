@@ -21,6 +21,7 @@ from widgets.frame import (
     LABEL,
     WIDE,
     Frame,
+    ImageState,
     dropdown,
     fit_index,
     image_controls,
@@ -39,22 +40,14 @@ SIDES = ("both", "left", "right")
 
 
 @dataclass(frozen=True)
-class State:
-    """What the surface viewer shows.
+class State(ImageState):
+    """What the surface viewer shows, beside the image of `ImageState`.
 
     Parameters
     ----------
     show : str
         Map, one of `SHOW`: the predicted response by default, or the subject's own response without
         an encoder.
-    images : str
-        Image set; "test" by default. The subject's response exists for its own images only.
-    index : int, default 0
-        Number of the image in its set, from 0.
-    shift : str
-        Shift of the image; none by default.
-    severity : int, default 3
-        Severity of the shift, from 1 to 5.
     region : str
         ROI or group whose tuning is shown; none by default.
     vertex : int, default -1
@@ -70,10 +63,6 @@ class State:
     """
 
     show: str = ""
-    images: str = ""
-    index: int = 0
-    shift: str = ""
-    severity: int = 3
     region: str = ""
     vertex: int = -1
     hemispheres: str = "both"
@@ -186,11 +175,10 @@ def _values(state: State, source: Explorer) -> tuple[np.ndarray, str, bool | Non
         return source.accuracy(), "validation r", None, None
     if state.show == "noise ceiling":
         return source.ceiling(), "explainable share of variance", False, None
-    place = (state.images, state.index, state.shift, state.severity)
     if state.show == "subject's response":
         values, image = source.measured(state.index), source.image(source.brain, state.index)
     else:
-        values, image = source.predicted(*place), source.image(*place)
+        values, image = source.predicted(*state.place), source.image(*state.place)
     return values, "response, z", True, image
 
 

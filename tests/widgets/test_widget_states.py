@@ -167,7 +167,7 @@ def test_a_click_switches_a_region_off_and_on_and_breaks_a_group_up(explorer):
 def test_ood_select_counts_the_images_that_flip(explorer, parts):
     study, models, _, _ = parts
     result = evaluate_ood(models, study, shifts=[("masked", 5)], sets=["test"], n_boot=10)
-    source = ood.source_of(result, explorer)
+    source = ood.Source(result, explorer)
     found = ood.select(ood.State(), source)
     cell = result.per_image[result.per_image["shift"] == "masked"].pivot(
         index="id", columns="model", values="correct"
@@ -320,7 +320,7 @@ def test_an_image_that_cannot_be_read_gives_a_sentence(parts):
 
 def test_bad_sources_are_refused(explorer, tmp_path):
     with pytest.raises(DataError, match="pass the result of evaluate_ood"):
-        ood.source_of(pd.DataFrame({"model": []}))
+        ood.Source(pd.DataFrame({"model": []}))
     with pytest.raises(ConfigError, match="a trained model"):
         ablation.select(ablation.State(model="nope"), explorer)
     with pytest.raises(ConfigError, match="an attention source"):
