@@ -77,16 +77,19 @@ class Figure {
 
 // On a surface plotly only reports a click if it draws while the button is down. Therefore the point under the pointer
 // is kept, and sent when the button is released where it was pressed.
-function sendClicks(box, model) {
+function sendClicks(box, model, surface) {
+  const send = ({ curveNumber: trace, pointNumber: index, x, y }) => {
+    model.set("clicked", JSON.stringify({ trace, index, x, y, at: performance.now() }));
+    model.save_changes();
+  };
+  if (!surface) return box.on("plotly_click", (event) => send(event.points[0]));
   let [under, pressed] = [null, null];
   box.on("plotly_hover", (event) => (under = event.points[0]));
   box.on("plotly_unhover", () => (under = null));
   box.addEventListener("pointerdown", (event) => (pressed = event), true);
   box.addEventListener("pointerup", ({ clientX, clientY }) => {
-    if (!under || Math.hypot(clientX - pressed?.clientX, clientY - pressed?.clientY) > 4) return;
-    const { curveNumber: trace, pointNumber: index, x, y } = under;
-    model.set("clicked", JSON.stringify({ trace, index, x, y, at: performance.now() }));
-    model.save_changes();
+    const moved = Math.hypot(clientX - pressed?.clientX, clientY - pressed?.clientY);
+    if (under && moved < 5) send(under);
   }, true);
 }
 
@@ -98,7 +101,7 @@ async function render({ model, el }) {
   const [library, geometry, state] = await Promise.all(["library", "geometry", "state"].map(find));
   const figure = new Figure(readPlotly(library.get("value")), box, geometry, state);
   await figure.draw();
-  sendClicks(box, model);
+  sendClicks(box, model, Boolean(figure.parts.look.layout.scene));
   keepKeys(el.closest(".bmfl-frame"));
   const later = () => figure.later();
   for (const label of [geometry, state]) label.on("change:value", later);

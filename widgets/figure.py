@@ -45,7 +45,7 @@ SYMBOLS = {
     "X": "x",
     "*": "star",
 }
-"""Plotly's name of each marker in `bmfl_lab.viz.style.MARKERS`."""
+"""Plotly's name of each marker in `bmfl_lab.viz.charts.MARKERS`."""
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
 _THUMBNAIL, _GAP, _LEAST_SIDE = 72, 6, 224  # pixels
 _libraries: list[w.Label] = []

@@ -14,7 +14,7 @@ from traitlets import TraitError
 
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
-from bmfl_lab.viz.show import DPI
+from bmfl_lab.viz.charts import DPI
 from widgets.figure import LiveFigure, Pictures
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def code_of(state: object, module: str, sources: Sequence[str]) -> str:
         if getattr(state, f.name) != f.default
     ]
     return (
-        "from bmfl_lab.viz.show import show\n"
+        "from bmfl_lab.viz import show\n"
         f"from widgets.{module} import State, figure_of\n\n"
         f"state = State({', '.join(changed)})\n"
         f"figure = figure_of(state, {', '.join(sources)})\n"

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.viz.charts import colours, ink_on, markers
 from bmfl_lab.viz.explore import shift_grid_figure
-from bmfl_lab.viz.style import colours, ink_on, markers
 from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, sampled, sheet, styled
 from widgets.frame import Frame, dropdown
 

@@ -17,9 +17,9 @@ import plotly.graph_objects as go
 
 from bmfl_lab.errors import BmflError, DataError, message
 from bmfl_lab.records import Record, read_record
+from bmfl_lab.viz.charts import PALETTE
 from bmfl_lab.viz.explore import runs_figure
 from bmfl_lab.viz.results import set_label
-from bmfl_lab.viz.style import PALETTE
 from widgets.figure import ERROR, LiveFigure, styled
 from widgets.frame import LABEL, WIDE, Frame, dropdown, set_options
 

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import contact_sheet
-from bmfl_lab.viz.panels import panels
-from bmfl_lab.viz.style import GREY, colours, markers
+from bmfl_lab.viz.charts import GREY, colours, contact_sheet, markers, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

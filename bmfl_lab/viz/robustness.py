@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.panels import panels
+from bmfl_lab.viz.charts import GREY, colours, markers, panels
 from bmfl_lab.viz.results import set_label, summary_rows
-from bmfl_lab.viz.style import GREY, colours, markers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.panels import panels
-from bmfl_lab.viz.style import GREY, colours, markers
+from bmfl_lab.viz.charts import GREY, colours, markers, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -207,7 +206,7 @@ def rdm_figure(
             ax.set_xticks([])
             ax.set_yticks([])
             ax.grid(False)
-        for ax in drawn.left:
+        for ax in drawn.grid[:, 0]:
             ax.set_yticks(edges - counts / 2 - 0.5, [g or "unlabelled" for g in groups], fontsize=7)
         drawn.colour_bar(image, unit, fraction=0.03)
     return drawn.figure

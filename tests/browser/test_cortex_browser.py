@@ -60,7 +60,7 @@ def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(o
     assert plot.evaluate(eye) == pytest.approx(turned, abs=1e-6)
     assert (differing(drawn(canvas), before) > 40).sum() > 50, "the canvas stayed as it was"
     view = frame.get_by_label("View", exact=True)
-    opened.change("surface", lambda _: view.select_option("ventral"))
+    view.select_option("ventral")
     opened.watched.settle()
     assert plot.evaluate(eye)[2] < 0, "another view did not turn the camera"
     for control, option in ((view, "posterior"), (maps, "predicted response")):
