@@ -29,7 +29,7 @@ _HEIGHT = 1.9
 
 
 PIXELS_PER_MM = 3.0
-_MARGIN_MM = 2.0
+_FRAME_MM = 2.0
 # screen right, screen up, towards the viewer, in (right, anterior, superior) coordinates of a right
 # hemisphere
 _DIRECTIONS = {
@@ -114,7 +114,7 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     if hemisphere == "left" and view in ("lateral", "medial"):
         right, towards = -right, towards * np.float32([-1, 1, 1])
     position = np.stack([coordinates @ right, coordinates @ up], 1)
-    low, high = position.min(0) - _MARGIN_MM, position.max(0) + _MARGIN_MM
+    low, high = position.min(0) - _FRAME_MM, position.max(0) + _FRAME_MM
     normal = np.cross(*(coordinates[faces[:, i]] - coordinates[faces[:, 0]] for i in (1, 2)))
     facing = (normal @ towards) / np.maximum(np.linalg.norm(normal, axis=1), 1e-9)
     order = np.flatnonzero(facing > 0)
