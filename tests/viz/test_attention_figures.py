@@ -144,7 +144,7 @@ def test_figures_of_checks_refuse_what_does_not_fit():
         checks_figure(image, {}, {}, CHECKS)
     with pytest.raises(DataError, match="at least one curve"):
         deletion_figure(pd.DataFrame(), score="p")
-    with pytest.raises(DataError, match="one centre a field"):
+    with pytest.raises(DataError, match="one centre per field"):
         fields_figure({"a": np.eye(2)}, frame.iloc[:0], degrees=8)
     with pytest.raises(DataError, match="a vertex with a known field"):
         centres_figure(frame, frame, [""])
