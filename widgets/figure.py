@@ -209,8 +209,17 @@ class Cortex(LiveFigure):
             ("borders", {"color": "black", "width": 3}),
             ("outline", {"color": "#D55E00", "width": 6}),
         ):
-            look = {"line": line, "hoverinfo": "skip", "showlegend": False, "visible": False}
-            made.add_scatter3d(x=[None], y=[None], z=[None], mode="lines", name=name, **look)
+            made.add_scatter3d(
+                x=[None],
+                y=[None],
+                z=[None],
+                mode="lines",
+                name=name,
+                line=line,
+                hoverinfo="skip",
+                showlegend=False,
+                visible=False,
+            )
         brain, data, *lines = made.data
         made.data = (brain, *lines, data)  # swap_map changes the last trace
         styled(made, height).update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})

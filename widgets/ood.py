@@ -356,8 +356,9 @@ def _figure(source: Source) -> go.Figure:
     for name in source.models:
         error = {**ERROR, "symmetric": False, "color": colour[name]}
         look = {"color": colour[name], "symbol": SYMBOLS[marker[name]], "size": 8}
-        look = {"mode": "lines+markers", "marker": look, "error_y": error}
-        made.add_scatter(x=[], y=[], name=name, **look, row=1, col=2)
+        made.add_scatter(
+            x=[], y=[], name=name, mode="lines+markers", marker=look, error_y=error, row=1, col=2
+        )
     made.add_scatter(
         x=[], y=[], mode="text", hoverinfo="skip", showlegend=False, name="numbers", row=1, col=1
     )

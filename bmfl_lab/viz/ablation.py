@@ -58,8 +58,14 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
     modes, regions, sets = (list(dict.fromkeys(rows[k])) for k in ("mode", "region", "set"))
     colour, marker = colours(sets), markers(sets)
     offsets = np.linspace(-0.3, 0.3, len(sets)) if len(sets) > 1 else np.zeros(1)
-    size = {"cell": (3.1, 0.55 * len(regions)), "margin": (1.6, 1.9), "sharey": True}
-    with panels(len(modes), len(modes), title=title, **size) as drawn:
+    with panels(
+        len(modes),
+        len(modes),
+        title=title,
+        cell=(3.1, 0.55 * len(regions)),
+        margin=(1.6, 1.9),
+        sharey=True,
+    ) as drawn:
         for ax, mode in zip(drawn, modes):
             ax.axvline(0, color=GREY, lw=1, ls="--")
             _vertical_grid(ax)
@@ -68,8 +74,18 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
                 y = np.asarray([regions.index(r) for r in mine["region"]], dtype=float) + offset
                 x, low, high = (100 * mine[k].to_numpy(float) for k in ("effect", "low", "high"))
                 error = np.nan_to_num(np.stack([x - low, high - x]))
-                style = {"color": colour[name], "ms": 5, "capsize": 2, "lw": 1.2, "mfc": "white"}
-                ax.errorbar(x, y, xerr=error, fmt=marker[name], label=name, **style)
+                ax.errorbar(
+                    x,
+                    y,
+                    xerr=error,
+                    fmt=marker[name],
+                    label=name,
+                    color=colour[name],
+                    ms=5,
+                    capsize=2,
+                    lw=1.2,
+                    mfc="white",
+                )
                 sure = (mine["p_holm"] <= 0.05).to_numpy()
                 ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5, zorder=5)
             ax.set_title(_TITLES.get(mode, mode))
@@ -125,8 +141,14 @@ def controls_figure(
         raise DataError(message(f"rows of {first!r}", known, "name an evaluated model"))
     every = with_sets(frame[(frame["name"] == "accuracy") & frame["seed"].notna()])
     colour = ["#D55E00" if m == first else "#0072B2" for m in models]
-    size = {"cell": (2.6, 0.26 * len(models) + 0.8), "margin": (1.8, 0.5), "sharey": True}
-    with panels(len(sets), n_columns, title=title, **size) as drawn:
+    with panels(
+        len(sets),
+        n_columns,
+        title=title,
+        cell=(2.6, 0.26 * len(models) + 0.8),
+        margin=(1.8, 0.5),
+        sharey=True,
+    ) as drawn:
         for ax, name in zip(drawn, sets):
             mine = rows[rows["set"] == name].set_index("model").reindex(models)
             ends = ("value", "ci_low", "ci_high")
@@ -218,16 +240,29 @@ def agreement_figure(
             mine = frame[frame["set"] == name].sort_values(x)
             at, value, low, high = (mine[k].to_numpy(float) for k in (x, y, "low", "high"))
             error = 100 * np.nan_to_num(np.stack([value - low, high - value]))
-            style = {"fmt": f"{marker[name]}-", "color": colour[name], "capsize": 2, "lw": 1.2}
-            ax.errorbar(at, 100 * value, yerr=error, label=name, **style)
+            ax.errorbar(
+                at,
+                100 * value,
+                yerr=error,
+                label=name,
+                fmt=f"{marker[name]}-",
+                color=colour[name],
+                capsize=2,
+                lw=1.2,
+            )
         top, small = ax.get_ylim()[1], {"fontsize": 8, "color": GREY}
         for model, part in frame.groupby("model", sort=False):
             place = (part[x].iloc[0], top)
             ax.annotate(model, place, rotation=35, annotation_clip=False, **small)
         if level is not None:
             ax.axhline(100 * level, ls="--", lw=1, color=GREY)
-            beside = {"xycoords": ("axes fraction", "data"), "va": "center"}
-            ax.annotate(level_label, (1.01, 100 * level), **beside, **small)
+            ax.annotate(
+                level_label,
+                (1.01, 100 * level),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                **small,
+            )
         ax.set_title(title, pad=44)
         drawn.label(x_label, y_label)
         drawn.legend()

@@ -121,8 +121,9 @@ def attention_figure(
             expected, got = f"{len(images)} maps in {name!r}, one per image", str(len(column))
             raise DataError(message(expected, got, "pass one map for every image"))
     n, n_columns = len(images), 1 + len(maps)
-    size = {"cell": (1.65, 1.75), "margin": (0.0, 0.4)}
-    with panels(n * n_columns, n_columns, title=title, **size) as drawn:
+    with panels(
+        n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.0, 0.4)
+    ) as drawn:
         for row, image in enumerate(images):
             pictures = {"image": image}
             pictures |= {name: overlay(image, of[row], opacity) for name, of in maps.items()}
@@ -212,8 +213,9 @@ def checks_figure(
             message("at least one map with checks", f"{len(trained)} maps", "measure checks first")
         )
     n_columns = 2 + len(names)
-    size = {"cell": (1.35, 1.38), "margin": (0.9, 0.7)}
-    with panels(len(trained) * n_columns, n_columns, title=title, **size) as drawn:
+    with panels(
+        len(trained) * n_columns, n_columns, title=title, cell=(1.35, 1.38), margin=(0.9, 0.7)
+    ) as drawn:
         for ax in drawn:
             bare(ax)
         for line, (name, weights) in zip(drawn.grid, trained.items()):
@@ -336,8 +338,16 @@ def fields_figure(
                 ("known centre", truth.iloc[i], "P", "white", 8),
             ):
                 if np.isfinite(place["x"]):
-                    look = {"mfc": colour, "mec": "black", "ms": width, "clip_on": marker == "o"}
-                    ax.plot(place["x"], place["y"], marker, label=label, **look)
+                    ax.plot(
+                        place["x"],
+                        place["y"],
+                        marker,
+                        label=label,
+                        mfc=colour,
+                        mec="black",
+                        ms=width,
+                        clip_on=marker == "o",
+                    )
             ax.set(xticks=ticks, yticks=[] if i % drawn.grid.shape[1] else ticks)
             ax.set(xlim=both, ylim=both)
             ax.tick_params(labelsize=7)

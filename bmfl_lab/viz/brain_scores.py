@@ -86,8 +86,17 @@ def brain_robust_figure(
                 ends = [row.get(f"{key}_low", np.nan), row.get(f"{key}_high", np.nan)]
                 if np.isfinite(ends).all():
                     error[axis] = np.abs(scale * (np.asarray(ends) - row[key]))[:, None]
-            look = {"fmt": marker[name], "color": colour[name], "ms": 8, "capsize": 2, "lw": 1}
-            ax.errorbar(row["brain"], 100 * row["robust"], **error, **look, label=name)
+            ax.errorbar(
+                row["brain"],
+                100 * row["robust"],
+                **error,
+                fmt=marker[name],
+                color=colour[name],
+                ms=8,
+                capsize=2,
+                lw=1,
+                label=name,
+            )
         ax.grid(True, axis="both")
         drawn.label(x_label, y_label)
         drawn.legend(1, "outside right center")
@@ -127,8 +136,16 @@ def effect_figure(
         for x, row in enumerate(table.to_dict("records")):
             error = np.abs([[row["value"] - row["low"]], [row["high"] - row["value"]]])
             name, seeds = row["model"], np.asarray(row["per_seed"], float)
-            look = {"fmt": marker[name], "ms": 8, "capsize": 3, "lw": 1.4}
-            ax.errorbar(x, row["value"], yerr=error, color=colour[name], **look)
+            ax.errorbar(
+                x,
+                row["value"],
+                yerr=error,
+                color=colour[name],
+                fmt=marker[name],
+                ms=8,
+                capsize=3,
+                lw=1.4,
+            )
             ax.plot(np.full(len(seeds), x + 0.14), seeds, ".", color=colour[name], ms=5, alpha=0.6)
         if ceiling is not None and np.isfinite(ceiling).all():
             label = "noise ceiling of single presentations"
@@ -170,8 +187,9 @@ def identification_figure(
     value, error = value_and_error(frame)
     with panels(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as drawn:
         (ax,) = drawn
-        look = {"fmt": "o", "color": "#0072B2", "ms": 6, "capsize": 3, "lw": 1.3}
-        ax.errorbar(range(len(frame)), value, yerr=error, **look)
+        ax.errorbar(
+            range(len(frame)), value, yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3
+        )
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
         ax.set_xticks(range(len(frame)), frame["roi"])
         ax.set_ylim(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02)

@@ -91,8 +91,9 @@ def _accuracy_bars(
             axis.bar(at, value, 0.25, color=colour, label=name)
             axis.errorbar(at, value, yerr=error, fmt="none", ecolor="#222222", capsize=3, lw=1)
     axis.axhline(100 * chance, ls="--", lw=1, color=GREY)
-    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 8}
-    axis.annotate("chance", (1.01, 100 * chance), **beside)
+    axis.annotate(
+        "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center", fontsize=8
+    )
     names = [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])]
     if np.isfinite(table["accuracy"][:, 1]).any():
         turned = (f"{wrong} turned wrong, {right} right" for wrong, right in table["changed"])
@@ -154,8 +155,7 @@ def region_figure(
                 axis.set_title(title, fontsize=10)
         x, error = np.arange(len(class_names)), np.nan_to_num(tuning["error"])
         middle.bar(x, tuning["mean"], color=PALETTE[5], edgecolor=PALETTE[0])
-        style = {"fmt": "none", "ecolor": "#222222", "capsize": 3}
-        middle.errorbar(x, tuning["mean"], yerr=error, **style)
+        middle.errorbar(x, tuning["mean"], yerr=error, fmt="none", ecolor="#222222", capsize=3)
         turned = {"rotation": 35, "ha": "right"} if len(class_names) > 4 else {}
         middle.set_xticks(x, class_names, **turned)
         middle.set_ylabel("predicted response, z")
@@ -175,8 +175,7 @@ def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray | None:
 def _map_and_image(brain: np.ndarray, image: np.ndarray | None) -> Figure:
     """Draw a brain map, uint8 (H, W, 4), beside the image behind it, if there is one."""
     n = 1 if image is None else 2
-    size = {"cell": (11 / n, 5.2 if n == 1 else 4.4), "width_ratios": (3.6, 1)[:n]}
-    with panels(n, n, **size) as drawn:
+    with panels(n, n, cell=(11 / n, 5.2 if n == 1 else 4.4), width_ratios=(3.6, 1)[:n]) as drawn:
         for axis, picture in zip(drawn, (brain, image)):
             axis.imshow(picture)
             axis.set_axis_off()
@@ -244,23 +243,43 @@ def shift_grid_figure(
     with panels(2, 2, cell=(5.5, height), title=title, width_ratios=(1.3, 1)) as drawn:
         left, right = drawn
         top = max(1.0, float(np.nanmax(np.abs(percent), initial=0))) if signed else 100
-        scale = {"cmap": "RdBu" if signed else "cividis", "vmin": -top if signed else 0}
-        image = left.imshow(percent, vmax=top, aspect="auto", **scale)
+        image = left.imshow(
+            percent,
+            vmax=top,
+            aspect="auto",
+            cmap="RdBu" if signed else "cividis",
+            vmin=-top if signed else 0,
+        )
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
         left.set_xlabel("severity")
         left.grid(False)
         for row, column in zip(*np.nonzero(np.isfinite(grid))):
             value = percent[row, column]
-            look = {"ha": "center", "va": "center", "fontsize": 8}
-            left.text(column, row, f"{value:.0f}", color=ink_on(image.to_rgba(value)), **look)
+            left.text(
+                column,
+                row,
+                f"{value:.0f}",
+                color=ink_on(image.to_rgba(value)),
+                ha="center",
+                va="center",
+                fontsize=8,
+            )
         drawn.figure.colorbar(image, ax=left, label=unit)
         for name, values in curves.items():
             known = np.isfinite(values[:, 0])
             value, low, high = 100 * values[known].T
             error = np.nan_to_num(np.abs([low - value, high - value]))
-            style = {"color": colour[name], "marker": marker[name], "capsize": 3, "lw": 1.4}
-            right.errorbar(np.asarray(severities)[known], value, yerr=error, label=name, **style)
+            right.errorbar(
+                np.asarray(severities)[known],
+                value,
+                yerr=error,
+                label=name,
+                color=colour[name],
+                marker=marker[name],
+                capsize=3,
+                lw=1.4,
+            )
         right.set_xlabel("severity (0 = unshifted)")
         right.set_ylabel("accuracy, % (95 % interval)")
         right.set_title(shift, fontsize=10)
@@ -288,8 +307,16 @@ def runs_figure(
         for i, (name, found) in enumerate(values.items()):
             y = np.arange(len(labels)) + (i - (len(values) - 1) / 2) * 0.25
             error = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1]).T)
-            style = {"fmt": marker[name], "color": colour[name], "capsize": 2, "lw": 1.2}
-            axis.errorbar(found[:, 0], y, xerr=error, label=name, **style)
+            axis.errorbar(
+                found[:, 0],
+                y,
+                xerr=error,
+                label=name,
+                fmt=marker[name],
+                color=colour[name],
+                capsize=2,
+                lw=1.2,
+            )
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()
         axis.set_xlabel(unit)

@@ -168,8 +168,15 @@ def accuracy_figure(
             ax.plot(x + 0.045, y, ".", color=colour[model], ms=3.5, alpha=0.45)
         if chance is not None:
             ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
-            place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-            ax.annotate("chance", (1, 100 * chance), color=GREY, fontsize=8, **place)
+            ax.annotate(
+                "chance",
+                (1, 100 * chance),
+                color=GREY,
+                fontsize=8,
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+            )
         ax.set_xticks(range(len(sets)), sets)
         ax.set_xlim(-0.6, len(sets) - 0.4)
         drawn.label(y=f"{metric.replace('_', ' ')}, %")
@@ -225,8 +232,15 @@ def curves_figure(
                     points = np.array([(s["epoch"], s[key]) for s in run if key in s], float)
                     if len(points):
                         marker = "o" if len(points) < 6 else ""  # one epoch draws no line
-                        style = {"color": colour[name], "lw": 1.3, "alpha": 0.8, "ms": 4}
-                        ax.plot(*points.T, marker=marker, label=name, **style)
+                        ax.plot(
+                            *points.T,
+                            marker=marker,
+                            label=name,
+                            color=colour[name],
+                            lw=1.3,
+                            alpha=0.8,
+                            ms=4,
+                        )
             ax.set_title(key.replace("_", " "))
         drawn.label("epoch")
         drawn.legend(4)
@@ -267,8 +281,7 @@ def roi_figure(
         (ax,) = drawn
         ax.bar(x, value, width=0.62, color="#56B4E9", edgecolor="#0072B2", label="model")
         if error.any():
-            style = {"fmt": "none", "ecolor": "#003A5C", "capsize": 2, "lw": 1.2}
-            ax.errorbar(x, value, yerr=error, **style)
+            ax.errorbar(x, value, yerr=error, fmt="none", ecolor="#003A5C", capsize=2, lw=1.2)
         if ceiling:
             levels = np.asarray([ceiling.get(r, np.nan) for r in rows["roi"]], dtype=float)
             ax.hlines(levels, x - 0.4, x + 0.4, color="#D55E00", lw=2, label="noise ceiling")
