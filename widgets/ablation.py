@@ -18,11 +18,10 @@ from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
 from widgets.frame import Frame, ImageState, dropdown, fit_index, image_controls, image_set, slider
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from bmfl_lab.data.atlas import Atlas
     from bmfl_lab.evaluation import Explorer
     from bmfl_lab.models.lesion import Lesion
+    from bmfl_lab.viz.charts import Figure
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,9 @@ from widgets.frame import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from bmfl_lab.evaluation import Explorer
     from bmfl_lab.evaluation.attention_table import CheckRow
+    from bmfl_lab.viz.charts import Figure
 
 COMPARE = ("nothing", "another image", "another model")
 # names of the maps in the rows of `bmfl_lab.evaluation`'s checks, and the calls that make them

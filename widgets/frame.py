@@ -18,9 +18,8 @@ from bmfl_lab.viz.charts import DPI
 from widgets.figure import LiveFigure, Pictures
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from bmfl_lab.evaluation import Explorer
+    from bmfl_lab.viz.charts import Figure
 
 T = TypeVar("T", bound="ImageState")
 _STYLE = """<style>

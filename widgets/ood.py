@@ -22,10 +22,10 @@ from widgets.frame import Frame, dropdown
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from bmfl_lab.evaluation import Explorer
     from bmfl_lab.evaluation.ood import OODResult
+    from bmfl_lab.viz.charts import Figure
 
 SHOW = ("other minus first", "accuracy of the first")
 FLIPS = ("only the other is right", "only the first is right")

@@ -24,7 +24,7 @@ from widgets.figure import ERROR, LiveFigure, styled
 from widgets.frame import LABEL, WIDE, Frame, dropdown, set_options
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from bmfl_lab.viz.charts import Figure
 
 _MOST_ROWS = 30
 

@@ -30,10 +30,9 @@ from widgets.frame import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from bmfl_lab.data.atlas import Atlas
     from bmfl_lab.evaluation import Explorer
+    from bmfl_lab.viz.charts import Figure
 
 SHOW = ("predicted response", "subject's response", "encoding accuracy", "noise ceiling")
 SIDES = ("both", "left", "right")

@@ -128,7 +128,7 @@ def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray
     ):
         raise DataError(
             message(
-                f"the faces of a closed mesh whose first {n_coarse} vertices are those of the coarser one",
+                f"a closed mesh whose first {n_coarse} vertices are those of the coarser one",
                 f"{len(faces)} faces",
                 "give the faces of a whole fsaverage hemisphere",
             )
@@ -238,7 +238,7 @@ def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
 
 
 def symmetric_range(values: np.ndarray, signed: bool | None = None) -> tuple[float, float, bool]:
-    """Return limits of the colours of a map, from which the extreme 1 % of the values may stick out.
+    """Return the limits of the colours of a map, ignoring the most extreme 1 % of the values.
 
     Parameters
     ----------
