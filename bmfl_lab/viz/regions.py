@@ -1,4 +1,4 @@
-"""Figures per region: distributions over vertices, bars, tables and receptive fields."""
+"""Figures per region: distributions over vertices, tables of numbers and receptive fields."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import colours, panels, require
-from bmfl_lab.viz.results import value_and_error
+from bmfl_lab.viz.charts import colours, panels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,60 +75,6 @@ def distribution_figure(
             drawn.legend(place="outside upper right")
         ax.set_xticks(at, names, fontsize=8 if len(groups) > 10 else 9)
         drawn.label("region, with its number of vertices", unit)
-    return drawn.figure
-
-
-def grouped_figure(
-    frame: pd.DataFrame,
-    *,
-    title: str,
-    unit: str,
-    by: str = "model",
-    ceiling: Mapping[str, float] | None = None,
-    ceiling_name: str = "noise ceiling",
-) -> Figure:
-    """Draw one bar per region and model with its interval, models side by side.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Columns "roi", "value", `by`, optionally "ci_low" and "ci_high"; one row per bar.
-    title, unit : str
-        Title and label of the vertical axis.
-    by : str, default "model"
-        Column whose values are drawn side by side.
-    ceiling : mapping of str to float, optional
-        Highest value that the noise allows, per region.
-    ceiling_name : str, default "noise ceiling"
-        Name of that level.
-
-    Raises
-    ------
-    DataError
-        If a column is missing or there is no row.
-    """
-    require(frame, ("roi", "value", by), "rows", "pass metric rows")
-    rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
-    colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
-    size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
-    with panels(cell=size, title=title) as drawn:
-        (ax,) = drawn
-        for i, model in enumerate(models):
-            part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi")
-            part = part.reindex(index=rois, columns=["value", "ci_low", "ci_high"])
-            x, (y, error) = at - 0.4 + (i + 0.5) * width, value_and_error(part)
-            name = model if np.isfinite(y).any() else f"{model} (undefined)"
-            ax.bar(x, y, width * 0.92, color=colour[model], label=name, alpha=0.85)
-            if error.any():
-                ax.errorbar(x, y, yerr=error, fmt="none", ecolor="#222222", lw=0.9)
-        if ceiling:
-            level = np.asarray([ceiling.get(roi, np.nan) for roi in rois], float)
-            ax.hlines(level, at - 0.42, at + 0.42, color="black", lw=1.6, label=ceiling_name)
-        ax.axhline(0, color="#444444", lw=0.8)
-        ax.set_xticks(at, rois)
-        ax.set_xlim(-0.6, len(rois) - 0.4)
-        drawn.label(y=unit)
-        drawn.legend(int(size[0] / (0.6 + 0.085 * max(len(str(m)) for m in models))))
     return drawn.figure
 
 

@@ -1,4 +1,4 @@
-"""Figures and tables of metric rows: accuracy by image set, curves, encoding accuracy by ROI."""
+"""Figures and tables of metric rows: accuracy by image set, training curves, bars per ROI."""
 
 from __future__ import annotations
 
@@ -247,45 +247,56 @@ def curves_figure(
     return drawn.figure
 
 
-def roi_figure(
+def grouped_figure(
     frame: pd.DataFrame,
     *,
+    title: str,
+    unit: str,
+    by: str = "model",
     ceiling: Mapping[str, float] | None = None,
-    title: str = "",
-    unit: str = "Pearson r",
+    ceiling_name: str = "noise ceiling",
 ) -> Figure:
-    """Draw encoding accuracy per ROI as bars with intervals, beside the noise ceiling.
+    """Draw one bar per region and model with its interval, models side by side.
 
     Parameters
     ----------
     frame : DataFrame
-        Columns "roi", "value", optionally "ci_low", "ci_high"; one row per ROI.
+        Columns "roi", "value", `by`, optionally "ci_low" and "ci_high"; one row per bar.
+    title, unit : str
+        Title and label of the vertical axis.
+    by : str, default "model"
+        Column whose values are drawn side by side.
     ceiling : mapping of str to float, optional
-        ROI to the highest value that the noise allows, in the same unit.
-    title : str, default ""
-        Title; contains *simulated* if responses are.
-    unit : str, default "Pearson r"
-        Label of the vertical axis.
+        Highest value that the noise allows, per region.
+    ceiling_name : str, default "noise ceiling"
+        Name of that level.
 
     Raises
     ------
     DataError
-        If there is no row.
+        If a column is missing or there is no row.
     """
-    require(frame, ("roi", "value"), "metric rows", "pass Record.to_frame()")
-    rows = frame.drop_duplicates("roi").reset_index(drop=True)
-    rows = rows.reindex(columns=["roi", "value", "ci_low", "ci_high"])
-    x, (value, error) = np.arange(len(rows)), value_and_error(rows)
-    turned = {"rotation": 45, "ha": "right"} if len(rows) > 8 else {}
-    with panels(cell=(max(5.5, 0.62 * len(rows) + 1.5), 3.6), title=title) as drawn:
+    require(frame, ("roi", "value", by), "rows", "pass metric rows")
+    rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
+    colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
+    size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
+    with panels(cell=size, title=title) as drawn:
         (ax,) = drawn
-        ax.bar(x, value, width=0.62, color="#56B4E9", edgecolor="#0072B2", label="model")
-        if error.any():
-            ax.errorbar(x, value, yerr=error, fmt="none", ecolor="#003A5C", capsize=2, lw=1.2)
+        for i, model in enumerate(models):
+            part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi")
+            part = part.reindex(index=rois, columns=["value", "ci_low", "ci_high"])
+            x, (y, error) = at - 0.4 + (i + 0.5) * width, value_and_error(part)
+            name = model if np.isfinite(y).any() else f"{model} (undefined)"
+            ax.bar(x, y, width * 0.92, color=colour[model], label=name, alpha=0.85)
+            if error.any():
+                ax.errorbar(x, y, yerr=error, fmt="none", ecolor="#222222", lw=0.9)
         if ceiling:
-            levels = np.asarray([ceiling.get(r, np.nan) for r in rows["roi"]], dtype=float)
-            ax.hlines(levels, x - 0.4, x + 0.4, color="#D55E00", lw=2, label="noise ceiling")
-        ax.set_xticks(x, rows["roi"], **turned)
+            level = np.asarray([ceiling.get(roi, np.nan) for roi in rois], float)
+            ax.hlines(level, at - 0.42, at + 0.42, color="black", lw=1.6, label=ceiling_name)
+        ax.axhline(0, color="#444444", lw=0.8)
+        narrow = len(models) == 1 and len(rois) > 8
+        ax.set_xticks(at, rois, rotation=45 if narrow else 0, ha="right" if narrow else "center")
+        ax.set_xlim(-0.6, len(rois) - 0.4)
         drawn.label(y=unit)
-        drawn.legend(2, "outside upper right")
+        drawn.legend(int(size[0] / (0.6 + 0.085 * max(len(str(m)) for m in models))))
     return drawn.figure
