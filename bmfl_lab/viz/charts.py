@@ -273,63 +273,52 @@ def contact_sheet(
     """
     from matplotlib.figure import Figure
 
-    if isinstance(images, Mapping):
-        rows = {str(k): v for k, v in images.items()}
-        first = next(iter(rows.values()), None)
-        if columns is None and isinstance(first, Mapping):
-            columns = [str(k) for k in first]
-        grid = {k: list(v.values()) if isinstance(v, Mapping) else list(v) for k, v in rows.items()}
-    else:
-        flat = list(images)
-        grid = {
-            " " * i: flat[s : s + n_columns] for i, s in enumerate(range(0, len(flat), n_columns))
-        }
-    every = [im for row in grid.values() for im in row]
-    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
-    if bad or not every:
-        raise DataError(
-            message(
-                "uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}", "pass decoded images"
-            )
-        )
+    grid, columns = _rows_of(images, columns, n_columns)
     width = max(len(row) for row in grid.values())
     label = 0.085 * max(len(k.strip()) for k in grid) + 0.1
     top = (0.25 if columns else 0.05) + (0.35 if title else 0)
-    size = (label + width * cell, top + len(grid) * cell)
+    size = np.array([label + width * cell, top + len(grid) * cell])
     with figure_style():
         figure = Figure(figsize=size, layout="none")
         for r, (name, row) in enumerate(grid.items()):
             for c, image in enumerate(row):
-                y = 1 - (top + (r + 1) * cell) / size[1]
-                box = [
-                    (label + c * cell) / size[0],
-                    y,
-                    0.97 * cell / size[0],
-                    0.97 * cell / size[1],
-                ]
-                axes = figure.add_axes(box)
-                axes.imshow(
-                    image,
-                    interpolation="nearest" if min(np.shape(image)[:2]) < 96 else "antialiased",
-                )
+                place = np.array([label + c * cell, size[1] - top - (r + 1) * cell])
+                axes = figure.add_axes((*(place / size), *(0.97 * cell / size)))
+                smooth = "nearest" if min(np.shape(image)[:2]) < 96 else "antialiased"
+                axes.imshow(image, interpolation=smooth)
                 axes.set_axis_off()
-                if r == 0 and columns is not None and c < len(columns):
+                if r == 0 and c < len(columns):
                     axes.set_title(columns[c], fontsize=8, loc="center", pad=2, fontweight="normal")
-            height = 1 - (top + (r + 0.5) * cell) / size[1]
-            figure.text(
-                (label - 0.06) / size[0], height, name.strip(), ha="right", va="center", fontsize=8
-            )
-        if title:
-            figure.text(
-                label / size[0],
-                1 - 0.1 / size[1],
-                title,
-                ha="left",
-                va="top",
-                fontsize=11,
-                fontweight="bold",
-            )
+            place = np.array([label - 0.06, size[1] - top - (r + 0.5) * cell]) / size
+            figure.text(*place, name.strip(), ha="right", va="center", fontsize=8)
+        place, bold = (
+            np.array([label, size[1] - 0.1]) / size,
+            {"fontsize": 11, "fontweight": "bold"},
+        )
+        figure.text(*place, title, ha="left", va="top", **bold)
     return figure
+
+
+def _rows_of(
+    images: Mapping[str, Row] | Sequence[np.ndarray], columns: Sequence[str] | None, n_columns: int
+) -> tuple[dict[str, list[np.ndarray]], Sequence[str]]:
+    """Return the images by the name of their row, and the names of the columns."""
+    if isinstance(images, Mapping):
+        first = next(iter(images.values()), None)
+        if columns is None and isinstance(first, Mapping):
+            columns = [str(k) for k in first]
+        grid = {
+            str(k): list(v.values() if isinstance(v, Mapping) else v) for k, v in images.items()
+        }
+    else:
+        starts = range(0, len(images), n_columns)
+        grid = {" " * i: list(images[s : s + n_columns]) for i, s in enumerate(starts)}
+    every = [image for row in grid.values() for image in row]
+    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
+    if bad or not every:
+        expected, got = "uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}"
+        raise DataError(message(expected, got, "pass decoded images"))
+    return grid, columns or ()
 
 
 def show(figure: Figure, folder: str | Path, name: str) -> None:
