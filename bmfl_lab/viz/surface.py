@@ -228,12 +228,12 @@ def surface_panel(
         norm, colours = _steps(values, colour_map)
     else:
         norm, colours = _scale([values], signed, colour_map, limits)
-    maps, borders = on_mesh(values, atlas), _borders(atlas, outline)
+    laid, borders = on_mesh(values, atlas), _borders(atlas, outline)
     figure, axes = _grid(2, views, surface, atlas if zoom else None)
     for row, side in zip(axes, HEMISPHERES):
         for axis, view in zip(row, views):
             seen = view_of(side, view, surface)
-            shown = seen.nearest(maps[side]) if whole else seen.interpolate(maps[side])
+            shown = seen.nearest(laid[side]) if whole else seen.interpolate(laid[side])
             _draw(axis, seen, colours(norm(shown)), shown)
             _outline(axis, seen, side, borders)
     _finish(figure, title, {name: colour for name, (colour, _) in borders.items()})
@@ -536,15 +536,12 @@ def _keep_best(
             best[(side, number)] = (len(rows), axis, (x, y))
 
 
-Label = tuple["Axes", str, tuple[float, float]]
-
-
-def _apart(labels: list[Label]) -> list[Label]:
+def _apart(
+    labels: list[tuple[Axes, str, tuple[float, float]]],
+) -> list[tuple[Axes, str, tuple[float, float]]]:
     """Move labels of one view up until none covers another; each is an axis, a name and a place."""
-    scale = max((np.ptp(axis.get_ylim()) for axis, _, _ in labels), default=1.0) / (
-        72 * _HEIGHT
-    )  # mm per point
-    kept: list[Label] = []
+    tallest, kept = max((np.ptp(axis.get_ylim()) for axis, _, _ in labels), default=1.0), []
+    scale = tallest / (72 * _HEIGHT)  # mm per point
     for axis, name, (x, y) in sorted(labels, key=lambda item: item[2][1]):
         near = [(n, px, py) for a, n, (px, py) in kept if a is axis]
         while any(
@@ -556,7 +553,7 @@ def _apart(labels: list[Label]) -> list[Label]:
     return kept
 
 
-def _write_names(labels: list[Label]) -> None:
+def _write_names(labels: list[tuple[Axes, str, tuple[float, float]]]) -> None:
     from matplotlib import patheffects
 
     stroke = [patheffects.withStroke(linewidth=2, foreground="white")]
