@@ -44,11 +44,12 @@ def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(o
     opened.page.mouse.move(at[0] + 60, at[1], steps=5)
     opened.page.mouse.up()
     opened.page.mouse.move(0, 0)
-    opened.page.wait_for_timeout(500)
-    eye = (
-        "e => { const { x, y, z } = e._fullLayout.scene._scene.getCamera().eye; return [x, y, z] }"
-    )
-    turned, before, label = plot.evaluate(eye), drawn(canvas), plot.get_attribute("aria-label")
+    eye = "e => { const { x, y, z } = e._fullLayout.scene._scene.getCamera().eye; return [x, y, z] }"
+    turned = None
+    while turned is None or turned != plot.evaluate(eye):  # a busy page turns it later
+        turned = plot.evaluate(eye)
+        opened.page.wait_for_timeout(1000)
+    before, label = drawn(canvas), plot.get_attribute("aria-label")
     assert abs(turned[0]) > 0.1, "the cortex was not turned"
     assert "predicted response" in label and "response, z" in label
     opened.change("surface", lambda _: maps.select_option("encoding accuracy"))
