@@ -90,6 +90,8 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
                 ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5, zorder=5)
             ax.set_title(_TITLES.get(mode, mode))
         drawn.label("accuracy, points beyond control")
+        note = "filled: adjusted p (Holm) at most 0.05"
+        drawn.grid[0, 0].plot([], [], "o", color=GREY, ms=5, label=note)
         drawn.grid[0, 0].set_yticks(range(len(regions)), regions)
         drawn.grid[0, 0].invert_yaxis()
         drawn.legend()
@@ -154,18 +156,23 @@ def controls_figure(
             ends = ("value", "ci_low", "ci_high")
             value, low, high = (100 * mine[k].to_numpy(float) for k in ends)
             ax.hlines(range(len(models)), low, high, color=colour, lw=1.4)
-            ax.scatter(value, range(len(models)), c=colour, s=26, zorder=3)
+            ax.scatter(
+                value, range(len(models)), c=colour, s=26, zorder=3, label="mean and its interval"
+            )
             seeds = every[every["set"] == name]
             at = [models.index(m) + 0.25 for m in seeds["model"]]
-            ax.plot(100 * seeds["value"].to_numpy(float), at, ".", color=GREY, ms=3)
-            ax.axvline(value[models.index(first)], color="#D55E00", lw=1, ls="--")
+            seed_values = 100 * seeds["value"].to_numpy(float)
+            ax.plot(seed_values, at, ".", color=GREY, ms=3, label="single seeds")
+            level = value[models.index(first)]
+            ax.axvline(level, color="#D55E00", lw=1, ls="--", label=f"mean of {first}")
             if chance is not None:
-                ax.axvline(100 * chance, color=GREY, lw=1, ls=":")
+                ax.axvline(100 * chance, color=GREY, lw=1, ls=":", label="chance")
             _vertical_grid(ax)
             ax.set_title(name)
             ax.set_xlabel("accuracy, %", fontsize=9)
         drawn.grid[0, 0].set_yticks(range(len(models)), models)
         drawn.grid[0, 0].invert_yaxis()
+        drawn.legend(4)
     return drawn.figure
 
 

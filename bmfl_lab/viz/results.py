@@ -166,6 +166,8 @@ def accuracy_figure(
             x = offset + np.asarray([sets.index(s) for s in single["set"]], dtype=float)
             y = 100 * single["value"].to_numpy(float)
             ax.plot(x + 0.045, y, ".", color=colour[model], ms=3.5, alpha=0.45)
+        if len(seeds):
+            ax.plot([], [], ".", color=GREY, ms=3.5, label="single seeds")
         if chance is not None:
             ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
             ax.annotate(
@@ -180,7 +182,7 @@ def accuracy_figure(
         ax.set_xticks(range(len(sets)), sets)
         ax.set_xlim(-0.6, len(sets) - 0.4)
         drawn.label(y=f"{metric.replace('_', ' ')}, %")
-        drawn.legend(4)
+        drawn.legend(5)
     return drawn.figure
 
 
