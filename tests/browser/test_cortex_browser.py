@@ -44,7 +44,9 @@ def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(o
     opened.page.mouse.move(at[0] + 60, at[1], steps=5)
     opened.page.mouse.up()
     opened.page.mouse.move(0, 0)
-    eye = "e => { const { x, y, z } = e._fullLayout.scene._scene.getCamera().eye; return [x, y, z] }"
+    eye = (
+        "e => { const { x, y, z } = e._fullLayout.scene._scene.getCamera().eye; return [x, y, z] }"
+    )
     turned = None
     while turned is None or turned != plot.evaluate(eye):  # a busy page turns it later
         turned = plot.evaluate(eye)
