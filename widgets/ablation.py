@@ -1,65 +1,63 @@
-"""Switch regions of the predicted cortex off and watch the prediction change."""
+"""Lesion regions of the predicted cortex and see how the model's predictions change."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
+import traitlets
 from plotly.subplots import make_subplots
 
-from bmfl_lab.viz.explore import COLOURS, STATES
-from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider, undisturbed
-from widgets.pictures import Pictures
-from widgets.plots import ERROR, Cortex, styled
+from bmfl_lab.viz.explore import COLOURS, STATES, lesion_figure
+from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
+from widgets.frame import Frame, ImageState, dropdown, fit_index, image_controls, image_set, slider
+
+if TYPE_CHECKING:
+    from bmfl_lab.data.atlas import Atlas
+    from bmfl_lab.evaluation import Explorer
+    from bmfl_lab.models.lesion import Lesion
+    from bmfl_lab.viz.charts import Figure
 
 
 @dataclass(frozen=True)
-class State:
-    """What the region ablation shows.
+class State(ImageState):
+    """What the region ablation shows, beside the image of `ImageState`.
 
     Parameters
     ----------
     model : str
-        Name of the model; the first one with a brain by default.
-    images, index, shift, severity
-        Which image; of "test" by default.
+        Name of the model; the first one that reads responses by default.
     regions : tuple of str
-        ROIs and groups that are lesioned; empty for none.
-    kind : "mean", "zero" or "resample"
-        As `bmfl_lab.models.lesion.Lesion`.
-    strength : float
-        From 0 to 1.
+        ROIs and groups that are lesioned; none by default.
+    kind : "mean", "zero" or "resample", default "mean"
+        Kind of lesion, see `bmfl_lab.models.lesion.Lesion`.
+    strength : float, default 1.0
+        Strength of the lesion, from 0 to 1.
     ood : str
-        Out-of-distribution set beside "test"; the study's first by default.
+        Out-of-distribution set beside the test set; the study's first one by default.
     """
 
     model: str = ""
-    images: str = ""
-    index: int = 0
-    shift: str = ""
-    severity: int = 3
     regions: tuple[str, ...] = ()
     kind: str = "mean"
     strength: float = 1.0
     ood: str = ""
 
 
-def resolve(state: State, source: Any) -> State:
-    """Return the state with the model and the out-of-distribution set filled in."""
-    able = [m for m in source.models if source.has_brain(m)] or list(source.models)
-    model = state.model or (able[0] if able else "")
-    state = dataclasses.replace(
-        state, model=model, ood=state.ood or (source.ood[0] if source.ood else "")
-    )
-    return image_set(state, source)
+def resolve(state: State, source: Explorer) -> State:
+    """Return the state with a model, an image set and an out-of-distribution set filled in."""
+    able = [m for m in source.models if source.has_brain(m)] or source.models
+    model = state.model or next(iter(able), "")
+    ood = state.ood or next(iter(source.ood), "")
+    return image_set(dataclasses.replace(state, model=model, ood=ood), source)
 
 
-def select(state: State, source: Any) -> dict[str, Any]:
+def select(state: State, source: Explorer) -> dict[str, object]:
     """Return the arrays that a state shows.
 
     Parameters
@@ -67,54 +65,60 @@ def select(state: State, source: Any) -> dict[str, Any]:
     state : State
         What to show.
     source : Explorer
-        Where numbers come from.
+        Explorer of the study.
 
     Returns
     -------
     dict
-        ``image``, ``label``, ``probabilities`` (state to (C,)), ``sets``, ``table`` (see
-        `Explorer.batch`), ``mask`` (V,) or None, ``said``.
+        ``image`` uint8 (S, S, 3); ``label``, the number of its class, -1 for none;
+        ``probabilities``, "intact" and, under a lesion, "lesion" to float (C,); ``sets``, the names
+        of the image sets; ``table``, their accuracies as `Explorer.batch` returns them; ``mask``,
+        the lesioned vertices, bool (V,), or None; ``said``, the text of the status panel.
 
     Raises
     ------
     ConfigError, DataError
-        If a model, region or image is missing, or the model has no brain.
+        If a model, region or image is missing, or the model reads no responses.
     """
     state = resolve(state, source)
     lesion = source.lesion(state.regions, state.kind, state.strength)
-    place = (state.images, state.index, state.shift, state.severity)
-    probabilities = {"intact": source.probabilities(state.model, *place)}
+    probabilities = {"intact": source.probabilities(state.model, *state.place)}
     if lesion is not None:
-        probabilities["lesion"] = source.probabilities(state.model, *place, lesion=lesion)
+        probabilities["lesion"] = source.probabilities(state.model, *state.place, lesion=lesion)
     sets = tuple(s for s in (source.tested, state.ood) if s)
-    table = source.batch(state.model, sets, lesion)
-    return {
-        "image": source.image(*place),
+    found = {
+        "image": source.image(*state.place),
         "label": source.label(state.images, state.index),
         "probabilities": probabilities,
         "sets": sets,
-        "table": table,
+        "table": source.batch(state.model, sets, lesion),
         "mask": None if lesion is None else lesion.mask,
-        "said": _sentence(state, lesion, probabilities, source, sets, table),
     }
+    return {**found, "said": _sentence(state, lesion, found, source)}
 
 
-def _sentence(state, lesion, probabilities, source, sets, table) -> str:
-    best = {name: source.class_names[int(p.argmax())] for name, p in probabilities.items()}
+def _sentence(
+    state: State, lesion: Lesion | None, found: dict[str, object], source: Explorer
+) -> str:
+    best = {k: source.class_names[int(p.argmax())] for k, p in found["probabilities"].items()}
     if lesion is None:
-        return f"No lesion. The model reads this image as {best['intact']}. Choose regions to switch them off."
-    parts = []
-    for i, name in enumerate(sets):
-        a = 100 * table["accuracy"][i]
-        wrong, right = table["changed"][i]
+        return (
+            f"No lesion. The model classifies this image as {best['intact']}. "
+            "Choose regions to lesion them."
+        )
+    parts, table = [], found["table"]
+    for name, n, (wrong, right), accuracy in zip(
+        found["sets"], table["n"], table["changed"], 100 * table["accuracy"]
+    ):
         parts.append(
-            f"{name} {a[0]:.1f} % to {a[1]:.1f} %, {wrong} of {table['n'][i]} images turned wrong, {right} turned right "
-            f"(random lesion of the same size {a[2]:.1f} %)"
+            f"{name} {accuracy[0]:.1f} % to {accuracy[1]:.1f} %, {wrong} of {n} images turned "
+            f"wrong, {right} turned right (random lesion of the same size {accuracy[2]:.1f} %)"
         )
     turned = "stays" if best["intact"] == best["lesion"] else f"turns from {best['intact']} to"
     return (
-        f"{_lesion_name(state)}: {int(lesion.mask.sum())} of {len(lesion.mask)} vertices. The answer to this image "
-        f"{turned} {best['lesion']}. Accuracy: {'; '.join(parts)}."
+        f"{_lesion_name(state)}: {int(lesion.mask.sum())} of {len(lesion.mask)} vertices. "
+        f"The predicted class of this image {turned} {best['lesion']}. "
+        f"Accuracy: {'; '.join(parts)}."
     )
 
 
@@ -124,16 +128,21 @@ def _lesion_name(state: State) -> str:
     return f"{' + '.join(state.regions)} lesioned ({state.kind}, strength {state.strength:g})"
 
 
-def figure_of(state: State, source: Any) -> Any:
-    """Return the static twin of the widget: a matplotlib figure.
+def figure_of(state: State, source: Explorer) -> Figure:
+    """Return the static figure of a state, made with matplotlib.
+
+    Parameters
+    ----------
+    state : State
+        What to show.
+    source : Explorer
+        Explorer of the study.
 
     Raises
     ------
     ConfigError, DataError
-        As `select`.
+        If a model, region or image is missing, or the model reads no responses.
     """
-    from bmfl_lab.viz.explore import lesion_figure
-
     found, state = select(state, source), resolve(state, source)
     return lesion_figure(
         found["image"],
@@ -148,49 +157,50 @@ def figure_of(state: State, source: Any) -> Any:
 
 
 class RegionTree(w.VBox):
-    """Checkboxes of groups and ROIs; `value` is the tuple of chosen names, a whole group under its own name.
+    """Checkboxes of groups and their ROIs.
 
     Parameters
     ----------
     atlas : Atlas or None
-        Its regions; absent ones are shown and cannot be ticked. ROIs of a ticked group are shown
-        ticked and cannot be changed one by one.
+        Atlas with the regions. Regions that are absent in the subject are shown, but cannot be
+        ticked. ROIs of a ticked group are shown ticked and cannot be changed one by one.
+
+    Attributes
+    ----------
+    value : tuple of str
+        Names that are chosen; a whole group is named by itself, without its ROIs.
     """
 
-    def __init__(self, atlas: Any):
+    value = traitlets.Tuple()
+
+    def __init__(self, atlas: Atlas | None):
         self._boxes: dict[str, w.Checkbox] = {}
         self._members: dict[str, tuple[str, ...]] = {}
         self._absent: set[str] = set()
-        self._value: tuple[str, ...] = ()
-        self._listeners: list[Any] = []
         self._busy = False
         rows = []
+        wrapped = {"flex_flow": "row wrap"}
         if atlas is not None:
-            rows = [self._branch(atlas, g) for g in ("LVC", "HVC") if g in atlas.groups]
-            inside = {r for g in ("LVC", "HVC") for r in atlas.groups.get(g, ())}
-            rest = [r for r in atlas.rois if r not in inside]
-            rows.append(
-                w.HBox([self._box(r, atlas) for r in rest], layout={"flex_flow": "row wrap"})
-            )
+            for group in ("LVC", "HVC"):
+                if group in atlas.groups:
+                    top, members = self._box(group, atlas), atlas.groups[group]
+                    self._members[group] = tuple(r for r in members if r in atlas.rois)
+                    leaves = [self._box(r, atlas) for r in self._members[group]]
+                    inner = w.HBox(leaves, layout={**wrapped, "margin": "0 0 4px 22px"})
+                    rows.append(w.VBox([top, inner]))
+            rest = [self._box(r, atlas) for r in atlas.rois if r not in self._boxes]
+            rows.append(w.HBox(rest, layout=wrapped))
         super().__init__(rows, layout={"max_width": "460px"})
 
-    def _branch(self, atlas: Any, group: str) -> w.Widget:
-        top = self._box(group, atlas)
-        self._members[group] = tuple(r for r in atlas.groups[group] if r in atlas.rois)
-        leaves = [self._box(r, atlas) for r in self._members[group]]
-        return w.VBox(
-            [top, w.HBox(leaves, layout={"flex_flow": "row wrap", "margin": "0 0 4px 22px"})]
-        )
-
-    def _box(self, name: str, atlas: Any) -> w.Checkbox:
+    def _box(self, name: str, atlas: Atlas) -> w.Checkbox:
         members = (name,) if name in atlas.rois else atlas.groups[name]
-        here = any(r in atlas.present for r in members)
-        if not here:
+        present = any(r in atlas.present for r in members)
+        if not present:
             self._absent.add(name)
         box = w.Checkbox(
             value=False,
-            description=name if here else f"{name} (absent)",
-            disabled=not here,
+            description=name if present else f"{name} (absent)",
+            disabled=not present,
             indent=False,
             layout={"width": "auto", "margin": "0 12px 0 0"},
         )
@@ -198,49 +208,33 @@ class RegionTree(w.VBox):
         self._boxes[name] = box
         return box
 
-    @property
-    def value(self) -> tuple[str, ...]:
-        """Names that are chosen."""
-        return self._value
-
-    @value.setter
-    def value(self, names: tuple[str, ...]) -> None:
-        self._busy, self._value = True, tuple(names)
-        covered = {r for group, members in self._members.items() if group in names for r in members}
+    @traitlets.observe("value")
+    def _show(self, change: dict[str, object]) -> None:
+        names, self._busy = change["new"], True
+        covered = {r for group in names for r in self._members.get(group, ())}
         for name, box in self._boxes.items():
             box.value = name in names or (name in covered and name not in self._absent)
-            # an absent region that was asked for can be taken back
+            # an absent region that was chosen can be unticked
             box.disabled = name in covered or (name in self._absent and name not in names)
         self._busy = False
 
     def _ticked(self, name: str, ticked: bool) -> None:
-        if self._busy:
-            return
-        chosen = (set(self._value) - {name}) | ({name} if ticked else set())
-        self.value = tuple(n for n in self._boxes if n in chosen)
-        for act in self._listeners:
-            act({"new": self._value})
-
-    def observe(self, act: Any, names: Any = None, **rest: Any) -> None:
-        """Call ``act({"new": names})`` when a box is ticked; other traits as in ipywidgets."""
-        if names == "value":
-            self._listeners.append(act)
-        else:
-            super().observe(act, **({} if names is None else {"names": names}), **rest)
+        if not self._busy:
+            chosen = {*self.value, name} if ticked else {*self.value} - {name}
+            self.value = tuple(n for n in self._boxes if n in chosen)
 
 
-@undisturbed()
-def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
+def region_ablation(source: Explorer, /, *, folder: str | Path = "figures", **state) -> Frame:
     """Lesion regions of the predicted cortex and see class probabilities and accuracy change.
 
     Parameters
     ----------
     source : Explorer
         `bmfl_lab.evaluation.Explorer` of a study with at least one fusion model.
-    folder : str or Path
-        Where pictures are saved.
+    folder : str or Path, default "figures"
+        Folder in which pictures are saved.
     **state
-        First state, fields of `State`.
+        Fields of the first `State`.
 
     Returns
     -------
@@ -249,7 +243,8 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
         surface.
     """
     first = resolve(State(**state), source)
-    cortex, pictures, results = Cortex(source.atlas, height=400), Pictures((150,)), _results(source)
+    cortex, pictures = Cortex(source.atlas, height=400), Pictures((150,))
+    results = LiveFigure(_results(source))
     controls = {
         "model": dropdown("Model", source.models or ("",), first.model),
         "ood": dropdown("OOD set", source.ood or ("",), first.ood),
@@ -260,23 +255,15 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
     }
 
     def draw(found: dict, state: State) -> str:
-        if source.atlas is not None:
-            mask = (
-                np.zeros(source.atlas.n_vertices)
-                if found["mask"] is None
-                else found["mask"] * state.strength
-            )
-            cortex.show(
-                mask,
-                None,
-                title="Click a region to switch it off or on",
-                unit="lesion",
-                signed=False,
-            )
-            cortex.set_range(0, 1)
+        if cortex.surface is not None:
+            mask = np.zeros(source.atlas.n_vertices) if found["mask"] is None else found["mask"]
+            title = "Lesioned regions (click a region to lesion or restore it)"
+            values = mask * state.strength
+            cortex.show(values, title=title, unit="lesion strength", signed=False)
+            cortex.plot.data[-1].update(cmin=0, cmax=1)
         true = source.class_names[found["label"]] if found["label"] >= 0 else "none"
         pictures.show((found["image"], f"true class:\n{true}"))
-        _draw_results(results, found, source)
+        _draw_results(results.plot, found)
         return found["said"]
 
     frame = Frame(
@@ -288,7 +275,7 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
             "Image": ("images", "index", "shift", "severity"),
             "Model": ("model", "ood"),
         },
-        views=[(cortex.figure, "1 1 340px"), (pictures, "0 1 150px"), (results, "2 1 420px")],
+        views=[(cortex, "1 1 340px"), (pictures, "0 1 150px"), (results, "2 1 420px")],
         source=source,
         select=select,
         draw=draw,
@@ -296,19 +283,29 @@ def region_ablation(source: Any, /, *, folder: str | Path = "figures", **state: 
         twin=figure_of,
         folder=folder,
     )
-    frame.on_click(
-        cortex.figure,
-        lambda point: frame.set(
-            regions=toggled(frame.state.regions, source.atlas, cortex.vertex(point))
-        ),
-    )
+
+    def clicked(point: dict[str, object]) -> None:
+        frame.set(regions=toggled(frame.state.regions, source.atlas, cortex.vertex(point)))
+
+    cortex.on_click(clicked)
     return frame
 
 
-def toggled(regions: tuple[str, ...], atlas: Any, vertex: int) -> tuple[str, ...]:
-    """Return the chosen regions after a click on a vertex: its ROI is switched off, or on again.
+def toggled(regions: tuple[str, ...], atlas: Atlas, vertex: int) -> tuple[str, ...]:
+    """Return the lesioned regions after a click, which lesions the ROI of a vertex or restores it.
 
-    Where a group covers the ROI, the group is replaced by its other members.
+    Parameters
+    ----------
+    regions : tuple of str
+        ROIs and groups lesioned before.
+    atlas : Atlas
+        Atlas with the regions.
+    vertex : int
+        Vertex that was clicked, -1 for none.
+
+    Notes
+    -----
+    A lesioned group that contains the restored ROI is replaced by its other members.
     """
     inside = [name for name, mask in atlas.rois.items() if vertex >= 0 and mask[vertex]]
     if not inside:
@@ -321,7 +318,7 @@ def toggled(regions: tuple[str, ...], atlas: Any, vertex: int) -> tuple[str, ...
     return tuple(dict.fromkeys([*(r for r in regions if r != roi and r not in covering), *rest]))
 
 
-def _results(source: Any) -> go.Figure:
+def _results(source: Explorer) -> go.Figure:
     made = make_subplots(
         rows=1,
         cols=2,
@@ -329,59 +326,39 @@ def _results(source: Any) -> go.Figure:
         subplot_titles=("class probability, %", "accuracy, %<br>(95 % interval)"),
         horizontal_spacing=0.14,
     )
+    names, zeros = list(source.class_names), [0.0] * len(source.class_names)
     for name, colour in zip(STATES[:2], COLOURS):
         look = {"marker_color": colour, "name": name, "legendgroup": name}
-        made.add_bar(
-            y=list(source.class_names),
-            x=[0.0] * len(source.class_names),
-            orientation="h",
-            **look,
-            row=1,
-            col=1,
-        )
+        made.add_bar(y=names, x=zeros, orientation="h", **look, row=1, col=1)
     for name, colour in zip(STATES, COLOURS):
-        look = {
-            "marker_color": colour,
-            "name": name,
-            "legendgroup": name,
-            "showlegend": name == STATES[2],
-        }
-        made.add_bar(
-            x=[source.tested], y=[0.0], error_y={**ERROR, "symmetric": False}, **look, row=1, col=2
-        )
+        look = {"marker_color": colour, "name": name, "legendgroup": name}
+        look |= {"showlegend": name == STATES[2], "error_y": {**ERROR, "symmetric": False}}
+        made.add_bar(x=[source.tested], y=[0.0], **look, row=1, col=2)
     made.update_xaxes(range=[0, 100], row=1, col=1)
     made.update_yaxes(autorange="reversed", row=1, col=1)
     made.update_yaxes(range=[0, 105], row=1, col=2)
-    chance = 100 / max(1, len(source.class_names))
-    label = {
-        "annotation_text": "chance",
-        "annotation_position": "right",
-        "annotation_font_size": 11,
-    }
     made.add_hline(
-        y=chance, line={"dash": "dash", "color": "#6B6B6B", "width": 1}, **label, row=1, col=2
+        y=100 / max(1, len(names)),
+        line={"dash": "dash", "color": "#6B6B6B", "width": 1},
+        annotation={"text": "chance", "font": {"size": 11}},
+        annotation_position="right",
+        row=1,
+        col=2,
     )
     made.update_layout(
         barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"}
     )
-    figure = styled(made, 400)
-    figure.update_layout(
-        margin={"l": 10, "r": 56, "t": 62, "b": 70}
-    )  # "chance" stands to the right of its line
-    return figure
+    # "chance" stands to the right of its line
+    return styled(made, 400).update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 70})
 
 
-def _draw_results(figure: go.Figure, found: dict[str, Any], source: Any) -> None:
-    table, names = (
-        found["table"],
-        [f"{s}<br>n = {n}" for s, n in zip(found["sets"], found["table"]["n"])],
-    )
-    with figure.batch_update():
-        for trace, name in zip(figure.data[:2], STATES[:2]):
-            values = found["probabilities"].get(name)
-            trace.x = np.zeros(len(source.class_names)) if values is None else 100 * values
-        for column, trace in enumerate(figure.data[2:5]):
-            value = 100 * table["accuracy"][:, column]
-            trace.x, trace.y = names, np.nan_to_num(value)
-            trace.error_y.array = np.nan_to_num(100 * table["high"][:, column] - value)
-            trace.error_y.arrayminus = np.nan_to_num(value - 100 * table["low"][:, column])
+def _draw_results(figure: go.Figure, found: dict[str, object]) -> None:
+    table = found["table"]
+    names = [f"{s}<br>n = {n}" for s, n in zip(found["sets"], table["n"])]
+    for trace, name in zip(figure.data[:2], STATES[:2]):
+        trace.x = 100 * found["probabilities"].get(name, np.zeros(len(trace.y)))
+    for column, trace in enumerate(figure.data[2:5]):
+        low, value, high = (100 * table[k][:, column] for k in ("low", "accuracy", "high"))
+        trace.x, trace.y = names, np.nan_to_num(value)
+        trace.error_y.array = np.nan_to_num(high - value)
+        trace.error_y.arrayminus = np.nan_to_num(value - low)

@@ -1,24 +1,39 @@
-"""Where a model looks: attention of the backbone, the brain encoder and the fusion, laid over the image."""
+"""Attention of the backbone, the brain encoder and the fusion, drawn over the image."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 
+from bmfl_lab import evaluation
 from bmfl_lab.viz.attention import attention_figure, overlay
-from bmfl_lab.viz.explore import COLOURS
-from widgets.frame import Frame, dropdown, fit_index, image_controls, image_set, slider, undisturbed
-from widgets.pictures import Pictures
-from widgets.plots import styled
+from bmfl_lab.viz.explore import COLOURS, shares_figure
+from widgets.figure import LiveFigure, Pictures, enlarged, styled
+from widgets.frame import (
+    Frame,
+    ImageState,
+    dropdown,
+    fit_index,
+    image_controls,
+    image_set,
+    set_options,
+    slider,
+)
+
+if TYPE_CHECKING:
+    from bmfl_lab.evaluation import Explorer
+    from bmfl_lab.evaluation.attention_checks import CheckRow
+    from bmfl_lab.viz.charts import Figure
 
 COMPARE = ("nothing", "another image", "another model")
-# names under which `bmfl_lab.evaluation` keeps the checks of a source's map, and how they are made
+# names of the maps in the rows of `bmfl_lab.evaluation`'s checks, and the calls that make them
 CHECKED = {
     "backbone": ("backbone CLS", "check_backbone(backbone, fusion, images)"),
     "encoder": ("{region} query", "check_roi_attention(encoder, images, {region!r})"),
@@ -27,37 +42,31 @@ CHECKED = {
 
 
 @dataclass(frozen=True)
-class State:
-    """What the attention explorer shows.
+class State(ImageState):
+    """What the attention explorer shows, beside the image of `ImageState`.
 
     Parameters
     ----------
-    images, index, shift, severity
-        Which image; of "test" by default.
     source : str
-        Whose attention, one of ``Explorer.sources``; the last one by default.
+        Kind of attention, one of ``Explorer.sources``; the last one by default.
     model : str
-        For the fusion's attention; the first that has one by default.
-    block : int
-        Index of the backbone's block from 0, -1 for the last; people see it counted from 1.
-    head : int
-        Index of the head from 0, -1 for the mean over heads; people see it counted from 1.
+        Model whose fusion attends; the first one with cross-attention by default.
+    block : int, default -1
+        Number of the backbone's block from 0, -1 for the last. The page counts from 1.
+    head : int, default -1
+        Number of the head from 0, -1 for the mean over heads. The page counts from 1.
     region : str
-        Query of the brain encoder ("left:V1"); the first one by default.
-    opacity : float
-        Of the map over the image.
-    compare : str
-        One of `COMPARE`.
-    other_index : int
-        Image beside the first one.
+        Query of the brain encoder, such as "left:V1"; the first one by default.
+    opacity : float, default 0.55
+        Opacity of the map over the image, from 0 to 1.
+    compare : str, default "nothing"
+        What is shown beside the map, one of `COMPARE`.
+    other_index : int, default 1
+        Number of the image beside the first one.
     other_model : str
-        Model beside the first one; another that can show the same attention by default.
+        Model beside the first one; another one with cross-attention by default.
     """
 
-    images: str = ""
-    index: int = 0
-    shift: str = ""
-    severity: int = 3
     source: str = ""
     model: str = ""
     block: int = -1
@@ -69,43 +78,42 @@ class State:
     other_model: str = ""
 
 
-def resolve(state: State, source: Any) -> State:
-    """Return the state with defaults filled in from the source, and head, block and region within what it has."""
+def resolve(state: State, source: Explorer) -> State:
+    """Return the state with defaults filled in, and an existing head, block and region."""
     chosen = state.source or source.sources[-1]
     able = source.map_models(chosen) or source.models
-    model = state.model or (able[0] if able else "")
+    model = state.model or next(iter(able), "")
     other = state.other_model or next((m for m in able if m != model), model)
-    state = image_set(
-        dataclasses.replace(state, source=chosen, model=model, other_model=other), source
-    )
+    state = dataclasses.replace(state, source=chosen, model=model, other_model=other)
     known = source.map_choices(chosen, model)
-    region = state.region if state.region in known["regions"] else (known["regions"] or ("",))[0]
-    return dataclasses.replace(
+    region = state.region if state.region in known["regions"] else next(iter(known["regions"]), "")
+    state = dataclasses.replace(
         state,
         region=region,
         head=min(state.head, known["n_heads"] - 1),
         block=max(-1, min(state.block, known["n_blocks"] - 1)),
         compare=state.compare if state.compare in comparisons(state, source) else COMPARE[0],
     )
+    return image_set(state, source)
 
 
-def comparisons(state: State, source: Any) -> tuple[str, ...]:
-    """Return what can be set beside a map: another model only where it has a map of its own."""
+def comparisons(state: State, source: Explorer) -> tuple[str, ...]:
+    """Return the options of `COMPARE` for a map; another model needs a map of its own."""
     own = state.source.startswith("fusion") and len(source.map_models(state.source)) > 1
     return COMPARE if own else COMPARE[:2]
 
 
-def _why_alone(state: State, source: Any) -> str:
-    """Return why no other model can be set beside a map, in words; empty where one can, or there is only one model."""
+def _why_alone(state: State, source: Explorer) -> str:
+    """Return why no other model's map can be shown beside a map; empty if one can."""
     if len(source.models) < 2 or comparisons(state, source) == COMPARE:
         return ""
     if state.source.startswith("fusion"):
-        return " No other model here has cross-attention: there is none to set beside this one."
+        return " No other model has cross-attention that could be shown beside this map."
     owner = state.source.partition(":")[0]
-    return f" This map is the {owner}'s, whatever the model: there is no other model's map to set beside it."
+    return f" This map belongs to the {owner} and is the same for all models."
 
 
-def select(state: State, source: Any) -> dict[str, Any]:
+def select(state: State, source: Explorer) -> dict[str, object]:
     """Return the arrays that a state shows.
 
     Parameters
@@ -113,13 +121,14 @@ def select(state: State, source: Any) -> dict[str, Any]:
     state : State
         What to show.
     source : Explorer
-        Where numbers come from.
+        Explorer of the study.
 
     Returns
     -------
     dict
-        ``panels``: one or two mappings with ``title``, ``image`` (S, S, 3), ``map`` (h, w) or None,
-        ``shares`` (ROI to share) or None, ``answer`` in words; ``said``.
+        ``panels``, one or two mappings with ``title``, ``image`` uint8 (S, S, 3), ``map`` float
+        (h, w) or None, ``shares``, each ROI's share of the attention, or None, and ``prediction``
+        in words; ``said``, the text of the status panel.
 
     Raises
     ------
@@ -133,53 +142,52 @@ def select(state: State, source: Any) -> dict[str, Any]:
         panels.append(_panel(dataclasses.replace(state, index=index), source))
     elif state.compare == "another model":
         panels.append(_panel(dataclasses.replace(state, model=state.other_model), source))
-    said = "; ".join(f"{p['title']}: {p['answer']}" for p in panels) + "."
+    said = "; ".join(f"{p['title']}: {p['prediction']}" for p in panels) + "."
     if panels[0]["map"] is not None:
-        said += " Colours run from each map's own least to its own largest value: compare places, not strengths."
+        said += " Colours run from the smallest to the largest value of each map: "
+        said += "compare places, not strengths."
     said += _why_alone(state, source)
     return {"panels": panels, "said": said}
 
 
-def _panel(state: State, source: Any) -> dict[str, Any]:
-    place = (state.images, state.index, state.shift, state.severity)
-    choice = {
-        "model": state.model,
-        "block": state.block,
-        "head": state.head,
-        "region": state.region,
-    }
-    found = source.attention(state.source, *place, **choice)
-    shares = (
-        dict(zip(found["regions"], map(float, found["weights"]))) if "weights" in found else None
-    )
-    answer = "no model"
+def _panel(state: State, source: Explorer) -> dict[str, object]:
+    choice = {name: getattr(state, name) for name in ("model", "block", "head", "region")}
+    found = source.attention(state.source, *state.place, **choice)
+    shares, prediction = None, "no model"
+    if "weights" in found:
+        shares = dict(zip(found["regions"], map(float, found["weights"])))
     if state.model:
-        p = source.probabilities(state.model, *place)
-        answer = f"{state.model} says {source.class_names[int(p.argmax())]} ({100 * p.max():.0f} %)"
+        p = source.probabilities(state.model, *state.place)
+        name = source.class_names[int(p.argmax())]
+        prediction = f"{state.model} predicts {name} ({100 * p.max():.0f} %)"
     label = source.label(state.images, state.index)
-    truth = f", {source.class_names[label]}" if label >= 0 else ""
-    title = f"{state.images} {state.index}{truth}"
-    if state.compare == "another model":
-        title += f", {state.model}"
+    title = f"{state.images} {state.index}"
+    title += f", {source.class_names[label]}" if label >= 0 else ""
+    title += f", {state.model}" if state.compare == "another model" else ""
     return {
         "title": title,
-        "image": source.image(*place),
+        "image": source.image(*state.place),
         "map": found.get("map"),
         "shares": shares,
-        "answer": answer,
+        "prediction": prediction,
     }
 
 
-def figure_of(state: State, source: Any) -> Any:
-    """Return the static twin of the widget: a matplotlib figure.
+def figure_of(state: State, source: Explorer) -> Figure:
+    """Return the static figure of a state, made with matplotlib.
+
+    Parameters
+    ----------
+    state : State
+        What to show.
+    source : Explorer
+        Explorer of the study.
 
     Raises
     ------
     ConfigError, DataError
-        As `select`.
+        If a model, map, region or image is missing.
     """
-    from bmfl_lab.viz.explore import shares_figure
-
     state = resolve(state, source)
     panels = select(state, source)["panels"]
     title = f"{source.title}\n{_name(state)}"
@@ -201,61 +209,63 @@ def _name(state: State) -> str:
     return ", ".join([*parts, "mean over heads" if state.head < 0 else f"head {state.head + 1}"])
 
 
-def judged(state: State, checks: Iterable[Any] | None) -> str:
-    """Return what the sanity checks say of a state's map, in words.
+def judged(state: State, checks: Iterable[CheckRow]) -> str:
+    """Return the verdict of the sanity checks on a state's map, in words.
 
     Parameters
     ----------
     state : State
-        With its source and region, as `resolve` returns it.
-    checks : iterable of CheckRow, optional
-        ``rows`` of `check_roi_attention` and its kin.
+        State with its source and region, as `resolve` returns it.
+    checks : iterable of CheckRow
+        ``rows`` of the results of `check_backbone`, `check_roi_attention` or
+        `check_brain_attention`.
 
     Returns
     -------
     str
-        The verdict; or that the map was not checked, and how to check it.
+        The verdict, or that the map was not checked and how to check it.
     """
-    from bmfl_lab.evaluation import attention_verdict
-
     kind = next((k for k in CHECKED if state.source.startswith(k)), None)
     if kind is None:
-        return "Shares of ROIs have no such check: lesion the ROIs (widgets.region_ablation) to see whether they matter."
-    name, call = (text.format(region=state.region) for text in CHECKED[kind])
-    rows = [row for row in checks or () if row.map == name]
-    if not rows:
-        how = f"checks=bmfl_lab.evaluation.{call}.rows"
-        return f"Not checked: nothing tells whether this map shows what the model uses. To check it, pass {how}."
-    said = "Sanity checks: " + attention_verdict(rows)
-    if state.head >= 0 or state.block >= 0:
-        said += " They were made of the mean over heads" + (
-            " of the last block." if kind == "backbone" else "."
+        return (
+            "There is no such check for shares of ROIs: lesion the ROIs "
+            "(widgets.region_ablation) to see whether they matter."
         )
+    name, call = (text.format(region=state.region) for text in CHECKED[kind])
+    rows = [row for row in checks if row.map == name]
+    if not rows:
+        return (
+            "Not checked: it is unknown whether this map shows what the model uses. "
+            f"To check it, pass checks=bmfl_lab.evaluation.{call}.rows."
+        )
+    said = f"Sanity checks: {evaluation.attention_verdict(rows)}"
+    if state.head >= 0 or state.block >= 0:
+        of_block = " of the last block" if kind == "backbone" else ""
+        said += f" The checks used the mean over heads{of_block}."
     return said
 
 
-@undisturbed()
 def attention_explorer(
-    source: Any,
+    source: Explorer,
     /,
     *,
-    checks: Iterable[Any] | None = None,
+    checks: Iterable[CheckRow] = (),
     folder: str | Path = "figures",
-    **state: Any,
+    **state,
 ) -> Frame:
-    """Browse images and lay attention over them, side by side for two images or two models.
+    """Browse images with attention drawn over them, side by side for two images or two models.
 
     Parameters
     ----------
     source : Explorer
         `bmfl_lab.evaluation.Explorer` of a study.
     checks : iterable of CheckRow, optional
-        Sanity checks of maps, the ``rows`` of `bmfl_lab.evaluation.check_roi_attention` and its
-        kin; the status says what they found of the map that is shown.
-    folder : str or Path
-        Where pictures are saved.
+        Sanity checks of the maps: ``rows`` of the results of `check_backbone`,
+        `check_roi_attention` or `check_brain_attention`. The status shows the verdict on the map.
+    folder : str or Path, default "figures"
+        Folder in which pictures are saved.
     **state
-        First state, fields of `State`.
+        Fields of the first `State`.
 
     Returns
     -------
@@ -263,15 +273,12 @@ def attention_explorer(
         Display it as the last line of a cell.
     """
     first = resolve(State(**state), source)
-    checks = None if checks is None else tuple(checks)
-    pictures, bars = Pictures((250,) * 4), _bars()
+    checks, pictures, bars = tuple(checks), Pictures((250,) * 4), LiveFigure(_bars())
 
     def draw(found: dict, state: State) -> str:
-        spatial = found["panels"][0]["map"] is not None
         pictures.show(*_pictures(found["panels"], state))
-        _draw_bars(bars, found["panels"])
-        bars.layout.title.text = "" if spatial else _name(state)
-        bars.layout.meta = "hidden" if spatial else None
+        _draw_bars(bars.plot, found["panels"], _name(state))
+        bars.layout.display = None if found["panels"][0]["map"] is None else "none"
         return f"{found['said']} {judged(state, checks)}"
 
     return Frame(
@@ -293,7 +300,7 @@ def attention_explorer(
     )
 
 
-def _controls(source: Any, first: State) -> dict[str, Any]:
+def _controls(source: Explorer, first: State) -> dict[str, w.Widget]:
     models = source.models or ("",)
     return {
         **image_controls(source, first),
@@ -309,49 +316,48 @@ def _controls(source: Any, first: State) -> dict[str, Any]:
     }
 
 
-def _adjust(state: State, controls: Any, source: Any) -> State:
+def _adjust(state: State, controls: Mapping[str, w.Widget], source: Explorer) -> State:
     state = resolve(_with_able_models(state, source), source)
     known = source.map_choices(state.source, state.model)
-    able = list(source.map_models(state.source) or source.models) or [""]
+    able = source.map_models(state.source) or source.models
+    n_blocks = known["n_blocks"]
     options = {
-        "block": [("last", -1), *((str(i + 1), i) for i in range(known["n_blocks"] - 1))],
+        "block": [("last", -1), *((str(i + 1), i) for i in range(n_blocks - 1))],
         "head": [("mean", -1), *((str(i + 1), i) for i in range(known["n_heads"]))],
-        "region": list(known["regions"]) or [""],
+        "region": known["regions"],
         "model": able,
         "other_model": able,
-        "compare": list(comparisons(state, source)),
+        "compare": comparisons(state, source),
     }
     for name, found in options.items():
-        if list(controls[name].options) != found:
-            controls[name].options = found
-    controls["block"].disabled = known["n_blocks"] == 1
+        set_options(controls[name], found)
+    controls["block"].disabled = n_blocks == 1
     controls["region"].disabled = not known["regions"]
     controls["other_index"].disabled = state.compare != "another image"
     controls["other_model"].disabled = state.compare != "another model"
-    if state.block >= known["n_blocks"] - 1:
+    if state.block >= n_blocks - 1:
         state = dataclasses.replace(state, block=-1)
     return fit_index(fit_index(state, controls, source), controls, source, "other_index")
 
 
-def _with_able_models(state: State, source: Any) -> State:
+def _with_able_models(state: State, source: Explorer) -> State:
     """Return the state without models that cannot show a newly chosen source."""
     able = source.map_models(state.source)
-    kept = {n: getattr(state, n) for n in ("model", "other_model")}
-    kept = {
-        n: "" if value in source.models and value not in able else value
-        for n, value in kept.items()
-    }
-    if kept["other_model"] == (kept["model"] or next(iter(able), "")):
-        kept["other_model"] = ""
-    return dataclasses.replace(state, **kept)
+    unable = set(source.models) - set(able)
+    model, other = (m if m not in unable else "" for m in (state.model, state.other_model))
+    if other == (model or next(iter(able), "")):
+        other = ""
+    return dataclasses.replace(state, model=model, other_model=other)
 
 
 def _pictures(panels: list[dict], state: State) -> Iterator[tuple[np.ndarray | None, str]]:
     """Yield each panel's image and its map with their captions."""
     for panel in panels:
-        yield panel["image"], panel["title"].replace(", ", "\n", 1)
+        image = panel["image"]
+        yield image, panel["title"].replace(", ", "\n", 1)
         if panel["map"] is not None:
-            yield _large(panel, state.opacity), "attention"
+            # on the enlarged image the map is smooth
+            yield overlay(enlarged(image), panel["map"], state.opacity), "attention"
 
 
 def _bars() -> go.Figure:
@@ -362,22 +368,13 @@ def _bars() -> go.Figure:
         barmode="group", legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, showlegend=True
     )
     made.update_yaxes(title_text="share of attention", rangemode="tozero")
-    figure = styled(made, 300)
-    figure.update_layout(margin={"l": 10, "r": 10, "t": 72, "b": 70})
-    return figure
+    return styled(made, 300).update_layout(margin={"l": 10, "r": 10, "t": 72, "b": 70})
 
 
-def _draw_bars(bars: go.Figure, panels: list[dict]) -> None:
-    with bars.batch_update():
-        for i, trace in enumerate(bars.data):
-            shares = panels[i]["shares"] if i < len(panels) else None
-            trace.x, trace.y = ([], []) if shares is None else (list(shares), list(shares.values()))
-            trace.name = panels[i]["title"] if i < len(panels) else " "
-            trace.showlegend = shares is not None
-
-
-def _large(panel: dict[str, Any], opacity: float) -> np.ndarray:
-    """Return the overlay on the image enlarged to at least 224 pixels, so that the map is smooth."""
-    image = panel["image"]
-    scale = max(1, round(224 / max(image.shape[:2])))
-    return overlay(image.repeat(scale, 0).repeat(scale, 1), panel["map"], opacity)
+def _draw_bars(figure: go.Figure, panels: list[dict], title: str) -> None:
+    figure.layout.title.text = title
+    for i, trace in enumerate(figure.data):
+        panel = panels[i] if i < len(panels) else {"title": " ", "shares": None}
+        shares = panel["shares"] or {}
+        trace.update(x=list(shares), y=list(shares.values()), showlegend=bool(shares))
+        trace.name = panel["title"]

@@ -1,13 +1,13 @@
-"""Accuracy over shifts and severities, and the images on which two models part."""
+"""Accuracy over shifts and severities, and the images on which two models differ."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as w
 import numpy as np
@@ -15,11 +15,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.style import colours, ink_on, markers
-from widgets.frame import Frame, dropdown, undisturbed
-from widgets.pictures import Pictures, sheet
-from widgets.plots import ERROR, sampled, styled
+from bmfl_lab.viz.charts import colours, ink_on, markers
+from bmfl_lab.viz.explore import shift_grid_figure
+from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, sampled, sheet, styled
+from widgets.frame import Frame, dropdown
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bmfl_lab.evaluation import Explorer
+    from bmfl_lab.evaluation.ood import OODResult
+    from bmfl_lab.viz.charts import Figure
+
+SHOW = ("other minus first", "accuracy of the first")
 FLIPS = ("only the other is right", "only the first is right")
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
@@ -32,58 +40,56 @@ class State:
     ----------
     model, other : str
         Two models; the first two by default.
-    show : str
-        "accuracy of the first" or "other minus first".
+    show : str, default "other minus first"
+        Contents of the grid, one of `SHOW`.
     shift : str
-        Shift or image set whose curve and flips are shown.
-    severity : int
-        Of the flips; 0 for an image set without severity.
+        Shift or image set whose curve and images are shown; the first one by default.
+    severity : int, default 0
+        Severity of the images below the grid; 0 for an image set without severity. The largest one
+        that was evaluated is taken if this one was not.
     flips : str
-        One of `FLIPS`.
+        Images that are shown, one of `FLIPS`.
     """
 
     model: str = ""
     other: str = ""
-    show: str = "other minus first"
+    show: str = SHOW[0]
     shift: str = ""
     severity: int = 0
     flips: str = FLIPS[0]
 
 
-SHOW = ("other minus first", "accuracy of the first")
-
-
 class Source:
-    """What the OOD explorer reads.
+    """Correct and wrong answers of models per image, sorted by shift and severity.
 
     Parameters
     ----------
-    per_image : DataFrame
-        ``OODResult.per_image``.
-    image : callable, optional
-        ``image(split, id, shift, severity) -> uint8 (H, W, 3)``.
-    title : str
-        Name of the study; says *simulated* where responses are.
+    result : OODResult or DataFrame
+        Result of `evaluate_ood`, or its ``per_image`` frame: one row per model, image, shift,
+        severity and seed.
+    explorer : Explorer, optional
+        Explorer of the same study, which shows the images and names the study.
 
     Attributes
     ----------
-    models, rows : tuple of str
-        Models; rows of the grid: made shifts, then natural image sets other than "test".
+    models : tuple of str
+        Names of the models.
+    rows : tuple of str
+        Rows of the grid: shifts, then image sets other than "test".
     severities : tuple of int
-        0 for a whole set, and every severity that was evaluated.
+        Columns of the grid: 0 for a whole image set, and all severities that were evaluated.
     cells : dict of (str, str, int) to Series
-        (model, row, severity) to the share of seeds that classify each image id correctly.
+        (model, row, severity) to the share of seeds that classify each image correctly.
 
     Raises
     ------
     DataError
-        If a column is missing.
+        If a column is missing or there is no row.
     """
 
-    def __init__(
-        self, per_image: Any, image: Callable[..., np.ndarray] | None = None, title: str = ""
-    ):
-        missing = [c for c in _COLUMNS if c not in getattr(per_image, "columns", ())]
+    def __init__(self, result: OODResult | pd.DataFrame, explorer: Explorer | None = None):
+        per_image = getattr(result, "per_image", result)
+        missing = [c for c in _COLUMNS if c not in per_image.columns]
         if missing or per_image.empty:
             raise DataError(
                 message(
@@ -92,13 +98,13 @@ class Source:
                     "pass the result of evaluate_ood",
                 )
             )
-        self.image, self.title = image, title
+        self.explorer, self.title = explorer, "" if explorer is None else explorer.title
         frame = per_image.assign(severity=per_image["severity"].fillna(0).astype(int))
         self.models = tuple(dict.fromkeys(frame["model"]))
         made = [s for s in dict.fromkeys(frame["shift"]) if s]
         sets = [s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"]
         self.rows, self.severities = (*made, *sets), tuple(sorted({0, *frame["severity"]}))
-        self.cells: dict[tuple[str, str, int], Any] = {}
+        self.cells: dict[tuple[str, str, int], pd.Series] = {}
         for (model, split, shift, severity), part in frame.groupby(
             ["model", "split", "shift", "severity"], sort=False
         ):
@@ -106,38 +112,25 @@ class Source:
             rows = [shift] if shift else made if split == "test" else [split]
             self.cells |= {(model, row, severity): right for row in rows}
 
-
-def source_of(result: Any, explorer: Any = None) -> Source:
-    """Return the source of a result of `evaluate_ood` (or its per-image frame), with images from an explorer.
-
-    Raises
-    ------
-    DataError
-        If the frame lacks a column.
-    """
-    frame = getattr(result, "per_image", result)
-
-    def image(split: str, identifier: str, shift: str, severity: int) -> np.ndarray:
-        index = int(explorer.stimuli(split).index_of([identifier])[0])
-        return explorer.image(split, index, shift, severity or 3)
-
-    return Source(frame, None if explorer is None else image, getattr(explorer, "title", ""))
+    def image(self, state: State, identifier: str) -> np.ndarray:
+        """Return the image with an id in the shift and severity of a state, uint8 (S, S, 3)."""
+        split, shift = ("test", state.shift) if state.severity else (state.shift, "")
+        index = int(self.explorer.stimuli(split).index_of([identifier])[0])
+        return self.explorer.image(split, index, shift, state.severity or 3)
 
 
 def resolve(state: State, source: Source) -> State:
-    """Return the state with models, shift and a severity that was evaluated."""
-    shift = state.shift or (source.rows[0] if source.rows else "")
+    """Return the state with two models, a shift and a severity that was evaluated."""
+    shift = state.shift or next(iter(source.rows), "")
     model = state.model or source.models[0]
+    other = state.other or next((m for m in source.models if m != model), model)
     known = [s for s in source.severities if (model, shift, s) in source.cells]
     made = [s for s in known if s] or [0]
-    severity = (
-        state.severity if state.severity in known and (state.severity or made == [0]) else made[-1]
-    )
-    other = state.other or next((m for m in source.models if m != model), model)
+    severity = state.severity if state.severity in made else made[-1]
     return dataclasses.replace(state, model=model, other=other, shift=shift, severity=severity)
 
 
-def select(state: State, source: Source) -> dict[str, Any]:
+def select(state: State, source: Source) -> dict[str, object]:
     """Return the arrays that a state shows.
 
     Parameters
@@ -145,13 +138,15 @@ def select(state: State, source: Source) -> dict[str, Any]:
     state : State
         What to show.
     source : Source
-        Where numbers come from.
+        Answers of the models.
 
     Returns
     -------
     dict
-        ``grid`` (n_shifts, n_severities) of fractions, ``curves`` (model to (n_severities, 3)),
-        ``flips`` (ids), ``images`` of the first flips, ``signed``, ``said``.
+        ``grid`` (n_rows, n_severities), fractions or their differences; ``curves``, model to
+        (n_severities, 3), accuracy with its 95 % interval; ``flips``, image ids; ``images`` of the
+        first ten of them, uint8 (S, S, 3); ``signed``, whether the grid shows differences;
+        ``said``, the text of the status panel.
 
     Raises
     ------
@@ -178,14 +173,11 @@ def select(state: State, source: Source) -> dict[str, Any]:
         for m in source.models
     }
     flips, counts, n = _flips(state, source)
-    images = []
-    if source.image is not None:
-        split = "test" if state.severity else state.shift
-        shift = state.shift if state.severity else ""
-        images = [source.image(split, i, shift, state.severity) for i in flips[:10]]
+    images = [] if source.explorer is None else [source.image(state, i) for i in flips[:10]]
     said = (
-        f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on {counts[0]}, only {state.model} "
-        f"right on {counts[1]}. Majority over seeds where a model has several."
+        f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on "
+        f"{counts[0]}, only {state.model} right on {counts[1]}. A model with several seeds is "
+        "right if more than half of them are."
     )
     return {
         "grid": grid,
@@ -197,8 +189,8 @@ def select(state: State, source: Source) -> dict[str, Any]:
     }
 
 
-def _interval(cell: Any) -> tuple[float, float, float]:
-    """Return the mean over images and seeds with the 95 % Wilson interval over images."""
+def _interval(cell: pd.Series | None) -> tuple[float, float, float]:
+    """Return the mean over images and seeds, with the 95 % Wilson interval over images."""
     if cell is None:
         return (np.nan,) * 3
     p, n, z = float(cell.mean()), len(cell), 1.96
@@ -207,6 +199,7 @@ def _interval(cell: Any) -> tuple[float, float, float]:
 
 
 def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], int]:
+    """Return ids of the chosen images, the numbers of both kinds, and the number of all images."""
     cells = [source.cells.get((m, state.shift, state.severity)) for m in (state.model, state.other)]
     if any(c is None for c in cells):
         return [], (0, 0), 0
@@ -217,26 +210,26 @@ def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], in
     return [str(i) for i in chosen], (len(gained), len(lost)), len(first)
 
 
-def figure_of(state: State, source: Any, explorer: Any = None) -> Any:
-    """Return the static twin of the widget: a matplotlib figure.
+def figure_of(
+    state: State, source: Source | OODResult | pd.DataFrame, explorer: Explorer | None = None
+) -> Figure:
+    """Return the static figure of a state, made with matplotlib.
 
     Parameters
     ----------
     state : State
         What to show.
-    source : Source or OODResult
-        Where numbers come from.
+    source : Source, OODResult or DataFrame
+        Answers of the models.
     explorer : Explorer, optional
-        Names the study in the title.
+        Explorer of the study, which is named in the title.
 
     Raises
     ------
     DataError
-        As `select`.
+        If a model was not evaluated, or an image cannot be read.
     """
-    from bmfl_lab.viz.explore import shift_grid_figure
-
-    source = source if isinstance(source, Source) else source_of(source, explorer)
+    source = source if isinstance(source, Source) else Source(source, explorer)
     state = resolve(state, source)
     found = select(state, source)
     return shift_grid_figure(
@@ -263,31 +256,34 @@ def _unit(state: State) -> str:
     return "percentage points" if state.show == SHOW[0] else "accuracy, %"
 
 
-@undisturbed()
 def ood_explorer(
-    result: Any, explorer: Any = None, *, folder: str | Path = "figures", **state: Any
+    result: OODResult | pd.DataFrame,
+    explorer: Explorer | None = None,
+    *,
+    folder: str | Path = "figures",
+    **state,
 ) -> Frame:
-    """Browse accuracy over shifts and severities, down to the images that flip between two models.
+    """Browse accuracy over shifts and severities, and the images on which two models differ.
 
     Parameters
     ----------
     result : OODResult or DataFrame
-        Of `evaluate_ood`, or its ``per_image`` frame.
+        Result of `evaluate_ood`, or its ``per_image`` frame.
     explorer : Explorer, optional
-        Shows the images themselves.
-    folder : str or Path
-        Where pictures are saved.
+        Explorer of the same study; with it the images themselves are shown.
+    folder : str or Path, default "figures"
+        Folder in which pictures are saved.
     **state
-        First state, fields of `State`.
+        Fields of the first `State`.
 
     Returns
     -------
     Frame
         Display it as the last line of a cell. A click on the grid chooses shift and severity.
     """
-    source = source_of(result, explorer)
+    source = Source(result, explorer)
     first = resolve(State(**state), source)
-    figure, pictures, listed = _figure(source), Pictures((1000,)), w.HTML()
+    figure, pictures, listed = LiveFigure(_figure(source)), Pictures((1000,)), w.HTML()
     steps = [("whole set" if s == 0 else str(s), s) for s in source.severities]
     controls = {
         "model": dropdown("First", source.models, first.model),
@@ -295,17 +291,18 @@ def ood_explorer(
         "show": dropdown("Grid", SHOW, first.show),
         "shift": dropdown("Shift or set", source.rows or ("",), first.shift),
         "severity": dropdown("Severity", steps, first.severity),
-        "flips": dropdown("Flips", FLIPS, first.flips),
+        "flips": dropdown("Images", FLIPS, first.flips),
     }
 
     def draw(found: dict, state: State) -> str:
-        _draw(figure, found, source, state)
-        said = f"{len(found['flips'])} images: {state.flips}"
-        pictures.show(
-            *[(sheet(found["images"], len(found["images"])), said)] if found["images"] else ()
-        )
-        ids = html.escape(", ".join(found["flips"][:40]) or "none")
-        listed.value = f"<div class='bmfl-status'>Image ids: {ids}{' ...' if len(found['flips']) > 40 else ''}</div>"
+        _draw(figure.plot, found, source, state)
+        images, flips = found["images"], found["flips"]
+        caption = f"{len(flips)} images: {state.flips}"
+        if len(flips) > len(images):
+            caption += f" (the first {len(images)} shown)"
+        pictures.show(*[(sheet(images, len(images)), caption)] if images else ())
+        ids = html.escape(", ".join(flips[:40]) or "none") + (" ..." if len(flips) > 40 else "")
+        listed.value = f"<div class='bmfl-status'>Image ids: {ids}</div>"
         return found["said"]
 
     frame = Frame(
@@ -315,7 +312,7 @@ def ood_explorer(
         groups={
             "Models": ("model", "other"),
             "Grid": ("show", "shift", "severity"),
-            "Drill down": ("flips",),
+            "Images on which the models differ": ("flips",),
         },
         views=[(figure, "1 1 600px"), ([pictures, listed], "1 1 100%")],
         source=source,
@@ -326,13 +323,14 @@ def ood_explorer(
         given={"result": result, "explorer": explorer},
         folder=folder,
     )
-    frame.on_click(figure, lambda point: _grid_click(frame, point))
+
+    def clicked(point: Mapping[str, object]) -> None:
+        if point["trace"] == 0:
+            severity = 0 if point["x"] == "none" else int(point["x"])
+            frame.set(shift=str(point["y"]), severity=severity)
+
+    figure.on_click(clicked)
     return frame
-
-
-def _grid_click(frame: Frame, point: dict[str, Any]) -> None:
-    if point["trace"] == 0:
-        frame.set(shift=str(point["y"]), severity=0 if point["x"] == "none" else int(point["x"]))
 
 
 def _figure(source: Source) -> go.Figure:
@@ -355,19 +353,11 @@ def _figure(source: Source) -> go.Figure:
         col=1,
     )
     colour, marker = colours(source.models), markers(source.models)
-    symbols = {
-        "o": "circle",
-        "s": "square",
-        "^": "triangle-up",
-        "D": "diamond",
-        "v": "triangle-down",
-        "P": "cross",
-    }
     for name in source.models:
         error = {**ERROR, "symmetric": False, "color": colour[name]}
-        look = {"color": colour[name], "symbol": symbols.get(marker[name], "star"), "size": 8}
+        look = {"color": colour[name], "symbol": SYMBOLS[marker[name]], "size": 8}
         made.add_scatter(
-            x=[], y=[], mode="lines+markers", name=name, marker=look, error_y=error, row=1, col=2
+            x=[], y=[], name=name, mode="lines+markers", marker=look, error_y=error, row=1, col=2
         )
     made.add_scatter(
         x=[], y=[], mode="text", hoverinfo="skip", showlegend=False, name="numbers", row=1, col=1
@@ -378,38 +368,29 @@ def _figure(source: Source) -> go.Figure:
     made.update_yaxes(title_text="accuracy, % (95 % interval)", row=1, col=2)
     made.update_layout(legend={"orientation": "h", "y": 1.16, "yanchor": "bottom", "x": 0.62})
     figure = styled(made, max(380, 26 * len(source.rows) + 150))
-    figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 56})
-    return figure
+    return figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 56})
 
 
-def _draw(figure: go.Figure, found: dict[str, Any], source: Source, state: State) -> None:
-    grid, signed = 100 * found["grid"], found["signed"]
-    top = max(1.0, float(np.nanmax(np.abs(grid)))) if np.isfinite(grid).any() else 1.0
-    scale = (
-        {"colorscale": "RdBu", "zmin": -top, "zmax": top}
-        if signed
-        else {"colorscale": "Cividis", "zmin": 0, "zmax": 100}
-    )
-    with figure.batch_update():
-        figure.data[0].update(z=grid, **scale)
-        figure.data[0].colorbar.title.text = _unit(state)
-        severities = np.asarray(source.severities)
-        for trace, values in zip(figure.data[1:-1], found["curves"].values()):
-            known = np.isfinite(values[:, 0])
-            trace.x, trace.y = severities[known], 100 * values[known, 0]
-            trace.error_y.array = 100 * (values[known, 2] - values[known, 0])
-            trace.error_y.arrayminus = 100 * (values[known, 0] - values[known, 1])
-        figure.layout.annotations[0].text = _title(state)
-        figure.layout.annotations[1].text = state.shift
-    with figure.batch_update():
-        _write_numbers(figure.data[-1], figure.data[0], scale)
-
-
-def _write_numbers(texts: Any, grid: Any, scale: dict[str, Any]) -> None:
-    """Write each cell's number in black or white, whichever can be read on its colour."""
-    rows, columns = np.nonzero(np.isfinite(grid.z))
-    values = np.asarray(grid.z)[rows, columns]
-    shares = (values - scale["zmin"]) / (scale["zmax"] - scale["zmin"])
-    texts.x, texts.y = [grid.x[c] for c in columns], [grid.y[r] for r in rows]
-    texts.text = [f"{v:.0f}" for v in values]
-    texts.textfont.color = [ink_on(rgb) for rgb in sampled(scale["colorscale"], shares)]
+def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> None:
+    grid, heatmap, (*lines, numbers) = 100 * found["grid"], figure.data[0], figure.data[1:]
+    scale, top = "Cividis", 100
+    if found["signed"]:
+        scale, top = "RdBu", max(1.0, float(np.nanmax(np.abs(grid), initial=0)))
+    bottom = -top if found["signed"] else 0
+    heatmap.update(z=grid, colorscale=scale, zmin=bottom, zmax=top)
+    heatmap.colorbar.title.text = _unit(state)
+    severities = np.asarray(source.severities)
+    for trace, values in zip(lines, found["curves"].values()):
+        known = np.isfinite(values[:, 0])
+        value, low, high = 100 * values[known].T
+        trace.x, trace.y = severities[known], value
+        trace.error_y.array, trace.error_y.arrayminus = high - value, value - low
+    for note, text in zip(figure.layout.annotations, (_title(state), state.shift)):
+        note.text = text
+    # numbers in black or white, whichever contrasts more with the colour of the cell
+    rows, columns = np.nonzero(np.isfinite(grid))
+    values = grid[rows, columns]
+    numbers.x, numbers.y = [heatmap.x[c] for c in columns], [heatmap.y[r] for r in rows]
+    numbers.text = [f"{v:.0f}" for v in values]
+    shares = (values - bottom) / (top - bottom)
+    numbers.textfont.color = [ink_on(rgb) for rgb in sampled(scale, shares)]

@@ -1,13 +1,14 @@
-"""All records of a results folder: filter them, compare two, open the executed notebook."""
+"""All records of a results folder: filter them, compare two, open an executed notebook."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import ipywidgets as w
@@ -16,12 +17,16 @@ import plotly.graph_objects as go
 
 from bmfl_lab.errors import BmflError, DataError, message
 from bmfl_lab.records import Record, comparison_label, read_record
+from bmfl_lab.viz.charts import PALETTE
+from bmfl_lab.viz.explore import runs_figure
 from bmfl_lab.viz.results import set_label
-from bmfl_lab.viz.style import PALETTE
-from widgets.frame import LABEL, WIDE, Frame, dropdown, undisturbed
-from widgets.plots import ERROR, styled
+from widgets.figure import ERROR, LiveFigure, styled
+from widgets.frame import LABEL, WIDE, Frame, dropdown, set_options
 
-_MOST = 30
+if TYPE_CHECKING:
+    from bmfl_lab.viz.charts import Figure
+
+_MOST_ROWS = 30
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,11 @@ class State:
     Parameters
     ----------
     text : str
-        Only runs whose name, notebook, study or parameters hold this text.
+        Only runs whose folder, notebook, study or parameters contain this text are listed.
     first, second : str
         Two runs, by their folder below the results folder; the newest two by default.
     metric : str
-        Metric that is compared; the first one both have by default.
+        Metric that is compared; the first one that both runs have by default.
     """
 
     text: str = ""
@@ -50,14 +55,14 @@ class Source:
     Parameters
     ----------
     folder : str or Path
-        For instance ``papermill_runs/out``.
+        Results folder, for instance ``papermill_runs/out``.
 
     Attributes
     ----------
     records : dict of str to Record
-        Folder of the run, relative to `folder`, to its record; newest first.
+        Folder of each run, relative to `folder`, to its record; newest first.
     damaged : dict of str to str
-        Folders whose record cannot be read, and why.
+        Folder of each record that cannot be read, to the reason.
     """
 
     def __init__(self, folder: str | Path):
@@ -76,31 +81,35 @@ class Source:
         return next(iter(sorted((self.folder / name).glob("*.ipynb"))), None)
 
 
-def _about(name: str, record: Record) -> str:
-    return " ".join(
-        [name, record.notebook, str(record.study.get("name", "")), str(dict(record.parameters))]
-    )
+def _matching(source: Source, text: str) -> list[str]:
+    """Return the runs whose folder, notebook, study or parameters contain a text."""
+    found = []
+    for name, record in source.records.items():
+        parts = [name, record.notebook, record.study.get("name", ""), dict(record.parameters)]
+        if text.lower() in " ".join(map(str, parts)).lower():
+            found.append(name)
+    return found
 
 
 def resolve(state: State, source: Source) -> State:
     """Return the state with two runs among those that match the text, and a metric they have."""
-    names = [n for n, r in source.records.items() if state.text.lower() in _about(n, r).lower()]
-    first = state.first if state.first in names else (names[0] if names else "")
-    second = (
-        state.second if state.second in names else next((n for n in names if n != first), first)
-    )
+    names = _matching(source, state.text)
+    first = state.first if state.first in names else next(iter(names), "")
+    other = next((n for n in names if n != first), first)
+    second = state.second if state.second in names else other
     metrics = _metrics(source, first, second)
-    metric = state.metric if state.metric in metrics else (metrics[0] if metrics else "")
+    metric = state.metric if state.metric in metrics else next(iter(metrics), "")
     return dataclasses.replace(state, first=first, second=second, metric=metric)
 
 
 def _metrics(source: Source, *names: str) -> list[str]:
+    """Return the metrics that all named runs have, or those of any of them if they share none."""
     found = [list(dict.fromkeys(r.name for r in source.records[n].rows)) for n in names if n]
     shared = [m for m in found[0] if all(m in f for f in found)] if found else []
     return shared or sorted({m for f in found for m in f})
 
 
-def select(state: State, source: Source) -> dict[str, Any]:
+def select(state: State, source: Source) -> dict[str, object]:
     """Return what a state shows.
 
     Parameters
@@ -113,13 +122,14 @@ def select(state: State, source: Source) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``runs`` (list of mappings, one a run that matches), ``labels`` (conditions), ``values``
-        (run to (n, 3): value, low, high), ``unit``, ``interval`` (what low and high are), ``said``.
+        ``runs``, one mapping per run that matches; ``labels``, the n conditions that are compared;
+        ``values``, run to (n, 3): value, low and high; ``axis``, the metric's name and unit, and
+        the kind of interval from low to high; ``said``, the text of the status panel.
 
     Raises
     ------
     DataError
-        If no run matches, or there is none.
+        If there is no run, or none matches.
     """
     state = resolve(state, source)
     if not source.records:
@@ -132,43 +142,30 @@ def select(state: State, source: Source) -> dict[str, Any]:
         )
     if not state.first:
         raise DataError(
-            message("a run that holds the text", repr(state.text), "shorten or empty the filter")
+            message("a run that contains the text", repr(state.text), "shorten or empty the filter")
         )
-    runs = [
-        _summary(n, r)
-        for n, r in source.records.items()
-        if state.text.lower() in _about(n, r).lower()
-    ]
-    rows = {
-        n: _rows(source.records[n], state.metric)
-        for n in dict.fromkeys((state.first, state.second))
-    }
+    runs = [_summary(n, source.records[n]) for n in _matching(source, state.text)]
+    names = dict.fromkeys((state.first, state.second))
+    rows = {n: _rows(source.records[n], state.metric) for n in names}
     labels = list(dict.fromkeys(label for found in rows.values() for label in found))
     missing = (np.nan,) * 3
-    values = {
-        n: np.array([found.get(label, missing) for label in labels], float)
-        for n, found in rows.items()
-    }
-    compared = [r for n in rows for r in source.records[n].rows if r.name == state.metric]
-    units, intervals = {r.unit for r in compared}, {r.interval for r in compared if r.interval}
+    values = {n: np.array([found.get(k, missing) for k in labels]) for n, found in rows.items()}
+    compared = [r for n in names for r in source.records[n].rows if r.name == state.metric]
+    units, intervals = (
+        ", ".join(sorted({getattr(r, field) for r in compared} - {""}))
+        for field in ("unit", "interval")
+    )
     said = f"{len(runs)} of {len(source.records)} runs shown"
     said += f"; {len(source.damaged)} records cannot be read" if source.damaged else ""
-    said += f"; {len(labels)} conditions of {state.metric}" + (
-        f", the first {_MOST} drawn." if len(labels) > _MOST else "."
-    )
+    said += f"; {len(labels)} conditions of {state.metric}"
+    said += f", the first {_MOST_ROWS} drawn." if len(labels) > _MOST_ROWS else "."
     return {
         "runs": runs,
         "labels": labels,
         "values": values,
-        "unit": ", ".join(sorted(units)),
-        "interval": ", ".join(sorted(intervals)),
+        "axis": f"{state.metric}, {units}" + (f" ({intervals})" if intervals else ""),
         "said": said,
     }
-
-
-def _axis(found: dict[str, Any]) -> str:
-    """Return the unit, and what the error bars are."""
-    return found["unit"] + (f" ({found['interval']})" if found["interval"] else "")
 
 
 def _summary(name: str, record: Record) -> dict[str, str]:
@@ -185,24 +182,22 @@ def _summary(name: str, record: Record) -> dict[str, str]:
     }
 
 
-def _rows(record: Record, metric: str) -> dict[str, tuple]:
+def _rows(record: Record, metric: str) -> dict[str, tuple[float, float, float]]:
+    """Return value, low and high of each row of a metric, by model, image set, ROI and seed."""
     found: dict[str, tuple] = {}
     for row in record.rows:
-        if row.name != metric:
-            continue
-        named = comparison_label(row.name, row.model, row.reference, row.roi)
-        parts = [named, set_label(row.split, row.shift, row.severity), row.roi]
-        if row.seed is not None:
-            parts.append(f"seed {row.seed}")
-        numbers = tuple(
-            np.nan if v is None else float(v) for v in (row.value, row.ci_low, row.ci_high)
-        )
-        found.setdefault(" ".join(p for p in parts if p), numbers)
+        if row.name == metric:
+            named = comparison_label(row.name, row.model, row.reference, row.roi)
+            parts = [named, set_label(row.split, row.shift, row.severity), row.roi]
+            parts.append("" if row.seed is None else f"seed {row.seed}")
+            numbers = (row.value, row.ci_low, row.ci_high)
+            numbers = tuple(np.nan if v is None else float(v) for v in numbers)
+            found.setdefault(" ".join(p for p in parts if p), numbers)
     return found
 
 
-def figure_of(state: State, source: Any) -> Any:
-    """Return the static twin of the widget: a matplotlib figure.
+def figure_of(state: State, source: Source | str | Path) -> Figure:
+    """Return the static figure of a state, made with matplotlib.
 
     Parameters
     ----------
@@ -214,33 +209,29 @@ def figure_of(state: State, source: Any) -> Any:
     Raises
     ------
     DataError
-        As `select`.
+        If there is no run, or none matches.
     """
-    from bmfl_lab.viz.explore import runs_figure
-
     source = source if isinstance(source, Source) else Source(source)
     state = resolve(state, source)
     found = select(state, source)
-    values = {n: v[:_MOST] for n, v in found["values"].items()}
-    return runs_figure(
-        found["labels"][:_MOST], values, title=f"{state.metric} of two runs", unit=_axis(found)
-    )
+    values = {n: v[:_MOST_ROWS] for n, v in found["values"].items()}
+    labels, title = found["labels"][:_MOST_ROWS], f"{state.metric} of two runs"
+    return runs_figure(labels, values, title=title, unit=found["axis"])
 
 
-@undisturbed()
 def run_browser(
-    folder: str | Path = "papermill_runs/out", *, pictures: str | Path = "figures", **state: Any
+    folder: str | Path = "papermill_runs/out", *, pictures: str | Path = "figures", **state
 ) -> Frame:
     """Browse the records of a results folder.
 
     Parameters
     ----------
-    folder : str or Path
-        Searched for ``record.json`` at any depth.
-    pictures : str or Path
-        Where pictures are saved.
+    folder : str or Path, default "papermill_runs/out"
+        Folder that is searched for ``record.json`` at any depth.
+    pictures : str or Path, default "figures"
+        Folder in which pictures are saved.
     **state
-        First state, fields of `State`.
+        Fields of the first `State`.
 
     Returns
     -------
@@ -249,16 +240,17 @@ def run_browser(
     """
     source = Source(folder)
     first = resolve(State(**state), source)
-    figure, table = _figure(), w.HTML(layout={"max_height": "260px", "overflow": "auto"})
+    figure = LiveFigure(_figure())
+    table = w.HTML(layout={"max_height": "260px", "overflow": "auto"})
     names = list(source.records) or [""]
     text = w.Text(
         value=first.text,
         description="Filter",
-        placeholder="any part of a name",
+        placeholder="part of a name",
         style=LABEL,
         layout=WIDE,
+        continuous_update=False,
     )
-    text.continuous_update = False
     controls = {
         "text": text,
         "first": dropdown("First run", names, first.first or names[0]),
@@ -270,7 +262,7 @@ def run_browser(
 
     def draw(found: dict, state: State) -> str:
         table.value = _table(found["runs"], source)
-        _draw(figure, found, state)
+        _draw(figure.plot, found)
         return found["said"]
 
     return Frame(
@@ -289,68 +281,58 @@ def run_browser(
     )
 
 
-def _adjust(state: State, controls: Any, source: Source) -> State:
+def _adjust(state: State, controls: Mapping[str, w.Widget], source: Source) -> State:
     state = resolve(state, source)
-    names = [
-        n for n, r in source.records.items() if state.text.lower() in _about(n, r).lower()
-    ] or [""]
-    options = {
-        "first": names,
-        "second": names,
-        "metric": _metrics(source, state.first, state.second) or [""],
-    }
-    for name, found in options.items():
-        if list(controls[name].options) != found:
-            controls[name].options = found
+    for name in ("first", "second"):
+        set_options(controls[name], _matching(source, state.text))
+    set_options(controls["metric"], _metrics(source, state.first, state.second))
     return state
 
 
 def _table(runs: list[dict[str, str]], source: Source) -> str:
-    cells = "".join(
+    cell, link_style = "style='padding:2px 10px'", "color:var(--jp-content-link-color,#0072B2)"
+    head = "".join(
         f"<th scope='col' style='text-align:left;padding:2px 10px'>{k}</th>"
         for k in (*runs[0], "open")
     )
     rows = []
     for run in runs:
-        path = source.notebook(run["run"])
-        link = "no notebook"
+        path, link = source.notebook(run["run"]), "no notebook"
         if path is not None:
-            # relative, so that the link holds wherever the server's root is
+            # relative, because the root folder of the server is unknown
             address = quote(Path(os.path.relpath(path, Path.cwd())).as_posix())
-            link = f"<a href='{address}' target='_blank' style='color:var(--jp-content-link-color,#0072B2)'>notebook</a>"
-        values = "".join(
-            f"<td style='padding:2px 10px'>{html.escape(v)}</td>" for v in run.values()
-        )
-        rows.append(f"<tr>{values}<td style='padding:2px 10px'>{link}</td></tr>")
-    colour = "color:var(--jp-ui-font-color1,#222);border-collapse:collapse"
-    return f"<table style='{colour}'><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            link = f"<a href='{address}' target='_blank' style='{link_style}'>notebook</a>"
+        values = (*map(html.escape, run.values()), link)
+        rows.append("<tr>" + "".join(f"<td {cell}>{v}</td>" for v in values) + "</tr>")
+    return (
+        f"<table style='border-collapse:collapse'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
 
 
 def _figure() -> go.Figure:
     made = go.Figure()
-    # an open ring around a small square: both are seen where two runs agree
+    # an open ring around a small square: both are visible where two runs agree
     for colour, symbol, size in zip(PALETTE, ("circle-open", "square"), (14, 7)):
         error = {**ERROR, "symmetric": False, "color": colour}
         marker = {"color": colour, "symbol": symbol, "size": size, "line": {"width": 2}}
         made.add_scatter(x=[], y=[], mode="markers", marker=marker, error_x=error, name=symbol)
     made.update_yaxes(autorange="reversed")
-    made.update_layout(
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, scattermode="group"
-    )
-    return styled(made, 380, "")
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    made.update_layout(legend=legend, scattermode="group")
+    return styled(made, 380)
 
 
-def _draw(figure: go.Figure, found: dict[str, Any], state: State) -> None:
-    labels = found["labels"][:_MOST]
-    with figure.batch_update():
-        for i, trace in enumerate(figure.data):
-            item = list(found["values"].items())[i : i + 1]
-            trace.visible = bool(item)
-            if item:
-                name, values = item[0][0], item[0][1][:_MOST]
-                trace.name, trace.x, trace.y = name, values[:, 0], labels
-                trace.error_x.array = np.nan_to_num(values[:, 2] - values[:, 0])
-                trace.error_x.arrayminus = np.nan_to_num(values[:, 0] - values[:, 1])
-        # in two lines, or it is cut off on a narrow page
-        figure.layout.xaxis.title.text = f"{state.metric}, {_axis(found)}".replace(" (", "<br>(", 1)
-        figure.layout.height = max(300, 26 * len(labels) + 170)
+def _draw(figure: go.Figure, found: Mapping) -> None:
+    labels, runs = found["labels"][:_MOST_ROWS], list(found["values"].items())
+    for trace in figure.data:
+        trace.visible = bool(runs)
+        if runs:
+            trace.name, values = runs.pop(0)
+            value, low, high = values[:_MOST_ROWS].T
+            trace.x, trace.y = value, labels
+            trace.error_x.array = np.nan_to_num(high - value)
+            trace.error_x.arrayminus = np.nan_to_num(value - low)
+    # in two lines, or it is cut off on a narrow page
+    figure.layout.xaxis.title.text = found["axis"].replace(" (", "<br>(", 1)
+    figure.layout.height = max(300, 26 * len(labels) + 170)

@@ -1,68 +1,67 @@
-"""Predicted or measured responses and encoding accuracy on the cortex; a click shows a region's tuning."""
+"""Predicted or measured responses and encoding accuracy on the cortex, and tuning of regions."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 
-from bmfl_lab.viz.style import PALETTE
+from bmfl_lab.viz.charts import PALETTE
+from bmfl_lab.viz.explore import region_figure
+from bmfl_lab.viz.surface import surface_panel
 from bmfl_lab.viz.surface_interactive import VIEWS
+from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, sheet, styled
 from widgets.frame import (
     LABEL,
     WIDE,
     Frame,
+    ImageState,
     dropdown,
     fit_index,
     image_controls,
     image_set,
     slider,
-    undisturbed,
 )
-from widgets.pictures import Pictures, sheet
-from widgets.plots import ERROR, Cortex, styled
+
+if TYPE_CHECKING:
+    from bmfl_lab.data.atlas import Atlas
+    from bmfl_lab.evaluation import Explorer
+    from bmfl_lab.viz.charts import Figure
 
 SHOW = ("predicted response", "subject's response", "encoding accuracy", "noise ceiling")
 SIDES = ("both", "left", "right")
-_HINT = "click a vertex or choose a region"
 
 
 @dataclass(frozen=True)
-class State:
-    """What the surface viewer shows.
+class State(ImageState):
+    """What the surface viewer shows, beside the image of `ImageState`.
 
     Parameters
     ----------
     show : str
-        One of `SHOW`; the predicted response by default, the subject's own where there is no
-        encoder.
-    images, index, shift, severity
-        Which image; "test" by default. The subject responded to its own images only.
+        Map, one of `SHOW`: the predicted response by default, or the subject's own response without
+        an encoder.
     region : str
-        ROI or group whose tuning is shown; "" for none.
-    vertex : int
-        A vertex that was clicked, -1 for none: named with its own value, and shown where no region
-        is chosen.
-    hemispheres : "both", "left" or "right"
-        Which side is drawn, outlined and averaged.
-    outlines : bool
+        ROI or group whose tuning is shown; none by default.
+    vertex : int, default -1
+        Vertex that was clicked, -1 for none. Its tuning is shown if no region is chosen.
+    hemispheres : "both", "left" or "right", default "both"
+        Hemispheres that are drawn, outlined and averaged.
+    outlines : bool, default False
         Draw the borders of all ROIs.
-    threshold : float
-        Values nearer to zero are not drawn.
-    view : str
-        Camera.
+    threshold : float, default 0.0
+        Values whose absolute value is smaller are not drawn.
+    view : str, default "posterior"
+        Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`.
     """
 
     show: str = ""
-    images: str = ""
-    index: int = 0
-    shift: str = ""
-    severity: int = 3
     region: str = ""
     vertex: int = -1
     hemispheres: str = "both"
@@ -71,16 +70,15 @@ class State:
     view: str = "posterior"
 
 
-def resolve(state: State, source: Any) -> State:
-    """Return the state with a map, and images that have it."""
-    show = state.show or SHOW[source.encoder is None]
-    state = dataclasses.replace(state, show=show)
-    if show == "subject's response" and source.brain in source.sets:
+def resolve(state: State, source: Explorer) -> State:
+    """Return the state with a map, and an image set for which that map exists."""
+    state = dataclasses.replace(state, show=state.show or SHOW[source.encoder is None])
+    if state.show == "subject's response" and source.brain in source.sets:
         state = dataclasses.replace(state, images=source.brain, shift="")
     return image_set(state, source)
 
 
-def select(state: State, source: Any) -> dict[str, Any]:
+def select(state: State, source: Explorer) -> dict[str, object]:
     """Return the arrays that a state shows.
 
     Parameters
@@ -88,14 +86,16 @@ def select(state: State, source: Any) -> dict[str, Any]:
     state : State
         What to show.
     source : Explorer
-        Where numbers come from.
+        Explorer of the study.
 
     Returns
     -------
     dict
-        ``values`` (V,) with NaN where nothing is drawn, ``unit``, ``signed``, ``outline`` (V,) bool
-        or None (of the drawn side), ``image`` or None, ``tuning`` or None (no encoder, or no
-        labelled images), ``best`` images, ``region`` in words, ``said``.
+        ``values`` (V,) with NaN where nothing is drawn; their ``unit``; ``signed``, whether their
+        colours are symmetric about zero; ``outline``, the region on the drawn side, bool (V,), or
+        None; ``image`` uint8 (S, S, 3) or None; ``tuning`` of the region, see `Explorer.tuning`,
+        None without an encoder or labelled images; ``best``, images with the largest response;
+        ``region``, its name; ``said``, the text of the status panel.
 
     Raises
     ------
@@ -109,9 +109,8 @@ def select(state: State, source: Any) -> dict[str, Any]:
     outline, region = _region(state, source)
     said, tuning, best = f"{int(drawn.sum())} of {len(values)} vertices drawn.", None, []
     if outline is not None and not np.any(outline & on_side):
-        said += (
-            f" {region} has no vertex in the {state.hemispheres} hemisphere, the only one drawn."
-        )
+        said += f" {region} has no vertex in the {state.hemispheres} hemisphere, "
+        said += "the only one drawn."
         outline, region = None, ""
     if outline is not None:
         outline = outline & on_side
@@ -136,35 +135,32 @@ def select(state: State, source: Any) -> dict[str, Any]:
     }
 
 
-def _on_side(state: State, atlas: Any) -> np.ndarray:
-    """Return which vertices lie on the drawn side, bool (V,)."""
-    side = np.asarray(atlas.hemisphere)
-    return (
-        np.ones(len(side), dtype=bool)
-        if state.hemispheres == "both"
-        else side == SIDES.index(state.hemispheres) - 1
-    )
+def _on_side(state: State, atlas: Atlas) -> np.ndarray:
+    """Return which vertices lie in the drawn hemispheres, bool (V,)."""
+    if state.hemispheres == "both":
+        return np.ones(atlas.n_vertices, dtype=bool)
+    return np.asarray(atlas.hemisphere) == SIDES.index(state.hemispheres) - 1
 
 
-def _region(state: State, source: Any) -> tuple[np.ndarray | None, str]:
-    """Return the chosen region, or else the clicked vertex, as a mask and in words."""
+def _region(state: State, source: Explorer) -> tuple[np.ndarray | None, str]:
+    """Return the chosen region, or else the clicked vertex, as a mask and by name."""
     if state.region:
         return source.mask([state.region]), state.region
-    n = source.atlas.n_vertices
-    if 0 <= state.vertex < n:
-        return np.arange(n) == state.vertex, _vertex_name(source.atlas, state.vertex)
-    return None, ""
+    vertices = np.arange(source.atlas.n_vertices)
+    if state.vertex not in vertices:
+        return None, ""
+    return vertices == state.vertex, _vertex_name(source.atlas, state.vertex)
 
 
 def _described(
-    state: State, atlas: Any, region: str, values: np.ndarray, outline: np.ndarray, unit: str
+    state: State, atlas: Atlas, region: str, values: np.ndarray, outline: np.ndarray, unit: str
 ) -> str:
-    """Return the region's size and mean in words, and the value of a vertex that was clicked inside it."""
-    known, where = values[outline & np.isfinite(values)], ""
+    """Return a region's size and mean in words, and the value of a vertex clicked inside it."""
+    known, n, where = values[outline & np.isfinite(values)], int(outline.sum()), ""
     if state.hemispheres != "both" and state.region:
         where = f" in the {state.hemispheres} hemisphere"
     mean = f"mean {known.mean():.2f} ({unit})" if len(known) else "undefined"
-    said = f"{region}: {int(outline.sum())} {'vertex' if outline.sum() == 1 else 'vertices'}{where}, {mean}."
+    said = f"{region}: {n} {'vertex' if n == 1 else 'vertices'}{where}, {mean}."
     if state.region and 0 <= state.vertex < len(outline) and outline[state.vertex]:
         value = values[state.vertex]
         own = f"{value:.2f} ({unit})" if np.isfinite(value) else "undefined"
@@ -172,41 +168,49 @@ def _described(
     return said
 
 
-def _values(state: State, source: Any) -> tuple:
+def _values(state: State, source: Explorer) -> tuple[np.ndarray, str, bool | None, object]:
+    """Return the map (V,), its unit, whether it is signed (None: see the values), and its image."""
     if state.show == "encoding accuracy":
         return source.accuracy(), "validation r", None, None
     if state.show == "noise ceiling":
         return source.ceiling(), "explainable share of variance", False, None
-    place = (state.images, state.index, state.shift, state.severity)
     if state.show == "subject's response":
-        values = source.measured(state.index)
-        return values, "response, z", True, source.image(source.brain, state.index)
-    return source.predicted(*place), "response, z", True, source.image(*place)
+        values, image = source.measured(state.index), source.image(source.brain, state.index)
+    else:
+        values, image = source.predicted(*state.place), source.image(*state.place)
+    return values, "response, z", True, image
 
 
-def _vertex_name(atlas: Any, vertex: int) -> str:
-    inside = [name for name, mask in atlas.rois.items() if mask[vertex]]
+def _rois_at(atlas: Atlas, vertex: int) -> list[str]:
+    return [name for name, mask in atlas.rois.items() if mask[vertex]]
+
+
+def _vertex_name(atlas: Atlas, vertex: int) -> str:
     side = ("left", "right")[int(atlas.hemisphere[vertex])]
-    return f"{side} {' + '.join(inside) or 'no ROI'}, vertex {vertex}"
+    return f"{side} {' + '.join(_rois_at(atlas, vertex)) or 'no ROI'}, vertex {vertex}"
 
 
-def figure_of(state: State, source: Any) -> Any:
-    """Return the static twin of the widget: a matplotlib figure.
+def figure_of(state: State, source: Explorer) -> Figure:
+    """Return the static figure of a state, made with matplotlib.
+
+    Parameters
+    ----------
+    state : State
+        What to show.
+    source : Explorer
+        Explorer of the study.
 
     Raises
     ------
     ConfigError, DataError
-        As `select`.
+        If the encoder, the responses, the region or the image is missing.
     """
-    from bmfl_lab.viz.explore import region_figure
-    from bmfl_lab.viz.surface import surface_panel
-
     state = resolve(state, source)
     found, atlas = select(state, source), source.atlas
     if state.hemispheres != "both":
-        atlas = dataclasses.replace(
-            atlas, rois={name: mask & _on_side(state, atlas) for name, mask in atlas.rois.items()}
-        )
+        on_side = _on_side(state, atlas)
+        rois = {name: mask & on_side for name, mask in atlas.rois.items()}
+        atlas = dataclasses.replace(atlas, rois=rois)
     outline = list(atlas.present) if state.outlines else []
     if state.region and found["outline"] is not None:
         outline = list(dict.fromkeys([*outline, state.region]))
@@ -228,7 +232,7 @@ def figure_of(state: State, source: Any) -> Any:
     )
 
 
-def _title(state: State, source: Any) -> str:
+def _title(state: State, source: Explorer) -> str:
     if state.show in SHOW[2:]:
         return f"{source.title}: {state.show}"
     if state.show == SHOW[1]:
@@ -237,39 +241,32 @@ def _title(state: State, source: Any) -> str:
     return f"{source.title}: {state.show} to {state.images} image {state.index}{shift}"
 
 
-@undisturbed()
-def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: Any) -> Frame:
+def surface_viewer(source: Explorer, /, *, folder: str | Path = "figures", **state) -> Frame:
     """Show responses and encoding accuracy on the cortex.
 
     Parameters
     ----------
     source : Explorer
         `bmfl_lab.evaluation.Explorer` of a study.
-    folder : str or Path
-        Where pictures are saved.
+    folder : str or Path, default "figures"
+        Folder in which pictures are saved.
     **state
-        First state, fields of `State`.
+        Fields of the first `State`.
 
     Returns
     -------
     Frame
-        Display it as the last line of a cell.
+        Display it as the last line of a cell. A click on the cortex chooses an ROI.
     """
-    first = resolve(State(**state), source)
-    cortex, pictures, tuning = Cortex(source.atlas), Pictures((150, 306)), _tuning(source)
-    atlas = source.atlas
-    regions = (
-        [] if atlas is None else [*(g for g in atlas.groups if _exists(atlas, g)), *atlas.rois]
-    )
-    named = [
-        (r if atlas.groups.get(r) or r in atlas.present else f"{r} (absent)", r) for r in regions
-    ]
+    first, atlas = resolve(State(**state), source), source.atlas
+    cortex, pictures = Cortex(atlas), Pictures((150, 306))
+    tuning = LiveFigure(_tuning(source))
     controls = {
         "show": dropdown("Map", SHOW, first.show),
         "hemispheres": dropdown("Hemispheres", SIDES, first.hemispheres),
         "threshold": slider("Hide below", first.threshold, 0.0, 2.0, 0.05),
         "view": dropdown("View", VIEWS, first.view),
-        "region": dropdown("Region", [("none", ""), *named], ""),
+        "region": dropdown("Region", [("none", ""), *_regions(atlas)], ""),
         "outlines": w.Checkbox(
             value=first.outlines, description="All outlines", style=LABEL, layout=WIDE
         ),
@@ -277,12 +274,19 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
     }
 
     def draw(found: dict, state: State) -> str:
-        style = {"title": _title(state, source), "unit": found["unit"], "signed": found["signed"]}
-        cortex.show(found["values"], found["outline"], **style)
-        cortex.show_all(_on_side(state, atlas) if state.outlines else None)
-        cortex.look_from(state.view)
-        pictures.show(*_pictures(found))
-        _draw_tuning(tuning, found)
+        cortex.show(
+            found["values"],
+            title=_title(state, source),
+            unit=found["unit"],
+            signed=found["signed"],
+            outline=found["outline"],
+            borders=_on_side(state, atlas) if state.outlines else None,
+            view=state.view,
+        )
+        shown = "image" if found["image"] is not None else "no image"
+        best = f"images with the largest response of {found['region']}" if found["best"] else ""
+        pictures.show((found["image"], shown), (sheet(found["best"], columns=4), best))
+        _draw_tuning(tuning.plot, found["tuning"], found["region"])
         return found["said"]
 
     frame = Frame(
@@ -294,60 +298,45 @@ def surface_viewer(source: Any, /, *, folder: str | Path = "figures", **state: A
             "Image": ("images", "index", "shift", "severity"),
             "Look": ("threshold", "view", "outlines"),
         },
-        views=[(cortex.figure, "1 1 430px"), ([pictures, tuning], "1 1 430px")],
+        views=[(cortex, "1 1 430px"), ([pictures, tuning], "1 1 430px")],
         source=source,
         select=select,
         draw=draw,
-        adjust=_adjust,
+        adjust=lambda s, c, e: fit_index(resolve(s, e), c, e),
         twin=figure_of,
         folder=folder,
     )
-    frame.on_click(cortex.figure, lambda point: frame.set(**_clicked(atlas, cortex.vertex(point))))
+    cortex.on_click(lambda point: frame.set(**_clicked(atlas, cortex.vertex(point))))
     return frame
 
 
-def _exists(atlas: Any, group: str) -> bool:
-    return any(r in atlas.rois and np.any(atlas.rois[r]) for r in atlas.groups[group])
+def _regions(atlas: Atlas | None) -> list[tuple[str, str]]:
+    """Return the groups that have a vertex and all ROIs, as the list names them and by name."""
+    if atlas is None:
+        return []
+    groups = [g for g, members in atlas.groups.items() if set(members) & set(atlas.present)]
+    absent = [(f"{r} (absent)", r) for r in atlas.rois if r not in atlas.present]
+    return [(r, r) for r in (*groups, *atlas.present)] + absent
 
 
-def _clicked(atlas: Any, vertex: int) -> dict[str, Any]:
-    inside = [name for name, mask in atlas.rois.items() if vertex >= 0 and mask[vertex]]
-    return {"vertex": vertex, "region": inside[0] if inside else ""}
+def _clicked(atlas: Atlas, vertex: int) -> dict[str, object]:
+    """Return the changes of the state after a click on a vertex, -1 for none."""
+    inside = _rois_at(atlas, vertex) if vertex >= 0 else []
+    return {"vertex": vertex, "region": next(iter(inside), "")}
 
 
-def _adjust(state: State, controls: Any, source: Any) -> State:
-    return fit_index(resolve(state, source), controls, source)
-
-
-def _tuning(source: Any) -> go.Figure:
-    bars = {
-        "x": list(source.class_names),
-        "y": [0.0] * len(source.class_names),
-        "marker_color": PALETTE[5],
-    }
-    made = go.Figure().add_bar(**bars, error_y=ERROR, name="tuning")
+def _tuning(source: Explorer) -> go.Figure:
+    zeros, names = [0.0] * len(source.class_names), list(source.class_names)
+    made = go.Figure().add_bar(x=names, y=zeros, marker_color=PALETTE[5], error_y=ERROR)
     made.update_yaxes(title={"text": "predicted response, z", "font": {"size": 12}})
-    made.update_layout(showlegend=False)
-    return styled(made, 260, _HINT)
+    return styled(made, 260)
 
 
-def _pictures(found: dict[str, Any]) -> list[tuple[np.ndarray | None, str]]:
-    shown = "image" if found["image"] is not None else "no image"
-    best = f"largest response of {found['region']}" if found["best"] else ""
-    return [(found["image"], shown), (sheet(found["best"], columns=4), best)]
-
-
-def _draw_tuning(figure: go.Figure, found: dict[str, Any]) -> None:
-    tuning, name = found["tuning"], found["region"]
-    with figure.batch_update():
-        figure.data[0].y = (
-            np.zeros(len(figure.data[0].x)) if tuning is None else np.nan_to_num(tuning["mean"])
-        )
-        figure.data[0].error_y.array = None if tuning is None else np.nan_to_num(tuning["error"])
-        figure.layout.title.text = (
-            f"tuning of {name}<br>(mean, standard error)"
-            if tuning
-            else f"no tuning of {name}"
-            if name
-            else _HINT
-        )
+def _draw_tuning(figure: go.Figure, tuning: Mapping[str, np.ndarray] | None, region: str) -> None:
+    bars = figure.data[0]
+    title = f"no tuning of {region}" if region else "click a vertex or choose a region"
+    mean = error = np.zeros(len(bars.x))
+    if tuning is not None:
+        title = f"tuning of {region}<br>(mean, standard error)"
+        mean, error = np.nan_to_num(tuning["mean"]), np.nan_to_num(tuning["error"])
+    bars.y, bars.error_y.array, figure.layout.title.text = mean, error, title

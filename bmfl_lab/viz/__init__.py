@@ -1,5 +1,5 @@
-"""Figures: NumPy and pandas in, figures out; never imports torch."""
+"""Figures from NumPy arrays and pandas tables; nothing here imports torch."""
 
-from bmfl_lab.viz.show import show
+from bmfl_lab.viz.charts import show
 
 __all__ = ["show"]

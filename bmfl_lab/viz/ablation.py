@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.results import set_label, summary_rows
-from bmfl_lab.viz.style import GREY, colours, figure_style, markers
+from bmfl_lab.viz.charts import GREY, colours, markers, panels
+from bmfl_lab.viz.results import set_label, summary_rows, with_sets
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from bmfl_lab.data.atlas import Atlas
@@ -21,72 +22,85 @@ _TITLES = {
     "only": "region alone",
     "left_out": "retrained without",
     "lesioned": "lesioned at inference",
-    "kept": "only it left at inference",
+    "kept": "all other regions lesioned",
 }
 
 
 def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figure:
-    """Draw how much more each region matters than its control: one panel a mode, one mark a set.
+    """Draw how much more each region matters than its control, with one panel per mode.
 
     Parameters
     ----------
     table : DataFrame
-        Columns "mode", "control", "region", "split", "shift", "effect", "low", "high", "p_holm",
-        effects as fractions.
+        Columns "mode", "control", "region", "split", "shift", "effect", "low", "high", "p_holm";
+        effects are fractions.
     control : str
-        Which control.
-    title : str
-        Title; say here what is simulated.
+        Control that is compared with.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
+
+    Returns
+    -------
+    matplotlib Figure
+        One mark per region and image set, with its interval; filled if its Holm-adjusted p value is
+        at most 0.05.
 
     Raises
     ------
     DataError
         If there is no row of that control.
     """
-    import matplotlib.pyplot as plt
-
     rows = table[table["control"] == control]
     if rows.empty:
-        raise DataError(
-            message(
-                f"rows of the control {control!r}", f"{sorted(set(table['control']))}", "choose one"
-            )
-        )
+        known = f"{sorted(set(table['control']))}"
+        raise DataError(message(f"rows of the control {control!r}", known, "choose one of them"))
     rows = rows.assign(set=[set_label(a, b, None) for a, b in zip(rows["split"], rows["shift"])])
     modes, regions, sets = (list(dict.fromkeys(rows[k])) for k in ("mode", "region", "set"))
     colour, marker = colours(sets), markers(sets)
     offsets = np.linspace(-0.3, 0.3, len(sets)) if len(sets) > 1 else np.zeros(1)
-    with figure_style():
-        size = (3.1 * len(modes) + 1.6, 0.55 * len(regions) + 1.9)
-        fig, axes = plt.subplots(
-            1, len(modes), figsize=size, layout="constrained", squeeze=False, sharey=True
-        )
-        for ax, mode in zip(axes[0], modes):
+    with panels(
+        len(modes),
+        len(modes),
+        title=title,
+        cell=(3.1, 0.55 * len(regions)),
+        margin=(1.6, 1.9),
+        sharey=True,
+    ) as drawn:
+        for ax, mode in zip(drawn, modes):
             ax.axvline(0, color=GREY, lw=1, ls="--")
-            ax.grid(axis="x", color="#E3E3E3")
-            ax.grid(axis="y", visible=False)
+            _vertical_grid(ax)
             for name, offset in zip(sets, offsets):
                 mine = rows[(rows["mode"] == mode) & (rows["set"] == name)]
                 y = np.asarray([regions.index(r) for r in mine["region"]], dtype=float) + offset
                 x, low, high = (100 * mine[k].to_numpy(float) for k in ("effect", "low", "high"))
                 error = np.nan_to_num(np.stack([x - low, high - x]))
-                style = {"color": colour[name], "ms": 5, "capsize": 2, "lw": 1.2, "mfc": "white"}
-                ax.errorbar(x, y, xerr=error, fmt=marker[name], label=name, **style)
+                ax.errorbar(
+                    x,
+                    y,
+                    xerr=error,
+                    fmt=marker[name],
+                    label=name,
+                    color=colour[name],
+                    ms=5,
+                    capsize=2,
+                    lw=1.2,
+                    mfc="white",
+                )
                 sure = (mine["p_holm"] <= 0.05).to_numpy()
                 ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5, zorder=5)
             ax.set_title(_TITLES.get(mode, mode))
-            ax.set_xlabel("accuracy, points beyond control")
-        axes[0, 0].set_yticks(range(len(regions)), regions)
-        axes[0, 0].invert_yaxis()
-        fig.legend(
-            *axes[0, 0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=min(6, len(sets)),
-        )
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    plt.close(fig)
-    return fig
+        drawn.label("accuracy, points beyond control")
+        note = "filled: adjusted p (Holm) at most 0.05"
+        drawn.grid[0, 0].plot([], [], "o", color=GREY, ms=5, label=note)
+        drawn.grid[0, 0].set_yticks(range(len(regions)), regions)
+        drawn.grid[0, 0].invert_yaxis()
+        drawn.legend()
+    return drawn.figure
+
+
+def _vertical_grid(ax: Axes) -> None:
+    ax.grid(axis="x", color="#E3E3E3")
+    ax.grid(axis="y", visible=False)
 
 
 def controls_figure(
@@ -97,87 +111,92 @@ def controls_figure(
     title: str = "",
     n_columns: int = 3,
 ) -> Figure:
-    """Draw many models beside the one they are controls of: one panel a set, one row a model, small dots single seeds.
+    """Draw a model and its controls, with one panel per image set and one row per model.
 
     Parameters
     ----------
     frame : DataFrame
-        Metric rows of "accuracy".
+        Metric rows of "accuracy", as made by `Record.to_frame`.
     first : str
-        The model in question; its mean is drawn through its panel.
+        The model that the others are controls of; its mean is drawn as a dashed line.
     chance : float, optional
-        Chance level, a dotted line.
-    title : str
-        Title; say here what is simulated.
+        Chance level, a fraction, drawn as a dotted line.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
     n_columns : int, default 3
-        Panels a row.
+        Panels per row.
+
+    Returns
+    -------
+    matplotlib Figure
+        Large dots with intervals are means over seeds, small dots are single seeds.
 
     Raises
     ------
     DataError
         If there is no accuracy, or none of `first`.
     """
-    import matplotlib.pyplot as plt
-
-    rows = summary_rows(frame, "accuracy")
-    if first not in set(rows["model"]):
-        raise DataError(
-            message(
-                f"rows of {first!r}", f"{sorted(set(rows['model']))}", "name an evaluated model"
-            )
-        )
-    label = lambda r: set_label(r["split"], r["shift"], r["severity"])  # noqa: E731
-    rows, every = (
-        rows.assign(set=rows.apply(label, axis=1)),
-        frame[(frame["name"] == "accuracy") & frame["seed"].notna()],
-    )
-    every = every.assign(set=every.apply(label, axis=1) if len(every) else [])
+    rows = with_sets(summary_rows(frame, "accuracy"))
     sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
-    height, width = -(-len(sets) // n_columns), min(n_columns, len(sets))
-    with figure_style():
-        size = (2.6 * width + 1.8, height * (0.26 * len(models) + 0.8) + 0.5)
-        fig, axes = plt.subplots(
-            height, width, figsize=size, layout="constrained", squeeze=False, sharey=True
-        )
-        for ax, name in zip(axes.flat, sets):
+    if first not in models:
+        known = f"{sorted(models)}"
+        raise DataError(message(f"rows of {first!r}", known, "name an evaluated model"))
+    every = with_sets(frame[(frame["name"] == "accuracy") & frame["seed"].notna()])
+    colour = ["#D55E00" if m == first else "#0072B2" for m in models]
+    with panels(
+        len(sets),
+        n_columns,
+        title=title,
+        cell=(2.6, 0.26 * len(models) + 0.8),
+        margin=(1.8, 0.5),
+        sharey=True,
+    ) as drawn:
+        for ax, name in zip(drawn, sets):
             mine = rows[rows["set"] == name].set_index("model").reindex(models)
-            value, low, high = (
-                100 * mine[k].to_numpy(float) for k in ("value", "ci_low", "ci_high")
-            )
-            colour = ["#D55E00" if m == first else "#0072B2" for m in models]
+            ends = ("value", "ci_low", "ci_high")
+            value, low, high = (100 * mine[k].to_numpy(float) for k in ends)
             ax.hlines(range(len(models)), low, high, color=colour, lw=1.4)
-            ax.scatter(value, range(len(models)), c=colour, s=26, zorder=3)
+            ax.scatter(
+                value, range(len(models)), c=colour, s=26, zorder=3, label="mean and its interval"
+            )
             seeds = every[every["set"] == name]
             at = [models.index(m) + 0.25 for m in seeds["model"]]
-            ax.plot(100 * seeds["value"].to_numpy(float), at, ".", color=GREY, ms=3)
-            ax.axvline(value[models.index(first)], color="#D55E00", lw=1, ls="--")
+            seed_values = 100 * seeds["value"].to_numpy(float)
+            ax.plot(seed_values, at, ".", color=GREY, ms=3, label="single seeds")
+            level = value[models.index(first)]
+            ax.axvline(level, color="#D55E00", lw=1, ls="--", label=f"mean of {first}")
             if chance is not None:
-                ax.axvline(100 * chance, color=GREY, lw=1, ls=":")
-            ax.grid(axis="x", color="#E3E3E3")
-            ax.grid(axis="y", visible=False)
+                ax.axvline(100 * chance, color=GREY, lw=1, ls=":", label="chance")
+            _vertical_grid(ax)
             ax.set_title(name)
             ax.set_xlabel("accuracy, %", fontsize=9)
-        for ax in axes.flat[len(sets) :]:
-            ax.set_visible(False)
-        axes[0, 0].set_yticks(range(len(models)), models)
-        axes[0, 0].invert_yaxis()
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    plt.close(fig)
-    return fig
+        drawn.grid[0, 0].set_yticks(range(len(models)), models)
+        drawn.grid[0, 0].invert_yaxis()
+        drawn.legend(4)
+    return drawn.figure
 
 
 def roi_map(values: Mapping[str, float], atlas: Atlas) -> np.ndarray:
-    """Paint one value a ROI on its vertices, float (n_vertices,); NaN elsewhere, means where ROIs overlap."""
+    """Paint one value per ROI on its vertices.
+
+    Parameters
+    ----------
+    values : mapping of str to float
+        Value of each ROI; names that are no ROI of the atlas are ignored.
+    atlas : Atlas
+        Atlas with the ROIs.
+
+    Returns
+    -------
+    ndarray of float, shape (n_vertices,)
+        NaN outside all ROIs, the mean where ROIs overlap.
+    """
     total, count = np.zeros(atlas.n_vertices), np.zeros(atlas.n_vertices)
     for name, value in values.items():
-        mask = (
-            np.asarray(atlas.rois[name], dtype=bool)
-            if name in atlas.rois
-            else np.zeros(atlas.n_vertices, dtype=bool)
-        )
-        total[mask] += value
-        count[mask] += 1
+        if name in atlas.rois:
+            mask = np.asarray(atlas.rois[name], dtype=bool)
+            total[mask] += value
+            count[mask] += 1
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
@@ -193,34 +212,37 @@ def agreement_figure(
     level: float | None = None,
     level_label: str = "chance",
 ) -> Figure:
-    """Draw accuracy (or its gain) against a measured quantity, one line a set, one mark a setting named above it.
+    """Draw accuracy, or its gain, against a measured quantity, with one line per image set.
 
     Parameters
     ----------
     frame : DataFrame
-        Columns "model", "set", "low", "high", `x` and `y`; what is drawn upwards as fractions.
-    x, x_label, y, y_label : str
-        The measured quantity, what is drawn upwards, and what they are called.
-    order : sequence of str
-        Sets in the order of their colours.
-    title : str
-        Title; say here what is simulated.
-    level, level_label : float and str, optional
-        A level to compare with, dashed.
+        Columns "model", "set", "low", "high", `x` and `y`; `y` and its interval are fractions. Each
+        model is one mark per line, named above it.
+    x, x_label : str
+        Column and axis label of the measured quantity.
+    y, y_label : str
+        Column and axis label of the vertical axis.
+    order : sequence of str, optional
+        Image sets in the order of their colours; by default by first row.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
+    level : float, optional
+        Level to compare with, a fraction, drawn as a dashed line.
+    level_label : str, default "chance"
+        Name of the level.
 
     Raises
     ------
     DataError
         If the frame is empty.
     """
-    import matplotlib.pyplot as plt
-
     if frame.empty:
         raise DataError(message("at least one row", "none", "evaluate the models first"))
     sets = list(order) or list(dict.fromkeys(frame["set"]))
     colour, marker = colours(sets), markers(sets)
-    with figure_style():
-        fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    with panels(cell=(7, 4.2)) as drawn:
+        (ax,) = drawn
         for name in sets:
             mine = frame[frame["set"] == name].sort_values(x)
             at, value, low, high = (mine[k].to_numpy(float) for k in (x, y, "low", "high"))
@@ -229,22 +251,16 @@ def agreement_figure(
                 at,
                 100 * value,
                 yerr=error,
+                label=name,
                 fmt=f"{marker[name]}-",
                 color=colour[name],
-                label=name,
                 capsize=2,
                 lw=1.2,
             )
-        top = ax.get_ylim()[1]
+        top, small = ax.get_ylim()[1], {"fontsize": 8, "color": GREY}
         for model, part in frame.groupby("model", sort=False):
-            ax.annotate(
-                model,
-                (part[x].iloc[0], top),
-                rotation=35,
-                fontsize=8,
-                color=GREY,
-                annotation_clip=False,
-            )
+            place = (part[x].iloc[0], top)
+            ax.annotate(model, place, rotation=35, annotation_clip=False, **small)
         if level is not None:
             ax.axhline(100 * level, ls="--", lw=1, color=GREY)
             ax.annotate(
@@ -252,17 +268,9 @@ def agreement_figure(
                 (1.01, 100 * level),
                 xycoords=("axes fraction", "data"),
                 va="center",
-                color=GREY,
-                fontsize=8,
+                **small,
             )
-        ax.set_xlabel(x_label)
-        ax.set_ylabel(y_label)
         ax.set_title(title, pad=44)
-        fig.legend(
-            *ax.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=min(6, len(sets)),
-            fontsize=9,
-        )
-    plt.close(fig)
-    return fig
+        drawn.label(x_label, y_label)
+        drawn.legend()
+    return drawn.figure

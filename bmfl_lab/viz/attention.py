@@ -1,4 +1,4 @@
-"""Figures of attention: maps over image patches, and which ROI a fusion model consults."""
+"""Figures of attention: maps over images, shares of ROIs, checks of maps, and receptive fields."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.style import GREY, PALETTE, figure_style
+from bmfl_lab.viz.charts import GREY, PALETTE, bare, colours, markers, panels
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CMAP = "inferno"
+_OUTCOME = {True: ("pass", PALETTE[0]), False: ("FAIL", PALETTE[1]), None: ("undefined", GREY)}
 
 
 def upsample_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Enlarge a map over patches to image size, bilinearly, without changing its range.
+    """Enlarge a map over patches to the size of its image, bilinearly, within its own range.
 
     Parameters
     ----------
     weights : ndarray, shape (h, w)
-        One value a patch.
+        One value per patch.
     size : (int, int)
         Height and width of the image in pixels.
 
@@ -42,7 +44,7 @@ def upsample_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if weights.ndim != 2 or not np.isfinite(weights).all():
         raise DataError(
             message(
-                "a finite map of shape (h, w), one value a patch",
+                "a finite map of shape (h, w), one value per patch",
                 f"shape {weights.shape}",
                 "reshape the patch axis to the grid",
             )
@@ -52,14 +54,14 @@ def upsample_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """Lay a map over patches on its image.
+    """Draw a map over patches on its image.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (H, W, 3)
-        The image as the backbone saw it.
+        The image as the backbone reads it.
     weights : ndarray, shape (h, w)
-        One value a patch; scaled to its own minimum and maximum.
+        One value per patch. Colours run from the smallest to the largest value.
     opacity : float, default 0.55
         0 shows the image only, 1 the map only.
 
@@ -70,7 +72,7 @@ def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np
     Raises
     ------
     DataError
-        As `upsample_map`, or if the opacity is outside 0..1.
+        If the map is not two-dimensional or not finite, or the opacity is outside 0 to 1.
     """
     import matplotlib
 
@@ -93,95 +95,72 @@ def attention_figure(
     title: str = "",
     opacity: float = 0.55,
 ) -> Figure:
-    """Draw images in rows and, beside each, its maps by name.
+    """Draw one row per image: the image and its maps.
 
     Parameters
     ----------
-    images : sequence of uint8 arrays, shape (H, W, 3)
-        One an image.
-    maps : mapping of str to sequence of arrays, shape (h, w)
-        Column name to one map an image; each map is scaled to its own range, so colours compare
-        places in one map, never strength between maps.
-    titles : sequence of str
+    images : sequence of ndarray of uint8, each of shape (H, W, 3)
+        The images.
+    maps : mapping of str to sequence of ndarray, each of shape (h, w)
+        Name of a column to one map per image. Each map has colours of its own range: they compare
+        places within a map, never the strength of two maps.
+    titles : sequence of str, optional
         Label of each row.
-    title : str
+    title : str, default ""
         Title of the figure.
-    opacity : float
-        Of the maps.
+    opacity : float, default 0.55
+        Opacity of the maps over the image, from 0 to 1.
 
     Raises
     ------
     DataError
         If a column has another number of maps than there are images.
     """
-    import matplotlib.pyplot as plt
-
     for name, column in maps.items():
         if len(column) != len(images):
-            raise DataError(
-                message(
-                    f"{len(images)} maps in {name!r}, one an image",
-                    str(len(column)),
-                    "pass one map for every image",
-                )
-            )
-    columns = 1 + len(maps)
-    with figure_style():
-        fig, axes = plt.subplots(
-            len(images),
-            columns,
-            figsize=(1.65 * columns, 1.75 * len(images) + 0.4),
-            squeeze=False,
-            layout="constrained",
-        )
+            expected, got = f"{len(images)} maps in {name!r}, one per image", str(len(column))
+            raise DataError(message(expected, got, "pass one map for every image"))
+    n, n_columns = len(images), 1 + len(maps)
+    with panels(
+        n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.0, 0.4)
+    ) as drawn:
         for row, image in enumerate(images):
-            panels = [
-                ("image", image),
-                *((name, overlay(image, column[row], opacity)) for name, column in maps.items()),
-            ]
-            for ax, (name, picture) in zip(axes[row], panels):
+            pictures = {"image": image}
+            pictures |= {name: overlay(image, of[row], opacity) for name, of in maps.items()}
+            for ax, (name, picture) in zip(drawn.grid[row], pictures.items()):
+                bare(ax)
                 ax.imshow(picture, interpolation="nearest")
-                ax.set_xticks([])
-                ax.set_yticks([])
-                ax.grid(False)
-                for spine in ax.spines.values():
-                    spine.set_visible(False)
                 if row == 0:
                     ax.set_title(name, loc="center", fontsize=9)
-            if titles:
-                axes[row, 0].set_ylabel(titles[row], fontsize=9)
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    plt.close(fig)
-    return fig
+        for ax, text in zip(drawn.grid[:, 0], titles):
+            ax.set_ylabel(text, fontsize=9)
+    return drawn.figure
 
 
 def consulted_rois_figure(
     weights: pd.DataFrame, *, title: str = "", group: str | None = None
 ) -> Figure:
-    """Draw which brain tokens the image query attends to.
+    """Draw each ROI's share of the attention of the image query over brain tokens.
 
     Parameters
     ----------
-    weights : DataFrame
-        One row an image, one column a brain token (ROI); rows sum to 1.
-    title : str
-        Title.
+    weights : DataFrame, shape (n_images, n_rois)
+        One row per image and one column per brain token (ROI); rows sum to 1.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
     group : str, optional
-        What the rows are ("test images"), for the axis label.
+        Name of the rows ("test images") in the axis label.
 
     Returns
     -------
     matplotlib Figure
-        Mean attention per ROI with the central 80 % of images, against the uniform share.
+        Mean share per ROI with the central 80 % of images, beside the uniform share.
 
     Raises
     ------
     DataError
         If there is no row.
     """
-    import matplotlib.pyplot as plt
-
     if weights.empty:
         raise DataError(
             message("at least one image's attention", "none", "pass the attention of some images")
@@ -189,14 +168,241 @@ def consulted_rois_figure(
     order = weights.mean().sort_values(ascending=True)
     low, high = weights[order.index].quantile(0.1), weights[order.index].quantile(0.9)
     y = np.arange(len(order))
-    with figure_style():
-        fig, ax = plt.subplots(figsize=(6.2, 0.26 * len(order) + 1.4), layout="constrained")
+    with panels(cell=(6.2, 0.26 * len(order) + 1.4), title=title) as drawn:
+        (ax,) = drawn
         ax.hlines(y, low, high, color=PALETTE[5], lw=3, label="central 80 % of images")
         ax.plot(order, y, "o", color=PALETTE[0], ms=5, label="mean")
         ax.axvline(1 / len(order), ls="--", color=GREY, lw=1, label="uniform")
         ax.set_yticks(y, order.index)
         ax.set_xlabel(f"share of attention{f', {len(weights)} {group}' if group else ''}")
-        ax.set_title(title)
         ax.legend(fontsize=8, loc="lower right")
-    plt.close(fig)
-    return fig
+    return drawn.figure
+
+
+def checks_figure(
+    image: np.ndarray,
+    trained: Mapping[str, np.ndarray],
+    randomised: Mapping[str, np.ndarray],
+    checks: pd.DataFrame,
+    *,
+    title: str = "",
+) -> Figure:
+    """Draw one row per map: the map, the same map of a model with random weights, and its checks.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        The image as the backbone reads it.
+    trained, randomised : mapping of str to ndarray, shape (h, w)
+        Name of a map to its values for this image. The place of a missing randomised map stays
+        empty.
+    checks : DataFrame
+        Columns ``map``, ``check``, ``value``, ``low``, ``high``, ``reference``, ``passes``; one row
+        per check of a map.
+    title : str, default ""
+        Title of the figure.
+
+    Raises
+    ------
+    DataError
+        If there is no map or no check.
+    """
+    names = list(dict.fromkeys(checks["check"])) if len(checks) else []
+    if not trained or not names:
+        raise DataError(
+            message("at least one map with checks", f"{len(trained)} maps", "measure checks first")
+        )
+    n_columns = 2 + len(names)
+    with panels(
+        len(trained) * n_columns, n_columns, title=title, cell=(1.35, 1.38), margin=(0.9, 0.7)
+    ) as drawn:
+        for ax in drawn:
+            bare(ax)
+        for line, (name, weights) in zip(drawn.grid, trained.items()):
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+            for ax, found in zip(line, (weights, randomised.get(name))):
+                if found is None:
+                    _write(ax, 0.5, "–", color=GREY)
+                else:
+                    ax.imshow(overlay(image, found), interpolation="nearest")
+            for ax, check in zip(line[2:], names):
+                rows = checks[(checks["map"] == name) & (checks["check"] == check)]
+                _check_cell(ax, rows.iloc[0] if len(rows) else None)
+        for ax, text in zip(drawn.grid[0], ["this model", "random weights", *names]):
+            ax.set_title(text, loc="center", fontsize=9)
+    return drawn.figure
+
+
+def _write(ax: Axes, height: float, text: str, **look) -> None:
+    ax.text(0.5, height, text, ha="center", va="center", transform=ax.transAxes, **look)
+
+
+def _check_cell(ax: Axes, row: pd.Series | None) -> None:
+    """Write the outcome of a check and its numbers; None stands for a check that was not made."""
+    if row is None:
+        _write(ax, 0.5, "not measured", color=GREY, fontsize=7)
+        return
+    passes = None if pd.isna(row["passes"]) else bool(row["passes"])
+    word, colour = _OUTCOME[passes]
+    _write(ax, 0.66, word, color=colour, weight="bold")
+    if passes is not None:
+        interval = f"[{row['low']:.2f}, {row['high']:.2f}]"
+        lines = f"{row['value']:.2f}\n{interval}\nagainst {row['reference']:.2f}"
+        _write(ax, 0.3, lines, fontsize=7)
+
+
+def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Figure:
+    """Draw deletion and insertion curves of maps and of random orders.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Columns ``map``, ``kind`` ("deletion", "insertion"), ``order`` ("map", "random"),
+        ``fraction``, ``mean``, ``low``, ``high``, as `DeletionInsertion.table` returns them.
+    score : str
+        Quantity of the curves, the label of the vertical axis.
+    title : str, default ""
+        Title of the figure.
+
+    Raises
+    ------
+    DataError
+        If there is no curve.
+    """
+    if curves.empty:
+        raise DataError(
+            message("at least one curve", "none", "measure deletion and insertion first")
+        )
+    kinds = {"deletion": ("lower", "removed"), "insertion": ("higher", "shown")}
+    palette = colours(dict.fromkeys(curves["map"]))
+    with panels(2, 2, cell=(4.2, 3.3), title=title, sharey=True) as drawn:
+        for ax, (kind, (better, done)) in zip(drawn, kinds.items()):
+            part = curves[curves["kind"] == kind]
+            for name, colour in palette.items():
+                line = part[(part["map"] == name) & (part["order"] == "map")]
+                ax.plot(line["fraction"], line["mean"], color=colour, label=name, lw=1.8)
+                ends = line["fraction"], line["low"], line["high"]
+                ax.fill_between(*ends, color=colour, alpha=0.15, lw=0)
+            random = part[part["order"] == "random"].groupby("fraction")["mean"].mean()
+            ax.plot(random.index, random, ls="--", color=GREY, label="random order")
+            ax.set_title(f"{kind}: {better} is better", fontsize=10)
+            ax.set_xlabel(f"share of the patches {done}")
+        drawn.label(y=score)
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return drawn.figure
+
+
+def fields_figure(
+    fields: Mapping[str, np.ndarray],
+    centres: pd.DataFrame,
+    truth: pd.DataFrame | None = None,
+    *,
+    degrees: float,
+    title: str = "",
+    columns: int = 7,
+) -> Figure:
+    """Draw receptive fields in the visual field, with their estimated and their known centres.
+
+    Parameters
+    ----------
+    fields : mapping of str to ndarray, shape (h, w)
+        Name to average attention; each field has colours of its own range.
+    centres, truth : DataFrame, shape (n_fields, 2)
+        ``x`` and ``y`` in degrees, one row per field in the order of `fields`; rows of `truth` may
+        be NaN.
+    degrees : float
+        Visual angle of the side of a field, in degrees.
+    title : str, default ""
+        Title of the figure.
+    columns : int, default 7
+        Panels per row.
+
+    Raises
+    ------
+    DataError
+        If there is no field, or the number of centres differs from that of fields.
+    """
+    truth = centres * np.nan if truth is None else truth
+    if not fields or not len(centres) == len(truth) == len(fields):
+        got = f"{len(fields)} fields, {len(centres)} and {len(truth)} centres"
+        raise DataError(message("one centre per field", got, "pass one row per field"))
+    half, size = degrees / 2, {"cell": (1.4, 1.55), "margin": (0.6, 0.9)}
+    ticks, both = [-int(half), 0, int(half)], (-half, half)
+    with panels(len(fields), columns, title=title, **size) as drawn:
+        for i, (ax, (name, field)) in enumerate(zip(drawn, fields.items())):
+            ax.imshow(field, cmap=CMAP, extent=(*both, *both), interpolation="nearest")
+            ax.axhline(0, color="white", lw=0.4, alpha=0.5)
+            ax.axvline(0, color="white", lw=0.4, alpha=0.5)
+            for label, place, marker, colour, width in (
+                ("centre of attention", centres.iloc[i], "o", PALETTE[5], 7),
+                ("known centre", truth.iloc[i], "P", "white", 8),
+            ):
+                if np.isfinite(place["x"]):
+                    ax.plot(
+                        place["x"],
+                        place["y"],
+                        marker,
+                        label=label,
+                        mfc=colour,
+                        mec="black",
+                        ms=width,
+                        clip_on=marker == "o",
+                    )
+            ax.set(xticks=ticks, yticks=[] if i % drawn.grid.shape[1] else ticks)
+            ax.set(xlim=both, ylim=both)
+            ax.tick_params(labelsize=7)
+            ax.grid(False)
+            ax.set_title(name, fontsize=9, loc="center", fontweight="normal")
+        drawn.figure.supxlabel("degrees of visual angle", fontsize=8)
+        drawn.legend(2, "outside upper right")
+    return drawn.figure
+
+
+def centres_figure(
+    estimated: pd.DataFrame,
+    truth: pd.DataFrame,
+    rois: Sequence[str],
+    *,
+    title: str = "",
+    known: str = "known",
+) -> Figure:
+    """Draw estimated against known centres of receptive fields, one dot per vertex.
+
+    Parameters
+    ----------
+    estimated, truth : DataFrame, shape (n_vertices, 2)
+        ``x`` and ``y`` in degrees, one row per vertex.
+    rois : sequence of str, length n_vertices
+        ROI of each vertex; vertices with "" are left out.
+    title : str, default ""
+        Title of the figure.
+    known : str, default "known"
+        Source of the known centres, in the label of the horizontal axis.
+
+    Raises
+    ------
+    DataError
+        If no vertex has an ROI, an estimated and a known centre.
+    """
+    rois = np.asarray(rois, dtype=object)
+    shown = (rois != "") & truth["x"].notna().to_numpy() & estimated["x"].notna().to_numpy()
+    if not shown.any():
+        raise DataError(message("a vertex with a known field", "none", "choose retinotopic ROIs"))
+    names = list(dict.fromkeys(rois[shown]))
+    palette, shapes = colours(names), markers(names)
+    directions = {"x": "horizontal (left to right)", "y": "vertical (down to up)"}
+    with panels(2, 2, cell=(4.2, 3.6), title=title) as drawn:
+        for ax, (key, direction) in zip(drawn, directions.items()):
+            both = np.concatenate([estimated[key][shown], truth[key][shown]])
+            reach = float(np.nanmax(np.abs(both))) * 1.08
+            ax.plot([-reach, reach], [-reach, reach], ls="--", color=GREY, lw=1)
+            for name in names:
+                rows, look = shown & (rois == name), {"s": 16, "alpha": 0.7, "linewidths": 0}
+                look |= {"color": palette[name], "marker": shapes[name]}
+                ax.scatter(truth[key][rows], estimated[key][rows], label=name, **look)
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel=f"{known}, degrees")
+            ax.set_title(direction, fontsize=10)
+            ax.set_aspect("equal")
+        drawn.label(y="estimated, degrees")
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return drawn.figure

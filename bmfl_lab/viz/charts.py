@@ -1,19 +1,240 @@
-"""Contact sheets: the same images under many conditions, side by side."""
+"""What all figures share: style and colours, panels, contact sheets, and showing a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.style import figure_style
+from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.files import atomic_path
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     Row = Sequence[np.ndarray] | Mapping[str, np.ndarray]
+
+DPI = 120
+# Okabe & Ito (2008), ordered so that neighbours differ in lightness as well as in hue.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", ">", "X", "*")
+GREY = "#6B6B6B"
+
+_RC = {
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+    "savefig.bbox": "tight",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E3E3E3",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+@contextlib.contextmanager
+def figure_style() -> Iterator[None]:
+    """Apply the style of this package to figures made inside the block."""
+    import matplotlib
+
+    with matplotlib.rc_context(_RC):
+        yield
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """Return one colour per name, in order; colours repeat after eight names."""
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def markers(names: Iterable[str]) -> dict[str, str]:
+    """Return one marker per name, in order; markers repeat after eight names."""
+    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+
+
+def ink_on(colour: Sequence[float]) -> str:
+    """Return "black" or "white", whichever has more contrast to a colour.
+
+    Parameters
+    ----------
+    colour : sequence of float
+        Red, green and blue from 0 to 1; further values are ignored.
+
+    References
+    ----------
+    WCAG 2.1, relative luminance and contrast ratio.
+    """
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    # the contrast to black is (luminance + 0.05) / 0.05, that to white 1.05 / (luminance + 0.05)
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A figure and its panels.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+        The figure.
+    grid : ndarray of Axes, shape (n_rows, n_columns)
+        All places, also those that stay empty.
+    n : int
+        Number of panels that are used.
+    """
+
+    figure: Figure
+    grid: np.ndarray
+    n: int
+
+    def __iter__(self) -> Iterator[Axes]:
+        return iter(self.grid.flat[: self.n])
+
+    def label(self, x: str = "", y: str = "", **text) -> None:
+        """Name the axes, once per column at the lowest panel and once per row at the first one.
+
+        Parameters
+        ----------
+        x, y : str, default ""
+            Labels; none is drawn for an empty one.
+        **text
+            Options of ``Axes.set_xlabel``.
+        """
+        lowest = self.grid.flat[max(0, self.n - self.grid.shape[1]) : self.n]
+        for axes in lowest if x else ():
+            axes.set_xlabel(x, **text)
+        for axes in self.grid[:, 0] if y else ():
+            axes.set_ylabel(y, **text)
+
+    def legend(self, n_columns: int = 6, place: str = "outside lower center") -> None:
+        """Draw one legend for all panels, with each label once.
+
+        Parameters
+        ----------
+        n_columns : int, default 6
+            Largest number of entries per row.
+        place : str, default "outside lower center"
+            Option ``loc`` of ``Figure.legend``.
+        """
+        entries: dict[str, Artist] = {}
+        for axes in self:
+            for handle, name in zip(*axes.get_legend_handles_labels()):
+                entries.setdefault(name, handle)
+        columns = min(n_columns, len(entries))
+        self.figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns, fontsize=9)
+
+    def colour_bar(self, image: AxesImage, label: str, **options) -> None:
+        """Draw one colour bar for all panels.
+
+        Parameters
+        ----------
+        image : matplotlib AxesImage
+            Image with the colours.
+        label : str
+            Quantity and unit.
+        **options
+            Options of ``Figure.colorbar``.
+        """
+        options = {"fraction": 0.04, "pad": 0.02, **options}
+        self.figure.colorbar(image, ax=self.grid, label=label, **options)
+
+
+@contextlib.contextmanager
+def panels(
+    n: int = 1,
+    n_columns: int = 1,
+    *,
+    cell: tuple[float, float],
+    margin: tuple[float, float] = (0.0, 0.0),
+    title: str = "",
+    **options,
+) -> Iterator[Panels]:
+    """Make a figure in the style of this package, and finish it at the end of the block.
+
+    Parameters
+    ----------
+    n : int, default 1
+        Number of panels.
+    n_columns : int, default 1
+        Largest number of panels per row.
+    cell : (float, float)
+        Width and height of a panel in inches.
+    margin : (float, float), default (0.0, 0.0)
+        Width and height of the figure beside its panels in inches.
+    title : str, default ""
+        Title of a lone panel that has none of its own, else of the figure.
+    **options
+        Options of ``Figure.subplots``, such as ``sharex`` and ``sharey``.
+
+    Yields
+    ------
+    Panels
+        ``panels.figure`` is complete after the block.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(n_columns, n)
+    rows = -(-n // columns)
+    size = (cell[0] * columns + margin[0], cell[1] * rows + margin[1])
+    with figure_style():
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, **options)
+        yield Panels(figure, grid, n)
+        for axes in grid.flat[n:]:
+            axes.set_visible(False)
+        if title and grid.size == 1 and not grid[0, 0].get_title(loc="left"):
+            grid[0, 0].set_title(title)
+        elif title:
+            figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+
+
+def require(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:
+    """Refuse a table without rows or without some columns.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The table.
+    columns : sequence of str
+        Columns that it needs.
+    kind : str
+        What its rows are, for the message.
+    remedy : str
+        What to do, for the message.
+
+    Raises
+    ------
+    DataError
+        If the table has no row or a column is missing.
+    """
+    missing = [c for c in columns if c not in frame.columns]
+    if missing or frame.empty:
+        expected = f"{kind} with columns {', '.join(columns)}"
+        raise DataError(message(expected, f"{len(frame)} rows, missing {missing}", remedy))
+
+
+def bare(axes: Axes) -> None:
+    """Remove ticks, grid and frame of a panel that shows an image."""
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def contact_sheet(
@@ -28,18 +249,18 @@ def contact_sheet(
 
     Parameters
     ----------
-    images : mapping row name -> images, or sequence of images
-        Each image uint8 (H, W, 3). The images of a row are a sequence, or a mapping column name ->
-        image. A plain sequence is wrapped after `n_columns`.
+    images : mapping of str to rows, or sequence of ndarray of uint8, each of shape (H, W, 3)
+        Images by the name of their row. A row is a sequence of images, or a mapping of the name of
+        the column to its image. A plain sequence of images is wrapped after `n_columns`.
     columns : sequence of str, optional
-        Column names ("clean", "severity 1", ...); default the keys of the first row, if it is a
-        mapping.
-    title : str, optional
-        Above the sheet.
+        Names of the columns ("clean", "severity 1", ...); by default the keys of the first row, if
+        it is a mapping.
+    title : str, default ""
+        Title above the sheet.
     cell : float, default 1.1
         Side of a cell in inches.
     n_columns : int, default 8
-        For a plain sequence.
+        Images per row of a plain sequence.
 
     Returns
     -------
@@ -52,60 +273,82 @@ def contact_sheet(
     """
     from matplotlib.figure import Figure
 
-    if isinstance(images, Mapping):
-        rows = {str(k): v for k, v in images.items()}
-        first = next(iter(rows.values()), None)
-        if columns is None and isinstance(first, Mapping):
-            columns = [str(k) for k in first]
-        grid = {k: list(v.values()) if isinstance(v, Mapping) else list(v) for k, v in rows.items()}
-    else:
-        flat = list(images)
-        grid = {
-            " " * i: flat[s : s + n_columns] for i, s in enumerate(range(0, len(flat), n_columns))
-        }
-    every = [im for row in grid.values() for im in row]
-    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
-    if bad or not every:
-        raise DataError(
-            message(
-                "uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}", "pass decoded images"
-            )
-        )
+    grid, columns = _rows_of(images, columns, n_columns)
     width = max(len(row) for row in grid.values())
     label = 0.085 * max(len(k.strip()) for k in grid) + 0.1
     top = (0.25 if columns else 0.05) + (0.35 if title else 0)
-    size = (label + width * cell, top + len(grid) * cell)
+    size = np.array([label + width * cell, top + len(grid) * cell])
     with figure_style():
         figure = Figure(figsize=size, layout="none")
         for r, (name, row) in enumerate(grid.items()):
             for c, image in enumerate(row):
-                y = 1 - (top + (r + 1) * cell) / size[1]
-                box = [
-                    (label + c * cell) / size[0],
-                    y,
-                    0.97 * cell / size[0],
-                    0.97 * cell / size[1],
-                ]
-                axes = figure.add_axes(box)
-                axes.imshow(
-                    image,
-                    interpolation="nearest" if min(np.shape(image)[:2]) < 96 else "antialiased",
-                )
+                place = np.array([label + c * cell, size[1] - top - (r + 1) * cell])
+                axes = figure.add_axes((*(place / size), *(0.97 * cell / size)))
+                smooth = "nearest" if min(np.shape(image)[:2]) < 96 else "antialiased"
+                axes.imshow(image, interpolation=smooth)
                 axes.set_axis_off()
-                if r == 0 and columns is not None and c < len(columns):
+                if r == 0 and c < len(columns):
                     axes.set_title(columns[c], fontsize=8, loc="center", pad=2, fontweight="normal")
-            height = 1 - (top + (r + 0.5) * cell) / size[1]
-            figure.text(
-                (label - 0.06) / size[0], height, name.strip(), ha="right", va="center", fontsize=8
-            )
-        if title:
-            figure.text(
-                label / size[0],
-                1 - 0.1 / size[1],
-                title,
-                ha="left",
-                va="top",
-                fontsize=11,
-                fontweight="bold",
-            )
+            place = np.array([label - 0.06, size[1] - top - (r + 0.5) * cell]) / size
+            figure.text(*place, name.strip(), ha="right", va="center", fontsize=8)
+        place, bold = (
+            np.array([label, size[1] - 0.1]) / size,
+            {"fontsize": 11, "fontweight": "bold"},
+        )
+        figure.text(*place, title, ha="left", va="top", **bold)
     return figure
+
+
+def _rows_of(
+    images: Mapping[str, Row] | Sequence[np.ndarray], columns: Sequence[str] | None, n_columns: int
+) -> tuple[dict[str, list[np.ndarray]], Sequence[str]]:
+    """Return the images by the name of their row, and the names of the columns."""
+    if isinstance(images, Mapping):
+        first = next(iter(images.values()), None)
+        if columns is None and isinstance(first, Mapping):
+            columns = [str(k) for k in first]
+        grid = {
+            str(k): list(v.values() if isinstance(v, Mapping) else v) for k, v in images.items()
+        }
+    else:
+        starts = range(0, len(images), n_columns)
+        grid = {" " * i: list(images[s : s + n_columns]) for i, s in enumerate(starts)}
+    every = [image for row in grid.values() for image in row]
+    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
+    if bad or not every:
+        expected, got = "uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}"
+        raise DataError(message(expected, got, "pass decoded images"))
+    return grid, columns or ()
+
+
+def show(figure: Figure, folder: str | Path, name: str) -> None:
+    """Display a matplotlib figure as PNG and save the same picture under ``folder/figures``.
+
+    An executed notebook shows a PNG without a kernel, without scripts and without being trusted.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+        The figure.
+    folder : str or Path
+        Folder of the run.
+    name : str
+        Name of the file without its ending.
+
+    Raises
+    ------
+    ConfigError
+        If the name contains a folder.
+    """
+    from IPython.display import Image, display
+
+    if not name or Path(name).name != name:
+        raise ConfigError(
+            message("a plain file name for the figure", repr(name), "leave out folders")
+        )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+    path = Path(folder) / "figures" / f"{name}.png"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    display(Image(data=buffer.getvalue(), format="png", alt=name.replace("_", " ")))

@@ -1,51 +1,29 @@
-"""Static twins of the interactive widgets, and the geometry of region outlines."""
+"""Static figures of the states of interactive widgets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.viz.style import GREY, PALETTE, colours, figure_style, ink_on, markers
+from bmfl_lab.viz.charts import (
+    GREY,
+    PALETTE,
+    bare,
+    colours,
+    figure_style,
+    ink_on,
+    markers,
+    panels,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bmfl_lab.viz.surface_interactive import SurfaceLayout
 
 STATES = ("intact", "lesion", "random lesion of the same size")
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
-
-
-def outline_lines(
-    layout: SurfaceLayout, mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the border of a region as line segments parted by NaN, for a three-dimensional line trace.
-
-    Parameters
-    ----------
-    layout : SurfaceLayout
-        Geometry of the atlas.
-    mask : ndarray of bool, shape (n_vertices,), or None
-        The region.
-
-    Returns
-    -------
-    x, y, z : ndarray of float, shape (3 * n_edges,)
-        Empty where no triangle lies inside the region.
-    """
-    if mask is None or not np.any(mask):
-        return (np.full(1, np.nan),) * 3
-    inside = np.asarray(mask, dtype=bool)[layout.order]
-    faces = layout.faces[inside[layout.faces].all(1)]
-    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-    unique, counts = np.unique(edges, axis=0, return_counts=True)
-    border = unique[counts == 1]
-    centre = layout.points.mean(0)
-    points = centre + (layout.points[border] - centre) * 1.004
-    segments = np.concatenate([points, np.full((len(border), 1, 3), np.nan)], axis=1).reshape(-1, 3)
-    return tuple(segments.T) if len(segments) else (np.full(1, np.nan),) * 3
 
 
 def lesion_figure(
@@ -59,83 +37,59 @@ def lesion_figure(
     title: str,
     chance: float,
 ) -> Figure:
-    """Draw what a lesion does to one image and to whole sets.
+    """Draw what a lesion does to one image and to whole image sets.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (S, S, 3)
         The image.
     probabilities : mapping of str to ndarray, shape (C,)
-        "intact", and "lesion" where there is one.
-    class_names : sequence of str
-        The C classes.
+        Class probabilities: "intact", and "lesion" if there is one.
+    class_names : sequence of str, length C
+        Names of the classes.
     label : int
-        True class, -1 for none.
-    table : mapping
-        ``accuracy``, ``low``, ``high`` (n_sets, 3), ``n`` and ``changed``, as `Explorer.batch`
-        returns.
+        Number of the true class, -1 for none.
+    table : mapping of str to ndarray
+        ``accuracy``, ``low`` and ``high``, each (n_sets, 3), ``n`` (n_sets,) and ``changed``
+        (n_sets, 2), as `Explorer.batch` returns them.
     sets : sequence of str
-        Names of the sets.
+        Names of the image sets.
     title : str
-        Says what is lesioned, and *simulated*.
+        Title; contains *simulated* if responses are.
     chance : float
-        Chance level of the accuracy.
-
-    Returns
-    -------
-    matplotlib Figure
+        Chance level of the accuracy, a fraction.
     """
-    from matplotlib.figure import Figure
-
-    with figure_style():
-        figure = Figure(figsize=(11, 3.9), layout="constrained")
-        axes = figure.subplots(1, 3, width_ratios=(0.8, 1.3, 1.7))
-        axes[0].imshow(image)
-        axes[0].set_axis_off()
-        axes[0].set_title(
-            f"true class: {class_names[label] if label >= 0 else 'none'}", fontsize=10
-        )
-        y, height = np.arange(len(class_names)), 0.8 / len(probabilities)
+    with panels(3, 3, cell=(11 / 3, 3.9), title=title, width_ratios=(0.8, 1.3, 1.7)) as drawn:
+        picture, classes, accuracy = drawn
+        picture.imshow(image)
+        bare(picture)
+        true = class_names[label] if label >= 0 else "none"
+        picture.set_title(f"true class: {true}", fontsize=10)
+        n = len(probabilities)
+        y, height = np.arange(len(class_names)), 0.8 / n
         for i, (name, values) in enumerate(probabilities.items()):
-            axes[1].barh(
-                y + (i - (len(probabilities) - 1) / 2) * height,
-                100 * values,
-                height,
-                color=COLOURS[i],
-                label=name,
-            )
-        axes[1].set_yticks(y, class_names)
-        axes[1].invert_yaxis()
-        axes[1].set_xlim(0, 100)
-        axes[1].set_xlabel("class probability, %")
-        axes[1].grid(True, axis="x")
-        axes[1].legend(fontsize=8, loc="lower right")
-        _accuracy_bars(axes[2], table, sets, chance)
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    return figure
+            at = y + (i - (n - 1) / 2) * height
+            classes.barh(at, 100 * values, height, color=COLOURS[i], label=name)
+        classes.set_yticks(y, class_names)
+        classes.invert_yaxis()
+        classes.set_xlim(0, 100)
+        classes.set_xlabel("class probability, %")
+        classes.grid(True, axis="x")
+        classes.legend(fontsize=8, loc="lower right")
+        _accuracy_bars(accuracy, table, sets, chance)
+    return drawn.figure
 
 
 def _accuracy_bars(
-    axis: Any, table: Mapping[str, np.ndarray], sets: Sequence[str], chance: float
+    axis: Axes, table: Mapping[str, np.ndarray], sets: Sequence[str], chance: float
 ) -> None:
     x = np.arange(len(sets))
     for column, (name, colour) in enumerate(zip(STATES, COLOURS)):
-        values = 100 * table["accuracy"][:, column]
-        if not np.isfinite(values).any():
-            continue
-        error = 100 * np.abs(
-            np.stack([table["low"], table["high"]])[:, :, column] - table["accuracy"][:, column]
-        )
-        axis.bar(x + (column - 1) * 0.27, values, 0.25, color=colour, label=name)
-        axis.errorbar(
-            x + (column - 1) * 0.27,
-            values,
-            yerr=error,
-            fmt="none",
-            ecolor="#222222",
-            capsize=3,
-            lw=1,
-        )
+        low, value, high = (100 * table[k][:, column] for k in ("low", "accuracy", "high"))
+        if np.isfinite(value).any():
+            at, error = x + (column - 1) * 0.27, np.abs([low - value, high - value])
+            axis.bar(at, value, 0.25, color=colour, label=name)
+            axis.errorbar(at, value, yerr=error, fmt="none", ecolor="#222222", capsize=3, lw=1)
     axis.axhline(100 * chance, ls="--", lw=1, color=GREY)
     axis.annotate(
         "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center", fontsize=8
@@ -159,26 +113,22 @@ def region_figure(
     *,
     region: str,
 ) -> Figure:
-    """Set a brain map beside an image, the tuning of a region and its best images.
+    """Draw a brain map beside an image, the tuning of a region and its best images.
 
     Parameters
     ----------
     panel : matplotlib Figure
-        The map, as made by `surface_panel`.
-    image : ndarray of uint8, or None
+        The map, as made by `bmfl_lab.viz.surface.surface_panel`.
+    image : ndarray of uint8, shape (S, S, 3), or None
         The image behind the map.
-    tuning : mapping, or None
-        ``mean`` and ``error`` (C,).
-    class_names : sequence of str
-        The C classes.
-    best : sequence of uint8 arrays
+    tuning : mapping of str to ndarray, or None
+        ``mean`` and ``error`` of the responses to each class, each (C,).
+    class_names : sequence of str, length C
+        Names of the classes.
+    best : sequence of ndarray of uint8, each of shape (S, S, 3)
         Images with the largest mean response of the region.
     region : str
-        Its name.
-
-    Returns
-    -------
-    matplotlib Figure
+        Name of the region.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -186,103 +136,76 @@ def region_figure(
     canvas = FigureCanvasAgg(panel)
     panel.set_dpi(150)
     canvas.draw()
+    brain = np.asarray(canvas.buffer_rgba())
+    if tuning is None:
+        return _map_and_image(brain, image)
     with figure_style():
-        if tuning is None:
-            return _map_and_image(canvas.buffer_rgba(), image)
         figure = Figure(figsize=(11, 7.4), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(2.1, 1.2))
-        axis = top.subplots()
-        axis.imshow(np.asarray(canvas.buffer_rgba()))
-        axis.set_axis_off()
         left, middle, right = bottom.subplots(1, 3, width_ratios=(0.7, 1.6, 1.9))
-        for axis in (left, right):
+        shown = [
+            (top.subplots(), brain, ""),
+            (left, image, "image"),
+            (right, _side_by_side(best), f"images with the largest response of {region}"),
+        ]
+        for axis, picture, title in shown:
             axis.set_axis_off()
-        if image is not None:
-            left.imshow(image)
-            left.set_title("image", fontsize=10)
-        x = np.arange(len(class_names))
+            if picture is not None:
+                axis.imshow(picture)
+                axis.set_title(title, fontsize=10)
+        x, error = np.arange(len(class_names)), np.nan_to_num(tuning["error"])
         middle.bar(x, tuning["mean"], color=PALETTE[5], edgecolor=PALETTE[0])
-        middle.errorbar(
-            x,
-            tuning["mean"],
-            yerr=np.nan_to_num(tuning["error"]),
-            fmt="none",
-            ecolor="#222222",
-            capsize=3,
-        )
-        middle.set_xticks(
-            x,
-            class_names,
-            rotation=35 if len(class_names) > 4 else 0,
-            ha="right" if len(class_names) > 4 else "center",
-        )
+        middle.errorbar(x, tuning["mean"], yerr=error, fmt="none", ecolor="#222222", capsize=3)
+        turned = {"rotation": 35, "ha": "right"} if len(class_names) > 4 else {}
+        middle.set_xticks(x, class_names, **turned)
         middle.set_ylabel("predicted response, z")
         middle.set_title(f"tuning of {region} (mean, standard error)", fontsize=10)
-        if len(best):
-            side = max(i.shape[0] for i in best)
-            right.imshow(
-                np.concatenate(
-                    [
-                        np.pad(i, ((0, side - len(i)), (0, 4), (0, 0)), constant_values=255)
-                        for i in best
-                    ],
-                    1,
-                )
-            )
-            right.set_title(f"images with the largest response of {region}", fontsize=10)
     return figure
 
 
-def _map_and_image(panel: Any, image: np.ndarray | None) -> Figure:
-    """Set a brain map beside the image behind it, if there is one."""
-    from matplotlib.figure import Figure
+def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return square images, uint8 (S, S, 3) each, in a row with gaps; None without images."""
+    if not len(images):
+        return None
+    side = max(i.shape[0] for i in images)
+    padded = [np.pad(i, ((0, side - len(i)), (0, 4), (0, 0)), constant_values=255) for i in images]
+    return np.concatenate(padded, axis=1)
 
-    figure = Figure(figsize=(11, 5.2 if image is None else 4.4), layout="constrained")
-    axes = figure.subplots(
-        1,
-        1 if image is None else 2,
-        squeeze=False,
-        width_ratios=(1,) if image is None else (3.6, 1),
-    )
-    for axis, picture in zip(axes[0], (np.asarray(panel), image)):
-        axis.imshow(picture)
-        axis.set_axis_off()
-    if image is not None:
-        axes[0, 1].set_title("image", fontsize=10)
-    return figure
+
+def _map_and_image(brain: np.ndarray, image: np.ndarray | None) -> Figure:
+    """Draw a brain map, uint8 (H, W, 4), beside the image behind it, if there is one."""
+    n = 1 if image is None else 2
+    with panels(n, n, cell=(11 / n, 5.2 if n == 1 else 4.4), width_ratios=(3.6, 1)[:n]) as drawn:
+        for axis, picture in zip(drawn, (brain, image)):
+            axis.imshow(picture)
+            axis.set_axis_off()
+        if image is not None:
+            drawn.grid[0, 1].set_title("image", fontsize=10)
+    return drawn.figure
 
 
 def shares_figure(shares: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
-    """Draw which ROI is consulted, for one image or several side by side.
+    """Draw each ROI's share of the attention, for one image or several side by side.
 
     Parameters
     ----------
     shares : mapping of str to mapping of str to float
-        Image or model name to the share of attention of each ROI.
+        Name of an image or model to the share of each ROI.
     title : str
-        Title.
-
-    Returns
-    -------
-    matplotlib Figure
+        Title; contains *simulated* if responses are.
     """
-    from matplotlib.figure import Figure
-
-    regions = list(next(iter(shares.values())))
-    colour = colours(shares)
-    with figure_style():
-        figure = Figure(figsize=(max(7, 0.5 * len(regions) + 2), 3.4), layout="constrained")
-        axis = figure.subplots()
-        width = 0.8 / len(shares)
+    regions, colour = list(next(iter(shares.values()))), colours(shares)
+    x, width = np.arange(len(regions)), 0.8 / len(shares)
+    with panels(cell=(max(7, 0.5 * len(regions) + 2), 3.4), title=title) as drawn:
+        (axis,) = drawn
         for i, (name, values) in enumerate(shares.items()):
-            x = np.arange(len(regions)) + (i - (len(shares) - 1) / 2) * width
-            axis.bar(x, [values[r] for r in regions], width, color=colour[name], label=name)
+            at, heights = x + (i - (len(shares) - 1) / 2) * width, [values[r] for r in regions]
+            axis.bar(at, heights, width, color=colour[name], label=name)
         axis.axhline(1 / len(regions), ls="--", lw=1, color=GREY, label="uniform")
-        axis.set_xticks(np.arange(len(regions)), regions, rotation=45, ha="right")
+        axis.set_xticks(x, regions, rotation=45, ha="right")
         axis.set_ylabel("share of attention")
-        axis.set_title(title)
         axis.legend(fontsize=8)
-    return figure
+    return drawn.figure
 
 
 def shift_grid_figure(
@@ -296,77 +219,72 @@ def shift_grid_figure(
     signed: bool,
     shift: str,
 ) -> Figure:
-    """Draw a shift by severity grid, and accuracy against severity for one shift.
+    """Draw a grid of shifts and severities, and accuracy against severity for one shift.
 
     Parameters
     ----------
     grid : ndarray, shape (n_shifts, n_severities)
         Fractions or their differences; NaN where nothing was evaluated.
-    shifts, severities : sequence
-        Rows and columns; severity 0 is the unshifted set.
+    shifts : sequence of str, length n_shifts
+        Rows of the grid.
+    severities : sequence of int, length n_severities
+        Columns of the grid; severity 0 is the unshifted set.
     curves : mapping of str to ndarray, shape (n_severities, 3)
-        Model to value, low and high.
+        Model to its accuracy and the ends of its interval, fractions.
     title, unit : str
-        Title and colour-bar label.
+        Title of the figure and label of the colour bar.
     signed : bool
-        Diverging colours about zero.
+        Whether colours are symmetric about zero.
     shift : str
-        Which shift the curves belong to.
-
-    Returns
-    -------
-    matplotlib Figure
+        Shift that the curves belong to.
     """
-    from matplotlib.figure import Figure
-
     colour, marker = colours(curves), markers(curves)
-    with figure_style():
-        figure = Figure(figsize=(11, max(3.4, 0.34 * len(shifts) + 1.6)), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
-        top = max(1.0, float(np.nanmax(np.abs(100 * grid)))) if np.isfinite(grid).any() else 1.0
-        limits = (-top, top) if signed else (0, 100)
-        drawn = left.imshow(
-            100 * grid,
-            cmap="RdBu" if signed else "cividis",
-            vmin=limits[0],
-            vmax=limits[1],
+    height, percent = max(3.4, 0.34 * len(shifts) + 1.6), 100 * grid
+    with panels(2, 2, cell=(5.5, height), title=title, width_ratios=(1.3, 1)) as drawn:
+        left, right = drawn
+        top = max(1.0, float(np.nanmax(np.abs(percent), initial=0))) if signed else 100
+        image = left.imshow(
+            percent,
+            vmax=top,
             aspect="auto",
+            cmap="RdBu" if signed else "cividis",
+            vmin=-top if signed else 0,
         )
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
         left.set_xlabel("severity")
         left.grid(False)
-        for row, col in zip(*np.nonzero(np.isfinite(grid))):
-            ink = ink_on(drawn.to_rgba(100 * grid[row, col]))
+        for row, column in zip(*np.nonzero(np.isfinite(grid))):
+            value = percent[row, column]
             left.text(
-                col,
+                column,
                 row,
-                f"{100 * grid[row, col]:.0f}",
+                f"{value:.0f}",
+                color=ink_on(image.to_rgba(value)),
                 ha="center",
                 va="center",
                 fontsize=8,
-                color=ink,
             )
-        figure.colorbar(drawn, ax=left, label=unit)
+        drawn.figure.colorbar(image, ax=left, label=unit)
         for name, values in curves.items():
             known = np.isfinite(values[:, 0])
-            error = np.nan_to_num(100 * np.abs(values[known, 1:] - values[known, :1]).T)
+            value, low, high = 100 * values[known].T
+            error = np.nan_to_num(np.abs([low - value, high - value]))
             right.errorbar(
                 np.asarray(severities)[known],
-                100 * values[known, 0],
+                value,
                 yerr=error,
+                label=name,
                 color=colour[name],
                 marker=marker[name],
                 capsize=3,
                 lw=1.4,
-                label=name,
             )
         right.set_xlabel("severity (0 = unshifted)")
         right.set_ylabel("accuracy, % (95 % interval)")
         right.set_title(shift, fontsize=10)
         right.legend(fontsize=8)
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
-    return figure
+    return drawn.figure
 
 
 def runs_figure(
@@ -376,23 +294,16 @@ def runs_figure(
 
     Parameters
     ----------
-    labels : sequence of str
-        Condition (model and image set) of each row.
-    values : mapping of str to ndarray, shape (n_rows, 3)
+    labels : sequence of str, length n
+        Condition (model, image set, ROI and seed) of each row.
+    values : mapping of str to ndarray, shape (n, 3)
         Run to value, low and high; NaN where it has no such row.
     title, unit : str
-        Title and axis label.
-
-    Returns
-    -------
-    matplotlib Figure
+        Title and label of the horizontal axis.
     """
-    from matplotlib.figure import Figure
-
     colour, marker = colours(values), markers(values)
-    with figure_style():
-        figure = Figure(figsize=(9, 0.34 * len(labels) + 1.6), layout="constrained")
-        axis = figure.subplots()
+    with panels(cell=(9, 0.34 * len(labels) + 1.6), title=title) as drawn:
+        (axis,) = drawn
         for i, (name, found) in enumerate(values.items()):
             y = np.arange(len(labels)) + (i - (len(values) - 1) / 2) * 0.25
             error = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1]).T)
@@ -400,16 +311,15 @@ def runs_figure(
                 found[:, 0],
                 y,
                 xerr=error,
+                label=name,
                 fmt=marker[name],
                 color=colour[name],
                 capsize=2,
                 lw=1.2,
-                label=name,
             )
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()
         axis.set_xlabel(unit)
         axis.grid(True, axis="x")
-        axis.set_title(title)
         axis.legend(fontsize=8)
-    return figure
+    return drawn.figure

@@ -1,4 +1,4 @@
-"""The fsaverage5 surface for figures, and where a study's vertices lie on it."""
+"""The fsaverage5 surface for figures, and the position of a study's vertices on it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, n
     Parameters
     ----------
     hemisphere : {"left", "right"}
-        Side.
-    surface : {"inflated", "pial", "white", "flat", "sphere"}
-        Which surface.
+        Hemisphere.
+    surface : {"inflated", "pial", "white", "flat", "sphere"}, default "inflated"
+        Surface.
 
     Returns
     -------
     coordinates : ndarray of float32, shape (10242, 3)
-        In mm.
+        Coordinates of the vertices in mm.
     faces : ndarray of int32, shape (20480, 3) or fewer for the cut flat surface
         Vertex indices of each triangle.
 
@@ -81,7 +81,7 @@ def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
 
 @lru_cache(maxsize=2)
 def curvature(hemisphere: str) -> np.ndarray:
-    """Return 1 in sulci and 0 on gyri for the fsaverage5 vertices of one hemisphere, shape (10242,)."""
+    """Return 1 in sulci and 0 on gyri of one hemisphere, float32 (10242,)."""
     return (np.asarray(_gifti("sulc", hemisphere)[0], dtype=np.float32).ravel() > 0).astype(
         np.float32
     )
@@ -90,21 +90,21 @@ def curvature(hemisphere: str) -> np.ndarray:
 def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray:
     """Return the triangles of the next coarser mesh of a nested icosahedron.
 
-    FreeSurfer's meshes halve every edge from one to the next, and the first vertices of the finer
-    one are the coarser one's: the triangle in the middle of four has the middles of the old edges
-    for corners.
+    From one of FreeSurfer's meshes to the next, every edge is halved, and the first vertices of the
+    finer mesh are those of the coarser one. The middle one of four new triangles has the middles of
+    the old edges as corners.
 
     Parameters
     ----------
     faces : ndarray of int, shape (4 * m, 3)
         Triangles of the finer mesh.
     n_coarse : int
-        Number of vertices of the coarser mesh; that of fsaverage4 by default.
+        Number of vertices of the coarser mesh; by default 2562, that of fsaverage4.
 
     Returns
     -------
     ndarray of int, shape (m, 3)
-        Corners among the first `n_coarse` vertices, turned the same way.
+        Corners among the first `n_coarse` vertices, with the same orientation.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray
         np.int64
     )
     halves = edges[(edges[:, 0] >= n_coarse) & (edges[:, 1] < n_coarse)]
-    # as one number an edge, which is sorted much faster than rows
+    # one number per edge is sorted much faster than rows
     halves = np.stack(
         np.divmod(np.unique(halves[:, 0] * n_coarse + halves[:, 1]), n_coarse), axis=1
     )
@@ -128,7 +128,7 @@ def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray
     ):
         raise DataError(
             message(
-                f"the faces of a closed mesh whose first {n_coarse} vertices are those of the coarser one",
+                f"a closed mesh whose first {n_coarse} vertices are those of the coarser one",
                 f"{len(faces)} faces",
                 "give the faces of a whole fsaverage hemisphere",
             )
@@ -146,7 +146,19 @@ def _shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def vertex_normals(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the unit normals, shape (V, 3), of vertices: the mean of their triangles', by area."""
+    """Return the unit normals of vertices: the mean of their triangles' normals, weighted by area.
+
+    Parameters
+    ----------
+    coordinates : ndarray, shape (V, 3)
+        Coordinates of the vertices.
+    faces : ndarray of int, shape (m, 3)
+        Vertices of each triangle.
+
+    Returns
+    -------
+    ndarray of float, shape (V, 3)
+    """
     a, b, c = (coordinates[faces[:, k]] for k in range(3))
     each = np.cross(b - a, c - a)
     total = np.zeros(coordinates.shape)
@@ -156,10 +168,19 @@ def vertex_normals(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def mesh_index(atlas: Atlas) -> np.ndarray:
-    """Return the fsaverage5 vertex of each of the atlas's vertices, -1 where it has none.
+    """Return the fsaverage5 vertex of each of the atlas's vertices, -1 if there is none.
 
-    On fsaverage (163,842 vertices a hemisphere) only the first 10,242 are vertices of fsaverage5;
-    the finer ones are left out, because the two meshes are nested.
+    Of the 163,842 vertices per hemisphere of fsaverage, the first 10,242 are those of fsaverage5,
+    because the two meshes are nested; the others are left out.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Atlas on fsaverage5 or fsaverage.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_vertices,)
 
     Raises
     ------
@@ -179,14 +200,14 @@ def mesh_index(atlas: Atlas) -> np.ndarray:
 
 
 def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
-    """Lay values per vertex out on the two fsaverage5 hemispheres.
+    """Assign values per vertex to the two fsaverage5 hemispheres.
 
     Parameters
     ----------
     values : ndarray, shape (n_vertices,)
-        One number a vertex of the atlas; NaN means no data.
+        One value per vertex of the atlas; NaN means no data.
     atlas : Atlas
-        Where the vertices lie.
+        Position of the vertices.
 
     Returns
     -------
@@ -217,14 +238,21 @@ def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
 
 
 def symmetric_range(values: np.ndarray, signed: bool | None = None) -> tuple[float, float, bool]:
-    """Return colour limits for a map: symmetric about zero if it is signed, robust to the extreme 1 %.
+    """Return the limits of the colours of a map, ignoring the most extreme 1 % of the values.
+
+    Parameters
+    ----------
+    values : ndarray of float
+        Values of the map; NaN is ignored.
+    signed : bool, optional
+        Whether the limits are symmetric about zero; by default if there are values on both sides.
 
     Returns
     -------
     low, high : float
-        Limits.
+        Limits. The lower one of an unsigned map is 0 or its minimum.
     signed : bool
-        Whether the limits are symmetric; found from the data when not given.
+        Whether the limits are symmetric about zero.
     """
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]

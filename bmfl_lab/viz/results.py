@@ -1,65 +1,66 @@
-"""Figures and tables of metric rows: accuracy by image set, training curves, encoding accuracy by ROI."""
+"""Figures and tables of metric rows: accuracy by image set, training curves, bars per ROI."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.records import comparison_label
-from bmfl_lab.viz.style import GREY, colours, figure_style, markers
+from bmfl_lab.viz.charts import GREY, colours, markers, panels, require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    missing = [c for c in columns if c not in frame.columns]
-    if missing or frame.empty:
-        raise DataError(
-            message(
-                f"metric rows with columns {tuple(columns)}",
-                f"{len(frame)} rows, missing {missing}",
-                "pass Record.to_frame()",
-            )
-        )
+def set_label(split: str, shift: str, severity: float | None) -> str:
+    """Return the name of an evaluation set in figures ("masked 3", "clipart", "test").
 
-
-def set_label(split: str, shift: str, severity: Any) -> str:
-    """Return the name of an evaluation set as figures show it ("masked 3", "clipart", "test")."""
+    Parameters
+    ----------
+    split : str
+        Image set.
+    shift : str
+        Shift of the images; "" for none.
+    severity : int or float or None
+        Severity of the shift; None or NaN for none.
+    """
     if not shift:
         return split
     return shift if severity is None or pd.isna(severity) else f"{shift} {int(severity)}"
 
 
+def with_sets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return metric rows with a column "set", the name of the evaluation set of each row."""
+    places = zip(rows["split"], rows["shift"], rows["severity"])
+    return rows.assign(set=[set_label(*place) for place in places])
+
+
 def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Tabulate a metric, one row a model and one column an evaluation set.
+    """Tabulate a metric, with one row per model and one column per evaluation set.
 
     Parameters
     ----------
     frame : DataFrame
         Metric rows as made by `Record.to_frame`.
-    metric : str
-        Name of the metric.
+    metric : str, default "accuracy"
+        Name of the metric, a fraction.
 
     Returns
     -------
-    DataFrame of str
-        ``"61.3 [58.9, 63.6]"`` in percent where an interval is known; the row over seeds where
-        there is one.
+    DataFrame of str, shape (n_models, n_sets)
+        ``"61.3 [58.9, 63.6]"``: the value in percent and its interval, if it is known. The row over
+        seeds is taken if there is one.
 
     Raises
     ------
     DataError
         If there is no row of that metric.
     """
-    rows = summary_rows(frame, metric)
-    rows = rows.assign(
-        set=[set_label(*t) for t in zip(rows["split"], rows["shift"], rows["severity"])]
-    )
+    rows = with_sets(summary_rows(frame, metric))
 
     def cell(row: pd.Series) -> str:
         if pd.isna(row["value"]):
@@ -77,7 +78,18 @@ def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
 
 
 def interval_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Return a difference of fractions in points with its interval: ``"+2.1 [-0.3, +4.4]"``, or "undefined"."""
+    """Return a difference of fractions in points with its interval, or "undefined".
+
+    Parameters
+    ----------
+    value, low, high : float, optional
+        Difference and the ends of its interval, fractions; None or NaN if unknown.
+
+    Returns
+    -------
+    str
+        For instance ``"+2.1 [-0.3, +4.4]"``.
+    """
     if value is None or pd.isna(value):
         return "undefined"
     ends = "" if low is None or pd.isna(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
@@ -85,14 +97,22 @@ def interval_text(value: float | None, low: float | None = None, high: float | N
 
 
 def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return one row per model and evaluation set: over seeds where such rows exist, else the only seed.
+    """Return one row per model and evaluation set: the row over seeds, or else the first seed's.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Metric rows as made by `Record.to_frame`.
+    metric : str
+        Name of the metric.
 
     Raises
     ------
     DataError
         If there is no row of that metric.
     """
-    _require(frame, ("name", "value", "split", "model", "shift", "severity", "seed"))
+    columns = ("name", "value", "split", "model", "shift", "severity", "seed")
+    require(frame, columns, "metric rows", "pass Record.to_frame()")
     rows = frame[frame["name"] == metric]
     if rows.empty:
         raise DataError(
@@ -106,8 +126,6 @@ def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         named = zip(rows["name"], rows["model"], rows["reference"])
         rows = rows.assign(model=[comparison_label(*fields) for fields in named])
     over = rows["seed"].isna()
-    # rows over seeds sort first, so that they win over the rows of single seeds; set order is kept
-    # by the index
     keys = ["model", "split", "shift", "severity"]
     first = rows[over].drop_duplicates(keys)
     rest = rows[~over].drop_duplicates(keys)
@@ -118,97 +136,70 @@ def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 def accuracy_figure(
     frame: pd.DataFrame, metric: str = "accuracy", *, chance: float | None = None, title: str = ""
 ) -> Figure:
-    """Draw a metric with its interval for each model and evaluation set, every seed as a small dot.
+    """Draw a metric with its interval per model and evaluation set, and single seeds as dots.
 
     Parameters
     ----------
     frame : DataFrame
-        Metric rows.
-    metric : str
+        Metric rows as made by `Record.to_frame`.
+    metric : str, default "accuracy"
         Name of the metric, a fraction.
     chance : float, optional
-        Chance level, drawn as a dashed line.
-    title : str
-        Title; say here what is simulated.
-
-    Returns
-    -------
-    matplotlib Figure
+        Chance level, a fraction, drawn as a dashed line.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
 
     Raises
     ------
     DataError
         If there is no row of that metric.
     """
-    import matplotlib.pyplot as plt
-
-    rows = summary_rows(frame, metric)
-    every = frame[(frame["name"] == metric) & frame["seed"].notna()]
-    label = lambda r: set_label(r["split"], r["shift"], r["severity"])  # noqa: E731
-    sets = list(dict.fromkeys(rows.apply(label, axis=1)))
-    models = list(dict.fromkeys(rows["model"]))
+    rows = with_sets(summary_rows(frame, metric))
+    seeds = with_sets(frame[(frame["name"] == metric) & frame["seed"].notna()])
+    sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     colour, marker = colours(models), markers(models)
     offsets = np.linspace(-0.32, 0.32, len(models)) if len(models) > 1 else np.zeros(1)
-    with figure_style():
-        fig, ax = plt.subplots(
-            figsize=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), layout="constrained"
-        )
+    with panels(cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title) as drawn:
+        (ax,) = drawn
         for model, offset in zip(models, offsets):
-            mine = rows[rows["model"] == model]
-            x = np.asarray([sets.index(label(r)) for _, r in mine.iterrows()]) + offset
-            y = 100 * mine["value"].to_numpy(float)
-            error = 100 * np.abs(
-                np.stack([mine["value"] - mine["ci_low"], mine["ci_high"] - mine["value"]]).astype(
-                    float
-                )
-            )
-            ax.errorbar(
-                x,
-                y,
-                yerr=np.nan_to_num(error),
-                fmt=marker[model],
-                color=colour[model],
-                ms=6,
-                capsize=2,
-                lw=1.4,
-                label=model,
-            )
-            seeds = every[every["model"] == model]
-            xs = (
-                np.asarray([sets.index(label(r)) for _, r in seeds.iterrows()], dtype=float)
-                + offset
-            )
-            ax.plot(
-                xs + 0.045,
-                100 * seeds["value"].to_numpy(float),
-                ".",
-                color=colour[model],
-                ms=3.5,
-                alpha=0.45,
-            )
+            mine, single = rows[rows["model"] == model], seeds[seeds["model"] == model]
+            x = offset + np.asarray([sets.index(s) for s in mine["set"]])
+            style = {"fmt": marker[model], "ms": 6, "capsize": 2, "lw": 1.4, "label": model}
+            y, error = value_and_error(mine)
+            ax.errorbar(x, 100 * y, yerr=100 * error, color=colour[model], **style)
+            x = offset + np.asarray([sets.index(s) for s in single["set"]], dtype=float)
+            y = 100 * single["value"].to_numpy(float)
+            ax.plot(x + 0.045, y, ".", color=colour[model], ms=3.5, alpha=0.45)
+        if len(seeds):
+            ax.plot([], [], ".", color=GREY, ms=3.5, label="single seeds")
         if chance is not None:
             ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
             ax.annotate(
                 "chance",
                 (1, 100 * chance),
+                color=GREY,
+                fontsize=8,
                 xycoords=("axes fraction", "data"),
                 ha="right",
                 va="bottom",
-                color=GREY,
-                fontsize=8,
             )
         ax.set_xticks(range(len(sets)), sets)
         ax.set_xlim(-0.6, len(sets) - 0.4)
-        ax.set_ylabel(f"{metric.replace('_', ' ')}, %")
-        ax.set_title(title)
-        fig.legend(
-            *ax.get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=min(4, len(models)),
-            fontsize=9,
-        )
-    plt.close(fig)
-    return fig
+        drawn.label(y=f"{metric.replace('_', ' ')}, %")
+        drawn.legend(5)
+    return drawn.figure
+
+
+def value_and_error(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of metric rows, (n,), and the lengths of their error bars, (2, n).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Columns "value", "ci_low" and "ci_high"; n rows. An unknown interval has no error bar.
+    """
+    value, low, high = (rows[k].to_numpy(float) for k in ("value", "ci_low", "ci_high"))
+    return value, np.nan_to_num(np.abs(np.stack([value - low, high - value])))
 
 
 def curves_figure(
@@ -217,137 +208,101 @@ def curves_figure(
     *,
     title: str = "",
 ) -> Figure:
-    """Draw training curves, one panel a quantity, one thin line a seed.
+    """Draw training curves, with one panel per quantity and one thin line per seed.
 
     Parameters
     ----------
     histories : mapping of str to list of histories
-        Model name to one history per seed; a history is a list of mappings with "epoch" and the
+        Model to one history per seed. A history has one mapping per epoch, with "epoch" and the
         quantities.
     keys : sequence of str
-        Quantities to draw; a model that lacks one is left out of its panel.
-    title : str
+        Quantities to draw; a model without a quantity is left out of its panel.
+    title : str, default ""
         Title of the figure.
 
     Raises
     ------
     DataError
-        If no history holds any of `keys`.
+        If no history contains any of `keys`.
     """
-    import matplotlib.pyplot as plt
-
-    present = [
-        k
-        for k in keys
-        if any(k in step for runs in histories.values() for run in runs for step in run)
-    ]
+    logged = {k for runs in histories.values() for run in runs for step in run for k in step}
+    present = [k for k in keys if k in logged]
     if not present:
-        raise DataError(
-            message(
-                f"histories with one of {tuple(keys)}",
-                "none of them",
-                "choose a quantity that training logged",
-            )
-        )
+        expected = f"histories with one of {tuple(keys)}"
+        raise DataError(message(expected, "none", f"choose among {sorted(logged)}"))
     colour = colours(histories)
-    with figure_style():
-        fig, axes = plt.subplots(
-            1, len(present), figsize=(3.8 * len(present), 3.3), layout="constrained", squeeze=False
-        )
-        for ax, key in zip(axes[0], present):
+    with panels(len(present), len(present), cell=(3.8, 3.3), title=title) as drawn:
+        for ax, key in zip(drawn, present):
             for name, runs in histories.items():
-                for number, run in enumerate(runs):
-                    points = [(s["epoch"], s[key]) for s in run if key in s]
-                    if points:
+                for run in runs:
+                    points = np.array([(s["epoch"], s[key]) for s in run if key in s], float)
+                    if len(points):
+                        marker = "o" if len(points) < 6 else ""  # one epoch draws no line
                         ax.plot(
-                            *np.asarray(points, dtype=float).T,
+                            *points.T,
+                            marker=marker,
+                            label=name,
                             color=colour[name],
                             lw=1.3,
                             alpha=0.8,
-                            marker="o" if len(points) < 6 else "",  # one epoch draws no line
                             ms=4,
-                            label=name if not number else None,
                         )
-            ax.set_xlabel("epoch")
             ax.set_title(key.replace("_", " "))
-        handles, labels = max(
-            (ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1])
-        )
-        fig.legend(
-            handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9
-        )
-        if title:
-            fig.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    plt.close(fig)
-    return fig
+        drawn.label("epoch")
+        drawn.legend(4)
+    return drawn.figure
 
 
-def roi_figure(
+def grouped_figure(
     frame: pd.DataFrame,
     *,
+    title: str,
+    unit: str,
+    by: str = "model",
     ceiling: Mapping[str, float] | None = None,
-    title: str = "",
-    unit: str = "Pearson r",
+    ceiling_name: str = "noise ceiling",
 ) -> Figure:
-    """Draw encoding accuracy per ROI as bars with intervals, beside the noise ceiling.
+    """Draw one bar per region and model with its interval, models side by side.
 
     Parameters
     ----------
     frame : DataFrame
-        Columns "roi", "value", optionally "ci_low", "ci_high"; one row a ROI.
-    ceiling : mapping of str to float, optional
-        ROI to the highest value that the noise allows, in the same unit.
+        Columns "roi", "value", `by`, optionally "ci_low" and "ci_high"; one row per bar.
     title, unit : str
-        Title and axis label.
+        Title and label of the vertical axis.
+    by : str, default "model"
+        Column whose values are drawn side by side.
+    ceiling : mapping of str to float, optional
+        Highest value that the noise allows, per region.
+    ceiling_name : str, default "noise ceiling"
+        Name of that level.
 
     Raises
     ------
     DataError
-        If there is no row.
+        If a column is missing or there is no row.
     """
-    import matplotlib.pyplot as plt
-
-    _require(frame, ("roi", "value"))
-    rows = frame.drop_duplicates("roi").reset_index(drop=True)
-    x = np.arange(len(rows))
-    with figure_style():
-        fig, ax = plt.subplots(
-            figsize=(max(5.5, 0.62 * len(rows) + 1.5), 3.6), layout="constrained"
-        )
-        ax.bar(
-            x,
-            rows["value"].to_numpy(float),
-            width=0.62,
-            color="#56B4E9",
-            edgecolor="#0072B2",
-            label="model",
-        )
-        if {"ci_low", "ci_high"} <= set(rows.columns):
-            error = np.abs(
-                np.stack([rows["value"] - rows["ci_low"], rows["ci_high"] - rows["value"]]).astype(
-                    float
-                )
-            )
-            ax.errorbar(
-                x,
-                rows["value"].to_numpy(float),
-                yerr=np.nan_to_num(error),
-                fmt="none",
-                ecolor="#003A5C",
-                capsize=2,
-                lw=1.2,
-            )
+    require(frame, ("roi", "value", by), "rows", "pass metric rows")
+    rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
+    colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
+    size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
+    with panels(cell=size, title=title) as drawn:
+        (ax,) = drawn
+        for i, model in enumerate(models):
+            part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi")
+            part = part.reindex(index=rois, columns=["value", "ci_low", "ci_high"])
+            x, (y, error) = at - 0.4 + (i + 0.5) * width, value_and_error(part)
+            name = model if np.isfinite(y).any() else f"{model} (undefined)"
+            ax.bar(x, y, width * 0.92, color=colour[model], label=name, alpha=0.85)
+            if error.any():
+                ax.errorbar(x, y, yerr=error, fmt="none", ecolor="#222222", lw=0.9)
         if ceiling:
-            levels = np.asarray([ceiling.get(r, np.nan) for r in rows["roi"]], dtype=float)
-            ax.hlines(levels, x - 0.4, x + 0.4, color="#D55E00", lw=2, label="noise ceiling")
-        ax.set_xticks(
-            x,
-            rows["roi"],
-            rotation=45 if len(rows) > 8 else 0,
-            ha="right" if len(rows) > 8 else "center",
-        )
-        ax.set_ylabel(unit)
-        ax.set_title(title)
-        fig.legend(loc="outside upper right", ncols=2, fontsize=9)
-    plt.close(fig)
-    return fig
+            level = np.asarray([ceiling.get(roi, np.nan) for roi in rois], float)
+            ax.hlines(level, at - 0.42, at + 0.42, color="black", lw=1.6, label=ceiling_name)
+        ax.axhline(0, color="#444444", lw=0.8)
+        narrow = len(models) == 1 and len(rois) > 8
+        ax.set_xticks(at, rois, rotation=45 if narrow else 0, ha="right" if narrow else "center")
+        ax.set_xlim(-0.6, len(rois) - 0.4)
+        drawn.label(y=unit)
+        drawn.legend(int(size[0] / (0.6 + 0.085 * max(len(str(m)) for m in models))))
+    return drawn.figure

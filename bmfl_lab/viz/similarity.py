@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.panels import panels
-from bmfl_lab.viz.style import GREY, colours, markers
+from bmfl_lab.viz.charts import GREY, colours, markers, panels
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 
 def heat_map_figure(
@@ -28,29 +29,29 @@ def heat_map_figure(
     n_columns: int = 3,
     shared: bool = True,
 ) -> Figure:
-    """Draw tables (layers x ROIs) as heat maps with the value in every cell.
+    """Draw tables of layers and ROIs as heat maps, with the value in every cell.
 
     Parameters
     ----------
-    tables : mapping of str to DataFrame
-        Panel title to values; NaN is left blank. All panels have the same rows and columns.
-    title, unit : str
-        Heading, and what the colours measure.
-    marked : mapping of str to DataFrame of bool, optional
-        Cells that get a star, e.g. the significant ones.
-    signed : sequence of str
-        Panels that share a diverging scale about zero (differences); the others share another one.
+    tables : mapping of str to DataFrame, shape (n_layers, n_rois)
+        Title of each panel to its values; NaN is left blank. All tables have the same rows and
+        columns.
+    title : str, default ""
+        Title of the figure; contains *simulated* if responses are.
+    unit : str, default "Spearman rho"
+        Label of the colour bar.
+    marked : mapping of str to DataFrame of bool, shape (n_layers, n_rois), optional
+        Cells that get a star, for instance those that differ significantly from zero.
+    signed : sequence of str, optional
+        Panels that share colours symmetric about zero (differences). The others share another
+        scale.
     x_label, y_label : str
-        What columns and rows are.
+        Names of the columns and of the rows.
     n_columns : int, default 3
-        Panels a row.
+        Panels per row.
     shared : bool, default True
-        Whether panels share colours; False for measures of different units, each with a scale of
-        its own.
-
-    Returns
-    -------
-    matplotlib Figure
+        Whether panels share colours. False gives each panel its own scale, for measures of
+        different units.
 
     Raises
     ------
@@ -58,57 +59,45 @@ def heat_map_figure(
         If there is no table, or the tables differ in rows or columns.
     """
     _check_tables(tables)
-    first = next(iter(tables.values()))
-    plain = [t.to_numpy(float) for n, t in tables.items() if n not in signed]
-    top = max((np.nanmax(np.abs(v), initial=0) for v in plain), default=1) or 1
-    low = min((np.nanmin(v, initial=0) for v in plain), default=0)
-    reach = (
-        max((np.nanmax(np.abs(tables[n].to_numpy(float)), initial=0) for n in signed), default=0)
-        or 1.0
-    )
-    last = {
-        next((n for n in reversed(tables) if (n in signed) == kind), None) for kind in (True, False)
-    } - {None}
-    columns = min(n_columns, len(tables))
-    rows = -(-len(tables) // columns)
+    first, marked = next(iter(tables.values())), marked or {}
+    n_rows = -(-len(tables) // min(n_columns, len(tables)))
     cell = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
-    margin = 1.3 + 0.08 * _longest(first.index), 0.4 + 0.055 * _longest(first.columns) * rows
+    margin = 1.3 + 0.08 * _excess(first.index), 0.4 + 0.055 * _excess(first.columns) * n_rows
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    kinds = {name in signed for name in tables}
+    last = {next(n for n in reversed(tables) if (n in signed) == kind) for kind in kinds}
     with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
-            values = table.to_numpy(float)
-            if not shared:
-                low, top, reach = *_range(values), np.nanmax(np.abs(values), initial=1e-9)
-            scale = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach} if name in signed else {}
-            image = ax.imshow(
-                values, aspect="auto", **(scale or {"cmap": "viridis", "vmin": low, "vmax": top})
-            )
-            _write_cells(ax, values, image, None if marked is None else marked.get(name))
-            ax.set_xticks(
-                range(table.shape[1]),
-                table.columns,
-                rotation=45,
-                ha="right",
-                rotation_mode="anchor",
-            )
-            ax.set_yticks(range(table.shape[0]), table.index if k % columns == 0 else [])
+            alike = [t for n, t in tables.items() if (n in signed) == (name in signed)]
+            scale = _scale(alike if shared else [table], name in signed)
+            image = ax.imshow(table.to_numpy(float), aspect="auto", **scale)
+            _write_cells(ax, table.to_numpy(float), image, marked.get(name))
+            ax.set_xticks(range(table.shape[1]), table.columns, **turned)
+            names = [] if k % drawn.grid.shape[1] else table.index
+            ax.set_yticks(range(table.shape[0]), names)
             ax.set_title(name, fontsize=10)
             ax.grid(False)
-            if not shared:
-                drawn.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
-            elif name in last and len(last) == 1:
+            if shared and name in last and len(last) == 1:
                 drawn.colour_bar(image, unit)
-            elif name in last:
-                drawn.figure.colorbar(image, ax=ax, label=unit, fraction=0.04, pad=0.02)
+            elif not shared or name in last:
+                label = unit if shared else ""
+                drawn.figure.colorbar(image, ax=ax, label=label, fraction=0.04, pad=0.02)
         drawn.label(x_label, y_label)
     return drawn.figure
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
-    return float(np.nanmin(values, initial=0)), float(np.nanmax(values, initial=1e-9))
+def _scale(tables: Sequence[pd.DataFrame], signed: bool) -> dict[str, str | float]:
+    """Return the colours of tables: symmetric about zero, or from the smallest value or 0 up."""
+    values = np.concatenate([t.to_numpy(float).ravel() for t in tables])
+    if signed:
+        reach = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+        return {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
+    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1e-9)
+    return {"cmap": "viridis", "vmin": low, "vmax": high}
 
 
-def _longest(labels: Sequence[str]) -> int:
-    """Return by how many characters the longest label exceeds the usual ones."""
+def _excess(labels: Sequence[str]) -> int:
+    """Return by how many characters the longest label exceeds six."""
     return max(0, max(len(str(k)) for k in labels) - 6)
 
 
@@ -118,34 +107,25 @@ def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
         raise DataError(
             message("at least one table of layers x ROIs", "none", "pass {title: table}")
         )
-    for table in frames[1:]:
-        if list(table.columns) != list(frames[0].columns) or list(table.index) != list(
-            frames[0].index
-        ):
-            raise DataError(
-                message(
-                    "tables of the same rows and columns",
-                    f"{list(table.index)} x {list(table.columns)}",
-                    "reindex them to one another",
-                )
-            )
+    shapes = [(list(table.columns), list(table.index)) for table in frames]
+    if any(shape != shapes[0] for shape in shapes):
+        got = next(
+            f"{rows} x {columns}" for columns, rows in shapes if (columns, rows) != shapes[0]
+        )
+        expected = "tables of the same rows and columns"
+        raise DataError(message(expected, got, "reindex them to one another"))
 
 
-def _write_cells(ax, values: np.ndarray, image, marked: pd.DataFrame | None) -> None:
+def _write_cells(
+    ax: Axes, values: np.ndarray, image: AxesImage, marked: pd.DataFrame | None
+) -> None:
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             star = "*" if marked is not None and bool(marked.iloc[i, j]) else ""
             luminance = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
-            colour = "white" if luminance < 0.5 else "black"
-            ax.text(
-                j,
-                i,
-                f"{value if abs(value) >= 0.005 else 0:.2f}{star}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=colour,
-            )
+            ink = "white" if luminance < 0.5 else "black"
+            text = f"{value if abs(value) >= 0.005 else 0:.2f}{star}"
+            ax.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
 
 
 def rdm_figure(
@@ -156,43 +136,37 @@ def rdm_figure(
     n_columns: int = 4,
     unit: str = "percentile of dissimilarity",
 ) -> Figure:
-    """Draw RDMs with the stimuli ordered by category, dissimilarities shown as percentiles.
+    """Draw RDMs with the stimuli ordered by category, and dissimilarities as percentiles.
 
     Parameters
     ----------
     squares : mapping of str to ndarray, shape (n, n)
-        Panel title to symmetric RDM; all of the same stimuli in one order.
+        Title of each panel to a symmetric RDM; all of the same n stimuli in one order.
     categories : sequence of str, length n
-        Category of each stimulus; the figure orders by it and draws lines between categories.
-    title, unit : str
-        Heading and label of the colour bar.
+        Category of each stimulus. White lines separate categories.
+    title : str, default ""
+        Title of the figure; contains *simulated* if responses are.
     n_columns : int, default 4
-        Panels a row.
-
-    Returns
-    -------
-    matplotlib Figure
+        Panels per row.
+    unit : str, default "percentile of dissimilarity"
+        Label of the colour bar.
 
     Raises
     ------
     DataError
-        If there is no RDM, or one is not square over the given stimuli.
+        If there is no RDM, or one has another shape.
     """
     from scipy.stats import rankdata
 
-    names = np.asarray(categories, dtype=object)
+    names = np.asarray(categories, dtype=object).astype(str)
     n = len(names)
     bad = [(k, np.shape(v)) for k, v in squares.items() if np.shape(v) != (n, n)]
     if bad or not squares:
-        raise DataError(
-            message(
-                f"square RDMs ({n}, {n})", f"{bad[:1] or 'none'}", "expand condensed RDMs first"
-            )
-        )
-    order = np.argsort(names.astype(str), kind="stable")
-    groups, counts = np.unique(names[order].astype(str), return_counts=True)
-    edges = np.cumsum(counts)
-    upper = np.triu_indices(n, 1)
+        expected, got = f"square RDMs ({n}, {n})", f"{bad[:1] or 'none'}"
+        raise DataError(message(expected, got, "expand condensed RDMs first"))
+    order = np.argsort(names, kind="stable")
+    groups, counts = np.unique(names[order], return_counts=True)
+    edges, upper = np.cumsum(counts), np.triu_indices(n, 1)
     with panels(len(squares), n_columns, cell=(2.5, 2.6), margin=(1.6, 0.5), title=title) as drawn:
         for ax, (name, square) in zip(drawn, squares.items()):
             picture = np.full((n, n), np.nan)
@@ -204,10 +178,9 @@ def rdm_figure(
                 ax.axhline(edge - 0.5, color="white", lw=0.6)
                 ax.axvline(edge - 0.5, color="white", lw=0.6)
             ax.set_title(name, fontsize=10)
-            ax.set_xticks([])
-            ax.set_yticks([])
+            ax.set(xticks=[], yticks=[])
             ax.grid(False)
-        for ax in drawn.left:
+        for ax in drawn.grid[:, 0]:
             ax.set_yticks(edges - counts / 2 - 0.5, [g or "unlabelled" for g in groups], fontsize=7)
         drawn.colour_bar(image, unit, fraction=0.03)
     return drawn.figure
@@ -221,44 +194,48 @@ def layer_profile_figure(
     unit: str = "Pearson r",
     n_columns: int = 5,
 ) -> Figure:
-    """Draw scores along the layers, one panel an ROI and one line a model.
+    """Draw scores along the layers, with one panel per ROI and one line per model.
 
     Parameters
     ----------
-    tables : mapping of str to DataFrame
-        Model to a table of layers x ROIs, the layers in order.
+    tables : mapping of str to DataFrame, shape (n_layers, n_rois)
+        Model to its scores, the layers in order. All tables have the same rows and columns.
     ceiling : mapping of str to float, optional
         ROI to the highest value that the noise allows, drawn as a dashed line.
-    title, unit : str
+    title : str, default ""
+        Title of the figure; contains *simulated* if responses are.
+    unit : str, default "Pearson r"
+        Label of the vertical axis.
     n_columns : int, default 5
-        Panels a row.
-
-    Returns
-    -------
-    matplotlib Figure
+        Panels per row.
 
     Raises
     ------
     DataError
-        As `heat_map_figure`.
+        If there is no table, or the tables differ in rows or columns.
     """
     _check_tables(tables)
     first = next(iter(tables.values()))
     colour, marker = colours(tables), markers(tables)
+    blocks = [str(k).removeprefix("block ") for k in first.index]
     with panels(
-        first.shape[1], n_columns, cell=(1.9, 2.1), margin=(0.6, 0.7), title=title, sharey=True
+        first.shape[1], n_columns, title=title, cell=(1.9, 2.1), margin=(0.6, 0.7), sharey=True
     ) as drawn:
         for ax, roi in zip(drawn, first.columns):
             for name, table in tables.items():
-                style = {"marker": marker[name], "color": colour[name], "ms": 4}
-                ax.plot(range(len(table)), table[roi].to_numpy(float), label=name, **style)
+                ax.plot(
+                    range(len(table)),
+                    table[roi].to_numpy(float),
+                    label=name,
+                    marker=marker[name],
+                    color=colour[name],
+                    ms=4,
+                )
             level = (ceiling or {}).get(roi, np.nan)
             if np.isfinite(level):
                 ax.axhline(level, ls="--", lw=1, color=GREY, label="noise ceiling")
             ax.set_title(roi, fontsize=10)
-            ax.set_xticks(
-                range(len(first)), [str(k).removeprefix("block ") for k in first.index], fontsize=8
-            )
+            ax.set_xticks(range(len(first)), blocks, fontsize=8)
         drawn.label("block", unit)
         drawn.legend(5)
     return drawn.figure
@@ -274,39 +251,34 @@ def time_course_figure(
     title: str = "",
     unit: str = "mean Pearson r over sensors",
 ) -> Figure:
-    """Draw how well each layer predicts M/EEG over time, and when it does so best.
+    """Draw how well each layer predicts M/EEG over time, and when it predicts best.
 
     Parameters
     ----------
     scores : ndarray, shape (n_layers, n_times)
+        Score of each layer at each time.
     times : ndarray, shape (n_times,)
         Seconds after image onset.
-    layers : sequence of str
-        Names, in order.
+    layers : sequence of str, length n_layers
+        Names of the layers, in order.
     peaks : ndarray, shape (n_layers,), optional
-        Time of best prediction (s), drawn as a marker.
-    truth : sequence of float, optional
-        Planted latencies (s), drawn as a thin line each.
-    title, unit : str
-
-    Returns
-    -------
-    matplotlib Figure
+        Time of the best prediction in seconds, drawn as a triangle.
+    truth : sequence of float, length n_layers, optional
+        True (planted) latencies in seconds, drawn as dotted lines.
+    title : str, default ""
+        Title of the figure; contains *simulated* if responses are.
+    unit : str, default "mean Pearson r over sensors"
+        Label of the vertical axis.
 
     Raises
     ------
     DataError
-        If shapes disagree.
+        If the shape of `scores` differs from (n_layers, n_times).
     """
     scores, times = np.asarray(scores, float), np.asarray(times, float)
     if scores.shape != (len(layers), len(times)):
-        raise DataError(
-            message(
-                f"scores of shape ({len(layers)}, {len(times)})",
-                str(scores.shape),
-                "one row a layer",
-            )
-        )
+        expected = f"scores of shape ({len(layers)}, {len(times)})"
+        raise DataError(message(expected, str(scores.shape), "pass one row per layer"))
     colour = colours(layers)
     with panels(cell=(6.8, 3.4), title=title) as drawn:
         (ax,) = drawn
@@ -326,5 +298,5 @@ def time_course_figure(
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)
         drawn.label("time after image onset, ms", unit)
-        drawn.figure.legend(loc="outside right center", fontsize=9)
+        drawn.legend(1, "outside right center")
     return drawn.figure

@@ -1,8 +1,8 @@
-"""An interactive cortical surface whose map can be swapped without rebuilding the mesh."""
+"""An interactive cortical surface whose map can be changed without making the mesh anew."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,14 +30,14 @@ VIEWS: dict[str, dict[str, float]] = {
     "right lateral": {"x": 1.7, "y": -0.6, "z": 0.4},
     "dorsal": {"x": 0.0, "y": -0.7, "z": 1.7},
 }
-"""Directions of the camera, from so far that it never cuts into the brain; `aspect_ratio` sets the size."""
+"""Directions of the camera, from outside of the brain; `aspect_ratio` sets the size."""
 # plotly's orthographic camera sees one unit up and down, and to the sides as much more as the
 # figure is wider
 _HALF_HEIGHT, _HALF_WIDTH = 0.88, 1.12
 _GAP_MM = 6.0
-# axes of which nothing is seen, and no tick lies on the brain: those of an invisible axis plotly.js
-# draws letter by letter all the same, 0.3 s
-_BARE: dict[str, Any] = {
+# invisible axes without ticks on the brain: plotly.js draws their labels all the same, which
+# takes 0.3 s
+_BARE: dict[str, object] = {
     **dict.fromkeys(
         ("showgrid", "zeroline", "showline", "showticklabels", "showbackground", "showspikes"),
         False,
@@ -50,26 +50,31 @@ _BARE: dict[str, Any] = {
 }
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
-# the inflated surface is so smooth that fsaverage4's flat triangles stay within 0.3 mm of
-# fsaverage5's: the grey brain is drawn with a quarter of the triangles, which is what drawing it
-# costs, and so far further in that none shows through the map
+# on the smooth inflated surface the triangles of fsaverage4 stay within 0.3 mm of those of
+# fsaverage5: the grey brain is drawn with a quarter of the triangles, 0.3 mm below the map
 _SUNK_MM = 0.3
 
 
 class SurfaceLayout:
-    """Geometry shared by all maps of one atlas: which mesh vertex shows which value.
+    """Geometry shared by all maps of one atlas.
 
     Parameters
     ----------
     atlas : Atlas
-        Where the values lie.
+        Position of the vertices.
     surface : str, default "inflated"
-        Surface drawn.
+        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
 
     Attributes
     ----------
     order : ndarray of int64, shape (n_drawn,)
-        Index into the atlas's vertices of each drawn data vertex, left then right.
+        The atlas's vertex of each vertex of the map, left then right hemisphere.
+    points : ndarray of float, shape (n_drawn, 3)
+        Coordinates of the map's vertices in mm, a little above the surface.
+    faces : ndarray of int64, shape (n_triangles, 3)
+        Triangles of the map, by the numbers of its vertices.
+    base : list of (ndarray, ndarray, ndarray)
+        Vertices, triangles and sulci of the grey brain, left then right hemisphere.
     """
 
     def __init__(self, atlas: Atlas, surface: str = "inflated"):
@@ -100,12 +105,22 @@ class SurfaceLayout:
         return coordinates + np.asarray([shift, 0, 0], dtype=np.float32), triangles
 
     def faces_of(self, shown: np.ndarray) -> np.ndarray:
-        """Return the triangles whose three corners all have data; the rest shows the grey brain."""
+        """Return the triangles whose three corners all have data.
+
+        Parameters
+        ----------
+        shown : ndarray of float, shape (n_drawn,)
+            Values in the order of `order`; NaN means no data, and shows the grey brain.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_shown, 3)
+        """
         finite = np.isfinite(shown)
         return self.faces if finite.all() else self.faces[finite[self.faces].all(1)]
 
     def names(self) -> np.ndarray:
-        """Return the hover label of each drawn vertex: hemisphere, ROIs, vertex number."""
+        """Return the hover label of each vertex, str (n_drawn,): hemisphere, ROIs and number."""
         named: dict[int, list[str]] = {}
         for name, mask in self.atlas.rois.items():
             for vertex in np.flatnonzero(mask):
@@ -129,8 +144,8 @@ def _brain(
     return sunk.astype(points.dtype), coarse, sulci[:N_FSAVERAGE4]
 
 
-def map_style(values: np.ndarray, signed: bool | None = None) -> dict[str, Any]:
-    """Return plotly's colour settings (``colorscale``, ``cmin``, ``cmax``) for a map of values."""
+def _map_style(values: np.ndarray, signed: bool | None = None) -> dict[str, object]:
+    """Return plotly's colour settings (``colorscale``, ``cmin``, ``cmax``) of a map."""
     low, high, is_signed = symmetric_range(values, signed)
     return {"colorscale": DIVERGING if is_signed else SEQUENTIAL, "cmin": low, "cmax": high}
 
@@ -152,29 +167,34 @@ def surface_figure(
     Parameters
     ----------
     values : ndarray, shape (n_vertices,)
-        One number a vertex; NaN is drawn as no data.
+        One value per vertex; NaN means no data and shows the grey brain.
     atlas : Atlas
-        Where the vertices lie.
-    title, unit : str
-        Title and colour-bar label; say *simulated* in the title where responses are.
+        Position of the vertices.
+    title, unit : str, default ""
+        Title and label of the colour bar; the title contains *simulated* if responses are.
     signed : bool, optional
-        Symmetric diverging colours; found from the data when None.
-    surface, view : str
-        Surface and camera (a key of `VIEWS`).
+        Use diverging colours, symmetric about zero; by default if there are values on both sides of
+        zero.
+    surface : str, default "inflated"
+        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
+    view : str, default "posterior"
+        Direction of the camera, a key of `VIEWS`.
     layout : SurfaceLayout, optional
-        Geometry made before for the same atlas.
+        Geometry made before for the same atlas and surface.
     height : int, default 520
         Height in pixels.
 
     Returns
     -------
     plotly Figure
-        Traces: the grey brain, then one data mesh whose ``intensity`` `swap_map` replaces.
+        Two traces: the grey brain, and the map, whose values `swap_map` replaces.
 
     Raises
     ------
-    DataError, ConfigError
-        If the atlas lies on no surface or the surface is unknown.
+    ConfigError
+        If the surface is unknown.
+    DataError
+        If the atlas lies on no surface.
     """
     import plotly.graph_objects as go
 
@@ -192,7 +212,7 @@ def surface_figure(
     return figure
 
 
-def _scene(geometry: SurfaceLayout, view: str) -> dict[str, Any]:
+def _scene(geometry: SurfaceLayout, view: str) -> dict[str, object]:
     return {
         **dict.fromkeys(("xaxis", "yaxis", "zaxis"), _BARE),
         "aspectmode": "manual",
@@ -202,16 +222,16 @@ def _scene(geometry: SurfaceLayout, view: str) -> dict[str, Any]:
 
 
 def aspect_ratio(geometry: SurfaceLayout, view: str) -> dict[str, float]:
-    """Return plotly's ``aspectratio``: true proportions, in the size at which a view fills the figure.
+    """Return plotly's ``aspectratio`` with which a view fills the figure in true proportions.
 
-    Under an orthographic camera this, not the camera's distance, sets the size on the screen.
+    Under an orthographic camera it sets the size on the screen, and the camera's distance does not.
 
     Parameters
     ----------
     geometry : SurfaceLayout
-        What is drawn.
+        Geometry that is drawn.
     view : str
-        A key of `VIEWS`.
+        Direction of the camera, a key of `VIEWS`.
     """
     points = np.concatenate([points for points, _, _ in geometry.base])
     span = points.max(0) - points.min(0)
@@ -231,7 +251,7 @@ def _mesh(points: np.ndarray, faces: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _add_brain(figure: go.Figure, geometry: SurfaceLayout) -> None:
-    """Add the grey brain, sulci darker than gyri; one mesh, because a page compiles its programs for each."""
+    """Add the grey brain with darker sulci, as one mesh, because each mesh costs a page time."""
     points, faces, sulci = zip(*geometry.base)
     first = np.cumsum([0, *(len(p) for p in points[:-1])])
     figure.add_mesh3d(
@@ -261,12 +281,12 @@ def _add_map(
         name="map",
         colorbar={"title": {"text": unit, "side": "right"}, "thickness": 14, "len": 0.7},
         lighting={"ambient": 0.8, "diffuse": 0.35, "specular": 0.05},
-        **map_style(values, signed),
+        **_map_style(values, signed),
     )
 
 
 def _hover(unit: str) -> str:
-    """Return the text beside the pointer: where it is, and the value there."""
+    """Return the text beside the pointer: hemisphere, ROIs, vertex and value."""
     return "%{hovertext}<br>%{intensity:.3f} " + unit + "<extra></extra>"
 
 
@@ -279,19 +299,55 @@ def swap_map(
     unit: str | None = None,
     signed: bool | None = None,
 ) -> None:
-    """Show other values on a figure made by `surface_figure`, keeping mesh and camera.
+    """Show other values on a figure made by `surface_figure`, with the same mesh and camera.
 
-    Works on a plotly Figure and on a live FigureWidget, where it sends only the new numbers.
+    Parameters
+    ----------
+    figure : plotly Figure
+        Figure whose last trace is the map.
+    values : ndarray, shape (n_vertices,)
+        One value per vertex; NaN means no data and shows the grey brain.
+    layout : SurfaceLayout
+        Geometry that the figure was made with.
+    title, unit : str, optional
+        Title and label of the colour bar; unchanged by default.
+    signed : bool, optional
+        Use diverging colours, symmetric about zero; by default if there are values on both sides of
+        zero.
     """
-    shown = np.asarray(values, dtype=float)[layout.order]
-    with figure.batch_update():
-        trace = figure.data[-1]
-        faces = layout.faces_of(shown)
-        if not all(np.array_equal(corners, trace[name]) for corners, name in zip(faces.T, "ijk")):
-            trace.i, trace.j, trace.k = faces[:, 0], faces[:, 1], faces[:, 2]
-        trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
-        trace.update(map_style(values, signed))
-        if unit is not None:
-            trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
-        if title is not None:
-            figure.layout.title.text = title
+    shown, trace = np.asarray(values, dtype=float)[layout.order], figure.data[-1]
+    corners = layout.faces_of(shown)
+    trace.update(**dict(zip("ijk", corners.T)))
+    trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
+    trace.update(_map_style(values, signed))
+    if unit is not None:
+        trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
+    if title is not None:
+        figure.layout.title.text = title
+
+
+def outline_lines(layout: SurfaceLayout, mask: np.ndarray) -> np.ndarray:
+    """Return the border of a region as line segments for a three-dimensional line trace.
+
+    Parameters
+    ----------
+    layout : SurfaceLayout
+        Geometry of the atlas.
+    mask : ndarray of bool, shape (n_vertices,)
+        The region.
+
+    Returns
+    -------
+    ndarray of float, shape (3, 3 * n_edges)
+        Coordinates x, y and z in mm. After the two ends of each edge follows a NaN, which ends the
+        line. Empty if no triangle lies inside the region.
+    """
+    inside = np.asarray(mask, dtype=bool)[layout.order]
+    faces = layout.faces[inside[layout.faces].all(1)]
+    edges = np.sort(faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    unique, counts = np.unique(edges, axis=0, return_counts=True)
+    border = unique[counts == 1]
+    centre = layout.points.mean(0)
+    points = centre + (layout.points[border] - centre) * 1.004  # above the map
+    gaps = np.full((len(border), 1, 3), np.nan)
+    return np.concatenate([points, gaps], axis=1).reshape(-1, 3).T

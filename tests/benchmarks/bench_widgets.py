@@ -2,9 +2,10 @@
 
 Run by hand: ``python tests/benchmarks/bench_widgets.py [planted|demo] [--browser] [--models
 FOLDER]``. The aims: a widget opens within 3 s, a lesion or an image answers within 300 ms and
-another map of the same image within 100 ms, on the demo and two quiet cores; at the end stands
-which of them the medians meet. Beside each time in the kernel stands the processor time it took,
-which other work on the machine hardly changes.
+another map of the same image within 100 ms in the kernel, on the demo and two quiet cores. In a
+browser without a graphics card a change may take 1 s. The last lines tell which of these aims the
+medians meet. Beside each time in the kernel stands the processor time, which other work on the
+machine hardly changes.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
-AIMS = {"opens": 3000, "image": 300, "lesion": 300, "swap": 100}  # ms
+# ms; a change in a browser without a graphics card is "drawn"
+AIMS = {"opens": 3000, "image": 300, "lesion": 300, "swap": 100, "drawn": 1000}
 MEDIANS = []
 REGIONS = [("V1",), ("V2",), ("HVC",), ("LVC",), ("FFC",), ("V1", "V2"), ("V1", "HVC")]
 LOAD = """
@@ -172,11 +174,13 @@ def in_kernel(name, folder):
 # how often each visible figure was drawn, and the address of each visible picture
 DRAWN = """() => { const seen = (s) => [...document.querySelectorAll('.bmfl-frame ' + s)].filter(
     e => e.offsetParent && getComputedStyle(e).visibility === 'visible');
-    return { figures: seen('.js-plotly-plot').map(e => Number(e.dataset.change ?? 0)),
-             pictures: seen('.bmfl-picture img').map(e => e.src), loaded: seen('.bmfl-picture img').every(e => e.complete) } }"""
-# whether a change has arrived: every figure has heard of it, and as many pictures as change with it
-# are others
-ARRIVED = """(before, now, pictures) => now.loaded && now.figures.every((k, i) => k > before.figures[i])
+    return { figures: seen('.js-plotly-plot').map(e => Number(e.dataset.drawn ?? 0)),
+             pictures: seen('.bmfl-picture img').map(e => e.src),
+             loaded: seen('.bmfl-picture img').every(e => e.complete) } }"""
+# whether a change has arrived: as many figures as change with it were drawn anew, and as many
+# pictures are others
+ARRIVED = """(before, now, [figures, pictures]) => now.loaded
+    && now.figures.filter((k, i) => k > before.figures[i]).length >= figures
     && [0, 1, 2, 3].filter((i) => now.pictures[i] !== before.pictures[i]).length >= pictures"""
 
 
@@ -211,26 +215,26 @@ def attending(key):
     return lambda page: page.get_by_label("Attention", exact=True).select_option(SOURCES[key])
 
 
-# per widget: what is timed, its aim, the change, how many pictures change with it, and what is set
-# beforehand
+# per widget: what is timed, the change, how many figures and pictures change with it, and what is
+# set beforehand
 STEPS = {
     "region_ablation": [
-        ("image", "image", next_image, 1, None),
-        ("lesion", "lesion", next_lesion, 0, None),
+        ("image", next_image, (1, 1), None),
+        ("lesion", next_lesion, (2, 0), None),
     ],
     "surface_viewer": [
-        ("image", "image", next_image, 1, None),
+        ("image", next_image, (1, 1), None),
         # from the prediction, beside which its image stands, to its accuracy and back
-        ("map swap", "swap", choose("Map", (2, 0)), 1, None),
+        ("map swap", choose("Map", (2, 0)), (1, 1), None),
     ],
     "attention_explorer": [
-        ("image, fusion attention", "image", next_image, 2, None),
-        ("image, backbone attention", "image", next_image, 2, attending("backbone")),
-        ("block swap", "swap", choose("Block"), 1, None),
-        ("ROI swap", "swap", choose("ROI query"), 1, attending("ROI")),
+        ("image, fusion attention", next_image, (0, 2), None),
+        ("image, backbone attention", next_image, (0, 2), attending("backbone")),
+        ("block swap", choose("Block"), (0, 1), None),
+        ("ROI swap", choose("ROI query"), (0, 1), attending("ROI")),
     ],
-    "ood_explorer": [("another shift of the grid", "", choose("Shift or set"), 1, None)],
-    "run_browser": [("another run of the table", "", choose("Second run", (3, 2)), 0, None)],
+    "ood_explorer": [("another shift of the grid", choose("Shift or set"), (1, 1), None)],
+    "run_browser": [("another run of the table", choose("Second run", (3, 2)), (1, 0), None)],
 }
 
 
@@ -258,13 +262,13 @@ def in_browser(name, folder):
             report(f"{kind} opens in the browser", times, aim="opens")
             page_time = page.context.new_cdp_session(page)
             page_time.send("Performance.enable", {"timeDomain": "threadTicks"})
-            for label, aim, act, pictures, beforehand in steps:
+            for label, act, changing, beforehand in steps:
                 if beforehand is not None:
                     beforehand(page)
                     watched.settle()
                 number = itertools.count()
-                rows = [one_change(page, page_time, act, next(number), pictures) for _ in range(7)]
-                report(f"{kind}: {label}", *zip(*rows), aim=aim)
+                rows = [one_change(page, page_time, act, next(number), changing) for _ in range(7)]
+                report(f"{kind}: {label}", *zip(*rows), aim="drawn")
             assert watched.kernel_errors() == [] and watched.errors == []
             page.context.close()
             lab.stop_kernels()
@@ -291,26 +295,25 @@ def page_busy(session):
     return 1000 * next(m["value"] for m in found if m["name"] == "TaskDuration")
 
 
-def one_change(page, session, act, i, pictures=0):
+def one_change(page, session, act, i, changing):
     """Return the ms from a key press or a choice until all is drawn, and those the page's own thread was busy."""
     before, busy = page.evaluate(DRAWN), page_busy(session)
     page.evaluate(
-        f"""([before, pictures]) => {{ window.bmflTaken = null; const start = {{}};
+        f"""([before, changing]) => {{ window.bmflTaken = null; const start = {{}};
         for (const name of ['keydown', 'change'])
             document.addEventListener(name, () => {{ start.at ??= performance.now() }}, {{once: true, capture: true}});
-        const look = (changed) => {{
-            if (!start.at || !({ARRIVED})(before, ({DRAWN})(), pictures)) return;
+        const look = () => {{
+            if (!start.at || !({ARRIVED})(before, ({DRAWN})(), changing)) return;
             seen.disconnect();
             document.removeEventListener('load', look, true);
-            // figures are drawn while a frame is made, pictures with the next one; a timer runs once it has been handed on
-            const framed = Array.isArray(changed) && changed.some(c => c.attributeName === 'data-change');
+            // drawn with the next frame; a timer runs once it has been handed on
             const done = () => setTimeout(() => {{ window.bmflTaken = performance.now() - start.at }});
-            framed ? done() : requestAnimationFrame(done);
+            requestAnimationFrame(done);
         }};
         const seen = new MutationObserver(look);
         document.addEventListener('load', look, true);
-        seen.observe(document, {{subtree: true, attributeFilter: ['data-change', 'src', 'style']}}) }}""",
-        [before, pictures],
+        seen.observe(document, {{subtree: true, attributeFilter: ['data-drawn', 'src', 'style']}}) }}""",
+        [before, changing],
     )
     act(page, i)
     page.wait_for_function("() => window.bmflTaken !== null", timeout=60_000, polling=50)

@@ -29,7 +29,7 @@ CONTROLS = {
     "ood": [
         lambda p, f: f.get_by_label("Grid", exact=True).select_option("accuracy of the first"),
         lambda p, f: f.get_by_label("Shift or set", exact=True).select_option("sketch"),
-        lambda p, f: f.get_by_label("Flips", exact=True).select_option("only the first is right"),
+        lambda p, f: f.get_by_label("Images", exact=True).select_option("only the first is right"),
     ],
     "runs": [lambda p, f: f.get_by_label("Metric", exact=True).select_option("balanced_accuracy")],
 }

@@ -1,11 +1,32 @@
-"""Attention overlays put weight where the map has it."""
+"""Attention overlays put weight where the map has it, and checks are drawn beside their maps."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.viz.attention import attention_figure, consulted_rois_figure, overlay, upsample_map
+from bmfl_lab.viz.attention import (
+    attention_figure,
+    centres_figure,
+    checks_figure,
+    consulted_rois_figure,
+    deletion_figure,
+    fields_figure,
+    overlay,
+    upsample_map,
+)
+
+CHECKS = pd.DataFrame(
+    {
+        "map": ["a", "a", "b"],
+        "check": ["weights", "deletion", "weights"],
+        "value": [0.1, -0.2, None],
+        "low": [0.0, -0.3, None],
+        "high": [0.2, -0.1, None],
+        "reference": [0.5, 0.0, 0.5],
+        "passes": pd.Series([True, False, None], dtype=object),
+    }
+)
 
 
 def corner_map():
@@ -61,3 +82,69 @@ def test_refusals():
         overlay(image, np.eye(2), 2.0)
     with pytest.raises(DataError, match="at least one image's attention"):
         consulted_rois_figure(pd.DataFrame())
+
+
+def words(ax):
+    return " ".join(t.get_text() for t in ax.texts)
+
+
+def test_checks_stand_beside_their_map():
+    image, maps = np.zeros((28, 28, 3), np.uint8), {"a": np.eye(2), "b": np.eye(2)}
+    fig = checks_figure(image, maps, {"a": np.eye(2)}, CHECKS, title="t")
+    cells = np.reshape(fig.axes, (2, 4))
+    assert [a.get_title(loc="center") for a in cells[0]] == [
+        "this model",
+        "random weights",
+        "weights",
+        "deletion",
+    ]
+    assert (
+        "pass" in words(cells[0, 2])
+        and "0.10" in words(cells[0, 2])
+        and "FAIL" in words(cells[0, 3])
+    )
+    assert "undefined" in words(cells[1, 2]) and "not measured" in words(cells[1, 3])
+    assert not cells[1, 1].images and cells[0, 1].images
+
+
+def test_curves_are_drawn_against_random_orders():
+    rows = [
+        (name, kind, order, f, 1 - f, 0.9 - f, 1.1 - f)
+        for name in ("a", "b")
+        for kind in ("deletion", "insertion")
+        for order in ("map", "random")
+        for f in (0.0, 0.5, 1.0)
+    ]
+    table = pd.DataFrame(rows, columns=["map", "kind", "order", "fraction", "mean", "low", "high"])
+    fig = deletion_figure(table, score="p", title="t")
+    assert [len(ax.lines) for ax in fig.axes] == [3, 3] and fig.axes[0].get_ylabel() == "p"
+
+
+def test_fields_carry_both_centres():
+    centres = pd.DataFrame({"x": [1.0, -1.0], "y": [0.5, 0.0]})
+    truth = pd.DataFrame({"x": [1.2, np.nan], "y": [0.4, np.nan]})
+    fig = fields_figure({"left:V1": np.eye(4), "right:V1": np.eye(4)}, centres, truth, degrees=8)
+    left, right = fig.axes
+    marked = [line for line in left.lines if len(line.get_xdata()) == 1]
+    assert [line.get_xdata()[0] for line in marked] == [1.0, 1.2]
+    assert len([line for line in right.lines if len(line.get_xdata()) == 1]) == 1
+    assert left.get_xlim() == (-4, 4)
+
+
+def test_centres_leave_out_what_has_no_truth():
+    estimated = pd.DataFrame({"x": [1.0, 2, 3], "y": [1.0, 2, 3]})
+    truth = pd.DataFrame({"x": [1.0, np.nan, 3], "y": [1.0, np.nan, 3]})
+    fig = centres_figure(estimated, truth, ["V1", "V1", "V2"])
+    assert [len(c.get_offsets()) for c in fig.axes[0].collections] == [1, 1]
+
+
+def test_figures_of_checks_refuse_what_does_not_fit():
+    image, frame = np.zeros((28, 28, 3), np.uint8), pd.DataFrame({"x": [1.0], "y": [1.0]})
+    with pytest.raises(DataError, match="at least one map with checks"):
+        checks_figure(image, {}, {}, CHECKS)
+    with pytest.raises(DataError, match="at least one curve"):
+        deletion_figure(pd.DataFrame(), score="p")
+    with pytest.raises(DataError, match="one centre per field"):
+        fields_figure({"a": np.eye(2)}, frame.iloc[:0], degrees=8)
+    with pytest.raises(DataError, match="a vertex with a known field"):
+        centres_figure(frame, frame, [""])

@@ -9,7 +9,7 @@ from bmfl_lab.viz.results import (
     accuracy_figure,
     accuracy_table,
     curves_figure,
-    roi_figure,
+    grouped_figure,
     summary_rows,
 )
 
@@ -78,12 +78,20 @@ def test_a_single_epoch_is_seen():
     assert [line.get_marker() for line in lines] == ["o", ""]
 
 
-def test_roi_figure_shows_the_ceiling():
+def test_bars_per_roi_stand_beside_the_ceiling():
     frame = pd.DataFrame(
         {"roi": ["V1", "LO"], "value": [0.3, 0.2], "ci_low": [0.2, 0.1], "ci_high": [0.4, 0.3]}
     )
-    ax = roi_figure(frame, ceiling={"V1": 0.5}).axes[0]
+    frame = frame.assign(model="ridge")
+    ax = grouped_figure(frame, ceiling={"V1": 0.5}, title="t", unit="r").axes[0]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["V1", "LO"]
+    assert [bar.get_height() for bar in ax.patches] == [0.3, 0.2]
+    levels = [
+        c.get_segments()[0][:, 1].tolist()
+        for c in ax.collections
+        if c.get_label() == "noise ceiling"
+    ]
+    assert levels == [[0.5, 0.5]]
 
 
 def test_missing_metric_is_refused_with_the_choices():

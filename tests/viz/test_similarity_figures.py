@@ -124,7 +124,7 @@ def test_brain_beside_robust_and_effects():
     ax = drawn(brain_scores.effect_figure(whole, ceiling=(0.4, 0.5))).axes[0]
     assert [list(line.get_ydata()) for line in ax.lines if line.get_marker() == "."] == [[0.1, 0.3]]
     assert len(brain_scores.effect_figure(whole, ceiling=(np.nan, np.nan)).axes[0].patches) == 0
-    with pytest.raises(DataError, match="one row a model"):
+    with pytest.raises(DataError, match="one row per model"):
         brain_scores.effect_figure(whole.drop(columns="low"))
 
 

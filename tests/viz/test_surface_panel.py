@@ -6,8 +6,7 @@ import pytest
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.viz.mesh import load_mesh
-from bmfl_lab.viz.raster import VIEWS, view_of
-from bmfl_lab.viz.surface import _apart, category_map, roi_map, surface_maps, surface_panel
+from bmfl_lab.viz.surface import _apart, category_map, roi_map, surface_maps, surface_panel, view_of
 
 
 def make():
@@ -151,4 +150,3 @@ def test_bad_names_are_refused():
         category_map(["a"] * len(y), atlas, title="t", order=["b"])
     with pytest.raises(DataError, match="at least one map"):
         surface_maps({}, atlas, title="t", unit="u")
-    assert VIEWS[:4] == ("lateral", "medial", "ventral", "posterior")

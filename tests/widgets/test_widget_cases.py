@@ -11,11 +11,11 @@ from bmfl_lab import load_study
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.evaluation import Explorer, attention_verdict
 from bmfl_lab.evaluation.attention_checks import check_row
-from bmfl_lab.viz.style import ink_on
+from bmfl_lab.viz.charts import ink_on
 from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio
 from widgets import ablation, attention, ood, surface
+from widgets.figure import sampled
 from widgets.frame import dropdown
-from widgets.plots import sampled
 
 BACKBONE, ENCODER, CONSULTED, LOOKED = (
     "backbone: CLS over patches",
@@ -161,7 +161,7 @@ def test_a_click_inside_a_region_names_the_vertex_and_its_own_value(explorer):
 
 def test_a_region_has_its_outline_from_the_first_choice_on(explorer, tmp_path):
     frame = widgets.surface_viewer(explorer, folder=tmp_path)
-    plot = next(iter(frame.figures.values())).plot
+    plot = frame.figures[0].plot
     (trace,) = (t for t in plot.data if t.name == "outline")
     assert trace.visible is False
     for region in ("V1", "FFC"):
@@ -170,14 +170,14 @@ def test_a_region_has_its_outline_from_the_first_choice_on(explorer, tmp_path):
     frame.set(region="")
     assert trace.visible is False
     opened = widgets.surface_viewer(explorer, folder=tmp_path, region="V1")
-    plot = next(iter(opened.figures.values())).plot
+    plot = opened.figures[0].plot
     assert [t.visible for t in plot.data if t.name == "outline"] == [True]
 
 
 def test_all_outlines_are_those_of_the_drawn_side(explorer, tmp_path):
     frame = widgets.surface_viewer(explorer, folder=tmp_path)
-    plot = next(iter(frame.figures.values())).plot
-    (trace,) = (t for t in plot.data if t.name == "all outlines")
+    plot = frame.figures[0].plot
+    (trace,) = (t for t in plot.data if t.name == "borders")
     assert not np.isfinite(np.asarray(trace.x, float)).any()
     frame.set(outlines=True)
     both = np.asarray(trace.x, float)
@@ -274,7 +274,7 @@ def test_two_models_are_compared_only_where_each_has_a_map_of_its_own(three):
     assert frame.error == "" and (frame.state.model, frame.state.other_model) == ("one", "two")
     assert (
         list(frame.controls["other_model"].options) == ["one", "two"]
-        and "two says" in frame.status.value
+        and "two predicts" in frame.status.value
     )
     panels = attention.select(frame.state, three)["panels"]
     assert [p["title"].rpartition(", ")[2] for p in panels] == ["one", "two"]
@@ -286,7 +286,7 @@ def test_two_models_are_compared_only_where_each_has_a_map_of_its_own(three):
             and frame.controls["other_model"].disabled
         )
         assert "another model" not in frame.controls["compare"].options
-        assert f"the {source.partition(':')[0]}&#x27;s, whatever the model" in frame.status.value
+        assert f"belongs to the {source.partition(':')[0]}" in frame.status.value
     frame.set(model="plain")
     frame.set(source=CONSULTED, compare="another model")
     assert frame.error == "" and (frame.state.model, frame.state.other_model) == ("one", "two")
@@ -295,7 +295,7 @@ def test_two_models_are_compared_only_where_each_has_a_map_of_its_own(three):
 def test_one_model_with_cross_attention_has_none_beside_it(explorer):
     frame = widgets.attention_explorer(explorer, compare="another model", source=CONSULTED)
     assert frame.error == "" and frame.state.compare == "nothing"
-    assert "No other model here has cross-attention" in frame.status.value
+    assert "No other model has cross-attention" in frame.status.value
 
 
 def test_the_checks_of_the_shown_map_stand_in_the_status(explorer):
@@ -380,7 +380,7 @@ def test_numbers_can_be_read_on_every_colour():
 
 def test_the_numbers_of_the_grid_are_those_of_its_cells(result, explorer):
     frame = widgets.ood_explorer(result, explorer, show=ood.SHOW[1])
-    plot = next(iter(frame.figures.values())).plot
+    plot = frame.figures[0].plot
     grid, numbers = np.asarray(plot.data[0].z), plot.data[-1]
     cells = {(x, y): text for x, y, text in zip(numbers.x, numbers.y, numbers.text)}
     assert len(cells) == np.isfinite(grid).sum() == len(numbers.textfont.color)

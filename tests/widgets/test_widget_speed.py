@@ -1,11 +1,6 @@
-"""What makes a widget quick stays right: what is sent apart, drawn in one frame, put off or shared out."""
+"""Short cuts that make a widget quick leave its results as they are."""
 
-import gc
-import inspect
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +8,6 @@ import torch
 
 import widgets
 from bmfl_lab.errors import DataError
-from widgets.frame import undisturbed
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def news(frame):
-    return [json.loads(figure.news.value) for figure in frame.figures.values()]
 
 
 def test_each_image_stands_under_one_of_the_random_lesions(explorer, parts):
@@ -50,92 +38,34 @@ def test_the_explorer_works_on_half_of_the_threads_and_gives_them_back(explorer)
     assert torch.get_num_threads() == before
 
 
-def test_a_lesion_changes_only_the_values_of_the_cortex(explorer, tmp_path):
+def sent(figure):
+    """The texts that the page gets of a figure: the geometry of its meshes, its look and its values."""
+    return {"geometry": figure.geometry.value, **json.loads(figure.state.value)}
+
+
+def test_a_lesion_sends_only_new_values_of_the_cortex(explorer, tmp_path):
     frame = widgets.region_ablation(explorer, folder=tmp_path)
-    before = news(frame)[0]
+    before = sent(frame.figures[0])
     frame.set(regions=("FFC",))
-    after = news(frame)[0]
-    assert frame.error == "" and {k for k in after if after[k] != before.get(k)} == {"v3", "change"}
-    assert json.loads(after["v3"]).keys() == {"intensity"} and "intensity" not in json.loads(
-        after["t3"]
-    )
+    after = sent(frame.figures[0])
+    assert frame.error == "" and {k for k in after if after[k] != before[k]} == {"values"}
+    assert json.loads(after["values"]).keys() == {"0", "3"}
+    assert "intensity" not in json.loads(after["look"])["data"][3]
 
 
-def test_another_map_is_new_values_colours_and_key_without_a_new_layout(explorer, tmp_path):
+def test_another_map_leaves_the_geometry_and_the_other_figure_as_they_are(explorer, tmp_path):
     frame = widgets.surface_viewer(explorer, folder=tmp_path, region="V1")
-    before = news(frame)
+    before = [sent(figure) for figure in frame.figures]
     frame.set(show="encoding accuracy")
-    (cortex, tuning), (old, old_tuning) = news(frame), before
-    assert frame.error == "" and {k for k in cortex if cortex[k] != old.get(k)} == {
-        "v3",
-        "t3",
-        "key",
-        "change",
-    }
-    was, now = json.loads(old["t3"]), json.loads(cortex["t3"])
-    assert {k for k in now if now[k] != was.get(k)} <= {
-        "colorscale",
-        "cmin",
-        "cmax",
-        "hovertemplate",
-    }
-    assert {k for k in tuning if tuning[k] != old_tuning.get(k)} == {"change"}
-    assert (
-        "validation r" in now["hovertemplate"]
-        and "validation r" in json.loads(cortex["key"])["bar"]
-    )
-    assert (
-        "encoding accuracy" in json.loads(cortex["key"])["title"]
-        and "encoding" not in cortex["look"]
-    )
+    cortex, tuning = (sent(figure) for figure in frame.figures)
+    assert frame.error == "" and tuning == before[1]
+    assert {k for k in cortex if cortex[k] != before[0][k]} == {"values", "look"}
+    look = json.loads(cortex["look"])
+    assert "validation r" in look["label"] and "encoding accuracy" in look["label"]
+    assert look["data"][3]["colorbar"]["title"]["text"] == "validation r"
 
 
-def test_the_library_is_sent_before_the_widget_is_imported():
-    code = (
-        "import sys, widgets, widgets.shelf as shelf; made = shelf.shelf\n"
-        "shelf.shelf = lambda: print('widgets.surface' in sys.modules) or made()\n"
-        "widgets.surface_viewer; print('widgets.surface' in sys.modules, len(shelf._shelves[0].source) > 1e6)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT
-    )
-    assert done.stdout.split() == ["False", "True", "True"], done.stdout + done.stderr
-
-
-def test_the_page_is_told_to_draw_once_all_figures_are_there(explorer, tmp_path):
-    frame = widgets.surface_viewer(explorer, folder=tmp_path)
-    (cortex, details), heard = frame.figures.values(), []
-    assert cortex.beat is details.beat
-    cortex.beat.observe(
-        lambda change: heard.append([part["change"] for part in news(frame)]), names="value"
-    )
-    start = news(frame)[0]["change"]
-    frame.set(index=3)
-    frame.set(show="encoding accuracy")
-    assert heard == [[start + 1] * 2, [start + 2] * 2]
-
-
-def test_garbage_is_collected_again_after_an_answer_and_after_an_error():
-    seen = []
-
-    @undisturbed()
-    def make(source, /, *, folder="figures"):
-        """Say so."""
-        seen.append(gc.isenabled())
-        raise ValueError(source)
-
-    assert gc.isenabled()
-    with pytest.raises(ValueError, match="wrong"):
-        make("wrong", folder="here")
-    assert seen == [False] and gc.isenabled()
-    assert make.__doc__ == "Say so." and list(inspect.signature(make).parameters) == [
-        "source",
-        "folder",
-    ]
-    gc.disable()
-    try:
-        with undisturbed():
-            pass
-        assert not gc.isenabled(), "somebody else had switched it off"
-    finally:
-        gc.enable()
+def test_all_figures_share_one_copy_of_plotly(explorer, tmp_path):
+    frames = [widgets.surface_viewer(explorer, folder=tmp_path) for _ in range(2)]
+    figures = [figure for frame in frames for figure in frame.figures]
+    assert len({figure.library_id for figure in figures}) == 1 and len(figures) == 4

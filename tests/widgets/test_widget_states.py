@@ -1,9 +1,7 @@
 """Widgets without a browser: states select arrays, errors become sentences, and no torch is needed."""
 
 import ast
-import base64
 import dataclasses
-import json
 import subprocess
 import sys
 import types
@@ -24,7 +22,6 @@ from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.records import Record
 from widgets import ablation, attention, ood, runs, surface
 from widgets.frame import name_of
-from widgets.live import packed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,15 +132,6 @@ def test_what_was_asked_for_lately_is_remembered():
     assert made == ["kept"] and len(explorer._cache) <= 256
 
 
-def test_long_arrays_are_packed_for_the_page():
-    values = np.linspace(-2, 2, 60).reshape(3, 20)
-    spec = packed({"z": values, "few": np.arange(3), "text": "t"})
-    assert spec["z"]["dtype"] == "f4" and spec["z"]["shape"] == "3, 20"
-    read = np.frombuffer(base64.b64decode(spec["z"]["bdata"]), "<f4").reshape(3, 20)
-    np.testing.assert_allclose(read, values, rtol=1e-6)
-    assert packed(np.arange(99))["dtype"] == "i4" and spec["text"] == "t" and spec["few"][2] == 2
-
-
 def test_queries_of_the_encoder_are_named_by_their_vertices(explorer):
     regions = explorer.map_choices("encoder: ROI query over patches")["regions"]
     assert set(regions) == {f"{s}:{r}" for s in ("left", "right") for r in explorer.atlas.present}
@@ -178,7 +166,7 @@ def test_a_click_switches_a_region_off_and_on_and_breaks_a_group_up(explorer):
 def test_ood_select_counts_the_images_that_flip(explorer, parts):
     study, models, _, _ = parts
     result = evaluate_ood(models, study, shifts=[("masked", 5)], sets=["test"], n_boot=10)
-    source = ood.source_of(result, explorer)
+    source = ood.Source(result, explorer)
     found = ood.select(ood.State(), source)
     cell = result.per_image[result.per_image["shift"] == "masked"].pivot(
         index="id", columns="model", values="correct"
@@ -211,11 +199,8 @@ def frames(explorer, result, folder):
 
 
 def sent(frame):
-    """All that the page is told of a widget's figures, without the count of changes."""
-    return [
-        {**json.loads(f.still.value), **json.loads(f.news.value), "change": 0}
-        for f in frame.figures.values()
-    ]
+    """All that the page gets of a widget's figures."""
+    return [(figure.geometry.value, figure.state.value) for figure in frame.figures]
 
 
 def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_path):
@@ -334,7 +319,7 @@ def test_an_image_that_cannot_be_read_gives_a_sentence(parts):
 
 def test_bad_sources_are_refused(explorer, tmp_path):
     with pytest.raises(DataError, match="pass the result of evaluate_ood"):
-        ood.source_of(pd.DataFrame({"model": []}))
+        ood.Source(pd.DataFrame({"model": []}))
     with pytest.raises(ConfigError, match="a trained model"):
         ablation.select(ablation.State(model="nope"), explorer)
     with pytest.raises(ConfigError, match="an attention source"):
@@ -359,7 +344,7 @@ def test_models_and_the_explorer_are_one_readable_line(explorer, parts):
 
 def test_no_widget_imports_torch():
     paths = sorted((ROOT / "widgets").glob("*.py"))
-    assert len(paths) >= 8
+    assert len(paths) >= 7
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -1,0 +1,378 @@
+"""Live plotly figures, the cortex and rows of images, which follow changes in the kernel."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anywidget
+import ipywidgets as w
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import traitlets
+from plotly.colors import sample_colorscale
+from plotly.offline import get_plotlyjs
+
+from bmfl_lab.viz.surface_interactive import (
+    VIEWS,
+    SurfaceLayout,
+    aspect_ratio,
+    outline_lines,
+    surface_figure,
+    swap_map,
+)
+
+if TYPE_CHECKING:
+    from bmfl_lab.data.atlas import Atlas
+
+# figure.js replaces these three colours by those of the page's theme.
+INK, LINE, PAPER = "#222222", "#e3e3e3", "#ffffff"
+ERROR = {"type": "data", "color": INK, "thickness": 1.2}
+SYMBOLS = {
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    ">": "triangle-right",
+    "X": "x",
+    "*": "star",
+}
+"""Plotly's name of each marker in `bmfl_lab.viz.charts.MARKERS`."""
+_GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
+_THUMBNAIL, _GAP, _LEAST_SIDE = 72, 6, 224  # pixels
+_libraries: list[w.Label] = []
+
+
+def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
+    """Return the figure in the style of all live figures, in colours that follow the page's theme.
+
+    Parameters
+    ----------
+    figure : plotly Figure
+        Changed in place.
+    height : int
+        Height in pixels.
+    title : str, default ""
+        Title.
+    """
+    figure.update_layout(
+        template="none",
+        font={"size": 13, "color": INK, "family": "Helvetica, Arial, sans-serif"},
+        height=height,
+        autosize=True,
+        paper_bgcolor=PAPER,
+        plot_bgcolor=PAPER,
+        title={"text": title, "x": 0.02, "font": {"size": 15}},
+        margin={"l": 10, "r": 14, "t": 54, "b": 44},
+        hoverlabel={"font": {"size": 12}},
+    )
+    figure.update_xaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
+    figure.update_yaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
+    return figure
+
+
+def sampled(scale: str, shares: np.ndarray) -> list[tuple[float, float, float]]:
+    """Return colours of a plotly colour scale.
+
+    Parameters
+    ----------
+    scale : str
+        Name of the colour scale.
+    shares : ndarray of float, shape (n,)
+        Positions on the scale, from 0 to 1.
+
+    Returns
+    -------
+    list of (float, float, float), length n
+        Red, green and blue from 0 to 1.
+    """
+    if not len(shares):
+        return []
+    return sample_colorscale(scale, np.clip(shares, 0, 1).tolist(), colortype="tuple")
+
+
+def _library() -> w.Label:
+    """Return the widget that holds the text of plotly.js, which is sent once per kernel."""
+    if not _libraries or _libraries[0].comm is None:
+        _libraries[:] = [w.Label(get_plotlyjs())]
+    return _libraries[0]
+
+
+def _description(plot: go.Figure) -> str:
+    """Return the title of a figure and the range of its colours, for people who do not see it."""
+    title = re.sub("<[^>]*>", " ", plot.layout.title.text or "").strip() or "figure"
+    if not plot.data or plot.data[-1].type != "mesh3d":
+        return title
+    mesh = plot.data[-1]
+    unit = mesh.colorbar.title.text or ""
+    return f"{title}, colours from {mesh.cmin:.4g} to {mesh.cmax:.4g} {unit}".rstrip()
+
+
+class LiveFigure(anywidget.AnyWidget):
+    """Shows a plotly figure on the page and sends only the parts that change.
+
+    Parameters
+    ----------
+    plot : plotly Figure
+        Changed in place by its owner; `update` brings the page up to date.
+
+    Notes
+    -----
+    Plotly's own FigureWidget sends 5 MB of JavaScript with every figure, and no longer follows
+    changes on a page that needs more than two seconds to read them. Here all figures of a kernel
+    share one copy, and the data travel in two labels: the geometry of meshes, and the state, which
+    holds everything else.
+    """
+
+    _esm = Path(__file__).with_name("figure.js").read_text("utf-8")
+    library_id = traitlets.Unicode().tag(sync=True)
+    geometry_id = traitlets.Unicode().tag(sync=True)
+    state_id = traitlets.Unicode().tag(sync=True)
+    height = traitlets.Int(300).tag(sync=True)
+    clicked = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, plot: go.Figure):
+        self.plot = plot
+        geometry, state = self._texts()
+        self.geometry, self.state = w.Label(geometry), w.Label(state)
+        super().__init__(
+            library_id=_library().model_id,
+            geometry_id=self.geometry.model_id,
+            state_id=self.state.model_id,
+            height=int(plot.layout.height or 300),
+        )
+
+    def _texts(self) -> tuple[str, str]:
+        """Return the geometry of the meshes, and the state, which is everything else."""
+        spec, geometry, values = self.plot.to_dict(), {}, {}
+        for i, trace in enumerate(spec["data"]):
+            if trace["type"] == "mesh3d":
+                geometry[i] = {key: trace.pop(key) for key in _GEOMETRY if key in trace}
+                values[i] = {"intensity": trace.pop("intensity")}
+        look = {**spec, "label": _description(self.plot)}
+        geometry, look, values = (pio.to_json(p, validate=False) for p in (geometry, look, values))
+        return geometry, json.dumps({"look": look, "values": values})
+
+    def update(self) -> None:
+        """Send the parts of the figure that have changed to the page."""
+        self.geometry.value, self.state.value = self._texts()
+
+    def to_html(self, with_library: bool) -> str:
+        """Return the figure as part of a web page.
+
+        Parameters
+        ----------
+        with_library : bool
+            Whether plotly.js is included; it is needed once per page.
+        """
+        return pio.to_html(self.plot, full_html=False, include_plotlyjs=with_library)
+
+    def on_click(self, act: Callable[[dict[str, object]], None]) -> None:
+        """Call a function with each clicked point.
+
+        Parameters
+        ----------
+        act : callable
+            ``act(point)`` with ``point["trace"]`` and ``point["index"]``, the numbers of the trace
+            and of the point in it, and ``point["x"]``, ``point["y"]``, its coordinates.
+        """
+        self.observe(lambda change: act(json.loads(change["new"])), names="clicked")
+
+
+class Cortex(LiveFigure):
+    """Shows one map on the cortical surface, with the outline of a region; clicks name a vertex.
+
+    Parameters
+    ----------
+    atlas : Atlas or None
+        Position of the vertices. Without an atlas on a surface the figure only says so.
+    height : int, default 430
+        Height in pixels.
+    """
+
+    def __init__(self, atlas: Atlas | None, height: int = 430):
+        self.surface: SurfaceLayout | None = None
+        if atlas is None or atlas.mesh is None:
+            super().__init__(styled(go.Figure(), 60, "No cortical surface in this study"))
+            return
+        self.surface = SurfaceLayout(atlas)
+        made = surface_figure(np.zeros(atlas.n_vertices), atlas, layout=self.surface, title=" ")
+        for name, line in (
+            ("borders", {"color": "black", "width": 3}),
+            ("outline", {"color": "#D55E00", "width": 6}),
+        ):
+            made.add_scatter3d(
+                x=[None],
+                y=[None],
+                z=[None],
+                mode="lines",
+                name=name,
+                line=line,
+                hoverinfo="skip",
+                showlegend=False,
+                visible=False,
+            )
+        brain, data, *lines = made.data
+        made.data = (brain, *lines, data)  # swap_map changes the last trace
+        styled(made, height).update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
+        super().__init__(made)
+
+    def show(
+        self,
+        values: np.ndarray,
+        *,
+        title: str,
+        unit: str,
+        signed: bool | None,
+        outline: np.ndarray | None = None,
+        borders: np.ndarray | None = None,
+        view: str = "posterior",
+    ) -> None:
+        """Show a map, the outline of a region and the borders of all ROIs.
+
+        Parameters
+        ----------
+        values : ndarray, shape (n_vertices,)
+            One value per vertex; NaN shows the grey brain.
+        title, unit : str
+            Title of the figure and label of the colour bar.
+        signed : bool or None
+            Whether colours are symmetric about zero; None finds it from the values.
+        outline : ndarray of bool, shape (n_vertices,), optional
+            The region that is outlined.
+        borders : ndarray of bool, shape (n_vertices,), optional
+            Vertices among which the borders of all ROIs are drawn; none are drawn by default.
+        view : str, default "posterior"
+            Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`. The camera
+            only turns when the view changes, so that turning by hand persists.
+        """
+        if self.surface is None:
+            return
+        swap_map(self.plot, values, self.surface, title=title, unit=unit, signed=signed)
+        self._draw_lines("outline", [] if outline is None else [outline])
+        rois = [] if borders is None else self.surface.atlas.rois.values()
+        self._draw_lines("borders", [np.asarray(roi, bool) & borders for roi in rois])
+        if self.plot.layout.uirevision != view:
+            self.plot.layout.uirevision = view
+            self.plot.layout.scene.camera.eye = VIEWS[view]
+            self.plot.layout.scene.aspectratio = aspect_ratio(self.surface, view)
+
+    def _draw_lines(self, name: str, masks: Sequence[np.ndarray]) -> None:
+        """Draw the borders of regions, each bool (n_vertices,), in the trace of this name."""
+        lines = [outline_lines(self.surface, mask) for mask in masks if np.any(mask)]
+        points = np.concatenate(lines, axis=1) if lines else np.full((3, 1), np.nan)
+        (trace,) = self.plot.select_traces({"name": name})
+        trace.update(**dict(zip("xyz", points)), visible=bool(lines))
+
+    def vertex(self, point: Mapping[str, object]) -> int:
+        """Return the atlas's vertex of a clicked point, -1 if the point is not on the map."""
+        if self.surface is None or point["trace"] != len(self.plot.data) - 1:
+            return -1
+        return int(self.surface.order[point["index"]])
+
+
+class Pictures(w.HTML):
+    """Shows images in a row, each under a caption; the row takes no place while it is empty.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Largest width of each image in pixels; all become narrower on a narrow page.
+    """
+
+    def __init__(self, widths: Sequence[int]):
+        super().__init__()
+        self._widths, self._images = tuple(widths), [""] * len(widths)
+
+    def show(self, *shown: tuple[np.ndarray | None, str]) -> None:
+        """Show images with captions.
+
+        Parameters
+        ----------
+        *shown : tuple of (ndarray of uint8, shape (H, W, 3 or 4), or None, str)
+            Image and caption of each place. Without an image the caption stands alone; places
+            beyond the last one given are left out.
+        """
+        parts = []
+        for place, (image, caption) in enumerate(shown):
+            caption = html.escape(caption)
+            if image is not None:
+                self._images[place] = _tag(enlarged(image), caption)
+            # a missing image keeps its place, so that the images beside it do not move
+            seen = "hidden" if image is None else "visible"
+            parts.append(
+                "<figure class='bmfl-picture' style='margin:0 12px 0 0;min-width:0;"
+                f"flex:0 1 {self._widths[place]}px'>"
+                f"<figcaption style='white-space:pre-line;line-height:1.3'>{caption}</figcaption>"
+                f"<div style='visibility:{seen}'>{self._images[place]}</div></figure>"
+            )
+        row = "display:flex;align-items:flex-end;font:13px Helvetica,Arial,sans-serif"
+        self.value = f"<div style='{row}'>{''.join(parts)}</div>"
+        empty = not any(image is not None or caption for image, caption in shown)
+        self.layout.display = "none" if empty else None
+
+    def to_html(self) -> str:
+        """Return the images as part of a web page, which needs no other file."""
+        return f"<div style='padding:8px 28px'>{self.value}</div>"
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Return a small photograph enlarged by a whole factor to about 224 pixels.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3) or (H, W, 4)
+        Image; one with transparency, such as a `sheet`, has its final size and stays as it is.
+    """
+    scale = max(1, round(_LEAST_SIDE / max(image.shape[:2]))) if image.shape[2] == 3 else 1
+    return image.repeat(scale, 0).repeat(scale, 1)
+
+
+def _tag(image: np.ndarray, text: str) -> str:
+    """Return an image, uint8 (H, W, 3 or 4), as an HTML element that contains it as a PNG file."""
+    from PIL import Image
+
+    buffer, (height, width) = io.BytesIO(), image.shape[:2]
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG", compress_level=1)
+    data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    size = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height};display:block"
+    return f"<img style='{size}' src='{data}' alt='{text}'>"
+
+
+def sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray | None:
+    """Return square thumbnails of images in rows.
+
+    Parameters
+    ----------
+    images : sequence of ndarray of uint8, each of shape (S, S, 3)
+        Images; their sizes may differ.
+    columns : int
+        Thumbnails per row.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 4), or None
+        Thumbnails of 72 pixels with transparent gaps; None without images.
+    """
+    from PIL import Image
+
+    if not images:
+        return None
+    columns, step = min(columns, len(images)), _THUMBNAIL + _GAP
+    rows = -(-len(images) // columns)
+    made = np.zeros((rows * step - _GAP, columns * step - _GAP, 4), dtype=np.uint8)
+    for i, image in enumerate(images):
+        small = Image.fromarray(np.ascontiguousarray(image)).resize(
+            (_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC
+        )
+        y, x = step * (i // columns), step * (i % columns)
+        made[y : y + _THUMBNAIL, x : x + _THUMBNAIL] = np.asarray(small.convert("RGBA"))
+    return made
