@@ -79,3 +79,26 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         return "check the spelling"
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     return f"did you mean {found[0]!r}?" if found else "choose one of " + ", ".join(sorted(options))
+
+
+def require(
+    condition: object, error: type[BmflError], expected: str, got: object, remedy: str
+) -> None:
+    """Raise an error with the three parts of `message` unless a condition holds.
+
+    Parameters
+    ----------
+    condition : object
+        Nothing happens if it is true.
+    error : type of BmflError
+        Class of the error.
+    expected, got, remedy
+        As in `message`.
+
+    Raises
+    ------
+    BmflError
+        Of the class `error`, if the condition is false.
+    """
+    if not condition:
+        raise error(message(expected, str(got), remedy))
