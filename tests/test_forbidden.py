@@ -31,7 +31,7 @@ EVERYTHING = sorted(
     for p in (ROOT / top).rglob("*")
     if p.suffix in (".py", ".ipynb", ".yaml", ".txt", ".sh", "")
     and p.is_file()
-    and "__pycache__" not in p.parts
+    and not {"__pycache__", ".ruff_cache", ".ipynb_checkpoints"} & set(p.parts)
 ) + [ROOT / n for n in ("Makefile", "environment.yml", "pyproject.toml", "README.md")]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.runtime import rng
 
 
@@ -143,8 +144,6 @@ def split_half_ceiling(repeats: np.ndarray, n_splits: int = 20, seed: int = 0) -
     ----------
     Spearman (1910), Brown (1910), British Journal of Psychology 3.
     """
-    from bmfl_lab.metrics.correlation import pearson
-
     x = _repeats(repeats)
     x = x[np.isfinite(x).all((1, 2))]
     k = x.shape[1]

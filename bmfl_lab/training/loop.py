@@ -397,13 +397,16 @@ class Run:
 
     @functools.cached_property
     def plain(self) -> nn.Module:
+        """The module itself, without the wrapper for several processes."""
         return self.accelerator.unwrap_model(self.module)
 
     @functools.cached_property
     def trained(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def state(self) -> dict[str, Tensor]:
+        """Return a copy of the module's weights on the CPU."""
         return {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
 
 

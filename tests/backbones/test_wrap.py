@@ -156,5 +156,5 @@ def test_encoder_and_fusion_train_on_a_wrapped_network(tmp_path):
     images = study.set("test").subset(range(4))
     pixels = torch.stack([backbone.preprocess(images.image(i)) for i in range(4)])
     with torch.no_grad():
-        whole = fusion.assemble().eval()(pixels).logits
+        whole = fusion.path(pixels).logits
     np.testing.assert_allclose(whole, fusion.logits(images), atol=0.05)
