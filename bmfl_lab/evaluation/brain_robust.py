@@ -82,7 +82,7 @@ def brain_and_robust(
     ----------
     rows : iterable of MetricRow, or pandas.DataFrame
         Rows of one record, or of several records with a column ``run``, as
-        `bmfl_lab.runs.findings.collect_records` returns them. A model is identified by its name and
+        `bmfl_lab.runs.collect.collect_records` returns them. A model is identified by its name and
         its run.
     brain : str or sequence of str
         Name of the metric of brain-likeness; of several names, the first that a model has is used.

@@ -8,29 +8,32 @@ from pathlib import Path
 import pandas as pd
 
 from bmfl_lab.errors import RunError, message
+from bmfl_lab.evaluation.findings import LEVEL, findings, prefer_over_seeds
 from bmfl_lab.files import atomic_path
 from bmfl_lab.records import Record, comparison_label, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
-from bmfl_lab.runs.findings import LEVEL, findings, prefer_over_seeds
 from bmfl_lab.runs.spec import Run
 
 CONDITION = ("study", "split", "shift", "severity", "subject", "roi", "layer")
-CLEAR = "only where the interval leaves out zero and the p value, adjusted by Holm, is at most 0.05; else open"
+_CLEAR = (
+    "only where the interval leaves out zero and the p value, adjusted by Holm, is at most 0.05; "
+    "else open"
+)
 VERDICTS = {
     "accuracy_difference": (
         "better",
         "worse",
         "open",
-        f"the first model is better or worse {CLEAR}",
+        f"the first model is better or worse {_CLEAR}",
     ),
     "region_effect": (
         "more",
         "less",
         "open",
-        f"the region matters more or less than its control {CLEAR}",
+        f"the region matters more or less than its control {_CLEAR}",
     ),
 }
-"""Words for a clear positive, a clear negative and an open difference, and how they are meant."""
+"""Words for a clear positive, a clear negative and an open difference, and their definition."""
 
 
 def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
@@ -56,7 +59,7 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
 
 
 def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
-    """Return the report as markdown: the findings in plain words, then one table a metric, a row a condition."""
+    """Return the report in markdown: findings, then one table per metric, one row per condition."""
     lines = [
         f"# {title}",
         "",
@@ -88,13 +91,13 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
 
 
 def _verdicts(rows: pd.DataFrame) -> pd.Series:
-    """Return a word for each difference, by its interval and the p value adjusted over its family."""
-    asked = rows[rows["name"].isin(VERDICTS) & rows["ci_low"].notna()]
-    p = pd.to_numeric(asked["p_adjusted"])
-    sure = ((asked["ci_low"] > 0) | (asked["ci_high"] < 0)) & ~(p > LEVEL)
-    side = (~sure) * 2 + (sure & (asked["value"] < 0)) * 1
-    words = [VERDICTS[name][k] for name, k in zip(asked["name"], side)]
-    return pd.Series(words, index=asked.index, dtype=object)
+    """Return a word per difference, from its interval and its adjusted p value."""
+    compared = rows[rows["name"].isin(VERDICTS) & rows["ci_low"].notna()]
+    p = pd.to_numeric(compared["p_adjusted"])
+    sure = ((compared["ci_low"] > 0) | (compared["ci_high"] < 0)) & ~(p > LEVEL)
+    side = (~sure) * 2 + (sure & (compared["value"] < 0)) * 1
+    words = [VERDICTS[name][k] for name, k in zip(compared["name"], side)]
+    return pd.Series(words, index=compared.index, dtype=object)
 
 
 def _keys(part: pd.DataFrame) -> list[str]:
@@ -110,7 +113,10 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _table(part: pd.DataFrame) -> list[str]:
-    """Return a table of one metric, a row a condition and a column a model; a lone model is named below it."""
+    """Return a table of one metric: one row per condition and one column per model.
+
+    A single model is named below the table instead.
+    """
     keys, models = _keys(part), sorted(part["model"].unique())
     seeds = part["n_seeds"].notna() | part["seed"].notna()
     header = [*keys, *((m or "value" for m in models) if len(models) > 1 else ["value"]), "n"]
@@ -130,7 +136,7 @@ def _seeds(group: pd.DataFrame) -> int:
 
 
 def _seed_table(every: pd.DataFrame) -> list[str]:
-    """Return the values of single seeds, a row a condition and model; nothing where no model has several."""
+    """Return the values of single seeds: one row per condition and model, none without seeds."""
     single = every[every["seed"].notna()].assign(seed=lambda f: f["seed"].astype(int))
     keys, seeds = _keys(single), sorted(single["seed"].unique())
     if len(seeds) < 2:
@@ -156,32 +162,32 @@ def _by_model(part: pd.DataFrame, column: str) -> str:
 
 
 def _notes(part: pd.DataFrame) -> list[str]:
-    """Return what is noted of a table, each with the rows it is said of; verdicts stand in the cells or above instead."""
+    """Return the notes of a table, each with the rows that it applies to, except verdicts."""
     name = part["name"].iloc[0]
     if name in VERDICTS or name == "p_holm" or name.endswith("_gain"):
         return []
-    known = [n.rstrip(".") for n in dict.fromkeys(part["notes"]) if n]
-    if len(known) < 2 and part["notes"].nunique() < 2:
-        return known
+    notes = [n.rstrip(".") for n in dict.fromkeys(part["notes"]) if n]
+    if len(notes) < 2 and part["notes"].nunique() < 2:
+        return notes
     severity = pd.to_numeric(part["severity"]).map(lambda s: "" if pd.isna(s) else f" {s:g}")
     place = part.assign(set=part["split"].where(part["shift"] == "", part["shift"] + severity))
     place = place.assign(row=place["set"] + ", " + place["model"])
-    said = place["notes"].map(lambda n: n.rstrip(".").split("; "))
+    clauses_of_row = place["notes"].map(lambda n: n.rstrip(".").split("; "))
     found = []
-    for clause in dict.fromkeys(c for n in known for c in n.split("; ")):
-        has = said.map(lambda clauses, clause=clause: clause in clauses)
+    for clause in dict.fromkeys(c for n in notes for c in n.split("; ")):
+        has = clauses_of_row.map(lambda clauses, clause=clause: clause in clauses)
         found.append(_rows_of(place[has], place[~has]) + clause)
     return found
 
 
 def _rows_of(mine: pd.DataFrame, others: pd.DataFrame, limit: int = 6) -> str:
-    """Return what tells some rows of a table from the others: their ROIs, layers, image sets or models; "" for all."""
+    """Return the ROIs, layers, image sets or models of some rows that the others lack."""
     if others.empty:
         return ""
-    told = next(
+    column = next(
         (k for k in ("roi", "layer", "set", "model") if not set(mine[k]) & set(others[k])), "row"
     )
-    which = list(dict.fromkeys(mine[told]))
+    which = list(dict.fromkeys(mine[column]))
     more = f" and {len(which) - limit} more" if len(which) > limit else ""
     return f"{'; '.join(which[:limit])}{more}: "
 
@@ -193,13 +199,14 @@ def _cell(group: pd.DataFrame) -> str:
     if values.empty:
         return "undefined"
     words = sorted(set(group["verdict"]) - {""})
-    said = f" {' or '.join(words)}" if words else ""
-    # two runs of the same models tell the same numbers twice
+    verdict = f" {' or '.join(words)}" if words else ""
+    # two runs of the same models give the same numbers twice
     if len(group[["value", "ci_low", "ci_high"]].drop_duplicates()) == 1:
         low, high = group["ci_low"].iloc[0], group["ci_high"].iloc[0]
         interval = f" [{low:.3f}, {high:.3f}]" if pd.notna(low) and pd.notna(high) else ""
-        return f"{values.iloc[0]:.3f}{interval}{said}"
-    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f}, {len(values)} values){said}"
+        return f"{values.iloc[0]:.3f}{interval}{verdict}"
+    spread = f"{values.min():.3f} to {values.max():.3f}, {len(values)} values"
+    return f"{values.mean():.3f} ({spread}){verdict}"
 
 
 def _plain(value: object) -> str:

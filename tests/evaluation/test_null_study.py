@@ -10,7 +10,7 @@ from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
 from bmfl_lab.evaluation import compare_models, evaluate_ood
-from bmfl_lab.runs.findings import comparisons, findings
+from bmfl_lab.evaluation.findings import comparisons, findings
 from bmfl_lab.training import Context, LoopConfig, train_fusion
 from bmfl_lab.training.recipes import tiny
 

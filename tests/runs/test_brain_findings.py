@@ -4,8 +4,8 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from bmfl_lab.evaluation.findings import brain_findings, findings
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.findings import brain_findings, findings
 from bmfl_lab.runs.report import render
 
 

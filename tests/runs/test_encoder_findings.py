@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from bmfl_lab.evaluation.findings import encoder_findings
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.findings import encoder_findings
 
 LABEL = "encoder of s (simulated responses), some backbone"
 

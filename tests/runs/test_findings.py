@@ -7,17 +7,10 @@ import json
 import pandas as pd
 import pytest
 
+from bmfl_lab.evaluation.findings import CORTEX_FREE, READ_FMRI, comparisons, findings
 from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
-from bmfl_lab.runs.findings import (
-    CORTEX_FREE,
-    READ_FMRI,
-    collect_records,
-    comparisons,
-    findings,
-    grouped,
-    overview,
-)
+from bmfl_lab.runs.collect import collect_records, grouped, overview
 from bmfl_lab.runs.report import render
 from bmfl_lab.training.controls import CONTROL_MODELS
 
@@ -362,7 +355,7 @@ def test_a_report_opens_with_what_was_found():
 def test_a_row_over_seeds_stands_for_its_seeds_in_tables():
     import pandas as pd
 
-    from bmfl_lab.runs.findings import prefer_over_seeds
+    from bmfl_lab.evaluation.findings import prefer_over_seeds
 
     rows = pd.DataFrame(
         {

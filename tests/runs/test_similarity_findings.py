@@ -5,8 +5,8 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
+from bmfl_lab.evaluation.findings import findings, similarity_findings
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.findings import findings, similarity_findings
 
 
 def frame(*rows):

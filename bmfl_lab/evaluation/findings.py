@@ -1,25 +1,17 @@
-"""Say in plain words what records show: comparisons, regions, encoders, alignment, similarity."""
+"""Sentences on what metric rows show: comparisons, regions, encoders, alignment, similarity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from bmfl_lab.errors import BmflError
-from bmfl_lab.records import MetricRow, Record, comparison_label, read_record
+from bmfl_lab.records import comparison_label
 
 PLACE = ["split", "shift", "severity"]
-COLUMNS = [
-    "spec",
-    "run",
-    "notebook",
-    "study",
-    "finished",
-    "revision",
-    *MetricRow.__dataclass_fields__,
-]
+COMPARISON = (
+    "study run first second set in_distribution value ci_low ci_high p_holm n n_seeds verdict"
+).split()
 PLAIN = ("backbone", "concat", "linear probe")
 """Models that are no controls: a difference to any other model is one to a control."""
 CORTEX_FREE = (
@@ -41,93 +33,8 @@ READ_FMRI = {
 LEVEL = 0.05
 
 
-def study_label(record: Record) -> str:
-    """Return the study's name, saying where its responses are simulated."""
-    return str(record.study.get("name", "")) + (
-        " (simulated)" if record.study.get("simulated") else ""
-    )
-
-
-def collect_records(
-    folder: str | Path,
-    *,
-    study: str = "",
-    without: Sequence[str] = ("09_report",),
-    latest: bool = True,
-) -> tuple[pd.DataFrame, list[str]]:
-    """Read every ``record.json`` below a folder.
-
-    Parameters
-    ----------
-    folder : str or Path
-        For instance ``papermill_runs/out``.
-    study : str, optional
-        Keep only records of the study of this name.
-    without : sequence of str
-        Notebooks that are left out.
-    latest : bool, default True
-        Of records of one notebook with the same parameters and study, keep only the one finished
-        last.
-
-    Returns
-    -------
-    rows : DataFrame
-        Metric rows with ``spec, run, notebook, study, finished, revision``; no row where there is
-        no record.
-    problems : list of str
-        Records that cannot be read, one sentence each.
-    """
-    problems: list[str] = []
-    found: dict[str, tuple[Path, Record]] = {}
-    for path in sorted(Path(folder).rglob("record.json")):
-        try:
-            record = read_record(path)
-        except (BmflError, KeyError, TypeError) as error:
-            problems.append(f"{path.parent.name}: {error}")
-            continue
-        if record.notebook in without or (study and record.study.get("name") != study):
-            continue
-        chosen = {k: v for k, v in record.parameters.items() if k != "out"}
-        key = (
-            str((record.notebook, sorted(chosen.items()), study_label(record)))
-            if latest
-            else str(path)
-        )
-        if key not in found or str(record.extra["finished"]) > str(found[key][1].extra["finished"]):
-            found[key] = (path, record)
-    frames = [
-        record.to_frame().assign(
-            spec=path.parent.parent.name,
-            run=path.parent.name,
-            notebook=record.notebook,
-            study=study_label(record),
-            finished=record.extra["finished"],
-            revision=record.extra["code_revision"],
-        )
-        for path, record in found.values()
-    ]
-    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
-    return rows[COLUMNS], problems
-
-
-def overview(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a run: how many numbers it holds, over how many seeds, of which revision."""
-    if rows.empty:
-        return pd.DataFrame(
-            columns=["study", "notebook", "run", "n_rows", "n_seeds", "finished", "revision"]
-        )
-    grouped = rows.groupby(["study", "notebook", "run"], sort=True)
-    table = grouped.agg(
-        n_rows=("name", "size"),
-        n_seeds=("seed", "nunique"),
-        finished=("finished", "first"),
-        revision=("revision", "first"),
-    )
-    return table.reset_index()
-
-
 def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the paired differences of models, one row a pair and image set.
+    """Return the paired differences of models, one row per pair and image set.
 
     Parameters
     ----------
@@ -138,56 +45,27 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``study, run, first, second, set, in_distribution, value, ci_low, ci_high, p_holm, n,
-        n_seeds, verdict``; verdict is "better", "worse" (of `first`) or "open", better and worse
-        only where the interval leaves out zero and the adjusted p value is at most 0.05.
+        n_seeds, verdict``; the verdict on `first` is "better" or "worse" where the interval does
+        not contain zero and the adjusted p value is at most 0.05, and "open" elsewhere.
     """
     frame = rows.rename(columns={"run_id": "run"})
-    frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
-    frame = frame.assign(p_adjusted=pd.to_numeric(frame["p_adjusted"]))
-    differences = frame[
-        (frame["name"] == "accuracy_difference") & frame["value"].notna() & frame["ci_low"].notna()
-    ]
-    out = []
-    for row in differences.itertuples():
-        clear = (row.ci_low > 0 or row.ci_high < 0) and not row.p_adjusted > LEVEL
-        label = (
-            row.split
-            if not row.shift
-            else row.shift + (f" {int(row.severity)}" if row.severity else "")
-        )
-        out.append(
-            {
-                "study": row.study,
-                "run": row.run,
-                "first": row.model,
-                "second": row.reference,
-                "set": label,
-                "in_distribution": row.split == "test" and not row.shift,
-                "value": row.value,
-                "ci_low": row.ci_low,
-                "ci_high": row.ci_high,
-                "p_holm": row.p_adjusted,
-                "n": int(row.n),
-                "n_seeds": int(row.n_seeds) if pd.notna(row.n_seeds) else 1,
-                "verdict": "open" if not clear else "better" if row.value > 0 else "worse",
-            }
-        )
-    columns = [
-        "study",
-        "run",
-        "first",
-        "second",
-        "set",
-        "in_distribution",
-        "value",
-        "ci_low",
-        "ci_high",
-        "p_holm",
-        "n",
-        "n_seeds",
-        "verdict",
-    ]
-    return pd.DataFrame(out, columns=columns)
+    kept = frame["name"].eq("accuracy_difference") & frame["value"].notna()
+    table = frame[kept & frame["ci_low"].notna()]
+    severity = pd.to_numeric(table["severity"]).map(lambda s: f" {s:.0f}" if s > 0 else "")
+    plain = table["shift"].eq("")
+    table = table.assign(
+        first=table["model"],
+        second=table["reference"],
+        set=table["split"].where(plain, table["shift"] + severity.astype(str)),
+        in_distribution=table["split"].eq("test") & plain,
+        p_holm=pd.to_numeric(table["p_adjusted"]),
+        n=table["n"].astype(int),
+        n_seeds=pd.to_numeric(table["n_seeds"]).fillna(1).astype(int),
+    )
+    clear = ((table["ci_low"] > 0) | (table["ci_high"] < 0)) & ~(table["p_holm"] > LEVEL)
+    side = table["value"].gt(0).map({True: "better", False: "worse"})
+    table = table.assign(verdict=side.where(clear, "open"))
+    return table[COMPARISON].reset_index(drop=True)
 
 
 def findings(rows: pd.DataFrame) -> list[str]:
@@ -237,7 +115,7 @@ def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([part[~turned], back]).astype({"in_distribution": bool})
 
 
-ASKED = {
+MODES = {
     "only": "trained with it alone",
     "left_out": "trained without it",
     "lesioned": "lesioned at inference",
@@ -246,7 +124,7 @@ ASKED = {
 
 
 def region_findings(rows: pd.DataFrame) -> list[str]:
-    """Return which regions an ablation names, one sentence a run, question and control.
+    """Return which regions an ablation names, one sentence per run, question and control.
 
     Parameters
     ----------
@@ -280,8 +158,9 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
             or f"none of {part['roi'].nunique()} regions; no effect larger than {bound:.1f} points"
         )
         lines.append(
-            f"{study}, {run}: regions that matter more than {control.replace('_', ' ')}, {ASKED[mode]}: {said}. "
-            f"n = {int(part['n'].min())} to {int(part['n'].max())} images, {int(part['n_seeds'].max())} seeds, Holm over regions and sets."
+            f"{study}, {run}: regions that matter more than {control.replace('_', ' ')}, "
+            f"{MODES[mode]}: {said}. n = {int(part['n'].min())} to {int(part['n'].max())} images, "
+            f"{int(part['n_seeds'].max())} seeds, Holm over regions and sets."
         )
     return lines
 
@@ -298,29 +177,26 @@ def _listed(pair: pd.DataFrame, limit: int = 6) -> str:
 
 def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
     groups = {v: pair[pair["verdict"] == v] for v in ("better", "worse", "open")}
-    words = []
-    for verdict in ("better", "worse"):
-        if len(groups[verdict]):
-            words.append(
-                f"{verdict} on {len(groups[verdict])} of {len(pair)} sets ({_listed(groups[verdict])})"
-            )
+    words = [
+        f"{verdict} on {len(groups[verdict])} of {len(pair)} sets ({_listed(groups[verdict])})"
+        for verdict in ("better", "worse")
+        if len(groups[verdict])
+    ]
     if len(groups["open"]):
         bound = 100 * groups["open"][["ci_low", "ci_high"]].abs().max().max()
-        words.append(
-            f"no difference larger than {bound:.1f} points on {len(groups['open'])} of {len(pair)} sets"
-        )
-    n, seeds = sorted(set(pair["n"])), sorted(set(pair["n_seeds"]))
-    size = (
-        f"n = {n[0]}"
-        + (f" to {n[-1]}" if len(n) > 1 else "")
-        + f" images, {seeds[-1]} seed"
-        + "s" * (seeds[-1] > 1)
+        share = f"{len(groups['open'])} of {len(pair)} sets"
+        words.append(f"no difference larger than {bound:.1f} points on {share}")
+    n, seeds = sorted(set(pair["n"])), int(pair["n_seeds"].max())
+    size = f"n = {n[0]}" + f" to {n[-1]}" * (len(n) > 1)
+    size += f" images, {seeds} seed" + "s" * (seeds > 1)
+    return (
+        f"`{first}` against `{second}`: {'; '.join(words)}. {size}; points, "
+        "95 % paired intervals, Holm over sets."
     )
-    return f"`{first}` against `{second}`: {'; '.join(words)}. {size}; points, 95 % paired intervals, Holm over sets."
 
 
 def _brain(part: pd.DataFrame) -> str:
-    """Return whether predicted responses helped out of distribution, and whether a cortex was needed."""
+    """Return whether predicted responses helped out of distribution, and if so, why."""
     away = part[~part["in_distribution"] & (part["first"] == "fusion")]
     gain = away[away["second"] == "backbone"]
     if gain.empty:
@@ -329,11 +205,20 @@ def _brain(part: pd.DataFrame) -> str:
     worse = list(gain[gain["verdict"] == "worse"]["set"])
     harm = f" It was worse on {len(worse)} ({', '.join(worse)})." if worse else ""
     if not better:
-        return f"Fusion was better than the backbone alone on none of {len(gain)} out-of-distribution sets: no help of the brain was found.{harm}"
-    text = f"Fusion was better than the backbone alone on {len(better)} of {len(gain)} out-of-distribution sets.{harm}"
+        return (
+            f"Fusion was better than the backbone alone on none of {len(gain)} "
+            f"out-of-distribution sets: no help of the brain was found.{harm}"
+        )
+    text = (
+        f"Fusion was better than the backbone alone on {len(better)} of {len(gain)} "
+        f"out-of-distribution sets.{harm}"
+    )
     controls = away[~away["second"].isin(PLAIN) & away["set"].isin(better)]
     if controls.empty:
-        text += " It was not compared directly with a control without a cortex, so the gain may come from any added information."
+        text += (
+            " It was not compared directly with a control without a cortex, "
+            "so the gain may come from any added information."
+        )
         other = part[
             ~part["first"].isin(["fusion", *PLAIN])
             & (part["second"] == "backbone")
@@ -349,7 +234,8 @@ def _brain(part: pd.DataFrame) -> str:
         sets = tuple(one[one["verdict"] == "better"]["set"])
         (won.setdefault(sets, []) if sets else lost).append(name)
     for sets, names in won.items():
-        text += f" It was better than the {_controls(names)} on {len(sets)} of these ({', '.join(sets)})."
+        where = f"{len(sets)} of these ({', '.join(sets)})"
+        text += f" It was better than the {_controls(names)} on {where}."
     return text + _shared(lost)
 
 
@@ -361,20 +247,18 @@ def _shared(lost: Sequence[str]) -> str:
     """Return the conclusion from controls that the fusion never beat, by what they read."""
     free, reading = [n for n in lost if n in CORTEX_FREE], [n for n in lost if n in READ_FMRI]
     other = [n for n in lost if n not in (*free, *reading)]
-    text = ""
+    text, start = "", " On none of these was it better than "
     if free:
-        text += f" On none of these was it better than the {_controls(free)}: nothing shows that the gain takes a cortex."
+        text += f"{start}the {_controls(free)}: nothing shows that the gain takes a cortex."
     if reading:
         what = " or ".join(READ_FMRI[n] for n in reading)
         text += (
-            f" On none of these was it better than the {_controls(reading)}, which also "
-            f"read{'s' * (len(reading) == 1)} predicted fMRI: nothing shows that the gain takes {what}."
+            f"{start}the {_controls(reading)}, which also read{'s' * (len(reading) == 1)} "
+            f"predicted fMRI: nothing shows that the gain takes {what}."
         )
-    return text + (
-        f" On none of these was it better than {', '.join(f'`{n}`' for n in other)}."
-        if other
-        else ""
-    )
+    if other:
+        text += f"{start}{', '.join(f'`{n}`' for n in other)}."
+    return text
 
 
 def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
@@ -410,33 +294,6 @@ def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return pd.concat([rows[over], rows[~over][keep]])
 
 
-def grouped(
-    rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")
-) -> pd.DataFrame:
-    """Return a metric as a table: one row per group and one column per image set.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        From `collect_records`.
-    metric : str
-        Name of the metric.
-    by : sequence of str
-        What makes a row.
-    """
-    part = rows[(rows["name"] == metric) & rows["value"].notna()].copy()
-    if part.empty:
-        return pd.DataFrame()
-    part = prefer_over_seeds(part, [*by, *PLACE, "roi", "run"])
-    part["set"] = [
-        (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")
-        for s, h, v, r in zip(part["split"], part["shift"], part["severity"], part["roi"])
-    ]
-    return part.pivot_table(
-        index=list(by), columns="set", values="value", aggfunc="mean", sort=False
-    )
-
-
 GAINS = {
     "rsa_mean_gain": "gain of mean RSA on held-out images",
     "rsa_transfer_gain": "gain of mean RSA over the network before alignment, by tested subject",
@@ -470,8 +327,8 @@ def brain_findings(rows: pd.DataFrame) -> list[str]:
     for row in frame[frame["name"] == "brain_robust_correlation"].itertuples():
         said = row.notes.partition("; ")[2]
         lines.append(
-            f"{row.study}, {row.run}: brain-like against robust over {int(row.n)} models: rho = {row.value:+.2f} "
-            f"[{row.ci_low:+.2f}, {row.ci_high:+.2f}]: {said}."
+            f"{row.study}, {row.run}: brain-like against robust over {int(row.n)} models: "
+            f"rho = {row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]: {said}."
         )
     return lines
 
@@ -503,16 +360,15 @@ def encoder_findings(rows: pd.DataFrame) -> list[str]:
         if not (part["name"] == "val_r").any():
             continue
         where = f"{study}, {subject}"
-        lines += [
-            f"{where}: {said}"
-            for said in (_encoder_accuracy(part), _encoder_winners(part), _encoder_fields(part))
-            if said
-        ]
-        lines += [
-            f"{where}: {said}"
-            for said in (_encoder_shifts(part), _encoder_blocks(part), _encoder_controls(part))
-            if said
-        ]
+        kinds = (
+            _encoder_accuracy,
+            _encoder_winners,
+            _encoder_fields,
+            _encoder_shifts,
+            _encoder_blocks,
+            _encoder_controls,
+        )
+        lines += [f"{where}: {said}" for kind in kinds if (said := kind(part))]
     return lines
 
 
@@ -548,7 +404,8 @@ def _encoder_winners(part: pd.DataFrame) -> str:
     line = f"best single encoder by validation r: {told}"
     if "ensemble" in table:
         ahead = int((table["ensemble"] > single.max(axis=1)).sum())
-        line += f"; the ensemble is ahead of all in {ahead} of {len(table)} regions (its weights come from the same images)"
+        line += f"; the ensemble is ahead of all in {ahead} of {len(table)} regions "
+        line += "(its weights come from the same images)"
     return line + "."
 
 
@@ -612,7 +469,7 @@ def similarity_findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        One sentence a run and kind; empty where no record compares layers with regions. The best
+        One sentence per run and kind; empty where no record compares layers with regions. The best
         layer of a region is named from the same held-out stimuli as its score, which makes that
         score slightly optimistic: the sentence says so.
     """
@@ -625,9 +482,8 @@ def similarity_findings(rows: pd.DataFrame) -> list[str]:
                 part[(part["name"] == name) & part["layer"].ne("") & part["roi"].ne("")]
             )
             if best:
-                lines.append(
-                    f"{start}layer with the highest {what}, chosen on the images that are scored: {best}."
-                )
+                how = "chosen on the images that are scored"
+                lines.append(f"{start}layer with the highest {what}, {how}: {best}.")
         lines += [start + told for told in _scores(part)]
         for row in part[
             (part["name"] == "identification_top1") & part["roi"].eq("all")
@@ -658,7 +514,6 @@ def _scores(part: pd.DataFrame) -> list[str]:
             ]["value"]
             value = "undefined" if pd.isna(row.value) else f"r = {row.value:+.2f}"
             chance = f", p = {p.iloc[0]:.3g}" if len(p) and pd.notna(p.iloc[0]) else ""
-            lines.append(
-                f"{what} ({row.split}): {value}{chance}, {row.interval}; n = {int(row.n)}, {row.notes}."
-            )
+            size = f"n = {int(row.n)}, {row.notes}"
+            lines.append(f"{what} ({row.split}): {value}{chance}, {row.interval}; {size}.")
     return lines
