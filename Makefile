@@ -55,8 +55,6 @@ smoke: setup
 	@$(PY) -m bmfl_lab.runs run papermill_runs/specs/smoke.yaml --jobs 2
 
 bench: setup
-	@echo "== the main job, stage by stage"
-	@$(PY) -m bmfl_lab.benchmark
 	@missed=0; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || missed=1; done; exit $$missed
 
 # Jupyter's own defaults stay: loopback address, token, XSRF check, not as root without being asked. Nothing is

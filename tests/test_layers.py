@@ -12,7 +12,6 @@ LAYER = {
     **dict.fromkeys(("data", "backbones", "models", "losses", "metrics"), 2),
     **dict.fromkeys(("training", "evaluation", "viz"), 3),
     "runs": 4,
-    "benchmark": 4,
     "widgets": 5,
 }
 WITHIN_LAYER = {

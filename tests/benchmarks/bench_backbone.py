@@ -20,10 +20,10 @@ import argparse
 import time
 
 import numpy as np
+from bench_stages import forward_flops, forward_rate
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import extract, load_backbone
-from bmfl_lab.benchmark import forward_flops, forward_rate
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.runtime import bf16_pays, describe_machine, peak_memory_mb, versions
 

@@ -1,6 +1,6 @@
 """Measure seconds, images/s and peak memory of each stage of the main job on this machine.
 
-    python -m bmfl_lab.benchmark [--study planted|demo|FOLDER] [--device auto] [--sizes 56 98 ...]
+    python tests/benchmarks/bench_stages.py [--study planted|demo|FOLDER] [--device auto] [--sizes 56 98 ...]
     [--out FILE.md]
 
 Everything is computed anew in a temporary folder. The rate of the backbone is also given as a share
@@ -383,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 after an error of the user.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m bmfl_lab.benchmark", description=(__doc__ or "").split("\n")[0]
+        prog="python tests/benchmarks/bench_stages.py", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument(
         "--study", default="planted", help="planted, demo, or a folder with a subject"
