@@ -65,7 +65,7 @@ class AblationResult:
         ``accuracy`` of each mode, region and set, over seeds, and of the intact model.
         ``region_effect``: how much more the region matters than its control, in accuracy, with its
         interval; ``notes`` holds the verdict; and its ``p_holm``, adjusted over the regions and
-        sets of one mode and control. ``nan_logits``, a row a model, set and seed where there were
+        sets of one mode and control. ``nan_logits``, one row per model, set and seed where there were
         any, summed over draws: they count as wrong.
     per_image : pandas.DataFrame
         ``mode, control, region, seed, split, shift, severity, id, correct``; control is "" for the

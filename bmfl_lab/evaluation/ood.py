@@ -33,7 +33,7 @@ class OODResult:
         ``accuracy``, ``balanced_accuracy`` and, where there were any, ``nan_logits``: one row a
         model, set and seed, and one over the seeds where a model has several.
     per_image : pandas.DataFrame
-        One row a model, seed, set and image: ``model, seed, split, shift, severity, id, label,
+        One row per model, seed, set and image: ``model, seed, split, shift, severity, id, label,
         predicted, correct, confidence, nll``. Labels and predictions index the classes of the set;
         predicted is -1 and confidence (the probability of the predicted class) NaN where a logit
         was NaN; nll (nats) is NaN where a logit was not finite.

@@ -54,7 +54,7 @@ def check(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
     if logits.ndim != 2 or logits.shape[1] < 1 or labels.shape != logits.shape[:1]:
         raise DataError(
             message(
-                "logits of shape (n_stimuli, n_classes) and one label a stimulus",
+                "logits of shape (n_stimuli, n_classes) and one label per stimulus",
                 f"{logits.shape} and {labels.shape}",
                 "pair each image with its label by stimulus id",
             )

@@ -555,7 +555,7 @@ def _t_interval(
 
 
 def seed_mean(values: np.ndarray, n: int, *, level: float = 0.95) -> Interval:
-    """Return the mean of one value a seed with its t interval over seeds.
+    """Return the mean of one value per seed with its t interval over seeds.
 
     Parameters
     ----------
@@ -577,7 +577,7 @@ def seed_mean(values: np.ndarray, n: int, *, level: float = 0.95) -> Interval:
     if v.ndim != 1 or not len(v) or not np.isfinite(v).all():
         raise DataError(
             message(
-                "finite values of shape (n_seeds,)", f"shape {v.shape}", "give one value a seed"
+                "finite values of shape (n_seeds,)", f"shape {v.shape}", "give one value per seed"
             )
         )
     method = f"{100 * level:g} % t interval over seeds"

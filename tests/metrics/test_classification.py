@@ -94,7 +94,7 @@ def test_labels_outside_the_head_refused(bad):
 def test_float_labels_and_wrong_shapes_refused():
     with pytest.raises(DataError, match="integer labels"):
         c.accuracy(np.zeros((2, 3)), np.array([0.0, 1.0]))
-    with pytest.raises(DataError, match="one label a stimulus"):
+    with pytest.raises(DataError, match="one label per stimulus"):
         c.accuracy(np.zeros((2, 3)), np.array([0]))
     with pytest.raises(DataError, match="k from 1 to 3"):
         c.top_k_accuracy(np.zeros((2, 3)), np.array([0, 1]), 5)
