@@ -96,7 +96,7 @@ def replace(config: C, **changes: object) -> C:
     Returns
     -------
     dataclass instance
-        Of the same type.
+        A configuration of the same type.
 
     Raises
     ------

@@ -44,7 +44,7 @@ def message(expected: str, got: str, remedy: str) -> str:
     Parameters
     ----------
     expected : str
-        What was expected.
+        The required value, shape or name.
     got : str
         What was found: a value, a shape or a name.
     remedy : str

@@ -136,7 +136,7 @@ def select(state: State, source: Source) -> dict[str, object]:
     Parameters
     ----------
     state : State
-        What to show.
+        The choices that are shown.
     source : Source
         Answers of the models.
 
@@ -218,7 +218,7 @@ def figure_of(
     Parameters
     ----------
     state : State
-        What to show.
+        The choices that are shown.
     source : Source, OODResult or DataFrame
         Answers of the models.
     explorer : Explorer, optional

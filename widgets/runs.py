@@ -115,7 +115,7 @@ def select(state: State, source: Source) -> dict[str, object]:
     Parameters
     ----------
     state : State
-        What to show.
+        The choices that are shown.
     source : Source
         Records.
 
@@ -202,7 +202,7 @@ def figure_of(state: State, source: Source | str | Path) -> Figure:
     Parameters
     ----------
     state : State
-        What to show.
+        The choices that are shown.
     source : Source, str or Path
         Records, or their folder.
 

@@ -84,7 +84,7 @@ def select(state: State, source: Explorer) -> dict[str, object]:
     Parameters
     ----------
     state : State
-        What to show.
+        The choices that are shown.
     source : Explorer
         Explorer of the study.
 
@@ -196,7 +196,7 @@ def figure_of(state: State, source: Explorer) -> Figure:
     Parameters
     ----------
     state : State
-        What to show.
+        The choices that are shown.
     source : Explorer
         Explorer of the study.
 

@@ -85,7 +85,7 @@ def array_shapes(
     n : int
         Number of stimuli.
     kind : {"cls", "cls+mean", "patches", "pooled:G"}
-        What is kept.
+        Kind of tokens that are kept.
     block : int, default -1
         Block index.
 

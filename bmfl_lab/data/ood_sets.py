@@ -28,9 +28,9 @@ class SetInfo:
     layout : str
         Folder layout that the reader expects.
     licence : str
-        As stated by its source; read it there before use.
+        Licence as stated by its source; read it there before use.
     where : str
-        Where the user gets it.
+        Address from which the user gets it.
     reference : str
         Paper.
     index_sum : int or None

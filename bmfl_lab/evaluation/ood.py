@@ -61,7 +61,7 @@ def evaluation_sets(
     sets : sequence of str, optional
         Image sets; "test" and the natural OOD sets by default.
     seed : int, default 0
-        Of the made shifts.
+        Seed of the artificial shifts.
 
     Raises
     ------

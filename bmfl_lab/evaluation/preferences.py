@@ -101,7 +101,7 @@ def nearest_category(
     Parameters
     ----------
     features : ndarray, shape (n, d)
-        Of labelled images.
+        Features of labelled images.
     labels : ndarray of int, shape (n,)
     new : ndarray, shape (m, d)
         Of the images to name, e.g. synthesised ones.

@@ -96,7 +96,7 @@ def rsa_scores(
         As in `bmfl_lab.metrics.rdm` and `compare_rdms`; with "crossnobis" ROIs are compared by
         their presentations and layers by Euclidean distances.
     n_permutations, seed
-        Of the test over stimuli.
+        Permutations and seed of the test over stimuli.
 
     Returns
     -------

@@ -362,7 +362,7 @@ def encoding_rows(
     measured : ndarray, shape (n_test, n_vertices)
         Responses to the same stimuli.
     atlas : Atlas
-        Of the vertices.
+        Atlas of the vertices.
     model, subject, split, selection, notes : str
         For every row.
     rois : sequence of str, optional

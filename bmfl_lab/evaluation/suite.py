@@ -63,7 +63,7 @@ def evaluate_suite(
     shifts : sequence of str, optional
         Names of made shifts of "test"; those of the study by default.
     severities : sequence of int, default (1, 2, 3, 4, 5)
-        Of every made shift.
+        Severities of every artificial shift, 1 to 5.
     sets : sequence of str, optional
         Image sets; "test" and the natural OOD sets by default. Without "test" there are no gaps and
         no robustness line.
@@ -511,7 +511,7 @@ def compare_models(
     models : list of str, optional
         Which to compare; all others by default.
     n_boot, seed
-        Of the bootstrap.
+        Resamples and seed of the bootstrap.
 
     Returns
     -------
@@ -715,7 +715,7 @@ def image_of(study: Study, row: pd.Series, *, seed: int = 0) -> dict[str, Any]:
     row : pandas.Series or named tuple
         With ``split, shift, severity, id, label, predicted, confidence``.
     seed : int, default 0
-        Of the made shifts.
+        Seed of the artificial shifts.
 
     Returns
     -------

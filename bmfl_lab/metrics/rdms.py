@@ -22,7 +22,7 @@ class RDMs:
     ids : ndarray of str, shape (n,)
         Stimulus ids; RDMs are compared by id, never by position.
     names : tuple of str
-        What each RDM is of ("IT", "left:V1", "subj01").
+        Name of the source of each RDM ("IT", "left:V1", "subj01").
 
     Raises
     ------

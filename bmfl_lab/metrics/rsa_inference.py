@@ -86,7 +86,7 @@ class RSABootstrap:
     samples : ndarray, shape (n_boot, k)
         Every resample.
     over : str
-        What was resampled.
+        Name of the resampled unit.
     """
 
     value: np.ndarray
@@ -294,7 +294,7 @@ def similarity_samples(
         Condensed RDMs of the same stimuli, e.g. of ROIs.
     method : {"spearman", "pearson", "cosine"}
     n_boot, seed
-        Of the bootstrap.
+        Resamples and seed of the bootstrap.
 
     Returns
     -------

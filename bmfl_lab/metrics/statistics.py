@@ -600,7 +600,7 @@ def image_weights(ids: Sequence[str] | np.ndarray, n_boot: int, seed: int = 0) -
     n_boot : int
         Resamples.
     seed : int, default 0
-        Of the draws.
+        Seed of the draws.
     """
     return _weights(sha256_json([str(i) for i in ids]), len(ids), n_boot, seed)
 

@@ -110,7 +110,7 @@ def grouped(
     metric : str
         Name of the metric.
     by : sequence of str
-        What makes a row.
+        Columns that identify a row.
     """
     part = rows[(rows["name"] == metric) & rows["value"].notna()].copy()
     if part.empty:

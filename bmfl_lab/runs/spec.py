@@ -44,7 +44,7 @@ class Run:
     spec : str
         Stem of the spec file.
     notebook : Notebook
-        What is executed.
+        The notebook that is executed.
     parameters : mapping
         Every parameter of the notebook except ``out``, which the runner sets.
     device : str

@@ -103,7 +103,7 @@ def study_backbone(spec: BackboneSpec, device: str) -> Backbone:
     spec : BackboneSpec
         Name, weights, image size and resize rule.
     device : "cpu" or "cuda"
-        Where it computes.
+        Device of the computation.
     """
     return load_backbone(
         spec.name,

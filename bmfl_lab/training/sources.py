@@ -36,7 +36,7 @@ class EncoderSource:
     encoder : TrainedEncoder or EncoderEnsemble
         Brain encoder.
     device : "cpu" or "cuda"
-        Where to predict.
+        Device that predicts.
     """
 
     encoder: TrainedEncoder

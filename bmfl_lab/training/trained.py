@@ -563,7 +563,7 @@ def load_fusion(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to predict.
+        Device that predicts.
 
     Raises
     ------

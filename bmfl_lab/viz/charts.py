@@ -215,9 +215,9 @@ def require(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str)
     columns : sequence of str
         Columns that it needs.
     kind : str
-        What its rows are, for the message.
+        Name of its rows, for the message.
     remedy : str
-        What to do, for the message.
+        Remedy, for the message.
 
     Raises
     ------
