@@ -65,8 +65,8 @@ class AblationResult:
         ``accuracy`` of each mode, region and set, over seeds, and of the intact model.
         ``region_effect``: how much more the region matters than its control, in accuracy, with its
         interval; ``notes`` holds the verdict; and its ``p_holm``, adjusted over the regions and
-        sets of one mode and control. ``nan_logits``, one row per model, set and seed where there were
-        any, summed over draws: they count as wrong.
+        sets of one mode and control. ``nan_logits``, one row per model, set and seed with NaN
+        logits, summed over draws: they count as wrong.
     per_image : pandas.DataFrame
         ``mode, control, region, seed, split, shift, severity, id, correct``; control is "" for the
         region itself and correct a mean over draws for a control.
@@ -76,7 +76,7 @@ class AblationResult:
     per_image: Any
 
     def table(self):
-        """Return one row per mode, control, region and set: effect, interval, adjusted p, verdict."""
+        """Return effect, interval, adjusted p and verdict per mode, control, region and set."""
         import pandas as pd
 
         found = []
@@ -103,7 +103,7 @@ class AblationResult:
     def named(
         self, mode: str, control: str = "random_vertices", *, level: float = 0.05
     ) -> tuple[str, ...]:
-        """Return the regions whose effect is positive with adjusted p <= `level` on any image set."""
+        """Return the regions with a positive effect and adjusted p <= `level` on any image set."""
         table = self.table()
         mine = table[(table["mode"] == mode) & (table["control"] == control)]
         kept = mine[(mine["effect"] > 0) & (mine["p_holm"] <= level)]
@@ -180,7 +180,8 @@ def ablate_regions(
     names, modes = _regions(atlas, regions), _modes(modes)
     _check(controls, CONTROLS, "controls")
     if not seeds or n_draws < 1 or ("ceiling_matched" in controls and ceiling is None):
-        got = f"{len(seeds)} seeds, {n_draws} draws, ceiling {'given' if ceiling is not None else 'missing'}"
+        given = "missing" if ceiling is None else "given"
+        got = f"{len(seeds)} seeds, {n_draws} draws, ceiling {given}"
         raise ConfigError(
             message(
                 "at least one seed and draw, and a ceiling for 'ceiling_matched'", got, "add it"

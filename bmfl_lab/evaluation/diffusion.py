@@ -171,7 +171,8 @@ def synthesise_with_diffusion(
         raise ConfigError(
             message(
                 "a non-empty ROI and a scheduler that predicts noise",
-                f"{int(mask.sum())} vertices, prediction_type={kind!r}, {type(pipeline.scheduler).__name__}",
+                f"{int(mask.sum())} vertices, prediction_type={kind!r}, "
+                f"{type(pipeline.scheduler).__name__}",
                 "use a DDIM scheduler with prediction_type='epsilon'",
             )
         )

@@ -229,7 +229,8 @@ def masked_logits(model: Classifier, stimuli: StimulusSet, study: Study) -> np.n
             message(
                 f"logits for the {len(wanted)} classes of {stimuli.name!r}",
                 f"{logits.shape[1]} logits; {lack}",
-                "name the classes of the set as the head does, and give every head class a logit and a name",
+                "name the classes of the set as the head does, and give every class of the head "
+                "a logit and a name",
             )
         )
     where = {name: i for i, name in enumerate(head)}
@@ -316,7 +317,7 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
 
 
 def nan_row(n_bad: int, **fields: str | int | None) -> list[MetricRow]:
-    """Return a row that counts stimuli with NaN logits, which are wrong; no row if there are none."""
+    """Return a row with the number of stimuli with NaN logits, which are wrong, if any."""
     return [MetricRow("nan_logits", float(n_bad), "stimuli", **fields)] if n_bad else []
 
 

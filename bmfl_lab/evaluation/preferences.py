@@ -80,7 +80,8 @@ def category_purity(
         raise DataError(
             message(
                 "labelled images, at most as many as the pool holds",
-                f"{len(chosen)} of {len(pool)}, smallest label {min(chosen.min(initial=0), pool.min(initial=0))}",
+                f"{len(chosen)} of {len(pool)}, "
+                f"smallest label {min(chosen.min(initial=0), pool.min(initial=0))}",
                 "rank a labelled image set",
             )
         )

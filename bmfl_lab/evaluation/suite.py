@@ -431,8 +431,8 @@ def _reach(own: np.ndarray, points: np.ndarray) -> tuple[str, bool]:
     """
     low, high = points.min(), points.max()
     if own.mean() < low:
-        said = f"; undefined: {100 * own.mean():.0f} % in distribution, the baselines begin at {100 * low:.0f} %"
-        return said, False
+        reached = f"{100 * own.mean():.0f} % in distribution"
+        return f"; undefined: {reached}, the baselines begin at {100 * low:.0f} %", False
     return (
         ""
         if own.mean() <= high
@@ -447,7 +447,7 @@ def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
 def _drawn_lines(
     x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope and intercept (B,) per resample; points weigh as often as their seed is drawn."""
+    """Return slope and intercept (B,) per resample, with points weighted by their draws."""
     x, y, w = (
         np.log(x_BK / (1 - x_BK)),
         np.log(y_BK / (1 - y_BK)),

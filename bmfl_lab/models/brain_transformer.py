@@ -23,8 +23,8 @@ class ParcelTokeniser(nn.Module):
     Parameters
     ----------
     parcels : mapping of str to ndarray of int64
-        Vertex indices of each parcel (ROI, or hemisphere and ROI) by its name. Parcels may overlap and need not
-        cover all vertices.
+        Vertex indices of each parcel (ROI, or hemisphere and ROI) by its name. Parcels may overlap
+        and need not cover all vertices.
     n_vertices : int
         Number V of vertices in a response.
     width : int
