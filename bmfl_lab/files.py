@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from filelock import SoftFileLock, Timeout
 
 from bmfl_lab.errors import DataError, LockedError, message
 
@@ -319,6 +321,10 @@ def link_guard(root: str | Path, allowed: bool = False) -> Callable[[Path], Path
     return guard
 
 
+_NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of file systems without flock: Lustre without its option, NFS without a lock daemon."""
+
+
 @contextlib.contextmanager
 def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> Iterator[None]:
     """Hold an exclusive lock file while the block runs.
@@ -350,27 +356,31 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
                 "make it writable, or choose another folder",
             )
         ) from error
-    with opened as stream:
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(opened)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise LockedError(
-                message(
-                    f"sole use of {what}",
-                    f"process {holder} at work in it",
-                    "wait for it to end, or choose another folder",
-                )
-            ) from None
+            raise _locked(what, stream.read().strip() or "unknown") from None
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise
+            try:
+                # a second file whose existence is the lock; filelock takes over stale ones
+                stack.enter_context(SoftFileLock(f"{path}.held", timeout=-1 if wait else 0))
+            except Timeout:
+                raise _locked(what, "unknown") from None
         stream.seek(0)
         stream.truncate()
         stream.write(str(os.getpid()))
         stream.flush()
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
+        yield  # closing the stream releases its lock
+
+
+def _locked(what: str, holder: str) -> LockedError:
+    remedy = "wait for it to end, or choose another folder"
+    return LockedError(message(f"sole use of {what}", f"process {holder} at work in it", remedy))
 
 
 def store_arrays(

@@ -26,10 +26,21 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def home() -> Path:
-    """Return the cache folder: ``$BMFL_HOME``, or the folder ``bmfl_lab`` in the user's cache."""
+    """Return the cache folder: ``$BMFL_HOME``, or the folder ``bmfl_lab`` in the user's cache.
+
+    Raises
+    ------
+    ConfigError
+        If neither ``$BMFL_HOME`` nor the user's home folder is known.
+    """
     if os.environ.get("BMFL_HOME"):
         return Path(os.environ["BMFL_HOME"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bmfl_lab"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        remedy = "set the environment variable BMFL_HOME to a folder for downloads and caches"
+        raise ConfigError(message("a home folder", "none", remedy)) from error
+    return cache / "bmfl_lab"
 
 
 def pick_device(device: str = "auto") -> str:

@@ -1,24 +1,32 @@
 """Errors, registry, files and config: the lowest layer of the package."""
 
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
 from bmfl_lab import config, files
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, LockedError, message, nearest
+from bmfl_lab.files import lock
 from bmfl_lab.registry import Registry
+from bmfl_lab.runtime import home
 
 
 def test_a_message_has_three_parts_and_names_the_nearest():
     assert message("a", "b", "c") == "expected a; got b. To fix it: c."
     assert nearest("plantd", ["planted", "demo"]) == "did you mean 'planted'?"
     assert nearest("zzz", ["planted", "demo"]) == "choose one of demo, planted"
+    assert nearest("zzz", []) == "check the spelling"
+    question = nearest("plantd", ["planted"])
+    assert message("a", "b", question) == "expected a; got b. To fix it: did you mean 'planted'?"
 
 
 def test_registry_refuses_unknown_and_taken_names():
@@ -172,3 +180,37 @@ def test_every_problem_of_a_config_is_reported_at_once():
         and "did you mean 'head'" in said
         and "inner.lr expected float; got nan" in said
     )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_lock_holds_on_file_systems_without_flock(number, tmp_path, monkeypatch):
+    def refused(stream, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with lock(tmp_path / "x"):
+        with pytest.raises(LockedError, match="wait for it to end, or choose another folder"):
+            with lock(tmp_path / "x", wait=False):
+                pass
+    with lock(tmp_path / "x", wait=False):
+        pass
+
+
+def test_a_broken_file_system_is_not_taken_for_one_without_flock(tmp_path, monkeypatch):
+    def broken(stream, operation):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("fcntl.flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), lock(tmp_path / "x"):
+        pass
+
+
+def test_without_a_home_folder_the_message_names_the_variable(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("BMFL_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    with pytest.raises(ConfigError, match="set the environment variable BMFL_HOME"):
+        home()
