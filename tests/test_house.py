@@ -1,6 +1,7 @@
 """Rules of the house that a reader of the source relies on: types, format and docstrings."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,38 @@ def test_the_sweeps_find_planted_faults():
     assert parameters_with_any(text) == ["f(a)", "f(b)"]
     assert without_docstring(text) == ["A", "A.g", "f"]
     assert without_docstring('def f():\n    """Return 1."""\n    def inner(): pass\n') == []
+
+
+PACKAGES = ("training", "models", "evaluation", "metrics", "losses", "viz", "runs")
+
+
+def public_names(package):
+    """Return the names that a package's ``__init__`` offers: its table of lazy names or __all__."""
+    tree = ast.parse((ROOT / "bmfl_lab" / package / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("_PUBLIC", "__all__"):
+            values = node.value.keys if isinstance(node.value, ast.Dict) else ()
+            values = values or getattr(node.value, "elts", ())
+            if values:
+                return sorted(v.value for v in values)
+    return []
+
+
+def used_outside(package):
+    """Return every word of notebooks, widgets, pages, other packages and outside tests."""
+    inside = (ROOT / "bmfl_lab" / package, ROOT / "tests" / package)
+    words = set()
+    for top in ("bmfl_lab", "widgets", "notebooks", "tests", "papermill_runs"):
+        for path in (ROOT / top).rglob("*"):
+            if path.suffix not in (".py", ".ipynb", ".md") or "out" in path.parts:
+                continue
+            if not any(path.is_relative_to(folder) for folder in inside):
+                words |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    return words | set(re.findall(r"\w+", (ROOT / "README.md").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_of_a_package_is_used_outside_it(package):
+    names = public_names(package)
+    assert names or package in ("viz", "runs")
+    assert not sorted(set(names) - used_outside(package))

@@ -7,7 +7,7 @@ from bmfl_lab.metrics.behaviour import (
     observer_accuracy,
     shape_bias,
 )
-from bmfl_lab.metrics.cka import cka, minibatch_cka
+from bmfl_lab.metrics.cka import cka
 from bmfl_lab.metrics.classification import (
     accuracy,
     balanced_accuracy,
@@ -17,20 +17,17 @@ from bmfl_lab.metrics.classification import (
     mask_classes,
     n_nan,
     nll,
-    top_k_accuracy,
 )
 from bmfl_lab.metrics.correlation import StreamingPearson, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import (
     aggregate,
-    ceiling_from_ncsnr,
     ceiling_from_repeats,
-    ncsnr_from_repeats,
     noise_normalised,
     split_half_ceiling,
 )
 from bmfl_lab.metrics.rdms import RDMs, compare
 from bmfl_lab.metrics.rsa import compare_rdms, rdm
-from bmfl_lab.metrics.rsa_inference import bootstrap_rsa, noise_ceiling, permutation_rsa
+from bmfl_lab.metrics.rsa_inference import noise_ceiling, permutation_rsa
 from bmfl_lab.metrics.statistics import (
     bootstrap_mean,
     effective_robustness,
@@ -49,9 +46,7 @@ __all__ = [
     "balanced_accuracy",
     "bootstrap_mean",
     "bootstrap_pearson",
-    "bootstrap_rsa",
     "calibration",
-    "ceiling_from_ncsnr",
     "ceiling_from_repeats",
     "cka",
     "coarse_decision",
@@ -66,9 +61,7 @@ __all__ = [
     "mask_classes",
     "mcnemar",
     "mean_consistency",
-    "minibatch_cka",
     "n_nan",
-    "ncsnr_from_repeats",
     "near_constant",
     "nll",
     "noise_ceiling",
@@ -80,6 +73,5 @@ __all__ = [
     "rdm",
     "shape_bias",
     "split_half_ceiling",
-    "top_k_accuracy",
     "verdict",
 ]

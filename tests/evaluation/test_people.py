@@ -10,8 +10,8 @@ from PIL import Image
 
 from bmfl_lab.data import modelvshuman as mvh
 from bmfl_lab.errors import DataError
-from bmfl_lab.evaluation import as_model, compare_with_people
-from bmfl_lab.evaluation.people import decide
+from bmfl_lab.evaluation import as_model
+from bmfl_lab.evaluation.people import compare_with_people, decide
 
 N = 40
 

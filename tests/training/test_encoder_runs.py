@@ -10,8 +10,8 @@ from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.config import replace
 from bmfl_lab.training import encoder as recipes
-from bmfl_lab.training import loop, train_brain_encoder, train_brain_encoders
-from bmfl_lab.training.encoder import tiny
+from bmfl_lab.training import loop, train_brain_encoder
+from bmfl_lab.training.encoder import tiny, train_brain_encoders
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
 
