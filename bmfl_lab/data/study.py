@@ -31,7 +31,8 @@ class BackboneSpec:
     weights : str or None
         Path of a weight file or folder, or None for the loader's own search.
     image_size : int
-        Side in pixels to which images are resized and cropped; divisible by 14.
+        Side in pixels to which images are resized and cropped; divisible by the patch
+        size of the backbone.
     resize : {"short", "direct"}
         Resize rule of the backbone's preprocessing; "direct" for images much smaller than
         `image_size`.

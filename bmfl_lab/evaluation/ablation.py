@@ -148,8 +148,8 @@ def ablate_regions(
         Training seeds. Each has its own draws of control vertices, so that the interval over seeds
         covers them too.
     n_draws : int, default 1
-        Control draws a seed, region and control; for `LESIONS` four times as many, as they need no
-        training.
+        Control draws per seed, region and control; four times as many for `LESIONS`, which need
+        no training.
     ceiling : ndarray, shape (n_vertices,), optional
         Noise ceiling, for "ceiling_matched".
     lesion : "mean", "zero" or "resample"
