@@ -21,7 +21,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec
-from bmfl_lab.errors import CheckpointError, DataError, message
+from bmfl_lab.errors import CheckpointError, DataError, message, require
 from bmfl_lab.files import sha256_json
 from bmfl_lab.models.encoders import KINDS, ROIQueryEncoder, build_encoder, ensemble_weights
 from bmfl_lab.models.protocols import BrainEncoder
@@ -114,8 +114,28 @@ class _Predicts:
         ----------
         device : {"auto", "cpu", "cuda"}, default "auto"
             Device of the backbone.
+
+        Raises
+        ------
+        CheckpointError
+            If the weights that are loaded are not those of the training, e.g. because the encoder
+            was trained on a backbone that was passed as an object.
         """
-        return load_spec(self.backbone, device)
+        backbone = load_spec(self.backbone, device)
+        self._refuse_other_weights(backbone)
+        return backbone
+
+    def _refuse_other_weights(self, backbone: Backbone) -> None:
+        for source in self.sources:
+            trained = source["backbone"]
+            require(
+                trained["weights_hash"] == backbone.weights_hash,
+                CheckpointError,
+                f"{trained['name']} with weights {trained['weights_hash'][:12]}, on which this "
+                "encoder was trained",
+                f"{backbone.name} with weights {backbone.weights_hash[:12]}",
+                "pass the backbone of the training as backbone=...",
+            )
 
     def to(self, device: str) -> _Predicts:
         """Move the encoder to a device and return it."""
@@ -530,14 +550,20 @@ def combine_encoders(
 
 
 def image_function(
-    encoder: TrainedEncoder | EncoderEnsemble, *, device: str = "auto"
+    encoder: TrainedEncoder | EncoderEnsemble,
+    *,
+    backbone: Backbone | None = None,
+    device: str = "auto",
 ) -> Callable[[Tensor], Tensor]:
     """Return a function from pixels to predicted responses through which gradients flow.
 
     Parameters
     ----------
     encoder : TrainedEncoder or EncoderEnsemble
-        The encoder; its backbone is loaded here.
+        The encoder.
+    backbone : Backbone, optional
+        The encoder's backbone on the same device, if it is already loaded or cannot be loaded by
+        name; loaded by default.
     device : {"auto", "cpu", "cuda"}, default "auto"
         Device of backbone and encoder.
 
@@ -547,9 +573,15 @@ def image_function(
         ``function(images) -> responses`` with images (B, 3, S, S) in 0..1, S being the backbone's
         image size, and responses (B, n_vertices). Its attributes ``image_size`` and ``device`` give
         S and the device.
+
+    Raises
+    ------
+    CheckpointError
+        If the backbone has other weights than that of the training.
     """
     where = pick_device(device)
-    backbone = encoder.load_backbone(device)
+    backbone = backbone or encoder.load_backbone(device)
+    encoder._refuse_other_weights(backbone)
     colours = backbone.preprocess.mean, backbone.preprocess.std
     mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in colours)
 
@@ -563,5 +595,5 @@ def image_function(
             tokens.append(read_tokens(block, source["kind"]))
         return encoder.to(where).respond(tokens)
 
-    function.image_size, function.device = encoder.backbone.image_size, where
+    function.image_size, function.device = backbone.image_size, where
     return function

@@ -23,7 +23,13 @@ from bmfl_lab.backbones import (
 )
 from bmfl_lab.errors import CheckpointError, ConfigError
 from bmfl_lab.evaluation import evaluate_ood
-from bmfl_lab.training import recipes, train_brain_encoder, train_fusion
+from bmfl_lab.training import (
+    image_function,
+    load_encoder,
+    recipes,
+    train_brain_encoder,
+    train_fusion,
+)
 from bmfl_lab.training.encoder import tiny
 
 
@@ -158,3 +164,28 @@ def test_encoder_and_fusion_train_on_a_wrapped_network(tmp_path):
     with torch.no_grad():
         whole = fusion.path(pixels).logits
     np.testing.assert_allclose(whole, fusion.logits(images), atol=0.05)
+
+
+def test_an_encoder_of_a_wrapped_network_refuses_to_load_another_backbone(tmp_path):
+    study = load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20)
+    backbone, options = toy(), {"store": FeatureStore(tmp_path / "store"), "device": "cpu"}
+    folder = tmp_path / "encoder"
+    made = train_brain_encoder(tiny("ridge"), study, backbone=backbone, folder=folder, **options)
+    images = study.subject().stimuli.subset(range(3))
+    refused = f"toy with weights {backbone.weights_hash[:12]}.*pass the backbone of the training"
+    for encoder in (made, load_encoder(folder)):
+        with pytest.raises(CheckpointError, match=refused):
+            encoder.load_backbone("cpu")
+        with pytest.raises(CheckpointError, match=refused):
+            encoder.predict_stimuli(images, **options)
+        with pytest.raises(CheckpointError, match=refused):
+            image_function(encoder, device="cpu")
+        with pytest.raises(CheckpointError, match=refused):
+            image_function(encoder, backbone=toy(seed=1), device="cpu")
+        # the remedy of the message works
+        predicted = encoder.predict_stimuli(images, backbone=backbone, device="cpu")
+        function = image_function(encoder, backbone=backbone, device="cpu")
+        crops = [backbone.preprocess.crop(images.image(i)).copy() for i in range(3)]
+        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+        assert function.image_size == 56
+        np.testing.assert_allclose(function(pixels).numpy(), predicted, atol=2e-2)
