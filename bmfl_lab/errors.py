@@ -46,9 +46,9 @@ def message(expected: str, got: str, remedy: str) -> str:
     expected : str
         The required value, shape or name.
     got : str
-        What was found: a value, a shape or a name.
+        The value, shape or name that was found.
     remedy : str
-        What the user can do about it, as an imperative without a full stop.
+        The step that the user can take, as an imperative without a full stop.
 
     Returns
     -------

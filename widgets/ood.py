@@ -60,7 +60,7 @@ class State:
 
 
 class Source:
-    """Correct and wrong answers of models per image, sorted by shift and severity.
+    """Correct and wrong predictions of models per image, sorted by shift and severity.
 
     Parameters
     ----------

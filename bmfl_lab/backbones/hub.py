@@ -196,7 +196,7 @@ class _Tower(nn.Module):
         super().__init__()
         self.model = model
         accepted = inspect.signature(model.forward).parameters
-        # models with learned positions must be told that the image may have another size
+        # models with learned positions need a flag when the image has another size
         self._options = {k: True for k in ("interpolate_pos_encoding",) if k in accepted}
 
     def forward(self, images: Tensor) -> list[Tensor]:

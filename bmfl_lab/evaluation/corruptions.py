@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -190,39 +191,23 @@ def corruption_rows(
 
 
 def _rows(
-    per_image: pd.DataFrame, selection, notes: str, baseline: str | None, n_boot: int, seed: int
-):
+    per_image: pd.DataFrame,
+    selection: Mapping[str, str],
+    notes: str,
+    baseline: str | None,
+    n_boot: int,
+    seed: int,
+) -> list[MetricRow]:
+    """Return corruption errors and mCE of each model, and differences of mCE to the baseline."""
     tables = _error_tables(per_image)
     if baseline is not None and baseline not in tables:
         raise ConfigError(
             message(f"a baseline among {tuple(tables)}", repr(baseline), "name an evaluated model")
         )
+    make = functools.partial(_row, selection, notes)
+    bootstrap = functools.partial(bootstrap_mean, n_boot=n_boot, seed=seed)
     rows: list[MetricRow] = []
     whole: dict[str, np.ndarray] = {}
-
-    def add(
-        name: str, model: str, found: Interval, shift: str, note: str, reference: str = ""
-    ) -> None:
-        said = "; ".join(t for t in (note, notes) if t)
-        rows.append(
-            MetricRow(
-                name,
-                found.value,
-                UNIT,
-                "test",
-                found.n,
-                selection.get(model, "none"),
-                model=model,
-                reference=reference,
-                shift=shift,
-                ci_low=found.low,
-                ci_high=found.high,
-                interval=found.method,
-                n_seeds=found.n_seeds,
-                notes=said,
-            )
-        )
-
     for model, errors in tables.items():
         ratios = {
             c: np.mean(list(by_severity.values()), axis=0) / ALEXNET_ERRORS[c]
@@ -230,45 +215,60 @@ def _rows(
             if set(by_severity) == set(SEVERITIES)
         }
         for c, ratio in ratios.items():
-            add(
-                "corruption_error",
-                model,
-                bootstrap_mean(ratio, n_boot=n_boot, seed=seed),
-                c,
-                NORMALISER,
-            )
+            rows.append(make("corruption_error", model, bootstrap(ratio), c, NORMALISER))
         try:
             corruption_error(
                 {c: {s: float(e.mean()) for s, e in by.items()} for c, by in errors.items()}
             )
         except DataError as error:
-            add(
-                "mce",
-                model,
-                Interval(None, None, None, 0, 0, 0.95, "none"),
-                ALL,
-                f"refused: {error}",
-            )
+            undefined = Interval(None, None, None, 0, 0, 0.95, "none")
+            rows.append(make("mce", model, undefined, ALL, f"refused: {error}"))
             continue
         whole[model] = np.mean([ratios[c] for c in IMAGENET_C], axis=0)
-        add("mce", model, bootstrap_mean(whole[model], n_boot=n_boot, seed=seed), ALL, NORMALISER)
+        rows.append(make("mce", model, bootstrap(whole[model]), ALL, NORMALISER))
     for model in whole if baseline in whole else ():
         if model != baseline:
-            a, b = _alike(whole, model, baseline)
-            found = (
-                crossed_mean(a - b)[0]
-                if len(a) > 1
-                else paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed)
-            )
-            add(
-                "mce_difference",
-                model,
-                found,
-                ALL,
-                "negative where the first errs less; unadjusted",
-                baseline,
-            )
+            found = _difference(whole, model, baseline, n_boot, seed)
+            note = "negative where the first errs less; unadjusted"
+            rows.append(make("mce_difference", model, found, ALL, note, baseline))
     return rows
+
+
+def _row(
+    selection: Mapping[str, str],
+    notes: str,
+    name: str,
+    model: str,
+    found: Interval,
+    shift: str,
+    note: str,
+    reference: str = "",
+) -> MetricRow:
+    return MetricRow(
+        name,
+        found.value,
+        UNIT,
+        "test",
+        found.n,
+        selection.get(model, "none"),
+        model=model,
+        reference=reference,
+        shift=shift,
+        ci_low=found.low,
+        ci_high=found.high,
+        interval=found.method,
+        n_seeds=found.n_seeds,
+        notes="; ".join(t for t in (note, notes) if t),
+    )
+
+
+def _difference(
+    whole: Mapping[str, np.ndarray], model: str, baseline: str, n_boot: int, seed: int
+) -> Interval:
+    a, b = _alike(whole, model, baseline)
+    if len(a) > 1:
+        return crossed_mean(a - b)[0]
+    return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed)
 
 
 def _alike(

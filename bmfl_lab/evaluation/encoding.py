@@ -25,7 +25,8 @@ from bmfl_lab.models.encoders import RetinotopicEncoder
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import pick_device, rng
-from bmfl_lab.training.trained_encoder import EncoderEnsemble, TrainedEncoder, load_spec
+from bmfl_lab.training.context import load_spec
+from bmfl_lab.training.trained_encoder import EncoderEnsemble, TrainedEncoder
 
 COUNTS = ("n_undefined", "n_near_constant")
 INTERVAL = "95 % bootstrap over stimuli, centred on the value"

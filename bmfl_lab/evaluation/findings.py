@@ -84,9 +84,9 @@ def findings(rows: pd.DataFrame) -> list[str]:
     table = comparisons(rows)
     lines: list[str] = []
     for (study, run), part in table.groupby(["study", "run"], sort=False):
-        asked = _from_fusion(part)
-        if ((asked["first"] == "fusion") & (asked["second"] == "backbone")).any():
-            lines.append(f"**{study}, {run}.** {_brain(asked)}")
+        of_fusion = _from_fusion(part)
+        if ((of_fusion["first"] == "fusion") & (of_fusion["second"] == "backbone")).any():
+            lines.append(f"**{study}, {run}.** {_brain(of_fusion)}")
         for (first, second), pair in part.groupby(["first", "second"], sort=False):
             lines.append(
                 f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}"
@@ -153,14 +153,14 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
             for roi, one in sure.groupby("roi", sort=False)
         ]
         bound = 100 * part[["ci_low", "ci_high"]].abs().max().max()
-        said = (
+        sentence = (
             "; ".join(words)
             or f"none of {part['roi'].nunique()} regions; no effect larger than {bound:.1f} points"
         )
         lines.append(
             f"{study}, {run}: regions that matter more than {control.replace('_', ' ')}, "
-            f"{MODES[mode]}: {said}. n = {int(part['n'].min())} to {int(part['n'].max())} images, "
-            f"{int(part['n_seeds'].max())} seeds, Holm over regions and sets."
+            f"{MODES[mode]}: {sentence}. n = {int(part['n'].min())} to {int(part['n'].max())} "
+            f"images, {int(part['n_seeds'].max())} seeds, Holm over regions and sets."
         )
     return lines
 
@@ -319,16 +319,17 @@ def brain_findings(rows: pd.DataFrame) -> list[str]:
     lines = []
     found = frame[frame["name"].isin(GAINS) & frame["ci_low"].notna()]
     for (study, run, name), part in found.groupby(["study", "run", "name"], sort=False):
-        told = "; ".join(_gain(row, name == "rsa_transfer_gain") for row in part.itertuples())
+        listed = "; ".join(_gain(row, name == "rsa_transfer_gain") for row in part.itertuples())
         size = f"n = {int(part['n'].min())} images, {int(part['n_seeds'].max())} seeds"
         lines.append(
-            f"{study}, {run}: {GAINS[name]}: {told}. {size}; {part['interval'].iloc[0]}, p by Holm."
+            f"{study}, {run}: {GAINS[name]}: {listed}. {size}; {part['interval'].iloc[0]}, "
+            "p by Holm."
         )
     for row in frame[frame["name"] == "brain_robust_correlation"].itertuples():
-        said = row.notes.partition("; ")[2]
+        sentence = row.notes.partition("; ")[2]
         lines.append(
             f"{row.study}, {row.run}: brain-like against robust over {int(row.n)} models: "
-            f"rho = {row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]: {said}."
+            f"rho = {row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]: {sentence}."
         )
     return lines
 
@@ -368,7 +369,7 @@ def encoder_findings(rows: pd.DataFrame) -> list[str]:
             _encoder_blocks,
             _encoder_controls,
         )
-        lines += [f"{where}: {said}" for kind in kinds if (said := kind(part))]
+        lines += [f"{where}: {sentence}" for kind in kinds if (sentence := kind(part))]
     return lines
 
 
@@ -386,10 +387,10 @@ def _encoder_accuracy(part: pd.DataFrame) -> str:
     found = found[found["split"] == "test"]
     if found.empty:
         return ""
-    told = ", ".join(f"`{row.kind}` {_encoder_value(row)}" for row in found.itertuples())
+    listed = ", ".join(f"`{row.kind}` {_encoder_value(row)}" for row in found.itertuples())
     best = _encoder_all(part, "ceiling_r")["value"]
     ceiling = f"; the noise allows {best.iloc[0]:.3f}" if len(best) else ""
-    return f"test r, mean over vertices, n = {int(found['n'].max())} images: {told}{ceiling}."
+    return f"test r, mean over vertices, n = {int(found['n'].max())} images: {listed}{ceiling}."
 
 
 def _encoder_winners(part: pd.DataFrame) -> str:
@@ -400,8 +401,8 @@ def _encoder_winners(part: pd.DataFrame) -> str:
         return ""
     single = table.drop(columns="ensemble", errors="ignore")
     by_kind = single.idxmax(axis=1).groupby(single.idxmax(axis=1), sort=False).groups
-    told = "; ".join(f"`{kind}` in {', '.join(regions)}" for kind, regions in by_kind.items())
-    line = f"best single encoder by validation r: {told}"
+    listed = "; ".join(f"`{kind}` in {', '.join(regions)}" for kind, regions in by_kind.items())
+    line = f"best single encoder by validation r: {listed}"
     if "ensemble" in table:
         ahead = int((table["ensemble"] > single.max(axis=1)).sum())
         line += f"; the ensemble is ahead of all in {ahead} of {len(table)} regions "
@@ -410,14 +411,14 @@ def _encoder_winners(part: pd.DataFrame) -> str:
 
 
 def _encoder_fields(part: pd.DataFrame) -> str:
-    told = []
+    listed = []
     for name, what in (
         ("field_error", "receptive fields lie"),
         ("tuning_error", "preferred orientations lie"),
     ):
         for row in part[part["name"] == name].itertuples():
-            told.append(f"{what} {row.value:.2f} degrees from the truth (median, `{row.kind}`)")
-    return "; ".join(told) + "." if told else ""
+            listed.append(f"{what} {row.value:.2f} degrees from the truth (median, `{row.kind}`)")
+    return "; ".join(listed) + "." if listed else ""
 
 
 def _encoder_shifts(part: pd.DataFrame) -> str:
@@ -429,8 +430,8 @@ def _encoder_shifts(part: pd.DataFrame) -> str:
     )
     kind = found.groupby("kind", sort=False)["value"].mean().idxmax()
     mine = found[found["kind"] == kind]
-    told = ", ".join(f"{row.where} {_encoder_value(row)}" for row in mine.itertuples())
-    return f"r with the simulated truth without noise, `{kind}`: {told}."
+    listed = ", ".join(f"{row.where} {_encoder_value(row)}" for row in mine.itertuples())
+    return f"r with the simulated truth without noise, `{kind}`: {listed}."
 
 
 def _encoder_blocks(part: pd.DataFrame) -> str:
@@ -448,11 +449,11 @@ def _encoder_blocks(part: pd.DataFrame) -> str:
 
 def _encoder_controls(part: pd.DataFrame) -> str:
     found = part[(part["name"] == "control_r") & (part["roi"] == "all")]
-    told = [
+    listed = [
         f"{r.model} {'undefined' if pd.isna(r.value) else format(r.value, '.3f')}"
         for r in found.itertuples()
     ]
-    return f"ridge and its controls, test r: {', '.join(told)}." if told else ""
+    return f"ridge and its controls, test r: {', '.join(listed)}." if listed else ""
 
 
 SCORE_WORDS = {"spatial_score": "spatial score", "temporal_score": "temporal score"}
@@ -484,7 +485,7 @@ def similarity_findings(rows: pd.DataFrame) -> list[str]:
             if best:
                 how = "chosen on the images that are scored"
                 lines.append(f"{start}layer with the highest {what}, {how}: {best}.")
-        lines += [start + told for told in _scores(part)]
+        lines += [start + listed for listed in _scores(part)]
         for row in part[
             (part["name"] == "identification_top1") & part["roi"].eq("all")
         ].itertuples():

@@ -66,7 +66,7 @@ def evaluation_sets(
     Raises
     ------
     ConfigError
-        If "train" or "val" is asked for, or a shift is unknown.
+        If a set is "train" or "val", or a shift is unknown.
     DataError
         If a set is unknown.
     """
@@ -123,7 +123,7 @@ def evaluate_ood(
     Raises
     ------
     ConfigError
-        If there is no model, or "train" or "val" is asked for.
+        If there is no model, or a set is "train" or "val".
     DataError
         If labels and logits do not fit.
     """

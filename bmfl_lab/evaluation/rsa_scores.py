@@ -33,7 +33,7 @@ def brain_rdm(
     Raises
     ------
     DataError
-        If crossnobis is asked for without two complete presentations of every stimulus.
+        If the metric is crossnobis without two complete presentations of every stimulus.
     """
     rows, mask = subject.stimuli.index_of(ids), subject.atlas.select(roi)
     if metric != "crossnobis":

@@ -72,7 +72,7 @@ def _tested(x: np.ndarray, y: np.ndarray, n_permutations: int, seed: int, name: 
 
 
 def _reduced(X: np.ndarray, train: np.ndarray, n_components: int | None) -> np.ndarray:
-    """Z-score by the training rows and, if asked, project on their principal components."""
+    """Z-score by the training rows and optionally project on their principal components."""
     X = np.asarray(X, dtype=np.float32)
     X = X - X[train].mean(axis=0)
     spread = X[train].std(axis=0)

@@ -188,7 +188,7 @@ def _execute_one(run: Run, out: str | Path | None, force: bool, jobs: int) -> st
             seconds = read_json(folder / "state.json").get("seconds")
             took = "" if seconds is None else f" in {seconds} s"
     except LockedError:
-        pass  # another runner was a moment earlier: its state is told below
+        pass  # another runner was a moment earlier: its state is printed below
     except DataError as error:
         raise _unwritable(folder, error) from error
     state, reason = state_of(run, out)
@@ -283,7 +283,7 @@ def kill_kernel(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signals() -> Iterator[None]:
-    """End every worker, and so every kernel, when this process is told to stop."""
+    """End every worker, and so every kernel, when this process receives a stop signal."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         _stopping.set()

@@ -2,8 +2,8 @@
 
 Started by the runner as ``python -m bmfl_lab.runs.worker FOLDER SOCKETS``.
 
-It owns the kernel. When it is told to stop, when its parent disappears or when the notebook ends,
-no kernel is left.
+It owns the kernel. When it receives a stop signal, when its parent disappears or when the
+notebook ends, no kernel is left.
 """
 
 from __future__ import annotations

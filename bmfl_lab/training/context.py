@@ -94,21 +94,36 @@ class Context:
         return study_backbone(spec, self.device)
 
 
+def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
+    """Load the backbone that a specification names.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Name, weights, image size and resize rule.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of the backbone.
+
+    Returns
+    -------
+    Backbone
+    """
+    return load_backbone(
+        spec.name,
+        spec.weights,
+        image_size=spec.image_size,
+        device=pick_device(device),
+        resize=spec.resize,
+    )
+
+
 @functools.lru_cache(maxsize=2)
 def study_backbone(spec: BackboneSpec, device: str) -> Backbone:
     """Return the backbone of a study; the last two that were loaded are kept.
 
     Parameters
     ----------
-    spec : BackboneSpec
-        Name, weights, image size and resize rule.
-    device : "cpu" or "cuda"
-        Device of the computation.
+    spec, device
+        As in `load_spec`.
     """
-    return load_backbone(
-        spec.name,
-        weights=spec.weights,
-        image_size=spec.image_size,
-        device=device,
-        resize=spec.resize,
-    )
+    return load_spec(spec, device)

@@ -34,13 +34,13 @@ from bmfl_lab.models.encoders import (
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.runtime import home, pick_device, rng, seed_everything, seed_for
 from bmfl_lab.training.checkpoint import read_manifest
+from bmfl_lab.training.context import load_spec
 from bmfl_lab.training.loop import LoopConfig, fit
 from bmfl_lab.training.trained_encoder import (
     STEM,
     TrainedEncoder,
     frozen,
     load_encoder,
-    load_spec,
     token_source,
 )
 

@@ -175,8 +175,7 @@ def _start(
 ) -> Run:
     kind = accelerator.device.type
     pays = bf16_pays(kind)
-    # on a CPU the casts of small matrices cost more than bfloat16 saves, so there it must be asked
-    # for
+    # on a CPU the casts of small matrices cost more than bfloat16 saves: "auto" stays float32 there
     bfloat16 = pays and (
         config.precision == "bfloat16" or (config.precision == "auto" and kind == "cuda")
     )

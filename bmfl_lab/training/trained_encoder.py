@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens, load_backbone
+from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens
 from bmfl_lab.backbones.tokens import extract_many, read_tokens, stored_patches
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
@@ -32,32 +32,10 @@ from bmfl_lab.training.checkpoint import (
     read_bundle,
     write_bundle,
 )
+from bmfl_lab.training.context import load_spec
 
 STEM = "encoder"
 WHAT = "brain encoder"
-
-
-def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
-    """Load the backbone that a specification names.
-
-    Parameters
-    ----------
-    spec : BackboneSpec
-        Name, weights, image size and resize rule.
-    device : {"auto", "cpu", "cuda"}, default "auto"
-        Device of the backbone.
-
-    Returns
-    -------
-    Backbone
-    """
-    return load_backbone(
-        spec.name,
-        spec.weights,
-        image_size=spec.image_size,
-        device=pick_device(device),
-        resize=spec.resize,
-    )
 
 
 def token_source(manifest: Mapping[str, Mapping]) -> dict[str, Any]:
