@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bmfl_lab.errors import DataError, message
 from bmfl_lab.runtime import rng
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 CHUNK = 1024
 _EPS = float(np.finfo(np.float32).eps)
 
 
-def _numbers(x: Any) -> np.ndarray:
+def _numbers(x: np.ndarray | Tensor) -> np.ndarray:
     if hasattr(x, "detach"):
         x = x.detach().cpu()
         x = x.double().numpy() if x.element_size() == 8 else x.float().numpy()
     return np.asarray(x)
 
 
-def _pair(Y: Any, P: Any, least: int) -> tuple[np.ndarray, np.ndarray]:
+def _pair(
+    Y: np.ndarray | Tensor, P: np.ndarray | Tensor, least: int
+) -> tuple[np.ndarray, np.ndarray]:
     Y, P = _numbers(Y), _numbers(P)
     if Y.shape != P.shape or Y.ndim != 2:
         raise DataError(
@@ -64,7 +69,7 @@ def _correlate(
     return np.where(flat, np.nan, np.clip(r, -1, 1)).astype(np.float32)
 
 
-def pearson(Y: Any, P: Any, chunk: int = CHUNK) -> np.ndarray:
+def pearson(Y: np.ndarray | Tensor, P: np.ndarray | Tensor, chunk: int = CHUNK) -> np.ndarray:
     """Correlate responses with predictions over stimuli, vertex by vertex.
 
     Two passes (means first), so that single precision is safe whatever the mean.
@@ -123,7 +128,7 @@ class StreamingPearson:
             np.zeros(n_vertices) for _ in range(5)
         )
 
-    def update(self, Y: Any, P: Any) -> StreamingPearson:
+    def update(self, Y: np.ndarray | Tensor, P: np.ndarray | Tensor) -> StreamingPearson:
         """Add a batch of shape (n_batch, n_vertices); returns itself.
 
         Raises
@@ -169,7 +174,7 @@ class StreamingPearson:
         return _correlate(self.syp, self.syy, self.spp, self.n, self.mean_y, self.mean_p)
 
 
-def near_constant(X: Any) -> np.ndarray:
+def near_constant(X: np.ndarray | Tensor) -> np.ndarray:
     """Flag vertices whose variance is below single precision's epsilon times the squared mean.
 
     Their r is computed if they vary at all, but rests on the last digits of the values.
@@ -183,7 +188,11 @@ def near_constant(X: Any) -> np.ndarray:
 
 
 def bootstrap_pearson(
-    Y: Any, P: Any, n_boot: int = 1000, seed: int = 0, chunk: int = CHUNK
+    Y: np.ndarray | Tensor,
+    P: np.ndarray | Tensor,
+    n_boot: int = 1000,
+    seed: int = 0,
+    chunk: int = CHUNK,
 ) -> np.ndarray:
     """Correlate on resampled stimuli; one set of resamples serves every vertex.
 
