@@ -350,6 +350,10 @@ def effective_robustness(line: RobustnessLine, id_accuracy: float, ood_accuracy:
     return float(ood_accuracy - line.predict(id_accuracy))
 
 
+SMALLEST_EFFECT = 0.02
+"""Smallest difference of two accuracies that counts as one (fraction; our choice)."""
+
+
 def verdict(
     difference: Interval,
     p_adjusted: float | None = None,
@@ -358,6 +362,8 @@ def verdict(
     second: str = "B",
     where: str = "",
     level: float = 0.05,
+    smallest: float = SMALLEST_EFFECT,
+    p_equivalence: float | None = None,
 ) -> str:
     """Say in plain words what a difference of two accuracies shows.
 
@@ -373,44 +379,195 @@ def verdict(
         Name of the image set on which they were compared ("fog 3").
     level : float, default 0.05
         Level of the family.
+    smallest : float, default 0.02
+        Smallest effect of interest (fraction). "No difference" is only said where the whole
+        interval is closer to zero.
+    p_equivalence : float, optional
+        Adjusted p value of `equivalence_p`; where given, "no difference" is only said if it is at
+        most `level` too.
 
     Returns
     -------
     str
-        One sentence, with n, seeds and the interval.
+        One sentence, with n, seeds and the interval. There is no verdict from fewer than 20
+        images, and one from a single seed is about the trained models at hand.
     """
     on = f" on {where}" if where else ""
-    over = f"n = {difference.n} images" + (
-        f", {difference.n_seeds} seeds" if difference.n_seeds > 1 else ""
+    pair, n = f"{first} and {second}{on}", difference.n
+    seeds = f"{difference.n_seeds} seeds"
+    if difference.n_seeds <= 1:
+        seeds = "these trained models only (1 seed)"
+    if n < LEAST_IMAGES or difference.value is None:
+        return f"No verdict on {pair}: {n} images are too few, at least {LEAST_IMAGES} are needed."
+    if difference.low is None or difference.high is None:
+        return f"No verdict on {pair}: there is no interval at n = {n} images, {seeds}."
+    low, high = max(difference.low, -1.0), min(difference.high, 1.0)
+    p_text = "" if p_adjusted is None else f", adjusted p {_p_text(p_adjusted)}"
+    basis = (
+        f"at n = {n} images, {seeds} ({100 * difference.value:+.1f} points, "
+        f"{100 * difference.level:g} % interval [{100 * low:+.1f}, {100 * high:+.1f}]{p_text})."
     )
-    if difference.value is None or difference.low is None or difference.high is None:
-        return f"Undefined: too few images to compare {first} with {second}{on} ({over})."
-    value, low, high = (100 * v for v in (difference.value, difference.low, difference.high))
-    shown = f"{value:+.1f} points, {100 * difference.level:g} % interval [{low:+.1f}, {high:+.1f}]"
-    p_text = "" if p_adjusted is None else f", adjusted p = {p_adjusted:.2g}"
-    clear = (low > 0 or high < 0) and (p_adjusted is None or p_adjusted <= level)
-    if not clear:
-        bound = max(abs(low), abs(high))
-        if bound >= 100:  # a t interval over few seeds may leave the range of accuracies
-            return (
-                f"Undecided: no size of a difference between {first} and {second}{on} "
-                f"is excluded at {over} ({shown}{p_text})."
-            )
-        return (
-            f"No difference larger than {bound:.1f} points between {first} and {second}{on} "
-            f"at {over} ({shown}{p_text})."
-        )
-    better, worse = (first, second) if value > 0 else (second, first)
+    if (low > 0 or high < 0) and (p_adjusted is None or p_adjusted <= level):
+        better, worse = (first, second) if difference.value > 0 else (second, first)
+        points = 100 * abs(difference.value)
+        return f"{better} is better than {worse}{on} by {points:.1f} points {basis}"
+    alike = -smallest < low and high < smallest
+    if alike and (p_equivalence is None or p_equivalence <= level):
+        return f"No difference of {100 * smallest:g} points or more between {pair} {basis}"
     return (
-        f"{better} is better than {worse}{on} by {abs(value):.1f} points "
-        f"at {over} ({shown}{p_text})."
+        f"Undecided between {pair}: neither a difference nor the absence of one of "
+        f"{100 * smallest:g} points was shown {basis}"
     )
 
 
-METHOD = "95 % t interval, seeds and stimuli crossed"
+def _p_text(p: float) -> str:
+    """Return "= 0.012", or "< 0.0001" for anything smaller."""
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
 
 
-def crossed_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[Interval, float]:
+METHOD = "95 % generalised confidence interval, seeds and stimuli crossed"
+ONE_SEED = "95 % interval over stimuli for this trained model"
+LEAST_IMAGES = 20
+"""Fewest images that get a verdict: with fewer, the level was not checked."""
+
+
+@dataclass(frozen=True)
+class _Crossed:
+    """What the crossed test needs to know of T tables, each entry of shape (n_tables,).
+
+    `seed`, `stimulus` and `rest` are the mean squares of seeds, stimuli and residual, each divided
+    by the number of values. `positive` and `negative` are the means of the positive and of the
+    negative parts of the values.
+    """
+
+    mean: np.ndarray
+    seed: np.ndarray
+    stimulus: np.ndarray
+    rest: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+    n_seeds: int
+    n: int
+
+
+def _summarise(values: np.ndarray) -> _Crossed:
+    """Return means and mean squares of tables of shape (n_tables, n_seeds, n_stimuli)."""
+    n_seeds, n = values.shape[1:]
+    mean = values.mean(axis=(1, 2))
+    stimulus = values.mean(axis=1).var(axis=1, ddof=1) / n
+    seed = rest = np.zeros(len(values))
+    if n_seeds > 1:
+        seed = values.mean(axis=2).var(axis=1, ddof=1) / n_seeds
+        total = ((values - mean[:, None, None]) ** 2).sum(axis=(1, 2)) / (n_seeds * n)
+        rest = total - (n_seeds - 1) * seed - (n - 1) * stimulus
+        rest = np.maximum(0, rest) / ((n_seeds - 1) * (n - 1))
+    positive = np.maximum(values, 0).mean(axis=(1, 2))
+    return _Crossed(mean, seed, stimulus, rest, positive, positive - mean, n_seeds, n)
+
+
+@functools.lru_cache(maxsize=64)
+def _mean_square(df: int, n_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return nodes and weights of a mean square divided by its expectation (chi-squared / df)."""
+    from scipy.stats import chi2
+
+    logs = np.linspace(np.log(chi2.ppf(1e-10, df)), np.log(chi2.isf(1e-10, df)), n_nodes)
+    weights = chi2.pdf(np.exp(logs), df) * np.exp(logs)
+    return np.exp(logs) / df, weights / weights.sum()
+
+
+def _generalised_p(
+    gap: np.ndarray, table: _Crossed, stimulus: np.ndarray, scale: np.ndarray
+) -> np.ndarray:
+    """Return the generalised p value of each table's distance `gap` from its mean.
+
+    The normal tail is averaged over what the variances may be: that of stimuli is their mean square
+    `stimulus` over a chi-squared variable; seeds add their mean square over another one, less the
+    mean square of the residual, times `scale`, and never less than nothing.
+    """
+    from scipy.special import ndtr
+
+    nodes, weights = _mean_square(table.n - 1, 16 if table.n > 10 else 100)
+    variance = stimulus[:, None] / nodes
+    if table.n_seeds > 1 and table.seed.any():
+        nodes, of_seeds = _mean_square(table.n_seeds - 1, 100)
+        added = np.maximum(0, table.seed[:, None] / nodes - table.rest[:, None]) * scale[:, None]
+        variance = (variance[:, :, None] + added[:, None, :]).reshape(len(gap), -1)
+        weights = np.outer(weights, of_seeds).ravel()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = gap[:, None] / np.sqrt(variance)
+    return np.where(gap > 0, 2 * ndtr(-z) @ weights, 1.0)
+
+
+def _binomial_p(successes: np.ndarray, trials: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """Return the two-sided exact binomial p value, also for effective (fractional) counts."""
+    from scipy.special import betainc
+
+    failures = trials - successes
+    some, any_failure = successes > 1e-9, failures > 1e-9
+    at_least = betainc(np.where(some, successes, 1), failures + 1, chance)
+    at_most = betainc(np.where(any_failure, failures, 1), successes + 1, 1 - chance)
+    tails = np.minimum(np.where(some, at_least, 1), np.where(any_failure, at_most, 1))
+    return np.minimum(1, 2 * tails)
+
+
+def _crossed_p(table: _Crossed, at: np.ndarray, kind: str) -> np.ndarray:
+    """Return the p value of the hypothesis that a table's expected mean is `at`, (n_tables,)."""
+    gap, scale = np.abs(table.mean - at), np.ones(len(table.mean))
+    if kind == "real":
+        return _generalised_p(gap, table, table.stimulus, scale)
+    up, down = table.positive, table.negative
+    spread = up * (1 - up) if kind == "correct" else up + down - table.mean**2
+    # Variance of the mean over seeds of one image in units of the variance of a single value. Where
+    # hardly anything varies it cannot be estimated and tends to one, as if seeds always agreed.
+    over_images = table.stimulus * (table.n - 1) * table.n
+    effect = np.clip((over_images + 1) / (spread * table.n + 1), 1 / table.n_seeds, 1)
+    n = table.n / effect
+    if kind == "correct":
+        variance = at * (1 - at)
+        # Seeds that differ equally on a logit scale differ more where the accuracy is nearer 1/2.
+        here = up * (1 - up)
+        scale = np.where(here > 0, np.maximum(1, variance / np.where(here > 0, here, 1)) ** 2, 1)
+        exact = _binomial_p(up * n, n, at)
+    else:
+        both = up + down
+        b = (2 - table.mean) * at - both
+        least = (np.sqrt(np.maximum(0, b**2 + 8 * down * at * (1 - at))) - b) / 4
+        variance = np.maximum(0, 2 * least + at - at**2)
+        possible = (both > 0) & (np.abs(at) <= both)
+        chance = (1 + at / np.where(possible, both, 2)) / 2
+        exact = np.where(possible, _binomial_p(up * n, both * n, chance), 0)
+    return np.maximum(_generalised_p(gap, table, variance / n, scale), exact)
+
+
+def _ends(table: _Crossed, level: float, kind: str) -> tuple[float, float]:
+    """Return the ends of the interval: the means next to the estimate with p = 1 - level."""
+    from scipy.optimize import brentq
+
+    def excess(at: float) -> float:
+        return float(_crossed_p(table, np.array([at]), kind)[0]) - (1 - level)
+
+    mean, ends = float(table.mean[0]), []
+    width = float(np.sqrt(table.seed + table.stimulus)[0])
+    if kind == "real" and width == 0:
+        return mean, mean
+    for side in (-1, 1):
+        limit = {"correct": max(side, 0), "difference": side}.get(kind)
+        if limit is None:
+            while excess(mean + side * width) > 0:
+                width *= 2
+            limit = mean + side * width
+        inside = mean == limit or excess(limit) >= 0
+        ends.append(float(limit) if inside else brentq(excess, mean, limit, xtol=1e-12))
+    return ends[0], ends[1]
+
+
+KINDS = {"real": (-np.inf, np.inf), "correct": (0.0, 1.0), "difference": (-1.0, 1.0)}
+"""Kinds of values of `crossed_mean`, and the range of each."""
+
+
+def crossed_mean(
+    values: np.ndarray, *, level: float = 0.95, kind: str = "real"
+) -> tuple[Interval, float]:
     """Test a mean over seeds and stimuli against zero, both taken as random samples.
 
     Parameters
@@ -420,30 +577,47 @@ def crossed_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[Interval, 
         seed.
     level : float, default 0.95
         Coverage aimed at.
+    kind : {"real", "correct", "difference"}, default "real"
+        "correct" for correctness (0 to 1), "difference" for the difference of two (-1 to 1): their
+        variance follows from their mean, the interval stays in the range, and few errors do not
+        make it too narrow. "real" for any other value.
 
     Returns
     -------
     interval : Interval
-        Of the mean; without ends for fewer than two stimuli.
+        Of the mean; without ends for fewer than two stimuli. It excludes zero where p is below
+        1 - level.
     p : float
         Two-sided; 1.0 where nothing varies.
 
     Raises
     ------
     DataError
-        If a value is not finite or the shape is another one.
+        If a value is not finite or outside the range of its kind, or the shape is another one.
 
     Notes
     -----
-    With mean squares of seeds, stimuli and residual, the variance of the mean is ``(MS_seed +
-    MS_stimulus - MS_residual) / (n_seeds n_stimuli)``, its degrees of freedom are Satterthwaite's.
-    It is never taken below what seeds or stimuli alone give (our choice: slightly too wide rather
-    than too narrow). With one seed this is the t test over stimuli, and says nothing about other
-    seeds. Unlike a bootstrap of a handful of seeds it keeps its level with few seeds.
+    The variance of the mean is the variance over seeds divided by their number, plus the variance
+    over stimuli divided by theirs. Few seeds estimate the former badly, so p is averaged over what
+    it may be given the mean squares (generalised p value). This keeps the level for every ratio of
+    the two variances, which the degrees of freedom of Satterthwaite do not with few seeds; where
+    seeds dominate it is the t test over seeds, and where stimuli dominate it is cautious with two
+    or three seeds.
+
+    For correctness the variance over stimuli is that under the hypothesis (Wilson 1927; Tango 1998
+    for differences), times an effect of the design, because an image that is wrong under one seed
+    is often wrong under others. The p value is never below the exact binomial one (Clopper-Pearson;
+    McNemar for differences) of as many independent images.
+
+    With one seed the test is about the trained model at hand and says nothing about other seeds.
+    For differences p is then at least that of the exact McNemar test, and for real values it is the
+    t test over stimuli.
 
     References
     ----------
-    Clark 1973, "The language-as-fixed-effect fallacy"; Satterthwaite 1946.
+    Tsui & Weerahandi 1989 (generalised p values); Clark 1973, "The language-as-fixed-effect
+    fallacy"; Tango 1998 (paired proportions); Korn & Graubard 1998 (exact intervals with an
+    effective sample size).
     """
     d = np.asarray(values, dtype=np.float64)
     if d.ndim != 2 or not np.isfinite(d).all():
@@ -454,24 +628,81 @@ def crossed_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[Interval, 
                 "stack seeds on axis 0",
             )
         )
-    n_seeds, n = d.shape
-    method = (
-        METHOD.replace("95", f"{100 * level:g}")
-        if n_seeds > 1
-        else f"{100 * level:g} % t interval over stimuli"
-    )
-    if n < 2 or not n_seeds:
-        return Interval(
-            float(d.mean()) if d.size else None, None, None, n, n_seeds, level, method
-        ), 1.0
-    mean, by_seed, by_stimulus = d.mean(), d.mean(1), d.mean(0)
-    squares = [0.0, n_seeds * by_stimulus.var(ddof=1), 0.0]
-    if n_seeds > 1:
-        squares[0] = n * by_seed.var(ddof=1)
-        squares[2] = ((d - by_seed[:, None] - by_stimulus + mean) ** 2).sum() / (
-            (n_seeds - 1) * (n - 1)
+    low, high = KINDS[kind]
+    if d.size and (d.min() < low or d.max() > high):
+        raise DataError(
+            message(
+                f"values from {low:g} to {high:g} of kind {kind!r}",
+                f"{d.min():g} to {d.max():g}",
+                'use kind="real" for other values',
+            )
         )
-    return _t_interval(float(mean), np.asarray(squares) / d.size, n_seeds, n, level, method)
+    n_seeds, n = d.shape
+    method = METHOD if n_seeds > 1 else ONE_SEED
+    method = method.replace("95", f"{100 * level:g}")
+    if n < 2 or not n_seeds:
+        mean = float(d.mean()) if d.size else None
+        return Interval(mean, None, None, n, n_seeds, level, method), 1.0
+    table = _summarise(d[None])
+    p = float(_crossed_p(table, np.zeros(1), kind)[0])
+    ends = _ends(table, level, kind)
+    return Interval(float(d.mean()), *ends, n, n_seeds, level, method), p
+
+
+def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> Interval:
+    """Return an accuracy with its interval over seeds and images.
+
+    Parameters
+    ----------
+    correct : array-like, shape (n_images,) or (n_seeds, n_images)
+        Whether each image was right, or the share of its variants that were.
+    level : float, default 0.95
+        Coverage aimed at.
+
+    Returns
+    -------
+    Interval
+        That of `crossed_mean`; for one seed nearly the exact binomial one.
+
+    Raises
+    ------
+    DataError
+        As `crossed_mean`.
+    """
+    return crossed_mean(np.atleast_2d(np.asarray(correct, float)), level=level, kind="correct")[0]
+
+
+def equivalence_p(
+    values: np.ndarray, smallest: float = SMALLEST_EFFECT, *, kind: str = "difference"
+) -> float:
+    """Test whether a mean is closer to zero than the smallest effect of interest.
+
+    Parameters
+    ----------
+    values : array-like, shape (n_seeds, n_stimuli)
+        As in `crossed_mean`.
+    smallest : float, default 0.02
+        Smallest effect of interest, above zero.
+    kind : str, default "difference"
+        As in `crossed_mean`.
+
+    Returns
+    -------
+    float
+        The larger of the two-sided p values at ``-smallest`` and ``smallest``; 1.0 where the mean
+        itself is that large. It is at most 1 - level where the whole interval of `crossed_mean`
+        lies between the two.
+
+    Notes
+    -----
+    Two-sided tests make this stricter than the usual two one-sided tests (Schuirmann 1987), so that
+    the words agree with the interval that is printed.
+    """
+    d = np.asarray(values, dtype=np.float64)
+    if d.shape[1] < 2 or abs(d.mean()) >= smallest:
+        return 1.0
+    table = _summarise(d[None])
+    return max(float(_crossed_p(table, np.array([e]), kind)[0]) for e in (-smallest, smallest))
 
 
 def crossed_bootstrap(
@@ -521,37 +752,17 @@ def crossed_bootstrap(
             )
         )
     n_seeds, over_seeds = len(d), drawn.mean(axis=1)
-    parts = np.array([0.0, over_seeds.var(ddof=1), 0.0])
-    method = "95 % t interval, bootstrap over stimuli"
+    parts, method = [0.0, over_seeds.var(ddof=1), 0.0], ONE_SEED
     if n_seeds > 1:
         rest = (drawn - over_seeds[:, None]).var(axis=0, ddof=1).sum() / (n_seeds * (n_seeds - 1))
-        parts, method = (
-            np.array([d.var(ddof=1) / n_seeds, parts[1], rest]),
-            METHOD + ", bootstrap over stimuli",
-        )
-    return _t_interval(
-        float(d.mean()), parts, n_seeds, n_stimuli, level, method.replace("95", f"{100 * level:g}")
+        parts, method = [d.var(ddof=1) / n_seeds, parts[1], rest], METHOD
+    one = [np.array([v], dtype=np.float64) for v in (d.mean(), *parts, 0.0, 0.0)]
+    table = _Crossed(*one, n_seeds, max(n_stimuli, 2))
+    method = f"{method.replace('95', f'{100 * level:g}')}, bootstrap over stimuli"
+    interval = Interval(
+        float(d.mean()), *_ends(table, level, "real"), n_stimuli, n_seeds, level, method
     )
-
-
-def _t_interval(
-    mean: float, parts: np.ndarray, n_seeds: int, n: int, level: float, method: str
-) -> tuple[Interval, float]:
-    """Combine the variances of the mean over seeds, stimuli and their interaction."""
-    from scipy.stats import t
-
-    freedom = np.array(
-        [max(n_seeds - 1, 1), n - 1, max((n_seeds - 1) * (n - 1), 1)], dtype=np.float64
-    )
-    total = max(parts[0] + parts[1] - parts[2], parts[0], parts[1])
-    error = float(np.sqrt(total))
-    if error == 0:
-        return Interval(mean, mean, mean, n, n_seeds, level, method), float(mean == 0)
-    df = total**2 / float((parts**2 / freedom).sum())
-    half = float(t.ppf((1 + level) / 2, df)) * error
-    return Interval(mean, mean - half, mean + half, n, n_seeds, level, method), float(
-        2 * t.sf(abs(mean) / error, df)
-    )
+    return interval, float(_crossed_p(table, np.zeros(1), "real")[0])
 
 
 def seed_mean(values: np.ndarray, n: int, *, level: float = 0.95) -> Interval:

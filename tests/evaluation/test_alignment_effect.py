@@ -60,14 +60,14 @@ class Model:
 
 def test_a_planted_gain_is_found_and_a_control_shows_none():
     models = {
-        k: [Model(s, i) for i in range(2)]
+        k: [Model(s, i) for i in range(4)]
         for k, s in (("original", 0.5), ("aligned", 3.0), ("same", 0.5))
     }
     table = alignment_effect(models, subject(), n_boot=200)
     assert (
         len(table) == 3 * (1 + 2 * 2)
         and (table["n_stimuli"] == 40).all()
-        and (table["n_seeds"] == 2).all()
+        and (table["n_seeds"] == 4).all()
     )
     whole = table[table["roi"] == "all"].set_index("model")
     assert whole.loc["aligned", "difference_low"] > 0.05 and whole.loc["aligned", "p"] < 1e-3
@@ -91,9 +91,9 @@ def test_a_planted_gain_is_found_and_a_control_shows_none():
     )
     mean = [r for r in rows if r.name == "rsa_mean" and r.model == "aligned"]
     assert (
-        [r.seed for r in mean] == [None, 0, 1]
+        [r.seed for r in mean] == [None, 0, 1, 2, 3]
         and mean[0].selection == "best val_loss"
-        and mean[0].n_seeds == 2
+        and mean[0].n_seeds == 4
     )
     gain = next(r for r in rows if r.name == "rsa_difference" and r.roi == "V2" and r.layer == "L0")
     assert (
@@ -161,9 +161,9 @@ def test_mean_over_shifts_leaves_the_clean_images_out():
 def test_transfer_to_other_subjects():
     one, two = subject("s"), subject("t", 1)
     models = {
-        "": [Model(0.2, 0), Model(0.2, 1)],
-        "s": [Model(4.0, 0), Model(4.0, 1)],
-        "noise": [Model(0.2, 2)] * 2,
+        "": [Model(0.2, i) for i in range(4)],
+        "s": [Model(4.0, i) for i in range(4)],
+        "noise": [Model(0.2, 4)] * 4,
     }
     table = transfer.across_subjects(models, [one, two], n_boot=200)
     whole = table[table["roi"] == "all"].set_index(["trained_on", "subject"])
@@ -179,7 +179,7 @@ def test_transfer_to_other_subjects():
         if r.name == "rsa_transfer_gain" and r.model == "aligned with s" and r.subject == "t"
     )
     assert (
-        gain.ci_low > 0.1 and gain.n == 40 and gain.n_seeds == 2 and "simulated fMRI" in gain.notes
+        gain.ci_low > 0.1 and gain.n == 40 and gain.n_seeds == 4 and "simulated fMRI" in gain.notes
     )
     assert [r.selection for r in rows if r.model == "original"] == ["none"] * 2
     assert {r.model for r in rows} == {"original", "aligned with s", "noise"}

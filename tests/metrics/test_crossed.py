@@ -2,10 +2,18 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, t, ttest_1samp
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.metrics.statistics import bootstrap_mean, crossed_bootstrap, crossed_mean, seed_mean
+from bmfl_lab.metrics.statistics import (
+    accuracy_interval,
+    bootstrap_mean,
+    crossed_bootstrap,
+    crossed_mean,
+    equivalence_p,
+    mcnemar,
+    seed_mean,
+)
 
 
 def test_one_seed_is_the_t_test_over_stimuli():
@@ -60,7 +68,7 @@ def test_the_bootstrap_form_of_a_mean_is_the_mean_form(n_seeds):
     assert (found.low, found.high) == pytest.approx(
         (want.low, want.high), abs=0.08 * (want.high - want.low)
     )
-    assert (found.n, found.n_seeds) == (90, n_seeds) and found.method.startswith("95 % t interval")
+    assert (found.n, found.n_seeds) == (90, n_seeds) and found.method.startswith("95 % ")
 
 
 def test_the_bootstrap_form_keeps_its_level_where_a_normal_approximation_does_not():
@@ -99,3 +107,108 @@ def test_a_value_a_seed_has_the_t_interval_of_its_mean():
     for bad in ([], [np.nan, 1.0], [[1.0]]):
         with pytest.raises(DataError, match=r"finite values of shape \(n_seeds,\)"):
             seed_mean(bad, 9)
+
+
+def correctness(random, accuracy, n_seeds, n, sd=0.0):
+    logit = np.log(accuracy / (1 - accuracy)) + sd * random.normal(size=(n_seeds, 1))
+    return random.random((n_seeds, n)) < 1 / (1 + np.exp(-logit))
+
+
+@pytest.mark.parametrize("right", [0, 1, 7, 50, 98, 100])
+def test_accuracy_of_one_seed_is_at_least_the_exact_interval(right):
+    found = accuracy_interval(np.arange(100) < right)
+    low, high = binomtest(right, 100).proportion_ci()
+    assert 0 <= found.low <= low + 1e-9 and high - 1e-9 <= found.high <= 1
+    assert found.high - found.low < 1.15 * (high - low)
+    assert found.value == right / 100 and "for this trained model" in found.method
+
+
+@pytest.mark.parametrize("only_a,only_b", [(0, 0), (6, 0), (5, 0), (14, 3), (30, 18), (3, 30)])
+def test_one_seed_is_never_surer_than_mcnemar_and_its_interval_agrees_with_p(only_a, only_b):
+    a = np.zeros(200, bool)
+    b = a.copy()
+    a[:only_a] = True
+    b[only_a : only_a + only_b] = True
+    found, p = crossed_mean((a * 1.0 - b)[None], kind="difference")
+    exact = mcnemar(a, b)[0]
+    assert exact - 1e-9 <= p < exact + 0.02
+    assert (found.low > 0 or found.high < 0) == (p < 0.05)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+@pytest.mark.parametrize("only_a,only_b,n", [(20, 12, 100), (0, 0, 50), (60, 45, 400)])
+def test_ends_solve_the_score_equation_of_tango(only_a, only_b, n):
+    d = np.r_[np.ones(only_a), -np.ones(only_b), np.zeros(n - only_a - only_b)]
+    found, _ = crossed_mean(d[None], kind="difference")
+    for end in (found.low, found.high):
+        # the maximum of the likelihood over the share that only b gets right, the difference fixed
+        q = np.linspace(max(0, -end) + 1e-9, (1 - end) / 2 - 1e-9, 400_001)
+        rest = n - only_a - only_b
+        likelihood = only_a * np.log(q + end) + only_b * np.log(q) + rest * np.log(1 - 2 * q - end)
+        best = q[np.argmax(likelihood)]
+        z = (d.mean() - end) / np.sqrt((2 * best + end - end**2) / n)
+        # where models disagree, the exact test makes it a little wider
+        ratio = abs(z) / t.ppf(0.975, n - 1)
+        assert 0.998 < ratio < (1.002 if only_a + only_b == 0 else 1.08)
+
+
+def test_all_right_against_all_wrong_on_two_images_is_no_evidence():
+    found, p = crossed_mean(np.ones((3, 2)), kind="difference")
+    assert p > 0.1 and found.low < 0 and found.high == 1
+
+
+def test_the_kinds_agree_where_there_are_many_images_of_middling_accuracy():
+    random = np.random.default_rng(3)
+    d = correctness(random, 0.55, 5, 4000, 0.1) * 1.0 - correctness(random, 0.5, 5, 4000, 0.1)
+    plain, p = crossed_mean(d)
+    scored, q = crossed_mean(d, kind="difference")
+    assert (scored.low, scored.high) == pytest.approx((plain.low, plain.high), abs=5e-4)
+    assert q == pytest.approx(p, rel=0.1, abs=1e-4)
+    narrow, wide = (crossed_mean(d, level=level)[0] for level in (0.5, 0.99))
+    assert wide.low < plain.low < narrow.low < narrow.high < plain.high < wide.high
+
+
+@pytest.mark.parametrize("n_seeds,n", [(1, 100), (2, 400), (3, 400), (3, 20), (5, 1000)])
+@pytest.mark.parametrize("accuracy", [0.5, 0.97])
+def test_level_and_coverage(n_seeds, n, accuracy):
+    random = np.random.default_rng([n_seeds, n, int(100 * accuracy)])
+    tables, wrong, missed, sd = 120, 0, 0, 0.3 if n_seeds > 1 else 0.0
+    truth = correctness(np.random.default_rng(0), accuracy, 4000, 500, sd).mean()
+    for _ in range(tables):
+        a, b = (correctness(random, accuracy, n_seeds, n, sd) for _ in range(2))
+        wrong += crossed_mean(a * 1.0 - b, kind="difference")[1] <= 0.05
+        inside = accuracy_interval(a)
+        missed += not inside.low <= truth <= inside.high
+    for count in (wrong, missed):
+        assert binomtest(int(count), tables, 0.05, alternative="greater").pvalue > 0.005
+
+
+@pytest.mark.parametrize("n_seeds,floor", [(1, 0.9), (3, 0.5), (5, 0.9)])
+def test_a_planted_difference_is_found(n_seeds, floor):
+    random, found = np.random.default_rng(n_seeds), 0
+    for _ in range(40):
+        a = correctness(random, 0.7, n_seeds, 400, 0.1)
+        b = correctness(random, 0.55, n_seeds, 400, 0.1)
+        interval, p = crossed_mean(a * 1.0 - b, kind="difference")
+        found += p <= 0.05 and interval.low > 0
+    assert found / 40 >= floor
+
+
+def test_values_outside_their_kind_are_refused():
+    for values, kind in (
+        (np.full((1, 30), 1.5), "correct"),
+        (np.full((1, 30), -1.5), "difference"),
+    ):
+        with pytest.raises(DataError, match="of kind"):
+            crossed_mean(values, kind=kind)
+    with pytest.raises(DataError, match="of kind"):
+        crossed_mean(np.full((1, 30), -0.5), kind="correct")
+
+
+def test_equivalence_agrees_with_the_interval():
+    random = np.random.default_rng(4)
+    for n in (200, 2000, 20000):
+        d = correctness(random, 0.9, 3, n) * 1.0 - correctness(random, 0.9, 3, n)
+        found, _ = crossed_mean(d, kind="difference")
+        inside = -0.02 < found.low and found.high < 0.02
+        assert inside == (equivalence_p(d) < 0.05)

@@ -123,23 +123,51 @@ def test_effective_robustness_of_planted_models():
         s.fit_robustness_line([0.5, 0.6, 1.0], [0.2, 0.3, 0.4])
 
 
-def interval(value, low, high):
-    return s.Interval(value, low, high, 400, 5, 0.95, "")
+def interval(value, low, high, n=400, n_seeds=5):
+    return s.Interval(value, low, high, n, n_seeds, 0.95, "")
 
 
-def test_verdicts():
-    none = s.verdict(interval(0.004, -0.011, 0.019), first="fusion", second="probe")
-    assert none.startswith(
-        "No difference larger than 1.9 points between fusion and probe at n = 400 images, 5 seeds"
-    )
-    clear = s.verdict(interval(-0.04, -0.06, -0.02), 0.01, first="fusion", second="probe")
-    assert clear.startswith("probe is better than fusion by 4.0 points")
-    assert s.verdict(interval(0.3, -0.5, 1.1)).startswith(
-        "Undecided: no size of a difference between A and B is excluded"
-    )
-    assert s.verdict(interval(-0.04, -0.06, -0.02), 0.2).startswith(
-        "No difference larger than 6.0 points"
-    )
-    assert s.verdict(s.bootstrap_mean([1.0])).startswith("Undefined")
+NAMES = {"first": "fusion", "second": "probe"}
+
+
+def test_a_difference_is_claimed_by_interval_and_adjusted_p():
+    clear = s.verdict(interval(-0.04, -0.06, -0.02), 0.01, **NAMES)
+    assert clear.startswith("probe is better than fusion by 4.0 points at n = 400 images, 5 seeds")
+    assert clear.endswith("(-4.0 points, 95 % interval [-6.0, -2.0], adjusted p = 0.01).")
+    assert s.verdict(interval(-0.04, -0.06, -0.02), 0.2).startswith("Undecided between A and B")
+    assert s.verdict(interval(0.04, -0.01, 0.09), 0.01).startswith("Undecided between A and B")
     there = s.verdict(interval(0.04, 0.01, 0.07), first="a", second="b", where="fog 3")
     assert there.startswith("a is better than b on fog 3 by 4.0 points")
+    assert "adjusted p < 0.0001" in s.verdict(interval(0.4, 0.3, 0.5), 0.0)
+
+
+def test_no_difference_is_said_only_against_the_smallest_effect_of_interest():
+    none = s.verdict(interval(0.004, -0.011, 0.019), **NAMES)
+    assert none.startswith("No difference of 2 points or more between fusion and probe at n = 400")
+    assert s.verdict(interval(0.004, -0.011, 0.021)).startswith("Undecided")
+    assert s.verdict(interval(0.004, -0.021, 0.011)).startswith("Undecided")
+    assert s.verdict(interval(0.004, -0.011, 0.021), smallest=0.03).startswith(
+        "No difference of 3 points or more"
+    )
+    assert s.verdict(interval(0.0, -0.01, 0.01), p_equivalence=0.06).startswith("Undecided")
+    assert s.verdict(interval(0.0, -0.01, 0.01), p_equivalence=0.04).startswith("No difference")
+
+
+def test_words_at_the_edges():
+    wide = s.verdict(interval(0.3, -0.5, 1.1))
+    assert wide.startswith("Undecided") and "[-50.0, +100.0]" in wide
+    few = s.verdict(interval(1.0, 0.9, 1.0, n=2, n_seeds=3), 0.0)
+    assert few == "No verdict on A and B: 2 images are too few, at least 20 are needed."
+    assert s.verdict(s.bootstrap_mean([])).startswith("No verdict on A and B: 0 images")
+    assert "there is no interval" in s.verdict(interval(0.1, None, None))
+    one = s.verdict(interval(0.04, 0.01, 0.07, n_seeds=1))
+    assert "better" in one and "these trained models only (1 seed)" in one
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_ten_right_for_both_is_not_the_absence_of_a_difference(n_seeds):
+    found, p = s.crossed_mean(np.zeros((n_seeds, 10)), kind="difference")
+    assert p == pytest.approx(1) and found.low < -0.25 and found.high > 0.25
+    assert s.equivalence_p(np.zeros((n_seeds, 10))) > 0.5
+    assert s.equivalence_p(np.zeros((n_seeds, 400))) < 0.01
+    assert s.equivalence_p(np.full((n_seeds, 400), 0.03), kind="real") == 1.0
