@@ -1,0 +1,169 @@
+"""Power of paired comparisons over seeds and images: what a study can detect, and how large it
+must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.metrics.statistics import _Crossed, _crossed_p, _mean_square
+
+MOST_IMAGES, MOST_SEEDS = 1_000_000, 100
+AGREEMENT = 0.5
+"""Correlation of two models' correctness on the same images (our choice; 0 is the worst case)."""
+CONSISTENCY = 0.5
+"""Share of the disagreement that is the same under every seed (our choice; 1 is the worst case)."""
+
+
+def _half_widths(table: _Crossed, level: float) -> np.ndarray:
+    """Return how far each table's mean must lie from zero for p = level, shape (n_tables,)."""
+    inside, outside = np.zeros(len(table.mean)), np.ones(len(table.mean))
+    while (short := _crossed_p(table, table.mean + outside, "real") > level).any():
+        outside = np.where(short, 2 * outside, outside)
+    for _ in range(25):
+        middle = (inside + outside) / 2
+        short = _crossed_p(table, table.mean + middle, "real") > level
+        inside, outside = np.where(short, middle, inside), np.where(short, outside, middle)
+    return outside
+
+
+def _power(
+    n_images: int,
+    n_seeds: int,
+    accuracy: float,
+    seed_sd: float,
+    level: float,
+    agreement: float,
+    consistency: float,
+) -> Callable[[float], float]:
+    """Return the power as a function of the true difference."""
+    from scipy.special import ndtr
+
+    require(
+        n_images >= 2 and n_seeds >= 1 and 0 < accuracy < 1 and seed_sd >= 0 and 0 < level < 1,
+        DataError,
+        "at least 2 images, 1 seed, an accuracy and a level inside (0, 1), and seed_sd >= 0",
+        f"{n_images}, {n_seeds}, {accuracy}, {level} and {seed_sd}",
+        "give fractions, not percentages",
+    )
+    disagreement = 2 * accuracy * (1 - accuracy) * (1 - agreement)
+    rest = disagreement * (1 - consistency) / (n_seeds * n_images)
+    images = disagreement * consistency / n_images + rest
+    seeds = 2 * seed_sd**2 / n_seeds if n_seeds > 1 else 0.0
+    nodes, weights = _mean_square(n_seeds - 1, 60) if n_seeds > 1 else (np.ones(1), np.ones(1))
+    nodes, weights = nodes[weights > 1e-5], weights[weights > 1e-5]
+    same, none = np.ones(len(nodes)), np.zeros(len(nodes))
+    table = _Crossed(
+        none, (seeds + rest) * nodes, images * same, rest * same, none, none, n_seeds, n_images
+    )
+    widths, sd = _half_widths(table, level), np.sqrt(seeds + images)
+    return lambda true: float((ndtr((true - widths) / sd) + ndtr((-true - widths) / sd)) @ weights)
+
+
+def detectable_difference(
+    n_images: int,
+    n_seeds: int,
+    accuracy: float,
+    seed_sd: float = 0.0,
+    *,
+    n_compared: int = 1,
+    power: float = 0.8,
+    level: float = 0.05,
+    agreement: float = AGREEMENT,
+    consistency: float = CONSISTENCY,
+) -> float | None:
+    """Return the smallest difference of two accuracies that a study finds with the power wanted.
+
+    Parameters
+    ----------
+    n_images, n_seeds : int
+        Size of the study; both models on the same images.
+    accuracy : float
+        Accuracy expected of both models (fraction).
+    seed_sd : float, default 0.0
+        Standard deviation over seeds of the accuracy of one model (fraction). It is ignored for one
+        seed, where the comparison is about the trained models at hand.
+    n_compared : int, default 1
+        Comparisons in the family; the level is divided by it.
+    power : float, default 0.8
+        Probability of finding the difference.
+    level : float, default 0.05
+        Level of the family.
+    agreement : float, default 0.5
+        Correlation of the two models' correctness on the same image, -1 to 1.
+    consistency : float, default 0.5
+        Share of the variance of their difference on single images that is the same under every
+        seed, 0 to 1.
+
+    Returns
+    -------
+    float or None
+        Fraction; None where not even the largest possible difference would be found.
+
+    Raises
+    ------
+    DataError
+        If a size or fraction is out of range.
+
+    Notes
+    -----
+    Power of the test of `crossed_mean` with normal means, averaged over what the variance between
+    seeds may be estimated as. The defaults of `agreement` and `consistency` are our choice.
+    """
+    from scipy.optimize import brentq
+
+    of = _power(n_images, n_seeds, accuracy, seed_sd, level / n_compared, agreement, consistency)
+    return brentq(lambda d: of(d) - power, 0, 1, xtol=1e-5) if of(1.0) >= power else None
+
+
+def _least(enough: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Return the least number from low to high that is enough; None if not even high is."""
+    if not enough(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
+def study_size(
+    difference: float,
+    n_images: int,
+    n_seeds: int,
+    accuracy: float,
+    seed_sd: float = 0.0,
+    *,
+    n_compared: int = 1,
+    power: float = 0.8,
+    level: float = 0.05,
+    agreement: float = AGREEMENT,
+    consistency: float = CONSISTENCY,
+) -> tuple[int | None, int | None]:
+    """Return how many images, or how many seeds, a study needs to find a difference.
+
+    Parameters
+    ----------
+    difference : float
+        True difference of two accuracies (fraction).
+    n_images, n_seeds, accuracy, seed_sd, n_compared, power, level, agreement, consistency
+        As in `detectable_difference`.
+
+    Returns
+    -------
+    n_images : int or None
+        Images needed with `n_seeds` seeds; None where a million is not enough.
+    n_seeds : int or None
+        Seeds (at least two) needed with `n_images` images; None where a hundred is not enough.
+
+    Raises
+    ------
+    DataError
+        As `detectable_difference`.
+    """
+    rest = (accuracy, seed_sd, level / n_compared, agreement, consistency)
+    images = _least(lambda n: _power(n, n_seeds, *rest)(difference) >= power, 20, MOST_IMAGES)
+    seeds = _least(lambda s: _power(n_images, s, *rest)(difference) >= power, 2, MOST_SEEDS)
+    return images, seeds
