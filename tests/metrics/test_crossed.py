@@ -168,21 +168,6 @@ def test_the_kinds_agree_where_there_are_many_images_of_middling_accuracy():
     assert wide.low < plain.low < narrow.low < narrow.high < plain.high < wide.high
 
 
-@pytest.mark.parametrize("n_seeds,n", [(1, 100), (2, 400), (3, 400), (3, 20), (5, 1000)])
-@pytest.mark.parametrize("accuracy", [0.5, 0.97])
-def test_level_and_coverage(n_seeds, n, accuracy):
-    random = np.random.default_rng([n_seeds, n, int(100 * accuracy)])
-    tables, wrong, missed, sd = 120, 0, 0, 0.3 if n_seeds > 1 else 0.0
-    truth = correctness(np.random.default_rng(0), accuracy, 4000, 500, sd).mean()
-    for _ in range(tables):
-        a, b = (correctness(random, accuracy, n_seeds, n, sd) for _ in range(2))
-        wrong += crossed_mean(a * 1.0 - b, kind="difference")[1] <= 0.05
-        inside = accuracy_interval(a)
-        missed += not inside.low <= truth <= inside.high
-    for count in (wrong, missed):
-        assert binomtest(int(count), tables, 0.05, alternative="greater").pvalue > 0.005
-
-
 @pytest.mark.parametrize("n_seeds,floor", [(1, 0.9), (3, 0.5), (5, 0.9)])
 def test_a_planted_difference_is_found(n_seeds, floor):
     random, found = np.random.default_rng(n_seeds), 0
