@@ -1,0 +1,219 @@
+"""Change single places of the code and see whether the tests notice: ``python tests/mutate.py``.
+
+    python tests/mutate.py [--n 40] [--seed 0] [FILE ...]
+
+Each mutant changes one comparison, sign, bound, axis, boolean or pattern of the files (by default
+metrics, losses, controls and splits) in a copy of the repository and runs the tests that import the
+changed module, until the first failure. Survivors are printed with their line. It ends with 1 if
+more than 5 % survive. Some survivors compute the same thing as the original; the others need a
+test. Not part of the test run: forty mutants take some ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT = (
+    "bmfl_lab/metrics/*.py",
+    "bmfl_lab/losses/*.py",
+    "bmfl_lab/training/controls.py",
+    "bmfl_lab/training/trained_encoder.py",
+    "bmfl_lab/data/splits.py",
+    "bmfl_lab/data/nsd.py",
+)
+MOST_SURVIVORS = 0.05
+OPERATORS = {
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.In: "not in",
+    ast.NotIn: "in",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.And: "or",
+    ast.Or: "and",
+    ast.BitAnd: "|",
+    ast.BitOr: "&",
+}
+NAMES = {"any": "all", "all": "any", "min": "max", "max": "min", "argmin": "argmax"}
+NAMES |= {"argmax": "argmin", "minimum": "maximum", "maximum": "minimum"}
+AXES = ("axis", "dim", "ddof", "keepdims")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A file, its line, and the source text from `start` to `end` that `new` replaces."""
+
+    path: Path
+    line: int
+    start: int
+    end: int
+    new: str
+
+
+def offsets(text: str) -> list[int]:
+    """Return the offset in bytes at which each line starts, the first line at index 1."""
+    starts = [0, 0]
+    for line in text.encode().splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    return starts
+
+
+def mutants(path: Path) -> Iterator[Mutant]:
+    """Yield every mutant of a file; annotations, docstrings and error texts are left alone."""
+    text = path.read_text(encoding="utf-8")
+    starts, data = offsets(text), text.encode()
+
+    def made(node: ast.AST, new: str, first: int = -1, last: int = -1) -> Mutant:
+        start = starts[node.lineno] + node.col_offset if first < 0 else first
+        end = starts[node.end_lineno] + node.end_col_offset if last < 0 else last
+        return Mutant(path, data[:start].count(b"\n") + 1, start, end, new)
+
+    def between(left: ast.AST, right: ast.AST, operator: ast.AST) -> Iterator[Mutant]:
+        if type(operator) in OPERATORS:
+            start = starts[left.end_lineno] + left.end_col_offset
+            end = starts[right.lineno] + right.col_offset
+            old = data[start:end].decode()
+            if not set(old) & set("()#\\"):
+                indent = "\n" if "\n" in old else ""
+                yield made(left, f"{indent} {OPERATORS[type(operator)]} ", start, end)
+
+    waiting: list[ast.AST] = [ast.parse(text)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("message", "require"):
+            waiting += node.args[:1] if node.func.id == "require" else []
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        annotations = {id(getattr(node, k, None)) for k in ("annotation", "returns")}
+        waiting += [c for c in ast.iter_child_nodes(node) if id(c) not in annotations]
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            yield from between(node.left, node.comparators[0], node.ops[0])
+        elif isinstance(node, ast.BinOp):
+            yield from between(node.left, node.right, node.op)
+        elif isinstance(node, ast.BoolOp):
+            yield from between(node.values[0], node.values[1], node.op)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not | ast.Invert):
+            yield made(node, ast.unparse(node.operand))
+        elif isinstance(node, ast.Attribute) and node.attr in NAMES:
+            end = starts[node.end_lineno] + node.end_col_offset
+            yield made(node, NAMES[node.attr], end - len(node.attr), end)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in NAMES:
+            yield made(node.func, NAMES[node.func.id])
+        elif isinstance(node, ast.keyword) and node.arg in AXES:
+            if isinstance(node.value, ast.Constant) and type(node.value.value) is int:
+                waiting.remove(node.value)
+                yield made(node.value, "1" if node.value.value == 0 else "0")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            if isinstance(node.value, bool):
+                yield made(node, str(not node.value))
+            elif node.value in (0, 1, 2):
+                yield made(node, str(node.value + 1))
+        elif isinstance(node, ast.Constant) and str(node.value).endswith("*"):
+            yield made(node, repr(node.value[:-1]))
+
+
+def related(path: Path) -> list[str]:
+    """Return the test files of a module: those named after it or importing it by its full name.
+
+    Where there are none, those that use one of its public names are taken, of its own package if
+    there are any.
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = {n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")}
+    use = re.compile("|".join(rf"\b{re.escape(n)}\b" for n in sorted(names)) or "$^")
+    texts = {t: t.read_text(encoding="utf-8") for t in sorted((ROOT / "tests").rglob("test_*.py"))}
+    own = {t: words for t, words in texts.items() if t.parent.name == path.parent.name}
+    module = f"{path.parent.name}.{path.stem} import"
+    close = [t for t, words in own.items() if path.stem in t.stem or module in words]
+    using = [t for t, words in (own or texts).items() if use.search(words)]
+    return [str(t.relative_to(ROOT)) for t in close or using]
+
+
+def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
+    """Write a mutant into the copy, run its tests there, and restore the file."""
+    place = copy / mutant.path.relative_to(ROOT)
+    data = mutant.path.read_bytes()
+    changed = data[: mutant.start] + mutant.new.encode() + data[mutant.end :]
+    try:
+        ast.parse(changed.decode())
+    except SyntaxError:
+        return False
+    place.write_bytes(changed)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    try:
+        ran = subprocess.run(
+            [*command, *related(mutant.path)],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            timeout=timeout,
+        )
+        return ran.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        place.write_bytes(data)
+
+
+def shown(mutant: Mutant) -> str:
+    """Return the place of a mutant, and its line before and after."""
+    data = mutant.path.read_bytes()
+    changed = data[: mutant.start] + mutant.new.encode() + data[mutant.end :]
+    before, after = (d.decode().splitlines()[mutant.line - 1].strip() for d in (data, changed))
+    return f"{mutant.path.relative_to(ROOT)}:{mutant.line}\n    - {before}\n    + {after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", default=DEFAULT)
+    parser.add_argument("--n", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=900)
+    options = parser.parse_args()
+    paths = sorted({p for pattern in options.files for p in ROOT.glob(pattern)})
+    every = [m for path in paths for m in mutants(path)]
+    chosen = random.Random(options.seed).sample(every, min(options.n, len(every)))
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+        for name in tracked:
+            if (ROOT / name).is_file():
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, copy / name)
+        for k, mutant in enumerate(chosen, 1):
+            alive = survives(mutant, copy, options.timeout)
+            survivors += [mutant] * alive
+            if alive:
+                print(f"[{k}/{len(chosen)}] survived: {shown(mutant)}", flush=True)
+    share = len(survivors) / max(1, len(chosen))
+    print(f"{len(survivors)} of {len(chosen)} mutants survived, of {len(every)} possible.")
+    return int(share > MOST_SURVIVORS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
