@@ -24,6 +24,8 @@ _PUBLIC = {
     "train_fusion": "fusion",
     "TrainedFusion": "trained",
     "load_fusion": "trained",
+    "open_models": "saved",
+    "save_models": "saved",
     "AlignConfig": "aligned",
     "TrainedAligned": "aligned",
     "image_function": "trained_encoder",
