@@ -14,7 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.viz.charts import colours, ink_on, markers
 from bmfl_lab.viz.explore import shift_grid_figure
 from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, sampled, sheet, styled
@@ -90,14 +90,13 @@ class Source:
     def __init__(self, result: OODResult | pd.DataFrame, explorer: Explorer | None = None):
         per_image = getattr(result, "per_image", result)
         missing = [c for c in _COLUMNS if c not in per_image.columns]
-        if missing or per_image.empty:
-            raise DataError(
-                message(
-                    f"per-image rows with columns {_COLUMNS}",
-                    f"{len(per_image)} rows, missing {missing}",
-                    "pass the result of evaluate_ood",
-                )
-            )
+        require(
+            not missing and not per_image.empty,
+            DataError,
+            f"per-image rows with columns {_COLUMNS}",
+            f"{len(per_image)} rows, missing {missing}",
+            "pass the result of evaluate_ood",
+        )
         self.explorer, self.title = explorer, "" if explorer is None else explorer.title
         frame = per_image.assign(severity=per_image["severity"].fillna(0).astype(int))
         self.models = tuple(dict.fromkeys(frame["model"]))
@@ -155,10 +154,13 @@ def select(state: State, source: Source) -> dict[str, object]:
     """
     state = resolve(state, source)
     for name in (state.model, state.other):
-        if name not in source.models:
-            raise DataError(
-                message(f"a model among {source.models}", repr(name), "choose one of them")
-            )
+        require(
+            name in source.models,
+            DataError,
+            f"a model among {source.models}",
+            repr(name),
+            "choose one of them",
+        )
     severities, signed = source.severities, state.show == SHOW[0]
     grid = np.full((len(source.rows), len(severities)), np.nan)
     for i, row in enumerate(source.rows):

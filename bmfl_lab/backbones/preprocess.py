@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -66,10 +66,13 @@ class Preprocess:
                     f"use {nearest}",
                 )
             )
-        if self.resize not in RESIZE:
-            raise ConfigError(
-                message(f"a resize rule among {RESIZE}", repr(self.resize), "choose one of them")
-            )
+        require(
+            self.resize in RESIZE,
+            ConfigError,
+            f"a resize rule among {RESIZE}",
+            repr(self.resize),
+            "choose one of them",
+        )
 
     @property
     def short_side(self) -> int:
@@ -106,14 +109,16 @@ class Preprocess:
         DataError
             If the array is not a non-empty uint8 RGB image.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DataError(
-                message(
-                    "a uint8 image of shape (H, W, 3)",
-                    f"{image.dtype} {image.shape}",
-                    "decode it with bmfl_lab.data.images.decode_image",
-                )
-            )
+        require(
+            image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] == 3
+            and 0 not in image.shape,
+            DataError,
+            "a uint8 image of shape (H, W, 3)",
+            f"{image.dtype} {image.shape}",
+            "decode it with bmfl_lab.data.images.decode_image",
+        )
         image = _cut_strip(image)
         height, width = image.shape[:2]
         short = min(height, width)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.registry import Registry
 
 BACKBONES = Registry("backbone")
@@ -163,14 +163,13 @@ def block_indices(blocks: Sequence[int], n_blocks: int, name: str) -> list[int]:
     ConfigError
         If an index is out of range, or there is none.
     """
-    if not blocks or any(not -n_blocks <= b < n_blocks for b in blocks):
-        raise ConfigError(
-            message(
-                f"block indices from {-n_blocks} to {n_blocks - 1}",
-                f"{tuple(blocks)}",
-                f"choose among the {n_blocks} blocks of {name}",
-            )
-        )
+    require(
+        blocks and all(-n_blocks <= b < n_blocks for b in blocks),
+        ConfigError,
+        f"block indices from {-n_blocks} to {n_blocks - 1}",
+        tuple(blocks),
+        f"choose among the {n_blocks} blocks of {name}",
+    )
     return [int(b) % n_blocks for b in blocks]
 
 
@@ -182,14 +181,13 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     ConfigError
         If a side is not a positive multiple of the patch size.
     """
-    if min(height, width) < patch_size or height % patch_size or width % patch_size:
-        raise ConfigError(
-            message(
-                f"image sides that are multiples of {patch_size} pixels",
-                f"{height} x {width}",
-                f"use backbone.preprocess, with an image_size that is a multiple of {patch_size}",
-            )
-        )
+    require(
+        min(height, width) >= patch_size and not height % patch_size and not width % patch_size,
+        ConfigError,
+        f"image sides that are multiples of {patch_size} pixels",
+        f"{height} x {width}",
+        f"use backbone.preprocess, with an image_size that is a multiple of {patch_size}",
+    )
     return height // patch_size, width // patch_size
 
 
@@ -201,9 +199,10 @@ def check_images(images: Tensor) -> None:
     ConfigError
         If it has not.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ConfigError(
-            message(
-                "images of shape (B, 3, H, W)", f"{tuple(images.shape)}", "use backbone.preprocess"
-            )
-        )
+    require(
+        images.ndim == 4 and images.shape[1] == 3,
+        ConfigError,
+        "images of shape (B, 3, H, W)",
+        tuple(images.shape),
+        "use backbone.preprocess",
+    )

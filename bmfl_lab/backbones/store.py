@@ -24,7 +24,7 @@ from bmfl_lab.backbones.tokens import (
     run,
 )
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.files import (
     load_npy,
     lock,
@@ -171,18 +171,20 @@ class FeatureStore:
         return [found[key] for key in order]
 
     def _check_choices(self, dtype: str, batch_size: int, n: int) -> None:
-        if dtype not in ("float16", "float32"):
-            raise ConfigError(
-                message("a stored dtype 'float16' or 'float32'", repr(dtype), "choose one of them")
-            )
-        if batch_size < 1 or n < 1:
-            raise ConfigError(
-                message(
-                    "at least one stimulus and a positive batch size",
-                    f"{n}, {batch_size}",
-                    "give an image, and a batch_size of 1 or more",
-                )
-            )
+        require(
+            dtype in ("float16", "float32"),
+            ConfigError,
+            "a stored dtype 'float16' or 'float32'",
+            repr(dtype),
+            "choose one of them",
+        )
+        require(
+            batch_size >= 1 and n >= 1,
+            ConfigError,
+            "at least one stimulus and a positive batch size",
+            f"{n}, {batch_size}",
+            "give an image, and a batch_size of 1 or more",
+        )
 
     def _lock(self, key: str) -> contextlib.AbstractContextManager[None]:
         path = self.root / ".locks" / f"{key}.lock"
@@ -219,16 +221,15 @@ class FeatureStore:
         already = sum(p.stat().st_size for p in partial.glob("*.npy"))
         used, limit = self.used_bytes() - already, self.limit_gb * 1e9
         free = shutil.disk_usage(self.root).free
-        if used + needed > limit or needed - already > free:
-            raise ConfigError(
-                message(
-                    f"room for {needed / 1e9:.3g} GB of tokens",
-                    f"{used / 1e9:.3g} GB used of a limit of {self.limit_gb:g} GB, "
-                    f"{free / 1e9:.3g} GB free on the disk",
-                    f"delete folders in {self.root}, raise limit_gb, or keep fewer tokens "
-                    "(kind='cls+mean' or 'pooled:4')",
-                )
-            )
+        require(
+            used + needed <= limit and needed - already <= free,
+            ConfigError,
+            f"room for {needed / 1e9:.3g} GB of tokens",
+            f"{used / 1e9:.3g} GB used of a limit of {self.limit_gb:g} GB, "
+            f"{free / 1e9:.3g} GB free on the disk",
+            f"delete folders in {self.root}, raise limit_gb, or keep fewer tokens "
+            "(kind='cls+mean' or 'pooled:4')",
+        )
 
     def _extract(
         self,
@@ -308,14 +309,13 @@ class FeatureStore:
     def _open(self, key: str, identity: Identity) -> StoredTokens:
         folder = self.root / key
         manifest = read_sealed_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("identity") != identity:
-            raise DataError(
-                message(
-                    f"tokens of the requested weights, preprocessing and stimuli in {folder}",
-                    "another manifest",
-                    _REMAKE,
-                )
-            )
+        require(
+            isinstance(manifest, dict) and manifest.get("identity") == identity,
+            DataError,
+            f"tokens of the requested weights, preprocessing and stimuli in {folder}",
+            "another manifest",
+            _REMAKE,
+        )
         arrays = {k: load_npy(folder / f"{k}.npy", mmap=True) for k in manifest["arrays"]}
         for name, array in arrays.items():
             if list(array.shape) != manifest["arrays"][name] or array.dtype != identity["dtype"]:

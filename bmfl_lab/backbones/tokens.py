@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from bmfl_lab.backbones.protocol import Backbone, BackboneTokens
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, NumericsError, message
+from bmfl_lab.errors import ConfigError, DataError, NumericsError, message, require
 from bmfl_lab.files import sha256_json
 
 FORMAT = 1
@@ -108,14 +108,13 @@ def array_shapes(
     if pooled:
         side = min(grid)
         grid = (int(pooled[1]), int(pooled[1]))
-        if grid[0] > side:
-            raise ConfigError(
-                message(
-                    f"a pooled grid of at most {side}",
-                    kind,
-                    "pool to fewer cells, or use larger images",
-                )
-            )
+        require(
+            grid[0] <= side,
+            ConfigError,
+            f"a pooled grid of at most {side}",
+            kind,
+            "pool to fewer cells, or use larger images",
+        )
     shapes: Shapes = {"cls": (n, width)}
     if kind != "cls":
         shapes["mean"] = (n, width)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message, require
 from bmfl_lab.files import read_json
 from bmfl_lab.runtime import home
 
@@ -97,12 +97,13 @@ def random_seed(weights: str | Path | None) -> int | None:
     kind, _, seed = str(weights).partition(":")
     if kind != "random":
         return None
-    if not (seed or "0").isdecimal():
-        raise ConfigError(
-            message(
-                "weights 'random' or 'random:SEED'", repr(weights), "give a whole number as seed"
-            )
-        )
+    require(
+        (seed or "0").isdecimal(),
+        ConfigError,
+        "weights 'random' or 'random:SEED'",
+        repr(weights),
+        "give a whole number as seed",
+    )
     return int(seed or 0)
 
 
@@ -245,10 +246,13 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
         If the file is missing, damaged, or holds anything but tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            message(f"a weight file {path.name}", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file(),
+        CheckpointError,
+        f"a weight file {path.name}",
+        f"nothing at {path}",
+        "check the path",
+    )
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -311,14 +315,13 @@ def refuse_not_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
         If one is.
     """
     bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
-    if bad:
-        raise CheckpointError(
-            message(
-                f"finite weights in {source}",
-                f"NaN or infinity in {', '.join(bad[:4])}",
-                "get the file again",
-            )
-        )
+    require(
+        not bad,
+        CheckpointError,
+        f"finite weights in {source}",
+        f"NaN or infinity in {', '.join(bad[:4])}",
+        "get the file again",
+    )
 
 
 def load_strictly(
@@ -351,18 +354,17 @@ def load_strictly(
             if theirs[k] != ours[k]
         ),
     }
-    if any(problems.values()):
-        raise CheckpointError(
-            message(
-                f"exactly the {len(ours)} tensors of {name} in {source}",
-                "; ".join(
-                    f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
-                    for k, v in problems.items()
-                    if v
-                ),
-                remedy,
-            )
-        )
+    require(
+        not any(problems.values()),
+        CheckpointError,
+        f"exactly the {len(ours)} tensors of {name} in {source}",
+        "; ".join(
+            f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
+            for k, v in problems.items()
+            if v
+        ),
+        remedy,
+    )
     plain = {k: state[k].detach().clone().contiguous() for k in ours}
     plain = {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
     refuse_not_finite(plain, source)
@@ -382,25 +384,23 @@ def read_shards(folder: Path) -> State:
     names = ["model.safetensors"]
     if index.is_file():
         shards = read_mapping(index).get("weight_map")
-        if not isinstance(shards, Mapping) or not all(isinstance(v, str) for v in shards.values()):
-            raise CheckpointError(
-                message(
-                    f"a weight_map of file names in {index}",
-                    repr(shards)[:80],
-                    "download the folder again",
-                )
-            )
+        require(
+            isinstance(shards, Mapping) and all(isinstance(v, str) for v in shards.values()),
+            CheckpointError,
+            f"a weight_map of file names in {index}",
+            repr(shards)[:80],
+            "download the folder again",
+        )
         names = sorted(set(shards.values()))
     state: State = {}
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise CheckpointError(
-                message(
-                    f"the file {name} in {folder}",
-                    "nothing there",
-                    "save the model as safetensors; pickled weights are not read",
-                )
-            )
+        require(
+            Path(name).name == name and (folder / name).is_file(),
+            CheckpointError,
+            f"the file {name} in {folder}",
+            "nothing there",
+            "save the model as safetensors; pickled weights are not read",
+        )
         state |= read_tensors(folder / name)
     return state
 
@@ -420,8 +420,11 @@ def read_mapping(path: Path) -> Mapping[str, object]:
         raise CheckpointError(
             message(f"a readable {path.name} in {path.parent}", str(error), remedy)
         ) from error
-    if not isinstance(found, Mapping):
-        raise CheckpointError(
-            message(f"names and values in {path}", f"a {type(found).__name__}", remedy)
-        )
+    require(
+        isinstance(found, Mapping),
+        CheckpointError,
+        f"names and values in {path}",
+        f"a {type(found).__name__}",
+        remedy,
+    )
     return found

@@ -18,7 +18,7 @@ from bmfl_lab.backbones.protocol import (
     patch_grid,
 )
 from bmfl_lab.backbones.weights import hash_state, refuse_not_finite
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 
 
 def wrap(
@@ -111,14 +111,13 @@ class _Wrapped(nn.Module):
     def _blocks(self, images: Tensor) -> Sequence[BackboneTokens]:
         found = self._tokens(self.module(images.to(self.dtype)))
         blocks = (found,) if isinstance(found, BackboneTokens) else tuple(found)
-        if not blocks or not all(isinstance(b, BackboneTokens) for b in blocks):
-            raise ConfigError(
-                message(
-                    f"BackboneTokens of {self.name}",
-                    ", ".join(type(b).__name__ for b in blocks) or "nothing",
-                    "let `tokens` return one, or one per block",
-                )
-            )
+        require(
+            blocks and all(isinstance(b, BackboneTokens) for b in blocks),
+            ConfigError,
+            f"BackboneTokens of {self.name}",
+            ", ".join(type(b).__name__ for b in blocks) or "nothing",
+            "let `tokens` return one, or one per block",
+        )
         return blocks
 
     @property
@@ -167,14 +166,13 @@ class _Wrapped(nn.Module):
         features: str = "tokens",
         grad: bool = False,
     ) -> BackboneTokens | tuple[BackboneTokens, ...]:
-        if attention or features != "tokens":
-            raise ConfigError(
-                message(
-                    f"features='tokens' of {self.name}",
-                    "attention weights" if attention else repr(features),
-                    "use the tokens, or a DINOv2 backbone",
-                )
-            )
+        require(
+            not attention and features == "tokens",
+            ConfigError,
+            f"features='tokens' of {self.name}",
+            "attention weights" if attention else repr(features),
+            "use the tokens, or a DINOv2 backbone",
+        )
         wanted = self.indices((-1,) if blocks is None else blocks)
         check_images(images)
         self.grid_of(*images.shape[2:])
@@ -187,14 +185,13 @@ class _Wrapped(nn.Module):
 def _complete(tokens: BackboneTokens) -> BackboneTokens:
     """Return float32 tokens; the mean patch stands for a missing class token."""
     patches, grid = tokens.patches.float(), tuple(map(int, tokens.grid))
-    if patches.ndim != 3 or patches.shape[1] != grid[0] * grid[1]:
-        raise ConfigError(
-            message(
-                f"patches of shape (B, P, D) with P = {grid[0]} x {grid[1]}",
-                f"{tuple(patches.shape)}",
-                "let `tokens` return all patches, row by row, and their grid",
-            )
-        )
+    require(
+        patches.ndim == 3 and patches.shape[1] == grid[0] * grid[1],
+        ConfigError,
+        f"patches of shape (B, P, D) with P = {grid[0]} x {grid[1]}",
+        tuple(patches.shape),
+        "let `tokens` return all patches, row by row, and their grid",
+    )
     cls = patches.mean(1) if tokens.cls is None else tokens.cls.float()
     registers = patches[:, :0] if tokens.registers is None else tokens.registers.float()
     return BackboneTokens(cls, registers, patches, grid)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.viz.charts import GREY, colours, markers, panels
 from bmfl_lab.viz.results import set_label, summary_rows, with_sets
 
@@ -237,8 +237,7 @@ def agreement_figure(
     DataError
         If the frame is empty.
     """
-    if frame.empty:
-        raise DataError(message("at least one row", "none", "evaluate the models first"))
+    require(not frame.empty, DataError, "at least one row", "none", "evaluate the models first")
     sets = list(order) or list(dict.fromkeys(frame["set"]))
     colour, marker = colours(sets), markers(sets)
     with panels(cell=(7, 4.2)) as drawn:

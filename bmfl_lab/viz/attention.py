@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.viz.charts import GREY, PALETTE, bare, colours, markers, panels
 
 if TYPE_CHECKING:
@@ -41,14 +41,13 @@ def upsample_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     weights = np.asarray(weights, dtype=np.float32)
-    if weights.ndim != 2 or not np.isfinite(weights).all():
-        raise DataError(
-            message(
-                "a finite map of shape (h, w), one value per patch",
-                f"shape {weights.shape}",
-                "reshape the patch axis to the grid",
-            )
-        )
+    require(
+        weights.ndim == 2 and np.isfinite(weights).all(),
+        DataError,
+        "a finite map of shape (h, w), one value per patch",
+        f"shape {weights.shape}",
+        "reshape the patch axis to the grid",
+    )
     height, width = size
     return np.asarray(Image.fromarray(weights).resize((width, height), Image.Resampling.BILINEAR))
 
@@ -76,10 +75,13 @@ def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np
     """
     import matplotlib
 
-    if not 0 <= opacity <= 1:
-        raise DataError(
-            message("an opacity from 0 to 1", repr(opacity), "choose a value in that range")
-        )
+    require(
+        0 <= opacity <= 1,
+        DataError,
+        "an opacity from 0 to 1",
+        repr(opacity),
+        "choose a value in that range",
+    )
     large = upsample_map(weights, image.shape[:2])
     spread = float(large.max() - large.min())
     scaled = (large - large.min()) / spread if spread > 0 else np.zeros_like(large)
@@ -161,10 +163,13 @@ def consulted_rois_figure(
     DataError
         If there is no row.
     """
-    if weights.empty:
-        raise DataError(
-            message("at least one image's attention", "none", "pass the attention of some images")
-        )
+    require(
+        not weights.empty,
+        DataError,
+        "at least one image's attention",
+        "none",
+        "pass the attention of some images",
+    )
     order = weights.mean().sort_values(ascending=True)
     low, high = weights[order.index].quantile(0.1), weights[order.index].quantile(0.9)
     y = np.arange(len(order))
@@ -208,10 +213,13 @@ def checks_figure(
         If there is no map or no check.
     """
     names = list(dict.fromkeys(checks["check"])) if len(checks) else []
-    if not trained or not names:
-        raise DataError(
-            message("at least one map with checks", f"{len(trained)} maps", "measure checks first")
-        )
+    require(
+        trained and names,
+        DataError,
+        "at least one map with checks",
+        f"{len(trained)} maps",
+        "measure checks first",
+    )
     n_columns = 2 + len(names)
     with panels(
         len(trained) * n_columns, n_columns, title=title, cell=(1.35, 1.38), margin=(0.9, 0.7)
@@ -269,10 +277,13 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
     DataError
         If there is no curve.
     """
-    if curves.empty:
-        raise DataError(
-            message("at least one curve", "none", "measure deletion and insertion first")
-        )
+    require(
+        not curves.empty,
+        DataError,
+        "at least one curve",
+        "none",
+        "measure deletion and insertion first",
+    )
     kinds = {"deletion": ("lower", "removed"), "insertion": ("higher", "shown")}
     palette = colours(dict.fromkeys(curves["map"]))
     with panels(2, 2, cell=(4.2, 3.3), title=title, sharey=True) as drawn:
@@ -386,8 +397,9 @@ def centres_figure(
     """
     rois = np.asarray(rois, dtype=object)
     shown = (rois != "") & truth["x"].notna().to_numpy() & estimated["x"].notna().to_numpy()
-    if not shown.any():
-        raise DataError(message("a vertex with a known field", "none", "choose retinotopic ROIs"))
+    require(
+        shown.any(), DataError, "a vertex with a known field", "none", "choose retinotopic ROIs"
+    )
     names = list(dict.fromkeys(rois[shown]))
     palette, shapes = colours(names), markers(names)
     directions = {"x": "horizontal (left to right)", "y": "vertical (down to up)"}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import GREY, colours, contact_sheet, markers, panels, require
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import GREY, colours, contact_sheet, markers, panels, require_rows
 from bmfl_lab.viz.results import value_and_error
 
 if TYPE_CHECKING:
@@ -40,10 +40,13 @@ def preferred_figure(
         If the ROIs differ, or there is no image.
     """
     made = synthesised or {}
-    if set(top) != set(bottom) or (made and set(made) != set(top)):
-        raise DataError(
-            message("the same ROIs in every part", f"{list(top)}, {list(bottom)}", "rank every ROI")
-        )
+    require(
+        set(top) == set(bottom) and (not made or set(made) == set(top)),
+        DataError,
+        "the same ROIs in every part",
+        f"{list(top)}, {list(bottom)}",
+        "rank every ROI",
+    )
     rows = {}
     for roi in top:
         rows[roi] = {f"top {i + 1}": image for i, image in enumerate(top[roi])}
@@ -76,7 +79,7 @@ def brain_robust_figure(
     DataError
         If a column is missing or there is no model.
     """
-    require(table, ("model", "brain", "robust"), "one row per model", "use brain_and_robust")
+    require_rows(table, ("model", "brain", "robust"), "one row per model", "use brain_and_robust")
     colour, marker = colours(table["model"]), markers(table["model"])
     with panels(cell=(6.2, 4), title=title) as drawn:
         (ax,) = drawn
@@ -129,7 +132,7 @@ def effect_figure(
         If a column is missing or there is no model.
     """
     columns = ("model", "value", "low", "high", "per_seed")
-    require(table, columns, "one row per model", "select the rows of roi 'all'")
+    require_rows(table, columns, "one row per model", "select the rows of roi 'all'")
     colour, marker = colours(table["model"]), markers(table["model"])
     with panels(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title) as drawn:
         (ax,) = drawn
@@ -183,7 +186,7 @@ def identification_figure(
     DataError
         If a column is missing or there is no row.
     """
-    require(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
+    require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
     value, error = value_and_error(frame)
     with panels(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as drawn:
         (ax,) = drawn

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.files import atomic_path
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def panels(
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
 
 
-def require(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:
+def require_rows(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:
     """Refuse a table without rows or without some columns.
 
     Parameters
@@ -342,10 +342,13 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
     """
     from IPython.display import Image, display
 
-    if not name or Path(name).name != name:
-        raise ConfigError(
-            message("a plain file name for the figure", repr(name), "leave out folders")
-        )
+    require(
+        name and Path(name).name == name,
+        ConfigError,
+        "a plain file name for the figure",
+        repr(name),
+        "leave out folders",
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
     path = Path(folder) / "figures" / f"{name}.png"

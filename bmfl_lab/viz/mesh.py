@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 
 if TYPE_CHECKING:
     from bmfl_lab.data.atlas import Atlas
@@ -43,18 +43,20 @@ def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, n
     ConfigError
         If the hemisphere or surface is unknown.
     """
-    if hemisphere not in HEMISPHERES:
-        raise ConfigError(
-            message(
-                f"a hemisphere among {HEMISPHERES}",
-                repr(hemisphere),
-                nearest(hemisphere, HEMISPHERES),
-            )
-        )
-    if surface not in SURFACES:
-        raise ConfigError(
-            message(f"a surface among {SURFACES}", repr(surface), nearest(surface, SURFACES))
-        )
+    require(
+        hemisphere in HEMISPHERES,
+        ConfigError,
+        f"a hemisphere among {HEMISPHERES}",
+        repr(hemisphere),
+        nearest(hemisphere, HEMISPHERES),
+    )
+    require(
+        surface in SURFACES,
+        ConfigError,
+        f"a surface among {SURFACES}",
+        repr(surface),
+        nearest(surface, SURFACES),
+    )
     points, faces = _gifti(_FILES.get(surface, surface), hemisphere)
     return np.asarray(points, dtype=np.float32), np.asarray(faces, dtype=np.int32)
 
@@ -121,18 +123,15 @@ def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray
     )
     middles = faces[(faces >= n_coarse).all(1)]
     found, counts = np.unique(halves[:, 0], return_counts=True)
-    if (
-        4 * len(middles) != len(faces)
-        or not np.array_equal(found, np.unique(middles))
-        or np.any(counts != 2)
-    ):
-        raise DataError(
-            message(
-                f"a closed mesh whose first {n_coarse} vertices are those of the coarser one",
-                f"{len(faces)} faces",
-                "give the faces of a whole fsaverage hemisphere",
-            )
-        )
+    require(
+        4 * len(middles) == len(faces)
+        and np.array_equal(found, np.unique(middles))
+        and np.all(counts == 2),
+        DataError,
+        f"a closed mesh whose first {n_coarse} vertices are those of the coarser one",
+        f"{len(faces)} faces",
+        "give the faces of a whole fsaverage hemisphere",
+    )
     ends = np.zeros((faces.max() + 1, 2), dtype=faces.dtype)
     ends[found] = halves[:, 1].reshape(-1, 2)
     of = ends[middles]
@@ -187,14 +186,13 @@ def mesh_index(atlas: Atlas) -> np.ndarray:
     DataError
         If the atlas lies on no surface that can be drawn.
     """
-    if atlas.mesh not in VALID_MESHES or atlas.surface_index is None:
-        raise DataError(
-            message(
-                f"vertices on one of the surfaces {VALID_MESHES}",
-                repr(atlas.mesh),
-                "give the atlas a mesh and a surface_index",
-            )
-        )
+    require(
+        atlas.mesh in VALID_MESHES and atlas.surface_index is not None,
+        DataError,
+        f"vertices on one of the surfaces {VALID_MESHES}",
+        repr(atlas.mesh),
+        "give the atlas a mesh and a surface_index",
+    )
     index = np.asarray(atlas.surface_index, dtype=np.int64)
     return np.where(index < N_FSAVERAGE5, index, -1)
 
@@ -220,14 +218,13 @@ def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
         If lengths differ or the atlas lies on no surface.
     """
     values = np.asarray(values, dtype=np.float64)
-    if values.shape != (atlas.n_vertices,):
-        raise DataError(
-            message(
-                f"one value for each of {atlas.n_vertices} vertices",
-                f"shape {values.shape}",
-                "use values and atlas of one subject",
-            )
-        )
+    require(
+        values.shape == (atlas.n_vertices,),
+        DataError,
+        f"one value for each of {atlas.n_vertices} vertices",
+        f"shape {values.shape}",
+        "use values and atlas of one subject",
+    )
     index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
     found = {}
     for number, hemisphere in enumerate(HEMISPHERES):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.viz.charts import colours, panels
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def distribution_figure(
     DataError
         If there is no region.
     """
-    if not groups:
-        raise DataError(message("at least one region", "none", "give a mapping region -> values"))
+    require(groups, DataError, "at least one region", "none", "give a mapping region -> values")
     clean, names = [], []
     for name, values in groups.items():
         clean.append(np.asarray(values, float)[np.isfinite(values)])
@@ -146,10 +145,13 @@ def fields_figure(
     rois = np.asarray(rois, dtype=object)
     known = np.isfinite(fields["error_degrees"].to_numpy(float)) & (rois != "")
     names, half = sorted(set(rois[known])), degrees / 2
-    if not names:
-        raise DataError(
-            message("vertices with true and recovered fields", "none", "use a simulated subject")
-        )
+    require(
+        names,
+        DataError,
+        "vertices with true and recovered fields",
+        "none",
+        "use a simulated subject",
+    )
     colour = colours(names)
     with panels(2, 2, cell=(4.3, 4.2), title=title, width_ratios=(1, 1.1)) as drawn:
         field, errors = drawn

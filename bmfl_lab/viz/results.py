@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.records import comparison_label
-from bmfl_lab.viz.charts import GREY, colours, markers, panels, require
+from bmfl_lab.viz.charts import GREY, colours, markers, panels, require_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,16 +112,15 @@ def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         If there is no row of that metric.
     """
     columns = ("name", "value", "split", "model", "shift", "severity", "seed")
-    require(frame, columns, "metric rows", "pass Record.to_frame()")
+    require_rows(frame, columns, "metric rows", "pass Record.to_frame()")
     rows = frame[frame["name"] == metric]
-    if rows.empty:
-        raise DataError(
-            message(
-                f"rows of the metric {metric!r}",
-                f"only {sorted(frame['name'].unique())}",
-                "choose one of them",
-            )
-        )
+    require(
+        not rows.empty,
+        DataError,
+        f"rows of the metric {metric!r}",
+        f"only {sorted(frame['name'].unique())}",
+        "choose one of them",
+    )
     if "reference" in rows:
         named = zip(rows["name"], rows["model"], rows["reference"])
         rows = rows.assign(model=[comparison_label(*fields) for fields in named])
@@ -282,7 +281,7 @@ def grouped_figure(
     DataError
         If a column is missing or there is no row.
     """
-    require(frame, ("roi", "value", by), "rows", "pass metric rows")
+    require_rows(frame, ("roi", "value", by), "rows", "pass metric rows")
     rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
     colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
     size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.viz.charts import GREY, bare, colours, markers, panels
 from bmfl_lab.viz.results import set_label, summary_rows, value_and_error, with_sets
 
@@ -69,10 +69,13 @@ def severity_figure(
     """
     rows = _chosen(frame, metric, models)
     shifts = [s for s in dict.fromkeys(rows["shift"]) if s]
-    if not shifts:
-        raise DataError(
-            message("values on made shifts", "none", "evaluate some shifts at several severities")
-        )
+    require(
+        shifts,
+        DataError,
+        "values on made shifts",
+        "none",
+        "evaluate some shifts at several severities",
+    )
     names = list(dict.fromkeys(rows["model"]))
     colour, marker = colours(names), markers(names)
     with panels(
@@ -135,12 +138,13 @@ def robustness_figure(
     """
     table, lines = _points(frame), _lines(frame)
     shown = [s for s in lines if s in set(table["set"]) and (sets is None or s in sets)]
-    if not shown:
-        raise DataError(
-            message(
-                "sets with a line of baselines", f"{sorted(lines)}", "evaluate with baselines=..."
-            )
-        )
+    require(
+        shown,
+        DataError,
+        "sets with a line of baselines",
+        sorted(lines),
+        "evaluate with baselines=...",
+    )
     everyone = list(dict.fromkeys(table["model"]))
     colour, marker = colours(everyone), markers(everyone)
     with panels(len(shown), n_columns, cell=(3, 2.9), margin=(0.5, 0.9), title=title) as drawn:
@@ -240,10 +244,13 @@ def reliability_figure(
         If no bin has enough predictions.
     """
     rows = table[table["count"] >= min_count]
-    if rows.empty:
-        raise DataError(
-            message(f"bins with {min_count} predictions", "none", "evaluate more images")
-        )
+    require(
+        not rows.empty,
+        DataError,
+        f"bins with {min_count} predictions",
+        "none",
+        "evaluate more images",
+    )
     rows = with_sets(rows)
     sets, names = (list(dict.fromkeys(rows[k])) for k in ("set", "model"))
     rows = rows.sort_values("confidence")
@@ -394,8 +401,7 @@ def prediction_figure(
         If there is no image.
     """
     width = max((len(r) for r in rows.values()), default=0)
-    if not width:
-        raise DataError(message("at least one image", "none", "pass at least one image per row"))
+    require(width, DataError, "at least one image", "none", "pass at least one image per row")
     with panels(
         len(rows) * width, width, title=title, cell=(cell, cell + 0.62), margin=(1.1, 0.4)
     ) as drawn:

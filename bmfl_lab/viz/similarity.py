@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.viz.charts import GREY, colours, markers, panels
 
 if TYPE_CHECKING:
@@ -103,10 +103,13 @@ def _excess(labels: Sequence[str]) -> int:
 
 def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
     frames = list(tables.values())
-    if not frames or frames[0].empty:
-        raise DataError(
-            message("at least one table of layers x ROIs", "none", "pass {title: table}")
-        )
+    require(
+        frames and not frames[0].empty,
+        DataError,
+        "at least one table of layers x ROIs",
+        "none",
+        "pass {title: table}",
+    )
     shapes = [(list(table.columns), list(table.index)) for table in frames]
     if any(shape != shapes[0] for shape in shapes):
         got = next(

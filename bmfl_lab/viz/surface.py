@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 from bmfl_lab.viz.charts import PALETTE
 from bmfl_lab.viz.mesh import HEMISPHERES, curvature, load_mesh, on_mesh, symmetric_range
 
@@ -108,8 +108,13 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     ConfigError
         If a name is unknown.
     """
-    if view not in _DIRECTIONS:
-        raise ConfigError(message(f"a view among {_VIEWS}", repr(view), nearest(view, _VIEWS)))
+    require(
+        view in _DIRECTIONS,
+        ConfigError,
+        f"a view among {_VIEWS}",
+        repr(view),
+        nearest(view, _VIEWS),
+    )
     coordinates, faces = load_mesh(hemisphere, surface)
     right, up, towards = (np.asarray(v, np.float32) for v in _DIRECTIONS[view])
     if hemisphere == "left" and view in ("lateral", "medial"):
@@ -274,8 +279,7 @@ def surface_maps(
     DataError
         If there is no map, values do not fit the atlas, or the atlas lies on no surface.
     """
-    if not maps:
-        raise DataError(message("at least one map", "none", "give a mapping name -> values"))
+    require(maps, DataError, "at least one map", "none", "give a mapping name -> values")
     norm, colours = _scale(list(maps.values()), signed, colour_map, limits)
     borders = _borders(atlas, outline)
     columns = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
