@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, require
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -57,15 +57,13 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         size, patch = self.image_size, self.patch_size
-        if size < patch or size % patch:
-            nearest = max(1, round(size / patch)) * patch
-            raise ConfigError(
-                message(
-                    f"an image_size that is a positive multiple of {patch}",
-                    repr(size),
-                    f"use {nearest}",
-                )
-            )
+        require(
+            size >= patch and size % patch == 0,
+            ConfigError,
+            f"an image_size that is a positive multiple of {patch}",
+            repr(size),
+            f"use {max(1, round(size / patch)) * patch}",
+        )
         require(
             self.resize in RESIZE,
             ConfigError,

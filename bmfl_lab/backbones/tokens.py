@@ -126,11 +126,13 @@ def array_shapes(
 def _check_kind(kind: str) -> re.Match[str] | None:
     """Return the match of "pooled:G", None for another valid kind."""
     pooled = _POOLED.match(kind)
-    if not pooled and kind not in ("cls", "cls+mean", "patches"):
-        kinds = "'cls', 'cls+mean', 'patches' or 'pooled:G'"
-        raise ConfigError(
-            message(f"a kind {kinds}", repr(kind), "choose one of them, for example 'pooled:4'")
-        )
+    require(
+        pooled or kind in ("cls", "cls+mean", "patches"),
+        ConfigError,
+        "a kind 'cls', 'cls+mean', 'patches' or 'pooled:G'",
+        repr(kind),
+        "choose one of them, for example 'pooled:4'",
+    )
     return pooled
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message, require
-from bmfl_lab.viz.charts import GREY, PALETTE, bare, colours, markers, panels
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import GREY, PALETTE, bare, colours, markers, panel, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,9 +119,13 @@ def attention_figure(
         If a column has another number of maps than there are images.
     """
     for name, column in maps.items():
-        if len(column) != len(images):
-            expected, got = f"{len(images)} maps in {name!r}, one per image", str(len(column))
-            raise DataError(message(expected, got, "pass one map for every image"))
+        require(
+            len(column) == len(images),
+            DataError,
+            f"{len(images)} maps in {name!r}, one per image",
+            len(column),
+            "pass one map for every image",
+        )
     n, n_columns = len(images), 1 + len(maps)
     with panels(
         n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.0, 0.4)
@@ -173,8 +177,7 @@ def consulted_rois_figure(
     order = weights.mean().sort_values(ascending=True)
     low, high = weights[order.index].quantile(0.1), weights[order.index].quantile(0.9)
     y = np.arange(len(order))
-    with panels(cell=(6.2, 0.26 * len(order) + 1.4), title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=(6.2, 0.26 * len(order) + 1.4), title=title) as (drawn, ax):
         ax.hlines(y, low, high, color=PALETTE[5], lw=3, label="central 80 % of images")
         ax.plot(order, y, "o", color=PALETTE[0], ms=5, label="mean")
         ax.axvline(1 / len(order), ls="--", color=GREY, lw=1, label="uniform")
@@ -334,9 +337,13 @@ def fields_figure(
         If there is no field, or the number of centres differs from that of fields.
     """
     truth = centres * np.nan if truth is None else truth
-    if not fields or not len(centres) == len(truth) == len(fields):
-        got = f"{len(fields)} fields, {len(centres)} and {len(truth)} centres"
-        raise DataError(message("one centre per field", got, "pass one row per field"))
+    require(
+        fields and len(centres) == len(truth) == len(fields),
+        DataError,
+        "one centre per field",
+        f"{len(fields)} fields, {len(centres)} and {len(truth)} centres",
+        "pass one row per field",
+    )
     half, size = degrees / 2, {"cell": (1.4, 1.55), "margin": (0.6, 0.9)}
     ticks, both = [-int(half), 0, int(half)], (-half, half)
     with panels(len(fields), columns, title=title, **size) as drawn:

@@ -9,8 +9,15 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.viz.charts import GREY, colours, contact_sheet, markers, panels, require_rows
-from bmfl_lab.viz.results import value_and_error
+from bmfl_lab.viz.charts import (
+    GREY,
+    colours,
+    contact_sheet,
+    markers,
+    panel,
+    require_rows,
+    value_and_error,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,18 +88,17 @@ def brain_robust_figure(
     """
     require_rows(table, ("model", "brain", "robust"), "one row per model", "use brain_and_robust")
     colour, marker = colours(table["model"]), markers(table["model"])
-    with panels(cell=(6.2, 4), title=title) as drawn:
-        (ax,) = drawn
-        for row in table.to_dict("records"):
-            error, name = {}, row["model"]
-            for axis, key, scale in (("xerr", "brain", 1), ("yerr", "robust", 100)):
-                ends = [row.get(f"{key}_low", np.nan), row.get(f"{key}_high", np.nan)]
-                if np.isfinite(ends).all():
-                    error[axis] = np.abs(scale * (np.asarray(ends) - row[key]))[:, None]
+    x_columns, y_columns = ([k, f"{k}_low", f"{k}_high"] for k in ("brain", "robust"))
+    rows = table.reindex(columns=[*x_columns, *y_columns])
+    x, x_error = value_and_error(rows, x_columns)
+    y, y_error = value_and_error(rows, y_columns, 100)
+    with panel(cell=(6.2, 4), title=title) as (drawn, ax):
+        for i, name in enumerate(table["model"]):
             ax.errorbar(
-                row["brain"],
-                100 * row["robust"],
-                **error,
+                x[i],
+                y[i],
+                xerr=x_error[:, [i]] if x_error[:, i].any() else None,
+                yerr=y_error[:, [i]] if y_error[:, i].any() else None,
                 fmt=marker[name],
                 color=colour[name],
                 ms=8,
@@ -134,15 +140,13 @@ def effect_figure(
     columns = ("model", "value", "low", "high", "per_seed")
     require_rows(table, columns, "one row per model", "select the rows of roi 'all'")
     colour, marker = colours(table["model"]), markers(table["model"])
-    with panels(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title) as drawn:
-        (ax,) = drawn
-        for x, row in enumerate(table.to_dict("records")):
-            error = np.abs([[row["value"] - row["low"]], [row["high"] - row["value"]]])
-            name, seeds = row["model"], np.asarray(row["per_seed"], float)
+    value, error = value_and_error(table, ("value", "low", "high"))
+    with panel(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title) as (drawn, ax):
+        for x, (name, seeds) in enumerate(zip(table["model"], table["per_seed"])):
             ax.errorbar(
                 x,
-                row["value"],
-                yerr=error,
+                value[x],
+                yerr=error[:, [x]],
                 color=colour[name],
                 fmt=marker[name],
                 ms=8,
@@ -188,8 +192,7 @@ def identification_figure(
     """
     require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
     value, error = value_and_error(frame)
-    with panels(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as (drawn, ax):
         ax.errorbar(
             range(len(frame)), value, yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.files import atomic_path
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ DPI = 120
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", ">", "X", "*")
 GREY = "#6B6B6B"
+SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
 
 _RC = {
     "figure.dpi": 110,
@@ -205,6 +206,91 @@ def panels(
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
 
 
+@contextlib.contextmanager
+def panel(**options) -> Iterator[tuple[Panels, Axes]]:
+    """Make a figure with one panel; yields `Panels` and the panel.
+
+    Parameters
+    ----------
+    **options
+        Arguments of `panels`.
+    """
+    with panels(**options) as drawn:
+        yield drawn, drawn.grid[0, 0]
+
+
+def value_and_error(
+    rows: pd.DataFrame, columns: Sequence[str] = ("value", "ci_low", "ci_high"), scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of rows, (n,), and the lengths of their error bars, (2, n).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Table with n rows. An unknown interval has no error bar.
+    columns : sequence of three str, default ("value", "ci_low", "ci_high")
+        Columns with the values and with the ends of their intervals.
+    scale : float, default 1.0
+        Factor of values and errors, for instance 100 for percent.
+    """
+    value, low, high = (scale * rows[k].to_numpy(float) for k in columns)
+    return value, error_bars(value, low, high)
+
+
+def error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the lengths of error bars, (2, n), from values and ends of intervals, each (n,)."""
+    return np.nan_to_num(np.abs(np.stack([value - low, high - value])))
+
+
+def colour_scale(values: np.ndarray, signed: bool, top: float | None = None) -> dict[str, object]:
+    """Return matplotlib's colour settings of a heat map.
+
+    Parameters
+    ----------
+    values : ndarray of float
+        Values of the map; NaN is ignored.
+    signed : bool
+        Whether colours are symmetric about zero. Otherwise they run from zero, or from the smallest
+        value if that is negative.
+    top : float, optional
+        Value of the last colour; by default the largest value or absolute value.
+    """
+    if signed:
+        reach = top or float(np.nanmax(np.abs(values), initial=0)) or 1.0
+        return {"cmap": DIVERGING, "vmin": -reach, "vmax": reach}
+    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1e-9)
+    return {"cmap": SEQUENTIAL, "vmin": low, "vmax": top or high}
+
+
+def write_cells(axes: Axes, image: AxesImage, form: str, marks: np.ndarray | None = None) -> None:
+    """Write the value into each cell of a heat map, in black or white.
+
+    Parameters
+    ----------
+    axes : Axes
+        Panel with the heat map.
+    image : AxesImage
+        The heat map; cells with NaN stay empty.
+    form : str
+        Format of the numbers, for instance ".2f".
+    marks : ndarray of str, same shape as the heat map, optional
+        Text behind the number of each cell.
+    """
+    for (row, column), value in np.ndenumerate(np.ma.filled(image.get_array(), np.nan)):
+        if np.isfinite(value):
+            text = format(value, form) + ("" if marks is None else marks[row, column])
+            ink = ink_on(image.to_rgba(value))
+            axes.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
+
+
+def frame_cell(axes: Axes, row: int, column: int, colour: str) -> None:
+    """Draw a frame around a cell of a heat map."""
+    from matplotlib.patches import Rectangle
+
+    corner = (column - 0.46, row - 0.46)
+    axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec=colour, lw=2))
+
+
 def require_rows(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:
     """Refuse a table without rows or without some columns.
 
@@ -225,9 +311,13 @@ def require_rows(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy:
         If the table has no row or a column is missing.
     """
     missing = [c for c in columns if c not in frame.columns]
-    if missing or frame.empty:
-        expected = f"{kind} with columns {', '.join(columns)}"
-        raise DataError(message(expected, f"{len(frame)} rows, missing {missing}", remedy))
+    require(
+        not missing and not frame.empty,
+        DataError,
+        f"{kind} with columns {', '.join(columns)}",
+        f"{len(frame)} rows, missing {missing}",
+        remedy,
+    )
 
 
 def bare(axes: Axes) -> None:
@@ -315,9 +405,13 @@ def _rows_of(
         grid = {" " * i: list(images[s : s + n_columns]) for i, s in enumerate(starts)}
     every = [image for row in grid.values() for image in row]
     bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
-    if bad or not every:
-        expected, got = "uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}"
-        raise DataError(message(expected, got, "pass decoded images"))
+    require(
+        every and not bad,
+        DataError,
+        "uint8 images of shape (H, W, 3)",
+        bad[:1] or "no image",
+        "pass decoded images",
+    )
     return grid, columns or ()
 
 

@@ -11,11 +11,14 @@ from bmfl_lab.viz.charts import (
     GREY,
     PALETTE,
     bare,
+    colour_scale,
     colours,
+    error_bars,
     figure_style,
-    ink_on,
     markers,
+    panel,
     panels,
+    write_cells,
 )
 
 if TYPE_CHECKING:
@@ -87,13 +90,9 @@ def _accuracy_bars(
     for column, (name, colour) in enumerate(zip(STATES, COLOURS)):
         low, value, high = (100 * table[k][:, column] for k in ("low", "accuracy", "high"))
         if np.isfinite(value).any():
-            at, error = x + (column - 1) * 0.27, np.abs([low - value, high - value])
-            axis.bar(at, value, 0.25, color=colour, label=name)
-            axis.errorbar(at, value, yerr=error, fmt="none", ecolor="#222222", capsize=3, lw=1)
-    axis.axhline(100 * chance, ls="--", lw=1, color=GREY)
-    axis.annotate(
-        "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center", fontsize=8
-    )
+            error = {"yerr": error_bars(value, low, high), "capsize": 3, "ecolor": "#222222"}
+            axis.bar(x + (column - 1) * 0.27, value, 0.25, color=colour, label=name, **error)
+    axis.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
     names = [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])]
     if np.isfinite(table["accuracy"][:, 1]).any():
         turned = (f"{wrong} turned wrong, {right} right" for wrong, right in table["changed"])
@@ -196,8 +195,7 @@ def shares_figure(shares: Mapping[str, Mapping[str, float]], *, title: str) -> F
     """
     regions, colour = list(next(iter(shares.values()))), colours(shares)
     x, width = np.arange(len(regions)), 0.8 / len(shares)
-    with panels(cell=(max(7, 0.5 * len(regions) + 2), 3.4), title=title) as drawn:
-        (axis,) = drawn
+    with panel(cell=(max(7, 0.5 * len(regions) + 2), 3.4), title=title) as (drawn, axis):
         for i, (name, values) in enumerate(shares.items()):
             at, heights = x + (i - (len(shares) - 1) / 2) * width, [values[r] for r in regions]
             axis.bar(at, heights, width, color=colour[name], label=name)
@@ -243,37 +241,20 @@ def shift_grid_figure(
     with panels(2, 2, cell=(5.5, height), title=title, width_ratios=(1.3, 1)) as drawn:
         left, right = drawn
         top = max(1.0, float(np.nanmax(np.abs(percent), initial=0))) if signed else 100
-        image = left.imshow(
-            percent,
-            vmax=top,
-            aspect="auto",
-            cmap="RdBu" if signed else "cividis",
-            vmin=-top if signed else 0,
-        )
+        image = left.imshow(percent, aspect="auto", **colour_scale(percent, signed, top))
+        write_cells(left, image, ".0f")
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
         left.set_xlabel("severity")
         left.grid(False)
-        for row, column in zip(*np.nonzero(np.isfinite(grid))):
-            value = percent[row, column]
-            left.text(
-                column,
-                row,
-                f"{value:.0f}",
-                color=ink_on(image.to_rgba(value)),
-                ha="center",
-                va="center",
-                fontsize=8,
-            )
         drawn.figure.colorbar(image, ax=left, label=unit)
         for name, values in curves.items():
             known = np.isfinite(values[:, 0])
             value, low, high = 100 * values[known].T
-            error = np.nan_to_num(np.abs([low - value, high - value]))
             right.errorbar(
                 np.asarray(severities)[known],
                 value,
-                yerr=error,
+                yerr=error_bars(value, low, high),
                 label=name,
                 color=colour[name],
                 marker=marker[name],
@@ -302,15 +283,13 @@ def runs_figure(
         Title and label of the horizontal axis.
     """
     colour, marker = colours(values), markers(values)
-    with panels(cell=(9, 0.34 * len(labels) + 1.6), title=title) as drawn:
-        (axis,) = drawn
+    with panel(cell=(9, 0.34 * len(labels) + 1.6), title=title) as (drawn, axis):
         for i, (name, found) in enumerate(values.items()):
             y = np.arange(len(labels)) + (i - (len(values) - 1) / 2) * 0.25
-            error = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1]).T)
             axis.errorbar(
                 found[:, 0],
                 y,
-                xerr=error,
+                xerr=error_bars(*found.T),
                 label=name,
                 fmt=marker[name],
                 color=colour[name],

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.records import comparison_label
-from bmfl_lab.viz.charts import GREY, colours, markers, panels, require_rows
+from bmfl_lab.viz.charts import GREY, colours, markers, panel, panels, require_rows, value_and_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -158,47 +158,25 @@ def accuracy_figure(
     sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     colour, marker = colours(models), markers(models)
     offsets = np.linspace(-0.32, 0.32, len(models)) if len(models) > 1 else np.zeros(1)
-    with panels(cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title) as (drawn, ax):
         for model, offset in zip(models, offsets):
             mine, single = rows[rows["model"] == model], seeds[seeds["model"] == model]
             x = offset + np.asarray([sets.index(s) for s in mine["set"]])
             style = {"fmt": marker[model], "ms": 6, "capsize": 2, "lw": 1.4, "label": model}
-            y, error = value_and_error(mine)
-            ax.errorbar(x, 100 * y, yerr=100 * error, color=colour[model], **style)
+            y, error = value_and_error(mine, scale=100)
+            ax.errorbar(x, y, yerr=error, color=colour[model], **style)
             x = offset + np.asarray([sets.index(s) for s in single["set"]], dtype=float)
             y = 100 * single["value"].to_numpy(float)
             ax.plot(x + 0.045, y, ".", color=colour[model], ms=3.5, alpha=0.45)
         if len(seeds):
             ax.plot([], [], ".", color=GREY, ms=3.5, label="single seeds")
         if chance is not None:
-            ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
-            ax.annotate(
-                "chance",
-                (1, 100 * chance),
-                color=GREY,
-                fontsize=8,
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-            )
+            ax.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
         ax.set_xticks(range(len(sets)), sets)
         ax.set_xlim(-0.6, len(sets) - 0.4)
         drawn.label(y=f"{metric.replace('_', ' ')}, %")
         drawn.legend(5)
     return drawn.figure
-
-
-def value_and_error(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of metric rows, (n,), and the lengths of their error bars, (2, n).
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Columns "value", "ci_low" and "ci_high"; n rows. An unknown interval has no error bar.
-    """
-    value, low, high = (rows[k].to_numpy(float) for k in ("value", "ci_low", "ci_high"))
-    return value, np.nan_to_num(np.abs(np.stack([value - low, high - value])))
 
 
 def curves_figure(
@@ -226,9 +204,13 @@ def curves_figure(
     """
     logged = {k for runs in histories.values() for run in runs for step in run for k in step}
     present = [k for k in keys if k in logged]
-    if not present:
-        expected = f"histories with one of {tuple(keys)}"
-        raise DataError(message(expected, "none", f"choose among {sorted(logged)}"))
+    require(
+        present,
+        DataError,
+        f"histories with one of {tuple(keys)}",
+        "none",
+        f"choose among {sorted(logged)}",
+    )
     colour = colours(histories)
     with panels(len(present), len(present), cell=(3.8, 3.3), title=title) as drawn:
         for ax, key in zip(drawn, present):
@@ -285,8 +267,7 @@ def grouped_figure(
     rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
     colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
     size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
-    with panels(cell=size, title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=size, title=title) as (drawn, ax):
         for i, model in enumerate(models):
             part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi")
             part = part.reindex(index=rois, columns=["value", "ci_low", "ci_high"])

@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message, require
-from bmfl_lab.viz.charts import GREY, bare, colours, markers, panels
-from bmfl_lab.viz.results import set_label, summary_rows, value_and_error, with_sets
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import (
+    GREY,
+    bare,
+    colour_scale,
+    colours,
+    frame_cell,
+    markers,
+    panels,
+    value_and_error,
+    write_cells,
+)
+from bmfl_lab.viz.results import set_label, summary_rows, with_sets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 _TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -29,9 +38,13 @@ def _chosen(frame: pd.DataFrame, metric: str, models: Sequence[str] | None) -> p
     rows = summary_rows(frame, metric)
     rows = rows if models is None else rows[rows["model"].isin(list(models))]
     rows = rows[rows["value"].notna()]
-    if rows.empty:
-        expected = f"values of {metric!r} for {models}"
-        raise DataError(message(expected, "none", "choose models that were evaluated"))
+    require(
+        not rows.empty,
+        DataError,
+        f"values of {metric!r} for {models}",
+        "none",
+        "choose models that were evaluated",
+    )
     return rows
 
 
@@ -87,10 +100,10 @@ def severity_figure(
             for i, name in enumerate(names):
                 mine = part[part["model"] == name].sort_values("severity")
                 x = mine["severity"].to_numpy(float) + 0.06 * (i - (len(names) - 1) / 2)
-                y, error = value_and_error(mine)
+                y, error = value_and_error(mine, scale=100)
                 look = {"ms": 4.5, "lw": 1.4, "capsize": 1.5, "elinewidth": 1, "label": name}
                 look |= {"color": colour[name], "marker": marker[name]}
-                ax.errorbar(x, 100 * y, yerr=100 * error, **look)
+                ax.errorbar(x, y, yerr=error, **look)
             if chance is not None:
                 ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
             levels = sorted(int(s) for s in part["severity"].dropna().unique())
@@ -325,10 +338,8 @@ def severity_heatmap(
     names, shifts = list(dict.fromkeys(rows["model"])), list(dict.fromkeys(rows["shift"]))
     levels = sorted(int(s) for s in rows["severity"].unique())
     signed = "difference" in metric or metric == "effective_robustness"
-    limit = 100 * float(rows["value"].abs().max()) or 1.0
-    scale, unit = {"cmap": "viridis", "vmin": 0, "vmax": 100}, "%"
-    if signed:
-        scale, unit = {"cmap": "RdBu", "vmin": -limit, "vmax": limit}, "points"
+    scale = colour_scale(100 * rows["value"].to_numpy(float), signed, None if signed else 100)
+    unit, form = ("points", "+.1f") if signed else ("%", ".0f")
     with panels(
         len(names),
         len(names),
@@ -338,7 +349,14 @@ def severity_heatmap(
         margin=(2.4, 1.7),
     ) as drawn:
         for ax, name in zip(drawn, names):
-            image = _cells(ax, rows[rows["model"] == name], shifts, levels, scale, signed)
+            grid = np.full((len(shifts), len(levels)), np.nan)
+            for row in rows[rows["model"] == name].itertuples():
+                y, x = shifts.index(row.shift), levels.index(int(row.severity))
+                grid[y, x] = 100 * row.value
+                if signed and (row.ci_low > 0 or row.ci_high < 0):
+                    frame_cell(ax, y, x, "black")
+            image = ax.imshow(grid, aspect="auto", **scale)
+            write_cells(ax, image, form)
             ax.set_title(name, fontsize=9.5)
             ax.set_xticks(range(len(levels)), ["–" if s == 0 else str(s) for s in levels])
             ax.set_yticks(range(len(shifts)), [s.replace("_", " ") for s in shifts])
@@ -347,32 +365,6 @@ def severity_heatmap(
         label = f"{metric.replace('_', ' ')}, {unit}"
         drawn.colour_bar(image, label, fraction=0.15, pad=0.05, shrink=0.9)
     return drawn.figure
-
-
-def _cells(
-    ax: Axes,
-    rows: pd.DataFrame,
-    shifts: list[str],
-    levels: list[int],
-    scale: Mapping[str, str | float],
-    signed: bool,
-) -> AxesImage:
-    """Draw the values of one model as colours with numbers, and frame differences from zero."""
-    from matplotlib.patches import Rectangle
-
-    grid = np.full((len(shifts), len(levels)), np.nan)
-    for row in rows.itertuples():
-        y, x = shifts.index(row.shift), levels.index(int(row.severity))
-        grid[y, x] = value = 100 * row.value
-        share = (value - scale["vmin"]) / (scale["vmax"] - scale["vmin"])
-        dark = abs(share - 0.5) > 0.33 if signed else share < 0.6
-        look = {"ha": "center", "va": "center", "fontsize": 8}
-        text, ink = f"{value:+.1f}" if signed else f"{value:.0f}", "white" if dark else "black"
-        ax.text(x, y, text, color=ink, **look)
-        if signed and pd.notna(row.ci_low) and (row.ci_low > 0 or row.ci_high < 0):
-            corner = (x - 0.46, y - 0.46)
-            ax.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, lw=1.8, ec="black"))
-    return ax.imshow(grid, aspect="auto", **scale)
 
 
 def prediction_figure(

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message, require
-from bmfl_lab.viz.charts import GREY, colours, markers, panels
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import (
+    GREY,
+    SEQUENTIAL,
+    colour_scale,
+    colours,
+    markers,
+    panel,
+    panels,
+    write_cells,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 
 def heat_map_figure(
@@ -69,9 +76,10 @@ def heat_map_figure(
     with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             alike = [t for n, t in tables.items() if (n in signed) == (name in signed)]
-            scale = _scale(alike if shared else [table], name in signed)
+            scale = colour_scale(np.stack(alike if shared else [table]), name in signed)
             image = ax.imshow(table.to_numpy(float), aspect="auto", **scale)
-            _write_cells(ax, table.to_numpy(float), image, marked.get(name))
+            stars = np.where(marked[name], "*", "") if name in marked else None
+            write_cells(ax, image, "z.2f", stars)
             ax.set_xticks(range(table.shape[1]), table.columns, **turned)
             names = [] if k % drawn.grid.shape[1] else table.index
             ax.set_yticks(range(table.shape[0]), names)
@@ -84,16 +92,6 @@ def heat_map_figure(
                 drawn.figure.colorbar(image, ax=ax, label=label, fraction=0.04, pad=0.02)
         drawn.label(x_label, y_label)
     return drawn.figure
-
-
-def _scale(tables: Sequence[pd.DataFrame], signed: bool) -> dict[str, str | float]:
-    """Return the colours of tables: symmetric about zero, or from the smallest value or 0 up."""
-    values = np.concatenate([t.to_numpy(float).ravel() for t in tables])
-    if signed:
-        reach = float(np.nanmax(np.abs(values), initial=0)) or 1.0
-        return {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1e-9)
-    return {"cmap": "viridis", "vmin": low, "vmax": high}
 
 
 def _excess(labels: Sequence[str]) -> int:
@@ -110,25 +108,15 @@ def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
         "none",
         "pass {title: table}",
     )
-    shapes = [(list(table.columns), list(table.index)) for table in frames]
-    if any(shape != shapes[0] for shape in shapes):
-        got = next(
-            f"{rows} x {columns}" for columns, rows in shapes if (columns, rows) != shapes[0]
-        )
-        expected = "tables of the same rows and columns"
-        raise DataError(message(expected, got, "reindex them to one another"))
-
-
-def _write_cells(
-    ax: Axes, values: np.ndarray, image: AxesImage, marked: pd.DataFrame | None
-) -> None:
-    for (i, j), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            star = "*" if marked is not None and bool(marked.iloc[i, j]) else ""
-            luminance = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
-            ink = "white" if luminance < 0.5 else "black"
-            text = f"{value if abs(value) >= 0.005 else 0:.2f}{star}"
-            ax.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
+    others = [f"{list(t.index)} x {list(t.columns)}" for t in frames]
+    others = [shape for shape in others if shape != others[0]]
+    require(
+        not others,
+        DataError,
+        "tables of the same rows and columns",
+        others[:1],
+        "reindex them to one another",
+    )
 
 
 def rdm_figure(
@@ -164,9 +152,13 @@ def rdm_figure(
     names = np.asarray(categories, dtype=object).astype(str)
     n = len(names)
     bad = [(k, np.shape(v)) for k, v in squares.items() if np.shape(v) != (n, n)]
-    if bad or not squares:
-        expected, got = f"square RDMs ({n}, {n})", f"{bad[:1] or 'none'}"
-        raise DataError(message(expected, got, "expand condensed RDMs first"))
+    require(
+        squares and not bad,
+        DataError,
+        f"square RDMs ({n}, {n})",
+        bad[:1] or "none",
+        "expand condensed RDMs first",
+    )
     order = np.argsort(names, kind="stable")
     groups, counts = np.unique(names[order], return_counts=True)
     edges, upper = np.cumsum(counts), np.triu_indices(n, 1)
@@ -176,7 +168,7 @@ def rdm_figure(
             values = np.asarray(square, float)[np.ix_(order, order)][upper]
             picture[upper] = 100 * rankdata(values, nan_policy="omit") / np.isfinite(values).sum()
             picture.T[upper] = picture[upper]
-            image = ax.imshow(picture, cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+            image = ax.imshow(picture, cmap=SEQUENTIAL, vmin=0, vmax=100, interpolation="nearest")
             for edge in edges[:-1]:
                 ax.axhline(edge - 0.5, color="white", lw=0.6)
                 ax.axvline(edge - 0.5, color="white", lw=0.6)
@@ -279,12 +271,15 @@ def time_course_figure(
         If the shape of `scores` differs from (n_layers, n_times).
     """
     scores, times = np.asarray(scores, float), np.asarray(times, float)
-    if scores.shape != (len(layers), len(times)):
-        expected = f"scores of shape ({len(layers)}, {len(times)})"
-        raise DataError(message(expected, str(scores.shape), "pass one row per layer"))
+    require(
+        scores.shape == (len(layers), len(times)),
+        DataError,
+        f"scores of shape ({len(layers)}, {len(times)})",
+        scores.shape,
+        "pass one row per layer",
+    )
     colour = colours(layers)
-    with panels(cell=(6.8, 3.4), title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=(6.8, 3.4), title=title) as (drawn, ax):
         for i, layer in enumerate(layers):
             ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
             if peaks is not None and np.isfinite(peaks[i]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,9 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
-from bmfl_lab.viz.charts import PALETTE
-from bmfl_lab.viz.mesh import HEMISPHERES, curvature, load_mesh, on_mesh, symmetric_range
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
+from bmfl_lab.viz.charts import DIVERGING, PALETTE, SEQUENTIAL
+from bmfl_lab.viz.mesh import (
+    HEMISPHERES,
+    curvature,
+    load_mesh,
+    on_mesh,
+    symmetric_range,
+    vertex_normals,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +29,6 @@ if TYPE_CHECKING:
     from bmfl_lab.data.atlas import Atlas
 
 VIEWS = ("lateral", "medial", "ventral", "posterior")
-SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
 _LINES = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MUTED = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#661100", "#6699CC")
 _MARGIN_MM, _SMALLEST_MM = 10.0, 46.0
@@ -128,10 +135,7 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     shown = _paint(position[faces[order]], low, high)
     corners = np.where(shown[..., None] >= 0, faces[order][shown], -1)
     weights = _barycentric(position, corners, low)
-    smooth = np.zeros_like(coordinates)
-    for i in range(3):
-        np.add.at(smooth, faces[:, i], normal)
-    cosine = np.clip((smooth @ towards) / np.maximum(np.linalg.norm(smooth, axis=1), 1e-9), 0, 1)
+    cosine = np.clip(vertex_normals(coordinates, faces) @ towards, 0, 1)
     return View(
         corners,
         weights,
@@ -229,21 +233,12 @@ def surface_panel(
     DataError
         If the values do not fit the atlas, or the atlas lies on no surface.
     """
-    if whole:
-        norm, colours = _steps(values, colour_map)
-    else:
-        norm, colours = _scale([values], signed, colour_map, limits)
-    laid, borders = on_mesh(values, atlas), _borders(atlas, outline)
-    figure, axes = _grid(2, views, surface, atlas if zoom else None)
-    for row, side in zip(axes, HEMISPHERES):
-        for axis, view in zip(row, views):
-            seen = view_of(side, view, surface)
-            shown = seen.nearest(laid[side]) if whole else seen.interpolate(laid[side])
-            _draw(axis, seen, colours(norm(shown)), shown)
-            _outline(axis, seen, side, borders)
-    _finish(figure, title, {name: colour for name, (colour, _) in borders.items()})
-    _bar(figure, norm, colours, unit)
-    return figure
+    scale = _steps(values, colour_map) if whole else _scale([values], signed, colour_map, limits)
+    outline = tuple(outline)
+    rows = [(side, values, [(side, view) for view in views]) for side in HEMISPHERES]
+    look = {"surface": surface, "zoom": zoom, "whole": whole}
+    figure, _ = _draw_rows(rows, views, atlas, scale, outline, **look)
+    return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
 def surface_maps(
@@ -280,22 +275,13 @@ def surface_maps(
         If there is no map, values do not fit the atlas, or the atlas lies on no surface.
     """
     require(maps, DataError, "at least one map", "none", "give a mapping name -> values")
-    norm, colours = _scale(list(maps.values()), signed, colour_map, limits)
-    borders = _borders(atlas, outline)
-    columns = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
-    names = [v for _, v in columns]
-    figure, axes = _grid(len(maps), names, surface, atlas if zoom else None, sides=columns)
-    for row, (name, values) in zip(axes, maps.items()):
-        laid = on_mesh(values, atlas)
-        for axis, (side, view) in zip(row, columns):
-            seen = view_of(side, view, surface)
-            shown = seen.interpolate(laid[side])
-            _draw(axis, seen, colours(norm(shown)), shown)
-            _outline(axis, seen, side, borders)
-        row[0].texts[0].set_text(name)
-    _finish(figure, title, {name: colour for name, (colour, _) in borders.items()})
-    _bar(figure, norm, colours, unit)
-    return figure
+    scale = _scale(list(maps.values()), signed, colour_map, limits)
+    outline = tuple(outline)
+    places = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
+    rows = [(name, values, places) for name, values in maps.items()]
+    titles = [f"{side}\n{view}" for side, view in places]
+    figure, _ = _draw_rows(rows, titles, atlas, scale, outline, surface=surface, zoom=zoom)
+    return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
 def category_map(
@@ -329,26 +315,22 @@ def category_map(
     DataError
         If a label is not in `order`, or labels do not fit the atlas.
     """
+    import matplotlib as mpl
+
     labels = np.asarray(labels, dtype=object)
     names = [n for n in (dict.fromkeys(labels) if order is None else order) if n]
-    unknown = sorted(set(labels) - set(names) - {""})
-    if unknown:
-        raise DataError(message(f"labels among {names}", repr(unknown[0]), "add it to `order`"))
+    unknown = ", ".join(sorted(set(labels) - set(names) - {""}))
+    require(not unknown, DataError, f"labels among {names}", unknown, "add it to `order`")
     codes = np.asarray([names.index(label) if label else np.nan for label in labels], dtype=float)
-    colour = _categorical(len(names))
-    laid = {side: np.nan_to_num(v, nan=-1).astype(int) for side, v in on_mesh(codes, atlas).items()}
-    figure, axes = _grid(2, views, surface, atlas if zoom else None)
-    best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]] = {}
-    for row, side in zip(axes, HEMISPHERES):
-        for axis, view in zip(row, views):
-            seen = view_of(side, view, surface)
-            code = seen.nearest(laid[side])
-            _draw(axis, seen, colour[code], np.where(code >= 0, code, np.nan))
-            if annotate:
-                _keep_best(best, axis, seen, side, code)
-    _write_names([(axis, names[number], at) for (_, number), (_, axis, at) in best.items()])
-    _finish(figure, title, dict(zip(names, colour)), patches=True)
-    return figure
+    colour = _categorical(max(1, len(names)))
+    edges = np.arange(len(colour) + 1) - 0.5
+    scale = mpl.colors.BoundaryNorm(edges, len(colour)), mpl.colors.ListedColormap(colour)
+    rows = [(side, codes, [(side, view) for view in views]) for side in HEMISPHERES]
+    look = {"surface": surface, "zoom": zoom, "whole": True}
+    figure, painted = _draw_rows(rows, views, atlas, scale, (), **look)
+    if annotate:
+        _write_names(painted, names)
+    return _finish(figure, title, patches=dict(zip(names, colour)))
 
 
 def roi_map(
@@ -381,7 +363,7 @@ def roi_map(
 
 
 def _categorical(n: int) -> np.ndarray:
-    """Return n colours, float (n + 1, 4), the last row for "none".
+    """Return n colours, float (n, 4).
 
     They are those of Okabe & Ito, then Paul Tol's muted ones, then matplotlib's tab20.
     """
@@ -390,7 +372,7 @@ def _categorical(n: int) -> np.ndarray:
     base = [c for c in PALETTE if c != "#000000"]
     more = [mpl.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
     found = [mpl.colors.to_rgba(c) for c in (*base, *_MUTED)] + more
-    return np.asarray([found[i % len(found)] for i in range(n)] + [(1.0, 1.0, 1.0, 1.0)])
+    return np.asarray([found[i % len(found)] for i in range(n)])
 
 
 def _scale(
@@ -415,60 +397,60 @@ def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Normalize, Color
 
     found = np.asarray(values, float)[np.isfinite(values)]
     broken = found[found != np.rint(found)]
-    if broken.size:
-        raise DataError(message("whole numbers", f"{broken[0]:g}", "leave out whole=True"))
+    require(
+        not broken.size, DataError, "whole numbers", next(iter(broken), ""), "leave out whole=True"
+    )
     low, high = (int(found.min()), int(found.max())) if found.size else (0, 1)
     n, colours = high - low + 1, mpl.colormaps[colour_map or SEQUENTIAL]
     return mpl.colors.BoundaryNorm(np.arange(low, high + 2) - 0.5, n), colours.resampled(n)
 
 
-def _borders(atlas: Atlas, names: Iterable[str]) -> dict[str, tuple[str, dict[str, np.ndarray]]]:
-    """Return the colour of each region, and its membership per hemisphere, float (10242,)."""
-    found = {}
-    for i, name in enumerate(names):
-        laid = on_mesh(atlas.select(name).astype(float), atlas)
-        inside = {side: np.nan_to_num(values) for side, values in laid.items()}
-        found[name] = (_LINES[i % len(_LINES)], inside)
-    return found
-
-
-def _grid(
-    n_rows: int,
-    views: Sequence[str],
+def _draw_rows(
+    rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, str]]]],
+    titles: Sequence[str],
+    atlas: Atlas,
+    scale: tuple[Normalize, Colormap],
+    outline: Iterable[str],
+    *,
     surface: str,
-    atlas: Atlas | None,
-    sides: Sequence[tuple[str, str]] = (),
-) -> tuple[Figure, np.ndarray]:
-    """Return a figure with one axis per view, as wide as what it shows.
+    zoom: bool,
+    whole: bool = False,
+) -> tuple[Figure, list[tuple[Axes, str, View, np.ndarray]]]:
+    """Draw rows of views, and return the figure and what each view shows.
 
-    Rows are hemispheres, unless `sides` names hemisphere and view of each column.
+    Each row has a name, the values of a map, (n_vertices,), and the hemisphere and view of each of
+    its places. A view shows its axes, hemisphere, raster and values per pixel. The outlined regions
+    are drawn in the colours of `_LINES`, in order.
     """
     from matplotlib.figure import Figure
 
-    two_rows, columns = not sides, sides or [("right", view) for view in views]
-    boxes = {(s, v): _box(s, v, surface, atlas) for s in HEMISPHERES for _, v in columns}
-    widths, heights = ([boxes[c][i + 1] - boxes[c][i] for c in columns] for i in (0, 2))
+    extents = [
+        [_box(side, view, surface, atlas if zoom else None) for side, view in places]
+        for _, _, places in rows
+    ]
+    widths, heights = ([box[i + 1] - box[i] for box in extents[-1]] for i in (0, 2))
     width = _HEIGHT / max(heights) * sum(widths) + 1.5
-    figure = Figure(figsize=(width, 1.95 * n_rows + 0.95))
-    axes = figure.subplots(n_rows, len(columns), squeeze=False, width_ratios=widths)
-    for row, line in enumerate(axes):
-        for axis, (side, view) in zip(line, columns):
-            left, right, bottom, top = boxes[(HEMISPHERES[row] if two_rows else side, view)]
+    figure = Figure(figsize=(width, 1.95 * len(rows) + 0.95))
+    axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    borders = [on_mesh(atlas.select(name).astype(float), atlas) for name in outline]
+    norm, colours = scale
+    painted = []
+    for line, boxes, (name, values, places) in zip(axes, extents, rows):
+        laid = on_mesh(values, atlas)
+        look = {"rotation": 90, "va": "center", "ha": "center", "fontsize": 9}
+        line[0].text(-0.06, 0.5, name, transform=line[0].transAxes, **look)
+        for axis, (left, right, bottom, top), (side, view) in zip(line, boxes, places):
             axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
             axis.set_axis_off()
-            if row == 0:
-                axis.set_title(view if two_rows else f"{side}\n{view}", fontsize=9, loc="center")
-        line[0].text(
-            -0.06,
-            0.5,
-            HEMISPHERES[row] if two_rows else "",
-            transform=line[0].transAxes,
-            rotation=90,
-            va="center",
-            ha="center",
-            fontsize=9,
-        )
-    return figure, axes
+            seen = view_of(side, view, surface)
+            shown = seen.nearest(laid[side]) if whole else seen.interpolate(laid[side])
+            _draw(axis, seen, colours(norm(shown)), shown)
+            for colour, border in zip(itertools.cycle(_LINES), borders):
+                _outline(axis, seen, np.nan_to_num(border[side]), colour)
+            painted.append((axis, side, seen, shown))
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=9, loc="center")
+    return figure, painted
 
 
 def _box(
@@ -505,39 +487,12 @@ def _draw(axis: Axes, seen: View, colours: np.ndarray, values: np.ndarray) -> No
     axis.set(xlim=limits[:2], ylim=limits[2:])
 
 
-def _outline(
-    axis: Axes, seen: View, side: str, borders: Mapping[str, tuple[str, dict[str, np.ndarray]]]
-) -> None:
-    for colour, inside in borders.values():
-        level = np.where(seen.inside, (seen.weights * inside[side][seen.corners]).sum(-1), np.nan)
-        if np.nanmax(level) > 0.5:
-            axis.contour(
-                level,
-                levels=[0.5],
-                colors=[colour],
-                linewidths=1.1,
-                extent=seen.extent,
-                origin="lower",
-            )
-
-
-def _keep_best(
-    best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]],
-    axis: Axes,
-    seen: View,
-    side: str,
-    code: np.ndarray,
-) -> None:
-    """Keep, per hemisphere and category, the view that shows most of it and the middle of that."""
-    left, right, bottom, top = seen.extent
-    height, width = code.shape
-    for number in np.unique(code[code >= 0]).tolist():
-        rows, columns = np.nonzero(code == number)
-        if len(rows) > best.get((side, number), (0,))[0]:
-            middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-            x = left + (columns[middle] + 0.5) / width * (right - left)
-            y = bottom + (rows[middle] + 0.5) / height * (top - bottom)
-            best[(side, number)] = (len(rows), axis, (x, y))
+def _outline(axis: Axes, seen: View, inside: np.ndarray, colour: str) -> None:
+    """Draw the border of a region, float (n_vertices,) with 1 inside and 0 outside."""
+    level = np.where(seen.inside, (seen.weights * inside[seen.corners]).sum(-1), np.nan)
+    if np.nanmax(level) > 0.5:
+        look = {"levels": [0.5], "colors": [colour], "linewidths": 1.1}
+        axis.contour(level, extent=seen.extent, origin="lower", **look)
 
 
 def _apart(
@@ -557,10 +512,24 @@ def _apart(
     return kept
 
 
-def _write_names(labels: list[tuple[Axes, str, tuple[float, float]]]) -> None:
+def _write_names(
+    painted: Sequence[tuple[Axes, str, View, np.ndarray]], names: Sequence[str]
+) -> None:
+    """Write each category, per hemisphere, on the middle of the view that shows most of it."""
     from matplotlib import patheffects
 
+    best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]] = {}
+    for axis, side, seen, code in painted:
+        left, right, bottom, top = seen.extent
+        for number in np.unique(code[code >= 0]).astype(int).tolist():
+            rows, columns = np.nonzero(code == number)
+            if len(rows) > best.get((side, number), (0,))[0]:
+                middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+                x = left + (columns[middle] + 0.5) / code.shape[1] * (right - left)
+                y = bottom + (rows[middle] + 0.5) / code.shape[0] * (top - bottom)
+                best[(side, number)] = (len(rows), axis, (x, y))
     stroke = [patheffects.withStroke(linewidth=2, foreground="white")]
+    labels = [(axis, names[number], at) for (_, number), (_, axis, at) in best.items()]
     for axis, name, place in _apart(labels):
         axis.text(*place, name, fontsize=7, ha="center", va="center", path_effects=stroke)
 
@@ -581,12 +550,20 @@ def _bar(figure: Figure, norm: Normalize, colours: Colormap, unit: str) -> None:
 
 
 def _finish(
-    figure: Figure, title: str, legend: Mapping[str, str | np.ndarray], patches: bool = False
-) -> None:
-    """Set margins, title and a legend of lines or patches, a mapping of names to colours."""
+    figure: Figure,
+    title: str,
+    *,
+    lines: Iterable[str] = (),
+    patches: Mapping[str, np.ndarray] | None = None,
+    bar: tuple[Normalize, Colormap, str] | None = None,
+) -> Figure:
+    """Set margins, title, a legend of outlines or of patches with their colours, and a bar."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    legend = {name: Patch(color=colour) for name, colour in (patches or {}).items()}
+    for name, colour in zip(lines, itertools.cycle(_LINES)):
+        legend[name] = Line2D([], [], color=colour, lw=1.8)
     width, height = figure.get_size_inches()
     columns = max(1, int((width - 1) / (0.45 + 0.08 * max((len(n) for n in legend), default=1))))
     rows = -(-len(legend) // columns)
@@ -594,28 +571,18 @@ def _finish(
     figure.set_size_inches(width, height)
     figure.subplots_adjust(
         left=0.3 / width,
-        right=1 - (0.1 if patches else 1.05) / width,
+        right=1 - (0.1 if bar is None else 1.05) / width,
         bottom=(0.12 + 0.2 * rows) / height,
         top=1 - 0.7 / height,
         wspace=0.03,
         hspace=0.03,
     )
-    figure.suptitle(
-        title,
-        fontsize=11,
-        fontweight="bold",
-        x=0.3 / width,
-        ha="left",
-        y=1 - 0.08 / height,
-        va="top",
-    )
+    place = {"x": 0.3 / width, "ha": "left", "y": 1 - 0.08 / height, "va": "top"}
+    figure.suptitle(title, fontsize=11, fontweight="bold", **place)
     if legend:
         figure.legend(
-            [
-                Patch(color=c) if patches else Line2D([], [], color=c, lw=1.8)
-                for c in legend.values()
-            ],
-            list(legend),
+            legend.values(),
+            legend.keys(),
             loc="lower center",
             ncols=min(columns, len(legend)),
             frameon=False,
@@ -623,3 +590,6 @@ def _finish(
             handlelength=1.2,
             columnspacing=1.2,
         )
+    if bar is not None:
+        _bar(figure, *bar)
+    return figure
