@@ -17,7 +17,6 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import traitlets
-from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
 from bmfl_lab.viz.surface_interactive import (
@@ -77,26 +76,6 @@ def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
     figure.update_xaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
     figure.update_yaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
     return figure
-
-
-def sampled(scale: str, shares: np.ndarray) -> list[tuple[float, float, float]]:
-    """Return colours of a plotly colour scale.
-
-    Parameters
-    ----------
-    scale : str
-        Name of the colour scale.
-    shares : ndarray of float, shape (n,)
-        Positions on the scale, from 0 to 1.
-
-    Returns
-    -------
-    list of (float, float, float), length n
-        Red, green and blue from 0 to 1.
-    """
-    if not len(shares):
-        return []
-    return sample_colorscale(scale, np.clip(shares, 0, 1).tolist(), colortype="tuple")
 
 
 def _library() -> w.Label:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.viz.charts import colours, ink_on, markers
+from bmfl_lab.viz.charts import colours, ink_on, markers, require_rows
 from bmfl_lab.viz.explore import shift_grid_figure
-from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, sampled, sheet, styled
+from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, sheet, styled
 from widgets.frame import Frame, dropdown
 
 if TYPE_CHECKING:
@@ -89,14 +90,7 @@ class Source:
 
     def __init__(self, result: OODResult | pd.DataFrame, explorer: Explorer | None = None):
         per_image = getattr(result, "per_image", result)
-        missing = [c for c in _COLUMNS if c not in per_image.columns]
-        require(
-            not missing and not per_image.empty,
-            DataError,
-            f"per-image rows with columns {_COLUMNS}",
-            f"{len(per_image)} rows, missing {missing}",
-            "pass the result of evaluate_ood",
-        )
+        require_rows(per_image, _COLUMNS, "per-image rows", "pass the result of evaluate_ood")
         self.explorer, self.title = explorer, "" if explorer is None else explorer.title
         frame = per_image.assign(severity=per_image["severity"].fillna(0).astype(int))
         self.models = tuple(dict.fromkeys(frame["model"]))
@@ -394,5 +388,7 @@ def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> No
     values = grid[rows, columns]
     numbers.x, numbers.y = [heatmap.x[c] for c in columns], [heatmap.y[r] for r in rows]
     numbers.text = [f"{v:.0f}" for v in values]
-    shares = (values - bottom) / (top - bottom)
-    numbers.textfont.color = [ink_on(rgb) for rgb in sampled(scale, shares)]
+    shares = np.clip((values - bottom) / (top - bottom), 0, 1).tolist()
+    numbers.textfont.color = [
+        ink_on(rgb) for rgb in sample_colorscale(scale, shares, colortype="tuple")
+    ]

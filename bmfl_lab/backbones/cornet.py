@@ -17,10 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BACKBONES, Backbone, BackboneTokens, map_tokens
+from bmfl_lab.backbones.protocol import (
+    BACKBONES,
+    Backbone,
+    BackboneTokens,
+    Preprocess,
+    map_tokens,
+    wrap,
+)
 from bmfl_lab.backbones.weights import load_strictly, random_seed, read_tensors, search_folders
-from bmfl_lab.backbones.wrapped import wrap
 from bmfl_lab.errors import CheckpointError, ConfigError, require
 
 BLOCKS = ("V1", "V2", "V4", "IT")

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BACKBONES
+from bmfl_lab.backbones.protocol import BACKBONES, Preprocess
 from bmfl_lab.backbones.vit import Architecture, Interpolation, ViT
 from bmfl_lab.backbones.weights import (
     HUB_ID,

@@ -24,10 +24,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BACKBONES, Backbone, BackboneTokens, map_tokens
+from bmfl_lab.backbones.protocol import (
+    BACKBONES,
+    Backbone,
+    BackboneTokens,
+    Preprocess,
+    map_tokens,
+    wrap,
+)
 from bmfl_lab.backbones.weights import HUB_ID, find_snapshot, read_mapping, read_shards
-from bmfl_lab.backbones.wrapped import wrap
 from bmfl_lab.errors import CheckpointError, ConfigError, message, require
 
 if TYPE_CHECKING:

@@ -15,8 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BackboneTokens, block_indices, check_images, patch_grid
+from bmfl_lab.backbones.protocol import (
+    BackboneTokens,
+    Preprocess,
+    block_indices,
+    check_images,
+    patch_grid,
+)
 from bmfl_lab.errors import ConfigError, require
 
 FEATURES = ("tokens", "q", "k", "v")

@@ -23,6 +23,7 @@ from bmfl_lab.runtime import home
 
 State = dict[str, torch.Tensor]
 
+_DAMAGED = "the file is damaged: download or make it again"
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
@@ -141,10 +142,13 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
     with open(path, "rb") as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise _damaged(
-                path, f"a header of 2 to {MAX_HEADER} bytes", f"{length} in a file of {size} bytes"
-            )
+        require(
+            2 <= length <= min(MAX_HEADER, size - 8),
+            CheckpointError,
+            f"a header of 2 to {MAX_HEADER} bytes in {path}",
+            f"{length} in a file of {size} bytes",
+            _DAMAGED,
+        )
         raw = stream.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
@@ -162,8 +166,13 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
         OverflowError,
     ) as error:
         raise _damaged(path, "a valid safetensors header", str(error)) from error
-    if len(entries) > MAX_TENSORS:
-        raise _damaged(path, f"at most {MAX_TENSORS} tensors", str(len(entries)))
+    require(
+        len(entries) <= MAX_TENSORS,
+        CheckpointError,
+        f"at most {MAX_TENSORS} tensors in {path}",
+        len(entries),
+        _DAMAGED,
+    )
     position = 0
     for name, (dtype, shape, start, stop) in sorted(
         entries.items(), key=lambda e: (e[1][2], e[1][3])
@@ -181,8 +190,13 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
                 f"offsets {start} to {stop}",
             )
         position = stop
-    if position != size - 8 - length:
-        raise _damaged(path, f"{position} bytes of tensors", f"{size - 8 - length}")
+    require(
+        position == size - 8 - length,
+        CheckpointError,
+        f"{position} bytes of tensors in {path}",
+        size - 8 - length,
+        _DAMAGED,
+    )
     return {name: (entry[0], entry[1]) for name, entry in entries.items()}
 
 
@@ -194,9 +208,7 @@ def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _damaged(path: Path, expected: str, got: str) -> CheckpointError:
-    return CheckpointError(
-        message(f"{expected} in {path}", got, "the file is damaged: download or make it again")
-    )
+    return CheckpointError(message(f"{expected} in {path}", got, _DAMAGED))
 
 
 def _check_zip(path: Path) -> None:
@@ -221,8 +233,13 @@ def _check_zip(path: Path) -> None:
         zlib.error,
     ) as error:
         raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
-    if part is not None:
-        raise _damaged(path, "every part with its own checksum", f"another {part!r}")
+    require(
+        part is None,
+        CheckpointError,
+        f"every part with its own checksum in {path}",
+        f"another {part!r}",
+        _DAMAGED,
+    )
 
 
 def read_tensors(path: str | Path, nested: str = "") -> State:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.viz.charts import (
     GREY,
@@ -20,6 +21,7 @@ from bmfl_lab.viz.charts import (
     panels,
     write_cells,
 )
+from bmfl_lab.viz.results import grouped_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,17 +195,11 @@ def shares_figure(shares: Mapping[str, Mapping[str, float]], *, title: str) -> F
     title : str
         Title; contains *simulated* if responses are.
     """
-    regions, colour = list(next(iter(shares.values()))), colours(shares)
-    x, width = np.arange(len(regions)), 0.8 / len(shares)
-    with panel(cell=(max(7, 0.5 * len(regions) + 2), 3.4), title=title) as (drawn, axis):
-        for i, (name, values) in enumerate(shares.items()):
-            at, heights = x + (i - (len(shares) - 1) / 2) * width, [values[r] for r in regions]
-            axis.bar(at, heights, width, color=colour[name], label=name)
-        axis.axhline(1 / len(regions), ls="--", lw=1, color=GREY, label="uniform")
-        axis.set_xticks(x, regions, rotation=45, ha="right")
-        axis.set_ylabel("share of attention")
-        axis.legend(fontsize=8)
-    return drawn.figure
+    rows = [(roi, share, name) for name, of in shares.items() for roi, share in of.items()]
+    frame = pd.DataFrame(rows, columns=["roi", "value", "model"])
+    uniform = dict.fromkeys(frame["roi"], 1 / frame["roi"].nunique())
+    look = {"title": title, "unit": "share of attention"}
+    return grouped_figure(frame, ceiling=uniform, ceiling_name="uniform", **look)
 
 
 def shift_grid_figure(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.viz.mesh import (
+from bmfl_lab.viz.surface import (
     HEMISPHERES,
     N_FSAVERAGE4,
     coarser_faces,
@@ -63,7 +63,7 @@ class SurfaceLayout:
     atlas : Atlas
         Position of the vertices.
     surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
+        Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ def surface_figure(
         Use diverging colours, symmetric about zero; by default if there are values on both sides of
         zero.
     surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
+        Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`.
     view : str, default "posterior"
         Direction of the camera, a key of `VIEWS`.
     layout : SurfaceLayout, optional

@@ -8,7 +8,7 @@ import pytest
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.viz.mesh import (
+from bmfl_lab.viz.surface import (
     N_FSAVERAGE4,
     N_FSAVERAGE5,
     coarser_faces,
@@ -182,6 +182,6 @@ def test_the_normals_of_a_sphere_point_away_from_its_middle():
 
 
 def test_drawing_a_cortex_does_not_import_nilearn():
-    code = "import sys; from bmfl_lab.viz.mesh import load_mesh; load_mesh('left'); print('nilearn' in sys.modules)"
+    code = "import sys; from bmfl_lab.viz.surface import load_mesh; load_mesh('left'); print('nilearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "False", done.stdout + done.stderr

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.colors import sample_colorscale
 
 import widgets
 from bmfl_lab import load_study
@@ -14,7 +15,6 @@ from bmfl_lab.evaluation.attention_checks import check_row
 from bmfl_lab.viz.charts import ink_on
 from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio
 from widgets import ablation, attention, ood, surface
-from widgets.figure import sampled
 from widgets.frame import dropdown
 
 BACKBONE, ENCODER, CONSULTED, LOOKED = (
@@ -372,7 +372,7 @@ def test_numbers_can_be_read_on_every_colour():
         return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
 
     for scale in ("RdBu", "Cividis"):
-        for rgb in sampled(scale, np.linspace(0, 1, 101)):
+        for rgb in sample_colorscale(scale, np.linspace(0, 1, 101).tolist(), colortype="tuple"):
             ink = {"black": 0.0, "white": 1.0}[ink_on(rgb)]
             light, dark = sorted((luminance(rgb), ink), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (scale, rgb)
