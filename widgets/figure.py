@@ -46,7 +46,7 @@ SYMBOLS = {
 }
 """Plotly's name of each marker in `bmfl_lab.viz.charts.MARKERS`."""
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
-_THUMBNAIL, _GAP, _LEAST_SIDE = 72, 6, 224  # pixels
+_LEAST_SIDE = 224  # pixels
 _libraries: list[w.Label] = []
 
 
@@ -324,34 +324,3 @@ def _tag(image: np.ndarray, text: str) -> str:
     data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     size = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height};display:block"
     return f"<img style='{size}' src='{data}' alt='{text}'>"
-
-
-def sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray | None:
-    """Return square thumbnails of images in rows.
-
-    Parameters
-    ----------
-    images : sequence of ndarray of uint8, each of shape (S, S, 3)
-        Images; their sizes may differ.
-    columns : int
-        Thumbnails per row.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 4), or None
-        Thumbnails of 72 pixels with transparent gaps; None without images.
-    """
-    from PIL import Image
-
-    if not images:
-        return None
-    columns, step = min(columns, len(images)), _THUMBNAIL + _GAP
-    rows = -(-len(images) // columns)
-    made = np.zeros((rows * step - _GAP, columns * step - _GAP, 4), dtype=np.uint8)
-    for i, image in enumerate(images):
-        small = Image.fromarray(np.ascontiguousarray(image)).resize(
-            (_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC
-        )
-        y, x = step * (i // columns), step * (i % columns)
-        made[y : y + _THUMBNAIL, x : x + _THUMBNAIL] = np.asarray(small.convert("RGBA"))
-    return made

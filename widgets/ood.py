@@ -17,8 +17,8 @@ from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.viz.charts import colours, ink_on, markers, require_rows
-from bmfl_lab.viz.explore import shift_grid_figure
-from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, sheet, styled
+from bmfl_lab.viz.explore import sheet, shift_grid_figure
+from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
 from widgets.frame import Frame, dropdown
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from bmfl_lab.viz.charts import PALETTE
-from bmfl_lab.viz.explore import region_figure
+from bmfl_lab.viz.explore import region_figure, sheet
 from bmfl_lab.viz.surface import surface_panel
 from bmfl_lab.viz.surface_interactive import VIEWS
-from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, sheet, styled
+from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
 from widgets.frame import (
     LABEL,
     WIDE,

@@ -169,12 +169,8 @@ class CORnetS(nn.Module):
 
     def sizes(self, image_size: int) -> dict[str, tuple[int, int, int]]:
         """Return (channels, height, width) of every block's output for square images."""
-        found = {}
-        side = math.ceil(image_size / 4)
-        for i, name in enumerate(BLOCKS):
-            found[name] = (self.width * 2**i, side, side)
-            side = math.ceil(side / 2)
-        return found
+        sides = [math.ceil(image_size / (4 * 2**i)) for i in range(len(BLOCKS))]
+        return {name: (self.width * 2**i, s, s) for i, (name, s) in enumerate(zip(BLOCKS, sides))}
 
 
 def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> CORnetS:

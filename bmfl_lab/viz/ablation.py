@@ -194,12 +194,9 @@ def roi_map(values: Mapping[str, float], atlas: Atlas) -> np.ndarray:
     ndarray of float, shape (n_vertices,)
         NaN outside all ROIs, the mean where ROIs overlap.
     """
-    total, count = np.zeros(atlas.n_vertices), np.zeros(atlas.n_vertices)
-    for name, value in values.items():
-        if name in atlas.rois:
-            mask = np.asarray(atlas.rois[name], dtype=bool)
-            total[mask] += value
-            count[mask] += 1
+    known = [name for name in values if name in atlas.rois]
+    masks = np.reshape([atlas.rois[name] for name in known], (len(known), atlas.n_vertices))
+    total, count = np.asarray([values[name] for name in known]) @ masks, masks.sum(0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

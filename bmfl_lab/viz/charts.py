@@ -328,20 +328,19 @@ def bare(axes: Axes) -> None:
 
 
 def contact_sheet(
-    images: Mapping[str, Row] | Sequence[np.ndarray],
+    images: Mapping[str, Row],
     *,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] = (),
     title: str = "",
     cell: float = 1.1,
-    n_columns: int = 8,
 ) -> Figure:
     """Show images in a labelled grid.
 
     Parameters
     ----------
-    images : mapping of str to rows, or sequence of ndarray of uint8, each of shape (H, W, 3)
+    images : mapping of str to row of ndarray of uint8, each of shape (H, W, 3)
         Images by the name of their row. A row is a sequence of images, or a mapping of the name of
-        the column to its image. A plain sequence of images is wrapped after `n_columns`.
+        the column to its image.
     columns : sequence of str, optional
         Names of the columns ("clean", "severity 1", ...); by default the keys of the first row, if
         it is a mapping.
@@ -349,8 +348,6 @@ def contact_sheet(
         Title above the sheet.
     cell : float, default 1.1
         Side of a cell in inches.
-    n_columns : int, default 8
-        Images per row of a plain sequence.
 
     Returns
     -------
@@ -363,9 +360,20 @@ def contact_sheet(
     """
     from matplotlib.figure import Figure
 
-    grid, columns = _rows_of(images, columns, n_columns)
+    first = next(iter(images.values()), ())
+    columns = columns or (list(first) if isinstance(first, Mapping) else ())
+    grid = {k: list(v.values() if isinstance(v, Mapping) else v) for k, v in images.items()}
+    every = [image for row in grid.values() for image in row]
+    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
+    require(
+        every and not bad,
+        DataError,
+        "uint8 images of shape (H, W, 3)",
+        bad[:1] or "no image",
+        "pass decoded images",
+    )
     width = max(len(row) for row in grid.values())
-    label = 0.085 * max(len(k.strip()) for k in grid) + 0.1
+    label = 0.085 * max(len(k) for k in grid) + 0.1
     top = (0.25 if columns else 0.05) + (0.35 if title else 0)
     size = np.array([label + width * cell, top + len(grid) * cell])
     with figure_style():
@@ -380,39 +388,13 @@ def contact_sheet(
                 if r == 0 and c < len(columns):
                     axes.set_title(columns[c], fontsize=8, loc="center", pad=2, fontweight="normal")
             place = np.array([label - 0.06, size[1] - top - (r + 0.5) * cell]) / size
-            figure.text(*place, name.strip(), ha="right", va="center", fontsize=8)
+            figure.text(*place, name, ha="right", va="center", fontsize=8)
         place, bold = (
             np.array([label, size[1] - 0.1]) / size,
             {"fontsize": 11, "fontweight": "bold"},
         )
         figure.text(*place, title, ha="left", va="top", **bold)
     return figure
-
-
-def _rows_of(
-    images: Mapping[str, Row] | Sequence[np.ndarray], columns: Sequence[str] | None, n_columns: int
-) -> tuple[dict[str, list[np.ndarray]], Sequence[str]]:
-    """Return the images by the name of their row, and the names of the columns."""
-    if isinstance(images, Mapping):
-        first = next(iter(images.values()), None)
-        if columns is None and isinstance(first, Mapping):
-            columns = [str(k) for k in first]
-        grid = {
-            str(k): list(v.values() if isinstance(v, Mapping) else v) for k, v in images.items()
-        }
-    else:
-        starts = range(0, len(images), n_columns)
-        grid = {" " * i: list(images[s : s + n_columns]) for i, s in enumerate(starts)}
-    every = [image for row in grid.values() for image in row]
-    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
-    require(
-        every and not bad,
-        DataError,
-        "uint8 images of shape (H, W, 3)",
-        bad[:1] or "no image",
-        "pass decoded images",
-    )
-    return grid, columns or ()
 
 
 def show(figure: Figure, folder: str | Path, name: str) -> None:

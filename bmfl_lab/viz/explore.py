@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATES = ("intact", "lesion", "random lesion of the same size")
+_GAP = 6  # pixels
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
 
 
@@ -147,7 +148,7 @@ def region_figure(
         shown = [
             (top.subplots(), brain, ""),
             (left, image, "image"),
-            (right, _side_by_side(best), f"images with the largest response of {region}"),
+            (right, sheet(best, len(best), 224), f"images with the largest response of {region}"),
         ]
         for axis, picture, title in shown:
             axis.set_axis_off()
@@ -164,13 +165,37 @@ def region_figure(
     return figure
 
 
-def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Return square images, uint8 (S, S, 3) each, in a row with gaps; None without images."""
+def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72) -> np.ndarray | None:
+    """Return square thumbnails of images in rows.
+
+    Parameters
+    ----------
+    images : sequence of ndarray of uint8, each of shape (S, S, 3)
+        Images; their sizes may differ.
+    columns : int
+        Thumbnails per row.
+    side : int, default 72
+        Side of a thumbnail in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 4), or None
+        Thumbnails with transparent gaps; None without images.
+    """
+    from PIL import Image
+
     if not len(images):
         return None
-    side = max(i.shape[0] for i in images)
-    padded = [np.pad(i, ((0, side - len(i)), (0, 4), (0, 0)), constant_values=255) for i in images]
-    return np.concatenate(padded, axis=1)
+    columns, step = min(columns, len(images)), side + _GAP
+    rows = -(-len(images) // columns)
+    made = np.zeros((rows * step - _GAP, columns * step - _GAP, 4), dtype=np.uint8)
+    for i, image in enumerate(images):
+        small = Image.fromarray(np.ascontiguousarray(image)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        y, x = step * (i // columns), step * (i % columns)
+        made[y : y + side, x : x + side] = np.asarray(small.convert("RGBA"))
+    return made
 
 
 def _map_and_image(brain: np.ndarray, image: np.ndarray | None) -> Figure:

@@ -76,15 +76,8 @@ def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
         If there is no row of that metric.
     """
     rows = with_sets(summary_rows(frame, metric))
-
-    def cell(row: pd.Series) -> str:
-        if pd.isna(row["value"]):
-            return "undefined"
-        low, high = row["ci_low"], row["ci_high"]
-        interval = "" if pd.isna(low) or pd.isna(high) else f" [{100 * low:.1f}, {100 * high:.1f}]"
-        return f"{100 * row['value']:.1f}{interval}"
-
-    rows = rows.assign(cell=rows.apply(cell, axis=1))
+    numbers = zip(*(rows[k] for k in ("value", "ci_low", "ci_high")))
+    rows = rows.assign(cell=[interval_text(*of, sign="") for of in numbers])
     table = rows.pivot_table(
         index="model", columns="set", values="cell", aggfunc="first", sort=False
     )
@@ -92,13 +85,17 @@ def accuracy_table(frame: pd.DataFrame, metric: str = "accuracy") -> pd.DataFram
     return table
 
 
-def interval_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Return a difference of fractions in points with its interval, or "undefined".
+def interval_text(
+    value: float | None, low: float | None = None, high: float | None = None, *, sign: str = "+"
+) -> str:
+    """Return a fraction or a difference of fractions in percent with its interval, or "undefined".
 
     Parameters
     ----------
     value, low, high : float, optional
-        Difference and the ends of its interval, fractions; None or NaN if unknown.
+        Fraction and the ends of its interval; None or NaN if unknown.
+    sign : {"+", ""}, default "+"
+        "+" writes the sign of positive numbers, as for differences.
 
     Returns
     -------
@@ -107,8 +104,9 @@ def interval_text(value: float | None, low: float | None = None, high: float | N
     """
     if value is None or pd.isna(value):
         return "undefined"
-    ends = "" if low is None or pd.isna(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"{100 * value:+.1f}{ends}"
+    unknown = low is None or pd.isna(low)
+    ends = "" if unknown else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+    return f"{100 * value:{sign}.1f}{ends}"
 
 
 def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -139,12 +137,9 @@ def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     if "reference" in rows:
         named = zip(rows["name"], rows["model"], rows["reference"])
         rows = rows.assign(model=[comparison_label(*fields) for fields in named])
-    over = rows["seed"].isna()
+    over_seeds_first = np.argsort(rows["seed"].notna(), kind="stable")
     keys = ["model", "split", "shift", "severity"]
-    first = rows[over].drop_duplicates(keys)
-    rest = rows[~over].drop_duplicates(keys)
-    taken = first[keys].merge(rest[keys].reset_index(), on=keys)["index"]
-    return pd.concat([first, rest.drop(index=taken)]).sort_index()
+    return rows.iloc[over_seeds_first].drop_duplicates(keys).sort_index()
 
 
 def accuracy_figure(
@@ -464,21 +459,18 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per model, seed and set: accuracy on "test" and on the set."""
     rows = frame[(frame["name"] == "accuracy") & frame["seed"].notna() & frame["value"].notna()]
     at_home = (rows["split"] == "test") & (rows["shift"] == "")
-    home = rows[at_home].set_index(["model", "seed"])["value"]
-    away = with_sets(rows[~at_home])
-    away = away[[k in home.index for k in zip(away["model"], away["seed"])]]
-    found = [float(home.loc[k]) for k in zip(away["model"], away["seed"])]
-    return away[["model", "seed", "set"]].assign(id=found, ood=away["value"].astype(float))
+    keys = ["model", "seed"]
+    home = rows[at_home].rename(columns={"value": "id"})[[*keys, "id"]]
+    away = with_sets(rows[~at_home]).rename(columns={"value": "ood"})[[*keys, "set", "ood"]]
+    return away.merge(home, on=keys).astype({"id": float, "ood": float})
 
 
 def _lines(frame: pd.DataFrame) -> dict[str, tuple[float, float]]:
     """Return slope and intercept of the baselines' line of each set that has both."""
-    slopes, intercepts = {}, {}
-    names = {"robustness_slope": slopes, "robustness_intercept": intercepts}
-    for row in frame[frame["name"].isin(names)].itertuples():
-        if not pd.isna(row.value):
-            names[row.name][set_label(row.split, row.shift, row.severity)] = float(row.value)
-    return {name: (slopes[name], intercepts[name]) for name in slopes if name in intercepts}
+    names = ["robustness_slope", "robustness_intercept"]
+    rows = with_sets(frame[frame["name"].isin(names)]).astype({"value": float})
+    table = rows.pivot_table(index="set", columns="name", values="value", sort=False)
+    return {row[0]: row[1:] for row in table.reindex(columns=names).dropna().itertuples(name=None)}
 
 
 def _line(ax: Axes, slope: float, intercept: float, known: np.ndarray) -> None:
