@@ -183,7 +183,7 @@ class Cortex(LiveFigure):
             super().__init__(styled(go.Figure(), 60, "No cortical surface in this study"))
             return
         self.surface = SurfaceLayout(atlas)
-        made = surface_figure(np.zeros(atlas.n_vertices), atlas, layout=self.surface, title=" ")
+        made = surface_figure(np.zeros(atlas.n_vertices), self.surface, title=" ")
         for name, line in (
             ("borders", {"color": "black", "width": 3}),
             ("outline", {"color": "#D55E00", "width": 6}),

@@ -156,16 +156,13 @@ def select(state: State, source: Source) -> dict[str, object]:
             "choose one of them",
         )
     severities, signed = source.severities, state.show == SHOW[0]
-    grid = np.full((len(source.rows), len(severities)), np.nan)
-    for i, row in enumerate(source.rows):
-        for j, severity in enumerate(severities):
-            first, other = (
-                source.cells.get((m, row, severity)) for m in (state.model, state.other)
-            )
-            if first is not None and other is not None:
-                grid[i, j] = other.mean() - first.mean() if signed else first.mean()
+    first, other = (
+        np.array([[_interval(source, m, row, s)[0] for s in severities] for row in source.rows])
+        for m in (state.model, state.other)
+    )
+    grid = other - first if signed else np.where(np.isnan(other), np.nan, first)
     curves = {
-        m: np.array([_interval(source.cells.get((m, state.shift, s))) for s in severities])
+        m: np.array([_interval(source, m, state.shift, s) for s in severities])
         for m in source.models
     }
     flips, counts, n = _flips(state, source)
@@ -176,7 +173,7 @@ def select(state: State, source: Source) -> dict[str, object]:
         "right if more than half of them are."
     )
     return {
-        "grid": grid,
+        "grid": grid.reshape(-1, len(severities)),
         "curves": curves,
         "flips": flips,
         "images": images,
@@ -185,8 +182,9 @@ def select(state: State, source: Source) -> dict[str, object]:
     }
 
 
-def _interval(cell: pd.Series | None) -> tuple[float, float, float]:
-    """Return the mean over images and seeds, with the 95 % Wilson interval over images."""
+def _interval(source: Source, model: str, row: str, severity: int) -> tuple[float, float, float]:
+    """Return the accuracy over images and seeds, with the 95 % Wilson interval over images."""
+    cell = source.cells.get((model, row, severity))
     if cell is None:
         return (np.nan,) * 3
     p, n, z = float(cell.mean()), len(cell), 1.96

@@ -259,8 +259,6 @@ def run_browser(
         "second": dropdown("Second run", names, first.second or names[0]),
         "metric": dropdown("Metric", [first.metric], first.metric),
     }
-    for name in ("first", "second"):
-        controls[name].layout.width = "420px"
 
     def draw(found: dict, state: State) -> str:
         table.value = _table(found["runs"], source)

@@ -207,10 +207,9 @@ def figure_of(state: State, source: Explorer) -> Figure:
     """
     state = resolve(state, source)
     found, atlas = select(state, source), source.atlas
-    if state.hemispheres != "both":
-        on_side = _on_side(state, atlas)
-        rois = {name: mask & on_side for name, mask in atlas.rois.items()}
-        atlas = dataclasses.replace(atlas, rois=rois)
+    on_side = _on_side(state, atlas)
+    rois = {name: mask & on_side for name, mask in atlas.rois.items()}
+    atlas = dataclasses.replace(atlas, rois=rois)
     outline = list(atlas.present) if state.outlines else []
     if state.region and found["outline"] is not None:
         outline = list(dict.fromkeys([*outline, state.region]))

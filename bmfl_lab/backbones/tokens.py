@@ -551,7 +551,20 @@ class FeatureStore:
         list of StoredTokens
             In the order of `wanted`.
         """
-        self._check_choices(dtype, batch_size, len(stimuli))
+        require(
+            dtype in ("float16", "float32"),
+            ConfigError,
+            "a stored dtype 'float16' or 'float32'",
+            repr(dtype),
+            "choose one of them",
+        )
+        require(
+            batch_size >= 1 and len(stimuli) >= 1,
+            ConfigError,
+            "at least one stimulus and a positive batch size",
+            f"{len(stimuli)}, {batch_size}",
+            "give an image, and a batch_size of 1 or more",
+        )
         identities, order, digests = {}, [], stimuli.digests()
         for kind, block in wanted:
             array_shapes(backbone, len(stimuli), kind, block)
@@ -576,22 +589,6 @@ class FeatureStore:
                 self._extract(backbone, stimuli, todo, batch_size)
         found = {key: self._open(key, identity) for key, identity in identities.items()}
         return [found[key] for key in order]
-
-    def _check_choices(self, dtype: str, batch_size: int, n: int) -> None:
-        require(
-            dtype in ("float16", "float32"),
-            ConfigError,
-            "a stored dtype 'float16' or 'float32'",
-            repr(dtype),
-            "choose one of them",
-        )
-        require(
-            batch_size >= 1 and n >= 1,
-            ConfigError,
-            "at least one stimulus and a positive batch size",
-            f"{n}, {batch_size}",
-            "give an image, and a batch_size of 1 or more",
-        )
 
     def _lock(self, key: str) -> contextlib.AbstractContextManager[None]:
         path = self.root / ".locks" / f"{key}.lock"

@@ -83,9 +83,7 @@ def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np
         "choose a value in that range",
     )
     large = upsample_map(weights, image.shape[:2])
-    spread = float(large.max() - large.min())
-    scaled = (large - large.min()) / spread if spread > 0 else np.zeros_like(large)
-    colour = matplotlib.colormaps[CMAP](scaled)[..., :3]
+    colour = matplotlib.colormaps[CMAP](matplotlib.colors.Normalize()(large))[..., :3]
     return np.clip((1 - opacity) * image + opacity * 255 * colour, 0, 255).astype(np.uint8)
 
 

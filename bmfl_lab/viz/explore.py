@@ -78,8 +78,7 @@ def lesion_figure(
             classes.barh(at, 100 * values, height, color=COLOURS[i], label=name)
         classes.set_yticks(y, class_names)
         classes.invert_yaxis()
-        classes.set_xlim(0, 100)
-        classes.set_xlabel("class probability, %")
+        classes.set(xlim=(0, 100), xlabel="class probability, %")
         classes.grid(True, axis="x")
         classes.legend(fontsize=8, loc="lower right")
         _accuracy_bars(accuracy, table, sets, chance)
@@ -101,8 +100,7 @@ def _accuracy_bars(
         turned = (f"{wrong} turned wrong, {right} right" for wrong, right in table["changed"])
         names = [f"{name}\n{text}" for name, text in zip(names, turned)]
     axis.set_xticks(x, names)
-    axis.set_ylim(0, 105)
-    axis.set_ylabel("accuracy, % (95 % interval)")
+    axis.set(ylim=(0, 105), ylabel="accuracy, % (95 % interval)")
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
 
 
@@ -139,30 +137,36 @@ def region_figure(
     panel.set_dpi(150)
     canvas.draw()
     brain = np.asarray(canvas.buffer_rgba())
+    layout = [["map"] * 3, ["image", "tuning", "best"]]
+    look = {"width_ratios": (0.7, 1.6, 1.9), "height_ratios": (2.1, 1.2)}
     if tuning is None:
-        return _map_and_image(brain, image)
+        layout = [["map"] if image is None else ["map", "image"]]
+        look = {"width_ratios": (3.6, 1)[: len(layout[0])]}
+    pictures = {
+        "map": (brain, ""),
+        "image": (image, "image"),
+        "best": (sheet(best, len(best), 224), f"images with the largest response of {region}"),
+    }
     with figure_style():
-        figure = Figure(figsize=(11, 7.4), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(2.1, 1.2))
-        left, middle, right = bottom.subplots(1, 3, width_ratios=(0.7, 1.6, 1.9))
-        shown = [
-            (top.subplots(), brain, ""),
-            (left, image, "image"),
-            (right, sheet(best, len(best), 224), f"images with the largest response of {region}"),
-        ]
-        for axis, picture, title in shown:
-            axis.set_axis_off()
-            if picture is not None:
-                axis.imshow(picture)
-                axis.set_title(title, fontsize=10)
-        x, error = np.arange(len(class_names)), np.nan_to_num(tuning["error"])
-        middle.bar(x, tuning["mean"], color=PALETTE[5], edgecolor=PALETTE[0])
-        middle.errorbar(x, tuning["mean"], yerr=error, fmt="none", ecolor="#222222", capsize=3)
-        turned = {"rotation": 35, "ha": "right"} if len(class_names) > 4 else {}
-        middle.set_xticks(x, class_names, **turned)
-        middle.set_ylabel("predicted response, z")
-        middle.set_title(f"tuning of {region} (mean, standard error)", fontsize=10)
+        figure = Figure(figsize=(11, 7.4 if len(layout) > 1 else 4.6), layout="constrained")
+        axes = figure.subplot_mosaic(layout, **look)
+        for name in pictures.keys() & axes.keys():
+            axes[name].set_axis_off()
+            if pictures[name][0] is not None:
+                axes[name].imshow(pictures[name][0])
+                axes[name].set_title(pictures[name][1], fontsize=10)
+        if tuning is not None:
+            _tuning_bars(axes["tuning"], tuning, class_names)
+            axes["tuning"].set_title(f"tuning of {region} (mean, standard error)", fontsize=10)
     return figure
+
+
+def _tuning_bars(axis: Axes, tuning: Mapping[str, np.ndarray], class_names: Sequence[str]) -> None:
+    look = {"color": PALETTE[5], "edgecolor": PALETTE[0], "ecolor": "#222222", "capsize": 3}
+    axis.bar(range(len(class_names)), tuning["mean"], yerr=np.nan_to_num(tuning["error"]), **look)
+    turned = {"rotation": 35, "ha": "right"} if len(class_names) > 4 else {}
+    axis.set_xticks(range(len(class_names)), class_names, **turned)
+    axis.set_ylabel("predicted response, z")
 
 
 def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72) -> np.ndarray | None:
@@ -196,18 +200,6 @@ def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72) -> np.ndar
         y, x = step * (i // columns), step * (i % columns)
         made[y : y + side, x : x + side] = np.asarray(small.convert("RGBA"))
     return made
-
-
-def _map_and_image(brain: np.ndarray, image: np.ndarray | None) -> Figure:
-    """Draw a brain map, uint8 (H, W, 4), beside the image behind it, if there is one."""
-    n = 1 if image is None else 2
-    with panels(n, n, cell=(11 / n, 5.2 if n == 1 else 4.4), width_ratios=(3.6, 1)[:n]) as drawn:
-        for axis, picture in zip(drawn, (brain, image)):
-            axis.imshow(picture)
-            axis.set_axis_off()
-        if image is not None:
-            drawn.grid[0, 1].set_title("image", fontsize=10)
-    return drawn.figure
 
 
 def shares_figure(shares: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
@@ -282,8 +274,7 @@ def shift_grid_figure(
                 capsize=3,
                 lw=1.4,
             )
-        right.set_xlabel("severity (0 = unshifted)")
-        right.set_ylabel("accuracy, % (95 % interval)")
+        right.set(xlabel="severity (0 = unshifted)", ylabel="accuracy, % (95 % interval)")
         right.set_title(shift, fontsize=10)
         right.legend(fontsize=8)
     return drawn.figure

@@ -378,8 +378,7 @@ def severity_figure(
             levels = sorted(int(s) for s in part["severity"].dropna().unique())
             ax.set_xticks(levels, ["none" if s == 0 else str(s) for s in levels])
             ax.set_title(shift.replace("_", " "))
-        drawn.label("severity", fontsize=9)
-        drawn.figure.supylabel(f"{metric.replace('_', ' ')}, %", fontsize=10)
+        drawn.label("severity", f"{metric.replace('_', ' ')}, %", fontsize=9)
         drawn.legend()
     return drawn.figure
 
@@ -449,8 +448,7 @@ def robustness_figure(
             _line(ax, *lines[name], known)
             ax.set_title(name)
             _logit_ticks(ax)
-        drawn.label("in distribution, %", fontsize=9)
-        drawn.figure.supylabel("accuracy on the set, %", fontsize=10)
+        drawn.label("in distribution, %", "accuracy on the set, %", fontsize=9)
         drawn.legend()
     return drawn.figure
 
@@ -547,10 +545,9 @@ def reliability_figure(
             ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--")
             for model in names:
                 part = rows[(rows["set"] == name) & (rows["model"] == model)]
-                part = 100 * part[["confidence", "accuracy"]]
                 ax.plot(
-                    part["confidence"],
-                    part["accuracy"],
+                    100 * part["confidence"],
+                    100 * part["accuracy"],
                     label=model,
                     marker=marker[model],
                     color=colour[model],
@@ -559,8 +556,7 @@ def reliability_figure(
                 )
             ax.set_title(name)
             ax.set(xlim=(0, 102), ylim=(0, 102))
-        drawn.label("confidence, %", fontsize=9)
-        drawn.figure.supylabel("accuracy, %", fontsize=10)
+        drawn.label("confidence, %", "accuracy, %", fontsize=9)
         drawn.legend()
     return drawn.figure
 

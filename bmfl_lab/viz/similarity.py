@@ -25,6 +25,7 @@ from bmfl_lab.viz.charts import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 
 def heat_map_figure(
@@ -74,8 +75,7 @@ def heat_map_figure(
     cell = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
     margin = 1.3 + 0.08 * _excess(first.index), 0.4 + 0.055 * _excess(first.columns) * n_rows
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    kinds = {name in signed for name in tables}
-    last = {next(n for n in reversed(tables) if (n in signed) == kind) for kind in kinds}
+    images: dict[bool, AxesImage] = {}
     with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             alike = [t for n, t in tables.items() if (n in signed) == (name in signed)]
@@ -88,11 +88,11 @@ def heat_map_figure(
             ax.set_yticks(range(table.shape[0]), names)
             ax.set_title(name, fontsize=10)
             ax.grid(False)
-            if shared and name in last and len(last) == 1:
-                drawn.colour_bar(image, unit)
-            elif not shared or name in last:
-                label = unit if shared else ""
-                drawn.figure.colorbar(image, ax=ax, label=label, fraction=0.04, pad=0.02)
+            images[name in signed] = image
+            if not shared:
+                drawn.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
+        for image in images.values() if shared else ():
+            drawn.colour_bar(image, unit)
         drawn.label(x_label, y_label)
     return drawn.figure
 
@@ -334,11 +334,12 @@ def preferred_figure(
         f"{list(top)}, {list(bottom)}",
         "rank every ROI",
     )
-    rows = {}
-    for roi in top:
-        rows[roi] = {f"top {i + 1}": image for i, image in enumerate(top[roi])}
-        rows[roi] |= {f"lowest {i + 1}": image for i, image in enumerate(bottom[roi])}
-        rows[roi] |= {"made": made[roi]} if made else {}
+    rows = {
+        roi: {f"top {i}": image for i, image in enumerate(top[roi], 1)}
+        | {f"lowest {i}": image for i, image in enumerate(bottom[roi], 1)}
+        | ({"made": made[roi]} if made else {})
+        for roi in top
+    }
     return contact_sheet(rows, title=title, cell=0.95)
 
 
@@ -440,8 +441,7 @@ def effect_figure(
             ax.legend(loc="upper right", fontsize=8)
         ax.axhline(0, color=GREY, lw=0.8)
         ax.set_xticks(range(len(table)), table["model"])
-        ax.set_xlim(-0.5, len(table) - 0.5)
-        ax.set_ylabel(unit)
+        ax.set(xlim=(-0.5, len(table) - 0.5), ylabel=unit)
     return drawn.figure
 
 
@@ -478,7 +478,6 @@ def identification_figure(
         )
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
         ax.set_xticks(range(len(frame)), frame["roi"])
-        ax.set_ylim(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02)
-        ax.set_ylabel(unit)
+        ax.set(ylim=(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02), ylabel=unit)
         drawn.legend(place="outside lower right")
     return drawn.figure

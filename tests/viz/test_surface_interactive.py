@@ -53,7 +53,7 @@ def test_fine_vertices_of_fsaverage_are_left_out():
 def test_swapping_changes_intensity_and_keeps_the_mesh(atlas):
     layout = SurfaceLayout(atlas)
     first = np.linspace(0, 1, atlas.n_vertices)
-    figure = surface_figure(first, atlas, title="simulated", unit="r", layout=layout)
+    figure = surface_figure(first, layout, title="simulated", unit="r")
     x, faces = np.array(figure.data[-1].x), np.array(figure.data[-1].i)
     np.testing.assert_allclose(figure.data[-1].intensity, first[layout.order])
     swap_map(figure, -first, layout, title="other", unit="z")
@@ -67,7 +67,7 @@ def test_missing_values_open_a_hole_instead_of_showing_zero(atlas):
     layout = SurfaceLayout(atlas)
     values = np.ones(atlas.n_vertices)
     values[: atlas.n_left] = np.nan
-    figure = surface_figure(values, atlas, layout=layout)
+    figure = surface_figure(values, layout)
     corners = np.stack([figure.data[-1].i, figure.data[-1].j, figure.data[-1].k])
     assert len(corners.T) < len(layout.faces)
     assert np.isfinite(values[layout.order][corners]).all()
