@@ -286,12 +286,12 @@ class Pictures(w.HTML):
             if image is not None:
                 self._images[place] = _tag(enlarged(image), caption)
             # a missing image keeps its place, so that the images beside it do not move
-            seen = "hidden" if image is None else "visible"
+            visibility = "hidden" if image is None else "visible"
             parts.append(
                 "<figure class='bmfl-picture' style='margin:0 12px 0 0;min-width:0;"
                 f"flex:0 1 {self._widths[place]}px'>"
                 f"<figcaption style='white-space:pre-line;line-height:1.3'>{caption}</figcaption>"
-                f"<div style='visibility:{seen}'>{self._images[place]}</div></figure>"
+                f"<div style='visibility:{visibility}'>{self._images[place]}</div></figure>"
             )
         row = "display:flex;align-items:flex-end;font:13px Helvetica,Arial,sans-serif"
         self.value = f"<div style='{row}'>{''.join(parts)}</div>"

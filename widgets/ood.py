@@ -35,7 +35,7 @@ _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
 @dataclass(frozen=True)
 class State:
-    """What the OOD explorer shows.
+    """State of the OOD explorer.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def select(state: State, source: Source) -> dict[str, object]:
     state : State
         The choices that are shown.
     source : Source
-        Answers of the models.
+        Predictions of the models.
 
     Returns
     -------
@@ -214,7 +214,7 @@ def figure_of(
     state : State
         The choices that are shown.
     source : Source, OODResult or DataFrame
-        Answers of the models.
+        Predictions of the models.
     explorer : Explorer, optional
         Explorer of the study, which is named in the title.
 

@@ -31,7 +31,7 @@ _MOST_ROWS = 30
 
 @dataclass(frozen=True)
 class State:
-    """What the run browser shows.
+    """State of the run browser.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ SIDES = ("both", "left", "right")
 
 @dataclass(frozen=True)
 class State(ImageState):
-    """What the surface viewer shows, beside the image of `ImageState`.
+    """State of the surface viewer, beside the image of `ImageState`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What every backbone offers and returns, the registry of backbones, and `wrap`.
+"""The protocol of backbones and their tokens, the registry of backbones, and `wrap`.
 
 Shape suffixes: B batch, P patches, D width, H and W height and width of an image in pixels, C
 channels, h and w rows and columns of patches.

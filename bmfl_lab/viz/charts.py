@@ -1,4 +1,4 @@
-"""What all figures share: style and colours, panels, contact sheets, and showing a figure."""
+"""Style, colours, panels, heat-map cells and contact sheets of all figures, and saving them."""
 
 from __future__ import annotations
 

@@ -48,7 +48,6 @@ _DIRECTIONS = {
     "posterior": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
     "dorsal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
 }
-_VIEWS = tuple(_DIRECTIONS)
 
 
 @lru_cache(maxsize=16)
@@ -363,9 +362,9 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     require(
         view in _DIRECTIONS,
         ConfigError,
-        f"a view among {_VIEWS}",
+        f"a view among {tuple(_DIRECTIONS)}",
         repr(view),
-        nearest(view, _VIEWS),
+        nearest(view, _DIRECTIONS),
     )
     coordinates, faces = load_mesh(hemisphere, surface)
     right, up, towards = (np.asarray(v, np.float32) for v in _DIRECTIONS[view])
@@ -687,12 +686,12 @@ def _draw_rows(
         for axis, (left, right, bottom, top), (side, view) in zip(line, boxes, places):
             axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
             axis.set_axis_off()
-            seen = view_of(side, view, surface)
-            shown = seen.nearest(laid[side]) if whole else seen.interpolate(laid[side])
-            _draw(axis, seen, colours(norm(shown)), shown)
+            raster = view_of(side, view, surface)
+            shown = raster.nearest(laid[side]) if whole else raster.interpolate(laid[side])
+            _draw(axis, raster, colours(norm(shown)), shown)
             for colour, border in zip(itertools.cycle(_LINES), borders):
-                _outline(axis, seen, np.nan_to_num(border[side]), colour)
-            painted.append((axis, side, seen, shown))
+                _outline(axis, raster, np.nan_to_num(border[side]), colour)
+            painted.append((axis, side, raster, shown))
     for axis, title in zip(axes[0], titles):
         axis.set_title(title, fontsize=9, loc="center")
     return figure, painted
@@ -705,39 +704,39 @@ def _box(
 
     It is the whole view, or the part around the atlas's vertices.
     """
-    seen = view_of(side, view, surface)
+    raster = view_of(side, view, surface)
     if atlas is None:
-        return seen.extent
+        return raster.extent
     there = np.isfinite(on_mesh(np.ones(atlas.n_vertices), atlas)[side])
-    places = seen.position[there] if there.any() else seen.position
+    places = raster.position[there] if there.any() else raster.position
     middle = (places.min(0) + places.max(0)) / 2
     half = np.maximum((places.max(0) - places.min(0)) / 2 + _MARGIN_MM, _SMALLEST_MM / 2)
     (left, right), (bottom, top) = (
-        np.clip((m - h, m + h), *seen.extent[2 * i : 2 * i + 2])
+        np.clip((m - h, m + h), *raster.extent[2 * i : 2 * i + 2])
         for i, (m, h) in enumerate(zip(middle, half))
     )
     return left, right, bottom, top
 
 
-def _draw(axis: Axes, seen: View, colours: np.ndarray, values: np.ndarray) -> None:
+def _draw(axis: Axes, raster: View, colours: np.ndarray, values: np.ndarray) -> None:
     """Paint colours where there is a value, else grey cortex with darker sulci."""
-    grey = np.where(seen.sulcus, 0.60, 0.80)[..., None]
+    grey = np.where(raster.sulcus, 0.60, 0.80)[..., None]
     picture = np.where(np.isfinite(values)[..., None], colours[..., :3], grey)
-    picture = picture * (0.72 + 0.28 * seen.light)[..., None]
-    picture = np.concatenate([picture, seen.inside[..., None]], -1)
+    picture = picture * (0.72 + 0.28 * raster.light)[..., None]
+    picture = np.concatenate([picture, raster.inside[..., None]], -1)
     limits = (*axis.get_xlim(), *axis.get_ylim())
     axis.imshow(
-        picture, extent=seen.extent, origin="lower", interpolation="antialiased", aspect="equal"
+        picture, extent=raster.extent, origin="lower", interpolation="antialiased", aspect="equal"
     )
     axis.set(xlim=limits[:2], ylim=limits[2:])
 
 
-def _outline(axis: Axes, seen: View, inside: np.ndarray, colour: str) -> None:
+def _outline(axis: Axes, raster: View, inside: np.ndarray, colour: str) -> None:
     """Draw the border of a region, float (n_vertices,) with 1 inside and 0 outside."""
-    level = np.where(seen.inside, (seen.weights * inside[seen.corners]).sum(-1), np.nan)
+    level = np.where(raster.inside, (raster.weights * inside[raster.corners]).sum(-1), np.nan)
     if np.nanmax(level) > 0.5:
         look = {"levels": [0.5], "colors": [colour], "linewidths": 1.1}
-        axis.contour(level, extent=seen.extent, origin="lower", **look)
+        axis.contour(level, extent=raster.extent, origin="lower", **look)
 
 
 def _apart(
@@ -764,8 +763,8 @@ def _write_names(
     from matplotlib import patheffects
 
     best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]] = {}
-    for axis, side, seen, code in painted:
-        left, right, bottom, top = seen.extent
+    for axis, side, raster, code in painted:
+        left, right, bottom, top = raster.extent
         for number in np.unique(code[code >= 0]).astype(int).tolist():
             rows, columns = np.nonzero(code == number)
             if len(rows) > best.get((side, number), (0,))[0]:
