@@ -16,7 +16,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.viz.charts import colours, ink_on, markers, require_rows
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, colours, ink_on, markers, require_rows
 from bmfl_lab.viz.explore import sheet, shift_grid_figure
 from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
 from widgets.frame import Frame, dropdown
@@ -367,9 +367,9 @@ def _figure(source: Source) -> go.Figure:
 
 def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> None:
     grid, heatmap, (*lines, numbers) = 100 * found["grid"], figure.data[0], figure.data[1:]
-    scale, top = "Cividis", 100
+    scale, top = SEQUENTIAL, 100
     if found["signed"]:
-        scale, top = "RdBu", max(1.0, float(np.nanmax(np.abs(grid), initial=0)))
+        scale, top = DIVERGING, max(1.0, float(np.nanmax(np.abs(grid), initial=0)))
     bottom = -top if found["signed"] else 0
     heatmap.update(z=grid, colorscale=scale, zmin=bottom, zmax=top)
     heatmap.colorbar.title.text = _unit(state)

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.viz.charts import GREY, PALETTE, bare, colours, markers, panel, panels
+from bmfl_lab.viz.charts import GREY, PALETTE, SEQUENTIAL, bare, colours, markers, panel, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CMAP = "inferno"
 _OUTCOME = {True: ("pass", PALETTE[0]), False: ("FAIL", PALETTE[1]), None: ("undefined", GREY)}
 
 
@@ -83,7 +82,7 @@ def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np
         "choose a value in that range",
     )
     large = upsample_map(weights, image.shape[:2])
-    colour = matplotlib.colormaps[CMAP](matplotlib.colors.Normalize()(large))[..., :3]
+    colour = matplotlib.colormaps[SEQUENTIAL](matplotlib.colors.Normalize()(large))[..., :3]
     return np.clip((1 - opacity) * image + opacity * 255 * colour, 0, 255).astype(np.uint8)
 
 
@@ -346,7 +345,7 @@ def fields_figure(
     ticks, both = [-int(half), 0, int(half)], (-half, half)
     with panels(len(fields), columns, title=title, **size) as drawn:
         for i, (ax, (name, field)) in enumerate(zip(drawn, fields.items())):
-            ax.imshow(field, cmap=CMAP, extent=(*both, *both), interpolation="nearest")
+            ax.imshow(field, cmap=SEQUENTIAL, extent=(*both, *both), interpolation="nearest")
             ax.axhline(0, color="white", lw=0.4, alpha=0.5)
             ax.axvline(0, color="white", lw=0.4, alpha=0.5)
             for label, place, marker, colour, width in (

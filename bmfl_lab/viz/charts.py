@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,9 +27,18 @@ if TYPE_CHECKING:
 DPI = 120
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness as well as in hue.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Further colours for long legends, chosen one by one with the largest CIELAB distance to all
+# earlier ones and to white, for normal and for deuteranopic vision (Machado et al., 2009).
+_MORE_COLOURS = (
+    "#0D0DF2 #0D0D73 #66591A #0DF273 #660D26 #8C59F2 #990D7F #E65959 #B2D9A6 #1A2659 #40E6F2 "
+    "#266659 #1A0DB2 #7F8CF2 #590D4C #0D4CB2 #F2BFD9 #E60DB2 #7F4C40 #BF0D0D #A6BF40 #8C26F2 "
+    "#D98C7F #A68C33 #1A4C0D #660D8C #D91A59 #8C59A6 #0DD9A6 #A60DCC #F273CC #CC1A7F"
+).split()
 MARKERS = ("o", "s", "^", "D", "v", ">", "X", "*")
 GREY = "#6B6B6B"
-SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
+# Inferno keeps a CIELAB distance of at least 12 to both greys of the cortex, also for colour-blind
+# readers; cividis comes within 6 of them. Red is positive in every diverging map.
+SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"
 
 _RC = {
     "figure.dpi": 110,
@@ -58,8 +68,27 @@ def figure_style() -> Iterator[None]:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return one colour per name, in order; colours repeat after eight names."""
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+    """Return one colour per name, in order; no two names have the same colour."""
+    names = list(dict.fromkeys(names))
+    return dict(zip(names, distinct_colours(len(names))))
+
+
+def distinct_colours(n: int, *, without: str = "") -> list[str]:
+    """Return n different colours as "#RRGGBB": `PALETTE`, then further ones.
+
+    Parameters
+    ----------
+    n : int
+        Number of colours.
+    without : str, default ""
+        Colour to leave out, such as black on a map with black outlines.
+    """
+    found = [c for c in (*PALETTE, *_MORE_COLOURS) if c != without]
+    for i in range(len(found), n):
+        # multiples of the golden ratio spread evenly over the hues
+        rgb = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.5 + i % 3 * 0.2, 0.75)
+        found.append("#" + "".join(f"{round(255 * part):02X}" for part in rgb))
+    return found[:n]
 
 
 def markers(names: Iterable[str]) -> dict[str, str]:

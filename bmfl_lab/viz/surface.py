@@ -5,7 +5,6 @@ A map has views of both hemispheres, outlines and one colour bar.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
-from bmfl_lab.viz.charts import DIVERGING, PALETTE, SEQUENTIAL
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, distinct_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +29,7 @@ N_FSAVERAGE5, N_FSAVERAGE4 = 10242, 2562
 VALID_MESHES = ("fsaverage5", "fsaverage")
 _FILES = {"inflated": "infl"}
 VIEWS = ("lateral", "medial", "ventral", "posterior")
-_LINES = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_MUTED = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#661100", "#6699CC")
+_BLACK = "#000000"
 _MARGIN_MM, _SMALLEST_MM = 10.0, 46.0
 _HEIGHT = 1.9
 """Inches of the highest view."""
@@ -456,7 +454,7 @@ def surface_panel(
     surface : str, default "inflated"
         Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`.
     colour_map : str, optional
-        Name of a matplotlib colour map; by default cividis, or RdBu_r for signed values.
+        Name of a matplotlib colour map; by default inferno, or RdBu_r for signed values.
     limits : (float, float), optional
         Ends of the colour bar; by default found by `bmfl_lab.viz.surface.symmetric_range`.
     whole : bool, default False
@@ -478,7 +476,7 @@ def surface_panel(
         If the values do not fit the atlas, or the atlas lies on no surface.
     """
     scale = _steps(values, colour_map) if whole else _scale([values], signed, colour_map, limits)
-    outline = tuple(outline)
+    outline = _line_colours(outline)
     rows = [(side, values, [(side, view) for view in views]) for side in HEMISPHERES]
     look = {"surface": surface, "zoom": zoom, "whole": whole}
     figure, _ = _draw_rows(rows, views, atlas, scale, outline, **look)
@@ -520,7 +518,7 @@ def surface_maps(
     """
     require(maps, DataError, "at least one map", "none", "give a mapping name -> values")
     scale = _scale(list(maps.values()), signed, colour_map, limits)
-    outline = tuple(outline)
+    outline = _line_colours(outline)
     places = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
     rows = [(name, values, places) for name, values in maps.items()]
     titles = [f"{side}\n{view}" for side, view in places]
@@ -566,12 +564,12 @@ def category_map(
     unknown = ", ".join(sorted(set(labels) - set(names) - {""}))
     require(not unknown, DataError, f"labels among {names}", unknown, "add it to `order`")
     codes = np.asarray([names.index(label) if label else np.nan for label in labels], dtype=float)
-    colour = _categorical(max(1, len(names)))
+    colour = distinct_colours(max(1, len(names)), without=_BLACK)
     edges = np.arange(len(colour) + 1) - 0.5
     scale = mpl.colors.BoundaryNorm(edges, len(colour)), mpl.colors.ListedColormap(colour)
     rows = [(side, codes, [(side, view) for view in views]) for side in HEMISPHERES]
     look = {"surface": surface, "zoom": zoom, "whole": True}
-    figure, painted = _draw_rows(rows, views, atlas, scale, (), **look)
+    figure, painted = _draw_rows(rows, views, atlas, scale, {}, **look)
     if annotate:
         _write_names(painted, names)
     return _finish(figure, title, patches=dict(zip(names, colour)))
@@ -606,17 +604,10 @@ def roi_map(
     return category_map(labels, atlas, title=title, order=kept, **{"annotate": True, **options})
 
 
-def _categorical(n: int) -> np.ndarray:
-    """Return n colours, float (n, 4).
-
-    They are those of Okabe & Ito, then Paul Tol's muted ones, then matplotlib's tab20.
-    """
-    import matplotlib as mpl
-
-    base = [c for c in PALETTE if c != "#000000"]
-    more = [mpl.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
-    found = [mpl.colors.to_rgba(c) for c in (*base, *_MUTED)] + more
-    return np.asarray([found[i % len(found)] for i in range(n)])
+def _line_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each outline: black, then different ones."""
+    names = list(names)
+    return dict(zip(names, [_BLACK, *distinct_colours(len(names), without=_BLACK)]))
 
 
 def _scale(
@@ -654,7 +645,7 @@ def _draw_rows(
     titles: Sequence[str],
     atlas: Atlas,
     scale: tuple[Normalize, Colormap],
-    outline: Iterable[str],
+    outline: Mapping[str, str],
     *,
     surface: str,
     zoom: bool,
@@ -663,8 +654,8 @@ def _draw_rows(
     """Draw rows of views, and return the figure and what each view shows.
 
     Each row has a name, the values of a map, (n_vertices,), and the hemisphere and view of each of
-    its places. A view shows its axes, hemisphere, raster and values per pixel. The outlined regions
-    are drawn in the colours of `_LINES`, in order.
+    its places. A view shows its axes, hemisphere, raster and values per pixel. `outline` is the
+    colour of each outlined region.
     """
     from matplotlib.figure import Figure
 
@@ -676,7 +667,7 @@ def _draw_rows(
     width = _HEIGHT / max(heights) * sum(widths) + 1.5
     figure = Figure(figsize=(width, 1.95 * len(rows) + 0.95))
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
-    borders = [on_mesh(atlas.select(name).astype(float), atlas) for name in outline]
+    borders = [(on_mesh(atlas.select(n).astype(float), atlas), c) for n, c in outline.items()]
     norm, colours = scale
     painted = []
     for line, boxes, (name, values, places) in zip(axes, extents, rows):
@@ -689,7 +680,7 @@ def _draw_rows(
             raster = view_of(side, view, surface)
             shown = raster.nearest(laid[side]) if whole else raster.interpolate(laid[side])
             _draw(axis, raster, colours(norm(shown)), shown)
-            for colour, border in zip(itertools.cycle(_LINES), borders):
+            for border, colour in borders:
                 _outline(axis, raster, np.nan_to_num(border[side]), colour)
             painted.append((axis, side, raster, shown))
     for axis, title in zip(axes[0], titles):
@@ -735,8 +726,9 @@ def _outline(axis: Axes, raster: View, inside: np.ndarray, colour: str) -> None:
     """Draw the border of a region, float (n_vertices,) with 1 inside and 0 outside."""
     level = np.where(raster.inside, (raster.weights * inside[raster.corners]).sum(-1), np.nan)
     if np.nanmax(level) > 0.5:
-        look = {"levels": [0.5], "colors": [colour], "linewidths": 1.1}
-        axis.contour(level, extent=raster.extent, origin="lower", **look)
+        place = {"levels": [0.5], "extent": raster.extent, "origin": "lower"}
+        axis.contour(level, colors=["white"], linewidths=2.2, **place)
+        axis.contour(level, colors=[colour], linewidths=1.1, **place)
 
 
 def _apart(
@@ -797,8 +789,8 @@ def _finish(
     figure: Figure,
     title: str,
     *,
-    lines: Iterable[str] = (),
-    patches: Mapping[str, np.ndarray] | None = None,
+    lines: Mapping[str, str] | None = None,
+    patches: Mapping[str, str] | None = None,
     bar: tuple[Normalize, Colormap, str] | None = None,
 ) -> Figure:
     """Set margins, title, a legend of outlines or of patches with their colours, and a bar."""
@@ -806,7 +798,7 @@ def _finish(
     from matplotlib.patches import Patch
 
     legend = {name: Patch(color=colour) for name, colour in (patches or {}).items()}
-    for name, colour in zip(lines, itertools.cycle(_LINES)):
+    for name, colour in (lines or {}).items():
         legend[name] = Line2D([], [], color=colour, lw=1.8)
     width, height = figure.get_size_inches()
     columns = max(1, int((width - 1) / (0.45 + 0.08 * max((len(n) for n in legend), default=1))))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL
 from bmfl_lab.viz.surface import (
     HEMISPHERES,
     N_FSAVERAGE4,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from bmfl_lab.data.atlas import Atlas
 
-SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
 VIEWS: dict[str, dict[str, float]] = {
     "posterior": {"x": 0.0, "y": -1.7, "z": 0.5},
     "ventral": {"x": 0.0, "y": -0.4, "z": -1.7},
