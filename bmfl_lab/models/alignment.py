@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 
 
 class AlignmentHead(nn.Module):
@@ -54,14 +54,13 @@ class AlignmentHead(nn.Module):
         pool: int | None = None,
     ):
         super().__init__()
-        if not sizes or min(n_responses, width, 1 if pool is None else pool) < 1:
-            raise ConfigError(
-                message(
-                    "at least one block and positive sizes",
-                    f"{len(sizes)} blocks, n_responses={n_responses}, width={width}, pool={pool}",
-                    "name the blocks to read",
-                )
-            )
+        require(
+            sizes and min(n_responses, width, 1 if pool is None else pool) >= 1,
+            ConfigError,
+            "at least one block and positive sizes",
+            f"{len(sizes)} blocks, n_responses={n_responses}, width={width}, pool={pool}",
+            "name the blocks to read",
+        )
         self.pool = pool
         self.sizes = {name: tuple(size) for name, size in sizes.items()}
         self.encoders = nn.ModuleDict(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bmfl_lab.backbones.tokens import StoredTokens, read_tokens
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.models.fusion import FusionModel, FusionOutput, ImageSide
 from bmfl_lab.models.lesion import Lesion, apply_lesion
 
@@ -333,18 +333,15 @@ def check_responses(
         If the shape is not (B, V) or a value is not finite.
     """
     response = np.asarray(response, dtype=np.float32)
-    if (
-        response.ndim != 2
-        or len(response) != len(ids)
-        or n_vertices not in (None, response.shape[1])
-    ):
-        raise DataError(
-            message(
-                f"responses of shape ({len(ids)}, {n_vertices or 'n_vertices'})",
-                f"shape {response.shape}",
-                "let the response source return one row per stimulus",
-            )
-        )
+    require(
+        response.ndim == 2
+        and len(response) == len(ids)
+        and n_vertices in (None, response.shape[1]),
+        DataError,
+        f"responses of shape ({len(ids)}, {n_vertices or 'n_vertices'})",
+        f"shape {response.shape}",
+        "let the response source return one row per stimulus",
+    )
     fine = np.isfinite(response).all(1)
     if not fine.all():
         raise DataError(

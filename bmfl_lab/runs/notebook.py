@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmfl_lab.errors import RunError, message, nearest
+from bmfl_lab.errors import RunError, message, nearest, require
 from bmfl_lab.files import sha256_json
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
@@ -120,14 +120,13 @@ class Notebook:
             annotated literals.
         """
         found = [c for c in self.cells if c["cell_type"] == "code" and "parameters" in tags(c)]
-        if len(found) != 1:
-            raise RunError(
-                message(
-                    f"exactly one cell tagged 'parameters' in {self.path.name}",
-                    f"{len(found)}",
-                    "tag the cell of annotated literals in JupyterLab's property inspector",
-                )
-            )
+        require(
+            len(found) == 1,
+            RunError,
+            f"exactly one cell tagged 'parameters' in {self.path.name}",
+            len(found),
+            "tag the cell of annotated literals in JupyterLab's property inspector",
+        )
         return {p.name: p for p in parse_parameters(text(found[0]), self.path.name)}
 
 
@@ -219,18 +218,20 @@ def _parameter(statement: ast.stmt, comment: str, where: str) -> Parameter:
     line = ast.unparse(statement)
     do = f"write it as 'name: type = literal  # help', with a type among {', '.join(TYPES)}"
     target = getattr(statement, "target", None)
-    if not (isinstance(statement, ast.AnnAssign) and isinstance(target, ast.Name)):
-        raise RunError(
-            message(f"only annotated literals in the parameters cell of {where}", repr(line), do)
-        )
+    require(
+        (isinstance(statement, ast.AnnAssign) and isinstance(target, ast.Name)),
+        RunError,
+        f"only annotated literals in the parameters cell of {where}",
+        repr(line),
+        do,
+    )
     name, kind = target.id, ast.unparse(statement.annotation).strip("'\"")
     try:
         default = ast.literal_eval(statement.value or target)
     except ValueError:
         got = f"{line!r}, which is computed"
         raise RunError(message(f"a literal for {name!r} in {where}", got, do)) from None
-    if kind not in TYPES:
-        raise RunError(message(f"a known type for {name!r} in {where}", repr(kind), do))
+    require(kind in TYPES, RunError, f"a known type for {name!r} in {where}", repr(kind), do)
     choices, bounds = _CHOICES.search(comment), _BOUNDS.search(comment)
     low, high = (
         (float(side) if side.strip() else None for side in bounds.groups(""))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bmfl_lab.errors import RunError, message
+from bmfl_lab.errors import RunError, require
 from bmfl_lab.evaluation.findings import LEVEL, findings, prefer_over_seeds
 from bmfl_lab.files import atomic_path
 from bmfl_lab.records import Record, comparison_label, read_record
@@ -53,8 +53,7 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
             " (simulated)" if record.study.get("simulated") else ""
         )
         frames.append(record.to_frame().assign(run_id=run.run_id, study=study))
-    if not frames:
-        raise RunError(message("at least one ok run", "none", "run the spec first"))
+    require(frames, RunError, "at least one ok run", "none", "run the spec first")
     return pd.concat(frames, ignore_index=True)
 
 

@@ -25,7 +25,7 @@ from bmfl_lab.backbones.preprocess import MEAN, STD
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.losses.alignment import alignment_loss
 from bmfl_lab.models.alignment import AlignedNetwork, AlignmentHead, TokenNetwork
 from bmfl_lab.runtime import pick_device, progress, rng, seed_for
@@ -229,14 +229,13 @@ class ResponseFeatures:
         DataError
             If the number of vertices differs.
         """
-        if np.ndim(responses) != 2 or np.shape(responses)[1] != len(self.mean):
-            raise DataError(
-                message(
-                    f"responses of shape (n, {len(self.mean)})",
-                    f"{np.shape(responses)}",
-                    "use the vertices on which the features were fitted",
-                )
-            )
+        require(
+            np.ndim(responses) == 2 and np.shape(responses)[1] == len(self.mean),
+            DataError,
+            f"responses of shape (n, {len(self.mean)})",
+            np.shape(responses),
+            "use the vertices on which the features were fitted",
+        )
         z = (np.asarray(responses, dtype=np.float32) - self.mean) / self.scale
         return (z @ self.components.T * np.float32(self.gain)).astype(np.float32)
 
@@ -270,14 +269,13 @@ def fit_response_features(responses: np.ndarray, n_components: int) -> ResponseF
     Lu & Wang (2025), Cognitive Neurodynamics 19:61 (arXiv:2407.10414).
     """
     y = np.asarray(responses, dtype=np.float64)
-    if y.ndim != 2 or not np.isfinite(y).all():
-        raise DataError(
-            message(
-                "finite responses of shape (n_train, n_vertices)",
-                f"shape {y.shape}",
-                "drop NaN vertices first",
-            )
-        )
+    require(
+        y.ndim == 2 and np.isfinite(y).all(),
+        DataError,
+        "finite responses of shape (n_train, n_vertices)",
+        f"shape {y.shape}",
+        "drop NaN vertices first",
+    )
     mean, scale = y.mean(axis=0), y.std(axis=0)
     constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-30)
     scale = np.where(constant, 1, scale)
@@ -422,14 +420,13 @@ class TrainedAligned:
         ConfigError
             If this is the original network, which predicts none.
         """
-        if self.head is None:
-            raise ConfigError(
-                message(
-                    "an aligned network",
-                    "the original, without a head",
-                    "use the model that train_aligned returns",
-                )
-            )
+        require(
+            self.head is not None,
+            ConfigError,
+            "an aligned network",
+            "the original, without a head",
+            "use the model that train_aligned returns",
+        )
         self.head.eval()
         return _joined([self.head(blocks) for _, blocks in self._outputs(stimuli)])
 
@@ -680,24 +677,22 @@ def train_aligned(
     ----------
     Lu & Wang (2025), Cognitive Neurodynamics 19:61 (arXiv:2407.10414).
     """
-    if config.loop.batch_size < 2:
-        raise ConfigError(
-            message(
-                "batches of at least 2 stimuli, to contrast between",
-                f"batch_size={config.loop.batch_size}",
-                "use 16, as published",
-            )
-        )
+    require(
+        config.loop.batch_size >= 2,
+        ConfigError,
+        "batches of at least 2 stimuli, to contrast between",
+        f"batch_size={config.loop.batch_size}",
+        "use 16, as published",
+    )
     subject = subject if isinstance(subject, Subject) else study.subject(subject)
     train, val = subject.rows("train"), subject.rows("val")
-    if len(val) < 2 and config.selection == "val_loss":
-        raise DataError(
-            message(
-                f"validation stimuli of {subject.name!r}",
-                str(len(val)),
-                "move some of the training stimuli to a split 'val', or set selection='last'",
-            )
-        )
+    require(
+        len(val) >= 2 or config.selection != "val_loss",
+        DataError,
+        f"validation stimuli of {subject.name!r}",
+        len(val),
+        "move some of the training stimuli to a split 'val', or set selection='last'",
+    )
     original = original or prepare_original(config, study, device=device)
     vertices = subject.atlas.select(config.rois)
     features = fit_response_features(
@@ -742,14 +737,13 @@ def _targets(config: AlignConfig, original: TrainedAligned, stimuli: StimulusSet
     """Return the targets of the classification: classes (n,), or probabilities (n, n_classes)."""
     if config.targets == "labels":
         labels = np.asarray(stimuli.labels)
-        if labels.min() < 0 or labels.max() >= original.n_classes:
-            raise DataError(
-                message(
-                    f"labels 0..{original.n_classes - 1} for the subject's images",
-                    f"{labels.min()}..{labels.max()}",
-                    "use targets='original', which needs no labels",
-                )
-            )
+        require(
+            labels.min() >= 0 and labels.max() < original.n_classes,
+            DataError,
+            f"labels 0..{original.n_classes - 1} for the subject's images",
+            f"{labels.min()}..{labels.max()}",
+            "use targets='original', which needs no labels",
+        )
         return labels
     logits = original.logits(stimuli)
     if config.targets == "soft":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.runtime import rng
 
@@ -62,14 +62,13 @@ class Order:
     def __init__(self, n: int, batch_size: int, seed: int, n_processes: int = 1):
         self.n, self.seed = n, seed
         self.per_epoch = math.ceil(n / batch_size)
-        if n // self.per_epoch < n_processes:
-            raise ConfigError(
-                message(
-                    f"at least {n_processes} stimuli per batch",
-                    f"{n // self.per_epoch}",
-                    "raise batch_size",
-                )
-            )
+        require(
+            n // self.per_epoch >= n_processes,
+            ConfigError,
+            f"at least {n_processes} stimuli per batch",
+            n // self.per_epoch,
+            "raise batch_size",
+        )
         self._order: tuple[int, np.ndarray] | None = None
 
     def indices(self, epoch: int, within: int) -> np.ndarray:
@@ -198,15 +197,13 @@ def _checked(
     data: Mapping[str, Tensor | np.ndarray],
 ) -> tuple[dict[str, Tensor | np.ndarray], int]:
     lengths = {k: len(v) for k, v in data.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values() or "index" in lengths:
-        raise ConfigError(
-            message(
-                "named tensors with the same number (> 0) of stimuli on dimension 0, none called"
-                " 'index'",
-                str(lengths),
-                "give every tensor one row per stimulus",
-            )
-        )
+    require(
+        len(set(lengths.values())) == 1 and 0 not in lengths.values() and "index" not in lengths,
+        ConfigError,
+        "named tensors with the same number (> 0) of stimuli on dimension 0, none called 'index'",
+        lengths,
+        "give every tensor one row per stimulus",
+    )
     plain = {k: v if isinstance(v, Tensor) else np.asanyarray(v) for k, v in data.items()}
     return plain, next(iter(lengths.values()))
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bmfl_lab.backbones.weights import check_safetensors
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import CheckpointError, message
+from bmfl_lab.errors import CheckpointError, message, require
 from bmfl_lab.files import atomic_path, sha256_bytes
 
 SCHEMA = 2
@@ -158,14 +158,13 @@ def read_bundle(
     if check is not None:
         check(manifest)
     path = folder / f"{name}.safetensors"
-    if manifest["data_file"] != path.name:
-        raise CheckpointError(
-            message(
-                f"a manifest of {path.name}",
-                f"one of {manifest['data_file']!r}",
-                "give both files their old names back",
-            )
-        )
+    require(
+        manifest["data_file"] == path.name,
+        CheckpointError,
+        f"a manifest of {path.name}",
+        f"one of {manifest['data_file']!r}",
+        "give both files their old names back",
+    )
     return read_tensors(path, manifest["data_sha256"]), manifest
 
 
@@ -211,32 +210,29 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
         )
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         whole = False
-    if not whole:
-        raise CheckpointError(
-            message(
-                f"the manifest {path.name} as it was written",
-                "a changed or damaged file",
-                "delete this checkpoint",
-            )
-        )
-    if found.get("schema") not in range(1, SCHEMA + 1):
-        raise CheckpointError(
-            message(
-                f"schema 1 to {SCHEMA} in {path.name}",
-                repr(found.get("schema")),
-                "read it with the version of bmfl_lab that wrote it, or train again",
-            )
-        )
+    require(
+        whole,
+        CheckpointError,
+        f"the manifest {path.name} as it was written",
+        "a changed or damaged file",
+        "delete this checkpoint",
+    )
+    require(
+        found.get("schema") in range(1, SCHEMA + 1),
+        CheckpointError,
+        f"schema 1 to {SCHEMA} in {path.name}",
+        repr(found.get("schema")),
+        "read it with the version of bmfl_lab that wrote it, or train again",
+    )
     if found["schema"] == 1:
         found.setdefault("what", _KIND_TO_WHAT.get(found.get("kind"), CHECKPOINT))
-    if what is not None and found["what"] != what:
-        raise CheckpointError(
-            message(
-                f"the files of: {what}, in {path.parent}",
-                f"files of: {found['what']}",
-                "give the folder in which it was saved",
-            )
-        )
+    require(
+        what is None or found["what"] == what,
+        CheckpointError,
+        f"the files of: {what}, in {path.parent}",
+        f"files of: {found['what']}",
+        "give the folder in which it was saved",
+    )
     return found
 
 
@@ -512,14 +508,13 @@ def set_rng(tensors: Mapping[str, Tensor]) -> None:
     }
     for name, size in sizes.items():
         got = tensors.get(name)
-        if got is None or (size is not None and got.numel() != size):
-            raise CheckpointError(
-                message(
-                    f"the random state {name!r} in the checkpoint",
-                    "nothing" if got is None else f"{got.numel()} values",
-                    "resume from another checkpoint, or start afresh with resume=False",
-                )
-            )
+        require(
+            got is not None and (size is None or got.numel() == size),
+            CheckpointError,
+            f"the random state {name!r} in the checkpoint",
+            "nothing" if got is None else f"{got.numel()} values",
+            "resume from another checkpoint, or start afresh with resume=False",
+        )
     torch.set_rng_state(tensors["rng.torch"])
     *keys, position, has_gauss = tensors["rng.numpy"].tolist()
     gauss = tensors["rng.numpy_gauss"].item()

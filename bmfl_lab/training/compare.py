@@ -13,7 +13,7 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.models.bmfl import ResponseSource
 from bmfl_lab.models.build import FusionConfig
 from bmfl_lab.runtime import timed
@@ -64,8 +64,13 @@ def presets(
     ConfigError
         If the name or a field is unknown.
     """
-    if name not in PRESETS:
-        raise ConfigError(message(f"a preset among {PRESETS}", repr(name), nearest(name, PRESETS)))
+    require(
+        name in PRESETS,
+        ConfigError,
+        f"a preset among {PRESETS}",
+        repr(name),
+        nearest(name, PRESETS),
+    )
     fusion = getattr(recipes, name)(**changes)
     if epochs:
         fusion = configs.replace(fusion, loop=configs.replace(fusion.loop, epochs=epochs))
@@ -92,14 +97,13 @@ def attribute_subject(subject: Subject) -> Subject:
     DataError
         If the subject has no attributes, as measured subjects have none.
     """
-    if subject.attributes is None:
-        raise DataError(
-            message(
-                f"attributes of {subject.name!r}",
-                "none",
-                "leave 'attributes' out of the models: this control needs a simulated subject",
-            )
-        )
+    require(
+        subject.attributes is not None,
+        DataError,
+        f"attributes of {subject.name!r}",
+        "none",
+        "leave 'attributes' out of the models: this control needs a simulated subject",
+    )
     values = np.asarray(subject.attributes, dtype=np.float32)
     train = values[subject.rows("train")]
     spread = train.std(0)
@@ -195,22 +199,27 @@ def train_comparison(
         If a model is unknown, no seed is given, or "attributes" has no encoder.
     """
     for name in models:
-        if name not in COMPARED:
-            raise ConfigError(
-                message(f"models among {tuple(COMPARED)}", repr(name), nearest(name, COMPARED))
-            )
-    if not seeds or not models:
-        raise ConfigError(
-            message("at least one model and one seed", f"{models!r}, {seeds!r}", "name some")
+        require(
+            name in COMPARED,
+            ConfigError,
+            f"models among {tuple(COMPARED)}",
+            repr(name),
+            nearest(name, COMPARED),
         )
-    if "attributes" in models and attribute_encoder is None:
-        raise ConfigError(
-            message(
-                "an attribute encoder for the model 'attributes'",
-                "none",
-                "train it with train_attribute_encoder and pass attribute_encoder=...",
-            )
-        )
+    require(
+        seeds and models,
+        ConfigError,
+        "at least one model and one seed",
+        f"{models!r}, {seeds!r}",
+        "name some",
+    )
+    require(
+        "attributes" not in models or attribute_encoder is not None,
+        ConfigError,
+        "an attribute encoder for the model 'attributes'",
+        "none",
+        "train it with train_attribute_encoder and pass attribute_encoder=...",
+    )
     settings: Mapping[str, tuple[dict[str, object], TrainedEncoder | None]] = {
         "backbone": ({"head": "backbone"}, encoder),
         "concat": ({"head": "concat"}, encoder),
@@ -282,14 +291,13 @@ def train_baselines(
     therefore robustness beyond that of this backbone.
     """
     kept = [int(e) for e in dict.fromkeys(epochs) if e < config.loop.epochs]
-    if not kept or min(kept) < 1:
-        raise ConfigError(
-            message(
-                f"lengths from 1 to {config.loop.epochs - 1} epochs",
-                f"{tuple(epochs)}",
-                "give shorter trainings",
-            )
-        )
+    require(
+        kept and min(kept) >= 1,
+        ConfigError,
+        f"lengths from 1 to {config.loop.epochs - 1} epochs",
+        tuple(epochs),
+        "give shorter trainings",
+    )
     context, found = Context.make(store, device), {}
     for length in kept:
         name = f"backbone, {length} epoch" + ("s" if length > 1 else "")

@@ -14,7 +14,7 @@ from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, message, nearest
+from bmfl_lab.errors import ConfigError, nearest, require
 from bmfl_lab.losses import pearson_regulariser
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.metrics.statistics import seed_mean
@@ -101,24 +101,22 @@ def train_controls(
         If "attributes" is chosen for a measured subject.
     """
     for name in controls:
-        if name not in CONTROL_MODELS:
-            raise ConfigError(
-                message(
-                    f"controls among {tuple(CONTROL_MODELS)}",
-                    repr(name),
-                    nearest(name, list(CONTROL_MODELS)),
-                )
-            )
-    own = {"random backbone", "attributes"} & set(controls)
-    if not seeds or not controls or (own and encoder_config is None):
-        raise ConfigError(
-            message(
-                "at least one control and seed"
-                + (f", and an encoder_config for {sorted(own)}" if own else ""),
-                f"{len(controls)} controls, {len(seeds)} seeds",
-                "pass the configuration of the brain encoder as encoder_config=...",
-            )
+        require(
+            name in CONTROL_MODELS,
+            ConfigError,
+            f"controls among {tuple(CONTROL_MODELS)}",
+            repr(name),
+            nearest(name, list(CONTROL_MODELS)),
         )
+    own = {"random backbone", "attributes"} & set(controls)
+    require(
+        seeds and controls and (not own or encoder_config is not None),
+        ConfigError,
+        "at least one control and seed"
+        + (f", and an encoder_config for {sorted(own)}" if own else ""),
+        f"{len(controls)} controls, {len(seeds)} seeds",
+        "pass the configuration of the brain encoder as encoder_config=...",
+    )
     setting = _Setting(config, study, encoder, Context.make(store, device))
     made = _ControlSources(setting, encoder_config)
     found: Groups = {}
@@ -387,12 +385,13 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
     ConfigError
         If the model has no fused features.
     """
-    if model.config.head == "backbone" or not len(stimuli):
-        raise ConfigError(
-            message(
-                "a model with two fused features, and images", f"{model.name!r}", "use a fusion"
-            )
-        )
+    require(
+        model.config.head != "backbone" and len(stimuli),
+        ConfigError,
+        "a model with two fused features, and images",
+        repr(model.name),
+        "use a fusion",
+    )
     batches, total = model.batches(stimuli), 0.0
     for start in range(0, batches.n, 256):
         batch = batches.take(np.arange(start, min(start + 256, batches.n)))

@@ -18,7 +18,7 @@ from bmfl_lab.config import config_hash, replace, to_dict
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS, Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, require
 from bmfl_lab.files import lock, sha256_json
 from bmfl_lab.metrics.correlation import StreamingPearson, pearson
 from bmfl_lab.models.encoders import (
@@ -156,22 +156,20 @@ class EncoderConfig:
     )
 
     def __post_init__(self) -> None:
-        if not self.blocks or not 0 < self.val_fraction < 1:
-            raise ConfigError(
-                message(
-                    "at least one block and 0 < val_fraction < 1",
-                    f"{self.blocks}, {self.val_fraction}",
-                    "use e.g. blocks=(-1,) and val_fraction=0.1",
-                )
-            )
-        if self.kind in ("retinotopic", "ensemble") and self.tokens in ("cls", "cls+mean"):
-            raise ConfigError(
-                message(
-                    f"tokens with places for kind {self.kind!r}",
-                    repr(self.tokens),
-                    "use 'patches' or 'pooled:G'",
-                )
-            )
+        require(
+            self.blocks and 0 < self.val_fraction < 1,
+            ConfigError,
+            "at least one block and 0 < val_fraction < 1",
+            f"{self.blocks}, {self.val_fraction}",
+            "use e.g. blocks=(-1,) and val_fraction=0.1",
+        )
+        require(
+            self.kind not in ("retinotopic", "ensemble") or self.tokens not in ("cls", "cls+mean"),
+            ConfigError,
+            f"tokens with places for kind {self.kind!r}",
+            repr(self.tokens),
+            "use 'patches' or 'pooled:G'",
+        )
 
 
 def tiny(kind: str = "roi_query") -> EncoderConfig:
@@ -418,14 +416,13 @@ def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
 
 def _load_same(folder: Path, name: str) -> TrainedEncoder:
     stored = read_manifest(folder / f"{STEM}.json").get("hash")
-    if stored != name:
-        raise CheckpointError(
-            message(
-                f"the encoder {name} in {folder}",
-                f"{stored}: other settings, responses or backbone weights",
-                "use another folder, or delete this one to train again",
-            )
-        )
+    require(
+        stored == name,
+        CheckpointError,
+        f"the encoder {name} in {folder}",
+        f"{stored}: other settings, responses or backbone weights",
+        "use another folder, or delete this one to train again",
+    )
     return load_encoder(folder)
 
 
@@ -500,14 +497,13 @@ def split_rows(config: EncoderConfig, subject: Subject) -> tuple[dict[str, np.nd
         n = round(config.val_fraction * len(train))
         rows = {"train": np.sort(train[order[n:]]), "val": np.sort(train[order[:n]])}
         how = f"{config.val_fraction:.0%} of train, drawn with seed {config.split_seed}"
-    if len(rows["val"]) < 3 or not len(rows["train"]):
-        raise DataError(
-            message(
-                "at least 3 stimuli for validation and some for training",
-                f"{len(rows['val'])} and {len(rows['train'])}",
-                "raise val_fraction or give more stimuli",
-            )
-        )
+    require(
+        len(rows["val"]) >= 3 and len(rows["train"]),
+        DataError,
+        "at least 3 stimuli for validation and some for training",
+        f"{len(rows['val'])} and {len(rows['train'])}",
+        "raise val_fraction or give more stimuli",
+    )
     return rows, how
 
 
@@ -535,10 +531,13 @@ def scheme_rois(atlas: Atlas, scheme: str) -> dict[str, np.ndarray]:
         return {}
     masks = {n: np.asarray(atlas.rois[n], bool) for n in atlas.present}
     streams = {n: m for n, m in masks.items() if n in ALGONAUTS_ROIS["streams"]}
-    if scheme == "streams" and not streams:
-        raise ConfigError(
-            message("an atlas with streams", ", ".join(atlas.present), "use scheme='rois'")
-        )
+    require(
+        scheme != "streams" or streams,
+        ConfigError,
+        "an atlas with streams",
+        ", ".join(atlas.present),
+        "use scheme='rois'",
+    )
     others = {n: m for n, m in masks.items() if n not in streams}
     return streams if scheme == "streams" else others or masks
 
@@ -553,12 +552,13 @@ def _ridge(job: _Job) -> _Fitted:
     }
     folds = None
     if config.leave_session_out:
-        if job.subject.sessions is None:
-            raise ConfigError(
-                message(
-                    "a session per stimulus", "none in this subject", "set leave_session_out=False"
-                )
-            )
+        require(
+            job.subject.sessions is not None,
+            ConfigError,
+            "a session per stimulus",
+            "none in this subject",
+            "set leave_session_out=False",
+        )
         folds = np.asarray(job.subject.sessions)[job.rows["train"]]
     ridge = fit_ridge(
         X["train"], job.y("train"), config.alphas, config.n_folds, folds=folds, device=job.device
@@ -675,14 +675,13 @@ def encoder_loss(
     Adeli et al. (2025), arXiv:2505.17329: sum of the mean squared errors of both hemispheres. That
     responses are standardised first is our choice.
     """
-    if predicted_BV.shape != responses_BV.shape:
-        raise DataError(
-            message(
-                f"predictions of shape {tuple(responses_BV.shape)}",
-                f"{tuple(predicted_BV.shape)}",
-                "train the encoder on the vertices of these responses",
-            )
-        )
+    require(
+        predicted_BV.shape == responses_BV.shape,
+        DataError,
+        f"predictions of shape {tuple(responses_BV.shape)}",
+        tuple(predicted_BV.shape),
+        "train the encoder on the vertices of these responses",
+    )
     known = responses_BV.isfinite()
     error = torch.where(known, (predicted_BV - responses_BV.nan_to_num()) / scale_V, 0).square()
     parts = [

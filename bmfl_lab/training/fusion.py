@@ -19,7 +19,7 @@ from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.losses import fusion_loss
 from bmfl_lab.models.bmfl import BMFL, ResponseSource
 from bmfl_lab.models.build import FusionConfig, build_fusion
@@ -211,14 +211,13 @@ def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
 def _refuse_split_correlations(config: FusionConfig) -> None:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     uses_term = config.head != "backbone" and config.alpha
-    if uses_term and config.pcc_axis == "batch" and processes > 1:
-        raise ConfigError(
-            message(
-                "pcc_axis='feature' where several processes share a batch",
-                f"pcc_axis='batch' and {processes} processes, each with its own part of the batch",
-                "train in one process, or correlate over features",
-            )
-        )
+    require(
+        not uses_term or config.pcc_axis != "batch" or processes <= 1,
+        ConfigError,
+        "pcc_axis='feature' where several processes share a batch",
+        f"pcc_axis='batch' and {processes} processes, each with its own part of the batch",
+        "train in one process, or correlate over features",
+    )
 
 
 def _default_encoder(study: Study, context: Context) -> TrainedEncoder:
@@ -258,8 +257,13 @@ def _choose_memory(
         If the choice is unknown, or the memory is chosen and too small.
     """
     choices = get_args(BatchSource)
-    if batches not in choices:
-        raise ConfigError(message(f"batches among {choices}", repr(batches), "choose one of them"))
+    require(
+        batches in choices,
+        ConfigError,
+        f"batches among {choices}",
+        repr(batches),
+        "choose one of them",
+    )
     # the size of the responses of a source on an atlas is known before they are predicted
     n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
     needed = tokens.cls.nbytes + tokens.patches.nbytes + 4 * len(tokens) * n_vertices

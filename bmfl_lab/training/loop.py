@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from bmfl_lab import config as configs
 from bmfl_lab.config import LoopConfig
-from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest
+from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest, require
 from bmfl_lab.files import lock, sha256_json
 from bmfl_lab.runtime import bf16_pays, headless, pick_device, progress, seed_everything, seed_for
 from bmfl_lab.training import checkpoint
@@ -159,15 +159,13 @@ def _check_select(validate: Validation | None, select: tuple[str, str] | None) -
     if select is None:
         return
     name, mode = select
-    if validate is None or mode not in ("max", "min") or not name.startswith("val"):
-        raise ConfigError(
-            message(
-                "select=(a validation metric named 'val...', 'max' or 'min') together with"
-                " `validate`",
-                f"{select!r}" + (" and no `validate`" if validate is None else ""),
-                "select by validation data only, never by test or out-of-distribution images",
-            )
-        )
+    require(
+        validate is not None and mode in ("max", "min") and name.startswith("val"),
+        ConfigError,
+        "select=(a validation metric named 'val...', 'max' or 'min') together with `validate`",
+        f"{select!r}" + (" and no `validate`" if validate is None else ""),
+        "select by validation data only, never by test or out-of-distribution images",
+    )
 
 
 def _start(
@@ -344,10 +342,9 @@ def _end_epoch(
     if select is None:
         return False
     name, mode = select
-    if name not in row:
-        raise ConfigError(
-            message("a metric that `validate` returns", repr(name), nearest(name, row))
-        )
+    require(
+        name in row, ConfigError, "a metric that `validate` returns", repr(name), nearest(name, row)
+    )
     value = run.history[-1][name]
     if value is None or (
         run.best and (value <= run.best["value"] if mode == "max" else value >= run.best["value"])
@@ -517,14 +514,13 @@ def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
         If the module has nothing to train.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
-    if not trained:
-        raise ConfigError(
-            message(
-                "a module with parameters to train",
-                "none that requires a gradient",
-                "unfreeze some",
-            )
-        )
+    require(
+        trained,
+        ConfigError,
+        "a module with parameters to train",
+        "none that requires a gradient",
+        "unfreeze some",
+    )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -578,14 +574,13 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
             state.setdefault(int(index), {})[key] = value
     own = optimiser.state_dict()
     count = sum(len(g["params"]) for g in own["param_groups"])
-    if state and set(state) - set(range(count)):
-        raise CheckpointError(
-            message(
-                f"moments of {count} parameters",
-                f"{len(state)}",
-                "use a checkpoint of this architecture",
-            )
-        )
+    require(
+        not state or not (set(state) - set(range(count))),
+        CheckpointError,
+        f"moments of {count} parameters",
+        len(state),
+        "use a checkpoint of this architecture",
+    )
     optimiser.load_state_dict({"state": state, "param_groups": own["param_groups"]})
 
 

@@ -16,7 +16,7 @@ from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import CheckpointError, ConfigError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, message, require
 from bmfl_lab.files import sha256_bytes
 from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch, check_responses
 from bmfl_lab.models.build import FusionConfig, build_fusion
@@ -367,14 +367,13 @@ class TrainedFusion:
         ConfigError
             If the model has no cross-attention.
         """
-        if self.config.head != "fusion":
-            raise ConfigError(
-                message(
-                    "a model with cross-attention",
-                    f"head {self.config.head!r}",
-                    "use head='fusion'",
-                )
-            )
+        require(
+            self.config.head == "fusion",
+            ConfigError,
+            "a model with cross-attention",
+            f"head {self.config.head!r}",
+            "use head='fusion'",
+        )
         tokens = self.inputs.tokens(stimuli)
         found = predict(self.path, self._batches(tokens, stimuli), lesion=lesion, weights=True)
         return {
@@ -483,10 +482,13 @@ class TrainedFusion:
         ConfigError
             If the model has no brain.
         """
-        if self.source is None:
-            raise ConfigError(
-                message("a model with a brain", f"{self.name!r}", "use head='fusion' or 'concat'")
-            )
+        require(
+            self.source is not None,
+            ConfigError,
+            "a model with a brain",
+            repr(self.name),
+            "use head='fusion' or 'concat'",
+        )
         return np.array(self.batches(stimuli).data["response"])
 
     def save(self, folder: str | Path) -> Path:
@@ -578,14 +580,13 @@ def load_fusion(
     if encoder is None and found["encoder"]:
         encoder = load_encoder(Path(folder) / "encoder")
     lacks_encoder = found["needs_source"] and encoder is None
-    if brain is None and (lacks_encoder or found.get("needs_brain")):
-        raise CheckpointError(
-            message(
-                "the response source of this model",
-                "none",
-                "pass brain=..., or encoder=... if its responses were predicted",
-            )
-        )
+    require(
+        brain is not None or (not lacks_encoder and not found.get("needs_brain")),
+        CheckpointError,
+        "the response source of this model",
+        "none",
+        "pass brain=..., or encoder=... if its responses were predicted",
+    )
     config, context = configs.from_dict(FusionConfig, found["config"]), Context.make(store, device)
     source = None
     if found["needs_source"]:
@@ -637,14 +638,13 @@ def _refuse_others(found: dict, backbone: Backbone, encoder: TrainedEncoder | No
             message(wanted, got, "load the backbone with the image_size and resize of the training")
         )
     wanted = found["backbone"]
-    if wanted["weights_hash"] != backbone.weights_hash:
-        raise CheckpointError(
-            message(
-                f"{wanted['name']} with weights {wanted['weights_hash'][:12]}",
-                f"{backbone.name} with weights {backbone.weights_hash[:12]}",
-                "load the backbone that the model was trained on",
-            )
-        )
+    require(
+        wanted["weights_hash"] == backbone.weights_hash,
+        CheckpointError,
+        f"{wanted['name']} with weights {wanted['weights_hash'][:12]}",
+        f"{backbone.name} with weights {backbone.weights_hash[:12]}",
+        "load the backbone that the model was trained on",
+    )
     n_vertices = found.get("n_vertices")
     if encoder is not None and n_vertices not in (None, encoder.atlas.n_vertices):
         raise CheckpointError(

@@ -170,14 +170,13 @@ class _Predicts:
             If the backbone, its weights, the kind, the block or the number of tokens differs; the
             error says which.
         """
-        if len(stored) != len(self.sources):
-            raise DataError(
-                message(
-                    f"tokens of {len(self.sources)} block(s)",
-                    f"{len(stored)}",
-                    "get them with encoder.tokens(...)",
-                )
-            )
+        require(
+            len(stored) == len(self.sources),
+            DataError,
+            f"tokens of {len(self.sources)} block(s)",
+            len(stored),
+            "get them with encoder.tokens(...)",
+        )
         for wanted, found in zip(self.sources, (token_source(s.manifest) for s in stored)):
             wrong = [k for k in wanted if wanted[k] != found[k]]
             if wrong:
@@ -391,14 +390,13 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
 
 def _refuse_others(manifest: dict, subject: Subject | None) -> None:
     kind = manifest["build"]["type"]
-    if kind not in KINDS:
-        raise CheckpointError(
-            message(
-                "a known kind of encoder",
-                repr(kind),
-                "read it with the version of bmfl_lab that wrote it, or train again",
-            )
-        )
+    require(
+        kind in KINDS,
+        CheckpointError,
+        "a known kind of encoder",
+        repr(kind),
+        "read it with the version of bmfl_lab that wrote it, or train again",
+    )
     if subject is None:
         return
     # schema 1 did not say the number of vertices
@@ -502,22 +500,20 @@ def combine_encoders(
     arXiv:2505.17329: softmax with a factor of 40 over encoders of several blocks.
     """
     members = dict(members)
-    if len(members) < 2:
-        raise DataError(message("two or more encoders", f"{len(members)}", "name more of them"))
+    require(len(members) >= 2, DataError, "two or more encoders", len(members), "name more of them")
     first = next(iter(members.values()))
     for name, member in members.items():
         same = np.array_equal(member.atlas.hemisphere, first.atlas.hemisphere) and all(
             np.array_equal(member.atlas.rois.get(roi), mask)
             for roi, mask in first.atlas.rois.items()
         )
-        if not same or member.backbone != first.backbone:
-            raise DataError(
-                message(
-                    "encoders of one subject and one backbone",
-                    f"{name!r} of {'another backbone' if same else 'other vertices'}",
-                    "combine encoders of the same subject, trained on the same backbone",
-                )
-            )
+        require(
+            same and member.backbone == first.backbone,
+            DataError,
+            "encoders of one subject and one backbone",
+            f"{name!r} of {'another backbone' if same else 'other vertices'}",
+            "combine encoders of the same subject, trained on the same backbone",
+        )
     scores = np.stack([np.asarray(member.scores, np.float32) for member in members.values()])
     weights = ensemble_weights(scores, temperature)
     with np.errstate(invalid="ignore"):
