@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -361,31 +360,6 @@ def refuse_changes(
         )
 
 
-def mismatch(folder: str | Path, wanted: Iterable[str], found: Iterable[str]) -> CheckpointError:
-    """Return the error for a checkpoint whose tensors are not those that its manifest lists.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Folder of the checkpoint.
-    wanted, found : iterable of str
-        Names of the tensors in the manifest and in the file.
-
-    Returns
-    -------
-    CheckpointError
-        The error, to be raised by the caller.
-    """
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    return CheckpointError(
-        message(
-            f"the tensors that the manifest in {folder} lists",
-            f"missing {missing[:5]}, extra {extra[:5]}",
-            "resume from another checkpoint",
-        )
-    )
-
-
 def atlas_to_tensors(atlas: Atlas) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return an atlas as tensors and JSON values, so that a bundle can hold it whole.
 
@@ -456,71 +430,3 @@ def atlas_from_tensors(tensors: Mapping[str, Tensor], described: dict | None = N
         groups={name: tuple(members) for name, members in described["groups"].items()},
         maps={name: arrays[f"map.{i}"] for i, name in enumerate(described["maps"])},
     )
-
-
-def rng_tensors() -> dict[str, Tensor]:
-    """Return the state of the global random generators as tensors.
-
-    Returns
-    -------
-    dict of str to Tensor
-        States of torch, NumPy and Python and, once CUDA is initialised, of the current GPU.
-    """
-    # NPY002: the state of the global generator is what is wanted here
-    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    version, internal, python_gauss = random.getstate()
-    states = {
-        "rng.torch": torch.get_rng_state(),
-        "rng.numpy": torch.tensor(
-            [*map(int, keys), int(position), int(has_gauss)], dtype=torch.int64
-        ),
-        "rng.numpy_gauss": torch.tensor([gauss], dtype=torch.float64),
-        "rng.python": torch.tensor([version, *internal], dtype=torch.int64),
-        "rng.python_gauss": torch.tensor(
-            [] if python_gauss is None else [python_gauss], dtype=torch.float64
-        ),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states["rng.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Restore the random states that `rng_tensors` returned.
-
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
-        Tensors of a checkpoint; only those with the prefix ``rng.`` are read.
-
-    Raises
-    ------
-    CheckpointError
-        If the state of a generator is missing or has the wrong size.
-    """
-    own = torch.get_rng_state().numel()
-    sizes = {
-        "rng.torch": own,
-        "rng.numpy": 626,
-        "rng.numpy_gauss": 1,
-        "rng.python": 626,
-        "rng.python_gauss": None,
-    }
-    for name, size in sizes.items():
-        got = tensors.get(name)
-        require(
-            got is not None and (size is None or got.numel() == size),
-            CheckpointError,
-            f"the random state {name!r} in the checkpoint",
-            "nothing" if got is None else f"{got.numel()} values",
-            "resume from another checkpoint, or start afresh with resume=False",
-        )
-    torch.set_rng_state(tensors["rng.torch"])
-    *keys, position, has_gauss = tensors["rng.numpy"].tolist()
-    gauss = tensors["rng.numpy_gauss"].item()
-    np.random.set_state(("MT19937", np.asarray(keys, np.uint32), position, has_gauss, gauss))  # noqa: NPY002
-    version, *internal = tensors["rng.python"].tolist()
-    python_gauss = tensors["rng.python_gauss"].tolist()
-    random.setstate((version, tuple(internal), python_gauss[0] if python_gauss else None))
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])

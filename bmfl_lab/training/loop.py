@@ -143,7 +143,10 @@ def fit(
     accelerator = _accelerator(pick_device(device))
     folder = None if folder is None else Path(folder)
     batches = MemoryBatches(data, accelerator.device) if isinstance(data, Mapping) else data
-    with _keep_rng(), _sole_use(folder, accelerator), _stop_signals(folder) as signals:
+    sole_use = contextlib.nullcontext()
+    if folder and accelerator.is_main_process:
+        sole_use = lock(folder / ".lock", wait=False, what=f"the run folder {folder}")
+    with _keep_rng(), sole_use, _stop_signals(folder) as signals:
         seed_everything(seed_for(config.seed, "fit"))
         run = _start(module, accelerator, batches, config)
         identity = _identity(run, manifest) if folder else {}
@@ -185,15 +188,6 @@ def _start(
         run.notes.append(f"float32 instead of bfloat16, which this {kind} only emulates")
         print(f"fit: {run.notes[-1]}", flush=True)
     return run
-
-
-@contextlib.contextmanager
-def _sole_use(folder: Path | None, accelerator: Accelerator) -> Iterator[None]:
-    if folder is None or not accelerator.is_main_process:
-        yield
-        return
-    with lock(folder / ".lock", wait=False, what=f"the run folder {folder}"):
-        yield
 
 
 @contextlib.contextmanager
@@ -293,6 +287,9 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
 
 
 def _seed_step(run: Run, seed: int) -> None:
+    """Seed all global generators, so that no checkpoint has to hold their state."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  for losses that draw from the global generator
     # torch.manual_seed records a stack trace for each kind of accelerator it knows, every time
     torch.default_generator.manual_seed(seed)
     if run.accelerator.device.type == "cuda":
@@ -432,7 +429,7 @@ def _save(run: Run, folder: Path, identity: Mapping[str, object]) -> None:
     if not run.accelerator.is_main_process:
         return
     tensors = {f"model.{k}": v for k, v in run.plain.state_dict().items()}
-    tensors |= _optimiser_tensors(run.optimiser) | checkpoint.rng_tensors()
+    tensors |= _optimiser_tensors(run.optimiser)
     tensors |= {f"sums.{k}": v for k, v in run.sums.items()}
     manifest = {
         "identity": dict(identity),
@@ -466,11 +463,15 @@ def _resume(
         checkpoint.read_manifest(folder / f"{name}.json")["identity"], identity, allow_change
     )
     tensors, found = checkpoint.read_bundle(folder, name)
-    if sorted(tensors) != found["tensors"]:
-        raise checkpoint.mismatch(folder, found["tensors"], tensors)
+    require(
+        sorted(tensors) == found["tensors"],
+        CheckpointError,
+        f"the tensors that the manifest in {folder} lists",
+        f"a difference in {sorted(set(tensors) ^ set(found['tensors']))[:5]}",
+        "resume from another checkpoint",
+    )
     run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     _restore_optimiser(run.optimiser, tensors)
-    checkpoint.set_rng(tensors)
     run.sums = {
         k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
     }
@@ -479,11 +480,9 @@ def _resume(
     if run.best:
         kept, _ = checkpoint.read_bundle(folder, checkpoint.step_name(run.best["step"]))
         run.best_state = {k[6:]: v for k, v in kept.items() if k.startswith("model.")}
-    now = environment(run)
+    before = found["environment"]
     changed = [
-        f"{k} {found['environment'].get(k)} -> {v}"
-        for k, v in now.items()
-        if found["environment"].get(k) != v
+        f"{k} {before.get(k)} -> {v}" for k, v in environment(run).items() if before.get(k) != v
     ]
     if changed:
         run.notes.append("resumed, not bitwise: " + ", ".join(changed))
@@ -550,38 +549,23 @@ def _architecture(module: nn.Module) -> str:
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's moments and counters as named tensors."""
-    state = optimiser.state_dict()["state"]
     return {
         f"optimiser.{i}.{k}": torch.as_tensor(v)
-        for i, values in state.items()
+        for i, values in optimiser.state_dict()["state"].items()
         for k, v in values.items()
         if v is not None
     }
 
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `_optimiser_tensors` returned.
-
-    Raises
-    ------
-    CheckpointError
-        If they belong to another set of parameters.
-    """
+    """Load what `_optimiser_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
-    own = optimiser.state_dict()
-    count = sum(len(g["params"]) for g in own["param_groups"])
-    require(
-        not state or not (set(state) - set(range(count))),
-        CheckpointError,
-        f"moments of {count} parameters",
-        len(state),
-        "use a checkpoint of this architecture",
-    )
-    optimiser.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 @contextlib.contextmanager

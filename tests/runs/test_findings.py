@@ -12,7 +12,7 @@ from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
 from bmfl_lab.runs.collect import collect_records, grouped, overview
 from bmfl_lab.runs.report import render
-from bmfl_lab.training.controls import CONTROL_MODELS
+from bmfl_lab.training.compare import CONTROL_MODELS
 
 
 def difference(pair, value, p, shift="fog", severity=3, split="test", half=0.02):

@@ -29,8 +29,8 @@ from bmfl_lab.training import (
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import fusion as recipe
 from bmfl_lab.training.batches import ImageBatches, MemoryBatches, StoreBatches
+from bmfl_lab.training.fusion import predict
 from bmfl_lab.training.recipes import base, small, tiny
-from bmfl_lab.training.trained import predict
 from bmfl_lab.training.trained_encoder import load_encoder
 
 LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
