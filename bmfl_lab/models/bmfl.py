@@ -283,18 +283,20 @@ class BMFL(nn.Module):
         Parameters
         ----------
         batch : mapping of str to Tensor
-            ``"cls"`` (B, D), ``"patches"`` (B, P, D) and, unless the head is "backbone",
-            ``"response"`` (B, V); ``"index"`` (B,), the position of each image in its set, if a
-            "resample" lesion is to be the same in batches of any size.
+            ``"cls"`` (B, D) and ``"patches"`` (B, P, D). Unless the head is "backbone", also
+            ``"response"`` (B, V). ``"index"`` (B,), the position of each image in its set, is
+            optional: with it, a "resample" lesion gives an image the same donor in batches of any
+            size.
         lesion : Lesion, optional
             Replaces the responses of some vertices.
         weights : bool, default False
             Return attention weights.
         image_side : ImageSide, optional
-            What ``fusion.image_side`` returned for the same tokens: many lesions of the same images
-            then cost less.
+            What ``fusion.image_side`` returned for the same tokens. It saves time where many
+            lesions of the same images are classified.
         fusion : nn.Module, optional
-            Run in place of the path's own fusion, e.g. the same one wrapped for several processes.
+            Module to run instead of the path's own fusion, e.g. the same fusion wrapped by
+            `accelerate` for training in several processes.
 
         Returns
         -------
@@ -303,7 +305,8 @@ class BMFL(nn.Module):
         Raises
         ------
         ConfigError
-            If there is a lesion for a "backbone" model, or as `apply_lesion`.
+            If a "backbone" model is lesioned, or the lesion does not fit the responses (see
+            `apply_lesion`).
         """
         response_BS = None
         if self.fusion.head != "backbone":

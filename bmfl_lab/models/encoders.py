@@ -694,7 +694,7 @@ class ROIQueryEncoder(nn.Module):
         return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1).transpose(1, 2)
 
     def describe(self) -> dict[str, object]:
-        """Return the type and sizes, for `build_encoder`; the masks are read off the state."""
+        """Return the type and sizes; `build_encoder` derives the masks from the state dict."""
         return {"type": "roi_query", **self.sizes}
 
 

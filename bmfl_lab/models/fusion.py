@@ -216,10 +216,11 @@ class FusionModel(nn.Module):
     Parameters
     ----------
     head : "fusion", "concat" or "backbone"
-        "fusion": `CrossAttentionFusion`, then an MLP on [X_vb; X_bv]. "concat": the same brain
-        transformer, no cross-attention; the MLP sees [projected visual summary; projected brain
-        CLS]. "backbone": an MLP on the visual summary, no brain. The visual summary is [CLS; mean
-        of the patches].
+        What the classifier, an MLP with one hidden layer, reads. "fusion": the two outputs X_vb and
+        X_bv of `CrossAttentionFusion`, joined. "concat": a linear projection of the visual summary,
+        joined with a linear projection of the brain transformer's CLS token; there is no
+        cross-attention. "backbone": the visual summary alone; there is no brain transformer. The
+        visual summary is the CLS token joined with the mean patch token.
     visual_width : int
         Width D of the visual tokens.
     n_classes : int

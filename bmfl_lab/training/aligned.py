@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,17 +34,6 @@ from bmfl_lab.training.loop import FitResult, LoopConfig, fit
 
 STEM = "aligned"
 WHAT = "aligned model"
-
-__all__ = [
-    "AlignConfig",
-    "TrainedAligned",
-    "load_aligned",
-    "prepare_original",
-    "published",
-    "small",
-    "tiny",
-    "train_aligned",
-]
 
 
 @dataclass(frozen=True)
@@ -469,14 +458,9 @@ class TrainedAligned:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         if self.head is not None:
             tensors |= {f"head.{k}": v for k, v in self.head.state_dict().items()}
-        numbers: dict[str, float] = {}
-        if self.features is not None:
-            for f in fields(self.features):
-                value = getattr(self.features, f.name)
-                if isinstance(value, np.ndarray):
-                    tensors[f"features.{f.name}"] = torch.from_numpy(value)
-                else:
-                    numbers[f.name] = value
+        features = vars(self.features) if self.features is not None else {}
+        arrays = {k: v for k, v in features.items() if isinstance(v, np.ndarray)}
+        tensors |= {f"features.{k}": torch.from_numpy(v) for k, v in arrays.items()}
         manifest = {
             "config": configs.to_dict(self.config),
             "n_classes": self.n_classes,
@@ -484,7 +468,7 @@ class TrainedAligned:
             "label": self.label,
             "history": self.history,
             "selection": self.selection,
-            "features": numbers,
+            "features": {k: v for k, v in features.items() if k not in arrays},
         }
         return write_bundle(folder, STEM, tensors, manifest, what=WHAT)
 
@@ -581,8 +565,9 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
     """
     if config.backbone == "cornet_s" and config.weights is not None:
         network = load_cornet(config.weights, width=config.width)
-        label = f"CORnet-S, {Path(config.weights).name}"
-        return TrainedAligned(network, None, config, 1000, label=label)
+        return TrainedAligned(
+            network, None, config, 1000, label=f"CORnet-S, {Path(config.weights).name}"
+        )
     n_classes = len(study.class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "original"))
@@ -598,8 +583,14 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
         logits = module(normalise(batch["x"]) if whole else batch["x"])
         return functional.cross_entropy(logits, batch["labels"]), {}
 
-    learner = network if whole else network.decoder
-    result = fit(learner, loss_fn, data, config.pretrain, device=device, what="original network")
+    result = fit(
+        network if whole else network.decoder,
+        loss_fn,
+        data,
+        config.pretrain,
+        device=device,
+        what="original network",
+    )
     network.requires_grad_(True)
     return TrainedAligned(
         network.eval(),
@@ -782,9 +773,6 @@ def _fit(
     beta = 0.0 if config.control == "no_fmri" else config.beta
     train, val = ({k: v[torch.from_numpy(rows)] for k, v in data.items()} for rows in splits)
 
-    def loss_fn(module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return loss_of(batch, *module(normalise(batch["pixels"])))
-
     def loss_of(
         batch: Mapping[str, Tensor], logits_BC: Tensor, predicted_BE: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -805,7 +793,7 @@ def _fit(
 
     return fit(
         network,
-        loss_fn,
+        lambda module, batch: loss_of(batch, *module(normalise(batch["pixels"]))),
         train,
         config.loop,
         validate=validate if len(splits[1]) >= 2 else None,

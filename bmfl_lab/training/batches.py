@@ -79,16 +79,15 @@ class Order:
         return order[within * self.n // count : (within + 1) * self.n // count]
 
 
-class MemoryBatches:
-    """Take rows of tensors in memory, or of arrays of any size that are mapped from files.
+class StoreBatches:
+    """Take rows of memory-mapped tokens and responses; no array is copied as a whole.
 
     Parameters
     ----------
     data : mapping of str to Tensor or ndarray, n stimuli on dimension 0
-        Named values; none is called "index".
+        Maps of the feature store, mapped responses, and labels; none is called "index".
     device : torch.device
-        Where batches are needed. On a GPU the data are moved there at once if they fill less than
-        half of its free memory; otherwise the rows of each batch are.
+        Where batches are needed.
 
     Raises
     ------
@@ -99,6 +98,30 @@ class MemoryBatches:
     def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
         self.data, self.n = _checked(data)
         self.device = torch.device(device)
+
+    def take(self, index: np.ndarray) -> dict[str, Tensor]:
+        """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
+        return _rows(self.data, index, self.device)
+
+    def state(self) -> dict[str, str]:
+        """Return a digest of all values, shapes and types."""
+        return {"data": fingerprint(self.data)}
+
+
+class MemoryBatches(StoreBatches):
+    """Take rows of tensors in memory, or of arrays of any size that are mapped from files.
+
+    On a GPU the data are moved there at once if they fill less than half of its free memory;
+    otherwise the rows of each batch are.
+
+    Parameters
+    ----------
+    data, device
+        As in `StoreBatches`.
+    """
+
+    def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
+        super().__init__(data, device)
         if self.device.type == "cuda":
             size = sum(v.nbytes for v in self.data.values())
             if size < torch.cuda.mem_get_info(self.device)[0] // 2:
@@ -108,43 +131,6 @@ class MemoryBatches:
                     )
                     for k, v in self.data.items()
                 }
-
-    def take(self, index: np.ndarray) -> dict[str, Tensor]:
-        """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
-        return _rows(self.data, index, self.device)
-
-    def state(self) -> dict[str, str]:
-        """Return a digest of all values, shapes and types."""
-        return {"data": fingerprint(self.data)}
-
-
-class StoreBatches:
-    """Take rows of memory-mapped tokens and responses; no array is copied as a whole.
-
-    Parameters
-    ----------
-    data : mapping of str to ndarray, n stimuli on dimension 0
-        Maps of the feature store, mapped responses, and labels.
-    device : torch.device
-        Where batches are needed.
-
-    Raises
-    ------
-    ConfigError
-        As `MemoryBatches`.
-    """
-
-    def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
-        self.data, self.n = _checked(data)
-        self.device = torch.device(device)
-
-    def take(self, index: np.ndarray) -> dict[str, Tensor]:
-        """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
-        return _rows(self.data, index, self.device)
-
-    def state(self) -> dict[str, str]:
-        """Return a digest of all values, shapes and types."""
-        return {"data": fingerprint(self.data)}
 
 
 class ImageBatches:

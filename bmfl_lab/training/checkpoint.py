@@ -342,22 +342,18 @@ def refuse_changes(
     CheckpointError
         If a field differs; the error names every such field with both values.
     """
-    allowed = set(allow)
     changed = [
-        k
-        for k in sorted({*stored, *current})
-        if stored.get(k) != current.get(k) and k not in allowed
+        k for k in sorted({*stored, *current} - set(allow)) if stored.get(k) != current.get(k)
     ]
-    if changed:
-        shown = "; ".join(f"{k}: stored {stored.get(k)!r}, now {current.get(k)!r}" for k in changed)
-        raise CheckpointError(
-            message(
-                f"the {what} that this checkpoint belongs to",
-                f"a change in {shown}",
-                "use another folder, start afresh with resume=False, or pass "
-                f"allow_change={tuple(changed)!r}",
-            )
-        )
+    shown = "; ".join(f"{k}: stored {stored.get(k)!r}, now {current.get(k)!r}" for k in changed)
+    require(
+        not changed,
+        CheckpointError,
+        f"the {what} that this checkpoint belongs to",
+        f"a change in {shown}",
+        f"use another folder, start afresh with resume=False, or pass "
+        f"allow_change={tuple(changed)!r}",
+    )
 
 
 def atlas_to_tensors(atlas: Atlas) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
-from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
@@ -32,7 +32,6 @@ from bmfl_lab.training.encoder import EncoderConfig
 from bmfl_lab.training.fusion import Inputs, TrainedFusion, train_fusion
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
-T = TypeVar("T")
 Groups = dict[str, list[TrainedFusion]]
 
 COMPARED = {
@@ -508,13 +507,7 @@ class _Setting:
     def reference(self) -> np.ndarray:
         """Return the predicted responses to the training images, (n_train, V)."""
         train = self.study.set("train")
-        return self.inputs.responses(train, self.tokens(train))
-
-    def tokens(self, stimuli: StimulusSet) -> StoredTokens:
-        """Return the tokens that the fusion reads."""
-        return self.context.store.get(
-            self.inputs.backbone, stimuli, kind=self.config.kind, block=self.config.block
-        )
+        return self.inputs.responses(train, self.inputs.tokens(train))
 
     def train(
         self,
@@ -546,7 +539,7 @@ class _ControlSources:
 
     def __init__(self, setting: _Setting, encoder_config: EncoderConfig | None):
         self.setting, self.encoder_config = setting, encoder_config
-        self.made: dict[str, object] = {}
+        self.options = {"store": setting.context.store, "device": setting.context.device}
 
     def get(self, name: str, seed: int) -> tuple[ResponseSource | None, TrainedEncoder | None]:
         """Return source and encoder of a control; None for those of the fusion."""
@@ -554,56 +547,48 @@ class _ControlSources:
         if name in ("fusion", "backbone", "untrained brain transformer"):
             return None, None
         if name == "attributes":
-            return None, self._once(name, self._attribute_encoder)
+            return None, self.attribute_encoder
         if name == "random backbone":
-            return self._once(name, self._random_backbone), None
+            return self.random_backbone, None
         if name == "random encoder":
             shuffled = sources.random_weight_encoder(setting.encoder, seed)
             return sources.EncoderSource(shuffled, setting.context.device), None
         train, reference = setting.study.set("train"), setting.reference()
         if name.startswith("noise"):
             return sources.noise_source(reference, covariance="covariance" in name, seed=seed), None
-        if name == "other image":
-            return sources.other_image_source(train, reference, seed=seed), None
-        if name == "same class":
-            classes = self._once("classes", self._classes)
+        if name in ("other image", "same class"):
+            classes = self.classes if name == "same class" else None
             return sources.other_image_source(train, reference, classes=classes, seed=seed), None
-        width = reference.shape[1]
         if name == "patch PCA":
-            return self._once(name, lambda: self._pca(width)), None
-        return sources.projection_source(width, seed=seed), None
+            return self.pca, None
+        return sources.projection_source(reference.shape[1], seed=seed), None
 
-    def _once(self, name: str, make: Callable[[], T]) -> T:
-        if name not in self.made:
-            self.made[name] = make()
-        return self.made[name]
-
-    def _classes(self) -> Callable[[TokenBatch], np.ndarray]:
+    @functools.cached_property
+    def classes(self) -> Callable[[TokenBatch], np.ndarray]:
+        """Classifier of the images that get a partner of their class."""
         config = configs.replace(self.setting.config, head="backbone")
         model = self.setting.train("class of a partner", config, 0)
         return lambda tokens: model.classify(tokens.cls, tokens.patches)["logits"].argmax(1)
 
-    def _random_backbone(self) -> ResponseSource:
+    @functools.cached_property
+    def random_backbone(self) -> ResponseSource:
+        """Responses predicted from tokens of a backbone with random weights."""
         encoder = sources.random_backbone_encoder(
-            self.encoder_config,
-            self.setting.study,
-            store=self.setting.context.store,
-            device=self.setting.context.device,
+            self.encoder_config, self.setting.study, **self.options
         )
         return sources.EncoderSource(encoder, self.setting.context.device)
 
-    def _attribute_encoder(self) -> TrainedEncoder:
-        return train_attribute_encoder(
-            self.encoder_config,
-            self.setting.study,
-            store=self.setting.context.store,
-            device=self.setting.context.device,
-        )
+    @functools.cached_property
+    def attribute_encoder(self) -> TrainedEncoder:
+        """Encoder of the attributes of a simulated subject."""
+        return train_attribute_encoder(self.encoder_config, self.setting.study, **self.options)
 
-    def _pca(self, width: int) -> ResponseSource:
+    @functools.cached_property
+    def pca(self) -> ResponseSource:
+        """Principal components of patches, as many as vertices."""
         subject = self.setting.study.subject()
-        shown = self.setting.tokens(subject.stimuli).patches[subject.rows("train")]
-        return sources.pca_source(shown, width)
+        shown = self.setting.inputs.tokens(subject.stimuli).patches[subject.rows("train")]
+        return sources.pca_source(shown, self.setting.reference().shape[1])
 
 
 def train_alphas(

@@ -39,6 +39,7 @@ from bmfl_lab.training.loop import LoopConfig, fit
 from bmfl_lab.training.trained_encoder import (
     STEM,
     TrainedEncoder,
+    backbone_digest,
     frozen,
     load_encoder,
     token_source,
@@ -47,17 +48,6 @@ from bmfl_lab.training.trained_encoder import (
 FORMAT = 1
 ENSEMBLE = ("ridge", "roi_query", "retinotopic")
 """Kinds whose encoders an encoder of kind "ensemble" averages."""
-
-__all__ = [
-    "EncoderConfig",
-    "base",
-    "quick",
-    "small",
-    "tiny",
-    "train_brain_encoder",
-    "train_brain_encoders",
-    "winners",
-]
 
 
 @dataclass(frozen=True)
@@ -180,7 +170,6 @@ def tiny(kind: str = "roi_query") -> EncoderConfig:
     kind : str, default "roi_query"
         As `EncoderConfig.kind`.
     """
-    loop = LoopConfig(epochs=25, batch_size=64, lr=5e-3, weight_decay=1e-3, clip_norm=1.0)
     return replace(
         EncoderConfig(),
         kind=kind,
@@ -190,7 +179,7 @@ def tiny(kind: str = "roi_query") -> EncoderConfig:
         ffn_width=128,
         dropout=0.0,
         n_features=32,
-        loop=loop,
+        loop=LoopConfig(epochs=25, batch_size=64, lr=5e-3, weight_decay=1e-3, clip_norm=1.0),
     )
 
 
@@ -208,7 +197,6 @@ def small(kind: str = "roi_query") -> EncoderConfig:
     one meaning. Early visual areas lose most if only the last block is read. A ridge reads the
     early block on a grid.
     """
-    loop = LoopConfig(epochs=12, batch_size=64, lr=2e-3, weight_decay=1e-3, clip_norm=1.0)
     return replace(
         EncoderConfig(),
         kind=kind,
@@ -217,7 +205,7 @@ def small(kind: str = "roi_query") -> EncoderConfig:
         width=192,
         n_heads=8,
         ffn_width=384,
-        loop=loop,
+        loop=LoopConfig(epochs=12, batch_size=64, lr=2e-3, weight_decay=1e-3, clip_norm=1.0),
     )
 
 
@@ -334,18 +322,25 @@ def train_brain_encoder(
     who = study.subject(subject)
     spec = _spec(config, study)
     backbone = load_spec(spec, device) if backbone is None else backbone
-    described = {k: v for k, v in backbone.describe().items() if k != "weights_label"}
     identity = {
         "format": FORMAT,
         "config": config_hash(config),
         "subject": subject_fingerprint(who),
-        "backbone": sha256_json(described)[:16],
+        "backbone": backbone_digest(backbone.describe())[:16],
     }
     name = sha256_json(identity)[:16]
     folder = Path(folder) if folder is not None else home() / "encoders" / name
     with lock(folder / ".lock", what=f"the encoder in {folder}"):
         if (folder / f"{STEM}.json").exists():
-            return _load_same(folder, name)
+            stored = read_manifest(folder / f"{STEM}.json").get("hash")
+            require(
+                stored == name,
+                CheckpointError,
+                f"the encoder {name} in {folder}",
+                f"{stored}: other settings, responses or backbone weights",
+                "use another folder, or delete this one to train again",
+            )
+            return load_encoder(folder)
         store = store if store is not None else FeatureStore()
         wanted = [(config.tokens, block) for block in config.blocks]
         stored = store.get_many(backbone, who.stimuli, wanted, features=config.features)
@@ -370,60 +365,11 @@ def train_brain_encoder(
         return encoder
 
 
-def train_brain_encoders(
-    config: EncoderConfig,
-    study: Study,
-    *,
-    store: FeatureStore | None = None,
-    folder: str | Path | None = None,
-    device: str = "auto",
-    backbone: Backbone | None = None,
-) -> dict[str, TrainedEncoder]:
-    """Train an encoder for every subject of a study.
-
-    Parameters
-    ----------
-    config, study, store, device, backbone
-        As in `train_brain_encoder`.
-    folder : str or Path, optional
-        Folder in which each subject gets a folder of its own name; default as in
-        `train_brain_encoder`.
-
-    Returns
-    -------
-    dict of str to TrainedEncoder
-        Encoders by name of the subject.
-    """
-    options = {"store": store, "device": device, "backbone": backbone}
-    return {
-        name: train_brain_encoder(
-            config,
-            study,
-            subject=name,
-            folder=None if folder is None else Path(folder) / name,
-            **options,
-        )
-        for name in study.subjects
-    }
-
-
 def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
     own = study.backbone
     name = config.backbone or own.name
     weights = config.weights if config.weights is not None or name != own.name else own.weights
     return BackboneSpec(name, weights, config.image_size or own.image_size, own.resize)
-
-
-def _load_same(folder: Path, name: str) -> TrainedEncoder:
-    stored = read_manifest(folder / f"{STEM}.json").get("hash")
-    require(
-        stored == name,
-        CheckpointError,
-        f"the encoder {name} in {folder}",
-        f"{stored}: other settings, responses or backbone weights",
-        "use another folder, or delete this one to train again",
-    )
-    return load_encoder(folder)
 
 
 def _label(config: EncoderConfig, subject: Subject, backbone: Backbone) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +48,7 @@ from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.trained_encoder import (
     TrainedEncoder,
     load_encoder,
+    reads_backbone,
     shared_tokens,
     token_source,
 )
@@ -215,24 +217,23 @@ def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
         If there is no image, or a label lies outside 0..n_classes - 1.
     """
     labels = labels_of(stimuli)
-    if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
-        got = f"{len(labels)} labels"
-        if len(labels):
-            got += f" from {labels.min()} to {labels.max()}"
-        raise DataError(
-            message(
-                f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}",
-                got,
-                "label or drop the others",
-            )
-        )
+    n_wrong = int(np.sum((labels < 0) | (labels >= n_classes)))
+    require(
+        len(labels) and not n_wrong,
+        DataError,
+        f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}",
+        f"{len(labels)} labels, of which {n_wrong} lie outside this range",
+        "label or drop the others",
+    )
 
 
 def _refuse_split_correlations(config: FusionConfig) -> None:
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    uses_term = config.head != "backbone" and config.alpha
     require(
-        not uses_term or config.pcc_axis != "batch" or processes <= 1,
+        processes == 1
+        or config.head == "backbone"
+        or not config.alpha
+        or config.pcc_axis == "feature",
         ConfigError,
         "pcc_axis='feature' where several processes share a batch",
         f"pcc_axis='batch' and {processes} processes, each with its own part of the batch",
@@ -288,25 +289,19 @@ def _choose_memory(
     n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
     needed = tokens.cls.nbytes + tokens.patches.nbytes + 4 * len(tokens) * n_vertices
     free = free_memory()
-    if batches == "memory" and free is not None and needed > free:
-        raise ConfigError(
-            message(
-                f"{needed / 1e9:.2f} GB of memory for tokens and responses of {len(tokens)} images",
-                f"{free / 1e9:.2f} GB free",
-                "use batches='store', kind='pooled:4' or fewer images",
-            )
-        )
-    return batches == "memory" or (batches == "auto" and (free is None or needed <= free))
+    require(
+        batches != "memory" or needed <= free,
+        ConfigError,
+        f"{needed / 1e9:.2f} GB of memory for tokens and responses of {len(tokens)} images",
+        f"{free / 1e9:.2f} GB free",
+        "use batches='store', kind='pooled:4' or fewer images",
+    )
+    return batches == "memory" or (batches == "auto" and needed <= free)
 
 
-def free_memory() -> int | None:
-    """Return the memory that is free on this machine in bytes; None where it is not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return next((kilobytes * 1024 for kilobytes in found), None)
+def free_memory() -> int:
+    """Return the memory that is free on this machine in bytes."""
+    return psutil.virtual_memory().available
 
 
 class _Statistics(NamedTuple):
@@ -367,10 +362,13 @@ def _untrained_path(
     )
     fusion.standardise_tokens(found.cls, found.patches)
     scale = found.scale
-    if silent is not None and np.shape(silent) != np.shape(scale):
-        wanted = "a model with a brain" if scale is None else f"silent of shape {scale.shape}"
-        got = f"shape {np.shape(silent)}"
-        raise ConfigError(message(wanted, got, "make the mask with the encoder's atlas"))
+    require(
+        silent is None or np.shape(silent) == np.shape(scale),
+        ConfigError,
+        "a model with a brain" if scale is None else f"silent of shape {scale.shape}",
+        f"shape {np.shape(silent)}",
+        "make the mask with the encoder's atlas",
+    )
     if silent is not None:
         scale = np.where(silent, np.float32(np.inf), scale)
     selected = None if scale is None else selected
@@ -453,10 +451,6 @@ class Inputs:
     encoder: TrainedEncoder | None
     source: ResponseSource | None
 
-    def predicted(self) -> EncoderSource:
-        """Return the source of the encoder's own predictions."""
-        return EncoderSource(self.encoder, self.context.device)
-
     def reads(self) -> list[tuple[str, int]]:
         """Return kind and block of all tokens that are read, those of the fusion first."""
         return [(self.kind, self.block), *shared_tokens(self.backbone, self.encoder)]
@@ -528,11 +522,10 @@ class Inputs:
             return ()
         if encoder.sources == (token_source(tokens.manifest),):
             return (tokens,)
-        same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
         return encoder.tokens(
             stimuli,
             store=self.context.store,
-            backbone=self.backbone if same else None,
+            backbone=self.backbone if reads_backbone(encoder, self.backbone) else None,
             device=self.context.device,
         )
 
@@ -911,7 +904,8 @@ class TrainedFusion:
             "atlas": described,
             "encoder": saves_encoder,
             "needs_source": self.source is not None,
-            "needs_brain": self.source not in (None, self.inputs.predicted()),
+            "needs_brain": self.source is not None
+            and self.source != EncoderSource(self.encoder, self.inputs.context.device),
             "history": self.history,
             "selection": self.selection,
             "epoch": self.epoch,

@@ -69,7 +69,7 @@ class MixedSource:
 
     @property
     def encoder(self) -> TrainedEncoder | None:
-        """Encoder whose tokens the mixed source reads."""
+        """Brain encoder of the predicted part; its tokens must be in each `TokenBatch`."""
         return getattr(self.source, "encoder", None)
 
     def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:

@@ -54,6 +54,31 @@ def token_source(manifest: Mapping[str, Mapping]) -> dict[str, Any]:
     return {k: manifest["identity"][k] for k in ("backbone", "kind", "block", "features")}
 
 
+def backbone_digest(described: Mapping[str, Any]) -> str:
+    """Return a hash of the description of a backbone; the label of its weights is left out.
+
+    Parameters
+    ----------
+    described : mapping
+        What ``Backbone.describe()`` returned, or the entry "backbone" of a token source.
+    """
+    return sha256_json({k: v for k, v in described.items() if k != "weights_label"})
+
+
+def reads_backbone(encoder: BrainEncoder, backbone: Backbone) -> bool:
+    """Tell whether an encoder was trained on the tokens of a given backbone.
+
+    Parameters
+    ----------
+    encoder : BrainEncoder
+        The encoder.
+    backbone : Backbone
+        The backbone, which may carry another label of the same weights.
+    """
+    own = backbone_digest(backbone.describe())
+    return all(backbone_digest(source["backbone"]) == own for source in encoder.sources)
+
+
 def shared_tokens(backbone: Backbone, encoder: BrainEncoder | None) -> list[tuple[str, int]]:
     """Return the tokens that an encoder reads from a given backbone.
 
@@ -69,12 +94,9 @@ def shared_tokens(backbone: Backbone, encoder: BrainEncoder | None) -> list[tupl
     list of (str, int)
         Kind and block; empty if the encoder reads another backbone.
     """
-    described = sha256_json({k: v for k, v in backbone.describe().items() if k != "weights_label"})
-    return [
-        (s["kind"], s["block"])
-        for s in getattr(encoder, "sources", ())
-        if s["features"] == "tokens" and sha256_json(s["backbone"]) == described
-    ]
+    if not getattr(encoder, "sources", ()) or not reads_backbone(encoder, backbone):
+        return []
+    return [(s["kind"], s["block"]) for s in encoder.sources if s["features"] == "tokens"]
 
 
 class _Predicts:
@@ -179,15 +201,13 @@ class _Predicts:
         )
         for wanted, found in zip(self.sources, (token_source(s.manifest) for s in stored)):
             wrong = [k for k in wanted if wanted[k] != found[k]]
-            if wrong:
-                shown = "; ".join(f"{k} {found[k]!r} instead of {wanted[k]!r}" for k in wrong)
-                raise DataError(
-                    message(
-                        "the tokens this encoder was trained on",
-                        shown,
-                        "extract them with encoder.tokens(...)",
-                    )
-                )
+            require(
+                not wrong,
+                DataError,
+                "the tokens this encoder was trained on",
+                "; ".join(f"{k} {found[k]!r} instead of {wanted[k]!r}" for k in wrong),
+                "extract them with encoder.tokens(...)",
+            )
 
     def predict(
         self,
