@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import math
@@ -15,6 +16,7 @@ from typing import Any
 
 from bmfl_lab.errors import RunError, message, nearest, require
 from bmfl_lab.files import sha256_json
+from bmfl_lab.runs.paths import run_folder
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES = (*SCALARS, *(f"list[{t}]" for t in SCALARS))
@@ -275,3 +277,48 @@ def check_parameters(notebook: Notebook, values: Mapping[str, Any]) -> dict[str,
         raise RunError(message(f"parameters of {notebook.stem}", " | ".join(problems), do))
     merged = {name: parameter.default for name, parameter in known.items()} | dict(values)
     return {k: float(v) if known[k].type == "float" else v for k, v in merged.items()}
+
+
+def start_notebook(namespace: dict[str, Any], stem: str) -> tuple[Path, dict[str, Any]]:
+    """Check a notebook's parameters in its own kernel, and make the folder that it writes to.
+
+    Parameters
+    ----------
+    namespace : dict
+        ``globals()`` of the notebook, after its parameters cell and the cell that papermill may
+        have injected. A list, number or truth value that was given as text, as by ``papermill -p
+        seeds "[0, 1]"``, is replaced by its value.
+    stem : str
+        Stem of the notebook ("03_fusion_training").
+
+    Returns
+    -------
+    folder : Path
+        See `bmfl_lab.runs.paths.run_folder`.
+    parameters : dict
+        The parameters without ``out``, for the record.
+
+    Raises
+    ------
+    RunError
+        If a value does not fit its annotation, choices or bounds. The message names all of them.
+    """
+    found: list[Parameter] = []
+    for source in namespace.get("In", ()):  # IPython's list of the cells that were executed
+        with contextlib.suppress(RunError):
+            found = found or parse_parameters(source, stem)
+    values = {p.name: _from_text(p, namespace[p.name]) for p in found}
+    problems = [problem for p in found if (problem := p.problem(values[p.name]))]
+    if problems:
+        do = """write a list as papermill -p seeds "[0, 1]" or -p regions '["LVC"]'"""
+        raise RunError(message(f"parameters of {stem}", " | ".join(problems), do))
+    namespace.update(values)
+    return run_folder(values.get("out", ""), stem), {k: values[k] for k in values if k != "out"}
+
+
+def _from_text(parameter: Parameter, value: object) -> object:
+    """Return the value behind the text of a list or number; other values as they are."""
+    if isinstance(value, str) and parameter.type != "str":
+        with contextlib.suppress(ValueError, SyntaxError):
+            return ast.literal_eval(value.strip())
+    return value

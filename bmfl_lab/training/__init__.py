@@ -24,6 +24,8 @@ _PUBLIC = {
     "train_fusion": "fusion",
     "TrainedFusion": "fusion",
     "load_fusion": "fusion",
+    "open_models": "saved",
+    "save_models": "saved",
     "AlignConfig": "aligned",
     "TrainedAligned": "aligned",
     "image_function": "trained_encoder",
