@@ -194,8 +194,9 @@ def _expect_problems(bound: object) -> list[str]:
     if not isinstance(bound, Mapping) or "metric" not in bound or not {"low", "high"} & set(bound):
         return [f"expect entry {bound!r}: expected 'metric' and 'low' or 'high'"]
     known = {"metric", "low", "high", *(f.name for f in dataclasses.fields(MetricRow))}
-    found = [f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound]
-    found = [p for k, p in zip(bound, found) if k not in known]
+    found = [
+        f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound if k not in known
+    ]
     for side in {"low", "high"} & set(bound):
         if not isinstance(bound[side], (int, float)) or not math.isfinite(bound[side]):
             found.append(f"expect {side} is {bound[side]!r}, expected a finite number")
@@ -205,15 +206,13 @@ def _expect_problems(bound: object) -> list[str]:
 def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     root = project_root(path.parent)
     notebook = read_notebook(root / values["notebook"])
-    if notebook.kernel != KERNEL:
-        got = f"{notebook.kernel!r}"
-        raise RunError(
-            message(
-                f"kernel {KERNEL!r} in {notebook.path.name}",
-                got,
-                "choose it in JupyterLab and save",
-            )
-        )
+    require(
+        notebook.kernel == KERNEL,
+        RunError,
+        f"kernel {KERNEL!r} in {notebook.path.name}",
+        repr(notebook.kernel),
+        "choose it in JupyterLab and save",
+    )
     params, grid = dict(values["params"]), dict(values.get("grid") or {})
     require(
         "out" not in params and "out" not in grid,

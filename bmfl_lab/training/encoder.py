@@ -373,10 +373,12 @@ def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
 
 
 def _label(config: EncoderConfig, subject: Subject, backbone: Backbone) -> str:
-    simulated = " (simulated responses)" if subject.simulated else ""
-    blocks = ", ".join(map(str, config.blocks))
-    source = f"{backbone.name} ({backbone.weights_label}), block {blocks}"
-    return f"{config.kind} encoder of {subject.name}{simulated}, {source}"
+    return (
+        f"{config.kind} encoder of {subject.name}"
+        + (" (simulated responses)" if subject.simulated else "")
+        + f", {backbone.name} ({backbone.weights_label}), "
+        + f"block {', '.join(map(str, config.blocks))}"
+    )
 
 
 def _facts(job: _Job, how: str) -> dict[str, Any]:
@@ -529,8 +531,12 @@ def _retinotopic(job: _Job) -> _Fitted:
         n_folds=config.n_folds,
         device=job.device,
     )
-    selection = "cross-validation within train, one field per vertex"
-    return _Fitted(module, _validation_r(module, job), selection, notes=module.fit_facts)
+    return _Fitted(
+        module,
+        _validation_r(module, job),
+        "cross-validation within train, one field per vertex",
+        notes=module.fit_facts,
+    )
 
 
 def _linear(job: _Job) -> _Fitted:
@@ -589,8 +595,13 @@ def _descend(job: _Job, inner: nn.Module) -> _Fitted:
         manifest=job.identity,
         what=f"brain encoder of {job.subject.name}",
     )
-    scores, notes = _validation_r(module, job), {"epoch": result.epoch}
-    return _Fitted(module, scores, result.selection, result.history, notes)
+    return _Fitted(
+        module,
+        _validation_r(module, job),
+        result.selection,
+        result.history,
+        {"epoch": result.epoch},
+    )
 
 
 def encoder_loss(

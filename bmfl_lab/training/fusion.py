@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -300,8 +301,11 @@ def _choose_memory(
 
 
 def free_memory() -> int:
-    """Return the memory that is free on this machine in bytes."""
-    return psutil.virtual_memory().available
+    """Return the memory that is free in bytes, or all memory where the system does not tell."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(found[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _Statistics(NamedTuple):

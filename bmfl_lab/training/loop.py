@@ -596,12 +596,13 @@ def _explain_nonfinite(
     Tensors are searched in the order of the computation: batch, parameters, parts of the loss,
     gradients.
     """
-    gradients = {
-        f"gradient of {k}": p.grad for k, p in module.named_parameters() if p.grad is not None
+    named = dict(module.named_parameters())
+    candidates = {
+        **{f"batch[{k!r}]": v for k, v in batch.items()},
+        **{f"parameter {k}": p for k, p in named.items()},
+        **{k: torch.as_tensor(v) for k, v in values.items()},
+        **{f"gradient of {k}": p.grad for k, p in named.items() if p.grad is not None},
     }
-    candidates = {f"batch[{k!r}]": v for k, v in batch.items()}
-    candidates |= {f"parameter {k}": p for k, p in module.named_parameters()}
-    candidates |= {f"{k}": torch.as_tensor(v) for k, v in values.items()} | gradients
     bad = [
         k for k, v in candidates.items() if v.is_floating_point() and not torch.isfinite(v).all()
     ]

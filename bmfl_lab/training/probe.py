@@ -193,15 +193,13 @@ def train_probe(
                 seed,
                 context.device,
             )
-            scores = np.einsum("nd,ldc->lnc", x_val, weight) + bias[:, None]
-            for k, rate in enumerate(rates):
-                fine = bool(np.isfinite(scores[k]).all())
-                right = (
-                    float((scores[k].argmax(1) == np.asarray(val.labels)).mean()) if fine else None
+            accuracies = _accuracies(x_val, val.labels, weight, bias)
+            for head, (rate, accuracy) in enumerate(zip(rates, accuracies)):
+                table.append(
+                    {"n_blocks": n, "mean_patch": mean, "lr": rate, "val_accuracy": accuracy}
                 )
-                table.append({"n_blocks": n, "mean_patch": mean, "lr": rate, "val_accuracy": right})
-                if fine and (best is None or right > best[0]):
-                    best = (right, blocks, mean, weight[k], bias[k], rate)
+                if accuracy is not None and (best is None or accuracy > best[0]):
+                    best = (accuracy, blocks, mean, weight[head], bias[head], rate)
     require(
         best is not None,
         NumericsError,
@@ -210,6 +208,15 @@ def train_probe(
         "use smaller learning rates",
     )
     return TrainedProbe(name, seed, backbone, store, *best[1:], table=table)
+
+
+def _accuracies(
+    x: np.ndarray, labels: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> list[float | None]:
+    """Return the accuracy of each of L heads, (L, D, C) and (L, C); None if it is not finite."""
+    scores = np.einsum("nd,ldc->lnc", x, weight) + bias[:, None]
+    right = (scores.argmax(2) == np.asarray(labels)).mean(1)
+    return [float(r) if np.isfinite(s).all() else None for r, s in zip(right, scores)]
 
 
 def _fit(

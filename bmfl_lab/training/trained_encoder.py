@@ -519,7 +519,6 @@ def combine_encoders(
     Adeli et al. (2025), Transformer brain encoders explain human high-level visual responses,
     arXiv:2505.17329: softmax with a factor of 40 over encoders of several blocks.
     """
-    members = dict(members)
     require(len(members) >= 2, DataError, "two or more encoders", len(members), "name more of them")
     first = next(iter(members.values()))
     for name, member in members.items():
@@ -540,7 +539,7 @@ def combine_encoders(
         mean = np.where(
             np.isfinite(scores).any(0), (weights * np.nan_to_num(scores)).sum(0), np.nan
         )
-    return EncoderEnsemble(members, weights, mean.astype(np.float32))
+    return EncoderEnsemble(dict(members), weights, mean.astype(np.float32))
 
 
 def image_function(
@@ -576,8 +575,10 @@ def image_function(
     where = pick_device(device)
     backbone = backbone or encoder.load_backbone(device)
     encoder._refuse_other_weights(backbone)
-    colours = backbone.preprocess.mean, backbone.preprocess.std
-    mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in colours)
+    mean, std = (
+        torch.tensor(v, device=where).view(1, 3, 1, 1)
+        for v in (backbone.preprocess.mean, backbone.preprocess.std)
+    )
 
     def function(images_BCHW: Tensor) -> Tensor:
         x_BCHW = (images_BCHW.to(where) - mean) / std

@@ -93,9 +93,7 @@ def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeyp
     ]
     assert all(not np.allclose(responses[n], responses["fusion"], atol=0.05) for n in others)
     with pytest.raises(ConfigError, match="an encoder_config for"):
-        compare.train_controls(
-            short, study, encoder=encoder, controls=("attributes",), store=store
-        )
+        compare.train_controls(short, study, encoder=encoder, controls=("attributes",), store=store)
     with pytest.raises(ConfigError, match="did you mean 'noise'"):
         compare.train_controls(short, study, encoder=encoder, controls=("nois",), store=store)
 
