@@ -23,7 +23,7 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, message
 from bmfl_lab.models.encoders import ROIQueryEncoder
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.fusion import TrainedFusion
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 _BATCH = 8

@@ -46,7 +46,7 @@ from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng, seed_for
-from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.fusion import TrainedFusion
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 SSIM_WINDOW = 7

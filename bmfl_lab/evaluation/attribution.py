@@ -21,7 +21,7 @@ from bmfl_lab.errors import ConfigError, DataError, message
 from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.protocols import BrainEncoder
-from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.fusion import TrainedFusion
 
 BASELINES = ("grey", "black", "blur")
 _ROWS = 16

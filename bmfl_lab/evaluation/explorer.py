@@ -35,8 +35,8 @@ from bmfl_lab.models.lesion import LESION_KINDS, Lesion
 from bmfl_lab.models.protocols import BrainEncoder, Classifier
 from bmfl_lab.runtime import half_the_threads, rng
 from bmfl_lab.training.context import load_spec
+from bmfl_lab.training.fusion import TrainedFusion
 from bmfl_lab.training.sources import EncoderSource
-from bmfl_lab.training.trained import TrainedFusion
 
 BACKBONE, ENCODER = "backbone: CLS over patches", "encoder: ROI query over patches"
 CONSULTED, LOOKED = "fusion: image over ROIs", "fusion: brain over patches"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import Study, load_study
-from bmfl_lab.errors import CheckpointError, ConfigError, message, nearest
+from bmfl_lab.errors import CheckpointError, ConfigError, message, nearest, require
 from bmfl_lab.records import read_record
 from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.context import study_backbone
-from bmfl_lab.training.trained import STEM, TrainedFusion, load_fusion
+from bmfl_lab.training.fusion import STEM, TrainedFusion, load_fusion
 from bmfl_lab.training.trained_encoder import STEM as ENCODER_STEM
 from bmfl_lab.training.trained_encoder import TrainedEncoder, load_encoder
 
@@ -91,14 +91,13 @@ def open_models(
             encoder = encoders.get(identity) or load_encoder(own)
             encoders[identity] = encoder
         model = load_fusion(folder, backbone, encoder=encoder, store=store, device=device)
-        if model.class_names != study.class_names:
-            raise CheckpointError(
-                message(
-                    f"a model of the {len(study.class_names)} classes of study {study.name!r}",
-                    f"one of {len(model.class_names)} classes in {folder}",
-                    "pass study=, the study that the model was trained on",
-                )
-            )
+        require(
+            model.class_names == study.class_names,
+            CheckpointError,
+            f"a model of the {len(study.class_names)} classes of study {study.name!r}",
+            f"one of {len(model.class_names)} classes in {folder}",
+            "pass study=, the study that the model was trained on",
+        )
         models.setdefault(model.name, []).append(model)
     return study, {name: sorted(group, key=lambda m: m.seed) for name, group in models.items()}
 
@@ -117,14 +116,13 @@ def _model_folders(place: Path) -> list[Path]:
             )
         )
     found = sorted(p.parent for p in place.rglob(f"{STEM}.json"))
-    if not found:
-        raise ConfigError(
-            message(
-                f"saved models in {place}",
-                "none",
-                "run notebook 03, which saves its models, and give its folder",
-            )
-        )
+    require(
+        found,
+        ConfigError,
+        f"saved models in {place}",
+        "none",
+        "run notebook 03, which saves its models, and give its folder",
+    )
     records = {folder: _record_above(folder) for folder in found}
     runs = {r for r in records.values() if r is not None}
     if len(runs) < 2:
@@ -145,24 +143,22 @@ def _study_of(folder: Path, study: str | Path | None) -> Study:
     if study is not None:
         return load_study(study)
     path = _record_above(folder)
-    if path is None:
-        raise ConfigError(
-            message(
-                f"the record of the run above {folder}",
-                "no record.json",
-                "pass study=, the study that the models were trained on",
-            )
-        )
+    require(
+        path is not None,
+        ConfigError,
+        f"the record of the run above {folder}",
+        "no record.json",
+        "pass study=, the study that the models were trained on",
+    )
     record = read_record(path)
     name = str(record.parameters.get("study", ""))
     loaded = load_study(name)
     now, then = loaded.fingerprint(), record.study.get("fingerprint")
-    if now != then:
-        raise CheckpointError(
-            message(
-                f"study {name!r} as it was when {path.parent.name} was run ({then})",
-                f"other images or responses ({now})",
-                "restore the data, or pass study= to use the models on these",
-            )
-        )
+    require(
+        now == then,
+        CheckpointError,
+        f"study {name!r} as it was when {path.parent.name} was run ({then})",
+        f"other images or responses ({now})",
+        "restore the data, or pass study= to use the models on these",
+    )
     return loaded
