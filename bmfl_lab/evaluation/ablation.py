@@ -11,7 +11,7 @@ import numpy as np
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.study import Study
 from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
-from bmfl_lab.errors import ConfigError, message, nearest
+from bmfl_lab.errors import ConfigError, message, nearest, require
 from bmfl_lab.evaluation.ood import evaluation_sets, nan_row
 from bmfl_lab.metrics.classification import correct, n_nan
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, holm, verdict
@@ -210,10 +210,13 @@ def ablate_regions(
 
 def _check(wanted: Sequence[str], known: Mapping[str, str], what: str) -> None:
     for name in wanted:
-        if name not in known:
-            raise ConfigError(
-                message(f"{what} among {tuple(known)}", repr(name), nearest(name, list(known)))
-            )
+        require(
+            name in known,
+            ConfigError,
+            f"{what} among {tuple(known)}",
+            repr(name),
+            nearest(name, list(known)),
+        )
 
 
 def _modes(modes: Sequence[str]) -> tuple[str, ...]:
@@ -221,8 +224,7 @@ def _modes(modes: Sequence[str]) -> tuple[str, ...]:
         m for mode in modes for m in (("only", "left_out") if mode == "retrained" else (mode,))
     ]
     _check(found, MODES, "modes")
-    if not found:
-        raise ConfigError(message("at least one mode", "none", f"choose among {tuple(MODES)}"))
+    require(found, ConfigError, "at least one mode", "none", f"choose among {tuple(MODES)}")
     return tuple(dict.fromkeys(found))
 
 
@@ -262,10 +264,13 @@ def _train(
             name = f"{key[0]} {key[2]}" + (f", {key[1]} {key[4]}" if key[1] else "")
             wanted[key] = Wanted(name, mask if key[0] == "only" else ~mask, key[3])
     models = list(train(list(wanted.values())))
-    if len(models) != len(wanted):
-        raise ConfigError(
-            message(f"{len(wanted)} models", f"{len(models)}", "let `train` return one a request")
-        )
+    require(
+        len(models) == len(wanted),
+        ConfigError,
+        f"{len(wanted)} models",
+        len(models),
+        "let `train` return one a request",
+    )
     return dict(zip(wanted, models))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,13 @@ class CallableModel:
             ]
             found = self.function(images)
             found = found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
-            if found.ndim != 2 or len(found) != len(images):
-                raise DataError(
-                    message(
-                        f"logits of shape ({len(images)}, n_classes)",
-                        str(found.shape),
-                        "let the function return one row per image",
-                    )
-                )
+            require(
+                found.ndim == 2 and len(found) == len(images),
+                DataError,
+                f"logits of shape ({len(images)}, n_classes)",
+                found.shape,
+                "let the function return one row per image",
+            )
             found = found if self.columns is None else found[:, self.columns]
             blocks.append(found.astype(np.float32))
         n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)

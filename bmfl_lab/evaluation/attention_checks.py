@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bmfl_lab.backbones import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
     brain_attention,
@@ -70,14 +70,13 @@ def _magnitudes(maps: np.ndarray) -> np.ndarray:
         If the maps do not have three axes, or are not finite.
     """
     magnitude = np.abs(np.asarray(maps, np.float64))
-    if magnitude.ndim != 3 or not np.isfinite(magnitude).all():
-        raise DataError(
-            message(
-                "finite maps of shape (n_stimuli, h, w)",
-                f"shape {np.shape(maps)}",
-                "average over heads first",
-            )
-        )
+    require(
+        magnitude.ndim == 3 and np.isfinite(magnitude).all(),
+        DataError,
+        "finite maps of shape (n_stimuli, h, w)",
+        f"shape {np.shape(maps)}",
+        "average over heads first",
+    )
     return magnitude
 
 
@@ -106,12 +105,13 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
     measures. Wang et al. (2004), Image quality assessment, IEEE TIP 13:600-612.
     """
     a, b = _magnitudes(a), _magnitudes(b)
-    if a.shape != b.shape:
-        raise DataError(
-            message(
-                "two sets of maps of one shape", f"{a.shape} and {b.shape}", "use the same images"
-            )
-        )
+    require(
+        a.shape == b.shape,
+        DataError,
+        "two sets of maps of one shape",
+        f"{a.shape} and {b.shape}",
+        "use the same images",
+    )
     ranks = [stats.rankdata(m.reshape(len(m), -1), axis=1) for m in (a, b)]
     x, y = (r - r.mean(1, keepdims=True) for r in ranks)
     norm = np.sqrt((x**2).sum(1) * (y**2).sum(1))
@@ -205,12 +205,13 @@ def region_share(maps: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, floa
     of the mass, which also counts the rest of the map.
     """
     maps, region = _magnitudes(maps), np.asarray(region, np.float64)
-    if region.shape != maps.shape[1:]:
-        raise DataError(
-            message(
-                f"a region of shape {maps.shape[1:]}", f"{region.shape}", "use on_patches first"
-            )
-        )
+    require(
+        region.shape == maps.shape[1:],
+        DataError,
+        f"a region of shape {maps.shape[1:]}",
+        region.shape,
+        "use on_patches first",
+    )
     total = maps.sum((1, 2))
     inside = (maps * region).sum((1, 2))
     share = np.divide(inside, total, out=np.full(len(maps), np.nan), where=total > 0)
@@ -258,8 +259,13 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
             mixed = rng(seed, "shuffled", name).permutation(labels)
             sets[name] = dataclasses.replace(study.set(name), labels=mixed)
         return dataclasses.replace(study, sets=sets, name=f"{study.name}, shuffled labels")
-    if what != "responses":
-        raise ConfigError(message("'responses' or 'labels'", repr(what), "choose one of the two"))
+    require(
+        what == "responses",
+        ConfigError,
+        "'responses' or 'labels'",
+        repr(what),
+        "choose one of the two",
+    )
     subjects = {}
     for name, person in study.subjects.items():
         order = np.arange(len(person.responses))
@@ -353,12 +359,13 @@ def weight_randomisation(
     changed = copy.deepcopy(module).eval()
     for label, prefixes in stages.items():
         names = [n for n, _ in changed.named_parameters() if n.startswith(prefixes)]
-        if not names:
-            raise ConfigError(
-                message(
-                    f"parameters of the stage {label!r}", f"none named {prefixes}", "correct it"
-                )
-            )
+        require(
+            names,
+            ConfigError,
+            f"parameters of the stage {label!r}",
+            f"none named {prefixes}",
+            "correct it",
+        )
         for name in names:
             redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
         if trained is None or label == list(stages)[-1]:
@@ -438,10 +445,13 @@ def randomise_backbone(
     ConfigError
         If `kind` is unknown.
     """
-    if kind not in ("last block", "rollout"):
-        raise ConfigError(
-            message("kind 'last block' or 'rollout'", repr(kind), "choose one of the two")
-        )
+    require(
+        kind in ("last block", "rollout"),
+        ConfigError,
+        "kind 'last block' or 'rollout'",
+        repr(kind),
+        "choose one of the two",
+    )
 
     def maps(module: nn.Module) -> np.ndarray:
         if kind == "rollout":
@@ -490,8 +500,9 @@ def randomise_roi_attention(
         If the encoder has no such query.
     """
     names, inner = query_names(encoder), queries_of(encoder)
-    if query not in names:
-        raise ConfigError(message(f"a query among {names}", repr(query), "choose one of them"))
+    require(
+        query in names, ConfigError, f"a query among {names}", repr(query), "choose one of them"
+    )
     backbone = encoder.load_backbone() if backbone is None else backbone
     both = nn.ModuleDict({"encoder": encoder.module, "backbone": backbone})
     at = next(name for name, m in both.named_modules() if m is inner) + "."
@@ -571,10 +582,13 @@ def randomise_brain_attention(
     ConfigError
         If the model has no cross-attention, or its path cannot start from images.
     """
-    if fusion.config.head != "fusion":
-        raise ConfigError(
-            message("a model with cross-attention", repr(fusion.config.head), "use head='fusion'")
-        )
+    require(
+        fusion.config.head == "fusion",
+        ConfigError,
+        "a model with cross-attention",
+        repr(fusion.config.head),
+        "use head='fusion'",
+    )
     backbone, pool = fusion.path.backbone, fusion.path.pool
     grid = (pool, pool) if pool else backbone.grid_of(backbone.image_size, backbone.image_size)
 
@@ -985,16 +999,22 @@ def check_row(
     ConfigError
         If the check is unknown, or its reference is missing.
     """
-    if check not in CHECKS:
-        raise ConfigError(
-            message(f"a check among {tuple(CHECKS)}", repr(check), nearest(check, CHECKS))
-        )
+    require(
+        check in CHECKS,
+        ConfigError,
+        f"a check among {tuple(CHECKS)}",
+        repr(check),
+        nearest(check, CHECKS),
+    )
     rule = CHECKS[check]
     against = rule.reference if reference is None else float(reference)
-    if not np.isfinite(against):
-        raise ConfigError(
-            message(f"a reference for the check {check!r}", "none", "pass the share of the area")
-        )
+    require(
+        np.isfinite(against),
+        ConfigError,
+        f"a reference for the check {check!r}",
+        "none",
+        "pass the share of the area",
+    )
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
     mean = bootstrap_mean(known, n_boot=1000, seed=seed)

@@ -17,7 +17,7 @@ from bmfl_lab.backbones import Backbone
 from bmfl_lab.backbones.tokens import read_tokens
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.protocols import BrainEncoder
@@ -153,10 +153,13 @@ def baseline_images(images: Tensor, kind: str, backbone: Backbone) -> Tensor:
     ConfigError
         If the kind is unknown.
     """
-    if kind not in BASELINES:
-        raise ConfigError(
-            message(f"a baseline among {BASELINES}", repr(kind), "choose one of them")
-        )
+    require(
+        kind in BASELINES,
+        ConfigError,
+        f"a baseline among {BASELINES}",
+        repr(kind),
+        "choose one of them",
+    )
     if kind == "grey":
         return torch.zeros_like(images)
     if kind == "blur":
@@ -277,10 +280,13 @@ def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
     mask = atlas.select(roi)
     if side:
         mask = mask & (np.asarray(atlas.hemisphere) == int(side == "right"))
-    if not mask.any() or side not in ("", "left", "right"):
-        raise ConfigError(
-            message("an ROI such as 'V1' or 'left:V1' with vertices", repr(name), "choose another")
-        )
+    require(
+        mask.any() and side in ("", "left", "right"),
+        ConfigError,
+        "an ROI such as 'V1' or 'left:V1' with vertices",
+        repr(name),
+        "choose another",
+    )
     return mask
 
 
@@ -309,23 +315,23 @@ def response_to_images(encoder: BrainEncoder, backbone: Backbone, images: Tensor
 def _classes(fusion: TrainedFusion, stimuli: StimulusSet, target: str | np.ndarray) -> np.ndarray:
     if isinstance(target, str) and target == "predicted":
         return fusion.logits(stimuli).argmax(1)
-    if isinstance(target, str) and target != "label":
-        raise ConfigError(
-            message(
-                "target 'predicted', 'label' or one class per image", repr(target), "choose one"
-            )
-        )
+    require(
+        not isinstance(target, str) or target == "label",
+        ConfigError,
+        "target 'predicted', 'label' or one class per image",
+        repr(target),
+        "choose one",
+    )
     classes = np.asarray(stimuli.labels if isinstance(target, str) else target, np.int64)
     n = len(fusion.class_names)
     known = not len(classes) or 0 <= classes.min() <= classes.max() < n
-    if classes.shape != (len(stimuli),) or not known:
-        raise DataError(
-            message(
-                f"{len(stimuli)} classes from 0 to {n - 1}",
-                f"shape {classes.shape}",
-                "use target='predicted'",
-            )
-        )
+    require(
+        classes.shape == (len(stimuli),) and known,
+        DataError,
+        f"{len(stimuli)} classes from 0 to {n - 1}",
+        f"shape {classes.shape}",
+        "use target='predicted'",
+    )
     return classes
 
 

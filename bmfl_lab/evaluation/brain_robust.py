@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
@@ -128,14 +128,13 @@ def brain_and_robust(
         found.append(row)
     table = pd.DataFrame([r for r in found if r["n_brain"] or r["n_robust"]])
     both = table[(table["n_brain"] > 0) & (table["n_robust"] > 0)] if len(table) else table
-    if not len(both):
-        raise DataError(
-            message(
-                f"a model with both {brain!r} and {robust!r} under shift",
-                "none",
-                "evaluate the same models with both metrics",
-            )
-        )
+    require(
+        len(both),
+        DataError,
+        f"a model with both {brain!r} and {robust!r} under shift",
+        "none",
+        "evaluate the same models with both metrics",
+    )
     table = table.sort_values(
         "brain", ascending=False, ignore_index=True, na_position="last", kind="stable"
     )

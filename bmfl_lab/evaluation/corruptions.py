@@ -13,7 +13,7 @@ from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, paired_bootstrap
@@ -74,10 +74,13 @@ def evaluate_corruptions(
     import pandas as pd
 
     test = study.set("test")
-    if not 0 <= n <= len(test):
-        raise ConfigError(
-            message(f"0 to {len(test)} test images to corrupt", str(n), "0 takes all")
-        )
+    require(
+        0 <= n <= len(test),
+        ConfigError,
+        f"0 to {len(test)} test images to corrupt",
+        n,
+        "0 takes all",
+    )
     if n:
         test = test.subset(np.sort(rng(seed, "corrupted images").permutation(len(test))[:n]))
     groups = {k: list(m) if isinstance(m, (list, tuple)) else [m] for k, m in models.items()}
@@ -200,10 +203,13 @@ def _rows(
 ) -> list[MetricRow]:
     """Return corruption errors and mCE of each model, and differences of mCE to the baseline."""
     tables = _error_tables(per_image)
-    if baseline is not None and baseline not in tables:
-        raise ConfigError(
-            message(f"a baseline among {tuple(tables)}", repr(baseline), "name an evaluated model")
-        )
+    require(
+        baseline is None or baseline in tables,
+        ConfigError,
+        f"a baseline among {tuple(tables)}",
+        repr(baseline),
+        "name an evaluated model",
+    )
     make = functools.partial(_row, selection, notes)
     bootstrap = functools.partial(bootstrap_mean, n_boot=n_boot, seed=seed)
     rows: list[MetricRow] = []
@@ -275,14 +281,13 @@ def _alike(
     whole: Mapping[str, np.ndarray], model: str, baseline: str
 ) -> tuple[np.ndarray, np.ndarray]:
     a, b = whole[model], whole[baseline]
-    if a.shape != b.shape:
-        raise DataError(
-            message(
-                f"{model!r} and {baseline!r} on the same images and seeds",
-                f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
-                "train and evaluate both alike",
-            )
-        )
+    require(
+        a.shape == b.shape,
+        DataError,
+        f"{model!r} and {baseline!r} on the same images and seeds",
+        f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
+        "train and evaluate both alike",
+    )
     return a, b
 
 
@@ -302,21 +307,21 @@ def _error_tables(per_image: pd.DataFrame) -> dict[str, dict[str, dict[int, np.n
             .sort_index(axis=0)
             .sort_index(axis=1)
         )
-        if ids.setdefault(corruption, list(wide.columns)) != list(wide.columns):
-            raise DataError(
-                message(
-                    f"the same images under every severity of {corruption}",
-                    "others",
-                    "evaluate all on one set",
-                )
-            )
+        require(
+            ids.setdefault(corruption, list(wide.columns)) == list(wide.columns),
+            DataError,
+            f"the same images under every severity of {corruption}",
+            "others",
+            "evaluate all on one set",
+        )
         found.setdefault(model, {}).setdefault(corruption, {})[level] = 1 - wide.to_numpy(
             dtype=np.float64
         )
-    if not found:
-        raise DataError(
-            message(
-                "at least one corruption of ImageNet-C", "none", f"evaluate some of {IMAGENET_C}"
-            )
-        )
+    require(
+        found,
+        DataError,
+        "at least one corruption of ImageNet-C",
+        "none",
+        f"evaluate some of {IMAGENET_C}",
+    )
     return found

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import gammaln
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.runtime import rng
 
 
@@ -80,25 +80,25 @@ def identify(
     Kay et al. 2008, Nature 452:352.
     """
     measured, predicted = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
-    if (
-        measured.ndim != 2
-        or measured.shape != predicted.shape
-        or len(measured) < 2
-        or measured.shape[1] < 3
-    ):
-        raise DataError(
-            message(
-                "two arrays of one shape (n >= 2, n_vertices >= 3)",
-                f"{measured.shape} and {predicted.shape}",
-                "give predictions for the same images and vertices",
-            )
-        )
+    require(
+        measured.ndim == 2
+        and measured.shape == predicted.shape
+        and (len(measured) >= 2)
+        and (measured.shape[1] >= 3),
+        DataError,
+        "two arrays of one shape (n >= 2, n_vertices >= 3)",
+        f"{measured.shape} and {predicted.shape}",
+        "give predictions for the same images and vertices",
+    )
     n = len(measured)
     n_candidates = n if n_candidates is None else n_candidates
-    if not 2 <= n_candidates <= n:
-        raise DataError(
-            message(f"n_candidates from 2 to {n}", str(n_candidates), "use at most all images")
-        )
+    require(
+        2 <= n_candidates <= n,
+        DataError,
+        f"n_candidates from 2 to {n}",
+        n_candidates,
+        "use at most all images",
+    )
     units = []
     for values in (measured, predicted):
         values = values - values.mean(axis=1, keepdims=True)
@@ -164,14 +164,13 @@ def preferred_stimuli(
         If shapes disagree or the ROI is empty.
     """
     mask = np.asarray(mask, dtype=bool)
-    if np.shape(predicted) != (len(stimuli), len(mask)) or not mask.any():
-        raise DataError(
-            message(
-                f"predictions of shape ({len(stimuli)}, {len(mask)}) and a non-empty ROI",
-                f"{np.shape(predicted)}, {int(mask.sum())} vertices",
-                "predict the responses to these stimuli",
-            )
-        )
+    require(
+        np.shape(predicted) == (len(stimuli), len(mask)) and mask.any(),
+        DataError,
+        f"predictions of shape ({len(stimuli)}, {len(mask)}) and a non-empty ROI",
+        f"{np.shape(predicted)}, {int(mask.sum())} vertices",
+        "predict the responses to these stimuli",
+    )
     activity = np.asarray(predicted)[:, mask].mean(axis=1)
     labels = np.asarray(stimuli.labels)
     names = np.asarray(

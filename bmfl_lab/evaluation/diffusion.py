@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, NumericsError, message
+from bmfl_lab.errors import ConfigError, NumericsError, message, require
 from bmfl_lab.evaluation.synthesis import Synthesis
 from bmfl_lab.runtime import seed_for
 
@@ -38,21 +38,21 @@ def load_diffusion(folder: str | Path, device: str = "cpu") -> Any:
     ConfigError
         If diffusers is not installed, or the folder holds no pipeline that can be used.
     """
-    if importlib.util.find_spec("diffusers") is None:
-        raise ConfigError(
-            message(
-                "the package diffusers",
-                "it is not installed",
-                f"install the extra: pip install 'bmfl-lab[{EXTRA}]'",
-            )
-        )
+    require(
+        importlib.util.find_spec("diffusers") is not None,
+        ConfigError,
+        "the package diffusers",
+        "it is not installed",
+        f"install the extra: pip install 'bmfl-lab[{EXTRA}]'",
+    )
     folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise ConfigError(
-            message(
-                "a diffusers folder with model_index.json", f"none in {folder}", "check the path"
-            )
-        )
+    require(
+        (folder / "model_index.json").is_file(),
+        ConfigError,
+        "a diffusers folder with model_index.json",
+        f"none in {folder}",
+        "check the path",
+    )
     from diffusers import DiffusionPipeline
 
     try:
@@ -67,14 +67,13 @@ def load_diffusion(folder: str | Path, device: str = "cpu") -> Any:
                 "save it with safetensors",
             )
         ) from error
-    if not hasattr(pipeline, "unet") or not hasattr(pipeline, "scheduler"):
-        raise ConfigError(
-            message(
-                "a pipeline with a unet and a scheduler",
-                type(pipeline).__name__,
-                "use a DDIM or latent one",
-            )
-        )
+    require(
+        hasattr(pipeline, "unet") and hasattr(pipeline, "scheduler"),
+        ConfigError,
+        "a pipeline with a unet and a scheduler",
+        type(pipeline).__name__,
+        "use a DDIM or latent one",
+    )
     return pipeline.to(device)
 
 
@@ -167,15 +166,14 @@ def synthesise_with_diffusion(
     """
     mask = np.asarray(mask, dtype=bool)
     kind = getattr(pipeline.scheduler.config, "prediction_type", "epsilon")
-    if not mask.any() or kind != "epsilon" or not hasattr(pipeline.scheduler, "alphas_cumprod"):
-        raise ConfigError(
-            message(
-                "a non-empty ROI and a scheduler that predicts noise",
-                f"{int(mask.sum())} vertices, prediction_type={kind!r}, "
-                f"{type(pipeline.scheduler).__name__}",
-                "use a DDIM scheduler with prediction_type='epsilon'",
-            )
-        )
+    require(
+        mask.any() and kind == "epsilon" and hasattr(pipeline.scheduler, "alphas_cumprod"),
+        ConfigError,
+        "a non-empty ROI and a scheduler that predicts noise",
+        f"{int(mask.sum())} vertices, prediction_type={kind!r}, "
+        f"{type(pipeline.scheduler).__name__}",
+        "use a DDIM scheduler with prediction_type='epsilon'",
+    )
     for name in ("unet", "vae", "vqvae", "text_encoder"):
         if getattr(pipeline, name, None) is not None:
             getattr(pipeline, name).requires_grad_(False)
@@ -195,8 +193,13 @@ def synthesise_with_diffusion(
         images = stored(guidance)
         final = activity(images / 255).cpu().numpy()
         judged = None if judge is None else activity(images / 255, judge).cpu().numpy()
-    if not np.isfinite(final).all():
-        raise NumericsError(message("finite predicted activity", "NaN", "lower guidance"))
+    require(
+        np.isfinite(final).all(),
+        NumericsError,
+        "finite predicted activity",
+        "NaN",
+        "lower guidance",
+    )
     prior = f"{type(pipeline).__name__}, {steps} steps, guidance {guidance:g}"
     return Synthesis(images.byte().permute(0, 2, 3, 1).cpu().numpy(), final, start, judged, prior)
 
@@ -225,14 +228,13 @@ def _sample(
                 # the end
                 value = activity(_decode(pipeline, noisy * clean + (1 - noisy) * at).float()).sum()
                 (gradient,) = torch.autograd.grad(value, at)
-                if not torch.isfinite(gradient).all():
-                    raise NumericsError(
-                        message(
-                            "a finite gradient of activity",
-                            f"NaN at step {int(t)}",
-                            "lower guidance",
-                        )
-                    )
+                require(
+                    torch.isfinite(gradient).all(),
+                    NumericsError,
+                    "a finite gradient of activity",
+                    f"NaN at step {int(t)}",
+                    "lower guidance",
+                )
                 noise = noise - noisy * guidance * gradient
         x = scheduler.step(noise, t, x).prev_sample
     with torch.no_grad():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling
 from bmfl_lab.metrics.rsa_inference import similarity_samples
@@ -54,19 +54,21 @@ def seed_groups(models: Models, baseline: str) -> dict[str, list[LayeredModel]]:
         If models have unequal numbers of seeds.
     """
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
-    if baseline not in groups:
-        raise ConfigError(
-            message(f"a baseline among {tuple(groups)}", repr(baseline), nearest(baseline, groups))
-        )
+    require(
+        baseline in groups,
+        ConfigError,
+        f"a baseline among {tuple(groups)}",
+        repr(baseline),
+        nearest(baseline, groups),
+    )
     sizes = {n: len(g) for n, g in groups.items()}
-    if len(set(sizes.values())) != 1 or not sizes[baseline]:
-        raise DataError(
-            message(
-                "the same number of seeds for every model",
-                f"{sizes}",
-                "train every model with every seed",
-            )
-        )
+    require(
+        len(set(sizes.values())) == 1 and sizes[baseline],
+        DataError,
+        "the same number of seeds for every model",
+        sizes,
+        "train every model with every seed",
+    )
     return groups
 
 
@@ -239,14 +241,13 @@ def compare_alignment(
         As in `alignment_effect`.
     """
     others = [n for n in models if n != model]
-    if model not in models or not others:
-        raise ConfigError(
-            message(
-                f"{model!r} and another model",
-                f"{tuple(models)}",
-                nearest(model, models) if models else "add one",
-            )
-        )
+    require(
+        model in models and others,
+        ConfigError,
+        f"{model!r} and another model",
+        tuple(models),
+        nearest(model, models) if models else "add one",
+    )
     found = [
         alignment_effect({o: models[o], model: models[model]}, subject, baseline=o, **options)
         for o in others
@@ -371,15 +372,21 @@ def shift_mean_rows(
         If there are no results under shifts.
     """
     frame = result.per_image[result.per_image["shift"] != ""]
-    if frame.empty:
-        raise DataError(
-            message("results under shifts", "none", "evaluate a study whose `shifts` are not empty")
-        )
+    require(
+        not frame.empty,
+        DataError,
+        "results under shifts",
+        "none",
+        "evaluate a study whose `shifts` are not empty",
+    )
     names = list(dict.fromkeys(frame["model"]))
-    if baseline not in names:
-        raise ConfigError(
-            message(f"a baseline among {tuple(names)}", repr(baseline), nearest(baseline, names))
-        )
+    require(
+        baseline in names,
+        ConfigError,
+        f"a baseline among {tuple(names)}",
+        repr(baseline),
+        nearest(baseline, names),
+    )
     grids = {
         n: part.pivot_table(index="seed", columns="id", values="correct", aggfunc="mean")
         .sort_index()

@@ -17,7 +17,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.evaluation.layers import flatten_tokens
 from bmfl_lab.metrics.correlation import CHUNK, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
@@ -530,14 +530,13 @@ def evaluate_encoder_shifts(
         If the subject is measured: its responses to new images are unknown.
     """
     who = study.subject(subject)
-    if "respond" not in who.truth:
-        raise DataError(
-            message(
-                "a simulated subject that can respond to new images",
-                f"{who.name!r}, which has no truth for them",
-                "use the planted or the demo study, whose subjects are simulated",
-            )
-        )
+    require(
+        "respond" in who.truth,
+        DataError,
+        "a simulated subject that can respond to new images",
+        f"{who.name!r}, which has no truth for them",
+        "use the planted or the demo study, whose subjects are simulated",
+    )
     clean = who.stimuli.subset(who.rows(split))
     conditions = [(clean, split, "", None)]
     conditions += [
@@ -660,12 +659,13 @@ def orientation_tuning_error(
         If the subject has no planted orientation tuning.
     """
     who = study.subject(subject)
-    if "orientation_energy" not in who.truth:
-        raise DataError(
-            message(
-                "a subject with planted orientation tuning", repr(who.name), "use the planted study"
-            )
-        )
+    require(
+        "orientation_energy" in who.truth,
+        DataError,
+        "a subject with planted orientation tuning",
+        repr(who.name),
+        "use the planted study",
+    )
     stimuli = who.stimuli.subset(who.rows(split))
     energy = who.truth["orientation_energy"](
         np.stack([stimuli.image(i) for i in range(len(stimuli))])

@@ -19,7 +19,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
     brain_maps,
@@ -390,14 +390,13 @@ class Explorer:
         return self._need_encoder().predict(stored, device=self.device)
 
     def _need_encoder(self) -> BrainEncoder:
-        if self.encoder is None:
-            raise ConfigError(
-                message(
-                    "a brain encoder",
-                    "none",
-                    "train one with train_brain_encoder and pass it to the Explorer",
-                )
-            )
+        require(
+            self.encoder is not None,
+            ConfigError,
+            "a brain encoder",
+            "none",
+            "train one with train_brain_encoder and pass it to the Explorer",
+        )
         return self.encoder
 
     def measured(self, index: int) -> np.ndarray:
@@ -413,14 +412,13 @@ class Explorer:
         return np.asarray(response, dtype=np.float32)
 
     def _need_subject(self) -> Subject:
-        if self.subject is None:
-            raise DataError(
-                message(
-                    f"a subject with responses in study {self.study.name!r}",
-                    "none",
-                    "load a study with responses",
-                )
-            )
+        require(
+            self.subject is not None,
+            DataError,
+            f"a subject with responses in study {self.study.name!r}",
+            "none",
+            "load a study with responses",
+        )
         return self.subject
 
     def accuracy(self) -> np.ndarray:
@@ -444,14 +442,13 @@ class Explorer:
             If the study has no subject, or the subject no noise ceiling.
         """
         ceiling = self._need_subject().noise_ceiling
-        if ceiling is None:
-            raise DataError(
-                message(
-                    f"a noise ceiling of {self.subject.name!r}",
-                    "none",
-                    "choose another map, or estimate one first",
-                )
-            )
+        require(
+            ceiling is not None,
+            DataError,
+            f"a noise ceiling of {self.subject.name!r}",
+            "none",
+            "choose another map, or estimate one first",
+        )
         return np.asarray(ceiling, dtype=np.float64)
 
     def mask(self, regions: Sequence[str]) -> np.ndarray:
@@ -472,10 +469,13 @@ class Explorer:
         ConfigError
             If a region is unknown or absent in this subject, or there is no cortex.
         """
-        if self.atlas is None:
-            raise ConfigError(
-                message("a cortex", "a study without responses", "load a study with a subject")
-            )
+        require(
+            self.atlas is not None,
+            ConfigError,
+            "a cortex",
+            "a study without responses",
+            "load a study with a subject",
+        )
         if not len(regions):
             return np.zeros(self.atlas.n_vertices, dtype=bool)
         return self.atlas.select(regions)
@@ -503,14 +503,13 @@ class Explorer:
             If the study has no labelled images.
         """
         name = name or self.tested
-        if not name:
-            raise DataError(
-                message(
-                    "labelled images for a tuning",
-                    f"none in study {self.study.name!r}",
-                    "load a study with an image set of classes",
-                )
-            )
+        require(
+            name,
+            DataError,
+            "labelled images for a tuning",
+            f"none in study {self.study.name!r}",
+            "load a study with an image set of classes",
+        )
         response = self.all_predicted(name)[:, vertices].mean(1)
         labels = np.asarray(self.stimuli(name).labels)
         classes = [response[labels == c] for c in range(len(self.class_names))]
@@ -793,14 +792,13 @@ class Explorer:
             return {"n_heads": heads, "n_blocks": blocks, "regions": ()}
         if source == ENCODER:
             module = self._query_module()
-            if module is None:
-                raise ConfigError(
-                    message(
-                        "a ROI-query encoder",
-                        "another kind or none",
-                        "train one with presets(..., encoder='roi_query')",
-                    )
-                )
+            require(
+                module is not None,
+                ConfigError,
+                "a ROI-query encoder",
+                "another kind or none",
+                "train one with presets(..., encoder='roi_query')",
+            )
             names = self._cached(("query names",), lambda: query_names(self.encoder))
             return {"n_heads": module.n_heads, "n_blocks": 1, "regions": names}
         if source in (CONSULTED, LOOKED):
@@ -814,14 +812,13 @@ class Explorer:
         """Return a model with cross-attention and its name; the first model by default."""
         name = name or next(iter(self.models), "")
         model = self._model(name)
-        if not _has_fusion(model):
-            raise ConfigError(
-                message(
-                    "a model with cross-attention",
-                    f"{name!r}, which has none",
-                    "choose a model with head='fusion'",
-                )
-            )
+        require(
+            _has_fusion(model),
+            ConfigError,
+            "a model with cross-attention",
+            f"{name!r}, which has none",
+            "choose a model with head='fusion'",
+        )
         return name, model
 
     def attention(
@@ -869,10 +866,13 @@ class Explorer:
         """
         choices, place = self.map_choices(source, model), _place(name, index, shift, severity)
         n_heads, regions = choices["n_heads"], choices["regions"]
-        if not -1 <= head < n_heads:
-            raise ConfigError(
-                message(f"a head from 0 to {n_heads - 1}, or -1", str(head), "choose another head")
-            )
+        require(
+            -1 <= head < n_heads,
+            ConfigError,
+            f"a head from 0 to {n_heads - 1}, or -1",
+            head,
+            "choose another head",
+        )
         if source == BACKBONE:
             (row,) = self.backbone.indices((block,))
             return {"map": _select_head(self._backbone_maps(place)[row], head)}
@@ -936,22 +936,24 @@ def _place(name: str, index: int, shift: str, severity: int) -> _Place:
 
 
 def _checked(stimuli: StimulusSet, index: int) -> int:
-    if not 0 <= index < len(stimuli):
-        raise DataError(
-            message(
-                f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}",
-                str(index),
-                "choose another",
-            )
-        )
+    require(
+        0 <= index < len(stimuli),
+        DataError,
+        f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}",
+        index,
+        "choose another",
+    )
     return int(index)
 
 
 def _refuse_lesion(model: str, lesion: Lesion | None) -> None:
-    if lesion is not None:
-        raise ConfigError(
-            message("a fusion model for a lesion", repr(model), "choose another model")
-        )
+    require(
+        lesion is None,
+        ConfigError,
+        "a fusion model for a lesion",
+        repr(model),
+        "choose another model",
+    )
 
 
 def _lesion_key(lesion: Lesion | None) -> tuple[bytes, str, float, int] | None:

@@ -12,7 +12,7 @@ from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.protocols import Classifier
@@ -71,14 +71,13 @@ def evaluation_sets(
         If a set is unknown.
     """
     names = ("test", *study.ood) if sets is None else tuple(sets)
-    if {"train", "val"} & set(names):
-        raise ConfigError(
-            message(
-                "sets that no choice was made on",
-                f"{names}",
-                "evaluate 'test' and out-of-distribution sets",
-            )
-        )
+    require(
+        not {"train", "val"} & set(names),
+        ConfigError,
+        "sets that no choice was made on",
+        names,
+        "evaluate 'test' and out-of-distribution sets",
+    )
     found: list[tuple[StimulusSet, str, str, int | None]] = [
         (study.set(n), n, "", None) for n in names
     ]
@@ -130,14 +129,13 @@ def evaluate_ood(
     import pandas as pd
 
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
-    if not groups or not all(groups.values()):
-        raise ConfigError(
-            message(
-                "at least one model a name",
-                f"{ {k: len(v) for k, v in groups.items()} }",
-                "add one",
-            )
-        )
+    require(
+        groups and all(groups.values()),
+        ConfigError,
+        "at least one model a name",
+        {k: len(v) for k, v in groups.items()},
+        "add one",
+    )
     rows: list[MetricRow] = []
     frames = []
     # sets outside, models inside: a shifted set is made and its tokens are read once for all models

@@ -25,7 +25,7 @@ from bmfl_lab.data.modelvshuman import (
 )
 from bmfl_lab.data.ood_sets import group_columns
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.evaluation.ood import nan_row
 from bmfl_lab.metrics.behaviour import (
     coarse_decision,
@@ -71,14 +71,13 @@ def decide(
         names = tuple(getattr(model, "class_names", None) or CATEGORIES)
         return coarse_decision(logits, {name: [i] for i, name in enumerate(names)})
     head = tuple(wnids if wnids is not None else getattr(model, "class_names", ()))
-    if logits.shape[1] != 1000 or len(head) != 1000:
-        raise DataError(
-            message(
-                "a head of the 16 categories or of the 1000 classes of ImageNet with their wnids",
-                f"{logits.shape[1]} logits and {len(head)} wnids",
-                "pass wnids=read_wnids(folder of ImageNet) in the order of the head",
-            )
-        )
+    require(
+        logits.shape[1] == 1000 and len(head) == 1000,
+        DataError,
+        "a head of the 16 categories or of the 1000 classes of ImageNet with their wnids",
+        f"{logits.shape[1]} logits and {len(head)} wnids",
+        "pass wnids=read_wnids(folder of ImageNet) in the order of the head",
+    )
     return coarse_decision(logits, group_columns(category_wnids(head), head)[0])
 
 

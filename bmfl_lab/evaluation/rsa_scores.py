@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.metrics.rdms import RDMs, shared
 from bmfl_lab.metrics.rsa import rdm
 from bmfl_lab.metrics.rsa_inference import (
@@ -115,23 +115,19 @@ def rsa_scores(
         rois
         or [r for r in subjects[0].atlas.present if all(r in s.atlas.present for s in subjects)]
     )
-    if not rois:
-        raise DataError(
-            message("an ROI that all subjects have", "none", "name the ROIs to compare")
-        )
+    require(rois, DataError, "an ROI that all subjects have", "none", "name the ROIs to compare")
     layers = RDMs(np.stack([model_rdm(X, metric) for X in features.values()]), ids, tuple(features))
     rows = []
     for subject in subjects:
         known = {str(s) for s in subject.stimuli.ids}
         own = [str(i) for i in ids if str(i) in known]
-        if len(own) < 4:
-            raise DataError(
-                message(
-                    f"at least 4 of these stimuli shown to {subject.name!r}",
-                    str(len(own)),
-                    "check the id scheme",
-                )
-            )
+        require(
+            len(own) >= 4,
+            DataError,
+            f"at least 4 of these stimuli shown to {subject.name!r}",
+            len(own),
+            "check the id scheme",
+        )
         measured = RDMs(
             np.stack([brain_rdm(subject, r, own, metric) for r in rois]), own, tuple(rois)
         )

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.records import MetricRow
@@ -153,22 +153,22 @@ def encoding_predictions(
         If rows overlap or a layer has another number of stimuli.
     """
     responses = np.asarray(responses, dtype=np.float32)
-    if np.intersect1d(train, test).size:
-        raise DataError(
-            message(
-                "disjoint train and test rows", "rows in both", "make the split from these stimuli"
-            )
-        )
+    require(
+        not np.intersect1d(train, test).size,
+        DataError,
+        "disjoint train and test rows",
+        "rows in both",
+        "make the split from these stimuli",
+    )
     found = {}
     for layer, X in features.items():
-        if len(X) != len(responses):
-            raise DataError(
-                message(
-                    f"{len(responses)} stimuli in layer {layer!r}",
-                    str(len(X)),
-                    "pair layers by stimulus id",
-                )
-            )
+        require(
+            len(X) == len(responses),
+            DataError,
+            f"{len(responses)} stimuli in layer {layer!r}",
+            len(X),
+            "pair layers by stimulus id",
+        )
         X = _reduced(np.asarray(X).reshape(len(X), -1), train, n_components)
         with warnings.catch_warnings():  # a layer that predicts nothing has no best penalty
             warnings.filterwarnings("ignore", message="expected at most 5%")
@@ -460,10 +460,13 @@ def rsa_rows(
         "n_stimuli",
     )
     missing = [c for c in wanted if c not in table.columns]
-    if missing:
-        raise DataError(
-            message("a table of rsa_scores", f"without {missing}", "pass what rsa_scores returned")
-        )
+    require(
+        not missing,
+        DataError,
+        "a table of rsa_scores",
+        f"without {missing}",
+        "pass what rsa_scores returned",
+    )
     rows = []
     for r in table.itertuples():
         shared = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
 from bmfl_lab.metrics.statistics import (
@@ -105,15 +105,21 @@ def evaluate_suite(
     """
     names = list(dict.fromkeys(n for n, _ in study.shifts)) if shifts is None else list(shifts)
     for name in names:
-        if name not in SHIFTS.names():
-            raise ConfigError(
-                message("the name of a shift", repr(name), nearest(name, SHIFTS.names()))
-            )
+        require(
+            name in SHIFTS.names(),
+            ConfigError,
+            "the name of a shift",
+            repr(name),
+            nearest(name, SHIFTS.names()),
+        )
     for name in baselines:
-        if name not in models:
-            raise ConfigError(
-                message(f"baselines among {tuple(models)}", repr(name), nearest(name, models))
-            )
+        require(
+            name in models,
+            ConfigError,
+            f"baselines among {tuple(models)}",
+            repr(name),
+            nearest(name, models),
+        )
     pairs = [(n, int(s)) for n in names for s in severities]
     result = evaluate_ood(models, study, shifts=pairs, sets=sets, n_boot=n_boot, seed=seed)
     more = suite_rows(result, baselines=baselines, n_bins=n_bins, n_boot=n_boot, seed=seed)
@@ -202,14 +208,13 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
             wide = mine.pivot(index="seed", columns="id", values=["correct", "confidence", "nll"])
             wide = wide.sort_index(axis=0)
             found = {v: wide[v].sort_index(axis=1) for v in ("correct", "confidence", "nll")}
-            if ids is not None and list(found["correct"].columns) != ids:
-                raise DataError(
-                    message(
-                        f"all models on the images of {split!r}",
-                        f"other images for {model!r}",
-                        "evaluate the models together",
-                    )
-                )
+            require(
+                ids is None or list(found["correct"].columns) == ids,
+                DataError,
+                f"all models on the images of {split!r}",
+                f"other images for {model!r}",
+                "evaluate the models together",
+            )
             ids = list(found["correct"].columns)
             tables[model] = {v: t.to_numpy(dtype=np.float64) for v, t in found.items()}
             seeds[model] = wide.index.to_numpy()
@@ -481,14 +486,13 @@ def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndar
         .sort_index(axis=0)
         .sort_index(axis=1)
     )
-    if table.isna().any().any():
-        raise DataError(
-            message(
-                f"a prediction of {model!r} for every seed and image",
-                "gaps",
-                "evaluate all seeds on the same set",
-            )
-        )
+    require(
+        not table.isna().any().any(),
+        DataError,
+        f"a prediction of {model!r} for every seed and image",
+        "gaps",
+        "evaluate all seeds on the same set",
+    )
     return table.to_numpy(dtype=bool), table.index.to_numpy(), table.columns.to_numpy()
 
 
@@ -539,10 +543,13 @@ def compare_models(
     known = list(dict.fromkeys(result.per_image["model"]))
     others = [m for m in known if m != baseline] if models is None else list(models)
     for name in (baseline, *others):
-        if name not in known:
-            raise ConfigError(
-                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
-            )
+        require(
+            name in known,
+            ConfigError,
+            f"a model among {tuple(known)}",
+            repr(name),
+            nearest(name, known),
+        )
     frame = result.per_image.assign(
         severity=result.per_image["severity"].astype("Float64").fillna(0)
     )
@@ -561,14 +568,13 @@ def _difference(
 ) -> tuple[Interval, float]:
     a, seeds_a, ids_a = paired_correct(part, name)
     b, seeds_b, ids_b = paired_correct(part, baseline)
-    if list(ids_a) != list(ids_b) or list(seeds_a) != list(seeds_b):
-        raise DataError(
-            message(
-                f"{name!r} and {baseline!r} on the same images and seeds",
-                "different ones",
-                "evaluate them together",
-            )
-        )
+    require(
+        list(ids_a) == list(ids_b) and list(seeds_a) == list(seeds_b),
+        DataError,
+        f"{name!r} and {baseline!r} on the same images and seeds",
+        "different ones",
+        "evaluate them together",
+    )
     if len(a) > 1:
         return crossed_mean(a.astype(np.float64) - b)
     return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed), mcnemar(a[0], b[0])[0]
@@ -678,10 +684,13 @@ def extreme_images(
     """
     known = list(dict.fromkeys(per_image["model"]))
     for name in (model, *([against] if against else [])):
-        if name not in known:
-            raise ConfigError(
-                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
-            )
+        require(
+            name in known,
+            ConfigError,
+            f"a model among {tuple(known)}",
+            repr(name),
+            nearest(name, known),
+        )
     frame = per_image.assign(
         severity=per_image["severity"].astype("Float64").fillna(0), score=-per_image["nll"]
     )

@@ -11,7 +11,7 @@ import pandas as pd
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.things_eeg import EEG
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.effect import ALL, Models, alignment_effect, seed_groups
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
@@ -51,14 +51,13 @@ def shared_test(subjects: Sequence[Subject], split: str = "test") -> dict[str, n
         for s in subjects
     }
     for name, rows in found.items():
-        if len(rows) < 4:
-            raise DataError(
-                message(
-                    f"at least 4 {split} stimuli of {name!r} that trained no subject's model",
-                    str(len(rows)),
-                    "give a stimulus the same split in every subject",
-                )
-            )
+        require(
+            len(rows) >= 4,
+            DataError,
+            f"at least 4 {split} stimuli of {name!r} that trained no subject's model",
+            len(rows),
+            "give a stimulus the same split in every subject",
+        )
     return found
 
 
@@ -95,14 +94,13 @@ def across_subjects(
     DataError
         As in `alignment_effect` and `shared_test`.
     """
-    if "" not in models or len(models) < 2 or not subjects:
-        raise ConfigError(
-            message(
-                "a model before alignment (named ''), an aligned one, and a subject",
-                f"models {tuple(models)}, {len(subjects)} subjects",
-                "name at least one each",
-            )
-        )
+    require(
+        "" in models and len(models) >= 2 and subjects,
+        ConfigError,
+        "a model before alignment (named ''), an aligned one, and a subject",
+        f"models {tuple(models)}, {len(subjects)} subjects",
+        "name at least one each",
+    )
     rows, frames = shared_test(subjects, split), []
     for subject in subjects:
         held = replace(subject, splits={split: rows[subject.name]})
@@ -270,15 +268,14 @@ def on_eeg(
     groups = seed_groups(models, baseline)
     tested = np.concatenate([test for _, test in splits])
     inside = (eeg.times >= window[0]) & (eeg.times <= window[1])
-    if len(np.unique(tested)) != len(tested) or not inside.any():
-        raise DataError(
-            message(
-                "every row tested at most once, and times in the window",
-                f"{len(tested) - len(np.unique(tested))} rows twice, "
-                f"{int(inside.sum())} times of {window} s",
-                "use folds(), and a window of this recording",
-            )
-        )
+    require(
+        len(np.unique(tested)) == len(tested) and inside.any(),
+        DataError,
+        "every row tested at most once, and times in the window",
+        f"{len(tested) - len(np.unique(tested))} rows twice, "
+        f"{int(inside.sum())} times of {window} s",
+        "use folds(), and a window of this recording",
+    )
     shown, data = stimuli.subset(stimuli.index_of(eeg.ids)), eeg.mean()
     measured = data.reshape(len(data), -1)
     kept = np.tile(inside, data.shape[1])
@@ -408,12 +405,13 @@ def eeg_rows(
     """
     rows, n_compared = [], int(np.isfinite(found.effect["p"]).sum())
     for r in found.effect.itertuples():
-        if r.model not in selection:
-            raise ConfigError(
-                message(
-                    f"the selection of {r.model!r}", "none", "add it to the mapping `selection`"
-                )
-            )
+        require(
+            r.model in selection,
+            ConfigError,
+            f"the selection of {r.model!r}",
+            "none",
+            "add it to the mapping `selection`",
+        )
         shared = {
             "unit": "r",
             "split": split,
