@@ -36,7 +36,6 @@ from bmfl_lab.evaluation.attention import (
 )
 from bmfl_lab.evaluation.attribution import (
     Attribution,
-    baseline_images,
     class_attribution,
     response_to_images,
     roi_vertices,
@@ -397,7 +396,7 @@ def _backbone_stages(
     return {**stages, "embedding": tuple(prefix + name for name in embedding)}
 
 
-def _path_stages(path: BMFL, groups: int) -> dict[str, tuple[str, ...]]:
+def _path_stages(path: BMFL) -> dict[str, tuple[str, ...]]:
     """Return the stages of a path from the classifier down to the embedding of the backbone."""
     stages = {"classifier": ("fusion.classifier",)}
     if path.fusion.brain is not None:
@@ -406,60 +405,7 @@ def _path_stages(path: BMFL, groups: int) -> dict[str, tuple[str, ...]]:
         stages["brain encoder"] = ("encoder.",)
     names = [n for n, _ in path.named_parameters()]
     kept = {k: v for k, v in stages.items() if any(n.startswith(v) for n in names)}
-    return {**kept, **_backbone_stages(path.backbone, "backbone.", groups)}
-
-
-def randomise_backbone(
-    backbone: Backbone,
-    stimuli: StimulusSet,
-    *,
-    kind: str = "last block",
-    seed: int = 0,
-    groups: int = 3,
-    trained: np.ndarray | None = None,
-) -> Randomisation:
-    """Randomise a backbone and compare its attention maps.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Backbone; a copy is randomised.
-    stimuli : StimulusSet
-        Images.
-    kind : {"last block", "rollout"}, default "last block"
-        Attention of the CLS token to patches in the last block, averaged over heads; or attention
-        rollout.
-    seed : int, default 0
-        Seed of the new weights.
-    groups : int, default 3
-        Number of stages into which the blocks are divided.
-    trained : ndarray, shape (n_stimuli, h, w), optional
-        Maps of the trained model, as in `weight_randomisation`.
-
-    Returns
-    -------
-    Randomisation
-
-    Raises
-    ------
-    ConfigError
-        If `kind` is unknown.
-    """
-    require(
-        kind in ("last block", "rollout"),
-        ConfigError,
-        "kind 'last block' or 'rollout'",
-        repr(kind),
-        "choose one of the two",
-    )
-
-    def maps(module: nn.Module) -> np.ndarray:
-        if kind == "rollout":
-            return rollout(module, stimuli)
-        return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
-
-    stages = _backbone_stages(backbone, groups=groups)
-    return weight_randomisation(backbone, stages, maps, seed=seed, trained=trained)
+    return {**kept, **_backbone_stages(path.backbone, "backbone.", groups=1)}
 
 
 def randomise_roi_attention(
@@ -469,7 +415,6 @@ def randomise_roi_attention(
     *,
     backbone: Backbone | None = None,
     seed: int = 0,
-    groups: int = 3,
 ) -> Randomisation:
     """Randomise a brain encoder, then its backbone, and compare the attention of one ROI query.
 
@@ -487,8 +432,8 @@ def randomise_roi_attention(
         One of `query_names`; its map is averaged over heads.
     backbone : Backbone, optional
         The backbone of the encoder, if it is loaded already.
-    seed, groups
-        Same as in `randomise_backbone`.
+    seed : int, default 0
+        Seed of the new weights.
 
     Returns
     -------
@@ -509,7 +454,7 @@ def randomise_roi_attention(
     after = tuple(at + name for name in ("readout", "norm_out", "ffn", "norm_ffn", "out.", "v."))
     keys = tuple(at + name for name in ("queries_RE", "q.", "k.", "project"))
     stages = {"readout and values": after, "queries and keys": keys}
-    stages |= _backbone_stages(backbone, "backbone.", groups)
+    stages |= _backbone_stages(backbone, "backbone.")
 
     def maps(module: nn.Module) -> np.ndarray:
         changed = dataclasses.replace(encoder, module=module["encoder"])
@@ -519,59 +464,25 @@ def randomise_roi_attention(
     return weight_randomisation(both, stages, maps, seed=seed)
 
 
-def randomise_class_attribution(
-    fusion: TrainedFusion,
-    stimuli: StimulusSet,
-    *,
-    steps: int = 16,
-    baseline: str = "grey",
-    seed: int = 0,
-    groups: int = 1,
-    trained: np.ndarray | None = None,
-) -> Randomisation:
-    """Randomise the whole path and compare the attributions of the class that it predicted before.
-
-    Parameters
-    ----------
-    fusion : TrainedFusion
-        Fusion model or baseline; a copy of its path is randomised.
-    stimuli : StimulusSet
-        Images.
-    steps, baseline
-        Same as in `class_attribution`.
-    seed, groups, trained
-        Same as in `randomise_backbone`.
-
-    Returns
-    -------
-    Randomisation
-    """
-    classes = fusion.logits(stimuli).argmax(1)
-
-    def maps(path: nn.Module) -> np.ndarray:
-        attribution = class_attribution(
-            fusion, stimuli, target=classes, baseline=baseline, steps=steps, path=path
-        )
-        return np.abs(attribution.patches)
-
-    stages = _path_stages(fusion.path, groups)
-    return weight_randomisation(fusion.path, stages, maps, seed=seed, trained=trained)
-
-
 def randomise_brain_attention(
     fusion: TrainedFusion,
     stimuli: StimulusSet,
     *,
     seed: int = 0,
-    groups: int = 1,
     trained: np.ndarray | None = None,
 ) -> Randomisation:
     """Randomise the whole path and compare the attention of the brain's CLS token to patches.
 
     Parameters
     ----------
-    fusion, stimuli, seed, groups, trained
-        Same as in `randomise_class_attribution`; the map is averaged over heads.
+    fusion : TrainedFusion
+        Model with cross-attention; a copy of its path is randomised.
+    stimuli : StimulusSet
+        Images.
+    seed : int, default 0
+        Seed of the new weights.
+    trained : ndarray, shape (n_stimuli, h, w), optional
+        Maps of the trained model, averaged over heads, as in `weight_randomisation`.
 
     Returns
     -------
@@ -600,7 +511,7 @@ def randomise_brain_attention(
             parts.append(weights.unflatten(-1, grid).cpu().numpy())
         return np.concatenate(parts)
 
-    stages = _path_stages(fusion.path, groups)
+    stages = _path_stages(fusion.path)
     return weight_randomisation(fusion.path, stages, maps, seed=seed, trained=trained)
 
 
@@ -783,11 +694,12 @@ def class_curves(
     stimuli: StimulusSet,
     maps: np.ndarray,
     *,
-    baseline: str = "grey",
     seed: int = 0,
     reference: DeletionInsertion | None = None,
 ) -> DeletionInsertion:
     """Return the curves of the probability of the class that the model predicts for the full image.
+
+    Grey replaces the patches.
 
     Parameters
     ----------
@@ -797,8 +709,6 @@ def class_curves(
         Images.
     maps : ndarray, shape (n_stimuli, h, w)
         One map per image.
-    baseline : {"grey", "black", "blur"}, default "grey"
-        Values that replace a patch, as in `baseline_images`.
     seed, reference
         Same as in `deletion_insertion`.
 
@@ -809,7 +719,7 @@ def class_curves(
     Raises
     ------
     ConfigError
-        If the path of the model cannot start from images, or the baseline is unknown.
+        If the path of the model cannot start from images.
     DataError
         If the maps do not fit the images, or the reference has other points or images.
     """
@@ -820,8 +730,8 @@ def class_curves(
     def score(part: Tensor, index: Tensor) -> Tensor:
         return path(part).logits.softmax(1).gather(1, classes[index, None])[:, 0]
 
-    empty = baseline_images(images, baseline, path.backbone)
-    return deletion_insertion(score, images, empty, maps, seed=seed, reference=reference)
+    grey = torch.zeros_like(images)
+    return deletion_insertion(score, images, grey, maps, seed=seed, reference=reference)
 
 
 def response_curves(
@@ -831,9 +741,7 @@ def response_curves(
     roi: str,
     *,
     backbone: Backbone | None = None,
-    baseline: str = "grey",
     seed: int = 0,
-    reference: DeletionInsertion | None = None,
 ) -> DeletionInsertion:
     """Return the curves of how close the predicted response of an ROI is to that of the full image.
 
@@ -845,7 +753,7 @@ def response_curves(
     ----------
     encoder : TrainedEncoder or EncoderEnsemble
         Brain encoder of any kind.
-    stimuli, maps, baseline, seed, reference
+    stimuli, maps, seed
         Same as in `class_curves`.
     roi : str
         ROI or group, or e.g. ``"left:V1"`` for one hemisphere.
@@ -859,27 +767,27 @@ def response_curves(
     Raises
     ------
     ConfigError
-        If the ROI has no vertices, or the baseline is unknown.
+        If the ROI has no vertices.
     DataError
-        If the maps do not fit the images, or the reference has other points or images.
+        If the maps do not fit the images.
     """
     backbone = encoder.load_backbone() if backbone is None else backbone
     encoder = encoder.to(backbone.device)
     images = torch.cat(list(image_batches(backbone, stimuli)))
-    empty = baseline_images(images, baseline, backbone)
+    grey = torch.zeros_like(images)
     chosen = torch.as_tensor(np.flatnonzero(roi_vertices(encoder.atlas, roi)), device=images.device)
 
     def predict(part: Tensor) -> Tensor:
         with torch.no_grad():
             return response_to_images(encoder, backbone, part).index_select(1, chosen)
 
-    whole, nothing = (torch.cat([predict(p) for p in v.split(32)]) for v in (images, empty))
+    whole, nothing = (torch.cat([predict(p) for p in v.split(32)]) for v in (images, grey))
     distance = (nothing - whole).square().sum(1).clamp_min(1e-12)
 
     def score(part: Tensor, index: Tensor) -> Tensor:
         return 1 - (predict(part) - whole[index]).square().sum(1) / distance[index]
 
-    return deletion_insertion(score, images, empty, maps, seed=seed, reference=reference)
+    return deletion_insertion(score, images, grey, maps, seed=seed)
 
 
 # --- outcomes
@@ -1026,50 +934,6 @@ def check_row(
     )
 
 
-def check_rows(
-    name: str,
-    *,
-    weights: pd.DataFrame | None = None,
-    labels: pd.DataFrame | None = None,
-    curves: pd.DataFrame | None = None,
-    region: tuple[np.ndarray, float] | None = None,
-    gap: np.ndarray | None = None,
-) -> list[CheckRow]:
-    """Decide for all checks that were measured whether a map passes.
-
-    Parameters
-    ----------
-    name : str
-        Name of the map.
-    weights, labels : DataFrame, optional
-        `map_similarity` to the maps of the model with randomised weights, and of a model that was
-        trained on shuffled targets.
-    curves : DataFrame, optional
-        Areas from `DeletionInsertion.areas`.
-    region : tuple of ndarray and float, optional
-        Shares and area from `region_share`.
-    gap : ndarray, shape (n_stimuli,), optional
-        `Attribution.relative_gap`.
-
-    Returns
-    -------
-    list of CheckRow
-    """
-    rows = [
-        check_row(name, check, similarity["spearman"])
-        for check, similarity in (("weights", weights), ("labels", labels))
-        if similarity is not None
-    ]
-    if curves is not None:
-        rows.append(check_row(name, "deletion", curves["random_deletion"] - curves["deletion"]))
-        rows.append(check_row(name, "insertion", curves["insertion"] - curves["random_insertion"]))
-    if region is not None:
-        rows.append(check_row(name, "planted region", *region))
-    if gap is not None:
-        rows.append(check_row(name, "completeness", gap))
-    return rows
-
-
 def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
     """Return the checks as text, one row per map and one column per check.
 
@@ -1200,15 +1064,18 @@ def _checked_map(
     region: np.ndarray | None = None,
     gap: np.ndarray | None = None,
 ) -> CheckedMap:
-    fits = region is not None and region.shape == maps.shape[1:]
-    rows = check_rows(
-        name,
-        weights=randomised.final,
-        labels=None if shuffled is None else map_similarity(maps, shuffled),
-        curves=curves.areas(),
-        region=region_share(maps, region) if fits else None,
-        gap=gap,
-    )
+    """Decide for every check that can be measured whether the map passes."""
+    areas = curves.areas()
+    measured = {"weights": (randomised.final["spearman"],)}
+    if shuffled is not None:
+        measured["labels"] = (map_similarity(maps, shuffled)["spearman"],)
+    measured["deletion"] = (areas["random_deletion"] - areas["deletion"],)
+    measured["insertion"] = (areas["insertion"] - areas["random_insertion"],)
+    if region is not None and region.shape == maps.shape[1:]:
+        measured["planted region"] = region_share(maps, region)
+    if gap is not None:
+        measured["completeness"] = (gap,)
+    rows = [check_row(name, check, *values) for check, values in measured.items()]
     return CheckedMap(name, np.abs(maps), randomised, curves, rows)
 
 
@@ -1233,7 +1100,8 @@ def check_backbone(
     stimuli : StimulusSet
         Images.
     kind : {"last block", "rollout"}, default "last block"
-        Which map, as in `randomise_backbone`.
+        Attention of the CLS token to patches in the last block, averaged over heads; or attention
+        rollout.
     region : ndarray, shape (h, w), optional
         Planted region as `on_patches` returns it; ignored if the map has another grid.
     seed : int, default 0
@@ -1245,13 +1113,32 @@ def check_backbone(
     Returns
     -------
     CheckedMap
+
+    Raises
+    ------
+    ConfigError
+        If `kind` is unknown.
     """
+    require(
+        kind in ("last block", "rollout"),
+        ConfigError,
+        "kind 'last block' or 'rollout'",
+        repr(kind),
+        "choose one of the two",
+    )
+
+    def maps_of(module: nn.Module) -> np.ndarray:
+        if kind == "rollout":
+            return rollout(module, stimuli)
+        return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
+
     if kind == "rollout":
-        name, maps = "backbone rollout", rollout(backbone, stimuli)
+        name, maps = "backbone rollout", maps_of(backbone)
     else:
         name = "backbone CLS"
         maps = backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
-    randomised = randomise_backbone(backbone, stimuli, kind=kind, seed=seed, trained=maps)
+    stages = _backbone_stages(backbone)
+    randomised = weight_randomisation(backbone, stages, maps_of, seed=seed, trained=maps)
     curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _checked_map(name, maps, randomised, curves, region=region)
 
@@ -1363,11 +1250,17 @@ def check_class_attribution(
     """
     if attribution is None:
         attribution = class_attribution(fusion, stimuli, steps=steps)
-    maps, coarse, other = np.abs(attribution.patches), max(1, steps // 4), None
-    if shuffled is not None:
-        classes = fusion.logits(stimuli).argmax(1)
-        other = np.abs(class_attribution(shuffled, stimuli, target=classes, steps=coarse).patches)
-    randomised = randomise_class_attribution(fusion, stimuli, steps=coarse, seed=seed, trained=maps)
+    maps, classes = np.abs(attribution.patches), fusion.logits(stimuli).argmax(1)
+
+    def maps_of(path: nn.Module, model: TrainedFusion = fusion) -> np.ndarray:
+        coarse = max(1, steps // 4)
+        found = class_attribution(model, stimuli, target=classes, steps=coarse, path=path)
+        return np.abs(found.patches)
+
+    other = None if shuffled is None else maps_of(shuffled.path, shuffled)
+    randomised = weight_randomisation(
+        fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
+    )
     curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _checked_map(
         "integrated gradients",

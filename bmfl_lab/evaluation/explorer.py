@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, extract_many
@@ -37,6 +38,7 @@ from bmfl_lab.runtime import half_the_threads, rng
 from bmfl_lab.training.context import load_spec
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.trained_encoder import reads_backbone, shared_tokens
 
 BACKBONE, ENCODER = "backbone: CLS over patches", "encoder: ROI query over patches"
 CONSULTED, LOOKED = "fusion: image over ROIs", "fusion: brain over patches"
@@ -133,9 +135,8 @@ class Explorer:
         self.atlas = getattr(self.encoder, "atlas", None) or getattr(self.subject, "atlas", None)
         self.models = tuple(self._models)
         self.shifts, self.lesions = tuple(SHIFTS.names()), LESION_KINDS
-        self.tested = next(
-            (name for name in ("test", *study.sets) if _is_labelled(study, name)), ""
-        )
+        labelled = [n for n, s in study.sets.items() if np.any(np.asarray(s.labels) >= 0)]
+        self.tested = "test" if "test" in labelled else next(iter(labelled), "")
         named = study.sets.get("train" if "train" in study.sets else self.tested)
         self.class_names = () if named is None else named.class_names
         self.brain = "subject" if self.subject is None else f"subject {self.subject.name}"
@@ -296,20 +297,12 @@ class Explorer:
     def _reads(self) -> tuple[tuple[str, int], ...]:
         """Return kind and block of all tokens of the backbone that models and encoder read."""
         own = [m.reads()[0] for m in self._models.values() if isinstance(m, TrainedFusion)]
-        if self.encoder is not None and self._encoder_backbone() is not None:
-            sources = (s for s in self.encoder.sources if s["features"] == "tokens")
-            own += [(s["kind"], s["block"]) for s in sources]
+        own += shared_tokens(self.backbone, self.encoder)
         return tuple(dict.fromkeys((kind, block % self.backbone.n_blocks) for kind, block in own))
 
     def _encoder_backbone(self) -> Backbone | None:
         """Return the explorer's backbone if the encoder reads it too; else it loads its own."""
-
-        def compare() -> Backbone | None:
-            own = self.backbone.describe() | {"weights_label": ""}
-            same = own == dict(self.encoder.sources[0]["backbone"]) | {"weights_label": ""}
-            return self.backbone if same else None
-
-        return self._cached(("encoder backbone",), compare)
+        return self.backbone if reads_backbone(self.encoder, self.backbone) else None
 
     def _encoder_set(self, name: str) -> tuple[StoredTokens, ...]:
         return self._cached(
@@ -356,10 +349,7 @@ class Explorer:
         ConfigError
             If there is no brain encoder.
         """
-        return self._predicted(_place(name, index, shift, severity))
-
-    def _predicted(self, place: _Place) -> np.ndarray:
-        encoder = self._need_encoder()
+        encoder, place = self._need_encoder(), _place(name, index, shift, severity)
         if not place.shift and ("responses", place.name) in self._cache:
             index = _checked(self.stimuli(place.name), place.index)
             return self.all_predicted(place.name)[index]
@@ -517,17 +507,23 @@ class Explorer:
         error = np.array(
             [c.std(ddof=1) / np.sqrt(len(c)) if len(c) > 1 else np.nan for c in classes]
         )
-        best = np.argsort(-response, kind="stable")[:12]
-        return {"mean": mean, "error": error, "best": best, "response": response}
+        best = np.argsort(-response, kind="stable")
+        return {"mean": mean, "error": error, "best": best[:12], "response": response}
 
     # --- models and lesions
 
-    def _model(self, name: str) -> Classifier:
-        if name not in self._models:
-            got, remedy = repr(name), nearest(name, self.models)
-            if not self._models:
-                got, remedy = "no model", "train one with train_fusion and pass it to the Explorer"
-            raise ConfigError(message("a trained model", got, remedy))
+    def _model(self, name: str, lesion: Lesion | None = None) -> Classifier:
+        """Return a model by its name; for a lesion it must be a fusion model."""
+        remedy = "train one with train_fusion and pass it to the Explorer"
+        remedy = nearest(name, self.models) if self.models else remedy
+        require(name in self._models, ConfigError, "a trained model", repr(name), remedy)
+        require(
+            lesion is None or isinstance(self._models[name], TrainedFusion),
+            ConfigError,
+            "a fusion model for a lesion",
+            repr(name),
+            "choose another model",
+        )
         return self._models[name]
 
     def lesion(
@@ -612,20 +608,21 @@ class Explorer:
         place = _place(name, index, shift, severity)
         return self._cached(
             ("probabilities", model, place, _lesion_key(lesion)),
-            lambda: _softmax(self._classify(model, place, lesion)["logits"])[0],
+            lambda: softmax(
+                np.asarray(self._classify(model, place, lesion)["logits"][0], dtype=np.float64)
+            ),
         ).copy()
 
     def _classify(
         self, name: str, place: _Place, lesion: Lesion | None = None, weights: bool = False
     ) -> dict[str, np.ndarray]:
         """Return the logits of one image, and the attention weights of a fusion model."""
-        model = self._model(name)
+        model = self._model(name, lesion)
         if not isinstance(model, TrainedFusion):
-            _refuse_lesion(name, lesion)
             return {"logits": model.logits(self._image(place))}
         tokens, response = self._image_tokens(*model.reads()[0], place), None
         if self._reads_encoder(model):
-            response = self._predicted(place)[None]
+            response = self.predicted(*place)[None]
         elif model.source is not None:
             key = ("model responses", model.name, place)
             response = self._cached(key, lambda: model.predict_responses(self._image(place)))
@@ -709,8 +706,7 @@ class Explorer:
         DataError
             If there is no set of that name.
         """
-        if not isinstance(self._model(model), TrainedFusion):
-            _refuse_lesion(model, lesion)
+        self._model(model, lesion)
         sets = tuple(sets)
         key = ("table", model, sets, _lesion_key(lesion))
         return self._cached(key, lambda: self._accuracies(model, sets, lesion))
@@ -734,11 +730,11 @@ class Explorer:
                 table["changed"][row] = (intact & ~lesioned).sum(), (~intact & lesioned).sum()
             table["n"][row] = len(intact)
             for column, correct in enumerate(columns):
-                interval = bootstrap_mean(
+                found = bootstrap_mean(
                     np.asarray(correct, dtype=float), n_boot=self.n_boot, seed=self.seed
                 )
-                values = {"accuracy": interval.value, "low": interval.low, "high": interval.high}
-                for key, value in values.items():
+                values = found.value, found.low, found.high
+                for key, value in zip(("accuracy", "low", "high"), values):
                     table[key][row, column] = np.nan if value is None else value
         return table
 
@@ -763,8 +759,8 @@ class Explorer:
 
         All models can show the attention of the backbone and of the encoder.
         """
-        needs = source in (CONSULTED, LOOKED)
-        return tuple(k for k, m in self._models.items() if not needs or _has_fusion(m))
+        by_all = source not in (CONSULTED, LOOKED)
+        return tuple(k for k, m in self._models.items() if by_all or _has_fusion(m))
 
     def map_choices(self, source: str, model: str = "") -> dict[str, int | tuple[str, ...]]:
         """Return what can be chosen for an attention source.
@@ -874,8 +870,12 @@ class Explorer:
             "choose another head",
         )
         if source == BACKBONE:
-            (row,) = self.backbone.indices((block,))
-            return {"map": _select_head(self._backbone_maps(place)[row], head)}
+            # one pass computes the maps of all blocks, (L, H, h, w)
+            maps = self._cached(
+                ("attention", source, place),
+                lambda: backbone_attention(self.backbone, self._image(place), normalise=False)[0],
+            )
+            return {"map": _select_head(maps[self.backbone.indices((block,))[0]], head)}
         if source == ENCODER:
             if region and region not in regions:
                 raise ConfigError(
@@ -885,8 +885,11 @@ class Explorer:
                         nearest(region, regions),
                     )
                 )
-            row = regions.index(region) if region else 0
-            return {"map": _select_head(self._query_maps(place)[row], head)}
+            maps = self._cached(
+                ("attention", source, place),
+                lambda: query_weights(self.encoder, self._encoder_image(place))[0],
+            )
+            return {"map": _select_head(maps[regions.index(region) if region else 0], head)}
         model, fusion = self._fusion(model)
         # one forward pass computes both directions
         out = self._cached(
@@ -898,20 +901,6 @@ class Explorer:
         weights = _select_head(select_queries(out["vb"], "cls")[0, :, 0], head)
         return {"weights": weights, "regions": tuple(fusion.module.brain.tokeniser.names)}
 
-    def _backbone_maps(self, place: _Place) -> np.ndarray:
-        """Return the attention of the CLS token in all blocks, (L, H, h, w), from one pass."""
-        return self._cached(
-            ("attention", BACKBONE, place),
-            lambda: backbone_attention(self.backbone, self._image(place), normalise=False)[0],
-        )
-
-    def _query_maps(self, place: _Place) -> np.ndarray:
-        """Return the attention of the ROI queries of the encoder (R, H, h, w)."""
-        return self._cached(
-            ("attention", ENCODER, place),
-            lambda: query_weights(self.encoder, self._encoder_image(place))[0],
-        )
-
 
 def _by_name(
     models: Classifier | Mapping[str, Classifier | Sequence[Classifier]] | None,
@@ -921,10 +910,6 @@ def _by_name(
     if not isinstance(models, Mapping):
         models = {getattr(models, "name", "model"): models}
     return {name: m[0] if isinstance(m, (list, tuple)) else m for name, m in models.items()}
-
-
-def _is_labelled(study: Study, name: str) -> bool:
-    return name in study.sets and bool(np.any(np.asarray(study.sets[name].labels) >= 0))
 
 
 def _has_fusion(model: Classifier) -> bool:
@@ -946,16 +931,6 @@ def _checked(stimuli: StimulusSet, index: int) -> int:
     return int(index)
 
 
-def _refuse_lesion(model: str, lesion: Lesion | None) -> None:
-    require(
-        lesion is None,
-        ConfigError,
-        "a fusion model for a lesion",
-        repr(model),
-        "choose another model",
-    )
-
-
 def _lesion_key(lesion: Lesion | None) -> tuple[bytes, str, float, int] | None:
     if lesion is None:
         return None
@@ -966,12 +941,6 @@ def _rows(stored: StoredTokens, rows: slice | np.ndarray) -> StoredTokens:
     """Return the tokens of some stimuli of a set."""
     arrays = {k: getattr(stored, k) for k in ("cls", "mean", "patches")}
     return dataclasses.replace(stored, **{k: v[rows] for k, v in arrays.items() if v is not None})
-
-
-def _softmax(logits_NC: np.ndarray) -> np.ndarray:
-    powers_NC = np.asarray(logits_NC, dtype=np.float64)
-    powers_NC = np.exp(powers_NC - powers_NC.max(1, keepdims=True))
-    return powers_NC / powers_NC.sum(1, keepdims=True)
 
 
 def _select_head(weights: np.ndarray, head: int) -> np.ndarray:

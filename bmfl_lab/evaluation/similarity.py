@@ -553,9 +553,7 @@ def identification_rows(found: Identification, **fields) -> list[MetricRow]:
             ci_low=low,
             ci_high=high,
             **shared,
-            notes="; ".join(
-                v for v in (f"chance {chance:.4g} of {found.n_candidates} images", said) if v
-            ),
+            notes="; ".join(v for v in (f"chance {chance:.4g} of {found.n} images", said) if v),
         )
         for name, (value, low, high, chance) in parts.items()
     ]

@@ -34,6 +34,7 @@ from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.trained_encoder import (
     TrainedEncoder,
     load_encoder,
+    reads_backbone,
     shared_tokens,
     token_source,
 )
@@ -149,11 +150,10 @@ class Inputs:
             return ()
         if encoder.sources == (token_source(tokens.manifest),):
             return (tokens,)
-        same = tokens.manifest["identity"]["backbone"] == encoder.sources[0]["backbone"]
         return encoder.tokens(
             stimuli,
             store=self.context.store,
-            backbone=self.backbone if same else None,
+            backbone=self.backbone if reads_backbone(encoder, self.backbone) else None,
             device=self.context.device,
         )
 

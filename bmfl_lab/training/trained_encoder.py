@@ -69,12 +69,15 @@ def shared_tokens(backbone: Backbone, encoder: BrainEncoder | None) -> list[tupl
     list of (str, int)
         Kind and block; empty if the encoder reads another backbone.
     """
+    if encoder is None or not reads_backbone(encoder, backbone):
+        return []
+    return [(s["kind"], s["block"]) for s in encoder.sources if s["features"] == "tokens"]
+
+
+def reads_backbone(encoder: BrainEncoder, backbone: Backbone) -> bool:
+    """Tell whether a backbone, whatever its weights are called, is that of an encoder."""
     described = sha256_json({k: v for k, v in backbone.describe().items() if k != "weights_label"})
-    return [
-        (s["kind"], s["block"])
-        for s in getattr(encoder, "sources", ())
-        if s["features"] == "tokens" and sha256_json(s["backbone"]) == described
-    ]
+    return all(sha256_json(s["backbone"]) == described for s in encoder.sources)
 
 
 class _Predicts:
