@@ -166,43 +166,71 @@ def _effect_table(
     ceilings: Mapping[str, tuple[float, float]],
     n: int,
 ) -> pd.DataFrame:
-    n_seeds, base, rows = value.shape[1], names.index(baseline), []
+    base, rows = names.index(baseline), []
     for i, name in enumerate(names):
         cells = []
         for layer, roi, at in _cells(layers, rois):
             # means over the layers and ROIs of the cell, of shapes (n_models, n_seeds) and
             # (n_boot, n_models, n_seeds)
             found, drawn = (a[..., at[0], at[1]].mean(axis=(-2, -1)) for a in (value, samples))
-            own, _ = crossed_bootstrap(found[i], drawn[:, i], n)
-            change, p = crossed_bootstrap(found[i] - found[base], drawn[:, i] - drawn[:, base], n)
             ends = ceilings.get(roi) or tuple(np.mean([ceilings[r] for r in rois], axis=0))
             cells.append(
                 {
                     "model": name,
                     "layer": layer,
                     "roi": roi,
-                    "value": own.value,
-                    "low": own.low,
-                    "high": own.high,
-                    "difference": change.value,
-                    "difference_low": change.low,
-                    "difference_high": change.high,
-                    "p": np.nan if i == base or change.low == change.high else p,
+                    **difference_fields(found, drawn.swapaxes(0, 1), i, base, n),
                     "ceiling_low": ends[0],
                     "ceiling_high": ends[1],
-                    "n_stimuli": n,
-                    "n_seeds": n_seeds,
                     "per_seed": found[i].tolist(),
-                    "interval": own.method,
                 }
             )
         frame = pd.DataFrame(cells)
-        single = (frame["roi"] != ALL) & frame["p"].notna()
-        frame["p_holm"] = frame["p"]
-        if single.any():
-            frame.loc[single, "p_holm"] = holm(frame.loc[single, "p"].to_numpy())
-        rows.append(frame)
+        frame.loc[frame["difference_low"] == frame["difference_high"], "p"] = np.nan
+        rows.append(add_holm(frame, frame["roi"] != ALL))
     return pd.concat(rows, ignore_index=True)
+
+
+def difference_fields(
+    values: np.ndarray, samples: np.ndarray, model: int, baseline: int, n: int
+) -> dict[str, float | int | str]:
+    """Return the value of a model and its difference to a baseline, as fields of a table's row.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_models, n_seeds)
+        Statistic of each model and seed.
+    samples : ndarray, shape (n_models, n_boot, n_seeds)
+        The same on resampled stimuli.
+    model, baseline : int
+        Positions among the models. The p value of the baseline itself is NaN.
+    n : int
+        Number of stimuli.
+    """
+    own, _ = crossed_bootstrap(values[model], samples[model], n)
+    change, p = crossed_bootstrap(
+        values[model] - values[baseline], samples[model] - samples[baseline], n
+    )
+    return {
+        "value": own.value,
+        "low": own.low,
+        "high": own.high,
+        "difference": change.value,
+        "difference_low": change.low,
+        "difference_high": change.high,
+        "p": np.nan if model == baseline else p,
+        "n_stimuli": n,
+        "n_seeds": values.shape[1],
+        "interval": own.method,
+    }
+
+
+def add_holm(table: pd.DataFrame, kept: pd.Series | bool = True) -> pd.DataFrame:
+    """Add `p_holm` to a table, in place: `p` adjusted over the rows `kept` that have one."""
+    tested = kept & table["p"].notna()
+    table["p_holm"] = table["p"]
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
+    return table
 
 
 def _cells(layers: list[str], rois: list[str]) -> Iterable[tuple[str, str, tuple[slice, slice]]]:
@@ -215,7 +243,10 @@ def _cells(layers: list[str], rois: list[str]) -> Iterable[tuple[str, str, tuple
 def compare_alignment(
     models: Models, subject: Subject, *, model: str = "aligned", **options: object
 ) -> pd.DataFrame:
-    """Compare one model's mean RSA with that of every other, paired over stimuli and seeds.
+    """Compare the mean RSA of one model with that of each other model.
+
+    The mean is over layers and ROIs. Both models of a comparison are evaluated on the same stimuli
+    and under the same seeds.
 
     Parameters
     ----------
@@ -229,9 +260,9 @@ def compare_alignment(
     Returns
     -------
     pandas.DataFrame
-        One row per comparison with columns ``against``, ``difference``, ``low``, ``high``, ``p``,
-        ``p_holm`` (adjusted over the comparisons), ``n_stimuli``, ``n_seeds``, ``interval`` and
-        ``verdict``.
+        One row per other model, with the columns ``against`` (its name), ``difference`` (RSA of
+        `model` minus that of the other), ``low``, ``high``, ``p``, ``p_holm`` (adjusted over the
+        comparisons), ``n_stimuli``, ``n_seeds``, ``interval`` and ``verdict``.
 
     Raises
     ------
@@ -406,23 +437,22 @@ def shift_mean_rows(
             "notes": kept.notes if kept else "",
             "n_seeds": len(grids[name]),
         }
-        found = {
-            "accuracy_over_shifts": (name, bootstrap_mean(grids[name], n_boot=n_boot, seed=seed))
-        }
+        found = {"accuracy_over_shifts": bootstrap_mean(grids[name], n_boot=n_boot, seed=seed)}
         if name != baseline:
-            difference = paired_bootstrap(grids[name], grids[baseline], n_boot=n_boot, seed=seed)
-            found["accuracy_over_shifts_difference"] = (name, difference)
+            found["accuracy_over_shifts_difference"] = paired_bootstrap(
+                grids[name], grids[baseline], n_boot=n_boot, seed=seed
+            )
         rows += [
             MetricRow(
                 k,
                 i.value,
-                model=who,
+                model=name,
                 reference=baseline if k.endswith("_difference") else "",
                 ci_low=i.low,
                 ci_high=i.high,
                 interval=i.method,
                 **shared,
             )
-            for k, (who, i) in found.items()
+            for k, i in found.items()
         ]
     return rows

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
@@ -18,9 +19,6 @@ from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,6 @@ def evaluate_ood(
     DataError
         If labels and logits do not fit.
     """
-    import pandas as pd
-
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
     require(
         groups and all(groups.values()),
@@ -327,8 +323,6 @@ def image_frame(
     place: Mapping[str, str | int | None],
 ) -> pd.DataFrame:
     """Return the rows of `OODResult.per_image` of one model, seed and set (named by `place`)."""
-    import pandas as pd
-
     predicted = classification.predictions(logits) if len(logits) else np.zeros(0, dtype=np.int64)
     labels, rows = np.asarray(stimuli.labels), np.arange(len(logits))
     with np.errstate(invalid="ignore"):

@@ -12,10 +12,17 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.things_eeg import EEG
 from bmfl_lab.errors import ConfigError, DataError, require
-from bmfl_lab.evaluation.effect import ALL, Models, alignment_effect, seed_groups
+from bmfl_lab.evaluation.effect import (
+    ALL,
+    Models,
+    add_holm,
+    alignment_effect,
+    difference_fields,
+    seed_groups,
+)
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
-from bmfl_lab.metrics.statistics import crossed_bootstrap, holm
+from bmfl_lab.metrics.statistics import holm
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
@@ -101,16 +108,15 @@ def across_subjects(
         f"models {tuple(models)}, {len(subjects)} subjects",
         "name at least one each",
     )
-    rows, frames = shared_test(subjects, split), []
+    rows, tables = shared_test(subjects, split), {}
     for subject in subjects:
         held = replace(subject, splits={split: rows[subject.name]})
-        table = alignment_effect(models, held, baseline="", split=split, **options)
-        table.insert(0, "subject", subject.name)
-        frames.append(table.rename(columns={"model": "trained_on"}))
-    table = pd.concat(frames, ignore_index=True)
+        tables[subject.name] = alignment_effect(models, held, baseline="", split=split, **options)
+    table = pd.concat(tables, names=["subject"]).reset_index("subject")
+    table = table.rename(columns={"model": "trained_on"}).reset_index(drop=True)
     table.insert(2, "own", table["trained_on"] == table["subject"])
     whole = (table["roi"] == ALL) & table["p"].notna()
-    table.loc[whole, "p_holm"] = holm(table.loc[whole, "p"].to_numpy()) if whole.any() else np.nan
+    table.loc[whole, "p_holm"] = holm(table.loc[whole, "p"].to_numpy())
     return table
 
 
@@ -302,8 +308,12 @@ def on_eeg(
         ]
         values.append([np.mean([np.nanmean(v[kept]) for v in r.values()]) for r, _ in per_seed])
         samples.append(np.stack([drawn for _, drawn in per_seed], axis=1))
-    effect = _effect(list(groups), np.asarray(values), np.stack(samples), baseline, len(tested))
-    return EEGTransfer(pd.DataFrame(courses), effect)
+    names, found = list(groups), (np.asarray(values), np.stack(samples))
+    effect = [
+        {"model": name, **difference_fields(*found, i, names.index(baseline), len(tested))}
+        for i, name in enumerate(names)
+    ]
+    return EEGTransfer(pd.DataFrame(courses), add_holm(pd.DataFrame(effect)))
 
 
 def _scored(
@@ -338,36 +348,6 @@ def _scored(
         for p in predicted.values()
     ]
     return r, np.mean(drawn, axis=0)
-
-
-def _effect(
-    names: list[str], values: np.ndarray, samples: np.ndarray, baseline: str, n: int
-) -> pd.DataFrame:
-    base, rows = names.index(baseline), []
-    for i, name in enumerate(names):
-        own, _ = crossed_bootstrap(values[i], samples[i], n)
-        change, p = crossed_bootstrap(values[i] - values[base], samples[i] - samples[base], n)
-        rows.append(
-            {
-                "model": name,
-                "value": own.value,
-                "low": own.low,
-                "high": own.high,
-                "difference": change.value,
-                "difference_low": change.low,
-                "difference_high": change.high,
-                "p": np.nan if i == base else p,
-                "n_stimuli": n,
-                "n_seeds": values.shape[1],
-                "interval": own.method,
-            }
-        )
-    table = pd.DataFrame(rows)
-    tested = table["p"].notna()
-    table["p_holm"] = table["p"]
-    if tested.any():
-        table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
-    return table
 
 
 def eeg_rows(
