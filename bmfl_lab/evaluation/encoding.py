@@ -17,7 +17,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.layers import flatten_tokens
 from bmfl_lab.metrics.correlation import CHUNK, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
@@ -108,11 +108,12 @@ class EncodingResult:
             without a known ceiling are left out.
         """
         best = np.sqrt(np.clip(self.per_vertex["ceiling"].to_numpy(float), 0, 1))
-        means = {
-            region: best[mask & np.isfinite(best)]
+        known = np.isfinite(best)
+        return {
+            region: float(best[mask & known].mean())
             for region, mask in self.facts.get("regions", {}).items()
+            if (mask & known).any()
         }
-        return {region: float(values.mean()) for region, values in means.items() if len(values)}
 
 
 def regions(atlas: Atlas) -> dict[str, np.ndarray]:
@@ -128,12 +129,10 @@ def regions(atlas: Atlas) -> dict[str, np.ndarray]:
     dict of str to ndarray of bool, shape (n_vertices,)
         ROIs and groups without vertices in this atlas are left out.
     """
+    present = set(atlas.present)
     found = {"all": np.ones(atlas.n_vertices, bool)}
     found |= {name: np.asarray(atlas.rois[name], bool) for name in atlas.present}
-    for group in atlas.groups:
-        if any(roi in atlas.present for roi in atlas.groups[group]):
-            found[group] = atlas.select(group)
-    return found
+    return found | {g: atlas.select(g) for g, rois in atlas.groups.items() if present & set(rois)}
 
 
 def _ceiling(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
@@ -198,13 +197,10 @@ def evaluate_encoder(
     r = pearson(measured, predicted)
     near = (_near_constant(measured) | _near_constant(predicted)) & np.isfinite(r)
     boot = bootstrap_pearson(measured, predicted, n_boot, seed)
-    ceiling = _ceiling(who, rows)
-    normalised = None if ceiling is None else noise_normalised(r, ceiling, convention)
-    boot_normalised = (
-        None
-        if ceiling is None
-        else noise_normalised(boot, np.tile(ceiling, (len(boot), 1)), convention)
-    )
+    ceiling, normalised = _ceiling(who, rows), None
+    if ceiling is not None:
+        normalised = noise_normalised(r, ceiling, convention)
+        over_boot = noise_normalised(boot, np.tile(ceiling, (len(boot), 1)), convention)
     shared = {
         "split": split,
         "n": len(rows),
@@ -212,7 +208,7 @@ def evaluate_encoder(
         "model": encoder.label,
         "subject": who.name,
     }
-    found: list[MetricRow] = []
+    found = []
     for roi, mask in regions(who.atlas).items():
         found += _region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
         if normalised is not None:
@@ -220,7 +216,7 @@ def evaluate_encoder(
                 "noise_normalised",
                 "per cent",
                 normalised[mask],
-                boot_normalised[:, mask],
+                over_boot[:, mask],
                 roi,
                 who,
                 shared,
@@ -238,11 +234,9 @@ def evaluate_encoder(
 
 
 def _near_constant(values: np.ndarray) -> np.ndarray:
-    parts = [
-        near_constant(values[:, start : start + CHUNK])
-        for start in range(0, values.shape[1], CHUNK)
-    ]
-    return np.concatenate(parts)
+    """Apply `near_constant` to parts of the vertices, which limits the memory."""
+    starts = range(CHUNK, values.shape[1], CHUNK)
+    return np.concatenate([near_constant(part) for part in np.split(values, starts, axis=1)])
 
 
 def _region_rows(
@@ -271,11 +265,10 @@ def _region_rows(
             # the spread of the resamples is used
             quantiles = np.nanquantile(over, [0.025, 0.5, 0.975])
             low, high = (float(found[key] + q - quantiles[1]) for q in quantiles[[0, 2]])
-        value = found[key] if np.isfinite(found[key]) else None
         rows.append(
             MetricRow(
                 name=name + suffix,
-                value=value,
+                value=found[key] if np.isfinite(found[key]) else None,
                 unit=unit,
                 roi=roi,
                 ci_low=low,
@@ -344,8 +337,11 @@ def _ridge_r(
     return np.mean([pearson(measured, part) for part in parts], axis=0)
 
 
-def _by_region(r: np.ndarray, atlas: Atlas) -> dict[str, float]:
-    return {name: aggregate(r[mask])["mean"] for name, mask in regions(atlas).items()}
+def _region_table(found: Mapping[object, np.ndarray], name: str, atlas: Atlas) -> pd.DataFrame:
+    """Return mean r per region from r per vertex, one row per key."""
+    masks = regions(atlas)
+    rows = [{k: aggregate(r[m])["mean"] for k, m in masks.items()} for r in found.values()]
+    return pd.DataFrame(rows, index=pd.Index(found, name=name))
 
 
 def block_table(
@@ -398,10 +394,7 @@ def block_table(
     stored = store.get_many(backbone, who.stimuli, [(tokens, b) for b in blocks])
     where = pick_device(device)
     r = np.stack([_ridge_r(flatten_tokens(s), who, split, alphas, where) for s in stored])
-    table = pd.DataFrame(
-        [_by_region(row, who.atlas) for row in r], index=pd.Index(blocks, name="block")
-    )
-    return table, r
+    return _region_table(dict(zip(blocks, r)), "block", who.atlas), r
 
 
 def encoding_controls(
@@ -449,35 +442,27 @@ def encoding_controls(
         If a control is unknown.
     """
     unknown = [c for c in controls if c not in CONTROLS]
-    if unknown:
-        raise ConfigError(
-            message(f"controls among {CONTROLS}", repr(unknown[0]), "choose some of them")
-        )
+    require(
+        not unknown, ConfigError, f"controls among {CONTROLS}", unknown[:1], "choose some of them"
+    )
     who, where = study.subject(subject), pick_device(device)
     store = store if store is not None else FeatureStore()
 
-    def features(weights: str | None = None) -> np.ndarray:
-        spec = study.backbone
-        spec = spec if weights is None else dataclasses.replace(spec, weights=weights)
-        stored = store.get(load_spec(spec, device), who.stimuli, tokens, block=block)
-        return flatten_tokens(stored)
-
-    def score(control: str) -> np.ndarray:
-        if control == "random weights":
-            return _ridge_r(features(f"random:{seed + 1000}"), who, split, alphas, where)
+    def features(control: str) -> np.ndarray:
         if control == "luminance layout":
-            return _ridge_r(_luminance(who.stimuli), who, split, alphas, where)
-        X = features()
-        if control == "position only":
-            X = np.broadcast_to(X.mean(0), X.shape).copy()
-        return _ridge_r(
-            X, who, split, alphas, where, seed if control == "shuffled pairing" else None
-        )
+            return _luminance(who.stimuli)
+        spec = study.backbone
+        if control == "random weights":
+            spec = dataclasses.replace(spec, weights=f"random:{seed + 1000}")
+        stored = store.get(load_spec(spec, device), who.stimuli, tokens, block=block)
+        X = flatten_tokens(stored)
+        return np.broadcast_to(X.mean(0), X.shape).copy() if control == "position only" else X
 
-    found = {c: score(c) for c in controls}
-    table = pd.DataFrame(
-        [_by_region(r, who.atlas) for r in found.values()], index=pd.Index(found, name="control")
-    )
+    found = {}
+    for control in controls:
+        shuffle = seed if control == "shuffled pairing" else None
+        found[control] = _ridge_r(features(control), who, split, alphas, where, shuffle)
+    table = _region_table(found, "control", who.atlas)
     table["n_undefined"] = [int(np.sum(~np.isfinite(r))) for r in found.values()]
     return table
 
@@ -538,11 +523,11 @@ def evaluate_encoder_shifts(
         "use the planted or the demo study, whose subjects are simulated",
     )
     clean = who.stimuli.subset(who.rows(split))
-    conditions = [(clean, split, "", None)]
-    conditions += [
-        (shifted(clean, name, severity, seed), split, name, severity) for name, severity in shifts
+    conditions = [
+        (clean, split, "", None),
+        *((shifted(clean, name, level, seed), split, name, level) for name, level in shifts),
+        *((study.set(name), name, "", None) for name in sets),
     ]
-    conditions += [(study.set(name), name, "", None) for name in sets]
     found: list[MetricRow] = []
     for stimuli, where, shift, severity in conditions:
         images = [stimuli.image(i) for i in range(len(stimuli))]
@@ -597,19 +582,13 @@ def receptive_field_error(
     """
     who = study.subject(subject)
     module = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
-    if module is None or "receptive_fields" not in who.truth:
-        what = (
-            "an encoder without receptive fields"
-            if module is None
-            else f"{who.name!r} without a truth"
-        )
-        raise DataError(
-            message(
-                "a retinotopic encoder and a simulated subject",
-                what,
-                "use kind='retinotopic' on the planted study",
-            )
-        )
+    require(
+        module is not None and "receptive_fields" in who.truth,
+        DataError,
+        "a retinotopic encoder and a simulated subject",
+        f"{encoder.label!r} and {who.name!r}",
+        "use kind='retinotopic' on the planted study",
+    )
     degrees = float(who.truth["degrees"]) if degrees is None else degrees
     estimated, truth = module.receptive_fields(), np.asarray(who.truth["receptive_fields"])
     x, y = (estimated[:, 0] - 0.5) * degrees, (0.5 - estimated[:, 1]) * degrees
@@ -667,9 +646,8 @@ def orientation_tuning_error(
         "use the planted study",
     )
     stimuli = who.stimuli.subset(who.rows(split))
-    energy = who.truth["orientation_energy"](
-        np.stack([stimuli.image(i) for i in range(len(stimuli))])
-    )
+    images = np.stack([stimuli.image(i) for i in range(len(stimuli))])
+    energy = who.truth["orientation_energy"](images)
     predicted = encoder.predict_stimuli(stimuli, store=store, device=device).astype(np.float64)
     tuning = np.asarray(who.truth["tuning"], np.float64)
     weights = np.full(tuning.shape, np.nan)

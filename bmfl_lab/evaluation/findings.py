@@ -233,8 +233,8 @@ def _brain(part: pd.DataFrame) -> str:
         sets = tuple(one[one["verdict"] == "better"]["set"])
         (won.setdefault(sets, []) if sets else lost).append(name)
     for sets, names in won.items():
-        text += f" It was better than the {_controls(names)} on {len(sets)} of these "
-        text += f"({', '.join(sets)})."
+        where = f"{len(sets)} of these ({', '.join(sets)})"
+        text += f" It was better than the {_controls(names)} on {where}."
     return text + _shared(lost)
 
 
@@ -472,7 +472,8 @@ def similarity_findings(rows: pd.DataFrame) -> list[str]:
     lines = []
     for (study, run), part in frame.groupby(["study", "run"], sort=False):
         found = [_best_layers(part, "encoding_r", "encoding r"), _best_layers(part, "rsa", "RSA")]
-        found += [_score(row, part) for row in part.itertuples() if row.name in SCORE_WORDS]
+        for name in SCORE_WORDS:
+            found += [_score(row, part) for row in part[part["name"] == name].itertuples()]
         identified = part[(part["name"] == "identification_top1") & part["roi"].eq("all")]
         found += [
             f"which of {int(row.n)} images evoked a response: top-1 {row.value:.3f} "
