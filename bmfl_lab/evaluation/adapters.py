@@ -70,8 +70,8 @@ class CallableModel:
                 found.shape,
                 "let the function return one row per image",
             )
-            found = found if self.columns is None else found[:, self.columns]
-            blocks.append(found.astype(np.float32))
+            columns = slice(None) if self.columns is None else np.asarray(self.columns)
+            blocks.append(found[:, columns].astype(np.float32))
         n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)
         if blocks and n_classes and blocks[0].shape[1] != n_classes:
             of = f"class of {stimuli.name!r}" if self.class_names is None else "name in class_names"
@@ -120,7 +120,5 @@ def as_model(
     >>> model = as_model(lambda images: [[im.mean(), 0.0] for im in images], "brightness")
     >>> result = evaluate_ood({model.name: model}, study)  # doctest: +SKIP
     """
-    kept = None if columns is None else np.asarray(columns)
-    return CallableModel(
-        name, function, kept, batch_size, None if class_names is None else tuple(class_names)
-    )
+    names = None if class_names is None else tuple(class_names)
+    return CallableModel(name, function, columns, batch_size, names)

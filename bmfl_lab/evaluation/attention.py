@@ -52,11 +52,8 @@ def seen_images(backbone: Backbone, stimuli: StimulusSet) -> np.ndarray:
     DataError
         If an image cannot be read.
     """
-    side = backbone.image_size
-    pixels = np.empty((len(stimuli), side, side, 3), np.uint8)
-    for i in range(len(stimuli)):
-        pixels[i] = backbone.preprocess.crop(stimuli.image(i))
-    return pixels
+    pixels = [backbone.preprocess.crop(stimuli.image(i)) for i in range(len(stimuli))]
+    return np.asarray(pixels, np.uint8).reshape(-1, backbone.image_size, backbone.image_size, 3)
 
 
 def image_batches(
@@ -210,11 +207,8 @@ def rollout(
 
 def _roll_out(layers: Sequence[Tensor], residual: float) -> Tensor:
     """Return the product (B, T, T) of attention matrices with skip connections, last one left."""
-    total = None
+    total, identity = None, torch.eye(layers[0].shape[-1]).to(layers[0])
     for weights_BTT in layers:
-        identity = torch.eye(
-            weights_BTT.shape[-1], device=weights_BTT.device, dtype=weights_BTT.dtype
-        )
         step = (1 - residual) * weights_BTT + residual * identity
         step = step / step.sum(-1, keepdim=True)
         total = step if total is None else step @ total

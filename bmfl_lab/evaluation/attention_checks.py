@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bmfl_lab.backbones import Backbone
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
     brain_attention,
@@ -630,22 +630,16 @@ def deletion_insertion(
     strength = _magnitudes(maps)
     n, rows, columns = strength.shape
     fits = images.shape == baseline.shape and len(images) == n
-    if not fits or images.shape[2] % rows or images.shape[3] % columns:
-        got = f"{tuple(images.shape)}, {tuple(baseline.shape)} and maps {strength.shape}"
-        raise DataError(
-            message("images, a baseline of their shape and one map per image", got, "align them")
-        )
+    require(
+        fits and images.shape[2] % rows == 0 and images.shape[3] % columns == 0,
+        DataError,
+        "images, a baseline of their shape and one map per image",
+        f"{tuple(images.shape)}, {tuple(baseline.shape)} and maps {strength.shape}",
+        "align them",
+    )
     cells = rows * columns
     counts = np.unique(np.linspace(0, cells, min(steps, cells) + 1).round().astype(int))
     counts = np.unique(np.concatenate([counts, cells - counts]))  # same counts in both directions
-    if reference is not None and reference.random_deletion.shape != (n, len(counts)):
-        raise DataError(
-            message(
-                f"reference curves of shape {(n, len(counts))}",
-                f"{reference.random_deletion.shape}",
-                "use the same images and steps",
-            )
-        )
     whole = np.tile(np.array([False, True])[:, None, None], (n, 1, rows, columns))
     ends = _score_masked(score, images, baseline, whole, batch_size)
 
@@ -664,6 +658,13 @@ def deletion_insertion(
         at_random = deleted, deleted[:, ::-1]
     else:
         at_random = reference.random_deletion, reference.random_insertion
+        require(
+            at_random[0].shape == (n, len(counts)),
+            DataError,
+            f"reference curves of shape {(n, len(counts))}",
+            at_random[0].shape,
+            "use the same images and steps",
+        )
     # the patch of rank 0 is removed first
     by_map = np.argsort(np.argsort(-strength.reshape(n, cells), axis=1, kind="stable"), axis=1)
     # the patch that is added first is removed last
@@ -923,10 +924,9 @@ def check_row(
         "none",
         "pass the share of the area",
     )
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    mean = bootstrap_mean(known, n_boot=1000, seed=seed)
-    passes = None
+    values = np.asarray(values, np.float64)
+    known = values[np.isfinite(values)]
+    mean, passes = bootstrap_mean(known, n_boot=1000, seed=seed), None
     if mean.low is not None:
         passes = bool(mean.low > against if rule.above else mean.high < against)
     return CheckRow(
@@ -939,20 +939,17 @@ def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
 
     Each cell says whether the map passes, with the value, its interval and the reference.
     """
-    rows = list(rows)
-    order = [c for c in CHECKS if any(r.check == c for r in rows)]
-    names = list(dict.fromkeys(r.map for r in rows))
-    cells = {(r.map, r.check): _cell(r) for r in rows}
-    return pd.DataFrame(
-        [[cells.get((m, c), "") for c in order] for m in names], index=names, columns=order
-    )
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        cells.setdefault(row.map, {})[row.check] = _cell(row)
+    table = pd.DataFrame.from_dict(cells, orient="index").fillna("")
+    return table[[c for c in CHECKS if c in table]]
 
 
 def checks_frame(rows: Iterable[CheckRow]) -> pd.DataFrame:
     """Return the checks as numbers for figures, one row per check and map."""
     ordered = sorted(rows, key=lambda r: list(CHECKS).index(r.check))
-    columns = list(CheckRow.__dataclass_fields__)
-    return pd.DataFrame([asdict(r) for r in ordered], columns=columns).astype({"passes": object})
+    return pd.DataFrame([asdict(r) for r in ordered]).astype({"passes": object})
 
 
 def _cell(row: CheckRow) -> str:

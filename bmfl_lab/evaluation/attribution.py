@@ -16,7 +16,7 @@ from bmfl_lab.backbones import Backbone
 from bmfl_lab.backbones.tokens import read_tokens
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.protocols import BrainEncoder
@@ -102,11 +102,13 @@ def integrated_gradients(
     Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML,
     arXiv:1703.01365.
     """
-    if steps < 1 or inputs.shape != baseline.shape:
-        got = f"{steps} steps, shapes {tuple(inputs.shape)} and {tuple(baseline.shape)}"
-        raise ConfigError(
-            message("at least 1 step and a baseline of the inputs' shape", got, "correct them")
-        )
+    require(
+        steps >= 1 and inputs.shape == baseline.shape,
+        ConfigError,
+        "at least 1 step and a baseline of the inputs' shape",
+        f"{steps} steps, shapes {tuple(inputs.shape)} and {tuple(baseline.shape)}",
+        "correct them",
+    )
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     nodes, weights = (nodes + 1) / 2, weights / 2  # from [-1, 1] to [0, 1]
     index = torch.arange(len(inputs), device=inputs.device)
@@ -117,9 +119,8 @@ def integrated_gradients(
         n = len(points)
         at = inputs.new_tensor(points).repeat_interleave(len(inputs)).view(-1, *ones)
         x = baseline.repeat(n, *ones) + at * (inputs - baseline).repeat(n, *ones)
-        x = x.detach()
         with torch.enable_grad():
-            x.requires_grad_(True)
+            x = x.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(function(x, index.repeat(n)).sum(), x)
         weight = inputs.new_tensor(weights[start : start + per_call].tolist()).view(-1, 1, *ones)
         total += (gradient.view(n, *inputs.shape) * weight).sum(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,34 +16,38 @@ from bmfl_lab.errors import ConfigError, NumericsError, message, require
 from bmfl_lab.evaluation.synthesis import Synthesis
 from bmfl_lab.runtime import seed_for
 
-EXTRA = "diffusion"
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
-def load_diffusion(folder: str | Path, device: str = "cpu") -> Any:
+def load_diffusion(folder: str | Path, device: str = "cpu") -> DiffusionPipeline:
     """Load a diffusion pipeline from a local folder.
 
     Parameters
     ----------
     folder : str or Path
-        As ``save_pretrained`` of diffusers writes it, with safetensors weights. Nothing is fetched.
-    device : str
+        Folder that ``save_pretrained`` of diffusers wrote, with safetensors weights. Nothing is
+        downloaded.
+    device : str, default "cpu"
+        Device of the pipeline.
 
     Returns
     -------
     diffusers pipeline
-        With ``unet`` and ``scheduler``, and for latent diffusion ``vae``.
+        Pipeline with ``unet`` and ``scheduler``, and with ``vae`` for latent diffusion.
 
     Raises
     ------
     ConfigError
-        If diffusers is not installed, or the folder holds no pipeline that can be used.
+        If diffusers is not installed, or the folder does not contain a complete pipeline with a
+        U-Net and a scheduler.
     """
     require(
         importlib.util.find_spec("diffusers") is not None,
         ConfigError,
         "the package diffusers",
         "it is not installed",
-        f"install the extra: pip install 'bmfl-lab[{EXTRA}]'",
+        "install the extra: pip install 'bmfl-lab[diffusion]'",
     )
     folder = Path(folder)
     require(
@@ -77,7 +81,7 @@ def load_diffusion(folder: str | Path, device: str = "cpu") -> Any:
     return pipeline.to(device)
 
 
-def _decode(pipeline: Any, x_BCHW: Tensor) -> Tensor:
+def _decode(pipeline: DiffusionPipeline, x_BCHW: Tensor) -> Tensor:
     """Return pixels in 0..1 of clean samples: decoded latents, or the samples themselves."""
     vae = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
     if vae is not None:
@@ -85,14 +89,16 @@ def _decode(pipeline: Any, x_BCHW: Tensor) -> Tensor:
     return ((x_BCHW + 1) / 2).clamp(0, 1)
 
 
-def _predict(pipeline: Any, x_BCHW: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+def _predict(
+    pipeline: DiffusionPipeline, x_BCHW: Tensor, t: Tensor, condition: Tensor | None
+) -> Tensor:
+    """Return the predicted noise of noisy samples at the time step `t`."""
     x_BCHW = pipeline.scheduler.scale_model_input(x_BCHW, t)
-    if condition is None:
-        return pipeline.unet(x_BCHW, t).sample
-    return pipeline.unet(x_BCHW, t, encoder_hidden_states=condition).sample
+    options = {} if condition is None else {"encoder_hidden_states": condition}
+    return pipeline.unet(x_BCHW, t, **options).sample
 
 
-def _no_words(pipeline: Any, n: int, device: str) -> Tensor | None:
+def _no_words(pipeline: DiffusionPipeline, n: int, device: str) -> Tensor | None:
     """Return the embedding of the empty text, for pipelines that are conditioned on text."""
     if getattr(pipeline, "text_encoder", None) is None:
         return None
@@ -107,7 +113,7 @@ def _no_words(pipeline: Any, n: int, device: str) -> Tensor | None:
 
 
 def synthesise_with_diffusion(
-    pipeline: Any,
+    pipeline: DiffusionPipeline,
     encoder: Callable[[Tensor], Tensor],
     mask: np.ndarray,
     *,
@@ -119,50 +125,58 @@ def synthesise_with_diffusion(
     seed: int = 0,
     device: str = "cpu",
 ) -> Synthesis:
-    """Sample images from a diffusion model, steered by the predicted activity of an ROI.
+    """Sample images that drive an ROI from a diffusion model, guided by a brain encoder.
 
-    At each step the gradient of mean predicted activity is subtracted from the predicted noise. It
-    is taken at a mixture of the model's current estimate of the clean image and the current sample,
-    weighted by sqrt(1 - a) and 1 - sqrt(1 - a), a being the cumulative product of the noise
-    schedule.
+    At each step the gradient of the mean predicted activity is subtracted from the predicted noise.
+    The gradient is taken at a mixture of two images: the current estimate of the clean image with
+    weight sqrt(1 - a), and the current sample with weight 1 - sqrt(1 - a). Here a is the cumulative
+    product of the noise schedule.
 
     Parameters
     ----------
     pipeline : diffusers pipeline
-        From `load_diffusion`, with a scheduler that predicts noise ("epsilon") and has
+        Pipeline from `load_diffusion`. Its scheduler must predict noise ("epsilon") and have
         ``alphas_cumprod``.
     encoder : callable
-        As in `synthesise_preferred`: pixels (B, 3, image_size, image_size) in 0..1 to (B,
-        n_vertices).
+        ``encoder(images (B, 3, image_size, image_size) in 0..1) -> (B, n_vertices)``,
+        differentiable.
     mask : ndarray of bool, shape (n_vertices,)
-        The ROI.
+        Vertices of the ROI.
     image_size : int
-        Side that the encoder takes; samples are resized to it.
-    n, steps : int
-        Images and denoising steps.
+        Side of the encoder's images in pixels; samples are resized to it.
+    n : int, default 4
+        Number of images.
+    steps : int, default 50
+        Number of denoising steps.
     guidance : float, default 100
-        Weight of the gradient; 0 samples without a brain. Our choice: it depends on the encoder's
-        scale.
+        Weight of the gradient; 0 samples without guidance.
     judge : callable, optional
-        A held-out encoder.
-    seed : int
-    device : str
+        Held-out encoder of the same vertices, which takes no part in the sampling.
+    seed : int, default 0
+        Seed of the initial noise.
+    device : str, default "cpu"
+        Device of the pipeline and the encoder.
 
     Returns
     -------
     Synthesis
-        ``start`` is the activity of the same noise sampled without guidance.
+        ``start`` is the activity for images from the same noise without guidance.
 
     Raises
     ------
     ConfigError
-        If the ROI is empty, or the scheduler predicts something else than noise.
+        If the ROI is empty, or the scheduler does not predict noise.
     NumericsError
-        If activity stops being finite.
+        If the activity or its gradient is not finite.
+
+    Notes
+    -----
+    The default guidance is our choice; the best value depends on the scale of the encoder.
 
     References
     ----------
-    Luo et al. 2023, NeurIPS, arXiv:2306.03089 (BrainDiVE).
+    Luo et al. (2023), Brain diffusion for visual exploration (BrainDiVE), NeurIPS,
+    arXiv:2306.03089.
     """
     mask = np.asarray(mask, dtype=bool)
     kind = getattr(pipeline.scheduler.config, "prediction_type", "epsilon")
@@ -205,8 +219,15 @@ def synthesise_with_diffusion(
 
 
 def _sample(
-    pipeline: Any, activity: Callable, n: int, steps: int, guidance: float, seed: int, device: str
+    pipeline: DiffusionPipeline,
+    activity: Callable[[Tensor], Tensor],
+    n: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    device: str,
 ) -> Tensor:
+    """Return n samples as pixels (n, 3, H, W) in 0..1, guided by the gradient of `activity`."""
     unet, scheduler = pipeline.unet, pipeline.scheduler
     scheduler.set_timesteps(steps, device=device)
     generator = torch.Generator().manual_seed(seed_for(seed, "diffusion"))
@@ -224,8 +245,8 @@ def _sample(
             noise = predicted.detach()
             if guidance:
                 clean = (at - noisy * predicted) / kept.sqrt()
-                # as published: the clean estimate while there is noise, the sample itself towards
-                # the end
+                # as published: mostly the clean estimate while there is much noise, and mostly the
+                # sample at the end
                 value = activity(_decode(pipeline, noisy * clean + (1 - noisy) * at).float()).sum()
                 (gradient,) = torch.autograd.grad(value, at)
                 require(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -167,9 +167,15 @@ def _effect_table(
     n: int,
 ) -> pd.DataFrame:
     base, rows = names.index(baseline), []
+    places = [(ALL, ALL, (slice(None), slice(None)))]
+    places += [
+        (layer, roi, (slice(k, k + 1), slice(j, j + 1)))
+        for k, layer in enumerate(layers)
+        for j, roi in enumerate(rois)
+    ]
     for i, name in enumerate(names):
         cells = []
-        for layer, roi, at in _cells(layers, rois):
+        for layer, roi, at in places:
             # means over the layers and ROIs of the cell, of shapes (n_models, n_seeds) and
             # (n_boot, n_models, n_seeds)
             found, drawn = (a[..., at[0], at[1]].mean(axis=(-2, -1)) for a in (value, samples))
@@ -231,13 +237,6 @@ def add_holm(table: pd.DataFrame, kept: pd.Series | bool = True) -> pd.DataFrame
     table["p_holm"] = table["p"]
     table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
     return table
-
-
-def _cells(layers: list[str], rois: list[str]) -> Iterable[tuple[str, str, tuple[slice, slice]]]:
-    yield ALL, ALL, (slice(None), slice(None))
-    for k, layer in enumerate(layers):
-        for j, roi in enumerate(rois):
-            yield layer, roi, (slice(k, k + 1), slice(j, j + 1))
 
 
 def compare_alignment(

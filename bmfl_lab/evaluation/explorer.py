@@ -7,6 +7,7 @@ columns of patches.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -126,10 +127,8 @@ class Explorer:
         self.study, self.seed, self.device = study, seed, device
         self.n_batch, self.n_controls, self.n_boot = n_batch, n_controls, n_boot
         self._models = _by_name(models)
-        if encoder is None:
-            own = (getattr(m, "encoder", None) for m in self._models.values())
-            encoder = next((e for e in own if e is not None), None)
-        self.encoder = encoder
+        encoders = (encoder, *(getattr(m, "encoder", None) for m in self._models.values()))
+        self.encoder = next((e for e in encoders if e is not None), None)
         self.store = store if store is not None else FeatureStore()
         self.subject = study.subject(subject) if study.subjects else None
         self.atlas = getattr(self.encoder, "atlas", None) or getattr(self.subject, "atlas", None)
@@ -144,7 +143,6 @@ class Explorer:
         self.ood = (*study.ood, *(f"{name} {severity}" for name, severity in study.shifts))
         self.title = study.name + (" (simulated responses)" if study.simulated else "")
         self._cache: dict[Hashable, object] = {}
-        self._backbone: Backbone | None = None
 
     def __repr__(self) -> str:
         return f"Explorer({self.title!r}, models={list(self.models)}, encoder={self.encoder!r})"
@@ -231,33 +229,18 @@ class Explorer:
             If the image cannot be read or the index lies outside the set.
         """
         place = _place(name, index, shift, severity)
+        return self._cached(
+            ("image", place), lambda: self.backbone.preprocess.crop(self._image(place).image(0))
+        )
 
-        def crop() -> np.ndarray:
-            try:
-                return self.backbone.preprocess.crop(self._image(place).image(0))
-            except DataError:
-                raise
-            except Exception as error:
-                raise DataError(
-                    message(
-                        f"a readable image {index} in {name!r}",
-                        f"{type(error).__name__}: {error}",
-                        "repair the file",
-                    )
-                ) from error
-
-        return self._cached(("image", place), crop)
-
-    @property
+    @functools.cached_property
     def backbone(self) -> Backbone:
         """Backbone of the first model that has one, else of the encoder or the study."""
-        if self._backbone is None:
-            own = (m.backbone for m in self._models.values() if hasattr(m, "backbone"))
-            self._backbone = next(own, None)
-        if self._backbone is None:
-            spec = getattr(self.encoder, "backbone", None) or self.study.backbone
-            self._backbone = load_spec(spec, self.device)
-        return self._backbone
+        for model in self._models.values():
+            if hasattr(model, "backbone"):
+                return model.backbone
+        spec = getattr(self.encoder, "backbone", None) or self.study.backbone
+        return load_spec(spec, self.device)
 
     # --- tokens
 
@@ -870,7 +853,7 @@ class Explorer:
             "choose another head",
         )
         if source == BACKBONE:
-            # one pass computes the maps of all blocks, (L, H, h, w)
+            # one pass computes the maps of all blocks
             maps = self._cached(
                 ("attention", source, place),
                 lambda: backbone_attention(self.backbone, self._image(place), normalise=False)[0],

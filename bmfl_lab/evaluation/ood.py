@@ -23,13 +23,13 @@ from bmfl_lab.runtime import progress, rng
 
 @dataclass(frozen=True)
 class OODResult:
-    """What `evaluate_ood` found.
+    """Hold the results of models on image sets.
 
     Parameters
     ----------
     rows : list of MetricRow
-        ``accuracy``, ``balanced_accuracy`` and, where there were any, ``nan_logits``: one row a
-        model, set and seed, and one over the seeds where a model has several.
+        ``accuracy`` and ``balanced_accuracy`` per model, set and seed, and over the seeds of a
+        model with several. ``nan_logits`` counts the images with NaN logits, if there are any.
     per_image : pandas.DataFrame
         One row per model, seed, set and image: ``model, seed, split, shift, severity, id, label,
         predicted, correct, confidence, nll``. Labels and predictions index the classes of the set;
@@ -48,16 +48,17 @@ def evaluation_sets(
     sets: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[tuple[StimulusSet, str, str, int | None]]:
-    """Return what is evaluated: (images, split, shift, severity).
+    """Return the image sets and shifts of an evaluation, as (images, split, shift, severity).
 
     Parameters
     ----------
     study : Study
-        Its "test" set is in distribution.
+        Study of the images; its set "test" is in distribution.
     shifts : sequence of (str, int), optional
-        Made shifts of "test"; the study's own by default, () for none.
+        Names and severities of artificial shifts that are applied to "test"; by default those of
+        the study. () for none.
     sets : sequence of str, optional
-        Image sets; "test" and the natural OOD sets by default.
+        Image sets; by default "test" and the natural OOD sets.
     seed : int, default 0
         Seed of the artificial shifts.
 
@@ -76,12 +77,10 @@ def evaluation_sets(
         names,
         "evaluate 'test' and out-of-distribution sets",
     )
-    found: list[tuple[StimulusSet, str, str, int | None]] = [
-        (study.set(n), n, "", None) for n in names
+    return [(study.set(n), n, "", None) for n in names] + [
+        (shifted(study.set("test"), name, severity, seed), "test", name, severity)
+        for name, severity in (study.shifts if shifts is None else shifts)
     ]
-    for name, severity in study.shifts if shifts is None else shifts:
-        found.append((shifted(study.set("test"), name, severity, seed), "test", name, severity))
-    return found
 
 
 def evaluate_ood(
@@ -93,29 +92,28 @@ def evaluate_ood(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on the ID test set, natural OOD sets and made shifts.
+    """Evaluate models on the test set, on natural OOD sets and under artificial shifts.
 
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Each has ``logits(stimuli) -> (n, C)``, and may have ``seed`` and ``selection``. A list
-        holds one model a training seed.
+        Each model has ``logits(stimuli) -> (n, C)``, and may have ``seed`` and ``selection``. A
+        list contains one model per training seed.
     study : Study
-        The images.
+        Study of the images.
     shifts, sets
-        As in `evaluation_sets`.
+        Same as in `evaluation_sets`.
     n_boot : int, default 1000
-        Bootstrap resamples.
+        Number of bootstrap resamples.
     seed : int, default 0
-        Of the made shifts and of the bootstrap.
+        Seed of the artificial shifts and of the bootstrap.
 
     Returns
     -------
     OODResult
-        A value of an empty set is None (undefined). NaN logits count as wrong and are reported.
-        Where a set holds only some of the head's classes, the logits of the others are left out,
-        matched by class name. Where a set lacks images of some of its classes, the notes of its
-        rows say of how many there are.
+        The value of an empty set is None. Images with NaN logits count as wrong. If a set has only
+        some of the classes of a model, matched by name, the logits of the other classes are left
+        out. If a set has no images of some of its classes, the notes of its rows say so.
 
     Raises
     ------
@@ -128,7 +126,7 @@ def evaluate_ood(
     require(
         groups and all(groups.values()),
         ConfigError,
-        "at least one model a name",
+        "at least one model per name",
         {k: len(v) for k, v in groups.items()},
         "add one",
     )
@@ -206,10 +204,8 @@ def masked_logits(model: Classifier, stimuli: StimulusSet, study: Study) -> np.n
         of logits than names: as many logits as the set has classes may be those of another set.
     """
     logits = np.asarray(model.logits(stimuli))
-    head, wanted = (
-        tuple(getattr(model, "class_names", None) or study.class_names),
-        tuple(stimuli.class_names),
-    )
+    head = tuple(getattr(model, "class_names", None) or study.class_names)
+    wanted = tuple(stimuli.class_names)
     if head == wanted and (not wanted or logits.shape[1] == len(head)):
         return logits
     missing = sorted(set(wanted) - set(head))
@@ -261,6 +257,7 @@ def _pair(
         correct_SN if len(correct_SN) > 1 else correct_SN[0], n_boot=n_boot, seed=seed
     )
     value, low, high = _balanced(correct_SN, labels, n_boot, seed)
+    units = "seeds and stimuli" if len(correct_SN) > 1 else "stimuli"
     return [
         MetricRow(
             "accuracy",
@@ -275,16 +272,10 @@ def _pair(
             value,
             ci_low=low,
             ci_high=high,
-            interval=_WITHIN[len(correct_SN) > 1],
+            interval=f"95 % percentile bootstrap over {units} within class",
             **base,
         ),
     ]
-
-
-_WITHIN = {
-    False: "95 % percentile bootstrap over stimuli within class",
-    True: "95 % percentile bootstrap over seeds and stimuli within class",
-}
 
 
 def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int) -> tuple:
