@@ -390,9 +390,9 @@ def _effect_rows(
                     effects[(place, region)] = crossed_mean(
                         difference if mode in ("only", "kept") else -difference
                     )
-            adjusted = dict(zip(effects, holm([p for _, p in effects.values()])))
-            for ((split, shift, severity), region), (interval, alone) in effects.items():
-                p = float(adjusted[((split, shift, severity), region)])
+            adjusted = map(float, holm([p for _, p in effects.values()]))
+            for (place, region), p in zip(effects, adjusted):
+                (split, shift, severity), (interval, alone) = place, effects[(place, region)]
                 said = _verdict(mode, control, region, interval, p)
                 common = {
                     "split": split,

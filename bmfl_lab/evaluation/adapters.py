@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, require
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,16 @@ class CallableModel:
             columns = slice(None) if self.columns is None else np.asarray(self.columns)
             blocks.append(found[:, columns].astype(np.float32))
         n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)
-        if blocks and n_classes and blocks[0].shape[1] != n_classes:
-            of = f"class of {stimuli.name!r}" if self.class_names is None else "name in class_names"
-            raise DataError(
-                message(
-                    f"{n_classes} logits, one per {of}",
-                    f"{blocks[0].shape[1]} from {self.name!r}",
-                    "pass class_names=... to name the columns, or columns=... to choose them",
-                )
-            )
-        return np.concatenate(blocks) if blocks else np.zeros((0, n_classes), np.float32)
+        logits = np.concatenate(blocks) if blocks else np.zeros((0, n_classes), np.float32)
+        of = f"class of {stimuli.name!r}" if self.class_names is None else "name in class_names"
+        require(
+            not n_classes or logits.shape[1] == n_classes,
+            DataError,
+            f"{n_classes} logits, one per {of}",
+            f"{logits.shape[1]} from {self.name!r}",
+            "pass class_names=... to name the columns, or columns=... to choose them",
+        )
+        return logits
 
 
 def as_model(

@@ -254,9 +254,9 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
     if what == "labels":
         sets = {**study.sets}
         for name in ("train", "val"):
-            labels = np.asarray(study.set(name).labels)
-            mixed = rng(seed, "shuffled", name).permutation(labels)
-            sets[name] = dataclasses.replace(study.set(name), labels=mixed)
+            stimuli = study.set(name)
+            mixed = rng(seed, "shuffled", name).permutation(np.asarray(stimuli.labels))
+            sets[name] = dataclasses.replace(stimuli, labels=mixed)
         return dataclasses.replace(study, sets=sets, name=f"{study.name}, shuffled labels")
     require(
         what == "responses",

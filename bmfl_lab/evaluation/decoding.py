@@ -146,15 +146,12 @@ def preferred_stimuli(
         "predict the responses to these stimuli",
     )
     activity = np.asarray(predicted)[:, mask].mean(axis=1)
-    labels = np.asarray(stimuli.labels)
-    names = np.asarray(
-        [stimuli.class_names[i] if 0 <= i < len(stimuli.class_names) else "" for i in labels],
-        dtype=object,
-    )
+    known = dict(enumerate(stimuli.class_names))
+    names = np.asarray([known.get(int(i), "") for i in stimuli.labels], dtype=object)
     order = np.argsort(-activity, kind="stable")
     n = min(n, len(order))
-    picks = [(i + 1, order[i], "top") for i in range(n)]
-    picks += [(len(order) - i, order[-1 - i], "bottom") for i in range(n)]
+    top = [(i + 1, order[i], "top") for i in range(n)]
+    bottom = [(len(order) - i, order[-1 - i], "bottom") for i in range(n)]
     images = pd.DataFrame(
         [
             {
@@ -164,7 +161,7 @@ def preferred_stimuli(
                 "activity": float(activity[i]),
                 "list": which,
             }
-            for rank, i, which in picks
+            for rank, i, which in top + bottom
         ]
     )
     rows = [

@@ -364,10 +364,10 @@ def effect_rows(
             ]
         if np.isfinite(r.p):
             ends = {"ci_low": r.difference_low, "ci_high": r.difference_high}
-            rows.append(
-                MetricRow(f"{name}_difference", r.difference, unit="spearman rho", **ends, **over)
-            )
-            rows.append(MetricRow("p_holm", float(r.p_holm), unit="p", **shared, n_seeds=r.n_seeds))
+            rows += [
+                MetricRow(f"{name}_difference", r.difference, unit="spearman rho", **ends, **over),
+                MetricRow("p_holm", float(r.p_holm), unit="p", **shared, n_seeds=r.n_seeds),
+            ]
     return rows
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from bmfl_lab.evaluation.layers import flatten_tokens
 from bmfl_lab.metrics.correlation import CHUNK, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
 from bmfl_lab.models.encoders import RetinotopicEncoder
+from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import pick_device, rng
@@ -34,19 +35,6 @@ CONTROLS = ("as trained", "random weights", "shuffled pairing", "luminance layou
 N_SHUFFLES = 5
 """Number of random pairings over which the control "shuffled pairing" is averaged."""
 _SHUFFLED_VALUES = 5e8  # limit of the responses held at once for that control: about 2 GB
-
-
-class Encoder(Protocol):
-    """A model that predicts responses to images, e.g. a trained brain encoder."""
-
-    label: str
-    selection: str
-
-    def predict_stimuli(
-        self, stimuli: StimulusSet, *, store: FeatureStore | None = None, device: str = "auto"
-    ) -> np.ndarray:
-        """Return predicted responses, float32 (n_stimuli, n_vertices)."""
-        ...
 
 
 @dataclass
@@ -145,7 +133,7 @@ def _ceiling(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
 
 
 def evaluate_encoder(
-    encoder: Encoder,
+    encoder: BrainEncoder,
     study: Study,
     subject: str | None = None,
     split: str = "test",
@@ -160,8 +148,8 @@ def evaluate_encoder(
 
     Parameters
     ----------
-    encoder : Encoder
-        A trained encoder, or any object with ``predict_stimuli``, ``label`` and ``selection``.
+    encoder : BrainEncoder
+        Trained encoder, or any object with ``predict_stimuli``, ``label`` and ``selection``.
     study : Study
         Study of the subject.
     subject : str, optional
@@ -479,7 +467,7 @@ def _luminance(stimuli: StimulusSet, side: int = 4) -> np.ndarray:
 
 
 def evaluate_encoder_shifts(
-    encoder: Encoder,
+    encoder: BrainEncoder,
     study: Study,
     shifts: Iterable[tuple[str, int]],
     subject: str | None = None,
@@ -606,7 +594,7 @@ def receptive_field_error(
 
 
 def orientation_tuning_error(
-    encoder: Encoder,
+    encoder: BrainEncoder,
     study: Study,
     subject: str | None = None,
     split: str = "test",

@@ -353,16 +353,15 @@ def encoder_findings(rows: pd.DataFrame) -> list[str]:
     for (study, subject), part in kept.groupby(["study", "subject"], sort=False):
         if not (part["name"] == "val_r").any():
             continue
-        where = f"{study}, {subject}"
-        kinds = (
-            _encoder_accuracy,
-            _encoder_winners,
-            _encoder_fields,
-            _encoder_shifts,
-            _encoder_blocks,
-            _encoder_controls,
+        found = (
+            _encoder_accuracy(part),
+            _encoder_winners(part),
+            _encoder_fields(part),
+            _encoder_shifts(part),
+            _encoder_blocks(part),
+            _encoder_controls(part),
         )
-        lines += [f"{where}: {sentence}" for kind in kinds if (sentence := kind(part))]
+        lines += [f"{study}, {subject}: {sentence}" for sentence in found if sentence]
     return lines
 
 

@@ -13,7 +13,7 @@ from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.protocols import Classifier
@@ -166,15 +166,14 @@ def notes_of(result: OODResult, split: str, shift: str, severity: int | None) ->
 
 
 def read_once(models: Sequence[Classifier], stimuli: StimulusSet) -> None:
-    """Extract in one pass of the backbone what all models will read of a set.
+    """Extract the tokens that models read from a set, in one pass per backbone.
 
     Parameters
     ----------
     models : sequence of model
-        Those with ``reads()`` (kind and block of their tokens), ``store`` and ``backbone`` take
-        part.
+        Models. Those without ``reads()`` (kind and block of their tokens) are left out.
     stimuli : StimulusSet
-        May be empty.
+        Images; the set can be empty.
     """
     wanted: dict[tuple[int, int], tuple[Any, list]] = {}
     for model in models:
@@ -191,17 +190,18 @@ def masked_logits(model: Classifier, stimuli: StimulusSet, study: Study) -> np.n
     Parameters
     ----------
     model : Classifier
-        Its head has the classes ``model.class_names``, or, where it names none, those of the study.
+        Model whose logits are those of ``model.class_names``, or of the classes of the study if it
+        has no such names.
     stimuli : StimulusSet
-        May hold some of these classes only, in any order.
+        Images of some or all of these classes, in any order.
     study : Study
-        Names the classes.
+        Study whose classes are used for a model without names.
 
     Raises
     ------
     DataError
         If the head has no logit for a class of the set, names a class twice, or has another number
-        of logits than names: as many logits as the set has classes may be those of another set.
+        of logits than of names.
     """
     logits = np.asarray(model.logits(stimuli))
     head = tuple(getattr(model, "class_names", None) or study.class_names)
@@ -209,20 +209,15 @@ def masked_logits(model: Classifier, stimuli: StimulusSet, study: Study) -> np.n
     if head == wanted and (not wanted or logits.shape[1] == len(head)):
         return logits
     missing = sorted(set(wanted) - set(head))
-    if missing or logits.shape[1] != len(head) or len(set(head)) < len(head):
-        lack = (
-            f"no class named {missing[:3]}"
-            if missing
-            else f"{len(head)} class names, {len(set(head))} different"
-        )
-        raise DataError(
-            message(
-                f"logits for the {len(wanted)} classes of {stimuli.name!r}",
-                f"{logits.shape[1]} logits; {lack}",
-                "name the classes of the set as the head does, and give every class of the head "
-                "a logit and a name",
-            )
-        )
+    lack = f"{len(head)} class names, {len(set(head))} different"
+    require(
+        not missing and logits.shape[1] == len(head) == len(set(head)),
+        DataError,
+        f"logits for the {len(wanted)} classes of {stimuli.name!r}",
+        f"{logits.shape[1]} logits; {f'no class named {missing[:3]}' if missing else lack}",
+        "name the classes of the set as the head does, and give every class of the head a logit "
+        "and a name",
+    )
     where = {name: i for i, name in enumerate(head)}
     return classification.mask_classes(
         logits, np.asarray([where[name] for name in wanted], dtype=np.int64)
@@ -302,7 +297,7 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
 
 
 def nan_row(n_bad: int, **fields: str | int | None) -> list[MetricRow]:
-    """Return a row with the number of stimuli with NaN logits, which are wrong, if any."""
+    """Return a row ``nan_logits`` with the number of stimuli with NaN logits, if there are any."""
     return [MetricRow("nan_logits", float(n_bad), "stimuli", **fields)] if n_bad else []
 
 

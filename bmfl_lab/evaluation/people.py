@@ -25,7 +25,7 @@ from bmfl_lab.data.modelvshuman import (
 )
 from bmfl_lab.data.ood_sets import group_columns
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.ood import nan_row
 from bmfl_lab.metrics.behaviour import (
     coarse_decision,
@@ -130,15 +130,13 @@ def compare_with_people(
     stimuli, table = read_images(images, name), read_trials(trials)
     people = table[table["human"]]
     keys = [image_key(Path(str(i)).name) for i in stimuli.ids]
-    if people.empty or not set(people["key"]) & set(keys):
-        got = (
-            "no person"
-            if people.empty
-            else f"images like {people['key'].iloc[0]!r}, not {keys[0]!r}"
-        )
-        raise DataError(
-            message(f"trials of people on the images of {name!r}", got, "take both from one set")
-        )
+    require(
+        set(people["key"]) & set(keys),
+        DataError,
+        f"trials of people on the images of {name!r}",
+        "no person" if people.empty else f"trials on images like {people['key'].iloc[0]!r}",
+        "take both from one set",
+    )
     observers = sorted(people["observer"].unique())
     truth = np.asarray([CATEGORIES[i] for i in stimuli.labels], dtype=object)
     cues = cue_conflict([str(i) for i in stimuli.ids]) if name.startswith("cue") else None

@@ -361,13 +361,12 @@ def agreement_metrics(
     split, model, subject, selection, notes : str
         Fields of each row, as in `MetricRow`.
     """
-    units = {"error_degrees": "degrees", "error_shuffled": "degrees"}
     columns = [c for c in agreement.columns if c not in ("roi", "n_vertices")]
     return [
         MetricRow(
             name=f"field_{column}",
             value=None if pd.isna(row[column]) else float(row[column]),
-            unit=units.get(column, "r"),
+            unit="degrees" if column.startswith("error") else "r",
             split=split,
             n=int(row["n_vertices"]),
             selection=selection,

@@ -295,7 +295,7 @@ def _consistency_rows(
         names = [m for m in cell.tables if m in models]
         weights = image_weights(cell.ids, n_boot, seed)
         for a, b in itertools.combinations_with_replacement(names, 2):
-            pairs = list(_paired_seeds(cell, a, b))
+            pairs = _paired_seeds(cell, a, b)
             if not pairs:
                 continue
             values = [error_consistency(x.astype(bool), y.astype(bool)) for x, y in pairs]
@@ -317,13 +317,13 @@ def _consistency_rows(
     return rows
 
 
-def _paired_seeds(cell: _Cell, a: str, b: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _paired_seeds(cell: _Cell, a: str, b: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return correctness of two models under the same seed, or of one under successive seeds."""
     first, second = cell.tables[a]["correct"], cell.tables[b]["correct"]
     if a == b:
-        yield from itertools.pairwise(first)
-        return
-    for i, s in enumerate(cell.seeds[a]):
-        yield from ((first[i], second[j]) for j in np.flatnonzero(cell.seeds[b] == s))
+        return list(itertools.pairwise(first))
+    by_seed = dict(zip(cell.seeds[b], second))
+    return [(x, by_seed[s]) for s, x in zip(cell.seeds[a], first) if s in by_seed]
 
 
 def _kappa(weights: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -711,12 +711,11 @@ def image_of(study: Study, row: pd.Series, *, seed: int = 0) -> dict[str, Any]:
         one = shifted(one, row.shift, int(row.severity), seed)
         where = f"{row.shift} {int(row.severity)}"
     names = stimuli.class_names
-    predicted = names[row.predicted] if row.predicted >= 0 else "none"
     return {
         "stimulus": one,
         "image": one.image(0),
         "true": names[row.label],
-        "predicted": predicted,
+        "predicted": names[row.predicted] if row.predicted >= 0 else "none",
         "confidence": float(row.confidence),
         "where": where,
     }

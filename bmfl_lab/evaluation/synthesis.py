@@ -15,20 +15,20 @@ from bmfl_lab.runtime import seed_for
 
 @dataclass(frozen=True)
 class Synthesis:
-    """Images and how they came about.
+    """Hold images that were made to drive an ROI.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, H, W, 3)
+        Images.
     activity : ndarray, shape (n,)
-        Mean predicted activity of the ROI for the images as stored (8 bit), by the encoder that
-        made them.
+        Mean predicted activity of the ROI for these images, by the encoder that guided them.
     start : ndarray, shape (n,)
-        The same before the first step.
+        The same for the images before the first step.
     judged : ndarray, shape (n,), or None
-        By the held-out encoder, which took no part.
+        The same for the final images by a held-out encoder; None without one.
     prior : str
-        The image prior in words.
+        The prior of the images in words.
     """
 
     images: np.ndarray
