@@ -15,8 +15,8 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
 from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
-from bmfl_lab.errors import ConfigError, nearest, require
-from bmfl_lab.evaluation.ood import evaluation_sets, nan_row
+from bmfl_lab.errors import ConfigError, require
+from bmfl_lab.evaluation.ood import evaluation_sets, known_names, nan_row
 from bmfl_lab.metrics.classification import correct, n_nan
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, holm, verdict
 from bmfl_lab.models.lesion import Lesion
@@ -190,7 +190,8 @@ def ablate_regions(
     is tested with seeds and images as crossed random factors (`crossed_mean`).
     """
     names = _regions(atlas, regions)
-    modes, controls = _known(modes, MODES, "modes"), _known(controls, CONTROLS, "controls")
+    modes = known_names(modes, MODES, "modes")
+    controls = known_names(controls, CONTROLS, "controls")
     require(
         seeds and n_draws >= 1 and ("ceiling_matched" not in controls or ceiling is not None),
         ConfigError,
@@ -216,19 +217,6 @@ def ablate_regions(
     for place, bad in bad_of.items():
         rows += _nan_rows(bad, place, len(places[place]), selection, notes)
     return AblationResult(rows, _frame(correct_of, places, seeds))
-
-
-def _known(wanted: Sequence[str], known: Mapping[str, str], what: str) -> tuple[str, ...]:
-    """Return the names without repetitions; refuse unknown ones."""
-    for name in wanted:
-        require(
-            name in known,
-            ConfigError,
-            f"{what} among {tuple(known)}",
-            repr(name),
-            nearest(name, list(known)),
-        )
-    return tuple(dict.fromkeys(wanted))
 
 
 def _regions(atlas: Atlas, regions: Sequence[str] | None) -> tuple[str, ...]:
@@ -269,8 +257,9 @@ def _train(
     train: Train, cells: Mapping[tuple, np.ndarray], seeds: Sequence[int], n_vertices: int
 ) -> dict[tuple, LesionableClassifier]:
     """Return the intact models and those of the modes that train, by the keys of `cells`."""
-    everything = np.ones(n_vertices, dtype=bool)
-    wanted = {("intact", "", "", s, 0): Wanted("intact", everything, s) for s in seeds}
+    wanted = {
+        ("intact", "", "", s, 0): Wanted("intact", np.ones(n_vertices, bool), s) for s in seeds
+    }
     for key, mask in cells.items():
         if key[0] not in LESIONS:
             name = f"{key[0]} {key[2]}" + (f", {key[1]} {key[4]}" if key[1] else "")

@@ -143,8 +143,8 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
         (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     )
     edge = size // 2
-    inner = similarity[edge : similarity.shape[0] - edge, edge : similarity.shape[1] - edge]
-    return float(inner.mean())
+    rows, columns = similarity.shape
+    return float(similarity[edge : rows - edge, edge : columns - edge].mean())
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -307,8 +307,8 @@ class Randomisation:
 
     def table(self) -> pd.DataFrame:
         """Return the mean of both measures over images, one row per stage."""
-        means = pd.DataFrame({k: t.mean() for k, t in self.similarity.items()})
-        return means.T.rename_axis("randomised down to")
+        means = {k: t.mean() for k, t in self.similarity.items()}
+        return pd.DataFrame(means).T.rename_axis("randomised down to")
 
 
 def weight_randomisation(
@@ -392,8 +392,8 @@ def _backbone_stages(
     for part in np.array_split(np.arange(backbone.n_blocks)[::-1], min(groups, backbone.n_blocks)):
         label = f"block {part[0] + 1}" if len(part) == 1 else f"blocks {part[-1] + 1}-{part[0] + 1}"
         stages[label] = tuple(f"{prefix}blocks.{i}." for i in part)
-    embedding = ("patch_embed", "pos_embed", "cls_token", "register_tokens")
-    return {**stages, "embedding": tuple(prefix + name for name in embedding)}
+    names = ("patch_embed", "pos_embed", "cls_token", "register_tokens")
+    return {**stages, "embedding": tuple(prefix + name for name in names)}
 
 
 def _path_stages(path: BMFL) -> dict[str, tuple[str, ...]]:
@@ -458,8 +458,8 @@ def randomise_roi_attention(
 
     def maps(module: nn.Module) -> np.ndarray:
         changed = dataclasses.replace(encoder, module=module["encoder"])
-        attention = roi_attention(changed, stimuli, backbone=module["backbone"])
-        return attention[:, names.index(query)].mean(1)
+        weights = roi_attention(changed, stimuli, backbone=module["backbone"])
+        return weights[:, names.index(query)].mean(1)
 
     return weight_randomisation(both, stages, maps, seed=seed)
 
@@ -511,8 +511,9 @@ def randomise_brain_attention(
             parts.append(weights.unflatten(-1, grid).cpu().numpy())
         return np.concatenate(parts)
 
-    stages = _path_stages(fusion.path)
-    return weight_randomisation(fusion.path, stages, maps, seed=seed, trained=trained)
+    return weight_randomisation(
+        fusion.path, _path_stages(fusion.path), maps, seed=seed, trained=trained
+    )
 
 
 # --- deletion and insertion
@@ -1134,10 +1135,15 @@ def check_backbone(
     else:
         name = "backbone CLS"
         maps = backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
-    stages = _backbone_stages(backbone)
-    randomised = weight_randomisation(backbone, stages, maps_of, seed=seed, trained=maps)
-    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
-    return _checked_map(name, maps, randomised, curves, region=region)
+    return _checked_map(
+        name,
+        maps,
+        weight_randomisation(
+            backbone, _backbone_stages(backbone), maps_of, seed=seed, trained=maps
+        ),
+        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
+        region=region,
+    )
 
 
 def check_roi_attention(
@@ -1183,8 +1189,14 @@ def check_roi_attention(
     if shuffled is not None:
         row = query_names(encoder).index(query)
         other = roi_attention(shuffled, stimuli, backbone=backbone)[:, row].mean(1)
-    curves = response_curves(encoder, stimuli, maps, query, backbone=backbone, seed=seed)
-    return _checked_map(f"{query} query", maps, randomised, curves, shuffled=other, region=region)
+    return _checked_map(
+        f"{query} query",
+        maps,
+        randomised,
+        response_curves(encoder, stimuli, maps, query, backbone=backbone, seed=seed),
+        shuffled=other,
+        region=region,
+    )
 
 
 def check_brain_attention(
@@ -1212,10 +1224,14 @@ def check_brain_attention(
     CheckedMap
     """
     maps = brain_attention(fusion, stimuli).mean(1)
-    other = None if shuffled is None else brain_attention(shuffled, stimuli).mean(1)
-    randomised = randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps)
-    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
-    return _checked_map("brain CLS", maps, randomised, curves, shuffled=other, region=region)
+    return _checked_map(
+        "brain CLS",
+        maps,
+        randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps),
+        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
+        shuffled=None if shuffled is None else brain_attention(shuffled, stimuli).mean(1),
+        region=region,
+    )
 
 
 def check_class_attribution(
@@ -1254,17 +1270,14 @@ def check_class_attribution(
         found = class_attribution(model, stimuli, target=classes, steps=coarse, path=path)
         return np.abs(found.patches)
 
-    other = None if shuffled is None else maps_of(shuffled.path, shuffled)
-    randomised = weight_randomisation(
-        fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
-    )
-    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
     return _checked_map(
         "integrated gradients",
         maps,
-        randomised,
-        curves,
-        shuffled=other,
+        weight_randomisation(
+            fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
+        ),
+        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
+        shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
         region=region,
         gap=attribution.relative_gap,
     )

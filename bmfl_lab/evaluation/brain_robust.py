@@ -13,8 +13,6 @@ from bmfl_lab.errors import DataError, require
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
-THIS = "this run"
-
 
 @dataclass(frozen=True)
 class BrainRobust:
@@ -104,7 +102,7 @@ def brain_and_robust(
     the uncertainty.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([asdict(r) for r in rows])
-    frame = frame if "run" in frame else frame.assign(run=THIS)
+    frame = frame if "run" in frame else frame.assign(run="this run")
     names = [[n] if isinstance(n, str) else list(n) for n in (brain, robust)]
     frame = frame[frame["name"].isin(names[0] + names[1])]
     found = []

@@ -26,7 +26,6 @@ OTHER_IMAGES = (
     "not ImageNet: the ratio orders models here, its level does not compare with published ones"
 )
 ALL = "15 corruptions"
-UNIT = "ratio to AlexNet's error"
 
 
 def evaluate_corruptions(
@@ -259,7 +258,7 @@ def _row(
     return MetricRow(
         name,
         found.value,
-        UNIT,
+        "ratio to AlexNet's error",
         "test",
         found.n,
         selection.get(model, "none"),

@@ -423,7 +423,7 @@ def shift_mean_rows(
         .to_numpy(float)
         for n, part in frame.groupby("model", sort=False)
     }
-    label = f"mean of {frame.groupby(['shift', 'severity'], dropna=False).ngroups} shifts"
+    n_shifts = frame.groupby(["shift", "severity"], dropna=False).ngroups
     rows = []
     for name in names:
         kept = next((r for r in result.rows if r.model == name), None)
@@ -431,7 +431,7 @@ def shift_mean_rows(
             "unit": "fraction",
             "split": "test",
             "n": grids[name].shape[1],
-            "shift": label,
+            "shift": f"mean of {n_shifts} shifts",
             "selection": kept.selection if kept else "none",
             "notes": kept.notes if kept else "",
             "n_seeds": len(grids[name]),

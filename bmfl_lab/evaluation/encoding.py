@@ -17,8 +17,9 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.layers import flatten_tokens
+from bmfl_lab.evaluation.ood import known_names
 from bmfl_lab.metrics.correlation import CHUNK, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
 from bmfl_lab.models.encoders import RetinotopicEncoder
@@ -429,10 +430,7 @@ def encoding_controls(
     ConfigError
         If a control is unknown.
     """
-    unknown = [c for c in controls if c not in CONTROLS]
-    require(
-        not unknown, ConfigError, f"controls among {CONTROLS}", unknown[:1], "choose some of them"
-    )
+    controls = known_names(controls, CONTROLS, "controls")
     who, where = study.subject(subject), pick_device(device)
     store = store if store is not None else FeatureStore()
 

@@ -498,5 +498,7 @@ def _score(row, part: pd.DataFrame) -> str:
     p = part[same & (part["name"] == f"{row.name}_p")]["value"]
     value = "undefined" if pd.isna(row.value) else f"r = {row.value:+.2f}"
     chance = f", p = {p.iloc[0]:.3g}" if len(p) and pd.notna(p.iloc[0]) else ""
-    size = f"n = {int(row.n)}, {row.notes}"
-    return f"{SCORE_WORDS[row.name]} ({row.split}): {value}{chance}, {row.interval}; {size}."
+    return (
+        f"{SCORE_WORDS[row.name]} ({row.split}): {value}{chance}, {row.interval}; "
+        f"n = {int(row.n)}, {row.notes}."
+    )

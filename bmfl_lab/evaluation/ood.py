@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.protocols import Classifier
@@ -165,6 +165,22 @@ def notes_of(result: OODResult, split: str, shift: str, severity: int | None) ->
     return next(found, "")
 
 
+def known_names(wanted: Iterable[str], known: Iterable[str], what: str) -> tuple[str, ...]:
+    """Return names without repetitions, after a check that all of them are known.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown; the message says that `what` was expected.
+    """
+    names, known = tuple(dict.fromkeys(wanted)), tuple(known)
+    for name in names:
+        require(
+            name in known, ConfigError, f"{what} among {known}", repr(name), nearest(name, known)
+        )
+    return names
+
+
 def read_once(models: Sequence[Classifier], stimuli: StimulusSet) -> None:
     """Extract the tokens that models read from a set, in one pass per backbone.
 
@@ -218,10 +234,8 @@ def masked_logits(model: Classifier, stimuli: StimulusSet, study: Study) -> np.n
         "name the classes of the set as the head does, and give every class of the head a logit "
         "and a name",
     )
-    where = {name: i for i, name in enumerate(head)}
-    return classification.mask_classes(
-        logits, np.asarray([where[name] for name in wanted], dtype=np.int64)
-    )
+    columns = np.asarray([head.index(name) for name in wanted], dtype=np.int64)
+    return classification.mask_classes(logits, columns)
 
 
 def _seed(model: Classifier, position: int) -> int:

@@ -149,8 +149,9 @@ def compare_with_people(
         decisions = decide(model, stimuli, wnids)
         rows += _model_rows(name_of_model, decisions, truth, place, n_boot, seed)
         trials_too = _with_model(people, name_of_model, keys, decisions == truth)
-        pair = f"{name_of_model} ~ people"
-        rows.append(_consistency(pair, trials_too, [name_of_model], observers, place))
+        rows.append(
+            _consistency(f"{name_of_model} ~ people", trials_too, [name_of_model], observers, place)
+        )
         if cues is not None:
             bias, n = shape_bias(decisions, *cues), len(truth)
             rows.append(

@@ -204,8 +204,7 @@ def encoding_table(
         ]
         for roi, mask in ((roi, atlas.select(roi)) for roi in rois or atlas.present)
     }
-    index = pd.Index(scores, name="layer")
-    return pd.DataFrame(columns, index=index).rename_axis(columns="roi")
+    return pd.DataFrame(columns, index=list(scores)).rename_axis(index="layer", columns="roi")
 
 
 def best_layers(scores: np.ndarray, least: float = 0.0) -> np.ndarray:
@@ -351,8 +350,8 @@ def temporal_score(
     ----------
     Raugel et al. (2025), arXiv:2508.18226: temporal score.
     """
-    depth = np.linspace(0, 1, len(scores))
-    return _tested(depth, peak_times(scores, times), n_permutations, seed, "temporal score")
+    depth, peaks = np.linspace(0, 1, len(scores)), peak_times(scores, times)
+    return _tested(depth, peaks, n_permutations, seed, "temporal score")
 
 
 def encoding_over_time(

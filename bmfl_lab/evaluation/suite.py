@@ -12,8 +12,8 @@ import pandas as pd
 
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, nearest, require
-from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, notes_of
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, known_names, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
 from bmfl_lab.metrics.statistics import (
     Interval,
@@ -106,23 +106,9 @@ def evaluate_suite(
     Meding & Wichmann (2020), Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and
     humans.
     """
-    names = list(dict.fromkeys(n for n, _ in study.shifts)) if shifts is None else list(shifts)
-    for name in names:
-        require(
-            name in SHIFTS.names(),
-            ConfigError,
-            "the name of a shift",
-            repr(name),
-            nearest(name, SHIFTS.names()),
-        )
-    for name in baselines:
-        require(
-            name in models,
-            ConfigError,
-            f"baselines among {tuple(models)}",
-            repr(name),
-            nearest(name, models),
-        )
+    names = [n for n, _ in study.shifts] if shifts is None else shifts
+    names = known_names(names, SHIFTS.names(), "shifts")
+    known_names(baselines, models, "baselines")
     pairs = [(n, int(s)) for n in names for s in severities]
     result = evaluate_ood(models, study, shifts=pairs, sets=sets, n_boot=n_boot, seed=seed)
     cells = list(_cells(result))
@@ -504,16 +490,9 @@ def compare_models(
     underestimates how much they vary. Where seeds differ by some points, both find differences that
     the next seeds would not show.
     """
-    known = list(dict.fromkeys(result.per_image["model"]))
+    known = result.per_image["model"].unique()
     others = [m for m in known if m != baseline] if models is None else list(models)
-    for name in (baseline, *others):
-        require(
-            name in known,
-            ConfigError,
-            f"a model among {tuple(known)}",
-            repr(name),
-            nearest(name, known),
-        )
+    known_names((baseline, *others), known, "a model")
     frame = result.per_image.assign(
         severity=result.per_image["severity"].astype("Float64").fillna(0)
     )
@@ -608,8 +587,7 @@ def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame
     frame = per_image[per_image["confidence"].notna()]
     bins = np.clip(np.ceil(frame["confidence"] * n_bins).astype(int) - 1, 0, n_bins - 1)
     frame = frame.assign(bin=bins, severity=frame["severity"].astype("Float64"))
-    grouped = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False)
-    table = grouped.agg(
+    table = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False).agg(
         count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean")
     )
     order = {m: i for i, m in enumerate(dict.fromkeys(frame["model"]))}
@@ -649,15 +627,7 @@ def extreme_images(
     ConfigError
         If a model is unknown.
     """
-    known = list(dict.fromkeys(per_image["model"]))
-    for name in (model, *([against] if against else [])):
-        require(
-            name in known,
-            ConfigError,
-            f"a model among {tuple(known)}",
-            repr(name),
-            nearest(name, known),
-        )
+    known_names((model, *([against] if against else [])), per_image["model"].unique(), "a model")
     frame = per_image.assign(
         severity=per_image["severity"].astype("Float64").fillna(0), score=-per_image["nll"]
     )
