@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import Atlas, StimulusSet, Study
 from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
 from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.evaluation.ood import evaluation_sets, known_names, nan_row

@@ -22,8 +22,7 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 
 from bmfl_lab.backbones import Backbone
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from bmfl_lab.backbones import Backbone
 from bmfl_lab.backbones.tokens import read_tokens
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import Atlas, StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error

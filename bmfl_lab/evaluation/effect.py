@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import StimulusSet, Subject
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling

@@ -12,11 +12,8 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.backbones import Backbone, FeatureStore
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
+from bmfl_lab.data import Atlas, StimulusSet, Study, Subject
 from bmfl_lab.data.shifts import shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.layers import flatten_tokens
 from bmfl_lab.evaluation.ood import known_names

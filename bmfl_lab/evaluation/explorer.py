@@ -17,10 +17,8 @@ from scipy.special import softmax
 
 from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, extract_many
-from bmfl_lab.data.responses import Subject
+from bmfl_lab.data import StimulusSet, Study, Subject
 from bmfl_lab.data.shifts import SHIFTS, shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,

@@ -111,8 +111,6 @@ class FrozenModel:
 
     def pooled(self, stimuli: StimulusSet) -> np.ndarray:
         """Return features of the last block, float32 (n_stimuli, d)."""
-        blocks = [self.backbone.n_blocks - 1]
-        (features,) = layer_features(
-            self.backbone, stimuli, self.tokens, blocks=blocks, store=self.store
-        ).values()
-        return features
+        last = self.backbone.n_blocks - 1
+        found = layer_features(self.backbone, stimuli, self.tokens, blocks=[last], store=self.store)
+        return found[f"block {last}"]

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.statistics import bootstrap_mean

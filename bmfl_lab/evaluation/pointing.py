@@ -15,8 +15,7 @@ import torch
 
 from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import stored_patches
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import Atlas, StimulusSet
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.attention import queries_of, query_vertices
 from bmfl_lab.models.encoders import RetinotopicEncoder, ROIQueryEncoder, field_weights

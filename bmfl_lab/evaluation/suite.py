@@ -340,13 +340,17 @@ def _robustness_rows(
         about += f", R2 = {line.r2:.2f}" if line else ": undefined"
         if line and line.r2 < POOR_FIT:
             about += "; poor fit: the line explains less than half of the spread"
-        for name in ("slope", "intercept", "r2"):
-            value = None if line is None else float(getattr(line, name))
-            rows.append(
-                cell.row(
-                    result, f"robustness_{name}", "baselines", value, unit="logit", notes=about
-                )
+        rows += [
+            cell.row(
+                result,
+                f"robustness_{name}",
+                "baselines",
+                None if line is None else float(getattr(line, name)),
+                unit="logit",
+                notes=about,
             )
+            for name in ("slope", "intercept", "r2")
+        ]
         weights = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
         over = [seed_weights(len(home.seeds[b]), n_boot, seed) for b in baselines]
         drawn_line = _drawn_lines(

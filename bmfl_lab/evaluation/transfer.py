@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import StimulusSet, Subject
 from bmfl_lab.data.things_eeg import EEG
 from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.effect import (
