@@ -141,7 +141,7 @@ def alignment_effect(
     stimuli, rois = subject.stimuli.subset(rows), list(rois or subject.atlas.present)
     found = {n: [m.activations(stimuli) for m in g] for n, g in groups.items()}
     layers = list(found[baseline][0])
-    ids = [str(i) for i in stimuli.ids]
+    ids = list(map(str, stimuli.ids))
     model_rdms = np.stack(
         [model_rdm(a[k], metric) for g in found.values() for a in g for k in layers]
     )

@@ -436,7 +436,7 @@ def encoding_rows(
         resampled = bootstrap_pearson(measured, p, n_boot=n_boot, seed=seed)
         for roi in rois or atlas.present:
             kept = atlas.select(roi) & np.isfinite(r)
-            value, low, high = None, None, None
+            value = low = high = None
             if kept.any():
                 value = float(r[kept].mean())
                 low, high = np.nanquantile(resampled[:, kept].mean(axis=1), [0.025, 0.975])

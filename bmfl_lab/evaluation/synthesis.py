@@ -135,8 +135,7 @@ def synthesise_preferred(
             f"NaN at step {step}",
             "lower lr",
         )
-        loss = (smoothness * total_variation(images) - value).sum()
-        (raw.grad,) = torch.autograd.grad(loss, raw)
+        (raw.grad,) = torch.autograd.grad((smoothness * total_variation(images) - value).sum(), raw)
         optimiser.step()
     with torch.no_grad():
         stored = (raw.sigmoid() * 255).round()
