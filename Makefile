@@ -1,7 +1,7 @@
 # The set-up commands:  make run | test | lab | app   (and lint, smoke, test-browser, bench, clean)
 #
-# CPU machines get the torch build pinned in .ci/constraints-cpu.txt; where nvidia-smi works, pip is left to choose a
-# CUDA build. Override with  make run TORCH_CONSTRAINT=path/to/constraints.txt  or  TORCH_CONSTRAINT=  for none.
+# .ci/torch_build.py chooses the build of torch and says which: a CUDA build where nvidia-smi works, elsewhere the CPU
+# build that .ci/constraints-cpu.txt pins. Override pip's options with  make run TORCH_OPTIONS="-c my-constraints.txt".
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -9,8 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-TORCH_CONSTRAINT ?= $(shell nvidia-smi -L >/dev/null 2>&1 || echo .ci/constraints-cpu.txt)
-STAMP = $(VENV)/.installed-$(shell cat pyproject.toml $(TORCH_CONSTRAINT) | cksum | cut -d' ' -f1)
+TORCH_OPTIONS ?= $$($(PY) .ci/torch_build.py)
+STAMP = $(VENV)/.installed-$(shell cat pyproject.toml .ci/constraints-cpu.txt | cksum | cut -d' ' -f1)
 LAB_CONFIG := $(VENV)/share/bmfl/jupyter
 
 .PHONY: help setup run lint test test-browser smoke bench lab app clean
@@ -24,9 +24,9 @@ $(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) was not found; install Python 3.11 or newer, or name it with PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V); name another with PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: this Python cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"; exit 1; }
-	@echo "== set-up: $(PY), $(if $(TORCH_CONSTRAINT),torch as in $(TORCH_CONSTRAINT),torch as pip chooses) (a few minutes the first time)"
+	@echo "== set-up: $(PY) (a few minutes the first time)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -q -q --disable-pip-version-check $(if $(TORCH_CONSTRAINT),-c $(TORCH_CONSTRAINT)) -e '.[test]' || { echo "error: pip could not install the project; its messages stand above"; exit 1; }
+	@$(PY) -m pip install -q -q --disable-pip-version-check $(TORCH_OPTIONS) -e '.[test]' || { echo "error: pip could not install the project; its messages stand above"; exit 1; }
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
@@ -58,8 +58,8 @@ bench: setup
 	@missed=0; for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(PY) $$script || missed=1; done; exit $$missed
 
 # Jupyter's own defaults stay: loopback address, token, XSRF check, not as root without being asked. Nothing is
-# answered without the token, and no terminals are offered.
-LAB_SAFE := --ServerApp.allow_unauthenticated_access=False --ServerApp.terminals_enabled=False
+# answered without the token, an empty token is refused, and no terminals are offered.
+LAB_SAFE := --ServerApp.allow_unauthenticated_access=False --ServerApp.terminals_enabled=False --ServerApp.identity_provider_class=bmfl_lab.runs.lab.TokenRequired
 
 lab: setup
 	@mkdir -p $(LAB_CONFIG)/labconfig
@@ -75,7 +75,7 @@ APP_SAFE := --Voila.ip=127.0.0.1 --Voila.auto_token=True
 app: export APP_CONFIG = {"Voila": {"tornado_settings": {"headers": {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://localhost:* ws://127.0.0.1:*; frame-ancestors 'self'"}}}}
 
 app: setup
-	@$(PY) -c 'import voila' 2>/dev/null || { echo "== set-up of voila"; $(PY) -m pip install -q -q --disable-pip-version-check $(if $(TORCH_CONSTRAINT),-c $(TORCH_CONSTRAINT)) -e '.[app]'; } || { echo "error: pip could not install voila; its messages stand above"; exit 1; }
+	@$(PY) -c 'import voila' 2>/dev/null || { echo "== set-up of voila"; $(PY) -m pip install -q -q --disable-pip-version-check $(TORCH_OPTIONS) -e '.[app]'; } || { echo "error: pip could not install voila; its messages stand above"; exit 1; }
 	@mkdir -p $(LAB_CONFIG)
 	@printf '%s\n' "$$APP_CONFIG" > $(LAB_CONFIG)/voila.json
 	@echo "== $(NOTEBOOK) as an app; the page stays empty until its cells have run (stop it with Ctrl-C)"

@@ -1,12 +1,17 @@
 """The environment that the set-up makes, and the files that describe it."""
 
+import http.server
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
+import threading
 import tomllib
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONSTRAINTS = ".ci/constraints-cpu.txt"
+CHOOSER = ROOT / ".ci" / "torch_build.py"
+INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 def test_a_cpu_torch_brought_no_cuda_package_and_no_torchvision():
@@ -59,7 +66,7 @@ def test_environment_yml_says_what_pyproject_says():
     plain = [d for d in data["dependencies"] if isinstance(d, str)]
     (pip,) = [d["pip"] for d in data["dependencies"] if isinstance(d, dict)]
     assert f"python{PROJECT['requires-python']}" in plain and {"pip", "nodejs"} <= set(plain)
-    assert pip == [f"-c {CONSTRAINTS}", "-e .[test]"]
+    assert pip == [f"--extra-index-url {INDEX}", f"-c {CONSTRAINTS}", "-e .[test]"]
     assert "test" in PROJECT["optional-dependencies"]
 
 
@@ -73,7 +80,75 @@ def test_every_install_command_carries_the_constraint():
         if name == "environment.yml":
             assert f"- -c {CONSTRAINTS}" in (ROOT / name).read_text()
         elif "torch" not in line and "GPU" not in line:
-            assert "-c " in line, f"{name}: {line}"
+            assert "$(TORCH_OPTIONS)" in line, f"{name}: {line}"
+
+
+def _write_wheel(folder, version):
+    """Write an empty wheel of torch that pip can resolve."""
+    folder.mkdir(exist_ok=True)
+    info = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version}-py3-none-linux_x86_64.whl", "w") as wheel:
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n"
+        )
+        tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n"
+        wheel.writestr(f"{info}/WHEEL", tag)
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def _choose(index, **environment):
+    """Run the chooser with an index; return pip's options and the sentence about the build."""
+    done = subprocess.run(
+        [sys.executable, CHOOSER],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "TORCH_CPU_INDEX": index, **environment},
+    )
+    return done.stdout.split(), done.stderr.strip()
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="wheels of Linux on x86_64"
+)
+@pytest.mark.parametrize(
+    ("versions", "sentence"),
+    [
+        (["2.13.0+cpu"], "the CPU build torch-2.13.0+cpu-py3"),
+        (["2.13.0"], "which PyPI builds with CUDA (about 3 GB"),
+        (["2.13.0", "2.13.0+cpu"], "the CPU build torch-2.13.0+cpu-py3"),
+        (["2.12.0"], "pip finds no torch for this Python"),
+    ],
+)
+def test_without_the_index_the_set_up_says_which_build_pip_takes(versions, sentence, tmp_path):
+    for version in versions:
+        _write_wheel(tmp_path / "wheels", version)
+    closed = "http://127.0.0.1:9/whl/cpu"
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels")}
+    options, said = _choose(closed, **offline)
+    assert options == ["-c", CONSTRAINTS] and sentence in said and said.count("\n") == 0
+
+
+def test_the_set_up_takes_the_cpu_build_of_an_index_that_answers(tmp_path):
+    (tmp_path / "torch").mkdir()
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        index = f"http://127.0.0.1:{server.server_port}"
+        options, said = _choose(index, no_proxy="127.0.0.1")
+        server.shutdown()
+    assert options == ["-c", CONSTRAINTS, "--extra-index-url", index]
+    assert "CPU build" in said and "0.2 GB" in said
+    assert INDEX in CHOOSER.read_text()
+
+
+def test_the_set_up_leaves_the_build_to_pip_where_a_gpu_is(tmp_path):
+    for status, expected in ((0, []), (1, ["-c", CONSTRAINTS])):
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\nexit {status}\n")
+        tool.chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        assert _choose("http://127.0.0.1:9", PATH=path, PIP_NO_INDEX="1")[0] == expected
 
 
 @pytest.mark.parametrize("tool", ["python3", "npm"])
@@ -171,15 +246,27 @@ def test_jupyter_answers_nobody_without_the_token():
     line = next(x for x in text.splitlines() if "bin/jupyter lab" in x)
     flags = dict(
         re.findall(
-            r"--ServerApp\.(\w+)=(\w+)",
+            r"--ServerApp\.(\w+)=([\w.]+)",
             next(x for x in text.splitlines() if x.startswith("LAB_SAFE")),
         )
     )
     assert "$(LAB_SAFE)" in line and flags == {
         "allow_unauthenticated_access": "False",
         "terminals_enabled": "False",
+        "identity_provider_class": "bmfl_lab.runs.lab.TokenRequired",
     }
     traits = ServerApp.class_traits(config=True)
     assert set(flags) <= set(traits)
     assert traits["ip"].default() == "localhost" and not traits["allow_root"].default()
     assert not traits["disable_check_xsrf"].default() and traits["allow_origin"].default() == ""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("token", ["--ServerApp.token=", "--IdentityProvider.token="])
+def test_jupyter_does_not_start_with_an_empty_token(address, token, tmp_path):
+    command = ["make", "-C", str(ROOT), "-o", "setup", "lab", f"VENV={sys.prefix}"]
+    command += [f"LAB_CONFIG={tmp_path}"]
+    command += [f"LAB_ARGS=--no-browser --allow-root --ip={address} {token}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "running at" not in done.stderr
+    assert "leave out --ServerApp.token=" in done.stderr

@@ -159,12 +159,14 @@ def check_trials(design: Design, trials: dict[int, int], subject: int) -> None:
 
 
 def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> StimulusSet:
-    """Return images of ``nsd_stimuli.hdf5``, read one at a time.
+    """Return a stimulus set of images in ``nsd_stimuli.hdf5``, which are read when they are used.
 
     Parameters
     ----------
+    path : str or Path
+        The file ``nsd_stimuli.hdf5``.
     numbers : sequence of int
-        0-based image numbers.
+        Numbers of the images among the 73,000 of NSD, counted from 0.
 
     Raises
     ------

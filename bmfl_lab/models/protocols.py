@@ -49,6 +49,7 @@ class BrainEncoder(Protocol):
     backbone: BackboneSpec
     sources: tuple[Mapping[str, Any], ...]
     label: str
+    selection: str
     hash: str
     scores: np.ndarray
 

@@ -16,14 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bmfl_lab.errors import BmflError, DataError, LockedError, RunError, message
+from bmfl_lab.errors import BmflError, DataError, LockedError, RunError, message, require
 from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.records import read_record
 from bmfl_lab.runs.paths import out_root, run_folder
 from bmfl_lab.runs.spec import Run, load_spec
 from bmfl_lab.runtime import code_revision, pick_device
 
-STATES = ("absent", "running", "error", "incomplete", "stale", "ok")
 KERNEL_PID = ".kernel.pid"
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -61,7 +60,8 @@ def state_of(run: Run, out: str | Path | None = None) -> tuple[str, str]:
     Returns
     -------
     tuple of str
-        One of `STATES`, and one sentence (empty for "absent" and "ok").
+        "absent", "running", "error", "incomplete", "stale" or "ok", and one sentence (empty for
+        "absent" and "ok").
     """
     folder = folder_of(run, out)
     if not (folder / "spec.json").is_file():
@@ -84,8 +84,10 @@ def _finished_state(run: Run, folder: Path) -> tuple[str, str]:
         return "error", ended["problem"]
     if ended["cells"]:
         cell = ended["cells"][0]
-        reason = f"cell {cell['cell']} is {cell['status']}, not completed: {cell['source']}"
-        return "incomplete", reason
+        return (
+            "incomplete",
+            f"cell {cell['cell']} is {cell['status']}, not completed: {cell['source']}",
+        )
     for name in ("executed.ipynb", "record.json"):
         if not (folder / name).is_file():
             return "incomplete", f"every cell completed but {name} is missing"
@@ -130,11 +132,13 @@ def check_needs(runs: Sequence[Run], out: str | Path | None = None) -> None:
     for root, name in sorted({(r.root, n) for r in runs for n in r.needs}):
         needed = load_spec(root / "papermill_runs" / "specs" / f"{name}.yaml")
         states = [state_of(r, out)[0] for r in needed]
-        if any(s != "ok" for s in states):
-            got = f"states {', '.join(states)}"
-            raise RunError(
-                message(f"every run of spec {name!r} ok", got, f"run it first: run {name}.yaml")
-            )
+        require(
+            all(s == "ok" for s in states),
+            RunError,
+            f"every run of spec {name!r} ok",
+            f"states {', '.join(states)}",
+            f"run it first: run {name}.yaml",
+        )
     if any(r.device == "cuda" for r in runs):
         pick_device("cuda")
 
@@ -159,8 +163,8 @@ def execute(
     Returns
     -------
     list of str
-        One of `STATES` per run. A run that another process is executing is left to it and counts
-        as "running".
+        The state of each run, as `state_of` gives it. A run that another process is executing is
+        left to it and counts as "running".
 
     Raises
     ------

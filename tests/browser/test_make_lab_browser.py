@@ -28,7 +28,7 @@ def test_make_lab_opens_the_quickstart_and_asks_about_no_news(chrome, tmp_path):
         "lab",
         f"VENV={sys.prefix}",
     ]
-    command += [f"LAB_CONFIG={tmp_path / 'config'}", "TORCH_CONSTRAINT="]
+    command += [f"LAB_CONFIG={tmp_path / 'config'}", "TORCH_OPTIONS="]
     command += [
         f"LAB_ARGS=--no-browser --allow-root --port={port} --IdentityProvider.token={token}"
     ]
