@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = (
     "bmfl_lab/metrics/*.py",
     "bmfl_lab/losses/*.py",
-    "bmfl_lab/training/controls.py",
+    "bmfl_lab/training/compare.py",
     "bmfl_lab/training/trained_encoder.py",
     "bmfl_lab/data/splits.py",
     "bmfl_lab/data/nsd.py",
@@ -136,21 +136,20 @@ def mutants(path: Path) -> Iterator[Mutant]:
 
 
 def related(path: Path) -> list[str]:
-    """Return the test files of a module: those named after it or importing it by its full name.
+    """Return the test files of a module: those of its package that import it, are named after it,
+    or use one of its public names that is no plain word.
 
-    Where there are none, those that use one of its public names are taken, of its own package if
-    there are any.
+    Where there are none, those of other packages that use such a name are taken.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.ClassDef)
-    names = {n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")}
-    use = re.compile("|".join(rf"\b{re.escape(n)}\b" for n in sorted(names)) or "$^")
-    texts = {t: t.read_text(encoding="utf-8") for t in sorted((ROOT / "tests").rglob("test_*.py"))}
-    own = {t: words for t, words in texts.items() if t.parent.name == path.parent.name}
-    module = f"{path.parent.name}.{path.stem} import"
-    close = [t for t, words in own.items() if path.stem in t.stem or module in words]
-    using = [t for t, words in (own or texts).items() if use.search(words)]
-    return [str(t.relative_to(ROOT)) for t in close or using]
+    names = [n.name for n in tree.body if isinstance(n, kinds) and n.name.strip("_") == n.name]
+    special = [re.escape(n) for n in names if "_" in n or n[0].isupper()]
+    use = re.compile(rf"\b({'|'.join([*special, f'{path.parent.name}.{path.stem} import'])})\b")
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    using = [t for t in tests if path.stem in t.stem or use.search(t.read_text(encoding="utf-8"))]
+    own = [t for t in using if t.parent.name == path.parent.name]
+    return [str(t.relative_to(ROOT)) for t in own or using]
 
 
 def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
