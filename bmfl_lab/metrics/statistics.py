@@ -259,6 +259,35 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def holm_with_primary(
+    p_values: Sequence[float] | np.ndarray, primary: Sequence[bool] | np.ndarray
+) -> np.ndarray:
+    """Return p values of all claims of a report, adjusted within two families by Holm's method.
+
+    Parameters
+    ----------
+    p_values : array-like, shape (n_tests,)
+        From 0 to 1.
+    primary : array-like of bool, shape (n_tests,)
+        Whether a test belongs to the primary comparison, declared beforehand.
+
+    Returns
+    -------
+    ndarray, shape (n_tests,)
+        A primary test is adjusted for the primary tests only. Any other one is exploratory and
+        adjusted for all tests, the primary ones included; without a primary test, so are all.
+
+    Raises
+    ------
+    DataError
+        As `holm`.
+    """
+    p, first = np.asarray(p_values, dtype=np.float64), np.asarray(primary, dtype=bool)
+    adjusted = holm(p)
+    adjusted[first] = holm(p[first])
+    return adjusted
+
+
 @dataclass(frozen=True)
 class RobustnessLine:
     """The line of out-of-distribution on in-distribution accuracy, on a logit scale.

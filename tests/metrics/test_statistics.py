@@ -104,6 +104,15 @@ def test_holm_by_hand():
         s.holm([0.1, np.nan])
 
 
+def test_a_primary_comparison_is_adjusted_alone_and_everything_else_for_all():
+    p = [0.01, 0.02, 0.03, 0.004]
+    primary = [True, False, True, False]
+    # primary: .01 .03 -> .02 .03; all: .004 .01 .02 .03 -> .016 .03 .04 .04
+    assert s.holm_with_primary(p, primary) == pytest.approx([0.02, 0.04, 0.03, 0.016])
+    assert s.holm_with_primary(p, [False] * 4) == pytest.approx(s.holm(p))
+    assert s.holm_with_primary(p, [True] * 4) == pytest.approx(s.holm(p))
+
+
 def test_holm_keeps_the_family_error_rate():
     p = np.random.default_rng(0).random((3000, 8))
     rate = np.mean([(s.holm(row) <= 0.05).any() for row in p])
