@@ -67,6 +67,9 @@ class MetricRow:
         Name of the comparisons for which `p_adjusted` is adjusted ("the OOD sets").
     n_compared : int, optional
         Number of comparisons in that family.
+    smallest, p_equivalence : float, optional
+        Smallest effect of interest, and the adjusted p value of the test that the difference is
+        smaller.
     """
 
     name: str
@@ -92,9 +95,11 @@ class MetricRow:
     p_adjusted: float | None = None
     family: str = ""
     n_compared: int | None = None
+    smallest: float | None = None
+    p_equivalence: float | None = None
 
 
-_NUMBERS = ("value", "ci_low", "ci_high", "p", "p_adjusted")
+_NUMBERS = ("value", "ci_low", "ci_high", "p", "p_adjusted", "smallest", "p_equivalence")
 
 
 def _finite(value: float | None) -> float | None:

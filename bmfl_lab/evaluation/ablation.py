@@ -5,6 +5,7 @@ A region is left out, or left alone, by training without other vertices or by le
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,13 @@ from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
 from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.evaluation.ood import evaluation_sets, known_names, nan_row
 from bmfl_lab.metrics.classification import correct, n_nan
-from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, holm, verdict
+from bmfl_lab.metrics.statistics import (
+    Interval,
+    accuracy_interval,
+    crossed_mean,
+    holm,
+    verdict,
+)
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.models.protocols import LesionableClassifier
 from bmfl_lab.records import MetricRow
@@ -165,9 +172,9 @@ def ablate_regions(
     shifts, sets
         Same as in `evaluation_sets`.
     n_boot : int, default 1000
-        Number of bootstrap resamples for the intervals of accuracies.
+        Without effect, because nothing is resampled; accepted from older notebooks.
     seed : int, default 0
-        Seed of the draws, shifts, lesions and the bootstrap.
+        Seed of the draws, shifts and lesions.
 
     Returns
     -------
@@ -210,7 +217,7 @@ def ablate_regions(
         correct_of[place], bad_of[place] = _evaluate(models, cells, stimuli, seeds, lesion, seed)
     selection = "; ".join(sorted({str(getattr(m, "selection", "none")) for m in models.values()}))
     notes = "simulated fMRI" if study.simulated else ""
-    rows = _accuracy_rows(correct_of, selection, notes, n_boot, seed)
+    rows = _accuracy_rows(correct_of, selection, notes)
     rows += _effect_rows(correct_of, names, modes, controls, selection, notes)
     for place, bad in bad_of.items():
         rows += _nan_rows(bad, place, len(places[place]), selection, notes)
@@ -330,13 +337,11 @@ def _nan_rows(
     ]
 
 
-def _accuracy_rows(
-    correct_of: Correct, selection: str, notes: str, n_boot: int, seed: int
-) -> list[MetricRow]:
+def _accuracy_rows(correct_of: Correct, selection: str, notes: str) -> list[MetricRow]:
     rows = []
     for (split, shift, severity), found in correct_of.items():
         for (mode, control, region), right in found.items():
-            shown = bootstrap_mean(right if len(right) > 1 else right[0], n_boot=n_boot, seed=seed)
+            shown = accuracy_interval(right)
             rows.append(
                 MetricRow(
                     "accuracy",
@@ -367,48 +372,47 @@ def _effect_rows(
     selection: str,
     notes: str,
 ) -> list[MetricRow]:
-    rows = []
-    for mode in modes:
-        for control in controls:
-            effects = {}
-            for place, found in correct_of.items():
-                for region in names:
-                    difference = found[(mode, "", region)] - found[(mode, control, region)]
-                    effects[(place, region)] = crossed_mean(
-                        difference if mode in ("only", "kept") else -difference
-                    )
-            adjusted = map(float, holm([p for _, p in effects.values()]))
-            for (place, region), p in zip(effects, adjusted):
-                (split, shift, severity), (interval, alone) = place, effects[(place, region)]
-                said = _verdict(mode, control, region, interval, p)
-                common = {
-                    "split": split,
-                    "n": interval.n,
-                    "selection": selection,
-                    "shift": shift,
-                    "severity": severity,
-                    "model": mode,
-                    "reference": control,
-                    "p": alone,
-                    "p_adjusted": p,
-                    "family": "regions and image sets",
-                    "n_compared": len(effects),
-                    "roi": region,
-                    "n_seeds": interval.n_seeds,
-                    "notes": f"{said} {notes}".strip(),
-                }
-                rows += [
-                    MetricRow(
-                        "region_effect",
-                        interval.value,
-                        unit="fraction",
-                        ci_low=interval.low,
-                        ci_high=interval.high,
-                        interval=interval.method,
-                        **common,
-                    ),
-                    MetricRow("p_holm", p, unit="p", **common),
-                ]
+    """Return effects with their p values, adjusted over all modes, controls, regions and sets."""
+    effects, rows = {}, []
+    for mode, control in itertools.product(modes, controls):
+        for place, found in correct_of.items():
+            for region in names:
+                difference = found[(mode, "", region)] - found[(mode, control, region)]
+                effects[(mode, control, place, region)] = crossed_mean(
+                    difference if mode in ("only", "kept") else -difference, kind="difference"
+                )
+    adjusted = map(float, holm([p for _, p in effects.values()]))
+    for (mode, control, place, region), p in zip(effects, adjusted):
+        (split, shift, severity), (interval, alone) = place, effects[(mode, control, place, region)]
+        said = _verdict(mode, control, region, interval, p)
+        common = {
+            "split": split,
+            "n": interval.n,
+            "selection": selection,
+            "shift": shift,
+            "severity": severity,
+            "model": mode,
+            "reference": control,
+            "p": alone,
+            "p_adjusted": p,
+            "family": "modes, controls, regions and image sets",
+            "n_compared": len(effects),
+            "roi": region,
+            "n_seeds": interval.n_seeds,
+            "notes": f"{said} {notes}".strip(),
+        }
+        rows += [
+            MetricRow(
+                "region_effect",
+                interval.value,
+                unit="fraction",
+                ci_low=interval.low,
+                ci_high=interval.high,
+                interval=interval.method,
+                **common,
+            ),
+            MetricRow("p_holm", p, unit="p", **common),
+        ]
     return rows
 
 

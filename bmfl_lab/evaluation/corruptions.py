@@ -15,7 +15,7 @@ from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shifted
 from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
-from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, paired_bootstrap
+from bmfl_lab.metrics.statistics import Interval, crossed_mean
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
@@ -25,6 +25,8 @@ OTHER_IMAGES = (
     "not ImageNet: the ratio orders models here, its level does not compare with published ones"
 )
 ALL = "15 corruptions"
+HIGHEST = float(np.mean([1 / ALEXNET_ERRORS[c] for c in IMAGENET_C]))
+"""The mCE of a model that is always wrong."""
 
 
 def evaluate_corruptions(
@@ -35,7 +37,6 @@ def evaluate_corruptions(
     corruptions: Sequence[str] = IMAGENET_C,
     severities: Sequence[int] = SEVERITIES,
     baseline: str | None = None,
-    n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
     """Apply the corruptions of ImageNet-C to the test images, and compute models' errors and mCE.
@@ -54,10 +55,8 @@ def evaluate_corruptions(
         Severities of each corruption. The mCE needs all.
     baseline : str, optional
         Name of a model whose mCE is subtracted from that of the others.
-    n_boot : int, default 1000
-        Number of bootstrap resamples.
     seed : int, default 0
-        Seed of the corruptions, of the draw of images and of the bootstrap.
+        Seed of the corruptions and of the draw of images.
 
     Returns
     -------
@@ -93,7 +92,7 @@ def evaluate_corruptions(
     }
     said = OTHER_IMAGES, partial_note(test), "simulated fMRI" if study.simulated else ""
     notes = "; ".join(t for t in said if t)
-    rows = _rows(per_image, selection, notes, baseline, n_boot, seed)
+    rows = _rows(per_image, selection, notes, baseline)
     return OODResult(rows + _nan_rows(per_image, selection, len(test), notes), per_image)
 
 
@@ -147,9 +146,7 @@ def _one_corruption(
                 yield image_frame(model, int(getattr(one, "seed", k)), rows, part, place)
 
 
-def corruption_rows(
-    result: OODResult, *, baseline: str | None = None, n_boot: int = 1000, seed: int = 0
-) -> list[MetricRow]:
+def corruption_rows(result: OODResult, *, baseline: str | None = None) -> list[MetricRow]:
     """Return the corruption errors and the mCE of each model.
 
     Parameters
@@ -159,10 +156,6 @@ def corruption_rows(
         such as "fog-3", which the study "imagenet" gives to the sets of ImageNet-C.
     baseline : str, optional
         Name of a model whose mCE is subtracted from that of the others.
-    n_boot : int, default 1000
-        Number of bootstrap resamples of images and seeds.
-    seed : int, default 0
-        Seed of the bootstrap.
 
     Returns
     -------
@@ -192,7 +185,7 @@ def corruption_rows(
             t for r in result.rows if r.name == "accuracy" for t in r.notes.split("; ") if t
         )
     )
-    return _rows(result.per_image, selection, notes, baseline, n_boot, seed)
+    return _rows(result.per_image, selection, notes, baseline)
 
 
 def _rows(
@@ -200,8 +193,6 @@ def _rows(
     selection: Mapping[str, str],
     notes: str,
     baseline: str | None,
-    n_boot: int,
-    seed: int,
 ) -> list[MetricRow]:
     """Return corruption errors and mCE of each model, and differences of mCE to the baseline."""
     tables = _error_tables(per_image)
@@ -213,7 +204,6 @@ def _rows(
         "name an evaluated model",
     )
     make = functools.partial(_row, selection, notes)
-    bootstrap = functools.partial(bootstrap_mean, n_boot=n_boot, seed=seed)
     rows: list[MetricRow] = []
     whole: dict[str, np.ndarray] = {}
     for model, errors in tables.items():
@@ -223,7 +213,7 @@ def _rows(
             if set(by_severity) == set(SEVERITIES)
         }
         rows += [
-            make("corruption_error", model, bootstrap(ratio), c, NORMALISER)
+            make("corruption_error", model, _ratio(ratio, 1 / ALEXNET_ERRORS[c]), c, NORMALISER)
             for c, ratio in ratios.items()
         ]
         try:
@@ -235,10 +225,10 @@ def _rows(
             rows.append(make("mce", model, undefined, ALL, f"refused: {error}"))
             continue
         whole[model] = np.mean([ratios[c] for c in IMAGENET_C], axis=0)
-        rows.append(make("mce", model, bootstrap(whole[model]), ALL, NORMALISER))
+        rows.append(make("mce", model, _ratio(whole[model], HIGHEST), ALL, NORMALISER))
     for model in whole if baseline in whole else ():
         if model != baseline:
-            found = _difference(whole, model, baseline, n_boot, seed)
+            found = _difference(whole, model, baseline)
             note = "negative where the first errs less; unadjusted"
             rows.append(make("mce_difference", model, found, ALL, note, baseline))
     return rows
@@ -272,9 +262,14 @@ def _row(
     )
 
 
-def _difference(
-    whole: Mapping[str, np.ndarray], model: str, baseline: str, n_boot: int, seed: int
-) -> Interval:
+def _ratio(values: np.ndarray, highest: float, kind: str = "correct") -> Interval:
+    """Return the mean of ratios with its interval; `highest` is that of a model always wrong."""
+    found = crossed_mean(values / highest, kind=kind)[0]
+    ends = [v if v is None else highest * v for v in (found.value, found.low, found.high)]
+    return Interval(*ends, found.n, found.n_seeds, found.level, found.method)
+
+
+def _difference(whole: Mapping[str, np.ndarray], model: str, baseline: str) -> Interval:
     a, b = whole[model], whole[baseline]
     require(
         a.shape == b.shape,
@@ -283,9 +278,7 @@ def _difference(
         f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
         "train and evaluate both alike",
     )
-    if len(a) > 1:
-        return crossed_mean(a - b)[0]
-    return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed)
+    return _ratio(a - b, HIGHEST, "difference")
 
 
 def _error_tables(per_image: pd.DataFrame) -> dict[str, dict[str, dict[int, np.ndarray]]]:

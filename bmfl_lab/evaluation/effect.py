@@ -13,7 +13,7 @@ from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling
 from bmfl_lab.metrics.rsa_inference import similarity_samples
-from bmfl_lab.metrics.statistics import bootstrap_mean, crossed_bootstrap, holm, paired_bootstrap
+from bmfl_lab.metrics.statistics import accuracy_interval, crossed_bootstrap, crossed_mean, holm
 from bmfl_lab.records import MetricRow
 
 ALL = "all"
@@ -370,9 +370,7 @@ def effect_rows(
     return rows
 
 
-def shift_mean_rows(
-    result: OODResult, *, baseline: str, n_boot: int = 2000, seed: int = 0
-) -> list[MetricRow]:
+def shift_mean_rows(result: OODResult, *, baseline: str) -> list[MetricRow]:
     """Return the accuracy of each model over all shifts, and its difference to a baseline.
 
     Parameters
@@ -381,10 +379,6 @@ def shift_mean_rows(
         Result of `bmfl_lab.evaluation.evaluate_ood` for a study with shifts.
     baseline : str
         Model that the others are compared with.
-    n_boot : int, default 2000
-        Number of bootstrap resamples of the images.
-    seed : int, default 0
-        Seed of the resamples.
 
     Returns
     -------
@@ -435,10 +429,10 @@ def shift_mean_rows(
             "notes": kept.notes if kept else "",
             "n_seeds": len(grids[name]),
         }
-        found = {"accuracy_over_shifts": bootstrap_mean(grids[name], n_boot=n_boot, seed=seed)}
+        found = {"accuracy_over_shifts": accuracy_interval(grids[name])}
         if name != baseline:
-            found["accuracy_over_shifts_difference"] = paired_bootstrap(
-                grids[name], grids[baseline], n_boot=n_boot, seed=seed
+            found["accuracy_over_shifts_difference"], _ = crossed_mean(
+                grids[name] - grids[baseline], kind="difference"
             )
         rows += [
             MetricRow(

@@ -28,7 +28,7 @@ from bmfl_lab.evaluation.attention import (
     select_queries,
 )
 from bmfl_lab.metrics.classification import predictions
-from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.metrics.statistics import accuracy_interval
 from bmfl_lab.models.encoders import ROIQueryEncoder
 from bmfl_lab.models.fusion import ImageSide
 from bmfl_lab.models.lesion import LESION_KINDS, Lesion
@@ -88,10 +88,8 @@ class Explorer:
     n_controls : int, default 2
         Number of random lesions of the same size for the control; the images are divided among
         them.
-    n_boot : int, default 500
-        Number of bootstrap resamples.
     seed : int, default 0
-        Seed of shifts, random lesions and the bootstrap.
+        Seed of shifts and random lesions.
     device : str, default "cpu"
         Device of the backbone.
 
@@ -118,12 +116,11 @@ class Explorer:
         subject: str | None = None,
         n_batch: int = 200,
         n_controls: int = 2,
-        n_boot: int = 500,
         seed: int = 0,
         device: str = "cpu",
     ):
         self.study, self.seed, self.device = study, seed, device
-        self.n_batch, self.n_controls, self.n_boot = n_batch, n_controls, n_boot
+        self.n_batch, self.n_controls = n_batch, n_controls
         self._models = _by_name(models)
         encoders = (encoder, *(getattr(m, "encoder", None) for m in self._models.values()))
         self.encoder = next((e for e in encoders if e is not None), None)
@@ -710,9 +707,7 @@ class Explorer:
                 table["changed"][row] = (intact & ~lesioned).sum(), (~intact & lesioned).sum()
             table["n"][row] = len(intact)
             for column, correct in enumerate(columns):
-                found = bootstrap_mean(
-                    np.asarray(correct, dtype=float), n_boot=self.n_boot, seed=self.seed
-                )
+                found = accuracy_interval(correct)
                 values = found.value, found.low, found.high
                 for key, value in zip(("accuracy", "low", "high"), values):
                     table[key][row, column] = np.nan if value is None else value

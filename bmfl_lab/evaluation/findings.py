@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bmfl_lab.metrics.statistics import LEAST_IMAGES
 from bmfl_lab.records import comparison_label
 
 PLACE = ["split", "shift", "severity"]
 COMPARISON = (
-    "study run first second set in_distribution value ci_low ci_high p_holm n n_seeds verdict"
+    "study run first second set in_distribution value ci_low ci_high p_holm n n_seeds smallest "
+    "family verdict"
 ).split()
 PLAIN = ("backbone", "concat", "linear probe")
 """Models that are no controls: a difference to any other model is one to a control."""
@@ -45,8 +47,10 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``study, run, first, second, set, in_distribution, value, ci_low, ci_high, p_holm, n,
-        n_seeds, verdict``; the verdict on `first` is "better" or "worse" where the interval does
-        not contain zero and the adjusted p value is at most 0.05, and "open" elsewhere.
+        n_seeds, smallest, family, verdict``; the verdict on `first` is "better" or "worse" where
+        the interval does not contain zero and the adjusted p value is at most 0.05; "alike" where
+        the whole interval is closer to zero than the smallest effect of interest, and the adjusted
+        p value of that test is at most 0.05; and "open" elsewhere, and below 20 images.
     """
     frame = rows.rename(columns={"run_id": "run"})
     kept = frame["name"].eq("accuracy_difference") & frame["value"].notna()
@@ -62,10 +66,26 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
         n=table["n"].astype(int),
         n_seeds=pd.to_numeric(table["n_seeds"]).fillna(1).astype(int),
     )
-    clear = ((table["ci_low"] > 0) | (table["ci_high"] < 0)) & ~(table["p_holm"] > LEVEL)
-    side = table["value"].gt(0).map({True: "better", False: "worse"})
-    table = table.assign(verdict=side.where(clear, "open"))
-    return table[COMPARISON].reset_index(drop=True)
+    return table.assign(verdict=verdicts(table))[COMPARISON].reset_index(drop=True)
+
+
+def verdicts(differences: pd.DataFrame) -> pd.Series:
+    """Return "better", "worse", "alike" or "open" per difference, as `comparisons` explains.
+
+    Parameters
+    ----------
+    differences : DataFrame
+        Metric rows that compare a model with a reference.
+    """
+    low, high = differences["ci_low"], differences["ci_high"]
+    p, alike, smallest = (
+        pd.to_numeric(differences[k]) for k in ("p_adjusted", "p_equivalence", "smallest")
+    )
+    side = differences["value"].gt(0).map({True: "better", False: "worse"})
+    enough = differences["n"] >= LEAST_IMAGES
+    clear = enough & ((low > 0) | (high < 0)) & ~(p > LEVEL)
+    close = enough & (low > -smallest) & (high < smallest) & (alike <= LEVEL)
+    return side.where(clear, "open").mask(close & ~clear, "alike").astype(object)
 
 
 def findings(rows: pd.DataFrame) -> list[str]:
@@ -111,7 +131,7 @@ def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
         value=-part["value"],
         ci_low=-part["ci_high"],
         ci_high=-part["ci_low"],
-        verdict=part["verdict"].map({"better": "worse", "worse": "better", "open": "open"}),
+        verdict=part["verdict"].replace({"better": "worse", "worse": "better"}),
     )
     return pd.concat([part[~turned], back]).astype({"in_distribution": bool})
 
@@ -145,7 +165,7 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
     lines, by = [], ["study", "run", "model", "reference"]
     for (study, run, mode, control), part in effects.groupby(by, sort=False):
         n_sets = len(part.drop_duplicates(PLACE))
-        sure = part[(part["p_adjusted"] <= LEVEL) & (part["ci_low"] > 0)]
+        sure = part[verdicts(part) == "better"]
         words = [
             f"{roi} on {len(one)} of {n_sets} sets (at most {100 * one['value'].max():+.1f} points)"
             for roi, one in sure.groupby("roi", sort=False)
@@ -153,12 +173,13 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
         bound = 100 * part[["ci_low", "ci_high"]].abs().max().max()
         sentence = (
             "; ".join(words)
-            or f"none of {part['roi'].nunique()} regions; no effect larger than {bound:.1f} points"
+            or f"none of {part['roi'].nunique()} regions; intervals up to {bound:.1f} points"
         )
+        family = part["family"].iloc[0] or "regions and sets"
         lines.append(
             f"{study}, {run}: regions that matter more than {control.replace('_', ' ')}, "
             f"{MODES[mode]}: {sentence}. n = {int(part['n'].min())} to {int(part['n'].max())} "
-            f"images, {int(part['n_seeds'].max())} seeds, Holm over regions and sets."
+            f"images, {int(part['n_seeds'].max())} seeds, Holm over {family}."
         )
     return lines
 
@@ -180,17 +201,22 @@ def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
         for verdict, found in groups.items()
         if len(found)
     ]
-    rest = pair[pair["verdict"] == "open"]
+    alike, rest = (pair[pair["verdict"] == v] for v in ("alike", "open"))
+    if len(alike):
+        points = f"{100 * alike['smallest'].max():g} points"
+        words.append(f"no difference of {points} or more on {len(alike)} of {len(pair)} sets")
     if len(rest):
         bound = 100 * rest[["ci_low", "ci_high"]].abs().max().max()
         share = f"{len(rest)} of {len(pair)} sets"
-        words.append(f"no difference larger than {bound:.1f} points on {share}")
+        words.append(f"undecided on {share} (intervals up to {bound:.1f} points)")
     n, seeds = sorted(set(pair["n"])), int(pair["n_seeds"].max())
     size = f"n = {n[0]}" + f" to {n[-1]}" * (len(n) > 1)
-    size += f" images, {seeds} seed" + "s" * (seeds > 1)
+    size += f" images, {seeds} seeds" if seeds > 1 else " images, these trained models only"
+    family = pair["family"].iloc[0] or "sets"
+    label = "exploratory, " if family.startswith("exploratory") else ""
     return (
-        f"`{first}` against `{second}`: {'; '.join(words)}. {size}; points, "
-        "95 % paired intervals, Holm over sets."
+        f"`{first}` against `{second}`: {label}{'; '.join(words)}. {size}; points, "
+        f"95 % paired intervals, Holm over {family}."
     )
 
 

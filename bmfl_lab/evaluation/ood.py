@@ -14,7 +14,7 @@ from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.metrics import classification
-from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.metrics.statistics import accuracy_interval
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
@@ -261,9 +261,7 @@ def _rows(name, group, logits, labels, place, n_boot, seed) -> list[MetricRow]:
 def _pair(
     correct_SN: np.ndarray, labels: np.ndarray, base: dict, n_boot: int, seed: int
 ) -> list[MetricRow]:
-    plain = bootstrap_mean(
-        correct_SN if len(correct_SN) > 1 else correct_SN[0], n_boot=n_boot, seed=seed
-    )
+    plain = accuracy_interval(correct_SN)
     value, low, high = _balanced(correct_SN, labels, n_boot, seed)
     units = "seeds and stimuli" if len(correct_SN) > 1 else "stimuli"
     return [

@@ -33,7 +33,7 @@ from bmfl_lab.metrics.behaviour import (
     observer_accuracy,
     shape_bias,
 )
-from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.metrics.statistics import accuracy_interval
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 
@@ -88,8 +88,6 @@ def compare_with_people(
     name: str,
     *,
     wnids: Sequence[str] | None = None,
-    n_boot: int = 1000,
-    seed: int = 0,
 ) -> list[MetricRow]:
     """Compare models with people who classified the same images.
 
@@ -105,10 +103,6 @@ def compare_with_people(
         Name of the set, e.g. "sketch" or "cue-conflict".
     wnids : sequence of str, optional
         Classes of ImageNet classifiers, as in `decide`.
-    n_boot : int, default 1000
-        Number of bootstrap resamples of the images.
-    seed : int, default 0
-        Seed of the resamples.
 
     Returns
     -------
@@ -147,7 +141,7 @@ def compare_with_people(
     ]
     for name_of_model, model in models.items():
         decisions = decide(model, stimuli, wnids)
-        rows += _model_rows(name_of_model, decisions, truth, place, n_boot, seed)
+        rows += _model_rows(name_of_model, decisions, truth, place)
         trials_too = _with_model(people, name_of_model, keys, decisions == truth)
         rows.append(
             _consistency(f"{name_of_model} ~ people", trials_too, [name_of_model], observers, place)
@@ -167,11 +161,9 @@ def _model_rows(
     decisions: np.ndarray,
     truth: np.ndarray,
     place: Mapping[str, str],
-    n_boot: int,
-    seed: int,
 ) -> list[MetricRow]:
     """Return the accuracy of a model, and the number of its images with NaN logits."""
-    found = bootstrap_mean((decisions == truth).astype(float), n_boot=n_boot, seed=seed)
+    found = accuracy_interval(decisions == truth)
     return [
         *nan_row(int((decisions == "").sum()), n=len(truth), model=model, **place),
         MetricRow(

@@ -12,19 +12,19 @@ import pandas as pd
 
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import DataError, require
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, known_names, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
 from bmfl_lab.metrics.statistics import (
+    SMALLEST_EFFECT,
     Interval,
     RobustnessLine,
     crossed_mean,
     effective_robustness,
+    equivalence_p,
     fit_robustness_line,
-    holm,
+    holm_with_primary,
     image_weights,
-    mcnemar,
-    paired_bootstrap,
     percentiles,
     seed_weights,
     verdict,
@@ -453,10 +453,13 @@ def compare_models(
     baseline: str,
     *,
     models: list[str] | None = None,
+    also: Sequence[tuple[str, str]] = (),
+    primary: tuple[str, str] | None = None,
+    smallest: float = SMALLEST_EFFECT,
     n_boot: int = 2000,
     seed: int = 0,
 ) -> list[MetricRow]:
-    """Compare every model with a baseline on every image set.
+    """Compare models in pairs on every image set.
 
     Parameters
     ----------
@@ -465,26 +468,31 @@ def compare_models(
     baseline : str
         Name of the model that the others are compared with.
     models : list of str, optional
-        Names of the models to compare; by default all others.
-    n_boot : int, default 2000
-        Number of bootstrap resamples.
-    seed : int, default 0
-        Seed of the bootstrap.
+        Names of the models to compare with the baseline; by default all others.
+    also : sequence of (str, str), default ()
+        Further pairs of models to compare, such as ``("fusion", "attributes")``.
+    primary : (str, str), optional
+        The pair that the study is about, declared beforehand. Its p values are adjusted over its
+        image sets alone; all other comparisons are then exploratory.
+    smallest : float, default 0.02
+        Smallest effect of interest (fraction): "no difference" means one that is smaller.
+    n_boot, seed : int
+        Without effect, because nothing is resampled; accepted from older notebooks.
 
     Returns
     -------
     list of MetricRow
-        ``accuracy_difference`` (fraction, model minus baseline) with a paired 95 % interval, and
-        ``p_holm``. Both name the baseline as their ``reference``, and hold the p value unadjusted
-        and adjusted by Holm over the image sets of one model. With one seed the interval is a
-        bootstrap over images and p comes from the exact McNemar test. With several seeds both come
-        from a t test with seeds and images as crossed samples (`crossed_mean`). The ``notes`` of
-        the difference contain the verdict in words.
+        ``accuracy_difference`` (fraction, first model minus second) with its interval, and
+        ``p_holm``. Both name the second model as their ``reference``, and hold the p value
+        unadjusted and adjusted by Holm over all pairs and image sets of this call (`primary`
+        aside), and that of the equivalence test. Interval and p are those of `crossed_mean`: over
+        seeds and images, or with one seed over images for the trained models at hand. The ``notes``
+        of the difference contain the verdict in words.
 
     Raises
     ------
     ConfigError
-        If a name is unknown.
+        If a name is unknown, or the primary pair is not among the pairs.
     DataError
         If two models were not evaluated on the same images and seeds.
 
@@ -492,28 +500,49 @@ def compare_models(
     -----
     A test over images alone does not generalise to other seeds, and a bootstrap of a few seeds
     underestimates how much they vary. Where seeds differ by some points, both find differences that
-    the next seeds would not show.
+    the next seeds would not show. Compare everything that a report claims in one call: the p values
+    are adjusted for what is in the call.
     """
     known = result.per_image["model"].unique()
     others = [m for m in known if m != baseline] if models is None else list(models)
-    known_names((baseline, *others), known, "a model")
+    known_names((baseline, *others, *itertools.chain(*also)), known, "a model")
+    pairs = [*((name, baseline) for name in others), *also]
+    require(
+        primary is None or primary in pairs,
+        ConfigError,
+        f"a primary comparison among {pairs}",
+        primary,
+        "name a pair that is compared",
+    )
     frame = result.per_image.assign(
         severity=result.per_image["severity"].astype("Float64").fillna(0)
     )
     groups = dict(list(frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)))
+    places = [(pair, key) for pair in pairs for key in groups]
+    found = [_difference(groups[key], *pair, smallest) for pair, key in places]
+    first = [pair == primary for pair, _ in places]
+    adjusted = holm_with_primary([p for _, p, _ in found], first)
+    alike = holm_with_primary([p for _, _, p in found], first)
+    others_family = "exploratory comparisons" if any(first) else "all comparisons"
     rows: list[MetricRow] = []
-    for name in others:
-        found = {
-            key: _difference(part, name, baseline, n_boot, seed) for key, part in groups.items()
+    for k, (pair, key) in enumerate(places):
+        interval, p, _ = found[k]
+        tests = {
+            "p": p,
+            "p_adjusted": float(adjusted[k]),
+            "p_equivalence": float(alike[k]),
+            "smallest": smallest,
+            "family": "primary comparison" if first[k] else others_family,
+            "n_compared": sum(first) if first[k] else len(places),
         }
-        rows += _difference_rows(found, name, baseline, result)
+        rows += _difference_rows(pair, key, interval, tests, result)
     return rows
 
 
 def _difference(
-    part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed: int
-) -> tuple[Interval, float]:
-    """Return the difference of two models on one set with its interval, and p."""
+    part: pd.DataFrame, name: str, baseline: str, smallest: float
+) -> tuple[Interval, float, float]:
+    """Return the difference of two models on one set with its interval, p and equivalence p."""
     a, seeds_a, ids_a = _correct(part, name)
     b, seeds_b, ids_b = _correct(part, baseline)
     require(
@@ -523,53 +552,51 @@ def _difference(
         "different ones",
         "evaluate them together",
     )
-    if len(a) > 1:
-        return crossed_mean(a.astype(np.float64) - b)
-    return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed), mcnemar(a[0], b[0])[0]
+    difference = a.astype(np.float64) - b
+    interval, p = crossed_mean(difference, kind="difference")
+    return interval, p, equivalence_p(difference, smallest)
 
 
 def _difference_rows(
-    found: Mapping[tuple[str, str, float], tuple[Interval, float]],
-    name: str,
-    baseline: str,
+    pair: tuple[str, str],
+    key: tuple[str, str, float],
+    interval: Interval,
+    tests: Mapping[str, Any],
     result: OODResult,
 ) -> list[MetricRow]:
-    adjusted = holm([p for _, p in found.values()])
-    selection = next((r.selection for r in result.rows if r.model == name), "none")
-    rows = []
-    for (key, (interval, p)), p_adjusted in zip(found.items(), map(float, adjusted)):
-        split, shift, severity = key
-        where = split if not shift else shift + (f" {int(severity)}" if severity else "")
-        said = verdict(interval, p_adjusted, first=name, second=baseline, where=where)
-        about = notes_of(result, *key)
-        common = {
-            "split": split,
-            "n": interval.n,
-            "selection": selection,
-            "model": name,
-            "reference": baseline,
-            "shift": shift,
-            "severity": int(severity) or None,
-            "n_seeds": interval.n_seeds,
-            "p": p,
-            "p_adjusted": p_adjusted,
-            "family": "image sets",
-            "n_compared": len(found),
-        }
-        rows += [
-            MetricRow(
-                "accuracy_difference",
-                interval.value,
-                unit="fraction",
-                notes=f"{said} {about}".strip(),
-                ci_low=interval.low,
-                ci_high=interval.high,
-                interval=interval.method,
-                **common,
-            ),
-            MetricRow("p_holm", p_adjusted, unit="p", notes=about, **common),
-        ]
-    return rows
+    """Return the row of a difference, with its verdict in words, and that of its adjusted p."""
+    (name, baseline), (split, shift, severity) = pair, key
+    said = verdict(
+        interval,
+        tests["p_adjusted"],
+        first=name,
+        second=baseline,
+        where=split if not shift else shift + (f" {int(severity)}" if severity else ""),
+        smallest=tests["smallest"],
+        p_equivalence=tests["p_equivalence"],
+    )
+    if tests["family"].startswith("exploratory"):
+        said = f"Exploratory: {said}"
+    about = notes_of(result, *key)
+    common = {
+        "split": split,
+        "n": interval.n,
+        "selection": next((r.selection for r in result.rows if r.model == name), "none"),
+        "model": name,
+        "reference": baseline,
+        "shift": shift,
+        "severity": int(severity) or None,
+        "n_seeds": interval.n_seeds,
+        **tests,
+    }
+    ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
+    notes = f"{said} {about}".strip()
+    return [
+        MetricRow(
+            "accuracy_difference", interval.value, unit="fraction", notes=notes, **ends, **common
+        ),
+        MetricRow("p_holm", tests["p_adjusted"], unit="p", notes=about, **common),
+    ]
 
 
 def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame:

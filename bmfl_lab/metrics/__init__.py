@@ -33,8 +33,6 @@ from bmfl_lab.metrics.statistics import (
     effective_robustness,
     fit_robustness_line,
     holm,
-    mcnemar,
-    paired_bootstrap,
     verdict,
 )
 
@@ -59,7 +57,6 @@ __all__ = [
     "fit_robustness_line",
     "holm",
     "mask_classes",
-    "mcnemar",
     "mean_consistency",
     "n_nan",
     "near_constant",
@@ -67,7 +64,6 @@ __all__ = [
     "noise_ceiling",
     "noise_normalised",
     "observer_accuracy",
-    "paired_bootstrap",
     "pearson",
     "permutation_rsa",
     "rdm",

@@ -1,4 +1,4 @@
-"""Uncertainty of accuracies: bootstraps, crossed t tests, McNemar, Holm, effective robustness."""
+"""Uncertainty of accuracies: tests over seeds and images, verdicts, Holm, robustness lines."""
 
 from __future__ import annotations
 
@@ -150,80 +150,6 @@ def bootstrap_mean(
     means = _resampled_means(grid, n_boot, rng(seed, "bootstrap"), hierarchical)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(grid.mean()), float(low), float(high), n, n_seeds, level, method)
-
-
-def paired_bootstrap(
-    a: np.ndarray,
-    b: np.ndarray,
-    *,
-    n_boot: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-    resample_seeds: bool = True,
-) -> Interval:
-    """Return the mean of ``a - b`` on the same stimuli with a percentile bootstrap interval.
-
-    Both models are resampled jointly: the same stimuli (and the same seeds, where seed i of one is
-    paired with seed i of the other) enter both means.
-
-    Parameters
-    ----------
-    a, b : array-like, shape (n_stimuli,) or (n_seeds, n_stimuli)
-        Values of two models, stimuli in one order.
-    n_boot, level, seed, resample_seeds
-        As in `bootstrap_mean`.
-
-    Raises
-    ------
-    DataError
-        If shapes differ; see also `bootstrap_mean`.
-    """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape:
-        raise DataError(
-            message("two arrays of one shape", f"{a.shape} and {b.shape}", "pair stimuli by id")
-        )
-    return bootstrap_mean(
-        a - b, n_boot=n_boot, level=level, seed=seed, resample_seeds=resample_seeds
-    )
-
-
-def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[float, int, int]:
-    """Test whether two models err on equally many stimuli (exact McNemar test, two-sided).
-
-    Parameters
-    ----------
-    correct_a, correct_b : array-like of bool, shape (n_stimuli,)
-        Whether each model was right.
-
-    Returns
-    -------
-    p : float
-        1.0 when they never disagree.
-    only_a, only_b : int
-        Stimuli that only one of them got right.
-
-    Raises
-    ------
-    DataError
-        If shapes differ.
-
-    References
-    ----------
-    McNemar 1947; exact form: binomial test of the discordant pairs.
-    """
-    from scipy.stats import binom
-
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1:
-        raise DataError(
-            message(
-                "two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"
-            )
-        )
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    p = 2 * binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
-    return float(min(1.0, p)), only_a, only_b
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bmfl_lab.errors import BmflError, RunError, require
-from bmfl_lab.evaluation.findings import LEVEL, PLACE, findings, prefer_over_seeds
+from bmfl_lab.evaluation.findings import PLACE, findings, prefer_over_seeds, verdicts
 from bmfl_lab.files import atomic_path
 from bmfl_lab.records import MetricRow, Record, comparison_label, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
@@ -21,23 +21,17 @@ COLUMNS = [
 CONDITION = ("study", "split", "shift", "severity", "subject", "roi", "layer")
 _CLEAR = (
     "only where the interval leaves out zero and the p value, adjusted by Holm, is at most 0.05; "
-    "else open"
+    "alike only where the interval lies within the smallest effect of interest and the p value of "
+    "that is at most 0.05; else open"
 )
 VERDICTS = {
-    "accuracy_difference": (
-        "better",
-        "worse",
-        "open",
-        f"the first model is better or worse {_CLEAR}",
-    ),
+    "accuracy_difference": ({}, f"the first model is better or worse {_CLEAR}"),
     "region_effect": (
-        "more",
-        "less",
-        "open",
+        {"better": "more", "worse": "less"},
         f"the region matters more or less than its control {_CLEAR}",
     ),
 }
-"""Words for a clear positive, a clear negative and an open difference, and their definition."""
+"""Other words for the verdicts of `verdicts`, and their definition."""
 
 
 def study_label(record: Record) -> str:
@@ -170,21 +164,21 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
     ]
     found = findings(rows)
     lines += ["## What was found", "", *(f"- {line}" for line in found), ""] if found else []
-    verdicts = _verdicts(rows)
+    said = _verdicts(rows)
     named = zip(*(rows[k] for k in ("name", "model", "reference", "roi")))
     rows = rows.assign(model=[comparison_label(*fields) for fields in named])
     for (name, unit), every in rows.groupby(["name", "unit"], sort=True, dropna=False):
         part = prefer_over_seeds(every, [*CONDITION, "model", "run_id"])
         # two sections of a run may evaluate the same model: its number stands once
         part = part.drop_duplicates([*CONDITION, "model", "run_id", "seed", "value"])
-        part = part.assign(verdict=verdicts.reindex(part.index).fillna(""))
+        part = part.assign(verdict=said.reindex(part.index).fillna(""))
         lines += [f"## {name} ({unit})", "", *_table(part)]
         lines += [
             "",
             f"- Interval: {_by_model(part, 'interval')}.",
             f"- Selection: {_by_model(part, 'selection')}.",
         ]
-        lines += [f"- Verdict: {VERDICTS[name][3]}."] if name in VERDICTS else []
+        lines += [f"- Verdict: {VERDICTS[name][1]}."] if name in VERDICTS else []
         lines += [*dict.fromkeys(f"- Note: {n}." for n in _notes(part)), ""]
         lines += _seed_table(every) if name == "accuracy" else []
     return "\n".join(
@@ -193,12 +187,10 @@ def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
 
 
 def _verdicts(rows: pd.DataFrame) -> pd.Series:
-    """Return a word per difference, from its interval and its adjusted p value."""
+    """Return a word per difference, from its interval and its adjusted p values."""
     compared = rows[rows["name"].isin(VERDICTS) & rows["ci_low"].notna()]
-    p = pd.to_numeric(compared["p_adjusted"])
-    sure = ((compared["ci_low"] > 0) | (compared["ci_high"] < 0)) & ~(p > LEVEL)
-    side = (~sure) * 2 + (sure & (compared["value"] < 0)) * 1
-    words = [VERDICTS[name][k] for name, k in zip(compared["name"], side)]
+    found = zip(compared["name"], verdicts(compared))
+    words = [VERDICTS[name][0].get(said, said) for name, said in found]
     return pd.Series(words, index=compared.index, dtype=object)
 
 

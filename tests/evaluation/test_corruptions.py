@@ -41,7 +41,7 @@ def rows_of(rows, name, **fields):
 
 
 def test_mce_is_the_mean_of_the_ratios_to_alexnet(study):
-    found = evaluate_corruptions({"brightness": as_model(by_mean, "brightness")}, study, n_boot=200)
+    found = evaluate_corruptions({"brightness": as_model(by_mean, "brightness")}, study)
     test, ratios = study.set("test"), []
     for name, reference in zip(IMAGENET_C, ALEXNET):
         wrong = [
@@ -67,7 +67,7 @@ def test_mce_is_the_mean_of_the_ratios_to_alexnet(study):
 
 def test_a_missing_severity_refuses_mce_and_keeps_the_partial_table(study):
     model = {"brightness": as_model(by_mean, "brightness")}
-    found = evaluate_corruptions(model, study, corruptions=("fog", "contrast"), n_boot=20)
+    found = evaluate_corruptions(model, study, corruptions=("fog", "contrast"))
     assert len(rows_of(found.rows, "corruption_error")) == 2
     (mce,) = rows_of(found.rows, "mce")
     assert (
@@ -76,7 +76,7 @@ def test_a_missing_severity_refuses_mce_and_keeps_the_partial_table(study):
         and "refused" in mce.notes
         and "snow severities" in mce.notes
     )
-    part = evaluate_corruptions(model, study, corruptions=("fog",), severities=(1, 3), n_boot=20)
+    part = evaluate_corruptions(model, study, corruptions=("fog",), severities=(1, 3))
     assert not rows_of(part.rows, "corruption_error") and rows_of(part.rows, "mce")[0].value is None
     assert "fog severities [2, 4, 5]" in rows_of(part.rows, "mce")[0].notes
     plain = evaluate_ood(model, study, shifts=[("masked", 1)], n_boot=10)
@@ -93,7 +93,7 @@ def test_nan_logits_are_wrong_and_reported_for_every_severity(study):
         return out
 
     found = evaluate_corruptions(
-        {"broken": as_model(broken, "broken")}, study, corruptions=("contrast",), n_boot=20
+        {"broken": as_model(broken, "broken")}, study, corruptions=("contrast",)
     )
     test = study.set("test")
     for severity in range(1, 6):
@@ -130,7 +130,7 @@ def test_imagenet_c_on_disk_is_read_by_the_names_of_its_sets(study):
     right = as_model(
         lambda images: np.eye(2)[[0] * len(images)], "dark"
     )  # right on every second image
-    rows = corruption_rows(evaluate_ood({"dark": right}, native, shifts=(), n_boot=10), n_boot=20)
+    rows = corruption_rows(evaluate_ood({"dark": right}, native, shifts=(), n_boot=10))
     (mce,) = rows_of(rows, "mce")
     assert mce.value == pytest.approx(np.mean(50 / np.asarray(ALEXNET)), rel=2e-3)
     assert "not ImageNet" not in mce.notes
@@ -156,7 +156,6 @@ def test_models_are_compared_in_pairs_and_read_each_image_once(tmp_path, monkeyp
         n=6,
         corruptions=IMAGENET_C,
         baseline="probe",
-        n_boot=50,
     )
     assert (
         len(passes) == 15
@@ -171,6 +170,4 @@ def test_models_are_compared_in_pairs_and_read_each_image_once(tmp_path, monkeyp
     with pytest.raises(ConfigError, match="a baseline among"):
         corruption_rows(found, baseline="nobody")
     with pytest.raises(DataError, match="on the same images and seeds"):
-        evaluate_corruptions(
-            {"probe": probes, "again": same[:1]}, planted, n=4, baseline="probe", n_boot=20
-        )
+        evaluate_corruptions({"probe": probes, "again": same[:1]}, planted, n=4, baseline="probe")

@@ -110,22 +110,50 @@ def test_several_seeds_use_the_crossed_test():
     table = found.per_image[found.per_image["shift"] == ""].pivot(
         index=["model", "seed"], columns="id", values="correct"
     )
-    interval, _ = crossed_mean(table.loc["b"].to_numpy(float) - table.loc["a"].to_numpy(float))
+    interval, _ = crossed_mean(
+        table.loc["b"].to_numpy(float) - table.loc["a"].to_numpy(float), kind="difference"
+    )
     assert (test.value, test.ci_low, test.ci_high) == pytest.approx(
         (interval.value, interval.low, interval.high)
     )
     assert "seeds and stimuli crossed" in test.interval and 0 < p.value <= 1
 
 
-def test_one_seed_uses_mcnemar():
+def test_one_seed_is_about_these_trained_models():
     rows = compare_models(result({"a": 0.5, "b": 0.9}, seeds=(0,)), "a", n_boot=200)
     assert all(r.value < 1e-6 for r in by(rows, "p_holm"))
 
 
-def test_p_values_are_adjusted_by_holm_over_the_image_sets():
-    rows = by(compare_models(result({"a": 0.6, "b": 0.65}, n=80), "a"), "accuracy_difference")
+def test_p_values_are_adjusted_by_holm_over_all_comparisons_of_the_call():
+    found = result({"a": 0.6, "b": 0.65, "c": 0.5}, n=80)
+    rows = by(compare_models(found, "a", also=[("b", "c")]), "accuracy_difference")
+    assert [(r.model, r.reference) for r in rows[::2]] == [("b", "a"), ("c", "a"), ("b", "c")]
     np.testing.assert_allclose([r.p_adjusted for r in rows], holm([r.p for r in rows]))
-    assert {r.family for r in rows} == {"image sets"}
+    assert {(r.family, r.n_compared) for r in rows} == {("all comparisons", 6)}
+    assert not any("xploratory" in r.notes for r in rows)
+
+
+def test_a_primary_comparison_is_adjusted_over_its_sets_and_the_others_are_exploratory():
+    found = result({"a": 0.6, "b": 0.65, "c": 0.5}, n=80)
+    rows = by(compare_models(found, "a", primary=("b", "a")), "accuracy_difference")
+    first, others = rows[:2], rows[2:]
+    np.testing.assert_allclose([r.p_adjusted for r in first], holm([r.p for r in first]))
+    np.testing.assert_allclose([r.p_adjusted for r in others], holm([r.p for r in rows])[2:])
+    assert {(r.family, r.n_compared) for r in first} == {("primary comparison", 2)}
+    assert {(r.family, r.n_compared) for r in others} == {("exploratory comparisons", 4)}
+    assert all(r.notes.startswith("Exploratory: ") for r in others)
+    assert not any(r.notes.startswith("Exploratory") for r in first)
+    with pytest.raises(ConfigError, match="a primary comparison among"):
+        compare_models(found, "a", primary=("b", "c"))
+
+
+def test_models_that_agree_on_many_images_are_alike():
+    found = result({"a": 0.99, "b": 0.99}, n=4000, seeds=(0, 1, 2, 3, 4), shared=1.0)
+    rows = by(compare_models(found, "a"), "accuracy_difference")
+    assert all(r.notes.startswith("No difference of 2 points or more") for r in rows)
+    assert all(r.smallest == 0.02 and r.p_equivalence < 0.05 for r in rows)
+    strict = by(compare_models(found, "a", smallest=1e-5), "accuracy_difference")
+    assert all(r.notes.startswith("Undecided") for r in strict)
 
 
 def test_refusals():

@@ -39,7 +39,7 @@ class Half:
 
 def test_a_model_without_a_brain(study):
     labels = np.asarray(study.set("test").labels)
-    table = Explorer(study, {"half": Half()}, n_boot=20).batch("half", ["test"])
+    table = Explorer(study, {"half": Half()}).batch("half", ["test"])
     assert 0 < (labels == 0).sum() < len(labels)
     assert table["accuracy"][0, 0] == pytest.approx((labels != 0).mean())
 
@@ -55,7 +55,7 @@ def test_a_fusion_intact_and_lesioned(study, tmp_path):
         store=FeatureStore(tmp_path),
         device="cpu",
     )
-    explorer = Explorer(study, {"fusion": model}, store=model.store, n_boot=20)
+    explorer = Explorer(study, {"fusion": model}, store=model.store)
     assert explorer.batch("fusion", ["test"])["accuracy"][0, 0] > 0
     (bias,) = [p for p in model.module.parameters() if p.shape == (len(study.class_names),)]
     with torch.no_grad():
@@ -64,6 +64,6 @@ def test_a_fusion_intact_and_lesioned(study, tmp_path):
     assert (
         np.isnan(logits[:, 0]).all() and (logits.argmax(1) == study.set("test").labels).any()
     )  # NaN wins an argmax
-    table = Explorer(study, {"fusion": model}, store=model.store, n_boot=20)
+    table = Explorer(study, {"fusion": model}, store=model.store)
     found = table.batch("fusion", ["test"], table.lesion(["LO"]))
     assert (found["accuracy"] == 0).all() and (found["changed"] == 0).all()

@@ -77,7 +77,7 @@ def row(rows, name, model):
 
 
 def test_values_follow_from_who_was_right(folders):
-    rows = compare_with_people({"seer": seer(range(30))}, *folders, "sketch", n_boot=200)
+    rows = compare_with_people({"seer": seer(range(30))}, *folders, "sketch")
     people = row(rows, "accuracy", "people")
     assert (
         people.value == pytest.approx(0.75)
@@ -102,7 +102,6 @@ def test_nan_logits_are_no_decision_and_reported(folders):
         {"broken": as_model(broken, "broken"), "seer": seer(range(N))},
         *folders,
         "sketch",
-        n_boot=50,
     )
     assert row(rows, "nan_logits", "broken").value == 3 and row(rows, "nan_logits", "broken").n == N
     assert row(rows, "accuracy", "broken").value == pytest.approx(1 - 3 / N)
@@ -121,7 +120,7 @@ def test_an_imagenet_head_decides_by_the_mean_over_its_classes(folders):
             return np.eye(1000)[[column] * len(stimuli)] * 20
 
     assert set(decide(Head(), images)) == {"knife"}
-    rows = compare_with_people({"knife": Head()}, *folders, "sketch", n_boot=50)
+    rows = compare_with_people({"knife": Head()}, *folders, "sketch")
     share = np.mean([mvh.CATEGORIES[i % 16] == "knife" for i in range(N)])
     assert row(rows, "accuracy", "knife").value == pytest.approx(share)
 
@@ -144,9 +143,7 @@ def test_shape_bias_of_cue_conflict(tmp_path):
         wanted = [mvh.cue_conflict([names[int(b.mean())]])[1][0] for b in batch]
         return np.asarray([[5.0 * (c == w) for c in mvh.CATEGORIES] for w in wanted])
 
-    rows = compare_with_people(
-        {"texture": as_model(texture, "t")}, images, trials, "cue-conflict", n_boot=20
-    )
+    rows = compare_with_people({"texture": as_model(texture, "t")}, images, trials, "cue-conflict")
     assert row(rows, "shape_bias", "texture").value == 0.0
     assert row(rows, "shape_bias", "people").value == pytest.approx(2 / 3)
 

@@ -56,22 +56,6 @@ def test_coverage_over_seeds_and_images():
     assert images <= 120  # 0.41 expected
 
 
-def test_paired_bootstrap_is_joint():
-    random = np.random.default_rng(0)
-    a = random.random(1000) < 0.7
-    b = a.copy()
-    b[:30] = ~b[:30]
-    joint = s.paired_bootstrap(a, b)
-    assert joint.value == pytest.approx(a.mean() - b.mean())
-    separate = np.sqrt(a.var() / 1000 + b.var() / 1000) * 2 * 1.96
-    assert joint.high - joint.low < 0.5 * separate
-    assert joint.high - joint.low == pytest.approx(
-        2 * 1.96 * (a.astype(float) - b).std() / np.sqrt(1000), rel=0.1
-    )
-    with pytest.raises(DataError, match="one shape"):
-        s.paired_bootstrap(a, b[:5])
-
-
 def test_bootstrap_of_nothing_and_of_one():
     assert s.bootstrap_mean([]).value is None
     one = s.bootstrap_mean([1.0])
@@ -82,17 +66,6 @@ def test_bootstrap_of_nothing_and_of_one():
         s.bootstrap_mean([1.0, 0.0], level=95)
     with pytest.raises(DataError, match="n_seeds, n_stimuli"):
         s.bootstrap_mean(np.zeros((2, 2, 2)))
-
-
-@pytest.mark.parametrize("only_a,only_b", [(0, 0), (5, 5), (3, 12), (40, 20), (0, 6)])
-def test_mcnemar_is_the_binomial_test(only_a, only_b):
-    a = np.array([True] * only_a + [False] * only_b + [True] * 20)
-    b = np.array([False] * only_a + [True] * only_b + [True] * 20)
-    p, found_a, found_b = s.mcnemar(a, b)
-    expected = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    assert p == pytest.approx(expected) and (found_a, found_b) == (only_a, only_b)
-    with pytest.raises(DataError, match="one length"):
-        s.mcnemar(a, b[1:])
 
 
 def test_holm_by_hand():

@@ -66,7 +66,7 @@ def test_no_gain_is_said_plainly(tmp_path):
     assert "demo (simulated)" in lines[0]
     assert "better on 1 of 2 sets (test +30.0 [+28.0, +32.0])" in lines[1]
     assert (
-        "no difference larger than 3.0 points on 1 of 2 sets" in lines[1]
+        "undecided on 1 of 2 sets (intervals up to 3.0 points)" in lines[1]
         and "n = 400 images, 5 seeds" in lines[1]
     )
 
@@ -294,13 +294,13 @@ def test_regions_are_named_by_interval_and_adjusted_p_or_not_at_all(tmp_path):
     )
     assert (
         "V1" not in first
-        and "lesioned at inference: none of 2 regions; no effect larger than 5.0 points" in second
+        and "lesioned at inference: none of 2 regions; intervals up to 5.0 points" in second
     )
 
 
 def test_a_model_whose_name_holds_a_minus_keeps_its_name(tmp_path):
     lines = said(tmp_path, difference(("ViT - B", "backbone"), 0.01, 0.4))
-    assert lines[0].split(": ", 1)[1].startswith("`ViT - B` against `backbone`: no difference")
+    assert lines[0].split(": ", 1)[1].startswith("`ViT - B` against `backbone`: undecided")
 
 
 def test_a_record_of_schema_1_tells_what_it_told(tmp_path):

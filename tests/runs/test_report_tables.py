@@ -100,7 +100,7 @@ def test_a_difference_has_its_verdict_in_its_cell(value, p, words):
     assert list(found["value"]) == [f"{shown} {words[0]}", "0.300 [0.280, 0.320] better"]
     regions = table(text, "region_effect (fraction)").set_index("roi")["value"]
     assert regions["V1"] == f"{shown} {words[1]}" and regions["LO"].endswith(" more")
-    assert "in words" not in text and "adjusted by Holm, is at most 0.05; else open." in text
+    assert "in words" not in text and "adjusted by Holm, is at most 0.05; alike only" in text
 
 
 def test_a_lone_model_is_named_below_its_table_and_notes_beside_their_rows():

@@ -126,3 +126,15 @@ def test_encoders_that_do_not_belong_together_are_refused(made):
     )
     with pytest.raises(DataError, match="'b' of another backbone"):
         combine_encoders({"a": first, "b": moved})
+
+
+def test_the_score_of_an_ensemble_is_the_weighted_mean_of_the_members_that_have_one(made):
+    _, _, members = made
+    first, second, _ = members.values()
+    hidden = dataclasses.replace(
+        first, scores=np.where(np.arange(len(first.scores)) == 3, np.nan, first.scores)
+    )
+    both = combine_encoders({"a": hidden, "b": second})
+    want = both.weights[0] * np.asarray(first.scores) + both.weights[1] * np.asarray(second.scores)
+    want[3] = second.scores[3]
+    np.testing.assert_allclose(both.scores, want, rtol=1e-5)

@@ -26,7 +26,7 @@ def parts(tmp_path_factory):
 @pytest.fixture(scope="session")
 def explorer(parts):
     study, models, encoder, store = parts
-    return Explorer(study, models, encoder, store=store, n_batch=60, n_boot=100)
+    return Explorer(study, models, encoder, store=store, n_batch=60)
 
 
 @pytest.fixture(scope="session")

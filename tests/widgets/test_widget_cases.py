@@ -34,7 +34,7 @@ def three(parts):
         "one": models["fusion"],
         "two": dataclasses.replace(models["fusion"]),
     }
-    return Explorer(study, named, encoder, store=store, n_batch=20, n_boot=20)
+    return Explorer(study, named, encoder, store=store, n_batch=20)
 
 
 def lacking(explorer, roi="PHA"):
@@ -49,7 +49,6 @@ def lacking(explorer, roi="PHA"):
         explorer.encoder,
         store=explorer.store,
         n_batch=20,
-        n_boot=20,
     )
     other.atlas = dataclasses.replace(explorer.atlas, rois=rois)
     return other
