@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class BmflError(Exception):
@@ -102,3 +102,26 @@ def require(
     """
     if not condition:
         raise error(message(expected, str(got), remedy))
+
+
+def require_known(name: object, valid: Collection, error: type[BmflError], expected: str) -> None:
+    """Raise an error with the nearest valid name unless a name is among the valid ones.
+
+    Parameters
+    ----------
+    name : object
+        The name that the user gave.
+    valid : collection of str
+        The valid names; a mapping counts as its keys.
+    error : type of BmflError
+        Class of the error.
+    expected : str
+        As in `message`.
+
+    Raises
+    ------
+    BmflError
+        Of the class `error`, if `name` is not in `valid`.
+    """
+    if name not in valid:
+        raise error(message(expected, repr(name), nearest(str(name), valid)))

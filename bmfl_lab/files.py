@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from filelock import SoftFileLock, Timeout
 
-from bmfl_lab.errors import DataError, LockedError, message
+from bmfl_lab.errors import DataError, LockedError, message, require
 
 _ARRAYS_SCHEMA = 1
 
@@ -158,14 +158,13 @@ def read_sealed_json(path: str | Path) -> object:
         body = {k: v for k, v in value.items() if k != "seal"}
         # comparing the text checks every byte, blanks and repeated keys included
         same = Path(path).read_bytes() == (_json_text(value) + "\n").encode()
-        if not same or value.get("seal") != sha256_bytes(_json_text(body).encode()):
-            raise DataError(
-                message(
-                    f"{path} as it was written",
-                    "a changed or damaged file",
-                    "delete it and run what wrote it again",
-                )
-            )
+        require(
+            same and value.get("seal") == sha256_bytes(_json_text(body).encode()),
+            DataError,
+            f"{path} as it was written",
+            "a changed or damaged file",
+            "delete it and run what wrote it again",
+        )
         value = {k: v for k, v in body.items() if k not in _SEAL}
     return value
 
@@ -196,16 +195,20 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         If the file is missing, larger than `max_bytes` or not JSON.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(message(f"a JSON file {path.name}", f"nothing at {path}", "check the path"))
-    if path.stat().st_size > max_bytes:
-        raise DataError(
-            message(
-                f"{path.name} of at most {max_bytes} bytes",
-                f"{path.stat().st_size} bytes",
-                "check that the path names the file you meant",
-            )
-        )
+    require(
+        path.is_file(),
+        DataError,
+        f"a JSON file {path.name}",
+        f"nothing at {path}",
+        "check the path",
+    )
+    require(
+        path.stat().st_size <= max_bytes,
+        DataError,
+        f"{path.name} of at most {max_bytes} bytes",
+        f"{path.stat().st_size} bytes",
+        "check that the path names the file you meant",
+    )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -239,10 +242,13 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
         header says.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(f"an array file {path.name}", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file(),
+        DataError,
+        f"an array file {path.name}",
+        f"nothing at {path}",
+        "check the path",
+    )
     try:
         with open(path, "rb") as stream:
             version = np.lib.format.read_magic(stream)
@@ -269,23 +275,21 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
                 "make or download the file again",
             )
         ) from error
-    if dtype.hasobject:
-        raise DataError(
-            message(
-                f"an array of numbers in {path}",
-                "pickled Python objects, which can run code",
-                "save it as a plain numeric array",
-            )
-        )
+    require(
+        not dtype.hasobject,
+        DataError,
+        f"an array of numbers in {path}",
+        "pickled Python objects, which can run code",
+        "save it as a plain numeric array",
+    )
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if needed != available:
-        raise DataError(
-            message(
-                f"{needed} bytes of data in {path} for shape {tuple(shape)} {dtype}",
-                f"{available} bytes",
-                "make or download the file again, as it is truncated or damaged",
-            )
-        )
+    require(
+        needed == available,
+        DataError,
+        f"{needed} bytes of data in {path} for shape {tuple(shape)} {dtype}",
+        f"{available} bytes",
+        "make or download the file again, as it is truncated or damaged",
+    )
     return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
 
 

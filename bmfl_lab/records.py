@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import read_sealed_json, write_sealed_json
 from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
 
@@ -211,10 +211,13 @@ class Record:
         DataError
             If the record has no row.
         """
-        if not self.rows:
-            raise DataError(
-                message("at least one metric row", "none", "add rows before finishing the record")
-            )
+        require(
+            self.rows,
+            DataError,
+            "at least one metric row",
+            "none",
+            "add rows before finishing the record",
+        )
         path = Path(folder) / "record.json"
         write_sealed_json(path, self.to_dict())
         return path

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, message, require
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
@@ -63,13 +63,21 @@ def pick_device(device: str = "auto") -> str:
     """
     import torch
 
-    if device not in DEVICES:
-        raise ConfigError(message(f"a device among {DEVICES}", repr(device), "choose one of them"))
+    require(
+        device in DEVICES,
+        ConfigError,
+        f"a device among {DEVICES}",
+        repr(device),
+        "choose one of them",
+    )
     available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ConfigError(
-            message("a CUDA device", "none on this machine", "use device='auto' or 'cpu'")
-        )
+    require(
+        device != "cuda" or available,
+        ConfigError,
+        "a CUDA device",
+        "none on this machine",
+        "use device='auto' or 'cpu'",
+    )
     return "cuda" if device != "cpu" and available else "cpu"
 
 

@@ -31,7 +31,7 @@ from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
 from bmfl_lab.data.surfaces import MESHES
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import atomic_path, link_guard, load_npy, read_json, sha256_file, write_json
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
@@ -131,10 +131,13 @@ def read_subject(
     """
     check_nan_policy(nan_policy)
     folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise DataError(
-            message("the folder of a subject", f"nothing at {folder}", "check the path")
-        )
+    require(
+        folder.is_dir(),
+        DataError,
+        "the folder of a subject",
+        f"nothing at {folder}",
+        "check the path",
+    )
     guard = link_guard(folder, follow_links)
     note = read_note(folder, guard, verify=verify)
     named = enforce_counts and folder.name in VERTEX_COUNTS
@@ -195,26 +198,26 @@ def read_test_images(folder: str | Path, *, follow_links: bool = False) -> Stimu
 
 def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[str]]:
     """Return image paths and stimulus ids in the order of the number in the name (1 to n)."""
-    if not folder.is_dir():
-        raise DataError(
-            message(
-                f"a folder of {split} images", f"nothing at {folder}", "download the subject again"
-            )
-        )
+    require(
+        folder.is_dir(),
+        DataError,
+        f"a folder of {split} images",
+        f"nothing at {folder}",
+        "download the subject again",
+    )
     guard(folder)
     found: dict[int, tuple[Path, str]] = {}
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         match = _IMAGE.fullmatch(path.name)
-        if match is None or match[1].lower() != split:
-            raise DataError(
-                message(
-                    f"names like {split}-0001_nsd-00013.png in {folder}",
-                    repr(path.name),
-                    "rename or remove it",
-                )
-            )
+        require(
+            match is not None and match[1].lower() == split,
+            DataError,
+            f"names like {split}-0001_nsd-00013.png in {folder}",
+            repr(path.name),
+            "rename or remove it",
+        )
         number = int(match[2])
         if number in found:
             raise DataError(
@@ -226,14 +229,13 @@ def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[st
             )
         found[number] = (guard(path) if path.is_symlink() else path, nsd_id(int(match[3])))
     gaps = sorted(set(range(1, len(found) + 1)) - set(found))
-    if gaps or not found:
-        raise DataError(
-            message(
-                f"images numbered 1 to {len(found)} without gaps in {folder}",
-                f"no number {gaps[:5]}" if gaps else "no image at all",
-                "restore the missing files: rows of the responses are counted by these numbers",
-            )
-        )
+    require(
+        not gaps and found,
+        DataError,
+        f"images numbered 1 to {len(found)} without gaps in {folder}",
+        f"no number {gaps[:5]}" if gaps else "no image at all",
+        "restore the missing files: rows of the responses are counted by these numbers",
+    )
     ordered = [found[i] for i in sorted(found)]
     return [p for p, _ in ordered], [i for _, i in ordered]
 
@@ -252,14 +254,13 @@ def _read_part(folder: Path, split: str, guard: Guard) -> _Part:
 
 def _read_fmri(path: Path, n_images: int) -> np.ndarray:
     values = load_npy(path, mmap=True)
-    if values.dtype.kind != "f" or values.ndim != 2:
-        raise DataError(
-            message(
-                f"float32 responses of shape ({n_images}, n_vertices) in {path}",
-                f"{values.dtype} {values.shape}",
-                "save images x vertices as float32",
-            )
-        )
+    require(
+        values.dtype.kind == "f" and values.ndim == 2,
+        DataError,
+        f"float32 responses of shape ({n_images}, n_vertices) in {path}",
+        f"{values.dtype} {values.shape}",
+        "save images x vertices as float32",
+    )
     if values.shape[0] != n_images:
         transposed = values.shape[1] == n_images
         raise DataError(
@@ -307,14 +308,13 @@ def _extremes(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
     low, high = [], []
     for side in (0, 1):
         maps = [part[2][side] for part in parts]
-        if len({m.shape[1] for m in maps}) != 1:
-            raise DataError(
-                message(
-                    f"as many {HEMISPHERES[side]} vertices in test as in training responses",
-                    f"{[m.shape[1] for m in maps]}",
-                    "use files of one subject",
-                )
-            )
+        require(
+            len({m.shape[1] for m in maps}) == 1,
+            DataError,
+            f"as many {HEMISPHERES[side]} vertices in test as in training responses",
+            f"{[m.shape[1] for m in maps]}",
+            "use files of one subject",
+        )
         chunks = [m[i : i + _ROWS] for m in maps for i in range(0, len(m), _ROWS)]
         low.append(np.min([c.min(0) for c in chunks], axis=0))
         high.append(np.max([c.max(0) for c in chunks], axis=0))
@@ -334,12 +334,13 @@ def _finite(
                 "pass nan_policy='drop' to leave these vertices out",
             )
         )
-    if not keep.any():
-        raise DataError(
-            message(
-                f"at least one finite vertex in {folder}", "none", "download the responses again"
-            )
-        )
+    require(
+        keep.any(),
+        DataError,
+        f"at least one finite vertex in {folder}",
+        "none",
+        "download the responses again",
+    )
     return keep
 
 
@@ -391,18 +392,15 @@ def _read_ceiling(
     found = []
     for path, n in zip(files, n_vertices):
         values = np.asarray(load_npy(guard(path)))
-        if (
-            values.dtype.kind != "f"
-            or values.shape != (n,)
-            or np.nanmax(values, initial=0.0) > 1 + 1e-6
-        ):
-            raise DataError(
-                message(
-                    f"noise ceilings from 0 to 1 of shape ({n},) in {path}",
-                    f"{values.dtype} {values.shape}, largest {np.nanmax(values, initial=0.0):.3g}",
-                    "divide percentages by 100, or use the file of this subject",
-                )
-            )
+        require(
+            values.dtype.kind == "f"
+            and values.shape == (n,)
+            and np.nanmax(values, initial=0.0) <= 1 + 1e-6,
+            DataError,
+            f"noise ceilings from 0 to 1 of shape ({n},) in {path}",
+            f"{values.dtype} {values.shape}, largest {np.nanmax(values, initial=0.0):.3g}",
+            "divide percentages by 100, or use the file of this subject",
+        )
         found.append(values.astype(np.float32))
     ceiling = np.concatenate(found)
     defined = np.isfinite(ceiling) & (ceiling > 0)
@@ -434,14 +432,13 @@ def _split(
     ids: list[str], n_train: int, shared: list[str] | None, val: float, test: float, seed: int
 ) -> tuple[dict, dict]:
     repeated = len(ids) - len(set(ids))
-    if repeated:
-        raise DataError(
-            message(
-                "each stimulus once: responses are averaged over repeats before they are split",
-                f"{repeated} stimulus ids more than once in the file names",
-                "average the repeats, or give images their own numbers",
-            )
-        )
+    require(
+        not repeated,
+        DataError,
+        "each stimulus once: responses are averaged over repeats before they are split",
+        f"{repeated} stimulus ids more than once in the file names",
+        "average the repeats, or give images their own numbers",
+    )
     held = shared if len(ids) == n_train else [*(shared or ()), *ids[n_train:]]
     return split_by_id(ids, val=val, test=test, seed=seed, held_out=held)
 
@@ -493,14 +490,13 @@ def read_atlas(
             for space in ("challenge", "fsaverage")
         ]
         absent = [f.name for f in files if not f.exists()]
-        if absent and (need_all or len(absent) < len(files)):
-            raise DataError(
-                message(
-                    f"the files of ROI class {kind!r} in {masks}",
-                    f"no {absent}",
-                    "download the folder again",
-                )
-            )
+        require(
+            not absent or (not need_all and len(absent) >= len(files)),
+            DataError,
+            f"the files of ROI class {kind!r} in {masks}",
+            f"no {absent}",
+            "download the folder again",
+        )
         if absent:
             missing.append(kind)
             continue
@@ -508,12 +504,13 @@ def read_atlas(
             [_codes(masks, side, kind, index[k], guard) for k, side in enumerate(SIDES)]
         )
         for name, mask in _by_name(codes, kind, read_mapping(guard(files[0])), masks).items():
-            if name in rois:
-                raise DataError(
-                    message(
-                        "ROI names used once", f"{name!r} again in {kind!r}", "rename one of them"
-                    )
-                )
+            require(
+                name not in rois,
+                DataError,
+                "ROI names used once",
+                f"{name!r} again in {kind!r}",
+                "rename one of them",
+            )
             rois[name] = mask
     atlas = Atlas(
         hemisphere=np.repeat(np.arange(2, dtype=np.int8), [len(i) for i in index]),
@@ -528,23 +525,25 @@ def _mask(path: Path, n: int, what: str) -> np.ndarray:
     values = np.asarray(load_npy(path))
     if values.dtype.kind == "f" and np.array_equal(values, np.rint(values)):
         values = values.astype(np.int64)
-    if values.dtype.kind not in "iub" or values.shape != (n,):
-        raise DataError(
-            message(
-                f"whole-number labels of shape ({n},), {what}, in {path}",
-                f"{values.dtype} {values.shape}",
-                "use the masks that belong to these responses",
-            )
-        )
+    require(
+        values.dtype.kind in "iub" and values.shape == (n,),
+        DataError,
+        f"whole-number labels of shape ({n},), {what}, in {path}",
+        f"{values.dtype} {values.shape}",
+        "use the masks that belong to these responses",
+    )
     return values.astype(np.int64)
 
 
 def _all_vertices(path: Path) -> np.ndarray:
     mask = _mask(path, N_FSAVERAGE, "one per vertex of fsaverage")
-    if not mask.any():  # the challenge writes 1, but any label above or below 0 means "inside"
-        raise DataError(
-            message(f"at least one vertex that is not 0 in {path}", "none", "download it again")
-        )
+    require(
+        mask.any(),
+        DataError,
+        f"at least one vertex that is not 0 in {path}",
+        "none",
+        "download it again",
+    )
     return np.flatnonzero(mask)
 
 
@@ -602,15 +601,14 @@ def _by_name(
     misnamed = sorted(
         c for c in mapping if mapping[c] in known.values() and known.get(c) != mapping[c]
     )
-    if unnamed or unused or misnamed:
-        raise DataError(
-            message(
-                f"labels of {kind} that agree with mapping_{kind}.npy in {masks}",
-                f"labels without a name {unnamed}, names without a vertex {unused}, "
-                f"standard names at other labels {misnamed}",
-                "use mask and mapping files of one version",
-            )
-        )
+    require(
+        not unnamed and not unused and not misnamed,
+        DataError,
+        f"labels of {kind} that agree with mapping_{kind}.npy in {masks}",
+        f"labels without a name {unnamed}, names without a vertex {unused}, "
+        f"standard names at other labels {misnamed}",
+        "use mask and mapping files of one version",
+    )
     return {name: codes == code for code, name in mapping.items() if code != 0}
 
 
@@ -666,14 +664,13 @@ def read_note(folder: Path, guard: Guard, *, verify: bool = True) -> Note:
         wanted = f"true or false under 'simulated' and 'surface' in {path}"
         raise DataError(message(wanted, repr(note)[:200], "correct or delete the file"))
     digests = note.get("sha256", {})
-    if not isinstance(digests, dict):
-        raise DataError(
-            message(
-                f"file names and checksums in {path}",
-                repr(digests)[:80],
-                "correct or delete the file",
-            )
-        )
+    require(
+        isinstance(digests, dict),
+        DataError,
+        f"file names and checksums in {path}",
+        repr(digests)[:80],
+        "correct or delete the file",
+    )
     for name, digest in digests.items() if verify else ():
         if not (folder / name).is_file() or sha256_file(guard(folder / name)) != digest:
             raise DataError(
@@ -729,10 +726,13 @@ def write_subject(
     The documented format of own data: what `read_subject` reads is exactly what this writes.
     """
     folder = Path(folder).expanduser()
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(
-            message("an empty folder to write to", f"files in {folder}", "choose another folder")
-        )
+    require(
+        not folder.exists() or not any(folder.iterdir()),
+        DataError,
+        "an empty folder to write to",
+        f"files in {folder}",
+        "choose another folder",
+    )
     numbers = _numbers(subject, nsd_numbers)
     test = np.asarray([] if test_rows is None else test_rows, dtype=np.int64)
     train = np.setdiff1d(np.arange(len(numbers)), test)
@@ -765,14 +765,13 @@ def _numbers(subject: Subject, given: Sequence[int] | None) -> list[int]:
     if given is None and all(i.startswith("nsd-") and i[4:].isdigit() for i in ids):
         given = [int(i[4:]) for i in ids]
     numbers = list(range(len(ids))) if given is None else [int(g) for g in given]
-    if len(numbers) != len(ids) or len(set(numbers)) != len(ids):
-        raise DataError(
-            message(
-                f"{len(ids)} different image numbers",
-                f"{len(set(numbers))} of {len(numbers)}",
-                "number each once",
-            )
-        )
+    require(
+        len(numbers) == len(ids) and len(set(numbers)) == len(ids),
+        DataError,
+        f"{len(ids)} different image numbers",
+        f"{len(set(numbers))} of {len(numbers)}",
+        "number each once",
+    )
     return numbers
 
 
@@ -871,14 +870,13 @@ def _class_labels(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarr
     codes = np.zeros(subject.n_vertices, np.int64)
     for code, name in enumerate(names, start=1):
         mask = np.asarray(subject.atlas.rois.get(name, np.zeros(subject.n_vertices, bool)), bool)
-        if np.any(codes[mask]):
-            raise DataError(
-                message(
-                    f"ROIs of class {kind!r} that do not overlap",
-                    f"{name!r} over another",
-                    "give each vertex one",
-                )
-            )
+        require(
+            not np.any(codes[mask]),
+            DataError,
+            f"ROIs of class {kind!r} that do not overlap",
+            f"{name!r} over another",
+            "give each vertex one",
+        )
         codes[mask] = code
     return codes
 
@@ -939,10 +937,13 @@ def load(
         If there is no subject, none of that name, or its files are damaged.
     """
     found = subject_folders(root)
-    if not found:
-        raise DataError(
-            message("a folder with training_split/", f"none in {root}", "give a subject's folder")
-        )
+    require(
+        found,
+        DataError,
+        "a folder with training_split/",
+        f"none in {root}",
+        "give a subject's folder",
+    )
     options = {
         "seed": seed,
         "val": val,

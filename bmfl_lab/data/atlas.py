@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 
 HEMISPHERES = ("left", "right")
 
@@ -91,26 +91,24 @@ class Atlas:
 
     def __post_init__(self) -> None:
         n = len(self.hemisphere)
-        if np.any(np.diff(np.asarray(self.hemisphere, dtype=np.int8)) < 0):
-            raise DataError(
-                message(
-                    "left vertices before right ones",
-                    "a mixed order of hemispheres",
-                    "concatenate the left hemisphere first",
-                )
-            )
+        require(
+            not np.any(np.diff(np.asarray(self.hemisphere, dtype=np.int8)) < 0),
+            DataError,
+            "left vertices before right ones",
+            "a mixed order of hemispheres",
+            "concatenate the left hemisphere first",
+        )
         arrays = {**self.rois, **self.maps}
         if self.surface_index is not None:
             arrays["surface_index"] = self.surface_index
         for name, values in arrays.items():
-            if np.shape(values) != (n,):
-                raise DataError(
-                    message(
-                        f"{name} of shape ({n},), one value per vertex",
-                        f"shape {np.shape(values)}",
-                        "use masks of the same space as the responses",
-                    )
-                )
+            require(
+                np.shape(values) == (n,),
+                DataError,
+                f"{name} of shape ({n},), one value per vertex",
+                f"shape {np.shape(values)}",
+                "use masks of the same space as the responses",
+            )
 
     def __repr__(self) -> str:
         absent = f", absent={list(self.absent)}" if self.absent else ""
@@ -197,10 +195,13 @@ class Atlas:
             If a name is unknown or absent in this subject, or no name is given.
         """
         names = [names] if isinstance(names, str) else list(names)
-        if not names:
-            raise ConfigError(
-                message("at least one ROI or group name", "an empty list", "name one, or 'all'")
-            )
+        require(
+            names,
+            ConfigError,
+            "at least one ROI or group name",
+            "an empty list",
+            "name one, or 'all'",
+        )
         mask = np.zeros(self.n_vertices, dtype=bool)
         for name in names:
             if name == "all":
@@ -228,14 +229,13 @@ class Atlas:
             If `mask` has another shape than (n_vertices,).
         """
         mask = np.asarray(mask, dtype=bool)
-        if mask.shape != (self.n_vertices,):
-            raise DataError(
-                message(
-                    f"a mask of shape ({self.n_vertices},)",
-                    f"shape {mask.shape}",
-                    "give one value per vertex of this atlas",
-                )
-            )
+        require(
+            mask.shape == (self.n_vertices,),
+            DataError,
+            f"a mask of shape ({self.n_vertices},)",
+            f"shape {mask.shape}",
+            "give one value per vertex of this atlas",
+        )
         return Atlas(
             hemisphere=np.asarray(self.hemisphere)[mask],
             rois={k: np.asarray(v)[mask] for k, v in self.rois.items()},

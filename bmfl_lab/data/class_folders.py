@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet, from_files
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import link_guard
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
@@ -25,10 +25,13 @@ def class_folders(folder: str | Path) -> list[str]:
         If the folder does not exist.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(
-            message("a folder of class folders", f"nothing at {folder}", "check the path")
-        )
+    require(
+        folder.is_dir(),
+        DataError,
+        "a folder of class folders",
+        f"nothing at {folder}",
+        "check the path",
+    )
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
@@ -90,14 +93,13 @@ def head_columns(wnids: Sequence[str], head_wnids: Sequence[str]) -> np.ndarray:
     """
     where = {w: i for i, w in enumerate(head_wnids)}
     missing = [w for w in wnids if w not in where]
-    if missing:
-        raise DataError(
-            message(
-                f"classes of the head ({len(where)} wnids)",
-                f"{len(missing)} others, e.g. {missing[0]!r}",
-                "give the wnids of the head in its own order",
-            )
-        )
+    require(
+        not missing,
+        DataError,
+        f"classes of the head ({len(where)} wnids)",
+        f"{len(missing)} others, e.g. {missing[:1]}",
+        "give the wnids of the head in its own order",
+    )
     return np.asarray([where[w] for w in wnids], dtype=np.int64)
 
 
@@ -152,24 +154,26 @@ def read_class_folders(
     folder, found, guard = Path(folder), class_folders(folder), link_guard(folder, follow_links)
     wanted = {(folder_of or {}).get(c, c): i for i, c in enumerate(classes)}
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if extra or (missing and not partial):
-        raise DataError(
-            message(
-                f"the {len(wanted)} class folders of {name!r} in {folder}",
-                f"{len(found)} folders; {len(missing)} missing {missing[:5]}, "
-                f"{len(extra)} unknown {extra[:5]}",
-                "check that this folder is that set; "
-                "pass partial=True for a declared subset of its classes",
-            )
-        )
+    require(
+        not extra and (not missing or partial),
+        DataError,
+        f"the {len(wanted)} class folders of {name!r} in {folder}",
+        f"{len(found)} folders; {len(missing)} missing {missing[:5]}, "
+        f"{len(extra)} unknown {extra[:5]}",
+        "check that this folder is that set; "
+        "pass partial=True for a declared subset of its classes",
+    )
     paths, labels = [], []
     for entry in found:
         images = images_in(folder / entry, guard)
         paths += images
         labels += [wanted[entry]] * len(images)
-    if not paths:
-        raise DataError(
-            message(f"images in {folder}", "none", f"expected files ending in {IMAGE_SUFFIXES}")
-        )
+    require(
+        paths,
+        DataError,
+        f"images in {folder}",
+        "none",
+        f"expected files ending in {IMAGE_SUFFIXES}",
+    )
     ids = [f"{p.parent.name}/{p.name}" for p in paths]
     return from_files(name, paths, ids, labels, tuple(classes))

@@ -13,7 +13,7 @@ from bmfl_lab.data.responses import SPLITS
 from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.files import link_guard
 from bmfl_lab.runtime import progress
 
@@ -76,14 +76,13 @@ def load(
     _check_ood(root, ood, split_layout)
     top = root / "train" if split_layout else root
     classes = tuple(class_folders(top))
-    if not classes:
-        raise DataError(
-            message(
-                f"class folders in {top}",
-                "none",
-                "put the images of each class into a folder of its name",
-            )
-        )
+    require(
+        classes,
+        DataError,
+        f"class folders in {top}",
+        "none",
+        "put the images of each class into a folder of its name",
+    )
     report: dict[str, dict] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
     options = {
         "follow_links": follow_links,
@@ -112,30 +111,29 @@ def load(
 
 
 def _check_ood(root: Path, ood: tuple[str, ...], split_layout: bool) -> None:
-    if ood and not split_layout:
-        raise ConfigError(
-            message(
-                f"a folder train/ in {root} beside the out-of-distribution sets {ood}",
-                "class folders only",
-                "move the class folders into train/",
-            )
-        )
+    require(
+        not ood or split_layout,
+        ConfigError,
+        f"a folder train/ in {root} beside the out-of-distribution sets {ood}",
+        "class folders only",
+        "move the class folders into train/",
+    )
     there = class_folders(root)
     for name in ood:
-        if name in SPLITS:
-            raise ConfigError(
-                message(
-                    "an out-of-distribution set", f"{name!r}, a split", f"name none of {SPLITS}"
-                )
-            )
-        if name not in there:
-            raise ConfigError(
-                message(
-                    f"a folder {name!r} in {root}",
-                    "none",
-                    nearest(name, [t for t in there if t not in SPLITS]),
-                )
-            )
+        require(
+            name not in SPLITS,
+            ConfigError,
+            "an out-of-distribution set",
+            f"{name!r}, a split",
+            f"name none of {SPLITS}",
+        )
+        require(
+            name in there,
+            ConfigError,
+            f"a folder {name!r} in {root}",
+            "none",
+            nearest(name, [t for t in there if t not in SPLITS]),
+        )
 
 
 def _read(
@@ -152,15 +150,14 @@ def _read(
 ) -> StimulusSet:
     found = class_folders(folder)
     missing, unknown = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
-    if unknown or (missing and not partial):
-        raise DataError(
-            message(
-                f"the {len(classes)} classes of the training set in {folder}",
-                f"{len(missing)} missing {missing[:5]}, {len(unknown)} unknown {unknown[:5]}",
-                "make the class folders agree, "
-                "or pass partial=True for out-of-distribution sets with fewer classes",
-            )
-        )
+    require(
+        not unknown and (not missing or partial),
+        DataError,
+        f"the {len(classes)} classes of the training set in {folder}",
+        f"{len(missing)} missing {missing[:5]}, {len(unknown)} unknown {unknown[:5]}",
+        "make the class folders agree, "
+        "or pass partial=True for out-of-distribution sets with fewer classes",
+    )
     paths, labels, ignored = [], [], []
     for entry in found:
         for path in sorted((folder / entry).iterdir()):
@@ -173,10 +170,7 @@ def _read(
     paths = [guard(path) for path in paths]
     skipped, moving = _unreadable(paths, name, tolerant) if verify else ({}, {})
     kept = [i for i, path in enumerate(paths) if str(path) not in skipped]
-    if not kept:
-        raise DataError(
-            message(f"images in {folder}", "none", f"use files ending in {IMAGE_SUFFIXES}")
-        )
+    require(kept, DataError, f"images in {folder}", "none", f"use files ending in {IMAGE_SUFFIXES}")
     if ignored:
         report["ignored"][name] = ignored
     if skipped:
@@ -236,14 +230,13 @@ def _split_off(
         for name, index in parts.items():
             rows[name] += members[index].tolist()
     for name in ("train", *(n for n in shares if n not in sets)):
-        if not rows[name]:
-            raise DataError(
-                message(
-                    f"enough images to split off {name!r}",
-                    f"{len(train)} in all",
-                    f"add images, or a folder {name}/",
-                )
-            )
+        require(
+            rows[name],
+            DataError,
+            f"enough images to split off {name!r}",
+            f"{len(train)} in all",
+            f"add images, or a folder {name}/",
+        )
         sets[name] = train.subset(np.sort(rows[name]), name=name)
     report["split"] = {
         "seed": seed,

@@ -31,7 +31,7 @@ from bmfl_lab.data.shifts import IMAGENET_C
 from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
 from bmfl_lab.files import link_guard, sha256_bytes
 from bmfl_lab.runtime import rng
 
@@ -94,10 +94,13 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
     wnid_of = {int(i): str(w) for i, w in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
     ids = [int(v) for v in truth.read_text(encoding="ascii").split()]
     unknown = [i for i in ids if i not in wnid_of]
-    if unknown:
-        raise DataError(
-            message("ids listed in meta.mat", f"id {unknown[0]}", "take both files from one devkit")
-        )
+    require(
+        not unknown,
+        DataError,
+        "ids listed in meta.mat",
+        f"ids {unknown[:1]}",
+        "take both files from one devkit",
+    )
     return tuple(wnid_of[i] for i in ids)
 
 
@@ -154,14 +157,13 @@ def read_imagenet_val(
         return read_class_folders(
             "imagenet-val", folder, classes, partial=partial, follow_links=follow_links
         )
-    if devkit is None:
-        raise DataError(
-            message(
-                "class folders, or devkit=...",
-                f"flat files in {folder}",
-                "pass the folder of the ILSVRC2012 devkit",
-            )
-        )
+    require(
+        devkit is not None,
+        DataError,
+        "class folders, or devkit=...",
+        f"flat files in {folder}",
+        "pass the folder of the ILSVRC2012 devkit",
+    )
     truth, paths = read_devkit(devkit), images_in(folder, link_guard(folder, follow_links))
     numbers = [_VAL.match(p.stem) for p in paths]
     strange = [
@@ -252,14 +254,13 @@ def load(
     Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): ImageNet-1k; Sketch, R, A, Stylized, Masked,
     Low light.
     """
-    if not str(root):
-        raise ConfigError(
-            message(
-                "the folder of ImageNet-1k",
-                "none",
-                "pass root=..., or write a study file (see load_study)",
-            )
-        )
+    require(
+        str(root),
+        ConfigError,
+        "the folder of ImageNet-1k",
+        "none",
+        "pass root=..., or write a study file (see load_study)",
+    )
     home = Path(root).expanduser()
     guard, links = link_guard(home, follow_links), {"follow_links": follow_links}
     wnids = read_wnids(guard(home / "train"))
@@ -311,25 +312,25 @@ def _natural_sets(
 
 
 def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str, StimulusSet]:
-    if val < 1 or train < 0:
-        raise ConfigError(
-            message(
-                "val_per_class >= 1 and train_per_class >= 0", f"{val}, {train}", "correct them"
-            )
-        )
+    require(
+        val >= 1 and train >= 0,
+        ConfigError,
+        "val_per_class >= 1 and train_per_class >= 0",
+        f"{val}, {train}",
+        "correct them",
+    )
     rows: dict[str, list[int]] = {"train": [], "val": []}
     for label in np.unique(everything.labels):
         members = np.flatnonzero(everything.labels == label)
         order = rng(seed, "imagenet", everything.class_names[label]).permutation(len(members))
         last = val + train if train else len(members)
-        if len(members) <= val:
-            raise DataError(
-                message(
-                    f"more than {val} training images of {everything.class_names[label]}",
-                    str(len(members)),
-                    "lower val_per_class or complete the folder",
-                )
-            )
+        require(
+            len(members) > val,
+            DataError,
+            f"more than {val} training images of {everything.class_names[label]}",
+            len(members),
+            "lower val_per_class or complete the folder",
+        )
         rows["val"] += members[order[:val]].tolist()
         rows["train"] += members[order[val:last]].tolist()
     return {name: everything.subset(np.sort(index), name=name) for name, index in rows.items()}
@@ -338,10 +339,7 @@ def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str
 def _places(home: Path, ood: Mapping[str, str] | None) -> dict[str, Path]:
     if ood is not None:
         for name in ood:
-            if name not in PLACES:
-                raise ConfigError(
-                    message(f"sets among {tuple(PLACES)}", repr(name), nearest(name, PLACES))
-                )
+            require_known(name, PLACES, ConfigError, f"sets among {tuple(PLACES)}")
         return {name: home / Path(folder).expanduser() for name, folder in ood.items()}
     found = {
         name: [home / p for p in places if (home / p).is_dir()] for name, places in PLACES.items()

@@ -23,7 +23,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.errors import DataError, message, require, require_known
 from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
 
@@ -57,10 +57,7 @@ class BData:
         DataError
             If there is no such key.
         """
-        if key not in self.keys:
-            raise DataError(
-                message("a metadata key of this file", repr(key), nearest(key, self.keys))
-            )
+        require_known(key, self.keys, DataError, "a metadata key of this file")
         return self.values[self.keys.index(key)]
 
     def select(self, key: str) -> np.ndarray:
@@ -90,21 +87,23 @@ def read_bdata(path: str | Path) -> BData:
     import h5py
 
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(f"an HDF5 file {path.name}", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file(),
+        DataError,
+        f"an HDF5 file {path.name}",
+        f"nothing at {path}",
+        "check the path",
+    )
     try:
         with h5py.File(path, "r") as f:
             for name in ("dataset", "metadata/key", "metadata/value"):
-                if not isinstance(f.get(name), h5py.Dataset):
-                    raise DataError(
-                        message(
-                            f"{name!r} in {path.name}",
-                            f"{sorted(f)}",
-                            "use the preprocessed files of the authors",
-                        )
-                    )
+                require(
+                    isinstance(f.get(name), h5py.Dataset),
+                    DataError,
+                    f"{name!r} in {path.name}",
+                    f"{sorted(f)}",
+                    "use the preprocessed files of the authors",
+                )
             dataset = f["dataset"][()]
             keys = tuple(
                 k.decode() if isinstance(k, bytes) else str(k)
@@ -115,20 +114,20 @@ def read_bdata(path: str | Path) -> BData:
         raise DataError(
             message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")
         ) from error
-    if dataset.dtype.kind not in "fiu":
-        raise DataError(
-            message(
-                f"a numeric dataset in {path.name}", str(dataset.dtype), "download the file again"
-            )
-        )
-    if dataset.ndim != 2 or values.shape != (len(keys), dataset.shape[1]):
-        raise DataError(
-            message(
-                f"metadata of shape ({len(keys)}, {dataset.shape[-1]}) in {path.name}",
-                f"{values.shape} for a dataset of {dataset.shape}",
-                "download the file again",
-            )
-        )
+    require(
+        dataset.dtype.kind in "fiu",
+        DataError,
+        f"a numeric dataset in {path.name}",
+        dataset.dtype,
+        "download the file again",
+    )
+    require(
+        dataset.ndim == 2 and values.shape == (len(keys), dataset.shape[1]),
+        DataError,
+        f"metadata of shape ({len(keys)}, {dataset.shape[-1]}) in {path.name}",
+        f"{values.shape} for a dataset of {dataset.shape}",
+        "download the file again",
+    )
     return BData(dataset, keys, values)
 
 
@@ -141,8 +140,9 @@ def stimulus_name(number: float) -> str:
 def _split(
     ids: Sequence[str], kind: Mapping[str, str], val_share: float, seed: int
 ) -> dict[str, np.ndarray]:
-    if not 0 <= val_share < 1:
-        raise DataError(message("a share of at least 0 and below 1", str(val_share), "use 0.1"))
+    require(
+        0 <= val_share < 1, DataError, "a share of at least 0 and below 1", val_share, "use 0.1"
+    )
     train = np.flatnonzero([kind[i] == "train" for i in ids])
     shuffled = rng(seed, "kamitani", "val").permutation(train)
     n_val = round(val_share * len(train))
@@ -205,14 +205,13 @@ def read_subject(
             message(f"{what} in {Path(path).name}", got, "set VoxelData to 0 for the others")
         )
     numbers, types = data.select(label), data.select("DataType")
-    if numbers.shape[1] != 1 or types.shape[1] != 1:
-        raise DataError(
-            message(
-                f"one column each for {label!r} and 'DataType'",
-                f"{numbers.shape[1]}, {types.shape[1]}",
-                "check `label`",
-            )
-        )
+    require(
+        numbers.shape[1] == 1 and types.shape[1] == 1,
+        DataError,
+        f"one column each for {label!r} and 'DataType'",
+        f"{numbers.shape[1]}, {types.shape[1]}",
+        "check `label`",
+    )
     names = np.asarray(
         [stimulus_name(float(n)) if n > 0 else "" for n in numbers[:, 0]], dtype=object
     )
@@ -225,14 +224,13 @@ def read_subject(
     kind: dict[str, str] = {}
     for split, value in TYPES.items():
         for stimulus in sorted(set(names[types[:, 0] == value])):
-            if kind.setdefault(stimulus, split) != split:
-                raise DataError(
-                    message(
-                        "disjoint training and test images",
-                        f"{stimulus!r} in both",
-                        "check the column DataType",
-                    )
-                )
+            require(
+                kind.setdefault(stimulus, split) == split,
+                DataError,
+                "disjoint training and test images",
+                f"{stimulus!r} in both",
+                "check the column DataType",
+            )
     ids = sorted(kind)
     responses = np.stack(
         [data.dataset[np.ix_(shown & (names == i), order)].mean(axis=0) for i in ids]
@@ -257,14 +255,13 @@ def _stimuli(
     if not isinstance(images, Mapping):
         images = {p.stem: p for p in sorted(Path(images).rglob("*")) if p.is_file()}
     missing = [i for i in ids if i not in images]
-    if missing:
-        raise DataError(
-            message(
-                "an image file for every stimulus",
-                f"{len(missing)} missing, e.g. {missing[0]!r}",
-                "add the images",
-            )
-        )
+    require(
+        not missing,
+        DataError,
+        "an image file for every stimulus",
+        f"{len(missing)} missing, e.g. {missing[:1]}",
+        "add the images",
+    )
     return from_files(
         "presented", [guard(images[i]) for i in ids], list(ids), np.full(len(ids), -1)
     )
@@ -312,20 +309,20 @@ def read_plain(
         listed = [
             Path(str(p)) for p in (load_npy(listed) if isinstance(listed, (str, Path)) else listed)
         ]
-        if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != len(listed):
-            raise DataError(
-                message(
-                    f"numeric responses of shape ({len(listed)}, n_features) in {Path(array).name}",
-                    f"{values.dtype} {values.shape}",
-                    "list one image per row",
-                )
-            )
-        if not np.isfinite(values).all():
-            raise DataError(
-                message(
-                    f"finite responses in {Path(array).name}", "NaN or infinite values", "drop them"
-                )
-            )
+        require(
+            values.ndim == 2 and values.dtype.kind in "fiu" and len(values) == len(listed),
+            DataError,
+            f"numeric responses of shape ({len(listed)}, n_features) in {Path(array).name}",
+            f"{values.dtype} {values.shape}",
+            "list one image per row",
+        )
+        require(
+            np.isfinite(values).all(),
+            DataError,
+            f"finite responses in {Path(array).name}",
+            "NaN or infinite values",
+            "drop them",
+        )
         arrays.append(values.astype(np.float32))
         paths += listed
         kind |= {p.stem: split for p in listed}
@@ -404,20 +401,20 @@ def load(
     """
     root = Path(root).expanduser()
     found = subject_files(root)
-    if not found:
-        raise DataError(
-            message(
-                f"a subject's .h5 file in {root.name}", "none", "put the preprocessed files there"
-            )
-        )
-    if not (root / IMAGES).is_dir():
-        raise DataError(
-            message(
-                f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
-                "none",
-                "add the images shown",
-            )
-        )
+    require(
+        found,
+        DataError,
+        f"a subject's .h5 file in {root.name}",
+        "none",
+        "put the preprocessed files there",
+    )
+    require(
+        (root / IMAGES).is_dir(),
+        DataError,
+        f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
+        "none",
+        "add the images shown",
+    )
     guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
     images = guard(root / IMAGES)
     subjects = {

@@ -27,7 +27,7 @@ from bmfl_lab.data.responses import Subject, check_nan_policy
 from bmfl_lab.data.splits import nsd_id, split_by_id, stim_info_number, stim_info_rows
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.files import atomic_path, link_guard, load_npy, sha256_bytes
 
 TRIALS_PER_SESSION = 750
@@ -65,8 +65,9 @@ class Design:
 
 def _existing(path: str | Path, what: str) -> Path:
     path = Path(path)
-    if not path.is_file():
-        raise DataError(message(what, f"nothing at {path}", "check the path and the download"))
+    require(
+        path.is_file(), DataError, what, f"nothing at {path}", "check the path and the download"
+    )
     return path
 
 
@@ -98,16 +99,22 @@ def read_design(path: str | Path) -> Design:
             and values.size
             and np.array_equal(values, np.rint(values))
         )
-        if not whole or values.min() < 1:
-            raise DataError(
-                message(f"{path}:{name}, numbers from 1", f"{values.dtype} {values.shape}", _REDO)
-            )
+        require(
+            whole and values.min() >= 1,
+            DataError,
+            f"{path}:{name}, numbers from 1",
+            f"{values.dtype} {values.shape}",
+            _REDO,
+        )
         arrays[name] = values.astype(np.int64)
     ordering, images = arrays["masterordering"].ravel(), arrays["subjectim"]
-    if ordering.max() > images.shape[1]:
-        raise DataError(
-            message(f"{path}:masterordering up to {images.shape[1]}", f"{ordering.max()}", _REDO)
-        )
+    require(
+        ordering.max() <= images.shape[1],
+        DataError,
+        f"{path}:masterordering up to {images.shape[1]}",
+        f"{ordering.max()}",
+        _REDO,
+    )
     return Design(ordering, images, arrays["sharedix"].ravel())
 
 
@@ -147,15 +154,13 @@ def check_trials(design: Design, trials: dict[int, int], subject: int) -> None:
     """
     listed = design.trials(subject)
     wrong = [t for t, image in sorted(trials.items()) if t > len(listed) or listed[t - 1] != image]
-    if wrong:
-        raise DataError(
-            message(
-                "the same image in nsd_expdesign.mat and nsd_stim_info_merged.csv "
-                f"for subject {subject}",
-                f"{len(wrong)} trials that differ, first trial {wrong[0]}",
-                "use both files of one NSD release",
-            )
-        )
+    require(
+        not wrong,
+        DataError,
+        f"the same image in nsd_expdesign.mat and nsd_stim_info_merged.csv for subject {subject}",
+        f"{len(wrong)} trials that differ, first trial {wrong[:1]}",
+        "use both files of one NSD release",
+    )
 
 
 def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> StimulusSet:
@@ -177,10 +182,13 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
     with open_hdf5(path) as stream:
         brick = stream.get("imgBrick")
         shape, dtype = getattr(brick, "shape", None), getattr(brick, "dtype", None)
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
-        raise DataError(
-            message(f"{path}:/imgBrick, uint8 (73000, 425, 425, 3)", f"{dtype} {shape}", _REDO)
-        )
+    require(
+        dtype == np.uint8 and len(shape) == 4 and shape[3] == 3,
+        DataError,
+        f"{path}:/imgBrick, uint8 (73000, 425, 425, 3)",
+        f"{dtype} {shape}",
+        _REDO,
+    )
     if len(numbers) and (numbers.min() < 0 or numbers.max() >= shape[0]):
         raise DataError(
             message(
@@ -252,10 +260,13 @@ def surface_betas(path: str | Path) -> np.ndarray:
         If the file does not hold (n_vertices, 1, 1, n_trials).
     """
     data = load_image(path, "surface betas (.mgh)")
-    if data.ndim != 4 or data.shape[1:3] != (1, 1):
-        raise DataError(
-            message(f"(n_vertices, 1, 1, n_trials) in {path}", f"shape {data.shape}", _REDO)
-        )
+    require(
+        data.ndim == 4 and data.shape[1:3] == (1, 1),
+        DataError,
+        f"(n_vertices, 1, 1, n_trials) in {path}",
+        f"shape {data.shape}",
+        _REDO,
+    )
     return np.asarray(data[:, 0, 0, :], np.float32)
 
 
@@ -279,8 +290,13 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
     if path.suffix == ".hdf5":
         with open_hdf5(path) as stream:
             betas = stream.get("betas")
-            if betas is None or getattr(betas, "ndim", 0) != 4:
-                raise DataError(message(f"{path}:/betas with four axes", f"{list(stream)}", _REDO))
+            require(
+                betas is not None and getattr(betas, "ndim", 0) == 4,
+                DataError,
+                f"{path}:/betas with four axes",
+                f"{list(stream)}",
+                _REDO,
+            )
             _check_grid(betas.dtype, betas.shape[:0:-1], mask, f"{path}:/betas")
             planes = [betas[:, z][:, mask[:, :, z].T] for z in range(mask.shape[2])]
             # planes are ordered z, y, x; the mask's order is x, y, z
@@ -289,21 +305,19 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
             order[np.lexsort((x, y, z))] = np.arange(len(x))
             return np.concatenate(planes, 1).T[order].astype(np.float32) / np.float32(BETA_SCALE)
     data = load_image(path, "volume betas")
-    if data.ndim != 4:
-        raise DataError(message(f"four axes in {path}", f"shape {data.shape}", _REDO))
+    require(data.ndim == 4, DataError, f"four axes in {path}", f"shape {data.shape}", _REDO)
     _check_grid(data.dtype, data.shape[:3], mask, str(path))
     return data[mask].astype(np.float32) / np.float32(BETA_SCALE)
 
 
 def _check_grid(dtype: np.dtype, grid: tuple[int, ...], mask: np.ndarray, where: str) -> None:
-    if np.dtype(dtype) != np.int16 or tuple(grid) != mask.shape:
-        raise DataError(
-            message(
-                f"int16 betas on the grid {mask.shape} of the mask in {where}",
-                f"{dtype} on {tuple(grid)}",
-                _REDO,
-            )
-        )
+    require(
+        np.dtype(dtype) == np.int16 and tuple(grid) == mask.shape,
+        DataError,
+        f"int16 betas on the grid {mask.shape} of the mask in {where}",
+        f"{dtype} on {tuple(grid)}",
+        _REDO,
+    )
 
 
 def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[int, str]]:
@@ -322,10 +336,13 @@ def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[i
         If labels are no whole numbers or lack a name; lists them.
     """
     labels = np.squeeze(load_image(path, "ROI labels"))
-    if not np.array_equal(labels, np.rint(labels)):
-        raise DataError(
-            message(f"whole-number labels in {path}", f"{labels.dtype} fractions", _REDO)
-        )
+    require(
+        np.array_equal(labels, np.rint(labels)),
+        DataError,
+        f"whole-number labels in {path}",
+        f"{labels.dtype} fractions",
+        _REDO,
+    )
     labels = labels.astype(np.int64)
     names: dict[int, str] = {}
     for line in (
@@ -337,10 +354,13 @@ def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[i
         if len(fields) >= 2 and fields[0].isdigit() and int(fields[0]) > 0:
             names[int(fields[0])] = fields[1]
     unnamed = sorted(set(np.unique(labels[labels > 0]).tolist()) - set(names))
-    if unnamed:
-        raise DataError(
-            message(f"a name in {table} for each label of {path}", f"none for {unnamed}", _REDO)
-        )
+    require(
+        not unnamed,
+        DataError,
+        f"a name in {table} for each label of {path}",
+        f"none for {unnamed}",
+        _REDO,
+    )
     return labels, names
 
 
@@ -365,14 +385,13 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     arXiv:2301.03198.
     """
     repeats = np.asarray(repeats, np.float64)
-    if not repeats.size or repeats.min() < 1:
-        raise DataError(
-            message(
-                "at least one repeat of each stimulus",
-                f"{repeats.tolist()[:5]}",
-                "leave out unseen images",
-            )
-        )
+    require(
+        repeats.size and repeats.min() >= 1,
+        DataError,
+        "at least one repeat of each stimulus",
+        f"{repeats[:5].tolist()}",
+        "leave out unseen images",
+    )
     noise = float(np.mean(1.0 / repeats))
     s = np.asarray(ncsnr, np.float64)
     defined = np.isfinite(s) & (s > 0)
@@ -448,14 +467,13 @@ def _to_fsaverage(transforms: Path, sizes: list[int], guard: Guard) -> list[np.n
     found = []
     for path, size in zip(paths, sizes):
         values = np.ravel(load_image(guard(path), "the transform to fsaverage"))
-        if values.size != size or not np.array_equal(values, np.rint(values)) or values.min() < 1:
-            raise DataError(
-                message(
-                    f"{size} vertex numbers from 1 in {path}",
-                    f"{values.size} values, smallest {values.min()}",
-                    "download the file again from NSD",
-                )
-            )
+        require(
+            values.size == size and np.array_equal(values, np.rint(values)) and values.min() >= 1,
+            DataError,
+            f"{size} vertex numbers from 1 in {path}",
+            f"{values.size} values, smallest {values.min()}",
+            "download the file again from NSD",
+        )
         found.append(values.astype(np.int64) - 1)  # NSD counts from 1
     return found
 
@@ -466,15 +484,14 @@ def _on_mesh(maps: list[np.ndarray], sources: list[np.ndarray], where: Path) -> 
     The rule is that of NSD's own tool, nsdcode.
     """
     for own, source in zip(maps, sources):
-        if source.max() >= own.size:
-            raise DataError(
-                message(
-                    f"labels of at least {source.max() + 1} vertices, "
-                    f"to which white-to-fsaverage refers, in {where}",
-                    f"{own.size}",
-                    "use labels and transforms of one subject",
-                )
-            )
+        require(
+            source.max() < own.size,
+            DataError,
+            f"labels of at least {source.max() + 1} vertices, "
+            f"to which white-to-fsaverage refers, in {where}",
+            f"{own.size}",
+            "use labels and transforms of one subject",
+        )
     return [own.ravel()[source] for own, source in zip(maps, sources)]
 
 
@@ -509,15 +526,14 @@ def _surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard:
             if sources is None:
                 return None
             maps = _on_mesh(maps, sources, where)
-        if [m.size for m in maps] != sizes:
-            raise DataError(
-                message(
-                    f"labels of {sizes} vertices, the mesh of the betas, in {where}",
-                    f"{[m.size for m in maps]}",
-                    "put labels on fsaverage there, "
-                    "and those of the subject's own surface into its own folder",
-                )
-            )
+        require(
+            [m.size for m in maps] == sizes,
+            DataError,
+            f"labels of {sizes} vertices, the mesh of the betas, in {where}",
+            f"{[m.size for m in maps]}",
+            "put labels on fsaverage there, "
+            "and those of the subject's own surface into its own folder",
+        )
         return np.concatenate([m.ravel()[i] for m, i in zip(maps, index)])
 
     rois, missing, elsewhere = _rois(folders, "{side}.{kind}.mgz", kinds, flat, guard)
@@ -545,12 +561,13 @@ def _surface_reader(
         for side, chosen, size in zip(SIDES, index, sizes):
             path = betas / f"{side}.betas_session{session:02d}.mgh"
             data = surface_betas(guard(path))
-            if len(data) != size:
-                raise DataError(
-                    message(
-                        f"{size} vertices in {path}", f"{len(data)}", "use betas in fsaverage space"
-                    )
-                )
+            require(
+                len(data) == size,
+                DataError,
+                f"{size} vertices in {path}",
+                f"{len(data)}",
+                "use betas in fsaverage space",
+            )
             parts.append(data[chosen])
             del data
         return np.concatenate(parts)
@@ -738,14 +755,13 @@ def read_subject(
 
 
 def _check_options(space: str, subject: int, nan_policy: str) -> None:
-    if space not in SPACES or subject not in range(1, 9):
-        raise ConfigError(
-            message(
-                f"a space among {tuple(SPACES)}, subject 1..8",
-                f"{space!r}, {subject!r}",
-                "choose from these",
-            )
-        )
+    require(
+        space in SPACES and subject in range(1, 9),
+        ConfigError,
+        f"a space among {tuple(SPACES)}, subject 1..8",
+        f"{space!r}, {subject!r}",
+        "choose from these",
+    )
     check_nan_policy(nan_policy)
 
 
@@ -783,10 +799,7 @@ def _sessions(betas: Path) -> list[int]:
     found = sorted(
         {int(p.name.split("session")[1][:2]) for p in betas.glob("*betas_session[0-9][0-9].*")}
     )
-    if not found:
-        raise DataError(
-            message(f"beta files in {betas}", "none", "check the path and the download")
-        )
+    require(found, DataError, f"beta files in {betas}", "none", "check the path and the download")
     return found
 
 
@@ -836,15 +849,13 @@ def _average(
     repeats = np.full((len(numbers), 3, n_vertices), np.nan, np.float32) if keep_repeats else None
     for session in sessions:
         betas = read(session)
-        if betas.shape != (n_vertices, len(used[session])):
-            raise DataError(
-                message(
-                    f"({n_vertices}, {len(used[session])}) betas, vertices x trials, "
-                    f"in session {session}",
-                    f"shape {betas.shape}",
-                    "download the session again",
-                )
-            )
+        require(
+            betas.shape == (n_vertices, len(used[session])),
+            DataError,
+            f"({n_vertices}, {len(used[session])}) betas, vertices x trials, in session {session}",
+            f"shape {betas.shape}",
+            "download the session again",
+        )
         keep &= _finite(betas, session, hemisphere, nan_policy)
         betas, still = zscore_session(betas)
         constant |= still
@@ -856,12 +867,13 @@ def _average(
             counts[row] += 1
         del betas
     sums /= counts[:, None].astype(np.float32)
-    if not keep.any():
-        raise DataError(
-            message(
-                "at least one vertex that is finite in every session", "none", "read other sessions"
-            )
-        )
+    require(
+        keep.any(),
+        DataError,
+        "at least one vertex that is finite in every session",
+        "none",
+        "read other sessions",
+    )
     if not keep.all():
         sums, constant = sums[:, keep], constant[keep]
         repeats = None if repeats is None else repeats[:, :, keep]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bmfl_lab.data.class_folders import class_folders, head_columns, read_class_folders, read_wnids
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.errors import DataError, message, require, require_known
 
 
 @dataclass(frozen=True)
@@ -189,14 +189,13 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
     info = SETS[name]
     if info.index_sum is None:
         return
-    if len(imagenet_wnids) != 1000:
-        raise DataError(
-            message(
-                f"the 1000 wnids of ImageNet to check the classes of {info.title} by",
-                str(len(imagenet_wnids)),
-                "give all of them, or pass partial=True for a declared part of the classes",
-            )
-        )
+    require(
+        len(imagenet_wnids) == 1000,
+        DataError,
+        f"the 1000 wnids of ImageNet to check the classes of {info.title} by",
+        len(imagenet_wnids),
+        "give all of them, or pass partial=True for a declared part of the classes",
+    )
     index = np.sort(head_columns(wnids, sorted(imagenet_wnids)))
     if (
         len(index) == info.n_classes
@@ -251,8 +250,7 @@ def read_ood_set(
         leads out.
     """
     readable = ("imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
-    if name not in readable:
-        raise DataError(message(f"one of {readable}", repr(name), nearest(name, readable)))
+    require_known(name, readable, DataError, f"one of {readable}")
     everything, links = read_wnids(imagenet_wnids), {"follow_links": follow_links}
     if name == "imagenet-v2":
         folder_of = {w: str(i) for i, w in enumerate(everything)}
@@ -334,14 +332,13 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
         If there are fewer than two domains, or their class folders differ.
     """
     domains = class_folders(folder)
-    if len(domains) < 2:
-        raise DataError(
-            message(
-                f"at least two domain folders in {folder}",
-                f"{domains}",
-                "give the folder above them",
-            )
-        )
+    require(
+        len(domains) >= 2,
+        DataError,
+        f"at least two domain folders in {folder}",
+        f"{domains}",
+        "give the folder above them",
+    )
     classes = class_folders(Path(folder) / domains[0])
     return {d: read_class_folders(d, Path(folder) / d, classes) for d in domains}
 
@@ -373,14 +370,13 @@ def group_columns(
     owner: dict[str, str] = {}
     for name, wnids in table.items():
         for w in wnids:
-            if owner.setdefault(w, name) != name:
-                raise DataError(
-                    message(
-                        "each wnid under one class",
-                        f"{w} under {owner[w]!r} and {name!r}",
-                        "correct the table",
-                    )
-                )
+            require(
+                owner.setdefault(w, name) == name,
+                DataError,
+                "each wnid under one class",
+                f"{w} under {owner[w]!r} and {name!r}",
+                "correct the table",
+            )
     where = {w: i for i, w in enumerate(head_wnids)}
     columns = {
         n: np.asarray([where[w] for w in ws if w in where], dtype=np.int64)

@@ -23,7 +23,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import atomic_path
 
 MAX_BYTES = 64 << 10
@@ -109,20 +109,20 @@ def read_mapping(path: str | Path) -> dict[int, str]:
         Nothing in the file is ever run.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(
-                f"an ROI mapping {path.name}", f"nothing at {path}", "check the folder is complete"
-            )
-        )
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(
-            message(
-                f"an ROI mapping of at most {MAX_BYTES} bytes in {path}",
-                f"{path.stat().st_size} bytes",
-                "check which file this is",
-            )
-        )
+    require(
+        path.is_file(),
+        DataError,
+        f"an ROI mapping {path.name}",
+        f"nothing at {path}",
+        "check the folder is complete",
+    )
+    require(
+        path.stat().st_size <= MAX_BYTES,
+        DataError,
+        f"an ROI mapping of at most {MAX_BYTES} bytes in {path}",
+        f"{path.stat().st_size} bytes",
+        "check which file this is",
+    )
     return parse_mapping(path.read_bytes(), str(path))
 
 
@@ -201,10 +201,13 @@ def read_pickled_arrays(path: str | Path) -> dict[str, object]:
         If the file is missing, damaged, or holds anything else. Nothing in it is ever run.
     """
     path = Path(path)
-    if not path.is_file() or not path.stat().st_size:
-        raise DataError(
-            message(f"a file {path.name} with data", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file() and path.stat().st_size,
+        DataError,
+        f"a file {path.name} with data",
+        f"nothing at {path}",
+        "check the path",
+    )
     wanted = f"a dictionary of numeric arrays in {path.name}"
     remedy = "download the file again, or save its arrays one by one with numpy.save"
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -32,7 +32,7 @@ from bmfl_lab.data.simulate import (
 )
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import ConfigError, message, nearest
+from bmfl_lab.errors import ConfigError, require_known
 from bmfl_lab.runtime import rng
 
 # --- images ---
@@ -425,12 +425,7 @@ def load(
     -----
     The whole simulation is our choice.
     """
-    if signal_roi not in RF_SIZE:
-        raise ConfigError(
-            message(
-                f"signal_roi among {tuple(RF_SIZE)}", repr(signal_roi), nearest(signal_roi, RF_SIZE)
-            )
-        )
+    require_known(signal_roi, RF_SIZE, ConfigError, f"signal_roi among {tuple(RF_SIZE)}")
     sizes = {
         "n_encoder": n_encoder,
         "n_encoder_val": n_encoder_val,

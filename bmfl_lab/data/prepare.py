@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bmfl_lab.data.class_folders import IMAGE_SUFFIXES
 from bmfl_lab.data.images import decode_image
-from bmfl_lab.errors import BmflError, DataError, message
+from bmfl_lab.errors import BmflError, DataError, message, require
 from bmfl_lab.files import atomic_path, read_json, write_json
 from bmfl_lab.runtime import progress
 
@@ -67,14 +67,13 @@ def prepare_images(
     JPEG of quality 95 changes pixels by a few levels: report results on copies as such.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
-    if not source.is_dir() or source == target or source in target.parents:
-        raise DataError(
-            message(
-                "a source folder outside the target",
-                f"{source} -> {target}",
-                "choose another target",
-            )
-        )
+    require(
+        source.is_dir() and source != target and source not in target.parents,
+        DataError,
+        "a source folder outside the target",
+        f"{source} -> {target}",
+        "choose another target",
+    )
     settings = {"size": size, "quality": quality, "resample": "bicubic", "source": source.name}
     stamp = target / "prepared.json"
     if stamp.is_file() and read_json(stamp) != settings:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 
 SPLITS = ("train", "val", "test")
 
@@ -28,10 +28,13 @@ def check_nan_policy(policy: str) -> None:
     ConfigError
         If it is neither.
     """
-    if policy not in ("refuse", "drop"):
-        raise ConfigError(
-            message("nan_policy 'refuse' or 'drop'", repr(policy), "choose one of them")
-        )
+    require(
+        policy in ("refuse", "drop"),
+        ConfigError,
+        "nan_policy 'refuse' or 'drop'",
+        repr(policy),
+        "choose one of them",
+    )
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,13 @@ class Subject:
             ("noise_ceiling", self.noise_ceiling, (v,)),
             ("sessions", self.sessions, (n,)),
         ):
-            if values is not None and np.shape(values) != shape:
-                raise DataError(
-                    message(
-                        f"{what} of shape {shape}",
-                        f"shape {np.shape(values)}",
-                        f"give one value per {'vertex' if shape == (v,) else 'stimulus'}",
-                    )
-                )
+            require(
+                values is None or np.shape(values) == shape,
+                DataError,
+                f"{what} of shape {shape}",
+                f"shape {np.shape(values)}",
+                f"give one value per {'vertex' if shape == (v,) else 'stimulus'}",
+            )
         seen = np.zeros(n, dtype=np.int64)
         for split, index in self.splits.items():
             index = np.asarray(index)
@@ -132,14 +134,13 @@ class Subject:
                     )
                 )
             np.add.at(seen, index, 1)
-        if np.any(seen > 1):
-            raise DataError(
-                message(
-                    "disjoint splits",
-                    f"{int(np.sum(seen > 1))} stimuli in more than one",
-                    "assign each stimulus to one split",
-                )
-            )
+        require(
+            not np.any(seen > 1),
+            DataError,
+            "disjoint splits",
+            f"{int(np.sum(seen > 1))} stimuli in more than one",
+            "assign each stimulus to one split",
+        )
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
@@ -162,12 +163,11 @@ class Subject:
         """
         if split == "all":
             return np.arange(len(self.stimuli))
-        if split not in self.splits:
-            raise DataError(
-                message(
-                    f"a split of {self.name!r} among {tuple(self.splits)}",
-                    repr(split),
-                    "choose one of them",
-                )
-            )
+        require(
+            split in self.splits,
+            DataError,
+            f"a split of {self.name!r} among {tuple(self.splits)}",
+            repr(split),
+            "choose one of them",
+        )
         return np.asarray(self.splits[split], dtype=np.int64)

@@ -19,7 +19,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.surfaces import BENSON_AREAS, GLASSER_AREAS, read_templates
 from bmfl_lab.data.things_eeg import EEG
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.runtime import rng
 
 DEGREES = 8.4
@@ -132,10 +132,9 @@ def check_sizes(sizes: Mapping[str, int], least: int) -> None:
         Naming the first option that is too small.
     """
     for name, size in sizes.items():
-        if size < least:
-            raise ConfigError(
-                message(f"{name} of at least {least}", str(size), "ask for more images")
-            )
+        require(
+            size >= least, ConfigError, f"{name} of at least {least}", size, "ask for more images"
+        )
 
 
 def gabor(side: int, sigma: float, wavelength: float, orientation: int, phase: float) -> np.ndarray:
@@ -599,19 +598,21 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
     part consists of the rotated responses to other stimuli. This model is our choice and does not
     claim to describe how brains differ.
     """
-    if not 0 <= share <= 1:
-        raise ConfigError(
-            message("a share from 0 to 1", repr(share), "choose for example share=0.7")
-        )
+    require(
+        0 <= share <= 1,
+        ConfigError,
+        "a share from 0 to 1",
+        repr(share),
+        "choose for example share=0.7",
+    )
     truth = subject.truth
-    if not subject.simulated or "noiseless" not in truth or subject.noise_ceiling is None:
-        raise DataError(
-            message(
-                "a simulated subject with noiseless responses and noise ceilings",
-                f"{subject.name!r}",
-                "use the study's other measured subjects",
-            )
-        )
+    require(
+        subject.simulated and "noiseless" in truth and subject.noise_ceiling is not None,
+        DataError,
+        "a simulated subject with noiseless responses and noise ceilings",
+        f"{subject.name!r}",
+        "use the study's other measured subjects",
+    )
     draw = rng(seed, "simulated people")
     known = np.asarray(truth["noiseless"], dtype=np.float32)
     rotated = np.empty_like(known)
@@ -710,22 +711,24 @@ def simulate_eeg(
     -----
     Random linear topographies and Gaussian time courses are our choice and do not model a head.
     """
-    if set(sources) != set(latencies) or not sources:
-        raise DataError(
-            message(
-                f"a latency for each of {tuple(sources)}",
-                f"{tuple(latencies)}",
-                "name the same sources in both",
-            )
-        )
+    require(
+        set(sources) == set(latencies) and sources,
+        DataError,
+        f"a latency for each of {tuple(sources)}",
+        f"{tuple(latencies)}",
+        "name the same sources in both",
+    )
     times = np.arange(window[0], window[1] + step / 2, step)
     draw, signal = rng(seed, "simulated eeg"), 0.0
     for name, values in sources.items():
         x = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
-        if len(x) != len(ids):
-            raise DataError(
-                message(f"{len(ids)} stimuli in {name!r}", str(len(x)), "give one id per row")
-            )
+        require(
+            len(x) == len(ids),
+            DataError,
+            f"{len(ids)} stimuli in {name!r}",
+            len(x),
+            "give one id per row",
+        )
         spread = x.std(axis=0)
         x = (x - x.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
         pattern = x @ draw.standard_normal((x.shape[1], n_channels))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.images import decode_image
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import sha256_bytes, sha256_file
 
 Image = np.ndarray  # uint8, shape (H, W, 3), RGB
@@ -55,14 +55,13 @@ class StimulusSet:
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        if np.shape(self.labels) != (n,):
-            raise DataError(
-                message(
-                    f"{n} labels, one per image of {self.name!r}",
-                    f"shape {np.shape(self.labels)}",
-                    "give one label per image, -1 for an unlabelled one",
-                )
-            )
+        require(
+            np.shape(self.labels) == (n,),
+            DataError,
+            f"{n} labels, one per image of {self.name!r}",
+            f"shape {np.shape(self.labels)}",
+            "give one label per image, -1 for an unlabelled one",
+        )
         if len(set(map(str, self.ids))) != n:
             values, counts = np.unique(np.asarray(self.ids, dtype=str), return_counts=True)
             raise DataError(
@@ -75,14 +74,13 @@ class StimulusSet:
         labels = np.asarray(self.labels)
         low, high = (labels.min(), labels.max()) if n else (0, -1)
         too_high = len(self.class_names) and high >= len(self.class_names)
-        if labels.dtype.kind not in "iu" or low < -1 or too_high:
-            raise DataError(
-                message(
-                    f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}",
-                    f"{labels.dtype} values {low}..{high}",
-                    "replace each label by its class index",
-                )
-            )
+        require(
+            labels.dtype.kind in "iu" and low >= -1 and not too_high,
+            DataError,
+            f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}",
+            f"{labels.dtype} values {low}..{high}",
+            "replace each label by its class index",
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,14 +109,13 @@ class StimulusSet:
             If the image cannot be read, or is not uint8 RGB.
         """
         found = self.read(int(index))
-        if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
-            raise DataError(
-                message(
-                    "a uint8 image of shape (H, W, 3)",
-                    f"{found.dtype} {found.shape} for {self.ids[index]!r}",
-                    "convert it to 8-bit RGB",
-                )
-            )
+        require(
+            found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3,
+            DataError,
+            "a uint8 image of shape (H, W, 3)",
+            f"{found.dtype} {found.shape} for {self.ids[index]!r}",
+            "convert it to 8-bit RGB",
+        )
         return found
 
     def digests(self) -> list[str]:
@@ -209,14 +206,13 @@ class StimulusSet:
         where = {str(s): i for i, s in enumerate(self.ids)}
         wanted = [str(s) for s in ids]
         missing = [s for s in wanted if s not in where]
-        if missing:
-            raise DataError(
-                message(
-                    f"ids of {self.name!r}",
-                    f"{missing[0]!r}, which it lacks (one of {len(missing)} such ids)",
-                    "look at the ids of the set and give some of these",
-                )
-            )
+        require(
+            not missing,
+            DataError,
+            f"ids of {self.name!r}",
+            f"{missing[:1]}, which it lacks (one of {len(missing)} such ids)",
+            "look at the ids of the set and give some of these",
+        )
         return np.asarray([where[s] for s in wanted], dtype=np.int64)
 
 
@@ -257,19 +253,16 @@ def from_arrays(
         If the images have another type or shape, or lengths differ.
     """
     images = np.asarray(images)
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[3] != 3
-        or len(images) != len(ids)
-    ):
-        raise DataError(
-            message(
-                f"uint8 images of shape ({len(ids)}, H, W, 3)",
-                f"{images.dtype} {images.shape}",
-                "convert them to 8-bit RGB, one image per id",
-            )
-        )
+    require(
+        images.dtype == np.uint8
+        and images.ndim == 4
+        and images.shape[3] == 3
+        and len(images) == len(ids),
+        DataError,
+        f"uint8 images of shape ({len(ids)}, H, W, 3)",
+        f"{images.dtype} {images.shape}",
+        "convert them to 8-bit RGB, one image per id",
+    )
 
     return StimulusSet(
         name=name,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, require_known
 from bmfl_lab.files import read_json
 
 
@@ -94,14 +94,13 @@ class Study:
 
     def __post_init__(self) -> None:
         for name in self.ood:
-            if name not in self.sets:
-                raise DataError(
-                    message(
-                        f"an image set named {name!r}",
-                        f"only {tuple(self.sets)}",
-                        "add the set, or take the name out of `ood`",
-                    )
-                )
+            require(
+                name in self.sets,
+                DataError,
+                f"an image set named {name!r}",
+                f"only {tuple(self.sets)}",
+                "add the set, or take the name out of `ood`",
+            )
 
     def __repr__(self) -> str:
         sets = ", ".join(f"{name} {len(images)}" for name, images in self.sets.items())
@@ -129,12 +128,7 @@ class Study:
         DataError
             If there is none of that name.
         """
-        if name not in self.sets:
-            raise DataError(
-                message(
-                    f"an image set of study {self.name!r}", repr(name), nearest(name, self.sets)
-                )
-            )
+        require_known(name, self.sets, DataError, f"an image set of study {self.name!r}")
         return self.sets[name]
 
     def subject(self, name: str | None = None) -> Subject:
@@ -145,22 +139,16 @@ class Study:
         DataError
             If there is none of that name, or the study has no subject.
         """
-        if not self.subjects:
-            raise DataError(
-                message(
-                    f"at least one subject in study {self.name!r}",
-                    "none: it holds images only",
-                    "give a subject's folder, or train a model without brain responses",
-                )
-            )
+        require(
+            self.subjects,
+            DataError,
+            f"at least one subject in study {self.name!r}",
+            "none: it holds images only",
+            "give a subject's folder, or train a model without brain responses",
+        )
         if name is None:
             return next(iter(self.subjects.values()))
-        if name not in self.subjects:
-            raise DataError(
-                message(
-                    f"a subject of study {self.name!r}", repr(name), nearest(name, self.subjects)
-                )
-            )
+        require_known(name, self.subjects, DataError, f"a subject of study {self.name!r}")
         return self.subjects[name]
 
     def fingerprint(self) -> str:
@@ -222,8 +210,7 @@ def chosen_subjects(
     """
     if subject is None:
         return dict(found)
-    if subject not in found:
-        raise DataError(message(f"a subject in {place}", repr(subject), nearest(subject, found)))
+    require_known(subject, found, DataError, f"a subject in {place}")
     return {subject: found[subject]}
 
 
@@ -287,10 +274,13 @@ def register_reader(
     -----
     Of several readers that detect a folder, the one that was registered last reads it.
     """
-    if name in READERS:
-        raise ConfigError(
-            message("a new name of a reader", f"{name!r}, which is taken", "choose another name")
-        )
+    require(
+        name not in READERS,
+        ConfigError,
+        "a new name of a reader",
+        f"{name!r}, which is taken",
+        "choose another name",
+    )
     READERS[name] = Reader(name, load, detect, subjects_only, general)
 
 
@@ -313,10 +303,13 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         If the file is missing, is not a JSON object, or names no known reader.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            message("a study file", f"nothing at {path}", "write one, see load_study")
-        )
+    require(
+        path.is_file(),
+        ConfigError,
+        "a study file",
+        f"nothing at {path}",
+        "write one, see load_study",
+    )
     found = read_json(path)
     if not isinstance(found, dict) or found.get("study") not in READERS:
         got = repr(found.get("study")) if isinstance(found, dict) else type(found).__name__
@@ -414,27 +407,25 @@ def _reader_of(
     if name in READERS and (rooted or READERS[name].detect is None):
         return READERS[name], None
     path = base / Path(name).expanduser()
-    if not path.is_dir():
-        raise ConfigError(
-            message(
-                "the name of a study or an existing folder",
-                repr(name),
-                "pass root=..." if name in READERS else nearest(name, READERS),
-            )
-        )
+    require(
+        path.is_dir(),
+        ConfigError,
+        "the name of a study or an existing folder",
+        repr(name),
+        "pass root=..." if name in READERS else nearest(name, READERS),
+    )
     found = [
         r
         for r in reversed(READERS.values())
         if r.detect is not None and not (subjects and r.general) and r.detect(path)
     ]
-    if not found:
-        raise DataError(
-            message(
-                f"brain responses in {path}",
-                "no layout that a reader detects",
-                "give the folder of a subject: Algonauts 2023, NSD or Kamitani lab",
-            )
-        )
+    require(
+        found,
+        DataError,
+        f"brain responses in {path}",
+        "no layout that a reader detects",
+        "give the folder of a subject: Algonauts 2023, NSD or Kamitani lab",
+    )
     return min(found, key=lambda r: r.general), path
 
 

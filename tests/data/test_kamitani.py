@@ -84,7 +84,7 @@ def test_refusals(tmp_path):
         read_subject(tmp_path / "leak.h5", folder)
     write(tmp_path / "s.h5")
     (folder / "n02128385_20.png").unlink()
-    with pytest.raises(DataError, match=r"1 missing, e\.g\. 'n02128385_20'"):
+    with pytest.raises(DataError, match=r"1 missing, e\.g\. \['n02128385_20'\]"):
         read_subject(tmp_path / "s.h5", folder)
     with pytest.raises(DataError, match="nothing at"):
         read_bdata(tmp_path / "no.h5")
