@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 
 class BmflError(Exception):
@@ -125,3 +126,32 @@ def require_known(name: object, valid: Collection, error: type[BmflError], expec
     """
     if name not in valid:
         raise error(message(expected, repr(name), nearest(str(name), valid)))
+
+
+@contextlib.contextmanager
+def translated(
+    *kinds: type[Exception], expected: str, remedy: str, error: type[BmflError] = DataError
+) -> Iterator[None]:
+    """Turn errors of Python or of a library in this block into one of this package.
+
+    Parameters
+    ----------
+    *kinds : type of Exception
+        Classes of the errors to turn. Errors of this package pass unchanged.
+    expected, remedy : str
+        As in `message`.
+    error : type of BmflError, default DataError
+        Class of the new error.
+
+    Raises
+    ------
+    BmflError
+        Of the class `error`, with the kind and the text of the original error as what was found.
+    """
+    try:
+        yield
+    except BmflError:
+        raise
+    except kinds as cause:
+        got = f"{type(cause).__name__}: {str(cause)[:300]}"
+        raise error(message(expected, got, remedy)) from cause

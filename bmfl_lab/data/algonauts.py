@@ -13,26 +13,34 @@ References
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bmfl_lab.data import stimuli
-from bmfl_lab.data.atlas import ALGONAUTS_ROIS, HEMISPHERES, Atlas
+from bmfl_lab.data.atlas import ALGONAUTS_ROIS, HEMISPHERES, Atlas, count_per_hemisphere
 from bmfl_lab.data.pickles import read_mapping, write_mapping
-from bmfl_lab.data.responses import Subject, check_nan_policy
+from bmfl_lab.data.responses import Subject, check_finite, check_nan_policy
 from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
 from bmfl_lab.data.surfaces import MESHES
 from bmfl_lab.errors import DataError, message, require
-from bmfl_lab.files import atomic_path, link_guard, load_npy, read_json, sha256_file, write_json
+from bmfl_lab.files import (
+    Guard,
+    link_guard,
+    load_npy,
+    new_npy,
+    read_json,
+    save_npy,
+    sha256_file,
+    write_json,
+)
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
     **{f"subj{i:02d}": (19004, 20544) for i in (1, 2, 3, 4, 5, 7)},
@@ -55,8 +63,6 @@ SIDES = ("lh", "rh")
 N_FSAVERAGE = MESHES["fsaverage"]
 NOTE = "bmfl_lab.json"
 """File that `write_subject` adds to a folder; the layout itself has no place for its content."""
-Guard = Callable[[Path], Path]
-"""Returns a path that may be read and refuses any other, see `bmfl_lab.files.link_guard`."""
 _Part = tuple[list[Path], list[str], tuple[np.ndarray, ...]]
 
 
@@ -141,17 +147,16 @@ def read_subject(
     guard = link_guard(folder, follow_links)
     note = read_note(folder, guard, verify=verify)
     named = enforce_counts and folder.name in VERTEX_COUNTS
-    parts = [_read_part(folder, "train", guard)]
-    if (folder / "test_split" / "test_fmri").is_dir():
-        parts.append(_read_part(folder, "test", guard))
+    parts = _read_parts(folder, guard)
     n_vertices = tuple(parts[0][2][k].shape[1] for k in (0, 1))
     if named:
         _check_counts(folder.name, n_vertices, len(parts[0][0]))
     atlas, missing = read_atlas(folder, n_vertices, guard, need_all=named)
     if not note.surface:  # the places on fsaverage only number the vertices
-        atlas = dataclasses.replace(atlas, surface_index=None, mesh=None)
+        atlas = replace(atlas, surface_index=None, mesh=None)
     low, high = _extremes(parts)
-    keep = _finite(low, high, atlas.hemisphere, nan_policy, folder)
+    keep = np.isfinite(low) & np.isfinite(high)
+    check_finite(keep, atlas.hemisphere, nan_policy, f"finite responses in {folder}")
     paths = [p for part in parts for p in part[0]]
     ids = [i for part in parts for i in part[1]]
     constant = (low == high)[keep]
@@ -163,8 +168,8 @@ def read_subject(
         "source": "Algonauts 2023 layout",
         "split": record,
         "nan_policy": nan_policy,
-        "dropped_vertices": _per_hemisphere(~keep, atlas.hemisphere),
-        "constant_vertices": _per_hemisphere(constant, kept.hemisphere),
+        "dropped_vertices": count_per_hemisphere(~keep, atlas.hemisphere),
+        "constant_vertices": count_per_hemisphere(constant, kept.hemisphere),
         "absent_rois": list(kept.absent),
         "missing_classes": missing,
         "noise_ceiling": ceiling_info,
@@ -242,14 +247,30 @@ def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[st
 
 def _read_part(folder: Path, split: str, guard: Guard) -> _Part:
     """Return paths, ids and the (left, right) response maps of a split."""
-    base = folder / ("training_split" if split == "train" else "test_split")
     long = "training" if split == "train" else "test"
+    base = folder / f"{long}_split"
     paths, ids = _images(base / f"{long}_images", split, guard)
     maps = tuple(
         _read_fmri(guard(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy"), len(paths))
         for side in SIDES
     )
     return paths, ids, maps
+
+
+def _read_parts(folder: Path, guard: Guard) -> list[_Part]:
+    """Return the training part and, if its responses are there, the test part of one subject."""
+    parts = [_read_part(folder, "train", guard)]
+    if (folder / "test_split" / "test_fmri").is_dir():
+        parts.append(_read_part(folder, "test", guard))
+    sizes = [[m.shape[1] for m in maps] for _, _, maps in parts]
+    require(
+        sizes[0] == sizes[-1],
+        DataError,
+        "as many left and right vertices in test as in training responses",
+        f"{sizes}",
+        "use files of one subject",
+    )
+    return parts
 
 
 def _read_fmri(path: Path, n_images: int) -> np.ndarray:
@@ -261,18 +282,15 @@ def _read_fmri(path: Path, n_images: int) -> np.ndarray:
         f"{values.dtype} {values.shape}",
         "save images x vertices as float32",
     )
-    if values.shape[0] != n_images:
-        transposed = values.shape[1] == n_images
-        raise DataError(
-            message(
-                f"{n_images} rows in {path}, one for each image",
-                f"shape {values.shape}"
-                + (": vertices x images" if transposed else f", {values.shape[0]} rows"),
-                "transpose the array"
-                if transposed
-                else "use images and responses of the same download",
-            )
-        )
+    transposed = values.shape[1] == n_images
+    require(
+        values.shape[0] == n_images,
+        DataError,
+        f"{n_images} rows in {path}, one for each image",
+        f"shape {values.shape}"
+        + (": vertices x images" if transposed else f", {values.shape[0]} rows"),
+        "transpose the array" if transposed else "use images and responses of the same download",
+    )
     if values.dtype != np.float32 or not values.flags.c_contiguous:
         order = "C" if values.flags.c_contiguous else "Fortran"
         warnings.warn(
@@ -283,20 +301,22 @@ def _read_fmri(path: Path, n_images: int) -> np.ndarray:
 
 
 def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None:
-    expected = VERTEX_COUNTS[name]
-    if tuple(n_vertices) == expected and n_images == IMAGE_COUNTS[name]:
-        return
-    swapped = tuple(n_vertices) == expected[::-1]
-    raise DataError(
-        message(
-            f"{expected[0]} left and {expected[1]} right vertices "
-            f"and {IMAGE_COUNTS[name]} images for {name}",
-            f"{n_vertices[0]}, {n_vertices[1]} and {n_images}"
-            + (": left and right are swapped" if swapped else ""),
-            "put lh and rh files back in their places"
-            if swapped
-            else "check which subject this is, or pass enforce_counts=False for own data",
-        )
+    """Require the published numbers of vertices and images of one of the eight subjects."""
+    remedy = "check which subject this is, or pass enforce_counts=False for own data"
+    _check_sides(n_vertices, VERTEX_COUNTS[name], f"for {name}", remedy)
+    expected = f"{IMAGE_COUNTS[name]} images for {name}"
+    require(n_images == IMAGE_COUNTS[name], DataError, expected, n_images, remedy)
+
+
+def _check_sides(found: Sequence[int], expected: Sequence[int], where: str, otherwise: str) -> None:
+    """Refuse other numbers of left and right vertices than expected; say if they are swapped."""
+    swapped = tuple(found) == tuple(expected)[::-1]
+    require(
+        tuple(found) == tuple(expected),
+        DataError,
+        f"{expected[0]} left and {expected[1]} right vertices {where}",
+        f"{found[0]} and {found[1]}" + (": left and right are swapped" if swapped else ""),
+        "put lh and rh files back in their places" if swapped else otherwise,
     )
 
 
@@ -308,61 +328,20 @@ def _extremes(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
     low, high = [], []
     for side in (0, 1):
         maps = [part[2][side] for part in parts]
-        require(
-            len({m.shape[1] for m in maps}) == 1,
-            DataError,
-            f"as many {HEMISPHERES[side]} vertices in test as in training responses",
-            f"{[m.shape[1] for m in maps]}",
-            "use files of one subject",
-        )
         chunks = [m[i : i + _ROWS] for m in maps for i in range(0, len(m), _ROWS)]
         low.append(np.min([c.min(0) for c in chunks], axis=0))
         high.append(np.max([c.max(0) for c in chunks], axis=0))
     return np.concatenate(low), np.concatenate(high)
 
 
-def _finite(
-    low: np.ndarray, high: np.ndarray, hemisphere: np.ndarray, policy: str, folder: Path
-) -> np.ndarray:
-    keep = np.isfinite(low) & np.isfinite(high)
-    if not keep.all() and policy == "refuse":
-        counts = _per_hemisphere(~keep, hemisphere)
-        raise DataError(
-            message(
-                f"finite responses in {folder}",
-                f"NaN or infinity in {counts['left']} left and {counts['right']} right vertices",
-                "pass nan_policy='drop' to leave these vertices out",
-            )
-        )
-    require(
-        keep.any(),
-        DataError,
-        f"at least one finite vertex in {folder}",
-        "none",
-        "download the responses again",
-    )
-    return keep
-
-
-def _per_hemisphere(mask: np.ndarray, hemisphere: np.ndarray) -> dict[str, int]:
-    return {
-        name: int(np.sum(mask & (np.asarray(hemisphere) == k)))
-        for k, name in enumerate(HEMISPHERES)
-    }
-
-
 def _fill(out: np.ndarray, parts: list[_Part], keep: np.ndarray) -> None:
+    """Write the kept vertices of all parts, left before right, into the rows of an array."""
     row = 0
-    n_left = parts[0][2][0].shape[1]
-    sides = (keep[:n_left], keep[n_left:])
-    n_kept = int(sides[0].sum())
     for _, _, maps in parts:
         for start in range(0, len(maps[0]), _ROWS):
-            stop = min(start + _ROWS, len(maps[0]))
-            for values, chosen, to in zip(maps, sides, (slice(None, n_kept), slice(n_kept, None))):
-                block = values[start:stop]
-                out[row + start : row + stop, to] = block if chosen.all() else block[:, chosen]
-        row += len(maps[0])
+            block = np.concatenate([m[start : start + _ROWS] for m in maps], axis=1)
+            out[row : row + len(block)] = block if keep.all() else block[:, keep]
+            row += len(block)
 
 
 def _join(parts: list[_Part], keep: np.ndarray, cache: str | Path | None) -> np.ndarray:
@@ -372,11 +351,8 @@ def _join(parts: list[_Part], keep: np.ndarray, cache: str | Path | None) -> np.
         out = np.empty(shape, np.float32)
         _fill(out, parts, keep)
         return out
-    with atomic_path(cache) as temporary:
-        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    with new_npy(cache, shape) as mapped:
         _fill(mapped, parts, keep)
-        mapped.flush()
-        del mapped
     return load_npy(cache, mmap=True)
 
 
@@ -420,23 +396,23 @@ def _shared(
     if table is not None:
         return list(read_shared_ids(table))
     if warn:
-        found = "none: the test images are drawn by the seed"
-        wanted = f"{STIM_INFO} in or beside {folder}, to hold out NSD's shared images"
-        warnings.warn(
-            message(wanted, found, "put it there, or pass stim_info or shared_ids"), stacklevel=3
+        text = message(
+            f"{STIM_INFO} in or beside {folder}, to hold out NSD's shared images",
+            "none: the test images are drawn by the seed",
+            "put it there, or pass stim_info or shared_ids",
         )
+        warnings.warn(text, stacklevel=3)
     return None
 
 
 def _split(
     ids: list[str], n_train: int, shared: list[str] | None, val: float, test: float, seed: int
 ) -> tuple[dict, dict]:
-    repeated = len(ids) - len(set(ids))
     require(
-        not repeated,
+        len(set(ids)) == len(ids),
         DataError,
         "each stimulus once: responses are averaged over repeats before they are split",
-        f"{repeated} stimulus ids more than once in the file names",
+        f"{len(ids) - len(set(ids))} stimulus ids more than once in the file names",
         "average the repeats, or give images their own numbers",
     )
     held = shared if len(ids) == n_train else [*(shared or ()), *ids[n_train:]]
@@ -476,7 +452,9 @@ def read_atlas(
     index = [
         _all_vertices(guard(masks / f"{side}.all-vertices_fsaverage_space.npy")) for side in SIDES
     ]
-    _check_lengths([len(i) for i in index], n_vertices, masks)
+    remedy = "use masks and responses of the same subject"
+    where = f"in {masks}, as in the responses"
+    _check_sides([len(i) for i in index], n_vertices, where, remedy)
     rois: dict[str, np.ndarray] = {}
     missing = []
     own = sorted(
@@ -547,22 +525,6 @@ def _all_vertices(path: Path) -> np.ndarray:
     return np.flatnonzero(mask)
 
 
-def _check_lengths(masked: list[int], n_vertices: tuple[int, int], masks: Path) -> None:
-    if tuple(masked) == tuple(n_vertices):
-        return
-    swapped = masked == [n_vertices[1], n_vertices[0]]
-    raise DataError(
-        message(
-            f"{n_vertices[0]} left and {n_vertices[1]} right vertices in {masks}, "
-            "as in the responses",
-            f"{masked[0]} and {masked[1]}" + (": left and right are swapped" if swapped else ""),
-            "put lh and rh files back in their places"
-            if swapped
-            else "use masks and responses of the same subject",
-        )
-    )
-
-
 def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -> np.ndarray:
     here = _mask(
         guard(masks / f"{side}.{kind}_challenge_space.npy"),
@@ -576,16 +538,14 @@ def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -
     )
     differ = int(np.sum(full[index] != here))
     outside = int(np.count_nonzero(full)) - int(np.count_nonzero(full[index]))
-    if differ or outside:
-        hemisphere = HEMISPHERES[SIDES.index(side)]
-        raise DataError(
-            message(
-                f"the same {kind} labels in challenge and fsaverage space, {hemisphere} hemisphere",
-                f"{differ} vertices that differ and {outside} labelled vertices "
-                "outside the responses",
-                "use mask files of one subject and one version",
-            )
-        )
+    require(
+        not differ and not outside,
+        DataError,
+        f"the same {kind} labels in challenge and fsaverage space, "
+        f"{HEMISPHERES[SIDES.index(side)]} hemisphere",
+        f"{differ} vertices that differ and {outside} labelled vertices outside the responses",
+        "use mask files of one subject and one version",
+    )
     return here
 
 
@@ -660,9 +620,13 @@ def read_note(folder: Path, guard: Guard, *, verify: bool = True) -> Note:
         return Note()
     note: Any = read_json(guard(path))
     fields = {"surface": True, **note} if isinstance(note, dict) else {}
-    if not all(isinstance(fields.get(k), bool) for k in ("simulated", "surface")):
-        wanted = f"true or false under 'simulated' and 'surface' in {path}"
-        raise DataError(message(wanted, repr(note)[:200], "correct or delete the file"))
+    require(
+        all(isinstance(fields.get(k), bool) for k in ("simulated", "surface")),
+        DataError,
+        f"true or false under 'simulated' and 'surface' in {path}",
+        repr(note)[:200],
+        "correct or delete the file",
+    )
     digests = note.get("sha256", {})
     require(
         isinstance(digests, dict),
@@ -742,7 +706,7 @@ def write_subject(
     if subject.noise_ceiling is not None:
         for side, chosen in _sides(subject):
             ceiling = np.asarray(subject.noise_ceiling, np.float32)[chosen]
-            _save(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
+            save_npy(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
     _write_masks(folder / "roi_masks", subject)
     note = Note(simulated=bool(subject.simulated), surface=subject.atlas.surface_index is not None)
     write_note(folder, note, source=subject.name)
@@ -775,11 +739,6 @@ def _numbers(subject: Subject, given: Sequence[int] | None) -> list[int]:
     return numbers
 
 
-def _save(path: Path, values: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, values, allow_pickle=False)
-
-
 def _write_part(
     folder: Path, subject: Subject, numbers: list[int], rows: np.ndarray, split: str
 ) -> None:
@@ -793,15 +752,11 @@ def _write_part(
         path = images / f"{split}-{position:04d}_nsd-{numbers[row]:05d}.png"
         Image.fromarray(subject.stimuli.image(int(row))).save(path, compress_level=1)
     for side, chosen in _sides(subject):
-        with atomic_path(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy") as temporary:
-            out = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.float32, shape=(len(rows), len(chosen))
-            )
+        path = base / f"{long}_fmri" / f"{side}_{long}_fmri.npy"
+        with new_npy(path, (len(rows), len(chosen))) as out:
             for start in range(0, len(rows), _ROWS):
                 block = np.asarray(subject.responses[rows[start : start + _ROWS]])
                 out[start : start + _ROWS] = block[:, chosen]
-            out.flush()
-            del out
 
 
 def _write_masks(folder: Path, subject: Subject) -> None:
@@ -813,21 +768,20 @@ def _write_masks(folder: Path, subject: Subject) -> None:
             if atlas.surface_index is None
             else np.asarray(atlas.surface_index)[chosen]
         )
-        if len(index) and (np.any(np.diff(index) == 0) or index[0] < 0 or index[-1] >= N_FSAVERAGE):
-            raise DataError(
-                message(
-                    f"different surface indices from 0 to {N_FSAVERAGE - 1} in {side}",
-                    f"{int(np.sum(np.diff(index) == 0))} repeated, from {index[0]} to {index[-1]}",
-                    "give each vertex its own place on fsaverage",
-                )
-            )
-        _save(
+        require(
+            np.all(np.diff(index) != 0) and np.all((index >= 0) & (index < N_FSAVERAGE)),
+            DataError,
+            f"different surface indices from 0 to {N_FSAVERAGE - 1} in {side}",
+            f"{int(np.sum(np.diff(index) == 0))} repeated, from {index[:1]} to {index[-1:]}",
+            "give each vertex its own place on fsaverage",
+        )
+        save_npy(
             folder / f"{side}.all-vertices_fsaverage_space.npy",
             _on_fsaverage(index, np.ones(len(index), np.int64)),
         )
         for kind, values in codes.items():
-            _save(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
-            _save(
+            save_npy(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
+            save_npy(
                 folder / f"{side}.{kind}_fsaverage_space.npy", _on_fsaverage(index, values[chosen])
             )
     for kind, names in classes.items():
@@ -936,29 +890,21 @@ def load(
     DataError
         If there is no subject, none of that name, or its files are damaged.
     """
-    found = subject_folders(root)
-    require(
-        found,
-        DataError,
-        "a folder with training_split/",
-        f"none in {root}",
-        "give a subject's folder",
+    chosen = chosen_subjects(
+        subject_folders(root), subject, root, "training_split/ in it or in its folders"
     )
-    options = {
-        "seed": seed,
-        "val": val,
-        "test": test,
-        "nan_policy": nan_policy,
-        "stim_info": stim_info,
-    }
-    options["follow_links"] = follow_links
     subjects = {
         name: read_subject(
             path,
+            nan_policy=nan_policy,
+            stim_info=stim_info,
+            val=val,
+            test=test,
+            seed=seed,
+            follow_links=follow_links,
             cache=None if cache is None else Path(cache).expanduser() / f"{name}.npy",
-            **options,
         )
-        for name, path in chosen_subjects(found, subject, root).items()
+        for name, path in chosen.items()
     }
     kind = "simulated" if any(s.simulated for s in subjects.values()) else "given"
     return Study(

@@ -266,6 +266,25 @@ class Atlas:
         return {k: np.asarray(v, dtype=np.int64) for k, v in parcels.items()}
 
 
+def count_per_hemisphere(mask: np.ndarray, hemisphere: np.ndarray) -> dict[str, int]:
+    """Count the vertices of a mask in each hemisphere.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (n_vertices,)
+        The vertices to count.
+    hemisphere : ndarray of int, shape (n_vertices,)
+        0 for left, 1 for right.
+
+    Returns
+    -------
+    dict of str to int
+        "left" and "right".
+    """
+    side = np.asarray(hemisphere)
+    return {name: int(np.sum(mask & (side == k))) for k, name in enumerate(HEMISPHERES)}
+
+
 def describe_groups(atlas: Atlas) -> str:
     """Return the definition of each region group in a subject, one line per group.
 
@@ -286,7 +305,7 @@ def describe_groups(atlas: Atlas) -> str:
         present = [r for r in members if r in atlas.present]
         absent = [r for r in members if r in atlas.absent]
         union = atlas.select(present) if present else np.zeros(atlas.n_vertices, dtype=bool)
-        left, right = (int(np.sum(union & (np.asarray(atlas.hemisphere) == k))) for k in (0, 1))
+        left, right = count_per_hemisphere(union, atlas.hemisphere).values()
         rois = " + ".join(present) or "nothing"
         line = f"{name} = {rois}: {left} left and {right} right vertices"
         lines.append(line + (f"; absent: {', '.join(absent)}" if absent else ""))

@@ -12,23 +12,23 @@ References
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data.atlas import HEMISPHERES, Atlas
-from bmfl_lab.data.responses import Subject, check_nan_policy
+from bmfl_lab.data.atlas import Atlas, count_per_hemisphere
+from bmfl_lab.data.containers import load_image, load_mat, open_hdf5
+from bmfl_lab.data.responses import Subject, check_finite, check_nan_policy
 from bmfl_lab.data.splits import nsd_id, split_by_id, stim_info_number, stim_info_rows
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
 from bmfl_lab.errors import ConfigError, DataError, message, require
-from bmfl_lab.files import atomic_path, link_guard, load_npy, sha256_bytes
+from bmfl_lab.files import Guard, existing_file, link_guard, load_npy, save_npy, sha256_bytes
 
 TRIALS_PER_SESSION = 750
 BETA_SCALE = 300.0
@@ -63,14 +63,6 @@ class Design:
         return tuple(nsd_id(i - 1) for i in self.shared)
 
 
-def _existing(path: str | Path, what: str) -> Path:
-    path = Path(path)
-    require(
-        path.is_file(), DataError, what, f"nothing at {path}", "check the path and the download"
-    )
-    return path
-
-
 def read_design(path: str | Path) -> Design:
     """Read ``nsd_expdesign.mat``.
 
@@ -79,17 +71,7 @@ def read_design(path: str | Path) -> Design:
     DataError
         If a variable is missing or its numbers lie outside their range; names the variable.
     """
-    import scipy.io
-
-    path = _existing(path, "nsd_expdesign.mat")
-    try:
-        found = scipy.io.loadmat(
-            str(path), variable_names=["masterordering", "subjectim", "sharedix"]
-        )
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise DataError(
-            message(f"a MATLAB file {path}", f"{type(error).__name__}: {error}", _REDO)
-        ) from error
+    found = load_mat(path, ("masterordering", "subjectim", "sharedix"))
     arrays = {}
     for name in ("masterordering", "subjectim", "sharedix"):
         values = np.asarray(found.get(name, np.empty((0, 0))))
@@ -177,7 +159,7 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
         If ``/imgBrick`` is missing or is not uint8 (n, height, width, 3), or a number is out of
         range.
     """
-    path = _existing(path, "nsd_stimuli.hdf5")
+    path = Path(path)
     numbers = np.asarray(numbers, np.int64)
     with open_hdf5(path) as stream:
         brick = stream.get("imgBrick")
@@ -189,14 +171,14 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
         f"{dtype} {shape}",
         _REDO,
     )
-    if len(numbers) and (numbers.min() < 0 or numbers.max() >= shape[0]):
-        raise DataError(
-            message(
-                f"0-based numbers 0..{shape[0] - 1}",
-                f"{numbers.min()}..{numbers.max()}",
-                "subtract 1 from 73k ids",
-            )
-        )
+    outside = numbers[(numbers < 0) | (numbers >= shape[0])]
+    require(
+        not len(outside),
+        DataError,
+        f"0-based numbers 0..{shape[0] - 1}",
+        f"{outside[:3].tolist()}",
+        "subtract 1 from 73k ids",
+    )
 
     def read(i: int) -> np.ndarray:
         with open_hdf5(path) as opened:
@@ -211,35 +193,6 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
         ),
         labels=np.full(len(numbers), -1),
     )
-
-
-def open_hdf5(path: Path):
-    """Open an HDF5 file for reading; damage becomes a `DataError`."""
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(message(f"an HDF5 file {path}", str(error), _REDO)) from error
-
-
-def load_image(path: str | Path, what: str) -> np.ndarray:
-    """Return the data of a NIfTI or MGH file as stored, without scaling by us.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or damaged.
-    """
-    import nibabel
-
-    path = _existing(path, what)
-    try:
-        return np.asanyarray(nibabel.load(str(path)).dataobj)
-    except Exception as error:  # nibabel, zlib and NumPy raise many kinds on damaged files
-        raise DataError(
-            message(f"{what} in {path}", f"{type(error).__name__}: {error}", _REDO)
-        ) from error
 
 
 def surface_betas(path: str | Path) -> np.ndarray:
@@ -286,7 +239,7 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
     DataError
         If the dataset is missing, is not int16, or has another grid than the mask.
     """
-    path = _existing(path, "volume betas")
+    path = existing_file(path, "volume betas")
     if path.suffix == ".hdf5":
         with open_hdf5(path) as stream:
             betas = stream.get("betas")
@@ -298,12 +251,11 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
                 _REDO,
             )
             _check_grid(betas.dtype, betas.shape[:0:-1], mask, f"{path}:/betas")
-            planes = [betas[:, z][:, mask[:, :, z].T] for z in range(mask.shape[2])]
-            # planes are ordered z, y, x; the mask's order is x, y, z
-            x, y, z = np.nonzero(mask)
-            order = np.empty(len(x), np.int64)
-            order[np.lexsort((x, y, z))] = np.arange(len(x))
-            return np.concatenate(planes, 1).T[order].astype(np.float32) / np.float32(BETA_SCALE)
+            place = np.nonzero(mask)[2]
+            inside = np.empty((len(place), len(betas)), np.float32)
+            for z in range(mask.shape[2]):
+                inside[place == z] = betas[:, z].T[mask[:, :, z]]
+            return inside / np.float32(BETA_SCALE)
     data = load_image(path, "volume betas")
     require(data.ndim == 4, DataError, f"four axes in {path}", f"shape {data.shape}", _REDO)
     _check_grid(data.dtype, data.shape[:3], mask, str(path))
@@ -345,11 +297,8 @@ def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[i
     )
     labels = labels.astype(np.int64)
     names: dict[int, str] = {}
-    for line in (
-        _existing(table, "a colour table (.ctab)")
-        .read_text(encoding="utf-8", errors="replace")
-        .splitlines()
-    ):
+    table = existing_file(table, "a colour table (.ctab)")
+    for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
         fields = line.split()
         if len(fields) >= 2 and fields[0].isdigit() and int(fields[0]) > 0:
             names[int(fields[0])] = fields[1]
@@ -400,7 +349,6 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
 
 
 SIDES = ("lh", "rh")
-Guard = Callable[[Path], Path]
 
 
 @dataclass(frozen=True)
@@ -582,11 +530,13 @@ def _surface_ncsnr(
     if not all(p.is_file() for p in paths):
         return None
     maps = [np.ravel(load_image(guard(p), "ncsnr")) for p in paths]
-    if [len(m) for m in maps] != sizes:
-        got = f"{[len(m) for m in maps]}"
-        raise DataError(
-            message(f"ncsnr of {sizes} vertices in {betas}", got, "use the maps in fsaverage space")
-        )
+    require(
+        [len(m) for m in maps] == sizes,
+        DataError,
+        f"ncsnr of {sizes} vertices in {betas}",
+        f"{[len(m) for m in maps]}",
+        "use the maps in fsaverage space",
+    )
     return np.concatenate([m[i] for m, i in zip(maps, index)])
 
 
@@ -601,23 +551,24 @@ def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
     folder = root / f"nsddata/ppdata/subj{subject:02d}/func1pt8mm/roi"
     names = [folder / f"{s}.nsdgeneral.nii.gz" for s in SIDES]
     masks = [load_image(guard(p), "the nsdgeneral mask") > 0 for p in names]
-    if masks[0].shape != masks[1].shape or np.any(masks[0] & masks[1]):
-        got = (
-            "voxels in both"
-            if masks[0].shape == masks[1].shape
-            else f"grids {masks[0].shape}, {masks[1].shape}"
-        )
-        raise DataError(
-            message("disjoint left and right masks of one grid", got, "download the masks again")
-        )
+    grids = [m.shape for m in masks]
+    require(
+        grids[0] == grids[1] and not np.any(masks[0] & masks[1]),
+        DataError,
+        "disjoint left and right masks of one grid",
+        "voxels in both" if grids[0] == grids[1] else f"grids {grids[0]}, {grids[1]}",
+        "download the masks again",
+    )
     both = masks[0] | masks[1]
 
     def flat(maps: list[np.ndarray], where: Path) -> np.ndarray:
-        if any(m.shape != both.shape for m in maps):
-            got = f"{[m.shape for m in maps]}"
-            raise DataError(
-                message(f"labels on the grid {both.shape} in {where}", got, "use func1pt8mm")
-            )
+        require(
+            all(m.shape == both.shape for m in maps),
+            DataError,
+            f"labels on the grid {both.shape} in {where}",
+            f"{[m.shape for m in maps]}",
+            "use func1pt8mm",
+        )
         return np.concatenate([m[k] for m, k in zip(maps, masks)])
 
     tables = root / f"nsddata/freesurfer/subj{subject:02d}/label"
@@ -629,19 +580,17 @@ def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
         values, right = volume_betas(guard(path), both), masks[1][both]
         return np.concatenate([values[~right], values[right]])
 
-    noise = betas / "ncsnr.nii.gz"
-    ncsnr = load_image(guard(noise), "ncsnr") if noise.is_file() else None
-    if ncsnr is not None and ncsnr.shape != both.shape:
-        raise DataError(
-            message(
-                f"ncsnr on the grid {both.shape}", f"{ncsnr.shape}", "use the map in func1pt8mm"
-            )
-        )
+    noise, ncsnr = betas / "ncsnr.nii.gz", None
+    if noise.is_file():
+        grid = load_image(guard(noise), "ncsnr")
+        expected = f"ncsnr on the grid {both.shape}"
+        require(grid.shape == both.shape, DataError, expected, grid.shape, "use func1pt8mm")
+        ncsnr = np.concatenate([grid[m] for m in masks])
     hemisphere = np.repeat(np.arange(2, dtype=np.int8), [int(m.sum()) for m in masks])
     return Space(
         atlas=Atlas(hemisphere, rois),
         read=read,
-        ncsnr=None if ncsnr is None else np.concatenate([ncsnr[m] for m in masks]),
+        ncsnr=ncsnr,
         missing=missing,
         native_only=[],
     )
@@ -733,9 +682,7 @@ def read_subject(
         "sessions": sessions,
         "repeats_used": _tally(counts),
         "nan_policy": nan_policy,
-        "dropped_vertices": {
-            name: int(np.sum(~keep & (side == k))) for k, name in enumerate(HEMISPHERES)
-        },
+        "dropped_vertices": count_per_hemisphere(~keep, side),
         "constant_vertices": int(np.sum(constant)),
         "missing_classes": [*place.missing, *place.native_only],
         "native_only_classes": place.native_only,
@@ -888,15 +835,7 @@ def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str
         suspect = ~np.isfinite(betas.sum(1, dtype=np.float64))
     finite = ~suspect
     finite[suspect] = np.isfinite(betas[suspect]).all(1)
-    if not finite.all() and policy == "refuse":
-        counts = [int(np.sum(~finite & (hemisphere == k))) for k in (0, 1)]
-        raise DataError(
-            message(
-                f"finite betas in session {session}",
-                f"NaN or infinity in {counts[0]} left and {counts[1]} right vertices",
-                "pass nan_policy='drop' to leave these vertices out",
-            )
-        )
+    check_finite(finite, hemisphere, policy, f"finite betas in session {session}")
     betas[~finite] = 0
     return finite
 
@@ -949,26 +888,13 @@ def load(
     DataError
         If there is no subject, none of that name, or its files are damaged.
     """
-    found = subject_numbers(root, space)
-    if not found:
-        wanted = f"nsddata_betas/ppdata/subj01/{space}/{BETAS} or another subject's"
-        raise DataError(
-            message(
-                wanted,
-                f"none in {root}",
-                "download the betas of a subject, or choose the other space",
-            )
-        )
-    options = {
-        "space": space,
-        "seed": seed,
-        "val": val,
-        "nan_policy": nan_policy,
-        "follow_links": follow_links,
-    }
-    chosen = chosen_subjects(found, subject, root)
+    wanted = f"nsddata_betas/ppdata/subj01/{space}/{BETAS} or another subject's"
+    chosen = chosen_subjects(subject_numbers(root, space), subject, root, wanted)
+    options = {"val": val, "seed": seed, "follow_links": follow_links}
     subjects = {
-        name: _mapped(read_subject(root, number, **options), cache)
+        name: _mapped(
+            read_subject(root, number, space=space, nan_policy=nan_policy, **options), cache
+        )
         for name, number in chosen.items()
     }
     return Study(
@@ -985,9 +911,8 @@ def _mapped(subject: Subject, cache: str | Path | None) -> Subject:
     if cache is None:
         return subject
     path = Path(cache).expanduser() / f"{subject.name}.npy"
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, subject.responses, allow_pickle=False)
-    return dataclasses.replace(subject, responses=load_npy(path, mmap=True))
+    save_npy(path, subject.responses)
+    return replace(subject, responses=load_npy(path, mmap=True))
 
 
 register_reader("nsd", load, detect, subjects_only=True)

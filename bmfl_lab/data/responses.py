@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.atlas import Atlas, count_per_hemisphere
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, require
 
 SPLITS = ("train", "val", "test")
 
@@ -35,6 +35,33 @@ def check_nan_policy(policy: str) -> None:
         repr(policy),
         "choose one of them",
     )
+
+
+def check_finite(finite: np.ndarray, hemisphere: np.ndarray, policy: str, expected: str) -> None:
+    """Refuse vertices that hold NaN or infinity, unless the policy is to leave them out.
+
+    Parameters
+    ----------
+    finite : ndarray of bool, shape (n_vertices,)
+        Which vertices hold finite values only.
+    hemisphere : ndarray of int, shape (n_vertices,)
+        0 for left, 1 for right.
+    policy : {"refuse", "drop"}
+        What to do.
+    expected : str
+        What is required, for the message.
+
+    Raises
+    ------
+    DataError
+        If the policy is to refuse and a vertex is not finite, or if no vertex is finite.
+    """
+    left, right = count_per_hemisphere(~finite, hemisphere).values()
+    got = f"NaN or infinity in {left} left and {right} right vertices"
+    remedy = "pass nan_policy='drop' to leave these vertices out"
+    require(policy == "drop" or finite.all(), DataError, expected, got, remedy)
+    wanted = f"{expected} in at least one vertex"
+    require(finite.any(), DataError, wanted, "none", "download the responses again")
 
 
 @dataclass(frozen=True)
@@ -97,20 +124,16 @@ class Subject:
 
     def __post_init__(self) -> None:
         n, v = len(self.stimuli), self.atlas.n_vertices
-        if np.shape(self.responses) != (n, v):
-            got = np.shape(self.responses)
-            hint = (
-                "transpose the array"
-                if got == (v, n)
-                else "use the images and masks that belong to these responses"
-            )
-            raise DataError(
-                message(
-                    f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}",
-                    f"shape {got}",
-                    hint,
-                )
-            )
+        got = np.shape(self.responses)
+        require(
+            got == (n, v),
+            DataError,
+            f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}",
+            f"shape {got}",
+            "transpose the array"
+            if got == (v, n)
+            else "use the images and masks that belong to these responses",
+        )
         for what, values, shape in (
             ("noise_ceiling", self.noise_ceiling, (v,)),
             ("sessions", self.sessions, (n,)),
@@ -122,23 +145,21 @@ class Subject:
                 f"shape {np.shape(values)}",
                 f"give one value per {'vertex' if shape == (v,) else 'stimulus'}",
             )
-        seen = np.zeros(n, dtype=np.int64)
-        for split, index in self.splits.items():
-            index = np.asarray(index)
-            if len(index) and (index.min() < 0 or index.max() >= n):
-                raise DataError(
-                    message(
-                        f"row indices 0..{n - 1} in split {split!r}",
-                        f"{index.min()}..{index.max()}",
-                        "make the split from these stimuli",
-                    )
-                )
-            np.add.at(seen, index, 1)
+        rows = np.asarray([row for index in self.splits.values() for row in index], dtype=np.int64)
+        outside = rows[(rows < 0) | (rows >= n)]
         require(
-            not np.any(seen > 1),
+            not len(outside),
+            DataError,
+            f"row indices 0..{n - 1} in the splits {tuple(self.splits)}",
+            f"{outside[:3].tolist()}",
+            "make the splits from these stimuli",
+        )
+        repeated = len(rows) - len(np.unique(rows))
+        require(
+            not repeated,
             DataError,
             "disjoint splits",
-            f"{int(np.sum(seen > 1))} stimuli in more than one",
+            f"{repeated} stimuli in more than one",
             "assign each stimulus to one split",
         )
 

@@ -190,7 +190,7 @@ _Place = TypeVar("_Place")
 
 
 def chosen_subjects(
-    found: Mapping[str, _Place], subject: str | None, place: str | Path
+    found: Mapping[str, _Place], subject: str | None, place: str | Path, wanted: str
 ) -> dict[str, _Place]:
     """Return one of the subjects found at a place, or all where none is named.
 
@@ -202,12 +202,16 @@ def chosen_subjects(
         Name of the only subject to take.
     place : str or Path
         Name of the place in error messages.
+    wanted : str
+        What a place with subjects holds, for the message if there is none.
 
     Raises
     ------
     DataError
-        If there is no subject of that name.
+        If there is no subject, or none of that name.
     """
+    remedy = f"give the folder that holds {wanted}"
+    require(found, DataError, f"the data of a subject in {place}: {wanted}", "none", remedy)
     if subject is None:
         return dict(found)
     require_known(subject, found, DataError, f"a subject in {place}")
