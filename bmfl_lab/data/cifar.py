@@ -242,18 +242,16 @@ def check(images: np.ndarray, labels: np.ndarray) -> None:
         published data.
     """
     n = N_TRAIN + N_TEST
-    got = f"{images.shape}, {labels.shape}"
-    right = images.shape == (n, 32, 32, 3) and labels.shape == (n,)
-    if right:
-        starts = tuple(labels[:5]), tuple(labels[N_TRAIN : N_TRAIN + 5]), tuple(images[0, 0, 0])
-        right = starts == ((6, 9, 9, 4, 1), (3, 8, 8, 0, 6), (59, 62, 63)) and bool(
-            np.all(np.bincount(labels[:N_TRAIN], minlength=10) == N_TRAIN // 10)
-        )
-        got = f"first labels and pixel {starts}"
+    wanted = f"the {n} images of CIFAR-10 in canonical order"
+    remedy = f"delete the folders of CIFAR-10 in {home() / 'downloads'} and run again"
+    shapes = images.shape, labels.shape
+    require(shapes == ((n, 32, 32, 3), (n,)), DataError, wanted, f"{shapes}", remedy)
+    starts = tuple(labels[:5]), tuple(labels[N_TRAIN : N_TRAIN + 5]), tuple(images[0, 0, 0])
+    balanced = np.all(np.bincount(labels[:N_TRAIN], minlength=10) == N_TRAIN // 10)
     require(
-        right,
+        balanced and starts == ((6, 9, 9, 4, 1), (3, 8, 8, 0, 6), (59, 62, 63)),
         DataError,
-        f"the {n} images of CIFAR-10 in canonical order",
-        got,
-        f"delete the folders of CIFAR-10 in {home() / 'downloads'} and run again",
+        wanted,
+        f"first labels and pixel {starts}",
+        remedy,
     )

@@ -11,9 +11,10 @@ References
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from bmfl_lab.data.class_folders import (
     class_folders,
     head_columns,
-    images_in,
+    list_images,
     read_class_folders,
     read_wnids,
 )
@@ -164,20 +165,21 @@ def read_imagenet_val(
         f"flat files in {folder}",
         "pass the folder of the ILSVRC2012 devkit",
     )
-    truth, paths = read_devkit(devkit), images_in(folder, link_guard(folder, follow_links))
+    truth, paths = (
+        read_devkit(devkit),
+        list_images(folder, link_guard(folder, follow_links), Counter()),
+    )
     numbers = [_VAL.match(p.stem) for p in paths]
     strange = [
         p.name for p, m in zip(paths, numbers) if m is None or not 1 <= int(m[1]) <= len(truth)
     ]
-    if strange or not paths or (len(paths) != len(truth) and not partial):
-        got = f"{strange[0]!r}" if strange else f"{len(paths)} files"
-        raise DataError(
-            message(
-                f"{len(truth)} files ILSVRC2012_val_########.JPEG in {folder}",
-                got,
-                "pass partial=True for some of them",
-            )
-        )
+    require(
+        paths and not strange and (len(paths) == len(truth) or partial),
+        DataError,
+        f"{len(truth)} files ILSVRC2012_val_########.JPEG in {folder}",
+        f"{strange[:1]}" if strange else f"{len(paths)} files",
+        "pass partial=True for some of them",
+    )
     labels = head_columns([truth[int(m[1]) - 1] for m in numbers if m], classes)
     return from_files("imagenet-val", paths, [p.name for p in paths], labels, classes)
 
@@ -354,7 +356,7 @@ def _by_file(stimuli: StimulusSet) -> StimulusSet:
         stat = Path(paths[index]).stat()
         return sha256_bytes(f"{paths[index]}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
 
-    return dataclasses.replace(stimuli, digest_of=digest)
+    return replace(stimuli, digest_of=digest)
 
 
 register_reader("imagenet", load)

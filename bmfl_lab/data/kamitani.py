@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.class_folders import read_by_stem
+from bmfl_lab.data.containers import REDO, open_hdf5
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import DataError, message, require, require_known
+from bmfl_lab.errors import DataError, require, require_known, translated
 from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
 
@@ -84,49 +86,39 @@ def read_bdata(path: str | Path) -> BData:
     DataError
         If the file is missing, no HDF5, or of another layout.
     """
-    import h5py
-
     path = Path(path)
-    require(
-        path.is_file(),
-        DataError,
-        f"an HDF5 file {path.name}",
-        f"nothing at {path}",
-        "check the path",
-    )
-    try:
-        with h5py.File(path, "r") as f:
-            for name in ("dataset", "metadata/key", "metadata/value"):
-                require(
-                    isinstance(f.get(name), h5py.Dataset),
-                    DataError,
-                    f"{name!r} in {path.name}",
-                    f"{sorted(f)}",
-                    "use the preprocessed files of the authors",
-                )
-            dataset = f["dataset"][()]
-            keys = tuple(
-                k.decode() if isinstance(k, bytes) else str(k)
-                for k in np.ravel(f["metadata/key"][()])
+    expected = f"an HDF5 file in {path.name} of the groups dataset and metadata"
+    with (
+        translated(ValueError, RuntimeError, OSError, expected=expected, remedy=REDO),
+        open_hdf5(path) as stream,
+    ):
+        for name in ("dataset", "metadata/key", "metadata/value"):
+            require(
+                hasattr(stream.get(name), "dtype"),
+                DataError,
+                f"{name!r} in {path.name}",
+                f"{sorted(stream)}",
+                "use the preprocessed files of the authors",
             )
-            values = np.asarray(f["metadata/value"][()], dtype=np.float64)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")
-        ) from error
+        dataset = stream["dataset"][()]
+        keys = tuple(
+            k.decode() if isinstance(k, bytes) else str(k)
+            for k in np.ravel(stream["metadata/key"][()])
+        )
+        values = np.asarray(stream["metadata/value"][()], dtype=np.float64)
     require(
         dataset.dtype.kind in "fiu",
         DataError,
         f"a numeric dataset in {path.name}",
         dataset.dtype,
-        "download the file again",
+        REDO,
     )
     require(
         dataset.ndim == 2 and values.shape == (len(keys), dataset.shape[1]),
         DataError,
-        f"metadata of shape ({len(keys)}, {dataset.shape[-1]}) in {path.name}",
+        f"metadata of shape {(len(keys), *dataset.shape[1:])} in {path.name}",
         f"{values.shape} for a dataset of {dataset.shape}",
-        "download the file again",
+        REDO,
     )
     return BData(dataset, keys, values)
 
@@ -195,15 +187,37 @@ def read_subject(
         found or is a link out of its folder.
     """
     data = read_bdata(path)
+    order, atlas = _voxels(data, Path(path).name)
+    names, kind = _presentations(data, label)
+    ids = sorted(kind)
+    responses = np.stack([data.dataset[np.ix_(names == i, order)].mean(axis=0) for i in ids])
+    return Subject(
+        name=name or Path(path).stem,
+        stimuli=read_by_stem("presented", ids, images, follow_links=follow_links),
+        responses=responses.astype(np.float32),
+        atlas=atlas,
+        splits=_split(ids, kind, val_share, seed),
+    )
+
+
+def _voxels(data: BData, where: str) -> tuple[np.ndarray, Atlas]:
+    """Return the columns of the voxels, left before right, and their atlas."""
     voxels = np.flatnonzero(data.metadata("VoxelData") == 1)
     right = data.metadata("voxel_x")[voxels] >= 0
     order = voxels[np.argsort(right, kind="stable")]
-    if not len(voxels) or not np.isfinite(data.dataset[:, voxels]).all():
-        what = "at least one voxel" if not len(voxels) else "finite responses"
-        got = f"{len(voxels)} voxels" + (", some undefined" if len(voxels) else "")
-        raise DataError(
-            message(f"{what} in {Path(path).name}", got, "set VoxelData to 0 for the others")
-        )
+    require(
+        len(voxels) and np.isfinite(data.dataset[:, voxels]).all(),
+        DataError,
+        f"finite responses of at least one voxel in {where}",
+        f"{len(voxels)} voxels" + (", some undefined" if len(voxels) else ""),
+        "set VoxelData to 0 for the others",
+    )
+    rois = {r: data.metadata(f"ROI_{r}")[order] == 1 for r in data.rois}
+    return order, Atlas(hemisphere=np.sort(right).astype(np.int8), rois=rois)
+
+
+def _presentations(data: BData, label: str) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the stimulus of each sample, "" for imagery, and the split of each stimulus."""
     numbers, types = data.select(label), data.select("DataType")
     require(
         numbers.shape[1] == 1 and types.shape[1] == 1,
@@ -212,15 +226,13 @@ def read_subject(
         f"{numbers.shape[1]}, {types.shape[1]}",
         "check `label`",
     )
-    names = np.asarray(
-        [stimulus_name(float(n)) if n > 0 else "" for n in numbers[:, 0]], dtype=object
-    )
     shown = np.isin(types[:, 0], list(TYPES.values()))
-    if (names[shown] == "").any():
-        lost = int((names[shown] == "").sum())
-        raise DataError(
-            message("a stimulus for every presentation", f"{lost} without", "check `label`")
-        )
+    lost = int(np.sum(~(numbers[shown, 0] > 0)))
+    require(
+        not lost, DataError, "a stimulus for every presentation", f"{lost} without", "check `label`"
+    )
+    names = np.full(len(shown), "", dtype=object)
+    names[shown] = [stimulus_name(float(n)) for n in numbers[shown, 0]]
     kind: dict[str, str] = {}
     for split, value in TYPES.items():
         for stimulus in sorted(set(names[types[:, 0] == value])):
@@ -231,40 +243,7 @@ def read_subject(
                 f"{stimulus!r} in both",
                 "check the column DataType",
             )
-    ids = sorted(kind)
-    responses = np.stack(
-        [data.dataset[np.ix_(shown & (names == i), order)].mean(axis=0) for i in ids]
-    )
-    atlas = Atlas(
-        hemisphere=np.sort(right).astype(np.int8),
-        rois={r: data.metadata(f"ROI_{r}")[order] == 1 for r in data.rois},
-    )
-    return Subject(
-        name=name or Path(path).stem,
-        stimuli=_stimuli(ids, images, follow_links),
-        responses=responses.astype(np.float32),
-        atlas=atlas,
-        splits=_split(ids, kind, val_share, seed),
-    )
-
-
-def _stimuli(
-    ids: Sequence[str], images: Mapping[str, str | Path] | str | Path, follow_links: bool
-) -> StimulusSet:
-    guard = (lambda path: path) if isinstance(images, Mapping) else link_guard(images, follow_links)
-    if not isinstance(images, Mapping):
-        images = {p.stem: p for p in sorted(Path(images).rglob("*")) if p.is_file()}
-    missing = [i for i in ids if i not in images]
-    require(
-        not missing,
-        DataError,
-        "an image file for every stimulus",
-        f"{len(missing)} missing, e.g. {missing[:1]}",
-        "add the images",
-    )
-    return from_files(
-        "presented", [guard(images[i]) for i in ids], list(ids), np.full(len(ids), -1)
-    )
+    return names, kind
 
 
 def read_plain(
@@ -303,42 +282,23 @@ def read_plain(
         ("train", responses, images),
         ("test", test_responses, test_images),
     ):
-        if array is None:
-            continue
-        values = load_npy(array)
-        listed = [
-            Path(str(p)) for p in (load_npy(listed) if isinstance(listed, (str, Path)) else listed)
-        ]
-        require(
-            values.ndim == 2 and values.dtype.kind in "fiu" and len(values) == len(listed),
-            DataError,
-            f"numeric responses of shape ({len(listed)}, n_features) in {Path(array).name}",
-            f"{values.dtype} {values.shape}",
-            "list one image per row",
-        )
-        require(
-            np.isfinite(values).all(),
-            DataError,
-            f"finite responses in {Path(array).name}",
-            "NaN or infinite values",
-            "drop them",
-        )
-        arrays.append(values.astype(np.float32))
-        paths += listed
-        kind |= {p.stem: split for p in listed}
-    ids = [p.stem for p in paths]
-    if len(set(ids)) != len(ids):
-        twice = len(ids) - len(set(ids))
-        raise DataError(
-            message("one name per image", f"{twice} repeated", "average the trials first")
-        )
-    if len({a.shape[1] for a in arrays}) != 1:
-        got = f"{arrays[1].shape[1]} and {arrays[0].shape[1]}"
-        raise DataError(
-            message(
-                "as many features in test as in training responses", got, "use one set of voxels"
-            )
-        )
+        if array is not None:
+            values, files = _plain_part(array, listed)
+            arrays.append(values)
+            paths += files
+            kind |= {path.stem: split for path in files}
+    ids = [path.stem for path in paths]
+    twice = len(ids) - len(set(ids))
+    require(
+        not twice, DataError, "one name per image", f"{twice} repeated", "average the trials first"
+    )
+    require(
+        len({a.shape[1] for a in arrays}) == 1,
+        DataError,
+        "as many features in test as in training responses",
+        f"{arrays[-1].shape[1]} and {arrays[0].shape[1]}",
+        "use one set of voxels",
+    )
     together = np.concatenate(arrays)
     v = together.shape[1]
     return Subject(
@@ -348,6 +308,25 @@ def read_plain(
         atlas=Atlas(hemisphere=np.zeros(v, np.int8), rois={"VC": np.ones(v, bool)}),
         splits=_split(ids, kind, val_share, seed),
     )
+
+
+def _plain_part(
+    array: str | Path, listed: Sequence[str | Path] | str | Path
+) -> tuple[np.ndarray, list[Path]]:
+    """Return the responses of one split as float32 and the image of each row."""
+    values = load_npy(array)
+    names = load_npy(listed) if isinstance(listed, (str, Path)) else listed
+    files = [Path(str(name)) for name in names]
+    require(
+        values.ndim == 2 and values.dtype.kind in "fiu" and len(values) == len(files),
+        DataError,
+        f"numeric responses of shape ({len(files)}, n_features) in {Path(array).name}",
+        f"{values.dtype} {values.shape}",
+        "list one image per row",
+    )
+    expected = f"finite responses in {Path(array).name}"
+    require(np.isfinite(values).all(), DataError, expected, "NaN or infinite values", "drop them")
+    return values.astype(np.float32), files
 
 
 IMAGES = "images"
@@ -400,14 +379,7 @@ def load(
         link out of the folder.
     """
     root = Path(root).expanduser()
-    found = subject_files(root)
-    require(
-        found,
-        DataError,
-        f"a subject's .h5 file in {root.name}",
-        "none",
-        "put the preprocessed files there",
-    )
+    found = chosen_subjects(subject_files(root), subject, root.name, "a subject's .h5 file")
     require(
         (root / IMAGES).is_dir(),
         DataError,
@@ -421,7 +393,7 @@ def load(
         name: read_subject(
             guard(path), images, name=name, label=label, val_share=val, seed=seed, **links
         )
-        for name, path in chosen_subjects(found, subject, root.name).items()
+        for name, path in found.items()
     }
     return Study(
         name=root.resolve().name,

@@ -9,12 +9,15 @@ References
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, require
+from bmfl_lab.files import link_guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +131,8 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
         If there is no image, or the category of an image is not clear.
     """
     root = Path(folder)
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    left_out: Counter[str] = Counter()
+    paths = list_images(root, link_guard(root), left_out, deep=True)
     labels, ids = [], []
     for path in paths:
         parts = path.name.split("_")
@@ -148,7 +152,7 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
         labels.append(CATEGORIES.index(found[0]))
         ids.append(str(path.relative_to(root)))
     require(paths, DataError, f"images below {root}", "none", "unpack the set there")
-    return from_files(name, paths, ids, labels, CATEGORIES)
+    return from_files(name, paths, ids, labels, CATEGORIES, left_out=left_out)
 
 
 def cue_conflict(names: Sequence[str]) -> tuple[list[str], list[str]]:

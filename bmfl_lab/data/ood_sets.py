@@ -197,22 +197,16 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
         "give all of them, or pass partial=True for a declared part of the classes",
     )
     index = np.sort(head_columns(wnids, sorted(imagenet_wnids)))
-    if (
-        len(index) == info.n_classes
-        and index.sum() == info.index_sum
-        and tuple(index[:5]) == info.first_indices
-    ):
-        return
-    alike = [s.title for s in SETS.values() if s.index_sum == index.sum()]
-    raise DataError(
-        message(
-            f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, "
-            f"first {info.first_indices}",
-            f"{len(index)} classes, sum {int(index.sum())}, "
-            f"first {tuple(int(i) for i in index[:5])}"
-            + (f", which is {alike[0]}" if alike else ""),
-            "give the folder of that set and the 1000 wnids of ImageNet",
-        )
+    found = len(index), int(index.sum()), tuple(index[:5].tolist())
+    alike = [s.title for s in SETS.values() if s.index_sum == found[1]]
+    require(
+        found == (info.n_classes, info.index_sum, info.first_indices),
+        DataError,
+        f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, "
+        f"first {info.first_indices}",
+        f"{found[0]} classes, sum {found[1]}, first {found[2]}"
+        + (f", which is {alike[0]}" if alike else ""),
+        "give the folder of that set and the 1000 wnids of ImageNet",
     )
 
 
@@ -251,21 +245,20 @@ def read_ood_set(
     """
     readable = ("imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
     require_known(name, readable, DataError, f"one of {readable}")
-    everything, links = read_wnids(imagenet_wnids), {"follow_links": follow_links}
-    if name == "imagenet-v2":
-        folder_of = {w: str(i) for i, w in enumerate(everything)}
-        stimuli = read_class_folders(
-            name, folder, everything, partial=partial, folder_of=folder_of, **links
-        )
-        classes = everything
-    elif SETS[name].n_classes < 1000:
-        classes = read_wnids(folder)
-        if not partial:
-            check_indices(name, classes, everything)
-        stimuli = read_class_folders(name, folder, classes, **links)
-    else:
-        classes = everything
-        stimuli = read_class_folders(name, folder, classes, partial=partial, **links)
+    everything = read_wnids(imagenet_wnids)
+    some = SETS[name].n_classes < 1000
+    classes = read_wnids(folder) if some else everything
+    if some and not partial:
+        check_indices(name, classes, everything)
+    by_index = {wnid: str(i) for i, wnid in enumerate(everything)}
+    stimuli = read_class_folders(
+        name,
+        folder,
+        classes,
+        partial=partial,
+        folder_of=by_index if name == "imagenet-v2" else None,
+        follow_links=follow_links,
+    )
     return OODSet(
         stimuli, classes, head_columns(classes, everything if head_wnids is None else head_wnids)
     )

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bmfl_lab.data.class_folders import IMAGE_SUFFIXES
+from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.images import decode_image
 from bmfl_lab.errors import BmflError, DataError, message, require
 from bmfl_lab.files import atomic_path, read_json, write_json
@@ -86,10 +87,9 @@ def prepare_images(
         )
     write_json(stamp, settings)
     jobs = [
-        (p, (target / p.relative_to(source)).with_suffix(".JPEG"))
-        for p in sorted(source.rglob("*"))
+        (path, (target / path.relative_to(source)).with_suffix(".JPEG"))
+        for path in list_images(source, lambda path: path, Counter(), deep=True)
     ]
-    jobs = [(a, b) for a, b in jobs if a.suffix.lower() in IMAGE_SUFFIXES and a.is_file()]
     todo = [(a, b) for a, b in jobs if not b.is_file()]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         outcomes = pool.map(lambda job: _shrink(*job, size, quality), todo)

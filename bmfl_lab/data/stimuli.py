@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,9 @@ class StimulusSet:
         Name of each class index.
     paths : tuple of str, optional
         File of each image, shown to users and in messages.
+    left_out : mapping of str to int, default {}
+        What lies in the folder of the set and is no image: suffix, "folder", "hidden" or name of a
+        system file to the number of these.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class StimulusSet:
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -146,13 +150,13 @@ class StimulusSet:
         index = np.asarray(index)
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         read, digest_of = self.read, self.digest_of
-        return StimulusSet(
+        return replace(
+            self,
             name=name or self.name,
             ids=np.asarray(self.ids)[index],
             read=lambda i: read(int(index[i])),
             digest_of=lambda i: digest_of(int(index[i])),
             labels=np.asarray(self.labels)[index],
-            class_names=self.class_names,
             paths=None if self.paths is None else tuple(self.paths[i] for i in index),
         )
 
@@ -176,14 +180,11 @@ class StimulusSet:
         StimulusSet
         """
         read, digest_of, ids = self.read, self.digest_of, self.ids
-        return StimulusSet(
+        return replace(
+            self,
             name=name or f"{self.name}/{key}",
-            ids=self.ids,
             read=lambda i: function(read(i), str(ids[i])),
             digest_of=lambda i: sha256_bytes(f"{digest_of(i)}|{key}".encode()),
-            labels=self.labels,
-            class_names=self.class_names,
-            paths=self.paths,
         )
 
     def index_of(self, ids: Iterable[str]) -> np.ndarray:
@@ -280,6 +281,8 @@ def from_files(
     ids: Sequence[str],
     labels: Sequence[int] | np.ndarray,
     class_names: Sequence[str] = (),
+    *,
+    left_out: Mapping[str, int] | None = None,
 ) -> StimulusSet:
     """Make a stimulus set of image files, decoded by `bmfl_lab.data.images.decode_image`.
 
@@ -296,6 +299,8 @@ def from_files(
         Class indices, -1 for an unlabelled image.
     class_names : sequence of str, default ()
         Name of each class index.
+    left_out : mapping of str to int, optional
+        See `StimulusSet`.
 
     Returns
     -------
@@ -324,4 +329,5 @@ def from_files(
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(class_names),
         paths=tuple(str(p) for p in paths),
+        left_out=dict(left_out or {}),
     )

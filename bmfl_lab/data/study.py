@@ -183,7 +183,24 @@ class Study:
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
             **({"skipped": skipped} if skipped else {}),
+            **({"left_out": self.left_out()} if self.left_out() else {}),
         }
+
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Count the files that lie among the images and are none.
+
+        Returns
+        -------
+        dict of str to dict of str to int
+            Name of the set or subject to the number of files per suffix. A set that was split off
+            from another one is not listed again.
+        """
+        stimuli = {**self.sets, **{name: s.stimuli for name, s in self.subjects.items()}}
+        found: dict[str, dict[str, int]] = {}
+        for name, images in stimuli.items():
+            if images.left_out and all(images.left_out is not other for other in found.values()):
+                found[name] = images.left_out
+        return found
 
 
 _Place = TypeVar("_Place")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bmfl_lab.data.class_folders import read_by_stem
 from bmfl_lab.data.pickles import read_pickled_arrays
-from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import link_guard
 
@@ -174,19 +175,7 @@ def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> 
     DataError
         If an image is missing or a link out of the folder.
     """
-    found = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.is_file()}
-    missing = [i for i in eeg.ids if i not in found]
-    require(
-        not missing,
-        DataError,
-        f"an image for every EEG stimulus in {Path(folder).name}",
-        f"{len(missing)} missing, e.g. {missing[:1]}",
-        "give the folder of images and, for the ids, image_metadata.npy",
-    )
-    guard = link_guard(folder, follow_links)
-    return from_files(
-        "eeg", [guard(found[i]) for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1)
-    )
+    return read_by_stem("eeg", eeg.ids, folder, follow_links=follow_links)
 
 
 def read_with_images(
