@@ -919,4 +919,6 @@ def load(
     )
 
 
-register_reader("algonauts", load, detect, subjects_only=True)
+register_reader(
+    "algonauts", load, detect, subjects_only=True, layout="training_split and roi_masks"
+)

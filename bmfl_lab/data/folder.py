@@ -11,7 +11,7 @@ import numpy as np
 from bmfl_lab.data.class_folders import class_folders, read_class_folders, scan
 from bmfl_lab.data.images import count_frames, decode_image
 from bmfl_lab.data.responses import SPLITS
-from bmfl_lab.data.splits import check_leakage, split_by_id
+from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, register_reader
 from bmfl_lab.errors import ConfigError, DataError, require, require_known
@@ -62,8 +62,8 @@ def load(
         Leave out images that cannot be decoded and list them in ``study.extra["skipped"]``, instead
         of refusing.
     verify : bool, default True
-        Decode every image and compare all of them by content now. For very large sets pass False:
-        an unreadable image is then found when it is used.
+        Decode every image now; `load_study` also compares all of them by content. For very large
+        sets pass False: an unreadable image is then found when it is used.
     follow_links : bool, default False
         Accept symbolic links that lead out of `root`.
 
@@ -78,7 +78,7 @@ def load(
     ------
     DataError
         If a class has no images in a set, a folder belongs to no class, an image cannot be read,
-        two sets share an image, or a link leads out of the folder.
+        or a link leads out of the folder.
     ConfigError
         If an out-of-distribution folder does not exist or has the name of a split.
     """
@@ -105,8 +105,6 @@ def load(
     for name, folder in {**places, **{name: root / name for name in ood}}.items():
         sets[name] = read(name, folder, classes)
     _split_off(sets, seed, val, test, report)
-    if verify:
-        report["leakage"] = check_leakage(sets)
     return Study(
         name=root.resolve().name,
         description=f"images of {len(classes)} classes in {root.resolve().name}",
@@ -216,4 +214,4 @@ def _split_off(
     }
 
 
-register_reader("folder", load, Path.is_dir, general=True)
+register_reader("folder", load, Path.is_dir, general=True, layout="one folder per class")

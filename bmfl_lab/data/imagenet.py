@@ -29,7 +29,6 @@ from bmfl_lab.data.class_folders import (
 )
 from bmfl_lab.data.ood_sets import SETS, read_imagenet_c, read_ood_set
 from bmfl_lab.data.shifts import IMAGENET_C
-from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
 from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
@@ -231,7 +230,7 @@ def load(
         the million files are then not read before the first epoch, and a file that was replaced by
         another of the same size and time is not noticed.
     verify : bool, default False
-        Compare all images of all sets by content now.
+        Let `load_study` compare all images of all sets by content.
     follow_links : bool, default False
         Allow folders and files that are links to somewhere outside the root, or outside a set's own
         folder.
@@ -282,8 +281,6 @@ def load(
     report: dict[str, Any] = {
         "split": {"seed": seed, "sizes": {n: len(s) for n, s in sets.items()}}
     }
-    if verify:
-        report["leakage"] = check_leakage(sets)
     return Study(
         name="imagenet",
         description=f"ImageNet-1k ({len(wnids)} classes) "

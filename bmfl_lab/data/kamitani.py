@@ -404,4 +404,4 @@ def load(
     )
 
 
-register_reader("kamitani", load, detect, subjects_only=True)
+register_reader("kamitani", load, detect, subjects_only=True, layout="*.h5 and images")

@@ -915,4 +915,4 @@ def _mapped(subject: Subject, cache: str | Path | None) -> Subject:
     return replace(subject, responses=load_npy(path, mmap=True))
 
 
-register_reader("nsd", load, detect, subjects_only=True)
+register_reader("nsd", load, detect, subjects_only=True, layout="nsddata and nsddata_betas")

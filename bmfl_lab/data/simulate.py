@@ -338,6 +338,41 @@ def luminance(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([np.asarray(g, dtype=np.float32) for g in grey]) / 255
 
 
+def gabor_energy(grey: np.ndarray, filters: np.ndarray, border: str) -> np.ndarray:
+    """Return the energy of images under pairs of filters.
+
+    Parameters
+    ----------
+    grey : ndarray of float32, shape (n, side, side)
+        Luminance.
+    filters : ndarray of float32, shape (n_channels, 2, 2 * reach + 1, 2 * reach + 1)
+        Quadrature pair of each channel.
+    border : str
+        How `numpy.pad` continues the images beyond their border.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_channels, side, side)
+        Sum of the squared responses of both filters of a pair.
+
+    References
+    ----------
+    Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A
+    2:284-299.
+    """
+    side, reach = grey.shape[1], filters.shape[-1] // 2
+    size = (side + 4 * reach, side + 4 * reach)
+    padded = np.pad(grey, ((0, 0), (reach, reach), (reach, reach)), mode=border)
+    spectrum = fft.rfft2(padded, size)
+    window = slice(2 * reach, 2 * reach + side)
+    out = np.zeros((len(grey), len(filters), side, side), dtype=np.float32)
+    for channel, pair in enumerate(filters):
+        for wave in pair:
+            response = fft.irfft2(spectrum * fft.rfft2(wave, size), size)[:, window, window]
+            out[:, channel] += response**2
+    return out
+
+
 def contrast_energy(grey: np.ndarray) -> np.ndarray:
     """Return the contrast energy per orientation and wavelength.
 
@@ -357,22 +392,12 @@ def contrast_energy(grey: np.ndarray) -> np.ndarray:
     Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A
     2:284-299.
     """
-    reach = 8
-    padded = np.pad(grey, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
-    size = SIDE + 4 * reach
-    spectrum = fft.rfft2(padded, (size, size))
-    out = np.empty((len(grey), len(WAVELENGTHS) * N_ORIENTATIONS, SIDE, SIDE), dtype=np.float32)
-    window = slice(2 * reach, 2 * reach + SIDE)
-    for channel in range(out.shape[1]):
-        wavelength, k = WAVELENGTHS[channel // N_ORIENTATIONS], channel % N_ORIENTATIONS
-        energy = 0.0
-        for phase in (0.0, np.pi / 2):
-            wave = gabor(2 * reach + 1, 0.45 * wavelength, wavelength, k, phase)
-            wave = (wave / np.linalg.norm(wave)).astype(np.float32)
-            kernel = fft.rfft2(wave, (size, size))
-            energy = energy + fft.irfft2(spectrum * kernel, (size, size))[:, window, window] ** 2
-        out[:, channel] = energy
-    return out
+    filters = []
+    for wavelength in WAVELENGTHS:
+        for k in range(N_ORIENTATIONS):
+            pair = [gabor(17, 0.45 * wavelength, wavelength, k, phase) for phase in (0, np.pi / 2)]
+            filters.append([wave / np.linalg.norm(wave) for wave in pair])
+    return gabor_energy(grey, np.asarray(filters, dtype=np.float32), border="reflect")
 
 
 def _image_dimensions(images: np.ndarray, energy: np.ndarray) -> np.ndarray:

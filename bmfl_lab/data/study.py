@@ -77,9 +77,9 @@ class Study:
 
     Notes
     -----
-    The loaders refuse images (by content) that are shared between sets or with a subject's stimuli,
-    see `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study itself does
-    not.
+    `load_study` refuses images (by content) that are shared between sets or with a subject's
+    stimuli, see `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study
+    itself does not.
     """
 
     name: str
@@ -207,7 +207,10 @@ _Place = TypeVar("_Place")
 
 
 def chosen_subjects(
-    found: Mapping[str, _Place], subject: str | None, place: str | Path, wanted: str
+    found: Mapping[str, _Place],
+    subject: str | None,
+    place: str | Path,
+    wanted: str = "files of a subject",
 ) -> dict[str, _Place]:
     """Return one of the subjects found at a place, or all where none is named.
 
@@ -219,7 +222,7 @@ def chosen_subjects(
         Name of the only subject to take.
     place : str or Path
         Name of the place in error messages.
-    wanted : str
+    wanted : str, default "files of a subject"
         What a place with subjects holds, for the message if there is none.
 
     Raises
@@ -253,6 +256,8 @@ class Reader:
         one of the subjects. For all other readers ``subject`` is a place to read subjects from.
     general : bool, default False
         True if any other reader that detects a folder comes first.
+    layout : str, default ""
+        What a folder in this layout holds, in a few words for error messages.
     """
 
     name: str
@@ -260,6 +265,7 @@ class Reader:
     detect: Callable[[Path], bool] | None = None
     subjects_only: bool = False
     general: bool = False
+    layout: str = ""
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
@@ -278,12 +284,13 @@ def register_reader(
     *,
     subjects_only: bool = False,
     general: bool = False,
+    layout: str = "",
 ) -> None:
     """Make a data set known to `load_study`.
 
     Parameters
     ----------
-    name, load, detect, subjects_only, general
+    name, load, detect, subjects_only, general, layout
         Fields of `Reader`.
 
     Raises
@@ -302,7 +309,7 @@ def register_reader(
         f"{name!r}, which is taken",
         "choose another name",
     )
-    READERS[name] = Reader(name, load, detect, subjects_only, general)
+    READERS[name] = Reader(name, load, detect, subjects_only, general, layout)
 
 
 def read_study_file(path: str | Path) -> dict[str, Any]:
@@ -332,15 +339,14 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         "write one, see load_study",
     )
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("study") not in READERS:
-        got = repr(found.get("study")) if isinstance(found, dict) else type(found).__name__
-        raise ConfigError(
-            message(
-                f"an object whose 'study' is one of {tuple(READERS)} in {path}",
-                got,
-                "correct the file",
-            )
-        )
+    kind = found.get("study") if isinstance(found, dict) else type(found).__name__
+    require(
+        isinstance(found, dict) and kind in READERS,
+        ConfigError,
+        f"an object whose 'study' is one of {tuple(READERS)} in {path}",
+        repr(kind),
+        "correct the file",
+    )
     if "root" in found:
         found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
     return found
@@ -376,13 +382,15 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     Returns
     -------
     Study
+        Of any reader, unless it has an option ``verify`` that is False, no image is shared between
+        two sets, or between a set and the stimuli of a subject.
 
     Raises
     ------
     ConfigError
         If the name is unknown and no such folder exists, or an option is unknown.
     DataError, FetchError
-        If the data are damaged or cannot be fetched.
+        If the data are damaged or cannot be fetched, or sets share an image.
 
     Notes
     -----
@@ -411,10 +419,23 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     study = reader.load(**options)
     if spec:
         study = replace(study, backbone=replace(study.backbone, **spec))
-    if other is None:
+    if other is not None:
+        study = _join(study, other, theirs)
+    default = reader.options["verify"].default if "verify" in reader.options else True
+    return _check_overlap(study) if options.get("verify", default) else study
+
+
+def _check_overlap(study: Study) -> Study:
+    """Refuse images that lie in two sets, or in a set and among the stimuli of a subject.
+
+    The subjects are compared one by one with the sets, as several may have seen the same images.
+    """
+    if not study.sets:
         return study
-    verify = reader.options["verify"].default if "verify" in reader.options else True
-    return _join(study, other, theirs, verify=options.get("verify", verify))
+    found = check_leakage(study.sets)
+    for name, subject in study.subjects.items():
+        check_leakage({**study.sets, f"stimuli of {name}": subject.stimuli})
+    return replace(study, extra={**study.extra, "leakage": found})
 
 
 def _reader_of(
@@ -429,23 +450,21 @@ def _reader_of(
         return READERS[name], None
     path = base / Path(name).expanduser()
     require(
-        path.is_dir(),
+        name.strip() and path.is_dir(),
         ConfigError,
         "the name of a study or an existing folder",
         repr(name),
         "pass root=..." if name in READERS else nearest(name, READERS),
     )
-    found = [
-        r
-        for r in reversed(READERS.values())
-        if r.detect is not None and not (subjects and r.general) and r.detect(path)
-    ]
+    readers = [r for r in reversed(READERS.values()) if r.detect and not (subjects and r.general)]
+    found = [r for r in readers if r.detect(path)]
+    layouts = "; ".join(f"{r.name} ({r.layout or 'see its documentation'})" for r in readers)
     require(
         found,
         DataError,
-        f"brain responses in {path}",
+        f"brain responses in {path}" if subjects else f"data in {path}",
         "no layout that a reader detects",
-        "give the folder of a subject: Algonauts 2023, NSD or Kamitani lab",
+        f"give a folder in one of these layouts: {layouts}",
     )
     return min(found, key=lambda r: r.general), path
 
@@ -472,18 +491,9 @@ def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
             )
 
 
-def _join(
-    study: Study,
-    source: tuple[Reader, Path | None],
-    options: Mapping[str, object],
-    *,
-    verify: bool,
-) -> Study:
+def _join(study: Study, source: tuple[Reader, Path | None], options: Mapping[str, object]) -> Study:
     """Give a study of images the subjects of another reader."""
     reader, root = source
     found = reader.load(**options) if root is None else reader.load(root=root, **options)
     found.subject()  # refuses a study without subjects
-    if verify:  # one by one: subjects may have seen the same images
-        for name, subject in found.subjects.items():
-            check_leakage({**study.sets, f"stimuli of {name}": subject.stimuli})
     return replace(study, subjects=found.subjects, licences={**study.licences, **found.licences})

@@ -111,7 +111,7 @@ def test_the_same_image_in_two_sets_is_refused(root):
         (root / "train" / "bird" / "img_0.png").read_bytes()
     )
     with pytest.raises(DataError, match="1 identical images in 'train' and 'test'"):
-        load(root)
+        load_study(root)
 
 
 def test_copies_stay_together_when_splitting(root):
