@@ -107,7 +107,7 @@ def read_subject(
         Write the joined responses to this ``.npy`` file and map it, instead of holding them in
         memory.
     verify : bool, default True
-        Compare a folder that `write_subject` made with its checksums.
+        Compare the files of a folder that `write_subject` made with its checksums.
 
     Returns
     -------
@@ -187,7 +187,20 @@ def read_subject(
 
 
 def read_test_images(folder: str | Path, *, follow_links: bool = False) -> StimulusSet:
-    """Return the challenge's test images, whose responses are not public.
+    """Read the images of ``test_split``, for which the challenge published no responses.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of one subject, as for `read_subject`.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    StimulusSet
+        n_test unlabelled images of shape (425, 425, 3) in the published data, in the order in which
+        predictions are submitted. The ids are numbers of NSD images ("nsd-00845").
 
     Raises
     ------
@@ -836,7 +849,18 @@ def _class_labels(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarr
 
 
 def subject_folders(folder: str | Path) -> dict[str, Path]:
-    """Return the subjects at `folder` (itself, or the folders in it) by name, possibly none."""
+    """Find the folders of subjects.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of one subject, or the folder that holds the subjects' folders.
+
+    Returns
+    -------
+    dict of str to Path
+        Name of each subject to its folder, sorted by name; empty if there is none.
+    """
     root = Path(folder).expanduser()
     if (root / "training_split").is_dir():
         return {root.resolve().name: root}

@@ -248,13 +248,14 @@ class Atlas:
         )
 
     def parcels(self) -> dict[str, np.ndarray]:
-        """Partition the vertices by hemisphere and set of ROIs.
+        """Divide the vertices into parcels of the same hemisphere and the same ROIs.
 
         Returns
         -------
-        dict of str to ndarray of int64, shape (n_vertices_of_parcel,)
-            Name of the parcel ("left:V1", "right:FFA-1+EBA", "left:rest") to its vertices. Every
-            vertex is in exactly one parcel, so that a readout per parcel computes it once.
+        dict of str to ndarray of int64, each of shape (n_vertices_of_parcel,)
+            Name of each parcel to its vertices. "left:V1" holds the left vertices that are in V1
+            and in no other ROI, "right:FFA-1+EBA" the right vertices that are in exactly these two,
+            and "left:rest" the left vertices without an ROI. Every vertex is in exactly one parcel.
         """
         names = np.asarray(self.present, dtype=object)
         masks = np.array([self.rois[name] for name in names], dtype=bool)

@@ -65,6 +65,10 @@ def scan(folder: str | Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
     left_out : Counter
         Counts the hidden entries by name; changed in place.
 
+    Returns
+    -------
+    list of os.DirEntry
+
     Raises
     ------
     DataError
@@ -223,6 +227,11 @@ def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     source : str, Path or iterable of str
         A folder whose subfolders are wnids, a text file with one wnid at the start of each line, or
         the wnids.
+
+    Returns
+    -------
+    tuple of str, length n_classes
+        Different wnids ("n01440764").
 
     Raises
     ------

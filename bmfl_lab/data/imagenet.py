@@ -111,7 +111,23 @@ def read_imagenet_train(
     partial: bool = False,
     follow_links: bool = False,
 ) -> StimulusSet:
-    """Read ImageNet-1k training images from class folders; labels index the sorted wnids.
+    """Read the training images of ImageNet-1k from class folders.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds one folder per class, named by its wnid.
+    wnids : sequence of str, optional
+        The classes; by default the folders that are there.
+    partial : bool, default False
+        Accept images of some of the classes only.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    StimulusSet
+        One stimulus per image; labels of shape (n_images,) index the sorted wnids.
 
     Raises
     ------
@@ -146,6 +162,12 @@ def read_imagenet_val(
         Accept some of the classes or files only.
     follow_links : bool, default False
         Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    StimulusSet
+        One stimulus per image, 50,000 in the published set; labels of shape (n_images,) index the
+        sorted wnids.
 
     Raises
     ------

@@ -52,23 +52,41 @@ class BData:
     values: np.ndarray
 
     def metadata(self, key: str) -> np.ndarray:
-        """Return a key's value for every column, float (n_columns,).
+        """Return the value of one property for every column.
+
+        Parameters
+        ----------
+        key : str
+            Name of the property ("VoxelData").
+
+        Returns
+        -------
+        ndarray of float64, shape (n_columns,)
 
         Raises
         ------
         DataError
-            If there is no such key.
+            If there is no such property.
         """
         require_known(key, self.keys, DataError, "a metadata key of this file")
         return self.values[self.keys.index(key)]
 
     def select(self, key: str) -> np.ndarray:
-        """Return the columns where a key is 1, (n_samples, n_selected).
+        """Return the columns for which a property is 1.
+
+        Parameters
+        ----------
+        key : str
+            Name of the property ("ROI_V1").
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_selected)
 
         Raises
         ------
         DataError
-            As `metadata`.
+            If there is no such property.
         """
         return self.dataset[:, self.metadata(key) == 1]
 
@@ -79,12 +97,26 @@ class BData:
 
 
 def read_bdata(path: str | Path) -> BData:
-    """Read an HDF5 file of the groups ``dataset``, ``metadata/key`` and ``metadata/value``.
+    """Read a preprocessed HDF5 file ("bdata") of the Kamitani lab.
+
+    Such a file holds one table, ``dataset``, with one row per sample (volume or trial) and one
+    column per voxel or label. ``metadata/key`` names properties of the columns, and
+    ``metadata/value`` holds the value of each property for each column.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    BData
+        The table of shape (n_samples, n_columns) with its properties of shape (n_keys, n_columns).
 
     Raises
     ------
     DataError
-        If the file is missing, no HDF5, or of another layout.
+        If the file is missing, is no HDF5 file, or lacks one of the three arrays.
     """
     path = Path(path)
     expected = f"an HDF5 file in {path.name} of the groups dataset and metadata"
@@ -177,8 +209,9 @@ def read_subject(
     Returns
     -------
     Subject
-        Responses averaged over the trials of each stimulus; voxels in the order left (x < 0),
-        right.
+        Responses of shape (n_stimuli, n_voxels), float32, averaged over the trials of each
+        stimulus. Voxels of the left hemisphere (x < 0) come before those of the right one. The
+        stimuli are sorted by name.
 
     Raises
     ------
@@ -270,7 +303,8 @@ def read_plain(
     Returns
     -------
     Subject
-        One ROI, "VC", with everything.
+        Responses of shape (n_images, n_features), float32, training images before test images. All
+        features form one ROI, "VC", of the left hemisphere.
 
     Raises
     ------
@@ -333,7 +367,18 @@ IMAGES = "images"
 
 
 def subject_files(folder: str | Path) -> dict[str, Path]:
-    """Return the HDF5 files of the subjects in `folder` by name, possibly none."""
+    """Find the HDF5 files of subjects.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder that holds the files.
+
+    Returns
+    -------
+    dict of str to Path
+        Name of each subject to its file, sorted by name; empty if there is none.
+    """
     root = Path(folder).expanduser()
     return {p.stem: p for p in sorted(root.glob("*.h5"))} if root.is_dir() else {}
 

@@ -156,7 +156,18 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
 
 
 def cue_conflict(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return shape and texture category of cue-conflict images named like ``cat3-elephant1.png``.
+    """Return the shape and the texture of cue-conflict images, from their names.
+
+    Parameters
+    ----------
+    names : sequence of str, length n
+        File names like ``cat3-elephant1.png``: the shape of a cat with the texture of an elephant.
+
+    Returns
+    -------
+    shapes : list of str, length n
+    textures : list of str, length n
+        Categories.
 
     Raises
     ------

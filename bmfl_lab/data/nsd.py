@@ -55,21 +55,48 @@ class Design:
     shared: np.ndarray
 
     def trials(self, subject: int) -> np.ndarray:
-        """Return the 0-based image number of each trial of a subject (1..8)."""
+        """Return the image that a subject saw in each trial.
+
+        Parameters
+        ----------
+        subject : int
+            1 to 8.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_trials,)
+            Number of the image among all of NSD's, counted from 0; 30,000 trials in the published
+            design.
+        """
         return self.images[subject - 1, self.ordering - 1] - 1
 
     def shared_ids(self) -> tuple[str, ...]:
-        """Return the ids of the shared images."""
+        """Return the stimulus ids of the images that every subject was to see.
+
+        Returns
+        -------
+        tuple of str, length n_shared
+            1,000 ids ("nsd-02950") in the published design.
+        """
         return tuple(nsd_id(i - 1) for i in self.shared)
 
 
 def read_design(path: str | Path) -> Design:
-    """Read ``nsd_expdesign.mat``.
+    """Read which image NSD showed in which trial, from ``nsd_expdesign.mat``.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Design
 
     Raises
     ------
     DataError
-        If a variable is missing or its numbers lie outside their range; names the variable.
+        If a variable is missing or its numbers lie outside their range; the message names it.
     """
     found = load_mat(path, ("masterordering", "subjectim", "sharedix"))
     arrays = {}
@@ -101,12 +128,24 @@ def read_design(path: str | Path) -> Design:
 
 
 def read_stim_info_trials(path: str | Path, subject: int) -> dict[int, int]:
-    """Return {1-based trial: 0-based image number} of a subject from ``nsd_stim_info_merged.csv``.
+    """Read which image NSD's table lists for each trial of a subject.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``nsd_stim_info_merged.csv``.
+    subject : int
+        1 to 8.
+
+    Returns
+    -------
+    dict of int to int
+        Number of the trial, counted from 1, to number of the image, counted from 0.
 
     Raises
     ------
     DataError
-        If the file is damaged, a column is missing or a trial shows two images.
+        If the file is damaged, a column is missing, or the table lists two images for a trial.
     """
     columns = [f"subject{subject}_rep{r}" for r in range(3)]
     trials: dict[int, int] = {}
@@ -146,17 +185,24 @@ def check_trials(design: Design, trials: dict[int, int], subject: int) -> None:
 
 
 def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> StimulusSet:
-    """Return images of ``nsd_stimuli.hdf5``, read one at a time.
+    """Return images of ``nsd_stimuli.hdf5``, each of which is read when it is needed.
 
     Parameters
     ----------
-    numbers : sequence of int
-        0-based image numbers.
+    path : str or Path
+        The file.
+    numbers : sequence of int, length n
+        Numbers of the images, counted from 0.
+
+    Returns
+    -------
+    StimulusSet
+        n unlabelled images of shape (425, 425, 3) in the published data, with the ids "nsd-00013".
 
     Raises
     ------
     DataError
-        If ``/imgBrick`` is missing or is not uint8 (n, height, width, 3), or a number is out of
+        If ``/imgBrick`` is missing or is not uint8 (n_all, height, width, 3), or a number is out of
         range.
     """
     path = Path(path)
@@ -224,7 +270,7 @@ def surface_betas(path: str | Path) -> np.ndarray:
 
 
 def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
-    """Return a session's betas inside a mask, float32 (n_voxels, n_trials), percent signal change.
+    """Return the betas of a session inside a mask, in percent signal change.
 
     Parameters
     ----------
@@ -233,6 +279,10 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
         trials), int16.
     mask : ndarray of bool, shape (X, Y, Z)
         Voxels to read; order of the result is that of ``np.argwhere(mask)``.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_voxels, n_trials)
 
     Raises
     ------
@@ -646,8 +696,9 @@ def read_subject(
     Returns
     -------
     Subject
-        Betas z-scored per vertex within each session, then averaged over repeats; the shared images
-        are the test split; vertices of the ``nsdgeneral`` mask. The noise ceiling counts the
+        Responses of shape (n_stimuli, n_vertices), float32, for the vertices or voxels of the
+        ``nsdgeneral`` mask: betas z-scored per vertex within each session, then averaged over the
+        repeats of an image. The shared images are the test split. The noise ceiling counts the
         repeats of the test images, which are those that are scored.
 
     Raises
@@ -841,7 +892,20 @@ def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str
 
 
 def subject_numbers(root: str | Path, space: str = "fsaverage") -> dict[str, int]:
-    """Return name and number of the subjects whose betas lie under `root`, possibly none."""
+    """Find the subjects whose betas are there.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder that holds ``nsddata_betas``.
+    space : {"fsaverage", "func1pt8mm"}, default "fsaverage"
+        Space of the betas.
+
+    Returns
+    -------
+    dict of str to int
+        Name ("subj01") to number of each subject; empty if there is none.
+    """
     base = Path(root).expanduser() / "nsddata_betas/ppdata"
     return {
         f"subj{n:02d}": n for n in range(1, 9) if (base / f"subj{n:02d}" / space / BETAS).is_dir()

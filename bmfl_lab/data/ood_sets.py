@@ -237,6 +237,12 @@ def read_ood_set(
     follow_links : bool, default False
         Allow files that are links to somewhere outside the folder.
 
+    Returns
+    -------
+    OODSet
+        One stimulus per image, with labels of shape (n_images,), and the column of the head for
+        each of the n_classes classes.
+
     Raises
     ------
     DataError
@@ -285,7 +291,27 @@ def read_imagenet_c(
     partial: bool = False,
     follow_links: bool = False,
 ) -> StimulusSet:
-    """Read one corruption and severity of ImageNet-C; labels index the sorted wnids.
+    """Read one corruption of ImageNet-C at one severity.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of ImageNet-C.
+    corruption : str
+        Name of the corruption ("fog").
+    severity : int
+        1 to 5.
+    wnids : sequence of str, or a source for `read_wnids`
+        The classes; labels index them in sorted order.
+    partial : bool, default False
+        Accept images of some of the classes only.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    StimulusSet
+        One stimulus per image, 50,000 in the published set, with labels of shape (n_images,).
 
     Raises
     ------

@@ -66,21 +66,21 @@ def check_finite(finite: np.ndarray, hemisphere: np.ndarray, policy: str, expect
 
 @dataclass(frozen=True)
 class Subject:
-    """Responses of one subject to a set of stimuli.
+    """Hold the images that one subject saw, and the brain responses to them.
 
     Parameters
     ----------
     name : str
-        "subj01"; for simulated data the name says so ("simulated-01").
+        Name in figures and records ("subj01"). The name of a simulated subject says that it is one.
     stimuli : StimulusSet
         The n_stimuli images that were shown.
     responses : ndarray of float32, shape (n_stimuli, n_vertices)
-        Mean over repeats, z-scored per vertex within session where sessions are known. May be a
-        memory map.
+        Response to each stimulus, averaged over its repeats. Where sessions are known, each vertex
+        is z-scored within each session before. It may be a memory map.
     atlas : Atlas
-        Hemispheres and ROIs of the n_vertices.
+        Hemisphere and ROIs of each of the n_vertices vertices.
     splits : mapping of str to ndarray of int64
-        Row indices of "train", "val", "test"; disjoint.
+        Name of each split ("train", "val", "test") to its rows. No row is in two splits.
     noise_ceiling : ndarray of float32, shape (n_vertices,), optional
         Explainable share of the variance of `responses`, 0 to 1; NaN where undefined.
     repeats : ndarray of float32, shape (n_stimuli, n_repeats, n_vertices), optional
@@ -90,14 +90,12 @@ class Subject:
     simulated : bool
         True if the responses were not measured in a brain.
     attributes : ndarray of float32, shape (n_stimuli, n_attributes), optional
-        For a simulated subject: the very information its higher areas were built from, for the
-        control that gets it as plain labels.
+        What the higher areas of a simulated subject respond to, such as "is an animal". A control
+        model gets these values in place of the responses.
     attribute_names : tuple of str
         Names of those attributes.
     truth : mapping
-        For a simulated subject: whatever the generator planted (receptive fields, tuning, noiseless
-        responses).
-
+        What the simulation planted: receptive fields, tuning, noiseless responses.
     info : mapping
         How the data were read: split record, dropped and constant vertices, source of the noise
         ceiling.
@@ -105,7 +103,7 @@ class Subject:
     Raises
     ------
     DataError
-        If shapes do not agree, splits overlap, or values are not finite.
+        If shapes do not agree, or splits overlap or hold rows that do not exist.
     """
 
     name: str
@@ -175,7 +173,16 @@ class Subject:
         return self.atlas.n_vertices
 
     def rows(self, split: str) -> np.ndarray:
-        """Return the row indices of a split ("all" for every row).
+        """Return the rows of a split.
+
+        Parameters
+        ----------
+        split : str
+            Name of a split, or "all" for every row.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_rows,)
 
         Raises
         ------

@@ -565,19 +565,27 @@ def _semantic_tuning(generator: np.random.Generator, atlas: Atlas) -> np.ndarray
 
 
 def ceilings(atlas: Atlas, generator: np.random.Generator) -> np.ndarray:
-    """Draw the noise ceiling of each vertex for the mean of three presentations.
+    """Draw a noise ceiling for each vertex of the simulated subject.
+
+    A noise ceiling is the share of the variance of a vertex that does not come from noise, when its
+    responses are averaged over three presentations. It is drawn from a normal distribution around
+    the mean of the area (`CEILINGS`) with a standard deviation of 0.12.
 
     Parameters
     ----------
     atlas : Atlas
-        From `build_atlas`.
+        The atlas of the simulated subject, see `build_atlas`.
     generator : numpy.random.Generator
-        Source of the scatter within an area.
+        Source of the draws.
 
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        Explainable share of the variance, 0.05 to 0.85.
+        Noise ceilings, clipped to the range from 0.05 to 0.85.
+
+    Notes
+    -----
+    The standard deviation and the range are our choice.
     """
     found = np.zeros(atlas.n_vertices, dtype=np.float32)
     for name, mean in CEILINGS.items():

@@ -121,6 +121,12 @@ def leave_one_session_out(
         Stimulus of each row. Rows of a stimulus that the held-out session showed leave the training
         rows.
 
+    Returns
+    -------
+    list of (int, ndarray of int64, ndarray of int64), length n_sessions
+        The held-out session, the training rows of shape (n_train,), and the test rows of shape
+        (n_test,).
+
     Raises
     ------
     DataError
@@ -210,13 +216,27 @@ def find_stim_info(folder: str | Path) -> Path | None:
 def stim_info_rows(
     path: str | Path, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and cells of NSD's table, ``nsd_stim_info_merged.csv``.
+    """Yield the lines of NSD's table, ``nsd_stim_info_merged.csv``.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    columns : sequence of str
+        Columns that every line must have.
+
+    Yields
+    ------
+    int
+        Number of the line, counted from 1.
+    dict of str to str
+        Column to cell.
 
     Raises
     ------
     DataError
         If there is no such file, it is no text, columns are missing, or a line has too few cells;
-        names the line.
+        the message names the line.
     """
     path, number = Path(path), 1
     require(path.is_file(), DataError, STIM_INFO, f"nothing at {path}", "check the path")
@@ -273,7 +293,17 @@ def stim_info_number(path: str | Path, line: int, row: Mapping[str, str], column
 
 
 def read_shared_ids(path: str | Path) -> tuple[str, ...]:
-    """Return the ids of NSD's shared 1,000 images from ``nsd_stim_info_merged.csv``.
+    """Read the ids of the images that NSD showed to every subject.
+
+    Parameters
+    ----------
+    path : str or Path
+        NSD's table, ``nsd_stim_info_merged.csv``.
+
+    Returns
+    -------
+    tuple of str, length n_shared
+        1,000 ids ("nsd-02950") in the published table.
 
     Raises
     ------

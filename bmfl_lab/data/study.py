@@ -123,6 +123,15 @@ class Study:
     def set(self, name: str) -> StimulusSet:
         """Return an image set.
 
+        Parameters
+        ----------
+        name : str
+            Name of the set.
+
+        Returns
+        -------
+        StimulusSet
+
         Raises
         ------
         DataError
@@ -132,7 +141,16 @@ class Study:
         return self.sets[name]
 
     def subject(self, name: str | None = None) -> Subject:
-        """Return a subject; the first one when no name is given.
+        """Return a subject.
+
+        Parameters
+        ----------
+        name : str, optional
+            Name of the subject; by default the first one.
+
+        Returns
+        -------
+        Subject
 
         Raises
         ------
@@ -224,6 +242,11 @@ def chosen_subjects(
         Name of the place in error messages.
     wanted : str, default "files of a subject"
         What a place with subjects holds, for the message if there is none.
+
+    Returns
+    -------
+    dict of str to object
+        The chosen part of `found`.
 
     Raises
     ------

@@ -73,7 +73,12 @@ class EEG:
         )
 
     def mean(self) -> np.ndarray:
-        """Return the average over repeats, float32 (n_stimuli, n_channels, n_times)."""
+        """Return the average over repeats.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_stimuli, n_channels, n_times)
+        """
         return self.data.mean(axis=1).astype(np.float32)
 
 
@@ -104,6 +109,7 @@ def read_things_eeg(
     Returns
     -------
     EEG
+        Data of shape (n_stimuli, n_repeats, n_channels, n_times).
 
     Raises
     ------
@@ -195,7 +201,10 @@ def read_with_images(
 
     Returns
     -------
-    EEG, StimulusSet
+    eeg : EEG
+        Data of shape (n_stimuli, n_repeats, n_channels, n_times).
+    images : StimulusSet
+        The n_stimuli images in the same order, unlabelled.
 
     Raises
     ------
