@@ -316,19 +316,20 @@ def _read_fmri(path: Path, n_images: int) -> np.ndarray:
 def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None:
     """Require the published numbers of vertices and images of one of the eight subjects."""
     remedy = "check which subject this is, or pass enforce_counts=False for own data"
-    _check_sides(n_vertices, VERTEX_COUNTS[name], f"for {name}", remedy)
-    expected = f"{IMAGE_COUNTS[name]} images for {name}"
-    require(n_images == IMAGE_COUNTS[name], DataError, expected, n_images, remedy)
+    expected = (*VERTEX_COUNTS[name], IMAGE_COUNTS[name])
+    _check_sizes((*n_vertices, n_images), expected, f"for {name}", remedy)
 
 
-def _check_sides(found: Sequence[int], expected: Sequence[int], where: str, otherwise: str) -> None:
-    """Refuse other numbers of left and right vertices than expected; say if they are swapped."""
-    swapped = tuple(found) == tuple(expected)[::-1]
+def _check_sizes(found: Sequence[int], expected: Sequence[int], where: str, otherwise: str) -> None:
+    """Refuse other numbers of left and right vertices, and of images if a third is given."""
+    swapped = (found[1], found[0], *found[2:]) == tuple(expected)
+    images = f" and {expected[2]} images" if len(expected) > 2 else ""
     require(
         tuple(found) == tuple(expected),
         DataError,
-        f"{expected[0]} left and {expected[1]} right vertices {where}",
-        f"{found[0]} and {found[1]}" + (": left and right are swapped" if swapped else ""),
+        f"{expected[0]} left and {expected[1]} right vertices{images} {where}",
+        f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
+        + (": left and right are swapped" if swapped else ""),
         "put lh and rh files back in their places" if swapped else otherwise,
     )
 
@@ -467,7 +468,7 @@ def read_atlas(
     ]
     remedy = "use masks and responses of the same subject"
     where = f"in {masks}, as in the responses"
-    _check_sides([len(i) for i in index], n_vertices, where, remedy)
+    _check_sizes([len(i) for i in index], n_vertices, where, remedy)
     rois: dict[str, np.ndarray] = {}
     missing = []
     own = sorted(
