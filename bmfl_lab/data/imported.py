@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
-from bmfl_lab.data.class_folders import IMAGE_SUFFIXES
-from bmfl_lab.data.nsd import load_image, open_hdf5
+from bmfl_lab.data.class_folders import list_images
+from bmfl_lab.data.containers import load_image, open_hdf5
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
@@ -403,8 +403,8 @@ def _images(folder: str | Path, follow_links: bool) -> tuple[list[Path], list[st
     if not root.is_dir():
         raise DataError(message("a folder of images", f"nothing at {root}", "check the path"))
     guard = link_guard(root, follow_links)
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    return [guard(p) for p in paths], [p.relative_to(root).as_posix() for p in paths]
+    paths = list_images(root, guard, Counter(), deep=True)
+    return paths, [p.relative_to(root).as_posix() for p in paths]
 
 
 def load(
