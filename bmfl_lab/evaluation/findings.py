@@ -528,3 +528,40 @@ def _score(row, part: pd.DataFrame) -> str:
         f"{SCORE_WORDS[row.name]} ({row.split}): {value}{chance}, {row.interval}; "
         f"n = {int(row.n)}, {row.notes}."
     )
+
+
+def overview(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per run: number of metric rows and seeds, time and revision."""
+    return rows.groupby(["study", "notebook", "run"], sort=True, as_index=False).agg(
+        n_rows=("name", "size"),
+        n_seeds=("seed", "nunique"),
+        finished=("finished", "first"),
+        revision=("revision", "first"),
+    )
+
+
+def grouped(
+    rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")
+) -> pd.DataFrame:
+    """Return a metric as a table: one row per group and one column per image set.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        From `collect_records`.
+    metric : str
+        Name of the metric.
+    by : sequence of str
+        Columns that identify a row.
+    """
+    part = rows[(rows["name"] == metric) & rows["value"].notna()].copy()
+    if part.empty:
+        return pd.DataFrame()
+    part = prefer_over_seeds(part, [*by, *PLACE, "roi", "run"])
+    part["set"] = [
+        (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")
+        for s, h, v, r in zip(part["split"], part["shift"], part["severity"], part["roi"])
+    ]
+    return part.pivot_table(
+        index=list(by), columns="set", values="value", aggfunc="mean", sort=False
+    )

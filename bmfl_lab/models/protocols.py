@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from bmfl_lab.backbones.tokens import StoredTokens
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import Atlas, StimulusSet
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.models.lesion import Lesion
 

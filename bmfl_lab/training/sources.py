@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.models.encoders import LinearEncoder
