@@ -353,7 +353,8 @@ def verdict(
     if difference.n_seeds <= 1:
         seeds = "these trained models only (1 seed)"
     if n < LEAST_IMAGES or difference.value is None:
-        return f"No verdict on {pair}: {n} images are too few, at least {LEAST_IMAGES} are needed."
+        few = "1 image is" if n == 1 else f"{n} images are"
+        return f"No verdict on {pair}: {few} too few, at least {LEAST_IMAGES} are needed."
     if difference.low is None or difference.high is None:
         return f"No verdict on {pair}: there is no interval at n = {n} images, {seeds}."
     low, high = max(difference.low, -1.0), min(difference.high, 1.0)

@@ -243,4 +243,4 @@ def test_one_image_and_one_class_are_written_without_nan(study, tmp_path):
     said = {
         r.split: r.notes for r in compare_models(result, "other") if r.name == "accuracy_difference"
     }
-    assert "too few images" in said["one"] and "empty" not in said
+    assert "1 image is too few" in said["one"] and "empty" not in said
