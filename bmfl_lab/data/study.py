@@ -17,7 +17,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, require_known
-from bmfl_lab.files import read_json
+from bmfl_lab.files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ class Study:
             DataError,
             f"at least one subject in study {self.name!r}",
             "none: it holds images only",
-            "give a subject's folder, or train a model without brain responses",
+            "add subject='demo' (lends the simulated subject of the demo), or the folder of a "
+            "subject, to load_study or to the study file",
         )
         if name is None:
             return next(iter(self.subjects.values()))
@@ -341,7 +342,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     Parameters
     ----------
     path : str or Path
-        JSON file; see `load_study`.
+        YAML or JSON file; see `load_study`.
 
     Returns
     -------
@@ -351,7 +352,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file is missing, is not a JSON object, or names no known reader.
+        If the file is missing, does not hold names and values, or names no known reader.
     """
     path = Path(path).expanduser()
     require(
@@ -361,20 +362,22 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         f"nothing at {path}",
         "write one, see load_study",
     )
-    found = read_json(path)
+    found = read_yaml(path)
     kind = found.get("study") if isinstance(found, dict) else type(found).__name__
     require(
-        isinstance(found, dict) and kind in READERS,
+        isinstance(found, dict) and str(kind) in READERS,
         ConfigError,
-        f"an object whose 'study' is one of {tuple(READERS)} in {path}",
+        f"the line 'study: NAME' with a name among {tuple(READERS)} in {path}",
         repr(kind),
-        "correct the file",
+        nearest(str(kind), READERS),
     )
     if "root" in found:
         found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
     return found
 
 
+STUDY_FILES = (".yaml", ".yml", ".json")
+"""Endings of the names of study files."""
 _BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}
 """Options of `load_study` and the field of `BackboneSpec` that each sets."""
 _SHARED = ("seed", "follow_links")
@@ -391,8 +394,8 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         and a simulated subject, fetched on first use), ``"imagenet"`` (the user's folders; needs
         ``root=...``), or any other name in `READERS`. Or a folder, whose reader is found by its
         layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
-        folders of images. Or a study file: JSON with ``"study"`` (the name of a reader) and its
-        options, in which a relative ``"root"`` starts at the file.
+        folders of images. Or a study file: YAML or JSON with ``study`` (the name of a reader) and
+        its options, in which a relative ``root`` starts at the file.
     **options
         Options of the reader's ``load``, and for every study:
 
@@ -421,7 +424,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     the file, and else at the working directory.
     """
     name, base = str(name_or_path), Path()
-    if name.endswith(".json") and name not in READERS:
+    if name.endswith(STUDY_FILES) and name not in READERS:
         given = read_study_file(name)
         base = Path(name).expanduser().resolve().parent
         name = given.pop("study")
@@ -435,6 +438,8 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         options.pop("subject", None)
         other = None if place is None else _reader_of(str(place), base, subjects=True)
     theirs = {} if other is None else _options_of_subjects(options, reader, other[0])
+    if other is not None and other[1] is None and "root" in other[0].options:
+        theirs["root"] = base
     spec = {
         _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
     }
