@@ -4,7 +4,7 @@ Importing this package imports every module below that calls `register_reader`; 
 package is added to the list of imports.
 """
 
-from bmfl_lab.data import algonauts, demo, folder, imagenet, kamitani, nsd, planted
+from bmfl_lab.data import algonauts, demo, folder, imagenet, kamitani, nod, nsd, planted
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
@@ -24,6 +24,7 @@ __all__ = [
     "imagenet",
     "kamitani",
     "load_study",
+    "nod",
     "nsd",
     "planted",
     "register_reader",
