@@ -1,4 +1,4 @@
-"""Static brain maps on fsaverage5: views of both hemispheres, outlines and one colour bar."""
+"""Static brain maps: views of both hemispheres, outlines and one colour bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import numpy as np
 
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
 from bmfl_lab.viz.charts import PALETTE
-from bmfl_lab.viz.mesh import HEMISPHERES, curvature, load_mesh, on_mesh, symmetric_range
+from bmfl_lab.viz.mesh import (
+    HEMISPHERES,
+    curvature,
+    load_mesh,
+    on_mesh,
+    surface_name,
+    symmetric_range,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +108,7 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     view : {"lateral", "medial", "ventral", "posterior", "dorsal"}
         Direction of view.
     surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
+        Full name of the surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
 
     Raises
     ------
@@ -131,7 +138,7 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
         corners,
         weights,
         (weights * cosine[corners]).sum(-1).astype(np.float32),
-        (weights * curvature(hemisphere)[corners]).sum(-1) > 0.5,
+        (weights * curvature(hemisphere, surface)[corners]).sum(-1) > 0.5,
         position,
         (float(low[0]), float(high[0]), float(low[1]), float(high[1])),
     )
@@ -229,6 +236,7 @@ def surface_panel(
     else:
         norm, colours = _scale([values], signed, colour_map, limits)
     laid, borders = on_mesh(values, atlas), _borders(atlas, outline)
+    surface = surface_name(surface, atlas)
     figure, axes = _grid(2, views, surface, atlas if zoom else None)
     for row, side in zip(axes, HEMISPHERES):
         for axis, view in zip(row, views):
@@ -279,7 +287,7 @@ def surface_maps(
     norm, colours = _scale(list(maps.values()), signed, colour_map, limits)
     borders = _borders(atlas, outline)
     columns = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
-    names = [v for _, v in columns]
+    names, surface = [v for _, v in columns], surface_name(surface, atlas)
     figure, axes = _grid(len(maps), names, surface, atlas if zoom else None, sides=columns)
     for row, (name, values) in zip(axes, maps.items()):
         laid = on_mesh(values, atlas)
@@ -333,6 +341,7 @@ def category_map(
     codes = np.asarray([names.index(label) if label else np.nan for label in labels], dtype=float)
     colour = _categorical(len(names))
     laid = {side: np.nan_to_num(v, nan=-1).astype(int) for side, v in on_mesh(codes, atlas).items()}
+    surface = surface_name(surface, atlas)
     figure, axes = _grid(2, views, surface, atlas if zoom else None)
     best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]] = {}
     for row, side in zip(axes, HEMISPHERES):
@@ -419,7 +428,7 @@ def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Normalize, Color
 
 
 def _borders(atlas: Atlas, names: Iterable[str]) -> dict[str, tuple[str, dict[str, np.ndarray]]]:
-    """Return the colour of each region, and its membership per hemisphere, float (10242,)."""
+    """Return the colour of each region, and its membership per hemisphere, float."""
     found = {}
     for i, name in enumerate(names):
         laid = on_mesh(atlas.select(name).astype(float), atlas)

