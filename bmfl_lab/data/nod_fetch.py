@@ -355,8 +355,6 @@ def download(root: Path, paths: Sequence[str], manifest: Manifest, source: Sourc
         finally:
             progress.stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-    with contextlib.suppress(OSError):
-        (root / _PARTIAL).rmdir()
     return total
 
 
@@ -539,6 +537,8 @@ def fetch(
         started = time.monotonic()
         fetched = download(place, everything, manifest, source)
         seconds = time.monotonic() - started
+        with contextlib.suppress(OSError):  # it holds what another part left unfinished
+            (place / _PARTIAL).rmdir()
     print(
         f"{_mb(total)} in {len(everything)} files are complete and verified; "
         f"{_mb(fetched)} of them fetched in {seconds:.0f} s",
