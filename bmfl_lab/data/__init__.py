@@ -4,7 +4,17 @@ Importing this package imports every module below that calls `register_reader`; 
 package is added to the list of imports.
 """
 
-from bmfl_lab.data import algonauts, demo, folder, imagenet, kamitani, nod, nsd, planted
+from bmfl_lab.data import (
+    algonauts,
+    demo,
+    folder,
+    imagenet,
+    kamitani,
+    nod,
+    nod_planted,
+    nsd,
+    planted,
+)
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
@@ -25,6 +35,7 @@ __all__ = [
     "kamitani",
     "load_study",
     "nod",
+    "nod_planted",
     "nsd",
     "planted",
     "register_reader",

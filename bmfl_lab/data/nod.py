@@ -40,11 +40,13 @@ from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
 from bmfl_lab.errors import ConfigError, DataError, FetchError, message, nearest, require
-from bmfl_lab.files import atomic_path, link_guard, load_npy
+from bmfl_lab.files import atomic_path, link_guard, load_npy, read_json
 from bmfl_lab.runtime import home
 
 N_SUBJECTS = 30
 N_COCO_RUNS = 10
+NOTE = "bmfl_lab.json"
+"""File below the root of a generated copy; it says that its responses are simulated."""
 LABELS = ("super", "wnid")
 LICENCES = {
     "responses and photographs": "Natural Object Dataset, OpenNeuro ds004496 (CC0); "
@@ -666,6 +668,7 @@ def load(
     shares = {"val": val, "test": test, "seed": seed}
     people = _people(place, names, images_of)
     sets, extra = _image_sets(place, people, labels, shares, guard)
+    simulated = _is_simulated(place)
     everything = [i for one in every for i in one.ids]
     classes = sets["train"].class_names if sets else sorted(set(_classes(everything, labels)))
     stored = None if cache is None else Path(cache).expanduser() / f"nod-{'-'.join(names)}.npy"
@@ -683,6 +686,7 @@ def load(
             atlas=whole if keep.all() else whole.subset(keep),
             splits=splits,
             noise_ceiling=None if ceiling is None else ceiling[keep],
+            simulated=simulated,
             sessions=np.repeat([one.run.session for one in runs], [len(one.ids) for one in runs]),
             info={
                 "source": "NOD (OpenNeuro ds004496), fsLR 32k, betas hp128_s4",
@@ -704,7 +708,8 @@ def load(
     who = ", ".join(names)
     return Study(
         name="nod",
-        description=f"measured fMRI of the Natural Object Dataset, fsLR 32k: {who}"
+        description=f"{'simulated' if simulated else 'measured'} fMRI "
+        + f"{'in the layout of' if simulated else 'of'} the Natural Object Dataset, fsLR 32k: {who}"
         + (
             f"; {len(sets['train'].class_names)} classes of other people's photographs"
             if sets
@@ -716,6 +721,18 @@ def load(
         licences=LICENCES,
         extra=extra | {"subject_splits": {k: s.info["split"] for k, s in found.items()}},
     )
+
+
+def _is_simulated(place: Path) -> bool:
+    """Return whether the copy was generated, which its note says."""
+    if not (place / NOTE).is_file():
+        return False
+    note = read_json(place / NOTE)
+    known = isinstance(note, dict) and isinstance(note.get("simulated"), bool)
+    remedy = "delete the file if the responses were measured"
+    expected = f"true or false under 'simulated' in {place / NOTE}"
+    require(known, DataError, expected, repr(note)[:80], remedy)
+    return note["simulated"]
 
 
 def _chosen(
@@ -838,6 +855,7 @@ def _pooled(
         noise_ceiling=np.mean(known, axis=0).astype(np.float32)
         if len(known) == len(people)
         else None,
+        simulated=any(s.simulated for s in people),
         sessions=np.concatenate([int(s.name[4:]) * 100 + np.asarray(s.sessions) for s in people]),
         info={**first.info, "subjects": list(subjects), "split": record},
     )

@@ -1,10 +1,4 @@
-"""NOD's true layout, small: generated photographs, events, labels, betas, areas and a planted truth.
-
-Each photograph is drawn from a few latent values whose means depend on its super-class. The vertices
-of V1 of a subject with signal respond to the latent values linearly; all others hold noise only, and
-so does every vertex of a null subject. The noise of neighbouring trials and of all vertices is
-correlated, and each run has its own offset and gain, as in measured responses.
-"""
+"""Copies of NOD for tests: the generated one of the package as if it were measured, surfaces, and a wheel."""
 
 import hashlib
 import io
@@ -13,41 +7,22 @@ from functools import lru_cache
 
 import nibabel as nib
 import numpy as np
-from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ScalarAxis
-from PIL import Image
+from nibabel.cifti2.cifti2_axes import BrainModelAxis
 
-from bmfl_lab.data import fslr, nod
-from bmfl_lab.data.nod import super_classes
+from bmfl_lab.data import fslr, nod, nod_planted
+from bmfl_lab.data.nod_planted import SUPER_CLASSES as SUPER
+from bmfl_lab.data.nod_planted import planted_areas as area_masks
+from bmfl_lab.data.nod_planted import planted_cortex as cortex
+from bmfl_lab.data.nod_planted import write_dlabel, write_dscalar, write_events
 
-SUPER = ("bird", "canine", "conveyance", "food")
-AREAS = {"V1": 24, "V2": 12, "MT": 12, "": 24}
-"""Vertices per hemisphere."""
-N_LATENT = 6
-N_COCO = 120
-
-
-def cortex():
-    """Vertices of the fake, which are scattered over the meshes with gaps."""
-    n = sum(AREAS.values())
-    return fslr.Cortex(np.arange(n) * 3 + 5, np.arange(n) * 2 + 7)
-
-
-def area_masks():
-    names = np.repeat(list(AREAS), list(AREAS.values()))
-    return {name: np.tile(names == name, 2) for name in AREAS if name}
+__all__ = ["SUPER", "area_masks", "cortex", "write_dlabel", "write_dscalar", "write_events"]
 
 
 def brain_models(where=None, subcortex=False, swap=False):
-    where = where or cortex()
-    parts = [
-        BrainModelAxis.from_surface(
-            vertices, fslr.N_VERTICES, name=f"CIFTI_STRUCTURE_CORTEX_{side}"
-        )
-        for vertices, side in ((where.left, "LEFT"), (where.right, "RIGHT"))
-    ]
+    axis = nod_planted.cortex_axis(where or cortex())
     if swap:
-        parts = parts[::-1]
-    axis = parts[0] + parts[1]
+        left = np.asarray(axis.name) == "CIFTI_STRUCTURE_CORTEX_LEFT"
+        axis = axis[~left] + axis[left]
     if subcortex:
         mask = np.zeros((4, 4, 4), bool)
         mask[1:3, 1:3, 1:3] = True
@@ -57,163 +32,17 @@ def brain_models(where=None, subcortex=False, swap=False):
     return axis
 
 
-def write_dscalar(path, values, axis=None):
-    """values (n_maps, n_vertices) float32."""
-    values = np.asarray(values, np.float32)
-    names = [f"map {k + 1}" for k in range(len(values))]
-    header = nib.cifti2.Cifti2Header.from_axes((ScalarAxis(names), axis or brain_models()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Cifti2Image(values, header), path)
+def write_fake_nod(root, subjects, *, surfaces=(), **options):
+    """Write a generated copy without the note that says so; return what was planted.
 
-
-def write_dlabel(path, masks, axis=None):
-    """Areas under left and right names, as ciftify writes them."""
-    axis = axis or brain_models()
-    left = np.asarray(axis.name) == "CIFTI_STRUCTURE_CORTEX_LEFT"
-    codes, table = np.zeros(len(axis)), {0: ("???", (1, 1, 1, 0))}
-    for name, mask in masks.items():
-        for side, here in (("L", left), ("R", ~left)):
-            table[len(table)] = (f"{side}_{name}_exvivo", (0.5, 0.5, 0.5, 1))
-            codes[mask & here] = len(table) - 1
-    header = nib.cifti2.Cifti2Header.from_axes((LabelAxis(["areas"], [table]), axis))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Cifti2Image(codes[None].astype(np.float32), header), path)
-
-
-def photograph(latent, side, rng):
-    """An image (side, side, 3) that shows its latent values as colours, gradients and a blob."""
-    x, y = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
-    base = 128 + 28 * np.asarray(latent[:3])[None, None]
-    shade = 30 * latent[3] * x + 30 * latent[4] * y + 40 * latent[5] * np.exp(-4 * (x**2 + y**2))
-    noisy = base + shade[..., None] + rng.normal(0, 6, (side, side, 3))
-    return np.clip(noisy, 0, 255).astype(np.uint8)
-
-
-def wnids_of(name, n=3):
-    return [w for w, found in super_classes().items() if found == name][:n]
-
-
-def measured_like(signal, share, rng, run_offset=True):
-    """Add correlated noise to a signal (n_trials, n_vertices) of unit variance or 0.
-
-    `share` is the explainable share of the variance of a trial.
+    `surfaces` are subjects with surfaces of their own; for the other options see
+    `bmfl_lab.data.nod_planted.write_copy`.
     """
-    n, v = signal.shape
-    noise = rng.standard_normal((n, v))
-    noise[1:] = 0.95 * noise[1:] + np.sqrt(1 - 0.95**2) * noise[:-1]  # slow drift
-    noise = np.sqrt(0.9) * noise + np.sqrt(0.1) * rng.standard_normal((n, 1))  # all vertices
-    found = np.sqrt(share) * signal + np.sqrt(1 - share) * noise
-    if run_offset:
-        found = rng.uniform(0.5, 2, v) * found + rng.normal(0, 3, v)
-    return found
-
-
-def write_fake_nod(
-    root,
-    subjects,
-    *,
-    null=(),
-    sessions=1,
-    runs=10,
-    trials=20,
-    share=0.5,
-    side=28,
-    coco=(),
-    images_only=(),
-    surfaces=(),
-    seed=0,
-):
-    """Write a copy of NOD with a planted truth and return that truth.
-
-    Parameters
-    ----------
-    root : Path
-        Folder to write to.
-    subjects : sequence of int
-        Subjects with betas.
-    null : sequence of int
-        Those of them without signal.
-    sessions, runs, trials : int
-        Per subject, session and run.
-    share : float
-        Explainable share of the variance of a trial in V1.
-    side : int
-        Pixels of the photographs.
-    coco : sequence of int
-        Subjects with ten runs of COCO images.
-    images_only : sequence of int
-        Subjects with events and photographs and no betas.
-    surfaces : sequence of int
-        Subjects with surfaces of their own.
-    """
-    draw = np.random.default_rng((seed, 0))
-    means = draw.normal(0, 1, (len(SUPER), N_LATENT))
-    masks, used = area_masks(), set()
-    for number in (*subjects, *images_only):
-        name, rng = f"sub-{number:02d}", np.random.default_rng((seed, number))
-        weights = np.zeros((N_LATENT, len(cortex())))
-        if number in subjects and number not in null:
-            weights[:, masks["V1"]] = rng.normal(0, 1, (N_LATENT, masks["V1"].sum()))
-        results = root / "derivatives/ciftify" / name / "results"
-        for session in range(1, sessions + 1):
-            for run in range(1, runs + 1):
-                kinds = rng.permutation(np.arange(trials) % len(SUPER))
-                latents = 0.7 * means[kinds] + 0.7 * rng.normal(0, 1, (trials, N_LATENT))
-                ids = []
-                for kind, latent in zip(kinds, latents):
-                    wnid = str(rng.choice(wnids_of(SUPER[kind])))
-                    while (image := f"{wnid}_{rng.integers(1, 99999)}") in used:
-                        pass
-                    used.add(image)
-                    ids.append(image)
-                    path = root / "stimuli/imagenet" / wnid / f"{image}.JPEG"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(photograph(latent, side, rng)).save(path, "JPEG", quality=95)
-                stem = f"ses-imagenet{session:02d}"
-                write_events(root, name, session, run, ids)
-                if number in subjects:
-                    folder = f"{stem}_task-imagenet_run-{run}"
-                    # as in the data set: the first run names the folder, the others do not
-                    lines = [
-                        f"{i.split('_')[0]}/{i}.JPEG" if run == 1 else f"{i}.JPEG" for i in ids
-                    ]
-                    write_dscalar(
-                        results / folder / f"{folder}_beta.dscalar.nii",
-                        measured_like(latents @ weights / np.sqrt(N_LATENT), share, rng),
-                    )
-                    (results / folder / f"{folder}_label.txt").write_text("\n".join(lines))
-        if number in coco:
-            _write_coco(results, weights, share, rng)
-        if number in subjects:
-            folder = root / "derivatives/ciftify" / name / "standard_fsLR_surface"
-            write_dlabel(folder / f"{name}.BA_exvivo.32k_fs_LR.dlabel.nii", masks)
+    nod_planted.write_copy(root, subjects, **options)
+    (root / nod.NOTE).unlink()
     for number in surfaces:
         write_surfaces(root, f"sub-{number:02d}")
-    return {"rois": masks, "means": means, "cortex": cortex()}
-
-
-def write_events(root, name, session, run, ids):
-    func = root / name / f"ses-imagenet{session:02d}" / "func"
-    func.mkdir(parents=True, exist_ok=True)
-    lines = ["onset\tduration\ttrial_type\tresponse_time\tstim_file"]
-    for k, image in enumerate(ids):  # the class number is deliberately wrong
-        lines.append(
-            f"{16.01 + 4 * k}\t1.0\t{float(k)}\t1.8\timagenet/{image.split('_')[0]}/{image}.JPEG"
-        )
-    stem = f"{name}_ses-imagenet{session:02d}_task-imagenet_run-{run:02d}_events.tsv"
-    (func / stem).write_text("\n".join(lines) + "\n")
-
-
-def _write_coco(results, weights, share, rng):
-    latents = rng.normal(0, 1, (N_COCO, N_LATENT))
-    names = [f"{rng.integers(1, 581929):012d}_{k}.jpg" for k in range(N_COCO)]
-    for run in range(1, 11):
-        folder = f"ses-coco_task-coco_run-{run}"
-        order = rng.permutation(N_COCO) if run == 2 else np.arange(N_COCO)
-        values = measured_like(latents @ weights / np.sqrt(N_LATENT), share, rng)
-        write_dscalar(results / folder / f"{folder}_beta.dscalar.nii", values[order])
-        lines = [names[k] for k in order]
-        (results / folder / f"{folder}_label.txt").write_text("\n".join(lines))
+    return {"rois": area_masks(), "cortex": cortex()}
 
 
 @lru_cache

@@ -79,7 +79,7 @@ def test_responses_are_paired_by_id_and_standardised_within_each_run(made):
     ids = [n.removesuffix(".JPEG") for n in names]
     assert list(subject.stimuli.ids[rows]) == ids
     assert all(Path(p).stem == i for p, i in zip(subject.stimuli.paths[rows], ids))
-    assert subject.stimuli.image(0).shape == (28, 28, 3)
+    assert subject.stimuli.image(0).shape == (56, 56, 3)
 
 
 def test_classes_follow_the_wnid_of_the_path(made):
