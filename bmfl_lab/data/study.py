@@ -117,6 +117,12 @@ class Study:
         return any(s.simulated for s in self.subjects.values())
 
     @property
+    def kind(self) -> str:
+        """Say "simulated" or "measured", for titles and notes; "" in a study without a subject."""
+        kinds = {s.kind for s in self.subjects.values()}
+        return "simulated" if "simulated" in kinds else "".join(kinds)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes of the training set."""
         return self.set("train").class_names
@@ -182,8 +188,8 @@ class Study:
         Returns
         -------
         dict
-            Name, description, fingerprint, ``simulated``, number of classes, sizes of the sets and
-            of the subjects, and the files left out, if any.
+            Name, description, fingerprint, ``simulated``, kind of the responses, number of classes,
+            sizes of the sets and of the subjects, and the files left out, if any.
         """
         skipped = {name: sorted(files) for name, files in self.extra.get("skipped", {}).items()}
         return {
@@ -191,6 +197,7 @@ class Study:
             "description": self.description,
             "fingerprint": self.fingerprint(),
             "simulated": self.simulated,
+            "responses": self.kind,
             "n_classes": len(self.class_names) if "train" in self.sets else 0,
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},

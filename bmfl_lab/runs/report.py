@@ -10,7 +10,8 @@ import pandas as pd
 from bmfl_lab.errors import RunError, message
 from bmfl_lab.evaluation.findings import LEVEL, findings, prefer_over_seeds
 from bmfl_lab.files import atomic_path
-from bmfl_lab.records import Record, comparison_label, read_record
+from bmfl_lab.records import comparison_label, read_record
+from bmfl_lab.runs.collect import study_label
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.spec import Run
 
@@ -48,11 +49,8 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
     for run in runs:
         if state_of(run, out)[0] != "ok":
             continue
-        record: Record = read_record(folder_of(run, out) / "record.json")
-        study = str(record.study.get("name", "")) + (
-            " (simulated)" if record.study.get("simulated") else ""
-        )
-        frames.append(record.to_frame().assign(run_id=run.run_id, study=study))
+        record = read_record(folder_of(run, out) / "record.json")
+        frames.append(record.to_frame().assign(run_id=run.run_id, study=study_label(record)))
     if not frames:
         raise RunError(message("at least one ok run", "none", "run the spec first"))
     return pd.concat(frames, ignore_index=True)

@@ -430,10 +430,9 @@ def _load_same(folder: Path, name: str) -> TrainedEncoder:
 
 
 def _label(config: EncoderConfig, subject: Subject, backbone: Backbone) -> str:
-    simulated = " (simulated responses)" if subject.simulated else ""
     blocks = ", ".join(map(str, config.blocks))
     source = f"{backbone.name} ({backbone.weights_label}), block {blocks}"
-    return f"{config.kind} encoder of {subject.name}{simulated}, {source}"
+    return f"{config.kind} encoder of {subject.name} ({subject.kind} responses), {source}"
 
 
 def _facts(job: _Job, how: str) -> dict[str, Any]:
