@@ -658,7 +658,7 @@ def load(
             message(f"labels among {LABELS}", repr(labels), nearest(str(labels), LABELS))
         )
     place = Path(root).expanduser() if str(root) else home() / "studies" / "nod"
-    names = _chosen(place, subjects, subject)
+    names = _chosen(place, subjects, subject, images_of)
     guard = link_guard(place, follow_links)
     opened = {name: _opened(place, name, sessions, guard) for name in names}
     _check_same_runs(opened)
@@ -736,9 +736,12 @@ def _is_simulated(place: Path) -> bool:
 
 
 def _chosen(
-    place: Path, subjects: str | int | Sequence[str | int] | None, subject: str | int | None
+    place: Path,
+    subjects: str | int | Sequence[str | int] | None,
+    subject: str | int | None,
+    images_of: str | int | Sequence[str | int] | None,
 ) -> tuple[str, ...]:
-    """Return the names of the subjects to read."""
+    """Return the names of the subjects to read; without any copy, say how to fetch one."""
     if subjects is not None and subject is not None:
         got = f"{subjects!r} and {subject!r}"
         raise ConfigError(message("subjects=... or subject=...", got, "give one of them"))
@@ -746,6 +749,8 @@ def _chosen(
     given = subject if subjects is None else subjects
     if not there:
         wanted = "10" if given is None else " ".join(n[4:] for n in subject_names(given))
+        if images_of:
+            wanted += " --images-of " + " ".join(n[4:] for n in subject_names(images_of))
         raise DataError(
             message(
                 f"a copy of NOD in {place}",

@@ -1,6 +1,7 @@
 """The generated copy of NOD: its encoders find the planted area, and a null subject claims nothing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from bmfl_lab.data import nod
 from bmfl_lab.data.nod_planted import planted_areas, write_copy
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation import evaluate_encoder
+from bmfl_lab.runs.spec import load_spec
 from bmfl_lab.training import encoder, train_brain_encoder
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY_FILE = "papermill_runs/specs/nod_study.json"
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,32 @@ def test_the_note_decides_what_is_said(tmp_path):
     (tmp_path / nod.NOTE).unlink()
     study = load_study("nod", root=tmp_path)
     assert not study.simulated and study.description.startswith("measured fMRI of")
+
+
+# --- the spec for measured fMRI ---
+
+
+@pytest.fixture
+def at_the_root(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home/studies/nod"
+
+
+def test_the_spec_is_refused_without_data(at_the_root):
+    spec = load_spec(ROOT / "papermill_runs/specs/nod.yaml")
+    assert len(spec) == 13 and {run.parameters["study"] for run in spec} == {STUDY_FILE}
+    command = "python -m bmfl_lab.data nod --subjects 10 11 12 13 14 --images-of 15 16"
+    with pytest.raises(DataError, match=command) as caught:
+        load_study(STUDY_FILE)
+    # the head of the spec names the same command
+    text = (ROOT / "papermill_runs/specs/nod.yaml").read_text()
+    assert str(caught.value).split("fetch it with: ")[1].split(" --root")[0] in text
+
+
+def test_the_spec_finds_a_copy_in_the_cache(at_the_root):
+    write_copy(at_the_root, range(10, 15), images_only=range(15, 25), runs=1, trials=12)
+    study = load_study(STUDY_FILE)
+    assert study.subject().name == "pooled" and len(study.subjects) == 6
+    assert study.backbone.name == "dinov2_vits14_reg" and study.backbone.image_size == 224
+    assert sum(map(len, study.sets.values())) == 120
