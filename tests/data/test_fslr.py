@@ -1,11 +1,14 @@
 """fsLR 32k: vertices from headers, parcellations, networks as region groups, meshes and drawings."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import nod_example as example
 import numpy as np
 import pytest
 
-from bmfl_lab.data import fslr
+from bmfl_lab import load_study
+from bmfl_lab.data import algonauts, fslr
 from bmfl_lab.data.atlas import Atlas, describe_groups
 from bmfl_lab.errors import ConfigError, DataError, FetchError
 from bmfl_lab.viz.mesh import curvature, load_mesh, mesh_index, on_mesh, surface_name
@@ -151,6 +154,17 @@ def test_static_and_interactive_drawings(cortex):
     swap_map(drawn, -values, layout, title="other")
     np.testing.assert_array_equal(np.asarray(drawn.data[-1].intensity), -values[layout.order])
     assert outline_lines(layout, atlas.select("V1")).shape[0] == 3
+
+
+def test_its_vertices_are_not_written_as_those_of_fsaverage(tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    study = load_study("nod_planted", trials=8, runs=1)
+    subject = study.subject()
+    atlas = replace(subject.atlas, mesh=fslr.MESH)
+    algonauts.write_subject(tmp_path / "own", replace(subject, atlas=atlas))
+    back = algonauts.read_subject(tmp_path / "own").atlas
+    assert back.mesh is None and back.surface_index is None
+    np.testing.assert_array_equal(back.rois["V1"], subject.atlas.rois["V1"])
 
 
 def test_an_atlas_on_no_surface_is_refused():
