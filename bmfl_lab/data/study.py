@@ -116,6 +116,12 @@ class Study:
         return any(s.simulated for s in self.subjects.values())
 
     @property
+    def kind(self) -> str:
+        """Say "simulated" or "measured", for titles and notes; "" in a study without a subject."""
+        kinds = {s.kind for s in self.subjects.values()}
+        return "simulated" if "simulated" in kinds else "".join(kinds)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes of the training set."""
         return self.set("train").class_names
@@ -189,8 +195,8 @@ class Study:
         Returns
         -------
         dict
-            Name, description, fingerprint, ``simulated``, number of classes, sizes of the sets and
-            of the subjects, and the files left out, if any.
+            Name, description, fingerprint, ``simulated``, kind of the responses, number of classes,
+            sizes of the sets and of the subjects, and the files left out, if any.
         """
         skipped = {name: sorted(files) for name, files in self.extra.get("skipped", {}).items()}
         return {
@@ -198,6 +204,7 @@ class Study:
             "description": self.description,
             "fingerprint": self.fingerprint(),
             "simulated": self.simulated,
+            "responses": self.kind,
             "n_classes": len(self.class_names) if "train" in self.sets else 0,
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
@@ -276,8 +283,9 @@ class Reader:
         ``detect(path) -> bool``, whether a folder is in the layout of this reader; None for a
         reader that is chosen only by its name.
     subjects_only : bool, default False
-        True if the studies hold subjects and no labelled images; the option ``subject`` then names
-        one of the subjects. For all other readers ``subject`` is a place to read subjects from.
+        True if the studies hold their own subjects and, as a rule, no labelled images; the option
+        ``subject`` then names one of the subjects. For all other readers ``subject`` is a place to
+        read subjects from.
     general : bool, default False
         True if any other reader that detects a folder comes first.
     layout : str, default ""
@@ -295,6 +303,13 @@ class Reader:
     def options(self) -> Mapping[str, inspect.Parameter]:
         """Parameters of `load` by name."""
         return inspect.signature(self.load).parameters
+
+    @property
+    def by_name(self) -> bool:
+        """True if the name alone chooses this reader, even where a folder has that name."""
+        root = self.options.get("root")
+        has_default = root is not None and root.default is not inspect.Parameter.empty
+        return self.detect is None or has_default
 
 
 READERS: dict[str, Reader] = {}
@@ -392,7 +407,8 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     name_or_path : str or Path
         Name of a reader: ``"planted"`` (generated offline in seconds), ``"demo"`` (real photographs
         and a simulated subject, fetched on first use), ``"imagenet"`` (the user's folders; needs
-        ``root=...``), or any other name in `READERS`. Or a folder, whose reader is found by its
+        ``root=...``), ``"nod"`` (measured responses to photographs, see `bmfl_lab.data.nod`), or
+        any other name in `READERS`. Or a folder, whose reader is found by its
         layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
         folders of images. Or a study file: YAML or JSON with ``study`` (the name of a reader) and
         its options, in which a relative ``root`` starts at the file.
@@ -471,10 +487,10 @@ def _reader_of(
 ) -> tuple[Reader, Path | None]:
     """Return the reader of a name or a folder, and the folder.
 
-    A reader that detects folders is chosen by its name only if its root is given apart (`rooted`):
-    a folder may well be called "nsd".
+    A reader that detects folders and needs a root is chosen by its name only if that is given apart
+    (`rooted`): a folder may well be called "nsd".
     """
-    if name in READERS and (rooted or READERS[name].detect is None):
+    if name in READERS and (rooted or READERS[name].by_name):
         return READERS[name], None
     path = base / Path(name).expanduser()
     require(
