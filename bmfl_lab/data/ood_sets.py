@@ -359,7 +359,8 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
         "give the folder above them",
     )
     classes = class_folders(Path(folder) / domains[0])
-    return {d: read_class_folders(d, Path(folder) / d, classes) for d in domains}
+    root = Path(folder)
+    return {d: read_class_folders(d, root / d, classes, root=root) for d in domains}
 
 
 def group_columns(

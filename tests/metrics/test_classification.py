@@ -53,6 +53,7 @@ def test_ece_by_hand():
 def test_ece_confidence_on_an_edge_and_one():
     logits = np.array([[0.0, 0.0], [1000.0, 0.0]])  # confidences 0.5 and 1
     assert c.calibration(logits, np.array([0, 0]), n_bins=2).count.tolist() == [1, 1]
+    assert c.calibration(logits, np.array([0, 0]), n_bins=2).edges.tolist() == [0, 0.5, 1]
 
 
 def test_ece_of_calibrated_probabilities_is_small():

@@ -50,6 +50,16 @@ def test_planted_ratio_is_recovered_also_with_missing_repeats():
     np.testing.assert_allclose(ceiling_from_repeats(x), expected, atol=0.06)
 
 
+def test_stimuli_without_a_repeat_and_lone_missing_values_do_not_count():
+    _, x = planted(n=500)
+    x[:100, 2, 0] = np.nan  # one vertex of a presentation that took place
+    counts = {3: 500}
+    want = ceiling_from_ncsnr(ncsnr_from_repeats(x), counts)
+    np.testing.assert_allclose(ceiling_from_repeats(x), want)
+    never = np.concatenate([x, np.full((50, 3, len(SNR)), np.nan)])
+    np.testing.assert_allclose(ceiling_from_repeats(never), want)
+
+
 def test_best_possible_prediction_reaches_the_ceiling():
     signal, x = planted()
     ceiling = ceiling_from_repeats(x)

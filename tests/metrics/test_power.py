@@ -51,6 +51,8 @@ def test_the_size_of_a_study_is_the_least_that_is_enough():
     assert detectable_difference(images - 20, 3, 0.7, 0.01) > 0.05
     assert detectable_difference(400, seeds, 0.7, 0.01) <= 0.05
     assert detectable_difference(400, seeds - 1, 0.7, 0.01) > 0.05
+    few, many = (study_size(0.08, 600, 10, 0.7, 0.01, n_compared=k) for k in (1, 13))
+    assert few[0] < many[0] and few[1] < many[1]
     assert study_size(0.001, 400, 2, 0.7, 0.05) == (None, None)
 
 
