@@ -866,4 +866,4 @@ def _pooled(
     )
 
 
-register_reader("nod", load, detect, subjects_only=True)
+register_reader("nod", load, detect, subjects_only=True, layout="derivatives/ciftify and stimuli")

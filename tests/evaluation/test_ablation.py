@@ -183,7 +183,7 @@ def test_wrong_questions_are_refused():
         ask(controls=("ceiling_matched",))
     with pytest.raises(ConfigError, match="an ROI or region group of this subject; got 'V9'"):
         ask(regions=("V9",))
-    with pytest.raises(ConfigError, match="one a request"):
+    with pytest.raises(ConfigError, match="one model per description"):
         ask(regions=("V1",), seeds=(0,))
 
 
