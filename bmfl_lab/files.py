@@ -198,14 +198,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     DataError
         If the file is missing, larger than `max_bytes` or not JSON.
     """
-    path = existing_file(path, "a JSON file")
-    require(
-        path.stat().st_size <= max_bytes,
-        DataError,
-        f"{path.name} of at most {max_bytes} bytes",
-        f"{path.stat().st_size} bytes",
-        "check that the path names the file you meant",
-    )
+    path = _small_file(path, "a JSON file", max_bytes)
     # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
     with translated(
         ValueError,
@@ -217,7 +210,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
 
 
 def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
-    """Read a YAML file; JSON is YAML, too.
+    """Read a YAML file.
 
     Parameters
     ----------
@@ -251,20 +244,30 @@ def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
                 raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases; write the values out")
             return super().compose_node(parent, index)
 
-    path = existing_file(path, "a YAML file")
+    path = _small_file(path, "a YAML file", max_bytes)
+    with translated(
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        expected=f"YAML in {path.name}",
+        remedy="mend the line",
+    ):
+        return Loader(path.read_text(encoding="utf-8-sig")).get_single_data()
+
+
+def _small_file(path: str | Path, what: str, max_bytes: int) -> Path:
+    """Return a path if there is a file of at most `max_bytes` bytes."""
+    path = existing_file(path, what)
+    size = path.stat().st_size
+    remedy = "check that the path names the file you meant"
     require(
-        path.stat().st_size <= max_bytes,
+        size <= max_bytes,
         DataError,
         f"{path.name} of at most {max_bytes} bytes",
-        f"{path.stat().st_size} bytes",
-        "check that the path names the file you meant",
+        f"{size} bytes",
+        remedy,
     )
-    try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(
-            message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
-        ) from error
+    return path
 
 
 def existing_file(path: str | Path, what: str) -> Path:

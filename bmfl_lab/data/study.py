@@ -17,7 +17,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, require_known
-from bmfl_lab.files import read_yaml
+from bmfl_lab.files import read_json, read_yaml
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,8 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         f"nothing at {path}",
         "write one, see load_study",
     )
-    found = read_yaml(path)
+    # the escapes of JSON for characters such as emoji mean something else in YAML
+    found = read_json(path) if path.suffix == ".json" else read_yaml(path)
     kind = found.get("study") if isinstance(found, dict) else type(found).__name__
     require(
         isinstance(found, dict) and str(kind) in READERS,

@@ -571,7 +571,8 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
 @contextlib.contextmanager
 def _keep_rng() -> Iterator[None]:
     """Leave the global random generators as they were found."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  restored, not drawn from
+    # NPY002: the state is restored later; nothing is drawn from it
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield

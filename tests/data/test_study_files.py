@@ -52,6 +52,13 @@ def test_a_file_gives_domains_and_a_subject(suffix, domains):
     assert study.simulated and study.subject().name == load_study("planted", **SMALL).subject().name
 
 
+def test_a_json_file_may_name_its_folder_by_an_emoji(domains):
+    (domains / "pacs").rename(domains / "pacs\U0001f600")
+    given = {**read_yaml(_write(domains / "a.yaml", YAML)), "root": "pacs\U0001f600"}
+    study = load_study(_write(domains / "s.json", json.dumps(given)))
+    assert study.name == "pacs\U0001f600" and "\\ud83d" in (domains / "s.json").read_text()
+
+
 def _write(path, text):
     path.write_text(text, encoding="utf-8")
     return path
