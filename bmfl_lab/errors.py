@@ -94,7 +94,7 @@ def require(
     error : type of BmflError
         Class of the error.
     expected, got, remedy
-        As in `message`.
+        See `message`.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def require_known(name: object, valid: Collection, error: type[BmflError], expec
     error : type of BmflError
         Class of the error.
     expected : str
-        As in `message`.
+        See `message`.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def translated(
     *kinds : type of Exception
         Classes of the errors to turn. Errors of this package pass unchanged.
     expected, remedy : str
-        As in `message`.
+        See `message`.
     error : type of BmflError, default DataError
         Class of the new error.
 

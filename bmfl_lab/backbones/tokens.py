@@ -366,7 +366,7 @@ def extract(
     Parameters
     ----------
     backbone, stimuli, kind, block, batch_size, features
-        As in `FeatureStore.get`.
+        See `FeatureStore.get`.
 
     Returns
     -------

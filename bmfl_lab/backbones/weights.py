@@ -55,7 +55,7 @@ def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
     cached : bool
         Only look into the local cache; otherwise download what is missing.
     remedy : str
-        What the user can do if the repository is not found.
+        Remedy in the message if the repository is not found.
 
     Raises
     ------

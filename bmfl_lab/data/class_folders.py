@@ -113,7 +113,7 @@ def list_images(
     Raises
     ------
     DataError
-        As `scan`, or if a link leads out.
+        See `scan`; also if a link leads out.
     """
     found = []
     for entry in scan(guard(Path(folder)), left_out):
@@ -320,7 +320,7 @@ def read_class_folders(
     root : str or Path, optional
         Folder below which images must lie, and to which the ids are relative; `folder` by default.
     remedy : str, optional
-        What to do if the class folders are wrong, for the message.
+        Remedy in the message if the class folders are wrong.
     follow_links : bool, default False
         Allow files that are links to somewhere outside the root.
 
@@ -328,7 +328,7 @@ def read_class_folders(
     -------
     StimulusSet
         One stimulus per image, with labels of shape (n_images,); its ids are paths below the root.
-        What is no image is counted in its ``left_out`` and printed.
+        Files that are no images are counted in its ``left_out`` and printed.
 
     Raises
     ------

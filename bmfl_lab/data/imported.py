@@ -452,7 +452,7 @@ def load(
     root : str or Path, default ""
         Folder at which relative paths of the other parameters start.
     responses, ids, space, key
-        As `read_responses`.
+        See `read_responses`.
     images : str or Path
         Folder of the images that were shown, at any depth; images without a row are left out.
     atlas : str, optional
@@ -475,7 +475,7 @@ def load(
     Raises
     ------
     ConfigError, DataError
-        As `read_responses`; also if rows and images do not match one to one.
+        See `read_responses`; also if rows and images do not match one to one.
     """
     for option, value in (("responses", responses), ("images", images), ("space", space)):
         require(

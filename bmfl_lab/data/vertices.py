@@ -70,7 +70,7 @@ def ceiling_matched_vertices(
     Raises
     ------
     DataError
-        As `random_vertices`, or if the ceiling has another shape.
+        See `random_vertices`; also if the ceiling has another shape.
     """
     mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
     ceiling = np.asarray(ceiling, dtype=np.float64)

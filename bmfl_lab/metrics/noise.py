@@ -108,7 +108,7 @@ def ceiling_from_repeats(repeats: np.ndarray) -> np.ndarray:
     Raises
     ------
     DataError
-        As `ncsnr_from_repeats`.
+        See `ncsnr_from_repeats`.
 
     References
     ----------
@@ -136,7 +136,7 @@ def split_half_ceiling(repeats: np.ndarray, n_splits: int = 20, seed: int = 0) -
     Raises
     ------
     DataError
-        As `ncsnr_from_repeats`, or if fewer than three stimuli have all repeats.
+        See `ncsnr_from_repeats`; also if fewer than three stimuli have all repeats.
 
     References
     ----------

@@ -171,7 +171,7 @@ def paired_bootstrap(
     a, b : array-like, shape (n_stimuli,) or (n_seeds, n_stimuli)
         Values of two models, stimuli in one order.
     n_boot, level, seed, resample_seeds
-        As in `bootstrap_mean`.
+        See `bootstrap_mean`.
 
     Raises
     ------
@@ -364,7 +364,7 @@ def verdict(
     Parameters
     ----------
     difference : Interval
-        Of accuracy `first` - `second` (fractions).
+        Interval of the accuracy of `first` minus that of `second`, as fractions.
     p_adjusted : float, optional
         Adjusted p value; where given, a difference is only claimed if it is at most `level` too.
     first, second : str
@@ -424,7 +424,7 @@ def crossed_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[Interval, 
     Returns
     -------
     interval : Interval
-        Of the mean; without ends for fewer than two stimuli.
+        Interval of the mean; without ends for fewer than two stimuli.
     p : float
         Two-sided; 1.0 where nothing varies.
 
@@ -503,9 +503,10 @@ def crossed_bootstrap(
 
     Notes
     -----
-    As `crossed_mean`, with the bootstrap's variances in the place of mean squares over stimuli (our
-    choice). Drawing three seeds with replacement instead would give two thirds of their variance
-    and no account of how uncertain a variance estimated from three values is.
+    The method is that of `crossed_mean`, with the variances of the bootstrap in place of the mean
+    squares over stimuli (our choice). Drawing three seeds with replacement instead would give two
+    thirds of their variance and no account of how uncertain a variance estimated from three values
+    is.
     """
     d, drawn = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     if (

@@ -151,7 +151,7 @@ def execute(
     Parameters
     ----------
     runs : sequence of Run
-        As `load_spec` returns them.
+        Runs of a spec, see `load_spec`.
     out : str or Path, optional
         Folder of all runs; ``papermill_runs/out`` of the spec's project by default.
     jobs : int, default 1

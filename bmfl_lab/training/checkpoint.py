@@ -57,7 +57,7 @@ def write_bundle(
     manifest : mapping
         JSON values (no NaN) to keep beside the tensors.
     what : str, default "training checkpoint"
-        What the bundle is, e.g. "brain encoder"; `read_bundle` refuses any other.
+        Kind of the bundle, such as "brain encoder"; `read_bundle` refuses any other.
 
     Returns
     -------
@@ -137,14 +137,14 @@ def read_bundle(
         Called with the manifest before any tensor is read; raises `CheckpointError` if this is not
         the wanted model, e.g. one of another subject.
     what : str, optional
-        What the bundle must be, e.g. "brain encoder"; default: anything.
+        Required kind of bundle, such as "brain encoder"; any kind by default.
 
     Returns
     -------
     tensors : dict of str to Tensor
         Tensors on the CPU.
     manifest : dict
-        As `read_manifest` returns it.
+        The manifest, see `read_manifest`.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
     path : str or Path
         The file ``NAME.json``.
     what : str, optional
-        What the bundle must be, e.g. "brain encoder"; default: anything.
+        Required kind of bundle, such as "brain encoder"; any kind by default.
 
     Returns
     -------
@@ -335,7 +335,7 @@ def refuse_changes(
     allow : iterable of str, default ()
         Names that may differ.
     what : str, default "run"
-        What the error calls the run.
+        Name of the run in the error.
 
     Raises
     ------

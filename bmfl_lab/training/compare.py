@@ -149,7 +149,7 @@ def train_attribute_encoder(
     Raises
     ------
     DataError
-        As `attribute_subject`.
+        See `attribute_subject`.
     """
     stand_in = attribute_subject(study.subject(subject))
     labelled = dataclasses.replace(study, subjects={stand_in.name: stand_in})
@@ -189,7 +189,7 @@ def train_comparison(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
     times : dict of str to float, optional
         Receives the seconds spent on each model.
 
@@ -277,7 +277,7 @@ def train_baselines(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
 
     Returns
     -------
@@ -352,7 +352,7 @@ def ablation_trainer(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
 
     Returns
     -------
@@ -439,7 +439,7 @@ def train_controls(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
 
     Returns
     -------
@@ -603,7 +603,7 @@ def train_alphas(
     Parameters
     ----------
     config, study, encoder, seeds, store, device
-        As in `train_controls`.
+        See `train_controls`.
     alphas : sequence of float, default (0, 0.1, 1, 10)
         Weights of the regulariser.
 
@@ -637,7 +637,7 @@ def train_quality(
     Parameters
     ----------
     config, study, encoder, seeds, store, device
-        As in `train_controls`.
+        See `train_controls`.
     shares : sequence of float from 0 to 1
         Encoding accuracies as shares of the encoder's own mean validation r; 0, 0.25, ... 1 by
         default.
@@ -685,7 +685,7 @@ def train_forms(
     Parameters
     ----------
     config, study, encoder, seeds, store, device
-        As in `train_controls`.
+        See `train_controls`.
     queries : sequence of {"cls", "patch"}
         Which token is the query in the cross-attention; both by default.
     axes : sequence of {"feature", "batch"}

@@ -55,7 +55,7 @@ class Context:
     Parameters
     ----------
     device : "cpu" or "cuda"
-        Where to train and predict.
+        Device that trains and predicts.
     store : FeatureStore
         Store of backbone tokens.
     seed : int, default 0
@@ -124,6 +124,6 @@ def study_backbone(spec: BackboneSpec, device: str) -> Backbone:
     Parameters
     ----------
     spec, device
-        As in `load_spec`.
+        See `load_spec`.
     """
     return load_spec(spec, device)

@@ -168,7 +168,7 @@ def tiny(kind: str = "roi_query") -> EncoderConfig:
     Parameters
     ----------
     kind : str, default "roi_query"
-        As `EncoderConfig.kind`.
+        See `EncoderConfig.kind`.
     """
     return replace(
         EncoderConfig(),
@@ -189,7 +189,7 @@ def small(kind: str = "roi_query") -> EncoderConfig:
     Parameters
     ----------
     kind : str, default "roi_query"
-        As `EncoderConfig.kind`.
+        See `EncoderConfig.kind`.
 
     Notes
     -----
@@ -219,7 +219,7 @@ def base(kind: str = "roi_query") -> EncoderConfig:
     Parameters
     ----------
     kind : str, default "roi_query"
-        As `EncoderConfig.kind`.
+        See `EncoderConfig.kind`.
 
     Notes
     -----

@@ -91,7 +91,7 @@ def train_fusion(
     Parameters
     ----------
     config : FusionConfig
-        What to train.
+        Choices of the model and its training.
     study : Study
         Its set "train" trains and its set "val" selects the epoch; no other set is read.
     encoder : TrainedEncoder, optional
@@ -112,7 +112,7 @@ def train_fusion(
     folder : str or Path, optional
         Folder of the checkpoints; no checkpoints by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
     seed : int, default 0
         Seed of initial weights, order of the images and dropout.
     name : str, optional
@@ -148,7 +148,7 @@ def train_fusion(
         If a label is missing, or a response source returns another shape or values that are not
         finite.
     NumericsError, CheckpointError
-        As `bmfl_lab.training.fit`.
+        See `bmfl_lab.training.fit`.
     """
     context = (Context.make(store, device) if context is None else context).seeded(seed)
     train, val = study.set("train"), study.set("val")
@@ -443,7 +443,7 @@ class Inputs:
     encoder : TrainedEncoder or None
         Brain encoder whose tokens are extracted in the same pass of the backbone.
     source : callable or None
-        Where the responses come from; None for a model that reads none.
+        Source of the responses; None for a model that reads none.
     """
 
     context: Context
@@ -555,7 +555,7 @@ def make_path(
     fusion : FusionModel, optional
         None for a path that computes tokens and responses only.
     selected, mean, scale, donors
-        As in `BMFL`.
+        See `BMFL`.
     """
     network, reads = None, LAST_PATCHES
     encoder = inputs.source.encoder if isinstance(inputs.source, EncoderSource) else None
@@ -768,7 +768,7 @@ class TrainedFusion:
         Raises
         ------
         DataError
-            As `logits`.
+            See `logits`.
         """
         return self._batches(self.inputs.tokens(stimuli), stimuli)
 

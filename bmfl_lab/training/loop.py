@@ -109,7 +109,7 @@ def fit(
     resume : bool, default True
         Continue from the newest checkpoint of `folder`; False deletes what is there.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train.
+        Device that trains.
     manifest : mapping, optional
         JSON values (data fingerprint, config hash) that must be the same on resume.
     allow_change : sequence of str

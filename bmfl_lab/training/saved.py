@@ -26,7 +26,7 @@ def save_models(models: Mapping[str, Sequence[TrainedFusion]], folder: str | Pat
     Parameters
     ----------
     models : mapping of str to sequence of TrainedFusion
-        As `bmfl_lab.training.train_comparison` returns them; the names become folders.
+        Models by name, see `bmfl_lab.training.train_comparison`; the names become folders.
     folder : str or Path
         Folder of the run.
 

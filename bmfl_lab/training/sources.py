@@ -406,7 +406,7 @@ def random_backbone_encoder(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train.
+        Device that trains.
 
     Returns
     -------

@@ -262,7 +262,7 @@ class _Predicts:
         Parameters
         ----------
         stimuli, store, backbone, device
-            As in `tokens`.
+            See `tokens`.
 
         Returns
         -------

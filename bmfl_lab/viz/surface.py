@@ -547,7 +547,7 @@ def surface_maps(
     views : sequence of str, default ("lateral", "ventral", "posterior")
         Directions of view of each hemisphere.
     atlas, title, unit, signed, outline, surface, colour_map, limits, zoom
-        As in `surface_panel`.
+        See `surface_panel`.
 
     Raises
     ------
@@ -588,7 +588,7 @@ def category_map(
     annotate : bool, default False
         Write the name of each category on the view that shows most of it.
     atlas, title, views, surface, zoom
-        As in `surface_panel`.
+        See `surface_panel`.
 
     Raises
     ------
