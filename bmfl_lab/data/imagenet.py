@@ -27,6 +27,7 @@ from bmfl_lab.data.class_folders import (
     read_class_folders,
     read_wnids,
 )
+from bmfl_lab.data.containers import load_mat
 from bmfl_lab.data.ood_sets import SETS, read_imagenet_c, read_ood_set
 from bmfl_lab.data.shifts import IMAGENET_C
 from bmfl_lab.data.stimuli import StimulusSet, from_files
@@ -75,8 +76,6 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
     The ground truth holds the kit's own ids (1 to 1000), which are not the sorted order of wnids;
     ``meta.mat`` maps them.
     """
-    from scipy.io import loadmat
-
     root = Path(folder)
     for data in (root, root / "data", root / "ILSVRC2012_devkit_t12" / "data"):
         truth, meta = data / "ILSVRC2012_validation_ground_truth.txt", data / "meta.mat"
@@ -90,7 +89,7 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
                 "unpack the devkit there",
             )
         )
-    synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
+    synsets = load_mat(meta, ("synsets",), squeeze=True)["synsets"]
     wnid_of = {int(i): str(w) for i, w in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
     ids = [int(v) for v in truth.read_text(encoding="ascii").split()]
     unknown = [i for i in ids if i not in wnid_of]

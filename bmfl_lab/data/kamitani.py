@@ -21,11 +21,11 @@ import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.class_folders import read_by_stem
-from bmfl_lab.data.containers import REDO, open_hdf5
+from bmfl_lab.data.containers import REDO, read_hdf5
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import DataError, require, require_known, translated
+from bmfl_lab.errors import DataError, require, require_known
 from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
 
@@ -119,25 +119,17 @@ def read_bdata(path: str | Path) -> BData:
         If the file is missing, is no HDF5 file, or lacks one of the three arrays.
     """
     path = Path(path)
-    expected = f"an HDF5 file in {path.name} of the groups dataset and metadata"
-    with (
-        translated(ValueError, RuntimeError, OSError, expected=expected, remedy=REDO),
-        open_hdf5(path) as stream,
-    ):
-        for name in ("dataset", "metadata/key", "metadata/value"):
-            require(
-                hasattr(stream.get(name), "dtype"),
-                DataError,
-                f"{name!r} in {path.name}",
-                f"{sorted(stream)}",
-                "use the preprocessed files of the authors",
-            )
-        dataset = stream["dataset"][()]
-        keys = tuple(
-            k.decode() if isinstance(k, bytes) else str(k)
-            for k in np.ravel(stream["metadata/key"][()])
-        )
-        values = np.asarray(stream["metadata/value"][()], dtype=np.float64)
+    names = ("dataset", "metadata/key", "metadata/value")
+    dataset, words, values = read_hdf5(path, names).values()
+    require(
+        values.dtype.kind in "fiu",
+        DataError,
+        f"numbers under metadata/value in {path.name}",
+        values.dtype,
+        REDO,
+    )
+    values = values.astype(np.float64)
+    keys = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in np.ravel(words))
     require(
         dataset.dtype.kind in "fiu",
         DataError,

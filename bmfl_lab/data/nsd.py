@@ -706,7 +706,8 @@ def read_subject(
     DataError
         If files are missing, damaged or disagree, or are links out of the root.
     ConfigError
-        If `space`, `subject` or `nan_policy` is unknown.
+        If `space`, `subject` or `nan_policy` is unknown, or `sessions` is empty, repeats a session
+        or names one that has no files.
 
     Notes
     -----
@@ -719,7 +720,7 @@ def read_subject(
     design = _design(root, subject, guard)
     betas = root / f"nsddata_betas/ppdata/subj{subject:02d}" / space / BETAS
     place = SPACES[space](root, betas, subject, roi_classes, guard)
-    sessions = list(sessions) if sessions is not None else _sessions(betas)
+    sessions = _sessions(betas, sessions)
     side = np.asarray(place.atlas.hemisphere)
     found = _average(place.read, sessions, design.trials(subject), side, keep_repeats, nan_policy)
     numbers, responses, counts, first, constant, keep, repeats = found
@@ -793,12 +794,21 @@ def _ceiling(
     }
 
 
-def _sessions(betas: Path) -> list[int]:
-    found = sorted(
-        {int(p.name.split("session")[1][:2]) for p in betas.glob("*betas_session[0-9][0-9].*")}
+def _sessions(betas: Path, chosen: Sequence[int] | None) -> list[int]:
+    """Return the sessions to read, each once."""
+    names = [p.name for p in betas.glob("*betas_session[0-9][0-9].*")]
+    there = sorted({int(name.split("session")[1][:2]) for name in names})
+    require(there, DataError, f"beta files in {betas}", "none", "check the path and the download")
+    given = there if chosen is None else np.ravel(np.asarray(chosen, object)).tolist()
+    known = {s for s in given if s in there and not isinstance(s, bool)}
+    require(
+        given and len(known) == len(given),
+        ConfigError,
+        f"different sessions among {there}, at least one",
+        repr(chosen),
+        "name each session once, for example sessions=[1, 2], or leave out the option for all",
     )
-    require(found, DataError, f"beta files in {betas}", "none", "check the path and the download")
-    return found
+    return [int(session) for session in given]
 
 
 def zscore_session(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
