@@ -210,7 +210,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         expected=f"valid JSON in {path}",
         remedy="delete the file and run what wrote it again",
     ):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def existing_file(path: str | Path, what: str) -> Path:
