@@ -23,7 +23,7 @@ from bmfl_lab.files import Guard, link_guard
 
 IMAGE_SUFFIXES = frozenset(
     (
-        *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif"),
+        *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif"),
         *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
     )
 )
