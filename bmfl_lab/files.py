@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,14 +15,18 @@ import tokenize
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from filelock import SoftFileLock, Timeout
 
 from bmfl_lab.errors import DataError, LockedError, message, require, translated
 
+if TYPE_CHECKING:
+    import yaml
+
 _ARRAYS_SCHEMA = 1
+_MAX_VALUES = 100_000
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -211,6 +216,51 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         remedy="delete the file and run what wrote it again",
     ):
         return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def load_yaml(text: str, where: str) -> object:
+    """Read YAML without letting a short text stand for a huge value.
+
+    Parameters
+    ----------
+    text : str
+        The YAML.
+    where : str
+        Name of its source in messages.
+
+    Returns
+    -------
+    object
+        Dicts, lists, strings, numbers, dates, booleans and None.
+
+    Raises
+    ------
+    DataError
+        If there are more than 100,000 values, counting each alias as what it stands for, if a value
+        holds itself, or if brackets are nested too deeply.
+    yaml.YAMLError
+        If it is not YAML.
+    """
+    import yaml
+
+    remedy = "write the values out, without aliases"
+    expected = f"at most {_MAX_VALUES} values in {where}"
+    with translated(RecursionError, expected=expected, remedy=remedy):
+        n_values = _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        got = f"{n_values}, with each alias written out"
+        require(n_values <= _MAX_VALUES, DataError, expected, got, remedy)
+        return yaml.safe_load(text)
+
+
+def _count_values(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Return how many values a YAML node stands for; infinity if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        content = getattr(node, "value", None)
+        parts = content if isinstance(content, list) else []
+        flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_count_values(part, known) for part in flat)
+    return known[id(node)]
 
 
 def existing_file(path: str | Path, what: str) -> Path:

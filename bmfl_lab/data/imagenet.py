@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -343,7 +343,12 @@ def load(
     sets["test"] = read_imagenet_val(
         guard(home / "val"), wnids, devkit=devkit, partial=partial, **links
     )
-    natural = _natural_sets(home, ood, wnids, guard, partial, links)
+    natural = {
+        name: read_ood_set(
+            name, guard(place) if ood is None else place, wnids, partial=partial, **links
+        ).stimuli
+        for name, place in _places(home, ood).items()
+    }
     for name in corruption_names if corruptions is not None else ():
         for severity in corruption_severities:
             found = read_imagenet_c(
@@ -365,22 +370,6 @@ def load(
         licences={n: SETS[n].licence for n in ("imagenet", *(n for n in natural if n in SETS))},
         extra=report,
     )
-
-
-def _natural_sets(
-    home: Path,
-    ood: Mapping[str, str] | None,
-    wnids: Sequence[str],
-    guard: Callable[[Path], Path],
-    partial: bool,
-    links: dict[str, bool],
-) -> dict[str, StimulusSet]:
-    found = {}
-    for name, folder in _places(home, ood).items():
-        # a folder that the user names may lie anywhere
-        folder = guard(folder) if ood is None else folder
-        found[name] = read_ood_set(name, folder, wnids, partial=partial, **links).stimuli
-    return found
 
 
 def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str, StimulusSet]:

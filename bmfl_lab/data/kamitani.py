@@ -230,7 +230,7 @@ def read_subject(
         part = _PART.fullmatch(file.stem) if len(paths) > 1 else None
         stimuli, splits = _presentations(data, label, part["part"].lower() if part else None)
         names.append(stimuli)
-        responses.append(data.dataset[:, order])
+        responses.append(np.ascontiguousarray(data.dataset[:, order]))
         places.append((data.metadata("voxel_x")[order].tolist(), list(atlas.rois)))
         for stimulus, split in splits.items():
             require(

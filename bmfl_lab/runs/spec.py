@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from bmfl_lab.errors import RunError, message, nearest
-from bmfl_lab.files import sha256_json
+from bmfl_lab.files import load_yaml, sha256_json
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
 from bmfl_lab.runs.paths import project_root
@@ -150,7 +150,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise RunError(message("a spec file", f"nothing at {path}", near))
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = load_yaml(path.read_text(encoding="utf-8-sig"), path.name)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(
             message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
