@@ -714,13 +714,20 @@ def read_subject(
     Only one session is in memory at a time, besides the averages. Vertices that are constant in a
     session get 0 there, and are counted in ``info["constant_vertices"]``.
     """
-    _check_options(space, subject, nan_policy)
+    require(
+        space in SPACES and subject in range(1, 9),
+        ConfigError,
+        f"a space among {tuple(SPACES)}, subject 1..8",
+        f"{space!r}, {subject!r}",
+        "choose from these",
+    )
+    check_nan_policy(nan_policy)
     root = Path(root).expanduser()
     guard = link_guard(root, follow_links)
-    design = _design(root, subject, guard)
     betas = root / f"nsddata_betas/ppdata/subj{subject:02d}" / space / BETAS
-    place = SPACES[space](root, betas, subject, roi_classes, guard)
     sessions = _sessions(betas, sessions)
+    design = _design(root, subject, guard)
+    place = SPACES[space](root, betas, subject, roi_classes, guard)
     side = np.asarray(place.atlas.hemisphere)
     found = _average(place.read, sessions, design.trials(subject), side, keep_repeats, nan_policy)
     numbers, responses, counts, first, constant, keep, repeats = found
@@ -751,17 +758,6 @@ def read_subject(
         sessions=first,
         info=info,
     )
-
-
-def _check_options(space: str, subject: int, nan_policy: str) -> None:
-    require(
-        space in SPACES and subject in range(1, 9),
-        ConfigError,
-        f"a space among {tuple(SPACES)}, subject 1..8",
-        f"{space!r}, {subject!r}",
-        "choose from these",
-    )
-    check_nan_policy(nan_policy)
 
 
 def _design(root: Path, subject: int, guard: Guard) -> Design:

@@ -1,7 +1,9 @@
 """YAML that stands for more than it says, and errors of libraries that become the project's."""
 
+import resource
 import time
 
+import numpy as np
 import pytest
 import yaml
 
@@ -78,8 +80,6 @@ def test_known_names_pass_and_the_nearest_is_named():
 
 
 def test_arrays_appear_whole_or_not_at_all(tmp_path):
-    import numpy as np
-
     with new_npy(tmp_path / "a.npy", (2, 3)) as out:
         out[:] = 5
         assert not (tmp_path / "a.npy").exists()
@@ -89,3 +89,16 @@ def test_arrays_appear_whole_or_not_at_all(tmp_path):
     save_npy(tmp_path / "c", np.arange(3))
     assert np.load(tmp_path / "c").tolist() == [0, 1, 2]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npy", "c"]
+
+
+@pytest.mark.parametrize("shape", [(1 << 20, 4), (4, 1 << 20), (3 << 20,)])
+def test_room_on_the_disk_is_reserved_before_the_map_is_written(tmp_path, shape):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(DataError, match=r"room for float32 .*free some space on this disk"):
+            with new_npy(tmp_path / "a.npy", shape):
+                pytest.fail("the block ran without room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
