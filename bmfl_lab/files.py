@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,17 +15,18 @@ import tokenize
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from filelock import SoftFileLock, Timeout
 
 from bmfl_lab.errors import DataError, LockedError, message, require, translated
 
-_ARRAYS_SCHEMA = 1
+if TYPE_CHECKING:
+    import yaml
 
-MAX_ALIASES = 20
-"""Largest number of aliases in a YAML file (our choice)."""
+_ARRAYS_SCHEMA = 1
+_MAX_VALUES = 100_000
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -206,11 +208,22 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         expected=f"valid JSON in {path}",
         remedy="delete the file and run what wrote it again",
     ):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def _count_values(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Return how many values a YAML node stands for; infinity if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        content = getattr(node, "value", None)
+        parts = content if isinstance(content, list) else []
+        flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_count_values(part, known) for part in flat)
+    return known[id(node)]
 
 
 def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
-    """Read a YAML file.
+    """Read a YAML file, without letting a short text stand for a huge value.
 
     Parameters
     ----------
@@ -227,32 +240,26 @@ def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
     Raises
     ------
     DataError
-        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, or repeats values
-        through more than `MAX_ALIASES` aliases: nested aliases multiply, so that a short file
-        could stand for billions of values.
+        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, if it holds more
+        than 100,000 values, counting each alias as what it stands for, if a value holds itself, or
+        if brackets are nested too deeply.
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """YAML's loader of plain values, with a bound on aliases."""
-
-        n_aliases = 0
-
-        def compose_node(self, parent, index):
-            self.n_aliases += self.check_event(yaml.AliasEvent)
-            if self.n_aliases > MAX_ALIASES:
-                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases; write the values out")
-            return super().compose_node(parent, index)
-
     path = _small_file(path, "a YAML file", max_bytes)
-    with translated(
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-        expected=f"YAML in {path.name}",
-        remedy="mend the line",
+    n_expected = f"at most {_MAX_VALUES} values in {path.name}"
+    remedy = "write the values out, without aliases"
+    with (
+        translated(RecursionError, expected=n_expected, remedy=remedy),
+        translated(
+            yaml.YAMLError, ValueError, expected=f"YAML in {path.name}", remedy="mend the line"
+        ),
     ):
-        return Loader(path.read_text(encoding="utf-8-sig")).get_single_data()
+        text = path.read_text(encoding="utf-8-sig")
+        n_values = _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        got = f"{n_values}, with each alias written out"
+        require(n_values <= _MAX_VALUES, DataError, n_expected, got, remedy)
+        return yaml.safe_load(text)
 
 
 def _small_file(path: str | Path, what: str, max_bytes: int) -> Path:
@@ -408,9 +415,22 @@ def new_npy(path: str | Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     ------
     ndarray of float32
         Filled by the block.
+
+    Raises
+    ------
+    DataError
+        If the disk has no room for the array.
     """
     with atomic_path(path) as temporary:
-        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        # a full disk found only when a page of the map is written would kill the process
+        with translated(
+            OSError,
+            expected=f"room for float32 {shape} at {path}",
+            remedy="free some space on this disk, or choose a folder on another one",
+        ):
+            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            with open(temporary, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
         yield mapped
         mapped.flush()
 

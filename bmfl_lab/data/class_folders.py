@@ -23,7 +23,7 @@ from bmfl_lab.files import Guard, link_guard
 
 IMAGE_SUFFIXES = frozenset(
     (
-        *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif"),
+        *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif"),
         *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
     )
 )
@@ -219,6 +219,11 @@ def read_by_stem(
     return from_files(name, paths, ids, np.full(len(ids), -1), left_out=left_out)
 
 
+def is_wnid(name: object) -> bool:
+    """Return whether a name is the letter n and eight digits, such as "n01440764"."""
+    return _WNID.fullmatch(str(name)) is not None
+
+
 def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     """Return wnids in sorted order, which is the class order of ImageNet-1k heads.
 
@@ -245,7 +250,7 @@ def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     elif isinstance(source, (str, Path)):
         found = class_folders(source)
     found = list(found)
-    bad = [w for w in found if not _WNID.fullmatch(str(w))]
+    bad = [w for w in found if not is_wnid(w)]
     require(
         found and not bad and len(set(found)) == len(found),
         DataError,

@@ -240,7 +240,7 @@ def stim_info_rows(
     """
     path, number = Path(path), 1
     require(path.is_file(), DataError, STIM_INFO, f"nothing at {path}", "check the path")
-    with open(path, newline="", encoding="utf-8") as stream:
+    with open(path, newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         try:
             missing = sorted(set(columns) - set(reader.fieldnames or []))

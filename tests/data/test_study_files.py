@@ -8,7 +8,7 @@ from PIL import Image
 
 from bmfl_lab import load_study
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.files import MAX_ALIASES, read_yaml
+from bmfl_lab.files import read_yaml
 
 DOMAINS = ("art", "cartoon", "photo", "sketch")
 CLASSES = ("dog", "horse", "house")
@@ -110,10 +110,7 @@ def test_imported_responses_start_at_the_study_file(domains):
         ("study: [\n", "mend the line"),
         ("study: domains\nroot: missing\ntrain: photo\n", "check the path"),
         ("", "To fix it"),
-        (
-            "a: &a [1]\nb: [" + ", ".join(["*a"] * (MAX_ALIASES + 1)) + "]\n",
-            "write the values out",
-        ),
+        ("a: &a [*a]\n", "write the values out"),
     ],
 )
 def test_a_file_with_a_mistake_is_one_sentence(text, remedy, domains):
