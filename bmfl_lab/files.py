@@ -18,9 +18,93 @@ from pathlib import Path
 import numpy as np
 from filelock import SoftFileLock, Timeout
 
-from bmfl_lab.errors import DataError, LockedError, message
+from bmfl_lab.errors import DataError, FileError, LockedError, message
 
 _ARRAYS_SCHEMA = 1
+_REMEDIES = {
+    "free some space, or choose a folder on another disk": (errno.ENOSPC, errno.EDQUOT),
+    "close other programs, or allow more open files with 'ulimit -n 4096'": (
+        errno.EMFILE,
+        errno.ENFILE,
+    ),
+    "use fewer vertices, images or sessions at a time, or a machine with more memory": (
+        errno.ENOMEM,
+    ),
+    "allow larger files with 'ulimit -f unlimited', or choose a folder on another disk": (
+        errno.EFBIG,
+    ),
+    "ask the owner for permission, or choose another folder": (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    ),
+    "remove the link that leads back to itself": (errno.ELOOP,),
+    "choose a shorter name": (errno.ENAMETOOLONG,),
+    "copy the file to another disk, as this one cannot read or write it": (errno.EIO, errno.ENXIO),
+    "mount the network folder again": (
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+        errno.EREMOTEIO,
+    ),
+    "wait until no other program uses it": (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN),
+    "give the path of a file": (errno.EISDIR,),
+    "give the path of a folder, or move away the file that has its name": (
+        errno.ENOTDIR,
+        errno.EEXIST,
+    ),
+}
+"""What a user can do about each reason for which the operating system refuses a file."""
+
+
+@contextlib.contextmanager
+def system_errors(path: str | Path | None = None) -> Iterator[None]:
+    """Turn errors of the operating system inside the block into `FileError`.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        Name of the file or folder in the message, for errors that do not name one themselves.
+
+    Raises
+    ------
+    FileError
+        If the operating system refuses a file or has no memory. The message holds the path, the
+        reason with its number, and a remedy for this reason.
+
+    Notes
+    -----
+    Errors of this package pass unchanged, and so do errors without a number, with which libraries
+    report a damaged content. `pathlib` reports a link to itself as a RuntimeError.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except (OSError, MemoryError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        if isinstance(error, MemoryError):
+            number = errno.ENOMEM
+        elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+            number = errno.ELOOP
+        if number is None:
+            raise
+        reason = f"{os.strerror(number)} (error {number})"
+        remedies = [do for do, numbers in _REMEDIES.items() if number in numbers]
+        place = getattr(error, "filename", None) or path or "a file"
+        wanted = f"access to {place if isinstance(place, int) else printable(place)}"
+        found = FileError(message(wanted, reason, (*remedies, "check the path")[0]))
+        found.errno = number
+        raise found from error
+
+
+def printable(path: str | bytes | Path) -> str:
+    """Return a path as text that can be printed and stored as UTF-8.
+
+    Bytes that are not UTF-8, as in names from old archives, become escapes such as ``\\udce9``.
+    """
+    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -38,10 +122,10 @@ def sha256_file(path: str | Path) -> str:
 
     Raises
     ------
-    OSError
+    FileError
         If the file cannot be read.
     """
-    with open(path, "rb") as stream:
+    with system_errors(path), open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -75,22 +159,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises
     ------
-    OSError
+    FileError
         If the file cannot be written.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
+    with system_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.fsync(descriptor)
+            yield temporary
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, final)
         finally:
-            os.close(descriptor)
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the reason why nothing was written is told
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -172,7 +258,10 @@ def read_sealed_json(path: str | Path) -> object:
 
 def _json_text(value: object) -> str:
     """Return the text of a JSON file, without the newline at its end."""
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    # a byte of a file name that is not UTF-8 becomes an escape, which JSON reads back
+    return printable(
+        json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    )
 
 
 def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
@@ -198,16 +287,18 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     path = Path(path)
     if not path.is_file():
         raise DataError(message(f"a JSON file {path.name}", f"nothing at {path}", "check the path"))
-    if path.stat().st_size > max_bytes:
-        raise DataError(
-            message(
-                f"{path.name} of at most {max_bytes} bytes",
-                f"{path.stat().st_size} bytes",
-                "check that the path names the file you meant",
+    with system_errors(path):
+        if path.stat().st_size > max_bytes:
+            raise DataError(
+                message(
+                    f"{path.name} of at most {max_bytes} bytes",
+                    f"{path.stat().st_size} bytes",
+                    "check that the path names the file you meant",
+                )
             )
-        )
+        content = path.read_bytes()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
         raise DataError(
@@ -244,7 +335,7 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             message(f"an array file {path.name}", f"nothing at {path}", "check the path")
         )
     try:
-        with open(path, "rb") as stream:
+        with system_errors(path), open(path, "rb") as stream:
             version = np.lib.format.read_magic(stream)
             read_header = (
                 np.lib.format.read_array_header_1_0
@@ -253,6 +344,8 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             )
             shape, _, dtype = read_header(stream)
             available = path.stat().st_size - stream.tell()
+    except FileError:
+        raise
     except (
         ValueError,
         EOFError,
@@ -286,7 +379,8 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
                 "make or download the file again, as it is truncated or damaged",
             )
         )
-    return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
+    with system_errors(path):
+        return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
 
 
 def link_guard(root: str | Path, allowed: bool = False) -> Callable[[Path], Path]:
@@ -305,8 +399,10 @@ def link_guard(root: str | Path, allowed: bool = False) -> Callable[[Path], Path
         ``guard(path) -> path`` returns its argument, or raises `DataError` with the link and its
         target.
     """
-    home = Path(root).resolve()
+    with system_errors(root):
+        home = Path(root).resolve()
 
+    @system_errors()
     def guard(path: Path) -> Path:
         if not allowed and not path.resolve().is_relative_to(home):
             raise DataError(
@@ -365,7 +461,8 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
             raise _locked(what, stream.read().strip() or "unknown") from None
         except OSError as error:
             if error.errno not in _NO_FLOCK:
-                raise
+                with system_errors(path):
+                    raise
             try:
                 # a second file whose existence is the lock; filelock takes over stale ones
                 stack.enter_context(SoftFileLock(f"{path}.held", timeout=-1 if wait else 0))
@@ -399,14 +496,13 @@ def store_arrays(
 
     Raises
     ------
-    OSError
+    FileError
         If the folder cannot be written.
     ValueError
         If an array holds Python objects.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock(folder.with_name(f".{folder.name}.lock"), what=str(folder)):
+    with lock(folder.with_name(f".{folder.name}.lock"), what=str(folder)), system_errors(folder):
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             sums = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from bmfl_lab.backbones.tokens import (
     run,
 )
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, FileError, message
 from bmfl_lab.files import (
     load_npy,
     lock,
@@ -32,6 +33,7 @@ from bmfl_lab.files import (
     read_sealed_json,
     sha256_bytes,
     sha256_json,
+    system_errors,
     write_json,
     write_sealed_json,
 )
@@ -120,6 +122,7 @@ class FeatureStore:
             backbone, stimuli, [(kind, block)], dtype, batch_size, features=features
         )[0]
 
+    @system_errors("the feature store")
     def get_many(
         self,
         backbone: Backbone,
@@ -373,7 +376,12 @@ class _Writer:
         self.wanted = (identity["kind"], identity["block"])
         self.n = shapes["cls"][0]
         try:
-            self._continue()
+            with system_errors(partial):
+                self._continue()
+        except FileError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            self._begin(rows)
         except (OSError, ValueError, KeyError, TypeError):
             # there is no partial extraction, or it cannot be read: start again
             self._begin(rows)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from bmfl_lab.backbones.protocol import Backbone, BackboneTokens
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, NumericsError, message
+from bmfl_lab.errors import ConfigError, DataError, FileError, NumericsError, message
 from bmfl_lab.files import sha256_json
 
 FORMAT = 1
@@ -217,6 +217,8 @@ def derive(
 def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
     try:
         return backbone.preprocess(stimuli.image(index))
+    except FileError:
+        raise
     except Exception as error:
         where = f" ({stimuli.paths[index]})" if stimuli.paths is not None else ""
         raise DataError(

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message
-from bmfl_lab.files import read_json
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, FileError, message
+from bmfl_lab.files import read_json, system_errors
 from bmfl_lab.runtime import home
 
 State = dict[str, torch.Tensor]
@@ -253,14 +253,22 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        check_safetensors(path)
         try:
-            return load_file(path)
+            with system_errors(path):
+                check_safetensors(path)
+                return load_file(path)
+        except FileError:
+            raise
         except (SafetensorError, OSError) as error:
             raise _damaged(path, "readable tensors", str(error)) from error
-    _check_zip(path)
+    with system_errors(path):
+        open(path, "rb").close()  # torch tells a refused file from a damaged one only in words
+        _check_zip(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with system_errors(path):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             message(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError
+from bmfl_lab.files import system_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.study == "demo":
-            fetch_parts()
+            with system_errors():
+                fetch_parts()
         print(load_study(options.study).description)
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import Study, register_reader
 from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.files import link_guard
+from bmfl_lab.files import link_guard, printable
 from bmfl_lab.runtime import progress
 
 
@@ -165,7 +165,7 @@ def _read(
     for entry in found:
         for path in sorted((folder / entry).iterdir()):
             if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-                ignored.append(str(path.relative_to(root)))
+                ignored.append(printable(path.relative_to(root)))
                 continue
             paths.append(path)
             labels.append(classes.index(entry))
@@ -181,11 +181,11 @@ def _read(
         report["ignored"][name] = ignored
     if skipped:
         report["skipped"][name] = {
-            Path(path).relative_to(root).as_posix(): why for path, why in skipped.items()
+            printable(Path(path).relative_to(root)): why for path, why in skipped.items()
         }
     if moving:
         report["first_frame_of"][name] = {
-            str(path.relative_to(root)): n for path, n in moving.items()
+            printable(path.relative_to(root)): n for path, n in moving.items()
         }
     chosen = [paths[i] for i in kept]
     ids = [path.relative_to(root).as_posix() for path in chosen]

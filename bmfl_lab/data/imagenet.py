@@ -272,7 +272,7 @@ def load(
     for name in corruption_names if corruptions is not None else ():
         for severity in corruption_severities:
             found = read_imagenet_c(
-                home / str(corruptions), name, severity, wnids, partial=partial, **links
+                guard(home / str(corruptions)), name, severity, wnids, partial=partial, **links
             )
             natural[found.name] = found
     sets = {name: s if content else _by_file(s) for name, s in (sets | natural).items()}
@@ -354,7 +354,8 @@ def _by_file(stimuli: StimulusSet) -> StimulusSet:
 
     def digest(index: int) -> str:
         stat = Path(paths[index]).stat()
-        return sha256_bytes(f"{paths[index]}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+        stamp = f"{paths[index]}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        return sha256_bytes(stamp.encode("utf-8", "surrogateescape"))
 
     return dataclasses.replace(stimuli, digest_of=digest)
 

@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, FileError, message
+from bmfl_lab.files import printable, system_errors
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50e6
 MAX_BYTES = 512 << 20
 _BACKGROUND = (255, 255, 255)
+# tags of a TIFF file, and their values
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 
 def decode_image(path: str | Path) -> np.ndarray:
@@ -38,24 +42,27 @@ def decode_image(path: str | Path) -> np.ndarray:
     Notes
     -----
     The following rules are our choice. Transparent pixels become white. Grey, palette, CMYK and
-    1-bit images become RGB. 16-bit grey values are divided by 257. An EXIF orientation is ignored,
-    as is usual for ImageNet. The first frame of an animated or multi-page image is used.
+    1-bit images become RGB. 16-bit grey values are divided by 257, and 12-bit ones by 4095 / 255.
+    An EXIF orientation is ignored, as is usual for ImageNet. The first frame of an animated or
+    multi-page image is used.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(
             message(f"an image file {path.name}", f"nothing at {path}", "check the path")
         )
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise DataError(
-            message(
-                f"an image of at most {MAX_BYTES} bytes at {path}",
-                f"{size} bytes",
-                "check the file",
+    with system_errors(path):
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise DataError(
+                message(
+                    f"an image of at most {MAX_BYTES} bytes at {path}",
+                    f"{size} bytes",
+                    "check the file",
+                )
             )
-        )
-    return decode_bytes(path.read_bytes(), name=str(path))
+        data = path.read_bytes()
+    return decode_bytes(data, name=printable(path))
 
 
 def count_frames(path: str | Path) -> int:
@@ -72,8 +79,12 @@ def count_frames(path: str | Path) -> int:
         If the file is missing or not an image.
     """
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with system_errors(path):
+            stream = open(path, "rb")
+        with stream, Image.open(stream, formats=FORMATS) as picture:
             return int(getattr(picture, "n_frames", 1))
+    except FileError:
+        raise
     except Exception as error:  # decoders raise many types of errors on damaged files
         raise DataError(
             message(
@@ -151,7 +162,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: float) -> None:
 def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
     """Return an opened picture as uint8 RGB, shape (H, W, 3)."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        grey = _scale_deep_grey(np.asarray(picture), picture.mode, name)
+        grey = _scale_deep_grey(picture, name)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if "a" in picture.mode.lower() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
@@ -159,16 +170,22 @@ def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
     return np.array(picture.convert("RGB"), dtype=np.uint8)
 
 
-def _scale_deep_grey(values: np.ndarray, mode: str, name: str) -> np.ndarray:
-    if mode == "F" or values.min() < 0 or values.max() > 65535:
+def _scale_deep_grey(picture: Image.Image, name: str) -> np.ndarray:
+    """Return a grey picture of more than 8 bits per pixel as uint8, shape (H, W)."""
+    values = np.asarray(picture)
+    # Pillow tells only of a TIFF how many bits it has; all other formats arrive as 16 bits
+    tags = getattr(picture, "tag_v2", {})
+    (bits,), (kind,) = tags.get(_BITS, (16,)), tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    if picture.mode == "F" or bits > 16 or kind != _UNSIGNED:
         raise DataError(
             message(
                 f"8 or 16 bits per channel in {name}",
-                f"mode {mode} with values {values.min()} to {values.max()}",
+                f"{bits} bits, mode {picture.mode}, with values {values.min()} to {values.max()}",
                 "convert the image to 8 bits, and choose which values become black and white",
             )
         )
-    return np.rint(values / 257.0).astype(np.uint8)
+    grey = np.rint(values / ((2**bits - 1) / 255)).astype(np.uint8)
+    return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
 def _describe(data: bytes) -> str:

@@ -23,8 +23,8 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import DataError, message, nearest
-from bmfl_lab.files import link_guard, load_npy
+from bmfl_lab.errors import DataError, FileError, message, nearest
+from bmfl_lab.files import link_guard, load_npy, system_errors
 from bmfl_lab.runtime import rng
 
 TYPES = {"train": 1, "test": 2}
@@ -95,7 +95,7 @@ def read_bdata(path: str | Path) -> BData:
             message(f"an HDF5 file {path.name}", f"nothing at {path}", "check the path")
         )
     try:
-        with h5py.File(path, "r") as f:
+        with system_errors(path), h5py.File(path, "r") as f:
             for name in ("dataset", "metadata/key", "metadata/value"):
                 if not isinstance(f.get(name), h5py.Dataset):
                     raise DataError(
@@ -111,6 +111,8 @@ def read_bdata(path: str | Path) -> BData:
                 for k in np.ravel(f["metadata/key"][()])
             )
             values = np.asarray(f["metadata/value"][()], dtype=np.float64)
+    except FileError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(
             message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")

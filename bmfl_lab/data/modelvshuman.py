@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.files import link_guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,7 @@ def image_key(name: str) -> str:
     return f"{parts[3]}_{parts[6]}" if len(parts) == 7 else str(name)
 
 
-def read_images(folder: str | Path, name: str) -> StimulusSet:
+def read_images(folder: str | Path, name: str, *, follow_links: bool = False) -> StimulusSet:
     """Read the images of one set.
 
     Parameters
@@ -117,6 +118,8 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
         the category.
     name : str
         "sketch", "stylized", "cue-conflict", ...
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
 
     Returns
     -------
@@ -126,10 +129,12 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
     Raises
     ------
     DataError
-        If there is no image, or the category of an image is not clear.
+        If there is no image, the category of an image is not clear, or a link leads out of the
+        folder.
     """
-    root = Path(folder)
+    root, guard = Path(folder), link_guard(folder, follow_links)
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    paths = [guard(p) for p in paths]
     labels, ids = [], []
     for path in paths:
         parts = path.name.split("_")

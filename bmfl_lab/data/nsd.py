@@ -27,8 +27,8 @@ from bmfl_lab.data.responses import Subject, check_nan_policy
 from bmfl_lab.data.splits import nsd_id, split_by_id, stim_info_number, stim_info_rows
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import atomic_path, link_guard, load_npy, sha256_bytes
+from bmfl_lab.errors import ConfigError, DataError, FileError, message
+from bmfl_lab.files import atomic_path, link_guard, load_npy, sha256_bytes, system_errors
 
 TRIALS_PER_SESSION = 750
 BETA_SCALE = 300.0
@@ -210,7 +210,10 @@ def open_hdf5(path: Path):
     import h5py
 
     try:
-        return h5py.File(path, "r")
+        with system_errors(path):
+            return h5py.File(path, "r")
+    except FileError:
+        raise
     except OSError as error:
         raise DataError(message(f"an HDF5 file {path}", str(error), _REDO)) from error
 
@@ -227,7 +230,11 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
 
     path = _existing(path, what)
     try:
-        return np.asanyarray(nibabel.load(str(path)).dataobj)
+        # a memory map would keep the file open
+        with system_errors(path):
+            return np.asanyarray(nibabel.load(str(path), mmap=False).dataobj)
+    except FileError:
+        raise
     except Exception as error:  # nibabel, zlib and NumPy raise many kinds on damaged files
         raise DataError(
             message(f"{what} in {path}", f"{type(error).__name__}: {error}", _REDO)

@@ -11,6 +11,7 @@ import numpy as np
 from bmfl_lab.data.class_folders import class_folders, head_columns, read_class_folders, read_wnids
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.files import link_guard
 
 
 @dataclass(frozen=True)
@@ -318,10 +319,17 @@ def read_imagenet_c(
     return read_class_folders(f"{corruption}-{severity}", where, read_wnids(wnids), **options)
 
 
-def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
+def read_domains(folder: str | Path, *, follow_links: bool = False) -> dict[str, StimulusSet]:
     """Read a domain-generalisation folder of the layout ``domain/class/image``.
 
     PACS, Office-Home and DomainNet have this layout.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds one folder per domain.
+    follow_links : bool, default False
+        Allow folders and files that are links to somewhere outside the folder.
 
     Returns
     -------
@@ -331,7 +339,8 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
     Raises
     ------
     DataError
-        If there are fewer than two domains, or their class folders differ.
+        If there are fewer than two domains, their class folders differ, or a link leads out of the
+        folder.
     """
     domains = class_folders(folder)
     if len(domains) < 2:
@@ -342,8 +351,10 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
                 "give the folder above them",
             )
         )
-    classes = class_folders(Path(folder) / domains[0])
-    return {d: read_class_folders(d, Path(folder) / d, classes) for d in domains}
+    guard = link_guard(folder, follow_links)
+    places = {d: guard(Path(folder) / d) for d in domains}
+    classes, links = class_folders(places[domains[0]]), {"follow_links": follow_links}
+    return {d: read_class_folders(d, place, classes, **links) for d, place in places.items()}
 
 
 def group_columns(

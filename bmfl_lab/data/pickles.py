@@ -24,7 +24,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import atomic_path
+from bmfl_lab.files import atomic_path, system_errors
 
 MAX_BYTES = 64 << 10
 """Largest ROI mapping file in bytes."""
@@ -123,7 +123,9 @@ def read_mapping(path: str | Path) -> dict[int, str]:
                 "check which file this is",
             )
         )
-    return parse_mapping(path.read_bytes(), str(path))
+    with system_errors(path):
+        data = path.read_bytes()
+    return parse_mapping(data, str(path))
 
 
 def parse_mapping(data: bytes, where: str = "the mapping") -> dict[int, str]:
@@ -207,7 +209,11 @@ def read_pickled_arrays(path: str | Path) -> dict[str, object]:
         )
     wanted = f"a dictionary of numeric arrays in {path.name}"
     remedy = "download the file again, or save its arrays one by one with numpy.save"
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with (
+        system_errors(path),
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
         return _parse(data, _checked_arrays, _ARRAY_OPCODES, wanted, remedy)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from bmfl_lab.data.class_folders import IMAGE_SUFFIXES
 from bmfl_lab.data.images import decode_image
 from bmfl_lab.errors import BmflError, DataError, message
-from bmfl_lab.files import atomic_path, read_json, write_json
+from bmfl_lab.files import atomic_path, link_guard, read_json, system_errors, write_json
 from bmfl_lab.runtime import progress
 
 
@@ -34,7 +34,13 @@ def _shrink(source: Path, target: Path, size: int, quality: int) -> str | None:
 
 
 def prepare_images(
-    source: str | Path, target: str | Path, *, size: int = 256, quality: int = 95, workers: int = 4
+    source: str | Path,
+    target: str | Path,
+    *,
+    size: int = 256,
+    quality: int = 95,
+    workers: int = 4,
+    follow_links: bool = False,
 ) -> dict[str, int]:
     """Write smaller JPEG copies of an image tree; call again to go on after an interruption.
 
@@ -50,6 +56,8 @@ def prepare_images(
         JPEG quality.
     workers : int, default 4
         Threads.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the source.
 
     Returns
     -------
@@ -60,7 +68,8 @@ def prepare_images(
     Raises
     ------
     DataError
-        If the source is missing, is the target, or the target was made with other settings.
+        If the source is missing, is the target, or holds a link that leads out of it, or the target
+        was made with other settings.
 
     Notes
     -----
@@ -90,7 +99,8 @@ def prepare_images(
         (p, (target / p.relative_to(source)).with_suffix(".JPEG"))
         for p in sorted(source.rglob("*"))
     ]
-    jobs = [(a, b) for a, b in jobs if a.suffix.lower() in IMAGE_SUFFIXES and a.is_file()]
+    guard = link_guard(source, follow_links)
+    jobs = [(guard(a), b) for a, b in jobs if a.suffix.lower() in IMAGE_SUFFIXES and a.is_file()]
     todo = [(a, b) for a, b in jobs if not b.is_file()]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         outcomes = pool.map(lambda job: _shrink(*job, size, quality), todo)
@@ -113,9 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="shorter side, pixels")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality")
     parser.add_argument("--workers", type=int, default=4, help="threads")
+    parser.add_argument("--follow-links", action="store_true", help="allow links out of SOURCE")
     options = vars(parser.parse_args(arguments))
     try:
-        counts = prepare_images(options.pop("source"), options.pop("target"), **options)
+        with system_errors(options["target"]):
+            counts = prepare_images(options.pop("source"), options.pop("target"), **options)
     except BmflError as error:
         parser.error(str(error))
     print(", ".join(f"{k} {v}" for k, v in counts.items()))

@@ -13,7 +13,7 @@ import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import sha256_json
+from bmfl_lab.files import sha256_json, system_errors
 
 STIM_INFO = "nsd_stim_info_merged.csv"
 """NSD's table of all 73,000 images, which marks the 1,000 that every subject was to see."""
@@ -219,7 +219,7 @@ def stim_info_rows(
     path, number = Path(path), 1
     if not path.is_file():
         raise DataError(message(STIM_INFO, f"nothing at {path}", "check the path"))
-    with open(path, newline="", encoding="utf-8") as stream:
+    with system_errors(path), open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         try:
             missing = sorted(set(columns) - set(reader.fieldnames or []))

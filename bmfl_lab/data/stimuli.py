@@ -12,7 +12,7 @@ import numpy as np
 
 from bmfl_lab.data.images import decode_image
 from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import sha256_bytes, sha256_file
+from bmfl_lab.files import printable, sha256_bytes, sha256_file, system_errors
 
 Image = np.ndarray  # uint8, shape (H, W, 3), RGB
 
@@ -129,7 +129,7 @@ class StimulusSet:
         """Return 16 hexadecimal digits that change with any id, label or pixel."""
         h = hashlib.sha256()
         for identifier, label, digest in zip(self.ids, self.labels, self.digests()):
-            h.update(f"{identifier}\0{int(label)}\0{digest}\n".encode())
+            h.update(f"{identifier}\0{int(label)}\0{digest}\n".encode("utf-8", "surrogatepass"))
         return h.hexdigest()[:16]
 
     def subset(self, index: Sequence[int] | np.ndarray, name: str | None = None) -> StimulusSet:
@@ -317,7 +317,8 @@ def from_files(
     known: dict[int, tuple[tuple[int, ...], str]] = {}
 
     def digest_of(i: int) -> str:
-        status = paths[i].stat()
+        with system_errors(paths[i]):
+            status = paths[i].stat()
         stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         if i not in known or known[i][0] != stamp:
             known[i] = (stamp, sha256_file(paths[i]))
@@ -325,7 +326,7 @@ def from_files(
 
     return StimulusSet(
         name=name,
-        ids=np.asarray([str(i) for i in ids], dtype=object),
+        ids=np.asarray([printable(str(i)) for i in ids], dtype=object),
         read=lambda i: decode_image(paths[i]),
         digest_of=digest_of,
         labels=np.asarray(labels, dtype=np.int64),

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bmfl_lab.config import type_problems
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.files import read_json
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
+from bmfl_lab.files import read_json, system_errors
 
 
 @dataclass(frozen=True)
@@ -394,7 +395,9 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
     }
     _check_options(reader, options)
-    study = reader.load(**options)
+    _check_types(BackboneSpec, spec)
+    with system_errors(root):
+        study = reader.load(**options)
     if spec:
         study = replace(study, backbone=replace(study.backbone, **spec))
     if other is None:
@@ -458,6 +461,18 @@ def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
             raise ConfigError(
                 message(f"an option of study {reader.name!r}", repr(option), nearest(option, known))
             )
+    _check_types(reader.load, options)
+
+
+def _check_types(function: Callable[..., object], values: Mapping[str, object]) -> None:
+    problems = type_problems(function, values)
+    require(
+        not problems,
+        ConfigError,
+        "options of the documented types",
+        "; ".join(problems),
+        "correct the values where load_study is called, or in the study file",
+    )
 
 
 def _join(
@@ -469,7 +484,9 @@ def _join(
 ) -> Study:
     """Give a study of images the subjects of another reader."""
     reader, root = source
-    found = reader.load(**options) if root is None else reader.load(root=root, **options)
+    _check_types(reader.load, options)
+    with system_errors(root):
+        found = reader.load(**options) if root is None else reader.load(root=root, **options)
     found.subject()  # refuses a study without subjects
     if verify:  # one by one: subjects may have seen the same images
         for name, subject in found.subjects.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfl_lab.errors import RunError, message, nearest
-from bmfl_lab.files import sha256_json
+from bmfl_lab.files import sha256_json, system_errors
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES = (*SCALARS, *(f"list[{t}]" for t in SCALARS))
@@ -154,13 +154,15 @@ def read_notebook(path: str | Path) -> Notebook:
 
     path = Path(path)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")])
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb") if p.is_file()])
         raise RunError(message(f"a notebook {path.name}", f"nothing at {path}", near))
     if (size := path.stat().st_size) > _MAX_BYTES:
         wanted = f"a notebook of at most {_MAX_BYTES} bytes"
         raise RunError(message(wanted, f"{size} bytes", "strip its outputs"))
+    with system_errors(path):
+        raw = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(raw.decode("utf-8"))
         if not isinstance(content, dict) or content.get("nbformat") != 4:
             got = content.get("nbformat") if isinstance(content, dict) else type(content).__name__
             raise RunError(
@@ -169,12 +171,16 @@ def read_notebook(path: str | Path) -> Notebook:
                 )
             )
         nbformat.validate(nbformat.from_dict(content))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RunError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise RunError(
             message(f"a notebook in {path.name}", f"damaged JSON: {error}", "restore the file")
         ) from error
-    except nbformat.ValidationError as error:
-        got = str(error).splitlines()[0]
+    except Exception as error:  # nbformat raises many kinds where parts are missing
+        said = (str(error).splitlines() or [""])[0]
+        known = isinstance(error, nbformat.ValidationError)
+        got = said if known else f"missing or wrong parts ({type(error).__name__} {said})"
         raise RunError(
             message(f"a valid notebook in {path.name}", got, "save it again in JupyterLab")
         ) from error
@@ -202,7 +208,7 @@ def parse_parameters(source: str, where: str = "the notebook") -> list[Parameter
     """
     try:
         statements = ast.parse(source).body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RunError(
             message(f"Python in the parameters cell of {where}", str(error), "mend the line")
         ) from error
@@ -226,7 +232,7 @@ def _parameter(statement: ast.stmt, comment: str, where: str) -> Parameter:
     name, kind = target.id, ast.unparse(statement.annotation).strip("'\"")
     try:
         default = ast.literal_eval(statement.value or target)
-    except ValueError:
+    except (ValueError, RecursionError, MemoryError):
         got = f"{line!r}, which is computed"
         raise RunError(message(f"a literal for {name!r} in {where}", got, do)) from None
     if kind not in TYPES:

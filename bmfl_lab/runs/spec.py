@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from bmfl_lab.errors import RunError, message, nearest
-from bmfl_lab.files import sha256_json
+from bmfl_lab.files import sha256_json, system_errors
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
 from bmfl_lab.runs.paths import project_root
@@ -98,7 +98,11 @@ def data_fingerprint(study: str, root: Path) -> str:
     h = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         stat = path.stat()
-        h.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        h.update(
+            f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(
+                "utf-8", "replace"
+            )
+        )
     return h.hexdigest()
 
 
@@ -149,9 +153,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise RunError(message("a spec file", f"nothing at {path}", near))
+    with system_errors(path):
+        raw = path.read_bytes()
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = yaml.safe_load(raw.decode("utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunError(
             message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
         ) from error

@@ -10,13 +10,14 @@ Brain encoders, fusion models, aligned models and training checkpoints use this 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from torch import Tensor
 
 from bmfl_lab.backbones.weights import check_safetensors
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import CheckpointError, message
-from bmfl_lab.files import atomic_path, sha256_bytes
+from bmfl_lab.errors import BmflError, CheckpointError, FileError, message
+from bmfl_lab.files import atomic_path, sha256_bytes, system_errors
 
 SCHEMA = 2
 CHECKPOINT = "training checkpoint"
@@ -98,7 +99,7 @@ def write_bundle(
         raise CheckpointError(
             message(
                 f"room for {needed} bytes in {folder}",
-                "a full disk" if full else str(error),
+                "a full disk" if full else str(error.__cause__ or error),
                 "free some space or choose another folder; earlier checkpoints are intact"
                 if full
                 else "choose a folder that can be written",
@@ -193,8 +194,11 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
-    except OSError as error:
+        with system_errors(path):
+            raw = path.read_bytes()
+    except FileError as error:
+        if error.errno != errno.ENOENT:
+            raise
         raise CheckpointError(
             message(
                 f"a checkpoint manifest {path.name}",
@@ -263,9 +267,12 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     """
     path = Path(path)
     try:
-        check_safetensors(path)
-        raw = path.read_bytes()
-    except OSError as error:
+        with system_errors(path):
+            check_safetensors(path)
+            raw = path.read_bytes()
+    except FileError as error:
+        if error.errno != errno.ENOENT:
+            raise
         raise CheckpointError(
             message(
                 f"the tensors {path.name}",
@@ -363,6 +370,35 @@ def refuse_changes(
                 f"allow_change={tuple(changed)!r}",
             )
         )
+
+
+@contextlib.contextmanager
+def matching_tensors(folder: str | Path) -> Iterator[None]:
+    """Refuse a bundle whose tensors do not fit the model that its manifest describes.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the bundle, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If a name or a shape inside the block is wrong.
+    """
+    try:
+        yield
+    except (BmflError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, KeyError, IndexError, TypeError) as error:
+        got = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise CheckpointError(
+            message(
+                f"tensors in {folder} that fit the model in its manifest",
+                got,
+                "copy both files of the bundle again, or train again",
+            )
+        ) from error
 
 
 def mismatch(folder: str | Path, wanted: Iterable[str], found: Iterable[str]) -> CheckpointError:

@@ -471,8 +471,9 @@ def _resume(
     tensors, found = checkpoint.read_bundle(folder, name)
     if sorted(tensors) != found["tensors"]:
         raise checkpoint.mismatch(folder, found["tensors"], tensors)
-    run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    _restore_optimiser(run.optimiser, tensors)
+    with checkpoint.matching_tensors(folder):
+        run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        _restore_optimiser(run.optimiser, tensors)
     checkpoint.set_rng(tensors)
     run.sums = {
         k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
