@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import tokenize
@@ -56,6 +57,7 @@ _REMEDIES = {
     ),
 }
 """What a user can do about each reason for which the operating system refuses a file."""
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 @contextlib.contextmanager
@@ -76,7 +78,8 @@ def system_errors(path: str | Path | None = None) -> Iterator[None]:
     Notes
     -----
     Errors of this package pass unchanged, and so do errors without a number, with which libraries
-    report a damaged content. `pathlib` reports a link to itself as a RuntimeError.
+    report a damaged content. `pathlib` reports a link to itself as a RuntimeError, and NumPy a full
+    disk by the numbers of values that it wrote.
     """
     try:
         yield
@@ -88,6 +91,8 @@ def system_errors(path: str | Path | None = None) -> Iterator[None]:
             number = errno.ENOMEM
         elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
             number = errno.ELOOP
+        elif _CUT_SHORT.fullmatch(str(error)):
+            number = errno.ENOSPC
         if number is None:
             raise
         reason = f"{os.strerror(number)} (error {number})"
@@ -402,13 +407,14 @@ def link_guard(root: str | Path, allowed: bool = False) -> Callable[[Path], Path
     with system_errors(root):
         home = Path(root).resolve()
 
-    @system_errors()
     def guard(path: Path) -> Path:
-        if not allowed and not path.resolve().is_relative_to(home):
+        with system_errors(path):
+            target = path.resolve()
+        if not allowed and not target.is_relative_to(home):
             raise DataError(
                 message(
                     f"files inside {root}",
-                    f"{path}, a link to {path.resolve()}",
+                    f"{path}, a link to {target}",
                     "copy the file in, or pass follow_links=True if the link is yours",
                 )
             )

@@ -272,7 +272,7 @@ def load(
     for name in corruption_names if corruptions is not None else ():
         for severity in corruption_severities:
             found = read_imagenet_c(
-                guard(home / str(corruptions)), name, severity, wnids, partial=partial, **links
+                home / str(corruptions), name, severity, wnids, partial=partial, **links
             )
             natural[found.name] = found
     sets = {name: s if content else _by_file(s) for name, s in (sets | natural).items()}

@@ -314,7 +314,7 @@ def read_imagenet_c(
                 "unpack that archive of ImageNet-C, or leave it out of mCE",
             )
         )
-    where = places[0] / str(severity)
+    where = link_guard(root, follow_links)(places[0] / str(severity))
     options = {"partial": partial, "follow_links": follow_links}
     return read_class_folders(f"{corruption}-{severity}", where, read_wnids(wnids), **options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
     sets : mapping of str to StimulusSet
         Sets that claim to be disjoint, e.g. "train", "val", "test".
     images : bool, default True
-        Also compare digests of the images, which reads every file once.
+        Also compare digests of the images, which reads every file once. Copies inside one set are
+        allowed and printed with their number.
 
     Returns
     -------
@@ -188,14 +190,36 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         raise DataError(
             message("disjoint sets of stimuli", "; ".join(found), "split again by stimulus id")
         )
+    within = {name: len(s) - len(digests[name]) for name, s in sets.items()} if images else None
+    for name, n in (within or {}).items():
+        if n:
+            print(f"{name}: {n} of {len(sets[name])} images are copies of others in it", flush=True)
     return {
         "sizes": {name: len(s) for name, s in sets.items()},
         "by_id": 0,
         "by_image": 0 if images else None,
-        "duplicates_within": {name: len(s) - len(digests[name]) for name, s in sets.items()}
-        if images
-        else None,
+        "duplicates_within": within,
     }
+
+
+def count_copies(stimuli: StimulusSet, splits: Mapping[str, np.ndarray]) -> int:
+    """Count the images that one split shares with another under other ids.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+        Images of a subject.
+    splits : mapping of str to ndarray of int
+        Rows of each split.
+
+    Returns
+    -------
+    int
+        Number of different images, compared by content, that lie in two or more splits.
+    """
+    digests = np.asarray(stimuli.digests(), dtype=object)
+    holders = Counter(h for rows in splits.values() for h in set(digests[rows]))
+    return sum(n > 1 for n in holders.values())
 
 
 def find_stim_info(folder: str | Path) -> Path | None:

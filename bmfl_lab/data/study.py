@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from bmfl_lab.config import type_problems
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.splits import check_leakage
+from bmfl_lab.data.splits import check_leakage, count_copies
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 from bmfl_lab.files import read_json, system_errors
@@ -184,9 +184,12 @@ class Study:
         -------
         dict
             Name, description, fingerprint, ``simulated``, number of classes, sizes of the sets and
-            of the subjects, and the files left out, if any.
+            of the subjects, and, if any, the files left out and the number of images per subject
+            that lie in two splits under different ids.
         """
         skipped = {name: sorted(files) for name, files in self.extra.get("skipped", {}).items()}
+        copies = {k: count_copies(s.stimuli, s.splits) for k, s in self.subjects.items()}
+        copies = {name: n for name, n in copies.items() if n}
         return {
             "name": self.name,
             "description": self.description,
@@ -196,6 +199,7 @@ class Study:
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
             **({"skipped": skipped} if skipped else {}),
+            **({"copies_across_splits": copies} if copies else {}),
         }
 
 
@@ -339,6 +343,7 @@ _SHARED = ("seed", "follow_links")
 """Options that reach both the reader of the images and the reader of the subjects."""
 
 
+@system_errors("the study")
 def load_study(name_or_path: str | Path, **options: object) -> Study:
     """Load a study by name, from a folder, or from a study file.
 
@@ -396,8 +401,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     }
     _check_options(reader, options)
     _check_types(BackboneSpec, spec)
-    with system_errors(root):
-        study = reader.load(**options)
+    study = reader.load(**options)
     if spec:
         study = replace(study, backbone=replace(study.backbone, **spec))
     if other is None:
@@ -485,8 +489,7 @@ def _join(
     """Give a study of images the subjects of another reader."""
     reader, root = source
     _check_types(reader.load, options)
-    with system_errors(root):
-        found = reader.load(**options) if root is None else reader.load(root=root, **options)
+    found = reader.load(**options) if root is None else reader.load(root=root, **options)
     found.subject()  # refuses a study without subjects
     if verify:  # one by one: subjects may have seen the same images
         for name, subject in found.subjects.items():

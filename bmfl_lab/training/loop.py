@@ -474,7 +474,7 @@ def _resume(
     with checkpoint.matching_tensors(folder):
         run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         _restore_optimiser(run.optimiser, tensors)
-    checkpoint.set_rng(tensors)
+        checkpoint.set_rng(tensors)
     run.sums = {
         k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
     }
