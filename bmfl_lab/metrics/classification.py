@@ -211,7 +211,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """
     logits = np.asarray(logits, dtype=np.float64)
     highest = logits.max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         shifted = np.where(logits == highest, 0, logits - highest)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 

@@ -390,7 +390,7 @@ def matching_tensors(folder: str | Path) -> Iterator[None]:
         yield
     except (BmflError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         got = " ".join(f"{type(error).__name__}: {error}".split())[:400]
         raise CheckpointError(
             message(

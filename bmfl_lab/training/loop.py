@@ -578,12 +578,18 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
     own = optimiser.state_dict()
-    count = sum(len(g["params"]) for g in own["param_groups"])
-    if state and set(state) - set(range(count)):
+    shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
+    # torch itself does not compare them
+    fits = not set(state) - set(range(len(shapes))) and all(
+        value.ndim == 0 or value.shape == shapes[i]
+        for i, moments in state.items()
+        for value in moments.values()
+    )
+    if not fits or len({frozenset(moments) for moments in state.values()}) > 1:
         raise CheckpointError(
             message(
-                f"moments of {count} parameters",
-                f"{len(state)}",
+                f"moments of {len(shapes)} parameters",
+                f"{len(state)}, or some of other shapes or names",
                 "use a checkpoint of this architecture",
             )
         )
