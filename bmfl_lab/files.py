@@ -269,6 +269,7 @@ def _json_text(value: object) -> str:
     )
 
 
+@system_errors()
 def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     """Read a JSON file.
 
@@ -292,18 +293,16 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     path = Path(path)
     if not path.is_file():
         raise DataError(message(f"a JSON file {path.name}", f"nothing at {path}", "check the path"))
-    with system_errors(path):
-        if path.stat().st_size > max_bytes:
-            raise DataError(
-                message(
-                    f"{path.name} of at most {max_bytes} bytes",
-                    f"{path.stat().st_size} bytes",
-                    "check that the path names the file you meant",
-                )
+    if path.stat().st_size > max_bytes:
+        raise DataError(
+            message(
+                f"{path.name} of at most {max_bytes} bytes",
+                f"{path.stat().st_size} bytes",
+                "check that the path names the file you meant",
             )
-        content = path.read_bytes()
+        )
     try:
-        return json.loads(content.decode("utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
         raise DataError(
@@ -313,6 +312,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         ) from error
 
 
+@system_errors()
 def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
     """Read a ``.npy`` array of numbers without constructing Python objects.
 
@@ -340,7 +340,7 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             message(f"an array file {path.name}", f"nothing at {path}", "check the path")
         )
     try:
-        with system_errors(path), open(path, "rb") as stream:
+        with open(path, "rb") as stream:
             version = np.lib.format.read_magic(stream)
             read_header = (
                 np.lib.format.read_array_header_1_0
@@ -349,8 +349,6 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
             )
             shape, _, dtype = read_header(stream)
             available = path.stat().st_size - stream.tell()
-    except FileError:
-        raise
     except (
         ValueError,
         EOFError,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -376,13 +375,10 @@ class _Writer:
         self.wanted = (identity["kind"], identity["block"])
         self.n = shapes["cls"][0]
         try:
-            with system_errors(partial):
-                self._continue()
-        except FileError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            self._begin(rows)
-        except (OSError, ValueError, KeyError, TypeError):
+            self._continue()
+        except FileError:
+            raise
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             # there is no partial extraction, or it cannot be read: start again
             self._begin(rows)
 

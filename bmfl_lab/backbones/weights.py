@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, FileError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message
 from bmfl_lab.files import read_json, system_errors
 from bmfl_lab.runtime import home
 
@@ -224,6 +224,7 @@ def _check_zip(path: Path) -> None:
         raise _damaged(path, "every part with its own checksum", f"another {part!r}")
 
 
+@system_errors()
 def read_tensors(path: str | Path, nested: str = "") -> State:
     """Read a file of tensors without running any code in it.
 
@@ -253,22 +254,15 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        check_safetensors(path)
         try:
-            with system_errors(path):
-                check_safetensors(path)
-                return load_file(path)
-        except FileError:
-            raise
+            return load_file(path)
         except (SafetensorError, OSError) as error:
             raise _damaged(path, "readable tensors", str(error)) from error
-    with system_errors(path):
-        open(path, "rb").close()  # torch tells a refused file from a damaged one only in words
-        _check_zip(path)
+    open(path, "rb").close()  # torch calls a file damaged that the system refuses
+    _check_zip(path)
     try:
-        with system_errors(path):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileError:
-        raise
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             message(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bmfl_lab.errors import DataError, FileError, message
+from bmfl_lab.errors import DataError, message
 from bmfl_lab.files import printable, system_errors
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -20,6 +20,7 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 
+@system_errors()
 def decode_image(path: str | Path) -> np.ndarray:
     """Decode an image file.
 
@@ -51,20 +52,19 @@ def decode_image(path: str | Path) -> np.ndarray:
         raise DataError(
             message(f"an image file {path.name}", f"nothing at {path}", "check the path")
         )
-    with system_errors(path):
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise DataError(
-                message(
-                    f"an image of at most {MAX_BYTES} bytes at {path}",
-                    f"{size} bytes",
-                    "check the file",
-                )
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise DataError(
+            message(
+                f"an image of at most {MAX_BYTES} bytes at {path}",
+                f"{size} bytes",
+                "check the file",
             )
-        data = path.read_bytes()
-    return decode_bytes(data, name=printable(path))
+        )
+    return decode_bytes(path.read_bytes(), name=printable(path))
 
 
+@system_errors()
 def count_frames(path: str | Path) -> int:
     """Return the number of frames or pages of an image file.
 
@@ -78,13 +78,10 @@ def count_frames(path: str | Path) -> int:
     DataError
         If the file is missing or not an image.
     """
+    data = io.BytesIO(Path(path).read_bytes())
     try:
-        with system_errors(path):
-            stream = open(path, "rb")
-        with stream, Image.open(stream, formats=FORMATS) as picture:
+        with Image.open(data, formats=FORMATS) as picture:
             return int(getattr(picture, "n_frames", 1))
-    except FileError:
-        raise
     except Exception as error:  # decoders raise many types of errors on damaged files
         raise DataError(
             message(

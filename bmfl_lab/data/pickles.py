@@ -87,6 +87,7 @@ class _Array:
     value: object = None
 
 
+@system_errors()
 def read_mapping(path: str | Path) -> dict[int, str]:
     """Read the label table of an ROI class (``mapping_*.npy``).
 
@@ -123,9 +124,7 @@ def read_mapping(path: str | Path) -> dict[int, str]:
                 "check which file this is",
             )
         )
-    with system_errors(path):
-        data = path.read_bytes()
-    return parse_mapping(data, str(path))
+    return parse_mapping(path.read_bytes(), str(path))
 
 
 def parse_mapping(data: bytes, where: str = "the mapping") -> dict[int, str]:

@@ -29,26 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with system_errors(options.spec):
-            return _do(options)
+            if options.verb == "export":
+                return _export(options.spec, options.out, options.to, not options.no_code)
+            runs = load_spec(_spec_path(options.spec))
+            if options.verb in ("plan", "status"):
+                states = [_print_state(run, options.out) for run in runs]
+                return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
+            if options.verb == "report":
+                print(f"wrote {write_report(runs, options.out, options.to)}")
+                return 0
+            states = execute(runs, out=options.out, jobs=options.jobs, force=options.force)
+            print(f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok")
+            return 0 if all(s == "ok" for s in states) else 1
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
-
-def _do(options: argparse.Namespace) -> int:
-    """Do what the verb says and return the exit code."""
-    if options.verb == "export":
-        return _export(options.spec, options.out, options.to, not options.no_code)
-    runs = load_spec(_spec_path(options.spec))
-    if options.verb in ("plan", "status"):
-        states = [_print_state(run, options.out) for run in runs]
-        return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
-    if options.verb == "report":
-        print(f"wrote {write_report(runs, options.out, options.to)}")
-        return 0
-    states = execute(runs, out=options.out, jobs=options.jobs, force=options.force)
-    print(f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok")
-    return 0 if all(s == "ok" for s in states) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -142,6 +142,7 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
     return sorted(cell.get("metadata", {}).get("tags", []))
 
 
+@system_errors()
 def read_notebook(path: str | Path) -> Notebook:
     """Read and validate a notebook.
 
@@ -159,8 +160,7 @@ def read_notebook(path: str | Path) -> Notebook:
     if (size := path.stat().st_size) > _MAX_BYTES:
         wanted = f"a notebook of at most {_MAX_BYTES} bytes"
         raise RunError(message(wanted, f"{size} bytes", "strip its outputs"))
-    with system_errors(path):
-        raw = path.read_bytes()
+    raw = path.read_bytes()
     try:
         content = json.loads(raw.decode("utf-8"))
         if not isinstance(content, dict) or content.get("nbformat") != 4:

@@ -149,14 +149,13 @@ def load_spec(path: str | Path) -> list[Run]:
     return runs
 
 
+@system_errors()
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise RunError(message("a spec file", f"nothing at {path}", near))
-    with system_errors(path):
-        raw = path.read_bytes()
     try:
-        data = yaml.safe_load(raw.decode("utf-8"))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RunError(
             message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bmfl_lab.backbones.weights import check_safetensors
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import BmflError, CheckpointError, FileError, message
+from bmfl_lab.errors import BmflError, CheckpointError, message
 from bmfl_lab.files import atomic_path, sha256_bytes, system_errors
 
 SCHEMA = 2
@@ -170,6 +170,7 @@ def read_bundle(
     return read_tensors(path, manifest["data_sha256"]), manifest
 
 
+@system_errors()
 def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any]:
     """Read a manifest and check it against its own hash.
 
@@ -194,11 +195,8 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
     """
     path = Path(path)
     try:
-        with system_errors(path):
-            raw = path.read_bytes()
-    except FileError as error:
-        if error.errno != errno.ENOENT:
-            raise
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
         raise CheckpointError(
             message(
                 f"a checkpoint manifest {path.name}",
@@ -244,6 +242,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
     return found
 
 
+@system_errors()
 def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file after checking its header and, if given, its hash.
 
@@ -267,12 +266,9 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     """
     path = Path(path)
     try:
-        with system_errors(path):
-            check_safetensors(path)
-            raw = path.read_bytes()
-    except FileError as error:
-        if error.errno != errno.ENOENT:
-            raise
+        check_safetensors(path)
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
         raise CheckpointError(
             message(
                 f"the tensors {path.name}",
