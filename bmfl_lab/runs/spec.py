@@ -137,7 +137,9 @@ def load_spec(path: str | Path) -> list[Run]:
     runs: list[Run] = []
     for entry in entries:
         merged = {**data, **entry}
-        merged["params"] = {**(data.get("params") or {}), **(entry.get("params") or {})}
+        params = [source.get("params") or {} for source in (data, entry)]
+        fine = all(isinstance(p, Mapping) for p in params)
+        merged["params"] = {**params[0], **params[1]} if fine else params
         _check_fields(merged, path.name)
         runs += _expand(merged, path)
     ids = [r.run_id for r in runs]
