@@ -551,6 +551,8 @@ def load_arrays(folder: str | Path) -> dict[str, np.ndarray] | None:
                 raise DataError(f"{name}.npy does not have its recorded checksum")
             found[name] = load_npy(folder / f"{name}.npy", mmap=True)
         return found
-    except (DataError, OSError, KeyError, AttributeError) as error:
+    except (DataError, KeyError, AttributeError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT):
+            raise  # what cannot be read now may be whole
         print(f"the cached {folder.name} is damaged ({error}) and is made again", flush=True)
         return None

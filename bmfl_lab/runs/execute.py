@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bmfl_lab.errors import BmflError, DataError, LockedError, RunError, message
+from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message
 from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.records import read_record
 from bmfl_lab.runs.paths import out_root, run_folder
@@ -76,6 +76,8 @@ def state_of(run: Run, out: str | Path | None = None) -> tuple[str, str]:
 def _finished_state(run: Run, folder: Path) -> tuple[str, str]:
     try:
         ended, plan = read_json(folder / "state.json"), read_json(folder / "spec.json")
+    except FileError:
+        raise  # what cannot be read now may be whole, and must not be executed again
     except BmflError:
         return "incomplete", "its process ended without a message: killed, or the machine stopped"
     if ended["state"] != "ended":
@@ -91,6 +93,8 @@ def _finished_state(run: Run, folder: Path) -> tuple[str, str]:
             return "incomplete", f"every cell completed but {name} is missing"
     try:
         record = read_record(folder / "record.json")
+    except FileError:
+        raise
     except BmflError as error:
         return "error", f"record.json: {error}"
     if problems := unmet(run, [vars(r) for r in record.rows]):

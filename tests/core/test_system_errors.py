@@ -23,8 +23,9 @@ from bmfl_lab.data.study import read_study_file
 from bmfl_lab.errors import BmflError, CheckpointError, FileError
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.runs.__main__ import main
-from bmfl_lab.runs.notebook import read_notebook
-from bmfl_lab.runs.spec import load_spec
+from bmfl_lab.runs.execute import folder_of, state_of
+from bmfl_lab.runs.notebook import Notebook, read_notebook
+from bmfl_lab.runs.spec import Run, load_spec
 from bmfl_lab.training import checkpoint
 
 REASONS = {
@@ -172,6 +173,36 @@ def test_the_command_lines_end_with_one_sentence(tmp_path, monkeypatch, capsys):
     assert main(["plan", str(spec)]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: expected access to {spec}; got Input/output error")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("name", ["manifest.json", "a.npy"])
+def test_arrays_that_cannot_be_read_now_are_not_called_damaged(name, number, tmp_path, capsys):
+    files.store_arrays(tmp_path / "arrays", {"a": np.ones(2)}, {})
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FileError, match=REASONS[number]):
+        refuse_opening(patch, tmp_path / "arrays" / name, number)
+        files.load_arrays(tmp_path / "arrays")
+    assert "damaged" not in capsys.readouterr().out
+    assert files.load_arrays(tmp_path / "arrays")["a"].tolist() == [1, 1]
+    (tmp_path / "arrays" / "a.npy").unlink()
+    assert files.load_arrays(tmp_path / "arrays") is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("name", ["state.json", "spec.json", "record.json"])
+def test_a_run_that_cannot_be_read_now_is_not_executed_again(name, number, tmp_path):
+    run = Run("s", Notebook(tmp_path / "n.ipynb", {"cells": []}), {}, root=tmp_path)
+    folder = folder_of(run)
+    folder.mkdir(parents=True)
+    files.write_json(folder / "spec.json", {"code_revision": "0", "code_digest": "0"})
+    files.write_json(folder / "state.json", {"state": "ended", "problem": "", "cells": []})
+    (folder / "executed.ipynb").write_text("{}")
+    record(folder)
+    assert state_of(run)[0] == "stale"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FileError, match=REASONS[number]):
+        refuse_opening(patch, folder / name, number)
+        state_of(run)
+    assert state_of(run)[0] == "stale"
 
 
 LIMITED = """
