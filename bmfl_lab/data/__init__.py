@@ -4,7 +4,7 @@ Importing this package imports every module below that calls `register_reader`; 
 package is added to the list of imports.
 """
 
-from bmfl_lab.data import algonauts, demo, folder, imagenet, kamitani, nsd, planted
+from bmfl_lab.data import algonauts, demo, folder, imagenet, imported, kamitani, nsd, planted
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
@@ -22,6 +22,7 @@ __all__ = [
     "demo",
     "folder",
     "imagenet",
+    "imported",
     "kamitani",
     "load_study",
     "nsd",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import printable, system_errors
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -48,19 +48,21 @@ def decode_image(path: str | Path) -> np.ndarray:
     multi-page image is used.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(f"an image file {path.name}", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file(),
+        DataError,
+        f"an image file {path.name}",
+        f"nothing at {path}",
+        "check the path",
+    )
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise DataError(
-            message(
-                f"an image of at most {MAX_BYTES} bytes at {path}",
-                f"{size} bytes",
-                "check the file",
-            )
-        )
+    require(
+        size <= MAX_BYTES,
+        DataError,
+        f"an image of at most {MAX_BYTES} bytes at {path}",
+        f"{size} bytes",
+        "check the file",
+    )
     return decode_bytes(path.read_bytes(), name=printable(path))
 
 
@@ -112,10 +114,13 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
     DataError
         If the data are empty, truncated, damaged, too large, or not an image.
     """
-    if not data:
-        raise DataError(
-            message(f"an image in {name}", "an empty file (0 bytes)", "download or copy it again")
-        )
+    require(
+        data,
+        DataError,
+        f"an image in {name}",
+        "an empty file (0 bytes)",
+        "download or copy it again",
+    )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture.size, name, max_pixels)
@@ -146,14 +151,13 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: float) -> None:
     width, height = size
-    if width * height > max_pixels or width * height == 0:
-        raise DataError(
-            message(
-                f"between 1 and {max_pixels:.0f} pixels in {name}",
-                f"{width} x {height} = {width * height} in the header",
-                "make the image smaller, or remove the file",
-            )
-        )
+    require(
+        width * height <= max_pixels and width * height != 0,
+        DataError,
+        f"between 1 and {max_pixels:.0f} pixels in {name}",
+        f"{width} x {height} = {width * height} in the header",
+        "make the image smaller, or remove the file",
+    )
 
 
 def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
@@ -173,14 +177,13 @@ def _scale_deep_grey(picture: Image.Image, name: str) -> np.ndarray:
     # Pillow tells only of a TIFF how many bits it has; all other formats arrive as 16 bits
     tags = getattr(picture, "tag_v2", {})
     (bits,), (kind,) = tags.get(_BITS, (16,)), tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
-    if picture.mode == "F" or bits > 16 or kind != _UNSIGNED:
-        raise DataError(
-            message(
-                f"8 or 16 bits per channel in {name}",
-                f"{bits} bits, mode {picture.mode}, with values {values.min()} to {values.max()}",
-                "convert the image to 8 bits, and choose which values become black and white",
-            )
-        )
+    require(
+        picture.mode != "F" and bits <= 16 and kind == _UNSIGNED,
+        DataError,
+        f"8 or 16 bits per channel in {name}",
+        f"{bits} bits, mode {picture.mode}, with values {values.min()} to {values.max()}",
+        "convert the image to 8 bits, and choose which values become black and white",
+    )
     grey = np.rint(values / ((2**bits - 1) / 255)).astype(np.uint8)
     return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 

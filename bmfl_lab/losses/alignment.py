@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 
 Contrast = Literal["matrix", "detached", "none"]
 _MINIMUM_VARIANCE = 1e-6
@@ -25,26 +25,24 @@ def _standardise(x_BE: Tensor) -> Tensor:
 
 
 def _check_shapes(p_BE: Tensor, y_BE: Tensor) -> None:
-    if p_BE.ndim != 2 or p_BE.shape != y_BE.shape:
-        raise DataError(
-            message(
-                "predicted and measured responses of one shape (B, E)",
-                f"{tuple(p_BE.shape)} and {tuple(y_BE.shape)}",
-                "give the head as many outputs as there are response features",
-            )
-        )
+    require(
+        p_BE.ndim == 2 and p_BE.shape == y_BE.shape,
+        DataError,
+        "predicted and measured responses of one shape (B, E)",
+        f"{tuple(p_BE.shape)} and {tuple(y_BE.shape)}",
+        "give the head as many outputs as there are response features",
+    )
 
 
 def _check_contrast(p_BE: Tensor, y_BE: Tensor) -> None:
     _check_shapes(p_BE, y_BE)
-    if p_BE.shape[0] < 2 or p_BE.shape[1] < 3:
-        raise DataError(
-            message(
-                "at least 2 stimuli and 3 response features for a contrast between stimuli",
-                f"{p_BE.shape[0]} and {p_BE.shape[1]}",
-                "use a larger batch (drop a last batch of one), or contrast='none'",
-            )
-        )
+    require(
+        p_BE.shape[0] >= 2 and p_BE.shape[1] >= 3,
+        DataError,
+        "at least 2 stimuli and 3 response features for a contrast between stimuli",
+        f"{p_BE.shape[0]} and {p_BE.shape[1]}",
+        "use a larger batch (drop a last batch of one), or contrast='none'",
+    )
 
 
 def contrastive(p_BE: Tensor, y_BE: Tensor) -> Tensor:
@@ -129,20 +127,21 @@ def alignment_loss(
     Lu & Wang (2025), ReAlnet-fMRI, Cognitive Neurodynamics 19:61, arXiv:2407.10414.
     """
     contrasts = get_args(Contrast)
-    if contrast not in contrasts:
-        raise ConfigError(
-            message(f"a contrast among {contrasts}", repr(contrast), "choose one of them")
-        )
-    if beta < 0:
-        raise ConfigError(message("beta of at least 0", repr(beta), "use beta=0 for no alignment"))
-    if logits_BC.ndim != 2 or targets.shape not in (logits_BC.shape[:1], logits_BC.shape):
-        raise DataError(
-            message(
-                "logits (B, C) with targets (B,) or (B, C)",
-                f"{tuple(logits_BC.shape)} and {tuple(targets.shape)}",
-                "give one target per stimulus",
-            )
-        )
+    require(
+        contrast in contrasts,
+        ConfigError,
+        f"a contrast among {contrasts}",
+        repr(contrast),
+        "choose one of them",
+    )
+    require(beta >= 0, ConfigError, "beta of at least 0", repr(beta), "use beta=0 for no alignment")
+    require(
+        logits_BC.ndim == 2 and targets.shape in (logits_BC.shape[:1], logits_BC.shape),
+        DataError,
+        "logits (B, C) with targets (B,) or (B, C)",
+        f"{tuple(logits_BC.shape)} and {tuple(targets.shape)}",
+        "give one target per stimulus",
+    )
     _check_shapes(p_BE, y_BE)
     if contrast != "none":
         _check_contrast(p_BE, y_BE)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 
 MINIMUM_VARIANCE = 1e-6
 """Lower limit of a variance (our choice). Above it the correlation is exact; below it the gradient
@@ -78,16 +78,20 @@ def _centre(x: Tensor, dim: int) -> Tensor:
 
 
 def _check(x: Tensor, y: Tensor, axis: str) -> None:
-    if axis not in ("feature", "batch"):
-        raise ConfigError(message("axis 'feature' or 'batch'", repr(axis), "choose one of the two"))
-    if x.ndim != 2 or x.shape != y.shape:
-        raise DataError(
-            message(
-                "two tensors of one shape (B, d)",
-                f"{tuple(x.shape)} and {tuple(y.shape)}",
-                "give both representations of the same stimuli with the same width",
-            )
-        )
+    require(
+        axis in ("feature", "batch"),
+        ConfigError,
+        "axis 'feature' or 'batch'",
+        repr(axis),
+        "choose one of the two",
+    )
+    require(
+        x.ndim == 2 and x.shape == y.shape,
+        DataError,
+        "two tensors of one shape (B, d)",
+        f"{tuple(x.shape)} and {tuple(y.shape)}",
+        "give both representations of the same stimuli with the same width",
+    )
     dim = 1 if axis == "feature" else 0
     count = x.shape[dim]
     if count < 3:
@@ -148,31 +152,32 @@ def fusion_loss(
     ----------
     Zhao et al. (2024), NeuralOOD, arXiv:2408.14950: L = L_cls + alpha L_fusion.
     """
-    if not 0 <= label_smoothing < 1:
-        raise ConfigError(
-            message("label_smoothing in [0, 1)", repr(label_smoothing), "choose for example 0.1")
-        )
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise DataError(
-            message(
-                "logits (B, C) and labels (B,)",
-                f"{tuple(logits.shape)} and {tuple(labels.shape)}",
-                "give one label per stimulus",
-            )
-        )
+    require(
+        0 <= label_smoothing < 1,
+        ConfigError,
+        "label_smoothing in [0, 1)",
+        repr(label_smoothing),
+        "choose for example 0.1",
+    )
+    require(
+        logits.ndim == 2 and labels.shape == logits.shape[:1],
+        DataError,
+        "logits (B, C) and labels (B,)",
+        f"{tuple(logits.shape)} and {tuple(labels.shape)}",
+        "give one label per stimulus",
+    )
     exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
     with torch.autocast(logits.device.type, enabled=False):
         loss = functional.cross_entropy(logits.to(exact), labels, label_smoothing=label_smoothing)
     parts = {"cross_entropy": loss.detach()}
     if x_vb is None or x_bv is None:
-        if alpha:
-            raise ConfigError(
-                message(
-                    "alpha 0 for a model without fused features",
-                    repr(alpha),
-                    "set alpha=0, or give x_vb and x_bv",
-                )
-            )
+        require(
+            not alpha,
+            ConfigError,
+            "alpha 0 for a model without fused features",
+            repr(alpha),
+            "set alpha=0, or give x_vb and x_bv",
+        )
         return loss, parts
     regulariser = pearson_regulariser(x_vb, x_bv, axis)
     parts["pearson"] = 1 - regulariser.detach()

@@ -45,14 +45,13 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
     """
     counts = {repeats: 1} if isinstance(repeats, int) else dict(repeats)
     total = sum(counts.values())
-    if total < 1 or any(k < 1 for k in counts):
-        raise DataError(
-            message(
-                "stimuli with at least one repeat",
-                f"{counts}",
-                "count the repeats that were averaged",
-            )
-        )
+    require(
+        total >= 1 and (not any(k < 1 for k in counts)),
+        DataError,
+        "stimuli with at least one repeat",
+        counts,
+        "count the repeats that were averaged",
+    )
     noise = sum(n / k for k, n in counts.items()) / total
     s = np.asarray(ncsnr, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -96,14 +95,13 @@ def ncsnr_from_repeats(repeats: np.ndarray) -> np.ndarray:
 
 def _repeats(repeats: np.ndarray) -> np.ndarray:
     x = np.asarray(repeats, np.float64)
-    if x.ndim != 3 or not np.any(np.isfinite(x).sum(1) >= 2):
-        raise DataError(
-            message(
-                "repeats of shape (n_stimuli, n_repeats, n_vertices), two or more of some stimulus",
-                f"shape {x.shape}",
-                "give single presentations, not their mean",
-            )
-        )
+    require(
+        x.ndim == 3 and np.any(np.isfinite(x).sum(1) >= 2),
+        DataError,
+        "repeats of shape (n_stimuli, n_repeats, n_vertices), two or more of some stimulus",
+        f"shape {x.shape}",
+        "give single presentations, not their mean",
+    )
     return x
 
 
@@ -189,12 +187,13 @@ def noise_normalised(
         If the shapes differ, a noise ceiling is above 1, or a correlation is outside -1 to 1.
     """
     r, nc = np.asarray(r, np.float64), np.asarray(ceiling, np.float64)
-    if r.shape != nc.shape:
-        raise DataError(
-            message(
-                "one noise ceiling per vertex", f"{r.shape} and {nc.shape}", "use the same vertices"
-            )
-        )
+    require(
+        r.shape == nc.shape,
+        DataError,
+        "one noise ceiling per vertex",
+        f"{r.shape} and {nc.shape}",
+        "use the same vertices",
+    )
     for what, values in (("noise ceilings", nc), ("correlations", np.abs(r))):
         highest = np.nanmax(values, initial=0)
         require(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 
 
 class AlignmentHead(nn.Module):
@@ -54,14 +54,13 @@ class AlignmentHead(nn.Module):
         pool: int | None = None,
     ):
         super().__init__()
-        if not sizes or min(n_responses, width, 1 if pool is None else pool) < 1:
-            raise ConfigError(
-                message(
-                    "at least one block and positive sizes",
-                    f"{len(sizes)} blocks, n_responses={n_responses}, width={width}, pool={pool}",
-                    "name the blocks to read",
-                )
-            )
+        require(
+            sizes and min(n_responses, width, 1 if pool is None else pool) >= 1,
+            ConfigError,
+            "at least one block and positive sizes",
+            f"{len(sizes)} blocks, n_responses={n_responses}, width={width}, pool={pool}",
+            "name the blocks to read",
+        )
         self.pool = pool
         self.sizes = {name: tuple(size) for name, size in sizes.items()}
         self.encoders = nn.ModuleDict(
@@ -93,16 +92,15 @@ class AlignmentHead(nn.Module):
         for name, encoder in self.encoders.items():
             x_BCHW = blocks.get(name)
             got = None if x_BCHW is None else tuple(x_BCHW.shape[1:])
-            if x_BCHW is None or (
-                got != self.sizes[name] if self.pool is None else got[0] != self.sizes[name][0]
-            ):
-                raise DataError(
-                    message(
-                        f"block {name!r} of size {self.sizes[name]}",
-                        "none" if got is None else f"size {got}",
-                        "use the image size of the training, or train with AlignConfig.pool",
-                    )
-                )
+            # a pooled map may have any height and width
+            n_equal = 3 if self.pool is None else 1
+            require(
+                got is not None and got[:n_equal] == self.sizes[name][:n_equal],
+                DataError,
+                f"block {name!r} of size {self.sizes[name]}",
+                "none" if got is None else f"size {got}",
+                "use the image size of the training, or train with AlignConfig.pool",
+            )
             if self.pool is not None:
                 x_BCHW = functional.adaptive_avg_pool2d(x_BCHW, self.pool)
             encoded.append(functional.relu(encoder(x_BCHW.flatten(1))))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 
 
 class MultiHeadAttention(nn.Module):
@@ -39,14 +39,13 @@ class MultiHeadAttention(nn.Module):
         value_bias: bool = True,
     ):
         super().__init__()
-        if width % n_heads:
-            raise ConfigError(
-                message(
-                    f"a number of heads that divides the width {width}",
-                    str(n_heads),
-                    "change n_heads or width",
-                )
-            )
+        require(
+            width % n_heads == 0,
+            ConfigError,
+            f"a number of heads that divides the width {width}",
+            n_heads,
+            "change n_heads or width",
+        )
         self.n_heads = n_heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -165,10 +164,13 @@ def sincos_positions(n: int, width: int) -> Tensor:
     Vaswani et al., Attention is all you need, NeurIPS 2017; in the layout of MinD-Vis (Chen et al.,
     CVPR 2023).
     """
-    if width % 2:
-        raise ConfigError(
-            message("an even width for sine-cosine positions", str(width), "change the width")
-        )
+    require(
+        width % 2 == 0,
+        ConfigError,
+        "an even width for sine-cosine positions",
+        width,
+        "change the width",
+    )
     frequency = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
     angle = torch.arange(n, dtype=torch.float64)[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], 1).float()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bmfl_lab.backbones.tokens import StoredTokens, read_tokens
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.models.fusion import FusionModel, FusionOutput, ImageSide
 from bmfl_lab.models.lesion import Lesion, apply_lesion
 
@@ -283,18 +283,20 @@ class BMFL(nn.Module):
         Parameters
         ----------
         batch : mapping of str to Tensor
-            ``"cls"`` (B, D), ``"patches"`` (B, P, D) and, unless the head is "backbone",
-            ``"response"`` (B, V); ``"index"`` (B,), the position of each image in its set, if a
-            "resample" lesion is to be the same in batches of any size.
+            ``"cls"`` (B, D) and ``"patches"`` (B, P, D). Unless the head is "backbone", also
+            ``"response"`` (B, V). ``"index"`` (B,), the position of each image in its set, is
+            optional: with it, a "resample" lesion gives an image the same donor in batches of any
+            size.
         lesion : Lesion, optional
             Replaces the responses of some vertices.
         weights : bool, default False
             Return attention weights.
         image_side : ImageSide, optional
-            What ``fusion.image_side`` returned for the same tokens: many lesions of the same images
-            then cost less.
+            What ``fusion.image_side`` returned for the same tokens. It saves time where many
+            lesions of the same images are classified.
         fusion : nn.Module, optional
-            Run in place of the path's own fusion, e.g. the same one wrapped for several processes.
+            Module to run instead of the path's own fusion, e.g. the same fusion wrapped by
+            `accelerate` for training in several processes.
 
         Returns
         -------
@@ -303,7 +305,8 @@ class BMFL(nn.Module):
         Raises
         ------
         ConfigError
-            If there is a lesion for a "backbone" model, or as `apply_lesion`.
+            If a "backbone" model is lesioned, or the lesion does not fit the responses (see
+            `apply_lesion`).
         """
         response_BS = None
         if self.fusion.head != "backbone":
@@ -333,18 +336,15 @@ def check_responses(
         If the shape is not (B, V) or a value is not finite.
     """
     response = np.asarray(response, dtype=np.float32)
-    if (
-        response.ndim != 2
-        or len(response) != len(ids)
-        or n_vertices not in (None, response.shape[1])
-    ):
-        raise DataError(
-            message(
-                f"responses of shape ({len(ids)}, {n_vertices or 'n_vertices'})",
-                f"shape {response.shape}",
-                "let the response source return one row per stimulus",
-            )
-        )
+    require(
+        response.ndim == 2
+        and len(response) == len(ids)
+        and n_vertices in (None, response.shape[1]),
+        DataError,
+        f"responses of shape ({len(ids)}, {n_vertices or 'n_vertices'})",
+        f"shape {response.shape}",
+        "let the response source return one row per stimulus",
+    )
     fine = np.isfinite(response).all(1)
     if not fine.all():
         raise DataError(

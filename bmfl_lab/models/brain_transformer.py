@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.models.attention import TransformerBlock, sincos_positions
 
 
@@ -56,14 +56,13 @@ class ParcelTokeniser(nn.Module):
             for n, v in zip(self.names, arrays)
             if not len(v) or v.min() < 0 or v.max() >= n_vertices
         ]
-        if not arrays or wrong:
-            raise ConfigError(
-                message(
-                    f"parcels of at least one vertex with indices 0..{n_vertices - 1}",
-                    f"{len(arrays)} parcels, wrong: {wrong[:5]}",
-                    "choose regions that this subject has",
-                )
-            )
+        require(
+            arrays and not wrong,
+            ConfigError,
+            f"parcels of at least one vertex with indices 0..{n_vertices - 1}",
+            f"{len(arrays)} parcels, wrong: {wrong[:5]}",
+            "choose regions that this subject has",
+        )
         sizes = np.asarray([len(v) for v in arrays])
         starts = np.concatenate([[0], np.cumsum(sizes)])
         self.n_tokens, self.n_vertices = len(arrays), n_vertices
@@ -133,10 +132,13 @@ class PatchTokeniser(nn.Module):
 
     def __init__(self, *, n_vertices: int, width: int, patch: int = 16):
         super().__init__()
-        if patch < 1 or n_vertices < 1:
-            raise ConfigError(
-                message("patch and n_vertices >= 1", f"{patch} and {n_vertices}", "correct them")
-            )
+        require(
+            patch >= 1 and n_vertices >= 1,
+            ConfigError,
+            "patch and n_vertices >= 1",
+            f"{patch} and {n_vertices}",
+            "correct them",
+        )
         self.n_tokens, self.n_vertices, self.patch = (
             math.ceil(n_vertices / patch),
             n_vertices,
@@ -203,10 +205,13 @@ class BrainTransformer(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if positions not in ("learned", "sincos"):
-            raise ConfigError(
-                message("positions 'learned' or 'sincos'", repr(positions), "choose one of the two")
-            )
+        require(
+            positions in ("learned", "sincos"),
+            ConfigError,
+            "positions 'learned' or 'sincos'",
+            repr(positions),
+            "choose one of the two",
+        )
         self.tokeniser = tokeniser
         self.cls = nn.Parameter(torch.randn(width) * 0.02)
         if positions == "learned":

@@ -10,7 +10,7 @@ import torch
 
 from bmfl_lab.config import LoopConfig
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.models.brain_transformer import BrainTransformer, ParcelTokeniser, PatchTokeniser
 from bmfl_lab.models.fusion import (
     FusionModel,
@@ -113,8 +113,7 @@ class FusionConfig:
             and 0 <= self.label_smoothing < 1,
         }
         wrong = [name for name, fine in problems.items() if not fine]
-        if wrong:
-            raise ConfigError(message("; ".join(wrong), repr(self), "correct the field"))
+        require(not wrong, ConfigError, "; ".join(wrong), repr(self), "correct the field")
 
 
 def build_fusion(
@@ -180,16 +179,14 @@ def _region_mask(
 ) -> np.ndarray | None:
     if atlas is not None:
         return atlas.select(config.regions)
-    if config.head != "backbone" and (
-        n_vertices is None or config.regions != ("all",) or config.tokeniser != "patch"
-    ):
-        raise ConfigError(
-            message(
-                "responses on an atlas, for regions and parcels",
-                f"no atlas, regions={config.regions!r}, tokeniser={config.tokeniser!r}",
-                "pass encoder=... or atlas=..., or use regions=('all',) and tokeniser='patch'",
-            )
-        )
+    require(
+        config.head == "backbone"
+        or (n_vertices is not None and config.regions == ("all",) and config.tokeniser == "patch"),
+        ConfigError,
+        "responses on an atlas, for regions and parcels",
+        f"no atlas, regions={config.regions!r}, tokeniser={config.tokeniser!r}",
+        "pass encoder=... or atlas=..., or use regions=('all',) and tokeniser='patch'",
+    )
     return None if n_vertices is None else np.ones(n_vertices, dtype=bool)
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge, share_at_edge
 
 POOLINGS = ("mean", "grid")
@@ -48,10 +48,13 @@ def flatten_patches(patches_BPD: Tensor, pooling: str) -> Tensor:
     ConfigError
         If the pooling is unknown.
     """
-    if pooling not in POOLINGS:
-        raise ConfigError(
-            message(f"a pooling among {POOLINGS}", repr(pooling), "choose one of them")
-        )
+    require(
+        pooling in POOLINGS,
+        ConfigError,
+        f"a pooling among {POOLINGS}",
+        repr(pooling),
+        "choose one of them",
+    )
     return patches_BPD.mean(1) if pooling == "mean" else patches_BPD.flatten(1)
 
 
@@ -221,12 +224,13 @@ class RetinotopicEncoder(nn.Module):
         return {"type": "retinotopic", "grid": list(self.grid)}
 
     def receptive_fields(self) -> np.ndarray:
-        """Return the receptive field of each vertex.
+        """Return the centre and the size of the receptive field of each vertex.
 
         Returns
         -------
         ndarray of float32, shape (V, 3)
-            x and y of the centre, and sigma, as shares of the image's side.
+            x and y of the centre, counted from the upper left corner, and standard deviation of the
+            Gaussian field. All are fractions of the side of the image, from 0 to 1.
         """
         return self.fields_C3[self.choice_V].cpu().numpy()
 
@@ -294,14 +298,13 @@ def fit_retinotopic(
     ----------
     St-Yves & Naselaris (2018), NeuroImage 180: Gaussian receptive fields chosen from a grid.
     """
-    if patches.shape[1] != grid[0] * grid[1]:
-        raise DataError(
-            message(
-                f"{grid[0] * grid[1]} patches for grid {grid}",
-                f"tokens of shape {patches.shape}",
-                "give the grid of these tokens",
-            )
-        )
+    require(
+        patches.shape[1] == grid[0] * grid[1],
+        DataError,
+        f"{grid[0] * grid[1]} patches for grid {grid}",
+        f"tokens of shape {patches.shape}",
+        "give the grid of these tokens",
+    )
     fields = candidate_fields(per_side, sizes)
     projection = _whitening(patches, min(n_features, patches.shape[2]))
     features = np.matmul(np.asarray(patches, np.float32), projection)
@@ -487,10 +490,9 @@ def sine_positions(grid: tuple[int, int], width: int, temperature: float = 10000
     ----------
     Carion et al. (2020), End-to-end object detection with transformers (DETR), ECCV.
     """
-    if width % 4:
-        raise ConfigError(
-            message("a width divisible by 4", str(width), "change EncoderConfig.width")
-        )
+    require(
+        width % 4 == 0, ConfigError, "a width divisible by 4", width, "change EncoderConfig.width"
+    )
     half = width // 2
     scale = temperature ** (2 * (torch.arange(half) // 2) / half)
 
@@ -618,14 +620,13 @@ class ROIQueryEncoder(nn.Module):
             "dropout": dropout,
         }
         width = width or token_width
-        if width % n_heads:
-            raise ConfigError(
-                message(
-                    "a width divisible by the number of heads",
-                    f"{width} and {n_heads}",
-                    "change width or n_heads of the EncoderConfig",
-                )
-            )
+        require(
+            width % n_heads == 0,
+            ConfigError,
+            "a width divisible by the number of heads",
+            f"{width} and {n_heads}",
+            "change width or n_heads of the EncoderConfig",
+        )
         self.n_heads, self.dropout, self.grid = n_heads, dropout, tuple(grid)
         self.project = nn.Identity() if width == token_width else nn.Linear(token_width, width)
         self.queries_RE = nn.Parameter(torch.randn(len(masks), width))
@@ -644,14 +645,13 @@ class ROIQueryEncoder(nn.Module):
         return x.unflatten(-1, (self.n_heads, -1)).transpose(-3, -2)
 
     def _queries_keys(self, patches_BPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if patches_BPD.ndim != 3 or patches_BPD.shape[1] != len(self.positions_PE):
-            raise DataError(
-                message(
-                    f"patches of shape (B, {len(self.positions_PE)}, D) for a grid of {self.grid}",
-                    f"{tuple(patches_BPD.shape)}",
-                    "use the image size and kind of tokens that the encoder was trained on",
-                )
-            )
+        require(
+            patches_BPD.ndim == 3 and patches_BPD.shape[1] == len(self.positions_PE),
+            DataError,
+            f"patches of shape (B, {len(self.positions_PE)}, D) for a grid of {self.grid}",
+            tuple(patches_BPD.shape),
+            "use the image size and kind of tokens that the encoder was trained on",
+        )
         tokens_BPE = self.project(patches_BPD)
         q_HRK = self._heads(self.q(self.queries_RE))
         k_BHPK = self._heads(self.k(tokens_BPE + self.positions_PE))
@@ -695,7 +695,7 @@ class ROIQueryEncoder(nn.Module):
         return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1).transpose(1, 2)
 
     def describe(self) -> dict[str, object]:
-        """Return the type and sizes, for `build_encoder`; the masks are read off the state."""
+        """Return the type and sizes; `build_encoder` derives the masks from the state dict."""
         return {"type": "roi_query", **self.sizes}
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, message, require
 from bmfl_lab.models.attention import MultiHeadAttention
 
 Head = Literal["fusion", "concat", "backbone"]
@@ -147,8 +147,13 @@ class CrossAttentionFusion(nn.Module):
         query: str = "cls",
     ):
         super().__init__()
-        if query not in QUERIES:
-            raise ConfigError(message(f"query among {QUERIES}", repr(query), "choose one of them"))
+        require(
+            query in QUERIES,
+            ConfigError,
+            f"query among {QUERIES}",
+            repr(query),
+            "choose one of them",
+        )
         self.query = query
         self.project_visual = nn.Linear(visual_width, width)
         self.project_brain = nn.Linear(brain_width, width)
@@ -211,10 +216,11 @@ class FusionModel(nn.Module):
     Parameters
     ----------
     head : "fusion", "concat" or "backbone"
-        "fusion": `CrossAttentionFusion`, then an MLP on [X_vb; X_bv]. "concat": the same brain
-        transformer, no cross-attention; the MLP sees [projected visual summary; projected brain
-        CLS]. "backbone": an MLP on the visual summary, no brain. The visual summary is [CLS; mean
-        of the patches].
+        What the classifier, an MLP with one hidden layer, reads. "fusion": the two outputs X_vb and
+        X_bv of `CrossAttentionFusion`, joined. "concat": a linear projection of the visual summary,
+        joined with a linear projection of the brain transformer's CLS token; there is no
+        cross-attention. "backbone": the visual summary alone; there is no brain transformer. The
+        visual summary is the CLS token joined with the mean patch token.
     visual_width : int
         Width D of the visual tokens.
     n_classes : int
@@ -394,12 +400,11 @@ def matched_hidden(n_parameters: int, *, visual_width: int, n_classes: int) -> i
     n_in = 2 * visual_width
     fixed, per_unit = 2 * n_in + n_classes, n_in + 1 + n_classes
     hidden = max(1, round((n_parameters - fixed) / per_unit))
-    if abs(fixed + hidden * per_unit - n_parameters) > 0.02 * n_parameters:
-        raise ConfigError(
-            message(
-                f"a backbone head within 2 % of {n_parameters} parameters",
-                f"{fixed + hidden * per_unit} with {hidden} hidden units",
-                "choose a wider fusion",
-            )
-        )
+    require(
+        abs(fixed + hidden * per_unit - n_parameters) <= 0.02 * n_parameters,
+        ConfigError,
+        f"a backbone head within 2 % of {n_parameters} parameters",
+        f"{fixed + hidden * per_unit} with {hidden} hidden units",
+        "choose a wider fusion",
+    )
     return hidden

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 
 LESION_KINDS = ("mean", "zero", "resample")
 
@@ -45,14 +45,13 @@ class Lesion:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in LESION_KINDS or not 0 <= self.strength <= 1:
-            raise ConfigError(
-                message(
-                    f"a kind among {LESION_KINDS} and a strength from 0 to 1",
-                    f"{self.kind!r} and {self.strength!r}",
-                    "correct them",
-                )
-            )
+        require(
+            self.kind in LESION_KINDS and 0 <= self.strength <= 1,
+            ConfigError,
+            f"a kind among {LESION_KINDS} and a strength from 0 to 1",
+            f"{self.kind!r} and {self.strength!r}",
+            "correct them",
+        )
 
 
 def apply_lesion(
@@ -91,14 +90,13 @@ def apply_lesion(
     if lesion is None:
         return response_BV
     mask_V = torch.as_tensor(np.asarray(lesion.mask, dtype=bool), device=response_BV.device)
-    if mask_V.shape != response_BV.shape[1:]:
-        raise ConfigError(
-            message(
-                f"a lesion mask of shape ({response_BV.shape[1]},), one value per vertex",
-                f"shape {tuple(mask_V.shape)}",
-                "make it with the atlas of the brain encoder",
-            )
-        )
+    require(
+        mask_V.shape == response_BV.shape[1:],
+        ConfigError,
+        f"a lesion mask of shape ({response_BV.shape[1]},), one value per vertex",
+        f"shape {tuple(mask_V.shape)}",
+        "make it with the atlas of the brain encoder",
+    )
     other_BV = _replacement(response_BV, lesion, mean_V, donors_NV, rows)
     return torch.where(mask_V, torch.lerp(response_BV, other_BV, lesion.strength), response_BV)
 
@@ -113,15 +111,21 @@ def _replacement(
     if lesion.kind == "zero":
         return torch.zeros_like(response_BV)
     if lesion.kind == "mean":
-        if mean_V is None:
-            raise ConfigError(
-                message("the training mean for a 'mean' lesion", "None", "pass mean_V")
-            )
-        return mean_V.to(response_BV).expand_as(response_BV)
-    if donors_NV is None:
-        raise ConfigError(
-            message("responses of donors for a 'resample' lesion", "None", "pass donors_NV")
+        require(
+            mean_V is not None,
+            ConfigError,
+            "the training mean for a 'mean' lesion",
+            "None",
+            "pass mean_V",
         )
+        return mean_V.to(response_BV).expand_as(response_BV)
+    require(
+        donors_NV is not None,
+        ConfigError,
+        "responses of donors for a 'resample' lesion",
+        "None",
+        "pass donors_NV",
+    )
     rows = np.arange(len(response_BV)) if rows is None else rows
     generator = np.random.default_rng(lesion.seed)
     drawn = generator.integers(0, len(donors_NV), int(rows.max(initial=-1)) + 1)[rows]

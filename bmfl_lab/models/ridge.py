@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 
 DEFAULT_ALPHAS = tuple(float(a) for a in np.logspace(-1, 8, 19))
 EDGE_SHARE = 0.05
@@ -68,14 +68,13 @@ class RidgeFit:
             If the number of features differs.
         """
         X = np.asarray(X, np.float32)
-        if X.ndim != 2 or X.shape[1] != len(self.coef):
-            raise DataError(
-                message(
-                    f"features of shape (n, {len(self.coef)})",
-                    f"{X.shape}",
-                    "use the features on which the ridge was fitted",
-                )
-            )
+        require(
+            X.ndim == 2 and X.shape[1] == len(self.coef),
+            DataError,
+            f"features of shape (n, {len(self.coef)})",
+            X.shape,
+            "use the features on which the ridge was fitted",
+        )
         return X @ self.coef + self.intercept
 
 
@@ -104,22 +103,20 @@ def fold_rows(n: int, n_folds: int = 5, folds: Folds | None = None) -> list[np.n
         If there are fewer than two folds, or they do not hold every stimulus exactly once.
     """
     if folds is None:
-        if not 2 <= n_folds <= n:
-            raise ConfigError(message(f"2 to {n} folds", f"{n_folds}", "change n_folds"))
+        require(2 <= n_folds <= n, ConfigError, f"2 to {n} folds", n_folds, "change n_folds")
         return [np.asarray(f) for f in np.array_split(np.arange(n), n_folds)]
     if len(folds) == n and all(np.ndim(f) == 0 for f in folds):
         labels = np.asarray(folds)
         rows = [np.flatnonzero(labels == v) for v in np.unique(labels)]
     else:
         rows = [np.asarray(f, np.int64) for f in folds]
-    if len(rows) < 2 or not np.array_equal(np.sort(np.concatenate(rows)), np.arange(n)):
-        raise ConfigError(
-            message(
-                f"two or more folds that hold each of {n} stimuli once",
-                f"{len(rows)} fold(s) with {sum(map(len, rows))} rows",
-                "give one session label per stimulus, or disjoint row lists",
-            )
-        )
+    require(
+        len(rows) >= 2 and np.array_equal(np.sort(np.concatenate(rows)), np.arange(n)),
+        ConfigError,
+        f"two or more folds that hold each of {n} stimuli once",
+        f"{len(rows)} fold(s) with {sum(map(len, rows))} rows",
+        "give one session label per stimulus, or disjoint row lists",
+    )
     return rows
 
 
@@ -244,15 +241,14 @@ def _checked(
     X, Y = (a if a.dtype in (np.float32, np.float64) else a.astype(np.float32) for a in (X, Y))
     # torch reads no reversed arrays
     X, Y = (a.copy() if min(a.strides, default=0) < 0 else a for a in (X, Y))
-    if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
-        raise DataError(
-            message(
-                "features (n_stimuli, n_features) and responses (n_stimuli, n_vertices) "
-                "of the same number of stimuli",
-                f"shapes {X.shape} and {Y.shape}",
-                "pair them by stimulus id",
-            )
-        )
+    require(
+        X.ndim == 2 and Y.ndim == 2 and len(X) == len(Y),
+        DataError,
+        "features (n_stimuli, n_features) and responses (n_stimuli, n_vertices) "
+        "of the same number of stimuli",
+        f"shapes {X.shape} and {Y.shape}",
+        "pair them by stimulus id",
+    )
     for what, values in (("features", X), ("responses", Y)):
         bad = ~np.isfinite(values)
         if bad.any():
@@ -264,20 +260,24 @@ def _checked(
                 )
             )
     grid = np.asarray(alphas, np.float32).ravel()
-    if not len(grid) or not np.all(np.isfinite(grid)) or np.any(grid <= 0):
-        raise ConfigError(
-            message(
-                "one or more positive penalties", f"{list(alphas)!r}", "use np.logspace(0, 8, 17)"
-            )
-        )
+    require(
+        len(grid) and np.all(np.isfinite(grid)) and not np.any(grid <= 0),
+        ConfigError,
+        "one or more positive penalties",
+        repr(list(alphas)),
+        "use np.logspace(0, 8, 17)",
+    )
     return X, Y, grid
 
 
 def _precision(precision: str, X: np.ndarray, Y: np.ndarray) -> torch.dtype:
-    if precision not in ("auto", "float32", "float64"):
-        raise ConfigError(
-            message("'auto', 'float32' or 'float64'", repr(precision), "choose one of them")
-        )
+    require(
+        precision in ("auto", "float32", "float64"),
+        ConfigError,
+        "'auto', 'float32' or 'float64'",
+        repr(precision),
+        "choose one of them",
+    )
     if precision == "auto":
         small = X.shape[0] * X.shape[1] * Y.shape[1] < _SMALL
         precision = "float64" if small or np.float64 in (X.dtype, Y.dtype) else "float32"

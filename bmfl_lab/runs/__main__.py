@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmfl_lab.errors import BmflError, RunError, message
+from bmfl_lab.errors import BmflError, RunError, require
 from bmfl_lab.files import system_errors
+from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of, state_of
 from bmfl_lab.runs.export import export_html
 from bmfl_lab.runs.paths import project_root
-from bmfl_lab.runs.report import write_report
 from bmfl_lab.runs.spec import Run, load_spec
 
 VERBS = {
@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"wrote {write_report(runs, options.out, options.to)}")
                 return 0
             states = execute(runs, out=options.out, jobs=options.jobs, force=options.force)
-            print(f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok")
-            return 0 if all(s == "ok" for s in states) else 1
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok")
+    return 0 if all(s == "ok" for s in states) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,9 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in VERBS.items():
         sub = verbs.add_parser(verb, help=text, description=text)
-        what = "a YAML file, or its stem in papermill_runs/specs"
-        what += "; or one executed notebook" * (verb == "export")
-        sub.add_argument("spec", help=what)
+        what = "; or one executed notebook" if verb == "export" else ""
+        sub.add_argument("spec", help=f"a YAML file, or its stem in papermill_runs/specs{what}")
         sub.add_argument("--out", help="folder of all runs (papermill_runs/out)")
         if verb == "run":
             sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time (1)")
@@ -90,10 +89,13 @@ def _export(source: str, out: str | None, to: str | None, code: bool) -> int:
     else:
         runs = [r for r in load_spec(_spec_path(source)) if state_of(r, out)[0] in ("ok", "stale")]
         notebooks = [folder_of(run, out) / "executed.ipynb" for run in runs]
-        if not runs or (to and len(runs) > 1):
-            got = f"{len(runs)} of them" + (" for one file" if to else "")
-            remedy = "run the spec first; --to is for one notebook"
-            raise RunError(message(f"finished runs of {source}", got, remedy))
+        require(
+            runs and not (to and len(runs) > 1),
+            RunError,
+            f"finished runs of {source}",
+            f"{len(runs)} of them" + (" for one file" if to else ""),
+            "run the spec first; --to is for one notebook",
+        )
     for notebook in notebooks:
         print(f"wrote {export_html(notebook, to, code=code)}")
     return 0

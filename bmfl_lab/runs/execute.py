@@ -16,14 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message
+from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message, require
 from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.records import read_record
 from bmfl_lab.runs.paths import out_root, run_folder
 from bmfl_lab.runs.spec import Run, load_spec
 from bmfl_lab.runtime import code_revision, pick_device
 
-STATES = ("absent", "running", "error", "incomplete", "stale", "ok")
+_LOOK_S = 1.0
+"""Seconds that a lock may be held by somebody who only looks at the state of a run."""
 KERNEL_PID = ".kernel.pid"
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -61,14 +62,17 @@ def state_of(run: Run, out: str | Path | None = None) -> tuple[str, str]:
     Returns
     -------
     tuple of str
-        One of `STATES`, and one sentence (empty for "absent" and "ok").
+        "absent", "running", "error", "incomplete", "stale" or "ok", and one sentence (empty for
+        "absent" and "ok").
     """
     folder = folder_of(run, out)
-    if not (folder / "spec.json").is_file():
+    # a runner that is about to begin holds the lock while there is no folder
+    if not (folder / "spec.json").is_file() and not _lock_of(folder).is_file():
         return "absent", ""
     try:
-        with lock(_lock_of(folder), wait=False):
-            return _finished_state(run, folder)
+        with lock(_lock_of(folder), wait=_LOOK_S):
+            there = (folder / "spec.json").is_file()
+            return _finished_state(run, folder) if there else ("absent", "")
     except LockedError:
         return "running", "another process is executing it"
 
@@ -86,8 +90,10 @@ def _finished_state(run: Run, folder: Path) -> tuple[str, str]:
         return "error", ended["problem"]
     if ended["cells"]:
         cell = ended["cells"][0]
-        reason = f"cell {cell['cell']} is {cell['status']}, not completed: {cell['source']}"
-        return "incomplete", reason
+        return (
+            "incomplete",
+            f"cell {cell['cell']} is {cell['status']}, not completed: {cell['source']}",
+        )
     for name in ("executed.ipynb", "record.json"):
         if not (folder / name).is_file():
             return "incomplete", f"every cell completed but {name} is missing"
@@ -134,11 +140,13 @@ def check_needs(runs: Sequence[Run], out: str | Path | None = None) -> None:
     for root, name in sorted({(r.root, n) for r in runs for n in r.needs}):
         needed = load_spec(root / "papermill_runs" / "specs" / f"{name}.yaml")
         states = [state_of(r, out)[0] for r in needed]
-        if any(s != "ok" for s in states):
-            got = f"states {', '.join(states)}"
-            raise RunError(
-                message(f"every run of spec {name!r} ok", got, f"run it first: run {name}.yaml")
-            )
+        require(
+            all(s == "ok" for s in states),
+            RunError,
+            f"every run of spec {name!r} ok",
+            f"states {', '.join(states)}",
+            f"run it first: run {name}.yaml",
+        )
     if any(r.device == "cuda" for r in runs):
         pick_device("cuda")
 
@@ -163,8 +171,8 @@ def execute(
     Returns
     -------
     list of str
-        One of `STATES` per run. A run that another process is executing is left to it and counts
-        as "running".
+        The state of each run, as `state_of` gives it. A run that another process is executing is
+        left to it and counts as "running".
 
     Raises
     ------
@@ -180,19 +188,21 @@ def execute(
 def _execute_one(run: Run, out: str | Path | None, force: bool, jobs: int) -> str:
     folder = folder_of(run, out)
     state, reason = state_of(run, out)
-    if _stopping.is_set() or state == "running" or (state == "ok" and not force):
+    if _stopping.is_set() or (state == "ok" and not force):
         print(f"{run.run_id}: {state}", flush=True)
         return state
     took = ""
     try:
-        with lock(_lock_of(folder), wait=False):
+        with lock(_lock_of(folder), wait=_LOOK_S):
+            if not force and folder.is_dir() and _finished_state(run, folder)[0] == "ok":
+                raise LockedError("another runner ended it in the meantime")
             print(f"{run.run_id}: started, log in {folder / 'log.txt'}", flush=True)
             _prepare(run, folder)
             _run_worker(run, folder, jobs)
             seconds = read_json(folder / "state.json").get("seconds")
             took = "" if seconds is None else f" in {seconds} s"
     except LockedError:
-        pass  # another runner was a moment earlier: its state is printed below
+        pass  # another runner was earlier: its state is printed below
     except DataError as error:
         raise _unwritable(folder, error) from error
     state, reason = state_of(run, out)

@@ -13,7 +13,7 @@ import json
 import re
 from pathlib import Path
 
-from bmfl_lab.errors import RunError, message
+from bmfl_lab.errors import RunError, message, require
 from bmfl_lab.files import atomic_path
 from bmfl_lab.runs.notebook import read_notebook
 from bmfl_lab.runs.scrub import scrub
@@ -102,10 +102,13 @@ def export_html(source: str | Path, target: str | Path | None = None, *, code: b
     """
     source = Path(source)
     notebook = read_notebook(source)
-    if not any(c.get("outputs") for c in notebook.cells):
-        raise RunError(
-            message(f"an executed notebook in {source.name}", "no output in it", "run it first")
-        )
+    require(
+        any(c.get("outputs") for c in notebook.cells),
+        RunError,
+        f"an executed notebook in {source.name}",
+        "no output in it",
+        "run it first",
+    )
     target = source.with_suffix(".html") if target is None else Path(target)
     page = _page(scrub(notebook.content), notebook.stem, code)
     try:

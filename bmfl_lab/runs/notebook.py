@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import math
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmfl_lab.errors import RunError, message, nearest
+from bmfl_lab.errors import RunError, message, nearest, require
 from bmfl_lab.files import sha256_json, system_errors
+from bmfl_lab.runs.paths import run_folder
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES = (*SCALARS, *(f"list[{t}]" for t in SCALARS))
@@ -39,8 +41,8 @@ class Parameter:
         The comment behind the literal, without choices and bounds.
     choices : tuple of str
         Allowed values, from a trailing ``{a, b}`` in the comment; empty if any value is allowed.
-    low, high : float or None
-        Bounds, from a trailing ``[low..high]`` in the comment; either side may be left out.
+    low, high : float
+        Bounds, from a trailing ``[low..high]`` in the comment; infinite where a side is left out.
     """
 
     name: str
@@ -48,18 +50,18 @@ class Parameter:
     default: Any
     help: str
     choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
 
     def problem(self, value: object) -> str:
         """Return why `value` cannot be injected, or an empty text."""
         is_list = self.type.startswith("list[")
         if is_list and not isinstance(value, list):
-            got = f"got {value!r} ({type(value).__name__}): write a list"
-            return f"{self.name} expected {self.type}; {got}"
+            return (
+                f"{self.name} expected {self.type}; got {value!r} ({type(value).__name__}): "
+                "write a list"
+            )
         scalar = SCALARS[self.type.removeprefix("list[").removesuffix("]")]
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
         for item in value if is_list else [value]:
             wanted = ""
             # type() and not isinstance(), because True is an int
@@ -69,8 +71,8 @@ class Parameter:
                 wanted = "a finite number"
             elif self.choices and str(item) not in self.choices:
                 wanted = f"one of {', '.join(self.choices)}"
-            elif isinstance(item, (int, float)) and not low <= item <= high:
-                wanted = f"a value from {low:g} to {high:g}"
+            elif isinstance(item, (int, float)) and not self.low <= item <= self.high:
+                wanted = f"a value from {self.low:g} to {self.high:g}"
             if wanted:
                 return f"{self.name} expected {wanted}; got {item!r}"
         return ""
@@ -120,14 +122,13 @@ class Notebook:
             annotated literals.
         """
         found = [c for c in self.cells if c["cell_type"] == "code" and "parameters" in tags(c)]
-        if len(found) != 1:
-            raise RunError(
-                message(
-                    f"exactly one cell tagged 'parameters' in {self.path.name}",
-                    f"{len(found)}",
-                    "tag the cell of annotated literals in JupyterLab's property inspector",
-                )
-            )
+        require(
+            len(found) == 1,
+            RunError,
+            f"exactly one cell tagged 'parameters' in {self.path.name}",
+            len(found),
+            "tag the cell of annotated literals in JupyterLab's property inspector",
+        )
         return {p.name: p for p in parse_parameters(text(found[0]), self.path.name)}
 
 
@@ -154,22 +155,26 @@ def read_notebook(path: str | Path) -> Notebook:
     import nbformat
 
     path = Path(path)
-    if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb") if p.is_file()])
-        raise RunError(message(f"a notebook {path.name}", f"nothing at {path}", near))
-    if (size := path.stat().st_size) > _MAX_BYTES:
-        wanted = f"a notebook of at most {_MAX_BYTES} bytes"
-        raise RunError(message(wanted, f"{size} bytes", "strip its outputs"))
+    near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb") if p.is_file()])
+    require(path.is_file(), RunError, f"a notebook {path.name}", f"nothing at {path}", near)
+    require(
+        path.stat().st_size <= _MAX_BYTES,
+        RunError,
+        f"a notebook of at most {_MAX_BYTES} bytes",
+        f"{path.stat().st_size} bytes",
+        "strip its outputs",
+    )
     raw = path.read_bytes()
     try:
         content = json.loads(raw.decode("utf-8"))
-        if not isinstance(content, dict) or content.get("nbformat") != 4:
-            got = content.get("nbformat") if isinstance(content, dict) else type(content).__name__
-            raise RunError(
-                message(
-                    f"notebook format 4 in {path.name}", f"{got!r}", "save it again in JupyterLab"
-                )
-            )
+        found = content.get("nbformat") if isinstance(content, dict) else type(content).__name__
+        require(
+            found == 4,
+            RunError,
+            f"notebook format 4 in {path.name}",
+            repr(found),
+            "save it again in JupyterLab",
+        )
         nbformat.validate(nbformat.from_dict(content))
     except RunError:
         raise
@@ -225,37 +230,40 @@ def _parameter(statement: ast.stmt, comment: str, where: str) -> Parameter:
     line = ast.unparse(statement)
     do = f"write it as 'name: type = literal  # help', with a type among {', '.join(TYPES)}"
     target = getattr(statement, "target", None)
-    if not (isinstance(statement, ast.AnnAssign) and isinstance(target, ast.Name)):
-        raise RunError(
-            message(f"only annotated literals in the parameters cell of {where}", repr(line), do)
-        )
+    require(
+        (isinstance(statement, ast.AnnAssign) and isinstance(target, ast.Name)),
+        RunError,
+        f"only annotated literals in the parameters cell of {where}",
+        repr(line),
+        do,
+    )
     name, kind = target.id, ast.unparse(statement.annotation).strip("'\"")
     try:
         default = ast.literal_eval(statement.value or target)
     except (ValueError, RecursionError, MemoryError):
-        got = f"{line!r}, which is computed"
-        raise RunError(message(f"a literal for {name!r} in {where}", got, do)) from None
-    if kind not in TYPES:
-        raise RunError(message(f"a known type for {name!r} in {where}", repr(kind), do))
+        raise RunError(
+            message(f"a literal for {name!r} in {where}", f"{line!r}, which is computed", do)
+        ) from None
+    require(kind in TYPES, RunError, f"a known type for {name!r} in {where}", repr(kind), do)
     choices, bounds = _CHOICES.search(comment), _BOUNDS.search(comment)
-    low, high = (
-        (float(side) if side.strip() else None for side in bounds.groups(""))
-        if bounds
-        else (None, None)
-    )
+    low, high = bounds.groups("") if bounds else ("", "")
     parameter = Parameter(
         name,
         kind,
         default,
         help=_BOUNDS.sub("", _CHOICES.sub("", comment)).strip(),
         choices=tuple(c.strip() for c in choices[1].split(",")) if choices else (),
-        low=low,
-        high=high,
+        low=float(low.strip() or -math.inf),
+        high=float(high.strip() or math.inf),
     )
-    if problem := parameter.problem(default):
-        raise RunError(
-            message(f"a default that fits its own line in {where}", problem, "mend the line")
-        )
+    problem = parameter.problem(default)
+    require(
+        not problem,
+        RunError,
+        f"a default that fits its own line in {where}",
+        problem,
+        "mend the line",
+    )
     return parameter
 
 
@@ -275,8 +283,61 @@ def check_parameters(notebook: Notebook, values: Mapping[str, Any]) -> dict[str,
             problems.append(f"unknown parameter {name!r}: {nearest(name, known)}")
         elif problem := known[name].problem(value):
             problems.append(problem)
-    if problems:
-        do = f"see the parameters cell of {notebook.path.name}"
-        raise RunError(message(f"parameters of {notebook.stem}", " | ".join(problems), do))
+    require(
+        not problems,
+        RunError,
+        f"parameters of {notebook.stem}",
+        " | ".join(problems),
+        f"see the parameters cell of {notebook.path.name}",
+    )
     merged = {name: parameter.default for name, parameter in known.items()} | dict(values)
     return {k: float(v) if known[k].type == "float" else v for k, v in merged.items()}
+
+
+def start_notebook(namespace: dict[str, Any], stem: str) -> tuple[Path, dict[str, Any]]:
+    """Check a notebook's parameters in its own kernel, and make the folder that it writes to.
+
+    Parameters
+    ----------
+    namespace : dict
+        ``globals()`` of the notebook, after its parameters cell and the cell that papermill may
+        have injected. A list, number or truth value that was given as text, as by ``papermill -p
+        seeds "[0, 1]"``, is replaced by its value.
+    stem : str
+        Stem of the notebook ("03_fusion_training").
+
+    Returns
+    -------
+    folder : Path
+        See `bmfl_lab.runs.paths.run_folder`.
+    parameters : dict
+        The parameters without ``out``, for the record.
+
+    Raises
+    ------
+    RunError
+        If a value does not fit its annotation, choices or bounds. The message names all of them.
+    """
+    found: list[Parameter] = []
+    for source in namespace.get("In", ()):  # IPython's list of the cells that were executed
+        with contextlib.suppress(RunError):
+            found = found or parse_parameters(source, stem)
+    values = {p.name: _from_text(p, namespace[p.name]) for p in found}
+    problems = [problem for p in found if (problem := p.problem(values[p.name]))]
+    require(
+        not problems,
+        RunError,
+        f"parameters of {stem}",
+        " | ".join(problems),
+        """write a list as papermill -p seeds "[0, 1]" or -p regions '["LVC"]'""",
+    )
+    namespace.update(values)
+    return run_folder(values.get("out", ""), stem), {k: values[k] for k in values if k != "out"}
+
+
+def _from_text(parameter: Parameter, value: object) -> object:
+    """Return the value behind the text of a list or number; other values as they are."""
+    if isinstance(value, str) and parameter.type != "str":
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return ast.literal_eval(value.strip())
+    return value

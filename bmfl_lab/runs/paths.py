@@ -57,6 +57,11 @@ def run_folder(out: str | Path = "", stem: str = "notebook") -> Path:
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        remedy = "set the notebook's parameter 'out' to a folder of yours"
-        raise RunError(message(f"a writable folder {folder}", str(error), remedy)) from error
+        raise RunError(
+            message(
+                f"a writable folder {folder}",
+                str(error),
+                "set the notebook's parameter 'out' to a folder of yours",
+            )
+        ) from error
     return folder

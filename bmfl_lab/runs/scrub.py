@@ -22,16 +22,17 @@ _BINARY = ("image/png", "image/jpeg", "application/pdf")
 
 @functools.cache
 def _replacements() -> list[tuple[re.Pattern[str], str]]:
-    found = []
-    for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= 8 and not Path(value).exists():
-            found.append((re.compile(re.escape(value)), "***"))
-    for folder, mark in ((project_root(), "."), (Path.home(), "~")):
-        if len(folder.parts) > 1:
-            found.append(
-                (re.compile(r"(?<![\w.~-])" + re.escape(str(folder)) + r"(?![\w-])"), mark)
-            )
-    return found
+    secrets = [
+        (re.compile(re.escape(value)), "***")
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= 8 and not Path(value).exists()
+    ]
+    folders = [
+        (re.compile(r"(?<![\w.~-])" + re.escape(str(folder)) + r"(?![\w-])"), mark)
+        for folder, mark in ((project_root(), "."), (Path.home(), "~"))
+        if len(folder.parts) > 1
+    ]
+    return secrets + folders
 
 
 def scrub_text(value: str) -> str:

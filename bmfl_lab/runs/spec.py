@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from bmfl_lab.errors import RunError, message, nearest
+from bmfl_lab.errors import RunError, message, nearest, require
 from bmfl_lab.files import sha256_json, system_errors
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
@@ -98,11 +98,7 @@ def data_fingerprint(study: str, root: Path) -> str:
     h = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         stat = path.stat()
-        h.update(
-            f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(
-                "utf-8", "replace"
-            )
-        )
+        h.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return h.hexdigest()
 
 
@@ -162,10 +158,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RunError(
             message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
         ) from error
-    if not isinstance(data, dict):
-        raise RunError(
-            message(f"fields in {path.name}", type(data).__name__, "start with 'notebook: ...'")
-        )
+    require(
+        isinstance(data, dict),
+        RunError,
+        f"fields in {path.name}",
+        type(data).__name__,
+        "start with 'notebook: ...'",
+    )
     return data
 
 
@@ -185,18 +184,22 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
             found.append(f"{name} {values[name]!r}: expected minutes above 0")
     for bound in values["expect"] if isinstance(values.get("expect"), list) else ():
         found += _expect_problems(bound)
-    if found:
-        raise RunError(
-            message(f"a valid run in {where}", " | ".join(found), "see papermill_runs/README.md")
-        )
+    require(
+        not found,
+        RunError,
+        f"a valid run in {where}",
+        " | ".join(found),
+        "see papermill_runs/README.md",
+    )
 
 
 def _expect_problems(bound: object) -> list[str]:
     if not isinstance(bound, Mapping) or "metric" not in bound or not {"low", "high"} & set(bound):
         return [f"expect entry {bound!r}: expected 'metric' and 'low' or 'high'"]
     known = {"metric", "low", "high", *(f.name for f in dataclasses.fields(MetricRow))}
-    found = [f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound]
-    found = [p for k, p in zip(bound, found) if k not in known]
+    found = [
+        f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound if k not in known
+    ]
     for side in {"low", "high"} & set(bound):
         if not isinstance(bound[side], (int, float)) or not math.isfinite(bound[side]):
             found.append(f"expect {side} is {bound[side]!r}, expected a finite number")
@@ -206,25 +209,29 @@ def _expect_problems(bound: object) -> list[str]:
 def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     root = project_root(path.parent)
     notebook = read_notebook(root / values["notebook"])
-    if notebook.kernel != KERNEL:
-        got = f"{notebook.kernel!r}"
-        raise RunError(
-            message(
-                f"kernel {KERNEL!r} in {notebook.path.name}",
-                got,
-                "choose it in JupyterLab and save",
-            )
-        )
+    require(
+        notebook.kernel == KERNEL,
+        RunError,
+        f"kernel {KERNEL!r} in {notebook.path.name}",
+        repr(notebook.kernel),
+        "choose it in JupyterLab and save",
+    )
     params, grid = dict(values["params"]), dict(values.get("grid") or {})
-    if "out" in params or "out" in grid:
-        raise RunError(
-            message("no parameter 'out' in a spec", "one", "leave it out: the runner sets it")
-        )
+    require(
+        "out" not in params and "out" not in grid,
+        RunError,
+        "no parameter 'out' in a spec",
+        "one",
+        "leave it out: the runner sets it",
+    )
     for name, options in grid.items():
-        if not isinstance(options, list) or not options:
-            raise RunError(
-                message(f"a list of values for {name!r} in grid", repr(options), "write [a, b]")
-            )
+        require(
+            isinstance(options, list) and options,
+            RunError,
+            f"a list of values for {name!r} in grid",
+            repr(options),
+            "write [a, b]",
+        )
     if values.get("seeds"):
         grid["seed"] = values["seeds"]
     runs, timeout = [], float(values.get("timeout_min", 60))

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -98,9 +99,12 @@ class CappedClient(PapermillNotebookClient):
             return None
         note = f"\n[output of this cell beyond {CELL_BYTES} bytes is left out; see log.txt beside \
 this notebook]\n"
-        stream = {"msg_type": "stream", "content": {"name": "stderr", "text": note}}
-        msg = {**msg, **stream, "header": {**msg["header"], "msg_type": "stream"}}
-        return super().output(outs, msg, None, cell_index)
+        stream = {
+            "msg_type": "stream",
+            "content": {"name": "stderr", "text": note},
+            "header": {**msg["header"], "msg_type": "stream"},
+        }
+        return super().output(outs, {**msg, **stream}, None, cell_index)
 
 
 class CappedEngine(NBClientEngine):
@@ -120,19 +124,20 @@ class CappedEngine(NBClientEngine):
         ).execute()
 
 
+@dataclass
 class State:
-    """What the worker knows of its run: the folder, the log, the kernel and the notebook."""
+    """Hold what the worker knows of its run: the folder, the log, the kernel and the notebook."""
 
-    def __init__(self) -> None:
-        self.folder = self.sockets = Path()
-        self.log: TextIO | None = None
-        self.logged = 0
-        self.stored: dict[int, int] = {}
-        self.kernel: int | None = None
-        self.peak_kb = 0
-        self.notebook: nbformat.NotebookNode | None = None
-        self.cell: nbformat.NotebookNode | None = None
-        self.finished: set[int] = set()
+    folder: Path = Path()
+    sockets: Path = Path()
+    log: TextIO | None = None
+    logged: int = 0
+    stored: dict[int, int] = field(default_factory=dict)
+    kernel: int | None = None
+    peak_kb: int = 0
+    notebook: nbformat.NotebookNode | None = None
+    cell: nbformat.NotebookNode | None = None
+    finished: set[int] = field(default_factory=set)
 
     def write(self, printed: str) -> None:
         """Append to the log, up to its limit."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,9 @@ from torch.nn import functional
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import CORnetS, Preprocess, load_backbone
 from bmfl_lab.backbones.cornet import load_cornet
-from bmfl_lab.backbones.preprocess import MEAN, STD
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.backbones.protocol import MEAN, STD
+from bmfl_lab.data import StimulusSet, Study, Subject
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.losses.alignment import alignment_loss
 from bmfl_lab.models.alignment import AlignedNetwork, AlignmentHead, TokenNetwork
 from bmfl_lab.runtime import pick_device, progress, rng, seed_for
@@ -34,17 +32,6 @@ from bmfl_lab.training.loop import FitResult, LoopConfig, fit
 
 STEM = "aligned"
 WHAT = "aligned model"
-
-__all__ = [
-    "AlignConfig",
-    "TrainedAligned",
-    "load_aligned",
-    "prepare_original",
-    "published",
-    "small",
-    "tiny",
-    "train_aligned",
-]
 
 
 @dataclass(frozen=True)
@@ -229,14 +216,13 @@ class ResponseFeatures:
         DataError
             If the number of vertices differs.
         """
-        if np.ndim(responses) != 2 or np.shape(responses)[1] != len(self.mean):
-            raise DataError(
-                message(
-                    f"responses of shape (n, {len(self.mean)})",
-                    f"{np.shape(responses)}",
-                    "use the vertices on which the features were fitted",
-                )
-            )
+        require(
+            np.ndim(responses) == 2 and np.shape(responses)[1] == len(self.mean),
+            DataError,
+            f"responses of shape (n, {len(self.mean)})",
+            np.shape(responses),
+            "use the vertices on which the features were fitted",
+        )
         z = (np.asarray(responses, dtype=np.float32) - self.mean) / self.scale
         return (z @ self.components.T * np.float32(self.gain)).astype(np.float32)
 
@@ -270,14 +256,13 @@ def fit_response_features(responses: np.ndarray, n_components: int) -> ResponseF
     Lu & Wang (2025), Cognitive Neurodynamics 19:61 (arXiv:2407.10414).
     """
     y = np.asarray(responses, dtype=np.float64)
-    if y.ndim != 2 or not np.isfinite(y).all():
-        raise DataError(
-            message(
-                "finite responses of shape (n_train, n_vertices)",
-                f"shape {y.shape}",
-                "drop NaN vertices first",
-            )
-        )
+    require(
+        y.ndim == 2 and np.isfinite(y).all(),
+        DataError,
+        "finite responses of shape (n_train, n_vertices)",
+        f"shape {y.shape}",
+        "drop NaN vertices first",
+    )
     mean, scale = y.mean(axis=0), y.std(axis=0)
     constant = scale <= 1e-12 * np.maximum(np.abs(mean), 1e-30)
     scale = np.where(constant, 1, scale)
@@ -422,14 +407,13 @@ class TrainedAligned:
         ConfigError
             If this is the original network, which predicts none.
         """
-        if self.head is None:
-            raise ConfigError(
-                message(
-                    "an aligned network",
-                    "the original, without a head",
-                    "use the model that train_aligned returns",
-                )
-            )
+        require(
+            self.head is not None,
+            ConfigError,
+            "an aligned network",
+            "the original, without a head",
+            "use the model that train_aligned returns",
+        )
         self.head.eval()
         return _joined([self.head(blocks) for _, blocks in self._outputs(stimuli)])
 
@@ -472,14 +456,9 @@ class TrainedAligned:
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         if self.head is not None:
             tensors |= {f"head.{k}": v for k, v in self.head.state_dict().items()}
-        numbers: dict[str, float] = {}
-        if self.features is not None:
-            for f in fields(self.features):
-                value = getattr(self.features, f.name)
-                if isinstance(value, np.ndarray):
-                    tensors[f"features.{f.name}"] = torch.from_numpy(value)
-                else:
-                    numbers[f.name] = value
+        features = vars(self.features) if self.features is not None else {}
+        arrays = {k: v for k, v in features.items() if isinstance(v, np.ndarray)}
+        tensors |= {f"features.{k}": torch.from_numpy(v) for k, v in arrays.items()}
         manifest = {
             "config": configs.to_dict(self.config),
             "n_classes": self.n_classes,
@@ -487,7 +466,7 @@ class TrainedAligned:
             "label": self.label,
             "history": self.history,
             "selection": self.selection,
-            "features": numbers,
+            "features": {k: v for k, v in features.items() if k not in arrays},
         }
         return write_bundle(folder, STEM, tensors, manifest, what=WHAT)
 
@@ -586,8 +565,9 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
     """
     if config.backbone == "cornet_s" and config.weights is not None:
         network = load_cornet(config.weights, width=config.width)
-        label = f"CORnet-S, {Path(config.weights).name}"
-        return TrainedAligned(network, None, config, 1000, label=label)
+        return TrainedAligned(
+            network, None, config, 1000, label=f"CORnet-S, {Path(config.weights).name}"
+        )
     n_classes = len(study.class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "original"))
@@ -603,8 +583,14 @@ def prepare_original(config: AlignConfig, study: Study, *, device: str = "auto")
         logits = module(normalise(batch["x"]) if whole else batch["x"])
         return functional.cross_entropy(logits, batch["labels"]), {}
 
-    learner = network if whole else network.decoder
-    result = fit(learner, loss_fn, data, config.pretrain, device=device, what="original network")
+    result = fit(
+        network if whole else network.decoder,
+        loss_fn,
+        data,
+        config.pretrain,
+        device=device,
+        what="original network",
+    )
     network.requires_grad_(True)
     return TrainedAligned(
         network.eval(),
@@ -682,24 +668,22 @@ def train_aligned(
     ----------
     Lu & Wang (2025), Cognitive Neurodynamics 19:61 (arXiv:2407.10414).
     """
-    if config.loop.batch_size < 2:
-        raise ConfigError(
-            message(
-                "batches of at least 2 stimuli, to contrast between",
-                f"batch_size={config.loop.batch_size}",
-                "use 16, as published",
-            )
-        )
+    require(
+        config.loop.batch_size >= 2,
+        ConfigError,
+        "batches of at least 2 stimuli, to contrast between",
+        f"batch_size={config.loop.batch_size}",
+        "use 16, as published",
+    )
     subject = subject if isinstance(subject, Subject) else study.subject(subject)
     train, val = subject.rows("train"), subject.rows("val")
-    if len(val) < 2 and config.selection == "val_loss":
-        raise DataError(
-            message(
-                f"validation stimuli of {subject.name!r}",
-                str(len(val)),
-                "move some of the training stimuli to a split 'val', or set selection='last'",
-            )
-        )
+    require(
+        len(val) >= 2 or config.selection != "val_loss",
+        DataError,
+        f"validation stimuli of {subject.name!r}",
+        len(val),
+        "move some of the training stimuli to a split 'val', or set selection='last'",
+    )
     original = original or prepare_original(config, study, device=device)
     vertices = subject.atlas.select(config.rois)
     features = fit_response_features(
@@ -744,14 +728,13 @@ def _targets(config: AlignConfig, original: TrainedAligned, stimuli: StimulusSet
     """Return the targets of the classification: classes (n,), or probabilities (n, n_classes)."""
     if config.targets == "labels":
         labels = np.asarray(stimuli.labels)
-        if labels.min() < 0 or labels.max() >= original.n_classes:
-            raise DataError(
-                message(
-                    f"labels 0..{original.n_classes - 1} for the subject's images",
-                    f"{labels.min()}..{labels.max()}",
-                    "use targets='original', which needs no labels",
-                )
-            )
+        require(
+            labels.min() >= 0 and labels.max() < original.n_classes,
+            DataError,
+            f"labels 0..{original.n_classes - 1} for the subject's images",
+            f"{labels.min()}..{labels.max()}",
+            "use targets='original', which needs no labels",
+        )
         return labels
     logits = original.logits(stimuli)
     if config.targets == "soft":
@@ -790,9 +773,6 @@ def _fit(
     beta = 0.0 if config.control == "no_fmri" else config.beta
     train, val = ({k: v[torch.from_numpy(rows)] for k, v in data.items()} for rows in splits)
 
-    def loss_fn(module: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return loss_of(batch, *module(normalise(batch["pixels"])))
-
     def loss_of(
         batch: Mapping[str, Tensor], logits_BC: Tensor, predicted_BE: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -813,7 +793,7 @@ def _fit(
 
     return fit(
         network,
-        loss_fn,
+        lambda module, batch: loss_of(batch, *module(normalise(batch["pixels"]))),
         train,
         config.loop,
         validate=validate if len(splits[1]) >= 2 else None,

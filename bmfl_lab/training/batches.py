@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.runtime import rng
 
@@ -62,14 +62,13 @@ class Order:
     def __init__(self, n: int, batch_size: int, seed: int, n_processes: int = 1):
         self.n, self.seed = n, seed
         self.per_epoch = math.ceil(n / batch_size)
-        if n // self.per_epoch < n_processes:
-            raise ConfigError(
-                message(
-                    f"at least {n_processes} stimuli per batch",
-                    f"{n // self.per_epoch}",
-                    "raise batch_size",
-                )
-            )
+        require(
+            n // self.per_epoch >= n_processes,
+            ConfigError,
+            f"at least {n_processes} stimuli per batch",
+            n // self.per_epoch,
+            "raise batch_size",
+        )
         self._order: tuple[int, np.ndarray] | None = None
 
     def indices(self, epoch: int, within: int) -> np.ndarray:
@@ -80,16 +79,15 @@ class Order:
         return order[within * self.n // count : (within + 1) * self.n // count]
 
 
-class MemoryBatches:
-    """Take rows of tensors in memory, or of arrays of any size that are mapped from files.
+class StoreBatches:
+    """Take rows of memory-mapped tokens and responses; no array is copied as a whole.
 
     Parameters
     ----------
     data : mapping of str to Tensor or ndarray, n stimuli on dimension 0
-        Named values; none is called "index".
+        Maps of the feature store, mapped responses, and labels; none is called "index".
     device : torch.device
-        Where batches are needed. On a GPU the data are moved there at once if they fill less than
-        half of its free memory; otherwise the rows of each batch are.
+        Where batches are needed.
 
     Raises
     ------
@@ -100,6 +98,30 @@ class MemoryBatches:
     def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
         self.data, self.n = _checked(data)
         self.device = torch.device(device)
+
+    def take(self, index: np.ndarray) -> dict[str, Tensor]:
+        """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
+        return _rows(self.data, index, self.device)
+
+    def state(self) -> dict[str, str]:
+        """Return a digest of all values, shapes and types."""
+        return {"data": fingerprint(self.data)}
+
+
+class MemoryBatches(StoreBatches):
+    """Take rows of tensors in memory, or of arrays of any size that are mapped from files.
+
+    On a GPU the data are moved there at once if they fill less than half of its free memory;
+    otherwise the rows of each batch are.
+
+    Parameters
+    ----------
+    data, device
+        As in `StoreBatches`.
+    """
+
+    def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
+        super().__init__(data, device)
         if self.device.type == "cuda":
             size = sum(v.nbytes for v in self.data.values())
             if size < torch.cuda.mem_get_info(self.device)[0] // 2:
@@ -109,43 +131,6 @@ class MemoryBatches:
                     )
                     for k, v in self.data.items()
                 }
-
-    def take(self, index: np.ndarray) -> dict[str, Tensor]:
-        """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
-        return _rows(self.data, index, self.device)
-
-    def state(self) -> dict[str, str]:
-        """Return a digest of all values, shapes and types."""
-        return {"data": fingerprint(self.data)}
-
-
-class StoreBatches:
-    """Take rows of memory-mapped tokens and responses; no array is copied as a whole.
-
-    Parameters
-    ----------
-    data : mapping of str to ndarray, n stimuli on dimension 0
-        Maps of the feature store, mapped responses, and labels.
-    device : torch.device
-        Where batches are needed.
-
-    Raises
-    ------
-    ConfigError
-        As `MemoryBatches`.
-    """
-
-    def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
-        self.data, self.n = _checked(data)
-        self.device = torch.device(device)
-
-    def take(self, index: np.ndarray) -> dict[str, Tensor]:
-        """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
-        return _rows(self.data, index, self.device)
-
-    def state(self) -> dict[str, str]:
-        """Return a digest of all values, shapes and types."""
-        return {"data": fingerprint(self.data)}
 
 
 class ImageBatches:
@@ -198,15 +183,13 @@ def _checked(
     data: Mapping[str, Tensor | np.ndarray],
 ) -> tuple[dict[str, Tensor | np.ndarray], int]:
     lengths = {k: len(v) for k, v in data.items()}
-    if len(set(lengths.values())) != 1 or 0 in lengths.values() or "index" in lengths:
-        raise ConfigError(
-            message(
-                "named tensors with the same number (> 0) of stimuli on dimension 0, none called"
-                " 'index'",
-                str(lengths),
-                "give every tensor one row per stimulus",
-            )
-        )
+    require(
+        len(set(lengths.values())) == 1 and 0 not in lengths.values() and "index" not in lengths,
+        ConfigError,
+        "named tensors with the same number (> 0) of stimuli on dimension 0, none called 'index'",
+        lengths,
+        "give every tensor one row per stimulus",
+    )
     plain = {k: v if isinstance(v, Tensor) else np.asanyarray(v) for k, v in data.items()}
     return plain, next(iter(lengths.values()))
 

@@ -14,7 +14,6 @@ import contextlib
 import errno
 import json
 import os
-import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from bmfl_lab.backbones.weights import check_safetensors
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import BmflError, CheckpointError, message
+from bmfl_lab.errors import BmflError, CheckpointError, message, require
 from bmfl_lab.files import atomic_path, sha256_bytes, system_errors
 
 SCHEMA = 2
@@ -159,14 +158,13 @@ def read_bundle(
     if check is not None:
         check(manifest)
     path = folder / f"{name}.safetensors"
-    if manifest["data_file"] != path.name:
-        raise CheckpointError(
-            message(
-                f"a manifest of {path.name}",
-                f"one of {manifest['data_file']!r}",
-                "give both files their old names back",
-            )
-        )
+    require(
+        manifest["data_file"] == path.name,
+        CheckpointError,
+        f"a manifest of {path.name}",
+        f"one of {manifest['data_file']!r}",
+        "give both files their old names back",
+    )
     return read_tensors(path, manifest["data_sha256"]), manifest
 
 
@@ -213,32 +211,29 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
         )
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         whole = False
-    if not whole:
-        raise CheckpointError(
-            message(
-                f"the manifest {path.name} as it was written",
-                "a changed or damaged file",
-                "delete this checkpoint",
-            )
-        )
-    if found.get("schema") not in range(1, SCHEMA + 1):
-        raise CheckpointError(
-            message(
-                f"schema 1 to {SCHEMA} in {path.name}",
-                repr(found.get("schema")),
-                "read it with the version of bmfl_lab that wrote it, or train again",
-            )
-        )
+    require(
+        whole,
+        CheckpointError,
+        f"the manifest {path.name} as it was written",
+        "a changed or damaged file",
+        "delete this checkpoint",
+    )
+    require(
+        found.get("schema") in range(1, SCHEMA + 1),
+        CheckpointError,
+        f"schema 1 to {SCHEMA} in {path.name}",
+        repr(found.get("schema")),
+        "read it with the version of bmfl_lab that wrote it, or train again",
+    )
     if found["schema"] == 1:
         found.setdefault("what", _KIND_TO_WHAT.get(found.get("kind"), CHECKPOINT))
-    if what is not None and found["what"] != what:
-        raise CheckpointError(
-            message(
-                f"the files of: {what}, in {path.parent}",
-                f"files of: {found['what']}",
-                "give the folder in which it was saved",
-            )
-        )
+    require(
+        what is None or found["what"] == what,
+        CheckpointError,
+        f"the files of: {what}, in {path.parent}",
+        f"files of: {found['what']}",
+        "give the folder in which it was saved",
+    )
     return found
 
 
@@ -290,6 +285,35 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
         got = f"{type(error).__name__}: {error}"
         raise CheckpointError(
             message(f"a sound safetensors file {path.name}", got, "delete or fetch it again")
+        ) from error
+
+
+@contextlib.contextmanager
+def matching_tensors(folder: str | Path) -> Iterator[None]:
+    """Refuse a bundle whose tensors do not fit the model that its manifest describes.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the bundle, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If a name or a shape inside the block is wrong.
+    """
+    try:
+        yield
+    except (BmflError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        got = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise CheckpointError(
+            message(
+                f"tensors in {folder} that fit the model in its manifest",
+                got,
+                "copy both files of the bundle again, or train again",
+            )
         ) from error
 
 
@@ -350,75 +374,17 @@ def refuse_changes(
     CheckpointError
         If a field differs; the error names every such field with both values.
     """
-    allowed = set(allow)
     changed = [
-        k
-        for k in sorted({*stored, *current})
-        if stored.get(k) != current.get(k) and k not in allowed
+        k for k in sorted({*stored, *current} - set(allow)) if stored.get(k) != current.get(k)
     ]
-    if changed:
-        shown = "; ".join(f"{k}: stored {stored.get(k)!r}, now {current.get(k)!r}" for k in changed)
-        raise CheckpointError(
-            message(
-                f"the {what} that this checkpoint belongs to",
-                f"a change in {shown}",
-                "use another folder, start afresh with resume=False, or pass "
-                f"allow_change={tuple(changed)!r}",
-            )
-        )
-
-
-@contextlib.contextmanager
-def matching_tensors(folder: str | Path) -> Iterator[None]:
-    """Refuse a bundle whose tensors do not fit the model that its manifest describes.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Folder of the bundle, for the message.
-
-    Raises
-    ------
-    CheckpointError
-        If a name or a shape inside the block is wrong.
-    """
-    try:
-        yield
-    except (BmflError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
-        got = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        raise CheckpointError(
-            message(
-                f"tensors in {folder} that fit the model in its manifest",
-                got,
-                "copy both files of the bundle again, or train again",
-            )
-        ) from error
-
-
-def mismatch(folder: str | Path, wanted: Iterable[str], found: Iterable[str]) -> CheckpointError:
-    """Return the error for a checkpoint whose tensors are not those that its manifest lists.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Folder of the checkpoint.
-    wanted, found : iterable of str
-        Names of the tensors in the manifest and in the file.
-
-    Returns
-    -------
-    CheckpointError
-        The error, to be raised by the caller.
-    """
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    return CheckpointError(
-        message(
-            f"the tensors that the manifest in {folder} lists",
-            f"missing {missing[:5]}, extra {extra[:5]}",
-            "resume from another checkpoint",
-        )
+    shown = "; ".join(f"{k}: stored {stored.get(k)!r}, now {current.get(k)!r}" for k in changed)
+    require(
+        not changed,
+        CheckpointError,
+        f"the {what} that this checkpoint belongs to",
+        f"a change in {shown}",
+        f"use another folder, start afresh with resume=False, or pass "
+        f"allow_change={tuple(changed)!r}",
     )
 
 
@@ -492,72 +458,3 @@ def atlas_from_tensors(tensors: Mapping[str, Tensor], described: dict | None = N
         groups={name: tuple(members) for name, members in described["groups"].items()},
         maps={name: arrays[f"map.{i}"] for i, name in enumerate(described["maps"])},
     )
-
-
-def rng_tensors() -> dict[str, Tensor]:
-    """Return the state of the global random generators as tensors.
-
-    Returns
-    -------
-    dict of str to Tensor
-        States of torch, NumPy and Python and, once CUDA is initialised, of the current GPU.
-    """
-    # NPY002: the state of the global generator is what is wanted here
-    _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    version, internal, python_gauss = random.getstate()
-    states = {
-        "rng.torch": torch.get_rng_state(),
-        "rng.numpy": torch.tensor(
-            [*map(int, keys), int(position), int(has_gauss)], dtype=torch.int64
-        ),
-        "rng.numpy_gauss": torch.tensor([gauss], dtype=torch.float64),
-        "rng.python": torch.tensor([version, *internal], dtype=torch.int64),
-        "rng.python_gauss": torch.tensor(
-            [] if python_gauss is None else [python_gauss], dtype=torch.float64
-        ),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        states["rng.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Restore the random states that `rng_tensors` returned.
-
-    Parameters
-    ----------
-    tensors : mapping of str to Tensor
-        Tensors of a checkpoint; only those with the prefix ``rng.`` are read.
-
-    Raises
-    ------
-    CheckpointError
-        If the state of a generator is missing or has the wrong size.
-    """
-    own = torch.get_rng_state().numel()
-    sizes = {
-        "rng.torch": own,
-        "rng.numpy": 626,
-        "rng.numpy_gauss": 1,
-        "rng.python": 626,
-        "rng.python_gauss": None,
-    }
-    for name, size in sizes.items():
-        got = tensors.get(name)
-        if got is None or (size is not None and got.numel() != size):
-            raise CheckpointError(
-                message(
-                    f"the random state {name!r} in the checkpoint",
-                    "nothing" if got is None else f"{got.numel()} values",
-                    "resume from another checkpoint, or start afresh with resume=False",
-                )
-            )
-    torch.set_rng_state(tensors["rng.torch"])
-    *keys, position, has_gauss = tensors["rng.numpy"].tolist()
-    gauss = tensors["rng.numpy_gauss"].item()
-    np.random.set_state(("MT19937", np.asarray(keys, np.uint32), position, has_gauss, gauss))  # noqa: NPY002
-    version, *internal = tensors["rng.python"].tolist()
-    python_gauss = tensors["rng.python_gauss"].tolist()
-    random.setstate((version, tuple(internal), python_gauss[0] if python_gauss else None))
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])

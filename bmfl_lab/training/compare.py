@@ -1,30 +1,35 @@
-"""Comparisons by one recipe: fusion and baselines, shorter trainings, and silenced regions."""
+"""Comparisons by one recipe: fusion, baselines, shorter trainings, silenced regions, controls."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.models.bmfl import ResponseSource
-from bmfl_lab.models.build import FusionConfig
+from bmfl_lab.data import Atlas, StimulusSet, Study, Subject
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
+from bmfl_lab.losses import pearson_regulariser
+from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.metrics.statistics import seed_mean
+from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
+from bmfl_lab.models.build import AXES, FusionConfig
+from bmfl_lab.models.fusion import QUERIES
+from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import timed
 from bmfl_lab.training import encoder as encoders
-from bmfl_lab.training import recipes
+from bmfl_lab.training import recipes, sources
 from bmfl_lab.training.context import Context
-from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
-from bmfl_lab.training.fusion import train_fusion
-from bmfl_lab.training.recipes import PRESETS
-from bmfl_lab.training.trained import TrainedFusion
+from bmfl_lab.training.encoder import EncoderConfig
+from bmfl_lab.training.fusion import Inputs, TrainedFusion, train_fusion
 from bmfl_lab.training.trained_encoder import TrainedEncoder
+
+Groups = dict[str, list[TrainedFusion]]
 
 COMPARED = {
     "backbone": "image tokens only: an MLP with as many trainable weights as the fusion "
@@ -64,8 +69,13 @@ def presets(
     ConfigError
         If the name or a field is unknown.
     """
-    if name not in PRESETS:
-        raise ConfigError(message(f"a preset among {PRESETS}", repr(name), nearest(name, PRESETS)))
+    require(
+        name in recipes.PRESETS,
+        ConfigError,
+        f"a preset among {recipes.PRESETS}",
+        repr(name),
+        nearest(name, recipes.PRESETS),
+    )
     fusion = getattr(recipes, name)(**changes)
     if epochs:
         fusion = configs.replace(fusion, loop=configs.replace(fusion.loop, epochs=epochs))
@@ -92,14 +102,13 @@ def attribute_subject(subject: Subject) -> Subject:
     DataError
         If the subject has no attributes, as measured subjects have none.
     """
-    if subject.attributes is None:
-        raise DataError(
-            message(
-                f"attributes of {subject.name!r}",
-                "none",
-                "leave 'attributes' out of the models: this control needs a simulated subject",
-            )
-        )
+    require(
+        subject.attributes is not None,
+        DataError,
+        f"attributes of {subject.name!r}",
+        "none",
+        "leave 'attributes' out of the models: this control needs a simulated subject",
+    )
     values = np.asarray(subject.attributes, dtype=np.float32)
     train = values[subject.rows("train")]
     spread = train.std(0)
@@ -144,7 +153,7 @@ def train_attribute_encoder(
     """
     stand_in = attribute_subject(study.subject(subject))
     labelled = dataclasses.replace(study, subjects={stand_in.name: stand_in})
-    return train_brain_encoder(config, labelled, **options)
+    return encoders.train_brain_encoder(config, labelled, **options)
 
 
 def train_comparison(
@@ -158,7 +167,7 @@ def train_comparison(
     store: FeatureStore | None = None,
     device: str = "auto",
     times: dict[str, float] | None = None,
-) -> dict[str, list[TrainedFusion]]:
+) -> Groups:
     """Train several models by the same recipe, each with every seed.
 
     Parameters
@@ -195,22 +204,27 @@ def train_comparison(
         If a model is unknown, no seed is given, or "attributes" has no encoder.
     """
     for name in models:
-        if name not in COMPARED:
-            raise ConfigError(
-                message(f"models among {tuple(COMPARED)}", repr(name), nearest(name, COMPARED))
-            )
-    if not seeds or not models:
-        raise ConfigError(
-            message("at least one model and one seed", f"{models!r}, {seeds!r}", "name some")
+        require(
+            name in COMPARED,
+            ConfigError,
+            f"models among {tuple(COMPARED)}",
+            repr(name),
+            nearest(name, COMPARED),
         )
-    if "attributes" in models and attribute_encoder is None:
-        raise ConfigError(
-            message(
-                "an attribute encoder for the model 'attributes'",
-                "none",
-                "train it with train_attribute_encoder and pass attribute_encoder=...",
-            )
-        )
+    require(
+        seeds and models,
+        ConfigError,
+        "at least one model and one seed",
+        f"{models!r}, {seeds!r}",
+        "name some",
+    )
+    require(
+        "attributes" not in models or attribute_encoder is not None,
+        ConfigError,
+        "an attribute encoder for the model 'attributes'",
+        "none",
+        "train it with train_attribute_encoder and pass attribute_encoder=...",
+    )
     settings: Mapping[str, tuple[dict[str, object], TrainedEncoder | None]] = {
         "backbone": ({"head": "backbone"}, encoder),
         "concat": ({"head": "concat"}, encoder),
@@ -244,7 +258,7 @@ def train_baselines(
     seeds: Sequence[int] = (0,),
     store: FeatureStore | None = None,
     device: str = "auto",
-) -> dict[str, list[TrainedFusion]]:
+) -> Groups:
     """Train the backbone-only model for fewer epochs, so that its accuracy covers a range.
 
     Parameters
@@ -282,14 +296,13 @@ def train_baselines(
     therefore robustness beyond that of this backbone.
     """
     kept = [int(e) for e in dict.fromkeys(epochs) if e < config.loop.epochs]
-    if not kept or min(kept) < 1:
-        raise ConfigError(
-            message(
-                f"lengths from 1 to {config.loop.epochs - 1} epochs",
-                f"{tuple(epochs)}",
-                "give shorter trainings",
-            )
-        )
+    require(
+        kept and min(kept) >= 1,
+        ConfigError,
+        f"lengths from 1 to {config.loop.epochs - 1} epochs",
+        tuple(epochs),
+        "give shorter trainings",
+    )
     context, found = Context.make(store, device), {}
     for length in kept:
         name = f"backbone, {length} epoch" + ("s" if length > 1 else "")
@@ -371,3 +384,438 @@ def ablation_trainer(
         ]
 
     return train
+
+
+CONTROL_MODELS = {
+    "fusion": "predicted responses of the brain encoder; the controls are compared with this model",
+    "backbone": "image tokens only, with as many weights",
+    "noise": "noise with each vertex's mean and variance",
+    "noise, covariance": "noise with the mean and full covariance of the predicted responses",
+    "other image": "the predicted response to another training image",
+    "same class": "the predicted response to another image of the same class (label in training, "
+    "prediction elsewhere)",
+    "random encoder": "the encoder with shuffled weights, never trained on responses",
+    "random backbone": "an encoder trained on the responses, from tokens of a backbone with random "
+    "weights",
+    "untrained brain transformer": "predicted responses through a brain transformer left at its "
+    "initial weights",
+    "patch PCA": "principal components of the image's own patches, as many as vertices",
+    "random projection": "a random projection of the image's own patches, as many numbers as "
+    "vertices",
+    "attributes": "predicted attributes that a simulated subject was built from: the same "
+    "information without a cortex",
+}
+"""Models that `train_controls` can train, and what stands in place of the brain in each."""
+
+
+def train_controls(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: TrainedEncoder,
+    encoder_config: EncoderConfig | None = None,
+    controls: Sequence[str] = tuple(CONTROL_MODELS),
+    seeds: Sequence[int] = (0, 1, 2),
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> Groups:
+    """Train the fusion and its controls by one recipe, each with every seed.
+
+    Parameters
+    ----------
+    config : FusionConfig
+        Configuration of the fusion.
+    study : Study
+        Its set "train" trains, its set "val" selects the epoch.
+    encoder : TrainedEncoder
+        Its predictions for the training images give the statistics of the noise and the responses
+        of other images.
+    encoder_config : EncoderConfig, optional
+        Needed by "random backbone" and "attributes", which train an encoder of their own.
+    controls : sequence of str
+        Names in `CONTROL_MODELS`; all by default.
+    seeds : sequence of int, default (0, 1, 2)
+        Training seeds. The random numbers of a control are drawn anew for each seed.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Where to train and predict.
+
+    Returns
+    -------
+    dict of str to list of TrainedFusion
+        One model per seed for each control, as `bmfl_lab.evaluation.evaluate_ood` takes them.
+
+    Raises
+    ------
+    ConfigError
+        If a control is unknown, needs an `encoder_config` that is missing, or there is no seed.
+    DataError
+        If "attributes" is chosen for a measured subject.
+    """
+    for name in controls:
+        require(
+            name in CONTROL_MODELS,
+            ConfigError,
+            f"controls among {tuple(CONTROL_MODELS)}",
+            repr(name),
+            nearest(name, list(CONTROL_MODELS)),
+        )
+    own = {"random backbone", "attributes"} & set(controls)
+    require(
+        seeds and controls and (not own or encoder_config is not None),
+        ConfigError,
+        "at least one control and seed"
+        + (f", and an encoder_config for {sorted(own)}" if own else ""),
+        f"{len(controls)} controls, {len(seeds)} seeds",
+        "pass the configuration of the brain encoder as encoder_config=...",
+    )
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    made = _ControlSources(setting, encoder_config)
+    found: Groups = {}
+    for name in controls:
+        changes = {
+            "backbone": {"head": "backbone"},
+            "untrained brain transformer": {"freeze_brain": True},
+            "attributes": {"regions": ("all",)},
+        }.get(name, {})
+        chosen = configs.replace(config, **changes)
+        found[name] = [setting.train(name, chosen, seed, *made.get(name, seed)) for seed in seeds]
+    return found
+
+
+class _Setting:
+    """Hold what the models of one comparison share, and train one of them at a time."""
+
+    def __init__(
+        self, config: FusionConfig, study: Study, encoder: TrainedEncoder, context: Context
+    ):
+        self.config, self.study, self.encoder, self.context = config, study, encoder, context
+        self.source = sources.EncoderSource(encoder, context.device)
+        self.inputs = Inputs(
+            context,
+            context.backbone(study.backbone),
+            config.kind,
+            config.block,
+            encoder,
+            self.source,
+        )
+
+    def reference(self) -> np.ndarray:
+        """Return the predicted responses to the training images, (n_train, V)."""
+        train = self.study.set("train")
+        return self.inputs.responses(train, self.inputs.tokens(train))
+
+    def train(
+        self,
+        name: str,
+        config: FusionConfig,
+        seed: int,
+        source: ResponseSource | None = None,
+        encoder: TrainedEncoder | None = None,
+    ) -> TrainedFusion:
+        """Train one model, on the responses of the encoder by default."""
+        return train_fusion(
+            config,
+            self.study,
+            encoder=self.encoder if encoder is None else encoder,
+            brain=source,
+            backbone=self.inputs.backbone,
+            context=self.context,
+            seed=seed,
+            name=name,
+        )
+
+    def train_all(self, models: Iterable[tuple[str, FusionConfig]], seeds: Sequence[int]) -> Groups:
+        """Train named configurations, each with every seed."""
+        return {name: [self.train(name, config, seed) for seed in seeds] for name, config in models}
+
+
+class _ControlSources:
+    """Make the response source of each control; what does not depend on the seed is made once."""
+
+    def __init__(self, setting: _Setting, encoder_config: EncoderConfig | None):
+        self.setting, self.encoder_config = setting, encoder_config
+        self.options = {"store": setting.context.store, "device": setting.context.device}
+
+    def get(self, name: str, seed: int) -> tuple[ResponseSource | None, TrainedEncoder | None]:
+        """Return source and encoder of a control; None for those of the fusion."""
+        setting = self.setting
+        if name in ("fusion", "backbone", "untrained brain transformer"):
+            return None, None
+        if name == "attributes":
+            return None, self.attribute_encoder
+        if name == "random backbone":
+            return self.random_backbone, None
+        if name == "random encoder":
+            shuffled = sources.random_weight_encoder(setting.encoder, seed)
+            return sources.EncoderSource(shuffled, setting.context.device), None
+        train, reference = setting.study.set("train"), setting.reference()
+        if name.startswith("noise"):
+            return sources.noise_source(reference, covariance="covariance" in name, seed=seed), None
+        if name in ("other image", "same class"):
+            classes = self.classes if name == "same class" else None
+            return sources.other_image_source(train, reference, classes=classes, seed=seed), None
+        if name == "patch PCA":
+            return self.pca, None
+        return sources.projection_source(reference.shape[1], seed=seed), None
+
+    @functools.cached_property
+    def classes(self) -> Callable[[TokenBatch], np.ndarray]:
+        """Classifier of the images that get a partner of their class."""
+        config = configs.replace(self.setting.config, head="backbone")
+        model = self.setting.train("class of a partner", config, 0)
+        return lambda tokens: model.classify(tokens.cls, tokens.patches)["logits"].argmax(1)
+
+    @functools.cached_property
+    def random_backbone(self) -> ResponseSource:
+        """Responses predicted from tokens of a backbone with random weights."""
+        encoder = sources.random_backbone_encoder(
+            self.encoder_config, self.setting.study, **self.options
+        )
+        return sources.EncoderSource(encoder, self.setting.context.device)
+
+    @functools.cached_property
+    def attribute_encoder(self) -> TrainedEncoder:
+        """Encoder of the attributes of a simulated subject."""
+        return train_attribute_encoder(self.encoder_config, self.setting.study, **self.options)
+
+    @functools.cached_property
+    def pca(self) -> ResponseSource:
+        """Principal components of patches, as many as vertices."""
+        subject = self.setting.study.subject()
+        shown = self.setting.inputs.tokens(subject.stimuli).patches[subject.rows("train")]
+        return sources.pca_source(shown, self.setting.reference().shape[1])
+
+
+def train_alphas(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: TrainedEncoder,
+    alphas: Sequence[float] = (0.0, 0.1, 1.0, 10.0),
+    seeds: Sequence[int] = (0, 1, 2),
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> Groups:
+    """Train the fusion with several weights of the Pearson regulariser.
+
+    Parameters
+    ----------
+    config, study, encoder, seeds, store, device
+        As in `train_controls`.
+    alphas : sequence of float, default (0, 0.1, 1, 10)
+        Weights of the regulariser.
+
+    Returns
+    -------
+    dict of str to list of TrainedFusion
+        "alpha 0", "alpha 0.1", ...: one model per seed.
+
+    Raises
+    ------
+    ConfigError
+        If an alpha is negative.
+    """
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    models = {f"alpha {a:g}": configs.replace(config, alpha=float(a)) for a in alphas}
+    return setting.train_all(models.items(), seeds)
+
+
+def train_quality(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: TrainedEncoder,
+    shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    seeds: Sequence[int] = (0, 1, 2),
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> Groups:
+    """Train the fusion on predicted responses mixed with noise, at several encoding accuracies.
+
+    Parameters
+    ----------
+    config, study, encoder, seeds, store, device
+        As in `train_controls`.
+    shares : sequence of float from 0 to 1
+        Encoding accuracies as shares of the encoder's own mean validation r; 0, 0.25, ... 1 by
+        default.
+
+    Returns
+    -------
+    dict of str to list of TrainedFusion
+        "r = 0.31", ...: one model per seed, named by the mean encoding accuracy of the responses
+        that it reads.
+
+    Raises
+    ------
+    ConfigError
+        If a share lies outside 0..1.
+    """
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    reached, found = float(np.nanmean(encoder.scores)), {}
+    for share in shares:
+        name = f"r = {share * reached:.2f}"
+        for seed in seeds:
+            mixed = sources.mixed_source(
+                setting.source,
+                setting.reference(),
+                accuracy=share * reached,
+                reached=reached,
+                seed=seed,
+            )
+            found.setdefault(name, []).append(setting.train(name, config, seed, mixed))
+    return found
+
+
+def train_forms(
+    config: FusionConfig,
+    study: Study,
+    *,
+    encoder: TrainedEncoder,
+    queries: Sequence[str] = QUERIES,
+    axes: Sequence[str] = AXES,
+    seeds: Sequence[int] = (0, 1, 2),
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> Groups:
+    """Train the fusion in every form that descriptions of NeuralOOD leave open.
+
+    Parameters
+    ----------
+    config, study, encoder, seeds, store, device
+        As in `train_controls`.
+    queries : sequence of {"cls", "patch"}
+        Which token is the query in the cross-attention; both by default.
+    axes : sequence of {"feature", "batch"}
+        Axis of the Pearson term; both by default.
+
+    Returns
+    -------
+    dict of str to list of TrainedFusion
+        "cls query, feature axis", ...: one model per seed.
+
+    References
+    ----------
+    Zhao et al., NeuralOOD, arXiv:2408.14950 (2024).
+    """
+    setting = _Setting(config, study, encoder, Context.make(store, device))
+    models = {
+        f"{query} query, {axis} axis": configs.replace(config, query=query, pcc_axis=axis)
+        for query in queries
+        for axis in axes
+    }
+    return setting.train_all(models.items(), seeds)
+
+
+def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
+    """Return the mean Pearson r between X_vb and X_bv over images, as the regulariser measures it.
+
+    Parameters
+    ----------
+    model : TrainedFusion
+        Model with head "fusion" or "concat".
+    stimuli : StimulusSet
+        One image or more.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no fused features.
+    """
+    require(
+        model.config.head != "backbone" and len(stimuli),
+        ConfigError,
+        "a model with two fused features, and images",
+        repr(model.name),
+        "use a fusion",
+    )
+    batches, total = model.batches(stimuli), 0.0
+    for start in range(0, batches.n, 256):
+        batch = batches.take(np.arange(start, min(start + 256, batches.n)))
+        with torch.inference_mode():
+            out = model.path.classify(batch)
+            loss = pearson_regulariser(out.x_vb.float(), out.x_bv.float(), model.config.pcc_axis)
+        total += (1 - float(loss)) * len(batch["cls"])
+    return total / batches.n
+
+
+def encoding_accuracy(model: TrainedFusion, subject: Subject, split: str = "test") -> float:
+    """Return how well the responses that a model reads predict a subject's: mean r over vertices.
+
+    Parameters
+    ----------
+    model : TrainedFusion
+        Its response source is scored, whether it is a brain encoder or a control.
+    subject : Subject
+        Subject with as many vertices as the source.
+    split : str, default "test"
+        Split of the subject's images; one on which the brain encoder was not trained.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no brain.
+    """
+    rows = subject.rows(split)
+    predicted = model.predict_responses(subject.stimuli.subset(rows, name=f"encoder-{split}"))
+    return float(
+        np.nanmean(pearson(np.asarray(subject.responses[rows], dtype=np.float64), predicted))
+    )
+
+
+def measured_rows(
+    name: str,
+    groups: Mapping[str, Sequence[TrainedFusion]],
+    measure: Callable[[TrainedFusion], float],
+    *,
+    n: int,
+    unit: str = "r",
+    split: str = "test",
+    notes: str = "",
+) -> list[MetricRow]:
+    """Return one row per model and seed, and rows of means with intervals over seeds.
+
+    Parameters
+    ----------
+    name : str
+        Name of the metric.
+    groups : mapping of str to list of TrainedFusion
+        Models of one name, one per seed.
+    measure : callable
+        ``measure(model) -> float``.
+    n : int
+        Number of stimuli behind each value.
+    unit : str, default "r"
+        Unit of the metric.
+    split : str, default "test"
+        Image set or split on which the models were measured.
+    notes : str, optional
+        Remarks for the rows.
+    """
+    rows = []
+    for model, group in groups.items():
+        values = [float(measure(one)) for one in group]
+        shared = {
+            "unit": unit,
+            "split": split,
+            "n": n,
+            "model": model,
+            "selection": group[0].selection,
+            "notes": notes,
+        }
+        rows += [MetricRow(name, v, seed=one.seed, **shared) for v, one in zip(values, group)]
+        found = seed_mean(np.asarray(values), n)
+        rows.append(
+            MetricRow(
+                name,
+                found.value,
+                n_seeds=found.n_seeds,
+                ci_low=found.low,
+                ci_high=found.high,
+                interval=found.method,
+                **shared,
+            )
+        )
+    return rows

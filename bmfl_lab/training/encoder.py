@@ -18,7 +18,7 @@ from bmfl_lab.config import config_hash, replace, to_dict
 from bmfl_lab.data.atlas import ALGONAUTS_ROIS, Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, require
 from bmfl_lab.files import lock, sha256_json
 from bmfl_lab.metrics.correlation import StreamingPearson, pearson
 from bmfl_lab.models.encoders import (
@@ -39,6 +39,7 @@ from bmfl_lab.training.loop import LoopConfig, fit
 from bmfl_lab.training.trained_encoder import (
     STEM,
     TrainedEncoder,
+    backbone_digest,
     frozen,
     load_encoder,
     token_source,
@@ -47,17 +48,6 @@ from bmfl_lab.training.trained_encoder import (
 FORMAT = 1
 ENSEMBLE = ("ridge", "roi_query", "retinotopic")
 """Kinds whose encoders an encoder of kind "ensemble" averages."""
-
-__all__ = [
-    "EncoderConfig",
-    "base",
-    "quick",
-    "small",
-    "tiny",
-    "train_brain_encoder",
-    "train_brain_encoders",
-    "winners",
-]
 
 
 @dataclass(frozen=True)
@@ -156,22 +146,20 @@ class EncoderConfig:
     )
 
     def __post_init__(self) -> None:
-        if not self.blocks or not 0 < self.val_fraction < 1:
-            raise ConfigError(
-                message(
-                    "at least one block and 0 < val_fraction < 1",
-                    f"{self.blocks}, {self.val_fraction}",
-                    "use e.g. blocks=(-1,) and val_fraction=0.1",
-                )
-            )
-        if self.kind in ("retinotopic", "ensemble") and self.tokens in ("cls", "cls+mean"):
-            raise ConfigError(
-                message(
-                    f"tokens with places for kind {self.kind!r}",
-                    repr(self.tokens),
-                    "use 'patches' or 'pooled:G'",
-                )
-            )
+        require(
+            self.blocks and 0 < self.val_fraction < 1,
+            ConfigError,
+            "at least one block and 0 < val_fraction < 1",
+            f"{self.blocks}, {self.val_fraction}",
+            "use e.g. blocks=(-1,) and val_fraction=0.1",
+        )
+        require(
+            self.kind not in ("retinotopic", "ensemble") or self.tokens not in ("cls", "cls+mean"),
+            ConfigError,
+            f"tokens with places for kind {self.kind!r}",
+            repr(self.tokens),
+            "use 'patches' or 'pooled:G'",
+        )
 
 
 def tiny(kind: str = "roi_query") -> EncoderConfig:
@@ -182,7 +170,6 @@ def tiny(kind: str = "roi_query") -> EncoderConfig:
     kind : str, default "roi_query"
         As `EncoderConfig.kind`.
     """
-    loop = LoopConfig(epochs=25, batch_size=64, lr=5e-3, weight_decay=1e-3, clip_norm=1.0)
     return replace(
         EncoderConfig(),
         kind=kind,
@@ -192,7 +179,7 @@ def tiny(kind: str = "roi_query") -> EncoderConfig:
         ffn_width=128,
         dropout=0.0,
         n_features=32,
-        loop=loop,
+        loop=LoopConfig(epochs=25, batch_size=64, lr=5e-3, weight_decay=1e-3, clip_norm=1.0),
     )
 
 
@@ -210,7 +197,6 @@ def small(kind: str = "roi_query") -> EncoderConfig:
     one meaning. Early visual areas lose most if only the last block is read. A ridge reads the
     early block on a grid.
     """
-    loop = LoopConfig(epochs=12, batch_size=64, lr=2e-3, weight_decay=1e-3, clip_norm=1.0)
     return replace(
         EncoderConfig(),
         kind=kind,
@@ -219,7 +205,7 @@ def small(kind: str = "roi_query") -> EncoderConfig:
         width=192,
         n_heads=8,
         ffn_width=384,
-        loop=loop,
+        loop=LoopConfig(epochs=12, batch_size=64, lr=2e-3, weight_decay=1e-3, clip_norm=1.0),
     )
 
 
@@ -336,18 +322,25 @@ def train_brain_encoder(
     who = study.subject(subject)
     spec = _spec(config, study)
     backbone = load_spec(spec, device) if backbone is None else backbone
-    described = {k: v for k, v in backbone.describe().items() if k != "weights_label"}
     identity = {
         "format": FORMAT,
         "config": config_hash(config),
         "subject": subject_fingerprint(who),
-        "backbone": sha256_json(described)[:16],
+        "backbone": backbone_digest(backbone.describe())[:16],
     }
     name = sha256_json(identity)[:16]
     folder = Path(folder) if folder is not None else home() / "encoders" / name
     with lock(folder / ".lock", what=f"the encoder in {folder}"):
         if (folder / f"{STEM}.json").exists():
-            return _load_same(folder, name)
+            stored = read_manifest(folder / f"{STEM}.json").get("hash")
+            require(
+                stored == name,
+                CheckpointError,
+                f"the encoder {name} in {folder}",
+                f"{stored}: other settings, responses or backbone weights",
+                "use another folder, or delete this one to train again",
+            )
+            return load_encoder(folder)
         store = store if store is not None else FeatureStore()
         wanted = [(config.tokens, block) for block in config.blocks]
         stored = store.get_many(backbone, who.stimuli, wanted, features=config.features)
@@ -372,43 +365,6 @@ def train_brain_encoder(
         return encoder
 
 
-def train_brain_encoders(
-    config: EncoderConfig,
-    study: Study,
-    *,
-    store: FeatureStore | None = None,
-    folder: str | Path | None = None,
-    device: str = "auto",
-    backbone: Backbone | None = None,
-) -> dict[str, TrainedEncoder]:
-    """Train an encoder for every subject of a study.
-
-    Parameters
-    ----------
-    config, study, store, device, backbone
-        As in `train_brain_encoder`.
-    folder : str or Path, optional
-        Folder in which each subject gets a folder of its own name; default as in
-        `train_brain_encoder`.
-
-    Returns
-    -------
-    dict of str to TrainedEncoder
-        Encoders by name of the subject.
-    """
-    options = {"store": store, "device": device, "backbone": backbone}
-    return {
-        name: train_brain_encoder(
-            config,
-            study,
-            subject=name,
-            folder=None if folder is None else Path(folder) / name,
-            **options,
-        )
-        for name in study.subjects
-    }
-
-
 def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
     own = study.backbone
     name = config.backbone or own.name
@@ -416,24 +372,13 @@ def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
     return BackboneSpec(name, weights, config.image_size or own.image_size, own.resize)
 
 
-def _load_same(folder: Path, name: str) -> TrainedEncoder:
-    stored = read_manifest(folder / f"{STEM}.json").get("hash")
-    if stored != name:
-        raise CheckpointError(
-            message(
-                f"the encoder {name} in {folder}",
-                f"{stored}: other settings, responses or backbone weights",
-                "use another folder, or delete this one to train again",
-            )
-        )
-    return load_encoder(folder)
-
-
 def _label(config: EncoderConfig, subject: Subject, backbone: Backbone) -> str:
-    simulated = " (simulated responses)" if subject.simulated else ""
-    blocks = ", ".join(map(str, config.blocks))
-    source = f"{backbone.name} ({backbone.weights_label}), block {blocks}"
-    return f"{config.kind} encoder of {subject.name}{simulated}, {source}"
+    return (
+        f"{config.kind} encoder of {subject.name}"
+        + (" (simulated responses)" if subject.simulated else "")
+        + f", {backbone.name} ({backbone.weights_label}), "
+        + f"block {', '.join(map(str, config.blocks))}"
+    )
 
 
 def _facts(job: _Job, how: str) -> dict[str, Any]:
@@ -500,14 +445,13 @@ def split_rows(config: EncoderConfig, subject: Subject) -> tuple[dict[str, np.nd
         n = round(config.val_fraction * len(train))
         rows = {"train": np.sort(train[order[n:]]), "val": np.sort(train[order[:n]])}
         how = f"{config.val_fraction:.0%} of train, drawn with seed {config.split_seed}"
-    if len(rows["val"]) < 3 or not len(rows["train"]):
-        raise DataError(
-            message(
-                "at least 3 stimuli for validation and some for training",
-                f"{len(rows['val'])} and {len(rows['train'])}",
-                "raise val_fraction or give more stimuli",
-            )
-        )
+    require(
+        len(rows["val"]) >= 3 and len(rows["train"]),
+        DataError,
+        "at least 3 stimuli for validation and some for training",
+        f"{len(rows['val'])} and {len(rows['train'])}",
+        "raise val_fraction or give more stimuli",
+    )
     return rows, how
 
 
@@ -535,10 +479,13 @@ def scheme_rois(atlas: Atlas, scheme: str) -> dict[str, np.ndarray]:
         return {}
     masks = {n: np.asarray(atlas.rois[n], bool) for n in atlas.present}
     streams = {n: m for n, m in masks.items() if n in ALGONAUTS_ROIS["streams"]}
-    if scheme == "streams" and not streams:
-        raise ConfigError(
-            message("an atlas with streams", ", ".join(atlas.present), "use scheme='rois'")
-        )
+    require(
+        scheme != "streams" or streams,
+        ConfigError,
+        "an atlas with streams",
+        ", ".join(atlas.present),
+        "use scheme='rois'",
+    )
     others = {n: m for n, m in masks.items() if n not in streams}
     return streams if scheme == "streams" else others or masks
 
@@ -553,12 +500,13 @@ def _ridge(job: _Job) -> _Fitted:
     }
     folds = None
     if config.leave_session_out:
-        if job.subject.sessions is None:
-            raise ConfigError(
-                message(
-                    "a session per stimulus", "none in this subject", "set leave_session_out=False"
-                )
-            )
+        require(
+            job.subject.sessions is not None,
+            ConfigError,
+            "a session per stimulus",
+            "none in this subject",
+            "set leave_session_out=False",
+        )
         folds = np.asarray(job.subject.sessions)[job.rows["train"]]
     ridge = fit_ridge(
         X["train"], job.y("train"), config.alphas, config.n_folds, folds=folds, device=job.device
@@ -583,8 +531,12 @@ def _retinotopic(job: _Job) -> _Fitted:
         n_folds=config.n_folds,
         device=job.device,
     )
-    selection = "cross-validation within train, one field per vertex"
-    return _Fitted(module, _validation_r(module, job), selection, notes=module.fit_facts)
+    return _Fitted(
+        module,
+        _validation_r(module, job),
+        "cross-validation within train, one field per vertex",
+        notes=module.fit_facts,
+    )
 
 
 def _linear(job: _Job) -> _Fitted:
@@ -643,8 +595,13 @@ def _descend(job: _Job, inner: nn.Module) -> _Fitted:
         manifest=job.identity,
         what=f"brain encoder of {job.subject.name}",
     )
-    scores, notes = _validation_r(module, job), {"epoch": result.epoch}
-    return _Fitted(module, scores, result.selection, result.history, notes)
+    return _Fitted(
+        module,
+        _validation_r(module, job),
+        result.selection,
+        result.history,
+        {"epoch": result.epoch},
+    )
 
 
 def encoder_loss(
@@ -675,14 +632,13 @@ def encoder_loss(
     Adeli et al. (2025), arXiv:2505.17329: sum of the mean squared errors of both hemispheres. That
     responses are standardised first is our choice.
     """
-    if predicted_BV.shape != responses_BV.shape:
-        raise DataError(
-            message(
-                f"predictions of shape {tuple(responses_BV.shape)}",
-                f"{tuple(predicted_BV.shape)}",
-                "train the encoder on the vertices of these responses",
-            )
-        )
+    require(
+        predicted_BV.shape == responses_BV.shape,
+        DataError,
+        f"predictions of shape {tuple(responses_BV.shape)}",
+        tuple(predicted_BV.shape),
+        "train the encoder on the vertices of these responses",
+    )
     known = responses_BV.isfinite()
     error = torch.where(known, (predicted_BV - responses_BV.nan_to_num()) / scale_V, 0).square()
     parts = [

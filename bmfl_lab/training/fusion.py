@@ -1,13 +1,16 @@
-"""Training a fusion model or a baseline on the tokens of a frozen backbone."""
+"""Fusion models and baselines: training on tokens of a frozen backbone, and trained models."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,14 +19,14 @@ from torch import Tensor, nn
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.data import Atlas, StimulusSet, Study
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message, require
+from bmfl_lab.files import sha256_bytes
 from bmfl_lab.losses import fusion_loss
-from bmfl_lab.models.bmfl import BMFL, ResponseSource
+from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch, check_responses
 from bmfl_lab.models.build import FusionConfig, build_fusion
-from bmfl_lab.models.fusion import Moments
+from bmfl_lab.models.fusion import FusionModel, ImageSide, Moments
+from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.batches import (
     Batches,
@@ -32,12 +35,31 @@ from bmfl_lab.training.batches import (
     StoreBatches,
     labels_of,
 )
+from bmfl_lab.training.checkpoint import (
+    atlas_from_tensors,
+    atlas_to_tensors,
+    matching_tensors,
+    read_bundle,
+    write_bundle,
+)
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.loop import fit
 from bmfl_lab.training.sources import EncoderSource
-from bmfl_lab.training.trained import Inputs, TrainedFusion, make_path, predict
-from bmfl_lab.training.trained_encoder import TrainedEncoder
+from bmfl_lab.training.trained_encoder import (
+    TrainedEncoder,
+    load_encoder,
+    reads_backbone,
+    shared_tokens,
+    token_source,
+)
 
+STEM = "fusion"
+WHAT = "fusion model"
+_BATCH = 256
+_RESPONSE_ROWS = 4096
+"""Images whose responses are computed in one call of a source."""
+_ARRAYS = ("selected", "mean", "scale", "donors")
+"""Arrays of a path that are saved with the model."""
 BatchSource = Literal["auto", "memory", "store", "images"]
 _DONORS = 512
 """Training images whose responses are kept for "resample" lesions."""
@@ -195,30 +217,28 @@ def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
         If there is no image, or a label lies outside 0..n_classes - 1.
     """
     labels = labels_of(stimuli)
-    if not len(labels) or labels.min() < 0 or labels.max() >= n_classes:
-        got = f"{len(labels)} labels"
-        if len(labels):
-            got += f" from {labels.min()} to {labels.max()}"
-        raise DataError(
-            message(
-                f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}",
-                got,
-                "label or drop the others",
-            )
-        )
+    n_wrong = int(np.sum((labels < 0) | (labels >= n_classes)))
+    require(
+        len(labels) and not n_wrong,
+        DataError,
+        f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}",
+        f"{len(labels)} labels, of which {n_wrong} lie outside this range",
+        "label or drop the others",
+    )
 
 
 def _refuse_split_correlations(config: FusionConfig) -> None:
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    uses_term = config.head != "backbone" and config.alpha
-    if uses_term and config.pcc_axis == "batch" and processes > 1:
-        raise ConfigError(
-            message(
-                "pcc_axis='feature' where several processes share a batch",
-                f"pcc_axis='batch' and {processes} processes, each with its own part of the batch",
-                "train in one process, or correlate over features",
-            )
-        )
+    require(
+        processes == 1
+        or config.head == "backbone"
+        or not config.alpha
+        or config.pcc_axis == "feature",
+        ConfigError,
+        "pcc_axis='feature' where several processes share a batch",
+        f"pcc_axis='batch' and {processes} processes, each with its own part of the batch",
+        "train in one process, or correlate over features",
+    )
 
 
 def _default_encoder(study: Study, context: Context) -> TrainedEncoder:
@@ -258,31 +278,33 @@ def _choose_memory(
         If the choice is unknown, or the memory is chosen and too small.
     """
     choices = get_args(BatchSource)
-    if batches not in choices:
-        raise ConfigError(message(f"batches among {choices}", repr(batches), "choose one of them"))
+    require(
+        batches in choices,
+        ConfigError,
+        f"batches among {choices}",
+        repr(batches),
+        "choose one of them",
+    )
     # the size of the responses of a source on an atlas is known before they are predicted
     n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
     needed = tokens.cls.nbytes + tokens.patches.nbytes + 4 * len(tokens) * n_vertices
     free = free_memory()
-    if batches == "memory" and free is not None and needed > free:
-        raise ConfigError(
-            message(
-                f"{needed / 1e9:.2f} GB of memory for tokens and responses of {len(tokens)} images",
-                f"{free / 1e9:.2f} GB free",
-                "use batches='store', kind='pooled:4' or fewer images",
-            )
-        )
-    return batches == "memory" or (batches == "auto" and (free is None or needed <= free))
+    require(
+        batches != "memory" or needed <= free,
+        ConfigError,
+        f"{needed / 1e9:.2f} GB of memory for tokens and responses of {len(tokens)} images",
+        f"{free / 1e9:.2f} GB free",
+        "use batches='store', kind='pooled:4' or fewer images",
+    )
+    return batches == "memory" or (batches == "auto" and needed <= free)
 
 
-def free_memory() -> int | None:
-    """Return the memory that is free on this machine in bytes; None where it is not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return next((kilobytes * 1024 for kilobytes in found), None)
+def free_memory() -> int:
+    """Return the memory that is free in bytes, or all memory where the system does not tell."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(found[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _Statistics(NamedTuple):
@@ -343,10 +365,13 @@ def _untrained_path(
     )
     fusion.standardise_tokens(found.cls, found.patches)
     scale = found.scale
-    if silent is not None and np.shape(silent) != np.shape(scale):
-        wanted = "a model with a brain" if scale is None else f"silent of shape {scale.shape}"
-        got = f"shape {np.shape(silent)}"
-        raise ConfigError(message(wanted, got, "make the mask with the encoder's atlas"))
+    require(
+        silent is None or np.shape(silent) == np.shape(scale),
+        ConfigError,
+        "a model with a brain" if scale is None else f"silent of shape {scale.shape}",
+        f"shape {np.shape(silent)}",
+        "make the mask with the encoder's atlas",
+    )
     if silent is not None:
         scale = np.where(silent, np.float32(np.inf), scale)
     selected = None if scale is None else selected
@@ -400,3 +425,609 @@ def _identity(
     if path.scale is not None and torch.isinf(path.scale).any():
         identity["silent"] = np.packbits(torch.isinf(path.scale).cpu().numpy()).tobytes().hex()
     return identity
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Read tokens and responses of stimulus sets as one fusion model takes them.
+
+    Parameters
+    ----------
+    context : Context
+        Device, store of tokens, and responses that were predicted already.
+    backbone : Backbone
+        Backbone of the fusion.
+    kind : str
+        Kind of the tokens that the fusion reads, "patches" or "pooled:G".
+    block : int
+        Block of the backbone whose tokens the fusion reads.
+    encoder : TrainedEncoder or None
+        Brain encoder whose tokens are extracted in the same pass of the backbone.
+    source : callable or None
+        Where the responses come from; None for a model that reads none.
+    """
+
+    context: Context
+    backbone: Backbone
+    kind: str
+    block: int
+    encoder: TrainedEncoder | None
+    source: ResponseSource | None
+
+    def reads(self) -> list[tuple[str, int]]:
+        """Return kind and block of all tokens that are read, those of the fusion first."""
+        return [(self.kind, self.block), *shared_tokens(self.backbone, self.encoder)]
+
+    def tokens(self, stimuli: StimulusSet) -> StoredTokens:
+        """Return the tokens that the fusion reads, memory-mapped from the store.
+
+        Raises
+        ------
+        DataError
+            If an image cannot be read.
+        """
+        return self.context.store.get_many(self.backbone, stimuli, self.reads())[0]
+
+    def responses(
+        self, stimuli: StimulusSet, tokens: StoredTokens, file: Path | None = None
+    ) -> np.ndarray | None:
+        """Return the responses to a stimulus set, computed once per context.
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            n images.
+        tokens : StoredTokens
+            Their tokens, as `tokens` returns them.
+        file : Path, optional
+            Write the responses there and map them, instead of keeping them in memory.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, V), or None
+            None for a model without a brain. Not to be changed.
+
+        Raises
+        ------
+        DataError
+            If the source returns another number of rows, or values that are not finite.
+        """
+        if self.source is None:
+            return None
+        ids = sha256_bytes("\0".join(map(str, stimuli.ids)).encode())
+        return self.context.responses.get(
+            (self.source, tokens.key, ids), lambda: self._respond(stimuli, tokens, file)
+        )
+
+    def _respond(self, stimuli: StimulusSet, tokens: StoredTokens, file: Path | None) -> np.ndarray:
+        read, out = self._encoder_tokens(stimuli, tokens), None
+        for start in range(0, len(stimuli), _RESPONSE_ROWS):
+            rows = slice(start, start + _RESPONSE_ROWS)
+            batch = TokenBatch(
+                tokens.cls[rows], tokens.patches[rows], tuple(_rows(s, rows) for s in read)
+            )
+            part = check_responses(self.source(batch, stimuli.ids[rows]), stimuli.ids[rows])
+            if out is None:
+                shape = len(stimuli), part.shape[1]
+                out = (
+                    np.empty(shape, np.float32)
+                    if file is None
+                    else np.lib.format.open_memmap(file, "w+", np.float32, shape)
+                )
+            out[rows] = part
+        return out
+
+    def _encoder_tokens(
+        self, stimuli: StimulusSet, tokens: StoredTokens
+    ) -> tuple[StoredTokens, ...]:
+        encoder = getattr(self.source, "encoder", None)
+        if encoder is None:
+            return ()
+        if encoder.sources == (token_source(tokens.manifest),):
+            return (tokens,)
+        return encoder.tokens(
+            stimuli,
+            store=self.context.store,
+            backbone=self.backbone if reads_backbone(encoder, self.backbone) else None,
+            device=self.context.device,
+        )
+
+
+def _rows(stored: StoredTokens, rows: slice) -> StoredTokens:
+    arrays = (None if a is None else a[rows] for a in (stored.cls, stored.mean, stored.patches))
+    return StoredTokens(*arrays, stored.grid, "", stored.manifest)
+
+
+def make_path(
+    inputs: Inputs,
+    fusion: FusionModel | None = None,
+    *,
+    selected: np.ndarray | None = None,
+    mean: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
+    donors: np.ndarray | None = None,
+) -> BMFL:
+    """Return the path from images to class scores for the inputs of a model.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Backbone, tokens and response source.
+    fusion : FusionModel, optional
+        None for a path that computes tokens and responses only.
+    selected, mean, scale, donors
+        As in `BMFL`.
+    """
+    network, reads = None, LAST_PATCHES
+    encoder = inputs.source.encoder if isinstance(inputs.source, EncoderSource) else None
+    if encoder is not None and not isinstance(encoder.module, nn.ModuleList):
+        shared = tuple(shared_tokens(inputs.backbone, encoder))
+        if shared and len(shared) == len(encoder.sources):
+            network, reads = encoder.module, shared
+    pooled = inputs.kind.startswith("pooled:")
+    return BMFL(
+        backbone=inputs.backbone,
+        fusion=fusion,
+        encoder=network,
+        source=None if network is not None else inputs.source,
+        selected=selected,
+        mean=mean,
+        scale=scale,
+        donors=donors,
+        pool=int(inputs.kind.split(":")[1]) if pooled else None,
+        block=inputs.block,
+        reads=reads,
+    ).to(inputs.context.device)
+
+
+def predict(
+    path: BMFL,
+    batches: Batches,
+    *,
+    lesion: Lesion | None = None,
+    weights: bool = False,
+    image_side: ImageSide | None = None,
+) -> dict[str, np.ndarray]:
+    """Classify all images of a source of batches, without gradients.
+
+    Parameters
+    ----------
+    path : BMFL
+        Its mode is left as it is.
+    batches : Batches
+        n images with ``"cls"``, ``"patches"`` and ``"response"``.
+    lesion : Lesion, optional
+        Replaces the responses of some vertices.
+    weights : bool, default False
+        Return attention weights.
+    image_side : ImageSide, optional
+        What ``path.fusion.image_side`` returned for all n images, which are then one batch.
+
+    Returns
+    -------
+    dict of str to ndarray of float32
+        ``"logits"`` (n, C) and with `weights` ``"vb"``, ``"bv"`` as in `FusionOutput`.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    size = _BATCH if image_side is None else batches.n
+    for start in range(0, batches.n, size):
+        batch = batches.take(np.arange(start, min(start + size, batches.n)))
+        with torch.inference_mode():
+            out = path.classify(batch, lesion=lesion, weights=weights, image_side=image_side)
+        for name, value in {"logits": out.logits, **(out.attention or {})}.items():
+            found.setdefault(name, []).append(value.float().cpu().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedFusion:
+    """Classify images with a trained fusion model or baseline.
+
+    Parameters
+    ----------
+    name : str
+        Name in tables.
+    config : FusionConfig
+        Choices of the model and of its training.
+    seed : int
+        Training seed.
+    class_names : tuple of str, length C
+        Classes of the logits.
+    path : BMFL
+        Trained path from images to class scores, in eval mode.
+    inputs : Inputs
+        Reads tokens and responses of stimulus sets.
+    atlas : Atlas or None
+        Atlas of the V vertices.
+    history : list of dict
+        One dict per epoch, as in `FitResult`.
+    selection : str
+        How the epoch was selected, in words.
+    epoch : int
+        Selected epoch, counted from 1.
+    notes : tuple of str
+        Remarks of the training, as in `FitResult`.
+    """
+
+    name: str
+    config: FusionConfig
+    seed: int
+    class_names: tuple[str, ...]
+    path: BMFL
+    inputs: Inputs
+    atlas: Atlas | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    selection: str = "none"
+    epoch: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        reads = "" if self.source is None or self.encoder is None else f", encoder={self.encoder!r}"
+        return (
+            f"TrainedFusion({self.name!r}, head={self.config.head!r}, "
+            f"n_classes={len(self.class_names)}, seed={self.seed}{reads})"
+        )
+
+    @property
+    def module(self) -> FusionModel:
+        """The trained part of the path."""
+        return self.path.fusion
+
+    @property
+    def backbone(self) -> Backbone:
+        """Backbone of the path."""
+        return self.inputs.backbone
+
+    @property
+    def encoder(self) -> TrainedEncoder | None:
+        """Brain encoder that the model was trained with."""
+        return self.inputs.encoder
+
+    @property
+    def source(self) -> ResponseSource | None:
+        """Source of the responses; None for "backbone"."""
+        return self.inputs.source
+
+    @property
+    def store(self) -> FeatureStore:
+        """Store of the tokens."""
+        return self.inputs.context.store
+
+    def reads(self) -> list[tuple[str, int]]:
+        """Return kind and block of all tokens that this model reads from its backbone."""
+        return self.inputs.reads()
+
+    def logits(self, stimuli: StimulusSet, lesion: Lesion | None = None) -> np.ndarray:
+        """Return class scores, float32 (n_stimuli, n_classes).
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            Images, in any number.
+        lesion : Lesion, optional
+            Replaces the responses of some vertices.
+
+        Raises
+        ------
+        ConfigError
+            If a lesion does not fit the responses, or the model has no brain.
+        DataError
+            If an image cannot be read, or the response source gives another shape or values that
+            are not finite.
+        """
+        if len(stimuli) == 0:
+            return np.zeros((0, len(self.class_names)), dtype=np.float32)
+        return predict(self.path, self.batches(stimuli), lesion=lesion)["logits"]
+
+    def attention(
+        self, stimuli: StimulusSet, lesion: Lesion | None = None
+    ) -> dict[str, np.ndarray | tuple[str, ...] | tuple[int, int]]:
+        """Return the weights of the cross-attentions, the names of their tokens and the patch grid.
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            One image or more.
+        lesion : Lesion, optional
+            Replaces the responses of some vertices.
+
+        Returns
+        -------
+        dict
+            ``"vb"`` (n, H, Q, R) and ``"bv"`` (n, H, Q, P) float32, ``"brain_tokens"`` R names,
+            ``"grid"`` (h, w) with P = h * w.
+
+        Raises
+        ------
+        ConfigError
+            If the model has no cross-attention.
+        """
+        require(
+            self.config.head == "fusion",
+            ConfigError,
+            "a model with cross-attention",
+            f"head {self.config.head!r}",
+            "use head='fusion'",
+        )
+        tokens = self.inputs.tokens(stimuli)
+        found = predict(self.path, self._batches(tokens, stimuli), lesion=lesion, weights=True)
+        return {
+            "vb": found["vb"],
+            "bv": found["bv"],
+            "brain_tokens": self.module.brain.tokeniser.names,
+            "grid": tuple(tokens.grid),
+        }
+
+    def batches(self, stimuli: StimulusSet) -> StoreBatches:
+        """Return batches of the tokens and responses of a stimulus set.
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            One image or more.
+
+        Raises
+        ------
+        DataError
+            As `logits`.
+        """
+        return self._batches(self.inputs.tokens(stimuli), stimuli)
+
+    def _batches(self, tokens: StoredTokens, stimuli: StimulusSet) -> StoreBatches:
+        data = {"cls": tokens.cls, "patches": tokens.patches}
+        response = self.inputs.responses(stimuli, tokens)
+        if response is not None:
+            data["response"] = check_responses(response, stimuli.ids, len(self.path.mean))
+        return StoreBatches(data, self.inputs.context.device)
+
+    def classify(
+        self,
+        cls: np.ndarray | Tensor,
+        patches: np.ndarray | Tensor,
+        response: np.ndarray | Tensor | None = None,
+        lesion: Lesion | None = None,
+        *,
+        weights: bool = False,
+        image_side: ImageSide | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Classify images by their tokens and responses, which were computed before.
+
+        Parameters
+        ----------
+        cls : ndarray or Tensor, shape (n, D)
+            CLS tokens.
+        patches : ndarray or Tensor, shape (n, P, D)
+            Patch tokens of the kind that the model reads.
+        response : ndarray or Tensor, shape (n, V), optional
+            Responses as the source gives them, neither standardised nor selected; not for
+            "backbone".
+        lesion : Lesion, optional
+            Replaces the responses of some vertices.
+        weights : bool, default False
+            Return attention weights.
+        image_side : ImageSide, optional
+            What `image_side` returned for these tokens: many lesions of the same images then cost
+            less.
+
+        Returns
+        -------
+        dict of str to ndarray of float32
+            ``"logits"`` (n, C) and with `weights` ``"vb"``, ``"bv"`` as in `FusionOutput`.
+
+        Raises
+        ------
+        ConfigError
+            If a lesion does not fit the responses, or the model has no brain.
+        """
+        if not len(cls):
+            return {"logits": np.zeros((0, len(self.class_names)), dtype=np.float32)}
+        data = {"cls": cls, "patches": patches}
+        if response is not None:
+            data["response"] = response
+        batches = StoreBatches(data, self.inputs.context.device)
+        return predict(self.path, batches, lesion=lesion, weights=weights, image_side=image_side)
+
+    def image_side(
+        self, cls: np.ndarray | Tensor, patches: np.ndarray | Tensor
+    ) -> ImageSide | None:
+        """Return what the cross-attentions compute from the image alone, for `classify`.
+
+        Parameters
+        ----------
+        cls : ndarray or Tensor, shape (n, D)
+            CLS tokens.
+        patches : ndarray or Tensor, shape (n, P, D)
+            Patch tokens.
+
+        Returns
+        -------
+        ImageSide or None
+            None for a model without cross-attention.
+        """
+        batches = StoreBatches({"cls": cls, "patches": patches}, self.inputs.context.device)
+        batch = batches.take(np.arange(batches.n))
+        with torch.inference_mode():
+            return self.module.image_side(batch["cls"].float(), batch["patches"].float())
+
+    def predict_responses(self, stimuli: StimulusSet) -> np.ndarray:
+        """Return the responses that the model reads, float32 (n_stimuli, V).
+
+        Raises
+        ------
+        ConfigError
+            If the model has no brain.
+        """
+        require(
+            self.source is not None,
+            ConfigError,
+            "a model with a brain",
+            repr(self.name),
+            "use head='fusion' or 'concat'",
+        )
+        return np.array(self.batches(stimuli).data["response"])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model, and its encoder beside it, and return the path of the manifest.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if missing.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder cannot be written.
+        """
+        folder, backbone = Path(folder), self.backbone
+        tensors = {f"module.{k}": v for k, v in self.module.state_dict().items()}
+        for name in _ARRAYS:
+            if getattr(self.path, name) is not None:
+                tensors[name] = getattr(self.path, name)
+        described = None
+        if self.atlas is not None:
+            atlas_tensors, described = atlas_to_tensors(self.atlas)
+            tensors |= atlas_tensors
+        saves_encoder = self.source is not None and hasattr(self.encoder, "save")
+        if saves_encoder:
+            self.encoder.save(folder / "encoder")
+        manifest = {
+            "name": self.name,
+            "config": configs.to_dict(self.config),
+            "seed": self.seed,
+            "class_names": list(self.class_names),
+            "backbone": {
+                "name": backbone.name,
+                "image_size": backbone.image_size,
+                "weights_hash": backbone.weights_hash,
+                "preprocess": backbone.preprocess.describe(),
+            },
+            "visual_width": self.module.visual_width,
+            "n_vertices": None if self.path.mean is None else len(self.path.mean),
+            "atlas": described,
+            "encoder": saves_encoder,
+            "needs_source": self.source is not None,
+            "needs_brain": self.source is not None
+            and self.source != EncoderSource(self.encoder, self.inputs.context.device),
+            "history": self.history,
+            "selection": self.selection,
+            "epoch": self.epoch,
+            "notes": list(self.notes),
+        }
+        return write_bundle(folder, STEM, tensors, manifest, what=WHAT)
+
+
+def load_fusion(
+    folder: str | Path,
+    backbone: Backbone,
+    *,
+    encoder: TrainedEncoder | None = None,
+    brain: ResponseSource | None = None,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+) -> TrainedFusion:
+    """Return a trained fusion model that `TrainedFusion.save` wrote, equal bit for bit.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder in which it was saved.
+    backbone : Backbone
+        Backbone that the model was trained on, loaded.
+    encoder : TrainedEncoder, optional
+        Read from the folder by default.
+    brain : callable, optional
+        Response source; needed where the model was trained with one.
+    store : FeatureStore, optional
+        Store of tokens; the one in the cache folder by default.
+    device : "auto", "cpu" or "cuda", default "auto"
+        Device that predicts.
+
+    Raises
+    ------
+    CheckpointError
+        If the files are damaged or the response source is missing; and, from the manifest, before
+        any tensor is read: if the folder holds something else, or a model that was trained on other
+        backbone weights or another number of vertices.
+    """
+    tensors, found = read_bundle(
+        folder, STEM, lambda manifest: _refuse_others(manifest, backbone, encoder), what=WHAT
+    )
+    if encoder is None and found["encoder"]:
+        encoder = load_encoder(Path(folder) / "encoder")
+    lacks_encoder = found["needs_source"] and encoder is None
+    require(
+        brain is not None or (not lacks_encoder and not found.get("needs_brain")),
+        CheckpointError,
+        "the response source of this model",
+        "none",
+        "pass brain=..., or encoder=... if its responses were predicted",
+    )
+    config, context = configs.from_dict(FusionConfig, found["config"]), Context.make(store, device)
+    source = None
+    if found["needs_source"]:
+        source = brain if brain is not None else EncoderSource(encoder, context.device)
+    inputs = Inputs(context, backbone, config.kind, config.block, encoder, source)
+    atlas = _saved_atlas(tensors, found, encoder)
+    arrays = {name: tensors[name].numpy() for name in _ARRAYS if name in tensors}
+    fusion, _ = build_fusion(
+        config,
+        visual_width=found["visual_width"],
+        n_classes=len(found["class_names"]),
+        atlas=atlas,
+        n_vertices=None if "mean" not in arrays else len(arrays["mean"]),
+        seed=found["seed"],
+    )
+    with matching_tensors(folder):
+        fusion.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
+    return TrainedFusion(
+        name=found["name"],
+        config=config,
+        seed=found["seed"],
+        class_names=tuple(found["class_names"]),
+        path=make_path(inputs, fusion, **arrays).eval(),
+        inputs=inputs,
+        atlas=atlas,
+        history=found["history"],
+        selection=found["selection"],
+        epoch=found["epoch"],
+        notes=tuple(found["notes"]),
+    )
+
+
+def _saved_atlas(
+    tensors: Mapping[str, Tensor], found: dict, encoder: TrainedEncoder | None
+) -> Atlas | None:
+    if "atlas.hemisphere" not in tensors:
+        return None
+    if "atlas" not in found and encoder is not None:
+        return encoder.atlas  # schema 1 kept hemispheres and ROIs only
+    return atlas_from_tensors(tensors, found.get("atlas"))
+
+
+def _refuse_others(found: dict, backbone: Backbone, encoder: TrainedEncoder | None) -> None:
+    size, made = found["backbone"]["image_size"], found["backbone"].get("preprocess")
+    if size != backbone.image_size or made not in (None, backbone.preprocess.describe()):
+        got = f"{backbone.image_size} px, {backbone.preprocess.describe()['resize']}"
+        wanted = f"images of {size} px"
+        wanted += "" if made is None else f", resized by the rule {made['resize']!r}"
+        raise CheckpointError(
+            message(wanted, got, "load the backbone with the image_size and resize of the training")
+        )
+    wanted = found["backbone"]
+    require(
+        wanted["weights_hash"] == backbone.weights_hash,
+        CheckpointError,
+        f"{wanted['name']} with weights {wanted['weights_hash'][:12]}",
+        f"{backbone.name} with weights {backbone.weights_hash[:12]}",
+        "load the backbone that the model was trained on",
+    )
+    n_vertices = found.get("n_vertices")
+    if encoder is not None and n_vertices not in (None, encoder.atlas.n_vertices):
+        raise CheckpointError(
+            message(
+                f"an encoder of {n_vertices} vertices",
+                f"one of {encoder.atlas.n_vertices}",
+                "pass the encoder that the model was trained on",
+            )
+        )

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from bmfl_lab import config as configs
 from bmfl_lab.config import LoopConfig
-from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest
+from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest, require
 from bmfl_lab.files import lock, sha256_json
 from bmfl_lab.runtime import bf16_pays, headless, pick_device, progress, seed_everything, seed_for
 from bmfl_lab.training import checkpoint
@@ -143,7 +143,10 @@ def fit(
     accelerator = _accelerator(pick_device(device))
     folder = None if folder is None else Path(folder)
     batches = MemoryBatches(data, accelerator.device) if isinstance(data, Mapping) else data
-    with _keep_rng(), _sole_use(folder, accelerator), _stop_signals(folder) as signals:
+    sole_use = contextlib.nullcontext()
+    if folder and accelerator.is_main_process:
+        sole_use = lock(folder / ".lock", wait=False, what=f"the run folder {folder}")
+    with _keep_rng(), sole_use, _stop_signals(folder) as signals:
         seed_everything(seed_for(config.seed, "fit"))
         run = _start(module, accelerator, batches, config)
         identity = _identity(run, manifest) if folder else {}
@@ -159,15 +162,13 @@ def _check_select(validate: Validation | None, select: tuple[str, str] | None) -
     if select is None:
         return
     name, mode = select
-    if validate is None or mode not in ("max", "min") or not name.startswith("val"):
-        raise ConfigError(
-            message(
-                "select=(a validation metric named 'val...', 'max' or 'min') together with"
-                " `validate`",
-                f"{select!r}" + (" and no `validate`" if validate is None else ""),
-                "select by validation data only, never by test or out-of-distribution images",
-            )
-        )
+    require(
+        validate is not None and mode in ("max", "min") and name.startswith("val"),
+        ConfigError,
+        "select=(a validation metric named 'val...', 'max' or 'min') together with `validate`",
+        f"{select!r}" + (" and no `validate`" if validate is None else ""),
+        "select by validation data only, never by test or out-of-distribution images",
+    )
 
 
 def _start(
@@ -187,15 +188,6 @@ def _start(
         run.notes.append(f"float32 instead of bfloat16, which this {kind} only emulates")
         print(f"fit: {run.notes[-1]}", flush=True)
     return run
-
-
-@contextlib.contextmanager
-def _sole_use(folder: Path | None, accelerator: Accelerator) -> Iterator[None]:
-    if folder is None or not accelerator.is_main_process:
-        yield
-        return
-    with lock(folder / ".lock", wait=False, what=f"the run folder {folder}"):
-        yield
 
 
 @contextlib.contextmanager
@@ -295,6 +287,9 @@ def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -
 
 
 def _seed_step(run: Run, seed: int) -> None:
+    """Seed all global generators, so that no checkpoint has to hold their state."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  for losses that draw from the global generator
     # torch.manual_seed records a stack trace for each kind of accelerator it knows, every time
     torch.default_generator.manual_seed(seed)
     if run.accelerator.device.type == "cuda":
@@ -344,10 +339,9 @@ def _end_epoch(
     if select is None:
         return False
     name, mode = select
-    if name not in row:
-        raise ConfigError(
-            message("a metric that `validate` returns", repr(name), nearest(name, row))
-        )
+    require(
+        name in row, ConfigError, "a metric that `validate` returns", repr(name), nearest(name, row)
+    )
     value = run.history[-1][name]
     if value is None or (
         run.best and (value <= run.best["value"] if mode == "max" else value >= run.best["value"])
@@ -435,7 +429,7 @@ def _save(run: Run, folder: Path, identity: Mapping[str, object]) -> None:
     if not run.accelerator.is_main_process:
         return
     tensors = {f"model.{k}": v for k, v in run.plain.state_dict().items()}
-    tensors |= _optimiser_tensors(run.optimiser) | checkpoint.rng_tensors()
+    tensors |= _optimiser_tensors(run.optimiser)
     tensors |= {f"sums.{k}": v for k, v in run.sums.items()}
     manifest = {
         "identity": dict(identity),
@@ -469,12 +463,16 @@ def _resume(
         checkpoint.read_manifest(folder / f"{name}.json")["identity"], identity, allow_change
     )
     tensors, found = checkpoint.read_bundle(folder, name)
-    if sorted(tensors) != found["tensors"]:
-        raise checkpoint.mismatch(folder, found["tensors"], tensors)
+    require(
+        sorted(tensors) == found["tensors"],
+        CheckpointError,
+        f"the tensors that the manifest in {folder} lists",
+        f"a difference in {sorted(set(tensors) ^ set(found['tensors']))[:5]}",
+        "resume from another checkpoint",
+    )
     with checkpoint.matching_tensors(folder):
         run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         _restore_optimiser(run.optimiser, tensors)
-        checkpoint.set_rng(tensors)
     run.sums = {
         k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
     }
@@ -483,11 +481,9 @@ def _resume(
     if run.best:
         kept, _ = checkpoint.read_bundle(folder, checkpoint.step_name(run.best["step"]))
         run.best_state = {k[6:]: v for k, v in kept.items() if k.startswith("model.")}
-    now = environment(run)
+    before = found["environment"]
     changed = [
-        f"{k} {found['environment'].get(k)} -> {v}"
-        for k, v in now.items()
-        if found["environment"].get(k) != v
+        f"{k} {before.get(k)} -> {v}" for k, v in environment(run).items() if before.get(k) != v
     ]
     if changed:
         run.notes.append("resumed, not bitwise: " + ", ".join(changed))
@@ -518,14 +514,13 @@ def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
         If the module has nothing to train.
     """
     trained = [p for p in module.parameters() if p.requires_grad]
-    if not trained:
-        raise ConfigError(
-            message(
-                "a module with parameters to train",
-                "none that requires a gradient",
-                "unfreeze some",
-            )
-        )
+    require(
+        trained,
+        ConfigError,
+        "a module with parameters to train",
+        "none that requires a gradient",
+        "unfreeze some",
+    )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
@@ -555,45 +550,34 @@ def _architecture(module: nn.Module) -> str:
 
 def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimiser's moments and counters as named tensors."""
-    state = optimiser.state_dict()["state"]
     return {
         f"optimiser.{i}.{k}": torch.as_tensor(v)
-        for i, values in state.items()
+        for i, values in optimiser.state_dict()["state"].items()
         for k, v in values.items()
         if v is not None
     }
 
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `_optimiser_tensors` returned.
-
-    Raises
-    ------
-    CheckpointError
-        If they belong to another set of parameters.
-    """
+    """Load what `_optimiser_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
-    own = optimiser.state_dict()
     shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
-    # torch itself does not compare them
-    fits = not set(state) - set(range(len(shapes))) and all(
-        value.ndim == 0 or value.shape == shapes[i]
-        for i, moments in state.items()
-        for value in moments.values()
+    names = {frozenset(moments) for moments in state.values()}
+    # torch itself compares neither; an index without a parameter is an IndexError
+    wrong = [i for i, m in state.items() for v in m.values() if v.ndim and v.shape != shapes[i]]
+    require(
+        not wrong and len(names) <= 1,
+        CheckpointError,
+        f"moments of {len(shapes)} parameters in the checkpoint",
+        f"others for parameters {sorted(set(wrong))[:5]}, or of different kinds",
+        "use a checkpoint of this architecture",
     )
-    if not fits or len({frozenset(moments) for moments in state.values()}) > 1:
-        raise CheckpointError(
-            message(
-                f"moments of {len(shapes)} parameters",
-                f"{len(state)}, or some of other shapes or names",
-                "use a checkpoint of this architecture",
-            )
-        )
-    optimiser.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 @contextlib.contextmanager
@@ -624,12 +608,13 @@ def _explain_nonfinite(
     Tensors are searched in the order of the computation: batch, parameters, parts of the loss,
     gradients.
     """
-    gradients = {
-        f"gradient of {k}": p.grad for k, p in module.named_parameters() if p.grad is not None
+    named = dict(module.named_parameters())
+    candidates = {
+        **{f"batch[{k!r}]": v for k, v in batch.items()},
+        **{f"parameter {k}": p for k, p in named.items()},
+        **{k: torch.as_tensor(v) for k, v in values.items()},
+        **{f"gradient of {k}": p.grad for k, p in named.items() if p.grad is not None},
     }
-    candidates = {f"batch[{k!r}]": v for k, v in batch.items()}
-    candidates |= {f"parameter {k}": p for k, p in module.named_parameters()}
-    candidates |= {f"{k}": torch.as_tensor(v) for k, v in values.items()} | gradients
     bad = [
         k for k, v in candidates.items() if v.is_floating_point() and not torch.isfinite(v).all()
     ]

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from bmfl_lab.backbones import Backbone, FeatureStore
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, NumericsError, message
+from bmfl_lab.data import StimulusSet, Study
+from bmfl_lab.errors import ConfigError, NumericsError, require
 from bmfl_lab.runtime import rng, seed_for
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.fusion import check_labels
@@ -164,20 +163,13 @@ def train_probe(
     """
     context = Context.make(store, device)
     backbone = context.backbone(study.backbone) if backbone is None else backbone
-    if (
-        not n_blocks
-        or not mean_patch
-        or not learning_rates
-        or not 1 <= max(n_blocks) <= backbone.n_blocks
-    ):
-        raise ConfigError(
-            message(
-                f"a grid with 1 to {backbone.n_blocks} blocks, inputs and learning rates",
-                f"n_blocks={tuple(n_blocks)}, {len(mean_patch)} inputs, "
-                f"{len(learning_rates)} rates",
-                "correct it",
-            )
-        )
+    require(
+        n_blocks and mean_patch and learning_rates and 1 <= max(n_blocks) <= backbone.n_blocks,
+        ConfigError,
+        f"a grid with 1 to {backbone.n_blocks} blocks, inputs and learning rates",
+        f"n_blocks={tuple(n_blocks)}, {len(mean_patch)} inputs, {len(learning_rates)} rates",
+        "correct it",
+    )
     store = context.store
     train, val = study.set("train"), study.set("val")
     for stimuli in (train, val):
@@ -200,20 +192,30 @@ def train_probe(
                 seed,
                 context.device,
             )
-            scores = np.einsum("nd,ldc->lnc", x_val, weight) + bias[:, None]
-            for k, rate in enumerate(rates):
-                fine = bool(np.isfinite(scores[k]).all())
-                right = (
-                    float((scores[k].argmax(1) == np.asarray(val.labels)).mean()) if fine else None
+            accuracies = _accuracies(x_val, val.labels, weight, bias)
+            for head, (rate, accuracy) in enumerate(zip(rates, accuracies)):
+                table.append(
+                    {"n_blocks": n, "mean_patch": mean, "lr": rate, "val_accuracy": accuracy}
                 )
-                table.append({"n_blocks": n, "mean_patch": mean, "lr": rate, "val_accuracy": right})
-                if fine and (best is None or right > best[0]):
-                    best = (right, blocks, mean, weight[k], bias[k], rate)
-    if best is None:
-        raise NumericsError(
-            message("a finite head", "none in the grid", "use smaller learning rates")
-        )
+                if accuracy is not None and (best is None or accuracy > best[0]):
+                    best = (accuracy, blocks, mean, weight[head], bias[head], rate)
+    require(
+        best is not None,
+        NumericsError,
+        "a finite head",
+        "none in the grid",
+        "use smaller learning rates",
+    )
     return TrainedProbe(name, seed, backbone, store, *best[1:], table=table)
+
+
+def _accuracies(
+    x: np.ndarray, labels: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> list[float | None]:
+    """Return the accuracy of each of L heads, (L, D, C) and (L, C); None if it is not finite."""
+    scores = np.einsum("nd,ldc->lnc", x, weight) + bias[:, None]
+    right = (scores.argmax(2) == np.asarray(labels)).mean(1)
+    return [float(r) if np.isfinite(s).all() else None for r, s in zip(right, scores)]
 
 
 def _fit(

@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.data import StimulusSet, Study
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.models.ridge import RidgeFit, fit_ridge
 
 ALPHAS = tuple(float(a) for a in np.logspace(-1, 5, 13))
@@ -89,14 +88,13 @@ def fit_readout(model: PooledModel, study: Study, *, alphas: Sequence[float] = A
     """
     images = study.set("train")
     labels = np.asarray(images.labels)
-    if labels.min() < 0:
-        raise DataError(
-            message(
-                "labelled training images",
-                f"{int((labels < 0).sum())} without",
-                "label them, or leave them out of the study",
-            )
-        )
+    require(
+        labels.min() >= 0,
+        DataError,
+        "labelled training images",
+        f"{int((labels < 0).sum())} without",
+        "label them, or leave them out of the study",
+    )
     x = model.pooled(images)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-6, spread, 1).astype(np.float32)
@@ -131,12 +129,11 @@ def with_classes(model: PooledModel, study: Study, how: str = "auto") -> PooledM
         If `how` is "own" and the number of classes differs.
     """
     same = model.n_classes == len(study.class_names)
-    if how == "own" and not same:
-        raise DataError(
-            message(
-                f"{len(study.class_names)} classes",
-                f"{model.n_classes} of the decoder",
-                "use how='ridge'",
-            )
-        )
+    require(
+        how != "own" or same,
+        DataError,
+        f"{len(study.class_names)} classes",
+        f"{model.n_classes} of the decoder",
+        "use how='ridge'",
+    )
     return model if same and how != "ridge" else fit_readout(model, study)

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.data import StimulusSet, Study
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.models.encoders import LinearEncoder
 from bmfl_lab.runtime import pick_device, rng, seed_for
@@ -69,7 +68,7 @@ class MixedSource:
 
     @property
     def encoder(self) -> TrainedEncoder | None:
-        """Encoder whose tokens the mixed source reads."""
+        """Brain encoder of the predicted part; its tokens must be in each `TokenBatch`."""
         return getattr(self.source, "encoder", None)
 
     def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
@@ -98,10 +97,13 @@ def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:
     -----
     A shifted image has the id of the original image, and so its response.
     """
-    if len(ids) != len(responses):
-        raise DataError(
-            message(f"{len(ids)} responses", f"{len(responses)}", "give one row per stimulus id")
-        )
+    require(
+        len(ids) == len(responses),
+        DataError,
+        f"{len(ids)} responses",
+        len(responses),
+        "give one row per stimulus id",
+    )
     place = {str(i): k for k, i in enumerate(ids)}
 
     def look_up(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
@@ -157,14 +159,13 @@ def noise_source(
 
 def _checked(reference: np.ndarray) -> np.ndarray:
     reference = np.asarray(reference, dtype=np.float64)
-    if reference.ndim != 2 or len(reference) < 2 or not np.isfinite(reference).all():
-        raise DataError(
-            message(
-                "finite reference responses of shape (n >= 2, n_vertices)",
-                f"shape {reference.shape}",
-                "predict them for the training images",
-            )
-        )
+    require(
+        reference.ndim == 2 and len(reference) >= 2 and np.isfinite(reference).all(),
+        DataError,
+        "finite reference responses of shape (n >= 2, n_vertices)",
+        f"shape {reference.shape}",
+        "predict them for the training images",
+    )
     return reference
 
 
@@ -203,14 +204,13 @@ def mixed_source(
     noise``: it correlates with the encoder's response by a, and so with measured responses by a
     times the encoder's own accuracy.
     """
-    if not 0 <= accuracy <= reached:
-        raise ConfigError(
-            message(
-                f"an accuracy from 0 to {reached:.3f}, what the encoder reaches",
-                f"{accuracy}",
-                "ask for less or train a better encoder",
-            )
-        )
+    require(
+        0 <= accuracy <= reached,
+        ConfigError,
+        f"an accuracy from 0 to {reached:.3f}, what the encoder reaches",
+        accuracy,
+        "ask for less or train a better encoder",
+    )
     share = accuracy / reached if reached else 0.0
     mean = _checked(reference).mean(0)
     noise = noise_source(reference, covariance=True, seed=seed_for(seed, "mixed"))
@@ -252,14 +252,13 @@ def other_image_source(
     what a response of the right class adds when it carries no other information about the image;
     outside training its accuracy is limited by that of the classifier.
     """
-    if len(donor_responses) != len(donors):
-        raise DataError(
-            message(
-                f"{len(donors)} donor responses",
-                f"{len(donor_responses)}",
-                "predict them for the donors",
-            )
-        )
+    require(
+        len(donor_responses) == len(donors),
+        DataError,
+        f"{len(donors)} donor responses",
+        len(donor_responses),
+        "predict them for the donors",
+    )
     place = {str(i): k for k, i in enumerate(donors.ids)}
     labels = np.asarray(donors.labels)
     donor_responses = np.asarray(donor_responses, dtype=np.float32)
@@ -274,14 +273,13 @@ def other_image_source(
         for k, identifier in enumerate(ids):
             pool = np.arange(len(labels)) if wanted is None else np.flatnonzero(labels == wanted[k])
             pool = pool[pool != own[k]]
-            if not len(pool):
-                raise DataError(
-                    message(
-                        f"another training image for {identifier!r}",
-                        "none",
-                        "use more images per class",
-                    )
-                )
+            require(
+                len(pool),
+                DataError,
+                f"another training image for {identifier!r}",
+                "none",
+                "use more images per class",
+            )
             chosen[k] = pool[rng(seed, "partner", str(identifier)).integers(len(pool))]
         return donor_responses[chosen]
 

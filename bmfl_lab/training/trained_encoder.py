@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens
 from bmfl_lab.backbones.tokens import extract_many, read_tokens, stored_patches
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import Atlas, StimulusSet, Subject
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.errors import CheckpointError, DataError, message, require
 from bmfl_lab.files import sha256_json
@@ -55,6 +53,31 @@ def token_source(manifest: Mapping[str, Mapping]) -> dict[str, Any]:
     return {k: manifest["identity"][k] for k in ("backbone", "kind", "block", "features")}
 
 
+def backbone_digest(described: Mapping[str, Any]) -> str:
+    """Return a hash of the description of a backbone; the label of its weights is left out.
+
+    Parameters
+    ----------
+    described : mapping
+        What ``Backbone.describe()`` returned, or the entry "backbone" of a token source.
+    """
+    return sha256_json({k: v for k, v in described.items() if k != "weights_label"})
+
+
+def reads_backbone(encoder: BrainEncoder, backbone: Backbone) -> bool:
+    """Tell whether an encoder was trained on the tokens of a given backbone.
+
+    Parameters
+    ----------
+    encoder : BrainEncoder
+        The encoder.
+    backbone : Backbone
+        The backbone, which may carry another label of the same weights.
+    """
+    own = backbone_digest(backbone.describe())
+    return all(backbone_digest(source["backbone"]) == own for source in encoder.sources)
+
+
 def shared_tokens(backbone: Backbone, encoder: BrainEncoder | None) -> list[tuple[str, int]]:
     """Return the tokens that an encoder reads from a given backbone.
 
@@ -70,12 +93,9 @@ def shared_tokens(backbone: Backbone, encoder: BrainEncoder | None) -> list[tupl
     list of (str, int)
         Kind and block; empty if the encoder reads another backbone.
     """
-    described = sha256_json({k: v for k, v in backbone.describe().items() if k != "weights_label"})
-    return [
-        (s["kind"], s["block"])
-        for s in getattr(encoder, "sources", ())
-        if s["features"] == "tokens" and sha256_json(s["backbone"]) == described
-    ]
+    if not getattr(encoder, "sources", ()) or not reads_backbone(encoder, backbone):
+        return []
+    return [(s["kind"], s["block"]) for s in encoder.sources if s["features"] == "tokens"]
 
 
 class _Predicts:
@@ -171,25 +191,22 @@ class _Predicts:
             If the backbone, its weights, the kind, the block or the number of tokens differs; the
             error says which.
         """
-        if len(stored) != len(self.sources):
-            raise DataError(
-                message(
-                    f"tokens of {len(self.sources)} block(s)",
-                    f"{len(stored)}",
-                    "get them with encoder.tokens(...)",
-                )
-            )
+        require(
+            len(stored) == len(self.sources),
+            DataError,
+            f"tokens of {len(self.sources)} block(s)",
+            len(stored),
+            "get them with encoder.tokens(...)",
+        )
         for wanted, found in zip(self.sources, (token_source(s.manifest) for s in stored)):
             wrong = [k for k in wanted if wanted[k] != found[k]]
-            if wrong:
-                shown = "; ".join(f"{k} {found[k]!r} instead of {wanted[k]!r}" for k in wrong)
-                raise DataError(
-                    message(
-                        "the tokens this encoder was trained on",
-                        shown,
-                        "extract them with encoder.tokens(...)",
-                    )
-                )
+            require(
+                not wrong,
+                DataError,
+                "the tokens this encoder was trained on",
+                "; ".join(f"{k} {found[k]!r} instead of {wanted[k]!r}" for k in wrong),
+                "extract them with encoder.tokens(...)",
+            )
 
     def predict(
         self,
@@ -394,14 +411,13 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
 
 def _refuse_others(manifest: dict, subject: Subject | None) -> None:
     kind = manifest["build"]["type"]
-    if kind not in KINDS:
-        raise CheckpointError(
-            message(
-                "a known kind of encoder",
-                repr(kind),
-                "read it with the version of bmfl_lab that wrote it, or train again",
-            )
-        )
+    require(
+        kind in KINDS,
+        CheckpointError,
+        "a known kind of encoder",
+        repr(kind),
+        "read it with the version of bmfl_lab that wrote it, or train again",
+    )
     if subject is None:
         return
     # schema 1 did not say the number of vertices
@@ -504,30 +520,27 @@ def combine_encoders(
     Adeli et al. (2025), Transformer brain encoders explain human high-level visual responses,
     arXiv:2505.17329: softmax with a factor of 40 over encoders of several blocks.
     """
-    members = dict(members)
-    if len(members) < 2:
-        raise DataError(message("two or more encoders", f"{len(members)}", "name more of them"))
+    require(len(members) >= 2, DataError, "two or more encoders", len(members), "name more of them")
     first = next(iter(members.values()))
     for name, member in members.items():
         same = np.array_equal(member.atlas.hemisphere, first.atlas.hemisphere) and all(
             np.array_equal(member.atlas.rois.get(roi), mask)
             for roi, mask in first.atlas.rois.items()
         )
-        if not same or member.backbone != first.backbone:
-            raise DataError(
-                message(
-                    "encoders of one subject and one backbone",
-                    f"{name!r} of {'another backbone' if same else 'other vertices'}",
-                    "combine encoders of the same subject, trained on the same backbone",
-                )
-            )
+        require(
+            same and member.backbone == first.backbone,
+            DataError,
+            "encoders of one subject and one backbone",
+            f"{name!r} of {'another backbone' if same else 'other vertices'}",
+            "combine encoders of the same subject, trained on the same backbone",
+        )
     scores = np.stack([np.asarray(member.scores, np.float32) for member in members.values()])
     weights = ensemble_weights(scores, temperature)
     with np.errstate(invalid="ignore"):
         mean = np.where(
             np.isfinite(scores).any(0), (weights * np.nan_to_num(scores)).sum(0), np.nan
         )
-    return EncoderEnsemble(members, weights, mean.astype(np.float32))
+    return EncoderEnsemble(dict(members), weights, mean.astype(np.float32))
 
 
 def image_function(
@@ -563,8 +576,10 @@ def image_function(
     where = pick_device(device)
     backbone = backbone or encoder.load_backbone(device)
     encoder._refuse_other_weights(backbone)
-    colours = backbone.preprocess.mean, backbone.preprocess.std
-    mean, std = (torch.tensor(v, device=where).view(1, 3, 1, 1) for v in colours)
+    mean, std = (
+        torch.tensor(v, device=where).view(1, 3, 1, 1)
+        for v in (backbone.preprocess.mean, backbone.preprocess.std)
+    )
 
     def function(images_BCHW: Tensor) -> Tensor:
         x_BCHW = (images_BCHW.to(where) - mean) / std

@@ -20,7 +20,7 @@ from bmfl_lab.data.pickles import read_mapping, read_pickled_arrays, write_mappi
 from bmfl_lab.data.splits import read_shared_ids
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.data.study import read_study_file
-from bmfl_lab.errors import BmflError, CheckpointError, FileError
+from bmfl_lab.errors import BmflError, CheckpointError, DataError, FileError
 from bmfl_lab.records import Record, read_record
 from bmfl_lab.runs.__main__ import main
 from bmfl_lab.runs.execute import folder_of, state_of
@@ -299,23 +299,17 @@ def test_places_that_cannot_hold_a_file_are_refused(path, reason, tmp_path):
         files.write_json(path(tmp_path), {})
 
 
-def test_a_file_name_that_is_not_utf8_reaches_records_and_can_be_printed(tmp_path):
-    for k, name in enumerate((b"cat", b"dog")):
-        (tmp_path / "set" / name.decode()).mkdir(parents=True)
-        for i in range(12):
-            pixels = np.full((9, 9, 3), 20 * i + k, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "set" / name.decode() / f"{i}.png")
-    folder = os.fsencode(tmp_path / "set" / "cat")
-    os.rename(folder + b"/0.png", folder + b"/caf\xe9.png")
-    Path(os.fsdecode(folder + b"/b\xe4d.png")).write_bytes(b"no image")
-    Path(os.fsdecode(folder + b"/n\xf6te.txt")).write_bytes(b"")
-    study = load_study(tmp_path / "set", tolerant=True)
-    summary = study.summary()
-    for text in (str(summary), str(study.extra), " ".join(study.set("train").ids)):
-        text.encode("utf-8")
-    ids = [str(i) for s in study.sets.values() for i in s.ids]
-    assert len(set(ids)) == 24 and "cat/caf\\udce9.png" in ids
-    where = next(s for s in study.sets.values() if "cat/caf\\udce9.png" in s.ids)
-    assert where.image(list(where.ids).index("cat/caf\\udce9.png")).shape == (9, 9, 3)
-    files.write_sealed_json(tmp_path / "a.json", {**summary, "name": os.fsdecode(b"caf\xe9")})
-    assert files.read_sealed_json(tmp_path / "a.json")["name"] == os.fsdecode(b"caf\xe9")
+def test_a_file_name_that_is_not_utf8_is_refused_with_a_sentence_and_fits_into_records(tmp_path):
+    folder = tmp_path / "set" / "cat"
+    folder.mkdir(parents=True)
+    picture(folder / "a.png")
+    os.rename(os.fsencode(folder / "a.png"), os.fsencode(folder) + b"/caf\xe9.png")
+    with pytest.raises(DataError, match=r"file names in UTF-8.*caf\\xe9\.png.*rename them"):
+        load_study(tmp_path / "set")
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FileError) as caught:
+        refuse_opening(patch, odd, errno.EIO)
+        decode_image(odd)
+    assert "caf\\udce9.png; got Input/output error" in str(caught.value).encode("utf-8").decode()
+    files.write_sealed_json(tmp_path / "a.json", {"name": odd.name})
+    assert files.read_sealed_json(tmp_path / "a.json") == {"name": odd.name}

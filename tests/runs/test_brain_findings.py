@@ -6,7 +6,7 @@ import pandas as pd
 
 from bmfl_lab.evaluation.findings import brain_findings, findings
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.report import render
+from bmfl_lab.runs.collect import render
 
 
 def frame(*rows):

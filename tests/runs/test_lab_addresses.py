@@ -8,7 +8,7 @@ import pytest
 from jupyter_server.auth import passwd
 from jupyter_server.serverapp import ServerApp
 
-from bmfl_lab.runs.lab import TokenRequired
+from widgets.lab import TokenRequired
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def started(tmp_path, monkeypatch, capfd):
     def start(*arguments):
         app = ServerApp()
         options = ["--allow-root", "--no-browser", f"--ServerApp.root_dir={tmp_path}"]
-        options.append("--ServerApp.identity_provider_class=bmfl_lab.runs.lab.TokenRequired")
+        options.append("--ServerApp.identity_provider_class=widgets.lab.TokenRequired")
         try:
             app.initialize([*options, *arguments], find_extensions=False, new_httpserver=False)
         except SystemExit as stopped:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.report import render
+from bmfl_lab.runs.collect import render
 
 PLACE = {"split": "test", "n": 400, "unit": "fraction"}
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import random
 import struct
 from pathlib import Path
 
@@ -262,34 +261,6 @@ def test_numbers_that_are_not_finite_do_not_reach_a_manifest(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         checkpoint.write_bundle(tmp_path, "x", {"a": torch.zeros(1)}, {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
-
-
-def test_generators_continue_where_they_were():
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
-    random.gauss(0, 1), np.random.standard_normal()  # noqa: NPY002  leaves half a pair behind in both
-
-    def draw():
-        return (
-            random.gauss(0, 1),
-            random.random(),
-            np.random.standard_normal(3).tolist(),  # noqa: NPY002
-            torch.rand(3).tolist(),
-        )
-
-    saved = checkpoint.rng_tensors()
-    first = draw()
-    draw()
-    checkpoint.set_rng(saved)
-    assert draw() == first
-
-
-@pytest.mark.parametrize("name", ["rng.torch", "rng.numpy", "rng.python"])
-def test_a_missing_or_cut_random_state_is_refused(name):
-    saved = checkpoint.rng_tensors()
-    with pytest.raises(CheckpointError, match=f"random state '{name}'"):
-        checkpoint.set_rng({k: v for k, v in saved.items() if k != name})
-    with pytest.raises(CheckpointError, match=f"random state '{name}'"):
-        checkpoint.set_rng({**saved, name: saved[name][:-1]})
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError
-from bmfl_lab.training import LoopConfig, controls, train_fusion
+from bmfl_lab.training import LoopConfig, compare, train_fusion
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.encoder import train_brain_encoder
 from bmfl_lab.training.recipes import tiny
@@ -77,10 +77,10 @@ def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeyp
     config = encoders.tiny("ridge")
     encoder = train_brain_encoder(config, study, store=store, device="cpu")
     short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
-    found = controls.train_controls(
+    found = compare.train_controls(
         short, study, encoder=encoder, encoder_config=config, seeds=(0,), store=store, device="cpu"
     )
-    assert tuple(found) == tuple(controls.CONTROL_MODELS)
+    assert tuple(found) == tuple(compare.CONTROL_MODELS)
     responses = {}
     for name, (model,) in found.items():
         assert model.name == name and model.logits(study.set("test")).shape == (40, 4)
@@ -93,11 +93,9 @@ def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeyp
     ]
     assert all(not np.allclose(responses[n], responses["fusion"], atol=0.05) for n in others)
     with pytest.raises(ConfigError, match="an encoder_config for"):
-        controls.train_controls(
-            short, study, encoder=encoder, controls=("attributes",), store=store
-        )
+        compare.train_controls(short, study, encoder=encoder, controls=("attributes",), store=store)
     with pytest.raises(ConfigError, match="did you mean 'noise'"):
-        controls.train_controls(short, study, encoder=encoder, controls=("nois",), store=store)
+        compare.train_controls(short, study, encoder=encoder, controls=("nois",), store=store)
 
 
 def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(
@@ -106,23 +104,23 @@ def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
     options = {"encoder": encoder, "seeds": (0,), "store": store, "device": "cpu"}
-    found = controls.train_alphas(CONFIG, study, alphas=(0.0, 10.0), **options)
-    none, strong = (controls.agreement(m[0], study.set("test")) for m in found.values())
+    found = compare.train_alphas(CONFIG, study, alphas=(0.0, 10.0), **options)
+    none, strong = (compare.agreement(m[0], study.set("test")) for m in found.values())
     assert tuple(found) == ("alpha 0", "alpha 10") and strong > none + 0.2
     short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
-    graded = controls.train_quality(short, study, shares=(0.0, 1.0), **options)
+    graded = compare.train_quality(short, study, shares=(0.0, 1.0), **options)
     assert tuple(graded) == ("r = 0.00", f"r = {np.nanmean(encoder.scores):.2f}")
     with pytest.raises(ConfigError, match="two fused features"):
         alone = configs.replace(short, head="backbone")
         model = train_fusion(alone, study, encoder=encoder, store=store, device="cpu")
-        controls.agreement(model, study.set("test"))
+        compare.agreement(model, study.set("test"))
 
 
 def test_every_form_is_trained_and_differs_from_the_others(study, store, tmp_path, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
     short = configs.replace(CONFIG, alpha=1.0, loop=configs.replace(LOOP, epochs=2))
-    found = controls.train_forms(
+    found = compare.train_forms(
         short, study, encoder=encoder, seeds=(0, 1), store=store, device="cpu"
     )
     assert [(n, m[0].config.query, m[0].config.pcc_axis) for n, m in found.items()] == [
@@ -139,7 +137,7 @@ def test_the_encoding_accuracy_of_what_is_read_falls_with_the_share_of_noise(
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     encoder = train_brain_encoder(encoders.tiny("ridge"), study, store=store, device="cpu")
     short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
-    graded = controls.train_quality(
+    graded = compare.train_quality(
         short,
         study,
         encoder=encoder,
@@ -149,8 +147,8 @@ def test_the_encoding_accuracy_of_what_is_read_falls_with_the_share_of_noise(
         device="cpu",
     )
     subject = study.subject()
-    rows = controls.measured_rows(
-        "encoding_r", graded, lambda m: controls.encoding_accuracy(m, subject), n=20
+    rows = compare.measured_rows(
+        "encoding_r", graded, lambda m: compare.encoding_accuracy(m, subject), n=20
     )
     none, half, full = (r for r in rows if r.seed is None)
     test = subject.rows("test")

@@ -22,7 +22,6 @@ from bmfl_lab.training.encoder import (
     subject_fingerprint,
     tiny,
     train_brain_encoder,
-    train_brain_encoders,
     winners,
 )
 from bmfl_lab.training.trained_encoder import load_encoder
@@ -163,11 +162,8 @@ def test_training_is_reproducible_and_selected_by_validation(study, store, tmp_p
 
 def test_default_folder_is_the_cache(study, store, tmp_path, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
-    made = train_brain_encoders(quick("ridge"), study, store=store, device="cpu")
-    (name,) = made
-    assert (
-        tmp_path / "encoders" / made[name].hash / "encoder.json"
-    ).is_file() and name == study.subject().name
+    made = train_brain_encoder(quick("ridge"), study, store=store, device="cpu")
+    assert (tmp_path / "encoders" / made.hash / "encoder.json").is_file()
 
 
 def test_missing_responses_are_masked_counted_or_refused(study, store, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -76,6 +77,26 @@ def _interrupt(folder, after):
 
     with pytest.raises(Stop):
         example.train(folder, loss)
+
+
+def test_a_loss_that_draws_from_the_global_generators_resumes_to_the_bit(tmp_path):
+    def noisy(model, batch):
+        noise = random.gauss(0, 1) + np.random.standard_normal() + torch.rand(())  # noqa: NPY002
+        loss, parts = example.loss_fn(model, batch)
+        return loss + 0.1 * noise * model[0].weight.mean(), parts
+
+    class Stop(Exception):
+        pass
+
+    def stopping(model, batch):
+        if checkpoint.newest_step(tmp_path) == 13:
+            raise Stop
+        return noisy(model, batch)
+
+    whole = example.train(loss=noisy)
+    with pytest.raises(Stop):
+        example.train(tmp_path, stopping)
+    assert example.digest(example.train(tmp_path, noisy)) == example.digest(whole)
 
 
 @pytest.mark.parametrize("after", [1, 10, 37])

@@ -46,7 +46,7 @@ def reseal(folder, name, change, tensor):
     checkpoint.write_bundle(folder, name, tensors, manifest, what=manifest["what"])
 
 
-SAID = r"expected .*(tensors|random state|moments).*To fix it: "
+SAID = r"expected .*(tensors|moments).*To fix it: "
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -104,7 +104,7 @@ def test_an_aligned_model(change, original, tmp_path):
         aligned.load_aligned(folder)
 
 
-@pytest.mark.parametrize("tensor", ["model.", "optimiser.0.exp_avg", "rng.torch", "rng.numpy"])
+@pytest.mark.parametrize("tensor", ["model.", "optimiser.0.exp_avg", "optimiser.1.exp_avg_sq"])
 @pytest.mark.parametrize("change", ["one column less", "one column more", "missing"])
 def test_a_training_checkpoint(change, tensor, tmp_path):
     calls = []
@@ -125,15 +125,3 @@ def test_a_training_checkpoint(change, tensor, tmp_path):
     reseal(tmp_path, "step-00000003", CHANGES[change], name)
     with pytest.raises(CheckpointError, match=SAID):
         example.train(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["rng.torch", "rng.numpy", "rng.python"])
-def test_a_random_state_of_another_type_is_refused(name, tmp_path):
-    saved = checkpoint.rng_tensors()
-    broken = {**saved, name: saved[name].float() - 3e9}
-    with (
-        pytest.raises(CheckpointError, match="that fit the model"),
-        checkpoint.matching_tensors(tmp_path),
-    ):
-        checkpoint.set_rng(broken)
-    checkpoint.set_rng(saved)

@@ -29,8 +29,8 @@ from bmfl_lab.training import (
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import fusion as recipe
 from bmfl_lab.training.batches import ImageBatches, MemoryBatches, StoreBatches
+from bmfl_lab.training.fusion import predict
 from bmfl_lab.training.recipes import base, small, tiny
-from bmfl_lab.training.trained import predict
 from bmfl_lab.training.trained_encoder import load_encoder
 
 LOOP = LoopConfig(epochs=15, batch_size=32, lr=5e-3, weight_decay=0.05)
@@ -384,10 +384,10 @@ def test_data_that_do_not_fit_into_memory_are_refused_or_mapped(study, store, mo
     assert isinstance(stored[0].data["response"], np.memmap)
     monkeypatch.setattr(recipe, "free_memory", lambda: needed)
     stored.clear()
-    np.testing.assert_array_equal(
-        _train(study, store, loop=one).logits(study.set("test")), mapped.logits(study.set("test"))
-    )
+    held = _train(study, store, loop=one)
     assert not stored
+    test = study.set("test")
+    np.testing.assert_array_equal(held.logits(test), mapped.logits(test))
     with pytest.raises(ConfigError, match="batches among"):
         _train(study, store, loop=one, batches="disk")
 

@@ -1,0 +1,523 @@
+"""Read responses of any origin: one array file per hemisphere or cortex, image ids, and a space.
+
+A researcher's own fMRI enters here as a measured subject; what another encoder predicted (in its
+own environment, saved as an array) enters as predictions for the images of a study.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from bmfl_lab.data.atlas import HEMISPHERES, Atlas
+from bmfl_lab.data.class_folders import list_images
+from bmfl_lab.data.containers import load_image, open_hdf5
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.splits import split_by_id
+from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.study import Study, load_study, register_reader
+from bmfl_lab.data.surfaces import MESHES
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
+from bmfl_lab.files import link_guard, load_npy, read_json
+
+SPACES = {
+    **{mesh: (size, size) for mesh, size in MESHES.items()},
+    "fsaverage7": (MESHES["fsaverage"],) * 2,
+    "fsLR32k": (32_492, 32_492),
+    "challenge": (19_004, 20_544),
+    "voxels": None,
+}
+"""Name of a space to its numbers of left and right vertices; a volume has no fixed number.
+
+"challenge" is the space of the Algonauts 2023 responses (Gifford et al. 2023, arXiv:2301.03198) for
+subjects with complete data."""
+FORMATS = (".npy", ".npz", ".h5", ".hdf5", ".mgh", ".mgz", ".gii", ".nii", ".nii.gz")
+_MESH_OF = {"fsaverage7": "fsaverage", "challenge": None, "voxels": None}
+_Source = str | Path | Sequence[str] | Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Hold responses and the images that they belong to.
+
+    Parameters
+    ----------
+    ids : tuple of str, length n_stimuli
+        Image of each row.
+    values : ndarray of float32, shape (n_stimuli, n_vertices)
+        Responses; a memory map where the file is one ``.npy`` of float32.
+    atlas : Atlas
+        Hemisphere and, where the space is a surface, place of each vertex.
+    source : str
+        Names of the files.
+    """
+
+    ids: tuple[str, ...]
+    values: np.ndarray
+    atlas: Atlas
+    source: str
+
+    def rows(self, stimuli: StimulusSet) -> np.ndarray:
+        """Return the row of each image of a set, matched by id and never by position.
+
+        Parameters
+        ----------
+        stimuli : StimulusSet
+            Images whose ids may be paths.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_stimuli,)
+
+        Raises
+        ------
+        DataError
+            If an image has no row.
+
+        Notes
+        -----
+        Ids are compared as they are; if that leaves an image without a row, by file name; and if
+        that does, too, by file name without suffix. A comparison in which an id has several
+        partners is not used.
+        """
+        return _pair(stimuli.ids, self.ids, f"images of {stimuli.name!r}", f"rows of {self.source}")
+
+
+def _pair(wanted: Sequence[str], known: Sequence[str], what: str, where: str) -> np.ndarray:
+    """Return the position in `known` of each wanted id, by the first comparison that is unique."""
+    wanted = [str(i) for i in wanted]
+    for key in (str, _file_name, _file_stem):
+        counts = Counter(key(i) for i in known)
+        place = {key(i): k for k, i in enumerate(known)}
+        keys = [key(i) for i in wanted]
+        if len(set(keys)) == len(keys) and all(counts[k] == 1 for k in keys):
+            return np.asarray([place[k] for k in keys], dtype=np.int64)
+    stems = Counter(_file_stem(i) for i in known)
+    none = [i for i in wanted if not stems[_file_stem(i)]]
+    several = [i for i in wanted if stems[_file_stem(i)] > 1]
+    got = (
+        f"{none[0]!r} and {len(none) - 1} others match none"
+        if none
+        else (f"{several[0]!r} matches several" if several else "several ids of one file name")
+    )
+    raise DataError(
+        message(
+            f"one of the {len(known)} {where} for each of the {len(wanted)} {what}",
+            got,
+            "use the paths of the images below their folder as ids",
+        )
+    )
+
+
+def _file_name(identifier: str) -> str:
+    return PurePosixPath(identifier).name
+
+
+def _file_stem(identifier: str) -> str:
+    return PurePosixPath(identifier).stem
+
+
+def read_responses(
+    path: _Source,
+    ids: _Source | None = None,
+    *,
+    space: str,
+    atlas: Atlas | None = None,
+    key: str = "responses",
+) -> Responses:
+    """Read responses of any origin.
+
+    Parameters
+    ----------
+    path : str or Path, or mapping with the keys "left" and "right"
+        File of the whole cortex, or one file per hemisphere. ``.npy``, ``.npz``, ``.h5``: an array
+        (n_stimuli, n_vertices). ``.mgh``, ``.mgz``, ``.nii``: as stored by FreeSurfer,
+        (n_vertices, 1, 1, n_stimuli), or a volume (x, y, z, n_stimuli). ``.gii``: one data array
+        per image. ``.dscalar.nii``: one map per image; only cortical vertices are read, and the
+        names of the maps are the ids if `ids` is not given.
+    ids : str, Path or sequence of str, optional
+        Image of each row: the ids, a text file with one per line, a ``.json`` list, or a ``.csv``
+        or ``.tsv`` with a column "id". By default the array "ids" of an ``.npz`` or ``.h5`` file.
+    space : str
+        One of `SPACES`.
+    atlas : Atlas, optional
+        ROIs of these vertices, e.g. those of another subject in the same space.
+    key : str, default "responses"
+        Name of the array in an ``.npz`` or ``.h5`` file.
+
+    Returns
+    -------
+    Responses
+
+    Raises
+    ------
+    ConfigError
+        If the space is unknown.
+    DataError
+        If a file is missing or damaged, an id repeats, values are not finite, or the numbers of
+        rows, ids and vertices do not agree.
+    """
+    require(
+        space in SPACES,
+        ConfigError,
+        f"a space among {tuple(SPACES)}",
+        repr(space),
+        nearest(space, SPACES),
+    )
+    parts = dict(path) if isinstance(path, Mapping) else {"": path}
+    require(
+        set(parts) in ({""}, set(HEMISPHERES)),
+        ConfigError,
+        "files for 'left' and 'right'",
+        sorted(parts),
+        "name both hemispheres",
+    )
+    files = [Path(parts[k]).expanduser() for k in sorted(parts)]
+    read = [_read_array(file, key) for file in files]
+    arrays = [array for array, _, _ in read]
+    source = " and ".join(file.name for file in files)
+    rows = {len(a) for a in arrays}
+    require(
+        len(rows) == 1,
+        DataError,
+        f"as many images in each of {source}",
+        sorted(rows),
+        "export both again",
+    )
+    found = next((names for _, names, _ in read if names is not None), None)
+    names = _read_ids(ids) if ids is not None else found
+    if names is None:
+        raise ConfigError(
+            message("the images of the rows", f"none in {source}", "pass ids=, one per row")
+        )
+    _check_ids(names, len(arrays[0]), source)
+    grayordinates = next((place for _, _, place in read if place is not None), None)
+    sizes = [a.shape[1] for a in arrays]
+    place = _place(space, sizes, atlas, grayordinates, source)
+    values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
+    if values.dtype != np.float32:
+        values = values.astype(np.float32)
+    for start in range(0, len(values), 1024):
+        bad = np.flatnonzero(~np.isfinite(values[start : start + 1024]).all(1))
+        require(
+            not len(bad),
+            DataError,
+            f"finite responses in {source}",
+            f"NaN or infinity in row {start + int(bad[0]) if len(bad) else 0}",
+            "leave out these images or these vertices before saving",
+        )
+    return Responses(tuple(names), values, place, source)
+
+
+def _read_array(
+    path: Path, key: str
+) -> tuple[np.ndarray, list[str] | None, tuple[np.ndarray, np.ndarray] | None]:
+    """Return values (n_stimuli, n_vertices), ids, and (hemisphere, index) of grayordinates."""
+    require(
+        path.is_file(),
+        DataError,
+        "a file of responses",
+        f"nothing at {path}",
+        "check the path",
+    )
+    name = path.name.lower()
+    require(
+        name.endswith(FORMATS),
+        DataError,
+        f"a file ending in {FORMATS}",
+        repr(path.name),
+        "save it in one of these formats",
+    )
+    names = place = None
+    if name.endswith(".npy"):
+        values = load_npy(path, mmap=True)
+    elif name.endswith((".npz", ".h5", ".hdf5")):
+        values, names = _read_container(path, key)
+    elif name.endswith((".dscalar.nii", ".gii")):
+        values, names, place = _read_maps(path)
+    else:
+        values = load_image(path, "responses")
+        values = np.moveaxis(values, -1, 0) if values.ndim > 1 else values[None]
+        values = values.reshape(len(values), -1)
+    require(
+        values.ndim == 2 and values.dtype.kind in "fiu" and values.size,
+        DataError,
+        f"numbers of shape (n_stimuli, n_vertices) in {path}",
+        f"{values.dtype} of shape {values.shape}",
+        "save one row per image",
+    )
+    return values, names, place
+
+
+def _read_container(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]:
+    """Return the array `key` and the ids of an ``.npz`` or HDF5 file."""
+
+    def take(opened: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str] | None]:
+        require(
+            key in opened,
+            DataError,
+            f"an array {key!r} in {path}",
+            sorted(opened),
+            "pass its name as key=",
+        )
+        names = np.ravel(opened["ids"][()]).tolist() if "ids" in opened else None
+        texts = None if names is None else [_text(n) for n in names]
+        return np.asarray(opened[key][()]), texts
+
+    if path.suffix.lower() != ".npz":
+        with open_hdf5(path) as opened:
+            return take(opened)
+    try:
+        with np.load(path, allow_pickle=False) as opened:
+            return take(opened)
+    except (ValueError, OSError, EOFError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            message(f"an .npz file of plain arrays at {path}", str(error), "save it again")
+        ) from error
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _read_maps(
+    path: Path,
+) -> tuple[np.ndarray, list[str] | None, tuple[np.ndarray, np.ndarray] | None]:
+    """Read one map per image from a GIFTI or a CIFTI-2 file."""
+    import nibabel as nib
+    from nibabel.cifti2 import BrainModelAxis, ScalarAxis
+
+    try:
+        image = nib.load(path)
+        if isinstance(image, nib.GiftiImage):
+            return np.stack([array.data for array in image.darrays]), None, None
+        values, (maps, models) = (
+            image.get_fdata(dtype=np.float32),
+            map(image.header.get_axis, (0, 1)),
+        )
+    except Exception as error:  # nibabel and its parsers raise many kinds on damaged files
+        raise DataError(
+            message(f"responses in {path}", f"{type(error).__name__}: {error}", "export it again")
+        ) from error
+    require(
+        isinstance(models, BrainModelAxis),
+        DataError,
+        f"one value per grayordinate in {path}",
+        type(models).__name__,
+        "save maps",
+    )
+    cortex = [
+        np.flatnonzero(models.name == f"CIFTI_STRUCTURE_CORTEX_{side}")
+        for side in ("LEFT", "RIGHT")
+    ]
+    hemisphere = np.repeat(np.arange(2, dtype=np.int8), [len(c) for c in cortex])
+    chosen = np.concatenate(cortex)
+    names = [str(n) for n in maps.name] if isinstance(maps, ScalarAxis) else None
+    return values[:, chosen], names, (hemisphere, models.vertex[chosen].astype(np.int64))
+
+
+def _read_ids(source: _Source) -> list[str]:
+    """Return ids from a list or from a file."""
+    if not isinstance(source, (str, Path)):
+        return [str(i) for i in source]
+    path = Path(source).expanduser()
+    require(
+        path.is_file(),
+        DataError,
+        "a file of image ids",
+        f"nothing at {path}",
+        "check the path",
+    )
+    if path.suffix == ".json":
+        found = read_json(path)
+        require(
+            isinstance(found, list), DataError, f"a list in {path}", type(found), "write a list"
+        )
+        return [str(i) for i in found]
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix not in (".csv", ".tsv"):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    table = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
+    columns = table.fieldnames or []
+    require("id" in columns, DataError, f"a column 'id' in {path}", list(columns), "name it 'id'")
+    return [row["id"] for row in table]
+
+
+def _check_ids(names: Sequence[str], n_rows: int, source: str) -> None:
+    require(
+        len(names) == n_rows,
+        DataError,
+        f"one id for each of the {n_rows} rows of {source}",
+        f"{len(names)} ids",
+        "list the image of each row, in the order of the rows",
+    )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    require(
+        not twice,
+        DataError,
+        f"each image once in {source}",
+        f"{twice[:1]} more than once",
+        "average repeated presentations before saving",
+    )
+
+
+def _place(
+    space: str,
+    sizes: list[int],
+    atlas: Atlas | None,
+    grayordinates: tuple[np.ndarray, np.ndarray] | None,
+    source: str,
+) -> Atlas:
+    """Return the atlas of a space whose files hold `sizes` columns."""
+    n, expected = sum(sizes), SPACES[space]
+    if grayordinates is not None:
+        hemisphere, index = grayordinates
+        expected = (int((hemisphere == 0).sum()), int((hemisphere == 1).sum()))
+        require(
+            space == "fsLR32k",
+            DataError,
+            "space='fsLR32k' for CIFTI files",
+            space,
+            "name that space",
+        )
+    elif expected is None:
+        left = sizes[0] if len(sizes) == 2 else n
+        hemisphere, index = np.repeat(np.arange(2, dtype=np.int8), [left, n - left]), None
+    else:
+        hemisphere = np.repeat(np.arange(2, dtype=np.int8), expected)
+        index = np.concatenate([np.arange(size) for size in expected])
+    if expected is not None and (
+        n != sum(expected) or (len(sizes) == 2 and tuple(sizes) != expected)
+    ):
+        raise DataError(
+            message(
+                f"{expected[0]} left and {expected[1]} right vertices of {space!r} in {source}",
+                f"{' and '.join(map(str, sizes))} columns",
+                "name the space that the responses are in; 'voxels' takes any number",
+            )
+        )
+    if atlas is not None:
+        known = expected is not None or len(sizes) == 2  # one file of voxels tells no hemisphere
+        require(
+            atlas.n_vertices == n and (not known or np.array_equal(atlas.hemisphere, hemisphere)),
+            DataError,
+            f"an atlas of the {n} vertices of {source}",
+            f"{atlas.n_vertices} vertices, {atlas.n_left} of them left",
+            "take the atlas of a subject in the same space",
+        )
+        return atlas
+    mesh = _MESH_OF.get(space, space)
+    return Atlas(hemisphere, {}, None if mesh is None else index, mesh)
+
+
+def _images(folder: str | Path, follow_links: bool) -> tuple[list[Path], list[str]]:
+    """Return the image files below a folder and their paths relative to it."""
+    root = Path(folder).expanduser()
+    require(
+        root.is_dir(),
+        DataError,
+        "a folder of images",
+        f"nothing at {root}",
+        "check the path",
+    )
+    guard = link_guard(root, follow_links)
+    paths = list_images(root, guard, Counter(), deep=True)
+    return paths, [p.relative_to(root).as_posix() for p in paths]
+
+
+def load(
+    root: str | Path = "",
+    responses: _Source = "",
+    ids: _Source | None = None,
+    *,
+    images: str | Path = "",
+    space: str = "",
+    atlas: str | None = None,
+    name: str = "",
+    key: str = "responses",
+    val: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    follow_links: bool = False,
+) -> Study:
+    """Read measured responses of any origin as a study of one subject.
+
+    Parameters
+    ----------
+    root : str or Path, default ""
+        Folder at which relative paths of the other parameters start.
+    responses, ids, space, key
+        As `read_responses`.
+    images : str or Path
+        Folder of the images that were shown, at any depth; images without a row are left out.
+    atlas : str, optional
+        A study with a subject in the same space, whose ROIs are used.
+    name : str, optional
+        Name of the subject; by default that of the file.
+    val, test : float, default 0.1
+        Shares of the images that are held out for selection and for testing.
+    seed : int, default 0
+        Chooses the split.
+    follow_links : bool, default False
+        Allow images that are links out of their folder.
+
+    Returns
+    -------
+    Study
+        One subject with responses float32 (n_stimuli, n_vertices) and no labelled images. There
+        is no noise ceiling: it cannot be computed from one response per image.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `read_responses`; also if rows and images do not match one to one.
+    """
+    for option, value in (("responses", responses), ("images", images), ("space", space)):
+        require(
+            value, ConfigError, f"the option {option!r} of imported responses", "none", "add it"
+        )
+    base = Path(root).expanduser()
+    found = read_responses(
+        _from(base, responses), _from(base, ids), space=space, atlas=_atlas_of(base, atlas), key=key
+    )
+    paths, relative = _images(_from(base, images), follow_links)
+    chosen = _pair(found.ids, relative, f"rows of {found.source}", "images")
+    shown = [relative[i] for i in chosen]
+    stimuli = from_files("stimuli", [paths[i] for i in chosen], shown, np.full(len(shown), -1))
+    splits, record = split_by_id(shown, val=val, test=test, seed=seed)
+    title = name or Path(found.source.split(" and ")[0]).name.split(".")[0]
+    left_out = len(relative) - len(shown)
+    info = {"source": found.source, "space": space, "split": record, "images_without_row": left_out}
+    subject = Subject(title, stimuli, found.values, found.atlas, splits, info=info)
+    return Study(
+        name=title,
+        description=f"measured responses of {title} to {len(stimuli)} images in {space}",
+        sets={},
+        subjects={title: subject},
+        licences={"responses": "the user's own"},
+    )
+
+
+def _from(base: Path, source: _Source | None) -> _Source | None:
+    """Return a file or the files of both hemispheres as paths that start at `base`."""
+    if isinstance(source, Mapping):
+        return {side: str(base / Path(path).expanduser()) for side, path in source.items()}
+    return base / Path(source).expanduser() if isinstance(source, (str, Path)) else source
+
+
+def _atlas_of(base: Path, source: str | None) -> Atlas | None:
+    """Return the atlas of the first subject of a study."""
+    if source is None:
+        return None
+    place = base / Path(source).expanduser()
+    return load_study(place if place.is_dir() else source).subject().atlas
+
+
+register_reader("file", load, subjects_only=True)

@@ -1,0 +1,111 @@
+"""Models that a run saved are opened with their study, equal to the bit, and not trained again."""
+
+import dataclasses
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from bmfl_lab import load_study, training
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.errors import CheckpointError, ConfigError
+from bmfl_lab.records import Record
+
+RUN = "out/main/03_fusion_training-1"
+
+
+def _record(summary, folder):
+    record = Record("03_fusion_training", {"study": "planted"}, summary)
+    record.add("accuracy", 0.5, unit="fraction", split="test", n=4, selection="none")
+    record.finish(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two models of two seeds in a run's folder: folder, study, models, store."""
+    root = tmp_path_factory.mktemp("project")
+    study, store = load_study("planted"), FeatureStore(root / "features")
+    fusion, encoder = training.presets("tiny", epochs=1)
+    brain = training.train_brain_encoder(encoder, study, store=store, device="cpu")
+    models = training.train_comparison(
+        fusion,
+        study,
+        encoder=brain,
+        models=["backbone", "fusion"],
+        seeds=[3, 1],
+        store=store,
+        device="cpu",
+    )
+    folder = root / RUN
+    training.save_models(models, folder)
+    _record(study.summary(), folder)
+    return root, study, models, store
+
+
+def test_opened_models_are_equal_to_the_trained_ones(trained):
+    root, study, models, store = trained
+    again, opened = training.open_models(root / RUN, store=store, device="cpu")
+    assert again.fingerprint() == study.fingerprint() and set(opened) == set(models)
+    test = study.set("test")
+    for name, group in models.items():
+        by_seed = {m.seed: m for m in group}
+        assert [m.seed for m in opened[name]] == [1, 3]
+        for model in opened[name]:
+            np.testing.assert_array_equal(model.logits(test), by_seed[model.seed].logits(test))
+    assert opened["fusion"][0].encoder is opened["fusion"][1].encoder
+
+
+@pytest.mark.parametrize("place", ["out/main", "specs/main.yaml", f"{RUN}/models"])
+def test_every_name_of_the_place_opens_the_same(place, trained):
+    root, _, _, store = trained
+    _, opened = training.open_models(root / place, store=store, device="cpu")
+    assert {name: len(group) for name, group in opened.items()} == {"backbone": 2, "fusion": 2}
+
+
+def test_single_models_are_opened_with_a_study(trained):
+    root, study, _, store = trained
+    place = [root / RUN / "models" / name / "seed-1" for name in ("fusion", "backbone")]
+    same, opened = training.open_models(place, study, store=store, device="cpu")
+    assert same is study and [len(g) for g in opened.values()] == [1, 1]
+
+
+def test_of_several_runs_the_newest_is_opened(trained, tmp_path, capsys):
+    root, _, _, store = trained
+    for k in (1, 2):
+        shutil.copytree(root / RUN, tmp_path / f"run-{k}")
+    shutil.rmtree(tmp_path / "run-1" / "models" / "backbone")
+    os.utime(tmp_path / "run-2" / "record.json", (1, 1))
+    _, opened = training.open_models(tmp_path, store=store, device="cpu")
+    assert list(opened) == ["fusion"] and "newest is opened: run-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "remedy"),
+    [
+        (lambda f: shutil.rmtree(f / "models"), ConfigError, "run notebook 03"),
+        (lambda f: (f / "record.json").unlink(), ConfigError, "pass study="),
+        (lambda f: shutil.rmtree(f), ConfigError, "did you mean"),
+        (
+            lambda f: _record({"name": "planted", "fingerprint": "0" * 16, "simulated": True}, f),
+            CheckpointError,
+            "restore the data",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_opened_is_named(spoil, error, remedy, trained, tmp_path):
+    root, _, _, store = trained
+    (tmp_path / "run-nearby").mkdir()
+    folder = shutil.copytree(root / RUN, tmp_path / "run-1")
+    spoil(folder)
+    with pytest.raises(error, match=remedy):
+        training.open_models(folder, store=store, device="cpu")
+
+
+def test_a_study_of_other_classes_is_refused(trained):
+    root, _, _, store = trained
+    planted = load_study("planted")
+    renamed = dataclasses.replace(planted.set("train"), class_names=tuple("abcdefgh"))
+    other = dataclasses.replace(planted, sets={**planted.sets, "train": renamed})
+    with pytest.raises(CheckpointError, match="the study that the model was trained on"):
+        training.open_models(root / RUN, other, store=store, device="cpu")
