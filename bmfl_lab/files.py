@@ -589,14 +589,13 @@ def store_arrays(
 
     Raises
     ------
-    OSError
+    FileError
         If the folder cannot be written.
     ValueError
         If an array holds Python objects.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock(folder.with_name(f".{folder.name}.lock"), what=str(folder)):
+    with lock(folder.with_name(f".{folder.name}.lock"), what=str(folder)), system_errors(folder):
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             sums = {}
