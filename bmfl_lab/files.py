@@ -114,6 +114,10 @@ def printable(path: str | bytes | Path) -> str:
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
 
+MAX_ALIASES = 20
+"""Largest number of aliases in a YAML file (our choice)."""
+
+
 def sha256_bytes(data: bytes) -> str:
     """Return the hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
@@ -307,6 +311,58 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         remedy="delete the file and run what wrote it again",
     ):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+@system_errors()
+def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
+    """Read a YAML file; JSON is YAML, too.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    max_bytes : int, default 1 MiB
+        Largest size that is read.
+
+    Returns
+    -------
+    object
+        Dicts, lists, strings, numbers, booleans, dates and None.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, or repeats values
+        through more than `MAX_ALIASES` aliases: nested aliases multiply, so that a short file
+        could stand for billions of values.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML's loader of plain values, with a bound on aliases."""
+
+        n_aliases = 0
+
+        def compose_node(self, parent, index):
+            self.n_aliases += self.check_event(yaml.AliasEvent)
+            if self.n_aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases; write the values out")
+            return super().compose_node(parent, index)
+
+    path = existing_file(path, "a YAML file")
+    require(
+        path.stat().st_size <= max_bytes,
+        DataError,
+        f"{path.name} of at most {max_bytes} bytes",
+        f"{path.stat().st_size} bytes",
+        "check that the path names the file you meant",
+    )
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(
+            message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
+        ) from error
 
 
 def existing_file(path: str | Path, what: str) -> Path:

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 
 from bmfl_lab.errors import BmflError, DataError, require
 from bmfl_lab.records import Record, comparison_label, read_record
+from bmfl_lab.runs.collect import study_label
 from bmfl_lab.viz.charts import PALETTE
 from bmfl_lab.viz.explore import runs_figure
 from bmfl_lab.viz.results import set_label
@@ -171,9 +172,7 @@ def select(state: State, source: Source) -> dict[str, object]:
 
 
 def _summary(name: str, record: Record) -> dict[str, str]:
-    study = str(record.study.get("name", "")) + (
-        " (simulated)" if record.study.get("simulated") else ""
-    )
+    study = study_label(record)
     return {
         "run": name,
         "notebook": record.notebook,

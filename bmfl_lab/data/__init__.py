@@ -4,7 +4,18 @@ Importing this package imports every module below that calls `register_reader`; 
 package is added to the list of imports.
 """
 
-from bmfl_lab.data import algonauts, demo, folder, imagenet, imported, kamitani, nsd, planted
+from bmfl_lab.data import (
+    algonauts,
+    demo,
+    folder,
+    imagenet,
+    imported,
+    kamitani,
+    nod,
+    nod_planted,
+    nsd,
+    planted,
+)
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
@@ -25,6 +36,8 @@ __all__ = [
     "imported",
     "kamitani",
     "load_study",
+    "nod",
+    "nod_planted",
     "nsd",
     "planted",
     "register_reader",

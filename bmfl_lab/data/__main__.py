@@ -1,4 +1,7 @@
-"""``python -m bmfl_lab.data STUDY`` makes or fetches a study once and says what it is."""
+"""``python -m bmfl_lab.data STUDY`` makes or fetches a study once and says what it is.
+
+``python -m bmfl_lab.data nod --help`` lists the parts of NOD that can be fetched.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from bmfl_lab.data import nod_fetch
 from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError
@@ -18,10 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bmfl_lab.data", description="make or fetch a study once"
     )
     parser.add_argument(
-        "study", nargs="?", default="demo", help="planted, demo, or a folder (demo)"
+        "study", nargs="?", default="demo", help="planted, demo, nod, or a folder (demo)"
     )
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:1] == ["nod"]:
+            return nod_fetch.main(given[1:])
+        options = parser.parse_args(given)
         if options.study == "demo":
             with system_errors():
                 fetch_parts()

@@ -680,8 +680,8 @@ def write_subject(
         (``other-1``, ...), which `read_subject` reads too. Vertices need a place on fsaverage:
         `surface_index` is used where the mesh is "fsaverage" or nested in it ("fsaverage5"), and
         within a hemisphere they are written in its order, as the layout demands. Vertices on no
-        surface are numbered from 0, and ``bmfl_lab.json`` says so: read back, they have no surface
-        again.
+        surface, or on one of another kind, are numbered from 0, and ``bmfl_lab.json`` says so: read
+        back, they have no surface.
     nsd_numbers : sequence of int, optional
         0-based number of each stimulus for the file name; by default taken from ids ``nsd-00013``,
         else 0, 1, 2, ...
@@ -711,6 +711,9 @@ def write_subject(
         f"files in {folder}",
         "choose another folder",
     )
+    if subject.atlas.mesh not in (None, *MESHES):  # fsLR 32k: its numbers are not fsaverage's
+        plain = replace(subject.atlas, surface_index=None, mesh=None)
+        subject = replace(subject, atlas=plain)
     numbers = _numbers(subject, nsd_numbers)
     test = np.asarray([] if test_rows is None else test_rows, dtype=np.int64)
     train = np.setdiff1d(np.arange(len(numbers)), test)

@@ -46,7 +46,13 @@ TIMEOUT = 1800.0
 
 
 def fetch_archive(
-    package: str, version: str, manager: str, archive_sha256: str, *, megabytes: float | None = None
+    package: str,
+    version: str,
+    manager: str,
+    archive_sha256: str,
+    *,
+    megabytes: float | None = None,
+    download: bool = True,
 ) -> Path:
     """Return the archive of a package, and download it if it is not in the cache.
 
@@ -60,6 +66,8 @@ def fetch_archive(
         Hexadecimal SHA-256 of the archive file.
     megabytes : float, optional
         Expected size in MB (10^6 bytes), for the line that is printed.
+    download : bool, default True
+        Whether to download an archive that is not in the cache, or to raise `FetchError`.
 
     Returns
     -------
@@ -85,6 +93,14 @@ def fetch_archive(
     with lock(folder.with_name(f".{folder.name}.lock"), what=f"the download of {package}"):
         if final.is_file() and sha256_file(final) == archive_sha256:
             return final
+        if not download:
+            raise FetchError(
+                message(
+                    f"{package} {version} in {folder}",
+                    "no such archive, and a download was not allowed",
+                    "fetch it first, or allow the download",
+                )
+            )
         final.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         expected = "" if megabytes is None else f", {megabytes:.0f} MB expected"

@@ -10,6 +10,7 @@ import numpy as np
 
 from bmfl_lab.data.class_folders import class_folders, read_class_folders, scan
 from bmfl_lab.data.images import count_frames, decode_image
+from bmfl_lab.data.ood_sets import read_domains
 from bmfl_lab.data.responses import SPLITS
 from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
@@ -30,7 +31,7 @@ _REMEDY = (
 
 def load(
     root: str | Path,
-    ood: Iterable[str] = (),
+    ood: Iterable[str] | None = None,
     *,
     seed: int = 0,
     val: float = 0.1,
@@ -50,8 +51,9 @@ def load(
         ``validation/`` are understood, too. Missing parts ("val", "test") are split off from the
         training images, chosen by `seed` and the content of the images, and recorded in
         ``study.extra["split"]``.
-    ood : iterable of str
-        Names of folders beside ``train/`` that are natural out-of-distribution sets.
+    ood : iterable of str, optional
+        Names of folders beside ``train/`` that are natural out-of-distribution sets; by default
+        all that hold folders.
     seed : int, default 0
         Chooses the split.
     val, test : float, default 0.1
@@ -82,8 +84,11 @@ def load(
     ConfigError
         If an out-of-distribution folder does not exist or has the name of a split.
     """
-    root, ood = Path(root).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
+    root = Path(root).expanduser()
     places = _split_folders(root)
+    if ood is None:
+        ood = _other_sets(root, places)
+    ood = (ood,) if isinstance(ood, str) else tuple(ood)
     _check_ood(root, ood, places)
     report: dict[str, dict] = {"skipped": {}, "first_frame_of": {}}
 
@@ -132,6 +137,16 @@ def _split_folders(root: Path) -> dict[str, Path]:
                     "remove or rename one of them",
                 )
     return found if "train" in found and class_folders(found["train"]) else {}
+
+
+def _other_sets(root: Path, places: dict[str, Path]) -> list[str]:
+    """Return the names of the folders beside the splits that hold folders themselves."""
+    splits = {path.name for path in places.values()}
+    others = [name for name in class_folders(root) if name not in splits] if places else []
+    found = [name for name in others if class_folders(root / name)]
+    if left := sorted(set(others) - set(found)):
+        print(f"{root.name}: left out {', '.join(left)}, which hold no class folders", flush=True)
+    return found
 
 
 def _check_ood(root: Path, ood: tuple[str, ...], places: dict[str, Path]) -> None:
@@ -214,4 +229,59 @@ def _split_off(
     }
 
 
+def load_domains(
+    root: str | Path,
+    train: str = "",
+    *,
+    seed: int = 0,
+    val: float = 0.1,
+    test: float = 0.1,
+    tolerant: bool = False,
+    verify: bool = True,
+) -> Study:
+    """Read the layout ``domain/class/image`` of PACS, Office-Home and DomainNet.
+
+    Parameters
+    ----------
+    root : str or Path
+        Holds one folder per domain, each with the same class folders.
+    train : str
+        Domain whose images are split into "train", "val" and "test"; every other domain is a
+        natural out-of-distribution set.
+    seed, val, test, tolerant, verify
+        As in `load`.
+
+    Returns
+    -------
+    Study
+        The ids of the images are their paths below `root`.
+
+    Raises
+    ------
+    ConfigError
+        If `train` is no domain.
+    DataError
+        If there are fewer than two domains, their classes differ, or an image cannot be read.
+    """
+    root = Path(root).expanduser()
+    domains = read_domains(root)
+    require_known(train, domains, ConfigError, f"a domain of {root.name} as train")
+    report: dict[str, dict] = {"skipped": {}, "first_frame_of": {}}
+    if verify:
+        domains = {n: _check_images(found, tolerant, report) for n, found in domains.items()}
+    sets = {"train": domains.pop(train)}
+    classes = sets["train"].class_names
+    _split_off(sets, seed, val, test, report)
+    return Study(
+        name=root.resolve().name,
+        description=f"images of {len(classes)} classes in the domain {train} of "
+        f"{root.resolve().name}; out of distribution: {', '.join(domains)}",
+        sets={**{name: sets[name] for name in SPLITS}, **domains},
+        ood=tuple(domains),
+        licences={"images": "the user's own"},
+        extra=report,
+    )
+
+
+register_reader("domains", load_domains)
 register_reader("folder", load, Path.is_dir, general=True, layout="one folder per class")

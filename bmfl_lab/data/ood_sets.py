@@ -367,10 +367,11 @@ def read_domains(folder: str | Path, *, follow_links: bool = False) -> dict[str,
         f"{domains}",
         "give the folder above them",
     )
-    guard = link_guard(folder, follow_links)
-    places = {d: guard(Path(folder) / d) for d in domains}
-    classes, links = class_folders(places[domains[0]]), {"follow_links": follow_links}
-    return {d: read_class_folders(d, place, classes, **links) for d, place in places.items()}
+    root, guard = Path(folder), link_guard(folder, follow_links)
+    places = {d: guard(root / d) for d in domains}
+    classes = class_folders(places[domains[0]])
+    options = {"root": root, "follow_links": follow_links}
+    return {d: read_class_folders(d, place, classes, **options) for d, place in places.items()}
 
 
 def group_columns(

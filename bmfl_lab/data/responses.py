@@ -163,9 +163,13 @@ class Subject:
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
-        kind = "simulated" if self.simulated else "measured"
         n = f"n_stimuli={len(self.stimuli)}, n_vertices={self.n_vertices}"
-        return f"Subject({self.name!r}, {kind}, {n}, {splits or 'no split'})"
+        return f"Subject({self.name!r}, {self.kind}, {n}, {splits or 'no split'})"
+
+    @property
+    def kind(self) -> str:
+        """Say "simulated" or "measured", for titles and notes."""
+        return "simulated" if self.simulated else "measured"
 
     @property
     def n_vertices(self) -> int:

@@ -18,7 +18,7 @@ from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import check_leakage, count_copies
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, require_known
-from bmfl_lab.files import read_json, system_errors
+from bmfl_lab.files import read_yaml, system_errors
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,12 @@ class Study:
         return any(s.simulated for s in self.subjects.values())
 
     @property
+    def kind(self) -> str:
+        """Say "simulated" or "measured", for titles and notes; "" in a study without a subject."""
+        kinds = {s.kind for s in self.subjects.values()}
+        return "simulated" if "simulated" in kinds else "".join(kinds)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes of the training set."""
         return self.set("train").class_names
@@ -163,7 +169,8 @@ class Study:
             DataError,
             f"at least one subject in study {self.name!r}",
             "none: it holds images only",
-            "give a subject's folder, or train a model without brain responses",
+            "add subject='demo' (lends the simulated subject of the demo), or the folder of a "
+            "subject, to load_study or to the study file",
         )
         if name is None:
             return next(iter(self.subjects.values()))
@@ -189,9 +196,9 @@ class Study:
         Returns
         -------
         dict
-            Name, description, fingerprint, ``simulated``, number of classes, sizes of the sets and
-            of the subjects, and, if any, the files left out and the number of images per subject
-            that lie in two splits under different ids.
+            Name, description, fingerprint, ``simulated``, kind of the responses, number of classes,
+            sizes of the sets and of the subjects, and, if any, the files left out and the number of
+            images per subject that lie in two splits under different ids.
         """
         copies = {k: count_copies(s.stimuli, s.splits) for k, s in self.subjects.items()}
         copies = {name: n for name, n in copies.items() if n}
@@ -201,6 +208,7 @@ class Study:
             "description": self.description,
             "fingerprint": self.fingerprint(),
             "simulated": self.simulated,
+            "responses": self.kind,
             "n_classes": len(self.class_names) if "train" in self.sets else 0,
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
@@ -280,8 +288,9 @@ class Reader:
         ``detect(path) -> bool``, whether a folder is in the layout of this reader; None for a
         reader that is chosen only by its name.
     subjects_only : bool, default False
-        True if the studies hold subjects and no labelled images; the option ``subject`` then names
-        one of the subjects. For all other readers ``subject`` is a place to read subjects from.
+        True if the studies hold their own subjects and, as a rule, no labelled images; the option
+        ``subject`` then names one of the subjects. For all other readers ``subject`` is a place to
+        read subjects from.
     general : bool, default False
         True if any other reader that detects a folder comes first.
     layout : str, default ""
@@ -299,6 +308,13 @@ class Reader:
     def options(self) -> Mapping[str, inspect.Parameter]:
         """Parameters of `load` by name."""
         return inspect.signature(self.load).parameters
+
+    @property
+    def by_name(self) -> bool:
+        """True if the name alone chooses this reader, even where a folder has that name."""
+        root = self.options.get("root")
+        has_default = root is not None and root.default is not inspect.Parameter.empty
+        return self.detect is None or has_default
 
 
 READERS: dict[str, Reader] = {}
@@ -346,7 +362,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     Parameters
     ----------
     path : str or Path
-        JSON file; see `load_study`.
+        YAML or JSON file; see `load_study`.
 
     Returns
     -------
@@ -356,7 +372,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file is missing, is not a JSON object, or names no known reader.
+        If the file is missing, does not hold names and values, or names no known reader.
     """
     path = Path(path).expanduser()
     require(
@@ -366,20 +382,22 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         f"nothing at {path}",
         "write one, see load_study",
     )
-    found = read_json(path)
+    found = read_yaml(path)
     kind = found.get("study") if isinstance(found, dict) else type(found).__name__
     require(
-        isinstance(found, dict) and kind in READERS,
+        isinstance(found, dict) and str(kind) in READERS,
         ConfigError,
-        f"an object whose 'study' is one of {tuple(READERS)} in {path}",
+        f"the line 'study: NAME' with a name among {tuple(READERS)} in {path}",
         repr(kind),
-        "correct the file",
+        nearest(str(kind), READERS),
     )
     if "root" in found:
         found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
     return found
 
 
+STUDY_FILES = (".yaml", ".yml", ".json")
+"""Endings of the names of study files."""
 _BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}
 """Options of `load_study` and the field of `BackboneSpec` that each sets."""
 _SHARED = ("seed", "follow_links")
@@ -395,10 +413,11 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     name_or_path : str or Path
         Name of a reader: ``"planted"`` (generated offline in seconds), ``"demo"`` (real photographs
         and a simulated subject, fetched on first use), ``"imagenet"`` (the user's folders; needs
-        ``root=...``), or any other name in `READERS`. Or a folder, whose reader is found by its
+        ``root=...``), ``"nod"`` (measured responses to photographs, see `bmfl_lab.data.nod`), or
+        any other name in `READERS`. Or a folder, whose reader is found by its
         layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
-        folders of images. Or a study file: JSON with ``"study"`` (the name of a reader) and its
-        options, in which a relative ``"root"`` starts at the file.
+        folders of images. Or a study file: YAML or JSON with ``study`` (the name of a reader) and
+        its options, in which a relative ``root`` starts at the file.
     **options
         Options of the reader's ``load``, and for every study:
 
@@ -427,7 +446,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     the file, and else at the working directory.
     """
     name, base = str(name_or_path), Path()
-    if name.endswith(".json") and name not in READERS:
+    if name.endswith(STUDY_FILES) and name not in READERS:
         given = read_study_file(name)
         base = Path(name).expanduser().resolve().parent
         name = given.pop("study")
@@ -441,6 +460,8 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         options.pop("subject", None)
         other = None if place is None else _reader_of(str(place), base, subjects=True)
     theirs = {} if other is None else _options_of_subjects(options, reader, other[0])
+    if other is not None and other[1] is None and "root" in other[0].options:
+        theirs["root"] = base
     spec = {
         _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
     }
@@ -477,10 +498,10 @@ def _reader_of(
 ) -> tuple[Reader, Path | None]:
     """Return the reader of a name or a folder, and the folder.
 
-    A reader that detects folders is chosen by its name only if its root is given apart (`rooted`):
-    a folder may well be called "nsd".
+    A reader that detects folders and needs a root is chosen by its name only if that is given apart
+    (`rooted`): a folder may well be called "nsd".
     """
-    if name in READERS and (rooted or READERS[name].detect is None):
+    if name in READERS and (rooted or READERS[name].by_name):
         return READERS[name], None
     path = base / Path(name).expanduser()
     require(

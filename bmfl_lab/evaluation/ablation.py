@@ -209,7 +209,7 @@ def ablate_regions(
         places[place] = stimuli
         correct_of[place], bad_of[place] = _evaluate(models, cells, stimuli, seeds, lesion, seed)
     selection = "; ".join(sorted({str(getattr(m, "selection", "none")) for m in models.values()}))
-    notes = "simulated fMRI" if study.simulated else ""
+    notes = f"{study.kind} fMRI" if study.kind else ""
     rows = _accuracy_rows(correct_of, selection, notes, n_boot, seed)
     rows += _effect_rows(correct_of, names, modes, controls, selection, notes)
     for place, bad in bad_of.items():

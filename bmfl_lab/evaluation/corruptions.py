@@ -91,7 +91,7 @@ def evaluate_corruptions(
         k: "; ".join(sorted({str(getattr(m, "selection", "none")) for m in g}))
         for k, g in groups.items()
     }
-    said = OTHER_IMAGES, partial_note(test), "simulated fMRI" if study.simulated else ""
+    said = OTHER_IMAGES, partial_note(test), f"{study.kind} fMRI" if study.kind else ""
     notes = "; ".join(t for t in said if t)
     rows = _rows(per_image, selection, notes, baseline, n_boot, seed)
     return OODResult(rows + _nan_rows(per_image, selection, len(test), notes), per_image)

@@ -236,8 +236,7 @@ def _region_rows(
 ) -> list[MetricRow]:
     """Return mean and median of a region's values (V,), with intervals from `boot` (n_boot, V)."""
     found = aggregate(values)
-    notes = f"{found['n']} vertices, {found['n_undefined']} undefined"
-    notes += ", simulated responses" if who.simulated else ""
+    notes = f"{found['n']} vertices, {found['n_undefined']} undefined, {who.kind} responses"
     kept = boot[:, np.isfinite(values)]
     rows = []
     for suffix, key, reduce in (("", "mean", np.nanmean), ("_median", "median", np.nanmedian)):

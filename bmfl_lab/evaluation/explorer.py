@@ -139,7 +139,7 @@ class Explorer:
         self.brain = "subject" if self.subject is None else f"subject {self.subject.name}"
         self.sets = (*study.sets, *(() if self.subject is None else (self.brain,)))
         self.ood = (*study.ood, *(f"{name} {severity}" for name, severity in study.shifts))
-        self.title = study.name + (" (simulated responses)" if study.simulated else "")
+        self.title = study.name + (f" ({study.kind} responses)" if study.kind else "")
         self._cache: dict[Hashable, object] = {}
 
     def __repr__(self) -> str:

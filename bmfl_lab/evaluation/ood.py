@@ -135,7 +135,7 @@ def evaluate_ood(
     for stimuli, split, shift, severity in progress(
         evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
     ):
-        said = partial_note(study.set(split)), "simulated fMRI" if study.simulated else ""
+        said = partial_note(study.set(split)), f"{study.kind} fMRI" if study.kind else ""
         place = {
             "split": split,
             "shift": shift,

@@ -41,10 +41,10 @@ VERDICTS = {
 
 
 def study_label(record: Record) -> str:
-    """Return the study's name, saying where its responses are simulated."""
-    return str(record.study.get("name", "")) + (
-        " (simulated)" if record.study.get("simulated") else ""
-    )
+    """Return the study's name, and whether its responses are simulated or measured."""
+    # records of earlier versions say only whether responses are simulated
+    kind = record.study.get("responses") or ("simulated" if record.study.get("simulated") else "")
+    return str(record.study.get("name", "")) + (f" ({kind})" if kind else "")
 
 
 def collect_records(

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bmfl_lab.errors import RunError, message, nearest, require
-from bmfl_lab.files import sha256_json, system_errors
+from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
+from bmfl_lab.files import read_yaml, sha256_json
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
 from bmfl_lab.runs.paths import project_root
@@ -91,7 +89,7 @@ def data_fingerprint(study: str, root: Path) -> str:
     project's `root`. The notebook hashes the content itself into its record.
     """
     folder = root / Path(study).expanduser()
-    if study.endswith(".json") and folder.is_file():
+    if folder.is_file():
         return hashlib.sha256(folder.read_bytes()).hexdigest()
     if not study or not folder.is_dir():
         return study
@@ -147,17 +145,16 @@ def load_spec(path: str | Path) -> list[Run]:
     return runs
 
 
-@system_errors()
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise RunError(message("a spec file", f"nothing at {path}", near))
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RunError(
-            message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
-        ) from error
+        data = read_yaml(path)
+    except FileError:
+        raise
+    except DataError as error:
+        raise RunError(str(error)) from error
     require(
         isinstance(data, dict),
         RunError,

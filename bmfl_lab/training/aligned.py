@@ -720,7 +720,7 @@ def train_aligned(
 def _label(control: str, subject: Subject) -> str:
     if control == "no_fmri":
         return "same recipe without fMRI"
-    source = f"{subject.name} (simulated)" if subject.simulated else subject.name
+    source = f"{subject.name} ({subject.kind})"
     return f"aligned with {source}" if control == "none" else f"{control} responses of {source}"
 
 

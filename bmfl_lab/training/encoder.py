@@ -373,12 +373,9 @@ def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
 
 
 def _label(config: EncoderConfig, subject: Subject, backbone: Backbone) -> str:
-    return (
-        f"{config.kind} encoder of {subject.name}"
-        + (" (simulated responses)" if subject.simulated else "")
-        + f", {backbone.name} ({backbone.weights_label}), "
-        + f"block {', '.join(map(str, config.blocks))}"
-    )
+    blocks = ", ".join(map(str, config.blocks))
+    source = f"{backbone.name} ({backbone.weights_label}), block {blocks}"
+    return f"{config.kind} encoder of {subject.name} ({subject.kind} responses), {source}"
 
 
 def _facts(job: _Job, how: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""The fsaverage5 surface, a study's vertices on it, and static brain maps.
+"""Surfaces (fsaverage5 and fsLR 32k), a study's vertices on them, and static brain maps.
 
-A map has views of both hemispheres, outlines and one colour bar.
+A map has views of both hemispheres, outlines and one colour bar. The full name of a surface begins
+with its mesh: "inflated" is a surface of fsaverage5, "fsLR32k/inflated" one of the group average on
+fsLR 32k, and "fsLR32k/sub-10/inflated" one of a subject.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bmfl_lab.data import fslr
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, distinct_colours
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 HEMISPHERES = ("left", "right")
 SURFACES = ("inflated", "pial", "white", "flat", "sphere")
 N_FSAVERAGE5, N_FSAVERAGE4 = 10242, 2562
-VALID_MESHES = ("fsaverage5", "fsaverage")
+VALID_MESHES = ("fsaverage5", "fsaverage", fslr.MESH)
 _FILES = {"inflated": "infl"}
 VIEWS = ("lateral", "medial", "ventral", "posterior")
 _BLACK = "#000000"
@@ -50,20 +53,21 @@ _DIRECTIONS = {
 
 @lru_cache(maxsize=16)
 def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, np.ndarray]:
-    """Return the fsaverage5 mesh of one hemisphere, as shipped with nilearn.
+    """Return the mesh of one hemisphere: fsaverage5 as shipped with nilearn, or fsLR 32k.
 
     Parameters
     ----------
     hemisphere : {"left", "right"}
         Hemisphere.
-    surface : {"inflated", "pial", "white", "flat", "sphere"}, default "inflated"
-        Surface.
+    surface : str, default "inflated"
+        "inflated", "pial", "white", "flat" or "sphere" of fsaverage5, or the full name of a surface
+        of fsLR 32k, which `bmfl_lab.data.fslr.load_surface` reads.
 
     Returns
     -------
-    coordinates : ndarray of float32, shape (10242, 3)
+    coordinates : ndarray of float32, shape (10242, 3), or (32492, 3) on fsLR 32k
         Coordinates of the vertices in mm.
-    faces : ndarray of int32, shape (20480, 3) or fewer for the cut flat surface
+    faces : ndarray of int32, shape (20480, 3) or (64980, 3), or fewer for a cut flat surface
         Vertex indices of each triangle.
 
     Raises
@@ -71,6 +75,9 @@ def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, n
     ConfigError
         If the hemisphere or surface is unknown.
     """
+    mesh, _, name = surface.rpartition("/")
+    if mesh:
+        return fslr.load_surface(hemisphere, name, mesh)
     require(
         hemisphere in HEMISPHERES,
         ConfigError,
@@ -87,6 +94,28 @@ def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, n
     )
     points, faces = _gifti(_FILES.get(surface, surface), hemisphere)
     return np.asarray(points, dtype=np.float32), np.asarray(faces, dtype=np.int32)
+
+
+def surface_name(surface: str, atlas: Atlas) -> str:
+    """Return the full name of a surface for the mesh of an atlas.
+
+    Parameters
+    ----------
+    surface : str
+        Name such as "inflated".
+    atlas : Atlas
+        Position of the vertices.
+
+    Returns
+    -------
+    str
+        The name as given, or for example "fsLR32k/inflated".
+    """
+    return f"{atlas.mesh}/{surface}" if _on_fslr(atlas) else surface
+
+
+def _on_fslr(atlas: Atlas) -> bool:
+    return str(atlas.mesh).split("/")[0] == fslr.MESH
 
 
 def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
@@ -109,9 +138,20 @@ def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
     return [part.data for part in nibabel.load(path).darrays]
 
 
-@lru_cache(maxsize=2)
-def curvature(hemisphere: str) -> np.ndarray:
-    """Return 1 in sulci and 0 on gyri of one hemisphere, float32 (10242,)."""
+@lru_cache(maxsize=8)
+def curvature(hemisphere: str, surface: str = "inflated") -> np.ndarray:
+    """Return 1 in sulci and 0 on gyri of one hemisphere, float32 (n_vertices of the mesh,).
+
+    Parameters
+    ----------
+    hemisphere : {"left", "right"}
+        Hemisphere.
+    surface : str, default "inflated"
+        Full name of a surface, which tells the mesh.
+    """
+    mesh, _, _ = surface.rpartition("/")
+    if mesh:
+        return fslr.sulci(hemisphere, mesh)
     return (np.asarray(_gifti("sulc", hemisphere)[0], dtype=np.float32).ravel() > 0).astype(
         np.float32
     )
@@ -195,7 +235,7 @@ def vertex_normals(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def mesh_index(atlas: Atlas) -> np.ndarray:
-    """Return the fsaverage5 vertex of each of the atlas's vertices, -1 if there is none.
+    """Return the vertex of the drawn mesh for each of the atlas's vertices, -1 if there is none.
 
     Of the 163,842 vertices per hemisphere of fsaverage, the first 10,242 are those of fsaverage5,
     because the two meshes are nested; the others are left out.
@@ -203,7 +243,7 @@ def mesh_index(atlas: Atlas) -> np.ndarray:
     Parameters
     ----------
     atlas : Atlas
-        Atlas on fsaverage5 or fsaverage.
+        Atlas on fsaverage5, fsaverage or fsLR 32k.
 
     Returns
     -------
@@ -215,18 +255,18 @@ def mesh_index(atlas: Atlas) -> np.ndarray:
         If the atlas lies on no surface that can be drawn.
     """
     require(
-        atlas.mesh in VALID_MESHES and atlas.surface_index is not None,
+        str(atlas.mesh).split("/")[0] in VALID_MESHES and atlas.surface_index is not None,
         DataError,
         f"vertices on one of the surfaces {VALID_MESHES}",
         repr(atlas.mesh),
         "give the atlas a mesh and a surface_index",
     )
     index = np.asarray(atlas.surface_index, dtype=np.int64)
-    return np.where(index < N_FSAVERAGE5, index, -1)
+    return index if _on_fslr(atlas) else np.where(index < N_FSAVERAGE5, index, -1)
 
 
 def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
-    """Assign values per vertex to the two fsaverage5 hemispheres.
+    """Assign values per vertex to the two hemispheres of the drawn mesh.
 
     Parameters
     ----------
@@ -237,7 +277,7 @@ def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
 
     Returns
     -------
-    dict of str to ndarray of float64, shape (10242,)
+    dict of str to ndarray of float64, shape (10242,), or (32492,) on fsLR 32k
         "left" and "right"; NaN where there is no data.
 
     Raises
@@ -257,7 +297,7 @@ def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
     found = {}
     for number, hemisphere in enumerate(HEMISPHERES):
         mine = (side == number) & (index >= 0)
-        found[hemisphere] = np.full(N_FSAVERAGE5, np.nan)
+        found[hemisphere] = np.full(fslr.N_VERTICES if _on_fslr(atlas) else N_FSAVERAGE5, np.nan)
         found[hemisphere][index[mine]] = values[mine]
     return found
 
@@ -350,7 +390,7 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     view : {"lateral", "medial", "ventral", "posterior", "dorsal"}
         Direction of view.
     surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`.
+        Full name of the surface that is drawn, see `load_mesh`.
 
     Raises
     ------
@@ -382,7 +422,7 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
         corners,
         weights,
         (weights * cosine[corners]).sum(-1).astype(np.float32),
-        (weights * curvature(hemisphere)[corners]).sum(-1) > 0.5,
+        (weights * curvature(hemisphere, surface)[corners]).sum(-1) > 0.5,
         position,
         (float(low[0]), float(high[0]), float(low[1]), float(high[1])),
     )
@@ -659,6 +699,7 @@ def _draw_rows(
     """
     from matplotlib.figure import Figure
 
+    surface = surface_name(surface, atlas)
     extents = [
         [_box(side, view, surface, atlas if zoom else None) for side, view in places]
         for _, _, places in rows

@@ -14,6 +14,7 @@ from bmfl_lab.viz.surface import (
     curvature,
     load_mesh,
     mesh_index,
+    surface_name,
     symmetric_range,
     vertex_normals,
 )
@@ -81,13 +82,14 @@ class SurfaceLayout:
     """
 
     def __init__(self, atlas: Atlas):
-        self.atlas = atlas
+        self.atlas, surface = atlas, surface_name("inflated", atlas)
         index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
         self.base: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         order, points, faces, count = [], [], [], 0
         for number, hemisphere in enumerate(HEMISPHERES):
-            coordinates, triangles = _placed(hemisphere)
-            self.base.append(_brain(coordinates, triangles, curvature(hemisphere)))
+            coordinates, triangles = _placed(hemisphere, surface)
+            sulci = curvature(hemisphere, surface)
+            self.base.append(_brain(coordinates, triangles, sulci, surface))
             mine = np.flatnonzero((side == number) & (index >= 0))
             where = np.full(len(coordinates), -1, dtype=np.int64)
             where[index[mine]] = np.arange(len(mine)) + count
@@ -130,16 +132,20 @@ class SurfaceLayout:
         return np.asarray(labels, dtype=object)
 
 
-def _placed(hemisphere: str) -> tuple[np.ndarray, np.ndarray]:
+def _placed(hemisphere: str, surface: str) -> tuple[np.ndarray, np.ndarray]:
     """Return vertices and triangles of an inflated hemisphere on its side of the midline."""
-    coordinates, triangles = load_mesh(hemisphere)
+    coordinates, triangles = load_mesh(hemisphere, surface)
     x = coordinates[:, 0]
     shift = -(x.max() + _GAP_MM / 2) if hemisphere == "left" else -(x.min() - _GAP_MM / 2)
     return coordinates + np.asarray([shift, 0, 0], dtype=np.float32), triangles
 
 
-def _brain(points: np.ndarray, faces: np.ndarray, sulci: np.ndarray) -> tuple[np.ndarray, ...]:
+def _brain(
+    points: np.ndarray, faces: np.ndarray, sulci: np.ndarray, surface: str
+) -> tuple[np.ndarray, ...]:
     """Return vertices, triangles and sulci of the grey brain that is drawn under a map."""
+    if surface != "inflated":  # no nested coarser mesh on fsLR
+        return points, faces, sulci
     corners, coarse = points[:N_FSAVERAGE4], coarser_faces(faces)
     sunk = corners - _SUNK_MM * vertex_normals(corners, coarse)
     return sunk.astype(points.dtype), coarse, sulci[:N_FSAVERAGE4]
