@@ -21,7 +21,7 @@ CELLS = (
     """
     import os, pathlib, time
     from bmfl_lab.records import Record
-    from bmfl_lab.runs import run_folder
+    from bmfl_lab.runs.paths import run_folder
     with open(f"begun-{n}", "a") as log: print(os.getpid(), file=log)
     time.sleep(2)
     """,
@@ -60,8 +60,8 @@ def check(spec, runners):
     said = [tuple(b.decode() for b in r.communicate(timeout=1500)) for r in runners]
     for n in (1, 2):
         for name in ("begun", "ended"):
-            (line,) = (spec.parent / f"{name}-{n}").read_text().splitlines()
-            assert line
+            noted = spec.parent / f"{name}-{n}"
+            assert noted.is_file() and len(noted.read_text().splitlines()) == 1, said
     text = "".join(out for out, _ in said)
     assert text.count(": started, log in") == 2 and not any(err for _, err in said), said
     # a runner that left a run to another one says so and does not count it as its own success
