@@ -15,6 +15,15 @@ class DataError(BmflError, ValueError):
     """Raised when a file, an array or a study does not have the required content."""
 
 
+class FileError(DataError, OSError):
+    """Raised when the operating system refuses a file; `errno` is the number of its reason.
+
+    `bmfl_lab.files.system_errors` makes all of them.
+    """
+
+    __str__ = Exception.__str__
+
+
 class LockedError(DataError):
     """Raised when another process holds a lock and waiting for it was not allowed."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bmfl_lab.errors import DataError, require, translated
-from bmfl_lab.files import existing_file
+from bmfl_lab.files import existing_file, system_errors
 
 if TYPE_CHECKING:
     import h5py
@@ -59,7 +59,10 @@ def open_hdf5(path: str | Path) -> h5py.File:
     import h5py
 
     path = existing_file(path, "an HDF5 file")
-    with translated(OSError, RuntimeError, expected=f"an HDF5 file {path}", remedy=REDO):
+    with (
+        translated(OSError, RuntimeError, expected=f"an HDF5 file {path}", remedy=REDO),
+        system_errors(path),
+    ):
         stream = h5py.File(path, "r")
         try:
             _check_hdf5(stream, path)
@@ -209,8 +212,8 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
 
     path = existing_file(path, what)
     # nibabel, zlib and NumPy raise many kinds on damaged files
-    with translated(Exception, expected=f"{what} in {path}", remedy=REDO):
-        image = nibabel.load(str(path))
+    with translated(Exception, expected=f"{what} in {path}", remedy=REDO), system_errors(path):
+        image = nibabel.load(str(path), mmap=False)  # a memory map would keep the file open
         itemsize = image.get_data_dtype().itemsize
         _check_size(what, image.shape, itemsize, path.stat().st_size, path)
         return np.asanyarray(image.dataobj)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bmfl_lab.errors import DataError, message, require, translated
-from bmfl_lab.files import existing_file
+from bmfl_lab.files import existing_file, printable, system_errors
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50e6
@@ -35,6 +35,7 @@ _FOREIGN = (
 """Beginnings of files that are found among images, what they are, and what to do."""
 
 
+@system_errors()
 def decode_image(path: str | Path) -> np.ndarray:
     """Decode an image file.
 
@@ -70,9 +71,10 @@ def decode_image(path: str | Path) -> np.ndarray:
         f"{size} bytes",
         "check the file",
     )
-    return decode_bytes(path.read_bytes(), name=str(path))
+    return decode_bytes(path.read_bytes(), name=printable(path))
 
 
+@system_errors()
 def count_frames(path: str | Path) -> int:
     """Return the number of frames or pages of an image file.
 
@@ -88,6 +90,7 @@ def count_frames(path: str | Path) -> int:
     """
     with (
         translated(Exception, expected=f"an image {path}", remedy=_AGAIN),
+        system_errors(path),
         Image.open(path, formats=FORMATS) as picture,
     ):
         return int(getattr(picture, "n_frames", 1))

@@ -38,6 +38,7 @@ from bmfl_lab.training.batches import (
 from bmfl_lab.training.checkpoint import (
     atlas_from_tensors,
     atlas_to_tensors,
+    matching_tensors,
     read_bundle,
     write_bundle,
 )
@@ -977,7 +978,8 @@ def load_fusion(
         n_vertices=None if "mean" not in arrays else len(arrays["mean"]),
         seed=found["seed"],
     )
-    fusion.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
+    with matching_tensors(folder):
+        fusion.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
     return TrainedFusion(
         name=found["name"],
         config=config,

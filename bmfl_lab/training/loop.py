@@ -470,8 +470,9 @@ def _resume(
         f"a difference in {sorted(set(tensors) ^ set(found['tensors']))[:5]}",
         "resume from another checkpoint",
     )
-    run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    _restore_optimiser(run.optimiser, tensors)
+    with checkpoint.matching_tensors(folder):
+        run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        _restore_optimiser(run.optimiser, tensors)
     run.sums = {
         k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
     }
@@ -564,6 +565,17 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
+    shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
+    names = {frozenset(moments) for moments in state.values()}
+    # torch itself compares neither; an index without a parameter is an IndexError
+    wrong = [i for i, m in state.items() for v in m.values() if v.ndim and v.shape != shapes[i]]
+    require(
+        not wrong and len(names) <= 1,
+        CheckpointError,
+        f"moments of {len(shapes)} parameters in the checkpoint",
+        f"others for parameters {sorted(set(wrong))[:5]}, or of different kinds",
+        "use a checkpoint of this architecture",
+    )
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 

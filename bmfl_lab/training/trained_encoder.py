@@ -27,6 +27,7 @@ from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import (
     atlas_from_tensors,
     atlas_to_tensors,
+    matching_tensors,
     read_bundle,
     write_bundle,
 )
@@ -396,8 +397,10 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
         folder, STEM, lambda found: _refuse_others(found, subject), what=WHAT
     )
     state = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
+    with matching_tensors(folder):
+        module = frozen(build_encoder(manifest["build"], state))
     return TrainedEncoder(
-        module=frozen(build_encoder(manifest["build"], state)),
+        module=module,
         atlas=atlas_from_tensors(tensors, manifest["atlas"]),
         backbone=BackboneSpec(**manifest["backbone"]),
         sources=tuple(manifest["sources"]),
