@@ -79,11 +79,7 @@ class Context:
             The one in the cache folder by default.
         device : "auto", "cpu" or "cuda", default "auto"
         """
-        device = pick_device(device)
-        if device == "cuda" and "LOCAL_RANK" in os.environ:
-            # of several processes that share a training, each has a GPU of its own
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        return cls(device, store if store is not None else FeatureStore())
+        return cls(local_device(device), store if store is not None else FeatureStore())
 
     def seeded(self, seed: int) -> Context:
         """Return the same context with another seed; store and responses are shared."""
@@ -92,6 +88,23 @@ class Context:
     def backbone(self, spec: BackboneSpec) -> Backbone:
         """Return the backbone of a study on this device."""
         return study_backbone(spec, self.device)
+
+
+def local_device(device: str = "auto") -> str:
+    """Return the device of this process; "cuda" is from now on the GPU that LOCAL_RANK names.
+
+    Every training calls this before it touches CUDA, so that several processes of one training have
+    a GPU each.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        As in `bmfl_lab.runtime.pick_device`.
+    """
+    device = pick_device(device)
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return device
 
 
 def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
@@ -112,7 +125,7 @@ def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
         spec.name,
         spec.weights,
         image_size=spec.image_size,
-        device=pick_device(device),
+        device=local_device(device),
         resize=spec.resize,
     )
 

@@ -30,9 +30,10 @@ from bmfl_lab import config as configs
 from bmfl_lab.config import LoopConfig
 from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest, require
 from bmfl_lab.files import lock, sha256_json
-from bmfl_lab.runtime import bf16_pays, headless, pick_device, progress, seed_everything, seed_for
+from bmfl_lab.runtime import bf16_pays, headless, progress, seed_everything, seed_for
 from bmfl_lab.training import checkpoint
 from bmfl_lab.training.batches import Batches, MemoryBatches, Order
+from bmfl_lab.training.context import local_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -140,7 +141,7 @@ def fit(
     same gradient.
     """
     _check_select(validate, select)
-    accelerator = _accelerator(pick_device(device))
+    accelerator = accelerator_on(local_device(device))
     folder = None if folder is None else Path(folder)
     batches = MemoryBatches(data, accelerator.device) if isinstance(data, Mapping) else data
     sole_use = contextlib.nullcontext()
@@ -489,8 +490,8 @@ def _resume(
         print(f"fit: {run.notes[-1]}", flush=True)
 
 
-def _accelerator(device: str) -> Accelerator:
-    """Return an `accelerate.Accelerator` on `device` ("cpu" or "cuda"), one or several processes.
+def accelerator_on(device: str) -> Accelerator:
+    """Return an `accelerate.Accelerator` on "cpu" or "cuda", for one or several processes.
 
     Autocast is the loop's own, so that runs of different precision can follow each other in one
     process.

@@ -22,7 +22,8 @@ from bmfl_lab.data.study import Study
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.models.encoders import LinearEncoder
-from bmfl_lab.runtime import pick_device, rng, seed_for
+from bmfl_lab.runtime import rng, seed_for
+from bmfl_lab.training.context import local_device
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
@@ -415,7 +416,7 @@ def random_backbone_encoder(
         It reads tokens of the random backbone; a fusion reads those of the trained one.
     """
     spec = study.backbone
-    device = pick_device(device)
+    device = local_device(device)
     weights = f"random:{seed + 1000}"
     backbone = load_backbone(
         spec.name, weights=weights, image_size=spec.image_size, device=device, resize=spec.resize
