@@ -8,13 +8,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
 from bmfl_lab.data.study import BackboneSpec
-from bmfl_lab.runtime import pick_device
+from bmfl_lab.runtime import home, pick_device
 
 RESPONSE_BYTES = 512 << 20
 """Size up to which a context keeps predicted responses, in bytes (512 MiB, our choice)."""
@@ -62,12 +63,18 @@ class Context:
         Seed of initial weights, order of the images and dropout.
     responses : ResponseCache
         Responses that were predicted already.
+    models : Path, optional
+        Folder in which trained models are kept, so that none is trained twice; None keeps none.
+    fresh : bool, default False
+        Train models even if they are kept.
     """
 
     device: str
     store: FeatureStore
     seed: int = 0
     responses: ResponseCache = field(default_factory=ResponseCache, repr=False)
+    models: Path | None = None
+    fresh: bool = False
 
     @classmethod
     def make(cls, store: FeatureStore | None = None, device: str = "auto") -> Context:
@@ -80,6 +87,11 @@ class Context:
         device : "auto", "cpu" or "cuda", default "auto"
         """
         return cls(local_device(device), store if store is not None else FeatureStore())
+
+    def keeping(self, folder: str | Path | None, fresh: bool) -> Context:
+        """Return the same context with models kept in `folder`, or in the cache folder."""
+        folder = home() / "models" if folder is None else Path(folder)
+        return dataclasses.replace(self, models=folder, fresh=fresh)
 
     def seeded(self, seed: int) -> Context:
         """Return the same context with another seed; store and responses are shared."""
