@@ -90,8 +90,9 @@ class Context:
 
     def keeping(self, folder: str | Path | None, fresh: bool) -> Context:
         """Return the same context with models kept in `folder`, or in the cache folder."""
-        folder = home() / "models" if folder is None else Path(folder)
-        return dataclasses.replace(self, models=folder, fresh=fresh)
+        return dataclasses.replace(
+            self, models=home() / "models" if folder is None else Path(folder), fresh=fresh
+        )
 
     def seeded(self, seed: int) -> Context:
         """Return the same context with another seed; store and responses are shared."""

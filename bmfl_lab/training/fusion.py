@@ -171,9 +171,8 @@ def train_fusion(
         source = EncoderSource(encoder, context.device) if brain is None else brain
     inputs = Inputs(context, backbone, config.kind, config.block, encoder, source)
 
-    identity = {}
-    if folder is not None or context.models is not None:
-        identity = _identity(config, study, inputs, atlas, silent)
+    is_kept = folder is not None or context.models is not None
+    identity = _identity(config, study, inputs, atlas, silent) if is_kept else {}
     training = functools.partial(
         _train, config, study, inputs, atlas, silent, batches, name or config.head, identity
     )

@@ -49,9 +49,8 @@ class EncoderSource:
     @property
     def identity(self) -> str:
         """Hash of the encoder and of its weights."""
-        state = self.encoder.module.state_dict()
-        weights = fingerprint({k: torch.atleast_1d(v) for k, v in state.items()})
-        return f"encoder {self.encoder.hash} {weights}"
+        state = {k: torch.atleast_1d(v) for k, v in self.encoder.module.state_dict().items()}
+        return f"encoder {self.encoder.hash} {fingerprint(state)}"
 
     def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
         """Return predicted responses, float32 (B, n_vertices)."""
@@ -304,9 +303,9 @@ def other_image_source(
         return donor_responses[chosen]
 
     partner = "any" if classes is None else getattr(classes, "identity", None)
-    if partner is not None:
-        own = f"{donors.fingerprint()} {_digest(donor_responses)}"
-        other.identity = f"other image {partner} {seed} {own}"
+    other.identity = partner and (
+        f"other image {partner} {seed} {donors.fingerprint()} {_digest(donor_responses)}"
+    )
     return other
 
 
