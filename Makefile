@@ -59,7 +59,7 @@ bench: setup
 
 # Jupyter's own defaults stay: loopback address, token, XSRF check, not as root without being asked. Nothing is
 # answered without the token, an empty token is refused, and no terminals are offered.
-LAB_SAFE := --ServerApp.allow_unauthenticated_access=False --ServerApp.terminals_enabled=False --ServerApp.identity_provider_class=bmfl_lab.runs.lab.TokenRequired
+LAB_SAFE := --ServerApp.allow_unauthenticated_access=False --ServerApp.terminals_enabled=False --ServerApp.identity_provider_class=widgets.lab.TokenRequired
 
 lab: setup
 	@mkdir -p $(LAB_CONFIG)/labconfig

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from bmfl_lab.errors import ConfigError, message, nearest
+from bmfl_lab.errors import ConfigError, nearest, require
 from bmfl_lab.files import sha256_json
 
 C = TypeVar("C")
@@ -210,12 +210,10 @@ class LoopConfig:
             "checkpoint_every": self.checkpoint_every >= 0,
         }
         wrong = [name for name, fine in bounds.items() if not fine]
-        if wrong:
-            got = ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong)
-            raise ConfigError(
-                message(
-                    "epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0",
-                    got,
-                    "correct them",
-                )
-            )
+        require(
+            not wrong,
+            ConfigError,
+            "epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0",
+            ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong),
+            "correct them",
+        )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 
 class BmflError(Exception):
@@ -102,3 +103,55 @@ def require(
     """
     if not condition:
         raise error(message(expected, str(got), remedy))
+
+
+def require_known(name: object, valid: Collection, error: type[BmflError], expected: str) -> None:
+    """Raise an error with the nearest valid name unless a name is among the valid ones.
+
+    Parameters
+    ----------
+    name : object
+        The name that the user gave.
+    valid : collection of str
+        The valid names; a mapping counts as its keys.
+    error : type of BmflError
+        Class of the error.
+    expected : str
+        As in `message`.
+
+    Raises
+    ------
+    BmflError
+        Of the class `error`, if `name` is not in `valid`.
+    """
+    if name not in valid:
+        raise error(message(expected, repr(name), nearest(str(name), valid)))
+
+
+@contextlib.contextmanager
+def translated(
+    *kinds: type[Exception], expected: str, remedy: str, error: type[BmflError] = DataError
+) -> Iterator[None]:
+    """Turn errors of Python or of a library in this block into one of this package.
+
+    Parameters
+    ----------
+    *kinds : type of Exception
+        Classes of the errors to turn. Errors of this package pass unchanged.
+    expected, remedy : str
+        As in `message`.
+    error : type of BmflError, default DataError
+        Class of the new error.
+
+    Raises
+    ------
+    BmflError
+        Of the class `error`, with the kind and the text of the original error as what was found.
+    """
+    try:
+        yield
+    except BmflError:
+        raise
+    except kinds as cause:
+        got = f"{type(cause).__name__}: {str(cause)[:300]}"
+        raise error(message(expected, got, remedy)) from cause

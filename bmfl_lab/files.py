@@ -14,11 +14,12 @@ import tokenize
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from filelock import SoftFileLock, Timeout
 
-from bmfl_lab.errors import DataError, LockedError, message
+from bmfl_lab.errors import DataError, LockedError, message, require, translated
 
 _ARRAYS_SCHEMA = 1
 
@@ -158,14 +159,13 @@ def read_sealed_json(path: str | Path) -> object:
         body = {k: v for k, v in value.items() if k != "seal"}
         # comparing the text checks every byte, blanks and repeated keys included
         same = Path(path).read_bytes() == (_json_text(value) + "\n").encode()
-        if not same or value.get("seal") != sha256_bytes(_json_text(body).encode()):
-            raise DataError(
-                message(
-                    f"{path} as it was written",
-                    "a changed or damaged file",
-                    "delete it and run what wrote it again",
-                )
-            )
+        require(
+            same and value.get("seal") == sha256_bytes(_json_text(body).encode()),
+            DataError,
+            f"{path} as it was written",
+            "a changed or damaged file",
+            "delete it and run what wrote it again",
+        )
         value = {k: v for k, v in body.items() if k not in _SEAL}
     return value
 
@@ -195,26 +195,49 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     DataError
         If the file is missing, larger than `max_bytes` or not JSON.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(message(f"a JSON file {path.name}", f"nothing at {path}", "check the path"))
-    if path.stat().st_size > max_bytes:
-        raise DataError(
-            message(
-                f"{path.name} of at most {max_bytes} bytes",
-                f"{path.stat().st_size} bytes",
-                "check that the path names the file you meant",
-            )
-        )
-    try:
+    path = existing_file(path, "a JSON file")
+    require(
+        path.stat().st_size <= max_bytes,
+        DataError,
+        f"{path.name} of at most {max_bytes} bytes",
+        f"{path.stat().st_size} bytes",
+        "check that the path names the file you meant",
+    )
+    # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
+    with translated(
+        ValueError,
+        RecursionError,
+        expected=f"valid JSON in {path}",
+        remedy="delete the file and run what wrote it again",
+    ):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
-        raise DataError(
-            message(
-                f"valid JSON in {path}", str(error), "delete the file and run what wrote it again"
-            )
-        ) from error
+
+
+def existing_file(path: str | Path, what: str) -> Path:
+    """Return a path if there is a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    what : str
+        Name of the file's kind in the message, with its article.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DataError
+        If there is no file.
+    """
+    path = Path(path)
+    got = f"nothing at {path}"
+    require(
+        path.is_file(), DataError, what, got, "check the path, and that the download is complete"
+    )
+    return path
 
 
 def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
@@ -238,58 +261,108 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
         If the file is missing, is not an array file, holds Python objects, or is not as long as its
         header says.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(f"an array file {path.name}", f"nothing at {path}", "check the path")
-        )
-    try:
-        with open(path, "rb") as stream:
-            version = np.lib.format.read_magic(stream)
-            read_header = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(stream)
-            available = path.stat().st_size - stream.tell()
-    except (
-        ValueError,
-        EOFError,
-        SyntaxError,
-        TypeError,
-        KeyError,
-        OverflowError,
-        tokenize.TokenError,
-    ) as error:
-        raise DataError(
-            message(
-                f"a NumPy array in {path}",
-                str(error) or "a damaged header",
-                "make or download the file again",
-            )
-        ) from error
-    if dtype.hasobject:
-        raise DataError(
-            message(
-                f"an array of numbers in {path}",
-                "pickled Python objects, which can run code",
-                "save it as a plain numeric array",
-            )
-        )
+    path = existing_file(path, "an array file")
+    with (
+        translated(
+            *_HEADER_ERRORS,
+            expected=f"a NumPy array in {path}",
+            remedy="make or download the file again",
+        ),
+        open(path, "rb") as stream,
+    ):
+        shape, _, dtype = read_npy_header(stream)
+        available = path.stat().st_size - stream.tell()
+    require(
+        not dtype.hasobject,
+        DataError,
+        f"an array of numbers in {path}",
+        "pickled Python objects, which can run code",
+        "save it as a plain numeric array",
+    )
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if needed != available:
-        raise DataError(
-            message(
-                f"{needed} bytes of data in {path} for shape {tuple(shape)} {dtype}",
-                f"{available} bytes",
-                "make or download the file again, as it is truncated or damaged",
-            )
-        )
+    require(
+        needed == available,
+        DataError,
+        f"{needed} bytes of data in {path} for shape {tuple(shape)} {dtype}",
+        f"{available} bytes",
+        "make or download the file again, as it is truncated or damaged",
+    )
     return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
 
 
-def link_guard(root: str | Path, allowed: bool = False) -> Callable[[Path], Path]:
+_HEADER_ERRORS = (
+    *(ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError),
+    tokenize.TokenError,
+)
+"""What NumPy raises for damaged headers."""
+
+
+def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of a ``.npy`` file and leave the stream behind it.
+
+    Parameters
+    ----------
+    stream : binary file
+        At its beginning.
+
+    Returns
+    -------
+    shape : tuple of int
+    fortran : bool
+        Whether the first index varies fastest.
+    dtype : numpy.dtype
+    """
+    old = np.lib.format.read_magic(stream) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+    return read(stream)
+
+
+def save_npy(path: str | Path, values: np.ndarray) -> None:
+    """Write an array of numbers as a ``.npy`` file, atomically.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, under exactly this name.
+    values : ndarray
+        Numbers of any shape.
+
+    Raises
+    ------
+    ValueError
+        If the array holds Python objects.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, values, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def new_npy(path: str | Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield a new array that is mapped from a ``.npy`` file; the file appears when the block ends.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    shape : tuple of int
+        Shape of the array.
+
+    Yields
+    ------
+    ndarray of float32
+        Filled by the block.
+    """
+    with atomic_path(path) as temporary:
+        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        yield mapped
+        mapped.flush()
+
+
+Guard = Callable[[Path], Path]
+"""Returns a path that may be read and refuses any other, see `link_guard`."""
+
+
+def link_guard(root: str | Path, allowed: bool = False) -> Guard:
     """Return a function that refuses paths which a symbolic link leads out of a folder.
 
     Parameters
@@ -345,17 +418,13 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
         if the lock file cannot be written.
     """
     path = Path(path)
-    try:
+    with translated(
+        OSError,
+        expected=f"to write in {what} ({path.parent})",
+        remedy="make it writable, or choose another folder",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            message(
-                f"to write in {what} ({path.parent})",
-                str(error),
-                "make it writable, or choose another folder",
-            )
-        ) from error
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(opened)
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require, translated
 from bmfl_lab.files import read_sealed_json, write_sealed_json
 from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
 
@@ -211,10 +211,13 @@ class Record:
         DataError
             If the record has no row.
         """
-        if not self.rows:
-            raise DataError(
-                message("at least one metric row", "none", "add rows before finishing the record")
-            )
+        require(
+            self.rows,
+            DataError,
+            "at least one metric row",
+            "none",
+            "add rows before finishing the record",
+        )
         path = Path(folder) / "record.json"
         write_sealed_json(path, self.to_dict())
         return path
@@ -240,31 +243,27 @@ def read_record(path: str | Path) -> Record:
     """
     data = read_sealed_json(path)
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema not in READABLE:
-        newer = isinstance(schema, int) and schema > SCHEMA
-        remedy = "update bmfl_lab, which wrote this record in a newer version"
-        raise DataError(
-            message(
-                f"a record of schema {' or '.join(map(str, READABLE))} in {path}",
-                repr(schema),
-                remedy if newer else "give the path of a record.json that a run wrote",
-            )
-        )
-    try:
+    newer = isinstance(schema, int) and schema > SCHEMA
+    require(
+        schema in READABLE,
+        DataError,
+        f"a record of schema {' or '.join(map(str, READABLE))} in {path}",
+        repr(schema),
+        "update bmfl_lab, which wrote this record in a newer version"
+        if newer
+        else "give the path of a record.json that a run wrote",
+    )
+    with translated(
+        *(KeyError, TypeError, ValueError),
+        expected=f"the fields of a record in {path}",
+        remedy="run the notebook again",
+    ):
         record = Record(*(dict(data[k]) if k != "notebook" else str(data[k]) for k in _CHOSEN))
         record.rows = [MetricRow(**row) for row in data["rows"]]
         if data["schema"] == 1:
             record.rows = _comparisons_of_schema_1(record.rows)
         record.times = dict(data.get("times_s", {}))
         extra = dict(data.get("extra", {}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            message(
-                f"the fields of a record in {path}",
-                f"{type(error).__name__}: {error}",
-                "run the notebook again",
-            )
-        ) from error
     machine = ("code_revision", "finished", "peak_memory_mb", "versions")
     record.extra = {**extra, **{k: data.get(k) for k in machine}}
     return record

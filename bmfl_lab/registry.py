@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from bmfl_lab.errors import ConfigError, message, nearest
+from bmfl_lab.errors import ConfigError, require, require_known
 
 
 class Registry:
@@ -40,12 +40,13 @@ class Registry:
         ConfigError
             If the name is taken already.
         """
-        if name in self._entries:
-            raise ConfigError(
-                message(
-                    f"a new {self.kind} name", f"{name!r}, which is taken", "choose another name"
-                )
-            )
+        require(
+            name not in self._entries,
+            ConfigError,
+            f"a new {self.kind} name",
+            f"{name!r}, which is taken",
+            "choose another name",
+        )
 
         def enter(function: Callable) -> Callable:
             self._entries[name] = function
@@ -54,10 +55,7 @@ class Registry:
         return enter
 
     def __getitem__(self, name: str) -> Callable:
-        if name not in self._entries:
-            raise ConfigError(
-                message(f"a known {self.kind}", repr(name), nearest(name, self._entries))
-            )
+        require_known(name, self._entries, ConfigError, f"a known {self.kind}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

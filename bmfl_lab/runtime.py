@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require, translated
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
@@ -35,11 +35,13 @@ def home() -> Path:
     """
     if os.environ.get("BMFL_HOME"):
         return Path(os.environ["BMFL_HOME"]).expanduser()
-    try:
+    with translated(
+        RuntimeError,
+        expected="a home folder",
+        remedy="set the environment variable BMFL_HOME to a folder for downloads and caches",
+        error=ConfigError,
+    ):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError as error:
-        remedy = "set the environment variable BMFL_HOME to a folder for downloads and caches"
-        raise ConfigError(message("a home folder", "none", remedy)) from error
     return cache / "bmfl_lab"
 
 
@@ -63,13 +65,21 @@ def pick_device(device: str = "auto") -> str:
     """
     import torch
 
-    if device not in DEVICES:
-        raise ConfigError(message(f"a device among {DEVICES}", repr(device), "choose one of them"))
+    require(
+        device in DEVICES,
+        ConfigError,
+        f"a device among {DEVICES}",
+        repr(device),
+        "choose one of them",
+    )
     available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ConfigError(
-            message("a CUDA device", "none on this machine", "use device='auto' or 'cpu'")
-        )
+    require(
+        device != "cuda" or available,
+        ConfigError,
+        "a CUDA device",
+        "none on this machine",
+        "use device='auto' or 'cpu'",
+    )
     return "cuda" if device != "cpu" and available else "cpu"
 
 

@@ -253,7 +253,7 @@ def test_jupyter_answers_nobody_without_the_token():
     assert "$(LAB_SAFE)" in line and flags == {
         "allow_unauthenticated_access": "False",
         "terminals_enabled": "False",
-        "identity_provider_class": "bmfl_lab.runs.lab.TokenRequired",
+        "identity_provider_class": "widgets.lab.TokenRequired",
     }
     traits = ServerApp.class_traits(config=True)
     assert set(flags) <= set(traits)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State(ImageState):
-    """What the region ablation shows, beside the image of `ImageState`.
+    """State of the region ablation, beside the image of `ImageState`.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ CHECKED = {
 
 @dataclass(frozen=True)
 class State(ImageState):
-    """What the attention explorer shows, beside the image of `ImageState`.
+    """State of the attention explorer, beside the image of `ImageState`.
 
     Parameters
     ----------

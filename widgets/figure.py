@@ -17,7 +17,6 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import traitlets
-from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
 from bmfl_lab.viz.surface_interactive import (
@@ -47,7 +46,7 @@ SYMBOLS = {
 }
 """Plotly's name of each marker in `bmfl_lab.viz.charts.MARKERS`."""
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
-_THUMBNAIL, _GAP, _LEAST_SIDE = 72, 6, 224  # pixels
+_LEAST_SIDE = 224  # pixels
 _libraries: list[w.Label] = []
 
 
@@ -77,26 +76,6 @@ def styled(figure: go.Figure, height: int, title: str = "") -> go.Figure:
     figure.update_xaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
     figure.update_yaxes(gridcolor=LINE, zerolinecolor=LINE, automargin=True)
     return figure
-
-
-def sampled(scale: str, shares: np.ndarray) -> list[tuple[float, float, float]]:
-    """Return colours of a plotly colour scale.
-
-    Parameters
-    ----------
-    scale : str
-        Name of the colour scale.
-    shares : ndarray of float, shape (n,)
-        Positions on the scale, from 0 to 1.
-
-    Returns
-    -------
-    list of (float, float, float), length n
-        Red, green and blue from 0 to 1.
-    """
-    if not len(shares):
-        return []
-    return sample_colorscale(scale, np.clip(shares, 0, 1).tolist(), colortype="tuple")
 
 
 def _library() -> w.Label:
@@ -204,7 +183,7 @@ class Cortex(LiveFigure):
             super().__init__(styled(go.Figure(), 60, "No cortical surface in this study"))
             return
         self.surface = SurfaceLayout(atlas)
-        made = surface_figure(np.zeros(atlas.n_vertices), atlas, layout=self.surface, title=" ")
+        made = surface_figure(np.zeros(atlas.n_vertices), self.surface, title=" ")
         for name, line in (
             ("borders", {"color": "black", "width": 3}),
             ("outline", {"color": "#D55E00", "width": 6}),
@@ -307,12 +286,12 @@ class Pictures(w.HTML):
             if image is not None:
                 self._images[place] = _tag(enlarged(image), caption)
             # a missing image keeps its place, so that the images beside it do not move
-            seen = "hidden" if image is None else "visible"
+            visibility = "hidden" if image is None else "visible"
             parts.append(
                 "<figure class='bmfl-picture' style='margin:0 12px 0 0;min-width:0;"
                 f"flex:0 1 {self._widths[place]}px'>"
                 f"<figcaption style='white-space:pre-line;line-height:1.3'>{caption}</figcaption>"
-                f"<div style='visibility:{seen}'>{self._images[place]}</div></figure>"
+                f"<div style='visibility:{visibility}'>{self._images[place]}</div></figure>"
             )
         row = "display:flex;align-items:flex-end;font:13px Helvetica,Arial,sans-serif"
         self.value = f"<div style='{row}'>{''.join(parts)}</div>"
@@ -345,34 +324,3 @@ def _tag(image: np.ndarray, text: str) -> str:
     data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     size = f"width:{width}px;max-width:100%;aspect-ratio:{width}/{height};display:block"
     return f"<img style='{size}' src='{data}' alt='{text}'>"
-
-
-def sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray | None:
-    """Return square thumbnails of images in rows.
-
-    Parameters
-    ----------
-    images : sequence of ndarray of uint8, each of shape (S, S, 3)
-        Images; their sizes may differ.
-    columns : int
-        Thumbnails per row.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 4), or None
-        Thumbnails of 72 pixels with transparent gaps; None without images.
-    """
-    from PIL import Image
-
-    if not images:
-        return None
-    columns, step = min(columns, len(images)), _THUMBNAIL + _GAP
-    rows = -(-len(images) // columns)
-    made = np.zeros((rows * step - _GAP, columns * step - _GAP, 4), dtype=np.uint8)
-    for i, image in enumerate(images):
-        small = Image.fromarray(np.ascontiguousarray(image)).resize(
-            (_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC
-        )
-        y, x = step * (i // columns), step * (i % columns)
-        made[y : y + _THUMBNAIL, x : x + _THUMBNAIL] = np.asarray(small.convert("RGBA"))
-    return made

@@ -46,9 +46,8 @@ def explain(error: Exception) -> str:
     error : Exception
         Any error that a change of the state raised.
     """
-    text = str(error)
-    if not isinstance(error, BmflError):
-        text = f"this could not be computed ({type(error).__name__}: {error})."
+    unforeseen = f"this could not be computed ({type(error).__name__}: {error})."
+    text = str(error) if isinstance(error, BmflError) else unforeseen
     ending = " Change a control to go on; the figure shows the last state that worked."
     return text[:1].upper() + text[1:] + ending
 

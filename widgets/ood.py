@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import colours, ink_on, markers
-from bmfl_lab.viz.explore import shift_grid_figure
-from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, sampled, sheet, styled
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, colours, ink_on, markers, require_rows
+from bmfl_lab.viz.explore import sheet, shift_grid_figure
+from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
 from widgets.frame import Frame, dropdown
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
 @dataclass(frozen=True)
 class State:
-    """What the OOD explorer shows.
+    """State of the OOD explorer.
 
     Parameters
     ----------
@@ -89,15 +90,7 @@ class Source:
 
     def __init__(self, result: OODResult | pd.DataFrame, explorer: Explorer | None = None):
         per_image = getattr(result, "per_image", result)
-        missing = [c for c in _COLUMNS if c not in per_image.columns]
-        if missing or per_image.empty:
-            raise DataError(
-                message(
-                    f"per-image rows with columns {_COLUMNS}",
-                    f"{len(per_image)} rows, missing {missing}",
-                    "pass the result of evaluate_ood",
-                )
-            )
+        require_rows(per_image, _COLUMNS, "per-image rows", "pass the result of evaluate_ood")
         self.explorer, self.title = explorer, "" if explorer is None else explorer.title
         frame = per_image.assign(severity=per_image["severity"].fillna(0).astype(int))
         self.models = tuple(dict.fromkeys(frame["model"]))
@@ -138,7 +131,7 @@ def select(state: State, source: Source) -> dict[str, object]:
     state : State
         The choices that are shown.
     source : Source
-        Answers of the models.
+        Predictions of the models.
 
     Returns
     -------
@@ -155,21 +148,21 @@ def select(state: State, source: Source) -> dict[str, object]:
     """
     state = resolve(state, source)
     for name in (state.model, state.other):
-        if name not in source.models:
-            raise DataError(
-                message(f"a model among {source.models}", repr(name), "choose one of them")
-            )
+        require(
+            name in source.models,
+            DataError,
+            f"a model among {source.models}",
+            repr(name),
+            "choose one of them",
+        )
     severities, signed = source.severities, state.show == SHOW[0]
-    grid = np.full((len(source.rows), len(severities)), np.nan)
-    for i, row in enumerate(source.rows):
-        for j, severity in enumerate(severities):
-            first, other = (
-                source.cells.get((m, row, severity)) for m in (state.model, state.other)
-            )
-            if first is not None and other is not None:
-                grid[i, j] = other.mean() - first.mean() if signed else first.mean()
+    first, other = (
+        np.array([[_interval(source, m, row, s)[0] for s in severities] for row in source.rows])
+        for m in (state.model, state.other)
+    )
+    grid = other - first if signed else np.where(np.isnan(other), np.nan, first)
     curves = {
-        m: np.array([_interval(source.cells.get((m, state.shift, s))) for s in severities])
+        m: np.array([_interval(source, m, state.shift, s) for s in severities])
         for m in source.models
     }
     flips, counts, n = _flips(state, source)
@@ -180,7 +173,7 @@ def select(state: State, source: Source) -> dict[str, object]:
         "right if more than half of them are."
     )
     return {
-        "grid": grid,
+        "grid": grid.reshape(-1, len(severities)),
         "curves": curves,
         "flips": flips,
         "images": images,
@@ -189,8 +182,9 @@ def select(state: State, source: Source) -> dict[str, object]:
     }
 
 
-def _interval(cell: pd.Series | None) -> tuple[float, float, float]:
-    """Return the mean over images and seeds, with the 95 % Wilson interval over images."""
+def _interval(source: Source, model: str, row: str, severity: int) -> tuple[float, float, float]:
+    """Return the accuracy over images and seeds, with the 95 % Wilson interval over images."""
+    cell = source.cells.get((model, row, severity))
     if cell is None:
         return (np.nan,) * 3
     p, n, z = float(cell.mean()), len(cell), 1.96
@@ -220,7 +214,7 @@ def figure_of(
     state : State
         The choices that are shown.
     source : Source, OODResult or DataFrame
-        Answers of the models.
+        Predictions of the models.
     explorer : Explorer, optional
         Explorer of the study, which is named in the title.
 
@@ -373,9 +367,9 @@ def _figure(source: Source) -> go.Figure:
 
 def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> None:
     grid, heatmap, (*lines, numbers) = 100 * found["grid"], figure.data[0], figure.data[1:]
-    scale, top = "Cividis", 100
+    scale, top = SEQUENTIAL, 100
     if found["signed"]:
-        scale, top = "RdBu", max(1.0, float(np.nanmax(np.abs(grid), initial=0)))
+        scale, top = DIVERGING, max(1.0, float(np.nanmax(np.abs(grid), initial=0)))
     bottom = -top if found["signed"] else 0
     heatmap.update(z=grid, colorscale=scale, zmin=bottom, zmax=top)
     heatmap.colorbar.title.text = _unit(state)
@@ -392,5 +386,7 @@ def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> No
     values = grid[rows, columns]
     numbers.x, numbers.y = [heatmap.x[c] for c in columns], [heatmap.y[r] for r in rows]
     numbers.text = [f"{v:.0f}" for v in values]
-    shares = (values - bottom) / (top - bottom)
-    numbers.textfont.color = [ink_on(rgb) for rgb in sampled(scale, shares)]
+    shares = np.clip((values - bottom) / (top - bottom), 0, 1).tolist()
+    numbers.textfont.color = [
+        ink_on(rgb) for rgb in sample_colorscale(scale, shares, colortype="tuple")
+    ]

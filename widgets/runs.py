@@ -15,7 +15,7 @@ import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 
-from bmfl_lab.errors import BmflError, DataError, message
+from bmfl_lab.errors import BmflError, DataError, require
 from bmfl_lab.records import Record, comparison_label, read_record
 from bmfl_lab.viz.charts import PALETTE
 from bmfl_lab.viz.explore import runs_figure
@@ -31,7 +31,7 @@ _MOST_ROWS = 30
 
 @dataclass(frozen=True)
 class State:
-    """What the run browser shows.
+    """State of the run browser.
 
     Parameters
     ----------
@@ -132,18 +132,20 @@ def select(state: State, source: Source) -> dict[str, object]:
         If there is no run, or none matches.
     """
     state = resolve(state, source)
-    if not source.records:
-        raise DataError(
-            message(
-                f"a record.json below {source.folder}",
-                f"none ({len(source.damaged)} damaged)",
-                "run a spec first",
-            )
-        )
-    if not state.first:
-        raise DataError(
-            message("a run that contains the text", repr(state.text), "shorten or empty the filter")
-        )
+    require(
+        source.records,
+        DataError,
+        f"a record.json below {source.folder}",
+        f"none ({len(source.damaged)} damaged)",
+        "run a spec first",
+    )
+    require(
+        state.first,
+        DataError,
+        "a run that contains the text",
+        repr(state.text),
+        "shorten or empty the filter",
+    )
     runs = [_summary(n, source.records[n]) for n in _matching(source, state.text)]
     names = dict.fromkeys((state.first, state.second))
     rows = {n: _rows(source.records[n], state.metric) for n in names}
@@ -257,8 +259,6 @@ def run_browser(
         "second": dropdown("Second run", names, first.second or names[0]),
         "metric": dropdown("Metric", [first.metric], first.metric),
     }
-    for name in ("first", "second"):
-        controls[name].layout.width = "420px"
 
     def draw(found: dict, state: State) -> str:
         table.value = _table(found["runs"], source)

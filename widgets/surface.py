@@ -13,10 +13,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from bmfl_lab.viz.charts import PALETTE
-from bmfl_lab.viz.explore import region_figure
+from bmfl_lab.viz.explore import region_figure, sheet
 from bmfl_lab.viz.surface import surface_panel
 from bmfl_lab.viz.surface_interactive import VIEWS
-from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, sheet, styled
+from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
 from widgets.frame import (
     LABEL,
     WIDE,
@@ -40,7 +40,7 @@ SIDES = ("both", "left", "right")
 
 @dataclass(frozen=True)
 class State(ImageState):
-    """What the surface viewer shows, beside the image of `ImageState`.
+    """State of the surface viewer, beside the image of `ImageState`.
 
     Parameters
     ----------
@@ -207,10 +207,9 @@ def figure_of(state: State, source: Explorer) -> Figure:
     """
     state = resolve(state, source)
     found, atlas = select(state, source), source.atlas
-    if state.hemispheres != "both":
-        on_side = _on_side(state, atlas)
-        rois = {name: mask & on_side for name, mask in atlas.rois.items()}
-        atlas = dataclasses.replace(atlas, rois=rois)
+    on_side = _on_side(state, atlas)
+    rois = {name: mask & on_side for name, mask in atlas.rois.items()}
+    atlas = dataclasses.replace(atlas, rois=rois)
     outline = list(atlas.present) if state.outlines else []
     if state.region and found["outline"] is not None:
         outline = list(dict.fromkeys([*outline, state.region]))

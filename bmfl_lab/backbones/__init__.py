@@ -9,13 +9,13 @@ _MODULES = {
     "Backbone": "protocol",
     "BackboneTokens": "protocol",
     "CORnetS": "cornet",
-    "FeatureStore": "store",
-    "Preprocess": "preprocess",
+    "FeatureStore": "tokens",
+    "Preprocess": "protocol",
     "StoredTokens": "tokens",
     "extract": "tokens",
     "load_backbone": "load",
     "map_tokens": "protocol",
-    "wrap": "wrapped",
+    "wrap": "protocol",
 }
 __all__ = sorted(_MODULES)
 

@@ -17,11 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BACKBONES, Backbone, BackboneTokens, map_tokens
+from bmfl_lab.backbones.protocol import (
+    BACKBONES,
+    Backbone,
+    BackboneTokens,
+    Preprocess,
+    map_tokens,
+    wrap,
+)
 from bmfl_lab.backbones.weights import load_strictly, random_seed, read_tensors, search_folders
-from bmfl_lab.backbones.wrapped import wrap
-from bmfl_lab.errors import CheckpointError, ConfigError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, require
 
 BLOCKS = ("V1", "V2", "V4", "IT")
 TIMES = {"V2": 2, "V4": 4, "IT": 2}
@@ -119,14 +124,13 @@ class CORnetS(nn.Module):
 
     def __init__(self, n_classes: int = 1000, width: int = 64):
         super().__init__()
-        if n_classes < 1 or width < 1:
-            raise ConfigError(
-                message(
-                    "n_classes and width of at least 1",
-                    f"{n_classes} and {width}",
-                    "choose positive sizes",
-                )
-            )
+        require(
+            n_classes >= 1 and width >= 1,
+            ConfigError,
+            "n_classes and width of at least 1",
+            f"{n_classes} and {width}",
+            "choose positive sizes",
+        )
         self.n_classes, self.width = n_classes, width
         self.V1 = _V1(width)
         self.V2 = _Recurrent(width, 2 * width, TIMES["V2"])
@@ -165,12 +169,8 @@ class CORnetS(nn.Module):
 
     def sizes(self, image_size: int) -> dict[str, tuple[int, int, int]]:
         """Return (channels, height, width) of every block's output for square images."""
-        found = {}
-        side = math.ceil(image_size / 4)
-        for i, name in enumerate(BLOCKS):
-            found[name] = (self.width * 2**i, side, side)
-            side = math.ceil(side / 2)
-        return found
+        sides = [math.ceil(image_size / (4 * 2**i)) for i in range(len(BLOCKS))]
+        return {name: (self.width * 2**i, s, s) for i, (name, s) in enumerate(zip(BLOCKS, sides))}
 
 
 def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> CORnetS:
@@ -251,13 +251,12 @@ def load_cornet_backbone(
 def _search() -> Path:
     own, torch_hub, _ = search_folders()
     found = [p for folder in (own, torch_hub) for p in sorted(folder.glob("cornet_s*.pth"))]
-    if not found:
-        raise CheckpointError(
-            message(
-                "weights of cornet_s",
-                f"none in {own}, {torch_hub}",
-                f"put cornet_s-1d3f7974.pth into {own}, give a checkpoint as weights, or "
-                "weights='random' for an untrained control",
-            )
-        )
+    require(
+        found,
+        CheckpointError,
+        "weights of cornet_s",
+        f"none in {own}, {torch_hub}",
+        f"put cornet_s-1d3f7974.pth into {own}, give a checkpoint as weights, or "
+        "weights='random' for an untrained control",
+    )
     return found[0]

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BACKBONES
+from bmfl_lab.backbones.protocol import BACKBONES, Preprocess
 from bmfl_lab.backbones.vit import Architecture, Interpolation, ViT
 from bmfl_lab.backbones.weights import (
     HUB_ID,
@@ -33,7 +32,7 @@ from bmfl_lab.backbones.weights import (
     search_folders,
 )
 from bmfl_lab.data.fetch import fetch_member
-from bmfl_lab.errors import CheckpointError, FetchError, message
+from bmfl_lab.errors import CheckpointError, FetchError, message, require
 from bmfl_lab.runtime import home, seed_for
 
 _SIZES = {
@@ -117,14 +116,13 @@ def _find(architecture: Architecture, weights: str | Path | None) -> tuple[State
         folder = _download(text)
         return read_huggingface_folder(folder, architecture), f"Hugging Face hub {text}", True
     state = read_tensors(path)
-    if "embeddings.cls_token" in state:
-        raise CheckpointError(
-            message(
-                f"the original key names in {path}",
-                "Hugging Face key names",
-                "give the folder that also holds config.json",
-            )
-        )
+    require(
+        "embeddings.cls_token" not in state,
+        CheckpointError,
+        f"the original key names in {path}",
+        "Hugging Face key names",
+        "give the folder that also holds config.json",
+    )
     return state, f"file {path.name}", False
 
 
@@ -320,12 +318,11 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
     differing = [
         f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v
     ]
-    if differing:
-        raise CheckpointError(
-            message(
-                f"the configuration of {architecture.name} in {folder}",
-                "; ".join(differing),
-                "choose its own name",
-            )
-        )
+    require(
+        not differing,
+        CheckpointError,
+        f"the configuration of {architecture.name} in {folder}",
+        "; ".join(differing),
+        "choose its own name",
+    )
     return from_huggingface(read_shards(folder))

@@ -24,11 +24,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BACKBONES, Backbone, BackboneTokens, map_tokens
+from bmfl_lab.backbones.protocol import (
+    BACKBONES,
+    Backbone,
+    BackboneTokens,
+    Preprocess,
+    map_tokens,
+    wrap,
+)
 from bmfl_lab.backbones.weights import HUB_ID, find_snapshot, read_mapping, read_shards
-from bmfl_lab.backbones.wrapped import wrap
-from bmfl_lab.errors import CheckpointError, ConfigError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, message, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,14 +66,13 @@ def load_hub(
     FetchError
         If a hub id is not in the local cache.
     """
-    if not weights:
-        raise ConfigError(
-            message(
-                "a folder or hub id after 'hub:'",
-                "none",
-                "write for example load_backbone('hub:facebook/dinov2-small')",
-            )
-        )
+    require(
+        weights,
+        ConfigError,
+        "a folder or hub id after 'hub:'",
+        "none",
+        "write for example load_backbone('hub:facebook/dinov2-small')",
+    )
     folder, source, label = _find(str(weights))
     model = _read_model(folder)
     own_size, mean, std = _read_processor(folder, getattr(model.config, "image_size", 224))
@@ -89,14 +93,13 @@ def _find(text: str) -> tuple[Path, str, str]:
     folder = Path(text).expanduser()
     if folder.is_dir():
         return folder, folder.name, f"Hugging Face folder {folder.name}"
-    if not HUB_ID.match(text):
-        raise CheckpointError(
-            message(
-                "a folder or hub id",
-                f"nothing at {folder}",
-                "give a folder made by save_pretrained, or a hub id such as facebook/dinov2-small",
-            )
-        )
+    require(
+        HUB_ID.match(text),
+        CheckpointError,
+        "a folder or hub id",
+        f"nothing at {folder}",
+        "give a folder made by save_pretrained, or a hub id such as facebook/dinov2-small",
+    )
     repository, _, revision = text.partition("@")
     command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
     remedy = f"fetch it once with `{command}`, or give a local folder"
@@ -136,22 +139,22 @@ def _read_model(folder: Path) -> PreTrainedModel:
         ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    if model.main_input_name != "pixel_values":
-        raise ConfigError(
-            message(
-                f"a vision model in {folder}", kind.__name__, "choose a model whose input is images"
-            )
-        )
+    require(
+        model.main_input_name == "pixel_values",
+        ConfigError,
+        f"a vision model in {folder}",
+        kind.__name__,
+        "choose a model whose input is images",
+    )
     # no token depends on the pooling layer, which checkpoints with a classifier leave out
     missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
-    if missing:
-        raise CheckpointError(
-            message(
-                f"all weights of {kind.__name__} in {folder}",
-                f"{len(missing)} missing: {', '.join(missing[:8])}",
-                "get the folder again",
-            )
-        )
+    require(
+        not missing,
+        CheckpointError,
+        f"all weights of {kind.__name__} in {folder}",
+        f"{len(missing)} missing: {', '.join(missing[:8])}",
+        "get the folder again",
+    )
     for key in report["missing_keys"]:
         nn.init.zeros_(model.get_parameter(key))
     return model
@@ -200,14 +203,13 @@ class _Tower(nn.Module):
         self._options = {k: True for k in ("interpolate_pos_encoding",) if k in accepted}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        if images.shape[2] != images.shape[3]:
-            raise ConfigError(
-                message(
-                    "square images",
-                    f"{images.shape[2]} x {images.shape[3]}",
-                    "use backbone.preprocess",
-                )
-            )
+        require(
+            images.shape[2] == images.shape[3],
+            ConfigError,
+            "square images",
+            f"{images.shape[2]} x {images.shape[3]}",
+            "use backbone.preprocess",
+        )
         output = self.model(images, output_hidden_states=True, **self._options)
         inner = list(output.hidden_states or ())[1:-1]
         return [*inner, output.last_hidden_state]
@@ -222,14 +224,13 @@ def _split(n_registers: int, states: list[Tensor]) -> list[BackboneTokens]:
             continue
         side = math.isqrt(max(state.shape[1] - n_registers, 0))
         n_cls = state.shape[1] - n_registers - side**2
-        if n_cls not in (0, 1):
-            raise ConfigError(
-                message(
-                    "a class token and a square grid of patches",
-                    f"{state.shape[1]} tokens, {n_registers} of them registers",
-                    "use wrap with a function that splits them",
-                )
-            )
+        require(
+            n_cls in (0, 1),
+            ConfigError,
+            "a class token and a square grid of patches",
+            f"{state.shape[1]} tokens, {n_registers} of them registers",
+            "use wrap with a function that splits them",
+        )
         cls = state[:, 0] if n_cls else None
         first = n_cls + n_registers
         found.append(BackboneTokens(cls, state[:, n_cls:first], state[:, first:], (side, side)))

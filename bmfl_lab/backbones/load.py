@@ -11,7 +11,7 @@ import torch
 
 from bmfl_lab import backbones
 from bmfl_lab.backbones.protocol import BACKBONES, Backbone
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.runtime import bf16_pays, pick_device
 
 DTYPES = ("float32", "bfloat16", "auto")
@@ -88,16 +88,16 @@ def load_backbone(
     shallow recurrent ANNs. NeurIPS, arXiv:1909.06161.
     """
     family, colon, source = name.partition(":")
-    if colon and weights is not None:
-        raise ConfigError(
-            message(
-                "the weights once",
-                f"{name!r} and weights={str(weights)!r}",
-                "give them in one place",
-            )
-        )
-    if dtype not in DTYPES:
-        raise ConfigError(message(f"a dtype among {DTYPES}", repr(dtype), "choose one of them"))
+    require(
+        not colon or weights is None,
+        ConfigError,
+        "the weights once",
+        f"{name!r} and weights={str(weights)!r}",
+        "give them in one place",
+    )
+    require(
+        dtype in DTYPES, ConfigError, f"a dtype among {DTYPES}", repr(dtype), "choose one of them"
+    )
     loader, device = BACKBONES[family], pick_device(device)
     return loader(
         family,

@@ -1,4 +1,4 @@
-"""What every backbone offers, what it returns, and the registry of backbones.
+"""The protocol of backbones and their tokens, the registry of backbones, and `wrap`.
 
 Shape suffixes: B batch, P patches, D width, H and W height and width of an image in pixels, C
 channels, h and w rows and columns of patches.
@@ -6,15 +6,19 @@ channels, h and w rows and columns of patches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.backbones.weights import hash_state, refuse_not_finite
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.registry import Registry
 
 BACKBONES = Registry("backbone")
@@ -24,6 +28,156 @@ A loader is a function ``(name, weights=None, *, image_size, dtype, device, resi
 `load_backbone` has checked and resolved the options: `image_size` is an int, or None for the
 backbone's own size; `dtype` is a torch dtype; `device` is "cpu" or "cuda".
 """
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet, per colour channel (R, G, B), of pixels in 0..1."""
+
+MAX_ASPECT = 20
+RESIZE = ("short", "direct")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize an image (bicubic), crop its centre and normalise its colours.
+
+    Parameters
+    ----------
+    image_size : int, default 224
+        Side of the square that the backbone receives, in pixels; a multiple of `patch_size`.
+    resize : {"short", "direct"}, default "short"
+        "short": the short side becomes ``round(image_size * 256 / 224)``, then the centre is
+        cropped, as is usual for photographs of ImageNet. "direct": the short side becomes
+        `image_size`, so that nothing is cut off a square image; meant for images that are much
+        smaller than the crop, such as photographs of 32 pixels.
+    patch_size : int, default 14
+        Side of a patch of the backbone, in pixels.
+    mean, std : tuple of three floats
+        Mean and standard deviation per colour channel (R, G, B) of pixels in 0..1. The default is
+        that of ImageNet.
+
+    Raises
+    ------
+    ConfigError
+        If the size is not a positive multiple of the patch size, or the rule is unknown.
+
+    Notes
+    -----
+    Images smaller than the crop are enlarged by the same rule. An image with an aspect ratio above
+    20 is first cut to its central part of that ratio, so that a strip of one pixel cannot ask for
+    gigabytes. The limit is our own choice; the pixels that are cut lie far outside the crop.
+    """
+
+    image_size: int = 224
+    resize: str = "short"
+    patch_size: int = 14
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+    def __post_init__(self) -> None:
+        size, patch = self.image_size, self.patch_size
+        require(
+            size >= patch and size % patch == 0,
+            ConfigError,
+            f"an image_size that is a positive multiple of {patch}",
+            repr(size),
+            f"use {max(1, round(size / patch)) * patch}",
+        )
+        require(
+            self.resize in RESIZE,
+            ConfigError,
+            f"a resize rule among {RESIZE}",
+            repr(self.resize),
+            "choose one of them",
+        )
+
+    @property
+    def short_side(self) -> int:
+        """Length of the short side after the resize, in pixels."""
+        return self.image_size if self.resize == "direct" else round(self.image_size * 256 / 224)
+
+    def describe(self) -> dict[str, object]:
+        """Return everything that determines the pixels, as plain JSON values."""
+        return {
+            "resize": self.resize,
+            "short_side": self.short_side,
+            "filter": "bicubic (Pillow, antialiased)",
+            "crop": "centre",
+            "image_size": self.image_size,
+            "max_aspect": MAX_ASPECT,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """Return the pixels that the backbone receives, before normalisation.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (H, W, 3)
+            RGB image.
+
+        Returns
+        -------
+        ndarray of uint8, shape (image_size, image_size, 3)
+
+        Raises
+        ------
+        DataError
+            If the array is not a non-empty uint8 RGB image.
+        """
+        require(
+            image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] == 3
+            and 0 not in image.shape,
+            DataError,
+            "a uint8 image of shape (H, W, 3)",
+            f"{image.dtype} {image.shape}",
+            "decode it with bmfl_lab.data.images.decode_image",
+        )
+        image = _cut_strip(image)
+        height, width = image.shape[:2]
+        short = min(height, width)
+        size = tuple(
+            self.short_side if s == short else int(self.short_side * s / short)
+            for s in (width, height)
+        )
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        if picture.size != size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+        left, top = (round((s - self.image_size) / 2.0) for s in size)
+        return np.asarray(picture.crop((left, top, left + self.image_size, top + self.image_size)))
+
+    def __call__(self, image: np.ndarray) -> Tensor:
+        """Return the input of the backbone.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (H, W, 3)
+            RGB image.
+
+        Returns
+        -------
+        Tensor of float32, shape (3, image_size, image_size)
+
+        Raises
+        ------
+        DataError
+            If the array is not a non-empty uint8 RGB image.
+        """
+        pixels = self.crop(image).astype(np.float32) / np.float32(255)
+        pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _cut_strip(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    longest = MAX_ASPECT * min(height, width)
+    if max(height, width) <= longest:
+        return image
+    top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+    return image[top : top + longest, left : left + longest]
 
 
 @dataclass(frozen=True)
@@ -163,14 +317,13 @@ def block_indices(blocks: Sequence[int], n_blocks: int, name: str) -> list[int]:
     ConfigError
         If an index is out of range, or there is none.
     """
-    if not blocks or any(not -n_blocks <= b < n_blocks for b in blocks):
-        raise ConfigError(
-            message(
-                f"block indices from {-n_blocks} to {n_blocks - 1}",
-                f"{tuple(blocks)}",
-                f"choose among the {n_blocks} blocks of {name}",
-            )
-        )
+    require(
+        blocks and all(-n_blocks <= b < n_blocks for b in blocks),
+        ConfigError,
+        f"block indices from {-n_blocks} to {n_blocks - 1}",
+        tuple(blocks),
+        f"choose among the {n_blocks} blocks of {name}",
+    )
     return [int(b) % n_blocks for b in blocks]
 
 
@@ -182,14 +335,13 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     ConfigError
         If a side is not a positive multiple of the patch size.
     """
-    if min(height, width) < patch_size or height % patch_size or width % patch_size:
-        raise ConfigError(
-            message(
-                f"image sides that are multiples of {patch_size} pixels",
-                f"{height} x {width}",
-                f"use backbone.preprocess, with an image_size that is a multiple of {patch_size}",
-            )
-        )
+    require(
+        min(height, width) >= patch_size and not height % patch_size and not width % patch_size,
+        ConfigError,
+        f"image sides that are multiples of {patch_size} pixels",
+        f"{height} x {width}",
+        f"use backbone.preprocess, with an image_size that is a multiple of {patch_size}",
+    )
     return height // patch_size, width // patch_size
 
 
@@ -201,9 +353,186 @@ def check_images(images: Tensor) -> None:
     ConfigError
         If it has not.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ConfigError(
-            message(
-                "images of shape (B, 3, H, W)", f"{tuple(images.shape)}", "use backbone.preprocess"
-            )
+    require(
+        images.ndim == 4 and images.shape[1] == 3,
+        ConfigError,
+        "images of shape (B, 3, H, W)",
+        tuple(images.shape),
+        "use backbone.preprocess",
+    )
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    preprocess: Preprocess,
+    tokens: Callable[[object], BackboneTokens | Sequence[BackboneTokens]],
+    name: str,
+    patch_size: int | None = None,
+) -> Backbone:
+    """Return a frozen backbone that computes its tokens with `module`.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Called with images (B, 3, H, W). It is frozen and set to evaluation mode in place.
+    preprocess : Preprocess
+        Image size, resize rule and normalisation that `module` expects.
+    tokens : callable
+        Takes the output of `module` and returns the `BackboneTokens` of its last block, or a
+        sequence with one `BackboneTokens` per block. ``cls=None`` states that there is no class
+        token, ``registers=None`` that there are no registers. For a feature map (B, C, h, w),
+        `map_tokens` is such a function.
+    name : str
+        Name in figures, records and the feature store. Choose another name for another `tokens`
+        function on the same weights.
+    patch_size : int, optional
+        Side of a patch of the last block, in pixels. By default the image size divided by the
+        number of rows of its patches, rounded down.
+
+    Returns
+    -------
+    Backbone
+        Its tokens are float32, and its weights hash is computed from the state dict of `module`.
+
+    Raises
+    ------
+    ConfigError
+        If `tokens` returns something else, or the patches do not fill their grid.
+    CheckpointError
+        If a weight is not finite.
+
+    Notes
+    -----
+    Tokens on a GPU differ from those on a CPU by the rounding of torch's default settings, which
+    compute float32 convolutions in TF32 on recent GPUs.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from bmfl_lab.backbones import Preprocess, map_tokens, wrap
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.GELU())
+    >>> preprocess = Preprocess(image_size=64, patch_size=16)
+    >>> backbone = wrap(net, preprocess=preprocess, tokens=map_tokens, name="toy")
+    >>> backbone.width, backbone.grid_of(64, 64), backbone.has_cls
+    (8, (4, 4), False)
+    """
+    refuse_not_finite(module.state_dict(), name)
+    return _Wrapped(module, preprocess, tokens, name, patch_size)
+
+
+class _Wrapped(nn.Module):
+    """The backbone that `wrap` returns; its members are described in `Backbone`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        preprocess: Preprocess,
+        tokens: Callable[[object], BackboneTokens | Sequence[BackboneTokens]],
+        name: str,
+        patch_size: int | None,
+    ):
+        super().__init__()
+        self.module = module.requires_grad_(False).eval()
+        self.preprocess, self.image_size = preprocess, preprocess.image_size
+        self.name, self._tokens = name, tokens
+        self.weights_hash = hash_state(module.state_dict())
+        self.weights_label = f"weights of a {type(module).__name__}"
+        # sizes are read from the tokens of one blank image
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)
+            blocks = self._blocks(blank)
+        self.has_cls = blocks[-1].cls is not None
+        blocks = [_complete(b) for b in blocks]
+        self._shapes = [(b.grid, b.patches.shape[2]) for b in blocks]
+        self.n_blocks, self.n_registers = len(blocks), blocks[-1].registers.shape[1]
+        (rows, _), self.width = self._shapes[-1]
+        self.patch_size = patch_size or self.image_size // rows
+
+    def _blocks(self, images: Tensor) -> Sequence[BackboneTokens]:
+        found = self._tokens(self.module(images.to(self.dtype)))
+        blocks = (found,) if isinstance(found, BackboneTokens) else tuple(found)
+        require(
+            blocks and all(isinstance(b, BackboneTokens) for b in blocks),
+            ConfigError,
+            f"BackboneTokens of {self.name}",
+            ", ".join(type(b).__name__ for b in blocks) or "nothing",
+            "let `tokens` return one, or one per block",
         )
+        return blocks
+
+    @property
+    def _first(self) -> Tensor:
+        weights = itertools.chain(self.module.parameters(), self.module.buffers())
+        return next((t for t in weights if t.is_floating_point()), torch.zeros(0))
+
+    @property
+    def device(self) -> torch.device:
+        return self._first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._first.dtype
+
+    def train(self, mode: bool = True) -> _Wrapped:
+        return super().train(False)
+
+    def describe(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "weights_hash": self.weights_hash,
+            "weights_label": self.weights_label,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "module": type(self.module).__qualname__,
+            "preprocess": self.preprocess.describe(),
+        }
+
+    def indices(self, blocks: Sequence[int]) -> list[int]:
+        return block_indices(blocks, self.n_blocks, self.name)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        if height == width == self.image_size:
+            return self._shapes[-1][0]
+        return patch_grid(height, width, self.patch_size)
+
+    def block_shape(self, block: int = -1) -> tuple[tuple[int, int], int]:
+        return self._shapes[self.indices((block,))[0]]
+
+    def forward(
+        self,
+        images: Tensor,
+        blocks: Sequence[int] | None = None,
+        attention: bool = False,
+        *,
+        features: str = "tokens",
+        grad: bool = False,
+    ) -> BackboneTokens | tuple[BackboneTokens, ...]:
+        require(
+            not attention and features == "tokens",
+            ConfigError,
+            f"features='tokens' of {self.name}",
+            "attention weights" if attention else repr(features),
+            "use the tokens, or a DINOv2 backbone",
+        )
+        wanted = self.indices((-1,) if blocks is None else blocks)
+        check_images(images)
+        self.grid_of(*images.shape[2:])
+        with contextlib.nullcontext() if grad else torch.no_grad():
+            found = self._blocks(images)
+            chosen = tuple(_complete(found[i]) for i in wanted)
+        return chosen[0] if blocks is None else chosen
+
+
+def _complete(tokens: BackboneTokens) -> BackboneTokens:
+    """Return float32 tokens; the mean patch stands for a missing class token."""
+    patches, grid = tokens.patches.float(), tuple(map(int, tokens.grid))
+    require(
+        patches.ndim == 3 and patches.shape[1] == grid[0] * grid[1],
+        ConfigError,
+        f"patches of shape (B, P, D) with P = {grid[0]} x {grid[1]}",
+        tuple(patches.shape),
+        "let `tokens` return all patches, row by row, and their grid",
+    )
+    cls = patches.mean(1) if tokens.cls is None else tokens.cls.float()
+    registers = patches[:, :0] if tokens.registers is None else tokens.registers.float()
+    return BackboneTokens(cls, registers, patches, grid)

@@ -15,9 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bmfl_lab.backbones.preprocess import Preprocess
-from bmfl_lab.backbones.protocol import BackboneTokens, block_indices, check_images, patch_grid
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.backbones.protocol import (
+    BackboneTokens,
+    Preprocess,
+    block_indices,
+    check_images,
+    patch_grid,
+)
+from bmfl_lab.errors import ConfigError, require
 
 FEATURES = ("tokens", "q", "k", "v")
 
@@ -391,10 +396,13 @@ class ViT(nn.Module):
         ConfigError
             If the image shape, a block index or `features` is not valid.
         """
-        if features not in FEATURES:
-            raise ConfigError(
-                message(f"features among {FEATURES}", repr(features), "choose one of them")
-            )
+        require(
+            features in FEATURES,
+            ConfigError,
+            f"features among {FEATURES}",
+            repr(features),
+            "choose one of them",
+        )
         wanted = self.indices((-1,) if blocks is None else blocks)
         found: dict[int, BackboneTokens] = {}
         with contextlib.nullcontext() if grad else torch.no_grad():

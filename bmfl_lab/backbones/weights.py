@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message
+from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message, require
 from bmfl_lab.files import read_json
 from bmfl_lab.runtime import home
 
 State = dict[str, torch.Tensor]
 
+_DAMAGED = "the file is damaged: download or make it again"
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
@@ -97,12 +98,13 @@ def random_seed(weights: str | Path | None) -> int | None:
     kind, _, seed = str(weights).partition(":")
     if kind != "random":
         return None
-    if not (seed or "0").isdecimal():
-        raise ConfigError(
-            message(
-                "weights 'random' or 'random:SEED'", repr(weights), "give a whole number as seed"
-            )
-        )
+    require(
+        (seed or "0").isdecimal(),
+        ConfigError,
+        "weights 'random' or 'random:SEED'",
+        repr(weights),
+        "give a whole number as seed",
+    )
     return int(seed or 0)
 
 
@@ -140,10 +142,13 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
     with open(path, "rb") as stream:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER, size - 8):
-            raise _damaged(
-                path, f"a header of 2 to {MAX_HEADER} bytes", f"{length} in a file of {size} bytes"
-            )
+        require(
+            2 <= length <= min(MAX_HEADER, size - 8),
+            CheckpointError,
+            f"a header of 2 to {MAX_HEADER} bytes in {path}",
+            f"{length} in a file of {size} bytes",
+            _DAMAGED,
+        )
         raw = stream.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
@@ -161,8 +166,13 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
         OverflowError,
     ) as error:
         raise _damaged(path, "a valid safetensors header", str(error)) from error
-    if len(entries) > MAX_TENSORS:
-        raise _damaged(path, f"at most {MAX_TENSORS} tensors", str(len(entries)))
+    require(
+        len(entries) <= MAX_TENSORS,
+        CheckpointError,
+        f"at most {MAX_TENSORS} tensors in {path}",
+        len(entries),
+        _DAMAGED,
+    )
     position = 0
     for name, (dtype, shape, start, stop) in sorted(
         entries.items(), key=lambda e: (e[1][2], e[1][3])
@@ -180,8 +190,13 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
                 f"offsets {start} to {stop}",
             )
         position = stop
-    if position != size - 8 - length:
-        raise _damaged(path, f"{position} bytes of tensors", f"{size - 8 - length}")
+    require(
+        position == size - 8 - length,
+        CheckpointError,
+        f"{position} bytes of tensors in {path}",
+        size - 8 - length,
+        _DAMAGED,
+    )
     return {name: (entry[0], entry[1]) for name, entry in entries.items()}
 
 
@@ -193,9 +208,7 @@ def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _damaged(path: Path, expected: str, got: str) -> CheckpointError:
-    return CheckpointError(
-        message(f"{expected} in {path}", got, "the file is damaged: download or make it again")
-    )
+    return CheckpointError(message(f"{expected} in {path}", got, _DAMAGED))
 
 
 def _check_zip(path: Path) -> None:
@@ -220,8 +233,13 @@ def _check_zip(path: Path) -> None:
         zlib.error,
     ) as error:
         raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
-    if part is not None:
-        raise _damaged(path, "every part with its own checksum", f"another {part!r}")
+    require(
+        part is None,
+        CheckpointError,
+        f"every part with its own checksum in {path}",
+        f"another {part!r}",
+        _DAMAGED,
+    )
 
 
 def read_tensors(path: str | Path, nested: str = "") -> State:
@@ -245,10 +263,13 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
         If the file is missing, damaged, or holds anything but tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            message(f"a weight file {path.name}", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file(),
+        CheckpointError,
+        f"a weight file {path.name}",
+        f"nothing at {path}",
+        "check the path",
+    )
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -311,14 +332,13 @@ def refuse_not_finite(state: Mapping[str, torch.Tensor], source: str) -> None:
         If one is.
     """
     bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
-    if bad:
-        raise CheckpointError(
-            message(
-                f"finite weights in {source}",
-                f"NaN or infinity in {', '.join(bad[:4])}",
-                "get the file again",
-            )
-        )
+    require(
+        not bad,
+        CheckpointError,
+        f"finite weights in {source}",
+        f"NaN or infinity in {', '.join(bad[:4])}",
+        "get the file again",
+    )
 
 
 def load_strictly(
@@ -351,18 +371,17 @@ def load_strictly(
             if theirs[k] != ours[k]
         ),
     }
-    if any(problems.values()):
-        raise CheckpointError(
-            message(
-                f"exactly the {len(ours)} tensors of {name} in {source}",
-                "; ".join(
-                    f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
-                    for k, v in problems.items()
-                    if v
-                ),
-                remedy,
-            )
-        )
+    require(
+        not any(problems.values()),
+        CheckpointError,
+        f"exactly the {len(ours)} tensors of {name} in {source}",
+        "; ".join(
+            f"{len(v)} {k}: {', '.join(v[:8])}{', ...' if len(v) > 8 else ''}"
+            for k, v in problems.items()
+            if v
+        ),
+        remedy,
+    )
     plain = {k: state[k].detach().clone().contiguous() for k in ours}
     plain = {k: v.float() if v.is_floating_point() else v for k, v in plain.items()}
     refuse_not_finite(plain, source)
@@ -382,25 +401,23 @@ def read_shards(folder: Path) -> State:
     names = ["model.safetensors"]
     if index.is_file():
         shards = read_mapping(index).get("weight_map")
-        if not isinstance(shards, Mapping) or not all(isinstance(v, str) for v in shards.values()):
-            raise CheckpointError(
-                message(
-                    f"a weight_map of file names in {index}",
-                    repr(shards)[:80],
-                    "download the folder again",
-                )
-            )
+        require(
+            isinstance(shards, Mapping) and all(isinstance(v, str) for v in shards.values()),
+            CheckpointError,
+            f"a weight_map of file names in {index}",
+            repr(shards)[:80],
+            "download the folder again",
+        )
         names = sorted(set(shards.values()))
     state: State = {}
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
-            raise CheckpointError(
-                message(
-                    f"the file {name} in {folder}",
-                    "nothing there",
-                    "save the model as safetensors; pickled weights are not read",
-                )
-            )
+        require(
+            Path(name).name == name and (folder / name).is_file(),
+            CheckpointError,
+            f"the file {name} in {folder}",
+            "nothing there",
+            "save the model as safetensors; pickled weights are not read",
+        )
         state |= read_tensors(folder / name)
     return state
 
@@ -420,8 +437,11 @@ def read_mapping(path: Path) -> Mapping[str, object]:
         raise CheckpointError(
             message(f"a readable {path.name} in {path.parent}", str(error), remedy)
         ) from error
-    if not isinstance(found, Mapping):
-        raise CheckpointError(
-            message(f"names and values in {path}", f"a {type(found).__name__}", remedy)
-        )
+    require(
+        isinstance(found, Mapping),
+        CheckpointError,
+        f"names and values in {path}",
+        f"a {type(found).__name__}",
+        remedy,
+    )
     return found

@@ -13,26 +13,34 @@ References
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bmfl_lab.data import stimuli
-from bmfl_lab.data.atlas import ALGONAUTS_ROIS, HEMISPHERES, Atlas
+from bmfl_lab.data.atlas import ALGONAUTS_ROIS, HEMISPHERES, Atlas, count_per_hemisphere
 from bmfl_lab.data.pickles import read_mapping, write_mapping
-from bmfl_lab.data.responses import Subject, check_nan_policy
+from bmfl_lab.data.responses import Subject, check_finite, check_nan_policy
 from bmfl_lab.data.splits import STIM_INFO, find_stim_info, nsd_id, read_shared_ids, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
 from bmfl_lab.data.surfaces import MESHES
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import atomic_path, link_guard, load_npy, read_json, sha256_file, write_json
+from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.files import (
+    Guard,
+    link_guard,
+    load_npy,
+    new_npy,
+    read_json,
+    save_npy,
+    sha256_file,
+    write_json,
+)
 
 VERTEX_COUNTS: dict[str, tuple[int, int]] = {
     **{f"subj{i:02d}": (19004, 20544) for i in (1, 2, 3, 4, 5, 7)},
@@ -55,8 +63,6 @@ SIDES = ("lh", "rh")
 N_FSAVERAGE = MESHES["fsaverage"]
 NOTE = "bmfl_lab.json"
 """File that `write_subject` adds to a folder; the layout itself has no place for its content."""
-Guard = Callable[[Path], Path]
-"""Returns a path that may be read and refuses any other, see `bmfl_lab.files.link_guard`."""
 _Part = tuple[list[Path], list[str], tuple[np.ndarray, ...]]
 
 
@@ -101,7 +107,7 @@ def read_subject(
         Write the joined responses to this ``.npy`` file and map it, instead of holding them in
         memory.
     verify : bool, default True
-        Compare a folder that `write_subject` made with its checksums.
+        Compare the files of a folder that `write_subject` made with its checksums.
 
     Returns
     -------
@@ -131,24 +137,26 @@ def read_subject(
     """
     check_nan_policy(nan_policy)
     folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise DataError(
-            message("the folder of a subject", f"nothing at {folder}", "check the path")
-        )
+    require(
+        folder.is_dir(),
+        DataError,
+        "the folder of a subject",
+        f"nothing at {folder}",
+        "check the path",
+    )
     guard = link_guard(folder, follow_links)
     note = read_note(folder, guard, verify=verify)
     named = enforce_counts and folder.name in VERTEX_COUNTS
-    parts = [_read_part(folder, "train", guard)]
-    if (folder / "test_split" / "test_fmri").is_dir():
-        parts.append(_read_part(folder, "test", guard))
+    parts = _read_parts(folder, guard)
     n_vertices = tuple(parts[0][2][k].shape[1] for k in (0, 1))
     if named:
         _check_counts(folder.name, n_vertices, len(parts[0][0]))
     atlas, missing = read_atlas(folder, n_vertices, guard, need_all=named)
     if not note.surface:  # the places on fsaverage only number the vertices
-        atlas = dataclasses.replace(atlas, surface_index=None, mesh=None)
+        atlas = replace(atlas, surface_index=None, mesh=None)
     low, high = _extremes(parts)
-    keep = _finite(low, high, atlas.hemisphere, nan_policy, folder)
+    keep = np.isfinite(low) & np.isfinite(high)
+    check_finite(keep, atlas.hemisphere, nan_policy, f"finite responses in {folder}")
     paths = [p for part in parts for p in part[0]]
     ids = [i for part in parts for i in part[1]]
     constant = (low == high)[keep]
@@ -160,8 +168,8 @@ def read_subject(
         "source": "Algonauts 2023 layout",
         "split": record,
         "nan_policy": nan_policy,
-        "dropped_vertices": _per_hemisphere(~keep, atlas.hemisphere),
-        "constant_vertices": _per_hemisphere(constant, kept.hemisphere),
+        "dropped_vertices": count_per_hemisphere(~keep, atlas.hemisphere),
+        "constant_vertices": count_per_hemisphere(constant, kept.hemisphere),
         "absent_rois": list(kept.absent),
         "missing_classes": missing,
         "noise_ceiling": ceiling_info,
@@ -179,7 +187,20 @@ def read_subject(
 
 
 def read_test_images(folder: str | Path, *, follow_links: bool = False) -> StimulusSet:
-    """Return the challenge's test images, whose responses are not public.
+    """Read the images of ``test_split``, for which the challenge published no responses.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of one subject, as for `read_subject`.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    StimulusSet
+        n_test unlabelled images of shape (425, 425, 3) in the published data, in the order in which
+        predictions are submitted. The ids are numbers of NSD images ("nsd-00845").
 
     Raises
     ------
@@ -195,26 +216,26 @@ def read_test_images(folder: str | Path, *, follow_links: bool = False) -> Stimu
 
 def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[str]]:
     """Return image paths and stimulus ids in the order of the number in the name (1 to n)."""
-    if not folder.is_dir():
-        raise DataError(
-            message(
-                f"a folder of {split} images", f"nothing at {folder}", "download the subject again"
-            )
-        )
+    require(
+        folder.is_dir(),
+        DataError,
+        f"a folder of {split} images",
+        f"nothing at {folder}",
+        "download the subject again",
+    )
     guard(folder)
     found: dict[int, tuple[Path, str]] = {}
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         match = _IMAGE.fullmatch(path.name)
-        if match is None or match[1].lower() != split:
-            raise DataError(
-                message(
-                    f"names like {split}-0001_nsd-00013.png in {folder}",
-                    repr(path.name),
-                    "rename or remove it",
-                )
-            )
+        require(
+            match is not None and match[1].lower() == split,
+            DataError,
+            f"names like {split}-0001_nsd-00013.png in {folder}",
+            repr(path.name),
+            "rename or remove it",
+        )
         number = int(match[2])
         if number in found:
             raise DataError(
@@ -226,22 +247,21 @@ def _images(folder: Path, split: str, guard: Guard) -> tuple[list[Path], list[st
             )
         found[number] = (guard(path) if path.is_symlink() else path, nsd_id(int(match[3])))
     gaps = sorted(set(range(1, len(found) + 1)) - set(found))
-    if gaps or not found:
-        raise DataError(
-            message(
-                f"images numbered 1 to {len(found)} without gaps in {folder}",
-                f"no number {gaps[:5]}" if gaps else "no image at all",
-                "restore the missing files: rows of the responses are counted by these numbers",
-            )
-        )
+    require(
+        not gaps and found,
+        DataError,
+        f"images numbered 1 to {len(found)} without gaps in {folder}",
+        f"no number {gaps[:5]}" if gaps else "no image at all",
+        "restore the missing files: rows of the responses are counted by these numbers",
+    )
     ordered = [found[i] for i in sorted(found)]
     return [p for p, _ in ordered], [i for _, i in ordered]
 
 
 def _read_part(folder: Path, split: str, guard: Guard) -> _Part:
     """Return paths, ids and the (left, right) response maps of a split."""
-    base = folder / ("training_split" if split == "train" else "test_split")
     long = "training" if split == "train" else "test"
+    base = folder / f"{long}_split"
     paths, ids = _images(base / f"{long}_images", split, guard)
     maps = tuple(
         _read_fmri(guard(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy"), len(paths))
@@ -250,28 +270,40 @@ def _read_part(folder: Path, split: str, guard: Guard) -> _Part:
     return paths, ids, maps
 
 
+def _read_parts(folder: Path, guard: Guard) -> list[_Part]:
+    """Return the training part and, if its responses are there, the test part of one subject."""
+    parts = [_read_part(folder, "train", guard)]
+    if (folder / "test_split" / "test_fmri").is_dir():
+        parts.append(_read_part(folder, "test", guard))
+    sizes = [[m.shape[1] for m in maps] for _, _, maps in parts]
+    require(
+        sizes[0] == sizes[-1],
+        DataError,
+        "as many left and right vertices in test as in training responses",
+        f"{sizes}",
+        "use files of one subject",
+    )
+    return parts
+
+
 def _read_fmri(path: Path, n_images: int) -> np.ndarray:
     values = load_npy(path, mmap=True)
-    if values.dtype.kind != "f" or values.ndim != 2:
-        raise DataError(
-            message(
-                f"float32 responses of shape ({n_images}, n_vertices) in {path}",
-                f"{values.dtype} {values.shape}",
-                "save images x vertices as float32",
-            )
-        )
-    if values.shape[0] != n_images:
-        transposed = values.shape[1] == n_images
-        raise DataError(
-            message(
-                f"{n_images} rows in {path}, one for each image",
-                f"shape {values.shape}"
-                + (": vertices x images" if transposed else f", {values.shape[0]} rows"),
-                "transpose the array"
-                if transposed
-                else "use images and responses of the same download",
-            )
-        )
+    require(
+        values.dtype.kind == "f" and values.ndim == 2,
+        DataError,
+        f"float32 responses of shape ({n_images}, n_vertices) in {path}",
+        f"{values.dtype} {values.shape}",
+        "save images x vertices as float32",
+    )
+    transposed = values.shape[1] == n_images
+    require(
+        values.shape[0] == n_images,
+        DataError,
+        f"{n_images} rows in {path}, one for each image",
+        f"shape {values.shape}"
+        + (": vertices x images" if transposed else f", {values.shape[0]} rows"),
+        "transpose the array" if transposed else "use images and responses of the same download",
+    )
     if values.dtype != np.float32 or not values.flags.c_contiguous:
         order = "C" if values.flags.c_contiguous else "Fortran"
         warnings.warn(
@@ -282,20 +314,23 @@ def _read_fmri(path: Path, n_images: int) -> np.ndarray:
 
 
 def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None:
-    expected = VERTEX_COUNTS[name]
-    if tuple(n_vertices) == expected and n_images == IMAGE_COUNTS[name]:
-        return
-    swapped = tuple(n_vertices) == expected[::-1]
-    raise DataError(
-        message(
-            f"{expected[0]} left and {expected[1]} right vertices "
-            f"and {IMAGE_COUNTS[name]} images for {name}",
-            f"{n_vertices[0]}, {n_vertices[1]} and {n_images}"
-            + (": left and right are swapped" if swapped else ""),
-            "put lh and rh files back in their places"
-            if swapped
-            else "check which subject this is, or pass enforce_counts=False for own data",
-        )
+    """Require the published numbers of vertices and images of one of the eight subjects."""
+    remedy = "check which subject this is, or pass enforce_counts=False for own data"
+    expected = (*VERTEX_COUNTS[name], IMAGE_COUNTS[name])
+    _check_sizes((*n_vertices, n_images), expected, f"for {name}", remedy)
+
+
+def _check_sizes(found: Sequence[int], expected: Sequence[int], where: str, otherwise: str) -> None:
+    """Refuse other numbers of left and right vertices, and of images if a third is given."""
+    swapped = (found[1], found[0], *found[2:]) == tuple(expected)
+    images = f" and {expected[2]} images" if len(expected) > 2 else ""
+    require(
+        tuple(found) == tuple(expected),
+        DataError,
+        f"{expected[0]} left and {expected[1]} right vertices{images} {where}",
+        f"{', '.join(map(str, found[:-1]))} and {found[-1]}"
+        + (": left and right are swapped" if swapped else ""),
+        "put lh and rh files back in their places" if swapped else otherwise,
     )
 
 
@@ -307,61 +342,20 @@ def _extremes(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
     low, high = [], []
     for side in (0, 1):
         maps = [part[2][side] for part in parts]
-        if len({m.shape[1] for m in maps}) != 1:
-            raise DataError(
-                message(
-                    f"as many {HEMISPHERES[side]} vertices in test as in training responses",
-                    f"{[m.shape[1] for m in maps]}",
-                    "use files of one subject",
-                )
-            )
         chunks = [m[i : i + _ROWS] for m in maps for i in range(0, len(m), _ROWS)]
         low.append(np.min([c.min(0) for c in chunks], axis=0))
         high.append(np.max([c.max(0) for c in chunks], axis=0))
     return np.concatenate(low), np.concatenate(high)
 
 
-def _finite(
-    low: np.ndarray, high: np.ndarray, hemisphere: np.ndarray, policy: str, folder: Path
-) -> np.ndarray:
-    keep = np.isfinite(low) & np.isfinite(high)
-    if not keep.all() and policy == "refuse":
-        counts = _per_hemisphere(~keep, hemisphere)
-        raise DataError(
-            message(
-                f"finite responses in {folder}",
-                f"NaN or infinity in {counts['left']} left and {counts['right']} right vertices",
-                "pass nan_policy='drop' to leave these vertices out",
-            )
-        )
-    if not keep.any():
-        raise DataError(
-            message(
-                f"at least one finite vertex in {folder}", "none", "download the responses again"
-            )
-        )
-    return keep
-
-
-def _per_hemisphere(mask: np.ndarray, hemisphere: np.ndarray) -> dict[str, int]:
-    return {
-        name: int(np.sum(mask & (np.asarray(hemisphere) == k)))
-        for k, name in enumerate(HEMISPHERES)
-    }
-
-
 def _fill(out: np.ndarray, parts: list[_Part], keep: np.ndarray) -> None:
+    """Write the kept vertices of all parts, left before right, into the rows of an array."""
     row = 0
-    n_left = parts[0][2][0].shape[1]
-    sides = (keep[:n_left], keep[n_left:])
-    n_kept = int(sides[0].sum())
     for _, _, maps in parts:
         for start in range(0, len(maps[0]), _ROWS):
-            stop = min(start + _ROWS, len(maps[0]))
-            for values, chosen, to in zip(maps, sides, (slice(None, n_kept), slice(n_kept, None))):
-                block = values[start:stop]
-                out[row + start : row + stop, to] = block if chosen.all() else block[:, chosen]
-        row += len(maps[0])
+            block = np.concatenate([m[start : start + _ROWS] for m in maps], axis=1)
+            out[row : row + len(block)] = block if keep.all() else block[:, keep]
+            row += len(block)
 
 
 def _join(parts: list[_Part], keep: np.ndarray, cache: str | Path | None) -> np.ndarray:
@@ -371,11 +365,8 @@ def _join(parts: list[_Part], keep: np.ndarray, cache: str | Path | None) -> np.
         out = np.empty(shape, np.float32)
         _fill(out, parts, keep)
         return out
-    with atomic_path(cache) as temporary:
-        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+    with new_npy(cache, shape) as mapped:
         _fill(mapped, parts, keep)
-        mapped.flush()
-        del mapped
     return load_npy(cache, mmap=True)
 
 
@@ -391,18 +382,15 @@ def _read_ceiling(
     found = []
     for path, n in zip(files, n_vertices):
         values = np.asarray(load_npy(guard(path)))
-        if (
-            values.dtype.kind != "f"
-            or values.shape != (n,)
-            or np.nanmax(values, initial=0.0) > 1 + 1e-6
-        ):
-            raise DataError(
-                message(
-                    f"noise ceilings from 0 to 1 of shape ({n},) in {path}",
-                    f"{values.dtype} {values.shape}, largest {np.nanmax(values, initial=0.0):.3g}",
-                    "divide percentages by 100, or use the file of this subject",
-                )
-            )
+        require(
+            values.dtype.kind == "f"
+            and values.shape == (n,)
+            and np.nanmax(values, initial=0.0) <= 1 + 1e-6,
+            DataError,
+            f"noise ceilings from 0 to 1 of shape ({n},) in {path}",
+            f"{values.dtype} {values.shape}, largest {np.nanmax(values, initial=0.0):.3g}",
+            "divide percentages by 100, or use the file of this subject",
+        )
         found.append(values.astype(np.float32))
     ceiling = np.concatenate(found)
     defined = np.isfinite(ceiling) & (ceiling > 0)
@@ -422,26 +410,25 @@ def _shared(
     if table is not None:
         return list(read_shared_ids(table))
     if warn:
-        found = "none: the test images are drawn by the seed"
-        wanted = f"{STIM_INFO} in or beside {folder}, to hold out NSD's shared images"
-        warnings.warn(
-            message(wanted, found, "put it there, or pass stim_info or shared_ids"), stacklevel=3
+        text = message(
+            f"{STIM_INFO} in or beside {folder}, to hold out NSD's shared images",
+            "none: the test images are drawn by the seed",
+            "put it there, or pass stim_info or shared_ids",
         )
+        warnings.warn(text, stacklevel=3)
     return None
 
 
 def _split(
     ids: list[str], n_train: int, shared: list[str] | None, val: float, test: float, seed: int
 ) -> tuple[dict, dict]:
-    repeated = len(ids) - len(set(ids))
-    if repeated:
-        raise DataError(
-            message(
-                "each stimulus once: responses are averaged over repeats before they are split",
-                f"{repeated} stimulus ids more than once in the file names",
-                "average the repeats, or give images their own numbers",
-            )
-        )
+    require(
+        len(set(ids)) == len(ids),
+        DataError,
+        "each stimulus once: responses are averaged over repeats before they are split",
+        f"{len(ids) - len(set(ids))} stimulus ids more than once in the file names",
+        "average the repeats, or give images their own numbers",
+    )
     held = shared if len(ids) == n_train else [*(shared or ()), *ids[n_train:]]
     return split_by_id(ids, val=val, test=test, seed=seed, held_out=held)
 
@@ -479,7 +466,9 @@ def read_atlas(
     index = [
         _all_vertices(guard(masks / f"{side}.all-vertices_fsaverage_space.npy")) for side in SIDES
     ]
-    _check_lengths([len(i) for i in index], n_vertices, masks)
+    remedy = "use masks and responses of the same subject"
+    where = f"in {masks}, as in the responses"
+    _check_sizes([len(i) for i in index], n_vertices, where, remedy)
     rois: dict[str, np.ndarray] = {}
     missing = []
     own = sorted(
@@ -493,14 +482,13 @@ def read_atlas(
             for space in ("challenge", "fsaverage")
         ]
         absent = [f.name for f in files if not f.exists()]
-        if absent and (need_all or len(absent) < len(files)):
-            raise DataError(
-                message(
-                    f"the files of ROI class {kind!r} in {masks}",
-                    f"no {absent}",
-                    "download the folder again",
-                )
-            )
+        require(
+            not absent or (not need_all and len(absent) >= len(files)),
+            DataError,
+            f"the files of ROI class {kind!r} in {masks}",
+            f"no {absent}",
+            "download the folder again",
+        )
         if absent:
             missing.append(kind)
             continue
@@ -508,12 +496,13 @@ def read_atlas(
             [_codes(masks, side, kind, index[k], guard) for k, side in enumerate(SIDES)]
         )
         for name, mask in _by_name(codes, kind, read_mapping(guard(files[0])), masks).items():
-            if name in rois:
-                raise DataError(
-                    message(
-                        "ROI names used once", f"{name!r} again in {kind!r}", "rename one of them"
-                    )
-                )
+            require(
+                name not in rois,
+                DataError,
+                "ROI names used once",
+                f"{name!r} again in {kind!r}",
+                "rename one of them",
+            )
             rois[name] = mask
     atlas = Atlas(
         hemisphere=np.repeat(np.arange(2, dtype=np.int8), [len(i) for i in index]),
@@ -528,40 +517,26 @@ def _mask(path: Path, n: int, what: str) -> np.ndarray:
     values = np.asarray(load_npy(path))
     if values.dtype.kind == "f" and np.array_equal(values, np.rint(values)):
         values = values.astype(np.int64)
-    if values.dtype.kind not in "iub" or values.shape != (n,):
-        raise DataError(
-            message(
-                f"whole-number labels of shape ({n},), {what}, in {path}",
-                f"{values.dtype} {values.shape}",
-                "use the masks that belong to these responses",
-            )
-        )
+    require(
+        values.dtype.kind in "iub" and values.shape == (n,),
+        DataError,
+        f"whole-number labels of shape ({n},), {what}, in {path}",
+        f"{values.dtype} {values.shape}",
+        "use the masks that belong to these responses",
+    )
     return values.astype(np.int64)
 
 
 def _all_vertices(path: Path) -> np.ndarray:
     mask = _mask(path, N_FSAVERAGE, "one per vertex of fsaverage")
-    if not mask.any():  # the challenge writes 1, but any label above or below 0 means "inside"
-        raise DataError(
-            message(f"at least one vertex that is not 0 in {path}", "none", "download it again")
-        )
-    return np.flatnonzero(mask)
-
-
-def _check_lengths(masked: list[int], n_vertices: tuple[int, int], masks: Path) -> None:
-    if tuple(masked) == tuple(n_vertices):
-        return
-    swapped = masked == [n_vertices[1], n_vertices[0]]
-    raise DataError(
-        message(
-            f"{n_vertices[0]} left and {n_vertices[1]} right vertices in {masks}, "
-            "as in the responses",
-            f"{masked[0]} and {masked[1]}" + (": left and right are swapped" if swapped else ""),
-            "put lh and rh files back in their places"
-            if swapped
-            else "use masks and responses of the same subject",
-        )
+    require(
+        mask.any(),
+        DataError,
+        f"at least one vertex that is not 0 in {path}",
+        "none",
+        "download it again",
     )
+    return np.flatnonzero(mask)
 
 
 def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -> np.ndarray:
@@ -577,16 +552,14 @@ def _codes(masks: Path, side: str, kind: str, index: np.ndarray, guard: Guard) -
     )
     differ = int(np.sum(full[index] != here))
     outside = int(np.count_nonzero(full)) - int(np.count_nonzero(full[index]))
-    if differ or outside:
-        hemisphere = HEMISPHERES[SIDES.index(side)]
-        raise DataError(
-            message(
-                f"the same {kind} labels in challenge and fsaverage space, {hemisphere} hemisphere",
-                f"{differ} vertices that differ and {outside} labelled vertices "
-                "outside the responses",
-                "use mask files of one subject and one version",
-            )
-        )
+    require(
+        not differ and not outside,
+        DataError,
+        f"the same {kind} labels in challenge and fsaverage space, "
+        f"{HEMISPHERES[SIDES.index(side)]} hemisphere",
+        f"{differ} vertices that differ and {outside} labelled vertices outside the responses",
+        "use mask files of one subject and one version",
+    )
     return here
 
 
@@ -602,15 +575,14 @@ def _by_name(
     misnamed = sorted(
         c for c in mapping if mapping[c] in known.values() and known.get(c) != mapping[c]
     )
-    if unnamed or unused or misnamed:
-        raise DataError(
-            message(
-                f"labels of {kind} that agree with mapping_{kind}.npy in {masks}",
-                f"labels without a name {unnamed}, names without a vertex {unused}, "
-                f"standard names at other labels {misnamed}",
-                "use mask and mapping files of one version",
-            )
-        )
+    require(
+        not unnamed and not unused and not misnamed,
+        DataError,
+        f"labels of {kind} that agree with mapping_{kind}.npy in {masks}",
+        f"labels without a name {unnamed}, names without a vertex {unused}, "
+        f"standard names at other labels {misnamed}",
+        "use mask and mapping files of one version",
+    )
     return {name: codes == code for code, name in mapping.items() if code != 0}
 
 
@@ -662,18 +634,21 @@ def read_note(folder: Path, guard: Guard, *, verify: bool = True) -> Note:
         return Note()
     note: Any = read_json(guard(path))
     fields = {"surface": True, **note} if isinstance(note, dict) else {}
-    if not all(isinstance(fields.get(k), bool) for k in ("simulated", "surface")):
-        wanted = f"true or false under 'simulated' and 'surface' in {path}"
-        raise DataError(message(wanted, repr(note)[:200], "correct or delete the file"))
+    require(
+        all(isinstance(fields.get(k), bool) for k in ("simulated", "surface")),
+        DataError,
+        f"true or false under 'simulated' and 'surface' in {path}",
+        repr(note)[:200],
+        "correct or delete the file",
+    )
     digests = note.get("sha256", {})
-    if not isinstance(digests, dict):
-        raise DataError(
-            message(
-                f"file names and checksums in {path}",
-                repr(digests)[:80],
-                "correct or delete the file",
-            )
-        )
+    require(
+        isinstance(digests, dict),
+        DataError,
+        f"file names and checksums in {path}",
+        repr(digests)[:80],
+        "correct or delete the file",
+    )
     for name, digest in digests.items() if verify else ():
         if not (folder / name).is_file() or sha256_file(guard(folder / name)) != digest:
             raise DataError(
@@ -729,10 +704,13 @@ def write_subject(
     The documented format of own data: what `read_subject` reads is exactly what this writes.
     """
     folder = Path(folder).expanduser()
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(
-            message("an empty folder to write to", f"files in {folder}", "choose another folder")
-        )
+    require(
+        not folder.exists() or not any(folder.iterdir()),
+        DataError,
+        "an empty folder to write to",
+        f"files in {folder}",
+        "choose another folder",
+    )
     numbers = _numbers(subject, nsd_numbers)
     test = np.asarray([] if test_rows is None else test_rows, dtype=np.int64)
     train = np.setdiff1d(np.arange(len(numbers)), test)
@@ -742,7 +720,7 @@ def write_subject(
     if subject.noise_ceiling is not None:
         for side, chosen in _sides(subject):
             ceiling = np.asarray(subject.noise_ceiling, np.float32)[chosen]
-            _save(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
+            save_npy(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
     _write_masks(folder / "roi_masks", subject)
     note = Note(simulated=bool(subject.simulated), surface=subject.atlas.surface_index is not None)
     write_note(folder, note, source=subject.name)
@@ -765,20 +743,14 @@ def _numbers(subject: Subject, given: Sequence[int] | None) -> list[int]:
     if given is None and all(i.startswith("nsd-") and i[4:].isdigit() for i in ids):
         given = [int(i[4:]) for i in ids]
     numbers = list(range(len(ids))) if given is None else [int(g) for g in given]
-    if len(numbers) != len(ids) or len(set(numbers)) != len(ids):
-        raise DataError(
-            message(
-                f"{len(ids)} different image numbers",
-                f"{len(set(numbers))} of {len(numbers)}",
-                "number each once",
-            )
-        )
+    require(
+        len(numbers) == len(ids) and len(set(numbers)) == len(ids),
+        DataError,
+        f"{len(ids)} different image numbers",
+        f"{len(set(numbers))} of {len(numbers)}",
+        "number each once",
+    )
     return numbers
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, values, allow_pickle=False)
 
 
 def _write_part(
@@ -794,15 +766,11 @@ def _write_part(
         path = images / f"{split}-{position:04d}_nsd-{numbers[row]:05d}.png"
         Image.fromarray(subject.stimuli.image(int(row))).save(path, compress_level=1)
     for side, chosen in _sides(subject):
-        with atomic_path(base / f"{long}_fmri" / f"{side}_{long}_fmri.npy") as temporary:
-            out = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.float32, shape=(len(rows), len(chosen))
-            )
+        path = base / f"{long}_fmri" / f"{side}_{long}_fmri.npy"
+        with new_npy(path, (len(rows), len(chosen))) as out:
             for start in range(0, len(rows), _ROWS):
                 block = np.asarray(subject.responses[rows[start : start + _ROWS]])
                 out[start : start + _ROWS] = block[:, chosen]
-            out.flush()
-            del out
 
 
 def _write_masks(folder: Path, subject: Subject) -> None:
@@ -814,21 +782,20 @@ def _write_masks(folder: Path, subject: Subject) -> None:
             if atlas.surface_index is None
             else np.asarray(atlas.surface_index)[chosen]
         )
-        if len(index) and (np.any(np.diff(index) == 0) or index[0] < 0 or index[-1] >= N_FSAVERAGE):
-            raise DataError(
-                message(
-                    f"different surface indices from 0 to {N_FSAVERAGE - 1} in {side}",
-                    f"{int(np.sum(np.diff(index) == 0))} repeated, from {index[0]} to {index[-1]}",
-                    "give each vertex its own place on fsaverage",
-                )
-            )
-        _save(
+        require(
+            np.all(np.diff(index) != 0) and np.all((index >= 0) & (index < N_FSAVERAGE)),
+            DataError,
+            f"different surface indices from 0 to {N_FSAVERAGE - 1} in {side}",
+            f"{int(np.sum(np.diff(index) == 0))} repeated, from {index[:1]} to {index[-1:]}",
+            "give each vertex its own place on fsaverage",
+        )
+        save_npy(
             folder / f"{side}.all-vertices_fsaverage_space.npy",
             _on_fsaverage(index, np.ones(len(index), np.int64)),
         )
         for kind, values in codes.items():
-            _save(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
-            _save(
+            save_npy(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
+            save_npy(
                 folder / f"{side}.{kind}_fsaverage_space.npy", _on_fsaverage(index, values[chosen])
             )
     for kind, names in classes.items():
@@ -871,20 +838,30 @@ def _class_labels(subject: Subject, kind: str, names: Sequence[str]) -> np.ndarr
     codes = np.zeros(subject.n_vertices, np.int64)
     for code, name in enumerate(names, start=1):
         mask = np.asarray(subject.atlas.rois.get(name, np.zeros(subject.n_vertices, bool)), bool)
-        if np.any(codes[mask]):
-            raise DataError(
-                message(
-                    f"ROIs of class {kind!r} that do not overlap",
-                    f"{name!r} over another",
-                    "give each vertex one",
-                )
-            )
+        require(
+            not np.any(codes[mask]),
+            DataError,
+            f"ROIs of class {kind!r} that do not overlap",
+            f"{name!r} over another",
+            "give each vertex one",
+        )
         codes[mask] = code
     return codes
 
 
 def subject_folders(folder: str | Path) -> dict[str, Path]:
-    """Return the subjects at `folder` (itself, or the folders in it) by name, possibly none."""
+    """Find the folders of subjects.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of one subject, or the folder that holds the subjects' folders.
+
+    Returns
+    -------
+    dict of str to Path
+        Name of each subject to its folder, sorted by name; empty if there is none.
+    """
     root = Path(folder).expanduser()
     if (root / "training_split").is_dir():
         return {root.resolve().name: root}
@@ -938,26 +915,21 @@ def load(
     DataError
         If there is no subject, none of that name, or its files are damaged.
     """
-    found = subject_folders(root)
-    if not found:
-        raise DataError(
-            message("a folder with training_split/", f"none in {root}", "give a subject's folder")
-        )
-    options = {
-        "seed": seed,
-        "val": val,
-        "test": test,
-        "nan_policy": nan_policy,
-        "stim_info": stim_info,
-    }
-    options["follow_links"] = follow_links
+    chosen = chosen_subjects(
+        subject_folders(root), subject, root, "training_split/ in it or in its folders"
+    )
     subjects = {
         name: read_subject(
             path,
+            nan_policy=nan_policy,
+            stim_info=stim_info,
+            val=val,
+            test=test,
+            seed=seed,
+            follow_links=follow_links,
             cache=None if cache is None else Path(cache).expanduser() / f"{name}.npy",
-            **options,
         )
-        for name, path in chosen_subjects(found, subject, root).items()
+        for name, path in chosen.items()
     }
     kind = "simulated" if any(s.simulated for s in subjects.values()) else "given"
     return Study(
@@ -972,4 +944,6 @@ def load(
     )
 
 
-register_reader("algonauts", load, detect, subjects_only=True)
+register_reader(
+    "algonauts", load, detect, subjects_only=True, layout="training_split and roi_masks"
+)

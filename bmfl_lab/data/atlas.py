@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 
 HEMISPHERES = ("left", "right")
 
@@ -91,26 +91,24 @@ class Atlas:
 
     def __post_init__(self) -> None:
         n = len(self.hemisphere)
-        if np.any(np.diff(np.asarray(self.hemisphere, dtype=np.int8)) < 0):
-            raise DataError(
-                message(
-                    "left vertices before right ones",
-                    "a mixed order of hemispheres",
-                    "concatenate the left hemisphere first",
-                )
-            )
+        require(
+            not np.any(np.diff(np.asarray(self.hemisphere, dtype=np.int8)) < 0),
+            DataError,
+            "left vertices before right ones",
+            "a mixed order of hemispheres",
+            "concatenate the left hemisphere first",
+        )
         arrays = {**self.rois, **self.maps}
         if self.surface_index is not None:
             arrays["surface_index"] = self.surface_index
         for name, values in arrays.items():
-            if np.shape(values) != (n,):
-                raise DataError(
-                    message(
-                        f"{name} of shape ({n},), one value per vertex",
-                        f"shape {np.shape(values)}",
-                        "use masks of the same space as the responses",
-                    )
-                )
+            require(
+                np.shape(values) == (n,),
+                DataError,
+                f"{name} of shape ({n},), one value per vertex",
+                f"shape {np.shape(values)}",
+                "use masks of the same space as the responses",
+            )
 
     def __repr__(self) -> str:
         absent = f", absent={list(self.absent)}" if self.absent else ""
@@ -197,10 +195,13 @@ class Atlas:
             If a name is unknown or absent in this subject, or no name is given.
         """
         names = [names] if isinstance(names, str) else list(names)
-        if not names:
-            raise ConfigError(
-                message("at least one ROI or group name", "an empty list", "name one, or 'all'")
-            )
+        require(
+            names,
+            ConfigError,
+            "at least one ROI or group name",
+            "an empty list",
+            "name one, or 'all'",
+        )
         mask = np.zeros(self.n_vertices, dtype=bool)
         for name in names:
             if name == "all":
@@ -228,14 +229,13 @@ class Atlas:
             If `mask` has another shape than (n_vertices,).
         """
         mask = np.asarray(mask, dtype=bool)
-        if mask.shape != (self.n_vertices,):
-            raise DataError(
-                message(
-                    f"a mask of shape ({self.n_vertices},)",
-                    f"shape {mask.shape}",
-                    "give one value per vertex of this atlas",
-                )
-            )
+        require(
+            mask.shape == (self.n_vertices,),
+            DataError,
+            f"a mask of shape ({self.n_vertices},)",
+            f"shape {mask.shape}",
+            "give one value per vertex of this atlas",
+        )
         return Atlas(
             hemisphere=np.asarray(self.hemisphere)[mask],
             rois={k: np.asarray(v)[mask] for k, v in self.rois.items()},
@@ -248,13 +248,14 @@ class Atlas:
         )
 
     def parcels(self) -> dict[str, np.ndarray]:
-        """Partition the vertices by hemisphere and set of ROIs.
+        """Divide the vertices into parcels of the same hemisphere and the same ROIs.
 
         Returns
         -------
-        dict of str to ndarray of int64, shape (n_vertices_of_parcel,)
-            Name of the parcel ("left:V1", "right:FFA-1+EBA", "left:rest") to its vertices. Every
-            vertex is in exactly one parcel, so that a readout per parcel computes it once.
+        dict of str to ndarray of int64, each of shape (n_vertices_of_parcel,)
+            Name of each parcel to its vertices. "left:V1" holds the left vertices that are in V1
+            and in no other ROI, "right:FFA-1+EBA" the right vertices that are in exactly these two,
+            and "left:rest" the left vertices without an ROI. Every vertex is in exactly one parcel.
         """
         names = np.asarray(self.present, dtype=object)
         masks = np.array([self.rois[name] for name in names], dtype=bool)
@@ -264,6 +265,25 @@ class Atlas:
             rois = "+".join(names[masks[:, vertex]]) or "rest"
             parcels.setdefault(f"{HEMISPHERES[int(side)]}:{rois}", []).append(vertex)
         return {k: np.asarray(v, dtype=np.int64) for k, v in parcels.items()}
+
+
+def count_per_hemisphere(mask: np.ndarray, hemisphere: np.ndarray) -> dict[str, int]:
+    """Count the vertices of a mask in each hemisphere.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (n_vertices,)
+        The vertices to count.
+    hemisphere : ndarray of int, shape (n_vertices,)
+        0 for left, 1 for right.
+
+    Returns
+    -------
+    dict of str to int
+        "left" and "right".
+    """
+    side = np.asarray(hemisphere)
+    return {name: int(np.sum(mask & (side == k))) for k, name in enumerate(HEMISPHERES)}
 
 
 def describe_groups(atlas: Atlas) -> str:
@@ -286,7 +306,7 @@ def describe_groups(atlas: Atlas) -> str:
         present = [r for r in members if r in atlas.present]
         absent = [r for r in members if r in atlas.absent]
         union = atlas.select(present) if present else np.zeros(atlas.n_vertices, dtype=bool)
-        left, right = (int(np.sum(union & (np.asarray(atlas.hemisphere) == k))) for k in (0, 1))
+        left, right = count_per_hemisphere(union, atlas.hemisphere).values()
         rois = " + ".join(present) or "nothing"
         line = f"{name} = {rois}: {left} left and {right} right vertices"
         lines.append(line + (f"; absent: {', '.join(absent)}" if absent else ""))

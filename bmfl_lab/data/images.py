@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50e6
@@ -42,19 +42,21 @@ def decode_image(path: str | Path) -> np.ndarray:
     as is usual for ImageNet. The first frame of an animated or multi-page image is used.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(f"an image file {path.name}", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file(),
+        DataError,
+        f"an image file {path.name}",
+        f"nothing at {path}",
+        "check the path",
+    )
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise DataError(
-            message(
-                f"an image of at most {MAX_BYTES} bytes at {path}",
-                f"{size} bytes",
-                "check the file",
-            )
-        )
+    require(
+        size <= MAX_BYTES,
+        DataError,
+        f"an image of at most {MAX_BYTES} bytes at {path}",
+        f"{size} bytes",
+        "check the file",
+    )
     return decode_bytes(path.read_bytes(), name=str(path))
 
 
@@ -104,10 +106,13 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
     DataError
         If the data are empty, truncated, damaged, too large, or not an image.
     """
-    if not data:
-        raise DataError(
-            message(f"an image in {name}", "an empty file (0 bytes)", "download or copy it again")
-        )
+    require(
+        data,
+        DataError,
+        f"an image in {name}",
+        "an empty file (0 bytes)",
+        "download or copy it again",
+    )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_size(picture.size, name, max_pixels)
@@ -138,14 +143,13 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: float) -> None:
     width, height = size
-    if width * height > max_pixels or width * height == 0:
-        raise DataError(
-            message(
-                f"between 1 and {max_pixels:.0f} pixels in {name}",
-                f"{width} x {height} = {width * height} in the header",
-                "make the image smaller, or remove the file",
-            )
-        )
+    require(
+        width * height <= max_pixels and width * height != 0,
+        DataError,
+        f"between 1 and {max_pixels:.0f} pixels in {name}",
+        f"{width} x {height} = {width * height} in the header",
+        "make the image smaller, or remove the file",
+    )
 
 
 def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
-from bmfl_lab.data.class_folders import IMAGE_SUFFIXES
-from bmfl_lab.data.nsd import load_image, open_hdf5
+from bmfl_lab.data.class_folders import list_images
+from bmfl_lab.data.containers import load_image, open_hdf5
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
@@ -162,15 +162,21 @@ def read_responses(
         If a file is missing or damaged, an id repeats, values are not finite, or the numbers of
         rows, ids and vertices do not agree.
     """
-    if space not in SPACES:
-        raise ConfigError(
-            message(f"a space among {tuple(SPACES)}", repr(space), nearest(space, SPACES))
-        )
+    require(
+        space in SPACES,
+        ConfigError,
+        f"a space among {tuple(SPACES)}",
+        repr(space),
+        nearest(space, SPACES),
+    )
     parts = dict(path) if isinstance(path, Mapping) else {"": path}
-    if set(parts) not in ({""}, set(HEMISPHERES)):
-        raise ConfigError(
-            message("files for 'left' and 'right'", f"{sorted(parts)}", "name both hemispheres")
-        )
+    require(
+        set(parts) in ({""}, set(HEMISPHERES)),
+        ConfigError,
+        "files for 'left' and 'right'",
+        sorted(parts),
+        "name both hemispheres",
+    )
     files = [Path(parts[k]).expanduser() for k in sorted(parts)]
     read = [_read_array(file, key) for file in files]
     arrays = [array for array, _, _ in read]
@@ -212,15 +218,21 @@ def _read_array(
     path: Path, key: str
 ) -> tuple[np.ndarray, list[str] | None, tuple[np.ndarray, np.ndarray] | None]:
     """Return values (n_stimuli, n_vertices), ids, and (hemisphere, index) of grayordinates."""
-    if not path.is_file():
-        raise DataError(message("a file of responses", f"nothing at {path}", "check the path"))
+    require(
+        path.is_file(),
+        DataError,
+        "a file of responses",
+        f"nothing at {path}",
+        "check the path",
+    )
     name = path.name.lower()
-    if not name.endswith(FORMATS):
-        raise DataError(
-            message(
-                f"a file ending in {FORMATS}", repr(path.name), "save it in one of these formats"
-            )
-        )
+    require(
+        name.endswith(FORMATS),
+        DataError,
+        f"a file ending in {FORMATS}",
+        repr(path.name),
+        "save it in one of these formats",
+    )
     names = place = None
     if name.endswith(".npy"):
         values = load_npy(path, mmap=True)
@@ -232,14 +244,13 @@ def _read_array(
         values = load_image(path, "responses")
         values = np.moveaxis(values, -1, 0) if values.ndim > 1 else values[None]
         values = values.reshape(len(values), -1)
-    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
-        raise DataError(
-            message(
-                f"numbers of shape (n_stimuli, n_vertices) in {path}",
-                f"{values.dtype} of shape {values.shape}",
-                "save one row per image",
-            )
-        )
+    require(
+        values.ndim == 2 and values.dtype.kind in "fiu" and values.size,
+        DataError,
+        f"numbers of shape (n_stimuli, n_vertices) in {path}",
+        f"{values.dtype} of shape {values.shape}",
+        "save one row per image",
+    )
     return values, names, place
 
 
@@ -247,10 +258,13 @@ def _read_container(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]
     """Return the array `key` and the ids of an ``.npz`` or HDF5 file."""
 
     def take(opened: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str] | None]:
-        if key not in opened:
-            raise DataError(
-                message(f"an array {key!r} in {path}", f"{sorted(opened)}", "pass its name as key=")
-            )
+        require(
+            key in opened,
+            DataError,
+            f"an array {key!r} in {path}",
+            sorted(opened),
+            "pass its name as key=",
+        )
         names = np.ravel(opened["ids"][()]).tolist() if "ids" in opened else None
         texts = None if names is None else [_text(n) for n in names]
         return np.asarray(opened[key][()]), texts
@@ -292,12 +306,13 @@ def _read_maps(
         raise DataError(
             message(f"responses in {path}", f"{type(error).__name__}: {error}", "export it again")
         ) from error
-    if not isinstance(models, BrainModelAxis):
-        raise DataError(
-            message(
-                f"one value per grayordinate in {path}", f"{type(models).__name__}", "save maps"
-            )
-        )
+    require(
+        isinstance(models, BrainModelAxis),
+        DataError,
+        f"one value per grayordinate in {path}",
+        type(models).__name__,
+        "save maps",
+    )
     cortex = [
         np.flatnonzero(models.name == f"CIFTI_STRUCTURE_CORTEX_{side}")
         for side in ("LEFT", "RIGHT")
@@ -313,8 +328,13 @@ def _read_ids(source: _Source) -> list[str]:
     if not isinstance(source, (str, Path)):
         return [str(i) for i in source]
     path = Path(source).expanduser()
-    if not path.is_file():
-        raise DataError(message("a file of image ids", f"nothing at {path}", "check the path"))
+    require(
+        path.is_file(),
+        DataError,
+        "a file of image ids",
+        f"nothing at {path}",
+        "check the path",
+    )
     if path.suffix == ".json":
         found = read_json(path)
         require(
@@ -400,11 +420,16 @@ def _place(
 def _images(folder: str | Path, follow_links: bool) -> tuple[list[Path], list[str]]:
     """Return the image files below a folder and their paths relative to it."""
     root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise DataError(message("a folder of images", f"nothing at {root}", "check the path"))
+    require(
+        root.is_dir(),
+        DataError,
+        "a folder of images",
+        f"nothing at {root}",
+        "check the path",
+    )
     guard = link_guard(root, follow_links)
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    return [guard(p) for p in paths], [p.relative_to(root).as_posix() for p in paths]
+    paths = list_images(root, guard, Counter(), deep=True)
+    return paths, [p.relative_to(root).as_posix() for p in paths]
 
 
 def load(

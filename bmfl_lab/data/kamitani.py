@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.class_folders import read_by_stem
+from bmfl_lab.data.containers import REDO, open_hdf5
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.errors import DataError, require, require_known, translated
 from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
 
@@ -50,26 +52,41 @@ class BData:
     values: np.ndarray
 
     def metadata(self, key: str) -> np.ndarray:
-        """Return a key's value for every column, float (n_columns,).
+        """Return the value of one property for every column.
+
+        Parameters
+        ----------
+        key : str
+            Name of the property ("VoxelData").
+
+        Returns
+        -------
+        ndarray of float64, shape (n_columns,)
 
         Raises
         ------
         DataError
-            If there is no such key.
+            If there is no such property.
         """
-        if key not in self.keys:
-            raise DataError(
-                message("a metadata key of this file", repr(key), nearest(key, self.keys))
-            )
+        require_known(key, self.keys, DataError, "a metadata key of this file")
         return self.values[self.keys.index(key)]
 
     def select(self, key: str) -> np.ndarray:
-        """Return the columns where a key is 1, (n_samples, n_selected).
+        """Return the columns for which a property is 1.
+
+        Parameters
+        ----------
+        key : str
+            Name of the property ("ROI_V1").
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_selected)
 
         Raises
         ------
         DataError
-            As `metadata`.
+            If there is no such property.
         """
         return self.dataset[:, self.metadata(key) == 1]
 
@@ -80,55 +97,61 @@ class BData:
 
 
 def read_bdata(path: str | Path) -> BData:
-    """Read an HDF5 file of the groups ``dataset``, ``metadata/key`` and ``metadata/value``.
+    """Read a preprocessed HDF5 file ("bdata") of the Kamitani lab.
+
+    Such a file holds one table, ``dataset``, with one row per sample (volume or trial) and one
+    column per voxel or label. ``metadata/key`` names properties of the columns, and
+    ``metadata/value`` holds the value of each property for each column.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    BData
+        The table of shape (n_samples, n_columns) with its properties of shape (n_keys, n_columns).
 
     Raises
     ------
     DataError
-        If the file is missing, no HDF5, or of another layout.
+        If the file is missing, is no HDF5 file, or lacks one of the three arrays.
     """
-    import h5py
-
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(f"an HDF5 file {path.name}", f"nothing at {path}", "check the path")
-        )
-    try:
-        with h5py.File(path, "r") as f:
-            for name in ("dataset", "metadata/key", "metadata/value"):
-                if not isinstance(f.get(name), h5py.Dataset):
-                    raise DataError(
-                        message(
-                            f"{name!r} in {path.name}",
-                            f"{sorted(f)}",
-                            "use the preprocessed files of the authors",
-                        )
-                    )
-            dataset = f["dataset"][()]
-            keys = tuple(
-                k.decode() if isinstance(k, bytes) else str(k)
-                for k in np.ravel(f["metadata/key"][()])
+    expected = f"an HDF5 file in {path.name} of the groups dataset and metadata"
+    with (
+        translated(ValueError, RuntimeError, OSError, expected=expected, remedy=REDO),
+        open_hdf5(path) as stream,
+    ):
+        for name in ("dataset", "metadata/key", "metadata/value"):
+            require(
+                hasattr(stream.get(name), "dtype"),
+                DataError,
+                f"{name!r} in {path.name}",
+                f"{sorted(stream)}",
+                "use the preprocessed files of the authors",
             )
-            values = np.asarray(f["metadata/value"][()], dtype=np.float64)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            message(f"an HDF5 file in {path.name}", str(error)[:200], "download it again")
-        ) from error
-    if dataset.dtype.kind not in "fiu":
-        raise DataError(
-            message(
-                f"a numeric dataset in {path.name}", str(dataset.dtype), "download the file again"
-            )
+        dataset = stream["dataset"][()]
+        keys = tuple(
+            k.decode() if isinstance(k, bytes) else str(k)
+            for k in np.ravel(stream["metadata/key"][()])
         )
-    if dataset.ndim != 2 or values.shape != (len(keys), dataset.shape[1]):
-        raise DataError(
-            message(
-                f"metadata of shape ({len(keys)}, {dataset.shape[-1]}) in {path.name}",
-                f"{values.shape} for a dataset of {dataset.shape}",
-                "download the file again",
-            )
-        )
+        values = np.asarray(stream["metadata/value"][()], dtype=np.float64)
+    require(
+        dataset.dtype.kind in "fiu",
+        DataError,
+        f"a numeric dataset in {path.name}",
+        dataset.dtype,
+        REDO,
+    )
+    require(
+        dataset.ndim == 2 and values.shape == (len(keys), dataset.shape[1]),
+        DataError,
+        f"metadata of shape {(len(keys), *dataset.shape[1:])} in {path.name}",
+        f"{values.shape} for a dataset of {dataset.shape}",
+        REDO,
+    )
     return BData(dataset, keys, values)
 
 
@@ -141,8 +164,9 @@ def stimulus_name(number: float) -> str:
 def _split(
     ids: Sequence[str], kind: Mapping[str, str], val_share: float, seed: int
 ) -> dict[str, np.ndarray]:
-    if not 0 <= val_share < 1:
-        raise DataError(message("a share of at least 0 and below 1", str(val_share), "use 0.1"))
+    require(
+        0 <= val_share < 1, DataError, "a share of at least 0 and below 1", val_share, "use 0.1"
+    )
     train = np.flatnonzero([kind[i] == "train" for i in ids])
     shuffled = rng(seed, "kamitani", "val").permutation(train)
     n_val = round(val_share * len(train))
@@ -185,8 +209,9 @@ def read_subject(
     Returns
     -------
     Subject
-        Responses averaged over the trials of each stimulus; voxels in the order left (x < 0),
-        right.
+        Responses of shape (n_stimuli, n_voxels), float32, averaged over the trials of each
+        stimulus. Voxels of the left hemisphere (x < 0) come before those of the right one. The
+        stimuli are sorted by name.
 
     Raises
     ------
@@ -195,79 +220,63 @@ def read_subject(
         found or is a link out of its folder.
     """
     data = read_bdata(path)
-    voxels = np.flatnonzero(data.metadata("VoxelData") == 1)
-    right = data.metadata("voxel_x")[voxels] >= 0
-    order = voxels[np.argsort(right, kind="stable")]
-    if not len(voxels) or not np.isfinite(data.dataset[:, voxels]).all():
-        what = "at least one voxel" if not len(voxels) else "finite responses"
-        got = f"{len(voxels)} voxels" + (", some undefined" if len(voxels) else "")
-        raise DataError(
-            message(f"{what} in {Path(path).name}", got, "set VoxelData to 0 for the others")
-        )
-    numbers, types = data.select(label), data.select("DataType")
-    if numbers.shape[1] != 1 or types.shape[1] != 1:
-        raise DataError(
-            message(
-                f"one column each for {label!r} and 'DataType'",
-                f"{numbers.shape[1]}, {types.shape[1]}",
-                "check `label`",
-            )
-        )
-    names = np.asarray(
-        [stimulus_name(float(n)) if n > 0 else "" for n in numbers[:, 0]], dtype=object
-    )
-    shown = np.isin(types[:, 0], list(TYPES.values()))
-    if (names[shown] == "").any():
-        lost = int((names[shown] == "").sum())
-        raise DataError(
-            message("a stimulus for every presentation", f"{lost} without", "check `label`")
-        )
-    kind: dict[str, str] = {}
-    for split, value in TYPES.items():
-        for stimulus in sorted(set(names[types[:, 0] == value])):
-            if kind.setdefault(stimulus, split) != split:
-                raise DataError(
-                    message(
-                        "disjoint training and test images",
-                        f"{stimulus!r} in both",
-                        "check the column DataType",
-                    )
-                )
+    order, atlas = _voxels(data, Path(path).name)
+    names, kind = _presentations(data, label)
     ids = sorted(kind)
-    responses = np.stack(
-        [data.dataset[np.ix_(shown & (names == i), order)].mean(axis=0) for i in ids]
-    )
-    atlas = Atlas(
-        hemisphere=np.sort(right).astype(np.int8),
-        rois={r: data.metadata(f"ROI_{r}")[order] == 1 for r in data.rois},
-    )
+    responses = np.stack([data.dataset[np.ix_(names == i, order)].mean(axis=0) for i in ids])
     return Subject(
         name=name or Path(path).stem,
-        stimuli=_stimuli(ids, images, follow_links),
+        stimuli=read_by_stem("presented", ids, images, follow_links=follow_links),
         responses=responses.astype(np.float32),
         atlas=atlas,
         splits=_split(ids, kind, val_share, seed),
     )
 
 
-def _stimuli(
-    ids: Sequence[str], images: Mapping[str, str | Path] | str | Path, follow_links: bool
-) -> StimulusSet:
-    guard = (lambda path: path) if isinstance(images, Mapping) else link_guard(images, follow_links)
-    if not isinstance(images, Mapping):
-        images = {p.stem: p for p in sorted(Path(images).rglob("*")) if p.is_file()}
-    missing = [i for i in ids if i not in images]
-    if missing:
-        raise DataError(
-            message(
-                "an image file for every stimulus",
-                f"{len(missing)} missing, e.g. {missing[0]!r}",
-                "add the images",
-            )
-        )
-    return from_files(
-        "presented", [guard(images[i]) for i in ids], list(ids), np.full(len(ids), -1)
+def _voxels(data: BData, where: str) -> tuple[np.ndarray, Atlas]:
+    """Return the columns of the voxels, left before right, and their atlas."""
+    voxels = np.flatnonzero(data.metadata("VoxelData") == 1)
+    right = data.metadata("voxel_x")[voxels] >= 0
+    order = voxels[np.argsort(right, kind="stable")]
+    require(
+        len(voxels) and np.isfinite(data.dataset[:, voxels]).all(),
+        DataError,
+        f"finite responses of at least one voxel in {where}",
+        f"{len(voxels)} voxels" + (", some undefined" if len(voxels) else ""),
+        "set VoxelData to 0 for the others",
     )
+    rois = {r: data.metadata(f"ROI_{r}")[order] == 1 for r in data.rois}
+    return order, Atlas(hemisphere=np.sort(right).astype(np.int8), rois=rois)
+
+
+def _presentations(data: BData, label: str) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the stimulus of each sample, "" for imagery, and the split of each stimulus."""
+    numbers, types = data.select(label), data.select("DataType")
+    require(
+        numbers.shape[1] == 1 and types.shape[1] == 1,
+        DataError,
+        f"one column each for {label!r} and 'DataType'",
+        f"{numbers.shape[1]}, {types.shape[1]}",
+        "check `label`",
+    )
+    shown = np.isin(types[:, 0], list(TYPES.values()))
+    lost = int(np.sum(~(numbers[shown, 0] > 0)))
+    require(
+        not lost, DataError, "a stimulus for every presentation", f"{lost} without", "check `label`"
+    )
+    names = np.full(len(shown), "", dtype=object)
+    names[shown] = [stimulus_name(float(n)) for n in numbers[shown, 0]]
+    kind: dict[str, str] = {}
+    for split, value in TYPES.items():
+        for stimulus in sorted(set(names[types[:, 0] == value])):
+            require(
+                kind.setdefault(stimulus, split) == split,
+                DataError,
+                "disjoint training and test images",
+                f"{stimulus!r} in both",
+                "check the column DataType",
+            )
+    return names, kind
 
 
 def read_plain(
@@ -294,7 +303,8 @@ def read_plain(
     Returns
     -------
     Subject
-        One ROI, "VC", with everything.
+        Responses of shape (n_images, n_features), float32, training images before test images. All
+        features form one ROI, "VC", of the left hemisphere.
 
     Raises
     ------
@@ -306,42 +316,23 @@ def read_plain(
         ("train", responses, images),
         ("test", test_responses, test_images),
     ):
-        if array is None:
-            continue
-        values = load_npy(array)
-        listed = [
-            Path(str(p)) for p in (load_npy(listed) if isinstance(listed, (str, Path)) else listed)
-        ]
-        if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != len(listed):
-            raise DataError(
-                message(
-                    f"numeric responses of shape ({len(listed)}, n_features) in {Path(array).name}",
-                    f"{values.dtype} {values.shape}",
-                    "list one image per row",
-                )
-            )
-        if not np.isfinite(values).all():
-            raise DataError(
-                message(
-                    f"finite responses in {Path(array).name}", "NaN or infinite values", "drop them"
-                )
-            )
-        arrays.append(values.astype(np.float32))
-        paths += listed
-        kind |= {p.stem: split for p in listed}
-    ids = [p.stem for p in paths]
-    if len(set(ids)) != len(ids):
-        twice = len(ids) - len(set(ids))
-        raise DataError(
-            message("one name per image", f"{twice} repeated", "average the trials first")
-        )
-    if len({a.shape[1] for a in arrays}) != 1:
-        got = f"{arrays[1].shape[1]} and {arrays[0].shape[1]}"
-        raise DataError(
-            message(
-                "as many features in test as in training responses", got, "use one set of voxels"
-            )
-        )
+        if array is not None:
+            values, files = _plain_part(array, listed)
+            arrays.append(values)
+            paths += files
+            kind |= {path.stem: split for path in files}
+    ids = [path.stem for path in paths]
+    twice = len(ids) - len(set(ids))
+    require(
+        not twice, DataError, "one name per image", f"{twice} repeated", "average the trials first"
+    )
+    require(
+        len({a.shape[1] for a in arrays}) == 1,
+        DataError,
+        "as many features in test as in training responses",
+        f"{arrays[-1].shape[1]} and {arrays[0].shape[1]}",
+        "use one set of voxels",
+    )
     together = np.concatenate(arrays)
     v = together.shape[1]
     return Subject(
@@ -353,11 +344,41 @@ def read_plain(
     )
 
 
+def _plain_part(
+    array: str | Path, listed: Sequence[str | Path] | str | Path
+) -> tuple[np.ndarray, list[Path]]:
+    """Return the responses of one split as float32 and the image of each row."""
+    values = load_npy(array)
+    names = load_npy(listed) if isinstance(listed, (str, Path)) else listed
+    files = [Path(str(name)) for name in names]
+    require(
+        values.ndim == 2 and values.dtype.kind in "fiu" and len(values) == len(files),
+        DataError,
+        f"numeric responses of shape ({len(files)}, n_features) in {Path(array).name}",
+        f"{values.dtype} {values.shape}",
+        "list one image per row",
+    )
+    expected = f"finite responses in {Path(array).name}"
+    require(np.isfinite(values).all(), DataError, expected, "NaN or infinite values", "drop them")
+    return values.astype(np.float32), files
+
+
 IMAGES = "images"
 
 
 def subject_files(folder: str | Path) -> dict[str, Path]:
-    """Return the HDF5 files of the subjects in `folder` by name, possibly none."""
+    """Find the HDF5 files of subjects.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder that holds the files.
+
+    Returns
+    -------
+    dict of str to Path
+        Name of each subject to its file, sorted by name; empty if there is none.
+    """
     root = Path(folder).expanduser()
     return {p.stem: p for p in sorted(root.glob("*.h5"))} if root.is_dir() else {}
 
@@ -403,28 +424,21 @@ def load(
         link out of the folder.
     """
     root = Path(root).expanduser()
-    found = subject_files(root)
-    if not found:
-        raise DataError(
-            message(
-                f"a subject's .h5 file in {root.name}", "none", "put the preprocessed files there"
-            )
-        )
-    if not (root / IMAGES).is_dir():
-        raise DataError(
-            message(
-                f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
-                "none",
-                "add the images shown",
-            )
-        )
+    found = chosen_subjects(subject_files(root), subject, root.name, "a subject's .h5 file")
+    require(
+        (root / IMAGES).is_dir(),
+        DataError,
+        f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
+        "none",
+        "add the images shown",
+    )
     guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
     images = guard(root / IMAGES)
     subjects = {
         name: read_subject(
             guard(path), images, name=name, label=label, val_share=val, seed=seed, **links
         )
-        for name, path in chosen_subjects(found, subject, root.name).items()
+        for name, path in found.items()
     }
     return Study(
         name=root.resolve().name,
@@ -435,4 +449,4 @@ def load(
     )
 
 
-register_reader("kamitani", load, detect, subjects_only=True)
+register_reader("kamitani", load, detect, subjects_only=True, layout="*.h5 and images")

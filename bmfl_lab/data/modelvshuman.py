@@ -9,12 +9,15 @@ References
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.stimuli import StimulusSet, from_files
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.files import link_guard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,14 +88,13 @@ def category_wnids(imagenet_wnids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         If there are not 1000 different wnids: the places are meaningless in a part of them.
     """
     ordered = sorted(set(imagenet_wnids))
-    if len(ordered) != 1000 or len(imagenet_wnids) != 1000:
-        raise DataError(
-            message(
-                "the 1000 wnids of ImageNet-1k",
-                f"{len(ordered)} different",
-                "pass the whole list (read_wnids)",
-            )
-        )
+    require(
+        len(ordered) == 1000 and len(imagenet_wnids) == 1000,
+        DataError,
+        "the 1000 wnids of ImageNet-1k",
+        f"{len(ordered)} different",
+        "pass the whole list (read_wnids)",
+    )
     return {c: tuple(ordered[i] for i in _expand(_PLACES[c])) for c in CATEGORIES}
 
 
@@ -129,7 +131,8 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
         If there is no image, or the category of an image is not clear.
     """
     root = Path(folder)
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    left_out: Counter[str] = Counter()
+    paths = list_images(root, link_guard(root), left_out, deep=True)
     labels, ids = [], []
     for path in paths:
         parts = path.name.split("_")
@@ -139,23 +142,32 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
             (_CUE.match(path.name) or [""] * 2)[1],
         ]
         found = [c for c in options if c in CATEGORIES]
-        if not found:
-            raise DataError(
-                message(
-                    f"a category in the path of {path}",
-                    f"{options}",
-                    "keep the folders and names of the download",
-                )
-            )
+        require(
+            found,
+            DataError,
+            f"a category in the path of {path}",
+            f"{options}",
+            "keep the folders and names of the download",
+        )
         labels.append(CATEGORIES.index(found[0]))
         ids.append(str(path.relative_to(root)))
-    if not paths:
-        raise DataError(message(f"images below {root}", "none", "unpack the set there"))
-    return from_files(name, paths, ids, labels, CATEGORIES)
+    require(paths, DataError, f"images below {root}", "none", "unpack the set there")
+    return from_files(name, paths, ids, labels, CATEGORIES, left_out=left_out)
 
 
 def cue_conflict(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return shape and texture category of cue-conflict images named like ``cat3-elephant1.png``.
+    """Return the shape and the texture of cue-conflict images, from their names.
+
+    Parameters
+    ----------
+    names : sequence of str, length n
+        File names like ``cat3-elephant1.png``: the shape of a cat with the texture of an elephant.
+
+    Returns
+    -------
+    shapes : list of str, length n
+    textures : list of str, length n
+        Categories.
 
     Raises
     ------
@@ -164,10 +176,13 @@ def cue_conflict(names: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     found = [_CUE.match(Path(str(n)).name) for n in names]
     bad = [n for n, m in zip(names, found) if m is None or not {m[1], m[2]} <= set(CATEGORIES)]
-    if bad:
-        raise DataError(
-            message("names like cat3-elephant1.png", repr(bad[0]), "pass cue-conflict images")
-        )
+    require(
+        not bad,
+        DataError,
+        "names like cat3-elephant1.png",
+        f"{bad[:1]}",
+        "pass cue-conflict images",
+    )
     return [m[1] for m in found if m], [m[2] for m in found if m]
 
 
@@ -198,31 +213,39 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         if isinstance(source, (str, Path))
         else [Path(p) for p in source]
     )
-    if not files:
-        raise DataError(
-            message(
-                f"trial tables *.csv in {source}", "none", "give the folder of one set's raw data"
-            )
-        )
+    require(
+        files,
+        DataError,
+        f"trial tables *.csv in {source}",
+        "none",
+        "give the folder of one set's raw data",
+    )
     tables = []
     for path in files:
         match = _FILE.fullmatch(path.name)
-        if match is None:
-            raise DataError(
-                message("a name like sketch_subject-01_session_1.csv", path.name, "keep the names")
-            )
+        require(
+            match is not None,
+            DataError,
+            "a name like sketch_subject-01_session_1.csv",
+            path.name,
+            "keep the names",
+        )
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if tuple(table.columns) != COLUMNS:
-            raise DataError(
-                message(
-                    f"columns {COLUMNS} in {path}", f"{tuple(table.columns)}", "keep the columns"
-                )
-            )
+        require(
+            tuple(table.columns) == COLUMNS,
+            DataError,
+            f"columns {COLUMNS} in {path}",
+            f"{tuple(table.columns)}",
+            "keep the columns",
+        )
         strange = sorted(set(table["category"]) - set(CATEGORIES))
-        if strange:
-            raise DataError(
-                message(f"the 16 categories in {path}", f"{strange[:3]}", "check the file")
-            )
+        require(
+            not strange,
+            DataError,
+            f"the 16 categories in {path}",
+            f"{strange[:3]}",
+            "check the file",
+        )
         tables.append(table.assign(set=match["set"], observer=match["observer"]))
     trials = pd.concat(tables, ignore_index=True)
     trials["human"] = trials["observer"].str.startswith("subject-")

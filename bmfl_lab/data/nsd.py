@@ -12,23 +12,23 @@ References
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data.atlas import HEMISPHERES, Atlas
-from bmfl_lab.data.responses import Subject, check_nan_policy
+from bmfl_lab.data.atlas import Atlas, count_per_hemisphere
+from bmfl_lab.data.containers import load_image, load_mat, open_hdf5
+from bmfl_lab.data.responses import Subject, check_finite, check_nan_policy
 from bmfl_lab.data.splits import nsd_id, split_by_id, stim_info_number, stim_info_rows
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.files import atomic_path, link_guard, load_npy, sha256_bytes
+from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.files import Guard, existing_file, link_guard, load_npy, save_npy, sha256_bytes
 
 TRIALS_PER_SESSION = 750
 BETA_SCALE = 300.0
@@ -55,40 +55,50 @@ class Design:
     shared: np.ndarray
 
     def trials(self, subject: int) -> np.ndarray:
-        """Return the 0-based image number of each trial of a subject (1..8)."""
+        """Return the image that a subject saw in each trial.
+
+        Parameters
+        ----------
+        subject : int
+            1 to 8.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_trials,)
+            Number of the image among all of NSD's, counted from 0; 30,000 trials in the published
+            design.
+        """
         return self.images[subject - 1, self.ordering - 1] - 1
 
     def shared_ids(self) -> tuple[str, ...]:
-        """Return the ids of the shared images."""
+        """Return the stimulus ids of the images that every subject was to see.
+
+        Returns
+        -------
+        tuple of str, length n_shared
+            1,000 ids ("nsd-02950") in the published design.
+        """
         return tuple(nsd_id(i - 1) for i in self.shared)
 
 
-def _existing(path: str | Path, what: str) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(message(what, f"nothing at {path}", "check the path and the download"))
-    return path
-
-
 def read_design(path: str | Path) -> Design:
-    """Read ``nsd_expdesign.mat``.
+    """Read which image NSD showed in which trial, from ``nsd_expdesign.mat``.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Design
 
     Raises
     ------
     DataError
-        If a variable is missing or its numbers lie outside their range; names the variable.
+        If a variable is missing or its numbers lie outside their range; the message names it.
     """
-    import scipy.io
-
-    path = _existing(path, "nsd_expdesign.mat")
-    try:
-        found = scipy.io.loadmat(
-            str(path), variable_names=["masterordering", "subjectim", "sharedix"]
-        )
-    except Exception as error:  # scipy raises many kinds on damaged files
-        raise DataError(
-            message(f"a MATLAB file {path}", f"{type(error).__name__}: {error}", _REDO)
-        ) from error
+    found = load_mat(path, ("masterordering", "subjectim", "sharedix"))
     arrays = {}
     for name in ("masterordering", "subjectim", "sharedix"):
         values = np.asarray(found.get(name, np.empty((0, 0))))
@@ -98,26 +108,44 @@ def read_design(path: str | Path) -> Design:
             and values.size
             and np.array_equal(values, np.rint(values))
         )
-        if not whole or values.min() < 1:
-            raise DataError(
-                message(f"{path}:{name}, numbers from 1", f"{values.dtype} {values.shape}", _REDO)
-            )
+        require(
+            whole and values.min() >= 1,
+            DataError,
+            f"{path}:{name}, numbers from 1",
+            f"{values.dtype} {values.shape}",
+            _REDO,
+        )
         arrays[name] = values.astype(np.int64)
     ordering, images = arrays["masterordering"].ravel(), arrays["subjectim"]
-    if ordering.max() > images.shape[1]:
-        raise DataError(
-            message(f"{path}:masterordering up to {images.shape[1]}", f"{ordering.max()}", _REDO)
-        )
+    require(
+        ordering.max() <= images.shape[1],
+        DataError,
+        f"{path}:masterordering up to {images.shape[1]}",
+        f"{ordering.max()}",
+        _REDO,
+    )
     return Design(ordering, images, arrays["sharedix"].ravel())
 
 
 def read_stim_info_trials(path: str | Path, subject: int) -> dict[int, int]:
-    """Return {1-based trial: 0-based image number} of a subject from ``nsd_stim_info_merged.csv``.
+    """Read which image NSD's table lists for each trial of a subject.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``nsd_stim_info_merged.csv``.
+    subject : int
+        1 to 8.
+
+    Returns
+    -------
+    dict of int to int
+        Number of the trial, counted from 1, to number of the image, counted from 0.
 
     Raises
     ------
     DataError
-        If the file is damaged, a column is missing or a trial shows two images.
+        If the file is damaged, a column is missing, or the table lists two images for a trial.
     """
     columns = [f"subject{subject}_rep{r}" for r in range(3)]
     trials: dict[int, int] = {}
@@ -147,48 +175,56 @@ def check_trials(design: Design, trials: dict[int, int], subject: int) -> None:
     """
     listed = design.trials(subject)
     wrong = [t for t, image in sorted(trials.items()) if t > len(listed) or listed[t - 1] != image]
-    if wrong:
-        raise DataError(
-            message(
-                "the same image in nsd_expdesign.mat and nsd_stim_info_merged.csv "
-                f"for subject {subject}",
-                f"{len(wrong)} trials that differ, first trial {wrong[0]}",
-                "use both files of one NSD release",
-            )
-        )
+    require(
+        not wrong,
+        DataError,
+        f"the same image in nsd_expdesign.mat and nsd_stim_info_merged.csv for subject {subject}",
+        f"{len(wrong)} trials that differ, first trial {wrong[:1]}",
+        "use both files of one NSD release",
+    )
 
 
 def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> StimulusSet:
-    """Return images of ``nsd_stimuli.hdf5``, read one at a time.
+    """Return images of ``nsd_stimuli.hdf5``, each of which is read when it is needed.
 
     Parameters
     ----------
-    numbers : sequence of int
-        0-based image numbers.
+    path : str or Path
+        The file.
+    numbers : sequence of int, length n
+        Numbers of the images, counted from 0.
+
+    Returns
+    -------
+    StimulusSet
+        n unlabelled images of shape (425, 425, 3) in the published data, with the ids "nsd-00013".
 
     Raises
     ------
     DataError
-        If ``/imgBrick`` is missing or is not uint8 (n, height, width, 3), or a number is out of
+        If ``/imgBrick`` is missing or is not uint8 (n_all, height, width, 3), or a number is out of
         range.
     """
-    path = _existing(path, "nsd_stimuli.hdf5")
+    path = Path(path)
     numbers = np.asarray(numbers, np.int64)
     with open_hdf5(path) as stream:
         brick = stream.get("imgBrick")
         shape, dtype = getattr(brick, "shape", None), getattr(brick, "dtype", None)
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
-        raise DataError(
-            message(f"{path}:/imgBrick, uint8 (73000, 425, 425, 3)", f"{dtype} {shape}", _REDO)
-        )
-    if len(numbers) and (numbers.min() < 0 or numbers.max() >= shape[0]):
-        raise DataError(
-            message(
-                f"0-based numbers 0..{shape[0] - 1}",
-                f"{numbers.min()}..{numbers.max()}",
-                "subtract 1 from 73k ids",
-            )
-        )
+    require(
+        dtype == np.uint8 and len(shape) == 4 and shape[3] == 3,
+        DataError,
+        f"{path}:/imgBrick, uint8 (73000, 425, 425, 3)",
+        f"{dtype} {shape}",
+        _REDO,
+    )
+    outside = numbers[(numbers < 0) | (numbers >= shape[0])]
+    require(
+        not len(outside),
+        DataError,
+        f"0-based numbers 0..{shape[0] - 1}",
+        f"{outside[:3].tolist()}",
+        "subtract 1 from 73k ids",
+    )
 
     def read(i: int) -> np.ndarray:
         with open_hdf5(path) as opened:
@@ -203,35 +239,6 @@ def open_stimuli(path: str | Path, numbers: Sequence[int] | np.ndarray) -> Stimu
         ),
         labels=np.full(len(numbers), -1),
     )
-
-
-def open_hdf5(path: Path):
-    """Open an HDF5 file for reading; damage becomes a `DataError`."""
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(message(f"an HDF5 file {path}", str(error), _REDO)) from error
-
-
-def load_image(path: str | Path, what: str) -> np.ndarray:
-    """Return the data of a NIfTI or MGH file as stored, without scaling by us.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or damaged.
-    """
-    import nibabel
-
-    path = _existing(path, what)
-    try:
-        return np.asanyarray(nibabel.load(str(path)).dataobj)
-    except Exception as error:  # nibabel, zlib and NumPy raise many kinds on damaged files
-        raise DataError(
-            message(f"{what} in {path}", f"{type(error).__name__}: {error}", _REDO)
-        ) from error
 
 
 def surface_betas(path: str | Path) -> np.ndarray:
@@ -252,15 +259,18 @@ def surface_betas(path: str | Path) -> np.ndarray:
         If the file does not hold (n_vertices, 1, 1, n_trials).
     """
     data = load_image(path, "surface betas (.mgh)")
-    if data.ndim != 4 or data.shape[1:3] != (1, 1):
-        raise DataError(
-            message(f"(n_vertices, 1, 1, n_trials) in {path}", f"shape {data.shape}", _REDO)
-        )
+    require(
+        data.ndim == 4 and data.shape[1:3] == (1, 1),
+        DataError,
+        f"(n_vertices, 1, 1, n_trials) in {path}",
+        f"shape {data.shape}",
+        _REDO,
+    )
     return np.asarray(data[:, 0, 0, :], np.float32)
 
 
 def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
-    """Return a session's betas inside a mask, float32 (n_voxels, n_trials), percent signal change.
+    """Return the betas of a session inside a mask, in percent signal change.
 
     Parameters
     ----------
@@ -270,40 +280,46 @@ def volume_betas(path: str | Path, mask: np.ndarray) -> np.ndarray:
     mask : ndarray of bool, shape (X, Y, Z)
         Voxels to read; order of the result is that of ``np.argwhere(mask)``.
 
+    Returns
+    -------
+    ndarray of float32, shape (n_voxels, n_trials)
+
     Raises
     ------
     DataError
         If the dataset is missing, is not int16, or has another grid than the mask.
     """
-    path = _existing(path, "volume betas")
+    path = existing_file(path, "volume betas")
     if path.suffix == ".hdf5":
         with open_hdf5(path) as stream:
             betas = stream.get("betas")
-            if betas is None or getattr(betas, "ndim", 0) != 4:
-                raise DataError(message(f"{path}:/betas with four axes", f"{list(stream)}", _REDO))
+            require(
+                betas is not None and getattr(betas, "ndim", 0) == 4,
+                DataError,
+                f"{path}:/betas with four axes",
+                f"{list(stream)}",
+                _REDO,
+            )
             _check_grid(betas.dtype, betas.shape[:0:-1], mask, f"{path}:/betas")
-            planes = [betas[:, z][:, mask[:, :, z].T] for z in range(mask.shape[2])]
-            # planes are ordered z, y, x; the mask's order is x, y, z
-            x, y, z = np.nonzero(mask)
-            order = np.empty(len(x), np.int64)
-            order[np.lexsort((x, y, z))] = np.arange(len(x))
-            return np.concatenate(planes, 1).T[order].astype(np.float32) / np.float32(BETA_SCALE)
+            place = np.nonzero(mask)[2]
+            inside = np.empty((len(place), len(betas)), np.float32)
+            for z in range(mask.shape[2]):
+                inside[place == z] = betas[:, z].T[mask[:, :, z]]
+            return inside / np.float32(BETA_SCALE)
     data = load_image(path, "volume betas")
-    if data.ndim != 4:
-        raise DataError(message(f"four axes in {path}", f"shape {data.shape}", _REDO))
+    require(data.ndim == 4, DataError, f"four axes in {path}", f"shape {data.shape}", _REDO)
     _check_grid(data.dtype, data.shape[:3], mask, str(path))
     return data[mask].astype(np.float32) / np.float32(BETA_SCALE)
 
 
 def _check_grid(dtype: np.dtype, grid: tuple[int, ...], mask: np.ndarray, where: str) -> None:
-    if np.dtype(dtype) != np.int16 or tuple(grid) != mask.shape:
-        raise DataError(
-            message(
-                f"int16 betas on the grid {mask.shape} of the mask in {where}",
-                f"{dtype} on {tuple(grid)}",
-                _REDO,
-            )
-        )
+    require(
+        np.dtype(dtype) == np.int16 and tuple(grid) == mask.shape,
+        DataError,
+        f"int16 betas on the grid {mask.shape} of the mask in {where}",
+        f"{dtype} on {tuple(grid)}",
+        _REDO,
+    )
 
 
 def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[int, str]]:
@@ -322,25 +338,28 @@ def read_labels(path: str | Path, table: str | Path) -> tuple[np.ndarray, dict[i
         If labels are no whole numbers or lack a name; lists them.
     """
     labels = np.squeeze(load_image(path, "ROI labels"))
-    if not np.array_equal(labels, np.rint(labels)):
-        raise DataError(
-            message(f"whole-number labels in {path}", f"{labels.dtype} fractions", _REDO)
-        )
+    require(
+        np.array_equal(labels, np.rint(labels)),
+        DataError,
+        f"whole-number labels in {path}",
+        f"{labels.dtype} fractions",
+        _REDO,
+    )
     labels = labels.astype(np.int64)
     names: dict[int, str] = {}
-    for line in (
-        _existing(table, "a colour table (.ctab)")
-        .read_text(encoding="utf-8", errors="replace")
-        .splitlines()
-    ):
+    table = existing_file(table, "a colour table (.ctab)")
+    for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
         fields = line.split()
         if len(fields) >= 2 and fields[0].isdigit() and int(fields[0]) > 0:
             names[int(fields[0])] = fields[1]
     unnamed = sorted(set(np.unique(labels[labels > 0]).tolist()) - set(names))
-    if unnamed:
-        raise DataError(
-            message(f"a name in {table} for each label of {path}", f"none for {unnamed}", _REDO)
-        )
+    require(
+        not unnamed,
+        DataError,
+        f"a name in {table} for each label of {path}",
+        f"none for {unnamed}",
+        _REDO,
+    )
     return labels, names
 
 
@@ -365,14 +384,13 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     arXiv:2301.03198.
     """
     repeats = np.asarray(repeats, np.float64)
-    if not repeats.size or repeats.min() < 1:
-        raise DataError(
-            message(
-                "at least one repeat of each stimulus",
-                f"{repeats.tolist()[:5]}",
-                "leave out unseen images",
-            )
-        )
+    require(
+        repeats.size and repeats.min() >= 1,
+        DataError,
+        "at least one repeat of each stimulus",
+        f"{repeats[:5].tolist()}",
+        "leave out unseen images",
+    )
     noise = float(np.mean(1.0 / repeats))
     s = np.asarray(ncsnr, np.float64)
     defined = np.isfinite(s) & (s > 0)
@@ -381,7 +399,6 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
 
 
 SIDES = ("lh", "rh")
-Guard = Callable[[Path], Path]
 
 
 @dataclass(frozen=True)
@@ -448,14 +465,13 @@ def _to_fsaverage(transforms: Path, sizes: list[int], guard: Guard) -> list[np.n
     found = []
     for path, size in zip(paths, sizes):
         values = np.ravel(load_image(guard(path), "the transform to fsaverage"))
-        if values.size != size or not np.array_equal(values, np.rint(values)) or values.min() < 1:
-            raise DataError(
-                message(
-                    f"{size} vertex numbers from 1 in {path}",
-                    f"{values.size} values, smallest {values.min()}",
-                    "download the file again from NSD",
-                )
-            )
+        require(
+            values.size == size and np.array_equal(values, np.rint(values)) and values.min() >= 1,
+            DataError,
+            f"{size} vertex numbers from 1 in {path}",
+            f"{values.size} values, smallest {values.min()}",
+            "download the file again from NSD",
+        )
         found.append(values.astype(np.int64) - 1)  # NSD counts from 1
     return found
 
@@ -466,15 +482,14 @@ def _on_mesh(maps: list[np.ndarray], sources: list[np.ndarray], where: Path) -> 
     The rule is that of NSD's own tool, nsdcode.
     """
     for own, source in zip(maps, sources):
-        if source.max() >= own.size:
-            raise DataError(
-                message(
-                    f"labels of at least {source.max() + 1} vertices, "
-                    f"to which white-to-fsaverage refers, in {where}",
-                    f"{own.size}",
-                    "use labels and transforms of one subject",
-                )
-            )
+        require(
+            source.max() < own.size,
+            DataError,
+            f"labels of at least {source.max() + 1} vertices, "
+            f"to which white-to-fsaverage refers, in {where}",
+            f"{own.size}",
+            "use labels and transforms of one subject",
+        )
     return [own.ravel()[source] for own, source in zip(maps, sources)]
 
 
@@ -509,15 +524,14 @@ def _surface(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard:
             if sources is None:
                 return None
             maps = _on_mesh(maps, sources, where)
-        if [m.size for m in maps] != sizes:
-            raise DataError(
-                message(
-                    f"labels of {sizes} vertices, the mesh of the betas, in {where}",
-                    f"{[m.size for m in maps]}",
-                    "put labels on fsaverage there, "
-                    "and those of the subject's own surface into its own folder",
-                )
-            )
+        require(
+            [m.size for m in maps] == sizes,
+            DataError,
+            f"labels of {sizes} vertices, the mesh of the betas, in {where}",
+            f"{[m.size for m in maps]}",
+            "put labels on fsaverage there, "
+            "and those of the subject's own surface into its own folder",
+        )
         return np.concatenate([m.ravel()[i] for m, i in zip(maps, index)])
 
     rois, missing, elsewhere = _rois(folders, "{side}.{kind}.mgz", kinds, flat, guard)
@@ -545,12 +559,13 @@ def _surface_reader(
         for side, chosen, size in zip(SIDES, index, sizes):
             path = betas / f"{side}.betas_session{session:02d}.mgh"
             data = surface_betas(guard(path))
-            if len(data) != size:
-                raise DataError(
-                    message(
-                        f"{size} vertices in {path}", f"{len(data)}", "use betas in fsaverage space"
-                    )
-                )
+            require(
+                len(data) == size,
+                DataError,
+                f"{size} vertices in {path}",
+                f"{len(data)}",
+                "use betas in fsaverage space",
+            )
             parts.append(data[chosen])
             del data
         return np.concatenate(parts)
@@ -565,11 +580,13 @@ def _surface_ncsnr(
     if not all(p.is_file() for p in paths):
         return None
     maps = [np.ravel(load_image(guard(p), "ncsnr")) for p in paths]
-    if [len(m) for m in maps] != sizes:
-        got = f"{[len(m) for m in maps]}"
-        raise DataError(
-            message(f"ncsnr of {sizes} vertices in {betas}", got, "use the maps in fsaverage space")
-        )
+    require(
+        [len(m) for m in maps] == sizes,
+        DataError,
+        f"ncsnr of {sizes} vertices in {betas}",
+        f"{[len(m) for m in maps]}",
+        "use the maps in fsaverage space",
+    )
     return np.concatenate([m[i] for m, i in zip(maps, index)])
 
 
@@ -584,23 +601,24 @@ def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
     folder = root / f"nsddata/ppdata/subj{subject:02d}/func1pt8mm/roi"
     names = [folder / f"{s}.nsdgeneral.nii.gz" for s in SIDES]
     masks = [load_image(guard(p), "the nsdgeneral mask") > 0 for p in names]
-    if masks[0].shape != masks[1].shape or np.any(masks[0] & masks[1]):
-        got = (
-            "voxels in both"
-            if masks[0].shape == masks[1].shape
-            else f"grids {masks[0].shape}, {masks[1].shape}"
-        )
-        raise DataError(
-            message("disjoint left and right masks of one grid", got, "download the masks again")
-        )
+    grids = [m.shape for m in masks]
+    require(
+        grids[0] == grids[1] and not np.any(masks[0] & masks[1]),
+        DataError,
+        "disjoint left and right masks of one grid",
+        "voxels in both" if grids[0] == grids[1] else f"grids {grids[0]}, {grids[1]}",
+        "download the masks again",
+    )
     both = masks[0] | masks[1]
 
     def flat(maps: list[np.ndarray], where: Path) -> np.ndarray:
-        if any(m.shape != both.shape for m in maps):
-            got = f"{[m.shape for m in maps]}"
-            raise DataError(
-                message(f"labels on the grid {both.shape} in {where}", got, "use func1pt8mm")
-            )
+        require(
+            all(m.shape == both.shape for m in maps),
+            DataError,
+            f"labels on the grid {both.shape} in {where}",
+            f"{[m.shape for m in maps]}",
+            "use func1pt8mm",
+        )
         return np.concatenate([m[k] for m, k in zip(maps, masks)])
 
     tables = root / f"nsddata/freesurfer/subj{subject:02d}/label"
@@ -612,19 +630,17 @@ def _volume(root: Path, betas: Path, subject: int, kinds: Sequence[str], guard: 
         values, right = volume_betas(guard(path), both), masks[1][both]
         return np.concatenate([values[~right], values[right]])
 
-    noise = betas / "ncsnr.nii.gz"
-    ncsnr = load_image(guard(noise), "ncsnr") if noise.is_file() else None
-    if ncsnr is not None and ncsnr.shape != both.shape:
-        raise DataError(
-            message(
-                f"ncsnr on the grid {both.shape}", f"{ncsnr.shape}", "use the map in func1pt8mm"
-            )
-        )
+    noise, ncsnr = betas / "ncsnr.nii.gz", None
+    if noise.is_file():
+        grid = load_image(guard(noise), "ncsnr")
+        expected = f"ncsnr on the grid {both.shape}"
+        require(grid.shape == both.shape, DataError, expected, grid.shape, "use func1pt8mm")
+        ncsnr = np.concatenate([grid[m] for m in masks])
     hemisphere = np.repeat(np.arange(2, dtype=np.int8), [int(m.sum()) for m in masks])
     return Space(
         atlas=Atlas(hemisphere, rois),
         read=read,
-        ncsnr=None if ncsnr is None else np.concatenate([ncsnr[m] for m in masks]),
+        ncsnr=ncsnr,
         missing=missing,
         native_only=[],
     )
@@ -680,8 +696,9 @@ def read_subject(
     Returns
     -------
     Subject
-        Betas z-scored per vertex within each session, then averaged over repeats; the shared images
-        are the test split; vertices of the ``nsdgeneral`` mask. The noise ceiling counts the
+        Responses of shape (n_stimuli, n_vertices), float32, for the vertices or voxels of the
+        ``nsdgeneral`` mask: betas z-scored per vertex within each session, then averaged over the
+        repeats of an image. The shared images are the test split. The noise ceiling counts the
         repeats of the test images, which are those that are scored.
 
     Raises
@@ -716,9 +733,7 @@ def read_subject(
         "sessions": sessions,
         "repeats_used": _tally(counts),
         "nan_policy": nan_policy,
-        "dropped_vertices": {
-            name: int(np.sum(~keep & (side == k))) for k, name in enumerate(HEMISPHERES)
-        },
+        "dropped_vertices": count_per_hemisphere(~keep, side),
         "constant_vertices": int(np.sum(constant)),
         "missing_classes": [*place.missing, *place.native_only],
         "native_only_classes": place.native_only,
@@ -738,14 +753,13 @@ def read_subject(
 
 
 def _check_options(space: str, subject: int, nan_policy: str) -> None:
-    if space not in SPACES or subject not in range(1, 9):
-        raise ConfigError(
-            message(
-                f"a space among {tuple(SPACES)}, subject 1..8",
-                f"{space!r}, {subject!r}",
-                "choose from these",
-            )
-        )
+    require(
+        space in SPACES and subject in range(1, 9),
+        ConfigError,
+        f"a space among {tuple(SPACES)}, subject 1..8",
+        f"{space!r}, {subject!r}",
+        "choose from these",
+    )
     check_nan_policy(nan_policy)
 
 
@@ -783,10 +797,7 @@ def _sessions(betas: Path) -> list[int]:
     found = sorted(
         {int(p.name.split("session")[1][:2]) for p in betas.glob("*betas_session[0-9][0-9].*")}
     )
-    if not found:
-        raise DataError(
-            message(f"beta files in {betas}", "none", "check the path and the download")
-        )
+    require(found, DataError, f"beta files in {betas}", "none", "check the path and the download")
     return found
 
 
@@ -836,15 +847,13 @@ def _average(
     repeats = np.full((len(numbers), 3, n_vertices), np.nan, np.float32) if keep_repeats else None
     for session in sessions:
         betas = read(session)
-        if betas.shape != (n_vertices, len(used[session])):
-            raise DataError(
-                message(
-                    f"({n_vertices}, {len(used[session])}) betas, vertices x trials, "
-                    f"in session {session}",
-                    f"shape {betas.shape}",
-                    "download the session again",
-                )
-            )
+        require(
+            betas.shape == (n_vertices, len(used[session])),
+            DataError,
+            f"({n_vertices}, {len(used[session])}) betas, vertices x trials, in session {session}",
+            f"shape {betas.shape}",
+            "download the session again",
+        )
         keep &= _finite(betas, session, hemisphere, nan_policy)
         betas, still = zscore_session(betas)
         constant |= still
@@ -856,12 +865,13 @@ def _average(
             counts[row] += 1
         del betas
     sums /= counts[:, None].astype(np.float32)
-    if not keep.any():
-        raise DataError(
-            message(
-                "at least one vertex that is finite in every session", "none", "read other sessions"
-            )
-        )
+    require(
+        keep.any(),
+        DataError,
+        "at least one vertex that is finite in every session",
+        "none",
+        "read other sessions",
+    )
     if not keep.all():
         sums, constant = sums[:, keep], constant[keep]
         repeats = None if repeats is None else repeats[:, :, keep]
@@ -876,21 +886,26 @@ def _finite(betas: np.ndarray, session: int, hemisphere: np.ndarray, policy: str
         suspect = ~np.isfinite(betas.sum(1, dtype=np.float64))
     finite = ~suspect
     finite[suspect] = np.isfinite(betas[suspect]).all(1)
-    if not finite.all() and policy == "refuse":
-        counts = [int(np.sum(~finite & (hemisphere == k))) for k in (0, 1)]
-        raise DataError(
-            message(
-                f"finite betas in session {session}",
-                f"NaN or infinity in {counts[0]} left and {counts[1]} right vertices",
-                "pass nan_policy='drop' to leave these vertices out",
-            )
-        )
+    check_finite(finite, hemisphere, policy, f"finite betas in session {session}")
     betas[~finite] = 0
     return finite
 
 
 def subject_numbers(root: str | Path, space: str = "fsaverage") -> dict[str, int]:
-    """Return name and number of the subjects whose betas lie under `root`, possibly none."""
+    """Find the subjects whose betas are there.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder that holds ``nsddata_betas``.
+    space : {"fsaverage", "func1pt8mm"}, default "fsaverage"
+        Space of the betas.
+
+    Returns
+    -------
+    dict of str to int
+        Name ("subj01") to number of each subject; empty if there is none.
+    """
     base = Path(root).expanduser() / "nsddata_betas/ppdata"
     return {
         f"subj{n:02d}": n for n in range(1, 9) if (base / f"subj{n:02d}" / space / BETAS).is_dir()
@@ -937,26 +952,13 @@ def load(
     DataError
         If there is no subject, none of that name, or its files are damaged.
     """
-    found = subject_numbers(root, space)
-    if not found:
-        wanted = f"nsddata_betas/ppdata/subj01/{space}/{BETAS} or another subject's"
-        raise DataError(
-            message(
-                wanted,
-                f"none in {root}",
-                "download the betas of a subject, or choose the other space",
-            )
-        )
-    options = {
-        "space": space,
-        "seed": seed,
-        "val": val,
-        "nan_policy": nan_policy,
-        "follow_links": follow_links,
-    }
-    chosen = chosen_subjects(found, subject, root)
+    wanted = f"nsddata_betas/ppdata/subj01/{space}/{BETAS} or another subject's"
+    chosen = chosen_subjects(subject_numbers(root, space), subject, root, wanted)
+    options = {"val": val, "seed": seed, "follow_links": follow_links}
     subjects = {
-        name: _mapped(read_subject(root, number, **options), cache)
+        name: _mapped(
+            read_subject(root, number, space=space, nan_policy=nan_policy, **options), cache
+        )
         for name, number in chosen.items()
     }
     return Study(
@@ -973,9 +975,8 @@ def _mapped(subject: Subject, cache: str | Path | None) -> Subject:
     if cache is None:
         return subject
     path = Path(cache).expanduser() / f"{subject.name}.npy"
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, subject.responses, allow_pickle=False)
-    return dataclasses.replace(subject, responses=load_npy(path, mmap=True))
+    save_npy(path, subject.responses)
+    return replace(subject, responses=load_npy(path, mmap=True))
 
 
-register_reader("nsd", load, detect, subjects_only=True)
+register_reader("nsd", load, detect, subjects_only=True, layout="nsddata and nsddata_betas")

@@ -10,7 +10,7 @@ import numpy as np
 
 from bmfl_lab.data.class_folders import class_folders, head_columns, read_class_folders, read_wnids
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message, nearest
+from bmfl_lab.errors import DataError, message, require, require_known
 
 
 @dataclass(frozen=True)
@@ -189,31 +189,24 @@ def check_indices(name: str, wnids: Sequence[str], imagenet_wnids: Sequence[str]
     info = SETS[name]
     if info.index_sum is None:
         return
-    if len(imagenet_wnids) != 1000:
-        raise DataError(
-            message(
-                f"the 1000 wnids of ImageNet to check the classes of {info.title} by",
-                str(len(imagenet_wnids)),
-                "give all of them, or pass partial=True for a declared part of the classes",
-            )
-        )
+    require(
+        len(imagenet_wnids) == 1000,
+        DataError,
+        f"the 1000 wnids of ImageNet to check the classes of {info.title} by",
+        len(imagenet_wnids),
+        "give all of them, or pass partial=True for a declared part of the classes",
+    )
     index = np.sort(head_columns(wnids, sorted(imagenet_wnids)))
-    if (
-        len(index) == info.n_classes
-        and index.sum() == info.index_sum
-        and tuple(index[:5]) == info.first_indices
-    ):
-        return
-    alike = [s.title for s in SETS.values() if s.index_sum == index.sum()]
-    raise DataError(
-        message(
-            f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, "
-            f"first {info.first_indices}",
-            f"{len(index)} classes, sum {int(index.sum())}, "
-            f"first {tuple(int(i) for i in index[:5])}"
-            + (f", which is {alike[0]}" if alike else ""),
-            "give the folder of that set and the 1000 wnids of ImageNet",
-        )
+    found = len(index), int(index.sum()), tuple(index[:5].tolist())
+    alike = [s.title for s in SETS.values() if s.index_sum == found[1]]
+    require(
+        found == (info.n_classes, info.index_sum, info.first_indices),
+        DataError,
+        f"the {info.n_classes} classes of {info.title}: index sum {info.index_sum}, "
+        f"first {info.first_indices}",
+        f"{found[0]} classes, sum {found[1]}, first {found[2]}"
+        + (f", which is {alike[0]}" if alike else ""),
+        "give the folder of that set and the 1000 wnids of ImageNet",
     )
 
 
@@ -244,6 +237,12 @@ def read_ood_set(
     follow_links : bool, default False
         Allow files that are links to somewhere outside the folder.
 
+    Returns
+    -------
+    OODSet
+        One stimulus per image, with labels of shape (n_images,), and the column of the head for
+        each of the n_classes classes.
+
     Raises
     ------
     DataError
@@ -251,23 +250,21 @@ def read_ood_set(
         leads out.
     """
     readable = ("imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
-    if name not in readable:
-        raise DataError(message(f"one of {readable}", repr(name), nearest(name, readable)))
-    everything, links = read_wnids(imagenet_wnids), {"follow_links": follow_links}
-    if name == "imagenet-v2":
-        folder_of = {w: str(i) for i, w in enumerate(everything)}
-        stimuli = read_class_folders(
-            name, folder, everything, partial=partial, folder_of=folder_of, **links
-        )
-        classes = everything
-    elif SETS[name].n_classes < 1000:
-        classes = read_wnids(folder)
-        if not partial:
-            check_indices(name, classes, everything)
-        stimuli = read_class_folders(name, folder, classes, **links)
-    else:
-        classes = everything
-        stimuli = read_class_folders(name, folder, classes, partial=partial, **links)
+    require_known(name, readable, DataError, f"one of {readable}")
+    everything = read_wnids(imagenet_wnids)
+    some = SETS[name].n_classes < 1000
+    classes = read_wnids(folder) if some else everything
+    if some and not partial:
+        check_indices(name, classes, everything)
+    by_index = {wnid: str(i) for i, wnid in enumerate(everything)}
+    stimuli = read_class_folders(
+        name,
+        folder,
+        classes,
+        partial=partial,
+        folder_of=by_index if name == "imagenet-v2" else None,
+        follow_links=follow_links,
+    )
     return OODSet(
         stimuli, classes, head_columns(classes, everything if head_wnids is None else head_wnids)
     )
@@ -294,7 +291,27 @@ def read_imagenet_c(
     partial: bool = False,
     follow_links: bool = False,
 ) -> StimulusSet:
-    """Read one corruption and severity of ImageNet-C; labels index the sorted wnids.
+    """Read one corruption of ImageNet-C at one severity.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of ImageNet-C.
+    corruption : str
+        Name of the corruption ("fog").
+    severity : int
+        1 to 5.
+    wnids : sequence of str, or a source for `read_wnids`
+        The classes; labels index them in sorted order.
+    partial : bool, default False
+        Accept images of some of the classes only.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    StimulusSet
+        One stimulus per image, 50,000 in the published set, with labels of shape (n_images,).
 
     Raises
     ------
@@ -334,14 +351,13 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
         If there are fewer than two domains, or their class folders differ.
     """
     domains = class_folders(folder)
-    if len(domains) < 2:
-        raise DataError(
-            message(
-                f"at least two domain folders in {folder}",
-                f"{domains}",
-                "give the folder above them",
-            )
-        )
+    require(
+        len(domains) >= 2,
+        DataError,
+        f"at least two domain folders in {folder}",
+        f"{domains}",
+        "give the folder above them",
+    )
     classes = class_folders(Path(folder) / domains[0])
     return {d: read_class_folders(d, Path(folder) / d, classes) for d in domains}
 
@@ -373,14 +389,13 @@ def group_columns(
     owner: dict[str, str] = {}
     for name, wnids in table.items():
         for w in wnids:
-            if owner.setdefault(w, name) != name:
-                raise DataError(
-                    message(
-                        "each wnid under one class",
-                        f"{w} under {owner[w]!r} and {name!r}",
-                        "correct the table",
-                    )
-                )
+            require(
+                owner.setdefault(w, name) == name,
+                DataError,
+                "each wnid under one class",
+                f"{w} under {owner[w]!r} and {name!r}",
+                "correct the table",
+            )
     where = {w: i for i, w in enumerate(head_wnids)}
     columns = {
         n: np.asarray([where[w] for w in ws if w in where], dtype=np.int64)

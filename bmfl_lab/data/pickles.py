@@ -23,8 +23,8 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.files import atomic_path
+from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.files import atomic_path, existing_file, read_npy_header
 
 MAX_BYTES = 64 << 10
 """Largest ROI mapping file in bytes."""
@@ -62,6 +62,12 @@ class _Refused(Exception):
     """The file holds something else; the text becomes part of a `DataError`."""
 
 
+def _need(condition: object, otherwise: str) -> None:
+    """Refuse the file, with the text of what it holds, unless a condition holds."""
+    if not condition:
+        raise _Refused(otherwise)
+
+
 @dataclass(frozen=True)
 class _Global:
     name: str
@@ -75,8 +81,7 @@ class _Type:
     order: str = "|"
 
     def dtype(self) -> np.dtype:
-        if not _DTYPE.fullmatch(self.code):
-            raise _Refused(f"an array of type {self.code!r}")
+        _need(_DTYPE.fullmatch(self.code), f"an array of type {self.code!r}")
         return np.dtype(self.code).newbyteorder(self.order if self.order in "<>" else "=")
 
 
@@ -108,21 +113,14 @@ def read_mapping(path: str | Path) -> dict[int, str]:
         global that such a file does not need, or holds anything but whole numbers and names.
         Nothing in the file is ever run.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            message(
-                f"an ROI mapping {path.name}", f"nothing at {path}", "check the folder is complete"
-            )
-        )
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(
-            message(
-                f"an ROI mapping of at most {MAX_BYTES} bytes in {path}",
-                f"{path.stat().st_size} bytes",
-                "check which file this is",
-            )
-        )
+    path = existing_file(path, "an ROI mapping")
+    require(
+        path.stat().st_size <= MAX_BYTES,
+        DataError,
+        f"an ROI mapping of at most {MAX_BYTES} bytes in {path}",
+        f"{path.stat().st_size} bytes",
+        "check which file this is",
+    )
     return parse_mapping(path.read_bytes(), str(path))
 
 
@@ -201,10 +199,13 @@ def read_pickled_arrays(path: str | Path) -> dict[str, object]:
         If the file is missing, damaged, or holds anything else. Nothing in it is ever run.
     """
     path = Path(path)
-    if not path.is_file() or not path.stat().st_size:
-        raise DataError(
-            message(f"a file {path.name} with data", f"nothing at {path}", "check the path")
-        )
+    require(
+        path.is_file() and path.stat().st_size,
+        DataError,
+        f"a file {path.name} with data",
+        f"nothing at {path}",
+        "check the path",
+    )
     wanted = f"a dictionary of numeric arrays in {path.name}"
     remedy = "download the file again, or save its arrays one by one with numpy.save"
     with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -232,21 +233,22 @@ def _parse(
 
 
 def _checked_mapping(value: object) -> dict[int, str]:
-    if type(value) is not dict:
-        raise _Refused(f"a {type(value).__name__}")
-    if len(value) > _MAX_ENTRIES:
-        raise _Refused(f"{len(value)} entries, more than {_MAX_ENTRIES} entries")
+    _need(type(value) is dict, f"a {type(value).__name__}")
+    _need(len(value) <= _MAX_ENTRIES, f"{len(value)} entries, more than {_MAX_ENTRIES} entries")
     for label, name in value.items():
-        if type(label) is not int or type(name) is not str:
-            raise _Refused(f"an entry of types {type(label).__name__} and {type(name).__name__}")
-        if abs(label) >= 1 << 31 or len(name) > 200:
-            raise _Refused("a label or a name out of bounds")
+        _need(
+            type(label) is int and type(name) is str,
+            f"an entry of types {type(label).__name__} and {type(name).__name__}",
+        )
+        _need(abs(label) < 1 << 31 and len(name) <= 200, "a label or a name out of bounds")
     return dict(sorted(value.items()))
 
 
 def _checked_arrays(value: object) -> dict[str, object]:
-    if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
-        raise _Refused(f"a {type(value).__name__}")
+    _need(
+        isinstance(value, dict) and all(isinstance(k, str) for k in value),
+        f"a {type(value).__name__}",
+    )
     return value
 
 
@@ -256,20 +258,18 @@ def _skip_header(stream: BinaryIO | mmap.mmap) -> None:
     stream.seek(0)
     if magic != b"\x93NUMPY":
         return
-    version = np.lib.format.read_magic(stream)
-    old = version == (1, 0)
-    header = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-    shape, _, dtype = header(stream)
-    if not dtype.hasobject or shape not in ((), (1,)):
-        raise _Refused(f"an array of {dtype} with shape {shape}; read it with load_npy")
+    shape, _, dtype = read_npy_header(stream)
+    _need(
+        dtype.hasobject and shape in ((), (1,)),
+        f"an array of {dtype} with shape {shape}; read it with load_npy",
+    )
 
 
 def _interpret(stream: BinaryIO | mmap.mmap, max_opcodes: int) -> object:
     """Follow the opcodes symbolically and return what the pickle stands for."""
     machine = _Machine()
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if count >= max_opcodes:
-            raise _Refused(f"more than {max_opcodes} pickle operations")
+        _need(count < max_opcodes, f"more than {max_opcodes} pickle operations")
         if opcode.name == "STOP":
             return machine.pop()
         machine.step(opcode.name, argument)
@@ -308,8 +308,7 @@ class _Machine:
             self.collect(name)
 
     def top(self) -> object:
-        if not self.stack or self.stack[-1] is _MARK:
-            raise _Refused("a pickle that takes from an empty stack")
+        _need(self.stack and self.stack[-1] is not _MARK, "a pickle that takes from an empty stack")
         return self.stack[-1]
 
     def pop(self) -> object:
@@ -324,13 +323,12 @@ class _Machine:
 
     def name_global(self, argument: object) -> None:
         parts = str(argument).split(" ", 1) if argument else [self.pop(), self.pop()][::-1]
-        if not all(type(part) is str for part in parts):
-            raise _Refused("a global without a name")
+        _need(all(type(part) is str for part in parts), "a global without a name")
         name = ".".join(parts)
-        if name not in _ALLOWED:
-            raise _Refused(
-                f"a reference to the global {name[:80]!r}, which such a file never needs"
-            )
+        _need(
+            name in _ALLOWED,
+            f"a reference to the global {name[:80]!r}, which such a file never needs",
+        )
         self.stack.append(_Global(name))
 
     def collect(self, name: str) -> None:
@@ -349,8 +347,7 @@ class _Machine:
         elif name in ("APPEND", "APPENDS"):
             items = [self.pop()] if name == "APPEND" else self.pop_to_mark()
             target = self.top()
-            if type(target) is not list:
-                raise _Refused("elements for something that is no list")
+            _need(type(target) is list, "elements for something that is no list")
             target.extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             many = name == "SETITEMS"
@@ -360,19 +357,22 @@ class _Machine:
 
     def set_items(self, items: list[object]) -> None:
         target = self.top()
-        if type(target) is not dict or len(items) % 2:
-            raise _Refused("items for something that is no dictionary")
+        _need(
+            type(target) is dict and not (len(items) % 2),
+            "items for something that is no dictionary",
+        )
         for key, value in zip(items[::2], items[1::2]):
             key = int(key) if isinstance(key, np.integer) else key
-            if type(key) not in (int, str):  # hashing a deeply nested key could exhaust the stack
-                raise _Refused(f"a label of type {type(key).__name__}")
+            _need(type(key) in (int, str), f"a label of type {type(key).__name__}")
             target[key] = value
 
 
 def _called(function: object, arguments: object) -> object:
     """Return the symbolic result of calling one of the allowed globals."""
-    if type(function) is not _Global or type(arguments) is not tuple:
-        raise _Refused("a call of something else than NumPy's own")
+    _need(
+        type(function) is _Global and type(arguments) is tuple,
+        "a call of something else than NumPy's own",
+    )
     name, kinds = function.name, [type(a) for a in arguments]
     if name == "numpy.dtype" and kinds[:1] == [str]:
         return _Type(arguments[0])
@@ -389,17 +389,17 @@ def _called(function: object, arguments: object) -> object:
 
 
 def _set_state(target: object, state: object) -> None:
-    if type(state) is not tuple or len(state) < 5:
-        raise _Refused("an unknown state")
+    _need(type(state) is tuple and len(state) >= 5, "an unknown state")
     if type(target) is _Type:
-        if state[1] not in ("<", ">", "|", "=") or any(s is not None for s in state[2:5]):
-            raise _Refused("a structured array")
+        _need(
+            state[1] in ("<", ">", "|", "=") and not any(s is not None for s in state[2:5]),
+            "a structured array",
+        )
         target.order = state[1]
     elif type(target) is _Array and len(state) == 5 and type(state[2]) is _Type:
         _, shape, kind, fortran, data = state
         if kind.code in ("O8", "O4", "O") and shape in ((), (1,)) and type(data) is list:
-            if len(data) != 1:
-                raise _Refused("an array that does not hold exactly one object")
+            _need(len(data) == 1, "an array that does not hold exactly one object")
             target.value = data[0]
         else:
             target.value = _filled(data, kind, shape, bool(fortran))
@@ -410,26 +410,28 @@ def _set_state(target: object, state: object) -> None:
 def _filled(data: object, kind: _Type, shape: object, fortran: bool) -> np.ndarray:
     """Return the array behind a raw buffer after checking that type, shape and length agree."""
     dtype = kind.dtype()
-    if not isinstance(data, (bytes, bytearray)) or type(shape) is not tuple:
-        raise _Refused("an array without raw data")
-    if not all(type(s) is int and s >= 0 for s in shape) or math.prod(
-        shape
-    ) * dtype.itemsize != len(data):
-        raise _Refused(f"{len(data)} bytes for shape {shape} {dtype}")
-    if not dtype.itemsize:
-        raise _Refused(f"an array of empty {dtype}")
+    _need(
+        isinstance(data, (bytes, bytearray)) and type(shape) is tuple, "an array without raw data"
+    )
+    _need(
+        all(type(s) is int and s >= 0 for s in shape)
+        and math.prod(shape) * dtype.itemsize == len(data),
+        f"{len(data)} bytes for shape {shape} {dtype}",
+    )
+    _need(dtype.itemsize, f"an array of empty {dtype}")
     array = np.frombuffer(bytes(data) if isinstance(data, bytearray) else data, dtype)
     return array.reshape(shape, order="F" if fortran else "C")
 
 
 def _plain(value: object, depth: int = 0) -> object:
     """Replace the symbolic arrays in nested containers by their values."""
-    if depth > _MAX_DEPTH:
-        raise _Refused(f"containers nested more than {_MAX_DEPTH} deep")
+    _need(depth <= _MAX_DEPTH, f"containers nested more than {_MAX_DEPTH} deep")
     if type(value) is _Array:
         return _plain(value.value, depth + 1)
-    if type(value) in (_Global, _Type) or value is _MARK:
-        raise _Refused("a NumPy type where a value should be")
+    _need(
+        type(value) not in (_Global, _Type) and value is not _MARK,
+        "a NumPy type where a value should be",
+    )
     if type(value) is dict:
         return {k: _plain(v, depth + 1) for k, v in value.items()}
     if type(value) in (list, tuple):

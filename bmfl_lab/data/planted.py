@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import fft
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
@@ -28,11 +27,12 @@ from bmfl_lab.data.simulate import (
     check_sizes,
     consecutive_splits,
     gabor,
+    gabor_energy,
     orientation_tuning,
 )
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 from bmfl_lab.data.study import BackboneSpec, Study
-from bmfl_lab.errors import ConfigError, message, nearest
+from bmfl_lab.errors import ConfigError, require_known
 from bmfl_lab.runtime import rng
 
 # --- images ---
@@ -166,20 +166,12 @@ def orientation_energy(images: np.ndarray) -> np.ndarray:
     """
     grey = (images.astype(np.float32) @ _LUMINANCE) / 255
     side = 2 * _FILTER_REACH + 1
+    filters = [
+        [gabor(side, 2.2, WAVELENGTH, k, phase) for phase in (0.0, np.pi / 2)]
+        for k in range(len(CLASS_NAMES))
+    ]
     # without the repeated border the frame would be an edge, whose energy depends on the mean level
-    reach = ((0, 0), (_FILTER_REACH, _FILTER_REACH), (_FILTER_REACH, _FILTER_REACH))
-    grey = np.pad(grey, reach, mode="edge")
-    padded = SIDE + 4 * _FILTER_REACH
-    spectrum = fft.rfft2(grey, (padded, padded))
-    energy = np.zeros((len(images), len(CLASS_NAMES), SIDE, SIDE), dtype=np.float32)
-    inside = slice(2 * _FILTER_REACH, 2 * _FILTER_REACH + SIDE)
-    for k in range(len(CLASS_NAMES)):
-        for phase in (0.0, np.pi / 2):
-            wave = gabor(side, 2.2, WAVELENGTH, k, phase).astype(np.float32)
-            kernel = fft.rfft2(wave, (padded, padded))
-            found = fft.irfft2(spectrum * kernel, (padded, padded))[:, inside, inside]
-            energy[:, k] += found.astype(np.float32) ** 2
-    return energy
+    return gabor_energy(grey, np.asarray(filters, dtype=np.float32), border="edge")
 
 
 def _clear_of_planted(x: float, y: float, radius: float) -> bool:
@@ -425,12 +417,7 @@ def load(
     -----
     The whole simulation is our choice.
     """
-    if signal_roi not in RF_SIZE:
-        raise ConfigError(
-            message(
-                f"signal_roi among {tuple(RF_SIZE)}", repr(signal_roi), nearest(signal_roi, RF_SIZE)
-            )
-        )
+    require_known(signal_roi, RF_SIZE, ConfigError, f"signal_roi among {tuple(RF_SIZE)}")
     sizes = {
         "n_encoder": n_encoder,
         "n_encoder_val": n_encoder_val,

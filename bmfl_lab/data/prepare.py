@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bmfl_lab.data.class_folders import IMAGE_SUFFIXES
+from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.images import decode_image
-from bmfl_lab.errors import BmflError, DataError, message
+from bmfl_lab.errors import BmflError, DataError, message, require
 from bmfl_lab.files import atomic_path, read_json, write_json
 from bmfl_lab.runtime import progress
 
@@ -67,14 +68,13 @@ def prepare_images(
     JPEG of quality 95 changes pixels by a few levels: report results on copies as such.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
-    if not source.is_dir() or source == target or source in target.parents:
-        raise DataError(
-            message(
-                "a source folder outside the target",
-                f"{source} -> {target}",
-                "choose another target",
-            )
-        )
+    require(
+        source.is_dir() and source != target and source not in target.parents,
+        DataError,
+        "a source folder outside the target",
+        f"{source} -> {target}",
+        "choose another target",
+    )
     settings = {"size": size, "quality": quality, "resample": "bicubic", "source": source.name}
     stamp = target / "prepared.json"
     if stamp.is_file() and read_json(stamp) != settings:
@@ -87,10 +87,9 @@ def prepare_images(
         )
     write_json(stamp, settings)
     jobs = [
-        (p, (target / p.relative_to(source)).with_suffix(".JPEG"))
-        for p in sorted(source.rglob("*"))
+        (path, (target / path.relative_to(source)).with_suffix(".JPEG"))
+        for path in list_images(source, lambda path: path, Counter(), deep=True)
     ]
-    jobs = [(a, b) for a, b in jobs if a.suffix.lower() in IMAGE_SUFFIXES and a.is_file()]
     todo = [(a, b) for a, b in jobs if not b.is_file()]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         outcomes = pool.map(lambda job: _shrink(*job, size, quality), todo)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.atlas import Atlas, count_per_hemisphere
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 
 SPLITS = ("train", "val", "test")
 
@@ -28,29 +28,59 @@ def check_nan_policy(policy: str) -> None:
     ConfigError
         If it is neither.
     """
-    if policy not in ("refuse", "drop"):
-        raise ConfigError(
-            message("nan_policy 'refuse' or 'drop'", repr(policy), "choose one of them")
-        )
+    require(
+        policy in ("refuse", "drop"),
+        ConfigError,
+        "nan_policy 'refuse' or 'drop'",
+        repr(policy),
+        "choose one of them",
+    )
+
+
+def check_finite(finite: np.ndarray, hemisphere: np.ndarray, policy: str, expected: str) -> None:
+    """Refuse vertices that hold NaN or infinity, unless the policy is to leave them out.
+
+    Parameters
+    ----------
+    finite : ndarray of bool, shape (n_vertices,)
+        Which vertices hold finite values only.
+    hemisphere : ndarray of int, shape (n_vertices,)
+        0 for left, 1 for right.
+    policy : {"refuse", "drop"}
+        What to do.
+    expected : str
+        What is required, for the message.
+
+    Raises
+    ------
+    DataError
+        If the policy is to refuse and a vertex is not finite, or if no vertex is finite.
+    """
+    left, right = count_per_hemisphere(~finite, hemisphere).values()
+    got = f"NaN or infinity in {left} left and {right} right vertices"
+    remedy = "pass nan_policy='drop' to leave these vertices out"
+    require(policy == "drop" or finite.all(), DataError, expected, got, remedy)
+    wanted = f"{expected} in at least one vertex"
+    require(finite.any(), DataError, wanted, "none", "download the responses again")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Responses of one subject to a set of stimuli.
+    """Hold the images that one subject saw, and the brain responses to them.
 
     Parameters
     ----------
     name : str
-        "subj01"; for simulated data the name says so ("simulated-01").
+        Name in figures and records ("subj01"). The name of a simulated subject says that it is one.
     stimuli : StimulusSet
         The n_stimuli images that were shown.
     responses : ndarray of float32, shape (n_stimuli, n_vertices)
-        Mean over repeats, z-scored per vertex within session where sessions are known. May be a
-        memory map.
+        Response to each stimulus, averaged over its repeats. Where sessions are known, each vertex
+        is z-scored within each session before. It may be a memory map.
     atlas : Atlas
-        Hemispheres and ROIs of the n_vertices.
+        Hemisphere and ROIs of each of the n_vertices vertices.
     splits : mapping of str to ndarray of int64
-        Row indices of "train", "val", "test"; disjoint.
+        Name of each split ("train", "val", "test") to its rows. No row is in two splits.
     noise_ceiling : ndarray of float32, shape (n_vertices,), optional
         Explainable share of the variance of `responses`, 0 to 1; NaN where undefined.
     repeats : ndarray of float32, shape (n_stimuli, n_repeats, n_vertices), optional
@@ -60,14 +90,12 @@ class Subject:
     simulated : bool
         True if the responses were not measured in a brain.
     attributes : ndarray of float32, shape (n_stimuli, n_attributes), optional
-        For a simulated subject: the very information its higher areas were built from, for the
-        control that gets it as plain labels.
+        What the higher areas of a simulated subject respond to, such as "is an animal". A control
+        model gets these values in place of the responses.
     attribute_names : tuple of str
         Names of those attributes.
     truth : mapping
-        For a simulated subject: whatever the generator planted (receptive fields, tuning, noiseless
-        responses).
-
+        What the simulation planted: receptive fields, tuning, noiseless responses.
     info : mapping
         How the data were read: split record, dropped and constant vertices, source of the noise
         ceiling.
@@ -75,7 +103,7 @@ class Subject:
     Raises
     ------
     DataError
-        If shapes do not agree, splits overlap, or values are not finite.
+        If shapes do not agree, or splits overlap or hold rows that do not exist.
     """
 
     name: str
@@ -94,52 +122,44 @@ class Subject:
 
     def __post_init__(self) -> None:
         n, v = len(self.stimuli), self.atlas.n_vertices
-        if np.shape(self.responses) != (n, v):
-            got = np.shape(self.responses)
-            hint = (
-                "transpose the array"
-                if got == (v, n)
-                else "use the images and masks that belong to these responses"
-            )
-            raise DataError(
-                message(
-                    f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}",
-                    f"shape {got}",
-                    hint,
-                )
-            )
+        got = np.shape(self.responses)
+        require(
+            got == (n, v),
+            DataError,
+            f"responses of shape (n_stimuli={n}, n_vertices={v}) for {self.name!r}",
+            f"shape {got}",
+            "transpose the array"
+            if got == (v, n)
+            else "use the images and masks that belong to these responses",
+        )
         for what, values, shape in (
             ("noise_ceiling", self.noise_ceiling, (v,)),
             ("sessions", self.sessions, (n,)),
         ):
-            if values is not None and np.shape(values) != shape:
-                raise DataError(
-                    message(
-                        f"{what} of shape {shape}",
-                        f"shape {np.shape(values)}",
-                        f"give one value per {'vertex' if shape == (v,) else 'stimulus'}",
-                    )
-                )
-        seen = np.zeros(n, dtype=np.int64)
-        for split, index in self.splits.items():
-            index = np.asarray(index)
-            if len(index) and (index.min() < 0 or index.max() >= n):
-                raise DataError(
-                    message(
-                        f"row indices 0..{n - 1} in split {split!r}",
-                        f"{index.min()}..{index.max()}",
-                        "make the split from these stimuli",
-                    )
-                )
-            np.add.at(seen, index, 1)
-        if np.any(seen > 1):
-            raise DataError(
-                message(
-                    "disjoint splits",
-                    f"{int(np.sum(seen > 1))} stimuli in more than one",
-                    "assign each stimulus to one split",
-                )
+            require(
+                values is None or np.shape(values) == shape,
+                DataError,
+                f"{what} of shape {shape}",
+                f"shape {np.shape(values)}",
+                f"give one value per {'vertex' if shape == (v,) else 'stimulus'}",
             )
+        rows = np.asarray([row for index in self.splits.values() for row in index], dtype=np.int64)
+        outside = rows[(rows < 0) | (rows >= n)]
+        require(
+            not len(outside),
+            DataError,
+            f"row indices 0..{n - 1} in the splits {tuple(self.splits)}",
+            f"{outside[:3].tolist()}",
+            "make the splits from these stimuli",
+        )
+        repeated = len(rows) - len(np.unique(rows))
+        require(
+            not repeated,
+            DataError,
+            "disjoint splits",
+            f"{repeated} stimuli in more than one",
+            "assign each stimulus to one split",
+        )
 
     def __repr__(self) -> str:
         splits = ", ".join(f"{name} {len(rows)}" for name, rows in self.splits.items())
@@ -153,7 +173,16 @@ class Subject:
         return self.atlas.n_vertices
 
     def rows(self, split: str) -> np.ndarray:
-        """Return the row indices of a split ("all" for every row).
+        """Return the rows of a split.
+
+        Parameters
+        ----------
+        split : str
+            Name of a split, or "all" for every row.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_rows,)
 
         Raises
         ------
@@ -162,12 +191,11 @@ class Subject:
         """
         if split == "all":
             return np.arange(len(self.stimuli))
-        if split not in self.splits:
-            raise DataError(
-                message(
-                    f"a split of {self.name!r} among {tuple(self.splits)}",
-                    repr(split),
-                    "choose one of them",
-                )
-            )
+        require(
+            split in self.splits,
+            DataError,
+            f"a split of {self.name!r} among {tuple(self.splits)}",
+            repr(split),
+            "choose one of them",
+        )
         return np.asarray(self.splits[split], dtype=np.int64)

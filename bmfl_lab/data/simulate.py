@@ -19,7 +19,7 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.surfaces import BENSON_AREAS, GLASSER_AREAS, read_templates
 from bmfl_lab.data.things_eeg import EEG
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.runtime import rng
 
 DEGREES = 8.4
@@ -132,10 +132,9 @@ def check_sizes(sizes: Mapping[str, int], least: int) -> None:
         Naming the first option that is too small.
     """
     for name, size in sizes.items():
-        if size < least:
-            raise ConfigError(
-                message(f"{name} of at least {least}", str(size), "ask for more images")
-            )
+        require(
+            size >= least, ConfigError, f"{name} of at least {least}", size, "ask for more images"
+        )
 
 
 def gabor(side: int, sigma: float, wavelength: float, orientation: int, phase: float) -> np.ndarray:
@@ -339,6 +338,41 @@ def luminance(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([np.asarray(g, dtype=np.float32) for g in grey]) / 255
 
 
+def gabor_energy(grey: np.ndarray, filters: np.ndarray, border: str) -> np.ndarray:
+    """Return the energy of images under pairs of filters.
+
+    Parameters
+    ----------
+    grey : ndarray of float32, shape (n, side, side)
+        Luminance.
+    filters : ndarray of float32, shape (n_channels, 2, 2 * reach + 1, 2 * reach + 1)
+        Quadrature pair of each channel.
+    border : str
+        How `numpy.pad` continues the images beyond their border.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n_channels, side, side)
+        Sum of the squared responses of both filters of a pair.
+
+    References
+    ----------
+    Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A
+    2:284-299.
+    """
+    side, reach = grey.shape[1], filters.shape[-1] // 2
+    size = (side + 4 * reach, side + 4 * reach)
+    padded = np.pad(grey, ((0, 0), (reach, reach), (reach, reach)), mode=border)
+    spectrum = fft.rfft2(padded, size)
+    window = slice(2 * reach, 2 * reach + side)
+    out = np.zeros((len(grey), len(filters), side, side), dtype=np.float32)
+    for channel, pair in enumerate(filters):
+        for wave in pair:
+            response = fft.irfft2(spectrum * fft.rfft2(wave, size), size)[:, window, window]
+            out[:, channel] += response**2
+    return out
+
+
 def contrast_energy(grey: np.ndarray) -> np.ndarray:
     """Return the contrast energy per orientation and wavelength.
 
@@ -358,22 +392,12 @@ def contrast_energy(grey: np.ndarray) -> np.ndarray:
     Adelson & Bergen (1985), Spatiotemporal energy models for the perception of motion, JOSA A
     2:284-299.
     """
-    reach = 8
-    padded = np.pad(grey, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
-    size = SIDE + 4 * reach
-    spectrum = fft.rfft2(padded, (size, size))
-    out = np.empty((len(grey), len(WAVELENGTHS) * N_ORIENTATIONS, SIDE, SIDE), dtype=np.float32)
-    window = slice(2 * reach, 2 * reach + SIDE)
-    for channel in range(out.shape[1]):
-        wavelength, k = WAVELENGTHS[channel // N_ORIENTATIONS], channel % N_ORIENTATIONS
-        energy = 0.0
-        for phase in (0.0, np.pi / 2):
-            wave = gabor(2 * reach + 1, 0.45 * wavelength, wavelength, k, phase)
-            wave = (wave / np.linalg.norm(wave)).astype(np.float32)
-            kernel = fft.rfft2(wave, (size, size))
-            energy = energy + fft.irfft2(spectrum * kernel, (size, size))[:, window, window] ** 2
-        out[:, channel] = energy
-    return out
+    filters = []
+    for wavelength in WAVELENGTHS:
+        for k in range(N_ORIENTATIONS):
+            pair = [gabor(17, 0.45 * wavelength, wavelength, k, phase) for phase in (0, np.pi / 2)]
+            filters.append([wave / np.linalg.norm(wave) for wave in pair])
+    return gabor_energy(grey, np.asarray(filters, dtype=np.float32), border="reflect")
 
 
 def _image_dimensions(images: np.ndarray, energy: np.ndarray) -> np.ndarray:
@@ -541,19 +565,27 @@ def _semantic_tuning(generator: np.random.Generator, atlas: Atlas) -> np.ndarray
 
 
 def ceilings(atlas: Atlas, generator: np.random.Generator) -> np.ndarray:
-    """Draw the noise ceiling of each vertex for the mean of three presentations.
+    """Draw a noise ceiling for each vertex of the simulated subject.
+
+    A noise ceiling is the share of the variance of a vertex that does not come from noise, when its
+    responses are averaged over three presentations. It is drawn from a normal distribution around
+    the mean of the area (`CEILINGS`) with a standard deviation of 0.12.
 
     Parameters
     ----------
     atlas : Atlas
-        From `build_atlas`.
+        The atlas of the simulated subject, see `build_atlas`.
     generator : numpy.random.Generator
-        Source of the scatter within an area.
+        Source of the draws.
 
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        Explainable share of the variance, 0.05 to 0.85.
+        Noise ceilings, clipped to the range from 0.05 to 0.85.
+
+    Notes
+    -----
+    The standard deviation and the range are our choice.
     """
     found = np.zeros(atlas.n_vertices, dtype=np.float32)
     for name, mean in CEILINGS.items():
@@ -599,19 +631,21 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
     part consists of the rotated responses to other stimuli. This model is our choice and does not
     claim to describe how brains differ.
     """
-    if not 0 <= share <= 1:
-        raise ConfigError(
-            message("a share from 0 to 1", repr(share), "choose for example share=0.7")
-        )
+    require(
+        0 <= share <= 1,
+        ConfigError,
+        "a share from 0 to 1",
+        repr(share),
+        "choose for example share=0.7",
+    )
     truth = subject.truth
-    if not subject.simulated or "noiseless" not in truth or subject.noise_ceiling is None:
-        raise DataError(
-            message(
-                "a simulated subject with noiseless responses and noise ceilings",
-                f"{subject.name!r}",
-                "use the study's other measured subjects",
-            )
-        )
+    require(
+        subject.simulated and "noiseless" in truth and subject.noise_ceiling is not None,
+        DataError,
+        "a simulated subject with noiseless responses and noise ceilings",
+        f"{subject.name!r}",
+        "use the study's other measured subjects",
+    )
     draw = rng(seed, "simulated people")
     known = np.asarray(truth["noiseless"], dtype=np.float32)
     rotated = np.empty_like(known)
@@ -710,22 +744,24 @@ def simulate_eeg(
     -----
     Random linear topographies and Gaussian time courses are our choice and do not model a head.
     """
-    if set(sources) != set(latencies) or not sources:
-        raise DataError(
-            message(
-                f"a latency for each of {tuple(sources)}",
-                f"{tuple(latencies)}",
-                "name the same sources in both",
-            )
-        )
+    require(
+        set(sources) == set(latencies) and sources,
+        DataError,
+        f"a latency for each of {tuple(sources)}",
+        f"{tuple(latencies)}",
+        "name the same sources in both",
+    )
     times = np.arange(window[0], window[1] + step / 2, step)
     draw, signal = rng(seed, "simulated eeg"), 0.0
     for name, values in sources.items():
         x = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
-        if len(x) != len(ids):
-            raise DataError(
-                message(f"{len(ids)} stimuli in {name!r}", str(len(x)), "give one id per row")
-            )
+        require(
+            len(x) == len(ids),
+            DataError,
+            f"{len(ids)} stimuli in {name!r}",
+            len(x),
+            "give one id per row",
+        )
         spread = x.std(axis=0)
         x = (x - x.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
         pattern = x @ draw.standard_normal((x.shape[1], n_channels))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.files import sha256_json
 
 STIM_INFO = "nsd_stim_info_merged.csv"
@@ -66,14 +66,13 @@ def split_by_id(
     which other stimuli are present, so subjects that saw the same image agree about its split up to
     the rounding of the shares.
     """
-    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
-        raise ConfigError(
-            message(
-                "shares val and test in [0, 1) with val + test < 1",
-                f"{val} and {test}",
-                "lower them",
-            )
-        )
+    require(
+        0 <= val < 1 and 0 <= test < 1 and val + test < 1,
+        ConfigError,
+        "shares val and test in [0, 1) with val + test < 1",
+        f"{val} and {test}",
+        "lower them",
+    )
     names = np.asarray([str(i) for i in ids], dtype=object)
     unique = sorted(set(names))
     ranked = sorted(unique, key=lambda i: hashlib.sha256(f"{seed}|{i}".encode()).digest())
@@ -81,22 +80,24 @@ def split_by_id(
         tests = set(ranked[: round(test * len(ranked))])
     else:
         tests = set(map(str, held_out)) & set(unique)
-        if not tests:
-            raise DataError(
-                message(
-                    "held-out ids among the stimuli",
-                    f"none of them among {len(unique)}, e.g. {unique[:1]}",
-                    "use ids of the form 'nsd-00013' (0-based)",
-                )
-            )
+        require(
+            tests,
+            DataError,
+            "held-out ids among the stimuli",
+            f"none of them among {len(unique)}, e.g. {unique[:1]}",
+            "use ids of the form 'nsd-00013' (0-based)",
+        )
     rest = [i for i in ranked if i not in tests]
     vals = set(rest[: round(val * len(rest))])
     kind = np.asarray([2 if i in tests else 1 if i in vals else 0 for i in names], dtype=np.int64)
     splits = {name: np.flatnonzero(kind == k) for k, name in enumerate(("train", "val", "test"))}
-    if not len(splits["train"]):
-        raise ConfigError(
-            message("at least one stimulus to train on", f"none of {len(unique)}", "hold fewer out")
-        )
+    require(
+        len(splits["train"]),
+        ConfigError,
+        "at least one stimulus to train on",
+        f"none of {len(unique)}",
+        "hold fewer out",
+    )
     record = {
         "method": "seeded by id" if held_out is None else "held-out ids",
         "seed": int(seed),
@@ -120,6 +121,12 @@ def leave_one_session_out(
         Stimulus of each row. Rows of a stimulus that the held-out session showed leave the training
         rows.
 
+    Returns
+    -------
+    list of (int, ndarray of int64, ndarray of int64), length n_sessions
+        The held-out session, the training rows of shape (n_train,), and the test rows of shape
+        (n_test,).
+
     Raises
     ------
     DataError
@@ -127,15 +134,13 @@ def leave_one_session_out(
     """
     sessions = np.asarray(sessions)
     found = np.unique(sessions)
-    if len(found) < 2 or (ids is not None and len(ids) != len(sessions)):
-        raise DataError(
-            message(
-                "at least two sessions and one id per row",
-                f"{len(found)} session(s), {len(sessions)} rows, "
-                f"{None if ids is None else len(ids)} ids",
-                "use k-fold cross-validation, or give the ids of the same rows",
-            )
-        )
+    require(
+        len(found) >= 2 and (ids is None or len(ids) == len(sessions)),
+        DataError,
+        "at least two sessions and one id per row",
+        f"{len(found)} session(s), {len(sessions)} rows, {None if ids is None else len(ids)} ids",
+        "use k-fold cross-validation, or give the ids of the same rows",
+    )
     folds = []
     for session in found:
         test = sessions == session
@@ -184,10 +189,13 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         if same:
             pairs = ", ".join(f"{digests[a][h]} = {digests[b][h]}" for h in same[:3])
             found.append(f"{len(same)} identical images in {a!r} and {b!r}, e.g. {pairs}")
-    if found:
-        raise DataError(
-            message("disjoint sets of stimuli", "; ".join(found), "split again by stimulus id")
-        )
+    require(
+        not found,
+        DataError,
+        "disjoint sets of stimuli",
+        "; ".join(found),
+        "split again by stimulus id",
+    )
     return {
         "sizes": {name: len(s) for name, s in sets.items()},
         "by_id": 0,
@@ -208,29 +216,41 @@ def find_stim_info(folder: str | Path) -> Path | None:
 def stim_info_rows(
     path: str | Path, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and cells of NSD's table, ``nsd_stim_info_merged.csv``.
+    """Yield the lines of NSD's table, ``nsd_stim_info_merged.csv``.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    columns : sequence of str
+        Columns that every line must have.
+
+    Yields
+    ------
+    int
+        Number of the line, counted from 1.
+    dict of str to str
+        Column to cell.
 
     Raises
     ------
     DataError
         If there is no such file, it is no text, columns are missing, or a line has too few cells;
-        names the line.
+        the message names the line.
     """
     path, number = Path(path), 1
-    if not path.is_file():
-        raise DataError(message(STIM_INFO, f"nothing at {path}", "check the path"))
+    require(path.is_file(), DataError, STIM_INFO, f"nothing at {path}", "check the path")
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         try:
             missing = sorted(set(columns) - set(reader.fieldnames or []))
-            if missing:
-                raise DataError(
-                    message(
-                        f"columns {', '.join(columns)} in {path}",
-                        f"no {missing}",
-                        "use NSD's own file",
-                    )
-                )
+            require(
+                not missing,
+                DataError,
+                f"columns {', '.join(columns)} in {path}",
+                f"no {missing}",
+                "use NSD's own file",
+            )
             for row in reader:
                 number = reader.line_num
                 if any(row[c] is None for c in columns):
@@ -273,7 +293,17 @@ def stim_info_number(path: str | Path, line: int, row: Mapping[str, str], column
 
 
 def read_shared_ids(path: str | Path) -> tuple[str, ...]:
-    """Return the ids of NSD's shared 1,000 images from ``nsd_stim_info_merged.csv``.
+    """Read the ids of the images that NSD showed to every subject.
+
+    Parameters
+    ----------
+    path : str or Path
+        NSD's table, ``nsd_stim_info_merged.csv``.
+
+    Returns
+    -------
+    tuple of str, length n_shared
+        1,000 ids ("nsd-02950") in the published table.
 
     Raises
     ------
@@ -291,8 +321,5 @@ def read_shared_ids(path: str | Path) -> tuple[str, ...]:
         number = stim_info_number(path, line, row, "nsdId")
         if marked in ("true", "1"):
             ids.append(nsd_id(number))
-    if not ids:
-        raise DataError(
-            message(f"images marked shared1000 in {path}", "none", "use NSD's own file")
-        )
+    require(ids, DataError, f"images marked shared1000 in {path}", "none", "use NSD's own file")
     return tuple(ids)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from bmfl_lab.data.images import decode_image
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import sha256_bytes, sha256_file
 
 Image = np.ndarray  # uint8, shape (H, W, 3), RGB
@@ -38,6 +38,9 @@ class StimulusSet:
         Name of each class index.
     paths : tuple of str, optional
         File of each image, shown to users and in messages.
+    left_out : mapping of str to int, default {}
+        What lies in the folder of the set and is no image: suffix, "folder", "hidden" or name of a
+        system file to the number of these.
 
     Raises
     ------
@@ -52,17 +55,17 @@ class StimulusSet:
     labels: np.ndarray
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.ids)
-        if np.shape(self.labels) != (n,):
-            raise DataError(
-                message(
-                    f"{n} labels, one per image of {self.name!r}",
-                    f"shape {np.shape(self.labels)}",
-                    "give one label per image, -1 for an unlabelled one",
-                )
-            )
+        require(
+            np.shape(self.labels) == (n,),
+            DataError,
+            f"{n} labels, one per image of {self.name!r}",
+            f"shape {np.shape(self.labels)}",
+            "give one label per image, -1 for an unlabelled one",
+        )
         if len(set(map(str, self.ids))) != n:
             values, counts = np.unique(np.asarray(self.ids, dtype=str), return_counts=True)
             raise DataError(
@@ -75,14 +78,13 @@ class StimulusSet:
         labels = np.asarray(self.labels)
         low, high = (labels.min(), labels.max()) if n else (0, -1)
         too_high = len(self.class_names) and high >= len(self.class_names)
-        if labels.dtype.kind not in "iu" or low < -1 or too_high:
-            raise DataError(
-                message(
-                    f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}",
-                    f"{labels.dtype} values {low}..{high}",
-                    "replace each label by its class index",
-                )
-            )
+        require(
+            labels.dtype.kind in "iu" and low >= -1 and not too_high,
+            DataError,
+            f"integer labels from -1 to {len(self.class_names) - 1} in {self.name!r}",
+            f"{labels.dtype} values {low}..{high}",
+            "replace each label by its class index",
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,14 +113,13 @@ class StimulusSet:
             If the image cannot be read, or is not uint8 RGB.
         """
         found = self.read(int(index))
-        if found.dtype != np.uint8 or found.ndim != 3 or found.shape[2] != 3:
-            raise DataError(
-                message(
-                    "a uint8 image of shape (H, W, 3)",
-                    f"{found.dtype} {found.shape} for {self.ids[index]!r}",
-                    "convert it to 8-bit RGB",
-                )
-            )
+        require(
+            found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3,
+            DataError,
+            "a uint8 image of shape (H, W, 3)",
+            f"{found.dtype} {found.shape} for {self.ids[index]!r}",
+            "convert it to 8-bit RGB",
+        )
         return found
 
     def digests(self) -> list[str]:
@@ -149,13 +150,13 @@ class StimulusSet:
         index = np.asarray(index)
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         read, digest_of = self.read, self.digest_of
-        return StimulusSet(
+        return replace(
+            self,
             name=name or self.name,
             ids=np.asarray(self.ids)[index],
             read=lambda i: read(int(index[i])),
             digest_of=lambda i: digest_of(int(index[i])),
             labels=np.asarray(self.labels)[index],
-            class_names=self.class_names,
             paths=None if self.paths is None else tuple(self.paths[i] for i in index),
         )
 
@@ -179,14 +180,11 @@ class StimulusSet:
         StimulusSet
         """
         read, digest_of, ids = self.read, self.digest_of, self.ids
-        return StimulusSet(
+        return replace(
+            self,
             name=name or f"{self.name}/{key}",
-            ids=self.ids,
             read=lambda i: function(read(i), str(ids[i])),
             digest_of=lambda i: sha256_bytes(f"{digest_of(i)}|{key}".encode()),
-            labels=self.labels,
-            class_names=self.class_names,
-            paths=self.paths,
         )
 
     def index_of(self, ids: Iterable[str]) -> np.ndarray:
@@ -209,14 +207,13 @@ class StimulusSet:
         where = {str(s): i for i, s in enumerate(self.ids)}
         wanted = [str(s) for s in ids]
         missing = [s for s in wanted if s not in where]
-        if missing:
-            raise DataError(
-                message(
-                    f"ids of {self.name!r}",
-                    f"{missing[0]!r}, which it lacks (one of {len(missing)} such ids)",
-                    "look at the ids of the set and give some of these",
-                )
-            )
+        require(
+            not missing,
+            DataError,
+            f"ids of {self.name!r}",
+            f"{missing[:1]}, which it lacks (one of {len(missing)} such ids)",
+            "look at the ids of the set and give some of these",
+        )
         return np.asarray([where[s] for s in wanted], dtype=np.int64)
 
 
@@ -257,19 +254,16 @@ def from_arrays(
         If the images have another type or shape, or lengths differ.
     """
     images = np.asarray(images)
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[3] != 3
-        or len(images) != len(ids)
-    ):
-        raise DataError(
-            message(
-                f"uint8 images of shape ({len(ids)}, H, W, 3)",
-                f"{images.dtype} {images.shape}",
-                "convert them to 8-bit RGB, one image per id",
-            )
-        )
+    require(
+        images.dtype == np.uint8
+        and images.ndim == 4
+        and images.shape[3] == 3
+        and len(images) == len(ids),
+        DataError,
+        f"uint8 images of shape ({len(ids)}, H, W, 3)",
+        f"{images.dtype} {images.shape}",
+        "convert them to 8-bit RGB, one image per id",
+    )
 
     return StimulusSet(
         name=name,
@@ -287,6 +281,8 @@ def from_files(
     ids: Sequence[str],
     labels: Sequence[int] | np.ndarray,
     class_names: Sequence[str] = (),
+    *,
+    left_out: Mapping[str, int] | None = None,
 ) -> StimulusSet:
     """Make a stimulus set of image files, decoded by `bmfl_lab.data.images.decode_image`.
 
@@ -303,6 +299,8 @@ def from_files(
         Class indices, -1 for an unlabelled image.
     class_names : sequence of str, default ()
         Name of each class index.
+    left_out : mapping of str to int, optional
+        See `StimulusSet`.
 
     Returns
     -------
@@ -331,4 +329,5 @@ def from_files(
         labels=np.asarray(labels, dtype=np.int64),
         class_names=tuple(class_names),
         paths=tuple(str(p) for p in paths),
+        left_out=dict(left_out or {}),
     )

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import check_leakage
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, require_known
 from bmfl_lab.files import read_json
 
 
@@ -77,9 +77,9 @@ class Study:
 
     Notes
     -----
-    The loaders refuse images (by content) that are shared between sets or with a subject's stimuli,
-    see `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study itself does
-    not.
+    `load_study` refuses images (by content) that are shared between sets or with a subject's
+    stimuli, see `bmfl_lab.data.splits.check_leakage`; it reads every image, which is why a study
+    itself does not.
     """
 
     name: str
@@ -94,14 +94,13 @@ class Study:
 
     def __post_init__(self) -> None:
         for name in self.ood:
-            if name not in self.sets:
-                raise DataError(
-                    message(
-                        f"an image set named {name!r}",
-                        f"only {tuple(self.sets)}",
-                        "add the set, or take the name out of `ood`",
-                    )
-                )
+            require(
+                name in self.sets,
+                DataError,
+                f"an image set named {name!r}",
+                f"only {tuple(self.sets)}",
+                "add the set, or take the name out of `ood`",
+            )
 
     def __repr__(self) -> str:
         sets = ", ".join(f"{name} {len(images)}" for name, images in self.sets.items())
@@ -124,43 +123,50 @@ class Study:
     def set(self, name: str) -> StimulusSet:
         """Return an image set.
 
+        Parameters
+        ----------
+        name : str
+            Name of the set.
+
+        Returns
+        -------
+        StimulusSet
+
         Raises
         ------
         DataError
             If there is none of that name.
         """
-        if name not in self.sets:
-            raise DataError(
-                message(
-                    f"an image set of study {self.name!r}", repr(name), nearest(name, self.sets)
-                )
-            )
+        require_known(name, self.sets, DataError, f"an image set of study {self.name!r}")
         return self.sets[name]
 
     def subject(self, name: str | None = None) -> Subject:
-        """Return a subject; the first one when no name is given.
+        """Return a subject.
+
+        Parameters
+        ----------
+        name : str, optional
+            Name of the subject; by default the first one.
+
+        Returns
+        -------
+        Subject
 
         Raises
         ------
         DataError
             If there is none of that name, or the study has no subject.
         """
-        if not self.subjects:
-            raise DataError(
-                message(
-                    f"at least one subject in study {self.name!r}",
-                    "none: it holds images only",
-                    "give a subject's folder, or train a model without brain responses",
-                )
-            )
+        require(
+            self.subjects,
+            DataError,
+            f"at least one subject in study {self.name!r}",
+            "none: it holds images only",
+            "give a subject's folder, or train a model without brain responses",
+        )
         if name is None:
             return next(iter(self.subjects.values()))
-        if name not in self.subjects:
-            raise DataError(
-                message(
-                    f"a subject of study {self.name!r}", repr(name), nearest(name, self.subjects)
-                )
-            )
+        require_known(name, self.subjects, DataError, f"a subject of study {self.name!r}")
         return self.subjects[name]
 
     def fingerprint(self) -> str:
@@ -195,14 +201,34 @@ class Study:
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
             **({"skipped": skipped} if skipped else {}),
+            **({"left_out": self.left_out()} if self.left_out() else {}),
         }
+
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Count the files that lie among the images and are none.
+
+        Returns
+        -------
+        dict of str to dict of str to int
+            Name of the set or subject to the number of files per suffix. A set that was split off
+            from another one is not listed again.
+        """
+        stimuli = {**self.sets, **{name: s.stimuli for name, s in self.subjects.items()}}
+        found: dict[str, dict[str, int]] = {}
+        for name, images in stimuli.items():
+            if images.left_out and all(images.left_out is not other for other in found.values()):
+                found[name] = images.left_out
+        return found
 
 
 _Place = TypeVar("_Place")
 
 
 def chosen_subjects(
-    found: Mapping[str, _Place], subject: str | None, place: str | Path
+    found: Mapping[str, _Place],
+    subject: str | None,
+    place: str | Path,
+    wanted: str = "files of a subject",
 ) -> dict[str, _Place]:
     """Return one of the subjects found at a place, or all where none is named.
 
@@ -214,16 +240,24 @@ def chosen_subjects(
         Name of the only subject to take.
     place : str or Path
         Name of the place in error messages.
+    wanted : str, default "files of a subject"
+        What a place with subjects holds, for the message if there is none.
+
+    Returns
+    -------
+    dict of str to object
+        The chosen part of `found`.
 
     Raises
     ------
     DataError
-        If there is no subject of that name.
+        If there is no subject, or none of that name.
     """
+    remedy = f"give the folder that holds {wanted}"
+    require(found, DataError, f"the data of a subject in {place}: {wanted}", "none", remedy)
     if subject is None:
         return dict(found)
-    if subject not in found:
-        raise DataError(message(f"a subject in {place}", repr(subject), nearest(subject, found)))
+    require_known(subject, found, DataError, f"a subject in {place}")
     return {subject: found[subject]}
 
 
@@ -245,6 +279,8 @@ class Reader:
         one of the subjects. For all other readers ``subject`` is a place to read subjects from.
     general : bool, default False
         True if any other reader that detects a folder comes first.
+    layout : str, default ""
+        What a folder in this layout holds, in a few words for error messages.
     """
 
     name: str
@@ -252,6 +288,7 @@ class Reader:
     detect: Callable[[Path], bool] | None = None
     subjects_only: bool = False
     general: bool = False
+    layout: str = ""
 
     @property
     def options(self) -> Mapping[str, inspect.Parameter]:
@@ -270,12 +307,13 @@ def register_reader(
     *,
     subjects_only: bool = False,
     general: bool = False,
+    layout: str = "",
 ) -> None:
     """Make a data set known to `load_study`.
 
     Parameters
     ----------
-    name, load, detect, subjects_only, general
+    name, load, detect, subjects_only, general, layout
         Fields of `Reader`.
 
     Raises
@@ -287,11 +325,14 @@ def register_reader(
     -----
     Of several readers that detect a folder, the one that was registered last reads it.
     """
-    if name in READERS:
-        raise ConfigError(
-            message("a new name of a reader", f"{name!r}, which is taken", "choose another name")
-        )
-    READERS[name] = Reader(name, load, detect, subjects_only, general)
+    require(
+        name not in READERS,
+        ConfigError,
+        "a new name of a reader",
+        f"{name!r}, which is taken",
+        "choose another name",
+    )
+    READERS[name] = Reader(name, load, detect, subjects_only, general, layout)
 
 
 def read_study_file(path: str | Path) -> dict[str, Any]:
@@ -313,20 +354,22 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         If the file is missing, is not a JSON object, or names no known reader.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            message("a study file", f"nothing at {path}", "write one, see load_study")
-        )
+    require(
+        path.is_file(),
+        ConfigError,
+        "a study file",
+        f"nothing at {path}",
+        "write one, see load_study",
+    )
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("study") not in READERS:
-        got = repr(found.get("study")) if isinstance(found, dict) else type(found).__name__
-        raise ConfigError(
-            message(
-                f"an object whose 'study' is one of {tuple(READERS)} in {path}",
-                got,
-                "correct the file",
-            )
-        )
+    kind = found.get("study") if isinstance(found, dict) else type(found).__name__
+    require(
+        isinstance(found, dict) and kind in READERS,
+        ConfigError,
+        f"an object whose 'study' is one of {tuple(READERS)} in {path}",
+        repr(kind),
+        "correct the file",
+    )
     if "root" in found:
         found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
     return found
@@ -362,13 +405,15 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     Returns
     -------
     Study
+        Of any reader, unless it has an option ``verify`` that is False, no image is shared between
+        two sets, or between a set and the stimuli of a subject.
 
     Raises
     ------
     ConfigError
         If the name is unknown and no such folder exists, or an option is unknown.
     DataError, FetchError
-        If the data are damaged or cannot be fetched.
+        If the data are damaged or cannot be fetched, or sets share an image.
 
     Notes
     -----
@@ -397,10 +442,23 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     study = reader.load(**options)
     if spec:
         study = replace(study, backbone=replace(study.backbone, **spec))
-    if other is None:
+    if other is not None:
+        study = _join(study, other, theirs)
+    default = reader.options["verify"].default if "verify" in reader.options else True
+    return _check_overlap(study) if options.get("verify", default) else study
+
+
+def _check_overlap(study: Study) -> Study:
+    """Refuse images that lie in two sets, or in a set and among the stimuli of a subject.
+
+    The subjects are compared one by one with the sets, as several may have seen the same images.
+    """
+    if not study.sets:
         return study
-    verify = reader.options["verify"].default if "verify" in reader.options else True
-    return _join(study, other, theirs, verify=options.get("verify", verify))
+    found = check_leakage(study.sets)
+    for name, subject in study.subjects.items():
+        check_leakage({**study.sets, f"stimuli of {name}": subject.stimuli})
+    return replace(study, extra={**study.extra, "leakage": found})
 
 
 def _reader_of(
@@ -414,27 +472,23 @@ def _reader_of(
     if name in READERS and (rooted or READERS[name].detect is None):
         return READERS[name], None
     path = base / Path(name).expanduser()
-    if not path.is_dir():
-        raise ConfigError(
-            message(
-                "the name of a study or an existing folder",
-                repr(name),
-                "pass root=..." if name in READERS else nearest(name, READERS),
-            )
-        )
-    found = [
-        r
-        for r in reversed(READERS.values())
-        if r.detect is not None and not (subjects and r.general) and r.detect(path)
-    ]
-    if not found:
-        raise DataError(
-            message(
-                f"brain responses in {path}",
-                "no layout that a reader detects",
-                "give the folder of a subject: Algonauts 2023, NSD or Kamitani lab",
-            )
-        )
+    require(
+        name.strip() and path.is_dir(),
+        ConfigError,
+        "the name of a study or an existing folder",
+        repr(name),
+        "pass root=..." if name in READERS else nearest(name, READERS),
+    )
+    readers = [r for r in reversed(READERS.values()) if r.detect and not (subjects and r.general)]
+    found = [r for r in readers if r.detect(path)]
+    layouts = "; ".join(f"{r.name} ({r.layout or 'see its documentation'})" for r in readers)
+    require(
+        found,
+        DataError,
+        f"brain responses in {path}" if subjects else f"data in {path}",
+        "no layout that a reader detects",
+        f"give a folder in one of these layouts: {layouts}",
+    )
     return min(found, key=lambda r: r.general), path
 
 
@@ -460,18 +514,9 @@ def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
             )
 
 
-def _join(
-    study: Study,
-    source: tuple[Reader, Path | None],
-    options: Mapping[str, object],
-    *,
-    verify: bool,
-) -> Study:
+def _join(study: Study, source: tuple[Reader, Path | None], options: Mapping[str, object]) -> Study:
     """Give a study of images the subjects of another reader."""
     reader, root = source
     found = reader.load(**options) if root is None else reader.load(root=root, **options)
     found.subject()  # refuses a study without subjects
-    if verify:  # one by one: subjects may have seen the same images
-        for name, subject in found.subjects.items():
-            check_leakage({**study.sets, f"stimuli of {name}": subject.stimuli})
     return replace(study, subjects=found.subjects, licences={**study.licences, **found.licences})

@@ -24,7 +24,7 @@ import gzip
 import numpy as np
 
 from bmfl_lab.data.fetch import fetch_archive, read_members
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 
 MESHES = {"fsaverage5": 10_242, "fsaverage6": 40_962, "fsaverage": 163_842}
 """Number of vertices per hemisphere of each mesh."""
@@ -83,14 +83,13 @@ def read_templates() -> dict[str, dict[str, np.ndarray]]:
     for (side, key), member in names.items():
         data = gzip.decompress(members[member])
         values = np.squeeze(np.asarray(nib.MGHImage.from_bytes(data).dataobj))
-        if values.shape != (MESHES["fsaverage"],):
-            raise DataError(
-                message(
-                    f"{MESHES['fsaverage']} values in {member}",
-                    f"shape {values.shape}",
-                    "fetch the package again",
-                )
-            )
+        require(
+            values.shape == (MESHES["fsaverage"],),
+            DataError,
+            f"{MESHES['fsaverage']} values in {member}",
+            f"shape {values.shape}",
+            "fetch the package again",
+        )
         hemisphere = "left" if side == "lh" else "right"
         found[hemisphere][key] = values[: MESHES["fsaverage5"]].astype(np.float64)
     return found

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bmfl_lab.data.class_folders import read_by_stem
 from bmfl_lab.data.pickles import read_pickled_arrays
-from bmfl_lab.data.stimuli import StimulusSet, from_files
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.files import link_guard
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
@@ -55,24 +56,29 @@ class EEG:
             len(self.channels),
             len(self.times),
         )
-        if self.data.shape != wanted:
-            raise DataError(
-                message(
-                    f"EEG of shape (n_stimuli={wanted[0]}, n_repeats, n_channels={wanted[2]}, "
-                    f"n_times={wanted[3]})",
-                    f"shape {self.data.shape}",
-                    "use the image list, channels and times of this file",
-                )
-            )
-        if not np.isfinite(self.data).all():
-            raise DataError(
-                message(
-                    "finite EEG", "NaN or infinite values", "drop those trials or channels first"
-                )
-            )
+        require(
+            self.data.shape == wanted,
+            DataError,
+            f"EEG of shape (n_stimuli={wanted[0]}, n_repeats, n_channels={wanted[2]}, "
+            f"n_times={wanted[3]})",
+            f"shape {self.data.shape}",
+            "use the image list, channels and times of this file",
+        )
+        require(
+            np.isfinite(self.data).all(),
+            DataError,
+            "finite EEG",
+            "NaN or infinite values",
+            "drop those trials or channels first",
+        )
 
     def mean(self) -> np.ndarray:
-        """Return the average over repeats, float32 (n_stimuli, n_channels, n_times)."""
+        """Return the average over repeats.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_stimuli, n_channels, n_times)
+        """
         return self.data.mean(axis=1).astype(np.float32)
 
 
@@ -103,6 +109,7 @@ def read_things_eeg(
     Returns
     -------
     EEG
+        Data of shape (n_stimuli, n_repeats, n_channels, n_times).
 
     Raises
     ------
@@ -115,31 +122,28 @@ def read_things_eeg(
     Gifford et al. 2022, NeuroImage 264:119754.
     """
     path = Path(path)
-    if split not in FILES:
-        raise DataError(message("split 'train' or 'test'", repr(split), "choose one of them"))
+    require(split in FILES, DataError, "split 'train' or 'test'", repr(split), "choose one of them")
     found = read_pickled_arrays(
         link_guard(path, follow_links)(path / FILES[split]) if path.is_dir() else path
     )
     missing = [k for k in KEYS if k not in found]
-    if missing or not isinstance(found["preprocessed_eeg_data"], np.ndarray):
-        raise DataError(
-            message(
-                f"the entries {KEYS} in {path.name}",
-                f"{tuple(found)}",
-                "use the *preprocessed* EEG of the dataset",
-            )
-        )
+    require(
+        not missing and isinstance(found["preprocessed_eeg_data"], np.ndarray),
+        DataError,
+        f"the entries {KEYS} in {path.name}",
+        f"{tuple(found)}",
+        "use the *preprocessed* EEG of the dataset",
+    )
     if ids is None and metadata is not None:
         entry = f"{split}_img_files"
         table = read_pickled_arrays(metadata)
-        if entry not in table:
-            raise DataError(
-                message(
-                    f"{entry!r} in {Path(metadata).name}",
-                    f"{tuple(table)}",
-                    "use image_metadata.npy",
-                )
-            )
+        require(
+            entry in table,
+            DataError,
+            f"{entry!r} in {Path(metadata).name}",
+            f"{tuple(table)}",
+            "use image_metadata.npy",
+        )
         ids = [Path(str(name)).stem for name in table[entry]]
     data = found["preprocessed_eeg_data"]
     if ids is None:
@@ -177,20 +181,7 @@ def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> 
     DataError
         If an image is missing or a link out of the folder.
     """
-    found = {p.stem: p for p in sorted(Path(folder).rglob("*")) if p.is_file()}
-    missing = [i for i in eeg.ids if i not in found]
-    if missing:
-        raise DataError(
-            message(
-                f"an image for every EEG stimulus in {Path(folder).name}",
-                f"{len(missing)} missing, e.g. {missing[0]!r}",
-                "give the folder of images and, for the ids, image_metadata.npy",
-            )
-        )
-    guard = link_guard(folder, follow_links)
-    return from_files(
-        "eeg", [guard(found[i]) for i in eeg.ids], list(eeg.ids), np.full(len(eeg.ids), -1)
-    )
+    return read_by_stem("eeg", eeg.ids, folder, follow_links=follow_links)
 
 
 def read_with_images(
@@ -210,7 +201,10 @@ def read_with_images(
 
     Returns
     -------
-    EEG, StimulusSet
+    eeg : EEG
+        Data of shape (n_stimuli, n_repeats, n_channels, n_times).
+    images : StimulusSet
+        The n_stimuli images in the same order, unlabelled.
 
     Raises
     ------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 
 
 def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -74,14 +74,13 @@ def ceiling_matched_vertices(
     """
     mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
     ceiling = np.asarray(ceiling, dtype=np.float64)
-    if ceiling.shape != mask.shape:
-        raise DataError(
-            message(
-                f"a ceiling of shape {mask.shape}, one value per vertex",
-                f"{ceiling.shape}",
-                "use the same subject",
-            )
-        )
+    require(
+        ceiling.shape == mask.shape,
+        DataError,
+        f"a ceiling of shape {mask.shape}, one value per vertex",
+        f"{ceiling.shape}",
+        "use the same subject",
+    )
     ceiling = np.where(
         np.isfinite(ceiling), ceiling, np.nanmin(ceiling) if np.isfinite(ceiling).any() else 0.0
     )
@@ -98,12 +97,11 @@ def ceiling_matched_vertices(
 
 def _checked(atlas: Atlas, mask: np.ndarray) -> np.ndarray:
     mask = np.asarray(mask, dtype=bool)
-    if mask.shape != (atlas.n_vertices,) or not mask.any() or mask.all():
-        raise DataError(
-            message(
-                f"a region mask of shape ({atlas.n_vertices},) with vertices inside and outside",
-                f"shape {mask.shape}, {int(mask.sum())} inside",
-                "choose a region that is neither empty nor the whole cortex",
-            )
-        )
+    require(
+        mask.shape == (atlas.n_vertices,) and mask.any() and not mask.all(),
+        DataError,
+        f"a region mask of shape ({atlas.n_vertices},) with vertices inside and outside",
+        f"shape {mask.shape}, {int(mask.sum())} inside",
+        "choose a region that is neither empty nor the whole cortex",
+    )
     return mask

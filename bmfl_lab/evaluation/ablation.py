@@ -1,21 +1,24 @@
-"""Find which regions carry the effect: retrained or lesioned, each beside its control vertices."""
+"""Compare how much each region of the predicted responses matters with control vertices.
+
+A region is left out, or left alone, by training without other vertices or by lesions at inference.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import Atlas, StimulusSet, Study
 from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
-from bmfl_lab.errors import ConfigError, message, nearest
-from bmfl_lab.evaluation.ood import evaluation_sets, nan_row
+from bmfl_lab.errors import ConfigError, require
+from bmfl_lab.evaluation.ood import evaluation_sets, known_names, nan_row
 from bmfl_lab.metrics.classification import correct, n_nan
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, holm, verdict
 from bmfl_lab.models.lesion import Lesion
+from bmfl_lab.models.protocols import LesionableClassifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
 
@@ -26,7 +29,7 @@ MODES = {
     "kept": "trained with all vertices, all but this region's silenced at inference",
 }
 LESIONS = ("lesioned", "kept")
-"""Modes that need no training of their own."""
+"""Modes that lesion one trained model and need no further training."""
 CONTROLS = {
     "random_vertices": "as many vertices at random outside the region, hemisphere by hemisphere",
     "ceiling_matched": "as many vertices outside the region with nearly the same noise ceiling",
@@ -35,14 +38,14 @@ CONTROLS = {
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """A model that an ablation asks for.
+    """Describe a model that must be trained for an ablation.
 
     Parameters
     ----------
     name : str
-        What it is, for progress and tables.
+        Name in progress messages and tables.
     mask : ndarray of bool, shape (n_vertices,)
-        Vertices that it may read.
+        Vertices that the model reads.
     seed : int
         Training seed.
     """
@@ -52,53 +55,57 @@ class Wanted:
     seed: int
 
 
-Train = Callable[[Sequence[Wanted]], Sequence[Any]]
+Correct = Mapping[tuple, Mapping[tuple, np.ndarray]]
+"""Correctness (n_seeds, n_stimuli) by (split, shift, severity) and (mode, control, region)."""
+Train = Callable[[Sequence[Wanted]], Sequence[LesionableClassifier]]
 
 
 @dataclass(frozen=True)
 class AblationResult:
-    """What `ablate_regions` found.
+    """Hold the accuracies of an ablation, and how much each region matters.
 
     Parameters
     ----------
     rows : list of MetricRow
-        ``accuracy`` of each mode, region and set, over seeds, and of the intact model.
-        ``region_effect``: how much more the region matters than its control, in accuracy, with its
-        interval; ``notes`` holds the verdict; and its ``p_holm``, adjusted over the regions and
-        sets of one mode and control. ``nan_logits``, one row per model, set and seed with NaN
-        logits, summed over draws: they count as wrong.
+        - ``accuracy`` of the intact model, and of each mode, region and control, per image set and
+          over seeds.
+        - ``region_effect``: how much more the region matters than its control, as a difference of
+          accuracies with an interval. Its ``notes`` contain the verdict.
+        - ``p_holm``: p value of the effect, adjusted over the regions and image sets of one mode
+          and control.
+        - ``nan_logits`` per model, image set and seed with NaN logits, which count as wrong; the
+          number is the sum over draws of control vertices.
     per_image : pandas.DataFrame
-        ``mode, control, region, seed, split, shift, severity, id, correct``; control is "" for the
-        region itself and correct a mean over draws for a control.
+        One row per image, with the columns ``mode, control, region, seed, split, shift, severity,
+        id, correct``. ``control`` is "" for the region itself. For a control, ``correct`` is the
+        mean over draws.
     """
 
     rows: list[MetricRow]
-    per_image: Any
+    per_image: pd.DataFrame
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """Return effect, interval, adjusted p and verdict per mode, control, region and set."""
-        import pandas as pd
-
-        found = []
-        for r in self.rows:
-            if r.name == "region_effect":
-                found.append(
-                    {
-                        "mode": r.model,
-                        "control": r.reference,
-                        "region": r.roi,
-                        "split": r.split,
-                        "shift": r.shift,
-                        "effect": r.value,
-                        "low": r.ci_low,
-                        "high": r.ci_high,
-                        "n": r.n,
-                        "n_seeds": r.n_seeds,
-                        "p_holm": r.p_adjusted,
-                        "verdict": r.notes,
-                    }
-                )
-        return pd.DataFrame(found)
+        return pd.DataFrame(
+            [
+                {
+                    "mode": r.model,
+                    "control": r.reference,
+                    "region": r.roi,
+                    "split": r.split,
+                    "shift": r.shift,
+                    "effect": r.value,
+                    "low": r.ci_low,
+                    "high": r.ci_high,
+                    "n": r.n,
+                    "n_seeds": r.n_seeds,
+                    "p_holm": r.p_adjusted,
+                    "verdict": r.notes,
+                }
+                for r in self.rows
+                if r.name == "region_effect"
+            ]
+        )
 
     def named(
         self, mode: str, control: str = "random_vertices", *, level: float = 0.05
@@ -127,37 +134,40 @@ def ablate_regions(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> AblationResult:
-    """Ask of each region whether it carries the effect, and more than other vertices would.
+    """Measure how much each region matters for the accuracy, compared with control vertices.
 
     Parameters
     ----------
     study : Study
-        Evaluated in and out of distribution.
+        Study whose image sets and shifts are evaluated.
     train : callable
-        ``train([Wanted, ...]) -> models``, one a request, e.g.
+        ``train([Wanted, ...]) -> models`` returns one model per description, e.g.
         `bmfl_lab.training.ablation_trainer`. Each model has ``logits(stimuli, lesion=None)``.
     atlas : Atlas
-        Of the responses.
+        Atlas of the responses.
     regions : sequence of str, optional
-        ROIs and groups; by default every ROI that exists here, and "LVC" and "HVC" where they do.
+        ROIs and groups; by default all ROIs of the atlas, and the groups "LVC" and "HVC" if they
+        have vertices.
     modes : sequence of str
-        Among `MODES`; "retrained" stands for "only" and "left_out".
-    controls : sequence of str
-        Among `CONTROLS`.
-    seeds : sequence of int
-        Training seeds. Each has its own draws of control vertices, so that the interval over seeds
-        covers them too.
+        Ways to test a region, among `MODES`; by default all.
+    controls : sequence of str, default ("random_vertices",)
+        Kinds of control vertices, among `CONTROLS`.
+    seeds : sequence of int, default (0, 1, 2)
+        Training seeds. Control vertices are drawn anew for each seed, so that the interval over
+        seeds includes the variation between draws.
     n_draws : int, default 1
-        Control draws per seed, region and control; four times as many for `LESIONS`, which need
-        no training.
+        Number of draws of control vertices per seed, region and control. It is multiplied by four
+        for the modes in `LESIONS`, which need no training.
     ceiling : ndarray, shape (n_vertices,), optional
-        Noise ceiling, for "ceiling_matched".
-    lesion : "mean", "zero" or "resample"
-        Kind of lesion at inference.
+        Noise ceiling; needed for the control "ceiling_matched".
+    lesion : {"mean", "zero", "resample"}, default "mean"
+        Kind of the lesions.
     shifts, sets
-        As `evaluation_sets`.
-    n_boot, seed
-        Bootstrap resamples of the accuracies; seed of draws, shifts and lesions.
+        Same as in `evaluation_sets`.
+    n_boot : int, default 1000
+        Number of bootstrap resamples for the intervals of accuracies.
+    seed : int, default 0
+        Seed of the draws, shifts, lesions and the bootstrap.
 
     Returns
     -------
@@ -168,31 +178,30 @@ def ablate_regions(
     ConfigError
         If a mode, control or region is unknown, or there is no seed.
     DataError
-        If a region is the whole cortex, or the ceiling does not fit.
+        If a region is the whole cortex, or the ceiling has another number of vertices.
 
     Notes
     -----
-    ``region_effect`` is accuracy(region) - accuracy(control) for "only" and "kept", which let the
-    region alone speak, and accuracy(control) - accuracy(region) for the other two: positive where
-    the region matters more. It is tested over seeds and images as crossed random factors
-    (`crossed_mean`).
+    ``region_effect`` is positive where the region matters more than its control. For "only" and
+    "kept", where the model reads nothing but the region, it is accuracy(region) -
+    accuracy(control). For "left_out" and "lesioned" it is accuracy(control) - accuracy(region). It
+    is tested with seeds and images as crossed random factors (`crossed_mean`).
     """
-    names, modes = _regions(atlas, regions), _modes(modes)
-    _check(controls, CONTROLS, "controls")
-    if not seeds or n_draws < 1 or ("ceiling_matched" in controls and ceiling is None):
-        given = "missing" if ceiling is None else "given"
-        got = f"{len(seeds)} seeds, {n_draws} draws, ceiling {given}"
-        raise ConfigError(
-            message(
-                "at least one seed and draw, and a ceiling for 'ceiling_matched'", got, "add it"
-            )
-        )
+    names = _regions(atlas, regions)
+    modes = known_names(modes, MODES, "modes")
+    controls = known_names(controls, CONTROLS, "controls")
+    require(
+        seeds and n_draws >= 1 and ("ceiling_matched" not in controls or ceiling is not None),
+        ConfigError,
+        "at least one seed and draw, and a ceiling for 'ceiling_matched'",
+        f"{len(seeds)} seeds, {n_draws} draws, ceiling {'missing' if ceiling is None else 'given'}",
+        "add it",
+    )
     masks = {name: atlas.select(name) for name in names}
     cells = _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed)
     models = _train(train, cells, seeds, atlas.n_vertices)
     correct_of: dict[tuple, dict[tuple, np.ndarray]] = {}
-    bad_of: dict[tuple, dict[tuple, int]] = {}
-    places = {}
+    places, bad_of = {}, {}
     for stimuli, split, shift, severity in progress(
         evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
     ):
@@ -208,24 +217,6 @@ def ablate_regions(
     return AblationResult(rows, _frame(correct_of, places, seeds))
 
 
-def _check(wanted: Sequence[str], known: Mapping[str, str], what: str) -> None:
-    for name in wanted:
-        if name not in known:
-            raise ConfigError(
-                message(f"{what} among {tuple(known)}", repr(name), nearest(name, list(known)))
-            )
-
-
-def _modes(modes: Sequence[str]) -> tuple[str, ...]:
-    found = [
-        m for mode in modes for m in (("only", "left_out") if mode == "retrained" else (mode,))
-    ]
-    _check(found, MODES, "modes")
-    if not found:
-        raise ConfigError(message("at least one mode", "none", f"choose among {tuple(MODES)}"))
-    return tuple(dict.fromkeys(found))
-
-
 def _regions(atlas: Atlas, regions: Sequence[str] | None) -> tuple[str, ...]:
     if regions:
         return tuple(dict.fromkeys(regions))
@@ -233,7 +224,16 @@ def _regions(atlas: Atlas, regions: Sequence[str] | None) -> tuple[str, ...]:
     return (*groups, *atlas.present)
 
 
-def _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed) -> dict[tuple, np.ndarray]:
+def _cells(
+    atlas: Atlas,
+    masks: Mapping[str, np.ndarray],
+    modes: Sequence[str],
+    controls: Sequence[str],
+    seeds: Sequence[int],
+    n_draws: int,
+    ceiling: np.ndarray | None,
+    seed: int,
+) -> dict[tuple, np.ndarray]:
     """Return the vertices of each (mode, control, region, seed, draw)."""
     cells: dict[tuple, np.ndarray] = {}
     for mode in modes:
@@ -243,42 +243,54 @@ def _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed) -> dict
                 for control in controls:
                     for draw in range(n_draws * (4 if mode in LESIONS else 1)):
                         random = rng(seed, "ablation", control, region, s, draw)
-                        chosen = (
+                        cells[(mode, control, region, s, draw)] = (
                             random_vertices(atlas, mask, random)
                             if control == "random_vertices"
                             else ceiling_matched_vertices(atlas, mask, ceiling, random)
                         )
-                        cells[(mode, control, region, s, draw)] = chosen
     return cells
 
 
 def _train(
     train: Train, cells: Mapping[tuple, np.ndarray], seeds: Sequence[int], n_vertices: int
-) -> dict[tuple, Any]:
-    everything = np.ones(n_vertices, dtype=bool)
-    wanted = {("intact", "", "", s, 0): Wanted("intact", everything, s) for s in seeds}
+) -> dict[tuple, LesionableClassifier]:
+    """Return the intact models and those of the modes that train, by the keys of `cells`."""
+    wanted = {
+        ("intact", "", "", s, 0): Wanted("intact", np.ones(n_vertices, bool), s) for s in seeds
+    }
     for key, mask in cells.items():
         if key[0] not in LESIONS:
             name = f"{key[0]} {key[2]}" + (f", {key[1]} {key[4]}" if key[1] else "")
             wanted[key] = Wanted(name, mask if key[0] == "only" else ~mask, key[3])
     models = list(train(list(wanted.values())))
-    if len(models) != len(wanted):
-        raise ConfigError(
-            message(f"{len(wanted)} models", f"{len(models)}", "let `train` return one a request")
-        )
+    require(
+        len(models) == len(wanted),
+        ConfigError,
+        f"{len(wanted)} models",
+        len(models),
+        "let `train` return one model per description",
+    )
     return dict(zip(wanted, models))
 
 
 def _evaluate(
-    models, cells, stimuli, seeds, lesion, seed
+    models: Mapping[tuple, LesionableClassifier],
+    cells: Mapping[tuple, np.ndarray],
+    stimuli: StimulusSet,
+    seeds: Sequence[int],
+    lesion: str,
+    seed: int,
 ) -> tuple[dict[tuple, np.ndarray], dict[tuple, int]]:
-    """Return correctness (n_seeds, n_stimuli) by (mode, control, region), averaged over draws.
+    """Evaluate all models and lesions on one image set.
 
-    Second come counts of NaN logits by (mode, control, region, seed), summed over draws.
+    Returns
+    -------
+    correct : dict of (mode, control, region) to ndarray, shape (n_seeds, n_stimuli)
+        Correctness, averaged over draws.
+    n_nan : dict of (mode, control, region, seed) to int
+        Number of images with NaN logits, summed over draws.
     """
-    found: dict[tuple, list[list[np.ndarray]]] = {}
-    bad: dict[tuple, int] = {}
-    labels = np.asarray(stimuli.labels)
+    found, bad, labels = {}, {}, np.asarray(stimuli.labels)
     for (mode, control, region, s, draw), given in [*models.items(), *cells.items()]:
         if isinstance(given, np.ndarray):
             if mode not in LESIONS:
@@ -318,7 +330,9 @@ def _nan_rows(
     ]
 
 
-def _accuracy_rows(correct_of, selection, notes, n_boot, seed) -> list[MetricRow]:
+def _accuracy_rows(
+    correct_of: Correct, selection: str, notes: str, n_boot: int, seed: int
+) -> list[MetricRow]:
     rows = []
     for (split, shift, severity), found in correct_of.items():
         for (mode, control, region), right in found.items():
@@ -345,20 +359,27 @@ def _accuracy_rows(correct_of, selection, notes, n_boot, seed) -> list[MetricRow
     return rows
 
 
-def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[MetricRow]:
-    rows: list[MetricRow] = []
+def _effect_rows(
+    correct_of: Correct,
+    names: Sequence[str],
+    modes: Sequence[str],
+    controls: Sequence[str],
+    selection: str,
+    notes: str,
+) -> list[MetricRow]:
+    rows = []
     for mode in modes:
         for control in controls:
-            effects: dict[tuple, tuple[Interval, float]] = {}
+            effects = {}
             for place, found in correct_of.items():
                 for region in names:
                     difference = found[(mode, "", region)] - found[(mode, control, region)]
                     effects[(place, region)] = crossed_mean(
                         difference if mode in ("only", "kept") else -difference
                     )
-            adjusted = dict(zip(effects, holm([p for _, p in effects.values()])))
-            for ((split, shift, severity), region), (interval, alone) in effects.items():
-                p = float(adjusted[((split, shift, severity), region)])
+            adjusted = map(float, holm([p for _, p in effects.values()]))
+            for (place, region), p in zip(effects, adjusted):
+                (split, shift, severity), (interval, alone) = place, effects[(place, region)]
                 said = _verdict(mode, control, region, interval, p)
                 common = {
                     "split": split,
@@ -376,15 +397,18 @@ def _effect_rows(correct_of, names, modes, controls, selection, notes) -> list[M
                     "n_seeds": interval.n_seeds,
                     "notes": f"{said} {notes}".strip(),
                 }
-                ends = {
-                    "ci_low": interval.low,
-                    "ci_high": interval.high,
-                    "interval": interval.method,
-                }
-                rows.append(
-                    MetricRow("region_effect", interval.value, unit="fraction", **ends, **common)
-                )
-                rows.append(MetricRow("p_holm", p, unit="p", **common))
+                rows += [
+                    MetricRow(
+                        "region_effect",
+                        interval.value,
+                        unit="fraction",
+                        ci_low=interval.low,
+                        ci_high=interval.high,
+                        interval=interval.method,
+                        **common,
+                    ),
+                    MetricRow("p_holm", p, unit="p", **common),
+                ]
     return rows
 
 
@@ -399,9 +423,9 @@ def _verdict(mode: str, control: str, region: str, interval: Interval, p: float)
     return verdict(interval, p, first=pair[0], second=pair[1])
 
 
-def _frame(correct_of, places, seeds):
-    import pandas as pd
-
+def _frame(
+    correct_of: Correct, places: Mapping[tuple, StimulusSet], seeds: Sequence[int]
+) -> pd.DataFrame:
     parts = []
     for (split, shift, severity), found in correct_of.items():
         ids = np.asarray(places[(split, shift, severity)].ids, dtype=object)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,26 @@ class CallableModel:
             ]
             found = self.function(images)
             found = found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
-            if found.ndim != 2 or len(found) != len(images):
-                raise DataError(
-                    message(
-                        f"logits of shape ({len(images)}, n_classes)",
-                        str(found.shape),
-                        "let the function return one row per image",
-                    )
-                )
-            found = found if self.columns is None else found[:, self.columns]
-            blocks.append(found.astype(np.float32))
-        n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)
-        if blocks and n_classes and blocks[0].shape[1] != n_classes:
-            of = f"class of {stimuli.name!r}" if self.class_names is None else "name in class_names"
-            raise DataError(
-                message(
-                    f"{n_classes} logits, one per {of}",
-                    f"{blocks[0].shape[1]} from {self.name!r}",
-                    "pass class_names=... to name the columns, or columns=... to choose them",
-                )
+            require(
+                found.ndim == 2 and len(found) == len(images),
+                DataError,
+                f"logits of shape ({len(images)}, n_classes)",
+                found.shape,
+                "let the function return one row per image",
             )
-        return np.concatenate(blocks) if blocks else np.zeros((0, n_classes), np.float32)
+            columns = slice(None) if self.columns is None else np.asarray(self.columns)
+            blocks.append(found[:, columns].astype(np.float32))
+        n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)
+        logits = np.concatenate(blocks) if blocks else np.zeros((0, n_classes), np.float32)
+        of = f"class of {stimuli.name!r}" if self.class_names is None else "name in class_names"
+        require(
+            not n_classes or logits.shape[1] == n_classes,
+            DataError,
+            f"{n_classes} logits, one per {of}",
+            f"{logits.shape[1]} from {self.name!r}",
+            "pass class_names=... to name the columns, or columns=... to choose them",
+        )
+        return logits
 
 
 def as_model(
@@ -121,7 +120,5 @@ def as_model(
     >>> model = as_model(lambda images: [[im.mean(), 0.0] for im in images], "brightness")
     >>> result = evaluate_ood({model.name: model}, study)  # doctest: +SKIP
     """
-    kept = None if columns is None else np.asarray(columns)
-    return CallableModel(
-        name, function, kept, batch_size, None if class_names is None else tuple(class_names)
-    )
+    names = None if class_names is None else tuple(class_names)
+    return CallableModel(name, function, columns, batch_size, names)

@@ -20,7 +20,7 @@ from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, stored_patches
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, message
+from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.models.encoders import ROIQueryEncoder
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.training.fusion import TrainedFusion
@@ -52,11 +52,8 @@ def seen_images(backbone: Backbone, stimuli: StimulusSet) -> np.ndarray:
     DataError
         If an image cannot be read.
     """
-    side = backbone.image_size
-    pixels = np.empty((len(stimuli), side, side, 3), np.uint8)
-    for i in range(len(stimuli)):
-        pixels[i] = backbone.preprocess.crop(stimuli.image(i))
-    return pixels
+    pixels = [backbone.preprocess.crop(stimuli.image(i)) for i in range(len(stimuli))]
+    return np.asarray(pixels, np.uint8).reshape(-1, backbone.image_size, backbone.image_size, 3)
 
 
 def image_batches(
@@ -126,8 +123,13 @@ def backbone_attention(
     DataError
         If an image cannot be read.
     """
-    if heads not in ("each", "mean"):
-        raise ConfigError(message("heads 'each' or 'mean'", repr(heads), "choose one of the two"))
+    require(
+        heads in ("each", "mean"),
+        ConfigError,
+        "heads 'each' or 'mean'",
+        repr(heads),
+        "choose one of the two",
+    )
     wanted = backbone.indices(range(backbone.n_blocks) if blocks is None else tuple(blocks))
     parts = []
     for images in image_batches(backbone, stimuli, batch_size):
@@ -183,12 +185,13 @@ def rollout(
     ----------
     Abnar & Zuidema (2020), Quantifying attention flow in transformers, ACL, arXiv:2005.00928.
     """
-    if not 0 <= residual < 1:
-        raise ConfigError(
-            message(
-                "a residual share from 0 to below 1", repr(residual), "use 0.5, as in the paper"
-            )
-        )
+    require(
+        0 <= residual < 1,
+        ConfigError,
+        "a residual share from 0 to below 1",
+        repr(residual),
+        "use 0.5, as in the paper",
+    )
     parts = []
     for images in image_batches(backbone, stimuli, batch_size):
         tokens = backbone(images, blocks=range(backbone.n_blocks), attention=True)
@@ -204,11 +207,8 @@ def rollout(
 
 def _roll_out(layers: Sequence[Tensor], residual: float) -> Tensor:
     """Return the product (B, T, T) of attention matrices with skip connections, last one left."""
-    total = None
+    total, identity = None, torch.eye(layers[0].shape[-1]).to(layers[0])
     for weights_BTT in layers:
-        identity = torch.eye(
-            weights_BTT.shape[-1], device=weights_BTT.device, dtype=weights_BTT.dtype
-        )
         step = (1 - residual) * weights_BTT + residual * identity
         step = step / step.sum(-1, keepdim=True)
         total = step if total is None else step @ total
@@ -273,14 +273,13 @@ def queries_of(encoder: TrainedEncoder) -> ROIQueryEncoder:
         If there is none.
     """
     queries = encoder.query_module()
-    if queries is None:
-        raise ConfigError(
-            message(
-                "an encoder with ROI queries",
-                f"{encoder.label!r}",
-                "train one of kind 'roi_query' or 'ensemble'",
-            )
-        )
+    require(
+        queries is not None,
+        ConfigError,
+        "an encoder with ROI queries",
+        f"{encoder.label!r}",
+        "train one of kind 'roi_query' or 'ensemble'",
+    )
     return queries
 
 
@@ -448,12 +447,20 @@ def select_queries(weights: np.ndarray, query: str) -> np.ndarray:
     ConfigError
         If `query` is unknown, or there are no patch queries.
     """
-    if query not in ("cls", "patch"):
-        raise ConfigError(message("query 'cls' or 'patch'", repr(query), "choose one of the two"))
-    if query == "patch" and weights.shape[2] == 1:
-        raise ConfigError(
-            message("a model with patch queries", "CLS queries only", "train it with query='patch'")
-        )
+    require(
+        query in ("cls", "patch"),
+        ConfigError,
+        "query 'cls' or 'patch'",
+        repr(query),
+        "choose one of the two",
+    )
+    require(
+        query != "patch" or weights.shape[2] != 1,
+        ConfigError,
+        "a model with patch queries",
+        "CLS queries only",
+        "train it with query='patch'",
+    )
     return weights[:, :, :1] if query == "cls" else weights[:, :, 1:]
 
 

@@ -22,9 +22,8 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 
 from bmfl_lab.backbones import Backbone
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.data import StimulusSet, Study
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
     brain_attention,
@@ -36,7 +35,6 @@ from bmfl_lab.evaluation.attention import (
 )
 from bmfl_lab.evaluation.attribution import (
     Attribution,
-    baseline_images,
     class_attribution,
     response_to_images,
     roi_vertices,
@@ -70,14 +68,13 @@ def _magnitudes(maps: np.ndarray) -> np.ndarray:
         If the maps do not have three axes, or are not finite.
     """
     magnitude = np.abs(np.asarray(maps, np.float64))
-    if magnitude.ndim != 3 or not np.isfinite(magnitude).all():
-        raise DataError(
-            message(
-                "finite maps of shape (n_stimuli, h, w)",
-                f"shape {np.shape(maps)}",
-                "average over heads first",
-            )
-        )
+    require(
+        magnitude.ndim == 3 and np.isfinite(magnitude).all(),
+        DataError,
+        "finite maps of shape (n_stimuli, h, w)",
+        f"shape {np.shape(maps)}",
+        "average over heads first",
+    )
     return magnitude
 
 
@@ -106,12 +103,13 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
     measures. Wang et al. (2004), Image quality assessment, IEEE TIP 13:600-612.
     """
     a, b = _magnitudes(a), _magnitudes(b)
-    if a.shape != b.shape:
-        raise DataError(
-            message(
-                "two sets of maps of one shape", f"{a.shape} and {b.shape}", "use the same images"
-            )
-        )
+    require(
+        a.shape == b.shape,
+        DataError,
+        "two sets of maps of one shape",
+        f"{a.shape} and {b.shape}",
+        "use the same images",
+    )
     ranks = [stats.rankdata(m.reshape(len(m), -1), axis=1) for m in (a, b)]
     x, y = (r - r.mean(1, keepdims=True) for r in ranks)
     norm = np.sqrt((x**2).sum(1) * (y**2).sum(1))
@@ -144,8 +142,8 @@ def structural_similarity(a: np.ndarray, b: np.ndarray) -> float:
         (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
     )
     edge = size // 2
-    inner = similarity[edge : similarity.shape[0] - edge, edge : similarity.shape[1] - edge]
-    return float(inner.mean())
+    rows, columns = similarity.shape
+    return float(similarity[edge : rows - edge, edge : columns - edge].mean())
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
@@ -205,12 +203,13 @@ def region_share(maps: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, floa
     of the mass, which also counts the rest of the map.
     """
     maps, region = _magnitudes(maps), np.asarray(region, np.float64)
-    if region.shape != maps.shape[1:]:
-        raise DataError(
-            message(
-                f"a region of shape {maps.shape[1:]}", f"{region.shape}", "use on_patches first"
-            )
-        )
+    require(
+        region.shape == maps.shape[1:],
+        DataError,
+        f"a region of shape {maps.shape[1:]}",
+        region.shape,
+        "use on_patches first",
+    )
     total = maps.sum((1, 2))
     inside = (maps * region).sum((1, 2))
     share = np.divide(inside, total, out=np.full(len(maps), np.nan), where=total > 0)
@@ -254,12 +253,17 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
     if what == "labels":
         sets = {**study.sets}
         for name in ("train", "val"):
-            labels = np.asarray(study.set(name).labels)
-            mixed = rng(seed, "shuffled", name).permutation(labels)
-            sets[name] = dataclasses.replace(study.set(name), labels=mixed)
+            stimuli = study.set(name)
+            mixed = rng(seed, "shuffled", name).permutation(np.asarray(stimuli.labels))
+            sets[name] = dataclasses.replace(stimuli, labels=mixed)
         return dataclasses.replace(study, sets=sets, name=f"{study.name}, shuffled labels")
-    if what != "responses":
-        raise ConfigError(message("'responses' or 'labels'", repr(what), "choose one of the two"))
+    require(
+        what == "responses",
+        ConfigError,
+        "'responses' or 'labels'",
+        repr(what),
+        "choose one of the two",
+    )
     subjects = {}
     for name, person in study.subjects.items():
         order = np.arange(len(person.responses))
@@ -302,8 +306,8 @@ class Randomisation:
 
     def table(self) -> pd.DataFrame:
         """Return the mean of both measures over images, one row per stage."""
-        means = pd.DataFrame({k: t.mean() for k, t in self.similarity.items()})
-        return means.T.rename_axis("randomised down to")
+        means = {k: t.mean() for k, t in self.similarity.items()}
+        return pd.DataFrame(means).T.rename_axis("randomised down to")
 
 
 def weight_randomisation(
@@ -353,12 +357,13 @@ def weight_randomisation(
     changed = copy.deepcopy(module).eval()
     for label, prefixes in stages.items():
         names = [n for n, _ in changed.named_parameters() if n.startswith(prefixes)]
-        if not names:
-            raise ConfigError(
-                message(
-                    f"parameters of the stage {label!r}", f"none named {prefixes}", "correct it"
-                )
-            )
+        require(
+            names,
+            ConfigError,
+            f"parameters of the stage {label!r}",
+            f"none named {prefixes}",
+            "correct it",
+        )
         for name in names:
             redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
         if trained is None or label == list(stages)[-1]:
@@ -386,11 +391,11 @@ def _backbone_stages(
     for part in np.array_split(np.arange(backbone.n_blocks)[::-1], min(groups, backbone.n_blocks)):
         label = f"block {part[0] + 1}" if len(part) == 1 else f"blocks {part[-1] + 1}-{part[0] + 1}"
         stages[label] = tuple(f"{prefix}blocks.{i}." for i in part)
-    embedding = ("patch_embed", "pos_embed", "cls_token", "register_tokens")
-    return {**stages, "embedding": tuple(prefix + name for name in embedding)}
+    names = ("patch_embed", "pos_embed", "cls_token", "register_tokens")
+    return {**stages, "embedding": tuple(prefix + name for name in names)}
 
 
-def _path_stages(path: BMFL, groups: int) -> dict[str, tuple[str, ...]]:
+def _path_stages(path: BMFL) -> dict[str, tuple[str, ...]]:
     """Return the stages of a path from the classifier down to the embedding of the backbone."""
     stages = {"classifier": ("fusion.classifier",)}
     if path.fusion.brain is not None:
@@ -399,57 +404,7 @@ def _path_stages(path: BMFL, groups: int) -> dict[str, tuple[str, ...]]:
         stages["brain encoder"] = ("encoder.",)
     names = [n for n, _ in path.named_parameters()]
     kept = {k: v for k, v in stages.items() if any(n.startswith(v) for n in names)}
-    return {**kept, **_backbone_stages(path.backbone, "backbone.", groups)}
-
-
-def randomise_backbone(
-    backbone: Backbone,
-    stimuli: StimulusSet,
-    *,
-    kind: str = "last block",
-    seed: int = 0,
-    groups: int = 3,
-    trained: np.ndarray | None = None,
-) -> Randomisation:
-    """Randomise a backbone and compare its attention maps.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Backbone; a copy is randomised.
-    stimuli : StimulusSet
-        Images.
-    kind : {"last block", "rollout"}, default "last block"
-        Attention of the CLS token to patches in the last block, averaged over heads; or attention
-        rollout.
-    seed : int, default 0
-        Seed of the new weights.
-    groups : int, default 3
-        Number of stages into which the blocks are divided.
-    trained : ndarray, shape (n_stimuli, h, w), optional
-        Maps of the trained model, as in `weight_randomisation`.
-
-    Returns
-    -------
-    Randomisation
-
-    Raises
-    ------
-    ConfigError
-        If `kind` is unknown.
-    """
-    if kind not in ("last block", "rollout"):
-        raise ConfigError(
-            message("kind 'last block' or 'rollout'", repr(kind), "choose one of the two")
-        )
-
-    def maps(module: nn.Module) -> np.ndarray:
-        if kind == "rollout":
-            return rollout(module, stimuli)
-        return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
-
-    stages = _backbone_stages(backbone, groups=groups)
-    return weight_randomisation(backbone, stages, maps, seed=seed, trained=trained)
+    return {**kept, **_backbone_stages(path.backbone, "backbone.", groups=1)}
 
 
 def randomise_roi_attention(
@@ -459,7 +414,6 @@ def randomise_roi_attention(
     *,
     backbone: Backbone | None = None,
     seed: int = 0,
-    groups: int = 3,
 ) -> Randomisation:
     """Randomise a brain encoder, then its backbone, and compare the attention of one ROI query.
 
@@ -477,8 +431,8 @@ def randomise_roi_attention(
         One of `query_names`; its map is averaged over heads.
     backbone : Backbone, optional
         The backbone of the encoder, if it is loaded already.
-    seed, groups
-        Same as in `randomise_backbone`.
+    seed : int, default 0
+        Seed of the new weights.
 
     Returns
     -------
@@ -490,61 +444,23 @@ def randomise_roi_attention(
         If the encoder has no such query.
     """
     names, inner = query_names(encoder), queries_of(encoder)
-    if query not in names:
-        raise ConfigError(message(f"a query among {names}", repr(query), "choose one of them"))
+    require(
+        query in names, ConfigError, f"a query among {names}", repr(query), "choose one of them"
+    )
     backbone = encoder.load_backbone() if backbone is None else backbone
     both = nn.ModuleDict({"encoder": encoder.module, "backbone": backbone})
     at = next(name for name, m in both.named_modules() if m is inner) + "."
     after = tuple(at + name for name in ("readout", "norm_out", "ffn", "norm_ffn", "out.", "v."))
     keys = tuple(at + name for name in ("queries_RE", "q.", "k.", "project"))
     stages = {"readout and values": after, "queries and keys": keys}
-    stages |= _backbone_stages(backbone, "backbone.", groups)
+    stages |= _backbone_stages(backbone, "backbone.")
 
     def maps(module: nn.Module) -> np.ndarray:
         changed = dataclasses.replace(encoder, module=module["encoder"])
-        attention = roi_attention(changed, stimuli, backbone=module["backbone"])
-        return attention[:, names.index(query)].mean(1)
+        weights = roi_attention(changed, stimuli, backbone=module["backbone"])
+        return weights[:, names.index(query)].mean(1)
 
     return weight_randomisation(both, stages, maps, seed=seed)
-
-
-def randomise_class_attribution(
-    fusion: TrainedFusion,
-    stimuli: StimulusSet,
-    *,
-    steps: int = 16,
-    baseline: str = "grey",
-    seed: int = 0,
-    groups: int = 1,
-    trained: np.ndarray | None = None,
-) -> Randomisation:
-    """Randomise the whole path and compare the attributions of the class that it predicted before.
-
-    Parameters
-    ----------
-    fusion : TrainedFusion
-        Fusion model or baseline; a copy of its path is randomised.
-    stimuli : StimulusSet
-        Images.
-    steps, baseline
-        Same as in `class_attribution`.
-    seed, groups, trained
-        Same as in `randomise_backbone`.
-
-    Returns
-    -------
-    Randomisation
-    """
-    classes = fusion.logits(stimuli).argmax(1)
-
-    def maps(path: nn.Module) -> np.ndarray:
-        attribution = class_attribution(
-            fusion, stimuli, target=classes, baseline=baseline, steps=steps, path=path
-        )
-        return np.abs(attribution.patches)
-
-    stages = _path_stages(fusion.path, groups)
-    return weight_randomisation(fusion.path, stages, maps, seed=seed, trained=trained)
 
 
 def randomise_brain_attention(
@@ -552,15 +468,20 @@ def randomise_brain_attention(
     stimuli: StimulusSet,
     *,
     seed: int = 0,
-    groups: int = 1,
     trained: np.ndarray | None = None,
 ) -> Randomisation:
     """Randomise the whole path and compare the attention of the brain's CLS token to patches.
 
     Parameters
     ----------
-    fusion, stimuli, seed, groups, trained
-        Same as in `randomise_class_attribution`; the map is averaged over heads.
+    fusion : TrainedFusion
+        Model with cross-attention; a copy of its path is randomised.
+    stimuli : StimulusSet
+        Images.
+    seed : int, default 0
+        Seed of the new weights.
+    trained : ndarray, shape (n_stimuli, h, w), optional
+        Maps of the trained model, averaged over heads, as in `weight_randomisation`.
 
     Returns
     -------
@@ -571,10 +492,13 @@ def randomise_brain_attention(
     ConfigError
         If the model has no cross-attention, or its path cannot start from images.
     """
-    if fusion.config.head != "fusion":
-        raise ConfigError(
-            message("a model with cross-attention", repr(fusion.config.head), "use head='fusion'")
-        )
+    require(
+        fusion.config.head == "fusion",
+        ConfigError,
+        "a model with cross-attention",
+        repr(fusion.config.head),
+        "use head='fusion'",
+    )
     backbone, pool = fusion.path.backbone, fusion.path.pool
     grid = (pool, pool) if pool else backbone.grid_of(backbone.image_size, backbone.image_size)
 
@@ -586,8 +510,9 @@ def randomise_brain_attention(
             parts.append(weights.unflatten(-1, grid).cpu().numpy())
         return np.concatenate(parts)
 
-    stages = _path_stages(fusion.path, groups)
-    return weight_randomisation(fusion.path, stages, maps, seed=seed, trained=trained)
+    return weight_randomisation(
+        fusion.path, _path_stages(fusion.path), maps, seed=seed, trained=trained
+    )
 
 
 # --- deletion and insertion
@@ -705,22 +630,16 @@ def deletion_insertion(
     strength = _magnitudes(maps)
     n, rows, columns = strength.shape
     fits = images.shape == baseline.shape and len(images) == n
-    if not fits or images.shape[2] % rows or images.shape[3] % columns:
-        got = f"{tuple(images.shape)}, {tuple(baseline.shape)} and maps {strength.shape}"
-        raise DataError(
-            message("images, a baseline of their shape and one map per image", got, "align them")
-        )
+    require(
+        fits and images.shape[2] % rows == 0 and images.shape[3] % columns == 0,
+        DataError,
+        "images, a baseline of their shape and one map per image",
+        f"{tuple(images.shape)}, {tuple(baseline.shape)} and maps {strength.shape}",
+        "align them",
+    )
     cells = rows * columns
     counts = np.unique(np.linspace(0, cells, min(steps, cells) + 1).round().astype(int))
     counts = np.unique(np.concatenate([counts, cells - counts]))  # same counts in both directions
-    if reference is not None and reference.random_deletion.shape != (n, len(counts)):
-        raise DataError(
-            message(
-                f"reference curves of shape {(n, len(counts))}",
-                f"{reference.random_deletion.shape}",
-                "use the same images and steps",
-            )
-        )
     whole = np.tile(np.array([False, True])[:, None, None], (n, 1, rows, columns))
     ends = _score_masked(score, images, baseline, whole, batch_size)
 
@@ -739,6 +658,13 @@ def deletion_insertion(
         at_random = deleted, deleted[:, ::-1]
     else:
         at_random = reference.random_deletion, reference.random_insertion
+        require(
+            at_random[0].shape == (n, len(counts)),
+            DataError,
+            f"reference curves of shape {(n, len(counts))}",
+            at_random[0].shape,
+            "use the same images and steps",
+        )
     # the patch of rank 0 is removed first
     by_map = np.argsort(np.argsort(-strength.reshape(n, cells), axis=1, kind="stable"), axis=1)
     # the patch that is added first is removed last
@@ -769,11 +695,12 @@ def class_curves(
     stimuli: StimulusSet,
     maps: np.ndarray,
     *,
-    baseline: str = "grey",
     seed: int = 0,
     reference: DeletionInsertion | None = None,
 ) -> DeletionInsertion:
     """Return the curves of the probability of the class that the model predicts for the full image.
+
+    Grey replaces the patches.
 
     Parameters
     ----------
@@ -783,8 +710,6 @@ def class_curves(
         Images.
     maps : ndarray, shape (n_stimuli, h, w)
         One map per image.
-    baseline : {"grey", "black", "blur"}, default "grey"
-        Values that replace a patch, as in `baseline_images`.
     seed, reference
         Same as in `deletion_insertion`.
 
@@ -795,7 +720,7 @@ def class_curves(
     Raises
     ------
     ConfigError
-        If the path of the model cannot start from images, or the baseline is unknown.
+        If the path of the model cannot start from images.
     DataError
         If the maps do not fit the images, or the reference has other points or images.
     """
@@ -806,8 +731,8 @@ def class_curves(
     def score(part: Tensor, index: Tensor) -> Tensor:
         return path(part).logits.softmax(1).gather(1, classes[index, None])[:, 0]
 
-    empty = baseline_images(images, baseline, path.backbone)
-    return deletion_insertion(score, images, empty, maps, seed=seed, reference=reference)
+    grey = torch.zeros_like(images)
+    return deletion_insertion(score, images, grey, maps, seed=seed, reference=reference)
 
 
 def response_curves(
@@ -817,9 +742,7 @@ def response_curves(
     roi: str,
     *,
     backbone: Backbone | None = None,
-    baseline: str = "grey",
     seed: int = 0,
-    reference: DeletionInsertion | None = None,
 ) -> DeletionInsertion:
     """Return the curves of how close the predicted response of an ROI is to that of the full image.
 
@@ -831,7 +754,7 @@ def response_curves(
     ----------
     encoder : TrainedEncoder or EncoderEnsemble
         Brain encoder of any kind.
-    stimuli, maps, baseline, seed, reference
+    stimuli, maps, seed
         Same as in `class_curves`.
     roi : str
         ROI or group, or e.g. ``"left:V1"`` for one hemisphere.
@@ -845,27 +768,27 @@ def response_curves(
     Raises
     ------
     ConfigError
-        If the ROI has no vertices, or the baseline is unknown.
+        If the ROI has no vertices.
     DataError
-        If the maps do not fit the images, or the reference has other points or images.
+        If the maps do not fit the images.
     """
     backbone = encoder.load_backbone() if backbone is None else backbone
     encoder = encoder.to(backbone.device)
     images = torch.cat(list(image_batches(backbone, stimuli)))
-    empty = baseline_images(images, baseline, backbone)
+    grey = torch.zeros_like(images)
     chosen = torch.as_tensor(np.flatnonzero(roi_vertices(encoder.atlas, roi)), device=images.device)
 
     def predict(part: Tensor) -> Tensor:
         with torch.no_grad():
             return response_to_images(encoder, backbone, part).index_select(1, chosen)
 
-    whole, nothing = (torch.cat([predict(p) for p in v.split(32)]) for v in (images, empty))
+    whole, nothing = (torch.cat([predict(p) for p in v.split(32)]) for v in (images, grey))
     distance = (nothing - whole).square().sum(1).clamp_min(1e-12)
 
     def score(part: Tensor, index: Tensor) -> Tensor:
         return 1 - (predict(part) - whole[index]).square().sum(1) / distance[index]
 
-    return deletion_insertion(score, images, empty, maps, seed=seed, reference=reference)
+    return deletion_insertion(score, images, grey, maps, seed=seed)
 
 
 # --- outcomes
@@ -985,20 +908,25 @@ def check_row(
     ConfigError
         If the check is unknown, or its reference is missing.
     """
-    if check not in CHECKS:
-        raise ConfigError(
-            message(f"a check among {tuple(CHECKS)}", repr(check), nearest(check, CHECKS))
-        )
+    require(
+        check in CHECKS,
+        ConfigError,
+        f"a check among {tuple(CHECKS)}",
+        repr(check),
+        nearest(check, CHECKS),
+    )
     rule = CHECKS[check]
     against = rule.reference if reference is None else float(reference)
-    if not np.isfinite(against):
-        raise ConfigError(
-            message(f"a reference for the check {check!r}", "none", "pass the share of the area")
-        )
-    known = np.asarray(values, np.float64)
-    known = known[np.isfinite(known)]
-    mean = bootstrap_mean(known, n_boot=1000, seed=seed)
-    passes = None
+    require(
+        np.isfinite(against),
+        ConfigError,
+        f"a reference for the check {check!r}",
+        "none",
+        "pass the share of the area",
+    )
+    values = np.asarray(values, np.float64)
+    known = values[np.isfinite(values)]
+    mean, passes = bootstrap_mean(known, n_boot=1000, seed=seed), None
     if mean.low is not None:
         passes = bool(mean.low > against if rule.above else mean.high < against)
     return CheckRow(
@@ -1006,69 +934,22 @@ def check_row(
     )
 
 
-def check_rows(
-    name: str,
-    *,
-    weights: pd.DataFrame | None = None,
-    labels: pd.DataFrame | None = None,
-    curves: pd.DataFrame | None = None,
-    region: tuple[np.ndarray, float] | None = None,
-    gap: np.ndarray | None = None,
-) -> list[CheckRow]:
-    """Decide for all checks that were measured whether a map passes.
-
-    Parameters
-    ----------
-    name : str
-        Name of the map.
-    weights, labels : DataFrame, optional
-        `map_similarity` to the maps of the model with randomised weights, and of a model that was
-        trained on shuffled targets.
-    curves : DataFrame, optional
-        Areas from `DeletionInsertion.areas`.
-    region : tuple of ndarray and float, optional
-        Shares and area from `region_share`.
-    gap : ndarray, shape (n_stimuli,), optional
-        `Attribution.relative_gap`.
-
-    Returns
-    -------
-    list of CheckRow
-    """
-    rows = [
-        check_row(name, check, similarity["spearman"])
-        for check, similarity in (("weights", weights), ("labels", labels))
-        if similarity is not None
-    ]
-    if curves is not None:
-        rows.append(check_row(name, "deletion", curves["random_deletion"] - curves["deletion"]))
-        rows.append(check_row(name, "insertion", curves["insertion"] - curves["random_insertion"]))
-    if region is not None:
-        rows.append(check_row(name, "planted region", *region))
-    if gap is not None:
-        rows.append(check_row(name, "completeness", gap))
-    return rows
-
-
 def checks_table(rows: Iterable[CheckRow]) -> pd.DataFrame:
     """Return the checks as text, one row per map and one column per check.
 
     Each cell says whether the map passes, with the value, its interval and the reference.
     """
-    rows = list(rows)
-    order = [c for c in CHECKS if any(r.check == c for r in rows)]
-    names = list(dict.fromkeys(r.map for r in rows))
-    cells = {(r.map, r.check): _cell(r) for r in rows}
-    return pd.DataFrame(
-        [[cells.get((m, c), "") for c in order] for m in names], index=names, columns=order
-    )
+    cells: dict[str, dict[str, str]] = {}
+    for row in rows:
+        cells.setdefault(row.map, {})[row.check] = _cell(row)
+    table = pd.DataFrame.from_dict(cells, orient="index").fillna("")
+    return table[[c for c in CHECKS if c in table]]
 
 
 def checks_frame(rows: Iterable[CheckRow]) -> pd.DataFrame:
     """Return the checks as numbers for figures, one row per check and map."""
     ordered = sorted(rows, key=lambda r: list(CHECKS).index(r.check))
-    columns = list(CheckRow.__dataclass_fields__)
-    return pd.DataFrame([asdict(r) for r in ordered], columns=columns).astype({"passes": object})
+    return pd.DataFrame([asdict(r) for r in ordered]).astype({"passes": object})
 
 
 def _cell(row: CheckRow) -> str:
@@ -1180,15 +1061,18 @@ def _checked_map(
     region: np.ndarray | None = None,
     gap: np.ndarray | None = None,
 ) -> CheckedMap:
-    fits = region is not None and region.shape == maps.shape[1:]
-    rows = check_rows(
-        name,
-        weights=randomised.final,
-        labels=None if shuffled is None else map_similarity(maps, shuffled),
-        curves=curves.areas(),
-        region=region_share(maps, region) if fits else None,
-        gap=gap,
-    )
+    """Decide for every check that can be measured whether the map passes."""
+    areas = curves.areas()
+    measured = {"weights": (randomised.final["spearman"],)}
+    if shuffled is not None:
+        measured["labels"] = (map_similarity(maps, shuffled)["spearman"],)
+    measured["deletion"] = (areas["random_deletion"] - areas["deletion"],)
+    measured["insertion"] = (areas["insertion"] - areas["random_insertion"],)
+    if region is not None and region.shape == maps.shape[1:]:
+        measured["planted region"] = region_share(maps, region)
+    if gap is not None:
+        measured["completeness"] = (gap,)
+    rows = [check_row(name, check, *values) for check, values in measured.items()]
     return CheckedMap(name, np.abs(maps), randomised, curves, rows)
 
 
@@ -1213,7 +1097,8 @@ def check_backbone(
     stimuli : StimulusSet
         Images.
     kind : {"last block", "rollout"}, default "last block"
-        Which map, as in `randomise_backbone`.
+        Attention of the CLS token to patches in the last block, averaged over heads; or attention
+        rollout.
     region : ndarray, shape (h, w), optional
         Planted region as `on_patches` returns it; ignored if the map has another grid.
     seed : int, default 0
@@ -1225,15 +1110,39 @@ def check_backbone(
     Returns
     -------
     CheckedMap
+
+    Raises
+    ------
+    ConfigError
+        If `kind` is unknown.
     """
+    require(
+        kind in ("last block", "rollout"),
+        ConfigError,
+        "kind 'last block' or 'rollout'",
+        repr(kind),
+        "choose one of the two",
+    )
+
+    def maps_of(module: nn.Module) -> np.ndarray:
+        if kind == "rollout":
+            return rollout(module, stimuli)
+        return backbone_attention(module, stimuli, blocks=(-1,), heads="mean")[:, 0, 0]
+
     if kind == "rollout":
-        name, maps = "backbone rollout", rollout(backbone, stimuli)
+        name, maps = "backbone rollout", maps_of(backbone)
     else:
         name = "backbone CLS"
         maps = backbone_attention(backbone, stimuli, blocks=(-1,)).mean(2)[:, 0]
-    randomised = randomise_backbone(backbone, stimuli, kind=kind, seed=seed, trained=maps)
-    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
-    return _checked_map(name, maps, randomised, curves, region=region)
+    return _checked_map(
+        name,
+        maps,
+        weight_randomisation(
+            backbone, _backbone_stages(backbone), maps_of, seed=seed, trained=maps
+        ),
+        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
+        region=region,
+    )
 
 
 def check_roi_attention(
@@ -1279,8 +1188,14 @@ def check_roi_attention(
     if shuffled is not None:
         row = query_names(encoder).index(query)
         other = roi_attention(shuffled, stimuli, backbone=backbone)[:, row].mean(1)
-    curves = response_curves(encoder, stimuli, maps, query, backbone=backbone, seed=seed)
-    return _checked_map(f"{query} query", maps, randomised, curves, shuffled=other, region=region)
+    return _checked_map(
+        f"{query} query",
+        maps,
+        randomised,
+        response_curves(encoder, stimuli, maps, query, backbone=backbone, seed=seed),
+        shuffled=other,
+        region=region,
+    )
 
 
 def check_brain_attention(
@@ -1308,10 +1223,14 @@ def check_brain_attention(
     CheckedMap
     """
     maps = brain_attention(fusion, stimuli).mean(1)
-    other = None if shuffled is None else brain_attention(shuffled, stimuli).mean(1)
-    randomised = randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps)
-    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
-    return _checked_map("brain CLS", maps, randomised, curves, shuffled=other, region=region)
+    return _checked_map(
+        "brain CLS",
+        maps,
+        randomise_brain_attention(fusion, stimuli, seed=seed, trained=maps),
+        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
+        shuffled=None if shuffled is None else brain_attention(shuffled, stimuli).mean(1),
+        region=region,
+    )
 
 
 def check_class_attribution(
@@ -1343,18 +1262,21 @@ def check_class_attribution(
     """
     if attribution is None:
         attribution = class_attribution(fusion, stimuli, steps=steps)
-    maps, coarse, other = np.abs(attribution.patches), max(1, steps // 4), None
-    if shuffled is not None:
-        classes = fusion.logits(stimuli).argmax(1)
-        other = np.abs(class_attribution(shuffled, stimuli, target=classes, steps=coarse).patches)
-    randomised = randomise_class_attribution(fusion, stimuli, steps=coarse, seed=seed, trained=maps)
-    curves = class_curves(fusion, stimuli, maps, seed=seed, reference=reference)
+    maps, classes = np.abs(attribution.patches), fusion.logits(stimuli).argmax(1)
+
+    def maps_of(path: nn.Module, model: TrainedFusion = fusion) -> np.ndarray:
+        coarse = max(1, steps // 4)
+        found = class_attribution(model, stimuli, target=classes, steps=coarse, path=path)
+        return np.abs(found.patches)
+
     return _checked_map(
         "integrated gradients",
         maps,
-        randomised,
-        curves,
-        shuffled=other,
+        weight_randomisation(
+            fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
+        ),
+        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
+        shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
         region=region,
         gap=attribution.relative_gap,
     )

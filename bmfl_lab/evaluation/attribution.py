@@ -11,19 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from bmfl_lab.backbones import Backbone
 from bmfl_lab.backbones.tokens import read_tokens
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.data import Atlas, StimulusSet
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.training.fusion import TrainedFusion
 
-BASELINES = ("grey", "black", "blur")
 _ROWS = 16
 
 
@@ -38,7 +35,7 @@ class Attribution:
     patches : ndarray of float32, shape (n_stimuli, h, w)
         The same, summed over the pixels of each patch.
     score, reference : ndarray of float32, shape (n_stimuli,)
-        Score of the image and of the baseline.
+        Score of the image and of the grey baseline.
     gap : ndarray of float32, shape (n_stimuli,)
         Sum of the contributions minus (score - reference); zero for an exact integral.
     target : str
@@ -104,11 +101,13 @@ def integrated_gradients(
     Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML,
     arXiv:1703.01365.
     """
-    if steps < 1 or inputs.shape != baseline.shape:
-        got = f"{steps} steps, shapes {tuple(inputs.shape)} and {tuple(baseline.shape)}"
-        raise ConfigError(
-            message("at least 1 step and a baseline of the inputs' shape", got, "correct them")
-        )
+    require(
+        steps >= 1 and inputs.shape == baseline.shape,
+        ConfigError,
+        "at least 1 step and a baseline of the inputs' shape",
+        f"{steps} steps, shapes {tuple(inputs.shape)} and {tuple(baseline.shape)}",
+        "correct them",
+    )
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     nodes, weights = (nodes + 1) / 2, weights / 2  # from [-1, 1] to [0, 1]
     index = torch.arange(len(inputs), device=inputs.device)
@@ -119,9 +118,8 @@ def integrated_gradients(
         n = len(points)
         at = inputs.new_tensor(points).repeat_interleave(len(inputs)).view(-1, *ones)
         x = baseline.repeat(n, *ones) + at * (inputs - baseline).repeat(n, *ones)
-        x = x.detach()
         with torch.enable_grad():
-            x.requires_grad_(True)
+            x = x.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(function(x, index.repeat(n)).sum(), x)
         weight = inputs.new_tensor(weights[start : start + per_call].tolist()).view(-1, 1, *ones)
         total += (gradient.view(n, *inputs.shape) * weight).sum(0)
@@ -131,52 +129,17 @@ def integrated_gradients(
     return attribution, attribution.flatten(1).sum(1) - change
 
 
-def baseline_images(images: Tensor, kind: str, backbone: Backbone) -> Tensor:
-    """Return images without content, from which integrated gradients start.
-
-    Parameters
-    ----------
-    images : Tensor, shape (B, 3, H, W)
-        Normalised images.
-    kind : {"grey", "black", "blur"}
-        The mean colour of ImageNet, black, or the image itself, blurred by a square window of half
-        its side.
-    backbone : Backbone
-        Backbone whose normalisation defines black.
-
-    Returns
-    -------
-    Tensor, shape (B, 3, H, W)
-
-    Raises
-    ------
-    ConfigError
-        If the kind is unknown.
-    """
-    if kind not in BASELINES:
-        raise ConfigError(
-            message(f"a baseline among {BASELINES}", repr(kind), "choose one of them")
-        )
-    if kind == "grey":
-        return torch.zeros_like(images)
-    if kind == "blur":
-        size = images.shape[-1] // 2 // 2 * 2 + 1
-        return functional.avg_pool2d(images, size, 1, size // 2, count_include_pad=False)
-    normalisation = backbone.preprocess.describe()
-    black = -torch.as_tensor(normalisation["mean"]) / torch.as_tensor(normalisation["std"])
-    return black.to(images)[None, :, None, None].expand_as(images).clone()
-
-
 def class_attribution(
     fusion: TrainedFusion,
     stimuli: StimulusSet,
     *,
-    target: str | np.ndarray = "predicted",
-    baseline: str = "grey",
+    target: np.ndarray | None = None,
     steps: int = 32,
     path: BMFL | None = None,
 ) -> Attribution:
     """Attribute a class score to pixels by integrated gradients through the whole path.
+
+    The integral starts from a grey image, the mean colour of ImageNet.
 
     Parameters
     ----------
@@ -184,10 +147,8 @@ def class_attribution(
         Fusion model or baseline whose path can start from images.
     stimuli : StimulusSet
         Images.
-    target : "predicted", "label" or ndarray of int, shape (n_stimuli,), default "predicted"
-        Class whose logit is attributed.
-    baseline : {"grey", "black", "blur"}, default "grey"
-        Start of the integral, as in `baseline_images`.
+    target : ndarray of int, shape (n_stimuli,), optional
+        Class whose logit is attributed; by default the class that the model predicts.
     steps : int, default 32
         Number of quadrature points.
     path : BMFL, optional
@@ -200,9 +161,9 @@ def class_attribution(
     Raises
     ------
     ConfigError
-        If the path cannot start from images, or `target` or `baseline` is unknown.
+        If the path cannot start from images.
     DataError
-        If `target` is "label" and an image has none, or a class does not exist.
+        If there is not one class per image, or a class does not exist.
 
     References
     ----------
@@ -216,20 +177,21 @@ def class_attribution(
         logits = path(images, grad=torch.is_grad_enabled()).logits
         return logits.gather(1, torch.as_tensor(classes, device=logits.device)[index, None])[:, 0]
 
-    which = target if isinstance(target, str) else "given"
-    return _attribute(score, path.backbone, stimuli, baseline, steps, f"logit of the {which} class")
+    which = "predicted" if target is None else "given"
+    return _attribute(score, path.backbone, stimuli, steps, f"logit of the {which} class")
 
 
 def response_attribution(
     encoder: BrainEncoder,
     stimuli: StimulusSet,
-    roi: str | np.ndarray,
+    roi: str,
     *,
     backbone: Backbone | None = None,
-    baseline: str = "grey",
     steps: int = 32,
 ) -> Attribution:
-    """Attribute the predicted mean response of an ROI to pixels.
+    """Compute how much each pixel contributes to the predicted mean response of an ROI.
+
+    The contributions are integrated gradients that start from a grey image.
 
     Parameters
     ----------
@@ -237,12 +199,12 @@ def response_attribution(
         Brain encoder of any kind.
     stimuli : StimulusSet
         Images.
-    roi : str or ndarray of bool, shape (n_vertices,)
-        ROI or group, e.g. ``"V1"``, or ``"left:V1"`` for one hemisphere; or a mask of vertices.
+    roi : str
+        ROI or group, e.g. ``"V1"``, or ``"left:V1"`` for one hemisphere.
     backbone : Backbone, optional
-        The backbone of the encoder, if it is loaded already; it is loaded by default.
-    baseline, steps
-        Same as in `class_attribution`.
+        The backbone of the encoder; by default it is loaded.
+    steps : int, default 32
+        Number of quadrature points.
 
     Returns
     -------
@@ -251,18 +213,17 @@ def response_attribution(
     Raises
     ------
     ConfigError
-        If the ROI is unknown or absent, or `baseline` is unknown.
+        If the ROI is unknown or has no vertices in this subject.
     """
-    mask = roi_vertices(encoder.atlas, roi) if isinstance(roi, str) else np.asarray(roi, bool)
     backbone = encoder.load_backbone() if backbone is None else backbone
     encoder = encoder.to(backbone.device)
-    chosen = torch.as_tensor(np.flatnonzero(mask), device=backbone.device)
+    vertices = np.flatnonzero(roi_vertices(encoder.atlas, roi))
+    chosen = torch.as_tensor(vertices, device=backbone.device)
 
     def score(images: Tensor, index: Tensor) -> Tensor:
         return response_to_images(encoder, backbone, images).index_select(1, chosen).mean(1)
 
-    name = roi if isinstance(roi, str) else f"{int(mask.sum())} vertices"
-    return _attribute(score, backbone, stimuli, baseline, steps, f"predicted response of {name}")
+    return _attribute(score, backbone, stimuli, steps, f"predicted response of {roi}")
 
 
 def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
@@ -277,15 +238,20 @@ def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
     mask = atlas.select(roi)
     if side:
         mask = mask & (np.asarray(atlas.hemisphere) == int(side == "right"))
-    if not mask.any() or side not in ("", "left", "right"):
-        raise ConfigError(
-            message("an ROI such as 'V1' or 'left:V1' with vertices", repr(name), "choose another")
-        )
+    require(
+        mask.any() and side in ("", "left", "right"),
+        ConfigError,
+        "an ROI such as 'V1' or 'left:V1' with vertices",
+        repr(name),
+        "choose another",
+    )
     return mask
 
 
 def response_to_images(encoder: BrainEncoder, backbone: Backbone, images: Tensor) -> Tensor:
-    """Return predicted responses to images; gradients reach the images if they are enabled.
+    """Run images through a backbone and a brain encoder, and return the predicted responses.
+
+    Where PyTorch has gradients enabled, they flow from the responses back to the images.
 
     Parameters
     ----------
@@ -306,26 +272,17 @@ def response_to_images(encoder: BrainEncoder, backbone: Backbone, images: Tensor
     return encoder.respond([read_tokens(tokens[s["block"]], s["kind"]) for s in encoder.sources])
 
 
-def _classes(fusion: TrainedFusion, stimuli: StimulusSet, target: str | np.ndarray) -> np.ndarray:
-    if isinstance(target, str) and target == "predicted":
-        return fusion.logits(stimuli).argmax(1)
-    if isinstance(target, str) and target != "label":
-        raise ConfigError(
-            message(
-                "target 'predicted', 'label' or one class per image", repr(target), "choose one"
-            )
-        )
-    classes = np.asarray(stimuli.labels if isinstance(target, str) else target, np.int64)
+def _classes(fusion: TrainedFusion, stimuli: StimulusSet, target: np.ndarray | None) -> np.ndarray:
+    """Return the class of each image whose logit is attributed, int64 (n_stimuli,)."""
+    classes = fusion.logits(stimuli).argmax(1) if target is None else np.asarray(target, np.int64)
     n = len(fusion.class_names)
-    known = not len(classes) or 0 <= classes.min() <= classes.max() < n
-    if classes.shape != (len(stimuli),) or not known:
-        raise DataError(
-            message(
-                f"{len(stimuli)} classes from 0 to {n - 1}",
-                f"shape {classes.shape}",
-                "use target='predicted'",
-            )
-        )
+    require(
+        classes.shape == (len(stimuli),) and ((classes >= 0) & (classes < n)).all(),
+        DataError,
+        f"{len(stimuli)} classes from 0 to {n - 1}",
+        f"shape {classes.shape}",
+        "leave `target` out for the predicted classes",
+    )
     return classes
 
 
@@ -333,13 +290,12 @@ def _attribute(
     function: Callable[[Tensor, Tensor], Tensor],
     backbone: Backbone,
     stimuli: StimulusSet,
-    baseline: str,
     steps: int,
     target: str,
 ) -> Attribution:
     pixels, gaps, scores, references, start = [], [], [], [], 0
     for images in image_batches(backbone, stimuli):
-        empty = baseline_images(images, baseline, backbone)
+        empty = torch.zeros_like(images)  # grey: normalised images have a mean of zero
 
         def shifted(x: Tensor, index: Tensor, start: int = start) -> Tensor:
             return function(x, index + start)
@@ -354,8 +310,8 @@ def _attribute(
         start += len(images)
     maps = np.concatenate(pixels).astype(np.float32)
     size = backbone.patch_size
-    n, height, width = maps.shape
-    patches = maps.reshape(n, height // size, size, width // size, size).sum((2, 4))
+    _, height, width = maps.shape
+    patches = maps.reshape(-1, height // size, size, width // size, size).sum((2, 4))
     score, reference, gap = (
         np.concatenate(v).astype(np.float32) for v in (scores, references, gaps)
     )

@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
-
-THIS = "this run"
 
 
 @dataclass(frozen=True)
@@ -54,16 +52,9 @@ def _side(
         over = part[part["seed"].isna()]
         part = over if len(over) else part  # a row over seeds already includes the single seeds
         if len(part):
-            ends = (
-                (part["ci_low"].iloc[0], part["ci_high"].iloc[0])
-                if len(part) == 1
-                else (np.nan, np.nan)
-            )
-            return (
-                float(part["value"].mean()),
-                *(float(e) if e is not None else np.nan for e in ends),
-                len(part),
-            )
+            ends = part[["ci_low", "ci_high"]].iloc[0] if len(part) == 1 else (np.nan, np.nan)
+            low, high = (np.nan if e is None else float(e) for e in ends)
+            return float(part["value"].mean()), low, high, len(part)
     return np.nan, np.nan, np.nan, 0
 
 
@@ -72,7 +63,6 @@ def brain_and_robust(
     *,
     brain: str | Sequence[str],
     robust: str | Sequence[str],
-    shifts: Sequence[str] | None = None,
     n_boot: int = 2000,
     seed: int = 0,
 ) -> BrainRobust:
@@ -90,8 +80,6 @@ def brain_and_robust(
     robust : str or sequence of str
         Name or names of the metric under shift (rows with a `shift`). The value is the mean over
         shifts and severities.
-    shifts : sequence of str, optional
-        Shifts to use; default: all.
     n_boot : int, default 2000
         Number of bootstrap resamples of the models.
     seed : int, default 0
@@ -114,10 +102,8 @@ def brain_and_robust(
     the uncertainty.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame([asdict(r) for r in rows])
-    frame = frame if "run" in frame else frame.assign(run=THIS)
+    frame = frame if "run" in frame else frame.assign(run="this run")
     names = [[n] if isinstance(n, str) else list(n) for n in (brain, robust)]
-    if shifts is not None:
-        frame = frame[(frame["shift"] == "") | frame["shift"].isin(shifts)]
     frame = frame[frame["name"].isin(names[0] + names[1])]
     found = []
     for (run, model), part in frame.groupby(["run", "model"], sort=False):
@@ -128,19 +114,18 @@ def brain_and_robust(
         found.append(row)
     table = pd.DataFrame([r for r in found if r["n_brain"] or r["n_robust"]])
     both = table[(table["n_brain"] > 0) & (table["n_robust"] > 0)] if len(table) else table
-    if not len(both):
-        raise DataError(
-            message(
-                f"a model with both {brain!r} and {robust!r} under shift",
-                "none",
-                "evaluate the same models with both metrics",
-            )
-        )
+    require(
+        len(both),
+        DataError,
+        f"a model with both {brain!r} and {robust!r} under shift",
+        "none",
+        "evaluate the same models with both metrics",
+    )
     table = table.sort_values(
         "brain", ascending=False, ignore_index=True, na_position="last", kind="stable"
     )
-    order = (table["n_robust"] == 0) | (table["n_brain"] == 0)
-    table = pd.concat([table[~order], table[order]], ignore_index=True)
+    lacks = (table["n_robust"] == 0) | (table["n_brain"] == 0)
+    table = pd.concat([table[~lacks], table[lacks]], ignore_index=True)
     return BrainRobust(
         table, *_correlation(both["brain"].to_numpy(), both["robust"].to_numpy(), n_boot, seed)
     )
@@ -153,14 +138,11 @@ def _correlation(
     if n < 4:
         return None, None, None, n, f"{n} models: too few for a correlation"
     draws = rng(seed, "brain and robust").integers(n, size=(n_boot, n))
-    r, (low, high) = (
-        float(_spearman(x, y)),
-        np.nanquantile(_spearman(x[draws], y[draws]), [0.025, 0.975]),
-    )
+    low, high = np.nanquantile(_spearman(x[draws], y[draws]), [0.025, 0.975])
     verdict = "no relation shown"
     if low > 0 or high < 0:
         verdict = f"more brain-like models are {'more' if low > 0 else 'less'} robust"
-    return r, float(low), float(high), n, verdict
+    return float(_spearman(x, y)), float(low), float(high), n, verdict
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:

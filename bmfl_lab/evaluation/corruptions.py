@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
 from bmfl_lab.metrics.statistics import Interval, bootstrap_mean, crossed_mean, paired_bootstrap
@@ -21,15 +20,11 @@ from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 NORMALISER = "normalised by AlexNet's errors on ImageNet-C (Hendrycks & Dietterich 2019)"
 OTHER_IMAGES = (
     "not ImageNet: the ratio orders models here, its level does not compare with published ones"
 )
 ALL = "15 corruptions"
-UNIT = "ratio to AlexNet's error"
 
 
 def evaluate_corruptions(
@@ -43,41 +38,46 @@ def evaluate_corruptions(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on the corruptions of ImageNet-C, made here at five severities, as mCE.
+    """Apply the corruptions of ImageNet-C to the test images, and compute models' errors and mCE.
 
     Parameters
     ----------
     models : mapping of str to model or list of models
-        As in `evaluate_ood`.
+        Same as in `evaluate_ood`.
     study : Study
-        Its "test" images are corrupted.
+        Study whose "test" images are corrupted.
     n : int, default 0
-        How many of them, chosen by `seed`; 0 takes all. Each is made and read 75 times.
-    corruptions, severities : sequence
-        Which; mCE needs all.
+        Number of images, drawn at random; 0 takes all. Each is corrupted 75 times.
+    corruptions : sequence of str
+        Names of the corruptions; by default all 15. The mCE needs all.
+    severities : sequence of int, default (1, 2, 3, 4, 5)
+        Severities of each corruption. The mCE needs all.
     baseline : str, optional
-        Model that the others' mCE is compared with.
-    n_boot, seed
-        Bootstrap resamples; seed of corruptions, choice and bootstrap.
+        Name of a model whose mCE is subtracted from that of the others.
+    n_boot : int, default 1000
+        Number of bootstrap resamples.
+    seed : int, default 0
+        Seed of the corruptions, of the draw of images and of the bootstrap.
 
     Returns
     -------
     OODResult
-        Rows as of `corruption_rows`, ``nan_logits`` a model, seed, corruption and severity where
-        there were any (they count as wrong), and the correctness of every image.
+        Rows of `corruption_rows`, and a row ``nan_logits`` per model, seed, corruption and severity
+        with NaN logits, which count as wrong.
 
     Raises
     ------
     ConfigError
         If `n` is negative or above the number of test images; see also `evaluate_ood`.
     """
-    import pandas as pd
-
     test = study.set("test")
-    if not 0 <= n <= len(test):
-        raise ConfigError(
-            message(f"0 to {len(test)} test images to corrupt", str(n), "0 takes all")
-        )
+    require(
+        0 <= n <= len(test),
+        ConfigError,
+        f"0 to {len(test)} test images to corrupt",
+        n,
+        "0 takes all",
+    )
     if n:
         test = test.subset(np.sort(rng(seed, "corrupted images").permutation(len(test))[:n]))
     groups = {k: list(m) if isinstance(m, (list, tuple)) else [m] for k, m in models.items()}
@@ -121,16 +121,20 @@ def _nan_rows(
 
 
 def _one_corruption(
-    groups, study: Study, test: StimulusSet, name: str, severities, seed: int
+    groups: Mapping[str, Sequence[Classifier]],
+    study: Study,
+    test: StimulusSet,
+    name: str,
+    severities: Sequence[int],
+    seed: int,
 ) -> Iterator[pd.DataFrame]:
     """Yield the per-image tables of one corruption, whose severities are read in one pass."""
     parts = [shifted(test, name, s, seed) for s in severities]
-    n = len(test)
     joined = StimulusSet(
         name=f"{test.name}/{name}",
         ids=np.asarray([f"{i}|{s}" for s in severities for i in test.ids], dtype=object),
-        read=lambda i: parts[i // n].image(i % n),
-        digest_of=lambda i: parts[i // n].digest_of(i % n),
+        read=lambda i: parts[i // len(test)].image(i % len(test)),
+        digest_of=lambda i: parts[i // len(test)].digest_of(i % len(test)),
         labels=np.tile(np.asarray(test.labels), len(parts)),
         class_names=test.class_names,
     )
@@ -138,50 +142,51 @@ def _one_corruption(
     for model, group in groups.items():
         for k, one in enumerate(group):
             logits = masked_logits(one, joined, study)
-            for j, (part, severity) in enumerate(zip(parts, severities)):
+            for part, severity, rows in zip(parts, severities, np.split(logits, len(parts))):
                 place = {"split": "test", "shift": name, "severity": int(severity)}
-                yield image_frame(
-                    model, int(getattr(one, "seed", k)), logits[j * n : (j + 1) * n], part, place
-                )
+                yield image_frame(model, int(getattr(one, "seed", k)), rows, part, place)
 
 
 def corruption_rows(
     result: OODResult, *, baseline: str | None = None, n_boot: int = 1000, seed: int = 0
 ) -> list[MetricRow]:
-    """Return mCE and its parts of every model of a result that holds corruptions.
+    """Return the corruption errors and the mCE of each model.
 
     Parameters
     ----------
     result : OODResult
-        With made shifts named as in ImageNet-C, or with sets named "fog-3", as the study "imagenet"
-        names ImageNet-C.
+        Result under artificial shifts with the names of ImageNet-C, or on image sets with names
+        such as "fog-3", which the study "imagenet" gives to the sets of ImageNet-C.
     baseline : str, optional
-        Model that the others' mCE is compared with.
-    n_boot, seed
-        Of the bootstrap over images (and seeds).
+        Name of a model whose mCE is subtracted from that of the others.
+    n_boot : int, default 1000
+        Number of bootstrap resamples of images and seeds.
+    seed : int, default 0
+        Seed of the bootstrap.
 
     Returns
     -------
     list of MetricRow
-        ``corruption_error`` (ratio to AlexNet's error, mean over severities) a model and complete
-        corruption, ``mce`` their mean (1 is AlexNet), and ``mce_difference`` to the baseline,
-        negative where the model errs less. Where a corruption or severity is missing, ``mce`` is
-        None and its notes name what is missing: a mean over a part is not comparable.
+        ``corruption_error`` per model and corruption (error divided by that of AlexNet, mean over
+        severities), ``mce``, its mean over corruptions (1 for AlexNet), and ``mce_difference`` to
+        the baseline, negative where the model errs less. A corruption without all severities has no
+        ``corruption_error``. The ``mce`` is then None and its notes name what is missing, because
+        the mean over a part of the corruptions cannot be compared.
 
     Raises
     ------
     ConfigError
         If the baseline is unknown.
     DataError
-        If no corruption was evaluated, or not on the same images under each severity of one.
+        If there is no corruption, or its severities were evaluated on different images.
 
     References
     ----------
-    Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and
-    perturbations".
+    Hendrycks & Dietterich (2019), Benchmarking neural network robustness to common corruptions and
+    perturbations, ICLR.
     """
     selection = {r.model: r.selection for r in reversed(result.rows)}
-    # of all rows: sets of ImageNet-C may each lack other classes
+    # notes of all rows, because each set of ImageNet-C can lack other classes
     notes = "; ".join(
         dict.fromkeys(
             t for r in result.rows if r.name == "accuracy" for t in r.notes.split("; ") if t
@@ -200,10 +205,13 @@ def _rows(
 ) -> list[MetricRow]:
     """Return corruption errors and mCE of each model, and differences of mCE to the baseline."""
     tables = _error_tables(per_image)
-    if baseline is not None and baseline not in tables:
-        raise ConfigError(
-            message(f"a baseline among {tuple(tables)}", repr(baseline), "name an evaluated model")
-        )
+    require(
+        baseline is None or baseline in tables,
+        ConfigError,
+        f"a baseline among {tuple(tables)}",
+        repr(baseline),
+        "name an evaluated model",
+    )
     make = functools.partial(_row, selection, notes)
     bootstrap = functools.partial(bootstrap_mean, n_boot=n_boot, seed=seed)
     rows: list[MetricRow] = []
@@ -214,8 +222,10 @@ def _rows(
             for c, by_severity in errors.items()
             if set(by_severity) == set(SEVERITIES)
         }
-        for c, ratio in ratios.items():
-            rows.append(make("corruption_error", model, bootstrap(ratio), c, NORMALISER))
+        rows += [
+            make("corruption_error", model, bootstrap(ratio), c, NORMALISER)
+            for c, ratio in ratios.items()
+        ]
         try:
             corruption_error(
                 {c: {s: float(e.mean()) for s, e in by.items()} for c, by in errors.items()}
@@ -247,7 +257,7 @@ def _row(
     return MetricRow(
         name,
         found.value,
-        UNIT,
+        "ratio to AlexNet's error",
         "test",
         found.n,
         selection.get(model, "none"),
@@ -265,25 +275,17 @@ def _row(
 def _difference(
     whole: Mapping[str, np.ndarray], model: str, baseline: str, n_boot: int, seed: int
 ) -> Interval:
-    a, b = _alike(whole, model, baseline)
+    a, b = whole[model], whole[baseline]
+    require(
+        a.shape == b.shape,
+        DataError,
+        f"{model!r} and {baseline!r} on the same images and seeds",
+        f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
+        "train and evaluate both alike",
+    )
     if len(a) > 1:
         return crossed_mean(a - b)[0]
     return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed)
-
-
-def _alike(
-    whole: Mapping[str, np.ndarray], model: str, baseline: str
-) -> tuple[np.ndarray, np.ndarray]:
-    a, b = whole[model], whole[baseline]
-    if a.shape != b.shape:
-        raise DataError(
-            message(
-                f"{model!r} and {baseline!r} on the same images and seeds",
-                f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
-                "train and evaluate both alike",
-            )
-        )
-    return a, b
 
 
 def _error_tables(per_image: pd.DataFrame) -> dict[str, dict[str, dict[int, np.ndarray]]]:
@@ -297,26 +299,22 @@ def _error_tables(per_image: pd.DataFrame) -> dict[str, dict[str, dict[int, np.n
         if shift not in IMAGENET_C and native is None:
             continue
         corruption, level = (native[1], int(native[2])) if native else (shift, int(severity))
-        wide = (
-            part.pivot(index="seed", columns="id", values="correct")
-            .sort_index(axis=0)
-            .sort_index(axis=1)
+        wide = part.pivot(index="seed", columns="id", values="correct")
+        require(
+            ids.setdefault(corruption, list(wide.columns)) == list(wide.columns),
+            DataError,
+            f"the same images under every severity of {corruption}",
+            "others",
+            "evaluate all on one set",
         )
-        if ids.setdefault(corruption, list(wide.columns)) != list(wide.columns):
-            raise DataError(
-                message(
-                    f"the same images under every severity of {corruption}",
-                    "others",
-                    "evaluate all on one set",
-                )
-            )
         found.setdefault(model, {}).setdefault(corruption, {})[level] = 1 - wide.to_numpy(
             dtype=np.float64
         )
-    if not found:
-        raise DataError(
-            message(
-                "at least one corruption of ImageNet-C", "none", f"evaluate some of {IMAGENET_C}"
-            )
-        )
+    require(
+        found,
+        DataError,
+        "at least one corruption of ImageNet-C",
+        "none",
+        f"evaluate some of {IMAGENET_C}",
+    )
     return found

@@ -6,26 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import gammaln
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.runtime import rng
 
 
 @dataclass(frozen=True)
 class Identification:
-    """Which of n images evoked a response.
+    """Hold how well responses identify the images that evoked them.
 
     Parameters
     ----------
     top1, top1_low, top1_high, top1_chance : float
-        Share of responses whose own image is the best of `n_candidates`, with a 95 % bootstrap
-        interval over stimuli.
+        Share of responses that fit their own image better than all others, with a 95 % bootstrap
+        interval over stimuli, and the share by chance.
     two_way, two_way_low, two_way_high : float
-        The same of two candidates; chance is 0.5.
-    n_candidates, n : int
-        Candidates, and responses tested.
+        Share of pairs of images in which a response fits its own image better than the other one;
+        chance is 0.5.
+    n : int
+        Number of responses, and of images to choose from.
     per_stimulus : ndarray, shape (n,)
         Two-way score of each response.
     """
@@ -37,7 +37,6 @@ class Identification:
     two_way: float
     two_way_low: float
     two_way_high: float
-    n_candidates: int
     n: int
     per_stimulus: np.ndarray
 
@@ -46,7 +45,6 @@ def identify(
     measured: np.ndarray,
     predicted: np.ndarray,
     *,
-    n_candidates: int | None = None,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Identification:
@@ -57,12 +55,11 @@ def identify(
     measured : ndarray, shape (n, n_vertices)
         Responses to n held-out images.
     predicted : ndarray, shape (n, n_vertices)
-        An encoder's predictions for the same images, in the same order.
-    n_candidates : int, optional
-        Number of images to choose from, all n by default. For fewer, the result is the expectation
-        over all sets of distractors, not a draw.
-    n_boot, seed
-        Of the intervals.
+        Predicted responses to the same images, in the same order.
+    n_boot : int, default 1000
+        Number of bootstrap resamples of the stimuli.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
@@ -80,25 +77,17 @@ def identify(
     Kay et al. 2008, Nature 452:352.
     """
     measured, predicted = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
-    if (
-        measured.ndim != 2
-        or measured.shape != predicted.shape
-        or len(measured) < 2
-        or measured.shape[1] < 3
-    ):
-        raise DataError(
-            message(
-                "two arrays of one shape (n >= 2, n_vertices >= 3)",
-                f"{measured.shape} and {predicted.shape}",
-                "give predictions for the same images and vertices",
-            )
-        )
+    require(
+        measured.ndim == 2
+        and measured.shape == predicted.shape
+        and (len(measured) >= 2)
+        and (measured.shape[1] >= 3),
+        DataError,
+        "two arrays of one shape (n >= 2, n_vertices >= 3)",
+        f"{measured.shape} and {predicted.shape}",
+        "give predictions for the same images and vertices",
+    )
     n = len(measured)
-    n_candidates = n if n_candidates is None else n_candidates
-    if not 2 <= n_candidates <= n:
-        raise DataError(
-            message(f"n_candidates from 2 to {n}", str(n_candidates), "use at most all images")
-        )
     units = []
     for values in (measured, predicted):
         values = values - values.mean(axis=1, keepdims=True)
@@ -109,29 +98,14 @@ def identify(
     beaten = (r < own - 1e-12).sum(axis=1)
     tied = (np.abs(r - own) <= 1e-12).sum(axis=1) - 1
     two_way = (beaten + 0.5 * tied) / (n - 1)
-    top1 = _beats_all(beaten, n - 1, n_candidates - 1)
     draws = rng(seed, "identify").integers(n, size=(n_boot, n))
 
     def interval(values: np.ndarray) -> tuple[float, float, float]:
         low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
         return float(values.mean()), float(low), float(high)
 
-    return Identification(
-        *interval(top1), 1 / n_candidates, *interval(two_way), n_candidates, n, two_way
-    )
-
-
-def _beats_all(beaten: np.ndarray, n_others: int, n_distractors: int) -> np.ndarray:
-    """Probability that distractors drawn without replacement are all among the beaten ones."""
-
-    def log_choose(a: np.ndarray, k: int) -> np.ndarray:
-        return gammaln(a + 1) - gammaln(k + 1) - gammaln(np.maximum(a - k, 0) + 1)
-
-    beaten = beaten.astype(np.float64)
-    chance = np.exp(
-        log_choose(beaten, n_distractors) - log_choose(np.asarray(float(n_others)), n_distractors)
-    )
-    return np.where(beaten >= n_distractors, chance, 0.0)
+    top1 = (beaten == n - 1).astype(np.float64)
+    return Identification(*interval(top1), 1 / n, *interval(two_way), n, two_way)
 
 
 def preferred_stimuli(
@@ -164,24 +138,20 @@ def preferred_stimuli(
         If shapes disagree or the ROI is empty.
     """
     mask = np.asarray(mask, dtype=bool)
-    if np.shape(predicted) != (len(stimuli), len(mask)) or not mask.any():
-        raise DataError(
-            message(
-                f"predictions of shape ({len(stimuli)}, {len(mask)}) and a non-empty ROI",
-                f"{np.shape(predicted)}, {int(mask.sum())} vertices",
-                "predict the responses to these stimuli",
-            )
-        )
-    activity = np.asarray(predicted)[:, mask].mean(axis=1)
-    labels = np.asarray(stimuli.labels)
-    names = np.asarray(
-        [stimuli.class_names[i] if 0 <= i < len(stimuli.class_names) else "" for i in labels],
-        dtype=object,
+    require(
+        np.shape(predicted) == (len(stimuli), len(mask)) and mask.any(),
+        DataError,
+        f"predictions of shape ({len(stimuli)}, {len(mask)}) and a non-empty ROI",
+        f"{np.shape(predicted)}, {int(mask.sum())} vertices",
+        "predict the responses to these stimuli",
     )
+    activity = np.asarray(predicted)[:, mask].mean(axis=1)
+    known = dict(enumerate(stimuli.class_names))
+    names = np.asarray([known.get(int(i), "") for i in stimuli.labels], dtype=object)
     order = np.argsort(-activity, kind="stable")
     n = min(n, len(order))
-    picks = [(i + 1, order[i], "top") for i in range(n)]
-    picks += [(len(order) - i, order[-1 - i], "bottom") for i in range(n)]
+    top = [(i + 1, order[i], "top") for i in range(n)]
+    bottom = [(len(order) - i, order[-1 - i], "bottom") for i in range(n)]
     images = pd.DataFrame(
         [
             {
@@ -191,7 +161,7 @@ def preferred_stimuli(
                 "activity": float(activity[i]),
                 "list": which,
             }
-            for rank, i, which in picks
+            for rank, i, which in top + bottom
         ]
     )
     rows = [

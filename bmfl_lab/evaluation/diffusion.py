@@ -5,54 +5,58 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, NumericsError, message
+from bmfl_lab.errors import ConfigError, NumericsError, message, require
 from bmfl_lab.evaluation.synthesis import Synthesis
 from bmfl_lab.runtime import seed_for
 
-EXTRA = "diffusion"
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
-def load_diffusion(folder: str | Path, device: str = "cpu") -> Any:
+def load_diffusion(folder: str | Path, device: str = "cpu") -> DiffusionPipeline:
     """Load a diffusion pipeline from a local folder.
 
     Parameters
     ----------
     folder : str or Path
-        As ``save_pretrained`` of diffusers writes it, with safetensors weights. Nothing is fetched.
-    device : str
+        Folder that ``save_pretrained`` of diffusers wrote, with safetensors weights. Nothing is
+        downloaded.
+    device : str, default "cpu"
+        Device of the pipeline.
 
     Returns
     -------
     diffusers pipeline
-        With ``unet`` and ``scheduler``, and for latent diffusion ``vae``.
+        Pipeline with ``unet`` and ``scheduler``, and with ``vae`` for latent diffusion.
 
     Raises
     ------
     ConfigError
-        If diffusers is not installed, or the folder holds no pipeline that can be used.
+        If diffusers is not installed, or the folder does not contain a complete pipeline with a
+        U-Net and a scheduler.
     """
-    if importlib.util.find_spec("diffusers") is None:
-        raise ConfigError(
-            message(
-                "the package diffusers",
-                "it is not installed",
-                f"install the extra: pip install 'bmfl-lab[{EXTRA}]'",
-            )
-        )
+    require(
+        importlib.util.find_spec("diffusers") is not None,
+        ConfigError,
+        "the package diffusers",
+        "it is not installed",
+        "install the extra: pip install 'bmfl-lab[diffusion]'",
+    )
     folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise ConfigError(
-            message(
-                "a diffusers folder with model_index.json", f"none in {folder}", "check the path"
-            )
-        )
+    require(
+        (folder / "model_index.json").is_file(),
+        ConfigError,
+        "a diffusers folder with model_index.json",
+        f"none in {folder}",
+        "check the path",
+    )
     from diffusers import DiffusionPipeline
 
     try:
@@ -67,18 +71,17 @@ def load_diffusion(folder: str | Path, device: str = "cpu") -> Any:
                 "save it with safetensors",
             )
         ) from error
-    if not hasattr(pipeline, "unet") or not hasattr(pipeline, "scheduler"):
-        raise ConfigError(
-            message(
-                "a pipeline with a unet and a scheduler",
-                type(pipeline).__name__,
-                "use a DDIM or latent one",
-            )
-        )
+    require(
+        hasattr(pipeline, "unet") and hasattr(pipeline, "scheduler"),
+        ConfigError,
+        "a pipeline with a unet and a scheduler",
+        type(pipeline).__name__,
+        "use a DDIM or latent one",
+    )
     return pipeline.to(device)
 
 
-def _decode(pipeline: Any, x_BCHW: Tensor) -> Tensor:
+def _decode(pipeline: DiffusionPipeline, x_BCHW: Tensor) -> Tensor:
     """Return pixels in 0..1 of clean samples: decoded latents, or the samples themselves."""
     vae = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
     if vae is not None:
@@ -86,14 +89,16 @@ def _decode(pipeline: Any, x_BCHW: Tensor) -> Tensor:
     return ((x_BCHW + 1) / 2).clamp(0, 1)
 
 
-def _predict(pipeline: Any, x_BCHW: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+def _predict(
+    pipeline: DiffusionPipeline, x_BCHW: Tensor, t: Tensor, condition: Tensor | None
+) -> Tensor:
+    """Return the predicted noise of noisy samples at the time step `t`."""
     x_BCHW = pipeline.scheduler.scale_model_input(x_BCHW, t)
-    if condition is None:
-        return pipeline.unet(x_BCHW, t).sample
-    return pipeline.unet(x_BCHW, t, encoder_hidden_states=condition).sample
+    options = {} if condition is None else {"encoder_hidden_states": condition}
+    return pipeline.unet(x_BCHW, t, **options).sample
 
 
-def _no_words(pipeline: Any, n: int, device: str) -> Tensor | None:
+def _no_words(pipeline: DiffusionPipeline, n: int, device: str) -> Tensor | None:
     """Return the embedding of the empty text, for pipelines that are conditioned on text."""
     if getattr(pipeline, "text_encoder", None) is None:
         return None
@@ -108,7 +113,7 @@ def _no_words(pipeline: Any, n: int, device: str) -> Tensor | None:
 
 
 def synthesise_with_diffusion(
-    pipeline: Any,
+    pipeline: DiffusionPipeline,
     encoder: Callable[[Tensor], Tensor],
     mask: np.ndarray,
     *,
@@ -120,62 +125,69 @@ def synthesise_with_diffusion(
     seed: int = 0,
     device: str = "cpu",
 ) -> Synthesis:
-    """Sample images from a diffusion model, steered by the predicted activity of an ROI.
+    """Sample images that drive an ROI from a diffusion model, guided by a brain encoder.
 
-    At each step the gradient of mean predicted activity is subtracted from the predicted noise. It
-    is taken at a mixture of the model's current estimate of the clean image and the current sample,
-    weighted by sqrt(1 - a) and 1 - sqrt(1 - a), a being the cumulative product of the noise
-    schedule.
+    At each step the gradient of the mean predicted activity is subtracted from the predicted noise.
+    The gradient is taken at a mixture of two images: the current estimate of the clean image with
+    weight sqrt(1 - a), and the current sample with weight 1 - sqrt(1 - a). Here a is the cumulative
+    product of the noise schedule.
 
     Parameters
     ----------
     pipeline : diffusers pipeline
-        From `load_diffusion`, with a scheduler that predicts noise ("epsilon") and has
+        Pipeline from `load_diffusion`. Its scheduler must predict noise ("epsilon") and have
         ``alphas_cumprod``.
     encoder : callable
-        As in `synthesise_preferred`: pixels (B, 3, image_size, image_size) in 0..1 to (B,
-        n_vertices).
+        ``encoder(images (B, 3, image_size, image_size) in 0..1) -> (B, n_vertices)``,
+        differentiable.
     mask : ndarray of bool, shape (n_vertices,)
-        The ROI.
+        Vertices of the ROI.
     image_size : int
-        Side that the encoder takes; samples are resized to it.
-    n, steps : int
-        Images and denoising steps.
+        Side of the encoder's images in pixels; samples are resized to it.
+    n : int, default 4
+        Number of images.
+    steps : int, default 50
+        Number of denoising steps.
     guidance : float, default 100
-        Weight of the gradient; 0 samples without a brain. Our choice: it depends on the encoder's
-        scale.
+        Weight of the gradient; 0 samples without guidance.
     judge : callable, optional
-        A held-out encoder.
-    seed : int
-    device : str
+        Held-out encoder of the same vertices, which takes no part in the sampling.
+    seed : int, default 0
+        Seed of the initial noise.
+    device : str, default "cpu"
+        Device of the pipeline and the encoder.
 
     Returns
     -------
     Synthesis
-        ``start`` is the activity of the same noise sampled without guidance.
+        ``start`` is the activity for images from the same noise without guidance.
 
     Raises
     ------
     ConfigError
-        If the ROI is empty, or the scheduler predicts something else than noise.
+        If the ROI is empty, or the scheduler does not predict noise.
     NumericsError
-        If activity stops being finite.
+        If the activity or its gradient is not finite.
+
+    Notes
+    -----
+    The default guidance is our choice; the best value depends on the scale of the encoder.
 
     References
     ----------
-    Luo et al. 2023, NeurIPS, arXiv:2306.03089 (BrainDiVE).
+    Luo et al. (2023), Brain diffusion for visual exploration (BrainDiVE), NeurIPS,
+    arXiv:2306.03089.
     """
     mask = np.asarray(mask, dtype=bool)
     kind = getattr(pipeline.scheduler.config, "prediction_type", "epsilon")
-    if not mask.any() or kind != "epsilon" or not hasattr(pipeline.scheduler, "alphas_cumprod"):
-        raise ConfigError(
-            message(
-                "a non-empty ROI and a scheduler that predicts noise",
-                f"{int(mask.sum())} vertices, prediction_type={kind!r}, "
-                f"{type(pipeline.scheduler).__name__}",
-                "use a DDIM scheduler with prediction_type='epsilon'",
-            )
-        )
+    require(
+        mask.any() and kind == "epsilon" and hasattr(pipeline.scheduler, "alphas_cumprod"),
+        ConfigError,
+        "a non-empty ROI and a scheduler that predicts noise",
+        f"{int(mask.sum())} vertices, prediction_type={kind!r}, "
+        f"{type(pipeline.scheduler).__name__}",
+        "use a DDIM scheduler with prediction_type='epsilon'",
+    )
     for name in ("unet", "vae", "vqvae", "text_encoder"):
         if getattr(pipeline, name, None) is not None:
             getattr(pipeline, name).requires_grad_(False)
@@ -195,15 +207,27 @@ def synthesise_with_diffusion(
         images = stored(guidance)
         final = activity(images / 255).cpu().numpy()
         judged = None if judge is None else activity(images / 255, judge).cpu().numpy()
-    if not np.isfinite(final).all():
-        raise NumericsError(message("finite predicted activity", "NaN", "lower guidance"))
+    require(
+        np.isfinite(final).all(),
+        NumericsError,
+        "finite predicted activity",
+        "NaN",
+        "lower guidance",
+    )
     prior = f"{type(pipeline).__name__}, {steps} steps, guidance {guidance:g}"
     return Synthesis(images.byte().permute(0, 2, 3, 1).cpu().numpy(), final, start, judged, prior)
 
 
 def _sample(
-    pipeline: Any, activity: Callable, n: int, steps: int, guidance: float, seed: int, device: str
+    pipeline: DiffusionPipeline,
+    activity: Callable[[Tensor], Tensor],
+    n: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    device: str,
 ) -> Tensor:
+    """Return n samples as pixels (n, 3, H, W) in 0..1, guided by the gradient of `activity`."""
     unet, scheduler = pipeline.unet, pipeline.scheduler
     scheduler.set_timesteps(steps, device=device)
     generator = torch.Generator().manual_seed(seed_for(seed, "diffusion"))
@@ -221,18 +245,17 @@ def _sample(
             noise = predicted.detach()
             if guidance:
                 clean = (at - noisy * predicted) / kept.sqrt()
-                # as published: the clean estimate while there is noise, the sample itself towards
-                # the end
+                # as published: mostly the clean estimate while there is much noise, and mostly the
+                # sample at the end
                 value = activity(_decode(pipeline, noisy * clean + (1 - noisy) * at).float()).sum()
                 (gradient,) = torch.autograd.grad(value, at)
-                if not torch.isfinite(gradient).all():
-                    raise NumericsError(
-                        message(
-                            "a finite gradient of activity",
-                            f"NaN at step {int(t)}",
-                            "lower guidance",
-                        )
-                    )
+                require(
+                    torch.isfinite(gradient).all(),
+                    NumericsError,
+                    "a finite gradient of activity",
+                    f"NaN at step {int(t)}",
+                    "lower guidance",
+                )
                 noise = noise - noisy * guidance * gradient
         x = scheduler.step(noise, t, x).prev_sample
     with torch.no_grad():

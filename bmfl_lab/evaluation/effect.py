@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.data import StimulusSet, Subject
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm, rsa_ceiling
 from bmfl_lab.metrics.rsa_inference import similarity_samples
@@ -54,19 +53,21 @@ def seed_groups(models: Models, baseline: str) -> dict[str, list[LayeredModel]]:
         If models have unequal numbers of seeds.
     """
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
-    if baseline not in groups:
-        raise ConfigError(
-            message(f"a baseline among {tuple(groups)}", repr(baseline), nearest(baseline, groups))
-        )
+    require(
+        baseline in groups,
+        ConfigError,
+        f"a baseline among {tuple(groups)}",
+        repr(baseline),
+        nearest(baseline, groups),
+    )
     sizes = {n: len(g) for n, g in groups.items()}
-    if len(set(sizes.values())) != 1 or not sizes[baseline]:
-        raise DataError(
-            message(
-                "the same number of seeds for every model",
-                f"{sizes}",
-                "train every model with every seed",
-            )
-        )
+    require(
+        len(set(sizes.values())) == 1 and sizes[baseline],
+        DataError,
+        "the same number of seeds for every model",
+        sizes,
+        "train every model with every seed",
+    )
     return groups
 
 
@@ -140,7 +141,7 @@ def alignment_effect(
     stimuli, rois = subject.stimuli.subset(rows), list(rois or subject.atlas.present)
     found = {n: [m.activations(stimuli) for m in g] for n, g in groups.items()}
     layers = list(found[baseline][0])
-    ids = [str(i) for i in stimuli.ids]
+    ids = list(map(str, stimuli.ids))
     model_rdms = np.stack(
         [model_rdm(a[k], metric) for g in found.values() for a in g for k in layers]
     )
@@ -164,56 +165,86 @@ def _effect_table(
     ceilings: Mapping[str, tuple[float, float]],
     n: int,
 ) -> pd.DataFrame:
-    n_seeds, base, rows = value.shape[1], names.index(baseline), []
+    base, rows = names.index(baseline), []
+    places = [(ALL, ALL, (slice(None), slice(None)))]
+    places += [
+        (layer, roi, (slice(k, k + 1), slice(j, j + 1)))
+        for k, layer in enumerate(layers)
+        for j, roi in enumerate(rois)
+    ]
     for i, name in enumerate(names):
         cells = []
-        for layer, roi, at in _cells(layers, rois):
+        for layer, roi, at in places:
             # means over the layers and ROIs of the cell, of shapes (n_models, n_seeds) and
             # (n_boot, n_models, n_seeds)
             found, drawn = (a[..., at[0], at[1]].mean(axis=(-2, -1)) for a in (value, samples))
-            own, _ = crossed_bootstrap(found[i], drawn[:, i], n)
-            change, p = crossed_bootstrap(found[i] - found[base], drawn[:, i] - drawn[:, base], n)
             ends = ceilings.get(roi) or tuple(np.mean([ceilings[r] for r in rois], axis=0))
             cells.append(
                 {
                     "model": name,
                     "layer": layer,
                     "roi": roi,
-                    "value": own.value,
-                    "low": own.low,
-                    "high": own.high,
-                    "difference": change.value,
-                    "difference_low": change.low,
-                    "difference_high": change.high,
-                    "p": np.nan if i == base or change.low == change.high else p,
+                    **difference_fields(found, drawn.swapaxes(0, 1), i, base, n),
                     "ceiling_low": ends[0],
                     "ceiling_high": ends[1],
-                    "n_stimuli": n,
-                    "n_seeds": n_seeds,
                     "per_seed": found[i].tolist(),
-                    "interval": own.method,
                 }
             )
         frame = pd.DataFrame(cells)
-        single = (frame["roi"] != ALL) & frame["p"].notna()
-        frame["p_holm"] = frame["p"]
-        if single.any():
-            frame.loc[single, "p_holm"] = holm(frame.loc[single, "p"].to_numpy())
-        rows.append(frame)
+        frame.loc[frame["difference_low"] == frame["difference_high"], "p"] = np.nan
+        rows.append(add_holm(frame, frame["roi"] != ALL))
     return pd.concat(rows, ignore_index=True)
 
 
-def _cells(layers: list[str], rois: list[str]) -> Iterable[tuple[str, str, tuple[slice, slice]]]:
-    yield ALL, ALL, (slice(None), slice(None))
-    for k, layer in enumerate(layers):
-        for j, roi in enumerate(rois):
-            yield layer, roi, (slice(k, k + 1), slice(j, j + 1))
+def difference_fields(
+    values: np.ndarray, samples: np.ndarray, model: int, baseline: int, n: int
+) -> dict[str, float | int | str]:
+    """Return the value of a model and its difference to a baseline, as fields of a table's row.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_models, n_seeds)
+        Statistic of each model and seed.
+    samples : ndarray, shape (n_models, n_boot, n_seeds)
+        The same on resampled stimuli.
+    model, baseline : int
+        Positions among the models. The p value of the baseline itself is NaN.
+    n : int
+        Number of stimuli.
+    """
+    own, _ = crossed_bootstrap(values[model], samples[model], n)
+    change, p = crossed_bootstrap(
+        values[model] - values[baseline], samples[model] - samples[baseline], n
+    )
+    return {
+        "value": own.value,
+        "low": own.low,
+        "high": own.high,
+        "difference": change.value,
+        "difference_low": change.low,
+        "difference_high": change.high,
+        "p": np.nan if model == baseline else p,
+        "n_stimuli": n,
+        "n_seeds": values.shape[1],
+        "interval": own.method,
+    }
+
+
+def add_holm(table: pd.DataFrame, kept: pd.Series | bool = True) -> pd.DataFrame:
+    """Add `p_holm` to a table, in place: `p` adjusted over the rows `kept` that have one."""
+    tested = kept & table["p"].notna()
+    table["p_holm"] = table["p"]
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
+    return table
 
 
 def compare_alignment(
     models: Models, subject: Subject, *, model: str = "aligned", **options: object
 ) -> pd.DataFrame:
-    """Compare one model's mean RSA with that of every other, paired over stimuli and seeds.
+    """Compare the mean RSA of one model with that of each other model.
+
+    The mean is over layers and ROIs. Both models of a comparison are evaluated on the same stimuli
+    and under the same seeds.
 
     Parameters
     ----------
@@ -227,9 +258,9 @@ def compare_alignment(
     Returns
     -------
     pandas.DataFrame
-        One row per comparison with columns ``against``, ``difference``, ``low``, ``high``, ``p``,
-        ``p_holm`` (adjusted over the comparisons), ``n_stimuli``, ``n_seeds``, ``interval`` and
-        ``verdict``.
+        One row per other model, with the columns ``against`` (its name), ``difference`` (RSA of
+        `model` minus that of the other), ``low``, ``high``, ``p``, ``p_holm`` (adjusted over the
+        comparisons), ``n_stimuli``, ``n_seeds``, ``interval`` and ``verdict``.
 
     Raises
     ------
@@ -239,14 +270,13 @@ def compare_alignment(
         As in `alignment_effect`.
     """
     others = [n for n in models if n != model]
-    if model not in models or not others:
-        raise ConfigError(
-            message(
-                f"{model!r} and another model",
-                f"{tuple(models)}",
-                nearest(model, models) if models else "add one",
-            )
-        )
+    require(
+        model in models and others,
+        ConfigError,
+        f"{model!r} and another model",
+        tuple(models),
+        nearest(model, models) if models else "add one",
+    )
     found = [
         alignment_effect({o: models[o], model: models[model]}, subject, baseline=o, **options)
         for o in others
@@ -333,10 +363,10 @@ def effect_rows(
             ]
         if np.isfinite(r.p):
             ends = {"ci_low": r.difference_low, "ci_high": r.difference_high}
-            rows.append(
-                MetricRow(f"{name}_difference", r.difference, unit="spearman rho", **ends, **over)
-            )
-            rows.append(MetricRow("p_holm", float(r.p_holm), unit="p", **shared, n_seeds=r.n_seeds))
+            rows += [
+                MetricRow(f"{name}_difference", r.difference, unit="spearman rho", **ends, **over),
+                MetricRow("p_holm", float(r.p_holm), unit="p", **shared, n_seeds=r.n_seeds),
+            ]
     return rows
 
 
@@ -371,22 +401,28 @@ def shift_mean_rows(
         If there are no results under shifts.
     """
     frame = result.per_image[result.per_image["shift"] != ""]
-    if frame.empty:
-        raise DataError(
-            message("results under shifts", "none", "evaluate a study whose `shifts` are not empty")
-        )
+    require(
+        not frame.empty,
+        DataError,
+        "results under shifts",
+        "none",
+        "evaluate a study whose `shifts` are not empty",
+    )
     names = list(dict.fromkeys(frame["model"]))
-    if baseline not in names:
-        raise ConfigError(
-            message(f"a baseline among {tuple(names)}", repr(baseline), nearest(baseline, names))
-        )
+    require(
+        baseline in names,
+        ConfigError,
+        f"a baseline among {tuple(names)}",
+        repr(baseline),
+        nearest(baseline, names),
+    )
     grids = {
         n: part.pivot_table(index="seed", columns="id", values="correct", aggfunc="mean")
         .sort_index()
         .to_numpy(float)
         for n, part in frame.groupby("model", sort=False)
     }
-    label = f"mean of {frame.groupby(['shift', 'severity'], dropna=False).ngroups} shifts"
+    n_shifts = frame.groupby(["shift", "severity"], dropna=False).ngroups
     rows = []
     for name in names:
         kept = next((r for r in result.rows if r.model == name), None)
@@ -394,28 +430,27 @@ def shift_mean_rows(
             "unit": "fraction",
             "split": "test",
             "n": grids[name].shape[1],
-            "shift": label,
+            "shift": f"mean of {n_shifts} shifts",
             "selection": kept.selection if kept else "none",
             "notes": kept.notes if kept else "",
             "n_seeds": len(grids[name]),
         }
-        found = {
-            "accuracy_over_shifts": (name, bootstrap_mean(grids[name], n_boot=n_boot, seed=seed))
-        }
+        found = {"accuracy_over_shifts": bootstrap_mean(grids[name], n_boot=n_boot, seed=seed)}
         if name != baseline:
-            difference = paired_bootstrap(grids[name], grids[baseline], n_boot=n_boot, seed=seed)
-            found["accuracy_over_shifts_difference"] = (name, difference)
+            found["accuracy_over_shifts_difference"] = paired_bootstrap(
+                grids[name], grids[baseline], n_boot=n_boot, seed=seed
+            )
         rows += [
             MetricRow(
                 k,
                 i.value,
-                model=who,
+                model=name,
                 reference=baseline if k.endswith("_difference") else "",
                 ci_low=i.low,
                 ci_high=i.high,
                 interval=i.method,
                 **shared,
             )
-            for k, (who, i) in found.items()
+            for k, i in found.items()
         ]
     return rows

@@ -6,22 +6,21 @@ import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bmfl_lab.backbones import Backbone, FeatureStore
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
+from bmfl_lab.data import Atlas, StimulusSet, Study, Subject
 from bmfl_lab.data.shifts import shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.layers import flatten_tokens
+from bmfl_lab.evaluation.ood import known_names
 from bmfl_lab.metrics.correlation import CHUNK, bootstrap_pearson, near_constant, pearson
 from bmfl_lab.metrics.noise import aggregate, ceiling_from_repeats, noise_normalised
 from bmfl_lab.models.encoders import RetinotopicEncoder
+from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import pick_device, rng
@@ -34,19 +33,6 @@ CONTROLS = ("as trained", "random weights", "shuffled pairing", "luminance layou
 N_SHUFFLES = 5
 """Number of random pairings over which the control "shuffled pairing" is averaged."""
 _SHUFFLED_VALUES = 5e8  # limit of the responses held at once for that control: about 2 GB
-
-
-class Encoder(Protocol):
-    """A model that predicts responses to images, e.g. a trained brain encoder."""
-
-    label: str
-    selection: str
-
-    def predict_stimuli(
-        self, stimuli: StimulusSet, *, store: FeatureStore | None = None, device: str = "auto"
-    ) -> np.ndarray:
-        """Return predicted responses, float32 (n_stimuli, n_vertices)."""
-        ...
 
 
 @dataclass
@@ -108,11 +94,12 @@ class EncodingResult:
             without a known ceiling are left out.
         """
         best = np.sqrt(np.clip(self.per_vertex["ceiling"].to_numpy(float), 0, 1))
-        means = {
-            region: best[mask & np.isfinite(best)]
+        known = np.isfinite(best)
+        return {
+            region: float(best[mask & known].mean())
             for region, mask in self.facts.get("regions", {}).items()
+            if (mask & known).any()
         }
-        return {region: float(values.mean()) for region, values in means.items() if len(values)}
 
 
 def regions(atlas: Atlas) -> dict[str, np.ndarray]:
@@ -128,12 +115,10 @@ def regions(atlas: Atlas) -> dict[str, np.ndarray]:
     dict of str to ndarray of bool, shape (n_vertices,)
         ROIs and groups without vertices in this atlas are left out.
     """
+    present = set(atlas.present)
     found = {"all": np.ones(atlas.n_vertices, bool)}
     found |= {name: np.asarray(atlas.rois[name], bool) for name in atlas.present}
-    for group in atlas.groups:
-        if any(roi in atlas.present for roi in atlas.groups[group]):
-            found[group] = atlas.select(group)
-    return found
+    return found | {g: atlas.select(g) for g, rois in atlas.groups.items() if present & set(rois)}
 
 
 def _ceiling(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
@@ -146,7 +131,7 @@ def _ceiling(subject: Subject, rows: np.ndarray) -> np.ndarray | None:
 
 
 def evaluate_encoder(
-    encoder: Encoder,
+    encoder: BrainEncoder,
     study: Study,
     subject: str | None = None,
     split: str = "test",
@@ -161,8 +146,8 @@ def evaluate_encoder(
 
     Parameters
     ----------
-    encoder : Encoder
-        A trained encoder, or any object with ``predict_stimuli``, ``label`` and ``selection``.
+    encoder : BrainEncoder
+        Trained encoder, or any object with ``predict_stimuli``, ``label`` and ``selection``.
     study : Study
         Study of the subject.
     subject : str, optional
@@ -198,13 +183,10 @@ def evaluate_encoder(
     r = pearson(measured, predicted)
     near = (_near_constant(measured) | _near_constant(predicted)) & np.isfinite(r)
     boot = bootstrap_pearson(measured, predicted, n_boot, seed)
-    ceiling = _ceiling(who, rows)
-    normalised = None if ceiling is None else noise_normalised(r, ceiling, convention)
-    boot_normalised = (
-        None
-        if ceiling is None
-        else noise_normalised(boot, np.tile(ceiling, (len(boot), 1)), convention)
-    )
+    ceiling, normalised = _ceiling(who, rows), None
+    if ceiling is not None:
+        normalised = noise_normalised(r, ceiling, convention)
+        over_boot = noise_normalised(boot, np.tile(ceiling, (len(boot), 1)), convention)
     shared = {
         "split": split,
         "n": len(rows),
@@ -212,7 +194,7 @@ def evaluate_encoder(
         "model": encoder.label,
         "subject": who.name,
     }
-    found: list[MetricRow] = []
+    found = []
     for roi, mask in regions(who.atlas).items():
         found += _region_rows("pearson_r", "r", r[mask], boot[:, mask], roi, who, shared)
         if normalised is not None:
@@ -220,7 +202,7 @@ def evaluate_encoder(
                 "noise_normalised",
                 "per cent",
                 normalised[mask],
-                boot_normalised[:, mask],
+                over_boot[:, mask],
                 roi,
                 who,
                 shared,
@@ -238,11 +220,9 @@ def evaluate_encoder(
 
 
 def _near_constant(values: np.ndarray) -> np.ndarray:
-    parts = [
-        near_constant(values[:, start : start + CHUNK])
-        for start in range(0, values.shape[1], CHUNK)
-    ]
-    return np.concatenate(parts)
+    """Apply `near_constant` to parts of the vertices, which limits the memory."""
+    starts = range(CHUNK, values.shape[1], CHUNK)
+    return np.concatenate([near_constant(part) for part in np.split(values, starts, axis=1)])
 
 
 def _region_rows(
@@ -271,11 +251,10 @@ def _region_rows(
             # the spread of the resamples is used
             quantiles = np.nanquantile(over, [0.025, 0.5, 0.975])
             low, high = (float(found[key] + q - quantiles[1]) for q in quantiles[[0, 2]])
-        value = found[key] if np.isfinite(found[key]) else None
         rows.append(
             MetricRow(
                 name=name + suffix,
-                value=value,
+                value=found[key] if np.isfinite(found[key]) else None,
                 unit=unit,
                 roi=roi,
                 ci_low=low,
@@ -344,8 +323,11 @@ def _ridge_r(
     return np.mean([pearson(measured, part) for part in parts], axis=0)
 
 
-def _by_region(r: np.ndarray, atlas: Atlas) -> dict[str, float]:
-    return {name: aggregate(r[mask])["mean"] for name, mask in regions(atlas).items()}
+def _region_table(found: Mapping[object, np.ndarray], name: str, atlas: Atlas) -> pd.DataFrame:
+    """Return mean r per region from r per vertex, one row per key."""
+    masks = regions(atlas)
+    rows = [{k: aggregate(r[m])["mean"] for k, m in masks.items()} for r in found.values()]
+    return pd.DataFrame(rows, index=pd.Index(found, name=name))
 
 
 def block_table(
@@ -398,10 +380,7 @@ def block_table(
     stored = store.get_many(backbone, who.stimuli, [(tokens, b) for b in blocks])
     where = pick_device(device)
     r = np.stack([_ridge_r(flatten_tokens(s), who, split, alphas, where) for s in stored])
-    table = pd.DataFrame(
-        [_by_region(row, who.atlas) for row in r], index=pd.Index(blocks, name="block")
-    )
-    return table, r
+    return _region_table(dict(zip(blocks, r)), "block", who.atlas), r
 
 
 def encoding_controls(
@@ -448,36 +427,25 @@ def encoding_controls(
     ConfigError
         If a control is unknown.
     """
-    unknown = [c for c in controls if c not in CONTROLS]
-    if unknown:
-        raise ConfigError(
-            message(f"controls among {CONTROLS}", repr(unknown[0]), "choose some of them")
-        )
+    controls = known_names(controls, CONTROLS, "controls")
     who, where = study.subject(subject), pick_device(device)
     store = store if store is not None else FeatureStore()
 
-    def features(weights: str | None = None) -> np.ndarray:
-        spec = study.backbone
-        spec = spec if weights is None else dataclasses.replace(spec, weights=weights)
-        stored = store.get(load_spec(spec, device), who.stimuli, tokens, block=block)
-        return flatten_tokens(stored)
-
-    def score(control: str) -> np.ndarray:
-        if control == "random weights":
-            return _ridge_r(features(f"random:{seed + 1000}"), who, split, alphas, where)
+    def features(control: str) -> np.ndarray:
         if control == "luminance layout":
-            return _ridge_r(_luminance(who.stimuli), who, split, alphas, where)
-        X = features()
-        if control == "position only":
-            X = np.broadcast_to(X.mean(0), X.shape).copy()
-        return _ridge_r(
-            X, who, split, alphas, where, seed if control == "shuffled pairing" else None
-        )
+            return _luminance(who.stimuli)
+        spec = study.backbone
+        if control == "random weights":
+            spec = dataclasses.replace(spec, weights=f"random:{seed + 1000}")
+        stored = store.get(load_spec(spec, device), who.stimuli, tokens, block=block)
+        X = flatten_tokens(stored)
+        return np.broadcast_to(X.mean(0), X.shape).copy() if control == "position only" else X
 
-    found = {c: score(c) for c in controls}
-    table = pd.DataFrame(
-        [_by_region(r, who.atlas) for r in found.values()], index=pd.Index(found, name="control")
-    )
+    found = {}
+    for control in controls:
+        shuffle = seed if control == "shuffled pairing" else None
+        found[control] = _ridge_r(features(control), who, split, alphas, where, shuffle)
+    table = _region_table(found, "control", who.atlas)
     table["n_undefined"] = [int(np.sum(~np.isfinite(r))) for r in found.values()]
     return table
 
@@ -494,7 +462,7 @@ def _luminance(stimuli: StimulusSet, side: int = 4) -> np.ndarray:
 
 
 def evaluate_encoder_shifts(
-    encoder: Encoder,
+    encoder: BrainEncoder,
     study: Study,
     shifts: Iterable[tuple[str, int]],
     subject: str | None = None,
@@ -530,20 +498,19 @@ def evaluate_encoder_shifts(
         If the subject is measured: its responses to new images are unknown.
     """
     who = study.subject(subject)
-    if "respond" not in who.truth:
-        raise DataError(
-            message(
-                "a simulated subject that can respond to new images",
-                f"{who.name!r}, which has no truth for them",
-                "use the planted or the demo study, whose subjects are simulated",
-            )
-        )
+    require(
+        "respond" in who.truth,
+        DataError,
+        "a simulated subject that can respond to new images",
+        f"{who.name!r}, which has no truth for them",
+        "use the planted or the demo study, whose subjects are simulated",
+    )
     clean = who.stimuli.subset(who.rows(split))
-    conditions = [(clean, split, "", None)]
-    conditions += [
-        (shifted(clean, name, severity, seed), split, name, severity) for name, severity in shifts
+    conditions = [
+        (clean, split, "", None),
+        *((shifted(clean, name, level, seed), split, name, level) for name, level in shifts),
+        *((study.set(name), name, "", None) for name in sets),
     ]
-    conditions += [(study.set(name), name, "", None) for name in sets]
     found: list[MetricRow] = []
     for stimuli, where, shift, severity in conditions:
         images = [stimuli.image(i) for i in range(len(stimuli))]
@@ -598,19 +565,13 @@ def receptive_field_error(
     """
     who = study.subject(subject)
     module = next((m for m in encoder.module.modules() if isinstance(m, RetinotopicEncoder)), None)
-    if module is None or "receptive_fields" not in who.truth:
-        what = (
-            "an encoder without receptive fields"
-            if module is None
-            else f"{who.name!r} without a truth"
-        )
-        raise DataError(
-            message(
-                "a retinotopic encoder and a simulated subject",
-                what,
-                "use kind='retinotopic' on the planted study",
-            )
-        )
+    require(
+        module is not None and "receptive_fields" in who.truth,
+        DataError,
+        "a retinotopic encoder and a simulated subject",
+        f"{encoder.label!r} and {who.name!r}",
+        "use kind='retinotopic' on the planted study",
+    )
     degrees = float(who.truth["degrees"]) if degrees is None else degrees
     estimated, truth = module.receptive_fields(), np.asarray(who.truth["receptive_fields"])
     x, y = (estimated[:, 0] - 0.5) * degrees, (0.5 - estimated[:, 1]) * degrees
@@ -628,7 +589,7 @@ def receptive_field_error(
 
 
 def orientation_tuning_error(
-    encoder: Encoder,
+    encoder: BrainEncoder,
     study: Study,
     subject: str | None = None,
     split: str = "test",
@@ -660,16 +621,16 @@ def orientation_tuning_error(
         If the subject has no planted orientation tuning.
     """
     who = study.subject(subject)
-    if "orientation_energy" not in who.truth:
-        raise DataError(
-            message(
-                "a subject with planted orientation tuning", repr(who.name), "use the planted study"
-            )
-        )
-    stimuli = who.stimuli.subset(who.rows(split))
-    energy = who.truth["orientation_energy"](
-        np.stack([stimuli.image(i) for i in range(len(stimuli))])
+    require(
+        "orientation_energy" in who.truth,
+        DataError,
+        "a subject with planted orientation tuning",
+        repr(who.name),
+        "use the planted study",
     )
+    stimuli = who.stimuli.subset(who.rows(split))
+    images = np.stack([stimuli.image(i) for i in range(len(stimuli))])
+    energy = who.truth["orientation_energy"](images)
     predicted = encoder.predict_stimuli(stimuli, store=store, device=device).astype(np.float64)
     tuning = np.asarray(who.truth["tuning"], np.float64)
     weights = np.full(tuning.shape, np.nan)

@@ -7,19 +7,19 @@ columns of patches.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, extract_many
-from bmfl_lab.data.responses import Subject
+from bmfl_lab.data import StimulusSet, Study, Subject
 from bmfl_lab.data.shifts import SHIFTS, shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
     brain_maps,
@@ -37,6 +37,7 @@ from bmfl_lab.runtime import half_the_threads, rng
 from bmfl_lab.training.context import load_spec
 from bmfl_lab.training.fusion import TrainedFusion
 from bmfl_lab.training.sources import EncoderSource
+from bmfl_lab.training.trained_encoder import reads_backbone, shared_tokens
 
 BACKBONE, ENCODER = "backbone: CLS over patches", "encoder: ROI query over patches"
 CONSULTED, LOOKED = "fusion: image over ROIs", "fusion: brain over patches"
@@ -124,18 +125,15 @@ class Explorer:
         self.study, self.seed, self.device = study, seed, device
         self.n_batch, self.n_controls, self.n_boot = n_batch, n_controls, n_boot
         self._models = _by_name(models)
-        if encoder is None:
-            own = (getattr(m, "encoder", None) for m in self._models.values())
-            encoder = next((e for e in own if e is not None), None)
-        self.encoder = encoder
+        encoders = (encoder, *(getattr(m, "encoder", None) for m in self._models.values()))
+        self.encoder = next((e for e in encoders if e is not None), None)
         self.store = store if store is not None else FeatureStore()
         self.subject = study.subject(subject) if study.subjects else None
         self.atlas = getattr(self.encoder, "atlas", None) or getattr(self.subject, "atlas", None)
         self.models = tuple(self._models)
         self.shifts, self.lesions = tuple(SHIFTS.names()), LESION_KINDS
-        self.tested = next(
-            (name for name in ("test", *study.sets) if _is_labelled(study, name)), ""
-        )
+        labelled = [n for n, s in study.sets.items() if np.any(np.asarray(s.labels) >= 0)]
+        self.tested = "test" if "test" in labelled else next(iter(labelled), "")
         named = study.sets.get("train" if "train" in study.sets else self.tested)
         self.class_names = () if named is None else named.class_names
         self.brain = "subject" if self.subject is None else f"subject {self.subject.name}"
@@ -143,16 +141,14 @@ class Explorer:
         self.ood = (*study.ood, *(f"{name} {severity}" for name, severity in study.shifts))
         self.title = study.name + (" (simulated responses)" if study.simulated else "")
         self._cache: dict[Hashable, object] = {}
-        self._backbone: Backbone | None = None
 
     def __repr__(self) -> str:
         return f"Explorer({self.title!r}, models={list(self.models)}, encoder={self.encoder!r})"
 
     def _cached(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return the result kept under `key`, or compute it; the least recently used is dropped."""
-        if key in self._cache:
-            value = self._cache.pop(key)
-        else:
+        value = self._cache.pop(key, None)
+        if value is None:
             with half_the_threads():
                 value = compute()
         self._cache[key] = value
@@ -230,33 +226,18 @@ class Explorer:
             If the image cannot be read or the index lies outside the set.
         """
         place = _place(name, index, shift, severity)
+        return self._cached(
+            ("image", place), lambda: self.backbone.preprocess.crop(self._image(place).image(0))
+        )
 
-        def crop() -> np.ndarray:
-            try:
-                return self.backbone.preprocess.crop(self._image(place).image(0))
-            except DataError:
-                raise
-            except Exception as error:
-                raise DataError(
-                    message(
-                        f"a readable image {index} in {name!r}",
-                        f"{type(error).__name__}: {error}",
-                        "repair the file",
-                    )
-                ) from error
-
-        return self._cached(("image", place), crop)
-
-    @property
+    @functools.cached_property
     def backbone(self) -> Backbone:
         """Backbone of the first model that has one, else of the encoder or the study."""
-        if self._backbone is None:
-            own = (m.backbone for m in self._models.values() if hasattr(m, "backbone"))
-            self._backbone = next(own, None)
-        if self._backbone is None:
-            spec = getattr(self.encoder, "backbone", None) or self.study.backbone
-            self._backbone = load_spec(spec, self.device)
-        return self._backbone
+        for model in self._models.values():
+            if hasattr(model, "backbone"):
+                return model.backbone
+        spec = getattr(self.encoder, "backbone", None) or self.study.backbone
+        return load_spec(spec, self.device)
 
     # --- tokens
 
@@ -296,20 +277,12 @@ class Explorer:
     def _reads(self) -> tuple[tuple[str, int], ...]:
         """Return kind and block of all tokens of the backbone that models and encoder read."""
         own = [m.reads()[0] for m in self._models.values() if isinstance(m, TrainedFusion)]
-        if self.encoder is not None and self._encoder_backbone() is not None:
-            sources = (s for s in self.encoder.sources if s["features"] == "tokens")
-            own += [(s["kind"], s["block"]) for s in sources]
+        own += shared_tokens(self.backbone, self.encoder)
         return tuple(dict.fromkeys((kind, block % self.backbone.n_blocks) for kind, block in own))
 
     def _encoder_backbone(self) -> Backbone | None:
         """Return the explorer's backbone if the encoder reads it too; else it loads its own."""
-
-        def compare() -> Backbone | None:
-            own = self.backbone.describe() | {"weights_label": ""}
-            same = own == dict(self.encoder.sources[0]["backbone"]) | {"weights_label": ""}
-            return self.backbone if same else None
-
-        return self._cached(("encoder backbone",), compare)
+        return self.backbone if reads_backbone(self.encoder, self.backbone) else None
 
     def _encoder_set(self, name: str) -> tuple[StoredTokens, ...]:
         return self._cached(
@@ -356,10 +329,7 @@ class Explorer:
         ConfigError
             If there is no brain encoder.
         """
-        return self._predicted(_place(name, index, shift, severity))
-
-    def _predicted(self, place: _Place) -> np.ndarray:
-        encoder = self._need_encoder()
+        encoder, place = self._need_encoder(), _place(name, index, shift, severity)
         if not place.shift and ("responses", place.name) in self._cache:
             index = _checked(self.stimuli(place.name), place.index)
             return self.all_predicted(place.name)[index]
@@ -390,14 +360,13 @@ class Explorer:
         return self._need_encoder().predict(stored, device=self.device)
 
     def _need_encoder(self) -> BrainEncoder:
-        if self.encoder is None:
-            raise ConfigError(
-                message(
-                    "a brain encoder",
-                    "none",
-                    "train one with train_brain_encoder and pass it to the Explorer",
-                )
-            )
+        require(
+            self.encoder is not None,
+            ConfigError,
+            "a brain encoder",
+            "none",
+            "train one with train_brain_encoder and pass it to the Explorer",
+        )
         return self.encoder
 
     def measured(self, index: int) -> np.ndarray:
@@ -413,14 +382,13 @@ class Explorer:
         return np.asarray(response, dtype=np.float32)
 
     def _need_subject(self) -> Subject:
-        if self.subject is None:
-            raise DataError(
-                message(
-                    f"a subject with responses in study {self.study.name!r}",
-                    "none",
-                    "load a study with responses",
-                )
-            )
+        require(
+            self.subject is not None,
+            DataError,
+            f"a subject with responses in study {self.study.name!r}",
+            "none",
+            "load a study with responses",
+        )
         return self.subject
 
     def accuracy(self) -> np.ndarray:
@@ -444,14 +412,13 @@ class Explorer:
             If the study has no subject, or the subject no noise ceiling.
         """
         ceiling = self._need_subject().noise_ceiling
-        if ceiling is None:
-            raise DataError(
-                message(
-                    f"a noise ceiling of {self.subject.name!r}",
-                    "none",
-                    "choose another map, or estimate one first",
-                )
-            )
+        require(
+            ceiling is not None,
+            DataError,
+            f"a noise ceiling of {self.subject.name!r}",
+            "none",
+            "choose another map, or estimate one first",
+        )
         return np.asarray(ceiling, dtype=np.float64)
 
     def mask(self, regions: Sequence[str]) -> np.ndarray:
@@ -472,10 +439,13 @@ class Explorer:
         ConfigError
             If a region is unknown or absent in this subject, or there is no cortex.
         """
-        if self.atlas is None:
-            raise ConfigError(
-                message("a cortex", "a study without responses", "load a study with a subject")
-            )
+        require(
+            self.atlas is not None,
+            ConfigError,
+            "a cortex",
+            "a study without responses",
+            "load a study with a subject",
+        )
         if not len(regions):
             return np.zeros(self.atlas.n_vertices, dtype=bool)
         return self.atlas.select(regions)
@@ -503,14 +473,13 @@ class Explorer:
             If the study has no labelled images.
         """
         name = name or self.tested
-        if not name:
-            raise DataError(
-                message(
-                    "labelled images for a tuning",
-                    f"none in study {self.study.name!r}",
-                    "load a study with an image set of classes",
-                )
-            )
+        require(
+            name,
+            DataError,
+            "labelled images for a tuning",
+            f"none in study {self.study.name!r}",
+            "load a study with an image set of classes",
+        )
         response = self.all_predicted(name)[:, vertices].mean(1)
         labels = np.asarray(self.stimuli(name).labels)
         classes = [response[labels == c] for c in range(len(self.class_names))]
@@ -518,17 +487,23 @@ class Explorer:
         error = np.array(
             [c.std(ddof=1) / np.sqrt(len(c)) if len(c) > 1 else np.nan for c in classes]
         )
-        best = np.argsort(-response, kind="stable")[:12]
-        return {"mean": mean, "error": error, "best": best, "response": response}
+        best = np.argsort(-response, kind="stable")
+        return {"mean": mean, "error": error, "best": best[:12], "response": response}
 
     # --- models and lesions
 
-    def _model(self, name: str) -> Classifier:
-        if name not in self._models:
-            got, remedy = repr(name), nearest(name, self.models)
-            if not self._models:
-                got, remedy = "no model", "train one with train_fusion and pass it to the Explorer"
-            raise ConfigError(message("a trained model", got, remedy))
+    def _model(self, name: str, lesion: Lesion | None = None) -> Classifier:
+        """Return a model by its name; for a lesion it must be a fusion model."""
+        remedy = "train one with train_fusion and pass it to the Explorer"
+        remedy = nearest(name, self.models) if self.models else remedy
+        require(name in self._models, ConfigError, "a trained model", repr(name), remedy)
+        require(
+            lesion is None or isinstance(self._models[name], TrainedFusion),
+            ConfigError,
+            "a fusion model for a lesion",
+            repr(name),
+            "choose another model",
+        )
         return self._models[name]
 
     def lesion(
@@ -613,20 +588,21 @@ class Explorer:
         place = _place(name, index, shift, severity)
         return self._cached(
             ("probabilities", model, place, _lesion_key(lesion)),
-            lambda: _softmax(self._classify(model, place, lesion)["logits"])[0],
+            lambda: softmax(
+                np.asarray(self._classify(model, place, lesion)["logits"][0], dtype=np.float64)
+            ),
         ).copy()
 
     def _classify(
         self, name: str, place: _Place, lesion: Lesion | None = None, weights: bool = False
     ) -> dict[str, np.ndarray]:
         """Return the logits of one image, and the attention weights of a fusion model."""
-        model = self._model(name)
+        model = self._model(name, lesion)
         if not isinstance(model, TrainedFusion):
-            _refuse_lesion(name, lesion)
             return {"logits": model.logits(self._image(place))}
         tokens, response = self._image_tokens(*model.reads()[0], place), None
         if self._reads_encoder(model):
-            response = self._predicted(place)[None]
+            response = self.predicted(*place)[None]
         elif model.source is not None:
             key = ("model responses", model.name, place)
             response = self._cached(key, lambda: model.predict_responses(self._image(place)))
@@ -710,8 +686,7 @@ class Explorer:
         DataError
             If there is no set of that name.
         """
-        if not isinstance(self._model(model), TrainedFusion):
-            _refuse_lesion(model, lesion)
+        self._model(model, lesion)
         sets = tuple(sets)
         key = ("table", model, sets, _lesion_key(lesion))
         return self._cached(key, lambda: self._accuracies(model, sets, lesion))
@@ -735,11 +710,11 @@ class Explorer:
                 table["changed"][row] = (intact & ~lesioned).sum(), (~intact & lesioned).sum()
             table["n"][row] = len(intact)
             for column, correct in enumerate(columns):
-                interval = bootstrap_mean(
+                found = bootstrap_mean(
                     np.asarray(correct, dtype=float), n_boot=self.n_boot, seed=self.seed
                 )
-                values = {"accuracy": interval.value, "low": interval.low, "high": interval.high}
-                for key, value in values.items():
+                values = found.value, found.low, found.high
+                for key, value in zip(("accuracy", "low", "high"), values):
                     table[key][row, column] = np.nan if value is None else value
         return table
 
@@ -764,8 +739,8 @@ class Explorer:
 
         All models can show the attention of the backbone and of the encoder.
         """
-        needs = source in (CONSULTED, LOOKED)
-        return tuple(k for k, m in self._models.items() if not needs or _has_fusion(m))
+        by_all = source not in (CONSULTED, LOOKED)
+        return tuple(k for k, m in self._models.items() if by_all or _has_fusion(m))
 
     def map_choices(self, source: str, model: str = "") -> dict[str, int | tuple[str, ...]]:
         """Return what can be chosen for an attention source.
@@ -793,14 +768,13 @@ class Explorer:
             return {"n_heads": heads, "n_blocks": blocks, "regions": ()}
         if source == ENCODER:
             module = self._query_module()
-            if module is None:
-                raise ConfigError(
-                    message(
-                        "a ROI-query encoder",
-                        "another kind or none",
-                        "train one with presets(..., encoder='roi_query')",
-                    )
-                )
+            require(
+                module is not None,
+                ConfigError,
+                "a ROI-query encoder",
+                "another kind or none",
+                "train one with presets(..., encoder='roi_query')",
+            )
             names = self._cached(("query names",), lambda: query_names(self.encoder))
             return {"n_heads": module.n_heads, "n_blocks": 1, "regions": names}
         if source in (CONSULTED, LOOKED):
@@ -814,14 +788,13 @@ class Explorer:
         """Return a model with cross-attention and its name; the first model by default."""
         name = name or next(iter(self.models), "")
         model = self._model(name)
-        if not _has_fusion(model):
-            raise ConfigError(
-                message(
-                    "a model with cross-attention",
-                    f"{name!r}, which has none",
-                    "choose a model with head='fusion'",
-                )
-            )
+        require(
+            _has_fusion(model),
+            ConfigError,
+            "a model with cross-attention",
+            f"{name!r}, which has none",
+            "choose a model with head='fusion'",
+        )
         return name, model
 
     def attention(
@@ -869,13 +842,20 @@ class Explorer:
         """
         choices, place = self.map_choices(source, model), _place(name, index, shift, severity)
         n_heads, regions = choices["n_heads"], choices["regions"]
-        if not -1 <= head < n_heads:
-            raise ConfigError(
-                message(f"a head from 0 to {n_heads - 1}, or -1", str(head), "choose another head")
-            )
+        require(
+            -1 <= head < n_heads,
+            ConfigError,
+            f"a head from 0 to {n_heads - 1}, or -1",
+            head,
+            "choose another head",
+        )
         if source == BACKBONE:
-            (row,) = self.backbone.indices((block,))
-            return {"map": _select_head(self._backbone_maps(place)[row], head)}
+            # one pass computes the maps of all blocks
+            maps = self._cached(
+                ("attention", source, place),
+                lambda: backbone_attention(self.backbone, self._image(place), normalise=False)[0],
+            )
+            return {"map": _select_head(maps[self.backbone.indices((block,))[0]], head)}
         if source == ENCODER:
             if region and region not in regions:
                 raise ConfigError(
@@ -885,8 +865,11 @@ class Explorer:
                         nearest(region, regions),
                     )
                 )
-            row = regions.index(region) if region else 0
-            return {"map": _select_head(self._query_maps(place)[row], head)}
+            maps = self._cached(
+                ("attention", source, place),
+                lambda: query_weights(self.encoder, self._encoder_image(place))[0],
+            )
+            return {"map": _select_head(maps[regions.index(region) if region else 0], head)}
         model, fusion = self._fusion(model)
         # one forward pass computes both directions
         out = self._cached(
@@ -897,20 +880,6 @@ class Explorer:
             return {"map": _select_head(brain_maps(out)[0], head)}
         weights = _select_head(select_queries(out["vb"], "cls")[0, :, 0], head)
         return {"weights": weights, "regions": tuple(fusion.module.brain.tokeniser.names)}
-
-    def _backbone_maps(self, place: _Place) -> np.ndarray:
-        """Return the attention of the CLS token in all blocks, (L, H, h, w), from one pass."""
-        return self._cached(
-            ("attention", BACKBONE, place),
-            lambda: backbone_attention(self.backbone, self._image(place), normalise=False)[0],
-        )
-
-    def _query_maps(self, place: _Place) -> np.ndarray:
-        """Return the attention of the ROI queries of the encoder (R, H, h, w)."""
-        return self._cached(
-            ("attention", ENCODER, place),
-            lambda: query_weights(self.encoder, self._encoder_image(place))[0],
-        )
 
 
 def _by_name(
@@ -923,10 +892,6 @@ def _by_name(
     return {name: m[0] if isinstance(m, (list, tuple)) else m for name, m in models.items()}
 
 
-def _is_labelled(study: Study, name: str) -> bool:
-    return name in study.sets and bool(np.any(np.asarray(study.sets[name].labels) >= 0))
-
-
 def _has_fusion(model: Classifier) -> bool:
     return isinstance(model, TrainedFusion) and model.config.head == "fusion"
 
@@ -936,22 +901,14 @@ def _place(name: str, index: int, shift: str, severity: int) -> _Place:
 
 
 def _checked(stimuli: StimulusSet, index: int) -> int:
-    if not 0 <= index < len(stimuli):
-        raise DataError(
-            message(
-                f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}",
-                str(index),
-                "choose another",
-            )
-        )
+    require(
+        0 <= index < len(stimuli),
+        DataError,
+        f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}",
+        index,
+        "choose another",
+    )
     return int(index)
-
-
-def _refuse_lesion(model: str, lesion: Lesion | None) -> None:
-    if lesion is not None:
-        raise ConfigError(
-            message("a fusion model for a lesion", repr(model), "choose another model")
-        )
 
 
 def _lesion_key(lesion: Lesion | None) -> tuple[bytes, str, float, int] | None:
@@ -964,12 +921,6 @@ def _rows(stored: StoredTokens, rows: slice | np.ndarray) -> StoredTokens:
     """Return the tokens of some stimuli of a set."""
     arrays = {k: getattr(stored, k) for k in ("cls", "mean", "patches")}
     return dataclasses.replace(stored, **{k: v[rows] for k, v in arrays.items() if v is not None})
-
-
-def _softmax(logits_NC: np.ndarray) -> np.ndarray:
-    powers_NC = np.asarray(logits_NC, dtype=np.float64)
-    powers_NC = np.exp(powers_NC - powers_NC.max(1, keepdims=True))
-    return powers_NC / powers_NC.sum(1, keepdims=True)
 
 
 def _select_head(weights: np.ndarray, head: int) -> np.ndarray:

@@ -87,10 +87,10 @@ def findings(rows: pd.DataFrame) -> list[str]:
         of_fusion = _from_fusion(part)
         if ((of_fusion["first"] == "fusion") & (of_fusion["second"] == "backbone")).any():
             lines.append(f"**{study}, {run}.** {_brain(of_fusion)}")
-        for (first, second), pair in part.groupby(["first", "second"], sort=False):
-            lines.append(
-                f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}"
-            )
+        lines += [
+            f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}"
+            for (first, second), pair in part.groupby(["first", "second"], sort=False)
+        ]
     return (
         lines
         + region_findings(rows)
@@ -106,11 +106,12 @@ def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
     if not turned.any():
         return part
     back = part[turned].assign(
-        value=-part["value"], ci_low=-part["ci_high"], ci_high=-part["ci_low"]
-    )
-    back = back.rename(columns={"first": "second", "second": "first"})[list(part.columns)]
-    back = back.assign(
-        verdict=back["verdict"].map({"better": "worse", "worse": "better", "open": "open"})
+        first=part["second"],
+        second=part["first"],
+        value=-part["value"],
+        ci_low=-part["ci_high"],
+        ci_high=-part["ci_low"],
+        verdict=part["verdict"].map({"better": "worse", "worse": "better", "open": "open"}),
     )
     return pd.concat([part[~turned], back]).astype({"in_distribution": bool})
 
@@ -139,12 +140,9 @@ def region_findings(rows: pd.DataFrame) -> list[str]:
         ablation.
     """
     frame = rows.rename(columns={"run_id": "run"})
-    if not (frame["name"] == "region_effect").any():
-        return []
-    frame = frame.assign(severity=pd.to_numeric(frame["severity"]).fillna(0))
     effects = frame[(frame["name"] == "region_effect") & frame["ci_low"].notna()]
-    lines = []
-    by = ["study", "run", "model", "reference"]
+    effects = effects.assign(severity=pd.to_numeric(effects["severity"]).fillna(0))
+    lines, by = [], ["study", "run", "model", "reference"]
     for (study, run, mode, control), part in effects.groupby(by, sort=False):
         n_sets = len(part.drop_duplicates(PLACE))
         sure = part[(part["p_adjusted"] <= LEVEL) & (part["ci_low"] > 0)]
@@ -176,15 +174,16 @@ def _listed(pair: pd.DataFrame, limit: int = 6) -> str:
 
 
 def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
-    groups = {v: pair[pair["verdict"] == v] for v in ("better", "worse", "open")}
+    groups = {v: pair[pair["verdict"] == v] for v in ("better", "worse")}
     words = [
-        f"{verdict} on {len(groups[verdict])} of {len(pair)} sets ({_listed(groups[verdict])})"
-        for verdict in ("better", "worse")
-        if len(groups[verdict])
+        f"{verdict} on {len(found)} of {len(pair)} sets ({_listed(found)})"
+        for verdict, found in groups.items()
+        if len(found)
     ]
-    if len(groups["open"]):
-        bound = 100 * groups["open"][["ci_low", "ci_high"]].abs().max().max()
-        share = f"{len(groups['open'])} of {len(pair)} sets"
+    rest = pair[pair["verdict"] == "open"]
+    if len(rest):
+        bound = 100 * rest[["ci_low", "ci_high"]].abs().max().max()
+        share = f"{len(rest)} of {len(pair)} sets"
         words.append(f"no difference larger than {bound:.1f} points on {share}")
     n, seeds = sorted(set(pair["n"])), int(pair["n_seeds"].max())
     size = f"n = {n[0]}" + f" to {n[-1]}" * (len(n) > 1)
@@ -224,11 +223,11 @@ def _brain(part: pd.DataFrame) -> str:
             & (part["second"] == "backbone")
             & part["set"].isin(better)
         ]
-        for name, one in other[other["verdict"] == "better"].groupby("first", sort=False):
-            text += (
-                f" The control `{name}` was better than the backbone on {len(one)} of these too."
-            )
-        return text
+        better_too = other[other["verdict"] == "better"].groupby("first", sort=False)
+        return text + "".join(
+            f" The control `{name}` was better than the backbone on {len(one)} of these too."
+            for name, one in better_too
+        )
     lost, won = [], {}
     for name, one in controls.groupby("second", sort=False):
         sets = tuple(one[one["verdict"] == "better"]["set"])
@@ -247,33 +246,29 @@ def _shared(lost: Sequence[str]) -> str:
     """Return the conclusion from controls that the fusion never beat, by what they read."""
     free, reading = [n for n in lost if n in CORTEX_FREE], [n for n in lost if n in READ_FMRI]
     other = [n for n in lost if n not in (*free, *reading)]
-    text, start = "", " On none of these was it better than "
+    said = []
     if free:
-        text += f"{start}the {_controls(free)}: nothing shows that the gain takes a cortex."
+        said.append(f"the {_controls(free)}: nothing shows that the gain takes a cortex")
     if reading:
-        what = " or ".join(READ_FMRI[n] for n in reading)
-        text += (
-            f"{start}the {_controls(reading)}, which also read{'s' * (len(reading) == 1)} "
-            f"predicted fMRI: nothing shows that the gain takes {what}."
+        said.append(
+            f"the {_controls(reading)}, which also read{'s' * (len(reading) == 1)} predicted fMRI: "
+            f"nothing shows that the gain takes {' or '.join(READ_FMRI[n] for n in reading)}"
         )
     if other:
-        text += f"{start}{', '.join(f'`{n}`' for n in other)}."
-    return text
+        said.append(", ".join(f"`{n}`" for n in other))
+    return "".join(f" On none of these was it better than {text}." for text in said)
 
 
 def _uncontrolled(first: str, second: str, part: pd.DataFrame) -> str:
     """Return the warning beside a gain over the backbone of a model that no control was run for."""
-    plain = (*PLAIN, "fusion")
     known = ("fusion", "backbone", "linear probe", *CORTEX_FREE, *READ_FMRI)
     # of responses mixed with noise, "r = 0.53", those with more noise are the control
     if first in known or first.startswith("r = ") or second != "backbone":
         return ""
     mine = part[(part["first"] == first) | (part["second"] == first)]
     compared = set(mine["first"]) | set(mine["second"])
-    gained = (
-        mine[(mine["first"] == first) & (mine["second"] == second)]["verdict"].eq("better").any()
-    )
-    if not gained or compared - {first, *plain}:
+    gains = mine[(mine["first"] == first) & (mine["second"] == second)]["verdict"].eq("better")
+    if not gains.any() or compared - {first, "fusion", *PLAIN}:
         return ""
     return f" No control was run for `{first}`: its gain may come from any added information."
 
@@ -320,18 +315,16 @@ def brain_findings(rows: pd.DataFrame) -> list[str]:
     found = frame[frame["name"].isin(GAINS) & frame["ci_low"].notna()]
     for (study, run, name), part in found.groupby(["study", "run", "name"], sort=False):
         listed = "; ".join(_gain(row, name == "rsa_transfer_gain") for row in part.itertuples())
-        size = f"n = {int(part['n'].min())} images, {int(part['n_seeds'].max())} seeds"
         lines.append(
-            f"{study}, {run}: {GAINS[name]}: {listed}. {size}; {part['interval'].iloc[0]}, "
-            "p by Holm."
+            f"{study}, {run}: {GAINS[name]}: {listed}. n = {int(part['n'].min())} images, "
+            f"{int(part['n_seeds'].max())} seeds; {part['interval'].iloc[0]}, p by Holm."
         )
-    for row in frame[frame["name"] == "brain_robust_correlation"].itertuples():
-        sentence = row.notes.partition("; ")[2]
-        lines.append(
-            f"{row.study}, {row.run}: brain-like against robust over {int(row.n)} models: "
-            f"rho = {row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]: {sentence}."
-        )
-    return lines
+    return lines + [
+        f"{row.study}, {row.run}: brain-like against robust over {int(row.n)} models: "
+        f"rho = {row.value:+.2f} [{row.ci_low:+.2f}, {row.ci_high:+.2f}]: "
+        f"{row.notes.partition('; ')[2]}."
+        for row in frame[frame["name"] == "brain_robust_correlation"].itertuples()
+    ]
 
 
 def _gain(row, by_subject: bool) -> str:
@@ -360,16 +353,15 @@ def encoder_findings(rows: pd.DataFrame) -> list[str]:
     for (study, subject), part in kept.groupby(["study", "subject"], sort=False):
         if not (part["name"] == "val_r").any():
             continue
-        where = f"{study}, {subject}"
-        kinds = (
-            _encoder_accuracy,
-            _encoder_winners,
-            _encoder_fields,
-            _encoder_shifts,
-            _encoder_blocks,
-            _encoder_controls,
+        found = (
+            _encoder_accuracy(part),
+            _encoder_winners(part),
+            _encoder_fields(part),
+            _encoder_shifts(part),
+            _encoder_blocks(part),
+            _encoder_controls(part),
         )
-        lines += [f"{where}: {sentence}" for kind in kinds if (sentence := kind(part))]
+        lines += [f"{study}, {subject}: {sentence}" for sentence in found if sentence]
     return lines
 
 
@@ -405,19 +397,20 @@ def _encoder_winners(part: pd.DataFrame) -> str:
     line = f"best single encoder by validation r: {listed}"
     if "ensemble" in table:
         ahead = int((table["ensemble"] > single.max(axis=1)).sum())
-        line += f"; the ensemble is ahead of all in {ahead} of {len(table)} regions "
-        line += "(its weights come from the same images)"
+        line += (
+            f"; the ensemble is ahead of all in {ahead} of {len(table)} regions "
+            "(its weights come from the same images)"
+        )
     return line + "."
 
 
 def _encoder_fields(part: pd.DataFrame) -> str:
-    listed = []
-    for name, what in (
-        ("field_error", "receptive fields lie"),
-        ("tuning_error", "preferred orientations lie"),
-    ):
-        for row in part[part["name"] == name].itertuples():
-            listed.append(f"{what} {row.value:.2f} degrees from the truth (median, `{row.kind}`)")
+    said = {"field_error": "receptive fields", "tuning_error": "preferred orientations"}
+    listed = [
+        f"{what} lie {row.value:.2f} degrees from the truth (median, `{row.kind}`)"
+        for name, what in said.items()
+        for row in part[part["name"] == name].itertuples()
+    ]
     return "; ".join(listed) + "." if listed else ""
 
 
@@ -477,44 +470,72 @@ def similarity_findings(rows: pd.DataFrame) -> list[str]:
     frame = rows.rename(columns={"run_id": "run"})
     lines = []
     for (study, run), part in frame.groupby(["study", "run"], sort=False):
-        start = f"{study}, {run}: "
-        for name, what in (("encoding_r", "encoding r"), ("rsa", "RSA")):
-            best = _best_layers(
-                part[(part["name"] == name) & part["layer"].ne("") & part["roi"].ne("")]
-            )
-            if best:
-                how = "chosen on the images that are scored"
-                lines.append(f"{start}layer with the highest {what}, {how}: {best}.")
-        lines += [start + listed for listed in _scores(part)]
-        for row in part[
-            (part["name"] == "identification_top1") & part["roi"].eq("all")
-        ].itertuples():
-            lines.append(
-                f"{start}which of {int(row.n)} images evoked a response: top-1 {row.value:.3f} "
-                f"[{row.ci_low:.3f}, {row.ci_high:.3f}]; {row.notes}."
-            )
+        found = [_best_layers(part, "encoding_r", "encoding r"), _best_layers(part, "rsa", "RSA")]
+        for name in SCORE_WORDS:
+            found += [_score(row, part) for row in part[part["name"] == name].itertuples()]
+        identified = part[(part["name"] == "identification_top1") & part["roi"].eq("all")]
+        found += [
+            f"which of {int(row.n)} images evoked a response: top-1 {row.value:.3f} "
+            f"[{row.ci_low:.3f}, {row.ci_high:.3f}]; {row.notes}."
+            for row in identified.itertuples()
+        ]
+        lines += [f"{study}, {run}: {sentence}" for sentence in found if sentence]
     return lines
 
 
-def _best_layers(part: pd.DataFrame) -> str:
-    found = part.dropna(subset=["value"])
+def _best_layers(part: pd.DataFrame, name: str, what: str) -> str:
+    kept = (part["name"] == name) & part["layer"].ne("") & part["roi"].ne("")
+    found = part[kept].dropna(subset=["value"])
     if found.empty:
         return ""
     best = found.loc[found.groupby("roi", sort=False)["value"].idxmax()]
-    return ", ".join(f"{row.roi} {row.layer} ({row.value:.3f})" for row in best.itertuples())
+    listed = ", ".join(f"{row.roi} {row.layer} ({row.value:.3f})" for row in best.itertuples())
+    return f"layer with the highest {what}, chosen on the images that are scored: {listed}."
 
 
-def _scores(part: pd.DataFrame) -> list[str]:
-    lines = []
-    for name, what in SCORE_WORDS.items():
-        for row in part[part["name"] == name].itertuples():
-            p = part[
-                (part["name"] == f"{name}_p")
-                & (part["split"] == row.split)
-                & (part["model"] == row.model)
-            ]["value"]
-            value = "undefined" if pd.isna(row.value) else f"r = {row.value:+.2f}"
-            chance = f", p = {p.iloc[0]:.3g}" if len(p) and pd.notna(p.iloc[0]) else ""
-            size = f"n = {int(row.n)}, {row.notes}"
-            lines.append(f"{what} ({row.split}): {value}{chance}, {row.interval}; {size}.")
-    return lines
+def _score(row, part: pd.DataFrame) -> str:
+    same = (part["split"] == row.split) & (part["model"] == row.model)
+    p = part[same & (part["name"] == f"{row.name}_p")]["value"]
+    value = "undefined" if pd.isna(row.value) else f"r = {row.value:+.2f}"
+    chance = f", p = {p.iloc[0]:.3g}" if len(p) and pd.notna(p.iloc[0]) else ""
+    return (
+        f"{SCORE_WORDS[row.name]} ({row.split}): {value}{chance}, {row.interval}; "
+        f"n = {int(row.n)}, {row.notes}."
+    )
+
+
+def overview(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per run: number of metric rows and seeds, time and revision."""
+    return rows.groupby(["study", "notebook", "run"], sort=True, as_index=False).agg(
+        n_rows=("name", "size"),
+        n_seeds=("seed", "nunique"),
+        finished=("finished", "first"),
+        revision=("revision", "first"),
+    )
+
+
+def grouped(
+    rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")
+) -> pd.DataFrame:
+    """Return a metric as a table: one row per group and one column per image set.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        From `collect_records`.
+    metric : str
+        Name of the metric.
+    by : sequence of str
+        Columns that identify a row.
+    """
+    part = rows[(rows["name"] == metric) & rows["value"].notna()].copy()
+    if part.empty:
+        return pd.DataFrame()
+    part = prefer_over_seeds(part, [*by, *PLACE, "roi", "run"])
+    part["set"] = [
+        (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")
+        for s, h, v, r in zip(part["split"], part["shift"], part["severity"], part["roi"])
+    ]
+    return part.pivot_table(
+        index=list(by), columns="set", values="value", aggfunc="mean", sort=False
+    )

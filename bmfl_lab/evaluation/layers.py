@@ -105,12 +105,12 @@ class FrozenModel:
         """Return features of the blocks that are read, float32 (n_stimuli, d), by block name."""
         last = self.backbone.n_blocks - 1
         blocks = {round(last * (k + 1) / self.n_layers) for k in range(self.n_layers)}
-        return self._features(stimuli, sorted(blocks))
+        return layer_features(
+            self.backbone, stimuli, self.tokens, blocks=sorted(blocks), store=self.store
+        )
 
     def pooled(self, stimuli: StimulusSet) -> np.ndarray:
         """Return features of the last block, float32 (n_stimuli, d)."""
-        (features,) = self._features(stimuli, [self.backbone.n_blocks - 1]).values()
-        return features
-
-    def _features(self, stimuli: StimulusSet, blocks: list[int]) -> dict[str, np.ndarray]:
-        return layer_features(self.backbone, stimuli, self.tokens, blocks=blocks, store=self.store)
+        last = self.backbone.n_blocks - 1
+        found = layer_features(self.backbone, stimuli, self.tokens, blocks=[last], store=self.store)
+        return found[f"block {last}"]

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 @dataclass(frozen=True)
 class OODResult:
-    """What `evaluate_ood` found.
+    """Hold the results of models on image sets.
 
     Parameters
     ----------
     rows : list of MetricRow
-        ``accuracy``, ``balanced_accuracy`` and, where there were any, ``nan_logits``: one row a
-        model, set and seed, and one over the seeds where a model has several.
+        ``accuracy`` and ``balanced_accuracy`` per model, set and seed, and over the seeds of a
+        model with several. ``nan_logits`` counts the images with NaN logits, if there are any.
     per_image : pandas.DataFrame
         One row per model, seed, set and image: ``model, seed, split, shift, severity, id, label,
         predicted, correct, confidence, nll``. Labels and predictions index the classes of the set;
@@ -50,16 +47,17 @@ def evaluation_sets(
     sets: Sequence[str] | None = None,
     seed: int = 0,
 ) -> list[tuple[StimulusSet, str, str, int | None]]:
-    """Return what is evaluated: (images, split, shift, severity).
+    """Return the image sets and shifts of an evaluation, as (images, split, shift, severity).
 
     Parameters
     ----------
     study : Study
-        Its "test" set is in distribution.
+        Study of the images; its set "test" is in distribution.
     shifts : sequence of (str, int), optional
-        Made shifts of "test"; the study's own by default, () for none.
+        Names and severities of artificial shifts that are applied to "test"; by default those of
+        the study. () for none.
     sets : sequence of str, optional
-        Image sets; "test" and the natural OOD sets by default.
+        Image sets; by default "test" and the natural OOD sets.
     seed : int, default 0
         Seed of the artificial shifts.
 
@@ -71,20 +69,17 @@ def evaluation_sets(
         If a set is unknown.
     """
     names = ("test", *study.ood) if sets is None else tuple(sets)
-    if {"train", "val"} & set(names):
-        raise ConfigError(
-            message(
-                "sets that no choice was made on",
-                f"{names}",
-                "evaluate 'test' and out-of-distribution sets",
-            )
-        )
-    found: list[tuple[StimulusSet, str, str, int | None]] = [
-        (study.set(n), n, "", None) for n in names
+    require(
+        not {"train", "val"} & set(names),
+        ConfigError,
+        "sets that no choice was made on",
+        names,
+        "evaluate 'test' and out-of-distribution sets",
+    )
+    return [(study.set(n), n, "", None) for n in names] + [
+        (shifted(study.set("test"), name, severity, seed), "test", name, severity)
+        for name, severity in (study.shifts if shifts is None else shifts)
     ]
-    for name, severity in study.shifts if shifts is None else shifts:
-        found.append((shifted(study.set("test"), name, severity, seed), "test", name, severity))
-    return found
 
 
 def evaluate_ood(
@@ -96,29 +91,28 @@ def evaluate_ood(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on the ID test set, natural OOD sets and made shifts.
+    """Evaluate models on the test set, on natural OOD sets and under artificial shifts.
 
     Parameters
     ----------
     models : mapping of str to model or list of models
-        Each has ``logits(stimuli) -> (n, C)``, and may have ``seed`` and ``selection``. A list
-        holds one model a training seed.
+        Each model has ``logits(stimuli) -> (n, C)``, and may have ``seed`` and ``selection``. A
+        list contains one model per training seed.
     study : Study
-        The images.
+        Study of the images.
     shifts, sets
-        As in `evaluation_sets`.
+        Same as in `evaluation_sets`.
     n_boot : int, default 1000
-        Bootstrap resamples.
+        Number of bootstrap resamples.
     seed : int, default 0
-        Of the made shifts and of the bootstrap.
+        Seed of the artificial shifts and of the bootstrap.
 
     Returns
     -------
     OODResult
-        A value of an empty set is None (undefined). NaN logits count as wrong and are reported.
-        Where a set holds only some of the head's classes, the logits of the others are left out,
-        matched by class name. Where a set lacks images of some of its classes, the notes of its
-        rows say of how many there are.
+        The value of an empty set is None. Images with NaN logits count as wrong. If a set has only
+        some of the classes of a model, matched by name, the logits of the other classes are left
+        out. If a set has no images of some of its classes, the notes of its rows say so.
 
     Raises
     ------
@@ -127,17 +121,14 @@ def evaluate_ood(
     DataError
         If labels and logits do not fit.
     """
-    import pandas as pd
-
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
-    if not groups or not all(groups.values()):
-        raise ConfigError(
-            message(
-                "at least one model a name",
-                f"{ {k: len(v) for k, v in groups.items()} }",
-                "add one",
-            )
-        )
+    require(
+        groups and all(groups.values()),
+        ConfigError,
+        "at least one model per name",
+        {k: len(v) for k, v in groups.items()},
+        "add one",
+    )
     rows: list[MetricRow] = []
     frames = []
     # sets outside, models inside: a shifted set is made and its tokens are read once for all models
@@ -173,16 +164,31 @@ def notes_of(result: OODResult, split: str, shift: str, severity: int | None) ->
     return next(found, "")
 
 
+def known_names(wanted: Iterable[str], known: Iterable[str], what: str) -> tuple[str, ...]:
+    """Return names without repetitions, after a check that all of them are known.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown; the message says that `what` was expected.
+    """
+    names, known = tuple(dict.fromkeys(wanted)), tuple(known)
+    for name in names:
+        require(
+            name in known, ConfigError, f"{what} among {known}", repr(name), nearest(name, known)
+        )
+    return names
+
+
 def read_once(models: Sequence[Classifier], stimuli: StimulusSet) -> None:
-    """Extract in one pass of the backbone what all models will read of a set.
+    """Extract the tokens that models read from a set, in one pass per backbone.
 
     Parameters
     ----------
     models : sequence of model
-        Those with ``reads()`` (kind and block of their tokens), ``store`` and ``backbone`` take
-        part.
+        Models. Those without ``reads()`` (kind and block of their tokens) are left out.
     stimuli : StimulusSet
-        May be empty.
+        Images; the set can be empty.
     """
     wanted: dict[tuple[int, int], tuple[Any, list]] = {}
     for model in models:
@@ -199,44 +205,36 @@ def masked_logits(model: Classifier, stimuli: StimulusSet, study: Study) -> np.n
     Parameters
     ----------
     model : Classifier
-        Its head has the classes ``model.class_names``, or, where it names none, those of the study.
+        Model whose logits are those of ``model.class_names``, or of the classes of the study if it
+        has no such names.
     stimuli : StimulusSet
-        May hold some of these classes only, in any order.
+        Images of some or all of these classes, in any order.
     study : Study
-        Names the classes.
+        Study whose classes are used for a model without names.
 
     Raises
     ------
     DataError
         If the head has no logit for a class of the set, names a class twice, or has another number
-        of logits than names: as many logits as the set has classes may be those of another set.
+        of logits than of names.
     """
     logits = np.asarray(model.logits(stimuli))
-    head, wanted = (
-        tuple(getattr(model, "class_names", None) or study.class_names),
-        tuple(stimuli.class_names),
-    )
+    head = tuple(getattr(model, "class_names", None) or study.class_names)
+    wanted = tuple(stimuli.class_names)
     if head == wanted and (not wanted or logits.shape[1] == len(head)):
         return logits
     missing = sorted(set(wanted) - set(head))
-    if missing or logits.shape[1] != len(head) or len(set(head)) < len(head):
-        lack = (
-            f"no class named {missing[:3]}"
-            if missing
-            else f"{len(head)} class names, {len(set(head))} different"
-        )
-        raise DataError(
-            message(
-                f"logits for the {len(wanted)} classes of {stimuli.name!r}",
-                f"{logits.shape[1]} logits; {lack}",
-                "name the classes of the set as the head does, and give every class of the head "
-                "a logit and a name",
-            )
-        )
-    where = {name: i for i, name in enumerate(head)}
-    return classification.mask_classes(
-        logits, np.asarray([where[name] for name in wanted], dtype=np.int64)
+    lack = f"{len(head)} class names, {len(set(head))} different"
+    require(
+        not missing and logits.shape[1] == len(head) == len(set(head)),
+        DataError,
+        f"logits for the {len(wanted)} classes of {stimuli.name!r}",
+        f"{logits.shape[1]} logits; {f'no class named {missing[:3]}' if missing else lack}",
+        "name the classes of the set as the head does, and give every class of the head a logit "
+        "and a name",
     )
+    columns = np.asarray([head.index(name) for name in wanted], dtype=np.int64)
+    return classification.mask_classes(logits, columns)
 
 
 def _seed(model: Classifier, position: int) -> int:
@@ -267,6 +265,7 @@ def _pair(
         correct_SN if len(correct_SN) > 1 else correct_SN[0], n_boot=n_boot, seed=seed
     )
     value, low, high = _balanced(correct_SN, labels, n_boot, seed)
+    units = "seeds and stimuli" if len(correct_SN) > 1 else "stimuli"
     return [
         MetricRow(
             "accuracy",
@@ -281,16 +280,10 @@ def _pair(
             value,
             ci_low=low,
             ci_high=high,
-            interval=_WITHIN[len(correct_SN) > 1],
+            interval=f"95 % percentile bootstrap over {units} within class",
             **base,
         ),
     ]
-
-
-_WITHIN = {
-    False: "95 % percentile bootstrap over stimuli within class",
-    True: "95 % percentile bootstrap over seeds and stimuli within class",
-}
 
 
 def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int) -> tuple:
@@ -317,7 +310,7 @@ def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int
 
 
 def nan_row(n_bad: int, **fields: str | int | None) -> list[MetricRow]:
-    """Return a row with the number of stimuli with NaN logits, which are wrong, if any."""
+    """Return a row ``nan_logits`` with the number of stimuli with NaN logits, if there are any."""
     return [MetricRow("nan_logits", float(n_bad), "stimuli", **fields)] if n_bad else []
 
 
@@ -329,8 +322,6 @@ def image_frame(
     place: Mapping[str, str | int | None],
 ) -> pd.DataFrame:
     """Return the rows of `OODResult.per_image` of one model, seed and set (named by `place`)."""
-    import pandas as pd
-
     predicted = classification.predictions(logits) if len(logits) else np.zeros(0, dtype=np.int64)
     labels, rows = np.asarray(stimuli.labels), np.arange(len(logits))
     with np.errstate(invalid="ignore"):

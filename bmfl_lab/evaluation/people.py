@@ -25,7 +25,7 @@ from bmfl_lab.data.modelvshuman import (
 )
 from bmfl_lab.data.ood_sets import group_columns
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.ood import nan_row
 from bmfl_lab.metrics.behaviour import (
     coarse_decision,
@@ -71,14 +71,13 @@ def decide(
         names = tuple(getattr(model, "class_names", None) or CATEGORIES)
         return coarse_decision(logits, {name: [i] for i, name in enumerate(names)})
     head = tuple(wnids if wnids is not None else getattr(model, "class_names", ()))
-    if logits.shape[1] != 1000 or len(head) != 1000:
-        raise DataError(
-            message(
-                "a head of the 16 categories or of the 1000 classes of ImageNet with their wnids",
-                f"{logits.shape[1]} logits and {len(head)} wnids",
-                "pass wnids=read_wnids(folder of ImageNet) in the order of the head",
-            )
-        )
+    require(
+        logits.shape[1] == 1000 and len(head) == 1000,
+        DataError,
+        "a head of the 16 categories or of the 1000 classes of ImageNet with their wnids",
+        f"{logits.shape[1]} logits and {len(head)} wnids",
+        "pass wnids=read_wnids(folder of ImageNet) in the order of the head",
+    )
     return coarse_decision(logits, group_columns(category_wnids(head), head)[0])
 
 
@@ -131,17 +130,14 @@ def compare_with_people(
     stimuli, table = read_images(images, name), read_trials(trials)
     people = table[table["human"]]
     keys = [image_key(Path(str(i)).name) for i in stimuli.ids]
-    if people.empty or not set(people["key"]) & set(keys):
-        got = (
-            "no person"
-            if people.empty
-            else f"images like {people['key'].iloc[0]!r}, not {keys[0]!r}"
-        )
-        raise DataError(
-            message(f"trials of people on the images of {name!r}", got, "take both from one set")
-        )
+    require(
+        set(people["key"]) & set(keys),
+        DataError,
+        f"trials of people on the images of {name!r}",
+        "no person" if people.empty else f"trials on images like {people['key'].iloc[0]!r}",
+        "take both from one set",
+    )
     observers = sorted(people["observer"].unique())
-    chosen = {m: decide(model, stimuli, wnids) for m, model in models.items()}
     truth = np.asarray([CATEGORIES[i] for i in stimuli.labels], dtype=object)
     cues = cue_conflict([str(i) for i in stimuli.ids]) if name.startswith("cue") else None
     place = {"split": name, "selection": "none"}
@@ -149,50 +145,55 @@ def compare_with_people(
         _people_accuracy(people, place),
         _consistency("people ~ people", people, observers, observers, place),
     ]
-    for model, decisions in chosen.items():
-        right = decisions == truth
-        rows += nan_row(int((decisions == "").sum()), n=len(right), model=model, **place)
-        found = bootstrap_mean(right.astype(float), n_boot=n_boot, seed=seed)
+    for name_of_model, model in models.items():
+        decisions = decide(model, stimuli, wnids)
+        rows += _model_rows(name_of_model, decisions, truth, place, n_boot, seed)
+        trials_too = _with_model(people, name_of_model, keys, decisions == truth)
         rows.append(
-            MetricRow(
-                "accuracy",
-                found.value,
-                unit="fraction",
-                n=len(right),
-                model=model,
-                ci_low=found.low,
-                ci_high=found.high,
-                interval=found.method,
-                **place,
-            )
-        )
-        rows.append(
-            _consistency(
-                f"{model} ~ people",
-                _with_model(people, model, keys, right),
-                [model],
-                observers,
-                place,
-            )
+            _consistency(f"{name_of_model} ~ people", trials_too, [name_of_model], observers, place)
         )
         if cues is not None:
-            bias = shape_bias(decisions, *cues)
+            bias, n = shape_bias(decisions, *cues), len(truth)
             rows.append(
-                MetricRow("shape_bias", bias, unit="fraction", n=len(right), model=model, **place)
+                MetricRow("shape_bias", bias, unit="fraction", n=n, model=name_of_model, **place)
             )
     if cues is not None:
         rows.append(_people_bias(people, place))
     return rows
 
 
+def _model_rows(
+    model: str,
+    decisions: np.ndarray,
+    truth: np.ndarray,
+    place: Mapping[str, str],
+    n_boot: int,
+    seed: int,
+) -> list[MetricRow]:
+    """Return the accuracy of a model, and the number of its images with NaN logits."""
+    found = bootstrap_mean((decisions == truth).astype(float), n_boot=n_boot, seed=seed)
+    return [
+        *nan_row(int((decisions == "").sum()), n=len(truth), model=model, **place),
+        MetricRow(
+            "accuracy",
+            found.value,
+            unit="fraction",
+            n=len(truth),
+            model=model,
+            ci_low=found.low,
+            ci_high=found.high,
+            interval=found.method,
+            **place,
+        ),
+    ]
+
+
 def _people_accuracy(people: pd.DataFrame, place: Mapping[str, str]) -> MetricRow:
     row = observer_accuracy(people.assign(set="all")).iloc[0]
-    half = 1.96 * row["sd"] / np.sqrt(row["n_observers"]) if row["n_observers"] > 1 else np.nan
-    low, high = (
-        (None, None)
-        if np.isnan(half)
-        else (float(row["accuracy"] - half), float(row["accuracy"] + half))
-    )
+    low = high = None
+    if row["n_observers"] > 1:
+        half = 1.96 * row["sd"] / np.sqrt(row["n_observers"])
+        low, high = float(row["accuracy"] - half), float(row["accuracy"] + half)
     return MetricRow(
         "accuracy",
         float(row["accuracy"]),
@@ -244,15 +245,10 @@ def _consistency(
 
 def _people_bias(people: pd.DataFrame, place: Mapping[str, str]) -> MetricRow:
     shapes, textures = cue_conflict(list(people["imagename"]))
+    cues = people.assign(shape=shapes, texture=textures)
     found = [
-        shape_bias(
-            people["object_response"][mask],
-            np.asarray(shapes, object)[mask],
-            np.asarray(textures, object)[mask],
-        )
-        for mask in (
-            (people["observer"] == o).to_numpy() for o in sorted(people["observer"].unique())
-        )
+        shape_bias(part["object_response"], part["shape"].to_numpy(), part["texture"].to_numpy())
+        for _, part in cues.groupby("observer")
     ]
     known = [v for v in found if v is not None]
     value = float(np.mean(known)) if known else None

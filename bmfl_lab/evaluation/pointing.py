@@ -15,9 +15,8 @@ import torch
 
 from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import stored_patches
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.data import Atlas, StimulusSet
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.attention import queries_of, query_vertices
 from bmfl_lab.models.encoders import RetinotopicEncoder, ROIQueryEncoder, field_weights
 from bmfl_lab.records import MetricRow
@@ -53,14 +52,13 @@ def roi_fields(maps: np.ndarray) -> np.ndarray:
     DataError
         If the maps do not have these axes, or there is no image.
     """
-    if np.ndim(maps) != 5 or not len(maps):
-        raise DataError(
-            message(
-                "maps (n_stimuli, n_queries, n_heads, h, w)",
-                f"shape {np.shape(maps)}",
-                "use roi_attention",
-            )
-        )
+    require(
+        np.ndim(maps) == 5 and len(maps),
+        DataError,
+        "maps (n_stimuli, n_queries, n_heads, h, w)",
+        f"shape {np.shape(maps)}",
+        "use roi_attention",
+    )
     return np.asarray(maps).mean((0, 2))
 
 
@@ -92,14 +90,13 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
     would move every centre to the middle of the image. This is our choice.
     """
     fields = np.asarray(fields, np.float64)
-    if fields.ndim != 3 or not np.isfinite(fields).all() or (fields < 0).any():
-        raise DataError(
-            message(
-                "finite, non-negative fields (n_fields, h, w)",
-                f"shape {fields.shape}",
-                "average attention first",
-            )
-        )
+    require(
+        fields.ndim == 3 and np.isfinite(fields).all() and (not (fields < 0).any()),
+        DataError,
+        "finite, non-negative fields (n_fields, h, w)",
+        f"shape {fields.shape}",
+        "average attention first",
+    )
     n, rows, columns = fields.shape
     flat = fields.reshape(n, -1)
     above = np.maximum(flat - np.median(flat, axis=1, keepdims=True), 0)
@@ -171,10 +168,13 @@ def vertex_fields(
         weights = field_weights(fitted.fields_C3.cpu(), fitted.grid)[fitted.choice_V.cpu()]
         return weights.unflatten(-1, fitted.grid).numpy().astype(np.float32)
     query = queries_of(encoder)
-    if len(stimuli) < 2:
-        raise DataError(
-            message("at least two images", str(len(stimuli)), "fields are spreads over images")
-        )
+    require(
+        len(stimuli) >= 2,
+        DataError,
+        "at least two images",
+        len(stimuli),
+        "fields are spreads over images",
+    )
     patches = stored_patches(encoder.tokens(stimuli, store=store, backbone=backbone))
     device = next(query.parameters()).device
     masks = torch.from_numpy(query_vertices(encoder)).to(device)
@@ -221,14 +221,13 @@ def true_centres(atlas: Atlas) -> pd.DataFrame:
     DataError
         If the atlas has no polar angle or no eccentricity.
     """
-    if not {"polar_angle", "eccentricity"} <= set(atlas.maps):
-        raise DataError(
-            message(
-                "an atlas with 'polar_angle' and 'eccentricity'",
-                ", ".join(atlas.maps) or "no maps",
-                "use a subject with retinotopy, or leave this comparison out",
-            )
-        )
+    require(
+        {"polar_angle", "eccentricity"} <= set(atlas.maps),
+        DataError,
+        "an atlas with 'polar_angle' and 'eccentricity'",
+        ", ".join(atlas.maps) or "no maps",
+        "use a subject with retinotopy, or leave this comparison out",
+    )
     angle, eccentricity = (
         np.radians(atlas.maps["polar_angle"]),
         np.asarray(atlas.maps["eccentricity"]),
@@ -294,10 +293,13 @@ def retinotopy_agreement(
     ----------
     Jammalamadaka & SenGupta (2001), Topics in circular statistics, ch. 8: circular correlation.
     """
-    if len(estimated) != atlas.n_vertices:
-        raise DataError(
-            message(f"{atlas.n_vertices} centres", str(len(estimated)), "estimate one per vertex")
-        )
+    require(
+        len(estimated) == atlas.n_vertices,
+        DataError,
+        f"{atlas.n_vertices} centres",
+        len(estimated),
+        "estimate one per vertex",
+    )
     truth = true_centres(atlas)
     known = (truth["x"].notna() & estimated["x"].notna()).to_numpy()
     parts = {
@@ -358,13 +360,12 @@ def agreement_metrics(
     split, model, subject, selection, notes : str
         Fields of each row, as in `MetricRow`.
     """
-    units = {"error_degrees": "degrees", "error_shuffled": "degrees"}
     columns = [c for c in agreement.columns if c not in ("roi", "n_vertices")]
     return [
         MetricRow(
             name=f"field_{column}",
             value=None if pd.isna(row[column]) else float(row[column]),
-            unit=units.get(column, "r"),
+            unit="degrees" if column.startswith("error") else "r",
             split=split,
             n=int(row["n_vertices"]),
             selection=selection,

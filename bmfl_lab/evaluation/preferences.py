@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.runtime import rng
 
@@ -76,15 +76,14 @@ def category_purity(
         If nothing was chosen, more than there is, or an image has no label.
     """
     chosen, pool = np.asarray(chosen), np.asarray(pool)
-    if not 1 <= len(chosen) <= len(pool) or min(chosen.min(initial=0), pool.min(initial=0)) < 0:
-        raise DataError(
-            message(
-                "labelled images, at most as many as the pool holds",
-                f"{len(chosen)} of {len(pool)}, "
-                f"smallest label {min(chosen.min(initial=0), pool.min(initial=0))}",
-                "rank a labelled image set",
-            )
-        )
+    require(
+        1 <= len(chosen) <= len(pool) and min(chosen.min(initial=0), pool.min(initial=0)) >= 0,
+        DataError,
+        "labelled images, at most as many as the pool holds",
+        f"{len(chosen)} of {len(pool)}, "
+        f"smallest label {min(chosen.min(initial=0), pool.min(initial=0))}",
+        "rank a labelled image set",
+    )
     value = float(_purity(chosen[None], len(class_names))[0])
     draw = rng(seed, "category purity")
     random = np.stack([draw.choice(pool, len(chosen), replace=False) for _ in range(n_draws)])

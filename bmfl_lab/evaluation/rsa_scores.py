@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.metrics.rdms import RDMs, shared
 from bmfl_lab.metrics.rsa import rdm
 from bmfl_lab.metrics.rsa_inference import (
     METHODS,
+    RSAPermutation,
     noise_ceiling,
     permutation_rsa,
     similarity_samples,
@@ -21,7 +22,10 @@ from bmfl_lab.metrics.rsa_inference import (
 
 
 def model_rdm(X: np.ndarray, metric: str = "correlation") -> np.ndarray:
-    """Return the condensed RDM of a layer; a layer has no noise, so crossnobis is Euclidean."""
+    """Return the condensed RDM of features (n_stimuli, d) of a layer.
+
+    Features have no noise, so that the crossnobis distance is the Euclidean one.
+    """
     return rdm(np.asarray(X).reshape(len(X), -1), "euclidean" if metric == "crossnobis" else metric)
 
 
@@ -39,33 +43,47 @@ def brain_rdm(
     if metric != "crossnobis":
         return rdm(np.asarray(subject.responses[rows])[:, mask], metric)
     repeats = None if subject.repeats is None else np.asarray(subject.repeats[rows])[:, :, mask]
-    if repeats is not None and not np.isfinite(repeats).all():
-        whole = np.isfinite(repeats).all(axis=(0, 2))
-        repeats = repeats[:, whole]
+    if repeats is not None:
+        repeats = repeats[:, np.isfinite(repeats).all(axis=(0, 2))]
     return rdm(None, metric, repeats=repeats)
 
 
 def rsa_ceiling(
     subjects: Sequence[Subject], roi: str, ids: list[str], metric: str, method: str
 ) -> tuple[float, float]:
-    """Return the noise ceiling across subjects or across one subject's repeats, else NaN twice."""
+    """Return the lower and the upper noise ceiling of the RDM of an ROI.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+        With several subjects the ceiling is computed from their RDMs, with one subject from the
+        RDMs of its repeats.
+    roi : str
+        ROI or group.
+    ids : list of str
+        Stimulus ids.
+    metric, method : str
+        Same as in `rsa_scores`.
+
+    Returns
+    -------
+    low, high : float
+        NaN if an RDM is undefined, or one subject has no two complete repeats. One repeat has no
+        crossnobis RDM.
+    """
     if len(subjects) > 1:
         values = np.stack([brain_rdm(s, roi, ids, metric) for s in subjects])
-    elif (
-        subjects[0].repeats is not None and metric != "crossnobis"
-    ):  # one presentation has no crossnobis RDM
+    elif subjects[0].repeats is None or metric == "crossnobis":
+        return math.nan, math.nan
+    else:
         s = subjects[0]
         repeats = s.repeats[s.stimuli.index_of(ids)][:, :, s.atlas.select(roi)]
         if not np.isfinite(repeats).all():
             return math.nan, math.nan
         values = np.stack([rdm(p, metric) for p in np.moveaxis(repeats, 1, 0)])
-    else:
+    if len(values) < 2 or not np.isfinite(values).all():
         return math.nan, math.nan
-    return (
-        noise_ceiling(values, method)
-        if np.isfinite(values).all() and len(values) > 1
-        else (math.nan, math.nan)
-    )
+    return noise_ceiling(values, method)
 
 
 def rsa_scores(
@@ -79,31 +97,37 @@ def rsa_scores(
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Similarity of every layer's RDM with every ROI's, per subject, with ceilings and tests.
+    """Compare the RDM of each layer with that of each ROI, with noise ceilings and tests.
 
     Parameters
     ----------
     features : mapping of str to ndarray, shape (n_stimuli, d)
-        Layers.
+        Features by name of the layer.
     ids : sequence of str
-        Stimulus id of each row; stimuli are paired with a subject's by id.
+        Stimulus id of each row. Stimuli are matched with those of a subject by id.
     subjects : Subject or sequence of Subject
-        One, or several to see whether alignment with one carries over to others.
+        Subjects, each of which is compared on its own.
     rois : sequence of str, optional
-        ROIs or groups; by default those that every subject has. ROIs of fewer than two vertices are
-        refused by the correlation metric.
-    metric, method
-        As in `bmfl_lab.metrics.rdm` and `compare_rdms`; with "crossnobis" ROIs are compared by
-        their presentations and layers by Euclidean distances.
-    n_permutations, seed
-        Permutations and seed of the test over stimuli.
+        ROIs or groups; by default those that every subject has. The correlation metric needs at
+        least two vertices per ROI.
+    metric : str, default "correlation"
+        Distance of `bmfl_lab.metrics.rdm`. With "crossnobis" the RDMs of ROIs are computed from
+        single presentations, and those of layers from Euclidean distances.
+    method : str, default "spearman"
+        Similarity of `bmfl_lab.metrics.compare_rdms`.
+    n_permutations : int, default 1000
+        Number of permutations of the stimuli.
+    seed : int, default 0
+        Seed of the permutations.
 
     Returns
     -------
     DataFrame
-        Columns subject, layer, roi, value, p, p_family (over all layers and ROIs of the subject),
-        ceiling_low, ceiling_high (over subjects; with one subject over its repeats, which bounds
-        single presentations and is below the ceiling of their average), n_stimuli.
+        One row per subject, layer and ROI, with the columns ``subject``, ``layer``, ``roi``,
+        ``value``, ``p``, ``p_family`` (adjusted over the layers and ROIs of a subject),
+        ``ceiling_low``, ``ceiling_high`` and ``n_stimuli``. The ceiling is that over subjects. With
+        one subject it is over repeats: it then holds for single presentations and is lower than
+        that of their average.
 
     Raises
     ------
@@ -111,44 +135,18 @@ def rsa_scores(
         If fewer than four stimuli are shared, or no ROI is present in all subjects.
     """
     subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
-    rois = list(
-        rois
-        or [r for r in subjects[0].atlas.present if all(r in s.atlas.present for s in subjects)]
-    )
-    if not rois:
-        raise DataError(
-            message("an ROI that all subjects have", "none", "name the ROIs to compare")
-        )
+    everywhere = set.intersection(*(set(s.atlas.present) for s in subjects))
+    rois = list(rois or [r for r in subjects[0].atlas.present if r in everywhere])
+    require(rois, DataError, "an ROI that all subjects have", "none", "name the ROIs to compare")
     layers = RDMs(np.stack([model_rdm(X, metric) for X in features.values()]), ids, tuple(features))
-    rows = []
+    rows, shown = [], [set(map(str, s.stimuli.ids)) for s in subjects]
     for subject in subjects:
-        known = {str(s) for s in subject.stimuli.ids}
-        own = [str(i) for i in ids if str(i) in known]
-        if len(own) < 4:
-            raise DataError(
-                message(
-                    f"at least 4 of these stimuli shown to {subject.name!r}",
-                    str(len(own)),
-                    "check the id scheme",
-                )
-            )
-        measured = RDMs(
-            np.stack([brain_rdm(subject, r, own, metric) for r in rois]), own, tuple(rois)
-        )
-        model, measured = shared(layers, measured)
-        joint = RDMs(np.concatenate([model.values, measured.values]), model.ids).defined()
-        model = RDMs(joint.values[: len(model)], joint.ids, model.names)
-        measured = RDMs(joint.values[len(model) :], joint.ids, measured.names)
-        test = permutation_rsa(
-            model, measured, method=method, n_permutations=n_permutations, seed=seed
-        )
-        common = [i for i in model.ids if all(i in set(map(str, s.stimuli.ids)) for s in subjects)]
+        tested, test = _test_subject(layers, subject, rois, metric, method, n_permutations, seed)
+        common = [i for i in tested if all(i in own for own in shown)]
         for j, roi in enumerate(rois):
-            low, high = (
-                rsa_ceiling(subjects, roi, common, metric, method)
-                if len(common) > 3
-                else (math.nan, math.nan)
-            )
+            low, high = math.nan, math.nan
+            if len(common) > 3:
+                low, high = rsa_ceiling(subjects, roi, common, metric, method)
             rows += [
                 {
                     "subject": subject.name,
@@ -159,11 +157,43 @@ def rsa_scores(
                     "p_family": test.p_family[i, j],
                     "ceiling_low": low,
                     "ceiling_high": high,
-                    "n_stimuli": len(model.ids),
+                    "n_stimuli": len(tested),
                 }
                 for i, layer in enumerate(features)
             ]
     return pd.DataFrame(rows)
+
+
+def _test_subject(
+    layers: RDMs,
+    subject: Subject,
+    rois: list[str],
+    metric: str,
+    method: str,
+    n_permutations: int,
+    seed: int,
+) -> tuple[np.ndarray, RSAPermutation]:
+    """Compare layers with one subject; return the ids of the stimuli that were used, and the test.
+
+    These are the stimuli that the subject saw and for which all RDMs are defined.
+    """
+    known = {str(s) for s in subject.stimuli.ids}
+    own = [i for i in layers.ids if i in known]
+    require(
+        len(own) >= 4,
+        DataError,
+        f"at least 4 of these stimuli shown to {subject.name!r}",
+        len(own),
+        "check the id scheme",
+    )
+    brain = np.stack([brain_rdm(subject, r, own, metric) for r in rois])
+    model, measured = shared(layers, RDMs(brain, own, tuple(rois)))
+    joint = RDMs(np.concatenate([model.values, measured.values]), model.ids).defined()
+    model = RDMs(joint.values[: len(model)], joint.ids, model.names)
+    measured = RDMs(joint.values[len(model) :], joint.ids, measured.names)
+    return joint.ids, permutation_rsa(
+        model, measured, method=method, n_permutations=n_permutations, seed=seed
+    )
 
 
 def rsa_intervals(
@@ -177,20 +207,21 @@ def rsa_intervals(
     n_boot: int = 500,
     seed: int = 0,
 ) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Bootstrap intervals over stimuli for the values of `rsa_scores`.
+    """Return 95 % bootstrap intervals over stimuli for the values of `rsa_scores`.
 
     Parameters
     ----------
     features, ids, subjects, rois, metric, method
-        As in `rsa_scores`.
-    n_boot, seed
-        Of the bootstrap, see `bmfl_lab.metrics.rsa_inference.similarity_samples`.
+        Same as in `rsa_scores`.
+    n_boot : int, default 500
+        Number of resamples, see `bmfl_lab.metrics.rsa_inference.similarity_samples`.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
     dict of (subject, layer, roi) to (low, high)
-        Empty for a method that has no such bootstrap, and without a subject whose RDMs are
-        undefined somewhere.
+        Empty for a method without such a bootstrap. Subjects with an undefined RDM are left out.
     """
     if method not in METHODS:
         return {}

@@ -7,21 +7,18 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.evaluation.decoding import Identification
+from bmfl_lab.evaluation.synthesis import Synthesis
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
-
-if TYPE_CHECKING:
-    from bmfl_lab.evaluation.decoding import Identification
-    from bmfl_lab.evaluation.synthesis import Synthesis
 
 ALPHAS = tuple(float(a) for a in np.logspace(0, 8, 10))
 """Ridge penalties of the encoding score (Raugel et al. 2025)."""
@@ -29,18 +26,18 @@ ALPHAS = tuple(float(a) for a in np.logspace(0, 8, 10))
 
 @dataclass(frozen=True)
 class ScoreTest:
-    """A correlation with its permutation test.
+    """Hold a correlation and its permutation test.
 
     Parameters
     ----------
     value : float or None
-        Pearson r; None where undefined.
+        Pearson r; None if it is undefined.
     p : float or None
-        Two-sided; exact when all orders were tried.
+        Two-sided p value; exact if all orders were tried.
     n : int
-        Number of units behind it (ROIs, vertices or layers).
+        Number of units that are correlated (ROIs, vertices or layers).
     n_permutations : int
-        Orders that were tried.
+        Number of orders that were tried.
     """
 
     value: float | None
@@ -50,12 +47,14 @@ class ScoreTest:
 
 
 def _r(x: np.ndarray, y: np.ndarray) -> float:
+    """Return Pearson r; NaN if one side is constant."""
     x, y = x - x.mean(), y - y.mean()
     size = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / size) if size > 1e-15 else math.nan
 
 
 def _tested(x: np.ndarray, y: np.ndarray, n_permutations: int, seed: int, name: str) -> ScoreTest:
+    """Correlate x (n,) with y (n,) where both are finite, and test by permutations of y."""
     keep = np.isfinite(x) & np.isfinite(y)
     x, y = x[keep], y[keep]
     value = _r(x, y) if len(x) >= 3 else math.nan
@@ -72,7 +71,7 @@ def _tested(x: np.ndarray, y: np.ndarray, n_permutations: int, seed: int, name: 
 
 
 def _reduced(X: np.ndarray, train: np.ndarray, n_components: int | None) -> np.ndarray:
-    """Z-score by the training rows and optionally project on their principal components."""
+    """Z-score features (n, d) by the training rows, and project them on principal components."""
     X = np.asarray(X, dtype=np.float32)
     X = X - X[train].mean(axis=0)
     spread = X[train].std(axis=0)
@@ -89,48 +88,30 @@ def encoding_scores(
     *,
     train: np.ndarray,
     test: np.ndarray,
-    alphas: Sequence[float] = ALPHAS,
-    n_folds: int = 5,
-    n_components: int | None = None,
+    **options,
 ) -> dict[str, np.ndarray]:
-    """Held-out correlation of ridge predictions with responses, per layer and vertex.
+    """Correlate the ridge predictions of each layer with measured responses, per vertex.
 
     Parameters
     ----------
-    features : mapping of str to ndarray, shape (n_stimuli, d)
-        Layers, in the order of processing; rows are the stimuli of `responses`.
-    responses : ndarray, shape (n_stimuli, n_vertices)
-        Vertices, or sensor-times.
-    train, test : ndarray of int64
-        Disjoint rows; penalties are chosen by cross-validation within `train`.
-    alphas, n_folds
-        As in `bmfl_lab.models.fit_ridge`.
-    n_components : int, optional
-        Principal components (fitted on `train`) to which wide layers are reduced.
+    features, responses, train, test, **options
+        Same as in `encoding_predictions`.
 
     Returns
     -------
     dict of str to ndarray, shape (n_vertices,)
-        Pearson r on `test`; NaN for a constant vertex.
+        Pearson r on `test`, by name of the layer; NaN for a constant vertex.
 
     Raises
     ------
     DataError
-        If rows overlap or a layer has another number of stimuli.
+        If training and test rows overlap, or a layer has another number of stimuli.
 
     References
     ----------
-    Raugel et al. 2025, arXiv:2508.18226 (encoding score; 10 penalties from 1 to 1e8, 5 folds).
+    Raugel et al. (2025), arXiv:2508.18226: encoding score.
     """
-    predicted = encoding_predictions(
-        features,
-        responses,
-        train=train,
-        test=test,
-        alphas=alphas,
-        n_folds=n_folds,
-        n_components=n_components,
-    )
+    predicted = encoding_predictions(features, responses, train=train, test=test, **options)
     measured = np.asarray(responses, dtype=np.float32)[test]
     return {layer: np.asarray(pearson(measured, p)) for layer, p in predicted.items()}
 
@@ -145,32 +126,58 @@ def encoding_predictions(
     n_folds: int = 5,
     n_components: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the ridge predictions (n_test, n_vertices) of each layer on the test rows.
+    """Fit a ridge regression from each layer to responses, and predict the test responses.
+
+    Parameters
+    ----------
+    features : mapping of str to ndarray, shape (n_stimuli, d)
+        Features of each layer, in the order of processing. Rows are the stimuli of `responses`.
+    responses : ndarray, shape (n_stimuli, n_vertices)
+        Measured responses. Columns are vertices, or pairs of sensor and time.
+    train, test : ndarray of int64
+        Rows for the fit and for the prediction, without overlap.
+    alphas : sequence of float, default `ALPHAS`
+        Penalties to choose from by cross-validation within `train`.
+    n_folds : int, default 5
+        Number of folds of the cross-validation.
+    n_components : int, optional
+        Number of principal components, fitted on `train`, to which wider layers are reduced. By
+        default all features are used.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_test, n_vertices)
+        Predicted responses to the test stimuli, by name of the layer.
 
     Raises
     ------
     DataError
-        If rows overlap or a layer has another number of stimuli.
+        If training and test rows overlap, or a layer has another number of stimuli.
+
+    References
+    ----------
+    Raugel et al. (2025), arXiv:2508.18226: 10 penalties from 1 to 1e8 and 5 folds.
     """
     responses = np.asarray(responses, dtype=np.float32)
-    if np.intersect1d(train, test).size:
-        raise DataError(
-            message(
-                "disjoint train and test rows", "rows in both", "make the split from these stimuli"
-            )
-        )
+    require(
+        not np.intersect1d(train, test).size,
+        DataError,
+        "disjoint train and test rows",
+        "rows in both",
+        "make the split from these stimuli",
+    )
     found = {}
     for layer, X in features.items():
-        if len(X) != len(responses):
-            raise DataError(
-                message(
-                    f"{len(responses)} stimuli in layer {layer!r}",
-                    str(len(X)),
-                    "pair layers by stimulus id",
-                )
-            )
+        require(
+            len(X) == len(responses),
+            DataError,
+            f"{len(responses)} stimuli in layer {layer!r}",
+            len(X),
+            "pair layers by stimulus id",
+        )
         X = _reduced(np.asarray(X).reshape(len(X), -1), train, n_components)
-        with warnings.catch_warnings():  # a layer that predicts nothing has no best penalty
+        # a layer that predicts nothing has no best penalty, of which fit_ridge would warn
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="expected at most 5%")
             found[layer] = fit_ridge(X[train], responses[train], alphas, n_folds).predict(X[test])
     return found
@@ -179,27 +186,41 @@ def encoding_predictions(
 def encoding_table(
     scores: Mapping[str, np.ndarray], atlas: Atlas, rois: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Return mean scores over defined vertices, one row per layer and one column per ROI."""
-    rois = list(rois or atlas.present)
-    masks = {r: atlas.select(r) for r in rois}
-    rows = {
-        layer: {
-            r: float(np.nanmean(v[m])) if np.isfinite(v[m]).any() else math.nan
-            for r, m in masks.items()
-        }
-        for layer, v in scores.items()
+    """Return mean scores over defined vertices, one row per layer and one column per ROI.
+
+    Parameters
+    ----------
+    scores : mapping of str to ndarray, shape (n_vertices,)
+        Scores by name of the layer, as `encoding_scores` returns them.
+    atlas : Atlas
+        Atlas of the vertices.
+    rois : sequence of str, optional
+        ROIs; by default all that have vertices.
+    """
+    columns = {
+        roi: [
+            float(np.nanmean(v[mask])) if np.isfinite(v[mask]).any() else math.nan
+            for v in scores.values()
+        ]
+        for roi, mask in ((roi, atlas.select(roi)) for roi in rois or atlas.present)
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=rois).rename_axis(
-        index="layer", columns="roi"
-    )
+    return pd.DataFrame(columns, index=list(scores)).rename_axis(index="layer", columns="roi")
 
 
 def best_layers(scores: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """Return the depth (0 first, 1 last) of each unit's best layer; NaN if none exceeds `least`.
+    """Return the depth of the layer with the highest score for each unit.
 
     Parameters
     ----------
     scores : ndarray, shape (n_layers, n_units)
+        Scores of the layers, in the order of processing, for each vertex or ROI.
+    least : float, default 0
+        A unit without a score above this value has no best layer.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_units,)
+        Depth from 0 (first layer) to 1 (last layer); NaN for a unit without a best layer.
     """
     scores = np.asarray(scores, dtype=np.float64)
     filled = np.where(np.isfinite(scores), scores, -np.inf)
@@ -210,21 +231,22 @@ def best_layers(scores: np.ndarray, least: float = 0.0) -> np.ndarray:
 def distance_from_v1(
     atlas: Atlas, coordinates: np.ndarray, rois: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Return each ROI's distance from V1 in the unit of `coordinates`, mean over hemispheres.
+    """Return the distance of each ROI from V1, averaged over hemispheres.
 
     Parameters
     ----------
     atlas : Atlas
-        Has "V1", or "V1v" and "V1d".
+        Atlas with the ROI "V1", or with "V1v" and "V1d".
     coordinates : ndarray, shape (n_vertices, 3)
-        Place of each vertex (MNI or surface, mm).
+        Position of each vertex, e.g. in MNI space or on a surface, in mm.
     rois : sequence of str, optional
-        All that are present by default.
+        ROIs; by default all that have vertices.
 
     Returns
     -------
     dict of str to float
-        Euclidean distance between centres of gravity.
+        Euclidean distance between the centres of gravity, in the unit of `coordinates`; NaN for an
+        ROI without vertices in a hemisphere that has V1.
     """
     v1 = atlas.select([r for r in ("V1", "V1v", "V1d") if r in atlas.present] or ["V1"])
     sides = np.asarray(atlas.hemisphere)
@@ -246,16 +268,20 @@ def distance_from_v1(
 def spatial_score(
     scores: np.ndarray, distance: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
 ) -> ScoreTest:
-    """Does the best layer of a unit lie deeper, the farther the unit is from V1?
+    """Correlate the depth of the best layer of each unit with its distance from V1.
+
+    A positive score means that units far from V1 resemble deeper layers.
 
     Parameters
     ----------
     scores : ndarray, shape (n_layers, n_units)
-        Encoding scores, layers in order.
+        Encoding scores of the layers, in the order of processing, for each vertex or ROI.
     distance : ndarray, shape (n_units,)
-        Distance from V1 (mm).
-    n_permutations, seed
-        Of the test, which relabels units.
+        Distance of each unit from V1, in mm.
+    n_permutations : int, default 10000
+        Number of random permutations of the units; all orders are tried if there are not more.
+    seed : int, default 0
+        Seed of the permutations.
 
     Returns
     -------
@@ -263,11 +289,11 @@ def spatial_score(
 
     Notes
     -----
-    Neighbouring vertices are not independent: give ROIs as units when the p value matters.
+    Neighbouring vertices are not independent, so that the p value is valid for ROIs only.
 
     References
     ----------
-    Raugel et al. 2025, arXiv:2508.18226 (spatial score).
+    Raugel et al. (2025), arXiv:2508.18226: spatial score.
     """
     return _tested(
         best_layers(scores), np.asarray(distance, float), n_permutations, seed, "spatial score"
@@ -275,18 +301,22 @@ def spatial_score(
 
 
 def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np.ndarray:
-    """Return each layer's mean time over the times with at least `share` of its maximum score.
+    """Return the time at which each layer has its highest scores.
 
     Parameters
     ----------
     scores : ndarray, shape (n_layers, n_times)
+        Encoding scores at each time.
     times : ndarray, shape (n_times,)
-        Seconds.
+        Times in seconds.
+    share : float, default 0.95
+        Times count whose score is at least this share of the maximum of the layer; their mean is
+        returned.
 
     Returns
     -------
     ndarray, shape (n_layers,)
-        Seconds; NaN for a layer that predicts nothing (maximum not above 0).
+        Mean of these times in seconds; NaN for a layer whose maximum is not above 0.
     """
     scores, times = np.asarray(scores, dtype=np.float64), np.asarray(times, dtype=np.float64)
     top = scores.max(axis=1, keepdims=True)
@@ -299,14 +329,29 @@ def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np
 def temporal_score(
     scores: np.ndarray, times: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
 ) -> ScoreTest:
-    """Are deeper layers best at later times? Correlation over layers of depth with `peak_times`.
+    """Correlate the depth of layers with the time at which each has its highest scores.
+
+    A positive score means that deeper layers resemble later responses.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n_layers, n_times)
+        Encoding scores of the layers, in the order of processing, at each time.
+    times : ndarray, shape (n_times,)
+        Times in seconds.
+    n_permutations, seed
+        Same as in `spatial_score`; layers are permuted.
+
+    Returns
+    -------
+    ScoreTest
 
     References
     ----------
-    Raugel et al. 2025, arXiv:2508.18226 (temporal score).
+    Raugel et al. (2025), arXiv:2508.18226: temporal score.
     """
-    depth = np.linspace(0, 1, len(scores))
-    return _tested(depth, peak_times(scores, times), n_permutations, seed, "temporal score")
+    depth, peaks = np.linspace(0, 1, len(scores)), peak_times(scores, times)
+    return _tested(depth, peaks, n_permutations, seed, "temporal score")
 
 
 def encoding_over_time(
@@ -317,19 +362,21 @@ def encoding_over_time(
     test: np.ndarray,
     **options,
 ) -> np.ndarray:
-    """Encoding score of each layer at each time, mean over sensors.
+    """Return the encoding score of each layer at each time of M/EEG responses.
 
     Parameters
     ----------
     features : mapping of str to ndarray, shape (n_stimuli, d)
+        Features of each layer.
     data : ndarray, shape (n_stimuli, n_channels, n_times)
-        M/EEG averaged over repeats.
+        M/EEG responses, averaged over repeats.
     train, test, **options
-        As in `encoding_scores`.
+        Same as in `encoding_predictions`.
 
     Returns
     -------
     ndarray, shape (n_layers, n_times)
+        Pearson r on `test`, averaged over sensors.
     """
     n, channels, times = data.shape
     found = encoding_scores(features, data.reshape(n, -1), train=train, test=test, **options)
@@ -353,27 +400,30 @@ def encoding_rows(
     seed: int = 0,
     notes: str = "",
 ) -> list[MetricRow]:
-    """Encoding score of each layer and ROI.
+    """Return the encoding score of each layer and ROI as metric rows.
 
     Parameters
     ----------
     predicted : mapping of str to ndarray, shape (n_test, n_vertices)
-        From `encoding_predictions`.
+        Predictions of each layer, as `encoding_predictions` returns them.
     measured : ndarray, shape (n_test, n_vertices)
         Responses to the same stimuli.
     atlas : Atlas
         Atlas of the vertices.
     model, subject, split, selection, notes : str
-        For every row.
+        Fields of every row, as in `MetricRow`.
     rois : sequence of str, optional
-        All that are present by default.
-    n_boot, seed
-        Of the interval.
+        ROIs; by default all that have vertices.
+    n_boot : int, default 500
+        Number of bootstrap resamples of the stimuli.
+    seed : int, default 0
+        Seed of the resamples.
 
     Returns
     -------
     list of MetricRow
-        ``encoding_r``: mean r over the ROI's defined vertices; None where there is none.
+        ``encoding_r`` per layer and ROI: mean r over the vertices with a defined r; None if there
+        is none.
 
     Raises
     ------
@@ -386,12 +436,10 @@ def encoding_rows(
         resampled = bootstrap_pearson(measured, p, n_boot=n_boot, seed=seed)
         for roi in rois or atlas.present:
             kept = atlas.select(roi) & np.isfinite(r)
-            value = float(r[kept].mean()) if kept.any() else None
-            low, high = (
-                np.nanquantile(resampled[:, kept].mean(axis=1), [0.025, 0.975])
-                if kept.any()
-                else (None, None)
-            )
+            value = low = high = None
+            if kept.any():
+                value = float(r[kept].mean())
+                low, high = np.nanquantile(resampled[:, kept].mean(axis=1), [0.025, 0.975])
             rows.append(
                 MetricRow(
                     "encoding_r",
@@ -413,7 +461,7 @@ def encoding_rows(
     return rows
 
 
-def _number(value) -> float | None:
+def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
@@ -427,95 +475,69 @@ def rsa_rows(
     unit: str = "spearman rho",
     notes: str = "",
 ) -> list[MetricRow]:
-    """Rows of `rsa_scores`.
+    """Turn the table of `rsa_scores` into metric rows.
 
     Parameters
     ----------
     table : DataFrame
-        From `rsa_scores`.
+        Table that `rsa_scores` returned.
     model, split, selection, unit, notes : str
-        For every row.
+        Fields of every row, as in `MetricRow`.
     intervals : mapping of (subject, layer, roi) to (low, high), optional
-        From `bmfl_lab.evaluation.rsa_intervals`.
+        Intervals that `bmfl_lab.evaluation.rsa_intervals` returned.
 
     Returns
     -------
     list of MetricRow
-        ``rsa`` and ``p_family``, and ``rsa_ceiling_low`` / ``rsa_ceiling_high`` once an ROI and
-        subject.
+        ``rsa`` and ``p_family`` per subject, layer and ROI; ``rsa_ceiling_low`` and
+        ``rsa_ceiling_high`` per subject and ROI.
 
     Raises
     ------
     DataError
         If the table lacks a column.
     """
-    wanted = (
-        "subject",
-        "layer",
-        "roi",
-        "value",
-        "p_family",
-        "ceiling_low",
-        "ceiling_high",
-        "n_stimuli",
-    )
+    wanted = "subject layer roi value p_family ceiling_low ceiling_high n_stimuli".split()
     missing = [c for c in wanted if c not in table.columns]
-    if missing:
-        raise DataError(
-            message("a table of rsa_scores", f"without {missing}", "pass what rsa_scores returned")
-        )
-    rows = []
+    require(
+        not missing,
+        DataError,
+        "a table of rsa_scores",
+        f"without {missing}",
+        "pass what rsa_scores returned",
+    )
+    rows, shared = [], {"split": split, "notes": notes}
     for r in table.itertuples():
-        shared = {
-            "split": split,
-            "n": int(r.n_stimuli),
-            "selection": selection,
-            "subject": r.subject,
-            "roi": r.roi,
-            "notes": notes,
-        }
+        about = shared | {"n": int(r.n_stimuli), "subject": r.subject, "roi": r.roi}
+        about |= {"model": model, "layer": r.layer, "selection": selection}
         low, high = (intervals or {}).get((r.subject, r.layer, r.roi), (None, None))
         ends = {"ci_low": low, "ci_high": high, "interval": INTERVAL if low is not None else ""}
-        rows.append(
-            MetricRow(
-                "rsa", _number(r.value), unit=unit, model=model, layer=r.layer, **ends, **shared
-            )
-        )
-        rows.append(
-            MetricRow(
-                "p_family", _number(r.p_family), unit="p", model=model, layer=r.layer, **shared
-            )
-        )
+        rows += [
+            MetricRow("rsa", _number(r.value), unit=unit, **ends, **about),
+            MetricRow("p_family", _number(r.p_family), unit="p", **about),
+        ]
     for r in table.drop_duplicates(["subject", "roi"]).itertuples():
-        shared = {
-            "split": split,
-            "n": int(r.n_stimuli),
-            "selection": "none",
-            "subject": r.subject,
-            "roi": r.roi,
-        }
-        for name in ("ceiling_low", "ceiling_high"):
-            rows.append(
-                MetricRow(
-                    f"rsa_{name}", _number(getattr(r, name)), unit=unit, notes=notes, **shared
-                )
-            )
+        about = shared | {"n": int(r.n_stimuli), "subject": r.subject, "roi": r.roi}
+        rows += [
+            MetricRow(f"rsa_{name}", _number(value), unit=unit, selection="none", **about)
+            for name, value in (("ceiling_low", r.ceiling_low), ("ceiling_high", r.ceiling_high))
+        ]
     return rows
 
 
 def score_rows(name: str, test: ScoreTest, *, unit_counted: str, **fields) -> list[MetricRow]:
-    """Rows of a spatial or temporal score and its permutation test.
+    """Turn a spatial or temporal score and its permutation test into metric rows.
 
     Parameters
     ----------
     name : str
         "spatial_score" or "temporal_score".
     test : ScoreTest
-        The score.
+        Score and test.
     unit_counted : str
-        What `test.n` counts ("ROIs", "vertices", "layers").
+        Units whose number is ``test.n`` ("ROIs", "vertices" or "layers").
     **fields
-        Of `MetricRow`: ``split``, ``model``, ``subject``, ``selection``, ``notes``.
+        Other fields of `MetricRow`: ``split``, ``model``, ``subject``, ``selection``, ``notes``.
     """
     shared = {"selection": "none", **fields, "n": test.n}
     shared["notes"] = "; ".join(
@@ -529,13 +551,15 @@ def score_rows(name: str, test: ScoreTest, *, unit_counted: str, **fields) -> li
 
 
 def identification_rows(found: Identification, **fields) -> list[MetricRow]:
-    """Rows of `identify`: top-1 and two-way accuracy with intervals; chance stands in the notes.
+    """Turn the result of `identify` into metric rows: top-1 and two-way accuracy.
 
     Parameters
     ----------
     found : Identification
+        Result of `identify`. The notes of the rows name the accuracy by chance.
     **fields
-        Of `MetricRow`: ``split``, ``model``, ``subject``, ``roi``, ``selection``, ``notes``.
+        Other fields of `MetricRow`: ``split``, ``model``, ``subject``, ``roi``, ``selection``,
+        ``notes``.
     """
     shared = {"selection": "none", **fields, "n": found.n, "unit": "fraction", "interval": INTERVAL}
     said = shared.pop("notes", "")
@@ -550,22 +574,27 @@ def identification_rows(found: Identification, **fields) -> list[MetricRow]:
             ci_low=low,
             ci_high=high,
             **shared,
-            notes="; ".join(
-                v for v in (f"chance {chance:.4g} of {found.n_candidates} images", said) if v
-            ),
+            notes="; ".join(v for v in (f"chance {chance:.4g} of {found.n} images", said) if v),
         )
         for name, (value, low, high, chance) in parts.items()
     ]
 
 
 def synthesis_rows(found: Synthesis, **fields) -> list[MetricRow]:
-    """Return rows of mean activity at the start, at the end and by the held-out encoder.
+    """Return the mean predicted activity for synthesised images as metric rows.
 
     Parameters
     ----------
     found : Synthesis
+        Result of `synthesise_preferred` or `synthesise_with_diffusion`.
     **fields
-        Of `MetricRow`: ``model``, ``subject``, ``roi``, ``notes``.
+        Other fields of `MetricRow`: ``model``, ``subject``, ``roi``, ``notes``.
+
+    Returns
+    -------
+    list of MetricRow
+        ``synthesis_start`` for the images before the first step, ``synthesis_activity`` for the
+        result, and ``synthesis_judged`` for the result by the held-out encoder, if there is one.
     """
     shared = {
         "split": "synthesised",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.data.shifts import SHIFTS, shifted
 from bmfl_lab.data.study import Study
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, notes_of
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, known_names, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
 from bmfl_lab.metrics.statistics import (
     Interval,
+    RobustnessLine,
     crossed_mean,
     effective_robustness,
     fit_robustness_line,
@@ -29,9 +31,6 @@ from bmfl_lab.metrics.statistics import (
 )
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SEVERITIES = (1, 2, 3, 4, 5)
 KEYS = ("split", "shift", "severity")
@@ -52,38 +51,42 @@ def evaluate_suite(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> OODResult:
-    """Evaluate models on every set and shift of a suite; each set is read once for all models.
+    """Evaluate models on image sets and shifts, with calibration and effective robustness.
 
     Parameters
     ----------
     models : mapping of str to model or list of models
-        As in `evaluate_ood`.
+        Same as in `evaluate_ood`.
     study : Study
-        The images; "test" is in distribution.
+        Study whose images are used; its set "test" is in distribution.
     shifts : sequence of str, optional
-        Names of made shifts of "test"; those of the study by default.
+        Names of artificial shifts that are applied to "test"; by default those of the study.
     severities : sequence of int, default (1, 2, 3, 4, 5)
         Severities of every artificial shift, 1 to 5.
     sets : sequence of str, optional
-        Image sets; "test" and the natural OOD sets by default. Without "test" there are no gaps and
-        no robustness line.
-    baselines : sequence of str
-        Names of models without a brain, of different accuracy, through which the line of effective
-        robustness goes.
+        Image sets; by default "test" and the natural OOD sets. Without "test" there are no rows for
+        gaps and effective robustness.
+    baselines : sequence of str, default ()
+        Names of models without a brain. Effective robustness is measured from the line through
+        their points, so that their accuracies should differ.
     n_bins : int, default 15
-        Bins of the calibration error.
-    n_boot, seed : int
-        Bootstrap resamples; seed of shifts and bootstrap.
+        Number of bins of the calibration error.
+    n_boot : int, default 1000
+        Number of bootstrap resamples.
+    seed : int, default 0
+        Seed of the shifts and of the bootstrap.
 
     Returns
     -------
     OODResult
-        Rows of `evaluate_ood` and, over seeds: ``id_ood_gap``, ``ece``, ``nll``,
-        ``error_consistency`` and ``effective_robustness``, each with n, seeds, interval and
-        selection; where there are baselines also their line, ``robustness_slope``,
-        ``robustness_intercept`` and ``robustness_r2``. Effective robustness is None where fewer
-        than three baseline points differ, and for a model below all baselines in distribution. Its
-        notes say where the line had to be extrapolated above them, and where it fits poorly.
+        Rows of `evaluate_ood`, and rows over seeds with an interval. ``id_ood_gap`` is the accuracy
+        on "test" minus that on the set, ``ece`` the expected calibration error, ``nll`` the
+        negative log likelihood in nats, and ``error_consistency`` Cohen's kappa of the errors of
+        two models. With baselines there are also ``effective_robustness``, the accuracy above the
+        baselines' line, and this line: ``robustness_slope``, ``robustness_intercept`` and
+        ``robustness_r2``. Effective robustness is None if fewer than three baseline points differ,
+        and for a model below all baselines in distribution. Its notes say when a model lies above
+        all baselines, so that the line is extrapolated, and when the line fits poorly.
 
     Raises
     ------
@@ -92,72 +95,38 @@ def evaluate_suite(
 
     Notes
     -----
-    Each baseline and seed is a point of the line. Two models are compared for error consistency
-    under the same seed; a model with several seeds is also compared with itself under the next one,
-    which tells how alike two runs of one recipe err.
+    Each baseline and seed is one point of the line. The errors of two models are compared under the
+    same seed. The errors of one model are also compared between successive seeds, which shows how
+    much two runs of one recipe agree.
 
     References
     ----------
-    Taori et al. 2020, "Measuring robustness to natural distribution shifts in image
-    classification". Guo et al. 2017, "On calibration of modern neural networks", eq. 3. Geirhos,
-    Meding & Wichmann 2020, "Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and
-    humans".
+    Taori et al. (2020), Measuring robustness to natural distribution shifts in image
+    classification. Guo et al. (2017), On calibration of modern neural networks, eq. 3. Geirhos,
+    Meding & Wichmann (2020), Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and
+    humans.
     """
-    names = list(dict.fromkeys(n for n, _ in study.shifts)) if shifts is None else list(shifts)
-    for name in names:
-        if name not in SHIFTS.names():
-            raise ConfigError(
-                message("the name of a shift", repr(name), nearest(name, SHIFTS.names()))
-            )
-    for name in baselines:
-        if name not in models:
-            raise ConfigError(
-                message(f"baselines among {tuple(models)}", repr(name), nearest(name, models))
-            )
+    names = [n for n, _ in study.shifts] if shifts is None else shifts
+    names = known_names(names, SHIFTS.names(), "shifts")
+    known_names(baselines, models, "baselines")
     pairs = [(n, int(s)) for n in names for s in severities]
     result = evaluate_ood(models, study, shifts=pairs, sets=sets, n_boot=n_boot, seed=seed)
-    more = suite_rows(result, baselines=baselines, n_bins=n_bins, n_boot=n_boot, seed=seed)
-    return OODResult([*result.rows, *more], result.per_image)
-
-
-def suite_rows(
-    result: OODResult,
-    *,
-    baselines: Sequence[str] = (),
-    n_bins: int = 15,
-    n_boot: int = 1000,
-    seed: int = 0,
-) -> list[MetricRow]:
-    """Return what `evaluate_suite` adds to the rows of `evaluate_ood`.
-
-    Parameters
-    ----------
-    result : OODResult
-        All models on the same images. Gaps and effective robustness need "test".
-    baselines, n_bins, n_boot, seed
-        As in `evaluate_suite`.
-
-    Raises
-    ------
-    DataError
-        If models were evaluated on different images.
-    """
     cells = list(_cells(result))
     family = [m for m in dict.fromkeys(result.per_image["model"]) if m not in baselines]
-    rows = _calibration_rows(result, cells, n_bins, n_boot, seed)
+    rows = [*result.rows, *_calibration_rows(result, cells, n_bins, n_boot, seed)]
     rows += _consistency_rows(result, cells, family, n_boot, seed)
-    homes = [c for c in cells if c.key == ("test", "", None)]
-    if homes:
-        others = [c for c in cells if c is not homes[0] and len(c.ids)]
-        rows += _gap_rows(result, homes[0], others, n_boot, seed)
+    home = next((c for c in cells if c.key == ("test", "", None)), None)
+    if home is not None:
+        others = [c for c in cells if c is not home and len(c.ids)]
+        rows += _gap_rows(result, home, others, n_boot, seed)
         if baselines:
-            rows += _robustness_rows(result, homes[0], others, baselines, n_boot, seed)
-    return rows
+            rows += _robustness_rows(result, home, others, baselines, n_boot, seed)
+    return OODResult(rows, result.per_image)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Cell:
-    """One image set: its key, its images, and tables (n_seeds, n_stimuli) of each model."""
+    """Hold the results on one image set: tables (n_seeds, n_stimuli) of each model."""
 
     key: tuple[str, str, int | None]
     ids: np.ndarray
@@ -169,10 +138,11 @@ class _Cell:
         result: OODResult,
         name: str,
         model: str,
-        value: float | None,
+        value: float | None = None,
         **fields: str | float | None,
     ) -> MetricRow:
-        first = model.split(" ~ ")[0]
+        """Return a row about this set, with the selection, seeds and notes of the model."""
+        first = model.split(" ~ ")[0]  # of a pair of models
         selection = next((r.selection for r in result.rows if r.model == first), "none")
         split, shift, severity = self.key
         fields["notes"] = "; ".join(
@@ -200,16 +170,14 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
         tables, seeds, ids = {}, {}, None
         for model, mine in part.groupby("model", sort=False):
             wide = mine.pivot(index="seed", columns="id", values=["correct", "confidence", "nll"])
-            wide = wide.sort_index(axis=0)
             found = {v: wide[v].sort_index(axis=1) for v in ("correct", "confidence", "nll")}
-            if ids is not None and list(found["correct"].columns) != ids:
-                raise DataError(
-                    message(
-                        f"all models on the images of {split!r}",
-                        f"other images for {model!r}",
-                        "evaluate the models together",
-                    )
-                )
+            require(
+                ids is None or list(found["correct"].columns) == ids,
+                DataError,
+                f"all models on the images of {split!r}",
+                f"other images for {model!r}",
+                "evaluate the models together",
+            )
             ids = list(found["correct"].columns)
             tables[model] = {v: t.to_numpy(dtype=np.float64) for v, t in found.items()}
             seeds[model] = wide.index.to_numpy()
@@ -219,7 +187,7 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
 def _gap_rows(
     result: OODResult, home: _Cell, others: Sequence[_Cell], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``id_ood_gap``: shifts of "test" paired by image, natural sets as other samples."""
+    """Return ``id_ood_gap``; shifts of "test" are paired with it by image, other sets are not."""
     rows = []
     for cell in others:
         w_id, w_ood = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
@@ -248,10 +216,10 @@ def _gap_rows(
 def _calibration_rows(
     result: OODResult, cells: Sequence[_Cell], n_bins: int, n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``ece`` and ``nll``, means over seeds.
+    """Return the rows ``ece`` and ``nll``, means over seeds.
 
-    The binned error is biased upwards by sampling noise, and its resamples more so: the interval
-    may lie above the value.
+    Sampling noise biases the calibration error upwards, and that of resamples even more, so that
+    the interval can lie above the value.
     """
     rows = []
     for cell in cells:
@@ -307,13 +275,13 @@ def _nll(tables: Mapping[str, np.ndarray], weights: np.ndarray) -> tuple[float |
 def _consistency_rows(
     result: OODResult, cells: Sequence[_Cell], models: Sequence[str], n_boot: int, seed: int
 ) -> list[MetricRow]:
-    """Return ``error_consistency`` of each pair of models, and of each model's successive seeds."""
+    """Return ``error_consistency`` of each pair of models, and of successive seeds of a model."""
     rows = []
     for cell in cells:
         names = [m for m in cell.tables if m in models]
         weights = image_weights(cell.ids, n_boot, seed)
         for a, b in itertools.combinations_with_replacement(names, 2):
-            pairs = list(_paired_seeds(cell, a, b))
+            pairs = _paired_seeds(cell, a, b)
             if not pairs:
                 continue
             values = [error_consistency(x.astype(bool), y.astype(bool)) for x, y in pairs]
@@ -335,13 +303,13 @@ def _consistency_rows(
     return rows
 
 
-def _paired_seeds(cell: _Cell, a: str, b: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _paired_seeds(cell: _Cell, a: str, b: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return correctness of two models under the same seed, or of one under successive seeds."""
     first, second = cell.tables[a]["correct"], cell.tables[b]["correct"]
     if a == b:
-        yield from itertools.pairwise(first)
-        return
-    for i, s in enumerate(cell.seeds[a]):
-        yield from ((first[i], second[j]) for j in np.flatnonzero(cell.seeds[b] == s))
+        return list(itertools.pairwise(first))
+    by_seed = dict(zip(cell.seeds[b], second))
+    return [(x, by_seed[s]) for s, x in zip(cell.seeds[a], first) if s in by_seed]
 
 
 def _kappa(weights: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -362,85 +330,87 @@ def _robustness_rows(
     n_boot: int,
     seed: int,
 ) -> list[MetricRow]:
-    """Return ``effective_robustness`` and its line; 0 and 1 are moved inside by half an image."""
+    """Return the rows of effective robustness, and of the line through the baselines."""
     rows = []
     for cell in others:
-        x = np.concatenate([home.tables[b]["correct"] for b in baselines])
-        y = np.concatenate([cell.tables[b]["correct"] for b in baselines])
+        x, y = (np.concatenate([c.tables[b]["correct"] for b in baselines]) for c in (home, cell))
         points = _inside(x.mean(1), len(home.ids)), _inside(y.mean(1), len(cell.ids))
         line = fit_robustness_line(*points) if len(x) >= 3 and np.ptp(points[0]) > 0 else None
-        about = f"line through {len(x)} baseline points" + (
-            f", R2 = {line.r2:.2f}" if line else ": undefined"
-        )
-        about += (
-            "; poor fit: the line explains less than half of the spread"
-            if line and line.r2 < POOR_FIT
-            else ""
-        )
-        for name in ("slope", "intercept", "r2"):
-            value = None if line is None else float(getattr(line, name))
-            rows.append(
-                cell.row(
-                    result, f"robustness_{name}", "baselines", value, unit="logit", notes=about
-                )
+        about = f"line through {len(x)} baseline points"
+        about += f", R2 = {line.r2:.2f}" if line else ": undefined"
+        if line and line.r2 < POOR_FIT:
+            about += "; poor fit: the line explains less than half of the spread"
+        rows += [
+            cell.row(
+                result,
+                f"robustness_{name}",
+                "baselines",
+                None if line is None else float(getattr(line, name)),
+                unit="logit",
+                notes=about,
             )
+            for name in ("slope", "intercept", "r2")
+        ]
         weights = image_weights(home.ids, n_boot, seed), image_weights(cell.ids, n_boot, seed)
-        over = np.concatenate(
-            [seed_weights(len(home.seeds[b]), n_boot, seed) for b in baselines], axis=1
-        )
+        over = [seed_weights(len(home.seeds[b]), n_boot, seed) for b in baselines]
         drawn_line = _drawn_lines(
-            _inside(weights[0] @ x.T, len(home.ids)), _inside(weights[1] @ y.T, len(cell.ids)), over
+            _inside(weights[0] @ x.T, len(home.ids)),
+            _inside(weights[1] @ y.T, len(cell.ids)),
+            np.concatenate(over, axis=1),
         )
         for model in (m for m in cell.tables if m not in baselines):
             a, b = home.tables[model]["correct"], cell.tables[model]["correct"]
-            own = _inside(a.mean(1), len(home.ids)), b.mean(1)
-            reach, known = _reach(own[0], points[0])
-            known = known and line is not None
-            value = (
-                float(np.mean([effective_robustness(line, *p) for p in zip(*own)]))
-                if known
-                else None
-            )
-            drawn = _residual(
-                *drawn_line, _inside(weights[0] @ a.T, len(home.ids)), weights[1] @ b.T
-            )
-            drawn = (drawn * seed_weights(len(a), n_boot, seed)).sum(1)
-            low, high = percentiles(drawn) if known else (None, None)
+            reach, known = _reach(_inside(a.mean(1), len(home.ids)), points[0])
+            found = {}
+            if known and line is not None:
+                found = _above_line(a, b, line, drawn_line, weights, seed)
             rows.append(
                 cell.row(
                     result,
                     "effective_robustness",
                     model,
-                    value,
                     unit="fraction",
-                    ci_low=low,
-                    ci_high=high,
                     interval=f"{OVER} and seeds",
                     notes=about + reach,
+                    **found,
                 )
             )
     return rows
 
 
+def _above_line(
+    a: np.ndarray,
+    b: np.ndarray,
+    line: RobustnessLine,
+    drawn_line: tuple[np.ndarray, np.ndarray],
+    weights: tuple[np.ndarray, np.ndarray],
+    seed: int,
+) -> dict[str, float | None]:
+    """Return effective robustness and its interval from correctness (n_seeds, n_stimuli)."""
+    own = zip(_inside(a.mean(1), a.shape[1]), b.mean(1))
+    drawn = _residual(*drawn_line, _inside(weights[0] @ a.T, a.shape[1]), weights[1] @ b.T)
+    low, high = percentiles((drawn * seed_weights(len(a), len(drawn), seed)).sum(1))
+    value = float(np.mean([effective_robustness(line, *point) for point in own]))
+    return {"value": value, "ci_low": low, "ci_high": high}
+
+
 def _reach(own: np.ndarray, points: np.ndarray) -> tuple[str, bool]:
     """Return a note on a model outside the baselines' range, and whether it has a value.
 
-    Above, where a better model is bound to lie, the line is extended and says so. Below, baselines
-    trained for a shorter time could have been had: a line extended to chance level compares with
-    nothing.
+    For a model above all baselines the line is extrapolated, because a better model is bound to lie
+    there. A model below all of them has no value: baselines of lower accuracy can be trained, and a
+    line that is extrapolated to chance level is no comparison.
     """
     low, high = points.min(), points.max()
     if own.mean() < low:
         reached = f"{100 * own.mean():.0f} % in distribution"
         return f"; undefined: {reached}, the baselines begin at {100 * low:.0f} %", False
-    return (
-        ""
-        if own.mean() <= high
-        else f"; extrapolated: the baselines reach {100 * high:.0f} % in distribution"
-    ), True
+    note = f"; extrapolated: the baselines reach {100 * high:.0f} % in distribution"
+    return "" if own.mean() <= high else note, True
 
 
 def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
+    """Move accuracies of 0 and 1 inside by half an image, because their logits are infinite."""
     return np.clip(accuracy, 0.5 / n, 1 - 0.5 / n)
 
 
@@ -448,11 +418,8 @@ def _drawn_lines(
     x_BK: np.ndarray, y_BK: np.ndarray, w_BK: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return slope and intercept (B,) per resample, with points weighted by their draws."""
-    x, y, w = (
-        np.log(x_BK / (1 - x_BK)),
-        np.log(y_BK / (1 - y_BK)),
-        w_BK / w_BK.sum(1, keepdims=True),
-    )
+    x, y = (np.log(v / (1 - v)) for v in (x_BK, y_BK))
+    w = w_BK / w_BK.sum(1, keepdims=True)
     mean_x, mean_y = (w * x).sum(1), (w * y).sum(1)
     dx = x - mean_x[:, None]
     spread = (w * dx**2).sum(1)
@@ -463,32 +430,21 @@ def _drawn_lines(
 def _residual(
     slope: np.ndarray, intercept: np.ndarray, id_BS: np.ndarray, ood_BS: np.ndarray
 ) -> np.ndarray:
+    """Return the accuracies minus those on the lines, (B, S)."""
     at = slope[:, None] * np.log(id_BS / (1 - id_BS)) + intercept[:, None]
     return ood_BS - 1 / (1 + np.exp(-at))
 
 
-def paired_correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return correctness (n_seeds, n_stimuli) of a model, its seeds and the image ids, sorted.
-
-    Raises
-    ------
-    DataError
-        If an image lacks a prediction under some seed.
-    """
-    mine = frame[frame["model"] == model]
-    table = (
-        mine.pivot(index="seed", columns="id", values="correct")
-        .sort_index(axis=0)
-        .sort_index(axis=1)
+def _correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return correctness (n_seeds, n_stimuli) of a model, its seeds and the image ids, sorted."""
+    table = frame[frame["model"] == model].pivot(index="seed", columns="id", values="correct")
+    require(
+        not table.isna().any().any(),
+        DataError,
+        f"a prediction of {model!r} for every seed and image",
+        "gaps",
+        "evaluate all seeds on the same set",
     )
-    if table.isna().any().any():
-        raise DataError(
-            message(
-                f"a prediction of {model!r} for every seed and image",
-                "gaps",
-                "evaluate all seeds on the same set",
-            )
-        )
     return table.to_numpy(dtype=bool), table.index.to_numpy(), table.columns.to_numpy()
 
 
@@ -505,23 +461,25 @@ def compare_models(
     Parameters
     ----------
     result : OODResult
-        From `evaluate_ood`; all models on the same images.
+        Result of `evaluate_ood` for all models on the same images.
     baseline : str
         Name of the model that the others are compared with.
     models : list of str, optional
-        Which to compare; all others by default.
-    n_boot, seed
-        Resamples and seed of the bootstrap.
+        Names of the models to compare; by default all others.
+    n_boot : int, default 2000
+        Number of bootstrap resamples.
+    seed : int, default 0
+        Seed of the bootstrap.
 
     Returns
     -------
     list of MetricRow
         ``accuracy_difference`` (fraction, model minus baseline) with a paired 95 % interval, and
-        ``p_holm``. Both name the model and, as ``reference``, the baseline, and hold the p value
-        alone and adjusted by Holm over the image sets of one model. With one seed the interval is a
-        bootstrap over images and p comes from the exact McNemar test; with several seeds both come
-        from the t test over seeds and images as crossed samples (`crossed_mean`). The ``notes`` of
-        the difference hold the verdict in plain words, with the name of the image set.
+        ``p_holm``. Both name the baseline as their ``reference``, and hold the p value unadjusted
+        and adjusted by Holm over the image sets of one model. With one seed the interval is a
+        bootstrap over images and p comes from the exact McNemar test. With several seeds both come
+        from a t test with seeds and images as crossed samples (`crossed_mean`). The ``notes`` of
+        the difference contain the verdict in words.
 
     Raises
     ------
@@ -532,17 +490,13 @@ def compare_models(
 
     Notes
     -----
-    A test over images alone takes the seeds at hand for the only ones there are, and drawing a
-    handful of seeds with replacement makes their spread too small: where seeds differ by some
-    points, both call differences that the next seeds would not show.
+    A test over images alone does not generalise to other seeds, and a bootstrap of a few seeds
+    underestimates how much they vary. Where seeds differ by some points, both find differences that
+    the next seeds would not show.
     """
-    known = list(dict.fromkeys(result.per_image["model"]))
+    known = result.per_image["model"].unique()
     others = [m for m in known if m != baseline] if models is None else list(models)
-    for name in (baseline, *others):
-        if name not in known:
-            raise ConfigError(
-                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
-            )
+    known_names((baseline, *others), known, "a model")
     frame = result.per_image.assign(
         severity=result.per_image["severity"].astype("Float64").fillna(0)
     )
@@ -559,16 +513,16 @@ def compare_models(
 def _difference(
     part: pd.DataFrame, name: str, baseline: str, n_boot: int, seed: int
 ) -> tuple[Interval, float]:
-    a, seeds_a, ids_a = paired_correct(part, name)
-    b, seeds_b, ids_b = paired_correct(part, baseline)
-    if list(ids_a) != list(ids_b) or list(seeds_a) != list(seeds_b):
-        raise DataError(
-            message(
-                f"{name!r} and {baseline!r} on the same images and seeds",
-                "different ones",
-                "evaluate them together",
-            )
-        )
+    """Return the difference of two models on one set with its interval, and p."""
+    a, seeds_a, ids_a = _correct(part, name)
+    b, seeds_b, ids_b = _correct(part, baseline)
+    require(
+        list(ids_a) == list(ids_b) and list(seeds_a) == list(seeds_b),
+        DataError,
+        f"{name!r} and {baseline!r} on the same images and seeds",
+        "different ones",
+        "evaluate them together",
+    )
     if len(a) > 1:
         return crossed_mean(a.astype(np.float64) - b)
     return paired_bootstrap(a[0], b[0], n_boot=n_boot, seed=seed), mcnemar(a[0], b[0])[0]
@@ -602,42 +556,42 @@ def _difference_rows(
             "family": "image sets",
             "n_compared": len(found),
         }
-        ends = {"ci_low": interval.low, "ci_high": interval.high, "interval": interval.method}
-        rows.append(
+        rows += [
             MetricRow(
                 "accuracy_difference",
                 interval.value,
                 unit="fraction",
                 notes=f"{said} {about}".strip(),
-                **ends,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                interval=interval.method,
                 **common,
-            )
-        )
-        rows.append(MetricRow("p_holm", p_adjusted, unit="p", notes=about, **common))
+            ),
+            MetricRow("p_holm", p_adjusted, unit="p", notes=about, **common),
+        ]
     return rows
 
 
 def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame:
-    """Return confidence and accuracy by bin, seeds pooled, for reliability diagrams.
+    """Return mean confidence and accuracy per bin of confidence, for reliability diagrams.
 
     Parameters
     ----------
     per_image : DataFrame
-        Of an `OODResult`.
+        Table ``per_image`` of an `OODResult`; the seeds of a model are pooled.
     n_bins : int, default 15
-        Bins of equal width of the top-1 probability.
+        Number of bins of equal width of the top-1 probability.
 
     Returns
     -------
     DataFrame
-        ``model, split, shift, severity, bin, low, high, count, confidence, accuracy``; only bins
-        with images.
+        One row per model, image set and bin with images, with the columns ``model, split, shift,
+        severity, bin, low, high, count, confidence, accuracy``.
     """
     frame = per_image[per_image["confidence"].notna()]
     bins = np.clip(np.ceil(frame["confidence"] * n_bins).astype(int) - 1, 0, n_bins - 1)
     frame = frame.assign(bin=bins, severity=frame["severity"].astype("Float64"))
-    grouped = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False)
-    table = grouped.agg(
+    table = frame.groupby(["model", *KEYS, "bin"], sort=False, dropna=False).agg(
         count=("correct", "size"), confidence=("confidence", "mean"), accuracy=("correct", "mean")
     )
     order = {m: i for i, m in enumerate(dict.fromkeys(frame["model"]))}
@@ -651,37 +605,33 @@ def reliability_table(per_image: pd.DataFrame, n_bins: int = 15) -> pd.DataFrame
 def extreme_images(
     per_image: pd.DataFrame, model: str, *, against: str | None = None, n: int = 6
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the images with the highest and lowest likelihood of the true class over seeds.
+    """Return the images with the highest and with the lowest likelihood of the true class.
 
     Parameters
     ----------
     per_image : DataFrame
-        Of an `OODResult`.
+        Table ``per_image`` of an `OODResult`.
     model : str
-        Which model.
+        Name of the model.
     against : str, optional
-        Another model: the images are then those where `model` gains most over it, and loses most.
+        Name of another model. The images are then those where the log likelihood of `model` exceeds
+        that of the other model most, and least.
     n : int, default 6
-        Images each.
+        Number of images in each table.
 
     Returns
     -------
     best, worst : DataFrame
-        ``split, shift, severity, id, label, predicted`` (of the first seed), ``confidence,
-        accuracy`` (means over seeds), ``score`` (log likelihood in nats, or its gain), most extreme
-        first.
+        One row per image, most extreme first, with the columns ``split, shift, severity, id, label,
+        predicted`` (of the first seed), ``confidence, accuracy`` (means over seeds) and ``score``
+        (log likelihood in nats, mean over seeds, or its difference between the models).
 
     Raises
     ------
     ConfigError
         If a model is unknown.
     """
-    known = list(dict.fromkeys(per_image["model"]))
-    for name in (model, *([against] if against else [])):
-        if name not in known:
-            raise ConfigError(
-                message(f"a model among {tuple(known)}", repr(name), nearest(name, known))
-            )
+    known_names((model, *([against] if against else [])), per_image["model"].unique(), "a model")
     frame = per_image.assign(
         severity=per_image["severity"].astype("Float64").fillna(0), score=-per_image["nll"]
     )
@@ -706,22 +656,22 @@ def extreme_images(
 
 
 def image_of(study: Study, row: pd.Series, *, seed: int = 0) -> dict[str, Any]:
-    """Return an image named by a row of `extreme_images`, as figures of single predictions take it.
+    """Return the image of a row of `extreme_images`, with what figures show beside it.
 
     Parameters
     ----------
     study : Study
-        That was evaluated.
+        Study that was evaluated.
     row : pandas.Series or named tuple
-        With ``split, shift, severity, id, label, predicted, confidence``.
+        Row with the fields ``split, shift, severity, id, label, predicted, confidence``.
     seed : int, default 0
         Seed of the artificial shifts.
 
     Returns
     -------
     dict
-        ``stimulus`` (a StimulusSet of one image), ``image`` uint8 (H, W, 3), ``true``,
-        ``predicted`` (class names), ``confidence`` (fraction), ``where`` (name of the set).
+        ``stimulus`` (StimulusSet of one image), ``image`` (uint8 (H, W, 3)), ``true`` and
+        ``predicted`` (names of classes), ``confidence`` (0 to 1) and ``where`` (name of the set).
 
     Raises
     ------
@@ -735,12 +685,11 @@ def image_of(study: Study, row: pd.Series, *, seed: int = 0) -> dict[str, Any]:
         one = shifted(one, row.shift, int(row.severity), seed)
         where = f"{row.shift} {int(row.severity)}"
     names = stimuli.class_names
-    predicted = names[row.predicted] if row.predicted >= 0 else "none"
     return {
         "stimulus": one,
         "image": one.image(0),
         "true": names[row.label],
-        "predicted": predicted,
+        "predicted": names[row.predicted] if row.predicted >= 0 else "none",
         "confidence": float(row.confidence),
         "where": where,
     }

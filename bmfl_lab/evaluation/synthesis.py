@@ -9,26 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmfl_lab.errors import ConfigError, NumericsError, message
+from bmfl_lab.errors import ConfigError, NumericsError, require
 from bmfl_lab.runtime import seed_for
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """Images and how they came about.
+    """Hold images that were made to drive an ROI.
 
     Parameters
     ----------
     images : ndarray of uint8, shape (n, H, W, 3)
+        Images.
     activity : ndarray, shape (n,)
-        Mean predicted activity of the ROI for the images as stored (8 bit), by the encoder that
-        made them.
+        Mean predicted activity of the ROI for these images, by the encoder that guided them.
     start : ndarray, shape (n,)
-        The same before the first step.
+        The same for the images before the first step.
     judged : ndarray, shape (n,), or None
-        By the held-out encoder, which took no part.
+        The same for the final images by a held-out encoder; None without one.
     prior : str
-        The image prior in words.
+        The prior of the images in words.
     """
 
     images: np.ndarray
@@ -103,14 +103,13 @@ def synthesise_preferred(
     Luo et al. 2023, NeurIPS, arXiv:2306.03089.
     """
     mask = np.asarray(mask, dtype=bool)
-    if not mask.any() or min(image_size, n, steps) < 1:
-        raise ConfigError(
-            message(
-                "a non-empty ROI and positive sizes",
-                f"{int(mask.sum())} vertices, image_size={image_size}, n={n}, steps={steps}",
-                "choose an ROI that this subject has",
-            )
-        )
+    require(
+        mask.any() and min(image_size, n, steps) >= 1,
+        ConfigError,
+        "a non-empty ROI and positive sizes",
+        f"{int(mask.sum())} vertices, image_size={image_size}, n={n}, steps={steps}",
+        "choose an ROI that this subject has",
+    )
     generator = torch.Generator().manual_seed(seed_for(seed, "synthesis"))
     chosen = torch.from_numpy(mask).to(device)
     raw = (
@@ -129,12 +128,14 @@ def synthesise_preferred(
         moves = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
         images = raw.sigmoid()
         value = activity(images.roll(moves, (2, 3)))
-        if not torch.isfinite(value).all():
-            raise NumericsError(
-                message("finite predicted activity", f"NaN at step {step}", "lower lr")
-            )
-        loss = (smoothness * total_variation(images) - value).sum()
-        (raw.grad,) = torch.autograd.grad(loss, raw)
+        require(
+            torch.isfinite(value).all(),
+            NumericsError,
+            "finite predicted activity",
+            f"NaN at step {step}",
+            "lower lr",
+        )
+        (raw.grad,) = torch.autograd.grad((smoothness * total_variation(images) - value).sum(), raw)
         optimiser.step()
     with torch.no_grad():
         stored = (raw.sigmoid() * 255).round()

@@ -8,14 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import StimulusSet, Subject
 from bmfl_lab.data.things_eeg import EEG
-from bmfl_lab.errors import ConfigError, DataError, message
-from bmfl_lab.evaluation.effect import ALL, Models, alignment_effect, seed_groups
+from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.evaluation.effect import (
+    ALL,
+    Models,
+    add_holm,
+    alignment_effect,
+    difference_fields,
+    seed_groups,
+)
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
-from bmfl_lab.metrics.statistics import crossed_bootstrap, holm
+from bmfl_lab.metrics.statistics import holm
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
 
@@ -51,14 +57,13 @@ def shared_test(subjects: Sequence[Subject], split: str = "test") -> dict[str, n
         for s in subjects
     }
     for name, rows in found.items():
-        if len(rows) < 4:
-            raise DataError(
-                message(
-                    f"at least 4 {split} stimuli of {name!r} that trained no subject's model",
-                    str(len(rows)),
-                    "give a stimulus the same split in every subject",
-                )
-            )
+        require(
+            len(rows) >= 4,
+            DataError,
+            f"at least 4 {split} stimuli of {name!r} that trained no subject's model",
+            len(rows),
+            "give a stimulus the same split in every subject",
+        )
     return found
 
 
@@ -95,24 +100,22 @@ def across_subjects(
     DataError
         As in `alignment_effect` and `shared_test`.
     """
-    if "" not in models or len(models) < 2 or not subjects:
-        raise ConfigError(
-            message(
-                "a model before alignment (named ''), an aligned one, and a subject",
-                f"models {tuple(models)}, {len(subjects)} subjects",
-                "name at least one each",
-            )
-        )
-    rows, frames = shared_test(subjects, split), []
+    require(
+        "" in models and len(models) >= 2 and subjects,
+        ConfigError,
+        "a model before alignment (named ''), an aligned one, and a subject",
+        f"models {tuple(models)}, {len(subjects)} subjects",
+        "name at least one each",
+    )
+    rows, tables = shared_test(subjects, split), {}
     for subject in subjects:
         held = replace(subject, splits={split: rows[subject.name]})
-        table = alignment_effect(models, held, baseline="", split=split, **options)
-        table.insert(0, "subject", subject.name)
-        frames.append(table.rename(columns={"model": "trained_on"}))
-    table = pd.concat(frames, ignore_index=True)
+        tables[subject.name] = alignment_effect(models, held, baseline="", split=split, **options)
+    table = pd.concat(tables, names=["subject"]).reset_index("subject")
+    table = table.rename(columns={"model": "trained_on"}).reset_index(drop=True)
     table.insert(2, "own", table["trained_on"] == table["subject"])
     whole = (table["roi"] == ALL) & table["p"].notna()
-    table.loc[whole, "p_holm"] = holm(table.loc[whole, "p"].to_numpy()) if whole.any() else np.nan
+    table.loc[whole, "p_holm"] = holm(table.loc[whole, "p"].to_numpy())
     return table
 
 
@@ -270,15 +273,14 @@ def on_eeg(
     groups = seed_groups(models, baseline)
     tested = np.concatenate([test for _, test in splits])
     inside = (eeg.times >= window[0]) & (eeg.times <= window[1])
-    if len(np.unique(tested)) != len(tested) or not inside.any():
-        raise DataError(
-            message(
-                "every row tested at most once, and times in the window",
-                f"{len(tested) - len(np.unique(tested))} rows twice, "
-                f"{int(inside.sum())} times of {window} s",
-                "use folds(), and a window of this recording",
-            )
-        )
+    require(
+        len(np.unique(tested)) == len(tested) and inside.any(),
+        DataError,
+        "every row tested at most once, and times in the window",
+        f"{len(tested) - len(np.unique(tested))} rows twice, "
+        f"{int(inside.sum())} times of {window} s",
+        "use folds(), and a window of this recording",
+    )
     shown, data = stimuli.subset(stimuli.index_of(eeg.ids)), eeg.mean()
     measured = data.reshape(len(data), -1)
     kept = np.tile(inside, data.shape[1])
@@ -305,8 +307,12 @@ def on_eeg(
         ]
         values.append([np.mean([np.nanmean(v[kept]) for v in r.values()]) for r, _ in per_seed])
         samples.append(np.stack([drawn for _, drawn in per_seed], axis=1))
-    effect = _effect(list(groups), np.asarray(values), np.stack(samples), baseline, len(tested))
-    return EEGTransfer(pd.DataFrame(courses), effect)
+    names, found = list(groups), (np.asarray(values), np.stack(samples))
+    effect = [
+        {"model": name, **difference_fields(*found, i, names.index(baseline), len(tested))}
+        for i, name in enumerate(names)
+    ]
+    return EEGTransfer(pd.DataFrame(courses), add_holm(pd.DataFrame(effect)))
 
 
 def _scored(
@@ -341,36 +347,6 @@ def _scored(
         for p in predicted.values()
     ]
     return r, np.mean(drawn, axis=0)
-
-
-def _effect(
-    names: list[str], values: np.ndarray, samples: np.ndarray, baseline: str, n: int
-) -> pd.DataFrame:
-    base, rows = names.index(baseline), []
-    for i, name in enumerate(names):
-        own, _ = crossed_bootstrap(values[i], samples[i], n)
-        change, p = crossed_bootstrap(values[i] - values[base], samples[i] - samples[base], n)
-        rows.append(
-            {
-                "model": name,
-                "value": own.value,
-                "low": own.low,
-                "high": own.high,
-                "difference": change.value,
-                "difference_low": change.low,
-                "difference_high": change.high,
-                "p": np.nan if i == base else p,
-                "n_stimuli": n,
-                "n_seeds": values.shape[1],
-                "interval": own.method,
-            }
-        )
-    table = pd.DataFrame(rows)
-    tested = table["p"].notna()
-    table["p_holm"] = table["p"]
-    if tested.any():
-        table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"].to_numpy())
-    return table
 
 
 def eeg_rows(
@@ -408,12 +384,13 @@ def eeg_rows(
     """
     rows, n_compared = [], int(np.isfinite(found.effect["p"]).sum())
     for r in found.effect.itertuples():
-        if r.model not in selection:
-            raise ConfigError(
-                message(
-                    f"the selection of {r.model!r}", "none", "add it to the mapping `selection`"
-                )
-            )
+        require(
+            r.model in selection,
+            ConfigError,
+            f"the selection of {r.model!r}",
+            "none",
+            "add it to the mapping `selection`",
+        )
         shared = {
             "unit": "r",
             "split": split,

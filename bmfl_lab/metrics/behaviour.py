@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 from bmfl_lab.metrics.classification import log_softmax
 
 if TYPE_CHECKING:
@@ -46,14 +46,13 @@ def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> 
     names = sorted(groups)
     for name in names:
         index = np.asarray(groups[name])
-        if not index.size or index.min() < 0 or index.max() >= logits.shape[1]:
-            raise DataError(
-                message(
-                    f"class indices from 0 to {logits.shape[1] - 1} for category {name!r}",
-                    f"{index.tolist()}",
-                    "map the category's wnids to the head",
-                )
-            )
+        require(
+            index.size and index.min() >= 0 and (index.max() < logits.shape[1]),
+            DataError,
+            f"class indices from 0 to {logits.shape[1] - 1} for category {name!r}",
+            index.tolist(),
+            "map the category's wnids to the head",
+        )
     probabilities = np.exp(log_softmax(logits))
     means = np.stack([probabilities[:, np.asarray(groups[n])].mean(axis=1) for n in names], axis=1)
     chosen = np.asarray(names, dtype=object)[np.argmax(np.nan_to_num(means, nan=-1), axis=1)]
@@ -87,14 +86,13 @@ def shape_bias(
     Geirhos et al. 2019, "ImageNet-trained CNNs are biased towards texture".
     """
     d, s, t = (np.asarray(a, dtype=object) for a in (decisions, shapes, textures))
-    if not d.shape == s.shape == t.shape:
-        raise DataError(
-            message(
-                "three lists of one length",
-                f"{d.shape}, {s.shape}, {t.shape}",
-                "pair them by image",
-            )
-        )
+    require(
+        d.shape == s.shape == t.shape,
+        DataError,
+        "three lists of one length",
+        f"{d.shape}, {s.shape}, {t.shape}",
+        "pair them by image",
+    )
     conflict = s != t
     by_shape, by_texture = int((conflict & (d == s)).sum()), int((conflict & (d == t)).sum())
     return by_shape / (by_shape + by_texture) if by_shape + by_texture else None
@@ -126,12 +124,13 @@ def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | N
     and humans".
     """
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1:
-        raise DataError(
-            message(
-                "two boolean arrays of one length", f"{a.shape} and {b.shape}", "pair them by image"
-            )
-        )
+    require(
+        a.shape == b.shape and a.ndim == 1,
+        DataError,
+        "two boolean arrays of one length",
+        f"{a.shape} and {b.shape}",
+        "pair them by image",
+    )
     if not a.size:
         return None
     expected = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())

@@ -6,23 +6,25 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, require
 
 
 def _pair(X: np.ndarray, Y: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
     X, Y = (np.asarray(Z, dtype=np.float64).reshape(len(Z), -1) for Z in (X, Y))
-    if len(X) != len(Y) or len(X) < least:
-        raise DataError(
-            message(
-                f"at least {least} stimuli, the same in both",
-                f"{len(X)} and {len(Y)}",
-                "pair the representations by stimulus id first",
-            )
-        )
-    if not (np.isfinite(X).all() and np.isfinite(Y).all()):
-        raise DataError(
-            message("finite representations", "NaN or infinite values", "drop or mask those units")
-        )
+    require(
+        len(X) == len(Y) and len(X) >= least,
+        DataError,
+        f"at least {least} stimuli, the same in both",
+        f"{len(X)} and {len(Y)}",
+        "pair the representations by stimulus id first",
+    )
+    require(
+        np.isfinite(X).all() and np.isfinite(Y).all(),
+        DataError,
+        "finite representations",
+        "NaN or infinite values",
+        "drop or mask those units",
+    )
     return X, Y
 
 
@@ -109,6 +111,11 @@ def minibatch_cka(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     for X, Y in batches:
         total += _three(*_pair(X, Y, 4), debiased=True)
         n += 1
-    if not n:
-        raise DataError(message("at least one batch", "none", "give batches of at least 4 stimuli"))
+    require(
+        n,
+        DataError,
+        "at least one batch",
+        "none",
+        "give batches of at least 4 stimuli",
+    )
     return _ratio(total / n)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 
 # Top-1 errors of AlexNet on ImageNet-C, mean over the five severities, as published with the
 # benchmark (Hendrycks & Dietterich 2019); the normaliser of mCE.
@@ -51,20 +51,20 @@ def check(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
         If shapes differ, labels are no integers, are negative, or lie outside the head.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    if logits.ndim != 2 or logits.shape[1] < 1 or labels.shape != logits.shape[:1]:
-        raise DataError(
-            message(
-                "logits of shape (n_stimuli, n_classes) and one label per stimulus",
-                f"{logits.shape} and {labels.shape}",
-                "pair each image with its label by stimulus id",
-            )
-        )
-    if labels.size and labels.dtype.kind not in "iu":
-        raise DataError(
-            message(
-                "integer labels", f"dtype {labels.dtype}", "give class indices, not names or scores"
-            )
-        )
+    require(
+        logits.ndim == 2 and logits.shape[1] >= 1 and (labels.shape == logits.shape[:1]),
+        DataError,
+        "logits of shape (n_stimuli, n_classes) and one label per stimulus",
+        f"{logits.shape} and {labels.shape}",
+        "pair each image with its label by stimulus id",
+    )
+    require(
+        not labels.size or labels.dtype.kind in "iu",
+        DataError,
+        "integer labels",
+        f"dtype {labels.dtype}",
+        "give class indices, not names or scores",
+    )
     labels = labels.astype(np.int64)
     if labels.size and (labels.min() < 0 or labels.max() >= logits.shape[1]):
         raise DataError(
@@ -176,8 +176,13 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 5) -> float 
         If k is not from 1 to n_classes; see also `check`.
     """
     logits, labels = check(logits, labels)
-    if not 1 <= k <= logits.shape[1]:
-        raise DataError(message(f"k from 1 to {logits.shape[1]}", str(k), "choose a smaller k"))
+    require(
+        1 <= k <= logits.shape[1],
+        DataError,
+        f"k from 1 to {logits.shape[1]}",
+        k,
+        "choose a smaller k",
+    )
     if not len(labels):
         return None
     own = logits[np.arange(len(labels)), labels][:, None]
@@ -275,8 +280,13 @@ def calibration(logits: np.ndarray, labels: np.ndarray, n_bins: int = 15) -> Cal
     Guo et al. 2017, "On calibration of modern neural networks", eq. 3.
     """
     logits, labels = check(logits, labels)
-    if n_bins < 1:
-        raise DataError(message("at least one bin", str(n_bins), "use n_bins=15"))
+    require(
+        n_bins >= 1,
+        DataError,
+        "at least one bin",
+        n_bins,
+        "use n_bins=15",
+    )
     keep = ~np.isnan(logits).any(axis=1)
     logits, labels = logits[keep], labels[keep]
     confidence = np.exp(log_softmax(logits)).max(axis=1) if len(labels) else np.zeros(0)

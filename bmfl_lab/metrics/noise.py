@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.runtime import rng
 
@@ -41,14 +41,13 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
     """
     counts = {repeats: 1} if isinstance(repeats, int) else dict(repeats)
     total = sum(counts.values())
-    if total < 1 or any(k < 1 for k in counts):
-        raise DataError(
-            message(
-                "stimuli with at least one repeat",
-                f"{counts}",
-                "count the repeats that were averaged",
-            )
-        )
+    require(
+        total >= 1 and (not any(k < 1 for k in counts)),
+        DataError,
+        "stimuli with at least one repeat",
+        counts,
+        "count the repeats that were averaged",
+    )
     noise = sum(n / k for k, n in counts.items()) / total
     s = np.asarray(ncsnr, np.float64)
     s2 = np.where(s >= 0, s, np.nan) ** 2
@@ -91,14 +90,13 @@ def ncsnr_from_repeats(repeats: np.ndarray) -> np.ndarray:
 
 def _repeats(repeats: np.ndarray) -> np.ndarray:
     x = np.asarray(repeats, np.float64)
-    if x.ndim != 3 or not np.any(np.isfinite(x).sum(1) >= 2):
-        raise DataError(
-            message(
-                "repeats of shape (n_stimuli, n_repeats, n_vertices), two or more of some stimulus",
-                f"shape {x.shape}",
-                "give single presentations, not their mean",
-            )
-        )
+    require(
+        x.ndim == 3 and np.any(np.isfinite(x).sum(1) >= 2),
+        DataError,
+        "repeats of shape (n_stimuli, n_repeats, n_vertices), two or more of some stimulus",
+        f"shape {x.shape}",
+        "give single presentations, not their mean",
+    )
     return x
 
 
@@ -184,12 +182,13 @@ def noise_normalised(
         If the shapes differ.
     """
     r, nc = np.asarray(r, np.float64), np.asarray(ceiling, np.float64)
-    if r.shape != nc.shape:
-        raise DataError(
-            message(
-                "one noise ceiling per vertex", f"{r.shape} and {nc.shape}", "use the same vertices"
-            )
-        )
+    require(
+        r.shape == nc.shape,
+        DataError,
+        "one noise ceiling per vertex",
+        f"{r.shape} and {nc.shape}",
+        "use the same vertices",
+    )
     if convention == "challenge":
         nc = np.where(nc == 0, 1e-14, nc)
     elif convention == "undefined":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
+from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.metrics.rsa import compare_rdms, condense, expand
 
 
@@ -41,22 +41,20 @@ class RDMs:
             self, "names", tuple(self.names) or tuple(str(i) for i in range(len(self.values)))
         )
         n = len(self.ids)
-        if self.values.shape[1] != n * (n - 1) // 2 or len(self.names) != len(self.values):
-            raise DataError(
-                message(
-                    f"RDMs of shape ({len(self.names)}, {n * (n - 1) // 2}) for {n} stimuli",
-                    f"shape {self.values.shape}",
-                    "give one id a stimulus and one name an RDM",
-                )
-            )
-        if len(set(self.ids)) != n:
-            raise DataError(
-                message(
-                    "unique stimulus ids",
-                    f"{n - len(set(self.ids))} repeats",
-                    "average repeats first",
-                )
-            )
+        require(
+            self.values.shape[1] == n * (n - 1) // 2 and len(self.names) == len(self.values),
+            DataError,
+            f"RDMs of shape ({len(self.names)}, {n * (n - 1) // 2}) for {n} stimuli",
+            f"shape {self.values.shape}",
+            "give one id per stimulus and one name per RDM",
+        )
+        require(
+            len(set(self.ids)) == n,
+            DataError,
+            "unique stimulus ids",
+            f"{n - len(set(self.ids))} repeats",
+            "average repeats first",
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -115,14 +113,13 @@ def shared(A: RDMs, B: RDMs) -> tuple[RDMs, RDMs]:
     """
     common = set(B.ids)
     ids = [s for s in A.ids if s in common]
-    if len(ids) < 3:
-        raise DataError(
-            message(
-                "at least 3 shared stimulus ids",
-                f"{len(ids)} (e.g. {A.ids[0]!r} and {B.ids[0]!r})",
-                "use responses to the same images, with the same id scheme",
-            )
-        )
+    require(
+        len(ids) >= 3,
+        DataError,
+        "at least 3 shared stimulus ids",
+        f"{len(ids)} (e.g. {A.ids[0]!r} and {B.ids[0]!r})",
+        "use responses to the same images, with the same id scheme",
+    )
     return A.of(ids), B.of(ids)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 
 RDM_METRICS = ("correlation", "cosine", "euclidean", "crossnobis")
 RDM_METHODS = ("spearman", "pearson", "cosine", "kendall", "rho-a")
@@ -60,14 +60,13 @@ def n_stimuli_of(length: int) -> int:
         If there is no such n.
     """
     n = round((1 + (1 + 8 * length) ** 0.5) / 2)
-    if length < 1 or n * (n - 1) // 2 != length:
-        raise DataError(
-            message(
-                "a condensed RDM of n(n-1)/2 values",
-                f"{length} values",
-                "keep only the upper triangle",
-            )
-        )
+    require(
+        length >= 1 and n * (n - 1) // 2 == length,
+        DataError,
+        "a condensed RDM of n(n-1)/2 values",
+        f"{length} values",
+        "keep only the upper triangle",
+    )
     return n
 
 
@@ -112,8 +111,13 @@ def rdm(
     ----------
     Kriegeskorte, Mur, Bandettini 2008 (RDM); Walther et al. 2016, NeuroImage 137 (crossnobis).
     """
-    if metric not in RDM_METRICS:
-        raise ConfigError(message("a known RDM metric", repr(metric), nearest(metric, RDM_METRICS)))
+    require(
+        metric in RDM_METRICS,
+        ConfigError,
+        "a known RDM metric",
+        repr(metric),
+        nearest(metric, RDM_METRICS),
+    )
     if metric == "crossnobis":
         return _crossnobis(repeats, precision)
     X = _patterns(X, 2, "(n_stimuli, d)")
@@ -134,23 +138,21 @@ def rdm(
 
 def _patterns(X: np.ndarray, ndim: int, shape: str) -> np.ndarray:
     X = np.asarray(X)
-    if X.ndim != ndim or X.shape[0] < 2 or X.dtype.kind not in "fiu":
-        raise DataError(
-            message(
-                f"numeric patterns of shape {shape}, n_stimuli >= 2",
-                f"{X.dtype} {X.shape}",
-                "reshape to patterns",
-            )
-        )
+    require(
+        X.ndim == ndim and X.shape[0] >= 2 and (X.dtype.kind in "fiu"),
+        DataError,
+        f"numeric patterns of shape {shape}, n_stimuli >= 2",
+        f"{X.dtype} {X.shape}",
+        "reshape to patterns",
+    )
     X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
-    if not np.isfinite(X).all():
-        raise DataError(
-            message(
-                "finite patterns",
-                f"{int(np.sum(~np.isfinite(X)))} NaN or infinite values",
-                "drop or mask those units",
-            )
-        )
+    require(
+        np.isfinite(X).all(),
+        DataError,
+        "finite patterns",
+        f"{int(np.sum(~np.isfinite(X)))} NaN or infinite values",
+        "drop or mask those units",
+    )
     return X
 
 
@@ -164,14 +166,13 @@ def _squared_distances(X: np.ndarray) -> np.ndarray:
 
 
 def _crossnobis(repeats: np.ndarray | None, precision: np.ndarray | None) -> np.ndarray:
-    if repeats is None or np.ndim(repeats) != 3 or np.shape(repeats)[1] < 2:
-        raise DataError(
-            message(
-                "repeats of shape (n_stimuli, n_repeats >= 2, d) for crossnobis",
-                "none" if repeats is None else f"shape {np.shape(repeats)}",
-                "give independent presentations, or use metric='correlation'",
-            )
-        )
+    require(
+        repeats is not None and np.ndim(repeats) == 3 and (np.shape(repeats)[1] >= 2),
+        DataError,
+        "repeats of shape (n_stimuli, n_repeats >= 2, d) for crossnobis",
+        "none" if repeats is None else f"shape {np.shape(repeats)}",
+        "give independent presentations, or use metric='correlation'",
+    )
     X = _patterns(repeats, 3, "(n_stimuli, n_repeats, d)").astype(np.float64)
     X = X - X.mean(axis=(0, 1))
     if precision is not None:
@@ -220,23 +221,21 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 def _rows(values: np.ndarray, name: str) -> np.ndarray:
     values = np.atleast_2d(np.asarray(values))
-    if values.ndim != 2 or values.shape[1] < 3:
-        raise DataError(
-            message(
-                f"{name} of shape (n_rdms, m >= 3), one condensed RDM a row",
-                f"shape {values.shape}",
-                "stack condensed RDMs of at least three stimuli",
-            )
-        )
+    require(
+        values.ndim == 2 and values.shape[1] >= 3,
+        DataError,
+        f"{name} of shape (n_rdms, m >= 3), one condensed RDM per row",
+        f"shape {values.shape}",
+        "stack condensed RDMs of at least three stimuli",
+    )
     bad = int(np.sum(~np.isfinite(values)))
-    if bad:
-        raise DataError(
-            message(
-                f"defined dissimilarities in {name}",
-                f"{bad} NaN or infinite values",
-                "leave out the stimuli with constant patterns (RDMs.defined)",
-            )
-        )
+    require(
+        not bad,
+        DataError,
+        f"defined dissimilarities in {name}",
+        f"{bad} NaN or infinite values",
+        "leave out the stimuli with constant patterns (RDMs.defined)",
+    )
     return values
 
 
@@ -309,19 +308,21 @@ def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.n
     Schutt, Kipnis, Diedrichsen, Kriegeskorte 2023, eLife 12:e82566 (tau-a and rho-a for models with
     ties).
     """
-    if method not in RDM_METHODS:
-        raise ConfigError(
-            message("a known RDM comparison", repr(method), nearest(method, RDM_METHODS))
-        )
+    require(
+        method in RDM_METHODS,
+        ConfigError,
+        "a known RDM comparison",
+        repr(method),
+        nearest(method, RDM_METHODS),
+    )
     A, B = _rows(A, "A"), _rows(B, "B")
-    if A.shape[1] != B.shape[1]:
-        raise DataError(
-            message(
-                "RDMs of the same stimuli",
-                f"{A.shape[1]} and {B.shape[1]} dissimilarities",
-                "compare RDMs with ids (metrics.compare), which takes the shared stimuli",
-            )
-        )
+    require(
+        A.shape[1] == B.shape[1],
+        DataError,
+        "RDMs of the same stimuli",
+        f"{A.shape[1]} and {B.shape[1]} dissimilarities",
+        "compare RDMs with ids (metrics.compare), which takes the shared stimuli",
+    )
     if method == "kendall":
         return _tau_a(A, B)
     out, left = np.empty((len(A), len(B))), prepared(A, method)

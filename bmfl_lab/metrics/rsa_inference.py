@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.metrics.rdms import RDMs, shared
 from bmfl_lab.metrics.rsa import compare_rdms, expand, n_stimuli_of, prepared, ranks
 from bmfl_lab.runtime import rng
@@ -59,10 +59,13 @@ def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tupl
     """
     values = subjects.values if isinstance(subjects, RDMs) else np.atleast_2d(subjects)
     n = len(values)
-    if n < 2:
-        raise DataError(
-            message("RDMs of at least 2 subjects for a noise ceiling", str(n), "report no ceiling")
-        )
+    require(
+        n >= 2,
+        DataError,
+        "RDMs of at least 2 subjects for a noise ceiling",
+        n,
+        "report no ceiling",
+    )
     upper = compare_rdms(values, pool(values, method)[None], method).mean()
     lower = [
         compare_rdms(values[i : i + 1], pool(np.delete(values, i, axis=0), method)[None], method)[
@@ -137,16 +140,22 @@ def bootstrap_rsa(
     DataError
         If stimuli are disjoint, or subjects are to be resampled and there is one.
     """
-    if over not in ("stimuli", "subjects", "both"):
-        raise ConfigError(
-            message("over='stimuli', 'subjects' or 'both'", repr(over), "choose one of them")
-        )
+    require(
+        over in ("stimuli", "subjects", "both"),
+        ConfigError,
+        "over='stimuli', 'subjects' or 'both'",
+        repr(over),
+        "choose one of them",
+    )
     models, subjects = shared(models, subjects)
     n_subjects, n = len(subjects), len(models.ids)
-    if over != "stimuli" and n_subjects < 2:
-        raise DataError(
-            message("at least 2 subjects to resample", str(n_subjects), "use over='stimuli'")
-        )
+    require(
+        over == "stimuli" or n_subjects >= 2,
+        DataError,
+        "at least 2 subjects to resample",
+        n_subjects,
+        "use over='stimuli'",
+    )
     value = compare_rdms(models.values, subjects.values, method)
     draw = rng(seed, "bootstrap_rsa", over)
     squares = (
@@ -226,14 +235,22 @@ def permutation_rsa(
     DataError
         If fewer than four stimuli are shared.
     """
-    if method == "kendall":
-        raise ConfigError(
-            message("a method other than 'kendall' for permutations", repr(method), "use 'rho-a'")
-        )
+    require(
+        method != "kendall",
+        ConfigError,
+        "a method other than 'kendall' for permutations",
+        repr(method),
+        "use 'rho-a'",
+    )
     A, B = shared(A, B)
     n = len(A.ids)
-    if n < 4:
-        raise DataError(message("at least 4 shared stimuli to permute", str(n), "use more stimuli"))
+    require(
+        n >= 4,
+        DataError,
+        "at least 4 shared stimuli to permute",
+        n,
+        "use more stimuli",
+    )
     value = compare_rdms(A.values, B.values, method)
     squares = np.stack([expand(v) for v in prepared(A.values, method)])
     target = prepared(B.values, method).T
@@ -315,15 +332,23 @@ def similarity_samples(
     stimulus with itself are left out. For Spearman the ranks are those of the full set, not ranked
     anew in every resample: our choice, which makes a resample one matrix product.
     """
-    if method not in METHODS:
-        raise ConfigError(
-            message(f"a method among {METHODS}", repr(method), nearest(method, METHODS))
-        )
+    require(
+        method in METHODS,
+        ConfigError,
+        f"a method among {METHODS}",
+        repr(method),
+        nearest(method, METHODS),
+    )
     value = compare_rdms(A, B, method)
     m = np.shape(A)[-1]
     n = n_stimuli_of(m)
-    if n < 4:
-        raise DataError(message("RDMs of at least 4 stimuli", str(n), "use more stimuli"))
+    require(
+        n >= 4,
+        DataError,
+        "RDMs of at least 4 stimuli",
+        n,
+        "use more stimuli",
+    )
     x, y = (np.atleast_2d(v) for v in (A, B))
     if method == "spearman":
         x, y = ranks(x), ranks(y)

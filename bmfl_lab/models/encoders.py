@@ -224,12 +224,13 @@ class RetinotopicEncoder(nn.Module):
         return {"type": "retinotopic", "grid": list(self.grid)}
 
     def receptive_fields(self) -> np.ndarray:
-        """Return the receptive field of each vertex.
+        """Return the centre and the size of the receptive field of each vertex.
 
         Returns
         -------
         ndarray of float32, shape (V, 3)
-            x and y of the centre, and sigma, as shares of the image's side.
+            x and y of the centre, counted from the upper left corner, and standard deviation of the
+            Gaussian field. All are fractions of the side of the image, from 0 to 1.
         """
         return self.fields_C3[self.choice_V].cpu().numpy()
 

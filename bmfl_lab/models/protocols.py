@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from bmfl_lab.backbones.tokens import StoredTokens
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import Atlas, StimulusSet
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.models.lesion import Lesion
 
@@ -49,6 +48,7 @@ class BrainEncoder(Protocol):
     backbone: BackboneSpec
     sources: tuple[Mapping[str, Any], ...]
     label: str
+    selection: str
     hash: str
     scores: np.ndarray
 

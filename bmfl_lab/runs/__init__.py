@@ -7,6 +7,5 @@ when a run starts.
 from __future__ import annotations
 
 from bmfl_lab.runs.notebook import start_notebook
-from bmfl_lab.runs.paths import run_folder
 
-__all__ = ["run_folder", "start_notebook"]
+__all__ = ["start_notebook"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bmfl_lab.errors import BmflError, RunError, require
-from bmfl_lab.evaluation.findings import LEVEL, PLACE, findings, prefer_over_seeds
+from bmfl_lab.evaluation.findings import LEVEL, findings, prefer_over_seeds
 from bmfl_lab.files import atomic_path
 from bmfl_lab.records import MetricRow, Record, comparison_label, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
@@ -103,43 +103,6 @@ def collect_records(
     ]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     return rows[COLUMNS], problems
-
-
-def overview(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per run: number of metric rows and seeds, time and revision."""
-    return rows.groupby(["study", "notebook", "run"], sort=True, as_index=False).agg(
-        n_rows=("name", "size"),
-        n_seeds=("seed", "nunique"),
-        finished=("finished", "first"),
-        revision=("revision", "first"),
-    )
-
-
-def grouped(
-    rows: pd.DataFrame, metric: str, *, by: Sequence[str] = ("study", "notebook", "model")
-) -> pd.DataFrame:
-    """Return a metric as a table: one row per group and one column per image set.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        From `collect_records`.
-    metric : str
-        Name of the metric.
-    by : sequence of str
-        Columns that identify a row.
-    """
-    part = rows[(rows["name"] == metric) & rows["value"].notna()].copy()
-    if part.empty:
-        return pd.DataFrame()
-    part = prefer_over_seeds(part, [*by, *PLACE, "roi", "run"])
-    part["set"] = [
-        (s if not h else h + ("" if pd.isna(v) else f" {int(v)}")) + (f", {r}" if r else "")
-        for s, h, v, r in zip(part["split"], part["shift"], part["severity"], part["roi"])
-    ]
-    return part.pivot_table(
-        index=list(by), columns="set", values="value", aggfunc="mean", sort=False
-    )
 
 
 def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:

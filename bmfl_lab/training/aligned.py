@@ -21,10 +21,8 @@ from torch.nn import functional
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import CORnetS, Preprocess, load_backbone
 from bmfl_lab.backbones.cornet import load_cornet
-from bmfl_lab.backbones.preprocess import MEAN, STD
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.backbones.protocol import MEAN, STD
+from bmfl_lab.data import StimulusSet, Study, Subject
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.losses.alignment import alignment_loss
 from bmfl_lab.models.alignment import AlignedNetwork, AlignmentHead, TokenNetwork

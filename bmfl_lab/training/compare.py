@@ -13,10 +13,7 @@ import torch
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import Atlas, StimulusSet, Study, Subject
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.losses import pearson_regulariser
 from bmfl_lab.metrics.correlation import pearson

@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import Atlas, StimulusSet, Study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message, require
 from bmfl_lab.files import sha256_bytes, sha256_json
 from bmfl_lab.losses import fusion_loss

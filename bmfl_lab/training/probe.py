@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from bmfl_lab.backbones import Backbone, FeatureStore
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import ConfigError, NumericsError, require
 from bmfl_lab.runtime import rng, seed_for
 from bmfl_lab.training.context import Context

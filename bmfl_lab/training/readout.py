@@ -9,8 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.models.ridge import RidgeFit, fit_ridge
 

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
-from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study
+from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.files import sha256_json
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 
 from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens
 from bmfl_lab.backbones.tokens import extract_many, read_tokens, stored_patches
-from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data import Atlas, StimulusSet, Subject
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.errors import CheckpointError, DataError, message, require
 from bmfl_lab.files import sha256_json

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import GREY, colours, markers, panels
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import GREY, colours, markers, panel, panels, value_and_error
 from bmfl_lab.viz.results import set_label, summary_rows, with_sets
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
         If there is no row of that control.
     """
     rows = table[table["control"] == control]
-    if rows.empty:
-        known = f"{sorted(set(table['control']))}"
-        raise DataError(message(f"rows of the control {control!r}", known, "choose one of them"))
+    known = sorted(set(table["control"]))
+    expected = f"rows of the control {control!r}"
+    require(control in known, DataError, expected, known, "choose one of them")
     rows = rows.assign(set=[set_label(a, b, None) for a, b in zip(rows["split"], rows["shift"])])
     modes, regions, sets = (list(dict.fromkeys(rows[k])) for k in ("mode", "region", "set"))
     colour, marker = colours(sets), markers(sets)
@@ -72,8 +72,7 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
             for name, offset in zip(sets, offsets):
                 mine = rows[(rows["mode"] == mode) & (rows["set"] == name)]
                 y = np.asarray([regions.index(r) for r in mine["region"]], dtype=float) + offset
-                x, low, high = (100 * mine[k].to_numpy(float) for k in ("effect", "low", "high"))
-                error = np.nan_to_num(np.stack([x - low, high - x]))
+                x, error = value_and_error(mine, ("effect", "low", "high"), 100)
                 ax.errorbar(
                     x,
                     y,
@@ -138,9 +137,13 @@ def controls_figure(
     """
     rows = with_sets(summary_rows(frame, "accuracy"))
     sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
-    if first not in models:
-        known = f"{sorted(models)}"
-        raise DataError(message(f"rows of {first!r}", known, "name an evaluated model"))
+    require(
+        first in models,
+        DataError,
+        f"rows of {first!r}",
+        sorted(models),
+        "name an evaluated model",
+    )
     every = with_sets(frame[(frame["name"] == "accuracy") & frame["seed"].notna()])
     colour = ["#D55E00" if m == first else "#0072B2" for m in models]
     with panels(
@@ -191,12 +194,9 @@ def roi_map(values: Mapping[str, float], atlas: Atlas) -> np.ndarray:
     ndarray of float, shape (n_vertices,)
         NaN outside all ROIs, the mean where ROIs overlap.
     """
-    total, count = np.zeros(atlas.n_vertices), np.zeros(atlas.n_vertices)
-    for name, value in values.items():
-        if name in atlas.rois:
-            mask = np.asarray(atlas.rois[name], dtype=bool)
-            total[mask] += value
-            count[mask] += 1
+    known = [name for name in values if name in atlas.rois]
+    masks = np.reshape([atlas.rois[name] for name in known], (len(known), atlas.n_vertices))
+    total, count = np.asarray([values[name] for name in known]) @ masks, masks.sum(0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
@@ -237,19 +237,16 @@ def agreement_figure(
     DataError
         If the frame is empty.
     """
-    if frame.empty:
-        raise DataError(message("at least one row", "none", "evaluate the models first"))
+    require(not frame.empty, DataError, "at least one row", "none", "evaluate the models first")
     sets = list(order) or list(dict.fromkeys(frame["set"]))
     colour, marker = colours(sets), markers(sets)
-    with panels(cell=(7, 4.2)) as drawn:
-        (ax,) = drawn
+    with panel(cell=(7, 4.2)) as (drawn, ax):
         for name in sets:
             mine = frame[frame["set"] == name].sort_values(x)
-            at, value, low, high = (mine[k].to_numpy(float) for k in (x, y, "low", "high"))
-            error = 100 * np.nan_to_num(np.stack([value - low, high - value]))
+            value, error = value_and_error(mine, (y, "low", "high"), 100)
             ax.errorbar(
-                at,
-                100 * value,
+                mine[x],
+                value,
                 yerr=error,
                 label=name,
                 fmt=f"{marker[name]}-",
@@ -257,19 +254,11 @@ def agreement_figure(
                 capsize=2,
                 lw=1.2,
             )
-        top, small = ax.get_ylim()[1], {"fontsize": 8, "color": GREY}
+        look = {"rotation": 35, "annotation_clip": False, "fontsize": 8, "color": GREY}
         for model, part in frame.groupby("model", sort=False):
-            place = (part[x].iloc[0], top)
-            ax.annotate(model, place, rotation=35, annotation_clip=False, **small)
+            ax.annotate(model, (part[x].iloc[0], ax.get_ylim()[1]), **look)
         if level is not None:
-            ax.axhline(100 * level, ls="--", lw=1, color=GREY)
-            ax.annotate(
-                level_label,
-                (1.01, 100 * level),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                **small,
-            )
+            ax.axhline(100 * level, ls="--", lw=1, color=GREY, label=level_label)
         ax.set_title(title, pad=44)
         drawn.label(x_label, y_label)
         drawn.legend()

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import GREY, PALETTE, bare, colours, markers, panels
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import GREY, PALETTE, SEQUENTIAL, bare, colours, markers, panel, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CMAP = "inferno"
 _OUTCOME = {True: ("pass", PALETTE[0]), False: ("FAIL", PALETTE[1]), None: ("undefined", GREY)}
 
 
@@ -41,14 +40,13 @@ def upsample_map(weights: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     weights = np.asarray(weights, dtype=np.float32)
-    if weights.ndim != 2 or not np.isfinite(weights).all():
-        raise DataError(
-            message(
-                "a finite map of shape (h, w), one value per patch",
-                f"shape {weights.shape}",
-                "reshape the patch axis to the grid",
-            )
-        )
+    require(
+        weights.ndim == 2 and np.isfinite(weights).all(),
+        DataError,
+        "a finite map of shape (h, w), one value per patch",
+        f"shape {weights.shape}",
+        "reshape the patch axis to the grid",
+    )
     height, width = size
     return np.asarray(Image.fromarray(weights).resize((width, height), Image.Resampling.BILINEAR))
 
@@ -76,14 +74,15 @@ def overlay(image: np.ndarray, weights: np.ndarray, opacity: float = 0.55) -> np
     """
     import matplotlib
 
-    if not 0 <= opacity <= 1:
-        raise DataError(
-            message("an opacity from 0 to 1", repr(opacity), "choose a value in that range")
-        )
+    require(
+        0 <= opacity <= 1,
+        DataError,
+        "an opacity from 0 to 1",
+        repr(opacity),
+        "choose a value in that range",
+    )
     large = upsample_map(weights, image.shape[:2])
-    spread = float(large.max() - large.min())
-    scaled = (large - large.min()) / spread if spread > 0 else np.zeros_like(large)
-    colour = matplotlib.colormaps[CMAP](scaled)[..., :3]
+    colour = matplotlib.colormaps[SEQUENTIAL](matplotlib.colors.Normalize()(large))[..., :3]
     return np.clip((1 - opacity) * image + opacity * 255 * colour, 0, 255).astype(np.uint8)
 
 
@@ -117,9 +116,13 @@ def attention_figure(
         If a column has another number of maps than there are images.
     """
     for name, column in maps.items():
-        if len(column) != len(images):
-            expected, got = f"{len(images)} maps in {name!r}, one per image", str(len(column))
-            raise DataError(message(expected, got, "pass one map for every image"))
+        require(
+            len(column) == len(images),
+            DataError,
+            f"{len(images)} maps in {name!r}, one per image",
+            len(column),
+            "pass one map for every image",
+        )
     n, n_columns = len(images), 1 + len(maps)
     with panels(
         n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.0, 0.4)
@@ -161,15 +164,17 @@ def consulted_rois_figure(
     DataError
         If there is no row.
     """
-    if weights.empty:
-        raise DataError(
-            message("at least one image's attention", "none", "pass the attention of some images")
-        )
+    require(
+        not weights.empty,
+        DataError,
+        "at least one image's attention",
+        "none",
+        "pass the attention of some images",
+    )
     order = weights.mean().sort_values(ascending=True)
     low, high = weights[order.index].quantile(0.1), weights[order.index].quantile(0.9)
     y = np.arange(len(order))
-    with panels(cell=(6.2, 0.26 * len(order) + 1.4), title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=(6.2, 0.26 * len(order) + 1.4), title=title) as (drawn, ax):
         ax.hlines(y, low, high, color=PALETTE[5], lw=3, label="central 80 % of images")
         ax.plot(order, y, "o", color=PALETTE[0], ms=5, label="mean")
         ax.axvline(1 / len(order), ls="--", color=GREY, lw=1, label="uniform")
@@ -208,10 +213,13 @@ def checks_figure(
         If there is no map or no check.
     """
     names = list(dict.fromkeys(checks["check"])) if len(checks) else []
-    if not trained or not names:
-        raise DataError(
-            message("at least one map with checks", f"{len(trained)} maps", "measure checks first")
-        )
+    require(
+        trained and names,
+        DataError,
+        "at least one map with checks",
+        f"{len(trained)} maps",
+        "measure checks first",
+    )
     n_columns = 2 + len(names)
     with panels(
         len(trained) * n_columns, n_columns, title=title, cell=(1.35, 1.38), margin=(0.9, 0.7)
@@ -269,10 +277,13 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
     DataError
         If there is no curve.
     """
-    if curves.empty:
-        raise DataError(
-            message("at least one curve", "none", "measure deletion and insertion first")
-        )
+    require(
+        not curves.empty,
+        DataError,
+        "at least one curve",
+        "none",
+        "measure deletion and insertion first",
+    )
     kinds = {"deletion": ("lower", "removed"), "insertion": ("higher", "shown")}
     palette = colours(dict.fromkeys(curves["map"]))
     with panels(2, 2, cell=(4.2, 3.3), title=title, sharey=True) as drawn:
@@ -323,14 +334,18 @@ def fields_figure(
         If there is no field, or the number of centres differs from that of fields.
     """
     truth = centres * np.nan if truth is None else truth
-    if not fields or not len(centres) == len(truth) == len(fields):
-        got = f"{len(fields)} fields, {len(centres)} and {len(truth)} centres"
-        raise DataError(message("one centre per field", got, "pass one row per field"))
+    require(
+        fields and len(centres) == len(truth) == len(fields),
+        DataError,
+        "one centre per field",
+        f"{len(fields)} fields, {len(centres)} and {len(truth)} centres",
+        "pass one row per field",
+    )
     half, size = degrees / 2, {"cell": (1.4, 1.55), "margin": (0.6, 0.9)}
     ticks, both = [-int(half), 0, int(half)], (-half, half)
     with panels(len(fields), columns, title=title, **size) as drawn:
         for i, (ax, (name, field)) in enumerate(zip(drawn, fields.items())):
-            ax.imshow(field, cmap=CMAP, extent=(*both, *both), interpolation="nearest")
+            ax.imshow(field, cmap=SEQUENTIAL, extent=(*both, *both), interpolation="nearest")
             ax.axhline(0, color="white", lw=0.4, alpha=0.5)
             ax.axvline(0, color="white", lw=0.4, alpha=0.5)
             for label, place, marker, colour, width in (
@@ -386,8 +401,9 @@ def centres_figure(
     """
     rois = np.asarray(rois, dtype=object)
     shown = (rois != "") & truth["x"].notna().to_numpy() & estimated["x"].notna().to_numpy()
-    if not shown.any():
-        raise DataError(message("a vertex with a known field", "none", "choose retinotopic ROIs"))
+    require(
+        shown.any(), DataError, "a vertex with a known field", "none", "choose retinotopic ROIs"
+    )
     names = list(dict.fromkeys(rois[shown]))
     palette, shapes = colours(names), markers(names)
     directions = {"x": "horizontal (left to right)", "y": "vertical (down to up)"}

@@ -1,7 +1,8 @@
-"""What all figures share: style and colours, panels, contact sheets, and showing a figure."""
+"""Style, colours, panels, heat-map cells and contact sheets of all figures, and saving them."""
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.files import atomic_path
 
 if TYPE_CHECKING:
@@ -26,8 +27,18 @@ if TYPE_CHECKING:
 DPI = 120
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness as well as in hue.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Further colours for long legends, chosen one by one with the largest CIELAB distance to all
+# earlier ones and to white, for normal and for deuteranopic vision (Machado et al., 2009).
+_MORE_COLOURS = (
+    "#0D0DF2 #0D0D73 #66591A #0DF273 #660D26 #8C59F2 #990D7F #E65959 #B2D9A6 #1A2659 #40E6F2 "
+    "#266659 #1A0DB2 #7F8CF2 #590D4C #0D4CB2 #F2BFD9 #E60DB2 #7F4C40 #BF0D0D #A6BF40 #8C26F2 "
+    "#D98C7F #A68C33 #1A4C0D #660D8C #D91A59 #8C59A6 #0DD9A6 #A60DCC #F273CC #CC1A7F"
+).split()
 MARKERS = ("o", "s", "^", "D", "v", ">", "X", "*")
 GREY = "#6B6B6B"
+# Inferno keeps a CIELAB distance of at least 12 to both greys of the cortex, also for colour-blind
+# readers; cividis comes within 6 of them. Red is positive in every diverging map.
+SEQUENTIAL, DIVERGING = "inferno", "RdBu_r"
 
 _RC = {
     "figure.dpi": 110,
@@ -57,8 +68,27 @@ def figure_style() -> Iterator[None]:
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """Return one colour per name, in order; colours repeat after eight names."""
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+    """Return one colour per name, in order; no two names have the same colour."""
+    names = list(dict.fromkeys(names))
+    return dict(zip(names, distinct_colours(len(names))))
+
+
+def distinct_colours(n: int, *, without: str = "") -> list[str]:
+    """Return n different colours as "#RRGGBB": `PALETTE`, then further ones.
+
+    Parameters
+    ----------
+    n : int
+        Number of colours.
+    without : str, default ""
+        Colour to leave out, such as black on a map with black outlines.
+    """
+    found = [c for c in (*PALETTE, *_MORE_COLOURS) if c != without]
+    for i in range(len(found), n):
+        # multiples of the golden ratio spread evenly over the hues
+        rgb = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.5 + i % 3 * 0.2, 0.75)
+        found.append("#" + "".join(f"{round(255 * part):02X}" for part in rgb))
+    return found[:n]
 
 
 def markers(names: Iterable[str]) -> dict[str, str]:
@@ -205,7 +235,92 @@ def panels(
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
 
 
-def require(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:
+@contextlib.contextmanager
+def panel(**options) -> Iterator[tuple[Panels, Axes]]:
+    """Make a figure with one panel; yields `Panels` and the panel.
+
+    Parameters
+    ----------
+    **options
+        Arguments of `panels`.
+    """
+    with panels(**options) as drawn:
+        yield drawn, drawn.grid[0, 0]
+
+
+def value_and_error(
+    rows: pd.DataFrame, columns: Sequence[str] = ("value", "ci_low", "ci_high"), scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of rows, (n,), and the lengths of their error bars, (2, n).
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Table with n rows. An unknown interval has no error bar.
+    columns : sequence of three str, default ("value", "ci_low", "ci_high")
+        Columns with the values and with the ends of their intervals.
+    scale : float, default 1.0
+        Factor of values and errors, for instance 100 for percent.
+    """
+    value, low, high = (scale * rows[k].to_numpy(float) for k in columns)
+    return value, error_bars(value, low, high)
+
+
+def error_bars(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the lengths of error bars, (2, n), from values and ends of intervals, each (n,)."""
+    return np.nan_to_num(np.abs(np.stack([value - low, high - value])))
+
+
+def colour_scale(values: np.ndarray, signed: bool, top: float | None = None) -> dict[str, object]:
+    """Return matplotlib's colour settings of a heat map.
+
+    Parameters
+    ----------
+    values : ndarray of float
+        Values of the map; NaN is ignored.
+    signed : bool
+        Whether colours are symmetric about zero. Otherwise they run from zero, or from the smallest
+        value if that is negative.
+    top : float, optional
+        Value of the last colour; by default the largest value or absolute value.
+    """
+    if signed:
+        reach = top or float(np.nanmax(np.abs(values), initial=0)) or 1.0
+        return {"cmap": DIVERGING, "vmin": -reach, "vmax": reach}
+    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1e-9)
+    return {"cmap": SEQUENTIAL, "vmin": low, "vmax": top or high}
+
+
+def write_cells(axes: Axes, image: AxesImage, form: str, marks: np.ndarray | None = None) -> None:
+    """Write the value into each cell of a heat map, in black or white.
+
+    Parameters
+    ----------
+    axes : Axes
+        Panel with the heat map.
+    image : AxesImage
+        The heat map; cells with NaN stay empty.
+    form : str
+        Format of the numbers, for instance ".2f".
+    marks : ndarray of str, same shape as the heat map, optional
+        Text behind the number of each cell.
+    """
+    for (row, column), value in np.ndenumerate(np.ma.filled(image.get_array(), np.nan)):
+        if np.isfinite(value):
+            text = format(value, form) + ("" if marks is None else marks[row, column])
+            ink = ink_on(image.to_rgba(value))
+            axes.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
+
+
+def frame_cell(axes: Axes, row: int, column: int, colour: str) -> None:
+    """Draw a frame around a cell of a heat map."""
+    from matplotlib.patches import Rectangle
+
+    corner = (column - 0.46, row - 0.46)
+    axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec=colour, lw=2))
+
+
+def require_rows(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:
     """Refuse a table without rows or without some columns.
 
     Parameters
@@ -225,9 +340,13 @@ def require(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str)
         If the table has no row or a column is missing.
     """
     missing = [c for c in columns if c not in frame.columns]
-    if missing or frame.empty:
-        expected = f"{kind} with columns {', '.join(columns)}"
-        raise DataError(message(expected, f"{len(frame)} rows, missing {missing}", remedy))
+    require(
+        not missing and not frame.empty,
+        DataError,
+        f"{kind} with columns {', '.join(columns)}",
+        f"{len(frame)} rows, missing {missing}",
+        remedy,
+    )
 
 
 def bare(axes: Axes) -> None:
@@ -238,20 +357,19 @@ def bare(axes: Axes) -> None:
 
 
 def contact_sheet(
-    images: Mapping[str, Row] | Sequence[np.ndarray],
+    images: Mapping[str, Row],
     *,
-    columns: Sequence[str] | None = None,
+    columns: Sequence[str] = (),
     title: str = "",
     cell: float = 1.1,
-    n_columns: int = 8,
 ) -> Figure:
     """Show images in a labelled grid.
 
     Parameters
     ----------
-    images : mapping of str to rows, or sequence of ndarray of uint8, each of shape (H, W, 3)
+    images : mapping of str to row of ndarray of uint8, each of shape (H, W, 3)
         Images by the name of their row. A row is a sequence of images, or a mapping of the name of
-        the column to its image. A plain sequence of images is wrapped after `n_columns`.
+        the column to its image.
     columns : sequence of str, optional
         Names of the columns ("clean", "severity 1", ...); by default the keys of the first row, if
         it is a mapping.
@@ -259,8 +377,6 @@ def contact_sheet(
         Title above the sheet.
     cell : float, default 1.1
         Side of a cell in inches.
-    n_columns : int, default 8
-        Images per row of a plain sequence.
 
     Returns
     -------
@@ -273,9 +389,20 @@ def contact_sheet(
     """
     from matplotlib.figure import Figure
 
-    grid, columns = _rows_of(images, columns, n_columns)
+    first = next(iter(images.values()), ())
+    columns = columns or (list(first) if isinstance(first, Mapping) else ())
+    grid = {k: list(v.values() if isinstance(v, Mapping) else v) for k, v in images.items()}
+    every = [image for row in grid.values() for image in row]
+    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
+    require(
+        every and not bad,
+        DataError,
+        "uint8 images of shape (H, W, 3)",
+        bad[:1] or "no image",
+        "pass decoded images",
+    )
     width = max(len(row) for row in grid.values())
-    label = 0.085 * max(len(k.strip()) for k in grid) + 0.1
+    label = 0.085 * max(len(k) for k in grid) + 0.1
     top = (0.25 if columns else 0.05) + (0.35 if title else 0)
     size = np.array([label + width * cell, top + len(grid) * cell])
     with figure_style():
@@ -290,35 +417,13 @@ def contact_sheet(
                 if r == 0 and c < len(columns):
                     axes.set_title(columns[c], fontsize=8, loc="center", pad=2, fontweight="normal")
             place = np.array([label - 0.06, size[1] - top - (r + 0.5) * cell]) / size
-            figure.text(*place, name.strip(), ha="right", va="center", fontsize=8)
+            figure.text(*place, name, ha="right", va="center", fontsize=8)
         place, bold = (
             np.array([label, size[1] - 0.1]) / size,
             {"fontsize": 11, "fontweight": "bold"},
         )
         figure.text(*place, title, ha="left", va="top", **bold)
     return figure
-
-
-def _rows_of(
-    images: Mapping[str, Row] | Sequence[np.ndarray], columns: Sequence[str] | None, n_columns: int
-) -> tuple[dict[str, list[np.ndarray]], Sequence[str]]:
-    """Return the images by the name of their row, and the names of the columns."""
-    if isinstance(images, Mapping):
-        first = next(iter(images.values()), None)
-        if columns is None and isinstance(first, Mapping):
-            columns = [str(k) for k in first]
-        grid = {
-            str(k): list(v.values() if isinstance(v, Mapping) else v) for k, v in images.items()
-        }
-    else:
-        starts = range(0, len(images), n_columns)
-        grid = {" " * i: list(images[s : s + n_columns]) for i, s in enumerate(starts)}
-    every = [image for row in grid.values() for image in row]
-    bad = [np.shape(im) for im in every if np.ndim(im) != 3 or np.asarray(im).dtype != np.uint8]
-    if bad or not every:
-        expected, got = "uint8 images of shape (H, W, 3)", f"{bad[:1] or 'no image'}"
-        raise DataError(message(expected, got, "pass decoded images"))
-    return grid, columns or ()
 
 
 def show(figure: Figure, folder: str | Path, name: str) -> None:
@@ -342,10 +447,13 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
     """
     from IPython.display import Image, display
 
-    if not name or Path(name).name != name:
-        raise ConfigError(
-            message("a plain file name for the figure", repr(name), "leave out folders")
-        )
+    require(
+        name and Path(name).name == name,
+        ConfigError,
+        "a plain file name for the figure",
+        repr(name),
+        "leave out folders",
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
     path = Path(folder) / "figures" / f"{name}.png"

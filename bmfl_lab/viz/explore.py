@@ -6,23 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.viz.charts import (
     GREY,
     PALETTE,
     bare,
+    colour_scale,
     colours,
+    error_bars,
     figure_style,
-    ink_on,
     markers,
+    panel,
     panels,
+    write_cells,
 )
+from bmfl_lab.viz.results import grouped_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STATES = ("intact", "lesion", "random lesion of the same size")
+_GAP = 6  # pixels
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
 
 
@@ -72,8 +78,7 @@ def lesion_figure(
             classes.barh(at, 100 * values, height, color=COLOURS[i], label=name)
         classes.set_yticks(y, class_names)
         classes.invert_yaxis()
-        classes.set_xlim(0, 100)
-        classes.set_xlabel("class probability, %")
+        classes.set(xlim=(0, 100), xlabel="class probability, %")
         classes.grid(True, axis="x")
         classes.legend(fontsize=8, loc="lower right")
         _accuracy_bars(accuracy, table, sets, chance)
@@ -87,20 +92,15 @@ def _accuracy_bars(
     for column, (name, colour) in enumerate(zip(STATES, COLOURS)):
         low, value, high = (100 * table[k][:, column] for k in ("low", "accuracy", "high"))
         if np.isfinite(value).any():
-            at, error = x + (column - 1) * 0.27, np.abs([low - value, high - value])
-            axis.bar(at, value, 0.25, color=colour, label=name)
-            axis.errorbar(at, value, yerr=error, fmt="none", ecolor="#222222", capsize=3, lw=1)
-    axis.axhline(100 * chance, ls="--", lw=1, color=GREY)
-    axis.annotate(
-        "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center", fontsize=8
-    )
+            error = {"yerr": error_bars(value, low, high), "capsize": 3, "ecolor": "#222222"}
+            axis.bar(x + (column - 1) * 0.27, value, 0.25, color=colour, label=name, **error)
+    axis.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
     names = [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])]
     if np.isfinite(table["accuracy"][:, 1]).any():
         turned = (f"{wrong} turned wrong, {right} right" for wrong, right in table["changed"])
         names = [f"{name}\n{text}" for name, text in zip(names, turned)]
     axis.set_xticks(x, names)
-    axis.set_ylim(0, 105)
-    axis.set_ylabel("accuracy, % (95 % interval)")
+    axis.set(ylim=(0, 105), ylabel="accuracy, % (95 % interval)")
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
 
 
@@ -137,51 +137,69 @@ def region_figure(
     panel.set_dpi(150)
     canvas.draw()
     brain = np.asarray(canvas.buffer_rgba())
+    layout = [["map"] * 3, ["image", "tuning", "best"]]
+    look = {"width_ratios": (0.7, 1.6, 1.9), "height_ratios": (2.1, 1.2)}
     if tuning is None:
-        return _map_and_image(brain, image)
+        layout = [["map"] if image is None else ["map", "image"]]
+        look = {"width_ratios": (3.6, 1)[: len(layout[0])]}
+    pictures = {
+        "map": (brain, ""),
+        "image": (image, "image"),
+        "best": (sheet(best, len(best), 224), f"images with the largest response of {region}"),
+    }
     with figure_style():
-        figure = Figure(figsize=(11, 7.4), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(2.1, 1.2))
-        left, middle, right = bottom.subplots(1, 3, width_ratios=(0.7, 1.6, 1.9))
-        shown = [
-            (top.subplots(), brain, ""),
-            (left, image, "image"),
-            (right, _side_by_side(best), f"images with the largest response of {region}"),
-        ]
-        for axis, picture, title in shown:
-            axis.set_axis_off()
-            if picture is not None:
-                axis.imshow(picture)
-                axis.set_title(title, fontsize=10)
-        x, error = np.arange(len(class_names)), np.nan_to_num(tuning["error"])
-        middle.bar(x, tuning["mean"], color=PALETTE[5], edgecolor=PALETTE[0])
-        middle.errorbar(x, tuning["mean"], yerr=error, fmt="none", ecolor="#222222", capsize=3)
-        turned = {"rotation": 35, "ha": "right"} if len(class_names) > 4 else {}
-        middle.set_xticks(x, class_names, **turned)
-        middle.set_ylabel("predicted response, z")
-        middle.set_title(f"tuning of {region} (mean, standard error)", fontsize=10)
+        figure = Figure(figsize=(11, 7.4 if len(layout) > 1 else 4.6), layout="constrained")
+        axes = figure.subplot_mosaic(layout, **look)
+        for name in pictures.keys() & axes.keys():
+            axes[name].set_axis_off()
+            if pictures[name][0] is not None:
+                axes[name].imshow(pictures[name][0])
+                axes[name].set_title(pictures[name][1], fontsize=10)
+        if tuning is not None:
+            _tuning_bars(axes["tuning"], tuning, class_names)
+            axes["tuning"].set_title(f"tuning of {region} (mean, standard error)", fontsize=10)
     return figure
 
 
-def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Return square images, uint8 (S, S, 3) each, in a row with gaps; None without images."""
+def _tuning_bars(axis: Axes, tuning: Mapping[str, np.ndarray], class_names: Sequence[str]) -> None:
+    look = {"color": PALETTE[5], "edgecolor": PALETTE[0], "ecolor": "#222222", "capsize": 3}
+    axis.bar(range(len(class_names)), tuning["mean"], yerr=np.nan_to_num(tuning["error"]), **look)
+    turned = {"rotation": 35, "ha": "right"} if len(class_names) > 4 else {}
+    axis.set_xticks(range(len(class_names)), class_names, **turned)
+    axis.set_ylabel("predicted response, z")
+
+
+def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72) -> np.ndarray | None:
+    """Return square thumbnails of images in rows.
+
+    Parameters
+    ----------
+    images : sequence of ndarray of uint8, each of shape (S, S, 3)
+        Images; their sizes may differ.
+    columns : int
+        Thumbnails per row.
+    side : int, default 72
+        Side of a thumbnail in pixels.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 4), or None
+        Thumbnails with transparent gaps; None without images.
+    """
+    from PIL import Image
+
     if not len(images):
         return None
-    side = max(i.shape[0] for i in images)
-    padded = [np.pad(i, ((0, side - len(i)), (0, 4), (0, 0)), constant_values=255) for i in images]
-    return np.concatenate(padded, axis=1)
-
-
-def _map_and_image(brain: np.ndarray, image: np.ndarray | None) -> Figure:
-    """Draw a brain map, uint8 (H, W, 4), beside the image behind it, if there is one."""
-    n = 1 if image is None else 2
-    with panels(n, n, cell=(11 / n, 5.2 if n == 1 else 4.4), width_ratios=(3.6, 1)[:n]) as drawn:
-        for axis, picture in zip(drawn, (brain, image)):
-            axis.imshow(picture)
-            axis.set_axis_off()
-        if image is not None:
-            drawn.grid[0, 1].set_title("image", fontsize=10)
-    return drawn.figure
+    columns, step = min(columns, len(images)), side + _GAP
+    rows = -(-len(images) // columns)
+    made = np.zeros((rows * step - _GAP, columns * step - _GAP, 4), dtype=np.uint8)
+    for i, image in enumerate(images):
+        small = Image.fromarray(np.ascontiguousarray(image)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        y, x = step * (i // columns), step * (i % columns)
+        made[y : y + side, x : x + side] = np.asarray(small.convert("RGBA"))
+    return made
 
 
 def shares_figure(shares: Mapping[str, Mapping[str, float]], *, title: str) -> Figure:
@@ -194,18 +212,11 @@ def shares_figure(shares: Mapping[str, Mapping[str, float]], *, title: str) -> F
     title : str
         Title; contains *simulated* if responses are.
     """
-    regions, colour = list(next(iter(shares.values()))), colours(shares)
-    x, width = np.arange(len(regions)), 0.8 / len(shares)
-    with panels(cell=(max(7, 0.5 * len(regions) + 2), 3.4), title=title) as drawn:
-        (axis,) = drawn
-        for i, (name, values) in enumerate(shares.items()):
-            at, heights = x + (i - (len(shares) - 1) / 2) * width, [values[r] for r in regions]
-            axis.bar(at, heights, width, color=colour[name], label=name)
-        axis.axhline(1 / len(regions), ls="--", lw=1, color=GREY, label="uniform")
-        axis.set_xticks(x, regions, rotation=45, ha="right")
-        axis.set_ylabel("share of attention")
-        axis.legend(fontsize=8)
-    return drawn.figure
+    rows = [(roi, share, name) for name, of in shares.items() for roi, share in of.items()]
+    frame = pd.DataFrame(rows, columns=["roi", "value", "model"])
+    uniform = dict.fromkeys(frame["roi"], 1 / frame["roi"].nunique())
+    look = {"title": title, "unit": "share of attention"}
+    return grouped_figure(frame, ceiling=uniform, ceiling_name="uniform", **look)
 
 
 def shift_grid_figure(
@@ -243,45 +254,27 @@ def shift_grid_figure(
     with panels(2, 2, cell=(5.5, height), title=title, width_ratios=(1.3, 1)) as drawn:
         left, right = drawn
         top = max(1.0, float(np.nanmax(np.abs(percent), initial=0))) if signed else 100
-        image = left.imshow(
-            percent,
-            vmax=top,
-            aspect="auto",
-            cmap="RdBu" if signed else "cividis",
-            vmin=-top if signed else 0,
-        )
+        image = left.imshow(percent, aspect="auto", **colour_scale(percent, signed, top))
+        write_cells(left, image, ".0f")
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
         left.set_xlabel("severity")
         left.grid(False)
-        for row, column in zip(*np.nonzero(np.isfinite(grid))):
-            value = percent[row, column]
-            left.text(
-                column,
-                row,
-                f"{value:.0f}",
-                color=ink_on(image.to_rgba(value)),
-                ha="center",
-                va="center",
-                fontsize=8,
-            )
         drawn.figure.colorbar(image, ax=left, label=unit)
         for name, values in curves.items():
             known = np.isfinite(values[:, 0])
             value, low, high = 100 * values[known].T
-            error = np.nan_to_num(np.abs([low - value, high - value]))
             right.errorbar(
                 np.asarray(severities)[known],
                 value,
-                yerr=error,
+                yerr=error_bars(value, low, high),
                 label=name,
                 color=colour[name],
                 marker=marker[name],
                 capsize=3,
                 lw=1.4,
             )
-        right.set_xlabel("severity (0 = unshifted)")
-        right.set_ylabel("accuracy, % (95 % interval)")
+        right.set(xlabel="severity (0 = unshifted)", ylabel="accuracy, % (95 % interval)")
         right.set_title(shift, fontsize=10)
         right.legend(fontsize=8)
     return drawn.figure
@@ -302,15 +295,13 @@ def runs_figure(
         Title and label of the horizontal axis.
     """
     colour, marker = colours(values), markers(values)
-    with panels(cell=(9, 0.34 * len(labels) + 1.6), title=title) as drawn:
-        (axis,) = drawn
+    with panel(cell=(9, 0.34 * len(labels) + 1.6), title=title) as (drawn, axis):
         for i, (name, found) in enumerate(values.items()):
             y = np.arange(len(labels)) + (i - (len(values) - 1) / 2) * 0.25
-            error = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1]).T)
             axis.errorbar(
                 found[:, 0],
                 y,
-                xerr=error,
+                xerr=error_bars(*found.T),
                 label=name,
                 fmt=marker[name],
                 color=colour[name],

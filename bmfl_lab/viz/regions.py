@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import colours, panels
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import colour_scale, colours, frame_cell, panel, panels, write_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,16 +47,14 @@ def distribution_figure(
     DataError
         If there is no region.
     """
-    if not groups:
-        raise DataError(message("at least one region", "none", "give a mapping region -> values"))
+    require(groups, DataError, "at least one region", "none", "give a mapping region -> values")
     clean, names = [], []
     for name, values in groups.items():
         clean.append(np.asarray(values, float)[np.isfinite(values)])
         n, undefined = len(clean[-1]), len(values) - len(clean[-1])
         names.append(f"{name}\n{n}" + (f"\n({undefined} undefined)" if undefined else ""))
     at = np.arange(1, len(groups) + 1)
-    with panels(cell=(max(5.0, 0.75 * len(groups) + 1.2), 3.5), title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=(max(5.0, 0.75 * len(groups) + 1.2), 3.5), title=title) as (drawn, ax):
         boxes = ax.boxplot(
             clean,
             whis=(5, 95),
@@ -93,21 +91,13 @@ def table_figure(
     mark : str, optional
         The largest value of each column is framed, and called by this word; None frames nothing.
     """
-    from matplotlib.patches import Rectangle
-
-    values, look = table.to_numpy(float), {"ha": "center", "va": "center", "fontsize": 8}
+    values = table.to_numpy(float)
     size = (0.62 * values.shape[1] + 2.6, 0.3 * values.shape[0] + 1.5)
-    with panels(cell=size, title=title) as drawn:
-        (ax,) = drawn
-        top = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
-        low = min(0.0, float(np.nanmin(values)))
-        image = ax.imshow(values, aspect="auto", cmap="cividis", vmin=low, vmax=top)
-        for (r, c), v in np.ndenumerate(values):
-            ink = "white" if np.isfinite(v) and image.norm(v) < 0.6 else "black"
-            ax.text(c, r, f"{v:.2f}" if np.isfinite(v) else "–", color=ink, **look)
+    with panel(cell=size, title=title) as (drawn, ax):
+        image = ax.imshow(values, aspect="auto", **colour_scale(values, False))
+        write_cells(ax, image, "z.2f")
         for c in np.flatnonzero(np.isfinite(values).any(0)) if mark else ():
-            corner = (c - 0.46, int(np.nanargmax(values[:, c])) - 0.44)
-            ax.add_patch(Rectangle(corner, 0.92, 0.88, fill=False, ec="#D55E00", lw=2))
+            frame_cell(ax, int(np.nanargmax(values[:, c])), c, "#D55E00")
         ax.set_xticks(np.arange(values.shape[1]), [str(c) for c in table.columns], fontsize=9)
         ax.set_yticks(np.arange(values.shape[0]), [str(i) for i in table.index], fontsize=9)
         ax.grid(False)
@@ -146,10 +136,13 @@ def fields_figure(
     rois = np.asarray(rois, dtype=object)
     known = np.isfinite(fields["error_degrees"].to_numpy(float)) & (rois != "")
     names, half = sorted(set(rois[known])), degrees / 2
-    if not names:
-        raise DataError(
-            message("vertices with true and recovered fields", "none", "use a simulated subject")
-        )
+    require(
+        names,
+        DataError,
+        "vertices with true and recovered fields",
+        "none",
+        "use a simulated subject",
+    )
     colour = colours(names)
     with panels(2, 2, cell=(4.3, 4.2), title=title, width_ratios=(1, 1.1)) as drawn:
         field, errors = drawn

@@ -1,4 +1,4 @@
-"""Figures of brain similarity along layers: heat maps, RDMs, layer profiles and time courses."""
+"""Figures of brain similarity and brain scores: heat maps, RDMs, profiles, models and images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import DataError, message
-from bmfl_lab.viz.charts import GREY, colours, markers, panels
+from bmfl_lab.errors import DataError, require
+from bmfl_lab.viz.charts import (
+    GREY,
+    SEQUENTIAL,
+    colour_scale,
+    colours,
+    contact_sheet,
+    markers,
+    panel,
+    panels,
+    require_rows,
+    value_and_error,
+    write_cells,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -64,36 +75,26 @@ def heat_map_figure(
     cell = max(2.4, 0.58 * first.shape[1] + 0.4), max(1.9, 0.36 * first.shape[0] + 1.0)
     margin = 1.3 + 0.08 * _excess(first.index), 0.4 + 0.055 * _excess(first.columns) * n_rows
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    kinds = {name in signed for name in tables}
-    last = {next(n for n in reversed(tables) if (n in signed) == kind) for kind in kinds}
+    images: dict[bool, AxesImage] = {}
     with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             alike = [t for n, t in tables.items() if (n in signed) == (name in signed)]
-            scale = _scale(alike if shared else [table], name in signed)
+            scale = colour_scale(np.stack(alike if shared else [table]), name in signed)
             image = ax.imshow(table.to_numpy(float), aspect="auto", **scale)
-            _write_cells(ax, table.to_numpy(float), image, marked.get(name))
+            stars = np.where(marked[name], "*", "") if name in marked else None
+            write_cells(ax, image, "z.2f", stars)
             ax.set_xticks(range(table.shape[1]), table.columns, **turned)
             names = [] if k % drawn.grid.shape[1] else table.index
             ax.set_yticks(range(table.shape[0]), names)
             ax.set_title(name, fontsize=10)
             ax.grid(False)
-            if shared and name in last and len(last) == 1:
-                drawn.colour_bar(image, unit)
-            elif not shared or name in last:
-                label = unit if shared else ""
-                drawn.figure.colorbar(image, ax=ax, label=label, fraction=0.04, pad=0.02)
+            images[name in signed] = image
+            if not shared:
+                drawn.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
+        for image in images.values() if shared else ():
+            drawn.colour_bar(image, unit)
         drawn.label(x_label, y_label)
     return drawn.figure
-
-
-def _scale(tables: Sequence[pd.DataFrame], signed: bool) -> dict[str, str | float]:
-    """Return the colours of tables: symmetric about zero, or from the smallest value or 0 up."""
-    values = np.concatenate([t.to_numpy(float).ravel() for t in tables])
-    if signed:
-        reach = float(np.nanmax(np.abs(values), initial=0)) or 1.0
-        return {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-    low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1e-9)
-    return {"cmap": "viridis", "vmin": low, "vmax": high}
 
 
 def _excess(labels: Sequence[str]) -> int:
@@ -103,29 +104,22 @@ def _excess(labels: Sequence[str]) -> int:
 
 def _check_tables(tables: Mapping[str, pd.DataFrame]) -> None:
     frames = list(tables.values())
-    if not frames or frames[0].empty:
-        raise DataError(
-            message("at least one table of layers x ROIs", "none", "pass {title: table}")
-        )
-    shapes = [(list(table.columns), list(table.index)) for table in frames]
-    if any(shape != shapes[0] for shape in shapes):
-        got = next(
-            f"{rows} x {columns}" for columns, rows in shapes if (columns, rows) != shapes[0]
-        )
-        expected = "tables of the same rows and columns"
-        raise DataError(message(expected, got, "reindex them to one another"))
-
-
-def _write_cells(
-    ax: Axes, values: np.ndarray, image: AxesImage, marked: pd.DataFrame | None
-) -> None:
-    for (i, j), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            star = "*" if marked is not None and bool(marked.iloc[i, j]) else ""
-            luminance = np.dot(image.cmap(image.norm(value))[:3], (0.3, 0.6, 0.1))
-            ink = "white" if luminance < 0.5 else "black"
-            text = f"{value if abs(value) >= 0.005 else 0:.2f}{star}"
-            ax.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
+    require(
+        frames and not frames[0].empty,
+        DataError,
+        "at least one table of layers x ROIs",
+        "none",
+        "pass {title: table}",
+    )
+    others = [f"{list(t.index)} x {list(t.columns)}" for t in frames]
+    others = [shape for shape in others if shape != others[0]]
+    require(
+        not others,
+        DataError,
+        "tables of the same rows and columns",
+        others[:1],
+        "reindex them to one another",
+    )
 
 
 def rdm_figure(
@@ -161,9 +155,13 @@ def rdm_figure(
     names = np.asarray(categories, dtype=object).astype(str)
     n = len(names)
     bad = [(k, np.shape(v)) for k, v in squares.items() if np.shape(v) != (n, n)]
-    if bad or not squares:
-        expected, got = f"square RDMs ({n}, {n})", f"{bad[:1] or 'none'}"
-        raise DataError(message(expected, got, "expand condensed RDMs first"))
+    require(
+        squares and not bad,
+        DataError,
+        f"square RDMs ({n}, {n})",
+        bad[:1] or "none",
+        "expand condensed RDMs first",
+    )
     order = np.argsort(names, kind="stable")
     groups, counts = np.unique(names[order], return_counts=True)
     edges, upper = np.cumsum(counts), np.triu_indices(n, 1)
@@ -173,7 +171,7 @@ def rdm_figure(
             values = np.asarray(square, float)[np.ix_(order, order)][upper]
             picture[upper] = 100 * rankdata(values, nan_policy="omit") / np.isfinite(values).sum()
             picture.T[upper] = picture[upper]
-            image = ax.imshow(picture, cmap="viridis", vmin=0, vmax=100, interpolation="nearest")
+            image = ax.imshow(picture, cmap=SEQUENTIAL, vmin=0, vmax=100, interpolation="nearest")
             for edge in edges[:-1]:
                 ax.axhline(edge - 0.5, color="white", lw=0.6)
                 ax.axvline(edge - 0.5, color="white", lw=0.6)
@@ -276,12 +274,15 @@ def time_course_figure(
         If the shape of `scores` differs from (n_layers, n_times).
     """
     scores, times = np.asarray(scores, float), np.asarray(times, float)
-    if scores.shape != (len(layers), len(times)):
-        expected = f"scores of shape ({len(layers)}, {len(times)})"
-        raise DataError(message(expected, str(scores.shape), "pass one row per layer"))
+    require(
+        scores.shape == (len(layers), len(times)),
+        DataError,
+        f"scores of shape ({len(layers)}, {len(times)})",
+        scores.shape,
+        "pass one row per layer",
+    )
     colour = colours(layers)
-    with panels(cell=(6.8, 3.4), title=title) as drawn:
-        (ax,) = drawn
+    with panel(cell=(6.8, 3.4), title=title) as (drawn, ax):
         for i, layer in enumerate(layers):
             ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
             if peaks is not None and np.isfinite(peaks[i]):
@@ -299,4 +300,184 @@ def time_course_figure(
         ax.axhline(0, color=GREY, lw=0.8)
         drawn.label("time after image onset, ms", unit)
         drawn.legend(1, "outside right center")
+    return drawn.figure
+
+
+def preferred_figure(
+    top: Mapping[str, Sequence[np.ndarray]],
+    bottom: Mapping[str, Sequence[np.ndarray]],
+    synthesised: Mapping[str, np.ndarray] | None = None,
+    *,
+    title: str = "",
+) -> Figure:
+    """Show, per ROI, the images with the largest and the smallest predicted response.
+
+    Parameters
+    ----------
+    top, bottom : mapping of str to sequence of ndarray of uint8, each of shape (H, W, 3)
+        ROI to images, those with the largest response first, and those with the smallest first.
+    synthesised : mapping of str to ndarray of uint8, shape (H, W, 3), optional
+        ROI to an image made to have a large response.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
+
+    Raises
+    ------
+    DataError
+        If the ROIs differ, or there is no image.
+    """
+    made = synthesised or {}
+    require(
+        set(top) == set(bottom) and (not made or set(made) == set(top)),
+        DataError,
+        "the same ROIs in every part",
+        f"{list(top)}, {list(bottom)}",
+        "rank every ROI",
+    )
+    rows = {
+        roi: {f"top {i}": image for i, image in enumerate(top[roi], 1)}
+        | {f"lowest {i}": image for i, image in enumerate(bottom[roi], 1)}
+        | ({"made": made[roi]} if made else {})
+        for roi in top
+    }
+    return contact_sheet(rows, title=title, cell=0.95)
+
+
+def brain_robust_figure(
+    table: pd.DataFrame,
+    *,
+    title: str = "",
+    x_label: str = "RSA with the brain",
+    y_label: str = "accuracy, %",
+) -> Figure:
+    """Draw every model's robustness against its similarity to the brain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns "model", "brain", "robust"; optionally "brain_low", "brain_high", "robust_low",
+        "robust_high", the ends of intervals. "robust" is a fraction. One row per model.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
+    x_label, y_label : str
+        Labels of the axes.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or there is no model.
+    """
+    require_rows(table, ("model", "brain", "robust"), "one row per model", "use brain_and_robust")
+    colour, marker = colours(table["model"]), markers(table["model"])
+    x_columns, y_columns = ([k, f"{k}_low", f"{k}_high"] for k in ("brain", "robust"))
+    rows = table.reindex(columns=[*x_columns, *y_columns])
+    x, x_error = value_and_error(rows, x_columns)
+    y, y_error = value_and_error(rows, y_columns, 100)
+    with panel(cell=(6.2, 4), title=title) as (drawn, ax):
+        for i, name in enumerate(table["model"]):
+            ax.errorbar(
+                x[i],
+                y[i],
+                xerr=x_error[:, [i]] if x_error[:, i].any() else None,
+                yerr=y_error[:, [i]] if y_error[:, i].any() else None,
+                fmt=marker[name],
+                color=colour[name],
+                ms=8,
+                capsize=2,
+                lw=1,
+                label=name,
+            )
+        ax.grid(True, axis="both")
+        drawn.label(x_label, y_label)
+        drawn.legend(1, "outside right center")
+    return drawn.figure
+
+
+def effect_figure(
+    table: pd.DataFrame,
+    *,
+    ceiling: tuple[float, float] | None = None,
+    title: str = "",
+    unit: str = "mean Spearman rho",
+) -> Figure:
+    """Draw one value per model with its interval, seeds as dots, and the noise ceiling as a band.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns "model", "value", "low", "high", "per_seed" (list of float); one row per model.
+    ceiling : (float, float), optional
+        Lower and upper noise ceiling.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
+    unit : str, default "mean Spearman rho"
+        Label of the vertical axis.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or there is no model.
+    """
+    columns = ("model", "value", "low", "high", "per_seed")
+    require_rows(table, columns, "one row per model", "select the rows of roi 'all'")
+    colour, marker = colours(table["model"]), markers(table["model"])
+    value, error = value_and_error(table, ("value", "low", "high"))
+    with panel(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title) as (drawn, ax):
+        for x, (name, seeds) in enumerate(zip(table["model"], table["per_seed"])):
+            ax.errorbar(
+                x,
+                value[x],
+                yerr=error[:, [x]],
+                color=colour[name],
+                fmt=marker[name],
+                ms=8,
+                capsize=3,
+                lw=1.4,
+            )
+            ax.plot(np.full(len(seeds), x + 0.14), seeds, ".", color=colour[name], ms=5, alpha=0.6)
+        if ceiling is not None and np.isfinite(ceiling).all():
+            label = "noise ceiling of single presentations"
+            ax.axhspan(*ceiling, color=GREY, alpha=0.18, lw=0, label=label)
+            ax.legend(loc="upper right", fontsize=8)
+        ax.axhline(0, color=GREY, lw=0.8)
+        ax.set_xticks(range(len(table)), table["model"])
+        ax.set(xlim=(-0.5, len(table) - 0.5), ylabel=unit)
+    return drawn.figure
+
+
+def identification_figure(
+    frame: pd.DataFrame,
+    *,
+    chance: float = 0.5,
+    title: str = "",
+    unit: str = "two-way identification",
+) -> Figure:
+    """Draw how well images are identified from each ROI, with intervals and the chance level.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns "roi", "value", "ci_low", "ci_high", fractions; one row per ROI.
+    chance : float, default 0.5
+        Chance level, a fraction.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
+    unit : str, default "two-way identification"
+        Label of the vertical axis.
+
+    Raises
+    ------
+    DataError
+        If a column is missing or there is no row.
+    """
+    require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
+    value, error = value_and_error(frame)
+    with panel(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as (drawn, ax):
+        ax.errorbar(
+            range(len(frame)), value, yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3
+        )
+        ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
+        ax.set_xticks(range(len(frame)), frame["roi"])
+        ax.set(ylim=(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02), ylabel=unit)
+        drawn.legend(place="outside lower right")
     return drawn.figure

@@ -1,17 +1,20 @@
-"""Static brain maps on fsaverage5: views of both hemispheres, outlines and one colour bar."""
+"""The fsaverage5 surface, a study's vertices on it, and static brain maps.
+
+A map has views of both hemispheres, outlines and one colour bar.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, message, nearest
-from bmfl_lab.viz.charts import PALETTE
-from bmfl_lab.viz.mesh import HEMISPHERES, curvature, load_mesh, on_mesh, symmetric_range
+from bmfl_lab.errors import ConfigError, DataError, nearest, require
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, distinct_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,10 +23,13 @@ if TYPE_CHECKING:
 
     from bmfl_lab.data.atlas import Atlas
 
+HEMISPHERES = ("left", "right")
+SURFACES = ("inflated", "pial", "white", "flat", "sphere")
+N_FSAVERAGE5, N_FSAVERAGE4 = 10242, 2562
+VALID_MESHES = ("fsaverage5", "fsaverage")
+_FILES = {"inflated": "infl"}
 VIEWS = ("lateral", "medial", "ventral", "posterior")
-SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"
-_LINES = ("black", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_MUTED = ("#332288", "#882255", "#999933", "#44AA99", "#AA4499", "#117733", "#661100", "#6699CC")
+_BLACK = "#000000"
 _MARGIN_MM, _SMALLEST_MM = 10.0, 46.0
 _HEIGHT = 1.9
 """Inches of the highest view."""
@@ -40,7 +46,250 @@ _DIRECTIONS = {
     "posterior": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
     "dorsal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
 }
-_VIEWS = tuple(_DIRECTIONS)
+
+
+@lru_cache(maxsize=16)
+def load_mesh(hemisphere: str, surface: str = "inflated") -> tuple[np.ndarray, np.ndarray]:
+    """Return the fsaverage5 mesh of one hemisphere, as shipped with nilearn.
+
+    Parameters
+    ----------
+    hemisphere : {"left", "right"}
+        Hemisphere.
+    surface : {"inflated", "pial", "white", "flat", "sphere"}, default "inflated"
+        Surface.
+
+    Returns
+    -------
+    coordinates : ndarray of float32, shape (10242, 3)
+        Coordinates of the vertices in mm.
+    faces : ndarray of int32, shape (20480, 3) or fewer for the cut flat surface
+        Vertex indices of each triangle.
+
+    Raises
+    ------
+    ConfigError
+        If the hemisphere or surface is unknown.
+    """
+    require(
+        hemisphere in HEMISPHERES,
+        ConfigError,
+        f"a hemisphere among {HEMISPHERES}",
+        repr(hemisphere),
+        nearest(hemisphere, HEMISPHERES),
+    )
+    require(
+        surface in SURFACES,
+        ConfigError,
+        f"a surface among {SURFACES}",
+        repr(surface),
+        nearest(surface, SURFACES),
+    )
+    points, faces = _gifti(_FILES.get(surface, surface), hemisphere)
+    return np.asarray(points, dtype=np.float32), np.asarray(faces, dtype=np.int32)
+
+
+def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
+    """Return the arrays of one of nilearn's fsaverage5 files.
+
+    The files are read directly: importing nilearn.datasets takes longer than drawing a cortex.
+    """
+    import importlib.util
+
+    import nibabel
+
+    found = importlib.util.find_spec("nilearn")
+    path = (
+        Path(found.origin).parent
+        / "datasets"
+        / "data"
+        / "fsaverage5"
+        / f"{name}_{hemisphere}.gii.gz"
+    )
+    return [part.data for part in nibabel.load(path).darrays]
+
+
+@lru_cache(maxsize=2)
+def curvature(hemisphere: str) -> np.ndarray:
+    """Return 1 in sulci and 0 on gyri of one hemisphere, float32 (10242,)."""
+    return (np.asarray(_gifti("sulc", hemisphere)[0], dtype=np.float32).ravel() > 0).astype(
+        np.float32
+    )
+
+
+def coarser_faces(faces: np.ndarray, n_coarse: int = N_FSAVERAGE4) -> np.ndarray:
+    """Return the triangles of the next coarser mesh of a nested icosahedron.
+
+    From one of FreeSurfer's meshes to the next, every edge is halved, and the first vertices of the
+    finer mesh are those of the coarser one. The middle one of four new triangles has the middles of
+    the old edges as corners.
+
+    Parameters
+    ----------
+    faces : ndarray of int, shape (4 * m, 3)
+        Triangles of the finer mesh.
+    n_coarse : int
+        Number of vertices of the coarser mesh; by default 2562, that of fsaverage4.
+
+    Returns
+    -------
+    ndarray of int, shape (m, 3)
+        Corners among the first `n_coarse` vertices, with the same orientation.
+
+    Raises
+    ------
+    DataError
+        If the faces are not those of such a mesh, such as those of the cut flat surface.
+    """
+    edges = np.concatenate([faces[:, [i, j]] for i in range(3) for j in range(3) if i != j]).astype(
+        np.int64
+    )
+    halves = edges[(edges[:, 0] >= n_coarse) & (edges[:, 1] < n_coarse)]
+    # one number per edge is sorted much faster than rows
+    halves = np.stack(
+        np.divmod(np.unique(halves[:, 0] * n_coarse + halves[:, 1]), n_coarse), axis=1
+    )
+    middles = faces[(faces >= n_coarse).all(1)]
+    found, counts = np.unique(halves[:, 0], return_counts=True)
+    require(
+        4 * len(middles) == len(faces)
+        and np.array_equal(found, np.unique(middles))
+        and np.all(counts == 2),
+        DataError,
+        f"a closed mesh whose first {n_coarse} vertices are those of the coarser one",
+        f"{len(faces)} faces",
+        "give the faces of a whole fsaverage hemisphere",
+    )
+    ends = np.zeros((faces.max() + 1, 2), dtype=faces.dtype)
+    ends[found] = halves[:, 1].reshape(-1, 2)
+    of = ends[middles]
+    # a corner lies at the end of two edges whose middles follow each other
+    return np.stack([_shared(of[:, k - 1], of[:, k]) for k in range(3)], axis=1)
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the number that each row of two (m, 2) arrays has in common."""
+    return np.where((one[:, :1] == other).any(1), one[:, 0], one[:, 1])
+
+
+def vertex_normals(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Return the unit normals of vertices: the mean of their triangles' normals, weighted by area.
+
+    Parameters
+    ----------
+    coordinates : ndarray, shape (V, 3)
+        Coordinates of the vertices.
+    faces : ndarray of int, shape (m, 3)
+        Vertices of each triangle.
+
+    Returns
+    -------
+    ndarray of float, shape (V, 3)
+    """
+    a, b, c = (coordinates[faces[:, k]] for k in range(3))
+    each = np.cross(b - a, c - a)
+    total = np.zeros(coordinates.shape)
+    for k in range(3):
+        np.add.at(total, faces[:, k], each)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def mesh_index(atlas: Atlas) -> np.ndarray:
+    """Return the fsaverage5 vertex of each of the atlas's vertices, -1 if there is none.
+
+    Of the 163,842 vertices per hemisphere of fsaverage, the first 10,242 are those of fsaverage5,
+    because the two meshes are nested; the others are left out.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Atlas on fsaverage5 or fsaverage.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_vertices,)
+
+    Raises
+    ------
+    DataError
+        If the atlas lies on no surface that can be drawn.
+    """
+    require(
+        atlas.mesh in VALID_MESHES and atlas.surface_index is not None,
+        DataError,
+        f"vertices on one of the surfaces {VALID_MESHES}",
+        repr(atlas.mesh),
+        "give the atlas a mesh and a surface_index",
+    )
+    index = np.asarray(atlas.surface_index, dtype=np.int64)
+    return np.where(index < N_FSAVERAGE5, index, -1)
+
+
+def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
+    """Assign values per vertex to the two fsaverage5 hemispheres.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_vertices,)
+        One value per vertex of the atlas; NaN means no data.
+    atlas : Atlas
+        Position of the vertices.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (10242,)
+        "left" and "right"; NaN where there is no data.
+
+    Raises
+    ------
+    DataError
+        If lengths differ or the atlas lies on no surface.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    require(
+        values.shape == (atlas.n_vertices,),
+        DataError,
+        f"one value for each of {atlas.n_vertices} vertices",
+        f"shape {values.shape}",
+        "use values and atlas of one subject",
+    )
+    index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
+    found = {}
+    for number, hemisphere in enumerate(HEMISPHERES):
+        mine = (side == number) & (index >= 0)
+        found[hemisphere] = np.full(N_FSAVERAGE5, np.nan)
+        found[hemisphere][index[mine]] = values[mine]
+    return found
+
+
+def symmetric_range(values: np.ndarray, signed: bool | None = None) -> tuple[float, float, bool]:
+    """Return the limits of the colours of a map, ignoring the most extreme 1 % of the values.
+
+    Parameters
+    ----------
+    values : ndarray of float
+        Values of the map; NaN is ignored.
+    signed : bool, optional
+        Whether the limits are symmetric about zero; by default if there are values on both sides.
+
+    Returns
+    -------
+    low, high : float
+        Limits. The lower one of an unsigned map is 0 or its minimum.
+    signed : bool
+        Whether the limits are symmetric about zero.
+    """
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return 0.0, 1.0, False
+    if signed is None:
+        signed = bool(finite.min() < 0 < finite.max())
+    if signed:
+        top = float(np.percentile(np.abs(finite), 99)) or 1.0
+        return -top, top, True
+    low, high = float(min(0.0, finite.min())), float(np.percentile(finite, 99))
+    return low, high if high > low else low + 1.0, False
 
 
 @dataclass(frozen=True)
@@ -101,15 +350,20 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     view : {"lateral", "medial", "ventral", "posterior", "dorsal"}
         Direction of view.
     surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
+        Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`.
 
     Raises
     ------
     ConfigError
         If a name is unknown.
     """
-    if view not in _DIRECTIONS:
-        raise ConfigError(message(f"a view among {_VIEWS}", repr(view), nearest(view, _VIEWS)))
+    require(
+        view in _DIRECTIONS,
+        ConfigError,
+        f"a view among {tuple(_DIRECTIONS)}",
+        repr(view),
+        nearest(view, _DIRECTIONS),
+    )
     coordinates, faces = load_mesh(hemisphere, surface)
     right, up, towards = (np.asarray(v, np.float32) for v in _DIRECTIONS[view])
     if hemisphere == "left" and view in ("lateral", "medial"):
@@ -123,10 +377,7 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     shown = _paint(position[faces[order]], low, high)
     corners = np.where(shown[..., None] >= 0, faces[order][shown], -1)
     weights = _barycentric(position, corners, low)
-    smooth = np.zeros_like(coordinates)
-    for i in range(3):
-        np.add.at(smooth, faces[:, i], normal)
-    cosine = np.clip((smooth @ towards) / np.maximum(np.linalg.norm(smooth, axis=1), 1e-9), 0, 1)
+    cosine = np.clip(vertex_normals(coordinates, faces) @ towards, 0, 1)
     return View(
         corners,
         weights,
@@ -201,11 +452,11 @@ def surface_panel(
     views : sequence of str, default ("lateral", "medial", "ventral", "posterior")
         Directions of view, among these four and "dorsal".
     surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
+        Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`.
     colour_map : str, optional
-        Name of a matplotlib colour map; by default cividis, or RdBu_r for signed values.
+        Name of a matplotlib colour map; by default inferno, or RdBu_r for signed values.
     limits : (float, float), optional
-        Ends of the colour bar; by default found by `bmfl_lab.viz.mesh.symmetric_range`.
+        Ends of the colour bar; by default found by `bmfl_lab.viz.surface.symmetric_range`.
     whole : bool, default False
         Values are whole numbers (for instance of blocks): each has its own colour, and colours are
         not mixed between vertices.
@@ -224,21 +475,12 @@ def surface_panel(
     DataError
         If the values do not fit the atlas, or the atlas lies on no surface.
     """
-    if whole:
-        norm, colours = _steps(values, colour_map)
-    else:
-        norm, colours = _scale([values], signed, colour_map, limits)
-    laid, borders = on_mesh(values, atlas), _borders(atlas, outline)
-    figure, axes = _grid(2, views, surface, atlas if zoom else None)
-    for row, side in zip(axes, HEMISPHERES):
-        for axis, view in zip(row, views):
-            seen = view_of(side, view, surface)
-            shown = seen.nearest(laid[side]) if whole else seen.interpolate(laid[side])
-            _draw(axis, seen, colours(norm(shown)), shown)
-            _outline(axis, seen, side, borders)
-    _finish(figure, title, {name: colour for name, (colour, _) in borders.items()})
-    _bar(figure, norm, colours, unit)
-    return figure
+    scale = _steps(values, colour_map) if whole else _scale([values], signed, colour_map, limits)
+    outline = _line_colours(outline)
+    rows = [(side, values, [(side, view) for view in views]) for side in HEMISPHERES]
+    look = {"surface": surface, "zoom": zoom, "whole": whole}
+    figure, _ = _draw_rows(rows, views, atlas, scale, outline, **look)
+    return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
 def surface_maps(
@@ -274,24 +516,14 @@ def surface_maps(
     DataError
         If there is no map, values do not fit the atlas, or the atlas lies on no surface.
     """
-    if not maps:
-        raise DataError(message("at least one map", "none", "give a mapping name -> values"))
-    norm, colours = _scale(list(maps.values()), signed, colour_map, limits)
-    borders = _borders(atlas, outline)
-    columns = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
-    names = [v for _, v in columns]
-    figure, axes = _grid(len(maps), names, surface, atlas if zoom else None, sides=columns)
-    for row, (name, values) in zip(axes, maps.items()):
-        laid = on_mesh(values, atlas)
-        for axis, (side, view) in zip(row, columns):
-            seen = view_of(side, view, surface)
-            shown = seen.interpolate(laid[side])
-            _draw(axis, seen, colours(norm(shown)), shown)
-            _outline(axis, seen, side, borders)
-        row[0].texts[0].set_text(name)
-    _finish(figure, title, {name: colour for name, (colour, _) in borders.items()})
-    _bar(figure, norm, colours, unit)
-    return figure
+    require(maps, DataError, "at least one map", "none", "give a mapping name -> values")
+    scale = _scale(list(maps.values()), signed, colour_map, limits)
+    outline = _line_colours(outline)
+    places = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
+    rows = [(name, values, places) for name, values in maps.items()]
+    titles = [f"{side}\n{view}" for side, view in places]
+    figure, _ = _draw_rows(rows, titles, atlas, scale, outline, surface=surface, zoom=zoom)
+    return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
 def category_map(
@@ -325,26 +557,22 @@ def category_map(
     DataError
         If a label is not in `order`, or labels do not fit the atlas.
     """
+    import matplotlib as mpl
+
     labels = np.asarray(labels, dtype=object)
     names = [n for n in (dict.fromkeys(labels) if order is None else order) if n]
-    unknown = sorted(set(labels) - set(names) - {""})
-    if unknown:
-        raise DataError(message(f"labels among {names}", repr(unknown[0]), "add it to `order`"))
+    unknown = ", ".join(sorted(set(labels) - set(names) - {""}))
+    require(not unknown, DataError, f"labels among {names}", unknown, "add it to `order`")
     codes = np.asarray([names.index(label) if label else np.nan for label in labels], dtype=float)
-    colour = _categorical(len(names))
-    laid = {side: np.nan_to_num(v, nan=-1).astype(int) for side, v in on_mesh(codes, atlas).items()}
-    figure, axes = _grid(2, views, surface, atlas if zoom else None)
-    best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]] = {}
-    for row, side in zip(axes, HEMISPHERES):
-        for axis, view in zip(row, views):
-            seen = view_of(side, view, surface)
-            code = seen.nearest(laid[side])
-            _draw(axis, seen, colour[code], np.where(code >= 0, code, np.nan))
-            if annotate:
-                _keep_best(best, axis, seen, side, code)
-    _write_names([(axis, names[number], at) for (_, number), (_, axis, at) in best.items()])
-    _finish(figure, title, dict(zip(names, colour)), patches=True)
-    return figure
+    colour = distinct_colours(max(1, len(names)), without=_BLACK)
+    edges = np.arange(len(colour) + 1) - 0.5
+    scale = mpl.colors.BoundaryNorm(edges, len(colour)), mpl.colors.ListedColormap(colour)
+    rows = [(side, codes, [(side, view) for view in views]) for side in HEMISPHERES]
+    look = {"surface": surface, "zoom": zoom, "whole": True}
+    figure, painted = _draw_rows(rows, views, atlas, scale, {}, **look)
+    if annotate:
+        _write_names(painted, names)
+    return _finish(figure, title, patches=dict(zip(names, colour)))
 
 
 def roi_map(
@@ -376,17 +604,10 @@ def roi_map(
     return category_map(labels, atlas, title=title, order=kept, **{"annotate": True, **options})
 
 
-def _categorical(n: int) -> np.ndarray:
-    """Return n colours, float (n + 1, 4), the last row for "none".
-
-    They are those of Okabe & Ito, then Paul Tol's muted ones, then matplotlib's tab20.
-    """
-    import matplotlib as mpl
-
-    base = [c for c in PALETTE if c != "#000000"]
-    more = [mpl.colormaps["tab20"](i) for i in (*range(0, 20, 2), *range(1, 20, 2))]
-    found = [mpl.colors.to_rgba(c) for c in (*base, *_MUTED)] + more
-    return np.asarray([found[i % len(found)] for i in range(n)] + [(1.0, 1.0, 1.0, 1.0)])
+def _line_colours(names: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each outline: black, then different ones."""
+    names = list(names)
+    return dict(zip(names, [_BLACK, *distinct_colours(len(names), without=_BLACK)]))
 
 
 def _scale(
@@ -411,60 +632,60 @@ def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Normalize, Color
 
     found = np.asarray(values, float)[np.isfinite(values)]
     broken = found[found != np.rint(found)]
-    if broken.size:
-        raise DataError(message("whole numbers", f"{broken[0]:g}", "leave out whole=True"))
+    require(
+        not broken.size, DataError, "whole numbers", next(iter(broken), ""), "leave out whole=True"
+    )
     low, high = (int(found.min()), int(found.max())) if found.size else (0, 1)
     n, colours = high - low + 1, mpl.colormaps[colour_map or SEQUENTIAL]
     return mpl.colors.BoundaryNorm(np.arange(low, high + 2) - 0.5, n), colours.resampled(n)
 
 
-def _borders(atlas: Atlas, names: Iterable[str]) -> dict[str, tuple[str, dict[str, np.ndarray]]]:
-    """Return the colour of each region, and its membership per hemisphere, float (10242,)."""
-    found = {}
-    for i, name in enumerate(names):
-        laid = on_mesh(atlas.select(name).astype(float), atlas)
-        inside = {side: np.nan_to_num(values) for side, values in laid.items()}
-        found[name] = (_LINES[i % len(_LINES)], inside)
-    return found
-
-
-def _grid(
-    n_rows: int,
-    views: Sequence[str],
+def _draw_rows(
+    rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, str]]]],
+    titles: Sequence[str],
+    atlas: Atlas,
+    scale: tuple[Normalize, Colormap],
+    outline: Mapping[str, str],
+    *,
     surface: str,
-    atlas: Atlas | None,
-    sides: Sequence[tuple[str, str]] = (),
-) -> tuple[Figure, np.ndarray]:
-    """Return a figure with one axis per view, as wide as what it shows.
+    zoom: bool,
+    whole: bool = False,
+) -> tuple[Figure, list[tuple[Axes, str, View, np.ndarray]]]:
+    """Draw rows of views, and return the figure and what each view shows.
 
-    Rows are hemispheres, unless `sides` names hemisphere and view of each column.
+    Each row has a name, the values of a map, (n_vertices,), and the hemisphere and view of each of
+    its places. A view shows its axes, hemisphere, raster and values per pixel. `outline` is the
+    colour of each outlined region.
     """
     from matplotlib.figure import Figure
 
-    two_rows, columns = not sides, sides or [("right", view) for view in views]
-    boxes = {(s, v): _box(s, v, surface, atlas) for s in HEMISPHERES for _, v in columns}
-    widths, heights = ([boxes[c][i + 1] - boxes[c][i] for c in columns] for i in (0, 2))
+    extents = [
+        [_box(side, view, surface, atlas if zoom else None) for side, view in places]
+        for _, _, places in rows
+    ]
+    widths, heights = ([box[i + 1] - box[i] for box in extents[-1]] for i in (0, 2))
     width = _HEIGHT / max(heights) * sum(widths) + 1.5
-    figure = Figure(figsize=(width, 1.95 * n_rows + 0.95))
-    axes = figure.subplots(n_rows, len(columns), squeeze=False, width_ratios=widths)
-    for row, line in enumerate(axes):
-        for axis, (side, view) in zip(line, columns):
-            left, right, bottom, top = boxes[(HEMISPHERES[row] if two_rows else side, view)]
+    figure = Figure(figsize=(width, 1.95 * len(rows) + 0.95))
+    axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    borders = [(on_mesh(atlas.select(n).astype(float), atlas), c) for n, c in outline.items()]
+    norm, colours = scale
+    painted = []
+    for line, boxes, (name, values, places) in zip(axes, extents, rows):
+        laid = on_mesh(values, atlas)
+        look = {"rotation": 90, "va": "center", "ha": "center", "fontsize": 9}
+        line[0].text(-0.06, 0.5, name, transform=line[0].transAxes, **look)
+        for axis, (left, right, bottom, top), (side, view) in zip(line, boxes, places):
             axis.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
             axis.set_axis_off()
-            if row == 0:
-                axis.set_title(view if two_rows else f"{side}\n{view}", fontsize=9, loc="center")
-        line[0].text(
-            -0.06,
-            0.5,
-            HEMISPHERES[row] if two_rows else "",
-            transform=line[0].transAxes,
-            rotation=90,
-            va="center",
-            ha="center",
-            fontsize=9,
-        )
-    return figure, axes
+            raster = view_of(side, view, surface)
+            shown = raster.nearest(laid[side]) if whole else raster.interpolate(laid[side])
+            _draw(axis, raster, colours(norm(shown)), shown)
+            for border, colour in borders:
+                _outline(axis, raster, np.nan_to_num(border[side]), colour)
+            painted.append((axis, side, raster, shown))
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=9, loc="center")
+    return figure, painted
 
 
 def _box(
@@ -474,66 +695,40 @@ def _box(
 
     It is the whole view, or the part around the atlas's vertices.
     """
-    seen = view_of(side, view, surface)
+    raster = view_of(side, view, surface)
     if atlas is None:
-        return seen.extent
+        return raster.extent
     there = np.isfinite(on_mesh(np.ones(atlas.n_vertices), atlas)[side])
-    places = seen.position[there] if there.any() else seen.position
+    places = raster.position[there] if there.any() else raster.position
     middle = (places.min(0) + places.max(0)) / 2
     half = np.maximum((places.max(0) - places.min(0)) / 2 + _MARGIN_MM, _SMALLEST_MM / 2)
     (left, right), (bottom, top) = (
-        np.clip((m - h, m + h), *seen.extent[2 * i : 2 * i + 2])
+        np.clip((m - h, m + h), *raster.extent[2 * i : 2 * i + 2])
         for i, (m, h) in enumerate(zip(middle, half))
     )
     return left, right, bottom, top
 
 
-def _draw(axis: Axes, seen: View, colours: np.ndarray, values: np.ndarray) -> None:
+def _draw(axis: Axes, raster: View, colours: np.ndarray, values: np.ndarray) -> None:
     """Paint colours where there is a value, else grey cortex with darker sulci."""
-    grey = np.where(seen.sulcus, 0.60, 0.80)[..., None]
+    grey = np.where(raster.sulcus, 0.60, 0.80)[..., None]
     picture = np.where(np.isfinite(values)[..., None], colours[..., :3], grey)
-    picture = picture * (0.72 + 0.28 * seen.light)[..., None]
-    picture = np.concatenate([picture, seen.inside[..., None]], -1)
+    picture = picture * (0.72 + 0.28 * raster.light)[..., None]
+    picture = np.concatenate([picture, raster.inside[..., None]], -1)
     limits = (*axis.get_xlim(), *axis.get_ylim())
     axis.imshow(
-        picture, extent=seen.extent, origin="lower", interpolation="antialiased", aspect="equal"
+        picture, extent=raster.extent, origin="lower", interpolation="antialiased", aspect="equal"
     )
     axis.set(xlim=limits[:2], ylim=limits[2:])
 
 
-def _outline(
-    axis: Axes, seen: View, side: str, borders: Mapping[str, tuple[str, dict[str, np.ndarray]]]
-) -> None:
-    for colour, inside in borders.values():
-        level = np.where(seen.inside, (seen.weights * inside[side][seen.corners]).sum(-1), np.nan)
-        if np.nanmax(level) > 0.5:
-            axis.contour(
-                level,
-                levels=[0.5],
-                colors=[colour],
-                linewidths=1.1,
-                extent=seen.extent,
-                origin="lower",
-            )
-
-
-def _keep_best(
-    best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]],
-    axis: Axes,
-    seen: View,
-    side: str,
-    code: np.ndarray,
-) -> None:
-    """Keep, per hemisphere and category, the view that shows most of it and the middle of that."""
-    left, right, bottom, top = seen.extent
-    height, width = code.shape
-    for number in np.unique(code[code >= 0]).tolist():
-        rows, columns = np.nonzero(code == number)
-        if len(rows) > best.get((side, number), (0,))[0]:
-            middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-            x = left + (columns[middle] + 0.5) / width * (right - left)
-            y = bottom + (rows[middle] + 0.5) / height * (top - bottom)
-            best[(side, number)] = (len(rows), axis, (x, y))
+def _outline(axis: Axes, raster: View, inside: np.ndarray, colour: str) -> None:
+    """Draw the border of a region, float (n_vertices,) with 1 inside and 0 outside."""
+    level = np.where(raster.inside, (raster.weights * inside[raster.corners]).sum(-1), np.nan)
+    if np.nanmax(level) > 0.5:
+        place = {"levels": [0.5], "extent": raster.extent, "origin": "lower"}
+        axis.contour(level, colors=["white"], linewidths=2.2, **place)
+        axis.contour(level, colors=[colour], linewidths=1.1, **place)
 
 
 def _apart(
@@ -553,10 +748,24 @@ def _apart(
     return kept
 
 
-def _write_names(labels: list[tuple[Axes, str, tuple[float, float]]]) -> None:
+def _write_names(
+    painted: Sequence[tuple[Axes, str, View, np.ndarray]], names: Sequence[str]
+) -> None:
+    """Write each category, per hemisphere, on the middle of the view that shows most of it."""
     from matplotlib import patheffects
 
+    best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]] = {}
+    for axis, side, raster, code in painted:
+        left, right, bottom, top = raster.extent
+        for number in np.unique(code[code >= 0]).astype(int).tolist():
+            rows, columns = np.nonzero(code == number)
+            if len(rows) > best.get((side, number), (0,))[0]:
+                middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+                x = left + (columns[middle] + 0.5) / code.shape[1] * (right - left)
+                y = bottom + (rows[middle] + 0.5) / code.shape[0] * (top - bottom)
+                best[(side, number)] = (len(rows), axis, (x, y))
     stroke = [patheffects.withStroke(linewidth=2, foreground="white")]
+    labels = [(axis, names[number], at) for (_, number), (_, axis, at) in best.items()]
     for axis, name, place in _apart(labels):
         axis.text(*place, name, fontsize=7, ha="center", va="center", path_effects=stroke)
 
@@ -577,12 +786,20 @@ def _bar(figure: Figure, norm: Normalize, colours: Colormap, unit: str) -> None:
 
 
 def _finish(
-    figure: Figure, title: str, legend: Mapping[str, str | np.ndarray], patches: bool = False
-) -> None:
-    """Set margins, title and a legend of lines or patches, a mapping of names to colours."""
+    figure: Figure,
+    title: str,
+    *,
+    lines: Mapping[str, str] | None = None,
+    patches: Mapping[str, str] | None = None,
+    bar: tuple[Normalize, Colormap, str] | None = None,
+) -> Figure:
+    """Set margins, title, a legend of outlines or of patches with their colours, and a bar."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
+    legend = {name: Patch(color=colour) for name, colour in (patches or {}).items()}
+    for name, colour in (lines or {}).items():
+        legend[name] = Line2D([], [], color=colour, lw=1.8)
     width, height = figure.get_size_inches()
     columns = max(1, int((width - 1) / (0.45 + 0.08 * max((len(n) for n in legend), default=1))))
     rows = -(-len(legend) // columns)
@@ -590,28 +807,18 @@ def _finish(
     figure.set_size_inches(width, height)
     figure.subplots_adjust(
         left=0.3 / width,
-        right=1 - (0.1 if patches else 1.05) / width,
+        right=1 - (0.1 if bar is None else 1.05) / width,
         bottom=(0.12 + 0.2 * rows) / height,
         top=1 - 0.7 / height,
         wspace=0.03,
         hspace=0.03,
     )
-    figure.suptitle(
-        title,
-        fontsize=11,
-        fontweight="bold",
-        x=0.3 / width,
-        ha="left",
-        y=1 - 0.08 / height,
-        va="top",
-    )
+    place = {"x": 0.3 / width, "ha": "left", "y": 1 - 0.08 / height, "va": "top"}
+    figure.suptitle(title, fontsize=11, fontweight="bold", **place)
     if legend:
         figure.legend(
-            [
-                Patch(color=c) if patches else Line2D([], [], color=c, lw=1.8)
-                for c in legend.values()
-            ],
-            list(legend),
+            legend.values(),
+            legend.keys(),
             loc="lower center",
             ncols=min(columns, len(legend)),
             frameon=False,
@@ -619,3 +826,6 @@ def _finish(
             handlelength=1.2,
             columnspacing=1.2,
         )
+    if bar is not None:
+        _bar(figure, *bar)
+    return figure

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.viz.mesh import (
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL
+from bmfl_lab.viz.surface import (
     HEMISPHERES,
     N_FSAVERAGE4,
     coarser_faces,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from bmfl_lab.data.atlas import Atlas
 
-SEQUENTIAL, DIVERGING = "Cividis", "RdBu_r"
 VIEWS: dict[str, dict[str, float]] = {
     "posterior": {"x": 0.0, "y": -1.7, "z": 0.5},
     "ventral": {"x": 0.0, "y": -0.4, "z": -1.7},
@@ -62,8 +62,6 @@ class SurfaceLayout:
     ----------
     atlas : Atlas
         Position of the vertices.
-    surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
 
     Attributes
     ----------
@@ -75,16 +73,21 @@ class SurfaceLayout:
         Triangles of the map, by the numbers of its vertices.
     base : list of (ndarray, ndarray, ndarray)
         Vertices, triangles and sulci of the grey brain, left then right hemisphere.
+
+    Raises
+    ------
+    DataError
+        If the atlas lies on no surface.
     """
 
-    def __init__(self, atlas: Atlas, surface: str = "inflated"):
-        self.atlas, self.surface = atlas, surface
+    def __init__(self, atlas: Atlas):
+        self.atlas = atlas
         index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
         self.base: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         order, points, faces, count = [], [], [], 0
         for number, hemisphere in enumerate(HEMISPHERES):
-            coordinates, triangles = self._placed(hemisphere)
-            self.base.append(_brain(coordinates, triangles, curvature(hemisphere), surface))
+            coordinates, triangles = _placed(hemisphere)
+            self.base.append(_brain(coordinates, triangles, curvature(hemisphere)))
             mine = np.flatnonzero((side == number) & (index >= 0))
             where = np.full(len(coordinates), -1, dtype=np.int64)
             where[index[mine]] = np.arange(len(mine)) + count
@@ -97,12 +100,6 @@ class SurfaceLayout:
         self.order = np.concatenate(order)
         self.points = np.concatenate(points)
         self.faces = np.concatenate(faces)
-
-    def _placed(self, hemisphere: str) -> tuple[np.ndarray, np.ndarray]:
-        coordinates, triangles = load_mesh(hemisphere, self.surface)
-        x = coordinates[:, 0]
-        shift = -(x.max() + _GAP_MM / 2) if hemisphere == "left" else -(x.min() - _GAP_MM / 2)
-        return coordinates + np.asarray([shift, 0, 0], dtype=np.float32), triangles
 
     def faces_of(self, shown: np.ndarray) -> np.ndarray:
         """Return the triangles whose three corners all have data.
@@ -133,12 +130,16 @@ class SurfaceLayout:
         return np.asarray(labels, dtype=object)
 
 
-def _brain(
-    points: np.ndarray, faces: np.ndarray, sulci: np.ndarray, surface: str
-) -> tuple[np.ndarray, ...]:
+def _placed(hemisphere: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return vertices and triangles of an inflated hemisphere on its side of the midline."""
+    coordinates, triangles = load_mesh(hemisphere)
+    x = coordinates[:, 0]
+    shift = -(x.max() + _GAP_MM / 2) if hemisphere == "left" else -(x.min() - _GAP_MM / 2)
+    return coordinates + np.asarray([shift, 0, 0], dtype=np.float32), triangles
+
+
+def _brain(points: np.ndarray, faces: np.ndarray, sulci: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return vertices, triangles and sulci of the grey brain that is drawn under a map."""
-    if surface != "inflated":
-        return points, faces, sulci
     corners, coarse = points[:N_FSAVERAGE4], coarser_faces(faces)
     sunk = corners - _SUNK_MM * vertex_normals(corners, coarse)
     return sunk.astype(points.dtype), coarse, sulci[:N_FSAVERAGE4]
@@ -152,14 +153,12 @@ def _map_style(values: np.ndarray, signed: bool | None = None) -> dict[str, obje
 
 def surface_figure(
     values: np.ndarray,
-    atlas: Atlas,
+    layout: SurfaceLayout,
     *,
     title: str = "",
     unit: str = "",
     signed: bool | None = None,
-    surface: str = "inflated",
     view: str = "posterior",
-    layout: SurfaceLayout | None = None,
     height: int = 520,
 ) -> go.Figure:
     """Draw values per vertex on both hemispheres as a plotly figure.
@@ -168,19 +167,15 @@ def surface_figure(
     ----------
     values : ndarray, shape (n_vertices,)
         One value per vertex; NaN means no data and shows the grey brain.
-    atlas : Atlas
-        Position of the vertices.
+    layout : SurfaceLayout
+        Geometry of the atlas.
     title, unit : str, default ""
         Title and label of the colour bar; the title contains *simulated* if responses are.
     signed : bool, optional
         Use diverging colours, symmetric about zero; by default if there are values on both sides of
         zero.
-    surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.mesh.load_mesh`.
     view : str, default "posterior"
         Direction of the camera, a key of `VIEWS`.
-    layout : SurfaceLayout, optional
-        Geometry made before for the same atlas and surface.
     height : int, default 520
         Height in pixels.
 
@@ -188,25 +183,17 @@ def surface_figure(
     -------
     plotly Figure
         Two traces: the grey brain, and the map, whose values `swap_map` replaces.
-
-    Raises
-    ------
-    ConfigError
-        If the surface is unknown.
-    DataError
-        If the atlas lies on no surface.
     """
     import plotly.graph_objects as go
 
-    geometry = layout or SurfaceLayout(atlas, surface)
     figure = go.Figure()
-    _add_brain(figure, geometry)
-    _add_map(figure, geometry, values, unit, signed)
+    _add_brain(figure, layout)
+    _add_map(figure, layout, values, unit, signed)
     figure.update_layout(
         title={"text": title, "x": 0.02},
         height=height,
         margin={"l": 0, "r": 0, "t": 46 if title else 8, "b": 0},
-        scene=_scene(geometry, view),
+        scene=_scene(layout, view),
         uirevision="keep the camera",
     )
     return figure
@@ -295,8 +282,8 @@ def swap_map(
     values: np.ndarray,
     layout: SurfaceLayout,
     *,
-    title: str | None = None,
-    unit: str | None = None,
+    title: str,
+    unit: str,
     signed: bool | None = None,
 ) -> None:
     """Show other values on a figure made by `surface_figure`, with the same mesh and camera.
@@ -309,8 +296,8 @@ def swap_map(
         One value per vertex; NaN means no data and shows the grey brain.
     layout : SurfaceLayout
         Geometry that the figure was made with.
-    title, unit : str, optional
-        Title and label of the colour bar; unchanged by default.
+    title, unit : str
+        Title and label of the colour bar.
     signed : bool, optional
         Use diverging colours, symmetric about zero; by default if there are values on both sides of
         zero.
@@ -320,10 +307,8 @@ def swap_map(
     trace.update(**dict(zip("ijk", corners.T)))
     trace.intensity = np.where(np.isfinite(shown), shown, 0.0)
     trace.update(_map_style(values, signed))
-    if unit is not None:
-        trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
-    if title is not None:
-        figure.layout.title.text = title
+    trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
+    figure.layout.title.text = title
 
 
 def outline_lines(layout: SurfaceLayout, mask: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
-from bmfl_lab.backbones import store as module
+from bmfl_lab.backbones import tokens as module
 from bmfl_lab.data.stimuli import StimulusSet, from_arrays
 
 

@@ -93,7 +93,7 @@ def test_a_strip_costs_no_more_than_twenty_squares(monkeypatch):
 def test_cutting_a_strip_does_not_change_the_crop(monkeypatch):
     pixels = noise(20, 402)
     cut = Preprocess(56).crop(pixels)
-    monkeypatch.setattr("bmfl_lab.backbones.preprocess.MAX_ASPECT", 10_000)
+    monkeypatch.setattr("bmfl_lab.backbones.protocol.MAX_ASPECT", 10_000)
     whole = Preprocess(56).crop(pixels)
     assert np.abs(cut.astype(int) - whole).max() <= 2
 

@@ -12,7 +12,7 @@ from extraction_process import stimuli as noise
 from PIL import Image
 
 from bmfl_lab.backbones import FeatureStore, extract, load_backbone
-from bmfl_lab.backbones import store as module
+from bmfl_lab.backbones import tokens as module
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.errors import ConfigError, DataError, NumericsError
 from bmfl_lab.files import write_sealed_json

@@ -13,7 +13,7 @@ from extraction_process import failing
 from extraction_process import stimuli as noise
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
-from bmfl_lab.backbones import store as module
+from bmfl_lab.backbones import tokens as module
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError
 

@@ -18,8 +18,8 @@ from bmfl_lab.backbones import (
     Preprocess,
     load_backbone,
     map_tokens,
+    protocol,
     wrap,
-    wrapped,
 )
 from bmfl_lab.errors import CheckpointError, ConfigError
 from bmfl_lab.evaluation import evaluate_ood
@@ -41,7 +41,7 @@ def toy(seed=0, name="toy", **options):
 
 
 def test_the_example_in_its_docstring_runs():
-    assert doctest.testmod(wrapped).attempted > 0 and not doctest.testmod(wrapped).failed
+    assert doctest.testmod(protocol).attempted > 0 and not doctest.testmod(protocol).failed
 
 
 def test_the_members_of_the_protocol_are_the_modules_own():

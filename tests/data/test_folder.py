@@ -111,7 +111,7 @@ def test_the_same_image_in_two_sets_is_refused(root):
         (root / "train" / "bird" / "img_0.png").read_bytes()
     )
     with pytest.raises(DataError, match="1 identical images in 'train' and 'test'"):
-        load(root)
+        load_study(root)
 
 
 def test_copies_stay_together_when_splitting(root):
@@ -130,9 +130,11 @@ def test_links_that_leave_the_folder_are_refused(root, tmp_path):
     assert len(load(root, follow_links=True).set("train")) == 13
 
 
-def test_other_files_are_ignored_and_listed(root):
+def test_other_files_are_left_out_aloud_and_counted(root, capsys):
     (root / "train" / "cat" / "notes.txt").write_text("x")
-    assert load(root).extra["ignored"] == {"train": ["train/cat/notes.txt"]}
+    study = load(root)
+    assert study.summary()["left_out"] == {"train": {".txt": 1}}
+    assert capsys.readouterr().out.count("train: left out 1 .txt") == 1
 
 
 def test_wrong_ood_names_are_refused(root):
@@ -148,5 +150,7 @@ def test_empty_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match="put the images of each class into a folder"):
         load(tmp_path)
     (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match=r"images in .* none"):
+    with pytest.raises(
+        DataError, match=r"images in each of the 1 class folders .* 1 missing \['cat'\]"
+    ):
         load(tmp_path)

@@ -139,7 +139,9 @@ def test_bad_input_is_refused_by_name(root, tmp_path):
         load_study("imagenet", root=root, **options(val_per_class=9))
     with pytest.raises(ConfigError, match="val_per_class >= 1"):
         load_study("imagenet", root=root, **options(val_per_class=0))
-    with pytest.raises(DataError, match="check that this folder is that set"):
+    with pytest.raises(
+        DataError, match=r"4 missing \['0', .* 2 unknown .*check that this folder is that set"
+    ):
         load_study("imagenet", root=root, ood={"imagenet-v2": "imagenet-r"}, **options())
     with pytest.raises(ConfigError, match="nothing at"):
         load_study(str(tmp_path / "none.json"))

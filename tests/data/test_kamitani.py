@@ -84,12 +84,12 @@ def test_refusals(tmp_path):
         read_subject(tmp_path / "leak.h5", folder)
     write(tmp_path / "s.h5")
     (folder / "n02128385_20.png").unlink()
-    with pytest.raises(DataError, match=r"1 missing, e\.g\. 'n02128385_20'"):
+    with pytest.raises(DataError, match=r"1 missing, e\.g\. \['n02128385_20'\]"):
         read_subject(tmp_path / "s.h5", folder)
     with pytest.raises(DataError, match="nothing at"):
         read_bdata(tmp_path / "no.h5")
     (tmp_path / "text.h5").write_text("<html>")
-    with pytest.raises(DataError, match=r"an HDF5 file in text\.h5"):
+    with pytest.raises(DataError, match=r"an HDF5 file .*text\.h5; .*download the file again"):
         read_bdata(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as f:
         f["betas"] = np.zeros(3)
@@ -197,7 +197,7 @@ def unnamed(keys, values, data):
         (without("voxel_x"), "a metadata key of this file; got 'voxel_x'"),
         (without("DataType"), "a metadata key of this file; got 'DataType'"),
         (without("stimulus_id"), "a metadata key of this file; got 'stimulus_id'"),
-        (with_nan, "finite responses in"),
+        (with_nan, "finite responses of at least one voxel in .* some undefined"),
         (as_text, "a numeric dataset in"),
         (no_voxel, "at least one voxel in"),
         (unnamed, "a stimulus for every presentation"),
@@ -214,7 +214,7 @@ def test_bad_shares_folders_and_arrays_are_refused(tmp_path):
     folder = pictures(tmp_path / "images")
     with pytest.raises(DataError, match=r"a share of at least 0 and below 1; got 1\.5"):
         read_subject(tmp_path / "s.h5", folder, val_share=1.5)
-    with pytest.raises(DataError, match=r"4 missing, e\.g\."):
+    with pytest.raises(DataError, match=r"a folder; got nothing at .*nowhere"):
         read_subject(tmp_path / "s.h5", tmp_path / "nowhere")
     data = (tmp_path / "s.h5").read_bytes()
     for cut in (10, len(data) // 2, len(data) - 50):

@@ -213,7 +213,7 @@ def test_images_of_both_layouts(tmp_path):
     pixel.save(tmp_path / "cue/what.png")
     with pytest.raises(DataError, match="a category in the path"):
         mvh.read_images(tmp_path / "cue", "cue-conflict")
-    with pytest.raises(DataError, match="images below"):
+    with pytest.raises(DataError, match="a folder; got nothing at"):
         mvh.read_images(tmp_path / "none", "edge")
 
 

@@ -67,7 +67,7 @@ def test_both_id_routes_agree_and_disagreement_is_refused(root):
         design.trials(1)[t - 1] == image for t, image in trials.items()
     )
     shifted = {t: image + 1 for t, image in trials.items()}
-    with pytest.raises(DataError, match=r"trials that differ, first trial 1"):
+    with pytest.raises(DataError, match=r"trials that differ, first trial \[1\]"):
         nsd.check_trials(design, shifted, 1)
 
 

@@ -114,3 +114,49 @@ def test_a_strangers_reader_is_found_by_layout_and_by_name(tmp_path, monkeypatch
     assert len(load_study("flat", root=root, only="cat").set("train")) == 2
     with pytest.raises(ConfigError, match="did you mean 'only'"):
         load_study(root, onli="cat")
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Register a reader whose two sets are the images of two folders, and return its root."""
+
+    def read(folder):
+        paths = sorted(folder.iterdir())
+        ids = [f"{folder.name}/{p.name}" for p in paths]
+        return from_files(folder.name, paths, ids, [0] * len(ids), ("thing",))
+
+    def load(root, *, verify=True):
+        sets = {name: read(root / name) for name in ("train", "test")}
+        return Study("toy", "two folders of images", sets)
+
+    monkeypatch.setattr(module, "READERS", dict(module.READERS))
+    register_reader("toy", load, lambda path: (path / "toy.txt").is_file(), layout="toy.txt")
+    for k, name in enumerate(("train", "test")):
+        for i in range(3):
+            write(tmp_path / "toy" / name / f"{i}.png", 10 * k + i)
+    (tmp_path / "toy" / "toy.txt").write_text("")
+    return tmp_path / "toy"
+
+
+def test_the_sets_of_a_strangers_reader_are_checked_for_shared_images(toy):
+    found = load_study(toy).extra["leakage"]
+    assert found["sizes"] == {"train": 3, "test": 3} and found["by_image"] == 0
+    (toy / "test" / "9.png").write_bytes((toy / "train" / "0.png").read_bytes())
+    with pytest.raises(DataError, match=r"1 identical images in 'train' and 'test', e\.g\. .*9"):
+        load_study(toy)
+    assert "leakage" not in load_study(toy, verify=False).extra
+
+
+def test_the_error_for_a_foreign_layout_names_the_layouts_of_all_readers(toy, classes):
+    with pytest.raises(DataError, match="no layout that a reader detects") as caught:
+        load_study("planted", subject=classes, **SIZES)
+    remedy = str(caught.value).split("To fix it: ")[1]
+    found = [r for r in module.READERS.values() if r.detect is not None and not r.general]
+    assert {r.name for r in found} >= {"algonauts", "nsd", "kamitani", "toy"}
+    assert all(f"{r.name} ({r.layout})" in remedy for r in found) and "toy (toy.txt)" in remedy
+
+
+def test_an_empty_name_is_not_the_working_folder():
+    for name in ("", " "):
+        with pytest.raises(ConfigError, match="the name of a study or an existing folder"):
+            load_study(name)

@@ -69,7 +69,7 @@ def test_a_subset_keeps_ids_labels_and_pixels_together():
     assert part.fingerprint() != whole.subset([1, 3]).fingerprint()
     brighter = whole.mapped(lambda image, _: image + np.uint8(1), key="plus-1")
     assert brighter.image(0)[0, 0, 0] == 1 and not set(brighter.digests()) & set(whole.digests())
-    with pytest.raises(DataError, match=r"'x', which it lacks \(one of 1 such"):
+    with pytest.raises(DataError, match=r"\['x'\], which it lacks \(one of 1 such"):
         whole.index_of(["x"])
 
 

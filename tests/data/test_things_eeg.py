@@ -193,7 +193,7 @@ def test_images_of_an_eeg_are_found_by_name(tmp_path):
         list(shown.ids) == ["b_02", "a_01"] and shown.image(0)[0, 0, 0] == 40 and not eeg.simulated
     )
     lost = EEG(np.zeros((1, 1, 1, 3)), ("O1",), np.arange(3.0), np.array(["c"], dtype=object))
-    with pytest.raises(DataError, match=r"1 missing, e\.g\. 'c'"):
+    with pytest.raises(DataError, match=r"1 missing, e\.g\. \['c'\]"):
         eeg_stimuli(lost, tmp_path / "images")
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bmfl_lab.backbones.preprocess import Preprocess
+from bmfl_lab.backbones.protocol import Preprocess
 from bmfl_lab.backbones.vit import Architecture, ViT
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError

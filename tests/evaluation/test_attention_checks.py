@@ -12,7 +12,6 @@ from bmfl_lab.evaluation.attention_checks import (
     attention_verdict,
     check_metrics,
     check_row,
-    check_rows,
     checks_table,
     deletion_insertion,
     map_similarity,
@@ -208,4 +207,4 @@ def test_refusals():
     with pytest.raises(ConfigError, match="a check among"):
         check_row("m", "delete", [1.0])
     with pytest.raises(ConfigError, match="a reference for the check 'planted region'"):
-        check_rows("m", region=(np.ones(3), float("nan")))
+        check_row("m", "planted region", np.ones(3), float("nan"))

@@ -1,12 +1,11 @@
 """Integrated gradients against captum, against an analytic answer, and through the whole path."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bmfl_lab.errors import ConfigError
-from bmfl_lab.evaluation.attribution import baseline_images, integrated_gradients
+from bmfl_lab.evaluation.attribution import integrated_gradients
 
 
 def made_network():
@@ -64,24 +63,7 @@ def test_weights_receive_no_gradient_and_inference_is_left_alone():
     assert all(p.grad is None for p in network.parameters()) and not inputs.requires_grad
 
 
-def test_black_is_black_after_normalisation():
-    from bmfl_lab.backbones import Preprocess
-
-    class Frozen:
-        preprocess = Preprocess(image_size=28)
-
-    images = Frozen.preprocess(np.full((28, 28, 3), 200, np.uint8))[None]
-    torch.testing.assert_close(
-        baseline_images(images, "black", Frozen),
-        Frozen.preprocess(np.zeros((28, 28, 3), np.uint8))[None],
-    )
-    torch.testing.assert_close(baseline_images(images, "blur", Frozen), images)
-    assert not baseline_images(images, "grey", Frozen).any()
-
-
 def test_refusals():
     x = torch.zeros(1, 2)
     with pytest.raises(ConfigError, match="at least 1 step and a baseline of the inputs' shape"):
         integrated_gradients(lambda x, i: x[:, 0], x, x, steps=0)
-    with pytest.raises(ConfigError, match="a baseline among"):
-        baseline_images(x, "white", None)

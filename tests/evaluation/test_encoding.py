@@ -176,7 +176,7 @@ def test_receptive_fields_are_recovered(study, encoder, store, tmp_path):
     ).median()
     assert found.error_degrees.median() < 1.2 < 2 < chance
     ridge = train_brain_encoder(tiny("ridge"), study, store=store, folder=tmp_path, device="cpu")
-    with pytest.raises(DataError, match="an encoder without receptive fields"):
+    with pytest.raises(DataError, match="a retinotopic encoder and a simulated subject; got"):
         receptive_field_error(ridge, study, degrees=DEGREES)
 
 

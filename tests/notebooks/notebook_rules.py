@@ -14,6 +14,7 @@ from bmfl_lab.runs.notebook import Notebook, tags, text
 from bmfl_lab.runs.spec import KERNEL
 
 MAX_LINES = 25
+MAX_COLUMNS = 88
 MAX_PARAMETERS = 14
 ALLOWED_IMPORTS = (
     "bmfl_lab",
@@ -64,10 +65,25 @@ def _whole_problems(notebook: Notebook) -> list[str]:
         or notebook.cells[0]["cell_type"] != "markdown"
     ):
         found.append("does not open with a title")
+    found += _opening_problems(text(notebook.cells[0]) if notebook.cells else "")
     if notebook.kernel != KERNEL:
         found.append(f"kernel {notebook.kernel!r}, expected {KERNEL!r}")
     if not any(".finish(" in text(c) for c in code):
         found.append("writes no record (no call of .finish(...))")
+    return found
+
+
+def _opening_problems(opening: str) -> list[str]:
+    """Return what a reader misses in the first cell: the question, the time and the input."""
+    found = []
+    title = opening.splitlines()[0] if opening else ""
+    question = opening.partition("**Question.**")[2]
+    if not (title.endswith("?") or "?" in question):
+        found.append("does not open with a question")
+    if "**Takes** " not in opening:
+        found.append("does not say how long it takes")
+    if "**Reads** " not in opening:
+        found.append("does not say what it needs")
     return found
 
 
@@ -79,6 +95,11 @@ def _cell_problems(cell: dict[str, Any]) -> list[str]:
         found.append("holds stored outputs")
     if len(source.splitlines()) > MAX_LINES:
         found.append(f"{len(source.splitlines())} lines, at most {MAX_LINES}")
+    found += [
+        f"line {n} has {len(line)} columns, at most {MAX_COLUMNS}"
+        for n, line in enumerate(source.splitlines(), start=1)
+        if len(line) > MAX_COLUMNS
+    ]
     if re.search(r"^\s*[!%]", source, re.MULTILINE):
         found.append("uses ! or % instead of Python")
         return found

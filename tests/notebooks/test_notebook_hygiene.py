@@ -35,6 +35,7 @@ def test_notebooks_were_swept_and_are_numbered_without_a_twin():
         ('open("/opt/x/y")', "absolute path"),
         ("import sys\nsys.path.append('x')", "changes sys.path"),
         ("\n".join(["x = 1"] * 26), "26 lines, at most 25"),
+        (f"x = '{'a' * 83}'", "line 1 has 89 columns, at most 88"),
         ("from widgets import run_browser", "without the tag skip-execution"),
         ("x = (", "is not Python"),
     ],
@@ -58,3 +59,21 @@ def test_stored_outputs_and_two_parameter_cells_are_found(tmp_path):
     found = problems(read_notebook(path))
     assert any("stored outputs" in p for p in found)
     assert any("exactly one cell tagged 'parameters'" in p for p in found)
+
+
+@pytest.mark.parametrize(
+    "lost, said",
+    [
+        ("?", "does not open with a question"),
+        ("**Takes**", "does not say how long it takes"),
+        ("**Reads**", "does not say what it needs"),
+    ],
+)
+@pytest.mark.parametrize("path", [NOTEBOOKS[0], NOTEBOOKS[-1]], ids=lambda p: p.stem)
+def test_an_opening_without_question_time_or_input_is_found(path, lost, said, tmp_path):
+    content = json.loads(path.read_text())
+    opening = content["cells"][0]
+    opening["source"] = [line.replace(lost, "") for line in opening["source"]]
+    changed = tmp_path / path.name
+    changed.write_text(json.dumps(content))
+    assert said in problems(read_notebook(changed))

@@ -7,10 +7,17 @@ import json
 import pandas as pd
 import pytest
 
-from bmfl_lab.evaluation.findings import CORTEX_FREE, READ_FMRI, comparisons, findings
+from bmfl_lab.evaluation.findings import (
+    CORTEX_FREE,
+    READ_FMRI,
+    comparisons,
+    findings,
+    grouped,
+    overview,
+)
 from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
-from bmfl_lab.runs.collect import collect_records, grouped, overview, render
+from bmfl_lab.runs.collect import collect_records, render
 from bmfl_lab.training.compare import CONTROL_MODELS
 
 

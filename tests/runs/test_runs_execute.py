@@ -27,7 +27,7 @@ out: str = ""  # folder of results, set by the runner
 """
 RECORD = """
 from bmfl_lab.records import Record
-from bmfl_lab.runs import run_folder
+from bmfl_lab.runs.paths import run_folder
 record = Record(notebook="probe", parameters={"n": n}, study={"name": study, "fingerprint": "0", "simulated": True})
 _ = record.add("accuracy", rate, unit="fraction", split="test", n=n, selection="none")
 """
@@ -511,7 +511,7 @@ def test_several_runners_on_one_spec_execute_each_run_once(project, tmp_path):
 
 
 def test_run_folder_is_the_same_from_the_root_and_from_notebooks(tmp_path, monkeypatch):
-    from bmfl_lab.runs import run_folder
+    from bmfl_lab.runs.paths import run_folder
 
     (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / "notebooks").mkdir()

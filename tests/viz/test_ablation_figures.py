@@ -67,7 +67,9 @@ def test_the_sweep_draws_one_line_a_set():
         }
     )
     figure = agreement_figure(frame, x="r", x_label="r", level=0.25, title="t")
-    assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1", "chance"}
+    assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1"}
+    (legend,) = figure.legends
+    assert {t.get_text() for t in legend.get_texts()} == {"test", "masked 3", "chance"}
     lines = [c.lines[0] for c in figure.axes[0].containers]
     np.testing.assert_allclose(lines[0].get_ydata(), [90, 80])
     with pytest.raises(DataError, match="at least one row"):

@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from PIL import Image
 
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.viz import show
-from bmfl_lab.viz.charts import contact_sheet, panels
+from bmfl_lab.viz.charts import (
+    DIVERGING,
+    SEQUENTIAL,
+    colours,
+    contact_sheet,
+    distinct_colours,
+    panels,
+)
 
 
 def plain(value, side=16):
@@ -31,12 +39,8 @@ def test_grid_of_named_rows_and_columns():
     FigureCanvasAgg(figure).print_png(io.BytesIO())
 
 
-def test_plain_list_wraps():
-    assert len(contact_sheet([plain(i) for i in range(5)], n_columns=2).axes) == 5
-
-
 def test_refusals():
-    for bad in ([], [plain(1).astype(float)], {"a": []}):
+    for bad in ({}, {"a": [plain(1).astype(float)]}, {"a": []}):
         with pytest.raises(DataError, match=r"uint8 images of shape \(H, W, 3\)"):
             contact_sheet(bad)
 
@@ -84,3 +88,67 @@ def test_the_picture_is_saved_and_displayed(tmp_path, capsys):
 def test_names_stay_in_the_folder(tmp_path):
     with pytest.raises(ConfigError, match="a plain file name for the figure"):
         show(Figure(), tmp_path, "../line")
+
+
+def test_no_two_names_share_a_colour():
+    assert len(set(colours(f"ROI {i}" for i in range(120)).values())) == 120
+    assert "#000000" not in distinct_colours(60, without="#000000")
+    assert colours(["a", "b", "a"]) == dict(zip("ab", distinct_colours(2)))
+
+
+# Machado et al. (2009), severity 1
+VISION = {
+    "normal": np.eye(3),
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def lab(rgb, vision):
+    """Return CIELAB coordinates of sRGB colours as a kind of vision perceives them."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(vision), 0, 1)
+    xyz = linear @ [[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]
+    xyz = xyz / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack(
+        [
+            116 * f[..., 1] - 16,
+            500 * (f[..., 0] - f[..., 1]),
+            200 * (f[..., 1] - f[..., 2]),
+        ],
+        -1,
+    )
+
+
+def closest_to_grey(name):
+    """Return the smallest distance of a colour map to the greys of the cortex, at equal light."""
+    colour = matplotlib.colormaps[name](np.linspace(0, 1, 64))[:, :3]
+    return min(
+        np.linalg.norm(lab(light * colour, v) - lab(np.full(3, light * grey), v), axis=-1).min()
+        for v in VISION.values()
+        for light in (0.72, 0.86, 1.0)
+        for grey in (0.6, 0.8)
+    )
+
+
+def test_values_stay_visible_on_grey_cortex_for_every_kind_of_colour_vision():
+    assert closest_to_grey(SEQUENTIAL) > 12 > 6 > closest_to_grey("cividis")
+
+
+def test_red_is_positive():
+    low, high = matplotlib.colormaps[DIVERGING]([0.1, 0.9])
+    assert low[2] > low[0] and high[0] > high[2]

@@ -10,7 +10,7 @@ import pytest
 
 from bmfl_lab.errors import DataError
 from bmfl_lab.records import MetricRow
-from bmfl_lab.viz import robustness
+from bmfl_lab.viz import results
 
 
 def row(name, value, model, split="test", shift="", severity=None, seed=None, half=0.05):
@@ -56,7 +56,7 @@ def frame():
 
 
 def test_severity_curves_start_at_the_unshifted_set(frame):
-    figure = robustness.severity_figure(frame, models=["fusion", "backbone"], chance=0.1, title="t")
+    figure = results.severity_figure(frame, models=["fusion", "backbone"], chance=0.1, title="t")
     axes = [a for a in figure.axes if a.get_visible()]
     assert [a.get_title(loc="left") for a in axes] == ["fog", "masked"]
     line = axes[0].containers[0].lines[0]
@@ -65,13 +65,13 @@ def test_severity_curves_start_at_the_unshifted_set(frame):
     )
     assert [t.get_text() for t in axes[0].get_xticklabels()] == ["none", "1", "3", "5"]
     with pytest.raises(DataError, match="values on made shifts"):
-        robustness.severity_figure(frame[frame["shift"] == ""])
+        results.severity_figure(frame[frame["shift"] == ""])
     with pytest.raises(DataError, match="choose models"):
-        robustness.severity_figure(frame, models=["other"])
+        results.severity_figure(frame, models=["other"])
 
 
 def test_robustness_scatter_puts_seeds_and_line_on_logit_axes(frame):
-    figure = robustness.robustness_figure(frame, ["base"])
+    figure = results.robustness_figure(frame, ["base"])
     ax = figure.axes[0]
     points = {line.get_label(): line for line in ax.get_lines()}
     logit = lambda p: np.log(p / (1 - p))  # noqa: E731
@@ -82,7 +82,7 @@ def test_robustness_scatter_puts_seeds_and_line_on_logit_axes(frame):
     assert np.allclose(line.get_ydata(), 0.9 * line.get_xdata() - 1.0)
     assert len(points["baselines"].get_xdata()) == 2
     with pytest.raises(DataError, match="line of baselines"):
-        robustness.robustness_figure(frame[~frame["name"].str.startswith("robustness")], ["base"])
+        results.robustness_figure(frame[~frame["name"].str.startswith("robustness")], ["base"])
 
 
 def test_reliability_leaves_out_thin_bins():
@@ -97,21 +97,21 @@ def test_reliability_leaves_out_thin_bins():
             "accuracy": [0.2, 0.5, 0.8],
         }
     )
-    ax = robustness.reliability_figure(table).axes[0]
+    ax = results.reliability_figure(table).axes[0]
     assert np.allclose(ax.get_lines()[1].get_xdata(), [30, 90]) and np.allclose(
         ax.get_lines()[1].get_ydata(), [20, 80]
     )
     with pytest.raises(DataError, match="bins with"):
-        robustness.reliability_figure(table, min_count=100)
+        results.reliability_figure(table, min_count=100)
 
 
 def test_heatmap_frames_intervals_without_zero(frame):
-    ax = robustness.severity_heatmap(frame).axes[0]
+    ax = results.severity_heatmap(frame).axes[0]
     assert [t.get_text() for t in ax.texts] == ["-10.0", "+10.0", "+30.0"]
     assert len(ax.patches) == 3
     wide = frame.assign(ci_low=-1.0, ci_high=1.0)
-    assert not robustness.severity_heatmap(wide).axes[0].patches
-    assert len(robustness.severity_heatmap(frame, "accuracy", models=["fusion"]).axes[0].texts) == 8
+    assert not results.severity_heatmap(wide).axes[0].patches
+    assert len(results.severity_heatmap(frame, "accuracy", models=["fusion"]).axes[0].texts) == 8
 
 
 def test_predictions_name_true_and_predicted_class():
@@ -122,7 +122,7 @@ def test_predictions_name_true_and_predicted_class():
         "confidence": 0.93,
         "where": "fog 3",
     }
-    figure = robustness.prediction_figure(
+    figure = results.prediction_figure(
         {"worst": [item, item], "best": [{**item, "predicted": "cat"}]}
     )
     assert (
@@ -131,4 +131,4 @@ def test_predictions_name_true_and_predicted_class():
     )
     assert figure.axes[0].xaxis.label.get_color() != figure.axes[2].xaxis.label.get_color()
     with pytest.raises(DataError, match="at least one image"):
-        robustness.prediction_figure({})
+        results.prediction_figure({})

@@ -8,7 +8,6 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.viz import brain_scores
 from bmfl_lab.viz import similarity as figures
 
 
@@ -90,15 +89,13 @@ def test_preferred_images_and_the_made_one():
         return np.full((8, 8, 3), v, np.uint8)
 
     fig = drawn(
-        brain_scores.preferred_figure(
-            {"V1": [image(1), image(2)]}, {"V1": [image(3)]}, {"V1": image(9)}
-        )
+        figures.preferred_figure({"V1": [image(1), image(2)]}, {"V1": [image(3)]}, {"V1": image(9)})
     )
     assert [a.get_title() for a in fig.axes] == ["top 1", "top 2", "lowest 1", "made"]
     assert np.array_equal(fig.axes[3].images[0].get_array(), image(9))
-    assert len(brain_scores.preferred_figure({"V1": [image(1)]}, {"V1": [image(3)]}).axes) == 2
+    assert len(figures.preferred_figure({"V1": [image(1)]}, {"V1": [image(3)]}).axes) == 2
     with pytest.raises(DataError, match="the same ROIs"):
-        brain_scores.preferred_figure({"V1": [image(1)]}, {"V2": [image(1)]})
+        figures.preferred_figure({"V1": [image(1)]}, {"V2": [image(1)]})
 
 
 def test_brain_beside_robust_and_effects():
@@ -113,29 +110,29 @@ def test_brain_beside_robust_and_effects():
             "robust_high": [0.45, np.nan],
         }
     )
-    ax = drawn(brain_scores.brain_robust_figure(frame)).axes[0]
+    ax = drawn(figures.brain_robust_figure(frame)).axes[0]
     np.testing.assert_allclose([c.lines[0].get_ydata()[0] for c in ax.containers], [40, 50])
     assert len(ax.containers[0].lines[2]) == 2 and not ax.containers[1].lines[2]
     with pytest.raises(DataError, match="columns model, brain, robust"):
-        brain_scores.brain_robust_figure(frame.drop(columns="brain"))
+        figures.brain_robust_figure(frame.drop(columns="brain"))
     whole = pd.DataFrame(
         {"model": ["a"], "value": [0.2], "low": [0.1], "high": [0.3], "per_seed": [[0.1, 0.3]]}
     )
-    ax = drawn(brain_scores.effect_figure(whole, ceiling=(0.4, 0.5))).axes[0]
+    ax = drawn(figures.effect_figure(whole, ceiling=(0.4, 0.5))).axes[0]
     assert [list(line.get_ydata()) for line in ax.lines if line.get_marker() == "."] == [[0.1, 0.3]]
-    assert len(brain_scores.effect_figure(whole, ceiling=(np.nan, np.nan)).axes[0].patches) == 0
+    assert len(figures.effect_figure(whole, ceiling=(np.nan, np.nan)).axes[0].patches) == 0
     with pytest.raises(DataError, match="one row per model"):
-        brain_scores.effect_figure(whole.drop(columns="low"))
+        figures.effect_figure(whole.drop(columns="low"))
 
 
 def test_identification_shows_values_intervals_and_chance():
     frame = pd.DataFrame(
         {"roi": ["all", "V1"], "value": [0.9, 0.7], "ci_low": [0.8, 0.6], "ci_high": [1.0, 0.8]}
     )
-    ax = drawn(brain_scores.identification_figure(frame)).axes[0]
+    ax = drawn(figures.identification_figure(frame)).axes[0]
     np.testing.assert_allclose(ax.containers[0].lines[0].get_ydata(), [0.9, 0.7])
     assert [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"] == [
         [0.5, 0.5]
     ]
     with pytest.raises(DataError, match="columns roi, value"):
-        brain_scores.identification_figure(frame.drop(columns="ci_low"))
+        figures.identification_figure(frame.drop(columns="ci_low"))

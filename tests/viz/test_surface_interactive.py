@@ -8,7 +8,7 @@ import pytest
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.viz.mesh import (
+from bmfl_lab.viz.surface import (
     N_FSAVERAGE4,
     N_FSAVERAGE5,
     coarser_faces,
@@ -53,7 +53,7 @@ def test_fine_vertices_of_fsaverage_are_left_out():
 def test_swapping_changes_intensity_and_keeps_the_mesh(atlas):
     layout = SurfaceLayout(atlas)
     first = np.linspace(0, 1, atlas.n_vertices)
-    figure = surface_figure(first, atlas, title="simulated", unit="r", layout=layout)
+    figure = surface_figure(first, layout, title="simulated", unit="r")
     x, faces = np.array(figure.data[-1].x), np.array(figure.data[-1].i)
     np.testing.assert_allclose(figure.data[-1].intensity, first[layout.order])
     swap_map(figure, -first, layout, title="other", unit="z")
@@ -67,7 +67,7 @@ def test_missing_values_open_a_hole_instead_of_showing_zero(atlas):
     layout = SurfaceLayout(atlas)
     values = np.ones(atlas.n_vertices)
     values[: atlas.n_left] = np.nan
-    figure = surface_figure(values, atlas, layout=layout)
+    figure = surface_figure(values, layout)
     corners = np.stack([figure.data[-1].i, figure.data[-1].j, figure.data[-1].k])
     assert len(corners.T) < len(layout.faces)
     assert np.isfinite(values[layout.order][corners]).all()
@@ -182,6 +182,6 @@ def test_the_normals_of_a_sphere_point_away_from_its_middle():
 
 
 def test_drawing_a_cortex_does_not_import_nilearn():
-    code = "import sys; from bmfl_lab.viz.mesh import load_mesh; load_mesh('left'); print('nilearn' in sys.modules)"
+    code = "import sys; from bmfl_lab.viz.surface import load_mesh; load_mesh('left'); print('nilearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "False", done.stdout + done.stderr

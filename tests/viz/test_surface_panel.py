@@ -5,8 +5,15 @@ import pytest
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.viz.mesh import load_mesh
-from bmfl_lab.viz.surface import _apart, category_map, roi_map, surface_maps, surface_panel, view_of
+from bmfl_lab.viz.surface import (
+    _apart,
+    category_map,
+    load_mesh,
+    roi_map,
+    surface_maps,
+    surface_panel,
+    view_of,
+)
 
 
 def make():

@@ -5,16 +5,16 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.colors import sample_colorscale
 
 import widgets
 from bmfl_lab import load_study
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.evaluation import Explorer, attention_verdict
 from bmfl_lab.evaluation.attention_checks import check_row
-from bmfl_lab.viz.charts import ink_on
+from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, ink_on
 from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio
 from widgets import ablation, attention, ood, surface
-from widgets.figure import sampled
 from widgets.frame import dropdown
 
 BACKBONE, ENCODER, CONSULTED, LOOKED = (
@@ -371,8 +371,8 @@ def test_numbers_can_be_read_on_every_colour():
         parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
         return float(np.dot(parts, [0.2126, 0.7152, 0.0722]))
 
-    for scale in ("RdBu", "Cividis"):
-        for rgb in sampled(scale, np.linspace(0, 1, 101)):
+    for scale in (DIVERGING, SEQUENTIAL):
+        for rgb in sample_colorscale(scale, np.linspace(0, 1, 101).tolist(), colortype="tuple"):
             ink = {"black": 0.0, "white": 1.0}[ink_on(rgb)]
             light, dark = sorted((luminance(rgb), ink), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (scale, rgb)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import widgets
-from widgets.figure import Pictures, sheet
+from bmfl_lab.viz.explore import sheet
+from widgets.figure import Pictures
 
 
 def shown(row):

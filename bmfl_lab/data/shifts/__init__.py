@@ -17,7 +17,7 @@ from bmfl_lab.data.shifts import made  # noqa: F401  # isort: skip
 from bmfl_lab.data.shifts import corruptions  # noqa: F401  # isort: skip
 from bmfl_lab.data.shifts.table import SEVERITIES, SHIFTS
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.runtime import rng
 
 # Part of every image digest. Raise it when the pixels of any shift change, so that features in the
@@ -35,10 +35,13 @@ __all__ = ["IMAGENET_C", "SEVERITIES", "SHIFTS", "apply_shift", "shifted"]
 
 
 def _check_severity(severity: int) -> int:
-    if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise ConfigError(
-            message("a severity from 1 to 5", repr(severity), "choose an integer from 1 to 5")
-        )
+    require(
+        not isinstance(severity, bool) and severity in SEVERITIES,
+        ConfigError,
+        "a severity from 1 to 5",
+        repr(severity),
+        "choose an integer from 1 to 5",
+    )
     return int(severity)
 
 
@@ -82,19 +85,16 @@ def apply_shift(
     """
     function, severity = SHIFTS[name], _check_severity(severity)
     image = np.asarray(image)
-    if (
-        image.dtype != np.uint8
-        or image.ndim != 3
-        or image.shape[2] != 3
-        or min(image.shape[:2]) < 8
-    ):
-        raise DataError(
-            message(
-                "a uint8 image of shape (H, W, 3) with H and W of at least 8 pixels",
-                f"{image.dtype} {image.shape}",
-                "convert it to 8-bit RGB, or enlarge it",
-            )
-        )
+    require(
+        image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and min(image.shape[:2]) >= 8,
+        DataError,
+        "a uint8 image of shape (H, W, 3) with H and W of at least 8 pixels",
+        f"{image.dtype} {image.shape}",
+        "convert it to 8-bit RGB, or enlarge it",
+    )
     random = rng(seed, "shift", name, stimulus_id)
     try:
         changed = function(image, severity, random, **options)
@@ -143,14 +143,13 @@ def shifted(
     SHIFTS[name]
     severity = _check_severity(severity)
     named = {k: v for k, v in options.items() if not callable(v)}
-    if len(named) < len(options) and "encoder_name" not in options:
-        raise ConfigError(
-            message(
-                "encoder_name beside a callable option",
-                f"{sorted(options)}",
-                "name the encoder, for example encoder_name='vgg19-relu4_1'",
-            )
-        )
+    require(
+        len(named) >= len(options) or "encoder_name" in options,
+        ConfigError,
+        "encoder_name beside a callable option",
+        f"{sorted(options)}",
+        "name the encoder, for example encoder_name='vgg19-relu4_1'",
+    )
     settings = "".join(f",{k}={named[k]!r}" for k in sorted(named))
     return stimuli.mapped(
         lambda image, identifier: apply_shift(

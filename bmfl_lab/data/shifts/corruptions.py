@@ -247,23 +247,27 @@ def magnify(x: np.ndarray, factor: float) -> np.ndarray:
 
 
 def swap_neighbours(index: np.ndarray, reach: int, random: np.random.Generator) -> None:
-    """Swap each inner pixel of an index map with a random neighbour, in place.
+    """Swap each pixel of an image with a pixel near it, chosen at random.
+
+    The function works on the numbers of the pixels, so that the caller moves all colours at once:
+    ``pixels[index]`` is the image with swapped pixels. A border of width `reach` takes part only as
+    the partner of an inner pixel.
 
     Parameters
     ----------
     index : ndarray of int, shape (H, W)
-        Index of the pixel that is shown at each place; changed in place.
+        Number of the pixel at each place; changed in place.
     reach : int
-        Largest distance in pixels. Offsets are drawn uniformly from ``-reach`` to ``reach - 1`` in
-        both directions.
+        Largest distance to the partner in pixels. Both of its offsets are drawn uniformly from
+        ``-reach`` to ``reach - 1``.
     random : numpy.random.Generator
-        Draws the offsets.
+        Source of the offsets.
 
     Notes
     -----
-    The published loop visits one pixel after another. Here all pixels that lie ``2 reach + 1``
-    apart are swapped at once, because their neighbourhoods do not overlap. Each pixel is swapped
-    once, as published, but in another order.
+    The published code visits one pixel after another. Here, pixels whose distance is a multiple of
+    ``2 reach + 1`` in both directions are swapped at once: no two of them can have the same
+    partner. Each pixel is swapped once, as in the published code, but in another order.
     """
     height, width = index.shape
     stride = 2 * reach + 1

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import truncnorm
 
 from bmfl_lab.data.shifts.table import SHIFTS, grey, smooth, to_uint8, unit
-from bmfl_lab.errors import ConfigError, DataError, message
+from bmfl_lab.errors import ConfigError, DataError, message, require
 
 MASK_RATIOS = (0.10, 0.25, 0.50, 0.75, 0.90)
 DARKNESS = (0.40, 0.25, 0.15, 0.10, 0.05)
@@ -83,10 +83,13 @@ def masked(
     choice.
     """
     ratio = MASK_RATIOS[severity - 1] if ratio is None else ratio
-    if not (0 < ratio <= 1 and 0 < patch <= 1):
-        raise ConfigError(
-            message("patch and ratio in (0, 1]", f"{patch}, {ratio}", "give both as fractions")
-        )
+    require(
+        0 < ratio <= 1 and 0 < patch <= 1,
+        ConfigError,
+        "patch and ratio in (0, 1]",
+        f"{patch}, {ratio}",
+        "give both as fractions",
+    )
     height, width = image.shape[:2]
     side = max(1, round(min(height, width) * patch))
     rows, columns = -(-height // side), -(-width // side)
@@ -100,8 +103,9 @@ def masked(
         "black": lambda: np.zeros(3, dtype=np.uint8),
         "noise": lambda: random.integers(0, 256, size=image.shape, dtype=np.uint8),
     }
-    if fill not in fills:
-        raise ConfigError(message(f"a fill among {tuple(fills)}", repr(fill), "choose one of them"))
+    require(
+        fill in fills, ConfigError, f"a fill among {tuple(fills)}", repr(fill), "choose one of them"
+    )
     return np.where(cover_HW[..., None], fills[fill](), image)
 
 
@@ -416,14 +420,13 @@ def adain(content: np.ndarray, style: np.ndarray, eps: float = 1e-5) -> np.ndarr
     Huang & Belongie (2017), Arbitrary style transfer in real-time with adaptive instance
     normalization, ICCV.
     """
-    if content.shape[0] != style.shape[0]:
-        raise DataError(
-            message(
-                "feature maps with the same channels",
-                f"{content.shape} and {style.shape}",
-                "compute both with the same encoder",
-            )
-        )
+    require(
+        content.shape[0] == style.shape[0],
+        DataError,
+        "feature maps with the same channels",
+        f"{content.shape} and {style.shape}",
+        "compute both with the same encoder",
+    )
 
     def moments(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return f.mean(axis=(1, 2), keepdims=True), np.sqrt(f.var(axis=(1, 2), keepdims=True) + eps)
@@ -486,25 +489,32 @@ def stylised(
     Geirhos et al. (2019), ImageNet-trained CNNs are biased towards texture, ICLR, arXiv:1811.12231.
     """
     strength, x = STRENGTHS[severity - 1], unit(image)
-    if style is not None and np.shape(style) != image.shape:
-        raise DataError(
-            message(
-                f"a style of shape {image.shape}", str(np.shape(style)), "resize the style image"
-            )
-        )
+    require(
+        style is None or np.shape(style) == image.shape,
+        DataError,
+        f"a style of shape {image.shape}",
+        np.shape(style),
+        "resize the style image",
+    )
     other = texture(*image.shape[:2], random) if style is None else unit(np.asarray(style))
     if form == "statistics":
         return to_uint8(mix_statistics(x, other, strength))
     if form == "amplitude":
         return to_uint8(mix_amplitude(x, other, strength))
-    if form != "adain":
-        raise ConfigError(
-            message("form 'statistics', 'amplitude' or 'adain'", repr(form), "choose one of them")
-        )
-    if encoder is None or decoder is None:
-        raise ConfigError(
-            message("encoder and decoder for form 'adain'", "none", "pass both as callables")
-        )
+    require(
+        form == "adain",
+        ConfigError,
+        "form 'statistics', 'amplitude' or 'adain'",
+        repr(form),
+        "choose one of them",
+    )
+    require(
+        encoder is not None and decoder is not None,
+        ConfigError,
+        "encoder and decoder for form 'adain'",
+        "none",
+        "pass both as callables",
+    )
     content = np.asarray(encoder(x))
     mixed = (1 - strength) * content + strength * adain(content, np.asarray(encoder(other)))
     return to_uint8(np.asarray(decoder(mixed)))
