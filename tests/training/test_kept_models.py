@@ -8,10 +8,18 @@ import pytest
 import torch
 
 from bmfl_lab import config as configs
-from bmfl_lab import load_study
+from bmfl_lab import load_study, runtime
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import CheckpointError
-from bmfl_lab.training import compare, fusion, loop, stage, train_brain_encoder, train_fusion
+from bmfl_lab.training import (
+    compare,
+    context,
+    fusion,
+    loop,
+    stage,
+    train_brain_encoder,
+    train_fusion,
+)
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.recipes import tiny
 
@@ -190,8 +198,8 @@ def test_models_on_a_source_of_unknown_content_are_not_kept(
     study, store, encoder, tmp_path, trainings
 ):
     noise = compare.sources.noise_source(np.random.default_rng(0).normal(size=(20, 168)))
-    context = fusion.Context.make(store, "cpu").keeping(tmp_path, fresh=False)
-    options = {"encoder": encoder, "context": context}
+    keeping = fusion.Context.make(store, "cpu").keeping(tmp_path, fresh=False)
+    options = {"encoder": encoder, "context": keeping}
     for _ in range(2):
         train_fusion(CONFIG, study, brain=lambda tokens, ids: noise(tokens, ids), **options)
     assert len(trainings) == 2 and not list(tmp_path.iterdir())
@@ -213,6 +221,7 @@ def test_a_damaged_model_is_named_and_replaced_by_fresh(study, store, encoder, t
 
 
 def test_models_are_kept_in_the_cache_folder(study, store, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(context, "home", runtime.home)
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     compared(study, store, encoder, None, models=("backbone",), seeds=(0,))
     assert len(list((tmp_path / "models").glob("*/fusion.json"))) == 1
