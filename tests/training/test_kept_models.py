@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,15 +122,12 @@ def test_other_choices_data_encoders_and_code_are_trained_anew(
 
     assert (train(), train()) == (1, 1)
     assert train(config=configs.replace(CONFIG, dropout=0.2)) == 2
-    relabelled = study.set("train").subset(np.arange(len(study.set("train")) - 1), name="train")
-    assert train(study=dataclasses.replace(study, sets={**study.sets, "train": relabelled})) == 3
-    other = dataclasses.replace(encoder, module=torch.nn.Sequential(encoder.module))
-    with torch.no_grad():
-        changed = compare.sources.random_weight_encoder(encoder, 3)
-    assert train(encoder=dataclasses.replace(changed, hash=encoder.hash)) == 4
-    assert train(encoder=other) == 5
+    fewer = study.set("train").subset(np.arange(len(study.set("train")) - 1), name="train")
+    assert train(study=dataclasses.replace(study, sets={**study.sets, "train": fewer})) == 3
+    shuffled = compare.sources.random_weight_encoder(encoder, 3)
+    assert train(encoder=dataclasses.replace(shuffled, hash=encoder.hash)) == 4
     monkeypatch.setattr(fusion, "recipe_code", lambda: "another recipe")
-    assert (train(), train()) == (6, 6)
+    assert (train(), train()) == (5, 5)
 
 
 class Killed(Exception):
@@ -192,6 +190,21 @@ def test_every_control_is_read_to_the_bit(study, store, encoder, tmp_path, train
     assert len(trainings) == count + 1
     for (a,), (b,) in zip(graded[0].values(), graded[1].values()):
         assert_same(a, b, study.set("test"))
+
+
+def test_ablations_and_baselines_are_read_to_the_bit(study, store, encoder, tmp_path, trainings):
+    options = {"encoder": encoder, "store": store, "device": "cpu", "folder": tmp_path}
+    n_vertices = encoder.atlas.n_vertices
+    masks = [np.arange(n_vertices) % step != 0 for step in (2, 3)] + [np.ones(n_vertices, bool)]
+    asked = [SimpleNamespace(name=f"model {i}", mask=m, seed=0) for i, m in enumerate(masks)]
+    first, again = (compare.ablation_trainer(CONFIG, study, **options)(asked) for _ in "ab")
+    assert trainings == ["model 0 (seed 0)", "model 1 (seed 0)", "model 2 (seed 0)"]
+    for a, b in zip(first, again, strict=True):
+        assert_same(a, b, study.set("test"))
+    shorter = [compare.train_baselines(CONFIG, study, epochs=(1, 2), **options) for _ in "ab"]
+    assert trainings[3:] == ["backbone, 1 epoch (seed 0)", "backbone, 2 epochs (seed 0)"]
+    for name, (model,) in shorter[0].items():
+        assert_same(model, shorter[1][name][0], study.set("test"))
 
 
 def test_models_on_a_source_of_unknown_content_are_not_kept(
