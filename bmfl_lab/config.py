@@ -175,7 +175,8 @@ class LoopConfig:
     precision : "auto", "float32" or "bfloat16", default "auto"
         "auto": bfloat16 autocast on a GPU where it is fast, else float32.
     checkpoint_every : int, default 0
-        Steps between checkpoints; 0 saves at the end of each epoch. Only with a folder.
+        Steps between checkpoints; 0 saves at the ends of epochs, as long as this takes at most 5 %
+        of the time. Only with a folder.
     optimiser : "adamw", "adam" or "sgd", default "adamw"
         "sgd" has momentum 0.9.
     schedule : "cosine" or "constant", default "cosine"

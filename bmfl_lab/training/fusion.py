@@ -477,7 +477,7 @@ def _identity(
         "encoder": getattr(inputs.encoder, "hash", ""),
         "responses": responses,
         "atlas": sha256_json([described, fingerprint(tensors)])[:16],
-        "silent": "" if silent is None else np.packbits(silent).tobytes().hex(),
+        "silent": "" if silent is None else np.packbits(np.asarray(silent, bool)).tobytes().hex(),
         "seed": inputs.context.seed,
     }
     if inputs.source is None or responses is not None:
