@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import two_processes
 
+from bmfl_lab.training import context
+
 SCRIPT = Path(two_processes.__file__)
 
 
@@ -35,6 +37,18 @@ def test_two_processes_train_what_one_process_trains(tmp_path):
     two_processes.train(tmp_path / "one", "roi_query")
     shared = run([], tmp_path / "two", "roi_query")
     np.testing.assert_allclose(shared, scores(tmp_path / "one", "alone"), rtol=0, atol=1e-4)
+
+
+def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        context, "pick_device", lambda device: "cuda" if device != "cpu" else device
+    )
+    monkeypatch.setattr(context.torch.cuda, "set_device", taken.append)
+    assert context.local_device() == "cuda" and not taken
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert context.local_device("cpu") == "cpu" and not taken
+    assert context.local_device() == "cuda" and taken == [3]
 
 
 @pytest.mark.slow
