@@ -170,6 +170,8 @@ def _fits(hint: object, value: object) -> bool:
         return isinstance(value, origin) and (
             loose or not arguments or all(_fits(arguments[-1], part) for part in parts)
         )
+    if hint is typing.Any:  # a class since Python 3.11
+        return True
     if hint in (int, float) and isinstance(value, bool):
         return False
     if hint is float:
@@ -212,7 +214,8 @@ class LoopConfig:
     precision : "auto", "float32" or "bfloat16", default "auto"
         "auto": bfloat16 autocast on a GPU where it is fast, else float32.
     checkpoint_every : int, default 0
-        Steps between checkpoints; 0 saves at the end of each epoch. Only with a folder.
+        Steps between checkpoints; 0 saves at the ends of epochs, as long as this takes at most 5 %
+        of the time. Only with a folder.
     optimiser : "adamw", "adam" or "sgd", default "adamw"
         "sgd" has momentum 0.9.
     schedule : "cosine" or "constant", default "cosine"

@@ -23,7 +23,6 @@ from bmfl_lab.errors import CheckpointError, DataError, message, require
 from bmfl_lab.files import sha256_json
 from bmfl_lab.models.encoders import KINDS, ROIQueryEncoder, build_encoder, ensemble_weights
 from bmfl_lab.models.protocols import BrainEncoder
-from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import (
     atlas_from_tensors,
     atlas_to_tensors,
@@ -31,7 +30,7 @@ from bmfl_lab.training.checkpoint import (
     read_bundle,
     write_bundle,
 )
-from bmfl_lab.training.context import load_spec
+from bmfl_lab.training.context import load_spec, local_device
 
 STEM = "encoder"
 WHAT = "brain encoder"
@@ -237,7 +236,7 @@ class _Predicts:
         """
         stored = (tokens,) if isinstance(tokens, StoredTokens) else tuple(tokens)
         self.check(stored)
-        where = pick_device(device)
+        where = local_device(device)
         self.to(where).module.eval()
         arrays = [stored_patches([s]) for s in stored]
         out = np.empty((len(stored[0]), self.atlas.n_vertices), np.float32)
@@ -573,7 +572,7 @@ def image_function(
     CheckpointError
         If the backbone has other weights than that of the training.
     """
-    where = pick_device(device)
+    where = local_device(device)
     backbone = backbone or encoder.load_backbone(device)
     encoder._refuse_other_weights(backbone)
     mean, std = (
