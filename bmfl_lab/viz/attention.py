@@ -238,6 +238,8 @@ def checks_figure(
                 _check_cell(ax, rows.iloc[0] if len(rows) else None)
         for ax, text in zip(drawn.grid[0], ["this model", "random weights", *names]):
             ax.set_title(text, loc="center", fontsize=9)
+        note = "checks: value, [95 % interval], and the reference that it is compared with"
+        drawn.figure.supxlabel(note, fontsize=8)
     return drawn.figure
 
 
@@ -268,7 +270,8 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
         Columns ``map``, ``kind`` ("deletion", "insertion"), ``order`` ("map", "random"),
         ``fraction``, ``mean``, ``low``, ``high``, as `DeletionInsertion.table` returns them.
     score : str
-        Quantity of the curves, the label of the vertical axis.
+        Quantity of the curves, the label of the vertical axis. Bands of a probability stay within
+        0 and 1.
     title : str, default ""
         Title of the figure.
 
@@ -285,20 +288,22 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
         "measure deletion and insertion first",
     )
     kinds = {"deletion": ("lower", "removed"), "insertion": ("higher", "shown")}
-    palette = colours(dict.fromkeys(curves["map"]))
+    palette = colours(curves["map"])
+    limits = (0, 1) if "probability" in score else (-np.inf, np.inf)
     with panels(2, 2, cell=(4.2, 3.3), title=title, sharey=True) as drawn:
         for ax, (kind, (better, done)) in zip(drawn, kinds.items()):
             part = curves[curves["kind"] == kind]
             for name, colour in palette.items():
                 line = part[(part["map"] == name) & (part["order"] == "map")]
                 ax.plot(line["fraction"], line["mean"], color=colour, label=name, lw=1.8)
-                ends = line["fraction"], line["low"], line["high"]
-                ax.fill_between(*ends, color=colour, alpha=0.15, lw=0)
+                low, high = np.clip((line["low"], line["high"]), *limits)
+                ax.fill_between(line["fraction"], low, high, color=colour, alpha=0.15, lw=0)
             random = part[part["order"] == "random"].groupby("fraction")["mean"].mean()
             ax.plot(random.index, random, ls="--", color=GREY, label="random order")
             ax.set_title(f"{kind}: {better} is better", fontsize=10)
             ax.set_xlabel(f"share of the patches {done}")
         drawn.label(y=score)
+        ax.fill_between([], [], [], color=GREY, alpha=0.3, lw=0, label="bands: 95 % interval")
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return drawn.figure
 
@@ -411,7 +416,7 @@ def centres_figure(
         for ax, (key, direction) in zip(drawn, directions.items()):
             both = np.concatenate([estimated[key][shown], truth[key][shown]])
             reach = float(np.nanmax(np.abs(both))) * 1.08
-            ax.plot([-reach, reach], [-reach, reach], ls="--", color=GREY, lw=1)
+            ax.plot([-reach, reach], [-reach, reach], ls="--", color=GREY, lw=1, label="equal")
             for name in names:
                 rows, look = shown & (rois == name), {"s": 16, "alpha": 0.7, "linewidths": 0}
                 look |= {"color": palette[name], "marker": shapes[name]}

@@ -249,7 +249,10 @@ def panel(**options) -> Iterator[tuple[Panels, Axes]]:
 
 
 def value_and_error(
-    rows: pd.DataFrame, columns: Sequence[str] = ("value", "ci_low", "ci_high"), scale: float = 1.0
+    rows: pd.DataFrame,
+    columns: Sequence[str] = ("value", "ci_low", "ci_high"),
+    scale: float = 1.0,
+    limits: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of rows, (n,), and the lengths of their error bars, (2, n).
 
@@ -261,8 +264,12 @@ def value_and_error(
         Columns with the values and with the ends of their intervals.
     scale : float, default 1.0
         Factor of values and errors, for instance 100 for percent.
+    limits : (float, float), optional
+        Smallest and largest possible value after scaling; no error bar reaches beyond them.
     """
     value, low, high = (scale * rows[k].to_numpy(float) for k in columns)
+    if limits is not None:
+        low, high = np.clip((low, high), *limits)
     return value, error_bars(value, low, high)
 
 
@@ -312,12 +319,13 @@ def write_cells(axes: Axes, image: AxesImage, form: str, marks: np.ndarray | Non
             axes.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
 
 
-def frame_cell(axes: Axes, row: int, column: int, colour: str) -> None:
-    """Draw a frame around a cell of a heat map."""
+def frame_cell(axes: Axes, row: int, column: int) -> None:
+    """Draw a black frame with a white edge, visible on every colour, around a heat map's cell."""
     from matplotlib.patches import Rectangle
 
     corner = (column - 0.46, row - 0.46)
-    axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec=colour, lw=2))
+    for colour, width in (("white", 4.0), ("black", 2.0)):
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec=colour, lw=width))
 
 
 def require_rows(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:

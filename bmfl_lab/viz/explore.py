@@ -255,7 +255,7 @@ def shift_grid_figure(
         left, right = drawn
         top = max(1.0, float(np.nanmax(np.abs(percent), initial=0))) if signed else 100
         image = left.imshow(percent, aspect="auto", **colour_scale(percent, signed, top))
-        write_cells(left, image, ".0f")
+        write_cells(left, image, "z.0f")
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
         left.set_xlabel("severity")

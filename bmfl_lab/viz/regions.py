@@ -72,7 +72,8 @@ def distribution_figure(
             ax.hlines(level, at - 0.4, at + 0.4, color="#D55E00", lw=2, label=reference_name)
             drawn.legend(place="outside upper right")
         ax.set_xticks(at, names, fontsize=8 if len(groups) > 10 else 9)
-        drawn.label("region, with its number of vertices", unit)
+        note = "box: middle half and median; whiskers: 5 % to 95 %; diamond: mean"
+        drawn.label(f"region, with its number of vertices\n({note})", unit)
     return drawn.figure
 
 
@@ -97,7 +98,7 @@ def table_figure(
         image = ax.imshow(values, aspect="auto", **colour_scale(values, False))
         write_cells(ax, image, "z.2f")
         for c in np.flatnonzero(np.isfinite(values).any(0)) if mark else ():
-            frame_cell(ax, int(np.nanargmax(values[:, c])), c, "#D55E00")
+            frame_cell(ax, int(np.nanargmax(values[:, c])), c)
         ax.set_xticks(np.arange(values.shape[1]), [str(c) for c in table.columns], fontsize=9)
         ax.set_yticks(np.arange(values.shape[0]), [str(i) for i in table.index], fontsize=9)
         ax.grid(False)
@@ -161,5 +162,6 @@ def fields_figure(
         errors.set_ylabel("distance of the centres (degrees)")
         errors.set_ylim(bottom=0)
         errors.set_title("error by region")
+        errors.set_xlabel("box: middle half and median; whiskers: 5 % to 95 %", fontsize=8)
         drawn.legend(9)
     return drawn.figure

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SIGNIFICANT = 0.05
 _TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -109,6 +110,12 @@ def interval_text(
     return f"{100 * value:{sign}.1f}{ends}"
 
 
+def interval_note(rows: pd.DataFrame) -> str:
+    """Return what the error bars of metric rows show, for a legend."""
+    kinds = {str(kind)[:4] for kind in rows.get("interval", ()) if kind and kind != "none"}
+    return "bars: 95 % interval" if kinds == {"95 %"} else "bars: interval"
+
+
 def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one row per model and evaluation set: the row over seeds, or else the first seed's.
 
@@ -173,7 +180,7 @@ def accuracy_figure(
             mine, single = rows[rows["model"] == model], seeds[seeds["model"] == model]
             x = offset + np.asarray([sets.index(s) for s in mine["set"]])
             style = {"fmt": marker[model], "ms": 6, "capsize": 2, "lw": 1.4, "label": model}
-            y, error = value_and_error(mine, scale=100)
+            y, error = value_and_error(mine, scale=100, limits=(0, 100))
             ax.errorbar(x, y, yerr=error, color=colour[model], **style)
             x = offset + np.asarray([sets.index(s) for s in single["set"]], dtype=float)
             y = 100 * single["value"].to_numpy(float)
@@ -185,6 +192,7 @@ def accuracy_figure(
         ax.set_xticks(range(len(sets)), sets)
         ax.set_xlim(-0.6, len(sets) - 0.4)
         drawn.label(y=f"{metric.replace('_', ' ')}, %")
+        ax.plot([], [], " ", label=interval_note(rows))
         drawn.legend(5)
     return drawn.figure
 
@@ -239,6 +247,8 @@ def curves_figure(
                             ms=4,
                         )
             ax.set_title(key.replace("_", " "))
+        if any(len(runs) > 1 for runs in histories.values()):
+            ax.plot([], [], " ", label="one line per seed")
         drawn.label("epoch")
         drawn.legend(4)
     return drawn.figure
@@ -303,6 +313,10 @@ def _logit(p: np.ndarray | Sequence[float] | float) -> np.ndarray:
     return np.log(p / (1 - p))
 
 
+def _is_difference(metric: str) -> bool:
+    return "difference" in metric or metric == "effective_robustness"
+
+
 def _chosen(frame: pd.DataFrame, metric: str, models: Sequence[str] | None) -> pd.DataFrame:
     rows = summary_rows(frame, metric)
     rows = rows if models is None else rows[rows["model"].isin(list(models))]
@@ -360,6 +374,7 @@ def severity_figure(
     )
     names = list(dict.fromkeys(rows["model"]))
     colour, marker = colours(names), markers(names)
+    limits = None if _is_difference(metric) else (0, 100)
     with panels(
         len(shifts), n_columns, title=title, cell=(2.9, 2.6), margin=(0.6, 0.9), sharey=True
     ) as drawn:
@@ -369,16 +384,17 @@ def severity_figure(
             for i, name in enumerate(names):
                 mine = part[part["model"] == name].sort_values("severity")
                 x = mine["severity"].to_numpy(float) + 0.06 * (i - (len(names) - 1) / 2)
-                y, error = value_and_error(mine, scale=100)
+                y, error = value_and_error(mine, scale=100, limits=limits)
                 look = {"ms": 4.5, "lw": 1.4, "capsize": 1.5, "elinewidth": 1, "label": name}
                 look |= {"color": colour[name], "marker": marker[name]}
                 ax.errorbar(x, y, yerr=error, **look)
             if chance is not None:
-                ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
+                ax.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
             levels = sorted(int(s) for s in part["severity"].dropna().unique())
             ax.set_xticks(levels, ["none" if s == 0 else str(s) for s in levels])
             ax.set_title(shift.replace("_", " "))
         drawn.label("severity", f"{metric.replace('_', ' ')}, %", fontsize=9)
+        ax.plot([], [], " ", label=interval_note(rows))
         drawn.legend()
     return drawn.figure
 
@@ -542,7 +558,7 @@ def reliability_figure(
         sharey=True,
     ) as drawn:
         for ax, name in zip(drawn, sets):
-            ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--")
+            ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--", label="perfect calibration")
             for model in names:
                 part = rows[(rows["set"] == name) & (rows["model"] == model)]
                 ax.plot(
@@ -584,8 +600,8 @@ def severity_heatmap(
     Returns
     -------
     matplotlib Figure
-        Colours of differences are symmetric about zero, and differences whose interval excludes
-        zero have a frame.
+        Colours of differences are symmetric about zero, red is positive, and differences whose
+        adjusted p value (column "p_adjusted") is at most 0.05 have a frame.
 
     Raises
     ------
@@ -594,14 +610,15 @@ def severity_heatmap(
     """
     rows = _chosen(frame, metric, models)
     rows = rows.assign(
+        p_adjusted=rows["p_adjusted"].astype(float) if "p_adjusted" in rows else np.nan,
         shift=rows["shift"].where(rows["shift"] != "", rows["split"]),
         severity=rows["severity"].fillna(0),
     )
     names, shifts = list(dict.fromkeys(rows["model"])), list(dict.fromkeys(rows["shift"]))
     levels = sorted(int(s) for s in rows["severity"].unique())
-    signed = "difference" in metric or metric == "effective_robustness"
+    signed = _is_difference(metric)
     scale = colour_scale(100 * rows["value"].to_numpy(float), signed, None if signed else 100)
-    unit, form = ("points", "+.1f") if signed else ("%", ".0f")
+    unit, form = ("points", "+z.1f") if signed else ("%", ".0f")
     with panels(
         len(names),
         len(names),
@@ -615,15 +632,18 @@ def severity_heatmap(
             for row in rows[rows["model"] == name].itertuples():
                 y, x = shifts.index(row.shift), levels.index(int(row.severity))
                 grid[y, x] = 100 * row.value
-                if signed and (row.ci_low > 0 or row.ci_high < 0):
-                    frame_cell(ax, y, x, "black")
+                if signed and row.p_adjusted <= _SIGNIFICANT:
+                    frame_cell(ax, y, x)
             image = ax.imshow(grid, aspect="auto", **scale)
             write_cells(ax, image, form)
             ax.set_title(name, fontsize=9.5)
             ax.set_xticks(range(len(levels)), ["–" if s == 0 else str(s) for s in levels])
             ax.set_yticks(range(len(shifts)), [s.replace("_", " ") for s in shifts])
             ax.grid(False)
-        drawn.figure.supxlabel("severity (–: image sets without one)", fontsize=10)
+        note = "severity (–: image sets without one)"
+        if any(ax.patches for ax in drawn):
+            note += f"; framed: p, adjusted for all comparisons, at most {_SIGNIFICANT}"
+        drawn.figure.supxlabel(note, fontsize=10)
         label = f"{metric.replace('_', ' ')}, {unit}"
         drawn.colour_bar(image, label, fraction=0.15, pad=0.05, shrink=0.9)
     return drawn.figure
@@ -647,7 +667,8 @@ def prediction_figure(
     Returns
     -------
     matplotlib Figure
-        The predicted class below the image is green if it is right, and red if it is wrong.
+        The predicted class below the image is green with a tick if it is right, and red with a
+        cross if it is wrong.
 
     Raises
     ------
@@ -670,7 +691,10 @@ def prediction_figure(
                 ax.set_title(
                     f"{where}{item['true']}", fontsize=8, loc="center", fontweight="normal"
                 )
+                right = item["true"] == item["predicted"]
                 below = f"{item['predicted']} {100 * item['confidence']:.0f} %"
-                ink = "#00674B" if item["true"] == item["predicted"] else "#B03A00"
-                ax.set_xlabel(below, fontsize=8, color=ink)
+                look = {"fontsize": 8, "color": "#00674B" if right else "#B03A00"}
+                ax.set_xlabel(f"{'✓' if right else '✗'} {below}", **look)
+        note = "above: true class; below: predicted class and its probability (✓ right, ✗ wrong)"
+        drawn.figure.supxlabel(note, fontsize=8)
     return drawn.figure

@@ -22,6 +22,7 @@ from bmfl_lab.viz.charts import (
     value_and_error,
     write_cells,
 )
+from bmfl_lab.viz.results import interval_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ def heat_map_figure(
     title: str = "",
     unit: str = "Spearman rho",
     marked: Mapping[str, pd.DataFrame] | None = None,
+    star: str = "adjusted p below 0.05",
     signed: Sequence[str] = (),
     x_label: str = "ROI",
     y_label: str = "layer",
@@ -52,7 +54,9 @@ def heat_map_figure(
     unit : str, default "Spearman rho"
         Label of the colour bar.
     marked : mapping of str to DataFrame of bool, shape (n_layers, n_rois), optional
-        Cells that get a star, for instance those that differ significantly from zero.
+        Cells that get a star.
+    star : str, default "adjusted p below 0.05"
+        Meaning of a star, written below the panels.
     signed : sequence of str, optional
         Panels that share colours symmetric about zero (differences). The others share another
         scale.
@@ -91,9 +95,12 @@ def heat_map_figure(
             images[name in signed] = image
             if not shared:
                 drawn.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
-        for image in images.values() if shared else ():
-            drawn.colour_bar(image, unit)
+        for kind, image in images.items() if shared else ():
+            names = ", ".join(name for name in tables if (name in signed) == kind)
+            drawn.colour_bar(image, f"{unit}\n({names})" if len(images) > 1 else unit)
         drawn.label(x_label, y_label)
+        if any(np.any(cells) for cells in marked.values()):
+            drawn.figure.supxlabel(f"*: {star}", fontsize=9)
     return drawn.figure
 
 
@@ -181,6 +188,8 @@ def rdm_figure(
         for ax in drawn.grid[:, 0]:
             ax.set_yticks(edges - counts / 2 - 0.5, [g or "unlabelled" for g in groups], fontsize=7)
         drawn.colour_bar(image, unit, fraction=0.03)
+        if len(groups) > 1:
+            drawn.figure.supxlabel("white lines separate categories", fontsize=8)
     return drawn.figure
 
 
@@ -298,6 +307,10 @@ def time_course_figure(
             if truth is not None:
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)
+        if peaks is not None:
+            ax.plot([], [], "v", color=GREY, ms=8, mec="black", mew=0.6, label="best time")
+        if truth is not None:
+            ax.plot([], [], color=GREY, lw=1, ls=":", label="planted latency")
         drawn.label("time after image onset, ms", unit)
         drawn.legend(1, "outside right center")
     return drawn.figure
@@ -435,13 +448,15 @@ def effect_figure(
                 lw=1.4,
             )
             ax.plot(np.full(len(seeds), x + 0.14), seeds, ".", color=colour[name], ms=5, alpha=0.6)
+        ax.plot([], [], ".", color=GREY, ms=5, label="single seeds")
+        ax.plot([], [], " ", label="bars: 95 % interval")
         if ceiling is not None and np.isfinite(ceiling).all():
             label = "noise ceiling of single presentations"
             ax.axhspan(*ceiling, color=GREY, alpha=0.18, lw=0, label=label)
-            ax.legend(loc="upper right", fontsize=8)
         ax.axhline(0, color=GREY, lw=0.8)
         ax.set_xticks(range(len(table)), table["model"])
         ax.set(xlim=(-0.5, len(table) - 0.5), ylabel=unit)
+        drawn.legend(3)
     return drawn.figure
 
 
@@ -477,6 +492,7 @@ def identification_figure(
             range(len(frame)), value, yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3
         )
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
+        ax.plot([], [], " ", label=interval_note(frame))
         ax.set_xticks(range(len(frame)), frame["roi"])
         ax.set(ylim=(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02), ylabel=unit)
         drawn.legend(place="outside lower right")
