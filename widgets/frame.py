@@ -14,7 +14,7 @@ from traitlets import TraitError
 
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
-from bmfl_lab.viz.charts import DPI
+from bmfl_lab.viz.saving import save_figure
 from widgets.figure import LiveFigure, Pictures
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def code_of(state: object, module: str, sources: Sequence[str]) -> str:
         f"from widgets.{module} import State, figure_of\n\n"
         f"state = State({', '.join(changed)})\n"
         f"figure = figure_of(state, {', '.join(sources)})\n"
-        f"show(figure, '.', '{module}')  # also written to figures/{module}.png"
+        f"show(figure, '.', '{module}')  # also written to figures/"
     )
 
 
@@ -192,7 +192,11 @@ class Frame(w.VBox):
     def _buttons(self) -> w.Widget:
         buttons = []
         for text, tip, act in (
-            ("Save PNG", "save the static figure of this state", self.save_png),
+            (
+                "Save figure",
+                "save the static figure of this state as PNG, PDF and SVG, and its numbers as CSV",
+                self.save_figure,
+            ),
             (
                 "Save HTML",
                 "save the interactive figure as one file for offline use",
@@ -241,13 +245,11 @@ class Frame(w.VBox):
         text = html.escape(said)
         self.status.value = f"<div class='{kind}' role='{role}' aria-live='polite'>{text}</div>"
 
-    def save_png(self) -> str:
-        """Write the static figure to the folder and return a sentence with its path."""
+    def save_figure(self) -> str:
+        """Write the static figure and its numbers, and return a sentence with their paths."""
         path = self._path("png")
-        figure = self._twin(self.state, self._source)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
-        return f"Saved {path}"
+        save_figure(self._twin(self.state, self._source), path.parent, path.stem)
+        return f"Saved {path}, and beside it .pdf, .svg and .csv (its numbers)"
 
     def save_html(self) -> str:
         """Write figures and images as one offline file and return a sentence with its path."""

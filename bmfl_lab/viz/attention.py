@@ -304,6 +304,7 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
             ax.set_xlabel(f"share of the patches {done}")
         drawn.label(y=score)
         ax.fill_between([], [], [], color=GREY, alpha=0.3, lw=0, label="bands: 95 % interval")
+        drawn.figure.numbers = curves
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return drawn.figure
 

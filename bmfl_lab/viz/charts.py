@@ -1,19 +1,16 @@
-"""Style, colours, panels, heat-map cells and contact sheets of all figures, and saving them."""
+"""Style, colours, panels, heat-map cells and contact sheets of all figures."""
 
 from __future__ import annotations
 
 import colorsys
 import contextlib
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, require
-from bmfl_lab.files import atomic_path
+from bmfl_lab.errors import DataError, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
     Row = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
-DPI = 120
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness as well as in hue.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # Further colours for long legends, chosen one by one with the largest CIELAB distance to all
@@ -159,7 +155,7 @@ class Panels:
         Parameters
         ----------
         n_columns : int, default 6
-            Largest number of entries per row.
+            Largest number of entries per row; fewer if they would be wider than the figure.
         place : str, default "outside lower center"
             Option ``loc`` of ``Figure.legend``.
         """
@@ -167,7 +163,9 @@ class Panels:
         for axes in self:
             for handle, name in zip(*axes.get_legend_handles_labels()):
                 entries.setdefault(name, handle)
-        columns = min(n_columns, len(entries))
+        # about this wide in inches, so that the legend is no wider than the figure
+        widest = 0.6 + 0.085 * max((len(name) for name in entries), default=0)
+        columns = max(1, min(n_columns, len(entries), int(self.figure.get_figwidth() / widest)))
         self.figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns, fontsize=9)
 
     def colour_bar(self, image: AxesImage, label: str, **options) -> None:
@@ -432,39 +430,3 @@ def contact_sheet(
         )
         figure.text(*place, title, ha="left", va="top", **bold)
     return figure
-
-
-def show(figure: Figure, folder: str | Path, name: str) -> None:
-    """Display a matplotlib figure as PNG and save the same picture under ``folder/figures``.
-
-    An executed notebook shows a PNG without a kernel, without scripts and without being trusted.
-
-    Parameters
-    ----------
-    figure : matplotlib Figure
-        The figure.
-    folder : str or Path
-        Folder of the run.
-    name : str
-        Name of the file without its ending.
-
-    Raises
-    ------
-    ConfigError
-        If the name contains a folder.
-    """
-    from IPython.display import Image, display
-
-    require(
-        name and Path(name).name == name,
-        ConfigError,
-        "a plain file name for the figure",
-        repr(name),
-        "leave out folders",
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
-    path = Path(folder) / "figures" / f"{name}.png"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    display(Image(data=buffer.getvalue(), format="png", alt=name.replace("_", " ")))

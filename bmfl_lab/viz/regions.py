@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.viz.charts import colour_scale, colours, frame_cell, panel, panels, write_cells
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -72,6 +72,8 @@ def distribution_figure(
             ax.hlines(level, at - 0.4, at + 0.4, color="#D55E00", lw=2, label=reference_name)
             drawn.legend(place="outside upper right")
         ax.set_xticks(at, names, fontsize=8 if len(groups) > 10 else 9)
+        parts = [pd.DataFrame({"region": k, unit: np.asarray(v)}) for k, v in groups.items()]
+        drawn.figure.numbers = pd.concat(parts)
         note = "box: middle half and median; whiskers: 5 % to 95 %; diamond: mean"
         drawn.label(f"region, with its number of vertices\n({note})", unit)
     return drawn.figure
@@ -164,4 +166,5 @@ def fields_figure(
         errors.set_title("error by region")
         errors.set_xlabel("box: middle half and median; whiskers: 5 % to 95 %", fontsize=8)
         drawn.legend(9)
+        drawn.figure.numbers = fields.assign(roi=rois)
     return drawn.figure

@@ -304,7 +304,7 @@ def grouped_figure(
         ax.set_xticks(at, rois, rotation=45 if narrow else 0, ha="right" if narrow else "center")
         ax.set_xlim(-0.6, len(rois) - 0.4)
         drawn.label(y=unit)
-        drawn.legend(int(size[0] / (0.6 + 0.085 * max(len(str(m)) for m in models))))
+        drawn.legend(8)
     return drawn.figure
 
 
@@ -464,6 +464,7 @@ def robustness_figure(
             _line(ax, *lines[name], known)
             ax.set_title(name)
             _logit_ticks(ax)
+        drawn.figure.numbers = table
         drawn.label("in distribution, %", "accuracy on the set, %", fontsize=9)
         drawn.legend()
     return drawn.figure
@@ -697,4 +698,6 @@ def prediction_figure(
                 ax.set_xlabel(f"{'✓' if right else '✗'} {below}", **look)
         note = "above: true class; below: predicted class and its probability (✓ right, ✗ wrong)"
         drawn.figure.supxlabel(note, fontsize=8)
+        items = [{"row": name, **item} for name, of in rows.items() for item in of]
+        drawn.figure.numbers = pd.DataFrame(items).drop(columns="image")
     return drawn.figure

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, distinct_colours
@@ -480,6 +481,7 @@ def surface_panel(
     rows = [(side, values, [(side, view) for view in views]) for side in HEMISPHERES]
     look = {"surface": surface, "zoom": zoom, "whole": whole}
     figure, _ = _draw_rows(rows, views, atlas, scale, outline, **look)
+    figure.numbers = _vertex_table(atlas, {unit: values})
     return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
@@ -523,6 +525,7 @@ def surface_maps(
     rows = [(name, values, places) for name, values in maps.items()]
     titles = [f"{side}\n{view}" for side, view in places]
     figure, _ = _draw_rows(rows, titles, atlas, scale, outline, surface=surface, zoom=zoom)
+    figure.numbers = _vertex_table(atlas, maps)
     return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
@@ -570,6 +573,7 @@ def category_map(
     rows = [(side, codes, [(side, view) for view in views]) for side in HEMISPHERES]
     look = {"surface": surface, "zoom": zoom, "whole": True}
     figure, painted = _draw_rows(rows, views, atlas, scale, {}, **look)
+    figure.numbers = _vertex_table(atlas, {"category": labels})
     if annotate:
         _write_names(painted, names)
     return _finish(figure, title, patches=dict(zip(names, colour)))
@@ -638,6 +642,12 @@ def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Normalize, Color
     low, high = (int(found.min()), int(found.max())) if found.size else (0, 1)
     n, colours = high - low + 1, mpl.colormaps[colour_map or SEQUENTIAL]
     return mpl.colors.BoundaryNorm(np.arange(low, high + 2) - 0.5, n), colours.resampled(n)
+
+
+def _vertex_table(atlas: Atlas, maps: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return the numbers of brain maps, one row per vertex, for `bmfl_lab.viz.saving`."""
+    side = [HEMISPHERES[int(number)] for number in atlas.hemisphere]
+    return pd.DataFrame({"hemisphere": side, "vertex": atlas.surface_index, **maps})
 
 
 def _draw_rows(

@@ -217,7 +217,7 @@ def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_pat
         frame.set(**changes[name])
         assert frame.error == "", (name, frame.error)
         assert before != sent(frame) or name == "runs"
-        for act in (frame.save_png, frame.save_html):
+        for act in (frame.save_figure, frame.save_html):
             assert act()
         assert (tmp_path / f"{name}-1.png").read_bytes().startswith(b"\x89PNG")
         page = (tmp_path / f"{name}-1.html").read_text()
@@ -243,7 +243,7 @@ def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_
         assert frame.error == "", (name, frame.error)
         frame.show_code()
         exec(frame.code.value, {"explorer": explorer, "result": result})
-        frame.save_png()
+        frame.save_figure()
         shown, saved = (Image.open(tmp_path / p) for p in (f"figures/{name}.png", f"{name}-1.png"))
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(saved), err_msg=name)
 
