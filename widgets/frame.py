@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,7 @@ from traitlets import TraitError
 
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
-from bmfl_lab.viz.saving import save_figure
+from bmfl_lab.viz.saving import png_bytes, save_figure
 from widgets.figure import LiveFigure, Pictures
 
 if TYPE_CHECKING:
@@ -244,6 +246,18 @@ class Frame(w.VBox):
         kind, role = ("bmfl-error", "alert") if self.error else ("bmfl-status", "status")
         text = html.escape(said)
         self.status.value = f"<div class='{kind}' role='{role}' aria-live='polite'>{text}</div>"
+
+    def _repr_mimebundle_(self, **options: object) -> dict[str, object]:
+        """Return the widget for Jupyter together with its static figure as PNG.
+
+        A page that cannot show widgets, such as a saved notebook on GitHub or one without a
+        kernel that is not trusted, shows the picture.
+        """
+        bundle = super()._repr_mimebundle_(**options)
+        with contextlib.suppress(BmflError):
+            picture = png_bytes(self._twin(self.state, self._source))
+            bundle["image/png"] = base64.b64encode(picture).decode()
+        return bundle
 
     def save_figure(self) -> str:
         """Write the static figure and its numbers, and return a sentence with their paths."""

@@ -1,7 +1,9 @@
 """Widgets without a browser: states select arrays, errors become sentences, and no torch is needed."""
 
 import ast
+import base64
 import dataclasses
+import io
 import subprocess
 import sys
 import types
@@ -220,9 +222,27 @@ def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_pat
         for act in (frame.save_figure, frame.save_html):
             assert act()
         assert (tmp_path / f"{name}-1.png").read_bytes().startswith(b"\x89PNG")
+        for ending in ("pdf", "svg", "csv"):
+            assert (tmp_path / f"{name}-1.{ending}").stat().st_size > 0
         page = (tmp_path / f"{name}-1.html").read_text()
         assert "plotly" in page and 'src="http' not in page
         assert name == "runs" or "(simulated responses)" in page
+
+
+def test_every_widget_is_displayed_with_a_picture_for_pages_without_a_kernel(
+    explorer, result, tmp_path
+):
+    for name, frame in frames(explorer, result, tmp_path).items():
+        bundle = frame._repr_mimebundle_()
+        view = bundle["application/vnd.jupyter.widget-view+json"]
+        assert view["model_id"] == frame.model_id, name
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert picture.format == "PNG" and min(picture.size) > 200, name
+
+
+def test_a_widget_without_a_figure_is_displayed_all_the_same(tmp_path):
+    frame = widgets.run_browser(tmp_path)
+    assert frame.error and "image/png" not in frame._repr_mimebundle_()
 
 
 def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_path, monkeypatch):
