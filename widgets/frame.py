@@ -36,6 +36,12 @@ _STYLE = """<style>
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
 </style>"""
+# a cell's outputs in JupyterLab: this style, the picture, and the widget or, without its kernel, a
+# line that says that it was not found
+_EITHER = """<span class='bmfl-either'></span><style>
+.jp-OutputArea-child:has(.bmfl-either) + :has(+ .jp-OutputArea-child .bmfl-frame),
+.jp-OutputArea-child:has(.bmfl-either) + * + * .jupyter-widgets:not(:has(*)) {display:none}
+</style>"""
 LABEL = {"description_width": "96px"}
 WIDE = {"width": "300px"}
 
@@ -250,14 +256,27 @@ class Frame(w.VBox):
     def _repr_mimebundle_(self, **options: object) -> dict[str, object]:
         """Return the widget for Jupyter together with its static figure as PNG.
 
-        A page that cannot show widgets, such as a saved notebook on GitHub or one without a
-        kernel that is not trusted, shows the picture.
+        A page that cannot show widgets, such as a notebook on GitHub, shows the picture.
         """
         bundle = super()._repr_mimebundle_(**options)
         with contextlib.suppress(BmflError):
             picture = png_bytes(self._twin(self.state, self._source))
             bundle["image/png"] = base64.b64encode(picture).decode()
         return bundle
+
+    def _ipython_display_(self, **options: object) -> None:
+        """Display the picture and the widget, of which a page shows the one that it can.
+
+        JupyterLab does not fall back on the picture of a bundle when it does not find the widget.
+        The picture is therefore an output of its own, which is hidden while the widget is shown.
+        """
+        from IPython.display import display
+
+        bundle = self._repr_mimebundle_()
+        if "image/png" in bundle:
+            display({"text/html": _EITHER, "text/plain": ""}, raw=True)
+            display({"image/png": bundle.pop("image/png"), "text/plain": self._title}, raw=True)
+        display(bundle, raw=True)
 
     def save_figure(self) -> str:
         """Write the static figure and its numbers, and return a sentence with their paths."""

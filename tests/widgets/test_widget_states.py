@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from PIL import Image
 
 import widgets
@@ -240,9 +242,29 @@ def test_every_widget_is_displayed_with_a_picture_for_pages_without_a_kernel(
         assert picture.format == "PNG" and min(picture.size) > 200, name
 
 
+def displayed(frame):
+    """Return the bundles that a cell with a widget as its last line displays."""
+    shell = InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            shell.display_formatter.format(frame)
+    finally:
+        InteractiveShell.clear_instance()
+    return [output.data for output in shown.outputs]
+
+
+def test_a_cell_shows_the_picture_and_the_widget(explorer, tmp_path):
+    style, picture, view = displayed(widgets.surface_viewer(explorer, folder=tmp_path))
+    assert "bmfl-frame" in style["text/html"] and "image/png" not in style
+    assert picture["text/plain"].startswith("Cortex of") and len(picture["image/png"]) > 1000
+    assert "application/vnd.jupyter.widget-view+json" in view and "image/png" not in view
+
+
 def test_a_widget_without_a_figure_is_displayed_all_the_same(tmp_path):
     frame = widgets.run_browser(tmp_path)
     assert frame.error and "image/png" not in frame._repr_mimebundle_()
+    (view,) = displayed(frame)
+    assert "application/vnd.jupyter.widget-view+json" in view
 
 
 def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_path, monkeypatch):
