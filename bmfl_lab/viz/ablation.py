@@ -63,6 +63,7 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
         len(modes),
         len(modes),
         title=title,
+        numbers=rows,
         cell=(3.1, 0.55 * len(regions)),
         margin=(1.6, 1.9),
         sharey=True,
@@ -155,6 +156,7 @@ def controls_figure(
         len(sets),
         n_columns,
         title=title,
+        numbers=pd.concat([rows, every]),
         cell=(2.6, 0.26 * len(models) + 0.8),
         margin=(1.8, 0.5),
         sharey=True,
@@ -245,7 +247,7 @@ def agreement_figure(
     require(not frame.empty, DataError, "at least one row", "none", "evaluate the models first")
     sets = list(order) or list(dict.fromkeys(frame["set"]))
     colour, marker = colours(sets), markers(sets)
-    with panel(cell=(7, 4.2)) as (drawn, ax):
+    with panel(cell=(7, 4.2), numbers=frame) as (drawn, ax):
         for name in sets:
             mine = frame[frame["set"] == name].sort_values(x)
             value, error = value_and_error(mine, (y, "low", "high"), 100)

@@ -174,7 +174,7 @@ def consulted_rois_figure(
     order = weights.mean().sort_values(ascending=True)
     low, high = weights[order.index].quantile(0.1), weights[order.index].quantile(0.9)
     y = np.arange(len(order))
-    with panel(cell=(6.2, 0.26 * len(order) + 1.4), title=title) as (drawn, ax):
+    with panel(cell=(6.2, 0.26 * len(order) + 1.4), title=title, numbers=weights) as (drawn, ax):
         ax.hlines(y, low, high, color=PALETTE[5], lw=3, label="central 80 % of images")
         ax.plot(order, y, "o", color=PALETTE[0], ms=5, label="mean")
         ax.axvline(1 / len(order), ls="--", color=GREY, lw=1, label="uniform")
@@ -222,7 +222,12 @@ def checks_figure(
     )
     n_columns = 2 + len(names)
     with panels(
-        len(trained) * n_columns, n_columns, title=title, cell=(1.35, 1.38), margin=(0.9, 0.7)
+        len(trained) * n_columns,
+        n_columns,
+        title=title,
+        numbers=checks,
+        cell=(1.35, 1.38),
+        margin=(0.9, 0.7),
     ) as drawn:
         for ax in drawn:
             bare(ax)
@@ -290,7 +295,7 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
     kinds = {"deletion": ("lower", "removed"), "insertion": ("higher", "shown")}
     palette = colours(curves["map"])
     limits = (0, 1) if "probability" in score else (-np.inf, np.inf)
-    with panels(2, 2, cell=(4.2, 3.3), title=title, sharey=True) as drawn:
+    with panels(2, 2, cell=(4.2, 3.3), title=title, numbers=curves, sharey=True) as drawn:
         for ax, (kind, (better, done)) in zip(drawn, kinds.items()):
             part = curves[curves["kind"] == kind]
             for name, colour in palette.items():
@@ -304,7 +309,6 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
             ax.set_xlabel(f"share of the patches {done}")
         drawn.label(y=score)
         ax.fill_between([], [], [], color=GREY, alpha=0.3, lw=0, label="bands: 95 % interval")
-        drawn.figure.numbers = curves
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return drawn.figure
 
@@ -349,7 +353,13 @@ def fields_figure(
     )
     half, size = degrees / 2, {"cell": (1.4, 1.55), "margin": (0.6, 0.9)}
     ticks, both = [-int(half), 0, int(half)], (-half, half)
-    with panels(len(fields), columns, title=title, **size) as drawn:
+    with panels(
+        len(fields),
+        columns,
+        title=title,
+        numbers=centres.add_prefix("estimated_").join(truth.add_prefix("known_")),
+        **size,
+    ) as drawn:
         for i, (ax, (name, field)) in enumerate(zip(drawn, fields.items())):
             ax.imshow(field, cmap=SEQUENTIAL, extent=(*both, *both), interpolation="nearest")
             ax.axhline(0, color="white", lw=0.4, alpha=0.5)
@@ -413,7 +423,15 @@ def centres_figure(
     names = list(dict.fromkeys(rois[shown]))
     palette, shapes = colours(names), markers(names)
     directions = {"x": "horizontal (left to right)", "y": "vertical (down to up)"}
-    with panels(2, 2, cell=(4.2, 3.6), title=title) as drawn:
+    with panels(
+        2,
+        2,
+        cell=(4.2, 3.6),
+        title=title,
+        numbers=estimated.add_prefix("estimated_")
+        .join(truth.add_prefix("known_"))
+        .assign(roi=rois),
+    ) as drawn:
         for ax, (key, direction) in zip(drawn, directions.items()):
             both = np.concatenate([estimated[key][shown], truth[key][shown]])
             reach = float(np.nanmax(np.abs(both))) * 1.08

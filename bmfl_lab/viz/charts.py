@@ -192,6 +192,7 @@ def panels(
     cell: tuple[float, float],
     margin: tuple[float, float] = (0.0, 0.0),
     title: str = "",
+    numbers: pd.DataFrame | None = None,
     **options,
 ) -> Iterator[Panels]:
     """Make a figure in the style of this package, and finish it at the end of the block.
@@ -208,6 +209,8 @@ def panels(
         Width and height of the figure beside its panels in inches.
     title : str, default ""
         Title of a lone panel that has none of its own, else of the figure.
+    numbers : DataFrame, optional
+        Numbers of the figure, its attribute ``numbers``; `bmfl_lab.viz.saving` writes them as CSV.
     **options
         Options of ``Figure.subplots``, such as ``sharex`` and ``sharey``.
 
@@ -223,6 +226,7 @@ def panels(
     size = (cell[0] * columns + margin[0], cell[1] * rows + margin[1])
     with figure_style():
         figure = Figure(figsize=size, layout="constrained")
+        figure.numbers = numbers
         grid = figure.subplots(rows, columns, squeeze=False, **options)
         yield Panels(figure, grid, n)
         for axes in grid.flat[n:]:

@@ -175,7 +175,9 @@ def accuracy_figure(
     sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     colour, marker = colours(models), markers(models)
     offsets = np.linspace(-0.32, 0.32, len(models)) if len(models) > 1 else np.zeros(1)
-    with panel(cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title) as (drawn, ax):
+    with panel(
+        cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title, numbers=pd.concat([rows, seeds])
+    ) as (drawn, ax):
         for model, offset in zip(models, offsets):
             mine, single = rows[rows["model"] == model], seeds[seeds["model"] == model]
             x = offset + np.asarray([sets.index(s) for s in mine["set"]])
@@ -229,8 +231,16 @@ def curves_figure(
         "none",
         f"choose among {sorted(logged)}",
     )
+    rows = [
+        {"model": name, "run": number, **step}
+        for name, runs in histories.items()
+        for number, run in enumerate(runs)
+        for step in run
+    ]
     colour = colours(histories)
-    with panels(len(present), len(present), cell=(3.8, 3.3), title=title) as drawn:
+    with panels(
+        len(present), len(present), cell=(3.8, 3.3), title=title, numbers=pd.DataFrame(rows)
+    ) as drawn:
         for ax, key in zip(drawn, present):
             for name, runs in histories.items():
                 for run in runs:
@@ -287,7 +297,7 @@ def grouped_figure(
     rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
     colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
     size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
-    with panel(cell=size, title=title) as (drawn, ax):
+    with panel(cell=size, title=title, numbers=frame) as (drawn, ax):
         for i, model in enumerate(models):
             part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi")
             part = part.reindex(index=rois, columns=["value", "ci_low", "ci_high"])
@@ -376,7 +386,13 @@ def severity_figure(
     colour, marker = colours(names), markers(names)
     limits = None if _is_difference(metric) else (0, 100)
     with panels(
-        len(shifts), n_columns, title=title, cell=(2.9, 2.6), margin=(0.6, 0.9), sharey=True
+        len(shifts),
+        n_columns,
+        title=title,
+        numbers=rows,
+        cell=(2.9, 2.6),
+        margin=(0.6, 0.9),
+        sharey=True,
     ) as drawn:
         for ax, shift in zip(drawn, shifts):
             clean = rows[(rows["split"] == "test") & (rows["shift"] == "")].assign(severity=0)
@@ -444,7 +460,9 @@ def robustness_figure(
     )
     everyone = list(dict.fromkeys(table["model"]))
     colour, marker = colours(everyone), markers(everyone)
-    with panels(len(shown), n_columns, cell=(3, 2.9), margin=(0.5, 0.9), title=title) as drawn:
+    with panels(
+        len(shown), n_columns, cell=(3, 2.9), margin=(0.5, 0.9), title=title, numbers=table
+    ) as drawn:
         for ax, name in zip(drawn, shown):
             part = table[table["set"] == name]
             grey = part[part["model"].isin(list(baselines))]
@@ -464,7 +482,6 @@ def robustness_figure(
             _line(ax, *lines[name], known)
             ax.set_title(name)
             _logit_ticks(ax)
-        drawn.figure.numbers = table
         drawn.label("in distribution, %", "accuracy on the set, %", fontsize=9)
         drawn.legend()
     return drawn.figure
@@ -553,6 +570,7 @@ def reliability_figure(
         len(sets),
         n_columns,
         title=title,
+        numbers=rows,
         cell=(2.7, 2.7),
         margin=(0.6, 0.9),
         sharex=True,
@@ -624,6 +642,7 @@ def severity_heatmap(
         len(names),
         len(names),
         title=title,
+        numbers=rows,
         sharey=True,
         cell=(0.62 * len(levels) + 0.5, 0.42 * len(shifts)),
         margin=(2.4, 1.7),
@@ -678,8 +697,14 @@ def prediction_figure(
     """
     width = max((len(r) for r in rows.values()), default=0)
     require(width, DataError, "at least one image", "none", "pass at least one image per row")
+    shown = [{"row": name, **item} for name, items in rows.items() for item in items]
     with panels(
-        len(rows) * width, width, title=title, cell=(cell, cell + 0.62), margin=(1.1, 0.4)
+        len(rows) * width,
+        width,
+        title=title,
+        numbers=pd.DataFrame(shown).drop(columns="image"),
+        cell=(cell, cell + 0.62),
+        margin=(1.1, 0.4),
     ) as drawn:
         for line, (name, items) in zip(drawn.grid, rows.items()):
             line[0].set_ylabel(name, fontsize=9)
@@ -698,6 +723,4 @@ def prediction_figure(
                 ax.set_xlabel(f"{'✓' if right else '✗'} {below}", **look)
         note = "above: true class; below: predicted class and its probability (✓ right, ✗ wrong)"
         drawn.figure.supxlabel(note, fontsize=8)
-        items = [{"row": name, **item} for name, of in rows.items() for item in of]
-        drawn.figure.numbers = pd.DataFrame(items).drop(columns="image")
     return drawn.figure

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.files import atomic_path
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
@@ -76,8 +73,7 @@ def save_figure(
     Parameters
     ----------
     figure : matplotlib Figure
-        The figure. Its numbers are the table ``figure.numbers`` if it has one, and otherwise those
-        of its lines, bars, dots, bands and heat maps.
+        The figure. Its numbers are the table in its attribute ``numbers``.
     folder : str or Path
         Folder of the files; it is made if it does not exist.
     name : str
@@ -88,7 +84,7 @@ def save_figure(
     Returns
     -------
     dict of str to Path
-        "png", "pdf", "svg" and "csv" to the path of the file.
+        "png", "pdf", "svg" and "csv" to the path of the file; no CSV for a figure without numbers.
 
     Raises
     ------
@@ -126,8 +122,12 @@ def save_figure(
             path.write_text(_svg(figure, box, scale), encoding="utf-8")
         with atomic_path(paths["pdf"]) as path:
             _write_pdf(figure, path, box, scale)
+    numbers = getattr(figure, "numbers", None)
+    if numbers is None:
+        del paths["csv"]
+        return paths
     with atomic_path(paths["csv"]) as path:
-        numbers_of(figure).to_csv(path, index=False)
+        numbers.to_csv(path, index=not is_numeric_dtype(numbers.index.dtype))
     return paths
 
 
@@ -170,106 +170,3 @@ def _write_pdf(figure: Figure, path: Path, box: Bbox, scale: float) -> None:
     finally:
         file.close()
         figure.dpi = dpi
-
-
-def numbers_of(figure: Figure) -> pd.DataFrame:
-    """Return the numbers that a figure draws, with one row per point, bar, cell or segment's end.
-
-    Parameters
-    ----------
-    figure : matplotlib Figure
-        The figure; its attribute ``numbers``, if it has one, is returned as it is.
-
-    Returns
-    -------
-    DataFrame
-        Columns "panel" (title or number of the panel), "series" (entry of the legend), "kind", "x",
-        "y" (numbers, or names of the ticks), "value" (of heat maps), and "x_low", "x_high",
-        "y_low", "y_high" (ends of error bars).
-    """
-    if hasattr(figure, "numbers"):  # set by figures whose picture does not hold their numbers
-        return figure.numbers
-    columns = ["panel", "series", "kind", "x", "y", "value", "x_low", "x_high", "y_low", "y_high"]
-    rows = []
-    for number, axes in enumerate(figure.axes, 1):
-        if axes.get_visible() and axes.get_label() != "<colorbar>":
-            titles = [axes.get_title(loc) for loc in ("left", "center")]
-            panel = next((t.replace("\n", ", ") for t in titles if t), f"panel {number}")
-            x_names, y_names = _tick_names(axes.xaxis), _tick_names(axes.yaxis)
-            for row in _rows_of(axes):
-                # marks stand beside the place of their category
-                x, y = (
-                    names.get(round(row[k]), row[k]) if names and np.isfinite(row[k]) else row[k]
-                    for k, names in (("x", x_names), ("y", y_names))
-                )
-                rows.append({**row, "panel": panel, "x": x, "y": y})
-    table = pd.DataFrame(rows, columns=columns)
-    return table.dropna(axis="columns", how="all") if rows else table
-
-
-def _tick_names(axis: Axis) -> dict[int, str]:
-    """Return the name at each place of an axis of categories; none for an axis of numbers."""
-    from matplotlib.ticker import ScalarFormatter
-
-    at, text = axis.get_majorticklocs(), [label.get_text() for label in axis.get_ticklabels()]
-    # names of categories stand at 0, 1, 2, ...; other texts are numbers in another form
-    if isinstance(axis.get_major_formatter(), ScalarFormatter) or np.any(np.diff(at) != 1):
-        return {}
-    return {int(place): name.replace("\n", " ") for place, name in zip(at, text) if name}
-
-
-def _rows_of(axes: Axes) -> Iterator[dict[str, object]]:
-    """Yield the numbers of a panel, without its name."""
-    from matplotlib.collections import LineCollection
-    from matplotlib.container import BarContainer, ErrorbarContainer
-
-    drawn: set[object] = set()
-    for container in axes.containers:
-        row = {"series": _series(container), "kind": "bar"}
-        if isinstance(container, BarContainer):
-            flat = container.orientation == "horizontal"
-            for bar in container:
-                middle = bar.get_y() + bar.get_height() / 2 if flat else bar.get_center()[0]
-                end = bar.get_width() if flat else bar.get_height()
-                yield {**row, "x": end if flat else middle, "y": middle if flat else end}
-        elif isinstance(container, ErrorbarContainer):
-            drawn.update([container[0], *container[1], *container[2]])
-            yield from _points_of(container, {**row, "kind": "point"})
-    for line in axes.lines:
-        if line not in drawn:
-            for x, y in zip(line.get_xdata(), line.get_ydata()):
-                yield {"series": _series(line), "kind": "line", "x": x, "y": y}
-    for part in axes.collections:
-        row = {"series": _series(part), "kind": "points"}
-        points = np.asarray(part.get_offsets(), float)
-        if isinstance(part, LineCollection) or not np.any(points):
-            row["kind"] = "segment" if isinstance(part, LineCollection) else "band"
-            points = np.concatenate([np.zeros((0, 2)), *(p.vertices for p in part.get_paths())])
-        for x, y in points if part not in drawn else ():
-            yield {**row, "x": x, "y": y}
-    for image in axes.images:
-        cells = np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan)
-        for (y, x), value in np.ndenumerate(cells) if cells.ndim == 2 else ():
-            if np.isfinite(value):
-                yield {"series": "", "kind": "cell", "x": float(x), "y": float(y), "value": value}
-
-
-def _points_of(container: ErrorbarContainer, row: dict[str, object]) -> Iterator[dict[str, object]]:
-    """Yield the points of error bars with the ends of their intervals."""
-    line, _, bars = container
-    sides = [side for side in ("x", "y") if getattr(container, f"has_{side}err")]
-    segments = {side: np.asarray(b.get_segments(), float) for side, b in zip(sides, bars)}
-    middles = [part.mean(1) for part in segments.values()]
-    points = np.asarray(line.get_xydata(), float) if line else middles[0]
-    for i, point in enumerate(points):
-        found = dict(zip("xy", point))
-        for side, part in segments.items():
-            if len(part) == len(points):
-                found |= dict(zip((f"{side}_low", f"{side}_high"), part[i, :, "xy".index(side)]))
-        yield {**row, **found}
-
-
-def _series(artist: object) -> str:
-    """Return the name of an artist in the legend; "" for none."""
-    label = str(artist.get_label())
-    return "" if label.startswith("_") else label

@@ -80,7 +80,9 @@ def heat_map_figure(
     margin = 1.3 + 0.08 * _excess(first.index), 0.4 + 0.055 * _excess(first.columns) * n_rows
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     images: dict[bool, AxesImage] = {}
-    with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
+    with panels(
+        len(tables), n_columns, cell=cell, margin=margin, title=title, numbers=pd.concat(tables)
+    ) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             alike = [t for n, t in tables.items() if (n in signed) == (name in signed)]
             scale = colour_scale(np.stack(alike if shared else [table]), name in signed)
@@ -172,7 +174,14 @@ def rdm_figure(
     order = np.argsort(names, kind="stable")
     groups, counts = np.unique(names[order], return_counts=True)
     edges, upper = np.cumsum(counts), np.triu_indices(n, 1)
-    with panels(len(squares), n_columns, cell=(2.5, 2.6), margin=(1.6, 0.5), title=title) as drawn:
+    with panels(
+        len(squares),
+        n_columns,
+        cell=(2.5, 2.6),
+        margin=(1.6, 0.5),
+        title=title,
+        numbers=pd.concat({k: pd.DataFrame(v, names, names) for k, v in squares.items()}),
+    ) as drawn:
         for ax, (name, square) in zip(drawn, squares.items()):
             picture = np.full((n, n), np.nan)
             values = np.asarray(square, float)[np.ix_(order, order)][upper]
@@ -226,7 +235,13 @@ def layer_profile_figure(
     colour, marker = colours(tables), markers(tables)
     blocks = [str(k).removeprefix("block ") for k in first.index]
     with panels(
-        first.shape[1], n_columns, title=title, cell=(1.9, 2.1), margin=(0.6, 0.7), sharey=True
+        first.shape[1],
+        n_columns,
+        title=title,
+        numbers=pd.concat(tables),
+        cell=(1.9, 2.1),
+        margin=(0.6, 0.7),
+        sharey=True,
     ) as drawn:
         for ax, roi in zip(drawn, first.columns):
             for name, table in tables.items():
@@ -291,7 +306,10 @@ def time_course_figure(
         "pass one row per layer",
     )
     colour = colours(layers)
-    with panel(cell=(6.8, 3.4), title=title) as (drawn, ax):
+    with panel(cell=(6.8, 3.4), title=title, numbers=pd.DataFrame(scores, layers, times)) as (
+        drawn,
+        ax,
+    ):
         for i, layer in enumerate(layers):
             ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
             if peaks is not None and np.isfinite(peaks[i]):
@@ -386,7 +404,7 @@ def brain_robust_figure(
     rows = table.reindex(columns=[*x_columns, *y_columns])
     x, x_error = value_and_error(rows, x_columns)
     y, y_error = value_and_error(rows, y_columns, 100)
-    with panel(cell=(6.2, 4), title=title) as (drawn, ax):
+    with panel(cell=(6.2, 4), title=title, numbers=table) as (drawn, ax):
         for i, name in enumerate(table["model"]):
             ax.errorbar(
                 x[i],
@@ -435,7 +453,10 @@ def effect_figure(
     require_rows(table, columns, "one row per model", "select the rows of roi 'all'")
     colour, marker = colours(table["model"]), markers(table["model"])
     value, error = value_and_error(table, ("value", "low", "high"))
-    with panel(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title) as (drawn, ax):
+    with panel(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title, numbers=table) as (
+        drawn,
+        ax,
+    ):
         for x, (name, seeds) in enumerate(zip(table["model"], table["per_seed"])):
             ax.errorbar(
                 x,
@@ -487,7 +508,10 @@ def identification_figure(
     """
     require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
     value, error = value_and_error(frame)
-    with panel(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as (drawn, ax):
+    with panel(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title, numbers=frame) as (
+        drawn,
+        ax,
+    ):
         ax.errorbar(
             range(len(frame)), value, yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3
         )

@@ -10,17 +10,19 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError
 from bmfl_lab.viz.ablation import effect_figure
-from bmfl_lab.viz.charts import panels
-from bmfl_lab.viz.results import grouped_figure
-from bmfl_lab.viz.saving import numbers_of, save_figure, show
+from bmfl_lab.viz.charts import contact_sheet, panels
+from bmfl_lab.viz.saving import save_figure, show
 from bmfl_lab.viz.similarity import heat_map_figure
+from bmfl_lab.viz.surface import surface_panel
 
 
 @pytest.fixture
 def figure():
-    with panels(2, 2, cell=(3, 2.5), title="Two panels") as drawn:
+    numbers = pd.DataFrame({"epoch": [0, 1], "accuracy": [0.0, 1.0]})
+    with panels(2, 2, cell=(3, 2.5), title="Two panels", numbers=numbers) as drawn:
         for k, ax in enumerate(drawn):
             ax.errorbar([0, 1], [k, k + 1], yerr=[[0.5, 0.5], [1, 1]], fmt="o-", label="model")
             ax.axhline(0.5, ls="--", label="chance")
@@ -70,38 +72,28 @@ def test_the_scaled_pdf_draws_all_lines_of_matplotlibs_own(figure, tmp_path):
     assert re.search(rb"^0\.\d+ 0 0 0\.\d+ -?[\d.]+ -?[\d.]+ cm", scaled, re.MULTILINE)
 
 
-def test_numbers_of_points_and_lines_with_their_intervals(figure):
-    table = numbers_of(figure)
-    points = table[table["kind"] == "point"]
-    assert list(points["panel"]) == ["panel a"] * 2 + ["panel b"] * 2
-    assert set(points["series"]) == {"model"}
-    assert list(points["y"]) == [0, 1, 1, 2]
-    assert list(points["y_low"]) == [-0.5, 0.5, 0.5, 1.5]
-    assert list(points["y_high"]) == [1, 2, 2, 3]
-    assert set(table.loc[table["series"] == "chance", "y"]) == {0.5}
-
-
-def test_numbers_of_heat_maps_bars_and_categories():
+def test_the_numbers_of_a_figure_are_written_as_it_was_given_them(tmp_path):
     values = pd.DataFrame([[0.1, 0.2], [0.3, np.nan]], ["block 0", "block 1"], ["V1", "LO"])
-    table = numbers_of(heat_map_figure({"r": values}))
-    cells = table.set_index(["y", "x"])["value"].to_dict()
-    assert cells == {("block 0", "V1"): 0.1, ("block 0", "LO"): 0.2, ("block 1", "V1"): 0.3}
-    frame = pd.DataFrame({"roi": ["V1", "LO"], "model": "m", "value": [0.4, 0.6]})
-    frame = frame.assign(ci_low=0.3, ci_high=0.7)
-    table = numbers_of(grouped_figure(frame, title="t", unit="r"))
-    bars = table[table["kind"] == "bar"]
-    assert list(zip(bars["x"], bars["y"])) == [("V1", 0.4), ("LO", 0.6)]
-    ends = table[table["kind"] == "point"]
-    assert set(ends["y_low"].round(6)) == {0.3} and set(ends["y_high"].round(6)) == {0.7}
-
-
-def test_numbers_of_horizontal_intervals_name_their_region():
+    path = save_figure(heat_map_figure({"r": values, "rho": -values}), tmp_path, "heat")["csv"]
+    read = pd.read_csv(path, index_col=[0, 1])
+    pd.testing.assert_frame_equal(read.loc["r"], values, check_names=False)
+    pd.testing.assert_frame_equal(read.loc["rho"], -values, check_names=False)
     rows = {"mode": "lesioned", "control": "c", "region": ["V1", "LO"], "split": "test"}
     table = pd.DataFrame({**rows, "shift": "", "effect": [0.1, -0.2], "p_holm": [0.01, 0.5]})
-    figure = effect_figure(table.assign(low=-0.3, high=0.3), control="c")
-    points = numbers_of(figure).query("kind == 'point'")
-    assert list(points["y"]) == ["V1", "LO"] and list(points["x"].round(6)) == [10, -20]
-    assert list(points["x_low"].round(6)) == [-30, -30]
+    table = table.assign(low=-0.3, high=0.3)
+    path = save_figure(effect_figure(table, control="c"), tmp_path, "effects")["csv"]
+    read = pd.read_csv(path, keep_default_na=False)
+    pd.testing.assert_frame_equal(read[list(table)], table, check_dtype=False)
+
+
+def test_a_brain_map_writes_one_row_per_vertex(tmp_path):
+    atlas = Atlas(np.array([0, 0, 1]), {}, np.array([7, 9, 7]), "fsaverage5")
+    values = np.array([0.5, np.nan, -0.25])
+    figure = surface_panel(values, atlas, title="t", unit="r", views=("posterior",))
+    read = pd.read_csv(save_figure(figure, tmp_path, "map")["csv"])
+    assert read["hemisphere"].tolist() == ["left", "left", "right"]
+    assert read["vertex"].tolist() == [7, 9, 7]
+    np.testing.assert_array_equal(read["r"], values)
 
 
 def test_a_legend_is_no_wider_than_its_figure():
@@ -118,8 +110,15 @@ def test_a_legend_is_no_wider_than_its_figure():
 def test_a_shown_figure_is_saved_in_all_formats(figure, tmp_path, capsys):
     assert show(figure, tmp_path, "curves") is None
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert pd.read_csv(tmp_path / "figures" / "curves.csv").equals(figure.numbers)
     assert names == ["curves.csv", "curves.pdf", "curves.png", "curves.svg"]
     assert "Image" in capsys.readouterr().out
+
+
+def test_a_figure_of_photographs_has_no_numbers(tmp_path):
+    photograph = np.zeros((8, 8, 3), np.uint8)
+    paths = save_figure(contact_sheet({"test": [photograph]}), tmp_path, "sheet")
+    assert sorted(paths) == ["pdf", "png", "svg"] and all(p.is_file() for p in paths.values())
 
 
 def test_refusals(figure, tmp_path):
