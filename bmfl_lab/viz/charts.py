@@ -163,9 +163,14 @@ class Panels:
         for axes in self:
             for handle, name in zip(*axes.get_legend_handles_labels()):
                 entries.setdefault(name, handle)
-        # about this wide in inches, so that the legend is no wider than the figure
-        widest = 0.6 + 0.085 * max((len(name) for name in entries), default=0)
-        columns = max(1, min(n_columns, len(entries), int(self.figure.get_figwidth() / widest)))
+        lengths = [0.55 + 0.08 * len(name) for name in entries]  # about, in inches
+        columns, width = min(n_columns, len(entries)), self.figure.get_figwidth()
+        while columns > 1:
+            # columns are filled one after the other, and each is as wide as its longest name
+            rows = -(-len(lengths) // columns)
+            if sum(max(lengths[i : i + rows]) for i in range(0, len(lengths), rows)) <= width:
+                break
+            columns -= 1
         self.figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns, fontsize=9)
 
     def colour_bar(self, image: AxesImage, label: str, **options) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
-from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, distinct_colours
+from bmfl_lab.viz.charts import DIVERGING, GREY, SEQUENTIAL, distinct_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -675,7 +675,7 @@ def _draw_rows(
     ]
     widths, heights = ([box[i + 1] - box[i] for box in extents[-1]] for i in (0, 2))
     width = _HEIGHT / max(heights) * sum(widths) + 1.5
-    figure = Figure(figsize=(width, 1.95 * len(rows) + 0.95))
+    figure = Figure(figsize=(width, 1.95 * len(rows) + 1.1))
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
     borders = [(on_mesh(atlas.select(n).astype(float), atlas), c) for n, c in outline.items()]
     norm, colours = scale
@@ -819,12 +819,14 @@ def _finish(
         left=0.3 / width,
         right=1 - (0.1 if bar is None else 1.05) / width,
         bottom=(0.12 + 0.2 * rows) / height,
-        top=1 - 0.7 / height,
+        top=1 - 0.85 / height,
         wspace=0.03,
         hspace=0.03,
     )
     place = {"x": 0.3 / width, "ha": "left", "y": 1 - 0.08 / height, "va": "top"}
     figure.suptitle(title, fontsize=11, fontweight="bold", **place)
+    note = "grey: cortex without data (dark: sulci, light: gyri)"
+    figure.text(0.3 / width, 1 - 0.32 / height, note, fontsize=7, color=GREY, va="top")
     if legend:
         figure.legend(
             legend.values(),
