@@ -662,7 +662,7 @@ def severity_heatmap(
             ax.grid(False)
         note = "severity (–: image sets without one)"
         if any(ax.patches for ax in drawn):
-            note += f"; framed: p, adjusted for all comparisons, at most {_SIGNIFICANT}"
+            note += f"; framed: adjusted p at most {_SIGNIFICANT}"
         drawn.figure.supxlabel(note, fontsize=10)
         label = f"{metric.replace('_', ' ')}, {unit}"
         drawn.colour_bar(image, label, fraction=0.15, pad=0.05, shrink=0.9)

@@ -117,7 +117,7 @@ def test_heatmap_frames_what_survives_the_adjustment_and_says_so(frame):
     p = frame["severity"].map({1: 0.05, 3: 0.06, 5: 1e-9})
     figure = results.severity_heatmap(frame.assign(p_adjusted=p, p=1e-12))
     assert framed(figure) == {(0, 0), (2, 0)}
-    assert "framed: p, adjusted for all comparisons, at most 0.05" in figure.get_supxlabel()
+    assert "framed: adjusted p at most 0.05" in figure.get_supxlabel()
 
 
 def test_heatmap_of_accuracies_has_a_number_per_cell(frame):
