@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bmfl_lab.models.lesion import Lesion
     from bmfl_lab.viz.charts import Figure
 
-# sky blue for intact vertices, through yellow to vermilion for lesioned ones: none is grey as cortex
+# sky blue for intact vertices, through yellow to vermilion for lesioned ones: never grey as cortex
 _LESION_COLOURS = [[0.0, PALETTE[5]], [0.5, PALETTE[7]], [1.0, PALETTE[1]]]
 
 
