@@ -15,6 +15,15 @@ class DataError(BmflError, ValueError):
     """Raised when a file, an array or a study does not have the required content."""
 
 
+class FileError(DataError, OSError):
+    """Raised when the operating system refuses a file; `errno` is the number of its reason.
+
+    `bmfl_lab.files.system_errors` makes all of them.
+    """
+
+    __str__ = Exception.__str__
+
+
 class LockedError(DataError):
     """Raised when another process holds a lock and waiting for it was not allowed."""
 
@@ -94,7 +103,7 @@ def require(
     error : type of BmflError
         Class of the error.
     expected, got, remedy
-        As in `message`.
+        See `message`.
 
     Raises
     ------
@@ -117,7 +126,7 @@ def require_known(name: object, valid: Collection, error: type[BmflError], expec
     error : type of BmflError
         Class of the error.
     expected : str
-        As in `message`.
+        See `message`.
 
     Raises
     ------
@@ -139,7 +148,7 @@ def translated(
     *kinds : type of Exception
         Classes of the errors to turn. Errors of this package pass unchanged.
     expected, remedy : str
-        As in `message`.
+        See `message`.
     error : type of BmflError, default DataError
         Class of the new error.
 

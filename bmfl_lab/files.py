@@ -7,24 +7,116 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
+import time
 import tokenize
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import numpy as np
 from filelock import SoftFileLock, Timeout
 
-from bmfl_lab.errors import DataError, LockedError, message, require, translated
+from bmfl_lab.errors import DataError, FileError, LockedError, message, require, translated
+
+if TYPE_CHECKING:
+    import yaml
 
 _ARRAYS_SCHEMA = 1
+_MAX_VALUES = 100_000
+_REMEDIES = {
+    "free some space, or choose a folder on another disk": (errno.ENOSPC, errno.EDQUOT),
+    "close other programs, or allow more open files with 'ulimit -n 4096'": (
+        errno.EMFILE,
+        errno.ENFILE,
+    ),
+    "use fewer vertices, images or sessions at a time, or a machine with more memory": (
+        errno.ENOMEM,
+    ),
+    "allow larger files with 'ulimit -f unlimited', or choose a folder on another disk": (
+        errno.EFBIG,
+    ),
+    "ask the owner for permission, or choose another folder": (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    ),
+    "remove the link that leads back to itself": (errno.ELOOP,),
+    "choose a shorter name": (errno.ENAMETOOLONG,),
+    "copy the file to another disk, as this one cannot read or write it": (errno.EIO, errno.ENXIO),
+    "mount the network folder again": (
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EHOSTDOWN,
+        errno.EREMOTEIO,
+    ),
+    "wait until no other program uses it": (errno.EBUSY, errno.ETXTBSY, errno.EAGAIN),
+    "give the path of a file": (errno.EISDIR,),
+    "give the path of a folder, or move away the file that has its name": (
+        errno.ENOTDIR,
+        errno.EEXIST,
+    ),
+}
+"""What a user can do about each reason for which the operating system refuses a file."""
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
-MAX_ALIASES = 20
-"""Largest number of aliases in a YAML file (our choice)."""
+
+@contextlib.contextmanager
+def system_errors(path: str | Path | None = None) -> Iterator[None]:
+    """Turn errors of the operating system inside the block into `FileError`.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        Name of the file or folder in the message, for errors that do not name one themselves.
+
+    Raises
+    ------
+    FileError
+        If the operating system refuses a file or has no memory. The message holds the path, the
+        reason with its number, and a remedy for this reason.
+
+    Notes
+    -----
+    Errors of this package pass unchanged, and so do errors without a number, with which libraries
+    report a damaged content. `pathlib` reports a link to itself as a RuntimeError, and NumPy a full
+    disk by the numbers of values that it wrote.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except (OSError, MemoryError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        if isinstance(error, MemoryError):
+            number = errno.ENOMEM
+        elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+            number = errno.ELOOP
+        elif _CUT_SHORT.fullmatch(str(error)):
+            number = errno.ENOSPC
+        if number is None:
+            raise
+        reason = f"{os.strerror(number)} (error {number})"
+        remedies = [do for do, numbers in _REMEDIES.items() if number in numbers]
+        place = getattr(error, "filename", None) or path or "a file"
+        wanted = f"access to {place if isinstance(place, int) else printable(place)}"
+        found = FileError(message(wanted, reason, (*remedies, "check the path")[0]))
+        found.errno = number
+        raise found from error
+
+
+def printable(path: str | bytes | Path) -> str:
+    """Return a path as text that can be printed and stored as UTF-8.
+
+    Bytes that are not UTF-8, as in names from old archives, become escapes such as ``\\udce9``.
+    """
+    return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -42,10 +134,10 @@ def sha256_file(path: str | Path) -> str:
 
     Raises
     ------
-    OSError
+    FileError
         If the file cannot be read.
     """
-    with open(path, "rb") as stream:
+    with system_errors(path), open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -79,22 +171,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Raises
     ------
-    OSError
+    FileError
         If the file cannot be written.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
+    with system_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.fsync(descriptor)
+            yield temporary
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, final)
         finally:
-            os.close(descriptor)
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the reason why nothing was written is told
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -175,9 +269,13 @@ def read_sealed_json(path: str | Path) -> object:
 
 def _json_text(value: object) -> str:
     """Return the text of a JSON file, without the newline at its end."""
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    # a byte of a file name that is not UTF-8 becomes an escape, which JSON reads back
+    return printable(
+        json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    )
 
 
+@system_errors()
 def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     """Read a JSON file.
 
@@ -198,14 +296,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
     DataError
         If the file is missing, larger than `max_bytes` or not JSON.
     """
-    path = existing_file(path, "a JSON file")
-    require(
-        path.stat().st_size <= max_bytes,
-        DataError,
-        f"{path.name} of at most {max_bytes} bytes",
-        f"{path.stat().st_size} bytes",
-        "check that the path names the file you meant",
-    )
+    path = _small_file(path, "a JSON file", max_bytes)
     # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
     with translated(
         ValueError,
@@ -213,11 +304,23 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         expected=f"valid JSON in {path}",
         remedy="delete the file and run what wrote it again",
     ):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
+def _count_values(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Return how many values a YAML node stands for; infinity if it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        content = getattr(node, "value", None)
+        parts = content if isinstance(content, list) else []
+        flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_count_values(part, known) for part in flat)
+    return known[id(node)]
+
+
+@system_errors()
 def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
-    """Read a YAML file; JSON is YAML, too.
+    """Read a YAML file, without letting a short text stand for a huge value.
 
     Parameters
     ----------
@@ -234,37 +337,41 @@ def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
     Raises
     ------
     DataError
-        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, or repeats values
-        through more than `MAX_ALIASES` aliases: nested aliases multiply, so that a short file
-        could stand for billions of values.
+        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, if it holds more
+        than 100,000 values, counting each alias as what it stands for, if a value holds itself, or
+        if brackets are nested too deeply.
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """YAML's loader of plain values, with a bound on aliases."""
+    path = _small_file(path, "a YAML file", max_bytes)
+    n_expected = f"at most {_MAX_VALUES} values in {path.name}"
+    remedy = "write the values out, without aliases"
+    with (
+        translated(RecursionError, expected=n_expected, remedy=remedy),
+        translated(
+            yaml.YAMLError, ValueError, expected=f"YAML in {path.name}", remedy="mend the line"
+        ),
+    ):
+        text = path.read_text(encoding="utf-8-sig")
+        n_values = _count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        got = f"{n_values}, with each alias written out"
+        require(n_values <= _MAX_VALUES, DataError, n_expected, got, remedy)
+        return yaml.safe_load(text)
 
-        n_aliases = 0
 
-        def compose_node(self, parent, index):
-            self.n_aliases += self.check_event(yaml.AliasEvent)
-            if self.n_aliases > MAX_ALIASES:
-                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases; write the values out")
-            return super().compose_node(parent, index)
-
-    path = existing_file(path, "a YAML file")
+def _small_file(path: str | Path, what: str, max_bytes: int) -> Path:
+    """Return a path if there is a file of at most `max_bytes` bytes."""
+    path = existing_file(path, what)
+    size = path.stat().st_size
+    remedy = "check that the path names the file you meant"
     require(
-        path.stat().st_size <= max_bytes,
+        size <= max_bytes,
         DataError,
         f"{path.name} of at most {max_bytes} bytes",
-        f"{path.stat().st_size} bytes",
-        "check that the path names the file you meant",
+        f"{size} bytes",
+        remedy,
     )
-    try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(
-            message(f"YAML in {path.name}", " ".join(str(error).split()), "mend the line")
-        ) from error
+    return path
 
 
 def existing_file(path: str | Path, what: str) -> Path:
@@ -294,6 +401,7 @@ def existing_file(path: str | Path, what: str) -> Path:
     return path
 
 
+@system_errors()
 def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
     """Read a ``.npy`` array of numbers without constructing Python objects.
 
@@ -341,7 +449,8 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
         f"{available} bytes",
         "make or download the file again, as it is truncated or damaged",
     )
-    return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
+    with system_errors(path):
+        return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
 
 
 _HEADER_ERRORS = (
@@ -405,9 +514,22 @@ def new_npy(path: str | Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     ------
     ndarray of float32
         Filled by the block.
+
+    Raises
+    ------
+    DataError
+        If the disk has no room for the array.
     """
     with atomic_path(path) as temporary:
-        mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        # a full disk found only when a page of the map is written would kill the process
+        with translated(
+            OSError,
+            expected=f"room for float32 {shape} at {path}",
+            remedy="free some space on this disk, or choose a folder on another one",
+        ):
+            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            with open(temporary, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
         yield mapped
         mapped.flush()
 
@@ -432,14 +554,17 @@ def link_guard(root: str | Path, allowed: bool = False) -> Guard:
         ``guard(path) -> path`` returns its argument, or raises `DataError` with the link and its
         target.
     """
-    home = Path(root).resolve()
+    with system_errors(root):
+        home = Path(root).resolve()
 
     def guard(path: Path) -> Path:
-        if not allowed and not path.resolve().is_relative_to(home):
+        with system_errors(path):
+            target = path.resolve()
+        if not allowed and not target.is_relative_to(home):
             raise DataError(
                 message(
                     f"files inside {root}",
-                    f"{path}, a link to {path.resolve()}",
+                    f"{path}, a link to {target}",
                     "copy the file in, or pass follow_links=True if the link is yours",
                 )
             )
@@ -453,23 +578,26 @@ _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> Iterator[None]:
+def lock(
+    path: str | Path, *, wait: bool | float = True, what: str = "this folder"
+) -> Iterator[None]:
     """Hold an exclusive lock file while the block runs.
 
     Parameters
     ----------
     path : str or Path
         The lock file; made if missing, and left in place.
-    wait : bool, default True
-        Whether to wait for another process that holds the lock, or to raise an error.
+    wait : bool or float, default True
+        Whether to wait for another process that holds the lock, or to raise an error; or for how
+        many seconds to wait before that.
     what : str, default "this folder"
         Name of the locked thing in messages.
 
     Raises
     ------
     DataError
-        If `wait` is false and another process holds the lock (the message names its process id), or
-        if the lock file cannot be written.
+        If `wait` is not true and another process holds the lock (the message names its process id),
+        or if the lock file cannot be written.
     """
     path = Path(path)
     with translated(
@@ -482,16 +610,19 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(opened)
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(stream, wait)
         except BlockingIOError:
             stream.seek(0)
             raise _locked(what, stream.read().strip() or "unknown") from None
         except OSError as error:
             if error.errno not in _NO_FLOCK:
-                raise
+                with system_errors(path):
+                    raise
             try:
                 # a second file whose existence is the lock; filelock takes over stale ones
-                stack.enter_context(SoftFileLock(f"{path}.held", timeout=-1 if wait else 0))
+                stack.enter_context(
+                    SoftFileLock(f"{path}.held", timeout=-1 if wait is True else float(wait))
+                )
             except Timeout:
                 raise _locked(what, "unknown") from None
         stream.seek(0)
@@ -499,6 +630,20 @@ def lock(path: str | Path, *, wait: bool = True, what: str = "this folder") -> I
         stream.write(str(os.getpid()))
         stream.flush()
         yield  # closing the stream releases its lock
+
+
+def _flock(stream: TextIO, wait: bool | float) -> None:
+    if wait is True:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        return
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.05)
 
 
 def _locked(what: str, holder: str) -> LockedError:
@@ -522,14 +667,13 @@ def store_arrays(
 
     Raises
     ------
-    OSError
+    FileError
         If the folder cannot be written.
     ValueError
         If an array holds Python objects.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock(folder.with_name(f".{folder.name}.lock"), what=str(folder)):
+    with lock(folder.with_name(f".{folder.name}.lock"), what=str(folder)), system_errors(folder):
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             sums = {}
@@ -574,6 +718,8 @@ def load_arrays(folder: str | Path) -> dict[str, np.ndarray] | None:
                 raise DataError(f"{name}.npy does not have its recorded checksum")
             found[name] = load_npy(folder / f"{name}.npy", mmap=True)
         return found
-    except (DataError, OSError, KeyError, AttributeError) as error:
+    except (DataError, KeyError, AttributeError) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT):
+            raise  # what cannot be read now may be whole
         print(f"the cached {folder.name} is damaged ({error}) and is made again", flush=True)
         return None

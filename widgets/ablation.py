@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import traitlets
 from plotly.subplots import make_subplots
 
+from bmfl_lab.viz.charts import PALETTE
 from bmfl_lab.viz.explore import COLOURS, STATES, lesion_figure
 from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
 from widgets.frame import Frame, ImageState, dropdown, fit_index, image_controls, image_set, slider
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from bmfl_lab.evaluation import Explorer
     from bmfl_lab.models.lesion import Lesion
     from bmfl_lab.viz.charts import Figure
+
+# sky blue for intact vertices, through yellow to vermilion for lesioned ones: never grey as cortex
+_LESION_COLOURS = [[0.0, PALETTE[5]], [0.5, PALETTE[7]], [1.0, PALETTE[1]]]
 
 
 @dataclass(frozen=True)
@@ -260,7 +264,7 @@ def region_ablation(source: Explorer, /, *, folder: str | Path = "figures", **st
             title = "Lesioned regions (click a region to lesion or restore it)"
             values = mask * state.strength
             cortex.show(values, title=title, unit="lesion strength", signed=False)
-            cortex.plot.data[-1].update(cmin=0, cmax=1)
+            cortex.plot.data[-1].update(cmin=0, cmax=1, colorscale=_LESION_COLOURS)
         true = source.class_names[found["label"]] if found["label"] >= 0 else "none"
         pictures.show((found["image"], f"true class:\n{true}"))
         _draw_results(results.plot, found)

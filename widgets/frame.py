@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import html
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,7 @@ from traitlets import TraitError
 
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
-from bmfl_lab.viz.charts import DPI
+from bmfl_lab.viz.saving import png_bytes, save_figure
 from widgets.figure import LiveFigure, Pictures
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ _STYLE = """<style>
 .bmfl-heading {font-weight:600}
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
+</style>"""
+# a cell's outputs in JupyterLab: this style, the picture, and the widget or, without its kernel, a
+# line that says that it was not found
+_EITHER = """<span class='bmfl-either'></span><style>
+.jp-OutputArea-child:has(.bmfl-either) + :has(+ .jp-OutputArea-child .bmfl-frame),
+.jp-OutputArea-child:has(.bmfl-either) + * + * .jupyter-widgets:not(:has(*)) {display:none}
 </style>"""
 LABEL = {"description_width": "96px"}
 WIDE = {"width": "300px"}
@@ -74,7 +82,7 @@ def code_of(state: object, module: str, sources: Sequence[str]) -> str:
         f"from widgets.{module} import State, figure_of\n\n"
         f"state = State({', '.join(changed)})\n"
         f"figure = figure_of(state, {', '.join(sources)})\n"
-        f"show(figure, '.', '{module}')  # also written to figures/{module}.png"
+        f"show(figure, '.', '{module}')  # also written to figures/"
     )
 
 
@@ -192,7 +200,11 @@ class Frame(w.VBox):
     def _buttons(self) -> w.Widget:
         buttons = []
         for text, tip, act in (
-            ("Save PNG", "save the static figure of this state", self.save_png),
+            (
+                "Save figure",
+                "save the static figure of this state as PNG, PDF and SVG, and its numbers as CSV",
+                self.save_figure,
+            ),
             (
                 "Save HTML",
                 "save the interactive figure as one file for offline use",
@@ -241,13 +253,36 @@ class Frame(w.VBox):
         text = html.escape(said)
         self.status.value = f"<div class='{kind}' role='{role}' aria-live='polite'>{text}</div>"
 
-    def save_png(self) -> str:
-        """Write the static figure to the folder and return a sentence with its path."""
+    def _repr_mimebundle_(self, **options: object) -> dict[str, object]:
+        """Return the widget for Jupyter together with its static figure as PNG.
+
+        A page that cannot show widgets, such as a notebook on GitHub, shows the picture.
+        """
+        bundle = super()._repr_mimebundle_(**options)
+        with contextlib.suppress(BmflError):
+            picture = png_bytes(self._twin(self.state, self._source))
+            bundle["image/png"] = base64.b64encode(picture).decode()
+        return bundle
+
+    def _ipython_display_(self, **options: object) -> None:
+        """Display the picture and the widget, of which a page shows the one that it can.
+
+        JupyterLab does not fall back on the picture of a bundle when it does not find the widget.
+        The picture is therefore an output of its own, which is hidden while the widget is shown.
+        """
+        from IPython.display import display
+
+        bundle = self._repr_mimebundle_()
+        if "image/png" in bundle:
+            display({"text/html": _EITHER, "text/plain": ""}, raw=True)
+            display({"image/png": bundle.pop("image/png"), "text/plain": self._title}, raw=True)
+        display(bundle, raw=True)
+
+    def save_figure(self) -> str:
+        """Write the static figure and its numbers, and return a sentence with their paths."""
         path = self._path("png")
-        figure = self._twin(self.state, self._source)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
-        return f"Saved {path}"
+        save_figure(self._twin(self.state, self._source), path.parent, path.stem)
+        return f"Saved {path}, and beside it .pdf, .svg and .csv (its numbers)"
 
     def save_html(self) -> str:
         """Write figures and images as one offline file and return a sentence with its path."""

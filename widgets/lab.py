@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from jupyter_server.auth.identity import PasswordIdentityProvider
 
 from bmfl_lab.errors import message
@@ -11,11 +13,12 @@ class TokenRequired(PasswordIdentityProvider):
     """Jupyter's own identity provider, which also refuses to start without a token.
 
     Jupyter's default is to warn and to serve everybody who reaches the port. A notebook server
-    executes any code, so the set-up refuses this on every address.
+    executes any code, so the set-up refuses this on every address. On an address that other
+    machines reach it wants a password, too: a token stands in the links that people copy.
     """
 
     def validate_security(self, app, ssl_options=None):
-        """Stop the server before it listens if neither a token nor a password is set.
+        """Stop the server before it listens if what protects it does not suffice.
 
         Parameters
         ----------
@@ -30,12 +33,27 @@ class TokenRequired(PasswordIdentityProvider):
             With status 1, after one sentence in the server's log.
         """
         super().validate_security(app, ssl_options)
+        problem = ""
         if not self.auth_enabled:
-            app.log.critical(
-                message(
-                    "a token or a password for the notebook server",
-                    "an empty token",
-                    "leave out --ServerApp.token=, so that Jupyter makes a token of its own",
-                )
+            problem = message(
+                "a token or a password for the notebook server",
+                "an empty token",
+                "leave out --ServerApp.token=, so that Jupyter makes a token of its own",
             )
+        elif not (app.sock or _is_loopback(app.ip) or self.hashed_password):
+            problem = message(
+                "a password for a notebook server that other machines reach",
+                f"--ip={app.ip} with a token only",
+                "set one with 'jupyter server password', or leave out --ip and connect with "
+                "'ssh -L 8888:localhost:8888' and the name of this machine",
+            )
+        if problem:
+            app.log.critical(problem)
             app.exit(1)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from bmfl_lab.backbones.protocol import Backbone, BackboneTokens
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, NumericsError, message, require
+from bmfl_lab.errors import ConfigError, DataError, FileError, NumericsError, message, require
 from bmfl_lab.files import (
     load_npy,
     lock,
@@ -30,6 +30,7 @@ from bmfl_lab.files import (
     read_sealed_json,
     sha256_bytes,
     sha256_json,
+    system_errors,
     write_json,
     write_sealed_json,
 )
@@ -234,6 +235,8 @@ def derive(
 def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
     try:
         return backbone.preprocess(stimuli.image(index))
+    except FileError:
+        raise
     except Exception as error:
         where = f" ({stimuli.paths[index]})" if stimuli.paths is not None else ""
         raise DataError(
@@ -366,7 +369,7 @@ def extract(
     Parameters
     ----------
     backbone, stimuli, kind, block, batch_size, features
-        As in `FeatureStore.get`.
+        See `FeatureStore.get`.
 
     Returns
     -------
@@ -527,6 +530,7 @@ class FeatureStore:
             backbone, stimuli, [(kind, block)], dtype, batch_size, features=features
         )[0]
 
+    @system_errors("the feature store")
     def get_many(
         self,
         backbone: Backbone,
@@ -780,7 +784,9 @@ class _Writer:
         self.n = shapes["cls"][0]
         try:
             self._continue()
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileError:
+            raise
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             # there is no partial extraction, or it cannot be read: start again
             self._begin(rows)
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message, require
-from bmfl_lab.files import read_json
+from bmfl_lab.files import read_json, system_errors
 from bmfl_lab.runtime import home
 
 State = dict[str, torch.Tensor]
@@ -55,7 +55,7 @@ def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
     cached : bool
         Only look into the local cache; otherwise download what is missing.
     remedy : str
-        What the user can do if the repository is not found.
+        Remedy in the message if the repository is not found.
 
     Raises
     ------
@@ -242,6 +242,7 @@ def _check_zip(path: Path) -> None:
     )
 
 
+@system_errors()
 def read_tensors(path: str | Path, nested: str = "") -> State:
     """Read a file of tensors without running any code in it.
 
@@ -279,6 +280,7 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise _damaged(path, "readable tensors", str(error)) from error
+    open(path, "rb").close()  # torch calls a file damaged that the system refuses
     _check_zip(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)

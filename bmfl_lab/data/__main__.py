@@ -13,6 +13,7 @@ from bmfl_lab.data import nod_fetch
 from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError
+from bmfl_lab.files import system_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return nod_fetch.main(given[1:])
         options = parser.parse_args(given)
         if options.study == "demo":
-            fetch_parts()
+            with system_errors():
+                fetch_parts()
         print(load_study(options.study).description)
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -204,11 +204,7 @@ class Atlas:
         )
         mask = np.zeros(self.n_vertices, dtype=bool)
         for name in names:
-            if name == "all":
-                mask[:] = True
-                continue
-            for roi in self.members(name):
-                mask |= np.asarray(self.rois[roi], dtype=bool)
+            mask |= name == "all" or np.any([self.rois[r] for r in self.members(name)], axis=0)
         return mask
 
     def subset(self, mask: np.ndarray) -> Atlas:

@@ -23,7 +23,7 @@ from bmfl_lab.files import Guard, link_guard
 
 IMAGE_SUFFIXES = frozenset(
     (
-        *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif"),
+        *(".jpeg", ".jpg", ".jpe", ".jfif", ".png", ".bmp", ".gif"),
         *(".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"),
     )
 )
@@ -113,7 +113,7 @@ def list_images(
     Raises
     ------
     DataError
-        As `scan`, or if a link leads out.
+        See `scan`; also if a link leads out.
     """
     found = []
     for entry in scan(guard(Path(folder)), left_out):
@@ -219,6 +219,11 @@ def read_by_stem(
     return from_files(name, paths, ids, np.full(len(ids), -1), left_out=left_out)
 
 
+def is_wnid(name: object) -> bool:
+    """Return whether a name is the letter n and eight digits, such as "n01440764"."""
+    return _WNID.fullmatch(str(name)) is not None
+
+
 def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     """Return wnids in sorted order, which is the class order of ImageNet-1k heads.
 
@@ -245,7 +250,7 @@ def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     elif isinstance(source, (str, Path)):
         found = class_folders(source)
     found = list(found)
-    bad = [w for w in found if not _WNID.fullmatch(str(w))]
+    bad = [w for w in found if not is_wnid(w)]
     require(
         found and not bad and len(set(found)) == len(found),
         DataError,
@@ -320,7 +325,7 @@ def read_class_folders(
     root : str or Path, optional
         Folder below which images must lie, and to which the ids are relative; `folder` by default.
     remedy : str, optional
-        What to do if the class folders are wrong, for the message.
+        Remedy in the message if the class folders are wrong.
     follow_links : bool, default False
         Allow files that are links to somewhere outside the root.
 
@@ -328,7 +333,7 @@ def read_class_folders(
     -------
     StimulusSet
         One stimulus per image, with labels of shape (n_images,); its ids are paths below the root.
-        What is no image is counted in its ``left_out`` and printed.
+        Files that are no images are counted in its ``left_out`` and printed.
 
     Raises
     ------

@@ -1,24 +1,45 @@
-"""Open HDF5, MATLAB, NIfTI and MGH files of users: one guarded way per format."""
+"""Open HDF5, MATLAB, NIfTI and MGH files of users: one guarded way per format.
+
+A file may come from anywhere. None of these functions reads a second file to which the first one
+points, and none makes an array that is much larger than what the file can hold.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import translated
-from bmfl_lab.files import existing_file
+from bmfl_lab.errors import DataError, require, translated
+from bmfl_lab.files import existing_file, system_errors
 
 if TYPE_CHECKING:
     import h5py
 
 REDO = "download the file again"
+MAX_BYTES = 16 << 30
+"""Largest array that is read as a whole."""
+_RATIO, _SMALL = 1100, 64 << 20
+"""Arrays above 64 MiB are at most 1100 times as large as what is stored: deflate reaches 1032."""
+
+
+def _check_size(name: str, shape: Sequence[int], itemsize: int, stored: int, path: Path) -> None:
+    """Refuse an array whose shape promises much more than its file stores."""
+    size = math.prod(map(int, shape)) * itemsize
+    require(
+        size <= max(_SMALL, _RATIO * stored),
+        DataError,
+        f"an array {name!r} in {path} that is stored in full",
+        f"shape {tuple(shape)}, {size} bytes, of which {stored} are stored",
+        "check where the file comes from; if it is right, save the array again in full",
+    )
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
-    """Open an HDF5 file for reading.
+    """Open an HDF5 file for reading, after checking that it holds all of its data itself.
 
     Parameters
     ----------
@@ -32,41 +53,139 @@ def open_hdf5(path: str | Path) -> h5py.File:
     Raises
     ------
     DataError
-        If the file is missing or damaged.
+        If the file is missing or damaged, points to other files (by external links, external
+        storage or virtual data sets), or promises much larger arrays than it stores.
     """
     import h5py
 
     path = existing_file(path, "an HDF5 file")
-    with translated(OSError, expected=f"an HDF5 file {path}", remedy=REDO):
-        return h5py.File(path, "r")
+    with (
+        translated(OSError, RuntimeError, expected=f"an HDF5 file {path}", remedy=REDO),
+        system_errors(path),
+    ):
+        stream = h5py.File(path, "r")
+        try:
+            _check_hdf5(stream, path)
+        except BaseException:
+            stream.close()
+            raise
+    return stream
 
 
-def load_mat(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read variables of a MATLAB file.
+def _check_hdf5(stream: h5py.File, path: Path) -> None:
+    import h5py
+
+    outside: list[str] = []
+
+    def check_link(name: str, link: object) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            outside.append(f"the external link {name!r}")
+
+    def check_item(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None:
+            if item.is_virtual or item.external:
+                outside.append(f"the {'virtual' if item.is_virtual else 'external'} array {name!r}")
+            else:
+                stored = item.id.get_storage_size()
+                _check_size(name, item.shape, item.dtype.itemsize, stored, path)
+
+    stream.visititems_links(check_link)
+    stream.visititems(check_item)
+    require(
+        not outside,
+        DataError,
+        f"an HDF5 file {path} that holds its data itself",
+        f"{', '.join(outside[:3])}, which point to other files",
+        "save the arrays themselves in one file where the other files are, and give that one",
+    )
+
+
+def read_hdf5(
+    path: str | Path, names: Sequence[str], *, partial: bool = False
+) -> dict[str, np.ndarray]:
+    """Read whole arrays of an HDF5 file.
 
     Parameters
     ----------
     path : str or Path
         The file.
     names : sequence of str
-        Variables to read.
+        Arrays to read ("metadata/key").
+    partial : bool, default False
+        Leave out arrays that are not there.
 
     Returns
     -------
     dict of str to ndarray
-        The variables that are there, with two or more axes each.
+        Each array in shape and type as stored.
 
     Raises
     ------
     DataError
-        If the file is missing or damaged.
+        As `open_hdf5`, or if an array is missing or larger than 16 GiB.
     """
+    found = {}
+    with (
+        open_hdf5(path) as stream,
+        translated(*(OSError, RuntimeError, ValueError), expected=f"arrays in {path}", remedy=REDO),
+    ):
+        for name in names:
+            array = stream.get(name)
+            if getattr(array, "shape", None) is not None:
+                require(
+                    array.nbytes <= MAX_BYTES,
+                    DataError,
+                    f"at most {MAX_BYTES} bytes in {name!r} of {path}",
+                    array.nbytes,
+                    "save a part of the array",
+                )
+                found[name] = array[()]
+        missing = [name for name in names if name not in found]
+        require(
+            partial or not missing,
+            DataError,
+            f"the arrays {missing} in {path}",
+            f"{sorted(stream)}",
+            "give a file in the layout of its authors",
+        )
+    return found
+
+
+def load_mat(path: str | Path, names: Sequence[str], *, squeeze: bool = False) -> dict:
+    """Read variables of a MATLAB file of any version.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; version 7.3 is HDF5.
+    names : sequence of str
+        Variables to read.
+    squeeze : bool, default False
+        Drop axes of length 1.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Those of the variables that are there, with axes in the order of MATLAB.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or promises much larger arrays than it stores.
+    """
+    import h5py
     import scipy.io
 
     path = existing_file(path, "a MATLAB file")
+    if h5py.is_hdf5(path):  # MATLAB counts the axes from the other end
+        arrays = read_hdf5(path, names, partial=True)
+        return {k: np.squeeze(v.T) if squeeze else v.T for k, v in arrays.items()}
     # scipy raises many kinds on damaged files
     with translated(Exception, expected=f"a MATLAB file {path}", remedy=REDO):
-        return scipy.io.loadmat(str(path), variable_names=list(names))
+        for name, shape, _ in scipy.io.whosmat(str(path)):
+            _check_size(name, shape, 1, path.stat().st_size, path)
+        found = scipy.io.loadmat(str(path), variable_names=list(names), squeeze_me=squeeze)
+    return {name: found[name] for name in names if name in found}
 
 
 def load_image(path: str | Path, what: str) -> np.ndarray:
@@ -87,11 +206,14 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file is missing or damaged.
+        If the file is missing or damaged, or promises a much larger array than it stores.
     """
     import nibabel
 
     path = existing_file(path, what)
     # nibabel, zlib and NumPy raise many kinds on damaged files
-    with translated(Exception, expected=f"{what} in {path}", remedy=REDO):
-        return np.asanyarray(nibabel.load(str(path)).dataobj)
+    with translated(Exception, expected=f"{what} in {path}", remedy=REDO), system_errors(path):
+        image = nibabel.load(str(path), mmap=False)  # a memory map would keep the file open
+        itemsize = image.get_data_dtype().itemsize
+        _check_size(what, image.shape, itemsize, path.stat().st_size, path)
+        return np.asanyarray(image.dataobj)

@@ -437,8 +437,7 @@ def _read_zip(
     for name in names:
         info = opened.getinfo(name)
         kind = (info.external_attr >> 16) & 0o170000
-        if info.is_dir() or kind not in (0, 0o100000):
-            raise _not_regular(name)
+        _check_regular(name, not info.is_dir() and kind in (0, 0o100000))
         require(
             info.file_size <= MAX_RATIO * max(1, info.compress_size),
             DataError,
@@ -459,16 +458,12 @@ def _read_tar(
     found = {}
     for name in sorted(names, key=lambda n: by_name[n].offset):
         member = by_name[name]
-        if not member.isreg() or member.issparse():
-            raise _not_regular(name)
+        _check_regular(name, member.isreg() and not member.issparse())
         with opened.extractfile(member) as stream:
             found[name] = _read_capped(stream, name, member.size, max_bytes)
     return found
 
 
-def _not_regular(name: str) -> DataError:
-    """Return the error about a member that is not a regular file."""
-    text = message(
-        f"{name!r} as a regular file", "a folder, link or device", "do not use this archive"
-    )
-    return DataError(text)
+def _check_regular(name: str, regular: bool) -> None:
+    expected = f"{name!r} as a regular file"
+    require(regular, DataError, expected, "a folder, link or device", "do not use this archive")

@@ -249,7 +249,7 @@ def load_domains(
         Domain whose images are split into "train", "val" and "test"; every other domain is a
         natural out-of-distribution set.
     seed, val, test, tolerant, verify
-        As in `load`.
+        See `load`.
 
     Returns
     -------

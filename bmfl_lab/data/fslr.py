@@ -372,7 +372,7 @@ def sulci(hemisphere: str, mesh: str = MESH) -> np.ndarray:
     hemisphere : {"left", "right"}
         Hemisphere.
     mesh : str, default "fsLR32k"
-        As in `load_surface`; the file ``sub-XX.sulc.32k_fs_LR.dscalar.nii`` is used if present.
+        See `load_surface`; the file ``sub-XX.sulc.32k_fs_LR.dscalar.nii`` is used if present.
 
     Raises
     ------

@@ -11,9 +11,10 @@ References
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,21 @@ import numpy as np
 from bmfl_lab.data.class_folders import (
     class_folders,
     head_columns,
+    is_wnid,
     list_images,
     read_class_folders,
     read_wnids,
 )
+from bmfl_lab.data.containers import load_mat
 from bmfl_lab.data.ood_sets import SETS, read_imagenet_c, read_ood_set
 from bmfl_lab.data.shifts import IMAGENET_C
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
+from bmfl_lab.errors import ConfigError, DataError, message, require, require_known, translated
 from bmfl_lab.files import link_guard, sha256_bytes
 from bmfl_lab.runtime import rng
 
+KAGGLE_LABELS = "LOC_val_solution.csv"
 _VAL = re.compile(r"ILSVRC2012_val_(\d{8})$")
 
 PLACES = {
@@ -75,8 +79,6 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
     The ground truth holds the kit's own ids (1 to 1000), which are not the sorted order of wnids;
     ``meta.mat`` maps them.
     """
-    from scipy.io import loadmat
-
     root = Path(folder)
     for data in (root, root / "data", root / "ILSVRC2012_devkit_t12" / "data"):
         truth, meta = data / "ILSVRC2012_validation_ground_truth.txt", data / "meta.mat"
@@ -90,9 +92,9 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
                 "unpack the devkit there",
             )
         )
-    synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
+    synsets = load_mat(meta, ("synsets",), squeeze=True)["synsets"]
     wnid_of = {int(i): str(w) for i, w in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
-    ids = [int(v) for v in truth.read_text(encoding="ascii").split()]
+    ids = [int(v) for v in truth.read_text(encoding="utf-8-sig").split()]
     unknown = [i for i in ids if i not in wnid_of]
     require(
         not unknown,
@@ -157,7 +159,9 @@ def read_imagenet_val(
     wnids : sequence of str, or a source for `read_wnids`
         The classes; labels index them in sorted order.
     devkit : str or Path, optional
-        Needed for flat files (see `read_devkit`).
+        Labels of flat files: the folder of the development kit (see `read_devkit`), or Kaggle's
+        ``LOC_val_solution.csv``. The latter is found by itself in the folder, or in one of the four
+        folders above it.
     partial : bool, default False
         Accept some of the classes or files only.
     follow_links : bool, default False
@@ -172,28 +176,17 @@ def read_imagenet_val(
     Raises
     ------
     DataError
-        If files are neither, the development kit is missing, or files are missing.
+        If there are neither class folders nor labels, or files are missing.
     """
     classes, folder = read_wnids(wnids), Path(folder)
     if class_folders(folder):
         return read_class_folders(
             "imagenet-val", folder, classes, partial=partial, follow_links=follow_links
         )
-    require(
-        devkit is not None,
-        DataError,
-        "class folders, or devkit=...",
-        f"flat files in {folder}",
-        "pass the folder of the ILSVRC2012 devkit",
-    )
-    truth, paths = (
-        read_devkit(devkit),
-        list_images(folder, link_guard(folder, follow_links), Counter()),
-    )
-    numbers = [_VAL.match(p.stem) for p in paths]
-    strange = [
-        p.name for p, m in zip(paths, numbers) if m is None or not 1 <= int(m[1]) <= len(truth)
-    ]
+    truth, left_out = _val_labels(folder, devkit), Counter()
+    paths = list_images(folder, link_guard(folder, follow_links), left_out)
+    numbers = [int(match[1]) if (match := _VAL.match(p.stem)) else 0 for p in paths]
+    strange = [p.name for p, number in zip(paths, numbers) if number not in truth]
     require(
         paths and not strange and (len(paths) == len(truth) or partial),
         DataError,
@@ -201,8 +194,66 @@ def read_imagenet_val(
         f"{strange[:1]}" if strange else f"{len(paths)} files",
         "pass partial=True for some of them",
     )
-    labels = head_columns([truth[int(m[1]) - 1] for m in numbers if m], classes)
-    return from_files("imagenet-val", paths, [p.name for p in paths], labels, classes)
+    labels = head_columns([truth[number] for number in numbers], classes)
+    ids = [p.name for p in paths]
+    return from_files("imagenet-val", paths, ids, labels, classes, left_out=left_out)
+
+
+def _val_labels(folder: Path, devkit: str | Path | None) -> dict[int, str]:
+    """Return the wnid of each validation image by its number, from Kaggle's table or the devkit."""
+    if devkit is not None and Path(devkit).is_dir():
+        return dict(enumerate(read_devkit(devkit), start=1))
+    places = [p / KAGGLE_LABELS for p in (folder, *folder.resolve().parents[:4])]
+    tables = [p for p in (places if devkit is None else [Path(devkit)]) if p.is_file()]
+    require(
+        tables,
+        DataError,
+        f"class folders, {KAGGLE_LABELS} in or above {folder}, or the devkit",
+        "flat files without labels" if devkit is None else f"nothing at {devkit}",
+        f"put Kaggle's {KAGGLE_LABELS} beside the folder, or pass its path or the folder of the "
+        "ILSVRC2012 devkit as devkit=..., or sort the images into class folders",
+    )
+    return read_kaggle_labels(tables[0])
+
+
+def read_kaggle_labels(path: str | Path) -> dict[int, str]:
+    """Read the labels of the validation images as Kaggle distributes them.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``LOC_val_solution.csv``, with the name of an image, and its wnid before each bounding box.
+
+    Returns
+    -------
+    dict of int to str, length n_images
+        Number of each image ("ILSVRC2012_val_00000001" is 1) to its wnid.
+
+    Raises
+    ------
+    DataError
+        If the file is no such table.
+    """
+    remedy = f"download {KAGGLE_LABELS} of Kaggle's ImageNet again"
+    with (
+        translated(UnicodeDecodeError, csv.Error, expected=f"a table in {path}", remedy=remedy),
+        open(path, newline="", encoding="utf-8-sig") as stream,
+    ):
+        rows = list(csv.DictReader(stream))
+    found: dict[int, str] = {}
+    for row in rows:
+        image = _VAL.match(str(row.get("ImageId")).strip())
+        wnid = str(row.get("PredictionString")).split(" ")[0].strip()
+        require(
+            image and is_wnid(wnid),
+            DataError,
+            f"lines like 'ILSVRC2012_val_00000001,n01440764 1 1 9 9' in {path}",
+            repr(list(row.values()))[:80],
+            remedy,
+        )
+        found[int(image[1])] = wnid
+    require(found, DataError, f"labels in {path}", "none", remedy)
+    return found
 
 
 def load(
@@ -237,7 +288,7 @@ def load(
     corruption_names, corruption_severities : sequence
         Names and severities to read; without a severity none is read.
     devkit : str or Path, optional
-        Folder of the development kit, needed for flat validation images; see `read_devkit`.
+        Labels of flat validation images, see `read_imagenet_val`.
     train_per_class : int, default 0
         Training images per class, chosen by `seed`; 0 takes all. Tokens of all of them have to fit
         into memory.
@@ -292,7 +343,12 @@ def load(
     sets["test"] = read_imagenet_val(
         guard(home / "val"), wnids, devkit=devkit, partial=partial, **links
     )
-    natural = _natural_sets(home, ood, wnids, guard, partial, links)
+    natural = {
+        name: read_ood_set(
+            name, guard(place) if ood is None else place, wnids, partial=partial, **links
+        ).stimuli
+        for name, place in _places(home, ood).items()
+    }
     for name in corruption_names if corruptions is not None else ():
         for severity in corruption_severities:
             found = read_imagenet_c(
@@ -314,22 +370,6 @@ def load(
         licences={n: SETS[n].licence for n in ("imagenet", *(n for n in natural if n in SETS))},
         extra=report,
     )
-
-
-def _natural_sets(
-    home: Path,
-    ood: Mapping[str, str] | None,
-    wnids: Sequence[str],
-    guard: Callable[[Path], Path],
-    partial: bool,
-    links: dict[str, bool],
-) -> dict[str, StimulusSet]:
-    found = {}
-    for name, folder in _places(home, ood).items():
-        # a folder that the user names may lie anywhere
-        folder = guard(folder) if ood is None else folder
-        found[name] = read_ood_set(name, folder, wnids, partial=partial, **links).stimuli
-    return found
 
 
 def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str, StimulusSet]:

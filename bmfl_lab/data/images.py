@@ -8,14 +8,34 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, message, require, translated
+from bmfl_lab.files import existing_file, printable, system_errors
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 MAX_PIXELS = 50e6
 MAX_BYTES = 512 << 20
 _BACKGROUND = (255, 255, 255)
+# tags of a TIFF file, and their values
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
+_AGAIN = "download or copy it again"
+_CONVERT = "convert it to PNG or JPEG"
+_FOREIGN = (
+    ((b"<!doctype", b"<html", b"<?xml", b"<svg"), "a web page or other markup", _AGAIN),
+    ((b"version https://git-lfs",), "a pointer of git-lfs", "run 'git lfs pull' at its source"),
+    ((b"/annex/objects",), "a pointer of git-annex", "run 'git annex get' at its source"),
+    ((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "a JPEG 2000 image", _CONVERT),
+    ((b"\xff\x0a", b"\0\0\0\x0cJXL "), "a JPEG XL image", _CONVERT),
+    ((b"8BPS",), "a Photoshop document", _CONVERT),
+    ((b"\0\0\1\0",), "an icon", _CONVERT),
+    ((b"%PDF",), "a PDF document", _CONVERT),
+    ((b"PK\3\4", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf"), "an archive", "unpack and remove it"),
+    ((b"\x89HDF", b"\x93NUMPY"), "an array file", "move it out of the folder of images"),
+)
+"""Beginnings of files that are found among images, what they are, and what to do."""
 
 
+@system_errors()
 def decode_image(path: str | Path) -> np.ndarray:
     """Decode an image file.
 
@@ -38,17 +58,11 @@ def decode_image(path: str | Path) -> np.ndarray:
     Notes
     -----
     The following rules are our choice. Transparent pixels become white. Grey, palette, CMYK and
-    1-bit images become RGB. 16-bit grey values are divided by 257. An EXIF orientation is ignored,
-    as is usual for ImageNet. The first frame of an animated or multi-page image is used.
+    1-bit images become RGB. 16-bit grey values are divided by 257, and 12-bit ones by 4095 / 255.
+    An EXIF orientation is ignored, as is usual for ImageNet. The first frame of an animated or
+    multi-page image is used.
     """
-    path = Path(path)
-    require(
-        path.is_file(),
-        DataError,
-        f"an image file {path.name}",
-        f"nothing at {path}",
-        "check the path",
-    )
+    path = existing_file(path, "an image file")
     size = path.stat().st_size
     require(
         size <= MAX_BYTES,
@@ -57,9 +71,10 @@ def decode_image(path: str | Path) -> np.ndarray:
         f"{size} bytes",
         "check the file",
     )
-    return decode_bytes(path.read_bytes(), name=str(path))
+    return decode_bytes(path.read_bytes(), name=printable(path))
 
 
+@system_errors()
 def count_frames(path: str | Path) -> int:
     """Return the number of frames or pages of an image file.
 
@@ -73,15 +88,12 @@ def count_frames(path: str | Path) -> int:
     DataError
         If the file is missing or not an image.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return int(getattr(picture, "n_frames", 1))
-    except Exception as error:  # decoders raise many types of errors on damaged files
-        raise DataError(
-            message(
-                f"an image {path}", f"{type(error).__name__}: {error}", "download or copy it again"
-            )
-        ) from error
+    with (
+        translated(Exception, expected=f"an image {path}", remedy=_AGAIN),
+        system_errors(path),
+        Image.open(path, formats=FORMATS) as picture,
+    ):
+        return int(getattr(picture, "n_frames", 1))
 
 
 def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIXELS) -> np.ndarray:
@@ -119,26 +131,25 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
             return _to_rgb(picture, name)
     except DataError:
         raise
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            message(f"at most {max_pixels:.0f} pixels in {name}", str(error), "remove the file")
-        ) from error
-    except Image.UnidentifiedImageError as error:
-        raise DataError(
-            message(
-                f"an image ({', '.join(FORMATS)}) in {name}",
-                _describe(data),
-                "replace or remove the file",
-            )
-        ) from error
-    except Exception as error:  # decoders raise many types of errors on damaged files
-        raise DataError(
-            message(
-                f"a complete image in {name}",
-                f"{type(error).__name__}: {error}",
-                "download or copy it again",
-            )
-        ) from error
+    except Exception as error:  # Pillow raises many kinds
+        wanted, got, remedy = f"a complete image in {name}", *_explain(error, data)
+        if isinstance(error, Image.DecompressionBombError):
+            wanted = f"at most {max_pixels:.0f} pixels in {name}"
+        raise DataError(message(wanted, got, remedy)) from error
+
+
+def _explain(error: Exception, data: bytes) -> tuple[str, str]:
+    """Return what is wrong with the content of an image file, and a remedy for this cause."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return _describe(data)
+    got = f"{type(error).__name__}: {error}"
+    if isinstance(error, (Image.DecompressionBombError, MemoryError)):
+        return got, "make the image smaller, or remove the file"
+    if "too large" in got:  # Pillow limits the text and the colour profile of a PNG
+        return got, "save it without its text and colour profile, for example: mogrify -strip FILE"
+    if "not available" in got or "not supported" in got or isinstance(error, NotImplementedError):
+        return f"{got} (a compression that Pillow cannot read)", _CONVERT
+    return got, _AGAIN
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: float) -> None:
@@ -155,29 +166,37 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: float) -> None:
 def _to_rgb(picture: Image.Image, name: str) -> np.ndarray:
     """Return an opened picture as uint8 RGB, shape (H, W, 3)."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        grey = _scale_deep_grey(np.asarray(picture), picture.mode, name)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.repeat(_scale_deep_grey(picture, name)[:, :, None], 3, axis=2)
     if "a" in picture.mode.lower() or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, (*_BACKGROUND, 255)), layer)
     return np.array(picture.convert("RGB"), dtype=np.uint8)
 
 
-def _scale_deep_grey(values: np.ndarray, mode: str, name: str) -> np.ndarray:
-    if mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise DataError(
-            message(
-                f"8 or 16 bits per channel in {name}",
-                f"mode {mode} with values {values.min()} to {values.max()}",
-                "convert the image to 8 bits, and choose which values become black and white",
-            )
-        )
-    return np.rint(values / 257.0).astype(np.uint8)
+def _scale_deep_grey(picture: Image.Image, name: str) -> np.ndarray:
+    """Return a grey picture of more than 8 bits per pixel as uint8, shape (H, W)."""
+    values = np.asarray(picture)
+    # Pillow tells only of a TIFF how many bits it has; all other formats arrive as 16 bits
+    tags = getattr(picture, "tag_v2", {})
+    (bits,), (kind,) = tags.get(_BITS, (16,)), tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    require(
+        picture.mode != "F" and bits <= 16 and kind == _UNSIGNED,
+        DataError,
+        f"8 or 16 bits per channel in {name}",
+        f"{bits} bits, mode {picture.mode}, with values {values.min()} to {values.max()}",
+        "convert the image to 8 bits, and choose which values become black and white",
+    )
+    grey = np.rint(values / ((2**bits - 1) / 255)).astype(np.uint8)
+    return 255 - grey if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
-def _describe(data: bytes) -> str:
-    """Return what the data of an unreadable image look like."""
-    start = data[:256].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        return "a web page or other markup"
-    return f"{len(data)} bytes of an unknown format starting with {data[:8]!r}"
+def _describe(data: bytes) -> tuple[str, str]:
+    """Return what a file holds that is no image of a known format, and what to do with it."""
+    start = data[:256].lstrip()
+    for beginnings, what, remedy in _FOREIGN:
+        if start.startswith(beginnings) or start.lower().startswith(beginnings):
+            return what, remedy
+    if data[4:8] == b"ftyp":
+        return "a HEIC or AVIF image, or a video", _CONVERT
+    got = f"{len(data)} bytes of an unknown format starting with {data[:8]!r}"
+    return got, "replace or remove the file"

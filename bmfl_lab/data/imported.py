@@ -7,6 +7,8 @@ own environment, saved as an array) enters as predictions for the images of a st
 from __future__ import annotations
 
 import csv
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import Study, load_study, register_reader
 from bmfl_lab.data.surfaces import MESHES
-from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
 from bmfl_lab.files import link_guard, load_npy, read_json
 
 SPACES = {
@@ -272,15 +274,15 @@ def _read_container(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]
     if path.suffix.lower() != ".npz":
         with open_hdf5(path) as opened:
             return take(opened)
-    try:
-        with np.load(path, allow_pickle=False) as opened:
-            return take(opened)
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            message(f"an .npz file of plain arrays at {path}", str(error), "save it again")
-        ) from error
+    with (
+        translated(
+            *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+            expected=f"an .npz file of plain arrays at {path}",
+            remedy="save it again",
+        ),
+        np.load(path, allow_pickle=False) as opened,
+    ):
+        return take(opened)
 
 
 def _text(name: str | bytes) -> str:
@@ -294,18 +296,13 @@ def _read_maps(
     import nibabel as nib
     from nibabel.cifti2 import BrainModelAxis, ScalarAxis
 
-    try:
+    # nibabel and its parsers raise many kinds of errors on damaged files
+    with translated(Exception, expected=f"responses in {path}", remedy="export it again"):
         image = nib.load(path)
         if isinstance(image, nib.GiftiImage):
             return np.stack([array.data for array in image.darrays]), None, None
-        values, (maps, models) = (
-            image.get_fdata(dtype=np.float32),
-            map(image.header.get_axis, (0, 1)),
-        )
-    except Exception as error:  # nibabel and its parsers raise many kinds on damaged files
-        raise DataError(
-            message(f"responses in {path}", f"{type(error).__name__}: {error}", "export it again")
-        ) from error
+        values = image.get_fdata(dtype=np.float32)
+        maps, models = (image.header.get_axis(k) for k in (0, 1))
     require(
         isinstance(models, BrainModelAxis),
         DataError,
@@ -341,13 +338,14 @@ def _read_ids(source: _Source) -> list[str]:
             isinstance(found, list), DataError, f"a list in {path}", type(found), "write a list"
         )
         return [str(i) for i in found]
-    text = path.read_text(encoding="utf-8-sig")
+    with translated(UnicodeDecodeError, expected=f"text in {path}", remedy="save it as UTF-8"):
+        text = path.read_text(encoding="utf-8-sig")
     if path.suffix not in (".csv", ".tsv"):
         return [line.strip() for line in text.splitlines() if line.strip()]
     table = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
     columns = table.fieldnames or []
     require("id" in columns, DataError, f"a column 'id' in {path}", list(columns), "name it 'id'")
-    return [row["id"] for row in table]
+    return [str(row["id"]) for row in table]
 
 
 def _check_ids(names: Sequence[str], n_rows: int, source: str) -> None:
@@ -454,7 +452,7 @@ def load(
     root : str or Path, default ""
         Folder at which relative paths of the other parameters start.
     responses, ids, space, key
-        As `read_responses`.
+        See `read_responses`.
     images : str or Path
         Folder of the images that were shown, at any depth; images without a row are left out.
     atlas : str, optional
@@ -477,7 +475,7 @@ def load(
     Raises
     ------
     ConfigError, DataError
-        As `read_responses`; also if rows and images do not match one to one.
+        See `read_responses`; also if rows and images do not match one to one.
     """
     for option, value in (("responses", responses), ("images", images), ("space", space)):
         require(

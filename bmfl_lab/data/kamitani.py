@@ -13,6 +13,8 @@ References
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +22,22 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.class_folders import read_by_stem
-from bmfl_lab.data.containers import REDO, open_hdf5
+from bmfl_lab.data.class_folders import read_by_stem, scan
+from bmfl_lab.data.containers import REDO, read_hdf5
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.data.study import Study, chosen_subjects, register_reader
-from bmfl_lab.errors import DataError, require, require_known, translated
+from bmfl_lab.errors import DataError, require, require_known
 from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
 
+_PART = re.compile(
+    r"(?P<who>.+?)[_-](?:perception)?(?:NaturalImage)?(?P<part>train|test)(?:ing)?(?P<rest>[_-].*)?",
+    re.IGNORECASE,
+)
+"""Files of one subject by part: ``sub-01_perceptionNaturalImageTraining_original_VC.h5``."""
+_OTHER_TASK = re.compile(r".+[_-](perception(Artificial|Letter)|imagery).*", re.IGNORECASE)
+"""Files of Deep Image Reconstruction with shapes, letters or imagery, which are not read."""
 TYPES = {"train": 1, "test": 2}
 """Values of the column "DataType": 1 training images, 2 test images, 3 imagery."""
 
@@ -119,25 +128,17 @@ def read_bdata(path: str | Path) -> BData:
         If the file is missing, is no HDF5 file, or lacks one of the three arrays.
     """
     path = Path(path)
-    expected = f"an HDF5 file in {path.name} of the groups dataset and metadata"
-    with (
-        translated(ValueError, RuntimeError, OSError, expected=expected, remedy=REDO),
-        open_hdf5(path) as stream,
-    ):
-        for name in ("dataset", "metadata/key", "metadata/value"):
-            require(
-                hasattr(stream.get(name), "dtype"),
-                DataError,
-                f"{name!r} in {path.name}",
-                f"{sorted(stream)}",
-                "use the preprocessed files of the authors",
-            )
-        dataset = stream["dataset"][()]
-        keys = tuple(
-            k.decode() if isinstance(k, bytes) else str(k)
-            for k in np.ravel(stream["metadata/key"][()])
-        )
-        values = np.asarray(stream["metadata/value"][()], dtype=np.float64)
+    names = ("dataset", "metadata/key", "metadata/value")
+    dataset, words, values = read_hdf5(path, names).values()
+    require(
+        values.dtype.kind in "fiu",
+        DataError,
+        f"numbers under metadata/value in {path.name}",
+        values.dtype,
+        REDO,
+    )
+    values = values.astype(np.float64)
+    keys = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in np.ravel(words))
     require(
         dataset.dtype.kind in "fiu",
         DataError,
@@ -178,7 +179,7 @@ def _split(
 
 
 def read_subject(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     images: Mapping[str, str | Path] | str | Path,
     *,
     name: str | None = None,
@@ -191,12 +192,13 @@ def read_subject(
 
     Parameters
     ----------
-    path : str or Path
-        The preprocessed HDF5 file of the subject.
+    path : str, Path or sequence of them
+        The preprocessed HDF5 file of the subject, or its files. Deep Image Reconstruction has one
+        file of training images and one of test images per subject, and their names say which.
     images : mapping of str to path, or folder
         Image of each stimulus name ("n01518878_5958"); a folder holds ``NAME.*`` at any depth.
     name : str, optional
-        Name of the subject; the file's stem by default.
+        Name of the subject; the stem of the (first) file by default.
     label : str, default "stimulus_id"
         Column that names the stimulus.
     val_share : float, default 0.1
@@ -216,18 +218,40 @@ def read_subject(
     Raises
     ------
     DataError
-        If columns are missing, an image is shown in both training and test, or an image file is not
-        found or is a link out of its folder.
+        If columns are missing, files hold other voxels, an image is shown in both training and
+        test, or an image file is not found or is a link out of its folder.
     """
-    data = read_bdata(path)
-    order, atlas = _voxels(data, Path(path).name)
-    names, kind = _presentations(data, label)
-    ids = sorted(kind)
-    responses = np.stack([data.dataset[np.ix_(names == i, order)].mean(axis=0) for i in ids])
+    paths = [Path(p) for p in ([path] if isinstance(path, (str, Path)) else path)]
+    kind: dict[str, str] = {}
+    names, responses, places = [], [], []
+    for file in paths:
+        data = read_bdata(file)
+        order, atlas = _voxels(data, file.name)
+        part = _PART.fullmatch(file.stem) if len(paths) > 1 else None
+        stimuli, splits = _presentations(data, label, part["part"].lower() if part else None)
+        names.append(stimuli)
+        responses.append(np.ascontiguousarray(data.dataset[:, order]))
+        places.append((data.metadata("voxel_x")[order].tolist(), list(atlas.rois)))
+        for stimulus, split in splits.items():
+            require(
+                kind.setdefault(stimulus, split) == split,
+                DataError,
+                "disjoint training and test images",
+                f"{stimulus!r} in both",
+                "check the column DataType, and the files of the subject",
+            )
+    require(
+        all(place == places[0] for place in places),
+        DataError,
+        f"the same voxels and ROIs in {[file.name for file in paths]}",
+        f"{[len(x) for x, _ in places]} voxels at other places or in other ROIs",
+        "use files of one subject and one brain area",
+    )
+    table, shown, ids = np.concatenate(responses), np.concatenate(names), sorted(kind)
     return Subject(
-        name=name or Path(path).stem,
+        name=name or paths[0].stem,
         stimuli=read_by_stem("presented", ids, images, follow_links=follow_links),
-        responses=responses.astype(np.float32),
+        responses=np.stack([table[shown == i].mean(axis=0) for i in ids]).astype(np.float32),
         atlas=atlas,
         splits=_split(ids, kind, val_share, seed),
     )
@@ -249,34 +273,44 @@ def _voxels(data: BData, where: str) -> tuple[np.ndarray, Atlas]:
     return order, Atlas(hemisphere=np.sort(right).astype(np.int8), rois=rois)
 
 
-def _presentations(data: BData, label: str) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the stimulus of each sample, "" for imagery, and the split of each stimulus."""
-    numbers, types = data.select(label), data.select("DataType")
+def _presentations(data: BData, label: str, part: str | None) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the stimulus of each sample, "" for imagery, and the split of each stimulus.
+
+    `part` is the split of all samples where the name of the file tells it; the column DataType is
+    not needed then.
+    """
+    columns = {key: data.select(key) for key in (label, "DataType") if not part or key in data.keys}
+    sizes = {key: values.shape[1] for key, values in columns.items()}
     require(
-        numbers.shape[1] == 1 and types.shape[1] == 1,
+        label in sizes and set(sizes.values()) == {1},
         DataError,
         f"one column each for {label!r} and 'DataType'",
-        f"{numbers.shape[1]}, {types.shape[1]}",
+        f"{sizes}",
         "check `label`",
     )
-    shown = np.isin(types[:, 0], list(TYPES.values()))
-    lost = int(np.sum(~(numbers[shown, 0] > 0)))
+    numbers = columns[label][:, 0]
+    types = (
+        columns["DataType"][:, 0] if "DataType" in columns else np.full(len(numbers), TYPES[part])
+    )
+    shown = np.isin(types, list(TYPES.values()))
+    lost = int(np.sum(~(numbers[shown] > 0)))
     require(
         not lost, DataError, "a stimulus for every presentation", f"{lost} without", "check `label`"
     )
     names = np.full(len(shown), "", dtype=object)
-    names[shown] = [stimulus_name(float(n)) for n in numbers[shown, 0]]
-    kind: dict[str, str] = {}
-    for split, value in TYPES.items():
-        for stimulus in sorted(set(names[types[:, 0] == value])):
-            require(
-                kind.setdefault(stimulus, split) == split,
-                DataError,
-                "disjoint training and test images",
-                f"{stimulus!r} in both",
-                "check the column DataType",
-            )
-    return names, kind
+    names[shown] = [stimulus_name(float(n)) for n in numbers[shown]]
+    if part:
+        return names, dict.fromkeys(names[shown], part)
+    splits = {name: set(names[types == value]) for name, value in TYPES.items()}
+    both = sorted(splits["train"] & splits["test"])
+    require(
+        not both,
+        DataError,
+        "disjoint training and test images",
+        f"{both[:3]} in both",
+        "check the column DataType",
+    )
+    return names, {i: split for split, found in splits.items() for i in found}
 
 
 def read_plain(
@@ -366,7 +400,7 @@ def _plain_part(
 IMAGES = "images"
 
 
-def subject_files(folder: str | Path) -> dict[str, Path]:
+def subject_files(folder: str | Path) -> dict[str, tuple[Path, ...]]:
     """Find the HDF5 files of subjects.
 
     Parameters
@@ -376,11 +410,36 @@ def subject_files(folder: str | Path) -> dict[str, Path]:
 
     Returns
     -------
-    dict of str to Path
-        Name of each subject to its file, sorted by name; empty if there is none.
+    dict of str to tuple of Path
+        Name of each subject to its file, or to its file of training images and its file of test
+        images, sorted by name; empty if there is none. Files with shapes, letters or imagery of
+        Deep Image Reconstruction are left out.
     """
     root = Path(folder).expanduser()
-    return {p.stem: p for p in sorted(root.glob("*.h5"))} if root.is_dir() else {}
+    entries = scan(root, Counter()) if root.is_dir() else []
+    files = [Path(e.path) for e in entries if e.name.lower().endswith(".h5")]
+    parts = {f: match for f in files if (match := _PART.fullmatch(f.stem))}
+    rests = {match["rest"] for match in parts.values()}
+    found: dict[str, tuple[Path, ...]] = {}
+    for file in files:
+        if file in parts:
+            name = parts[file]["who"] + ((parts[file]["rest"] or "") if len(rests) > 1 else "")
+            found[name] = (*found.get(name, ()), file)
+        elif not (parts and _OTHER_TASK.fullmatch(file.stem)):
+            found[file.stem] = (file,)
+    return found
+
+
+def _check_parts(name: str, files: tuple[Path, ...]) -> None:
+    """Require a training file and a test file where the names of the files speak of parts."""
+    parts = [match["part"].lower() for f in files if (match := _PART.fullmatch(f.stem))]
+    require(
+        not parts or sorted(parts) == ["test", "train"],
+        DataError,
+        f"one Training and one Test file of {name}",
+        f"{[f.name for f in files]}",
+        "put both files of the subject there, and no other file of it",
+    )
 
 
 def detect(path: Path) -> bool:
@@ -402,8 +461,10 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds one preprocessed HDF5 file per subject (``Subject1.h5``) and a folder
-        ``images`` with the images shown (``n01518878_5958.JPEG``, at any depth).
+        Holds one preprocessed HDF5 file per subject (``Subject1.h5``), or two as Deep Image
+        Reconstruction is distributed (``sub-01_perceptionNaturalImageTraining_original_VC.h5`` and
+        ``...Test...``), and a folder ``images`` with the images shown (``n01518878_5958.JPEG``, at
+        any depth).
     subject : str, optional
         Only this one.
     seed, val, label
@@ -428,17 +489,25 @@ def load(
     require(
         (root / IMAGES).is_dir(),
         DataError,
-        f"a folder {IMAGES!r} beside {next(iter(found.values())).name}",
+        f"a folder {IMAGES!r} beside {next(iter(found.values()))[0].name}",
         "none",
         "add the images shown",
     )
+    for name, files in found.items():
+        _check_parts(name, files)
     guard, links = link_guard(root, follow_links), {"follow_links": follow_links}
     images = guard(root / IMAGES)
     subjects = {
         name: read_subject(
-            guard(path), images, name=name, label=label, val_share=val, seed=seed, **links
+            list(map(guard, files)),
+            images,
+            name=name,
+            label=label,
+            val_share=val,
+            seed=seed,
+            **links,
         )
-        for name, path in found.items()
+        for name, files in found.items()
     }
     return Study(
         name=root.resolve().name,

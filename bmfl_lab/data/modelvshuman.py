@@ -109,7 +109,7 @@ def image_key(name: str) -> str:
     return f"{parts[3]}_{parts[6]}" if len(parts) == 7 else str(name)
 
 
-def read_images(folder: str | Path, name: str) -> StimulusSet:
+def read_images(folder: str | Path, name: str, *, follow_links: bool = False) -> StimulusSet:
     """Read the images of one set.
 
     Parameters
@@ -119,6 +119,8 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
         the category.
     name : str
         "sketch", "stylized", "cue-conflict", ...
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the folder.
 
     Returns
     -------
@@ -128,11 +130,12 @@ def read_images(folder: str | Path, name: str) -> StimulusSet:
     Raises
     ------
     DataError
-        If there is no image, or the category of an image is not clear.
+        If there is no image, the category of an image is not clear, or a link leads out of the
+        folder.
     """
     root = Path(folder)
     left_out: Counter[str] = Counter()
-    paths = list_images(root, link_guard(root), left_out, deep=True)
+    paths = list_images(root, link_guard(root, follow_links), left_out, deep=True)
     labels, ids = [], []
     for path in paths:
         parts = path.name.split("_")

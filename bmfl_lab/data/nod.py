@@ -23,7 +23,7 @@ import csv
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -40,7 +40,7 @@ from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
 from bmfl_lab.errors import ConfigError, DataError, FetchError, message, nearest, require
-from bmfl_lab.files import atomic_path, link_guard, load_npy, read_json
+from bmfl_lab.files import Guard, atomic_path, link_guard, load_npy, read_json
 from bmfl_lab.runtime import home
 
 N_SUBJECTS = 30
@@ -54,8 +54,6 @@ LICENCES = {
     "super-classes": "superClassMapping.csv of the authors of NOD (MIT)",
     "surface and areas": fslr.LICENCE,
 }
-Guard = Callable[[Path], Path]
-"""Returns a path that may be read and refuses any other, see `bmfl_lab.files.link_guard`."""
 FLOC = ("bodies", "faces", "places", "words")
 _STIMULUS = re.compile(r"(?:.*/)?(n\d{8})_(\d+)\.JPEG")
 _RESULTS = re.compile(r"ses-imagenet(\d\d)_task-imagenet_run-(\d+)")
@@ -633,7 +631,7 @@ def load(
         Folder for the z-scored responses of all subjects, which are then mapped instead of held in
         memory.
     verify : bool, default True
-        Also compare the contents of all images for leakage, which reads every file once.
+        Read by `load_study`, which then compares the images of all sets and subjects by content.
     follow_links : bool, default False
         Allow files that are links to somewhere outside the root.
 
@@ -668,7 +666,6 @@ def load(
     shares = {"val": val, "test": test, "seed": seed}
     people = _people(place, names, images_of)
     sets, extra = _image_sets(place, people, labels, shares, guard)
-    simulated = _is_simulated(place)
     everything = [i for one in every for i in one.ids]
     classes = sets["train"].class_names if sets else sorted(set(_classes(everything, labels)))
     stored = None if cache is None else Path(cache).expanduser() / f"nod-{'-'.join(names)}.npy"
@@ -678,20 +675,17 @@ def load(
         ids = [i for one in runs for i in one.ids]
         ceiling, source = coco_ceiling(place, name, cortex)
         whole = read_atlas(place, name, cortex, atlas, networks)
-        splits, record = split_by_id(ids, **shares)
-        found[name] = Subject(
-            name=name,
-            stimuli=_labelled(place, name, ids, labels, classes, guard),
-            responses=responses[row : row + len(ids)],
-            atlas=whole if keep.all() else whole.subset(keep),
-            splits=splits,
+        found[name] = _as_subject(
+            _labelled(place, name, ids, labels, classes, guard),
+            responses[row : row + len(ids)],
+            whole if keep.all() else whole.subset(keep),
+            shares,
             noise_ceiling=None if ceiling is None else ceiling[keep],
-            simulated=simulated,
+            simulated=_is_simulated(place),
             sessions=np.repeat([one.run.session for one in runs], [len(one.ids) for one in runs]),
             info={
                 "source": "NOD (OpenNeuro ds004496), fsLR 32k, betas hp128_s4",
                 "runs": len(runs),
-                "split": record,
                 "nan_policy": nan_policy,
                 "dropped_vertices": int(np.sum(~keep)),
                 "noise_ceiling": source,
@@ -700,27 +694,43 @@ def load(
         row += len(ids)
     if pool:
         found = {"pooled": _pooled(found, responses, shares), **found}
-    if sets:
-        sizes = check_leakage(sets, images=verify)
-        for name in names:
-            check_leakage({**sets, f"stimuli of {name}": found[name].stimuli}, images=verify)
-        extra["leakage"] = sizes
-    who = ", ".join(names)
+    if sets:  # by id; `load_study` compares the images
+        for person in found.values():
+            check_leakage({**sets, f"stimuli of {person.name}": person.stimuli}, images=False)
     return Study(
         name="nod",
-        description=f"{'simulated' if simulated else 'measured'} fMRI "
-        + f"{'in the layout of' if simulated else 'of'} the Natural Object Dataset, fsLR 32k: {who}"
-        + (
-            f"; {len(sets['train'].class_names)} classes of other people's photographs"
-            if sets
-            else ""
-        ),
+        description=_describe(found, sets),
         sets=sets,
         subjects=found,
         backbone=BackboneSpec("dinov2_vits14_reg"),
         licences=LICENCES,
         extra=extra | {"subject_splits": {k: s.info["split"] for k, s in found.items()}},
     )
+
+
+def _as_subject(
+    stimuli: StimulusSet,
+    responses: np.ndarray,
+    atlas: Atlas,
+    shares: Mapping[str, float],
+    *,
+    info: Mapping[str, Any],
+    **fields: Any,
+) -> Subject:
+    """Return a subject whose name is that of the stimuli, with a split of its trials by id."""
+    splits, record = split_by_id(stimuli.ids, **shares)
+    info = {**info, "split": record}
+    return Subject(stimuli.name, stimuli, responses, atlas, splits, info=info, **fields)
+
+
+def _describe(subjects: Mapping[str, Subject], sets: Mapping[str, StimulusSet]) -> str:
+    """Return the sentence of figures and records, which says whether responses were measured."""
+    simulated = any(subject.simulated for subject in subjects.values())
+    what = "simulated fMRI in the layout of" if simulated else "measured fMRI of"
+    text = f"{what} the Natural Object Dataset, fsLR 32k: {', '.join(subjects)}"
+    if not sets:
+        return text
+    return f"{text}; {len(sets['train'].class_names)} classes of other people's photographs"
 
 
 def _is_simulated(place: Path) -> bool:
@@ -842,28 +852,26 @@ def _pooled(
         f"{values[counts.argmax()]} seen by {counts.max()}",
         "pool subjects that share none",
     )
-    splits, record = split_by_id(ids, **shares)
     known = [s.noise_ceiling for s in people if s.noise_ceiling is not None]
     first = people[0]
-    return Subject(
-        name="pooled",
-        stimuli=from_files(
-            "pooled",
-            [p for s in people for p in s.stimuli.paths],
-            ids,
-            np.concatenate([s.stimuli.labels for s in people]),
-            first.stimuli.class_names,
-        ),
-        responses=responses,
-        atlas=dataclasses.replace(first.atlas, mesh=fslr.MESH),
-        splits=splits,
-        noise_ceiling=np.mean(known, axis=0).astype(np.float32)
-        if len(known) == len(people)
-        else None,
+    stimuli = from_files(
+        "pooled",
+        [p for s in people for p in s.stimuli.paths],
+        ids,
+        np.concatenate([s.stimuli.labels for s in people]),
+        first.stimuli.class_names,
+    )
+    mean = np.mean(known, axis=0).astype(np.float32) if len(known) == len(people) else None
+    return _as_subject(
+        stimuli,
+        responses,
+        dataclasses.replace(first.atlas, mesh=fslr.MESH),
+        shares,
+        noise_ceiling=mean,
         simulated=any(s.simulated for s in people),
         sessions=np.concatenate([int(s.name[4:]) * 100 + np.asarray(s.sessions) for s in people]),
-        info={**first.info, "subjects": list(subjects), "split": record},
+        info={**first.info, "subjects": list(subjects)},
     )
 
 
-register_reader("nod", load, detect, subjects_only=True)
+register_reader("nod", load, detect, subjects_only=True, layout="derivatives/ciftify and stimuli")

@@ -275,7 +275,7 @@ def check_connection(source: Source, path: str, seconds: float = 5.0) -> None:
     Parameters
     ----------
     source : Source
-        Where files are fetched from.
+        Server, and the patience with it.
     path : str
         A file to ask for; its content is not fetched.
     seconds : float, default 5
@@ -316,7 +316,7 @@ def download(root: Path, paths: Sequence[str], manifest: Manifest, source: Sourc
     manifest : Manifest
         Sizes and checksums.
     source : Source
-        Where files are fetched from.
+        Server, and the patience with it.
 
     Returns
     -------
@@ -500,7 +500,7 @@ def fetch(
     manifest : Manifest, optional
         All files; by default those of version 2.1.2.
     source : Source, optional
-        Where files are fetched from; by default OpenNeuro's public bucket.
+        Server, and the patience with it; by default OpenNeuro's public bucket.
 
     Returns
     -------

@@ -706,20 +706,28 @@ def read_subject(
     DataError
         If files are missing, damaged or disagree, or are links out of the root.
     ConfigError
-        If `space`, `subject` or `nan_policy` is unknown.
+        If `space`, `subject` or `nan_policy` is unknown, or `sessions` is empty, repeats a session
+        or names one that has no files.
 
     Notes
     -----
     Only one session is in memory at a time, besides the averages. Vertices that are constant in a
     session get 0 there, and are counted in ``info["constant_vertices"]``.
     """
-    _check_options(space, subject, nan_policy)
+    require(
+        space in SPACES and subject in range(1, 9),
+        ConfigError,
+        f"a space among {tuple(SPACES)}, subject 1..8",
+        f"{space!r}, {subject!r}",
+        "choose from these",
+    )
+    check_nan_policy(nan_policy)
     root = Path(root).expanduser()
     guard = link_guard(root, follow_links)
-    design = _design(root, subject, guard)
     betas = root / f"nsddata_betas/ppdata/subj{subject:02d}" / space / BETAS
+    sessions = _sessions(betas, sessions)
+    design = _design(root, subject, guard)
     place = SPACES[space](root, betas, subject, roi_classes, guard)
-    sessions = list(sessions) if sessions is not None else _sessions(betas)
     side = np.asarray(place.atlas.hemisphere)
     found = _average(place.read, sessions, design.trials(subject), side, keep_repeats, nan_policy)
     numbers, responses, counts, first, constant, keep, repeats = found
@@ -752,17 +760,6 @@ def read_subject(
     )
 
 
-def _check_options(space: str, subject: int, nan_policy: str) -> None:
-    require(
-        space in SPACES and subject in range(1, 9),
-        ConfigError,
-        f"a space among {tuple(SPACES)}, subject 1..8",
-        f"{space!r}, {subject!r}",
-        "choose from these",
-    )
-    check_nan_policy(nan_policy)
-
-
 def _design(root: Path, subject: int, guard: Guard) -> Design:
     """Read the order of stimuli, checked against NSD's table where that is there."""
     design = read_design(guard(root / "nsddata/experiments/nsd/nsd_expdesign.mat"))
@@ -793,12 +790,21 @@ def _ceiling(
     }
 
 
-def _sessions(betas: Path) -> list[int]:
-    found = sorted(
-        {int(p.name.split("session")[1][:2]) for p in betas.glob("*betas_session[0-9][0-9].*")}
+def _sessions(betas: Path, chosen: Sequence[int] | None) -> list[int]:
+    """Return the sessions to read, each once."""
+    names = [p.name for p in betas.glob("*betas_session[0-9][0-9].*")]
+    there = sorted({int(name.split("session")[1][:2]) for name in names})
+    require(there, DataError, f"beta files in {betas}", "none", "check the path and the download")
+    given = there if chosen is None else np.ravel(np.asarray(chosen, object)).tolist()
+    known = {s for s in given if s in there and not isinstance(s, bool)}
+    require(
+        given and len(known) == len(given),
+        ConfigError,
+        f"different sessions among {there}, at least one",
+        repr(chosen),
+        "name each session once, for example sessions=[1, 2], or leave out the option for all",
     )
-    require(found, DataError, f"beta files in {betas}", "none", "check the path and the download")
-    return found
+    return [int(session) for session in given]
 
 
 def zscore_session(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

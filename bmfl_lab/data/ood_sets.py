@@ -11,6 +11,7 @@ import numpy as np
 from bmfl_lab.data.class_folders import class_folders, head_columns, read_class_folders, read_wnids
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message, require, require_known
+from bmfl_lab.files import link_guard
 
 
 @dataclass(frozen=True)
@@ -330,15 +331,22 @@ def read_imagenet_c(
                 "unpack that archive of ImageNet-C, or leave it out of mCE",
             )
         )
-    where = places[0] / str(severity)
+    where = link_guard(root, follow_links)(places[0] / str(severity))
     options = {"partial": partial, "follow_links": follow_links}
     return read_class_folders(f"{corruption}-{severity}", where, read_wnids(wnids), **options)
 
 
-def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
+def read_domains(folder: str | Path, *, follow_links: bool = False) -> dict[str, StimulusSet]:
     """Read a domain-generalisation folder of the layout ``domain/class/image``.
 
     PACS, Office-Home and DomainNet have this layout.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds one folder per domain.
+    follow_links : bool, default False
+        Allow folders and files that are links to somewhere outside the folder.
 
     Returns
     -------
@@ -348,7 +356,8 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
     Raises
     ------
     DataError
-        If there are fewer than two domains, or their class folders differ.
+        If there are fewer than two domains, their class folders differ, or a link leads out of the
+        folder.
     """
     domains = class_folders(folder)
     require(
@@ -358,9 +367,11 @@ def read_domains(folder: str | Path) -> dict[str, StimulusSet]:
         f"{domains}",
         "give the folder above them",
     )
-    classes = class_folders(Path(folder) / domains[0])
-    root = Path(folder)
-    return {d: read_class_folders(d, root / d, classes, root=root) for d in domains}
+    root, guard = Path(folder), link_guard(folder, follow_links)
+    places = {d: guard(root / d) for d in domains}
+    classes = class_folders(places[domains[0]])
+    options = {"root": root, "follow_links": follow_links}
+    return {d: read_class_folders(d, place, classes, **options) for d, place in places.items()}
 
 
 def group_columns(

@@ -24,7 +24,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from bmfl_lab.errors import DataError, message, require
-from bmfl_lab.files import atomic_path, existing_file, read_npy_header
+from bmfl_lab.files import atomic_path, existing_file, read_npy_header, system_errors
 
 MAX_BYTES = 64 << 10
 """Largest ROI mapping file in bytes."""
@@ -92,6 +92,7 @@ class _Array:
     value: object = None
 
 
+@system_errors()
 def read_mapping(path: str | Path) -> dict[int, str]:
     """Read the label table of an ROI class (``mapping_*.npy``).
 
@@ -208,7 +209,11 @@ def read_pickled_arrays(path: str | Path) -> dict[str, object]:
     )
     wanted = f"a dictionary of numeric arrays in {path.name}"
     remedy = "download the file again, or save its arrays one by one with numpy.save"
-    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with (
+        system_errors(path),
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
         return _parse(data, _checked_arrays, _ARRAY_OPCODES, wanted, remedy)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.images import decode_image
 from bmfl_lab.errors import BmflError, DataError, message, require
-from bmfl_lab.files import atomic_path, read_json, write_json
+from bmfl_lab.files import atomic_path, link_guard, read_json, system_errors, write_json
 from bmfl_lab.runtime import progress
 
 
@@ -35,7 +35,13 @@ def _shrink(source: Path, target: Path, size: int, quality: int) -> str | None:
 
 
 def prepare_images(
-    source: str | Path, target: str | Path, *, size: int = 256, quality: int = 95, workers: int = 4
+    source: str | Path,
+    target: str | Path,
+    *,
+    size: int = 256,
+    quality: int = 95,
+    workers: int = 4,
+    follow_links: bool = False,
 ) -> dict[str, int]:
     """Write smaller JPEG copies of an image tree; call again to go on after an interruption.
 
@@ -51,6 +57,8 @@ def prepare_images(
         JPEG quality.
     workers : int, default 4
         Threads.
+    follow_links : bool, default False
+        Allow files that are links to somewhere outside the source.
 
     Returns
     -------
@@ -61,7 +69,8 @@ def prepare_images(
     Raises
     ------
     DataError
-        If the source is missing, is the target, or the target was made with other settings.
+        If the source is missing, is the target, or holds a link that leads out of it, or the target
+        was made with other settings.
 
     Notes
     -----
@@ -88,7 +97,7 @@ def prepare_images(
     write_json(stamp, settings)
     jobs = [
         (path, (target / path.relative_to(source)).with_suffix(".JPEG"))
-        for path in list_images(source, lambda path: path, Counter(), deep=True)
+        for path in list_images(source, link_guard(source, follow_links), Counter(), deep=True)
     ]
     todo = [(a, b) for a, b in jobs if not b.is_file()]
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -112,9 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="shorter side, pixels")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality")
     parser.add_argument("--workers", type=int, default=4, help="threads")
+    parser.add_argument("--follow-links", action="store_true", help="allow links out of SOURCE")
     options = vars(parser.parse_args(arguments))
     try:
-        counts = prepare_images(options.pop("source"), options.pop("target"), **options)
+        with system_errors(options["target"]):
+            counts = prepare_images(options.pop("source"), options.pop("target"), **options)
     except BmflError as error:
         parser.error(str(error))
     print(", ".join(f"{k} {v}" for k, v in counts.items()))

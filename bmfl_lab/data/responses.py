@@ -47,9 +47,9 @@ def check_finite(finite: np.ndarray, hemisphere: np.ndarray, policy: str, expect
     hemisphere : ndarray of int, shape (n_vertices,)
         0 for left, 1 for right.
     policy : {"refuse", "drop"}
-        What to do.
+        Stop, or leave them out.
     expected : str
-        What is required, for the message.
+        Requirement in the message.
 
     Raises
     ------

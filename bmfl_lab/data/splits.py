@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, require
-from bmfl_lab.files import sha256_json
+from bmfl_lab.files import sha256_json, system_errors
 
 STIM_INFO = "nsd_stim_info_merged.csv"
 """NSD's table of all 73,000 images, which marks the 1,000 that every subject was to see."""
@@ -196,14 +197,33 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         "; ".join(found),
         "split again by stimulus id",
     )
+    within = {name: len(s) - len(digests[name]) for name, s in sets.items()} if images else None
     return {
         "sizes": {name: len(s) for name, s in sets.items()},
         "by_id": 0,
         "by_image": 0 if images else None,
-        "duplicates_within": {name: len(s) - len(digests[name]) for name, s in sets.items()}
-        if images
-        else None,
+        "duplicates_within": within,
     }
+
+
+def count_copies(stimuli: StimulusSet, splits: Mapping[str, np.ndarray]) -> int:
+    """Count the images that one split shares with another under other ids.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+        Images of a subject.
+    splits : mapping of str to ndarray of int
+        Rows of each split.
+
+    Returns
+    -------
+    int
+        Number of different images, compared by content, that lie in two or more splits.
+    """
+    digests = np.asarray(stimuli.digests(), dtype=object)
+    holders = Counter(h for rows in splits.values() for h in set(digests[rows]))
+    return sum(n > 1 for n in holders.values())
 
 
 def find_stim_info(folder: str | Path) -> Path | None:
@@ -240,7 +260,7 @@ def stim_info_rows(
     """
     path, number = Path(path), 1
     require(path.is_file(), DataError, STIM_INFO, f"nothing at {path}", "check the path")
-    with open(path, newline="", encoding="utf-8") as stream:
+    with system_errors(path), open(path, newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         try:
             missing = sorted(set(columns) - set(reader.fieldnames or []))

@@ -12,7 +12,7 @@ import numpy as np
 
 from bmfl_lab.data.images import decode_image
 from bmfl_lab.errors import DataError, message, require
-from bmfl_lab.files import sha256_bytes, sha256_file
+from bmfl_lab.files import sha256_bytes, sha256_file, system_errors
 
 Image = np.ndarray  # uint8, shape (H, W, 3), RGB
 
@@ -315,7 +315,8 @@ def from_files(
     known: dict[int, tuple[tuple[int, ...], str]] = {}
 
     def digest_of(i: int) -> str:
-        status = paths[i].stat()
+        with system_errors(paths[i]):
+            status = paths[i].stat()
         stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         if i not in known or known[i][0] != stamp:
             known[i] = (stamp, sha256_file(paths[i]))

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bmfl_lab.config import type_problems
 from bmfl_lab.data.responses import Subject
-from bmfl_lab.data.splits import check_leakage
+from bmfl_lab.data.splits import check_leakage, count_copies
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, require_known
-from bmfl_lab.files import read_yaml
+from bmfl_lab.files import read_json, read_yaml, system_errors
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,11 @@ class Study:
         -------
         dict
             Name, description, fingerprint, ``simulated``, kind of the responses, number of classes,
-            sizes of the sets and of the subjects, and the files left out, if any.
+            sizes of the sets and of the subjects, and, if any, the files left out and the number of
+            images per subject that lie in two splits under different ids.
         """
+        copies = {k: count_copies(s.stimuli, s.splits) for k, s in self.subjects.items()}
+        copies = {name: n for name, n in copies.items() if n}
         skipped = {name: sorted(files) for name, files in self.extra.get("skipped", {}).items()}
         return {
             "name": self.name,
@@ -209,6 +213,7 @@ class Study:
             "sets": {k: len(v) for k, v in self.sets.items()},
             "subjects": {k: [len(s.stimuli), s.n_vertices] for k, s in self.subjects.items()},
             **({"skipped": skipped} if skipped else {}),
+            **({"copies_across_splits": copies} if copies else {}),
             **({"left_out": self.left_out()} if self.left_out() else {}),
         }
 
@@ -377,7 +382,8 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         f"nothing at {path}",
         "write one, see load_study",
     )
-    found = read_yaml(path)
+    # the escapes of JSON for characters such as emoji mean something else in YAML
+    found = read_json(path) if path.suffix == ".json" else read_yaml(path)
     kind = found.get("study") if isinstance(found, dict) else type(found).__name__
     require(
         isinstance(found, dict) and str(kind) in READERS,
@@ -399,6 +405,7 @@ _SHARED = ("seed", "follow_links")
 """Options that reach both the reader of the images and the reader of the subjects."""
 
 
+@system_errors("the study")
 def load_study(name_or_path: str | Path, **options: object) -> Study:
     """Load a study by name, from a folder, or from a study file.
 
@@ -460,6 +467,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
     }
     _check_options(reader, options)
+    _check_types(BackboneSpec, spec)
     study = reader.load(**options)
     if spec:
         study = replace(study, backbone=replace(study.backbone, **spec))
@@ -477,6 +485,10 @@ def _check_overlap(study: Study) -> Study:
     if not study.sets:
         return study
     found = check_leakage(study.sets)
+    for name, n in found["duplicates_within"].items():
+        if n:
+            of = len(study.sets[name])
+            print(f"{name}: {n} of {of} images are copies of others in it", flush=True)
     for name, subject in study.subjects.items():
         check_leakage({**study.sets, f"stimuli of {name}": subject.stimuli})
     return replace(study, extra={**study.extra, "leakage": found})
@@ -533,11 +545,24 @@ def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
             raise ConfigError(
                 message(f"an option of study {reader.name!r}", repr(option), nearest(option, known))
             )
+    _check_types(reader.load, options)
+
+
+def _check_types(function: Callable[..., object], values: Mapping[str, object]) -> None:
+    problems = type_problems(function, values)
+    require(
+        not problems,
+        ConfigError,
+        "options of the documented types",
+        "; ".join(problems),
+        "correct the values where load_study is called, or in the study file",
+    )
 
 
 def _join(study: Study, source: tuple[Reader, Path | None], options: Mapping[str, object]) -> Study:
     """Give a study of images the subjects of another reader."""
     reader, root = source
+    _check_types(reader.load, options)
     found = reader.load(**options) if root is None else reader.load(root=root, **options)
     found.subject()  # refuses a study without subjects
     return replace(study, subjects=found.subjects, licences={**study.licences, **found.licences})

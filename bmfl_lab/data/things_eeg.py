@@ -209,7 +209,7 @@ def read_with_images(
     Raises
     ------
     DataError
-        As `read_things_eeg` and `eeg_stimuli`, or if there is no image set.
+        See `read_things_eeg` and `eeg_stimuli`; also if there is no image set.
     """
     folder = Path(folder).expanduser().resolve()
     for above in (folder, *list(folder.parents)[:4]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
@@ -34,9 +36,7 @@ def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generat
     """
     mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
     found = np.zeros_like(mask)
-    for h in (0, 1):
-        inside, outside = np.flatnonzero(mask & (side == h)), np.flatnonzero(~mask & (side == h))
-        pool = outside if len(outside) >= len(inside) else np.flatnonzero(side == h)
+    for inside, pool in _pools(mask, side):
         found[generator.choice(pool, len(inside), replace=False)] = True
     return found
 
@@ -70,7 +70,7 @@ def ceiling_matched_vertices(
     Raises
     ------
     DataError
-        As `random_vertices`, or if the ceiling has another shape.
+        See `random_vertices`; also if the ceiling has another shape.
     """
     mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
     ceiling = np.asarray(ceiling, dtype=np.float64)
@@ -85,14 +85,19 @@ def ceiling_matched_vertices(
         np.isfinite(ceiling), ceiling, np.nanmin(ceiling) if np.isfinite(ceiling).any() else 0.0
     )
     found = np.zeros_like(mask)
-    for h in (0, 1):
-        inside = np.flatnonzero(mask & (side == h))
-        outside = np.flatnonzero(~mask & (side == h))
-        free = list(outside if len(outside) >= len(inside) else np.flatnonzero(side == h))
+    for inside, pool in _pools(mask, side):
+        free = list(pool)
         for vertex in generator.permutation(inside):
             order = np.argsort(np.abs(ceiling[free] - ceiling[vertex]), kind="stable")[:nearest]
             found[free.pop(int(generator.choice(order)))] = True
     return found
+
+
+def _pools(mask: np.ndarray, side: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield per hemisphere the vertices of a region, and those from which controls are drawn."""
+    for h in (0, 1):
+        inside, outside = np.flatnonzero(mask & (side == h)), np.flatnonzero(~mask & (side == h))
+        yield inside, outside if len(outside) >= len(inside) else np.flatnonzero(side == h)
 
 
 def _checked(atlas: Atlas, mask: np.ndarray) -> np.ndarray:

@@ -249,7 +249,7 @@ def compare_alignment(
     Parameters
     ----------
     models, subject
-        As in `alignment_effect`.
+        See `alignment_effect`.
     model : str, default "aligned"
         Model that is compared with all others.
     **options
@@ -267,7 +267,7 @@ def compare_alignment(
     ConfigError
         If `model` is unknown or the only model.
     DataError
-        As in `alignment_effect`.
+        See `alignment_effect`.
     """
     others = [n for n in models if n != model]
     require(

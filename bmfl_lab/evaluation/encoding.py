@@ -400,7 +400,7 @@ def encoding_controls(
     Parameters
     ----------
     study, subject, split, alphas, store, device
-        As in `block_table`, except that `split` is "test" by default.
+        See `block_table`; `split` is "test" by default.
     controls : sequence of str, default `CONTROLS`
         "as trained": the tokens themselves. "random weights": the same architecture, untrained.
         "shuffled pairing": training on responses to other stimuli, averaged over `N_SHUFFLES`
@@ -478,7 +478,7 @@ def evaluate_encoder_shifts(
     Parameters
     ----------
     encoder, study, subject, split, seed, n_boot, device, store
-        As in `evaluate_encoder`; `seed` is also that of the shifts.
+        See `evaluate_encoder`; `seed` is also that of the shifts.
     shifts : iterable of (str, int)
         Name and severity of shifts that are applied to the subject's own images.
     sets : iterable of str, default ()
@@ -605,7 +605,7 @@ def orientation_tuning_error(
     Parameters
     ----------
     encoder, study, subject, split, store, device
-        As in `evaluate_encoder`; any kind of encoder.
+        See `evaluate_encoder`; any kind of encoder.
 
     Returns
     -------

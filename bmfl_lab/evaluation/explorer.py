@@ -144,8 +144,9 @@ class Explorer:
 
     def _cached(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return the result kept under `key`, or compute it; the least recently used is dropped."""
-        value = self._cache.pop(key, None)
-        if value is None:
+        if key in self._cache:
+            value = self._cache.pop(key)
+        else:
             with half_the_threads():
                 value = compute()
         self._cache[key] = value

@@ -94,7 +94,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     rows : DataFrame
-        As `comparisons` takes them.
+        Metric rows, see `comparisons`.
 
     Returns
     -------
@@ -307,7 +307,7 @@ def prefer_over_seeds(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     rows : DataFrame
         Rows of one metric.
     keys : sequence of str
-        What identifies a condition.
+        Columns that identify a condition.
     """
     over = rows["seed"].isna()
     known = set(map(tuple, rows[over][list(keys)].astype(str).to_numpy()))

@@ -64,7 +64,7 @@ def category_purity(
         Labels among which the choice was made, m >= n.
     class_names : sequence of str
     n_draws, seed
-        Of the comparison.
+        Number of draws and seed of the comparison.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def nearest_category(
         Features of labelled images.
     labels : ndarray of int, shape (n,)
     new : ndarray, shape (m, d)
-        Of the images to name, e.g. synthesised ones.
+        Features of the images to name, for example synthesised ones.
     n_classes : int
 
     Returns

@@ -79,7 +79,7 @@ def synthesise_preferred(
     judge : callable, optional
         A held-out encoder of the same vertices.
     seed : int
-        Of the start (grey with little noise) and the jitter.
+        Seed of the start (grey with little noise) and of the jitter.
     device : str
 
     Returns

@@ -98,7 +98,7 @@ def across_subjects(
     ConfigError
         If there is no subject, no aligned model, or no model before alignment.
     DataError
-        As in `alignment_effect` and `shared_test`.
+        See `alignment_effect` and `shared_test`.
     """
     require(
         "" in models and len(models) >= 2 and subjects,

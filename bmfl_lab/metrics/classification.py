@@ -210,9 +210,14 @@ def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return log probabilities along the last axis, computed without overflow."""
+    """Return log probabilities along the last axis, computed without overflow.
+
+    Infinite logits have their limits: classes at plus infinity share the whole probability.
+    """
     logits = np.asarray(logits, dtype=np.float64)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    highest = logits.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shifted = np.where(logits == highest, 0, logits - highest)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 

@@ -213,7 +213,7 @@ def bootstrap_pearson(
     Raises
     ------
     DataError
-        As `pearson`.
+        See `pearson`.
     """
     Y, P = _pair(Y, P, 3)
     n = len(Y)

@@ -11,6 +11,9 @@ from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.runtime import rng
 
+_ROUNDING = 1e-5
+"""By how much a correlation or a share in single precision may lie above 1."""
+
 
 def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) -> np.ndarray:
     """Return the explainable share of variance of averaged responses from the ncsnr.
@@ -26,7 +29,8 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        0 to 1; NaN where `ncsnr` is NaN or negative, which no standard deviation is.
+        0 to 1; NaN where `ncsnr` is NaN or negative, which no standard deviation is. 1 where it is
+        infinite: the responses have no noise.
 
     Raises
     ------
@@ -50,8 +54,9 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
     )
     noise = sum(n / k for k, n in counts.items()) / total
     s = np.asarray(ncsnr, np.float64)
-    s2 = np.where(s >= 0, s, np.nan) ** 2
-    return (s2 / (s2 + noise)).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        s2 = np.where(s >= 0, s, np.nan) ** 2
+        return np.where(np.isinf(s2), 1, s2 / (s2 + noise)).astype(np.float32)
 
 
 def ncsnr_from_repeats(repeats: np.ndarray) -> np.ndarray:
@@ -108,7 +113,7 @@ def ceiling_from_repeats(repeats: np.ndarray) -> np.ndarray:
     Raises
     ------
     DataError
-        As `ncsnr_from_repeats`.
+        See `ncsnr_from_repeats`.
 
     References
     ----------
@@ -136,7 +141,7 @@ def split_half_ceiling(repeats: np.ndarray, n_splits: int = 20, seed: int = 0) -
     Raises
     ------
     DataError
-        As `ncsnr_from_repeats`, or if fewer than three stimuli have all repeats.
+        See `ncsnr_from_repeats`; also if fewer than three stimuli have all repeats.
 
     References
     ----------
@@ -179,7 +184,7 @@ def noise_normalised(
     ConfigError
         If the convention is unknown.
     DataError
-        If the shapes differ.
+        If the shapes differ, a noise ceiling is above 1, or a correlation is outside -1 to 1.
     """
     r, nc = np.asarray(r, np.float64), np.asarray(ceiling, np.float64)
     require(
@@ -189,6 +194,15 @@ def noise_normalised(
         f"{r.shape} and {nc.shape}",
         "use the same vertices",
     )
+    for what, values in (("noise ceilings", nc), ("correlations", np.abs(r))):
+        highest = np.nanmax(values, initial=0)
+        require(
+            highest <= 1 + _ROUNDING,
+            DataError,
+            f"{what} of at most 1",
+            f"{highest:g}",
+            "give shares of variance and correlations; divide percentages by 100",
+        )
     if convention == "challenge":
         nc = np.where(nc == 0, 1e-14, nc)
     elif convention == "undefined":

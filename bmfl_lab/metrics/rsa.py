@@ -247,7 +247,7 @@ def prepared(values: np.ndarray, method: str) -> np.ndarray:
     values : ndarray, shape (k, m)
         Condensed RDMs.
     method : str
-        As in `compare_rdms`.
+        See `compare_rdms`.
 
     Returns
     -------

@@ -20,7 +20,7 @@ def pool(values: np.ndarray, method: str) -> np.ndarray:
     values : ndarray, shape (n_subjects, m)
         Condensed RDMs.
     method : str
-        As in `compare_rdms`.
+        See `compare_rdms`.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tupl
     subjects : ndarray, shape (n_subjects, m), or RDMs
         One RDM a subject, same stimuli.
     method : str
-        As in `compare_rdms`.
+        See `compare_rdms`.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def bootstrap_rsa(
     subjects : RDMs
         One RDM a subject; paired with the models by stimulus id.
     method : str
-        As in `compare_rdms`.
+        See `compare_rdms`.
     over : {"stimuli", "subjects", "both"}
         What is drawn with replacement, that is, to what the interval generalises. A stimulus drawn
         twice gives pairs of itself with itself; those are left out.
@@ -220,7 +220,7 @@ def permutation_rsa(
     A, B : RDMs
         E.g. layers and ROIs; paired by stimulus id.
     method : str
-        As in `compare_rdms`, except "kendall", whose cost is prohibitive here.
+        See `compare_rdms`; "kendall" is refused, because it would take too long.
     n_permutations : int, default 1000
     seed : int
 
@@ -316,7 +316,7 @@ def similarity_samples(
     Returns
     -------
     value : ndarray, shape (a, b)
-        As `compare_rdms`.
+        See `compare_rdms`.
     samples : ndarray, shape (n_boot, a, b)
 
     Raises

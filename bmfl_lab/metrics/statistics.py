@@ -325,7 +325,7 @@ def verdict(
     Parameters
     ----------
     difference : Interval
-        Of accuracy `first` - `second` (fractions).
+        Interval of the accuracy of `first` minus that of `second`, as fractions.
     p_adjusted : float, optional
         Adjusted p value; where given, a difference is only claimed if it is at most `level` too.
     first, second : str
@@ -690,9 +690,10 @@ def crossed_bootstrap(
 
     Notes
     -----
-    As `crossed_mean`, with the bootstrap's variances in the place of mean squares over stimuli (our
-    choice). Drawing three seeds with replacement instead would give two thirds of their variance
-    and no account of how uncertain a variance estimated from three values is.
+    The method is that of `crossed_mean`, with the variances of the bootstrap in place of the mean
+    squares over stimuli (our choice). Drawing three seeds with replacement instead would give two
+    thirds of their variance and no account of how uncertain a variance estimated from three values
+    is.
     """
     d, drawn = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     if (

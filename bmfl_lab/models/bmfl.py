@@ -208,7 +208,7 @@ class BMFL(nn.Module):
         Parameters
         ----------
         batch : mapping of str to Tensor
-            As `tokens` returns it. With ``"response"`` (B, V), that is returned.
+            Output of `tokens`. If it holds ``"response"`` (B, V), that is returned.
         ids : sequence of str, length B, optional
             Stimulus ids; needed by a control.
 

@@ -98,7 +98,7 @@ class LinearEncoder(nn.Module):
         fit : RidgeFit
             Fit on tokens that `flatten_patches` flattened.
         token_width, pooling, n_patches
-            As in the class.
+            Same as in the class.
         """
         encoder = cls(
             token_width=token_width, n_vertices=len(fit.alpha), pooling=pooling, n_patches=n_patches

@@ -194,7 +194,7 @@ class CrossAttentionFusion(nn.Module):
         -------
         x_vb, x_bv : Tensor, shape (B, W)
         attention : dict of str to Tensor, or None
-            As in `FusionOutput`.
+            See `FusionOutput`.
 
         Raises
         ------

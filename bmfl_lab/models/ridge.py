@@ -239,6 +239,8 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     X, Y = (np.asarray(a.detach().cpu() if isinstance(a, Tensor) else a) for a in (X, Y))
     X, Y = (a if a.dtype in (np.float32, np.float64) else a.astype(np.float32) for a in (X, Y))
+    # torch reads no reversed arrays
+    X, Y = (a.copy() if min(a.strides, default=0) < 0 else a for a in (X, Y))
     require(
         X.ndim == 2 and Y.ndim == 2 and len(X) == len(Y),
         DataError,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmfl_lab.errors import BmflError, RunError, require
+from bmfl_lab.files import system_errors
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of, state_of
 from bmfl_lab.runs.export import export_html
@@ -27,16 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 if all is ok, 1 if not, 2 on an error."""
     options = _parser().parse_args(arguments)
     try:
-        if options.verb == "export":
-            return _export(options.spec, options.out, options.to, not options.no_code)
-        runs = load_spec(_spec_path(options.spec))
-        if options.verb in ("plan", "status"):
-            states = [_print_state(run, options.out) for run in runs]
-            return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
-        if options.verb == "report":
-            print(f"wrote {write_report(runs, options.out, options.to)}")
-            return 0
-        states = execute(runs, out=options.out, jobs=options.jobs, force=options.force)
+        with system_errors(options.spec):
+            if options.verb == "export":
+                return _export(options.spec, options.out, options.to, not options.no_code)
+            runs = load_spec(_spec_path(options.spec))
+            if options.verb in ("plan", "status"):
+                states = [_print_state(run, options.out) for run in runs]
+                return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
+            if options.verb == "report":
+                print(f"wrote {write_report(runs, options.out, options.to)}")
+                return 0
+            states = execute(runs, out=options.out, jobs=options.jobs, force=options.force)
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

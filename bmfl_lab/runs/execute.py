@@ -16,13 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from bmfl_lab.errors import BmflError, DataError, LockedError, RunError, message, require
+from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message, require
 from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.records import read_record
 from bmfl_lab.runs.paths import out_root, run_folder
 from bmfl_lab.runs.spec import Run, load_spec
 from bmfl_lab.runtime import code_revision, pick_device
 
+_LOOK_S = 1.0
+"""Seconds that a lock may be held by somebody who only looks at the state of a run."""
 KERNEL_PID = ".kernel.pid"
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
@@ -64,11 +66,13 @@ def state_of(run: Run, out: str | Path | None = None) -> tuple[str, str]:
         "absent" and "ok").
     """
     folder = folder_of(run, out)
-    if not (folder / "spec.json").is_file():
+    # a runner that is about to begin holds the lock while there is no folder
+    if not (folder / "spec.json").is_file() and not _lock_of(folder).is_file():
         return "absent", ""
     try:
-        with lock(_lock_of(folder), wait=False):
-            return _finished_state(run, folder)
+        with lock(_lock_of(folder), wait=_LOOK_S):
+            there = (folder / "spec.json").is_file()
+            return _finished_state(run, folder) if there else ("absent", "")
     except LockedError:
         return "running", "another process is executing it"
 
@@ -76,6 +80,8 @@ def state_of(run: Run, out: str | Path | None = None) -> tuple[str, str]:
 def _finished_state(run: Run, folder: Path) -> tuple[str, str]:
     try:
         ended, plan = read_json(folder / "state.json"), read_json(folder / "spec.json")
+    except FileError:
+        raise  # what cannot be read now may be whole, and must not be executed again
     except BmflError:
         return "incomplete", "its process ended without a message: killed, or the machine stopped"
     if ended["state"] != "ended":
@@ -93,6 +99,8 @@ def _finished_state(run: Run, folder: Path) -> tuple[str, str]:
             return "incomplete", f"every cell completed but {name} is missing"
     try:
         record = read_record(folder / "record.json")
+    except FileError:
+        raise
     except BmflError as error:
         return "error", f"record.json: {error}"
     if problems := unmet(run, [vars(r) for r in record.rows]):
@@ -151,7 +159,7 @@ def execute(
     Parameters
     ----------
     runs : sequence of Run
-        As `load_spec` returns them.
+        Runs of a spec, see `load_spec`.
     out : str or Path, optional
         Folder of all runs; ``papermill_runs/out`` of the spec's project by default.
     jobs : int, default 1
@@ -180,19 +188,21 @@ def execute(
 def _execute_one(run: Run, out: str | Path | None, force: bool, jobs: int) -> str:
     folder = folder_of(run, out)
     state, reason = state_of(run, out)
-    if _stopping.is_set() or state == "running" or (state == "ok" and not force):
+    if _stopping.is_set() or (state == "ok" and not force):
         print(f"{run.run_id}: {state}", flush=True)
         return state
     took = ""
     try:
-        with lock(_lock_of(folder), wait=False):
+        with lock(_lock_of(folder), wait=_LOOK_S):
+            if not force and folder.is_dir() and _finished_state(run, folder)[0] == "ok":
+                raise LockedError("another runner ended it in the meantime")
             print(f"{run.run_id}: started, log in {folder / 'log.txt'}", flush=True)
             _prepare(run, folder)
             _run_worker(run, folder, jobs)
             seconds = read_json(folder / "state.json").get("seconds")
             took = "" if seconds is None else f" in {seconds} s"
     except LockedError:
-        pass  # another runner was a moment earlier: its state is printed below
+        pass  # another runner was earlier: its state is printed below
     except DataError as error:
         raise _unwritable(folder, error) from error
     state, reason = state_of(run, out)

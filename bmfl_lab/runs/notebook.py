@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfl_lab.errors import RunError, message, nearest, require
-from bmfl_lab.files import sha256_json
+from bmfl_lab.files import sha256_json, system_errors
 from bmfl_lab.runs.paths import run_folder
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
@@ -143,6 +143,7 @@ def tags(cell: Mapping[str, Any]) -> list[str]:
     return sorted(cell.get("metadata", {}).get("tags", []))
 
 
+@system_errors()
 def read_notebook(path: str | Path) -> Notebook:
     """Read and validate a notebook.
 
@@ -154,7 +155,7 @@ def read_notebook(path: str | Path) -> Notebook:
     import nbformat
 
     path = Path(path)
-    near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb")])
+    near = nearest(path.name, [p.name for p in path.parent.glob("*.ipynb") if p.is_file()])
     require(path.is_file(), RunError, f"a notebook {path.name}", f"nothing at {path}", near)
     require(
         path.stat().st_size <= _MAX_BYTES,
@@ -163,8 +164,9 @@ def read_notebook(path: str | Path) -> Notebook:
         f"{path.stat().st_size} bytes",
         "strip its outputs",
     )
+    raw = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(raw.decode("utf-8"))
         found = content.get("nbformat") if isinstance(content, dict) else type(content).__name__
         require(
             found == 4,
@@ -174,17 +176,18 @@ def read_notebook(path: str | Path) -> Notebook:
             "save it again in JupyterLab",
         )
         nbformat.validate(nbformat.from_dict(content))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RunError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise RunError(
             message(f"a notebook in {path.name}", f"damaged JSON: {error}", "restore the file")
         ) from error
-    except nbformat.ValidationError as error:
+    except Exception as error:  # nbformat raises many kinds where parts are missing
+        said = (str(error).splitlines() or [""])[0]
+        known = isinstance(error, nbformat.ValidationError)
+        got = said if known else f"missing or wrong parts ({type(error).__name__} {said})"
         raise RunError(
-            message(
-                f"a valid notebook in {path.name}",
-                str(error).splitlines()[0],
-                "save it again in JupyterLab",
-            )
+            message(f"a valid notebook in {path.name}", got, "save it again in JupyterLab")
         ) from error
     return Notebook(path, content)
 
@@ -210,7 +213,7 @@ def parse_parameters(source: str, where: str = "the notebook") -> list[Parameter
     """
     try:
         statements = ast.parse(source).body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RunError(
             message(f"Python in the parameters cell of {where}", str(error), "mend the line")
         ) from error
@@ -237,7 +240,7 @@ def _parameter(statement: ast.stmt, comment: str, where: str) -> Parameter:
     name, kind = target.id, ast.unparse(statement.annotation).strip("'\"")
     try:
         default = ast.literal_eval(statement.value or target)
-    except ValueError:
+    except (ValueError, RecursionError, MemoryError):
         raise RunError(
             message(f"a literal for {name!r} in {where}", f"{line!r}, which is computed", do)
         ) from None
@@ -335,6 +338,6 @@ def start_notebook(namespace: dict[str, Any], stem: str) -> tuple[Path, dict[str
 def _from_text(parameter: Parameter, value: object) -> object:
     """Return the value behind the text of a list or number; other values as they are."""
     if isinstance(value, str) and parameter.type != "str":
-        with contextlib.suppress(ValueError, SyntaxError):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             return ast.literal_eval(value.strip())
     return value

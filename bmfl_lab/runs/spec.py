@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bmfl_lab.errors import DataError, RunError, message, nearest, require
+from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
 from bmfl_lab.files import read_yaml, sha256_json
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
@@ -131,7 +131,9 @@ def load_spec(path: str | Path) -> list[Run]:
     runs: list[Run] = []
     for entry in entries:
         merged = {**data, **entry}
-        merged["params"] = {**(data.get("params") or {}), **(entry.get("params") or {})}
+        params = [source.get("params") or {} for source in (data, entry)]
+        fine = all(isinstance(p, Mapping) for p in params)
+        merged["params"] = {**params[0], **params[1]} if fine else params
         _check_fields(merged, path.name)
         runs += _expand(merged, path)
     ids = [r.run_id for r in runs]
@@ -149,6 +151,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RunError(message("a spec file", f"nothing at {path}", near))
     try:
         data = read_yaml(path)
+    except FileError:
+        raise
     except DataError as error:
         raise RunError(str(error)) from error
     require(

@@ -26,8 +26,9 @@ from bmfl_lab.data import StimulusSet, Study, Subject
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.losses.alignment import alignment_loss
 from bmfl_lab.models.alignment import AlignedNetwork, AlignmentHead, TokenNetwork
-from bmfl_lab.runtime import pick_device, progress, rng, seed_for
-from bmfl_lab.training.checkpoint import read_bundle, write_bundle
+from bmfl_lab.runtime import progress, rng, seed_for
+from bmfl_lab.training.checkpoint import matching_tensors, read_bundle, write_bundle
+from bmfl_lab.training.context import local_device
 from bmfl_lab.training.loop import FitResult, LoopConfig, fit
 
 STEM = "aligned"
@@ -500,11 +501,13 @@ def load_aligned(folder: str | Path) -> TrainedAligned:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     network, sizes, preprocess = _new_network(config, manifest["n_classes"])
-    network.load_state_dict(part("network."))
+    with matching_tensors(folder):
+        network.load_state_dict(part("network."))
     head, features = None, None
     if part("head."):
         head = _new_head(config, sizes)
-        head.load_state_dict(part("head."))
+        with matching_tensors(folder):
+            head.load_state_dict(part("head."))
         arrays = {k: v.numpy() for k, v in part("features.").items()}
         features = ResponseFeatures(**arrays, **manifest["features"])
     return TrainedAligned(
@@ -607,7 +610,7 @@ def _class_tokens(network: TokenNetwork, pixels: Tensor, device: str) -> Tensor:
 
     One pass suffices, because the backbone is frozen here and images are not augmented.
     """
-    where = pick_device(device)
+    where = local_device(device)
     network.to(where)
     with torch.no_grad():
         parts = [

@@ -117,7 +117,7 @@ class MemoryBatches(StoreBatches):
     Parameters
     ----------
     data, device
-        As in `StoreBatches`.
+        See `StoreBatches`.
     """
 
     def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):

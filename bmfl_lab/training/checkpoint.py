@@ -10,12 +10,13 @@ Brain encoders, fusion models, aligned models and training checkpoints use this 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from torch import Tensor
 
 from bmfl_lab.backbones.weights import check_safetensors
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.errors import CheckpointError, message, require
-from bmfl_lab.files import atomic_path, sha256_bytes
+from bmfl_lab.errors import BmflError, CheckpointError, message, require
+from bmfl_lab.files import atomic_path, sha256_bytes, system_errors
 
 SCHEMA = 2
 CHECKPOINT = "training checkpoint"
@@ -57,7 +58,7 @@ def write_bundle(
     manifest : mapping
         JSON values (no NaN) to keep beside the tensors.
     what : str, default "training checkpoint"
-        What the bundle is, e.g. "brain encoder"; `read_bundle` refuses any other.
+        Kind of the bundle, such as "brain encoder"; `read_bundle` refuses any other.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def write_bundle(
         raise CheckpointError(
             message(
                 f"room for {needed} bytes in {folder}",
-                "a full disk" if full else str(error),
+                "a full disk" if full else str(error.__cause__ or error),
                 "free some space or choose another folder; earlier checkpoints are intact"
                 if full
                 else "choose a folder that can be written",
@@ -137,14 +138,14 @@ def read_bundle(
         Called with the manifest before any tensor is read; raises `CheckpointError` if this is not
         the wanted model, e.g. one of another subject.
     what : str, optional
-        What the bundle must be, e.g. "brain encoder"; default: anything.
+        Required kind of bundle, such as "brain encoder"; any kind by default.
 
     Returns
     -------
     tensors : dict of str to Tensor
         Tensors on the CPU.
     manifest : dict
-        As `read_manifest` returns it.
+        The manifest, see `read_manifest`.
 
     Raises
     ------
@@ -167,6 +168,7 @@ def read_bundle(
     return read_tensors(path, manifest["data_sha256"]), manifest
 
 
+@system_errors()
 def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any]:
     """Read a manifest and check it against its own hash.
 
@@ -175,7 +177,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
     path : str or Path
         The file ``NAME.json``.
     what : str, optional
-        What the bundle must be, e.g. "brain encoder"; default: anything.
+        Required kind of bundle, such as "brain encoder"; any kind by default.
 
     Returns
     -------
@@ -192,7 +194,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
     path = Path(path)
     try:
         raw = path.read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CheckpointError(
             message(
                 f"a checkpoint manifest {path.name}",
@@ -235,6 +237,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
     return found
 
 
+@system_errors()
 def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read a safetensors file after checking its header and, if given, its hash.
 
@@ -260,7 +263,7 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     try:
         check_safetensors(path)
         raw = path.read_bytes()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CheckpointError(
             message(
                 f"the tensors {path.name}",
@@ -282,6 +285,35 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
         got = f"{type(error).__name__}: {error}"
         raise CheckpointError(
             message(f"a sound safetensors file {path.name}", got, "delete or fetch it again")
+        ) from error
+
+
+@contextlib.contextmanager
+def matching_tensors(folder: str | Path) -> Iterator[None]:
+    """Refuse a bundle whose tensors do not fit the model that its manifest describes.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the bundle, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        If a name or a shape inside the block is wrong.
+    """
+    try:
+        yield
+    except (BmflError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        got = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        raise CheckpointError(
+            message(
+                f"tensors in {folder} that fit the model in its manifest",
+                got,
+                "copy both files of the bundle again, or train again",
+            )
         ) from error
 
 
@@ -335,7 +367,7 @@ def refuse_changes(
     allow : iterable of str, default ()
         Names that may differ.
     what : str, default "run"
-        What the error calls the run.
+        Name of the run in the error.
 
     Raises
     ------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import timed
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import recipes, sources
+from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig
 from bmfl_lab.training.fusion import Inputs, TrainedFusion, train_fusion
@@ -149,7 +151,7 @@ def train_attribute_encoder(
     Raises
     ------
     DataError
-        As `attribute_subject`.
+        See `attribute_subject`.
     """
     stand_in = attribute_subject(study.subject(subject))
     labelled = dataclasses.replace(study, subjects={stand_in.name: stand_in})
@@ -166,6 +168,8 @@ def train_comparison(
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
+    fresh: bool = False,
     times: dict[str, float] | None = None,
 ) -> Groups:
     """Train several models by the same recipe, each with every seed.
@@ -189,7 +193,12 @@ def train_comparison(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
+    folder : str or Path, optional
+        Folder in which trained models are kept; ``models`` in the cache folder by default. A model
+        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+    fresh : bool, default False
+        Train every model from the start, even if it is kept.
     times : dict of str to float, optional
         Receives the seconds spent on each model.
 
@@ -231,7 +240,7 @@ def train_comparison(
         "fusion": ({"head": "fusion"}, encoder),
         "attributes": ({"head": "fusion", "regions": ("all",)}, attribute_encoder),
     }
-    context, trained = Context.make(store, device), {}
+    context, trained = Context.make(store, device).keeping(folder, fresh), {}
     for name in models:
         changes, chosen = settings[name]
         with timed(times if times is not None else {}, f"train {name}"):
@@ -258,6 +267,8 @@ def train_baselines(
     seeds: Sequence[int] = (0,),
     store: FeatureStore | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
+    fresh: bool = False,
 ) -> Groups:
     """Train the backbone-only model for fewer epochs, so that its accuracy covers a range.
 
@@ -277,7 +288,12 @@ def train_baselines(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
+    folder : str or Path, optional
+        Folder in which trained models are kept; ``models`` in the cache folder by default. A model
+        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+    fresh : bool, default False
+        Train every model from the start, even if it is kept.
 
     Returns
     -------
@@ -303,7 +319,7 @@ def train_baselines(
         tuple(epochs),
         "give shorter trainings",
     )
-    context, found = Context.make(store, device), {}
+    context, found = Context.make(store, device).keeping(folder, fresh), {}
     for length in kept:
         name = f"backbone, {length} epoch" + ("s" if length > 1 else "")
         shorter = configs.replace(
@@ -333,6 +349,8 @@ def ablation_trainer(
     atlas: Atlas | None = None,
     store: FeatureStore | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
+    fresh: bool = False,
 ) -> Callable[[Sequence[AblatedModel]], list[TrainedFusion]]:
     """Return the function that `bmfl_lab.evaluation.ablate_regions` takes as `train`.
 
@@ -352,7 +370,12 @@ def ablation_trainer(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
+    folder : str or Path, optional
+        Folder in which trained models are kept; ``models`` in the cache folder by default. A model
+        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+    fresh : bool, default False
+        Train every model from the start, even if it is kept.
 
     Returns
     -------
@@ -365,7 +388,7 @@ def ablation_trainer(
     A region is left out by keeping its vertices at their mean, in training and after. All models of
     an ablation then have the same number of tokens and of weights, and differ in information alone.
     """
-    context = Context.make(store, device)
+    context = Context.make(store, device).keeping(folder, fresh)
 
     def train(models: Sequence[AblatedModel]) -> list[TrainedFusion]:
         return [
@@ -418,6 +441,8 @@ def train_controls(
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
+    fresh: bool = False,
 ) -> Groups:
     """Train the fusion and its controls by one recipe, each with every seed.
 
@@ -439,7 +464,12 @@ def train_controls(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
+    folder : str or Path, optional
+        Folder in which trained models are kept; ``models`` in the cache folder by default. A model
+        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+    fresh : bool, default False
+        Train every model from the start, even if it is kept.
 
     Returns
     -------
@@ -470,7 +500,7 @@ def train_controls(
         f"{len(controls)} controls, {len(seeds)} seeds",
         "pass the configuration of the brain encoder as encoder_config=...",
     )
-    setting = _Setting(config, study, encoder, Context.make(store, device))
+    setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     made = _ControlSources(setting, encoder_config)
     found: Groups = {}
     for name in controls:
@@ -565,7 +595,12 @@ class _ControlSources:
         """Classifier of the images that get a partner of their class."""
         config = configs.replace(self.setting.config, head="backbone")
         model = self.setting.train("class of a partner", config, 0)
-        return lambda tokens: model.classify(tokens.cls, tokens.patches)["logits"].argmax(1)
+
+        def classes(tokens: TokenBatch) -> np.ndarray:
+            return model.classify(tokens.cls, tokens.patches)["logits"].argmax(1)
+
+        classes.identity = fingerprint(model.module.state_dict())
+        return classes
 
     @functools.cached_property
     def random_backbone(self) -> ResponseSource:
@@ -597,13 +632,15 @@ def train_alphas(
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
+    fresh: bool = False,
 ) -> Groups:
     """Train the fusion with several weights of the Pearson regulariser.
 
     Parameters
     ----------
-    config, study, encoder, seeds, store, device
-        As in `train_controls`.
+    config, study, encoder, seeds, store, device, folder, fresh
+        See `train_controls`.
     alphas : sequence of float, default (0, 0.1, 1, 10)
         Weights of the regulariser.
 
@@ -617,7 +654,7 @@ def train_alphas(
     ConfigError
         If an alpha is negative.
     """
-    setting = _Setting(config, study, encoder, Context.make(store, device))
+    setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     models = {f"alpha {a:g}": configs.replace(config, alpha=float(a)) for a in alphas}
     return setting.train_all(models.items(), seeds)
 
@@ -631,13 +668,15 @@ def train_quality(
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
+    fresh: bool = False,
 ) -> Groups:
     """Train the fusion on predicted responses mixed with noise, at several encoding accuracies.
 
     Parameters
     ----------
-    config, study, encoder, seeds, store, device
-        As in `train_controls`.
+    config, study, encoder, seeds, store, device, folder, fresh
+        See `train_controls`.
     shares : sequence of float from 0 to 1
         Encoding accuracies as shares of the encoder's own mean validation r; 0, 0.25, ... 1 by
         default.
@@ -653,7 +692,7 @@ def train_quality(
     ConfigError
         If a share lies outside 0..1.
     """
-    setting = _Setting(config, study, encoder, Context.make(store, device))
+    setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     reached, found = float(np.nanmean(encoder.scores)), {}
     for share in shares:
         name = f"r = {share * reached:.2f}"
@@ -679,13 +718,15 @@ def train_forms(
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
+    folder: str | Path | None = None,
+    fresh: bool = False,
 ) -> Groups:
     """Train the fusion in every form that descriptions of NeuralOOD leave open.
 
     Parameters
     ----------
-    config, study, encoder, seeds, store, device
-        As in `train_controls`.
+    config, study, encoder, seeds, store, device, folder, fresh
+        See `train_controls`.
     queries : sequence of {"cls", "patch"}
         Which token is the query in the cross-attention; both by default.
     axes : sequence of {"feature", "batch"}
@@ -700,7 +741,7 @@ def train_forms(
     ----------
     Zhao et al., NeuralOOD, arXiv:2408.14950 (2024).
     """
-    setting = _Setting(config, study, encoder, Context.make(store, device))
+    setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     models = {
         f"{query} query, {axis} axis": configs.replace(config, query=query, pcc_axis=axis)
         for query in queries

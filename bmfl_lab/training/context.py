@@ -8,13 +8,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
 from bmfl_lab.data.study import BackboneSpec
-from bmfl_lab.runtime import pick_device
+from bmfl_lab.runtime import home, pick_device
 
 RESPONSE_BYTES = 512 << 20
 """Size up to which a context keeps predicted responses, in bytes (512 MiB, our choice)."""
@@ -55,19 +56,25 @@ class Context:
     Parameters
     ----------
     device : "cpu" or "cuda"
-        Where to train and predict.
+        Device that trains and predicts.
     store : FeatureStore
         Store of backbone tokens.
     seed : int, default 0
         Seed of initial weights, order of the images and dropout.
     responses : ResponseCache
         Responses that were predicted already.
+    models : Path, optional
+        Folder in which trained models are kept, so that none is trained twice; None keeps none.
+    fresh : bool, default False
+        Train models even if they are kept.
     """
 
     device: str
     store: FeatureStore
     seed: int = 0
     responses: ResponseCache = field(default_factory=ResponseCache, repr=False)
+    models: Path | None = None
+    fresh: bool = False
 
     @classmethod
     def make(cls, store: FeatureStore | None = None, device: str = "auto") -> Context:
@@ -79,11 +86,13 @@ class Context:
             The one in the cache folder by default.
         device : "auto", "cpu" or "cuda", default "auto"
         """
-        device = pick_device(device)
-        if device == "cuda" and "LOCAL_RANK" in os.environ:
-            # of several processes that share a training, each has a GPU of its own
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        return cls(device, store if store is not None else FeatureStore())
+        return cls(local_device(device), store if store is not None else FeatureStore())
+
+    def keeping(self, folder: str | Path | None, fresh: bool) -> Context:
+        """Return the same context with models kept in `folder`, or in the cache folder."""
+        return dataclasses.replace(
+            self, models=home() / "models" if folder is None else Path(folder), fresh=fresh
+        )
 
     def seeded(self, seed: int) -> Context:
         """Return the same context with another seed; store and responses are shared."""
@@ -92,6 +101,23 @@ class Context:
     def backbone(self, spec: BackboneSpec) -> Backbone:
         """Return the backbone of a study on this device."""
         return study_backbone(spec, self.device)
+
+
+def local_device(device: str = "auto") -> str:
+    """Return the device of this process; "cuda" is from now on the GPU that LOCAL_RANK names.
+
+    Every training calls this before it touches CUDA, so that several processes of one training have
+    a GPU each.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        As in `bmfl_lab.runtime.pick_device`.
+    """
+    device = pick_device(device)
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return device
 
 
 def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
@@ -112,7 +138,7 @@ def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
         spec.name,
         spec.weights,
         image_size=spec.image_size,
-        device=pick_device(device),
+        device=local_device(device),
         resize=spec.resize,
     )
 
@@ -124,6 +150,6 @@ def study_backbone(spec: BackboneSpec, device: str) -> Backbone:
     Parameters
     ----------
     spec, device
-        As in `load_spec`.
+        See `load_spec`.
     """
     return load_spec(spec, device)

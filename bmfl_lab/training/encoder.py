@@ -19,7 +19,7 @@ from bmfl_lab.data.atlas import ALGONAUTS_ROIS, Atlas
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import BackboneSpec, Study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, require
-from bmfl_lab.files import lock, sha256_json
+from bmfl_lab.files import sha256_json
 from bmfl_lab.metrics.correlation import StreamingPearson, pearson
 from bmfl_lab.models.encoders import (
     EnsembleEncoder,
@@ -32,10 +32,11 @@ from bmfl_lab.models.encoders import (
     query_masks,
 )
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
-from bmfl_lab.runtime import home, pick_device, rng, seed_everything, seed_for
+from bmfl_lab.runtime import home, rng, seed_everything, seed_for
 from bmfl_lab.training.checkpoint import read_manifest
-from bmfl_lab.training.context import load_spec
+from bmfl_lab.training.context import load_spec, local_device
 from bmfl_lab.training.loop import LoopConfig, fit
+from bmfl_lab.training.stage import once
 from bmfl_lab.training.trained_encoder import (
     STEM,
     TrainedEncoder,
@@ -168,7 +169,7 @@ def tiny(kind: str = "roi_query") -> EncoderConfig:
     Parameters
     ----------
     kind : str, default "roi_query"
-        As `EncoderConfig.kind`.
+        See `EncoderConfig.kind`.
     """
     return replace(
         EncoderConfig(),
@@ -189,7 +190,7 @@ def small(kind: str = "roi_query") -> EncoderConfig:
     Parameters
     ----------
     kind : str, default "roi_query"
-        As `EncoderConfig.kind`.
+        See `EncoderConfig.kind`.
 
     Notes
     -----
@@ -219,7 +220,7 @@ def base(kind: str = "roi_query") -> EncoderConfig:
     Parameters
     ----------
     kind : str, default "roi_query"
-        As `EncoderConfig.kind`.
+        See `EncoderConfig.kind`.
 
     Notes
     -----
@@ -250,6 +251,7 @@ class _Job:
     device: str
     folder: Path
     identity: dict[str, Any]
+    fresh: bool
 
     def x(self, split: str) -> np.ndarray:
         return self.patches[self.rows[split]]
@@ -283,6 +285,7 @@ def train_brain_encoder(
     subject: str | None = None,
     store: FeatureStore | None = None,
     folder: str | Path | None = None,
+    fresh: bool = False,
     device: str = "auto",
     backbone: Backbone | None = None,
 ) -> TrainedEncoder:
@@ -300,7 +303,10 @@ def train_brain_encoder(
         Store of the tokens; default: the store in the project's cache folder.
     folder : str or Path, optional
         Folder of the encoder and of the checkpoints of its training; default: ``encoders/<hash>``
-        in the project's cache folder.
+        in the project's cache folder. A training that was stopped goes on from its newest
+        checkpoint.
+    fresh : bool, default False
+        Train from the start, even if the folder holds the encoder or a part of its training.
     device : {"auto", "cpu", "cuda"}, default "auto"
         Device of the training.
     backbone : Backbone, optional
@@ -330,26 +336,17 @@ def train_brain_encoder(
     }
     name = sha256_json(identity)[:16]
     folder = Path(folder) if folder is not None else home() / "encoders" / name
-    with lock(folder / ".lock", what=f"the encoder in {folder}"):
-        if (folder / f"{STEM}.json").exists():
-            stored = read_manifest(folder / f"{STEM}.json").get("hash")
-            require(
-                stored == name,
-                CheckpointError,
-                f"the encoder {name} in {folder}",
-                f"{stored}: other settings, responses or backbone weights",
-                "use another folder, or delete this one to train again",
-            )
-            return load_encoder(folder)
-        store = store if store is not None else FeatureStore()
+    device = local_device(device)
+
+    def train() -> TrainedEncoder:
         wanted = [(config.tokens, block) for block in config.blocks]
-        stored = store.get_many(backbone, who.stimuli, wanted, features=config.features)
+        tokens = store if store is not None else FeatureStore()
+        stored = tokens.get_many(backbone, who.stimuli, wanted, features=config.features)
         rows, how = split_rows(config, who)
         grid = stored[0].grid if stored[0].patches is not None else (1, 1)
-        patches = stored_patches(stored)
-        job = _Job(config, who, grid, patches, rows, pick_device(device), folder, identity)
+        job = _Job(config, who, grid, stored_patches(stored), rows, device, folder, identity, fresh)
         fitted = _KINDS[config.kind](job)
-        encoder = TrainedEncoder(
+        return TrainedEncoder(
             module=frozen(fitted.module),
             atlas=who.atlas,
             backbone=spec,
@@ -361,8 +358,28 @@ def train_brain_encoder(
             history=fitted.history,
             facts=_facts(job, how) | {"study": study.name} | fitted.notes,
         )
-        encoder.save(folder)
-        return encoder
+
+    return once(
+        folder / f"{STEM}.json",
+        lambda: _load_same(folder, name),
+        train,
+        lambda encoder: encoder.save(folder),
+        what="the encoder",
+        device=device,
+        fresh=fresh,
+    )
+
+
+def _load_same(folder: Path, name: str) -> TrainedEncoder:
+    stored = read_manifest(folder / f"{STEM}.json").get("hash")
+    require(
+        stored == name,
+        CheckpointError,
+        f"the encoder {name} in {folder}",
+        f"{stored}: other settings, responses or backbone weights",
+        "use another folder, or train again with fresh=True",
+    )
+    return load_encoder(folder)
 
 
 def _spec(config: EncoderConfig, study: Study) -> BackboneSpec:
@@ -588,6 +605,7 @@ def _descend(job: _Job, inner: nn.Module) -> _Fitted:
         validate=lambda m: {"val_r": _mean(_validation_r(m, job))},
         select=("val_r", "max"),
         folder=job.folder / "training",
+        resume=not job.fresh,
         device=job.device,
         manifest=job.identity,
         what=f"brain encoder of {job.subject.name}",

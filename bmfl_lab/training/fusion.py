@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data import Atlas, StimulusSet, Study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message, require
-from bmfl_lab.files import sha256_bytes
+from bmfl_lab.files import sha256_bytes, sha256_json
 from bmfl_lab.losses import fusion_loss
 from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch, check_responses
 from bmfl_lab.models.build import FusionConfig, build_fusion
@@ -33,19 +35,23 @@ from bmfl_lab.training.batches import (
     ImageBatches,
     MemoryBatches,
     StoreBatches,
+    fingerprint,
     labels_of,
 )
 from bmfl_lab.training.checkpoint import (
     atlas_from_tensors,
     atlas_to_tensors,
+    matching_tensors,
     read_bundle,
     write_bundle,
 )
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.loop import fit
 from bmfl_lab.training.sources import EncoderSource
+from bmfl_lab.training.stage import once, recipe_code
 from bmfl_lab.training.trained_encoder import (
     TrainedEncoder,
+    backbone_digest,
     load_encoder,
     reads_backbone,
     shared_tokens,
@@ -91,7 +97,7 @@ def train_fusion(
     Parameters
     ----------
     config : FusionConfig
-        What to train.
+        Choices of the model and its training.
     study : Study
         Its set "train" trains and its set "val" selects the epoch; no other set is read.
     encoder : TrainedEncoder, optional
@@ -112,7 +118,7 @@ def train_fusion(
     folder : str or Path, optional
         Folder of the checkpoints; no checkpoints by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train and predict.
+        Device that trains and predicts.
     seed : int, default 0
         Seed of initial weights, order of the images and dropout.
     name : str, optional
@@ -134,7 +140,8 @@ def train_fusion(
         half precision of the store.
     context : Context, optional
         In place of `store` and `device`: pass one context to several calls, and they share the
-        responses that were predicted already.
+        responses that were predicted already. If it keeps models, a model that is kept is read, and
+        one whose training was stopped goes on; `folder` and `resume` then have no effect.
 
     Returns
     -------
@@ -148,12 +155,11 @@ def train_fusion(
         If a label is missing, or a response source returns another shape or values that are not
         finite.
     NumericsError, CheckpointError
-        As `bmfl_lab.training.fit`.
+        See `bmfl_lab.training.fit`.
     """
     context = (Context.make(store, device) if context is None else context).seeded(seed)
-    train, val = study.set("train"), study.set("val")
-    for stimuli in (train, val):
-        check_labels(stimuli, len(study.class_names))
+    for part in ("train", "val"):
+        check_labels(study.set(part), len(study.class_names))
     _refuse_split_correlations(config)
     backbone = context.backbone(study.backbone) if backbone is None else backbone
     if encoder is None and brain is None and config.head != "backbone":
@@ -164,6 +170,46 @@ def train_fusion(
         source = EncoderSource(encoder, context.device) if brain is None else brain
     inputs = Inputs(context, backbone, config.kind, config.block, encoder, source)
 
+    is_kept = folder is not None or context.models is not None
+    identity = _identity(config, study, inputs, atlas, silent) if is_kept else {}
+    training = functools.partial(
+        _train, config, study, inputs, atlas, silent, batches, name or config.head, identity
+    )
+    if context.models is None or "data" not in identity:
+        return training(folder, resume, allow_change)
+    parts = {**identity, "batches": batches, "device": context.device, "code": recipe_code()}
+    place = context.models / sha256_json(parts)[:16]
+
+    def keep(model: TrainedFusion) -> None:
+        model.save(place, with_encoder=False)
+        shutil.rmtree(place / "training", ignore_errors=True)
+
+    kept = once(
+        place / f"{STEM}.json",
+        lambda: load_fusion(place, backbone, encoder=encoder, brain=brain, context=context),
+        lambda: training(place / "training", not context.fresh, ()),
+        keep,
+        what="the model",
+        device=context.device,
+        fresh=context.fresh,
+    )
+    return dataclasses.replace(kept, name=name or config.head)
+
+
+def _train(
+    config: FusionConfig,
+    study: Study,
+    inputs: Inputs,
+    atlas: Atlas | None,
+    silent: np.ndarray | None,
+    batches: BatchSource,
+    name: str,
+    identity: Mapping[str, object],
+    folder: str | Path | None,
+    resume: bool,
+    allow_change: Sequence[str],
+) -> TrainedFusion:
+    train, val, seed = study.set("train"), study.set("val"), inputs.context.seed
     with tempfile.TemporaryDirectory(prefix="bmfl-responses-") as mapped:
         if batches == "images":
             data = ImageBatches(train, make_path(inputs))
@@ -188,12 +234,12 @@ def train_fusion(
             folder=folder,
             resume=resume,
             allow_change=allow_change,
-            device=context.device,
-            manifest={} if folder is None else _identity(config, study, encoder, seed, path),
-            what=f"{name or config.head} (seed {seed})",
+            device=inputs.context.device,
+            manifest=identity,
+            what=f"{name} (seed {seed})",
         )
     return TrainedFusion(
-        name=name or config.head,
+        name=name,
         config=config,
         seed=seed,
         class_names=study.class_names,
@@ -412,17 +458,31 @@ def _validate(
 
 
 def _identity(
-    config: FusionConfig, study: Study, encoder: TrainedEncoder | None, seed: int, path: BMFL
+    config: FusionConfig,
+    study: Study,
+    inputs: Inputs,
+    atlas: Atlas | None,
+    silent: np.ndarray | None,
 ) -> dict[str, object]:
-    """Return what must be the same on resume; the fingerprint reads every image and response."""
+    """Return what decides the result of a training; the fingerprints read every image.
+
+    With "data" it is complete. A response source without an identity is not known well enough.
+    """
+    tensors, described = ({}, None) if atlas is None else atlas_to_tensors(atlas)
+    sets = [study.set(name).fingerprint() for name in ("train", "val")]
+    responses = getattr(inputs.source, "identity", None)
     identity = {
         "fusion": configs.config_hash(config),
-        "study": study.fingerprint(),
-        "encoder": getattr(encoder, "hash", ""),
-        "seed": seed,
+        "study": sha256_json([list(study.class_names), sets])[:16],
+        "backbone": backbone_digest(inputs.backbone.describe())[:16],
+        "encoder": getattr(inputs.encoder, "hash", ""),
+        "responses": responses,
+        "atlas": sha256_json([described, fingerprint(tensors)])[:16],
+        "silent": "" if silent is None else np.packbits(np.asarray(silent, bool)).tobytes().hex(),
+        "seed": inputs.context.seed,
     }
-    if path.scale is not None and torch.isinf(path.scale).any():
-        identity["silent"] = np.packbits(torch.isinf(path.scale).cpu().numpy()).tobytes().hex()
+    if inputs.source is None or responses is not None:
+        identity["data"] = sha256_json([identity["study"], identity["backbone"], responses])[:16]
     return identity
 
 
@@ -443,7 +503,7 @@ class Inputs:
     encoder : TrainedEncoder or None
         Brain encoder whose tokens are extracted in the same pass of the backbone.
     source : callable or None
-        Where the responses come from; None for a model that reads none.
+        Source of the responses; None for a model that reads none.
     """
 
     context: Context
@@ -555,7 +615,7 @@ def make_path(
     fusion : FusionModel, optional
         None for a path that computes tokens and responses only.
     selected, mean, scale, donors
-        As in `BMFL`.
+        See `BMFL`.
     """
     network, reads = None, LAST_PATCHES
     encoder = inputs.source.encoder if isinstance(inputs.source, EncoderSource) else None
@@ -768,7 +828,7 @@ class TrainedFusion:
         Raises
         ------
         DataError
-            As `logits`.
+            See `logits`.
         """
         return self._batches(self.inputs.tokens(stimuli), stimuli)
 
@@ -865,13 +925,15 @@ class TrainedFusion:
         )
         return np.array(self.batches(stimuli).data["response"])
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, with_encoder: bool = True) -> Path:
         """Write the model, and its encoder beside it, and return the path of the manifest.
 
         Parameters
         ----------
         folder : str or Path
             Made if missing.
+        with_encoder : bool, default True
+            Write the encoder, too; without it `load_fusion` needs ``encoder=...``.
 
         Raises
         ------
@@ -887,7 +949,7 @@ class TrainedFusion:
         if self.atlas is not None:
             atlas_tensors, described = atlas_to_tensors(self.atlas)
             tensors |= atlas_tensors
-        saves_encoder = self.source is not None and hasattr(self.encoder, "save")
+        saves_encoder = with_encoder and self.source is not None and hasattr(self.encoder, "save")
         if saves_encoder:
             self.encoder.save(folder / "encoder")
         manifest = {
@@ -924,6 +986,7 @@ def load_fusion(
     brain: ResponseSource | None = None,
     store: FeatureStore | None = None,
     device: str = "auto",
+    context: Context | None = None,
 ) -> TrainedFusion:
     """Return a trained fusion model that `TrainedFusion.save` wrote, equal bit for bit.
 
@@ -941,6 +1004,8 @@ def load_fusion(
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
         Device that predicts.
+    context : Context, optional
+        In place of `store` and `device`, as in `train_fusion`.
 
     Raises
     ------
@@ -962,7 +1027,8 @@ def load_fusion(
         "none",
         "pass brain=..., or encoder=... if its responses were predicted",
     )
-    config, context = configs.from_dict(FusionConfig, found["config"]), Context.make(store, device)
+    config = configs.from_dict(FusionConfig, found["config"])
+    context = Context.make(store, device) if context is None else context
     source = None
     if found["needs_source"]:
         source = brain if brain is not None else EncoderSource(encoder, context.device)
@@ -977,7 +1043,8 @@ def load_fusion(
         n_vertices=None if "mean" not in arrays else len(arrays["mean"]),
         seed=found["seed"],
     )
-    fusion.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
+    with matching_tensors(folder):
+        fusion.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
     return TrainedFusion(
         name=found["name"],
         config=config,

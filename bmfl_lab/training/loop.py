@@ -30,15 +30,26 @@ from bmfl_lab import config as configs
 from bmfl_lab.config import LoopConfig
 from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest, require
 from bmfl_lab.files import lock, sha256_json
-from bmfl_lab.runtime import bf16_pays, headless, pick_device, progress, seed_everything, seed_for
+from bmfl_lab.runtime import bf16_pays, headless, progress, seed_everything, seed_for
 from bmfl_lab.training import checkpoint
 from bmfl_lab.training.batches import Batches, MemoryBatches, Order
+from bmfl_lab.training.context import local_device
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+SAVE_SHARE = 0.05
+"""Largest share of the time that checkpoints at the ends of epochs may take (our choice)."""
+
 LossFunction = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]]
 Validation = Callable[[nn.Module], Mapping[str, float]]
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised in a notebook when a training was interrupted; shown as one sentence."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
 
 
 @dataclass(frozen=True)
@@ -104,12 +115,14 @@ def fit(
         Validation metric that picks the epoch; its name starts with "val". By default the last
         epoch is taken.
     folder : str or Path, optional
-        Folder of the checkpoints. One process at a time works in it. SIGTERM and SIGINT then finish
-        the step, save and exit with 143 or 130; a second signal ends the process at once.
+        Folder of the checkpoints, one at the end of an epoch unless ``config.checkpoint_every``
+        says otherwise. One process at a time works in it. SIGTERM and SIGINT then finish the step,
+        save and exit with 143 or 130; in a notebook an interrupt ends with `Stopped`. A second
+        signal ends the process at once.
     resume : bool, default True
         Continue from the newest checkpoint of `folder`; False deletes what is there.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train.
+        Device that trains.
     manifest : mapping, optional
         JSON values (data fingerprint, config hash) that must be the same on resume.
     allow_change : sequence of str
@@ -140,7 +153,7 @@ def fit(
     same gradient.
     """
     _check_select(validate, select)
-    accelerator = _accelerator(pick_device(device))
+    accelerator = accelerator_on(local_device(device))
     folder = None if folder is None else Path(folder)
     batches = MemoryBatches(data, accelerator.device) if isinstance(data, Mapping) else data
     sole_use = contextlib.nullcontext()
@@ -222,13 +235,14 @@ def _train(
 ) -> None:
     config, per_epoch = run.config, run.order.per_epoch
     total, every = config.epochs * per_epoch, config.checkpoint_every
-    last_line = time.monotonic()
+    last_line = next_save = time.monotonic()
     for step in progress(range(run.step, total), f"{what} steps", total=total - run.step):
         epoch, within = divmod(step, per_epoch)
         _step(run, loss_fn, epoch, within, learning_rate(config, step, total))
         run.step = step + 1
         ended = within + 1 == per_epoch
-        improved = _end_epoch(run, epoch, validate, select) if ended else False
+        if ended:
+            _end_epoch(run, epoch, validate, select)
         if ended and headless() and time.monotonic() - last_line > 10:
             last_line = time.monotonic()
             shown = " ".join(
@@ -236,13 +250,16 @@ def _train(
             )
             print(f"{what}: epoch {epoch + 1}/{config.epochs} {shown}", flush=True)
         stop = _agreed_stop(run, signals)
-        if folder and (
-            improved or stop or run.step == total or (run.step % every == 0 if every else ended)
-        ):
+        due = ended and time.monotonic() >= next_save
+        if folder and (stop or run.step == total or (run.step % every == 0 if every else due)):
+            began = time.monotonic()
             _save(run, folder, identity)
+            next_save = time.monotonic() + (time.monotonic() - began) / SAVE_SHARE
         if stop:
+            where = f"stopped at step {run.step:,} of {total:,}"
             if stop == signal.SIGINT and "ipykernel" in sys.modules:
-                raise KeyboardInterrupt
+                raise Stopped(f"{where}; run the cell again to go on")
+            print(f"{what}: {where}; start it again to go on", flush=True)
             raise SystemExit(128 + stop)
 
 
@@ -324,7 +341,7 @@ def _backward(run: Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -
 
 def _end_epoch(
     run: Run, epoch: int, validate: Validation | None, select: tuple[str, str] | None
-) -> bool:
+) -> None:
     row: dict[str, Any] = {"epoch": epoch + 1, "lr": float(run.optimiser.param_groups[0]["lr"])}
     row |= {k: float(v) / run.batches.n for k, v in run.sums.items()}
     run.sums = {}
@@ -337,7 +354,7 @@ def _end_epoch(
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     )
     if select is None:
-        return False
+        return
     name, mode = select
     require(
         name in row, ConfigError, "a metric that `validate` returns", repr(name), nearest(name, row)
@@ -346,10 +363,9 @@ def _end_epoch(
     if value is None or (
         run.best and (value <= run.best["value"] if mode == "max" else value >= run.best["value"])
     ):
-        return False
+        return
     run.best = {"epoch": epoch + 1, "step": run.step, "value": value}
     run.best_state = run.state()
-    return True
 
 
 def _finish(run: Run, select: tuple[str, str] | None) -> FitResult:
@@ -404,12 +420,13 @@ class Run:
 
 
 def _identity(run: Run, manifest: Mapping[str, object] | None) -> dict[str, Any]:
-    """Return what must be the same when the run is resumed."""
+    """Return what must be the same when the run is resumed; "data" of the manifest saves a pass."""
+    manifest = dict(manifest or {})
     return {
         **configs.to_dict(run.config),
-        **dict(manifest or {}),
         "architecture": _architecture(run.plain),
-        **run.batches.state(),
+        **({} if "data" in manifest else run.batches.state()),
+        **manifest,
     }
 
 
@@ -431,6 +448,8 @@ def _save(run: Run, folder: Path, identity: Mapping[str, object]) -> None:
     tensors = {f"model.{k}": v for k, v in run.plain.state_dict().items()}
     tensors |= _optimiser_tensors(run.optimiser)
     tensors |= {f"sums.{k}": v for k, v in run.sums.items()}
+    if run.best and run.best["step"] != run.step:
+        tensors |= {f"best.{k}": v for k, v in run.best_state.items()}
     manifest = {
         "identity": dict(identity),
         "environment": environment(run),
@@ -442,7 +461,7 @@ def _save(run: Run, folder: Path, identity: Mapping[str, object]) -> None:
         "tensors": sorted(tensors),
     }
     checkpoint.write_bundle(folder, checkpoint.step_name(run.step), tensors, manifest)
-    checkpoint.prune(folder, {run.step} | ({run.best["step"]} if run.best else set()))
+    checkpoint.prune(folder, {run.step})
 
 
 def _resume(
@@ -470,16 +489,16 @@ def _resume(
         f"a difference in {sorted(set(tensors) ^ set(found['tensors']))[:5]}",
         "resume from another checkpoint",
     )
-    run.plain.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    _restore_optimiser(run.optimiser, tensors)
-    run.sums = {
-        k[5:]: v.to(run.accelerator.device) for k, v in tensors.items() if k.startswith("sums.")
-    }
+    with checkpoint.matching_tensors(folder):
+        run.plain.load_state_dict(_part(tensors, "model."))
+        _restore_optimiser(run.optimiser, tensors)
+    run.sums = {k: v.to(run.accelerator.device) for k, v in _part(tensors, "sums.").items()}
     run.step, run.history, run.best = found["step"], found["history"], found["best"]
     run.micro, run.notes = found["micro"], found["notes"]
-    if run.best:
+    run.best_state = _part(tensors, "best.")
+    if run.best and not run.best_state:  # the best step is this one, or has files of its own
         kept, _ = checkpoint.read_bundle(folder, checkpoint.step_name(run.best["step"]))
-        run.best_state = {k[6:]: v for k, v in kept.items() if k.startswith("model.")}
+        run.best_state = _part(kept, "model.")
     before = found["environment"]
     changed = [
         f"{k} {before.get(k)} -> {v}" for k, v in environment(run).items() if before.get(k) != v
@@ -489,8 +508,12 @@ def _resume(
         print(f"fit: {run.notes[-1]}", flush=True)
 
 
-def _accelerator(device: str) -> Accelerator:
-    """Return an `accelerate.Accelerator` on `device` ("cpu" or "cuda"), one or several processes.
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def accelerator_on(device: str) -> Accelerator:
+    """Return an `accelerate.Accelerator` on "cpu" or "cuda", for one or several processes.
 
     Autocast is the loop's own, so that runs of different precision can follow each other in one
     process.
@@ -564,6 +587,17 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
         if name.startswith("optimiser."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = value
+    shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
+    names = {frozenset(moments) for moments in state.values()}
+    # torch itself compares neither; an index without a parameter is an IndexError
+    wrong = [i for i, m in state.items() for v in m.values() if v.ndim and v.shape != shapes[i]]
+    require(
+        not wrong and len(names) <= 1,
+        CheckpointError,
+        f"moments of {len(shapes)} parameters in the checkpoint",
+        f"others for parameters {sorted(set(wrong))[:5]}, or of different kinds",
+        "use a checkpoint of this architecture",
+    )
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
@@ -571,7 +605,8 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
 @contextlib.contextmanager
 def _keep_rng() -> Iterator[None]:
     """Leave the global random generators as they were found."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  restored, not drawn from
+    # NPY002: the state is restored later; nothing is drawn from it
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield

@@ -130,7 +130,7 @@ def train_probe(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train the heads.
+        Device that trains the heads.
     backbone : Backbone, optional
         A backbone that is loaded already; the study's by default.
     name : str, default "linear probe"

@@ -9,9 +9,8 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import Study, load_study
 from bmfl_lab.errors import CheckpointError, ConfigError, message, nearest, require
 from bmfl_lab.records import read_record
-from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import read_manifest
-from bmfl_lab.training.context import study_backbone
+from bmfl_lab.training.context import local_device, study_backbone
 from bmfl_lab.training.fusion import STEM, TrainedFusion, load_fusion
 from bmfl_lab.training.trained_encoder import STEM as ENCODER_STEM
 from bmfl_lab.training.trained_encoder import TrainedEncoder, load_encoder
@@ -26,7 +25,7 @@ def save_models(models: Mapping[str, Sequence[TrainedFusion]], folder: str | Pat
     Parameters
     ----------
     models : mapping of str to sequence of TrainedFusion
-        As `bmfl_lab.training.train_comparison` returns them; the names become folders.
+        Models by name, see `bmfl_lab.training.train_comparison`; the names become folders.
     folder : str or Path
         Folder of the run.
 
@@ -80,7 +79,7 @@ def open_models(
     folders = [folder for one in places for folder in _model_folders(Path(one).expanduser())]
     if not isinstance(study, Study):
         study = _study_of(folders[0], study)
-    backbone = study_backbone(study.backbone, pick_device(device))
+    backbone = study_backbone(study.backbone, local_device(device))
     models: dict[str, list[TrainedFusion]] = {}
     encoders: dict[str, TrainedEncoder] = {}
     for folder in folders:

@@ -3,7 +3,8 @@
 A response source is a function of a batch, ``source(tokens, ids) -> float32 (B, n_vertices)``, for
 the argument `brain` of `train_fusion`; `tokens` is a `bmfl_lab.models.bmfl.TokenBatch`. Random
 numbers belong to a stimulus id: an image has the same ones in training, in evaluation, in every
-batch and in a later process.
+batch and in a later process. A source may have an attribute `identity`, a text that changes with
+its responses: models that are trained on a source without one are never kept.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import torch
 from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.files import sha256_json
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.models.encoders import LinearEncoder
-from bmfl_lab.runtime import pick_device, rng, seed_for
+from bmfl_lab.runtime import rng, seed_for
+from bmfl_lab.training.batches import fingerprint
+from bmfl_lab.training.context import local_device
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
@@ -40,6 +44,12 @@ class EncoderSource:
 
     encoder: TrainedEncoder
     device: str = "cpu"
+
+    @property
+    def identity(self) -> str:
+        """Hash of the encoder and of its weights."""
+        state = {k: torch.atleast_1d(v) for k, v in self.encoder.module.state_dict().items()}
+        return f"encoder {self.encoder.hash} {fingerprint(state)}"
 
     def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
         """Return predicted responses, float32 (B, n_vertices)."""
@@ -70,6 +80,12 @@ class MixedSource:
     def encoder(self) -> TrainedEncoder | None:
         """Brain encoder of the predicted part; its tokens must be in each `TokenBatch`."""
         return getattr(self.source, "encoder", None)
+
+    @property
+    def identity(self) -> str | None:
+        """Identities of both parts, and the share; None if a part has none."""
+        parts = [getattr(part, "identity", None) for part in (self.source, self.noise)]
+        return None if None in parts else f"mixed {self.share!r} {parts}"
 
     def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
         """Return mixed responses, float32 (B, n_vertices)."""
@@ -118,6 +134,7 @@ def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:
             )
         return np.asarray(responses[[place[str(i)] for i in ids]], dtype=np.float32)
 
+    look_up.identity = f"lookup {sha256_json(list(place))} {_digest(responses)}"
     return look_up
 
 
@@ -154,6 +171,7 @@ def noise_source(
         z = np.stack(rows) if rows else np.zeros((0, width), dtype=np.float32)
         return (mean + (z @ mixing if covariance else z * scale)).astype(np.float32)
 
+    noise.identity = f"noise {covariance} {seed} {_digest(reference)}"
     return noise
 
 
@@ -283,6 +301,10 @@ def other_image_source(
             chosen[k] = pool[rng(seed, "partner", str(identifier)).integers(len(pool))]
         return donor_responses[chosen]
 
+    partner = "any" if classes is None else getattr(classes, "identity", None)
+    other.identity = partner and (
+        f"other image {partner} {seed} {donors.fingerprint()} {_digest(donor_responses)}"
+    )
     return other
 
 
@@ -318,6 +340,7 @@ def pca_source(patches: np.ndarray, n_vertices: int) -> ResponseSource:
         out[:, :kept] = (_flat(tokens.patches) - mean) @ directions
         return out
 
+    components.identity = f"pca {n_vertices} {_digest(patches)}"
     return components
 
 
@@ -343,7 +366,12 @@ def projection_source(n_vertices: int, *, seed: int = 0) -> ResponseSource:
             weights[width] = drawn / np.float32(np.sqrt(width))
         return flat @ weights[width]
 
+    project.identity = f"projection {n_vertices} {seed}"
     return project
+
+
+def _digest(array: np.ndarray) -> str:
+    return fingerprint({"array": np.asarray(array)})
 
 
 def _flat(patches: np.ndarray) -> np.ndarray:
@@ -406,7 +434,7 @@ def random_backbone_encoder(
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
-        Where to train.
+        Device that trains.
 
     Returns
     -------
@@ -414,7 +442,7 @@ def random_backbone_encoder(
         It reads tokens of the random backbone; a fusion reads those of the trained one.
     """
     spec = study.backbone
-    device = pick_device(device)
+    device = local_device(device)
     weights = f"random:{seed + 1000}"
     backbone = load_backbone(
         spec.name, weights=weights, image_size=spec.image_size, device=device, resize=spec.resize

@@ -23,14 +23,14 @@ from bmfl_lab.errors import CheckpointError, DataError, message, require
 from bmfl_lab.files import sha256_json
 from bmfl_lab.models.encoders import KINDS, ROIQueryEncoder, build_encoder, ensemble_weights
 from bmfl_lab.models.protocols import BrainEncoder
-from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.checkpoint import (
     atlas_from_tensors,
     atlas_to_tensors,
+    matching_tensors,
     read_bundle,
     write_bundle,
 )
-from bmfl_lab.training.context import load_spec
+from bmfl_lab.training.context import load_spec, local_device
 
 STEM = "encoder"
 WHAT = "brain encoder"
@@ -236,7 +236,7 @@ class _Predicts:
         """
         stored = (tokens,) if isinstance(tokens, StoredTokens) else tuple(tokens)
         self.check(stored)
-        where = pick_device(device)
+        where = local_device(device)
         self.to(where).module.eval()
         arrays = [stored_patches([s]) for s in stored]
         out = np.empty((len(stored[0]), self.atlas.n_vertices), np.float32)
@@ -262,7 +262,7 @@ class _Predicts:
         Parameters
         ----------
         stimuli, store, backbone, device
-            As in `tokens`.
+            See `tokens`.
 
         Returns
         -------
@@ -396,8 +396,10 @@ def load_encoder(folder: str | Path, subject: Subject | None = None) -> TrainedE
         folder, STEM, lambda found: _refuse_others(found, subject), what=WHAT
     )
     state = {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
+    with matching_tensors(folder):
+        module = frozen(build_encoder(manifest["build"], state))
     return TrainedEncoder(
-        module=frozen(build_encoder(manifest["build"], state)),
+        module=module,
         atlas=atlas_from_tensors(tensors, manifest["atlas"]),
         backbone=BackboneSpec(**manifest["backbone"]),
         sources=tuple(manifest["sources"]),
@@ -570,7 +572,7 @@ def image_function(
     CheckpointError
         If the backbone has other weights than that of the training.
     """
-    where = pick_device(device)
+    where = local_device(device)
     backbone = backbone or encoder.load_backbone(device)
     encoder._refuse_other_weights(backbone)
     mean, std = (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bmfl_lab.data.atlas import Atlas
 
+_WIDTH_POINTS = 430  # of the panel of `agreement_figure`
 _TITLES = {
     "only": "region alone",
     "left_out": "retrained without",
@@ -62,12 +63,13 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
         len(modes),
         len(modes),
         title=title,
+        numbers=rows,
         cell=(3.1, 0.55 * len(regions)),
         margin=(1.6, 1.9),
         sharey=True,
     ) as drawn:
         for ax, mode in zip(drawn, modes):
-            ax.axvline(0, color=GREY, lw=1, ls="--")
+            ax.axvline(0, color=GREY, lw=1, ls="--", label="no more than the control")
             _vertical_grid(ax)
             for name, offset in zip(sets, offsets):
                 mine = rows[(rows["mode"] == mode) & (rows["set"] == name)]
@@ -91,6 +93,10 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
         drawn.label("accuracy, points beyond control")
         note = "filled: adjusted p (Holm) at most 0.05"
         drawn.grid[0, 0].plot([], [], "o", color=GREY, ms=5, label=note)
+        drawn.grid[0, 0].plot(
+            [], [], "o", color=GREY, mfc="white", ms=5, label="hollow: above 0.05"
+        )
+        drawn.grid[0, 0].plot([], [], " ", label="bars: 95 % interval")
         drawn.grid[0, 0].set_yticks(range(len(regions)), regions)
         drawn.grid[0, 0].invert_yaxis()
         drawn.legend()
@@ -150,6 +156,7 @@ def controls_figure(
         len(sets),
         n_columns,
         title=title,
+        numbers=pd.concat([rows, every]),
         cell=(2.6, 0.26 * len(models) + 0.8),
         margin=(1.8, 0.5),
         sharey=True,
@@ -240,7 +247,7 @@ def agreement_figure(
     require(not frame.empty, DataError, "at least one row", "none", "evaluate the models first")
     sets = list(order) or list(dict.fromkeys(frame["set"]))
     colour, marker = colours(sets), markers(sets)
-    with panel(cell=(7, 4.2)) as (drawn, ax):
+    with panel(cell=(7, 4.2), numbers=frame) as (drawn, ax):
         for name in sets:
             mine = frame[frame["set"] == name].sort_values(x)
             value, error = value_and_error(mine, (y, "low", "high"), 100)
@@ -254,12 +261,19 @@ def agreement_figure(
                 capsize=2,
                 lw=1.2,
             )
-        look = {"rotation": 35, "annotation_clip": False, "fontsize": 8, "color": GREY}
-        for model, part in frame.groupby("model", sort=False):
-            ax.annotate(model, (part[x].iloc[0], ax.get_ylim()[1]), **look)
+        (left, right), top = ax.get_xlim(), ax.get_ylim()[1]
+        look = {"rotation": 90, "ha": "center", "fontsize": 8, "color": GREY}
+        last = -np.inf
+        for model, at in frame.groupby("model", sort=False)[x].first().sort_values().items():
+            # in points; a name close to the one on its left moves to the right
+            place = (at - left) / (right - left) * _WIDTH_POINTS
+            last = max(place, last + 11)
+            offset = {"xytext": (last - place, 3), "textcoords": "offset points"}
+            ax.annotate(model, (at, top), annotation_clip=False, **offset, **look)
         if level is not None:
             ax.axhline(100 * level, ls="--", lw=1, color=GREY, label=level_label)
-        ax.set_title(title, pad=44)
+        ax.plot([], [], " ", label="bars: 95 % interval")
+        ax.set_title(title, pad=10 + 5 * frame["model"].str.len().max())
         drawn.label(x_label, y_label)
         drawn.legend()
     return drawn.figure

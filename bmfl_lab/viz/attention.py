@@ -174,7 +174,7 @@ def consulted_rois_figure(
     order = weights.mean().sort_values(ascending=True)
     low, high = weights[order.index].quantile(0.1), weights[order.index].quantile(0.9)
     y = np.arange(len(order))
-    with panel(cell=(6.2, 0.26 * len(order) + 1.4), title=title) as (drawn, ax):
+    with panel(cell=(6.2, 0.26 * len(order) + 1.4), title=title, numbers=weights) as (drawn, ax):
         ax.hlines(y, low, high, color=PALETTE[5], lw=3, label="central 80 % of images")
         ax.plot(order, y, "o", color=PALETTE[0], ms=5, label="mean")
         ax.axvline(1 / len(order), ls="--", color=GREY, lw=1, label="uniform")
@@ -222,7 +222,12 @@ def checks_figure(
     )
     n_columns = 2 + len(names)
     with panels(
-        len(trained) * n_columns, n_columns, title=title, cell=(1.35, 1.38), margin=(0.9, 0.7)
+        len(trained) * n_columns,
+        n_columns,
+        title=title,
+        numbers=checks,
+        cell=(1.35, 1.38),
+        margin=(0.9, 0.7),
     ) as drawn:
         for ax in drawn:
             bare(ax)
@@ -238,6 +243,8 @@ def checks_figure(
                 _check_cell(ax, rows.iloc[0] if len(rows) else None)
         for ax, text in zip(drawn.grid[0], ["this model", "random weights", *names]):
             ax.set_title(text, loc="center", fontsize=9)
+        note = "checks: value, [95 % interval], and the reference that it is compared with"
+        drawn.figure.supxlabel(note, fontsize=8)
     return drawn.figure
 
 
@@ -268,7 +275,8 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
         Columns ``map``, ``kind`` ("deletion", "insertion"), ``order`` ("map", "random"),
         ``fraction``, ``mean``, ``low``, ``high``, as `DeletionInsertion.table` returns them.
     score : str
-        Quantity of the curves, the label of the vertical axis.
+        Quantity of the curves, the label of the vertical axis. Bands of a probability stay within
+        0 and 1.
     title : str, default ""
         Title of the figure.
 
@@ -285,20 +293,22 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
         "measure deletion and insertion first",
     )
     kinds = {"deletion": ("lower", "removed"), "insertion": ("higher", "shown")}
-    palette = colours(dict.fromkeys(curves["map"]))
-    with panels(2, 2, cell=(4.2, 3.3), title=title, sharey=True) as drawn:
+    palette = colours(curves["map"])
+    limits = (0, 1) if "probability" in score else (-np.inf, np.inf)
+    with panels(2, 2, cell=(4.2, 3.3), title=title, numbers=curves, sharey=True) as drawn:
         for ax, (kind, (better, done)) in zip(drawn, kinds.items()):
             part = curves[curves["kind"] == kind]
             for name, colour in palette.items():
                 line = part[(part["map"] == name) & (part["order"] == "map")]
                 ax.plot(line["fraction"], line["mean"], color=colour, label=name, lw=1.8)
-                ends = line["fraction"], line["low"], line["high"]
-                ax.fill_between(*ends, color=colour, alpha=0.15, lw=0)
+                low, high = np.clip((line["low"], line["high"]), *limits)
+                ax.fill_between(line["fraction"], low, high, color=colour, alpha=0.15, lw=0)
             random = part[part["order"] == "random"].groupby("fraction")["mean"].mean()
             ax.plot(random.index, random, ls="--", color=GREY, label="random order")
             ax.set_title(f"{kind}: {better} is better", fontsize=10)
             ax.set_xlabel(f"share of the patches {done}")
         drawn.label(y=score)
+        ax.fill_between([], [], [], color=GREY, alpha=0.3, lw=0, label="bands: 95 % interval")
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return drawn.figure
 
@@ -343,7 +353,13 @@ def fields_figure(
     )
     half, size = degrees / 2, {"cell": (1.4, 1.55), "margin": (0.6, 0.9)}
     ticks, both = [-int(half), 0, int(half)], (-half, half)
-    with panels(len(fields), columns, title=title, **size) as drawn:
+    with panels(
+        len(fields),
+        columns,
+        title=title,
+        numbers=centres.add_prefix("estimated_").join(truth.add_prefix("known_")),
+        **size,
+    ) as drawn:
         for i, (ax, (name, field)) in enumerate(zip(drawn, fields.items())):
             ax.imshow(field, cmap=SEQUENTIAL, extent=(*both, *both), interpolation="nearest")
             ax.axhline(0, color="white", lw=0.4, alpha=0.5)
@@ -407,11 +423,19 @@ def centres_figure(
     names = list(dict.fromkeys(rois[shown]))
     palette, shapes = colours(names), markers(names)
     directions = {"x": "horizontal (left to right)", "y": "vertical (down to up)"}
-    with panels(2, 2, cell=(4.2, 3.6), title=title) as drawn:
+    with panels(
+        2,
+        2,
+        cell=(4.2, 3.6),
+        title=title,
+        numbers=estimated.add_prefix("estimated_")
+        .join(truth.add_prefix("known_"))
+        .assign(roi=rois),
+    ) as drawn:
         for ax, (key, direction) in zip(drawn, directions.items()):
             both = np.concatenate([estimated[key][shown], truth[key][shown]])
             reach = float(np.nanmax(np.abs(both))) * 1.08
-            ax.plot([-reach, reach], [-reach, reach], ls="--", color=GREY, lw=1)
+            ax.plot([-reach, reach], [-reach, reach], ls="--", color=GREY, lw=1, label="equal")
             for name in names:
                 rows, look = shown & (rois == name), {"s": 16, "alpha": 0.7, "linewidths": 0}
                 look |= {"color": palette[name], "marker": shapes[name]}

@@ -1,19 +1,16 @@
-"""Style, colours, panels, heat-map cells and contact sheets of all figures, and saving them."""
+"""Style, colours, panels, heat-map cells and contact sheets of all figures."""
 
 from __future__ import annotations
 
 import colorsys
 import contextlib
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, DataError, require
-from bmfl_lab.files import atomic_path
+from bmfl_lab.errors import DataError, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
     Row = Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
-DPI = 120
 # Okabe & Ito (2008), ordered so that neighbours differ in lightness as well as in hue.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # Further colours for long legends, chosen one by one with the largest CIELAB distance to all
@@ -159,7 +155,7 @@ class Panels:
         Parameters
         ----------
         n_columns : int, default 6
-            Largest number of entries per row.
+            Largest number of entries per row; fewer if they would be wider than the figure.
         place : str, default "outside lower center"
             Option ``loc`` of ``Figure.legend``.
         """
@@ -167,7 +163,14 @@ class Panels:
         for axes in self:
             for handle, name in zip(*axes.get_legend_handles_labels()):
                 entries.setdefault(name, handle)
-        columns = min(n_columns, len(entries))
+        lengths = [0.55 + 0.08 * len(name) for name in entries]  # about, in inches
+        columns, width = min(n_columns, len(entries)), self.figure.get_figwidth()
+        while columns > 1:
+            # columns are filled one after the other, and each is as wide as its longest name
+            rows = -(-len(lengths) // columns)
+            if sum(max(lengths[i : i + rows]) for i in range(0, len(lengths), rows)) <= width:
+                break
+            columns -= 1
         self.figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns, fontsize=9)
 
     def colour_bar(self, image: AxesImage, label: str, **options) -> None:
@@ -194,6 +197,7 @@ def panels(
     cell: tuple[float, float],
     margin: tuple[float, float] = (0.0, 0.0),
     title: str = "",
+    numbers: pd.DataFrame | None = None,
     **options,
 ) -> Iterator[Panels]:
     """Make a figure in the style of this package, and finish it at the end of the block.
@@ -210,6 +214,8 @@ def panels(
         Width and height of the figure beside its panels in inches.
     title : str, default ""
         Title of a lone panel that has none of its own, else of the figure.
+    numbers : DataFrame, optional
+        Numbers of the figure, its attribute ``numbers``; `bmfl_lab.viz.saving` writes them as CSV.
     **options
         Options of ``Figure.subplots``, such as ``sharex`` and ``sharey``.
 
@@ -225,6 +231,7 @@ def panels(
     size = (cell[0] * columns + margin[0], cell[1] * rows + margin[1])
     with figure_style():
         figure = Figure(figsize=size, layout="constrained")
+        figure.numbers = numbers
         grid = figure.subplots(rows, columns, squeeze=False, **options)
         yield Panels(figure, grid, n)
         for axes in grid.flat[n:]:
@@ -249,7 +256,10 @@ def panel(**options) -> Iterator[tuple[Panels, Axes]]:
 
 
 def value_and_error(
-    rows: pd.DataFrame, columns: Sequence[str] = ("value", "ci_low", "ci_high"), scale: float = 1.0
+    rows: pd.DataFrame,
+    columns: Sequence[str] = ("value", "ci_low", "ci_high"),
+    scale: float = 1.0,
+    limits: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of rows, (n,), and the lengths of their error bars, (2, n).
 
@@ -261,8 +271,12 @@ def value_and_error(
         Columns with the values and with the ends of their intervals.
     scale : float, default 1.0
         Factor of values and errors, for instance 100 for percent.
+    limits : (float, float), optional
+        Smallest and largest possible value after scaling; no error bar reaches beyond them.
     """
     value, low, high = (scale * rows[k].to_numpy(float) for k in columns)
+    if limits is not None:
+        low, high = np.clip((low, high), *limits)
     return value, error_bars(value, low, high)
 
 
@@ -312,12 +326,13 @@ def write_cells(axes: Axes, image: AxesImage, form: str, marks: np.ndarray | Non
             axes.text(column, row, text, color=ink, ha="center", va="center", fontsize=8)
 
 
-def frame_cell(axes: Axes, row: int, column: int, colour: str) -> None:
-    """Draw a frame around a cell of a heat map."""
+def frame_cell(axes: Axes, row: int, column: int) -> None:
+    """Draw a black frame with a white edge, visible on every colour, around a heat map's cell."""
     from matplotlib.patches import Rectangle
 
     corner = (column - 0.46, row - 0.46)
-    axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec=colour, lw=2))
+    for colour, width in (("white", 4.0), ("black", 2.0)):
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, ec=colour, lw=width))
 
 
 def require_rows(frame: pd.DataFrame, columns: Sequence[str], kind: str, remedy: str) -> None:
@@ -424,39 +439,3 @@ def contact_sheet(
         )
         figure.text(*place, title, ha="left", va="top", **bold)
     return figure
-
-
-def show(figure: Figure, folder: str | Path, name: str) -> None:
-    """Display a matplotlib figure as PNG and save the same picture under ``folder/figures``.
-
-    An executed notebook shows a PNG without a kernel, without scripts and without being trusted.
-
-    Parameters
-    ----------
-    figure : matplotlib Figure
-        The figure.
-    folder : str or Path
-        Folder of the run.
-    name : str
-        Name of the file without its ending.
-
-    Raises
-    ------
-    ConfigError
-        If the name contains a folder.
-    """
-    from IPython.display import Image, display
-
-    require(
-        name and Path(name).name == name,
-        ConfigError,
-        "a plain file name for the figure",
-        repr(name),
-        "leave out folders",
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
-    path = Path(folder) / "figures" / f"{name}.png"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    display(Image(data=buffer.getvalue(), format="png", alt=name.replace("_", " ")))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STATES = ("intact", "lesion", "random lesion of the same size")
 _GAP = 6  # pixels
+_ENDS = ("value", "low", "high")
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
 
 
@@ -65,7 +66,16 @@ def lesion_figure(
     chance : float
         Chance level of the accuracy, a fraction.
     """
-    with panels(3, 3, cell=(11 / 3, 3.9), title=title, width_ratios=(0.8, 1.3, 1.7)) as drawn:
+    numbers = {"class probability": pd.DataFrame(probabilities, class_names)}
+    numbers |= {k: pd.DataFrame(table[k], sets, STATES) for k in ("accuracy", "low", "high")}
+    with panels(
+        3,
+        3,
+        cell=(11 / 3, 3.9),
+        title=title,
+        numbers=pd.concat(numbers),
+        width_ratios=(0.8, 1.3, 1.7),
+    ) as drawn:
         picture, classes, accuracy = drawn
         picture.imshow(image)
         bare(picture)
@@ -149,6 +159,7 @@ def region_figure(
     }
     with figure_style():
         figure = Figure(figsize=(11, 7.4 if len(layout) > 1 else 4.6), layout="constrained")
+        figure.numbers = panel.numbers
         axes = figure.subplot_mosaic(layout, **look)
         for name in pictures.keys() & axes.keys():
             axes[name].set_axis_off()
@@ -251,11 +262,15 @@ def shift_grid_figure(
     """
     colour, marker = colours(curves), markers(curves)
     height, percent = max(3.4, 0.34 * len(shifts) + 1.6), 100 * grid
-    with panels(2, 2, cell=(5.5, height), title=title, width_ratios=(1.3, 1)) as drawn:
+    numbers = {unit: pd.DataFrame(grid, shifts, severities)}
+    numbers |= {k: pd.DataFrame(v, severities, _ENDS) for k, v in curves.items()}
+    with panels(
+        2, 2, cell=(5.5, height), title=title, numbers=pd.concat(numbers), width_ratios=(1.3, 1)
+    ) as drawn:
         left, right = drawn
         top = max(1.0, float(np.nanmax(np.abs(percent), initial=0))) if signed else 100
         image = left.imshow(percent, aspect="auto", **colour_scale(percent, signed, top))
-        write_cells(left, image, ".0f")
+        write_cells(left, image, "z.0f")
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
         left.set_xlabel("severity")
@@ -295,7 +310,8 @@ def runs_figure(
         Title and label of the horizontal axis.
     """
     colour, marker = colours(values), markers(values)
-    with panel(cell=(9, 0.34 * len(labels) + 1.6), title=title) as (drawn, axis):
+    numbers = pd.concat({k: pd.DataFrame(v, labels, _ENDS) for k, v in values.items()})
+    with panel(cell=(9, 0.34 * len(labels) + 1.6), title=title, numbers=numbers) as (drawn, axis):
         for i, (name, found) in enumerate(values.items()):
             y = np.arange(len(labels)) + (i - (len(values) - 1) / 2) * 0.25
             axis.errorbar(

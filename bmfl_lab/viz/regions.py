@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.viz.charts import colour_scale, colours, frame_cell, panel, panels, write_cells
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -54,7 +54,11 @@ def distribution_figure(
         n, undefined = len(clean[-1]), len(values) - len(clean[-1])
         names.append(f"{name}\n{n}" + (f"\n({undefined} undefined)" if undefined else ""))
     at = np.arange(1, len(groups) + 1)
-    with panel(cell=(max(5.0, 0.75 * len(groups) + 1.2), 3.5), title=title) as (drawn, ax):
+    numbers = pd.concat({name: pd.Series(v) for name, v in groups.items()}, names=["region"])
+    with panel(cell=(max(5.0, 0.75 * len(groups) + 1.2), 3.5), title=title, numbers=numbers) as (
+        drawn,
+        ax,
+    ):
         boxes = ax.boxplot(
             clean,
             whis=(5, 95),
@@ -72,7 +76,8 @@ def distribution_figure(
             ax.hlines(level, at - 0.4, at + 0.4, color="#D55E00", lw=2, label=reference_name)
             drawn.legend(place="outside upper right")
         ax.set_xticks(at, names, fontsize=8 if len(groups) > 10 else 9)
-        drawn.label("region, with its number of vertices", unit)
+        note = "box: middle half and median; whiskers: 5 % to 95 %; diamond: mean"
+        drawn.label(f"region, with its number of vertices\n({note})", unit)
     return drawn.figure
 
 
@@ -93,11 +98,11 @@ def table_figure(
     """
     values = table.to_numpy(float)
     size = (0.62 * values.shape[1] + 2.6, 0.3 * values.shape[0] + 1.5)
-    with panel(cell=size, title=title) as (drawn, ax):
+    with panel(cell=size, title=title, numbers=table) as (drawn, ax):
         image = ax.imshow(values, aspect="auto", **colour_scale(values, False))
         write_cells(ax, image, "z.2f")
         for c in np.flatnonzero(np.isfinite(values).any(0)) if mark else ():
-            frame_cell(ax, int(np.nanargmax(values[:, c])), c, "#D55E00")
+            frame_cell(ax, int(np.nanargmax(values[:, c])), c)
         ax.set_xticks(np.arange(values.shape[1]), [str(c) for c in table.columns], fontsize=9)
         ax.set_yticks(np.arange(values.shape[0]), [str(i) for i in table.index], fontsize=9)
         ax.grid(False)
@@ -144,7 +149,9 @@ def fields_figure(
         "use a simulated subject",
     )
     colour = colours(names)
-    with panels(2, 2, cell=(4.3, 4.2), title=title, width_ratios=(1, 1.1)) as drawn:
+    with panels(
+        2, 2, cell=(4.3, 4.2), title=title, numbers=fields.assign(roi=rois), width_ratios=(1, 1.1)
+    ) as drawn:
         field, errors = drawn
         for name in names:
             part = fields[known & (rois == name)]
@@ -161,5 +168,6 @@ def fields_figure(
         errors.set_ylabel("distance of the centres (degrees)")
         errors.set_ylim(bottom=0)
         errors.set_title("error by region")
+        errors.set_xlabel("box: middle half and median; whiskers: 5 % to 95 %", fontsize=8)
         drawn.legend(9)
     return drawn.figure

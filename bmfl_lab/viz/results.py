@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SIGNIFICANT = 0.05
 _TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -109,6 +110,12 @@ def interval_text(
     return f"{100 * value:{sign}.1f}{ends}"
 
 
+def interval_note(rows: pd.DataFrame) -> str:
+    """Return what the error bars of metric rows show, for a legend."""
+    kinds = {str(kind)[:4] for kind in rows.get("interval", ()) if kind and kind != "none"}
+    return "bars: 95 % interval" if kinds == {"95 %"} else "bars: interval"
+
+
 def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one row per model and evaluation set: the row over seeds, or else the first seed's.
 
@@ -168,12 +175,14 @@ def accuracy_figure(
     sets, models = list(dict.fromkeys(rows["set"])), list(dict.fromkeys(rows["model"]))
     colour, marker = colours(models), markers(models)
     offsets = np.linspace(-0.32, 0.32, len(models)) if len(models) > 1 else np.zeros(1)
-    with panel(cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title) as (drawn, ax):
+    with panel(
+        cell=(max(6.5, 1.35 * len(sets) + 1.5), 4.2), title=title, numbers=pd.concat([rows, seeds])
+    ) as (drawn, ax):
         for model, offset in zip(models, offsets):
             mine, single = rows[rows["model"] == model], seeds[seeds["model"] == model]
             x = offset + np.asarray([sets.index(s) for s in mine["set"]])
             style = {"fmt": marker[model], "ms": 6, "capsize": 2, "lw": 1.4, "label": model}
-            y, error = value_and_error(mine, scale=100)
+            y, error = value_and_error(mine, scale=100, limits=(0, 100))
             ax.errorbar(x, y, yerr=error, color=colour[model], **style)
             x = offset + np.asarray([sets.index(s) for s in single["set"]], dtype=float)
             y = 100 * single["value"].to_numpy(float)
@@ -185,6 +194,7 @@ def accuracy_figure(
         ax.set_xticks(range(len(sets)), sets)
         ax.set_xlim(-0.6, len(sets) - 0.4)
         drawn.label(y=f"{metric.replace('_', ' ')}, %")
+        ax.plot([], [], " ", label=interval_note(rows))
         drawn.legend(5)
     return drawn.figure
 
@@ -221,8 +231,16 @@ def curves_figure(
         "none",
         f"choose among {sorted(logged)}",
     )
+    rows = [
+        {"model": name, "run": number, **step}
+        for name, runs in histories.items()
+        for number, run in enumerate(runs)
+        for step in run
+    ]
     colour = colours(histories)
-    with panels(len(present), len(present), cell=(3.8, 3.3), title=title) as drawn:
+    with panels(
+        len(present), len(present), cell=(3.8, 3.3), title=title, numbers=pd.DataFrame(rows)
+    ) as drawn:
         for ax, key in zip(drawn, present):
             for name, runs in histories.items():
                 for run in runs:
@@ -239,6 +257,8 @@ def curves_figure(
                             ms=4,
                         )
             ax.set_title(key.replace("_", " "))
+        if any(len(runs) > 1 for runs in histories.values()):
+            ax.plot([], [], " ", label="one line per seed")
         drawn.label("epoch")
         drawn.legend(4)
     return drawn.figure
@@ -277,7 +297,7 @@ def grouped_figure(
     rois, models = list(dict.fromkeys(frame["roi"])), list(dict.fromkeys(frame[by]))
     colour, width, at = colours(models), 0.8 / len(models), np.arange(len(rois))
     size = (max(6.0, 0.28 * len(rois) * len(models) + 2.0), 3.7)
-    with panel(cell=size, title=title) as (drawn, ax):
+    with panel(cell=size, title=title, numbers=frame) as (drawn, ax):
         for i, model in enumerate(models):
             part = frame[frame[by] == model].drop_duplicates("roi").set_index("roi")
             part = part.reindex(index=rois, columns=["value", "ci_low", "ci_high"])
@@ -294,13 +314,17 @@ def grouped_figure(
         ax.set_xticks(at, rois, rotation=45 if narrow else 0, ha="right" if narrow else "center")
         ax.set_xlim(-0.6, len(rois) - 0.4)
         drawn.label(y=unit)
-        drawn.legend(int(size[0] / (0.6 + 0.085 * max(len(str(m)) for m in models))))
+        drawn.legend(8)
     return drawn.figure
 
 
 def _logit(p: np.ndarray | Sequence[float] | float) -> np.ndarray:
     p = np.clip(np.asarray(p, dtype=float), 1e-4, 1 - 1e-4)
     return np.log(p / (1 - p))
+
+
+def _is_difference(metric: str) -> bool:
+    return "difference" in metric or metric == "effective_robustness"
 
 
 def _chosen(frame: pd.DataFrame, metric: str, models: Sequence[str] | None) -> pd.DataFrame:
@@ -360,8 +384,15 @@ def severity_figure(
     )
     names = list(dict.fromkeys(rows["model"]))
     colour, marker = colours(names), markers(names)
+    limits = None if _is_difference(metric) else (0, 100)
     with panels(
-        len(shifts), n_columns, title=title, cell=(2.9, 2.6), margin=(0.6, 0.9), sharey=True
+        len(shifts),
+        n_columns,
+        title=title,
+        numbers=rows,
+        cell=(2.9, 2.6),
+        margin=(0.6, 0.9),
+        sharey=True,
     ) as drawn:
         for ax, shift in zip(drawn, shifts):
             clean = rows[(rows["split"] == "test") & (rows["shift"] == "")].assign(severity=0)
@@ -369,16 +400,17 @@ def severity_figure(
             for i, name in enumerate(names):
                 mine = part[part["model"] == name].sort_values("severity")
                 x = mine["severity"].to_numpy(float) + 0.06 * (i - (len(names) - 1) / 2)
-                y, error = value_and_error(mine, scale=100)
+                y, error = value_and_error(mine, scale=100, limits=limits)
                 look = {"ms": 4.5, "lw": 1.4, "capsize": 1.5, "elinewidth": 1, "label": name}
                 look |= {"color": colour[name], "marker": marker[name]}
                 ax.errorbar(x, y, yerr=error, **look)
             if chance is not None:
-                ax.axhline(100 * chance, ls="--", lw=1, color=GREY)
+                ax.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
             levels = sorted(int(s) for s in part["severity"].dropna().unique())
             ax.set_xticks(levels, ["none" if s == 0 else str(s) for s in levels])
             ax.set_title(shift.replace("_", " "))
         drawn.label("severity", f"{metric.replace('_', ' ')}, %", fontsize=9)
+        ax.plot([], [], " ", label=interval_note(rows))
         drawn.legend()
     return drawn.figure
 
@@ -428,7 +460,9 @@ def robustness_figure(
     )
     everyone = list(dict.fromkeys(table["model"]))
     colour, marker = colours(everyone), markers(everyone)
-    with panels(len(shown), n_columns, cell=(3, 2.9), margin=(0.5, 0.9), title=title) as drawn:
+    with panels(
+        len(shown), n_columns, cell=(3, 2.9), margin=(0.5, 0.9), title=title, numbers=table
+    ) as drawn:
         for ax, name in zip(drawn, shown):
             part = table[table["set"] == name]
             grey = part[part["model"].isin(list(baselines))]
@@ -536,13 +570,14 @@ def reliability_figure(
         len(sets),
         n_columns,
         title=title,
+        numbers=rows,
         cell=(2.7, 2.7),
         margin=(0.6, 0.9),
         sharex=True,
         sharey=True,
     ) as drawn:
         for ax, name in zip(drawn, sets):
-            ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--")
+            ax.plot([0, 100], [0, 100], color=GREY, lw=1, ls="--", label="perfect calibration")
             for model in names:
                 part = rows[(rows["set"] == name) & (rows["model"] == model)]
                 ax.plot(
@@ -584,8 +619,8 @@ def severity_heatmap(
     Returns
     -------
     matplotlib Figure
-        Colours of differences are symmetric about zero, and differences whose interval excludes
-        zero have a frame.
+        Colours of differences are symmetric about zero, red is positive, and differences whose
+        adjusted p value (column "p_adjusted") is at most 0.05 have a frame.
 
     Raises
     ------
@@ -594,18 +629,20 @@ def severity_heatmap(
     """
     rows = _chosen(frame, metric, models)
     rows = rows.assign(
+        p_adjusted=rows["p_adjusted"].astype(float) if "p_adjusted" in rows else np.nan,
         shift=rows["shift"].where(rows["shift"] != "", rows["split"]),
         severity=rows["severity"].fillna(0),
     )
     names, shifts = list(dict.fromkeys(rows["model"])), list(dict.fromkeys(rows["shift"]))
     levels = sorted(int(s) for s in rows["severity"].unique())
-    signed = "difference" in metric or metric == "effective_robustness"
+    signed = _is_difference(metric)
     scale = colour_scale(100 * rows["value"].to_numpy(float), signed, None if signed else 100)
-    unit, form = ("points", "+.1f") if signed else ("%", ".0f")
+    unit, form = ("points", "+z.1f") if signed else ("%", ".0f")
     with panels(
         len(names),
         len(names),
         title=title,
+        numbers=rows,
         sharey=True,
         cell=(0.62 * len(levels) + 0.5, 0.42 * len(shifts)),
         margin=(2.4, 1.7),
@@ -615,15 +652,18 @@ def severity_heatmap(
             for row in rows[rows["model"] == name].itertuples():
                 y, x = shifts.index(row.shift), levels.index(int(row.severity))
                 grid[y, x] = 100 * row.value
-                if signed and (row.ci_low > 0 or row.ci_high < 0):
-                    frame_cell(ax, y, x, "black")
+                if signed and row.p_adjusted <= _SIGNIFICANT:
+                    frame_cell(ax, y, x)
             image = ax.imshow(grid, aspect="auto", **scale)
             write_cells(ax, image, form)
             ax.set_title(name, fontsize=9.5)
             ax.set_xticks(range(len(levels)), ["–" if s == 0 else str(s) for s in levels])
             ax.set_yticks(range(len(shifts)), [s.replace("_", " ") for s in shifts])
             ax.grid(False)
-        drawn.figure.supxlabel("severity (–: image sets without one)", fontsize=10)
+        note = "severity (–: image sets without one)"
+        if any(ax.patches for ax in drawn):
+            note += f"; framed: adjusted p at most {_SIGNIFICANT}"
+        drawn.figure.supxlabel(note, fontsize=10)
         label = f"{metric.replace('_', ' ')}, {unit}"
         drawn.colour_bar(image, label, fraction=0.15, pad=0.05, shrink=0.9)
     return drawn.figure
@@ -647,7 +687,8 @@ def prediction_figure(
     Returns
     -------
     matplotlib Figure
-        The predicted class below the image is green if it is right, and red if it is wrong.
+        The predicted class below the image is green with a tick if it is right, and red with a
+        cross if it is wrong.
 
     Raises
     ------
@@ -656,8 +697,14 @@ def prediction_figure(
     """
     width = max((len(r) for r in rows.values()), default=0)
     require(width, DataError, "at least one image", "none", "pass at least one image per row")
+    shown = [{"row": name, **item} for name, items in rows.items() for item in items]
     with panels(
-        len(rows) * width, width, title=title, cell=(cell, cell + 0.62), margin=(1.1, 0.4)
+        len(rows) * width,
+        width,
+        title=title,
+        numbers=pd.DataFrame(shown).drop(columns="image"),
+        cell=(cell, cell + 0.62),
+        margin=(1.1, 0.4),
     ) as drawn:
         for line, (name, items) in zip(drawn.grid, rows.items()):
             line[0].set_ylabel(name, fontsize=9)
@@ -670,7 +717,10 @@ def prediction_figure(
                 ax.set_title(
                     f"{where}{item['true']}", fontsize=8, loc="center", fontweight="normal"
                 )
+                right = item["true"] == item["predicted"]
                 below = f"{item['predicted']} {100 * item['confidence']:.0f} %"
-                ink = "#00674B" if item["true"] == item["predicted"] else "#B03A00"
-                ax.set_xlabel(below, fontsize=8, color=ink)
+                look = {"fontsize": 8, "color": "#00674B" if right else "#B03A00"}
+                ax.set_xlabel(f"{'✓' if right else '✗'} {below}", **look)
+        note = "above: true class; below: predicted class and its probability (✓ right, ✗ wrong)"
+        drawn.figure.supxlabel(note, fontsize=8)
     return drawn.figure

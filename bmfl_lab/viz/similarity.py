@@ -22,6 +22,7 @@ from bmfl_lab.viz.charts import (
     value_and_error,
     write_cells,
 )
+from bmfl_lab.viz.results import interval_note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ def heat_map_figure(
     title: str = "",
     unit: str = "Spearman rho",
     marked: Mapping[str, pd.DataFrame] | None = None,
+    star: str = "adjusted p below 0.05",
     signed: Sequence[str] = (),
     x_label: str = "ROI",
     y_label: str = "layer",
@@ -52,7 +54,9 @@ def heat_map_figure(
     unit : str, default "Spearman rho"
         Label of the colour bar.
     marked : mapping of str to DataFrame of bool, shape (n_layers, n_rois), optional
-        Cells that get a star, for instance those that differ significantly from zero.
+        Cells that get a star.
+    star : str, default "adjusted p below 0.05"
+        Meaning of a star, written below the panels.
     signed : sequence of str, optional
         Panels that share colours symmetric about zero (differences). The others share another
         scale.
@@ -76,7 +80,9 @@ def heat_map_figure(
     margin = 1.3 + 0.08 * _excess(first.index), 0.4 + 0.055 * _excess(first.columns) * n_rows
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     images: dict[bool, AxesImage] = {}
-    with panels(len(tables), n_columns, cell=cell, margin=margin, title=title) as drawn:
+    with panels(
+        len(tables), n_columns, cell=cell, margin=margin, title=title, numbers=pd.concat(tables)
+    ) as drawn:
         for k, (ax, (name, table)) in enumerate(zip(drawn, tables.items())):
             alike = [t for n, t in tables.items() if (n in signed) == (name in signed)]
             scale = colour_scale(np.stack(alike if shared else [table]), name in signed)
@@ -91,9 +97,12 @@ def heat_map_figure(
             images[name in signed] = image
             if not shared:
                 drawn.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02)
-        for image in images.values() if shared else ():
-            drawn.colour_bar(image, unit)
+        for kind, image in images.items() if shared else ():
+            names = ", ".join(name for name in tables if (name in signed) == kind)
+            drawn.colour_bar(image, f"{unit}\n({names})" if len(images) > 1 else unit)
         drawn.label(x_label, y_label)
+        if any(np.any(cells) for cells in marked.values()):
+            drawn.figure.supxlabel(f"*: {star}", fontsize=9)
     return drawn.figure
 
 
@@ -165,7 +174,14 @@ def rdm_figure(
     order = np.argsort(names, kind="stable")
     groups, counts = np.unique(names[order], return_counts=True)
     edges, upper = np.cumsum(counts), np.triu_indices(n, 1)
-    with panels(len(squares), n_columns, cell=(2.5, 2.6), margin=(1.6, 0.5), title=title) as drawn:
+    with panels(
+        len(squares),
+        n_columns,
+        cell=(2.5, 2.6),
+        margin=(1.6, 0.5),
+        title=title,
+        numbers=pd.concat({k: pd.DataFrame(v, names, names) for k, v in squares.items()}),
+    ) as drawn:
         for ax, (name, square) in zip(drawn, squares.items()):
             picture = np.full((n, n), np.nan)
             values = np.asarray(square, float)[np.ix_(order, order)][upper]
@@ -181,6 +197,8 @@ def rdm_figure(
         for ax in drawn.grid[:, 0]:
             ax.set_yticks(edges - counts / 2 - 0.5, [g or "unlabelled" for g in groups], fontsize=7)
         drawn.colour_bar(image, unit, fraction=0.03)
+        if len(groups) > 1:
+            drawn.figure.supxlabel("white lines separate categories", fontsize=8)
     return drawn.figure
 
 
@@ -217,7 +235,13 @@ def layer_profile_figure(
     colour, marker = colours(tables), markers(tables)
     blocks = [str(k).removeprefix("block ") for k in first.index]
     with panels(
-        first.shape[1], n_columns, title=title, cell=(1.9, 2.1), margin=(0.6, 0.7), sharey=True
+        first.shape[1],
+        n_columns,
+        title=title,
+        numbers=pd.concat(tables),
+        cell=(1.9, 2.1),
+        margin=(0.6, 0.7),
+        sharey=True,
     ) as drawn:
         for ax, roi in zip(drawn, first.columns):
             for name, table in tables.items():
@@ -282,7 +306,10 @@ def time_course_figure(
         "pass one row per layer",
     )
     colour = colours(layers)
-    with panel(cell=(6.8, 3.4), title=title) as (drawn, ax):
+    with panel(cell=(6.8, 3.4), title=title, numbers=pd.DataFrame(scores, layers, times)) as (
+        drawn,
+        ax,
+    ):
         for i, layer in enumerate(layers):
             ax.plot(1000 * times, scores[i], color=colour[layer], lw=1.6, label=layer)
             if peaks is not None and np.isfinite(peaks[i]):
@@ -298,6 +325,10 @@ def time_course_figure(
             if truth is not None:
                 ax.axvline(1000 * truth[i], color=colour[layer], lw=1, ls=":")
         ax.axhline(0, color=GREY, lw=0.8)
+        if peaks is not None:
+            ax.plot([], [], "v", color=GREY, ms=8, mec="black", mew=0.6, label="best time")
+        if truth is not None:
+            ax.plot([], [], color=GREY, lw=1, ls=":", label="planted latency")
         drawn.label("time after image onset, ms", unit)
         drawn.legend(1, "outside right center")
     return drawn.figure
@@ -373,7 +404,7 @@ def brain_robust_figure(
     rows = table.reindex(columns=[*x_columns, *y_columns])
     x, x_error = value_and_error(rows, x_columns)
     y, y_error = value_and_error(rows, y_columns, 100)
-    with panel(cell=(6.2, 4), title=title) as (drawn, ax):
+    with panel(cell=(6.2, 4), title=title, numbers=table) as (drawn, ax):
         for i, name in enumerate(table["model"]):
             ax.errorbar(
                 x[i],
@@ -422,7 +453,10 @@ def effect_figure(
     require_rows(table, columns, "one row per model", "select the rows of roi 'all'")
     colour, marker = colours(table["model"]), markers(table["model"])
     value, error = value_and_error(table, ("value", "low", "high"))
-    with panel(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title) as (drawn, ax):
+    with panel(cell=(max(4.5, 1.1 * len(table) + 1.2), 3.6), title=title, numbers=table) as (
+        drawn,
+        ax,
+    ):
         for x, (name, seeds) in enumerate(zip(table["model"], table["per_seed"])):
             ax.errorbar(
                 x,
@@ -435,13 +469,15 @@ def effect_figure(
                 lw=1.4,
             )
             ax.plot(np.full(len(seeds), x + 0.14), seeds, ".", color=colour[name], ms=5, alpha=0.6)
+        ax.plot([], [], ".", color=GREY, ms=5, label="single seeds")
+        ax.plot([], [], " ", label="bars: 95 % interval")
         if ceiling is not None and np.isfinite(ceiling).all():
             label = "noise ceiling of single presentations"
             ax.axhspan(*ceiling, color=GREY, alpha=0.18, lw=0, label=label)
-            ax.legend(loc="upper right", fontsize=8)
         ax.axhline(0, color=GREY, lw=0.8)
         ax.set_xticks(range(len(table)), table["model"])
         ax.set(xlim=(-0.5, len(table) - 0.5), ylabel=unit)
+        drawn.legend(3)
     return drawn.figure
 
 
@@ -472,11 +508,15 @@ def identification_figure(
     """
     require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
     value, error = value_and_error(frame)
-    with panel(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title) as (drawn, ax):
+    with panel(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title, numbers=frame) as (
+        drawn,
+        ax,
+    ):
         ax.errorbar(
             range(len(frame)), value, yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3
         )
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
+        ax.plot([], [], " ", label=interval_note(frame))
         ax.set_xticks(range(len(frame)), frame["roi"])
         ax.set(ylim=(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02), ylabel=unit)
         drawn.legend(place="outside lower right")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bmfl_lab.data import fslr
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
-from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, distinct_colours
+from bmfl_lab.viz.charts import DIVERGING, GREY, SEQUENTIAL, distinct_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -520,6 +521,7 @@ def surface_panel(
     rows = [(side, values, [(side, view) for view in views]) for side in HEMISPHERES]
     look = {"surface": surface, "zoom": zoom, "whole": whole}
     figure, _ = _draw_rows(rows, views, atlas, scale, outline, **look)
+    figure.numbers = _vertex_table(atlas, {unit: values})
     return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
@@ -547,7 +549,7 @@ def surface_maps(
     views : sequence of str, default ("lateral", "ventral", "posterior")
         Directions of view of each hemisphere.
     atlas, title, unit, signed, outline, surface, colour_map, limits, zoom
-        As in `surface_panel`.
+        See `surface_panel`.
 
     Raises
     ------
@@ -563,6 +565,7 @@ def surface_maps(
     rows = [(name, values, places) for name, values in maps.items()]
     titles = [f"{side}\n{view}" for side, view in places]
     figure, _ = _draw_rows(rows, titles, atlas, scale, outline, surface=surface, zoom=zoom)
+    figure.numbers = _vertex_table(atlas, maps)
     return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
 
@@ -588,7 +591,7 @@ def category_map(
     annotate : bool, default False
         Write the name of each category on the view that shows most of it.
     atlas, title, views, surface, zoom
-        As in `surface_panel`.
+        See `surface_panel`.
 
     Raises
     ------
@@ -610,6 +613,7 @@ def category_map(
     rows = [(side, codes, [(side, view) for view in views]) for side in HEMISPHERES]
     look = {"surface": surface, "zoom": zoom, "whole": True}
     figure, painted = _draw_rows(rows, views, atlas, scale, {}, **look)
+    figure.numbers = _vertex_table(atlas, {"category": labels})
     if annotate:
         _write_names(painted, names)
     return _finish(figure, title, patches=dict(zip(names, colour)))
@@ -680,6 +684,12 @@ def _steps(values: np.ndarray, colour_map: str | None) -> tuple[Normalize, Color
     return mpl.colors.BoundaryNorm(np.arange(low, high + 2) - 0.5, n), colours.resampled(n)
 
 
+def _vertex_table(atlas: Atlas, maps: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return the numbers of brain maps, one row per vertex, for `bmfl_lab.viz.saving`."""
+    side = [HEMISPHERES[int(number)] for number in atlas.hemisphere]
+    return pd.DataFrame({"hemisphere": side, "vertex": atlas.surface_index, **maps})
+
+
 def _draw_rows(
     rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, str]]]],
     titles: Sequence[str],
@@ -706,7 +716,7 @@ def _draw_rows(
     ]
     widths, heights = ([box[i + 1] - box[i] for box in extents[-1]] for i in (0, 2))
     width = _HEIGHT / max(heights) * sum(widths) + 1.5
-    figure = Figure(figsize=(width, 1.95 * len(rows) + 0.95))
+    figure = Figure(figsize=(width, 1.95 * len(rows) + 1.1))
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
     borders = [(on_mesh(atlas.select(n).astype(float), atlas), c) for n, c in outline.items()]
     norm, colours = scale
@@ -850,12 +860,14 @@ def _finish(
         left=0.3 / width,
         right=1 - (0.1 if bar is None else 1.05) / width,
         bottom=(0.12 + 0.2 * rows) / height,
-        top=1 - 0.7 / height,
+        top=1 - 0.85 / height,
         wspace=0.03,
         hspace=0.03,
     )
     place = {"x": 0.3 / width, "ha": "left", "y": 1 - 0.08 / height, "va": "top"}
     figure.suptitle(title, fontsize=11, fontweight="bold", **place)
+    note = "grey: cortex without data (dark: sulci, light: gyri)"
+    figure.text(0.3 / width, 1 - 0.32 / height, note, fontsize=7, color=GREY, va="top")
     if legend:
         figure.legend(
             legend.values(),

@@ -288,6 +288,7 @@ def _train_and_evaluate(
                 attribute_encoder=made.get("attribute"),
                 models=[name],
                 seeds=[0],
+                folder=folder / "models",
                 **shared,
             )
             count["n"] = len(models[name][0].history) * len(study.set("train"))

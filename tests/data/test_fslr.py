@@ -155,11 +155,11 @@ def test_static_and_interactive_drawings(cortex):
     surface_maps({"a": values}, atlas, **options)
     category_map(["V1"] * atlas.n_vertices, atlas, title="areas", views=("medial",), surface="pial")
     layout = SurfaceLayout(atlas)
-    drawn = surface_figure(values, atlas, layout=layout)
+    drawn = surface_figure(values, layout)
     assert len(layout.order) == 59412 and len(drawn.data[-1].x) == 59412
     # no triangle of the map touches the medial wall
     assert len(layout.faces) < 2 * (2 * fslr.N_VERTICES - 4)
-    swap_map(drawn, -values, layout, title="other")
+    swap_map(drawn, -values, layout, title="other", unit="r")
     np.testing.assert_array_equal(np.asarray(drawn.data[-1].intensity), -values[layout.order])
     assert outline_lines(layout, atlas.select("V1")).shape[0] == 3
 

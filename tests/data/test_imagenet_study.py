@@ -147,7 +147,7 @@ def test_bad_input_is_refused_by_name(root, tmp_path):
         load_study(str(tmp_path / "none.json"))
     bad = tmp_path / "bad.json"
     bad.write_text('{"study": "imagnet"}')
-    with pytest.raises(ConfigError, match="'study' is one of"):
+    with pytest.raises(ConfigError, match="did you mean 'imagenet'"):
         load_study(str(bad))
 
 

@@ -86,7 +86,7 @@ def test_truncated_files_are_refused_by_name(tmp_path, form, share):
         (b"", "empty file"),
         (b"<!DOCTYPE html><html>404</html>", "a web page"),
         (b"<svg xmlns='x'/>", "markup"),
-        (b"\x93NUMPY\x01\x00", "unknown format"),
+        (b"\x93NUMPY\x01\x00", "an array file"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown format"),
     ],
 )
@@ -173,3 +173,67 @@ def test_of_many_frames_the_first_is_taken(form):
     data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
     assert Image.open(io.BytesIO(data)).n_frames == 3
     assert np.array_equal(decode_bytes(data)[4, 4], [250, 0, 0])
+
+
+def tiff(array):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def text_png(n):
+    about = PngImagePlugin.PngInfo()
+    about.add_itxt("x", "A" * n, zip=True)
+    return encoded(Image.new("RGB", (4, 4)), pnginfo=about)
+
+
+BEGINNINGS = {
+    "html": (b"<HTML><body>not found", "a web page", "download or copy it again"),
+    "svg": (b"\n<svg xmlns='x'></svg>", "other markup", "download or copy it again"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs", "git lfs pull"),
+    "git-annex": (b"/annex/objects/SHA256E-s1--a.jpg", "git-annex", "git annex get"),
+    "jpeg2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image", "convert it to PNG or JPEG"),
+    "jpegxl": (b"\xff\x0a\xfa\x1f", "a JPEG XL image", "convert it to PNG or JPEG"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC or AVIF image", "convert it to PNG or JPEG"),
+    "avif": (b"\0\0\0\x1cftypavif\0\0\0\0", "a HEIC or AVIF image", "convert it to PNG or JPEG"),
+    "photoshop": (b"8BPS\0\1", "a Photoshop document", "convert it to PNG or JPEG"),
+    "pdf": (b"%PDF-1.7", "a PDF document", "convert it to PNG or JPEG"),
+    "zip": (b"PK\3\4", "an archive", "unpack and remove it"),
+    "numpy": (b"\x93NUMPY\1\0", "an array file", "move it out of the folder"),
+    "long text": (text_png(3 << 20), "too large", r"mogrify -strip FILE"),
+    "truncated": (encoded(Image.new("RGB", (90, 90)))[:-30], "", "download or copy it again"),
+    "random": (b"\x07" * 40, "40 bytes of an unknown format", "replace or remove the file"),
+}
+
+
+@pytest.mark.parametrize("case", BEGINNINGS)
+def test_the_remedy_depends_on_what_is_wrong_with_the_file(case):
+    data, got, remedy = BEGINNINGS[case]
+    with pytest.raises(DataError, match=rf"(?s){got}.*To fix it: .*{remedy}"):
+        decode_bytes(data)
+
+
+def test_the_remedy_for_a_long_text_works(tmp_path):
+    with Image.open(io.BytesIO(encoded(Image.new("RGB", (4, 4), "red")))) as picture:
+        picture.save(tmp_path / "stripped.png")
+    assert decode_image(tmp_path / "stripped.png")[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.full((4, 4), 40_000, np.int32),
+        np.full((4, 4), 300, np.int32),
+        np.full((4, 4), 0.5, np.float32),
+        np.array([[0, 2**31 - 1]] * 2, np.int32),
+        np.array([[-5, 5]] * 2, np.int32),
+    ],
+)
+def test_grey_of_32_bits_is_refused_and_never_black(array):
+    with pytest.raises(DataError, match=r"8 or 16 bits per channel .* choose which values become"):
+        decode_bytes(tiff(array))
+
+
+def test_grey_of_16_bits_keeps_its_range():
+    found = decode_bytes(tiff(np.array([[0, 257, 65535]] * 3, np.uint16)))
+    assert found[0, :, 0].tolist() == [0, 1, 255]

@@ -169,6 +169,13 @@ def test_stems_are_enough_where_they_are_unique(values, images, tmp_path):
     assert list(subject.stimuli.ids) == ["cats/2.png", "dogs/7.png", "birds/x.png"]
 
 
+def test_ids_that_are_no_utf8_are_refused(values, tmp_path):
+    np.save(tmp_path / "r.npy", values)
+    (tmp_path / "ids.txt").write_bytes("\n".join(IDS).replace("x", "ä").encode("latin-1"))
+    with pytest.raises(DataError, match="save it as UTF-8"):
+        read_responses(tmp_path / "r.npy", tmp_path / "ids.txt", space="voxels")
+
+
 def _damaged(kind, folder, values):
     """Write responses with one fault; return the arguments of the reader."""
     path = folder / "r.npy"
@@ -188,6 +195,10 @@ def _damaged(kind, folder, values):
     if kind == "zip of pickles":
         np.savez(folder / "r.npz", responses=np.array([{}], dtype=object), ids=IDS)
         path = folder / "r.npz"
+    if kind == "cut-off npz":
+        np.savez(folder / "r.npz", responses=values, ids=IDS)
+        path = folder / "r.npz"
+        path.write_bytes(path.read_bytes()[:-30])
     if kind == "key":
         np.savez(folder / "r.npz", betas=values, ids=IDS)
         path = folder / "r.npz"
@@ -209,6 +220,7 @@ def _damaged(kind, folder, values):
         ("no file", "voxels", "check the path"),
         ("suffix", "voxels", "save it in one of these formats"),
         ("zip of pickles", "voxels", "save it again"),
+        ("cut-off npz", "voxels", "save it again"),
         ("key", "voxels", "pass its name as key="),
         ("rows", "voxels", "export both again"),
         ("one side", "voxels", "name both hemispheres"),

@@ -80,7 +80,7 @@ def test_selects_by_metadata(tmp_path):
 def test_refusals(tmp_path):
     folder = pictures(tmp_path / "images")
     write(tmp_path / "leak.h5", leak=True)
-    with pytest.raises(DataError, match="'n01443537_2655' in both"):
+    with pytest.raises(DataError, match=r"'n01443537_2655'\] in both"):
         read_subject(tmp_path / "leak.h5", folder)
     write(tmp_path / "s.h5")
     (folder / "n02128385_20.png").unlink()
@@ -93,7 +93,7 @@ def test_refusals(tmp_path):
         read_bdata(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as f:
         f["betas"] = np.zeros(3)
-    with pytest.raises(DataError, match=r"'dataset' in other\.h5; got \['betas'\]"):
+    with pytest.raises(DataError, match=r"\['dataset', .* in .*other\.h5; got \['betas'\]"):
         read_bdata(tmp_path / "other.h5")
     with h5py.File(tmp_path / "s.h5", "a") as f:
         del f["metadata/value"]
@@ -273,3 +273,89 @@ def test_a_linked_image_needs_leave(tmp_path):
     with pytest.raises(DataError, match=f"{first.name}, a link to"):
         read_subject(tmp_path / "Subject1.h5", tmp_path / "images")
     assert read_subject(tmp_path / "Subject1.h5", tmp_path / "images", follow_links=True).n_vertices
+
+
+VOXELS = {"VoxelData": [1] * 6, "voxel_x": [5, -3, 2, -1, -7, 4], "ROI_V1": [1, 1, 0, 0, 0, 0]}
+
+
+def write_part(path, numbers, value, labels=("stimulus_id",), shift=0.0):
+    """One file of Deep Image Reconstruction: six voxels, then the label columns."""
+    keys = [*VOXELS, *labels]
+    values = np.full((len(keys), 6 + len(labels)), np.nan)
+    for row, column in enumerate(VOXELS.values()):
+        values[row, :6] = column
+    values[1, :6] += shift
+    for k in range(len(labels)):
+        values[len(VOXELS) + k, 6 + k] = 1
+    table = [np.full((len(numbers), 6), value, float), np.asarray(numbers)[:, None]]
+    table += [np.full((len(numbers), 1), 1.0)] * (len(labels) - 1)
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as f:
+        f["dataset"] = np.column_stack(table)
+        f["metadata/key"] = np.asarray(keys, dtype="S")
+        f["metadata/value"] = values
+    return path
+
+
+DISTRIBUTED = "{}_perceptionNaturalImage{}_original_VC.h5"
+
+
+@pytest.mark.parametrize(
+    "names, subject",
+    [
+        (
+            (DISTRIBUTED.format("sub-02", "Training"), DISTRIBUTED.format("sub-02", "Test")),
+            "sub-02",
+        ),
+        (("S1_train.h5", "S1_test.h5"), "S1"),
+        (("S1-Training.h5", "S1-Test.h5"), "S1"),
+        (("sub-03_NaturalImageTraining_VC.h5", "sub-03_NaturalImageTest_VC.h5"), "sub-03"),
+        (("KH_perceptionTraining.h5", "KH_perceptionTest.h5"), "KH"),
+        (("a_b_train_LVC.h5", "a_b_test_LVC.h5"), "a_b"),
+        (("P_TRAINING.H5", "P_TEST.H5"), "P"),
+        (
+            ("sub-01_perceptionNaturalImageTraining.h5", "sub-01_perceptionNaturalImageTest.h5"),
+            "sub-01",
+        ),
+    ],
+)
+@pytest.mark.parametrize("labels", [("stimulus_id",), ("stimulus_id", "DataType")])
+def test_training_and_test_files_are_one_subject(tmp_path, names, subject, labels):
+    root = tmp_path / "dir"
+    root.mkdir()
+    pictures(root / "images")
+    write_part(root / names[0], NUMBERS[:3] * 2, 1, labels)
+    write_part(root / names[1], NUMBERS[3:] * 3, 2, labels)
+    write_part(root / "X_imagery_original_VC.h5", NUMBERS[3:], 9)
+    study = load_study(root, val=0.34)
+    found = study.subjects[subject]
+    assert list(study.subjects) == [subject] and list(found.stimuli.ids) == NAMES
+    assert {k: len(v) for k, v in found.splits.items()} == {"train": 2, "val": 1, "test": 1}
+    assert found.responses[:, 0].tolist() == [1, 1, 1, 2] and found.splits["test"].tolist() == [3]
+
+
+def test_parts_of_several_subjects_stay_apart(tmp_path):
+    root = tmp_path / "dir"
+    pictures(tmp_path / "shown").rename(tmp_path / "images")
+    for k, who in enumerate(("sub-01", "sub-02")):
+        write_part(root / DISTRIBUTED.format(who, "Training"), NUMBERS[:3], k + 1)
+        write_part(root / DISTRIBUTED.format(who, "Test"), NUMBERS[3:], k + 1)
+    (tmp_path / "images").rename(root / "images")
+    study = load_study(root)
+    assert {n: s.responses[0, 0] for n, s in study.subjects.items()} == {"sub-01": 1, "sub-02": 2}
+    assert list(load_study(root, subject="sub-02").subjects) == ["sub-02"]
+    (root / DISTRIBUTED.format("sub-02", "Test")).unlink()
+    with pytest.raises(DataError, match=r"one Training and one Test file of sub-02; .*put both"):
+        load_study(root)
+    assert list(load_study(root, subject="sub-01").subjects) == ["sub-01"]
+
+
+def test_parts_must_agree(tmp_path):
+    folder = pictures(tmp_path / "images")
+    train = write_part(tmp_path / "S_train.h5", NUMBERS[:3], 1)
+    moved = write_part(tmp_path / "S_test.h5", NUMBERS[3:], 1, shift=0.5)
+    with pytest.raises(DataError, match=r"the same voxels and ROIs in .*files of one subject"):
+        read_subject([train, moved], folder)
+    shared = write_part(tmp_path / "T_test.h5", NUMBERS[:1], 1)
+    with pytest.raises(DataError, match=r"'n01443537_2655' in both.*the files of the subject"):
+        read_subject([train, shared], folder)

@@ -360,3 +360,31 @@ def test_constant_vertices_become_zero_and_are_counted():
     z, constant = nsd.zscore_session(np.array([[2, 2, 2], [1, 2, 3]], np.float32))
     assert constant.tolist() == [True, False] and (z[0] == 0).all()
     np.testing.assert_allclose(z[1], [-1.2247449, 0, 1.2247449], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        *([2, 2], [1, 2, 1], (), [], [0], [-1], [3], [1, 41], "12", ["1"], [1.5], [True], [None]),
+        *([[1, 2], [2]], np.array([1, 1]), np.zeros(0, int)),
+    ],
+    ids=str,
+)
+def test_sessions_are_checked_before_anything_is_read(root, sessions):
+    with pytest.raises(ConfigError, match=r"different sessions among \[1, 2\].* leave out the opt"):
+        nsd.read_subject(root, 1, sessions=sessions)
+
+
+@pytest.mark.parametrize("sessions", [[2], (2,), np.array([2]), range(2, 3), 2, np.int64(2)])
+def test_sessions_may_be_given_in_any_form(root, sessions):
+    assert nsd.read_subject(root, 1, sessions=sessions).info["sessions"] == [2]
+
+
+def test_a_design_of_matlab_73_is_the_same_design(root):
+    path = root / "nsddata/experiments/nsd/nsd_expdesign.mat"
+    before, variables = nsd.read_design(path), scipy.io.loadmat(path)
+    with h5py.File(path, "w", userblock_size=512) as stream:
+        for name in ("masterordering", "subjectim", "sharedix"):
+            stream[name] = variables[name].T
+    after = nsd.read_design(path)
+    assert all(np.array_equal(getattr(before, k), getattr(after, k)) for k in vars(before))

@@ -70,7 +70,10 @@ def test_flat_validation_with_devkit_maps_by_wnid(tmp_path):
         picture(tmp_path / "val" / f"ILSVRC2012_val_{i:08d}.JPEG")
     found = im.read_imagenet_val(tmp_path / "val", WNIDS[:4], devkit=kit)
     assert found.labels.tolist() == [3, 0, 1, 2, 3]
-    with pytest.raises(DataError, match="class folders, or devkit"):
+    with pytest.raises(
+        DataError,
+        match=r"class folders, LOC_val_solution\.csv in or above .*, or the devkit; .*sort the images into",
+    ):
         im.read_imagenet_val(tmp_path / "val", WNIDS[:4])
     (tmp_path / "val" / "ILSVRC2012_val_00000002.JPEG").unlink()
     with pytest.raises(DataError, match="5 files ILSVRC2012_val"):
@@ -295,3 +298,77 @@ def test_prepare_resizes_resumes_and_reports(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "written 0, kept 5, failed 0" in done.stdout
     assert len(im.read_imagenet_train(target, WNIDS[:2])) == 5
+
+
+def kaggle(path, lines, start="ImageId,PredictionString\n", encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((start + "".join(lines)).encode(encoding))
+    return path
+
+
+LINES = [
+    f"ILSVRC2012_val_{i + 1:08d},{wnid} 1 1 9 9\n" for i, wnid in enumerate((WNIDS[2], WNIDS[0]))
+]
+TABLES = {
+    "beside the folder": ("ILSVRC/CLS-LOC/LOC_val_solution.csv", {}),
+    "in the folder": ("ILSVRC/CLS-LOC/val/LOC_val_solution.csv", {}),
+    "above all": ("LOC_val_solution.csv", {}),
+    "with a byte order mark": ("LOC_val_solution.csv", {"encoding": "utf-8-sig"}),
+    "with lines of Windows": (
+        "LOC_val_solution.csv",
+        {"lines": [line.replace("\n", "\r\n") for line in LINES]},
+    ),
+    "with several boxes": (
+        "LOC_val_solution.csv",
+        {"lines": [f"{line[:-1]} {line.split(',')[1][:-1]} \n" for line in LINES]},
+    ),
+    "with quotes": (
+        "LOC_val_solution.csv",
+        {"lines": ['"{}","{}"\n'.format(*line.strip().split(",")) for line in LINES]},
+    ),
+    "in another order": ("LOC_val_solution.csv", {"lines": LINES[::-1]}),
+    "with the columns exchanged": (
+        "LOC_val_solution.csv",
+        {
+            "start": "PredictionString,ImageId\n",
+            "lines": [",".join(line.strip().split(",")[::-1]) + "\n" for line in LINES],
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_flat_validation_images_get_the_labels_of_kaggle(tmp_path, case):
+    place, options = TABLES[case]
+    folder = tmp_path / "ILSVRC/CLS-LOC/val"
+    for i in (1, 2):
+        picture(folder / f"ILSVRC2012_val_{i:08d}.JPEG")
+    with pytest.raises(DataError, match=r"put Kaggle's LOC_val_solution\.csv beside the folder"):
+        im.read_imagenet_val(folder, WNIDS[:4])
+    table = kaggle(tmp_path / place, **{"lines": LINES, **options})
+    assert im.read_imagenet_val(folder, WNIDS[:4]).labels.tolist() == [2, 0]
+    apart = table.rename(tmp_path.parent / f"{tmp_path.name}.csv")
+    assert im.read_imagenet_val(folder, WNIDS[:4], devkit=apart).labels.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["ILSVRC2012_val_00000001,\n"],
+        ["ILSVRC2012_val_00000001\n"],
+        ["ILSVRC2012_val_1,n01440764 1 1 9 9\n"],
+        ["ILSVRC2012_val_00000001,cat 1 1 9 9\n"],
+        ["ILSVRC2012_test_00000001,n01440764 1 1 9 9\n"],
+        [",,,\n"],
+        [*LINES, "x\n"],
+    ],
+)
+def test_other_tables_are_refused(tmp_path, lines):
+    picture(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
+    kaggle(tmp_path / "LOC_val_solution.csv", lines)
+    with pytest.raises(DataError, match=r"download LOC_val_solution\.csv of Kaggle's ImageNet"):
+        im.read_imagenet_val(tmp_path / "val", WNIDS[:4])
+    (tmp_path / "LOC_val_solution.csv").write_bytes(b"\xff\xfe\x00bad,\x00")
+    with pytest.raises(DataError, match="LOC_val_solution"):
+        im.read_imagenet_val(tmp_path / "val", WNIDS[:4])

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from bmfl_lab.data import splits
+from bmfl_lab.data.class_folders import read_wnids
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.files import read_json
 
 
 def test_split_keeps_repeats_together_and_ignores_order():
@@ -87,3 +89,14 @@ def test_a_damaged_table_is_refused_with_its_line(tmp_path, line, match):
     (tmp_path / "y.csv").write_bytes(b"nsdId,shared1000\n12,True\n" + line + b"\n2951,False\n")
     with pytest.raises(DataError, match=match):
         splits.read_shared_ids(tmp_path / "y.csv")
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path):
+    table = "nsdId,shared1000\n7,True\n8,False\n"
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "info.csv").write_text(table, encoding=encoding)
+        assert splits.read_shared_ids(tmp_path / "info.csv") == ("nsd-00007",)
+        (tmp_path / "wnids.txt").write_text("n01440764 tench\nn01443537\n", encoding=encoding)
+        assert read_wnids(tmp_path / "wnids.txt") == ("n01440764", "n01443537")
+        (tmp_path / "a.json").write_text('{"study": "demo"}', encoding=encoding)
+        assert read_json(tmp_path / "a.json") == {"study": "demo"}

@@ -64,8 +64,9 @@ def test_each_subject_is_predicted_from_its_own_responses(study, store, tmp_path
 
 
 def test_a_stopped_training_goes_on_and_ends_the_same(study, store, tmp_path, monkeypatch):
+    stepwise = config(checkpoint_every=1)
     whole = train_brain_encoder(
-        config(), study, store=store, folder=tmp_path / "whole", device="cpu"
+        stepwise, study, store=store, folder=tmp_path / "whole", device="cpu"
     )
     scores, calls = recipes._validation_r, []
 
@@ -80,12 +81,12 @@ def test_a_stopped_training_goes_on_and_ends_the_same(study, store, tmp_path, mo
 
     monkeypatch.setattr(recipes, "_validation_r", stops_at(4))
     with pytest.raises(KeyboardInterrupt):
-        train_brain_encoder(config(), study, store=store, folder=tmp_path / "stopped", device="cpu")
+        train_brain_encoder(stepwise, study, store=store, folder=tmp_path / "stopped", device="cpu")
     assert len(calls) == 4 and not (tmp_path / "stopped" / "encoder.json").exists()
     calls.clear()
     monkeypatch.setattr(recipes, "_validation_r", stops_at(0))
     resumed = train_brain_encoder(
-        config(), study, store=store, folder=tmp_path / "stopped", device="cpu"
+        stepwise, study, store=store, folder=tmp_path / "stopped", device="cpu"
     )
     assert len(calls) == 3  # epochs 4 and 5, and the epoch that was selected
     for a, b in zip(

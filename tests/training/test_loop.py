@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 
 import fit_example as example
+import nbformat
 import numpy as np
 import pytest
 import torch
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
 from torch import nn
 
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, NumericsError
@@ -116,9 +120,36 @@ def test_a_signal_finishes_the_step_saves_and_a_fresh_process_resumes_to_the_bit
     stopped = _elsewhere(tmp_path, f"13:{name}")
     assert stopped.returncode == code, stopped.stderr
     assert float(re.search(r"ended ([0-9.]+) s after", stopped.stderr)[1]) < 10
+    assert "stopped at step 13 of 60; start it again to go on" in stopped.stdout
     assert checkpoint.newest_step(tmp_path) == 13
     if name == "SIGTERM":
         assert _elsewhere(tmp_path).stdout.split()[-1] == example.digest(whole)
+
+
+def test_an_interrupted_cell_ends_with_one_sentence_and_goes_on_to_the_bit(tmp_path, whole):
+    manager = KernelManager(transport="ipc", connection_file=str(tmp_path / "k.json"))
+    manager._kernel_spec = KernelSpec(
+        argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    )
+    lines = [
+        "import os, signal, sys",
+        f"sys.path.insert(0, {str(SCRIPT.parent)!r})",
+        "import fit_example as example",
+        "calls = []",
+        "def loss(model, batch):",
+        "    calls.append(1)",
+        "    if len(calls) == 13: os.kill(os.getpid(), signal.SIGINT)",
+        "    return example.loss_fn(model, batch)",
+    ]
+    cell = f"print(example.digest(example.train({str(tmp_path / 'run')!r}, loss)))"
+    cells = [nbformat.v4.new_code_cell(text) for text in ("\n".join(lines), cell, cell)]
+    client = NotebookClient(
+        nbformat.v4.new_notebook(cells=cells), timeout=200, allow_errors=True, km=manager
+    )
+    _, stopped, again = client.execute().cells
+    (error,) = [o for o in stopped.outputs if o.output_type == "error"]
+    assert error.traceback == ["stopped at step 13 of 60; run the cell again to go on"]
+    assert again.outputs[-1].text.split()[-1] == example.digest(whole)
 
 
 @pytest.mark.slow
@@ -198,9 +229,12 @@ def test_old_checkpoints_go_only_after_the_new_one_is_there(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint, "prune", watched)
     result = example.train(tmp_path)
     assert all(seen) and len(seen) == 60
-    kept = {p.stem for p in tmp_path.glob("step-*.json")}
-    assert kept == {checkpoint.step_name(60), checkpoint.step_name(10 * result.epoch)}
-    assert {p.stem for p in tmp_path.glob("*.safetensors")} == kept
+    assert [p.stem for p in tmp_path.glob("step-*.json")] == [checkpoint.step_name(60)]
+    tensors, _ = checkpoint.read_bundle(tmp_path, checkpoint.step_name(60))
+    assert result.epoch < 6  # so that the selected weights are not the last ones
+    for name, value in result.state.items():
+        assert torch.equal(tensors[f"best.{name}"], value)
+    assert [p.stem for p in tmp_path.glob("*.safetensors")] == [checkpoint.step_name(60)]
 
 
 def test_another_choice_is_refused_unless_allowed(tmp_path):

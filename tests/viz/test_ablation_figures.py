@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import DataError
@@ -69,7 +70,12 @@ def test_the_sweep_draws_one_line_a_set():
     figure = agreement_figure(frame, x="r", x_label="r", level=0.25, title="t")
     assert {t.get_text() for t in figure.axes[0].texts} == {"alpha 0", "alpha 1"}
     (legend,) = figure.legends
-    assert {t.get_text() for t in legend.get_texts()} == {"test", "masked 3", "chance"}
+    assert {t.get_text() for t in legend.get_texts()} == {
+        "test",
+        "masked 3",
+        "chance",
+        "bars: 95 % interval",
+    }
     lines = [c.lines[0] for c in figure.axes[0].containers]
     np.testing.assert_allclose(lines[0].get_ydata(), [90, 80])
     with pytest.raises(DataError, match="at least one row"):
@@ -102,3 +108,14 @@ def test_many_controls_have_a_row_each_beside_the_model_in_question():
     assert test.lines[1].get_xdata()[0] == 50 and len(test.lines[0].get_xdata()) == 24
     with pytest.raises(DataError, match="rows of 'brain'"):
         controls_figure(pd.DataFrame(rows), first="brain")
+
+
+def test_names_of_close_models_do_not_overprint():
+    frame = pd.DataFrame({"model": [f"alpha {i}" for i in range(4)], "set": "test"})
+    frame = frame.assign(accuracy=0.5, low=0.4, high=0.6, r=[0.1, 0.1, 0.101, 0.9])
+    figure = agreement_figure(frame, x="r", x_label="r", title="t")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

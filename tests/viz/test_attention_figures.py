@@ -107,6 +107,13 @@ def test_checks_stand_beside_their_map():
     assert not cells[1, 1].images and cells[0, 1].images
 
 
+def band_heights(figure):
+    """Return the lowest and highest point of all bands."""
+    paths = [p.vertices for c in figure.axes[0].collections for p in c.get_paths()]
+    heights = np.concatenate([v[:, 1] for v in paths if len(v)])
+    return round(float(heights.min()), 6), round(float(heights.max()), 6)
+
+
 def test_curves_are_drawn_against_random_orders():
     rows = [
         (name, kind, order, f, 1 - f, 0.9 - f, 1.1 - f)
@@ -118,6 +125,11 @@ def test_curves_are_drawn_against_random_orders():
     table = pd.DataFrame(rows, columns=["map", "kind", "order", "fraction", "mean", "low", "high"])
     fig = deletion_figure(table, score="p", title="t")
     assert [len(ax.lines) for ax in fig.axes] == [3, 3] and fig.axes[0].get_ylabel() == "p"
+    assert band_heights(fig) == (-0.1, 1.1)
+    fig = deletion_figure(table, score="probability of the predicted class")
+    assert band_heights(fig) == (0, 1)
+    named = [text.get_text() for text in fig.axes[1].get_legend().get_texts()]
+    assert named == ["a", "b", "random order", "bands: 95 % interval"]
 
 
 def test_fields_carry_both_centres():

@@ -7,11 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 
-from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.viz import show
+from bmfl_lab.errors import DataError
 from bmfl_lab.viz.charts import (
     DIVERGING,
     SEQUENTIAL,
@@ -75,19 +72,6 @@ def test_the_heading_goes_to_a_lone_panel_unless_it_has_a_name():
         next(iter(drawn)).get_title(loc="left") == "name"
         and drawn.figure.get_suptitle() == "heading"
     )
-
-
-def test_the_picture_is_saved_and_displayed(tmp_path, capsys):
-    figure = Figure(figsize=(2, 1))
-    figure.add_subplot().plot([0, 1])
-    assert show(figure, tmp_path, "line") is None
-    assert Image.open(tmp_path / "figures" / "line.png").format == "PNG"
-    assert "Image" in capsys.readouterr().out
-
-
-def test_names_stay_in_the_folder(tmp_path):
-    with pytest.raises(ConfigError, match="a plain file name for the figure"):
-        show(Figure(), tmp_path, "../line")
 
 
 def test_no_two_names_share_a_colour():

@@ -105,12 +105,22 @@ def test_reliability_leaves_out_thin_bins():
         results.reliability_figure(table, min_count=100)
 
 
-def test_heatmap_frames_intervals_without_zero(frame):
-    ax = results.severity_heatmap(frame).axes[0]
-    assert [t.get_text() for t in ax.texts] == ["-10.0", "+10.0", "+30.0"]
-    assert len(ax.patches) == 3
-    wide = frame.assign(ci_low=-1.0, ci_high=1.0)
-    assert not results.severity_heatmap(wide).axes[0].patches
+def framed(figure):
+    return {tuple(np.add(p.get_xy(), 0.46).round(2)) for p in figure.axes[0].patches}
+
+
+def test_heatmap_frames_what_survives_the_adjustment_and_says_so(frame):
+    figure = results.severity_heatmap(frame)
+    assert [t.get_text() for t in figure.axes[0].texts] == ["-10.0", "+10.0", "+30.0"]
+    # every interval excludes zero, and no p value is known
+    assert not framed(figure) and "framed" not in figure.get_supxlabel()
+    p = frame["severity"].map({1: 0.05, 3: 0.06, 5: 1e-9})
+    figure = results.severity_heatmap(frame.assign(p_adjusted=p, p=1e-12))
+    assert framed(figure) == {(0, 0), (2, 0)}
+    assert "framed: adjusted p at most 0.05" in figure.get_supxlabel()
+
+
+def test_heatmap_of_accuracies_has_a_number_per_cell(frame):
     assert len(results.severity_heatmap(frame, "accuracy", models=["fusion"]).axes[0].texts) == 8
 
 
@@ -127,8 +137,9 @@ def test_predictions_name_true_and_predicted_class():
     )
     assert (
         figure.axes[0].get_title(loc="center") == "fog 3\ncat"
-        and figure.axes[0].get_xlabel() == "dog 93 %"
+        and figure.axes[0].get_xlabel() == "✗ dog 93 %"
     )
     assert figure.axes[0].xaxis.label.get_color() != figure.axes[2].xaxis.label.get_color()
+    assert "✓ right, ✗ wrong" in figure.get_supxlabel()
     with pytest.raises(DataError, match="at least one image"):
         results.prediction_figure({})

@@ -108,7 +108,7 @@ def test_the_surface_works_in_a_study_without_labelled_images(parts, tmp_path):
             and "No tuning: this study has no labelled images" in frame.status.value
         )
     assert surface.select(frame.state, explorer)["tuning"] is None
-    assert frame.save_png().startswith("Saved")
+    assert frame.save_figure().startswith("Saved")
     measured = widgets.surface_viewer(Explorer(bare, store=store), region="V1")
     assert measured.error == "" and "V1: 24 vertices" in measured.status.value
 

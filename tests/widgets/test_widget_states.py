@@ -1,7 +1,9 @@
 """Widgets without a browser: states select arrays, errors become sentences, and no torch is needed."""
 
 import ast
+import base64
 import dataclasses
+import io
 import subprocess
 import sys
 import types
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from PIL import Image
 
 import widgets
@@ -217,12 +221,50 @@ def test_every_widget_opens_changes_and_saves_its_twin(explorer, result, tmp_pat
         frame.set(**changes[name])
         assert frame.error == "", (name, frame.error)
         assert before != sent(frame) or name == "runs"
-        for act in (frame.save_png, frame.save_html):
+        for act in (frame.save_figure, frame.save_html):
             assert act()
         assert (tmp_path / f"{name}-1.png").read_bytes().startswith(b"\x89PNG")
+        for ending in ("pdf", "svg", "csv"):
+            assert (tmp_path / f"{name}-1.{ending}").stat().st_size > 0
         page = (tmp_path / f"{name}-1.html").read_text()
         assert "plotly" in page and 'src="http' not in page
         assert name == "runs" or "(simulated responses)" in page
+
+
+def test_every_widget_is_displayed_with_a_picture_for_pages_without_a_kernel(
+    explorer, result, tmp_path
+):
+    for name, frame in frames(explorer, result, tmp_path).items():
+        bundle = frame._repr_mimebundle_()
+        view = bundle["application/vnd.jupyter.widget-view+json"]
+        assert view["model_id"] == frame.model_id, name
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert picture.format == "PNG" and min(picture.size) > 200, name
+
+
+def displayed(frame):
+    """Return the bundles that a cell with a widget as its last line displays."""
+    shell = InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            shell.display_formatter.format(frame)
+    finally:
+        InteractiveShell.clear_instance()
+    return [output.data for output in shown.outputs]
+
+
+def test_a_cell_shows_the_picture_and_the_widget(explorer, tmp_path):
+    style, picture, view = displayed(widgets.surface_viewer(explorer, folder=tmp_path))
+    assert "bmfl-frame" in style["text/html"] and "image/png" not in style
+    assert picture["text/plain"].startswith("Cortex of") and len(picture["image/png"]) > 1000
+    assert "application/vnd.jupyter.widget-view+json" in view and "image/png" not in view
+
+
+def test_a_widget_without_a_figure_is_displayed_all_the_same(tmp_path):
+    frame = widgets.run_browser(tmp_path)
+    assert frame.error and "image/png" not in frame._repr_mimebundle_()
+    (view,) = displayed(frame)
+    assert "application/vnd.jupyter.widget-view+json" in view
 
 
 def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_path, monkeypatch):
@@ -243,7 +285,7 @@ def test_the_copied_cell_runs_and_makes_the_saved_picture(explorer, result, tmp_
         assert frame.error == "", (name, frame.error)
         frame.show_code()
         exec(frame.code.value, {"explorer": explorer, "result": result})
-        frame.save_png()
+        frame.save_figure()
         shown, saved = (Image.open(tmp_path / p) for p in (f"figures/{name}.png", f"{name}-1.png"))
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(saved), err_msg=name)
 

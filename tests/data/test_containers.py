@@ -1,0 +1,188 @@
+"""Files that point to other files, or promise more than they hold, are refused by their opener."""
+
+import struct
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from bmfl_lab.data import nsd
+from bmfl_lab.data.containers import load_image, load_mat, open_hdf5, read_hdf5
+from bmfl_lab.data.kamitani import read_bdata
+from bmfl_lab.errors import DataError
+
+SECRET = np.arange(64, dtype=np.uint8)
+
+
+def other(folder):
+    with h5py.File(folder / "other.h5", "w") as stream:
+        stream["data"] = SECRET
+        stream["group/data"] = SECRET
+    (folder / "raw.bin").write_bytes(SECRET.tobytes())
+    return folder / "other.h5"
+
+
+def external_link(stream, folder):
+    stream["data"] = h5py.ExternalLink(str(other(folder)), "/data")
+
+
+def relative_link(stream, folder):
+    stream["data"] = h5py.ExternalLink(other(folder).name, "/data")
+
+
+def external_group(stream, folder):
+    stream["metadata"] = h5py.ExternalLink(str(other(folder)), "/group")
+
+
+def deep_link(stream, folder):
+    stream.create_group("a/b/c")["data"] = h5py.ExternalLink(str(other(folder)), "/data")
+
+
+def link_to_nothing(stream, folder):
+    stream["data"] = h5py.ExternalLink("/dev/zero", "/data")
+
+
+def external_storage(stream, folder):
+    other(folder)
+    place = [(str(folder / "raw.bin"), 0, 64)]
+    stream.create_dataset("data", (64,), np.uint8, external=place)
+
+
+def deep_storage(stream, folder):
+    other(folder)
+    place = [(str(folder / "raw.bin"), 8, 56)]
+    stream.create_dataset("metadata/value", (56,), np.uint8, external=place)
+
+
+def virtual(stream, folder):
+    layout = h5py.VirtualLayout((64,), np.uint8)
+    layout[:] = h5py.VirtualSource(str(other(folder)), "data", (64,))
+    stream.create_virtual_dataset("data", layout)
+
+
+def virtual_part(stream, folder):
+    layout = h5py.VirtualLayout((8, 64), np.uint8)
+    layout[3] = h5py.VirtualSource(str(other(folder)), "group/data", (64,))
+    stream.create_virtual_dataset("a/data", layout)
+
+
+def link_behind_a_link(stream, folder):
+    stream["x"] = h5py.ExternalLink(str(other(folder)), "/")
+    stream["data"] = h5py.SoftLink("/x/data")
+
+
+POINTERS = [external_link, relative_link, external_group, deep_link, link_to_nothing]
+POINTERS += [external_storage, deep_storage, virtual, virtual_part, link_behind_a_link]
+
+
+@pytest.mark.parametrize("make", POINTERS)
+def test_hdf5_that_points_to_another_file_is_refused(tmp_path, make):
+    with h5py.File(tmp_path / "a.h5", "w") as stream:
+        make(stream, tmp_path)
+    match = r"holds its data itself; got the (external|virtual) .*save the arrays themselves in one"
+    for read in (open_hdf5, read_bdata, lambda path: nsd.open_stimuli(path, [0])):
+        with pytest.raises(DataError, match=match):
+            read(tmp_path / "a.h5")
+
+
+def never_written(stream):
+    stream.create_dataset("data", (1 << 20, 1 << 18), np.float32, chunks=(1024, 1024))
+
+
+def fill_value(stream):
+    stream.create_dataset("data", (1 << 40,), np.uint8, chunks=(1 << 20,), fillvalue=7)
+
+
+def one_chunk(stream):
+    data = stream.create_dataset("data", (1 << 20, 1 << 18), np.uint8, chunks=(256, 256))
+    data[:256, :256] = 1
+
+
+def deep(stream):
+    stream.create_dataset("metadata/value", (1 << 40,), np.float64, chunks=(1 << 16,))
+
+
+def compressed(stream):
+    options = {"chunks": (1024, 1024), "compression": "gzip"}
+    stream.create_dataset("data", (1 << 18, 1 << 18), np.float64, **options)
+
+
+def strings(stream):
+    stream.create_dataset("data", (1 << 34,), "S100", chunks=(1 << 16,))
+
+
+def compound(stream):
+    kind = [("a", "f8"), ("b", "f8", (100,))]
+    stream.create_dataset("data", (1 << 34,), kind, chunks=(1 << 12,))
+
+
+def many_axes(stream):
+    stream.create_dataset("data", (64,) * 6, np.float64, chunks=(8,) * 6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [never_written, fill_value, one_chunk, deep, compressed, strings, compound, many_axes],
+)
+def test_hdf5_that_promises_more_than_it_stores_is_refused(tmp_path, make):
+    with h5py.File(tmp_path / "a.h5", "w") as stream:
+        make(stream)
+    assert (tmp_path / "a.h5").stat().st_size < 8 << 20
+    with pytest.raises(DataError, match=r"that is stored in full; .*save the array again in full"):
+        open_hdf5(tmp_path / "a.h5")
+
+
+def test_honest_files_are_read(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as stream:
+        stream["group/data"] = SECRET
+        stream["alias"] = h5py.SoftLink("/group/data")
+        stream["hard"] = stream["group/data"]
+        stream["group/up"] = stream["/"]  # a circle
+        stream.create_dataset("zeros", data=np.zeros(1 << 25, np.uint8), compression="gzip")
+        stream.create_dataset("empty", (0, 5), np.float32)
+        stream["nothing"] = h5py.Empty("f")
+    found = read_hdf5(tmp_path / "a.h5", ["group/data", "alias", "hard", "zeros", "empty"])
+    assert all(np.array_equal(found[k], SECRET) for k in ("group/data", "alias", "hard"))
+    assert found["zeros"].sum() == 0 and found["empty"].shape == (0, 5)
+    with pytest.raises(DataError, match=r"the arrays \['lost'\] in .*; got \['alias', "):
+        read_hdf5(tmp_path / "a.h5", ["alias", "lost"])
+
+
+def test_matlab_files_of_both_kinds_agree(tmp_path):
+    values = np.arange(6.0).reshape(2, 3)
+    savemat(tmp_path / "old.mat", {"x": values, "y": np.arange(4)})
+    with h5py.File(tmp_path / "new.mat", "w", userblock_size=512) as stream:
+        stream["x"], stream["y"] = values.T, np.arange(4)[:, None]
+    old, new = (load_mat(tmp_path / n, ("x", "y", "z")) for n in ("old.mat", "new.mat"))
+    assert list(old) == list(new) == ["x", "y"]
+    assert all(np.array_equal(old[k], new[k]) for k in old)
+    assert load_mat(tmp_path / "new.mat", ("y",), squeeze=True)["y"].shape == (4,)
+    with pytest.raises(DataError, match=r"a MATLAB file .*download the file again"):
+        (tmp_path / "bad.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(200))
+        load_mat(tmp_path / "bad.mat", ("x",))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    "shape", [(2000, 2000, 2000), (30000, 30000, 30), (4, 5, 30000, 30000), (30000, 30000, 1, 90)]
+)
+def test_images_that_promise_more_than_they_store_are_refused(tmp_path, suffix, shape):
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4))
+    data = bytearray(image.to_bytes())
+    struct.pack_into("<8h", data, 40, len(shape), *shape, *(1,) * (7 - len(shape)))
+    import gzip
+
+    content = bytes(data) if suffix == ".nii" else gzip.compress(bytes(data))
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    with pytest.raises(DataError, match="that is stored in full"):
+        load_image(tmp_path / f"a{suffix}", "betas")
+
+
+def test_honest_images_are_read(tmp_path):
+    values = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii.gz")
+    nibabel.save(nibabel.MGHImage(values.astype(np.float32), np.eye(4)), tmp_path / "a.mgz")
+    for name in ("a.nii.gz", "a.mgz"):
+        assert np.array_equal(load_image(tmp_path / name, "betas"), values)

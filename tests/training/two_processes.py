@@ -1,0 +1,68 @@
+"""A brain encoder trained by two processes: ``python two_processes.py FOLDER KIND``, or the same under torchrun.
+
+Without torchrun the process forks two children, so that both share its imports.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # not where a test imports `train`
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import accelerate  # noqa: F401  imported once for both children
+import torch._dynamo  # noqa: F401
+
+from bmfl_lab import load_study
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.config import replace
+from bmfl_lab.training import train_brain_encoder
+from bmfl_lab.training.encoder import tiny
+
+
+def train(folder, kind):
+    """Train twice, so that the second time both processes read, and leave ``rank-<r>.txt``."""
+    study = load_study(
+        "planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20, n_train=8, n_val=8, n_test=8
+    )
+    config = tiny(kind)
+    config = replace(config, loop=replace(config.loop, epochs=2))
+    scores = [
+        train_brain_encoder(
+            config,
+            study,
+            store=FeatureStore(folder / "features"),
+            folder=folder / "encoder",
+            device="cpu",
+        ).scores
+        for _ in range(2)
+    ]
+    assert (scores[0] == scores[1]).all()
+    (folder / f"rank-{os.environ.get('RANK', 'alone')}.txt").write_text(repr(scores[0].tolist()))
+
+
+if __name__ == "__main__":
+    from kill_trials import free_port  # it sets the number of threads, too
+
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    if "RANK" in os.environ:
+        sys.exit(train(folder, kind))
+    port, children = free_port(), []
+    for rank in range(2):
+        child = os.fork()
+        if not child:
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            code = 1
+            try:
+                train(folder, kind)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    sys.exit(max(os.waitpid(child, 0)[1] for child in children) != 0)
