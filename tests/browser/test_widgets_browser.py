@@ -101,8 +101,8 @@ def test_controls_are_reached_and_worked_by_the_keyboard(opened):
         frame.get_by_label("Head", exact=True),
         "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex",
     )
+    lists.focus()  # the last Tab may have left this cell
     before, place = lists.input_value(), opened.page.evaluate(cell)
-    lists.focus()
     opened.page.keyboard.press("ArrowDown")
     opened.watched.settle()
     assert lists.input_value() != before and opened.page.evaluate(cell) == place, (
