@@ -40,7 +40,7 @@ _STYLE = """<style>
 # line that says that it was not found
 _EITHER = """<span class='bmfl-either'></span><style>
 .jp-OutputArea-child:has(.bmfl-either) + :has(+ .jp-OutputArea-child .bmfl-frame),
-.jp-OutputArea-child:has(.bmfl-either) + * + * .jupyter-widgets:not(:has(*)) {display:none}
+.jp-OutputArea-child:has(.bmfl-either) + * + :not(:has(.bmfl-frame)) {display:none}
 </style>"""
 LABEL = {"description_width": "96px"}
 WIDE = {"width": "300px"}

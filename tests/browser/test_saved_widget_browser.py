@@ -25,6 +25,7 @@ def test_the_picture_replaces_the_widget_when_the_kernel_is_gone(lab, watch):
     page = watched.page
     page.wait_for_selector(".bmfl-frame .js-plotly-plot .main-svg", timeout=90_000)
     assert shown(page) == [1, 0, 0], "while the widget lives, its picture is hidden"
+    assert page.get_by_text("Copy as code", exact=True).is_visible()
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     page.wait_for_timeout(3000)
     lab.stop_kernels()

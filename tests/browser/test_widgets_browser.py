@@ -1,5 +1,7 @@
 """Every widget in a real JupyterLab: it opens, answers controls and clicks, fits theme and width, and asks no host."""
 
+import re
+
 import pytest
 from widget_page import SETUP, WIDGETS
 
@@ -86,6 +88,8 @@ def test_a_click_on_the_grid_chooses_shift_and_severity(opened):
 
 
 def test_controls_are_reached_and_worked_by_the_keyboard(opened):
+    from playwright.sync_api import expect
+
     frame = opened.frame("attention")
     frame.get_by_label("Image set", exact=True).focus()
     seen = set()
@@ -110,8 +114,8 @@ def test_controls_are_reached_and_worked_by_the_keyboard(opened):
     )
     frame.get_by_text("Copy as code", exact=True).focus()
     opened.page.keyboard.press("Enter")
-    opened.watched.settle()
-    assert "figure_of(state, explorer)" in frame.locator("textarea").input_value()
+    code = re.compile(re.escape("figure_of(state, explorer)"))
+    expect(frame.locator("textarea")).to_have_value(code, timeout=30_000)
     opened.healthy()
 
 
