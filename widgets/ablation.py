@@ -116,7 +116,7 @@ def _sentence(
     ):
         parts.append(
             f"{name} {accuracy[0]:.1f} % to {accuracy[1]:.1f} %, {wrong} of {n} images turned "
-            f"wrong, {right} turned right (random lesion of the same size {accuracy[2]:.1f} %)"
+            f"wrong, {right} turned right{_control(lesion, table, accuracy[2])}"
         )
     turned = "stays" if best["intact"] == best["lesion"] else f"turns from {best['intact']} to"
     return (
@@ -124,6 +124,15 @@ def _sentence(
         f"The predicted class of this image {turned} {best['lesion']}. "
         f"Accuracy: {'; '.join(parts)}."
     )
+
+
+def _control(lesion: Lesion, table: dict[str, np.ndarray], accuracy: float) -> str:
+    n, compared = int(lesion.mask.sum()), int(table["n_control"])
+    if not compared:
+        return " (no control: no vertex is outside)"
+    if compared < n:
+        return f" (control, only the {compared} vertices that are outside: {accuracy:.1f} %)"
+    return f" (random vertices outside, as many: {accuracy:.1f} %)"
 
 
 def _lesion_name(state: State) -> str:

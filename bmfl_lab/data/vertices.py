@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import DataError, require
 
 
-def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw as many vertices as a region has in each hemisphere, outside the region.
+def control_vertices(
+    atlas: Atlas,
+    mask: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    ceiling: np.ndarray | None = None,
+    nearest: int = 3,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw as many vertices outside a region as there are inside, hemisphere by hemisphere.
+
+    In a hemisphere in which fewer vertices lie outside than inside, the control is all of those
+    outside, and as many vertices of the region are drawn to be compared with them. What is compared
+    is therefore always of one size and has no vertex in common.
 
     Parameters
     ----------
@@ -21,58 +30,72 @@ def random_vertices(atlas: Atlas, mask: np.ndarray, generator: np.random.Generat
         The region.
     generator : numpy.random.Generator
         Source of the draw.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_vertices,)
-        A hemisphere in which fewer vertices lie outside the region than inside gives vertices of
-        the region too.
-
-    Raises
-    ------
-    DataError
-        If the mask has another shape, is empty, or holds every vertex: then nothing is left to
-        compare with.
-    """
-    mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
-    found = np.zeros_like(mask)
-    for inside, pool in _pools(mask, side):
-        found[generator.choice(pool, len(inside), replace=False)] = True
-    return found
-
-
-def ceiling_matched_vertices(
-    atlas: Atlas,
-    mask: np.ndarray,
-    ceiling: np.ndarray,
-    generator: np.random.Generator,
-    *,
-    nearest: int = 3,
-) -> np.ndarray:
-    """Draw for each vertex of a region another one outside with nearly the same noise ceiling.
-
-    Parameters
-    ----------
-    atlas, mask, generator
-        See `random_vertices`.
-    ceiling : ndarray of float, shape (n_vertices,)
-        Noise ceiling or encoding accuracy; NaN counts as the smallest.
+    ceiling : ndarray of float, shape (n_vertices,), optional
+        Noise ceiling or encoding accuracy; NaN counts as the smallest. If given, each vertex is
+        matched by another one with nearly the same ceiling; otherwise all are equally likely.
     nearest : int, default 3
         Number of vertices with the nearest ceilings, of the same hemisphere and still free, among
         which one is drawn. The default is our own choice.
 
     Returns
     -------
-    ndarray of bool, shape (n_vertices,)
-        As many vertices as the region has. If too few lie outside the region, vertices of the
-        region are drawn, too.
+    region : ndarray of bool, shape (n_vertices,)
+        The region, or the drawn part of it.
+    control : ndarray of bool, shape (n_vertices,)
+        As many vertices outside the region.
 
     Raises
     ------
     DataError
-        See `random_vertices`; also if the ceiling has another shape.
+        If the mask has another shape or is empty, if no vertex is left to compare with, or if the
+        ceiling has another shape.
     """
-    mask, side = _checked(atlas, mask), np.asarray(atlas.hemisphere)
+    mask, side = np.asarray(mask, dtype=bool), np.asarray(atlas.hemisphere)
+    require(
+        mask.shape == (atlas.n_vertices,) and mask.any() and not mask.all(),
+        DataError,
+        f"a region mask of shape ({atlas.n_vertices},) with vertices inside and outside",
+        f"shape {mask.shape}, {int(mask.sum())} inside",
+        "choose a region that is neither empty nor the whole cortex",
+    )
+    if ceiling is not None:
+        ceiling = _finite_ceiling(ceiling, mask)
+    region, control = np.zeros_like(mask), np.zeros_like(mask)
+    for hemisphere in (side == 0, side == 1):
+        inside, outside = np.flatnonzero(mask & hemisphere), np.flatnonzero(~mask & hemisphere)
+        if len(inside) <= len(outside):
+            outside = _draw(inside, outside, generator, ceiling, nearest)
+        else:
+            inside = _draw(outside, inside, generator, ceiling, nearest)
+        region[inside], control[outside] = True, True
+    require(
+        control.any(),
+        DataError,
+        "vertices outside the region in a hemisphere in which it lies",
+        "none",
+        "choose a smaller region",
+    )
+    return region, control
+
+
+def _draw(
+    few: np.ndarray,
+    many: np.ndarray,
+    generator: np.random.Generator,
+    ceiling: np.ndarray | None,
+    nearest: int,
+) -> np.ndarray:
+    """Return as many of `many` as there are `few`, at random or with nearly the same ceilings."""
+    if ceiling is None:
+        return generator.choice(many, len(few), replace=False)
+    free, found = list(many), []
+    for vertex in generator.permutation(few):
+        order = np.argsort(np.abs(ceiling[free] - ceiling[vertex]), kind="stable")[:nearest]
+        found.append(free.pop(int(generator.choice(order))))
+    return np.array(found, dtype=int)
+
+
+def _finite_ceiling(ceiling: np.ndarray, mask: np.ndarray) -> np.ndarray:
     ceiling = np.asarray(ceiling, dtype=np.float64)
     require(
         ceiling.shape == mask.shape,
@@ -81,32 +104,5 @@ def ceiling_matched_vertices(
         f"{ceiling.shape}",
         "use the same subject",
     )
-    ceiling = np.where(
-        np.isfinite(ceiling), ceiling, np.nanmin(ceiling) if np.isfinite(ceiling).any() else 0.0
-    )
-    found = np.zeros_like(mask)
-    for inside, pool in _pools(mask, side):
-        free = list(pool)
-        for vertex in generator.permutation(inside):
-            order = np.argsort(np.abs(ceiling[free] - ceiling[vertex]), kind="stable")[:nearest]
-            found[free.pop(int(generator.choice(order)))] = True
-    return found
-
-
-def _pools(mask: np.ndarray, side: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield per hemisphere the vertices of a region, and those from which controls are drawn."""
-    for h in (0, 1):
-        inside, outside = np.flatnonzero(mask & (side == h)), np.flatnonzero(~mask & (side == h))
-        yield inside, outside if len(outside) >= len(inside) else np.flatnonzero(side == h)
-
-
-def _checked(atlas: Atlas, mask: np.ndarray) -> np.ndarray:
-    mask = np.asarray(mask, dtype=bool)
-    require(
-        mask.shape == (atlas.n_vertices,) and mask.any() and not mask.all(),
-        DataError,
-        f"a region mask of shape ({atlas.n_vertices},) with vertices inside and outside",
-        f"shape {mask.shape}, {int(mask.sum())} inside",
-        "choose a region that is neither empty nor the whole cortex",
-    )
-    return mask
+    known = np.isfinite(ceiling)
+    return np.where(known, ceiling, ceiling[known].min() if known.any() else 0.0)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data import Atlas, StimulusSet, Study
-from bmfl_lab.data.vertices import ceiling_matched_vertices, random_vertices
+from bmfl_lab.data.vertices import control_vertices
 from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.evaluation.ood import evaluation_sets, known_names, nan_row
 from bmfl_lab.metrics.classification import correct, n_nan
@@ -41,6 +41,8 @@ CONTROLS = {
     "random_vertices": "as many vertices at random outside the region, hemisphere by hemisphere",
     "ceiling_matched": "as many vertices outside the region with nearly the same noise ceiling",
 }
+PART = ", part of the region"
+"""Follows a control's name where a region is too large to be compared as a whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,8 @@ class AblationResult:
     per_image : pandas.DataFrame
         One row per image, with the columns ``mode, control, region, seed, split, shift, severity,
         id, correct``. ``control`` is "" for the region itself. For a control, ``correct`` is the
-        mean over draws.
+        mean over draws. A region that is larger than what lies outside has, for each control, also
+        the rows of the drawn parts of it, with `PART` after the control's name.
     """
 
     rows: list[MetricRow]
@@ -192,7 +195,9 @@ def ablate_regions(
     ``region_effect`` is positive where the region matters more than its control. For "only" and
     "kept", where the model reads nothing but the region, it is accuracy(region) -
     accuracy(control). For "left_out" and "lesioned" it is accuracy(control) - accuracy(region). It
-    is tested with seeds and images as crossed random factors (`crossed_mean`).
+    is tested with seeds and images as crossed random factors (`crossed_mean`). A region and its
+    control have no vertex in common and are of one size: where a region is larger than what lies
+    outside, parts of it are compared, see `bmfl_lab.data.vertices.control_vertices`.
     """
     names = _regions(atlas, regions)
     modes = known_names(modes, MODES, "modes")
@@ -218,7 +223,7 @@ def ablate_regions(
     selection = "; ".join(sorted({str(getattr(m, "selection", "none")) for m in models.values()}))
     notes = f"{study.kind} fMRI" if study.kind else ""
     rows = _accuracy_rows(correct_of, selection, notes)
-    rows += _effect_rows(correct_of, names, modes, controls, selection, notes)
+    rows += _effect_rows(correct_of, cells, modes, controls, selection, notes)
     for place, bad in bad_of.items():
         rows += _nan_rows(bad, place, len(places[place]), selection, notes)
     return AblationResult(rows, _frame(correct_of, places, seeds))
@@ -250,11 +255,11 @@ def _cells(
                 for control in controls:
                     for draw in range(n_draws * (4 if mode in LESIONS else 1)):
                         random = rng(seed, "ablation", control, region, s, draw)
-                        cells[(mode, control, region, s, draw)] = (
-                            random_vertices(atlas, mask, random)
-                            if control == "random_vertices"
-                            else ceiling_matched_vertices(atlas, mask, ceiling, random)
-                        )
+                        matched = ceiling if control == "ceiling_matched" else None
+                        own, other = control_vertices(atlas, mask, random, ceiling=matched)
+                        cells[(mode, control, region, s, draw)] = other
+                        if not np.array_equal(own, mask):
+                            cells[(mode, control + PART, region, s, draw)] = own
     return cells
 
 
@@ -366,7 +371,7 @@ def _accuracy_rows(correct_of: Correct, selection: str, notes: str) -> list[Metr
 
 def _effect_rows(
     correct_of: Correct,
-    names: Sequence[str],
+    cells: Mapping[tuple, np.ndarray],
     modes: Sequence[str],
     controls: Sequence[str],
     selection: str,
@@ -374,17 +379,22 @@ def _effect_rows(
 ) -> list[MetricRow]:
     """Return effects with their p values, adjusted over all modes, controls, regions and sets."""
     effects, rows = {}, []
+    size = {key[:3]: int(mask.sum()) for key, mask in cells.items()}
+    names = tuple(dict.fromkeys(region for _, _, region in size))
     for mode, control in itertools.product(modes, controls):
         for place, found in correct_of.items():
             for region in names:
-                difference = found[(mode, "", region)] - found[(mode, control, region)]
+                own = found.get((mode, control + PART, region), found[(mode, "", region)])
+                difference = own - found[(mode, control, region)]
                 effects[(mode, control, place, region)] = crossed_mean(
                     difference if mode in ("only", "kept") else -difference, kind="difference"
                 )
     adjusted = map(float, holm([p for _, p in effects.values()]))
     for (mode, control, place, region), p in zip(effects, adjusted):
         (split, shift, severity), (interval, alone) = place, effects[(mode, control, place, region)]
-        said = _verdict(mode, control, region, interval, p)
+        whole, compared = size[(mode, "", region)], size[(mode, control, region)]
+        part = "" if whole == compared else f"{compared} of {whole} vertices of "
+        said = _verdict(mode, control, part + region, interval, p)
         common = {
             "split": split,
             "n": interval.n,

@@ -19,6 +19,7 @@ from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, extract_many
 from bmfl_lab.data import StimulusSet, Study, Subject
 from bmfl_lab.data.shifts import SHIFTS, shifted
+from bmfl_lab.data.vertices import control_vertices
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
@@ -86,7 +87,7 @@ class Explorer:
     n_batch : int, default 200
         Number of images per set for an accuracy under a lesion, spread evenly over the set.
     n_controls : int, default 2
-        Number of random lesions of the same size for the control; the images are divided among
+        Number of random lesions outside a lesion, as its control; the images are divided among
         them.
     seed : int, default 0
         Seed of shifts and random lesions.
@@ -528,7 +529,7 @@ class Explorer:
         return Lesion(self.mask(regions), kind, strength, seed=self.seed)
 
     def random_lesions(self, lesion: Lesion) -> list[Lesion]:
-        """Return `n_controls` lesions of random vertices, as many per hemisphere as `lesion` has.
+        """Return lesions of random vertices outside a lesion, as its controls.
 
         Parameters
         ----------
@@ -538,16 +539,21 @@ class Explorer:
         Returns
         -------
         list of Lesion
-            Vertices are drawn among all V vertices, those of `lesion` included.
+            `n_controls` lesions with as many vertices in each hemisphere as `lesion` has, or all of
+            those outside it where there are fewer. Empty if no vertex lies outside.
         """
-        side, lesions = np.asarray(self.atlas.hemisphere), []
-        for draw in range(self.n_controls):
-            mask, random = np.zeros(len(side), dtype=bool), rng(self.seed, "random lesion", draw)
-            for number in (0, 1):
-                n = int((lesion.mask & (side == number)).sum())
-                mask[random.choice(np.flatnonzero(side == number), n, replace=False)] = True
-            lesions.append(Lesion(mask, lesion.kind, lesion.strength, seed=self.seed))
-        return lesions
+        if lesion.mask.all():
+            return []
+        return [
+            dataclasses.replace(
+                lesion,
+                mask=control_vertices(
+                    self.atlas, lesion.mask, rng(self.seed, "random lesion", draw)
+                )[1],
+                seed=self.seed,
+            )
+            for draw in range(self.n_controls)
+        ]
 
     def has_brain(self, model: str) -> bool:
         """Tell whether a model reads responses, and so can be lesioned."""
@@ -657,7 +663,7 @@ class Explorer:
     def batch(
         self, model: str, sets: Sequence[str], lesion: Lesion | None = None
     ) -> dict[str, np.ndarray]:
-        """Return accuracy on image sets: intact, lesioned, and under random lesions of equal size.
+        """Return accuracy on image sets: intact, lesioned, and under lesions of other vertices.
 
         Parameters
         ----------
@@ -673,7 +679,9 @@ class Explorer:
         dict of str to ndarray
             ``accuracy``, ``low`` and ``high`` (n_sets, 3), with the 95 % bootstrap interval over
             images; the columns are intact, lesioned and control, the last two NaN without a lesion.
-            Each image of the control is classified under one of the random lesions, in turn.
+            Each image of the control is classified under one of the random lesions, in turn. The
+            control is NaN, too, if the lesion leaves no vertex.
+            ``n_control``, the number of vertices of the control.
             ``n`` (n_sets,), the number of images; ``changed`` (n_sets, 2), how many images the
             lesion turns wrong, and right.
 
@@ -696,6 +704,7 @@ class Explorer:
         table["n"] = np.zeros(len(sets), dtype=int)
         table["changed"] = np.zeros((len(sets), 2), dtype=int)
         controls = [] if lesion is None else self.random_lesions(lesion)
+        table["n_control"] = np.array(controls[0].mask.sum() if controls else 0)
         for row, name in enumerate(sets):
             intact = self._correct(model, name)
             columns = [intact]
@@ -704,7 +713,7 @@ class Explorer:
                 for draw, random in enumerate(controls):
                     rows = slice(draw, None, len(controls))
                     control[rows] = self._correct(model, name, random, rows)
-                columns += [lesioned, control]
+                columns += [lesioned, control] if controls else [lesioned]
                 table["changed"][row] = (intact & ~lesioned).sum(), (~intact & lesioned).sum()
             table["n"][row] = len(intact)
             for column, correct in enumerate(columns):

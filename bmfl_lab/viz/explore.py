@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STATES = ("intact", "lesion", "random lesion of the same size")
+STATES = ("intact", "lesion", "control: random vertices outside")
 _GAP = 6  # pixels
 _ENDS = ("value", "low", "high")
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")

@@ -159,6 +159,28 @@ def test_nan_logits_of_lesioned_models_are_wrong_and_reported(channels):
     assert found[("kept, random_vertices", "four", 0)] == 12
 
 
+def test_equal_parts_of_a_large_region_are_compared_with_what_lies_outside():
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    test = from_arrays("test", images, list("abcdef"), [0, 1] * 3, ("no", "yes"))
+    atlas = Atlas(hemisphere=np.zeros(8, np.int8), rois={"most": np.arange(8) < 5})
+    seen = []
+
+    def train(wanted):
+        seen.extend(wanted)
+        return [Channels(w.mask) for w in wanted]
+
+    study = Study("known", "x", {"train": test, "test": test})
+    result = ablate_regions(
+        study, train, atlas, modes=("only",), regions=("most",), seeds=range(8), shifts=()
+    )
+    masks = {w.seed: w.mask for w in seen if w.name.endswith("part of the region 0")}
+    assert all(mask.sum() == 3 and not mask[5:].any() for mask in masks.values())
+    heard = np.array([masks[seed][0] for seed in range(8)])  # who has vertex 0 is always right
+    (effect,) = [r for r in result.rows if r.name == "region_effect"]
+    assert 0 < heard.sum() < 8 and effect.value == pytest.approx(0.5 * heard.mean())
+    assert "3 of 5 vertices of most alone" in effect.notes
+
+
 def test_wrong_questions_are_refused():
     study = load_study(
         "planted",

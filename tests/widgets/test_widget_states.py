@@ -75,11 +75,30 @@ def test_one_pass_through_the_backbone_answers_a_shifted_image(explorer, parts):
     assert len(passes) == 1
 
 
-def test_random_lesions_have_the_size_of_the_lesion_in_each_hemisphere(explorer):
-    lesion, side = explorer.lesion(["HVC"]), np.asarray(explorer.atlas.hemisphere)
-    for control in explorer.random_lesions(lesion):
+@pytest.mark.parametrize("region", ["LVC", "HVC", "FFC"])
+def test_random_lesions_lie_outside_and_have_the_size_of_the_lesion(region, explorer):
+    lesion, side = explorer.lesion([region]), np.asarray(explorer.atlas.hemisphere)
+    controls = explorer.random_lesions(lesion)
+    for control in controls:
+        assert not (control.mask & lesion.mask).any()
         for number in (0, 1):
-            assert control.mask[side == number].sum() == lesion.mask[side == number].sum()
+            inside = lesion.mask[side == number].sum()
+            outside = (~lesion.mask[side == number]).sum()
+            assert control.mask[side == number].sum() == min(inside, outside)
+    table = explorer.batch("fusion", ["test"], lesion)
+    assert table["n_control"] == controls[0].mask.sum() and np.isfinite(table["accuracy"]).all()
+
+
+def test_a_lesion_of_everything_has_no_control(explorer):
+    lesion = dataclasses.replace(
+        explorer.lesion(["V1"]), mask=np.ones(explorer.atlas.n_vertices, bool)
+    )
+    table = explorer.batch("fusion", ["test"], lesion)
+    assert table["n_control"] == 0 and np.isnan(table["accuracy"][0]).tolist() == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("source", range(4))
