@@ -19,6 +19,7 @@ PLAIN = ("backbone", "concat", "linear probe")
 CORTEX_FREE = (
     "noise",
     "noise, covariance",
+    "permuted features",
     "random encoder",
     "patch PCA",
     "random projection",

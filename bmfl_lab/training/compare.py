@@ -417,6 +417,7 @@ CONTROL_MODELS = {
     "other image": "the predicted response to another training image",
     "same class": "the predicted response to another image of the same class (label in training, "
     "prediction elsewhere)",
+    "permuted features": "the encoder, reading the image's own features in a permuted order",
     "random encoder": "the encoder with shuffled weights, never trained on responses",
     "random backbone": "an encoder trained on the responses, from tokens of a backbone with random "
     "weights",
@@ -580,6 +581,8 @@ class _ControlSources:
         if name == "random encoder":
             shuffled = sources.random_weight_encoder(setting.encoder, seed)
             return sources.EncoderSource(shuffled, setting.context.device), None
+        if name == "permuted features":
+            return sources.PermutedSource(setting.source, seed), None
         train, reference = setting.study.set("train"), setting.reference()
         if name.startswith("noise"):
             return sources.noise_source(reference, covariance="covariance" in name, seed=seed), None

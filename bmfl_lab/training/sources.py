@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from bmfl_lab.backbones import FeatureStore, load_backbone
+from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.files import sha256_json
@@ -92,6 +93,46 @@ class MixedSource:
         own, other = self.source(tokens, ids) - self.mean, self.noise(tokens, ids) - self.mean
         mixed = self.mean + self.share * own + np.sqrt(1 - self.share**2) * other
         return mixed.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PermutedSource:
+    """Predict responses from tokens whose features a fixed permutation has mixed up.
+
+    The weights of the encoder stay as they are, with their spectrum and scale, but no vertex reads
+    the features that it was fitted to. What is predicted is still a function of the image's own
+    tokens, so that a fusion which gains as much from it does not gain from the fit to a brain.
+
+    Parameters
+    ----------
+    source : EncoderSource
+        Source of the encoder.
+    seed : int, default 0
+        Seed of the permutation, which all images and all kinds of tokens share.
+    """
+
+    source: EncoderSource
+    seed: int = 0
+
+    @property
+    def encoder(self) -> TrainedEncoder:
+        """Brain encoder; its tokens must be in each `TokenBatch`."""
+        return self.source.encoder
+
+    @property
+    def identity(self) -> str:
+        """Identity of the encoder's source, and the seed."""
+        return f"permuted {self.seed} {self.source.identity}"
+
+    def __call__(self, tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
+        """Return predicted responses, float32 (B, n_vertices)."""
+        return self.source(tokens._replace(encoder=tuple(map(self._permute, tokens.encoder))), ids)
+
+    def _permute(self, tokens: StoredTokens) -> StoredTokens:
+        order = rng(self.seed, "permuted features").permutation(tokens.cls.shape[-1])
+        arrays = {k: getattr(tokens, k) for k in ("cls", "mean", "patches")}
+        changed = {k: np.asarray(a)[..., order] for k, a in arrays.items() if a is not None}
+        return dataclasses.replace(tokens, **changed)
 
 
 def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:

@@ -8,9 +8,11 @@ from sklearn.decomposition import PCA
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.models.bmfl import TokenBatch
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import sources, train_brain_encoder
 
@@ -99,6 +101,27 @@ def test_components_are_those_of_sklearn(n):
     assert (
         found.shape == (n, 50) and (found[:, rank:] == 0).all() and (found[:, rank - 1] != 0).any()
     )
+
+
+def test_permuted_features_are_those_of_a_linear_encoder_with_permuted_weights():
+    r, order = np.random.default_rng(0), sources.rng(3, "permuted features").permutation(6)
+    weights = r.normal(size=(6, 9))
+    cls, patches = r.normal(size=(5, 6)), r.normal(size=(5, 4, 6))
+    given = StoredTokens(cls, None, patches, (2, 2), "", {})
+
+    def linear(tokens, ids):
+        (found,) = tokens.encoder
+        return found.cls @ weights + found.patches.mean(1) @ weights
+
+    permuted = sources.PermutedSource(linear, seed=3)
+    found = permuted(TokenBatch(cls, patches, (given,)), list("abcde"))
+    moved = np.empty_like(weights)
+    moved[order] = weights
+    np.testing.assert_allclose(found, cls @ moved + patches.mean(1) @ moved)
+    other = sources.PermutedSource(linear, seed=4)(
+        TokenBatch(cls, patches, (given,)), list("abcde")
+    )
+    assert not np.allclose(other, found)
 
 
 def test_a_projection_is_linear_and_fixed_by_its_seed():
