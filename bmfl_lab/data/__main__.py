@@ -1,5 +1,6 @@
 """``python -m bmfl_lab.data STUDY`` makes or fetches a study once and says what it is.
 
+``python -m bmfl_lab.data check STUDY`` looks at a study of your own before anything is computed.
 ``python -m bmfl_lab.data nod --help`` lists the parts of NOD that can be fetched.
 """
 
@@ -9,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bmfl_lab.data import nod_fetch
+from bmfl_lab.data import check, nod_fetch
 from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["nod"]:
             return nod_fetch.main(given[1:])
+        if given[:1] == ["check"]:
+            return check.main(given[1:])
         options = parser.parse_args(given)
         if options.study == "demo":
             with system_errors():

@@ -1,0 +1,79 @@
+"""The check of a study says what is there, and refuses what a training would refuse."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bmfl_lab.data.__main__ import main
+
+CLASSES = ("dog", "horse")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for s, part in enumerate(("train", "val", "test", "sketch")):
+        for c, label in enumerate(CLASSES):
+            place = tmp_path / "mine" / part / label
+            place.mkdir(parents=True)
+            for i in range(3 + c * (part == "train")):
+                noise = np.random.default_rng([s, c, i]).integers(0, 255, (20 + i, 30, 3), np.uint8)
+                Image.fromarray(noise).save(place / f"{i}.png")
+    return tmp_path / "mine"
+
+
+def said(capsys, *arguments, code=0):
+    assert main(["check", *map(str, arguments)]) == code
+    out, err = capsys.readouterr()
+    return out if not code else err
+
+
+def test_what_is_there_is_said(folder, capsys):
+    (folder / "train" / "dog" / "notes.txt").write_text("x")
+    shutil.copy(folder / "train" / "dog" / "0.png", folder / "train" / "dog" / "copy.png")
+    out = said(capsys, folder)
+    assert "train: 8 images, 2 classes with 4 each; 30 x 20 to 30 x 23 px" in out
+    assert "test: 6 images, 2 classes with 3 each; 30 x 20 to 30 x 22 px" in out
+    assert "sketch (out of distribution): 6 images" in out
+    assert re.search(r"left out of train: .*1 .txt", out)
+    assert "train: 1 images are copies of others in it" in out
+    assert re.search(r"decoding all 26 images once takes about \d+\.\d s", out)
+
+
+def test_the_contact_sheet_shows_the_images_themselves(folder, capsys):
+    assert "mine_check.png" in said(capsys, folder)
+    sheet = np.asarray(Image.open("mine_check.png"))
+    for part in ("train", "sketch"):
+        for label in CLASSES:
+            file = folder / part / label / "0.png"
+            Image.new("RGB", (32, 32), "red" if label == "dog" else "blue").save(file)
+    for i in (1, 2, 3):
+        for label in CLASSES:
+            (folder / "sketch" / label / f"{i}.png").unlink(missing_ok=True)
+    shutil.rmtree(folder / "train")
+    shutil.copytree(folder / "val", folder / "train")
+    for k, file in enumerate(sorted((folder / "train").rglob("*.png"))):
+        Image.new("RGB", (9, 9), (0, 200, k)).save(file)
+    said(capsys, folder, "--sheet", "sheet.png")
+    changed = np.asarray(Image.open("sheet.png")).astype(int)
+    assert sheet.shape == changed.shape
+    for colour in ((255, 0, 0), (0, 0, 255), (0, 200, 0)):
+        assert (changed == colour).all(2).sum() >= 90 * 90, colour
+
+
+def test_a_broken_image_and_a_missing_class_are_refused(folder, capsys):
+    (folder / "test" / "horse" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    found = said(capsys, folder, code=2)
+    assert "1.png" in found and "replace or remove the file" in found
+    for file in (folder / "test" / "horse").iterdir():
+        file.unlink()
+    assert "horse" in said(capsys, folder, code=2)
+
+
+@pytest.mark.parametrize("bad", ["nothing_here", "study.yaml"])
+def test_a_study_that_cannot_be_loaded_is_one_sentence(bad, folder, capsys):
+    (folder.parent / "study.yaml").write_text("study: folder\nrooot: mine\n")
+    assert said(capsys, bad, code=2).startswith("error: expected")
