@@ -461,7 +461,7 @@ _HEADER_ERRORS = (
 
 
 def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the header of a ``.npy`` file and leave the stream behind it.
+    """Read the header of a ``.npy`` file and leave the stream at the first value.
 
     Parameters
     ----------
@@ -472,7 +472,7 @@ def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     -------
     shape : tuple of int
     fortran : bool
-        Whether the first index varies fastest.
+        True if the first index varies fastest (Fortran order).
     dtype : numpy.dtype
     """
     old = np.lib.format.read_magic(stream) == (1, 0)
@@ -588,8 +588,8 @@ def lock(
     path : str or Path
         The lock file; made if missing, and left in place.
     wait : bool or float, default True
-        Whether to wait for another process that holds the lock, or to raise an error; or for how
-        many seconds to wait before that.
+        True waits until another process releases the lock, and False raises an error at once. A
+        number is the longest wait in seconds, after which the error is raised.
     what : str, default "this folder"
         Name of the locked thing in messages.
 

@@ -226,7 +226,7 @@ class Backbone(Protocol):
     width, n_blocks, n_registers : int
         Token width of the last block, number of blocks, number of register tokens.
     has_cls : bool
-        Whether there is a class token. If not, the mean patch token stands for it.
+        True if there is a class token. If not, the mean patch token replaces it.
     patch_size : int
         Side of a patch of the last block, in pixels.
     image_size : int
@@ -287,7 +287,7 @@ class Backbone(Protocol):
         blocks : sequence of int, optional
             Block indices; None means the last block.
         features : str, default "tokens"
-            Which part of the block to return; a DINOv2 backbone also knows "q", "k" and "v".
+            Part of the block that is returned; a DINOv2 backbone also has "q", "k" and "v".
         grad : bool, default False
             Let gradients reach `images`.
         """
@@ -328,7 +328,7 @@ def block_indices(blocks: Sequence[int], n_blocks: int, name: str) -> list[int]:
 
 
 def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Return rows and columns of the patches of an image.
+    """Return the number of rows and columns of patches of an image whose sides are in pixels.
 
     Raises
     ------
@@ -524,7 +524,7 @@ class _Wrapped(nn.Module):
 
 
 def _complete(tokens: BackboneTokens) -> BackboneTokens:
-    """Return float32 tokens; the mean patch stands for a missing class token."""
+    """Return float32 tokens; the mean patch token replaces a missing class token."""
     patches, grid = tokens.patches.float(), tuple(map(int, tokens.grid))
     require(
         patches.ndim == 3 and patches.shape[1] == grid[0] * grid[1],

@@ -351,7 +351,7 @@ def load_strictly(
     Parameters
     ----------
     module : nn.Module
-        May lie on the meta device.
+        Module that is filled; it may lie on the meta device.
     state : mapping of str to Tensor
         Weights; floating-point ones are converted to float32.
     name, source, remedy : str

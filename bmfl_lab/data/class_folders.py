@@ -315,13 +315,13 @@ def read_class_folders(
     name : str
         Name of the set.
     folder : str or Path
-        Holds one folder per class.
+        Folder that holds one folder per class.
     classes : sequence of str, optional
         Class names in label order; by default the names of the folders, sorted.
     partial : bool, default False
         Accept a set with images of some of the classes only; labels keep their place in `classes`.
     folder_of : mapping of str to str, optional
-        Folder of a class where it is not the class name.
+        Name of the folder of a class, if it differs from the name of the class.
     root : str or Path, optional
         Folder below which images must lie, and to which the ids are relative; `folder` by default.
     remedy : str, optional
@@ -339,7 +339,7 @@ def read_class_folders(
     ------
     DataError
         If a class has no images, a folder belongs to no class, there is no image at all, or a link
-        leads out.
+        leads outside the root.
     """
     root = Path(folder) if root is None else Path(root)
     guard, left_out = link_guard(root, follow_links), Counter()

@@ -122,7 +122,7 @@ def read_hdf5(
     Raises
     ------
     DataError
-        As `open_hdf5`, or if an array is missing or larger than 16 GiB.
+        If the file is refused by `open_hdf5`, or an array is missing or larger than 16 GiB.
     """
     found = {}
     with (

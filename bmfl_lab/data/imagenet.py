@@ -118,7 +118,7 @@ def read_imagenet_train(
     Parameters
     ----------
     folder : str or Path
-        Holds one folder per class, named by its wnid.
+        Folder that holds one folder per class, named by its wnid.
     wnids : sequence of str, optional
         The classes; by default the folders that are there.
     partial : bool, default False
@@ -277,8 +277,8 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds ``train/wnid/*`` and ``val/`` (class folders, or flat with `devkit`), and may hold
-        folders named as in `PLACES`, which are found by themselves.
+        Folder that holds ``train/wnid/*`` and ``val/`` (class folders, or flat with `devkit`), and
+        may hold folders named as in `PLACES`, which are found by themselves.
     ood : mapping of str to str, optional
         Name of a set ("imagenet-sketch", "imagenet-r", "imagenet-a", "imagenet-v2",
         "stylized-imagenet") to its folder, relative to the root or absolute; given, only these are

@@ -461,10 +461,10 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds one preprocessed HDF5 file per subject (``Subject1.h5``), or two as Deep Image
-        Reconstruction is distributed (``sub-01_perceptionNaturalImageTraining_original_VC.h5`` and
-        ``...Test...``), and a folder ``images`` with the images shown (``n01518878_5958.JPEG``, at
-        any depth).
+        Folder that holds one preprocessed HDF5 file per subject (``Subject1.h5``), or two as Deep
+        Image Reconstruction is distributed
+        (``sub-01_perceptionNaturalImageTraining_original_VC.h5`` and ``...Test...``), and a folder
+        ``images`` with the images shown (``n01518878_5958.JPEG``, at any depth).
     subject : str, optional
         Only this one.
     seed, val, label

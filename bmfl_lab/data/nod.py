@@ -420,7 +420,7 @@ def read_atlas(
     root : str or Path
         Copy of NOD.
     subject : str
-        "sub-10".
+        Subject, e.g. "sub-10".
     cortex : Cortex
         Vertices of the responses.
     atlas : str or Path, default "auto"

@@ -66,7 +66,7 @@ def read_manifest(path: str | Path | None = None) -> Manifest:
     Raises
     ------
     DataError
-        If the file is damaged, is of another version, or names a path out of the root.
+        If the file is damaged, is of another version, or names a path outside the root.
     """
     name = "nod_manifest.tsv.xz" if path is None else str(path)
     source = resources.files("bmfl_lab.data") / name if path is None else Path(path)
@@ -203,7 +203,7 @@ def photographs(manifest: Manifest, root: Path, events: Iterable[str]) -> list[s
 
 @dataclass(frozen=True)
 class Source:
-    """Where files are fetched from, and how patiently.
+    """The servers that files are fetched from, with time limits and numbers of attempts.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def check_connection(source: Source, path: str, seconds: float = 5.0) -> None:
     Parameters
     ----------
     source : Source
-        Server, and the patience with it.
+        Server, with time limits and numbers of attempts.
     path : str
         A file to ask for; its content is not fetched.
     seconds : float, default 5
@@ -316,7 +316,7 @@ def download(root: Path, paths: Sequence[str], manifest: Manifest, source: Sourc
     manifest : Manifest
         Sizes and checksums.
     source : Source
-        Server, and the patience with it.
+        Server, with time limits and numbers of attempts.
 
     Returns
     -------

@@ -376,7 +376,7 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        From 0 to 1; NaN where `ncsnr` is zero, negative or not finite.
+        Share of the variance from 0 to 1; NaN where `ncsnr` is zero, negative or not finite.
 
     References
     ----------
@@ -939,7 +939,7 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
+        Folder that holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
     subject : str, optional
         Only this one ("subj01"); a subject takes up to 1.6 GB.
     space, seed, val, nan_policy, follow_links

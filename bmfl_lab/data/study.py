@@ -254,7 +254,7 @@ def chosen_subjects(
     place : str or Path
         Name of the place in error messages.
     wanted : str, default "files of a subject"
-        What a place with subjects holds, for the message if there is none.
+        Description of the files of a subject, for the message if there are none.
 
     Returns
     -------
@@ -294,7 +294,7 @@ class Reader:
     general : bool, default False
         True if any other reader that detects a folder comes first.
     layout : str, default ""
-        What a folder in this layout holds, in a few words for error messages.
+        Content of a folder in this layout, in a few words for error messages.
     """
 
     name: str
@@ -344,7 +344,7 @@ def register_reader(
 
     Notes
     -----
-    Of several readers that detect a folder, the one that was registered last reads it.
+    If several readers detect a folder, the one that was registered last reads it.
     """
     require(
         name not in READERS,
@@ -431,8 +431,8 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     Returns
     -------
     Study
-        Of any reader, unless it has an option ``verify`` that is False, no image is shared between
-        two sets, or between a set and the stimuli of a subject.
+        Study in which no image is shared between two sets, or between a set and the stimuli of a
+        subject. Only a reader that was called with ``verify=False`` leaves this unchecked.
 
     Raises
     ------

@@ -36,7 +36,7 @@ class EEG:
     channels : tuple of str
         Names of the n_channels sensors.
     times : ndarray, shape (n_times,)
-        Seconds after image onset.
+        Times in seconds after image onset.
     ids : ndarray of str, shape (n_stimuli,)
         Stimulus ids.
     simulated : bool
@@ -167,7 +167,7 @@ def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> 
         Its ids are file stems, as `read_things_eeg` makes them from the dataset's
         ``image_metadata.npy``.
     folder : str or Path
-        Holds ``ID.*`` at any depth.
+        Folder that holds ``ID.*`` at any depth.
     follow_links : bool, default False
         Allow images that are links to somewhere outside it.
 

@@ -64,8 +64,8 @@ def ceiling_matched_vertices(
     Returns
     -------
     ndarray of bool, shape (n_vertices,)
-        As many vertices as the region has. If too few lie outside the region, vertices of the
-        region are drawn, too.
+        Mask with as many vertices as the region has. If too few lie outside the region, vertices
+        of the region are drawn, too.
 
     Raises
     ------

@@ -251,7 +251,7 @@ def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
 def response_to_images(encoder: BrainEncoder, backbone: Backbone, images: Tensor) -> Tensor:
     """Run images through a backbone and a brain encoder, and return the predicted responses.
 
-    Where PyTorch has gradients enabled, they flow from the responses back to the images.
+    Gradients flow from the responses back to the images if they are enabled in PyTorch.
 
     Parameters
     ----------

@@ -78,7 +78,7 @@ class Explorer:
         Each has ``logits(stimuli)``; `TrainedFusion` models can be lesioned and show attention. The
         first model of a list (one model per seed) is taken.
     encoder : TrainedEncoder, optional
-        Predicts responses; by default the encoder of the first model that has one.
+        Encoder that predicts responses; by default the encoder of the first model that has one.
     store : FeatureStore, optional
         Store of the tokens; the one in the cache folder by default.
     subject : str, optional

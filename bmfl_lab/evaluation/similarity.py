@@ -26,7 +26,7 @@ ALPHAS = tuple(float(a) for a in np.logspace(0, 8, 10))
 
 @dataclass(frozen=True)
 class ScoreTest:
-    """Hold a correlation and its permutation test.
+    """A correlation and its permutation test.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ def distance_from_v1(
 def spatial_score(
     scores: np.ndarray, distance: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
 ) -> ScoreTest:
-    """Correlate the depth of the best layer of each unit with its distance from V1.
+    """Correlate the depth of the best layer of each unit with its distance from V1 (Pearson r).
 
     A positive score means that units far from V1 resemble deeper layers.
 
@@ -329,7 +329,7 @@ def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np
 def temporal_score(
     scores: np.ndarray, times: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
 ) -> ScoreTest:
-    """Correlate the depth of layers with the time at which each has its highest scores.
+    """Correlate the depth of layers with the time at which each has its highest scores (Pearson r).
 
     A positive score means that deeper layers resemble later responses.
 
@@ -345,6 +345,10 @@ def temporal_score(
     Returns
     -------
     ScoreTest
+
+    Notes
+    -----
+    The time of a layer is that of `peak_times`.
 
     References
     ----------

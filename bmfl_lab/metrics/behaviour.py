@@ -101,12 +101,13 @@ def shape_bias(
 def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | None:
     """Return kappa, the agreement of two observers beyond that of independent observers.
 
-    ``(c_obs - c_exp) / (1 - c_exp)`` with ``c_exp = p_a p_b + (1 - p_a)(1 - p_b)``.
+    Kappa is ``(c_obs - c_exp) / (1 - c_exp)``, where ``c_obs`` is the share of stimuli on which
+    both are right or both are wrong, and ``c_exp = p_a p_b + (1 - p_a)(1 - p_b)``.
 
     Parameters
     ----------
     correct_a, correct_b : array-like of bool, shape (n_stimuli,)
-        Whether each observer was right on each image.
+        True for each image that the observer classified correctly.
 
     Returns
     -------
@@ -143,7 +144,7 @@ def observer_accuracy(trials: pd.DataFrame, by: Sequence[str] = ("set",)) -> pd.
     Parameters
     ----------
     trials : DataFrame
-        One row a trial: columns of `by`, ``observer``, ``correct`` (see
+        One row per trial, with the columns of `by`, ``observer``, ``correct`` (see
         `data.modelvshuman.read_trials`); choose people by ``trials[trials["human"]]``.
     by : sequence of str, default ("set",)
         Add "condition" for a curve.

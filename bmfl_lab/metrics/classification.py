@@ -244,13 +244,13 @@ class Calibration:
     edges : ndarray, shape (n_bins + 1,)
         Bin edges from 0 to 1; a confidence on an edge belongs to the bin below it.
     count : ndarray, shape (n_bins,)
-        Stimuli a bin.
+        Number of stimuli per bin.
     confidence, accuracy : ndarray, shape (n_bins,)
-        Means within the bin; NaN in an empty one.
+        Mean confidence and accuracy of each bin; NaN for an empty bin.
     ece : float or None
         Expected calibration error; None for an empty set.
     n_excluded : int
-        Stimuli with NaN logits: they have no confidence and are left out.
+        Number of stimuli with NaN logits, which have no confidence and are left out.
     """
 
     edges: np.ndarray

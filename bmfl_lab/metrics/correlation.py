@@ -201,7 +201,7 @@ def bootstrap_pearson(
     Y, P : array, shape (n_stimuli, n_vertices)
         Responses and predictions.
     n_boot : int, default 1000
-        Resamples.
+        Number of resamples.
     seed : int, default 0
         Seed of the resampling.
 

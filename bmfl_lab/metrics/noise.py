@@ -62,8 +62,9 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
 def ncsnr_from_repeats(repeats: np.ndarray) -> np.ndarray:
     """Estimate the signal-to-noise ratio per vertex from single presentations.
 
-    One-way analysis of variance with stimuli as groups: noise is the variance within stimuli,
-    signal is what the variance between stimuli holds beyond it (0 if it holds nothing).
+    The estimate is a one-way analysis of variance with stimuli as groups. Noise is the variance
+    within stimuli. Signal is the variance between stimuli minus the part that noise explains, and
+    at least 0.
 
     Parameters
     ----------

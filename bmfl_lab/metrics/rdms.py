@@ -99,7 +99,7 @@ class RDMs:
 
 
 def take(condensed: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return the condensed RDM of the stimuli at `index` (n_new,), in that order."""
+    """Return the part of a condensed RDM that belongs to the stimuli `index` (n_new,), in order."""
     return condense(expand(condensed)[np.ix_(index, index)])
 
 

@@ -33,7 +33,7 @@ def condense(square: np.ndarray) -> np.ndarray:
 
 
 def expand(condensed: np.ndarray) -> np.ndarray:
-    """Return the symmetric matrix (n, n) with zero diagonal of a condensed vector.
+    """Return a condensed RDM (n (n - 1) / 2,) as a symmetric matrix (n, n) with zero diagonal.
 
     Raises
     ------

@@ -120,14 +120,14 @@ def bootstrap_rsa(
     method : str
         See `compare_rdms`.
     over : {"stimuli", "subjects", "both"}
-        What is drawn with replacement, that is, to what the interval generalises. A stimulus drawn
-        twice gives pairs of itself with itself; those are left out.
+        Units that are drawn with replacement; the interval generalises to new units of this kind.
+        A stimulus drawn twice gives pairs of itself with itself; those are left out.
     n_boot : int, default 1000
         Number of resamples.
     level : float, default 0.95
         Coverage.
     seed : int
-        Seed.
+        Seed of the resampling.
 
     Returns
     -------
@@ -282,7 +282,7 @@ def weighted_similarity(
     A : ndarray, shape (a, m)
     B : ndarray, shape (b, m)
     weights : ndarray, shape (m,)
-        Not negative; a weight of 2 counts as a value that stands there twice.
+        Weights of at least 0; a weight of 2 has the effect of entering the value twice.
     centred : bool, default True
         Whether weighted means are removed.
 

@@ -67,7 +67,7 @@ class FusionConfig:
     block : int, default -1
         Block of the backbone whose tokens the model reads; -1 is the last one.
     loop : LoopConfig
-        How to train. Its seed is replaced by that of `train_fusion`.
+        Options of the training loop. Their seed is replaced by that of `train_fusion`.
 
     Raises
     ------

@@ -188,7 +188,7 @@ class CrossAttentionFusion(nn.Module):
         weights : bool, default False
             Return attention weights.
         image_side : ImageSide, optional
-            What `image_side` returned for the same visual tokens, if it was called before.
+            Result of `image_side` for the same visual tokens, if it was called before.
 
         Returns
         -------
@@ -216,7 +216,7 @@ class FusionModel(nn.Module):
     Parameters
     ----------
     head : "fusion", "concat" or "backbone"
-        What the classifier, an MLP with one hidden layer, reads. "fusion": the two outputs X_vb and
+        Input of the classifier, an MLP with one hidden layer. "fusion": the two outputs X_vb and
         X_bv of `CrossAttentionFusion`, joined. "concat": a linear projection of the visual summary,
         joined with a linear projection of the brain transformer's CLS token; there is no
         cross-attention. "backbone": the visual summary alone; there is no brain transformer. The
@@ -342,7 +342,7 @@ class FusionModel(nn.Module):
         weights : bool, default False
             Return attention weights ("fusion" only).
         image_side : ImageSide, optional
-            What `image_side` returned for the same visual tokens, if it was called before.
+            Result of `image_side` for the same visual tokens, if it was called before.
 
         Returns
         -------

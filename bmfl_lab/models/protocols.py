@@ -1,4 +1,4 @@
-"""What evaluation, figures and widgets may expect of a trained model, whoever made it."""
+"""Protocols of trained models: the methods that evaluation, figures and widgets call."""
 
 from __future__ import annotations
 

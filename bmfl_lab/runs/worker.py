@@ -193,8 +193,8 @@ def _first_line(cell: nbformat.NotebookNode) -> str:
 def main(folder: Path, sockets: Path) -> int:
     """Execute the notebook that ``spec.json`` in `folder` describes.
 
-    Writes ``executed.ipynb``, ``log.txt`` and ``state.json`` beside it. The kernel's sockets go to
-    the folder `sockets`, which has a short path.
+    The files ``executed.ipynb``, ``log.txt`` and ``state.json`` are written beside it. The kernel's
+    sockets go to the folder `sockets`, which has a short path.
     """
     RUN.folder, RUN.sockets = folder, sockets
     plan = read_json(folder / "spec.json")

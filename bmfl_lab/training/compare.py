@@ -182,8 +182,8 @@ def train_comparison(
     study : Study
         Its set "train" trains, its set "val" selects the epoch.
     encoder : TrainedEncoder
-        Predicts the responses for "concat" and "fusion", and fixes the number of parameters of
-        "backbone".
+        Encoder that predicts the responses for "concat" and "fusion", and fixes the number of
+        parameters of "backbone".
     attribute_encoder : TrainedEncoder, optional
         From `train_attribute_encoder`; needed for "attributes".
     models : sequence of str
@@ -362,7 +362,7 @@ def ablation_trainer(
     study : Study
         Its set "train" trains, its set "val" selects the epoch.
     encoder : TrainedEncoder, optional
-        Predicts the responses.
+        Encoder that predicts the responses.
     brain : callable, optional
         Response source in place of the predicted responses, as in `train_fusion`.
     atlas : Atlas, optional

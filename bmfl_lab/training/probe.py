@@ -49,7 +49,7 @@ class TrainedProbe:
     learning_rate : float
         Learning rate of the selected head, scaled by the batch size.
     selection : str
-        How the head was selected, in words.
+        Sentence that says how the head was selected.
     table : list of dict
         Validation accuracy of every head of the grid.
     """

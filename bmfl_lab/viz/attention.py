@@ -101,8 +101,8 @@ def attention_figure(
     images : sequence of ndarray of uint8, each of shape (H, W, 3)
         The images.
     maps : mapping of str to sequence of ndarray, each of shape (h, w)
-        Name of a column to one map per image. Each map has colours of its own range: they compare
-        places within a map, never the strength of two maps.
+        Name of a column to one map per image. Each map has its own colour range, so that colours
+        compare places within a map, never the strength of two maps.
     titles : sequence of str, optional
         Label of each row.
     title : str, default ""
@@ -253,7 +253,7 @@ def _write(ax: Axes, height: float, text: str, **look) -> None:
 
 
 def _check_cell(ax: Axes, row: pd.Series | None) -> None:
-    """Write the outcome of a check and its numbers; None stands for a check that was not made."""
+    """Write the outcome of a check and its numbers; None means that the check was not made."""
     if row is None:
         _write(ax, 0.5, "not measured", color=GREY, fontsize=7)
         return
@@ -327,7 +327,7 @@ def fields_figure(
     Parameters
     ----------
     fields : mapping of str to ndarray, shape (h, w)
-        Name to average attention; each field has colours of its own range.
+        Name to average attention; each field has its own colour range.
     centres, truth : DataFrame, shape (n_fields, 2)
         ``x`` and ``y`` in degrees, one row per field in the order of `fields`; rows of `truth` may
         be NaN.

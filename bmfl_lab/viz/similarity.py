@@ -280,7 +280,7 @@ def time_course_figure(
     scores : ndarray, shape (n_layers, n_times)
         Score of each layer at each time.
     times : ndarray, shape (n_times,)
-        Seconds after image onset.
+        Times in seconds after image onset.
     layers : sequence of str, length n_layers
         Names of the layers, in order.
     peaks : ndarray, shape (n_layers,), optional

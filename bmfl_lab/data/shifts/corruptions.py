@@ -417,7 +417,7 @@ def plasma(size: int, decay: float, random: np.random.Generator) -> np.ndarray:
     decay : float
         The amplitude is divided by ``decay`` squared from one octave to the next.
     random : numpy.random.Generator
-        Draws the displacements.
+        Generator that draws the displacements.
 
     Returns
     -------
@@ -450,7 +450,7 @@ def ice(height: int, width: int, random: np.random.Generator) -> np.ndarray:
     height, width : int
         Size in pixels.
     random : numpy.random.Generator
-        Draws the crystals.
+        Generator that draws the crystals.
 
     Returns
     -------
