@@ -126,7 +126,7 @@ class Record:
     times : dict of str to float, optional
         Name of a stage to its seconds.
     extra : dict of str to JSON values, optional
-        Anything else.
+        Further values by name.
     """
 
     notebook: str

@@ -30,7 +30,7 @@ class TokenRequired(PasswordIdentityProvider):
         Raises
         ------
         SystemExit
-            With status 1, after one sentence in the server's log.
+            If a rule is violated; the status is 1, and the server's log says what to do.
         """
         super().validate_security(app, ssl_options)
         problem = ""

@@ -38,7 +38,7 @@ class Architecture:
     width, n_heads, n_blocks : int
         Token width, attention heads per block, transformer blocks.
     n_registers : int, default 0
-        Register tokens.
+        Number of register tokens.
     ffn : {"mlp", "swiglu"}, default "mlp"
         Form of the feed-forward layer; the giant model uses SwiGLU.
     grid : int, default 37

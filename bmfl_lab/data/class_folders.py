@@ -182,7 +182,7 @@ def read_by_stem(
     Returns
     -------
     StimulusSet
-        n unlabelled images in the order of `ids`. Files that are no images (``ID.xml``) never
+        n unlabelled images in the order of `ids`. Files that are not images (``ID.xml``) never
         count.
 
     Raises
@@ -333,7 +333,7 @@ def read_class_folders(
     -------
     StimulusSet
         One stimulus per image, with labels of shape (n_images,); its ids are paths below the root.
-        Files that are no images are counted in its ``left_out`` and printed.
+        Files that are not images are counted in its ``left_out`` and printed.
 
     Raises
     ------

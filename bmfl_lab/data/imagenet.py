@@ -160,8 +160,8 @@ def read_imagenet_val(
         The classes; labels index them in sorted order.
     devkit : str or Path, optional
         Labels of flat files: the folder of the development kit (see `read_devkit`), or Kaggle's
-        ``LOC_val_solution.csv``. The latter is found by itself in the folder, or in one of the four
-        folders above it.
+        ``LOC_val_solution.csv``. The latter is found automatically in the folder, or in one of the
+        four folders above it.
     partial : bool, default False
         Accept some of the classes or files only.
     follow_links : bool, default False
@@ -232,7 +232,7 @@ def read_kaggle_labels(path: str | Path) -> dict[int, str]:
     Raises
     ------
     DataError
-        If the file is no such table.
+        If the file is not such a table.
     """
     remedy = f"download {KAGGLE_LABELS} of Kaggle's ImageNet again"
     with (

@@ -276,7 +276,7 @@ def _voxels(data: BData, where: str) -> tuple[np.ndarray, Atlas]:
 def _presentations(data: BData, label: str, part: str | None) -> tuple[np.ndarray, dict[str, str]]:
     """Return the stimulus of each sample, "" for imagery, and the split of each stimulus.
 
-    `part` is the split of all samples where the name of the file tells it; the column DataType is
+    `part` is the split of all samples if the name of the file states it; the column DataType is
     not needed then.
     """
     columns = {key: data.select(key) for key in (label, "DataType") if not part or key in data.keys}
@@ -431,7 +431,7 @@ def subject_files(folder: str | Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _check_parts(name: str, files: tuple[Path, ...]) -> None:
-    """Require a training file and a test file where the names of the files speak of parts."""
+    """Require a training file and a test file if the names of the files name a part."""
     parts = [match["part"].lower() for f in files if (match := _PART.fullmatch(f.stem))]
     require(
         not parts or sorted(parts) == ["test", "train"],

@@ -194,7 +194,7 @@ def read_events(path: str | Path) -> list[str]:
     Raises
     ------
     DataError
-        If the file is no such table, or an entry is no image of ImageNet.
+        If the file is not such a table, or an entry is not an image of ImageNet.
     """
     with open(path, newline="", encoding="utf-8", errors="replace") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
@@ -211,7 +211,7 @@ def read_labels(path: str | Path) -> list[str]:
     Raises
     ------
     DataError
-        If a line is no image of ImageNet; any folder may stand before its name.
+        If a line does not name an image of ImageNet, with or without a folder before the name.
     """
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     return [_stimulus_id(line.strip(), path) for line in lines if line.strip()]

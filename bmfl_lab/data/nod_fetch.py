@@ -3,7 +3,7 @@
 ``python -m bmfl_lab.data nod --subjects 10`` fetches what one encoder needs. A manifest in this
 package lists path, size and SHA-256 of each file of version 2.1.2, so that the size of a download
 is known before it starts. A file gets its name after its checksum was verified; an interrupted
-download goes on where it stopped.
+download continues where it stopped.
 
 Notes
 -----
@@ -279,12 +279,12 @@ def check_connection(source: Source, path: str, seconds: float = 5.0) -> None:
     path : str
         A file to ask for; its content is not fetched.
     seconds : float, default 5
-        Time for the connection and for the answer.
+        Server, with time limits for the connection and for its response.
 
     Raises
     ------
     FetchError
-        If ``BMFL_OFFLINE=1`` forbids downloads, or nothing answers.
+        If ``BMFL_OFFLINE=1`` forbids downloads, or the server does not respond.
     """
     host = urlsplit(source.address).netloc
     if os.environ.get("BMFL_OFFLINE") == "1":
@@ -457,7 +457,7 @@ def _transfer(
 
 
 def _start(answer: requests.Response, address: str, have: int) -> int | None:
-    """Return the position at which the bytes of an answer begin; None if it cannot be used."""
+    """Return the position at which the bytes of a response begin; None if it cannot be used."""
     code = answer.status_code
     if code == 200:
         return 0
@@ -500,7 +500,7 @@ def fetch(
     manifest : Manifest, optional
         All files; by default those of version 2.1.2.
     source : Source, optional
-        Server, and the patience with it; by default OpenNeuro's public bucket.
+        Server, with time limits and numbers of attempts; by default OpenNeuro's public bucket.
 
     Returns
     -------

@@ -28,7 +28,7 @@ class BackboneSpec:
     Parameters
     ----------
     name : str
-        A name that `bmfl_lab.backbones.load_backbone` knows.
+        A name that `bmfl_lab.backbones.load_backbone` accepts.
     weights : str or None
         Path of a weight file or folder, or None for the loader's own search.
     image_size : int
@@ -69,7 +69,7 @@ class Study:
     licences : mapping of str to str
         Source of each part to its licence.
     extra : mapping
-        Anything else (for the planted study: its truth).
+        Further facts by name (for the planted study: its ground truth).
 
     Raises
     ------
@@ -218,7 +218,7 @@ class Study:
         }
 
     def left_out(self) -> dict[str, dict[str, int]]:
-        """Count the files that lie among the images and are none.
+        """Count the files among the images that are not images.
 
         Returns
         -------

@@ -530,7 +530,7 @@ class DeletionInsertion:
         Score after that share of the patches, strongest first, was replaced by the baseline, or by
         the image.
     random_deletion, random_insertion : ndarray, shape (n_stimuli, k)
-        The same for random orders, averaged over orders. Each order inserts in the reverse of the
+        Curves of random orders, averaged over orders. Each order inserts in the reverse of the
         order in which it deletes, so that both curves use the same masked images.
     """
 

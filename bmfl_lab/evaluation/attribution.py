@@ -33,7 +33,7 @@ class Attribution:
     pixels : ndarray of float32, shape (n_stimuli, H, W)
         Signed contributions, summed over colour channels.
     patches : ndarray of float32, shape (n_stimuli, h, w)
-        The same, summed over the pixels of each patch.
+        Attribution summed over the pixels of each patch.
     score, reference : ndarray of float32, shape (n_stimuli,)
         Score of the image and of the grey baseline.
     gap : ndarray of float32, shape (n_stimuli,)

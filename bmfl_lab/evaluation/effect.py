@@ -206,7 +206,7 @@ def difference_fields(
     values : ndarray, shape (n_models, n_seeds)
         Statistic of each model and seed.
     samples : ndarray, shape (n_models, n_boot, n_seeds)
-        The same on resampled stimuli.
+        The statistic on resampled stimuli.
     model, baseline : int
         Positions among the models. The p value of the baseline itself is NaN.
     n : int

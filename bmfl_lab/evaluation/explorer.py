@@ -246,7 +246,7 @@ class Explorer:
         )
 
     def _reads_encoder(self, model: TrainedFusion) -> bool:
-        """Tell whether the responses that a model reads are those of the explorer's encoder."""
+        """Return whether the responses that a model reads are those of the explorer's encoder."""
         source = model.source
         return isinstance(source, EncoderSource) and source.encoder is self.encoder
 
@@ -550,7 +550,7 @@ class Explorer:
         return lesions
 
     def has_brain(self, model: str) -> bool:
-        """Tell whether a model reads responses, and so can be lesioned."""
+        """Return whether a model reads responses, and so can be lesioned."""
         return getattr(self._model(model), "source", None) is not None
 
     def probabilities(
@@ -757,7 +757,7 @@ class Explorer:
         Raises
         ------
         ConfigError
-            If the source is unknown, or the models at hand cannot show it.
+            If the source is unknown, or the explorer's models cannot show it.
         """
         if source == BACKBONE:
             heads, blocks = self.backbone.n_heads, self.backbone.n_blocks
@@ -834,7 +834,7 @@ class Explorer:
         Raises
         ------
         ConfigError
-            If the source, head, block or region does not exist in the models at hand.
+            If the source, head, block or region does not exist in the explorer's models.
         """
         choices, place = self.map_choices(source, model), _place(name, index, shift, severity)
         n_heads, regions = choices["n_heads"], choices["regions"]

@@ -99,7 +99,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        Empty where no record holds a paired comparison.
+        Sentences; empty if no record holds a paired comparison.
     """
     table = comparisons(rows)
     lines: list[str] = []

@@ -285,7 +285,7 @@ def _pair(
 
 
 def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int) -> tuple:
-    """Return the mean recall over classes and its interval, each class resampled by itself."""
+    """Return the mean recall over classes and its interval, each class resampled separately."""
     classes = np.unique(labels)
     if not len(classes):
         return None, None, None

@@ -156,7 +156,7 @@ def vertex_fields(
     ConfigError
         If the encoder is of another kind.
     DataError
-        With fewer than two images.
+        If there are fewer than two images.
 
     Notes
     -----

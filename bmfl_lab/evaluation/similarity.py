@@ -542,6 +542,10 @@ def score_rows(name: str, test: ScoreTest, *, unit_counted: str, **fields) -> li
         Units whose number is ``test.n`` ("ROIs", "vertices" or "layers").
     **fields
         Other fields of `MetricRow`: ``split``, ``model``, ``subject``, ``selection``, ``notes``.
+
+    Returns
+    -------
+    list of MetricRow
     """
     shared = {"selection": "none", **fields, "n": test.n}
     shared["notes"] = "; ".join(
@@ -564,6 +568,10 @@ def identification_rows(found: Identification, **fields) -> list[MetricRow]:
     **fields
         Other fields of `MetricRow`: ``split``, ``model``, ``subject``, ``roi``, ``selection``,
         ``notes``.
+
+    Returns
+    -------
+    list of MetricRow
     """
     shared = {"selection": "none", **fields, "n": found.n, "unit": "fraction", "interval": INTERVAL}
     said = shared.pop("notes", "")

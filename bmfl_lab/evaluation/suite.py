@@ -486,7 +486,7 @@ def compare_models(
         ``p_holm``. Both name the second model as their ``reference``, and hold the p value
         unadjusted and adjusted by Holm over all pairs and image sets of this call (`primary`
         aside), and that of the equivalence test. Interval and p are those of `crossed_mean`: over
-        seeds and images, or with one seed over images for the trained models at hand. The ``notes``
+        seeds and images, or with one seed over images for these trained models. The ``notes``
         of the difference contain the verdict in words.
 
     Raises

@@ -24,9 +24,9 @@ class Synthesis:
     activity : ndarray, shape (n,)
         Mean predicted activity of the ROI for these images, by the encoder that guided them.
     start : ndarray, shape (n,)
-        The same for the images before the first step.
+        Mean predicted activity for the images before the first step.
     judged : ndarray, shape (n,), or None
-        The same for the final images by a held-out encoder; None without one.
+        Mean activity for the final images, predicted by a held-out encoder; None without one.
     prior : str
         The prior of the images in words.
     """

@@ -325,7 +325,7 @@ def corruption_error(
     Parameters
     ----------
     errors : mapping corruption -> mapping severity -> top-1 error
-        Fractions.
+        Errors as fractions.
     normaliser : mapping corruption -> error, default `ALEXNET_ERRORS`
         Mean error over severities of the reference model, as fraction.
 

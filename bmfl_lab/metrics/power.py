@@ -85,7 +85,7 @@ def detectable_difference(
         Accuracy expected of both models (fraction).
     seed_sd : float, default 0.0
         Standard deviation over seeds of the accuracy of one model (fraction). It is ignored for one
-        seed, where the comparison is about the trained models at hand.
+        seed, where the comparison is about these trained models.
     n_compared : int, default 1
         Comparisons in the family; the level is divided by it.
     power : float, default 0.8

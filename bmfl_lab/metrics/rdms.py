@@ -1,4 +1,4 @@
-"""RDMs that know their stimuli, and are compared by id."""
+"""RDMs with the ids of their stimuli, by which they are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bmfl_lab.metrics.rsa import compare_rdms, condense, expand
 
 @dataclass(frozen=True)
 class RDMs:
-    """Condensed RDMs that know their stimuli.
+    """Condensed RDMs with the ids of their stimuli.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def shared(A: RDMs, B: RDMs) -> tuple[RDMs, RDMs]:
 
 
 def compare(A: RDMs, B: RDMs, method: str = "spearman") -> np.ndarray:
-    """Similarity of RDMs over their shared stimuli, paired by id; see `compare_rdms`.
+    """Return the similarity of RDMs over their shared stimuli, paired by id; see `compare_rdms`.
 
     Raises
     ------

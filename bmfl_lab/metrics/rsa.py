@@ -77,7 +77,7 @@ def rdm(
     repeats: np.ndarray | None = None,
     precision: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Representational dissimilarity matrix of patterns, condensed.
+    """Return the representational dissimilarity matrix of patterns, condensed.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def _rank_row(row: np.ndarray, ladder: np.ndarray, target: np.ndarray) -> bool:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties averaged, along the last axis; equals ``scipy.stats.rankdata``.
+    """Return ranks from 1 along the last axis, ties averaged, as ``scipy.stats.rankdata`` does.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def prepared(values: np.ndarray, method: str) -> np.ndarray:
 
 
 def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.ndarray:
-    """Similarity of every RDM in `A` with every RDM in `B`.
+    """Return the similarity of every RDM in `A` with every RDM in `B`.
 
     Each RDM is ranked (or centred) once and all pairs come from one matrix product.
 
@@ -294,7 +294,7 @@ def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.n
     Returns
     -------
     ndarray of float64, shape (a, b)
-        NaN where an RDM has no variance.
+        Similarities; NaN for an RDM without variance.
 
     Raises
     ------

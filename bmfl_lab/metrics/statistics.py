@@ -265,6 +265,10 @@ def fit_robustness_line(id_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> Ro
         Accuracies (fractions) of baseline models; at least three with different in-distribution
         accuracies.
 
+    Returns
+    -------
+    RobustnessLine
+
     Raises
     ------
     DataError
@@ -321,7 +325,7 @@ def verdict(
     smallest: float = SMALLEST_EFFECT,
     p_equivalence: float | None = None,
 ) -> str:
-    """Say in plain words what a difference of two accuracies shows.
+    """Return a sentence that says what a difference of two accuracies shows.
 
     Parameters
     ----------
@@ -346,7 +350,7 @@ def verdict(
     -------
     str
         One sentence, with n, seeds and the interval. There is no verdict from fewer than 20
-        images, and one from a single seed is about the trained models at hand.
+        images, and one from a single seed is about these trained models.
     """
     on = f" on {where}" if where else ""
     pair, n = f"{first} and {second}{on}", difference.n
@@ -566,7 +570,7 @@ def crossed_mean(
     is often wrong under others. The p value is never below the exact binomial one (Clopper-Pearson;
     McNemar for differences) of as many independent images.
 
-    With one seed the test is about the trained model at hand and says nothing about other seeds.
+    With one seed the test is about this trained model and says nothing about other seeds.
     For differences p is then at least that of the exact McNemar test, and for real values it is the
     t test over stimuli.
 

@@ -52,7 +52,7 @@ class ImageSide(NamedTuple):
     tokens : Tensor, shape (B, 1 or 1+P, W)
         Projected visual tokens that are queries.
     normed : Tensor, shape (B, 1 or 1+P, W)
-        The same tokens after the LayerNorm.
+        Projected tokens after the LayerNorm.
     memory : tuple of two Tensors, shape (B, H, P, W / H)
         Keys and values of the patches.
     """

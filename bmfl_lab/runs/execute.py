@@ -1,4 +1,4 @@
-"""Starts runs, judges them and tells their state."""
+"""Start runs, check their results and report their state."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class CappedEngine(NBClientEngine):
 
 @dataclass
 class State:
-    """Hold what the worker knows of its run: the folder, the log, the kernel and the notebook."""
+    """Hold the state of a run: its folder, log, kernel and notebook."""
 
     folder: Path = Path()
     sockets: Path = Path()

@@ -42,7 +42,7 @@ class AlignConfig:
     Parameters
     ----------
     backbone : str, default "cornet_s"
-        "cornet_s", or a name that `bmfl_lab.backbones.load_backbone` knows.
+        "cornet_s", or a name that `bmfl_lab.backbones.load_backbone` accepts.
     weights : str, optional
         Checkpoint of the original network. Without one, CORnet-S (or the linear classifier of
         another backbone) is first trained on the study's labelled images.

@@ -40,7 +40,7 @@ class Batches(Protocol):
 
 
 class Order:
-    """Decide which rows each step of a training sees, as a function of seed and epoch alone.
+    """Decide which rows each training step reads, from seed and epoch alone.
 
     Parameters
     ----------

@@ -148,6 +148,10 @@ def train_attribute_encoder(
     **options
         Further keywords of `train_brain_encoder`.
 
+    Returns
+    -------
+    TrainedEncoder
+
     Raises
     ------
     DataError
@@ -196,7 +200,7 @@ def train_comparison(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
     times : dict of str to float, optional
@@ -291,7 +295,7 @@ def train_baselines(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
 
@@ -373,7 +377,7 @@ def ablation_trainer(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
 
@@ -467,7 +471,7 @@ def train_controls(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
 

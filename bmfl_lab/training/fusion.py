@@ -108,8 +108,8 @@ def train_fusion(
         Response source in place of the predicted responses: ``brain(tokens, ids) -> (B,
         n_vertices)``, with `tokens` a `TokenBatch` and `ids` the B stimulus ids of a batch. See
         `bmfl_lab.training.sources` for noise, other images' responses and image features, and
-        `lookup_source` for responses at hand. With an `encoder` or `atlas` of as many vertices,
-        regions and parcels are those of its atlas.
+        `lookup_source` for responses that were computed before. With an `encoder` or `atlas` of as
+        many vertices, regions and parcels are those of its atlas.
     atlas : Atlas, optional
         Atlas of the responses; the encoder's by default. A "backbone" model uses it to match the
         number of parameters of the fusion.
@@ -141,7 +141,7 @@ def train_fusion(
     context : Context, optional
         In place of `store` and `device`: pass one context to several calls, and they share the
         responses that were predicted already. If it keeps models, a model that is kept is read, and
-        one whose training was stopped goes on; `folder` and `resume` then have no effect.
+        a training that was stopped continues; `folder` and `resume` then have no effect.
 
     Returns
     -------
@@ -363,7 +363,7 @@ class _Statistics(NamedTuple):
 
 
 def _measure(batches: Batches, response: np.ndarray | None = None) -> _Statistics:
-    """Measure the training data in one pass; `response` (n, V) where it is at hand as a whole."""
+    """Measure the training data in one pass; `response` (n, V) if it is in memory as a whole."""
     cls, patches, moments, first = Moments(), Moments(), Moments(), None
     for start in range(0, batches.n, _ROWS):
         batch = batches.take(np.arange(start, min(start + _ROWS, batches.n)))

@@ -110,6 +110,10 @@ def attention_figure(
     opacity : float, default 0.55
         Opacity of the maps over the image, from 0 to 1.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -207,6 +211,10 @@ def checks_figure(
     title : str, default ""
         Title of the figure.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -280,6 +288,10 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
     title : str, default ""
         Title of the figure.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -337,6 +349,10 @@ def fields_figure(
         Title of the figure.
     columns : int, default 7
         Panels per row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -409,6 +425,10 @@ def centres_figure(
         Title of the figure.
     known : str, default "known"
         Source of the known centres, in the label of the horizontal axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------

@@ -551,6 +551,10 @@ def surface_maps(
     atlas, title, unit, signed, outline, surface, colour_map, limits, zoom
         See `surface_panel`.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     ConfigError
@@ -592,6 +596,10 @@ def category_map(
         Write the name of each category on the view that shows most of it.
     atlas, title, views, surface, zoom
         See `surface_panel`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -639,6 +647,10 @@ def roi_map(
         smallest one.
     **options
         Further arguments of `category_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     shown = [r for r in (atlas.present if rois is None else rois) if np.any(atlas.rois[r])]
     labels = np.full(atlas.n_vertices, "", dtype=object)

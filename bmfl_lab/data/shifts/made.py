@@ -60,7 +60,7 @@ def masked(
     severity : int
         1 to 5; sets the share of covered patches to 0.10, 0.25, 0.50, 0.75 or 0.90.
     random : numpy.random.Generator
-        Generator that draws which patches are covered, and the noise.
+        Generator that draws the covered patches and the noise.
     patch : float, default 1/14
         Side of a patch as a fraction of the shorter side: 16 px at 224 px, 2 px at 32 px.
     ratio : float, optional
