@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -59,7 +60,8 @@ class Preprocess:
     Raises
     ------
     ConfigError
-        If the size is not a positive multiple of the patch size, or the rule is unknown.
+        If the size is not an int, or not a positive multiple of the patch size, or the rule is
+        unknown.
 
     Notes
     -----
@@ -76,6 +78,13 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         size, patch = self.image_size, self.patch_size
+        require(
+            isinstance(size, numbers.Integral),
+            ConfigError,
+            "image_size as a whole number of pixels",
+            repr(size),
+            "a loader replaces image_size=None by the size that its network was trained with",
+        )
         require(
             size >= patch and size % patch == 0,
             ConfigError,
@@ -305,7 +314,19 @@ def map_tokens(x_BCHW: Tensor) -> BackboneTokens:
     -------
     BackboneTokens
         `patches` has shape (B, h * w, C); `cls` and `registers` are None, for `wrap` to fill in.
+
+    Raises
+    ------
+    ConfigError
+        If the output is not a tensor of four dimensions.
     """
+    require(
+        isinstance(x_BCHW, Tensor) and x_BCHW.ndim == 4,
+        ConfigError,
+        "a feature map of shape (B, C, h, w) for map_tokens",
+        f"shape {tuple(x_BCHW.shape)}" if isinstance(x_BCHW, Tensor) else type(x_BCHW).__name__,
+        "let the module return one, or pass wrap your own function that returns BackboneTokens",
+    )
     return BackboneTokens(None, None, x_BCHW.flatten(2).transpose(1, 2), tuple(x_BCHW.shape[2:]))
 
 

@@ -543,7 +543,11 @@ def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
         if option not in reader.options:
             known = [*reader.options, "subject", *_BACKBONE]
             raise ConfigError(
-                message(f"an option of study {reader.name!r}", repr(option), nearest(option, known))
+                message(
+                    f"an option of study {reader.name!r}",
+                    repr(option),
+                    f"{nearest(option, known)} All options: {', '.join(known)}",
+                )
             )
     _check_types(reader.load, options)
 

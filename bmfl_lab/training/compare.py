@@ -592,6 +592,13 @@ class _ControlSources:
             return sources.other_image_source(train, reference, classes=classes, seed=seed), None
         if name == "patch PCA":
             return self.pca, None
+        require(
+            name == "random projection",
+            ConfigError,
+            f"a response source for the control {name!r}",
+            "none",
+            "return it in _ControlSources.get of bmfl_lab/training/compare.py",
+        )
         return sources.projection_source(reference.shape[1], seed=seed), None
 
     @functools.cached_property
