@@ -255,5 +255,5 @@ class LoopConfig:
             ConfigError,
             "epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0",
             ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong),
-            "correct them",
+            "pass values in these ranges to LoopConfig",
         )

@@ -166,7 +166,7 @@ class LayerScale(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU."""
+    """Feed-forward block of a transformer: two linear layers with a GELU between them."""
 
     def __init__(self, *, width: int, hidden: int):
         super().__init__()

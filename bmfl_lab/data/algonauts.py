@@ -906,7 +906,7 @@ def load(
     root : str or Path
         Folder of one subject (``subj01``), or the folder that holds the subjects' folders.
     subject : str, optional
-        Only this one of several.
+        Name of the only subject to read; by default all are read.
     seed, val, test, nan_policy, stim_info, follow_links
         Options of `read_subject`.
     cache : str or Path, optional
@@ -916,8 +916,8 @@ def load(
     Returns
     -------
     Study
-        With subjects and no labelled image sets: for notebooks 01 and 02 and for training brain
-        encoders. Give ``subject=`` to a study of class folders for a fusion.
+        Study with subjects and without labelled image sets: for notebooks 01 and 02 and for
+        training brain encoders. Give ``subject=`` to a study of class folders for a fusion.
 
     Raises
     ------

@@ -63,7 +63,7 @@ def scan(folder: str | Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
     folder : str or Path
         The folder.
     left_out : Counter
-        Counts the hidden entries by name; changed in place.
+        Counter of the hidden entries by name, which is changed in place.
 
     Returns
     -------

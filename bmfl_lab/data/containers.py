@@ -166,7 +166,7 @@ def load_mat(path: str | Path, names: Sequence[str], *, squeeze: bool = False) -
     Returns
     -------
     dict of str to ndarray
-        Those of the variables that are there, with axes in the order of MATLAB.
+        Arrays of the variables that the file holds, with axes in the order of MATLAB.
 
     Raises
     ------

@@ -466,7 +466,7 @@ def load(
         (``sub-01_perceptionNaturalImageTraining_original_VC.h5`` and ``...Test...``), and a folder
         ``images`` with the images shown (``n01518878_5958.JPEG``, at any depth).
     subject : str, optional
-        Only this one.
+        Name of the only subject to read; by default all are read.
     seed, val, label
         Options of `read_subject`; `val` is its `val_share`.
     follow_links : bool, default False
@@ -475,8 +475,8 @@ def load(
     Returns
     -------
     Study
-        With subjects and no labelled image sets; give ``subject=FOLDER`` to a study of class
-        folders to classify.
+        Study with subjects and without labelled image sets; to classify, give ``subject=FOLDER`` to
+        a study of class folders to classify.
 
     Raises
     ------

@@ -136,7 +136,7 @@ def find_runs(root: str | Path, subject: str, sessions: Sequence[int] | None = N
     subject : str
         "sub-10".
     sessions : sequence of int, optional
-        Only these sessions.
+        Sessions to read; by default all.
 
     Raises
     ------
@@ -609,7 +609,7 @@ def load(
     subject : int or str, optional
         Another name for `subjects`.
     sessions : sequence of int, optional
-        Only these sessions; by default all that are there.
+        Sessions to read; by default all that are there.
     images_of : int, str, or sequence of these, optional
         Subjects whose photographs make up the image sets; by default all others with events in the
         copy. Their responses are not needed.

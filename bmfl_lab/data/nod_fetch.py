@@ -127,7 +127,7 @@ def plan(
     subjects : sequence of str
         Subjects ("sub-10") with betas, labels, events, areas and photographs.
     sessions : sequence of int, optional
-        Only these sessions of `subjects`.
+        Sessions of `subjects` to fetch; by default all.
     images_of : sequence of str, default ()
         Subjects with events and photographs only.
     coco : bool, default False

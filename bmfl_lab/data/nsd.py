@@ -941,7 +941,7 @@ def load(
     root : str or Path
         Folder that holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
     subject : str, optional
-        Only this one ("subj01"); a subject takes up to 1.6 GB.
+        Name of the only subject to read ("subj01"). A subject takes up to 1.6 GB of memory.
     space, seed, val, nan_policy, follow_links
         Options of `read_subject`.
     cache : str or Path, optional
@@ -951,7 +951,7 @@ def load(
     Returns
     -------
     Study
-        With subjects and no labelled image sets.
+        Study with subjects and without labelled image sets.
 
     Raises
     ------

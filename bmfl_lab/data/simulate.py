@@ -614,8 +614,8 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
     Returns
     -------
     Subject
-        Named "NAME-otherSEED", with the same stimuli, splits, atlas and noise ceilings. Its
-        ``truth`` holds "noiseless", of shape (n_stimuli, n_vertices), and "share".
+        Subject with the name "NAME-otherSEED" and the same stimuli, splits, atlas and noise
+        ceilings. Its ``truth`` holds "noiseless", of shape (n_stimuli, n_vertices), and "share".
 
     Raises
     ------

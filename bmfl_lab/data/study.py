@@ -118,7 +118,7 @@ class Study:
 
     @property
     def kind(self) -> str:
-        """Say "simulated" or "measured", for titles and notes; "" in a study without a subject."""
+        """Return "simulated" or "measured", for titles; "" for a study without a subject."""
         kinds = {s.kind for s in self.subjects.values()}
         return "simulated" if "simulated" in kinds else "".join(kinds)
 

@@ -196,6 +196,7 @@ def read_with_images(
         ``training_images`` and ``test_images`` lies beside it or beside one of the folders above
         it.
     split : {"train", "test"}
+        Part of the data set.
     follow_links : bool, default False
         Allow files that are links out of the subject's folder or the image set.
 

@@ -275,7 +275,9 @@ def compare_alignment(
         ConfigError,
         f"{model!r} and another model",
         tuple(models),
-        nearest(model, models) if models else "add one",
+        nearest(model, models)
+        if model not in models
+        else "pass the models to compare it with, too",
     )
     found = [
         alignment_effect({o: models[o], model: models[model]}, subject, baseline=o, **options)

@@ -415,7 +415,7 @@ class Explorer:
             DataError,
             f"a noise ceiling of {self.subject.name!r}",
             "none",
-            "choose another map, or estimate one first",
+            "choose another map, or a subject with a noise ceiling",
         )
         return np.asarray(ceiling, dtype=np.float64)
 
@@ -902,7 +902,7 @@ def _checked(stimuli: StimulusSet, index: int) -> int:
         DataError,
         f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}",
         index,
-        "choose another",
+        "choose a number in this range",
     )
     return int(index)
 

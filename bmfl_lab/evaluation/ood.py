@@ -126,8 +126,8 @@ def evaluate_ood(
         groups and all(groups.values()),
         ConfigError,
         "at least one model per name",
-        {k: len(v) for k, v in groups.items()},
-        "add one",
+        {k: len(v) for k, v in groups.items()} or "no model",
+        "pass models={name: model}, or a list with one model per seed in place of a model",
     )
     rows: list[MetricRow] = []
     frames = []

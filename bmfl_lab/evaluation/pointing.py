@@ -173,7 +173,7 @@ def vertex_fields(
         DataError,
         "at least two images",
         len(stimuli),
-        "fields are spreads over images",
+        "pass more images: a field is a standard deviation over images",
     )
     patches = stored_patches(encoder.tokens(stimuli, store=store, backbone=backbone))
     device = next(query.parameters()).device

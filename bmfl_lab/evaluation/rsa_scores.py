@@ -184,7 +184,7 @@ def _test_subject(
         DataError,
         f"at least 4 of these stimuli shown to {subject.name!r}",
         len(own),
-        "check the id scheme",
+        "pass stimuli that this subject saw, with the ids of subject.stimuli.ids",
     )
     brain = np.stack([brain_rdm(subject, r, own, metric) for r in rois])
     model, measured = shared(layers, RDMs(brain, own, tuple(rois)))

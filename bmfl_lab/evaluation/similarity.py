@@ -164,7 +164,7 @@ def encoding_predictions(
         DataError,
         "disjoint train and test rows",
         "rows in both",
-        "make the split from these stimuli",
+        "leave the rows of `test` out of `train`",
     )
     found = {}
     for layer, X in features.items():

@@ -39,7 +39,7 @@ class Synthesis:
 
 
 def total_variation(images_BCHW: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbouring pixels, (B,)."""
+    """Return the mean absolute difference of neighbouring pixels, (B,), of images (B, 3, H, W)."""
     vertical = (images_BCHW[:, :, 1:] - images_BCHW[:, :, :-1]).abs().mean((1, 2, 3))
     return vertical + (images_BCHW[:, :, :, 1:] - images_BCHW[:, :, :, :-1]).abs().mean((1, 2, 3))
 

@@ -51,7 +51,7 @@ def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> 
             DataError,
             f"class indices from 0 to {logits.shape[1] - 1} for category {name!r}",
             index.tolist(),
-            "map the category's wnids to the head",
+            "give at least one column of `logits` per category (people.decide does it by wnid)",
         )
     probabilities = np.exp(log_softmax(logits))
     means = np.stack([probabilities[:, np.asarray(groups[n])].mean(axis=1) for n in names], axis=1)
@@ -186,9 +186,9 @@ def mean_consistency(
     Returns
     -------
     kappa : float or None
-        None if no pair has a defined value.
+        Mean kappa; None if it is undefined for every pair.
     n_pairs : int
-        Pairs with one.
+        Number of pairs for which kappa is defined.
 
     References
     ----------

@@ -113,7 +113,7 @@ def mask_classes(logits: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.
             message(
                 f"different class indices from 0 to {logits.shape[1] - 1}",
                 f"{index.dtype} array of {index.size}, {len(np.unique(index))} different",
-                "make the list from the wnids of the set",
+                "list the columns of the head, each once; for ImageNet-R and -A see data.ood_sets",
             )
         )
     return logits[:, index]

@@ -74,7 +74,7 @@ class RDMs:
                 message(
                     "stimulus ids of these RDMs",
                     f"{len(missing)} unknown, e.g. {missing[0]!r}",
-                    "check the ids",
+                    "choose among the attribute `ids` of these RDMs",
                 )
             )
         index = np.asarray([where[s] for s in ids], dtype=np.int64)

@@ -143,7 +143,7 @@ def _patterns(X: np.ndarray, ndim: int, shape: str) -> np.ndarray:
         DataError,
         f"numeric patterns of shape {shape}, n_stimuli >= 2",
         f"{X.dtype} {X.shape}",
-        "reshape to patterns",
+        "flatten each stimulus to one row, e.g. with X.reshape(len(X), -1)",
     )
     X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
     require(

@@ -64,7 +64,7 @@ def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tupl
         DataError,
         "RDMs of at least 2 subjects for a noise ceiling",
         n,
-        "report no ceiling",
+        "leave the noise ceiling out, or add subjects",
     )
     upper = compare_rdms(values, pool(values, method)[None], method).mean()
     lower = [

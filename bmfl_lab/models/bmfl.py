@@ -351,7 +351,7 @@ def check_responses(
             message(
                 "finite responses",
                 f"NaN or infinity for {str(ids[int(np.flatnonzero(~fine)[0])])!r}",
-                "check the response source",
+                "let the response source return finite values for this image",
             )
         )
     return response

@@ -113,7 +113,13 @@ class FusionConfig:
             and 0 <= self.label_smoothing < 1,
         }
         wrong = [name for name, fine in problems.items() if not fine]
-        require(not wrong, ConfigError, "; ".join(wrong), repr(self), "correct the field")
+        require(
+            not wrong,
+            ConfigError,
+            "; ".join(wrong),
+            repr(self),
+            "change these fields of FusionConfig",
+        )
 
 
 def build_fusion(

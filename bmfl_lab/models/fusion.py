@@ -272,7 +272,7 @@ class FusionModel(nn.Module):
                 message(
                     f"head among {HEADS}, with a brain transformer unless 'backbone'",
                     got,
-                    "correct it",
+                    "choose one of them, and pass brain=... unless it is 'backbone'",
                 )
             )
         self.head = head
@@ -405,6 +405,6 @@ def matched_hidden(n_parameters: int, *, visual_width: int, n_classes: int) -> i
         ConfigError,
         f"a backbone head within 2 % of {n_parameters} parameters",
         f"{fixed + hidden * per_unit} with {hidden} hidden units",
-        "choose a wider fusion",
+        "raise FusionConfig.width, so that one hidden unit is a smaller share of all parameters",
     )
     return hidden

@@ -51,7 +51,7 @@ INSERTED = {"injected-parameters", "papermill-error-cell-tag"}
 
 
 class OwnKernelManager(AsyncKernelManager):
-    """A kernel of this very interpreter, on IPC sockets of its own in a folder with a short path.
+    """A kernel of this Python interpreter, with its own IPC sockets in a folder with a short path.
 
     Kernels started together never compete for a port, an installed kernel called "python3" of
     another environment is never taken, and a long home folder cannot exceed the limit of about 100

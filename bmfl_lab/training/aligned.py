@@ -138,7 +138,7 @@ def published(weights: str | None = None, **changes: object) -> AlignConfig:
 
 
 def tiny(**changes: object) -> AlignConfig:
-    """Return choices for tests and the planted study: CORnet-S of width 4 at 56 pixels, seconds.
+    """Return choices for tests and the planted study: CORnet-S of width 4 at 56 pixels.
 
     Parameters
     ----------

@@ -229,7 +229,7 @@ def train_comparison(
         ConfigError,
         "at least one model and one seed",
         f"{models!r}, {seeds!r}",
-        "name some",
+        "leave `models` and `seeds` out for all models with the seeds 0, 1 and 2",
     )
     require(
         "attributes" not in models or attribute_encoder is not None,
@@ -780,8 +780,8 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
         model.config.head != "backbone" and len(stimuli),
         ConfigError,
         "a model with two fused features, and images",
-        repr(model.name),
-        "use a fusion",
+        f"{model.name!r} with head {model.config.head!r}, and {len(stimuli)} images",
+        "pass a model with head='fusion' or 'concat', and at least one image",
     )
     batches, total = model.batches(stimuli), 0.0
     for start in range(0, batches.n, 256):

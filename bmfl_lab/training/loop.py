@@ -541,7 +541,7 @@ def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
         ConfigError,
         "a module with parameters to train",
         "none that requires a gradient",
-        "unfreeze some",
+        "call requires_grad_(True) on the part that is to be trained",
     )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
