@@ -36,7 +36,7 @@ CHECKPOINT = "training checkpoint"
 _KIND_TO_WHAT = {"fusion": "fusion model", "aligned": "aligned model"}
 _STEP = re.compile(r"step-(\d{8})\.json")
 _AGAIN = (
-    "copy both of its files again from where they were saved; if this is a training checkpoint, "
+    "copy both files again from where they were saved; if this is a training checkpoint, "
     "delete both, and the training continues from an earlier one or starts afresh"
 )
 
