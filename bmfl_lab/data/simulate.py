@@ -129,7 +129,7 @@ def check_sizes(sizes: Mapping[str, int], least: int) -> None:
     Raises
     ------
     ConfigError
-        Naming the first option that is too small.
+        If an option is too small; the error names the first one.
     """
     for name, size in sizes.items():
         require(

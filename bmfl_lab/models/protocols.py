@@ -42,7 +42,7 @@ class LesionableClassifier(Protocol):
 
 @runtime_checkable
 class BrainEncoder(Protocol):
-    """A trained brain encoder: stored tokens or images to predicted responses."""
+    """A trained brain encoder, which predicts responses from stored tokens or images."""
 
     atlas: Atlas
     backbone: BackboneSpec

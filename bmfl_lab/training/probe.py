@@ -168,8 +168,7 @@ def train_probe(
         ConfigError,
         f"a grid with 1 to {backbone.n_blocks} blocks, inputs and learning rates",
         f"n_blocks={tuple(n_blocks)}, {len(mean_patch)} inputs, {len(learning_rates)} rates",
-        f"pass n_blocks from 1 to {backbone.n_blocks}, and at least one entry of mean_patch and "
-        "learning_rates",
+        "pass at least one of each, and no more blocks than the backbone has",
     )
     store = context.store
     train, val = study.set("train"), study.set("val")
