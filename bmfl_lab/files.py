@@ -63,7 +63,7 @@ _REMEDIES = {
         errno.EEXIST,
     ),
 }
-"""What a user can do about each reason for which the operating system refuses a file."""
+"""Remedy for each reason for which the operating system refuses a file, with its error numbers."""
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -457,7 +457,7 @@ _HEADER_ERRORS = (
     *(ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError),
     tokenize.TokenError,
 )
-"""What NumPy raises for damaged headers."""
+"""Errors that NumPy raises for damaged headers."""
 
 
 def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

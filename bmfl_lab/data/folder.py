@@ -162,7 +162,9 @@ def _check_ood(root: Path, ood: tuple[str, ...], places: dict[str, Path]) -> Non
     there = [name for name in class_folders(root) if name not in splits]
     for name in ood:
         expected = "an out-of-distribution set"
-        require(name not in splits, ConfigError, expected, f"{name!r}, a split", "name no split")
+        require(
+            name not in splits, ConfigError, expected, f"{name!r}, a split", "leave it out of ood"
+        )
         require_known(name, there, ConfigError, f"a folder {name!r} in {root}")
 
 

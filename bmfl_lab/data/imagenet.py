@@ -377,8 +377,8 @@ def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str
         val >= 1 and train >= 0,
         ConfigError,
         "val_per_class >= 1 and train_per_class >= 0",
-        f"{val}, {train}",
-        "correct them",
+        f"{val} and {train}",
+        "use e.g. val_per_class=10, and train_per_class=0 for all images",
     )
     rows: dict[str, list[int]] = {"train": [], "val": []}
     for label in np.unique(everything.labels):

@@ -82,9 +82,9 @@ def rdm(
     Parameters
     ----------
     X : ndarray, shape (n_stimuli, d)
-        One pattern a stimulus. Ignored (may be None) when `repeats` is given. float32 is computed
-        in float32 except for Euclidean and crossnobis distances, where subtraction would lose
-        digits.
+        One pattern per stimulus. It is ignored (and may be None) when `repeats` is given. float32
+        is computed in float32 except for Euclidean and crossnobis distances, where subtraction
+        would lose digits.
     metric : {"correlation", "cosine", "euclidean", "crossnobis"}
         1 - Pearson, 1 - cosine, Euclidean distance (not squared), or the cross-validated squared
         Mahalanobis distance divided by d.
