@@ -32,7 +32,8 @@ from bmfl_lab.files import link_guard, load_npy
 from bmfl_lab.runtime import rng
 
 _PART = re.compile(
-    r"(?P<who>.+?)[_-](?:perception)?(?:NaturalImage)?(?P<part>train|test)(?:ing)?(?P<rest>[_-].*)?",
+    r"(?P<who>.+?)[_-](?:perception)?(?:NaturalImage)?"
+    r"(?P<part>train|test)(?:ing)?(?P<rest>[_-].*)?",
     re.IGNORECASE,
 )
 """Files of one subject by part: ``sub-01_perceptionNaturalImageTraining_original_VC.h5``."""

@@ -721,7 +721,7 @@ def _single(
     ceiling: np.ndarray | None,
     keep: np.ndarray,
     shares: Mapping[str, float],
-    info: Mapping[str, Any],
+    info: Mapping[str, object],
     simulated: bool,
 ) -> Subject:
     """Return one subject with the trials of its runs; `keep` chooses vertices of atlas and ceiling.
