@@ -1,6 +1,6 @@
 """Configurations of runs as frozen dataclasses: checked, hashed and stored as plain values.
 
-Modules never see a configuration; they get the values that they need as arguments.
+Modules never receive a configuration; they get the values that they need as arguments.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def type_problems(function: Callable[..., object], values: Mapping[str, object])
 
 
 def _fits(hint: object, value: object) -> bool:
-    """Tell whether a value has the type of a field; floats must be finite, bools are no numbers."""
+    """Return whether a value has the type of a field; floats must be finite, bools do not count."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return value in arguments and any(type(value) is type(a) for a in arguments)
@@ -255,5 +255,5 @@ class LoopConfig:
             ConfigError,
             "epochs, batch_size >= 1, lr > 0, warmup in 0..1, the others >= 0",
             ", ".join(f"{name}={getattr(self, name)!r}" for name in wrong),
-            "correct them",
+            "pass values in these ranges to LoopConfig",
         )

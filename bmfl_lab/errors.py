@@ -108,7 +108,7 @@ def require(
     Raises
     ------
     BmflError
-        Of the class `error`, if the condition is false.
+        If the condition is false; its class is `error`.
     """
     if not condition:
         raise error(message(expected, str(got), remedy))
@@ -131,7 +131,7 @@ def require_known(name: object, valid: Collection, error: type[BmflError], expec
     Raises
     ------
     BmflError
-        Of the class `error`, if `name` is not in `valid`.
+        If `name` is not in `valid`; its class is `error`.
     """
     if name not in valid:
         raise error(message(expected, repr(name), nearest(str(name), valid)))
@@ -155,7 +155,8 @@ def translated(
     Raises
     ------
     BmflError
-        Of the class `error`, with the kind and the text of the original error as what was found.
+        If the body raises; its class is `error`, and its text reports the kind and the text of the
+        original error.
     """
     try:
         yield

@@ -63,7 +63,7 @@ _REMEDIES = {
         errno.EEXIST,
     ),
 }
-"""What a user can do about each reason for which the operating system refuses a file."""
+"""Remedy for each reason for which the operating system refuses a file, with its error numbers."""
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -457,11 +457,11 @@ _HEADER_ERRORS = (
     *(ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError),
     tokenize.TokenError,
 )
-"""What NumPy raises for damaged headers."""
+"""Errors that NumPy raises for damaged headers."""
 
 
 def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the header of a ``.npy`` file and leave the stream behind it.
+    """Read the header of a ``.npy`` file and leave the stream at the first value.
 
     Parameters
     ----------
@@ -472,7 +472,7 @@ def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     -------
     shape : tuple of int
     fortran : bool
-        Whether the first index varies fastest.
+        True if the first index varies fastest (Fortran order).
     dtype : numpy.dtype
     """
     old = np.lib.format.read_magic(stream) == (1, 0)
@@ -588,8 +588,8 @@ def lock(
     path : str or Path
         The lock file; made if missing, and left in place.
     wait : bool or float, default True
-        Whether to wait for another process that holds the lock, or to raise an error; or for how
-        many seconds to wait before that.
+        True waits until another process releases the lock, and False raises an error at once. A
+        number is the longest wait in seconds, after which the error is raised.
     what : str, default "this folder"
         Name of the locked thing in messages.
 

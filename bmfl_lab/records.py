@@ -126,7 +126,7 @@ class Record:
     times : dict of str to float, optional
         Name of a stage to its seconds.
     extra : dict of str to JSON values, optional
-        Anything else.
+        Further values by name.
     """
 
     notebook: str
@@ -281,7 +281,7 @@ _JOINED = {
     "rsa_mean_gain": " - ",
     "region_effect": " beyond ",
 }
-"""How schema 1 joined the names of model and reference in the field `model`."""
+"""Text with which schema 1 joined model and reference in the field `model`, by metric."""
 _P_IN_NOTES = re.compile(r"p = ([0-9.e+-]*[0-9])")
 
 

@@ -84,7 +84,7 @@ def pick_device(device: str = "auto") -> str:
 
 
 def bf16_pays(device: str) -> bool:
-    """Tell whether matrix products in bfloat16 are faster than in float32 on a device.
+    """Return whether matrix products in bfloat16 are faster than in float32 on a device.
 
     They are on a GPU of compute capability 8.0 or more, and on a CPU with AMX. Elsewhere bfloat16
     is emulated and slower.
@@ -153,7 +153,7 @@ def seed_everything(seed: int) -> None:
 
 
 def headless() -> bool:
-    """Tell whether the output is not read live, for example under papermill, in CI or in a pipe."""
+    """Return whether nobody reads the output live, e.g. under papermill, in CI or in a pipe."""
     if os.environ.get("BMFL_HEADLESS") or os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
         return True  # an app runs the notebook before it shows the page
     if "ipykernel" not in sys.modules:

@@ -60,7 +60,7 @@ class State(ImageState):
     opacity : float, default 0.55
         Opacity of the map over the image, from 0 to 1.
     compare : str, default "nothing"
-        What is shown beside the map, one of `COMPARE`.
+        Second picture beside the map, one of `COMPARE`.
     other_index : int, default 1
         Number of the image beside the first one.
     other_model : str

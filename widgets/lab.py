@@ -14,11 +14,11 @@ class TokenRequired(PasswordIdentityProvider):
 
     Jupyter's default is to warn and to serve everybody who reaches the port. A notebook server
     executes any code, so the set-up refuses this on every address. On an address that other
-    machines reach it wants a password, too: a token stands in the links that people copy.
+    machines reach, a password is required, too, because people copy links with a token in them.
     """
 
     def validate_security(self, app, ssl_options=None):
-        """Stop the server before it listens if what protects it does not suffice.
+        """Stop the server before it listens if the token or password that it needs is missing.
 
         Parameters
         ----------
@@ -30,7 +30,7 @@ class TokenRequired(PasswordIdentityProvider):
         Raises
         ------
         SystemExit
-            With status 1, after one sentence in the server's log.
+            If a rule is violated; the status is 1, and the server's log says what to do.
         """
         super().validate_security(app, ssl_options)
         problem = ""

@@ -203,7 +203,7 @@ def random_state(architecture: Architecture, seed: int) -> State:
 
     Notes
     -----
-    As in the original code, linear layers and positions are drawn from a truncated normal
+    Linear layers and positions are drawn, as in the original code, from a truncated normal
     distribution with standard deviation 0.02, and the patch projection from a uniform distribution
     with bound ``fan_in ** -0.5``. Models narrower than 384 use the standard deviation
     ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -59,7 +60,8 @@ class Preprocess:
     Raises
     ------
     ConfigError
-        If the size is not a positive multiple of the patch size, or the rule is unknown.
+        If the size is not an int, or not a positive multiple of the patch size, or the rule is
+        unknown.
 
     Notes
     -----
@@ -76,6 +78,13 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         size, patch = self.image_size, self.patch_size
+        require(
+            isinstance(size, numbers.Integral),
+            ConfigError,
+            "image_size as a whole number of pixels",
+            repr(size),
+            "a loader replaces image_size=None by the size that its network was trained with",
+        )
         require(
             size >= patch and size % patch == 0,
             ConfigError,
@@ -226,7 +235,7 @@ class Backbone(Protocol):
     width, n_blocks, n_registers : int
         Token width of the last block, number of blocks, number of register tokens.
     has_cls : bool
-        Whether there is a class token. If not, the mean patch token stands for it.
+        True if there is a class token. If not, the mean patch token replaces it.
     patch_size : int
         Side of a patch of the last block, in pixels.
     image_size : int
@@ -287,7 +296,7 @@ class Backbone(Protocol):
         blocks : sequence of int, optional
             Block indices; None means the last block.
         features : str, default "tokens"
-            Which part of the block to return; a DINOv2 backbone also knows "q", "k" and "v".
+            Part of the block that is returned; a DINOv2 backbone also has "q", "k" and "v".
         grad : bool, default False
             Let gradients reach `images`.
         """
@@ -305,7 +314,19 @@ def map_tokens(x_BCHW: Tensor) -> BackboneTokens:
     -------
     BackboneTokens
         `patches` has shape (B, h * w, C); `cls` and `registers` are None, for `wrap` to fill in.
+
+    Raises
+    ------
+    ConfigError
+        If the output is not a tensor of four dimensions.
     """
+    require(
+        isinstance(x_BCHW, Tensor) and x_BCHW.ndim == 4,
+        ConfigError,
+        "a feature map of shape (B, C, h, w) for map_tokens",
+        f"shape {tuple(x_BCHW.shape)}" if isinstance(x_BCHW, Tensor) else type(x_BCHW).__name__,
+        "let the module return one, or pass wrap your own function that returns BackboneTokens",
+    )
     return BackboneTokens(None, None, x_BCHW.flatten(2).transpose(1, 2), tuple(x_BCHW.shape[2:]))
 
 
@@ -328,7 +349,7 @@ def block_indices(blocks: Sequence[int], n_blocks: int, name: str) -> list[int]:
 
 
 def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Return rows and columns of the patches of an image.
+    """Return the number of rows and columns of patches of an image whose sides are in pixels.
 
     Raises
     ------
@@ -524,7 +545,7 @@ class _Wrapped(nn.Module):
 
 
 def _complete(tokens: BackboneTokens) -> BackboneTokens:
-    """Return float32 tokens; the mean patch stands for a missing class token."""
+    """Return float32 tokens; the mean patch token replaces a missing class token."""
     patches, grid = tokens.patches.float(), tuple(map(int, tokens.grid))
     require(
         patches.ndim == 3 and patches.shape[1] == grid[0] * grid[1],

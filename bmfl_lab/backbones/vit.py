@@ -38,7 +38,7 @@ class Architecture:
     width, n_heads, n_blocks : int
         Token width, attention heads per block, transformer blocks.
     n_registers : int, default 0
-        Register tokens.
+        Number of register tokens.
     ffn : {"mlp", "swiglu"}, default "mlp"
         Form of the feed-forward layer; the giant model uses SwiGLU.
     grid : int, default 37
@@ -166,7 +166,7 @@ class LayerScale(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU."""
+    """Feed-forward block of a transformer: two linear layers with a GELU between them."""
 
     def __init__(self, *, width: int, hidden: int):
         super().__init__()

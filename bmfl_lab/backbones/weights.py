@@ -138,6 +138,36 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
         length of the file.
     """
     path = Path(path)
+    entries, stored = _read_header(path)
+    position = 0
+    for name, (dtype, shape, start, stop) in sorted(
+        entries.items(), key=lambda e: (e[1][2], e[1][3])
+    ):
+        needed = _ITEM_BITS.get(dtype, 0) * math.prod(shape) // 8
+        if (
+            start != position
+            or stop - start != needed
+            or dtype not in _ITEM_BITS
+            or min(shape, default=1) < 0
+        ):
+            raise _damaged(
+                path,
+                f"{needed} bytes at {position} for {name!r} {dtype} {shape}",
+                f"offsets {start} to {stop}",
+            )
+        position = stop
+    require(
+        position == stored,
+        CheckpointError,
+        f"{position} bytes of tensors in {path}",
+        stored,
+        _DAMAGED,
+    )
+    return {name: (entry[0], entry[1]) for name, entry in entries.items()}
+
+
+def _read_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], int]:
+    """Return number type, shape, start and stop of each tensor, and the number of bytes stored."""
     size = path.stat().st_size
     with open(path, "rb") as stream:
         prefix = stream.read(8)
@@ -173,31 +203,7 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
         len(entries),
         _DAMAGED,
     )
-    position = 0
-    for name, (dtype, shape, start, stop) in sorted(
-        entries.items(), key=lambda e: (e[1][2], e[1][3])
-    ):
-        needed = _ITEM_BITS.get(dtype, 0) * math.prod(shape) // 8
-        if (
-            start != position
-            or stop - start != needed
-            or dtype not in _ITEM_BITS
-            or min(shape, default=1) < 0
-        ):
-            raise _damaged(
-                path,
-                f"{needed} bytes at {position} for {name!r} {dtype} {shape}",
-                f"offsets {start} to {stop}",
-            )
-        position = stop
-    require(
-        position == size - 8 - length,
-        CheckpointError,
-        f"{position} bytes of tensors in {path}",
-        size - 8 - length,
-        _DAMAGED,
-    )
-    return {name: (entry[0], entry[1]) for name, entry in entries.items()}
+    return entries, size - 8 - length
 
 
 def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -351,7 +357,7 @@ def load_strictly(
     Parameters
     ----------
     module : nn.Module
-        May lie on the meta device.
+        Module that is filled; it may lie on the meta device.
     state : mapping of str to Tensor
         Weights; floating-point ones are converted to float32.
     name, source, remedy : str

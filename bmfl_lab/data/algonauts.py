@@ -124,10 +124,9 @@ def read_subject(
 
     Notes
     -----
-    Images and rows are paired by the number in the file name (1-based row). Where the organisers'
-    test responses are present, those images form the test split together with the shared ones. The
-    challenge's training images hold most of NSD's shared 1,000, and which ones only NSD's own table
-    says.
+    Images and rows are paired by the number in the file name (1-based row). If the organisers' test
+    responses are present, those images form the test split together with the shared ones. The
+    challenge's training images include most of NSD's shared 1,000; only NSD's own table says which.
 
     Warns
     -----
@@ -154,12 +153,9 @@ def read_subject(
     atlas, missing = read_atlas(folder, n_vertices, guard, need_all=named)
     if not note.surface:  # the places on fsaverage only number the vertices
         atlas = replace(atlas, surface_index=None, mesh=None)
-    low, high = _extremes(parts)
-    keep = np.isfinite(low) & np.isfinite(high)
-    check_finite(keep, atlas.hemisphere, nan_policy, f"finite responses in {folder}")
+    keep, constant = _usable(parts, atlas, nan_policy, folder)
     paths = [p for part in parts for p in part[0]]
     ids = [i for part in parts for i in part[1]]
-    constant = (low == high)[keep]
     ceiling, ceiling_info = _read_ceiling(folder, n_vertices, guard)
     shared_ids = _shared(folder, shared_ids, stim_info, named)
     splits, record = _split(ids, len(parts[0][1]), shared_ids, val, test, seed)
@@ -346,6 +342,16 @@ def _extremes(parts: list[_Part]) -> tuple[np.ndarray, np.ndarray]:
         low.append(np.min([c.min(0) for c in chunks], axis=0))
         high.append(np.max([c.max(0) for c in chunks], axis=0))
     return np.concatenate(low), np.concatenate(high)
+
+
+def _usable(
+    parts: list[_Part], atlas: Atlas, nan_policy: str, folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which vertices are kept, bool (V,), and which of them are constant, bool (n_kept,)."""
+    low, high = _extremes(parts)
+    keep = np.isfinite(low) & np.isfinite(high)
+    check_finite(keep, atlas.hemisphere, nan_policy, f"finite responses in {folder}")
+    return keep, (low == high)[keep]
 
 
 def _fill(out: np.ndarray, parts: list[_Part], keep: np.ndarray) -> None:
@@ -900,7 +906,7 @@ def load(
     root : str or Path
         Folder of one subject (``subj01``), or the folder that holds the subjects' folders.
     subject : str, optional
-        Only this one of several.
+        Name of the only subject to read; by default all are read.
     seed, val, test, nan_policy, stim_info, follow_links
         Options of `read_subject`.
     cache : str or Path, optional
@@ -910,8 +916,8 @@ def load(
     Returns
     -------
     Study
-        With subjects and no labelled image sets: for notebooks 01 and 02 and for training brain
-        encoders. Give ``subject=`` to a study of class folders for a fusion.
+        Study with subjects and without labelled image sets: for notebooks 01 and 02 and for
+        training brain encoders. Give ``subject=`` to a study of class folders for a fusion.
 
     Raises
     ------

@@ -63,7 +63,7 @@ def scan(folder: str | Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
     folder : str or Path
         The folder.
     left_out : Counter
-        Counts the hidden entries by name; changed in place.
+        Counter of the hidden entries by name, which is changed in place.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def read_by_stem(
     Returns
     -------
     StimulusSet
-        n unlabelled images in the order of `ids`. Files that are no images (``ID.xml``) never
+        n unlabelled images in the order of `ids`. Files that are not images (``ID.xml``) never
         count.
 
     Raises
@@ -315,13 +315,13 @@ def read_class_folders(
     name : str
         Name of the set.
     folder : str or Path
-        Holds one folder per class.
+        Folder that holds one folder per class.
     classes : sequence of str, optional
         Class names in label order; by default the names of the folders, sorted.
     partial : bool, default False
         Accept a set with images of some of the classes only; labels keep their place in `classes`.
     folder_of : mapping of str to str, optional
-        Folder of a class where it is not the class name.
+        Name of the folder of a class, if it differs from the name of the class.
     root : str or Path, optional
         Folder below which images must lie, and to which the ids are relative; `folder` by default.
     remedy : str, optional
@@ -333,13 +333,13 @@ def read_class_folders(
     -------
     StimulusSet
         One stimulus per image, with labels of shape (n_images,); its ids are paths below the root.
-        Files that are no images are counted in its ``left_out`` and printed.
+        Files that are not images are counted in its ``left_out`` and printed.
 
     Raises
     ------
     DataError
         If a class has no images, a folder belongs to no class, there is no image at all, or a link
-        leads out.
+        leads outside the root.
     """
     root = Path(folder) if root is None else Path(root)
     guard, left_out = link_guard(root, follow_links), Counter()

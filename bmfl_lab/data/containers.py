@@ -122,7 +122,7 @@ def read_hdf5(
     Raises
     ------
     DataError
-        As `open_hdf5`, or if an array is missing or larger than 16 GiB.
+        If the file is refused by `open_hdf5`, or an array is missing or larger than 16 GiB.
     """
     found = {}
     with (
@@ -166,7 +166,7 @@ def load_mat(path: str | Path, names: Sequence[str], *, squeeze: bool = False) -
     Returns
     -------
     dict of str to ndarray
-        Those of the variables that are there, with axes in the order of MATLAB.
+        Arrays of the variables that the file holds, with axes in the order of MATLAB.
 
     Raises
     ------

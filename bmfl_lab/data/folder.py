@@ -46,11 +46,11 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds ``train/``, ``val/``, ``test/`` and one folder per out-of-distribution set, each with
-        one subfolder per class; or holds the class folders themselves. ``Train/``, ``valid/`` and
-        ``validation/`` are understood, too. Missing parts ("val", "test") are split off from the
-        training images, chosen by `seed` and the content of the images, and recorded in
-        ``study.extra["split"]``.
+        Folder that holds ``train/``, ``val/``, ``test/`` and one folder per out-of-distribution
+        set, each with one subfolder per class; or holds the class folders themselves. ``Train/``,
+        ``valid/`` and ``validation/`` are understood, too. Missing parts ("val", "test") are split
+        off from the training images, chosen by `seed` and the content of the images, and recorded
+        in ``study.extra["split"]``.
     ood : iterable of str, optional
         Names of folders beside ``train/`` that are natural out-of-distribution sets; by default
         all that hold folders.
@@ -74,7 +74,8 @@ def load(
     Study
         The ids of the images are their paths below `root`. The first frame of a moving or
         multi-page image is used; ``study.extra["first_frame_of"]`` lists these images with their
-        number of frames. What is no image is printed, and counted in ``left_out`` of each set.
+        number of frames. Files that are not images are
+        printed, and counted in ``left_out`` of each set.
 
     Raises
     ------
@@ -161,7 +162,9 @@ def _check_ood(root: Path, ood: tuple[str, ...], places: dict[str, Path]) -> Non
     there = [name for name in class_folders(root) if name not in splits]
     for name in ood:
         expected = "an out-of-distribution set"
-        require(name not in splits, ConfigError, expected, f"{name!r}, a split", "name no split")
+        require(
+            name not in splits, ConfigError, expected, f"{name!r}, a split", "leave it out of ood"
+        )
         require_known(name, there, ConfigError, f"a folder {name!r} in {root}")
 
 
@@ -244,7 +247,7 @@ def load_domains(
     Parameters
     ----------
     root : str or Path
-        Holds one folder per domain, each with the same class folders.
+        Folder that holds one folder per domain, each with the same class folders.
     train : str
         Domain whose images are split into "train", "val" and "test"; every other domain is a
         natural out-of-distribution set.

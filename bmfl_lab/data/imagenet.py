@@ -118,7 +118,7 @@ def read_imagenet_train(
     Parameters
     ----------
     folder : str or Path
-        Holds one folder per class, named by its wnid.
+        Folder that holds one folder per class, named by its wnid.
     wnids : sequence of str, optional
         The classes; by default the folders that are there.
     partial : bool, default False
@@ -160,8 +160,8 @@ def read_imagenet_val(
         The classes; labels index them in sorted order.
     devkit : str or Path, optional
         Labels of flat files: the folder of the development kit (see `read_devkit`), or Kaggle's
-        ``LOC_val_solution.csv``. The latter is found by itself in the folder, or in one of the four
-        folders above it.
+        ``LOC_val_solution.csv``. The latter is found automatically in the folder, or in one of the
+        four folders above it.
     partial : bool, default False
         Accept some of the classes or files only.
     follow_links : bool, default False
@@ -232,7 +232,7 @@ def read_kaggle_labels(path: str | Path) -> dict[int, str]:
     Raises
     ------
     DataError
-        If the file is no such table.
+        If the file is not such a table.
     """
     remedy = f"download {KAGGLE_LABELS} of Kaggle's ImageNet again"
     with (
@@ -277,8 +277,8 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds ``train/wnid/*`` and ``val/`` (class folders, or flat with `devkit`), and may hold
-        folders named as in `PLACES`, which are found by themselves.
+        Folder that holds ``train/wnid/*`` and ``val/`` (class folders, or flat with `devkit`), and
+        may hold folders named as in `PLACES`, which are found by themselves.
     ood : mapping of str to str, optional
         Name of a set ("imagenet-sketch", "imagenet-r", "imagenet-a", "imagenet-v2",
         "stylized-imagenet") to its folder, relative to the root or absolute; given, only these are
@@ -377,8 +377,8 @@ def _split(everything: StimulusSet, train: int, val: int, seed: int) -> dict[str
         val >= 1 and train >= 0,
         ConfigError,
         "val_per_class >= 1 and train_per_class >= 0",
-        f"{val}, {train}",
-        "correct them",
+        f"{val} and {train}",
+        "use e.g. val_per_class=10, and train_per_class=0 for all images",
     )
     rows: dict[str, list[int]] = {"train": [], "val": []}
     for label in np.unique(everything.labels):

@@ -191,7 +191,7 @@ def _scale_deep_grey(picture: Image.Image, name: str) -> np.ndarray:
 
 
 def _describe(data: bytes) -> tuple[str, str]:
-    """Return what a file holds that is no image of a known format, and what to do with it."""
+    """Return what a file of no known image format holds, and what to do with it."""
     start = data[:256].lstrip()
     for beginnings, what, remedy in _FOREIGN:
         if start.startswith(beginnings) or start.lower().startswith(beginnings):

@@ -479,7 +479,11 @@ def load(
     """
     for option, value in (("responses", responses), ("images", images), ("space", space)):
         require(
-            value, ConfigError, f"the option {option!r} of imported responses", "none", "add it"
+            value,
+            ConfigError,
+            f"the option {option!r} of imported responses",
+            "none",
+            f"pass {option}=...",
         )
     base = Path(root).expanduser()
     found = read_responses(

@@ -277,7 +277,7 @@ def _voxels(data: BData, where: str) -> tuple[np.ndarray, Atlas]:
 def _presentations(data: BData, label: str, part: str | None) -> tuple[np.ndarray, dict[str, str]]:
     """Return the stimulus of each sample, "" for imagery, and the split of each stimulus.
 
-    `part` is the split of all samples where the name of the file tells it; the column DataType is
+    `part` is the split of all samples if the name of the file states it; the column DataType is
     not needed then.
     """
     columns = {key: data.select(key) for key in (label, "DataType") if not part or key in data.keys}
@@ -432,7 +432,7 @@ def subject_files(folder: str | Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _check_parts(name: str, files: tuple[Path, ...]) -> None:
-    """Require a training file and a test file where the names of the files speak of parts."""
+    """Require a training file and a test file if the names of the files name a part."""
     parts = [match["part"].lower() for f in files if (match := _PART.fullmatch(f.stem))]
     require(
         not parts or sorted(parts) == ["test", "train"],
@@ -462,12 +462,12 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds one preprocessed HDF5 file per subject (``Subject1.h5``), or two as Deep Image
-        Reconstruction is distributed (``sub-01_perceptionNaturalImageTraining_original_VC.h5`` and
-        ``...Test...``), and a folder ``images`` with the images shown (``n01518878_5958.JPEG``, at
-        any depth).
+        Folder that holds one preprocessed HDF5 file per subject (``Subject1.h5``), or two as Deep
+        Image Reconstruction is distributed
+        (``sub-01_perceptionNaturalImageTraining_original_VC.h5`` and ``...Test...``), and a folder
+        ``images`` with the images shown (``n01518878_5958.JPEG``, at any depth).
     subject : str, optional
-        Only this one.
+        Name of the only subject to read; by default all are read.
     seed, val, label
         Options of `read_subject`; `val` is its `val_share`.
     follow_links : bool, default False
@@ -476,8 +476,8 @@ def load(
     Returns
     -------
     Study
-        With subjects and no labelled image sets; give ``subject=FOLDER`` to a study of class
-        folders to classify.
+        Study with subjects and without labelled image sets; to classify, give ``subject=FOLDER`` to
+        a study of class folders to classify.
 
     Raises
     ------

@@ -115,8 +115,8 @@ def read_images(folder: str | Path, name: str, *, follow_links: bool = False) ->
     Parameters
     ----------
     folder : str or Path
-        Holds ``category/image`` or (possibly below ``dnn/session-1``) images whose fifth field is
-        the category.
+        Folder that holds ``category/image`` or (possibly below ``dnn/session-1``) images whose
+        fifth field is the category.
     name : str
         "sketch", "stylized", "cue-conflict", ...
     follow_links : bool, default False

@@ -136,7 +136,7 @@ def find_runs(root: str | Path, subject: str, sessions: Sequence[int] | None = N
     subject : str
         "sub-10".
     sessions : sequence of int, optional
-        Only these sessions.
+        Sessions to read; by default all.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def read_events(path: str | Path) -> list[str]:
     Raises
     ------
     DataError
-        If the file is no such table, or an entry is no image of ImageNet.
+        If the file is not such a table, or an entry is not an image of ImageNet.
     """
     with open(path, newline="", encoding="utf-8", errors="replace") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
@@ -211,7 +211,7 @@ def read_labels(path: str | Path) -> list[str]:
     Raises
     ------
     DataError
-        If a line is no image of ImageNet; any folder may stand before its name.
+        If a line does not name an image of ImageNet, with or without a folder before the name.
     """
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     return [_stimulus_id(line.strip(), path) for line in lines if line.strip()]
@@ -420,7 +420,7 @@ def read_atlas(
     root : str or Path
         Copy of NOD.
     subject : str
-        "sub-10".
+        Subject, e.g. "sub-10".
     cortex : Cortex
         Vertices of the responses.
     atlas : str or Path, default "auto"
@@ -609,7 +609,7 @@ def load(
     subject : int or str, optional
         Another name for `subjects`.
     sessions : sequence of int, optional
-        Only these sessions; by default all that are there.
+        Sessions to read; by default all that are there.
     images_of : int, str, or sequence of these, optional
         Subjects whose photographs make up the image sets; by default all others with events in the
         copy. Their responses are not needed.
@@ -675,21 +675,11 @@ def load(
         ids = [i for one in runs for i in one.ids]
         ceiling, source = coco_ceiling(place, name, cortex)
         whole = read_atlas(place, name, cortex, atlas, networks)
-        found[name] = _as_subject(
-            _labelled(place, name, ids, labels, classes, guard),
-            responses[row : row + len(ids)],
-            whole if keep.all() else whole.subset(keep),
-            shares,
-            noise_ceiling=None if ceiling is None else ceiling[keep],
-            simulated=_is_simulated(place),
-            sessions=np.repeat([one.run.session for one in runs], [len(one.ids) for one in runs]),
-            info={
-                "source": "NOD (OpenNeuro ds004496), fsLR 32k, betas hp128_s4",
-                "runs": len(runs),
-                "nan_policy": nan_policy,
-                "dropped_vertices": int(np.sum(~keep)),
-                "noise_ceiling": source,
-            },
+        shown = _labelled(place, name, ids, labels, classes, guard)
+        info = {"nan_policy": nan_policy, "noise_ceiling": source}
+        own = responses[row : row + len(ids)]
+        found[name] = _single(
+            runs, shown, own, whole, ceiling, keep, shares, info, _is_simulated(place)
         )
         row += len(ids)
     if pool:
@@ -721,6 +711,38 @@ def _as_subject(
     splits, record = split_by_id(stimuli.ids, **shares)
     info = {**info, "split": record}
     return Subject(stimuli.name, stimuli, responses, atlas, splits, info=info, **fields)
+
+
+def _single(
+    runs: Sequence[_Opened],
+    shown: StimulusSet,
+    responses: np.ndarray,
+    atlas: Atlas,
+    ceiling: np.ndarray | None,
+    keep: np.ndarray,
+    shares: Mapping[str, float],
+    info: Mapping[str, object],
+    simulated: bool,
+) -> Subject:
+    """Return one subject with the trials of its runs; `keep` chooses vertices of atlas and ceiling.
+
+    `responses` (n_trials, n_vertices) hold the vertices in `keep` only.
+    """
+    facts = {
+        "source": "NOD (OpenNeuro ds004496), fsLR 32k, betas hp128_s4",
+        "runs": len(runs),
+        "dropped_vertices": int(np.sum(~keep)),
+    }
+    return _as_subject(
+        shown,
+        responses,
+        atlas if keep.all() else atlas.subset(keep),
+        shares,
+        noise_ceiling=None if ceiling is None else ceiling[keep],
+        simulated=simulated,
+        sessions=np.repeat([one.run.session for one in runs], [len(one.ids) for one in runs]),
+        info={**facts, **info},
+    )
 
 
 def _describe(subjects: Mapping[str, Subject], sets: Mapping[str, StimulusSet]) -> str:

@@ -3,7 +3,7 @@
 ``python -m bmfl_lab.data nod --subjects 10`` fetches what one encoder needs. A manifest in this
 package lists path, size and SHA-256 of each file of version 2.1.2, so that the size of a download
 is known before it starts. A file gets its name after its checksum was verified; an interrupted
-download goes on where it stopped.
+download continues where it stopped.
 
 Notes
 -----
@@ -66,7 +66,7 @@ def read_manifest(path: str | Path | None = None) -> Manifest:
     Raises
     ------
     DataError
-        If the file is damaged, is of another version, or names a path out of the root.
+        If the file is damaged, is of another version, or names a path outside the root.
     """
     name = "nod_manifest.tsv.xz" if path is None else str(path)
     source = resources.files("bmfl_lab.data") / name if path is None else Path(path)
@@ -127,7 +127,7 @@ def plan(
     subjects : sequence of str
         Subjects ("sub-10") with betas, labels, events, areas and photographs.
     sessions : sequence of int, optional
-        Only these sessions of `subjects`.
+        Sessions of `subjects` to fetch; by default all.
     images_of : sequence of str, default ()
         Subjects with events and photographs only.
     coco : bool, default False
@@ -203,7 +203,7 @@ def photographs(manifest: Manifest, root: Path, events: Iterable[str]) -> list[s
 
 @dataclass(frozen=True)
 class Source:
-    """Where files are fetched from, and how patiently.
+    """The servers that files are fetched from, with time limits and numbers of attempts.
 
     Parameters
     ----------
@@ -275,16 +275,16 @@ def check_connection(source: Source, path: str, seconds: float = 5.0) -> None:
     Parameters
     ----------
     source : Source
-        Server, and the patience with it.
+        Server, with time limits and numbers of attempts.
     path : str
         A file to ask for; its content is not fetched.
     seconds : float, default 5
-        Time for the connection and for the answer.
+        Server, with time limits for the connection and for its response.
 
     Raises
     ------
     FetchError
-        If ``BMFL_OFFLINE=1`` forbids downloads, or nothing answers.
+        If ``BMFL_OFFLINE=1`` forbids downloads, or the server does not respond.
     """
     host = urlsplit(source.address).netloc
     if os.environ.get("BMFL_OFFLINE") == "1":
@@ -316,7 +316,7 @@ def download(root: Path, paths: Sequence[str], manifest: Manifest, source: Sourc
     manifest : Manifest
         Sizes and checksums.
     source : Source
-        Server, and the patience with it.
+        Server, with time limits and numbers of attempts.
 
     Returns
     -------
@@ -457,7 +457,7 @@ def _transfer(
 
 
 def _start(answer: requests.Response, address: str, have: int) -> int | None:
-    """Return the position at which the bytes of an answer begin; None if it cannot be used."""
+    """Return the position at which the bytes of a response begin; None if it cannot be used."""
     code = answer.status_code
     if code == 200:
         return 0
@@ -500,7 +500,7 @@ def fetch(
     manifest : Manifest, optional
         All files; by default those of version 2.1.2.
     source : Source, optional
-        Server, and the patience with it; by default OpenNeuro's public bucket.
+        Server, with time limits and numbers of attempts; by default OpenNeuro's public bucket.
 
     Returns
     -------

@@ -1,10 +1,11 @@
 """A generated copy of NOD in its true layout, with a *simulated* truth that is known.
 
-It serves to run everything that NOD runs without fetching anything. Each photograph is drawn from a
-few latent values whose means depend on its super-class. The vertices of V1 of a subject with signal
-respond linearly to the latent values; all other vertices hold noise only, and so does every vertex
-of the null subject. The noise of neighbouring trials and of all vertices is correlated, and each
-run has its own offset and gain per vertex, as in measured responses. All numbers are our choice.
+With this copy, everything that reads NOD runs without fetching anything. Each photograph is drawn
+from a few latent values whose means depend on its super-class. The vertices of V1 of a subject with
+signal respond linearly to the latent values; all other vertices hold noise only, and so does every
+vertex of the null subject. The noise of neighbouring trials and of all vertices is correlated, and
+each run has its own offset and gain per vertex, as in measured responses. All numbers are our
+choice.
 """
 
 from __future__ import annotations

@@ -376,7 +376,7 @@ def noise_ceiling(ncsnr: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        From 0 to 1; NaN where `ncsnr` is zero, negative or not finite.
+        Share of the variance from 0 to 1; NaN where `ncsnr` is zero, negative or not finite.
 
     References
     ----------
@@ -939,9 +939,9 @@ def load(
     Parameters
     ----------
     root : str or Path
-        Holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
+        Folder that holds ``nsddata``, ``nsddata_betas`` and ``nsddata_stimuli``.
     subject : str, optional
-        Only this one ("subj01"); a subject takes up to 1.6 GB.
+        Name of the only subject to read ("subj01"). A subject takes up to 1.6 GB of memory.
     space, seed, val, nan_policy, follow_links
         Options of `read_subject`.
     cache : str or Path, optional
@@ -951,7 +951,7 @@ def load(
     Returns
     -------
     Study
-        With subjects and no labelled image sets.
+        Study with subjects and without labelled image sets.
 
     Raises
     ------

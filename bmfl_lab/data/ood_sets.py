@@ -227,7 +227,7 @@ def read_ood_set(
     name : str
         "imagenet-v2", "imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet".
     folder : str or Path
-        Holds the class folders (see `SETS`).
+        Folder that holds the class folders (see `SETS`).
     imagenet_wnids : sequence of str, or as `bmfl_lab.data.class_folders.read_wnids`
         The classes of ImageNet-1k.
     head_wnids : sequence of str, optional
@@ -344,7 +344,7 @@ def read_domains(folder: str | Path, *, follow_links: bool = False) -> dict[str,
     Parameters
     ----------
     folder : str or Path
-        Holds one folder per domain.
+        Folder that holds one folder per domain.
     follow_links : bool, default False
         Allow folders and files that are links to somewhere outside the folder.
 
@@ -377,7 +377,7 @@ def read_domains(folder: str | Path, *, follow_links: bool = False) -> dict[str,
 def group_columns(
     table: Mapping[str, Sequence[str]], head_wnids: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Map classes that stand for several wnids (many to one) to columns of a head.
+    """Map classes, each of which comprises several wnids, to columns of a classification head.
 
     Parameters
     ----------
@@ -391,12 +391,12 @@ def group_columns(
     columns : dict class name -> ndarray of int64
         Only classes with at least one column; wnids outside the head are dropped.
     unmapped : tuple of str
-        Classes without any; say so beside the result.
+        Classes without a column; name them when reporting the result.
 
     Raises
     ------
     DataError
-        If a wnid stands under two classes.
+        If a wnid is listed under two classes.
     """
     owner: dict[str, str] = {}
     for name, wnids in table.items():

@@ -175,7 +175,7 @@ def orientation_energy(images: np.ndarray) -> np.ndarray:
 
 
 def _clear_of_planted(x: float, y: float, radius: float) -> bool:
-    """Tell whether the energy inside a disc is free of the planted cells.
+    """Return whether the energy inside a disc is free of the planted cells.
 
     Position and radius are in degrees from the centre of the image, with y pointing up.
     """

@@ -43,7 +43,7 @@ def check_finite(finite: np.ndarray, hemisphere: np.ndarray, policy: str, expect
     Parameters
     ----------
     finite : ndarray of bool, shape (n_vertices,)
-        Which vertices hold finite values only.
+        True for vertices all of whose values are finite.
     hemisphere : ndarray of int, shape (n_vertices,)
         0 for left, 1 for right.
     policy : {"refuse", "drop"}
@@ -90,15 +90,15 @@ class Subject:
     simulated : bool
         True if the responses were not measured in a brain.
     attributes : ndarray of float32, shape (n_stimuli, n_attributes), optional
-        What the higher areas of a simulated subject respond to, such as "is an animal". A control
-        model gets these values in place of the responses.
+        Attributes that the higher areas of a simulated subject respond to, such as "is an animal".
+        A control model gets these values in place of the responses.
     attribute_names : tuple of str
         Names of those attributes.
     truth : mapping
-        What the simulation planted: receptive fields, tuning, noiseless responses.
+        Ground truth of the simulation: receptive fields, tuning, noiseless responses.
     info : mapping
-        How the data were read: split record, dropped and constant vertices, source of the noise
-        ceiling.
+        Details of how the data were read: split record, dropped and constant vertices, source of
+        the noise ceiling.
 
     Raises
     ------

@@ -129,7 +129,7 @@ def check_sizes(sizes: Mapping[str, int], least: int) -> None:
     Raises
     ------
     ConfigError
-        Naming the first option that is too small.
+        If an option is too small; the error names the first one.
     """
     for name, size in sizes.items():
         require(
@@ -614,8 +614,8 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
     Returns
     -------
     Subject
-        Named "NAME-otherSEED", with the same stimuli, splits, atlas and noise ceilings. Its
-        ``truth`` holds "noiseless", of shape (n_stimuli, n_vertices), and "share".
+        Subject with the name "NAME-otherSEED" and the same stimuli, splits, atlas and noise
+        ceilings. Its ``truth`` holds "noiseless", of shape (n_stimuli, n_vertices), and "share".
 
     Raises
     ------

@@ -255,7 +255,7 @@ def stim_info_rows(
     Raises
     ------
     DataError
-        If there is no such file, it is no text, columns are missing, or a line has too few cells;
+        If there is no such file, it is not text, columns are missing, or a line has too few cells;
         the message names the line.
     """
     path, number = Path(path), 1
@@ -295,7 +295,7 @@ def stim_info_number(path: str | Path, line: int, row: Mapping[str, str], column
     Raises
     ------
     DataError
-        If it is none; names file, line and column.
+        If it is not a whole number; the error names file, line and column.
     """
     try:
         number = int(row[column])

@@ -39,8 +39,8 @@ class StimulusSet:
     paths : tuple of str, optional
         File of each image, shown to users and in messages.
     left_out : mapping of str to int, default {}
-        What lies in the folder of the set and is no image: suffix, "folder", "hidden" or name of a
-        system file to the number of these.
+        Number of files in the folder of the set that are not images, by kind: a suffix, "folder",
+        "hidden", or the name of a system file.
 
     Raises
     ------

@@ -28,7 +28,7 @@ class BackboneSpec:
     Parameters
     ----------
     name : str
-        A name that `bmfl_lab.backbones.load_backbone` knows.
+        A name that `bmfl_lab.backbones.load_backbone` accepts.
     weights : str or None
         Path of a weight file or folder, or None for the loader's own search.
     image_size : int
@@ -69,7 +69,7 @@ class Study:
     licences : mapping of str to str
         Source of each part to its licence.
     extra : mapping
-        Anything else (for the planted study: its truth).
+        Further facts by name (for the planted study: its ground truth).
 
     Raises
     ------
@@ -118,7 +118,7 @@ class Study:
 
     @property
     def kind(self) -> str:
-        """Say "simulated" or "measured", for titles and notes; "" in a study without a subject."""
+        """Return "simulated" or "measured", for titles; "" for a study without a subject."""
         kinds = {s.kind for s in self.subjects.values()}
         return "simulated" if "simulated" in kinds else "".join(kinds)
 
@@ -218,7 +218,7 @@ class Study:
         }
 
     def left_out(self) -> dict[str, dict[str, int]]:
-        """Count the files that lie among the images and are none.
+        """Count the files among the images that are not images.
 
         Returns
         -------
@@ -254,7 +254,7 @@ def chosen_subjects(
     place : str or Path
         Name of the place in error messages.
     wanted : str, default "files of a subject"
-        What a place with subjects holds, for the message if there is none.
+        Description of the files of a subject, for the message if there are none.
 
     Returns
     -------
@@ -294,7 +294,7 @@ class Reader:
     general : bool, default False
         True if any other reader that detects a folder comes first.
     layout : str, default ""
-        What a folder in this layout holds, in a few words for error messages.
+        Content of a folder in this layout, in a few words for error messages.
     """
 
     name: str
@@ -344,7 +344,7 @@ def register_reader(
 
     Notes
     -----
-    Of several readers that detect a folder, the one that was registered last reads it.
+    If several readers detect a folder, the one that was registered last reads it.
     """
     require(
         name not in READERS,
@@ -431,8 +431,8 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     Returns
     -------
     Study
-        Of any reader, unless it has an option ``verify`` that is False, no image is shared between
-        two sets, or between a set and the stimuli of a subject.
+        Study in which no image is shared between two sets, or between a set and the stimuli of a
+        subject. Only a reader that was called with ``verify=False`` leaves this unchecked.
 
     Raises
     ------
@@ -543,7 +543,11 @@ def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
         if option not in reader.options:
             known = [*reader.options, "subject", *_BACKBONE]
             raise ConfigError(
-                message(f"an option of study {reader.name!r}", repr(option), nearest(option, known))
+                message(
+                    f"an option of study {reader.name!r}",
+                    repr(option),
+                    f"{nearest(option, known)} All options: {', '.join(known)}",
+                )
             )
     _check_types(reader.load, options)
 

@@ -36,7 +36,7 @@ class EEG:
     channels : tuple of str
         Names of the n_channels sensors.
     times : ndarray, shape (n_times,)
-        Seconds after image onset.
+        Times in seconds after image onset.
     ids : ndarray of str, shape (n_stimuli,)
         Stimulus ids.
     simulated : bool
@@ -167,7 +167,7 @@ def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> 
         Its ids are file stems, as `read_things_eeg` makes them from the dataset's
         ``image_metadata.npy``.
     folder : str or Path
-        Holds ``ID.*`` at any depth.
+        Folder that holds ``ID.*`` at any depth.
     follow_links : bool, default False
         Allow images that are links to somewhere outside it.
 
@@ -196,6 +196,7 @@ def read_with_images(
         ``training_images`` and ``test_images`` lies beside it or beside one of the folders above
         it.
     split : {"train", "test"}
+        Part of the data set.
     follow_links : bool, default False
         Allow files that are links out of the subject's folder or the image set.
 

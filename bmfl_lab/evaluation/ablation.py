@@ -207,7 +207,8 @@ def ablate_regions(
         ConfigError,
         "at least one seed and draw, and a ceiling for 'ceiling_matched'",
         f"{len(seeds)} seeds, {n_draws} draws, ceiling {'missing' if ceiling is None else 'given'}",
-        "add it",
+        "pass seeds=(0,), n_draws=1 or more, and ceiling=subject.noise_ceiling (or leave "
+        "'ceiling_matched' out of `controls`)",
     )
     masks = {name: atlas.select(name) for name in names}
     cells = _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed)

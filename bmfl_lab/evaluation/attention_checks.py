@@ -228,7 +228,7 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
     Parameters
     ----------
     study : Study
-        Is not changed.
+        Study that is copied; it is not changed.
     what : {"responses", "labels"}, default "responses"
         Permute the responses of every subject within each split, or the labels of "train" and
         "val".
@@ -323,7 +323,7 @@ def weight_randomisation(
     Parameters
     ----------
     module : nn.Module
-        Is not changed; a copy is randomised.
+        Module that is copied and randomised; the original is not changed.
     stages : mapping of str to tuple of str
         Prefixes of the names of the parameters of each stage, from the output down.
     maps : callable
@@ -362,7 +362,7 @@ def weight_randomisation(
             ConfigError,
             f"parameters of the stage {label!r}",
             f"none named {prefixes}",
-            "correct it",
+            "give names from named_parameters() of the module, or their beginnings",
         )
         for name in names:
             redraw(changed.get_parameter(name), seed_for(seed, "weights", name))
@@ -530,7 +530,7 @@ class DeletionInsertion:
         Score after that share of the patches, strongest first, was replaced by the baseline, or by
         the image.
     random_deletion, random_insertion : ndarray, shape (n_stimuli, k)
-        The same for random orders, averaged over orders. Each order inserts in the reverse of the
+        Curves of random orders, averaged over orders. Each order inserts in the reverse of the
         order in which it deletes, so that both curves use the same masked images.
     """
 
@@ -635,7 +635,7 @@ def deletion_insertion(
         DataError,
         "images, a baseline of their shape and one map per image",
         f"{tuple(images.shape)}, {tuple(baseline.shape)} and maps {strength.shape}",
-        "align them",
+        "compute the maps for these images; sides of images must be multiples of those of maps",
     )
     cells = rows * columns
     counts = np.unique(np.linspace(0, cells, min(steps, cells) + 1).round().astype(int))

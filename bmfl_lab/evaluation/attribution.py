@@ -33,7 +33,7 @@ class Attribution:
     pixels : ndarray of float32, shape (n_stimuli, H, W)
         Signed contributions, summed over colour channels.
     patches : ndarray of float32, shape (n_stimuli, h, w)
-        The same, summed over the pixels of each patch.
+        Attribution summed over the pixels of each patch.
     score, reference : ndarray of float32, shape (n_stimuli,)
         Score of the image and of the grey baseline.
     gap : ndarray of float32, shape (n_stimuli,)
@@ -106,7 +106,7 @@ def integrated_gradients(
         ConfigError,
         "at least 1 step and a baseline of the inputs' shape",
         f"{steps} steps, shapes {tuple(inputs.shape)} and {tuple(baseline.shape)}",
-        "correct them",
+        "pass steps=32, and a baseline made by torch.zeros_like(inputs)",
     )
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     nodes, weights = (nodes + 1) / 2, weights / 2  # from [-1, 1] to [0, 1]
@@ -243,7 +243,7 @@ def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
         ConfigError,
         "an ROI such as 'V1' or 'left:V1' with vertices",
         repr(name),
-        "choose another",
+        f"choose one of {', '.join(atlas.present)}, or put 'left:' or 'right:' before it",
     )
     return mask
 
@@ -251,7 +251,7 @@ def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
 def response_to_images(encoder: BrainEncoder, backbone: Backbone, images: Tensor) -> Tensor:
     """Run images through a backbone and a brain encoder, and return the predicted responses.
 
-    Where PyTorch has gradients enabled, they flow from the responses back to the images.
+    Gradients flow from the responses back to the images if they are enabled in PyTorch.
 
     Parameters
     ----------

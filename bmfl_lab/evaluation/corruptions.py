@@ -68,6 +68,11 @@ def evaluate_corruptions(
     ------
     ConfigError
         If `n` is negative or above the number of test images; see also `evaluate_ood`.
+
+    References
+    ----------
+    Hendrycks & Dietterich (2019), Benchmarking neural network robustness to common corruptions and
+    perturbations, ICLR, arXiv:1903.12261: corruptions and mCE.
     """
     test = study.set("test")
     require(
@@ -297,8 +302,8 @@ def _error_tables(per_image: pd.DataFrame) -> dict[str, dict[str, dict[int, np.n
             ids.setdefault(corruption, list(wide.columns)) == list(wide.columns),
             DataError,
             f"the same images under every severity of {corruption}",
-            "others",
-            "evaluate all on one set",
+            "other images under some of them",
+            "evaluate all corruptions of the same images in one call of evaluate_ood",
         )
         found.setdefault(model, {}).setdefault(corruption, {})[level] = 1 - wide.to_numpy(
             dtype=np.float64

@@ -206,7 +206,7 @@ def difference_fields(
     values : ndarray, shape (n_models, n_seeds)
         Statistic of each model and seed.
     samples : ndarray, shape (n_models, n_boot, n_seeds)
-        The same on resampled stimuli.
+        The statistic on resampled stimuli.
     model, baseline : int
         Positions among the models. The p value of the baseline itself is NaN.
     n : int
@@ -275,7 +275,9 @@ def compare_alignment(
         ConfigError,
         f"{model!r} and another model",
         tuple(models),
-        nearest(model, models) if models else "add one",
+        nearest(model, models)
+        if model not in models
+        else "pass the models to compare it with, too",
     )
     found = [
         alignment_effect({o: models[o], model: models[model]}, subject, baseline=o, **options)

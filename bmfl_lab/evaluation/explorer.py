@@ -79,7 +79,7 @@ class Explorer:
         Each has ``logits(stimuli)``; `TrainedFusion` models can be lesioned and show attention. The
         first model of a list (one model per seed) is taken.
     encoder : TrainedEncoder, optional
-        Predicts responses; by default the encoder of the first model that has one.
+        Encoder that predicts responses; by default the encoder of the first model that has one.
     store : FeatureStore, optional
         Store of the tokens; the one in the cache folder by default.
     subject : str, optional
@@ -247,7 +247,7 @@ class Explorer:
         )
 
     def _reads_encoder(self, model: TrainedFusion) -> bool:
-        """Tell whether the responses that a model reads are those of the explorer's encoder."""
+        """Return whether the responses that a model reads are those of the explorer's encoder."""
         source = model.source
         return isinstance(source, EncoderSource) and source.encoder is self.encoder
 
@@ -416,7 +416,7 @@ class Explorer:
             DataError,
             f"a noise ceiling of {self.subject.name!r}",
             "none",
-            "choose another map, or estimate one first",
+            "choose another map, or a subject with a noise ceiling",
         )
         return np.asarray(ceiling, dtype=np.float64)
 
@@ -556,7 +556,7 @@ class Explorer:
         ]
 
     def has_brain(self, model: str) -> bool:
-        """Tell whether a model reads responses, and so can be lesioned."""
+        """Return whether a model reads responses, and so can be lesioned."""
         return getattr(self._model(model), "source", None) is not None
 
     def probabilities(
@@ -766,7 +766,7 @@ class Explorer:
         Raises
         ------
         ConfigError
-            If the source is unknown, or the models at hand cannot show it.
+            If the source is unknown, or the explorer's models cannot show it.
         """
         if source == BACKBONE:
             heads, blocks = self.backbone.n_heads, self.backbone.n_blocks
@@ -843,7 +843,7 @@ class Explorer:
         Raises
         ------
         ConfigError
-            If the source, head, block or region does not exist in the models at hand.
+            If the source, head, block or region does not exist in the explorer's models.
         """
         choices, place = self.map_choices(source, model), _place(name, index, shift, severity)
         n_heads, regions = choices["n_heads"], choices["regions"]
@@ -911,7 +911,7 @@ def _checked(stimuli: StimulusSet, index: int) -> int:
         DataError,
         f"an image number from 0 to {len(stimuli) - 1} of {stimuli.name!r}",
         index,
-        "choose another",
+        "choose a number in this range",
     )
     return int(index)
 

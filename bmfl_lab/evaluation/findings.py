@@ -100,7 +100,7 @@ def findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        Empty where no record holds a paired comparison.
+        Sentences; empty if no record holds a paired comparison.
     """
     table = comparisons(rows)
     lines: list[str] = []
@@ -372,8 +372,8 @@ def encoder_findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        Every value with its interval where it has one; a difference is not claimed, only values are
-        named.
+        One sentence per study and subject, which names each value with its interval, if it has one.
+        The sentences do not compare values.
     """
     lines = []
     kept = rows.assign(kind=rows["model"].str.split(" encoder").str[0])

@@ -126,8 +126,8 @@ def evaluate_ood(
         groups and all(groups.values()),
         ConfigError,
         "at least one model per name",
-        {k: len(v) for k, v in groups.items()},
-        "add one",
+        {k: len(v) for k, v in groups.items()} or "no model",
+        "pass models={name: model}, or a list with one model per seed in place of a model",
     )
     rows: list[MetricRow] = []
     frames = []
@@ -285,7 +285,7 @@ def _pair(
 
 
 def _balanced(correct_SN: np.ndarray, labels: np.ndarray, n_boot: int, seed: int) -> tuple:
-    """Return the mean recall over classes and its interval, each class resampled by itself."""
+    """Return the mean recall over classes and its interval, each class resampled separately."""
     classes = np.unique(labels)
     if not len(classes):
         return None, None, None

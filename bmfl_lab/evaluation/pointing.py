@@ -156,7 +156,7 @@ def vertex_fields(
     ConfigError
         If the encoder is of another kind.
     DataError
-        With fewer than two images.
+        If there are fewer than two images.
 
     Notes
     -----
@@ -173,7 +173,7 @@ def vertex_fields(
         DataError,
         "at least two images",
         len(stimuli),
-        "fields are spreads over images",
+        "pass more images: a field is a standard deviation over images",
     )
     patches = stored_patches(encoder.tokens(stimuli, store=store, backbone=backbone))
     device = next(query.parameters()).device
@@ -211,10 +211,10 @@ def _terms(
 
 
 def true_centres(atlas: Atlas) -> pd.DataFrame:
-    """Return the field centres in the retinotopic maps of an atlas, one row per vertex.
+    """Return the receptive-field centres in the retinotopic maps of an atlas, one row per vertex.
 
-    Centres are in degrees, with the columns ``x``, ``y``, ``polar_angle`` and ``eccentricity``; NaN
-    where the atlas has none.
+    Centres are in degrees, with the columns ``x``, ``y``, ``polar_angle`` and ``eccentricity``.
+    Values are NaN for a vertex without a centre in the atlas.
 
     Raises
     ------
@@ -236,9 +236,10 @@ def true_centres(atlas: Atlas) -> pd.DataFrame:
 
 
 def query_centres(encoder: TrainedEncoder) -> pd.DataFrame:
-    """Return the mean field centre in the atlas over the vertices of each query, one row per query.
+    """Return the mean receptive-field centre over the vertices of each query, one row per query.
 
-    The columns are those of `true_centres`; NaN where the atlas has no centre.
+    Centres are read from the atlas. Columns and units are those of `true_centres`; values are NaN
+    for a query whose vertices have no centre in the atlas.
 
     Raises
     ------

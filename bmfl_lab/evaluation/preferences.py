@@ -24,7 +24,7 @@ class Purity:
     value : float
         Share of the most frequent category.
     category : str
-        That category.
+        The most frequent category.
     chance : float
         Mean purity of as many images drawn at random.
     p : float

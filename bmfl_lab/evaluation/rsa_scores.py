@@ -133,6 +133,11 @@ def rsa_scores(
     ------
     DataError
         If fewer than four stimuli are shared, or no ROI is present in all subjects.
+
+    References
+    ----------
+    Nili et al. (2014), A toolbox for representational similarity analysis, PLoS Comput Biol
+    10(4):e1003553: noise ceiling and permutation test.
     """
     subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
     everywhere = set.intersection(*(set(s.atlas.present) for s in subjects))
@@ -184,7 +189,7 @@ def _test_subject(
         DataError,
         f"at least 4 of these stimuli shown to {subject.name!r}",
         len(own),
-        "check the id scheme",
+        "pass stimuli that this subject saw, with the ids of subject.stimuli.ids",
     )
     brain = np.stack([brain_rdm(subject, r, own, metric) for r in rois])
     model, measured = shared(layers, RDMs(brain, own, tuple(rois)))

@@ -26,7 +26,7 @@ ALPHAS = tuple(float(a) for a in np.logspace(0, 8, 10))
 
 @dataclass(frozen=True)
 class ScoreTest:
-    """Hold a correlation and its permutation test.
+    """A correlation and its permutation test.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def encoding_predictions(
         DataError,
         "disjoint train and test rows",
         "rows in both",
-        "make the split from these stimuli",
+        "leave the rows of `test` out of `train`",
     )
     found = {}
     for layer, X in features.items():
@@ -268,7 +268,7 @@ def distance_from_v1(
 def spatial_score(
     scores: np.ndarray, distance: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
 ) -> ScoreTest:
-    """Correlate the depth of the best layer of each unit with its distance from V1.
+    """Correlate the depth of the best layer of each unit with its distance from V1 (Pearson r).
 
     A positive score means that units far from V1 resemble deeper layers.
 
@@ -329,7 +329,7 @@ def peak_times(scores: np.ndarray, times: np.ndarray, share: float = 0.95) -> np
 def temporal_score(
     scores: np.ndarray, times: np.ndarray, *, n_permutations: int = 10_000, seed: int = 0
 ) -> ScoreTest:
-    """Correlate the depth of layers with the time at which each has its highest scores.
+    """Correlate the depth of layers with the time at which each has its highest scores (Pearson r).
 
     A positive score means that deeper layers resemble later responses.
 
@@ -345,6 +345,10 @@ def temporal_score(
     Returns
     -------
     ScoreTest
+
+    Notes
+    -----
+    The time of a layer is that of `peak_times`.
 
     References
     ----------
@@ -538,6 +542,10 @@ def score_rows(name: str, test: ScoreTest, *, unit_counted: str, **fields) -> li
         Units whose number is ``test.n`` ("ROIs", "vertices" or "layers").
     **fields
         Other fields of `MetricRow`: ``split``, ``model``, ``subject``, ``selection``, ``notes``.
+
+    Returns
+    -------
+    list of MetricRow
     """
     shared = {"selection": "none", **fields, "n": test.n}
     shared["notes"] = "; ".join(
@@ -560,6 +568,10 @@ def identification_rows(found: Identification, **fields) -> list[MetricRow]:
     **fields
         Other fields of `MetricRow`: ``split``, ``model``, ``subject``, ``roi``, ``selection``,
         ``notes``.
+
+    Returns
+    -------
+    list of MetricRow
     """
     shared = {"selection": "none", **fields, "n": found.n, "unit": "fraction", "interval": INTERVAL}
     said = shared.pop("notes", "")

@@ -228,6 +228,7 @@ def _calibration_rows(
             over = seed_weights(len(tables["nll"]), n_boot, seed)
             found = {"ece": _ece(tables, n_bins, weights), "nll": _nll(tables, weights)}
             notes = {"ece": f"{n_bins} bins of equal width of the top-1 probability", "nll": ""}
+            units = {"ece": "fraction", "nll": "nats"}
             for name, (value, drawn_BS) in found.items():
                 low, high = (None, None) if value is None else percentiles((drawn_BS * over).sum(1))
                 rows.append(
@@ -236,7 +237,7 @@ def _calibration_rows(
                         name,
                         model,
                         value,
-                        unit="fraction" if name == "ece" else "nats",
+                        unit=units[name],
                         ci_low=low,
                         ci_high=high,
                         interval=f"{OVER} and seeds",
@@ -486,7 +487,7 @@ def compare_models(
         ``p_holm``. Both name the second model as their ``reference``, and hold the p value
         unadjusted and adjusted by Holm over all pairs and image sets of this call (`primary`
         aside), and that of the equivalence test. Interval and p are those of `crossed_mean`: over
-        seeds and images, or with one seed over images for the trained models at hand. The ``notes``
+        seeds and images, or with one seed over images for these trained models. The ``notes``
         of the difference contain the verdict in words.
 
     Raises

@@ -24,9 +24,9 @@ class Synthesis:
     activity : ndarray, shape (n,)
         Mean predicted activity of the ROI for these images, by the encoder that guided them.
     start : ndarray, shape (n,)
-        The same for the images before the first step.
+        Mean predicted activity for the images before the first step.
     judged : ndarray, shape (n,), or None
-        The same for the final images by a held-out encoder; None without one.
+        Mean activity for the final images, predicted by a held-out encoder; None without one.
     prior : str
         The prior of the images in words.
     """
@@ -39,7 +39,7 @@ class Synthesis:
 
 
 def total_variation(images_BCHW: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbouring pixels, (B,)."""
+    """Return the mean absolute difference of neighbouring pixels, (B,), of images (B, 3, H, W)."""
     vertical = (images_BCHW[:, :, 1:] - images_BCHW[:, :, :-1]).abs().mean((1, 2, 3))
     return vertical + (images_BCHW[:, :, :, 1:] - images_BCHW[:, :, :, :-1]).abs().mean((1, 2, 3))
 

@@ -105,7 +105,7 @@ def across_subjects(
         ConfigError,
         "a model before alignment (named ''), an aligned one, and a subject",
         f"models {tuple(models)}, {len(subjects)} subjects",
-        "name at least one each",
+        "pass models={'': original, 'subj01': aligned} and at least one subject",
     )
     rows, tables = shared_test(subjects, split), {}
     for subject in subjects:

@@ -51,7 +51,7 @@ def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> 
             DataError,
             f"class indices from 0 to {logits.shape[1] - 1} for category {name!r}",
             index.tolist(),
-            "map the category's wnids to the head",
+            "give at least one column of `logits` per category (people.decide does it by wnid)",
         )
     probabilities = np.exp(log_softmax(logits))
     means = np.stack([probabilities[:, np.asarray(groups[n])].mean(axis=1) for n in names], axis=1)
@@ -101,12 +101,13 @@ def shape_bias(
 def error_consistency(correct_a: np.ndarray, correct_b: np.ndarray) -> float | None:
     """Return kappa, the agreement of two observers beyond that of independent observers.
 
-    ``(c_obs - c_exp) / (1 - c_exp)`` with ``c_exp = p_a p_b + (1 - p_a)(1 - p_b)``.
+    Kappa is ``(c_obs - c_exp) / (1 - c_exp)``, where ``c_obs`` is the share of stimuli on which
+    both are right or both are wrong, and ``c_exp = p_a p_b + (1 - p_a)(1 - p_b)``.
 
     Parameters
     ----------
     correct_a, correct_b : array-like of bool, shape (n_stimuli,)
-        Whether each observer was right on each image.
+        True for each image that the observer classified correctly.
 
     Returns
     -------
@@ -143,7 +144,7 @@ def observer_accuracy(trials: pd.DataFrame, by: Sequence[str] = ("set",)) -> pd.
     Parameters
     ----------
     trials : DataFrame
-        One row a trial: columns of `by`, ``observer``, ``correct`` (see
+        One row per trial, with the columns of `by`, ``observer``, ``correct`` (see
         `data.modelvshuman.read_trials`); choose people by ``trials[trials["human"]]``.
     by : sequence of str, default ("set",)
         Add "condition" for a curve.
@@ -185,9 +186,9 @@ def mean_consistency(
     Returns
     -------
     kappa : float or None
-        None if no pair has a defined value.
+        Mean kappa; None if it is undefined for every pair.
     n_pairs : int
-        Pairs with one.
+        Number of pairs for which kappa is defined.
 
     References
     ----------

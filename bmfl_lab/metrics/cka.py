@@ -58,7 +58,7 @@ def _ratio(sums: np.ndarray) -> float:
 
 
 def cka(X: np.ndarray, Y: np.ndarray, *, debiased: bool = True) -> float:
-    """Linear CKA of two representations of the same stimuli.
+    """Return the linear CKA of two representations of the same stimuli.
 
     Parameters
     ----------

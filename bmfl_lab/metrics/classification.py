@@ -113,7 +113,7 @@ def mask_classes(logits: np.ndarray, classes: Sequence[int] | np.ndarray) -> np.
             message(
                 f"different class indices from 0 to {logits.shape[1] - 1}",
                 f"{index.dtype} array of {index.size}, {len(np.unique(index))} different",
-                "make the list from the wnids of the set",
+                "list the columns of the head, each once; for ImageNet-R and -A see data.ood_sets",
             )
         )
     return logits[:, index]
@@ -244,13 +244,13 @@ class Calibration:
     edges : ndarray, shape (n_bins + 1,)
         Bin edges from 0 to 1; a confidence on an edge belongs to the bin below it.
     count : ndarray, shape (n_bins,)
-        Stimuli a bin.
+        Number of stimuli per bin.
     confidence, accuracy : ndarray, shape (n_bins,)
-        Means within the bin; NaN in an empty one.
+        Mean confidence and accuracy of each bin; NaN for an empty bin.
     ece : float or None
         Expected calibration error; None for an empty set.
     n_excluded : int
-        Stimuli with NaN logits: they have no confidence and are left out.
+        Number of stimuli with NaN logits, which have no confidence and are left out.
     """
 
     edges: np.ndarray
@@ -325,7 +325,7 @@ def corruption_error(
     Parameters
     ----------
     errors : mapping corruption -> mapping severity -> top-1 error
-        Fractions.
+        Errors as fractions.
     normaliser : mapping corruption -> error, default `ALEXNET_ERRORS`
         Mean error over severities of the reference model, as fraction.
 

@@ -85,7 +85,7 @@ def pearson(Y: np.ndarray | Tensor, P: np.ndarray | Tensor, chunk: int = CHUNK) 
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        NaN where undefined: a constant row of values on either side, or a NaN among them.
+        Pearson r; NaN where undefined, that is, if values on either side are constant or NaN.
 
     Raises
     ------
@@ -165,7 +165,7 @@ class StreamingPearson:
         Raises
         ------
         DataError
-            If fewer than three stimuli were seen.
+            If fewer than three stimuli were added.
         """
         if self.n < 3:
             raise DataError(
@@ -194,21 +194,21 @@ def bootstrap_pearson(
     seed: int = 0,
     chunk: int = CHUNK,
 ) -> np.ndarray:
-    """Correlate on resampled stimuli; one set of resamples serves every vertex.
+    """Correlate on resampled stimuli; all vertices share the resamples.
 
     Parameters
     ----------
     Y, P : array, shape (n_stimuli, n_vertices)
         Responses and predictions.
     n_boot : int, default 1000
-        Resamples.
+        Number of resamples.
     seed : int, default 0
         Seed of the resampling.
 
     Returns
     -------
     ndarray of float32, shape (n_boot, n_vertices)
-        NaN where undefined in a resample.
+        Pearson r per resample; NaN where undefined.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.runtime import rng
 
 _ROUNDING = 1e-5
-"""By how much a correlation or a share in single precision may lie above 1."""
+"""Tolerance by which a correlation or a share in single precision may exceed 1."""
 
 
 def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) -> np.ndarray:
@@ -62,23 +62,30 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
 def ncsnr_from_repeats(repeats: np.ndarray) -> np.ndarray:
     """Estimate the signal-to-noise ratio per vertex from single presentations.
 
-    One-way analysis of variance with stimuli as groups: noise is the variance within stimuli,
-    signal is what the variance between stimuli holds beyond it (0 if it holds nothing).
+    The estimate is a one-way analysis of variance with stimuli as groups. Noise is the variance
+    within stimuli. Signal is the variance between stimuli minus the part that noise explains, and
+    at least 0.
 
     Parameters
     ----------
     repeats : ndarray, shape (n_stimuli, n_repeats, n_vertices)
-        NaN where a stimulus was shown fewer times.
+        Responses; NaN for repeats that a stimulus lacks.
 
     Returns
     -------
     ndarray of float32, shape (n_vertices,)
-        NaN where undefined (no noise and no signal, or no vertex with two repeats).
+        Standard deviation of the signal over that of the noise; NaN where undefined (no noise and
+        no signal, or no stimulus with two repeats).
 
     Raises
     ------
     DataError
         If the array is not three-dimensional or no stimulus has two presentations.
+
+    References
+    ----------
+    Allen et al. (2022), A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial
+    intelligence, Nature Neuroscience 25: definition of the ncsnr.
     """
     x = _repeats(repeats)
     seen = np.isfinite(x)

@@ -75,7 +75,7 @@ def detectable_difference(
     agreement: float = AGREEMENT,
     consistency: float = CONSISTENCY,
 ) -> float | None:
-    """Return the smallest difference of two accuracies that a study finds with the power wanted.
+    """Return the smallest difference of two accuracies that a study detects with a given power.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def detectable_difference(
         Accuracy expected of both models (fraction).
     seed_sd : float, default 0.0
         Standard deviation over seeds of the accuracy of one model (fraction). It is ignored for one
-        seed, where the comparison is about the trained models at hand.
+        seed, where the comparison is about these trained models.
     n_compared : int, default 1
         Comparisons in the family; the level is divided by it.
     power : float, default 0.8
@@ -149,7 +149,7 @@ def study_size(
     difference : float
         True difference of two accuracies (fraction).
     n_images, n_seeds, accuracy, seed_sd, n_compared, power, level, agreement, consistency
-        As in `detectable_difference`.
+        Same as in `detectable_difference`.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def study_size(
     Raises
     ------
     DataError
-        As `detectable_difference`.
+        If a value is one that `detectable_difference` refuses.
     """
     rest = (accuracy, seed_sd, level / n_compared, agreement, consistency)
     images = _least(lambda n: _power(n, n_seeds, *rest)(difference) >= power, 20, MOST_IMAGES)

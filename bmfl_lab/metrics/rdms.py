@@ -1,4 +1,4 @@
-"""RDMs that know their stimuli, and are compared by id."""
+"""RDMs with the ids of their stimuli, by which they are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bmfl_lab.metrics.rsa import compare_rdms, condense, expand
 
 @dataclass(frozen=True)
 class RDMs:
-    """Condensed RDMs that know their stimuli.
+    """Condensed RDMs with the ids of their stimuli.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class RDMs:
                 message(
                     "stimulus ids of these RDMs",
                     f"{len(missing)} unknown, e.g. {missing[0]!r}",
-                    "check the ids",
+                    "choose among the attribute `ids` of these RDMs",
                 )
             )
         index = np.asarray([where[s] for s in ids], dtype=np.int64)
@@ -99,7 +99,7 @@ class RDMs:
 
 
 def take(condensed: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return the condensed RDM of the stimuli at `index` (n_new,), in that order."""
+    """Return the part of a condensed RDM that belongs to the stimuli `index` (n_new,), in order."""
     return condense(expand(condensed)[np.ix_(index, index)])
 
 
@@ -124,7 +124,7 @@ def shared(A: RDMs, B: RDMs) -> tuple[RDMs, RDMs]:
 
 
 def compare(A: RDMs, B: RDMs, method: str = "spearman") -> np.ndarray:
-    """Similarity of RDMs over their shared stimuli, paired by id; see `compare_rdms`.
+    """Return the similarity of RDMs over their shared stimuli, paired by id; see `compare_rdms`.
 
     Raises
     ------

@@ -33,7 +33,7 @@ def condense(square: np.ndarray) -> np.ndarray:
 
 
 def expand(condensed: np.ndarray) -> np.ndarray:
-    """Return the symmetric matrix (n, n) with zero diagonal of a condensed vector.
+    """Return a condensed RDM (n (n - 1) / 2,) as a symmetric matrix (n, n) with zero diagonal.
 
     Raises
     ------
@@ -77,14 +77,14 @@ def rdm(
     repeats: np.ndarray | None = None,
     precision: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Representational dissimilarity matrix of patterns, condensed.
+    """Return the representational dissimilarity matrix of patterns, condensed.
 
     Parameters
     ----------
     X : ndarray, shape (n_stimuli, d)
-        One pattern a stimulus. Ignored (may be None) when `repeats` is given. float32 is computed
-        in float32 except for Euclidean and crossnobis distances, where subtraction would lose
-        digits.
+        One pattern per stimulus. It is ignored (and may be None) when `repeats` is given. float32
+        is computed in float32 except for Euclidean and crossnobis distances, where subtraction
+        would lose digits.
     metric : {"correlation", "cosine", "euclidean", "crossnobis"}
         1 - Pearson, 1 - cosine, Euclidean distance (not squared), or the cross-validated squared
         Mahalanobis distance divided by d.
@@ -143,7 +143,7 @@ def _patterns(X: np.ndarray, ndim: int, shape: str) -> np.ndarray:
         DataError,
         f"numeric patterns of shape {shape}, n_stimuli >= 2",
         f"{X.dtype} {X.shape}",
-        "reshape to patterns",
+        "flatten each stimulus to one row, e.g. with X.reshape(len(X), -1)",
     )
     X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
     require(
@@ -200,7 +200,7 @@ def _rank_row(row: np.ndarray, ladder: np.ndarray, target: np.ndarray) -> bool:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties averaged, along the last axis; equals ``scipy.stats.rankdata``.
+    """Return ranks from 1 along the last axis, ties averaged, as ``scipy.stats.rankdata`` does.
 
     Parameters
     ----------
@@ -276,7 +276,7 @@ def prepared(values: np.ndarray, method: str) -> np.ndarray:
 
 
 def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.ndarray:
-    """Similarity of every RDM in `A` with every RDM in `B`.
+    """Return the similarity of every RDM in `A` with every RDM in `B`.
 
     Each RDM is ranked (or centred) once and all pairs come from one matrix product.
 
@@ -294,7 +294,7 @@ def compare_rdms(A: np.ndarray, B: np.ndarray, method: str = "spearman") -> np.n
     Returns
     -------
     ndarray of float64, shape (a, b)
-        NaN where an RDM has no variance.
+        Similarities; NaN for an RDM without variance.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from bmfl_lab.runtime import rng
 
 
 def pool(values: np.ndarray, method: str) -> np.ndarray:
-    """Mean RDM of subjects, after the normalisation that suits the comparison.
+    """Return the mean RDM of subjects, after the normalisation that suits the comparison.
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ def pool(values: np.ndarray, method: str) -> np.ndarray:
 
 
 def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tuple[float, float]:
-    """Lower and upper bound of the similarity that the true model would reach.
+    """Return a lower and an upper bound of the similarity that the true model would reach.
 
     Parameters
     ----------
     subjects : ndarray, shape (n_subjects, m), or RDMs
-        One RDM a subject, same stimuli.
+        One RDM per subject, over the same stimuli.
     method : str
         See `compare_rdms`.
 
@@ -51,7 +51,7 @@ def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tupl
     Raises
     ------
     DataError
-        With fewer than two subjects: the lower bound is undefined.
+        If there are fewer than two subjects, because the lower bound is then undefined.
 
     References
     ----------
@@ -64,7 +64,7 @@ def noise_ceiling(subjects: np.ndarray | RDMs, method: str = "spearman") -> tupl
         DataError,
         "RDMs of at least 2 subjects for a noise ceiling",
         n,
-        "report no ceiling",
+        "leave the noise ceiling out, or add subjects",
     )
     upper = compare_rdms(values, pool(values, method)[None], method).mean()
     lower = [
@@ -109,25 +109,25 @@ def bootstrap_rsa(
     level: float = 0.95,
     seed: int = 0,
 ) -> RSABootstrap:
-    """Interval of the mean similarity of models with subjects.
+    """Return the bootstrap interval of the mean similarity of models with subjects.
 
     Parameters
     ----------
     models : RDMs
         k models (layers).
     subjects : RDMs
-        One RDM a subject; paired with the models by stimulus id.
+        One RDM per subject, paired with the models by stimulus id.
     method : str
         See `compare_rdms`.
     over : {"stimuli", "subjects", "both"}
-        What is drawn with replacement, that is, to what the interval generalises. A stimulus drawn
-        twice gives pairs of itself with itself; those are left out.
+        Units that are drawn with replacement; the interval generalises to new units of this kind.
+        A stimulus drawn twice gives pairs of itself with itself; those are left out.
     n_boot : int, default 1000
         Number of resamples.
     level : float, default 0.95
         Coverage.
     seed : int
-        Seed.
+        Seed of the resampling.
 
     Returns
     -------
@@ -139,6 +139,11 @@ def bootstrap_rsa(
         If `over` is unknown.
     DataError
         If stimuli are disjoint, or subjects are to be resampled and there is one.
+
+    References
+    ----------
+    Schutt, Kipnis, Diedrichsen & Kriegeskorte (2023), Statistical inference on representational
+    geometries, eLife 12:e82566: bootstrap over stimuli, subjects or both.
     """
     require(
         over in ("stimuli", "subjects", "both"),
@@ -196,8 +201,8 @@ class RSAPermutation:
         One-sided p of each pair, (1 + number of permutations at least as similar) / (1 +
         n_permutations).
     p_family : ndarray, shape (a, b)
-        The same against the largest similarity of any pair in each permutation: corrected over all
-        pairs.
+        P value of each pair against the largest similarity of any pair in each permutation, which
+        corrects for all pairs.
     n_permutations : int
     """
 
@@ -234,6 +239,11 @@ def permutation_rsa(
         If the method is Kendall's.
     DataError
         If fewer than four stimuli are shared.
+
+    References
+    ----------
+    Nili et al. (2014), A toolbox for representational similarity analysis, PLoS Comput Biol
+    10(4):e1003553: permutation of stimulus labels.
     """
     require(
         method != "kendall",
@@ -275,21 +285,21 @@ METHODS = ("spearman", "pearson", "cosine")
 def weighted_similarity(
     A: np.ndarray, B: np.ndarray, weights: np.ndarray, *, centred: bool = True
 ) -> np.ndarray:
-    """Weighted Pearson correlation (or cosine) of every row of `A` with every row of `B`.
+    """Return the weighted Pearson correlation (or cosine) of each row of `A` with each of `B`.
 
     Parameters
     ----------
     A : ndarray, shape (a, m)
     B : ndarray, shape (b, m)
     weights : ndarray, shape (m,)
-        Not negative; a weight of 2 counts as a value that stands there twice.
+        Weights of at least 0; a weight of 2 has the effect of entering the value twice.
     centred : bool, default True
         Whether weighted means are removed.
 
     Returns
     -------
     ndarray of float64, shape (a, b)
-        NaN where a row has no weighted variance.
+        Similarities; NaN for a row without weighted variance.
     """
     share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
     mean_a, mean_b = (A @ share, B @ share) if centred else (np.zeros(len(A)), np.zeros(len(B)))

@@ -26,11 +26,11 @@ class Interval:
     low, high : float or None
         Ends of the interval; None when undefined (fewer than two units).
     n : int
-        Stimuli behind it.
+        Number of stimuli.
     n_seeds : int
-        Training seeds behind it.
+        Number of training seeds.
     level : float
-        Coverage aimed at.
+        Nominal coverage of the interval.
     method : str
         How the interval was made, in words.
     """
@@ -97,9 +97,9 @@ def bootstrap_mean(
         For instance correctness (0, 1). With two axes the stimuli are drawn jointly for all seeds,
         and seeds are drawn too if `resample_seeds`.
     n_boot : int, default 2000
-        Resamples.
+        Number of resamples.
     level : float, default 0.95
-        Coverage aimed at.
+        Nominal coverage of the interval.
     seed : int, default 0
         Seed of the resampling.
     resample_seeds : bool, default True
@@ -158,7 +158,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     Parameters
     ----------
     p_values : array-like, shape (n_tests,)
-        From 0 to 1.
+        P values from 0 to 1.
 
     Returns
     -------
@@ -193,20 +193,21 @@ def holm_with_primary(
     Parameters
     ----------
     p_values : array-like, shape (n_tests,)
-        From 0 to 1.
+        P values from 0 to 1.
     primary : array-like of bool, shape (n_tests,)
-        Whether a test belongs to the primary comparison, declared beforehand.
+        True for a test of the primary comparison, which is declared beforehand.
 
     Returns
     -------
     ndarray, shape (n_tests,)
-        A primary test is adjusted for the primary tests only. Any other one is exploratory and
-        adjusted for all tests, the primary ones included; without a primary test, so are all.
+        Adjusted p values. A primary test is adjusted for the primary tests only. Any other test is
+        exploratory and adjusted for all tests, the primary ones included. If no test is primary,
+        every test is adjusted for all tests.
 
     Raises
     ------
     DataError
-        As `holm`.
+        If a value is one that `holm` refuses.
     """
     p, first = np.asarray(p_values, dtype=np.float64), np.asarray(primary, dtype=bool)
     adjusted = holm(p)
@@ -223,7 +224,7 @@ class RobustnessLine:
     slope, intercept : float
         ``logit(ood) = slope logit(id) + intercept``.
     n : int
-        Baseline models behind it.
+        Number of baseline models.
     r2 : float
         Share of variance explained on the logit scale.
     """
@@ -263,6 +264,10 @@ def fit_robustness_line(id_accuracy: np.ndarray, ood_accuracy: np.ndarray) -> Ro
     id_accuracy, ood_accuracy : array-like, shape (n_models,)
         Accuracies (fractions) of baseline models; at least three with different in-distribution
         accuracies.
+
+    Returns
+    -------
+    RobustnessLine
 
     Raises
     ------
@@ -320,7 +325,7 @@ def verdict(
     smallest: float = SMALLEST_EFFECT,
     p_equivalence: float | None = None,
 ) -> str:
-    """Say in plain words what a difference of two accuracies shows.
+    """Return a sentence that says what a difference of two accuracies shows.
 
     Parameters
     ----------
@@ -345,7 +350,7 @@ def verdict(
     -------
     str
         One sentence, with n, seeds and the interval. There is no verdict from fewer than 20
-        images, and one from a single seed is about the trained models at hand.
+        images, and one from a single seed is about these trained models.
     """
     on = f" on {where}" if where else ""
     pair, n = f"{first} and {second}{on}", difference.n
@@ -389,7 +394,7 @@ LEAST_IMAGES = 20
 
 @dataclass(frozen=True)
 class _Crossed:
-    """What the crossed test needs to know of T tables, each entry of shape (n_tables,).
+    """Mean squares and means of T tables, which the crossed test reads, each of shape (n_tables,).
 
     `seed`, `stimulus` and `rest` are the mean squares of seeds, stimuli and residual, each divided
     by the number of values. `positive` and `negative` are the means of the positive and of the
@@ -532,7 +537,7 @@ def crossed_mean(
         For instance differences in correctness between two models, the same stimuli under every
         seed.
     level : float, default 0.95
-        Coverage aimed at.
+        Nominal coverage of the interval.
     kind : {"real", "correct", "difference"}, default "real"
         "correct" for correctness (0 to 1), "difference" for the difference of two (-1 to 1): their
         variance follows from their mean, the interval stays in the range, and few errors do not
@@ -541,10 +546,10 @@ def crossed_mean(
     Returns
     -------
     interval : Interval
-        Of the mean; without ends for fewer than two stimuli. It excludes zero where p is below
-        1 - level.
+        Interval of the mean; its ends are None for fewer than two stimuli. It excludes zero if p is
+        below 1 - level.
     p : float
-        Two-sided; 1.0 where nothing varies.
+        Two-sided p value; 1.0 if all values are equal.
 
     Raises
     ------
@@ -565,7 +570,7 @@ def crossed_mean(
     is often wrong under others. The p value is never below the exact binomial one (Clopper-Pearson;
     McNemar for differences) of as many independent images.
 
-    With one seed the test is about the trained model at hand and says nothing about other seeds.
+    With one seed the test is about this trained model and says nothing about other seeds.
     For differences p is then at least that of the exact McNemar test, and for real values it is the
     t test over stimuli.
 
@@ -611,19 +616,19 @@ def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> Interval:
     Parameters
     ----------
     correct : array-like, shape (n_images,) or (n_seeds, n_images)
-        Whether each image was right, or the share of its variants that were.
+        1 for a correct image and 0 for a wrong one, or the share of its variants that are correct.
     level : float, default 0.95
-        Coverage aimed at.
+        Nominal coverage of the interval.
 
     Returns
     -------
     Interval
-        That of `crossed_mean`; for one seed nearly the exact binomial one.
+        Interval of `crossed_mean`; for one seed it is nearly the exact binomial interval.
 
     Raises
     ------
     DataError
-        As `crossed_mean`.
+        If a value is one that `crossed_mean` refuses.
     """
     return crossed_mean(np.atleast_2d(np.asarray(correct, float)), level=level, kind="correct")[0]
 
@@ -636,11 +641,11 @@ def equivalence_p(
     Parameters
     ----------
     values : array-like, shape (n_seeds, n_stimuli)
-        As in `crossed_mean`.
+        Same as in `crossed_mean`.
     smallest : float, default 0.02
         Smallest effect of interest, above zero.
     kind : str, default "difference"
-        As in `crossed_mean`.
+        Same as in `crossed_mean`.
 
     Returns
     -------
@@ -669,19 +674,19 @@ def crossed_bootstrap(
     Parameters
     ----------
     values : array-like, shape (n_seeds,)
-        The statistic under every seed, e.g. the difference of two models' RSA.
+        The statistic of each seed, e.g. the difference of two models' RSA.
     samples : array-like, shape (n_boot, n_seeds)
-        The same on resampled stimuli; one resample serves every seed.
+        The statistic on resampled stimuli; all seeds share each resample.
     n_stimuli : int
-        Number of stimuli behind the statistic.
+        Number of stimuli that the statistic is computed from.
     level : float, default 0.95
-        Coverage aimed at.
+        Nominal coverage of the interval.
 
     Returns
     -------
     interval : Interval
     p : float
-        Two-sided; 1.0 where nothing varies.
+        Two-sided p value; 1.0 if all values are equal.
 
     Raises
     ------
@@ -691,9 +696,9 @@ def crossed_bootstrap(
     Notes
     -----
     The method is that of `crossed_mean`, with the variances of the bootstrap in place of the mean
-    squares over stimuli (our choice). Drawing three seeds with replacement instead would give two
-    thirds of their variance and no account of how uncertain a variance estimated from three values
-    is.
+    squares over stimuli (our choice). Drawing three seeds with replacement instead would
+    underestimate their variance by a third, and would ignore how uncertain a variance estimated
+    from three values is.
     """
     d, drawn = np.asarray(values, dtype=np.float64), np.asarray(samples, dtype=np.float64)
     if (
@@ -728,11 +733,11 @@ def seed_mean(values: np.ndarray, n: int, *, level: float = 0.95) -> Interval:
     Parameters
     ----------
     values : array-like, shape (n_seeds,)
-        Finite.
+        Finite values.
     n : int
-        Stimuli behind each value; they are not resampled.
+        Number of stimuli per value; they are not resampled.
     level : float, default 0.95
-        Coverage aimed at.
+        Nominal coverage of the interval.
 
     Raises
     ------
@@ -766,7 +771,7 @@ def image_weights(ids: Sequence[str] | np.ndarray, n_boot: int, seed: int = 0) -
         The same ids in the same order give the same resamples: sets of the same images are
         resampled jointly, other sets independently.
     n_boot : int
-        Resamples.
+        Number of resamples.
     seed : int, default 0
         Seed of the draws.
     """
@@ -784,7 +789,7 @@ def _weights(key: str, n: int, n_boot: int, seed: int) -> np.ndarray:
 
 
 def seed_weights(n_seeds: int, n_boot: int, seed: int = 0) -> np.ndarray:
-    """Return how much each training seed weighs in each resample, float64 (n_boot, n_seeds)."""
+    """Return the weight of each training seed in each resample, float64 (n_boot, n_seeds)."""
     return (
         rng(seed, "bootstrap", "seeds").multinomial(
             n_seeds, np.full(n_seeds, 1 / n_seeds), size=n_boot

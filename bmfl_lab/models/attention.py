@@ -88,7 +88,7 @@ class MultiHeadAttention(nn.Module):
         weights : bool, default False
             Return the attention weights as well; slower, the output is the same up to rounding.
         memory : tuple of Tensor, shape (B, H, P, K) each, optional
-            What `memory` returned for the context; then `context_BPD` is not read.
+            Result of `memory` for the context; then `context_BPD` is not read.
 
         Returns
         -------

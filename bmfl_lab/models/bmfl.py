@@ -292,8 +292,8 @@ class BMFL(nn.Module):
         weights : bool, default False
             Return attention weights.
         image_side : ImageSide, optional
-            What ``fusion.image_side`` returned for the same tokens. It saves time where many
-            lesions of the same images are classified.
+            Result of ``fusion.image_side`` for the same tokens. It saves time if many lesions of
+            the same images are classified.
         fusion : nn.Module, optional
             Module to run instead of the path's own fusion, e.g. the same fusion wrapped by
             `accelerate` for training in several processes.
@@ -351,7 +351,7 @@ def check_responses(
             message(
                 "finite responses",
                 f"NaN or infinity for {str(ids[int(np.flatnonzero(~fine)[0])])!r}",
-                "check the response source",
+                "let the response source return finite values for this image",
             )
         )
     return response

@@ -137,7 +137,7 @@ class PatchTokeniser(nn.Module):
             ConfigError,
             "patch and n_vertices >= 1",
             f"{patch} and {n_vertices}",
-            "correct them",
+            "give a patch of 1 or more vertices, and the number of vertices of the responses",
         )
         self.n_tokens, self.n_vertices, self.patch = (
             math.ceil(n_vertices / patch),

@@ -67,7 +67,7 @@ class FusionConfig:
     block : int, default -1
         Block of the backbone whose tokens the model reads; -1 is the last one.
     loop : LoopConfig
-        How to train. Its seed is replaced by that of `train_fusion`.
+        Options of the training loop. Their seed is replaced by that of `train_fusion`.
 
     Raises
     ------
@@ -113,7 +113,13 @@ class FusionConfig:
             and 0 <= self.label_smoothing < 1,
         }
         wrong = [name for name, fine in problems.items() if not fine]
-        require(not wrong, ConfigError, "; ".join(wrong), repr(self), "correct the field")
+        require(
+            not wrong,
+            ConfigError,
+            "; ".join(wrong),
+            repr(self),
+            "change these fields of FusionConfig",
+        )
 
 
 def build_fusion(

@@ -75,7 +75,7 @@ class LinearEncoder(nn.Module):
     Notes
     -----
     The rank of the predictions is at most the number of features. They contain nothing beyond a
-    linear map of the tokens, so that this encoder is a control as much as a model.
+    linear map of the tokens, so that this encoder is also a control.
     """
 
     def __init__(
@@ -705,7 +705,7 @@ def build_encoder(described: Mapping, state: Mapping[str, Tensor]) -> nn.Module:
     Parameters
     ----------
     described : mapping
-        What `describe` of the encoder returned: its type, one of `KINDS`, and its sizes.
+        Result of the encoder's `describe`: its type, one of `KINDS`, and its sizes.
     state : mapping of str to Tensor
         State dict of the encoder. Masks, receptive fields and numbers of vertices are read off it.
 

@@ -52,7 +52,7 @@ class ImageSide(NamedTuple):
     tokens : Tensor, shape (B, 1 or 1+P, W)
         Projected visual tokens that are queries.
     normed : Tensor, shape (B, 1 or 1+P, W)
-        The same tokens after the LayerNorm.
+        Projected tokens after the LayerNorm.
     memory : tuple of two Tensors, shape (B, H, P, W / H)
         Keys and values of the patches.
     """
@@ -188,7 +188,7 @@ class CrossAttentionFusion(nn.Module):
         weights : bool, default False
             Return attention weights.
         image_side : ImageSide, optional
-            What `image_side` returned for the same visual tokens, if it was called before.
+            Result of `image_side` for the same visual tokens, if it was called before.
 
         Returns
         -------
@@ -216,7 +216,7 @@ class FusionModel(nn.Module):
     Parameters
     ----------
     head : "fusion", "concat" or "backbone"
-        What the classifier, an MLP with one hidden layer, reads. "fusion": the two outputs X_vb and
+        Input of the classifier, an MLP with one hidden layer. "fusion": the two outputs X_vb and
         X_bv of `CrossAttentionFusion`, joined. "concat": a linear projection of the visual summary,
         joined with a linear projection of the brain transformer's CLS token; there is no
         cross-attention. "backbone": the visual summary alone; there is no brain transformer. The
@@ -272,7 +272,7 @@ class FusionModel(nn.Module):
                 message(
                     f"head among {HEADS}, with a brain transformer unless 'backbone'",
                     got,
-                    "correct it",
+                    "choose one of them, and pass brain=... unless it is 'backbone'",
                 )
             )
         self.head = head
@@ -342,7 +342,7 @@ class FusionModel(nn.Module):
         weights : bool, default False
             Return attention weights ("fusion" only).
         image_side : ImageSide, optional
-            What `image_side` returned for the same visual tokens, if it was called before.
+            Result of `image_side` for the same visual tokens, if it was called before.
 
         Returns
         -------
@@ -405,6 +405,6 @@ def matched_hidden(n_parameters: int, *, visual_width: int, n_classes: int) -> i
         ConfigError,
         f"a backbone head within 2 % of {n_parameters} parameters",
         f"{fixed + hidden * per_unit} with {hidden} hidden units",
-        "choose a wider fusion",
+        "raise FusionConfig.width, so that one hidden unit is a smaller share of all parameters",
     )
     return hidden

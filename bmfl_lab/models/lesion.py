@@ -50,7 +50,7 @@ class Lesion:
             ConfigError,
             f"a kind among {LESION_KINDS} and a strength from 0 to 1",
             f"{self.kind!r} and {self.strength!r}",
-            "correct them",
+            "choose one of these kinds, and strength=1 for a full lesion",
         )
 
 
@@ -116,7 +116,7 @@ def _replacement(
             ConfigError,
             "the training mean for a 'mean' lesion",
             "None",
-            "pass mean_V",
+            "pass mean_V=..., or mean=... and scale=... to BMFL",
         )
         return mean_V.to(response_BV).expand_as(response_BV)
     require(
@@ -124,7 +124,7 @@ def _replacement(
         ConfigError,
         "responses of donors for a 'resample' lesion",
         "None",
-        "pass donors_NV",
+        "pass donors_NV=..., or donors=... to BMFL",
     )
     rows = np.arange(len(response_BV)) if rows is None else rows
     generator = np.random.default_rng(lesion.seed)

@@ -1,4 +1,4 @@
-"""What evaluation, figures and widgets may expect of a trained model, whoever made it."""
+"""Protocols of trained models: the methods that evaluation, figures and widgets call."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LesionableClassifier(Protocol):
 
 @runtime_checkable
 class BrainEncoder(Protocol):
-    """A trained brain encoder: stored tokens or images to predicted responses."""
+    """A trained brain encoder, which predicts responses from stored tokens or images."""
 
     atlas: Atlas
     backbone: BackboneSpec

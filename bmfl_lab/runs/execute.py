@@ -1,4 +1,4 @@
-"""Starts runs, judges them and tells their state."""
+"""Start runs, check their results and report their state."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def execute(
     out : str or Path, optional
         Folder of all runs; ``papermill_runs/out`` of the spec's project by default.
     jobs : int, default 1
-        How many notebooks at a time, each in a process of its own. They share the machine's cores,
-        unless ``OMP_NUM_THREADS`` says otherwise.
+        Number of notebooks that run at a time, each in its own process. They share the machine's
+        cores, unless ``OMP_NUM_THREADS`` says otherwise.
     force : bool, default False
         Execute runs that are ok, too.
 
@@ -241,7 +241,7 @@ def _prepare(run: Run, folder: Path) -> None:
 
 
 def _run_worker(run: Run, folder: Path, jobs: int) -> None:
-    """Run the worker to its end, and leave a ``state.json`` whatever happens to it."""
+    """Run the worker to its end, and write a ``state.json`` even if it dies."""
     environment = {
         **KEEP_MEMORY,
         **os.environ,

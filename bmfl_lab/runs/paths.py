@@ -1,4 +1,4 @@
-"""Where runs read and write."""
+"""Folders in which runs read and write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def project_root(start: str | Path | None = None) -> Path:
     Parameters
     ----------
     start : str or Path, optional
-        Where to look first; the current folder by default.
+        Folder that is searched first; the current folder by default.
 
     Returns
     -------

@@ -51,7 +51,7 @@ INSERTED = {"injected-parameters", "papermill-error-cell-tag"}
 
 
 class OwnKernelManager(AsyncKernelManager):
-    """A kernel of this very interpreter, on IPC sockets of its own in a folder with a short path.
+    """A kernel of this Python interpreter, with its own IPC sockets in a folder with a short path.
 
     Kernels started together never compete for a port, an installed kernel called "python3" of
     another environment is never taken, and a long home folder cannot exceed the limit of about 100
@@ -126,7 +126,7 @@ class CappedEngine(NBClientEngine):
 
 @dataclass
 class State:
-    """Hold what the worker knows of its run: the folder, the log, the kernel and the notebook."""
+    """Hold the state of a run: its folder, log, kernel and notebook."""
 
     folder: Path = Path()
     sockets: Path = Path()
@@ -193,8 +193,8 @@ def _first_line(cell: nbformat.NotebookNode) -> str:
 def main(folder: Path, sockets: Path) -> int:
     """Execute the notebook that ``spec.json`` in `folder` describes.
 
-    Writes ``executed.ipynb``, ``log.txt`` and ``state.json`` beside it. The kernel's sockets go to
-    the folder `sockets`, which has a short path.
+    The files ``executed.ipynb``, ``log.txt`` and ``state.json`` are written beside it. The kernel's
+    sockets go to the folder `sockets`, which has a short path.
     """
     RUN.folder, RUN.sockets = folder, sockets
     plan = read_json(folder / "spec.json")

@@ -42,14 +42,15 @@ class AlignConfig:
     Parameters
     ----------
     backbone : str, default "cornet_s"
-        "cornet_s", or a name that `bmfl_lab.backbones.load_backbone` knows.
+        "cornet_s", or a name that `bmfl_lab.backbones.load_backbone` accepts.
     weights : str, optional
         Checkpoint of the original network. Without one, CORnet-S (or the linear classifier of
         another backbone) is first trained on the study's labelled images.
     width : int, default 64
         Channels of CORnet-S's V1; 64 is the published network.
     blocks : tuple of int, default (2, 5, 8, 11)
-        Blocks of a token backbone that the head reads. Of CORnet-S it reads V1, V2, V4 and IT.
+        Blocks of a token backbone that the head reads. In CORnet-S it always reads V1, V2, V4 and
+        IT.
     image_size : int, default 224
         Side of the input in pixels.
     pool : int, optional
@@ -137,7 +138,7 @@ def published(weights: str | None = None, **changes: object) -> AlignConfig:
 
 
 def tiny(**changes: object) -> AlignConfig:
-    """Return choices for tests and the planted study: CORnet-S of width 4 at 56 pixels, seconds.
+    """Return choices for tests and the planted study: CORnet-S of width 4 at 56 pixels.
 
     Parameters
     ----------
@@ -356,7 +357,7 @@ class TrainedAligned:
     network : nn.Module
         ``network(images, blocks=True) -> (logits, {name: map})``.
     head : AlignmentHead or None
-        Predicts response features; None for the original network.
+        Head that predicts response features; None for the original network.
     config : AlignConfig
         Choices of the run.
     n_classes : int

@@ -1,4 +1,4 @@
-"""Where the batches of a training come from: memory, the feature store, or images.
+"""Sources of training batches: memory, the feature store, or images.
 
 All three give the same rows in the same order for the same seed. Memory and store agree to the bit;
 images agree with them up to the rounding of the stored type.
@@ -40,7 +40,7 @@ class Batches(Protocol):
 
 
 class Order:
-    """Decide which rows each step of a training sees, as a function of seed and epoch alone.
+    """Decide which rows each training step reads, from seed and epoch alone.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class StoreBatches:
     data : mapping of str to Tensor or ndarray, n stimuli on dimension 0
         Maps of the feature store, mapped responses, and labels; none is called "index".
     device : torch.device
-        Where batches are needed.
+        Device on which the batches are returned.
 
     Raises
     ------

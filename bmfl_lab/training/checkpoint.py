@@ -35,6 +35,10 @@ SCHEMA = 2
 CHECKPOINT = "training checkpoint"
 _KIND_TO_WHAT = {"fusion": "fusion model", "aligned": "aligned model"}
 _STEP = re.compile(r"step-(\d{8})\.json")
+_AGAIN = (
+    "copy both files again from where they were saved; if this is a training checkpoint, "
+    "delete both, and the training continues from an earlier one or starts afresh"
+)
 
 
 def write_bundle(
@@ -216,7 +220,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
         CheckpointError,
         f"the manifest {path.name} as it was written",
         "a changed or damaged file",
-        "delete this checkpoint",
+        _AGAIN,
     )
     require(
         found.get("schema") in range(1, SCHEMA + 1),
@@ -268,7 +272,7 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
             message(
                 f"the tensors {path.name}",
                 f"nothing readable at {path}",
-                "copy both files of the checkpoint",
+                _AGAIN,
             )
         ) from error
     if sha256 is not None and sha256_bytes(raw) != sha256:
@@ -276,7 +280,7 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
             message(
                 f"{path.name} with SHA-256 {sha256[:12]}...",
                 f"{sha256_bytes(raw)[:12]}...: a damaged or exchanged file",
-                "delete this checkpoint and resume from an earlier one",
+                _AGAIN,
             )
         )
     try:
@@ -284,7 +288,11 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         got = f"{type(error).__name__}: {error}"
         raise CheckpointError(
-            message(f"a sound safetensors file {path.name}", got, "delete or fetch it again")
+            message(
+                f"a sound safetensors file {path.name}",
+                got,
+                _AGAIN,
+            )
         ) from error
 
 

@@ -148,6 +148,10 @@ def train_attribute_encoder(
     **options
         Further keywords of `train_brain_encoder`.
 
+    Returns
+    -------
+    TrainedEncoder
+
     Raises
     ------
     DataError
@@ -182,8 +186,8 @@ def train_comparison(
     study : Study
         Its set "train" trains, its set "val" selects the epoch.
     encoder : TrainedEncoder
-        Predicts the responses for "concat" and "fusion", and fixes the number of parameters of
-        "backbone".
+        Encoder that predicts the responses for "concat" and "fusion", and fixes the number of
+        parameters of "backbone".
     attribute_encoder : TrainedEncoder, optional
         From `train_attribute_encoder`; needed for "attributes".
     models : sequence of str
@@ -196,7 +200,7 @@ def train_comparison(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
     times : dict of str to float, optional
@@ -225,7 +229,7 @@ def train_comparison(
         ConfigError,
         "at least one model and one seed",
         f"{models!r}, {seeds!r}",
-        "name some",
+        "leave `models` and `seeds` out for all models with the seeds 0, 1 and 2",
     )
     require(
         "attributes" not in models or attribute_encoder is not None,
@@ -291,7 +295,7 @@ def train_baselines(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
 
@@ -362,7 +366,7 @@ def ablation_trainer(
     study : Study
         Its set "train" trains, its set "val" selects the epoch.
     encoder : TrainedEncoder, optional
-        Predicts the responses.
+        Encoder that predicts the responses.
     brain : callable, optional
         Response source in place of the predicted responses, as in `train_fusion`.
     atlas : Atlas, optional
@@ -373,7 +377,7 @@ def ablation_trainer(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
 
@@ -468,7 +472,7 @@ def train_controls(
         Device that trains and predicts.
     folder : str or Path, optional
         Folder in which trained models are kept; ``models`` in the cache folder by default. A model
-        that is kept is read, and a training that was stopped goes on from its newest checkpoint.
+        that is kept is read, and a training that was stopped continues from its newest checkpoint.
     fresh : bool, default False
         Train every model from the start, even if it is kept.
 
@@ -591,6 +595,13 @@ class _ControlSources:
             return sources.other_image_source(train, reference, classes=classes, seed=seed), None
         if name == "patch PCA":
             return self.pca, None
+        require(
+            name == "random projection",
+            ConfigError,
+            f"a response source for the control {name!r}",
+            "none",
+            "return it in _ControlSources.get of bmfl_lab/training/compare.py",
+        )
         return sources.projection_source(reference.shape[1], seed=seed), None
 
     @functools.cached_property
@@ -772,8 +783,8 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
         model.config.head != "backbone" and len(stimuli),
         ConfigError,
         "a model with two fused features, and images",
-        repr(model.name),
-        "use a fusion",
+        f"{model.name!r} with head {model.config.head!r}, and {len(stimuli)} images",
+        "pass a model with head='fusion' or 'concat', and at least one image",
     )
     batches, total = model.batches(stimuli), 0.0
     for start in range(0, batches.n, 256):

@@ -1,4 +1,4 @@
-"""What the trainings of a comparison share: device, token store, seed and predicted responses."""
+"""The device, token store, seed and predicted responses that trainings of a comparison share."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def local_device(device: str = "auto") -> str:
     Parameters
     ----------
     device : {"auto", "cpu", "cuda"}, default "auto"
-        As in `bmfl_lab.runtime.pick_device`.
+        Same as in `bmfl_lab.runtime.pick_device`.
     """
     device = pick_device(device)
     if device == "cuda" and "LOCAL_RANK" in os.environ:

@@ -303,7 +303,7 @@ def train_brain_encoder(
         Store of the tokens; default: the store in the project's cache folder.
     folder : str or Path, optional
         Folder of the encoder and of the checkpoints of its training; default: ``encoders/<hash>``
-        in the project's cache folder. A training that was stopped goes on from its newest
+        in the project's cache folder. A training that was stopped continues from its newest
         checkpoint.
     fresh : bool, default False
         Train from the start, even if the folder holds the encoder or a part of its training.

@@ -101,15 +101,15 @@ def train_fusion(
     study : Study
         Its set "train" trains and its set "val" selects the epoch; no other set is read.
     encoder : TrainedEncoder, optional
-        Predicts the responses. Where neither `encoder` nor `brain` is given and the head needs
-        responses, an encoder of the study's first subject is trained by the default recipe, or read
-        from the cache.
+        Encoder that predicts the responses. If neither `encoder` nor `brain` is given and the head
+        needs responses, an encoder of the study's first subject is trained by the default recipe,
+        or read from the cache.
     brain : callable, optional
         Response source in place of the predicted responses: ``brain(tokens, ids) -> (B,
         n_vertices)``, with `tokens` a `TokenBatch` and `ids` the B stimulus ids of a batch. See
         `bmfl_lab.training.sources` for noise, other images' responses and image features, and
-        `lookup_source` for responses at hand. With an `encoder` or `atlas` of as many vertices,
-        regions and parcels are those of its atlas.
+        `lookup_source` for responses that were computed before. With an `encoder` or `atlas` of as
+        many vertices, regions and parcels are those of its atlas.
     atlas : Atlas, optional
         Atlas of the responses; the encoder's by default. A "backbone" model uses it to match the
         number of parameters of the fusion.
@@ -134,14 +134,14 @@ def train_fusion(
         Identity fields of a checkpoint that may differ on resume. By default a checkpoint of
         another study, encoder or model is refused.
     batches : "auto", "memory", "store" or "images", default "auto"
-        Where batches come from: tokens and responses in memory; memory-mapped tokens and responses;
-        images, sent through backbone and encoder for each batch. "auto" takes the memory if they
-        fit, else the store. Memory and store give the same bits, images agree with them up to the
-        half precision of the store.
+        Source of the batches. "memory": tokens and responses in memory. "store": memory-mapped
+        tokens and responses. "images": images that run through backbone and encoder for each batch.
+        "auto" is "memory" if tokens and responses fit, else "store". Memory and store give
+        identical results; images agree with them up to the half precision of the store.
     context : Context, optional
         In place of `store` and `device`: pass one context to several calls, and they share the
         responses that were predicted already. If it keeps models, a model that is kept is read, and
-        one whose training was stopped goes on; `folder` and `resume` then have no effect.
+        a training that was stopped continues; `folder` and `resume` then have no effect.
 
     Returns
     -------
@@ -363,7 +363,7 @@ class _Statistics(NamedTuple):
 
 
 def _measure(batches: Batches, response: np.ndarray | None = None) -> _Statistics:
-    """Measure the training data in one pass; `response` (n, V) where it is at hand as a whole."""
+    """Measure the training data in one pass; `response` (n, V) if it is in memory as a whole."""
     cls, patches, moments, first = Moments(), Moments(), Moments(), None
     for start in range(0, batches.n, _ROWS):
         batch = batches.take(np.arange(start, min(start + _ROWS, batches.n)))
@@ -544,7 +544,7 @@ class Inputs:
         Returns
         -------
         ndarray of float32, shape (n, V), or None
-            None for a model without a brain. Not to be changed.
+            Responses, which the caller must not modify; None for a model without a brain.
 
         Raises
         ------
@@ -652,7 +652,7 @@ def predict(
     Parameters
     ----------
     path : BMFL
-        Its mode is left as it is.
+        Path with a trained fusion; its mode (train or eval) is not changed.
     batches : Batches
         n images with ``"cls"``, ``"patches"`` and ``"response"``.
     lesion : Lesion, optional
@@ -660,7 +660,7 @@ def predict(
     weights : bool, default False
         Return attention weights.
     image_side : ImageSide, optional
-        What ``path.fusion.image_side`` returned for all n images, which are then one batch.
+        Result of ``path.fusion.image_side`` for all n images, which are then one batch.
 
     Returns
     -------
@@ -701,7 +701,7 @@ class TrainedFusion:
     history : list of dict
         One dict per epoch, as in `FitResult`.
     selection : str
-        How the epoch was selected, in words.
+        Sentence that says how the epoch was selected.
     epoch : int
         Selected epoch, counted from 1.
     notes : tuple of str
@@ -865,8 +865,8 @@ class TrainedFusion:
         weights : bool, default False
             Return attention weights.
         image_side : ImageSide, optional
-            What `image_side` returned for these tokens: many lesions of the same images then cost
-            less.
+            Result of `image_side` for these tokens. It saves time if many lesions of the same
+            images are classified.
 
         Returns
         -------

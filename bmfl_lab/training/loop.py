@@ -104,10 +104,10 @@ def fit(
         ``loss_fn(module, batch) -> (loss, parts)``: a mean over the stimuli of the batch, and named
         floats to log.
     data : Batches, or mapping of str to Tensor or ndarray with n_stimuli on dimension 0
-        Where batches come from. A mapping is wrapped in `MemoryBatches`. A batch holds the rows of
+        Source of the batches. A mapping is wrapped in `MemoryBatches`. A batch holds the rows of
         a step, and their positions as ``"index"``, int64 (B,).
     config : LoopConfig
-        How to train.
+        Options of the training loop.
     validate : callable, optional
         ``validate(module) -> {name: float}`` at the end of each epoch, in eval mode without
         gradients.
@@ -541,7 +541,7 @@ def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
         ConfigError,
         "a module with parameters to train",
         "none that requires a gradient",
-        "unfreeze some",
+        "call requires_grad_(True) on the part that is to be trained",
     )
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},

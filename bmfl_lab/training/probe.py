@@ -49,7 +49,7 @@ class TrainedProbe:
     learning_rate : float
         Learning rate of the selected head, scaled by the batch size.
     selection : str
-        How the head was selected, in words.
+        Sentence that says how the head was selected.
     table : list of dict
         Validation accuracy of every head of the grid.
     """
@@ -168,7 +168,7 @@ def train_probe(
         ConfigError,
         f"a grid with 1 to {backbone.n_blocks} blocks, inputs and learning rates",
         f"n_blocks={tuple(n_blocks)}, {len(mean_patch)} inputs, {len(learning_rates)} rates",
-        "correct it",
+        "pass at least one of each, and no more blocks than the backbone has",
     )
     store = context.store
     train, val = study.set("train"), study.set("val")

@@ -14,7 +14,7 @@ PRESETS = ("tiny", "quick", "small", "base")
 
 
 def tiny(**changes: object) -> FusionConfig:
-    """Return a config for the planted study and tests: seconds per model on one core."""
+    """Return a config for the planted study and tests, which trains in seconds on one core."""
     chosen = FusionConfig(
         width=32,
         brain_width=32,
@@ -25,7 +25,7 @@ def tiny(**changes: object) -> FusionConfig:
 
 
 def quick(**changes: object) -> FusionConfig:
-    """Return a config for many models of the demo study: pooled patches, seconds per model."""
+    """Return a config for many models of the demo study, with pooled patches for speed."""
     chosen = FusionConfig(
         width=32,
         brain_width=32,

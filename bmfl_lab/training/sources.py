@@ -1,4 +1,4 @@
-"""Response sources: what may stand in place of the predicted responses, as controls of a claim.
+"""Response sources: controls that replace the predicted responses.
 
 A response source is a function of a batch, ``source(tokens, ids) -> float32 (B, n_vertices)``, for
 the argument `brain` of `train_fusion`; `tokens` is a `bmfl_lab.models.bmfl.TokenBatch`. Random

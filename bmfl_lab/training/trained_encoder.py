@@ -58,13 +58,13 @@ def backbone_digest(described: Mapping[str, Any]) -> str:
     Parameters
     ----------
     described : mapping
-        What ``Backbone.describe()`` returned, or the entry "backbone" of a token source.
+        Result of ``Backbone.describe()``, or the entry "backbone" of a token source.
     """
     return sha256_json({k: v for k, v in described.items() if k != "weights_label"})
 
 
 def reads_backbone(encoder: BrainEncoder, backbone: Backbone) -> bool:
-    """Tell whether an encoder was trained on the tokens of a given backbone.
+    """Return whether an encoder was trained on the tokens of a given backbone.
 
     Parameters
     ----------

@@ -239,6 +239,10 @@ def agreement_figure(
     level_label : str, default "chance"
         Name of the level.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError

@@ -101,14 +101,18 @@ def attention_figure(
     images : sequence of ndarray of uint8, each of shape (H, W, 3)
         The images.
     maps : mapping of str to sequence of ndarray, each of shape (h, w)
-        Name of a column to one map per image. Each map has colours of its own range: they compare
-        places within a map, never the strength of two maps.
+        Name of a column to one map per image. Each map has its own colour range, so that colours
+        compare places within a map, never the strength of two maps.
     titles : sequence of str, optional
         Label of each row.
     title : str, default ""
         Title of the figure.
     opacity : float, default 0.55
         Opacity of the maps over the image, from 0 to 1.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -207,6 +211,10 @@ def checks_figure(
     title : str, default ""
         Title of the figure.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -253,7 +261,7 @@ def _write(ax: Axes, height: float, text: str, **look) -> None:
 
 
 def _check_cell(ax: Axes, row: pd.Series | None) -> None:
-    """Write the outcome of a check and its numbers; None stands for a check that was not made."""
+    """Write the outcome of a check and its numbers; None means that the check was not made."""
     if row is None:
         _write(ax, 0.5, "not measured", color=GREY, fontsize=7)
         return
@@ -279,6 +287,10 @@ def deletion_figure(curves: pd.DataFrame, *, score: str, title: str = "") -> Fig
         0 and 1.
     title : str, default ""
         Title of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -327,7 +339,7 @@ def fields_figure(
     Parameters
     ----------
     fields : mapping of str to ndarray, shape (h, w)
-        Name to average attention; each field has colours of its own range.
+        Name to average attention; each field has its own colour range.
     centres, truth : DataFrame, shape (n_fields, 2)
         ``x`` and ``y`` in degrees, one row per field in the order of `fields`; rows of `truth` may
         be NaN.
@@ -337,6 +349,10 @@ def fields_figure(
         Title of the figure.
     columns : int, default 7
         Panels per row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -409,6 +425,10 @@ def centres_figure(
         Title of the figure.
     known : str, default "known"
         Source of the known centres, in the label of the horizontal axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------

@@ -213,7 +213,7 @@ def panels(
     margin : (float, float), default (0.0, 0.0)
         Width and height of the figure beside its panels in inches.
     title : str, default ""
-        Title of a lone panel that has none of its own, else of the figure.
+        Title of the figure, or of its only panel if that has no title yet.
     numbers : DataFrame, optional
         Numbers of the figure, its attribute ``numbers``; `bmfl_lab.viz.saving` writes them as CSV.
     **options

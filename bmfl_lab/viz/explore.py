@@ -65,6 +65,10 @@ def lesion_figure(
         Title; contains *simulated* if responses are.
     chance : float
         Chance level of the accuracy, a fraction.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     numbers = {"class probability": pd.DataFrame(probabilities, class_names)}
     numbers |= {k: pd.DataFrame(table[k], sets, STATES) for k in ("accuracy", "low", "high")}
@@ -139,6 +143,10 @@ def region_figure(
         Images with the largest mean response of the region.
     region : str
         Name of the region.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -222,6 +230,10 @@ def shares_figure(shares: Mapping[str, Mapping[str, float]], *, title: str) -> F
         Name of an image or model to the share of each ROI.
     title : str
         Title; contains *simulated* if responses are.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     rows = [(roi, share, name) for name, of in shares.items() for roi, share in of.items()]
     frame = pd.DataFrame(rows, columns=["roi", "value", "model"])
@@ -259,6 +271,10 @@ def shift_grid_figure(
         Whether colours are symmetric about zero.
     shift : str
         Shift that the curves belong to.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     colour, marker = colours(curves), markers(curves)
     height, percent = max(3.4, 0.34 * len(shifts) + 1.6), 100 * grid
@@ -308,6 +324,10 @@ def runs_figure(
         Run to value, low and high; NaN where it has no such row.
     title, unit : str
         Title and label of the horizontal axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     colour, marker = colours(values), markers(values)
     numbers = pd.concat({k: pd.DataFrame(v, labels, _ENDS) for k, v in values.items()})

@@ -95,6 +95,10 @@ def table_figure(
         Title and label of the colour bar.
     mark : str, optional
         The largest value of each column is framed, and called by this word; None frames nothing.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     values = table.to_numpy(float)
     size = (0.62 * values.shape[1] + 2.6, 0.3 * values.shape[0] + 1.5)

@@ -165,6 +165,10 @@ def accuracy_figure(
     title : str, default ""
         Title; contains *simulated* if responses are.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -216,6 +220,10 @@ def curves_figure(
         Quantities to draw; a model without a quantity is left out of its panel.
     title : str, default ""
         Title of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -287,6 +295,10 @@ def grouped_figure(
         Highest value that the noise allows, per region.
     ceiling_name : str, default "noise ceiling"
         Name of that level.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -367,6 +379,10 @@ def severity_figure(
         Title; contains *simulated* if responses are.
     n_columns : int, default 4
         Panels per row.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------

@@ -68,6 +68,10 @@ def heat_map_figure(
         Whether panels share colours. False gives each panel its own scale, for measures of
         different units.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -154,6 +158,10 @@ def rdm_figure(
     unit : str, default "percentile of dissimilarity"
         Label of the colour bar.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -225,6 +233,10 @@ def layer_profile_figure(
     n_columns : int, default 5
         Panels per row.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -280,7 +292,7 @@ def time_course_figure(
     scores : ndarray, shape (n_layers, n_times)
         Score of each layer at each time.
     times : ndarray, shape (n_times,)
-        Seconds after image onset.
+        Times in seconds after image onset.
     layers : sequence of str, length n_layers
         Names of the layers, in order.
     peaks : ndarray, shape (n_layers,), optional
@@ -291,6 +303,10 @@ def time_course_figure(
         Title of the figure; contains *simulated* if responses are.
     unit : str, default "mean Pearson r over sensors"
         Label of the vertical axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -352,6 +368,10 @@ def preferred_figure(
     title : str, default ""
         Title; contains *simulated* if responses are.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     DataError
@@ -392,6 +412,10 @@ def brain_robust_figure(
         Title; contains *simulated* if responses are.
     x_label, y_label : str
         Labels of the axes.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -443,6 +467,10 @@ def effect_figure(
         Title; contains *simulated* if responses are.
     unit : str, default "mean Spearman rho"
         Label of the vertical axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -500,6 +528,10 @@ def identification_figure(
         Title; contains *simulated* if responses are.
     unit : str, default "two-way identification"
         Label of the vertical axis.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------

@@ -148,7 +148,7 @@ def curvature(hemisphere: str, surface: str = "inflated") -> np.ndarray:
     hemisphere : {"left", "right"}
         Hemisphere.
     surface : str, default "inflated"
-        Full name of a surface, which tells the mesh.
+        Full name of a surface, including its mesh.
     """
     mesh, _, _ = surface.rpartition("/")
     if mesh:
@@ -238,8 +238,8 @@ def vertex_normals(coordinates: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def mesh_index(atlas: Atlas) -> np.ndarray:
     """Return the vertex of the drawn mesh for each of the atlas's vertices, -1 if there is none.
 
-    Of the 163,842 vertices per hemisphere of fsaverage, the first 10,242 are those of fsaverage5,
-    because the two meshes are nested; the others are left out.
+    The meshes are nested: the first 10,242 of fsaverage's 163,842 vertices per hemisphere are those
+    of fsaverage5. The others are left out.
 
     Parameters
     ----------
@@ -551,6 +551,10 @@ def surface_maps(
     atlas, title, unit, signed, outline, surface, colour_map, limits, zoom
         See `surface_panel`.
 
+    Returns
+    -------
+    matplotlib.figure.Figure
+
     Raises
     ------
     ConfigError
@@ -592,6 +596,10 @@ def category_map(
         Write the name of each category on the view that shows most of it.
     atlas, title, views, surface, zoom
         See `surface_panel`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
@@ -639,6 +647,10 @@ def roi_map(
         smallest one.
     **options
         Further arguments of `category_map`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     shown = [r for r in (atlas.present if rois is None else rois) if np.any(atlas.rois[r])]
     labels = np.full(atlas.n_vertices, "", dtype=object)

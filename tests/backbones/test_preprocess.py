@@ -113,6 +113,11 @@ def test_sizes_must_be_multiples_of_the_patch_size(size):
         Preprocess(size)
 
 
+def test_a_missing_size_is_refused_with_what_a_loader_does():
+    with pytest.raises(ConfigError, match=r"got None.*a loader replaces image_size=None"):
+        Preprocess(image_size=None)
+
+
 def test_a_patch_of_16_pixels_accepts_256():
     assert Preprocess(256, patch_size=16)(noise(300, 300)).shape == (3, 256, 256)
     with pytest.raises(ConfigError, match=r"multiple of 16; got 252\. To fix it: use 256"):

@@ -133,6 +133,10 @@ def test_what_cannot_be_a_backbone_is_refused():
         made(lambda x: [x])
     with pytest.raises(ConfigError, match=r"P = 3 x 3; got \(1, 16, 12\)"):
         made(lambda x: BackboneTokens(None, None, x.flatten(2).transpose(1, 2), (3, 3)))
+    with pytest.raises(ConfigError, match=r"got shape \(1, 16, 12\).*your own function"):
+        map_tokens(torch.zeros(1, 16, 12))
+    with pytest.raises(ConfigError, match="map_tokens; got tuple"):
+        map_tokens((torch.zeros(1, 12, 4, 4),))
     backbone = made(map_tokens)
     with pytest.raises(ConfigError, match="sides that are multiples of 14 pixels; got 50 x 56"):
         backbone(torch.zeros(1, 3, 50, 56))

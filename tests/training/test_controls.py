@@ -96,6 +96,9 @@ def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeyp
         compare.train_controls(short, study, encoder=encoder, controls=("attributes",), store=store)
     with pytest.raises(ConfigError, match="did you mean 'noise'"):
         compare.train_controls(short, study, encoder=encoder, controls=("nois",), store=store)
+    monkeypatch.setitem(compare.CONTROL_MODELS, "my control", "a control without a source")
+    with pytest.raises(ConfigError, match=r"return it in _ControlSources\.get"):
+        compare.train_controls(short, study, encoder=encoder, controls=("my control",), store=store)
 
 
 def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(

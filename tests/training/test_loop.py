@@ -27,7 +27,8 @@ from bmfl_lab.training.loop import learning_rate
 
 SCRIPT = Path(__file__).with_name("fit_example.py")
 RELEASED = Path(__file__).with_name("released")
-"""One folder a schema of checkpoints: the example's run, stopped at step 23. Add one whenever the schema changes."""
+"""One folder per schema of checkpoints: the example's run, stopped at step 23. Add one whenever the
+schema changes."""
 
 
 def _elsewhere(*arguments, **options):
@@ -297,6 +298,19 @@ def test_another_build_or_processor_is_noted(tmp_path, name, monkeypatch):
     original = loop.environment
     monkeypatch.setattr(loop, "environment", lambda run: {**original(run), name: "other"})
     assert any(f"resumed, not bitwise: {name} " in note for note in example.train(tmp_path).notes)
+
+
+def test_a_training_goes_on_after_a_damaged_checkpoint_is_deleted(tmp_path, whole):
+    _interrupt(tmp_path, 13)
+    newest = tmp_path / f"{checkpoint.step_name(13)}.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match="delete both, and the training"):
+        example.train(tmp_path)
+    newest.unlink()
+    with pytest.raises(CheckpointError, match=r"nothing readable at .* delete both"):
+        example.train(tmp_path)
+    newest.with_suffix(".json").unlink()
+    assert example.digest(example.train(tmp_path)) == example.digest(whole)
 
 
 def test_another_thread_count_is_noted(tmp_path):

@@ -417,12 +417,17 @@ def plasma(size: int, decay: float, random: np.random.Generator) -> np.ndarray:
     decay : float
         The amplitude is divided by ``decay`` squared from one octave to the next.
     random : numpy.random.Generator
-        Draws the displacements.
+        Generator that draws the displacements.
 
     Returns
     -------
     ndarray of float64, shape (size, size)
         Heights from 0 to 1.
+
+    References
+    ----------
+    Fournier, Fussell & Carpenter (1982), Computer rendering of stochastic models, Communications of
+    the ACM 25(6): 371-384.
     """
     height = np.zeros((size, size))
     step, amplitude = size, 1.0
@@ -450,7 +455,7 @@ def ice(height: int, width: int, random: np.random.Generator) -> np.ndarray:
     height, width : int
         Size in pixels.
     random : numpy.random.Generator
-        Draws the crystals.
+        Generator that draws the crystals.
 
     Returns
     -------
@@ -533,7 +538,8 @@ def frost(image: np.ndarray, severity: int, random: np.random.Generator) -> np.n
 def fog(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
     """Add a fractal haze of density d and rescale.
 
-    With m the largest value in the image, the sum is multiplied by ``m / (m + d)``.
+    The sum of image and haze is multiplied by ``m / (m + d)``, where m is the largest value in the
+    image.
 
     Parameters
     ----------

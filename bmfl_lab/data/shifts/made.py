@@ -60,7 +60,7 @@ def masked(
     severity : int
         1 to 5; sets the share of covered patches to 0.10, 0.25, 0.50, 0.75 or 0.90.
     random : numpy.random.Generator
-        Draws which patches are covered, and the noise.
+        Generator that draws the covered patches and the noise.
     patch : float, default 1/14
         Side of a patch as a fraction of the shorter side: 16 px at 224 px, 2 px at 32 px.
     ratio : float, optional
@@ -128,7 +128,7 @@ def darken_raw(raw: np.ndarray, k: float, random: np.random.Generator) -> np.nda
     k : float
         Exposure factor.
     random : numpy.random.Generator
-        Draws the noise level, the noise and the bit depth.
+        Generator that draws the noise level, the noise and the bit depth.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def low_light(
     severity : int
         1 to 5; sets the mean exposure factor m to 0.40, 0.25, 0.15, 0.10 or 0.05.
     random : numpy.random.Generator
-        Draws camera, gains, exposure and noise.
+        Generator that draws camera, gains, exposure and noise.
     form : {"physical", "maet", "gamma"}, default "physical"
         ``physical`` converts the image back to sensor values (inverse tone curve, gamma, colour
         matrix and white balance), darkens them with sensor noise, and develops them again; the
@@ -233,7 +233,7 @@ def sketch(image: np.ndarray, severity: int, random: np.random.Generator) -> np.
         1 to 5; sets the share of the drawing to 0.4, 0.6, 0.8, 0.95 or 1.0 (the rest is the
         photograph) and lowers the pencil's shading, so that 5 is line art.
     random : numpy.random.Generator
-        Draws the grain of the paper.
+        Generator that draws the grain of the paper.
 
     Returns
     -------
@@ -266,7 +266,7 @@ def texture(height: int, width: int, random: np.random.Generator) -> np.ndarray:
     height, width : int
         Size in pixels.
     random : numpy.random.Generator
-        Draws orientations, warp, weights and palette.
+        Generator that draws orientations, warp, weights and palette.
 
     Returns
     -------
@@ -456,7 +456,7 @@ def stylised(
     severity : int
         1 to 5; sets the strength to 0.30, 0.45, 0.60, 0.80 or 1.00.
     random : numpy.random.Generator
-        Draws the style if none is given.
+        Generator that draws the style if none is given.
     form : {"statistics", "amplitude", "adain"}, default "statistics"
         See `mix_statistics`, `mix_amplitude`, `adain`.
     style : ndarray of uint8, shape (H, W, 3), optional
