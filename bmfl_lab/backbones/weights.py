@@ -29,6 +29,9 @@ MAX_TENSORS = 10_000
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 """Form of a repository on the Hugging Face hub, ``owner/name`` or ``owner/name@revision``."""
 
+_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
+"""Where torch's message names the object that it refuses."""
+
 
 def search_folders() -> tuple[Path, Path, Path]:
     """Return the folders that are searched for weights.
@@ -285,10 +288,11 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        named = _OBJECT.search(str(error))
         raise CheckpointError(
             message(
                 f"only tensors in {path}",
-                f"Python objects or damage ({str(error).splitlines()[0][:200]})",
+                f"the Python object {named[1]}" if named else "other objects, or damage",
                 "on a machine where the file is trusted, save its state dict again as safetensors",
             )
         ) from error
