@@ -191,7 +191,7 @@ def looks_like(state: Mapping[str, torch.Tensor], name: str, backbone: ViT) -> s
     if "cls_token" not in state:
         return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
     wanted = ARCHITECTURES[name]
-    width = (*state["cls_token"].shape, 0)[-2]
+    width = (0, *state["cls_token"].shape)[-1]
     blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
     registers = (*state["register_tokens"].shape, 0, 0)[1] if "register_tokens" in state else 0
     found = f"the file has width {width}, {blocks} blocks and {registers} registers"
