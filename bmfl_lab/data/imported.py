@@ -298,14 +298,21 @@ def _read_maps(
     with translated(Exception, expected=f"responses in {path}", remedy="export it again"):
         image = nib.load(path)
         if isinstance(image, nib.GiftiImage):
+            require(
+                not any(array.ext_fname for array in image.darrays),
+                DataError,
+                f"a GIFTI file {path} that holds its data itself",
+                "a reference to another file",
+                "save the arrays themselves in this file",
+            )
             return np.stack([array.data for array in image.darrays]), None, None
         values = image.get_fdata(dtype=np.float32)
         maps, models = (image.header.get_axis(k) for k in (0, 1))
     require(
-        isinstance(models, BrainModelAxis),
+        isinstance(models, BrainModelAxis) and values.shape[1] == len(models),
         DataError,
         f"one value per grayordinate in {path}",
-        type(models).__name__,
+        f"{type(models).__name__}, values of shape {values.shape}",
         "save maps",
     )
     cortex = [
