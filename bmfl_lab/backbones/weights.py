@@ -10,14 +10,21 @@ import pickle
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message, require
+from bmfl_lab.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FetchError,
+    message,
+    require,
+    translated,
+)
 from bmfl_lab.files import read_json, system_errors
 from bmfl_lab.runtime import home
 
@@ -222,20 +229,17 @@ def _check_zip(path: Path) -> None:
     CheckpointError
         If a part of the file differs from its checksum. Files of torch before 1.6 carry none.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    try:
+    # zipfile and zlib raise many kinds on damaged files
+    with translated(
+        Exception,
+        expected=f"a whole torch file in {path}",
+        remedy=_DAMAGED,
+        error=CheckpointError,
+    ):
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as opened:
             part = opened.testzip()
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        zlib.error,
-    ) as error:
-        raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
     require(
         part is None,
         CheckpointError,
