@@ -10,7 +10,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bmfl_lab.errors import ConfigError, nearest, require
@@ -153,6 +153,70 @@ def type_problems(function: Callable[..., object], values: Mapping[str, object])
         if name in hints and not _fits(hints[name], value) and not _fits(hints[name], plain):
             found.append(_type_problem(name, hints[name], value))
     return found
+
+
+def list_problem(name: str, values: Sequence[object], known: Collection[str] = ()) -> str:
+    """Return why a list of options cannot be used, or an empty text.
+
+    Parameters
+    ----------
+    name : str
+        Name of the option.
+    values : sequence
+        Must hold at least one value, and none twice.
+    known : collection of str, optional
+        Names that may be given; any value by default.
+    """
+    if not values:
+        return f"{name} expected at least one value; got {values!r}"
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        return f"{name} expected each value once; got {twice[0]!r} again in {values!r}"
+    unknown = [value for value in values if known and value not in known]
+    return f"{name} got {unknown[0]!r}: {nearest(str(unknown[0]), known)}" if unknown else ""
+
+
+def require_list(
+    name: str, values: object, item: type, known: Collection[str] = ()
+) -> list[object]:
+    """Return a list of options after checking it, before anything is computed.
+
+    Parameters
+    ----------
+    name : str
+        Name of the option.
+    values : iterable of `item`
+        A text is refused, as are an empty list and a repeated value.
+    item : type
+        int, float or str.
+    known : collection of str, optional
+        Names that may be given; any value by default.
+
+    Raises
+    ------
+    ConfigError
+        If the list does not fit.
+    """
+    listed = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
+    plain = [v.item() if hasattr(v, "item") else v for v in listed]
+    example = {int: "[0, 1]", float: "[0.1, 1.0]"}.get(item, repr(list(known)[:2] or ["LVC"]))
+    fits = isinstance(values, Iterable) and not isinstance(values, str)
+    require(
+        fits and all(_fits(item, v) for v in plain),
+        ConfigError,
+        f"a list of {item.__name__} for {name}",
+        f"{values!r} ({type(values).__name__})",
+        f"write {name}={example}",
+    )
+    problem = list_problem(name, plain, known)
+    require(
+        not problem,
+        ConfigError,
+        f"a list of different {name}" + (f" among {', '.join(known)}" if known else ""),
+        problem,
+        f"write each of them once, for example {name}={example}",
+    )
+    return plain
 
 
 def _fits(hint: object, value: object) -> bool:

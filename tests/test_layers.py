@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYER = {
-    **dict.fromkeys(("errors", "registry"), 0),
+    **dict.fromkeys(("errors", "registry", "markup"), 0),
     **dict.fromkeys(("files", "config", "records", "runtime"), 1),
     **dict.fromkeys(("data", "backbones", "models", "losses", "metrics"), 2),
     **dict.fromkeys(("training", "evaluation", "viz"), 3),

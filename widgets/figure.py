@@ -19,6 +19,7 @@ import plotly.io as pio
 import traitlets
 from plotly.offline import get_plotlyjs
 
+from bmfl_lab.markup import plotly_text
 from bmfl_lab.viz.surface_interactive import (
     VIEWS,
     SurfaceLayout,
@@ -131,7 +132,7 @@ class LiveFigure(anywidget.AnyWidget):
 
     def _texts(self) -> tuple[str, str]:
         """Return the geometry of the meshes, and the state, which is everything else."""
-        spec, geometry, values = self.plot.to_dict(), {}, {}
+        spec, geometry, values = plotly_text(self.plot.to_dict()), {}, {}
         for i, trace in enumerate(spec["data"]):
             if trace["type"] == "mesh3d":
                 geometry[i] = {key: trace.pop(key) for key in _GEOMETRY if key in trace}
@@ -152,7 +153,8 @@ class LiveFigure(anywidget.AnyWidget):
         with_library : bool
             Whether plotly.js is included; it is needed once per page.
         """
-        return pio.to_html(self.plot, full_html=False, include_plotlyjs=with_library)
+        plot = plotly_text(self.plot.to_dict())
+        return pio.to_html(plot, full_html=False, include_plotlyjs=with_library, validate=False)
 
     def on_click(self, act: Callable[[dict[str, object]], None]) -> None:
         """Call a function with each clicked point.

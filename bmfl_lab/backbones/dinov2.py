@@ -92,7 +92,8 @@ def load_dinov2(
     rule = Interpolation(offset=offset, antialias=registers)
     with torch.device("meta"):
         backbone = ViT(architecture, interpolation=rule, preprocess=preprocess)
-    load_strictly(backbone, state, name=name, source=label, remedy=looks_like(state, name))
+    remedy = looks_like(state, name, backbone)
+    load_strictly(backbone, state, name=name, source=label, remedy=remedy)
     backbone.weights_hash = hash_state(backbone.state_dict())
     backbone.weights_label = STAND_IN_LABEL if backbone.weights_hash == STAND_IN_HASH else label
     return backbone.to(device=device, dtype=dtype)
@@ -185,17 +186,37 @@ def local_candidates(name: str) -> list[Path]:
     return found
 
 
-def looks_like(state: Mapping[str, torch.Tensor], name: str) -> str:
-    """Return advice on which DINOv2 architecture these weights belong to."""
+def looks_like(state: Mapping[str, torch.Tensor], name: str, backbone: ViT) -> str:
+    """Return advice for weights that do not fit, by how they differ from the architecture."""
     if "cls_token" not in state:
         return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
-    width = state["cls_token"].shape[-1]
+    wanted = ARCHITECTURES[name]
+    width = (0, *state["cls_token"].shape)[-1]
     blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
-    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
-    return (
-        f"the file has width {width}, {blocks} blocks and {registers} registers: load it under "
-        f"that name, not {name}"
-    )
+    registers = (*state["register_tokens"].shape, 0, 0)[1] if "register_tokens" in state else 0
+    found = f"the file has width {width}, {blocks} blocks and {registers} registers"
+    alike = [
+        other
+        for other, sizes in ARCHITECTURES.items()
+        if (sizes.width, sizes.n_blocks, sizes.n_registers) == (width, blocks, registers)
+    ]
+    if name not in alike:
+        return f"{found}: " + (
+            f"load it under that name, {' or '.join(alike)}, not {name}"
+            if alike
+            else f"give weights of {name}, as no DINOv2 model has these sizes"
+        )
+    ours = {k: v.shape for k, v in backbone.state_dict().items()}
+    more = sorted(state.keys() - ours.keys() - {"mask_token"})
+    if more:
+        return f"save the state dict of the backbone by itself, without {', '.join(more[:4])}"
+    if "pos_embed" in state and state["pos_embed"].shape != ours["pos_embed"]:
+        return (
+            f"interpolate pos_embed to shape {tuple(ours['pos_embed'])}, that is "
+            f"{wanted.grid} x {wanted.grid} patches of images of "
+            f"{wanted.grid * wanted.patch_size} px, or give the original checkpoint"
+        )
+    return "give the state dict of the whole backbone, as it was saved"
 
 
 def random_state(architecture: Architecture, seed: int) -> State:

@@ -10,14 +10,21 @@ import pickle
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, FetchError, message, require
+from bmfl_lab.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    FetchError,
+    message,
+    require,
+    translated,
+)
 from bmfl_lab.files import read_json, system_errors
 from bmfl_lab.runtime import home
 
@@ -28,6 +35,9 @@ MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 """Form of a repository on the Hugging Face hub, ``owner/name`` or ``owner/name@revision``."""
+
+_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
+"""Where torch's message names the object that it refuses."""
 
 
 def search_folders() -> tuple[Path, Path, Path]:
@@ -225,20 +235,17 @@ def _check_zip(path: Path) -> None:
     CheckpointError
         If a part of the file differs from its checksum. Files of torch before 1.6 carry none.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    try:
+    # zipfile and zlib raise many kinds on damaged files
+    with translated(
+        Exception,
+        expected=f"a whole torch file in {path}",
+        remedy=_DAMAGED,
+        error=CheckpointError,
+    ):
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as opened:
             part = opened.testzip()
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        zlib.error,
-    ) as error:
-        raise _damaged(path, "a whole torch file", f"{type(error).__name__}: {error}") from error
     require(
         part is None,
         CheckpointError,
@@ -291,14 +298,15 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        named = _OBJECT.search(str(error))
         raise CheckpointError(
             message(
                 f"only tensors in {path}",
-                f"Python objects or damage ({str(error).splitlines()[0][:200]})",
+                f"the Python object {named[1]}" if named else "other objects, or damage",
                 "on a machine where the file is trusted, save its state dict again as safetensors",
             )
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch raises many kinds on damaged files
         raise _damaged(
             path, "a readable torch file", str(error).splitlines()[0][:200] if str(error) else ""
         ) from error

@@ -7,6 +7,8 @@ points, and none makes an array that is much larger than what the file can hold.
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
 REDO = "download the file again"
 MAX_BYTES = 16 << 30
 """Largest array that is read as a whole."""
-_RATIO, _SMALL = 1100, 64 << 20
+_RATIO, _SMALL, _MAX_ELEMENT = 1100, 64 << 20, 1 << 30
 """Arrays above 64 MiB are at most 1100 times as large as what is stored: deflate reaches 1032."""
+
+_MATRIX, _COMPRESSED, _FLAGS = 14, 15, (6, 8)
+_KINDS = {*range(1, 8), 9, *range(12, 19)}
+"""Types of elements of MATLAB 5 files; matrices begin with an element of 8 bytes of flags."""
 
 
 def _check_size(name: str, shape: Sequence[int], itemsize: int, stored: int, path: Path) -> None:
@@ -59,8 +65,9 @@ def open_hdf5(path: str | Path) -> h5py.File:
     import h5py
 
     path = existing_file(path, "an HDF5 file")
+    # h5py raises many kinds on damaged files, SystemError among them
     with (
-        translated(OSError, RuntimeError, expected=f"an HDF5 file {path}", remedy=REDO),
+        translated(Exception, expected=f"an HDF5 file {path}", remedy=REDO),
         system_errors(path),
     ):
         stream = h5py.File(path, "r")
@@ -127,7 +134,7 @@ def read_hdf5(
     found = {}
     with (
         open_hdf5(path) as stream,
-        translated(*(OSError, RuntimeError, ValueError), expected=f"arrays in {path}", remedy=REDO),
+        translated(Exception, expected=f"arrays in {path}", remedy=REDO),
     ):
         for name in names:
             array = stream.get(name)
@@ -182,10 +189,43 @@ def load_mat(path: str | Path, names: Sequence[str], *, squeeze: bool = False) -
         return {k: np.squeeze(v.T) if squeeze else v.T for k, v in arrays.items()}
     # scipy raises many kinds on damaged files
     with translated(Exception, expected=f"a MATLAB file {path}", remedy=REDO):
+        if scipy.io.matlab.matfile_version(str(path))[0] == 1:
+            _check_mat5(path)
         for name, shape, _ in scipy.io.whosmat(str(path)):
             _check_size(name, shape, 1, path.stat().st_size, path)
         found = scipy.io.loadmat(str(path), variable_names=list(names), squeeze_me=squeeze)
     return {name: found[name] for name in names if name in found}
+
+
+def _check_mat5(path: Path) -> None:
+    """Check that a MATLAB 5 file is a sequence of elements of known types.
+
+    SciPy looks the types up without a check, and a wrong one ends the whole process.
+    """
+    data = path.read_bytes()
+    order = "<II" if data[126:128] == b"IM" else ">II"
+    place = 128
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from(order, data, place)
+        element = data[place : place + 8 + size]
+        if kind == _COMPRESSED:
+            element = zlib.decompressobj().decompress(element[8:], _MAX_ELEMENT)
+        start = 0
+        while start < len(element):
+            kind, size = struct.unpack_from(order, element, start)
+            flags = struct.unpack_from(order, element, start + 8) if kind == _MATRIX else _FLAGS
+            require(
+                (kind & 0xFFFF) in _KINDS and (not size or flags == _FLAGS),
+                DataError,
+                f"elements of known types in the MATLAB file {path}",
+                f"type {kind & 0xFFFF}",
+                REDO,
+            )
+            if kind == _MATRIX:
+                start += 24 if size else 8
+            else:
+                start += 8 if kind >> 16 else 8 + size + -size % 8
+        place += 8 + struct.unpack_from(order, data, place)[1]
 
 
 def load_image(path: str | Path, what: str) -> np.ndarray:

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bmfl_lab.errors import ConfigError, DataError, FetchError, message, require
+from bmfl_lab.errors import ConfigError, DataError, FetchError, message, require, translated
 from bmfl_lab.files import atomic_path, lock, sha256_bytes, sha256_file
 from bmfl_lab.runtime import home
 
@@ -248,18 +248,15 @@ def list_members(archive: str | Path) -> list[str]:
 @contextlib.contextmanager
 def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
     """Open a zip or tar archive, and turn errors about damaged archives into `DataError`."""
-    try:
+    # zipfile, tarfile and their decoders raise many kinds on damaged files
+    with translated(
+        Exception,
+        expected=f"a whole zip or tar archive in {archive}",
+        remedy=f"delete {archive} and fetch it again",
+    ):
         is_zip = zipfile.is_zipfile(archive)
         with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive, "r:*") as opened:
             yield opened
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise DataError(
-            message(
-                f"a whole zip or tar archive in {archive}",
-                f"{type(error).__name__}: {error}",
-                f"delete {archive} and fetch it again",
-            )
-        ) from error
 
 
 def _folder(package: str, version: str, manager: str) -> Path:

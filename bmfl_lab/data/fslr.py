@@ -22,6 +22,7 @@ NeuroImage 185:35-57.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,7 +34,7 @@ import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.fetch import fetch_archive, read_members
-from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
 
 if TYPE_CHECKING:
     from nibabel.arrayproxy import ArrayProxy
@@ -140,7 +141,10 @@ class Cifti:
 
     def read(self) -> np.ndarray:
         """Read all maps, float32 (n_maps, n_vertices)."""
-        return np.asarray(self.values, dtype=np.float32).reshape(self.n_maps, len(self.cortex))
+        # nibabel raises many kinds on damaged files
+        with translated(Exception, expected="values of a CIFTI-2 file", remedy="download it again"):
+            values = np.asarray(self.values, dtype=np.float32)
+            return values.reshape(self.n_maps, len(self.cortex))
 
 
 def open_cifti(path: str | Path, content: bytes | None = None) -> Cifti:
@@ -190,15 +194,15 @@ def open_cifti(path: str | Path, content: bytes | None = None) -> Cifti:
         labels = {int(label.get("Key")): label.text or "" for label in table}
         cortex = _cortex(models, path)
         n_maps, n_vertices = image.shape[4:]
+        proxy = image.dataobj
+        needed = int(proxy.offset) + math.prod(map(int, image.shape)) * proxy.dtype.itemsize
     except DataError:
         raise
     except Exception as error:  # nibabel and expat raise many types of errors on damaged files
         got = f"{type(error).__name__}: {error}"
         raise DataError(message(f"a CIFTI-2 file {path}", got, "download it again")) from error
-    proxy = image.dataobj
-    needed = proxy.offset + int(np.prod(image.shape)) * proxy.dtype.itemsize
     require(
-        size >= needed and n_vertices == len(cortex),
+        size >= needed and n_maps >= 1 and n_vertices == len(cortex),
         DataError,
         f"{needed} bytes for {len(cortex)} vertices in {path}",
         f"{size} bytes for {n_vertices} vertices: the file is cut off or damaged",

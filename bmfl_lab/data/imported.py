@@ -7,8 +7,6 @@ own environment, saved as an array) enters as predictions for the images of a st
 from __future__ import annotations
 
 import csv
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import Study, load_study, register_reader
 from bmfl_lab.data.surfaces import MESHES
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
-from bmfl_lab.files import link_guard, load_npy, read_json
+from bmfl_lab.files import link_guard, load_npy, read_json, system_errors
 
 SPACES = {
     **{mesh: (size, size) for mesh, size in MESHES.items()},
@@ -271,16 +269,16 @@ def _read_container(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]
         texts = None if names is None else [_text(n) for n in names]
         return np.asarray(opened[key][()]), texts
 
-    if path.suffix.lower() != ".npz":
-        with open_hdf5(path) as opened:
-            return take(opened)
+    is_npz = path.suffix.lower() == ".npz"
+    # NumPy, zipfile, zlib and h5py raise many kinds on damaged files
     with (
         translated(
-            *(ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
-            expected=f"an .npz file of plain arrays at {path}",
+            Exception,
+            expected=f"{'an .npz file of plain arrays' if is_npz else 'arrays in HDF5'} at {path}",
             remedy="save it again",
         ),
-        np.load(path, allow_pickle=False) as opened,
+        system_errors(path),
+        np.load(path, allow_pickle=False) if is_npz else open_hdf5(path) as opened,
     ):
         return take(opened)
 
@@ -300,14 +298,21 @@ def _read_maps(
     with translated(Exception, expected=f"responses in {path}", remedy="export it again"):
         image = nib.load(path)
         if isinstance(image, nib.GiftiImage):
+            require(
+                not any(array.ext_fname for array in image.darrays),
+                DataError,
+                f"a GIFTI file {path} that holds its data itself",
+                "a reference to another file",
+                "save the arrays themselves in this file",
+            )
             return np.stack([array.data for array in image.darrays]), None, None
         values = image.get_fdata(dtype=np.float32)
         maps, models = (image.header.get_axis(k) for k in (0, 1))
     require(
-        isinstance(models, BrainModelAxis),
+        isinstance(models, BrainModelAxis) and values.shape[1] == len(models),
         DataError,
         f"one value per grayordinate in {path}",
-        type(models).__name__,
+        f"{type(models).__name__}, values of shape {values.shape}",
         "save maps",
     )
     cortex = [

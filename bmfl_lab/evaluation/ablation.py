@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bmfl_lab.config import require_list
 from bmfl_lab.data import Atlas, StimulusSet, Study
 from bmfl_lab.data.vertices import control_vertices
 from bmfl_lab.errors import ConfigError, require
@@ -202,13 +203,14 @@ def ablate_regions(
     names = _regions(atlas, regions)
     modes = known_names(modes, MODES, "modes")
     controls = known_names(controls, CONTROLS, "controls")
+    seeds = require_list("seeds", seeds, int)
     require(
-        seeds and n_draws >= 1 and ("ceiling_matched" not in controls or ceiling is not None),
+        n_draws >= 1 and ("ceiling_matched" not in controls or ceiling is not None),
         ConfigError,
-        "at least one seed and draw, and a ceiling for 'ceiling_matched'",
-        f"{len(seeds)} seeds, {n_draws} draws, ceiling {'missing' if ceiling is None else 'given'}",
-        "pass seeds=(0,), n_draws=1 or more, and ceiling=subject.noise_ceiling (or leave "
-        "'ceiling_matched' out of `controls`)",
+        "at least one draw, and a ceiling for 'ceiling_matched'",
+        f"{n_draws} draws, ceiling {'missing' if ceiling is None else 'given'}",
+        "pass n_draws=1 or more, and ceiling=subject.noise_ceiling (or leave 'ceiling_matched' out "
+        "of `controls`)",
     )
     masks = {name: atlas.select(name) for name in names}
     cells = _cells(atlas, masks, modes, controls, seeds, n_draws, ceiling, seed)

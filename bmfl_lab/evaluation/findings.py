@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bmfl_lab.markup import markdown_rows
 from bmfl_lab.metrics.statistics import LEAST_IMAGES
 from bmfl_lab.records import comparison_label
 
@@ -100,8 +101,10 @@ def findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        Sentences; empty if no record holds a paired comparison.
+        Sentences, in which names are escaped for markdown; empty if no record holds a paired
+        comparison.
     """
+    rows = markdown_rows(rows)
     table = comparisons(rows)
     lines: list[str] = []
     for (study, run), part in table.groupby(["study", "run"], sort=False):

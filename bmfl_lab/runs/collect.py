@@ -10,6 +10,7 @@ import pandas as pd
 from bmfl_lab.errors import BmflError, RunError, require
 from bmfl_lab.evaluation.findings import findings, prefer_over_seeds, verdicts
 from bmfl_lab.files import atomic_path
+from bmfl_lab.markup import markdown, markdown_rows
 from bmfl_lab.records import MetricRow, Record, comparison_label, read_record
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.spec import Run
@@ -120,13 +121,14 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
 def render(rows: pd.DataFrame, title: str, states: Sequence[str]) -> str:
     """Return the report in markdown: findings, then one table per metric, one row per condition."""
     lines = [
-        f"# {title}",
+        f"# {markdown(title)}",
         "",
         f"{sum(s == 'ok' for s in states)} of {len(states)} runs ok; only those count here.",
         "",
     ]
     found = findings(rows)
     lines += ["## What was found", "", *(f"- {line}" for line in found), ""] if found else []
+    rows = markdown_rows(rows)
     said = _verdicts(rows)
     named = zip(*(rows[k] for k in ("name", "model", "reference", "roi")))
     rows = rows.assign(model=[comparison_label(*fields) for fields in named])
@@ -267,8 +269,7 @@ def _cell(group: pd.DataFrame) -> str:
 
 
 def _plain(value: object) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _range(values: pd.Series) -> str:

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bmfl_lab.config import list_problem
+from bmfl_lab.data.shifts import SHIFTS
 from bmfl_lab.errors import RunError, message, nearest, require
 from bmfl_lab.files import sha256_json, system_errors
 from bmfl_lab.runs.paths import run_folder
+from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES = (*SCALARS, *(f"list[{t}]" for t in SCALARS))
+KNOWN = {"models": tuple(COMPARED), "stand_ins": tuple(CONTROL_MODELS), "shifts": SHIFTS.names()}
+"""Names that the library knows for a parameter, beside those of the parameter's default."""
+_OPTIONAL = ("shifts", "controls")
+"""Lists that may be empty, beside those whose comment says what an empty one means."""
 _MAX_BYTES = 16 << 20
 _CHOICES = re.compile(r"\{([^{}]+)\}\s*$")
 _BOUNDS = re.compile(r"\[([^\[\],]*)\.\.([^\[\],]*)\]\s*$")
@@ -28,6 +35,9 @@ _BOUNDS = re.compile(r"\[([^\[\],]*)\.\.([^\[\],]*)\]\s*$")
 @dataclass(frozen=True)
 class Parameter:
     """A parameter of a notebook: one annotated literal of its parameters cell.
+
+    A list holds at least one value, and none twice. It may be empty if its comment says what an
+    empty list means. The names of models and shifts are those of the library (`KNOWN`).
 
     Parameters
     ----------
@@ -59,7 +69,7 @@ class Parameter:
         if is_list and not isinstance(value, list):
             return (
                 f"{self.name} expected {self.type}; got {value!r} ({type(value).__name__}): "
-                "write a list"
+                f"write a list such as {json.dumps(self.default)}"
             )
         scalar = SCALARS[self.type.removeprefix("list[").removesuffix("]")]
         for item in value if is_list else [value]:
@@ -75,7 +85,10 @@ class Parameter:
                 wanted = f"a value from {self.low:g} to {self.high:g}"
             if wanted:
                 return f"{self.name} expected {wanted}; got {item!r}"
-        return ""
+        if not is_list or (not value and (self.name in _OPTIONAL or "empty" in self.help)):
+            return ""
+        known = () if self.choices else KNOWN.get(self.name, ())
+        return list_problem(self.name, value, known and (*known, *self.default))
 
 
 @dataclass(frozen=True)

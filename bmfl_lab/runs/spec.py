@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
 from bmfl_lab.files import read_yaml, sha256_json
 from bmfl_lab.records import MetricRow
@@ -197,10 +197,19 @@ def _expect_problems(bound: object) -> list[str]:
     found = [
         f"unknown field {k!r} in expect: {nearest(str(k), known)}" for k in bound if k not in known
     ]
-    for side in {"low", "high"} & set(bound):
-        if not isinstance(bound[side], (int, float)) or not math.isfinite(bound[side]):
-            found.append(f"expect {side} is {bound[side]!r}, expected a finite number")
+    values = {"name" if k == "metric" else k: v for k, v in bound.items() if k in known}
+    sides = {side: values.pop(side) for side in ("low", "high") if side in values}
+    found += [f"expect {problem}" for problem in type_problems(MetricRow, values)]
+    for side, value in sides.items():
+        if type_problems(_limit, {"value": value}):
+            found.append(f"expect {side} is {value!r}, expected a finite number")
+    if not found and len(sides) == 2 and sides["low"] > sides["high"]:
+        found.append(f"expect low {sides['low']} is above high {sides['high']}")
     return found
+
+
+def _limit(value: float) -> None:
+    """Name the type of a bound, for `type_problems`."""
 
 
 def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
@@ -221,16 +230,18 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
         "one",
         "leave it out: the runner sets it",
     )
+    if "seeds" in values:
+        grid["seed"] = values["seeds"]
     for name, options in grid.items():
+        listed = isinstance(options, list)
+        problem = list_problem(name, options) if listed else repr(options)
         require(
-            isinstance(options, list) and options,
+            not problem,
             RunError,
-            f"a list of values for {name!r} in grid",
-            repr(options),
+            f"a list of different values for {'seeds' if name == 'seed' else repr(name)}",
+            problem,
             "write [a, b]",
         )
-    if values.get("seeds"):
-        grid["seed"] = values["seeds"]
     runs, timeout = [], float(values.get("timeout_min", 60))
     # one cell must end before its run does, or the message cannot name the cell
     cell_timeout = float(values.get("cell_timeout_min", min(45.0, 0.9 * timeout)))

@@ -29,19 +29,10 @@ from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig
 from bmfl_lab.training.fusion import Inputs, TrainedFusion, train_fusion
+from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 Groups = dict[str, list[TrainedFusion]]
-
-COMPARED = {
-    "backbone": "image tokens only: an MLP with as many trainable weights as the fusion "
-    "(within 2 %)",
-    "concat": "image and brain tokens joined without cross-attention",
-    "fusion": "two-way cross-attention and the Pearson term",
-    "attributes": "as fusion, but with predicted attribute labels in place of predicted "
-    "responses: no cortex",
-}
-"""Models that `train_comparison` can train, and what each of them reads."""
 
 
 def presets(
@@ -216,21 +207,8 @@ def train_comparison(
     ConfigError
         If a model is unknown, no seed is given, or "attributes" has no encoder.
     """
-    for name in models:
-        require(
-            name in COMPARED,
-            ConfigError,
-            f"models among {tuple(COMPARED)}",
-            repr(name),
-            nearest(name, COMPARED),
-        )
-    require(
-        seeds and models,
-        ConfigError,
-        "at least one model and one seed",
-        f"{models!r}, {seeds!r}",
-        "leave `models` and `seeds` out for all models with the seeds 0, 1 and 2",
-    )
+    models = configs.require_list("models", models, str, COMPARED)
+    seeds = configs.require_list("seeds", seeds, int)
     require(
         "attributes" not in models or attribute_encoder is not None,
         ConfigError,
@@ -315,7 +293,8 @@ def train_baselines(
     that differ only in their training share its representation; a residual from their line is
     therefore robustness beyond that of this backbone.
     """
-    kept = [int(e) for e in dict.fromkeys(epochs) if e < config.loop.epochs]
+    seeds = configs.require_list("seeds", seeds, int)
+    kept = [e for e in configs.require_list("epochs", epochs, int) if e < config.loop.epochs]
     require(
         kept and min(kept) >= 1,
         ConfigError,
@@ -413,29 +392,6 @@ def ablation_trainer(
     return train
 
 
-CONTROL_MODELS = {
-    "fusion": "predicted responses of the brain encoder; the controls are compared with this model",
-    "backbone": "image tokens only, with as many weights",
-    "noise": "noise with each vertex's mean and variance",
-    "noise, covariance": "noise with the mean and full covariance of the predicted responses",
-    "other image": "the predicted response to another training image",
-    "same class": "the predicted response to another image of the same class (label in training, "
-    "prediction elsewhere)",
-    "permuted features": "the encoder, reading the image's own features in a permuted order",
-    "random encoder": "the encoder with shuffled weights, never trained on responses",
-    "random backbone": "an encoder trained on the responses, from tokens of a backbone with random "
-    "weights",
-    "untrained brain transformer": "predicted responses through a brain transformer left at its "
-    "initial weights",
-    "patch PCA": "principal components of the image's own patches, as many as vertices",
-    "random projection": "a random projection of the image's own patches, as many numbers as "
-    "vertices",
-    "attributes": "predicted attributes that a simulated subject was built from: the same "
-    "information without a cortex",
-}
-"""Models that `train_controls` can train, and what stands in place of the brain in each."""
-
-
 def train_controls(
     config: FusionConfig,
     study: Study,
@@ -488,21 +444,14 @@ def train_controls(
     DataError
         If "attributes" is chosen for a measured subject.
     """
-    for name in controls:
-        require(
-            name in CONTROL_MODELS,
-            ConfigError,
-            f"controls among {tuple(CONTROL_MODELS)}",
-            repr(name),
-            nearest(name, list(CONTROL_MODELS)),
-        )
+    controls = configs.require_list("controls", controls, str, CONTROL_MODELS)
+    seeds = configs.require_list("seeds", seeds, int)
     own = {"random backbone", "attributes"} & set(controls)
     require(
-        seeds and controls and (not own or encoder_config is not None),
+        not own or encoder_config is not None,
         ConfigError,
-        "at least one control and seed"
-        + (f", and an encoder_config for {sorted(own)}" if own else ""),
-        f"{len(controls)} controls, {len(seeds)} seeds",
+        f"an encoder_config for {sorted(own)}",
+        "none",
         "pass the configuration of the brain encoder as encoder_config=...",
     )
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
@@ -668,6 +617,8 @@ def train_alphas(
     ConfigError
         If an alpha is negative.
     """
+    alphas = configs.require_list("alphas", alphas, float)
+    seeds = configs.require_list("seeds", seeds, int)
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     models = {f"alpha {a:g}": configs.replace(config, alpha=float(a)) for a in alphas}
     return setting.train_all(models.items(), seeds)
@@ -706,6 +657,8 @@ def train_quality(
     ConfigError
         If a share lies outside 0..1.
     """
+    shares = configs.require_list("shares", shares, float)
+    seeds = configs.require_list("seeds", seeds, int)
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     reached, found = float(np.nanmean(encoder.scores)), {}
     for share in shares:
@@ -755,6 +708,9 @@ def train_forms(
     ----------
     Zhao et al., NeuralOOD, arXiv:2408.14950 (2024).
     """
+    queries = configs.require_list("queries", queries, str, QUERIES)
+    axes = configs.require_list("axes", axes, str, AXES)
+    seeds = configs.require_list("seeds", seeds, int)
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     models = {
         f"{query} query, {axis} axis": configs.replace(config, query=query, pcc_axis=axis)

@@ -51,6 +51,7 @@ _RC = {
     "grid.color": "#E3E3E3",
     "axes.axisbelow": True,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name such as "$x$" is no formula
 }
 
 

@@ -1,8 +1,11 @@
 """Loading weights: where they come from, what is refused, what the backbone says about them."""
 
 import argparse
+import datetime
+import fractions
 import json
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -415,3 +418,74 @@ def test_gpu_and_cpu_agree():
     assert torch.allclose(cpu.patches, gpu.patches.cpu(), atol=1e-4)
     narrow = load_backbone(NAME, device="cuda", dtype="bfloat16")(x.cuda())
     assert torch.nn.functional.cosine_similarity(cpu.cls, narrow.cls.cpu()).min() >= 0.9998
+
+
+def _advice(weights, folder):
+    torch.save(weights, folder / "w.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_backbone(NAME, weights=folder / "w.pth")
+    return str(caught.value).partition("To fix it: ")[2]
+
+
+ADVICE = {
+    "positions of 112 px": (lambda s: {**s, "pos_embed": s["pos_embed"][:, :65]}, "interpolate"),
+    "positions of another rank": (lambda s: {**s, "pos_embed": s["pos_embed"][0]}, "interpolate"),
+    "a head": (lambda s: {**s, "head.weight": torch.zeros(2, 2)}, "without head.weight"),
+    "an optimiser": (lambda s: {**s, "step": torch.zeros(1)}, "without step"),
+    "no norm": (lambda s: {k: v for k, v in s.items() if k != "norm.bias"}, "the whole backbone"),
+    "a cut layer": (lambda s: {**s, "norm.bias": s["norm.bias"][:5]}, "the whole backbone"),
+    "two registers": (
+        lambda s: {**s, "register_tokens": torch.zeros(1, 2, 48)},
+        "no DINOv2 model has these sizes",
+    ),
+    "four registers": (
+        lambda s: (
+            random_state(ARCHITECTURES[f"{NAME.removesuffix('_reg')}_reg"], 0)
+            if not NAME.endswith("_reg")
+            else random_state(ARCHITECTURES[NAME.removesuffix("_reg")], 0)
+        ),
+        "load it under that name",
+    ),
+    "a scalar token": (lambda s: {**s, "cls_token": torch.tensor(0.0)}, "no DINOv2 model has"),
+    "other names": (lambda s: {f"module.{k}": v for k, v in s.items()}, "give a DINOv2 backbone's"),
+}
+
+
+@pytest.mark.parametrize("kind", ADVICE)
+def test_advice_fits_the_cause(kind, state, tmp_path):
+    change, expected = ADVICE[kind]
+    assert expected in _advice(change(dict(state)), tmp_path)
+
+
+def test_following_the_advice_loads_the_weights(state, tmp_path):
+    grid = ARCHITECTURES[NAME].grid
+    small = torch.nn.functional.interpolate(
+        state["pos_embed"][:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2), size=8
+    )
+    first = state["pos_embed"][:, :1]
+
+    def positions(grid_of):
+        return torch.cat([first, grid_of.permute(0, 2, 3, 1).reshape(1, -1, first.shape[-1])], 1)
+
+    assert "interpolate" in _advice({**state, "pos_embed": positions(small)}, tmp_path)
+    large = torch.nn.functional.interpolate(small, size=grid)
+    torch.save({**state, "pos_embed": positions(large)}, tmp_path / "w.pth")
+    load_backbone(NAME, weights=tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        argparse.Namespace(a=1),
+        datetime.date(2020, 1, 1),
+        Path("x"),
+        print,
+        fractions.Fraction(1, 2),
+    ],
+)
+def test_the_object_in_the_way_is_named(thing, tmp_path):
+    torch.save({"model": {}, "args": thing}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_backbone(NAME, weights=tmp_path / "w.pth")
+    name = "print" if thing is print else type(thing).__name__
+    assert name in str(caught.value) and "\x1b" not in str(caught.value)

@@ -10,6 +10,7 @@ from scipy.io import savemat
 
 from bmfl_lab.data import nsd
 from bmfl_lab.data.containers import load_image, load_mat, open_hdf5, read_hdf5
+from bmfl_lab.data.imported import read_responses
 from bmfl_lab.data.kamitani import read_bdata
 from bmfl_lab.errors import DataError
 
@@ -186,3 +187,17 @@ def test_honest_images_are_read(tmp_path):
     nibabel.save(nibabel.MGHImage(values.astype(np.float32), np.eye(4)), tmp_path / "a.mgz")
     for name in ("a.nii.gz", "a.mgz"):
         assert np.array_equal(load_image(tmp_path / name, "betas"), values)
+
+
+def test_gifti_that_points_to_another_file_is_refused(tmp_path):
+    (tmp_path / "other.bin").write_bytes(np.arange(8, dtype="<f4").tobytes())
+    array = (
+        '<DataArray ArrayIndexingOrder="RowMajorOrder" DataType="NIFTI_TYPE_FLOAT32" Dim0="8" '
+        'Dimensionality="1" Encoding="ExternalFileBinary" Endian="LittleEndian" '
+        'ExternalFileName="other.bin" ExternalFileOffset="0" Intent="NIFTI_INTENT_NONE">'
+        "<MetaData/><Data></Data></DataArray>"
+    )
+    page = f'<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="1">{array}</GIFTI>'
+    (tmp_path / "a.gii").write_text(page)
+    with pytest.raises(DataError, match="holds its data itself"):
+        read_responses(tmp_path / "a.gii", ["a"], space="voxels")

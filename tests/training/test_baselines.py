@@ -47,6 +47,12 @@ def test_longer_training_fits_better_and_every_seed_is_there(study, tmp_path):
 
 
 def test_lengths_that_make_no_baseline_are_refused(study):
-    for epochs in ((), (40,), (0, 1)):
-        with pytest.raises(ConfigError, match="lengths from 1"):
+    for epochs, expected in (
+        ((), "different epochs"),
+        ((1, 1), "different epochs"),
+        ("[1, 2]", "a list of int for epochs"),
+        ((40,), "lengths from 1"),
+        ((0, 1), "lengths from 1"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
             train_baselines(FusionConfig(loop=LoopConfig(epochs=20)), study, epochs=epochs)

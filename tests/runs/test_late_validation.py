@@ -1,0 +1,129 @@
+"""What a run needs is checked when its spec is read, and what a function needs before it trains."""
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from bmfl_lab import load_study
+from bmfl_lab.config import require_list
+from bmfl_lab.errors import ConfigError, RunError
+from bmfl_lab.runs.notebook import parse_parameters
+from bmfl_lab.runs.spec import load_spec
+from bmfl_lab.training import presets, train_comparison
+
+PARAMETERS = """
+seed: int = 0  # seed [0..]
+models: list[str] = ["backbone", "linear probe"]  # which models
+stand_ins: list[str] = ["noise, covariance"]  # which controls
+shifts: list[str] = ["masked"]  # artificial shifts
+seeds: list[int] = [0, 1]  # training seeds
+regions: list[str] = []  # ROIs; empty takes all
+alphas: list[float] = [0.1]  # weights [0..]
+out: str = ""  # folder of results
+"""
+BOUND = {"metric": "accuracy", "low": 0.1}
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    cell = nbformat.v4.new_code_cell(PARAMETERS.strip())
+    cell.metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "probe.ipynb")
+
+    def load(fields):
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump({"notebook": "probe.ipynb", **fields}))
+        return load_spec(tmp_path / "s.yaml")
+
+    return load
+
+
+REFUSED = {
+    "a bound that is infinite": ({"expect": [BOUND | {"high": float("inf")}]}, "finite number"),
+    "a bound that is true": ({"expect": [{"metric": "ece", "high": True}]}, "finite number"),
+    "a bound in words": ({"expect": [BOUND | {"high": "0.9"}]}, "finite number"),
+    "bounds exchanged": ({"expect": [BOUND | {"high": 0.05}]}, "low 0.1 is above high 0.05"),
+    "a severity in words": ({"expect": [BOUND | {"severity": "5"}]}, "severity expected int"),
+    "a metric that is a number": ({"expect": [BOUND | {"metric": 3}]}, "name expected str"),
+    "a list of splits": ({"expect": [BOUND | {"split": ["test"]}]}, "split expected str"),
+    "no seed at the top": ({"seeds": []}, "seeds; got .*at least one value"),
+    "one seed twice at the top": ({"seeds": [3, 5, 3]}, "got 3 again"),
+    "a seed below its bound": ({"seeds": [-1]}, "seed expected a value from 0"),
+    "one value twice in a grid": ({"grid": {"alphas": [[0.1], [0.1]]}}, "again in"),
+    "no model": ({"params": {"models": []}}, "models expected at least one value"),
+    "a misspelt model": ({"params": {"models": ["fusoin"]}}, "did you mean 'fusion'"),
+    "a control twice": ({"params": {"stand_ins": ["noise", "noise"]}}, "'noise' again"),
+    "an unknown control": ({"params": {"stand_ins": ["noise, covarance"]}}, "'noise, covariance'"),
+    "an unknown shift": ({"params": {"shifts": ["sketched"]}}, "did you mean 'sketch'"),
+    "a region twice": ({"params": {"regions": ["V1", "V2", "V1"]}}, "'V1' again"),
+    "no weight": ({"params": {"alphas": []}}, "alphas expected at least one"),
+    "a list as text": ({"params": {"seeds": "[0, 1]"}}, r"write a list such as \[0, 1\]"),
+    "a misspelt model in one run": (
+        {"runs": [{"params": {"seed": 1}}, {"params": {"models": ["backbon"]}}]},
+        "did you mean 'backbone'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_spec_is_refused_when_it_is_read(kind, spec):
+    fields, expected = REFUSED[kind]
+    with pytest.raises(RunError, match=expected):
+        spec(fields)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"models": ["concat", "fusion", "linear probe"]},
+        {"stand_ins": ["fusion", "noise, covariance", "patch PCA"]},
+        {"shifts": [], "regions": []},
+        {"shifts": ["fog", "jpeg_compression"], "seeds": [7]},
+    ],
+)
+def test_what_is_right_is_planned(params, spec):
+    assert len(spec({"params": params, "seeds": [0, 2], "expect": [BOUND | {"seed": 2}]})) == 2
+
+
+def test_own_choices_of_a_notebook_come_first():
+    (own,) = parse_parameters('models: list[str] = ["a"]  # mine {a, b}')
+    assert own.problem(["b"]) == "" and "one of a, b" in own.problem(["fusion"])
+
+
+LISTS = [
+    ("seeds", "[0, 1]", int, (), "a list of int for seeds"),
+    ("seeds", "01", int, (), "a list of int"),
+    ("seeds", 3, int, (), "a list of int"),
+    ("seeds", [0, 1.5], int, (), "a list of int"),
+    ("seeds", [True], int, (), "a list of int"),
+    ("seeds", np.array([2, 2]), int, (), "2 again"),
+    ("seeds", (), int, (), "at least one value"),
+    ("alphas", [0.1, float("nan")], float, (), "a list of float"),
+    ("models", ["a", "a"], str, ("a", "b"), "'a' again"),
+    ("models", "a", str, ("a", "b"), "a list of str"),
+    ("models", ["c"], str, ("a", "b"), "choose one of a, b"),
+    ("models", None, str, ("a", "b"), "a list of str"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "item", "known", "expected"), LISTS)
+def test_lists_of_options_are_refused(name, values, item, known, expected):
+    with pytest.raises(ConfigError, match=expected):
+        require_list(name, values, item, known)
+
+
+@pytest.mark.parametrize("values", [range(3), (0, 1), np.arange(2), {4: "x"}, [np.int64(3)]])
+def test_any_iterable_of_numbers_is_a_list(values):
+    assert require_list("seeds", values, int) == [int(v) for v in values]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seeds": "[0, 1]"}, {"seeds": [1, 1]}, {"seeds": ()}, {"models": ["backbon"]}]
+)
+def test_a_comparison_is_refused_before_anything_is_read(wrong):
+    config, _ = presets("tiny", epochs=1)
+    options = {"models": ["backbone"], "seeds": [0]} | wrong
+    with pytest.raises(ConfigError, match="To fix it: write"):
+        train_comparison(config, load_study("planted"), encoder=None, **options)
