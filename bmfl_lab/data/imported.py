@@ -309,7 +309,7 @@ def _read_maps(
         values = image.get_fdata(dtype=np.float32)
         maps, models = (image.header.get_axis(k) for k in (0, 1))
     require(
-        isinstance(models, BrainModelAxis) and values.shape[1] == len(models),
+        isinstance(models, BrainModelAxis) and values.shape[1:] == (len(models),),
         DataError,
         f"one value per grayordinate in {path}",
         f"{type(models).__name__}, values of shape {values.shape}",
