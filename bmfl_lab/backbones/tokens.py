@@ -11,10 +11,11 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 512
 _REMAKE = "delete the folder; its tokens are extracted again at the next call"
 
+T = TypeVar("T")
 Shapes = dict[str, tuple[int, ...]]
 Identity = dict[str, object]
 """Everything that determines stored tokens, as plain JSON values."""
@@ -232,9 +234,16 @@ def derive(
         yield span, [found]
 
 
-def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
+def load_input(stimuli: StimulusSet, index: int, prepare: Callable[[np.ndarray], T]) -> T:
+    """Return an image after `prepare`.
+
+    Raises
+    ------
+    DataError
+        If the image cannot be read; the message names it.
+    """
     try:
-        return backbone.preprocess(stimuli.image(index))
+        return prepare(stimuli.image(index))
     except FileError:
         raise
     except Exception as error:
@@ -259,7 +268,10 @@ def _batches(
         for position in range(len(spans) + _AHEAD):
             if position < len(spans):
                 waiting.append(
-                    [pool.submit(_load_inputs, backbone, stimuli, i) for i in spans[position]]
+                    [
+                        pool.submit(load_input, stimuli, i, backbone.preprocess)
+                        for i in spans[position]
+                    ]
                 )
             if position < _AHEAD:
                 continue

@@ -37,6 +37,7 @@ from bmfl_lab.training.batches import (
     StoreBatches,
     fingerprint,
     labels_of,
+    sweep,
 )
 from bmfl_lab.training.checkpoint import (
     atlas_from_tensors,
@@ -365,8 +366,7 @@ class _Statistics(NamedTuple):
 def _measure(batches: Batches, response: np.ndarray | None = None) -> _Statistics:
     """Measure the training data in one pass; `response` (n, V) where it is at hand as a whole."""
     cls, patches, moments, first = Moments(), Moments(), Moments(), None
-    for start in range(0, batches.n, _ROWS):
-        batch = batches.take(np.arange(start, min(start + _ROWS, batches.n)))
+    for batch in sweep(batches, _ROWS):
         cls.add(batch["cls"])
         patches.add(batch["patches"])
         if "response" in batch and response is None:
@@ -669,8 +669,7 @@ def predict(
     """
     found: dict[str, list[np.ndarray]] = {}
     size = _BATCH if image_side is None else batches.n
-    for start in range(0, batches.n, size):
-        batch = batches.take(np.arange(start, min(start + size, batches.n)))
+    for batch in sweep(batches, size):
         with torch.inference_mode():
             out = path.classify(batch, lesion=lesion, weights=weights, image_side=image_side)
         for name, value in {"logits": out.logits, **(out.attention or {})}.items():
