@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import math
 import os
-import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol, get_args
 
@@ -47,7 +46,10 @@ class Batches(Protocol):
     n: int
 
     def expect(self, plan: Plan) -> None:
-        """Learn which rows will be taken next, so that they can be loaded ahead."""
+        """Learn which rows will be taken next, so that they can be loaded ahead.
+
+        An empty plan ends what was begun for an earlier one.
+        """
         ...
 
     def take(self, index: np.ndarray) -> dict[str, Tensor]:
@@ -218,7 +220,10 @@ class ImageBatches:
     def expect(self, plan: Plan) -> None:
         """Let the workers decode the images of coming batches."""
         self._planned, ahead = itertools.tee(plan)
-        self._next = next(self._planned, None)
+        self._next, self._held = next(self._planned, None), None
+        self._loaded = iter(())  # ends the workers of an earlier plan
+        if self._next is None:
+            return
         self._loaded = iter(
             DataLoader(
                 self._pixels,
@@ -227,7 +232,7 @@ class ImageBatches:
                 collate_fn=_stack,
                 pin_memory=self.device.type == "cuda",
                 multiprocessing_context="fork" if self.workers else None,
-                worker_init_fn=_leave_signals_to_parent,
+                worker_init_fn=_leave_group,
                 # without one the loader draws from the global generator
                 generator=torch.Generator(),
             )
@@ -269,18 +274,24 @@ class ImageBatches:
         if self._next is not None and np.array_equal(index, self._next[1][: len(index)]):
             epoch, rows = self._next
             self._held = None
-            tasks = itertools.islice(self._loaded, len(_cut(rows)))
-            pixels = [_fine(task).to(self.device, non_blocking=True) for task in tasks]
+            tasks = (self._fine(next(self._loaded)) for _ in _cut(rows))
+            pixels = [task.to(self.device, non_blocking=True) for task in tasks]
             self._held, self._next = (epoch, rows, torch.cat(pixels)), next(self._planned, None)
         if self._held is None or not np.isin(index, self._held[1]).all():
             epoch = 0 if self._held is None else self._held[0]
-            pixels = _fine(_stack([self._pixels[epoch, i] for i in index]))
+            pixels = self._fine(_stack([self._pixels[epoch, i] for i in index]))
             return pixels.to(self.device)
         _, rows, pixels = self._held
         if np.array_equal(index, rows):
             return pixels
         place = {int(row): k for k, row in enumerate(rows)}
         return pixels[[place[int(i)] for i in index]]
+
+    def _fine(self, loaded: Tensor | DataError) -> Tensor:
+        if isinstance(loaded, DataError):
+            self.expect(())  # a traceback would keep the workers
+            raise loaded
+        return loaded
 
 
 class _Pixels(Dataset):
@@ -318,16 +329,9 @@ def _stack(items: Sequence[Tensor | DataError]) -> Tensor | DataError:
     return next((i for i in items if isinstance(i, DataError)), None) or default_collate(items)
 
 
-def _fine(loaded: Tensor | DataError) -> Tensor:
-    if isinstance(loaded, DataError):
-        raise loaded
-    return loaded
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """Ignore signals that are sent to all processes: a stopped training still takes its step."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def _leave_group(worker: int) -> None:
+    """Receive no signal that is sent to all processes: a stopped training still takes its step."""
+    os.setsid()
 
 
 def default_workers(n: int) -> int:
@@ -343,8 +347,11 @@ def sweep(batches: Batches, size: int) -> Iterator[dict[str, Tensor]]:
             yield np.arange(start, min(start + size, batches.n))
 
     batches.expect((0, span) for span in spans())
-    for span in spans():
-        yield batches.take(span)
+    try:
+        for span in spans():
+            yield batches.take(span)
+    finally:
+        batches.expect(())
 
 
 def labels_of(stimuli: StimulusSet) -> np.ndarray:

@@ -167,7 +167,10 @@ def fit(
             _resume(run, folder, identity, allow_change)
         elif folder and accelerator.is_main_process:
             checkpoint.prune(folder, keep=())
-        _train(run, loss_fn, validate, select, folder, identity, signals, what)
+        try:
+            _train(run, loss_fn, validate, select, folder, identity, signals, what)
+        finally:
+            batches.expect(())
     return _finish(run, select)
 
 
