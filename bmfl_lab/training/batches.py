@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
@@ -26,9 +26,9 @@ from bmfl_lab.backbones.tokens import load_input
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.models.bmfl import BMFL
+from bmfl_lab.models.build import Augment
 from bmfl_lab.runtime import rng, use_bfloat16
 
-Augment = Literal["none", "crop_flip"]
 Plan = Iterable[tuple[int, np.ndarray]]
 """Epoch and rows (B,) of batches, in the order in which they will be taken."""
 
