@@ -357,6 +357,12 @@ def _choose_batches(
     return "images" if chosen == "images" else batches
 
 
+def _token_bytes(backbone: Backbone, n: int, reads: Sequence[tuple[str, int]]) -> int:
+    """Return the size of the stored tokens of n images in bytes."""
+    found = [array_shapes(backbone, n, *read)[0] for read in dict.fromkeys(reads)]
+    return sum(2 * math.prod(shape) for shapes in found for shape in shapes.values())
+
+
 def _reads_images(inputs: Inputs) -> bool:
     """Tell whether responses can be computed from images alone, see `BMFL.respond`."""
     path = make_path(inputs)
@@ -844,7 +850,21 @@ class TrainedFusion:
         """
         if len(stimuli) == 0:
             return np.zeros((0, len(self.class_names)), dtype=np.float32)
-        return predict(self.path, self.batches(stimuli), lesion=lesion)["logits"]
+        if self.streams(stimuli):
+            batches = ImageBatches(stimuli, self.path, precision="float32")
+        else:
+            batches = self.batches(stimuli)
+        return predict(self.path, batches, lesion=lesion)["logits"]
+
+    def streams(self, stimuli: StimulusSet) -> bool:
+        """Tell whether images are classified without the store, as their tokens do not fit it."""
+        inputs, store = self.inputs, self.store
+        needed = _token_bytes(self.backbone, len(stimuli), self.reads())
+        return (
+            needed > store.room()
+            and _reads_images(inputs)
+            and store.missing_bytes(self.backbone, stimuli, self.reads()) > store.room()
+        )
 
     def attention(
         self, stimuli: StimulusSet, lesion: Lesion | None = None

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,9 +13,42 @@ from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError
+from bmfl_lab.evaluation.ood import read_once
 from bmfl_lab.training import LoopConfig, train_fusion
 from bmfl_lab.training import fusion as recipe
 from bmfl_lab.training.recipes import tiny
+
+STEPS = """
+import itertools, sys
+import numpy as np
+import torch
+from torch import nn
+from bmfl_lab.backbones import Preprocess, map_tokens, wrap
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.models.bmfl import BMFL
+from bmfl_lab.runtime import peak_memory_mb
+from bmfl_lab.training.batches import ImageBatches, Order
+
+n = int(sys.argv[1])
+net = nn.Sequential(nn.Conv2d(3, 4, 14, stride=14), nn.GELU())
+backbone = wrap(net, preprocess=Preprocess(image_size=28), tokens=map_tokens, name="toy")
+stimuli = StimulusSet(
+    name="generated",
+    ids=np.array([f"n{i:08d}" for i in range(n)], dtype=object),
+    read=lambda i: np.full((40, 40, 3), i % 256, np.uint8),
+    digest_of=str,
+    labels=np.arange(n) % 1000,
+)
+before = peak_memory_mb()  # names and labels are there
+batches = ImageBatches(stimuli, BMFL(backbone=backbone), augment="crop_flip", workers=1)
+order = Order(n, 128, 0)
+steps = [(0, order.indices(0, k)) for k in range(min(15, order.per_epoch))]
+batches.expect((e, order.indices(e, k)) for e in range(2) for k in range(order.per_epoch))
+for _, rows in steps:
+    batches.take(rows)
+batches.expect(())
+print(peak_memory_mb() - before)
+"""
 
 LOOP = LoopConfig(epochs=3, batch_size=32, lr=5e-3)
 
@@ -74,6 +110,35 @@ def test_images_are_taken_if_their_tokens_do_not_fit_the_store(study, tmp_path, 
         )
     with pytest.raises(ConfigError, match=r"batches='images' or 'auto' with augment='crop_flip'"):
         train(study, small, augment="crop_flip", batches="store")
+
+
+def test_images_that_do_not_fit_the_store_are_classified_without_it(study, tmp_path):
+    small = FeatureStore(tmp_path / "small", limit_gb=1e-5)
+    model, test = train(study, small), study.set("test")
+    assert model.streams(test)
+    read_once([model], test)
+    streamed = model.logits(test)
+    assert small.used_bytes() == 0
+    small.limit_gb = 1
+    assert not model.streams(test)
+    np.testing.assert_allclose(streamed, model.logits(test), atol=0.05)
+    assert small.used_bytes() > 0
+
+
+def test_memory_does_not_grow_with_the_number_of_images(study, tmp_path):
+    """Compare the peaks of the first steps with few and with many generated images."""
+    script = tmp_path / "steps.py"
+    script.write_text(STEPS)
+
+    def grown(n):
+        command = [sys.executable, str(script), str(n)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout.split()[-1])
+
+    few, many = grown(2_000), grown(200_000)
+    # two permutations of 8 bytes; the pixels of all images would be 940 MB
+    assert many < few + 30
 
 
 def test_the_limit_of_the_store_comes_from_the_environment(tmp_path, monkeypatch):
