@@ -101,6 +101,23 @@ def bf16_pays(device: str) -> bool:
     return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
+def use_bfloat16(precision: str, device: str) -> bool:
+    """Tell whether a computation runs under bfloat16 autocast.
+
+    On a CPU "auto" is float32 even where bfloat16 pays, because the casts of small matrices cost
+    more than it saves.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16"}
+        The wanted number type, as in `bmfl_lab.config.LoopConfig`.
+    device : {"cpu", "cuda"}
+        The device.
+    """
+    wanted = precision == "bfloat16" or (precision == "auto" and device == "cuda")
+    return wanted and bf16_pays(device)
+
+
 def seed_for(seed: int, *names: object) -> int:
     """Derive the seed of a named stream, so that a new stream does not change the others.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ backbone's own size; `dtype` is a torch dtype; `device` is "cpu" or "cuda".
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet, per colour channel (R, G, B), of pixels in 0..1."""
+
+SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
+"""Area, aspect ratio and share of mirrored images of `Preprocess.random_crop`."""
 
 MAX_ASPECT = 20
 RESIZE = ("short", "direct")
@@ -135,16 +139,7 @@ class Preprocess:
         DataError
             If the array is not a non-empty uint8 RGB image.
         """
-        require(
-            image.dtype == np.uint8
-            and image.ndim == 3
-            and image.shape[2] == 3
-            and 0 not in image.shape,
-            DataError,
-            "a uint8 image of shape (H, W, 3)",
-            f"{image.dtype} {image.shape}",
-            "decode it with bmfl_lab.data.images.decode_image",
-        )
+        _check_pixels(image)
         image = _cut_strip(image)
         height, width = image.shape[:2]
         short = min(height, width)
@@ -157,6 +152,41 @@ class Preprocess:
             picture = picture.resize(size, Image.Resampling.BICUBIC)
         left, top = (round((s - self.image_size) / 2.0) for s in size)
         return np.asarray(picture.crop((left, top, left + self.image_size, top + self.image_size)))
+
+    def random_crop(self, image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Return a random part of an image, resized (bicubic) and mirrored in half of the cases.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (H, W, 3)
+            RGB image.
+        generator : numpy.random.Generator
+            Decides area (8 to 100 % of the image), aspect ratio (3/4 to 4/3, uniform in its
+            logarithm), place and mirroring.
+
+        Returns
+        -------
+        ndarray of uint8, shape (image_size, image_size, 3)
+
+        Raises
+        ------
+        DataError
+            If the array is not a non-empty uint8 RGB image.
+
+        References
+        ----------
+        Oquab et al., DINOv2, arXiv:2304.07193 (2023): ``make_classification_train_transform`` in
+        ``dinov2/data/transforms.py``, the training images of its linear protocol. As there, the
+        largest central part of a permitted ratio is taken if ten random parts do not fit.
+        """
+        _check_pixels(image)
+        left, top, width, height = _random_box(image.shape[1], image.shape[0], generator)
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        picture = picture.crop((left, top, left + width, top + height))
+        picture = picture.resize((self.image_size,) * 2, Image.Resampling.BICUBIC)
+        if generator.random() < FLIP:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(picture)
 
     def __call__(self, image: np.ndarray) -> Tensor:
         """Return the input of the backbone.
@@ -175,9 +205,55 @@ class Preprocess:
         DataError
             If the array is not a non-empty uint8 RGB image.
         """
-        pixels = self.crop(image).astype(np.float32) / np.float32(255)
-        pixels = (pixels - np.float32(self.mean)) / np.float32(self.std)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return self.normalise(torch.from_numpy(self.crop(image).copy())[None])[0]
+
+    def normalise(self, pixels_BHWC: Tensor) -> Tensor:
+        """Return the input of the backbone for a batch of pixels, on the same device.
+
+        Parameters
+        ----------
+        pixels_BHWC : Tensor of uint8, shape (B, H, W, 3)
+            Pixels as `crop` or `random_crop` returns them.
+
+        Returns
+        -------
+        Tensor of float32, shape (B, 3, H, W)
+        """
+        mean, std = (torch.tensor(v, device=pixels_BHWC.device) for v in (self.mean, self.std))
+        scaled_BHWC = (pixels_BHWC.float() / 255 - mean) / std
+        return scaled_BHWC.permute(0, 3, 1, 2).contiguous()
+
+
+def _check_pixels(image: np.ndarray) -> None:
+    require(
+        image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and 0 not in image.shape,
+        DataError,
+        "a uint8 image of shape (H, W, 3)",
+        f"{image.dtype} {image.shape}",
+        "decode it with bmfl_lab.data.images.decode_image",
+    )
+
+
+def _random_box(
+    width: int, height: int, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Return left, top, width and height of a random part of an image, in pixels."""
+    for _ in range(10):
+        area = width * height * generator.uniform(*SCALE)
+        ratio = math.exp(generator.uniform(*map(math.log, RATIO)))
+        part = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < part[0] <= width and 0 < part[1] <= height:
+            left, top = (
+                int(generator.integers(whole - side + 1))
+                for whole, side in zip((width, height), part)
+            )
+            return left, top, *part
+    ratio = min(max(width / height, RATIO[0]), RATIO[1])
+    part = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
+    return (width - part[0]) // 2, (height - part[1]) // 2, *part
 
 
 def _cut_strip(image: np.ndarray) -> np.ndarray:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +24,15 @@ import torch.nn.functional as F
 
 from bmfl_lab.backbones.protocol import Backbone, BackboneTokens
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, FileError, NumericsError, message, require
+from bmfl_lab.errors import (
+    ConfigError,
+    DataError,
+    FileError,
+    NumericsError,
+    message,
+    require,
+    translated,
+)
 from bmfl_lab.files import (
     load_npy,
     lock,
@@ -43,6 +53,7 @@ _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 512
 _REMAKE = "delete the folder; its tokens are extracted again at the next call"
 
+T = TypeVar("T")
 Shapes = dict[str, tuple[int, ...]]
 Identity = dict[str, object]
 """Everything that determines stored tokens, as plain JSON values."""
@@ -232,9 +243,16 @@ def derive(
         yield span, [found]
 
 
-def _load_inputs(backbone: Backbone, stimuli: StimulusSet, index: int) -> torch.Tensor:
+def load_input(stimuli: StimulusSet, index: int, prepare: Callable[[np.ndarray], T]) -> T:
+    """Return an image after `prepare`.
+
+    Raises
+    ------
+    DataError
+        If the image cannot be read; the message names it.
+    """
     try:
-        return backbone.preprocess(stimuli.image(index))
+        return prepare(stimuli.image(index))
     except FileError:
         raise
     except Exception as error:
@@ -259,7 +277,10 @@ def _batches(
         for position in range(len(spans) + _AHEAD):
             if position < len(spans):
                 waiting.append(
-                    [pool.submit(_load_inputs, backbone, stimuli, i) for i in spans[position]]
+                    [
+                        pool.submit(load_input, stimuli, i, backbone.preprocess)
+                        for i in spans[position]
+                    ]
                 )
             if position < _AHEAD:
                 continue
@@ -459,8 +480,14 @@ class FeatureStore:
     ----------
     root : str or Path, optional
         Folder of the store; default ``features`` in the project's cache folder.
-    limit_gb : float, default 20
-        Largest total size of the store in GB (10^9 bytes).
+    limit_gb : float, optional
+        Largest total size of the store in GB (10^9 bytes); the environment variable BMFL_STORE_GB
+        by default, and 20 without it.
+
+    Raises
+    ------
+    ConfigError
+        If BMFL_STORE_GB is needed and no number.
 
     Notes
     -----
@@ -474,8 +501,16 @@ class FeatureStore:
     finds an incomplete set, and a killed extraction continues after its last complete shard.
     """
 
-    def __init__(self, root: str | Path | None = None, limit_gb: float = 20):
+    def __init__(self, root: str | Path | None = None, limit_gb: float | None = None):
         self.root = Path(root).expanduser() if root is not None else home() / "features"
+        if limit_gb is None:
+            with translated(
+                ValueError,
+                expected="a number of GB in the environment variable BMFL_STORE_GB",
+                remedy="set it to the largest size of the store, for example 100",
+                error=ConfigError,
+            ):
+                limit_gb = float(os.environ.get("BMFL_STORE_GB") or 20)
         self.limit_gb = float(limit_gb)
         self._verified: dict[str, tuple] = {}
 
@@ -607,6 +642,30 @@ class FeatureStore:
         """Return the size of everything in the store, in bytes."""
         return sum(p.stat().st_size for p in self.root.glob("*/*.npy")) if self.root.is_dir() else 0
 
+    def missing_bytes(
+        self, backbone: Backbone, stimuli: StimulusSet, wanted: Sequence[tuple[str, int]]
+    ) -> int:
+        """Return how many bytes `get_many` would add to the store, float16; 0 if all are stored.
+
+        Parameters
+        ----------
+        backbone, stimuli, wanted
+            See `get_many`.
+        """
+        digests, total = stimuli.digests(), 0
+        for kind, block in dict.fromkeys(wanted):
+            identity = identity_of(backbone, digests, kind, block, "float16", "tokens")
+            if not (self.root / sha256_json(identity)[:32]).is_dir():
+                shapes, _ = array_shapes(backbone, len(stimuli), kind, block)
+                total += 2 * sum(math.prod(shape) for shape in shapes.values())
+        return total
+
+    def room(self) -> int:
+        """Return how many bytes can be added, by the limit and by the space on the disk."""
+        place = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
+        free = shutil.disk_usage(place).free
+        return int(min(self.limit_gb * 1e9 - self.used_bytes(), free))
+
     def _find_patches(self, identity: Identity) -> StoredTokens | None:
         """Return the set of all patch tokens that `identity` can be derived from, or None."""
         if identity["kind"] == "patches":
@@ -635,7 +694,7 @@ class FeatureStore:
             f"room for {needed / 1e9:.3g} GB of tokens",
             f"{used / 1e9:.3g} GB used of a limit of {self.limit_gb:g} GB, "
             f"{free / 1e9:.3g} GB free on the disk",
-            f"delete folders in {self.root}, raise limit_gb, or keep fewer tokens "
+            f"delete folders in {self.root}, raise limit_gb or BMFL_STORE_GB, or keep fewer tokens "
             "(kind='cls+mean' or 'pooled:4')",
         )
 

@@ -186,13 +186,15 @@ def read_once(models: Sequence[Classifier], stimuli: StimulusSet) -> None:
     Parameters
     ----------
     models : sequence of model
-        Models. Those without ``reads()`` (kind and block of their tokens) are left out.
+        Models. Those without ``reads()`` (kind and block of their tokens) are left out, and those
+        that stream the set because its tokens do not fit the store.
     stimuli : StimulusSet
         Images; the set can be empty.
     """
     wanted: dict[tuple[int, int], tuple[Any, list]] = {}
     for model in models:
-        if hasattr(model, "reads") and len(stimuli):
+        streams = getattr(model, "streams", None)
+        if hasattr(model, "reads") and len(stimuli) and not (streams and streams(stimuli)):
             key = (id(model.store), id(model.backbone))
             wanted.setdefault(key, (model, []))[1].extend(model.reads())
     for model, tokens in wanted.values():

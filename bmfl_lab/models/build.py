@@ -21,6 +21,8 @@ from bmfl_lab.models.fusion import (
 )
 from bmfl_lab.runtime import seed_for
 
+Augment = Literal["none", "crop_flip"]
+"""Changes of a training image at random."""
 Axis = Literal["feature", "batch"]
 AXES: tuple[str, ...] = get_args(Axis)
 """Axes over which the Pearson regulariser may correlate."""
@@ -66,6 +68,9 @@ class FusionConfig:
         Tokens in the feature store: "patches", or "pooled:G" for a G x G grid.
     block : int, default -1
         Block of the backbone whose tokens the model reads; -1 is the last one.
+    augment : "none" or "crop_flip", default "none"
+        Random parts and mirroring of the training images, see `bmfl_lab.training.batches`; such a
+        model is trained from images. Tokens and responses are standardised by those of the centres.
     loop : LoopConfig
         Options of the training loop. Their seed is replaced by that of `train_fusion`.
 
@@ -101,6 +106,7 @@ class FusionConfig:
     freeze_brain: bool = False
     kind: str = "patches"
     block: int = -1
+    augment: Augment = "none"
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

@@ -1,34 +1,56 @@
 """Sources of training batches: memory, the feature store, or images.
 
 All three give the same rows in the same order for the same seed. Memory and store agree to the bit;
-images agree with them up to the rounding of the stored type.
+images agree with them up to the rounding of the stored type, unless they are augmented.
 
-Shape suffixes: n stimuli, B batch, P patches, D width, V vertices.
+Shape suffixes: n stimuli, B batch, P patches, D width, V vertices, S side of an image in pixels.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import math
-from collections.abc import Mapping
-from typing import Protocol
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from bmfl_lab.backbones.protocol import Preprocess
+from bmfl_lab.backbones.tokens import load_input
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, require
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.models.bmfl import BMFL
-from bmfl_lab.runtime import rng
+from bmfl_lab.models.build import Augment
+from bmfl_lab.runtime import rng, use_bfloat16
+
+Plan = Iterable[tuple[int, np.ndarray]]
+"""Epoch and rows (B,) of batches, in the order in which they will be taken."""
 
 _CHUNK = 64 << 20
+_IMAGES_PER_TASK = 32
+"""Images that a worker decodes at a time: at 224 pixels 5 MB of shared memory."""
+_IMAGES_PER_WORKER = 512
+"""Images that are worth the start of a worker (our choice)."""
+_MAX_WORKERS = 16
 
 
 class Batches(Protocol):
     """Give any rows of a training or validation set as tensors on the device."""
 
     n: int
+
+    def expect(self, plan: Plan) -> None:
+        """Learn which rows will be taken next, so that they can be loaded ahead.
+
+        An empty plan ends what was begun for an earlier one.
+        """
+        ...
 
     def take(self, index: np.ndarray) -> dict[str, Tensor]:
         """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
@@ -60,7 +82,7 @@ class Order:
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, n_processes: int = 1):
-        self.n, self.seed = n, seed
+        self.n = n
         self.per_epoch = math.ceil(n / batch_size)
         require(
             n // self.per_epoch >= n_processes,
@@ -69,13 +91,14 @@ class Order:
             n // self.per_epoch,
             "raise batch_size",
         )
-        self._order: tuple[int, np.ndarray] | None = None
+        # two epochs: the images of the next one are loaded while this one ends
+        self._permute = functools.lru_cache(maxsize=2)(
+            lambda epoch: rng(seed, "order", epoch).permutation(n)
+        )
 
     def indices(self, epoch: int, within: int) -> np.ndarray:
         """Return the rows of batch `within` of an epoch, int64 (B,)."""
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, rng(self.seed, "order", epoch).permutation(self.n))
-        order, count = self._order[1], self.per_epoch
+        order, count = self._permute(epoch), self.per_epoch
         return order[within * self.n // count : (within + 1) * self.n // count]
 
 
@@ -98,6 +121,9 @@ class StoreBatches:
     def __init__(self, data: Mapping[str, Tensor | np.ndarray], device: torch.device | str):
         self.data, self.n = _checked(data)
         self.device = torch.device(device)
+
+    def expect(self, plan: Plan) -> None:
+        """Do nothing: any row is at hand."""
 
     def take(self, index: np.ndarray) -> dict[str, Tensor]:
         """Return the rows at `index` (B,) on the device, and the index itself as ``"index"``."""
@@ -136,42 +162,196 @@ class MemoryBatches(StoreBatches):
 class ImageBatches:
     """Decode the images of each batch, and send them through backbone and encoder.
 
+    Worker processes decode and crop the images of the coming batches. The pixels go to the device
+    as uint8 and are normalised there. Memory does not grow with the number of images.
+
     Parameters
     ----------
     stimuli : StimulusSet
         Labelled images.
     path : BMFL
         Computes tokens and responses, on its device.
+    augment : "none" or "crop_flip", default "none"
+        "none": the centre of each image, as in evaluation. "crop_flip": a random part, mirrored in
+        half of the cases, see `Preprocess.random_crop`.
+    seed : int, default 0
+        Seed of the augmentation. The random numbers of an image depend on seed, epoch and stimulus
+        id alone, not on the number of workers or processes.
+    workers : int, optional
+        Number of worker processes; 0 decodes in this process. By default one per core, at most 16,
+        and at most one per 512 images.
+    precision : "auto", "float32" or "bfloat16", default "auto"
+        Number type of backbone and encoder, as in `LoopConfig`: bfloat16 autocast only where it
+        is faster.
+
+    Raises
+    ------
+    ConfigError
+        If the augmentation is unknown.
 
     Notes
     -----
-    Images are decoded in this process, one after the other.
+    Workers are forked, so that images can be read by any function. Each touches the ids and paths
+    of the images that it reads and comes to hold its own copy of these texts.
     """
 
-    def __init__(self, stimuli: StimulusSet, path: BMFL):
+    def __init__(
+        self,
+        stimuli: StimulusSet,
+        path: BMFL,
+        *,
+        augment: Augment = "none",
+        seed: int = 0,
+        workers: int | None = None,
+        precision: str = "auto",
+    ):
+        require_known(augment, get_args(Augment), ConfigError, f"augment among {get_args(Augment)}")
         self.stimuli, self.path, self.n = stimuli, path, len(stimuli)
-        self.device = next(path.backbone.parameters()).device
+        self.augment, self.seed, self.precision = augment, seed, precision
+        self.workers = default_workers(self.n) if workers is None else workers
+        self.device = path.backbone.device
+        self.labels = labels_of(stimuli)
+        self._pixels = _Pixels(stimuli, path.backbone.preprocess, augment, seed)
+        self._planned: Iterator[tuple[int, np.ndarray]] = iter(())
+        self._next: tuple[int, np.ndarray] | None = None
+        self._loaded: Iterator[Tensor | DataError] = iter(())
+        self._held: tuple[int, np.ndarray, Tensor] | None = None
+
+    def expect(self, plan: Plan) -> None:
+        """Let the workers decode the images of coming batches."""
+        self._planned, ahead = itertools.tee(plan)
+        self._next, self._held = next(self._planned, None), None
+        self._loaded = iter(())  # ends the workers of an earlier plan
+        if self._next is None:
+            return
+        self._loaded = iter(
+            DataLoader(
+                self._pixels,
+                batch_sampler=_tasks(ahead),
+                num_workers=self.workers,
+                collate_fn=_stack,
+                pin_memory=self.device.type == "cuda",
+                multiprocessing_context="fork" if self.workers else None,
+                worker_init_fn=_leave_group,
+                # without one the loader draws from the global generator
+                generator=torch.Generator(),
+            )
+        )
 
     def take(self, index: np.ndarray) -> dict[str, Tensor]:
-        """Return tokens, responses and labels of the images at `index` (B,), and the index."""
-        backbone = self.path.backbone
-        images = torch.stack([backbone.preprocess(self.stimuli.image(i)) for i in index])
-        ids = [str(self.stimuli.ids[i]) for i in index]
-        with torch.no_grad():
-            batch = self.path.tokens(images.to(self.device))
-            response = self.path.respond(batch, ids)
+        """Return tokens, responses and labels of the images at `index` (B,), and the index.
+
+        Raises
+        ------
+        DataError
+            If an image cannot be read; the message names it.
+        """
+        index, kind = np.asarray(index), self.device.type
+        images_BCHW = self.path.backbone.preprocess.normalise(self._take_pixels(index))
+        bfloat16 = use_bfloat16(self.precision, kind)
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=bfloat16):
+            batch = self.path.tokens(images_BCHW)
+            response = self.path.respond(batch, [str(i) for i in self.stimuli.ids[index]])
         batch.pop("encoder", None)
         if response is not None:
-            batch["response"] = response
+            batch["response"] = response.float()
         # a clone leaves inference mode, so that the fusion can be trained on it
         batch = {name: value.clone().to(self.device) for name, value in batch.items()}
-        batch["label"] = torch.as_tensor(labels_of(self.stimuli)[index]).to(self.device)
-        batch["index"] = torch.as_tensor(np.asarray(index)).to(self.device)
+        batch["label"] = torch.from_numpy(self.labels[index]).to(self.device)
+        batch["index"] = torch.from_numpy(index).to(self.device)
         return batch
 
     def state(self) -> dict[str, str]:
-        """Return a digest of images and labels."""
-        return {"data": f"images {self.stimuli.fingerprint()}"}
+        """Return a digest of images and labels, and the augmentation."""
+        return {"data": f"images {self.stimuli.fingerprint()}", "augment": self.augment}
+
+    def _take_pixels(self, index: np.ndarray) -> Tensor:
+        """Return the pixels of images, uint8 (B, S, S, 3), on the device.
+
+        They begin the next batch that was planned, or are a later part of it if the batch is
+        computed in parts. Any other images are decoded here.
+        """
+        if self._next is not None and np.array_equal(index, self._next[1][: len(index)]):
+            epoch, rows = self._next
+            self._held = None
+            tasks = (self._fine(next(self._loaded)) for _ in _cut(rows))
+            pixels = [task.to(self.device, non_blocking=True) for task in tasks]
+            self._held, self._next = (epoch, rows, torch.cat(pixels)), next(self._planned, None)
+        if self._held is None or not np.isin(index, self._held[1]).all():
+            epoch = 0 if self._held is None else self._held[0]
+            pixels = self._fine(_stack([self._pixels[epoch, i] for i in index]))
+            return pixels.to(self.device)
+        _, rows, pixels = self._held
+        if np.array_equal(index, rows):
+            return pixels
+        place = {int(row): k for k, row in enumerate(rows)}
+        return pixels[[place[int(i)] for i in index]]
+
+    def _fine(self, loaded: Tensor | DataError) -> Tensor:
+        if isinstance(loaded, DataError):
+            self.expect(())  # a traceback would keep the workers
+            raise loaded
+        return loaded
+
+
+class _Pixels(Dataset):
+    """Decode the image of an (epoch, row), and crop it to what the backbone receives."""
+
+    def __init__(self, stimuli: StimulusSet, preprocess: Preprocess, augment: Augment, seed: int):
+        self.stimuli, self.preprocess = stimuli, preprocess
+        self.augment, self.seed = augment, seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Tensor | DataError:
+        """Return uint8 (S, S, 3); an error is returned, so that it crosses processes unchanged."""
+        epoch, row = place
+        prepare = self.preprocess.crop
+        if self.augment == "crop_flip":
+            generator = rng(self.seed, "augment", epoch, self.stimuli.ids[row])
+            prepare = functools.partial(self.preprocess.random_crop, generator=generator)
+        try:
+            return torch.from_numpy(np.array(load_input(self.stimuli, int(row), prepare)))
+        except DataError as error:
+            return error
+
+
+def _cut(rows: np.ndarray) -> list[np.ndarray]:
+    """Cut the rows of a batch into tasks of one worker each."""
+    return np.array_split(rows, math.ceil(len(rows) / _IMAGES_PER_TASK))
+
+
+def _tasks(plan: Plan) -> Iterator[list[tuple[int, int]]]:
+    for epoch, rows in plan:
+        for part in _cut(rows):
+            yield [(epoch, int(row)) for row in part]
+
+
+def _stack(items: Sequence[Tensor | DataError]) -> Tensor | DataError:
+    return next((i for i in items if isinstance(i, DataError)), None) or default_collate(items)
+
+
+def _leave_group(worker: int) -> None:
+    """Receive no signal that is sent to all processes: a stopped training still takes its step."""
+    os.setsid()
+
+
+def default_workers(n: int) -> int:
+    """Return the number of processes that decode n images, see `ImageBatches`."""
+    return min(_MAX_WORKERS, len(os.sched_getaffinity(0)), n // _IMAGES_PER_WORKER)
+
+
+def sweep(batches: Batches, size: int) -> Iterator[dict[str, Tensor]]:
+    """Yield all rows of a source in order, in batches of at most `size`."""
+
+    def spans() -> Iterator[np.ndarray]:
+        for start in range(0, batches.n, size):
+            yield np.arange(start, min(start + size, batches.n))
+
+    batches.expect((0, span) for span in spans())
+    try:
+        for span in spans():
+            yield batches.take(span)
+    finally:
+        batches.expect(())
 
 
 def labels_of(stimuli: StimulusSet) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import Backbone, FeatureStore
-from bmfl_lab.backbones.tokens import StoredTokens
+from bmfl_lab.backbones.tokens import StoredTokens, array_shapes
 from bmfl_lab.data import Atlas, StimulusSet, Study
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message, require
 from bmfl_lab.files import sha256_bytes, sha256_json
@@ -29,6 +30,7 @@ from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch,
 from bmfl_lab.models.build import FusionConfig, build_fusion
 from bmfl_lab.models.fusion import FusionModel, ImageSide, Moments
 from bmfl_lab.models.lesion import Lesion
+from bmfl_lab.runtime import rng
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.batches import (
     Batches,
@@ -37,6 +39,7 @@ from bmfl_lab.training.batches import (
     StoreBatches,
     fingerprint,
     labels_of,
+    sweep,
 )
 from bmfl_lab.training.checkpoint import (
     atlas_from_tensors,
@@ -66,6 +69,8 @@ _RESPONSE_ROWS = 4096
 _ARRAYS = ("selected", "mean", "scale", "donors")
 """Arrays of a path that are saved with the model."""
 BatchSource = Literal["auto", "memory", "store", "images"]
+_MEASURED = 65_536
+"""Images by which tokens and responses are standardised if batches come from images."""
 _DONORS = 512
 """Training images whose responses are kept for "resample" lesions."""
 _ROWS = 512
@@ -136,8 +141,10 @@ def train_fusion(
     batches : "auto", "memory", "store" or "images", default "auto"
         Source of the batches. "memory": tokens and responses in memory. "store": memory-mapped
         tokens and responses. "images": images that run through backbone and encoder for each batch.
-        "auto" is "memory" if tokens and responses fit, else "store". Memory and store give
-        identical results; images agree with them up to the half precision of the store.
+        "auto" is "images" if they are augmented or their tokens do not fit the store, else "memory"
+        if tokens and responses fit, else "store"; it prints its choice. Memory and store give
+        identical results; images agree with them up to the half precision of the store. More than
+        65,536 images are standardised by as many of them, drawn at random (our choice).
     context : Context, optional
         In place of `store` and `device`: pass one context to several calls, and they share the
         responses that were predicted already. If it keeps models, a model that is kept is read, and
@@ -210,16 +217,17 @@ def _train(
     allow_change: Sequence[str],
 ) -> TrainedFusion:
     train, val, seed = study.set("train"), study.set("val"), inputs.context.seed
+    batches = _choose_batches(inputs, train, val, atlas, batches, config.augment, name)
+    online = functools.partial(ImageBatches, seed=seed, precision=config.loop.precision)
     with tempfile.TemporaryDirectory(prefix="bmfl-responses-") as mapped:
         if batches == "images":
-            data = ImageBatches(train, make_path(inputs))
-            found = _measure(data)
+            found = _measure(online(_sample(train, seed), make_path(inputs)))
         else:
             data, response = _stored_batches(inputs, train, atlas, batches, Path(mapped))
             found = _measure(data, response)
         path, atlas = _untrained_path(config, study, inputs, found, atlas, silent, seed)
         if batches == "images":
-            data, held_out = ImageBatches(train, path), ImageBatches(val, path)
+            data, held_out = online(train, path, augment=config.augment), online(val, path)
         else:
             held_out, _ = _stored_batches(inputs, val, atlas, batches, Path(mapped))
         result = fit(
@@ -291,6 +299,74 @@ def _default_encoder(study: Study, context: Context) -> TrainedEncoder:
     small = study.backbone.image_size < _SMALL_IMAGE
     config = encoders.tiny() if small else encoders.small()
     return encoders.train_brain_encoder(config, study, store=context.store, device=context.device)
+
+
+def _sample(stimuli: StimulusSet, seed: int) -> StimulusSet:
+    """Return the images by which tokens and responses are standardised."""
+    if len(stimuli) <= _MEASURED:
+        return stimuli
+    rows = rng(seed, "moments").permutation(len(stimuli))[:_MEASURED]
+    return stimuli.subset(np.sort(rows))
+
+
+def _choose_batches(
+    inputs: Inputs,
+    train: StimulusSet,
+    val: StimulusSet,
+    atlas: Atlas | None,
+    batches: BatchSource,
+    augment: str,
+    name: str,
+) -> BatchSource:
+    """Return where batches come from; "auto" becomes "images" here, or is left for memory or store.
+
+    Raises
+    ------
+    ConfigError
+        If images are to be augmented and batches come from elsewhere.
+    """
+    require(
+        augment == "none" or batches in ("auto", "images"),
+        ConfigError,
+        f"batches='images' or 'auto' with augment={augment!r}",
+        f"batches={batches!r}",
+        "take images, or augment='none'",
+    )
+    if batches != "auto":
+        return batches
+    n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
+    shapes, _ = array_shapes(inputs.backbone, len(train), inputs.kind, inputs.block)
+    tokens = 2 * (math.prod(shapes["cls"]) + math.prod(shapes["patches"]))
+    responses, free = 4 * len(train) * n_vertices, free_memory()
+    store = inputs.context.store
+    if augment != "none":
+        chosen, why = "images", "they are augmented"
+    elif _reads_images(inputs) and store.room() < sum(
+        store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in (train, val)
+    ):
+        chosen, why = "images", f"their tokens do not fit the store of {store.limit_gb:g} GB"
+    elif tokens + responses <= free:
+        chosen, why = "memory", f"{free / 1e9:.2f} GB are free"
+    else:
+        chosen, why = "store", f"only {free / 1e9:.2f} GB of memory are free"
+    print(
+        f"{name}: batches from {chosen}, because {why}; {len(train):,} images have "
+        f"{tokens / 1e9:.2f} GB of tokens and {responses / 1e9:.2f} GB of responses",
+        flush=True,
+    )
+    return "images" if chosen == "images" else batches
+
+
+def _token_bytes(backbone: Backbone, n: int, reads: Sequence[tuple[str, int]]) -> int:
+    """Return the size of the stored tokens of n images in bytes."""
+    found = [array_shapes(backbone, n, *read)[0] for read in dict.fromkeys(reads)]
+    return sum(2 * math.prod(shape) for shapes in found for shape in shapes.values())
+
+
+def _reads_images(inputs: Inputs) -> bool:
+    """Tell whether responses can be computed from images alone, see `BMFL.respond`."""
+    path = make_path(inputs)
+    return path.encoder is not None or getattr(path.source, "encoder", None) is None
 
 
 def _stored_batches(
@@ -365,8 +441,7 @@ class _Statistics(NamedTuple):
 def _measure(batches: Batches, response: np.ndarray | None = None) -> _Statistics:
     """Measure the training data in one pass; `response` (n, V) if it is in memory as a whole."""
     cls, patches, moments, first = Moments(), Moments(), Moments(), None
-    for start in range(0, batches.n, _ROWS):
-        batch = batches.take(np.arange(start, min(start + _ROWS, batches.n)))
+    for batch in sweep(batches, _ROWS):
         cls.add(batch["cls"])
         patches.add(batch["patches"])
         if "response" in batch and response is None:
@@ -669,8 +744,7 @@ def predict(
     """
     found: dict[str, list[np.ndarray]] = {}
     size = _BATCH if image_side is None else batches.n
-    for start in range(0, batches.n, size):
-        batch = batches.take(np.arange(start, min(start + size, batches.n)))
+    for batch in sweep(batches, size):
         with torch.inference_mode():
             out = path.classify(batch, lesion=lesion, weights=weights, image_side=image_side)
         for name, value in {"logits": out.logits, **(out.attention or {})}.items():
@@ -776,7 +850,21 @@ class TrainedFusion:
         """
         if len(stimuli) == 0:
             return np.zeros((0, len(self.class_names)), dtype=np.float32)
-        return predict(self.path, self.batches(stimuli), lesion=lesion)["logits"]
+        if self.streams(stimuli):
+            batches = ImageBatches(stimuli, self.path, precision="float32")
+        else:
+            batches = self.batches(stimuli)
+        return predict(self.path, batches, lesion=lesion)["logits"]
+
+    def streams(self, stimuli: StimulusSet) -> bool:
+        """Tell whether images are classified without the store, as their tokens do not fit it."""
+        inputs, store = self.inputs, self.store
+        needed = _token_bytes(self.backbone, len(stimuli), self.reads())
+        return (
+            needed > store.room()
+            and _reads_images(inputs)
+            and store.missing_bytes(self.backbone, stimuli, self.reads()) > store.room()
+        )
 
     def attention(
         self, stimuli: StimulusSet, lesion: Lesion | None = None

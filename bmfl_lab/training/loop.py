@@ -30,7 +30,7 @@ from bmfl_lab import config as configs
 from bmfl_lab.config import LoopConfig
 from bmfl_lab.errors import CheckpointError, ConfigError, NumericsError, message, nearest, require
 from bmfl_lab.files import lock, sha256_json
-from bmfl_lab.runtime import bf16_pays, headless, progress, seed_everything, seed_for
+from bmfl_lab.runtime import headless, progress, seed_everything, seed_for, use_bfloat16
 from bmfl_lab.training import checkpoint
 from bmfl_lab.training.batches import Batches, MemoryBatches, Order
 from bmfl_lab.training.context import local_device
@@ -167,7 +167,10 @@ def fit(
             _resume(run, folder, identity, allow_change)
         elif folder and accelerator.is_main_process:
             checkpoint.prune(folder, keep=())
-        _train(run, loss_fn, validate, select, folder, identity, signals, what)
+        try:
+            _train(run, loss_fn, validate, select, folder, identity, signals, what)
+        finally:
+            batches.expect(())
     return _finish(run, select)
 
 
@@ -188,16 +191,12 @@ def _start(
     module: nn.Module, accelerator: Accelerator, batches: Batches, config: LoopConfig
 ) -> Run:
     kind = accelerator.device.type
-    pays = bf16_pays(kind)
-    # on a CPU the casts of small matrices cost more than bfloat16 saves: "auto" stays float32 there
-    bfloat16 = pays and (
-        config.precision == "bfloat16" or (config.precision == "auto" and kind == "cuda")
-    )
+    bfloat16 = use_bfloat16(config.precision, kind)
     module.train()
     module = accelerator.prepare_model(module)
     order = Order(batches.n, config.batch_size, config.seed, accelerator.num_processes)
     run = Run(module, _optimiser(module, config), accelerator, batches, order, config, bfloat16)
-    if config.precision == "bfloat16" and not pays:
+    if config.precision == "bfloat16" and not bfloat16:
         run.notes.append(f"float32 instead of bfloat16, which this {kind} only emulates")
         print(f"fit: {run.notes[-1]}", flush=True)
     return run
@@ -236,6 +235,8 @@ def _train(
     config, per_epoch = run.config, run.order.per_epoch
     total, every = config.epochs * per_epoch, config.checkpoint_every
     last_line = next_save = time.monotonic()
+    positions = (divmod(step, per_epoch) for step in range(run.step, total))
+    run.batches.expect((epoch, _share(run, epoch, within)[0]) for epoch, within in positions)
     for step in progress(range(run.step, total), f"{what} steps", total=total - run.step):
         epoch, within = divmod(step, per_epoch)
         _step(run, loss_fn, epoch, within, learning_rate(config, step, total))
@@ -270,14 +271,19 @@ def _agreed_stop(run: Run, signals: list[int]) -> int:
     return int(run.accelerator.gather(flag).max())
 
 
-def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -> None:
+def _share(run: Run, epoch: int, within: int) -> tuple[np.ndarray, int]:
+    """Return the rows of a batch that this process computes, and the size of the whole batch."""
     index = run.order.indices(epoch, within)
-    mine = index[run.accelerator.process_index :: run.accelerator.num_processes]
+    return index[run.accelerator.process_index :: run.accelerator.num_processes], len(index)
+
+
+def _step(run: Run, loss_fn: LossFunction, epoch: int, within: int, lr: float) -> None:
+    mine, n_batch = _share(run, epoch, within)
     while True:
         _seed_step(run, seed_for(run.config.seed, "step", run.step, run.accelerator.process_index))
         run.optimiser.zero_grad(set_to_none=True)
         try:
-            logged = _backward(run, loss_fn, mine, len(index))
+            logged = _backward(run, loss_fn, mine, n_batch)
             break
         except torch.OutOfMemoryError:
             if run.micro >= len(mine):
