@@ -164,15 +164,17 @@ class Panels:
         for axes in self:
             for handle, name in zip(*axes.get_legend_handles_labels()):
                 entries.setdefault(name, handle)
-        lengths = [0.55 + 0.08 * len(name) for name in entries]  # about, in inches
-        columns, width = min(n_columns, len(entries)), self.figure.get_figwidth()
-        while columns > 1:
-            # columns are filled one after the other, and each is as wide as its longest name
-            rows = -(-len(lengths) // columns)
-            if sum(max(lengths[i : i + rows]) for i in range(0, len(lengths), rows)) <= width:
-                break
+        # models first: points with error bars are tuples, which matplotlib lists after lines
+        names = sorted(entries, key=lambda name: not isinstance(entries[name], tuple))
+        lengths = [0.55 + 0.08 * len(name) for name in names]  # about, in inches
+        columns, width = min(n_columns, len(names)), self.figure.get_figwidth()
+        # each column is as wide as its longest name
+        while columns > 1 and sum(max(lengths[k::columns]) for k in range(columns)) > width:
             columns -= 1
-        self.figure.legend(entries.values(), entries.keys(), loc=place, ncols=columns, fontsize=9)
+        # matplotlib fills one column after the other; people read one row after the other
+        names = [name for k in range(columns) for name in names[k::columns]]
+        handles = [entries[name] for name in names]
+        self.figure.legend(handles, names, loc=place, ncols=columns, fontsize=9)
 
     def colour_bar(self, image: AxesImage, label: str, **options) -> None:
         """Draw one colour bar for all panels.
