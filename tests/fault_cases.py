@@ -540,7 +540,7 @@ CASES = {
     95: (
         "Few open files suffice, no shared memory is needed, and too low a limit is told with a remedy.",
         "tests/test_open_files.py::test_a_study_of_many_images_needs_few_open_files",
-        "tests/test_open_files.py::test_nothing_here_shares_memory_through_files",
+        "tests/test_open_files.py::test_worker_processes_share_no_memory_through_files",
         f"{CORE}/test_system_errors.py::test_limits_of_a_real_process_are_told",
     ),
 }

@@ -19,7 +19,7 @@ from typing import Protocol, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from bmfl_lab.backbones.protocol import Preprocess
 from bmfl_lab.backbones.tokens import load_input
@@ -214,7 +214,7 @@ class ImageBatches:
         self._pixels = _Pixels(stimuli, path.backbone.preprocess, augment, seed)
         self._planned: Iterator[tuple[int, np.ndarray]] = iter(())
         self._next: tuple[int, np.ndarray] | None = None
-        self._loaded: Iterator[Tensor | DataError] = iter(())
+        self._loaded: Iterator[np.ndarray | DataError] = iter(())
         self._held: tuple[int, np.ndarray, Tensor] | None = None
 
     def expect(self, plan: Plan) -> None:
@@ -230,7 +230,6 @@ class ImageBatches:
                 batch_sampler=_tasks(ahead),
                 num_workers=self.workers,
                 collate_fn=_stack,
-                pin_memory=self.device.type == "cuda",
                 multiprocessing_context="fork" if self.workers else None,
                 worker_init_fn=_leave_group,
                 # without one the loader draws from the global generator
@@ -287,11 +286,12 @@ class ImageBatches:
         place = {int(row): k for k, row in enumerate(rows)}
         return pixels[[place[int(i)] for i in index]]
 
-    def _fine(self, loaded: Tensor | DataError) -> Tensor:
+    def _fine(self, loaded: np.ndarray | DataError) -> Tensor:
         if isinstance(loaded, DataError):
             self.expect(())  # a traceback would keep the workers
             raise loaded
-        return loaded
+        pixels = torch.from_numpy(loaded)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
 
 class _Pixels(Dataset):
@@ -301,7 +301,7 @@ class _Pixels(Dataset):
         self.stimuli, self.preprocess = stimuli, preprocess
         self.augment, self.seed = augment, seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Tensor | DataError:
+    def __getitem__(self, place: tuple[int, int]) -> np.ndarray | DataError:
         """Return uint8 (S, S, 3); an error is returned, so that it crosses processes unchanged."""
         epoch, row = place
         prepare = self.preprocess.crop
@@ -309,7 +309,7 @@ class _Pixels(Dataset):
             generator = rng(self.seed, "augment", epoch, self.stimuli.ids[row])
             prepare = functools.partial(self.preprocess.random_crop, generator=generator)
         try:
-            return torch.from_numpy(np.array(load_input(self.stimuli, int(row), prepare)))
+            return np.array(load_input(self.stimuli, int(row), prepare))
         except DataError as error:
             return error
 
@@ -325,8 +325,13 @@ def _tasks(plan: Plan) -> Iterator[list[tuple[int, int]]]:
             yield [(epoch, int(row)) for row in part]
 
 
-def _stack(items: Sequence[Tensor | DataError]) -> Tensor | DataError:
-    return next((i for i in items if isinstance(i, DataError)), None) or default_collate(items)
+def _stack(items: Sequence[np.ndarray | DataError]) -> np.ndarray | DataError:
+    """Return images as one array, which crosses processes through a pipe.
+
+    Tensors would go through /dev/shm, of which a container often has 64 MB.
+    """
+    broken = next((i for i in items if isinstance(i, DataError)), None)
+    return np.stack(items) if broken is None else broken
 
 
 def _leave_group(worker: int) -> None:

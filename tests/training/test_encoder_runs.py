@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bmfl_lab import load_study
+from bmfl_lab import load_study, runtime
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.config import replace
 from bmfl_lab.training import encoder as recipes
-from bmfl_lab.training import load_encoder, loop, train_brain_encoder
+from bmfl_lab.training import load_encoder, train_brain_encoder
 from bmfl_lab.training.encoder import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected at most 5%")
@@ -100,12 +100,12 @@ def test_bfloat16_is_used_where_it_pays_and_said_where_it_does_not(
     study, store, tmp_path, monkeypatch, capsys
 ):
     asked = config(8, precision="bfloat16")
-    monkeypatch.setattr(loop, "bf16_pays", lambda kind: False)
+    monkeypatch.setattr(runtime, "bf16_pays", lambda kind: False)
     plain = train_brain_encoder(
         asked, study, store=store, folder=tmp_path / "float32", device="cpu"
     )
     assert "float32 instead of bfloat16, which this cpu only emulates" in capsys.readouterr().out
-    monkeypatch.setattr(loop, "bf16_pays", lambda kind: True)
+    monkeypatch.setattr(runtime, "bf16_pays", lambda kind: True)
     used, forward = [], torch.nn.functional.scaled_dot_product_attention
 
     def seen(q, *rest, **options):
