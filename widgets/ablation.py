@@ -132,7 +132,7 @@ def _control(lesion: Lesion, table: dict[str, np.ndarray], accuracy: float) -> s
         return " (no control: no vertex is outside)"
     if compared < n:
         return f" (control, only the {compared} vertices that are outside: {accuracy:.1f} %)"
-    return f" (random vertices outside, as many: {accuracy:.1f} %)"
+    return f" (as many random vertices outside: {accuracy:.1f} %)"
 
 
 def _lesion_name(state: State) -> str:
