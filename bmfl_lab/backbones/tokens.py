@@ -151,6 +151,22 @@ def array_shapes(
     return shapes, grid
 
 
+def token_bytes(backbone: Backbone, n: int, wanted: Sequence[tuple[str, int]]) -> int:
+    """Return the size in bytes of the float16 tokens of n stimuli.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Source of the tokens.
+    n : int
+        Number of stimuli.
+    wanted : sequence of (str, int)
+        Kinds and blocks, see `array_shapes`.
+    """
+    found = [array_shapes(backbone, n, *each)[0] for each in dict.fromkeys(wanted)]
+    return sum(2 * math.prod(shape) for shapes in found for shape in shapes.values())
+
+
 def _check_kind(kind: str) -> re.Match[str] | None:
     """Return the match of "pooled:G", None for another valid kind."""
     pooled = _POOLED.match(kind)
@@ -652,13 +668,14 @@ class FeatureStore:
         backbone, stimuli, wanted
             See `get_many`.
         """
-        digests, total = stimuli.digests(), 0
-        for kind, block in dict.fromkeys(wanted):
+        digests = stimuli.digests()
+
+        def is_missing(kind: str, block: int) -> bool:
             identity = identity_of(backbone, digests, kind, block, "float16", "tokens")
-            if not (self.root / sha256_json(identity)[:32]).is_dir():
-                shapes, _ = array_shapes(backbone, len(stimuli), kind, block)
-                total += 2 * sum(math.prod(shape) for shape in shapes.values())
-        return total
+            return not (self.root / sha256_json(identity)[:32]).is_dir()
+
+        missing = [each for each in wanted if is_missing(*each)]
+        return token_bytes(backbone, len(stimuli), missing)
 
     def room(self) -> int:
         """Return how many bytes can be added, by the limit and by the space on the disk."""

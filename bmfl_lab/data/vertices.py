@@ -40,9 +40,9 @@ def control_vertices(
     Returns
     -------
     region : ndarray of bool, shape (n_vertices,)
-        The region, or the drawn part of it.
+        Mask of the region, or of the part of it that was drawn.
     control : ndarray of bool, shape (n_vertices,)
-        As many vertices outside the region.
+        Mask of the control: vertices outside the region, as many as `region` has.
 
     Raises
     ------

@@ -142,7 +142,6 @@ def ablate_regions(
     lesion: str = "mean",
     shifts: Sequence[tuple[str, int]] | None = None,
     sets: Sequence[str] | None = None,
-    n_boot: int = 1000,
     seed: int = 0,
 ) -> AblationResult:
     """Measure how much each region matters for the accuracy, compared with control vertices.
@@ -175,8 +174,6 @@ def ablate_regions(
         Kind of the lesions.
     shifts, sets
         Same as in `evaluation_sets`.
-    n_boot : int, default 1000
-        Without effect, because nothing is resampled; accepted from older notebooks.
     seed : int, default 0
         Seed of the draws, shifts and lesions.
 

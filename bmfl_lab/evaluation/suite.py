@@ -411,7 +411,7 @@ def _reach(own: np.ndarray, points: np.ndarray) -> tuple[str, bool]:
 
 
 def _inside(accuracy: np.ndarray, n: int) -> np.ndarray:
-    """Move accuracies of 0 and 1 inside by half an image, because their logits are infinite."""
+    """Keep accuracies at least 1 / (2 n) away from 0 and 1, where the logit is infinite."""
     return np.clip(accuracy, 0.5 / n, 1 - 0.5 / n)
 
 
@@ -457,8 +457,6 @@ def compare_models(
     also: Sequence[tuple[str, str]] = (),
     primary: tuple[str, str] | None = None,
     smallest: float = SMALLEST_EFFECT,
-    n_boot: int = 2000,
-    seed: int = 0,
 ) -> list[MetricRow]:
     """Compare models in pairs on every image set.
 
@@ -477,8 +475,6 @@ def compare_models(
         image sets alone; all other comparisons are then exploratory.
     smallest : float, default 0.02
         Smallest effect of interest (fraction): "no difference" means one that is smaller.
-    n_boot, seed : int
-        Without effect, because nothing is resampled; accepted from older notebooks.
 
     Returns
     -------

@@ -21,9 +21,16 @@ from torch import Tensor, nn
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import Backbone, FeatureStore
-from bmfl_lab.backbones.tokens import StoredTokens, array_shapes
+from bmfl_lab.backbones.tokens import StoredTokens, array_shapes, token_bytes
 from bmfl_lab.data import Atlas, StimulusSet, Study
-from bmfl_lab.errors import CheckpointError, ConfigError, DataError, message, require
+from bmfl_lab.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    message,
+    require,
+    require_known,
+)
 from bmfl_lab.files import sha256_bytes, sha256_json
 from bmfl_lab.losses import fusion_loss
 from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch, check_responses
@@ -223,13 +230,13 @@ def _train(
         if batches == "images":
             found = _measure(online(_sample(train, seed), make_path(inputs)))
         else:
-            data, response = _stored_batches(inputs, train, atlas, batches, Path(mapped))
+            data, response = _stored_batches(inputs, train, batches == "memory", Path(mapped))
             found = _measure(data, response)
         path, atlas = _untrained_path(config, study, inputs, found, atlas, silent, seed)
         if batches == "images":
             data, held_out = online(train, path, augment=config.augment), online(val, path)
         else:
-            held_out, _ = _stored_batches(inputs, val, atlas, batches, Path(mapped))
+            held_out, _ = _stored_batches(inputs, val, batches == "memory", Path(mapped))
         result = fit(
             path.fusion,
             functools.partial(_loss, path=path, config=config),
@@ -318,13 +325,16 @@ def _choose_batches(
     augment: str,
     name: str,
 ) -> BatchSource:
-    """Return where batches come from; "auto" becomes "images" here, or is left for memory or store.
+    """Return the source of the batches; "auto" becomes one of the others and is printed.
 
     Raises
     ------
     ConfigError
-        If images are to be augmented and batches come from elsewhere.
+        If the choice is unknown, if images are to be augmented and batches come from elsewhere, or
+        if the memory is chosen and too small.
     """
+    choices = get_args(BatchSource)
+    require_known(batches, choices, ConfigError, f"batches among {choices}")
     require(
         augment == "none" or batches in ("auto", "images"),
         ConfigError,
@@ -332,13 +342,24 @@ def _choose_batches(
         f"batches={batches!r}",
         "take images, or augment='none'",
     )
-    if batches != "auto":
+    if batches in ("store", "images"):
         return batches
+    # the size of the responses of a source on an atlas is known before they are predicted
     n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
     shapes, _ = array_shapes(inputs.backbone, len(train), inputs.kind, inputs.block)
     tokens = 2 * (math.prod(shapes["cls"]) + math.prod(shapes["patches"]))
     responses, free = 4 * len(train) * n_vertices, free_memory()
-    store = inputs.context.store
+    if batches == "memory":
+        require(
+            tokens + responses <= free,
+            ConfigError,
+            f"{(tokens + responses) / 1e9:.2f} GB of memory for tokens and responses of "
+            f"{len(train)} images",
+            f"{free / 1e9:.2f} GB free",
+            "use batches='store', kind='pooled:4' or fewer images",
+        )
+        return batches
+    store, chosen = inputs.context.store, "store"
     if augment != "none":
         chosen, why = "images", "they are augmented"
     elif _reads_images(inputs) and store.room() < sum(
@@ -348,19 +369,13 @@ def _choose_batches(
     elif tokens + responses <= free:
         chosen, why = "memory", f"{free / 1e9:.2f} GB are free"
     else:
-        chosen, why = "store", f"only {free / 1e9:.2f} GB of memory are free"
+        why = f"only {free / 1e9:.2f} GB of memory are free"
     print(
         f"{name}: batches from {chosen}, because {why}; {len(train):,} images have "
         f"{tokens / 1e9:.2f} GB of tokens and {responses / 1e9:.2f} GB of responses",
         flush=True,
     )
-    return "images" if chosen == "images" else batches
-
-
-def _token_bytes(backbone: Backbone, n: int, reads: Sequence[tuple[str, int]]) -> int:
-    """Return the size of the stored tokens of n images in bytes."""
-    found = [array_shapes(backbone, n, *read)[0] for read in dict.fromkeys(reads)]
-    return sum(2 * math.prod(shape) for shapes in found for shape in shapes.values())
+    return chosen
 
 
 def _reads_images(inputs: Inputs) -> bool:
@@ -370,11 +385,10 @@ def _reads_images(inputs: Inputs) -> bool:
 
 
 def _stored_batches(
-    inputs: Inputs, stimuli: StimulusSet, atlas: Atlas | None, batches: BatchSource, mapped: Path
+    inputs: Inputs, stimuli: StimulusSet, in_memory: bool, mapped: Path
 ) -> tuple[Batches, np.ndarray | None]:
     """Return batches of stored tokens, in memory or mapped, and the responses (n, V)."""
     tokens = inputs.tokens(stimuli)
-    in_memory = _choose_memory(inputs, tokens, atlas, batches)
     file = None if in_memory else mapped / f"{stimuli.name}.npy"
     response = inputs.responses(stimuli, tokens, file)
     data = {"cls": tokens.cls, "patches": tokens.patches, "label": labels_of(stimuli)}
@@ -386,38 +400,6 @@ def _stored_batches(
         data[name] = np.array(data[name])
     held = {name: torch.from_numpy(value) for name, value in data.items()}
     return MemoryBatches(held, inputs.context.device), response
-
-
-def _choose_memory(
-    inputs: Inputs, tokens: StoredTokens, atlas: Atlas | None, batches: BatchSource
-) -> bool:
-    """Decide whether tokens and responses are held in memory.
-
-    Raises
-    ------
-    ConfigError
-        If the choice is unknown, or the memory is chosen and too small.
-    """
-    choices = get_args(BatchSource)
-    require(
-        batches in choices,
-        ConfigError,
-        f"batches among {choices}",
-        repr(batches),
-        "choose one of them",
-    )
-    # the size of the responses of a source on an atlas is known before they are predicted
-    n_vertices = atlas.n_vertices if inputs.source is not None and atlas is not None else 0
-    needed = tokens.cls.nbytes + tokens.patches.nbytes + 4 * len(tokens) * n_vertices
-    free = free_memory()
-    require(
-        batches != "memory" or needed <= free,
-        ConfigError,
-        f"{needed / 1e9:.2f} GB of memory for tokens and responses of {len(tokens)} images",
-        f"{free / 1e9:.2f} GB free",
-        "use batches='store', kind='pooled:4' or fewer images",
-    )
-    return batches == "memory" or (batches == "auto" and needed <= free)
 
 
 def free_memory() -> int:
@@ -859,7 +841,7 @@ class TrainedFusion:
     def streams(self, stimuli: StimulusSet) -> bool:
         """Tell whether images are classified without the store, as their tokens do not fit it."""
         inputs, store = self.inputs, self.store
-        needed = _token_bytes(self.backbone, len(stimuli), self.reads())
+        needed = token_bytes(self.backbone, len(stimuli), self.reads())
         return (
             needed > store.room()
             and _reads_images(inputs)

@@ -2,28 +2,12 @@
 
 import numpy as np
 import pytest
+from pictures import write
 from PIL import Image
 
 from bmfl_lab.data import load_study
 from bmfl_lab.data.folder import load
 from bmfl_lab.errors import ConfigError, DataError
-
-
-def write(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(value).integers(0, 255, (20, 20, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture
-def root(tmp_path):
-    value = 0
-    for split, n in (("train", 6), ("val", 2), ("test", 2), ("drawings", 2)):
-        for label in ("bird", "cat"):
-            for i in range(n):
-                write(tmp_path / "set" / split / label / f"img_{i}.png", value)
-                value += 1
-    return tmp_path / "set"
 
 
 def test_split_folders_are_read_with_labels_and_ids(root):

@@ -55,7 +55,7 @@ def ablate(
     train = ablation_trainer(
         config, study, brain=truth, atlas=atlas, store=FeatureStore(folder), device="cpu"
     )
-    chosen = {"sets": ("test", "recoloured"), "shifts": (), "n_boot": 100, "seed": seed, **options}
+    chosen = {"sets": ("test", "recoloured"), "shifts": (), "seed": seed, **options}
     return ablate_regions(study, train, atlas, ceiling=study.subject().noise_ceiling, **chosen)
 
 

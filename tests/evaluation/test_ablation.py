@@ -127,7 +127,6 @@ def channels():
         seeds=(0, 1),
         n_draws=3,
         shifts=(),
-        n_boot=10,
     )
 
 

@@ -44,7 +44,7 @@ def by(rows, name):
 
 def test_planted_difference_is_found_and_named():
     found = result({"backbone": 0.5, "fusion": 0.7}, seeds=range(5))
-    rows = compare_models(found, "backbone", n_boot=500)
+    rows = compare_models(found, "backbone")
     for row in by(rows, "accuracy_difference"):
         assert 0.08 < row.ci_low < 0.2 < row.ci_high < 0.32 and row.n == 400 and row.n_seeds == 5
         where = "masked 3" if row.shift else "test"
@@ -55,7 +55,7 @@ def test_planted_difference_is_found_and_named():
 
 
 def test_what_was_not_shown_is_undecided_with_its_interval():
-    rows = compare_models(result({"backbone": 0.6, "fusion": 0.6}), "backbone", n_boot=500)
+    rows = compare_models(result({"backbone": 0.6, "fusion": 0.6}), "backbone")
     assert all(
         r.notes.startswith("Undecided between fusion and backbone on")
         for r in by(rows, "accuracy_difference")
@@ -120,7 +120,7 @@ def test_several_seeds_use_the_crossed_test():
 
 
 def test_one_seed_is_about_these_trained_models():
-    rows = compare_models(result({"a": 0.5, "b": 0.9}, seeds=(0,)), "a", n_boot=200)
+    rows = compare_models(result({"a": 0.5, "b": 0.9}, seeds=(0,)), "a")
     assert all(r.value < 1e-6 for r in by(rows, "p_holm"))
 
 

@@ -209,7 +209,7 @@ def test_a_set_without_images_of_some_classes_says_so(study):
         ("part", ""): "2 of 3 classes",
         ("empty", ""): "",
     }
-    compared = compare_models(result, "known", n_boot=10)[::2]
+    compared = compare_models(result, "known")[::2]
     said = {r.split: r.notes for r in compared if not r.shift}
     assert said["part"].endswith(" 2 of 3 classes") and "classes" not in said["test"]
 

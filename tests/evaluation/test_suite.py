@@ -94,7 +94,7 @@ def test_every_set_model_and_severity_is_there_with_all_a_reader_needs(suite):
             for r in found
         )
         assert all(r.interval and r.ci_low <= r.ci_high for r in found)
-    assert compare_models(suite, "one", models=["two"], n_boot=100)[0].n_seeds == 2
+    assert compare_models(suite, "one", models=["two"])[0].n_seeds == 2
 
 
 def test_calibration_likelihood_and_consistency_follow_their_definitions(suite, study):
