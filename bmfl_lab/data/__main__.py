@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from bmfl_lab.data import check, nod_fetch
+from bmfl_lab.data import nod_fetch
+from bmfl_lab.data.check import check_study, examples
 from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError
-from bmfl_lab.files import system_errors
+from bmfl_lab.files import atomic_path, printable, system_errors
+from bmfl_lab.viz.charts import contact_sheet
+from bmfl_lab.viz.saving import png_bytes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["nod"]:
             return nod_fetch.main(given[1:])
         if given[:1] == ["check"]:
-            return check.main(given[1:])
+            return _check(given[1:])
         options = parser.parse_args(given)
         if options.study == "demo":
             with system_errors():
@@ -39,6 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0
+
+
+def _check(arguments: Sequence[str]) -> int:
+    """Describe a study and draw images of it; whatever is wrong with the study raises an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bmfl_lab.data check",
+        description="say what a study holds, and refuse what a training would refuse",
+    )
+    parser.add_argument("study", help="study file, folder, or name of a study")
+    parser.add_argument("--sheet", help="PNG file of the contact sheet (STUDY_check.png)")
+    options = parser.parse_args(arguments)
+    study = load_study(options.study)
+    print("\n".join(check_study(study)))
+    sheet = Path(options.sheet or f"{Path(options.study).stem}_check.png")
+    figure = contact_sheet(examples(study), title=f"Images of {study.name}")
+    with atomic_path(sheet) as temporary:
+        temporary.write_bytes(png_bytes(figure))
+    print(f"contact sheet: {printable(sheet.resolve())}")
     return 0
 
 

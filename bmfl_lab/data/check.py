@@ -1,26 +1,20 @@
-"""``python -m bmfl_lab.data check STUDY`` says what a study holds before anything is computed."""
+"""Describe a study before anything is computed, and refuse what a training would refuse."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
 
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.data.study import Study, load_study
+from bmfl_lab.data.study import Study
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.files import atomic_path, printable
 from bmfl_lab.runtime import progress, rng
 
 N_DECODED = 2000
 """Images of each set that are decoded (our choice)."""
-_SIDE, _COLUMNS, _LINE = 96, 8, 14
-"""Pixels of an image on the contact sheet, images in a row, and pixels of a line of text."""
 
 
 def check_study(study: Study, n_decoded: int = N_DECODED) -> list[str]:
@@ -142,59 +136,26 @@ def _counts(found: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {what}" for what, n in sorted(found.items()))
 
 
-def contact_sheet(study: Study, path: str | Path) -> Path:
-    """Write a picture with eight images of each set, of as many classes as possible.
+def examples(study: Study, n: int = 8) -> dict[str, list[np.ndarray]]:
+    """Return images of each set, of as many classes as possible, for a contact sheet.
 
     Parameters
     ----------
     study : Study
         The study.
-    path : str or Path
-        PNG file to write.
+    n : int, default 8
+        Images of a set (our choice).
 
     Returns
     -------
-    Path
-        The file.
+    dict of str to list of ndarray of uint8, shape (H, W, 3)
+        Name of the set, or "stimuli of" a subject, to its images; empty sets are left out.
     """
-    sets = {name: stimuli for name, stimuli in _all_sets(study).items() if len(stimuli)}
-    height = _SIDE + 2 * _LINE
-    sheet = Image.new("RGB", (_COLUMNS * (_SIDE + 4), max(1, len(sets)) * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (title, stimuli) in enumerate(sets.items()):
-        draw.text((2, row * height), f"{title}: {len(stimuli)} images", fill="black")
-        for column, i in enumerate(_examples(stimuli)):
-            place = (column * (_SIDE + 4), row * height + _LINE)
-            image = ImageOps.contain(Image.fromarray(stimuli.image(i)), (_SIDE, _SIDE))
-            sheet.paste(image, place)
-            label = stimuli.labels[i]
-            name = stimuli.class_names[label] if label >= 0 and stimuli.class_names else ""
-            draw.text((place[0], place[1] + _SIDE), printable(name)[:15], fill="#555555")
-    path = Path(path)
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG")
-    return path
-
-
-def _examples(stimuli: StimulusSet) -> np.ndarray:
-    """Return the places of up to eight images: first one of each class, then others."""
-    order = rng(0, "sheet", stimuli.name).permutation(len(stimuli))
-    _, first = np.unique(np.asarray(stimuli.labels)[order], return_index=True)
-    rest = np.setdiff1d(np.arange(len(order)), first)
-    return order[[*first, *rest][:_COLUMNS]]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run ``check``; return 0, as whatever is wrong with the study raises an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bmfl_lab.data check",
-        description="say what a study holds, and refuse what a training would refuse",
-    )
-    parser.add_argument("study", help="study file, folder, or name of a study")
-    parser.add_argument("--sheet", help="PNG file of the contact sheet (STUDY_check.png)")
-    given = parser.parse_args(arguments)
-    study = load_study(given.study)
-    print("\n".join(check_study(study)))
-    sheet = given.sheet or f"{Path(given.study).stem}_check.png"
-    print(f"contact sheet: {printable(contact_sheet(study, sheet).resolve())}")
-    return 0
+    found = {}
+    for name, stimuli in _all_sets(study).items():
+        order = rng(0, "examples", stimuli.name).permutation(len(stimuli))
+        _, first = np.unique(np.asarray(stimuli.labels)[order], return_index=True)
+        chosen = [*first, *np.setdiff1d(np.arange(len(order)), first)][:n]
+        if chosen:
+            found[name] = [stimuli.image(i) for i in order[chosen]]
+    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bmfl_lab.config import list_problem
+from bmfl_lab.data.shifts import SHIFTS
 from bmfl_lab.errors import RunError, message, nearest, require
 from bmfl_lab.files import sha256_json, system_errors
 from bmfl_lab.runs.paths import run_folder
@@ -22,6 +23,8 @@ from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES = (*SCALARS, *(f"list[{t}]" for t in SCALARS))
+KNOWN = {"models": tuple(COMPARED), "stand_ins": tuple(CONTROL_MODELS), "shifts": SHIFTS.names()}
+"""Names that the library knows for a parameter, beside those of the parameter's default."""
 _OPTIONAL = ("shifts", "controls")
 """Lists that may be empty, beside those whose comment says what an empty one means."""
 _MAX_BYTES = 16 << 20
@@ -34,7 +37,7 @@ class Parameter:
     """A parameter of a notebook: one annotated literal of its parameters cell.
 
     A list holds at least one value, and none twice. It may be empty if its comment says what an
-    empty list means. The names of models and shifts are those of the library.
+    empty list means. The names of models and shifts are those of the library (`KNOWN`).
 
     Parameters
     ----------
@@ -84,7 +87,7 @@ class Parameter:
                 return f"{self.name} expected {wanted}; got {item!r}"
         if not is_list or (not value and (self.name in _OPTIONAL or "empty" in self.help)):
             return ""
-        known = () if self.choices else _known(self.name)
+        known = () if self.choices else KNOWN.get(self.name, ())
         return list_problem(self.name, value, known and (*known, *self.default))
 
 
@@ -351,12 +354,3 @@ def _from_text(parameter: Parameter, value: object) -> object:
         with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             return ast.literal_eval(value.strip())
     return value
-
-
-def _known(parameter: str) -> tuple[str, ...]:
-    """Return the names that the library knows for a parameter of a notebook."""
-    if parameter == "shifts":
-        from bmfl_lab.data.shifts import SHIFTS  # imports SciPy
-
-        return SHIFTS.names()
-    return {"models": tuple(COMPARED), "stand_ins": tuple(CONTROL_MODELS)}.get(parameter, ())

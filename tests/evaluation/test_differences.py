@@ -74,7 +74,6 @@ def test_false_positive_rate_is_nominal():
                 generator=np.random.default_rng(trial),
             ),
             "a",
-            n_boot=200,
         )
         found += any("is better than" in r.notes for r in rows)
     assert binomtest(found, 60, 0.05, alternative="greater").pvalue > 0.01
