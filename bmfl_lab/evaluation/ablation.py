@@ -405,7 +405,7 @@ def _effect_rows(
             "reference": control,
             "p": alone,
             "p_adjusted": p,
-            "family": "modes, controls, regions and image sets",
+            "family": "all modes, controls, regions and image sets",
             "n_compared": len(effects),
             "roi": region,
             "n_seeds": interval.n_seeds,

@@ -16,6 +16,8 @@ from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.ood import OODResult, evaluate_ood, known_names, notes_of
 from bmfl_lab.metrics.behaviour import error_consistency
 from bmfl_lab.metrics.statistics import (
+    EXPLORATORY,
+    PRIMARY,
     SMALLEST_EFFECT,
     Interval,
     RobustnessLine,
@@ -520,7 +522,7 @@ def compare_models(
     first = [pair == primary for pair, _ in places]
     adjusted = holm_with_primary([p for _, p, _ in found], first)
     alike = holm_with_primary([p for _, _, p in found], first)
-    others_family = "exploratory comparisons" if any(first) else "all comparisons"
+    others_family = EXPLORATORY if any(first) else "all comparisons"
     rows: list[MetricRow] = []
     for k, (pair, key) in enumerate(places):
         interval, p, _ = found[k]
@@ -529,7 +531,7 @@ def compare_models(
             "p_adjusted": float(adjusted[k]),
             "p_equivalence": float(alike[k]),
             "smallest": smallest,
-            "family": "primary comparison" if first[k] else others_family,
+            "family": PRIMARY if first[k] else others_family,
             "n_compared": sum(first) if first[k] else len(places),
         }
         rows += _difference_rows(pair, key, interval, tests, result)
@@ -572,7 +574,7 @@ def _difference_rows(
         smallest=tests["smallest"],
         p_equivalence=tests["p_equivalence"],
     )
-    if tests["family"].startswith("exploratory"):
+    if tests["family"] == EXPLORATORY:
         said = f"Exploratory: {said}"
     about = notes_of(result, *key)
     common = {

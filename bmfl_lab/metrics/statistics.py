@@ -310,6 +310,8 @@ def effective_robustness(line: RobustnessLine, id_accuracy: float, ood_accuracy:
     return float(ood_accuracy - line.predict(id_accuracy))
 
 
+PRIMARY, EXPLORATORY = "the primary comparison", "the exploratory comparisons"
+"""Families of p values that are adjusted apart, see `holm_with_primary`."""
 SMALLEST_EFFECT = 0.02
 """Smallest difference of two accuracies that counts as one (fraction; our choice)."""
 

@@ -138,8 +138,8 @@ def test_a_primary_comparison_is_adjusted_over_its_sets_and_the_others_are_explo
     first, others = rows[:2], rows[2:]
     np.testing.assert_allclose([r.p_adjusted for r in first], holm([r.p for r in first]))
     np.testing.assert_allclose([r.p_adjusted for r in others], holm([r.p for r in rows])[2:])
-    assert {(r.family, r.n_compared) for r in first} == {("primary comparison", 2)}
-    assert {(r.family, r.n_compared) for r in others} == {("exploratory comparisons", 4)}
+    assert {(r.family, r.n_compared) for r in first} == {("the primary comparison", 2)}
+    assert {(r.family, r.n_compared) for r in others} == {("the exploratory comparisons", 4)}
     assert all(r.notes.startswith("Exploratory: ") for r in others)
     assert not any(r.notes.startswith("Exploratory") for r in first)
     with pytest.raises(ConfigError, match="a primary comparison among"):
