@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -31,7 +30,8 @@ def check_study(study: Study, n_decoded: int = N_DECODED) -> list[str]:
     -------
     list of str
         Lines for a person: each set with its classes and image sizes, each subject with its splits,
-        what was left out, copies, and how long it takes to decode all images once.
+        and how long it takes to decode all images once. `load_study` has printed what was left out
+        and which sets hold copies.
 
     Raises
     ------
@@ -56,12 +56,6 @@ def check_study(study: Study, n_decoded: int = N_DECODED) -> list[str]:
     )
     _require_classes(study)
     lines += [_subject(name, subject) for name, subject in study.subjects.items()]
-    lines += [f"left out of {k}: {_counts(v)}" for k, v in study.left_out().items()]
-    lines += [
-        f"{name}: {n} images are copies of others in it"
-        for name, n in study.extra.get("leakage", {}).get("duplicates_within", {}).items()
-        if n
-    ]
     n = sum(map(len, sets.values()))
     pixels = study.backbone.image_size**2 * 3
     lines.append(
@@ -130,10 +124,6 @@ def _subject(name: str, subject: Subject) -> str:
         f"subject {name}: {subject.kind} responses of {subject.n_vertices} vertices to "
         f"{len(subject.stimuli)} images ({splits})"
     )
-
-
-def _counts(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} {what}" for what, n in sorted(found.items()))
 
 
 def examples(study: Study, n: int = 8) -> dict[str, list[np.ndarray]]:

@@ -93,7 +93,7 @@ def save_figure(
 
     Notes
     -----
-    The widths are those of Nature and, within 3 mm, of most other journals.
+    The widths are those of one and two columns in Nature.
     """
     import matplotlib
 
