@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import json
 import math
@@ -119,6 +120,16 @@ def printable(path: str | bytes | Path) -> str:
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
 
+def files_below(folder: str | Path, pattern: str) -> list[Path]:
+    """Return the files below a folder whose names fit a pattern such as "*.npy", sorted.
+
+    Unlike `Path.rglob`, this raises no error where another process removes a folder meanwhile, and
+    it returns an empty list if there is no folder.
+    """
+    walked = ((top, fnmatch.filter(names, pattern)) for top, _, names in os.walk(folder))
+    return sorted(Path(top, name) for top, names in walked for name in names)
+
+
 def sha256_bytes(data: bytes) -> str:
     """Return the hexadecimal SHA-256 of `data`."""
     return hashlib.sha256(data).hexdigest()
@@ -191,6 +202,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, atomically; see `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write a value as a JSON file, atomically.
 
@@ -206,9 +223,7 @@ def write_json(path: str | Path, value: object) -> None:
     ValueError
         If a number is NaN or infinite. Use None for an undefined number.
     """
-    text = _json_text(value)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_bytes(path, f"{_json_text(value)}\n".encode())
 
 
 _SEAL = ("sealed", "seal")

@@ -29,7 +29,7 @@ from widgets.frame import (
 
 if TYPE_CHECKING:
     from bmfl_lab.evaluation import Explorer
-    from bmfl_lab.evaluation.attention_checks import CheckRow
+    from bmfl_lab.evaluation.attention_outcomes import CheckRow
     from bmfl_lab.viz.charts import Figure
 
 COMPARE = ("nothing", "another image", "another model")

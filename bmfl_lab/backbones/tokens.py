@@ -34,6 +34,7 @@ from bmfl_lab.errors import (
     translated,
 )
 from bmfl_lab.files import (
+    files_below,
     load_npy,
     lock,
     read_json,
@@ -656,7 +657,11 @@ class FeatureStore:
 
     def used_bytes(self) -> int:
         """Return the size of everything in the store, in bytes."""
-        return sum(p.stat().st_size for p in self.root.glob("*/*.npy")) if self.root.is_dir() else 0
+        total = 0
+        for path in files_below(self.root, "*.npy"):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
+                total += path.stat().st_size
+        return total
 
     def missing_bytes(
         self, backbone: Backbone, stimuli: StimulusSet, wanted: Sequence[tuple[str, int]]

@@ -16,7 +16,7 @@ from bmfl_lab.data.check import check_study, examples
 from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError
-from bmfl_lab.files import atomic_path, printable, system_errors
+from bmfl_lab.files import printable, system_errors, write_bytes
 from bmfl_lab.viz.charts import contact_sheet
 from bmfl_lab.viz.saving import png_bytes
 
@@ -59,8 +59,7 @@ def _check(arguments: Sequence[str]) -> int:
     print("\n".join(check_study(study)))
     sheet = Path(options.sheet or f"{Path(options.study).stem}_check.png")
     figure = contact_sheet(examples(study), title=f"Images of {study.name}")
-    with atomic_path(sheet) as temporary:
-        temporary.write_bytes(png_bytes(figure))
+    write_bytes(sheet, png_bytes(figure))
     print(f"contact sheet: {printable(sheet.resolve())}")
     return 0
 

@@ -33,7 +33,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bmfl_lab.errors import ConfigError, DataError, FetchError, message, require, translated
-from bmfl_lab.files import atomic_path, lock, sha256_bytes, sha256_file
+from bmfl_lab.files import lock, sha256_bytes, sha256_file, write_bytes
 from bmfl_lab.runtime import home
 
 MANAGERS = ("pip", "npm")
@@ -183,8 +183,7 @@ def fetch_member(
         got,
         "check the pinned checksum of the member",
     )
-    with atomic_path(final) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(final, content)
     return final
 
 

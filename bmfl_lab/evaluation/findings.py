@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bmfl_lab.evaluation.attention_outcomes import attention_verdict, rows_of_checks
 from bmfl_lab.markup import markdown_rows
 from bmfl_lab.metrics.statistics import EXPLORATORY, LEAST_IMAGES
 from bmfl_lab.records import comparison_label
@@ -91,7 +92,7 @@ def verdicts(differences: pd.DataFrame) -> pd.Series:
 
 
 def findings(rows: pd.DataFrame) -> list[str]:
-    """Return sentences: one per pair of models and run, and one on the question itself.
+    """Return sentences on what was found, and one per pair of models and run.
 
     Parameters
     ----------
@@ -101,27 +102,38 @@ def findings(rows: pd.DataFrame) -> list[str]:
     Returns
     -------
     list of str
-        Sentences, in which names are escaped for markdown; empty if no record holds a paired
-        comparison.
+        Sentences, in which names are escaped for markdown; empty if no record holds anything that
+        can be concluded from.
     """
+    return [*conclusions(rows), *pair_findings(rows)]
+
+
+def conclusions(rows: pd.DataFrame) -> list[str]:
+    """Return the sentences of `findings` except those on single pairs of models."""
     rows = markdown_rows(rows)
-    table = comparisons(rows)
     lines: list[str] = []
-    for (study, run), part in table.groupby(["study", "run"], sort=False):
+    for (study, run), part in comparisons(rows).groupby(["study", "run"], sort=False):
         of_fusion = _from_fusion(part)
         if ((of_fusion["first"] == "fusion") & (of_fusion["second"] == "backbone")).any():
             lines.append(f"**{study}, {run}.** {_brain(of_fusion)}")
-        lines += [
-            f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}"
-            for (first, second), pair in part.groupby(["first", "second"], sort=False)
-        ]
     return (
         lines
         + region_findings(rows)
         + brain_findings(rows)
         + encoder_findings(rows)
         + similarity_findings(rows)
+        + attention_findings(rows)
     )
+
+
+def pair_findings(rows: pd.DataFrame) -> list[str]:
+    """Return one sentence per pair of models and run, with every image set."""
+    table = comparisons(markdown_rows(rows))
+    return [
+        f"{study}, {run}: {_pair(first, second, pair)}{_uncontrolled(first, second, part)}"
+        for (study, run), part in table.groupby(["study", "run"], sort=False)
+        for (first, second), pair in part.groupby(["first", "second"], sort=False)
+    ]
 
 
 def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
@@ -477,6 +489,22 @@ def _encoder_controls(part: pd.DataFrame) -> str:
         for r in found.itertuples()
     ]
     return f"ridge and its controls, test r: {', '.join(listed)}." if listed else ""
+
+
+def attention_findings(rows: pd.DataFrame) -> list[str]:
+    """Return one sentence per attention map on the checks that it passes and fails.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study`` and a column that names the run, ``run`` or ``run_id``.
+    """
+    frame = rows.rename(columns={"run_id": "run"})
+    lines = []
+    for (study, run), part in frame.groupby(["study", "run"], sort=False):
+        sentences = attention_verdict(rows_of_checks(part)).splitlines()
+        lines += [f"{study}, {run}: {sentence}" for sentence in sentences]
+    return lines
 
 
 SCORE_WORDS = {"spatial_score": "spatial score", "temporal_score": "temporal score"}

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 states = [_print_state(run, options.out) for run in runs]
                 return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
             if options.verb == "report":
-                print(f"wrote {write_report(runs, options.out, options.to)}")
+                ending = ".html" if options.html else ".pdf" if options.pdf else ".md"
+                print(f"wrote {write_report(runs, options.out, options.to, ending)}")
                 return 0
             states = execute(runs, out=options.out, jobs=options.jobs, force=options.force)
     except BmflError as error:
@@ -61,6 +62,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--force", action="store_true", help="execute runs that are ok, too")
         if verb in ("report", "export"):
             sub.add_argument("--to", help="file to write")
+        if verb == "report":
+            kind = sub.add_mutually_exclusive_group()
+            kind.add_argument("--html", action="store_true", help="one page that holds its figures")
+            kind.add_argument("--pdf", action="store_true", help="the same page, printed")
         if verb == "export":
             sub.add_argument("--no-code", action="store_true", help="leave the code out")
     return parser

@@ -10,11 +10,13 @@ import base64
 import binascii
 import html
 import json
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from bmfl_lab.errors import RunError, message, require
-from bmfl_lab.files import atomic_path
+from bmfl_lab.files import write_bytes
 from bmfl_lab.runs.notebook import read_notebook
 from bmfl_lab.runs.scrub import scrub
 
@@ -23,6 +25,8 @@ LOG_LINES = 30
 """Longer logs are folded."""
 _SHOWN = ("image/png", "text/html", "text/markdown", "text/plain")
 _TAGS = "p h1 h2 h3 h4 h5 h6 br hr pre del sup sub div span table thead tbody tr th td".split()
+_FOLDED = ("details", "summary")
+_PICTURE = re.compile(r"^!\[[^\]]*\]\(([^()]+)\)$", re.MULTILINE)
 _STYLE_BLOCK = re.compile(r"<style\b.*?</style\s*>", re.DOTALL | re.IGNORECASE)
 _TEMPLATE = """
 {%- extends 'basic/index.html.j2' -%}
@@ -112,13 +116,59 @@ def export_html(source: str | Path, target: str | Path | None = None, *, code: b
     target = source.with_suffix(".html") if target is None else Path(target)
     page = _page(scrub(notebook.content), notebook.stem, code)
     try:
-        with atomic_path(target) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        write_bytes(target, page.encode())
     except OSError as error:
         raise RunError(
             message(f"to write {target}", str(error), "choose another file with --to")
         ) from error
     return target
+
+
+def page_of_markdown(text: str, pictures: Mapping[str, Path], title: str) -> str:
+    """Return a report in markdown as one HTML page that holds its figures.
+
+    Parameters
+    ----------
+    text : str
+        The report; a picture stands in a line of its own, ``![words](name)``.
+    pictures : mapping of str to Path
+        PNG file of each name.
+    title : str
+        Title of the page.
+    """
+    from nbconvert.filters import markdown2html
+
+    body = ""
+    for part in _PICTURE.split(text):
+        if part in pictures:
+            data = base64.b64encode(pictures[part].read_bytes()).decode()
+            body += f'<p><img alt="figure" src="data:image/png;base64,{data}"></p>'
+        else:
+            body += _clean(markdown2html(part))
+    return _PAGE.format(title=html.escape(title), body=body)
+
+
+def pdf_of_page(page: str) -> bytes:
+    """Return an HTML page as PDF, printed by nbconvert through playwright's Chromium.
+
+    Raises
+    ------
+    RunError
+        If playwright or its browser is missing.
+    """
+    from nbconvert.exporters.webpdf import WebPDFExporter
+
+    try:
+        return WebPDFExporter(disable_sandbox=os.geteuid() == 0).run_playwright(page)
+    except (RuntimeError, ImportError) as error:
+        raise RunError(
+            message(
+                "playwright and its browser, which print the PDF",
+                str(error),
+                "write the report with --html and print it from a browser, or install "
+                "nbconvert[webpdf] and run 'playwright install chromium'",
+            )
+        ) from error
 
 
 def _page(content: dict, stem: str, code: bool) -> str:
@@ -164,7 +214,7 @@ def _clean(markup: str) -> str:
     # the sanitiser would show a table's own style block as text
     return bleach.clean(
         _STYLE_BLOCK.sub("", markup),
-        tags={*bleach.ALLOWED_TAGS, *_TAGS},
+        tags={*bleach.ALLOWED_TAGS, *_TAGS, *_FOLDED},
         attributes={"a": ["href", "title"], "th": ["colspan", "rowspan"], "td": ["colspan"]},
         protocols=("http", "https", "mailto"),
     )

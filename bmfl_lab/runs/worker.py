@@ -28,9 +28,9 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from bmfl_lab.errors import DataError
 from bmfl_lab.files import (
-    atomic_path,
     read_json,
     read_sealed_json,
+    write_bytes,
     write_json,
     write_sealed_json,
 )
@@ -255,8 +255,7 @@ def _save_executed() -> None:
     if RUN.notebook is not None:
         RUN.notebook.metadata.pop("widgets", None)
         text = nbformat.writes(nbformat.from_dict(scrub(RUN.notebook)))
-        with atomic_path(RUN.folder / "executed.ipynb") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_bytes(RUN.folder / "executed.ipynb", text.encode())
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

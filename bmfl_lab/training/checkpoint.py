@@ -29,7 +29,7 @@ from torch import Tensor
 from bmfl_lab.backbones.weights import check_safetensors
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import BmflError, CheckpointError, message, require
-from bmfl_lab.files import atomic_path, sha256_bytes, system_errors
+from bmfl_lab.files import sha256_bytes, system_errors, write_bytes
 
 SCHEMA = 2
 CHECKPOINT = "training checkpoint"
@@ -94,8 +94,7 @@ def write_bundle(
         if shutil.disk_usage(folder).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for path, content in files.items():
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(content)
+            write_bytes(path, content)
             _sync_folder(folder)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -8,6 +8,7 @@ from pathlib import Path
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import Study, load_study
 from bmfl_lab.errors import CheckpointError, ConfigError, message, nearest, require
+from bmfl_lab.files import files_below
 from bmfl_lab.records import read_record
 from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.context import local_device, study_backbone
@@ -114,7 +115,7 @@ def _model_folders(place: Path) -> list[Path]:
                 nearest(place.name, beside),
             )
         )
-    found = sorted(p.parent for p in place.rglob(f"{STEM}.json"))
+    found = [p.parent for p in files_below(place, f"{STEM}.json")]
     require(
         found,
         ConfigError,

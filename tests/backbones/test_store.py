@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import threading
 import time
 
 import numpy as np
@@ -15,7 +17,7 @@ from bmfl_lab.backbones import FeatureStore, extract, load_backbone
 from bmfl_lab.backbones import tokens as module
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.errors import ConfigError, DataError, NumericsError
-from bmfl_lab.files import write_sealed_json
+from bmfl_lab.files import files_below, write_sealed_json
 
 
 @pytest.fixture(scope="module")
@@ -369,3 +371,28 @@ def test_tokens_from_a_gpu_are_those_of_the_cpu(tmp_path, backbone):
     stored = FeatureStore(tmp_path).get(gpu, noise(40), dtype="float32", batch_size=16)
     assert np.allclose(stored.patches, direct(backbone, noise(40)).patches, atol=1e-4)
     assert stored.manifest["device"] == "cuda"
+
+
+def test_a_folder_that_another_process_removes_does_not_end_a_walk(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "a.npy").write_bytes(b"1234")
+    stop = threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            part = tmp_path / "x.partial"
+            part.mkdir()
+            (part / "b.npy").write_bytes(b"1")
+            shutil.rmtree(part)
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(300):
+            found = {p.parent.name for p in files_below(tmp_path, "*.npy")}
+            assert found in ({"kept"}, {"kept", "x.partial"})
+            assert FeatureStore(tmp_path).used_bytes() in (4, 5)
+    finally:
+        stop.set()
+        other.join()
+    assert files_below(tmp_path / "nothing", "*") == []

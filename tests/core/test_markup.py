@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from nbconvert.filters import markdown2html
 
 from bmfl_lab.evaluation.findings import findings
+from bmfl_lab.evaluation.report import headline, report
 from bmfl_lab.markup import markdown, plotly_text
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.collect import render
 from bmfl_lab.viz.charts import figure_style
 from widgets.figure import LiveFigure, Pictures, styled
 
@@ -79,17 +79,15 @@ def test_reports_and_findings_hold_no_markup_of_names(kind):
     )
     frame = pd.DataFrame([vars(r) for r in rows])
     frame = frame.assign(run_id=f"04-1{name}", study=f"{name} (simulated)")
-    text = render(frame, f"Report of {name}", ["ok"])
+    text = report(frame, f"Report of {name}", ["ok"], headline(["04_ood_evaluation"], frame))
     every = "\n".join([text, *findings(frame)])
     page = re.sub(r'<a class="anchor-link"[^>]*>', "", markdown2html(every))  # of nbconvert
     assert not re.search(r"<(img|script|svg|a|form|input|del)\b[^>]*(src|on|href|action)", page)
     assert not re.search(r"^#+ Forged", every, re.MULTILINE)
     assert [line for line in text.splitlines() if line.startswith("#")] == [
         f"# {markdown(f'Report of {name}')}",
-        *(["## What was found"] if findings(frame) else []),
-        "## accuracy (fraction)",
-        "### by seed",
-        "## accuracy_difference (fraction)",
+        "## Verdict",
+        "## Accuracy by image set",
     ]
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}

@@ -9,10 +9,6 @@ from torch import nn
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.attention_checks import (
-    attention_verdict,
-    check_metrics,
-    check_row,
-    checks_table,
     deletion_insertion,
     map_similarity,
     redraw,
@@ -20,6 +16,12 @@ from bmfl_lab.evaluation.attention_checks import (
     shuffled_study,
     structural_similarity,
     weight_randomisation,
+)
+from bmfl_lab.evaluation.attention_outcomes import (
+    attention_verdict,
+    check_metrics,
+    check_row,
+    checks_table,
 )
 
 WEIGHTS = torch.tensor([[4.0, 1.0], [3.0, 2.0]])

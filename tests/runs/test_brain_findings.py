@@ -5,8 +5,8 @@ from dataclasses import asdict
 import pandas as pd
 
 from bmfl_lab.evaluation.findings import brain_findings, findings
+from bmfl_lab.evaluation.report import headline, report
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.collect import render
 
 
 def frame(*rows):
@@ -85,7 +85,6 @@ def test_a_report_keeps_layers_apart():
             for k, v in (("block 0", 0.2), ("block 5", 0.4))
         )
     ).assign(run_id="07-1")
-    text = render(rows.drop(columns="run"), "R", ["ok"])
-    assert (
-        "| V1 | block 0 | 0.200 [0.100, 0.300] | 150 |" in text and "| V1 | block 5 | 0.400" in text
-    )
+    text = report(rows.drop(columns="run"), "R", ["ok"], headline(["08_brain_similarity"], rows))
+    assert "| block 0 | block 5 |" in text
+    assert "| V1 | 0.200 [0.100, 0.300] | 0.400 [0.300, 0.500] |" in text

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from bmfl_lab.errors import RunError
 from bmfl_lab.runs.__main__ import main
-from bmfl_lab.runs.export import export_html
+from bmfl_lab.runs.export import export_html, page_of_markdown, pdf_of_page
 
 HOSTILE = '<img src=x onerror="alert(1)">.png'
 LABEL = "<script>alert(2)</script>"
@@ -192,3 +193,28 @@ def test_the_command_line_says_what_it_wrote_or_why_not(tmp_path, capsys):
         (tmp_path / "bad.ipynb").write_text("{")
         export_html(tmp_path / "bad.ipynb")
     assert not list(tmp_path.glob(".*")) and os.path.getsize(tmp_path / "b.html") > 500
+
+
+def test_a_report_becomes_one_page_with_its_figures_and_folds(tmp_path):
+    (tmp_path / "f.png").write_bytes(base64.b64decode(png()))
+    text = (
+        "# R\n\n<details><summary>Each</summary>\n\n- `a` against `b`\n\n</details>\n\n"
+        "![a figure](f.png)\n\n![another](http://x/y.png)\n\n| a |\n| --- |\n| 0.5 |\n"
+    )
+    page = page_of_markdown(text, {"f.png": tmp_path / "f.png"}, "R & <b>")
+    assert page.count("<img") == 1 and "data:image/png;base64,iVBOR" in page
+    assert "<details><summary>Each</summary>" in page and "<code>a</code>" in page
+    assert "<td>0.5</td>" in page and "<title>R &amp; &lt;b&gt;</title>" in page
+    assert "<script" not in page and 'src="http' not in page
+
+
+@pytest.mark.browser
+def test_a_page_is_printed_as_pdf():
+    pytest.importorskip("playwright")
+    assert pdf_of_page("<p>0.5</p>").startswith(b"%PDF")
+
+
+def test_without_the_printer_the_way_to_a_pdf_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "playwright.async_api", None)
+    with pytest.raises(RunError, match="write the report with --html and print it from a browser"):
+        pdf_of_page("<p>0.5</p>")

@@ -15,9 +15,10 @@ from bmfl_lab.evaluation.findings import (
     grouped,
     overview,
 )
+from bmfl_lab.evaluation.report import headline, report
 from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
-from bmfl_lab.runs.collect import collect_records, render
+from bmfl_lab.runs.collect import collect_records
 from bmfl_lab.training.compare import CONTROL_MODELS
 
 
@@ -344,18 +345,8 @@ def test_a_record_of_schema_1_tells_what_it_told(tmp_path):
     assert [line.replace(", r.**", f", {run}.**").replace(", r:", f", {run}:") for line in old] == (
         lines
     )
-    assert "`aligned - noise` +0.020 [+0.010, +0.030], p = 0.0021" in old[-1]
-    assert "LO on 1 of 1 sets" in old[-2]
-
-
-def test_a_report_opens_with_what_was_found():
-    rows = pd.DataFrame([r.__dict__ for r in difference("fusion - backbone", 0.01, 0.4)])
-    text = render(rows.assign(run_id="04-1", study="demo (simulated)"), "Report", ["ok"])
-    assert (
-        text.index("What was found")
-        < text.index("no help of the brain was found")
-        < text.index("## accuracy_difference")
-    )
+    assert "`aligned - noise` +0.020 [+0.010, +0.030], p = 0.0021" in old[2]
+    assert "LO on 1 of 1 sets" in old[1] and "`fusion` against" in old[3]
 
 
 def test_a_row_over_seeds_stands_for_its_seeds_in_tables():
@@ -386,11 +377,13 @@ def test_a_model_that_two_sections_evaluated_stands_once_in_the_report():
         model="backbone",
         n_seeds=5,
     )
+
+    def page(rows):
+        return report(rows, "Report", ["ok"], headline([], rows))
+
     rows = pd.DataFrame([vars(one), vars(one)]).assign(run_id="05-1", study="demo")
-    assert "| demo | test | 0.700 | 400 |" in render(rows, "Report", ["ok"])
+    assert "| test images | 0.700 |" in page(rows)
     again = pd.concat([rows[:1], rows[:1].assign(run_id="05-2")])
-    assert "| demo | test | 0.700 | 400 |" in render(again, "Report", ["ok", "ok"])
+    assert "| test images | 0.700 |" in page(again)
     other = pd.concat([rows[:1], rows[:1].assign(run_id="05-2", value=0.8)])
-    assert "| demo | test | 0.750 (0.700 to 0.800, 2 values) | 400 |" in render(
-        other, "Report", ["ok", "ok"]
-    )
+    assert "| test images | 0.750 (0.700 to 0.800, 2 values) |" in page(other)

@@ -1,6 +1,7 @@
 """Small notebooks that misbehave in every way a run can, and what the runner says about them."""
 
 import contextlib
+import csv
 import io
 import json
 import os
@@ -119,7 +120,12 @@ def test_a_good_run_is_ok_then_skipped_then_stale(project, capsys):
     assert run(spec) == 0 and (folder / "record.json").stat().st_mtime_ns == stamp
     report = spec.parent / "report.md"
     assert main(["report", str(spec), "--out", str(spec.parent / "out"), "--to", str(report)]) == 0
-    assert folder.name in report.read_text() and "| test | 0.500 | 4 |" in report.read_text()
+    assert folder.name in report.read_text() and "| test images | 0.500 |" in report.read_text()
+    (row,) = csv.DictReader((spec.parent / "report.csv").open())
+    assert (row["name"], row["value"], row["n"]) == ("accuracy", "0.5", "4")
+    where = ["--html", "--out", str(spec.parent / "out"), "--to", str(spec.parent / "page.html")]
+    assert main(["report", str(spec), *where]) == 0
+    assert "<td>0.500</td>" in (spec.parent / "page.html").read_text()
     plan = json.loads((folder / "spec.json").read_text())
     (folder / "spec.json").write_text(json.dumps({**plan, "code_revision": "0123456789ab"}))
     capsys.readouterr()

@@ -11,7 +11,7 @@ import widgets
 from bmfl_lab import load_study
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.evaluation import Explorer, attention_verdict
-from bmfl_lab.evaluation.attention_checks import check_row
+from bmfl_lab.evaluation.attention_outcomes import check_row
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, ink_on
 from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio
 from widgets import ablation, attention, ood, surface
