@@ -12,6 +12,9 @@ import html
 import json
 import os
 import re
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -148,27 +151,29 @@ def page_of_markdown(text: str, pictures: Mapping[str, Path], title: str) -> str
     return _PAGE.format(title=html.escape(title), body=body)
 
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+
+
 def pdf_of_page(page: str) -> bytes:
-    """Return an HTML page as PDF, printed by nbconvert through playwright's Chromium.
+    """Return an HTML page as PDF, printed by a browser of the Chromium family.
 
     Raises
     ------
     RunError
-        If playwright or its browser is missing.
+        If no such browser is installed, or it prints nothing.
     """
-    from nbconvert.exporters.webpdf import WebPDFExporter
-
-    try:
-        return WebPDFExporter(disable_sandbox=os.geteuid() == 0).run_playwright(page)
-    except (RuntimeError, ImportError) as error:
-        raise RunError(
-            message(
-                "playwright and its browser, which print the PDF",
-                str(error),
-                "write the report with --html and print it from a browser, or install "
-                "nbconvert[webpdf] and run 'playwright install chromium'",
-            )
-        ) from error
+    browser = next((b for b in BROWSERS if shutil.which(b)), "")
+    remedy = "write the report with --html and print it from any browser"
+    require(browser, RunError, f"a browser that prints: {', '.join(BROWSERS)}", "none", remedy)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "page.html"), Path(folder, "page.pdf")
+        source.write_text(page, encoding="utf-8")
+        command = [browser, "--headless", "--no-pdf-header-footer", f"--print-to-pdf={target}"]
+        command += ["--no-sandbox"] if os.geteuid() == 0 else []  # it refuses one to root
+        command += [f"--user-data-dir={folder}/profile", source.as_uri()]
+        said = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        require(target.is_file(), RunError, f"a PDF from {browser}", said.stderr[-300:], remedy)
+        return target.read_bytes()
 
 
 def _page(content: dict, stem: str, code: bool) -> str:

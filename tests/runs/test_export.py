@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-import sys
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from bmfl_lab.errors import RunError
 from bmfl_lab.runs.__main__ import main
-from bmfl_lab.runs.export import export_html, page_of_markdown, pdf_of_page
+from bmfl_lab.runs.export import BROWSERS, export_html, page_of_markdown, pdf_of_page
 
 HOSTILE = '<img src=x onerror="alert(1)">.png'
 LABEL = "<script>alert(2)</script>"
@@ -210,11 +210,16 @@ def test_a_report_becomes_one_page_with_its_figures_and_folds(tmp_path):
 
 @pytest.mark.browser
 def test_a_page_is_printed_as_pdf():
-    pytest.importorskip("playwright")
+    if not any(map(shutil.which, BROWSERS)):
+        pytest.skip("no browser that prints")
     assert pdf_of_page("<p>0.5</p>").startswith(b"%PDF")
 
 
-def test_without_the_printer_the_way_to_a_pdf_is_told(monkeypatch):
-    monkeypatch.setitem(sys.modules, "playwright.async_api", None)
-    with pytest.raises(RunError, match="write the report with --html and print it from a browser"):
+def test_without_a_browser_the_way_to_a_pdf_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RunError, match="write the report with --html and print it from any"):
+        pdf_of_page("<p>0.5</p>")
+    (tmp_path / "chromium").write_text("#!/bin/sh\necho no display >&2\n")
+    (tmp_path / "chromium").chmod(0o755)
+    with pytest.raises(RunError, match="a PDF from chromium; got no display"):
         pdf_of_page("<p>0.5</p>")
