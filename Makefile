@@ -48,7 +48,7 @@ lint: setup
 
 test-browser: setup
 	@echo "== tests in a browser"
-	@$(VENV)/bin/pytest -m browser
+	@$(VENV)/bin/pytest -n 0 -m browser
 
 smoke: setup
 	@echo "== every notebook on the planted study"

@@ -1,9 +1,17 @@
 """Shared by every test: no connection leaves this machine unless a test is marked ``network`` or ``browser``."""
 
 import ipaddress
+import os
 import socket
 
 import pytest
+
+
+def pytest_configure(config):
+    """Divide the cores between the test processes; otherwise every one takes all of them."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 def _is_local(address):
