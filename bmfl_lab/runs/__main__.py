@@ -12,8 +12,7 @@ from bmfl_lab.files import system_errors
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of, state_of
 from bmfl_lab.runs.export import export_html
-from bmfl_lab.runs.paths import project_root
-from bmfl_lab.runs.spec import Run, load_spec
+from bmfl_lab.runs.spec import Run, load_spec, spec_path
 
 VERBS = {
     "plan": "print the runs of a spec and their states; start nothing",
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with system_errors(options.spec):
             if options.verb == "export":
                 return _export(options.spec, options.out, options.to, not options.no_code)
-            runs = load_spec(_spec_path(options.spec))
+            runs = load_spec(spec_path(options.spec))
             if options.verb in ("plan", "status"):
                 states = [_print_state(run, options.out) for run in runs]
                 return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
@@ -71,13 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _spec_path(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return path
-    return project_root() / "papermill_runs" / "specs" / f"{name}.yaml"
-
-
 def _print_state(run: Run, out: str | None) -> str:
     state, reason = state_of(run, out)
     defaults = {k: p.default for k, p in run.notebook.parameters().items()}
@@ -92,7 +84,7 @@ def _export(source: str, out: str | None, to: str | None, code: bool) -> int:
     if source.endswith(".ipynb"):
         notebooks = [Path(source)]
     else:
-        runs = [r for r in load_spec(_spec_path(source)) if state_of(r, out)[0] in ("ok", "stale")]
+        runs = [r for r in load_spec(spec_path(source)) if state_of(r, out)[0] in ("ok", "stale")]
         notebooks = [folder_of(run, out) / "executed.ipynb" for run in runs]
         require(
             runs and not (to and len(runs) > 1),

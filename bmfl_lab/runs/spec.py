@@ -100,6 +100,14 @@ def data_fingerprint(study: str, root: Path) -> str:
     return h.hexdigest()
 
 
+def spec_path(name: str) -> Path:
+    """Return the file of a spec: a path, or the stem of a file in ``papermill_runs/specs``."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    return project_root() / "papermill_runs" / "specs" / f"{name}.yaml"
+
+
 def load_spec(path: str | Path) -> list[Run]:
     """Read a spec and check every run of it against its notebook.
 

@@ -1,0 +1,73 @@
+"""Train the models of a notebook in several processes, each with a device of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from bmfl_lab.errors import RunError, require
+from bmfl_lab.files import write_json
+
+
+def train_in_processes(
+    n_processes: int, notebook: str | Path, parameters: Mapping[str, object], folder: str | Path
+) -> None:
+    """Train a notebook's models under ``torchrun``, and print what the processes print.
+
+    The notebook then reads the models from the cache folder, as `bmfl_lab.training` keeps them.
+
+    Parameters
+    ----------
+    n_processes : int
+        Number of processes on this machine, one per GPU.
+    notebook : str or Path
+        The notebook's file: of 03 or 04.
+    parameters : mapping
+        Its parameters without ``out``.
+    folder : str or Path
+        Folder of the run; ``training.yaml`` in it is the spec that the processes train.
+
+    Raises
+    ------
+    RunError
+        If a process fails. What the other processes trained is kept, and running again continues.
+
+    Notes
+    -----
+    `accelerate.notebook_launcher` forks the kernel. PyTorch's threads do not survive a fork, and a
+    kernel that has used CUDA cannot be forked at all; processes that start anew have neither limit.
+    """
+    spec = Path(folder) / "training.yaml"
+    write_json(spec, {"notebook": str(Path(notebook).resolve()), "params": dict(parameters)})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(n_processes), "-m", "bmfl_lab.training", str(spec)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_processes)))
+    child = subprocess.Popen(
+        [*command, "--cwd", os.getcwd()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+    )
+    lines: list[str] = []
+    try:
+        for line in child.stdout:
+            lines = [*lines[-50:], line.strip()]
+            print(line, end="", flush=True)
+    finally:  # an interrupted cell stops its processes, which save their step
+        if child.poll() is None:
+            child.terminate()
+        code = child.wait()
+    problem = next((x for x in lines if x.startswith("error: ")), lines[-1] if lines else "")
+    require(
+        code == 0,
+        RunError,
+        f"{n_processes} processes that train to the end",
+        f"exit code {code}: {problem}",
+        "see the lines above; running the cell again goes on where they stopped",
+    )
