@@ -1,18 +1,19 @@
 """Headless notebook runs: specs, execution through papermill, records, reports.
 
-``from bmfl_lab.runs import start_notebook`` is what a notebook needs. It is imported on first use,
-because it knows the names of models and shifts, and these need SciPy; papermill is imported only
-when a run starts.
+``from bmfl_lab.runs import start_notebook`` is what a notebook needs. Names are imported on first
+use, because they know the names of models and shifts, and these need SciPy; papermill is imported
+only when a run starts.
 """
 
 from __future__ import annotations
 
 import importlib
 
-__all__ = ["start_notebook"]
+_MODULES = {"start_notebook": "notebook", "train_in_processes": "launch"}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        return getattr(importlib.import_module("bmfl_lab.runs.notebook"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"bmfl_lab.runs.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'bmfl_lab.runs' has no attribute {name!r}")

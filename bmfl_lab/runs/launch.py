@@ -10,10 +10,11 @@ from pathlib import Path
 
 from bmfl_lab.errors import RunError, require
 from bmfl_lab.files import write_json
+from bmfl_lab.runs.paths import project_root
 
 
 def train_in_processes(
-    n_processes: int, notebook: str | Path, parameters: Mapping[str, object], folder: str | Path
+    n_processes: int, stem: str, parameters: Mapping[str, object], folder: str | Path
 ) -> None:
     """Train a notebook's models under ``torchrun``, and print what the processes print.
 
@@ -23,8 +24,8 @@ def train_in_processes(
     ----------
     n_processes : int
         Number of processes on this machine, one per GPU.
-    notebook : str or Path
-        The notebook's file: of 03 or 04.
+    stem : str
+        Stem of the notebook: "03_fusion_training" or "04_ood_evaluation".
     parameters : mapping
         Its parameters without ``out``.
     folder : str or Path
@@ -41,7 +42,8 @@ def train_in_processes(
     kernel that has used CUDA cannot be forked at all; processes that start anew have neither limit.
     """
     spec = Path(folder) / "training.yaml"
-    write_json(spec, {"notebook": str(Path(notebook).resolve()), "params": dict(parameters)})
+    notebook = project_root() / "notebooks" / f"{stem}.ipynb"
+    write_json(spec, {"notebook": str(notebook), "params": dict(parameters)})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(n_processes), "-m", "bmfl_lab.training", str(spec)]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -12,7 +12,7 @@ from bmfl_lab.runs.spec import load_spec
 from bmfl_lab.training import __main__ as command
 from bmfl_lab.training import presets, train_brain_encoder, train_comparison
 
-NOTEBOOK = "notebooks/03_fusion_training.ipynb"
+NOTEBOOK = "03_fusion_training"
 PARAMETERS = {"models": ["backbone", "fusion"], "seeds": [0], "epochs": 1, "device": "cpu"}
 
 
