@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bmfl_lab.errors import BmflError, RunError, require
 from bmfl_lab.files import system_errors
+from bmfl_lab.runs.cluster import CLUSTERS, execute_as_jobs, job_of
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of, state_of
 from bmfl_lab.runs.export import export_html
@@ -38,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ending = ".html" if options.html else ".pdf" if options.pdf else ".md"
                 print(f"wrote {write_report(runs, options.out, options.to, ending)}")
                 return 0
-            states = execute(runs, out=options.out, jobs=options.jobs, force=options.force)
+            how = {"out": options.out, "jobs": options.jobs, "force": options.force}
+            if options.executor:
+                states = execute_as_jobs(runs, options.executor, **how)
+            else:
+                states = execute(runs, **how)
     except BmflError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -58,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", help="folder of all runs (papermill_runs/out)")
         if verb == "run":
             sub.add_argument("--jobs", type=int, default=1, help="notebooks at a time (1)")
+            sub.add_argument("--executor", choices=CLUSTERS, help="submit jobs (this machine)")
             sub.add_argument("--force", action="store_true", help="execute runs that are ok, too")
         if verb in ("report", "export"):
             sub.add_argument("--to", help="file to write")
@@ -75,8 +81,9 @@ def _print_state(run: Run, out: str | None) -> str:
     defaults = {k: p.default for k, p in run.notebook.parameters().items()}
     chosen = {k: v for k, v in run.parameters.items() if v != defaults[k]}
     print(f"{state:<10} {run.run_id}  {chosen or 'defaults'}  {folder_of(run, out)}")
-    if reason:
-        print(f"           {reason}")
+    for more in (reason, job_of(run, out) if state != "ok" else ""):
+        if more:
+            print(f"           {more}")
     return state
 
 

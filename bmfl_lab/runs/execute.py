@@ -181,11 +181,12 @@ def execute(
     """
     check_needs(runs, out)
     _stopping.clear()
-    with _stop_on_signals(), concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
-        return list(pool.map(lambda run: _execute_one(run, out, force, jobs), runs))
+    with stop_on_signals(), concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
+        return list(pool.map(lambda run: execute_one(run, out, force, jobs), runs))
 
 
-def _execute_one(run: Run, out: str | Path | None, force: bool, jobs: int) -> str:
+def execute_one(run: Run, out: str | Path | None, force: bool, jobs: int = 1) -> str:
+    """Execute a run unless it is ok and return its state; `jobs` notebooks share the cores."""
     folder = folder_of(run, out)
     state, reason = state_of(run, out)
     if _stopping.is_set() or (state == "ok" and not force):
@@ -266,6 +267,9 @@ def _run_worker(run: Run, folder: Path, jobs: int) -> None:
         except subprocess.TimeoutExpired:
             reason = f"it took longer than timeout_min={run.timeout_min:g}"
             _end(child)
+        except BaseException:  # a job that its cluster stops, for instance
+            _end(child)
+            raise
         _children.discard(child)
         kill_kernel(folder)
     printed = log.read_text(encoding="utf-8", errors="replace").strip()
@@ -296,7 +300,7 @@ def kill_kernel(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """End every worker, and so every kernel, when this process receives a stop signal."""
 
     def stop(number: int, frame: FrameType | None) -> None:

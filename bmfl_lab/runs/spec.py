@@ -30,7 +30,16 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "timeout_min": (int, float),
     "cell_timeout_min": (int, float),
     "expect": list,
+    "resources": Mapping,
 }
+RESOURCES: dict[str, type | tuple[type, ...]] = {
+    "gpus": int,
+    "cpus": int,
+    "memory_gb": (int, float),
+    "minutes": int,
+    "partition": str,
+}
+"""What a job of a cluster asks for; the minutes are those of the run and five more by default."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Run:
         MetricRow: value}``.
     needs : tuple of str
         Specs whose runs must all be ok before this one starts.
+    resources : mapping
+        What a job of a cluster asks for, see `RESOURCES`.
     root : Path
         The project that the spec belongs to: notebooks, data and results are found from there.
     """
@@ -66,6 +77,7 @@ class Run:
     cell_timeout_min: float = 45.0
     expect: tuple[Mapping[str, Any], ...] = ()
     needs: tuple[str, ...] = ()
+    resources: Mapping[str, Any] = field(default_factory=dict)
     root: Path = field(default_factory=project_root)
 
     @property
@@ -187,6 +199,14 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     for name in ("timeout_min", "cell_timeout_min"):
         if isinstance(values.get(name), (int, float)) and not 0 < values[name] < 1e5:
             found.append(f"{name} {values[name]!r}: expected minutes above 0")
+    resources = values.get("resources")
+    for key, value in resources.items() if isinstance(resources, Mapping) else ():
+        if key not in RESOURCES:
+            found.append(f"unknown resource {key!r}: {nearest(str(key), RESOURCES)}")
+        elif not isinstance(value, RESOURCES[key]) or isinstance(value, bool):
+            found.append(f"resource {key} is {value!r} ({type(value).__name__})")
+        elif key != "partition" and not 0 <= value < 1e6:
+            found.append(f"resource {key} is {value!r} ({type(value).__name__})")
     for bound in values["expect"] if isinstance(values.get("expect"), list) else ():
         found += _expect_problems(bound)
     require(
@@ -266,6 +286,7 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
                 cell_timeout_min=cell_timeout,
                 expect=tuple(values.get("expect") or ()),
                 needs=tuple(values.get("needs") or ()),
+                resources=dict(values.get("resources") or {}),
                 root=root,
             )
         )
