@@ -227,14 +227,20 @@ def _table(rows: pd.DataFrame, shown: Headline) -> list[str]:
 def _shown_rows(rows: pd.DataFrame, shown: Headline) -> pd.DataFrame:
     """Return the metric rows of the table with their place in it, `down` and `across`.
 
-    Differences other than those of the primary comparison are left out. Regions and layers are
-    shown for the test images, and a row over seeds stands for the rows of its seeds.
+    Differences other than those of the primary comparison are left out, and so are models that are
+    compared with no other where models are compared. Regions and layers are shown for the test
+    images, and a row over seeds stands for the rows of its seeds.
     """
     difference = rows["name"].isin(WORDS)
     primary = ~difference | rows["family"].isin([PRIMARY, ""]) | (shown.columns == "question")
     part = rows[rows["name"].isin(shown.metrics) & rows["value"].notna() & primary]
     if shown.rows == "roi" and part["split"].eq("test").any():
         part = part[part["split"].eq("test") & part["shift"].eq("")]
+    compared = {*rows.loc[difference, "model"], *rows.loc[difference, "reference"]}
+    if (
+        shown.columns == "model" and compared
+    ):  # the trainings of other length, for instance, are not
+        part = part[part["model"].isin(compared)]
     part = pd.concat(
         prefer_over_seeds(one, [*CONDITION, "model", "reference", "run_id"])
         for _, one in part.groupby("name", sort=False)
@@ -318,13 +324,11 @@ def _seeds(part: pd.DataFrame) -> str:
 
 
 def _by_model(part: pd.DataFrame, column: str) -> str:
-    """Return the values of a column and, where they differ, the models that each belongs to."""
+    """Return the usual value of a column, and others with the models that they belong to."""
     models = part[part[column] != ""].groupby(column, sort=True)["label"].unique()
-    if len(models) < 2:
-        return next(iter(models.index), "none")
-    return "; ".join(
-        f"{value} ({', '.join(f'`{m}`' for m in sorted(names))})" for value, names in models.items()
-    )
+    usual, *others = sorted(models.items(), key=lambda one: -len(one[1])) or [("none", [])]
+    named = (f"; {value} ({', '.join(f'`{m}`' for m in sorted(names))})" for value, names in others)
+    return f"{usual[0]}{''.join(named)}"
 
 
 def _cell(group: pd.DataFrame, intervals: bool) -> str:
@@ -335,7 +339,8 @@ def _cell(group: pd.DataFrame, intervals: bool) -> str:
     # two sections or runs that evaluate the same model give the same number twice
     if len(group[["value", "ci_low", "ci_high"]].drop_duplicates()) == 1:
         low, high = group["ci_low"].iloc[0], group["ci_high"].iloc[0]
-        known = intervals and pd.notna(low) and pd.notna(high)
+        shown = intervals or group["name"].isin(WORDS).all()
+        known = shown and pd.notna(low) and pd.notna(high)
         interval = f" [{low:.3f}, {high:.3f}]" if known else ""
         return f"{group['value'].iloc[0]:.3f}{interval}{verdict}"
     low, high = group["value"].min(), group["value"].max()

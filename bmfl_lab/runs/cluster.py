@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 CLUSTERS = ("slurm", "local")
 """Kinds of jobs: of SLURM, and processes of this machine, to try the same way without SLURM."""
-_POLL_S = 0.5
+_POLL_S = {"slurm": 3.0, "local": 0.3}
 _DEFAULTS = {"gpus": 0, "cpus": 2, "memory_gb": 16}
 _PARAMETERS = {
     "gpus": "gpus_per_node",
@@ -101,10 +102,10 @@ def execute_as_jobs(
                     running, waiting = running + _submit_arrays(waiting, jobs), []
                 while waiting and len(running) < jobs:
                     running += _submit([waiting.pop(0)], cluster, 1)
-                for job in [job for job in running if job.done()]:
-                    print(f"job {job.job_id}: {job.state}, log in {job.paths.stdout}", flush=True)
+                for job in [job for job in running if _ended(job, cluster)]:
+                    print(f"job {job.job_id}: ended, log in {job.paths.stdout}", flush=True)
                     running.remove(job)
-                time.sleep(_POLL_S if running else 0)
+                time.sleep(_POLL_S[cluster] if running else 0)
     finally:
         for job in running if cluster == "local" else ():
             job.cancel()
@@ -112,6 +113,22 @@ def execute_as_jobs(
     for run, (state, reason) in zip(runs, states):
         print(f"{run.run_id}: {state}{': ' + reason if reason else ''}", flush=True)
     return [state for state, _ in states]
+
+
+def _ended(job: submitit.Job, cluster: str) -> bool:
+    # submitit asks sacct, which knows nothing where SLURM keeps no accounts
+    if cluster == "slurm":
+        return job.paths.result_pickle.exists() or not _queued(job.job_id)
+    return job.done()
+
+
+def _queued(job_id: str) -> str:
+    """Return SLURM's word for the state of a job, empty if it is no longer in the queue."""
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job_id}"]
+    asked = subprocess.run(command, capture_output=True, text=True)
+    if asked.returncode and "Invalid job id" not in asked.stderr:
+        return "UNKNOWN"  # the controller does not answer now
+    return asked.stdout.strip()
 
 
 def _submit_arrays(tasks: Sequence[ExecuteRun], jobs: int) -> list[submitit.Job]:
@@ -164,11 +181,7 @@ def job_of(run: Run, out: str | Path | None = None) -> str:
         return ""
     try:
         found = read_json(note)
-        state = ""
-        if found["cluster"] == "slurm":
-            import submitit
-
-            state = f" {submitit.SlurmJob(note.parent / '%j', found['job']).state}"
+        state = f" {_queued(found['job']) or 'ended'}" if found["cluster"] == "slurm" else ""
         return f"job {found['job']} of {found['cluster']}{state}, log {found['log']}"
-    except (DataError, KeyError, TypeError, ImportError) as error:
+    except (DataError, KeyError, TypeError, OSError) as error:
         return f"a job that cannot be looked up: {error}"

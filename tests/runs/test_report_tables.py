@@ -40,12 +40,12 @@ def test_seeds_interval_and_selection_are_told_by_model():
         *accuracies("fusion", [0.7, 0.8, 0.9]), *accuracies("colour", [0.2], "none", "over pixels")
     )
     assert "- n = 400, 3 seeds." in text
-    assert "Selection: best validation accuracy (`fusion`); none (`colour`)." in text
+    assert "Selection: best validation accuracy; none (`colour`)." in text
     ends = {"ci_low": 0.1, "ci_high": 0.9}
     text = page(
         *accuracies("fusion", [0.7], **ends), *accuracies("b", [0.6], interval="over b", **ends)
     )
-    assert "Interval: over b (`b`); over stimuli (`fusion`)." in text
+    assert "Interval: over b; over stimuli (`fusion`)." in text
     assert table(text).loc["test images", "fusion"] == "0.700 [0.100, 0.900]"
 
 
@@ -61,6 +61,16 @@ def test_sets_stand_in_words_and_a_row_over_seeds_stands_for_its_seeds():
         "fusion": {"test images": "0.750", "low light, severity 3": "0.450"},
         "colour": {"test images": "0.200", "low light, severity 3": ""},
     }
+
+
+def test_models_that_are_compared_with_none_stand_in_the_csv_only():
+    text = page(
+        *accuracies("a", [0.5]),
+        *accuracies("b", [0.4]),
+        *accuracies("b, 1 epoch", [0.3]),
+        *differences("accuracy_difference", "a", "b", 0.1, 0.01, family=PRIMARY),
+    )
+    assert list(table(text).columns) == ["a", "b", "a - b"]
 
 
 def test_many_models_stand_in_rows():
