@@ -115,7 +115,9 @@ def _problems(cls: type, values: Mapping[str, object], prefix: str) -> list[str]
     found = []
     for key, value in values.items():
         if key not in names:
-            found.append(f"unknown key {prefix + str(key)!r}: {nearest(str(key), names)}")
+            inside = [n for n in names if key in getattr(hints[n], "__dataclass_fields__", ())]
+            hint = f"it belongs to {inside[0]!r}" if inside else nearest(str(key), names)
+            found.append(f"unknown key {prefix + str(key)!r}: {hint}")
         elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
             found += _problems(hints[key], value, prefix=f"{prefix}{key}.")
         elif not _fits(hints[key], value):

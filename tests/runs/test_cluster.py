@@ -194,7 +194,7 @@ def test_a_job_that_slurm_requeues_goes_on(tmp_path, slurm):
     wait_for((tmp_path / "first").exists)
     (run,) = load_spec(spec)
     job = job_of(run).split()[1]
-    subprocess.run(["scancel", "--signal=USR2", "--batch", job], check=True)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
     said, problem = (text.decode() for text in runner.communicate(timeout=900))
     assert runner.returncode == 0, said + problem
     assert len((tmp_path / "begun-1").read_text().split()) == 2
