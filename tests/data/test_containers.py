@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from bmfl_lab.data import nsd
+from bmfl_lab.data import nsd_files
 from bmfl_lab.data.containers import load_image, load_mat, open_hdf5, read_hdf5
 from bmfl_lab.data.imported import read_responses
 from bmfl_lab.data.kamitani import read_bdata
@@ -83,7 +83,7 @@ def test_hdf5_that_points_to_another_file_is_refused(tmp_path, make):
     with h5py.File(tmp_path / "a.h5", "w") as stream:
         make(stream, tmp_path)
     match = r"holds its data itself; got the (external|virtual) .*save the arrays themselves in one"
-    for read in (open_hdf5, read_bdata, lambda path: nsd.open_stimuli(path, [0])):
+    for read in (open_hdf5, read_bdata, lambda path: nsd_files.open_stimuli(path, [0])):
         with pytest.raises(DataError, match=match):
             read(tmp_path / "a.h5")
 
