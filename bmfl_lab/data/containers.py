@@ -30,8 +30,8 @@ _RATIO, _SMALL, _MAX_ELEMENT = 1100, 64 << 20, 1 << 30
 _MATRIX, _COMPRESSED, _DEPTH = 14, 15, 50
 _NUMBERS = {*range(1, 8), 9, *range(12, 14), *range(16, 19)}
 """Types of elements of MATLAB 5 files that hold numbers or text."""
-_CELL, _STRUCT, _OPAQUE, _HOLDERS = 1, 2, 17, (1, 2, 3, 16, 17)
-"""Classes of MATLAB 5 matrices; the holders hold matrices in turn."""
+_CELL, _STRUCT, _OBJECT, _SPARSE, _FUNCTION, _OPAQUE, _COMPLEX = 1, 2, 3, 5, 16, 17, 0x800
+"""Classes of MATLAB 5 matrices, and the flag of those with a real and an imaginary part."""
 
 
 def _check_size(name: str, shape: Sequence[int], itemsize: int, stored: int, path: Path) -> None:
@@ -242,23 +242,29 @@ def _check_elements(
 
 
 def _check_matrix(data: memoryview, order: str, path: Path, depth: int) -> None:
-    """Check the flags, the axes and the number of matrices that a matrix holds."""
+    """Check the flags, the axes and the number of parts of a matrix."""
     kinds, parts = zip(*_check_elements(data, order, path, depth)) if len(data) >= 8 else ((), ())
     _require_mat5(kinds[:1] == (6,) and len(parts[0]) == 8, f"flags of type {kinds[:1]}", path)
-    name, held = struct.unpack_from(order + "I", parts[0])[0] & 0xFF, kinds.count(_MATRIX)
-    _require_mat5(not held or name in _HOLDERS, f"matrices in one of class {name}", path)
-    if name == _OPAQUE:
+    flags = struct.unpack_from(order + "I", parts[0])[0]
+    name, held = flags & 0xFF, kinds.count(_MATRIX)
+    if name == _OPAQUE:  # three names and a matrix
+        _require_mat5(kinds[4:] == (_MATRIX,), f"an object of types {kinds}", path)
         return
     n_axes, rest = (len(parts[1]) // 4, len(parts[1]) % 4) if len(parts) > 2 else (0, 0)
-    _require_mat5(
-        kinds[1:2] in ((5,), (6,)) and 2 <= n_axes <= 32 and not rest, f"{n_axes} axes", path
-    )
-    if name in (_CELL, _STRUCT):
+    _require_mat5(kinds[1] in (5, 6) and 2 <= n_axes <= 32 and not rest, f"{n_axes} axes", path)
+    if name in (_CELL, _STRUCT, _OBJECT):
         n = math.prod(struct.unpack(f"{order}{n_axes}i", parts[1]))
-        if name == _STRUCT:
-            width = int.from_bytes(parts[3][:4], "little" if order == "<" else "big")
-            n *= len(parts[4]) // width
+        if name != _CELL:  # the width of a field's name, and the names
+            width, names = parts[3:5] if name == _STRUCT else parts[4:6]
+            n *= len(names) // int.from_bytes(width, "little" if order == "<" else "big")
         _require_mat5(held == n, f"{held} of {n} matrices in one of class {name}", path)
+    elif name == _FUNCTION:
+        _require_mat5(held == 1, f"{held} matrices in a function", path)
+    else:
+        n = (3 if name == _SPARSE else 1) + bool(flags & _COMPLEX)
+        _require_mat5(
+            not held and len(parts) >= 3 + n, f"{len(parts) - 3} parts for class {name}", path
+        )
 
 
 def _require_mat5(right: bool, got: str, path: Path) -> None:

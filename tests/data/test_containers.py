@@ -178,6 +178,7 @@ def matrix(kind, *parts, axes=(1, 1), name=b"x", axes_type=5):
 
 ONE = matrix(6, element(9, struct.pack("<d", 1)), name=b"")
 FIELDS = element(5, struct.pack("<i", 8)), element(1, b"a".ljust(8, b"\0") + b"b".ljust(8, b"\0"))
+NAMES = b"".join(element(1, name) for name in (b"x", b"MCOS", b"string"))
 
 
 def nested(depth):
@@ -203,10 +204,19 @@ WRONG_MATRICES = {
     "fewer values than fields": matrix(2, *FIELDS, ONE),
     "fields without a width": matrix(2, element(5, bytes(4)), FIELDS[1], ONE),
     "fields without names": matrix(2, ONE),
+    "a sparse one without its values": matrix(5, element(5, bytes(4)), element(5, bytes(8))),
+    "a complex one without its second part": matrix(0x806, element(9, bytes(8))),
+    "numbers without any": matrix(6),
+    "a function without its matrix": matrix(16),
+    "an object without its matrix": element(14, element(6, struct.pack("<II", 17, 0)) + NAMES),
     "an unknown type": matrix(6, element(0, bytes(8))),
     "longer than the file": matrix(6, element(9, bytes(8)))[:-8],
     "longer than its matrix": matrix(6, struct.pack("<II", 9, 1 << 20) + bytes(8)),
 }
+
+
+AFTER = matrix(1, ONE, ONE, axes=(1, 2), name=b"after")
+"""Where SciPy reads on if a part is missing."""
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -216,7 +226,7 @@ def test_matlab_files_that_would_end_the_process_are_refused(tmp_path, kind, com
     if compressed:
         packed = zlib.compress(content)
         content = struct.pack("<II", 15, len(packed)) + packed
-    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + content)
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + content + AFTER)
     with pytest.raises(DataError, match=r"MATLAB file .*a\.mat.*download the file again"):
         load_mat(tmp_path / "a.mat", ["x"])
 
