@@ -32,6 +32,7 @@ DEFAULT = (
     "bmfl_lab/training/trained_encoder.py",
     "bmfl_lab/data/splits.py",
     "bmfl_lab/data/nsd.py",
+    "bmfl_lab/data/nsd_files.py",
 )
 MOST_SURVIVORS = 0.05
 OPERATORS = {

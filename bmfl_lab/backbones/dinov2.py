@@ -9,7 +9,6 @@ arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from bmfl_lab.backbones.weights import (
     hash_state,
     load_strictly,
     random_seed,
+    random_state,
     read_mapping,
     read_shards,
     read_tensors,
@@ -33,7 +33,7 @@ from bmfl_lab.backbones.weights import (
 )
 from bmfl_lab.data.fetch import fetch_member
 from bmfl_lab.errors import CheckpointError, FetchError, message, require
-from bmfl_lab.runtime import home, seed_for
+from bmfl_lab.runtime import home
 
 _SIZES = {
     "dinov2_vits14": Architecture("dinov2_vits14", width=384, n_heads=6, n_blocks=12),
@@ -217,39 +217,6 @@ def looks_like(state: Mapping[str, torch.Tensor], name: str, backbone: ViT) -> s
             f"{wanted.grid * wanted.patch_size} px, or give the original checkpoint"
         )
     return "give the state dict of the whole backbone, as it was saved"
-
-
-def random_state(architecture: Architecture, seed: int) -> State:
-    """Return untrained weights; each depends on the seed and on its parameter's name only.
-
-    Notes
-    -----
-    Linear layers and positions are drawn, as in the original code, from a truncated normal
-    distribution with standard deviation 0.02, and the patch projection from a uniform distribution
-    with bound ``fan_in ** -0.5``. Models narrower than 384 use the standard deviation
-    ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost
-    linear; this is our own choice.
-    """
-    with torch.device("meta"):
-        template = ViT(architecture)
-    state: State = {}
-    for name, parameter in template.state_dict().items():
-        generator = torch.Generator().manual_seed(
-            seed_for(seed, "backbone", architecture.name, name)
-        )
-        value = torch.empty(parameter.shape)
-        fan_in = math.prod(parameter.shape[1:])
-        if name.startswith("patch_embed"):
-            value.uniform_(-((3 * 14 * 14) ** -0.5), (3 * 14 * 14) ** -0.5, generator=generator)
-        elif name in ("cls_token", "register_tokens"):
-            value.normal_(0, 1e-6 if architecture.width >= 384 else 0.5, generator=generator)
-        elif name == "pos_embed" or parameter.ndim == 2:
-            std = fan_in**-0.5 if architecture.width < 384 and parameter.ndim == 2 else 0.02
-            torch.nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
-        else:
-            value.fill_(0.0 if name.endswith("bias") else 1.0)
-        state[name] = value
-    return state
 
 
 _HF_NAMES = [

@@ -71,6 +71,11 @@ class Architecture:
         hidden = 4 * self.width
         return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of each tensor by its name in the state dict, without making any."""
+        with torch.device("meta"):
+            return {name: value.shape for name, value in ViT(self).state_dict().items()}
+
 
 @dataclass(frozen=True)
 class Interpolation:

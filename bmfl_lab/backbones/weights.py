@@ -1,4 +1,4 @@
-"""Weight files of any backbone: search, guarded reading, strict loading, hashing."""
+"""Weights of any backbone: search, guarded reading, strict loading, hashing, random weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from bmfl_lab.errors import (
     translated,
 )
 from bmfl_lab.files import read_json, system_errors
-from bmfl_lab.runtime import home
+from bmfl_lab.runtime import home, seed_for
 
 State = dict[str, torch.Tensor]
 
@@ -116,6 +117,59 @@ def random_seed(weights: str | Path | None) -> int | None:
         "give a whole number as seed",
     )
     return int(seed or 0)
+
+
+class _Sizes(Protocol):
+    """Sizes of a network whose weights are drawn at random."""
+
+    name: str
+    width: int
+
+    def shapes(self) -> Mapping[str, torch.Size]:
+        """Return the shape of each tensor by its name in the state dict."""
+
+
+def random_state(architecture: _Sizes, seed: int) -> State:
+    """Return untrained weights; each depends on the seed and on its parameter's name only.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Sizes of a vision transformer.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    dict of str to Tensor
+        float32 values in the shapes of the architecture.
+
+    Notes
+    -----
+    Linear layers and positions are drawn, as in the original code, from a truncated normal
+    distribution with standard deviation 0.02, and the patch projection from a uniform distribution
+    with bound ``fan_in ** -0.5``. Models narrower than 384 use the standard deviation
+    ``fan_in ** -0.5`` for linear layers, because 0.02 would leave so narrow a network almost
+    linear; this is our own choice.
+    """
+    state: State = {}
+    for name, shape in architecture.shapes().items():
+        generator = torch.Generator().manual_seed(
+            seed_for(seed, "backbone", architecture.name, name)
+        )
+        value = torch.empty(shape)
+        fan_in = math.prod(shape[1:])
+        if name.startswith("patch_embed"):
+            value.uniform_(-((3 * 14 * 14) ** -0.5), (3 * 14 * 14) ** -0.5, generator=generator)
+        elif name in ("cls_token", "register_tokens"):
+            value.normal_(0, 1e-6 if architecture.width >= 384 else 0.5, generator=generator)
+        elif name == "pos_embed" or len(shape) == 2:
+            std = fan_in**-0.5 if architecture.width < 384 and len(shape) == 2 else 0.02
+            nn.init.trunc_normal_(value, std=std, a=-2 * std, b=2 * std, generator=generator)
+        else:
+            value.fill_(0.0 if name.endswith("bias") else 1.0)
+        state[name] = value
+    return state
 
 
 _ITEM_BITS = (

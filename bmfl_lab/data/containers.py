@@ -27,9 +27,11 @@ MAX_BYTES = 16 << 30
 _RATIO, _SMALL, _MAX_ELEMENT = 1100, 64 << 20, 1 << 30
 """Arrays above 64 MiB are at most 1100 times as large as what is stored: deflate reaches 1032."""
 
-_MATRIX, _COMPRESSED, _FLAGS = 14, 15, (6, 8)
-_KINDS = {*range(1, 8), 9, *range(12, 19)}
-"""Types of elements of MATLAB 5 files; matrices begin with an element of 8 bytes of flags."""
+_MATRIX, _COMPRESSED, _DEPTH = 14, 15, 50
+_NUMBERS = {*range(1, 8), 9, *range(12, 14), *range(16, 19)}
+"""Types of elements of MATLAB 5 files that hold numbers or text."""
+_CELL, _STRUCT, _OBJECT, _SPARSE, _FUNCTION, _OPAQUE, _COMPLEX = 1, 2, 3, 5, 16, 17, 0x800
+"""Classes of MATLAB 5 matrices, and the flag of those with a real and an imaginary part."""
 
 
 def _check_size(name: str, shape: Sequence[int], itemsize: int, stored: int, path: Path) -> None:
@@ -198,34 +200,77 @@ def load_mat(path: str | Path, names: Sequence[str], *, squeeze: bool = False) -
 
 
 def _check_mat5(path: Path) -> None:
-    """Check that a MATLAB 5 file is a sequence of elements of known types.
+    """Check that a MATLAB 5 file is built as its format demands.
 
-    SciPy looks the types up without a check, and a wrong one ends the whole process.
+    SciPy takes the types, the numbers of axes and the depth of nesting on trust, and a wrong one
+    ends the whole process.
     """
     data = path.read_bytes()
-    order = "<II" if data[126:128] == b"IM" else ">II"
+    order = "<" if data[126:128] == b"IM" else ">"
     place = 128
     while place + 8 <= len(data):
-        kind, size = struct.unpack_from(order, data, place)
-        element = data[place : place + 8 + size]
+        kind, size = struct.unpack_from(order + "II", data, place)
+        element = memoryview(data)[place : place + 8 + size]
+        place += 8 + size
         if kind == _COMPRESSED:
-            element = zlib.decompressobj().decompress(element[8:], _MAX_ELEMENT)
-        start = 0
-        while start < len(element):
-            kind, size = struct.unpack_from(order, element, start)
-            flags = struct.unpack_from(order, element, start + 8) if kind == _MATRIX else _FLAGS
-            require(
-                (kind & 0xFFFF) in _KINDS and (not size or flags == _FLAGS),
-                DataError,
-                f"elements of known types in the MATLAB file {path}",
-                f"type {kind & 0xFFFF}",
-                REDO,
-            )
-            if kind == _MATRIX:
-                start += 24 if size else 8
-            else:
-                start += 8 if kind >> 16 else 8 + size + -size % 8
-        place += 8 + struct.unpack_from(order, data, place)[1]
+            element = memoryview(zlib.decompressobj().decompress(element[8:], _MAX_ELEMENT))
+        _check_elements(element, order, path, 0)
+
+
+def _check_elements(
+    data: memoryview, order: str, path: Path, depth: int
+) -> list[tuple[int, memoryview]]:
+    """Check a sequence of elements and the matrices among them; return their types and contents."""
+    found, place = [], 0
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from(order + "II", data, place)
+        small = kind >> 16  # the size of an element whose content follows within the same 8 bytes
+        start, size = (place + 4, small) if small else (place + 8, size)
+        kind, content = kind & 0xFFFF, data[start : start + size]
+        _require_mat5(kind in _NUMBERS or (kind == _MATRIX and not small), f"type {kind}", path)
+        _require_mat5(
+            (size <= 4 if small else len(content) == size) or len(data) >= _MAX_ELEMENT,
+            f"an element of {size} bytes, of which {len(content)} are there",
+            path,
+        )
+        if kind == _MATRIX and size:
+            _require_mat5(depth < _DEPTH, f"more than {_DEPTH} matrices inside each other", path)
+            _check_matrix(content, order, path, depth + 1)
+        found.append((kind, content))
+        place = place + 8 if small else start + size + -size % 8
+    return found
+
+
+def _check_matrix(data: memoryview, order: str, path: Path, depth: int) -> None:
+    """Check the flags, the axes and the number of parts of a matrix."""
+    kinds, parts = zip(*_check_elements(data, order, path, depth)) if len(data) >= 8 else ((), ())
+    _require_mat5(kinds[:1] == (6,) and len(parts[0]) == 8, f"flags of type {kinds[:1]}", path)
+    flags = struct.unpack_from(order + "I", parts[0])[0]
+    name, held = flags & 0xFF, kinds.count(_MATRIX)
+    if name == _OPAQUE:  # three names and a matrix
+        _require_mat5(kinds[4:] == (_MATRIX,), f"an object of types {kinds}", path)
+        return
+    n_axes, rest = (len(parts[1]) // 4, len(parts[1]) % 4) if len(parts) > 2 else (0, 0)
+    _require_mat5(kinds[1] in (5, 6) and 2 <= n_axes <= 32 and not rest, f"{n_axes} axes", path)
+    if name in (_CELL, _STRUCT, _OBJECT):
+        n = math.prod(struct.unpack(f"{order}{n_axes}i", parts[1]))
+        if name != _CELL:  # the width of a field's name, and the names
+            width, names = parts[3:5] if name == _STRUCT else parts[4:6]
+            n *= len(names) // int.from_bytes(width, "little" if order == "<" else "big")
+        _require_mat5(held == n, f"{held} of {n} matrices in one of class {name}", path)
+    elif name == _FUNCTION:
+        _require_mat5(held == 1, f"{held} matrices in a function", path)
+    else:
+        n = (3 if name == _SPARSE else 1) + bool(flags & _COMPLEX)
+        _require_mat5(
+            not held and len(parts) >= 3 + n, f"{len(parts) - 3} parts for class {name}", path
+        )
+
+
+def _require_mat5(right: bool, got: str, path: Path) -> None:
+    require(
+        right, DataError, f"elements of known types and sizes in the MATLAB file {path}", got, REDO
+    )
 
 
 def load_image(path: str | Path, what: str) -> np.ndarray:

@@ -1,15 +1,15 @@
 """Headless notebook runs: specs, execution through papermill, records, reports.
 
-``from bmfl_lab.runs import start_notebook`` is what a notebook needs. Names are imported on first
-use, because they know the names of models and shifts, and these need SciPy; papermill is imported
-only when a run starts.
+``from bmfl_lab.runs import start_notebook`` is what a notebook needs; ``run_folder`` returns the
+folder that it writes to. Names are imported on first use, because start_notebook knows the names of
+models and shifts, and these need SciPy; papermill is imported only when a run starts.
 """
 
 from __future__ import annotations
 
 import importlib
 
-_MODULES = {"start_notebook": "notebook", "train_in_processes": "launch"}
+_MODULES = {"run_folder": "paths", "start_notebook": "notebook", "train_in_processes": "launch"}
 __all__ = sorted(_MODULES)
 
 

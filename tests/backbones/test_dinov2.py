@@ -20,10 +20,9 @@ from bmfl_lab.backbones.dinov2 import (
     checkpoint_name,
     from_huggingface,
     local_candidates,
-    random_state,
 )
 from bmfl_lab.backbones.vit import ViT
-from bmfl_lab.backbones.weights import hash_state, read_tensors
+from bmfl_lab.backbones.weights import hash_state, random_state, read_tensors
 from bmfl_lab.errors import CheckpointError, ConfigError, FetchError
 
 NAME = "vit_tiny14_reg"

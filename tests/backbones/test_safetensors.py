@@ -6,8 +6,8 @@ import struct
 import pytest
 from safetensors.torch import save_file
 
-from bmfl_lab.backbones.dinov2 import ARCHITECTURES, random_state
-from bmfl_lab.backbones.weights import check_safetensors, read_tensors
+from bmfl_lab.backbones.dinov2 import ARCHITECTURES
+from bmfl_lab.backbones.weights import check_safetensors, random_state, read_tensors
 from bmfl_lab.errors import CheckpointError
 
 

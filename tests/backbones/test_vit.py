@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from bmfl_lab.backbones import load_backbone
-from bmfl_lab.backbones.dinov2 import ARCHITECTURES, random_state
+from bmfl_lab.backbones.dinov2 import ARCHITECTURES
 from bmfl_lab.backbones.vit import ViT
-from bmfl_lab.backbones.weights import hash_state
+from bmfl_lab.backbones.weights import hash_state, random_state
 from bmfl_lab.errors import ConfigError
 
 transformers = pytest.importorskip("transformers")

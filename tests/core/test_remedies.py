@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import save_file
 
 from bmfl_lab.backbones import load_backbone
-from bmfl_lab.backbones.dinov2 import ARCHITECTURES, random_state
+from bmfl_lab.backbones.dinov2 import ARCHITECTURES
+from bmfl_lab.backbones.weights import random_state
 from bmfl_lab.config import require_list
 from bmfl_lab.data.containers import read_hdf5
 from bmfl_lab.data.pickles import read_mapping, write_mapping

@@ -1,6 +1,7 @@
 """Files that point to other files, or promise more than they hold, are refused by their opener."""
 
 import struct
+import zlib
 
 import h5py
 import nibabel
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from bmfl_lab.data import nsd
+from bmfl_lab.data import nsd_files
 from bmfl_lab.data.containers import load_image, load_mat, open_hdf5, read_hdf5
 from bmfl_lab.data.imported import read_responses
 from bmfl_lab.data.kamitani import read_bdata
@@ -83,7 +84,7 @@ def test_hdf5_that_points_to_another_file_is_refused(tmp_path, make):
     with h5py.File(tmp_path / "a.h5", "w") as stream:
         make(stream, tmp_path)
     match = r"holds its data itself; got the (external|virtual) .*save the arrays themselves in one"
-    for read in (open_hdf5, read_bdata, lambda path: nsd.open_stimuli(path, [0])):
+    for read in (open_hdf5, read_bdata, lambda path: nsd_files.open_stimuli(path, [0])):
         with pytest.raises(DataError, match=match):
             read(tmp_path / "a.h5")
 
@@ -163,6 +164,80 @@ def test_matlab_files_of_both_kinds_agree(tmp_path):
     with pytest.raises(DataError, match=r"a MATLAB file .*download the file again"):
         (tmp_path / "bad.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(200))
         load_mat(tmp_path / "bad.mat", ("x",))
+
+
+def element(kind, content):
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def matrix(kind, *parts, axes=(1, 1), name=b"x", axes_type=5):
+    flags = element(6, struct.pack("<II", kind, 0))
+    shape = element(axes_type, struct.pack(f"<{len(axes)}i", *axes))
+    return element(14, b"".join([flags, shape, element(1, name), *parts]))
+
+
+ONE = matrix(6, element(9, struct.pack("<d", 1)), name=b"")
+FIELDS = element(5, struct.pack("<i", 8)), element(1, b"a".ljust(8, b"\0") + b"b".ljust(8, b"\0"))
+NAMES = b"".join(element(1, name) for name in (b"x", b"MCOS", b"string"))
+
+
+def nested(depth):
+    value = ONE
+    for _ in range(depth):
+        value = matrix(1, value)
+    return value
+
+
+WRONG_MATRICES = {
+    "text without axes": matrix(4, element(16, b"a"), axes=()),
+    "one axis": matrix(6, element(9, bytes(8)), axes=(1,)),
+    "33 axes": matrix(6, element(9, bytes(8)), axes=(1,) * 33),
+    "axes with fractions": matrix(6, element(9, bytes(8)), axes_type=7),
+    "no flags": element(14, element(5, bytes(8)) + element(1, b"x") + element(9, bytes(8))),
+    "flags only": element(14, element(6, struct.pack("<II", 4, 0))),
+    "a matrix among numbers": matrix(6, ONE),
+    "a matrix in text": matrix(4, ONE),
+    "cells inside each other": nested(20_000),
+    "cells of another number": matrix(1, ONE, axes=(1, 2)),
+    "cells by the million": matrix(1, ONE, axes=(1 << 14, 1 << 14)),
+    "cells of a negative number": matrix(1, ONE, axes=(-1, 3)),
+    "fewer values than fields": matrix(2, *FIELDS, ONE),
+    "fields without a width": matrix(2, element(5, bytes(4)), FIELDS[1], ONE),
+    "fields without names": matrix(2, ONE),
+    "a sparse one without its values": matrix(5, element(5, bytes(4)), element(5, bytes(8))),
+    "a complex one without its second part": matrix(0x806, element(9, bytes(8))),
+    "numbers without any": matrix(6),
+    "a function without its matrix": matrix(16),
+    "an object without its matrix": element(14, element(6, struct.pack("<II", 17, 0)) + NAMES),
+    "an unknown type": matrix(6, element(0, bytes(8))),
+    "longer than the file": matrix(6, element(9, bytes(8)))[:-8],
+    "longer than its matrix": matrix(6, struct.pack("<II", 9, 1 << 20) + bytes(8)),
+}
+
+
+AFTER = matrix(1, ONE, ONE, axes=(1, 2), name=b"after")
+"""Where SciPy reads on if a part is missing."""
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", WRONG_MATRICES)
+def test_matlab_files_that_would_end_the_process_are_refused(tmp_path, kind, compressed):
+    content = WRONG_MATRICES[kind]
+    if compressed:
+        packed = zlib.compress(content)
+        content = struct.pack("<II", 15, len(packed)) + packed
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + content + AFTER)
+    with pytest.raises(DataError, match=r"MATLAB file .*a\.mat.*download the file again"):
+        load_mat(tmp_path / "a.mat", ["x"])
+
+
+def test_matrices_inside_each_other_are_read(tmp_path):
+    values = matrix(2, *FIELDS, ONE, nested(10))
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x00\x01IM" + values)
+    found = load_mat(tmp_path / "a.mat", ["x"])["x"][0, 0]["b"]
+    for _ in range(10):
+        found = found[0, 0]
+    assert found == 1
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

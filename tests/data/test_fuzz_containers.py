@@ -17,6 +17,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 import yaml
 from PIL import Image
@@ -51,8 +52,14 @@ def _hdf5(path, **options):
         stream["metadata/key"] = np.arange(6)
 
 
-def _mat(path):
-    savemat(path, {"responses": VALUES, "name": np.array(["a", "b"], object)})
+def _mat(path, **options):
+    sparse = scipy.sparse.csc_matrix(np.eye(3))
+    inner = np.array(["a", np.array([VALUES[:, :2], "b"], object)], object)
+    values = {"responses": VALUES, "name": inner, "about": {"a": ["x", 1], "b": sparse}}
+    savemat(path, values | {"text": ["one", "two"], "c": 1j}, **options)
+
+
+NAMES = ["responses", "name", "about", "text", "c"]
 
 
 def _matlab73(path):
@@ -141,7 +148,12 @@ READERS = {
         lambda path: _hdf5(path, compression="gzip", shuffle=True, chunks=(1, 20)),
         lambda path: read_hdf5(path, ["responses"]),
     ),
-    "MATLAB 5": (".mat", _mat, lambda path: load_mat(path, ["responses", "name"])),
+    "MATLAB 5": (".mat", _mat, lambda path: load_mat(path, NAMES)),
+    "MATLAB 5, compressed": (
+        ".mat",
+        lambda path: _mat(path, do_compression=True),
+        lambda path: load_mat(path, NAMES),
+    ),
     "MATLAB 7.3": (".mat", _matlab73, lambda path: load_mat(path, ["responses"])),
     "NIfTI": (".nii", _volume(nibabel.Nifti1Image), lambda p: load_image(p, "a volume")),
     "NIfTI, compressed": (".nii.gz", _volume(nibabel.Nifti1Image), _responses),

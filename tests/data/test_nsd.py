@@ -9,13 +9,13 @@ import pytest
 import scipy.io
 from nsd_example import GRID, MESH, PER_SESSION, damage_vertex, inside, make_root, mgh, nifti
 
-from bmfl_lab.data import nsd
+from bmfl_lab.data import nsd, nsd_files
 from bmfl_lab.errors import ConfigError, DataError
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(nsd, "TRIALS_PER_SESSION", PER_SESSION)
+    monkeypatch.setattr(nsd_files, "TRIALS_PER_SESSION", PER_SESSION)
     return make_root(tmp_path)
 
 
@@ -61,14 +61,14 @@ def test_surface_subject_equals_a_plain_loop(root):
 
 def test_both_id_routes_agree_and_disagreement_is_refused(root):
     base = root / "nsddata/experiments/nsd"
-    design = nsd.read_design(base / "nsd_expdesign.mat")
-    trials = nsd.read_stim_info_trials(base / "nsd_stim_info_merged.csv", 1)
+    design = nsd_files.read_design(base / "nsd_expdesign.mat")
+    trials = nsd_files.read_stim_info_trials(base / "nsd_stim_info_merged.csv", 1)
     assert len(trials) >= 10 and all(
         design.trials(1)[t - 1] == image for t, image in trials.items()
     )
     shifted = {t: image + 1 for t, image in trials.items()}
     with pytest.raises(DataError, match=r"trials that differ, first trial \[1\]"):
-        nsd.check_trials(design, shifted, 1)
+        nsd_files.check_trials(design, shifted, 1)
 
 
 def test_volume_hdf5_and_nifti_agree(root):
@@ -78,7 +78,9 @@ def test_volume_hdf5_and_nifti_agree(root):
     for path in folder.glob("*.hdf5"):
         mask = np.ones(GRID, bool)
         if "01" in path.name:
-            np.testing.assert_allclose(nsd.volume_betas(path, mask), raw[mask] / 300, rtol=1e-6)
+            np.testing.assert_allclose(
+                nsd_files.volume_betas(path, mask), raw[mask] / 300, rtol=1e-6
+            )
         path.unlink()
     from_nifti = nsd.read_subject(root, 1, space="func1pt8mm")
     np.testing.assert_array_equal(from_hdf5.responses, from_nifti.responses)
@@ -102,7 +104,7 @@ def test_noise_ceiling_for_the_repeats_used():
 @pytest.mark.parametrize("sessions", [(1,), (1, 2)])
 def test_ceiling_counts_the_presentations_of_the_test_images(root, sessions):
     subject = nsd.read_subject(root, 1, sessions=sessions)
-    shown = nsd.read_design(root / "nsddata/experiments/nsd/nsd_expdesign.mat").trials(1)[
+    shown = nsd_files.read_design(root / "nsddata/experiments/nsd/nsd_expdesign.mat").trials(1)[
         : 12 * len(sessions)
     ]
     counts = [int(np.sum(shown == int(i[4:]))) for i in subject.stimuli.ids]
@@ -303,7 +305,7 @@ def test_volume_rois_are_named_by_their_colour_table(root):
 
 
 def test_one_session_in_memory_at_a_time():
-    n_vertices, n_trials = 4000, nsd.TRIALS_PER_SESSION
+    n_vertices, n_trials = 4000, nsd_files.TRIALS_PER_SESSION
     trials = np.tile(np.arange(50), 8 * n_trials // 50)
     tracemalloc.start()
     rng = np.random.default_rng(0)
@@ -324,27 +326,27 @@ def test_damage_is_refused_with_the_place_inside_the_file(root):
     design = root / "nsddata/experiments/nsd/nsd_expdesign.mat"
     stimuli = root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
     with pytest.raises(DataError, match=r"0-based numbers 0..13"):
-        nsd.open_stimuli(stimuli, [14])
+        nsd_files.open_stimuli(stimuli, [14])
     with h5py.File(stimuli, "a") as stream:
         stream.move("imgBrick", "other")
     with pytest.raises(DataError, match=r"nsd_stimuli.hdf5:/imgBrick, uint8"):
-        nsd.open_stimuli(stimuli, [0])
+        nsd_files.open_stimuli(stimuli, [0])
     stimuli.write_bytes(b"damaged")
     with pytest.raises(DataError, match="an HDF5 file"):
-        nsd.open_stimuli(stimuli, [0])
+        nsd_files.open_stimuli(stimuli, [0])
     scipy.io.savemat(design, {"masterordering": np.ones((1, 4)), "subjectim": np.ones((8, 4))})
     with pytest.raises(DataError, match=r"nsd_expdesign.mat:sharedix, numbers from 1"):
-        nsd.read_design(design)
+        nsd_files.read_design(design)
     design.write_bytes(b"x" * 300)
     with pytest.raises(DataError, match="a MATLAB file"):
-        nsd.read_design(design)
+        nsd_files.read_design(design)
     folder = root / f"nsddata_betas/ppdata/subj01/func1pt8mm/{nsd.BETAS}"
     with h5py.File(folder / "betas_session01.hdf5", "a") as stream:
         stream.move("betas", "beta")
     with pytest.raises(DataError, match=r"hdf5:/betas with four axes; got \['beta'\]"):
-        nsd.volume_betas(folder / "betas_session01.hdf5", np.ones(GRID, bool))
+        nsd_files.volume_betas(folder / "betas_session01.hdf5", np.ones(GRID, bool))
     with pytest.raises(DataError, match="int16 betas on the grid"):
-        nsd.volume_betas(folder / "betas_session02.hdf5", np.ones((2, 2, 2), bool))
+        nsd_files.volume_betas(folder / "betas_session02.hdf5", np.ones((2, 2, 2), bool))
     with pytest.raises(ConfigError, match="a space among"):
         nsd.read_subject(root, 9)
 
@@ -353,7 +355,7 @@ def test_labels_without_a_name_are_refused(root):
     label = root / "nsddata/freesurfer/fsaverage/label"
     (label / "streams.mgz.ctab").write_text("1 early 0 0 0 0\n")
     with pytest.raises(DataError, match=r"none for \[2\]"):
-        nsd.read_labels(label / "lh.streams.mgz", label / "streams.mgz.ctab")
+        nsd_files.read_labels(label / "lh.streams.mgz", label / "streams.mgz.ctab")
 
 
 def test_constant_vertices_become_zero_and_are_counted():
@@ -382,9 +384,9 @@ def test_sessions_may_be_given_in_any_form(root, sessions):
 
 def test_a_design_of_matlab_73_is_the_same_design(root):
     path = root / "nsddata/experiments/nsd/nsd_expdesign.mat"
-    before, variables = nsd.read_design(path), scipy.io.loadmat(path)
+    before, variables = nsd_files.read_design(path), scipy.io.loadmat(path)
     with h5py.File(path, "w", userblock_size=512) as stream:
         for name in ("masterordering", "subjectim", "sharedix"):
             stream[name] = variables[name].T
-    after = nsd.read_design(path)
+    after = nsd_files.read_design(path)
     assert all(np.array_equal(getattr(before, k), getattr(after, k)) for k in vars(before))

@@ -8,7 +8,7 @@ import pytest
 from nsd_example import PER_SESSION, damage_vertex, make_root
 
 from bmfl_lab import load_study
-from bmfl_lab.data import algonauts, nsd
+from bmfl_lab.data import algonauts, nsd, nsd_files
 from bmfl_lab.errors import DataError
 
 PAGE = Path(__file__).resolve().parents[2] / "bmfl_lab" / "data" / "README.md"
@@ -16,7 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "bmfl_lab" / "data" / "README.md"
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setattr(nsd, "TRIALS_PER_SESSION", PER_SESSION)
+    monkeypatch.setattr(nsd_files, "TRIALS_PER_SESSION", PER_SESSION)
     monkeypatch.chdir(tmp_path)
     return make_root(tmp_path / "nsd")
 
