@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmfl_lab.errors import BmflError, RunError, require
+from bmfl_lab.evaluation.preregistration import planned_power
 from bmfl_lab.files import system_errors
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of, state_of
@@ -16,7 +17,7 @@ from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run, load_spec
 
 VERBS = {
-    "plan": "print the runs of a spec and their states; start nothing",
+    "plan": "print the runs of a spec, their states and what they can detect; start nothing",
     "run": "execute every run that is not ok",
     "status": "print states; the exit code is 1 unless all are ok",
     "report": "write papermill_runs/reports/<spec>.md from the records of ok runs",
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs = load_spec(_spec_path(options.spec))
             if options.verb in ("plan", "status"):
                 states = [_print_state(run, options.out) for run in runs]
+                if options.verb == "plan":
+                    _print_power(runs)
                 return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
             if options.verb == "report":
                 print(f"wrote {write_report(runs, options.out, options.to)}")
@@ -81,6 +84,13 @@ def _print_state(run: Run, out: str | None) -> str:
     if reason:
         print(f"           {reason}")
     return state
+
+
+def _print_power(runs: Sequence[Run]) -> None:
+    """Print what the runs that compare models can detect."""
+    comparing = [r for r in runs if "power_statement(" in str(r.notebook.cells)]
+    for said in dict.fromkeys(planned_power(run.parameters, run.root) for run in comparing):
+        print(said)
 
 
 def _export(source: str, out: str | None, to: str | None, code: bool) -> int:

@@ -12,7 +12,9 @@ from typing import Any
 
 from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
+from bmfl_lab.evaluation.preregistration import declared_problem
 from bmfl_lab.files import read_yaml, sha256_json
+from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
 from bmfl_lab.runs.paths import project_root
@@ -30,6 +32,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "timeout_min": (int, float),
     "cell_timeout_min": (int, float),
     "expect": list,
+    "preregistered": Mapping,
 }
 
 
@@ -56,6 +59,8 @@ class Run:
         Specs whose runs must all be ok before this one starts.
     root : Path
         The project that the spec belongs to: notebooks, data and results are found from there.
+    preregistered : mapping
+        ``primary`` and ``smallest`` as declared, and the ``hash`` of all that the spec runs.
     """
 
     spec: str
@@ -67,6 +72,7 @@ class Run:
     expect: tuple[Mapping[str, Any], ...] = ()
     needs: tuple[str, ...] = ()
     root: Path = field(default_factory=project_root)
+    preregistered: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -142,7 +148,14 @@ def load_spec(path: str | Path) -> list[Run]:
         raise RunError(
             message(f"distinct runs in {path.name}", f"{twice} twice", "remove one of the two")
         )
-    return runs
+    declared = [[r.notebook.stem, r.parameters, r.preregistered] for r in runs if r.preregistered]
+    digest = {"hash": sha256_json(declared)}
+    return [
+        dataclasses.replace(r, preregistered={**r.preregistered, **digest})
+        if r.preregistered
+        else r
+        for r in runs
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -179,6 +192,9 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     for name in ("timeout_min", "cell_timeout_min"):
         if isinstance(values.get(name), (int, float)) and not 0 < values[name] < 1e5:
             found.append(f"{name} {values[name]!r}: expected minutes above 0")
+    if isinstance(values.get("preregistered"), Mapping):
+        problem = declared_problem(values["preregistered"])
+        found += [f"preregistered: {problem}"] if problem else []
     for bound in values["expect"] if isinstance(values.get("expect"), list) else ():
         found += _expect_problems(bound)
     require(
@@ -232,6 +248,9 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     )
     if "seeds" in values:
         grid["seed"] = values["seeds"]
+    declared = dict(values.get("preregistered") or {})
+    if declared:
+        params["smallest"] = declared.setdefault("smallest", SMALLEST_EFFECT)
     for name, options in grid.items():
         listed = isinstance(options, list)
         problem = list_problem(name, options) if listed else repr(options)
@@ -259,6 +278,7 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
                 expect=tuple(values.get("expect") or ()),
                 needs=tuple(values.get("needs") or ()),
                 root=root,
+                preregistered=declared,
             )
         )
     return runs

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from nbconvert.filters import markdown2html
 
 from bmfl_lab.evaluation.findings import findings
+from bmfl_lab.evaluation.report import render
 from bmfl_lab.markup import markdown, plotly_text
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.collect import render
 from bmfl_lab.viz.charts import figure_style
 from widgets.figure import LiveFigure, Pictures, styled
 

@@ -5,8 +5,8 @@ from dataclasses import asdict
 import pandas as pd
 
 from bmfl_lab.evaluation.findings import brain_findings, findings
+from bmfl_lab.evaluation.report import render
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.collect import render
 
 
 def frame(*rows):

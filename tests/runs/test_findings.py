@@ -15,9 +15,10 @@ from bmfl_lab.evaluation.findings import (
     grouped,
     overview,
 )
+from bmfl_lab.evaluation.report import render
 from bmfl_lab.files import write_sealed_json
 from bmfl_lab.records import MetricRow, Record
-from bmfl_lab.runs.collect import collect_records, render
+from bmfl_lab.runs.collect import collect_records
 from bmfl_lab.training.compare import CONTROL_MODELS
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from bmfl_lab.evaluation.report import render
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.collect import render
 
 PLACE = {"split": "test", "n": 400, "unit": "fraction"}
 
