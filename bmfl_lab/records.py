@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bmfl_lab.errors import DataError, require, translated
-from bmfl_lab.files import read_sealed_json, write_sealed_json
+from bmfl_lab.files import read_json, read_sealed_json, write_sealed_json
 from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 READABLE = (1, 2)
 """Schema versions that `read_record` reads; schema 1 has no fields after `layer`."""
+REGISTERED = "preregistered.json"
+"""File beside a record with what was declared before the run."""
 _CHOSEN = ("notebook", "parameters", "study", "config")
 
 
@@ -209,7 +211,7 @@ class Record:
         Returns
         -------
         Path
-            The file.
+            The file. If the run was pre-registered, its ``extra`` holds what was declared.
 
         Raises
         ------
@@ -224,6 +226,8 @@ class Record:
             "add rows before finishing the record",
         )
         path = Path(folder) / "record.json"
+        if (declared := path.with_name(REGISTERED)).is_file():
+            self.extra["preregistered"] = read_json(declared)
         write_sealed_json(path, self.to_dict())
         return path
 

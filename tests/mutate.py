@@ -30,7 +30,9 @@ DEFAULT = (
     "bmfl_lab/losses/*.py",
     "bmfl_lab/training/compare.py",
     "bmfl_lab/training/trained_encoder.py",
+    "bmfl_lab/training/sources.py",
     "bmfl_lab/data/splits.py",
+    "bmfl_lab/data/vertices.py",
     "bmfl_lab/data/nsd.py",
     "bmfl_lab/data/nsd_files.py",
 )

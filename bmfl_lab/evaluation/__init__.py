@@ -86,6 +86,7 @@ _PUBLIC = {
     "reliability_table": "suite",
     "OODResult": "ood",
     "evaluate_ood": "ood",
+    "power_statement": "ood",
     "evaluation_sets": "ood",
     "ablate_regions": "ablation",
 }

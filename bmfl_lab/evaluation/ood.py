@@ -14,6 +14,7 @@ from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.metrics import classification
+from bmfl_lab.metrics.power import power_sentence
 from bmfl_lab.metrics.statistics import accuracy_interval
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
@@ -80,6 +81,31 @@ def evaluation_sets(
         (shifted(study.set("test"), name, severity, seed), "test", name, severity)
         for name, severity in (study.shifts if shifts is None else shifts)
     ]
+
+
+def power_statement(study: Study, parameters: Mapping[str, Any]) -> str:
+    """Return what a study can detect, from the number of its images and seeds alone.
+
+    Parameters
+    ----------
+    study : Study
+        Study of the images.
+    parameters : mapping of str to object
+        Parameters of a notebook: ``seeds``, and, if it has them, ``shifts`` and ``severities``
+        (by default 3). Without ``shifts`` those of the study count.
+
+    Returns
+    -------
+    str
+        See `bmfl_lab.metrics.power.power_sentence`.
+    """
+    made = [f"{name} {severity}" for name, severity in study.shifts]
+    if "shifts" in parameters:
+        levels = parameters.get("severities", [3])
+        made = [f"{name} {severity}" for name in parameters["shifts"] for severity in levels]
+    sizes = {name: len(study.set(name)) for name in ("test", *study.ood)}
+    sizes |= dict.fromkeys(made, sizes["test"])
+    return power_sentence(sizes, len(parameters["seeds"]))
 
 
 def evaluate_ood(

@@ -133,6 +133,7 @@ def report(
     *,
     figures: Sequence[str] = (),
     numbers: str = "",
+    registered: Sequence[str] = (),
 ) -> str:
     """Return the page in markdown.
 
@@ -150,6 +151,8 @@ def report(
         Names of PNG files in the folder of the page.
     numbers : str, optional
         Name of the CSV file in the folder of the page.
+    registered : sequence of str
+        Sentences on what was registered before the runs; they come first.
     """
     studies = ", ".join(map(markdown, rows["study"].unique()))
     lines = [
@@ -160,6 +163,7 @@ def report(
         "",
         "## Verdict",
         "",
+        *(f"- {line}" for line in registered),
         *_verdict_lines(rows),
         "",
     ]

@@ -473,8 +473,8 @@ def compare_models(
     also : sequence of (str, str), default ()
         Further pairs of models to compare, such as ``("fusion", "attributes")``.
     primary : (str, str), optional
-        The pair that the study is about, declared beforehand. Its p values are adjusted over its
-        image sets alone; all other comparisons are then exploratory.
+        The pair that the study is about, declared beforehand. It gets four fifths of the level; all
+        other comparisons are then exploratory, see `holm_with_primary`.
     smallest : float, default 0.02
         Smallest effect of interest (fraction): "no difference" means one that is smaller.
 
@@ -483,10 +483,10 @@ def compare_models(
     list of MetricRow
         ``accuracy_difference`` (fraction, first model minus second) with its interval, and
         ``p_holm``. Both name the second model as their ``reference``, and hold the p value
-        unadjusted and adjusted by Holm over all pairs and image sets of this call (`primary`
-        aside), and that of the equivalence test. Interval and p are those of `crossed_mean`: over
-        seeds and images, or with one seed over images for these trained models. The ``notes``
-        of the difference contain the verdict in words.
+        unadjusted and adjusted by Holm over all pairs and image sets of this call, and that of the
+        equivalence test. Interval and p are those of `crossed_mean`: over seeds and images, or with
+        one seed over images for these trained models. The ``notes`` of the difference contain the
+        verdict in words.
 
     Raises
     ------
@@ -518,7 +518,9 @@ def compare_models(
     )
     groups = dict(list(frame.groupby(["split", "shift", "severity"], sort=False, dropna=False)))
     places = [(pair, key) for pair in pairs for key in groups]
-    found = [_difference(groups[key], *pair, smallest) for pair, key in places]
+    compared = dict.fromkeys(itertools.chain(*pairs))
+    right = {key: {m: _correct(part, m) for m in compared} for key, part in groups.items()}
+    found = [_difference(right[key], *pair, smallest) for pair, key in places]
     first = [pair == primary for pair, _ in places]
     adjusted = holm_with_primary([p for _, p, _ in found], first)
     alike = holm_with_primary([p for _, _, p in found], first)
@@ -532,18 +534,20 @@ def compare_models(
             "p_equivalence": float(alike[k]),
             "smallest": smallest,
             "family": PRIMARY if first[k] else others_family,
-            "n_compared": sum(first) if first[k] else len(places),
+            "n_compared": len(places),
         }
         rows += _difference_rows(pair, key, interval, tests, result)
     return rows
 
 
 def _difference(
-    part: pd.DataFrame, name: str, baseline: str, smallest: float
+    right: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    name: str,
+    baseline: str,
+    smallest: float,
 ) -> tuple[Interval, float, float]:
     """Return the difference of two models on one set with its interval, p and equivalence p."""
-    a, seeds_a, ids_a = _correct(part, name)
-    b, seeds_b, ids_b = _correct(part, baseline)
+    (a, seeds_a, ids_a), (b, seeds_b, ids_b) = right[name], right[baseline]
     require(
         list(ids_a) == list(ids_b) and list(seeds_a) == list(seeds_b),
         DataError,

@@ -4,18 +4,22 @@ must be.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.metrics.statistics import _Crossed, _crossed_p, _mean_square
+from bmfl_lab.metrics.statistics import PRIMARY_SHARE, _Crossed, _crossed_p, _mean_square
 
 MOST_IMAGES, MOST_SEEDS = 1_000_000, 100
 AGREEMENT = 0.5
 """Correlation of two models' correctness on the same images (our choice; 0 is the worst case)."""
 CONSISTENCY = 0.5
 """Share of the disagreement that is the same under every seed (our choice; 1 is the worst case)."""
+ACCURACY, SEED_SD = 0.5, 0.01
+"""Accuracy and its standard deviation over seeds that `power_sentence` assumes (our choice; 0.5 is
+the worst case)."""
 
 
 def _half_widths(table: _Crossed, level: float) -> np.ndarray:
@@ -167,3 +171,73 @@ def study_size(
     images = _least(lambda n: _power(n, n_seeds, *rest)(difference) >= power, 20, MOST_IMAGES)
     seeds = _least(lambda s: _power(n_images, s, *rest)(difference) >= power, 2, MOST_SEEDS)
     return images, seeds
+
+
+def power_sentence(
+    n_images: Mapping[str, int], n_seeds: int, *, difference: float = 0.05, seed_sd: float = SEED_SD
+) -> str:
+    """Return what the primary comparison of a study can detect, before anything is trained.
+
+    Parameters
+    ----------
+    n_images : mapping of str to int
+        Number of images of each image set.
+    n_seeds : int
+        Number of training seeds.
+    difference : float, default 0.05
+        True difference (fraction) for which the sentence says how large the study must be.
+    seed_sd : float, default 0.01
+        Same as in `detectable_difference`.
+
+    Returns
+    -------
+    str
+        Differences found with a power of 80 % per size of image set, what a difference of 5 points
+        takes on the largest set, and what this assumes. The p values are taken to be adjusted for
+        all image sets and for exploratory comparisons, see `holm_with_primary`.
+    """
+    sets: dict[int, list[str]] = {}
+    for name, n in sorted(n_images.items(), key=lambda item: -item[1]):
+        sets.setdefault(n, []).append(name)
+    found, fine = [], {}
+    for n, names in sets.items():
+        fine[n] = n >= 2 and _detectable(n, n_seeds, seed_sd, len(n_images))
+        points = f"{100 * fine[n]:.1f} points" if fine[n] else "no difference"
+        shown = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+        found.append(f"{points} on {n} images ({shown})")
+    seeds = f"{n_seeds} seeds" if n_seeds > 1 else "1 seed, for these trained models only"
+    wanted, most = f"{100 * difference:g} points", max(sets, default=0)
+    needs = f"{most} images are enough for {wanted}"
+    if not fine.get(most) or fine[most] > difference:
+        enough = _enough(difference, n_seeds, seed_sd, len(n_images))
+        needs = f"{most} images cannot decide {wanted}: that takes {enough}"
+    return (
+        f"Power of 80 % for the primary comparison with {seeds}: {'; '.join(found)}. {needs}. "
+        f"Holm over {len(n_images)} sets; assumed are accuracies near {100 * ACCURACY:g} % and a "
+        f"standard deviation of {100 * seed_sd:g} points over seeds."
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _detectable(n: int, n_seeds: int, seed_sd: float, n_compared: int) -> float | None:
+    level = 0.05 * PRIMARY_SHARE
+    return detectable_difference(n, n_seeds, ACCURACY, seed_sd, n_compared=n_compared, level=level)
+
+
+@functools.lru_cache(maxsize=256)
+def _enough(difference: float, n_seeds: int, seed_sd: float, n_compared: int) -> str:
+    """Return about how many images are needed, with the given number of seeds or else with more."""
+    from scipy.optimize import brentq
+
+    rest = (ACCURACY, seed_sd, 0.05 * PRIMARY_SHARE / n_compared, AGREEMENT, CONSISTENCY)
+    most = MOST_IMAGES // 10
+    for s in (n_seeds, *(more for more in (5, 10, 20) if more > n_seeds)):
+
+        def lack(log_n: float, s: int = s) -> float:
+            return _power(round(10**log_n), s, *rest)(difference) - 0.8
+
+        if lack(np.log10(most)) >= 0:
+            n = 10 ** brentq(lack, 1, np.log10(most), xtol=0.01)
+            step = 10 ** (len(str(int(n))) - 2)
+            return f"about {step * -int(-n // step)} images with {s} seed{'s' * (s > 1)}"
+    return f"more than {most} images and 20 seeds"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmfl_lab.errors import BmflError, RunError, require
+from bmfl_lab.evaluation.preregistration import planned_power
 from bmfl_lab.files import system_errors
 from bmfl_lab.runs.cluster import CLUSTERS, execute_as_jobs, job_of
 from bmfl_lab.runs.collect import write_report
@@ -16,7 +17,7 @@ from bmfl_lab.runs.export import export_html
 from bmfl_lab.runs.spec import Run, load_spec, spec_path
 
 VERBS = {
-    "plan": "print the runs of a spec and their states; start nothing",
+    "plan": "print the runs of a spec, their states and what they can detect; start nothing",
     "run": "execute every run that is not ok",
     "status": "print states; the exit code is 1 unless all are ok",
     "report": "write papermill_runs/reports/<spec>.md from the records of ok runs",
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs = load_spec(spec_path(options.spec))
             if options.verb in ("plan", "status"):
                 states = [_print_state(run, options.out) for run in runs]
+                if options.verb == "plan":
+                    _print_power(runs)
                 return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
             if options.verb == "report":
                 ending = ".html" if options.html else ".pdf" if options.pdf else ".md"
@@ -85,6 +88,13 @@ def _print_state(run: Run, out: str | None) -> str:
         if more:
             print(f"           {more}")
     return state
+
+
+def _print_power(runs: Sequence[Run]) -> None:
+    """Print what the runs that compare models can detect."""
+    comparing = [r for r in runs if "power_statement(" in str(r.notebook.cells)]
+    for said in dict.fromkeys(planned_power(run.parameters, run.root) for run in comparing):
+        print(said)
 
 
 def _export(source: str, out: str | None, to: str | None, code: bool) -> int:

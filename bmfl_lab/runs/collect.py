@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bmfl_lab.errors import BmflError, RunError, require
+from bmfl_lab.evaluation.preregistration import registered_findings
 from bmfl_lab.evaluation.report import headline, report
 from bmfl_lab.files import files_below, write_bytes
 from bmfl_lab.records import MetricRow, Record, read_record
@@ -86,22 +87,24 @@ def collect_records(
     return rows[COLUMNS], problems
 
 
-def collect(runs: Sequence[Run], out: str | Path | None = None) -> pd.DataFrame:
-    """Return the metric rows of every ok run, with its run id and study.
+def collect(runs: Sequence[Run], out: str | Path | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Return the metric rows of every ok run, with its run id and study, and registrations.
 
     Raises
     ------
     RunError
         If no run is ok.
     """
-    frames = []
+    frames, registered = [], []
     for run in runs:
         if state_of(run, out)[0] != "ok":
             continue
         record = read_record(folder_of(run, out) / "record.json")
         frames.append(record.to_frame().assign(run_id=run.run_id, study=study_label(record)))
+        if declared := record.extra.get("preregistered"):
+            registered += registered_findings([declared], frames[-1])
     require(frames, RunError, "at least one ok run", "none", "run the spec first")
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), registered
 
 
 def write_report(
@@ -133,7 +136,8 @@ def write_report(
     """
     reports = runs[0].root / "papermill_runs" / "reports"
     path = Path(to).expanduser() if to else reports / f"{runs[0].spec}{ending}"
-    rows, states = collect(runs, out), [state_of(r, out)[0] for r in runs]
+    rows, registered = collect(runs, out)
+    states = [state_of(r, out)[0] for r in runs]
     ok = [run for run, state in zip(runs, states) if state == "ok"]
     shown = headline([run.notebook.stem for run in ok], rows)
     pictures: dict[str, Path] = {}
@@ -148,6 +152,7 @@ def write_report(
         shown,
         figures=list(pictures),
         numbers=f"{path.stem}.csv",
+        registered=registered,
     )
     full = rows.dropna(axis=1, how="all").loc[:, lambda f: (f != "").any()]
     write_bytes(path.with_suffix(".csv"), full.to_csv(index=False, float_format="%.6g").encode())

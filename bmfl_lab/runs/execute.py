@@ -17,8 +17,9 @@ from pathlib import Path
 from types import FrameType
 
 from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message, require
+from bmfl_lab.evaluation.preregistration import register
 from bmfl_lab.files import lock, read_json, write_json
-from bmfl_lab.records import read_record
+from bmfl_lab.records import REGISTERED, read_record
 from bmfl_lab.runs.paths import out_root, run_folder
 from bmfl_lab.runs.spec import Run, load_spec
 from bmfl_lab.runtime import code_revision, pick_device
@@ -236,6 +237,10 @@ def _prepare(run: Run, folder: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         run_folder(folder)
+        if run.preregistered:
+            log = folder.parent / REGISTERED
+            found = register(run.preregistered, run.parameters, run.root, log)
+            write_json(folder / REGISTERED, found)
         write_json(folder / "spec.json", plan)
     except (OSError, RunError) as error:
         raise _unwritable(folder, error) from error

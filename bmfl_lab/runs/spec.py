@@ -12,7 +12,9 @@ from typing import Any
 
 from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
+from bmfl_lab.evaluation.preregistration import declared_problem
 from bmfl_lab.files import read_yaml, sha256_json
+from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
 from bmfl_lab.runs.paths import project_root
@@ -31,6 +33,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "cell_timeout_min": (int, float),
     "expect": list,
     "resources": Mapping,
+    "preregistered": Mapping,
 }
 RESOURCES: dict[str, type | tuple[type, ...]] = {
     "gpus": int,
@@ -67,6 +70,8 @@ class Run:
         What a job of a cluster asks for, see `RESOURCES`.
     root : Path
         The project that the spec belongs to: notebooks, data and results are found from there.
+    preregistered : mapping
+        ``primary`` and ``smallest`` as declared, and the ``hash`` of all that the spec runs.
     """
 
     spec: str
@@ -79,6 +84,7 @@ class Run:
     needs: tuple[str, ...] = ()
     resources: Mapping[str, Any] = field(default_factory=dict)
     root: Path = field(default_factory=project_root)
+    preregistered: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -162,7 +168,14 @@ def load_spec(path: str | Path) -> list[Run]:
         raise RunError(
             message(f"distinct runs in {path.name}", f"{twice} twice", "remove one of the two")
         )
-    return runs
+    declared = [[r.notebook.stem, r.parameters, r.preregistered] for r in runs if r.preregistered]
+    digest = {"hash": sha256_json(declared)}
+    return [
+        dataclasses.replace(r, preregistered={**r.preregistered, **digest})
+        if r.preregistered
+        else r
+        for r in runs
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -207,6 +220,9 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
             found.append(f"resource {key} is {value!r} ({type(value).__name__})")
         elif key != "partition" and not 0 <= value < 1e6:
             found.append(f"resource {key} is {value!r} ({type(value).__name__})")
+    if isinstance(values.get("preregistered"), Mapping):
+        problem = declared_problem(values["preregistered"])
+        found += [f"preregistered: {problem}"] if problem else []
     for bound in values["expect"] if isinstance(values.get("expect"), list) else ():
         found += _expect_problems(bound)
     require(
@@ -260,6 +276,9 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     )
     if "seeds" in values:
         grid["seed"] = values["seeds"]
+    declared = dict(values.get("preregistered") or {})
+    if declared:
+        params["smallest"] = declared.setdefault("smallest", SMALLEST_EFFECT)
     for name, options in grid.items():
         listed = isinstance(options, list)
         problem = list_problem(name, options) if listed else repr(options)
@@ -288,6 +307,7 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
                 needs=tuple(values.get("needs") or ()),
                 resources=dict(values.get("resources") or {}),
                 root=root,
+                preregistered=declared,
             )
         )
     return runs

@@ -2,11 +2,13 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_verdict.py grid.csv [--images 20 100]
     [--settings 0 1 2] [--tables 2000] [--named]
+    python tests/benchmarks/bench_verdict.py studies.csv --studies 1000
     python tests/benchmarks/bench_verdict.py grid.csv --page tests/benchmarks/verdict.md
 
 The first form simulates every cell of the grid and appends one line per cell; ``--named`` does the
 twelve named cells with 20,000 tables each and the slow methods on a few of them. The second form
-writes the page. It ends with 1 if a cell fails: if the lower 99 % bound (Clopper-Pearson) of its
+simulates whole studies in which all models are alike, and counts those in which the rows of
+`compare_models` or the sentences of a report claim a difference. The third form writes the page. It ends with 1 if a cell fails: if the lower 99 % bound (Clopper-Pearson) of its
 error rate exceeds the nominal one.
 
 Correctness of model m, seed s and image i is drawn with a probability whose logit is intercept +
@@ -26,10 +28,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import beta, norm, t
 
-from bmfl_lab.metrics.statistics import _Crossed, _crossed_p, _summarise
+from bmfl_lab.evaluation import compare_models
+from bmfl_lab.evaluation.findings import comparisons, findings
+from bmfl_lab.evaluation.ood import OODResult
+from bmfl_lab.metrics.statistics import _Crossed, _crossed_p, _summarise, holm
 
 SEEDS = (1, 2, 3, 5, 10)
 IMAGES = (20, 100, 400, 1000, 10000)
@@ -213,6 +219,79 @@ def slow_cell(tables: int, *place: float) -> dict[str, float]:
     return row | {f"{name} slow 0": int((v <= LEVELS[0]).sum()) for name, v in p.items()}
 
 
+MODELS = ("backbone", "concat", "fusion", "attributes")
+N_SETS = 13
+
+
+def null_study(random: np.random.Generator, n_seeds: int, n: int = 400) -> OODResult:
+    """Return the results of models that are alike: one test set, its shifts, and one other set.
+
+    Shifts share the images of the test set, and half of the variance of seeds (.3 logit) is shared
+    by all sets. Images favour one model (sd 1 logit) in half of the studies. With one seed the
+    trained models themselves are alike.
+    """
+    seed_sd = 0.3 * (n_seeds > 1) / np.sqrt(2)
+    image_sd, accuracy = random.integers(2), random.uniform(0.3, 0.95)
+    base = np.log(accuracy / (1 - accuracy)) + random.normal(0, 0.5, N_SETS)
+    hard = np.repeat(random.standard_normal((2, n)), (N_SETS - 1, 1), axis=0)
+    frames = []
+    for model in MODELS:
+        favoured = image_sd * random.standard_normal((2, n))
+        of_image = hard + np.repeat(favoured, (N_SETS - 1, 1), axis=0)
+        of_seed = seed_sd * random.standard_normal((n_seeds, N_SETS))
+        of_seed += seed_sd * random.standard_normal((n_seeds, 1))
+        logit = base[:, None] + of_image - of_seed[..., None]
+        seed, place, image = np.indices(logit.shape).reshape(3, -1)
+        frame = {
+            "model": model,
+            "seed": seed,
+            "split": np.where(place < N_SETS - 1, "test", "other"),
+            "shift": np.where(place % (N_SETS - 1), np.char.add("shift ", place.astype(str)), ""),
+            "severity": None,
+            "id": image,
+            "correct": (random.random(logit.shape) * (1 + np.exp(-logit)) < 1).ravel(),
+        }
+        frames.append(pd.DataFrame(frame))
+    return OODResult([], pd.concat(frames, ignore_index=True))
+
+
+def claims(result: OODResult) -> dict[str, bool]:
+    """Return whether a study claims a difference: anywhere, in its primary comparison, in words.
+
+    The comparisons are those of notebook 03. Where nothing is declared primary, all are adjusted
+    together.
+    """
+    found, pair = {}, ("fusion", "backbone")
+    rows = compare_models(result, pair[1], also=[("fusion", "attributes")], primary=pair)
+    differences = [r for r in rows if r.name == "accuracy_difference"]
+    together = [
+        dataclasses.replace(r, p_adjusted=float(p), family="all comparisons")
+        for r, p in zip(differences, holm([r.p for r in differences]))
+    ]
+    for kind, kept in (("declared", differences), ("none declared", together)):
+        frame = pd.DataFrame([vars(r) for r in kept]).assign(study="null", run="null")
+        table = comparisons(frame)
+        claimed = table["verdict"].isin(["better", "worse"])
+        first = (table["first"] == pair[0]) & (table["second"] == pair[1])
+        found[f"any, primary {kind}"] = bool(claimed.any())
+        found[f"fusion against backbone, primary {kind}"] = bool(claimed[first].any())
+        said = [line for line in findings(frame) if " against " in line]
+        assert any("better on" in s or "worse on" in s for s in said) == claimed.any(), said
+    notes = any(" is better than " in r.notes for r in differences)
+    assert notes == found["any, primary declared"], differences
+    return found
+
+
+def null_studies(n_studies: int, n_seeds: int, first: int = 0) -> dict[str, float]:
+    """Return how many of `n_studies` null studies claim something."""
+    row: dict[str, float] = {"n_seeds": n_seeds, "studies": n_studies}
+    for k in range(first, first + n_studies):
+        study = null_study(np.random.default_rng([15, n_seeds, k]), n_seeds)
+        for name, claimed in claims(study).items():
+            row[name] = row.get(name, 0) + claimed
+    return row
+
+
 def lower(count: np.ndarray, tables: np.ndarray) -> np.ndarray:
     """Return the lower 99 % bound (Clopper-Pearson) of a share."""
     return np.where(count > 0, beta.ppf(0.005, np.maximum(count, 1), tables - count + 1), 0)
@@ -235,10 +314,16 @@ def main() -> int:
     parser.add_argument("--settings", type=int, nargs="*", default=range(len(SETTINGS)))
     parser.add_argument("--tables", type=int, default=2000)
     parser.add_argument("--named", action="store_true")
+    parser.add_argument("--studies", type=int)
+    parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS[:4])
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
     if options.page:
         return page(read(options.file), options.page)
+    if options.studies:
+        for n_seeds in options.seeds:
+            append(options.file, null_studies(options.studies, n_seeds))
+        return 0
     if options.named:
         for place in NAMED:
             append(options.file, cell(20_000, *place, 1.0, 0.0))

@@ -60,6 +60,37 @@ def test_the_page_counts_failures(tmp_path):
     assert bench.page(rows, tmp_path / "page.md") == 1
 
 
+def alike(n_seeds, n_studies):
+    """Return the rates at which null studies claim something, and whether any is too high."""
+    row = bench.null_studies(n_studies, n_seeds)
+    shown = {k: v / n_studies for k, v in row.items() if k.startswith("any")}
+    tables = np.array(n_studies)
+    high = [k for k in shown if bench.lower(np.array(row[k]), tables) > bench.LEVELS[0]]
+    return shown, high
+
+
+def test_reports_of_models_that_are_alike_claim_nothing():
+    for n_seeds in (1, 3):
+        shown, high = alike(n_seeds, 3)
+        assert len(shown) == 2 and not high, (n_seeds, shown)
+
+
+def test_a_report_of_models_that_differ_claims_it():
+    study = bench.null_study(np.random.default_rng(0), 3, n=100)
+    images = study.per_image
+    images.loc[images["model"] == "fusion", "correct"] = True
+    found = bench.claims(study)
+    assert len(found) == 4 and all(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("n_seeds", bench.SEEDS[:4])
+def test_a_thousand_reports_of_models_that_are_alike(n_seeds):
+    shown, high = alike(n_seeds, 1000)
+    assert not high, shown
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("setting", bench.SETTINGS)

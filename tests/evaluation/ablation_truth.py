@@ -1,9 +1,9 @@
 """The ablation on planted studies, where the truth names the region; many of them, resumable, with exact intervals.
 
-    python tests/evaluation/ablation_truth.py FOLDER N_STUDIES
+    python tests/evaluation/ablation_truth.py FOLDER N_STUDIES [FIRST_SEED]
 
 adds studies to ``FOLDER/studies.jsonl`` until there are N_STUDIES, and prints what they say
-together.
+together. Their seeds begin at FIRST_SEED (0): choose it before a result is known.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def one_study(seed: int) -> dict[str, Any]:
     return found
 
 
-def sweep(folder: str | Path, n_studies: int) -> list[dict[str, Any]]:
+def sweep(folder: str | Path, n_studies: int, first: int = 0) -> list[dict[str, Any]]:
     """Return `n_studies` studies, those in the folder already and the rest computed now."""
     path = Path(folder) / "studies.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    for seed in range(len(done), n_studies):
+    for seed in range(first + len(done), first + n_studies):
         done.append(one_study(seed))
         with path.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
@@ -121,5 +121,5 @@ def summary(studies: list[dict[str, Any]]) -> dict[str, dict[str, tuple[int, int
 
 
 if __name__ == "__main__":
-    for name, counts in summary(sweep(sys.argv[1], int(sys.argv[2]))).items():
+    for name, counts in summary(sweep(sys.argv[1], *map(int, sys.argv[2:4]))).items():
         print(name, {k: exact(*v) for k, v in counts.items()}, flush=True)

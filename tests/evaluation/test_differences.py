@@ -132,14 +132,19 @@ def test_p_values_are_adjusted_by_holm_over_all_comparisons_of_the_call():
     assert not any("xploratory" in r.notes for r in rows)
 
 
-def test_a_primary_comparison_is_adjusted_over_its_sets_and_the_others_are_exploratory():
+def test_a_primary_comparison_has_most_of_the_level_and_the_others_are_exploratory():
     found = result({"a": 0.6, "b": 0.65, "c": 0.5}, n=80)
     rows = by(compare_models(found, "a", primary=("b", "a")), "accuracy_difference")
     first, others = rows[:2], rows[2:]
-    np.testing.assert_allclose([r.p_adjusted for r in first], holm([r.p for r in first]))
-    np.testing.assert_allclose([r.p_adjusted for r in others], holm([r.p for r in rows])[2:])
-    assert {(r.family, r.n_compared) for r in first} == {("the primary comparison", 2)}
-    assert {(r.family, r.n_compared) for r in others} == {("the exploratory comparisons", 4)}
+    np.testing.assert_allclose(
+        [r.p_adjusted for r in rows], holm([r.p for r in rows], [0.4, 0.4, 0.1, 0.1])
+    )
+    assert {(r.family, r.n_compared) for r in first} == {
+        ("all comparisons, the primary one with four fifths of the level", 4)
+    }
+    assert {(r.family, r.n_compared) for r in others} == {
+        ("all comparisons, the exploratory ones with a fifth of the level", 4)
+    }
     assert all(r.notes.startswith("Exploratory: ") for r in others)
     assert not any(r.notes.startswith("Exploratory") for r in first)
     with pytest.raises(ConfigError, match="a primary comparison among"):

@@ -77,11 +77,11 @@ def test_holm_by_hand():
         s.holm([0.1, np.nan])
 
 
-def test_a_primary_comparison_is_adjusted_alone_and_everything_else_for_all():
+def test_a_primary_comparison_has_four_fifths_of_the_level():
     p = [0.01, 0.02, 0.03, 0.004]
     primary = [True, False, True, False]
-    # primary: .01 .03 -> .02 .03; all: .004 .01 .02 .03 -> .016 .03 .04 .04
-    assert s.holm_with_primary(p, primary) == pytest.approx([0.02, 0.04, 0.03, 0.016])
+    # weights .4 .1 .4 .1; p / weight .025 .2 .075 .04, times the weight left: 1, .1, .5, .6
+    assert s.holm_with_primary(p, primary) == pytest.approx([0.025, 0.0375, 0.0375, 0.025])
     assert s.holm_with_primary(p, [False] * 4) == pytest.approx(s.holm(p))
     assert s.holm_with_primary(p, [True] * 4) == pytest.approx(s.holm(p))
 
@@ -89,6 +89,15 @@ def test_a_primary_comparison_is_adjusted_alone_and_everything_else_for_all():
 def test_holm_keeps_the_family_error_rate():
     p = np.random.default_rng(0).random((3000, 8))
     rate = np.mean([(s.holm(row) <= 0.05).any() for row in p])
+    assert 0.035 < rate < 0.062
+
+
+@pytest.mark.parametrize("n_true", [0, 1, 3])
+def test_a_report_keeps_its_level_whichever_primary_effects_are_real(n_true):
+    p = np.random.default_rng(n_true).random((3000, 8))
+    p[:, :n_true] = 1e-9
+    adjusted = [s.holm_with_primary(row, np.arange(8) < 3) for row in p]
+    rate = np.mean([(row[n_true:] <= 0.05).any() for row in adjusted])
     assert 0.035 < rate < 0.062
 
 

@@ -1,0 +1,107 @@
+"""A comparison that is declared in a spec: written before the run, shown in record and report, and changes told."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from bmfl_lab.errors import RunError
+from bmfl_lab.evaluation.preregistration import register, registered_findings
+from bmfl_lab.files import read_json
+from bmfl_lab.records import read_record
+from bmfl_lab.runs.collect import write_report
+from bmfl_lab.runs.execute import execute, folder_of
+from bmfl_lab.runs.spec import load_spec
+
+PARAMETERS = """study: str = "planted"  # study
+seeds: list[int] = [0, 1, 2]  # seeds
+smallest: float = 0.02  # smallest effect of interest [0..1]
+out: str = ""  # folder
+"""
+BODY = """from pathlib import Path
+from bmfl_lab.records import REGISTERED, Record
+assert (Path(out) / REGISTERED).is_file()
+record = Record("probe", {}, {"name": study})
+_ = record.add(
+    "accuracy_difference", 0.1, unit="fraction", split="test", n=120, selection="none",
+    model="fusion", reference="backbone", n_seeds=3, ci_low=0.05, ci_high=0.15, p=0.001,
+    p_adjusted=0.002, p_equivalence=1.0, smallest=smallest, n_compared=1,
+    family="all comparisons, the primary one with four fifths of the level",
+)
+record.finish(out)"""
+SPEC = "notebook: probe.ipynb\npreregistered: {primary: [fusion, backbone], smallest: 0.03}\n"
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setattr("bmfl_lab.runs.execute.code_digest", lambda: "0" * 16)
+    (tmp_path / "pyproject.toml").write_text("")
+    cells = [nbformat.v4.new_code_cell(c) for c in (PARAMETERS, BODY)]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "probe.ipynb")
+    (tmp_path / "study.yaml").write_text(SPEC)
+    return tmp_path / "study.yaml"
+
+
+def test_what_is_declared_is_written_before_the_run_and_shown_after_it(spec):
+    runs = load_spec(spec)
+    assert runs[0].parameters["smallest"] == 0.03 and execute(runs) == ["ok"]
+    declared = read_json(folder_of(runs[0]) / "preregistered.json")
+    assert declared["primary"] == ["fusion", "backbone"] and declared["smallest"] == 0.03
+    assert declared["n_seeds"] == 3 and declared["n"]["test"] >= 20
+    assert declared["power"].startswith("Power of 80 %")
+    assert declared["log"] == read_json(folder_of(runs[0]).parent / "preregistered.json")
+    record = read_record(folder_of(runs[0]) / "record.json")
+    assert record.extra["preregistered"] == declared
+    report = write_report(runs).read_text(encoding="utf-8")
+    assert "unchanged since" in report and "Result: better on 1 of 1 sets" in report
+
+    spec.write_text(SPEC.replace("0.03", "0.04"))
+    (later,) = load_spec(spec)
+    log = folder_of(later).parent / "preregistered.json"
+    changed = register(later.preregistered, later.parameters, later.root, log)
+    (said,) = registered_findings([changed], record.to_frame().assign(study="x", run="y"))
+    assert f"**changed**: the spec was first registered as {declared['hash'][:8]}" in said
+    assert "another smallest effect was tested" in said and len(read_json(log)) == 2
+    assert register(declared, later.parameters, later.root, log)["log"] == changed["log"]
+
+
+def test_a_pair_that_was_not_the_primary_one_has_no_result(spec):
+    (run,) = load_spec(spec)
+    frame = read_frame(family="all comparisons")
+    declared = {**run.preregistered, "n": {}, "n_seeds": 3, "power": ""}
+    declared["log"] = [{"hash": declared["hash"], "noted": "today"}]
+    assert "not compared as the primary pair" in registered_findings([declared], frame)[0]
+
+
+def read_frame(**fields):
+    from bmfl_lab.records import Record
+
+    record = Record("probe", {}, {})
+    place = {"unit": "fraction", "split": "test", "n": 120, "selection": "none", "n_seeds": 3}
+    record.add(
+        "accuracy_difference",
+        0.1,
+        model="fusion",
+        reference="backbone",
+        **{"ci_low": 0.05, "ci_high": 0.15, "p_adjusted": 0.002, "p_equivalence": 1.0},
+        smallest=0.03,
+        **place,
+        **fields,
+    )
+    return record.to_frame().assign(study="x", run="y")
+
+
+@pytest.mark.parametrize(
+    "declared, said",
+    [
+        ("{primary: fusion}", "expected two models"),
+        ("{primary: [a, b], smallest: 2}", "expected a fraction"),
+        ("{primary: [a, b], n: 400}", "unknown 'n'"),
+    ],
+)
+def test_wrong_declarations_are_refused(spec, declared, said):
+    spec.write_text(f"notebook: probe.ipynb\npreregistered: {declared}\n")
+    with pytest.raises(RunError, match=said):
+        load_spec(spec)
