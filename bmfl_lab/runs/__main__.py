@@ -12,8 +12,8 @@ from bmfl_lab.files import system_errors
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of, state_of
 from bmfl_lab.runs.export import export_html
-from bmfl_lab.runs.paths import project_root
 from bmfl_lab.runs.spec import Run, load_spec
+from bmfl_lab.runtime import project_root
 
 VERBS = {
     "plan": "print the runs of a spec and their states; start nothing",
