@@ -26,7 +26,7 @@ from bmfl_lab.errors import (
     translated,
 )
 from bmfl_lab.files import read_json, system_errors
-from bmfl_lab.runtime import home
+from bmfl_lab.runtime import home, refuse_offline
 
 State = dict[str, torch.Tensor]
 
@@ -74,6 +74,8 @@ def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    if not cached:
+        refuse_offline(f"the hub repository {text}", remedy)
     repository, _, revision = text.partition("@")
     patterns = ["*config.json", "model*.safetensors", "model.safetensors.index.json"]
     try:
@@ -83,6 +85,7 @@ def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
                 revision=revision or None,
                 cache_dir=search_folders()[2],
                 local_files_only=cached,
+                endpoint=os.environ.get("HF_ENDPOINT"),
                 allow_patterns=patterns,
             )
         )

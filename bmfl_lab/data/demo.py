@@ -139,7 +139,7 @@ def load(
         subjects=subjects,
         ood=("clipart",) if clipart else (),
         shifts=(("masked", 3), ("low_light", 3), ("stylised", 3), ("sketch", 3)),
-        backbone=BackboneSpec("dinov2_vits14_reg", None, image_size, resize="direct"),
+        backbone=BackboneSpec("dinov2_vits14_reg", "auto", image_size, resize="direct"),
         licences=LICENCES,
     )
 

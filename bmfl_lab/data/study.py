@@ -30,7 +30,8 @@ class BackboneSpec:
     name : str
         A name that `bmfl_lab.backbones.load_backbone` accepts.
     weights : str or None
-        Path of a weight file or folder, or None for the loader's own search.
+        Path of a weight file or folder, None for the loader's own search, or "auto", which may
+        download the original weights; see `bmfl_lab.backbones.load_backbone`.
     image_size : int
         Side in pixels to which images are resized and cropped; divisible by the patch
         size of the backbone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from bmfl_lab.errors import CheckpointError, ConfigError, message, nearest, requ
 from bmfl_lab.records import read_record
 from bmfl_lab.runtime import project_root
 from bmfl_lab.training.checkpoint import read_manifest
-from bmfl_lab.training.context import local_device, study_backbone
+from bmfl_lab.training.context import local_device, pinned, study_backbone
 from bmfl_lab.training.encoder import EncoderConfig
 from bmfl_lab.training.fusion import STEM, TrainedFusion, load_fusion
 from bmfl_lab.training.names import COMPARED
@@ -227,7 +228,11 @@ def open_models(
     folders = [folder for one in places for folder in _model_folders(Path(one).expanduser())]
     if not isinstance(study, Study):
         study = _study_of(folders[0], study)
-    backbone = study_backbone(study.backbone, local_device(device))
+    trained = read_manifest(folders[0] / f"{STEM}.json")["backbone"]["weights_hash"]
+    spec = pinned(study.backbone, trained)
+    if spec != study.backbone:
+        study = dataclasses.replace(study, backbone=spec)
+    backbone = study_backbone(spec, local_device(device))
     models: dict[str, list[TrainedFusion]] = {}
     encoders: dict[str, TrainedEncoder] = {}
     for folder in folders:

@@ -88,8 +88,7 @@ def test_saved_models_are_opened_by_later_notebooks_and_not_trained_again(tmp_pa
         pm.execute_notebook(notebook, str(tmp_path / f"{out}.ipynb"), parameters=values, cwd=ROOT)
         return read_record(tmp_path / out / "record.json")
 
-    shown = ["backbone", "fusion"]
-    first = run("03", "03", models=shown, seeds=[0, 4], epochs=2, n_boot=10)
+    first = run("03", "03", models=["backbone", "fusion"], seeds=[0, 4], epochs=2, n_boot=10)
     assert first.study["name"] == "planted"
     saved = {"models": [str(tmp_path / "03")]}
     monkeypatch.setenv("BMFL_HOME", str(tmp_path / "elsewhere"))  # no model is kept there
@@ -99,10 +98,11 @@ def test_saved_models_are_opened_by_later_notebooks_and_not_trained_again(tmp_pa
     ablated = run("05", "05", sections=["regions"], regions=["V1"], modes=["lesioned"], **saved)
     mapped = run("06", "06", n_check=4, patch_epochs=0, shuffled=False, steps=4, **saved)
     assert ablated.to_frame()["seed"].dropna().isin([0, 4]).all() and mapped.rows
-    keys = ["model", "seed"]
-    wanted = "name == 'accuracy' and split == 'test' and shift == '' and model in @shown"
+    wanted = (
+        "name == 'accuracy' and split == 'test' and shift == '' and model in ['backbone', 'fusion']"
+    )
     tables = [f.query(wanted).dropna(subset="seed") for f in (first.to_frame(), evaluated)]
-    before, after = (t.set_index(keys)["value"].sort_index().to_dict() for t in tables)
+    before, after = (t.set_index(["model", "seed"])["value"].to_dict() for t in tables)
     assert before == after and len(before) == 4
     trained = read_manifests(tmp_path / "elsewhere" / "models")
     assert all(m["config"]["loop"]["epochs"] == 1 for m in trained), "only the short baselines"
