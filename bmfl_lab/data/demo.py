@@ -212,7 +212,7 @@ def _subject(
         noise_ceiling=np.asarray(found["noise_ceiling"]),
         repeats=found["repeats"],
         sessions=np.asarray(found["sessions"]),
-        simulated=True,
+        kind="simulated",
         attributes=np.asarray(found["attributes"]),
         attribute_names=(*simulate.SEMANTIC_DIMENSIONS, *simulate.IMAGE_DIMENSIONS),
         truth=_truth(found),

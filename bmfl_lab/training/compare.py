@@ -28,6 +28,7 @@ from bmfl_lab.training import recipes, sources
 from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig
+from bmfl_lab.training.external import ExternalEncoder
 from bmfl_lab.training.fusion import Inputs, TrainedFusion, train_fusion
 from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 from bmfl_lab.training.trained_encoder import TrainedEncoder
@@ -119,7 +120,7 @@ def attribute_subject(subject: Subject) -> Subject:
         responses=responses.astype(np.float32),
         atlas=atlas,
         splits=subject.splits,
-        simulated=True,
+        kind="simulated",
     )
 
 
@@ -466,6 +467,14 @@ def train_controls(
         "none",
         "pass the configuration of the brain encoder as encoder_config=...",
     )
+    lacking = {"random backbone", "random encoder", "permuted features"} & set(controls)
+    require(
+        not lacking or not isinstance(encoder, ExternalEncoder),
+        ConfigError,
+        f"a brain encoder for {sorted(lacking)}",
+        encoder.label,
+        "leave these controls out",
+    )
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     made = _ControlSources(setting, encoder_config)
     found: Groups = {}
@@ -499,7 +508,8 @@ class _Setting:
         self, config: FusionConfig, study: Study, encoder: TrainedEncoder, context: Context
     ):
         self.config, self.study, self.encoder, self.context = config, study, encoder, context
-        self.source = sources.EncoderSource(encoder, context.device)
+        external = isinstance(encoder, ExternalEncoder)
+        self.source = encoder.source if external else sources.EncoderSource(encoder, context.device)
         self.inputs = Inputs(
             context,
             context.backbone(study.backbone),

@@ -17,6 +17,7 @@ from bmfl_lab.runtime import project_root
 from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.context import local_device, pinned, study_backbone
 from bmfl_lab.training.encoder import EncoderConfig
+from bmfl_lab.training.external import ExternalEncoder
 from bmfl_lab.training.fusion import STEM, TrainedFusion, load_fusion
 from bmfl_lab.training.names import COMPARED
 from bmfl_lab.training.recipes import FusionConfig
@@ -62,7 +63,7 @@ class OpenedStudy:
         if self.encoder is None:
             return None
         fusion = self.models.get("fusion") or next(iter(self.models.values()))
-        described = self.encoder.facts["config"]
+        described = self.encoder.facts["config"]  # empty if no encoder was trained
         return fusion[0].config, configs.from_dict(EncoderConfig, described)
 
     def subject(self, name: str = "") -> Subject:
@@ -235,14 +236,18 @@ def open_models(
     backbone = study_backbone(spec, local_device(device))
     models: dict[str, list[TrainedFusion]] = {}
     encoders: dict[str, TrainedEncoder] = {}
+    external = next((s for s in study.subjects.values() if s.kind == "predicted"), None)
+    elsewhere = None if external is None else ExternalEncoder(external, spec)
     for folder in folders:
         own = folder / "encoder"
-        encoder = None
+        encoder, brain = elsewhere, None if elsewhere is None else elsewhere.source
         if own.is_dir():
             identity = read_manifest(own / f"{ENCODER_STEM}.json")["hash"]
             encoder = encoders.get(identity) or load_encoder(own)
             encoders[identity] = encoder
-        model = load_fusion(folder, backbone, encoder=encoder, store=store, device=device)
+        model = load_fusion(
+            folder, backbone, encoder=encoder, brain=brain, store=store, device=device
+        )
         require(
             model.class_names == study.class_names,
             CheckpointError,
