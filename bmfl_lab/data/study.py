@@ -389,18 +389,22 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     # the escapes of JSON for characters such as emoji mean something else in YAML
     found = read_json(path) if path.suffix == ".json" else read_yaml(path)
     kind = found.get("study") if isinstance(found, dict) else type(found).__name__
+    names = (*READERS, *_SHORT_NAMES)
     require(
-        isinstance(found, dict) and str(kind) in READERS,
+        isinstance(found, dict) and str(kind) in names,
         ConfigError,
-        f"the line 'study: NAME' with a name among {tuple(READERS)} in {path}",
+        f"the line 'study: NAME' with a name among {names} in {path}",
         repr(kind),
-        nearest(str(kind), READERS),
+        nearest(str(kind), names),
     )
+    found["study"] = _SHORT_NAMES.get(kind, kind)
     if "root" in found:
         found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
     return found
 
 
+_SHORT_NAMES = {"god": "kamitani"}
+"""Further names of readers in study files; elsewhere a folder may have such a name."""
 STUDY_FILES = (".yaml", ".yml", ".json")
 """Endings of the names of study files."""
 _BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}

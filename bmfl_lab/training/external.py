@@ -52,7 +52,7 @@ def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:
                 message(
                     "a response for every stimulus id",
                     f"none for {missing[0]!r}",
-                    "add its response to those of lookup_source",
+                    "add its response to those that are looked up",
                 )
             )
         return np.asarray(responses[[place[str(i)] for i in ids]], dtype=np.float32)

@@ -121,8 +121,8 @@ def train_fusion(
         Response source in place of the predicted responses: ``brain(tokens, ids) -> (B,
         n_vertices)``, with `tokens` a `TokenBatch` and `ids` the B stimulus ids of a batch. See
         `bmfl_lab.training.sources` for noise, other images' responses and image features, and
-        `lookup_source` for responses that were computed before. With an `encoder` or `atlas` of as
-        many vertices, regions and parcels are those of its atlas.
+        `bmfl_lab.training.external.lookup_source` for responses that were computed before. With an
+        `encoder` or `atlas` of as many vertices, regions and parcels are those of its atlas.
     atlas : Atlas, optional
         Atlas of the responses; the encoder's by default. A "backbone" model uses it to match the
         number of parameters of the fusion.
