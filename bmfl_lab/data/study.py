@@ -398,8 +398,9 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         nearest(str(kind), names),
     )
     found["study"] = _SHORT_NAMES.get(kind, kind)
-    if "root" in found:
-        found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
+    for key in ("root", "cache"):
+        if found.get(key):
+            found[key] = str(path.resolve().parent / Path(str(found[key])).expanduser())
     return found
 
 
@@ -426,7 +427,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         any other name in `READERS`. Or a folder, whose reader is found by its
         layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
         folders of images. Or a study file: YAML or JSON with ``study`` (the name of a reader) and
-        its options, in which a relative ``root`` starts at the file.
+        its options, in which a relative ``root`` or ``cache`` starts at the file.
     **options
         Options of the reader's ``load``, and for every study:
 
