@@ -100,7 +100,13 @@ def _pair(wanted: Sequence[str], known: Sequence[str], what: str, where: str) ->
         if len(set(keys)) == len(keys) and all(counts[k] == 1 for k in keys):
             return np.asarray([place[k] for k in keys], dtype=np.int64)
     stems = Counter(_file_stem(i) for i in known)
+    whole = set(known)
+    exact = [i for i in wanted if i not in whole]
     none = [i for i in wanted if not stems[_file_stem(i)]]
+    if len(exact) < len(
+        wanted
+    ):  # some ids agree as they are: those that do not are the missing ones
+        none = exact
     several = [i for i in wanted if stems[_file_stem(i)] > 1]
     got = (
         f"{none[0]!r} and {len(none) - 1} others match none"

@@ -206,6 +206,8 @@ class Subject:
             DataError,
             f"a split of {self.name!r} among {tuple(self.splits)}",
             repr(split),
-            "choose one of them",
+            "choose one of them"
+            if self.splits
+            else "judge measured or simulated responses; predictions go straight into a fusion",
         )
         return np.asarray(self.splits[split], dtype=np.int64)

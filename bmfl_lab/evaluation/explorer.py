@@ -365,7 +365,11 @@ class Explorer:
             return self.all_predicted(place.name)[index]
         return self._cached(
             ("predicted", place),
-            lambda: encoder.predict(self._encoder_image(place), device=self.device)[0],
+            lambda: (
+                encoder.predict(self._encoder_image(place), device=self.device)
+                if encoder.sources
+                else encoder.predict_stimuli(self._image(place))  # predicted elsewhere
+            )[0],
         )
 
     def all_predicted(self, name: str) -> np.ndarray:
@@ -379,7 +383,11 @@ class Explorer:
         encoder = self._need_encoder()
         return self._cached(
             ("responses", name),
-            lambda: encoder.predict(self._encoder_set(name), device=self.device),
+            lambda: (
+                encoder.predict(self._encoder_set(name), device=self.device)
+                if encoder.sources
+                else encoder.predict_stimuli(self.stimuli(name))
+            ),
         )
 
     def _predicted_rows(self, name: str, rows: np.ndarray) -> np.ndarray:

@@ -109,8 +109,33 @@ class ExternalEncoder:
 
     @functools.cached_property
     def source(self) -> ResponseSource:
-        """Source of the responses for `bmfl_lab.training.train_fusion`."""
-        return lookup_source([str(i) for i in self.subject.stimuli.ids], self.subject.responses)
+        """Source of the responses for `bmfl_lab.training.train_fusion`; it refuses other images."""
+        found = lookup_source([str(i) for i in self.subject.stimuli.ids], self.subject.responses)
+        found.check = self.check
+        return found
+
+    def check(self, stimuli: StimulusSet) -> np.ndarray:
+        """Return the rows of images, int64 (n_stimuli,), and refuse images that were changed.
+
+        Raises
+        ------
+        DataError
+            If an image has no prediction, or is shifted.
+        """
+        own = self.subject.stimuli
+        rows = own.index_of(stimuli.ids)
+        changed = [i for i, row in enumerate(rows) if stimuli.digest_of(i) != own.digest_of(row)]
+        require(
+            not changed,
+            DataError,
+            "the images that the responses were predicted for",
+            f"{len(changed)} that are shifted or changed, in {stimuli.name!r}",
+            "leave out artificial shifts: there are no predictions for shifted images",
+        )
+        return rows
+
+    def query_module(self) -> None:
+        """Return None: the encoder itself, and its attention, are not here."""
 
     @property
     def hash(self) -> str:
@@ -130,7 +155,6 @@ class ExternalEncoder:
         Raises
         ------
         DataError
-            If there is no prediction for an image.
+            If there is no prediction for an image, see `check`.
         """
-        rows = self.subject.stimuli.index_of(stimuli.ids)
-        return np.asarray(self.subject.responses[rows], dtype=np.float32)
+        return np.asarray(self.subject.responses[self.check(stimuli)], dtype=np.float32)

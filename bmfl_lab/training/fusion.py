@@ -613,6 +613,8 @@ class Inputs:
         """
         if self.source is None:
             return None
+        if hasattr(self.source, "check"):
+            self.source.check(stimuli)
         ids = sha256_bytes("\0".join(map(str, stimuli.ids)).encode())
         return self.context.responses.get(
             (self.source, tokens.key, ids), lambda: self._respond(stimuli, tokens, file)

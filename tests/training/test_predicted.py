@@ -1,5 +1,6 @@
 """Responses predicted by an external encoder go straight into the fusion, and are labelled so."""
 
+import functools
 import json
 
 import numpy as np
@@ -99,6 +100,14 @@ def test_no_encoder_is_trained_and_the_fusion_reads_the_predictions(
     explorer = evaluation.Explorer(study, models, store=store)
     assert explorer.title.endswith("(predicted responses)")
     assert np.isfinite(explorer.probabilities("fusion", "test", 0)).all()
+    np.testing.assert_array_equal(explorer.predicted("test", 1), encoder.predict_stimuli(test)[1])
+    for ask in (explorer.predicted, functools.partial(explorer.probabilities, "fusion")):
+        with pytest.raises(DataError, match="no predictions for shifted images"):
+            ask("test", 0, "masked", 3)
+    with pytest.raises(DataError, match="predictions go straight into a fusion"):
+        evaluation.evaluate_encoder(encoder, study, store=store, device="cpu")
+    with pytest.raises(ConfigError, match="ROI quer"):
+        evaluation.query_names(encoder)
 
 
 @pytest.mark.parametrize(
