@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmfl_lab.errors import DataError, require, translated
 from bmfl_lab.files import read_json, read_sealed_json, write_sealed_json
-from bmfl_lab.runtime import code_revision, peak_memory_mb, versions
+from bmfl_lab.runtime import code_revision, loaded_backbones, peak_memory_mb, versions
 
 if TYPE_CHECKING:
     import pandas
@@ -197,7 +197,7 @@ class Record:
             "versions": versions(),
             "code_revision": code_revision(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "extra": self.extra,
+            "extra": {**self.extra, "backbones": loaded_backbones()},
         }
 
     def finish(self, folder: str | Path) -> Path:

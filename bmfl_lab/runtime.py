@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from bmfl_lab.errors import ConfigError, require, translated
+from bmfl_lab.errors import ConfigError, FetchError, require, translated
 
 T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
@@ -43,6 +43,66 @@ def home() -> Path:
     ):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "bmfl_lab"
+
+
+def project_root(start: str | Path | None = None) -> Path:
+    """Return the nearest folder at or above `start` that holds a ``pyproject.toml``.
+
+    Parameters
+    ----------
+    start : str or Path, optional
+        Folder that is searched first; the current folder by default.
+
+    Returns
+    -------
+    Path
+        The project's root, or `start` itself when no parent is a project.
+    """
+    start = (Path(start) if start is not None else Path.cwd()).resolve()
+    roots = (f for f in (start, *start.parents) if (f / "pyproject.toml").is_file())
+    return next(roots, start)
+
+
+def refuse_offline(what: str, remedy: str) -> None:
+    """Raise an error if the environment variable ``BMFL_OFFLINE`` is 1; it forbids every download.
+
+    Parameters
+    ----------
+    what : str
+        Name of the download.
+    remedy : str
+        Other ways to the same data, as an imperative.
+
+    Raises
+    ------
+    FetchError
+    """
+    require(
+        os.environ.get("BMFL_OFFLINE") != "1",
+        FetchError,
+        f"a download of {what}",
+        "BMFL_OFFLINE=1, which forbids every download",
+        f"unset it, or {remedy}",
+    )
+
+
+_LOADED_BACKBONES: dict[str, dict[str, str]] = {}
+
+
+def note_backbone(name: str, weights: str, digest: str) -> None:
+    """Note a backbone that this process has loaded, for its records and figures.
+
+    Parameters
+    ----------
+    name, weights, digest : str
+        Name, source of the weights and their SHA-256.
+    """
+    _LOADED_BACKBONES[name + digest] = {"name": name, "weights": weights, "sha256": digest}
+
+
+def loaded_backbones() -> list[dict[str, str]]:
+    """Return ``name``, ``weights`` and ``sha256`` of each backbone this process has loaded."""
+    return list(_LOADED_BACKBONES.values())
 
 
 def pick_device(device: str = "auto") -> str:

@@ -46,6 +46,7 @@ def no_network(request, monkeypatch):
     if request.node.get_closest_marker("network") or request.node.get_closest_marker("browser"):
         yield attempts
         return
+    monkeypatch.setenv("BMFL_OFFLINE", "1")
     for name in ("connect", "connect_ex"):
         original = getattr(socket.socket, name)
 

@@ -16,7 +16,16 @@ from plotly.subplots import make_subplots
 from bmfl_lab.viz.charts import PALETTE
 from bmfl_lab.viz.explore import COLOURS, STATES, lesion_figure
 from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
-from widgets.frame import Frame, ImageState, dropdown, fit_index, image_controls, image_set, slider
+from widgets.frame import (
+    Frame,
+    ImageState,
+    dropdown,
+    explorer_of,
+    fit_index,
+    image_controls,
+    image_set,
+    slider,
+)
 
 if TYPE_CHECKING:
     from bmfl_lab.data.atlas import Atlas
@@ -141,21 +150,22 @@ def _lesion_name(state: State) -> str:
     return f"{' + '.join(state.regions)} lesioned ({state.kind}, strength {state.strength:g})"
 
 
-def figure_of(state: State, source: Explorer) -> Figure:
+def figure_of(state: State, source: Explorer | str | Path) -> Figure:
     """Return the static figure of a state, made with matplotlib.
 
     Parameters
     ----------
     state : State
         The choices that are shown.
-    source : Explorer
-        Explorer of the study.
+    source : Explorer, str or Path
+        Explorer of the study, or the place of saved models.
 
     Raises
     ------
     ConfigError, DataError
         If a model, region or image is missing, or the model reads no responses.
     """
+    source = explorer_of(source)
     found, state = select(state, source), resolve(state, source)
     return lesion_figure(
         found["image"],
@@ -237,13 +247,16 @@ class RegionTree(w.VBox):
             self.value = tuple(n for n in self._boxes if n in chosen)
 
 
-def region_ablation(source: Explorer, /, *, folder: str | Path = "figures", **state) -> Frame:
+def region_ablation(
+    source: Explorer | str | Path, /, *, folder: str | Path = "figures", **state
+) -> Frame:
     """Lesion regions of the predicted cortex and see class probabilities and accuracy change.
 
     Parameters
     ----------
-    source : Explorer
-        `bmfl_lab.evaluation.Explorer` of a study with at least one fusion model.
+    source : Explorer, str or Path
+        Explorer of a study with at least one fusion model, or the place of saved models: the
+        folder of a run, a spec or its name, or the folder of one model.
     folder : str or Path, default "figures"
         Folder in which pictures are saved.
     **state
@@ -255,6 +268,7 @@ def region_ablation(source: Explorer, /, *, folder: str | Path = "figures", **st
         Display it as the last line of a cell. Regions are ticked in the tree or clicked on the
         surface.
     """
+    given, source = source, explorer_of(source)
     first = resolve(State(**state), source)
     cortex, pictures = Cortex(source.atlas, height=400), Pictures((150,))
     results = LiveFigure(_results(source))
@@ -294,6 +308,7 @@ def region_ablation(source: Explorer, /, *, folder: str | Path = "figures", **st
         draw=draw,
         adjust=lambda s, c, e: fit_index(resolve(s, e), c, e),
         twin=figure_of,
+        given={"explorer": given},
         folder=folder,
     )
 

@@ -20,6 +20,7 @@ from widgets.frame import (
     Frame,
     ImageState,
     dropdown,
+    explorer_of,
     fit_index,
     image_controls,
     image_set,
@@ -173,21 +174,22 @@ def _panel(state: State, source: Explorer) -> dict[str, object]:
     }
 
 
-def figure_of(state: State, source: Explorer) -> Figure:
+def figure_of(state: State, source: Explorer | str | Path) -> Figure:
     """Return the static figure of a state, made with matplotlib.
 
     Parameters
     ----------
     state : State
         The choices that are shown.
-    source : Explorer
-        Explorer of the study.
+    source : Explorer, str or Path
+        Explorer of the study, or the place of saved models.
 
     Raises
     ------
     ConfigError, DataError
         If a model, map, region or image is missing.
     """
+    source = explorer_of(source)
     state = resolve(state, source)
     panels = select(state, source)["panels"]
     title = f"{source.title}\n{_name(state)}"
@@ -246,7 +248,7 @@ def judged(state: State, checks: Iterable[CheckRow]) -> str:
 
 
 def attention_explorer(
-    source: Explorer,
+    source: Explorer | str | Path,
     /,
     *,
     checks: Iterable[CheckRow] = (),
@@ -257,8 +259,9 @@ def attention_explorer(
 
     Parameters
     ----------
-    source : Explorer
-        `bmfl_lab.evaluation.Explorer` of a study.
+    source : Explorer, str or Path
+        Explorer of a study, or the place of saved models: the folder of a run, a spec or its name,
+        or the folder of one model.
     checks : iterable of CheckRow, optional
         Sanity checks of the maps: ``rows`` of the results of `check_backbone`,
         `check_roi_attention` or `check_brain_attention`. The status shows the verdict on the map.
@@ -272,6 +275,7 @@ def attention_explorer(
     Frame
         Display it as the last line of a cell.
     """
+    given, source = source, explorer_of(source)
     first = resolve(State(**state), source)
     checks, pictures, bars = tuple(checks), Pictures((250,) * 4), LiveFigure(_bars())
 
@@ -296,6 +300,7 @@ def attention_explorer(
         draw=draw,
         adjust=_adjust,
         twin=figure_of,
+        given={"explorer": given},
         folder=folder,
     )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import ipywidgets as w
 from traitlets import TraitError
 
+from bmfl_lab import evaluation
 from bmfl_lab.errors import BmflError, ConfigError, message, nearest
 from bmfl_lab.files import atomic_path
 from bmfl_lab.viz.saving import png_bytes, save_figure
@@ -103,6 +104,11 @@ def name_of(source: object, otherwise: str) -> str:
     known = dict(getattr(get_ipython(), "user_ns", {}))
     names = (name for name, value in known.items() if value is source and name[:1] != "_")
     return next(names, otherwise)
+
+
+def explorer_of(source: Explorer | str | Path) -> Explorer:
+    """Return an explorer; the place of saved models is opened with `Explorer.open`."""
+    return evaluation.Explorer.open(source) if isinstance(source, (str, Path)) else source
 
 
 class Frame(w.VBox):

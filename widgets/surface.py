@@ -23,6 +23,7 @@ from widgets.frame import (
     Frame,
     ImageState,
     dropdown,
+    explorer_of,
     fit_index,
     image_controls,
     image_set,
@@ -190,21 +191,22 @@ def _vertex_name(atlas: Atlas, vertex: int) -> str:
     return f"{side} {' + '.join(_rois_at(atlas, vertex)) or 'no ROI'}, vertex {vertex}"
 
 
-def figure_of(state: State, source: Explorer) -> Figure:
+def figure_of(state: State, source: Explorer | str | Path) -> Figure:
     """Return the static figure of a state, made with matplotlib.
 
     Parameters
     ----------
     state : State
         The choices that are shown.
-    source : Explorer
-        Explorer of the study.
+    source : Explorer, str or Path
+        Explorer of the study, or the place of saved models.
 
     Raises
     ------
     ConfigError, DataError
         If the encoder, the responses, the region or the image is missing.
     """
+    source = explorer_of(source)
     state = resolve(state, source)
     found, atlas = select(state, source), source.atlas
     on_side = _on_side(state, atlas)
@@ -240,13 +242,16 @@ def _title(state: State, source: Explorer) -> str:
     return f"{source.title}: {state.show} to {state.images} image {state.index}{shift}"
 
 
-def surface_viewer(source: Explorer, /, *, folder: str | Path = "figures", **state) -> Frame:
+def surface_viewer(
+    source: Explorer | str | Path, /, *, folder: str | Path = "figures", **state
+) -> Frame:
     """Show responses and encoding accuracy on the cortex.
 
     Parameters
     ----------
-    source : Explorer
-        `bmfl_lab.evaluation.Explorer` of a study.
+    source : Explorer, str or Path
+        Explorer of a study, or the place of saved models: the folder of a run, a spec or its name,
+        or the folder of one model.
     folder : str or Path, default "figures"
         Folder in which pictures are saved.
     **state
@@ -257,6 +262,7 @@ def surface_viewer(source: Explorer, /, *, folder: str | Path = "figures", **sta
     Frame
         Display it as the last line of a cell. A click on the cortex chooses an ROI.
     """
+    given, source = source, explorer_of(source)
     first, atlas = resolve(State(**state), source), source.atlas
     cortex, pictures = Cortex(atlas), Pictures((150, 306))
     tuning = LiveFigure(_tuning(source))
@@ -303,6 +309,7 @@ def surface_viewer(source: Explorer, /, *, folder: str | Path = "figures", **sta
         draw=draw,
         adjust=lambda s, c, e: fit_index(resolve(s, e), c, e),
         twin=figure_of,
+        given={"explorer": given},
         folder=folder,
     )
     cortex.on_click(lambda point: frame.set(**_clicked(atlas, cortex.vertex(point))))

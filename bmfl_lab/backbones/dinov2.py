@@ -9,6 +9,8 @@ arXiv:2304.07193. Darcet et al. (2024). Vision transformers need registers. ICLR
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,7 +35,8 @@ from bmfl_lab.backbones.weights import (
 )
 from bmfl_lab.data.fetch import fetch_member
 from bmfl_lab.errors import CheckpointError, FetchError, message, require
-from bmfl_lab.runtime import home
+from bmfl_lab.files import sha256_file
+from bmfl_lab.runtime import home, refuse_offline
 
 _SIZES = {
     "dinov2_vits14": Architecture("dinov2_vits14", width=384, n_heads=6, n_blocks=12),
@@ -63,6 +66,8 @@ STAND_IN = {
 
 Its licence is Apache-2.0.
 """
+STAND_IN_NAME, STAND_IN_WEIGHTS = "dinov2_vits14_reg", "stand-in"
+"""The backbone that has a stand-in, and the value of `weights` that names it."""
 STAND_IN_HASH = "31f837109901d2d225858b5dc540b3e95ca037c7a50dfed84e66d54418863768"
 """`hash_state` of the stand-in, so that it is recognised by content under any file name."""
 STAND_IN_LABEL = (
@@ -107,6 +112,10 @@ def _find(architecture: Architecture, weights: str | Path | None) -> tuple[State
     """Return weights in the original key names, their label, and whether transformers made them."""
     if weights is None:
         return _search(architecture)
+    if str(weights) == "auto":
+        return _automatic(architecture)
+    if str(weights) == STAND_IN_WEIGHTS and architecture.name == STAND_IN_NAME:
+        return _stand_in()
     if (seed := random_seed(weights)) is not None:
         return random_state(architecture, seed), f"random weights (seed {seed}), untrained", False
     text, path = str(weights), Path(weights).expanduser()
@@ -125,6 +134,85 @@ def _find(architecture: Architecture, weights: str | Path | None) -> tuple[State
         "give the folder that also holds config.json",
     )
     return state, f"file {path.name}", False
+
+
+def _automatic(architecture: Architecture) -> tuple[State, str, bool]:
+    """Return the original weights, local or downloaded once, or else the labelled stand-in."""
+    name = architecture.name
+    if name.startswith("vit_tiny14"):
+        return _find(architecture, "random:0")
+    path = next((p for p in local_candidates(name) if _is_whole(p)), None)
+    if path is None:
+        try:
+            path = _download_original(name)
+        except FetchError as problem:
+            if name != STAND_IN_NAME:
+                raise
+            print(f"{problem}\n{name}: {STAND_IN_LABEL}", flush=True)
+            return _stand_in()
+    state, label, ported = _find(architecture, path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    digest = f", SHA-256 {sha256_file(file)[:16]}" if file.is_file() else ""
+    label = f"original weights, {label}{digest}"
+    print(f"{name}: {label}", flush=True)
+    return state, label, ported
+
+
+def _is_whole(place: Path) -> bool:
+    """Return whether a download into a Hugging Face folder has ended; a file is always whole."""
+    index = place / "model.safetensors.index.json"
+    if not place.is_dir() or (place / "model.safetensors").is_file():
+        return True
+    shards = read_mapping(index).get("weight_map") if index.is_file() else None
+    return isinstance(shards, dict) and all((place / str(v)).is_file() for v in shards.values())
+
+
+def _download_original(name: str) -> Path:
+    """Download the original weights from the Hugging Face hub, and return their folder."""
+    repository, remedy = hub_repository(name), "give a local file or folder as weights"
+    refuse_offline(f"the original weights of {name}", remedy)
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if problem := connection_problem(address):
+        expected = f"an answer of {address} within {CONNECTION_SECONDS:.0f} s"
+        raise FetchError(message(expected, problem, f"check the network, or {remedy}"))
+    print(f"downloading the original weights of {name}: {repository} from {address}", flush=True)
+    folder = find_snapshot(repository, cached=False, remedy=remedy)
+    for file in folder.glob("*.safetensors"):
+        # the cache of the hub names a large file by the SHA-256 that the hub states
+        blob = file.resolve()
+        if len(blob.name) == 64 and sha256_file(blob) != blob.name:
+            blob.unlink()
+            file.unlink()
+            raise FetchError(
+                message(f"{file.name} with SHA-256 {blob.name[:16]}", "other bytes", "run again")
+            )
+    return folder
+
+
+CONNECTION_SECONDS = 5.0
+"""Time limit of the one test of the connection that a process makes."""
+
+
+@functools.cache
+def connection_problem(address: str) -> str:
+    """Return why a server does not respond, or an empty text; each is tested once per process.
+
+    Parameters
+    ----------
+    address : str
+        Address of the server; its response may be of any kind.
+    """
+    import requests
+
+    try:
+        with requests.head(address, timeout=CONNECTION_SECONDS):
+            return ""
+    except requests.RequestException as error:
+        return type(error).__name__
+
+
+def _stand_in() -> tuple[State, str, bool]:
+    return read_tensors(fetch_member(**STAND_IN)), STAND_IN_LABEL, False
 
 
 def _download(text: str) -> Path:
@@ -146,8 +234,8 @@ def _search(architecture: Architecture) -> tuple[State, str, bool]:
             label = f"Hugging Face cache {path.parent.parent.name}"
             return read_huggingface_folder(path, architecture), label, True
         return read_tensors(path), f"file {path.name}", False
-    if name == "dinov2_vits14_reg":
-        return read_tensors(fetch_member(**STAND_IN)), STAND_IN_LABEL, False
+    if name == STAND_IN_NAME:
+        return _stand_in()
     raise CheckpointError(
         message(
             f"weights of {name}",
@@ -167,6 +255,12 @@ def checkpoint_name(name: str) -> str:
     )
 
 
+def hub_repository(name: str) -> str:
+    """Return the id of the original weights of a DINOv2 backbone on the Hugging Face hub."""
+    registers = "with-registers-" if name.endswith("_reg") else ""
+    return f"facebook/dinov2-{registers}{_HUB_SIZE[name[len('dinov2_vit')]]}"
+
+
 def local_candidates(name: str) -> list[Path]:
     """Return the local weight files and folders of a backbone, the preferred one first."""
     own, torch_hub, hf_cache = search_folders()
@@ -178,10 +272,7 @@ def local_candidates(name: str) -> list[Path]:
     found = [p for p in sorted(own.glob("*")) if accepted.match(p.name)] if own.is_dir() else []
     found += [p for p in [torch_hub / checkpoint_name(name)] if p.is_file()]
     if name.startswith("dinov2_vit"):
-        registers = "with-registers-" if name.endswith("_reg") else ""
-        repository = (
-            hf_cache / f"models--facebook--dinov2-{registers}{_HUB_SIZE[name[len('dinov2_vit')]]}"
-        )
+        repository = hf_cache / f"models--{hub_repository(name).replace('/', '--')}"
         found += sorted(p.parent for p in repository.glob("snapshots/*/config.json"))
     return found
 

@@ -12,7 +12,7 @@ import torch
 from bmfl_lab import backbones
 from bmfl_lab.backbones.protocol import BACKBONES, Backbone
 from bmfl_lab.errors import ConfigError, require
-from bmfl_lab.runtime import bf16_pays, pick_device
+from bmfl_lab.runtime import bf16_pays, note_backbone, pick_device
 
 DTYPES = ("float32", "bfloat16", "auto")
 
@@ -46,8 +46,11 @@ def load_backbone(
         ``"random:SEED"``. For CORnet-S: a checkpoint, ``"random"`` or ``"random:SEED"``. For
         ``hub``: a Hugging Face folder, or the id of a repository that is in the local cache. None
         searches ``$BMFL_HOME/weights``, torch's hub cache and the Hugging Face cache;
-        ``dinov2_vits14_reg`` then falls back on a labelled stand-in. Nothing is downloaded except
-        this stand-in, and the hub id that is given for a DINOv2 backbone.
+        ``dinov2_vits14_reg`` then falls back on a labelled stand-in. ``"auto"`` for DINOv2 searches
+        the same places, then downloads the original weights once from the Hugging Face hub, and
+        takes the stand-in where that fails or ``BMFL_OFFLINE=1`` forbids it. ``"stand-in"`` is the
+        stand-in itself. Nothing else is downloaded, except the hub id that is given for a DINOv2
+        backbone.
     image_size : int, optional
         Side in pixels of the images that ``backbone.preprocess`` makes; a multiple of the patch
         size. Default 224; for ``hub`` the size in the folder's own configuration.
@@ -99,7 +102,7 @@ def load_backbone(
         dtype in DTYPES, ConfigError, f"a dtype among {DTYPES}", repr(dtype), "choose one of them"
     )
     loader, device = BACKBONES[family], pick_device(device)
-    return loader(
+    backbone = loader(
         family,
         source if colon else weights,
         image_size=None if image_size is None else int(image_size),
@@ -107,6 +110,8 @@ def load_backbone(
         device=device,
         resize=resize,
     )
+    note_backbone(backbone.name, backbone.weights_label, backbone.weights_hash)
+    return backbone
 
 
 def _number_type(dtype: str, device: str) -> torch.dtype:

@@ -27,7 +27,7 @@ from bmfl_lab.errors import (
     translated,
 )
 from bmfl_lab.files import read_json, system_errors
-from bmfl_lab.runtime import home, seed_for
+from bmfl_lab.runtime import home, refuse_offline, seed_for
 
 State = dict[str, torch.Tensor]
 
@@ -75,6 +75,8 @@ def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    if not cached:
+        refuse_offline(f"the hub repository {text}", remedy)
     repository, _, revision = text.partition("@")
     patterns = ["*config.json", "model*.safetensors", "model.safetensors.index.json"]
     try:
@@ -84,6 +86,7 @@ def find_snapshot(text: str, *, cached: bool, remedy: str) -> Path:
                 revision=revision or None,
                 cache_dir=search_folders()[2],
                 local_files_only=cached,
+                endpoint=os.environ.get("HF_ENDPOINT"),
                 allow_patterns=patterns,
             )
         )

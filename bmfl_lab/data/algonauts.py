@@ -177,7 +177,7 @@ def read_subject(
         atlas=kept,
         splits=splits,
         noise_ceiling=None if ceiling is None else ceiling[keep],
-        simulated=note.simulated,
+        kind="simulated" if note.simulated else "measured",
         info=info,
     )
 

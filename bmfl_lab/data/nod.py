@@ -739,7 +739,7 @@ def _single(
         atlas if keep.all() else atlas.subset(keep),
         shares,
         noise_ceiling=None if ceiling is None else ceiling[keep],
-        simulated=simulated,
+        kind="simulated" if simulated else "measured",
         sessions=np.repeat([one.run.session for one in runs], [len(one.ids) for one in runs]),
         info={**facts, **info},
     )
@@ -890,7 +890,7 @@ def _pooled(
         dataclasses.replace(first.atlas, mesh=fslr.MESH),
         shares,
         noise_ceiling=mean,
-        simulated=any(s.simulated for s in people),
+        kind="simulated" if any(s.simulated for s in people) else "measured",
         sessions=np.concatenate([int(s.name[4:]) * 100 + np.asarray(s.sessions) for s in people]),
         info={**first.info, "subjects": list(subjects)},
     )

@@ -37,7 +37,7 @@ from bmfl_lab.data.nod import image_path, read_events, subject_names
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import BmflError, ConfigError, DataError, FetchError, message, require
 from bmfl_lab.files import lock, sha256_bytes, sha256_file
-from bmfl_lab.runtime import home
+from bmfl_lab.runtime import home, refuse_offline
 
 ADDRESS = "https://s3.amazonaws.com/openneuro.org/ds004496"
 VERSION = "# NOD OpenNeuro ds004496 version 2.1.2, schema 1"
@@ -287,9 +287,7 @@ def check_connection(source: Source, path: str, seconds: float = 5.0) -> None:
         If ``BMFL_OFFLINE=1`` forbids downloads, or the server does not respond.
     """
     host = urlsplit(source.address).netloc
-    if os.environ.get("BMFL_OFFLINE") == "1":
-        got = "BMFL_OFFLINE=1, which forbids every download"
-        raise FetchError(message(f"a download from {host}", got, "unset it, or pass root=..."))
+    refuse_offline(f"NOD from {host}", "pass root=...")
     try:
         with requests.head(f"{source.address}/{quote(path)}", timeout=seconds):
             return

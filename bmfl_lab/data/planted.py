@@ -339,7 +339,7 @@ def _subject(seed: int, sizes: tuple[int, int, int], signal_roi: str, carries: b
         noise_ceiling=ceiling,
         repeats=repeats,
         sessions=sessions,
-        simulated=True,
+        kind="simulated",
         attributes=attributes,
         attribute_names=tuple(f"energy of {name} gratings" for name in CLASS_NAMES),
         truth={

@@ -10,7 +10,7 @@ import numpy as np
 
 from bmfl_lab.data.atlas import Atlas, count_per_hemisphere
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 
 SPLITS = ("train", "val", "test")
 
@@ -64,6 +64,10 @@ def check_finite(finite: np.ndarray, hemisphere: np.ndarray, policy: str, expect
     require(finite.any(), DataError, wanted, "none", "download the responses again")
 
 
+KINDS = ("measured", "simulated", "predicted")
+"""Origins of responses, as figures, records and reports name them."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """Hold the images that one subject saw, and the brain responses to them.
@@ -87,8 +91,9 @@ class Subject:
         Single presentations; NaN where a stimulus was shown fewer times.
     sessions : ndarray of int64, shape (n_stimuli,), optional
         Session in which each stimulus was first shown.
-    simulated : bool
-        True if the responses were not measured in a brain.
+    kind : {"measured", "simulated", "predicted"}, default "measured"
+        Origin of the responses: a scanner; a simulation with a known truth; or an external brain
+        encoder, which predicted them for the images that a classifier sees.
     attributes : ndarray of float32, shape (n_stimuli, n_attributes), optional
         Attributes that the higher areas of a simulated subject respond to, such as "is an animal".
         A control model gets these values in place of the responses.
@@ -114,13 +119,14 @@ class Subject:
     noise_ceiling: np.ndarray | None = None
     repeats: np.ndarray | None = None
     sessions: np.ndarray | None = None
-    simulated: bool = False
+    kind: str = "measured"
     attributes: np.ndarray | None = None
     attribute_names: tuple[str, ...] = ()
     truth: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        require_known(self.kind, KINDS, ConfigError, "the origin of the responses")
         n, v = len(self.stimuli), self.atlas.n_vertices
         got = np.shape(self.responses)
         require(
@@ -167,9 +173,9 @@ class Subject:
         return f"Subject({self.name!r}, {self.kind}, {n}, {splits or 'no split'})"
 
     @property
-    def kind(self) -> str:
-        """Say "simulated" or "measured", for titles and notes."""
-        return "simulated" if self.simulated else "measured"
+    def simulated(self) -> bool:
+        """True if the responses come from a simulation."""
+        return self.kind == "simulated"
 
     @property
     def n_vertices(self) -> int:
@@ -200,6 +206,8 @@ class Subject:
             DataError,
             f"a split of {self.name!r} among {tuple(self.splits)}",
             repr(split),
-            "choose one of them",
+            "choose one of them"
+            if self.splits
+            else "judge measured or simulated responses; predictions go straight into a fusion",
         )
         return np.asarray(self.splits[split], dtype=np.int64)

@@ -673,7 +673,7 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
         noise_ceiling=usable,
         repeats=repeats if n_repeats > 1 else None,
         sessions=sessions,
-        simulated=True,
+        kind="simulated",
         truth={"noiseless": noiseless, "share": share},
     )
 

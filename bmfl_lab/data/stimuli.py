@@ -217,6 +217,31 @@ class StimulusSet:
         return np.asarray([where[s] for s in wanted], dtype=np.int64)
 
 
+def joined(name: str, sets: Iterable[StimulusSet]) -> StimulusSet:
+    """Return the images of several sets as one set without labels.
+
+    Parameters
+    ----------
+    name : str
+        Name of the new set.
+    sets : iterable of StimulusSet
+        Sets whose ids differ.
+
+    Raises
+    ------
+    DataError
+        If two sets have an id in common.
+    """
+    places = [(part, i) for part in sets for i in range(len(part))]
+    return StimulusSet(
+        name=name,
+        ids=np.asarray([str(part.ids[i]) for part, i in places], dtype=object),
+        read=lambda k: places[k][0].read(places[k][1]),
+        digest_of=lambda k: places[k][0].digest_of(places[k][1]),
+        labels=np.full(len(places), -1),
+    )
+
+
 def digest_pixels(image: Image) -> str:
     """Return the hexadecimal SHA-256 of an image (H, W, 3), over its shape and pixels."""
     return sha256_bytes(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +30,8 @@ class BackboneSpec:
     name : str
         A name that `bmfl_lab.backbones.load_backbone` accepts.
     weights : str or None
-        Path of a weight file or folder, or None for the loader's own search.
+        Path of a weight file or folder, None for the loader's own search, or "auto", which may
+        download the original weights; see `bmfl_lab.backbones.load_backbone`.
     image_size : int
         Side in pixels to which images are resized and cropped; divisible by the patch
         size of the backbone.
@@ -54,7 +55,7 @@ class Study:
     name : str
         "planted", "demo", or the folder's name.
     description : str
-        One sentence for figures and records; says *simulated* where responses are.
+        One sentence for figures and records; says *simulated* or *predicted* where responses are.
     sets : mapping of str to StimulusSet
         Labelled images for the classifier: "train", "val", "test" (in distribution) and natural OOD
         sets; empty in a study of brain responses only.
@@ -113,14 +114,17 @@ class Study:
 
     @property
     def simulated(self) -> bool:
-        """True if any subject's responses were not measured in a brain."""
+        """True if any subject's responses come from a simulation."""
         return any(s.simulated for s in self.subjects.values())
 
     @property
     def kind(self) -> str:
-        """Return "simulated" or "measured", for titles; "" for a study without a subject."""
+        """Return the origin of the responses, for titles; "" for a study without a subject.
+
+        If subjects differ, "simulated" goes before "predicted", and "predicted" before "measured".
+        """
         kinds = {s.kind for s in self.subjects.values()}
-        return "simulated" if "simulated" in kinds else "".join(kinds)
+        return next((k for k in ("simulated", "predicted", "measured") if k in kinds), "")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -385,18 +389,23 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     # the escapes of JSON for characters such as emoji mean something else in YAML
     found = read_json(path) if path.suffix == ".json" else read_yaml(path)
     kind = found.get("study") if isinstance(found, dict) else type(found).__name__
+    names = (*READERS, *_SHORT_NAMES)
     require(
-        isinstance(found, dict) and str(kind) in READERS,
+        isinstance(found, dict) and str(kind) in names,
         ConfigError,
-        f"the line 'study: NAME' with a name among {tuple(READERS)} in {path}",
+        f"the line 'study: NAME' with a name among {names} in {path}",
         repr(kind),
-        nearest(str(kind), READERS),
+        nearest(str(kind), names),
     )
-    if "root" in found:
-        found["root"] = str(path.resolve().parent / Path(str(found["root"])).expanduser())
+    found["study"] = _SHORT_NAMES.get(kind, kind)
+    for key in ("root", "cache"):
+        if found.get(key):
+            found[key] = str(path.resolve().parent / Path(str(found[key])).expanduser())
     return found
 
 
+_SHORT_NAMES = {"god": "kamitani"}
+"""Further names of readers in study files; elsewhere a folder may have such a name."""
 STUDY_FILES = (".yaml", ".yml", ".json")
 """Endings of the names of study files."""
 _BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}
@@ -418,7 +427,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         any other name in `READERS`. Or a folder, whose reader is found by its
         layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
         folders of images. Or a study file: YAML or JSON with ``study`` (the name of a reader) and
-        its options, in which a relative ``root`` starts at the file.
+        its options, in which a relative ``root`` or ``cache`` starts at the file.
     **options
         Options of the reader's ``load``, and for every study:
 
@@ -466,7 +475,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     spec = {
         _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
     }
-    _check_options(reader, options)
+    _check_options(reader, options, () if other is None else other[0].options)
     _check_types(BackboneSpec, spec)
     study = reader.load(**options)
     if spec:
@@ -490,6 +499,8 @@ def _check_overlap(study: Study) -> Study:
             of = len(study.sets[name])
             print(f"{name}: {n} of {of} images are copies of others in it", flush=True)
     for name, subject in study.subjects.items():
+        if subject.kind == "predicted":  # for these images, and no encoder is trained on them
+            continue
         check_leakage({**study.sets, f"stimuli of {name}": subject.stimuli})
     return replace(study, extra={**study.extra, "leakage": found})
 
@@ -530,7 +541,7 @@ def _options_of_subjects(
 ) -> dict[str, object]:
     """Move the options that only the reader of subjects has out of `options`; copy shared ones."""
     theirs = {}
-    for option in [o for o in options if o in subjects.options and o != "root"]:
+    for option in [o for o in options if o in subjects.options and o not in ("root", "sets")]:
         if option in images.options and option in _SHARED:
             theirs[option] = options[option]
         elif option not in images.options and option not in _BACKBONE:
@@ -538,10 +549,13 @@ def _options_of_subjects(
     return theirs
 
 
-def _check_options(reader: Reader, options: Mapping[str, object]) -> None:
+def _check_options(
+    reader: Reader, options: Mapping[str, object], of_subjects: Iterable[str]
+) -> None:
     for option in options:
         if option not in reader.options:
-            known = [*reader.options, "subject", *_BACKBONE]
+            known = dict.fromkeys([*reader.options, "subject", *_BACKBONE, *of_subjects])
+            known.pop("sets", None)
             raise ConfigError(
                 message(
                     f"an option of study {reader.name!r}",
@@ -567,6 +581,16 @@ def _join(study: Study, source: tuple[Reader, Path | None], options: Mapping[str
     """Give a study of images the subjects of another reader."""
     reader, root = source
     _check_types(reader.load, options)
+    if "sets" in reader.options:
+        options = {**options, "sets": study.sets}
     found = reader.load(**options) if root is None else reader.load(root=root, **options)
     found.subject()  # refuses a study without subjects
-    return replace(study, subjects=found.subjects, licences={**study.licences, **found.licences})
+    predicted = any(s.kind == "predicted" for s in found.subjects.values())
+    if predicted and study.shifts:
+        print("artificial shifts are left out: there are no predictions for shifted images")
+    return replace(
+        study,
+        subjects=found.subjects,
+        shifts=() if predicted else study.shifts,
+        licences={**study.licences, **found.licences},
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -37,6 +38,7 @@ from bmfl_lab.models.protocols import BrainEncoder, Classifier
 from bmfl_lab.runtime import half_the_threads, rng
 from bmfl_lab.training.context import load_spec
 from bmfl_lab.training.fusion import TrainedFusion
+from bmfl_lab.training.saved import OpenedStudy, open_models
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.trained_encoder import reads_backbone, shared_tokens
 
@@ -139,6 +141,35 @@ class Explorer:
         self.ood = (*study.ood, *(f"{name} {severity}" for name, severity in study.shifts))
         self.title = study.name + (f" ({study.kind} responses)" if study.kind else "")
         self._cache: dict[Hashable, object] = {}
+
+    @classmethod
+    def open(
+        cls,
+        place: str | Path | Sequence[str | Path],
+        study: Study | str | Path | None = None,
+        *,
+        store: FeatureStore | None = None,
+        device: str = "cpu",
+        **options: object,
+    ) -> Explorer:
+        """Return the explorer of the models that a run saved.
+
+        Parameters
+        ----------
+        place, study, store, device
+            See `bmfl_lab.training.open_models`.
+        **options
+            Further parameters of `Explorer`; the subject is that of the models' encoder by default.
+
+        Raises
+        ------
+        ConfigError, CheckpointError, DataError
+            See `bmfl_lab.training.open_models`.
+        """
+        opened = OpenedStudy(*open_models(place, study, store=store, device=device))
+        if opened.study.subjects:
+            options = {"subject": opened.subject().name, **options}
+        return cls(opened.study, opened.models, store=store, device=device, **options)
 
     def __repr__(self) -> str:
         return f"Explorer({self.title!r}, models={list(self.models)}, encoder={self.encoder!r})"
@@ -334,7 +365,11 @@ class Explorer:
             return self.all_predicted(place.name)[index]
         return self._cached(
             ("predicted", place),
-            lambda: encoder.predict(self._encoder_image(place), device=self.device)[0],
+            lambda: (
+                encoder.predict(self._encoder_image(place), device=self.device)
+                if encoder.sources
+                else encoder.predict_stimuli(self._image(place))  # predicted elsewhere
+            )[0],
         )
 
     def all_predicted(self, name: str) -> np.ndarray:
@@ -348,7 +383,11 @@ class Explorer:
         encoder = self._need_encoder()
         return self._cached(
             ("responses", name),
-            lambda: encoder.predict(self._encoder_set(name), device=self.device),
+            lambda: (
+                encoder.predict(self._encoder_set(name), device=self.device)
+                if encoder.sources
+                else encoder.predict_stimuli(self.stimuli(name))
+            ),
         )
 
     def _predicted_rows(self, name: str, rows: np.ndarray) -> np.ndarray:

@@ -65,7 +65,8 @@ def evaluation_sets(
     Raises
     ------
     ConfigError
-        If a set is "train" or "val", or a shift is unknown.
+        If a set is "train" or "val", a shift is unknown, or the responses to shifted images are not
+        known because they were predicted elsewhere.
     DataError
         If a set is unknown.
     """
@@ -77,9 +78,18 @@ def evaluation_sets(
         names,
         "evaluate 'test' and out-of-distribution sets",
     )
+    made = study.shifts if shifts is None else shifts
+    require(
+        not made or study.kind != "predicted",
+        ConfigError,
+        "predicted responses to shifted images",
+        "predictions for the images themselves only",
+        "leave out artificial shifts (shifts=[]), and put shifted copies of the images into "
+        "out-of-distribution sets, with predictions of their own",
+    )
     return [(study.set(n), n, "", None) for n in names] + [
         (shifted(study.set("test"), name, severity, seed), "test", name, severity)
-        for name, severity in (study.shifts if shifts is None else shifts)
+        for name, severity in made
     ]
 
 

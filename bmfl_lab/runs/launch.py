@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bmfl_lab.errors import RunError, require
 from bmfl_lab.files import write_json
-from bmfl_lab.runs.paths import project_root
+from bmfl_lab.runtime import project_root
 
 
 def train_in_processes(

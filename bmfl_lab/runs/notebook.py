@@ -16,9 +16,10 @@ from typing import Any
 
 from bmfl_lab.config import list_problem
 from bmfl_lab.data.shifts import SHIFTS
+from bmfl_lab.data.study import STUDY_FILES
 from bmfl_lab.errors import RunError, message, nearest, require
 from bmfl_lab.files import sha256_json, system_errors
-from bmfl_lab.runs.paths import run_folder
+from bmfl_lab.runs.paths import out_root, run_folder
 from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
@@ -87,8 +88,16 @@ class Parameter:
                 return f"{self.name} expected {wanted}; got {item!r}"
         if not is_list or (not value and (self.name in _OPTIONAL or "empty" in self.help)):
             return ""
-        known = () if self.choices else KNOWN.get(self.name, ())
-        return list_problem(self.name, value, known and (*known, *self.default))
+        known = () if self.choices or not self.default else KNOWN.get(self.name, ())
+        places = [item for item in value if self.name == "models" and _is_place(str(item))]
+        return list_problem(self.name, value, known and (*known, *self.default, *places))
+
+
+def _is_place(text: str) -> bool:
+    """Return whether a model is named by a path, or by the name of a spec with results."""
+    return (
+        text.endswith(STUDY_FILES) or bool(set(text) & set("/\\")) or (out_root() / text).is_dir()
+    )
 
 
 @dataclass(frozen=True)

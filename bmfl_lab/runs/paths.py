@@ -5,24 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bmfl_lab.errors import RunError, message
-
-
-def project_root(start: str | Path | None = None) -> Path:
-    """Return the nearest folder at or above `start` that holds a ``pyproject.toml``.
-
-    Parameters
-    ----------
-    start : str or Path, optional
-        Folder that is searched first; the current folder by default.
-
-    Returns
-    -------
-    Path
-        The project's root, or `start` itself when no parent is a project.
-    """
-    start = (Path(start) if start is not None else Path.cwd()).resolve()
-    roots = (f for f in (start, *start.parents) if (f / "pyproject.toml").is_file())
-    return next(roots, start)
+from bmfl_lab.runtime import project_root
 
 
 def out_root(out: str | Path | None = None, root: Path | None = None) -> Path:

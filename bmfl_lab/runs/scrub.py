@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-from bmfl_lab.runs.paths import project_root
+from bmfl_lab.runtime import project_root
 
 T = TypeVar("T")
 _SECRET_NAME = re.compile(

@@ -17,7 +17,7 @@ from bmfl_lab.files import read_yaml, sha256_json
 from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
-from bmfl_lab.runs.paths import project_root
+from bmfl_lab.runtime import project_root
 
 DEVICES = ("any", "cpu", "cuda")
 KERNEL = "python3"

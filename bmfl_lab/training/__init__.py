@@ -25,6 +25,7 @@ _PUBLIC = {
     "TrainedFusion": "fusion",
     "load_fusion": "fusion",
     "open_models": "saved",
+    "open_study": "saved",
     "save_models": "saved",
     "AlignConfig": "aligned",
     "TrainedAligned": "aligned",

@@ -28,6 +28,7 @@ from bmfl_lab.training import recipes, sources
 from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.encoder import EncoderConfig
+from bmfl_lab.training.external import ExternalEncoder
 from bmfl_lab.training.fusion import Inputs, TrainedFusion, train_fusion
 from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 from bmfl_lab.training.trained_encoder import TrainedEncoder
@@ -119,7 +120,7 @@ def attribute_subject(subject: Subject) -> Subject:
         responses=responses.astype(np.float32),
         atlas=atlas,
         splits=subject.splits,
-        simulated=True,
+        kind="simulated",
     )
 
 
@@ -330,6 +331,7 @@ def ablation_trainer(
     encoder: TrainedEncoder | None = None,
     brain: ResponseSource | None = None,
     atlas: Atlas | None = None,
+    known: Mapping[str, Sequence[TrainedFusion]] | None = None,
     store: FeatureStore | None = None,
     device: str = "auto",
     folder: str | Path | None = None,
@@ -350,6 +352,9 @@ def ablation_trainer(
         Response source in place of the predicted responses, as in `train_fusion`.
     atlas : Atlas, optional
         Atlas of the responses; the encoder's by default.
+    known : mapping of str to sequence of TrainedFusion, optional
+        Models that are trained already, by name, as `open_models` returns them. One of the same
+        configuration and seed is taken instead of being trained.
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
@@ -374,20 +379,24 @@ def ablation_trainer(
     context = Context.make(store, device).keeping(folder, fresh)
 
     def train(models: Sequence[AblatedModel]) -> list[TrainedFusion]:
-        return [
-            train_fusion(
-                config,
-                study,
-                encoder=encoder,
-                brain=brain,
-                atlas=atlas,
-                silent=None if np.all(model.mask) else ~np.asarray(model.mask),
-                context=context,
-                seed=model.seed,
-                name=model.name,
-            )
-            for model in models
-        ]
+        found = []
+        for model in models:
+            whole = np.all(model.mask)
+            trained = _known(known, "fusion", config, model.seed) if whole else None
+            if trained is None:
+                trained = train_fusion(
+                    config,
+                    study,
+                    encoder=encoder,
+                    brain=brain,
+                    atlas=atlas,
+                    silent=None if whole else ~np.asarray(model.mask),
+                    context=context,
+                    seed=model.seed,
+                    name=model.name,
+                )
+            found.append(dataclasses.replace(trained, name=model.name))
+        return found
 
     return train
 
@@ -400,6 +409,7 @@ def train_controls(
     encoder_config: EncoderConfig | None = None,
     controls: Sequence[str] = tuple(CONTROL_MODELS),
     seeds: Sequence[int] = (0, 1, 2),
+    known: Mapping[str, Sequence[TrainedFusion]] | None = None,
     store: FeatureStore | None = None,
     device: str = "auto",
     folder: str | Path | None = None,
@@ -422,6 +432,9 @@ def train_controls(
         Names in `CONTROL_MODELS`; all by default.
     seeds : sequence of int, default (0, 1, 2)
         Training seeds. The random numbers of a control are drawn anew for each seed.
+    known : mapping of str to sequence of TrainedFusion, optional
+        Models that are trained already, by name, as `open_models` returns them. One of the same
+        configuration and seed is taken instead of being trained.
     store : FeatureStore, optional
         Store of tokens; the one in the cache folder by default.
     device : "auto", "cpu" or "cuda", default "auto"
@@ -454,6 +467,14 @@ def train_controls(
         "none",
         "pass the configuration of the brain encoder as encoder_config=...",
     )
+    lacking = {"random backbone", "random encoder", "permuted features"} & set(controls)
+    require(
+        not lacking or not isinstance(encoder, ExternalEncoder),
+        ConfigError,
+        f"a brain encoder for {sorted(lacking)}",
+        encoder.label,
+        "leave these controls out",
+    )
     setting = _Setting(config, study, encoder, Context.make(store, device).keeping(folder, fresh))
     made = _ControlSources(setting, encoder_config)
     found: Groups = {}
@@ -464,8 +485,20 @@ def train_controls(
             "attributes": {"regions": ("all",)},
         }.get(name, {})
         chosen = configs.replace(config, **changes)
-        found[name] = [setting.train(name, chosen, seed, *made.get(name, seed)) for seed in seeds]
+        found[name] = [
+            _known(known, name, chosen, seed)
+            or setting.train(name, chosen, seed, *made.get(name, seed))
+            for seed in seeds
+        ]
     return found
+
+
+def _known(
+    known: Mapping[str, Sequence[TrainedFusion]] | None, name: str, config: FusionConfig, seed: int
+) -> TrainedFusion | None:
+    """Return the known model of a name, configuration and seed, if there is one."""
+    models = (known or {}).get(name, ())
+    return next((m for m in models if m.config == config and m.seed == seed), None)
 
 
 class _Setting:
@@ -475,7 +508,8 @@ class _Setting:
         self, config: FusionConfig, study: Study, encoder: TrainedEncoder, context: Context
     ):
         self.config, self.study, self.encoder, self.context = config, study, encoder, context
-        self.source = sources.EncoderSource(encoder, context.device)
+        external = isinstance(encoder, ExternalEncoder)
+        self.source = encoder.source if external else sources.EncoderSource(encoder, context.device)
         self.inputs = Inputs(
             context,
             context.backbone(study.backbone),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
+from bmfl_lab.backbones.dinov2 import STAND_IN_HASH, STAND_IN_WEIGHTS
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.runtime import home, pick_device
 
@@ -141,6 +142,27 @@ def load_spec(spec: BackboneSpec, device: str = "auto") -> Backbone:
         device=local_device(device),
         resize=spec.resize,
     )
+
+
+def pinned(spec: BackboneSpec, weights_hash: str) -> BackboneSpec:
+    """Return a specification that keeps to the stand-in, if a model was trained on it.
+
+    "auto" may find other weights than on the day of the training.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        Specification of the study or of the encoder.
+    weights_hash : str
+        Hash of the weights that the model was trained on.
+
+    Returns
+    -------
+    BackboneSpec
+    """
+    if spec.weights == "auto" and weights_hash == STAND_IN_HASH:
+        return dataclasses.replace(spec, weights=STAND_IN_WEIGHTS)
+    return spec
 
 
 @functools.lru_cache(maxsize=2)

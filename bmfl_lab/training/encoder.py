@@ -35,6 +35,7 @@ from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
 from bmfl_lab.runtime import home, rng, seed_everything, seed_for
 from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.context import load_spec, local_device
+from bmfl_lab.training.external import ExternalEncoder
 from bmfl_lab.training.loop import LoopConfig, fit
 from bmfl_lab.training.stage import once
 from bmfl_lab.training.trained_encoder import (
@@ -288,7 +289,7 @@ def train_brain_encoder(
     fresh: bool = False,
     device: str = "auto",
     backbone: Backbone | None = None,
-) -> TrainedEncoder:
+) -> TrainedEncoder | ExternalEncoder:
     """Train a brain encoder for one subject, or load it if it was trained before.
 
     Parameters
@@ -314,9 +315,9 @@ def train_brain_encoder(
 
     Returns
     -------
-    TrainedEncoder
+    TrainedEncoder or ExternalEncoder
         Selected by mean validation r (gradient descent) or by cross-validation within "train"
-        (closed form).
+        (closed form). For a subject whose responses are predictions, nothing is trained.
 
     Raises
     ------
@@ -327,6 +328,9 @@ def train_brain_encoder(
     """
     who = study.subject(subject)
     spec = _spec(config, study)
+    if who.kind == "predicted":
+        print(f"{who.name}: the responses are predictions, so no encoder is trained", flush=True)
+        return ExternalEncoder(who, spec, to_dict(config))
     backbone = load_spec(spec, device) if backbone is None else backbone
     identity = {
         "format": FORMAT,

@@ -56,6 +56,7 @@ from bmfl_lab.training.checkpoint import (
     write_bundle,
 )
 from bmfl_lab.training.context import Context
+from bmfl_lab.training.external import ExternalEncoder
 from bmfl_lab.training.loop import fit
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.stage import once, recipe_code
@@ -112,7 +113,7 @@ def train_fusion(
         Choices of the model and its training.
     study : Study
         Its set "train" trains and its set "val" selects the epoch; no other set is read.
-    encoder : TrainedEncoder, optional
+    encoder : TrainedEncoder or ExternalEncoder, optional
         Encoder that predicts the responses. If neither `encoder` nor `brain` is given and the head
         needs responses, an encoder of the study's first subject is trained by the default recipe,
         or read from the cache.
@@ -120,8 +121,8 @@ def train_fusion(
         Response source in place of the predicted responses: ``brain(tokens, ids) -> (B,
         n_vertices)``, with `tokens` a `TokenBatch` and `ids` the B stimulus ids of a batch. See
         `bmfl_lab.training.sources` for noise, other images' responses and image features, and
-        `lookup_source` for responses that were computed before. With an `encoder` or `atlas` of as
-        many vertices, regions and parcels are those of its atlas.
+        `bmfl_lab.training.external.lookup_source` for responses that were computed before. With an
+        `encoder` or `atlas` of as many vertices, regions and parcels are those of its atlas.
     atlas : Atlas, optional
         Atlas of the responses; the encoder's by default. A "backbone" model uses it to match the
         number of parameters of the fusion.
@@ -178,6 +179,8 @@ def train_fusion(
     backbone = context.backbone(study.backbone) if backbone is None else backbone
     if encoder is None and brain is None and config.head != "backbone":
         encoder = _default_encoder(study, context)
+    if isinstance(encoder, ExternalEncoder) and brain is None:
+        brain = encoder.source
     atlas = getattr(encoder, "atlas", None) if atlas is None else atlas
     source = None
     if config.head != "backbone":
@@ -610,6 +613,8 @@ class Inputs:
         """
         if self.source is None:
             return None
+        if hasattr(self.source, "check"):
+            self.source.check(stimuli)
         ids = sha256_bytes("\0".join(map(str, stimuli.ids)).encode())
         return self.context.responses.get(
             (self.source, tokens.key, ids), lambda: self._respond(stimuli, tokens, file)

@@ -20,14 +20,14 @@ import torch
 from bmfl_lab.backbones import FeatureStore, load_backbone
 from bmfl_lab.backbones.tokens import StoredTokens
 from bmfl_lab.data import StimulusSet, Study
-from bmfl_lab.errors import ConfigError, DataError, message, require
-from bmfl_lab.files import sha256_json
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.models.encoders import LinearEncoder
 from bmfl_lab.runtime import rng, seed_for
 from bmfl_lab.training.batches import fingerprint
 from bmfl_lab.training.context import local_device
 from bmfl_lab.training.encoder import EncoderConfig, train_brain_encoder
+from bmfl_lab.training.external import ExternalEncoder
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
 
@@ -133,50 +133,6 @@ class PermutedSource:
         arrays = {k: getattr(tokens, k) for k in ("cls", "mean", "patches")}
         changed = {k: np.asarray(a)[..., order] for k, a in arrays.items() if a is not None}
         return dataclasses.replace(tokens, **changed)
-
-
-def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:
-    """Return a source that looks up responses by stimulus id.
-
-    Parameters
-    ----------
-    ids : sequence of str, length n
-        Stimulus ids of all images that the model will see.
-    responses : ndarray, shape (n, n_vertices)
-        Their responses.
-
-    Raises
-    ------
-    DataError
-        If ids and responses differ in number; when called, if an id is unknown.
-
-    Notes
-    -----
-    A shifted image has the id of the original image, and so its response.
-    """
-    require(
-        len(ids) == len(responses),
-        DataError,
-        f"{len(ids)} responses",
-        len(responses),
-        "give one row per stimulus id",
-    )
-    place = {str(i): k for k, i in enumerate(ids)}
-
-    def look_up(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
-        missing = [str(i) for i in ids if str(i) not in place]
-        if missing:
-            raise DataError(
-                message(
-                    "a response for every stimulus id",
-                    f"none for {missing[0]!r}",
-                    "add its response to those of lookup_source",
-                )
-            )
-        return np.asarray(responses[[place[str(i)] for i in ids]], dtype=np.float32)
-
-    look_up.identity = f"lookup {sha256_json(list(place))} {_digest(responses)}"
-    return look_up
 
 
 def noise_source(
@@ -508,6 +464,8 @@ def rank_statement(encoder: TrainedEncoder) -> str:
         For a linear encoder, the numerical rank of its weights beside the number of vertices. For
         other kinds, that the architecture sets no such bound.
     """
+    if isinstance(encoder, ExternalEncoder):
+        return "The responses were predicted elsewhere: nothing is known about their rank."
     n_vertices = encoder.atlas.n_vertices
     linear = encoder.module
     if not isinstance(linear, LinearEncoder):

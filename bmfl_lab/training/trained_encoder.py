@@ -30,7 +30,7 @@ from bmfl_lab.training.checkpoint import (
     read_bundle,
     write_bundle,
 )
-from bmfl_lab.training.context import load_spec, local_device
+from bmfl_lab.training.context import load_spec, local_device, pinned
 
 STEM = "encoder"
 WHAT = "brain encoder"
@@ -119,7 +119,8 @@ class _Predicts:
             If the weights that are loaded are not those of the training, e.g. because the encoder
             was trained on a backbone that was passed as an object.
         """
-        backbone = load_spec(self.backbone, device)
+        trained = self.sources[0]["backbone"]["weights_hash"] if self.sources else ""
+        backbone = load_spec(pinned(self.backbone, trained), device)
         self._refuse_other_weights(backbone)
         return backbone
 

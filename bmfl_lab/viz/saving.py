@@ -14,6 +14,7 @@ from pandas.api.types import is_numeric_dtype
 
 from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.files import atomic_path
+from bmfl_lab.runtime import loaded_backbones
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,10 +57,16 @@ def show(figure: Figure, folder: str | Path, name: str) -> None:
 
 def png_bytes(figure: Figure) -> bytes:
     """Return a figure as a PNG file for a screen, in its own size at 120 dpi."""
-    buffer, look = io.BytesIO(), {"dpi": DPI, "metadata": {"Software": None}}
+    buffer, look = io.BytesIO(), {"dpi": DPI, "metadata": _about()}
     with _fixed_layout(figure) as box:
         figure.savefig(buffer, format="png", bbox_inches=box, **look)
     return buffer.getvalue()
+
+
+def _about() -> dict[str, str | None]:
+    """Return the notes inside a PNG file: the backbones that were loaded, and their weights."""
+    notes = [f"backbone {found['name']}: {found['weights']}" for found in loaded_backbones()]
+    return {"Software": None, **({"Description": "; ".join(notes)} if notes else {})}
 
 
 def save_figure(
@@ -117,7 +124,7 @@ def save_figure(
         scale = COLUMN_INCHES[columns] / box.width
         with atomic_path(paths["png"]) as path:
             look = {"dpi": PRINT_DPI * scale, "pil_kwargs": {"dpi": (PRINT_DPI, PRINT_DPI)}}
-            figure.savefig(path, format="png", bbox_inches=box, metadata={"Software": None}, **look)
+            figure.savefig(path, format="png", bbox_inches=box, metadata=_about(), **look)
         with atomic_path(paths["svg"]) as path:
             path.write_text(_svg(figure, box, scale), encoding="utf-8")
         with atomic_path(paths["pdf"]) as path:

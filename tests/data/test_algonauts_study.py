@@ -28,7 +28,7 @@ def person(name="own01", simulated=False, n=24, v=10):
             "fsaverage",
         ),
         splits={"train": np.arange(n)},
-        simulated=simulated,
+        kind="simulated" if simulated else "measured",
     )
 
 

@@ -18,6 +18,7 @@ CONTENT = bytes(range(256)) * 40
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("BMFL_OFFLINE", raising=False)  # the clients here are local programs
     return tmp_path / "home"
 
 
@@ -233,3 +234,9 @@ def test_source_archive_is_fetched_by_pip_for_real(cache):
     assert fetch.fetch_archive(*PIP).stat().st_size > 19e6
     # Counts of V1, V2 and V3 on the left of fsaverage5 as published with the template.
     assert [int((found["left"]["area"] == k).sum()) for k in (1, 2, 3)] == [231, 186, 128]
+
+
+def test_an_archive_is_not_fetched_offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("BMFL_OFFLINE", "1")
+    with pytest.raises(FetchError, match=r"BMFL_OFFLINE=1.*copy archive-0{16}\.pkg of another"):
+        fetch.fetch_archive("x", "1", "pip", "0" * 64)

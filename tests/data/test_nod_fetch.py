@@ -21,6 +21,12 @@ from bmfl_lab.errors import ConfigError, DataError, FetchError
 RUNS, TRIALS = 2, 5
 
 
+@pytest.fixture(autouse=True)
+def local_server_allowed(monkeypatch):
+    """Downloads from a server on this machine, which is no connection beyond it."""
+    monkeypatch.delenv("BMFL_OFFLINE", raising=False)
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("bucket")

@@ -10,6 +10,7 @@ from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data import nod
 from bmfl_lab.data.nod_planted import planted_areas, write_copy
+from bmfl_lab.data.study import read_study_file
 from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation import evaluate_encoder
 from bmfl_lab.runs.spec import load_spec
@@ -97,7 +98,12 @@ def test_the_spec_is_refused_without_data(at_the_root):
 
 def test_the_spec_finds_a_copy_in_the_cache(at_the_root):
     write_copy(at_the_root, range(10, 15), images_only=range(15, 25), runs=1, trials=12)
-    study = load_study(STUDY_FILE)
+    study = load_study(STUDY_FILE, cache=str(at_the_root / "mapped"))
     assert study.subject().name == "pooled" and len(study.subjects) == 6
+    # the responses of all subjects are parts of one mapped file, so that memory stays flat
+    assert all(isinstance(s.responses, np.memmap) for s in study.subjects.values())
+    assert len(list((at_the_root / "mapped").iterdir())) == 1
+    place = Path(read_study_file(STUDY_FILE)["cache"]).resolve()
+    assert place == ROOT / "papermill_runs/out/nod"
     assert study.backbone.name == "dinov2_vits14_reg" and study.backbone.image_size == 224
     assert sum(map(len, study.sets.values())) == 120

@@ -50,6 +50,6 @@ def test_refusals(subject):
     with pytest.raises(ConfigError, match=r"a share from 0 to 1; got 1\.5"):
         simulate_other(subject, share=1.5)
     with pytest.raises(DataError, match="a simulated subject with noiseless responses"):
-        simulate_other(replace(subject, simulated=False))
+        simulate_other(replace(subject, kind="measured"))
     with pytest.raises(DataError, match="a simulated subject with noiseless responses"):
         simulate_other(replace(subject, truth={}))

@@ -138,7 +138,7 @@ def test_a_study_changes_its_fingerprint_with_one_response():
 
 
 def test_a_study_at_the_end_of_a_cell_is_one_readable_line():
-    study = Study("s", "what it is", {"train": stimuli()}, {"s": subject(simulated=True)})
+    study = Study("s", "what it is", {"train": stimuli()}, {"s": subject(kind="simulated")})
     assert repr(study) == (
         "Study('s', 'what it is', images: train 4; "
         "subjects: Subject('s', simulated, n_stimuli=4, n_vertices=6, train 2, test 1))"

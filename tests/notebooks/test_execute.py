@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import papermill as pm
 import pytest
 
 from bmfl_lab.backbones import FeatureStore
@@ -76,6 +77,39 @@ def test_papermill_by_itself_works_from_the_root_and_from_the_notebooks_folder(f
         wanted = frame[frame["model"] == name].dropna(subset="seed").set_index("seed")["value"]
         found = {m.seed: (m.logits(test).argmax(1) == test.labels).mean() for m in models[name]}
         assert found == wanted.to_dict() and len(found) > 1, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_saved_models_are_opened_by_later_notebooks_and_not_trained_again(tmp_path, monkeypatch):
+    def run(stem, out, **parameters):
+        notebook = str(next((ROOT / "notebooks").glob(f"{stem}*.ipynb")))
+        values = {"out": str(tmp_path / out), **parameters}
+        pm.execute_notebook(notebook, str(tmp_path / f"{out}.ipynb"), parameters=values, cwd=ROOT)
+        return read_record(tmp_path / out / "record.json")
+
+    first = run("03", "03", models=["backbone", "fusion"], seeds=[0, 4], epochs=2, n_boot=10)
+    assert first.study["name"] == "planted"
+    saved = {"models": [str(tmp_path / "03")]}
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "elsewhere"))  # no model is kept there
+    evaluated = run(
+        "04", "04", shifts=["masked"], n_corrupted=0, shorter=[1], n_boot=10, **saved
+    ).to_frame()
+    ablated = run("05", "05", sections=["regions"], regions=["V1"], modes=["lesioned"], **saved)
+    mapped = run("06", "06", n_check=4, patch_epochs=0, shuffled=False, steps=4, **saved)
+    assert ablated.to_frame()["seed"].dropna().isin([0, 4]).all() and mapped.rows
+    wanted = (
+        "name == 'accuracy' and split == 'test' and shift == '' and model in ['backbone', 'fusion']"
+    )
+    tables = [f.query(wanted).dropna(subset="seed") for f in (first.to_frame(), evaluated)]
+    before, after = (t.set_index(["model", "seed"])["value"].to_dict() for t in tables)
+    assert before == after and len(before) == 4
+    trained = read_manifests(tmp_path / "elsewhere" / "models")
+    assert all(m["config"]["loop"]["epochs"] == 1 for m in trained), "only the short baselines"
+
+
+def read_manifests(folder):
+    return [json.loads(p.read_text()) for p in folder.glob("*/fusion.json")]
 
 
 @pytest.mark.slow

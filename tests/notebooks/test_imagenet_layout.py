@@ -46,7 +46,7 @@ def tree(tmp_path):
             pictures(tmp_path / name / w, w, 3, part, ".jpg")
     person = load_study("planted", n_encoder=60, n_encoder_val=20, n_encoder_test=20).subject()
     measured = dataclasses.replace(
-        person, simulated=False, attributes=None, attribute_names=(), truth={}
+        person, kind="measured", attributes=None, attribute_names=(), truth={}
     )
     write_subject(tmp_path / "own01", measured)
     study = {

@@ -3,10 +3,12 @@
 import dataclasses
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import widgets
 from bmfl_lab import load_study, training
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import CheckpointError, ConfigError
@@ -109,3 +111,70 @@ def test_a_study_of_other_classes_is_refused(trained):
     other = dataclasses.replace(planted, sets={**planted.sets, "train": renamed})
     with pytest.raises(CheckpointError, match="the study that the model was trained on"):
         training.open_models(root / RUN, other, store=store, device="cpu")
+
+
+def test_a_notebook_opens_models_with_their_study_subject_and_configurations(trained):
+    root, study, _models, store = trained
+    opened = training.open_study("planted", [root / RUN], store=store, device="cpu")
+    assert opened.seeds == [1, 3] and list(opened.models) == ["backbone", "fusion"]
+    assert opened.study.fingerprint() == study.fingerprint()
+    assert opened.subject().name == study.subject().name
+    fusion, encoder = training.presets("tiny", epochs=1)
+    assert opened.configs == (fusion, encoder)
+    assert opened.model("fusion", 3).seed == 3 and opened.model("fusion", 7).seed == 1
+    with pytest.raises(ConfigError, match="whose models include 'concat'"):
+        opened.model("concat", 0)
+    with pytest.raises(ConfigError, match="leave subject empty"):
+        opened.subject("sub-99")
+
+
+def test_names_of_models_are_trained_and_places_are_opened_never_both(trained):
+    root, _, _, _store = trained
+    names = tuple(training.COMPARED)
+    only = training.open_study("planted", ["backbone", "fusion"], trainable=names)
+    assert not only.models and only.seeds == [] and only.configs is None
+    assert only.encoder is None and only.model("fusion", 0) is None
+    with pytest.raises(ConfigError, match="choose one of the two"):
+        training.open_study("planted", ["backbone", root / RUN], trainable=names)
+    with pytest.raises(ConfigError, match="folder of a run"):
+        training.open_study("planted", ["fusion"])
+
+
+def test_opened_models_are_not_trained_again_by_an_ablation_or_a_comparison(trained, tmp_path):
+    root, study, _, store = trained
+    opened = training.open_study("planted", [root / RUN], store=store, device="cpu")
+    options = dict(encoder=opened.encoder, store=store, device="cpu", folder=tmp_path / "kept")
+    again = training.train_controls(
+        opened.configs[0],
+        study,
+        controls=["fusion", "backbone"],
+        seeds=[1],
+        known=opened.models,
+        **options,
+    )
+    assert again["fusion"][0] is opened.model("fusion", 1)
+    assert again["backbone"][0] is opened.model("backbone", 1)
+    train = training.ablation_trainer(opened.configs[0], study, known=opened.models, **options)
+    whole = SimpleNamespace(
+        name="intact", mask=np.ones(opened.encoder.atlas.n_vertices, bool), seed=3
+    )
+    intact = train([whole])[0]
+    assert intact.name == "intact" and intact.path is opened.model("fusion", 3).path
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_widget_opens_the_models_of_a_run_by_its_folder_in_one_line(
+    trained, tmp_path, monkeypatch
+):
+    root, _, _, _ = trained
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    place = str(root / "out/main")
+    for widget in (widgets.attention_explorer, widgets.region_ablation, widgets.surface_viewer):
+        frame = widget(place)
+        assert frame.error == "" and "planted (simulated responses)" in frame._title
+        frame.show_code()
+        assert repr(place) in frame.code.value
+        if widget is widgets.region_ablation:
+            exec(frame.code.value.rpartition("\n")[0])  # all but the line that saves the figure
+    with pytest.raises(ConfigError, match="folder of a run"):
+        widgets.attention_explorer(str(root / "nowhere"))

@@ -15,6 +15,7 @@ from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.models.bmfl import TokenBatch
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training import sources, train_brain_encoder
+from bmfl_lab.training.external import lookup_source
 
 REFERENCE = (
     np.random.default_rng(0).normal(2, 1, (300, 4)) @ np.random.default_rng(1).normal(0, 1, (4, 6))
@@ -138,12 +139,12 @@ def test_a_projection_is_linear_and_fixed_by_its_seed():
 
 def test_responses_at_hand_are_looked_up_by_id():
     ids = _stimuli(4).ids
-    source = sources.lookup_source(ids, np.arange(8).reshape(4, 2))
+    source = lookup_source(ids, np.arange(8).reshape(4, 2))
     np.testing.assert_array_equal(source(None, ids[[2, 0]]), [[4, 5], [0, 1]])
     with pytest.raises(DataError, match=r"none for 's-9'.*add its response"):
         source(None, ["s-9"])
     with pytest.raises(DataError, match="4 responses; got 3"):
-        sources.lookup_source(ids, np.zeros((3, 2)))
+        lookup_source(ids, np.zeros((3, 2)))
 
 
 def test_a_linear_encoder_says_what_it_cannot_hold_and_shuffled_weights_keep_their_distribution(
