@@ -25,7 +25,7 @@ def train_in_processes(
     n_processes : int
         Number of processes on this machine, one per GPU.
     stem : str
-        Stem of the notebook: "03_fusion_training" or "04_ood_evaluation".
+        Stem of the notebook, "03_fusion_training".
     parameters : mapping
         Its parameters without ``out``.
     folder : str or Path

@@ -15,7 +15,7 @@ from bmfl_lab.runs.spec import KERNEL
 
 MAX_LINES = 25
 MAX_COLUMNS = 88
-MAX_PARAMETERS = 14
+MAX_PARAMETERS = 15
 ALLOWED_IMPORTS = (
     "bmfl_lab",
     "widgets",
