@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -178,3 +180,15 @@ def test_a_widget_opens_the_models_of_a_run_by_its_folder_in_one_line(
             exec(frame.code.value.rpartition("\n")[0])  # all but the line that saves the figure
     with pytest.raises(ConfigError, match="folder of a run"):
         widgets.attention_explorer(str(root / "nowhere"))
+
+
+def test_the_example_on_the_page_of_widgets_runs_as_printed(trained, tmp_path, monkeypatch):
+    page = Path(widgets.__file__).with_name("README.md")
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("papermill_runs").mkdir()
+    Path("papermill_runs/out").symlink_to(trained[0] / "out")
+    exec(block)
+    for picture in re.findall(r"\((pictures/\w+\.png)\)", page.read_text(encoding="utf-8")):
+        assert page.with_name("pictures").joinpath(Path(picture).name).is_file()
