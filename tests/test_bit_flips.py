@@ -89,6 +89,7 @@ def fetched_archive(folder, monkeypatch):
         return target
 
     monkeypatch.setattr(fetch, "_run_client", client)
+    monkeypatch.delenv("BMFL_OFFLINE", raising=False)
     monkeypatch.setenv("BMFL_HOME", str(folder / "cache"))
     fetch.fetch_archive("thing", "1.0", "pip", sha)
     (folder / "whole.whl").unlink()

@@ -183,6 +183,7 @@ def test_a_study_that_cannot_be_had_is_one_sentence(tmp_path):
         **os.environ,
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "BMFL_HOME": str(tmp_path / "home"),
+        "BMFL_OFFLINE": "0",
         "PIP_NO_INDEX": "1",
         **dict.fromkeys(
             ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"

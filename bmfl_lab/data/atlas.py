@@ -171,7 +171,9 @@ class Atlas:
                 message(
                     f"at least one vertex in {name!r}",
                     "none: the region is absent in this subject",
-                    "choose one of " + ", ".join(self.present),
+                    "choose one of " + ", ".join(self.present)
+                    if self.present
+                    else "choose all vertices, or give the responses an atlas with ROIs",
                 )
             )
         return found

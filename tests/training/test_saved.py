@@ -67,6 +67,24 @@ def test_every_name_of_the_place_opens_the_same(place, trained):
     assert {name: len(group) for name, group in opened.items()} == {"backbone": 2, "fusion": 2}
 
 
+@pytest.mark.parametrize(
+    "place", ["main", "papermill_runs/out/main", "papermill_runs/specs/main.yaml"]
+)
+def test_places_are_found_from_the_notebooks_folder_of_a_project(
+    place, trained, tmp_path, monkeypatch
+):
+    shutil.copytree(trained[0] / "out", tmp_path / "papermill_runs/out")
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    _, opened = training.open_models(place, store=trained[3], device="cpu")
+    assert list(opened) == ["backbone", "fusion"]
+    with pytest.raises(ConfigError, match="did you mean 'main'"):
+        training.open_models("mian", store=trained[3], device="cpu")
+    with pytest.raises(ConfigError, match="run the spec first"):
+        training.open_models("papermill_runs/specs/other.yaml", device="cpu")
+
+
 def test_single_models_are_opened_with_a_study(trained):
     root, study, _, store = trained
     place = [root / RUN / "models" / name / "seed-1" for name in ("fusion", "backbone")]
