@@ -64,6 +64,8 @@ _REMEDIES = {
     ),
 }
 """Remedy for each reason for which the operating system refuses a file, with its error numbers."""
+_NO_PATH = ("embedded null", "Could not determine home")
+"""How messages of Python begin about texts that can be no path: with a null, or "~nobody"."""
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -92,9 +94,11 @@ def system_errors(path: str | Path | None = None) -> Iterator[None]:
         yield
     except FileError:
         raise
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:
         number = getattr(error, "errno", None)
-        if isinstance(error, MemoryError):
+        if str(error).startswith(_NO_PATH):
+            number = errno.EINVAL
+        elif isinstance(error, MemoryError):
             number = errno.ENOMEM
         elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
             number = errno.ELOOP
@@ -308,12 +312,23 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
 
 
 def _count_values(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """Return how many values a YAML node stands for; infinity if it holds itself."""
+    """Return how many values a YAML node stands for; infinity if it holds itself.
+
+    A field that is written twice is refused, because YAML would silently take the last one.
+    """
+    from yaml.constructor import ConstructorError
+
     if id(node) not in known:
         known[id(node)] = math.inf
         content = getattr(node, "value", None)
         parts = content if isinstance(content, list) else []
         flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
+        fields: set[tuple[str, object]] = set()
+        for field in (part[0] for part in parts if isinstance(part, tuple)):
+            if isinstance(field.value, str) and (field.tag, field.value) in fields:
+                said = f"{field.value!r} is written twice"
+                raise ConstructorError(None, None, said, field.start_mark)
+            fields.add((field.tag, str(field.value)))
         known[id(node)] = 1 + sum(_count_values(part, known) for part in flat)
     return known[id(node)]
 
@@ -337,9 +352,9 @@ def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
     Raises
     ------
     DataError
-        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, if it holds more
-        than 100,000 values, counting each alias as what it stands for, if a value holds itself, or
-        if brackets are nested too deeply.
+        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, if a field is
+        written twice, if it holds more than 100,000 values, counting each alias as what it stands
+        for, if a value holds itself, or if brackets are nested too deeply.
     """
     import yaml
 

@@ -6,6 +6,8 @@ points, and none makes an array that is much larger than what the file can hold.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import math
 import struct
 import zlib
@@ -86,9 +88,12 @@ def _check_hdf5(stream: h5py.File, path: Path) -> None:
 
     outside: list[str] = []
 
-    def check_link(name: str, link: object) -> None:
+    def check_link(name: str, link: object) -> str | None:
+        if name.count("/") >= _DEPTH or len(name) > 4096:  # the time to visit it grows with both
+            return name  # which ends the visit
         if isinstance(link, h5py.ExternalLink):
             outside.append(f"the external link {name!r}")
+        return None
 
     def check_item(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
@@ -98,7 +103,14 @@ def _check_hdf5(stream: h5py.File, path: Path) -> None:
                 stored = item.id.get_storage_size()
                 _check_size(name, item.shape, item.dtype.itemsize, stored, path)
 
-    stream.visititems_links(check_link)
+    deep = stream.visititems_links(check_link)
+    require(
+        not deep,
+        DataError,
+        f"at most {_DEPTH} groups inside each other in {path}, and short names",
+        f"{str(deep)[:40]}...",
+        "save the arrays again, closer to the top of the file",
+    )
     stream.visititems(check_item)
     require(
         not outside,
@@ -298,7 +310,14 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
     path = existing_file(path, what)
     # nibabel, zlib and NumPy raise many kinds on damaged files
     with translated(Exception, expected=f"{what} in {path}", remedy=REDO), system_errors(path):
-        image = nibabel.load(str(path), mmap=False)  # a memory map would keep the file open
-        itemsize = image.get_data_dtype().itemsize
-        _check_size(what, image.shape, itemsize, path.stat().st_size, path)
-        return np.asanyarray(image.dataobj)
+        with contextlib.ExitStack() as stack:
+            if path.suffix.lower() in (".mgh", ".mgz"):  # nibabel itself would not close the file
+                opener = gzip.open if path.suffix.lower() == ".mgz" else open
+                stream = stack.enter_context(opener(path, "rb"))
+                parts = nibabel.MGHImage.make_file_map({"image": stream})
+                image = nibabel.MGHImage.from_file_map(parts, mmap=False)
+            else:  # a memory map would keep the file open
+                image = nibabel.load(str(path), mmap=False)
+            itemsize = image.get_data_dtype().itemsize
+            _check_size(what, image.shape, itemsize, path.stat().st_size, path)
+            return np.asanyarray(image.dataobj)

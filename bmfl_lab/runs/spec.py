@@ -12,7 +12,7 @@ from typing import Any
 
 from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
-from bmfl_lab.files import read_yaml, sha256_json
+from bmfl_lab.files import read_yaml, sha256_json, system_errors
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
 from bmfl_lab.runs.paths import project_root
@@ -81,6 +81,7 @@ class Run:
         return f"{self.notebook.stem}-{digest[:8]}"
 
 
+@system_errors()
 def data_fingerprint(study: str, root: Path) -> str:
     """Return a text that changes when the data behind a study's name change.
 
@@ -179,6 +180,11 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     for name in ("timeout_min", "cell_timeout_min"):
         if isinstance(values.get(name), (int, float)) and not 0 < values[name] < 1e5:
             found.append(f"{name} {values[name]!r}: expected minutes above 0")
+    needs, grid = values.get("needs"), values.get("grid")
+    if isinstance(needs, list) and not all(isinstance(name, str) for name in needs):
+        found.append(f"needs {needs!r}: expected names of specs")
+    if "seeds" in values and isinstance(grid, Mapping) and "seed" in grid:
+        found.append("seeds in two places: write them in 'seeds' or in 'grid'")
     for bound in values["expect"] if isinstance(values.get("expect"), list) else ():
         found += _expect_problems(bound)
     require(

@@ -487,6 +487,65 @@ def test_a_run_does_not_depend_on_its_surroundings(surroundings, project, tmp_pa
         assert not list(around["cwd"].iterdir())
 
 
+def _startup(folder):
+    _made(folder / "profile_default" / "startup")
+    (folder / "profile_default" / "startup" / "00.py").write_text("n = 9\nraise SystemExit(3)")
+    lines = "c = get_config()\nc.InteractiveShellApp.exec_lines = ['n = 9']\n"
+    (folder / "profile_default" / "ipython_kernel_config.py").write_text(lines)
+    return folder
+
+
+def _script(folder):
+    (_made(folder) / "start.py").write_text("n = 9\nraise SystemExit(3)")
+    return folder / "start.py"
+
+
+def _broken_configuration(folder):
+    for name in ("jupyter_config", "ipython_config", "ipykernel_config"):
+        (folder / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text('{"KernelManager": ')
+    return folder
+
+
+SURROUNDINGS = {
+    "IPython startup": lambda root: {"IPYTHONDIR": _startup(root / "ipython")},
+    "Python startup": lambda root: {"PYTHONSTARTUP": _script(root / "startup")},
+    "Jupyter config": lambda root: {"JUPYTER_CONFIG_DIR": _broken_configuration(root / "config")},
+    "Jupyter config path": lambda root: {"JUPYTER_CONFIG_PATH": _broken_configuration(root / "cp")},
+    "no temporary folder": lambda root: {"TMPDIR": root / "missing"},
+    "warnings as errors": lambda root: {"PYTHONWARNINGS": "error"},
+    "no assertions": lambda root: {"PYTHONOPTIMIZE": 2},
+    "no bytecode": lambda root: {"PYTHONDONTWRITEBYTECODE": 1},
+    "a breakpoint": lambda root: {"PYTHONBREAKPOINT": "no.such.debugger"},
+    "an interactive end": lambda root: {"PYTHONINSPECT": 1},
+    "another time and language": lambda root: {"TZ": "Pacific/Kiritimati", "LANG": "tr_TR"},
+    "another figure backend": lambda root: {"MPLBACKEND": "TkAgg"},
+}
+AS_EVER = """
+import matplotlib, os, tempfile, warnings
+assert n == 3 and __debug__ and not any(f[0] == "error" and f[2] is Warning for f in warnings.filters)
+assert matplotlib.get_backend().endswith("inline") and tempfile.mkdtemp()
+"""
+
+
+def _check_surroundings(project, tmp_path, names):
+    around = {}
+    for name in names:
+        around |= SURROUNDINGS[name](tmp_path / "around")
+    command = _command(project(RECORD, AS_EVER, FINISH), **around)
+    assert command[0] == 0 and "1 of 1 runs ok" in command[1], command[1]
+
+
+def test_a_run_depends_on_no_file_and_variable_of_its_user(project, tmp_path):
+    _check_surroundings(project, tmp_path, SURROUNDINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_a_run_does_not_depend_on_one_of_them_alone(project, tmp_path, name):
+    _check_surroundings(project, tmp_path, [name])
+
+
 def test_results_go_below_the_home_folder_where_the_shell_left_a_tilde(project, tmp_path):
     home = _made(tmp_path / "home")
     assert _command(project(RECORD, FINISH), "--out=~/runs", HOME=home)[0] == 0
