@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
@@ -15,7 +16,7 @@ import tempfile
 import time
 import tokenize
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -309,6 +310,53 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         remedy="delete the file and run what wrote it again",
     ):
         return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def read_table(
+    path: str | Path, columns: Sequence[str], remedy: str, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a table as text.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; UTF-8, with or without a byte order mark.
+    columns : sequence of str
+        Columns that the table must have, and in which every line must have a cell.
+    remedy : str
+        What to do about another content, for messages.
+    delimiter : str, default ","
+        Character between two cells.
+
+    Yields
+    ------
+    int
+        Number of the line, counted from 1.
+    dict of str to str
+        Column to cell.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, it is not text, columns are missing, or a line has too few cells;
+        the message names the line.
+    """
+    path, number = existing_file(path, "a table"), 1
+    with system_errors(path), open(path, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, delimiter=delimiter)
+        try:
+            missing = sorted(set(columns) - set(reader.fieldnames or []))
+            wanted, got = f"the column {', the column '.join(columns)} in {path}", f"no {missing}"
+            require(not missing, DataError, wanted, got, remedy)
+            for row in reader:
+                number = reader.line_num
+                wanted = f"a cell for each column in {path}, line {number}"
+                short = any(row[c] is None for c in columns)
+                require(not short, DataError, wanted, "a short line", remedy)
+                yield number, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            got = f"{type(error).__name__} after line {number}: {error}"
+            raise DataError(message(f"a table as text in {path}", got, remedy)) from error
 
 
 def _count_values(node: yaml.Node | None, known: dict[int, float]) -> float:

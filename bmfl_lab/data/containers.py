@@ -22,12 +22,14 @@ from bmfl_lab.files import existing_file, system_errors
 
 if TYPE_CHECKING:
     import h5py
+    from numpy.lib.npyio import NpzFile
 
 REDO = "download the file again"
 MAX_BYTES = 16 << 30
 """Largest array that is read as a whole."""
-_RATIO, _SMALL, _MAX_ELEMENT = 1100, 64 << 20, 1 << 30
-"""Arrays above 64 MiB are at most 1100 times as large as what is stored: deflate reaches 1032."""
+_RATIO, _SMALL, _MAX_ELEMENT = 200, 512 << 20, 1 << 30
+"""Arrays above 512 MiB are at most 200 times as large as what is stored, which is our own choice:
+deflate reaches 1032 for zeros, and about 40 for responses in a volume of which 5 % is cortex."""
 
 _MATRIX, _COMPRESSED, _DEPTH = 14, 15, 50
 _NUMBERS = {*range(1, 8), 9, *range(12, 14), *range(16, 19)}
@@ -119,6 +121,40 @@ def _check_hdf5(stream: h5py.File, path: Path) -> None:
         f"{', '.join(outside[:3])}, which point to other files",
         "save the arrays themselves in one file where the other files are, and give that one",
     )
+
+
+def open_npz(path: str | Path) -> NpzFile:
+    """Open an ``.npz`` file for reading, after checking what its arrays promise.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    numpy.lib.npyio.NpzFile
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or promises much larger arrays than it stores.
+    """
+    path = existing_file(path, "an .npz file")
+    with (
+        translated(
+            Exception, expected=f"an .npz file of plain arrays at {path}", remedy="save it again"
+        ),
+        system_errors(path),
+    ):
+        stream = np.load(path, allow_pickle=False)
+        try:
+            for member in stream.zip.infolist():
+                _check_size(member.filename, (member.file_size,), 1, member.compress_size, path)
+        except BaseException:
+            stream.close()
+            raise
+    return stream
 
 
 def read_hdf5(

@@ -153,6 +153,13 @@ def test_honest_files_are_read(tmp_path):
         read_hdf5(tmp_path / "a.h5", ["alias", "lost"])
 
 
+def test_npz_that_unpacks_to_much_more_is_refused_before_it_is_read(tmp_path):
+    values = np.zeros((2, 80 << 20), np.float32)  # as large as 600 kB can be
+    np.savez_compressed(tmp_path / "a.npz", responses=values)
+    with pytest.raises(DataError, match=r"'responses\.npy' .*stored in full"):
+        read_responses(tmp_path / "a.npz", ["a", "b"], space="voxels")
+
+
 def test_groups_without_end_are_refused_at_once(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as stream:
         group = stream

@@ -305,6 +305,40 @@ def _until(true, seconds):
     return true()
 
 
+def test_a_second_runner_leaves_a_run_alone_however_it_names_it(
+    project, tmp_path, monkeypatch, capsys
+):
+    spec, runner, worker, kernel = _started(project, tmp_path)
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "out")
+        (tmp_path / "other").symlink_to(tmp_path)
+        (tmp_path / "deep").mkdir()
+        monkeypatch.setenv("HOME", str(tmp_path))
+        ways = {
+            "the same": [str(spec), "--out", str(tmp_path / "out")],
+            "forced": [str(spec), "--out", str(tmp_path / "out"), "--force"],
+            "two at a time": [str(spec), "--out", str(tmp_path / "out"), "--jobs", "2"],
+            "relative": ["probe.yaml", "--out", "out"],
+            "with a slash": [str(spec), "--out", f"{tmp_path}/out/"],
+            "with dots": [str(spec), "--out", f"{tmp_path}/deep/../out/."],
+            "below home": [str(spec), "--out", "~/out"],
+            "through a link": [str(spec), "--out", str(tmp_path / "link"), "--force"],
+            "in a linked project": [str(tmp_path / "other" / "probe.yaml"), "--out", "other/out"],
+            "from elsewhere": ["../probe.yaml", "--out", "../out", "--force"],
+        }
+        (folder,) = (tmp_path / "out" / "probe").iterdir()
+        before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+        for way, options in ways.items():
+            monkeypatch.chdir(tmp_path / "deep" if way == "from elsewhere" else tmp_path)
+            assert main(["run", *options]) == 1, way
+            assert "running: another process is executing it" in capsys.readouterr().out, way
+            assert alive(kernel) and alive(worker) and runner.poll() is None, way
+            assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before, way
+    finally:
+        runner.terminate()
+        runner.wait(60)
+
+
 @pytest.mark.parametrize(
     "signals, code",
     [
