@@ -65,7 +65,7 @@ lab: setup
 	@mkdir -p $(LAB_CONFIG)/labconfig
 	@printf '%s\n' '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > $(LAB_CONFIG)/labconfig/default_setting_overrides.json
 	@echo "== JupyterLab on notebooks/00_quickstart.ipynb (stop it with Ctrl-C)"
-	@JUPYTER_CONFIG_PATH="$(abspath $(LAB_CONFIG))$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $(LAB_SAFE) $(LAB_ARGS)
+	@JUPYTER_CONFIG_PATH="$(abspath $(LAB_CONFIG))$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(VENV)/bin/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb $(LAB_ARGS) $(LAB_SAFE)
 
 # A notebook as a page with its widgets and without its code. Whoever reaches the port can work the widgets, so this, too,
 # listens on the loopback address only and asks for a token. voila's page links icons of another host, which no widget

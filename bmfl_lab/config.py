@@ -10,7 +10,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from bmfl_lab.errors import ConfigError, nearest, require
@@ -171,9 +171,12 @@ def list_problem(name: str, values: Sequence[object], known: Collection[str] = (
     """
     if not values:
         return f"{name} expected at least one value; got {values!r}"
-    twice = [value for i, value in enumerate(values) if value in values[:i]]
-    if twice:
-        return f"{name} expected each value once; got {twice[0]!r} again in {values!r}"
+    seen: set[object] = set()
+    for value in values:
+        key = value if isinstance(value, Hashable) else repr(value)
+        if key in seen:
+            return f"{name} expected each value once; got {value!r} again in {values!r}"
+        seen.add(key)
     unknown = [value for value in values if known and value not in known]
     return f"{name} got {unknown[0]!r}: {nearest(str(unknown[0]), known)}" if unknown else ""
 

@@ -84,7 +84,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     str
         ``"did you mean 'x'?"``, or the list of valid names if none is similar.
     """
-    options = [str(v) for v in valid]
+    options = list(dict.fromkeys(map(str, valid)))
     if not options:
         return "check the spelling"
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)

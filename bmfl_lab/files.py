@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import fcntl
 import fnmatch
@@ -16,7 +17,7 @@ import tempfile
 import time
 import tokenize
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -65,6 +66,8 @@ _REMEDIES = {
     ),
 }
 """Remedy for each reason for which the operating system refuses a file, with its error numbers."""
+_NO_PATH = ("embedded null", "Could not determine home")
+"""How messages of Python begin about texts that can be no path: with a null, or "~nobody"."""
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -93,9 +96,11 @@ def system_errors(path: str | Path | None = None) -> Iterator[None]:
         yield
     except FileError:
         raise
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:
         number = getattr(error, "errno", None)
-        if isinstance(error, MemoryError):
+        if str(error).startswith(_NO_PATH):
+            number = errno.EINVAL
+        elif isinstance(error, MemoryError):
             number = errno.ENOMEM
         elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
             number = errno.ELOOP
@@ -322,13 +327,71 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
+def read_table(
+    path: str | Path, columns: Sequence[str], remedy: str, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a table as text.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file; UTF-8, with or without a byte order mark.
+    columns : sequence of str
+        Columns that the table must have, and in which every line must have a cell.
+    remedy : str
+        What to do about another content, for messages.
+    delimiter : str, default ","
+        Character between two cells.
+
+    Yields
+    ------
+    int
+        Number of the line, counted from 1.
+    dict of str to str
+        Column to cell.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, it is not text, columns are missing, or a line has too few cells;
+        the message names the line.
+    """
+    path, number = existing_file(path, "a table"), 1
+    with system_errors(path), open(path, newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream, delimiter=delimiter)
+        try:
+            missing = sorted(set(columns) - set(reader.fieldnames or []))
+            wanted, got = f"the column {', the column '.join(columns)} in {path}", f"no {missing}"
+            require(not missing, DataError, wanted, got, remedy)
+            for row in reader:
+                number = reader.line_num
+                wanted = f"a cell for each column in {path}, line {number}"
+                short = any(row[c] is None for c in columns)
+                require(not short, DataError, wanted, "a short line", remedy)
+                yield number, row
+        except (UnicodeDecodeError, csv.Error) as error:
+            got = f"{type(error).__name__} after line {number}: {error}"
+            raise DataError(message(f"a table as text in {path}", got, remedy)) from error
+
+
 def _count_values(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """Return how many values a YAML node stands for; infinity if it holds itself."""
+    """Return how many values a YAML node stands for; infinity if it holds itself.
+
+    A field that is written twice is refused, because YAML would silently take the last one.
+    """
+    from yaml.constructor import ConstructorError
+
     if id(node) not in known:
         known[id(node)] = math.inf
         content = getattr(node, "value", None)
         parts = content if isinstance(content, list) else []
         flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]
+        fields: set[tuple[str, object]] = set()
+        for field in (part[0] for part in parts if isinstance(part, tuple)):
+            if isinstance(field.value, str) and (field.tag, field.value) in fields:
+                said = f"{field.value!r} is written twice"
+                raise ConstructorError(None, None, said, field.start_mark)
+            fields.add((field.tag, str(field.value)))
         known[id(node)] = 1 + sum(_count_values(part, known) for part in flat)
     return known[id(node)]
 
@@ -352,9 +415,9 @@ def read_yaml(path: str | Path, max_bytes: int = 1 << 20) -> object:
     Raises
     ------
     DataError
-        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, if it holds more
-        than 100,000 values, counting each alias as what it stands for, if a value holds itself, or
-        if brackets are nested too deeply.
+        If the file is missing, larger than `max_bytes`, not UTF-8 or not YAML, if a field is
+        written twice, if it holds more than 100,000 values, counting each alias as what it stands
+        for, if a value holds itself, or if brackets are nested too deeply.
     """
     import yaml
 

@@ -34,7 +34,7 @@ class TokenRequired(PasswordIdentityProvider):
         """
         super().validate_security(app, ssl_options)
         problem = ""
-        if not self.auth_enabled:
+        if not (self.auth_enabled and (self.token.strip() or self.hashed_password)):
             problem = message(
                 "a token or a password for the notebook server",
                 "an empty token",

@@ -30,8 +30,10 @@ IMAGE_SUFFIXES = frozenset(
 """Suffixes of the formats that `bmfl_lab.data.images` decodes, in lower case."""
 _SYSTEM = frozenset(
     (
-        *("__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler"),
-        *("system volume information", "lost+found", "__pycache__"),
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),
+        *("@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "~snapshot"),
+        *("@tmp", "@sharebin", "lost+found", "__pycache__", "node_modules", "_gsdata_"),
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
     )
 )

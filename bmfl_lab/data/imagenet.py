@@ -11,7 +11,6 @@ References
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,8 +33,8 @@ from bmfl_lab.data.ood_sets import SETS, read_imagenet_c, read_ood_set
 from bmfl_lab.data.shifts import IMAGENET_C
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message, require, require_known, translated
-from bmfl_lab.files import link_guard, sha256_bytes
+from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
+from bmfl_lab.files import link_guard, read_table, sha256_bytes
 from bmfl_lab.runtime import rng
 
 KAGGLE_LABELS = "LOC_val_solution.csv"
@@ -235,15 +234,10 @@ def read_kaggle_labels(path: str | Path) -> dict[int, str]:
         If the file is not such a table.
     """
     remedy = f"download {KAGGLE_LABELS} of Kaggle's ImageNet again"
-    with (
-        translated(UnicodeDecodeError, csv.Error, expected=f"a table in {path}", remedy=remedy),
-        open(path, newline="", encoding="utf-8-sig") as stream,
-    ):
-        rows = list(csv.DictReader(stream))
     found: dict[int, str] = {}
-    for row in rows:
-        image = _VAL.match(str(row.get("ImageId")).strip())
-        wnid = str(row.get("PredictionString")).split(" ")[0].strip()
+    for _, row in read_table(path, ["ImageId", "PredictionString"], remedy):
+        image = _VAL.match(row["ImageId"].strip())
+        wnid = row["PredictionString"].split(" ")[0].strip()
         require(
             image and is_wnid(wnid),
             DataError,

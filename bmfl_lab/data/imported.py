@@ -17,7 +17,7 @@ import numpy as np
 from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.class_folders import list_images
-from bmfl_lab.data.containers import load_image, open_hdf5
+from bmfl_lab.data.containers import load_image, open_hdf5, open_npz
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files, joined
@@ -286,7 +286,7 @@ def _read_container(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]
             remedy="save it again",
         ),
         system_errors(path),
-        np.load(path, allow_pickle=False) if is_npz else open_hdf5(path) as opened,
+        open_npz(path) if is_npz else open_hdf5(path) as opened,
     ):
         return take(opened)
 

@@ -19,7 +19,6 @@ Scientific Data 10:559.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import re
 import warnings
@@ -40,7 +39,7 @@ from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
 from bmfl_lab.errors import ConfigError, DataError, FetchError, message, nearest, require
-from bmfl_lab.files import Guard, atomic_path, link_guard, load_npy, read_json
+from bmfl_lab.files import Guard, atomic_path, link_guard, load_npy, read_json, read_table
 from bmfl_lab.runtime import home
 
 N_SUBJECTS = 30
@@ -196,12 +195,8 @@ def read_events(path: str | Path) -> list[str]:
     DataError
         If the file is not such a table, or an entry is not an image of ImageNet.
     """
-    with open(path, newline="", encoding="utf-8", errors="replace") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    if not rows or any(row.get("stim_file") is None for row in rows):
-        raise DataError(
-            message(f"a table with the column stim_file in {path}", "another content", _AGAIN)
-        )
+    rows = [row for _, row in read_table(path, ["stim_file"], _AGAIN, delimiter="\t")]
+    require(rows, DataError, f"lines of a table in {path}", "none", _AGAIN)
     return [_stimulus_id(row["stim_file"], path) for row in rows]
 
 

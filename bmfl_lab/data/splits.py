@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 from collections import Counter
@@ -14,7 +13,7 @@ import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, require
-from bmfl_lab.files import sha256_json, system_errors
+from bmfl_lab.files import read_table, sha256_json
 
 STIM_INFO = "nsd_stim_info_merged.csv"
 """NSD's table of all 73,000 images, which marks the 1,000 that every subject was to see."""
@@ -258,35 +257,8 @@ def stim_info_rows(
         If there is no such file, it is not text, columns are missing, or a line has too few cells;
         the message names the line.
     """
-    path, number = Path(path), 1
-    require(path.is_file(), DataError, STIM_INFO, f"nothing at {path}", "check the path")
-    with system_errors(path), open(path, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        try:
-            missing = sorted(set(columns) - set(reader.fieldnames or []))
-            require(
-                not missing,
-                DataError,
-                f"columns {', '.join(columns)} in {path}",
-                f"no {missing}",
-                "use NSD's own file",
-            )
-            for row in reader:
-                number = reader.line_num
-                if any(row[c] is None for c in columns):
-                    raise DataError(
-                        message(
-                            f"a cell for each column in {path}, line {number}",
-                            "a short line",
-                            "use NSD's own file",
-                        )
-                    )
-                yield number, row
-        except (UnicodeDecodeError, csv.Error) as error:
-            got = f"{type(error).__name__} after line {number}: {error}"
-            raise DataError(
-                message(f"a table as text in {path}", got, "download the file again from NSD")
-            ) from error
+    require(Path(path).is_file(), DataError, STIM_INFO, f"nothing at {path}", "check the path")
+    yield from read_table(path, columns, "use NSD's own file, downloaded again")
 
 
 def stim_info_number(path: str | Path, line: int, row: Mapping[str, str], column: str) -> int:

@@ -28,6 +28,7 @@ KNOWN = {"models": tuple(COMPARED), "stand_ins": tuple(CONTROL_MODELS), "shifts"
 """Names that the library knows for a parameter, beside those of the parameter's default."""
 _OPTIONAL = ("shifts", "controls")
 """Lists that may be empty, beside those whose comment says what an empty one means."""
+_EXAMPLES = {"list[str]": '["LVC"]', "list[int]": "[0, 1]", "list[float]": "[0.1, 1.0]"}
 _MAX_BYTES = 16 << 20
 _CHOICES = re.compile(r"\{([^{}]+)\}\s*$")
 _BOUNDS = re.compile(r"\[([^\[\],]*)\.\.([^\[\],]*)\]\s*$")
@@ -68,16 +69,13 @@ class Parameter:
         """Return why `value` cannot be injected, or an empty text."""
         is_list = self.type.startswith("list[")
         if is_list and not isinstance(value, list):
-            return (
-                f"{self.name} expected {self.type}; got {value!r} ({type(value).__name__}): "
-                f"write a list such as {json.dumps(self.default)}"
-            )
+            return self._wrong_type(value)
         scalar = SCALARS[self.type.removeprefix("list[").removesuffix("]")]
         for item in value if is_list else [value]:
             wanted = ""
             # type() and not isinstance(), because True is an int
             if type(item) not in ((int, float) if scalar is float else (scalar,)):
-                return f"{self.name} expected {self.type}; got {item!r} ({type(item).__name__})"
+                return self._wrong_type(item)
             if isinstance(item, float) and not math.isfinite(item):
                 wanted = "a finite number"
             elif self.choices and str(item) not in self.choices:
@@ -98,6 +96,13 @@ def _is_place(text: str) -> bool:
     return (
         text.endswith(STUDY_FILES) or bool(set(text) & set("/\\")) or (out_root() / text).is_dir()
     )
+
+    def _wrong_type(self, value: object) -> str:
+        example = json.dumps(self.default) if isinstance(self.default, list) else repr(self.default)
+        return (
+            f"{self.name} expected {self.type}; got {value!r} ({type(value).__name__}): "
+            f"write a value such as {_EXAMPLES[self.type] if example == '[]' else example}"
+        )
 
 
 @dataclass(frozen=True)
@@ -345,13 +350,16 @@ def start_notebook(namespace: dict[str, Any], stem: str) -> tuple[Path, dict[str
         with contextlib.suppress(RunError):
             found = found or parse_parameters(source, stem)
     values = {p.name: _from_text(p, namespace[p.name]) for p in found}
-    problems = [problem for p in found if (problem := p.problem(values[p.name]))]
+    problems = {p.name: problem for p in found if (problem := p.problem(values[p.name]))}
+    lists = [p.name for p in found if p.name in problems and p.type.startswith("list[")]
     require(
         not problems,
         RunError,
         f"parameters of {stem}",
-        " | ".join(problems),
-        """write a list as papermill -p seeds "[0, 1]" or -p regions '["LVC"]'""",
+        " | ".join(problems.values()),
+        """write a list as papermill -p seeds "[0, 1]" or -p regions '["LVC"]'"""
+        if lists
+        else "write such a value in the notebook's parameters cell, or behind papermill -p",
     )
     namespace.update(values)
     return run_folder(values.get("out", ""), stem), {k: values[k] for k in values if k != "out"}

@@ -36,10 +36,11 @@ def run_folder(out: str | Path = "", stem: str = "notebook") -> Path:
     RunError
         If the folder cannot be made.
     """
-    folder = Path(out).expanduser() if str(out) else out_root() / "manual" / stem
+    folder = Path(out) if str(out) else out_root() / "manual" / stem
     try:
+        folder = folder.expanduser()
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:  # also of texts that can be no path
         raise RunError(
             message(
                 f"a writable folder {folder}",

@@ -13,7 +13,7 @@ from typing import Any
 from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
 from bmfl_lab.evaluation.preregistration import declared_problem
-from bmfl_lab.files import read_yaml, sha256_json
+from bmfl_lab.files import read_yaml, sha256_json, system_errors
 from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
@@ -99,6 +99,7 @@ class Run:
         return f"{self.notebook.stem}-{digest[:8]}"
 
 
+@system_errors()
 def data_fingerprint(study: str, root: Path) -> str:
     """Return a text that changes when the data behind a study's name change.
 
@@ -223,6 +224,11 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     if isinstance(values.get("preregistered"), Mapping):
         problem = declared_problem(values["preregistered"])
         found += [f"preregistered: {problem}"] if problem else []
+    needs, grid = values.get("needs"), values.get("grid")
+    if isinstance(needs, list) and not all(isinstance(name, str) for name in needs):
+        found.append(f"needs {needs!r}: expected names of specs")
+    if "seeds" in values and isinstance(grid, Mapping) and "seed" in grid:
+        found.append("seeds in two places: write them in 'seeds' or in 'grid'")
     for bound in values["expect"] if isinstance(values.get("expect"), list) else ():
         found += _expect_problems(bound)
     require(

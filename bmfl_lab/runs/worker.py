@@ -235,6 +235,7 @@ def _execute(plan: dict) -> str:
             engine_name="capped",
             progress_bar=False,
             kernel_name=KERNEL,
+            language="python",  # a notebook need not name it
             start_timeout=120,
             execution_timeout=max(1, int(plan["cell_timeout_min"] * 60 + 0.999)),
             cwd=plan["cwd"],

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bmfl_lab.errors import BmflError, ConfigError, DataError, require_known, translated
-from bmfl_lab.files import new_npy, read_yaml, save_npy
+from bmfl_lab.files import new_npy, read_table, read_yaml, save_npy
 
 
 def read(folder, text):
@@ -106,3 +106,33 @@ def test_room_on_the_disk_is_reserved_before_the_map_is_written(tmp_path, shape)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
+
+
+TABLES = {
+    "a cell without an end": 'a,b\n"' + "x" * 200_000,
+    "another encoding": b"a,b\ncaf\xe9,1\n",
+    "UTF-16": "a,b\n1,2\n".encode("utf-16"),
+    "nothing": "",
+    "no column": "a\n1\n",
+    "other columns": "x,y\n1,2\n",
+    "a short line": "a,b\n1,2\n3\n",
+    "other delimiters": "a;b\n1;2\n",
+    "another case": "A,B\n1,2\n",
+    "a picture": b"\x89PNG\r\n\x1a\n\x00\x00",
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_what_is_no_such_table_is_one_sentence(case, tmp_path):
+    content = TABLES[case]
+    path = tmp_path / "t.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=r"expected (the column|a cell|a table).*t\.csv.*do it"):
+        list(read_table(path, ["a", "b"], "do it"))
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_table_is_read_with_its_lines(start, tmp_path):
+    (tmp_path / "t.csv").write_text(f'{start}b,a,c\n1,"2\n3",x\n4,5\n', encoding="utf-8")
+    rows = [(n, row["a"], row["b"]) for n, row in read_table(tmp_path / "t.csv", ["a", "b"], "do")]
+    assert rows == [(3, "2\n3", "1"), (4, "5", "4")]

@@ -1,6 +1,7 @@
 """Files that point to other files, or promise more than they hold, are refused by their opener."""
 
 import struct
+import time
 import zlib
 
 import h5py
@@ -150,6 +151,25 @@ def test_honest_files_are_read(tmp_path):
     assert found["zeros"].sum() == 0 and found["empty"].shape == (0, 5)
     with pytest.raises(DataError, match=r"the arrays \['lost'\] in .*; got \['alias', "):
         read_hdf5(tmp_path / "a.h5", ["alias", "lost"])
+
+
+def test_npz_that_unpacks_to_much_more_is_refused_before_it_is_read(tmp_path):
+    values = np.zeros((2, 80 << 20), np.float32)  # as large as 600 kB can be
+    np.savez_compressed(tmp_path / "a.npz", responses=values)
+    with pytest.raises(DataError, match=r"'responses\.npy' .*stored in full"):
+        read_responses(tmp_path / "a.npz", ["a", "b"], space="voxels")
+
+
+def test_groups_without_end_are_refused_at_once(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as stream:
+        group = stream
+        for _ in range(3000):
+            group = group.create_group("a")
+        stream["data"], stream["around"] = SECRET, stream["/"]
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"groups inside each other .*closer to the top"):
+        read_hdf5(tmp_path / "a.h5", ["data"])
+    assert time.process_time() - start < 30
 
 
 def test_matlab_files_of_both_kinds_agree(tmp_path):

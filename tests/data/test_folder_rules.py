@@ -35,6 +35,7 @@ def fill(root, splits=("",), classes=("cat", "dog"), n=12, start=0):
 SYSTEM = [
     *("__macosx", "@EaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"),
     *("lost+found", "__pycache__", ".ipynb_checkpoints", ".git", ".Trash-1000", "~$tmp"),
+    *("#snapshot", "Network Trash Folder", "RECYCLED", ".AppleDouble", "@Recently-Snapshot"),
 ]
 
 

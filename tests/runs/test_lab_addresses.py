@@ -21,7 +21,8 @@ def started(tmp_path, monkeypatch, capfd):
     monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
 
     def start(*arguments):
-        app = ServerApp()
+        ServerApp.clear_instance()
+        app = ServerApp.instance()
         options = ["--allow-root", "--no-browser", f"--ServerApp.root_dir={tmp_path}"]
         options.append("--ServerApp.identity_provider_class=widgets.lab.TokenRequired")
         try:
@@ -34,7 +35,8 @@ def started(tmp_path, monkeypatch, capfd):
         )
         return ""
 
-    return start
+    yield start
+    ServerApp.clear_instance()
 
 
 LOCAL = ("localhost", "127.0.0.1", "127.0.0.2", "::1")
@@ -55,6 +57,45 @@ def test_other_machines_need_a_password(address, started):
     hashed = passwd("long enough", algorithm="sha1")
     with_password = f"--PasswordIdentityProvider.hashed_password={hashed}"
     assert started(f"--ip={address}", with_password) == ""
+
+
+EMPTY = {
+    "server": ["--ServerApp.token="],
+    "lab": ["--LabApp.token="],
+    "notebook": ["--NotebookApp.token="],
+    "identity provider": ["--IdentityProvider.token="],
+    "its own class": ["--TokenRequired.token="],
+    "quotes": ["--IdentityProvider.token=''"],
+    "a blank": ["--IdentityProvider.token= "],
+    "tabs": ["--ServerApp.token=\t\t"],
+    "and no password": ["--IdentityProvider.token=", "--PasswordIdentityProvider.hashed_password="],
+    "a file in Python": "c.IdentityProvider.token = ''",
+    "an old file": "c.ServerApp.token = ''",
+    "a file with a blank": "c.IdentityProvider.token = ' '",
+    "a file in JSON": '{"IdentityProvider": {"token": ""}}',
+    "a variable": {"JUPYTER_TOKEN": ""},
+    "an empty file": {"JUPYTER_TOKEN_FILE": "/dev/null"},
+}
+
+
+@pytest.mark.parametrize("address", ["localhost", "0.0.0.0"])
+@pytest.mark.parametrize("how", EMPTY)
+def test_an_empty_token_serves_nobody(how, address, started, tmp_path, monkeypatch):
+    given, options = EMPTY[how], [f"--ip={address}"]
+    if isinstance(given, dict):
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+    elif isinstance(given, str):
+        file = tmp_path / ("set.json" if given.startswith("{") else "set.py")
+        file.write_text(given)
+        options.append(f"--config={file}")
+    else:
+        options += given
+    said = started(*options)
+    if said or address != "localhost":
+        assert "To fix it: " in said and ("an empty token" in said or "a token only" in said)
+    else:  # what Jupyter does not read leaves the token that it makes itself
+        assert len(ServerApp.instance().identity_provider.token) > 20
 
 
 def test_make_lab_refuses_an_open_address_with_a_token_only(tmp_path):

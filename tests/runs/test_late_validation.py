@@ -7,13 +7,14 @@ import yaml
 
 from bmfl_lab import load_study
 from bmfl_lab.config import require_list
-from bmfl_lab.errors import ConfigError, RunError
+from bmfl_lab.errors import BmflError, ConfigError, RunError
 from bmfl_lab.runs.notebook import parse_parameters
 from bmfl_lab.runs.spec import load_spec
 from bmfl_lab.training import presets, train_comparison
 
 PARAMETERS = """
 seed: int = 0  # seed [0..]
+study: str = "planted"  # study
 models: list[str] = ["backbone", "linear probe"]  # which models
 stand_ins: list[str] = ["noise, covariance"]  # which controls
 shifts: list[str] = ["masked"]  # artificial shifts
@@ -59,7 +60,14 @@ REFUSED = {
     "an unknown shift": ({"params": {"shifts": ["sketched"]}}, "did you mean 'sketch'"),
     "a region twice": ({"params": {"regions": ["V1", "V2", "V1"]}}, "'V1' again"),
     "no weight": ({"params": {"alphas": []}}, "alphas expected at least one"),
-    "a list as text": ({"params": {"seeds": "[0, 1]"}}, r"write a list such as \[0, 1\]"),
+    "a list as text": ({"params": {"seeds": "[0, 1]"}}, r"write a value such as \[0, 1\]"),
+    "a list of nothing known": ({"params": {"regions": "LVC"}}, r"such as \[\"LVC\"\]"),
+    "a truth value in words": ({"params": {"seed": "yes"}}, "write a value such as 0"),
+    "a needed spec that is a number": ({"needs": [3]}, "needs .*names of specs"),
+    "seeds in two places": ({"seeds": [1], "grid": {"seed": [2]}}, "seeds in two places"),
+    "an impossible path": ({"params": {"study": "x" * 5000}}, "a shorter name"),
+    "a bound beyond all numbers": ({"expect": [BOUND | {"high": 10**400}]}, "finite number"),
+    "90,000 seeds and one twice": ({"seeds": [*range(90_000), 7]}, "got 7 again"),
     "a misspelt model in one run": (
         {"runs": [{"params": {"seed": 1}}, {"params": {"models": ["backbon"]}}]},
         "did you mean 'backbone'",
@@ -70,8 +78,15 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_spec_is_refused_when_it_is_read(kind, spec):
     fields, expected = REFUSED[kind]
-    with pytest.raises(RunError, match=expected):
+    with pytest.raises(BmflError, match=expected):
         spec(fields)
+
+
+@pytest.mark.parametrize("text", ["seeds: [1]\nseeds: [2]", "params: {seed: 1, seed: 2}"])
+def test_a_field_that_is_written_twice_is_refused(text, tmp_path):
+    (tmp_path / "s.yaml").write_text(f"notebook: probe.ipynb\n{text}\n")
+    with pytest.raises(RunError, match=r"'seeds?' is written twice"):
+        load_spec(tmp_path / "s.yaml")
 
 
 @pytest.mark.parametrize(

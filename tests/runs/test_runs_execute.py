@@ -311,6 +311,40 @@ def _until(true, seconds):
     return true()
 
 
+def test_a_second_runner_leaves_a_run_alone_however_it_names_it(
+    project, tmp_path, monkeypatch, capsys
+):
+    spec, runner, worker, kernel = _started(project, tmp_path)
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "out")
+        (tmp_path / "other").symlink_to(tmp_path)
+        (tmp_path / "deep").mkdir()
+        monkeypatch.setenv("HOME", str(tmp_path))
+        ways = {
+            "the same": [str(spec), "--out", str(tmp_path / "out")],
+            "forced": [str(spec), "--out", str(tmp_path / "out"), "--force"],
+            "two at a time": [str(spec), "--out", str(tmp_path / "out"), "--jobs", "2"],
+            "relative": ["probe.yaml", "--out", "out"],
+            "with a slash": [str(spec), "--out", f"{tmp_path}/out/"],
+            "with dots": [str(spec), "--out", f"{tmp_path}/deep/../out/."],
+            "below home": [str(spec), "--out", "~/out"],
+            "through a link": [str(spec), "--out", str(tmp_path / "link"), "--force"],
+            "in a linked project": [str(tmp_path / "other" / "probe.yaml"), "--out", "other/out"],
+            "from elsewhere": ["../probe.yaml", "--out", "../out", "--force"],
+        }
+        (folder,) = (tmp_path / "out" / "probe").iterdir()
+        before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+        for way, options in ways.items():
+            monkeypatch.chdir(tmp_path / "deep" if way == "from elsewhere" else tmp_path)
+            assert main(["run", *options]) == 1, way
+            assert "running: another process is executing it" in capsys.readouterr().out, way
+            assert alive(kernel) and alive(worker) and runner.poll() is None, way
+            assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before, way
+    finally:
+        runner.terminate()
+        runner.wait(60)
+
+
 @pytest.mark.parametrize(
     "signals, code",
     [
@@ -491,6 +525,65 @@ def test_a_run_does_not_depend_on_its_surroundings(surroundings, project, tmp_pa
     assert "\u2588 ü" in (folder / "log.txt").read_text(encoding="utf-8")
     if "cwd" in around:
         assert not list(around["cwd"].iterdir())
+
+
+def _startup(folder):
+    _made(folder / "profile_default" / "startup")
+    (folder / "profile_default" / "startup" / "00.py").write_text("n = 9\nraise SystemExit(3)")
+    lines = "c = get_config()\nc.InteractiveShellApp.exec_lines = ['n = 9']\n"
+    (folder / "profile_default" / "ipython_kernel_config.py").write_text(lines)
+    return folder
+
+
+def _script(folder):
+    (_made(folder) / "start.py").write_text("n = 9\nraise SystemExit(3)")
+    return folder / "start.py"
+
+
+def _broken_configuration(folder):
+    for name in ("jupyter_config", "ipython_config", "ipykernel_config"):
+        (folder / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text('{"KernelManager": ')
+    return folder
+
+
+SURROUNDINGS = {
+    "IPython startup": lambda root: {"IPYTHONDIR": _startup(root / "ipython")},
+    "Python startup": lambda root: {"PYTHONSTARTUP": _script(root / "startup")},
+    "Jupyter config": lambda root: {"JUPYTER_CONFIG_DIR": _broken_configuration(root / "config")},
+    "Jupyter config path": lambda root: {"JUPYTER_CONFIG_PATH": _broken_configuration(root / "cp")},
+    "no temporary folder": lambda root: {"TMPDIR": root / "missing"},
+    "warnings as errors": lambda root: {"PYTHONWARNINGS": "error"},
+    "no assertions": lambda root: {"PYTHONOPTIMIZE": 2},
+    "no bytecode": lambda root: {"PYTHONDONTWRITEBYTECODE": 1},
+    "a breakpoint": lambda root: {"PYTHONBREAKPOINT": "no.such.debugger"},
+    "an interactive end": lambda root: {"PYTHONINSPECT": 1},
+    "another time and language": lambda root: {"TZ": "Pacific/Kiritimati", "LANG": "tr_TR"},
+    "another figure backend": lambda root: {"MPLBACKEND": "TkAgg"},
+}
+AS_EVER = """
+import matplotlib, os, tempfile, warnings
+assert n == 3 and __debug__ and not any(f[0] == "error" and f[2] is Warning for f in warnings.filters)
+assert matplotlib.get_backend().endswith("inline") and tempfile.mkdtemp()
+"""
+
+
+def _check_surroundings(project, tmp_path, names):
+    around = {}
+    for name in names:
+        around |= SURROUNDINGS[name](tmp_path / "around")
+    command = _command(project(RECORD, AS_EVER, FINISH), **around)
+    assert command[0] == 0 and "1 of 1 runs ok" in command[1], command[1]
+
+
+def test_a_run_depends_on_no_file_and_variable_of_its_user(project, tmp_path):
+    _check_surroundings(project, tmp_path, SURROUNDINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_a_run_does_not_depend_on_one_of_them_alone(project, tmp_path, name):
+    _check_surroundings(project, tmp_path, [name])
 
 
 def test_results_go_below_the_home_folder_where_the_shell_left_a_tilde(project, tmp_path):
