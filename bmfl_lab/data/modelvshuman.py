@@ -57,7 +57,7 @@ _PLACES = {
     "truck": "555 569 656 675 717 734 864 867",
 }
 _FILE = re.compile(r"(?P<set>.+)_(?P<observer>[^_]+)_session[_-](?P<session>\d+)\.csv")
-_CUE = re.compile(r"([a-z]+)\d+-([a-z]+)\d+")
+_CUE = re.compile(r"(?:.*_)?([a-z]+)\d+-([a-z]+)\d+(?:\.\w+)?")
 
 
 def _expand(places: str) -> list[int]:
@@ -101,9 +101,10 @@ def category_wnids(imagenet_wnids: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def image_key(name: str) -> str:
     """Return the part of an image name that all observers share.
 
-    Names are ``trial_experiment_observer_condition_category_xx_image``; the order of trials and the
-    observer differ between sessions, the rest names the image. Names without these fields (cue
-    conflict) stay as they are.
+    Names of trials are ``trial_experiment_observer_condition_category_xx_image``, such as
+    ``0001_s5n_s01_0_bird_00_bird3-bird2.png``; the order of trials and the observer differ between
+    sessions, condition and image name the image (``0_bird3-bird2.png``). Names without these fields
+    stay as they are.
     """
     parts = str(name).split("_", 6)
     return f"{parts[3]}_{parts[6]}" if len(parts) == 7 else str(name)
@@ -142,7 +143,7 @@ def read_images(folder: str | Path, name: str, *, follow_links: bool = False) ->
         options = [
             path.parent.name,
             parts[4] if len(parts) > 4 else "",
-            (_CUE.match(path.name) or [""] * 2)[1],
+            (_CUE.fullmatch(path.name) or [""] * 2)[1],
         ]
         found = [c for c in options if c in CATEGORIES]
         require(
@@ -164,7 +165,9 @@ def cue_conflict(names: Sequence[str]) -> tuple[list[str], list[str]]:
     Parameters
     ----------
     names : sequence of str, length n
-        File names like ``cat3-elephant1.png``: the shape of a cat with the texture of an elephant.
+        File names like ``cat3-elephant1.png``, ``0_cat3-elephant1.png`` or
+        ``0001_s5n_s01_0_cat_00_cat3-elephant1.png``: the shape of a cat with the texture of an
+        elephant.
 
     Returns
     -------
@@ -177,7 +180,7 @@ def cue_conflict(names: Sequence[str]) -> tuple[list[str], list[str]]:
     DataError
         If a name is of another form.
     """
-    found = [_CUE.match(Path(str(n)).name) for n in names]
+    found = [_CUE.fullmatch(Path(str(n)).name) for n in names]
     bad = [n for n, m in zip(names, found) if m is None or not {m[1], m[2]} <= set(CATEGORIES)]
     require(
         not bad,

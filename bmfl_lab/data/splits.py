@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.stimuli import StimulusSet, digest_pixels
 from bmfl_lab.errors import ConfigError, DataError, message, require
 from bmfl_lab.files import read_table, sha256_json
 
@@ -152,6 +152,29 @@ def leave_one_session_out(
     return folds
 
 
+MOST_DECODED = 5000
+"""Images up to which `check_leakage` decodes all of them (our choice)."""
+
+
+def _identities(sets: Mapping[str, StimulusSet]) -> dict[str, list[tuple[str, ...]]]:
+    """Return the digests of each image: of its file, and of its pixels if there are few images."""
+    few = sum(len(s) for s in sets.values()) <= MOST_DECODED
+    return {
+        k: list(zip(s.digests(), _pixels(s))) if few and s.paths else [(d,) for d in s.digests()]
+        for k, s in sets.items()
+    }
+
+
+def _pixels(stimuli: StimulusSet) -> list[str]:
+    found = []
+    for i in range(len(stimuli)):
+        try:
+            found.append(digest_pixels(stimuli.image(i)))
+        except DataError:  # a damaged file is for the check of the study to name
+            found.append(stimuli.digest_of(i))
+    return found
+
+
 def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> dict[str, Any]:
     """Refuse sets that share a stimulus, by id or by image content.
 
@@ -160,7 +183,9 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
     sets : mapping of str to StimulusSet
         Sets that claim to be disjoint, e.g. "train", "val", "test".
     images : bool, default True
-        Also compare digests of the images, which reads every file once.
+        Also compare the images: by their decoded pixels, so that an image that was saved again in
+        another format is found, or by their files if there are more than 5,000 in all. `data check`
+        compares the pixels of larger sets.
 
     Returns
     -------
@@ -174,20 +199,21 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         Naming, for each pair of sets, how many stimuli they share and examples.
     """
     found: list[str] = []
-    digests = (
-        {name: dict(zip(s.digests(), map(str, s.ids))) for name, s in sets.items()}
-        if images
-        else {}
-    )
+    identities = _identities(sets) if images else {}
+    digests = {
+        name: {d: str(i) for known, i in zip(every, sets[name].ids) for d in known}
+        for name, every in identities.items()
+    }
     for a, b in itertools.combinations(sets, 2):
         shared = sorted(set(map(str, sets[a].ids)) & set(map(str, sets[b].ids)))
         if shared:
             found.append(
                 f"{len(shared)} ids shared by {a!r} and {b!r}, e.g. {', '.join(shared[:3])}"
             )
-        same = sorted(set(digests.get(a, ())) & set(digests.get(b, ())))
+        both = sorted(set(digests.get(a, ())) & set(digests.get(b, ())))
+        same = list(dict.fromkeys(f"{digests[a][h]} = {digests[b][h]}" for h in both))
         if same:
-            pairs = ", ".join(f"{digests[a][h]} = {digests[b][h]}" for h in same[:3])
+            pairs = ", ".join(same[:3])
             found.append(f"{len(same)} identical images in {a!r} and {b!r}, e.g. {pairs}")
     require(
         not found,
@@ -196,12 +222,12 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         "; ".join(found),
         "split again by stimulus id",
     )
-    within = {name: len(s) - len(digests[name]) for name, s in sets.items()} if images else None
+    within = {name: len(h) - len({d[-1] for d in h}) for name, h in identities.items()}
     return {
         "sizes": {name: len(s) for name, s in sets.items()},
         "by_id": 0,
         "by_image": 0 if images else None,
-        "duplicates_within": within,
+        "duplicates_within": within if images else None,
     }
 
 

@@ -53,16 +53,16 @@ class CallableModel:
         Raises
         ------
         DataError
-            If the function returns another shape, or another number of columns than there are
-            classes.
+            If the function returns another shape, another number of columns than there are classes,
+            or other scores for an image if it stands alone: scores that depend on the other images
+            (standardised over them, for instance) see the test set.
         """
         blocks = []
         for start in range(0, len(stimuli), self.batch_size):
             images = [
                 stimuli.image(i) for i in range(start, min(start + self.batch_size, len(stimuli)))
             ]
-            found = self.function(images)
-            found = found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
+            found = self._scores(images)
             require(
                 found.ndim == 2 and len(found) == len(images),
                 DataError,
@@ -70,6 +70,8 @@ class CallableModel:
                 found.shape,
                 "let the function return one row per image",
             )
+            if start == 0 and len(images) > 1:
+                self._require_alone(found[0], found.std(), images[:1])
             columns = slice(None) if self.columns is None else np.asarray(self.columns)
             blocks.append(found[:, columns].astype(np.float32))
         n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)
@@ -83,6 +85,22 @@ class CallableModel:
             "pass class_names=... to name the columns, or columns=... to choose them",
         )
         return logits
+
+    def _scores(self, images: list[np.ndarray]) -> np.ndarray:
+        found = self.function(images)
+        return found.detach().cpu().numpy() if hasattr(found, "detach") else np.asarray(found)
+
+    def _require_alone(self, row: np.ndarray, scale: float, image: list[np.ndarray]) -> None:
+        """Refuse a function whose scores of an image change with the images beside it."""
+        alone = np.asarray(self._scores(image), dtype=np.float64)[0]
+        unequal = ~np.isclose(alone, row, rtol=0.05, atol=0.05 * scale, equal_nan=True)
+        require(
+            not unequal.any(),
+            DataError,
+            f"scores of {self.name!r} that depend on each image alone",
+            f"{row[unequal][:2]} among others and {alone[unequal][:2]} alone",
+            "fit means, scales and the like on training images, and set networks to eval()",
+        )
 
 
 def as_model(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.data.ood_sets import partial_note
-from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shifted
+from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shift_note, shifted
 from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
@@ -20,7 +20,7 @@ from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import progress, rng
 
-NORMALISER = "normalised by AlexNet's errors on ImageNet-C (Hendrycks & Dietterich 2019)"
+NORMALISER = "divided by AlexNet's published errors on ImageNet-C (Hendrycks & Dietterich 2019)"
 OTHER_IMAGES = (
     "not ImageNet: the ratio orders models here, its level does not compare with published ones"
 )
@@ -209,6 +209,7 @@ def _rows(
         "name an evaluated model",
     )
     make = functools.partial(_row, selection, notes)
+    drawn = shift_note("frost") if per_image["shift"].eq("frost").any() else ""
     rows: list[MetricRow] = []
     whole: dict[str, np.ndarray] = {}
     for model, errors in tables.items():
@@ -217,10 +218,10 @@ def _rows(
             for c, by_severity in errors.items()
             if set(by_severity) == set(SEVERITIES)
         }
-        rows += [
-            make("corruption_error", model, _ratio(ratio, 1 / ALEXNET_ERRORS[c]), c, NORMALISER)
-            for c, ratio in ratios.items()
-        ]
+        for c, ratio in ratios.items():
+            said = "; ".join([NORMALISER, *([drawn] if drawn and c == "frost" else [])])
+            found = _ratio(ratio, 1 / ALEXNET_ERRORS[c])
+            rows.append(make("corruption_error", model, found, c, said))
         try:
             corruption_error(
                 {c: {s: float(e.mean()) for s, e in by.items()} for c, by in errors.items()}
@@ -230,11 +231,12 @@ def _rows(
             rows.append(make("mce", model, undefined, ALL, f"refused: {error}"))
             continue
         whole[model] = np.mean([ratios[c] for c in IMAGENET_C], axis=0)
-        rows.append(make("mce", model, _ratio(whole[model], HIGHEST), ALL, NORMALISER))
+        said = "; ".join([NORMALISER, *([drawn] if drawn else [])])
+        rows.append(make("mce", model, _ratio(whole[model], HIGHEST), ALL, said))
     for model in whole if baseline in whole else ():
         if model != baseline:
             found = _difference(whole, model, baseline)
-            note = "negative where the first errs less; unadjusted"
+            note = "negative where the first errs less; unadjusted" + (f"; {drawn}" * bool(drawn))
             rows.append(make("mce_difference", model, found, ALL, note, baseline))
     return rows
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bmfl_lab.evaluation.attention_outcomes import attention_verdict, rows_of_checks
 from bmfl_lab.markup import markdown_rows
-from bmfl_lab.metrics.statistics import LEAST_IMAGES
+from bmfl_lab.metrics.statistics import LEAST_IMAGES, holm, mean_over_subjects
 from bmfl_lab.records import comparison_label
 
 PLACE = ["split", "shift", "severity"]
@@ -118,6 +118,7 @@ def conclusions(rows: pd.DataFrame) -> list[str]:
             lines.append(f"**{study}, {run}.** {_brain(of_fusion)}")
     return (
         lines
+        + subject_findings(rows)
         + region_findings(rows)
         + brain_findings(rows)
         + encoder_findings(rows)
@@ -150,6 +151,60 @@ def _from_fusion(part: pd.DataFrame) -> pd.DataFrame:
         verdict=part["verdict"].replace({"better": "worse", "worse": "better"}),
     )
     return pd.concat([part[~turned], back]).astype({"in_distribution": bool})
+
+
+POOL = "pooled"
+"""Name of the subject that pools others, which is none of them."""
+
+
+def subject_findings(rows: pd.DataFrame) -> list[str]:
+    """Return what comparisons of several subjects show together, one sentence per pair of models.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Metric rows with ``study``; those of a subject name it.
+
+    Returns
+    -------
+    list of str
+        Subjects, seeds and images are random. Only sets that all subjects have count. Empty with
+        fewer than two subjects.
+    """
+    kept = rows["name"].eq("accuracy_difference") & rows["ci_low"].notna()
+    named = ~rows["subject"].fillna("").isin(["", POOL])
+    table = rows[kept & named].assign(severity=lambda f: pd.to_numeric(f["severity"]).fillna(0))
+    lines = []
+    for (study, first, second), pair in table.groupby(["study", "model", "reference"], sort=False):
+        people = list(dict.fromkeys(pair["subject"]))
+        places = [p for _, p in pair.groupby(PLACE, sort=False) if set(p["subject"]) == set(people)]
+        if len(people) > 1 and places:
+            lines.append(f"{study}: {_over_subjects(first, second, people, places)}")
+    return lines
+
+
+def _over_subjects(
+    first: str, second: str, people: Sequence[str], places: Sequence[pd.DataFrame]
+) -> str:
+    found = []
+    for place in places:
+        one = place.drop_duplicates("subject")
+        errors = (one["ci_high"] - one["ci_low"]).to_numpy(float) / (2 * 1.96)
+        found.append(mean_over_subjects(one["value"].to_numpy(), errors, int(one["n"].min())))
+    adjusted, words = holm([p for _, p in found]), []
+    for place, (interval, _), p in zip(places, found, adjusted):
+        row = place.iloc[0]
+        where = row["shift"] or row["split"]
+        where += f" {row['severity']:.0f}" * bool(row["severity"])
+        clear = p <= LEVEL and interval.n >= LEAST_IMAGES
+        said = ("better" if interval.value > 0 else "worse") if clear else "undecided"
+        ends = f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+        words.append(f"{said} on {where} {100 * interval.value:+.1f} {ends}")
+    return (
+        f"`{first}` against `{second}` over {len(people)} subjects ({', '.join(people)}): "
+        f"{'; '.join(words)}. Points, 95 % intervals over subjects, seeds and images, Holm over "
+        f"{len(places)} sets."
+    )
 
 
 MODES = {

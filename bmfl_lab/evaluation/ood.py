@@ -11,7 +11,7 @@ import pandas as pd
 
 from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.data.ood_sets import partial_note
-from bmfl_lab.data.shifts import shifted
+from bmfl_lab.data.shifts import shift_note, shifted
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.metrics import classification
 from bmfl_lab.metrics.power import power_sentence
@@ -171,7 +171,8 @@ def evaluate_ood(
     for stimuli, split, shift, severity in progress(
         evaluation_sets(study, shifts=shifts, sets=sets, seed=seed), "image sets evaluated"
     ):
-        said = partial_note(study.set(split)), f"{study.kind} fMRI" if study.kind else ""
+        fmri = f"{study.kind} fMRI" if study.kind else ""
+        said = partial_note(study.set(split)), fmri, shift_note(shift)
         place = {
             "split": split,
             "shift": shift,

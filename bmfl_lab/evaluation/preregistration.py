@@ -17,7 +17,7 @@ from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
 
 
-def planned_study(parameters: Mapping[str, Any], root: Path) -> Study:
+def _planned(parameters: Mapping[str, Any], root: Path) -> Study:
     """Return the study that a notebook will load, by its name or from a place below `root`."""
     place = root / Path(parameters["study"]).expanduser()
     return load_study(str(place) if place.exists() else parameters["study"])
@@ -34,7 +34,7 @@ def planned_power(parameters: Mapping[str, Any], root: Path) -> str:
         Folder of the project, from which a relative path of the study is looked up.
     """
     try:
-        return power_statement(planned_study(parameters, root), parameters)
+        return power_statement(_planned(parameters, root), parameters)
     except BmflError as error:
         return f"Power is unknown: {error}"
 
@@ -65,13 +65,13 @@ def register(
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             known.append({"hash": declared["hash"], "noted": now})
             write_json(log, known)
+    found = {**declared, "n_seeds": len(parameters["seeds"]), "n": {}, "log": known}
     try:
-        study = planned_study(parameters, root)
-        n = {name: len(study.set(name)) for name in ("test", *study.ood)}
-    except BmflError:
-        n = {}
-    power = planned_power(parameters, root)
-    return {**declared, "n": n, "n_seeds": len(parameters["seeds"]), "power": power, "log": known}
+        study = _planned(parameters, root)
+        found["n"] = {name: len(study.set(name)) for name in ("test", *study.ood)}
+        return {**found, "power": power_statement(study, parameters)}
+    except BmflError as error:
+        return {**found, "power": f"Power is unknown: {error}"}
 
 
 def registered_findings(registered: Sequence[Mapping[str, Any]], rows: pd.DataFrame) -> list[str]:

@@ -439,8 +439,28 @@ def _residual(
 
 
 def _correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return correctness (n_seeds, n_stimuli) of a model, its seeds and the image ids, sorted."""
-    table = frame[frame["model"] == model].pivot(index="seed", columns="id", values="correct")
+    """Return correctness (n_seeds, n_stimuli) of a model, its seeds and the image ids, sorted.
+
+    With a column ``subject`` of several subjects, the first axis of correctness and ids is that of
+    the subjects.
+    """
+    mine = frame[frame["model"] == model]
+    if "subject" in mine and mine["subject"].nunique() > 1:
+        parts = [
+            _correct(part.drop(columns="subject"), model)
+            for _, part in mine.groupby("subject", sort=True)
+        ]
+        sizes = sorted({part[0].shape for part in parts})
+        require(
+            len(sizes) == 1 and all(list(p[1]) == list(parts[0][1]) for p in parts),
+            DataError,
+            f"the same seeds and number of images of {model!r} for every subject",
+            f"shapes {sizes}",
+            "evaluate every subject alike",
+        )
+        ids = np.stack([part[2] for part in parts])
+        return np.stack([part[0] for part in parts]), parts[0][1], ids
+    table = mine.pivot(index="seed", columns="id", values="correct")
     require(
         not table.isna().any().any(),
         DataError,
@@ -465,7 +485,9 @@ def compare_models(
     Parameters
     ----------
     result : OODResult
-        Result of `evaluate_ood` for all models on the same images.
+        Result of `evaluate_ood` for all models on the same images. Results of several subjects are
+        one table with a further column ``subject``; subjects are then a random factor beside seeds
+        and images.
     baseline : str
         Name of the model that the others are compared with.
     models : list of str, optional
@@ -549,15 +571,16 @@ def _difference(
     """Return the difference of two models on one set with its interval, p and equivalence p."""
     (a, seeds_a, ids_a), (b, seeds_b, ids_b) = right[name], right[baseline]
     require(
-        list(ids_a) == list(ids_b) and list(seeds_a) == list(seeds_b),
+        a.shape == b.shape and (ids_a == ids_b).all() and list(seeds_a) == list(seeds_b),
         DataError,
         f"{name!r} and {baseline!r} on the same images and seeds",
         "different ones",
         "evaluate them together",
     )
     difference = a.astype(np.float64) - b
-    interval, p = crossed_mean(difference, kind="difference")
-    return interval, p, equivalence_p(difference, smallest)
+    shared = ids_a.ndim == 1 or bool((ids_a == ids_a[0]).all())
+    interval, p = crossed_mean(difference, kind="difference", shared_stimuli=shared)
+    return interval, p, equivalence_p(difference, smallest, shared_stimuli=shared)
 
 
 def _difference_rows(

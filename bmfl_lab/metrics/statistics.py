@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -408,6 +409,7 @@ def _p_text(p: float) -> str:
 
 
 METHOD = "95 % generalised confidence interval, seeds and stimuli crossed"
+SUBJECTS = "95 % generalised confidence interval, {n} subjects, seeds and stimuli crossed"
 ONE_SEED = "95 % interval over stimuli for this trained model"
 LEAST_IMAGES = 20
 """Fewest images that get a verdict: with fewer, the level was not checked."""
@@ -419,7 +421,8 @@ class _Crossed:
 
     `seed`, `stimulus` and `rest` are the mean squares of seeds, stimuli and residual, each divided
     by the number of values. `positive` and `negative` are the means of the positive and of the
-    negative parts of the values.
+    negative parts of the values. With subjects, `subject` is the mean square of their means and
+    `subject_rest` what it holds of images.
     """
 
     mean: np.ndarray
@@ -430,6 +433,9 @@ class _Crossed:
     negative: np.ndarray
     n_seeds: int
     n: int
+    subject: np.ndarray | None = None
+    subject_rest: np.ndarray | None = None
+    n_subjects: int = 1
 
 
 def _summarise(values: np.ndarray) -> _Crossed:
@@ -445,6 +451,32 @@ def _summarise(values: np.ndarray) -> _Crossed:
         rest = np.maximum(0, rest) / ((n_seeds - 1) * (n - 1))
     positive = np.maximum(values, 0).mean(axis=(1, 2))
     return _Crossed(mean, seed, stimulus, rest, positive, positive - mean, n_seeds, n)
+
+
+def _summarise_subjects(values: np.ndarray, shared: bool) -> _Crossed:
+    """Return mean squares of tables of shape (n_tables, n_subjects, n_seeds, n_stimuli).
+
+    Seeds are shared by the subjects, and stimuli too if `shared`. What a factor's mean square holds
+    of its interaction with stimuli is known from the table averaged over the other factor.
+    """
+    n_subjects, n = values.shape[1], values.shape[3]
+    table, by_subject = _summarise(values.mean(axis=1)), _summarise(values.mean(axis=2))
+    positive = np.maximum(values, 0).mean(axis=(1, 2, 3))
+    stimulus, rest, subject_rest = table.stimulus, table.rest, by_subject.rest
+    if not shared:  # the stimuli of a subject are part of what makes subjects differ
+        stimulus = values.mean(axis=2).var(axis=2, ddof=1).mean(axis=1) / (n * n_subjects)
+        rest = np.minimum(rest, stimulus)
+        subject_rest = stimulus
+    return dataclasses.replace(
+        table,
+        stimulus=stimulus,
+        rest=rest,
+        positive=positive,
+        negative=positive - table.mean,
+        subject=by_subject.seed,
+        subject_rest=subject_rest,
+        n_subjects=n_subjects,
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -470,11 +502,15 @@ def _generalised_p(
 
     nodes, weights = _mean_square(table.n - 1, 16 if table.n > 10 else 100)
     variance = stimulus[:, None] / nodes
-    if table.n_seeds > 1 and table.seed.any():
-        nodes, of_seeds = _mean_square(table.n_seeds - 1, 100)
-        added = np.maximum(0, table.seed[:, None] / nodes - table.rest[:, None]) * scale[:, None]
-        variance = (variance[:, :, None] + added[:, None, :]).reshape(len(gap), -1)
-        weights = np.outer(weights, of_seeds).ravel()
+    factors = [(table.n_seeds, table.seed, table.rest)]
+    if table.subject is not None:
+        factors.append((table.n_subjects, table.subject, table.subject_rest))
+    for count, square, rest in factors:
+        if count > 1 and square.any():
+            nodes, of_factor = _mean_square(count - 1, 100 if len(factors) == 1 else 40)
+            added = np.maximum(0, square[:, None] / nodes - rest[:, None]) * scale[:, None]
+            variance = (variance[:, :, None] + added[:, None, :]).reshape(len(gap), -1)
+            weights = np.outer(weights, of_factor).ravel()
     with np.errstate(divide="ignore", invalid="ignore"):
         z = gap[:, None] / np.sqrt(variance)
     return np.where(gap > 0, 2 * ndtr(-z) @ weights, 1.0)
@@ -502,7 +538,8 @@ def _crossed_p(table: _Crossed, at: np.ndarray, kind: str) -> np.ndarray:
     # Variance of the mean over seeds of one image in units of the variance of a single value. Where
     # hardly anything varies it cannot be estimated and tends to one, as if seeds always agreed.
     over_images = table.stimulus * (table.n - 1) * table.n
-    effect = np.clip((over_images + 1) / (spread * table.n + 1), 1 / table.n_seeds, 1)
+    least = 1 / (table.n_seeds * table.n_subjects)
+    effect = np.clip((over_images + 1) / (spread * table.n + 1), least, 1)
     n = table.n / effect
     if kind == "correct":
         variance = at * (1 - at)
@@ -529,7 +566,8 @@ def _ends(table: _Crossed, level: float, kind: str) -> tuple[float, float]:
         return float(_crossed_p(table, np.array([at]), kind)[0]) - (1 - level)
 
     mean, ends = float(table.mean[0]), []
-    width = float(np.sqrt(table.seed + table.stimulus)[0])
+    of_subjects = 0.0 if table.subject is None else table.subject
+    width = float(np.sqrt(table.seed + table.stimulus + of_subjects)[0])
     if kind == "real" and width == 0:
         return mean, mean
     for side in (-1, 1):
@@ -548,21 +586,23 @@ KINDS = {"real": (-np.inf, np.inf), "correct": (0.0, 1.0), "difference": (-1.0, 
 
 
 def crossed_mean(
-    values: np.ndarray, *, level: float = 0.95, kind: str = "real"
+    values: np.ndarray, *, level: float = 0.95, kind: str = "real", shared_stimuli: bool = True
 ) -> tuple[Interval, float]:
-    """Test a mean over seeds and stimuli against zero, both taken as random samples.
+    """Test a mean over seeds, stimuli and subjects against zero, all taken as random samples.
 
     Parameters
     ----------
-    values : array-like, shape (n_seeds, n_stimuli)
+    values : array-like, shape (n_seeds, n_stimuli) or (n_subjects, n_seeds, n_stimuli)
         For instance differences in correctness between two models, the same stimuli under every
-        seed.
+        seed, and the same seeds for every subject.
     level : float, default 0.95
         Nominal coverage of the interval.
     kind : {"real", "correct", "difference"}, default "real"
         "correct" for correctness (0 to 1), "difference" for the difference of two (-1 to 1): their
         variance follows from their mean, the interval stays in the range, and few errors do not
         make it too narrow. "real" for any other value.
+    shared_stimuli : bool, default True
+        Whether all subjects have the same stimuli (crossed) or each has its own (nested).
 
     Returns
     -------
@@ -595,6 +635,8 @@ def crossed_mean(
     For differences p is then at least that of the exact McNemar test, and for real values it is the
     t test over stimuli.
 
+    Subjects are a third factor in the same way. One subject says nothing about other subjects.
+
     References
     ----------
     Tsui & Weerahandi 1989 (generalised p values); Clark 1973, "The language-as-fixed-effect
@@ -602,12 +644,12 @@ def crossed_mean(
     effective sample size).
     """
     d = np.asarray(values, dtype=np.float64)
-    if d.ndim != 2 or not np.isfinite(d).all():
+    if d.ndim not in (2, 3) or not np.isfinite(d).all():
         raise DataError(
             message(
-                "finite values of shape (n_seeds, n_stimuli)",
+                "finite values of shape (n_seeds, n_stimuli) or (n_subjects, n_seeds, n_stimuli)",
                 f"shape {d.shape}",
-                "stack seeds on axis 0",
+                "stack seeds on axis 0, and subjects before them",
             )
         )
     low, high = KINDS[kind]
@@ -619,16 +661,60 @@ def crossed_mean(
                 'use kind="real" for other values',
             )
         )
-    n_seeds, n = d.shape
+    several = d.ndim == 3 and len(d) > 1
+    if d.ndim == 3 and len(d) == 1:
+        d = d[0]
+    n_seeds, n = d.shape[-2:]
     method = METHOD if n_seeds > 1 else ONE_SEED
+    if several:
+        method = SUBJECTS.format(n=len(d)) + ("" if n_seeds > 1 else ", 1 seed")
     method = method.replace("95", f"{100 * level:g}")
-    if n < 2 or not n_seeds:
+    if n < 2 or not d.size:
         mean = float(d.mean()) if d.size else None
         return Interval(mean, None, None, n, n_seeds, level, method), 1.0
-    table = _summarise(d[None])
+    table = _summarise_subjects(d[None], shared_stimuli) if several else _summarise(d[None])
     p = float(_crossed_p(table, np.zeros(1), kind)[0])
     ends = _ends(table, level, kind)
     return Interval(float(d.mean()), *ends, n, n_seeds, level, method), p
+
+
+def mean_over_subjects(
+    values: np.ndarray, errors: np.ndarray, n: int, *, level: float = 0.95
+) -> tuple[Interval, float]:
+    """Test the mean of one difference per subject against zero, from results of single subjects.
+
+    Parameters
+    ----------
+    values : array-like, shape (n_subjects,)
+        The difference of each subject; at least two.
+    errors : array-like, shape (n_subjects,)
+        Standard error of each, over seeds and stimuli.
+    n : int
+        Number of stimuli.
+    level : float, default 0.95
+        Nominal coverage of the interval.
+
+    Returns
+    -------
+    interval : Interval
+    p : float
+        Two-sided p value.
+
+    Notes
+    -----
+    For results whose single trials are gone. Subjects may share stimuli and seeds, so that the
+    error within subjects is taken to be the same for all and does not shrink with their number.
+    This is cautious; `crossed_mean` with three axes has more power.
+    """
+    v, e = np.asarray(values, dtype=np.float64), np.asarray(errors, dtype=np.float64)
+    parts = (v.mean(), 0.0, np.mean(e**2), 0.0, 0.0, 0.0)
+    subject = np.array([v.var(ddof=1) / len(v)])
+    one = [np.array([part]) for part in parts]
+    table = _Crossed(*one, 1, max(n, 2), subject, np.zeros(1), len(v))
+    method = SUBJECTS.format(n=len(v)).replace("95", f"{100 * level:g}")
+    ends = _ends(table, level, "real")
+    p = float(_crossed_p(table, np.zeros(1), "real")[0])
+    return Interval(float(v.mean()), *ends, n, 1, level, method), p
 
 
 def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> Interval:
@@ -655,17 +741,21 @@ def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> Interval:
 
 
 def equivalence_p(
-    values: np.ndarray, smallest: float = SMALLEST_EFFECT, *, kind: str = "difference"
+    values: np.ndarray,
+    smallest: float = SMALLEST_EFFECT,
+    *,
+    kind: str = "difference",
+    shared_stimuli: bool = True,
 ) -> float:
     """Test whether a mean is closer to zero than the smallest effect of interest.
 
     Parameters
     ----------
-    values : array-like, shape (n_seeds, n_stimuli)
+    values : array-like, shape (n_seeds, n_stimuli) or (n_subjects, n_seeds, n_stimuli)
         Same as in `crossed_mean`.
     smallest : float, default 0.02
         Smallest effect of interest, above zero.
-    kind : str, default "difference"
+    kind, shared_stimuli
         Same as in `crossed_mean`.
 
     Returns
@@ -681,9 +771,11 @@ def equivalence_p(
     the words agree with the interval that is printed.
     """
     d = np.asarray(values, dtype=np.float64)
-    if d.shape[1] < 2 or abs(d.mean()) >= smallest:
+    if d.shape[-1] < 2 or abs(d.mean()) >= smallest:
         return 1.0
-    table = _summarise(d[None])
+    if d.ndim == 3 and len(d) == 1:
+        d = d[0]
+    table = _summarise(d[None]) if d.ndim == 2 else _summarise_subjects(d[None], shared_stimuli)
     return max(float(_crossed_p(table, np.array([e]), kind)[0]) for e in (-smallest, smallest))
 
 

@@ -33,6 +33,12 @@ def study_label(record: Record) -> str:
     return str(record.study.get("name", "")) + (f" ({kind})" if kind else "")
 
 
+def _frame(record: Record) -> pd.DataFrame:
+    """Return the rows of a record, which name the subject that its notebook was given."""
+    frame, subject = record.to_frame(), str(record.parameters.get("subject", ""))
+    return frame.assign(subject=frame["subject"].where(frame["subject"] != "", subject))
+
+
 def collect_records(
     folder: str | Path,
     *,
@@ -77,7 +83,7 @@ def collect_records(
         if key not in found or str(record.extra["finished"]) > str(found[key][1].extra["finished"]):
             found[key] = (path, record)
     frames = [
-        record.to_frame().assign(
+        _frame(record).assign(
             spec=path.parent.parent.name,
             run=path.parent.name,
             notebook=record.notebook,
@@ -104,7 +110,7 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> tuple[pd.Data
         if state_of(run, out)[0] != "ok":
             continue
         record = read_record(folder_of(run, out) / "record.json")
-        frames.append(record.to_frame().assign(run_id=run.run_id, study=study_label(record)))
+        frames.append(_frame(record).assign(run_id=run.run_id, study=study_label(record)))
         if declared := record.extra.get("preregistered"):
             registered += registered_findings([declared], frames[-1])
     require(frames, RunError, "at least one ok run", "none", "run the spec first")

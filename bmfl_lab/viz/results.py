@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bmfl_lab.data.shifts import shift_note
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.records import comparison_label
 from bmfl_lab.viz.charts import (
@@ -33,7 +34,7 @@ _TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0
 
 
 def set_label(split: str, shift: str, severity: float | None) -> str:
-    """Return the name of an evaluation set in figures ("masked 3", "clipart", "test").
+    """Return the name of an evaluation set in figures ("masked 3", "clipart", "frost (drawn) 3").
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def set_label(split: str, shift: str, severity: float | None) -> str:
     """
     if not shift:
         return split
+    shift += " (drawn)" * bool(shift_note(shift))
     return shift if severity is None or pd.isna(severity) else f"{shift} {int(severity)}"
 
 

@@ -43,6 +43,26 @@ def test_what_is_there_is_said(folder, capsys):
     assert re.search(r"decoding all 26 images once takes about \d+\.\d s", out)
 
 
+def test_images_of_two_sets_that_look_alike_are_warned_of(folder, capsys):
+    assert "warning" not in said(capsys, folder)
+    blurred = np.random.default_rng(1).integers(0, 255, (9, 9, 3), np.uint8)
+    source = Image.fromarray(blurred).resize((60, 42), Image.Resampling.BICUBIC)
+    source.save(folder / "train" / "dog" / "1.png")
+    source.resize((90, 63)).save(folder / "test" / "dog" / "larger.jpg", quality=90)
+    mirrored = source.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(folder / "sketch" / "horse" / "flipped.png")
+    out = said(capsys, folder)
+    for part, name in (("test", "dog/larger.jpg"), ("sketch", "horse/flipped.png")):
+        assert f"1 images of 'train' look like images of {part!r}" in out and name in out
+    assert out.count("warning") == 3  # the two copies look like each other, too
+
+
+def test_an_image_saved_in_another_format_is_the_same_image(folder, capsys):
+    Image.open(folder / "train" / "dog" / "1.png").save(folder / "test" / "dog" / "new.bmp")
+    err = said(capsys, folder, code=2)
+    assert "1 identical images in 'train' and 'test'" in err and "dog/new.bmp" in err
+
+
 def test_the_contact_sheet_shows_the_images_themselves(folder, capsys):
     assert "mine_check.png" in said(capsys, folder)
     for part in ("train", "sketch"):

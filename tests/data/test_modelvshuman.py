@@ -108,31 +108,49 @@ def test_human_consistency_is_reproduced(tmp_path, name):
     )
 
 
-def test_human_shape_bias_is_reproduced(tmp_path):
-    random, published = np.random.default_rng(2), 0.959
+def write_cue_conflict(folder, observer, decisions):
+    """Write one observer's table of cue-conflict trials as published; images 3 of a shape with 2 of a texture."""
+    rows = [",".join(mvh.COLUMNS)]
+    for trial, (shape, texture, answer) in enumerate(decisions, 1):
+        file = f"{trial:04d}_s5n_s{observer:02d}_0_{shape}_00_{shape}3-{texture}2.png"
+        rows.append(f"subject-{observer:02d},1,{trial},0.5123,{answer},{shape},0,{file}")
+    path = folder / f"cue-conflict_subject-{observer:02d}_session_1.csv"
+    path.write_text("\n".join(rows) + "\n")
+
+
+def test_human_shape_bias_is_reproduced_from_published_names(tmp_path):
+    # 1000 decisions of ten people for one of two conflicting cues, 959 for the shape; beside them
+    # decisions for neither, and images whose shape and texture agree, which count for nothing
+    pairs = [(s, t) for s in mvh.CATEGORIES for t in mvh.CATEGORIES if s != t]
     for observer in range(1, 11):
-        rows = [",".join(mvh.COLUMNS)]
-        for trial in range(1, 1281):
-            shape, texture = random.choice(mvh.CATEGORIES, 2, replace=False)
-            # of every 1000 decisions for one of the two cues 959 are for the shape; some trials are
-            # for neither
-            answer = "na" if trial > 1200 else shape if trial % 1000 < 1000 * published else texture
-            file = f"{shape}{trial}-{texture}{trial}.png"
-            rows.append(f"subject-{observer:02d},1,{trial},0.5,{answer},{shape},0,{file}")
-        (tmp_path / f"cue-conflict_subject-{observer:02d}_session_1.csv").write_text(
-            "\n".join(rows) + "\n"
-        )
+        n_shape = 96 - (observer == 10)
+        decisions = [(s, t, s) for s, t in pairs[:n_shape]]
+        decisions += [(s, t, t) for s, t in pairs[n_shape:100]]
+        decisions += [(s, t, "na") for s, t in pairs[100:150]]
+        decisions += [(c, c, c if observer % 2 else "na") for c in mvh.CATEGORIES]
+        write_cue_conflict(tmp_path, observer, decisions)
     trials = mvh.read_trials(tmp_path)
-    shapes, textures = mvh.cue_conflict(list(trials["imagename"]))
-    by_shape = np.mean([t % 1000 < 1000 * published for t in range(1, 1201)])
-    found = b.shape_bias(
-        trials["object_response"], np.asarray(shapes, object), np.asarray(textures, object)
-    )
-    assert (
-        len(trials) == 12800
-        and found == pytest.approx(by_shape)
-        and found == pytest.approx(published, abs=0.008)
-    )
+    shapes, textures = (np.asarray(v, object) for v in mvh.cue_conflict(list(trials["imagename"])))
+    assert len(trials) == 1660
+    assert b.shape_bias(trials["object_response"], shapes, textures) == pytest.approx(0.959)
+    assert trials["key"][0] == "0_airplane3-bear2.png"
+
+
+def test_published_names_of_cue_conflict():
+    names = ["0001_s5n_s01_0_bird_00_bird3-bird2.png", "0_bird3-bird2.png", "cat3-elephant1.png"]
+    assert mvh.cue_conflict(names) == (["bird", "bird", "cat"], ["bird", "bird", "elephant"])
+    assert mvh.image_key(names[0]) == mvh.image_key(names[1]) == names[1]
+    assert mvh.image_key("0042_s5n_s10_0_bird_00_bird3-bird2.png") == names[1]
+    for wrong in ("0_bird3.png", "0_bird3-lamp2.png", "bird-cat.png", "bird3-cat1-dog2.png"):
+        with pytest.raises(DataError, match="names like cat3-elephant1"):
+            mvh.cue_conflict([wrong])
+
+
+def test_cue_conflict_images_with_published_names_are_read(tmp_path):
+    for name in ("0_bird3-cat2.png", "0001_s5n_s01_0_dog_00_dog1-bear4.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    images = mvh.read_images(tmp_path, "cue-conflict")
+    assert {mvh.CATEGORIES[k] for k in images.labels} == {"bird", "dog"}
 
 
 def test_curve_over_conditions(tmp_path):

@@ -18,8 +18,11 @@ from bmfl_lab.data.shifts import (
     apply_shift,
     corruptions,
     made,
+    shift_note,
+    shifted,
     table,
 )
+from bmfl_lab.data.stimuli import from_arrays
 from bmfl_lab.errors import ConfigError, DataError
 
 SMALL, LARGE = scene(32), scene(224)
@@ -331,6 +334,21 @@ def test_frost_weights(monkeypatch):
     ):
         expected = np.clip(keep * LARGE / 255 + add * 0.5, 0, 1) * 255
         assert np.abs(apply_shift(LARGE, "frost", severity, 0) - expected).max() < 0.51
+
+
+def test_photographs_of_frost_are_used_where_there_are_any(tmp_path, monkeypatch):
+    assert "drawn" in shift_note("frost") and shift_note("fog") == ""
+    drawn = shifted(from_arrays("x", LARGE[None], ["a"], [0]), "frost", 1)
+    monkeypatch.setenv("BMFL_FROST", str(tmp_path))
+    with pytest.raises(DataError, match="photographs of frost"):
+        apply_shift(LARGE, "frost", 1)
+    picture = np.full((40, 300, 3), (200, 220, 240), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "frost1.png")
+    expected = np.clip(LARGE + 0.4 * picture[0, 0], 0, 255)
+    assert np.abs(apply_shift(LARGE, "frost", 1) - expected).max() < 0.51
+    assert shift_note("frost") == ""
+    real = shifted(from_arrays("x", LARGE[None], ["a"], [0]), "frost", 1)
+    assert real.digests() != drawn.digests()
 
 
 def test_brightness_is_hsv_value():

@@ -73,3 +73,18 @@ def test_wrong_shapes_and_empty_sets():
     with pytest.raises(DataError, match="one row per image"):
         as_model(lambda images: np.zeros(3), "bad").logits(stimuli())
     assert as_model(scores, "x").logits(stimuli().subset([])).shape == (0, 2)
+
+
+def test_scores_that_see_the_other_test_images_are_refused():
+    images = np.random.default_rng(0).integers(0, 255, (10, 8, 8, 3), dtype=np.uint8)
+    stimuli = from_arrays("x", images, [str(i) for i in range(10)], [0, 1] * 5, ("a", "b"))
+
+    def plain(batch):
+        return np.array([[im.mean(), im[0].mean()] for im in batch])
+
+    def standardised(batch):
+        return plain(batch) - plain(batch).mean(0)
+
+    assert as_model(plain, "plain").logits(stimuli).shape == (10, 2)
+    with pytest.raises(DataError, match="depend on each image alone"):
+        as_model(standardised, "standardised").logits(stimuli)

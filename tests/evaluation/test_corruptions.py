@@ -63,6 +63,8 @@ def test_mce_is_the_mean_of_the_ratios_to_alexnet(study):
         and mce.selection == "none"
     )
     assert "AlexNet" in mce.notes and "not ImageNet" in mce.notes and len(found.per_image) == 75 * N
+    marked = {r.shift for r in found.rows if "frost is drawn" in r.notes}
+    assert marked == {"frost", "15 corruptions"}
 
 
 def test_a_missing_severity_refuses_mce_and_keeps_the_partial_table(study):
@@ -133,7 +135,7 @@ def test_imagenet_c_on_disk_is_read_by_the_names_of_its_sets(study):
     rows = corruption_rows(evaluate_ood({"dark": right}, native, shifts=(), n_boot=10))
     (mce,) = rows_of(rows, "mce")
     assert mce.value == pytest.approx(np.mean(50 / np.asarray(ALEXNET)), rel=2e-3)
-    assert "not ImageNet" not in mce.notes
+    assert "not ImageNet" not in mce.notes and "drawn" not in mce.notes
 
 
 def test_models_are_compared_in_pairs_and_read_each_image_once(tmp_path, monkeypatch):

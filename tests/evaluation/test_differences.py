@@ -151,6 +151,24 @@ def test_a_primary_comparison_has_most_of_the_level_and_the_others_are_explorato
         compare_models(found, "a", primary=("b", "c"))
 
 
+def test_subjects_are_a_factor_beside_seeds_and_images():
+    people = [
+        result({"a": 0.5, "b": 0.75}, n=100, generator=np.random.default_rng(k)) for k in range(4)
+    ]
+    tables = [r.per_image.assign(subject=f"s{k}") for k, r in enumerate(people)]
+    rows = by(compare_models(OODResult([], pd.concat(tables)), "a"), "accuracy_difference")
+    single = by(compare_models(people[0], "a"), "accuracy_difference")
+    for row, one in zip(rows, single):
+        assert row.p_adjusted < 0.05 and "4 subjects" in row.interval
+        assert row.ci_high - row.ci_low < one.ci_high - one.ci_low
+    own = [t.assign(id=t["subject"] + t["id"]) for t in tables]
+    nested = by(compare_models(OODResult([], pd.concat(own)), "a"), "accuracy_difference")
+    assert [r.value for r in nested] == [r.value for r in rows]
+    assert all(r.ci_low != q.ci_low for r, q in zip(nested, rows))
+    with pytest.raises(DataError, match="same seeds and number of images of"):
+        compare_models(OODResult([], pd.concat([*tables[:3], tables[3][::2]])), "a")
+
+
 def test_models_that_agree_on_many_images_are_alike():
     found = result({"a": 0.99, "b": 0.99}, n=4000, seeds=(0, 1, 2, 3, 4), shared=1.0)
     rows = by(compare_models(found, "a"), "accuracy_difference")

@@ -160,6 +160,20 @@ def test_a_gain_beyond_the_control_is_granted_where_it_was_found(tmp_path):
     )
 
 
+def test_subjects_are_pooled_in_one_sentence(tmp_path):
+    values = {"sub-1": 0.2, "sub-2": 0.22, "sub-3": 0.18, "pooled": 0.5}
+    for subject, value in values.items():
+        rows = difference(("fusion", "backbone"), value, 0.001)
+        rows += difference(("fusion", "backbone"), value * (subject != "sub-1"), 0.1, shift="snow")
+        write(tmp_path / subject, rows, subject=subject)
+    rows, _ = collect_records(tmp_path)
+    (line,) = [s for s in findings(rows) if "over 3 subjects" in s]
+    assert "(sub-1, sub-2, sub-3): better on fog 3 +20.0 [" in line
+    assert "undecided on snow 3 +13.3 [" in line and "Holm over 2 sets" in line
+    one = rows[rows["subject"] == "sub-2"]
+    assert not any("subjects (" in s for s in findings(one))
+
+
 def test_a_gain_without_a_control_is_not_credited_to_the_brain(tmp_path):
     rows = difference("fusion - backbone", 0.05, 0.001) + difference(
         "attributes - backbone", 0.05, 0.001

@@ -39,7 +39,9 @@ def spec(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text("")
     cells = [nbformat.v4.new_code_cell(c) for c in (PARAMETERS, BODY)]
     cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "probe.ipynb")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, tmp_path / "probe.ipynb")
     (tmp_path / "study.yaml").write_text(SPEC)
     return tmp_path / "study.yaml"
 
@@ -60,11 +62,13 @@ def test_what_is_declared_is_written_before_the_run_and_shown_after_it(spec):
     spec.write_text(SPEC.replace("0.03", "0.04"))
     (later,) = load_spec(spec)
     log = folder_of(later).parent / "preregistered.json"
-    changed = register(later.preregistered, later.parameters, later.root, log)
+    unknown = {**later.parameters, "study": "nowhere"}
+    changed = register(later.preregistered, unknown, later.root, log)
+    assert changed["n"] == {} and changed["power"].startswith("Power is unknown")
     (said,) = registered_findings([changed], record.to_frame().assign(study="x", run="y"))
     assert f"**changed**: the spec was first registered as {declared['hash'][:8]}" in said
     assert "another smallest effect was tested" in said and len(read_json(log)) == 2
-    assert register(declared, later.parameters, later.root, log)["log"] == changed["log"]
+    assert register(declared, unknown, later.root, log)["log"] == changed["log"]
 
 
 def test_a_pair_that_was_not_the_primary_one_has_no_result(spec):

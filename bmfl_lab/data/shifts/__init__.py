@@ -14,10 +14,11 @@ import numpy as np
 
 # importing these two fills the registry, in the order in which users read the names
 from bmfl_lab.data.shifts import made  # noqa: F401  # isort: skip
-from bmfl_lab.data.shifts import corruptions  # noqa: F401  # isort: skip
+from bmfl_lab.data.shifts import corruptions  # isort: skip
 from bmfl_lab.data.shifts.table import SEVERITIES, SHIFTS
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.files import sha256_file
 from bmfl_lab.runtime import rng
 
 # Part of every image digest. Raise it when the pixels of any shift change, so that features in the
@@ -29,9 +30,11 @@ IMAGENET_C = (
     "snow frost fog brightness contrast elastic_transform pixelate jpeg_compression"
 ).split()
 
+DRAWN_FROST = "frost is drawn and not of the published strength"
+
 ShiftOption = str | float | np.ndarray | Callable | None
 
-__all__ = ["IMAGENET_C", "SEVERITIES", "SHIFTS", "apply_shift", "shifted"]
+__all__ = ["IMAGENET_C", "SEVERITIES", "SHIFTS", "apply_shift", "shift_note", "shifted"]
 
 
 def _check_severity(severity: int) -> int:
@@ -111,6 +114,12 @@ def apply_shift(
     return np.ascontiguousarray(changed)
 
 
+def shift_note(name: str) -> str:
+    """Return what a reader must know about numbers under a shift; empty for all but drawn frost."""
+    drawn = name == "frost" and not corruptions.frost_pictures()
+    return DRAWN_FROST if drawn else ""
+
+
 def shifted(
     stimuli: StimulusSet, name: str, severity: int, seed: int = 0, **options: ShiftOption
 ) -> StimulusSet:
@@ -151,6 +160,8 @@ def shifted(
         "name the encoder, for example encoder_name='vgg19-relu4_1'",
     )
     settings = "".join(f",{k}={named[k]!r}" for k in sorted(named))
+    if name == "frost":
+        settings += "".join(f",{sha256_file(p)}" for p in corruptions.frost_pictures())
     return stimuli.mapped(
         lambda image, identifier: apply_shift(
             image, name, severity, seed, stimulus_id=identifier, **options

@@ -9,7 +9,8 @@ lengths in pixels grow with the image.
 Notes
 -----
 ``frost`` is the exception: the published corruption overlays photographs of frost, which are not
-shipped here, so that the frost is drawn (our choice).
+shipped here, so that the frost is drawn (our choice) and weaker than published. Where the
+environment variable BMFL_FROST names a folder of such photographs, they are used.
 
 References
 ----------
@@ -19,13 +20,18 @@ perturbations, ICLR, arXiv:1903.12261. The levels are those of the authors' rele
 
 from __future__ import annotations
 
+import functools
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage, signal
 
+from bmfl_lab.data.images import decode_image
 from bmfl_lab.data.shifts.table import SHIFTS, grey, published, reference, smooth, to_uint8, unit
+from bmfl_lab.errors import DataError, require
 
 # --- noise ---
 
@@ -515,7 +521,10 @@ def snow(image: np.ndarray, severity: int, random: np.random.Generator) -> np.nd
 
 @SHIFTS.register("frost")
 def frost(image: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Add drawn frost (see `ice`) with the published weights of image and frost.
+    """Add frost with the published weights of image and frost.
+
+    The frost is a crop of a photograph from the folder that BMFL_FROST names, or else drawn, see
+    `ice`.
 
     Parameters
     ----------
@@ -531,7 +540,49 @@ def frost(image: np.ndarray, severity: int, random: np.random.Generator) -> np.n
     ndarray of uint8, shape (H, W, 3)
     """
     (keep, add), _ = published(FROST, image, severity)
-    return to_uint8(keep * unit(image) + add * ice(*image.shape[:2], random))
+    pictures = frost_pictures()
+    if not pictures:
+        return to_uint8(keep * unit(image) + add * ice(*image.shape[:2], random))
+    height, width = image.shape[:2]
+    picture = _picture(pictures[random.integers(len(pictures))], height, width)
+    top = random.integers(picture.shape[0] - height + 1)
+    left = random.integers(picture.shape[1] - width + 1)
+    crop = picture[top : top + height, left : left + width]
+    return to_uint8(keep * unit(image) + add * unit(crop))
+
+
+def frost_pictures() -> tuple[str, ...]:
+    """Return the photographs of frost in the folder that BMFL_FROST names; none without it.
+
+    Raises
+    ------
+    DataError
+        If the variable names no folder, or one without images.
+    """
+    folder = os.environ.get("BMFL_FROST", "")
+    if not folder:
+        return ()
+    endings = (".png", ".jpg", ".jpeg")
+    found = sorted(str(p) for p in Path(folder).glob("*") if p.suffix.lower() in endings)
+    require(
+        found,
+        DataError,
+        "photographs of frost (*.png, *.jpg) in the folder of BMFL_FROST",
+        f"none in {folder!r}",
+        "name the folder that holds them, or unset BMFL_FROST to have frost drawn",
+    )
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=16)
+def _picture(path: str, height: int, width: int) -> np.ndarray:
+    """Return a photograph that is not smaller than an image, uint8 (H, W, 3)."""
+    picture = decode_image(path)
+    factor = max(height / picture.shape[0], width / picture.shape[1])
+    if factor <= 1:
+        return picture
+    size = [int(np.ceil(factor * side)) for side in picture.shape[1::-1]]
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
 @SHIFTS.register("fog")
