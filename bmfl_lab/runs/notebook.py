@@ -90,19 +90,19 @@ class Parameter:
         places = [item for item in value if self.name == "models" and _is_place(str(item))]
         return list_problem(self.name, value, known and (*known, *self.default, *places))
 
-
-def _is_place(text: str) -> bool:
-    """Return whether a model is named by a path, or by the name of a spec with results."""
-    return (
-        text.endswith(STUDY_FILES) or bool(set(text) & set("/\\")) or (out_root() / text).is_dir()
-    )
-
     def _wrong_type(self, value: object) -> str:
         example = json.dumps(self.default) if isinstance(self.default, list) else repr(self.default)
         return (
             f"{self.name} expected {self.type}; got {value!r} ({type(value).__name__}): "
             f"write a value such as {_EXAMPLES[self.type] if example == '[]' else example}"
         )
+
+
+def _is_place(text: str) -> bool:
+    """Return whether a model is named by a path, or by the name of a spec with results."""
+    return (
+        text.endswith(STUDY_FILES) or bool(set(text) & set("/\\")) or (out_root() / text).is_dir()
+    )
 
 
 @dataclass(frozen=True)
