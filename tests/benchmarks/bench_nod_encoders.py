@@ -1,11 +1,12 @@
 """Ridge encoders of NOD's true size, subject after subject in one process: time and memory of each.
 
-Every subject has 1,000 x 59,412 generated responses, planted on the tokens of 1,000 shared images
-with noise, so that a validation r far from zero shows that rows and images were paired. The tokens
-are those of a DINOv2 ViT-S/14 with random weights and images of 28 px; the encoder reads a 2 x 2
-grid of its patches.
+Every subject has 1,000 x 59,412 generated responses, planted with noise on the mean colours of the
+quarters of 1,000 shared images, so that a validation r far from zero shows that rows and images
+were paired. The tokens are those of a network with random weights, by default DINOv2 ViT-S/14, and images of 28 px; the
+encoder reads a 2 x 2 grid of its patches.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_nod_encoders.py [--subjects 30] [--penalties 20] [--folder F]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_nod_encoders.py [--subjects 30]
+    [--penalties 20] [--backbone NAME] [--folder F]
 
 Exits with 1 if the memory in use after the last subject is more than 5 % above that after the
 second one.
@@ -56,21 +57,22 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--subjects", type=int, default=30)
     parser.add_argument("--folder", help="where to work; by default the temporary folder")
+    parser.add_argument("--backbone", default="dinov2_vits14_reg", help="random weights")
     parser.add_argument("--penalties", type=int, help="of the grid; by default all, which is slow")
     options = parser.parse_args()
     place = Path(tempfile.mkdtemp(dir=options.folder))
     try:
-        return run(place, options.subjects, options.penalties)
+        return run(place, options.subjects, options.penalties, options.backbone)
     finally:
         shutil.rmtree(place)
 
 
-def run(place: Path, n_subjects: int, n_penalties: int | None) -> int:
+def run(place: Path, n_subjects: int, n_penalties: int | None, backbone: str) -> int:
     pixels = np.random.default_rng(0).integers(0, 255, (N, SIDE, SIDE, 3), dtype=np.uint8)
     stimuli = from_arrays("shared", pixels, [f"{i:04d}" for i in range(N)], np.full(N, -1))
     store, spec = (
         FeatureStore(place / "features"),
-        BackboneSpec("dinov2_vits14_reg", "random:0", SIDE),
+        BackboneSpec(backbone, "random:0", SIDE),
     )
     drivers = pixels.reshape(N, 2, SIDE // 2, 2, SIDE // 2, 3).mean((2, 4)).reshape(N, -1)
     drivers = ((drivers - drivers.mean(0)) / drivers.std(0)).astype(np.float32)

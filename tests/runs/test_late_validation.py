@@ -149,5 +149,5 @@ def test_models_may_be_places_of_saved_models_in_place_of_names(spec, tmp_path):
     for place in ("papermill_runs/out/x", "specs/main.yaml", "main"):
         (run,) = spec({"params": {"models": [place]}})
         assert run.parameters["models"] == [place]
-    with pytest.raises(RunError, match=r"unknown|did you mean|choose one of"):
+    with pytest.raises(RunError, match="choose one of"):
         spec({"params": {"models": ["mian"]}})
