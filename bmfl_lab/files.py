@@ -281,7 +281,11 @@ def _json_text(value: object) -> str:
 
 
 @system_errors()
-def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
+def read_json(
+    path: str | Path,
+    max_bytes: int = 64 << 20,
+    remedy: str = "delete the file and run what wrote it again",
+) -> object:
     """Read a JSON file.
 
     Parameters
@@ -290,6 +294,9 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         The file.
     max_bytes : int, default 64 MiB
         Largest size that is read.
+    remedy : str, optional
+        What to do about a damaged file, for messages; by default that of files which the library
+        writes itself.
 
     Returns
     -------
@@ -307,7 +314,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         ValueError,
         RecursionError,
         expected=f"valid JSON in {path}",
-        remedy="delete the file and run what wrote it again",
+        remedy=remedy,
     ):
         return json.loads(path.read_text(encoding="utf-8-sig"))
 

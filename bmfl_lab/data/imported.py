@@ -338,7 +338,7 @@ def _read_ids(source: _Source) -> list[str]:
         "check the path",
     )
     if path.suffix == ".json":
-        found = read_json(path)
+        found = read_json(path, remedy="save the list again")
         require(
             isinstance(found, list), DataError, f"a list in {path}", type(found), "write a list"
         )
