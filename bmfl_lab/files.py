@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import yaml
 
 _ARRAYS_SCHEMA = 1
-_MAX_VALUES = 100_000
+_MAX_VALUES, _MAX_DIGITS = 100_000, 1000
 _REMEDIES = {
     "free some space, or choose a folder on another disk": (errno.ENOSPC, errno.EDQUOT),
     "close other programs, or allow more open files with 'ulimit -n 4096'": (
@@ -296,7 +296,11 @@ def _json_text(value: object) -> str:
 
 
 @system_errors()
-def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
+def read_json(
+    path: str | Path,
+    max_bytes: int = 64 << 20,
+    remedy: str = "delete the file and run what wrote it again",
+) -> object:
     """Read a JSON file.
 
     Parameters
@@ -305,6 +309,9 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         The file.
     max_bytes : int, default 64 MiB
         Largest size that is read.
+    remedy : str, optional
+        What to do about a damaged file, for messages; by default that of files which the library
+        writes itself.
 
     Returns
     -------
@@ -322,7 +329,7 @@ def read_json(path: str | Path, max_bytes: int = 64 << 20) -> object:
         ValueError,
         RecursionError,
         expected=f"valid JSON in {path}",
-        remedy="delete the file and run what wrote it again",
+        remedy=remedy,
     ):
         return json.loads(path.read_text(encoding="utf-8-sig"))
 
@@ -361,8 +368,9 @@ def read_table(
         reader = csv.DictReader(stream, delimiter=delimiter)
         try:
             missing = sorted(set(columns) - set(reader.fieldnames or []))
-            wanted, got = f"the column {', the column '.join(columns)} in {path}", f"no {missing}"
-            require(not missing, DataError, wanted, got, remedy)
+            kind = "the column" if len(columns) == 1 else "columns"
+            wanted = f"{kind} {', '.join(columns)} in {path}"
+            require(not missing, DataError, wanted, f"no {missing}", remedy)
             for row in reader:
                 number = reader.line_num
                 wanted = f"a cell for each column in {path}, line {number}"
@@ -377,12 +385,16 @@ def read_table(
 def _count_values(node: yaml.Node | None, known: dict[int, float]) -> float:
     """Return how many values a YAML node stands for; infinity if it holds itself.
 
-    A field that is written twice is refused, because YAML would silently take the last one.
+    A field that is written twice is refused, because YAML would silently take the last one, and so
+    is a number that Python would not print.
     """
     from yaml.constructor import ConstructorError
 
     if id(node) not in known:
         known[id(node)] = math.inf
+        if str(getattr(node, "tag", "")).endswith(":int") and len(node.value) > _MAX_DIGITS:
+            said = f"a whole number of {len(node.value)} characters"
+            raise ConstructorError(None, None, said, node.start_mark)
         content = getattr(node, "value", None)
         parts = content if isinstance(content, list) else []
         flat = [p for part in parts for p in (part if isinstance(part, tuple) else (part,))]

@@ -505,7 +505,7 @@ def read_mapping(path: Path) -> Mapping[str, object]:
     """
     remedy = "download the folder again"
     try:
-        found = read_json(path)
+        found = read_json(path, remedy=remedy)
     except DataError as error:
         raise CheckpointError(
             message(f"a readable {path.name} in {path.parent}", str(error), remedy)

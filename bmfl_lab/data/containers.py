@@ -38,8 +38,25 @@ _CELL, _STRUCT, _OBJECT, _SPARSE, _FUNCTION, _OPAQUE, _COMPLEX = 1, 2, 3, 5, 16,
 """Classes of MATLAB 5 matrices, and the flag of those with a real and an imaginary part."""
 
 
-def _check_size(name: str, shape: Sequence[int], itemsize: int, stored: int, path: Path) -> None:
-    """Refuse an array whose shape promises much more than its file stores."""
+def check_size(name: str, shape: Sequence[int], itemsize: int, stored: int, path: Path) -> None:
+    """Refuse an array whose shape promises much more than its file stores.
+
+    Parameters
+    ----------
+    name : str
+        The array, for the message.
+    shape : sequence of int
+        Its shape.
+    itemsize, stored : int
+        Bytes of one value, and bytes that the file stores for all of them.
+    path : Path
+        The file, for the message.
+
+    Raises
+    ------
+    DataError
+        If the array is larger than 512 MiB and than 200 times what is stored.
+    """
     size = math.prod(map(int, shape)) * itemsize
     require(
         size <= max(_SMALL, _RATIO * stored),
@@ -103,7 +120,7 @@ def _check_hdf5(stream: h5py.File, path: Path) -> None:
                 outside.append(f"the {'virtual' if item.is_virtual else 'external'} array {name!r}")
             else:
                 stored = item.id.get_storage_size()
-                _check_size(name, item.shape, item.dtype.itemsize, stored, path)
+                check_size(name, item.shape, item.dtype.itemsize, stored, path)
 
     deep = stream.visititems_links(check_link)
     require(
@@ -150,7 +167,7 @@ def open_npz(path: str | Path) -> NpzFile:
         stream = np.load(path, allow_pickle=False)
         try:
             for member in stream.zip.infolist():
-                _check_size(member.filename, (member.file_size,), 1, member.compress_size, path)
+                check_size(member.filename, (member.file_size,), 1, member.compress_size, path)
         except BaseException:
             stream.close()
             raise
@@ -242,7 +259,7 @@ def load_mat(path: str | Path, names: Sequence[str], *, squeeze: bool = False) -
         if scipy.io.matlab.matfile_version(str(path))[0] == 1:
             _check_mat5(path)
         for name, shape, _ in scipy.io.whosmat(str(path)):
-            _check_size(name, shape, 1, path.stat().st_size, path)
+            check_size(name, shape, 1, path.stat().st_size, path)
         found = scipy.io.loadmat(str(path), variable_names=list(names), squeeze_me=squeeze)
     return {name: found[name] for name in names if name in found}
 
@@ -355,5 +372,5 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
             else:  # a memory map would keep the file open
                 image = nibabel.load(str(path), mmap=False)
             itemsize = image.get_data_dtype().itemsize
-            _check_size(what, image.shape, itemsize, path.stat().st_size, path)
+            check_size(what, image.shape, itemsize, path.stat().st_size, path)
             return np.asanyarray(image.dataobj)

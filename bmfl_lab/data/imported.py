@@ -17,7 +17,7 @@ import numpy as np
 from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.class_folders import list_images
-from bmfl_lab.data.containers import load_image, open_hdf5, open_npz
+from bmfl_lab.data.containers import check_size, load_image, open_hdf5, open_npz
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files, joined
@@ -304,7 +304,7 @@ def _read_maps(
 
     # nibabel and its parsers raise many kinds of errors on damaged files
     with translated(Exception, expected=f"responses in {path}", remedy="export it again"):
-        image = nib.load(path)
+        image = nib.load(path, mmap=False)
         if isinstance(image, nib.GiftiImage):
             require(
                 not any(array.ext_fname for array in image.darrays),
@@ -314,6 +314,8 @@ def _read_maps(
                 "save the arrays themselves in this file",
             )
             return np.stack([array.data for array in image.darrays]), None, None
+        itemsize = image.get_data_dtype().itemsize
+        check_size("responses", image.shape, itemsize, path.stat().st_size, path)
         values = image.get_fdata(dtype=np.float32)
         maps, models = (image.header.get_axis(k) for k in (0, 1))
     require(
@@ -346,7 +348,7 @@ def _read_ids(source: _Source) -> list[str]:
         "check the path",
     )
     if path.suffix == ".json":
-        found = read_json(path)
+        found = read_json(path, remedy="save the list again")
         require(
             isinstance(found, list), DataError, f"a list in {path}", type(found), "write a list"
         )

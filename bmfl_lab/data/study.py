@@ -387,7 +387,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         "write one, see load_study",
     )
     # the escapes of JSON for characters such as emoji mean something else in YAML
-    found = read_json(path) if path.suffix == ".json" else read_yaml(path)
+    found = read_json(path, remedy="mend the line") if path.suffix == ".json" else read_yaml(path)
     kind = found.get("study") if isinstance(found, dict) else type(found).__name__
     names = (*READERS, *_SHORT_NAMES)
     require(

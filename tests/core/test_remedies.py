@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.backbones.dinov2 import ARCHITECTURES
 from bmfl_lab.backbones.weights import random_state
 from bmfl_lab.config import require_list
+from bmfl_lab.data import load_study
 from bmfl_lab.data.containers import read_hdf5
 from bmfl_lab.data.pickles import read_mapping, write_mapping
+from bmfl_lab.data.study import read_study_file
 from bmfl_lab.errors import BmflError
 from bmfl_lab.files import link_guard, load_npy, read_json, read_yaml, write_json
 from bmfl_lab.metrics.noise import noise_normalised
@@ -121,6 +124,28 @@ def damaged_json(folder):
     return lambda: read_json(path), "run what wrote it again", follow
 
 
+def damaged_study_file(folder):
+    path = folder / "mine.json"
+    path.write_text('{"study": "planted",, "n_encoder": 30}')
+
+    def follow(remedy):
+        path.write_text('{"study": "planted", "n_encoder": 30}')
+
+    return lambda: read_study_file(path), "mend the line", follow
+
+
+def folder_without_images(folder):
+    for name in ("cat", "dog", "notes"):
+        (folder / name).mkdir()
+        for i in range(12 if name != "notes" else 0):
+            Image.new("RGB", (9, 9), (20 * i, ord(name[0]), 0)).save(folder / name / f"{i}.png")
+    return (
+        lambda: load_study(folder),
+        "remove other folders",
+        lambda remedy: (folder / "notes").rmdir(),
+    )
+
+
 def objects_in_an_array(folder):
     path = folder / "a.npy"
     np.save(path, np.array([1, 2, 3], object), allow_pickle=True)
@@ -180,7 +205,8 @@ def names_as_code(folder):
 CASES = [
     *(list_as_text, external_link, sparse_array, object_beside_weights, weights_with_a_head),
     *(weights_of_another_name, aliases, damaged_json, objects_in_an_array, truncated_array),
-    *(link_out_of_the_folder, link_that_is_the_users, percentages, names_as_code),
+    *(damaged_study_file, folder_without_images, link_out_of_the_folder),
+    *(link_that_is_the_users, percentages, names_as_code),
 ]
 
 

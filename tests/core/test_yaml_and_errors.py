@@ -57,7 +57,14 @@ def test_other_yaml_is_read_as_before(text, tmp_path):
     assert read(tmp_path, text) == yaml.safe_load(text)
 
 
-@pytest.mark.parametrize("text", ["a: [1", "!!python/object/apply:os.system ['true']", "a: \x01"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a: [1", "!!python/object/apply:os.system ['true']", "a: \x01", "a: 1\na: 2"),
+        *("? [a]\n: 1", "a: 1\n---\nb: 2", "a: {b: 1, b: 1}", "a: 0x" + "F" * 9000),
+        *("a: 1" + ":59" * 9000, "a: 1\n'a': 2", "a: *b", "a: &b 1\nb: &b 2\n<<: 3"),
+    ],
+)
 def test_wrong_yaml_is_one_sentence(text, tmp_path):
     with pytest.raises(DataError, match=r"(?s)YAML in spec\.yaml; .*mend the line"):
         read(tmp_path, text)
@@ -127,7 +134,7 @@ def test_what_is_no_such_table_is_one_sentence(case, tmp_path):
     content = TABLES[case]
     path = tmp_path / "t.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=r"expected (the column|a cell|a table).*t\.csv.*do it"):
+    with pytest.raises(DataError, match=r"expected (columns a, b|a cell|a table).*t\.csv.*do it"):
         list(read_table(path, ["a", "b"], "do it"))
 
 

@@ -557,7 +557,7 @@ SURROUNDINGS = {
     "no assertions": lambda root: {"PYTHONOPTIMIZE": 2},
     "no bytecode": lambda root: {"PYTHONDONTWRITEBYTECODE": 1},
     "a breakpoint": lambda root: {"PYTHONBREAKPOINT": "no.such.debugger"},
-    "an interactive end": lambda root: {"PYTHONINSPECT": 1},
+    "no buffers": lambda root: {"PYTHONUNBUFFERED": 1},
     "another time and language": lambda root: {"TZ": "Pacific/Kiritimati", "LANG": "tr_TR"},
     "another figure backend": lambda root: {"MPLBACKEND": "TkAgg"},
 }
