@@ -394,7 +394,8 @@ def _effect_rows(
         (split, shift, severity), (interval, alone) = place, effects[(mode, control, place, region)]
         whole, compared = size[(mode, "", region)], size[(mode, control, region)]
         part = "" if whole == compared else f"{compared} of {whole} vertices of "
-        said = _verdict(mode, control, part + region, interval, p)
+        where = split if not shift else shift + (f" {severity}" if severity else "")
+        said = _verdict(mode, control, part + region, where, interval, p)
         common = {
             "split": split,
             "n": interval.n,
@@ -409,7 +410,6 @@ def _effect_rows(
             "n_compared": len(effects),
             "roi": region,
             "n_seeds": interval.n_seeds,
-            "notes": f"{said} {notes}".strip(),
         }
         rows += [
             MetricRow(
@@ -419,14 +419,15 @@ def _effect_rows(
                 ci_low=interval.low,
                 ci_high=interval.high,
                 interval=interval.method,
+                notes=f"{said} {notes}".strip(),
                 **common,
             ),
-            MetricRow("p_holm", p, unit="p", **common),
+            MetricRow("p_holm", p, unit="p", notes=notes, **common),
         ]
     return rows
 
 
-def _verdict(mode: str, control: str, region: str, interval: Interval, p: float) -> str:
+def _verdict(mode: str, control: str, region: str, where: str, interval: Interval, p: float) -> str:
     other = control.replace("_", " ")
     pair = {
         "only": (f"{region} alone", f"{other} alone"),
@@ -434,7 +435,7 @@ def _verdict(mode: str, control: str, region: str, interval: Interval, p: float)
         "lesioned": (f"lesioning {other}", f"lesioning {region}"),
         "kept": (f"only {region} left", f"only {other} left"),
     }[mode]
-    return verdict(interval, p, first=pair[0], second=pair[1])
+    return verdict(interval, p, first=pair[0], second=pair[1], where=where)
 
 
 def _frame(

@@ -198,7 +198,7 @@ def _over_subjects(
         where += f" {row['severity']:.0f}" * bool(row["severity"])
         clear = p <= LEVEL and interval.n >= LEAST_IMAGES
         said = ("better" if interval.value > 0 else "worse") if clear else "undecided"
-        ends = f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+        ends = f"[{100 * max(-1, interval.low):+.1f}, {100 * min(1, interval.high):+.1f}]"
         words.append(f"{said} on {where} {100 * interval.value:+.1f} {ends}")
     return (
         f"`{first}` against `{second}` over {len(people)} subjects ({', '.join(people)}): "

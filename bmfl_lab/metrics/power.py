@@ -237,7 +237,7 @@ def _enough(difference: float, n_seeds: int, seed_sd: float, n_compared: int) ->
             return _power(round(10**log_n), s, *rest)(difference) - 0.8
 
         if lack(np.log10(most)) >= 0:
-            n = 10 ** brentq(lack, 1, np.log10(most), xtol=0.01)
+            n = 10 ** brentq(lack, 1, np.log10(most), xtol=0.002)
             step = 10 ** (len(str(int(n))) - 2)
             return f"about {step * -int(-n // step)} images with {s} seed{'s' * (s > 1)}"
     return f"more than {most} images and 20 seeds"

@@ -3,12 +3,14 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_verdict.py grid.csv [--images 20 100]
     [--settings 0 1 2] [--tables 2000] [--named]
     python tests/benchmarks/bench_verdict.py studies.csv --studies 1000
+    python tests/benchmarks/bench_verdict.py subjects.csv --subjects
     python tests/benchmarks/bench_verdict.py grid.csv --page tests/benchmarks/verdict.md
 
 The first form simulates every cell of the grid and appends one line per cell; ``--named`` does the
 twelve named cells with 20,000 tables each and the slow methods on a few of them. The second form
 simulates whole studies in which all models are alike, and counts those in which the rows of
-`compare_models` or the sentences of a report claim a difference. The third form writes the page. It ends with 1 if a cell fails: if the lower 99 % bound (Clopper-Pearson) of its
+`compare_models` or the sentences of a report claim a difference. The third form has several
+subjects as a third factor. The last form writes the page. It ends with 1 if a cell fails: if the lower 99 % bound (Clopper-Pearson) of its
 error rate exceeds the nominal one.
 
 Correctness of model m, seed s and image i is drawn with a probability whose logit is intercept +
@@ -35,7 +37,13 @@ from scipy.stats import beta, norm, t
 from bmfl_lab.evaluation import compare_models
 from bmfl_lab.evaluation.findings import comparisons, findings
 from bmfl_lab.evaluation.ood import OODResult
-from bmfl_lab.metrics.statistics import _Crossed, _crossed_p, _summarise, holm
+from bmfl_lab.metrics.statistics import (
+    _Crossed,
+    _crossed_p,
+    _summarise,
+    _summarise_subjects,
+    holm,
+)
 
 SEEDS = (1, 2, 3, 5, 10)
 IMAGES = (20, 100, 400, 1000, 10000)
@@ -219,6 +227,49 @@ def slow_cell(tables: int, *place: float) -> dict[str, float]:
     return row | {f"{name} slow 0": int((v <= LEVELS[0]).sum()) for name, v in p.items()}
 
 
+SUBJECTS, SUBJECT_SPREADS = (2, 3, 5, 8), (0.0, 0.3, 0.6)
+
+
+def subject_tables(
+    random: np.random.Generator,
+    tables: int,
+    n_subjects: int,
+    n_seeds: int,
+    n: int,
+    sd: float,
+    shared: bool,
+) -> np.ndarray:
+    """Return differences in correctness, shape (tables, subjects, seeds, images), of mean zero.
+
+    The first model reads the responses of a subject, whose effect has the spread `sd`; the other
+    reads none and is the same for all subjects if these share their images. All effects are normal
+    logits with mean zero, so that both models are right in half of the cases.
+    """
+    shape = (tables, n_subjects, n_seeds, n)
+    hard = random.standard_normal((tables, 1 if shared else n_subjects, 1, n))
+    favoured = 0.5 * random.standard_normal((2, *hard.shape))
+    seed = 0.2 * random.standard_normal((2, tables, 1, n_seeds, 1))
+    own = sd * random.standard_normal((tables, n_subjects, 1, 1))
+    first, second = (
+        1 / (1 + np.exp(-(hard + f + s + o))) for f, s, o in zip(favoured, seed, (own, 0))
+    )
+    alone = random.random(second.shape if shared else shape) < second
+    return (random.random(shape) < first) * 1.0 - alone
+
+
+def subject_cell(tables: int, *place: float) -> dict[str, float]:
+    """Return the error rates of one cell with subjects: (subjects, seeds, images, sd, shared)."""
+    random = np.random.default_rng([2, *(int(100 * x) for x in place)])
+    row = dict(zip(("n_subjects", "n_seeds", "n_images", "subject_sd", "shared"), place))
+    p = []
+    for start in range(0, tables, 10):
+        count = min(10, tables - start)
+        table = _summarise_subjects(subject_tables(random, count, *place), bool(place[-1]))
+        p.append(_crossed_p(table, np.zeros(count), "difference"))
+    errors = {f"error {k}": int((np.concatenate(p) <= v).sum()) for k, v in enumerate(LEVELS)}
+    return row | {"tables": tables} | errors
+
+
 MODELS = ("backbone", "concat", "fusion", "attributes")
 N_SETS = 13
 
@@ -315,11 +366,16 @@ def main() -> int:
     parser.add_argument("--tables", type=int, default=2000)
     parser.add_argument("--named", action="store_true")
     parser.add_argument("--studies", type=int)
+    parser.add_argument("--subjects", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS[:4])
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
     if options.page:
         return page(read(options.file), options.page)
+    if options.subjects:
+        for place in itertools.product(SUBJECTS, (1, 3, 5), (100, 400), SUBJECT_SPREADS, (0, 1)):
+            append(options.file, subject_cell(options.tables, *place))
+        return 0
     if options.studies:
         for n_seeds in options.seeds:
             append(options.file, null_studies(options.studies, n_seeds))

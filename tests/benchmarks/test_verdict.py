@@ -60,6 +60,19 @@ def test_the_page_counts_failures(tmp_path):
     assert bench.page(rows, tmp_path / "page.md") == 1
 
 
+@pytest.mark.parametrize("shared", [1, 0])
+@pytest.mark.parametrize("place", [(2, 1, 100, 0.6), (3, 3, 100, 0.6), (5, 2, 100, 0.0)])
+def test_subjects_seeds_and_images_keep_the_level(place, shared):
+    row = bench.subject_cell(150, *place, shared)
+    for k, level in enumerate(bench.LEVELS):
+        assert bench.lower(np.array(row[f"error {k}"]), np.array(150)) <= level
+    if shared and place[1] == 1:  # subjects that count as fixed make claims of their differences
+        random = np.random.default_rng(0)
+        tables = bench.subject_tables(random, 150, *place, True).mean(1)
+        fixed = _crossed_p(_summarise(tables), np.zeros(150), "difference") <= 0.05
+        assert bench.lower(np.array(fixed.sum()), np.array(150)) > 0.05
+
+
 def alike(n_seeds, n_studies):
     """Return the rates at which null studies claim something, and whether any is too high."""
     row = bench.null_studies(n_studies, n_seeds)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.metrics.power import detectable_difference, study_size
+from bmfl_lab.metrics.power import detectable_difference, power_sentence, study_size
 from bmfl_lab.metrics.statistics import _crossed_p, _summarise
 
 
@@ -60,3 +60,21 @@ def test_impossible_studies_are_refused():
     for wrong in ((1, 3, 0.7), (400, 0, 0.7), (400, 3, 70.0), (400, 3, 0.7, -0.1)):
         with pytest.raises(DataError, match="at least 2 images"):
             detectable_difference(*wrong)
+
+
+def test_the_sentence_says_what_each_set_can_detect_and_what_five_points_take():
+    said = power_sentence({"test": 400, "clipart": 102, "masked 3": 400}, 1)
+    found = [
+        100 * detectable_difference(n, 1, 0.5, 0.01, n_compared=3, level=0.04) for n in (400, 102)
+    ]
+    assert f"{found[0]:.1f} points on 400 images (test, masked 3)" in said
+    assert f"{found[1]:.1f} points on 102 images (clipart)" in said
+    assert "with 1 seed, for these trained models only" in said and "Holm over 3 sets" in said
+    assert "400 images cannot decide 5 points: that takes about" in said
+    images = int(said.split("takes about ")[1].split(" images with 1 seed")[0])
+    at = [
+        detectable_difference(n, 1, 0.5, n_compared=3, level=0.04) for n in (images, images - 200)
+    ]
+    assert at[0] <= 0.05 < at[1]
+    assert "20000 images are enough for 5 points" in power_sentence({"test": 20000}, 1)
+    assert "no difference on 1 images" in power_sentence({"test": 400, "few": 1}, 1)

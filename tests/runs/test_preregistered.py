@@ -9,6 +9,7 @@ from bmfl_lab.errors import RunError
 from bmfl_lab.evaluation.preregistration import register, registered_findings
 from bmfl_lab.files import read_json
 from bmfl_lab.records import read_record
+from bmfl_lab.runs.__main__ import main
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of
 from bmfl_lab.runs.spec import load_spec
@@ -35,6 +36,8 @@ SPEC = "notebook: probe.ipynb\npreregistered: {primary: [fusion, backbone], smal
 @pytest.fixture
 def spec(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    # the source tree may be under edit while the tests run
+    monkeypatch.setattr("bmfl_lab.runs.execute.code_revision", lambda: "abcdefabcdef")
     monkeypatch.setattr("bmfl_lab.runs.execute.code_digest", lambda: "0" * 16)
     (tmp_path / "pyproject.toml").write_text("")
     cells = [nbformat.v4.new_code_cell(c) for c in (PARAMETERS, BODY)]
@@ -95,6 +98,15 @@ def read_frame(**fields):
         **fields,
     )
     return record.to_frame().assign(study="x", run="y")
+
+
+def test_plan_says_what_a_run_can_detect_or_why_it_is_not_known(spec, capsys):
+    notebook = nbformat.read(spec.parent / "probe.ipynb", 4)
+    notebook.cells[1].source = "print(power_statement(data, parameters))"
+    nbformat.write(notebook, spec.parent / "probe.ipynb")
+    spec.write_text("notebook: probe.ipynb\nparams: {study: nowhere}\n")
+    assert main(["plan", str(spec)]) == 0
+    assert "Power is unknown: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
