@@ -8,8 +8,8 @@ encoder reads a 2 x 2 grid of its patches.
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_nod_encoders.py [--subjects 30]
     [--penalties 20] [--backbone NAME] [--folder F]
 
-Exits with 1 if the memory in use after the last subject is more than 5 % above that after the
-second one.
+Exits with 1 if the memory in use after the last subject is more than 0.05 GiB, a quarter of one
+subject's responses, above that after the second one.
 """
 
 import argparse
@@ -98,8 +98,8 @@ def run(place: Path, n_subjects: int, n_penalties: int | None, backbone: str) ->
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         row = f"{number + 1:7d} {seconds[-1]:8.0f} {spent:6.0f} {used[-1]:10.2f} {peak:9.2f}"
         print(f"{row} {r:13.3f}", flush=True)
-    growth = used[-1] / used[min(1, len(used) - 1)] - 1
-    print(f"memory after the last subject against after the second: {growth:+.1%}")
+    growth = used[-1] - used[min(1, len(used) - 1)]
+    print(f"memory after the last subject against after the second: {growth:+.2f} GiB")
     return int(growth > 0.05)
 
 
