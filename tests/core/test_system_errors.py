@@ -25,6 +25,7 @@ from bmfl_lab.records import Record, read_record
 from bmfl_lab.runs.__main__ import main
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.notebook import Notebook, read_notebook
+from bmfl_lab.runs.paths import run_folder
 from bmfl_lab.runs.spec import Run, load_spec
 from bmfl_lab.training import checkpoint
 
@@ -297,6 +298,25 @@ def test_limits_of_a_real_process_are_told(case, tmp_path):
 def test_places_that_cannot_hold_a_file_are_refused(path, reason, tmp_path):
     with pytest.raises(FileError, match=reason):
         files.write_json(path(tmp_path), {})
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: load_spec("~nobody-of-this-name/s.yaml"),
+        lambda: load_study("a\0b.json"),
+        lambda: files.read_json("a\0b"),
+        lambda: files.read_yaml("a\0b"),
+        lambda: read_record("a\0b"),
+        lambda: files.load_npy("a\0b.npy"),
+        lambda: run_folder("a\0b"),
+        lambda: run_folder("~nobody-of-this-name/x"),
+        lambda: files.write_json("a\0b", {}),
+    ],
+)
+def test_texts_that_can_be_no_path_are_refused(read):
+    with pytest.raises(BmflError, match="To fix it: "):
+        read()
 
 
 def test_a_file_name_that_is_not_utf8_is_refused_with_a_sentence_and_fits_into_records(tmp_path):
