@@ -243,12 +243,13 @@ def subject_tables(
 
     The first model reads the responses of a subject, whose effect has the spread `sd`; the other
     reads none and is the same for all subjects if these share their images. All effects are normal
-    logits with mean zero, so that both models are right in half of the cases.
+    logits with mean zero, so that both models are right in half of the cases. With one seed the
+    trained models themselves are alike.
     """
     shape = (tables, n_subjects, n_seeds, n)
     hard = random.standard_normal((tables, 1 if shared else n_subjects, 1, n))
     favoured = 0.5 * random.standard_normal((2, *hard.shape))
-    seed = 0.2 * random.standard_normal((2, tables, 1, n_seeds, 1))
+    seed = 0.2 * (n_seeds > 1) * random.standard_normal((2, tables, 1, n_seeds, 1))
     own = sd * random.standard_normal((tables, n_subjects, 1, 1))
     first, second = (
         1 / (1 + np.exp(-(hard + f + s + o))) for f, s, o in zip(favoured, seed, (own, 0))

@@ -162,3 +162,9 @@ def test_ten_right_for_both_is_not_the_absence_of_a_difference(n_seeds):
     assert s.equivalence_p(np.zeros((n_seeds, 10))) > 0.5
     assert s.equivalence_p(np.zeros((n_seeds, 400))) < 0.01
     assert s.equivalence_p(np.full((n_seeds, 400), 0.03), kind="real") == 1.0
+
+
+def test_a_percentile_interval_needs_two_values_and_half_of_them():
+    assert s.percentiles([0.0, 1.0], level=0.5) == pytest.approx((0.25, 0.75))
+    assert s.percentiles([0.0, 1.0, np.nan, np.nan], level=0.5) == pytest.approx((0.25, 0.75))
+    assert s.percentiles([1.0]) == s.percentiles([0.0, 1.0, np.nan, np.nan, np.nan]) == (None, None)
