@@ -63,6 +63,20 @@ def project_root(start: str | Path | None = None) -> Path:
     return next(roots, start)
 
 
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Forbid every download inside the block, as ``BMFL_OFFLINE=1`` does."""
+    before = os.environ.get("BMFL_OFFLINE")
+    os.environ["BMFL_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BMFL_OFFLINE"]
+        else:
+            os.environ["BMFL_OFFLINE"] = before
+
+
 def refuse_offline(what: str, remedy: str) -> None:
     """Raise an error if the environment variable ``BMFL_OFFLINE`` is 1; it forbids every download.
 

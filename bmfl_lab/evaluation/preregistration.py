@@ -15,12 +15,14 @@ from bmfl_lab.evaluation.findings import comparisons
 from bmfl_lab.evaluation.ood import power_statement
 from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
+from bmfl_lab.runtime import offline
 
 
 def _planned(parameters: Mapping[str, Any], root: Path) -> Study:
-    """Return the study that a notebook will load, by its name or from a place below `root`."""
+    """Return the study that a notebook will load, if that takes no download."""
     place = root / Path(parameters["study"]).expanduser()
-    return load_study(str(place) if place.exists() else parameters["study"])
+    with offline():
+        return load_study(str(place) if place.exists() else parameters["study"])
 
 
 def planned_power(parameters: Mapping[str, Any], root: Path) -> str:

@@ -1,5 +1,6 @@
 """A comparison that is declared in a spec: written before the run, shown in record and report, and changes told."""
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -121,3 +122,12 @@ def test_wrong_declarations_are_refused(spec, declared, said):
     spec.write_text(f"notebook: probe.ipynb\npreregistered: {declared}\n")
     with pytest.raises(RunError, match=said):
         load_spec(spec)
+
+
+def test_a_plan_fetches_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    monkeypatch.delenv("BMFL_OFFLINE", raising=False)
+    main_spec = Path(__file__).resolve().parents[2] / "papermill_runs/specs/main.yaml"
+    assert main(["plan", str(main_spec)]) == 0
+    assert "Power is unknown: expected a download of" in capsys.readouterr().out
+    assert "BMFL_OFFLINE" not in os.environ
