@@ -222,3 +222,11 @@ def test_pure_differences_of_subjects_are_the_t_test_over_subjects():
     assert exact[1] == pytest.approx(p, rel=1e-3)
     wider = mean_over_subjects(people, np.full(4, 0.1), 50)
     assert wider[0].low < exact[0].low and wider[1] > exact[1] and wider[0].value == 0.2625
+
+
+def test_noise_that_all_seeds_share_takes_nothing_from_what_seeds_differ_by():
+    seeds = np.array([0.1, 0.3, 0.2, 0.45])
+    shared = 0.1 * np.random.default_rng(0).standard_normal((500, 1))
+    interval, p = crossed_bootstrap(seeds, seeds + shared, 100)
+    low, high = ttest_1samp(seeds, 0).confidence_interval()
+    assert interval.low < low and interval.high > high and p > ttest_1samp(seeds, 0).pvalue

@@ -168,3 +168,12 @@ def test_a_percentile_interval_needs_two_values_and_half_of_them():
     assert s.percentiles([0.0, 1.0], level=0.5) == pytest.approx((0.25, 0.75))
     assert s.percentiles([0.0, 1.0, np.nan, np.nan], level=0.5) == pytest.approx((0.25, 0.75))
     assert s.percentiles([1.0]) == s.percentiles([0.0, 1.0, np.nan, np.nan, np.nan]) == (None, None)
+
+
+def test_weights_of_resamples_sum_to_one_and_are_shared_by_equal_ids():
+    images, seeds = s.image_weights(["a", "b", "c"], 50, seed=1), s.seed_weights(4, 50, seed=1)
+    for weights in (images, seeds):
+        assert weights.sum(1) == pytest.approx(1) and len(weights) == 50 and weights.std() > 0
+    np.testing.assert_array_equal(images, s.image_weights(("a", "b", "c"), 50, seed=1))
+    assert (images != s.image_weights(["a", "b", "d"], 50, seed=1)).any()
+    assert (images != s.image_weights(["a", "b", "c"], 50, seed=2)).any()
