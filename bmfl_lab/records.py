@@ -289,6 +289,17 @@ _JOINED = {
 _P_IN_NOTES = re.compile(r"p = ([0-9.e+-]*[0-9])")
 
 
+def study_label(record: Record) -> str:
+    """Return the study's name, and whether its responses are simulated or measured."""
+    # records of earlier versions say only whether responses are simulated
+    kind = record.study.get("responses") or ("simulated" if record.study.get("simulated") else "")
+    # the demo's stand-in is the rule; results from the original weights never share its rows
+    served = record.extra.get("backbones") or []
+    if any(str(found.get("weights", "")).startswith("original weights") for found in served):
+        kind += f"{', ' if kind else ''}original backbone weights"
+    return str(record.study.get("name", "")) + (f" ({kind})" if kind else "")
+
+
 def comparison_label(name: str, model: str, reference: str, roi: str = "") -> str:
     """Return the model of a row as reports and figures show it, such as "fusion - backbone".
 

@@ -16,8 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from bmfl_lab.errors import BmflError, DataError, require
-from bmfl_lab.records import Record, comparison_label, read_record
-from bmfl_lab.runs.collect import study_label
+from bmfl_lab.records import Record, comparison_label, read_record, study_label
 from bmfl_lab.viz.charts import PALETTE
 from bmfl_lab.viz.explore import runs_figure
 from bmfl_lab.viz.results import set_label

@@ -461,7 +461,16 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         base = Path(name).expanduser().resolve().parent
         name = given.pop("study")
         options = {**given, **options}
-    base = Path(options.get("root", base)).expanduser()
+    if "root" in options:
+        base = options["root"]
+        require(
+            isinstance(base, (str, Path)),
+            ConfigError,
+            "a folder as root",
+            repr(base),
+            "write its path, or leave root out",
+        )
+    base = Path(base).expanduser()
     reader, root = _reader_of(name, rooted="root" in options)
     if root is not None:
         options["root"], base = root, Path()

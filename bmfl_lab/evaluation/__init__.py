@@ -87,6 +87,10 @@ _PUBLIC = {
     "OODResult": "ood",
     "evaluate_ood": "ood",
     "power_statement": "ood",
+    "declared_problem": "preregistration",
+    "planned_power": "preregistration",
+    "register": "preregistration",
+    "registered_findings": "preregistration",
     "evaluation_sets": "ood",
     "ablate_regions": "ablation",
 }

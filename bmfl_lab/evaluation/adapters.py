@@ -99,7 +99,7 @@ class CallableModel:
             DataError,
             f"scores of {self.name!r} that depend on each image alone",
             f"{row[unequal][:2]} among others and {alone[unequal][:2]} alone",
-            "fit means, scales and the like on training images, and set networks to eval()",
+            "fit means and scales on training images, and put networks into evaluation mode",
         )
 
 

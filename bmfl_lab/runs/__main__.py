@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bmfl_lab import evaluation
 from bmfl_lab.errors import BmflError, RunError, require
-from bmfl_lab.evaluation.preregistration import planned_power
 from bmfl_lab.files import system_errors
 from bmfl_lab.runs.cluster import CLUSTERS, execute_as_jobs, job_of
 from bmfl_lab.runs.collect import write_report
@@ -93,7 +93,9 @@ def _print_state(run: Run, out: str | None) -> str:
 def _print_power(runs: Sequence[Run]) -> None:
     """Print what the runs that compare models can detect."""
     comparing = [r for r in runs if "power_statement(" in str(r.notebook.cells)]
-    for said in dict.fromkeys(planned_power(run.parameters, run.root) for run in comparing):
+    for said in dict.fromkeys(
+        evaluation.planned_power(run.parameters, run.root) for run in comparing
+    ):
         print(said)
 
 

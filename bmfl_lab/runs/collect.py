@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from bmfl_lab import evaluation
 from bmfl_lab.errors import BmflError, RunError, require
-from bmfl_lab.evaluation.preregistration import registered_findings
 from bmfl_lab.evaluation.report import headline, report
 from bmfl_lab.files import files_below, write_bytes
-from bmfl_lab.records import MetricRow, Record, read_record
+from bmfl_lab.records import MetricRow, Record, read_record, study_label
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.export import page_of_markdown, pdf_of_page
 from bmfl_lab.runs.spec import Run
@@ -20,17 +20,6 @@ COLUMNS = [
     *("spec", "run", "notebook", "study", "finished", "revision"),
     *MetricRow.__dataclass_fields__,
 ]
-
-
-def study_label(record: Record) -> str:
-    """Return the study's name, and whether its responses are simulated or measured."""
-    # records of earlier versions say only whether responses are simulated
-    kind = record.study.get("responses") or ("simulated" if record.study.get("simulated") else "")
-    # the demo's stand-in is the rule; results from the original weights never share its rows
-    served = record.extra.get("backbones") or []
-    if any(str(found.get("weights", "")).startswith("original weights") for found in served):
-        kind += f"{', ' if kind else ''}original backbone weights"
-    return str(record.study.get("name", "")) + (f" ({kind})" if kind else "")
 
 
 def _frame(record: Record) -> pd.DataFrame:
@@ -112,7 +101,7 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> tuple[pd.Data
         record = read_record(folder_of(run, out) / "record.json")
         frames.append(_frame(record).assign(run_id=run.run_id, study=study_label(record)))
         if declared := record.extra.get("preregistered"):
-            registered += registered_findings([declared], frames[-1])
+            registered += evaluation.registered_findings([declared], frames[-1])
     require(frames, RunError, "at least one ok run", "none", "run the spec first")
     return pd.concat(frames, ignore_index=True), registered
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from bmfl_lab import evaluation
 from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message, require
-from bmfl_lab.evaluation.preregistration import register
 from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.records import REGISTERED, read_record
 from bmfl_lab.runs.paths import out_root, run_folder
@@ -246,7 +246,7 @@ def _prepare(run: Run, folder: Path) -> None:
         run_folder(folder)
         if run.preregistered:
             log = folder.parent / REGISTERED
-            found = register(run.preregistered, run.parameters, run.root, log)
+            found = evaluation.register(run.preregistered, run.parameters, run.root, log)
             write_json(folder / REGISTERED, found)
         write_json(folder / "spec.json", plan)
     except (OSError, RunError) as error:

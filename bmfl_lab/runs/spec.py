@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bmfl_lab import evaluation
 from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
-from bmfl_lab.evaluation.preregistration import declared_problem
 from bmfl_lab.files import read_yaml, sha256_json, system_errors
 from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
 from bmfl_lab.records import MetricRow
@@ -222,7 +222,7 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
         elif key != "partition" and not 0 <= value < 1e6:
             found.append(f"resource {key} is {value!r} ({type(value).__name__})")
     if isinstance(values.get("preregistered"), Mapping):
-        problem = declared_problem(values["preregistered"])
+        problem = evaluation.declared_problem(values["preregistered"])
         found += [f"preregistered: {problem}"] if problem else []
     needs, grid = values.get("needs"), values.get("grid")
     if isinstance(needs, list) and not all(isinstance(name, str) for name in needs):

@@ -9,8 +9,8 @@ from jupyter_page import watching
 from nbconvert.filters import markdown2html
 from widget_page import SETUP
 
+from bmfl_lab.evaluation.report import headline, report
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.collect import render
 from bmfl_lab.runs.export import export_html
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -103,7 +103,8 @@ def test_a_report_shows_hostile_names(page, tmp_path):
     ]
     frame = pd.DataFrame([vars(r) for r in rows])
     frame = frame.assign(run_id=f"04-1{NAMES['run']}", study=NAMES["study"])
-    text = render(frame, f"Report of {NAMES['image']}", ["ok"])
+    shown = headline(["04_ood_evaluation"], frame)
+    text = report(frame, f"Report of {NAMES['image']}", ["ok"], shown)
     (tmp_path / "report.html").write_text(
         f"<!doctype html><meta charset=utf-8><body>{markdown2html(text)}", encoding="utf-8"
     )

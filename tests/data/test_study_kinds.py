@@ -9,7 +9,7 @@ from PIL import Image
 from test_kamitani import pictures, write
 
 from bmfl_lab import load_study
-from bmfl_lab.data import algonauts, nsd
+from bmfl_lab.data import algonauts, nsd_files
 from bmfl_lab.errors import ConfigError, DataError
 
 
@@ -19,7 +19,7 @@ def study_of(folder, text):
 
 
 def test_nsd(tmp_path, monkeypatch):
-    monkeypatch.setattr(nsd, "TRIALS_PER_SESSION", PER_SESSION)
+    monkeypatch.setattr(nsd_files, "TRIALS_PER_SESSION", PER_SESSION)
     make_root(tmp_path / "data")
     study = study_of(tmp_path, "study: nsd\nroot: data\nsubject: subj01\nimage_size: 28\n")
     assert list(study.subjects) == ["subj01"] and study.kind == "measured"

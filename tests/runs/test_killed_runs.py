@@ -80,6 +80,7 @@ def report(spec, out):
     (record,) = (spec.parent / out / "probe").glob("*/record.json")
     rows = [r for r in json.loads(record.read_text())["rows"] if not r["unit"].endswith("/s")]
     assert not list(record.parent.glob(".*")) and not list(record.parent.rglob("*.tmp"))
+    text = text.replace(out, "run")
     return re.sub(
         r"\\b\\d+(\\.\\d+)? (s|min|h|MB|GB)\\b|\\d{4}-\\d\\d-\\d\\d[^|\\n]*", "", text
     ), rows

@@ -10,8 +10,7 @@ from PIL import Image
 from bmfl_lab import evaluation, load_study, training
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.records import Record
-from bmfl_lab.runs.collect import study_label
+from bmfl_lab.records import Record, study_label
 
 SIZES = {"train": 6, "val": 3, "test": 3, "sketch": 3}
 N_VERTICES = 12
