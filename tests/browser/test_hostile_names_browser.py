@@ -97,13 +97,13 @@ def test_a_report_shows_hostile_names(page, tmp_path):
     place = {"unit": "fraction", "split": NAMES["shift"], "n": 400, "roi": NAMES["ROI"]}
     place |= {"subject": NAMES["subject"], "selection": NAMES["note"], "notes": NAMES["note"]}
     rows = [
-        MetricRow("accuracy", value, seed=seed, model=model, **place)
+        MetricRow("pearson_r", value, seed=seed, model=model, **place)
         for model, value in ((NAMES["model"], 0.7), (NAMES["class"], 0.6))
         for seed in (0, 1)
     ]
     frame = pd.DataFrame([vars(r) for r in rows])
     frame = frame.assign(run_id=f"04-1{NAMES['run']}", study=NAMES["study"])
-    shown = headline(["04_ood_evaluation"], frame)
+    shown = headline(["02_brain_encoder"], frame)
     text = report(frame, f"Report of {NAMES['image']}", ["ok"], shown)
     (tmp_path / "report.html").write_text(
         f"<!doctype html><meta charset=utf-8><body>{markdown2html(text)}", encoding="utf-8"
