@@ -139,15 +139,16 @@ def page_of_markdown(text: str, pictures: Mapping[str, Path], title: str) -> str
     title : str
         Title of the page.
     """
-    from nbconvert.filters import markdown2html
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+    render = MarkdownWithMath(IPythonRenderer(escape=False, exclude_anchor_links=True)).render
     body = ""
     for part in _PICTURE.split(text):
         if part in pictures:
             data = base64.b64encode(pictures[part].read_bytes()).decode()
             body += f'<p><img alt="figure" src="data:image/png;base64,{data}"></p>'
         else:
-            body += _clean(markdown2html(part))
+            body += _clean(render(part))
     return _PAGE.format(title=html.escape(title), body=body)
 
 
