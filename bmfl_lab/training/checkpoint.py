@@ -311,9 +311,9 @@ def matching_tensors(folder: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (BmflError, torch.OutOfMemoryError):
+    except (CheckpointError, torch.OutOfMemoryError):
         raise
-    except (RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+    except (BmflError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         got = " ".join(f"{type(error).__name__}: {error}".split())[:400]
         raise CheckpointError(
             message(
