@@ -127,7 +127,7 @@ def _problems(cls: type, values: Mapping[str, object], prefix: str) -> list[str]
 
 def _type_problem(name: str, hint: object, value: object) -> str:
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
-    for module in ("typing.", "collections.abc.", "pathlib."):
+    for module in ("typing.", "collections.abc.", "pathlib._local.", "pathlib."):
         wanted = wanted.replace(module, "")
     return f"{name} expected {wanted}; got {value!r} ({type(value).__name__})"
 

@@ -203,7 +203,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 os.close(descriptor)
             os.replace(temporary, final)
         finally:
-            with contextlib.suppress(OSError):  # the reason why nothing was written is told
+            with contextlib.suppress(OSError, ValueError):  # why nothing was written is told
                 temporary.unlink(missing_ok=True)
 
 
