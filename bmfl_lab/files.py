@@ -310,8 +310,8 @@ def read_json(
     max_bytes : int, default 64 MiB
         Largest size that is read.
     remedy : str, optional
-        What to do about a damaged file, for messages; by default that of files which the library
-        writes itself.
+        How to mend a damaged file, for error messages; by default how to make a file again that the
+        library wrote itself.
 
     Returns
     -------
@@ -346,7 +346,7 @@ def read_table(
     columns : sequence of str
         Columns that the table must have, and in which every line must have a cell.
     remedy : str
-        What to do about another content, for messages.
+        How to get a table that can be read, for error messages.
     delimiter : str, default ","
         Character between two cells.
 

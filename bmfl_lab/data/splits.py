@@ -261,28 +261,7 @@ def find_stim_info(folder: str | Path) -> Path | None:
 def stim_info_rows(
     path: str | Path, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the lines of NSD's table, ``nsd_stim_info_merged.csv``.
-
-    Parameters
-    ----------
-    path : str or Path
-        The table.
-    columns : sequence of str
-        Columns that every line must have.
-
-    Yields
-    ------
-    int
-        Number of the line, counted from 1.
-    dict of str to str
-        Column to cell.
-
-    Raises
-    ------
-    DataError
-        If there is no such file, it is not text, columns are missing, or a line has too few cells;
-        the message names the line.
-    """
+    """Yield the lines of NSD's table, ``nsd_stim_info_merged.csv``, as `read_table` does."""
     require(Path(path).is_file(), DataError, STIM_INFO, f"nothing at {path}", "check the path")
     yield from read_table(path, columns, "use NSD's own file, downloaded again")
 

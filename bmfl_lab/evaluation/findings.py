@@ -8,7 +8,7 @@ import pandas as pd
 
 from bmfl_lab.evaluation.attention_outcomes import attention_verdict, rows_of_checks
 from bmfl_lab.markup import markdown_rows
-from bmfl_lab.metrics.statistics import LEAST_IMAGES, holm, mean_over_subjects
+from bmfl_lab.metrics.statistics import EXPLORATORY, LEAST_IMAGES, holm, mean_over_subjects
 from bmfl_lab.records import comparison_label
 
 PLACE = ["split", "shift", "severity"]
@@ -284,7 +284,7 @@ def _pair(first: str, second: str, pair: pd.DataFrame) -> str:
     size = f"n = {n[0]}" + f" to {n[-1]}" * (len(n) > 1)
     size += f" images, {seeds} seeds" if seeds > 1 else " images, these trained models only"
     family = pair["family"].iloc[0] or "sets"
-    label = "exploratory, " if "exploratory" in family else ""
+    label = "exploratory, " if family == EXPLORATORY else ""
     return (
         f"`{first}` against `{second}`: {label}{'; '.join(words)}. {size}; points, "
         f"95 % paired intervals, Holm over {family}."

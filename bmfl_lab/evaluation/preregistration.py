@@ -14,7 +14,7 @@ from bmfl_lab.errors import BmflError
 from bmfl_lab.evaluation.findings import comparisons
 from bmfl_lab.evaluation.ood import power_statement
 from bmfl_lab.files import lock, read_json, write_json
-from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
+from bmfl_lab.metrics.statistics import PRIMARY, SMALLEST_EFFECT
 from bmfl_lab.runtime import offline
 
 
@@ -102,7 +102,7 @@ def _registered(one: Mapping[str, Any], table: pd.DataFrame) -> str:
         before = f"{original['hash'][:8]} on {original['noted']}"
         state = f"**changed**: the spec was first registered as {before}"
     mine = table[(table["first"] == first) & (table["second"] == second)]
-    primary = mine[mine["family"].str.contains("the primary one")]
+    primary = mine[mine["family"] == PRIMARY]
     counts = primary["verdict"].value_counts()
     listed = ", ".join(f"{word} on {n}" for word, n in counts.items())
     result = f"{listed} of {len(primary)} sets" if listed else "not compared as the primary pair"

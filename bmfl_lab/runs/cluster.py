@@ -22,6 +22,9 @@ CLUSTERS = ("slurm", "local")
 """Kinds of jobs: of SLURM, and processes of this machine, to try the same way without SLURM."""
 _POLL_S = {"slurm": 3.0, "local": 0.3}
 _DEFAULTS = {"gpus": 0, "cpus": 2, "memory_gb": 16}
+"""Resources of a job whose spec requests none (our choice)."""
+_EXTRA_MIN = 5
+"""Minutes that a job may take beyond its run, which ends itself in time (our choice)."""
 _PARAMETERS = {
     "gpus": "gpus_per_node",
     "cpus": "cpus_per_task",
@@ -146,7 +149,8 @@ def _submit(tasks: Sequence[ExecuteRun], cluster: str, jobs: int) -> list[submit
 
         first = tasks[0].run
         executor = submitit.AutoExecutor(_jobs_folder(first, tasks[0].out) / "%j", cluster)
-        chosen = _DEFAULTS | {"minutes": int(first.timeout_min) + 5} | dict(first.resources)
+        minutes = {"minutes": int(first.timeout_min) + _EXTRA_MIN}
+        chosen = _DEFAULTS | minutes | dict(first.resources)
         executor.update_parameters(
             name=f"bmfl-{first.spec}",
             **{_PARAMETERS[k]: v for k, v in chosen.items()},

@@ -42,7 +42,7 @@ RESOURCES: dict[str, type | tuple[type, ...]] = {
     "minutes": int,
     "partition": str,
 }
-"""What a job of a cluster asks for; the minutes are those of the run and five more by default."""
+"""Resources that the job of a cluster may request, and their types."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Run:
     needs : tuple of str
         Specs whose runs must all be ok before this one starts.
     resources : mapping
-        What a job of a cluster asks for, see `RESOURCES`.
+        Resources that the job of a cluster requests, see `RESOURCES`.
     root : Path
         The project that the spec belongs to: notebooks, data and results are found from there.
     preregistered : mapping
