@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
+from notebook_example import write_notebook
 from test_runners_at_once import CELLS, ROOT, start
 
 from bmfl_lab.errors import RunError
@@ -29,11 +28,7 @@ if not pathlib.Path("first").exists():
 
 
 def make_spec(folder, cells, **fields):
-    made = [nbformat.v4.new_code_cell(textwrap.dedent(c).strip()) for c in cells]
-    made[0].metadata["tags"] = ["parameters"]
-    notebook = nbformat.v4.new_notebook(cells=made)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
-    nbformat.write(notebook, folder / "probe.ipynb")
+    write_notebook(folder / "probe.ipynb", *cells)
     (folder / "pyproject.toml").write_text("")
     fields = {"notebook": "probe.ipynb", "timeout_min": 15.0} | fields
     (folder / "probe.yaml").write_text(json.dumps(fields))

@@ -6,13 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
+from notebook_example import write_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = (
@@ -45,9 +44,7 @@ CELLS = (
 
 @pytest.fixture
 def spec(tmp_path):
-    cells = [nbformat.v4.new_code_cell(textwrap.dedent(c).strip()) for c in CELLS]
-    cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "probe.ipynb")
+    write_notebook(tmp_path / "probe.ipynb", *CELLS)
     (tmp_path / "pyproject.toml").write_text("")
     about = {"notebook": "probe.ipynb", "timeout_min": 30.0, "seeds": [0]}
     (tmp_path / "probe.yaml").write_text(json.dumps(about))

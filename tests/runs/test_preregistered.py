@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from notebook_example import write_notebook
 
 from bmfl_lab.errors import RunError
 from bmfl_lab.evaluation.preregistration import register, registered_findings
@@ -41,11 +42,7 @@ def spec(tmp_path, monkeypatch):
     monkeypatch.setattr("bmfl_lab.runs.execute.code_revision", lambda: "abcdefabcdef")
     monkeypatch.setattr("bmfl_lab.runs.execute.code_digest", lambda: "0" * 16)
     (tmp_path / "pyproject.toml").write_text("")
-    cells = [nbformat.v4.new_code_cell(c) for c in (PARAMETERS, BODY)]
-    cells[0].metadata["tags"] = ["parameters"]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(notebook, tmp_path / "probe.ipynb")
+    write_notebook(tmp_path / "probe.ipynb", PARAMETERS, BODY)
     (tmp_path / "study.yaml").write_text(SPEC)
     return tmp_path / "study.yaml"
 

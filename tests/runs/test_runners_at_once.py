@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import nbformat
 import pytest
+from notebook_example import write_notebook
 
 from bmfl_lab.records import read_record
 
@@ -36,11 +36,7 @@ CELLS = (
 
 @pytest.fixture
 def spec(tmp_path):
-    cells = [nbformat.v4.new_code_cell(textwrap.dedent(c).strip()) for c in CELLS]
-    cells[0].metadata["tags"] = ["parameters"]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
-    nbformat.write(notebook, tmp_path / "probe.ipynb")
+    write_notebook(tmp_path / "probe.ipynb", *CELLS)
     (tmp_path / "pyproject.toml").write_text("")
     runs = {"notebook": "probe.ipynb", "timeout_min": 15.0, "grid": {"n": [1, 2]}}
     (tmp_path / "probe.yaml").write_text(json.dumps(runs))

@@ -9,12 +9,12 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import nbformat
 import pytest
+from notebook_example import write_notebook
 
 from bmfl_lab.errors import RunError
 from bmfl_lab.runs.__main__ import main
@@ -35,19 +35,6 @@ _ = record.add("accuracy", rate, unit="fraction", split="test", n=n, selection="
 FINISH = 'record.finish(run_folder(out, "probe"))'
 
 
-def write_notebook(path, *cells):
-    code = [nbformat.v4.new_code_cell(textwrap.dedent(c).strip()) for c in (PARAMETERS, *cells)]
-    code[0].metadata["tags"] = ["parameters"]
-    notebook = nbformat.v4.new_notebook(cells=code)
-    notebook.metadata["kernelspec"] = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
-    nbformat.write(notebook, path)
-    return path
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text("")
@@ -59,7 +46,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr("bmfl_lab.runs.execute.code_digest", lambda: "0" * 16)
 
     def make(*cells, **fields):
-        write_notebook(tmp_path / "probe.ipynb", *cells)
+        write_notebook(tmp_path / "probe.ipynb", PARAMETERS, *cells)
         spec = tmp_path / "probe.yaml"
         spec.write_text(json.dumps({"notebook": "probe.ipynb", "timeout_min": 5.0, **fields}))
         return spec
@@ -214,7 +201,7 @@ def bad(tmp_path_factory):
     runs = []
     for case, (cells, fields, _, _) in BAD.items():
         name = f"{case.replace(' ', '_')}.ipynb"
-        write_notebook(root / name, *cells)
+        write_notebook(root / name, PARAMETERS, *cells)
         runs.append({"notebook": name, "timeout_min": 5.0, **fields})
     (root / "probe.yaml").write_text(json.dumps({"runs": runs}))
     start = time.monotonic()
