@@ -321,7 +321,7 @@ def read_json(
     Raises
     ------
     DataError
-        If the file is missing, larger than `max_bytes` or not JSON.
+        If the file is missing, larger than `max_bytes` or not JSON, or a field is written twice.
     """
     path = _small_file(path, "a JSON file", max_bytes)
     # not UTF-8, not JSON, a number of 10,000 digits, or brackets nested too deeply
@@ -331,7 +331,40 @@ def read_json(
         expected=f"valid JSON in {path}",
         remedy=remedy,
     ):
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"))
+
+
+def parse_json(text: str) -> object:
+    """Return the value of a text in JSON.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+
+    Returns
+    -------
+    object
+        Dicts, lists, strings, numbers, booleans and None.
+
+    Raises
+    ------
+    ValueError
+        If the text is not JSON, or if a field is written twice, of which Python would take the
+        last.
+    RecursionError
+        If brackets are nested too deeply.
+    """
+
+    def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"{name!r} is written twice")
+            found[name] = value
+        return found
+
+    return json.loads(text, object_pairs_hook=collect)
 
 
 def read_table(

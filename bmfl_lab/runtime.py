@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -333,6 +334,14 @@ def timed(times: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         times[name] = times.get(name, 0.0) + time.perf_counter() - start
+
+
+def free_memory() -> int:
+    """Return the memory that is free in bytes, or all memory where the system does not tell."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(found[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory_mb() -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import pickle
@@ -26,7 +25,7 @@ from bmfl_lab.errors import (
     require,
     translated,
 )
-from bmfl_lab.files import read_json, system_errors
+from bmfl_lab.files import parse_json, read_json, system_errors
 from bmfl_lab.runtime import home, refuse_offline, seed_for
 
 State = dict[str, torch.Tensor]
@@ -248,7 +247,7 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int,
         )
         raw = stream.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
+        header = parse_json(raw.decode("utf-8"))
         header.pop("__metadata__", None)
         entries = {}
         for name, entry in header.items():
@@ -271,13 +270,6 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int,
         _DAMAGED,
     )
     return entries, size - 8 - length
-
-
-def _no_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
 
 
 def _damaged(path: Path, expected: str, got: str) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""Open HDF5, MATLAB, NIfTI and MGH files of users: one guarded way per format.
+"""Open HDF5, MATLAB, NIfTI, MGH and GIFTI files of users: one guarded way per format.
 
 A file may come from anywhere. None of these functions reads a second file to which the first one
 points, and none makes an array that is much larger than what the file can hold.
@@ -6,10 +6,13 @@ points, and none makes an array that is much larger than what the file can hold.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
+import io
 import math
 import struct
+import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +22,14 @@ import numpy as np
 
 from bmfl_lab.errors import DataError, require, translated
 from bmfl_lab.files import existing_file, system_errors
+from bmfl_lab.runtime import free_memory
 
 if TYPE_CHECKING:
     import h5py
+    from nibabel.gifti import GiftiImage
     from numpy.lib.npyio import NpzFile
 
 REDO = "download the file again"
-MAX_BYTES = 16 << 30
-"""Largest array that is read as a whole."""
 _RATIO, _SMALL, _MAX_ELEMENT = 200, 512 << 20, 1 << 30
 """Arrays above 512 MiB are at most 200 times as large as what is stored, which is our own choice:
 deflate reaches 1032 for zeros, and about 40 for responses in a volume of which 5 % is cortex."""
@@ -64,6 +67,33 @@ def check_size(name: str, shape: Sequence[int], itemsize: int, stored: int, path
         f"an array {name!r} in {path} that is stored in full",
         f"shape {tuple(shape)}, {size} bytes, of which {stored} are stored",
         "check where the file comes from; if it is right, save the array again in full",
+    )
+
+
+def check_room(name: str, size: int, path: Path) -> None:
+    """Refuse to read an array as a whole that does not fit into the free memory.
+
+    Parameters
+    ----------
+    name : str
+        The array, for the message.
+    size : int
+        Its bytes once it is read.
+    path : Path
+        The file, for the message.
+
+    Raises
+    ------
+    DataError
+        If less memory is free.
+    """
+    free = free_memory()
+    require(
+        size <= free,
+        DataError,
+        f"{size / 1e9:.2f} GB of free memory for {name!r} of {path}",
+        f"{free / 1e9:.2f} GB",
+        "close other programs, or save a part of the array",
     )
 
 
@@ -168,6 +198,7 @@ def open_npz(path: str | Path) -> NpzFile:
         try:
             for member in stream.zip.infolist():
                 check_size(member.filename, (member.file_size,), 1, member.compress_size, path)
+                check_room(member.filename, member.file_size, path)
         except BaseException:
             stream.close()
             raise
@@ -196,7 +227,7 @@ def read_hdf5(
     Raises
     ------
     DataError
-        If the file is refused by `open_hdf5`, or an array is missing or larger than 16 GiB.
+        If the file is refused by `open_hdf5`, or an array is missing or larger than the memory.
     """
     found = {}
     with (
@@ -206,13 +237,7 @@ def read_hdf5(
         for name in names:
             array = stream.get(name)
             if getattr(array, "shape", None) is not None:
-                require(
-                    array.nbytes <= MAX_BYTES,
-                    DataError,
-                    f"at most {MAX_BYTES} bytes in {name!r} of {path}",
-                    array.nbytes,
-                    "save a part of the array",
-                )
+                check_room(name, array.nbytes, path)
                 found[name] = array[()]
         missing = [name for name in names if name not in found]
         require(
@@ -373,4 +398,64 @@ def load_image(path: str | Path, what: str) -> np.ndarray:
                 image = nibabel.load(str(path), mmap=False)
             itemsize = image.get_data_dtype().itemsize
             check_size(what, image.shape, itemsize, path.stat().st_size, path)
+            check_room(what, math.prod(image.shape) * itemsize, path)
             return np.asanyarray(image.dataobj)
+
+
+def open_gifti(path: str | Path, content: bytes | None = None) -> GiftiImage:
+    """Open a GIFTI file after checking that it holds its data itself and in full.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    content : bytes, optional
+        Content of the file if it is in memory; `path` is then its name in messages.
+
+    Returns
+    -------
+    nibabel.gifti.GiftiImage
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, points to another file, or holds or promises much more
+        than it stores.
+    """
+    from nibabel.gifti import GiftiImage
+
+    path = Path(path) if content else existing_file(path, "a GIFTI file")
+    # expat, base64, zlib and nibabel raise many kinds on damaged files
+    with translated(Exception, expected=f"a GIFTI file {path}", remedy=REDO), system_errors(path):
+        raw = path.read_bytes() if content is None else content
+        _check_gifti(raw, path)
+        return GiftiImage.from_bytes(raw)
+
+
+def _check_gifti(raw: bytes, path: Path) -> None:
+    """Check the arrays of a GIFTI file, because nibabel inflates whatever they hold."""
+    from nibabel.nifti1 import data_type_codes
+
+    promised = held = 0
+    for _, element in ElementTree.iterparse(io.BytesIO(raw)):
+        if element.tag != "DataArray":
+            continue
+        require(
+            not element.get("ExternalFileName") and "External" not in element.get("Encoding", ""),
+            DataError,
+            f"a GIFTI file {path} that holds its data itself",
+            "a reference to another file",
+            "save the arrays themselves in this file",
+        )
+        shape = [int(element.get(f"Dim{k}")) for k in range(int(element.get("Dimensionality")))]
+        item = data_type_codes.dtype[element.get("DataType")].itemsize
+        promised += math.prod(shape) * item
+        check_size("arrays", (promised,), 1, len(raw), path)
+        if "GZip" in element.get("Encoding", ""):
+            packed, inflate = base64.b64decode(element.findtext("Data")), zlib.decompressobj()
+            while packed:
+                held += len(inflate.decompress(packed, 1 << 24))
+                packed = inflate.unconsumed_tail
+                check_size("arrays", (held,), 1, len(raw), path)
+        element.clear()
+    check_room("arrays", max(promised, held), path)

@@ -33,6 +33,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.data.containers import REDO, open_gifti
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
 
@@ -342,7 +343,6 @@ def load_surface(
     DataError
         If a file is damaged or holds another mesh.
     """
-    import nibabel as nib
 
     _check_hemisphere(hemisphere)
     if surface not in SURFACES:
@@ -354,11 +354,9 @@ def load_surface(
     name, content = (
         (str(own), own.read_bytes()) if own and own.is_file() else (name, *_members([name], True))
     )
-    try:
-        points, faces = (part.data for part in nib.GiftiImage.from_bytes(content).darrays)
-    except Exception as error:  # expat and nibabel raise many types of errors on damaged files
-        got = f"{type(error).__name__}: {error}"
-        raise DataError(message(f"a surface in {name}", got, "download it again")) from error
+    arrays = [part.data for part in open_gifti(name, content).darrays]
+    require(len(arrays) == 2, DataError, f"a surface in {name}", f"{len(arrays)} arrays", REDO)
+    points, faces = arrays
     require(
         points.shape == (N_VERTICES, 3) and faces.shape[1:] == (3,) and faces.max() < N_VERTICES,
         DataError,

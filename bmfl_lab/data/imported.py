@@ -7,6 +7,7 @@ own environment, saved as an array) enters as predictions for the images of a st
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ import numpy as np
 from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.class_folders import list_images
-from bmfl_lab.data.containers import check_size, load_image, open_hdf5, open_npz
+from bmfl_lab.data.containers import (
+    check_room,
+    check_size,
+    load_image,
+    open_gifti,
+    open_hdf5,
+    open_npz,
+)
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files, joined
@@ -275,7 +283,9 @@ def _read_container(path: Path, key: str) -> tuple[np.ndarray, list[str] | None]
         )
         names = np.ravel(opened["ids"][()]).tolist() if "ids" in opened else None
         texts = None if names is None else [_text(n) for n in names]
-        return np.asarray(opened[key][()]), texts
+        array = opened[key]
+        check_room(key, getattr(array, "nbytes", 0), path)  # 0 for a group, which is refused next
+        return np.asarray(array[()]), texts
 
     is_npz = path.suffix.lower() == ".npz"
     # NumPy, zipfile, zlib and h5py raise many kinds on damaged files
@@ -304,18 +314,13 @@ def _read_maps(
 
     # nibabel and its parsers raise many kinds of errors on damaged files
     with translated(Exception, expected=f"responses in {path}", remedy="export it again"):
+        if path.suffix.lower() == ".gii":
+            arrays = open_gifti(path).darrays
+            return np.stack([array.data for array in arrays]), None, None
         image = nib.load(path, mmap=False)
-        if isinstance(image, nib.GiftiImage):
-            require(
-                not any(array.ext_fname for array in image.darrays),
-                DataError,
-                f"a GIFTI file {path} that holds its data itself",
-                "a reference to another file",
-                "save the arrays themselves in this file",
-            )
-            return np.stack([array.data for array in image.darrays]), None, None
         itemsize = image.get_data_dtype().itemsize
         check_size("responses", image.shape, itemsize, path.stat().st_size, path)
+        check_room("responses", math.prod(image.shape) * max(itemsize, 4), path)
         values = image.get_fdata(dtype=np.float32)
         maps, models = (image.header.get_axis(k) for k in (0, 1))
     require(

@@ -18,7 +18,7 @@ from bmfl_lab.config import list_problem
 from bmfl_lab.data.shifts import SHIFTS
 from bmfl_lab.data.study import STUDY_FILES
 from bmfl_lab.errors import RunError, message, nearest, require
-from bmfl_lab.files import sha256_json, system_errors
+from bmfl_lab.files import parse_json, sha256_json, system_errors
 from bmfl_lab.runs.paths import out_root, run_folder
 from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 
@@ -193,7 +193,7 @@ def read_notebook(path: str | Path) -> Notebook:
     )
     raw = path.read_bytes()
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = parse_json(raw.decode("utf-8"))
         found = content.get("nbformat") if isinstance(content, dict) else type(content).__name__
         require(
             found == 4,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,7 +35,7 @@ from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch,
 from bmfl_lab.models.build import FusionConfig, build_fusion
 from bmfl_lab.models.fusion import FusionModel, ImageSide, Moments
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.runtime import rng
+from bmfl_lab.runtime import free_memory, rng
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.batches import (
     Batches,
@@ -403,14 +401,6 @@ def _stored_batches(
         data[name] = np.array(data[name])
     held = {name: torch.from_numpy(value) for name, value in data.items()}
     return MemoryBatches(held, inputs.context.device), response
-
-
-def free_memory() -> int:
-    """Return the memory that is free in bytes, or all memory where the system does not tell."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        return int(found[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class _Statistics(NamedTuple):

@@ -26,7 +26,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (
             b'{"a":' + json.dumps(F32).encode() + b',"a":' + json.dumps(F32).encode() + b"}",
             8,
-            "occurs twice",
+            "is written twice",
         ),
         ({"a": F32, "b": F32}, 8, "8 bytes at 8 for 'b'"),
         ({"a": F32, "b": {**F32, "data_offsets": [12, 20]}}, 20, "offsets 12 to 20"),

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bmfl_lab.errors import BmflError, ConfigError, DataError, require_known, translated
-from bmfl_lab.files import new_npy, read_table, read_yaml, save_npy
+from bmfl_lab.files import new_npy, read_json, read_table, read_yaml, save_npy
 
 
 def read(folder, text):
@@ -143,3 +143,12 @@ def test_a_table_is_read_with_its_lines(start, tmp_path):
     (tmp_path / "t.csv").write_text(f'{start}b,a,c\n1,"2\n3",x\n4,5\n', encoding="utf-8")
     rows = [(n, row["a"], row["b"]) for n, row in read_table(tmp_path / "t.csv", ["a", "b"], "do")]
     assert rows == [(3, "2\n3", "1"), (4, "5", "4")]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "a": 2}', '[{"b": {"c": 1, "d": 2, "c": 1}}]', '{"\\u0061": 1, "a": 1}']
+)
+def test_json_with_a_field_written_twice_is_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=r"'[ac]' is written twice.*delete the file"):
+        read_json(tmp_path / "a.json")

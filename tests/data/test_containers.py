@@ -1,5 +1,7 @@
 """Files that point to other files, or promise more than they hold, are refused by their opener."""
 
+import base64
+import resource
 import struct
 import time
 import zlib
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from bmfl_lab.data import nsd_files
-from bmfl_lab.data.containers import load_image, load_mat, open_hdf5, read_hdf5
+from bmfl_lab.data import containers, nsd_files
+from bmfl_lab.data.containers import load_image, load_mat, open_gifti, open_hdf5, read_hdf5
 from bmfl_lab.data.imported import read_responses
 from bmfl_lab.data.kamitani import read_bdata
 from bmfl_lab.errors import DataError
@@ -284,15 +286,56 @@ def test_honest_images_are_read(tmp_path):
         assert np.array_equal(load_image(tmp_path / name, "betas"), values)
 
 
-def test_gifti_that_points_to_another_file_is_refused(tmp_path):
+def gifti(path, content="", **changed):
+    """Write a GIFTI file of eight values, or of what is named."""
+    names = {"Dimensionality": 1, "Dim0": 8, "Encoding": "GZipBase64Binary"} | changed
+    names |= {"ArrayIndexingOrder": "RowMajorOrder", "DataType": "NIFTI_TYPE_FLOAT32"}
+    names |= {"Endian": "LittleEndian", "Intent": "NIFTI_INTENT_NONE"}
+    about = " ".join(f'{name}="{value}"' for name, value in names.items())
+    array = f"<DataArray {about}><MetaData/><Data>{content}</Data></DataArray>"
+    whole = f'<GIFTI Version="1.0" NumberOfDataArrays="1">{array}</GIFTI>'
+    path.write_text(f'<?xml version="1.0"?>{whole}')
+    return path
+
+
+def packed(data):
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+@pytest.mark.parametrize("encoding", ["ExternalFileBinary", "GZipBase64Binary"])
+def test_gifti_that_points_to_another_file_is_refused(tmp_path, encoding):
     (tmp_path / "other.bin").write_bytes(np.arange(8, dtype="<f4").tobytes())
-    array = (
-        '<DataArray ArrayIndexingOrder="RowMajorOrder" DataType="NIFTI_TYPE_FLOAT32" Dim0="8" '
-        'Dimensionality="1" Encoding="ExternalFileBinary" Endian="LittleEndian" '
-        'ExternalFileName="other.bin" ExternalFileOffset="0" Intent="NIFTI_INTENT_NONE">'
-        "<MetaData/><Data></Data></DataArray>"
-    )
-    page = f'<?xml version="1.0"?><GIFTI Version="1.0" NumberOfDataArrays="1">{array}</GIFTI>'
-    (tmp_path / "a.gii").write_text(page)
-    with pytest.raises(DataError, match="holds its data itself"):
-        read_responses(tmp_path / "a.gii", ["a"], space="voxels")
+    place = {"ExternalFileName": "other.bin", "ExternalFileOffset": 0, "Encoding": encoding}
+    path = gifti(tmp_path / "a.gii", **place)
+    with pytest.raises(DataError, match=r"holds its data itself.*save the arrays themselves in"):
+        read_responses(path, ["a"], space="voxels")
+
+
+def test_gifti_that_promises_or_holds_more_than_it_stores_is_refused(tmp_path):
+    full = r"that is stored in full; got .*save the array again in full"
+    few = packed(np.arange(8, dtype="<f4").tobytes())
+    with pytest.raises(DataError, match=full):  # 4 TB
+        open_gifti(gifti(tmp_path / "a.gii", few, Dim0=1 << 40))
+    shape = {"Dimensionality": 3, "Dim0": 1 << 14, "Dim1": 1 << 14, "Dim2": 1 << 14}
+    with pytest.raises(DataError, match=full):
+        open_gifti(gifti(tmp_path / "a.gii", few, **shape))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=full):  # 8 values by its header, 600 MB in truth
+        open_gifti(gifti(tmp_path / "a.gii", packed(bytes(600 << 20))))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 900 << 10
+    values = open_gifti(gifti(tmp_path / "a.gii", few)).darrays[0].data
+    assert np.array_equal(values, np.arange(8, dtype=np.float32))
+
+
+def test_an_array_larger_than_the_free_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).random((9, 30), np.float32)
+    np.savez(tmp_path / "a.npz", responses=values)
+    with h5py.File(tmp_path / "a.h5", "w") as stream:
+        stream["responses"] = values
+    nibabel.save(nibabel.Nifti1Image(values.reshape(30, 1, 1, 9), np.eye(4)), tmp_path / "a.nii")
+    gifti(tmp_path / "a.gii", packed(values.tobytes()), Dim0=values.size)
+    monkeypatch.setattr(containers, "free_memory", lambda: values.nbytes - 1)
+    for name, n in {"a.npz": 9, "a.h5": 9, "a.nii": 9, "a.gii": 1}.items():
+        match = r"GB of free memory for '.*close other programs, or save a part of the array"
+        with pytest.raises(DataError, match=match):
+            read_responses(tmp_path / name, [str(i) for i in range(n)], space="voxels")

@@ -73,8 +73,9 @@ def _volume(kind):
     return lambda path: nibabel.save(kind(VALUES.reshape(40, 1, 1, 3), np.eye(4)), str(path))
 
 
-def _gifti(path):
-    arrays = [nibabel.gifti.GiftiDataArray(row, datatype="NIFTI_TYPE_FLOAT32") for row in VALUES]
+def _gifti(path, encoding="B64GZ"):
+    options = {"datatype": "NIFTI_TYPE_FLOAT32", "encoding": f"GIFTI_ENCODING_{encoding}"}
+    arrays = [nibabel.gifti.GiftiDataArray(row, **options) for row in VALUES]
     nibabel.save(nibabel.GiftiImage(darrays=arrays), str(path))
 
 
@@ -160,8 +161,13 @@ READERS = {
     "MGH": (".mgh", _volume(nibabel.MGHImage), lambda p: load_image(p, "a surface")),
     "MGZ": (".mgz", _volume(nibabel.MGHImage), _responses),
     "GIFTI": (".gii", _gifti, _responses),
+    "GIFTI, as text": (".gii", lambda path: _gifti(path, "ASCII"), _responses),
     "CIFTI labels": (".dlabel.nii", _dlabel, read_dlabel),
-    "CIFTI maps": (".dscalar.nii", _dscalar, _responses),
+    "CIFTI maps": (
+        ".dscalar.nii",
+        _dscalar,
+        lambda path: read_responses(path, IDS, space="fsLR32k"),
+    ),
     "PNG": (".png", _picture("PNG"), decode_image),
     "JPEG": (".jpg", _picture("JPEG"), decode_image),
     "TIFF": (".tif", _picture("TIFF", compression="tiff_lzw"), decode_image),
@@ -217,7 +223,7 @@ def read_damaged(kind, folder, n, seed):
     suffix, make, read = READERS[kind]
     path = folder / f"{'model' if kind.startswith('checkpoint') else 'file'}{suffix}"
     make(path)
-    read(path) if "maps" not in kind else None
+    read(path)
     whole, random, counts, slowest = path.read_bytes(), np.random.default_rng(seed), Counter(), 0.0
     for i in range(n):
         path.write_bytes(damaged(whole, random))
