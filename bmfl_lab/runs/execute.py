@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+
+import psutil
 
 from bmfl_lab import evaluation
 from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message, require
@@ -26,7 +29,8 @@ from bmfl_lab.runtime import code_revision, pick_device
 
 _LOOK_S = 1.0
 """Seconds that a lock may be held by somebody who only looks at the state of a run."""
-KERNEL_PID = ".kernel.pid"
+WORKER_FILE, KERNEL_FILE = ".worker.json", ".kernel.json"
+"""Files in a run's folder that name the processes which execute it."""
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
@@ -242,6 +246,9 @@ def _prepare(run: Run, folder: Path) -> None:
         plan["injected"]["out"] = str(folder.resolve())
     try:
         if folder.exists():
+            # those of a runner that was killed: this one holds the folder's lock
+            end_process(folder / WORKER_FILE)
+            end_process(folder / KERNEL_FILE)
             shutil.rmtree(folder)
         run_folder(folder)
         if run.preregistered:
@@ -277,6 +284,7 @@ def _run_worker(run: Run, folder: Path, jobs: int) -> None:
         )
         _children.add(child)
         try:
+            note_process(folder / WORKER_FILE, child.pid)
             child.wait(timeout=run.timeout_min * 60)
         except subprocess.TimeoutExpired:
             reason = f"it took longer than timeout_min={run.timeout_min:g}"
@@ -285,7 +293,8 @@ def _run_worker(run: Run, folder: Path, jobs: int) -> None:
             _end(child)
             raise
         _children.discard(child)
-        kill_kernel(folder)
+        end_process(folder / KERNEL_FILE)
+        (folder / WORKER_FILE).unlink(missing_ok=True)
     printed = log.read_text(encoding="utf-8", errors="replace").strip()
     if not printed:
         log.unlink()
@@ -305,11 +314,25 @@ def _end(child: subprocess.Popen) -> None:
         child.wait()
 
 
-def kill_kernel(folder: Path) -> None:
-    """End the kernel that the run of this folder started, with every process of its group."""
-    file = folder / KERNEL_PID
-    with contextlib.suppress(OSError, ValueError):
-        os.killpg(int(file.read_text(encoding="ascii")), signal.SIGKILL)
+def note_process(file: Path, pid: int) -> None:
+    """Write which process executes a run, so that it can be ended if its runner is killed."""
+    with contextlib.suppress(psutil.Error):  # it ended at once, and there is nothing to end
+        started = psutil.Process(pid).create_time()
+        write_json(file, {"host": platform.node(), "pid": pid, "started": started})
+
+
+def end_process(file: Path) -> None:
+    """End the process that a file names, with every process of its group, and wait for its end.
+
+    A number alone is not trusted, because the system gives the numbers of ended processes to
+    others.
+    """
+    with contextlib.suppress(BmflError, psutil.Error, OSError, TypeError, KeyError):
+        found = read_json(file)
+        process = psutil.Process(found["pid"])
+        if (found["host"], found["started"]) == (platform.node(), process.create_time()):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
     file.unlink(missing_ok=True)
 
 

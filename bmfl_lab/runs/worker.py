@@ -34,7 +34,7 @@ from bmfl_lab.files import (
     write_json,
     write_sealed_json,
 )
-from bmfl_lab.runs.execute import KERNEL_PID, kill_kernel
+from bmfl_lab.runs import execute
 from bmfl_lab.runs.scrub import scrub, scrub_text
 from bmfl_lab.runs.spec import KERNEL
 
@@ -70,7 +70,7 @@ class OwnKernelManager(AsyncKernelManager):
     async def _async_post_start_kernel(self, **options: object) -> None:
         await super()._async_post_start_kernel(**options)
         RUN.kernel = self.provisioner.pid
-        (RUN.folder / KERNEL_PID).write_text(str(RUN.kernel), encoding="ascii")
+        execute.note_process(RUN.folder / execute.KERNEL_FILE, RUN.kernel)
 
     post_start_kernel = _async_post_start_kernel
 
@@ -153,8 +153,14 @@ class State:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 status = Path("/", "proc", str(self.kernel), "status").read_text("ascii", "replace")
                 self.peak_kb = max(self.peak_kb, int(status.split("VmHWM:")[1].split()[0]))
-        kill_kernel(self.folder)
+        self.kill_kernel()
         os._exit(1)
+
+    def kill_kernel(self) -> None:
+        """End the kernel with every process of its group."""
+        if self.kernel is not None:
+            with contextlib.suppress(OSError):
+                os.killpg(self.kernel, signal.SIGKILL)
 
     def place(self) -> str:
         """Return the number, in the author's notebook, and the first line of the current cell."""
@@ -207,7 +213,7 @@ def main(folder: Path, sockets: Path) -> int:
         try:
             problem = _execute(plan)
         finally:
-            kill_kernel(folder)
+            RUN.kill_kernel()
     cells = RUN.unfinished()
     _save_executed()
     with contextlib.suppress(DataError):  # a missing or damaged record is for `state_of` to judge
@@ -260,7 +266,7 @@ def _save_executed() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    kill_kernel(RUN.folder)
+    RUN.kill_kernel()
     with contextlib.suppress(Exception):  # keep what was executed if possible, but end in any case
         _save_executed()
     state = {"state": "incomplete", "reason": f"stopped by signal {number}"}
