@@ -23,6 +23,26 @@ READABLE = (1, 2)
 """Schema versions that `read_record` reads; schema 1 has no fields after `layer`."""
 REGISTERED = "preregistered.json"
 """File beside a record with what was declared before the run."""
+METRICS = frozenset(
+    """
+    accuracy balanced_accuracy accuracy_difference accuracy_over_shifts
+    accuracy_over_shifts_difference agreement ece nll error_consistency id_ood_gap
+    robustness_slope robustness_intercept robustness_r2 effective_robustness corruption_error mce
+    mce_difference region_effect difference p_holm p_family n_better n_worse n_alike n_open
+    pearson_r pearson_r_median noise_normalised noise_normalised_median noise_ceiling ceiling_r
+    truth_r truth_r_median block_r control_r val_r encoding_r n_undefined n_near_constant n_stimuli
+    n_vertices shared_stimuli n_records n_unreadable field_error field_r_x field_r_y
+    field_r_eccentricity field_r_polar_angle field_error_degrees field_error_shuffled tuning_error
+    attention_weights attention_labels attention_deletion attention_insertion
+    attention_completeness attention_planted_region consulted rsa rsa_mean rsa_difference
+    rsa_mean_difference rsa_mean_gain rsa_transfer rsa_transfer_gain rsa_ceiling_low
+    rsa_ceiling_high cka_debiased spatial_score spatial_score_p temporal_score temporal_score_p
+    identification_top1 identification_two_way eeg_encoding_r eeg_encoding_gain
+    brain_robust_correlation synthesis_start synthesis_activity synthesis_judged purity_found
+    purity_made
+    """.split()
+)
+"""Names of the metrics that the notebooks record."""
 _CHOSEN = ("notebook", "parameters", "study", "config")
 
 

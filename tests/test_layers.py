@@ -50,7 +50,6 @@ EVERYWHERE = {
     "rsatoolbox",
     "pytest",
     "hypothesis",
-    "psutil",
     "playwright",
 }
 SOURCES = sorted([*(ROOT / "bmfl_lab").rglob("*.py"), *(ROOT / "widgets").rglob("*.py")])

@@ -514,6 +514,37 @@ def _check_overlap(study: Study) -> Study:
     return replace(study, extra={**study.extra, "leakage": found})
 
 
+def check_study(name: str, base: Path = Path()) -> None:
+    """Check that a study is known or its folder or file is there, without reading its data.
+
+    Parameters
+    ----------
+    name : str
+        Name, folder or study file, see `load_study`.
+    base : Path, optional
+        Folder in which a relative path starts; by default the working directory.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such name, folder or file, or the file names no known reader.
+    DataError
+        If the file is damaged, or no reader detects the folder.
+    """
+    if name.endswith(STUDY_FILES) and name not in READERS:
+        read_study_file(base / Path(name).expanduser())
+        return
+    reader, root = _reader_of(name, base)
+    needs = [k for k, option in reader.options.items() if option.default is option.empty]
+    require(
+        root is not None or not needs,
+        ConfigError,
+        f"a study file with 'study: {name}' and {', '.join(needs)}",
+        f"the name {name!r} alone",
+        "write this file, see load_study, and give its path",
+    )
+
+
 def _reader_of(
     name: str, base: Path = Path(), *, rooted: bool = False, subjects: bool = False
 ) -> tuple[Reader, Path | None]:

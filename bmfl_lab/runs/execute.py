@@ -20,6 +20,7 @@ from types import FrameType
 import psutil
 
 from bmfl_lab import evaluation
+from bmfl_lab.data.study import check_study
 from bmfl_lab.errors import BmflError, DataError, FileError, LockedError, RunError, message, require
 from bmfl_lab.files import lock, read_json, write_json
 from bmfl_lab.records import REGISTERED, read_record
@@ -132,22 +133,34 @@ def unmet(run: Run, rows: Sequence[Mapping[str, object]]) -> list[str]:
         label = ", ".join(f"{k}={v}" for k, v in fields.items())
         values = [r["value"] for r in rows if all(r.get(k) == v for k, v in fields.items())]
         if not values:
-            found.append(f"no row with {label}")
+            found.append(f"no row with {label}{_nearest_row(fields, rows)}")
         for value in values:
             if value is None or not low <= value <= high:
                 found.append(f"{label} is {value}, expected from {low} to {high}")
     return found
 
 
+def _nearest_row(fields: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> str:
+    """Tell which value of one field would have found a row, for the message about a bound."""
+    for name, value in fields.items():
+        others = {k: v for k, v in fields.items() if k != name}
+        there = {str(r.get(name)) for r in rows if all(r.get(k) == v for k, v in others.items())}
+        if there:
+            return f"; {name} is one of {', '.join(sorted(there)[:8])}, not {value}"
+    return ""
+
+
 def check_needs(runs: Sequence[Run], out: str | Path | None = None) -> None:
-    """Check devices and needed runs before anything starts.
+    """Check needed runs, devices and studies before anything starts.
 
     Raises
     ------
     RunError
         If a run of a needed spec is not ok.
     ConfigError
-        If a GPU is needed and there is none.
+        If a GPU is needed and there is none, or a study is neither known nor there.
+    DataError
+        If a study file is damaged, or no reader detects the folder of a study.
     """
     for root, name in sorted({(r.root, n) for r in runs for n in r.needs}):
         needed = load_spec(root / "papermill_runs" / "specs" / f"{name}.yaml")
@@ -161,6 +174,9 @@ def check_needs(runs: Sequence[Run], out: str | Path | None = None) -> None:
         )
     if any(r.device == "cuda" for r in runs):
         pick_device("cuda")
+    for root, study in sorted({(r.root, str(r.parameters.get("study", ""))) for r in runs}):
+        if study:
+            check_study(study, root)
 
 
 def execute(

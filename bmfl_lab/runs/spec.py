@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
 from bmfl_lab.files import read_yaml, sha256_json, system_errors
 from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
-from bmfl_lab.records import MetricRow
-from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook
+from bmfl_lab.records import METRICS, MetricRow
+from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook, text
 from bmfl_lab.runtime import project_root
 
 DEVICES = ("any", "cpu", "cuda")
@@ -258,6 +258,19 @@ def _expect_problems(bound: object) -> list[str]:
     return found
 
 
+def _check_metrics(notebook: Notebook, bounds: Iterable[Mapping[str, Any]], where: str) -> None:
+    """Refuse bounds on a metric that neither the library's notebooks nor this notebook record."""
+    own = "".join(text(cell) for cell in notebook.cells)
+    for name in (str(bound["metric"]) for bound in bounds):
+        require(
+            name in METRICS or name in own,
+            RunError,
+            f"a metric that {notebook.path.name} records, in 'expect' of {where}",
+            repr(name),
+            nearest(name, METRICS),
+        )
+
+
 def _limit(value: float) -> None:
     """Name the type of a bound, for `type_problems`."""
 
@@ -295,6 +308,7 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
             problem,
             "write [a, b]",
         )
+    _check_metrics(notebook, values.get("expect") or (), path.name)
     runs, timeout = [], float(values.get("timeout_min", 60))
     # one cell must end before its run does, or the message cannot name the cell
     cell_timeout = float(values.get("cell_timeout_min", min(45.0, 0.9 * timeout)))

@@ -8,6 +8,7 @@ import yaml
 from bmfl_lab import load_study
 from bmfl_lab.config import require_list
 from bmfl_lab.errors import BmflError, ConfigError, RunError
+from bmfl_lab.runs.execute import execute, unmet
 from bmfl_lab.runs.notebook import parse_parameters
 from bmfl_lab.runs.spec import load_spec
 from bmfl_lab.training import presets, train_comparison
@@ -32,9 +33,10 @@ def spec(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cell = nbformat.v4.new_code_cell(PARAMETERS.strip())
     cell.metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "probe.ipynb")
 
-    def load(fields):
+    def load(fields, own=""):
+        cells = [cell, nbformat.v4.new_code_cell(own)] if own else [cell]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "probe.ipynb")
         (tmp_path / "s.yaml").write_text(yaml.safe_dump({"notebook": "probe.ipynb", **fields}))
         return load_spec(tmp_path / "s.yaml")
 
@@ -68,6 +70,7 @@ REFUSED = {
     "an impossible path": ({"params": {"study": "x" * 5000}}, "a shorter name"),
     "a bound beyond all numbers": ({"expect": [BOUND | {"high": 10**400}]}, "finite number"),
     "90,000 seeds and one twice": ({"seeds": [*range(90_000), 7]}, "got 7 again"),
+    "a misspelt metric": ({"expect": [{"metric": "acuracy", "low": 0}]}, "did you mean 'accuracy'"),
     "a misspelt model in one run": (
         {"runs": [{"params": {"seed": 1}}, {"params": {"models": ["backbon"]}}]},
         "did you mean 'backbone'",
@@ -151,3 +154,35 @@ def test_models_may_be_places_of_saved_models_in_place_of_names(spec, tmp_path):
         assert run.parameters["models"] == [place]
     with pytest.raises(RunError, match="choose one of"):
         spec({"params": {"models": ["mian"]}})
+
+
+MISSING = {
+    "a misspelt name": ("plantd", "did you mean 'planted'"),
+    "a folder that is not there": ("photographs", "name of a study or an existing folder"),
+    "a file that is not there": ("my.yaml", "a study file; got nothing at .*write one"),
+    "a data set that needs a folder": ("nsd", "pass root"),
+    "a file of another kind": ("other.yaml", "name among .*did you mean 'folder'"),
+    "a data set without its folder": ("domains", "study: domains' and .*root.*write this file"),
+    "a name with blanks": ("  ", "name of a study or an existing folder"),
+    "a damaged file": ("cut.json", "valid JSON in .*mend the line"),
+    "a file as a folder": ("other.yaml/a", "name of a study or an existing folder"),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_study_that_cannot_be_found_is_refused_before_a_kernel_starts(kind, spec, tmp_path):
+    study, expected = MISSING[kind]
+    (tmp_path / "other.yaml").write_text("study: foldr")
+    (tmp_path / "cut.json").write_text('{"study": "fol')
+    with pytest.raises(BmflError, match=expected):
+        execute(spec({"params": {"study": study}}), out=tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("log.txt"))
+
+
+def test_a_bound_without_a_row_names_the_rows_that_there_are(spec):
+    (run,) = spec({"expect": [{"metric": "accuracy", "split": "low light", "low": 0.1}]})
+    rows = [{"name": "accuracy", "split": name, "value": 0.5} for name in ("low_light", "test")]
+    found = "no row with split=low light, name=accuracy; split is one of low_light, test, not low"
+    assert unmet(run, rows)[0].startswith(found)
+    (run,) = spec({"expect": [{"metric": "my_own", "low": 0}]}, own="record.add('my_own', 1)")
+    assert unmet(run, rows) == ["no row with name=my_own; name is one of accuracy, not my_own"]
