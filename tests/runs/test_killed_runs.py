@@ -15,6 +15,8 @@ import psutil
 import pytest
 from notebook_example import write_notebook
 
+from bmfl_lab.runtime import home
+
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = (
     """
@@ -54,9 +56,9 @@ def spec(tmp_path):
 
 
 def command(spec, verb, out):
-    """Return the options of a process that runs a spec or makes its report."""
-    home = spec.parent / "homes" / out
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BMFL_HOME": str(home)}
+    """Return the options of a process that runs a spec or makes its report into a folder `out`."""
+    place = out.parent / "homes" / out.name
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BMFL_HOME": str(place)}
     words = [
         sys.executable,
         "-m",
@@ -64,9 +66,9 @@ def command(spec, verb, out):
         verb,
         str(spec),
         "--out",
-        str(spec.parent / out),
+        str(out),
     ]
-    words += ["--to", str(spec.parent / f"{out}.md")] if verb == "report" else []
+    words += ["--to", f"{out}.md"] if verb == "report" else []
     return {"args": words, "env": environment, "cwd": spec.parent}
 
 
@@ -75,11 +77,11 @@ def report(spec, out):
     done = subprocess.run(**command(spec, "run", out), capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0 and "1 of 1 runs ok" in done.stdout, done.stdout + done.stderr
     subprocess.run(**command(spec, "report", out), check=True, timeout=600)
-    text = (spec.parent / f"{out}.md").read_text(encoding="utf-8")
-    (record,) = (spec.parent / out / "probe").glob("*/record.json")
+    text = Path(f"{out}.md").read_text(encoding="utf-8")
+    (record,) = out.glob("*/*/record.json")
     rows = [r for r in json.loads(record.read_text())["rows"] if not r["unit"].endswith("/s")]
     assert not list(record.parent.glob(".*")) and not list(record.parent.rglob("*.tmp"))
-    return text.replace(out, "run"), rows
+    return text.replace(out.name, "run"), rows
 
 
 def family(process):
@@ -111,14 +113,14 @@ def kill(spec, out, seconds, generator):
     return under_way
 
 
-def check(spec, n):
+def check(spec, folder, n):
     """Kill `n` runs, each in its own folder and most of them once, and compare their reports."""
     generator = np.random.default_rng(0)
     began = time.monotonic()
-    expected = report(spec, "whole")
+    expected = report(spec, folder / "whole")
     took, kills, same = time.monotonic() - began, 0, 0
     while kills < n:
-        out = f"killed-{kills}"
+        out = folder / f"killed-{kills}"
         if kill(spec, out, generator.uniform(0.05, 0.95) * took, generator):
             kills += 1
             same += report(spec, out) == expected
@@ -128,13 +130,23 @@ def check(spec, n):
 
 @pytest.mark.timeout(1200)
 def test_a_killed_run_ends_with_the_same_report(spec):
-    check(spec, 1)
+    check(spec, spec.parent, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(36000)
 def test_a_hundred_killed_runs_end_with_the_same_report(spec):
-    check(spec, int(os.environ.get("BMFL_KILLS", 100)))
+    check(spec, spec.parent, int(os.environ.get("BMFL_KILLS", 100)))
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(36000)
+def test_killed_runs_of_the_main_job_end_with_the_same_report(tmp_path):
+    for name in ("whole", "killed-0", "killed-1", "killed-2"):  # what is fetched is fetched once
+        (tmp_path / "homes" / name).mkdir(parents=True)
+        (tmp_path / "homes" / name / "downloads").symlink_to(home() / "downloads")
+    check(ROOT / "papermill_runs" / "specs" / "main.yaml", tmp_path, 3)
 
 
 def test_a_worker_that_outlives_its_runner_does_not_disturb_the_next_run(spec):
@@ -154,7 +166,9 @@ def test_a_worker_that_outlives_its_runner_does_not_disturb_the_next_run(spec):
         """,
     )
     write_notebook(spec.parent / "probe.ipynb", *cells)
-    runner = subprocess.Popen(**command(spec, "run", "out"), stdout=subprocess.DEVNULL)
+    runner = subprocess.Popen(
+        **command(spec, "run", spec.parent / "out"), stdout=subprocess.DEVNULL
+    )
     processes = []
     while runner.poll() is None and len(processes) < 3:  # until the kernel has started
         time.sleep(0.2)
@@ -177,6 +191,6 @@ def test_a_worker_that_outlives_its_runner_does_not_disturb_the_next_run(spec):
 
     resuming = threading.Thread(target=resume)
     resuming.start()
-    assert report(spec, "out")[1][0]["value"] == 0.5
+    assert report(spec, spec.parent / "out")[1][0]["value"] == 0.5
     resuming.join()
     assert not any(process.is_running() for process in (worker, *others))
