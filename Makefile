@@ -37,6 +37,9 @@ run: setup
 	@echo "== notebooks/03_fusion_training.ipynb, into papermill_runs/out/main/"
 	@$(PY) -m bmfl_lab.runs run papermill_runs/specs/main.yaml
 	@$(PY) -m bmfl_lab.runs report papermill_runs/specs/main.yaml
+	@echo '== executed notebook, figures, record and models: papermill_runs/out/main/'
+	@echo '== report: papermill_runs/reports/main.md'
+	@echo '== in a notebook: widgets.attention_explorer("papermill_runs/out/main")'
 
 test: setup
 	@echo "== tests"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ COLUMN_INCHES = {"one": 3.5, "two": 7.2}
 # text stays text: TrueType fonts are embedded in PDF, and named in SVG
 _TEXT = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bmfl_lab"}
 _FORMATS = ("png", "pdf", "svg", "csv")
-_PAD_INCHES = 0.05
+_PAD_INCHES, _NOTE_SIZE = 0.05, 7
 
 
 def show(figure: Figure, folder: str | Path, name: str) -> None:
@@ -63,10 +64,15 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _weights_note() -> str:
+    """Return which backbones this process has loaded, and the source of their weights."""
+    return "; ".join(f"{found['name']}, {found['weights']}" for found in loaded_backbones())
+
+
 def _about() -> dict[str, str | None]:
-    """Return the notes inside a PNG file: the backbones that were loaded, and their weights."""
-    notes = [f"backbone {found['name']}: {found['weights']}" for found in loaded_backbones()]
-    return {"Software": None, **({"Description": "; ".join(notes)} if notes else {})}
+    """Return the notes inside a PNG file."""
+    note = _weights_note()
+    return {"Software": None, **({"Description": f"backbone {note}"} if note else {})}
 
 
 def save_figure(
@@ -140,13 +146,26 @@ def save_figure(
 
 @contextlib.contextmanager
 def _fixed_layout(figure: Figure) -> Iterator[Bbox]:
-    """Lay a figure out once, keep the layout within the block, and yield its box in inches."""
+    """Lay a figure out once, keep the layout within the block, and yield its box in inches.
+
+    Below the figure stands which weights the backbone had: results of the original weights and of
+    the stand-in must not be taken for each other.
+    """
     figure.draw_without_rendering()
     engine = figure.get_layout_engine()
     figure.set_layout_engine("none")
+    notes = []
     try:
+        if loaded_backbones():
+            box, size = figure.get_tightbbox(), figure.get_size_inches()
+            place = box.x1 / size[0], (box.y0 - _PAD_INCHES) / size[1]
+            style = {"ha": "right", "va": "top", "fontsize": _NOTE_SIZE, "color": "0.4"}
+            width = round(box.width * 72 / (0.5 * _NOTE_SIZE))
+            notes.append(figure.text(*place, textwrap.fill(_weights_note(), width), **style))
         yield figure.get_tightbbox().padded(_PAD_INCHES)
     finally:
+        for note in notes:
+            note.remove()
         figure.set_layout_engine(engine)
 
 

@@ -4,13 +4,14 @@
     [--settings 0 1 2] [--tables 2000] [--named]
     python tests/benchmarks/bench_verdict.py studies.csv --studies 1000
     python tests/benchmarks/bench_verdict.py subjects.csv --subjects
+    python tests/benchmarks/bench_verdict.py pooled.csv --pooled
     python tests/benchmarks/bench_verdict.py grid.csv --page tests/benchmarks/verdict.md
 
 The first form simulates every cell of the grid and appends one line per cell; ``--named`` does the
 twelve named cells with 20,000 tables each and the slow methods on a few of them. The second form
 simulates whole studies in which all models are alike, and counts those in which the rows of
 `compare_models` or the sentences of a report claim a difference. The third form has several
-subjects as a third factor. The last form writes the page. It ends with 1 if a cell fails: if the lower 99 % bound (Clopper-Pearson) of its
+subjects as a third factor, the fourth form pools results of single subjects. The last form writes the page. It ends with 1 if a cell fails: if the lower 99 % bound (Clopper-Pearson) of its
 error rate exceeds the nominal one.
 
 Correctness of model m, seed s and image i is drawn with a probability whose logit is intercept +
@@ -42,7 +43,9 @@ from bmfl_lab.metrics.statistics import (
     _crossed_p,
     _summarise,
     _summarise_subjects,
+    crossed_mean,
     holm,
+    mean_over_subjects,
 )
 
 SEEDS = (1, 2, 3, 5, 10)
@@ -271,6 +274,20 @@ def subject_cell(tables: int, *place: float) -> dict[str, float]:
     return row | {"tables": tables} | errors
 
 
+def pooled_cell(tables: int, *place: float) -> dict[str, float]:
+    """Return the error rate where only each subject's difference and interval are left."""
+    random = np.random.default_rng([3, *(int(100 * x) for x in place)])
+    row = dict(zip(("n_subjects", "n_seeds", "n_images", "subject_sd", "shared"), place))
+    wrong = 0
+    for _ in range(tables):
+        (people,) = subject_tables(random, 1, *place)
+        each = [crossed_mean(values, kind="difference")[0] for values in people]
+        errors = [(interval.high - interval.low) / (2 * 1.96) for interval in each]
+        values = np.array([interval.value for interval in each])
+        wrong += mean_over_subjects(values, np.array(errors), int(place[2]))[1] <= LEVELS[0]
+    return row | {"tables": tables, "error 0": wrong}
+
+
 MODELS = ("backbone", "concat", "fusion", "attributes")
 N_SETS = 13
 
@@ -368,6 +385,7 @@ def main() -> int:
     parser.add_argument("--named", action="store_true")
     parser.add_argument("--studies", type=int)
     parser.add_argument("--subjects", action="store_true")
+    parser.add_argument("--pooled", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS[:4])
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
@@ -376,6 +394,10 @@ def main() -> int:
     if options.subjects:
         for place in itertools.product(SUBJECTS, (1, 3, 5), (100, 400), SUBJECT_SPREADS, (0, 1)):
             append(options.file, subject_cell(options.tables, *place))
+        return 0
+    if options.pooled:
+        for place in itertools.product(SUBJECTS, (1, 3), (100,), SUBJECT_SPREADS, (0, 1)):
+            append(options.file, pooled_cell(options.tables, *place))
         return 0
     if options.studies:
         for n_seeds in options.seeds:

@@ -10,6 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from bmfl_lab import runtime
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError
 from bmfl_lab.viz.ablation import effect_figure
@@ -17,6 +18,11 @@ from bmfl_lab.viz.charts import contact_sheet, panels
 from bmfl_lab.viz.saving import save_figure, show
 from bmfl_lab.viz.similarity import heat_map_figure
 from bmfl_lab.viz.surface import surface_panel
+
+
+@pytest.fixture(autouse=True)
+def no_backbone(monkeypatch):
+    monkeypatch.setattr(runtime, "_LOADED_BACKBONES", {})
 
 
 @pytest.fixture
@@ -61,6 +67,21 @@ def test_text_stays_text(figure, tmp_path):
     assert re.search("<text[^>]*>Two panels</text>", paths["svg"].read_text("utf-8"))
     pdf = paths["pdf"].read_bytes()
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf
+
+
+def test_a_figure_says_which_weights_its_backbone_had(figure, tmp_path):
+    plain = Image.open(save_figure(figure, tmp_path, "plain")["png"])
+    n_texts = len(figure.texts)
+    label = "stand-in weights of another training, that must never be taken for the original ones"
+    runtime.note_backbone("dinov2_vits14", label, "0" * 64)
+    paths = save_figure(figure, tmp_path, "curves", "one")
+    svg = paths["svg"].read_text("utf-8")
+    shown = " ".join(re.findall("<text[^>]*>([^<]*)</text>", svg))
+    assert f"dinov2_vits14, {label}" in shown
+    noted = Image.open(paths["png"])
+    assert noted.height / noted.width > plain.height / plain.width
+    assert noted.info["Description"] == f"backbone dinov2_vits14, {label}"
+    assert len(figure.texts) == n_texts
 
 
 def test_the_scaled_pdf_draws_all_lines_of_matplotlibs_own(figure, tmp_path):
