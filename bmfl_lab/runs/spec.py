@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bmfl_lab import evaluation
+from bmfl_lab import evaluation, training
 from bmfl_lab.config import list_problem, type_problems
 from bmfl_lab.errors import DataError, FileError, RunError, message, nearest, require
 from bmfl_lab.files import read_yaml, sha256_json, system_errors
@@ -18,6 +18,7 @@ from bmfl_lab.metrics.statistics import SMALLEST_EFFECT
 from bmfl_lab.records import METRICS, MetricRow
 from bmfl_lab.runs.notebook import Notebook, check_parameters, read_notebook, text
 from bmfl_lab.runtime import project_root
+from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 
 DEVICES = ("any", "cpu", "cuda")
 KERNEL = "python3"
@@ -35,6 +36,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "resources": Mapping,
     "preregistered": Mapping,
 }
+TRAINED = {*COMPARED, *CONTROL_MODELS, "linear probe"}
+"""Models that notebooks train; other names in a parameter ``models`` are places of saved ones."""
 RESOURCES: dict[str, type | tuple[type, ...]] = {
     "gpus": int,
     "cpus": int,
@@ -90,12 +93,17 @@ class Run:
     def run_id(self) -> str:
         """Stem of the notebook and 8 hexadecimal digits of what determines the result.
 
-        The digits are a hash of the notebook's source, its parameters and the data. The code's
+        The digits are a hash of the notebook's source, its parameters, the data, and the saved
+        models that it opens. The code's
         revision is not part of it: a result of older code is found under the same name and called
         stale.
         """
         data = data_fingerprint(str(self.parameters.get("study", "")), self.root)
-        digest = sha256_json([self.notebook.source_hash(), dict(self.parameters), data])
+        parts = [self.notebook.source_hash(), dict(self.parameters), data]
+        models = self.parameters.get("models")
+        if isinstance(models, list) and set(models) - TRAINED:  # places of saved models
+            parts.append(training.models_fingerprint(models, self.root))
+        digest = sha256_json(parts)
         return f"{self.notebook.stem}-{digest[:8]}"
 
 

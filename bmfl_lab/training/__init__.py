@@ -24,6 +24,7 @@ _PUBLIC = {
     "train_fusion": "fusion",
     "TrainedFusion": "fusion",
     "load_fusion": "fusion",
+    "models_fingerprint": "saved",
     "open_models": "saved",
     "open_study": "saved",
     "save_models": "saved",

@@ -12,7 +12,7 @@ from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.study import READERS, Study, load_study
 from bmfl_lab.errors import CheckpointError, ConfigError, message, nearest, require
-from bmfl_lab.files import files_below
+from bmfl_lab.files import files_below, sha256_bytes, sha256_json
 from bmfl_lab.records import read_record
 from bmfl_lab.runtime import project_root
 from bmfl_lab.training.checkpoint import read_manifest
@@ -227,7 +227,7 @@ def open_models(
         If a model is damaged or was trained on other images, classes or backbone weights.
     """
     places = [place] if isinstance(place, (str, Path)) else list(place)
-    folders = [folder for one in places for folder in _model_folders(Path(one).expanduser())]
+    folders = [folder for one in places for folder in _model_folders(Path(one))]
     if not isinstance(study, Study):
         study = _study_of(folders[0], study)
     trained = read_manifest(folders[0] / f"{STEM}.json")["backbone"]["weights_hash"]
@@ -262,9 +262,32 @@ def open_models(
     return study, {name: sorted(models[name], key=lambda m: m.seed) for name in order}
 
 
-def _model_folders(given: Path) -> list[Path]:
+def models_fingerprint(models: Sequence[str], root: Path) -> str:
+    """Return a text that changes when the saved models of a notebook's parameter change.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Parameter `models` of a notebook, see `open_study`.
+    root : Path
+        Project in which relative places are looked for.
+
+    Returns
+    -------
+    str
+        Empty if there are no saved models at these places.
+    """
+    try:
+        found = [_model_folders(Path(place), root, quiet=True) for place in models]
+    except ConfigError:  # names of models to train, or a run that is not there yet
+        return ""
+    files = [folder / f"{STEM}.json" for folders in found for folder in folders]
+    return sha256_json([sha256_bytes(file.read_bytes()) for file in files])
+
+
+def _model_folders(given: Path, root: Path | None = None, *, quiet: bool = False) -> list[Path]:
     """Return the folders of the models at a place; those of the newest run if it holds several."""
-    root = project_root()
+    root, given = root or project_root(), given.expanduser()
     runs = root / "papermill_runs" / "out"
     tried = [given, root / given, runs / given]
     if given.suffix in (".yaml", ".yml"):
@@ -294,7 +317,9 @@ def _model_folders(given: Path) -> list[Path]:
     if len(runs) < 2:
         return found
     newest = max(runs, key=lambda r: r.stat().st_mtime)
-    print(f"{len(runs)} runs with models in {place}; the newest is opened: {newest.parent.name}")
+    if not quiet:
+        name = newest.parent.name
+        print(f"{len(runs)} runs with models in {place}; the newest is opened: {name}")
     return [folder for folder in found if records[folder] == newest]
 
 

@@ -1,12 +1,14 @@
 """Models that a run saved are opened with their study, equal to the bit, and not trained again."""
 
 import dataclasses
+import json
 import os
 import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from bmfl_lab import load_study, training
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import CheckpointError, ConfigError
 from bmfl_lab.records import Record
+from bmfl_lab.runs.spec import load_spec
 
 RUN = "out/main/03_fusion_training-1"
 
@@ -83,6 +86,30 @@ def test_places_are_found_from_the_notebooks_folder_of_a_project(
         training.open_models("mian", store=trained[3], device="cpu")
     with pytest.raises(ConfigError, match="run the spec first"):
         training.open_models("papermill_runs/specs/other.yaml", device="cpu")
+
+
+def test_a_run_that_opens_models_is_another_one_after_they_were_trained_again(trained, tmp_path):
+    root = trained[0]
+    for place in ("main", "other"):
+        shutil.copytree(root / RUN, tmp_path / "papermill_runs/out" / place / "run")
+    (tmp_path / "pyproject.toml").touch()
+    lines = "models: list[str] = []  # saved models; empty trains them", 'out: str = ""  # results'
+    cell = nbformat.v4.new_code_cell("\n".join(lines))
+    cell.metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "probe.ipynb")
+
+    def run_id(*models):
+        about = {"notebook": "probe.ipynb", "params": {"models": list(models)}}
+        (tmp_path / "s.yaml").write_text(json.dumps(about))
+        return load_spec(tmp_path / "s.yaml")[0].run_id
+
+    before = {place: run_id(place) for place in ("main", "other", "fusion", "absent")}
+    assert len(set(before.values())) == 4 and before["main"] == run_id("main")
+    models = tmp_path / "papermill_runs/out/main/run/models"
+    shutil.rmtree(models / "fusion" / "seed-1")  # seed 0 was trained again and is another model now
+    shutil.copytree(models / "backbone" / "seed-1", models / "fusion" / "seed-1")
+    after = {place: run_id(place) for place in before}
+    assert [place for place in before if before[place] != after[place]] == ["main"]
 
 
 def test_single_models_are_opened_with_a_study(trained):
