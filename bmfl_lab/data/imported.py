@@ -46,6 +46,8 @@ SPACES = {
 Responses in "fsLR32k" may also have 59,412 columns, the cortical part of HCP's 91,282
 grayordinates; they get the areas of Glasser et al. (2016). "challenge" is the space of the
 Algonauts 2023 responses (Gifford et al. 2023, arXiv:2301.03198) for subjects with complete data."""
+_LEAST_STANDARDISED = 8
+"""Images of a set from which on a standard deviation of one is no accident (our choice)."""
 FORMATS = (".npy", ".npz", ".h5", ".hdf5", ".mgh", ".mgz", ".gii", ".nii", ".nii.gz")
 _MESH_OF = {"fsaverage7": "fsaverage", "challenge": None, "voxels": None}
 _Source = str | Path | Sequence[str] | Mapping[str, str]
@@ -507,7 +509,8 @@ def load(
     Raises
     ------
     ConfigError, DataError
-        See `read_responses`; also if rows and images do not match one to one.
+        See `read_responses`; also if rows and images do not match one to one, or predictions were
+        standardised over the images of a set on which models are tested.
     """
     needed = {"responses": responses, "images": predicted_by or images, "space": space}
     for option, value in needed.items():
@@ -562,6 +565,10 @@ def _predictions(
         "load the study of the images with subject='file'",
     )
     rows = found.rows(images)
+    starts = np.cumsum([0, *(len(stimuli) for stimuli in sets.values())])
+    for set_name, start, stop in zip(sets, starts, starts[1:]):
+        if set_name != "train":
+            _refuse_standardised(found.values[rows[start:stop]], set_name, found.source)
     whole = np.array_equal(rows, np.arange(len(found.values)))
     subject = Subject(
         title,
@@ -578,6 +585,26 @@ def _predictions(
         sets={},
         subjects={title: subject},
         licences={"responses": f"predictions of {encoder}"},
+    )
+
+
+def _refuse_standardised(values: np.ndarray, name: str, source: str) -> None:
+    """Refuse predictions (n_stimuli, n_vertices) that were standardised over the images of a set.
+
+    The prediction for an image then depends on the other images of the set, which a model that
+    sees one image at a time cannot know (transductive).
+    """
+    if len(values) < _LEAST_STANDARDISED:
+        return
+    spreads = np.stack([values.std(axis=0), values.std(axis=0, ddof=1)])
+    alike = (np.abs(values.mean(axis=0)) < 1e-3) & (np.abs(spreads - 1) < 1e-3).any(axis=0)
+    require(
+        alike.mean() < 0.95,
+        DataError,
+        f"predictions for set {name!r} in {source} that depend on each image alone",
+        f"mean 0 and standard deviation 1 over its {len(values)} images at {alike.mean():.0%} of "
+        "vertices: they were standardised over the set that they are tested on",
+        "standardise with mean and standard deviation of the training images",
     )
 
 

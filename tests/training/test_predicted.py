@@ -139,3 +139,27 @@ def test_an_image_without_a_prediction_is_named(folder, tmp_path):
         load_study(
             "file", root=str(folder[0]), **{k: v for k, v in given.items() if k != "subject"}
         )
+
+
+@pytest.mark.parametrize("spoiled", ["test", "sketch"])
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_predictions_standardised_over_a_test_set_are_refused(folder, tmp_path, spoiled, ddof):
+    root, values = folder
+    ids = list(values)
+    made = np.array([values[i] for i in ids])
+    rows = np.array([i.startswith(spoiled) for i in ids])
+    own = made[rows]
+    made[rows] = (own - own.mean(0)) / own.std(0, ddof=ddof)
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    np.save(tmp_path / "predicted.npy", made)
+    about = (root / "study.yaml").read_text().replace("../", f"{tmp_path}/")
+    (tmp_path / "study.yaml").write_text(about.replace("root: images", f"root: {root / 'images'}"))
+    match = f"set '{spoiled}' .*standardised over the set.*deviation of the training images"
+    with pytest.raises(DataError, match=match):
+        load_study(tmp_path / "study.yaml")
+    # over the training images it is what the remedy asks for
+    train = np.array([i.startswith("train") for i in ids])
+    whole = np.array([values[i] for i in ids])
+    fine = (whole - whole[train].mean(0)) / whole[train].std(0)
+    np.save(tmp_path / "predicted.npy", fine)
+    assert load_study(tmp_path / "study.yaml").kind == "predicted"
