@@ -1,5 +1,9 @@
 """What a run needs is checked when its spec is read, and what a function needs before it trains."""
 
+import ast
+import json
+from pathlib import Path
+
 import nbformat
 import numpy as np
 import pytest
@@ -8,11 +12,13 @@ import yaml
 from bmfl_lab import load_study
 from bmfl_lab.config import require_list
 from bmfl_lab.errors import BmflError, ConfigError, RunError
+from bmfl_lab.records import METRICS
 from bmfl_lab.runs.execute import execute, unmet
 from bmfl_lab.runs.notebook import parse_parameters
 from bmfl_lab.runs.spec import load_spec
 from bmfl_lab.training import presets, train_comparison
 
+ROOT = Path(__file__).resolve().parents[2]
 PARAMETERS = """
 seed: int = 0  # seed [0..]
 study: str = "planted"  # study
@@ -186,3 +192,20 @@ def test_a_bound_without_a_row_names_the_rows_that_there_are(spec):
     assert unmet(run, rows)[0].startswith(found)
     (run,) = spec({"expect": [{"metric": "my_own", "low": 0}]}, own="record.add('my_own', 1)")
     assert unmet(run, rows) == ["no row with name=my_own; name is one of accuracy, not my_own"]
+
+
+def recorded_names():
+    """Return each name that the library and the notebooks write out where they make a metric row."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "bmfl_lab").rglob("*.py")]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        sources += ["".join(cell["source"]) for cell in cells]
+    for call in (node for source in sources for node in ast.walk(ast.parse(source))):
+        made = isinstance(call, ast.Call) and ast.unparse(call.func) in ("MetricRow", "record.add")
+        if made and call.args and isinstance(call.args[0], ast.Constant):
+            yield call.args[0].value
+
+
+def test_every_recorded_metric_may_be_expected():
+    found = set(recorded_names())
+    assert {"accuracy", "nan_logits", "field_error"} <= found and found <= METRICS
