@@ -165,7 +165,7 @@ def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
     except SyntaxError:
         return False
     place.write_bytes(changed)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
     try:
         ran = subprocess.run(
             [*command, *related(mutant.path)],
