@@ -553,3 +553,53 @@ def identification_figure(
         ax.set(ylim=(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02), ylabel=unit)
         drawn.legend(place="outside lower right")
     return drawn.figure
+
+
+def convergence_figure(
+    table: pd.DataFrame, factor: str, *, trends: Mapping[str, str], title: str = ""
+) -> Figure:
+    """Draw each score of models against a property of the models.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per model, with the scores and `factor` as columns.
+    factor : str
+        Column of the property; drawn on a logarithmic axis if its largest value is more than 20
+        times its smallest one.
+    trends : mapping of str to str
+        Columns of the scores, and a sentence on the trend of each for the head of its panel.
+    title : str, default ""
+        Title; contains *simulated* if responses are.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        If a column is missing.
+    """
+    missing = [name for name in (factor, *trends) if name not in table.columns]
+    require(
+        not missing,
+        DataError,
+        f"columns {missing} in the table of models",
+        list(table.columns),
+        "take the table of convergence_rows",
+    )
+    colour = colours([str(model) for model in table.index])
+    x = table[factor].astype(float)
+    wide = x.min() > 0 and x.max() > 20 * x.min()
+    with panels(len(trends), len(trends), cell=(3.2, 3.0), title=title, numbers=table) as drawn:
+        for ax, (score, told) in zip(drawn, trends.items()):
+            for model, value in table[score].astype(float).items():
+                ax.plot(x[model], value, "o", ms=7, color=colour[str(model)], label=str(model))
+            ax.axhline(0, color="0.6", lw=0.8, ls="--", label="chance")
+            ax.set_title(f"{score} score\n{told}", fontsize=9)
+            if wide:
+                ax.set_xscale("log")
+        drawn.label(factor, "score, r")
+        drawn.legend()
+    return drawn.figure
