@@ -40,7 +40,8 @@ METRICS = frozenset(
     identification_top1 identification_two_way eeg_encoding_r eeg_encoding_gain
     brain_robust_correlation synthesis_start synthesis_activity synthesis_judged purity_found
     purity_made clip_r search_rank search_asymmetry convergence_encoding
-    convergence_spatial convergence_temporal convergence_trend nan_logits skipped_images shape_bias
+    convergence_spatial convergence_temporal convergence_trend reconstruction_two_way
+    reconstruction_pixel_r reconstruction_ssim nan_logits skipped_images shape_bias
     """.split()
 )
 """Names of the metrics that the notebooks record."""
