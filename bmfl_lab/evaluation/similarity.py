@@ -53,27 +53,8 @@ def _r(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y / size) if size > 1e-15 else math.nan
 
 
-def correlation_test(
-    x: np.ndarray, y: np.ndarray, n_permutations: int, seed: int, name: str
-) -> ScoreTest:
-    """Correlate two arrays where both are finite (Pearson r), and test by permutations of one.
-
-    Parameters
-    ----------
-    x, y : ndarray of float, shape (n,)
-        The values.
-    n_permutations : int
-        Number of random permutations of `y`; all orders are tried if there are not more.
-    seed : int
-        Seed of the permutations.
-    name : str
-        Name of the test, for its stream of random numbers.
-
-    Returns
-    -------
-    ScoreTest
-        Without a value if fewer than three pairs are finite or one side is constant.
-    """
+def _tested(x: np.ndarray, y: np.ndarray, n_permutations: int, seed: int, name: str) -> ScoreTest:
+    """Correlate x (n,) with y (n,) where both are finite, and test by permutations of y."""
     keep = np.isfinite(x) & np.isfinite(y)
     x, y = x[keep], y[keep]
     value = _r(x, y) if len(x) >= 3 else math.nan
@@ -314,7 +295,7 @@ def spatial_score(
     ----------
     Raugel et al. (2025), arXiv:2508.18226: spatial score.
     """
-    return correlation_test(
+    return _tested(
         best_layers(scores), np.asarray(distance, float), n_permutations, seed, "spatial score"
     )
 
@@ -374,7 +355,7 @@ def temporal_score(
     Raugel et al. (2025), arXiv:2508.18226: temporal score.
     """
     depth, peaks = np.linspace(0, 1, len(scores)), peak_times(scores, times)
-    return correlation_test(depth, peaks, n_permutations, seed, "temporal score")
+    return _tested(depth, peaks, n_permutations, seed, "temporal score")
 
 
 def encoding_over_time(
