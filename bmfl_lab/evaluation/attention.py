@@ -26,7 +26,7 @@ from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.training.fusion import TrainedFusion
 from bmfl_lab.training.trained_encoder import TrainedEncoder
 
-BATCH = 8
+_BATCH = 8
 _REST = ("rest", "all")
 
 
@@ -57,7 +57,7 @@ def seen_images(backbone: Backbone, stimuli: StimulusSet) -> np.ndarray:
 
 
 def image_batches(
-    backbone: Backbone, stimuli: StimulusSet, batch_size: int = BATCH
+    backbone: Backbone, stimuli: StimulusSet, batch_size: int = _BATCH
 ) -> Iterator[Tensor]:
     """Yield preprocessed images on the device of the backbone.
 
@@ -91,7 +91,7 @@ def backbone_attention(
     blocks: Sequence[int] | None = None,
     heads: str = "each",
     normalise: bool = True,
-    batch_size: int = BATCH,
+    batch_size: int = _BATCH,
 ) -> np.ndarray:
     """Return how strongly the CLS token attends to each patch.
 
@@ -150,7 +150,7 @@ def rollout(
     *,
     residual: float = 0.5,
     registers: bool = True,
-    batch_size: int = BATCH,
+    batch_size: int = _BATCH,
 ) -> np.ndarray:
     """Return attention rollout from the last block's CLS token to the patches.
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bmfl_lab.backbones import Backbone
 from bmfl_lab.data import StimulusSet, Study
-from bmfl_lab.errors import ConfigError, DataError, require, require_known
+from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
     brain_attention,
@@ -36,9 +36,7 @@ from bmfl_lab.evaluation.attention import (
 from bmfl_lab.evaluation.attention_outcomes import CheckRow, check_row
 from bmfl_lab.evaluation.attribution import (
     Attribution,
-    class_activation,
     class_attribution,
-    class_gradients,
     response_to_images,
     roi_vertices,
 )
@@ -1051,55 +1049,4 @@ def check_class_attribution(
         shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
         region=region,
         gap=attribution.relative_gap,
-    )
-
-
-GRADIENT_MAPS = {"input gradients": class_gradients, "Grad-CAM": class_activation}
-"""Maps of one gradient of a class score."""
-
-
-def check_gradient_map(
-    fusion: TrainedFusion,
-    stimuli: StimulusSet,
-    *,
-    kind: str = "input gradients",
-    shuffled: TrainedFusion | None = None,
-    region: np.ndarray | None = None,
-    seed: int = 0,
-    reference: DeletionInsertion | None = None,
-) -> CheckedMap:
-    """Check input gradients or Grad-CAM of the predicted class.
-
-    Parameters
-    ----------
-    fusion, stimuli, shuffled, region, seed, reference
-        Same as in `check_class_attribution`.
-    kind : {"input gradients", "Grad-CAM"}, default "input gradients"
-        The map, see `class_gradients` and `class_activation`.
-
-    Returns
-    -------
-    CheckedMap
-
-    Raises
-    ------
-    ConfigError
-        If `kind` is unknown, or the path cannot start from images.
-    """
-    require_known(kind, GRADIENT_MAPS, ConfigError, f"a map among {tuple(GRADIENT_MAPS)}")
-    map_of, classes = GRADIENT_MAPS[kind], fusion.logits(stimuli).argmax(1)
-
-    def maps_of(path: nn.Module, model: TrainedFusion = fusion) -> np.ndarray:
-        return map_of(model, stimuli, target=classes, path=path)
-
-    maps = maps_of(fusion.path)
-    return _checked_map(
-        kind,
-        maps,
-        weight_randomisation(
-            fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
-        ),
-        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
-        shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
-        region=region,
     )

@@ -1,7 +1,4 @@
-"""Attribution of scores to pixels through the whole path: backbone, brain encoder and fusion.
-
-Integrated gradients add up to the score. Input gradients and Grad-CAM take one gradient only; they
-are here because they are common, and the checks tell whether they can be trusted.
+"""Integrated gradients of pixels through the whole path: backbone, brain encoder and fusion.
 
 Shape suffixes: B batch, P patches, D width, V vertices, C classes, n stimuli.
 """
@@ -19,7 +16,7 @@ from bmfl_lab.backbones import Backbone
 from bmfl_lab.backbones.tokens import read_tokens
 from bmfl_lab.data import Atlas, StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, require
-from bmfl_lab.evaluation.attention import BATCH, image_batches
+from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.protocols import BrainEncoder
 from bmfl_lab.training.fusion import TrainedFusion
@@ -227,107 +224,6 @@ def response_attribution(
         return response_to_images(encoder, backbone, images).index_select(1, chosen).mean(1)
 
     return _attribute(score, backbone, stimuli, steps, f"predicted response of {roi}")
-
-
-def class_gradients(
-    fusion: TrainedFusion,
-    stimuli: StimulusSet,
-    *,
-    target: np.ndarray | None = None,
-    path: BMFL | None = None,
-) -> np.ndarray:
-    """Return the magnitude of the gradient of a class score, summed over the pixels of each patch.
-
-    Parameters
-    ----------
-    fusion, stimuli, target, path
-        See `class_attribution`.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_stimuli, h, w)
-
-    Raises
-    ------
-    ConfigError, DataError
-        See `class_attribution`.
-
-    References
-    ----------
-    Simonyan, Vedaldi & Zisserman (2014), Deep inside convolutional networks, arXiv:1312.6034.
-    Shah, Jain & Netrapalli (2021), Do input gradients highlight discriminative features?, NeurIPS,
-    arXiv:2102.12781: they also mark places that say nothing about the class.
-    """
-    path = fusion.path if path is None else path
-    classes, found = torch.as_tensor(_classes(fusion, stimuli, target)), []
-    size = path.backbone.patch_size
-    for images, chosen in zip(image_batches(path.backbone, stimuli), classes.split(BATCH)):
-        x = images.requires_grad_(True)
-        with torch.enable_grad():
-            logits = path(x, grad=True).logits
-            score = logits.gather(1, chosen.to(logits.device)[:, None]).sum()
-            (gradient,) = torch.autograd.grad(score, x)
-        by_pixel = gradient.abs().sum(1)
-        patches = by_pixel.unflatten(2, (-1, size)).unflatten(1, (-1, size)).sum((2, 4))
-        found.append(patches.cpu().numpy())
-    return np.concatenate(found).astype(np.float32)
-
-
-def class_activation(
-    fusion: TrainedFusion,
-    stimuli: StimulusSet,
-    *,
-    target: np.ndarray | None = None,
-    path: BMFL | None = None,
-) -> np.ndarray:
-    """Return the Grad-CAM map of a class score on the patch tokens.
-
-    Parameters
-    ----------
-    fusion, stimuli, target, path
-        See `class_attribution`.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_stimuli, h, w)
-        The sum over the width of the tokens of their value times their gradient averaged over the
-        patches, where it is positive. The tokens that the fusion reads and those that the brain
-        encoder reads count alike, if both have one token per patch.
-
-    Raises
-    ------
-    ConfigError, DataError
-        See `class_attribution`.
-
-    References
-    ----------
-    Selvaraju et al. (2017), Grad-CAM, ICCV, arXiv:1610.02391, with patch tokens in place of the
-    channels of a convolution.
-    """
-    path = fusion.path if path is None else path
-    classes, found = torch.as_tensor(_classes(fusion, stimuli, target)), []
-    pool, backbone = path.pool, path.backbone
-    grid = (pool, pool) if pool else backbone.grid_of(backbone.image_size, backbone.image_size)
-    for images, chosen in zip(image_batches(backbone, stimuli), classes.split(BATCH)):
-        with torch.no_grad():
-            batch = {name: value.clone() for name, value in path.tokens(images).items()}
-        n_patches = batch["patches"].shape[1]
-        leaves = [n for n in ("patches", "encoder") if n in batch and batch[n].ndim == 3]
-        leaves = [name for name in leaves if batch[name].shape[1] == n_patches]
-        with torch.enable_grad():
-            batch |= {name: batch[name].float().requires_grad_(True) for name in leaves}
-            response = path.respond(batch)
-            read = batch if response is None else {**batch, "response": response}
-            logits = path.classify(read).logits
-            score = logits.gather(1, chosen.to(logits.device)[:, None]).sum()
-            gradients = torch.autograd.grad(score, [batch[n] for n in leaves], allow_unused=True)
-        cam = sum(
-            (batch[name].detach() * gradient.mean(1, keepdim=True)).sum(2)
-            for name, gradient in zip(leaves, gradients)
-            if gradient is not None
-        )
-        found.append(cam.clamp(min=0).unflatten(1, grid).cpu().numpy())
-    return np.concatenate(found).astype(np.float32)
 
 
 def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
