@@ -41,6 +41,8 @@ class StimulusSet:
     left_out : mapping of str to int, default {}
         Number of files in the folder of the set that are not images, by kind: a suffix, "folder",
         "hidden", or the name of a system file.
+    skip_broken : bool, default False
+        Train without the images that cannot be decoded, see `bmfl_lab.training.batches`.
 
     Raises
     ------
@@ -56,6 +58,7 @@ class StimulusSet:
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.ids)

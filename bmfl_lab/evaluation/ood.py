@@ -29,7 +29,8 @@ class OODResult:
     ----------
     rows : list of MetricRow
         ``accuracy`` and ``balanced_accuracy`` per model, set and seed, and over the seeds of a
-        model with several. ``nan_logits`` counts the images with NaN logits, if there are any.
+        model with several. ``nan_logits`` counts the images with NaN logits, and
+        ``skipped_images`` the broken images that a model was trained without, if there are any.
     per_image : pandas.DataFrame
         One row per model, seed, set and image: ``model, seed, split, shift, severity, id, label,
         predicted, correct, confidence, nll``. Labels and predictions index the classes of the set;
@@ -187,6 +188,21 @@ def evaluate_ood(
                 image_frame(name, _seed(m, i), z, stimuli, place)
                 for i, (m, z) in enumerate(zip(group, logits))
             ]
+    rows += [
+        MetricRow(
+            "skipped_images",
+            n,
+            "stimuli",
+            "train",
+            len(study.set("train")),
+            model.selection,
+            model=name,
+            seed=_seed(model, i),
+        )
+        for name, group in groups.items()
+        for i, model in enumerate(group)
+        if (n := getattr(model, "n_skipped", 0))
+    ]
     return OODResult(rows, pd.concat(frames, ignore_index=True))
 
 

@@ -149,10 +149,11 @@ def train_fusion(
     batches : "auto", "memory", "store" or "images", default "auto"
         Source of the batches. "memory": tokens and responses in memory. "store": memory-mapped
         tokens and responses. "images": images that run through backbone and encoder for each batch.
-        "auto" is "images" if they are augmented or their tokens do not fit the store, else "memory"
-        if tokens and responses fit, else "store"; it prints its choice. Memory and store give
-        identical results; images agree with them up to the half precision of the store. More than
-        65,536 images are standardised by as many of them, drawn at random (our choice).
+        "auto" is "images" if they are augmented, broken ones are skipped, or their tokens do not
+        fit the store, else "memory" if tokens and responses fit, else "store"; it prints its
+        choice. Memory and store give identical results; images agree with them up to the half
+        precision of the store. More than 65,536 images are standardised by as many of them, drawn
+        at random (our choice).
     context : Context, optional
         In place of `store` and `device`: pass one context to several calls, and they share the
         responses that were predicted already. If it keeps models, a model that is kept is read, and
@@ -256,6 +257,7 @@ def _train(
             manifest=identity,
             what=f"{name} (seed {seed})",
         )
+    skipped = _n_skipped(result.history)
     return TrainedFusion(
         name=name,
         config=config,
@@ -265,10 +267,16 @@ def _train(
         inputs=inputs,
         atlas=atlas,
         history=result.history,
-        selection="best validation accuracy",
+        selection="best validation accuracy"
+        + (f"; {skipped} broken training image{'s' * (skipped > 1)} skipped" if skipped else ""),
         epoch=result.epoch,
         notes=result.notes,
     )
+
+
+def _n_skipped(history: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of broken training images; each of them is skipped in every epoch."""
+    return max((epoch.get("skipped", 0) for epoch in history), default=0)
 
 
 def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
@@ -365,6 +373,8 @@ def _choose_batches(
     store, chosen = inputs.context.store, "store"
     if augment != "none":
         chosen, why = "images", "they are augmented"
+    elif train.skip_broken:
+        chosen, why = "images", "broken ones are skipped"
     elif _reads_images(inputs) and store.room() < sum(
         store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in (train, val)
     ):
@@ -792,6 +802,11 @@ class TrainedFusion:
     def module(self) -> FusionModel:
         """The trained part of the path."""
         return self.path.fusion
+
+    @property
+    def n_skipped(self) -> int:
+        """Number of broken training images that were skipped."""
+        return _n_skipped(self.history)
 
     @property
     def backbone(self) -> Backbone:
