@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,19 +29,23 @@ from bmfl_lab.errors import (
     ConfigError,
     DataError,
     FileError,
+    LockedError,
     NumericsError,
     message,
     require,
     translated,
 )
 from bmfl_lab.files import (
-    files_below,
+    evict,
+    folder_bytes,
     load_npy,
     lock,
     read_json,
     read_sealed_json,
     sha256_bytes,
     sha256_json,
+    share,
+    sole_user,
     system_errors,
     write_json,
     write_sealed_json,
@@ -499,7 +504,8 @@ class FeatureStore:
         Folder of the store; default ``features`` in the project's cache folder.
     limit_gb : float, optional
         Largest total size of the store in GB (10^9 bytes); the environment variable BMFL_STORE_GB
-        by default, and 20 without it.
+        by default, and 20 without it. A new set evicts those that were used longest ago and that no
+        process uses now.
 
     Raises
     ------
@@ -627,8 +633,8 @@ class FeatureStore:
             identity = identity_of(backbone, digests, kind, block, dtype, features)
             order.append(sha256_json(identity)[:32])
             identities[order[-1]] = identity
-        missing = {k: v for k, v in identities.items() if not (self.root / k).is_dir()}
         with contextlib.ExitStack() as stack:
+            missing = {k: v for k, v in identities.items() if not self._hold(k, stack)}
             # all processes lock in the same order, so that two never wait for each other
             for key in sorted(missing):
                 stack.enter_context(self._lock(key))
@@ -643,8 +649,24 @@ class FeatureStore:
                     self._extract(backbone, stimuli, {key: identity}, batch_size, source)
             if todo:
                 self._extract(backbone, stimuli, todo, batch_size)
-        found = {key: self._open(key, identity) for key, identity in identities.items()}
+            found = {key: self._open(key, identity) for key, identity in identities.items()}
         return [found[key] for key in order]
+
+    def _hold(self, key: str, stack: contextlib.ExitStack) -> bool:
+        """Keep a set from being evicted until `stack` is closed; False if there is no such set.
+
+        All users of a set share the lock of its manifest, whose time of change is that of the last
+        use.
+        """
+        path = self.root / key / "manifest.json"
+        try:
+            stream = stack.enter_context(open(path, "rb"))
+            share(stream)
+            with contextlib.suppress(OSError):  # a store that may only be read
+                os.utime(path)
+            return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        except (FileNotFoundError, NotADirectoryError):  # never there, or evicted meanwhile
+            return False
 
     def _lock(self, key: str) -> contextlib.AbstractContextManager[None]:
         path = self.root / ".locks" / f"{key}.lock"
@@ -657,11 +679,7 @@ class FeatureStore:
 
     def used_bytes(self) -> int:
         """Return the size of everything in the store, in bytes."""
-        total = 0
-        for path in files_below(self.root, "*.npy"):
-            with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
-                total += path.stat().st_size
-        return total
+        return folder_bytes(self.root, "*.npy")
 
     def missing_bytes(
         self, backbone: Backbone, stimuli: StimulusSet, wanted: Sequence[tuple[str, int]]
@@ -682,11 +700,34 @@ class FeatureStore:
         missing = [each for each in wanted if is_missing(*each)]
         return token_bytes(backbone, len(stimuli), missing)
 
-    def room(self) -> int:
-        """Return how many bytes can be added, by the limit and by the space on the disk."""
+    def room(self, *, evicting: bool = False) -> int:
+        """Return how many bytes can be added, by the limit and by the space on the disk.
+
+        Parameters
+        ----------
+        evicting : bool, default False
+            Count what can be evicted as room.
+        """
         place = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
-        free = shutil.disk_usage(place).free
-        return int(min(self.limit_gb * 1e9 - self.used_bytes(), free))
+        room = min(self.limit_gb * 1e9 - self.used_bytes(), shutil.disk_usage(place).free)
+        return int(room + (sum(self._evictable().values()) if evicting else 0))
+
+    def _evictable(self) -> dict[Path, int]:
+        """Return the manifest and the size in bytes of each set that no process uses now."""
+        found = {}
+        for path in self.root.glob("*/manifest.json"):
+            with contextlib.suppress(LockedError, FileNotFoundError), self._claim(path.parent):
+                found[path] = folder_bytes(path.parent, "*.npy")
+        return found
+
+    @contextlib.contextmanager
+    def _claim(self, folder: Path) -> Iterator[None]:
+        """Let no other process write or open a set; raise `LockedError` if one does already."""
+        with (
+            lock(self.root / ".locks" / f"{folder.name}.lock", wait=False),
+            sole_user(folder / "manifest.json"),
+        ):
+            yield
 
     def _find_patches(self, identity: Identity) -> StoredTokens | None:
         """Return the set of all patch tokens that `identity` can be derived from, or None."""
@@ -695,19 +736,29 @@ class FeatureStore:
         for dtype in dict.fromkeys((identity["dtype"], "float32")):
             wanted = {**identity, "kind": "patches", "dtype": dtype}
             key = sha256_json(wanted)[:32]
-            if (self.root / key).is_dir():
-                return self._open(key, wanted)
+            with contextlib.ExitStack() as stack:
+                if self._hold(key, stack):
+                    return self._open(key, wanted)
         return None
 
-    def _check_room(self, needed: int, partial: Path) -> None:
-        """Check that a set of `needed` bytes fits the limit and the disk.
+    def _make_room(self, needed: int, partial: Path) -> None:
+        """Evict what was used longest ago until a set of `needed` bytes fits limit and disk.
 
         Raises
         ------
         ConfigError
             If it does not.
         """
-        already = sum(p.stat().st_size for p in partial.glob("*.npy"))
+        already = folder_bytes(partial, "*.npy")
+        lacking = needed - already - self.room()
+        evictable = self._evictable() if lacking > 0 else {}
+        enough = lacking <= sum(evictable.values())
+        if gone := evict(evictable, lacking, self._claim, _described) if enough else []:
+            print(
+                f"feature store: deleted {', '.join(gone)} to make room within {self.limit_gb:g} "
+                "GB; raise limit_gb or BMFL_STORE_GB to keep more",
+                flush=True,
+            )
         used, limit = self.used_bytes() - already, self.limit_gb * 1e9
         free = shutil.disk_usage(self.root).free
         require(
@@ -791,11 +842,23 @@ class FeatureStore:
             flush=True,
         )
         self.root.mkdir(parents=True, exist_ok=True)
-        self._check_room(needed, partial)
+        self._make_room(needed, partial)
         rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
         return _Writer(partial, identity, shapes, grid, number, rows)
 
     def _open(self, key: str, identity: Identity) -> StoredTokens:
+        """Map the arrays of a set, which is not evicted as long as they are there."""
+        with contextlib.ExitStack() as stack:
+            self._hold(key, stack)
+            found = self._read(key, identity)
+            # a slice keeps the map and not the array that it was cut from
+            maps = [a._mmap for a in (found.cls, found.mean, found.patches) if a is not None]
+            close, left = stack.pop_all().close, set(map(id, maps))
+            for each in maps:
+                weakref.finalize(each, _release, id(each), left, close)
+            return found
+
+    def _read(self, key: str, identity: Identity) -> StoredTokens:
         folder = self.root / key
         manifest = read_sealed_json(folder / "manifest.json")
         require(
@@ -939,6 +1002,23 @@ class _Writer:
         write_sealed_json(self.partial / "manifest.json", manifest)
         (self.partial / "progress.json").unlink()
         os.replace(self.partial, final)
+
+
+def _described(folder: Path) -> str:
+    """Return what a set of tokens holds, for messages."""
+    try:
+        found = read_json(folder / "manifest.json")
+        identity = found["identity"]
+        return f"{identity['kind']} of {found['stimuli_name']!r} by {identity['backbone']['name']}"
+    except (DataError, KeyError, TypeError):
+        return folder.name
+
+
+def _release(one: int, left: set[int], close: Callable[[], None]) -> None:
+    """Close what is held for several objects when the last one is gone."""
+    left.discard(one)
+    if not left:
+        close()
 
 
 def _digest(array: np.ndarray, span: range) -> str:

@@ -210,6 +210,7 @@ def train_fusion(
         what="the model",
         device=context.device,
         fresh=context.fresh,
+        limit_gb=context.models_gb,
     )
     return dataclasses.replace(kept, name=name or config.head)
 
@@ -375,7 +376,7 @@ def _choose_batches(
         chosen, why = "images", "they are augmented"
     elif train.skip_broken:
         chosen, why = "images", "broken ones are skipped"
-    elif _reads_images(inputs) and store.room() < sum(
+    elif _reads_images(inputs) and store.room(evicting=True) < sum(
         store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in (train, val)
     ):
         chosen, why = "images", f"their tokens do not fit the store of {store.limit_gb:g} GB"
