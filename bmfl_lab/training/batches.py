@@ -13,6 +13,8 @@ import hashlib
 import itertools
 import math
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, get_args
 
@@ -380,8 +382,19 @@ def _stack(items: Sequence[np.ndarray | DataError], skips: bool) -> Loaded | Dat
 
 
 def _leave_group(worker: int) -> None:
-    """Receive no signal that is sent to all processes: a stopped training still takes its step."""
+    """Receive no signal that is sent to all processes: a stopped training still takes its step.
+
+    A worker that waits to hand over pixels would outlive a training that was killed, so it looks
+    whether its parent is there.
+    """
     os.setsid()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def default_workers(n: int) -> int:
