@@ -44,8 +44,8 @@ def images(name, n):
 
 def main(folder, stage, n_train, n_val, n_vertices, stop):
     """Train, note the steps, and end at one of them."""
-    net = nn.Sequential(nn.Conv2d(3, 8, 14, stride=14), nn.GELU())
     torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 14, stride=14), nn.GELU())
     backbone = wrap(net, preprocess=Preprocess(image_size=28), tokens=map_tokens, name="toy")
     torch.randn(9, 9) @ torch.randn(9, 9)  # the libraries have started
     start = peak_memory_mb()
