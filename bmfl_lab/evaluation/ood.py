@@ -18,7 +18,7 @@ from bmfl_lab.metrics.power import power_sentence
 from bmfl_lab.metrics.statistics import accuracy_interval
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runtime import progress, rng
+from bmfl_lab.runtime import divided, progress, rng
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,11 @@ def evaluate_ood(
         If there is no model, or a set is "train" or "val".
     DataError
         If labels and logits do not fit.
+
+    Notes
+    -----
+    Under ``torchrun`` every process calls this; the images are divided over the processes, and each
+    returns the whole result, equal to that of one process.
     """
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
     require(
@@ -182,7 +187,8 @@ def evaluate_ood(
         }
         read_once([m for group in groups.values() for m in group], stimuli)
         for name, group in groups.items():
-            logits = [masked_logits(m, stimuli, study) for m in group]
+            with divided():
+                logits = [masked_logits(m, stimuli, study) for m in group]
             rows += _rows(name, group, logits, np.asarray(stimuli.labels), place, n_boot, seed)
             frames += [
                 image_frame(name, _seed(m, i), z, stimuli, place)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmfl_lab import evaluation
+from bmfl_lab import runs as lazy
 from bmfl_lab.errors import BmflError, RunError, require
 from bmfl_lab.files import system_errors
 from bmfl_lab.runs.cluster import CLUSTERS, execute_as_jobs, job_of
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of, state_of
 from bmfl_lab.runs.export import export_html
-from bmfl_lab.runs.plan import stages
 from bmfl_lab.runs.spec import Run, load_spec, spec_path
 
 VERBS = {
@@ -104,7 +104,7 @@ def _print_power(runs: Sequence[Run]) -> None:
 def _print_stages(runs: Sequence[Run]) -> None:
     """Print what the runs that train will read, store and compute."""
     for run in runs:
-        for line in stages(run):
+        for line in lazy.stages(run):
             print(line)
 
 

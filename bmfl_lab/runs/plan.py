@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import io
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import torch
-from PIL import Image
 
 from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
 from bmfl_lab.backbones.tokens import token_bytes
 from bmfl_lab.data import algonauts
-from bmfl_lab.data.images import decode_bytes
 from bmfl_lab.data.ood_sets import SETS
 from bmfl_lab.data.shifts import IMAGENET_C
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.errors import BmflError, ConfigError
 from bmfl_lab.evaluation import planned_study
 from bmfl_lab.runs.spec import Run
-from bmfl_lab.runtime import pick_device, use_bfloat16
-from bmfl_lab.training.batches import default_workers
+from bmfl_lab.runtime import pick_device
 from bmfl_lab.training.compare import presets
 from bmfl_lab.training.names import COMPARED
+from bmfl_lab.training.speed import JPEG, computed_per_second, decoded_per_second
 
 _TRAINS = {"study", "preset", "models", "seeds"}
 _IMAGENET_TRAIN, _HELD_OUT = 1_281_167, 10_000
 _NATURAL = ("imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
 _PERSON = "subj01"
-_JPEG = (500, 375)
-"""Width and height of a typical image of ImageNet in pixels."""
 
 
 @dataclass(frozen=True)
@@ -161,49 +152,15 @@ def _speed(backbone: Backbone, device: str | None, n: int) -> tuple[float | None
     """Return the images per second of backbone and decoding together, and a sentence on both."""
     if device is None:
         return None, "time: not measured here, as the device of the spec does not exist here"
-    computed = _computed(backbone.to(device=device), device)
-    workers = max(1, default_workers(n))
-    decoded = workers * _decoded(backbone)
+    computed = computed_per_second(backbone, device)
+    decoded, workers = decoded_per_second(backbone, n)
     bound = "decoding is the bound: use smaller copies or shards of them (see the page of data)"
     return min(computed, decoded), (
         f"time: the backbone takes {computed:,.0f} images/s on {device}, and "
         f"{workers} process{'es' * (workers > 1)} decode "
-        f"{decoded:,.0f} of {_JPEG[0]} x {_JPEG[1]} px; "
+        f"{decoded:,.0f} of {JPEG[0]} x {JPEG[1]} px; "
         + (bound if decoded < computed else "the backbone is the bound")
     )
-
-
-def _computed(backbone: Backbone, device: str) -> float:
-    """Return how many images per second the backbone takes, in the number type of a training."""
-    side, kind = backbone.image_size, torch.device(device).type
-    batch = torch.zeros(256 if kind == "cuda" else 4, 3, side, side, device=device)
-
-    def compute() -> None:
-        with (
-            torch.inference_mode(),
-            torch.autocast(kind, torch.bfloat16, enabled=use_bfloat16("auto", kind)),
-        ):
-            backbone(batch).cls.sum().item()
-
-    return len(batch) / _seconds(compute)
-
-
-def _decoded(backbone: Backbone) -> float:
-    """Return how many images per second one process decodes and crops, smooth as photographs."""
-    coarse = np.random.default_rng(0).integers(0, 256, (47, 63, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(coarse).resize(_JPEG, Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
-    return 1 / _seconds(lambda: backbone.preprocess.crop(decode_bytes(stream.getvalue())))
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    """Return the shortest of three durations in seconds, after one call to warm up."""
-    found = []
-    for _ in range(4):
-        start = time.perf_counter()
-        action()
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
 
 
 def _duration(seconds: float) -> str:

@@ -402,11 +402,17 @@ def default_workers(n: int) -> int:
     return min(_MAX_WORKERS, len(os.sched_getaffinity(0)), n // _IMAGES_PER_WORKER)
 
 
-def sweep(batches: Batches, size: int) -> Iterator[dict[str, Tensor]]:
-    """Yield all rows of a source in order, in batches of at most `size`."""
+def sweep(
+    batches: Batches, size: int, rank: int = 0, processes: int = 1
+) -> Iterator[dict[str, Tensor]]:
+    """Yield all rows of a source in order, in batches of at most `size`.
+
+    One of several processes gets every so many of these batches, so that all batches are the same
+    with any number of processes.
+    """
 
     def spans() -> Iterator[np.ndarray]:
-        for start in range(0, batches.n, size):
+        for start in range(rank * size, batches.n, processes * size):
             yield np.arange(start, min(start + size, batches.n))
 
     batches.expect((0, span) for span in spans())

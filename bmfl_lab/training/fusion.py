@@ -37,7 +37,7 @@ from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch,
 from bmfl_lab.models.build import FusionConfig, build_fusion
 from bmfl_lab.models.fusion import FusionModel, ImageSide, Moments
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.runtime import rng
+from bmfl_lab.runtime import divided, process_share, rng
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.batches import (
     Batches,
@@ -57,7 +57,7 @@ from bmfl_lab.training.checkpoint import (
 )
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.external import ExternalEncoder
-from bmfl_lab.training.loop import fit
+from bmfl_lab.training.loop import accelerator_on, fit
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.stage import once, recipe_code
 from bmfl_lab.training.trained_encoder import (
@@ -519,7 +519,8 @@ def _validate(
 
     `module` is the fusion of `path`.
     """
-    logits = predict(path, batches)["logits"]
+    with divided():
+        logits = predict(path, batches)["logits"]
     shifted = logits - logits.max(1, keepdims=True)
     nll = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
     return {
@@ -722,6 +723,9 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """Classify all images of a source of batches, without gradients.
 
+    Inside of `bmfl_lab.runtime.divided`, the batches are divided over the processes and all results
+    are gathered by each; they are those of one process to the bit.
+
     Parameters
     ----------
     path : BMFL
@@ -740,14 +744,21 @@ def predict(
     dict of str to ndarray of float32
         ``"logits"`` (n, C) and with `weights` ``"vb"``, ``"bv"`` as in `FusionOutput`.
     """
-    found: dict[str, list[np.ndarray]] = {}
     size = _BATCH if image_side is None else batches.n
-    for batch in sweep(batches, size):
+    rank, processes = process_share()
+    found = []
+    for k, batch in enumerate(sweep(batches, size, rank, processes)):
         with torch.inference_mode():
             out = path.classify(batch, lesion=lesion, weights=weights, image_side=image_side)
-        for name, value in {"logits": out.logits, **(out.attention or {})}.items():
-            found.setdefault(name, []).append(value.float().cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        values = {"logits": out.logits, **(out.attention or {})}
+        arrays = {name: value.float().cpu().numpy() for name, value in values.items()}
+        found.append((rank + k * processes, arrays))
+    if processes > 1:
+        accelerator_on(path.backbone.device.type)  # starts the group of processes
+        from accelerate.utils import gather_object
+
+        found = sorted(gather_object(found), key=lambda each: each[0])
+    return {name: np.concatenate([part[name] for _, part in found]) for name in found[0][1]}
 
 
 @dataclass(frozen=True, eq=False)
