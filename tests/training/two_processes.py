@@ -16,7 +16,10 @@ import torch._dynamo  # noqa: F401
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.config import replace
-from bmfl_lab.training import train_brain_encoder
+from bmfl_lab.evaluation import evaluate_ood
+from bmfl_lab.runtime import divided
+from bmfl_lab.training import LoopConfig, fusion, recipes, train_brain_encoder
+from bmfl_lab.training.batches import ImageBatches
 from bmfl_lab.training.encoder import tiny
 
 
@@ -38,7 +41,41 @@ def train(folder, kind):
         for _ in range(2)
     ]
     assert (scores[0] == scores[1]).all()
+    evaluate_in_parts(study, FeatureStore(folder / "features"))
     (folder / f"rank-{os.environ.get('RANK', 'alone')}.txt").write_text(repr(scores[0].tolist()))
+
+
+def evaluate_in_parts(study, store):
+    """Check that divided predictions are those of this process alone, and that each takes a part."""
+    before, fusion._BATCH = fusion._BATCH, 3
+    parts = int(os.environ.get("WORLD_SIZE", 1))
+    model = fusion.train_fusion(
+        recipes.tiny(kind="pooled:4", head="backbone", loop=LoopConfig(epochs=1, batch_size=4)),
+        study,
+        atlas=study.subject().atlas,
+        store=store,
+        device="cpu",
+    )
+    seen, classify = [], model.path.classify
+
+    def counted(batch, **options):
+        seen.append(len(batch["index"]))
+        return classify(batch, **options)
+
+    model.path.classify, test = counted, study.set("test")
+    for batches in (model.batches(test), ImageBatches(test, model.path)):
+        alone = fusion.predict(model.path, batches)["logits"]
+        seen.clear()
+        with divided():
+            together = fusion.predict(model.path, batches)["logits"]
+        assert (alone == together).all() and len(together) == 8
+        assert sum(seen) < 8 if parts > 1 else sum(seen) == 8
+    few = test.subset([0])  # one process has nothing to do
+    with divided():
+        assert len(fusion.predict(model.path, model.batches(few))["logits"]) == 1
+    frame = evaluate_ood({"net": model}, study, shifts=[], sets=["test"], n_boot=5).per_image
+    assert frame["predicted"].tolist() == alone.argmax(1).tolist()
+    fusion._BATCH = before
 
 
 if __name__ == "__main__":
