@@ -134,8 +134,11 @@ def divided() -> Iterator[None]:
 
 def process_share() -> tuple[int, int]:
     """Return the number of this process and of all processes; (0, 1) outside of `divided`."""
-    if not _DIVIDED:
-        return 0, 1
+    return processes() if _DIVIDED else (0, 1)
+
+
+def processes() -> tuple[int, int]:
+    """Return the number of this process, from 0, and of all processes of ``torchrun``."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 

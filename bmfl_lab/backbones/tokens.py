@@ -50,7 +50,7 @@ from bmfl_lab.files import (
     write_json,
     write_sealed_json,
 )
-from bmfl_lab.runtime import home, progress, versions
+from bmfl_lab.runtime import home, processes, progress, versions
 
 FORMAT = 1
 _POOLED = re.compile(r"^pooled:([1-9]\d?)$")
@@ -535,6 +535,7 @@ class FeatureStore:
             ):
                 limit_gb = float(os.environ.get("BMFL_STORE_GB") or 20)
         self.limit_gb = float(limit_gb)
+        self._divides = True
         self._verified: dict[str, tuple] = {}
 
     def get(
@@ -635,6 +636,11 @@ class FeatureStore:
             identities[order[-1]] = identity
         with contextlib.ExitStack() as stack:
             missing = {k: v for k, v in identities.items() if not self._hold(k, stack)}
+            # each process of torchrun extracts its part before one of them gathers all parts
+            parts = self._parts(len(stimuli), batch_size)
+            if len(parts) > 1 and processes()[0] < len(parts):
+                own = {k: v for k, v in missing.items() if self._find_patches(v) is None}
+                self._part(backbone, stimuli, own, batch_size, parts[processes()[0]])
             # all processes lock in the same order, so that two never wait for each other
             for key in sorted(missing):
                 stack.enter_context(self._lock(key))
@@ -647,10 +653,54 @@ class FeatureStore:
                     todo[key] = identity
                 else:
                     self._extract(backbone, stimuli, {key: identity}, batch_size, source)
-            if todo:
+            if todo and len(parts) > 1:
+                self._gather(backbone, stimuli, todo, batch_size, parts)
+            elif todo:
                 self._extract(backbone, stimuli, todo, batch_size)
             found = {key: self._open(key, identity) for key, identity in identities.items()}
         return [found[key] for key in order]
+
+    def _parts(self, n: int, batch_size: int) -> list[range]:
+        """Return the images of each process, in whole batches, so that all bits are the same."""
+        count = processes()[1] if self._divides else 1
+        return cut(range(n), batch_size * math.ceil(n / batch_size / count))
+
+    def _part(
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identities: Mapping[str, Identity],
+        batch_size: int,
+        rows: range,
+    ) -> list[StoredTokens]:
+        """Return the tokens of a part of a set, extracted by the process that comes first."""
+        if not identities:
+            return []
+        store = FeatureStore(self.root / ".parts", self.limit_gb)
+        store._divides = False
+        first = next(iter(identities.values()))
+        return store.get_many(
+            backbone,
+            stimuli.subset(np.asarray(rows)),
+            [(each["kind"], each["block"]) for each in identities.values()],
+            first["dtype"],
+            batch_size,
+            features=first["features"],
+        )
+
+    def _gather(
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identities: Mapping[str, Identity],
+        batch_size: int,
+        parts: Sequence[range],
+    ) -> None:
+        """Write sets of tokens from the parts of all processes, waiting for those that lack."""
+        found = [self._part(backbone, stimuli, identities, batch_size, rows) for rows in parts]
+        self._extract(backbone, stimuli, identities, batch_size, parts=found)
+        for stored in itertools.chain.from_iterable(found):
+            shutil.rmtree(self.root / ".parts" / stored.key, ignore_errors=True)
 
     def _hold(self, key: str, stack: contextlib.ExitStack) -> bool:
         """Keep a set from being evicted until `stack` is closed; False if there is no such set.
@@ -750,7 +800,10 @@ class FeatureStore:
             If it does not.
         """
         already = folder_bytes(partial, "*.npy")
-        lacking = needed - already - self.room()
+        # the limit does not count what is joined from parts twice
+        limit = self.limit_gb * 1e9 + folder_bytes(self.root / ".parts", "*.npy")
+        used, free = self.used_bytes() - already, shutil.disk_usage(self.root).free
+        lacking = max(used + needed - limit, needed - already - free)
         evictable = self._evictable() if lacking > 0 else {}
         enough = lacking <= sum(evictable.values())
         if gone := evict(evictable, lacking, self._claim, _described) if enough else []:
@@ -759,7 +812,7 @@ class FeatureStore:
                 "GB; raise limit_gb or BMFL_STORE_GB to keep more",
                 flush=True,
             )
-        used, limit = self.used_bytes() - already, self.limit_gb * 1e9
+        used = self.used_bytes() - already
         free = shutil.disk_usage(self.root).free
         require(
             used + needed <= limit and needed - already <= free,
@@ -778,8 +831,9 @@ class FeatureStore:
         identities: Mapping[str, Identity],
         batch_size: int,
         source: StoredTokens | None = None,
+        parts: Sequence[Sequence[StoredTokens]] = (),
     ) -> None:
-        """Write sets of tokens, computed by the backbone or derived from those of `source`."""
+        """Write sets of tokens from the backbone, from all patches (`source`), or from `parts`."""
         writers = {
             key: self._start(backbone, stimuli, key, identity, batch_size, source)
             for key, identity in identities.items()
@@ -789,6 +843,8 @@ class FeatureStore:
         spans = [s for s in spans if any(w.needs(s) for w in writers.values())]
         if source is not None:
             batches = derive(source, spans, first.shapes, first.grid)
+        elif parts:
+            batches = _joined(parts, spans, [w.shapes for w in writers.values()])
         else:
             wanted = [w.wanted for w in writers.values()]
             batches = run(backbone, stimuli, spans, wanted, first.identity["features"])
@@ -1012,6 +1068,23 @@ def _described(folder: Path) -> str:
         return f"{identity['kind']} of {found['stimuli_name']!r} by {identity['backbone']['name']}"
     except (DataError, KeyError, TypeError):
         return folder.name
+
+
+def _joined(
+    parts: Sequence[Sequence[StoredTokens]], spans: Sequence[range], names: Sequence[Shapes]
+) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
+    """Yield what `run` yields, from the tokens of consecutive parts of a set."""
+    size = len(parts[0][0])
+    for span in spans:
+        start = span.start % size
+        rows = slice(start, start + len(span))
+        yield (
+            span,
+            [
+                {k: np.asarray(getattr(stored, k)[rows], np.float32) for k in kinds}
+                for stored, kinds in zip(parts[span.start // size], names, strict=True)
+            ],
+        )
 
 
 def _release(one: int, left: set[int], close: Callable[[], None]) -> None:
