@@ -6,7 +6,9 @@ Shape suffixes: n stimuli, B batch, P patches, D width, G side of a pooled grid.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import json
 import math
 import os
 import re
@@ -381,7 +383,7 @@ def narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> n
 
 
 def identity_of(
-    backbone: Backbone, digests: list[str] | None, kind: str, block: int, dtype: str, features: str
+    backbone: Backbone, content: str | None, kind: str, block: int, dtype: str, features: str
 ) -> Identity:
     """Return everything that determines the stored numbers up to rounding."""
     described = backbone.describe()
@@ -394,8 +396,17 @@ def identity_of(
         "block": backbone.indices((block,))[0],
         "features": features,
         "dtype": dtype,
-        "stimuli": None if digests is None else sha256_json(digests),
+        "stimuli": content,
     }
+
+
+def _content(stimuli: StimulusSet) -> str:
+    """Return `sha256_json` of the digests of all images, without a list of them."""
+    found = hashlib.sha256(b"[")
+    for i in range(len(stimuli)):
+        found.update(("," * (i > 0) + json.dumps(stimuli.digest_of(i))).encode())
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def extract(
@@ -522,6 +533,8 @@ class FeatureStore:
     stored type, and the manifest names the source. Each set is written into a partial folder, shard
     by shard with a SHA-256 per shard, and gets its final name only when it is complete. No reader
     finds an incomplete set, and a killed extraction continues after its last complete shard.
+    Under ``torchrun`` each process extracts a part of a missing set, and one of them joins the
+    parts; the bits are those of one process.
     """
 
     def __init__(self, root: str | Path | None = None, limit_gb: float | None = None):
@@ -628,10 +641,10 @@ class FeatureStore:
             f"{len(stimuli)}, {batch_size}",
             "give an image, and a batch_size of 1 or more",
         )
-        identities, order, digests = {}, [], stimuli.digests()
+        identities, order, content = {}, [], _content(stimuli)
         for kind, block in wanted:
             array_shapes(backbone, len(stimuli), kind, block)
-            identity = identity_of(backbone, digests, kind, block, dtype, features)
+            identity = identity_of(backbone, content, kind, block, dtype, features)
             order.append(sha256_json(identity)[:32])
             identities[order[-1]] = identity
         with contextlib.ExitStack() as stack:
@@ -741,10 +754,10 @@ class FeatureStore:
         backbone, stimuli, wanted
             See `get_many`.
         """
-        digests = stimuli.digests()
+        content = _content(stimuli)
 
         def is_missing(kind: str, block: int) -> bool:
-            identity = identity_of(backbone, digests, kind, block, "float16", "tokens")
+            identity = identity_of(backbone, content, kind, block, "float16", "tokens")
             return not (self.root / sha256_json(identity)[:32]).is_dir()
 
         missing = [each for each in wanted if is_missing(*each)]
@@ -853,7 +866,7 @@ class FeatureStore:
             for writer, part in zip(writers.values(), parts):
                 if writer.needs(span):
                     writer.put(span, part, stimuli.ids[span.start : span.stop])
-        if source is None and sha256_json(stimuli.digests()) != first.identity["stimuli"]:
+        if source is None and _content(stimuli) != first.identity["stimuli"]:
             for writer in writers.values():
                 shutil.rmtree(writer.partial)
             raise DataError(

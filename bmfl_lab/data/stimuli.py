@@ -132,8 +132,8 @@ class StimulusSet:
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any id, label or pixel."""
         h = hashlib.sha256()
-        for identifier, label, digest in zip(self.ids, self.labels, self.digests()):
-            h.update(f"{identifier}\0{int(label)}\0{digest}\n".encode())
+        for i, (identifier, label) in enumerate(zip(self.ids, self.labels)):
+            h.update(f"{identifier}\0{int(label)}\0{self.digest_of(i)}\n".encode())
         return h.hexdigest()[:16]
 
     def subset(self, index: Sequence[int] | np.ndarray, name: str | None = None) -> StimulusSet:

@@ -18,7 +18,7 @@ from bmfl_lab.backbones import FeatureStore, extract, load_backbone
 from bmfl_lab.backbones import tokens as module
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.errors import ConfigError, DataError, NumericsError
-from bmfl_lab.files import files_below, write_sealed_json
+from bmfl_lab.files import files_below, sha256_json, write_sealed_json
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +200,11 @@ def test_whatever_determines_the_tokens_changes_the_key(tmp_path, backbone):
         store.get(load_backbone("vit_tiny14", image_size=28, resize="direct"), base),
     ]
     assert len({v.key for v in variants}) == len(variants)
+
+
+def test_the_content_of_a_set_is_hashed_without_a_list_of_it():
+    assert module._content(noise(3)) == sha256_json(noise(3).digests())
+    assert module._content(noise(0)) == sha256_json([])
 
 
 def test_the_expected_size_is_said_before_and_true(tmp_path, backbone, capsys):

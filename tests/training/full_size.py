@@ -1,4 +1,4 @@
-"""One stage of a training at a given size: ``python full_size.py FOLDER STAGE N_TRAIN N_VAL N_VERTICES STOP``.
+"""Stages of a training at a given size: ``python full_size.py FOLDER STAGES N_TRAIN N_VAL N_VERTICES STOP``.
 
 The images are made from their index. The stages are "killed" (dies of SIGKILL at step STOP),
 "resumed" (goes on from the checkpoint and is stopped after STOP steps) and "store" (the same from
@@ -83,4 +83,8 @@ def main(folder, stage, n_train, n_val, n_vertices, stop):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
+    for stage in sys.argv[2].split(","):
+        child = os.fork()  # all stages share the imports
+        if not child:
+            main(Path(sys.argv[1]), stage, *map(int, sys.argv[3:]))
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
