@@ -41,7 +41,7 @@ def walk(folder, n_train, n_val, n_vertices, stop, timeout=280):
 
 
 def test_a_small_walk_is_killed_and_goes_on(tmp_path):
-    walk(tmp_path, 2_600, 64, 4_096, 12)
+    walk(tmp_path, 1_100, 64, 4_096, 4)
 
 
 @pytest.mark.slow
