@@ -17,7 +17,7 @@ import tempfile
 import time
 import tokenize
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -755,6 +755,41 @@ def lock(
         yield  # closing the stream releases its lock
 
 
+def share(stream: BinaryIO) -> None:
+    """Hold a lock that keeps `sole_user` out, and other sharers not, until a file is closed."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+
+
+@contextlib.contextmanager
+def sole_user(path: str | Path) -> Iterator[None]:
+    """Hold a lock that keeps `share` out while the block runs.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file, which exists.
+
+    Raises
+    ------
+    LockedError
+        If another user shares the file, or if this cannot be known.
+    FileNotFoundError
+        If there is no such file.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            fcntl.flock(stack.enter_context(open(path, "r+b")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            raise _locked(str(path), "unknown") from None
+        yield
+
+
 def _flock(stream: TextIO, wait: bool | float) -> None:
     if wait is True:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -772,6 +807,61 @@ def _flock(stream: TextIO, wait: bool | float) -> None:
 def _locked(what: str, holder: str) -> LockedError:
     remedy = "wait for it to end, or choose another folder"
     return LockedError(message(f"sole use of {what}", f"process {holder} at work in it", remedy))
+
+
+def folder_bytes(folder: str | Path, pattern: str = "*") -> int:
+    """Return the size in bytes of the files below a folder whose names fit a pattern."""
+    total = 0
+    for path in files_below(folder, pattern):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
+            total += path.stat().st_size
+    return total
+
+
+def evict(
+    marks: Iterable[Path],
+    n_bytes: float,
+    claim: Callable[[Path], contextlib.AbstractContextManager[object]],
+    name: Callable[[Path], str],
+) -> list[str]:
+    """Delete the folders that were used longest ago until `n_bytes` are free.
+
+    Parameters
+    ----------
+    marks : iterable of Path
+        A file in each folder whose time of change is that of the folder's last use.
+    n_bytes : float
+        Bytes to free.
+    claim : callable
+        ``claim(folder)`` keeps others from the folder while it is removed, or raises `LockedError`
+        if it is in use; such a folder is kept.
+    name : callable
+        ``name(folder)`` is the name of its content for the user.
+
+    Returns
+    -------
+    list of str
+        Name, size and last use of each folder that was deleted.
+    """
+    used = []
+    for mark in marks:
+        with contextlib.suppress(FileNotFoundError):
+            used.append((mark.stat().st_mtime, mark.parent))
+    evicted = []
+    for when, folder in sorted(used):
+        if n_bytes <= 0:
+            break
+        gone = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        with contextlib.suppress(LockedError, FileNotFoundError):
+            with claim(folder):
+                what = name(folder)
+                os.rename(folder, gone)
+            size = folder_bytes(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+            day = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+            evicted.append(f"{what} ({size / 1e6:.1f} MB, last used {day})")
+            n_bytes -= size
+    return evicted
 
 
 def store_arrays(

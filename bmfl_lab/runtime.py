@@ -120,6 +120,29 @@ def loaded_backbones() -> list[dict[str, str]]:
     return list(_LOADED_BACKBONES.values())
 
 
+_DIVIDED: list[bool] = []
+
+
+@contextlib.contextmanager
+def divided() -> Iterator[None]:
+    """Divide the work of a block over the processes of ``torchrun``, all of which must enter it."""
+    _DIVIDED.append(True)
+    try:
+        yield
+    finally:
+        _DIVIDED.pop()
+
+
+def process_share() -> tuple[int, int]:
+    """Return the number of this process and of all processes; (0, 1) outside of `divided`."""
+    return processes() if _DIVIDED else (0, 1)
+
+
+def processes() -> tuple[int, int]:
+    """Return the number of this process, from 0, and of all processes of ``torchrun``."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def pick_device(device: str = "auto") -> str:
     """Return the device on which to compute.
 

@@ -6,11 +6,14 @@ Shape suffixes: n stimuli, B batch, P patches, D width, G side of a pooled grid.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import json
 import math
 import os
 import re
 import shutil
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,24 +31,28 @@ from bmfl_lab.errors import (
     ConfigError,
     DataError,
     FileError,
+    LockedError,
     NumericsError,
     message,
     require,
     translated,
 )
 from bmfl_lab.files import (
-    files_below,
+    evict,
+    folder_bytes,
     load_npy,
     lock,
     read_json,
     read_sealed_json,
     sha256_bytes,
     sha256_json,
+    share,
+    sole_user,
     system_errors,
     write_json,
     write_sealed_json,
 )
-from bmfl_lab.runtime import home, progress, versions
+from bmfl_lab.runtime import home, processes, progress, versions
 
 FORMAT = 1
 _POOLED = re.compile(r"^pooled:([1-9]\d?)$")
@@ -376,7 +383,7 @@ def narrow(values: np.ndarray, dtype: np.dtype, ids: np.ndarray, name: str) -> n
 
 
 def identity_of(
-    backbone: Backbone, digests: list[str] | None, kind: str, block: int, dtype: str, features: str
+    backbone: Backbone, content: str | None, kind: str, block: int, dtype: str, features: str
 ) -> Identity:
     """Return everything that determines the stored numbers up to rounding."""
     described = backbone.describe()
@@ -389,8 +396,17 @@ def identity_of(
         "block": backbone.indices((block,))[0],
         "features": features,
         "dtype": dtype,
-        "stimuli": None if digests is None else sha256_json(digests),
+        "stimuli": content,
     }
+
+
+def _content(stimuli: StimulusSet) -> str:
+    """Return `sha256_json` of the digests of all images, without a list of them."""
+    found = hashlib.sha256(b"[")
+    for i in range(len(stimuli)):
+        found.update(("," * (i > 0) + json.dumps(stimuli.digest_of(i))).encode())
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def extract(
@@ -499,7 +515,8 @@ class FeatureStore:
         Folder of the store; default ``features`` in the project's cache folder.
     limit_gb : float, optional
         Largest total size of the store in GB (10^9 bytes); the environment variable BMFL_STORE_GB
-        by default, and 20 without it.
+        by default, and 20 without it. A new set evicts those that were used longest ago and that no
+        process uses now.
 
     Raises
     ------
@@ -516,6 +533,8 @@ class FeatureStore:
     stored type, and the manifest names the source. Each set is written into a partial folder, shard
     by shard with a SHA-256 per shard, and gets its final name only when it is complete. No reader
     finds an incomplete set, and a killed extraction continues after its last complete shard.
+    Under ``torchrun`` each process extracts a part of a missing set, and one of them joins the
+    parts; the bits are those of one process.
     """
 
     def __init__(self, root: str | Path | None = None, limit_gb: float | None = None):
@@ -529,6 +548,7 @@ class FeatureStore:
             ):
                 limit_gb = float(os.environ.get("BMFL_STORE_GB") or 20)
         self.limit_gb = float(limit_gb)
+        self._divides = True
         self._verified: dict[str, tuple] = {}
 
     def get(
@@ -621,14 +641,19 @@ class FeatureStore:
             f"{len(stimuli)}, {batch_size}",
             "give an image, and a batch_size of 1 or more",
         )
-        identities, order, digests = {}, [], stimuli.digests()
+        identities, order, content = {}, [], _content(stimuli)
         for kind, block in wanted:
             array_shapes(backbone, len(stimuli), kind, block)
-            identity = identity_of(backbone, digests, kind, block, dtype, features)
+            identity = identity_of(backbone, content, kind, block, dtype, features)
             order.append(sha256_json(identity)[:32])
             identities[order[-1]] = identity
-        missing = {k: v for k, v in identities.items() if not (self.root / k).is_dir()}
         with contextlib.ExitStack() as stack:
+            missing = {k: v for k, v in identities.items() if not self._hold(k, stack)}
+            # each process of torchrun extracts its part before one of them gathers all parts
+            parts = self._parts(len(stimuli), batch_size)
+            if len(parts) > 1 and processes()[0] < len(parts):
+                own = {k: v for k, v in missing.items() if self._find_patches(v) is None}
+                self._part(backbone, stimuli, own, batch_size, parts[processes()[0]])
             # all processes lock in the same order, so that two never wait for each other
             for key in sorted(missing):
                 stack.enter_context(self._lock(key))
@@ -641,10 +666,70 @@ class FeatureStore:
                     todo[key] = identity
                 else:
                     self._extract(backbone, stimuli, {key: identity}, batch_size, source)
-            if todo:
+            if todo and len(parts) > 1:
+                self._gather(backbone, stimuli, todo, batch_size, parts)
+            elif todo:
                 self._extract(backbone, stimuli, todo, batch_size)
-        found = {key: self._open(key, identity) for key, identity in identities.items()}
+            found = {key: self._open(key, identity) for key, identity in identities.items()}
         return [found[key] for key in order]
+
+    def _parts(self, n: int, batch_size: int) -> list[range]:
+        """Return the images of each process, in whole batches, so that all bits are the same."""
+        count = processes()[1] if self._divides else 1
+        return cut(range(n), batch_size * math.ceil(n / batch_size / count))
+
+    def _part(
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identities: Mapping[str, Identity],
+        batch_size: int,
+        rows: range,
+    ) -> list[StoredTokens]:
+        """Return the tokens of a part of a set, extracted by the process that comes first."""
+        if not identities:
+            return []
+        store = FeatureStore(self.root / ".parts", self.limit_gb)
+        store._divides = False
+        first = next(iter(identities.values()))
+        return store.get_many(
+            backbone,
+            stimuli.subset(np.asarray(rows)),
+            [(each["kind"], each["block"]) for each in identities.values()],
+            first["dtype"],
+            batch_size,
+            features=first["features"],
+        )
+
+    def _gather(
+        self,
+        backbone: Backbone,
+        stimuli: StimulusSet,
+        identities: Mapping[str, Identity],
+        batch_size: int,
+        parts: Sequence[range],
+    ) -> None:
+        """Write sets of tokens from the parts of all processes, waiting for those that lack."""
+        found = [self._part(backbone, stimuli, identities, batch_size, rows) for rows in parts]
+        self._extract(backbone, stimuli, identities, batch_size, parts=found)
+        for stored in itertools.chain.from_iterable(found):
+            shutil.rmtree(self.root / ".parts" / stored.key, ignore_errors=True)
+
+    def _hold(self, key: str, stack: contextlib.ExitStack) -> bool:
+        """Keep a set from being evicted until `stack` is closed; False if there is no such set.
+
+        All users of a set share the lock of its manifest, whose time of change is that of the last
+        use.
+        """
+        path = self.root / key / "manifest.json"
+        try:
+            stream = stack.enter_context(open(path, "rb"))
+            share(stream)
+            with contextlib.suppress(OSError):  # a store that may only be read
+                os.utime(path)
+            return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        except (FileNotFoundError, NotADirectoryError):  # never there, or evicted meanwhile
+            return False
 
     def _lock(self, key: str) -> contextlib.AbstractContextManager[None]:
         path = self.root / ".locks" / f"{key}.lock"
@@ -657,11 +742,7 @@ class FeatureStore:
 
     def used_bytes(self) -> int:
         """Return the size of everything in the store, in bytes."""
-        total = 0
-        for path in files_below(self.root, "*.npy"):
-            with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
-                total += path.stat().st_size
-        return total
+        return folder_bytes(self.root, "*.npy")
 
     def missing_bytes(
         self, backbone: Backbone, stimuli: StimulusSet, wanted: Sequence[tuple[str, int]]
@@ -673,20 +754,43 @@ class FeatureStore:
         backbone, stimuli, wanted
             See `get_many`.
         """
-        digests = stimuli.digests()
+        content = _content(stimuli)
 
         def is_missing(kind: str, block: int) -> bool:
-            identity = identity_of(backbone, digests, kind, block, "float16", "tokens")
+            identity = identity_of(backbone, content, kind, block, "float16", "tokens")
             return not (self.root / sha256_json(identity)[:32]).is_dir()
 
         missing = [each for each in wanted if is_missing(*each)]
         return token_bytes(backbone, len(stimuli), missing)
 
-    def room(self) -> int:
-        """Return how many bytes can be added, by the limit and by the space on the disk."""
+    def room(self, *, evicting: bool = False) -> int:
+        """Return how many bytes can be added, by the limit and by the space on the disk.
+
+        Parameters
+        ----------
+        evicting : bool, default False
+            Count what can be evicted as room.
+        """
         place = next(p for p in (self.root, *self.root.absolute().parents) if p.exists())
-        free = shutil.disk_usage(place).free
-        return int(min(self.limit_gb * 1e9 - self.used_bytes(), free))
+        room = min(self.limit_gb * 1e9 - self.used_bytes(), shutil.disk_usage(place).free)
+        return int(room + (sum(self._evictable().values()) if evicting else 0))
+
+    def _evictable(self) -> dict[Path, int]:
+        """Return the manifest and the size in bytes of each set that no process uses now."""
+        found = {}
+        for path in self.root.glob("*/manifest.json"):
+            with contextlib.suppress(LockedError, FileNotFoundError), self._claim(path.parent):
+                found[path] = folder_bytes(path.parent, "*.npy")
+        return found
+
+    @contextlib.contextmanager
+    def _claim(self, folder: Path) -> Iterator[None]:
+        """Let no other process write or open a set; raise `LockedError` if one does already."""
+        with (
+            lock(self.root / ".locks" / f"{folder.name}.lock", wait=False),
+            sole_user(folder / "manifest.json"),
+        ):
+            yield
 
     def _find_patches(self, identity: Identity) -> StoredTokens | None:
         """Return the set of all patch tokens that `identity` can be derived from, or None."""
@@ -695,20 +799,33 @@ class FeatureStore:
         for dtype in dict.fromkeys((identity["dtype"], "float32")):
             wanted = {**identity, "kind": "patches", "dtype": dtype}
             key = sha256_json(wanted)[:32]
-            if (self.root / key).is_dir():
-                return self._open(key, wanted)
+            with contextlib.ExitStack() as stack:
+                if self._hold(key, stack):
+                    return self._open(key, wanted)
         return None
 
-    def _check_room(self, needed: int, partial: Path) -> None:
-        """Check that a set of `needed` bytes fits the limit and the disk.
+    def _make_room(self, needed: int, partial: Path) -> None:
+        """Evict what was used longest ago until a set of `needed` bytes fits limit and disk.
 
         Raises
         ------
         ConfigError
             If it does not.
         """
-        already = sum(p.stat().st_size for p in partial.glob("*.npy"))
-        used, limit = self.used_bytes() - already, self.limit_gb * 1e9
+        already = folder_bytes(partial, "*.npy")
+        # the limit does not count what is joined from parts twice
+        limit = self.limit_gb * 1e9 + folder_bytes(self.root / ".parts", "*.npy")
+        used, free = self.used_bytes() - already, shutil.disk_usage(self.root).free
+        lacking = max(used + needed - limit, needed - already - free)
+        evictable = self._evictable() if lacking > 0 else {}
+        enough = lacking <= sum(evictable.values())
+        if gone := evict(evictable, lacking, self._claim, _described) if enough else []:
+            print(
+                f"feature store: deleted {', '.join(gone)} to make room within {self.limit_gb:g} "
+                "GB; raise limit_gb or BMFL_STORE_GB to keep more",
+                flush=True,
+            )
+        used = self.used_bytes() - already
         free = shutil.disk_usage(self.root).free
         require(
             used + needed <= limit and needed - already <= free,
@@ -727,8 +844,9 @@ class FeatureStore:
         identities: Mapping[str, Identity],
         batch_size: int,
         source: StoredTokens | None = None,
+        parts: Sequence[Sequence[StoredTokens]] = (),
     ) -> None:
-        """Write sets of tokens, computed by the backbone or derived from those of `source`."""
+        """Write sets of tokens from the backbone, from all patches (`source`), or from `parts`."""
         writers = {
             key: self._start(backbone, stimuli, key, identity, batch_size, source)
             for key, identity in identities.items()
@@ -738,6 +856,8 @@ class FeatureStore:
         spans = [s for s in spans if any(w.needs(s) for w in writers.values())]
         if source is not None:
             batches = derive(source, spans, first.shapes, first.grid)
+        elif parts:
+            batches = _joined(parts, spans, [w.shapes for w in writers.values()])
         else:
             wanted = [w.wanted for w in writers.values()]
             batches = run(backbone, stimuli, spans, wanted, first.identity["features"])
@@ -746,7 +866,7 @@ class FeatureStore:
             for writer, part in zip(writers.values(), parts):
                 if writer.needs(span):
                     writer.put(span, part, stimuli.ids[span.start : span.stop])
-        if source is None and sha256_json(stimuli.digests()) != first.identity["stimuli"]:
+        if source is None and _content(stimuli) != first.identity["stimuli"]:
             for writer in writers.values():
                 shutil.rmtree(writer.partial)
             raise DataError(
@@ -791,11 +911,23 @@ class FeatureStore:
             flush=True,
         )
         self.root.mkdir(parents=True, exist_ok=True)
-        self._check_room(needed, partial)
+        self._make_room(needed, partial)
         rows = max(1, min(_SHARD_ROWS, _SHARD_BYTES // row_bytes) // batch_size) * batch_size
         return _Writer(partial, identity, shapes, grid, number, rows)
 
     def _open(self, key: str, identity: Identity) -> StoredTokens:
+        """Map the arrays of a set, which is not evicted as long as they are there."""
+        with contextlib.ExitStack() as stack:
+            self._hold(key, stack)
+            found = self._read(key, identity)
+            # a slice keeps the map and not the array that it was cut from
+            maps = [a._mmap for a in (found.cls, found.mean, found.patches) if a is not None]
+            close, left = stack.pop_all().close, set(map(id, maps))
+            for each in maps:
+                weakref.finalize(each, _release, id(each), left, close)
+            return found
+
+    def _read(self, key: str, identity: Identity) -> StoredTokens:
         folder = self.root / key
         manifest = read_sealed_json(folder / "manifest.json")
         require(
@@ -939,6 +1071,40 @@ class _Writer:
         write_sealed_json(self.partial / "manifest.json", manifest)
         (self.partial / "progress.json").unlink()
         os.replace(self.partial, final)
+
+
+def _described(folder: Path) -> str:
+    """Return what a set of tokens holds, for messages."""
+    try:
+        found = read_json(folder / "manifest.json")
+        identity = found["identity"]
+        return f"{identity['kind']} of {found['stimuli_name']!r} by {identity['backbone']['name']}"
+    except (DataError, KeyError, TypeError):
+        return folder.name
+
+
+def _joined(
+    parts: Sequence[Sequence[StoredTokens]], spans: Sequence[range], names: Sequence[Shapes]
+) -> Iterator[tuple[range, list[dict[str, np.ndarray]]]]:
+    """Yield what `run` yields, from the tokens of consecutive parts of a set."""
+    size = len(parts[0][0])
+    for span in spans:
+        start = span.start % size
+        rows = slice(start, start + len(span))
+        yield (
+            span,
+            [
+                {k: np.asarray(getattr(stored, k)[rows], np.float32) for k in kinds}
+                for stored, kinds in zip(parts[span.start // size], names, strict=True)
+            ],
+        )
+
+
+def _release(one: int, left: set[int], close: Callable[[], None]) -> None:
+    """Close what is held for several objects when the last one is gone."""
+    left.discard(one)
+    if not left:
+        close()
 
 
 def _digest(array: np.ndarray, span: range) -> str:

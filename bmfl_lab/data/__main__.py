@@ -1,6 +1,7 @@
 """``python -m bmfl_lab.data STUDY`` makes or fetches a study once and says what it is.
 
 ``python -m bmfl_lab.data check STUDY`` looks at a study of your own before anything is computed.
+``python -m bmfl_lab.data shards STUDY OUT`` writes its images as tar shards.
 ``python -m bmfl_lab.data nod --help`` lists the parts of NOD that can be fetched.
 """
 
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bmfl_lab.data import nod_fetch
+from bmfl_lab.data import nod_fetch, shards
 from bmfl_lab.data.check import check_study, examples
 from bmfl_lab.data.demo import fetch_parts
 from bmfl_lab.data.study import load_study
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["nod"]:
             return nod_fetch.main(given[1:])
+        if given[:1] == ["shards"]:
+            return shards.main(given[1:])
         if given[:1] == ["check"]:
             return _check(given[1:])
         options = parser.parse_args(given)

@@ -6,32 +6,56 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.images import decode_image
 from bmfl_lab.errors import BmflError, DataError, message, require
-from bmfl_lab.files import atomic_path, link_guard, read_json, system_errors, write_json
+from bmfl_lab.files import (
+    atomic_path,
+    link_guard,
+    read_json,
+    system_errors,
+    write_bytes,
+    write_json,
+)
 from bmfl_lab.runtime import progress
 
 
 def _shrink(source: Path, target: Path, size: int, quality: int) -> str | None:
-    from PIL import Image
-
     try:
-        image = Image.fromarray(decode_image(source))
+        content = smaller_jpeg(decode_image(source), size, quality)
     except BmflError as error:
         return f"{source}: {error}"
+    write_bytes(target, content)
+    return None
+
+
+def smaller_jpeg(pixels: np.ndarray, size: int, quality: int) -> bytes:
+    """Return an image as JPEG, its shorter side at most `size` pixels.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (H, W, 3)
+        RGB.
+    size, quality
+        See `prepare_images`.
+    """
+    from PIL import Image
+
+    image, stream = Image.fromarray(pixels), io.BytesIO()
     scale = size / min(image.size)
     if scale < 1:
         wanted = tuple(max(size, round(side * scale)) for side in image.size)
         image = image.resize(wanted, Image.Resampling.BICUBIC)
-    with atomic_path(target) as temporary:
-        image.save(temporary, format="JPEG", quality=quality)
-    return None
+    image.save(stream, format="JPEG", quality=quality)
+    return stream.getvalue()
 
 
 def prepare_images(

@@ -41,6 +41,8 @@ class StimulusSet:
     left_out : mapping of str to int, default {}
         Number of files in the folder of the set that are not images, by kind: a suffix, "folder",
         "hidden", or the name of a system file.
+    skip_broken : bool, default False
+        Train without the images that cannot be decoded, see `bmfl_lab.training.batches`.
 
     Raises
     ------
@@ -56,6 +58,7 @@ class StimulusSet:
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -129,8 +132,8 @@ class StimulusSet:
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any id, label or pixel."""
         h = hashlib.sha256()
-        for identifier, label, digest in zip(self.ids, self.labels, self.digests()):
-            h.update(f"{identifier}\0{int(label)}\0{digest}\n".encode())
+        for i, (identifier, label) in enumerate(zip(self.ids, self.labels)):
+            h.update(f"{identifier}\0{int(label)}\0{self.digest_of(i)}\n".encode())
         return h.hexdigest()[:16]
 
     def subset(self, index: Sequence[int] | np.ndarray, name: str | None = None) -> StimulusSet:

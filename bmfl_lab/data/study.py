@@ -436,6 +436,9 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
           it; ``seed`` and ``follow_links`` go to both. For a folder of subjects, ``subject`` is the
           name of the only subject to read.
         - ``backbone``, ``weights``, ``image_size``: fields of the study's `BackboneSpec`.
+        - ``skip_broken``: True trains without the training images that cannot be decoded, in place
+          of stopping at the first; their number is part of each record. It takes batches from
+          images.
 
     Returns
     -------
@@ -486,7 +489,18 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     }
     _check_options(reader, options, () if other is None else other[0].options)
     _check_types(BackboneSpec, spec)
+    skip_broken = options.pop("skip_broken", False)
+    require(
+        isinstance(skip_broken, bool),
+        ConfigError,
+        "skip_broken=True or False",
+        repr(skip_broken),
+        "choose one of them",
+    )
     study = reader.load(**options)
+    if skip_broken and "train" in study.sets:
+        train = replace(study.set("train"), skip_broken=True)
+        study = replace(study, sets={**study.sets, "train": train})
     if spec:
         study = replace(study, backbone=replace(study.backbone, **spec))
     if other is not None:
@@ -593,8 +607,10 @@ def _check_options(
     reader: Reader, options: Mapping[str, object], of_subjects: Iterable[str]
 ) -> None:
     for option in options:
-        if option not in reader.options:
-            known = dict.fromkeys([*reader.options, "subject", *_BACKBONE, *of_subjects])
+        if option not in reader.options and option != "skip_broken":
+            known = dict.fromkeys(
+                [*reader.options, "subject", *_BACKBONE, "skip_broken", *of_subjects]
+            )
             known.pop("sets", None)
             raise ConfigError(
                 message(

@@ -96,6 +96,7 @@ _PUBLIC = {
     "power_statement": "ood",
     "declared_problem": "preregistration",
     "planned_power": "preregistration",
+    "planned_study": "preregistration",
     "register": "preregistration",
     "registered_findings": "preregistration",
     "evaluation_sets": "ood",

@@ -18,7 +18,7 @@ from bmfl_lab.metrics.power import power_sentence
 from bmfl_lab.metrics.statistics import accuracy_interval
 from bmfl_lab.models.protocols import Classifier
 from bmfl_lab.records import MetricRow
-from bmfl_lab.runtime import progress, rng
+from bmfl_lab.runtime import divided, progress, rng
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class OODResult:
     ----------
     rows : list of MetricRow
         ``accuracy`` and ``balanced_accuracy`` per model, set and seed, and over the seeds of a
-        model with several. ``nan_logits`` counts the images with NaN logits, if there are any.
+        model with several. ``nan_logits`` counts the images with NaN logits, and
+        ``skipped_images`` the broken images that a model was trained without, if there are any.
     per_image : pandas.DataFrame
         One row per model, seed, set and image: ``model, seed, split, shift, severity, id, label,
         predicted, correct, confidence, nll``. Labels and predictions index the classes of the set;
@@ -156,6 +157,11 @@ def evaluate_ood(
         If there is no model, or a set is "train" or "val".
     DataError
         If labels and logits do not fit.
+
+    Notes
+    -----
+    Under ``torchrun`` every process calls this; the images are divided over the processes, and each
+    returns the whole result, equal to that of one process.
     """
     groups = {n: list(m) if isinstance(m, (list, tuple)) else [m] for n, m in models.items()}
     require(
@@ -181,12 +187,28 @@ def evaluate_ood(
         }
         read_once([m for group in groups.values() for m in group], stimuli)
         for name, group in groups.items():
-            logits = [masked_logits(m, stimuli, study) for m in group]
+            with divided():
+                logits = [masked_logits(m, stimuli, study) for m in group]
             rows += _rows(name, group, logits, np.asarray(stimuli.labels), place, n_boot, seed)
             frames += [
                 image_frame(name, _seed(m, i), z, stimuli, place)
                 for i, (m, z) in enumerate(zip(group, logits))
             ]
+    rows += [
+        MetricRow(
+            "skipped_images",
+            n,
+            "stimuli",
+            "train",
+            len(study.set("train")),
+            model.selection,
+            model=name,
+            seed=_seed(model, i),
+        )
+        for name, group in groups.items()
+        for i, model in enumerate(group)
+        if (n := getattr(model, "n_skipped", 0))
+    ]
     return OODResult(rows, pd.concat(frames, ignore_index=True))
 
 

@@ -18,7 +18,7 @@ from bmfl_lab.metrics.statistics import PRIMARY, SMALLEST_EFFECT
 from bmfl_lab.runtime import offline
 
 
-def _planned(parameters: Mapping[str, Any], root: Path) -> Study:
+def planned_study(parameters: Mapping[str, Any], root: Path) -> Study:
     """Return the study that a notebook will load, if that takes no download."""
     place = root / Path(parameters["study"]).expanduser()
     with offline():
@@ -36,7 +36,7 @@ def planned_power(parameters: Mapping[str, Any], root: Path) -> str:
         Folder of the project, from which a relative path of the study is looked up.
     """
     try:
-        return power_statement(_planned(parameters, root), parameters)
+        return power_statement(planned_study(parameters, root), parameters)
     except BmflError as error:
         return f"Power is unknown: {error}"
 
@@ -69,7 +69,7 @@ def register(
             write_json(log, known)
     found = {**declared, "n_seeds": len(parameters["seeds"]), "n": {}, "log": known}
     try:
-        study = _planned(parameters, root)
+        study = planned_study(parameters, root)
         found["n"] = {name: len(study.set(name)) for name in ("test", *study.ood)}
         return {**found, "power": power_statement(study, parameters)}
     except BmflError as error:

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import importlib
 
-_MODULES = {"run_folder": "paths", "start_notebook": "notebook", "train_in_processes": "launch"}
+_MODULES = {
+    "run_folder": "paths",
+    "stages": "plan",
+    "start_notebook": "notebook",
+    "train_in_processes": "launch",
+}
 __all__ = sorted(_MODULES)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmfl_lab import evaluation
+from bmfl_lab import runs as lazy
 from bmfl_lab.errors import BmflError, RunError, require
 from bmfl_lab.files import system_errors
 from bmfl_lab.runs.cluster import CLUSTERS, execute_as_jobs, job_of
@@ -17,7 +18,7 @@ from bmfl_lab.runs.export import export_html
 from bmfl_lab.runs.spec import Run, load_spec, spec_path
 
 VERBS = {
-    "plan": "print the runs of a spec, their states and what they can detect; start nothing",
+    "plan": "print runs, states, what they can detect, and sizes of stages; start nothing",
     "run": "execute every run that is not ok",
     "status": "print states; the exit code is 1 unless all are ok",
     "report": "write papermill_runs/reports/<spec>.md from the records of ok runs",
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 states = [_print_state(run, options.out) for run in runs]
                 if options.verb == "plan":
                     _print_power(runs)
+                    _print_stages(runs)
                 return 0 if options.verb == "plan" or all(s == "ok" for s in states) else 1
             if options.verb == "report":
                 ending = ".html" if options.html else ".pdf" if options.pdf else ".md"
@@ -97,6 +99,13 @@ def _print_power(runs: Sequence[Run]) -> None:
         evaluation.planned_power(run.parameters, run.root) for run in comparing
     ):
         print(said)
+
+
+def _print_stages(runs: Sequence[Run]) -> None:
+    """Print what the runs that train will read, store and compute."""
+    for run in runs:
+        for line in lazy.stages(run):
+            print(line)
 
 
 def _export(source: str, out: str | None, to: str | None, code: bool) -> int:

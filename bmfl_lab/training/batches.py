@@ -13,6 +13,8 @@ import hashlib
 import itertools
 import math
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, get_args
 
@@ -24,13 +26,15 @@ from torch.utils.data import DataLoader, Dataset
 from bmfl_lab.backbones.protocol import Preprocess
 from bmfl_lab.backbones.tokens import load_input
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, require, require_known
+from bmfl_lab.errors import ConfigError, DataError, FileError, require, require_known
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.build import Augment
 from bmfl_lab.runtime import rng, use_bfloat16
 
 Plan = Iterable[tuple[int, np.ndarray]]
 """Epoch and rows (B,) of batches, in the order in which they will be taken."""
+Loaded = tuple[np.ndarray, np.ndarray | None]
+"""Which images of a task are readable, bool (n,), and their pixels, None if none is."""
 
 _CHUNK = 64 << 20
 _IMAGES_PER_TASK = 32
@@ -214,8 +218,9 @@ class ImageBatches:
         self._pixels = _Pixels(stimuli, path.backbone.preprocess, augment, seed)
         self._planned: Iterator[tuple[int, np.ndarray]] = iter(())
         self._next: tuple[int, np.ndarray] | None = None
-        self._loaded: Iterator[np.ndarray | DataError] = iter(())
-        self._held: tuple[int, np.ndarray, Tensor] | None = None
+        self._loaded: Iterator[Loaded | DataError] = iter(())
+        self._held: tuple[int, np.ndarray, np.ndarray, Tensor] | None = None
+        self._skipped: set[int] = set()
 
     def expect(self, plan: Plan) -> None:
         """Let the workers decode the images of coming batches."""
@@ -229,7 +234,7 @@ class ImageBatches:
                 self._pixels,
                 batch_sampler=_tasks(ahead),
                 num_workers=self.workers,
-                collate_fn=_stack,
+                collate_fn=functools.partial(_stack, skips=self.stimuli.skip_broken),
                 multiprocessing_context="fork" if self.workers else None,
                 worker_init_fn=_leave_group,
                 # without one the loader draws from the global generator
@@ -240,13 +245,16 @@ class ImageBatches:
     def take(self, index: np.ndarray) -> dict[str, Tensor]:
         """Return tokens, responses and labels of the images at `index` (B,), and the index.
 
+        If the set allows it, images that cannot be decoded are left out, also of the index.
+
         Raises
         ------
         DataError
             If an image cannot be read; the message names it.
         """
-        index, kind = np.asarray(index), self.device.type
-        images_BCHW = self.path.backbone.preprocess.normalise(self._take_pixels(index))
+        kind = self.device.type
+        index, pixels = self._take_pixels(np.asarray(index))
+        images_BCHW = self.path.backbone.preprocess.normalise(pixels)
         bfloat16 = use_bfloat16(self.precision, kind)
         with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=bfloat16):
             batch = self.path.tokens(images_BCHW)
@@ -264,8 +272,8 @@ class ImageBatches:
         """Return a digest of images and labels, and the augmentation."""
         return {"data": f"images {self.stimuli.fingerprint()}", "augment": self.augment}
 
-    def _take_pixels(self, index: np.ndarray) -> Tensor:
-        """Return the pixels of images, uint8 (B, S, S, 3), on the device.
+    def _take_pixels(self, index: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """Return the readable part of `index`, and its pixels, uint8 (B, S, S, 3), on the device.
 
         They begin the next batch that was planned, or are a later part of it if the batch is
         computed in parts. Any other images are decoded here.
@@ -273,25 +281,57 @@ class ImageBatches:
         if self._next is not None and np.array_equal(index, self._next[1][: len(index)]):
             epoch, rows = self._next
             self._held = None
-            tasks = (self._fine(next(self._loaded)) for _ in _cut(rows))
-            pixels = [task.to(self.device, non_blocking=True) for task in tasks]
-            self._held, self._next = (epoch, rows, torch.cat(pixels)), next(self._planned, None)
+            self._held = epoch, rows, *self._fine(next(self._loaded) for _ in _cut(rows))
+            self._next = next(self._planned, None)
         if self._held is None or not np.isin(index, self._held[1]).all():
             epoch = 0 if self._held is None else self._held[0]
-            pixels = self._fine(_stack([self._pixels[epoch, i] for i in index]))
-            return pixels.to(self.device)
-        _, rows, pixels = self._held
-        if np.array_equal(index, rows):
-            return pixels
-        place = {int(row): k for k, row in enumerate(rows)}
-        return pixels[[place[int(i)] for i in index]]
+            found = [self._pixels[epoch, i] for i in index]
+            rows, skips = index, self.stimuli.skip_broken
+            readable, pixels = self._fine([_stack(found, skips)])
+        else:
+            _, rows, readable, pixels = self._held
+        if not np.array_equal(index, rows):
+            place = {int(row): k for k, row in enumerate(rows[readable])}
+            readable = np.isin(index, rows[readable])
+            pixels = pixels[[place[int(i)] for i in index[readable]]]
+        if not readable.all():
+            self._skip(index[~readable], len(index))
+        return index[readable], pixels
 
-    def _fine(self, loaded: np.ndarray | DataError) -> Tensor:
-        if isinstance(loaded, DataError):
-            self.expect(())  # a traceback would keep the workers
-            raise loaded
-        pixels = torch.from_numpy(loaded)
-        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+    def _skip(self, rows: np.ndarray, n: int) -> None:
+        """Name each image that is skipped for the first time.
+
+        Raises
+        ------
+        DataError
+            If these are all n images of a batch.
+        """
+        name, paths = self.stimuli.name, self.stimuli.paths
+        for row in set(map(int, rows)) - self._skipped:
+            where = f" ({paths[row]})" if paths is not None else ""
+            print(f"{name}: {self.stimuli.ids[row]!r}{where} is broken and skipped", flush=True)
+        self._skipped |= set(map(int, rows))
+        require(
+            len(rows) < n,
+            DataError,
+            f"a readable image among {n} of {name!r}",
+            "broken ones only",
+            "repair the files",
+        )
+
+    def _fine(self, tasks: Iterable[Loaded | DataError]) -> tuple[np.ndarray, Tensor]:
+        """Return which images of a batch are readable, and the pixels of these on the device."""
+        readable, pixels = [], []
+        for loaded in tasks:
+            if isinstance(loaded, DataError):
+                self.expect(())  # a traceback would keep the workers
+                raise loaded
+            readable.append(loaded[0])
+            if loaded[1] is not None:
+                part = torch.from_numpy(loaded[1])
+                part = part.pin_memory() if self.device.type == "cuda" else part
+                pixels.append(part.to(self.device, non_blocking=True))
+        return np.concatenate(readable), torch.cat(pixels) if pixels else torch.empty(0)
 
 
 class _Pixels(Dataset):
@@ -325,18 +365,36 @@ def _tasks(plan: Plan) -> Iterator[list[tuple[int, int]]]:
             yield [(epoch, int(row)) for row in part]
 
 
-def _stack(items: Sequence[np.ndarray | DataError]) -> np.ndarray | DataError:
-    """Return images as one array, which crosses processes through a pipe.
+def _stack(items: Sequence[np.ndarray | DataError], skips: bool) -> Loaded | DataError:
+    """Return which images are readable, and these as one array; or the first error that stops.
 
-    Tensors would go through /dev/shm, of which a container often has 64 MB.
+    The array crosses processes through a pipe. Tensors would go through /dev/shm, of which a
+    container often has 64 MB.
     """
-    broken = next((i for i in items if isinstance(i, DataError)), None)
-    return np.stack(items) if broken is None else broken
+    images = [i for i in items if not isinstance(i, DataError)]
+    errors = [i for i in items if isinstance(i, DataError)]
+    for error in errors:
+        # what the system refuses, for example too many open files, is no broken image
+        if not skips or isinstance(error, FileError):
+            return error
+    readable = np.array([not isinstance(i, DataError) for i in items])
+    return readable, np.stack(images) if images else None
 
 
 def _leave_group(worker: int) -> None:
-    """Receive no signal that is sent to all processes: a stopped training still takes its step."""
+    """Receive no signal that is sent to all processes: a stopped training still takes its step.
+
+    A worker that waits to hand over pixels would outlive a training that was killed, so it looks
+    whether its parent is there.
+    """
     os.setsid()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def default_workers(n: int) -> int:
@@ -344,11 +402,17 @@ def default_workers(n: int) -> int:
     return min(_MAX_WORKERS, len(os.sched_getaffinity(0)), n // _IMAGES_PER_WORKER)
 
 
-def sweep(batches: Batches, size: int) -> Iterator[dict[str, Tensor]]:
-    """Yield all rows of a source in order, in batches of at most `size`."""
+def sweep(
+    batches: Batches, size: int, rank: int = 0, processes: int = 1
+) -> Iterator[dict[str, Tensor]]:
+    """Yield all rows of a source in order, in batches of at most `size`.
+
+    One of several processes gets every so many of these batches, so that all batches are the same
+    with any number of processes.
+    """
 
     def spans() -> Iterator[np.ndarray]:
-        for start in range(0, batches.n, size):
+        for start in range(rank * size, batches.n, processes * size):
             yield np.arange(start, min(start + size, batches.n))
 
     batches.expect((0, span) for span in spans())

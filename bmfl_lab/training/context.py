@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -68,6 +69,9 @@ class Context:
         Folder in which trained models are kept, so that none is trained twice; None keeps none.
     fresh : bool, default False
         Train models even if they are kept.
+    models_gb : float, default infinity
+        Largest total size of the kept models in GB (10^9 bytes); a new model evicts those that were
+        used longest ago.
     """
 
     device: str
@@ -76,6 +80,7 @@ class Context:
     responses: ResponseCache = field(default_factory=ResponseCache, repr=False)
     models: Path | None = None
     fresh: bool = False
+    models_gb: float = math.inf
 
     @classmethod
     def make(cls, store: FeatureStore | None = None, device: str = "auto") -> Context:
@@ -90,9 +95,15 @@ class Context:
         return cls(local_device(device), store if store is not None else FeatureStore())
 
     def keeping(self, folder: str | Path | None, fresh: bool) -> Context:
-        """Return the same context with models kept in `folder`, or in the cache folder."""
+        """Return the same context with models kept in `folder`, or in the cache folder.
+
+        In the cache folder they have the limit of the feature store.
+        """
         return dataclasses.replace(
-            self, models=home() / "models" if folder is None else Path(folder), fresh=fresh
+            self,
+            models=home() / "models" if folder is None else Path(folder),
+            fresh=fresh,
+            models_gb=self.store.limit_gb if folder is None else math.inf,
         )
 
     def seeded(self, seed: int) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -304,7 +305,8 @@ def train_brain_encoder(
         Store of the tokens; default: the store in the project's cache folder.
     folder : str or Path, optional
         Folder of the encoder and of the checkpoints of its training; default: ``encoders/<hash>``
-        in the project's cache folder. A training that was stopped continues from its newest
+        in the project's cache folder, where those that were used longest ago are deleted beyond
+        the limit of the store. A training that was stopped continues from its newest
         checkpoint.
     fresh : bool, default False
         Train from the start, even if the folder holds the encoder or a part of its training.
@@ -339,12 +341,13 @@ def train_brain_encoder(
         "backbone": backbone_digest(backbone.describe())[:16],
     }
     name = sha256_json(identity)[:16]
+    tokens = store if store is not None else FeatureStore()
+    limit_gb = tokens.limit_gb if folder is None else math.inf
     folder = Path(folder) if folder is not None else home() / "encoders" / name
     device = local_device(device)
 
     def train() -> TrainedEncoder:
         wanted = [(config.tokens, block) for block in config.blocks]
-        tokens = store if store is not None else FeatureStore()
         stored = tokens.get_many(backbone, who.stimuli, wanted, features=config.features)
         rows, how = split_rows(config, who)
         grid = stored[0].grid if stored[0].patches is not None else (1, 1)
@@ -371,6 +374,7 @@ def train_brain_encoder(
         what="the encoder",
         device=device,
         fresh=fresh,
+        limit_gb=limit_gb,
     )
 
 

@@ -35,7 +35,7 @@ from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch,
 from bmfl_lab.models.build import FusionConfig, build_fusion
 from bmfl_lab.models.fusion import FusionModel, ImageSide, Moments
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.runtime import free_memory, rng
+from bmfl_lab.runtime import divided, free_memory, process_share, rng
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.batches import (
     Batches,
@@ -55,7 +55,7 @@ from bmfl_lab.training.checkpoint import (
 )
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.external import ExternalEncoder
-from bmfl_lab.training.loop import fit
+from bmfl_lab.training.loop import accelerator_on, fit
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.stage import once, recipe_code
 from bmfl_lab.training.trained_encoder import (
@@ -147,10 +147,11 @@ def train_fusion(
     batches : "auto", "memory", "store" or "images", default "auto"
         Source of the batches. "memory": tokens and responses in memory. "store": memory-mapped
         tokens and responses. "images": images that run through backbone and encoder for each batch.
-        "auto" is "images" if they are augmented or their tokens do not fit the store, else "memory"
-        if tokens and responses fit, else "store"; it prints its choice. Memory and store give
-        identical results; images agree with them up to the half precision of the store. More than
-        65,536 images are standardised by as many of them, drawn at random (our choice).
+        "auto" is "images" if they are augmented, broken ones are skipped, or their tokens do not
+        fit the store, else "memory" if tokens and responses fit, else "store"; it prints its
+        choice. Memory and store give identical results; images agree with them up to the half
+        precision of the store. More than 65,536 images are standardised by as many of them, drawn
+        at random (our choice).
     context : Context, optional
         In place of `store` and `device`: pass one context to several calls, and they share the
         responses that were predicted already. If it keeps models, a model that is kept is read, and
@@ -207,6 +208,7 @@ def train_fusion(
         what="the model",
         device=context.device,
         fresh=context.fresh,
+        limit_gb=context.models_gb,
     )
     return dataclasses.replace(kept, name=name or config.head)
 
@@ -254,6 +256,7 @@ def _train(
             manifest=identity,
             what=f"{name} (seed {seed})",
         )
+    skipped = _n_skipped(result.history)
     return TrainedFusion(
         name=name,
         config=config,
@@ -263,10 +266,16 @@ def _train(
         inputs=inputs,
         atlas=atlas,
         history=result.history,
-        selection="best validation accuracy",
+        selection="best validation accuracy"
+        + (f"; {skipped} broken training image{'s' * (skipped > 1)} skipped" if skipped else ""),
         epoch=result.epoch,
         notes=result.notes,
     )
+
+
+def _n_skipped(history: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of broken training images; each of them is skipped in every epoch."""
+    return max((epoch.get("skipped", 0) for epoch in history), default=0)
 
 
 def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
@@ -363,7 +372,9 @@ def _choose_batches(
     store, chosen = inputs.context.store, "store"
     if augment != "none":
         chosen, why = "images", "they are augmented"
-    elif _reads_images(inputs) and store.room() < sum(
+    elif train.skip_broken:
+        chosen, why = "images", "broken ones are skipped"
+    elif _reads_images(inputs) and store.room(evicting=True) < sum(
         store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in (train, val)
     ):
         chosen, why = "images", f"their tokens do not fit the store of {store.limit_gb:g} GB"
@@ -498,7 +509,8 @@ def _validate(
 
     `module` is the fusion of `path`.
     """
-    logits = predict(path, batches)["logits"]
+    with divided():
+        logits = predict(path, batches)["logits"]
     shifted = logits - logits.max(1, keepdims=True)
     nll = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
     return {
@@ -701,6 +713,9 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """Classify all images of a source of batches, without gradients.
 
+    Inside of `bmfl_lab.runtime.divided`, the batches are divided over the processes and all results
+    are gathered by each; they are those of one process to the bit.
+
     Parameters
     ----------
     path : BMFL
@@ -719,14 +734,21 @@ def predict(
     dict of str to ndarray of float32
         ``"logits"`` (n, C) and with `weights` ``"vb"``, ``"bv"`` as in `FusionOutput`.
     """
-    found: dict[str, list[np.ndarray]] = {}
     size = _BATCH if image_side is None else batches.n
-    for batch in sweep(batches, size):
+    rank, processes = process_share()
+    found = []
+    for k, batch in enumerate(sweep(batches, size, rank, processes)):
         with torch.inference_mode():
             out = path.classify(batch, lesion=lesion, weights=weights, image_side=image_side)
-        for name, value in {"logits": out.logits, **(out.attention or {})}.items():
-            found.setdefault(name, []).append(value.float().cpu().numpy())
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        values = {"logits": out.logits, **(out.attention or {})}
+        arrays = {name: value.float().cpu().numpy() for name, value in values.items()}
+        found.append((rank + k * processes, arrays))
+    if processes > 1:
+        accelerator_on(path.backbone.device.type)  # starts the group of processes
+        from accelerate.utils import gather_object
+
+        found = sorted(gather_object(found), key=lambda each: each[0])
+    return {name: np.concatenate([part[name] for _, part in found]) for name in found[0][1]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -782,6 +804,11 @@ class TrainedFusion:
     def module(self) -> FusionModel:
         """The trained part of the path."""
         return self.path.fusion
+
+    @property
+    def n_skipped(self) -> int:
+        """Number of broken training images that were skipped."""
+        return _n_skipped(self.history)
 
     @property
     def backbone(self) -> Backbone:

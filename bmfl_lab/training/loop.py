@@ -63,8 +63,9 @@ class FitResult:
     epoch : int
         Epoch, counted from 1, after which the weights were taken.
     history : list of dict
-        One dict per epoch: ``epoch``, ``lr``, mean training ``loss`` and its parts, and the
-        validation metrics; None where a metric is undefined.
+        One dict per epoch: ``epoch``, ``lr``, mean training ``loss`` and its parts, the number of
+        images that were ``skipped`` if any was, and the validation metrics; None where a metric is
+        undefined.
     selection : str
         ``"best val_accuracy"`` or ``"last epoch"``.
     notes : tuple of str
@@ -337,8 +338,9 @@ def _backward(run: Run, loss_fn: LossFunction, mine: np.ndarray, n_batch: int) -
         # gradients are averaged over processes; this weight makes the average that of the whole
         # batch
         run.accelerator.backward(loss * (len(part_index) * processes / n_batch))
-        for name, value in {"loss": loss, **parts}.items():
-            value = torch.as_tensor(value).detach().double() * len(part_index)
+        skipped = 1 - len(batch["index"]) / len(part_index)
+        for name, value in {"loss": loss, **parts, "skipped": skipped}.items():
+            value = torch.as_tensor(value, device=loss.device).detach().double() * len(part_index)
             logged[name] = logged.get(name, torch.zeros_like(value)) + value
     if processes > 1:
         logged = {k: run.accelerator.reduce(v, "sum") for k, v in logged.items()}
@@ -351,6 +353,9 @@ def _end_epoch(
     row: dict[str, Any] = {"epoch": epoch + 1, "lr": float(run.optimiser.param_groups[0]["lr"])}
     row |= {k: float(v) / run.batches.n for k, v in run.sums.items()}
     run.sums = {}
+    row["skipped"] = round(row["skipped"] * run.batches.n)
+    if not row["skipped"]:
+        del row["skipped"]
     if validate is not None:
         run.plain.eval()
         with torch.no_grad():

@@ -6,12 +6,13 @@ import ast
 import contextlib
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from bmfl_lab.files import lock
+from bmfl_lab.files import evict, folder_bytes, lock, sole_user
 from bmfl_lab.training.loop import accelerator_on
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ def once(
     what: str,
     device: str,
     fresh: bool = False,
+    limit_gb: float = math.inf,
 ) -> T:
     """Return what a file holds, or make it and keep it.
 
@@ -55,6 +57,9 @@ def once(
         Device of the training; it decides how several processes talk to each other.
     fresh : bool, default False
         Make the value even if the file exists.
+    limit_gb : float, default infinity
+        Largest total size in GB (10^9 bytes) of what is kept in the folder above. A new value
+        evicts those that were used longest ago and that no process trains or reads now.
 
     Returns
     -------
@@ -75,7 +80,26 @@ def once(
         value = make()
         if main:
             write(value)
+            _evict(file, limit_gb)
         return value
+
+
+def _evict(file: Path, limit_gb: float) -> None:
+    """Delete what was used longest ago of the kept values beside that of `file`."""
+    others = file.parent.parent.glob(f"*/{file.name}")
+    marks = [other.parent / ".lock" for other in others if other != file]
+    kept = [mark.parent for mark in marks] + [file.parent]
+    lacking = sum(map(folder_bytes, kept)) - limit_gb * 1e9 if math.isfinite(limit_gb) else 0
+
+    def claim(folder: Path) -> contextlib.AbstractContextManager[None]:
+        return sole_user(folder / ".lock")
+
+    if gone := evict(marks, lacking, claim, lambda folder: f"{file.stem} {folder.name}"):
+        print(
+            f"kept models: deleted {', '.join(gone)} to make room within {limit_gb:g} GB; raise "
+            "BMFL_STORE_GB to keep more",
+            flush=True,
+        )
 
 
 def _agreed(value: bool, device: str) -> bool:

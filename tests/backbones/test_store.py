@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ from bmfl_lab.backbones import FeatureStore, extract, load_backbone
 from bmfl_lab.backbones import tokens as module
 from bmfl_lab.data.stimuli import from_files
 from bmfl_lab.errors import ConfigError, DataError, NumericsError
-from bmfl_lab.files import files_below, write_sealed_json
+from bmfl_lab.files import files_below, sha256_json, write_sealed_json
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +202,11 @@ def test_whatever_determines_the_tokens_changes_the_key(tmp_path, backbone):
     assert len({v.key for v in variants}) == len(variants)
 
 
+def test_the_content_of_a_set_is_hashed_without_a_list_of_it():
+    assert module._content(noise(3)) == sha256_json(noise(3).digests())
+    assert module._content(noise(0)) == sha256_json([])
+
+
 def test_the_expected_size_is_said_before_and_true(tmp_path, backbone, capsys):
     stored = FeatureStore(tmp_path).get(backbone, noise(100))
     said = capsys.readouterr().out
@@ -213,14 +219,58 @@ def test_the_expected_size_is_said_before_and_true(tmp_path, backbone, capsys):
 def test_beyond_the_limit_or_the_disk_nothing_is_begun(tmp_path, backbone, monkeypatch):
     with pytest.raises(ConfigError, match=r"room for .* GB of tokens.*limit of 1e-05 GB"):
         FeatureStore(tmp_path, limit_gb=1e-5).get(backbone, noise(100))
-    FeatureStore(tmp_path, limit_gb=1e-4).get(backbone, noise(100))
+    held = FeatureStore(tmp_path, limit_gb=1e-4).get(backbone, noise(100))
     with pytest.raises(ConfigError, match="GB used of a limit"):
         FeatureStore(tmp_path, limit_gb=1e-4).get(backbone, noise(99))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 1000})())
     with pytest.raises(ConfigError, match="1e-06 GB free on the disk"):
         FeatureStore(tmp_path).get(backbone, noise(98))
-    assert len(list(tmp_path.glob("*/manifest.json"))) == 1
+    assert len(list(tmp_path.glob("*/manifest.json"))) == 1 and len(held) == 100
     assert not list(tmp_path.glob("*.partial"))
+
+
+def keys(store):
+    return {path.parent.name for path in store.root.glob("*/manifest.json")}
+
+
+def test_sets_that_were_used_longest_ago_are_evicted_and_named(tmp_path, backbone, capsys):
+    store = FeatureStore(tmp_path, limit_gb=2e-4)  # room for three sets of 100 images
+    first, second, third = (store.get(backbone, noise(n)).key for n in (100, 99, 98))
+    for day, key in enumerate((second, first, third)):
+        os.utime(tmp_path / key / "manifest.json", (day * 86400, day * 86400))
+    capsys.readouterr()
+    part = store.get(backbone, noise(97)).patches[5:]  # a slice keeps its set
+    said = capsys.readouterr().out
+    assert "deleted patches of 'noise' by vit_tiny14_reg (0.1 MB, last used 1970-01-01" in said
+    assert "to make room within 0.0002 GB; raise limit_gb or BMFL_STORE_GB" in said
+    assert second not in keys(store) and {first, third} < keys(store)
+    store.get(backbone, noise(100))  # a use
+    fourth = next(iter(keys(store) - {first, third}))
+    store.get(backbone, noise(96))
+    assert keys(store) > {first, fourth} and third not in keys(store) and len(part) == 92
+    before = keys(store)
+    with pytest.raises(ConfigError, match="room for"):  # nothing is deleted in vain
+        store.get(backbone, noise(400))
+    assert keys(store) == before and store.room() < 6e4 < 1e5 < store.room(evicting=True)
+
+
+def test_a_set_that_another_process_uses_is_not_evicted(tmp_path, backbone):
+    store = FeatureStore(tmp_path, limit_gb=1e-4)
+    key = store.get(backbone, noise(100)).key
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        mapped = FeatureStore(tmp_path).get(backbone, noise(100)).cls
+        os.write(ready[1], b"x")
+        os.read(done[0], 1)
+        os._exit(len(mapped) != 100)
+    os.read(ready[0], 1)
+    with pytest.raises(ConfigError, match="GB used of a limit"):
+        store.get(backbone, noise(99))
+    assert keys(store) == {key}
+    os.write(done[1], b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.get(backbone, noise(99)).key in keys(store) and key not in keys(store)
 
 
 def test_a_flipped_bit_is_refused(tmp_path, backbone):

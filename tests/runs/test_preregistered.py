@@ -1,10 +1,13 @@
 """A comparison that is declared in a spec: written before the run, shown in record and report, and changes told."""
 
+import dataclasses
 import os
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from notebook_example import write_notebook
 
 from bmfl_lab.errors import RunError
@@ -14,6 +17,7 @@ from bmfl_lab.records import read_record
 from bmfl_lab.runs.__main__ import main
 from bmfl_lab.runs.collect import write_report
 from bmfl_lab.runs.execute import execute, folder_of
+from bmfl_lab.runs.plan import stages
 from bmfl_lab.runs.spec import load_spec
 
 PARAMETERS = """study: str = "planted"  # study
@@ -105,6 +109,43 @@ def test_plan_says_what_a_run_can_detect_or_why_it_is_not_known(spec, capsys):
     spec.write_text("notebook: probe.ipynb\nparams: {study: nowhere}\n")
     assert main(["plan", str(spec)]) == 0
     assert "Power is unknown: " in capsys.readouterr().out
+
+
+def test_the_plan_of_the_published_setting_needs_neither_data_nor_gpu(tmp_path, capsys):
+    place = Path(__file__).resolve().parents[2] / "papermill_runs/specs/imagenet.yaml"
+    assert main(["plan", str(place), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "dinov2_vitb14 at 224 px, 39,548 vertices (published counts of ImageNet and" in said
+    assert "as there is no data/imagenet.json)" in said
+    encoder, fusion, evaluation = said[said.index("brain encoder") :].splitlines()[:3]
+    assert "9,841 images,     1 pass" in encoder and "3.9 GB of tokens in the store" in encoder
+    assert "1,271,167 images, 225 passes" in fusion and "from images: 508 GB of tokens" in fusion
+    assert "201 GB of responses exceed the store of 20 GB" in fusion
+    assert "763,389 images" in evaluation
+    if not torch.cuda.is_available():
+        assert said.count("not measured here") == 4
+
+
+def test_a_plan_says_how_long_it_takes_and_what_is_the_bound_on_a_device_that_exists(spec, capsys):
+    (run,) = load_spec(spec)
+    parameters = {
+        "study": "planted",
+        "preset": "tiny",
+        "models": ["backbone", "fusion"],
+        "seeds": [0, 1],
+    }
+    said = stages(dataclasses.replace(run, parameters=parameters | {"device": "cpu"}))
+    assert "(study planted)" in said[0] and "80 epochs" not in said[1]
+    assert "1 pass" in said[2] and "160 epochs of all models" in said[2]
+    assert "not measured" not in "".join(said)
+    assert re.fullmatch(
+        r"  time: the backbone takes [\d,]+ images/s on cpu, and 1 process decode[^;]*; "
+        r"(decoding|the backbone) is the bound.*",
+        said[-1],
+    )
+    unknown = stages(dataclasses.replace(run, parameters=parameters | {"study": "nowhere"}))
+    assert len(unknown) == 1 and "are unknown: expected the name of a study" in unknown[0]
+    assert stages(run) == []
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """No model is trained twice: what is kept is read to the bit, what was stopped goes on to the bit."""
 
 import dataclasses
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -66,6 +67,34 @@ def trainings(monkeypatch):
 
     monkeypatch.setattr(fusion, "fit", counted)
     return found
+
+
+def test_kept_values_that_were_used_longest_ago_are_evicted_and_named(tmp_path, capsys):
+    def kept(name, limit_gb=1.0, read=None):
+        file = tmp_path / name / "model.json"
+        return stage.once(
+            file,
+            read or file.read_text,
+            lambda: name,
+            lambda value: file.write_text(value * 1000),
+            what="the model",
+            device="cpu",
+            limit_gb=limit_gb,
+        )
+
+    for day, name in enumerate("abcd"):
+        kept(name)
+        os.utime(tmp_path / name / ".lock", (day * 86400, day * 86400))
+    assert kept("a") == "a" * 1000  # a use
+
+    def read():
+        os.utime(tmp_path / "b" / ".lock", (0, 0))  # it was used longest ago, and is read now
+        return kept("e", 4.5e-6)
+
+    assert kept("b", read=read) == "e"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "d", "e"]
+    said = capsys.readouterr().out
+    assert "deleted model c (0.0 MB, last used 1970-01-03" in said and "BMFL_STORE_GB" in said
 
 
 def assert_same(a, b, images):

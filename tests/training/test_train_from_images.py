@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
-from bmfl_lab.errors import ConfigError
-from bmfl_lab.evaluation.ood import read_once
-from bmfl_lab.training import LoopConfig, train_fusion
+from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.evaluation.ood import evaluate_ood, read_once
+from bmfl_lab.training import LoopConfig, load_fusion, train_fusion
 from bmfl_lab.training import fusion as recipe
 from bmfl_lab.training.recipes import tiny
 
@@ -110,6 +111,39 @@ def test_images_are_taken_if_their_tokens_do_not_fit_the_store(study, tmp_path, 
         )
     with pytest.raises(ConfigError, match=r"batches='images' or 'auto' with augment='crop_flip'"):
         train(study, small, augment="crop_flip", batches="store")
+
+
+def test_broken_training_images_are_skipped_and_counted_if_this_is_allowed(tmp_path, capsys):
+    store = FeatureStore(tmp_path / "store")
+    for i in range(60):
+        place = tmp_path / "images" / ("train", "val", "test")[i // 20 % 3] / f"class{i % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(place / f"{i}.jpg")
+    broken = tmp_path / "images" / "train" / "class1" / "7.jpg"
+    broken.write_bytes(broken.read_bytes()[:400])
+    options = {"backbone": "vit_tiny14", "image_size": 28, "verify": False}
+    with pytest.raises(ConfigError, match="skip_broken=True or False; got 'yes'"):
+        load_study(tmp_path / "images", skip_broken="yes")
+    strict = load_study(tmp_path / "images", **options)
+    loop = LoopConfig(epochs=2, batch_size=8)
+    config = tiny(kind="pooled:2", head="backbone", loop=loop)
+    with pytest.raises(DataError, match=r"7\.jpg.*To fix it"):
+        train_fusion(config, strict, store=store, device="cpu", batches="images")
+    study = load_study(tmp_path / "images", skip_broken=True, **options)
+    assert study.fingerprint() == strict.fingerprint()
+    model = train_fusion(config, study, store=store, device="cpu")
+    said = capsys.readouterr().out
+    assert "because broken ones are skipped" in said and said.count("7.jpg) is broken") == 2
+    assert [epoch["skipped"] for epoch in model.history] == [1, 1] and model.n_skipped == 1
+    model.save(tmp_path / "model")
+    again = load_fusion(tmp_path / "model", model.backbone, store=store, device="cpu")
+    rows = evaluate_ood({"net": again}, study, n_boot=10).rows
+    counted = next(r for r in rows if r.name == "skipped_images")
+    assert (counted.value, counted.n, counted.split, counted.model) == (1, 20, "train", "net")
+    assert {r.selection for r in rows} == {
+        "best validation accuracy; 1 broken training image skipped"
+    }
 
 
 def test_images_that_do_not_fit_the_store_are_classified_without_it(study, tmp_path):

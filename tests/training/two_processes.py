@@ -3,8 +3,10 @@
 Without torchrun the process forks two children, so that both share its imports.
 """
 
+import dataclasses
 import os
 import sys
+import time
 from pathlib import Path
 
 if __name__ == "__main__":  # not where a test imports `train`
@@ -12,11 +14,15 @@ if __name__ == "__main__":  # not where a test imports `train`
 
 import accelerate  # noqa: F401  imported once for both children
 import torch._dynamo  # noqa: F401
+from accelerate.utils import gather_object, wait_for_everyone
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.config import replace
-from bmfl_lab.training import train_brain_encoder
+from bmfl_lab.evaluation import evaluate_ood
+from bmfl_lab.runtime import divided
+from bmfl_lab.training import LoopConfig, context, fusion, recipes, train_brain_encoder
+from bmfl_lab.training.batches import ImageBatches
 from bmfl_lab.training.encoder import tiny
 
 
@@ -38,7 +44,66 @@ def train(folder, kind):
         for _ in range(2)
     ]
     assert (scores[0] == scores[1]).all()
+    evaluate_in_parts(study, FeatureStore(folder / "features"))
+    extract_in_parts(study, folder)
     (folder / f"rank-{os.environ.get('RANK', 'alone')}.txt").write_text(repr(scores[0].tolist()))
+
+
+def extract_in_parts(study, folder):
+    """Check that each process extracts a part, and that all bits are those of one process."""
+    backbone, images = context.study_backbone(study.backbone, "cpu"), study.subject().stimuli
+    whole = FeatureStore(folder / "features").get(backbone, images, batch_size=4)
+    reads = []
+
+    def read(i):
+        reads.append(i)
+        time.sleep(0.01)
+        return images.read(i)
+
+    store, watched = FeatureStore(folder / "divided"), dataclasses.replace(images, read=read)
+    wait_for_everyone()
+    wanted = [("patches", -1), ("cls", 0)]
+    found = store.get_many(backbone, watched, wanted, batch_size=4)[0]
+    assert found.key == whole.key and found.manifest["shards"] == whole.manifest["shards"]
+    for name in ("cls", "mean", "patches"):
+        assert (getattr(found, name) == getattr(whole, name)).all()
+    wait_for_everyone()
+    n_read = gather_object([len(reads)])
+    assert sum(n_read) == len(images) and min(n_read) > 0
+    assert not list((folder / "divided" / ".parts").glob("*/*.npy"))
+
+
+def evaluate_in_parts(study, store):
+    """Check that divided predictions are those of this process alone, and that each takes a part."""
+    before, fusion._BATCH = fusion._BATCH, 3
+    parts = int(os.environ.get("WORLD_SIZE", 1))
+    model = fusion.train_fusion(
+        recipes.tiny(kind="pooled:4", head="backbone", loop=LoopConfig(epochs=1, batch_size=4)),
+        study,
+        atlas=study.subject().atlas,
+        store=store,
+        device="cpu",
+    )
+    seen, classify = [], model.path.classify
+
+    def counted(batch, **options):
+        seen.append(len(batch["index"]))
+        return classify(batch, **options)
+
+    model.path.classify, test = counted, study.set("test")
+    for batches in (model.batches(test), ImageBatches(test, model.path)):
+        alone = fusion.predict(model.path, batches)["logits"]
+        seen.clear()
+        with divided():
+            together = fusion.predict(model.path, batches)["logits"]
+        assert (alone == together).all() and len(together) == 8
+        assert sum(seen) < 8 if parts > 1 else sum(seen) == 8
+    few = test.subset([0])  # one process has nothing to do
+    with divided():
+        assert len(fusion.predict(model.path, model.batches(few))["logits"]) == 1
+    frame = evaluate_ood({"net": model}, study, shifts=[], sets=["test"], n_boot=5).per_image
+    assert frame["predicted"].tolist() == alone.argmax(1).tolist()
+    fusion._BATCH = before
 
 
 if __name__ == "__main__":
