@@ -14,8 +14,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
+from scipy.stats import binomtest
 
 from bmfl_lab.errors import DataError, require
+from bmfl_lab.metrics.statistics import holm
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, colours, ink_on, markers, require_rows
 from bmfl_lab.viz.explore import sheet, shift_grid_figure
 from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 SHOW = ("other minus first", "accuracy of the first")
 FLIPS = ("only the other is right", "only the first is right")
+_SIGNIFICANT, _MOST_LETTERS = 0.05, 21
+_STAR = "* differs: exact McNemar test, p (Holm) at most 0.05"
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
 
@@ -40,14 +44,15 @@ class State:
     Parameters
     ----------
     model, other : str
-        Two models; the first two by default.
+        Two models; by default the one called "backbone", or else the first one, and the next one.
     show : str, default "other minus first"
         Contents of the grid, one of `SHOW`.
     shift : str
         Shift or image set whose curve and images are shown; the first one by default.
     severity : int, default 0
-        Severity of the images below the grid; 0 for an image set without severity. The largest one
-        that was evaluated is taken if this one was not.
+        Severity of the images below the grid; 0 for an image set without severity. If this one was
+        not evaluated, it is the largest one at which the better model keeps half of its accuracy,
+        so that the images can still be recognised, or else the smallest one.
     flips : str
         Images that are shown, one of `FLIPS`.
     """
@@ -77,10 +82,15 @@ class Source:
         Names of the models.
     rows : tuple of str
         Rows of the grid: shifts, then image sets other than "test".
+    sets : tuple of str
+        Image sets among `rows`.
     severities : tuple of int
         Columns of the grid: 0 for a whole image set, and all severities that were evaluated.
     cells : dict of (str, str, int) to Series
         (model, row, severity) to the share of seeds that classify each image correctly.
+    answers : dict of (str, str, int) to DataFrame
+        The same to the true class "label" and the answer "predicted" of each image, the most common
+        one over seeds; empty if the rows have no such columns.
 
     Raises
     ------
@@ -96,14 +106,30 @@ class Source:
         self.models = tuple(dict.fromkeys(frame["model"]))
         made = [s for s in dict.fromkeys(frame["shift"]) if s]
         sets = [s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"]
+        self.sets = tuple(sets)
         self.rows, self.severities = (*made, *sets), tuple(sorted({0, *frame["severity"]}))
         self.cells: dict[tuple[str, str, int], pd.Series] = {}
+        self.answers: dict[tuple[str, str, int], pd.DataFrame] = {}
+        answered = {"label", "predicted"} <= set(frame.columns)
         for (model, split, shift, severity), part in frame.groupby(
             ["model", "split", "shift", "severity"], sort=False
         ):
             right = part.groupby("id", sort=False)["correct"].mean()
             rows = [shift] if shift else made if split == "test" else [split]
             self.cells |= {(model, row, severity): right for row in rows}
+            if answered:
+                self.answers |= {(model, row, severity): part for row in rows}
+
+    def answer(self, state: State, identifier: str) -> str:
+        """Return the true class of an image and the answers of both models, one per line."""
+        split = "test" if state.severity else state.shift
+        names, lines = self.explorer.stimuli(split).class_names, []
+        for model in (state.model, state.other):
+            rows = self.answers[(model, state.shift, state.severity)]
+            mine = rows[rows["id"] == identifier]
+            said, true = int(mine["predicted"].mode()[0]), int(mine["label"].iloc[0])
+            lines.append(f"{model}: {names[said] if said >= 0 else 'undefined'}")
+        return "\n".join(line[:_MOST_LETTERS] for line in (f"true: {names[true]}", *lines))
 
     def image(self, state: State, identifier: str) -> np.ndarray:
         """Return the image with an id in the shift and severity of a state, uint8 (S, S, 3)."""
@@ -115,11 +141,15 @@ class Source:
 def resolve(state: State, source: Source) -> State:
     """Return the state with two models, a shift and a severity that was evaluated."""
     shift = state.shift or next(iter(source.rows), "")
-    model = state.model or source.models[0]
+    model = state.model or next((m for m in source.models if "backbone" in m), source.models[0])
     other = state.other or next((m for m in source.models if m != model), model)
     known = [s for s in source.severities if (model, shift, s) in source.cells]
     made = [s for s in known if s] or [0]
-    severity = state.severity if state.severity in made else made[-1]
+    severity = state.severity
+    if severity not in made:
+        best = {s: max(_interval(source, m, shift, s)[0] for m in (model, other)) for s in known}
+        kept = [s for s in made if best.get(s, 0) >= best.get(0, 0) / 2]
+        severity = kept[-1] if kept and 0 in best else made[0]
     return dataclasses.replace(state, model=model, other=other, shift=shift, severity=severity)
 
 
@@ -138,7 +168,8 @@ def select(state: State, source: Source) -> dict[str, object]:
     dict
         ``grid`` (n_rows, n_severities), fractions or their differences; ``curves``, model to
         (n_severities, 3), accuracy with its 95 % interval; ``flips``, image ids; ``images`` of the
-        first ten of them, uint8 (S, S, 3); ``signed``, whether the grid shows differences;
+        first ten of them, uint8 (S, S, 3), and their ``answers``; ``signed``, if the grid shows
+        differences; ``marks``, "*" where they are significant, str (n_rows, n_severities);
         ``said``, the text of the status panel.
 
     Raises
@@ -166,7 +197,7 @@ def select(state: State, source: Source) -> dict[str, object]:
         for m in source.models
     }
     flips, counts, n = _flips(state, source)
-    images = [] if source.explorer is None else [source.image(state, i) for i in flips[:10]]
+    shown = [] if source.explorer is None else flips[:10]
     said = (
         f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on "
         f"{counts[0]}, only {state.model} right on {counts[1]}. A model with several seeds is "
@@ -176,8 +207,10 @@ def select(state: State, source: Source) -> dict[str, object]:
         "grid": grid.reshape(-1, len(severities)),
         "curves": curves,
         "flips": flips,
-        "images": images,
+        "images": [source.image(state, i) for i in shown],
+        "answers": [source.answer(state, i) for i in shown] if source.answers else [],
         "signed": signed,
+        "marks": _marks(state, source) if signed else np.full(grid.shape, ""),
         "said": said,
     }
 
@@ -190,6 +223,31 @@ def _interval(source: Source, model: str, row: str, severity: int) -> tuple[floa
     p, n, z = float(cell.mean()), len(cell), 1.96
     centre, half = (p + z * z / (2 * n)), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def _marks(state: State, source: Source) -> np.ndarray:
+    """Return "*" per cell of the grid whose difference is significant, str (n_rows, n_columns).
+
+    Significant is an exact McNemar test over images with an adjusted p value (Holm, over the
+    different cells of the grid) of at most 0.05.
+    """
+    tests: dict[tuple[int, ...], float] = {}
+    cells = {}
+    for row in source.rows:
+        for severity in source.severities:
+            (gained, lost), n = _flips(
+                dataclasses.replace(state, shift=row, severity=severity), source
+            )[1:]
+            if n:
+                # the unshifted test set stands in several rows and is one test
+                key = (severity, source.rows.index(row) if severity or row in source.sets else -1)
+                cells[(row, severity)] = key
+                tests[key] = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    sure = dict(zip(tests, np.asarray(holm(list(tests.values()))) <= _SIGNIFICANT)) if tests else {}
+    marks = [
+        ["*" * bool(sure.get(cells.get((r, s)))) for s in source.severities] for r in source.rows
+    ]
+    return np.array(marks, dtype=object).reshape(len(source.rows), -1)
 
 
 def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], int]:
@@ -235,6 +293,8 @@ def figure_of(
         unit=_unit(state),
         signed=found["signed"],
         shift=state.shift,
+        marks=found["marks"],
+        note=_STAR if found["signed"] else "",
     )
 
 
@@ -294,7 +354,8 @@ def ood_explorer(
         caption = f"{len(flips)} images: {state.flips}"
         if len(flips) > len(images):
             caption += f" (the first {len(images)} shown)"
-        pictures.show(*[(sheet(images, len(images)), caption)] if images else ())
+        made = sheet(images, 5, 130, found["answers"])
+        pictures.show(*[(made, caption)] if images else ())
         ids = html.escape(", ".join(flips[:40]) or "none") + (" ..." if len(flips) > 40 else "")
         listed.value = f"<div class='bmfl-status'>Image ids: {ids}</div>"
         return found["said"]
@@ -379,13 +440,15 @@ def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> No
         value, low, high = 100 * values[known].T
         trace.x, trace.y = severities[known], value
         trace.error_y.array, trace.error_y.arrayminus = high - value, value - low
-    for note, text in zip(figure.layout.annotations, (_title(state), state.shift)):
+    title = _title(state) + (f"<br><span style='font-size:11px'>{_STAR}</span>" * found["signed"])
+    for note, text in zip(figure.layout.annotations, (title, state.shift)):
         note.text = text
     # numbers in black or white, whichever contrasts more with the colour of the cell
     rows, columns = np.nonzero(np.isfinite(grid))
     values = grid[rows, columns]
     numbers.x, numbers.y = [heatmap.x[c] for c in columns], [heatmap.y[r] for r in rows]
-    numbers.text = [f"{v:.0f}" for v in values]
+    form = "+.0f" if found["signed"] else ".0f"
+    numbers.text = [f"{v:{form}}{found['marks'][r, c]}" for v, r, c in zip(values, rows, columns)]
     shares = np.clip((values - bottom) / (top - bottom), 0, 1).tolist()
     numbers.textfont.color = [
         ink_on(rgb) for rgb in sample_colorscale(scale, shares, colortype="tuple")
