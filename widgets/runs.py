@@ -28,6 +28,7 @@ from widgets.frame import LABEL, WIDE, Frame, dropdown, set_options
 if TYPE_CHECKING:
     from bmfl_lab.viz.charts import Figure
 
+_Condition = tuple[str, ...]
 _MOST_ROWS = 30
 _MOST_PARAMETERS = 8
 _NEWEST = "newest first"
@@ -180,7 +181,7 @@ def select(state: State, source: Source) -> dict[str, object]:
     names = dict.fromkeys((state.first, state.second))
     rows = {n: _rows(source.records[n], state.metric, state.seeds) for n in names}
     labels = list(dict.fromkeys(label for found in rows.values() for label in found))
-    runs = _table_rows(state, source, labels[0] if labels else "")
+    runs = _table_rows(state, source, next(iter(labels), ()))
     missing = (np.nan,) * 3
     values = {n: np.array([found.get(k, missing) for k in labels]) for n, found in rows.items()}
     compared = [r for n in names for r in source.records[n].rows if r.name == state.metric]
@@ -204,19 +205,16 @@ def select(state: State, source: Source) -> dict[str, object]:
     }
 
 
-def _without_shared(labels: list[str]) -> tuple[str, list[str]]:
-    """Return the words that all labels have, and the labels without them."""
-    if len(labels) < 2:
-        return "", labels
-    words = [label.split() for label in labels]
-    shared = [word for word in words[0] if all(word in others for others in words)]
-    short = [" ".join(w for w in mine if w not in shared) for mine in words]
-    # a label must not become empty, nor two the same
-    fits = all(short) and len(set(short)) == len(short)
-    return (" ".join(shared), short) if fits else ("", labels)
+def _without_shared(conditions: list[_Condition]) -> tuple[str, list[str]]:
+    """Return the parts that all conditions share, and their labels without these parts."""
+    shared = [p for p in conditions[0] if all(p in of for of in conditions)] if conditions else []
+    labels = [" ".join(part for part in of if part not in shared) for of in conditions]
+    if all(labels):
+        return " ".join(shared), labels
+    return "", [" ".join(of) for of in conditions]  # a single condition keeps its name
 
 
-def _table_rows(state: State, source: Source, condition: str) -> list[dict[str, object]]:
+def _table_rows(state: State, source: Source, condition: _Condition) -> list[dict[str, object]]:
     """Return one row per matching run: summary, value of a condition, parameters that differ."""
     names, rows = _matching(source, state.text), []
     given = [dict(source.records[n].parameters) for n in names]
@@ -226,7 +224,7 @@ def _table_rows(state: State, source: Source, condition: str) -> list[dict[str, 
     for name, of in zip(names, given):
         record = source.records[name]
         value = _rows(record, state.metric, state.seeds).get(condition, (np.nan,))[0]
-        row = {"run": name, f"{state.metric}: {condition}": value}
+        row = {"run": name, f"{state.metric}: {' '.join(condition)}": value}
         row |= {k: of.get(k, "") for k in differ[:_MOST_PARAMETERS]}
         rows.append({**row, **_summary(record)})
     if rows and state.sort in rows[0]:
@@ -248,14 +246,14 @@ def _summary(record: Record) -> dict[str, object]:
     }
 
 
-def _rows(record: Record, metric: str, seeds: bool) -> dict[str, tuple[float, float, float]]:
+def _rows(record: Record, metric: str, seeds: bool) -> dict[_Condition, tuple[float, float, float]]:
     """Return value, low and high of each row of a metric, by model, image set, ROI and seed.
 
     Without `seeds` there is one row per condition: the one over seeds, the only seed's, or the mean
     of the seeds without an interval.
     """
-    found: dict[str, tuple] = {}
-    single: dict[str, list[tuple]] = {}
+    found: dict[_Condition, tuple] = {}
+    single: dict[_Condition, list[tuple]] = {}
     for row in record.rows:
         if row.name == metric:
             named = comparison_label(row.name, row.model, row.reference, row.roi)
@@ -264,7 +262,7 @@ def _rows(record: Record, metric: str, seeds: bool) -> dict[str, tuple[float, fl
                 parts.append(f"seed {row.seed}")
             numbers = (row.value, row.ci_low, row.ci_high)
             numbers = tuple(np.nan if v is None else float(v) for v in numbers)
-            label = " ".join(p for p in parts if p)
+            label = tuple(p for p in parts if p)
             if seeds or row.seed is None:
                 found.setdefault(label, numbers)
             else:
@@ -381,7 +379,7 @@ def _adjust(state: State, controls: Mapping[str, w.Widget], source: Source) -> S
     if not state.first:
         return state
     labels = list(_rows(source.records[state.first], state.metric, state.seeds))
-    columns = [_NEWEST, *_table_rows(state, source, labels[0] if labels else "")[0]]
+    columns = [_NEWEST, *_table_rows(state, source, next(iter(labels), ()))[0]]
     set_options(controls["sort"], columns)
     # the column of the metric has another name when the metric changes
     return state if state.sort in columns else dataclasses.replace(state, sort=_NEWEST)

@@ -386,7 +386,7 @@ def runs_figure(
             )
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()
-        axis.set_xlabel(unit)
+        axis.set_xlabel(unit.replace(" (", "\n(", 1))
         axis.grid(True, axis="x")
-        axis.legend(fontsize=8)
+        drawn.legend(2)
     return drawn.figure
