@@ -259,8 +259,8 @@ def figure_of(state: State, source: Explorer | str | Path) -> Figure:
     panels = select(state, source)["panels"]
     title = f"{source.title}\n{_name(state)}"
     if state.tiles and (tiles := _tiles(state, source)):
-        # as the page shows it: each map from its smallest to its largest value
-        return contact_sheet(tiles, title=title.replace("\n", ", "))
+        # each map from its smallest to its largest value, as on the page
+        return contact_sheet(tiles, title=f"{source.title}, {state.source}")
     if panels[0]["map"] is None:
         return shares_figure({p["title"]: p["shares"] for p in panels}, title=title)
     maps = {"attention": [p["map"] for p in panels]}

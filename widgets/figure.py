@@ -52,6 +52,8 @@ SYMBOLS = {
 """Plotly's name of each marker in `bmfl_lab.viz.charts.MARKERS`."""
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
 _LEAST_SIDE = 224  # pixels
+# of a figure on a saved page; on a wide one the colour bar would stand far from the brain
+_SAVED_WIDTH = "min(100%, 860px)"
 _libraries: list[w.Label] = []
 
 
@@ -158,7 +160,13 @@ class LiveFigure(anywidget.AnyWidget):
             Whether plotly.js is included; it is needed once per page.
         """
         plot = plotly_text(self.plot.to_dict())
-        return pio.to_html(plot, full_html=False, include_plotlyjs=with_library, validate=False)
+        return pio.to_html(
+            plot,
+            full_html=False,
+            include_plotlyjs=with_library,
+            validate=False,
+            default_width=_SAVED_WIDTH,
+        )
 
     def on_click(self, act: Callable[[dict[str, object]], None]) -> None:
         """Call a function with each clicked point.

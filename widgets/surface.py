@@ -223,6 +223,7 @@ def figure_of(state: State, source: Explorer | str | Path) -> Figure:
         unit=found["unit"],
         signed=found["signed"],
         outline=outline,
+        zoom=True,
     )
     return region_figure(
         panel,

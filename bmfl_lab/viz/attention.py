@@ -132,7 +132,7 @@ def attention_figure(
         )
     n, n_columns = len(images), 1 + len(maps)
     with panels(
-        n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.0, 0.4)
+        n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.9, 0.4)
     ) as drawn:
         for row, image in enumerate(images):
             pictures = {"image": image}

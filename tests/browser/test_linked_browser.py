@@ -1,6 +1,7 @@
 """Attention and cortex linked by clicks, and lesions kept and undone, in a real JupyterLab."""
 
 import pytest
+from widget_page import coloured
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -23,11 +24,23 @@ def test_a_patch_and_the_cortex_are_linked_by_clicks(opened):
     opened.watched.settle()
     assert "Patch in row 3, column 2" in opened.status("attention")
     query = frame.get_by_label("ROI query", exact=True)
-    query.select_option("right:V3")
+    query.select_option("left:FFC")
     opened.watched.settle()
-    assert opened.dot("attention"), "no click on the cortex reached the kernel"
+    canvas = frame.locator(".gl-container canvas").first
+    canvas.scroll_into_view_if_needed()
+    opened.page.wait_for_timeout(1000)
+    box = canvas.bounding_box()
+    for x, y in coloured(canvas.screenshot()):  # one of them is another region
+        at = box["x"] + x, box["y"] + y
+        opened.page.mouse.move(at[0] - 3, at[1] - 3)
+        opened.page.mouse.move(*at, steps=3)
+        opened.page.wait_for_timeout(350)
+        opened.page.mouse.click(*at)
+        opened.page.wait_for_timeout(2500)
+        if query.input_value() != "left:FFC":
+            break
     opened.watched.settle()
-    assert query.input_value() != "right:V3"
+    assert query.input_value() != "left:FFC", "no click on the cortex reached the kernel"
     opened.watched.shoot(frame, "attention-linked")
     frame.get_by_label("All heads or ROIs", exact=True).check()
     opened.watched.settle()

@@ -196,7 +196,9 @@ def test_ood_select_counts_the_images_that_flip(explorer, parts):
     )
     assert set(found["flips"]) == set(cell.index[cell["fusion"] & ~cell["backbone"]])
     assert found["grid"][0, -1] == pytest.approx(cell["fusion"].mean() - cell["backbone"].mean())
-    first = result.per_image.set_index(["model", "shift", "id"]).loc[("fusion", "masked")]
+    first = (
+        result.per_image.set_index(["model", "shift", "id"]).sort_index().loc[("fusion", "masked")]
+    )
     names = study.set("test").class_names
     for identifier, text in zip(found["flips"], found["answers"]):
         true = names[first.loc[identifier, "label"]]
