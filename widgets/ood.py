@@ -14,10 +14,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
-from scipy.stats import binomtest
 
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.metrics.statistics import holm
+from bmfl_lab.metrics.statistics import crossed_mean, holm
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, colours, ink_on, markers, require_rows
 from bmfl_lab.viz.explore import sheet, shift_grid_figure
 from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 SHOW = ("other minus first", "accuracy of the first")
 FLIPS = ("only the other is right", "only the first is right")
 _SIGNIFICANT, _MOST_LETTERS = 0.05, 21
-_STAR = "* differs: exact McNemar test, p (Holm) at most 0.05"
+_STAR = "* differs: p (Holm over the grid) at most 0.05"
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
 
@@ -82,12 +81,12 @@ class Source:
         Names of the models.
     rows : tuple of str
         Rows of the grid: shifts, then image sets other than "test".
-    sets : tuple of str
-        Image sets among `rows`.
     severities : tuple of int
         Columns of the grid: 0 for a whole image set, and all severities that were evaluated.
     cells : dict of (str, str, int) to Series
         (model, row, severity) to the share of seeds that classify each image correctly.
+    seeds : dict of (str, str, int) to DataFrame
+        The same to whether each image (column) is right under each seed (row).
     answers : dict of (str, str, int) to DataFrame
         The same to the true class "label" and the answer "predicted" of each image, the most common
         one over seeds; empty if the rows have no such columns.
@@ -106,10 +105,11 @@ class Source:
         self.models = tuple(dict.fromkeys(frame["model"]))
         made = [s for s in dict.fromkeys(frame["shift"]) if s]
         sets = [s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"]
-        self.sets = tuple(sets)
         self.rows, self.severities = (*made, *sets), tuple(sorted({0, *frame["severity"]}))
         self.cells: dict[tuple[str, str, int], pd.Series] = {}
         self.answers: dict[tuple[str, str, int], pd.DataFrame] = {}
+        self.seeds: dict[tuple[str, str, int], pd.DataFrame] = {}
+        frame = frame if "seed" in frame else frame.assign(seed=0)
         answered = {"label", "predicted"} <= set(frame.columns)
         for (model, split, shift, severity), part in frame.groupby(
             ["model", "split", "shift", "severity"], sort=False
@@ -117,6 +117,9 @@ class Source:
             right = part.groupby("id", sort=False)["correct"].mean()
             rows = [shift] if shift else made if split == "test" else [split]
             self.cells |= {(model, row, severity): right for row in rows}
+            table = part.assign(correct=part["correct"].astype(float))
+            table = table.pivot_table("correct", "seed", "id", sort=False).dropna(axis=1)
+            self.seeds |= {(model, row, severity): table for row in rows}
             if answered:
                 self.answers |= {(model, row, severity): part for row in rows}
 
@@ -228,26 +231,27 @@ def _interval(source: Source, model: str, row: str, severity: int) -> tuple[floa
 def _marks(state: State, source: Source) -> np.ndarray:
     """Return "*" per cell of the grid whose difference is significant, str (n_rows, n_columns).
 
-    Significant is an exact McNemar test over images with an adjusted p value (Holm, over the
-    different cells of the grid) of at most 0.05.
+    Significant is a p value over images and common seeds (`crossed_mean`), adjusted over the
+    different cells of the grid (Holm), of at most 0.05.
     """
-    tests: dict[tuple[int, ...], float] = {}
-    cells = {}
+    tests: dict[int, float] = {}
+    cells: dict[tuple[str, int], int] = {}
     for row in source.rows:
         for severity in source.severities:
-            (gained, lost), n = _flips(
-                dataclasses.replace(state, shift=row, severity=severity), source
-            )[1:]
-            if n:
+            pair = [source.seeds.get((m, row, severity)) for m in (state.model, state.other)]
+            if any(one is None for one in pair):
+                continue
+            first, other = pair[0].align(pair[1], join="inner")
+            if first.size:
                 # the unshifted test set stands in several rows and is one test
-                key = (severity, source.rows.index(row) if severity or row in source.sets else -1)
-                cells[(row, severity)] = key
-                tests[key] = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    sure = dict(zip(tests, np.asarray(holm(list(tests.values()))) <= _SIGNIFICANT)) if tests else {}
-    marks = [
-        ["*" * bool(sure.get(cells.get((r, s)))) for s in source.severities] for r in source.rows
-    ]
-    return np.array(marks, dtype=object).reshape(len(source.rows), -1)
+                cells[(row, severity)] = key = id(pair[0])
+                tests[key] = crossed_mean(other.to_numpy() - first.to_numpy(), kind="difference")[1]
+    sure = {key for key, p in zip(tests, holm(list(tests.values()))) if p <= _SIGNIFICANT}
+    marks = np.full((len(source.rows), len(source.severities)), "", dtype=object)
+    for (row, severity), key in cells.items():
+        if key in sure:
+            marks[source.rows.index(row), source.severities.index(severity)] = "*"
+    return marks
 
 
 def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], int]:
