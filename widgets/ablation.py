@@ -39,11 +39,24 @@ if TYPE_CHECKING:
 # sky blue for intact and vermilion for lesioned vertices: never grey as cortex
 _INTACT, _LESIONED = PALETTE[5], PALETTE[1]
 _LESION_COLOURS = [[0.0, _INTACT], [0.5, _INTACT], [0.5, _LESIONED], [1.0, _LESIONED]]
-_TITLE = (
-    "Click a region to lesion or restore it<br>"
-    f"<span style='color:{_INTACT}'>■</span> intact   "
-    f"<span style='color:{_LESIONED}'>■</span> lesioned"
-)
+_TITLE = "Click a region to lesion or restore it"
+# plotly has no key of colours for a mesh: a coloured square and a name for each of the two
+_KEY = [
+    {
+        "text": text,
+        "x": x,
+        "y": 1.0,
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "xshift": shift,
+        "showarrow": False,
+        "font": font,
+    }
+    for x, name, colour in ((0.02, "intact", _INTACT), (0.3, "lesioned", _LESIONED))
+    for text, shift, font in (("■", 0, {"color": colour, "size": 18}), (name, 18, {"size": 13}))
+]
 _MOST_KEPT = 4
 
 
@@ -320,6 +333,7 @@ def region_ablation(
             cortex.show(np.asarray(mask, float), title=_TITLE, unit="lesioned", **look)
             two = {"cmin": 0, "cmax": 1, "colorscale": _LESION_COLOURS, "showscale": False}
             cortex.plot.data[-1].update(two)
+            cortex.plot.layout.annotations = _KEY
         true = source.class_names[found["label"]] if found["label"] >= 0 else "none"
         pictures.show((found["image"], f"true class:\n{true}"))
         _draw_results(results.plot, found)
@@ -425,10 +439,11 @@ def _results(source: Explorer) -> go.Figure:
         col=2,
     )
     made.update_layout(
-        barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0, "traceorder": "normal"}
+        barmode="group",
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "traceorder": "normal"},
     )
     # "chance" stands to the right of its line
-    return styled(made, 400).update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 70})
+    return styled(made, 430).update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 104})
 
 
 def _draw_results(figure: go.Figure, found: dict[str, object]) -> None:

@@ -484,10 +484,10 @@ def _pictures(panels: list[dict], state: State) -> Iterator[tuple[np.ndarray | N
 
 
 def _show_tiles(pictures: Pictures, tiles: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    labels = [" ".join(filter(None, (row, col))) for row, of in tiles.items() for col in of]
+    labels = [", ".join(filter(None, (row, col))) for row, of in tiles.items() for col in of]
     images = [image for of in tiles.values() for image in of.values()]
     columns = max((len(of) for of in tiles.values()), default=1)
-    made = sheet(images, columns, 84, labels)
+    made = sheet(images, columns, 100, labels)
     caption = "each map from its smallest (black) to its largest value (yellow)"
     pictures.show(*[(made, caption)] if images else ())
 

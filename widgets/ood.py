@@ -427,7 +427,7 @@ def _figure(source: Source) -> go.Figure:
     made.update_yaxes(title_text="accuracy, % (95 % interval)", row=1, col=2)
     made.update_layout(legend={"orientation": "h", "y": 1.16, "yanchor": "bottom", "x": 0.62})
     figure = styled(made, max(380, 26 * len(source.rows) + 150))
-    return figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 56})
+    return figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 70})
 
 
 def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> None:
@@ -444,8 +444,8 @@ def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> No
         value, low, high = 100 * values[known].T
         trace.x, trace.y = severities[known], value
         trace.error_y.array, trace.error_y.arrayminus = high - value, value - low
-    title = _title(state) + (f"<br><span style='font-size:11px'>{_STAR}</span>" * found["signed"])
-    for note, text in zip(figure.layout.annotations, (title, state.shift)):
+    figure.layout.xaxis.title.text = "severity" + f"<br>{_STAR}" * found["signed"]
+    for note, text in zip(figure.layout.annotations, (_title(state), state.shift)):
         note.text = text
     # numbers in black or white, whichever contrasts more with the colour of the cell
     rows, columns = np.nonzero(np.isfinite(grid))

@@ -386,9 +386,12 @@ def _adjust(state: State, controls: Mapping[str, w.Widget], source: Source) -> S
 
 
 def _table(runs: list[dict[str, object]], source: Source) -> str:
-    cell, link_style = "style='padding:2px 10px'", "color:var(--jp-content-link-color,#0072B2)"
+    cell, link_style = (
+        "style='padding:2px 10px;white-space:nowrap'",
+        "color:var(--jp-content-link-color,#0072B2)",
+    )
     head = "".join(
-        f"<th scope='col' style='text-align:left;padding:2px 10px'>{k}</th>"
+        f"<th scope='col' style='text-align:left;padding:2px 10px;white-space:nowrap'>{k}</th>"
         for k in (*runs[0], "open")
     )
     rows = []
@@ -421,7 +424,7 @@ def _figure() -> go.Figure:
     made.update_yaxes(autorange="reversed")
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     made.update_layout(legend=legend, scattermode="group")
-    return styled(made, 380)
+    return styled(made, 380).update_layout(margin={"t": 84}, title={"y": 0.99, "yanchor": "top"})
 
 
 def _curves() -> go.Figure:

@@ -915,11 +915,14 @@ def _finish(
     note = "grey: cortex without data (dark: sulci, light: gyri)"
     figure.text(0.3 / width, 1 - 0.32 / height, note, fontsize=7, color=GREY, va="top")
     if legend:
+        columns = min(columns, len(legend))
+        # matplotlib fills one column after the other; people read one row after the other
+        names = [name for k in range(columns) for name in list(legend)[k::columns]]
         figure.legend(
-            legend.values(),
-            legend.keys(),
+            [legend[name] for name in names],
+            names,
             loc="lower center",
-            ncols=min(columns, len(legend)),
+            ncols=columns,
             frameon=False,
             fontsize=8,
             handlelength=1.2,

@@ -69,8 +69,8 @@ def test_lesions_are_kept_beside_each_other_and_undone(opened):
     inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
     assert inner <= outer + 8, "the widget is cut beside the open sidebar"
     opened.watched.shoot(frame, "ablation-900")
-    opened.page.set_viewport_size({"width": 1280, "height": 1500})
-    opened.watched.settle()
+    opened.page.set_viewport_size({"width": 1280, "height": 1900})
+    opened.page.wait_for_timeout(2500)
     opened.watched.shoot(frame, "ablation-kept")
     for regions in ("No lesion", "HVC lesioned"):
         button["Undo"].click()

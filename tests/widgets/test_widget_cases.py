@@ -280,7 +280,7 @@ def test_the_cortex_of_a_lesion_names_all_rois_and_has_a_key_of_two_items(explor
     plot = frame.figures[0].plot
     assert names_on(frame) == sorted(2 * explorer.atlas.present)
     assert plot.data[-1].showscale is False and set(plot.data[-1].intensity) == {0.0, 1.0}
-    assert "intact" in plot.layout.title.text and "lesioned" in plot.layout.title.text
+    assert [a.text for a in plot.layout.annotations] == ["■", "intact", "■", "lesioned"]
     assert frame.state.view == "ventral" and plot.layout.scene.camera.eye.z < 0
     frame.set(regions=("V1",))
     assert plot.layout.scene.camera.eye.z < 0, "a click must not turn the cortex"
