@@ -440,7 +440,15 @@ def _results(source: Explorer) -> go.Figure:
     )
     made.update_layout(
         barmode="group",
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "traceorder": "normal"},
+        # at the bottom of the figure, below the names of the sets
+        legend={
+            "orientation": "h",
+            "traceorder": "normal",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+        },
     )
     # "chance" stands to the right of its line
     return styled(made, 430).update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 104})

@@ -391,8 +391,9 @@ def _table(runs: list[dict[str, object]], source: Source) -> str:
         "color:var(--jp-content-link-color,#0072B2)",
     )
     head = "".join(
-        f"<th scope='col' style='text-align:left;padding:2px 10px;white-space:nowrap'>{k}</th>"
-        for k in (*runs[0], "open")
+        f"<th scope='col' style='text-align:left;padding:2px 10px;white-space:nowrap'>"
+        f"{html.escape(k)}</th>"
+        for k in ("open", *runs[0])
     )
     rows = []
     for run in runs:
@@ -406,7 +407,7 @@ def _table(runs: list[dict[str, object]], source: Source) -> str:
                 address = quote(Path(os.path.relpath(path, Path.cwd())).as_posix())
                 links.append(f"<a href='{address}' target='_blank' style='{link_style}'>{kind}</a>")
         texts = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in run.values())
-        values = (*map(html.escape, texts), " ".join(links) or "no notebook")
+        values = (" ".join(links) or "no notebook", *map(html.escape, texts))
         rows.append("<tr>" + "".join(f"<td {cell}>{v}</td>" for v in values) + "</tr>")
     return (
         f"<table style='border-collapse:collapse'><thead><tr>{head}</tr></thead>"

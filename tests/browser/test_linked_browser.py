@@ -41,6 +41,7 @@ def test_a_patch_and_the_cortex_are_linked_by_clicks(opened):
             break
     opened.watched.settle()
     assert query.input_value() != "left:FFC", "no click on the cortex reached the kernel"
+    opened.page.mouse.move(0, 0)
     opened.watched.shoot(frame, "attention-linked")
     frame.get_by_label("All heads or ROIs", exact=True).check()
     opened.watched.settle()
@@ -64,14 +65,15 @@ def test_lesions_are_kept_beside_each_other_and_undone(opened):
     legend = ".js-plotly-plot .legendtext"
     assert "kept: HVC" in frame.locator(legend).all_text_contents()
     assert "V1 lesioned" in opened.status("ablation")
+    opened.page.mouse.move(0, 0)
+    opened.watched.shoot(frame, "ablation-kept")
     opened.page.set_viewport_size({"width": 900, "height": 1500})
     opened.page.wait_for_timeout(2500)
     inner, outer = (frame.evaluate(f"e => e.{side}Width") for side in ("scroll", "client"))
     assert inner <= outer + 8, "the widget is cut beside the open sidebar"
     opened.watched.shoot(frame, "ablation-900")
-    opened.page.set_viewport_size({"width": 1280, "height": 1900})
+    opened.page.set_viewport_size({"width": 1280, "height": 1500})
     opened.page.wait_for_timeout(2500)
-    opened.watched.shoot(frame, "ablation-kept")
     for regions in ("No lesion", "HVC lesioned"):
         button["Undo"].click()
         opened.watched.settle()

@@ -550,7 +550,7 @@ def test_the_numbers_of_the_grid_are_those_of_its_cells(result, explorer):
 
 def test_runs_lead_with_accuracy_fold_seeds_and_show_what_differs(tmp_path):
     for epochs in (5, 20):
-        parameters = {"study": "planted", "epochs": epochs, "device": "cpu"}
+        parameters = {"study": "planted", "epochs": epochs, "device": "cpu", "<b>x</b>": epochs}
         record = Record("03_fusion_training", parameters, {"name": "planted", "simulated": True})
         plain = {"unit": "fraction", "split": "test", "n": 10, "selection": "none"}
         record.add("nll", 1.0, model="fusion", **plain)
@@ -576,6 +576,7 @@ def test_runs_lead_with_accuracy_fold_seeds_and_show_what_differs(tmp_path):
     assert "epochs" in first and "study: planted" not in first and "device" not in first
     table = frame.children[3].children[0].children[0].children[0]
     assert table.value.count(">report</a>") == 2
+    assert "&lt;b&gt;x" in table.value and "<b>" not in table.value
     frame.set(sort="epochs")
     assert table.value.index("run-20") < table.value.index("run-5")
     assert "epochs" in frame.controls["sort"].options
