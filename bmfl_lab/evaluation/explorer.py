@@ -974,7 +974,7 @@ class Explorer:
         )
         whole = self.image(name, index, shift, severity)
         rows, columns = (
-            slice(*(at * size // n + np.array([0, size // n])))
+            slice(at * size // n, (at + 1) * size // n)
             for at, n, size in zip(patch, grid, whole.shape)
         )
         filled = whole.copy()
