@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ import plotly.graph_objects as go
 import traitlets
 from plotly.subplots import make_subplots
 
+from bmfl_lab.errors import BmflError
 from bmfl_lab.viz.charts import PALETTE
-from bmfl_lab.viz.explore import COLOURS, STATES, lesion_figure
+from bmfl_lab.viz.explore import COLOURS, KEPT_COLOURS, STATES, lesion_figure
+from bmfl_lab.viz.surface_interactive import VIEWS
 from widgets.figure import ERROR, Cortex, LiveFigure, Pictures, styled
 from widgets.frame import (
     Frame,
@@ -33,8 +36,28 @@ if TYPE_CHECKING:
     from bmfl_lab.models.lesion import Lesion
     from bmfl_lab.viz.charts import Figure
 
-# sky blue for intact vertices, through yellow to vermilion for lesioned ones: never grey as cortex
-_LESION_COLOURS = [[0.0, PALETTE[5]], [0.5, PALETTE[7]], [1.0, PALETTE[1]]]
+# sky blue for intact and vermilion for lesioned vertices: never grey as cortex
+_INTACT, _LESIONED = PALETTE[5], PALETTE[1]
+_LESION_COLOURS = [[0.0, _INTACT], [0.5, _INTACT], [0.5, _LESIONED], [1.0, _LESIONED]]
+_TITLE = "Click a region to lesion or restore it"
+# plotly has no key of colours for a mesh: a coloured square and a name for each of the two
+_KEY = [
+    {
+        "text": text,
+        "x": x,
+        "y": 1.0,
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "xshift": shift,
+        "showarrow": False,
+        "font": font,
+    }
+    for x, name, colour in ((0.02, "intact", _INTACT), (0.3, "lesioned", _LESIONED))
+    for text, shift, font in (("■", 0, {"color": colour, "size": 18}), (name, 18, {"size": 13}))
+]
+_MOST_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,12 @@ class State(ImageState):
         Strength of the lesion, from 0 to 1.
     ood : str
         Out-of-distribution set beside the test set; the study's first one by default.
+    kept : tuple of tuple of str
+        Regions of further lesions, of the same kind and strength, whose accuracy stands beside that
+        of `regions`; none by default.
+    view : str, default ""
+        Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`; by default the
+        one that shows most of the first lesion.
     """
 
     model: str = ""
@@ -60,6 +89,8 @@ class State(ImageState):
     kind: str = "mean"
     strength: float = 1.0
     ood: str = ""
+    kept: tuple[tuple[str, ...], ...] = ()
+    view: str = ""
 
 
 def resolve(state: State, source: Explorer) -> State:
@@ -86,7 +117,8 @@ def select(state: State, source: Explorer) -> dict[str, object]:
         ``image`` uint8 (S, S, 3); ``label``, the number of its class, -1 for none;
         ``probabilities``, "intact" and, under a lesion, "lesion" to float (C,); ``sets``, the names
         of the image sets; ``table``, their accuracies as `Explorer.batch` returns them; ``mask``,
-        the lesioned vertices, bool (V,), or None; ``said``, the text of the status panel.
+        the lesioned vertices, bool (V,), or None; ``kept``, the name of each further lesion to its
+        table of accuracies; ``said``, the text of the status panel.
 
     Raises
     ------
@@ -106,6 +138,12 @@ def select(state: State, source: Explorer) -> dict[str, object]:
         "sets": sets,
         "table": source.batch(state.model, sets, lesion),
         "mask": None if lesion is None else lesion.mask,
+        "kept": {
+            " + ".join(regions): source.batch(
+                state.model, sets, source.lesion(regions, state.kind, state.strength)
+            )
+            for regions in state.kept
+        },
     }
     return {**found, "said": _sentence(state, lesion, found, source)}
 
@@ -176,6 +214,7 @@ def figure_of(state: State, source: Explorer | str | Path) -> Figure:
         found["sets"],
         title=f"{source.title}, {state.model}: {_lesion_name(state)}",
         chance=1 / max(1, len(source.class_names)),
+        kept=found["kept"],
     )
 
 
@@ -271,6 +310,10 @@ def region_ablation(
     given, source = source, explorer_of(source)
     first = resolve(State(**state), source)
     cortex, pictures = Cortex(source.atlas, height=400), Pictures((150,))
+    lesioned = None
+    with contextlib.suppress(BmflError):  # the frame reports an unknown region
+        lesioned = source.mask(first.regions)
+    first = dataclasses.replace(first, view=first.view or cortex.best_view(lesioned))
     results = LiveFigure(_results(source))
     controls = {
         "model": dropdown("Model", source.models or ("",), first.model),
@@ -279,15 +322,18 @@ def region_ablation(
         "kind": dropdown("Lesion", source.lesions, first.kind),
         "strength": slider("Strength", first.strength, 0.0, 1.0, 0.05),
         "regions": RegionTree(source.atlas),
+        "view": dropdown("View", VIEWS, first.view),
     }
 
     def draw(found: dict, state: State) -> str:
         if cortex.surface is not None:
             mask = np.zeros(source.atlas.n_vertices) if found["mask"] is None else found["mask"]
-            title = "Lesioned regions (click a region to lesion or restore it)"
-            values = mask * state.strength
-            cortex.show(values, title=title, unit="lesion strength", signed=False)
-            cortex.plot.data[-1].update(cmin=0, cmax=1, colorscale=_LESION_COLOURS)
+            everywhere = np.ones(len(mask), dtype=bool)
+            look = {"signed": False, "borders": everywhere, "view": state.view}
+            cortex.show(np.asarray(mask, float), title=_TITLE, unit="lesioned", **look)
+            two = {"cmin": 0, "cmax": 1, "colorscale": _LESION_COLOURS, "showscale": False}
+            cortex.plot.data[-1].update(two)
+            cortex.plot.layout.annotations = _KEY
         true = source.class_names[found["label"]] if found["label"] >= 0 else "none"
         pictures.show((found["image"], f"true class:\n{true}"))
         _draw_results(results.plot, found)
@@ -301,6 +347,11 @@ def region_ablation(
             "Lesion": ("regions", "kind", "strength"),
             "Image": ("images", "index", "shift", "severity"),
             "Model": ("model", "ood"),
+            "Cortex": ("view",),
+        },
+        actions={
+            "Keep beside": ("keep the accuracy of this lesion beside the next ones", _keep),
+            "Clear kept": ("remove the lesions that were kept", _clear),
         },
         views=[(cortex, "1 1 340px"), (pictures, "0 1 150px"), (results, "2 1 420px")],
         source=source,
@@ -317,6 +368,20 @@ def region_ablation(
 
     cortex.on_click(clicked)
     return frame
+
+
+def _keep(frame: Frame) -> str:
+    """Keep the current lesion beside the next ones and return the text of the status panel."""
+    regions, kept = frame.state.regions, frame.state.kept
+    if not regions or regions in kept:
+        return "Choose regions first: this lesion is empty or kept already."
+    frame.set(kept=(*kept, regions)[-_MOST_KEPT:])
+    return f"Kept {' + '.join(regions)}. Choose other regions to compare them."
+
+
+def _clear(frame: Frame) -> str:
+    frame.set(kept=())
+    return frame.redraw()
 
 
 def toggled(regions: tuple[str, ...], atlas: Atlas, vertex: int) -> tuple[str, ...]:
@@ -374,10 +439,19 @@ def _results(source: Explorer) -> go.Figure:
         col=2,
     )
     made.update_layout(
-        barmode="group", legend={"orientation": "h", "y": -0.16, "x": 0.2, "traceorder": "normal"}
+        barmode="group",
+        # at the bottom of the figure, below the names of the sets
+        legend={
+            "orientation": "h",
+            "traceorder": "normal",
+            "x": 0,
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+        },
     )
     # "chance" stands to the right of its line
-    return styled(made, 400).update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 70})
+    return styled(made, 430).update_layout(margin={"l": 10, "r": 56, "t": 62, "b": 104})
 
 
 def _draw_results(figure: go.Figure, found: dict[str, object]) -> None:
@@ -390,3 +464,9 @@ def _draw_results(figure: go.Figure, found: dict[str, object]) -> None:
         trace.x, trace.y = names, np.nan_to_num(value)
         trace.error_y.array = np.nan_to_num(high - value)
         trace.error_y.arrayminus = np.nan_to_num(value - low)
+    figure.data = figure.data[:5]
+    for (name, other), colour in zip(found["kept"].items(), KEPT_COLOURS):
+        low, value, high = (100 * other[k][:, 1] for k in ("low", "accuracy", "high"))
+        error = {**ERROR, "symmetric": False, "array": high - value, "arrayminus": value - low}
+        look = {"marker_color": colour, "name": f"kept: {name}", "error_y": error}
+        figure.add_bar(x=names, y=value, **look, row=1, col=2)

@@ -14,9 +14,13 @@ import plotly.graph_objects as go
 
 from bmfl_lab import evaluation
 from bmfl_lab.viz.attention import attention_figure, overlay
-from bmfl_lab.viz.explore import COLOURS, shares_figure
-from widgets.figure import LiveFigure, Pictures, enlarged, styled
+from bmfl_lab.viz.charts import PALETTE, SEQUENTIAL, contact_sheet
+from bmfl_lab.viz.explore import COLOURS, shares_figure, sheet
+from bmfl_lab.viz.surface import HEMISPHERES
+from widgets.figure import Cortex, LiveFigure, Pictures, enlarged, styled
 from widgets.frame import (
+    LABEL,
+    WIDE,
     Frame,
     ImageState,
     dropdown,
@@ -66,6 +70,13 @@ class State(ImageState):
         Number of the image beside the first one.
     other_model : str
         Model beside the first one; another one with cross-attention by default.
+    tiles : bool, default False
+        Show all heads of all blocks in one look; for the encoder all ROI queries.
+    linked : bool, default False
+        Show the cortex beside the map: which vertices respond to a patch, and where the query of an
+        ROI looks.
+    patch : int, default -1
+        Number of the patch in reading order from 0; -1 for the one with most attention.
     """
 
     source: str = ""
@@ -77,6 +88,9 @@ class State(ImageState):
     compare: str = "nothing"
     other_index: int = 1
     other_model: str = ""
+    tiles: bool = False
+    linked: bool = False
+    patch: int = -1
 
 
 def resolve(state: State, source: Explorer) -> State:
@@ -129,7 +143,9 @@ def select(state: State, source: Explorer) -> dict[str, object]:
     dict
         ``panels``, one or two mappings with ``title``, ``image`` uint8 (S, S, 3), ``map`` float
         (h, w) or None, ``shares``, each ROI's share of the attention, or None, and ``prediction``
-        in words; ``said``, the text of the status panel.
+        in words; ``tiles``, row to column to map over the image, empty unless asked for;
+        ``effect``, the response of each vertex to the patch, (V,), or None; ``patch``, its row and
+        column; ``said``, the text of the status panel.
 
     Raises
     ------
@@ -148,7 +164,56 @@ def select(state: State, source: Explorer) -> dict[str, object]:
         said += " Colours run from the smallest to the largest value of each map: "
         said += "compare places, not strengths."
     said += _why_alone(state, source)
-    return {"panels": panels, "said": said}
+    found = {"panels": panels, "tiles": {}, "effect": None, "patch": (0, 0), "said": said}
+    if state.tiles:
+        found["tiles"] = _tiles(state, source)
+        found["said"] += "" if found["tiles"] else " Shares of ROIs have no maps to tile."
+    if state.linked:
+        found |= _link(state, source, panels[0]["map"])
+        found["said"] += found.pop("linked")
+    return found
+
+
+def _tiles(state: State, source: Explorer) -> dict[str, dict[str, np.ndarray]]:
+    """Return row to column to map over the image: blocks and heads, or hemispheres and ROIs."""
+    known = source.map_choices(state.source, state.model)
+    heads = {f"head {i + 1}": {"head": i} for i in range(known["n_heads"])}
+    rows = {"": heads}
+    if state.source.startswith("backbone"):
+        blocks = range(known["n_blocks"])
+        rows = {f"block {b + 1}": {k: {**v, "block": b} for k, v in heads.items()} for b in blocks}
+    elif state.source.startswith("encoder"):
+        rows = {}
+        for name in known["regions"]:
+            side, _, roi = name.partition(":")
+            rows.setdefault(side, {})[roi] = {"region": name, "head": state.head}
+    image, tiles = enlarged(source.image(*state.place)), {}
+    for row, columns in rows.items():
+        for column, choice in columns.items():
+            of = source.attention(state.source, *state.place, model=state.model, **choice)
+            if "map" in of:
+                made = overlay(image, of["map"], state.opacity)
+                tiles.setdefault(row, {})[column] = made
+    return tiles
+
+
+def _link(state: State, source: Explorer, weights: np.ndarray | None) -> dict[str, object]:
+    """Return the patch, the response of each vertex to it, and both in words."""
+    if weights is None or source.encoder is None or source.atlas is None:
+        return {"linked": " Only a map over patches, with a brain encoder, is linked to a cortex."}
+    number = state.patch if 0 <= state.patch < weights.size else int(weights.argmax())
+    patch = tuple(int(i) for i in np.unravel_index(number, weights.shape))
+    effect = source.patch_effect(*state.place, patch=patch, grid=weights.shape)
+    atlas = source.atlas
+    size = {r: float(np.abs(effect[np.asarray(atlas.rois[r], bool)]).mean()) for r in atlas.present}
+    most = sorted(size, key=size.get, reverse=True)[:3]
+    said = ", ".join(f"{roi} {size[roi]:.2f}" for roi in most)
+    where = f"Patch in row {patch[0] + 1}, column {patch[1] + 1}"
+    return {
+        "effect": effect,
+        "patch": patch,
+        "linked": f" {where}: the predicted response changes most in {said} (mean absolute z).",
+    }
 
 
 def _panel(state: State, source: Explorer) -> dict[str, object]:
@@ -193,6 +258,9 @@ def figure_of(state: State, source: Explorer | str | Path) -> Figure:
     state = resolve(state, source)
     panels = select(state, source)["panels"]
     title = f"{source.title}\n{_name(state)}"
+    if state.tiles and (tiles := _tiles(state, source)):
+        # each map from its smallest to its largest value, as on the page
+        return contact_sheet(tiles, title=f"{source.title}, {state.source}")
     if panels[0]["map"] is None:
         return shares_figure({p["title"]: p["shares"] for p in panels}, title=title)
     maps = {"attention": [p["map"] for p in panels]}
@@ -238,7 +306,8 @@ def judged(state: State, checks: Iterable[CheckRow]) -> str:
     if not rows:
         return (
             "Not checked: it is unknown whether this map shows what the model uses. "
-            f"To check it, pass checks=bmfl_lab.evaluation.{call}.rows."
+            "To check it, press 'Check this map', or pass "
+            f"checks=bmfl_lab.evaluation.{call}.rows."
         )
     said = f"Sanity checks: {evaluation.attention_verdict(rows)}"
     if state.head >= 0 or state.block >= 0:
@@ -264,7 +333,8 @@ def attention_explorer(
         or the folder of one model.
     checks : iterable of CheckRow, optional
         Sanity checks of the maps: ``rows`` of the results of `check_backbone`,
-        `check_roi_attention` or `check_brain_attention`. The status shows the verdict on the map.
+        `check_roi_attention` or `check_brain_attention`. The status shows the verdict on the map;
+        a button measures what is missing.
     folder : str or Path, default "figures"
         Folder in which pictures are saved.
     **state
@@ -277,24 +347,46 @@ def attention_explorer(
     """
     given, source = source, explorer_of(source)
     first = resolve(State(**state), source)
-    checks, pictures, bars = tuple(checks), Pictures((250,) * 4), LiveFigure(_bars())
+    checks, pictures, bars = list(checks), Pictures((250,) * 4), LiveFigure(_bars())
+    tiles, patches, cortex = Pictures((1200,)), LiveFigure(_patches()), Cortex(source.atlas, 360)
 
     def draw(found: dict, state: State) -> str:
         pictures.show(*_pictures(found["panels"], state))
         _draw_bars(bars.plot, found["panels"], _name(state))
         bars.layout.display = None if found["panels"][0]["map"] is None else "none"
+        _show_tiles(tiles, found["tiles"])
+        linked = found["effect"] is not None
+        if linked:
+            _draw_patches(patches.plot, found)
+            _show_effect(cortex, found, state)
+        for part in (patches, cortex):
+            part.layout.display = None if linked else "none"
         return f"{found['said']} {judged(state, checks)}"
 
-    return Frame(
+    def check(frame: Frame) -> str:
+        shown = frame.state
+        checks.extend(source.check_map(shown.source, model=shown.model, region=shown.region))
+        return frame.redraw()
+
+    frame = Frame(
         title=f"Attention: {source.title}",
         state=first,
         controls=_controls(source, first),
         groups={
             "Image": ("images", "index", "shift", "severity"),
             "Attention": ("source", "model", "block", "head", "region"),
-            "Look": ("opacity", "compare", "other_index", "other_model"),
+            "Look": ("opacity", "compare", "other_index", "other_model", "tiles", "linked"),
         },
-        views=[(pictures, "1 1 520px"), (bars, "1 1 400px")],
+        views=[
+            (pictures, "1 1 520px"),
+            (bars, "1 1 400px"),
+            (patches, "1 1 320px"),
+            (cortex, "1 1 400px"),
+            (tiles, "1 1 100%"),
+        ],
+        actions={
+            "Check this map": ("measure the sanity checks of this map on 24 images", check),
+        },
         source=source,
         select=select,
         draw=draw,
@@ -303,6 +395,9 @@ def attention_explorer(
         given={"explorer": given},
         folder=folder,
     )
+    patches.on_click(lambda point: frame.set(patch=_patch_at(point, patches.plot)))
+    cortex.on_click(lambda point: frame.set(**_looking(source, cortex.vertex(point))))
+    return frame
 
 
 def _controls(source: Explorer, first: State) -> dict[str, w.Widget]:
@@ -318,7 +413,29 @@ def _controls(source: Explorer, first: State) -> dict[str, w.Widget]:
         "compare": dropdown("Beside it", COMPARE, first.compare),
         "other_index": slider("Other image", 0, 0, 1),
         "other_model": dropdown("Other model", models, first.other_model),
+        "tiles": w.Checkbox(
+            value=first.tiles, description="All heads or ROIs", style=LABEL, layout=WIDE
+        ),
+        "linked": w.Checkbox(
+            value=first.linked, description="Linked cortex", style=LABEL, layout=WIDE
+        ),
     }
+
+
+def _patch_at(point: Mapping[str, object], figure: go.Figure) -> int:
+    """Return the number of a clicked patch in reading order."""
+    return int(point["y"]) * np.shape(figure.data[0].z)[1] + int(point["x"])
+
+
+def _looking(source: Explorer, vertex: int) -> dict[str, object]:
+    """Return the change of the state that shows where the ROI query of a vertex looks."""
+    encoder = next((s for s in source.sources if s.startswith("encoder")), "")
+    if vertex < 0 or not encoder:
+        return {}
+    side = HEMISPHERES[int(source.atlas.hemisphere[vertex])]
+    names = [f"{side}:{roi}" for roi in source.atlas.present if source.atlas.rois[roi][vertex]]
+    known = source.map_choices(encoder)["regions"]
+    return {"source": encoder, "patch": -1, "region": next((n for n in names if n in known), "")}
 
 
 def _adjust(state: State, controls: Mapping[str, w.Widget], source: Explorer) -> State:
@@ -362,7 +479,60 @@ def _pictures(panels: list[dict], state: State) -> Iterator[tuple[np.ndarray | N
         yield image, panel["title"].replace(", ", "\n", 1)
         if panel["map"] is not None:
             # on the enlarged image the map is smooth
-            yield overlay(enlarged(image), panel["map"], state.opacity), "attention"
+            limits = float(panel["map"].min()), float(panel["map"].max())
+            yield overlay(enlarged(image), panel["map"], state.opacity), "attention", limits
+
+
+def _show_tiles(pictures: Pictures, tiles: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    labels = [", ".join(filter(None, (row, col))) for row, of in tiles.items() for col in of]
+    images = [image for of in tiles.values() for image in of.values()]
+    columns = max((len(of) for of in tiles.values()), default=1)
+    made = sheet(images, columns, 100, labels)
+    caption = "each map from its smallest (black) to its largest value (yellow)"
+    pictures.show(*[(made, caption)] if images else ())
+
+
+def _patches() -> go.Figure:
+    made = go.Figure().add_heatmap(z=[[0.0]], colorscale=SEQUENTIAL)
+    made.data[0].update(
+        hovertemplate="row %{y}, column %{x}: %{z:.3g}<extra></extra>",
+        colorbar={"title": {"text": "attention", "side": "right"}, "thickness": 12},
+    )
+    made.add_scatter(x=[0], y=[0], mode="markers", hoverinfo="skip", showlegend=False, name="patch")
+    look = {"symbol": "square-open", "size": 22, "line": {"width": 4}, "color": PALETTE[5]}
+    made.data[1].marker = look
+    made.update_yaxes(autorange="reversed", scaleanchor="x", visible=False, constrain="domain")
+    made.update_xaxes(visible=False, constrain="domain")
+    title = "Click a patch: which vertices respond to it?<br>(blue frame: the chosen patch)"
+    return styled(made, 360, title).update_layout(margin={"l": 10, "r": 10, "t": 62, "b": 10})
+
+
+def _draw_patches(figure: go.Figure, found: Mapping) -> None:
+    (row, column), weights = found["patch"], found["panels"][0]["map"]
+    figure.data[0].z = weights
+    figure.data[1].update(x=[column], y=[row])
+    figure.data[1].marker.size = max(8, 200 // max(weights.shape))
+
+
+def _show_effect(cortex: Cortex, found: Mapping, state: State) -> None:
+    """Show the response of each vertex to the patch, and outline the ROI of the query."""
+    atlas = cortex.surface.atlas
+    side, _, roi = state.region.partition(":")
+    outline = None
+    if state.source.startswith("encoder") and roi in atlas.rois:
+        outline = np.asarray(atlas.rois[roi], bool) & (
+            np.asarray(atlas.hemisphere) == HEMISPHERES.index(side)
+        )
+    cortex.show(
+        found["effect"],
+        title="Click a region: where does its query look?<br>(red: responds more with the patch)",
+        unit="response to the patch, z",
+        signed=True,
+        outline=outline,
+        outline_name="" if outline is None else roi,
+        borders=np.ones(atlas.n_vertices, dtype=bool),
+        view="posterior" if outline is None else "",
+    )
 
 
 def _bars() -> go.Figure:

@@ -17,13 +17,17 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 import traitlets
+from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
 from bmfl_lab.markup import plotly_text
+from bmfl_lab.viz.charts import SEQUENTIAL
 from bmfl_lab.viz.surface_interactive import (
     VIEWS,
     SurfaceLayout,
     aspect_ratio,
+    best_view,
+    name_places,
     outline_lines,
     surface_figure,
     swap_map,
@@ -48,6 +52,8 @@ SYMBOLS = {
 """Plotly's name of each marker in `bmfl_lab.viz.charts.MARKERS`."""
 _GEOMETRY = ("x", "y", "z", "i", "j", "k", "hovertext", "customdata")
 _LEAST_SIDE = 224  # pixels
+# of a figure on a saved page; on a wide one the colour bar would stand far from the brain
+_SAVED_WIDTH = "min(100%, 860px)"
 _libraries: list[w.Label] = []
 
 
@@ -154,7 +160,13 @@ class LiveFigure(anywidget.AnyWidget):
             Whether plotly.js is included; it is needed once per page.
         """
         plot = plotly_text(self.plot.to_dict())
-        return pio.to_html(plot, full_html=False, include_plotlyjs=with_library, validate=False)
+        return pio.to_html(
+            plot,
+            full_html=False,
+            include_plotlyjs=with_library,
+            validate=False,
+            default_width=_SAVED_WIDTH,
+        )
 
     def on_click(self, act: Callable[[dict[str, object]], None]) -> None:
         """Call a function with each clicked point.
@@ -186,6 +198,17 @@ class Cortex(LiveFigure):
             return
         self.surface = SurfaceLayout(atlas)
         made = surface_figure(np.zeros(atlas.n_vertices), self.surface, title=" ")
+        made.add_scatter3d(
+            x=[None],
+            y=[None],
+            z=[None],
+            mode="text",
+            name="names",
+            textfont={"size": 12, "color": "black", "weight": "bold"},
+            hoverinfo="skip",
+            showlegend=False,
+            visible=False,
+        )
         for name, line in (
             ("borders", {"color": "black", "width": 3}),
             ("outline", {"color": "#D55E00", "width": 6}),
@@ -214,10 +237,11 @@ class Cortex(LiveFigure):
         unit: str,
         signed: bool | None,
         outline: np.ndarray | None = None,
+        outline_name: str = "",
         borders: np.ndarray | None = None,
         view: str = "posterior",
     ) -> None:
-        """Show a map, the outline of a region and the borders of all ROIs.
+        """Show a map, the outline of a region and the borders of all ROIs, with their names.
 
         Parameters
         ----------
@@ -229,18 +253,26 @@ class Cortex(LiveFigure):
             Whether colours are symmetric about zero; None finds it from the values.
         outline : ndarray of bool, shape (n_vertices,), optional
             The region that is outlined.
+        outline_name : str, default ""
+            Name that is written on it.
         borders : ndarray of bool, shape (n_vertices,), optional
             Vertices among which the borders of all ROIs are drawn; none are drawn by default.
         view : str, default "posterior"
-            Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`. The camera
-            only turns when the view changes, so that turning by hand persists.
+            Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`; "" for the
+            one that shows most of the outlined region. The camera only turns when the view changes,
+            so that turning by hand persists.
         """
         if self.surface is None:
             return
         swap_map(self.plot, values, self.surface, title=title, unit=unit, signed=signed)
         self._draw_lines("outline", [] if outline is None else [outline])
-        rois = [] if borders is None else self.surface.atlas.rois.values()
-        self._draw_lines("borders", [np.asarray(roi, bool) & borders for roi in rois])
+        rois = {} if borders is None else self.surface.atlas.rois
+        drawn = {name: np.asarray(roi, bool) & borders for name, roi in rois.items()}
+        self._draw_lines("borders", list(drawn.values()))
+        if outline is not None:
+            drawn.setdefault(outline_name, outline)
+        self._write_names(drawn)
+        view = view or best_view(self.surface, drawn.get(outline_name, np.zeros(len(values), bool)))
         if self.plot.layout.uirevision != view:
             self.plot.layout.uirevision = view
             self.plot.layout.scene.camera.eye = VIEWS[view]
@@ -252,6 +284,20 @@ class Cortex(LiveFigure):
         points = np.concatenate(lines, axis=1) if lines else np.full((3, 1), np.nan)
         (trace,) = self.plot.select_traces({"name": name})
         trace.update(**dict(zip("xyz", points)), visible=bool(lines))
+
+    def _write_names(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Write the names of regions, each bool (n_vertices,), above them."""
+        places = {name: name_places(self.surface, mask) for name, mask in masks.items() if name}
+        points = np.concatenate([np.empty((0, 3)), *places.values()])
+        texts = [name for name, found in places.items() for _ in found]
+        (trace,) = self.plot.select_traces({"name": "names"})
+        trace.update(text=texts, **dict(zip("xyz", points.T)), visible=bool(texts))
+
+    def best_view(self, mask: np.ndarray | None) -> str:
+        """Return the direction of the camera that shows most of a region, bool (n_vertices,)."""
+        return (
+            "posterior" if mask is None or self.surface is None else best_view(self.surface, mask)
+        )
 
     def vertex(self, point: Mapping[str, object]) -> int:
         """Return the atlas's vertex of a clicked point, -1 if the point is not on the map."""
@@ -273,18 +319,21 @@ class Pictures(w.HTML):
         super().__init__()
         self._widths, self._images = tuple(widths), [""] * len(widths)
 
-    def show(self, *shown: tuple[np.ndarray | None, str]) -> None:
-        """Show images with captions.
+    def show(
+        self, *shown: tuple[np.ndarray | None, str] | tuple[np.ndarray, str, tuple[float, float]]
+    ) -> None:
+        """Show images with captions, and a colour bar under the caption of a map.
 
         Parameters
         ----------
-        *shown : tuple of (ndarray of uint8, shape (H, W, 3 or 4), or None, str)
-            Image and caption of each place. Without an image the caption stands alone; places
-            beyond the last one given are left out.
+        *shown : tuple of (ndarray of uint8, shape (H, W, 3 or 4), or None, str[, (float, float)])
+            Image and caption of each place, and the ends of its colour bar. Without an image the
+            caption stands alone; places beyond the last one given are left out.
         """
         parts = []
-        for place, (image, caption) in enumerate(shown):
+        for place, (image, caption, *limits) in enumerate(shown):
             caption = html.escape(caption)
+            bar = _colour_bar(*limits[0]) if limits else ""
             if image is not None:
                 self._images[place] = _tag(enlarged(image), caption)
             # a missing image keeps its place, so that the images beside it do not move
@@ -293,11 +342,11 @@ class Pictures(w.HTML):
                 "<figure class='bmfl-picture' style='margin:0 12px 0 0;min-width:0;"
                 f"flex:0 1 {self._widths[place]}px'>"
                 f"<figcaption style='white-space:pre-line;line-height:1.3'>{caption}</figcaption>"
-                f"<div style='visibility:{visibility}'>{self._images[place]}</div></figure>"
+                f"{bar}<div style='visibility:{visibility}'>{self._images[place]}</div></figure>"
             )
         row = "display:flex;align-items:flex-end;font:13px Helvetica,Arial,sans-serif"
         self.value = f"<div style='{row}'>{''.join(parts)}</div>"
-        empty = not any(image is not None or caption for image, caption in shown)
+        empty = not any(image is not None or caption for image, caption, *_ in shown)
         self.layout.display = "none" if empty else None
 
     def to_html(self) -> str:
@@ -315,6 +364,16 @@ def enlarged(image: np.ndarray) -> np.ndarray:
     """
     scale = max(1, round(_LEAST_SIDE / max(image.shape[:2]))) if image.shape[2] == 3 else 1
     return image.repeat(scale, 0).repeat(scale, 1)
+
+
+def _colour_bar(low: float, high: float) -> str:
+    """Return the colours of unsigned maps with the values at their ends as an HTML element."""
+    stops = ",".join(sample_colorscale(SEQUENTIAL, np.linspace(0, 1, 9).tolist()))
+    return (
+        "<div class='bmfl-bar' style='display:flex;gap:4px;font-size:11px;margin-bottom:3px'>"
+        f"<span>{low:.2g}</span><span style='flex:1;background:linear-gradient(90deg,{stops})'>"
+        f"</span><span>{high:.2g}</span></div>"
+    )
 
 
 def _tag(image: np.ndarray, text: str) -> str:

@@ -142,6 +142,9 @@ class Frame(w.VBox):
         variable of the notebook holds them; ``{"explorer": source}`` by default.
     folder : str or Path, default "figures"
         Folder in which pictures are saved.
+    actions : mapping of str to (str, callable), optional
+        Text of a further button to its tooltip and what it does: ``act(frame) -> str`` returns the
+        text of the status panel.
 
     Attributes
     ----------
@@ -168,7 +171,9 @@ class Frame(w.VBox):
         adjust: Callable[[object, Mapping[str, w.Widget], object], object],
         given: Mapping[str, object] | None = None,
         folder: str | Path = "figures",
+        actions: Mapping[str, tuple[str, Callable[[Frame], str]]] | None = None,
     ):
+        self._past: list[object] = []
         self.state, self.controls, self.error = state, dict(controls), ""
         self._source, self._select, self._draw, self._adjust = source, select, draw, adjust
         self._twin, self._folder, self._quiet = twin, Path(folder), False
@@ -185,7 +190,7 @@ class Frame(w.VBox):
         self.code = w.Textarea(layout={"width": "100%", "display": "none"})
         self.code.add_class("bmfl-code")
         heading = w.HTML(f"{_STYLE}<span class='bmfl-title'>{self._title}</span>")
-        panel, cards, buttons = self._panel(groups), _cards(views), self._buttons()
+        panel, cards, buttons = self._panel(groups), _cards(views), self._buttons(actions or {})
         super().__init__([heading, panel, self.status, cards, buttons, self.code])
         self.add_class("bmfl-frame")
         for name, control in self.controls.items():
@@ -194,6 +199,7 @@ class Frame(w.VBox):
                 names="value",
             )
         self.set()
+        self._past.clear()
 
     def _panel(self, groups: Mapping[str, Sequence[str]]) -> w.Widget:
         boxes = []
@@ -203,9 +209,11 @@ class Frame(w.VBox):
             boxes.append(w.VBox(rows, layout={"margin": "0 14px 0 0"}))
         return w.HBox(boxes, layout={"flex_flow": "row wrap"})
 
-    def _buttons(self) -> w.Widget:
+    def _buttons(self, actions: Mapping[str, tuple[str, Callable[[Frame], str]]]) -> w.Widget:
         buttons = []
         for text, tip, act in (
+            *((text, tip, lambda act=act: act(self)) for text, (tip, act) in actions.items()),
+            ("Undo", "go back to the state before the last change", self.undo),
             (
                 "Save figure",
                 "save the static figure of this state as PNG, PDF and SVG, and its numbers as CSV",
@@ -218,7 +226,8 @@ class Frame(w.VBox):
             ),
             ("Copy as code", "show the code that makes this figure", self.show_code),
         ):
-            buttons.append(w.Button(description=text, tooltip=tip, layout={"width": "130px"}))
+            buttons.append(w.Button(description=text, tooltip=tip))
+            buttons[-1].layout.width = f"{max(130, 30 + 8 * len(text))}px"
             buttons[-1].on_click(lambda _, act=act: self._guarded(act))
         return w.HBox(buttons, layout={"flex_flow": "row wrap"})
 
@@ -230,7 +239,21 @@ class Frame(w.VBox):
         **changes
             Fields of the state with their new values.
         """
+        before = self.state
         self._guarded(lambda: self._step(changes))
+        if self.state != before:
+            self._past.append(before)
+
+    def undo(self) -> str:
+        """Go back to the state before the last change and return the text of the status panel."""
+        if not self._past:
+            return "There is nothing to undo."
+        before = self._past.pop()
+        return self._step({f.name: getattr(before, f.name) for f in dataclasses.fields(before)})
+
+    def redraw(self) -> str:
+        """Draw the current state again and return the text of the status panel."""
+        return self._step({})
 
     def _step(self, changes: Mapping[str, object]) -> str:
         before, self._quiet = self.state, True

@@ -16,6 +16,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, require
+from bmfl_lab.metrics.statistics import crossed_mean, holm
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, colours, ink_on, markers, require_rows
 from bmfl_lab.viz.explore import sheet, shift_grid_figure
 from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 SHOW = ("other minus first", "accuracy of the first")
 FLIPS = ("only the other is right", "only the first is right")
+_SIGNIFICANT, _MOST_LETTERS = 0.05, 21
+_STAR = "* differs: p (Holm over the grid) at most 0.05"
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
 
@@ -40,14 +43,15 @@ class State:
     Parameters
     ----------
     model, other : str
-        Two models; the first two by default.
+        Two models; by default the one called "backbone", or else the first one, and the next one.
     show : str, default "other minus first"
         Contents of the grid, one of `SHOW`.
     shift : str
         Shift or image set whose curve and images are shown; the first one by default.
     severity : int, default 0
-        Severity of the images below the grid; 0 for an image set without severity. The largest one
-        that was evaluated is taken if this one was not.
+        Severity of the images below the grid; 0 for an image set without severity. If this one was
+        not evaluated, it is the largest one at which the better model keeps half of its accuracy,
+        so that the images can still be recognised, or else the smallest one.
     flips : str
         Images that are shown, one of `FLIPS`.
     """
@@ -81,6 +85,11 @@ class Source:
         Columns of the grid: 0 for a whole image set, and all severities that were evaluated.
     cells : dict of (str, str, int) to Series
         (model, row, severity) to the share of seeds that classify each image correctly.
+    seeds : dict of (str, str, int) to DataFrame
+        The same to whether each image (column) is right under each seed (row).
+    answers : dict of (str, str, int) to DataFrame
+        The same to the true class "label" and the answer "predicted" of each image, the most common
+        one over seeds; empty if the rows have no such columns.
 
     Raises
     ------
@@ -98,12 +107,32 @@ class Source:
         sets = [s for s in dict.fromkeys(frame.loc[frame["shift"] == "", "split"]) if s != "test"]
         self.rows, self.severities = (*made, *sets), tuple(sorted({0, *frame["severity"]}))
         self.cells: dict[tuple[str, str, int], pd.Series] = {}
+        self.answers: dict[tuple[str, str, int], pd.DataFrame] = {}
+        self.seeds: dict[tuple[str, str, int], pd.DataFrame] = {}
+        frame = frame if "seed" in frame else frame.assign(seed=0)
+        answered = {"label", "predicted"} <= set(frame.columns)
         for (model, split, shift, severity), part in frame.groupby(
             ["model", "split", "shift", "severity"], sort=False
         ):
             right = part.groupby("id", sort=False)["correct"].mean()
             rows = [shift] if shift else made if split == "test" else [split]
             self.cells |= {(model, row, severity): right for row in rows}
+            table = part.assign(correct=part["correct"].astype(float))
+            table = table.pivot_table("correct", "seed", "id", sort=False).dropna(axis=1)
+            self.seeds |= {(model, row, severity): table for row in rows}
+            if answered:
+                self.answers |= {(model, row, severity): part for row in rows}
+
+    def answer(self, state: State, identifier: str) -> str:
+        """Return the true class of an image and the answers of both models, one per line."""
+        split = "test" if state.severity else state.shift
+        names, lines = self.explorer.stimuli(split).class_names, []
+        for model in (state.model, state.other):
+            rows = self.answers[(model, state.shift, state.severity)]
+            mine = rows[rows["id"] == identifier]
+            said, true = int(mine["predicted"].mode()[0]), int(mine["label"].iloc[0])
+            lines.append(f"{model}: {names[said] if said >= 0 else 'undefined'}")
+        return "\n".join(line[:_MOST_LETTERS] for line in (f"true: {names[true]}", *lines))
 
     def image(self, state: State, identifier: str) -> np.ndarray:
         """Return the image with an id in the shift and severity of a state, uint8 (S, S, 3)."""
@@ -115,11 +144,15 @@ class Source:
 def resolve(state: State, source: Source) -> State:
     """Return the state with two models, a shift and a severity that was evaluated."""
     shift = state.shift or next(iter(source.rows), "")
-    model = state.model or source.models[0]
+    model = state.model or next((m for m in source.models if "backbone" in m), source.models[0])
     other = state.other or next((m for m in source.models if m != model), model)
     known = [s for s in source.severities if (model, shift, s) in source.cells]
     made = [s for s in known if s] or [0]
-    severity = state.severity if state.severity in made else made[-1]
+    severity = state.severity
+    if severity not in made:
+        best = {s: max(_interval(source, m, shift, s)[0] for m in (model, other)) for s in known}
+        kept = [s for s in made if best.get(s, 0) >= best.get(0, 0) / 2]
+        severity = kept[-1] if kept and 0 in best else made[0]
     return dataclasses.replace(state, model=model, other=other, shift=shift, severity=severity)
 
 
@@ -138,7 +171,8 @@ def select(state: State, source: Source) -> dict[str, object]:
     dict
         ``grid`` (n_rows, n_severities), fractions or their differences; ``curves``, model to
         (n_severities, 3), accuracy with its 95 % interval; ``flips``, image ids; ``images`` of the
-        first ten of them, uint8 (S, S, 3); ``signed``, whether the grid shows differences;
+        first ten of them, uint8 (S, S, 3), and their ``answers``; ``signed``, if the grid shows
+        differences; ``marks``, "*" where they are significant, str (n_rows, n_severities);
         ``said``, the text of the status panel.
 
     Raises
@@ -166,7 +200,7 @@ def select(state: State, source: Source) -> dict[str, object]:
         for m in source.models
     }
     flips, counts, n = _flips(state, source)
-    images = [] if source.explorer is None else [source.image(state, i) for i in flips[:10]]
+    shown = [] if source.explorer is None else flips[:10]
     said = (
         f"{state.shift} {state.severity or ''}, {n} images: only {state.other} right on "
         f"{counts[0]}, only {state.model} right on {counts[1]}. A model with several seeds is "
@@ -176,8 +210,10 @@ def select(state: State, source: Source) -> dict[str, object]:
         "grid": grid.reshape(-1, len(severities)),
         "curves": curves,
         "flips": flips,
-        "images": images,
+        "images": [source.image(state, i) for i in shown],
+        "answers": [source.answer(state, i) for i in shown] if source.answers else [],
         "signed": signed,
+        "marks": _marks(state, source) if signed else np.full(grid.shape, ""),
         "said": said,
     }
 
@@ -190,6 +226,32 @@ def _interval(source: Source, model: str, row: str, severity: int) -> tuple[floa
     p, n, z = float(cell.mean()), len(cell), 1.96
     centre, half = (p + z * z / (2 * n)), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def _marks(state: State, source: Source) -> np.ndarray:
+    """Return "*" per cell of the grid whose difference is significant, str (n_rows, n_columns).
+
+    Significant is a p value over images and common seeds (`crossed_mean`), adjusted over the
+    different cells of the grid (Holm), of at most 0.05.
+    """
+    tests: dict[int, float] = {}
+    cells: dict[tuple[str, int], int] = {}
+    for row in source.rows:
+        for severity in source.severities:
+            pair = [source.seeds.get((m, row, severity)) for m in (state.model, state.other)]
+            if any(one is None for one in pair):
+                continue
+            first, other = pair[0].align(pair[1], join="inner")
+            if first.size:
+                # the unshifted test set stands in several rows and is one test
+                cells[(row, severity)] = key = id(pair[0])
+                tests[key] = crossed_mean(other.to_numpy() - first.to_numpy(), kind="difference")[1]
+    sure = {key for key, p in zip(tests, holm(list(tests.values()))) if p <= _SIGNIFICANT}
+    marks = np.full((len(source.rows), len(source.severities)), "", dtype=object)
+    for (row, severity), key in cells.items():
+        if key in sure:
+            marks[source.rows.index(row), source.severities.index(severity)] = "*"
+    return marks
 
 
 def _flips(state: State, source: Source) -> tuple[list[str], tuple[int, int], int]:
@@ -235,6 +297,8 @@ def figure_of(
         unit=_unit(state),
         signed=found["signed"],
         shift=state.shift,
+        marks=found["marks"],
+        note=_STAR if found["signed"] else "",
     )
 
 
@@ -294,7 +358,8 @@ def ood_explorer(
         caption = f"{len(flips)} images: {state.flips}"
         if len(flips) > len(images):
             caption += f" (the first {len(images)} shown)"
-        pictures.show(*[(sheet(images, len(images)), caption)] if images else ())
+        made = sheet(images, 5, 130, found["answers"])
+        pictures.show(*[(made, caption)] if images else ())
         ids = html.escape(", ".join(flips[:40]) or "none") + (" ..." if len(flips) > 40 else "")
         listed.value = f"<div class='bmfl-status'>Image ids: {ids}</div>"
         return found["said"]
@@ -362,7 +427,7 @@ def _figure(source: Source) -> go.Figure:
     made.update_yaxes(title_text="accuracy, % (95 % interval)", row=1, col=2)
     made.update_layout(legend={"orientation": "h", "y": 1.16, "yanchor": "bottom", "x": 0.62})
     figure = styled(made, max(380, 26 * len(source.rows) + 150))
-    return figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 56})
+    return figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 70})
 
 
 def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> None:
@@ -379,13 +444,15 @@ def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> No
         value, low, high = 100 * values[known].T
         trace.x, trace.y = severities[known], value
         trace.error_y.array, trace.error_y.arrayminus = high - value, value - low
+    figure.layout.xaxis.title.text = "severity" + f"<br>{_STAR}" * found["signed"]
     for note, text in zip(figure.layout.annotations, (_title(state), state.shift)):
         note.text = text
     # numbers in black or white, whichever contrasts more with the colour of the cell
     rows, columns = np.nonzero(np.isfinite(grid))
     values = grid[rows, columns]
     numbers.x, numbers.y = [heatmap.x[c] for c in columns], [heatmap.y[r] for r in rows]
-    numbers.text = [f"{v:.0f}" for v in values]
+    form = "+.0f" if found["signed"] else ".0f"
+    numbers.text = [f"{v:{form}}{found['marks'][r, c]}" for v, r, c in zip(values, rows, columns)]
     shares = np.clip((values - bottom) / (top - bottom), 0, 1).tolist()
     numbers.textfont.color = [
         ink_on(rgb) for rgb in sample_colorscale(scale, shares, colortype="tuple")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import html
 import os
@@ -16,8 +17,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from bmfl_lab.errors import BmflError, DataError, require
+from bmfl_lab.files import read_json
 from bmfl_lab.records import Record, comparison_label, read_record, study_label
-from bmfl_lab.viz.charts import PALETTE
+from bmfl_lab.viz.charts import PALETTE, colours
 from bmfl_lab.viz.explore import runs_figure
 from bmfl_lab.viz.results import set_label
 from widgets.figure import ERROR, LiveFigure, styled
@@ -26,7 +28,11 @@ from widgets.frame import LABEL, WIDE, Frame, dropdown, set_options
 if TYPE_CHECKING:
     from bmfl_lab.viz.charts import Figure
 
+_Condition = tuple[str, ...]
 _MOST_ROWS = 30
+_MOST_PARAMETERS = 8
+_NEWEST = "newest first"
+_CURVE = "val_accuracy"
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,19 @@ class State:
     first, second : str
         Two runs, by their folder below the results folder; the newest two by default.
     metric : str
-        Metric that is compared; the first one that both runs have by default.
+        Metric that is compared; "accuracy" by default, or the first one that both runs have.
+    sort : str, default "newest first"
+        Column of the table by which runs are sorted; numbers from the largest to the smallest.
+    seeds : bool, default False
+        Show single seeds instead of one value over the seeds.
     """
 
     text: str = ""
     first: str = ""
     second: str = ""
     metric: str = ""
+    sort: str = _NEWEST
+    seeds: bool = False
 
 
 class Source:
@@ -80,6 +92,23 @@ class Source:
         """Return the executed notebook of a run, or None."""
         return next(iter(sorted((self.folder / name).glob("*.ipynb"))), None)
 
+    def report(self, name: str) -> Path | None:
+        """Return the report of a run, or of the spec that it belongs to, or None."""
+        spec, reports = name.partition("/")[0], self.folder.parent / "reports"
+        known = [*sorted((self.folder / name).glob("*.html"))]
+        known += [reports / f"{spec}{ending}" for ending in (".html", ".md")]
+        return next((path for path in known if path.is_file()), None)
+
+    def curves(self, name: str) -> dict[str, list[list[tuple[float, float]]]]:
+        """Return each model of a run to its validation accuracy: (epoch, fraction) per seed."""
+        found: dict[str, list[list[tuple[float, float]]]] = {}
+        for path in sorted((self.folder / name).glob("models/**/fusion.json")):
+            with contextlib.suppress(BmflError, KeyError, TypeError):
+                steps = [s for s in read_json(path)["history"] if _CURVE in s]
+                model = path.relative_to(self.folder / name / "models").parts[0]
+                found.setdefault(model, []).append([(s["epoch"], s[_CURVE]) for s in steps])
+        return found
+
 
 def _matching(source: Source, text: str) -> list[str]:
     """Return the runs whose folder, notebook, study or parameters contain a text."""
@@ -106,7 +135,8 @@ def _metrics(source: Source, *names: str) -> list[str]:
     """Return the metrics that all named runs have, or those of any of them if they share none."""
     found = [list(dict.fromkeys(r.name for r in source.records[n].rows)) for n in names if n]
     shared = [m for m in found[0] if all(m in f for f in found)] if found else []
-    return shared or sorted({m for f in found for m in f})
+    found = shared or sorted({m for f in found for m in f})
+    return sorted(found, key=lambda name: name != "accuracy")
 
 
 def select(state: State, source: Source) -> dict[str, object]:
@@ -122,9 +152,11 @@ def select(state: State, source: Source) -> dict[str, object]:
     Returns
     -------
     dict
-        ``runs``, one mapping per run that matches; ``labels``, the n conditions that are compared;
+        ``runs``, one mapping per run that matches, with the parameters that differ; ``labels``, the
+        n conditions that are compared, without the words that all share; ``shared``, these words;
         ``values``, run to (n, 3): value, low and high; ``axis``, the metric's name and unit, and
-        the kind of interval from low to high; ``said``, the text of the status panel.
+        the kind of interval from low to high; ``curves``, run to the validation accuracies of its
+        models, as `Source.curves` returns them; ``said``, the text of the status panel.
 
     Raises
     ------
@@ -146,10 +178,10 @@ def select(state: State, source: Source) -> dict[str, object]:
         repr(state.text),
         "shorten or empty the filter",
     )
-    runs = [_summary(n, source.records[n]) for n in _matching(source, state.text)]
     names = dict.fromkeys((state.first, state.second))
-    rows = {n: _rows(source.records[n], state.metric) for n in names}
+    rows = {n: _rows(source.records[n], state.metric, state.seeds) for n in names}
     labels = list(dict.fromkeys(label for found in rows.values() for label in found))
+    runs = _table_rows(state, source, next(iter(labels), ()))
     missing = (np.nan,) * 3
     values = {n: np.array([found.get(k, missing) for k in labels]) for n, found in rows.items()}
     compared = [r for n in names for r in source.records[n].rows if r.name == state.metric]
@@ -161,38 +193,83 @@ def select(state: State, source: Source) -> dict[str, object]:
     said += f"; {len(source.damaged)} records cannot be read" if source.damaged else ""
     said += f"; {len(labels)} conditions of {state.metric}"
     said += f", the first {_MOST_ROWS} drawn." if len(labels) > _MOST_ROWS else "."
+    shared, labels = _without_shared(labels)
     return {
         "runs": runs,
         "labels": labels,
+        "shared": shared,
+        "curves": {n: source.curves(n) for n in names},
         "values": values,
         "axis": f"{state.metric}, {units}" + (f" ({intervals})" if intervals else ""),
         "said": said,
     }
 
 
-def _summary(name: str, record: Record) -> dict[str, str]:
+def _without_shared(conditions: list[_Condition]) -> tuple[str, list[str]]:
+    """Return the parts that all conditions share, and their labels without these parts."""
+    shared = [p for p in conditions[0] if all(p in of for of in conditions)] if conditions else []
+    labels = [" ".join(part for part in of if part not in shared) for of in conditions]
+    if all(labels):
+        return " ".join(shared), labels
+    return "", [" ".join(of) for of in conditions]  # a single condition keeps its name
+
+
+def _table_rows(state: State, source: Source, condition: _Condition) -> list[dict[str, object]]:
+    """Return one row per matching run: summary, value of a condition, parameters that differ."""
+    names, rows = _matching(source, state.text), []
+    given = [dict(source.records[n].parameters) for n in names]
+    keys = dict.fromkeys(key for of in given for key in of)
+    # values may be lists, which have no hash
+    differ = [k for k in keys if len({str(of[k]) for of in given if k in of}) > 1]
+    for name, of in zip(names, given):
+        record = source.records[name]
+        value = _rows(record, state.metric, state.seeds).get(condition, (np.nan,))[0]
+        row = {"run": name, f"{state.metric}: {' '.join(condition)}": value}
+        row |= {k: of.get(k, "") for k in differ[:_MOST_PARAMETERS]}
+        rows.append({**row, **_summary(record)})
+    if rows and state.sort in rows[0]:
+        known = [r[state.sort] for r in rows]
+        numbers = all(isinstance(v, (int, float)) for v in known)
+        order = {True: lambda r: -np.nan_to_num(r[state.sort], nan=-np.inf)}
+        rows.sort(key=order.get(numbers, lambda r: str(r[state.sort])))
+    return rows
+
+
+def _summary(record: Record) -> dict[str, object]:
     study = study_label(record)
     return {
-        "run": name,
         "notebook": record.notebook,
         "study": study,
-        "rows": str(len(record.rows)),
+        "rows": len(record.rows),
         "finished": str(record.extra.get("finished", ""))[:16].replace("T", " "),
         "revision": str(record.extra.get("code_revision", "")),
     }
 
 
-def _rows(record: Record, metric: str) -> dict[str, tuple[float, float, float]]:
-    """Return value, low and high of each row of a metric, by model, image set, ROI and seed."""
-    found: dict[str, tuple] = {}
+def _rows(record: Record, metric: str, seeds: bool) -> dict[_Condition, tuple[float, float, float]]:
+    """Return value, low and high of each row of a metric, by model, image set, ROI and seed.
+
+    Without `seeds` there is one row per condition: the one over seeds, the only seed's, or the mean
+    of the seeds without an interval.
+    """
+    found: dict[_Condition, tuple] = {}
+    single: dict[_Condition, list[tuple]] = {}
     for row in record.rows:
         if row.name == metric:
             named = comparison_label(row.name, row.model, row.reference, row.roi)
             parts = [named, set_label(row.split, row.shift, row.severity), row.roi]
-            parts.append("" if row.seed is None else f"seed {row.seed}")
+            if seeds and row.seed is not None:
+                parts.append(f"seed {row.seed}")
             numbers = (row.value, row.ci_low, row.ci_high)
             numbers = tuple(np.nan if v is None else float(v) for v in numbers)
-            found.setdefault(" ".join(p for p in parts if p), numbers)
+            label = tuple(p for p in parts if p)
+            if seeds or row.seed is None:
+                found.setdefault(label, numbers)
+            else:
+                single.setdefault(label, []).append(numbers)
+    for label, of in single.items():
+        mean = float(np.mean([value for value, _, _ in of]))
+        found.setdefault(label, of[0] if len(of) == 1 else (mean, np.nan, np.nan))
     return found
 
 
@@ -215,8 +292,13 @@ def figure_of(state: State, source: Source | str | Path) -> Figure:
     state = resolve(state, source)
     found = select(state, source)
     values = {n: v[:_MOST_ROWS] for n, v in found["values"].items()}
-    labels, title = found["labels"][:_MOST_ROWS], f"{state.metric} of two runs"
+    labels, title = found["labels"][:_MOST_ROWS], _title(found, state)
     return runs_figure(labels, values, title=title, unit=found["axis"])
+
+
+def _title(found: Mapping, state: State) -> str:
+    shared = f" ({found['shared']})" if found["shared"] else ""
+    return f"{state.metric} of two runs{shared}"
 
 
 def run_browser(
@@ -240,7 +322,7 @@ def run_browser(
     """
     source = Source(folder)
     first = resolve(State(**state), source)
-    figure = LiveFigure(_figure())
+    figure, curves = LiveFigure(_figure()), LiveFigure(_curves())
     table = w.HTML(layout={"max_height": "260px", "overflow": "auto"})
     names = list(source.records) or [""]
     text = w.Text(
@@ -256,19 +338,29 @@ def run_browser(
         "first": dropdown("First run", names, first.first or names[0]),
         "second": dropdown("Second run", names, first.second or names[0]),
         "metric": dropdown("Metric", [first.metric], first.metric),
+        "sort": dropdown("Sort by", [_NEWEST], _NEWEST),
+        "seeds": w.Checkbox(
+            value=first.seeds, description="Single seeds", style=LABEL, layout=WIDE
+        ),
     }
 
     def draw(found: dict, state: State) -> str:
         table.value = _table(found["runs"], source)
-        _draw(figure.plot, found)
+        _draw(figure.plot, found, _title(found, state))
+        _draw_curves(curves.plot, found["curves"])
+        curves.layout.display = None if curves.plot.data else "none"
         return found["said"]
 
     return Frame(
         title=f"Runs in {source.folder.name}",
         state=first,
         controls=controls,
-        groups={"Find": ("text", "metric"), "Compare": ("first", "second")},
-        views=[([table], "1 1 100%"), (figure, "1 1 600px")],
+        groups={
+            "Find": ("text", "sort"),
+            "Compare": ("first", "second"),
+            "What": ("metric", "seeds"),
+        },
+        views=[([table], "1 1 100%"), (figure, "1 1 520px"), (curves, "1 1 380px")],
         source=source,
         select=select,
         draw=draw,
@@ -284,23 +376,38 @@ def _adjust(state: State, controls: Mapping[str, w.Widget], source: Source) -> S
     for name in ("first", "second"):
         set_options(controls[name], _matching(source, state.text))
     set_options(controls["metric"], _metrics(source, state.first, state.second))
-    return state
+    if not state.first:
+        return state
+    labels = list(_rows(source.records[state.first], state.metric, state.seeds))
+    columns = [_NEWEST, *_table_rows(state, source, next(iter(labels), ()))[0]]
+    set_options(controls["sort"], columns)
+    # the column of the metric has another name when the metric changes
+    return state if state.sort in columns else dataclasses.replace(state, sort=_NEWEST)
 
 
-def _table(runs: list[dict[str, str]], source: Source) -> str:
-    cell, link_style = "style='padding:2px 10px'", "color:var(--jp-content-link-color,#0072B2)"
+def _table(runs: list[dict[str, object]], source: Source) -> str:
+    cell, link_style = (
+        "style='padding:2px 10px;white-space:nowrap'",
+        "color:var(--jp-content-link-color,#0072B2)",
+    )
     head = "".join(
-        f"<th scope='col' style='text-align:left;padding:2px 10px'>{k}</th>"
-        for k in (*runs[0], "open")
+        f"<th scope='col' style='text-align:left;padding:2px 10px;white-space:nowrap'>"
+        f"{html.escape(k)}</th>"
+        for k in ("open", *runs[0])
     )
     rows = []
     for run in runs:
-        path, link = source.notebook(run["run"]), "no notebook"
-        if path is not None:
-            # relative, because the root folder of the server is unknown
-            address = quote(Path(os.path.relpath(path, Path.cwd())).as_posix())
-            link = f"<a href='{address}' target='_blank' style='{link_style}'>notebook</a>"
-        values = (*map(html.escape, run.values()), link)
+        links = []
+        for kind, path in (
+            ("notebook", source.notebook(run["run"])),
+            ("report", source.report(run["run"])),
+        ):
+            if path is not None:
+                # relative, because the root folder of the server is unknown
+                address = quote(Path(os.path.relpath(path, Path.cwd())).as_posix())
+                links.append(f"<a href='{address}' target='_blank' style='{link_style}'>{kind}</a>")
+        texts = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in run.values())
+        values = (" ".join(links) or "no notebook", *map(html.escape, texts))
         rows.append("<tr>" + "".join(f"<td {cell}>{v}</td>" for v in values) + "</tr>")
     return (
         f"<table style='border-collapse:collapse'><thead><tr>{head}</tr></thead>"
@@ -318,10 +425,33 @@ def _figure() -> go.Figure:
     made.update_yaxes(autorange="reversed")
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     made.update_layout(legend=legend, scattermode="group")
-    return styled(made, 380)
+    return styled(made, 380).update_layout(margin={"t": 84}, title={"y": 0.99, "yanchor": "top"})
 
 
-def _draw(figure: go.Figure, found: Mapping) -> None:
+def _curves() -> go.Figure:
+    made = styled(go.Figure(), 380, "Validation accuracy, one line per seed")
+    made.update_xaxes(title_text="epoch")
+    made.update_yaxes(title_text="accuracy, %")
+    legend = {"orientation": "h", "y": -0.25, "x": 0}
+    return made.update_layout(legend=legend, margin={"b": 90})
+
+
+def _draw_curves(figure: go.Figure, curves: Mapping[str, Mapping[str, list]]) -> None:
+    """Draw a line per run, model and seed: the run sets the dash and the model the colour."""
+    figure.data = []
+    colour = colours(model for of in curves.values() for model in of)
+    for (run, of), dash in zip(curves.items(), ("solid", "dot")):
+        for model, seeds in of.items():
+            for i, line in enumerate(seeds):
+                epoch, value = np.reshape(line, (-1, 2)).T
+                name = model if len(curves) == 1 else f"{model}, {run}"
+                look = {"line": {"color": colour[model], "dash": dash, "width": 1.5}}
+                look |= {"mode": "lines", "name": name, "legendgroup": name, "showlegend": i == 0}
+                figure.add_scatter(x=epoch, y=100 * value, **look)
+
+
+def _draw(figure: go.Figure, found: Mapping, title: str) -> None:
+    figure.layout.title.text = title
     labels, runs = found["labels"][:_MOST_ROWS], list(found["values"].items())
     for trace in figure.data:
         trace.visible = bool(runs)

@@ -58,8 +58,9 @@ class State(ImageState):
         Draw the borders of all ROIs.
     threshold : float, default 0.0
         Values whose absolute value is smaller are not drawn.
-    view : str, default "posterior"
-        Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`.
+    view : str, default ""
+        Direction of the camera, a key of `bmfl_lab.viz.surface_interactive.VIEWS`; "" for the one
+        that shows most of the chosen region.
     """
 
     show: str = ""
@@ -68,7 +69,7 @@ class State(ImageState):
     hemispheres: str = "both"
     outlines: bool = False
     threshold: float = 0.0
-    view: str = "posterior"
+    view: str = ""
 
 
 def resolve(state: State, source: Explorer) -> State:
@@ -222,6 +223,7 @@ def figure_of(state: State, source: Explorer | str | Path) -> Figure:
         unit=found["unit"],
         signed=found["signed"],
         outline=outline,
+        zoom=True,
     )
     return region_figure(
         panel,
@@ -270,7 +272,7 @@ def surface_viewer(
         "show": dropdown("Map", SHOW, first.show),
         "hemispheres": dropdown("Hemispheres", SIDES, first.hemispheres),
         "threshold": slider("Hide below", first.threshold, 0.0, 2.0, 0.05),
-        "view": dropdown("View", VIEWS, first.view),
+        "view": dropdown("View", [("of the region", ""), *((v, v) for v in VIEWS)], first.view),
         "region": dropdown("Region", [("none", ""), *_regions(atlas)], ""),
         "outlines": w.Checkbox(
             value=first.outlines, description="All outlines", style=LABEL, layout=WIDE
@@ -285,6 +287,7 @@ def surface_viewer(
             unit=found["unit"],
             signed=found["signed"],
             outline=found["outline"],
+            outline_name=state.region,
             borders=_on_side(state, atlas) if state.outlines else None,
             view=state.view,
         )

@@ -29,6 +29,12 @@ from bmfl_lab.evaluation.attention import (
     query_weights,
     select_queries,
 )
+from bmfl_lab.evaluation.attention_checks import (
+    check_backbone,
+    check_brain_attention,
+    check_roi_attention,
+)
+from bmfl_lab.evaluation.attention_outcomes import CheckRow
 from bmfl_lab.metrics.classification import predictions
 from bmfl_lab.metrics.statistics import accuracy_interval
 from bmfl_lab.models.encoders import ROIQueryEncoder
@@ -924,6 +930,112 @@ class Explorer:
             return {"map": _select_head(brain_maps(out)[0], head)}
         weights = _select_head(select_queries(out["vb"], "cls")[0, :, 0], head)
         return {"weights": weights, "regions": tuple(fusion.module.brain.tokeniser.names)}
+
+    def patch_effect(
+        self,
+        name: str,
+        index: int,
+        shift: str = "",
+        severity: int = 3,
+        *,
+        patch: tuple[int, int],
+        grid: tuple[int, int],
+    ) -> np.ndarray:
+        """Return how much of the predicted response of each vertex comes from one patch.
+
+        Parameters
+        ----------
+        name, index, shift, severity
+            Image, as in `image`.
+        patch : (int, int)
+            Row and column of the patch, from 0.
+        grid : (int, int)
+            Rows and columns of patches in the image.
+
+        Returns
+        -------
+        ndarray of float, shape (V,)
+            Response to the image minus the response to the image whose patch is filled with the
+            mean colour of the image, z.
+
+        Raises
+        ------
+        ConfigError
+            If there is no brain encoder.
+        DataError
+            If the patch lies outside the grid.
+        """
+        require(
+            0 <= patch[0] < grid[0] and 0 <= patch[1] < grid[1],
+            DataError,
+            f"a patch within a grid of {grid[0]} rows and {grid[1]} columns",
+            patch,
+            "choose another patch",
+        )
+        whole = self.image(name, index, shift, severity)
+        rows, columns = (
+            slice(at * size // n, (at + 1) * size // n)
+            for at, n, size in zip(patch, grid, whole.shape)
+        )
+        filled = whole.copy()
+        filled[rows, columns] = whole.mean((0, 1)).round()
+        pair, encoder = (whole, filled), self._need_encoder()
+        stimuli = StimulusSet(
+            "patch", np.array(["whole", "filled"]), pair.__getitem__, str, np.full(2, -1)
+        )
+        key = ("patch effect", _place(name, index, shift, severity), patch, grid)
+
+        def compute() -> np.ndarray:
+            backbone = self._encoder_backbone()
+            tokens = encoder.tokens(stimuli, backbone=backbone, device=self.device)
+            one, other = encoder.predict(tokens, device=self.device)
+            return one - other
+
+        return self._cached(key, compute)
+
+    def check_map(
+        self, source: str, *, model: str = "", region: str = "", n: int = 24
+    ) -> list[CheckRow]:
+        """Measure the sanity checks of an attention map on images of the tested set.
+
+        Parameters
+        ----------
+        source, model, region
+            Map, as in `attention`. The score of the deletion curves of a backbone's map is the
+            class probability of the model.
+        n : int, default 24
+            Number of images, spread evenly over the set.
+
+        Returns
+        -------
+        list of CheckRow
+
+        Raises
+        ------
+        ConfigError
+            If the map has no such check.
+        """
+        stimuli = self.stimuli(self.tested)
+        rows = np.unique(np.linspace(0, len(stimuli) - 1, n).astype(int))
+        images = stimuli.subset(rows)
+        if source == ENCODER:
+            query = region or self.map_choices(source)["regions"][0]
+            backbone = self._encoder_backbone()
+            return check_roi_attention(
+                self.encoder, images, query, backbone=backbone, seed=self.seed
+            ).rows
+        require(
+            source in (BACKBONE, LOOKED),
+            ConfigError,
+            f"one of {BACKBONE!r}, {ENCODER!r} and {LOOKED!r}",
+            repr(source),
+            "lesion the ROIs to see whether they matter",
+        )
+        if source == LOOKED:
+            return check_brain_attention(self._fusion(model)[1], images, seed=self.seed).rows
+        name = model or next(iter(self.models), "")
+        fusion = self._model(name)
+        return check_backbone(self.backbone, fusion, images, seed=self.seed).rows
 
 
 def _by_name(

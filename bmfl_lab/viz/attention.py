@@ -119,6 +119,9 @@ def attention_figure(
     DataError
         If a column has another number of maps than there are images.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     for name, column in maps.items():
         require(
             len(column) == len(images),
@@ -129,7 +132,7 @@ def attention_figure(
         )
     n, n_columns = len(images), 1 + len(maps)
     with panels(
-        n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.0, 0.4)
+        n * n_columns, n_columns, title=title, cell=(1.65, 1.75), margin=(0.9, 0.4)
     ) as drawn:
         for row, image in enumerate(images):
             pictures = {"image": image}
@@ -141,6 +144,11 @@ def attention_figure(
                     ax.set_title(name, loc="center", fontsize=9)
         for ax, text in zip(drawn.grid[:, 0], titles):
             ax.set_ylabel(text, fontsize=9)
+        if maps:
+            colours_of = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
+            bar = drawn.figure.colorbar(colours_of, ax=drawn.grid, fraction=0.03, pad=0.02)
+            bar.set_ticks([0, 1], labels=["lowest", "highest"], fontsize=8)
+            bar.set_label("attention, scaled per map", fontsize=8)
     return drawn.figure
 
 
@@ -251,7 +259,10 @@ def checks_figure(
                 _check_cell(ax, rows.iloc[0] if len(rows) else None)
         for ax, text in zip(drawn.grid[0], ["this model", "random weights", *names]):
             ax.set_title(text, loc="center", fontsize=9)
-        note = "checks: value, [95 % interval], and the reference that it is compared with"
+        note = (
+            "checks: value, [95 % interval], and the reference that it is compared with\n"
+            "maps: each from its lowest (black) to its highest value (yellow)"
+        )
         drawn.figure.supxlabel(note, fontsize=8)
     return drawn.figure
 
@@ -400,7 +411,8 @@ def fields_figure(
             ax.tick_params(labelsize=7)
             ax.grid(False)
             ax.set_title(name, fontsize=9, loc="center", fontweight="normal")
-        drawn.figure.supxlabel("degrees of visual angle", fontsize=8)
+        note = "degrees of visual angle; each field from its lowest (black) to its highest (yellow)"
+        drawn.figure.supxlabel(note, fontsize=8)
         drawn.legend(2, "outside upper right")
     return drawn.figure
 

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATES = ("intact", "lesion", "control: random vertices outside")
-_GAP = 6  # pixels
+_GAP, _LINE = 6, 14  # pixels
 _ENDS = ("value", "low", "high")
 COLOURS = (PALETTE[0], PALETTE[1], "#9A9A9A")
+KEPT_COLOURS = (PALETTE[2], PALETTE[3], PALETTE[4], PALETTE[5])
+"""Colours of lesions that stand beside another one."""
 
 
 def lesion_figure(
@@ -43,6 +45,7 @@ def lesion_figure(
     *,
     title: str,
     chance: float,
+    kept: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Figure:
     """Draw what a lesion does to one image and to whole image sets.
 
@@ -65,13 +68,20 @@ def lesion_figure(
         Title; contains *simulated* if responses are.
     chance : float
         Chance level of the accuracy, a fraction.
+    kept : mapping of str to table, optional
+        Name of a further lesion to its table of accuracies, drawn beside the lesion.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
+    kept = kept or {}
     numbers = {"class probability": pd.DataFrame(probabilities, class_names)}
     numbers |= {k: pd.DataFrame(table[k], sets, STATES) for k in ("accuracy", "low", "high")}
+    for name, other in kept.items():
+        numbers[f"kept: {name}"] = pd.DataFrame(
+            {k: other[k][:, 1] for k in ("accuracy", "low", "high")}, sets
+        )
     with panels(
         3,
         3,
@@ -95,19 +105,28 @@ def lesion_figure(
         classes.set(xlim=(0, 100), xlabel="class probability, %")
         classes.grid(True, axis="x")
         classes.legend(fontsize=8, loc="lower right")
-        _accuracy_bars(accuracy, table, sets, chance)
+        _accuracy_bars(accuracy, table, sets, chance, kept)
     return drawn.figure
 
 
 def _accuracy_bars(
-    axis: Axes, table: Mapping[str, np.ndarray], sets: Sequence[str], chance: float
+    axis: Axes,
+    table: Mapping[str, np.ndarray],
+    sets: Sequence[str],
+    chance: float,
+    kept: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     x = np.arange(len(sets))
-    for column, (name, colour) in enumerate(zip(STATES, COLOURS)):
-        low, value, high = (100 * table[k][:, column] for k in ("low", "accuracy", "high"))
+    bars = [(name, table, column, COLOURS[column]) for column, name in enumerate(STATES)]
+    others = zip(kept.items(), KEPT_COLOURS)
+    bars += [(f"kept: {name}", other, 1, colour) for (name, other), colour in others]
+    step = 0.81 / len(bars)
+    for i, (name, of, column, colour) in enumerate(bars):
+        low, value, high = (100 * of[k][:, column] for k in ("low", "accuracy", "high"))
         if np.isfinite(value).any():
             error = {"yerr": error_bars(value, low, high), "capsize": 3, "ecolor": "#222222"}
-            axis.bar(x + (column - 1) * 0.27, value, 0.25, color=colour, label=name, **error)
+            at = x + (i - (len(bars) - 1) / 2) * step
+            axis.bar(at, value, 0.93 * step, color=colour, label=name, **error)
     axis.axhline(100 * chance, ls="--", lw=1, color=GREY, label="chance")
     names = [f"{s}\nn = {n}" for s, n in zip(sets, table["n"])]
     if np.isfinite(table["accuracy"][:, 1]).any():
@@ -115,7 +134,12 @@ def _accuracy_bars(
         names = [f"{name}\n{text}" for name, text in zip(names, turned)]
     axis.set_xticks(x, names)
     axis.set(ylim=(0, 105), ylabel="accuracy, % (95 % interval)")
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
+    axis.legend(
+        fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 1.06 + 0.08 * (1 + len(kept) / 3)),
+        ncols=3,
+    )
 
 
 def region_figure(
@@ -188,8 +212,10 @@ def _tuning_bars(axis: Axes, tuning: Mapping[str, np.ndarray], class_names: Sequ
     axis.set_ylabel("predicted response, z")
 
 
-def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72) -> np.ndarray | None:
-    """Return square thumbnails of images in rows.
+def sheet(
+    images: Sequence[np.ndarray], columns: int, side: int = 72, labels: Sequence[str] = ()
+) -> np.ndarray | None:
+    """Return square thumbnails of images in rows, with labels below them.
 
     Parameters
     ----------
@@ -199,25 +225,33 @@ def sheet(images: Sequence[np.ndarray], columns: int, side: int = 72) -> np.ndar
         Thumbnails per row.
     side : int, default 72
         Side of a thumbnail in pixels.
+    labels : sequence of str, optional
+        Text below each thumbnail, in black on white; all have the same number of lines.
 
     Returns
     -------
     ndarray of uint8, shape (H, W, 4), or None
         Thumbnails with transparent gaps; None without images.
     """
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     if not len(images):
         return None
     columns, step = min(columns, len(images)), side + _GAP
     rows = -(-len(images) // columns)
-    made = np.zeros((rows * step - _GAP, columns * step - _GAP, 4), dtype=np.uint8)
+    below = _LINE * (1 + labels[0].count("\n")) if labels else 0
+    height = step + below
+    made = np.zeros((rows * height - _GAP, columns * step - _GAP, 4), dtype=np.uint8)
     for i, image in enumerate(images):
         small = Image.fromarray(np.ascontiguousarray(image)).resize(
             (side, side), Image.Resampling.BICUBIC
         )
-        y, x = step * (i // columns), step * (i % columns)
+        y, x = height * (i // columns), step * (i % columns)
         made[y : y + side, x : x + side] = np.asarray(small.convert("RGBA"))
+        if labels:
+            text = Image.new("RGBA", (side, below), "white")
+            ImageDraw.Draw(text).text((1, 0), labels[i], fill="black", font_size=11, spacing=2)
+            made[y + side : y + side + below, x : x + side] = np.asarray(text)
     return made
 
 
@@ -252,6 +286,8 @@ def shift_grid_figure(
     unit: str,
     signed: bool,
     shift: str,
+    marks: np.ndarray | None = None,
+    note: str = "",
 ) -> Figure:
     """Draw a grid of shifts and severities, and accuracy against severity for one shift.
 
@@ -271,6 +307,10 @@ def shift_grid_figure(
         Whether colours are symmetric about zero.
     shift : str
         Shift that the curves belong to.
+    marks : ndarray of str, shape (n_shifts, n_severities), optional
+        Text behind the number of each cell.
+    note : str, default ""
+        What the marks mean, written below the grid.
 
     Returns
     -------
@@ -286,10 +326,10 @@ def shift_grid_figure(
         left, right = drawn
         top = max(1.0, float(np.nanmax(np.abs(percent), initial=0))) if signed else 100
         image = left.imshow(percent, aspect="auto", **colour_scale(percent, signed, top))
-        write_cells(left, image, "z.0f")
+        write_cells(left, image, "+z.0f" if signed else "z.0f", marks)
         left.set_xticks(range(len(severities)), [str(s) if s else "none" for s in severities])
         left.set_yticks(range(len(shifts)), shifts)
-        left.set_xlabel("severity")
+        left.set_xlabel(f"severity\n{note}".rstrip())
         left.grid(False)
         drawn.figure.colorbar(image, ax=left, label=unit)
         for name, values in curves.items():
@@ -346,7 +386,7 @@ def runs_figure(
             )
         axis.set_yticks(range(len(labels)), labels)
         axis.invert_yaxis()
-        axis.set_xlabel(unit)
+        axis.set_xlabel(unit.replace(" (", "\n(", 1))
         axis.grid(True, axis="x")
-        axis.legend(fontsize=8)
+        drawn.legend(2)
     return drawn.figure

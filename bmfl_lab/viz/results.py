@@ -319,7 +319,8 @@ def grouped_figure(
             name = model if np.isfinite(y).any() else f"{model} (undefined)"
             ax.bar(x, y, width * 0.92, color=colour[model], label=name, alpha=0.85)
             if error.any():
-                ax.errorbar(x, y, yerr=error, fmt="none", ecolor="#222222", lw=0.9)
+                note = {"label": interval_note(frame)}
+                ax.errorbar(x, y, yerr=error, fmt="none", ecolor="#222222", lw=0.9, **note)
         if ceiling:
             level = np.asarray([ceiling.get(roi, np.nan) for roi in rois], float)
             ax.hlines(level, at - 0.42, at + 0.42, color="black", lw=1.6, label=ceiling_name)
@@ -500,6 +501,7 @@ def robustness_figure(
             _line(ax, *lines[name], known)
             ax.set_title(name)
             _logit_ticks(ax)
+        ax.plot([], [], " ", label="one mark per seed")
         drawn.label("in distribution, %", "accuracy on the set, %", fontsize=9)
         drawn.legend()
     return drawn.figure

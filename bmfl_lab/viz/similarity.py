@@ -443,6 +443,8 @@ def brain_robust_figure(
                 label=name,
             )
         ax.grid(True, axis="both")
+        if x_error.any() or y_error.any():
+            ax.plot([], [], " ", label="bars: 95 % interval")
         drawn.label(x_label, y_label)
         drawn.legend(1, "outside right center")
     return drawn.figure

@@ -49,6 +49,7 @@ _DIRECTIONS = {
     "ventral": ((-1, 0, 0), (0, 1, 0), (0, 0, -1)),
     "posterior": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
     "dorsal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "flat": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),  # of the cut flat surface, occipital side inwards
 }
 
 
@@ -388,8 +389,8 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     ----------
     hemisphere : {"left", "right"}
         Hemisphere.
-    view : {"lateral", "medial", "ventral", "posterior", "dorsal"}
-        Direction of view.
+    view : {"lateral", "medial", "ventral", "posterior", "dorsal", "flat"}
+        Direction of view; "flat" is that of the flat surface.
     surface : str, default "inflated"
         Full name of the surface that is drawn, see `load_mesh`.
 
@@ -410,7 +411,8 @@ def view_of(hemisphere: str, view: str, surface: str = "inflated") -> View:
     if hemisphere == "left" and view in ("lateral", "medial"):
         right, towards = -right, towards * np.float32([-1, 1, 1])
     position = np.stack([coordinates @ right, coordinates @ up], 1)
-    low, high = position.min(0) - _FRAME_MM, position.max(0) + _FRAME_MM
+    drawn = position[np.unique(faces)]  # the flat surface is cut: some vertices have no triangle
+    low, high = drawn.min(0) - _FRAME_MM, drawn.max(0) + _FRAME_MM
     normal = np.cross(*(coordinates[faces[:, i]] - coordinates[faces[:, 0]] for i in (1, 2)))
     facing = (normal @ towards) / np.maximum(np.linalg.norm(normal, axis=1), 1e-9)
     order = np.flatnonzero(facing > 0)
@@ -489,11 +491,13 @@ def surface_panel(
         Use diverging colours, symmetric about zero; by default if there are values on both sides of
         zero.
     outline : iterable of str, optional
-        ROIs or groups whose borders are drawn.
+        ROIs or groups whose borders are drawn. The name of each stands on the view that shows most
+        of it, once per hemisphere.
     views : sequence of str, default ("lateral", "medial", "ventral", "posterior")
         Directions of view, among these four and "dorsal".
     surface : str, default "inflated"
-        Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`.
+        Surface that is drawn, see `bmfl_lab.viz.surface.load_mesh`. "flat" draws the flat map of
+        each hemisphere instead of the views.
     colour_map : str, optional
         Name of a matplotlib colour map; by default inferno, or RdBu_r for signed values.
     limits : (float, float), optional
@@ -507,7 +511,7 @@ def surface_panel(
     Returns
     -------
     matplotlib Figure
-        One row per hemisphere and one column per view.
+        One row per hemisphere and one column per view; both flat maps stand side by side.
 
     Raises
     ------
@@ -518,9 +522,9 @@ def surface_panel(
     """
     scale = _steps(values, colour_map) if whole else _scale([values], signed, colour_map, limits)
     outline = _line_colours(outline)
-    rows = [(side, values, [(side, view) for view in views]) for side in HEMISPHERES]
+    rows, titles = _sides(values, views, surface)
     look = {"surface": surface, "zoom": zoom, "whole": whole}
-    figure, _ = _draw_rows(rows, views, atlas, scale, outline, **look)
+    figure, _ = _draw_rows(rows, titles, atlas, scale, outline, **look)
     figure.numbers = _vertex_table(atlas, {unit: values})
     return _finish(figure, title, lines=outline, bar=(*scale, unit))
 
@@ -565,6 +569,7 @@ def surface_maps(
     require(maps, DataError, "at least one map", "none", "give a mapping name -> values")
     scale = _scale(list(maps.values()), signed, colour_map, limits)
     outline = _line_colours(outline)
+    views = _views(views, surface)
     places = [("left", view) for view in views] + [("right", view) for view in reversed(views)]
     rows = [(name, values, places) for name, values in maps.items()]
     titles = [f"{side}\n{view}" for side, view in places]
@@ -618,12 +623,16 @@ def category_map(
     colour = distinct_colours(max(1, len(names)), without=_BLACK)
     edges = np.arange(len(colour) + 1) - 0.5
     scale = mpl.colors.BoundaryNorm(edges, len(colour)), mpl.colors.ListedColormap(colour)
-    rows = [(side, codes, [(side, view) for view in views]) for side in HEMISPHERES]
+    rows, titles = _sides(codes, views, surface)
     look = {"surface": surface, "zoom": zoom, "whole": True}
-    figure, painted = _draw_rows(rows, views, atlas, scale, {}, **look)
+    figure, painted = _draw_rows(rows, titles, atlas, scale, {}, **look)
     figure.numbers = _vertex_table(atlas, {"category": labels})
     if annotate:
-        _write_names(painted, names)
+        _write_names(
+            (axis, side, raster, names[number], code == number)
+            for axis, side, raster, code in painted
+            for number in np.unique(code[code >= 0]).astype(int)
+        )
     return _finish(figure, title, patches=dict(zip(names, colour)))
 
 
@@ -658,6 +667,19 @@ def roi_map(
         labels[np.asarray(atlas.rois[roi], bool)] = roi
     kept = [roi for roi in shown if np.any(labels == roi)]
     return category_map(labels, atlas, title=title, order=kept, **{"annotate": True, **options})
+
+
+def _views(views: Sequence[str], surface: str) -> Sequence[str]:
+    return ("flat",) if surface.rpartition("/")[2] == "flat" else views
+
+
+def _sides(
+    values: np.ndarray, views: Sequence[str], surface: str
+) -> tuple[list[tuple[str, np.ndarray, list[tuple[str, str]]]], Sequence[str]]:
+    """Return one row per hemisphere and the titles of the columns; flat maps share one row."""
+    if _views(views, surface) == ("flat",):
+        return [("", values, [(side, "flat") for side in HEMISPHERES])], HEMISPHERES
+    return [(side, values, [(side, view) for view in views]) for side in HEMISPHERES], views
 
 
 def _line_colours(names: Iterable[str]) -> dict[str, str]:
@@ -727,12 +749,14 @@ def _draw_rows(
         for _, _, places in rows
     ]
     widths, heights = ([box[i + 1] - box[i] for box in extents[-1]] for i in (0, 2))
-    width = _HEIGHT / max(heights) * sum(widths) + 1.5
-    figure = Figure(figsize=(width, 1.95 * len(rows) + 1.1))
+    # flat maps share one row, and have place to be larger
+    height = _HEIGHT * (1.6 if rows[0][2][0][1] == "flat" else 1)
+    width = height / max(heights) * sum(widths) + 1.5
+    figure = Figure(figsize=(width, (height + 0.05) * len(rows) + 1.1))
     axes = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
-    borders = [(on_mesh(atlas.select(n).astype(float), atlas), c) for n, c in outline.items()]
+    borders = {name: on_mesh(atlas.select(name).astype(float), atlas) for name in outline}
     norm, colours = scale
-    painted = []
+    painted, outlined = [], []
     for line, boxes, (name, values, places) in zip(axes, extents, rows):
         laid = on_mesh(values, atlas)
         look = {"rotation": 90, "va": "center", "ha": "center", "fontsize": 9}
@@ -743,9 +767,11 @@ def _draw_rows(
             raster = view_of(side, view, surface)
             shown = raster.nearest(laid[side]) if whole else raster.interpolate(laid[side])
             _draw(axis, raster, colours(norm(shown)), shown)
-            for border, colour in borders:
-                _outline(axis, raster, np.nan_to_num(border[side]), colour)
+            for region, border in borders.items():
+                inside = _outline(axis, raster, np.nan_to_num(border[side]), outline[region])
+                outlined.append((axis, side, raster, region, inside))
             painted.append((axis, side, raster, shown))
+    _write_names(outlined)
     for axis, title in zip(axes[0], titles):
         axis.set_title(title, fontsize=9, loc="center")
     return figure, painted
@@ -785,13 +811,17 @@ def _draw(axis: Axes, raster: View, colours: np.ndarray, values: np.ndarray) -> 
     axis.set(xlim=limits[:2], ylim=limits[2:])
 
 
-def _outline(axis: Axes, raster: View, inside: np.ndarray, colour: str) -> None:
-    """Draw the border of a region, float (n_vertices,) with 1 inside and 0 outside."""
+def _outline(axis: Axes, raster: View, inside: np.ndarray, colour: str) -> np.ndarray:
+    """Draw the border of a region, float (n_vertices,) with 1 inside and 0 outside.
+
+    Returns the pixels inside it, bool (height, width).
+    """
     level = np.where(raster.inside, (raster.weights * inside[raster.corners]).sum(-1), np.nan)
     if np.nanmax(level) > 0.5:
         place = {"levels": [0.5], "extent": raster.extent, "origin": "lower"}
         axis.contour(level, colors=["white"], linewidths=2.2, **place)
         axis.contour(level, colors=[colour], linewidths=1.1, **place)
+    return np.nan_to_num(level) > 0.5
 
 
 def _apart(
@@ -811,24 +841,28 @@ def _apart(
     return kept
 
 
-def _write_names(
-    painted: Sequence[tuple[Axes, str, View, np.ndarray]], names: Sequence[str]
-) -> None:
-    """Write each category, per hemisphere, on the middle of the view that shows most of it."""
-    from matplotlib import patheffects
+def _write_names(regions: Iterable[tuple[Axes, str, View, str, np.ndarray]]) -> None:
+    """Write each region's name, per hemisphere, on the view that shows most of it.
 
-    best: dict[tuple[str, int], tuple[int, Axes, tuple[float, float]]] = {}
-    for axis, side, raster, code in painted:
-        left, right, bottom, top = raster.extent
-        for number in np.unique(code[code >= 0]).astype(int).tolist():
-            rows, columns = np.nonzero(code == number)
-            if len(rows) > best.get((side, number), (0,))[0]:
-                middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-                x = left + (columns[middle] + 0.5) / code.shape[1] * (right - left)
-                y = bottom + (rows[middle] + 0.5) / code.shape[0] * (top - bottom)
-                best[(side, number)] = (len(rows), axis, (x, y))
+    The name stands where it is farthest from the border, so that a ring is named on itself.
+    A region of one view has its axes, hemisphere, raster and name, and the pixels that show it,
+    bool (height, width).
+    """
+    from matplotlib import patheffects
+    from scipy.ndimage import distance_transform_edt
+
+    best: dict[tuple[str, str], tuple[int, Axes, tuple[float, float]]] = {}
+    for axis, side, raster, name, inside in regions:
+        size = int(inside.sum())
+        if size > best.get((side, name), (0,))[0]:
+            left, right, bottom, top = raster.extent
+            depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+            row, column = np.unravel_index(depth.argmax(), depth.shape)
+            x = left + (column + 0.5) / inside.shape[1] * (right - left)
+            y = bottom + (row + 0.5) / inside.shape[0] * (top - bottom)
+            best[(side, name)] = (size, axis, (x, y))
     stroke = [patheffects.withStroke(linewidth=2, foreground="white")]
-    labels = [(axis, names[number], at) for (_, number), (_, axis, at) in best.items()]
+    labels = [(axis, name, at) for (_, name), (_, axis, at) in best.items()]
     for axis, name, place in _apart(labels):
         axis.text(*place, name, fontsize=7, ha="center", va="center", path_effects=stroke)
 
@@ -881,11 +915,14 @@ def _finish(
     note = "grey: cortex without data (dark: sulci, light: gyri)"
     figure.text(0.3 / width, 1 - 0.32 / height, note, fontsize=7, color=GREY, va="top")
     if legend:
+        columns = min(columns, len(legend))
+        # matplotlib fills one column after the other; people read one row after the other
+        names = [name for k in range(columns) for name in list(legend)[k::columns]]
         figure.legend(
-            legend.values(),
-            legend.keys(),
+            [legend[name] for name in names],
+            names,
             loc="lower center",
-            ncols=min(columns, len(legend)),
+            ncols=columns,
             frameon=False,
             fontsize=8,
             handlelength=1.2,

@@ -51,6 +51,7 @@ _BARE: dict[str, object] = {
 }
 _GREYS = [[0.0, "rgb(195,195,195)"], [1.0, "rgb(150,150,150)"]]
 _LIFT = 1.006
+_NAME_MM = 9.0
 # on the smooth inflated surface the triangles of fsaverage4 stay within 0.3 mm of those of
 # fsaverage5: the grey brain is drawn with a quarter of the triangles, 0.3 mm below the map
 _SUNK_MM = 0.3
@@ -70,6 +71,8 @@ class SurfaceLayout:
         The atlas's vertex of each vertex of the map, left then right hemisphere.
     points : ndarray of float, shape (n_drawn, 3)
         Coordinates of the map's vertices in mm, a little above the surface.
+    normals : ndarray of float, shape (n_drawn, 3)
+        Unit normals of the surface at the map's vertices.
     faces : ndarray of int64, shape (n_triangles, 3)
         Triangles of the map, by the numbers of its vertices.
     base : list of (ndarray, ndarray, ndarray)
@@ -85,7 +88,7 @@ class SurfaceLayout:
         self.atlas, surface = atlas, surface_name("inflated", atlas)
         index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
         self.base: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        order, points, faces, count = [], [], [], 0
+        order, points, normals, faces, count = [], [], [], [], 0
         for number, hemisphere in enumerate(HEMISPHERES):
             coordinates, triangles = _placed(hemisphere, surface)
             sulci = curvature(hemisphere, surface)
@@ -97,10 +100,11 @@ class SurfaceLayout:
             faces.append(inner[(inner >= 0).all(1)])
             centre = coordinates.mean(0)
             points.append(centre + (coordinates[index[mine]] - centre) * _LIFT)
+            normals.append(vertex_normals(coordinates, triangles)[index[mine]])
             order.append(mine)
             count += len(mine)
         self.order = np.concatenate(order)
-        self.points = np.concatenate(points)
+        self.points, self.normals = np.concatenate(points), np.concatenate(normals)
         self.faces = np.concatenate(faces)
 
     def faces_of(self, shown: np.ndarray) -> np.ndarray:
@@ -315,6 +319,57 @@ def swap_map(
     trace.update(_map_style(values, signed))
     trace.colorbar.title.text, trace.hovertemplate = unit, _hover(unit)
     figure.layout.title.text = title
+
+
+def best_view(layout: SurfaceLayout, mask: np.ndarray) -> str:
+    """Return the direction of the camera that shows most of a region, a key of `VIEWS`.
+
+    Parameters
+    ----------
+    layout : SurfaceLayout
+        Geometry of the atlas.
+    mask : ndarray of bool, shape (n_vertices,)
+        The region; "posterior" is returned for an empty one.
+
+    Notes
+    -----
+    A vertex counts with the cosine between its normal and the direction. The other hemisphere hides
+    a medial surface from the side, so that "left lateral" counts the left hemisphere only.
+    """
+    inside = np.asarray(mask, dtype=bool)[layout.order]
+    side = np.asarray(layout.atlas.hemisphere)[layout.order]
+    seen = {}
+    for view, eye in VIEWS.items():
+        towards = np.array([eye[axis] for axis in "xyz"])
+        drawn = inside & ((side == HEMISPHERES.index(view.split()[0])) if " " in view else True)
+        cosine = layout.normals[drawn] @ (towards / np.linalg.norm(towards))
+        seen[view] = float(np.clip(cosine, 0, None).sum())
+    return max(seen, key=seen.get)
+
+
+def name_places(layout: SurfaceLayout, mask: np.ndarray) -> np.ndarray:
+    """Return where the name of a region stands, above its middle in each hemisphere that has it.
+
+    Parameters
+    ----------
+    layout : SurfaceLayout
+        Geometry of the atlas.
+    mask : ndarray of bool, shape (n_vertices,)
+        The region.
+
+    Returns
+    -------
+    ndarray of float, shape (n_hemispheres, 3)
+        Coordinates in mm; no row for a hemisphere without a vertex of the region.
+    """
+    inside, side = np.asarray(mask, bool)[layout.order], layout.atlas.hemisphere[layout.order]
+    parts = [np.flatnonzero(inside & (side == number)) for number in range(len(HEMISPHERES))]
+    found = []
+    for mine in filter(len, parts):
+        away = np.linalg.norm(layout.points[mine] - layout.points[mine].mean(0), axis=1)
+        middle = mine[away.argmin()]  # a vertex: the mean of a curved region lies inside the brain
+        found.append(layout.points[middle] + _NAME_MM * layout.normals[middle])
+    return np.reshape(found, (-1, 3))
 
 
 def outline_lines(layout: SurfaceLayout, mask: np.ndarray) -> np.ndarray:

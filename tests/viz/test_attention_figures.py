@@ -63,7 +63,9 @@ def test_figure_has_one_row_an_image_and_one_column_a_map():
         titles=["a", "b"],
         title="t",
     )
-    assert len(fig.axes) == 6 and fig.axes[1].get_title(loc="center") == "V1"
+    assert len(fig.axes) == 7 and fig.axes[1].get_title(loc="center") == "V1"
+    bar = fig.axes[6]
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["lowest", "highest"]
 
 
 def test_consulted_rois_are_sorted_by_mean():

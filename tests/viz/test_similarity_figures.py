@@ -113,7 +113,9 @@ def test_brain_beside_robust_and_effects():
             "robust_high": [0.45, np.nan],
         }
     )
-    ax = drawn(figures.brain_robust_figure(frame)).axes[0]
+    figure = drawn(figures.brain_robust_figure(frame))
+    ax = figure.axes[0]
+    assert "bars: 95 % interval" in [t.get_text() for t in figure.legends[0].get_texts()]
     np.testing.assert_allclose([c.lines[0].get_ydata()[0] for c in ax.containers], [40, 50])
     assert len(ax.containers[0].lines[2]) == 2 and not ax.containers[1].lines[2]
     with pytest.raises(DataError, match="columns model, brain, robust"):

@@ -18,7 +18,14 @@ from bmfl_lab.viz.surface import (
     symmetric_range,
     vertex_normals,
 )
-from bmfl_lab.viz.surface_interactive import SurfaceLayout, surface_figure, swap_map
+from bmfl_lab.viz.surface_interactive import (
+    VIEWS,
+    SurfaceLayout,
+    best_view,
+    name_places,
+    surface_figure,
+    swap_map,
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +78,25 @@ def test_missing_values_open_a_hole_instead_of_showing_zero(atlas):
     corners = np.stack([figure.data[-1].i, figure.data[-1].j, figure.data[-1].k])
     assert len(corners.T) < len(layout.faces)
     assert np.isfinite(values[layout.order][corners]).all()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_view_of_a_region_is_the_side_on_which_it_lies(view):
+    eye = np.array([VIEWS[view][axis] for axis in "xyz"])
+    index, side = [], []
+    for number, hemisphere in enumerate(("left", "right")):
+        points, _ = load_mesh(hemisphere)
+        towards = (points - points.mean(0)) @ eye
+        index.append(np.flatnonzero(towards > np.percentile(towards, 97)))
+        side.append(np.full(len(index[-1]), number, dtype=np.int8))
+    side = np.concatenate(side)
+    layout = SurfaceLayout(Atlas(side, {}, np.concatenate(index), "fsaverage5"))
+    region = side == 1 if view.startswith("right") else side == 0
+    assert best_view(layout, region) == view
+    places = name_places(layout, region)
+    assert places.shape == (1, 3) and np.linalg.norm(layout.points - places, axis=1).min() < 10
+    assert name_places(layout, np.ones(len(side), bool)).shape == (2, 3)
+    assert best_view(layout, np.zeros(len(side), bool)) == "posterior"
 
 
 def test_hover_names_the_roi(atlas):

@@ -157,3 +157,26 @@ def test_bad_names_are_refused():
         category_map(["a"] * len(y), atlas, title="t", order=["b"])
     with pytest.raises(DataError, match="at least one map"):
         surface_maps({}, atlas, title="t", unit="u")
+
+
+def test_outlines_are_named_once_per_hemisphere_where_they_are_seen_best():
+    y, atlas = make()
+    figure = surface_panel(y, atlas, title="t", unit="mm", outline=["V1", "V2"])
+    written = [(t.get_text(), axis) for axis in figure.axes[:8] for t in axis.texts]
+    names = sorted(name for name, _ in written if name in ("V1", "V2"))
+    assert names == ["V1", "V1", "V2", "V2"]
+    # V1 is the back of the brain
+    assert all(axis in figure.axes[3:8:4] for name, axis in written if name == "V1")
+
+
+def test_the_flat_map_shows_both_hemispheres_and_the_vertices_at_their_place():
+    y, atlas = make()
+    figure = surface_panel(y, atlas, title="t", unit="mm", outline=["V1"], surface="flat")
+    left, right = figure.axes[:2]
+    assert [a.get_title() for a in (left, right)] == ["left", "right"]
+    for axis, side in ((left, "left"), (right, "right")):
+        (place,) = [t.get_position() for t in axis.texts if t.get_text() == "V1"]
+        raster = view_of(side, "flat", "flat")
+        index = atlas.surface_index[(atlas.hemisphere == (side == "right")) & atlas.rois["V1"]]
+        assert np.linalg.norm(raster.position[index] - place, axis=1).min() < 3
+        assert 0.4 < raster.inside.mean() < 0.9  # the flat map fills its frame

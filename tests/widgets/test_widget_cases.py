@@ -1,6 +1,9 @@
 """Widgets on studies and choices that lack something, and what they say of what they show."""
 
 import dataclasses
+import functools
+import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,11 +13,13 @@ from plotly.colors import sample_colorscale
 import widgets
 from bmfl_lab import load_study
 from bmfl_lab.backbones import load_backbone
+from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation import Explorer, attention_verdict
 from bmfl_lab.evaluation.attention_outcomes import check_row
+from bmfl_lab.records import Record
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, ink_on
 from bmfl_lab.viz.surface_interactive import VIEWS, SurfaceLayout, aspect_ratio
-from widgets import ablation, attention, ood, surface
+from widgets import ablation, attention, ood, runs, surface
 from widgets.frame import dropdown
 
 BACKBONE, ENCODER, CONSULTED, LOOKED = (
@@ -265,6 +270,56 @@ def test_images_that_a_lesion_turns_wrong_and_right_are_counted(explorer, parts)
     )
 
 
+def names_on(frame):
+    (trace,) = (t for t in frame.figures[0].plot.data if t.name == "names")
+    return sorted(trace.text or ()) if trace.visible else []
+
+
+def test_the_cortex_of_a_lesion_names_all_rois_and_has_a_key_of_two_items(explorer, tmp_path):
+    frame = widgets.region_ablation(explorer, folder=tmp_path, regions=("FFC",))
+    plot = frame.figures[0].plot
+    assert names_on(frame) == sorted(2 * explorer.atlas.present)
+    assert plot.data[-1].showscale is False and set(plot.data[-1].intensity) == {0.0, 1.0}
+    assert [a.text for a in plot.layout.annotations] == ["■", "intact", "■", "lesioned"]
+    assert frame.state.view == "ventral" and plot.layout.scene.camera.eye.z < 0
+    frame.set(regions=("V1",))
+    assert plot.layout.scene.camera.eye.z < 0, "a click must not turn the cortex"
+    frame.set(view="posterior")
+    assert plot.layout.scene.camera.eye.z > 0 and frame.error == ""
+
+
+def test_a_chosen_region_is_named_and_turned_to_the_front(explorer, tmp_path):
+    frame = widgets.surface_viewer(explorer, folder=tmp_path, region="FFC")
+    eye = frame.figures[0].plot.layout.scene.camera
+    assert names_on(frame) == ["FFC", "FFC"] and eye.eye.z < -1
+    frame.set(region="")
+    assert names_on(frame) == [] and eye.eye.z > 0
+    frame.set(region="FFC", view="dorsal")
+    assert eye.eye.z > 1 and frame.error == ""
+
+
+def test_lesions_are_kept_beside_each_other_and_undone(explorer, tmp_path):
+    frame = widgets.region_ablation(explorer, folder=tmp_path, regions=("HVC",))
+    press = {b.description: b.click for b in frame.children[4].children}
+    press["Keep beside"]()
+    frame.set(regions=("V1",))
+    found = ablation.select(frame.state, explorer)
+    assert list(found["kept"]) == ["HVC"]
+    own = explorer.batch(frame.state.model, found["sets"], explorer.lesion(("HVC",)))
+    np.testing.assert_array_equal(found["kept"]["HVC"]["accuracy"], own["accuracy"])
+    bars = frame.figures[1].plot.data
+    assert [b.name for b in bars[5:]] == ["kept: HVC"]
+    np.testing.assert_allclose(bars[5].y, 100 * own["accuracy"][:, 1])
+    figure = ablation.figure_of(frame.state, explorer)
+    assert "kept: HVC" in [t.get_text() for t in figure.axes[2].get_legend().get_texts()]
+    press["Undo"]()
+    assert frame.state.regions == ("HVC",) and frame.state.kept == (("HVC",),)
+    press["Undo"]()
+    assert frame.state.kept == () and len(frame.figures[1].plot.data) == 5
+    press["Undo"]()
+    assert "nothing to undo" in frame.status.value and frame.state.regions == ("HVC",)
+
+
 # --- attention
 
 
@@ -331,9 +386,76 @@ def test_blocks_and_heads_are_counted_from_one_for_people(explorer):
 def test_the_card_of_a_hidden_figure_gives_its_place_up(explorer):
     frame = widgets.attention_explorer(explorer, source=LOOKED)
     cards = [box for box in frame.children[3].children]
-    assert [card.layout.display for card in cards] == ["block", "none"]
+    assert [card.layout.display for card in cards] == ["block", *4 * ["none"]]
     frame.set(source=CONSULTED)
-    assert [card.layout.display for card in cards] == ["block", "block"]
+    assert [card.layout.display for card in cards] == ["block", "block", *3 * ["none"]]
+
+
+def test_a_map_has_a_colour_bar_with_its_ends(explorer, tmp_path):
+    frame = widgets.attention_explorer(explorer, folder=tmp_path, source=LOOKED)
+    weights = explorer.attention(LOOKED, "test", 0)["map"]
+    (bar,) = re.findall(
+        r"bmfl-bar'.*?<span>(.*?)</span>.*?<span>([^<]*)</span></div>", shown(frame)
+    )
+    assert bar == (f"{weights.min():.2g}", f"{weights.max():.2g}")
+
+
+def shown(frame):
+    return frame.children[3].children[0].children[0].value
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"), [(BACKBONE, ["block 1", "block 2"]), (ENCODER, ["left", "right"])]
+)
+def test_all_heads_and_queries_are_seen_in_one_look(source, rows, explorer, tmp_path):
+    frame = widgets.attention_explorer(explorer, folder=tmp_path, source=source, tiles=True)
+    tiles = attention.select(frame.state, explorer)["tiles"]
+    assert list(tiles)[:2] == rows and len({len(of) for of in tiles.values()}) == 1
+    n = sum(len(of) for of in tiles.values())
+    assert len(attention.figure_of(frame.state, explorer).axes) == n and frame.error == ""
+    assert frame.children[3].children[4].layout.display == "block"
+    frame.set(source=CONSULTED)
+    assert "no maps to tile" in frame.status.value and frame.error == ""
+
+
+def test_a_patch_names_its_vertices_and_a_vertex_shows_where_it_looks(explorer, tmp_path):
+    frame = widgets.attention_explorer(explorer, folder=tmp_path, source=ENCODER, linked=True)
+    weights = explorer.attention(ENCODER, "test", 0)["map"]
+    found = attention.select(frame.state, explorer)
+    assert found["patch"] == np.unravel_index(weights.argmax(), weights.shape)
+    _, patches, cortex = frame.figures
+    patches.clicked = json.dumps({"trace": 0, "index": 0, "x": 1, "y": 2})
+    assert frame.state.patch == 2 * weights.shape[1] + 1 and "row 3, column 2" in frame.status.value
+    effect = explorer.patch_effect("test", 0, patch=(2, 1), grid=weights.shape)
+    order = cortex.surface.order
+    np.testing.assert_allclose(cortex.plot.data[-1].intensity, effect[order])
+    place = int(np.flatnonzero(explorer.mask(["LO"])[order])[0])
+    trace = len(cortex.plot.data) - 1
+    cortex.clicked = json.dumps({"trace": trace, "index": place, "x": 0, "y": 0})
+    assert frame.error == "" and frame.state.region.endswith(":LO") and frame.state.patch == -1
+    own = explorer.attention(ENCODER, "test", 0, region=frame.state.region)["map"]
+    np.testing.assert_allclose(patches.plot.data[0].z, own)
+
+
+def test_only_the_filled_patch_changes_and_only_what_reads_it(explorer):
+    whole = explorer.image("test", 4)
+    grid = explorer.attention(ENCODER, "test", 4)["map"].shape
+    effects = [explorer.patch_effect("test", 4, patch=(r, 0), grid=grid) for r in range(2)]
+    assert effects[0].shape == (explorer.atlas.n_vertices,) and np.abs(effects[0]).max() > 0
+    assert not np.allclose(*effects)
+    np.testing.assert_array_equal(explorer.image("test", 4), whole)
+    with pytest.raises(DataError, match="a patch within a grid"):
+        explorer.patch_effect("test", 4, patch=grid, grid=grid)
+
+
+@pytest.mark.parametrize("source", [BACKBONE, ENCODER, LOOKED])
+def test_a_button_measures_the_checks_of_the_shown_map(source, explorer, tmp_path, monkeypatch):
+    few = functools.partial(explorer.check_map, n=4)
+    monkeypatch.setattr(explorer, "check_map", few)
+    frame = widgets.attention_explorer(explorer, folder=tmp_path, source=source)
+    assert "Not checked" in frame.status.value
+    frame.children[4].children[0].click()
+    assert frame.error == "" and "Sanity checks:" in frame.status.value
 
 
 # --- out of distribution
@@ -365,6 +487,42 @@ def test_hostile_image_ids_are_shown_as_text():
     )
 
 
+def graded(right):
+    """Per-image rows of two models, which classify the first `right` images of 100 correctly."""
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "split": "test",
+                "shift": "masked" if severity else "",
+                "severity": severity,
+                "id": f"i{i}",
+                "correct": i < n,
+            }
+            for (model, severity), n in right.items()
+            for i in range(100)
+        ]
+    )
+
+
+def test_the_first_images_are_those_that_a_model_still_recognises():
+    right = {("fusion", s): n for s, n in {0: 90, 1: 88, 3: 50, 5: 20}.items()}
+    right |= {("backbone", s): n for s, n in {0: 80, 1: 60, 3: 47, 5: 22}.items()}
+    source = ood.Source(graded(right))
+    state = ood.resolve(ood.State(), source)
+    assert (state.model, state.other, state.severity) == ("backbone", "fusion", 3)
+    assert ood.resolve(ood.State(severity=5), source).severity == 5
+    found = ood.select(ood.State(), source)
+    np.testing.assert_allclose(found["grid"], [[0.1, 0.28, 0.03, -0.02]])
+    # p is at least that of the exact McNemar test: 2 / 2**10, 2 / 2**28, 0.25 and 0.5
+    assert found["marks"].tolist() == [["*", "*", "", ""]]
+    numbers = widgets.ood_explorer(graded(right)).figures[0].plot.data[-1]
+    assert list(numbers.text) == ["+10*", "+28*", "+3", "-2"]
+    figure = ood.figure_of(ood.State(), source)
+    assert "+28*" in [t.get_text() for t in figure.axes[0].texts]
+    assert "* differs: p (Holm" in figure.axes[0].get_xlabel()
+
+
 def test_numbers_can_be_read_on_every_colour():
     def luminance(rgb):
         parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
@@ -385,6 +543,48 @@ def test_the_numbers_of_the_grid_are_those_of_its_cells(result, explorer):
     assert len(cells) == np.isfinite(grid).sum() == len(numbers.textfont.color)
     for (x, y), text in cells.items():
         assert text == f"{grid[plot.data[0].y.index(y), plot.data[0].x.index(x)]:.0f}"
+
+
+# --- runs
+
+
+def test_runs_lead_with_accuracy_fold_seeds_and_show_what_differs(tmp_path):
+    for epochs in (5, 20):
+        parameters = {"study": "planted", "epochs": epochs, "device": "cpu", "<b>x</b>": epochs}
+        record = Record("03_fusion_training", parameters, {"name": "planted", "simulated": True})
+        plain = {"unit": "fraction", "split": "test", "n": 10, "selection": "none"}
+        record.add("nll", 1.0, model="fusion", **plain)
+        for model in ("fusion", "backbone"):
+            for seed in (0, 1):
+                value = epochs / 100 + seed / 10
+                record.add("accuracy", value, model=model, seed=seed, **plain)
+        record.finish(tmp_path / "out" / "sweep" / f"run-{epochs}")
+    model = tmp_path / "out/sweep/run-20/models/fusion/seed-0/fusion.json"
+    model.parent.mkdir(parents=True)
+    history = [{"epoch": e, "val_accuracy": e / 10} for e in (1, 2)]
+    model.write_text(json.dumps({"history": history}))
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (reports / "sweep.md").write_text("verdict")
+    frame = widgets.run_browser(tmp_path / "out", pictures=tmp_path)
+    found = runs.select(frame.state, runs.Source(tmp_path / "out"))
+    assert frame.error == "" and frame.state.metric == "accuracy"
+    assert found["labels"] == ["fusion", "backbone"] and found["shared"] == "test"
+    assert "accuracy of two runs (test)" in frame.figures[0].plot.layout.title.text
+    assert found["values"]["sweep/run-20"][0, 0] == pytest.approx(0.25)
+    first = found["runs"][0]
+    assert "epochs" in first and "study: planted" not in first and "device" not in first
+    table = frame.children[3].children[0].children[0].children[0]
+    assert table.value.count(">report</a>") == 2
+    assert "&lt;b&gt;x" in table.value and "<b>" not in table.value
+    frame.set(sort="epochs")
+    assert table.value.index("run-20") < table.value.index("run-5")
+    assert "epochs" in frame.controls["sort"].options
+    (line,) = frame.figures[1].plot.data
+    np.testing.assert_allclose(line.y, [10, 20])
+    frame.set(seeds=True)
+    labels = runs.select(frame.state, runs.Source(tmp_path / "out"))["labels"]
+    assert labels == ["fusion seed 0", "fusion seed 1", "backbone seed 0", "backbone seed 1"]
 
 
 def test_a_long_name_widens_its_list():

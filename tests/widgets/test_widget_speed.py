@@ -49,8 +49,8 @@ def test_a_lesion_sends_only_new_values_of_the_cortex(explorer, tmp_path):
     frame.set(regions=("FFC",))
     after = sent(frame.figures[0])
     assert frame.error == "" and {k for k in after if after[k] != before[k]} == {"values"}
-    assert json.loads(after["values"]).keys() == {"0", "3"}
-    assert "intensity" not in json.loads(after["look"])["data"][3]
+    assert json.loads(after["values"]).keys() == {"0", "4"}
+    assert "intensity" not in json.loads(after["look"])["data"][4]
 
 
 def test_another_map_leaves_the_geometry_and_the_other_figure_as_they_are(explorer, tmp_path):
@@ -62,7 +62,7 @@ def test_another_map_leaves_the_geometry_and_the_other_figure_as_they_are(explor
     assert {k for k in cortex if cortex[k] != before[0][k]} == {"values", "look"}
     look = json.loads(cortex["look"])
     assert "validation r" in look["label"] and "encoding accuracy" in look["label"]
-    assert look["data"][3]["colorbar"]["title"]["text"] == "validation r"
+    assert look["data"][4]["colorbar"]["title"]["text"] == "validation r"
 
 
 def test_all_figures_share_one_copy_of_plotly(explorer, tmp_path):

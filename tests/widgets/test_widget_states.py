@@ -194,8 +194,16 @@ def test_ood_select_counts_the_images_that_flip(explorer, parts):
     cell = result.per_image[result.per_image["shift"] == "masked"].pivot(
         index="id", columns="model", values="correct"
     )
-    assert set(found["flips"]) == set(cell.index[~cell["fusion"] & cell["backbone"]])
-    assert found["grid"][0, -1] == pytest.approx(cell["backbone"].mean() - cell["fusion"].mean())
+    assert set(found["flips"]) == set(cell.index[cell["fusion"] & ~cell["backbone"]])
+    assert found["grid"][0, -1] == pytest.approx(cell["fusion"].mean() - cell["backbone"].mean())
+    first = (
+        result.per_image.set_index(["model", "shift", "id"]).sort_index().loc[("fusion", "masked")]
+    )
+    names = study.set("test").class_names
+    for identifier, text in zip(found["flips"], found["answers"]):
+        true = names[first.loc[identifier, "label"]]
+        assert f"true: {true}" in text and f"fusion: {true}" in text
+        assert f"backbone: {true}" not in text
 
 
 def frames(explorer, result, folder):
