@@ -82,6 +82,13 @@ HEADLINES = {
         "metric",
         ("centres",),
     ),
+    "10_decoding": Headline(
+        "Which of two images was seen, by region",
+        ("decoding_two_way",),
+        "roi",
+        "model",
+        ("two_way_by_roi",),
+    ),
     "01_data_and_regions": Headline(
         "Noise ceiling by region", ("noise_ceiling",), "roi", "subject", ("ceiling_by_region",)
     ),
