@@ -66,6 +66,7 @@ _PUBLIC = {
     "score_embeddings": "embeddings",
     "decoding_ceiling": "embeddings",
     "decoding_rows": "embeddings",
+    "retrieve_names": "embeddings",
     "new_subject_curve": "new_subject",
     "network_atlas": "networks",
     "decode_by_region": "networks",

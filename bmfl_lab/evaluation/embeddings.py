@@ -6,7 +6,7 @@ Shapes: n stimuli, V vertices, D width of the embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.decoding import Identification, identify
 from bmfl_lab.metrics.correlation import pearson
 from bmfl_lab.metrics.noise import ceiling_from_repeats
-from bmfl_lab.metrics.statistics import Interval, bootstrap_mean
+from bmfl_lab.metrics.statistics import Interval, accuracy_interval, bootstrap_mean
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
@@ -286,6 +286,86 @@ def decoding_ceiling(decoder: Decoder, repeats: np.ndarray) -> np.ndarray:
     decoded = np.full((n * k, len(decoder.centre)), np.nan, np.float32)
     decoded[seen] = decoder.predict(flat[seen])
     return np.sqrt(ceiling_from_repeats(decoded.reshape(n, k, -1)))
+
+
+TextTower = Callable[[Sequence[str]], np.ndarray]
+"""Function of C texts that returns their embeddings, (C, D)."""
+
+
+def retrieve_names(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    text: np.ndarray | TextTower,
+    centre: np.ndarray,
+    *,
+    k: int = 1,
+) -> tuple[Interval, float]:
+    """Find the class name or caption of each image by the embedding of the text.
+
+    Parameters
+    ----------
+    embeddings : ndarray, shape (n, D)
+        Decoded embeddings, or true ones: what these reach is the ceiling of the text tower.
+    labels : ndarray of int, shape (n,)
+        Index of the right name.
+    names : sequence of str, length C
+        Names or captions to choose from, two or more.
+    text : callable or ndarray, shape (C, D)
+        Text tower of the backbone, such as that of CLIP or SigLIP, or the embeddings that it
+        returned for `names`.
+    centre : ndarray, shape (D,)
+        Mean embedding of the training images.
+    k : int, default 1
+        A name is found if it is among the k most similar ones.
+
+    Returns
+    -------
+    found : Interval
+        Share of images whose name is found, with a 95 % interval.
+    chance : float
+        Share by chance, k / C.
+
+    Raises
+    ------
+    DataError
+        If the text embeddings have another width or number, a label is no index of a name, or there
+        are fewer than two names.
+
+    Notes
+    -----
+    Similarity is the cosine after images are centred on the training mean and texts on the mean of
+    all names, which takes out the distance between the two kinds of embeddings (our choice).
+    """
+    embeddings, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
+    require(
+        len(names) >= 2 and 1 <= k < len(names),
+        DataError,
+        "two or more names, and k below their number",
+        f"{len(names)} names and k={k}",
+        "name the classes to choose from",
+    )
+    words = np.asarray(text(list(names)) if callable(text) else text, np.float64)
+    require(
+        words.shape == (len(names), embeddings.shape[1]),
+        DataError,
+        f"text embeddings of shape ({len(names)}, {embeddings.shape[1]}), one per name and as wide "
+        "as those of the images",
+        f"shape {words.shape}",
+        "use the text tower of the same model, after its projection",
+    )
+    require(
+        labels.shape == (len(embeddings),) and np.isin(labels, np.arange(len(names))).all(),
+        DataError,
+        f"one label from 0 to {len(names) - 1} per image",
+        f"{len(labels)} labels, such as {labels[:3].tolist()}",
+        "label the test images with the classes that are named",
+    )
+    images, words = embeddings - np.asarray(centre), words - words.mean(0)
+    words = words / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), 1e-12)
+    order = np.argsort(-(images @ words.T), axis=1, kind="stable")[:, :k]
+    hit = (order == labels[:, None]).any(1)
+    return accuracy_interval(hit[None]), k / len(names)
 
 
 def decoding_rows(

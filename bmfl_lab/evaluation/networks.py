@@ -76,7 +76,7 @@ def decode_by_region(
     atlas: Atlas,
     *,
     regions: Sequence[str] | None = None,
-    n_draws: int = 3,
+    n_draws: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compare what a region tells of an embedding with what as many other vertices tell.
@@ -93,7 +93,7 @@ def decode_by_region(
         Regions of the V vertices, for example from `network_atlas`.
     regions : sequence of str, optional
         ROIs and groups; by default all ROIs with 3 vertices or more.
-    n_draws : int, default 3
+    n_draws : int, default 5
         Draws of control vertices.
     seed : int, default 0
         Seed of the draws.

@@ -8,6 +8,7 @@ from bmfl_lab.evaluation.embeddings import (
     decoding_ceiling,
     decoding_rows,
     fit_decoder,
+    retrieve_names,
     score_embeddings,
 )
 
@@ -94,3 +95,37 @@ def test_bad_input_has_a_clear_error(planted):
         score_embeddings(decoder.predict(x_test), y_test, decoder.centre, ways=(500,))
     with pytest.raises(DataError, match=r"shape \(n, 40\)"):
         decoder.predict(x_test[:, :5])
+
+
+def test_planted_words_are_found_and_shuffled_pairs_find_none():
+    draw = np.random.default_rng(2)
+    names = ("cat", "car", "cup", "cow", "can")
+    words = draw.normal(size=(len(names), D))
+    labels = draw.integers(len(names), size=N)
+    embeddings = 3 + words[labels] + draw.normal(size=(N, D))
+    responses = embeddings @ draw.normal(size=(D, V)) + 4 * draw.normal(size=(N, V))
+    train, test = slice(N_TEST, None), slice(N_TEST)
+
+    def tower(texts):
+        # the text side of such a model lies elsewhere than its image side
+        return words[[names.index(t) for t in texts]] - 7
+
+    def find(**options):
+        decoder = fit_decoder(responses[train], embeddings[train], **options)
+        decoded = decoder.predict(responses[test])
+        return retrieve_names(decoded, labels[test], names, tower, decoder.centre)
+
+    found, chance = find()
+    assert chance == 0.2 and found.low > 0.7
+    shuffled, _ = find(shuffled=True)
+    assert shuffled.low < 0.2 < shuffled.high
+    # an array in place of the tower, and the true embeddings as the ceiling
+    centre = embeddings[train].mean(0)
+    ceiling, _ = retrieve_names(embeddings[test], labels[test], names, words, centre)
+    assert ceiling.value >= found.value
+    with pytest.raises(DataError, match=r"shape \(5, 12\), one per name and as wide"):
+        retrieve_names(embeddings[test], labels[test], names, words[:, :8], centre)
+    with pytest.raises(DataError, match="label from 0 to 4"):
+        retrieve_names(embeddings[test], labels[test] + 1, names, words, centre)
+    with pytest.raises(DataError, match="two or more names"):
+        retrieve_names(embeddings[test], labels[test], names[:1], words[:1], centre)
