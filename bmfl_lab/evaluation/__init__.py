@@ -71,6 +71,8 @@ _PUBLIC = {
     "decoding_ceiling": "embeddings",
     "decoding_rows": "embeddings",
     "retrieve_names": "embeddings",
+    "gain_against_accuracy": "open_questions",
+    "zero_shot": "open_questions",
     "new_subject_curve": "new_subject",
     "network_atlas": "networks",
     "decode_by_region": "networks",

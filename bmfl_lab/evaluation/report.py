@@ -89,6 +89,13 @@ HEADLINES = {
         "model",
         ("two_way_by_roi",),
     ),
+    "11_open_questions": Headline(
+        "Gain of the fusion by encoder",
+        ("gain_of_encoder",),
+        "model",
+        "set",
+        ("gain_by_accuracy",),
+    ),
     "01_data_and_regions": Headline(
         "Noise ceiling by region", ("noise_ceiling",), "roi", "subject", ("ceiling_by_region",)
     ),

@@ -12,6 +12,7 @@ _PUBLIC = {
     "EncoderEnsemble": "trained_encoder",
     "combine_encoders": "trained_encoder",
     "combine_subjects": "trained_encoder",
+    "encoder_variants": "variants",
     "presets": "compare",
     "COMPARED": "names",
     "train_comparison": "compare",
