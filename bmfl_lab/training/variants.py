@@ -27,7 +27,7 @@ class EncoderVariant:
     Parameters
     ----------
     factor : str
-        "training size", "block", "subject" or "noise".
+        "as trained", "training size", "block", "subject" or "noise".
     level : str
         Level of the factor, in words.
     encoder : TrainedEncoder
@@ -86,7 +86,7 @@ def encoder_variants(
     Returns
     -------
     list of EncoderVariant
-        The first encoder comes first, with the factor "none".
+        The first encoder comes first, with the factor "as trained".
 
     Raises
     ------
@@ -113,7 +113,7 @@ def encoder_variants(
         encoder = train_brain_encoder(config, study, subject=name, **options)
         return EncoderVariant(factor, level, encoder, None, float(np.nanmean(encoder.scores)))
 
-    first = train("none", "all stimuli", config, study, person.name)
+    first = train("as trained", "all stimuli", config, study, person.name)
     found = [first]
     rows = person.rows("train")
     order = rng(seed, "training size").permutation(len(rows))

@@ -50,10 +50,10 @@ def test_fewer_stimuli_and_noise_lower_the_accuracy(study, tmp_path):
         tiny("ridge"), study, sizes=(0.1,), blocks=(0,), noise=(0.5,), store=store, device="cpu"
     )
     by = {v.factor: v for v in found}
-    assert list(by) == ["none", "training size", "block", "noise"]
-    assert by["training size"].accuracy < by["none"].accuracy - 0.05
-    assert by["training size"].level == "30 stimuli" and by["none"].brain is None
-    assert by["noise"].accuracy == pytest.approx(by["none"].accuracy / 2)
+    assert list(by) == ["as trained", "training size", "block", "noise"]
+    assert by["training size"].accuracy < by["as trained"].accuracy - 0.05
+    assert by["training size"].level == "30 stimuli" and by["as trained"].brain is None
+    assert by["noise"].accuracy == pytest.approx(by["as trained"].accuracy / 2)
     with pytest.raises(ConfigError, match="shares between 0 and 1"):
         encoder_variants(tiny("ridge"), study, sizes=(1.0,))
 
@@ -85,4 +85,6 @@ def test_the_better_encoder_helps_more_on_the_planted_study(tmp_path):
     for v in variants:
         model = train_fusion(config, study, encoder=v.encoder, brain=v.brain, **options)
         gains[v.factor] = np.mean(model.logits(images).argmax(1) == images.labels)
-    assert gains["none"] > gains["training size"] and gains["none"] > gains["noise"] + 0.1, gains
+    assert (
+        gains["as trained"] > gains["training size"] and gains["as trained"] > gains["noise"] + 0.1
+    ), gains
