@@ -71,6 +71,8 @@ _PUBLIC = {
     "decoding_ceiling": "embeddings",
     "decoding_rows": "embeddings",
     "retrieve_names": "embeddings",
+    "clip_features": "clips",
+    "motion_energy": "clips",
     "brain_scores": "convergence",
     "convergence_trends": "convergence",
     "blur_sweep": "time_decoding",
