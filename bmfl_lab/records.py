@@ -39,8 +39,7 @@ METRICS = frozenset(
     rsa_ceiling_high cka_debiased spatial_score spatial_score_p temporal_score temporal_score_p
     identification_top1 identification_two_way eeg_encoding_r eeg_encoding_gain
     brain_robust_correlation synthesis_start synthesis_activity synthesis_judged purity_found
-    purity_made clip_r reconstruction_two_way
-    reconstruction_pixel_r reconstruction_ssim nan_logits skipped_images shape_bias
+    purity_made nan_logits skipped_images shape_bias
     """.split()
 )
 """Names of the metrics that the notebooks record."""

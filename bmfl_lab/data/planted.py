@@ -300,8 +300,17 @@ def _respond(pooled: np.ndarray, tuning: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("nov,vo->nv", pooled, tuning))
 
 
-def _subject(seed: int, sizes: tuple[int, int, int], signal_roi: str, carries: bool) -> Subject:
-    """Return the simulated subject, who viewed `sizes` unlabelled images per split."""
+def _subject(
+    seed: int,
+    sizes: tuple[int, int, int],
+    signal_roi: str,
+    carries: bool,
+    classes_told: tuple[int, ...] = (),
+) -> Subject:
+    """Return the simulated subject, who viewed `sizes` unlabelled images per split.
+
+    With `classes_told`, the signal ROI is tuned to these orientations alone.
+    """
     parts, classes, ids = [], [], []
     for split, n in zip(("train", "val", "test"), sizes):
         generator = rng(seed, "planted", "encoder", split)
@@ -314,6 +323,9 @@ def _subject(seed: int, sizes: tuple[int, int, int], signal_roi: str, carries: b
     atlas, rf = _atlas(generator, signal_roi, carries)
     weights = _field_weights(rf)
     tuning = orientation_tuning(generator, atlas.n_vertices, sharpness=2.0)
+    if classes_told:
+        others = np.setdiff1d(np.arange(len(CLASS_NAMES)), classes_told)
+        tuning[np.ix_(np.flatnonzero(atlas.rois[signal_roi]), others)] = 0
     tuning = (tuning / tuning.sum(1, keepdims=True)).astype(np.float32)
     source = PLANTED_CELLS if carries else DECOY_CELLS
     region = region_mask(source).reshape(1, -1).astype(np.float32)
@@ -328,10 +340,10 @@ def _subject(seed: int, sizes: tuple[int, int, int], signal_roi: str, carries: b
     ceiling = generator.uniform(0.45, 0.85, atlas.n_vertices).astype(np.float32)
     sessions = generator.permutation(len(pixels)).astype(np.int64) % N_SESSIONS
     responses, repeats = add_repeats(
-        noiseless, ceiling, sessions, N_REPEATS, rng(seed, "planted", "noise")
+        noiseless, ceiling, sessions, N_REPEATS, rng(seed, "planted", "noise", *classes_told)
     )
     return Subject(
-        name="simulated-planted",
+        name="-".join(["simulated-planted", *(CLASS_NAMES[k] for k in classes_told)]),
         stimuli=stimuli,
         responses=responses,
         atlas=atlas,
@@ -376,6 +388,7 @@ def load(
     n_ood: int = 400,
     signal_roi: str = "FFC",
     carries: bool = True,
+    complementary: bool = False,
 ) -> Study:
     """Generate the planted study.
 
@@ -393,6 +406,10 @@ def load(
     carries : bool, default True
         If false, the receptive fields of `signal_roi` cover distractors as those of every other ROI
         do, and no ROI carries the class.
+    complementary : bool, default False
+        Simulate two subjects who saw the same images. `signal_roi` of the first is tuned to
+        horizontal and vertical gratings alone, that of the second to the oblique ones. Neither
+        tells the other's two classes from each other; both together tell all four.
 
     Returns
     -------
@@ -428,7 +445,9 @@ def load(
         "n_ood": n_ood,
     }
     check_sizes(sizes, least=len(CLASS_NAMES))
-    subject = _subject(seed, (n_encoder, n_encoder_val, n_encoder_test), signal_roi, carries)
+    viewed = (n_encoder, n_encoder_val, n_encoder_test)
+    told = ((0, 2), (1, 3)) if complementary else ((),)
+    people = [_subject(seed, viewed, signal_roi, carries, classes) for classes in told]
     sets = {
         name: _labelled(seed, name, n, "standard")
         for name, n in (("train", n_train), ("val", n_val), ("test", n_test))
@@ -439,7 +458,7 @@ def load(
         name="planted",
         description=f"generated images and a simulated subject in which {carrier}",
         sets=sets,
-        subjects={subject.name: subject},
+        subjects={subject.name: subject for subject in people},
         ood=("recoloured",),
         shifts=(("masked", 3), ("low_light", 3), ("stylised", 3), ("sketch", 3)),
         backbone=BackboneSpec("vit_tiny14", "random:0", SIDE),

@@ -1013,8 +1013,9 @@ def check_class_attribution(
     seed: int = 0,
     reference: DeletionInsertion | None = None,
     attribution: Attribution | None = None,
+    gradients: str = "integrated",
 ) -> CheckedMap:
-    """Check the integrated gradients of the predicted class.
+    """Check the integrated or the input gradients of the predicted class.
 
     Parameters
     ----------
@@ -1024,23 +1025,26 @@ def check_class_attribution(
         Number of quadrature points. The models that are compared with take a quarter of them,
         because only the ranks of their patches are used.
     attribution : Attribution, optional
-        Result of `class_attribution` for these images; computed by default.
+        Result of `class_attribution` for these images and gradients; computed by default.
+    gradients : {"integrated", "input"}, default "integrated"
+        Kind of gradients, see `class_attribution`. Input gradients have no completeness.
 
     Returns
     -------
     CheckedMap
     """
     if attribution is None:
-        attribution = class_attribution(fusion, stimuli, steps=steps)
+        attribution = class_attribution(fusion, stimuli, steps=steps, gradients=gradients)
     maps, classes = np.abs(attribution.patches), fusion.logits(stimuli).argmax(1)
 
     def maps_of(path: nn.Module, model: TrainedFusion = fusion) -> np.ndarray:
         coarse = max(1, steps // 4)
-        found = class_attribution(model, stimuli, target=classes, steps=coarse, path=path)
+        setting = dict(target=classes, steps=coarse, path=path, gradients=gradients)
+        found = class_attribution(model, stimuli, **setting)
         return np.abs(found.patches)
 
     return _checked_map(
-        "integrated gradients",
+        f"{gradients} gradients",
         maps,
         weight_randomisation(
             fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
@@ -1048,5 +1052,5 @@ def check_class_attribution(
         class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
         shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
         region=region,
-        gap=attribution.relative_gap,
+        gap=attribution.relative_gap if gradients == "integrated" else None,
     )

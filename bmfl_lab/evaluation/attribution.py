@@ -15,7 +15,7 @@ from torch import Tensor
 from bmfl_lab.backbones import Backbone
 from bmfl_lab.backbones.tokens import read_tokens
 from bmfl_lab.data import Atlas, StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.evaluation.attention import image_batches
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.protocols import BrainEncoder
@@ -129,6 +129,41 @@ def integrated_gradients(
     return attribution, attribution.flatten(1).sum(1) - change
 
 
+def input_gradients(
+    function: Callable[[Tensor, Tensor], Tensor], inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the magnitude of the gradient of a function at its input.
+
+    Parameters
+    ----------
+    function : callable
+        As in `integrated_gradients`.
+    inputs : Tensor, shape (n, ...)
+        Where the gradient is taken.
+
+    Returns
+    -------
+    magnitude : Tensor, shape (n, ...)
+    gap : Tensor, shape (n,)
+        NaN: gradients do not add up to the change of the score.
+
+    Notes
+    -----
+    Gradients vanish where a score is saturated and stay where it is not used much, so that they may
+    mark pixels that decide nothing.
+
+    References
+    ----------
+    Simonyan et al. (2014), Deep inside convolutional networks, ICLR workshop; Shah, Jain &
+    Netrapalli (2021), Do input gradients highlight discriminative features?, NeurIPS (BlockMNIST).
+    """
+    index = torch.arange(len(inputs), device=inputs.device)
+    with torch.enable_grad():
+        x = inputs.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(function(x, index).sum(), x)
+    return gradient.abs().detach(), inputs.new_full((len(inputs),), float("nan"))
+
+
 def class_attribution(
     fusion: TrainedFusion,
     stimuli: StimulusSet,
@@ -136,6 +171,7 @@ def class_attribution(
     target: np.ndarray | None = None,
     steps: int = 32,
     path: BMFL | None = None,
+    gradients: str = "integrated",
 ) -> Attribution:
     """Attribute a class score to pixels by integrated gradients through the whole path.
 
@@ -153,6 +189,8 @@ def class_attribution(
         Number of quadrature points.
     path : BMFL, optional
         Path in place of ``fusion.path``, e.g. one with random weights.
+    gradients : {"integrated", "input"}, default "integrated"
+        "input" takes the magnitude of the gradient at the image, see `input_gradients`.
 
     Returns
     -------
@@ -161,7 +199,7 @@ def class_attribution(
     Raises
     ------
     ConfigError
-        If the path cannot start from images.
+        If the path cannot start from images, or the kind of gradients is unknown.
     DataError
         If there is not one class per image, or a class does not exist.
 
@@ -170,6 +208,7 @@ def class_attribution(
     Sundararajan, Taly & Yan (2017), Axiomatic attribution for deep networks, ICML,
     arXiv:1703.01365.
     """
+    require_known(gradients, ("integrated", "input"), ConfigError, "a kind of gradients")
     path = fusion.path if path is None else path
     classes = _classes(fusion, stimuli, target)
 
@@ -178,7 +217,8 @@ def class_attribution(
         return logits.gather(1, torch.as_tensor(classes, device=logits.device)[index, None])[:, 0]
 
     which = "predicted" if target is None else "given"
-    return _attribute(score, path.backbone, stimuli, steps, f"logit of the {which} class")
+    kind = steps if gradients == "integrated" else None
+    return _attribute(score, path.backbone, stimuli, kind, f"logit of the {which} class")
 
 
 def response_attribution(
@@ -290,9 +330,10 @@ def _attribute(
     function: Callable[[Tensor, Tensor], Tensor],
     backbone: Backbone,
     stimuli: StimulusSet,
-    steps: int,
+    steps: int | None,
     target: str,
 ) -> Attribution:
+    """Attribute by integrated gradients of so many steps, or by input gradients without any."""
     pixels, gaps, scores, references, start = [], [], [], [], 0
     for images in image_batches(backbone, stimuli):
         empty = torch.zeros_like(images)  # grey: normalised images have a mean of zero
@@ -300,7 +341,10 @@ def _attribute(
         def shifted(x: Tensor, index: Tensor, start: int = start) -> Tensor:
             return function(x, index + start)
 
-        attribution, gap = integrated_gradients(shifted, images, empty, steps=steps)
+        if steps is None:
+            attribution, gap = input_gradients(shifted, images)
+        else:
+            attribution, gap = integrated_gradients(shifted, images, empty, steps=steps)
         index = torch.arange(len(images), device=images.device)
         with torch.no_grad():
             scores.append(shifted(images, index).cpu().numpy())

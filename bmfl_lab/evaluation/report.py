@@ -82,6 +82,20 @@ HEADLINES = {
         "metric",
         ("centres",),
     ),
+    "10_decoding": Headline(
+        "Which of two images was seen, by region",
+        ("decoding_two_way",),
+        "roi",
+        "model",
+        ("two_way_by_roi",),
+    ),
+    "11_open_questions": Headline(
+        "Gain of the fusion by encoder",
+        ("gain_of_encoder",),
+        "model",
+        "set",
+        ("gain_by_accuracy",),
+    ),
     "01_data_and_regions": Headline(
         "Noise ceiling by region", ("noise_ceiling",), "roi", "subject", ("ceiling_by_region",)
     ),

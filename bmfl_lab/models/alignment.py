@@ -116,11 +116,19 @@ class AlignedNetwork(nn.Module):
         ``backbone(images, blocks=True) -> (logits (B, C), {name: (B, C, H, W)})``.
     head : AlignmentHead
         Head that reads the blocks.
+    frozen : bool, default False
+        Keep the backbone in eval mode, so that batch normalisation does not change it either.
     """
 
-    def __init__(self, backbone: nn.Module, head: AlignmentHead):
+    def __init__(self, backbone: nn.Module, head: AlignmentHead, frozen: bool = False):
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.frozen = backbone, head, frozen
+
+    def train(self, mode: bool = True) -> AlignedNetwork:
+        """Set the mode of training; a frozen backbone stays in eval mode."""
+        super().train(mode)
+        self.backbone.train(mode and not self.frozen)
+        return self
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) and response features (B, E) of images (B, 3, H, W)."""

@@ -11,6 +11,8 @@ _PUBLIC = {
     "train_brain_encoder": "encoder",
     "EncoderEnsemble": "trained_encoder",
     "combine_encoders": "trained_encoder",
+    "combine_subjects": "trained_encoder",
+    "encoder_variants": "variants",
     "presets": "compare",
     "COMPARED": "names",
     "train_comparison": "compare",

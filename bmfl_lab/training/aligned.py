@@ -61,6 +61,8 @@ class AlignConfig:
         ROIs or groups whose vertices are used.
     beta : float, default 100
         Weight of the alignment in the loss.
+    freeze : bool, default False
+        Train the head alone; the network, with the statistics of its normalisation, stays as it is.
     contrast : {"matrix", "detached", "none"}, default "matrix"
         Contrastive term, see `bmfl_lab.losses.alignment_loss`.
     targets : {"original", "soft", "labels"}, default "original"
@@ -94,6 +96,7 @@ class AlignConfig:
     n_components: int = 1024
     rois: tuple[str, ...] = ("all",)
     beta: float = 100.0
+    freeze: bool = False
     contrast: Literal["matrix", "detached", "none"] = "matrix"
     targets: Literal["original", "soft", "labels"] = "original"
     control: Literal["none", "no_fmri", "shuffled", "noise"] = "none"
@@ -703,7 +706,8 @@ def train_aligned(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(config.seed, "alignment head"))
         head = _new_head(config, _sizes(original, data["pixels"][:1]))
-    network = AlignedNetwork(copy.deepcopy(original.network).requires_grad_(True), head)
+    trained = copy.deepcopy(original.network).requires_grad_(not config.freeze)
+    network = AlignedNetwork(trained, head, frozen=config.freeze)
     result = _fit(config, network, data, splits, study, folder, device)
     return TrainedAligned(
         network.backbone.eval(),

@@ -19,7 +19,14 @@ from bmfl_lab.backbones import Backbone, FeatureStore, StoredTokens
 from bmfl_lab.backbones.tokens import extract_many, read_tokens, stored_patches
 from bmfl_lab.data import Atlas, StimulusSet, Subject
 from bmfl_lab.data.study import BackboneSpec
-from bmfl_lab.errors import CheckpointError, DataError, message, require
+from bmfl_lab.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    message,
+    require,
+    require_known,
+)
 from bmfl_lab.files import sha256_json
 from bmfl_lab.models.encoders import KINDS, ROIQueryEncoder, build_encoder, ensemble_weights
 from bmfl_lab.models.protocols import BrainEncoder
@@ -541,6 +548,120 @@ def combine_encoders(
             np.isfinite(scores).any(0), (weights * np.nan_to_num(scores)).sum(0), np.nan
         )
     return EncoderEnsemble(dict(members), weights, mean.astype(np.float32))
+
+
+@dataclass
+class JoinedEncoder(_Predicts):
+    """Encoders of several subjects, whose predicted responses stand side by side.
+
+    Parameters
+    ----------
+    members : dict of str to TrainedEncoder
+        Encoders by name of the subject.
+
+    Notes
+    -----
+    All left vertices come before all right ones, within a hemisphere in the order of the subjects.
+    An ROI is the union of the subjects' ROIs of that name. The vertices lie on no common surface.
+    """
+
+    members: dict[str, TrainedEncoder]
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        members = list(self.members.values())
+        side = np.concatenate([np.asarray(m.atlas.hemisphere) for m in members])
+        self.order = np.argsort(side, kind="stable")
+        names = dict.fromkeys(roi for m in members for roi in m.atlas.rois)
+        rois = {
+            roi: np.concatenate(
+                [
+                    np.asarray(m.atlas.rois.get(roi, np.zeros(m.atlas.n_vertices, bool)))
+                    for m in members
+                ]
+            )[self.order]
+            for roi in names
+        }
+        groups = {k: v for m in members for k, v in m.atlas.groups.items()}
+        self.atlas = Atlas(side[self.order], rois, groups=groups)
+        self.backbone = members[0].backbone
+        self.sources = tuple(source for m in members for source in m.sources)
+        self.scores = np.concatenate([np.asarray(m.scores) for m in members])[self.order]
+        self.selection = members[0].selection
+        self.label = f"joined encoders of {', '.join(self.members)}"
+        self.hash = sha256_json(["joined", [m.hash for m in members]])[:16]
+        self.facts = {"members": {k: dict(m.facts) for k, m in self.members.items()}}
+        self.build = {"type": "joined"}
+        self.module = nn.ModuleList([m.module for m in members])
+
+    def respond(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Return responses of all subjects to a batch of tokens; gradients flow to the tokens.
+
+        Parameters
+        ----------
+        tokens : sequence of Tensor, each of shape (B, P, D)
+            One tensor per entry of `sources`, see `EncoderEnsemble.respond`.
+
+        Returns
+        -------
+        Tensor of float32, shape (B, V), where V counts the vertices of all subjects
+        """
+        parts, start = [], 0
+        for member in self.members.values():
+            parts.append(member.respond(tokens[start : start + len(member.sources)]))
+            start += len(member.sources)
+        return torch.cat(parts, 1)[:, self.order.tolist()]
+
+
+def combine_subjects(
+    members: Mapping[str, TrainedEncoder], how: str = "join"
+) -> JoinedEncoder | EncoderEnsemble:
+    """Return one encoder of several subjects, e.g. for ``train_fusion(encoder=...)``.
+
+    Parameters
+    ----------
+    members : mapping of str to TrainedEncoder
+        Encoders by name of the subject, on the same backbone.
+    how : {"join", "average"}, default "join"
+        "join" puts the predicted responses of all subjects side by side. "average" predicts the
+        average subject, which needs subjects in one common space, such as fsaverage.
+
+    Returns
+    -------
+    JoinedEncoder or EncoderEnsemble
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two subjects, their backbones differ, or vertices to be averaged
+        differ.
+    ConfigError
+        If `how` is unknown.
+
+    Notes
+    -----
+    Both are our choice. The average gives each subject the same weight at every vertex.
+    """
+    require_known(how, ("join", "average"), ConfigError, "how to combine subjects")
+    require(
+        len(members) >= 2,
+        DataError,
+        "encoders of two or more subjects",
+        f"{len(members)}",
+        "train an encoder for each subject, with train_brain_encoder(..., subject=NAME)",
+    )
+    if how == "average":
+        return combine_encoders(members, temperature=0.0)
+    first = next(iter(members.values()))
+    for name, member in members.items():
+        require(
+            member.backbone == first.backbone,
+            DataError,
+            "encoders on one backbone",
+            f"{name!r} on another",
+            "train all of them on the same backbone",
+        )
+    return JoinedEncoder(dict(members))
 
 
 def image_function(

@@ -274,6 +274,64 @@ def curves_figure(
     return drawn.figure
 
 
+def trend_figure(
+    frame: pd.DataFrame,
+    x: str,
+    *,
+    title: str,
+    unit: str,
+    x_label: str = "",
+    level: float | None = None,
+    level_name: str = "chance",
+    ceiling: float | None = None,
+) -> Figure:
+    """Draw a value against a number, one line with intervals per model.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns `x`, "model", "value", "ci_low" and "ci_high".
+    x : str
+        Column of the horizontal axis.
+    title, unit : str
+        Title and label of the vertical axis.
+    x_label : str, optional
+        Label of the horizontal axis; by default the name of the column.
+    level : float, optional
+        Level that is drawn as a dashed line, such as chance.
+    level_name : str, default "chance"
+        Name of that level.
+    ceiling : float, optional
+        Noise ceiling, drawn as a solid black line.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    DataError
+        If a column is missing or there is no row.
+    """
+    require_rows(frame, (x, "model", "value", "ci_low", "ci_high"), "rows", "pass a curve")
+    models = list(dict.fromkeys(frame["model"]))
+    colour, marker = colours(models), markers(models)
+    with panel(cell=(6.5, 3.8), title=title, numbers=frame) as (drawn, ax):
+        for model in models:
+            part = frame[frame["model"] == model].sort_values(x)
+            y, error = value_and_error(part)
+            style = {"fmt": marker[model] + "-", "ms": 5, "capsize": 2, "lw": 1.4}
+            ax.errorbar(part[x], y, yerr=error, color=colour[model], label=model, **style)
+        if level is not None:
+            ax.axhline(level, ls="--", lw=1, color=GREY, label=f"{level_name}, {level:g}")
+        if ceiling is not None:
+            ax.axhline(ceiling, lw=1.4, color="black", label="noise ceiling")
+        drawn.label(x=x_label or x.replace("_", " "), y=unit)
+        ax.plot([], [], " ", label="bars: 95 % interval")
+        drawn.legend(4)
+    return drawn.figure
+
+
 def grouped_figure(
     frame: pd.DataFrame,
     *,

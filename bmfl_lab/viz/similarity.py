@@ -523,7 +523,8 @@ def identification_figure(
     Parameters
     ----------
     frame : DataFrame
-        Columns "roi", "value", "ci_low", "ci_high", fractions; one row per ROI.
+        Columns "roi", "value", "ci_low", "ci_high", fractions; one row per ROI, or per ROI and
+        "model" where there are several.
     chance : float, default 0.5
         Chance level, a fraction.
     title : str, default ""
@@ -541,17 +542,20 @@ def identification_figure(
         If a column is missing or there is no row.
     """
     require_rows(frame, ("roi", "value", "ci_low", "ci_high"), "one row per ROI", "use identify")
-    value, error = value_and_error(frame)
-    with panel(cell=(max(4.5, 0.6 * len(frame) + 1.2), 3.3), title=title, numbers=frame) as (
-        drawn,
-        ax,
-    ):
-        ax.errorbar(
-            range(len(frame)), value, yerr=error, fmt="o", color="#0072B2", ms=6, capsize=3, lw=1.3
-        )
+    rois, lowest = list(dict.fromkeys(frame["roi"])), 0.4
+    models = list(dict.fromkeys(frame["model"])) if "model" in frame else [""]
+    size = (max(4.5, 0.6 * len(rois) + 1.2), 3.3)
+    with panel(cell=size, title=title, numbers=frame) as (drawn, ax):
+        for k, (model, colour) in enumerate(colours(models).items()):
+            part = frame[frame["model"] == model] if len(models) > 1 else frame
+            value, error = value_and_error(part)
+            x = [rois.index(roi) + 0.2 * (k - (len(models) - 1) / 2) for roi in part["roi"]]
+            style = dict(fmt="o", color=colour, ms=6, capsize=3, lw=1.3)
+            ax.errorbar(x, value, yerr=error, label=model if len(models) > 1 else None, **style)
+            lowest = min(lowest, np.nanmin(value - error[0]) - 0.02)
         ax.axhline(chance, ls="--", lw=1, color=GREY, label=f"chance, {chance:g}")
         ax.plot([], [], " ", label=interval_note(frame))
-        ax.set_xticks(range(len(frame)), frame["roi"])
-        ax.set(ylim=(min(0.4, np.nanmin(value - error[0]) - 0.02), 1.02), ylabel=unit)
+        ax.set_xticks(range(len(rois)), rois)
+        ax.set(ylim=(lowest, 1.02), ylabel=unit)
         drawn.legend(place="outside lower right")
     return drawn.figure

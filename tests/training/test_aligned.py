@@ -62,6 +62,27 @@ def test_alignment_raises_held_out_rsa_and_controls_do_not(study, original):
     assert after.history[-1]["val_mse"] < after.history[0]["val_mse"]
 
 
+def test_training_the_head_alone_leaves_the_network_as_it_was(study, original):
+    subject = study.subject()
+    test = subject.stimuli.subset(subject.rows("test"))
+    frozen = aligned.train_aligned(quick(epochs=1, freeze=True), study, original=original)
+    for layer, values in original.activations(test).items():
+        assert np.array_equal(frozen.activations(test)[layer], values)
+    assert frozen.history[-1]["val_mse"] < 1.1 and held_out_rsa(frozen, subject) == held_out_rsa(
+        original, subject
+    )
+
+
+@pytest.mark.slow
+def test_beta_zero_is_the_control_without_fmri(study, original):
+    subject = study.subject()
+    test = subject.stimuli.subset(subject.rows("test"))
+    zero = aligned.train_aligned(quick(epochs=1, beta=0.0), study, original=original)
+    control = aligned.train_aligned(quick(epochs=1, control="no_fmri"), study, original=original)
+    for layer, values in control.activations(test).items():
+        assert np.array_equal(zero.activations(test)[layer], values)
+
+
 @pytest.mark.slow
 def test_alignment_beats_every_control_over_five_seeds():
     rows = []

@@ -140,5 +140,9 @@ def test_identification_shows_values_intervals_and_chance():
     assert [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"] == [
         [0.5, 0.5]
     ]
+    both = pd.concat([frame.assign(model="a"), frame.assign(model="b", value=0.85)])
+    axes = drawn(figures.identification_figure(both)).axes[0]
+    names = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert len(axes.containers) == 2 and names[:2] == ["a", "b"]
     with pytest.raises(DataError, match="columns roi, value"):
         figures.identification_figure(frame.drop(columns="ci_low"))

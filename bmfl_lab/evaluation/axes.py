@@ -1,0 +1,191 @@
+"""Permutation tests of what alignment adds: similarity to a brain, and axes of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.errors import DataError, nearest, require, translated
+from bmfl_lab.evaluation.effect import Models, seed_groups
+from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm
+from bmfl_lab.metrics.rsa import expand, prepared, rdm
+from bmfl_lab.metrics.statistics import holm
+from bmfl_lab.runtime import rng
+
+CATEGORY = "category"
+"""Axis that every list of classes has: the same class or another one."""
+
+
+def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """Return values of classes on axes such as animacy, real-world size or spikiness.
+
+    Parameters
+    ----------
+    table : str, Path or DataFrame
+        CSV file, or table, with a column "class" and one numeric column per axis.
+    class_names : sequence of str
+        Classes of the study, each of which needs a row.
+
+    Returns
+    -------
+    DataFrame
+        Float values, one row per class in the order of `class_names`, one column per axis.
+
+    Raises
+    ------
+    DataError
+        If the file is no such table, a value is not a number, a class has two rows, a class of the
+        table is unknown, or one of the study has no row.
+    """
+    wanted = "a table with a column 'class' and one column of numbers per axis"
+    if not isinstance(table, pd.DataFrame):
+        with translated(OSError, ValueError, expected=wanted, remedy="give a CSV file"):
+            table = pd.read_csv(table)
+    require(
+        "class" in table and len(table.columns) > 1,
+        DataError,
+        wanted,
+        f"columns {tuple(table.columns)}",
+        "name the classes in a column 'class'",
+    )
+    names = [str(name) for name in table["class"]]
+    unknown = [name for name in names if name not in class_names]
+    hint = nearest(unknown[0], class_names) if unknown else ""
+    require(not unknown, DataError, "classes of the study", f"unknown {unknown[:3]}", hint)
+    missing = [name for name in class_names if names.count(name) != 1]
+    remedy = "add a row for each class"
+    require(not missing, DataError, "one row per class", f"none or two for {missing[:3]}", remedy)
+    with translated(ValueError, TypeError, expected=wanted, remedy="write numbers"):
+        values = table.drop(columns="class").astype(float).set_axis(names)
+    require(
+        np.isfinite(values.to_numpy()).all() and (values.std() > 0).all(),
+        DataError,
+        "finite values that differ between classes on each axis",
+        "empty cells or a constant axis",
+        "fill in the cells, or take the axis out",
+    )
+    return values.loc[list(class_names)]
+
+
+def _layers(model: object, stimuli: StimulusSet, metric: str) -> np.ndarray:
+    """Return the prepared RDM of each layer, (n_layers, n_pairs)."""
+    found = [model_rdm(x, metric) for x in model.activations(stimuli).values()]
+    return prepared(np.stack(found), "spearman")
+
+
+def _tested(
+    difference: np.ndarray, targets: np.ndarray, n_permutations: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return gains of similarity to RDMs (t, n_pairs) and their one-sided p under relabelling."""
+    prepared_targets = prepared(targets, "spearman").T
+    gain, square = difference @ prepared_targets, expand(difference)
+    upper, draw = np.triu_indices(len(square), 1), rng(seed, "gain permutation")
+    count = np.zeros(len(gain))
+    for _ in range(n_permutations):
+        order = draw.permutation(len(square))
+        count += square[order[upper[0]], order[upper[1]]] @ prepared_targets >= gain - 1e-12
+    return gain, (count + 1) / (n_permutations + 1)
+
+
+def gain_test(
+    models: Models,
+    stimuli: StimulusSet,
+    targets: Mapping[str, np.ndarray],
+    *,
+    baseline: str = "original",
+    metric: str = "correlation",
+    n_permutations: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Test by permutation whether models became more similar to RDMs than they were before.
+
+    Parameters
+    ----------
+    models : mapping of str to model or list of models
+        As in `alignment_effect`: lists hold one model per seed, paired with those of the baseline.
+    stimuli : StimulusSet
+        The n held-out stimuli.
+    targets : mapping of str to ndarray, shape (n * (n - 1) / 2,)
+        RDMs of the stimuli, from `brain_targets` or `axis_targets`.
+    baseline : str, default "original"
+        Model before alignment.
+    metric : str, default "correlation"
+        Distance of the RDMs of the models.
+    n_permutations : int, default 1000
+        Relabellings of the stimuli.
+    seed : int, default 0
+        Seed of the relabellings.
+
+    Returns
+    -------
+    DataFrame
+        Columns model, target, before and after (Spearman correlation, mean over layers and seeds),
+        gain, p (one-sided) and p_holm (over all rows).
+
+    Raises
+    ------
+    ConfigError, DataError
+        See `alignment_effect`.
+
+    Notes
+    -----
+    The same relabelling moves the RDMs before and after, so that the null hypothesis is that what
+    changed has nothing to do with the target. The test is our choice; the released code of ReAlnet
+    tests none of its gains by permutation.
+    """
+    groups = seed_groups(models, baseline)
+    names, stacked = list(targets), np.stack(list(targets.values()))
+    goal = prepared(stacked, "spearman").T
+    mean = {
+        name: np.mean([_layers(m, stimuli, metric).mean(0) for m in group], axis=0)
+        for name, group in groups.items()
+    }
+    rows = []
+    for name, values in mean.items():
+        if name == baseline:
+            continue
+        gains, p = _tested(values - mean[baseline], stacked, n_permutations, seed)
+        before = mean[baseline] @ goal
+        rows += [
+            {"model": name, "target": t, "before": b, "after": b + g, "gain": g, "p": q}
+            for t, b, g, q in zip(names, before, gains, p)
+        ]
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p"].to_numpy())
+    return table
+
+
+def brain_targets(
+    subject: Subject, split: str = "test", metric: str = "correlation"
+) -> dict[str, np.ndarray]:
+    """Return the RDM of each ROI for the stimuli of a split, as targets of `gain_test`."""
+    ids = list(map(str, subject.stimuli.ids[subject.rows(split)]))
+    return {roi: brain_rdm(subject, roi, ids, metric) for roi in subject.atlas.present}
+
+
+def axis_targets(labels: np.ndarray, axes: pd.DataFrame | None = None) -> dict[str, np.ndarray]:
+    """Return the RDM of the category and of each axis, as targets of `gain_test`.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n,)
+        Class of each stimulus.
+    axes : DataFrame, optional
+        Values of the classes, from `read_axes`.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n * (n - 1) / 2,)
+        "category" is 1 for pairs of different classes; an axis is the distance along it.
+    """
+    labels = np.asarray(labels)
+    members = np.eye(labels.max() + 1)[labels]
+    found = {CATEGORY: rdm(members, "euclidean")}
+    for name in () if axes is None else axes:
+        found[str(name)] = rdm(axes[name].to_numpy()[labels][:, None], "euclidean")
+    return found
