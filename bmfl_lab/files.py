@@ -645,11 +645,7 @@ def new_npy(path: str | Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """
     with atomic_path(path) as temporary:
         # a full disk found only when a page of the map is written would kill the process
-        with translated(
-            OSError,
-            expected=f"room for float32 {shape} at {path}",
-            remedy="free some space on this disk, or choose a folder on another one",
-        ):
+        with system_errors(path):
             mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
             with open(temporary, "r+b") as stream:
                 os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)

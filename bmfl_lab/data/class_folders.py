@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet, from_files
-from bmfl_lab.errors import DataError, require
-from bmfl_lab.files import Guard, link_guard
+from bmfl_lab.errors import DataError, require, translated
+from bmfl_lab.files import Guard, link_guard, system_errors
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -247,11 +247,15 @@ def read_wnids(source: str | Path | Iterable[str]) -> tuple[str, ...]:
     """
     found: Iterable[str] = source
     if isinstance(source, (str, Path)) and Path(source).is_file():
-        lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
+        with (
+            translated(UnicodeDecodeError, expected=f"text in {source}", remedy="save it as UTF-8"),
+            system_errors(source),
+        ):
+            lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
         found = [line.split()[0] for line in lines if line.strip()]
     elif isinstance(source, (str, Path)):
         found = class_folders(source)
-    found = list(found)
+    found = list(found or ())
     bad = [w for w in found if not is_wnid(w)]
     require(
         found and not bad and len(set(found)) == len(found),

@@ -37,6 +37,9 @@ deflate reaches 1032 for zeros, and about 40 for responses in a volume of which 
 _MATRIX, _COMPRESSED, _DEPTH = 14, 15, 50
 _NUMBERS = {*range(1, 8), 9, *range(12, 14), *range(16, 19)}
 """Types of elements of MATLAB 5 files that hold numbers or text."""
+_MAT_BYTES = {"double": 8, "single": 4, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4}
+_MAT_BYTES |= {"int16": 2, "uint16": 2, "char": 4}
+"""Bytes of a value by class of a MATLAB array; 1 for all others."""
 _CELL, _STRUCT, _OBJECT, _SPARSE, _FUNCTION, _OPAQUE, _COMPLEX = 1, 2, 3, 5, 16, 17, 0x800
 """Classes of MATLAB 5 matrices, and the flag of those with a real and an imaginary part."""
 
@@ -233,6 +236,7 @@ def read_hdf5(
     with (
         open_hdf5(path) as stream,
         translated(Exception, expected=f"arrays in {path}", remedy=REDO),
+        system_errors(path),
     ):
         for name in names:
             array = stream.get(name)
@@ -280,11 +284,14 @@ def load_mat(path: str | Path, names: Sequence[str], *, squeeze: bool = False) -
         arrays = read_hdf5(path, names, partial=True)
         return {k: np.squeeze(v.T) if squeeze else v.T for k, v in arrays.items()}
     # scipy raises many kinds on damaged files
-    with translated(Exception, expected=f"a MATLAB file {path}", remedy=REDO):
+    with translated(Exception, expected=f"a MATLAB file {path}", remedy=REDO), system_errors(path):
         if scipy.io.matlab.matfile_version(str(path))[0] == 1:
             _check_mat5(path)
-        for name, shape, _ in scipy.io.whosmat(str(path)):
-            check_size(name, shape, 1, path.stat().st_size, path)
+        for name, shape, kind in scipy.io.whosmat(str(path)):
+            # values may be stored in a smaller type than that of their class
+            itemsize = _MAT_BYTES.get(kind, 1)
+            check_size(name, shape, itemsize, path.stat().st_size, path)
+            check_room(name, math.prod(shape) * itemsize * (name in names), path)
         found = scipy.io.loadmat(str(path), variable_names=list(names), squeeze_me=squeeze)
     return {name: found[name] for name in names if name in found}
 

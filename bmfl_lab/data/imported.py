@@ -6,7 +6,6 @@ own environment, saved as an array) enters as predictions for the images of a st
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
-from bmfl_lab.data.class_folders import list_images
+from bmfl_lab.data.class_folders import list_images, normal
 from bmfl_lab.data.containers import (
     check_room,
     check_size,
@@ -32,7 +31,7 @@ from bmfl_lab.data.stimuli import StimulusSet, from_files, joined
 from bmfl_lab.data.study import Study, load_study, register_reader
 from bmfl_lab.data.surfaces import MESHES
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
-from bmfl_lab.files import link_guard, load_npy, read_json, system_errors
+from bmfl_lab.files import link_guard, load_npy, read_json, read_table, system_errors
 
 SPACES = {
     **{mesh: (size, size) for mesh, size in MESHES.items()},
@@ -102,7 +101,7 @@ class Responses:
 
 def _pair(wanted: Sequence[str], known: Sequence[str], what: str, where: str) -> np.ndarray:
     """Return the position in `known` of each wanted id, by the first comparison that is unique."""
-    wanted = [str(i) for i in wanted]
+    wanted, known = [normal(str(i)) for i in wanted], [normal(str(i)) for i in known]
     for key in (str, _file_name, _file_stem):
         counts = Counter(key(i) for i in known)
         place = {key(i): k for k, i in enumerate(known)}
@@ -194,6 +193,13 @@ def read_responses(
         "files for 'left' and 'right'",
         sorted(parts),
         "name both hemispheres",
+    )
+    require(
+        all(isinstance(part, (str, Path)) for part in parts.values()),
+        ConfigError,
+        "the path of a file, or one per hemisphere",
+        repr(path),
+        "write responses: file.npy, or 'left: ...' and 'right: ...' below it",
     )
     files = [Path(parts[k]).expanduser() for k in sorted(parts)]
     read = [_read_array(file, key) for file in files]
@@ -356,18 +362,20 @@ def _read_ids(source: _Source) -> list[str]:
     )
     if path.suffix == ".json":
         found = read_json(path, remedy="save the list again")
-        require(
-            isinstance(found, list), DataError, f"a list in {path}", type(found), "write a list"
-        )
+        fine = isinstance(found, list) and all(type(i) in (str, int) for i in found)
+        got = "another value"
+        require(fine, DataError, f"a list of ids in {path}", got, "write a list of texts")
         return [str(i) for i in found]
-    with translated(UnicodeDecodeError, expected=f"text in {path}", remedy="save it as UTF-8"):
+    if path.suffix in (".csv", ".tsv"):
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        rows = read_table(path, ["id"], "write a table with a column 'id'", delimiter)
+        return [row["id"] for _, row in rows]
+    with (
+        translated(UnicodeDecodeError, expected=f"text in {path}", remedy="save it as UTF-8"),
+        system_errors(path),
+    ):
         text = path.read_text(encoding="utf-8-sig")
-    if path.suffix not in (".csv", ".tsv"):
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    table = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",")
-    columns = table.fieldnames or []
-    require("id" in columns, DataError, f"a column 'id' in {path}", list(columns), "name it 'id'")
-    return [str(row["id"]) for row in table]
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _check_ids(names: Sequence[str], n_rows: int, source: str) -> None:

@@ -20,6 +20,9 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, require_known
 from bmfl_lab.files import read_json, read_yaml, system_errors
 
+_MOST_PIXELS = 8192
+"""Largest side of an image that a backbone may be given (our choice)."""
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -44,6 +47,15 @@ class BackboneSpec:
     weights: str | None = None
     image_size: int = 224
     resize: str = "short"
+
+    def __post_init__(self) -> None:
+        require(
+            1 <= self.image_size <= _MOST_PIXELS and self.resize in ("short", "direct"),
+            ConfigError,
+            f"an image_size from 1 to {_MOST_PIXELS} pixels, and resize 'short' or 'direct'",
+            f"image_size={self.image_size}, resize={self.resize!r}",
+            "correct them in the study file or where load_study is called",
+        )
 
 
 @dataclass(frozen=True)
@@ -458,7 +470,51 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     A relative ``subject`` starts at ``root`` if that is given, in a study file without ``root`` at
     the file, and else at the working directory.
     """
-    name, base = str(name_or_path), Path()
+    found = _request(str(name_or_path), options)
+    study = found.reader.load(**found.options)
+    if found.skip_broken and "train" in study.sets:
+        train = replace(study.set("train"), skip_broken=True)
+        study = replace(study, sets={**study.sets, "train": train})
+    if found.backbone:
+        study = replace(study, backbone=replace(study.backbone, **found.backbone))
+    if found.other is not None:
+        study = _join(study, found.other, found.theirs)
+    verify = found.reader.options.get("verify")
+    default = True if verify is None else verify.default
+    return _check_overlap(study) if found.options.get("verify", default) else study
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Hold what is asked of `load_study`, checked without reading data.
+
+    Parameters
+    ----------
+    reader : Reader
+        Reader of the images.
+    options : dict
+        Its options.
+    backbone : dict
+        Fields of the study's `BackboneSpec`.
+    skip_broken : bool
+        See `load_study`.
+    other : (Reader, Path or None), optional
+        Reader and folder of the subjects that join, if another one reads them.
+    theirs : dict
+        Its options.
+    """
+
+    reader: Reader
+    options: dict[str, object]
+    backbone: dict[str, object]
+    skip_broken: bool
+    other: tuple[Reader, Path | None] | None
+    theirs: dict[str, object]
+
+
+def _request(name: str, options: dict[str, object]) -> _Request:
+    """Return what a name and options ask for; the errors are those of `load_study`."""
+    base = Path()
     if name.endswith(STUDY_FILES) and name not in READERS:
         given = read_study_file(name)
         base = Path(name).expanduser().resolve().parent
@@ -489,6 +545,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
     }
     _check_options(reader, options, () if other is None else other[0].options)
     _check_types(BackboneSpec, spec)
+    BackboneSpec(**{"name": "", **spec})  # checks the values
     skip_broken = options.pop("skip_broken", False)
     require(
         isinstance(skip_broken, bool),
@@ -497,16 +554,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         repr(skip_broken),
         "choose one of them",
     )
-    study = reader.load(**options)
-    if skip_broken and "train" in study.sets:
-        train = replace(study.set("train"), skip_broken=True)
-        study = replace(study, sets={**study.sets, "train": train})
-    if spec:
-        study = replace(study, backbone=replace(study.backbone, **spec))
-    if other is not None:
-        study = _join(study, other, theirs)
-    default = reader.options["verify"].default if "verify" in reader.options else True
-    return _check_overlap(study) if options.get("verify", default) else study
+    return _Request(reader, options, spec, skip_broken, other, theirs)
 
 
 def _check_overlap(study: Study) -> Study:
@@ -545,17 +593,29 @@ def check_study(name: str, base: Path = Path()) -> None:
     DataError
         If the file is damaged, or no reader detects the folder.
     """
-    if name.endswith(STUDY_FILES) and name not in READERS:
-        read_study_file(base / Path(name).expanduser())
-        return
-    reader, root = _reader_of(name, base)
-    needs = [k for k, option in reader.options.items() if option.default is option.empty]
+    is_file = name.endswith(STUDY_FILES) and name not in READERS
+    is_name = name in READERS and READERS[name].by_name
+    # a name with nothing in it would be the folder `base` itself
+    place = name if is_name or not name.strip() else str(base / Path(name).expanduser())
+    found = _request(place if is_file or is_name or Path(place).exists() else name, {})
+    options = found.reader.options.items()
+    needs = [
+        k for k, option in options if option.default is option.empty and k not in found.options
+    ]
     require(
-        root is not None or not needs,
+        not needs,
         ConfigError,
         f"a study file with 'study: {name}' and {', '.join(needs)}",
         f"the name {name!r} alone",
         "write this file, see load_study, and give its path",
+    )
+    root = found.options.get("root")
+    require(
+        root is None or Path(str(root)).expanduser().exists(),
+        ConfigError,
+        f"the root of study {name!r}",
+        f"nothing at {root}",
+        "correct root in the study file; a relative one starts at the file",
     )
 
 

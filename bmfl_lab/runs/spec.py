@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +40,8 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 TRAINED = {*COMPARED, *CONTROL_MODELS, "linear probe"}
 """Models that notebooks train; other names in a parameter ``models`` are places of saved ones."""
+_MOST_RUNS = 10_000
+"""Runs of one spec (our choice)."""
 RESOURCES: dict[str, type | tuple[type, ...]] = {
     "gpus": int,
     "cpus": int,
@@ -157,6 +161,13 @@ def load_spec(path: str | Path) -> list[Run]:
         any kernel starts.
     """
     path = Path(path)
+    require(
+        path.stem.strip("."),
+        RunError,
+        "a spec whose name is more than dots",
+        repr(path.name),
+        "rename it: its runs get a folder of that name",
+    )
     data = _read_yaml(path)
     entries = data.pop("runs", [{}])
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries or [0]):
@@ -171,6 +182,7 @@ def load_spec(path: str | Path) -> list[Run]:
         merged["params"] = {**params[0], **params[1]} if fine else params
         _check_fields(merged, path.name)
         runs += _expand(merged, path)
+    _check_needs(path.stem, {name for run in runs for name in run.needs}, runs[0].root)
     ids = [r.run_id for r in runs]
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
@@ -187,7 +199,39 @@ def load_spec(path: str | Path) -> list[Run]:
     ]
 
 
+def _check_needs(spec: str, needs: set[str], root: Path) -> None:
+    """Refuse needed specs that do not exist, or that need this one themselves."""
+    folder, waiting, seen = root / "papermill_runs" / "specs", sorted(needs), set()
+    while waiting:
+        name = waiting.pop()
+        require(
+            name != spec,
+            RunError,
+            f"a spec that does not need itself in {spec}",
+            "it does, directly or through those that it needs",
+            "remove one of the entries under 'needs'",
+        )
+        path = folder / f"{name}.yaml"
+        known = [p.stem for p in folder.glob("*.yaml")] if folder.is_dir() else []
+        require(
+            path.is_file(),
+            RunError,
+            f"the spec {name!r} that {spec} needs",
+            f"nothing at {path}",
+            nearest(name, known),
+        )
+        if name not in seen:
+            seen.add(name)
+            data = _read_yaml(path)
+            for entry in [data, *(e for e in data.get("runs") or [] if isinstance(e, Mapping))]:
+                more = entry.get("needs") or []
+                waiting += [str(n) for n in more] if isinstance(more, list) else []
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        got = "a folder" if path.is_dir() else "something that is no plain file"
+        raise RunError(message(f"a spec file at {path}", got, "give the YAML file"))
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise RunError(message("a spec file", f"nothing at {path}", near))
@@ -216,6 +260,9 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
             found.append(f"{key} is {value!r} ({type(value).__name__})")
     if "notebook" not in values:
         found.append("no field 'notebook'")
+    whole, cell = values.get("timeout_min", 60), values.get("cell_timeout_min", 0)
+    if isinstance(whole, (int, float)) and isinstance(cell, (int, float)) and cell > whole:
+        found.append(f"cell_timeout_min {cell!r} is longer than timeout_min {whole!r} of the run")
     if values.get("device", "any") not in DEVICES:
         found.append(f"device {values['device']!r}: choose one of {', '.join(DEVICES)}")
     for name in ("timeout_min", "cell_timeout_min"):
@@ -227,8 +274,13 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
             found.append(f"unknown resource {key!r}: {nearest(str(key), RESOURCES)}")
         elif not isinstance(value, RESOURCES[key]) or isinstance(value, bool):
             found.append(f"resource {key} is {value!r} ({type(value).__name__})")
-        elif key != "partition" and not 0 <= value < 1e6:
-            found.append(f"resource {key} is {value!r} ({type(value).__name__})")
+        elif key == "partition" and not re.fullmatch(r"[\w,.-]+", value):
+            found.append(f"resource partition is {value!r}: expected a name of letters and digits")
+        elif (
+            key != "partition"
+            and not (0 if key == "gpus" else 1e-9) < value + (key == "gpus") < 1e6
+        ):
+            found.append(f"resource {key} is {value!r}: expected a number above 0")
     if isinstance(values.get("preregistered"), Mapping):
         problem = evaluation.declared_problem(values["preregistered"])
         found += [f"preregistered: {problem}"] if problem else []
@@ -317,6 +369,14 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
             "write [a, b]",
         )
     _check_metrics(notebook, values.get("expect") or (), path.name)
+    n_runs = math.prod(len(options) for options in grid.values())
+    require(
+        n_runs <= _MOST_RUNS,
+        RunError,
+        f"at most {_MOST_RUNS} runs in {path.name}",
+        n_runs,
+        "divide its grid into several specs",
+    )
     runs, timeout = [], float(values.get("timeout_min", 60))
     # one cell must end before its run does, or the message cannot name the cell
     cell_timeout = float(values.get("cell_timeout_min", min(45.0, 0.9 * timeout)))

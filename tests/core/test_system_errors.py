@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from bmfl_lab import files
 from bmfl_lab.backbones.weights import read_tensors
 from bmfl_lab.data import load_study
+from bmfl_lab.data.class_folders import read_wnids
+from bmfl_lab.data.containers import load_mat, open_gifti, open_npz
 from bmfl_lab.data.images import count_frames, decode_image
+from bmfl_lab.data.imported import read_responses
 from bmfl_lab.data.pickles import read_mapping, read_pickled_arrays, write_mapping
 from bmfl_lab.data.splits import read_shared_ids
 from bmfl_lab.data.stimuli import from_files
@@ -104,6 +108,19 @@ OPERATIONS = {
         read_tensors,
     ),
     "notebook": (lambda d: saved(d / "n.ipynb", Path.write_text, "{}"), read_notebook),
+    "MATLAB file": (lambda d: saved(d / "a.mat", savemat, {"a": 1}), lambda p: load_mat(p, ["a"])),
+    "compressed arrays": (
+        lambda d: saved(d / "a.npz", np.savez, np.ones(3)),
+        lambda p: open_npz(p).close(),
+    ),
+    "GIFTI": (lambda d: saved(d / "a.gii", Path.write_text, "<GIFTI/>"), open_gifti),
+    "ids of responses": (
+        lambda d: saved(d / "a.csv", Path.write_text, "id\na\n"),
+        lambda p: read_responses(
+            saved(p.parent / "r.npy", np.save, np.ones((1, 2))), p, space="voxels"
+        ),
+    ),
+    "wnids": (lambda d: saved(d / "w.txt", Path.write_text, "n01440764\n"), read_wnids),
     "spec": (lambda d: saved(d / "s.yaml", Path.write_text, "notebook: n.ipynb"), load_spec),
 }
 

@@ -339,3 +339,24 @@ def test_an_array_larger_than_the_free_memory_is_refused_before_it_is_read(tmp_p
         match = r"GB of free memory for '.*close other programs, or save a part of the array"
         with pytest.raises(DataError, match=match):
             read_responses(tmp_path / name, [str(i) for i in range(n)], space="voxels")
+
+
+def test_matlab_values_that_are_stored_in_a_smaller_type_count_by_their_class(tmp_path):
+    """A matrix of doubles may be stored as bytes, and compressed to almost nothing."""
+    n = 1 << 28
+    savemat(tmp_path / "a.mat", {"data": np.zeros((1, 8))})
+    body = (tmp_path / "a.mat").read_bytes()[136:]
+    flags, name = body[:16], body[32:40]
+    axes = struct.pack("<IIii", 5, 8, 1, n)
+    real = struct.pack("<II", 2, n)
+    pack = zlib.compressobj(9)
+    size = len(flags) + len(axes) + len(name) + 8 + n
+    packed = pack.compress(struct.pack("<II", 14, size) + flags + axes + name + real)
+    packed += b"".join(pack.compress(bytes(1 << 24)) for _ in range(n >> 24)) + pack.flush()
+    head = (tmp_path / "a.mat").read_bytes()[:128]
+    (tmp_path / "b.mat").write_bytes(head + struct.pack("<II", 15, len(packed)) + packed)
+    assert (tmp_path / "b.mat").stat().st_size < 1 << 20
+    began = time.process_time()
+    with pytest.raises(DataError, match=r"stored in full.*save the array again in full"):
+        load_mat(tmp_path / "b.mat", ["data"])
+    assert time.process_time() - began < 20

@@ -76,6 +76,21 @@ REFUSED = {
     "an impossible path": ({"params": {"study": "x" * 5000}}, "a shorter name"),
     "a bound beyond all numbers": ({"expect": [BOUND | {"high": 10**400}]}, "finite number"),
     "90,000 seeds and one twice": ({"seeds": [*range(90_000), 7]}, "got 7 again"),
+    "a cell that may take longer than its run": (
+        {"timeout_min": 1, "cell_timeout_min": 100},
+        "cell_timeout_min 100 is longer",
+    ),
+    "no processor": ({"resources": {"cpus": 0}}, "expected a number above 0"),
+    "a partition of two lines": (
+        {"resources": {"partition": "a\n#SBATCH x"}},
+        "letters and digits",
+    ),
+    "a spec that needs itself": ({"needs": ["s"]}, "does not need itself.*remove one"),
+    "a needed spec that is not there": ({"needs": ["mian"]}, "nothing at .*mian.yaml"),
+    "more runs than anybody waits for": (
+        {"grid": {"seed": list(range(101)), "alphas": [[k / 7] for k in range(100)]}},
+        "at most 10000 runs.*divide its grid",
+    ),
     "a misspelt metric": ({"expect": [{"metric": "acuracy", "low": 0}]}, "did you mean 'accuracy'"),
     "a misspelt model in one run": (
         {"runs": [{"params": {"seed": 1}}, {"params": {"models": ["backbon"]}}]},
@@ -171,6 +186,11 @@ MISSING = {
     "a data set without its folder": ("domains", "study: domains' and .*root.*write this file"),
     "a name with blanks": ("  ", "name of a study or an existing folder"),
     "a damaged file": ("cut.json", "valid JSON in .*mend the line"),
+    "an unknown option": ("option.yaml", "did you mean 'seed'"),
+    "a root that is not there": ("root.yaml", "nothing at .*correct root in the study file"),
+    "a seed in words": ("seed.yaml", "seed expected int"),
+    "an image of negative size": ("size.yaml", "image_size from 1 to 8192"),
+    "a subject that is not there": ("subject.yaml", "name of a study or an existing folder"),
     "a file as a folder": ("other.yaml/a", "name of a study or an existing folder"),
 }
 
@@ -179,6 +199,11 @@ MISSING = {
 def test_a_study_that_cannot_be_found_is_refused_before_a_kernel_starts(kind, spec, tmp_path):
     study, expected = MISSING[kind]
     (tmp_path / "other.yaml").write_text("study: foldr")
+    lines = {"option": "sed: 1", "root": "root: nothere", "seed": "seed: x"}
+    lines |= {"size": "image_size: -14", "subject": "subject: nowhere"}
+    for key, line in lines.items():
+        study_of = "folder" if key == "root" else "planted"
+        (tmp_path / f"{key}.yaml").write_text(f"study: {study_of}\n{line}\n")
     (tmp_path / "cut.json").write_text('{"study": "fol')
     with pytest.raises(BmflError, match=expected):
         execute(spec({"params": {"study": study}}), out=tmp_path / "out")
@@ -209,3 +234,19 @@ def recorded_names():
 def test_every_recorded_metric_may_be_expected():
     found = set(recorded_names())
     assert {"accuracy", "nan_logits", "field_error"} <= found and found <= METRICS
+
+
+def test_specs_that_need_each_other_are_refused(spec, tmp_path):
+    folder = tmp_path / "papermill_runs" / "specs"
+    folder.mkdir(parents=True)
+    for name, needed in (("a", "b"), ("b", "s")):
+        (folder / f"{name}.yaml").write_text(f"notebook: probe.ipynb\nneeds: [{needed}]\n")
+    with pytest.raises(RunError, match=r"does not need itself in s; .*those that it needs"):
+        spec({"needs": ["a"]})
+
+
+def test_a_spec_named_by_dots_alone_is_refused(spec, tmp_path):
+    spec({})
+    (tmp_path / "s.yaml").rename(tmp_path / "...yaml")  # its runs would lie outside their folder
+    with pytest.raises(RunError, match="rename it"):
+        load_spec(tmp_path / "...yaml")
