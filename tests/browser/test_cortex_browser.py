@@ -35,8 +35,6 @@ def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(o
     plot, maps = frame.locator(".js-plotly-plot").first, frame.get_by_label("Map", exact=True)
     canvas = plot.locator(".gl-container canvas").first
     maps.select_option("predicted response")
-    # a chosen region turned the cortex to itself
-    frame.get_by_label("View", exact=True).select_option("posterior")
     opened.watched.settle()
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()

@@ -21,7 +21,7 @@ models = {{h: load_fusion(r"{root}/" + h, backbone, encoder=encoder, store=store
 explorer = Explorer(study, models, encoder, store=store)
 """
 WIDGETS = {
-    "surface": "surface = widgets.surface_viewer(explorer, region='FFC'); surface",
+    "surface": "surface = widgets.surface_viewer(explorer, region='FFC', view='posterior'); surface",
     "ablation": "ablation = widgets.region_ablation(explorer); ablation",
     "attention": "attention = widgets.attention_explorer(explorer, compare='another image', other_index=9); attention",
     "ood": "result = evaluate_ood(models, study, shifts=[('masked', 1), ('masked', 3), ('masked', 5), ('sketch', 3)], n_boot=20)\n"
