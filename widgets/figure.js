@@ -56,6 +56,9 @@ class Figure {
       // the bar of buttons is for turning a surface; the widget's own buttons save pictures
       const bar = look.layout.scene ? "hover" : false;
       const config = { displaylogo: false, displayModeBar: bar, plotGlPixelRatio: Math.max(1, devicePixelRatio) };
+      // plotly forgets a turn by hand where the kernel has turned the camera before
+      const { scene, uirevision } = look.layout, shown = this.box.layout;
+      if (shown?.scene?.camera && shown.uirevision === uirevision) scene.camera = shown.scene.camera;
       await this.Plotly.react(this.box, data, look.layout, config);
       this.box.setAttribute("aria-label", look.label);
     }

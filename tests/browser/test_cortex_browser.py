@@ -30,12 +30,12 @@ def test_a_lesion_recolours_the_cortex(opened):
     opened.healthy()
 
 
-def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(opened):
-    frame = opened.frame("surface")
-    plot, maps = frame.locator(".js-plotly-plot").first, frame.get_by_label("Map", exact=True)
+EYE = "e => { const { x, y, z } = e._fullLayout.scene._scene.getCamera().eye; return [x, y, z] }"
+
+
+def turn(opened, plot):
+    """Turn the cortex by hand and return where the camera is when it has come to rest."""
     canvas = plot.locator(".gl-container canvas").first
-    maps.select_option("predicted response")
-    opened.watched.settle()
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     at = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -44,13 +44,20 @@ def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(o
     opened.page.mouse.move(at[0] + 60, at[1], steps=5)
     opened.page.mouse.up()
     opened.page.mouse.move(0, 0)
-    eye = (
-        "e => { const { x, y, z } = e._fullLayout.scene._scene.getCamera().eye; return [x, y, z] }"
-    )
     turned = None
-    while turned is None or turned != plot.evaluate(eye):  # a busy page turns it later
-        turned = plot.evaluate(eye)
+    while turned is None or turned != plot.evaluate(EYE):  # a busy page turns it later
+        turned = plot.evaluate(EYE)
         opened.page.wait_for_timeout(1000)
+    return turned
+
+
+def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(opened):
+    frame = opened.frame("surface")
+    plot, maps = frame.locator(".js-plotly-plot").first, frame.get_by_label("Map", exact=True)
+    canvas = plot.locator(".gl-container canvas").first
+    maps.select_option("predicted response")
+    opened.watched.settle()
+    turned = turn(opened, plot)
     before, label = drawn(canvas), plot.get_attribute("aria-label")
     assert abs(turned[0]) > 0.1, "the cortex was not turned"
     assert "predicted response" in label and "response, z" in label
@@ -60,14 +67,28 @@ def test_another_map_changes_colours_title_and_colour_bar_and_keeps_the_camera(o
     assert "encoding accuracy" in label and "validation r" in label
     texts = " ".join(plot.locator("svg text").all_text_contents())
     assert "encoding accuracy" in texts and "validation r" in texts
-    assert plot.evaluate(eye) == pytest.approx(turned, abs=1e-6)
+    assert plot.evaluate(EYE) == pytest.approx(turned, abs=1e-6)
     assert (differing(drawn(canvas), before) > 40).sum() > 50, "the canvas stayed as it was"
+    opened.healthy()
+
+
+def test_another_view_turns_the_camera_and_a_turn_by_hand_after_it_stays_too(opened):
+    frame = opened.frame("surface")
+    plot, maps = frame.locator(".js-plotly-plot").first, frame.get_by_label("Map", exact=True)
     view = frame.get_by_label("View", exact=True)
-    view.select_option("ventral")
-    opened.watched.settle()
-    assert plot.evaluate(eye)[2] < 0, "another view did not turn the camera"
-    for control, option in ((view, "posterior"), (maps, "predicted response")):
-        control.select_option(option)
+    for name in ("ventral", "posterior"):
+        view.select_option(name)
+        opened.watched.settle()
+        chosen = plot.evaluate(EYE)
+        assert (chosen[2] < -0.5) == (name == "ventral"), "another view did not turn the camera"
+        turned = turn(opened, plot)
+        assert turned != pytest.approx(chosen, abs=1e-3), "the cortex was not turned"
+        for option in ("encoding accuracy", "predicted response"):
+            maps.select_option(option)
+            opened.watched.settle()
+            assert plot.evaluate(EYE) == pytest.approx(turned, abs=1e-6), (name, option)
+    for name in ("dorsal", "posterior"):  # as the other tests expect it
+        view.select_option(name)
         opened.watched.settle()
     opened.healthy()
 
