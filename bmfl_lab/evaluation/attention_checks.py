@@ -36,6 +36,7 @@ from bmfl_lab.evaluation.attention import (
 from bmfl_lab.evaluation.attention_outcomes import CheckRow, check_row
 from bmfl_lab.evaluation.attribution import (
     Attribution,
+    class_activation,
     class_attribution,
     response_to_images,
     roi_vertices,
@@ -1053,4 +1054,42 @@ def check_class_attribution(
         shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
         region=region,
         gap=attribution.relative_gap if gradients == "integrated" else None,
+    )
+
+
+def check_class_activation(
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    *,
+    shuffled: TrainedFusion | None = None,
+    region: np.ndarray | None = None,
+    seed: int = 0,
+    reference: DeletionInsertion | None = None,
+) -> CheckedMap:
+    """Check the Grad-CAM map of the predicted class.
+
+    Parameters
+    ----------
+    fusion, stimuli, shuffled, region, seed, reference
+        Same as in `check_class_attribution`.
+
+    Returns
+    -------
+    CheckedMap
+    """
+    classes = fusion.logits(stimuli).argmax(1)
+
+    def maps_of(path: nn.Module, model: TrainedFusion = fusion) -> np.ndarray:
+        return class_activation(model, stimuli, target=classes, path=path)
+
+    maps = maps_of(fusion.path)
+    return _checked_map(
+        "Grad-CAM",
+        maps,
+        weight_randomisation(
+            fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
+        ),
+        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
+        shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
+        region=region,
     )

@@ -1,4 +1,4 @@
-"""Integrated gradients of pixels through the whole path: backbone, brain encoder and fusion.
+"""Attribution of scores to pixels through the whole path: backbone, brain encoder and fusion.
 
 Shape suffixes: B batch, P patches, D width, V vertices, C classes, n stimuli.
 """
@@ -264,6 +264,65 @@ def response_attribution(
         return response_to_images(encoder, backbone, images).index_select(1, chosen).mean(1)
 
     return _attribute(score, backbone, stimuli, steps, f"predicted response of {roi}")
+
+
+def class_activation(
+    fusion: TrainedFusion,
+    stimuli: StimulusSet,
+    *,
+    target: np.ndarray | None = None,
+    path: BMFL | None = None,
+) -> np.ndarray:
+    """Return the Grad-CAM map of a class score on the patch tokens.
+
+    Parameters
+    ----------
+    fusion, stimuli, target, path
+        See `class_attribution`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_stimuli, h, w)
+        The sum over the width of the tokens of their value times their gradient averaged over the
+        patches, where it is positive. The tokens that the fusion reads and those that the brain
+        encoder reads count alike, if both have one token per patch.
+
+    Raises
+    ------
+    ConfigError, DataError
+        See `class_attribution`.
+
+    References
+    ----------
+    Selvaraju et al. (2017), Grad-CAM, ICCV, arXiv:1610.02391, with patch tokens in place of the
+    channels of a convolution.
+    """
+    path = fusion.path if path is None else path
+    classes, found, start = torch.as_tensor(_classes(fusion, stimuli, target)), [], 0
+    pool, backbone = path.pool, path.backbone
+    grid = (pool, pool) if pool else backbone.grid_of(backbone.image_size, backbone.image_size)
+    for images in image_batches(backbone, stimuli):
+        chosen = classes[start : start + len(images)]
+        start += len(images)
+        with torch.no_grad():
+            batch = {name: value.clone() for name, value in path.tokens(images).items()}
+        n_patches = batch["patches"].shape[1]
+        leaves = [n for n in ("patches", "encoder") if n in batch and batch[n].ndim == 3]
+        leaves = [name for name in leaves if batch[name].shape[1] == n_patches]
+        with torch.enable_grad():
+            batch |= {name: batch[name].float().requires_grad_(True) for name in leaves}
+            response = path.respond(batch)
+            read = batch if response is None else {**batch, "response": response}
+            logits = path.classify(read).logits
+            score = logits.gather(1, chosen.to(logits.device)[:, None]).sum()
+            gradients = torch.autograd.grad(score, [batch[n] for n in leaves], allow_unused=True)
+        cam = sum(
+            (batch[name].detach() * gradient.mean(1, keepdim=True)).sum(2)
+            for name, gradient in zip(leaves, gradients)
+            if gradient is not None
+        )
+        found.append(cam.clamp(min=0).unflatten(1, grid).cpu().numpy())
+    return np.concatenate(found).astype(np.float32)
 
 
 def roi_vertices(atlas: Atlas, name: str) -> np.ndarray:
