@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 
 
@@ -88,6 +89,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if not options:
         return "check the spelling"
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
+    if found and unicodedata.normalize("NFC", found[0]) == unicodedata.normalize("NFC", str(name)):
+        return f"copy {found[0]!r} from the folder: its accents are stored as other characters"
     return f"did you mean {found[0]!r}?" if found else "choose one of " + ", ".join(sorted(options))
 
 

@@ -517,6 +517,9 @@ def existing_file(path: str | Path, what: str) -> Path:
         If there is no file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        got = f"{'a folder' if path.is_dir() else 'something that is no plain file'} at {path}"
+        raise DataError(message(what, got, "give the file itself"))
     got = f"nothing at {path}"
     require(
         path.is_file(), DataError, what, got, "check the path, and that the download is complete"

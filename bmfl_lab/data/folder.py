@@ -25,7 +25,8 @@ _NAMES = {
 }
 """Names of the folder of each split, in any case."""
 _REMEDY = (
-    "put the images of each class into a folder of its name in every set; remove other folders"
+    "put the images of each class into a folder of its name in every set; remove other folders. Of "
+    "a data set of brain responses give the folder of a subject, not one inside it"
 )
 
 
@@ -108,6 +109,14 @@ def load(
 
     sets = {"train": read("train", places.pop("train", root))}
     classes = sets["train"].class_names
+    require(
+        len(classes) > 1,
+        DataError,
+        f"two or more classes in {root}",
+        f"only {classes[0]!r}",
+        "give the folder that holds the folders of the classes, or, for brain responses, that of a "
+        "subject",
+    )
     for name, folder in {**places, **{name: root / name for name in ood}}.items():
         sets[name] = read(name, folder, classes)
     _split_off(sets, seed, val, test, report)

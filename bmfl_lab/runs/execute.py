@@ -42,6 +42,7 @@ NOT_INHERITED = frozenset(
     (
         *("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONBREAKPOINT"),
         *("PYTHONIOENCODING", "JUPYTER_CONFIG_PATH", "IPYTHON_CONFIG_PATH"),
+        *("PYTHONDEVMODE", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE", "MATPLOTLIBRC"),
     )
 )
 """Variables that would change what a notebook computes or prints, and that no run inherits."""
@@ -294,7 +295,9 @@ def _run_worker(run: Run, folder: Path, jobs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="bmfl-", dir=short) as sockets, open(log, "wb") as sink:
         # no startup file, profile or configuration of the user belongs to a run
         environment |= {"IPYTHONDIR": sockets, "JUPYTER_CONFIG_DIR": sockets}
-        command = [sys.executable, "-m", "bmfl_lab.runs.worker", str(folder.resolve()), sockets]
+        # -P: a file inspect.py in the working folder is not the standard library's
+        module = ["-P", "-m", "bmfl_lab.runs.worker"]
+        command = [sys.executable, *module, str(folder.resolve()), sockets]
         child = subprocess.Popen(
             command, stdout=sink, stderr=sink, env=environment, start_new_session=True
         )

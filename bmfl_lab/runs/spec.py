@@ -255,7 +255,7 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     found = []
     for key, value in values.items():
         if key not in FIELDS:
-            found.append(f"unknown field {key!r}: {nearest(str(key), [*FIELDS, 'runs', 'title'])}")
+            found.append(f"unknown field {key!r}: {nearest(str(key), [*FIELDS, 'title'])}")
         elif not isinstance(value, FIELDS[key]) or isinstance(value, bool):
             found.append(f"{key} is {value!r} ({type(value).__name__})")
     if "notebook" not in values:
