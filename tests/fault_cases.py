@@ -193,6 +193,7 @@ CASES = {
         f"{B}/test_store.py::test_a_broken_file_far_ahead_stops_the_work_within_seconds",
         f"{B}/test_store.py::test_an_unreadable_image_is_named_and_leaves_no_set",
         f"{R}/test_runs_execute.py::test_no_kernel_is_left_after_ten_seconds_whoever_dies",
+        "tests/training/test_image_batches.py::test_a_killed_worker_is_noticed_at_once_and_named",
     ),
     # responses and numbers
     32: (

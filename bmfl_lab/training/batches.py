@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from bmfl_lab.backbones.protocol import Preprocess
 from bmfl_lab.backbones.tokens import load_input
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, DataError, FileError, require, require_known
+from bmfl_lab.errors import ConfigError, DataError, FileError, require, require_known, translated
 from bmfl_lab.models.bmfl import BMFL
 from bmfl_lab.models.build import Augment
 from bmfl_lab.runtime import rng, use_bfloat16
@@ -281,7 +281,7 @@ class ImageBatches:
         if self._next is not None and np.array_equal(index, self._next[1][: len(index)]):
             epoch, rows = self._next
             self._held = None
-            self._held = epoch, rows, *self._fine(next(self._loaded) for _ in _cut(rows))
+            self._held = epoch, rows, *self._fine(self._load_next() for _ in _cut(rows))
             self._next = next(self._planned, None)
         if self._held is None or not np.isin(index, self._held[1]).all():
             epoch = 0 if self._held is None else self._held[0]
@@ -297,6 +297,21 @@ class ImageBatches:
         if not readable.all():
             self._skip(index[~readable], len(index))
         return index[readable], pixels
+
+    def _load_next(self) -> Loaded | DataError:
+        """Return what the next task of the workers has loaded.
+
+        Raises
+        ------
+        DataError
+            If a worker was killed.
+        """
+        with translated(
+            RuntimeError,  # torch names the process and the signal
+            expected=f"the processes that decode {self.stimuli.name!r} to stay alive",
+            remedy="close other programs if memory ran out, and start again: a training goes on",
+        ):
+            return next(self._loaded)
 
     def _skip(self, rows: np.ndarray, n: int) -> None:
         """Name each image that is skipped for the first time.

@@ -1,8 +1,10 @@
 """Images as the source of batches: the same pixels with any number of workers and processes."""
 
 import itertools
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -153,3 +155,19 @@ def test_random_crops_have_the_areas_ratios_and_flips_of_the_protocol():
     assert 160 < flips < 240
     strip = np.zeros((4, 900, 3), np.uint8)  # no random part fits: the central one is taken
     assert preprocess.random_crop(strip, np.random.default_rng(0)).shape == (56, 56, 3)
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_worker_is_noticed_at_once_and_named(path):
+    """Case 31: the main process must neither wait forever nor end with a bare RuntimeError."""
+    batches = ImageBatches(generated(4000), path, workers=1)
+    batches.expect(plan(4000, 1))
+    rows = [rows for _, rows in plan(4000, 1)]
+    batches.take(rows[0])
+    (worker,) = psutil.Process().children()
+    worker.kill()
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"decode 'generated' to stay alive; got .*start again"):
+        for row in rows[1:]:
+            batches.take(row)
+    assert time.monotonic() - began < 60  # torch asks every five seconds
