@@ -103,7 +103,7 @@ def _with_header(header: bytes, data=b"\0" * 8):
             _with_header(
                 b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
             ),
-            "a name occurs twice",
+            "is written twice",
         ),
         (
             _with_header(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'),
