@@ -647,13 +647,37 @@ def new_npy(path: str | Path, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
         If the disk has no room for the array.
     """
     with atomic_path(path) as temporary:
-        # a full disk found only when a page of the map is written would kill the process
-        with system_errors(path):
-            mapped = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            with open(temporary, "r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, temporary.stat().st_size)
+        mapped = map_new_npy(temporary, shape)
         yield mapped
         mapped.flush()
+
+
+def map_new_npy(
+    path: str | Path, shape: tuple[int, ...], dtype: np.dtype | type = np.float32
+) -> np.memmap:
+    """Return a new array that is mapped from a ``.npy`` file for which there is room on the disk.
+
+    A full disk found only when a page of the map is written would kill the process.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    shape : tuple of int
+        Shape of the array.
+    dtype : dtype, default float32
+        Its type.
+
+    Raises
+    ------
+    FileError
+        If the disk has no room for the array, or the file cannot be made.
+    """
+    with system_errors(path):
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        with open(path, "r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+    return mapped
 
 
 Guard = Callable[[Path], Path]

@@ -42,6 +42,7 @@ from bmfl_lab.files import (
     folder_bytes,
     load_npy,
     lock,
+    map_new_npy,
     read_json,
     read_sealed_json,
     sha256_bytes,
@@ -1026,9 +1027,7 @@ class _Writer:
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
         self.arrays = {
-            k: np.lib.format.open_memmap(
-                self.partial / f"{k}.npy", mode="w+", dtype=self.number, shape=s
-            )
+            k: map_new_npy(self.partial / f"{k}.npy", s, self.number)
             for k, s in self.shapes.items()
         }
         self.state = {"identity": self.identity, "shard_rows": rows, "shards": {}}

@@ -38,8 +38,16 @@ from bmfl_lab.data.responses import Subject, check_nan_policy
 from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, FetchError, message, nearest, require
-from bmfl_lab.files import Guard, atomic_path, link_guard, load_npy, read_json, read_table
+from bmfl_lab.errors import (
+    ConfigError,
+    DataError,
+    FetchError,
+    message,
+    nearest,
+    require,
+    require_known,
+)
+from bmfl_lab.files import Guard, link_guard, load_npy, new_npy, read_json, read_table
 from bmfl_lab.runtime import home
 
 N_SUBJECTS = 30
@@ -325,8 +333,8 @@ def _responses(opened: Sequence[_Opened], keep: np.ndarray, cache: Path | None) 
 
     if cache is None:
         return fill(np.empty(shape, np.float32))
-    with atomic_path(cache) as temporary:
-        fill(np.lib.format.open_memmap(temporary, "w+", np.float32, shape)).flush()
+    with new_npy(cache, shape) as out:
+        fill(out)
     return load_npy(cache, mmap=True)
 
 
@@ -443,6 +451,8 @@ def read_atlas(
     if (surfaces / f"{subject}.L.inflated.32k_fs_LR.surf.gii").is_file():
         mesh = f"{fslr.MESH}/{subject}"
         fslr.SUBJECT_SURFACES[mesh] = surfaces
+    for name in (name for name in networks if not str(name).endswith(".nii")):
+        require_known(name, fslr.PARCELLATIONS, ConfigError, "a parcellation in networks")
     exvivo = surfaces / f"{subject}.BA_exvivo.32k_fs_LR.dlabel.nii"
     if str(atlas) not in ("auto", "exvivo"):
         try:

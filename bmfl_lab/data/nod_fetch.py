@@ -45,6 +45,8 @@ VERSION = "# NOD OpenNeuro ds004496 version 2.1.2, schema 1"
 N_TRIALS = 100
 """Photographs per run."""
 SURFACES = ("inflated", "very_inflated", "midthickness", "pial", "white")
+_LEAST_PEOPLE = 5
+"""Subjects over whom a verdict needs an interval at least (our choice)."""
 _PARTIAL = ".partial"
 Manifest = Mapping[str, tuple[int, str]]
 """Path below the root to size in bytes and the first 32 hexadecimal digits of the SHA-256."""
@@ -528,6 +530,12 @@ def fetch(
         f"{len(listed)} files, and about {_mb(about)} in {wanted.n_photographs} photographs",
         flush=True,
     )
+    if len(names) < _LEAST_PEOPLE or not more:
+        print(
+            f"{len(names)} subjects are enough for encoders and maps; a verdict takes at least "
+            f"{_LEAST_PEOPLE}, and the photographs of other people (--images-of)",
+            flush=True,
+        )
     with lock(place / ".fetch.lock", wait=False, what=str(place)):
         download(place, wanted.events, manifest, source)
         everything = [*listed, *photographs(manifest, place, wanted.events)]

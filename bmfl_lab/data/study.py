@@ -672,11 +672,12 @@ def _check_options(
                 [*reader.options, "subject", *_BACKBONE, "skip_broken", *of_subjects]
             )
             known.pop("sets", None)
+            hint = "add subject: file, which takes it. " if option == "responses" else ""
             raise ConfigError(
                 message(
                     f"an option of study {reader.name!r}",
                     repr(option),
-                    f"{nearest(option, known)} All options: {', '.join(known)}",
+                    f"{hint}{nearest(option, known)} All options: {', '.join(known)}",
                 )
             )
     _check_types(reader.load, options)

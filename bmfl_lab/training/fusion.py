@@ -29,7 +29,7 @@ from bmfl_lab.errors import (
     require,
     require_known,
 )
-from bmfl_lab.files import sha256_bytes, sha256_json
+from bmfl_lab.files import map_new_npy, sha256_bytes, sha256_json
 from bmfl_lab.losses import fusion_loss
 from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch, check_responses
 from bmfl_lab.models.build import FusionConfig, build_fusion
@@ -632,11 +632,7 @@ class Inputs:
             part = check_responses(self.source(batch, stimuli.ids[rows]), stimuli.ids[rows])
             if out is None:
                 shape = len(stimuli), part.shape[1]
-                out = (
-                    np.empty(shape, np.float32)
-                    if file is None
-                    else np.lib.format.open_memmap(file, "w+", np.float32, shape)
-                )
+                out = np.empty(shape, np.float32) if file is None else map_new_npy(file, shape)
             out[rows] = part
         return out
 

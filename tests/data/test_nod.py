@@ -1,6 +1,7 @@
 """Reading the Natural Object Dataset: true layout, pairing by id, design, and bad input."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -429,3 +430,21 @@ def test_ten_runs_of_true_size(tmp_path):
     seconds, gigabytes = map(float, done.stdout.split())
     print(f"read in {seconds:.1f} s with {gigabytes:.2f} GB at most")
     assert seconds < 10 and gigabytes < 1
+
+
+def test_a_disk_without_room_for_the_cache_is_one_sentence_and_not_the_end_of_the_process(
+    root, tmp_path
+):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(DataError, match=r"access to .*File too large .*another disk"):
+            load_study("nod", root=root, subjects=[10], cache=tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+
+
+def test_a_misspelt_network_is_refused_whichever_atlas_serves(root):
+    with pytest.raises(ConfigError, match="did you mean 'yeo7'"):
+        load_study("nod", root=root, subjects=[10], networks=["yeo77"])

@@ -150,3 +150,8 @@ def test_a_study_at_the_end_of_a_cell_is_one_readable_line():
         == "Atlas(n_vertices=6, n_left=3, mesh=None, rois=['V1', 'FFC'], absent=['PHA'])"
     )
     assert len(repr(load_study("planted"))) < 400
+
+
+def test_responses_without_their_reader_name_the_missing_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"'responses'.*add subject: file"):
+        load_study("planted", responses="mine.npz")
