@@ -775,7 +775,25 @@ def lock(
         stream.truncate()
         stream.write(str(os.getpid()))
         stream.flush()
+        _LOCKED.add(stream.fileno())
+        stack.callback(_LOCKED.discard, stream.fileno())
         yield  # closing the stream releases its lock
+
+
+_LOCKED: set[int] = set()
+"""Descriptors of the files whose locks this process holds."""
+
+
+def _let_go() -> None:
+    """Let go of the locks of the process that forked this one, which may end before it."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _LOCKED:  # closed by the objects that own them, and not here
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
+    _LOCKED.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def share(stream: BinaryIO) -> None:

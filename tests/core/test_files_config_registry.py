@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -214,3 +215,30 @@ def test_without_a_home_folder_the_message_names_the_variable(monkeypatch):
     monkeypatch.setattr(Path, "home", unknown)
     with pytest.raises(ConfigError, match="set the environment variable BMFL_HOME"):
         home()
+
+
+def test_a_forked_process_does_not_keep_a_lock_beyond_the_end_of_its_parent(tmp_path):
+    """Processes that decode images are forked while a training holds the lock of its folder."""
+    script = (
+        "import os, sys, time\n"
+        "from bmfl_lab.files import lock\n"
+        "with lock(sys.argv[1]):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os.close(1)\n"
+        "        time.sleep(60)\n"
+        "        os._exit(0)\n"
+        "    print(child, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    path = tmp_path / "held.lock"
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    child = int(ran.stdout)
+    try:
+        os.kill(child, 0)  # it lives
+        with lock(path, wait=False):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
