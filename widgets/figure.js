@@ -56,25 +56,14 @@ class Figure {
       // the bar of buttons is for turning a surface; the widget's own buttons save pictures
       const bar = look.layout.scene ? "hover" : false;
       const config = { displaylogo: false, displayModeBar: bar, plotGlPixelRatio: Math.max(1, devicePixelRatio) };
+      // plotly forgets a turn by hand where the kernel has turned the camera before
+      const shown = this.box.layout?.uirevision === look.layout.uirevision;
+      const camera = shown ? this.box._fullLayout?.scene?._scene?.getCamera() : null;
       await this.Plotly.react(this.box, data, look.layout, config);
-      await this.turnBack();
+      if (camera) await this.Plotly.relayout(this.box, { "scene.camera": camera });
       this.box.setAttribute("aria-label", look.label);
     }
     if (changed.length) this.box.dataset.drawn = 1 + Number(this.box.dataset.drawn ?? 0);
-  }
-
-  // Plotly forgets a turn by hand where the kernel has turned the camera before.
-  keepTurns() {
-    this.box.on("plotly_relayout", ({ "scene.camera": camera }) => {
-      if (camera) this.turned = { camera: structuredClone(camera), uirevision: this.box.layout.uirevision };
-    });
-  }
-
-  async turnBack() {
-    const { camera, uirevision } = this.turned ?? {};
-    if (camera && uirevision === this.box.layout.uirevision) {
-      await this.Plotly.relayout(this.box, { "scene.camera": structuredClone(camera) });
-    }
   }
 
   later() {
@@ -116,7 +105,6 @@ async function render({ model, el }) {
   const [library, geometry, state] = await Promise.all(["library", "geometry", "state"].map(find));
   const figure = new Figure(readPlotly(library.get("value")), box, geometry, state);
   await figure.draw();
-  figure.keepTurns();
   sendClicks(box, model, Boolean(figure.parts.look.layout.scene));
   keepKeys(el.closest(".bmfl-frame"));
   const later = () => figure.later();
