@@ -16,8 +16,6 @@ from bmfl_lab.runs.spec import KERNEL
 MAX_LINES = 25
 MAX_COLUMNS = 88
 MAX_PARAMETERS = 15
-MAX_PICTURE = 150_000
-"""Characters of the picture of a notebook's answer, in base64."""
 ALLOWED_IMPORTS = (
     "bmfl_lab",
     "widgets",
@@ -68,7 +66,7 @@ def _whole_problems(notebook: Notebook) -> list[str]:
     ):
         found.append("does not open with a title")
     found += _opening_problems(text(notebook.cells[0]) if notebook.cells else "")
-    found += _answer_problems(notebook)
+    found += _navigation_problems(notebook)
     if notebook.kernel != KERNEL:
         found.append(f"kernel {notebook.kernel!r}, expected {KERNEL!r}")
     if not any(".finish(" in text(c) for c in code):
@@ -90,24 +88,19 @@ def _opening_problems(opening: str) -> list[str]:
     return found
 
 
-def _answer_problems(notebook: Notebook) -> list[str]:
-    """Return what the second cell lacks: links to the notebooks beside, and a picture of the answer.
+def _navigation_problems(notebook: Notebook) -> list[str]:
+    """Return what the second cell lacks: links to the notebooks beside this one.
 
     The cell is left out of exported pages, on which the links would lead nowhere.
     """
-    found, cell = [], notebook.cells[1] if len(notebook.cells) > 1 else {}
-    source = text(cell) if cell else ""
+    found, cell = [], notebook.cells[1] if len(notebook.cells) > 1 else {"metadata": {}}
+    source = text(cell) if "source" in cell else ""
     names = sorted(p.name for p in notebook.path.parent.glob("*.ipynb"))
     here = names.index(notebook.path.name)
     beside = [names[k] for k in (here - 1, here + 1) if 0 <= k < len(names)]
     if missing := [name for name in beside if f"({name})" not in source]:
         found.append(f"does not link to {', '.join(missing)}")
-    shown = cell.get("attachments", {}).get("answer.png", {})
-    if "(attachment:answer.png)" not in source or "image/png" not in shown:
-        found.append("shows no picture of its answer")
-    elif len(shown["image/png"]) > MAX_PICTURE:
-        found.append(f"the picture of its answer has over {MAX_PICTURE} characters")
-    if "skip-execution" not in tags(cell or {"metadata": {}}):
+    if "skip-execution" not in tags(cell):
         found.append("its second cell is not left out of exported pages")
     return found
 
