@@ -543,9 +543,6 @@ def _request(name: str, options: dict[str, object]) -> _Request:
     spec = {
         _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
     }
-    _check_options(reader, options, () if other is None else other[0].options)
-    _check_types(BackboneSpec, spec)
-    BackboneSpec(**{"name": "", **spec})  # checks the values
     skip_broken = options.pop("skip_broken", False)
     require(
         isinstance(skip_broken, bool),
@@ -554,6 +551,9 @@ def _request(name: str, options: dict[str, object]) -> _Request:
         repr(skip_broken),
         "choose one of them",
     )
+    _check_options(reader, options, () if other is None else other[0].options)
+    _check_types(BackboneSpec, spec)
+    BackboneSpec(**{"name": "", **spec})  # checks the values
     return _Request(reader, options, spec, skip_broken, other, theirs)
 
 
@@ -667,7 +667,7 @@ def _check_options(
     reader: Reader, options: Mapping[str, object], of_subjects: Iterable[str]
 ) -> None:
     for option in options:
-        if option not in reader.options and option != "skip_broken":
+        if option not in reader.options:
             known = dict.fromkeys(
                 [*reader.options, "subject", *_BACKBONE, "skip_broken", *of_subjects]
             )

@@ -23,7 +23,6 @@ _PUBLIC = {
     "attention_verdict": "attention_outcomes",
     "check_backbone": "attention_checks",
     "check_brain_attention": "attention_checks",
-    "check_class_activation": "attention_checks",
     "check_class_attribution": "attention_checks",
     "clip_features": "clips",
     "motion_energy": "clips",

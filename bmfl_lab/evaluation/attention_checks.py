@@ -1016,7 +1016,7 @@ def check_class_attribution(
     attribution: Attribution | None = None,
     gradients: str = "integrated",
 ) -> CheckedMap:
-    """Check the integrated or the input gradients of the predicted class.
+    """Check a map of gradients of the predicted class.
 
     Parameters
     ----------
@@ -1027,25 +1027,32 @@ def check_class_attribution(
         because only the ranks of their patches are used.
     attribution : Attribution, optional
         Result of `class_attribution` for these images and gradients; computed by default.
-    gradients : {"integrated", "input"}, default "integrated"
-        Kind of gradients, see `class_attribution`. Input gradients have no completeness.
+    gradients : {"integrated", "input", "Grad-CAM"}, default "integrated"
+        Kind of gradients, see `class_attribution` and `class_activation`. Only integrated gradients
+        add up to the score and are checked for it.
 
     Returns
     -------
     CheckedMap
+
+    Raises
+    ------
+    ConfigError
+        If the kind of gradients is unknown, or the path cannot start from images.
     """
-    if attribution is None:
-        attribution = class_attribution(fusion, stimuli, steps=steps, gradients=gradients)
-    maps, classes = np.abs(attribution.patches), fusion.logits(stimuli).argmax(1)
+    classes, is_cam = fusion.logits(stimuli).argmax(1), gradients == "Grad-CAM"
 
     def maps_of(path: nn.Module, model: TrainedFusion = fusion) -> np.ndarray:
-        coarse = max(1, steps // 4)
-        setting = dict(target=classes, steps=coarse, path=path, gradients=gradients)
-        found = class_attribution(model, stimuli, **setting)
-        return np.abs(found.patches)
+        if is_cam:
+            return class_activation(model, stimuli, target=classes, path=path)
+        setting = {"steps": max(1, steps // 4), "gradients": gradients, "path": path}
+        return np.abs(class_attribution(model, stimuli, target=classes, **setting).patches)
 
+    if attribution is None and not is_cam:
+        attribution = class_attribution(fusion, stimuli, steps=steps, gradients=gradients)
+    maps = maps_of(fusion.path) if is_cam else np.abs(attribution.patches)
     return _checked_map(
-        f"{gradients} gradients",
+        gradients if is_cam else f"{gradients} gradients",
         maps,
         weight_randomisation(
             fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
@@ -1054,42 +1061,4 @@ def check_class_attribution(
         shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
         region=region,
         gap=attribution.relative_gap if gradients == "integrated" else None,
-    )
-
-
-def check_class_activation(
-    fusion: TrainedFusion,
-    stimuli: StimulusSet,
-    *,
-    shuffled: TrainedFusion | None = None,
-    region: np.ndarray | None = None,
-    seed: int = 0,
-    reference: DeletionInsertion | None = None,
-) -> CheckedMap:
-    """Check the Grad-CAM map of the predicted class.
-
-    Parameters
-    ----------
-    fusion, stimuli, shuffled, region, seed, reference
-        Same as in `check_class_attribution`.
-
-    Returns
-    -------
-    CheckedMap
-    """
-    classes = fusion.logits(stimuli).argmax(1)
-
-    def maps_of(path: nn.Module, model: TrainedFusion = fusion) -> np.ndarray:
-        return class_activation(model, stimuli, target=classes, path=path)
-
-    maps = maps_of(fusion.path)
-    return _checked_map(
-        "Grad-CAM",
-        maps,
-        weight_randomisation(
-            fusion.path, _path_stages(fusion.path), maps_of, seed=seed, trained=maps
-        ),
-        class_curves(fusion, stimuli, maps, seed=seed, reference=reference),
-        shuffled=None if shuffled is None else maps_of(shuffled.path, shuffled),
-        region=region,
     )

@@ -137,7 +137,7 @@ def input_gradients(
     Parameters
     ----------
     function : callable
-        As in `integrated_gradients`.
+        ``function(x (B, ...), index (B,)) -> (B,)``, see `integrated_gradients`.
     inputs : Tensor, shape (n, ...)
         Where the gradient is taken.
 

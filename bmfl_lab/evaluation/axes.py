@@ -107,7 +107,7 @@ def gain_test(
     Parameters
     ----------
     models : mapping of str to model or list of models
-        As in `alignment_effect`: lists hold one model per seed, paired with those of the baseline.
+        Models by name; a list holds one model per seed, paired with those of the baseline.
     stimuli : StimulusSet
         The n held-out stimuli.
     targets : mapping of str to ndarray, shape (n * (n - 1) / 2,)

@@ -62,7 +62,7 @@ def clip_features(
     pool : {"mean", "frames"}, default "mean"
         "mean" averages over frames; "frames" puts the frames side by side.
     tokens : str, default "cls"
-        As in `layer_features`.
+        Tokens that represent a frame, see `layer_features`.
     block : int, default -1
         Block of the backbone; -1 is the last one.
 

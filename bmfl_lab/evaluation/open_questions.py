@@ -36,6 +36,8 @@ class ZeroShot:
         Store of the tokens; without one they are extracted into memory.
     name, selection : str
         Name in tables, and the rule of selection.
+    seed : int, default 0
+        Seed in tables; nothing is drawn.
     """
 
     backbone: Backbone

@@ -121,7 +121,7 @@ def decode_by_sensor(
     Parameters
     ----------
     eeg, embeddings, train, test
-        As in `decode_over_time`.
+        Recording, embeddings and rows, see `decode_over_time`.
     window : tuple of float
         First and last second; the samples between them are the features of a sensor.
 

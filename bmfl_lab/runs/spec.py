@@ -98,9 +98,8 @@ class Run:
         """Stem of the notebook and 8 hexadecimal digits of what determines the result.
 
         The digits are a hash of the notebook's source, its parameters, the data, and the saved
-        models that it opens. The code's
-        revision is not part of it: a result of older code is found under the same name and called
-        stale.
+        models that it opens. The code's revision is not part of it: a result of older code is found
+        under the same name and called stale.
         """
         data = data_fingerprint(str(self.parameters.get("study", "")), self.root)
         parts = [self.notebook.source_hash(), dict(self.parameters), data]
@@ -275,11 +274,8 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
         elif not isinstance(value, RESOURCES[key]) or isinstance(value, bool):
             found.append(f"resource {key} is {value!r} ({type(value).__name__})")
         elif key == "partition" and not re.fullmatch(r"[\w,.-]+", value):
-            found.append(f"resource partition is {value!r}: expected a name of letters and digits")
-        elif (
-            key != "partition"
-            and not (0 if key == "gpus" else 1e-9) < value + (key == "gpus") < 1e6
-        ):
+            found.append(f"resource partition is {value!r}: expected its name as sinfo prints it")
+        elif key != "partition" and not (0 < value < 1e6 or (key == "gpus" and value == 0)):
             found.append(f"resource {key} is {value!r}: expected a number above 0")
     if isinstance(values.get("preregistered"), Mapping):
         problem = evaluation.declared_problem(values["preregistered"])
@@ -320,7 +316,7 @@ def _expect_problems(bound: object) -> list[str]:
 
 def _check_metrics(notebook: Notebook, bounds: Iterable[Mapping[str, Any]], where: str) -> None:
     """Refuse bounds on a metric that neither the library's notebooks nor this notebook record."""
-    own = "".join(text(cell) for cell in notebook.cells)
+    own = set(re.findall(r"""["'](\w+)["']""", "".join(map(text, notebook.cells))))
     for name in (str(bound["metric"]) for bound in bounds):
         require(
             name in METRICS or name in own,

@@ -310,7 +310,7 @@ def shift_grid_figure(
     marks : ndarray of str, shape (n_shifts, n_severities), optional
         Text behind the number of each cell.
     note : str, default ""
-        What the marks mean, written below the grid.
+        Meaning of the marks, written below the grid.
 
     Returns
     -------

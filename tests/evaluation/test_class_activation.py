@@ -51,7 +51,10 @@ def test_the_map_gets_the_checks_of_all_maps(made):
     study, model = made
     region = attention_checks.on_patches(study.extra["planted_region"], model.backbone)
     few = study.set("test").subset(range(4))
-    found = attention_checks.check_class_activation(model, few, region=region, shuffled=model)
+    found = attention_checks.check_class_attribution(
+        model, few, gradients="Grad-CAM", region=region, shuffled=model
+    )
+    assert found.name == "Grad-CAM"
     outcomes = {row.check: row for row in found.rows}
     assert set(outcomes) == {"weights", "labels", "deletion", "insertion", "planted region"}
     assert found.maps.shape == (4, 4, 4) and (found.maps >= 0).all()

@@ -83,7 +83,7 @@ REFUSED = {
     "no processor": ({"resources": {"cpus": 0}}, "expected a number above 0"),
     "a partition of two lines": (
         {"resources": {"partition": "a\n#SBATCH x"}},
-        "letters and digits",
+        "as sinfo prints it",
     ),
     "a spec that needs itself": ({"needs": ["s"]}, "does not need itself.*remove one"),
     "a needed spec that is not there": ({"needs": ["mian"]}, "nothing at .*mian.yaml"),
@@ -92,6 +92,7 @@ REFUSED = {
         "at most 10000 runs.*divide its grid",
     ),
     "a misspelt metric": ({"expect": [{"metric": "acuracy", "low": 0}]}, "did you mean 'accuracy'"),
+    "a metric that is part of a word": ({"expect": [{"metric": "see", "low": 0}]}, "did you mean"),
     "a misspelt model in one run": (
         {"runs": [{"params": {"seed": 1}}, {"params": {"models": ["backbon"]}}]},
         "did you mean 'backbone'",
