@@ -327,13 +327,8 @@ def region_ablation(
 
     def draw(found: dict, state: State) -> str:
         if cortex.surface is not None:
-            mask = np.zeros(source.atlas.n_vertices) if found["mask"] is None else found["mask"]
-            everywhere = np.ones(len(mask), dtype=bool)
-            look = {"signed": False, "borders": everywhere, "view": state.view}
-            cortex.show(np.asarray(mask, float), title=_TITLE, unit="lesioned", **look)
-            two = {"cmin": 0, "cmax": 1, "colorscale": _LESION_COLOURS, "showscale": False}
-            cortex.plot.data[-1].update(two)
-            cortex.plot.layout.annotations = _KEY
+            none = np.zeros(source.atlas.n_vertices)
+            _show_lesion(cortex, none if found["mask"] is None else found["mask"], state.view)
         true = source.class_names[found["label"]] if found["label"] >= 0 else "none"
         pictures.show((found["image"], f"true class:\n{true}"))
         _draw_results(results.plot, found)
@@ -368,6 +363,15 @@ def region_ablation(
 
     cortex.on_click(clicked)
     return frame
+
+
+def _show_lesion(cortex: Cortex, mask: np.ndarray, view: str) -> None:
+    """Show the lesioned vertices, (V,), in two colours with a key, and the borders of all ROIs."""
+    look = {"signed": False, "borders": np.ones(len(mask), dtype=bool), "view": view}
+    cortex.show(np.asarray(mask, float), title=_TITLE, unit="lesioned", **look)
+    two = {"cmin": 0, "cmax": 1, "colorscale": _LESION_COLOURS, "showscale": False}
+    cortex.plot.data[-1].update(two)
+    cortex.plot.layout.annotations = _KEY
 
 
 def _keep(frame: Frame) -> str:

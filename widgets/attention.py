@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -347,7 +347,8 @@ def attention_explorer(
     """
     given, source = source, explorer_of(source)
     first = resolve(State(**state), source)
-    checks, pictures, bars = list(checks), Pictures((250,) * 4), LiveFigure(_bars())
+    checks, pictures, bars = tuple(checks), Pictures((250,) * 4), LiveFigure(_bars())
+    measured: dict[tuple[str, str, str], Sequence[CheckRow]] = {}  # by source, model and region
     tiles, patches, cortex = Pictures((1200,)), LiveFigure(_patches()), Cortex(source.atlas, 360)
 
     def draw(found: dict, state: State) -> str:
@@ -361,11 +362,12 @@ def attention_explorer(
             _show_effect(cortex, found, state)
         for part in (patches, cortex):
             part.layout.display = None if linked else "none"
-        return f"{found['said']} {judged(state, checks)}"
+        place = state.source, state.model, state.region
+        return f"{found['said']} {judged(state, measured.get(place, checks))}"
 
     def check(frame: Frame) -> str:
-        shown = frame.state
-        checks.extend(source.check_map(shown.source, model=shown.model, region=shown.region))
+        of, model, region = frame.state.source, frame.state.model, frame.state.region
+        measured[of, model, region] = source.check_map(of, model=model, region=region)
         return frame.redraw()
 
     frame = Frame(

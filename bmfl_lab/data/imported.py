@@ -186,22 +186,7 @@ def read_responses(
         repr(space),
         nearest(space, SPACES),
     )
-    parts = dict(path) if isinstance(path, Mapping) else {"": path}
-    require(
-        set(parts) in ({""}, set(HEMISPHERES)),
-        ConfigError,
-        "files for 'left' and 'right'",
-        sorted(parts),
-        "name both hemispheres",
-    )
-    require(
-        all(isinstance(part, (str, Path)) for part in parts.values()),
-        ConfigError,
-        "the path of a file, or one per hemisphere",
-        repr(path),
-        "write responses: file.npy, or 'left: ...' and 'right: ...' below it",
-    )
-    files = [Path(parts[k]).expanduser() for k in sorted(parts)]
+    files = _files(path)
     read = [_read_array(file, key) for file in files]
     arrays = [array for array, _, _ in read]
     source = " and ".join(file.name for file in files)
@@ -236,6 +221,26 @@ def read_responses(
             "leave out these images or these vertices before saving",
         )
     return Responses(tuple(names), values, place, source)
+
+
+def _files(path: _Source) -> list[Path]:
+    """Return the file of the whole cortex, or those of the left and the right hemisphere."""
+    parts = dict(path) if isinstance(path, Mapping) else {"": path}
+    require(
+        set(parts) in ({""}, set(HEMISPHERES)),
+        ConfigError,
+        "files for 'left' and 'right'",
+        sorted(parts),
+        "name both hemispheres",
+    )
+    require(
+        all(isinstance(part, (str, Path)) for part in parts.values()),
+        ConfigError,
+        "the path of a file, or one per hemisphere",
+        repr(path),
+        "write responses: file.npy, or 'left: ...' and 'right: ...' below it",
+    )
+    return [Path(parts[k]).expanduser() for k in sorted(parts)]
 
 
 def _read_array(

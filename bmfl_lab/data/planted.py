@@ -300,6 +300,19 @@ def _respond(pooled: np.ndarray, tuning: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("nov,vo->nv", pooled, tuning))
 
 
+def _viewed(seed: int, sizes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, StimulusSet]:
+    """Return pixels, true classes (n,), and the set of unlabelled images that a subject views."""
+    parts, classes, ids = [], [], []
+    for split, n in zip(("train", "val", "test"), sizes):
+        generator = rng(seed, "planted", "encoder", split)
+        classes.append(generator.integers(0, len(CLASS_NAMES), n))
+        parts.append(_draw(generator, classes[-1]))
+        ids += [f"encoder-{split}-{i:05d}" for i in range(n)]
+    pixels = np.concatenate(parts)
+    stimuli = from_arrays("encoder", pixels, ids, np.full(len(pixels), -1), CLASS_NAMES)
+    return pixels, np.concatenate(classes), stimuli
+
+
 def _subject(
     seed: int,
     sizes: tuple[int, int, int],
@@ -311,14 +324,7 @@ def _subject(
 
     With `classes_told`, the signal ROI is tuned to these orientations alone.
     """
-    parts, classes, ids = [], [], []
-    for split, n in zip(("train", "val", "test"), sizes):
-        generator = rng(seed, "planted", "encoder", split)
-        classes.append(generator.integers(0, len(CLASS_NAMES), n))
-        parts.append(_draw(generator, classes[-1]))
-        ids += [f"encoder-{split}-{i:05d}" for i in range(n)]
-    pixels = np.concatenate(parts)
-    stimuli = from_arrays("encoder", pixels, ids, np.full(len(pixels), -1), CLASS_NAMES)
+    pixels, classes, stimuli = _viewed(seed, sizes)
     generator = rng(seed, "planted", "subject")
     atlas, rf = _atlas(generator, signal_roi, carries)
     weights = _field_weights(rf)
@@ -361,7 +367,7 @@ def _subject(
             "noiseless": noiseless,
             "respond": respond,
             "orientation_energy": lambda new: _pool(np.asarray(new), weights),
-            "labels": np.concatenate(classes),
+            "labels": classes,
             "planted_region": region_mask(),
             "noise_ceiling": ceiling,
             "signal_roi": signal_roi if carries else None,

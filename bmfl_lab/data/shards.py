@@ -97,25 +97,7 @@ def write_shards(
         f"{len(study.sets)} image sets, {settings}",
         "choose others",
     )
-    manifest = {
-        "format": _FORMAT,
-        "settings": settings,
-        "name": study.name,
-        "description": study.description,
-        "ood": list(study.ood),
-        "shifts": [list(shift) for shift in study.shifts],
-        "backbone": dataclasses.asdict(study.backbone),
-        "licences": dict(study.licences),
-        "sets": {
-            name: {
-                "n_images": len(stimuli),
-                "n_shards": -(-len(stimuli) // per_shard),
-                "class_names": list(stimuli.class_names),
-                "images": _named(stimuli),
-            }
-            for name, stimuli in study.sets.items()
-        },
-    }
+    manifest = _manifest(study, settings)
     counts = {"written": 0, "kept": 0, "broken": 0}
     with lock(out / ".lock", wait=False, what="the folder of shards"), system_errors(out):
         if (out / MANIFEST).exists():
@@ -144,6 +126,29 @@ def write_shards(
                     counts["written"] += 1
                 counts["broken"] += index["broken"]
     return counts
+
+
+def _manifest(study: Study, settings: dict[str, int]) -> dict[str, Any]:
+    """Return what a study's shards are made from, which tells them from those of another one."""
+    return {
+        "format": _FORMAT,
+        "settings": settings,
+        "name": study.name,
+        "description": study.description,
+        "ood": list(study.ood),
+        "shifts": [list(shift) for shift in study.shifts],
+        "backbone": dataclasses.asdict(study.backbone),
+        "licences": dict(study.licences),
+        "sets": {
+            name: {
+                "n_images": len(stimuli),
+                "n_shards": -(-len(stimuli) // settings["per_shard"]),
+                "class_names": list(stimuli.class_names),
+                "images": _named(stimuli),
+            }
+            for name, stimuli in study.sets.items()
+        },
+    }
 
 
 def _named(stimuli: StimulusSet) -> str:

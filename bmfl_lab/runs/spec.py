@@ -327,6 +327,28 @@ def _check_metrics(notebook: Notebook, bounds: Iterable[Mapping[str, Any]], wher
         )
 
 
+def _check_grid(grid: Mapping[str, Any], where: str) -> None:
+    """Refuse a grid with anything else than lists of different values, or with too many runs."""
+    for name, options in grid.items():
+        listed = isinstance(options, list)
+        problem = list_problem(name, options) if listed else repr(options)
+        require(
+            not problem,
+            RunError,
+            f"a list of different values for {'seeds' if name == 'seed' else repr(name)}",
+            problem,
+            "write [a, b]",
+        )
+    n_runs = math.prod(len(options) for options in grid.values())
+    require(
+        n_runs <= _MOST_RUNS,
+        RunError,
+        f"at most {_MOST_RUNS} runs in {where}",
+        n_runs,
+        "divide its grid into several specs",
+    )
+
+
 def _limit(value: float) -> None:
     """Name the type of a bound, for `type_problems`."""
 
@@ -351,28 +373,11 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
     )
     if "seeds" in values:
         grid["seed"] = values["seeds"]
+    _check_grid(grid, path.name)
+    _check_metrics(notebook, values.get("expect") or (), path.name)
     declared = dict(values.get("preregistered") or {})
     if declared:
         params["smallest"] = declared.setdefault("smallest", SMALLEST_EFFECT)
-    for name, options in grid.items():
-        listed = isinstance(options, list)
-        problem = list_problem(name, options) if listed else repr(options)
-        require(
-            not problem,
-            RunError,
-            f"a list of different values for {'seeds' if name == 'seed' else repr(name)}",
-            problem,
-            "write [a, b]",
-        )
-    _check_metrics(notebook, values.get("expect") or (), path.name)
-    n_runs = math.prod(len(options) for options in grid.values())
-    require(
-        n_runs <= _MOST_RUNS,
-        RunError,
-        f"at most {_MOST_RUNS} runs in {path.name}",
-        n_runs,
-        "divide its grid into several specs",
-    )
     runs, timeout = [], float(values.get("timeout_min", 60))
     # one cell must end before its run does, or the message cannot name the cell
     cell_timeout = float(values.get("cell_timeout_min", min(45.0, 0.9 * timeout)))

@@ -456,6 +456,11 @@ def test_a_button_measures_the_checks_of_the_shown_map(source, explorer, tmp_pat
     assert "Not checked" in frame.status.value
     frame.children[4].children[0].click()
     assert frame.error == "" and "Sanity checks:" in frame.status.value
+    if source == ENCODER:  # the verdict on one map is not shown for another one
+        first, other = explorer.map_choices(ENCODER)["regions"][:2]
+        for region, said in ((other, "Not checked"), (first, "Sanity checks:")):
+            frame.set(region=region)
+            assert said in frame.status.value
 
 
 # --- out of distribution
