@@ -154,6 +154,12 @@ def _fixed_layout(figure: Figure) -> Iterator[Bbox]:
     figure.draw_without_rendering()
     engine = figure.get_layout_engine()
     figure.set_layout_engine("none")
+    for legend in figure.legends:
+        # matplotlib would move it to the edge of whatever box is saved
+        corner = figure.transFigure.inverted().transform(legend.get_window_extent().p0)
+        legend.set_loc("lower left")
+        legend.borderaxespad = 0.0
+        legend.set_bbox_to_anchor(corner, transform=figure.transFigure)
     notes = []
     try:
         if loaded_backbones():

@@ -84,6 +84,15 @@ def test_a_figure_says_which_weights_its_backbone_had(figure, tmp_path):
     assert len(figure.texts) == n_texts
 
 
+def test_the_note_on_weights_stands_below_the_legend(figure, tmp_path):
+    runtime.note_backbone("net", "a label", "0" * 64)
+    svg = save_figure(figure, tmp_path, "curves")["svg"].read_text("utf-8")
+    height = {}
+    for y, words in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>([^<]*)</text>', svg):
+        height[words] = float(y)
+    assert height["net, a label"] > height["chance"] + 5  # SVG counts from the top
+
+
 def test_the_scaled_pdf_draws_all_lines_of_matplotlibs_own(figure, tmp_path):
     _, scaled = pages(save_figure(figure, tmp_path, "curves", "one")["pdf"])
     figure.savefig(tmp_path / "own.pdf", bbox_inches="tight")
