@@ -18,7 +18,7 @@ from bmfl_lab.models.ridge import RidgeFit, fit_ridge
 from bmfl_lab.runtime import rng
 
 GAINS = (0.0, 1.0, 3.0, 10.0, 30.0)
-"""Weights of the shared directions to choose from; 0 is training from scratch."""
+"""Weights of the shared directions to choose from (our choice); 0 is training from scratch."""
 MODELS = ("shared", "random directions", "from scratch")
 
 
