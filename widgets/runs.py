@@ -228,10 +228,11 @@ def _table_rows(state: State, source: Source, condition: _Condition) -> list[dic
         row |= {k: of.get(k, "") for k in differ[:_MOST_PARAMETERS]}
         rows.append({**row, **_summary(record)})
     if rows and state.sort in rows[0]:
-        known = [r[state.sort] for r in rows]
-        numbers = all(isinstance(v, (int, float)) for v in known)
-        order = {True: lambda r: -np.nan_to_num(r[state.sort], nan=-np.inf)}
-        rows.sort(key=order.get(numbers, lambda r: str(r[state.sort])))
+        column = [r[state.sort] for r in rows]
+        if all(isinstance(value, (int, float)) for value in column):
+            rows.sort(key=lambda r: np.nan_to_num(r[state.sort], nan=-np.inf), reverse=True)
+        else:
+            rows.sort(key=lambda r: str(r[state.sort]))
     return rows
 
 
