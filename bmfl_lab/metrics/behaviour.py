@@ -55,7 +55,7 @@ def coarse_decision(logits: np.ndarray, groups: Mapping[str, Sequence[int]]) -> 
         )
     probabilities = np.exp(log_softmax(logits))
     means = np.stack([probabilities[:, np.asarray(groups[n])].mean(axis=1) for n in names], axis=1)
-    chosen = np.asarray(names, dtype=object)[np.argmax(np.nan_to_num(means, nan=-1), axis=1)]
+    chosen = np.asarray(names, dtype=object)[np.argmax(means, axis=1)]
     return np.where(np.isnan(logits).any(axis=1), "", chosen)
 
 

@@ -31,8 +31,8 @@ def _pair(X: np.ndarray, Y: np.ndarray, least: int) -> tuple[np.ndarray, np.ndar
 def _hsic(K: np.ndarray, L: np.ndarray, debiased: bool) -> float:
     n = len(K)
     if not debiased:
-        # both are centred by the caller through their features
-        return float(np.sum(K * L)) / (n - 1) ** 2
+        # both are centred by the caller through their features; the ratio cancels (n - 1)^2
+        return float(np.sum(K * L))
     k, l = K.sum(axis=1), L.sum(axis=1)
     trace = float(np.sum(K * L))
     return (trace + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * float(k @ l) / (n - 2)) / (
@@ -43,8 +43,8 @@ def _hsic(K: np.ndarray, L: np.ndarray, debiased: bool) -> float:
 def _three(X: np.ndarray, Y: np.ndarray, debiased: bool) -> np.ndarray:
     X, Y = X - X.mean(axis=0), Y - Y.mean(axis=0)
     if not debiased and max(X.shape[1], Y.shape[1]) < len(X):
-        n = (len(X) - 1) ** 2  # feature form: the same sums without n x n matrices
-        return np.array([np.sum((A.T @ B) ** 2) / n for A, B in ((X, Y), (X, X), (Y, Y))])
+        # feature form: the same sums without n x n matrices
+        return np.array([np.sum((A.T @ B) ** 2) for A, B in ((X, Y), (X, X), (Y, Y))])
     K, L = X @ X.T, Y @ Y.T
     if debiased:
         np.fill_diagonal(K, 0)
@@ -118,4 +118,4 @@ def minibatch_cka(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
         "none",
         "give batches of at least 4 stimuli",
     )
-    return _ratio(total / n)
+    return _ratio(total)

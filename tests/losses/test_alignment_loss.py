@@ -101,3 +101,20 @@ def test_refusals(change, error, match):
     } | change
     with pytest.raises(error, match=match):
         alignment_loss(**arguments)
+
+
+def test_the_loss_is_the_sum_of_its_terms():
+    logits, targets = draw(4, 3), torch.tensor([0, 2, 1, 1])
+    p, y = draw(4, 6), draw(4, 6, seed=1)
+    entropy = -torch.log_softmax(logits, 1)[range(4), targets].mean()
+    error, contrast = (p - y).square().mean(), contrastive(p, y)
+    assert contrast.abs() > 0.1
+    for name, extra in (("matrix", contrast), ("detached", contrast), ("none", 0)):
+        loss, parts = alignment_loss(logits, targets, p, y, beta=3.0, contrast=name)
+        torch.testing.assert_close(loss, entropy + 3 * (error + extra))
+        torch.testing.assert_close(parts["mse"], error)
+    smallest = contrastive(draw(2, 3), draw(2, 3, seed=1))
+    assert torch.isfinite(smallest)
+    for few in ((1, 3), (2, 2)):
+        with pytest.raises(DataError, match="contrast='none'"):
+            contrastive(draw(*few), draw(*few, seed=1))

@@ -62,3 +62,30 @@ def test_constant_is_undefined_and_bad_input_refused():
         cka(np.full((5, 2), np.nan), draw(5, 2))
     with pytest.raises(DataError, match="at least one batch"):
         minibatch_cka([])
+
+
+def test_four_stimuli_are_enough_debiased_and_two_plain():
+    X, Y = draw(4, 6), draw(4, 5, seed=1)
+    assert cka(X, Y) == pytest.approx(plain(X, Y, True), abs=1e-10)
+    assert cka(X[:2], Y[:2], debiased=False) == pytest.approx(1)
+    for few, debiased in ((3, True), (1, False)):
+        with pytest.raises(DataError, match="pair the representations by stimulus id"):
+            cka(X[:few], Y[:few], debiased=debiased)
+
+
+def test_minibatches_add_their_sums_before_they_are_divided():
+    pairs = [(draw(6, 3, seed=s), draw(6, 3, seed=s + 9)) for s in range(3)]
+
+    def sums(X, Y):
+        n, K, L = len(X), X @ X.T, Y @ Y.T
+        np.fill_diagonal(K, 0), np.fill_diagonal(L, 0)
+        return (
+            np.sum(K * L)
+            + K.sum() * L.sum() / ((n - 1) * (n - 2))
+            - 2 * K.sum(0) @ L.sum(0) / (n - 2)
+        )
+
+    # one origin per batch, as a centred network would have it
+    pairs = [(X - X.mean(0), Y - Y.mean(0)) for X, Y in pairs]
+    xy, xx, yy = (sum(sums(p[i], p[j]) for p in pairs) for i, j in ((0, 1), (0, 0), (1, 1)))
+    assert minibatch_cka(pairs) == pytest.approx(xy / np.sqrt(xx * yy), abs=1e-12)

@@ -82,3 +82,10 @@ def test_bootstrap_resamples_are_correlations_of_resampled_rows():
     np.testing.assert_allclose(boot[7], reference(Y[rows], P[rows]), atol=1e-4)
     spread = (1 - pearson(Y, P) ** 2) / np.sqrt(39)
     np.testing.assert_allclose(boot.std(0), spread, rtol=0.8)
+
+
+def test_rounding_never_leaves_the_range():
+    Y = np.random.default_rng(0).normal(3, 1, (5, 20000)).astype(np.float32)
+    for sign in (-1, 1):
+        found = pearson(Y, sign * Y)
+        assert np.abs(found).max() <= 1 and np.allclose(found, sign, atol=1e-5)

@@ -230,3 +230,52 @@ def test_noise_that_all_seeds_share_takes_nothing_from_what_seeds_differ_by():
     interval, p = crossed_bootstrap(seeds, seeds + shared, 100)
     low, high = ttest_1samp(seeds, 0).confidence_interval()
     assert interval.low < low and interval.high > high and p > ttest_1samp(seeds, 0).pvalue
+
+
+def test_the_bootstrap_form_follows_from_the_variances_of_few_resamples():
+    from scipy.stats import chi2, norm
+
+    random = np.random.default_rng(2)
+    one = random.normal(0.3, 1, (6, 1))
+    found, p = crossed_bootstrap(np.array([0.3]), one, 12)
+    half = t.ppf(0.975, 11) * one.std(ddof=1)
+    assert (found.low, found.high) == pytest.approx((0.3 - half, 0.3 + half), rel=1e-4)
+    assert (found.n, found.n_seeds) == (12, 1) and p == pytest.approx(
+        2 * t.sf(0.3 / one.std(ddof=1), 11), rel=1e-4
+    )
+    seeds, drawn = np.array([0.2, 0.5, 0.6]), random.normal(0, 0.1, (5, 3))
+    q = (np.arange(3000) + 0.5) / 3000
+    shared = drawn.mean(axis=1, keepdims=True)
+    rest = (drawn - shared).var(axis=0, ddof=1).sum() / 6
+    over_seeds = np.maximum(0, seeds.var(ddof=1) / 3 * 2 / chi2.ppf(q, 2) - rest)
+    over_images = shared.var(ddof=1) * 29 / chi2.ppf(q[::10] + 0.5 / 3000, 29)
+    expected = 2 * norm.sf(seeds.mean() / np.sqrt(over_seeds[:, None] + over_images)).mean()
+    assert crossed_bootstrap(seeds, drawn, 30)[1] == pytest.approx(expected, rel=0.01)
+
+
+def test_an_interval_of_seeds_that_disagree_reaches_the_end_of_the_range():
+    low, high = (np.arange(40)[None] < n for n in (8, 36))
+    found, _ = crossed_mean(1.0 * np.vstack([low, high]), kind="correct")
+    assert (found.low, found.high) == (0, 1)
+    found, _ = crossed_mean(np.vstack([-1.0 * high, low]), kind="difference")
+    assert found.low == -1 and found.high > 0.5
+
+
+def test_without_variance_a_real_mean_is_its_own_interval():
+    found, _ = crossed_mean(np.full((3, 5), 0.25))
+    assert (found.low, found.high) == (0.25, 0.25)
+
+
+def test_what_an_interval_counts():
+    alone = seed_mean([0.5], 9)
+    assert (alone.value, alone.low, alone.high, alone.n, alone.n_seeds) == (0.5, None, None, 9, 1)
+    pooled, _ = mean_over_subjects(np.array([0.1, 0.2, 0.3]), np.full(3, 0.01), 70)
+    assert (pooled.n, pooled.n_seeds) == (70, 1) and "3 subjects" in pooled.method
+    two, p = crossed_mean(np.array([[0.1, 0.3]]))
+    assert two.low < 0 < two.high and p == pytest.approx(ttest_1samp([0.1, 0.3], 0).pvalue)
+    empty, p = crossed_mean(np.zeros((2, 0)))
+    assert (empty.value, empty.low, p) == (None, None, 1.0)
+    edge = crossed_mean(np.array([[0.0, 1.0] * 10]), kind="correct")[0]
+    assert edge.value == 0.5 and crossed_mean(-np.eye(3), kind="difference")[0].value == -1 / 3
+    wider = seed_mean([0.1, 0.2, 0.4], 5, level=0.99)
+    assert wider.high - wider.low > seed_mean([0.1, 0.2, 0.4], 5).high

@@ -92,3 +92,37 @@ def test_refusals():
         noise_normalised(np.ones(2), np.ones(3))
     with pytest.raises(DataError, match="two or more of some stimulus"):
         ncsnr_from_repeats(np.ones((4, 1, 2)))
+
+
+def test_the_ratio_is_that_of_a_one_way_analysis_of_variance():
+    from scipy.stats import f_oneway
+
+    x = np.random.default_rng(3).normal(size=(7, 3, 2)) + np.arange(7)[:, None, None]
+    x[0, 2] = x[3, 1] = np.nan
+    groups = [[g[np.isfinite(g)] for g in x[:, :, v]] for v in range(2)]
+    f = np.array([f_oneway(*g).statistic for g in groups])
+    sizes = np.array([len(g) for g in groups[0]])
+    size = (sizes.sum() - (sizes**2).sum() / sizes.sum()) / (len(sizes) - 1)
+    np.testing.assert_allclose(ncsnr_from_repeats(x), np.sqrt((f - 1) / size), rtol=1e-6)
+    two = x[1:3, :2]
+    assert np.isfinite(ncsnr_from_repeats(two)).all()
+
+
+def test_halves_are_stepped_up_to_all_repeats():
+    _, x = planted(n=4000, k=5)
+    r2 = np.square(SNR) / (np.square(SNR) + 1 / 5)
+    np.testing.assert_allclose(split_half_ceiling(x), r2, atol=0.05)
+    four = split_half_ceiling(x[:, :4])
+    np.testing.assert_allclose(four, np.square(SNR) / (np.square(SNR) + 1 / 4), atol=0.05)
+    with pytest.raises(DataError):
+        split_half_ceiling(x[:2])
+    one = split_half_ceiling(x[:50, :2], n_splits=1, seed=4)
+    assert np.array_equal(one, split_half_ceiling(x[:50, :2], n_splits=1, seed=4))
+
+
+def test_the_edges_of_normalised_scores():
+    found = noise_normalised(np.array([1.0, -1.0, 0.5, 0.9]), np.array([1.0, 1.0, 0.25, 0.5]))
+    assert found.tolist() == [100, 0, 100, 100]
+    assert noise_normalised(np.array([0.3]), np.array([0.36]))[0] == pytest.approx(25)
+    challenge = noise_normalised(np.array([0.1, -0.1]), np.zeros(2), "challenge")
+    assert challenge.tolist() == [100, 0]

@@ -78,3 +78,21 @@ def test_the_sentence_says_what_each_set_can_detect_and_what_five_points_take():
     assert at[0] <= 0.05 < at[1]
     assert "20000 images are enough for 5 points" in power_sentence({"test": 20000}, 1)
     assert "no difference on 1 images" in power_sentence({"test": 400, "few": 1}, 1)
+
+
+def test_where_two_seeds_differ_much_the_study_is_blind_as_often_as_in_simulation():
+    found = detectable_difference(400, 2, 0.7, 0.05, power=0.4)
+    assert 0.3 < found < 0.9
+    assert power_by_simulation(found, 2, 400, 0.7, 0.05) == pytest.approx(0.4, abs=0.06)
+    assert detectable_difference(400, 2, 0.7, 0.3, power=0.8) is None
+
+
+def test_the_smallest_studies():
+    assert study_size(0.9, 5000, 2, 0.7) == (20, 2)
+    assert detectable_difference(2, 1, 0.999, power=0.5) < 0.5
+    for wrong in ((400, 3, 0.0), (400, 3, 1.0)):
+        with pytest.raises(DataError, match="give fractions"):
+            detectable_difference(*wrong)
+    for level in (0.0, 1.0):
+        with pytest.raises(DataError, match="give fractions"):
+            detectable_difference(400, 3, 0.7, level=level)

@@ -1,5 +1,7 @@
 """RDMs and their comparison against scipy and rsatoolbox."""
 
+import itertools
+
 import numpy as np
 import pytest
 import rsatoolbox
@@ -8,7 +10,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata
 
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.metrics.rdms import RDMs, compare
+from bmfl_lab.metrics.rdms import RDMs, compare, take
 from bmfl_lab.metrics.rsa import compare_rdms, condense, expand, ranks, rdm
 from bmfl_lab.metrics.rsa_inference import bootstrap_rsa, noise_ceiling, permutation_rsa
 
@@ -212,3 +214,37 @@ def test_permutation_finds_the_planted_pair_and_holds_its_level():
 def test_refusals(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_the_smallest_and_the_finest_patterns():
+    X = 1e-3 * draw(6, 9)
+    np.testing.assert_allclose(rdm(X, "euclidean"), pdist(X), rtol=1e-9)
+    for metric in ("correlation", "cosine", "euclidean"):
+        np.testing.assert_allclose(rdm(X[:2], metric), pdist(X[:2], metric), rtol=1e-9)
+        with pytest.raises(DataError, match="n_stimuli >= 2"):
+            rdm(X[:1], metric)
+    wide = np.full((3, 40_000), 0.1, np.float32)
+    wide[0] = draw(40_000)
+    assert np.isnan(rdm(wide)).all() and np.isfinite(rdm(wide, "cosine")).all()
+    steady = 1 + 1e-4 * draw(3, 50)  # varies little, but it varies
+    np.testing.assert_allclose(rdm(steady), pdist(steady, "correlation"), rtol=1e-6)
+
+
+def test_the_stimulus_with_most_undefined_pairs_goes_first():
+    square = np.ones((7, 7))
+    for i, j in [(0, k) for k in range(1, 7)] + [(5, 2), (5, 3)]:
+        square[i, j] = square[j, i] = np.nan
+    kept = RDMs(condense(square), list("abcdefg")).defined()
+    assert list(kept.ids) == list("bcdeg") and np.isfinite(kept.values).all()
+
+
+def test_four_stimuli_can_be_permuted_and_three_shared_compared():
+    A, B = RDMs(draw(6), "abcd"), RDMs(draw(6, seed=1), "abcd")
+    p = permutation_rsa(A, B, n_permutations=500).p[0, 0]
+    values = [
+        compare_rdms(A.values, take(B.values[0], np.array(order))[None])[0, 0]
+        for order in itertools.permutations(range(4))
+    ]
+    exact = np.mean(np.asarray(values) >= values[0] - 1e-12)
+    assert p == pytest.approx(exact, abs=0.07)
+    assert np.isfinite(compare(A.of(list("abc")), B)[0, 0])

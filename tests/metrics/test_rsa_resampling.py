@@ -55,3 +55,11 @@ def test_refusals():
         similarity_samples(x, x, method="kendall")
     with pytest.raises(DataError, match="at least 4 stimuli"):
         similarity_samples(x[:, :3], x[:, :3])
+
+
+def test_four_stimuli_are_the_least():
+    random = np.random.default_rng(0)
+    value, samples = similarity_samples(random.random((1, 6)), random.random((1, 6)), n_boot=5)
+    assert value.shape == (1, 1) and samples.shape == (5, 1, 1)
+    with pytest.raises(DataError, match="at least 4 stimuli"):
+        similarity_samples(random.random((1, 3)), random.random((1, 3)))

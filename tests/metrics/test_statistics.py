@@ -177,3 +177,13 @@ def test_weights_of_resamples_sum_to_one_and_are_shared_by_equal_ids():
     np.testing.assert_array_equal(images, s.image_weights(("a", "b", "c"), 50, seed=1))
     assert (images != s.image_weights(["a", "b", "d"], 50, seed=1)).any()
     assert (images != s.image_weights(["a", "b", "c"], 50, seed=2)).any()
+
+
+def test_one_resample_and_the_edges_of_the_level():
+    one = s.bootstrap_mean([0.0, 1.0, 1.0], n_boot=1)
+    assert one.low == one.high
+    for wrong in ({"n_boot": 0}, {"level": 0.0}, {"level": 1.0}):
+        with pytest.raises(DataError, match=r"use level=0\.95"):
+            s.bootstrap_mean([0.0, 1.0], **wrong)
+    assert s.holm([0.0, 1.0]).tolist() == [0.0, 1.0]
+    assert s.bootstrap_mean([[0.0, 1.0], [1.0, 1.0]]).n_seeds == 2
