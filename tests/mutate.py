@@ -111,6 +111,7 @@ def mutants(path: Path) -> Iterator[Mutant]:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
         annotations = {id(getattr(node, k, None)) for k in ("annotation", "returns")}
+        annotations |= {id(d) for d in getattr(node, "decorator_list", ())}
         waiting += [c for c in ast.iter_child_nodes(node) if id(c) not in annotations]
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             yield from between(node.left, node.comparators[0], node.ops[0])
@@ -142,7 +143,7 @@ def related(path: Path) -> list[str]:
     """Return the test files of a module: those of its package that import it, are named after it,
     or use one of its public names that is no plain word.
 
-    Where there are none, those of other packages that use such a name are taken.
+    Where none is named after it, those of other packages that use such a name are taken, too.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.ClassDef)
@@ -152,7 +153,8 @@ def related(path: Path) -> list[str]:
     tests = sorted((ROOT / "tests").rglob("test_*.py"))
     using = [t for t in tests if path.stem in t.stem or use.search(t.read_text(encoding="utf-8"))]
     own = [t for t in using if t.parent.name == path.parent.name]
-    return [str(t.relative_to(ROOT)) for t in own or using]
+    named = any(path.stem.rstrip("s") in t.stem for t in own)
+    return [str(t.relative_to(ROOT)) for t in (own if named else using)]
 
 
 def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:
@@ -194,7 +196,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", default=DEFAULT)
     parser.add_argument("--n", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--timeout", type=float, default=900)
+    parser.add_argument("--timeout", type=float, default=200)
     options = parser.parse_args()
     paths = sorted({p for pattern in options.files for p in ROOT.glob(pattern)})
     every = [m for path in paths for m in mutants(path)]

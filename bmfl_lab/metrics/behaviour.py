@@ -155,10 +155,8 @@ def observer_accuracy(trials: pd.DataFrame, by: Sequence[str] = ("set",)) -> pd.
         Columns of `by`, ``accuracy`` (mean of the observers' accuracies), ``sd`` (over observers),
         ``n_observers``, ``n_trials``.
     """
-    each = (
-        trials.groupby([*by, "observer"], sort=True)["correct"].agg(["mean", "size"]).reset_index()
-    )
-    table = each.groupby(list(by), sort=True).agg(
+    each = trials.groupby([*by, "observer"])["correct"].agg(["mean", "size"]).reset_index()
+    table = each.groupby(list(by)).agg(
         accuracy=("mean", "mean"),
         sd=("mean", "std"),
         n_observers=("mean", "size"),

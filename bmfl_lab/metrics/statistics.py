@@ -72,7 +72,7 @@ def _resampled_means(
         count = min(step, n_boot - start)
         images = random.multinomial(n, times / n, size=count) / n
         by_seed = images @ patterns_SK.T
-        if seeds and n_seeds > 1:
+        if seeds:
             weight = (
                 random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=count) / n_seeds
             )

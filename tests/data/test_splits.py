@@ -71,14 +71,15 @@ def test_shared_ids_need_their_columns(tmp_path):
     (tmp_path / "x.csv").write_text("nsdId,cocoId\n1,2\n")
     with pytest.raises(DataError, match=r"columns nsdId, shared1000 .* no \['shared1000'\]"):
         splits.read_shared_ids(tmp_path / "x.csv")
-    (tmp_path / "y.csv").write_text("nsdId,shared1000\n2950,True\n2951,False\n")
-    assert splits.read_shared_ids(tmp_path / "y.csv") == ("nsd-02950",)
+    (tmp_path / "y.csv").write_text("nsdId,shared1000\n2950,True\n2951,False\n0,1\n")
+    assert splits.read_shared_ids(tmp_path / "y.csv") == ("nsd-02950", "nsd-00000")
 
 
 @pytest.mark.parametrize(
     "line, match",
     [
         (b"29x0,True", r"a whole number from 0 under nsdId in .*y\.csv, line 3; got '29x0'"),
+        (b"-1,True", r"download the file again from NSD"),
         (b",True", r"under nsdId in .*line 3; got ''"),
         (b"2950,Trve", r"True or False under shared1000 in .*line 3; got 'Trve'"),
         (b"2950", r"a cell for each column in .*line 3"),

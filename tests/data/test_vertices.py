@@ -83,3 +83,15 @@ def test_what_cannot_be_matched_is_refused():
         matched_vertices(REGION, CEILING[:3], 0)
     with pytest.raises(DataError, match="choose a smaller region"):
         random_vertices(SIDE == 0, 0)
+
+
+def test_an_unknown_ceiling_counts_as_the_smallest():
+    ceiling = np.where(REGION, 0.9, 0.2)
+    ceiling[30:60] = ceiling[100:] = 0.85
+    ceiling[10:20] = np.nan
+    for draw in range(5):
+        found = matched_vertices(REGION, ceiling, draw)
+        assert (ceiling[found] == 0.85).all()
+    low = np.where(REGION, np.nan, 0.8)
+    low[5:15] = low[105:115] = 0.1
+    assert (low[matched_vertices(REGION, low, 0)] < 0.8).all()

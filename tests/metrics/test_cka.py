@@ -74,16 +74,13 @@ def test_four_stimuli_are_enough_debiased_and_two_plain():
 
 
 def test_minibatches_add_their_sums_before_they_are_divided():
-    pairs = [(draw(6, 3, seed=s), draw(6, 3, seed=s + 9)) for s in range(3)]
+    pairs = [(draw(n, 3, seed=n), draw(n, 3, seed=n + 9)) for n in (5, 7, 12)]
 
     def sums(X, Y):
         n, K, L = len(X), X @ X.T, Y @ Y.T
         np.fill_diagonal(K, 0), np.fill_diagonal(L, 0)
-        return (
-            np.sum(K * L)
-            + K.sum() * L.sum() / ((n - 1) * (n - 2))
-            - 2 * K.sum(0) @ L.sum(0) / (n - 2)
-        )
+        pairwise = np.sum(K * L) - 2 * K.sum(0) @ L.sum(0) / (n - 2)
+        return (pairwise + K.sum() * L.sum() / ((n - 1) * (n - 2))) / (n * (n - 3))
 
     # one origin per batch, as a centred network would have it
     pairs = [(X - X.mean(0), Y - Y.mean(0)) for X, Y in pairs]

@@ -120,6 +120,11 @@ def test_mask_classes(case):
     logits, _ = case
     masked = c.mask_classes(logits, [5, 1])
     assert np.array_equal(masked, logits[:, [5, 1]])
+    last = logits.shape[1] - 1
+    assert np.array_equal(c.mask_classes(logits, [0, last]), logits[:, [0, last]])
+    with pytest.raises(DataError, match="list the columns of the head"):
+        c.mask_classes(logits, [last + 1])
+    assert c.mask_classes(logits, np.array([], int)).shape == (len(logits), 0)
     for bad in ([1, 1], [7], [0.5]):
         with pytest.raises(DataError, match="different class indices"):
             c.mask_classes(logits, bad)

@@ -88,6 +88,9 @@ def test_the_bootstrap_form_keeps_its_level_where_a_normal_approximation_does_no
     assert wrong / n <= 0.075 and naive / n > 0.1
     with pytest.raises(DataError, match=r"finite values \(n_seeds,\) with samples"):
         crossed_bootstrap(np.zeros(3), np.zeros((10, 2)), 5)
+    for bad in (np.eye(3) * np.nan, np.vstack([np.ones((2, 3)), [1, np.nan, 1]])):
+        with pytest.raises(DataError, match="resample the stimuli for every seed alike"):
+            crossed_bootstrap(np.zeros(3), bad, 5)
 
 
 def test_nothing_that_varies_is_no_evidence_and_bad_values_are_refused():
@@ -243,7 +246,7 @@ def test_the_bootstrap_form_follows_from_the_variances_of_few_resamples():
     assert (found.n, found.n_seeds) == (12, 1) and p == pytest.approx(
         2 * t.sf(0.3 / one.std(ddof=1), 11), rel=1e-4
     )
-    seeds, drawn = np.array([0.2, 0.5, 0.6]), random.normal(0, 0.1, (5, 3))
+    seeds, drawn = np.array([0.2, 0.5, 0.6]), random.normal(0, 0.3, (5, 3))
     q = (np.arange(3000) + 0.5) / 3000
     shared = drawn.mean(axis=1, keepdims=True)
     rest = (drawn - shared).var(axis=0, ddof=1).sum() / 6

@@ -126,3 +126,7 @@ def test_the_edges_of_normalised_scores():
     assert noise_normalised(np.array([0.3]), np.array([0.36]))[0] == pytest.approx(25)
     challenge = noise_normalised(np.array([0.1, -0.1]), np.zeros(2), "challenge")
     assert challenge.tolist() == [100, 0]
+    assert noise_normalised(np.array([0.5]), np.ones(1), "challenge").tolist() == [25]
+    with pytest.raises(DataError, match="count the repeats that were averaged"):
+        ceiling_from_ncsnr(np.ones(2), {0: 3, 1: 2})
+    assert ceiling_from_ncsnr(np.ones(1), {1: 1})[0] == 0.5

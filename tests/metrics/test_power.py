@@ -85,6 +85,9 @@ def test_where_two_seeds_differ_much_the_study_is_blind_as_often_as_in_simulatio
     assert 0.3 < found < 0.9
     assert power_by_simulation(found, 2, 400, 0.7, 0.05) == pytest.approx(0.4, abs=0.06)
     assert detectable_difference(400, 2, 0.7, 0.3, power=0.8) is None
+    everything = power_by_simulation(1.0, 2, 400, 0.7, 0.2, tables=3000)  # 0.30
+    assert detectable_difference(400, 2, 0.7, 0.2, power=everything - 0.04) < 1
+    assert detectable_difference(400, 2, 0.7, 0.2, power=everything + 0.04) is None
 
 
 def test_the_smallest_studies():

@@ -248,3 +248,13 @@ def test_four_stimuli_can_be_permuted_and_three_shared_compared():
     exact = np.mean(np.asarray(values) >= values[0] - 1e-12)
     assert p == pytest.approx(exact, abs=0.07)
     assert np.isfinite(compare(A.of(list("abc")), B)[0, 0])
+
+
+def test_subjects_that_are_not_resampled_all_stay():
+    truth = draw(12, 6)
+    model = RDMs(rdm(truth), range(12))
+    opposite = RDMs(np.stack([rdm(truth), -rdm(truth)]), range(12))
+    samples = bootstrap_rsa(model, opposite, over="stimuli", n_boot=40).samples
+    np.testing.assert_allclose(samples, 0, atol=1e-12)  # r and -r
+    drawn = bootstrap_rsa(model, opposite, over="subjects", n_boot=40).samples
+    assert set(np.round(drawn.ravel(), 9) + 0.0) == {-1.0, 0.0, 1.0}

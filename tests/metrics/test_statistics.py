@@ -150,7 +150,15 @@ def test_words_at_the_edges():
     few = s.verdict(interval(1.0, 0.9, 1.0, n=2, n_seeds=3), 0.0)
     assert few == "No verdict on A and B: 2 images are too few, at least 20 are needed."
     assert s.verdict(s.bootstrap_mean([])).startswith("No verdict on A and B: 0 images")
-    assert "there is no interval" in s.verdict(interval(0.1, None, None))
+    for ends in ((None, None), (0.05, None), (None, 0.15)):
+        assert "there is no interval" in s.verdict(interval(0.1, *ends))
+    assert s.verdict(interval(0.04, 0.01, 0.07), 0.05).startswith("A is better")
+    assert s.verdict(interval(0.0, -0.01, 0.01), p_equivalence=0.05).startswith("No difference")
+    assert s.verdict(interval(0.04, 0.0, 0.07)).startswith("Undecided")
+    assert s.verdict(interval(-0.04, -0.07, 0.0)).startswith("Undecided")
+    assert s.verdict(interval(0.0, -0.02, 0.01)).startswith("Undecided")
+    assert s.verdict(interval(0.0, -0.01, 0.02)).startswith("Undecided")
+    assert s.verdict(interval(0.1, 0.05, 0.2, n=20)).startswith("A is better")
     one = s.verdict(interval(0.04, 0.01, 0.07, n_seeds=1))
     assert "better" in one and "these trained models only (1 seed)" in one
 
@@ -186,4 +194,5 @@ def test_one_resample_and_the_edges_of_the_level():
         with pytest.raises(DataError, match=r"use level=0\.95"):
             s.bootstrap_mean([0.0, 1.0], **wrong)
     assert s.holm([0.0, 1.0]).tolist() == [0.0, 1.0]
-    assert s.bootstrap_mean([[0.0, 1.0], [1.0, 1.0]]).n_seeds == 2
+    assert "over seeds and stimuli" in s.bootstrap_mean([[0.0, 1.0], [1.0, 1.0]]).method
+    assert "over stimuli" in s.bootstrap_mean([[0.0, 1.0]]).method
