@@ -96,6 +96,13 @@ HEADLINES = {
         "set",
         ("gain_by_accuracy",),
     ),
+    "12_preferred_images": Headline(
+        "Which of all images was seen, by region",
+        ("identification_two_way", "identification_top1"),
+        "roi",
+        "metric",
+        ("identification", "preferred"),
+    ),
     "01_data_and_regions": Headline(
         "Noise ceiling by region", ("noise_ceiling",), "roi", "subject", ("ceiling_by_region",)
     ),
