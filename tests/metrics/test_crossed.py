@@ -208,6 +208,8 @@ def test_a_difference_that_all_subjects_share_is_found():
     found, p = crossed_mean(d, kind="difference")
     assert p < 0.01 and 0.05 < found.low < 0.2 < found.high < 0.35 and "5 subjects" in found.method
     assert equivalence_p(d) == 1.0
+    crossed, nested = (equivalence_p(d, 0.4, shared_stimuli=shared) for shared in (True, False))
+    assert equivalence_p(d, 0.4) == crossed != nested and max(crossed, nested) < 0.05
     own, q = crossed_mean(d, kind="difference", shared_stimuli=False)
     assert q < 0.01 and own.value == found.value
     alone, single = crossed_mean(d[:1]), crossed_mean(d[0])

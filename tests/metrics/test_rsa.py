@@ -107,6 +107,13 @@ def test_noise_ceiling_is_rsatoolbox(method):
     assert lower < upper
 
 
+def test_two_subjects_bound_each_other():
+    values = np.stack([rdm(draw(6, 5)), rdm(draw(6, 5, seed=1))])
+    lower, upper = noise_ceiling(values)
+    assert lower == pytest.approx(compare_rdms(values[:1], values[1:])[0, 0])
+    assert lower < upper < 1
+
+
 def test_constant_rdm_is_undefined_not_zero():
     flat, varied = np.ones(10), np.arange(10.0)
     for method in ("spearman", "pearson", "kendall"):
