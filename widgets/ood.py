@@ -16,7 +16,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.metrics.statistics import crossed_mean, holm
+from bmfl_lab.metrics.statistics import accuracy_interval, claimed
 from bmfl_lab.viz.charts import DIVERGING, SEQUENTIAL, colours, ink_on, markers, require_rows
 from bmfl_lab.viz.explore import sheet, shift_grid_figure
 from widgets.figure import ERROR, SYMBOLS, LiveFigure, Pictures, styled
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHOW = ("other minus first", "accuracy of the first")
 FLIPS = ("only the other is right", "only the first is right")
-_SIGNIFICANT, _MOST_LETTERS = 0.05, 21
+_MOST_LETTERS = 21
 _STAR = "* differs: p (Holm over the grid) at most 0.05"
 _COLUMNS = ("model", "split", "shift", "severity", "id", "correct")
 
@@ -109,6 +109,7 @@ class Source:
         self.cells: dict[tuple[str, str, int], pd.Series] = {}
         self.answers: dict[tuple[str, str, int], pd.DataFrame] = {}
         self.seeds: dict[tuple[str, str, int], pd.DataFrame] = {}
+        self._ends: dict[tuple[str, str, int], tuple[float, float]] = {}
         frame = frame if "seed" in frame else frame.assign(seed=0)
         answered = {"label", "predicted"} <= set(frame.columns)
         for (model, split, shift, severity), part in frame.groupby(
@@ -122,6 +123,20 @@ class Source:
             self.seeds |= {(model, row, severity): table for row in rows}
             if answered:
                 self.answers |= {(model, row, severity): part for row in rows}
+
+    def accuracy(self, model: str, row: str, severity: int) -> float:
+        """Return the accuracy over images and seeds, NaN where nothing was evaluated."""
+        cell = self.cells.get((model, row, severity))
+        return np.nan if cell is None else float(cell.mean())
+
+    def interval(self, model: str, row: str, severity: int) -> tuple[float, float, float]:
+        """Return the accuracy with the 95 % interval that reports give (`accuracy_interval`)."""
+        key = (model, row, severity)
+        if key not in self._ends:
+            found = None if key not in self.seeds else accuracy_interval(self.seeds[key])
+            ends = (None, None) if found is None else (found.low, found.high)
+            self._ends[key] = tuple(np.nan if end is None else end for end in ends)
+        return self.accuracy(*key), *self._ends[key]
 
     def answer(self, state: State, identifier: str) -> str:
         """Return the true class of an image and the answers of both models, one per line."""
@@ -150,7 +165,7 @@ def resolve(state: State, source: Source) -> State:
     made = [s for s in known if s] or [0]
     severity = state.severity
     if severity not in made:
-        best = {s: max(_interval(source, m, shift, s)[0] for m in (model, other)) for s in known}
+        best = {s: max(source.accuracy(m, shift, s) for m in (model, other)) for s in known}
         kept = [s for s in made if best.get(s, 0) >= best.get(0, 0) / 2]
         severity = kept[-1] if kept and 0 in best else made[0]
     return dataclasses.replace(state, model=model, other=other, shift=shift, severity=severity)
@@ -191,13 +206,12 @@ def select(state: State, source: Source) -> dict[str, object]:
         )
     severities, signed = source.severities, state.show == SHOW[0]
     first, other = (
-        np.array([[_interval(source, m, row, s)[0] for s in severities] for row in source.rows])
+        np.array([[source.accuracy(m, row, s) for s in severities] for row in source.rows])
         for m in (state.model, state.other)
     )
     grid = other - first if signed else np.where(np.isnan(other), np.nan, first)
     curves = {
-        m: np.array([_interval(source, m, state.shift, s) for s in severities])
-        for m in source.models
+        m: np.array([source.interval(m, state.shift, s) for s in severities]) for m in source.models
     }
     flips, counts, n = _flips(state, source)
     shown = [] if source.explorer is None else flips[:10]
@@ -218,23 +232,12 @@ def select(state: State, source: Source) -> dict[str, object]:
     }
 
 
-def _interval(source: Source, model: str, row: str, severity: int) -> tuple[float, float, float]:
-    """Return the accuracy over images and seeds, with the 95 % Wilson interval over images."""
-    cell = source.cells.get((model, row, severity))
-    if cell is None:
-        return (np.nan,) * 3
-    p, n, z = float(cell.mean()), len(cell), 1.96
-    centre, half = (p + z * z / (2 * n)), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
-
-
 def _marks(state: State, source: Source) -> np.ndarray:
     """Return "*" per cell of the grid whose difference is significant, str (n_rows, n_columns).
 
-    Significant is a p value over images and common seeds (`crossed_mean`), adjusted over the
-    different cells of the grid (Holm), of at most 0.05.
+    All different cells of the grid are tested together, see `claimed`.
     """
-    tests: dict[int, float] = {}
+    differences: dict[int, np.ndarray] = {}
     cells: dict[tuple[str, int], int] = {}
     for row in source.rows:
         for severity in source.severities:
@@ -245,8 +248,8 @@ def _marks(state: State, source: Source) -> np.ndarray:
             if first.size:
                 # the unshifted test set stands in several rows and is one test
                 cells[(row, severity)] = key = id(pair[0])
-                tests[key] = crossed_mean(other.to_numpy() - first.to_numpy(), kind="difference")[1]
-    sure = {key for key, p in zip(tests, holm(list(tests.values()))) if p <= _SIGNIFICANT}
+                differences[key] = other.to_numpy() - first.to_numpy()
+    sure = claimed(differences)
     marks = np.full((len(source.rows), len(source.severities)), "", dtype=object)
     for (row, severity), key in cells.items():
         if key in sure:

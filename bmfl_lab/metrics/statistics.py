@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from bmfl_lab.files import sha256_json
 from bmfl_lab.runtime import rng
 
 _CHUNK_VALUES = 4_000_000
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -676,6 +678,30 @@ def crossed_mean(
     p = float(_crossed_p(table, np.zeros(1), kind)[0])
     ends = _ends(table, level, kind)
     return Interval(float(d.mean()), *ends, n, n_seeds, level, method), p
+
+
+def claimed(differences: Mapping[Key, np.ndarray], *, level: float = 0.05) -> set[Key]:
+    """Return the keys of the mean differences that differ from zero, all tested together.
+
+    Parameters
+    ----------
+    differences : mapping of key to array-like, each of shape (n_seeds, n_stimuli)
+        Differences in correctness of two models, -1 to 1.
+    level : float, default 0.05
+        Probability of any false claim.
+
+    Returns
+    -------
+    set of keys
+        Those whose p value of `crossed_mean`, adjusted by `holm` over all keys, is at most `level`.
+
+    Raises
+    ------
+    DataError
+        If a value is one that `crossed_mean` refuses.
+    """
+    p = [crossed_mean(d, kind="difference")[1] for d in differences.values()]
+    return {key for key, adjusted in zip(differences, holm(p)) if adjusted <= level}
 
 
 def mean_over_subjects(

@@ -8,6 +8,7 @@ from bmfl_lab.errors import DataError
 from bmfl_lab.metrics.statistics import (
     accuracy_interval,
     bootstrap_mean,
+    claimed,
     crossed_bootstrap,
     crossed_mean,
     equivalence_p,
@@ -284,3 +285,13 @@ def test_what_an_interval_counts():
     assert edge.value == 0.5 and crossed_mean(-np.eye(3), kind="difference")[0].value == -1 / 3
     wider = seed_mean([0.1, 0.2, 0.4], 5, level=0.99)
     assert wider.high - wider.low > seed_mean([0.1, 0.2, 0.4], 5).high
+
+
+def test_claims_are_adjusted_for_all_that_is_compared():
+    one = np.zeros((1, 100))
+    one[0, :8] = 1  # 8 of 8 for one model: p = 2 / 2^8 = 0.0078
+    assert claimed({"a": one}) == {"a"}
+    several = {"a": one} | {f"none {k}": np.zeros((1, 100)) for k in range(6)}
+    assert (
+        claimed(several) == set() and claimed(several, level=0.06) == {"a"} and claimed({}) == set()
+    )
