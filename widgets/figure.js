@@ -6,7 +6,11 @@ const THEME = {
   "#222222": "--jp-ui-font-color1",
   "#e3e3e3": "--jp-border-color2",
   "#ffffff": "--jp-layout-color1",
+  "#fefefe": "--bmfl-scene",
 };
+
+// Width over height of the place that a brain fills, as surface_interactive.py sets it.
+const WIDTH_OVER_HEIGHT = 1.2;
 
 // All figures of a page share one copy of plotly.js, which is 5 MB.
 function readPlotly(source) {
@@ -59,7 +63,7 @@ class Figure {
       // plotly forgets a turn by hand where the kernel has turned the camera before
       const shown = this.box.layout?.uirevision === look.layout.uirevision;
       const camera = shown ? this.box._fullLayout?.scene?._scene?.getCamera() : null;
-      await this.Plotly.react(this.box, data, look.layout, config);
+      await this.Plotly.react(this.box, data, this.fitted(look.layout), config);
       if (camera) await this.Plotly.relayout(this.box, { "scene.camera": camera });
       this.box.setAttribute("aria-label", look.label);
     }
@@ -72,10 +76,24 @@ class Figure {
     requestAnimationFrame(() => this.draw());
   }
 
-  // A hidden figure has no width.
-  resize() {
+  // The size of a brain is set for a wide figure; in a narrow one plotly would cut its sides off.
+  fitted(layout) {
+    const size = layout.scene?.aspectratio;
     const width = this.box.clientWidth;
-    if (width && Math.abs(width - this.box._fullLayout.width) > 1) this.Plotly.Plots.resize(this.box);
+    if (!size || !width) return layout;
+    const { t, b } = layout.margin;
+    const share = Math.min(1, width / (layout.height - t - b) / WIDTH_OVER_HEIGHT);
+    const aspectratio = Object.fromEntries(Object.entries(size).map(([axis, value]) => [axis, share * value]));
+    return { ...layout, scene: { ...layout.scene, aspectratio } };
+  }
+
+  // A hidden figure has no width.
+  async resize() {
+    const width = this.box.clientWidth;
+    if (!width || Math.abs(width - this.box._fullLayout.width) <= 1) return;
+    await this.Plotly.Plots.resize(this.box);
+    const { scene } = this.fitted(this.parts.look.layout);
+    if (scene?.aspectratio) await this.Plotly.relayout(this.box, { "scene.aspectratio": scene.aspectratio });
   }
 }
 

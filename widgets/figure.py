@@ -7,6 +7,7 @@ import html
 import io
 import json
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +37,9 @@ from bmfl_lab.viz.surface_interactive import (
 if TYPE_CHECKING:
     from bmfl_lab.data.atlas import Atlas
 
-# figure.js replaces these three colours by those of the page's theme.
+# figure.js replaces these colours by those of the page's theme.
 INK, LINE, PAPER = "#222222", "#e3e3e3", "#ffffff"
+SCENE = "#fefefe"  # behind a brain, where the names of regions are black in both themes
 ERROR = {"type": "data", "color": INK, "thickness": 1.2}
 SYMBOLS = {
     "o": "circle",
@@ -227,6 +229,7 @@ class Cortex(LiveFigure):
         brain, data, *lines = made.data
         made.data = (brain, *lines, data)  # swap_map changes the last trace
         styled(made, height).update_layout(margin={"l": 0, "r": 0, "t": 46, "b": 0})
+        made.layout.scene.bgcolor = SCENE
         super().__init__(made)
 
     def show(
@@ -264,6 +267,7 @@ class Cortex(LiveFigure):
         """
         if self.surface is None:
             return
+        title = "<br>".join(textwrap.wrap(title, 46))  # or it is cut off on a narrow page
         swap_map(self.plot, values, self.surface, title=title, unit=unit, signed=signed)
         self._draw_lines("outline", [] if outline is None else [outline])
         rois = {} if borders is None else self.surface.atlas.rois

@@ -35,6 +35,7 @@ _STYLE = """<style>
 .bmfl-error {border-color:#D55E00}
 .bmfl-heading {font-weight:600}
 .bmfl-card {background:var(--jp-layout-color1,#fff); min-width:0; overflow:hidden}
+[data-jp-theme-light="false"] .bmfl-frame {--bmfl-scene:#8f8f8f}
 .bmfl-code textarea {font-family:var(--jp-code-font-family,monospace); min-height:10em}
 </style>"""
 # a cell's outputs in JupyterLab: this style, the picture, and the widget or, without its kernel, a

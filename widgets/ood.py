@@ -13,7 +13,6 @@ import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.metrics.statistics import accuracy_interval, claimed
@@ -344,7 +343,8 @@ def ood_explorer(
     """
     source = Source(result, explorer)
     first = resolve(State(**state), source)
-    figure, pictures, listed = LiveFigure(_figure(source)), Pictures((1000,)), w.HTML()
+    grid, curves = LiveFigure(_grid(source)), LiveFigure(_curves(source))
+    pictures, listed = Pictures((1000,)), w.HTML()
     steps = [("whole set" if s == 0 else str(s), s) for s in source.severities]
     controls = {
         "model": dropdown("First", source.models, first.model),
@@ -356,7 +356,8 @@ def ood_explorer(
     }
 
     def draw(found: dict, state: State) -> str:
-        _draw(figure.plot, found, source, state)
+        _draw_grid(grid.plot, found, state)
+        _draw_curves(curves.plot, found, source, state)
         images, flips = found["images"], found["flips"]
         caption = f"{len(flips)} images: {state.flips}"
         if len(flips) > len(images):
@@ -376,7 +377,7 @@ def ood_explorer(
             "Grid": ("show", "shift", "severity"),
             "Images on which the models differ": ("flips",),
         },
-        views=[(figure, "1 1 600px"), ([pictures, listed], "1 1 100%")],
+        views=[(grid, "1 1 400px"), (curves, "1 1 400px"), ([pictures, listed], "1 1 100%")],
         source=source,
         select=select,
         draw=draw,
@@ -391,65 +392,61 @@ def ood_explorer(
             severity = 0 if point["x"] == "none" else int(point["x"])
             frame.set(shift=str(point["y"]), severity=severity)
 
-    figure.on_click(clicked)
+    grid.on_click(clicked)
     return frame
 
 
-def _figure(source: Source) -> go.Figure:
-    made = make_subplots(
-        rows=1,
-        cols=2,
-        column_widths=[0.5, 0.5],
-        subplot_titles=("grid", "curve"),
-        horizontal_spacing=0.26,
-    )
+def _grid(source: Source) -> go.Figure:
     severities = ["none" if s == 0 else str(s) for s in source.severities]
-    bar = {"x": 0.38, "thickness": 12, "title": {"side": "right"}}
+    made = go.Figure()
     made.add_heatmap(
         z=np.zeros((len(source.rows), len(severities))),
         x=severities,
         y=list(source.rows),
-        colorbar=bar,
+        colorbar={"thickness": 12, "title": {"side": "right"}},
         hovertemplate="%{y}, severity %{x}: %{z:.1f}<extra></extra>",
-        row=1,
-        col=1,
     )
+    made.add_scatter(x=[], y=[], mode="text", hoverinfo="skip", showlegend=False, name="numbers")
+    made.update_xaxes(title_text="severity", type="category")
+    made.update_yaxes(autorange="reversed", type="category")
+    figure = styled(made, max(380, 26 * len(source.rows) + 150))
+    return figure.update_layout(margin={"b": 70})
+
+
+def _curves(source: Source) -> go.Figure:
+    made = go.Figure()
     colour, marker = colours(source.models), markers(source.models)
     for name in source.models:
         error = {**ERROR, "symmetric": False, "color": colour[name]}
         look = {"color": colour[name], "symbol": SYMBOLS[marker[name]], "size": 8}
-        made.add_scatter(
-            x=[], y=[], name=name, mode="lines+markers", marker=look, error_y=error, row=1, col=2
-        )
-    made.add_scatter(
-        x=[], y=[], mode="text", hoverinfo="skip", showlegend=False, name="numbers", row=1, col=1
-    )
-    made.update_xaxes(title_text="severity", type="category", row=1, col=1)
-    made.update_yaxes(autorange="reversed", type="category", row=1, col=1)
-    made.update_xaxes(title_text="severity (0 = unshifted)", dtick=1, row=1, col=2)
-    made.update_yaxes(title_text="accuracy, % (95 % interval)", row=1, col=2)
-    made.update_layout(legend={"orientation": "h", "y": 1.16, "yanchor": "bottom", "x": 0.62})
+        made.add_scatter(x=[], y=[], name=name, mode="lines+markers", marker=look, error_y=error)
+    made.update_xaxes(title_text="severity (0 = unshifted)", dtick=1)
+    made.update_yaxes(title_text="accuracy, % (95 % interval)")
+    made.update_layout(legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0})
     figure = styled(made, max(380, 26 * len(source.rows) + 150))
-    return figure.update_layout(margin={"l": 10, "r": 14, "t": 84, "b": 70})
+    return figure.update_layout(margin={"t": 84, "b": 70}, title={"y": 0.99, "yanchor": "top"})
 
 
-def _draw(figure: go.Figure, found: Mapping, source: Source, state: State) -> None:
-    grid, heatmap, (*lines, numbers) = 100 * found["grid"], figure.data[0], figure.data[1:]
+def _draw_curves(figure: go.Figure, found: Mapping, source: Source, state: State) -> None:
+    severities = np.asarray(source.severities)
+    for trace, values in zip(figure.data, found["curves"].values()):
+        known = np.isfinite(values[:, 0])
+        value, low, high = 100 * values[known].T
+        trace.x, trace.y = severities[known], value
+        trace.error_y.array, trace.error_y.arrayminus = high - value, value - low
+    figure.layout.title.text = state.shift
+
+
+def _draw_grid(figure: go.Figure, found: Mapping, state: State) -> None:
+    grid, (heatmap, numbers) = 100 * found["grid"], figure.data
     scale, top = SEQUENTIAL, 100
     if found["signed"]:
         scale, top = DIVERGING, max(1.0, float(np.nanmax(np.abs(grid), initial=0)))
     bottom = -top if found["signed"] else 0
     heatmap.update(z=grid, colorscale=scale, zmin=bottom, zmax=top)
     heatmap.colorbar.title.text = _unit(state)
-    severities = np.asarray(source.severities)
-    for trace, values in zip(lines, found["curves"].values()):
-        known = np.isfinite(values[:, 0])
-        value, low, high = 100 * values[known].T
-        trace.x, trace.y = severities[known], value
-        trace.error_y.array, trace.error_y.arrayminus = high - value, value - low
     figure.layout.xaxis.title.text = "severity" + f"<br>{_STAR}" * found["signed"]
-    for note, text in zip(figure.layout.annotations, (_title(state), state.shift)):
-        note.text = text
+    figure.layout.title.text = _title(state)
     # numbers in black or white, whichever contrasts more with the colour of the cell
     rows, columns = np.nonzero(np.isfinite(grid))
     values = grid[rows, columns]

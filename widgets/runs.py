@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import html
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -462,6 +463,8 @@ def _draw(figure: go.Figure, found: Mapping, title: str) -> None:
             trace.x, trace.y = value, labels
             trace.error_x.array = np.nan_to_num(high - value)
             trace.error_x.arrayminus = np.nan_to_num(value - low)
-    # in two lines, or it is cut off on a narrow page
-    figure.layout.xaxis.title.text = found["axis"].replace(" (", "<br>(", 1)
+    # in several lines, or it is cut off on a narrow page
+    unit, bracket, method = found["axis"].partition(" (")
+    lines = [unit, *textwrap.wrap(bracket.strip() + method, 36)]
+    figure.layout.xaxis.title.text = "<br>".join(lines)
     figure.layout.height = max(300, 26 * len(labels) + 170)

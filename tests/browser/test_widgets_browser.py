@@ -124,7 +124,7 @@ SIZES = """(e) => [...e.querySelectorAll('.js-plotly-plot')].filter(p => p.offse
     p => [p.clientWidth, p.clientHeight, p._fullLayout.width, p._fullLayout.height])"""
 
 
-@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize("width", [900, 1440])
 @pytest.mark.parametrize("dark", [True, False])
 def test_widgets_follow_theme_and_width(width, dark, opened):
     opened.page.set_viewport_size({"width": width, "height": 1500})
