@@ -11,6 +11,7 @@ const THEME = {
 
 // Width over height of the place that a brain fills, as surface_interactive.py sets it.
 const WIDTH_OVER_HEIGHT = 1.2;
+const COLOUR_BAR = 80; // pixels beside it
 
 // All figures of a page share one copy of plotly.js, which is 5 MB.
 function readPlotly(source) {
@@ -79,10 +80,10 @@ class Figure {
   // The size of a brain is set for a wide figure; in a narrow one plotly would cut its sides off.
   fitted(layout) {
     const size = layout.scene?.aspectratio;
-    const width = this.box.clientWidth;
-    if (!size || !width) return layout;
+    if (!size || !this.box.clientWidth) return layout;
     const { t, b } = layout.margin;
-    const share = Math.min(1, width / (layout.height - t - b) / WIDTH_OVER_HEIGHT);
+    const bar = this.parts.look.data.some((trace) => trace.colorbar && trace.showscale !== false) ? COLOUR_BAR : 0;
+    const share = Math.min(1, (this.box.clientWidth - bar) / (layout.height - t - b) / WIDTH_OVER_HEIGHT);
     const aspectratio = Object.fromEntries(Object.entries(size).map(([axis, value]) => [axis, share * value]));
     return { ...layout, scene: { ...layout.scene, aspectratio } };
   }
