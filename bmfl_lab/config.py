@@ -276,7 +276,7 @@ class LoopConfig:
         Decay of weights with two or more dimensions.
     warmup : float from 0 to 1, default 0.05
         Share of all steps over which the learning rate rises linearly.
-    clip_norm : float, default 1
+    clip_norm : float, default 1.0
         Largest gradient norm; 0 never clips. A norm that is not finite always stops the training.
     seed : int, default 0
         Seed of the order of the stimuli and of dropout. The module is initialised before.

@@ -143,7 +143,8 @@ def related(path: Path) -> list[str]:
     """Return the test files of a module: those of its package that import it, are named after it,
     or use one of its public names that is no plain word.
 
-    Where none is named after it, those of other packages that use such a name are taken, too.
+    Where none is named after it, those of other packages that use such a name are taken, too. The
+    test of documented defaults reads every module.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.ClassDef)
@@ -154,7 +155,8 @@ def related(path: Path) -> list[str]:
     using = [t for t in tests if path.stem in t.stem or use.search(t.read_text(encoding="utf-8"))]
     own = [t for t in using if t.parent.name == path.parent.name]
     named = any(path.stem.rstrip("s") in t.stem for t in own)
-    return [str(t.relative_to(ROOT)) for t in (own if named else using)]
+    found = [ROOT / "tests" / "test_documented_defaults.py", *(own if named else using)]
+    return [str(t.relative_to(ROOT)) for t in found]
 
 
 def survives(mutant: Mutant, copy: Path, timeout: float) -> bool:

@@ -38,7 +38,7 @@ def split_by_id(
     ----------
     ids : sequence of str, length n
         Stimulus id of each row; an id may repeat (repeated presentations).
-    val, test : float
+    val, test : float, default 0.1
         Shares of the stimuli; `test` is ignored when `held_out` is given.
     seed : int, default 0
         Chooses the split.

@@ -22,7 +22,7 @@ def ceiling_from_ncsnr(ncsnr: np.ndarray, repeats: int | Mapping[int, int] = 1) 
     ----------
     ncsnr : ndarray, shape (n_vertices,)
         Standard deviation of the signal over that of the noise of a single presentation.
-    repeats : int or mapping of int to int
+    repeats : int or mapping of int to int, default 1
         Presentations averaged per stimulus; or number of repeats to number of stimuli, e.g. ``{3:
         120, 2: 30, 1: 9}``.
 
@@ -139,6 +139,15 @@ def split_half_ceiling(repeats: np.ndarray, n_splits: int = 20, seed: int = 0) -
     Only stimuli with all repeats are used. The correlation of halves of size h is stepped up to the
     mean of all k repeats by the Spearman-Brown formula with factor k / h; with an odd k one repeat
     rests in each split.
+
+    Parameters
+    ----------
+    repeats : ndarray, shape (n_stimuli, n_repeats, n_vertices)
+        Responses; NaN for repeats that a stimulus lacks.
+    n_splits : int, default 20
+        Number of random halves (our choice).
+    seed : int, default 0
+        Seed of the halves.
 
     Returns
     -------

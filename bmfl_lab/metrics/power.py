@@ -152,8 +152,16 @@ def study_size(
     ----------
     difference : float
         True difference of two accuracies (fraction).
-    n_images, n_seeds, accuracy, seed_sd, n_compared, power, level, agreement, consistency
+    n_images, n_seeds, accuracy, agreement, consistency
         Same as in `detectable_difference`.
+    seed_sd : float, default 0.0
+        Same as in `detectable_difference`.
+    n_compared : int, default 1
+        Comparisons in the family; the level is divided by it.
+    power : float, default 0.8
+        Probability of finding the difference.
+    level : float, default 0.05
+        Level of the family.
 
     Returns
     -------

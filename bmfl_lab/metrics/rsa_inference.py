@@ -126,7 +126,7 @@ def bootstrap_rsa(
         Number of resamples.
     level : float, default 0.95
         Coverage.
-    seed : int
+    seed : int, default 0
         Seed of the resampling.
 
     Returns
@@ -227,7 +227,7 @@ def permutation_rsa(
     method : str
         See `compare_rdms`; "kendall" is refused, because it would take too long.
     n_permutations : int, default 1000
-    seed : int
+    seed : int, default 0
 
     Returns
     -------
@@ -320,8 +320,10 @@ def similarity_samples(
     B : ndarray, shape (b, m)
         Condensed RDMs of the same stimuli, e.g. of ROIs.
     method : {"spearman", "pearson", "cosine"}
-    n_boot, seed
-        Resamples and seed of the bootstrap.
+    n_boot : int, default 1000
+        Number of resamples.
+    seed : int, default 0
+        Seed of the resampling.
 
     Returns
     -------

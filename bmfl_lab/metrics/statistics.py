@@ -781,7 +781,9 @@ def equivalence_p(
         Same as in `crossed_mean`.
     smallest : float, default 0.02
         Smallest effect of interest, above zero.
-    kind, shared_stimuli
+    kind : {"real", "correct", "difference"}, default "difference"
+        Same as in `crossed_mean`.
+    shared_stimuli : bool, default True
         Same as in `crossed_mean`.
 
     Returns

@@ -55,7 +55,9 @@ def test_minibatches_of_everything_are_the_debiased_form_and_small_ones_come_nea
 
 
 def test_constant_is_undefined_and_bad_input_refused():
-    assert np.isnan(cka(np.ones((6, 2)), draw(6, 2)))
+    with np.errstate(all="raise"):
+        assert np.isnan(cka(np.ones((6, 2)), draw(6, 2)))
+        assert np.isnan(cka(draw(6, 2), np.ones((6, 2)), debiased=False))
     with pytest.raises(DataError, match="the same in both"):
         cka(draw(5, 2), draw(6, 2))
     with pytest.raises(DataError, match="finite representations"):

@@ -89,3 +89,11 @@ def test_rounding_never_leaves_the_range():
     for sign in (-1, 1):
         found = pearson(Y, sign * Y + np.float32(2))  # up to 1.0000002 before it is clipped
         assert np.abs(found).max() <= 1 and np.allclose(found, sign, atol=1e-5)
+
+
+def test_values_that_differ_by_rounding_only_are_constant():
+    Y = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    rounded = np.ones((6, 2), np.float32)
+    rounded[::2] = np.nextafter(np.float32(1), np.float32(2))
+    assert np.isnan(pearson(Y, rounded)).all() and np.isnan(pearson(rounded, Y)).all()
+    assert np.isfinite(pearson(Y, 1 + 1e-5 * Y)).all()
