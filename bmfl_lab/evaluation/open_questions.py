@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,40 @@ def gain_against_accuracy(
         rows.append({**about, "value": found.value, **ends})
     table = pd.DataFrame(rows)
     return table, rank_trend(table["accuracy"], table["value"], n_permutations, seed)
+
+
+def sweep_table(
+    quantity: str,
+    values: Mapping[tuple[str, float], np.ndarray],
+    x: str,
+    *,
+    kind: Literal["real", "correct"] = "correct",
+) -> pd.DataFrame:
+    """Return the mean of a quantity at each level of a sweep, with intervals, for `trend_figure`.
+
+    Parameters
+    ----------
+    quantity : str
+        Name of the quantity, e.g. "accuracy".
+    values : mapping of (str, float) to ndarray of shape (n_seeds, n_images)
+        Model and level of the swept parameter to one value per seed and image.
+    x : str
+        Name of the swept parameter.
+    kind : {"real", "correct"}, default "correct"
+        "correct" for correctness, "real" for any other value.
+
+    Returns
+    -------
+    DataFrame
+        Columns quantity, model, `x`, value, ci_low and ci_high. Intervals treat seeds and images as
+        crossed random samples.
+    """
+    rows = []
+    for (model, level), array in values.items():
+        found, _ = crossed_mean(np.asarray(array, float), kind=kind)
+        about = {"quantity": quantity, "model": model, x: level, "value": found.value}
+        rows.append({**about, "ci_low": found.low, "ci_high": found.high})
+    return pd.DataFrame(rows)
 
 
 def rank_trend(

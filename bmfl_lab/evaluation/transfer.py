@@ -11,6 +11,7 @@ import pandas as pd
 from bmfl_lab.data import StimulusSet, Subject
 from bmfl_lab.data.things_eeg import EEG
 from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.evaluation.axes import brain_targets, gain_test
 from bmfl_lab.evaluation.effect import (
     ALL,
     Models,
@@ -91,7 +92,8 @@ def across_subjects(
     pandas.DataFrame
         Table of `alignment_effect` with columns ``trained_on``, ``subject`` (tested) and ``own``
         (both are the same) in place of ``model``. In the rows over all layers and ROIs, ``p_holm``
-        is adjusted over all pairs of trained-on and tested subject.
+        is adjusted over all pairs of trained-on and tested subject, and so is ``p_permutation``,
+        the one-sided p value of `gain_test`.
 
     Raises
     ------
@@ -110,12 +112,20 @@ def across_subjects(
     rows, tables = shared_test(subjects, split), {}
     for subject in subjects:
         held = replace(subject, splits={split: rows[subject.name]})
-        tables[subject.name] = alignment_effect(models, held, baseline="", split=split, **options)
+        table = alignment_effect(models, held, baseline="", split=split, **options)
+        metric = options.get("metric", "correlation")
+        rdms = brain_targets(held, split, metric)
+        target = {ALL: np.stack([rdms[roi] for roi in options.get("rois") or rdms])}
+        shown = held.stimuli.subset(rows[subject.name])
+        tested = gain_test(models, shown, target, baseline="", metric=metric)
+        p = table["model"].map(tested.set_index("model")["p"])
+        tables[subject.name] = table.assign(p_permutation=p.where(table["roi"] == ALL))
     table = pd.concat(tables, names=["subject"]).reset_index("subject")
     table = table.rename(columns={"model": "trained_on"}).reset_index(drop=True)
     table.insert(2, "own", table["trained_on"] == table["subject"])
     whole = (table["roi"] == ALL) & table["p"].notna()
-    table.loc[whole, "p_holm"] = holm(table.loc[whole, "p"].to_numpy())
+    for column, p in (("p_holm", "p"), ("p_permutation", "p_permutation")):
+        table.loc[whole, column] = holm(table.loc[whole, p].to_numpy())
     return table
 
 

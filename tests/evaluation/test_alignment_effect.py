@@ -169,6 +169,8 @@ def test_transfer_to_other_subjects():
     whole = table[table["roi"] == "all"].set_index(["trained_on", "subject"])
     assert whole.loc[("s", "t"), "difference_low"] > 0.1 and whole.loc[("s", "t"), "p_holm"] < 0.01
     assert whole.loc[("noise", "t"), "p_holm"] > 0.05
+    permuted = whole["p_permutation"]
+    assert permuted["s", "t"] < 0.05 < permuted["noise", "t"] and permuted.loc[""].isna().all()
     assert set(table[table["own"]]["subject"]) == {"s"} and (table["n_stimuli"] == 40).all()
     tested = whole["p"].notna()
     np.testing.assert_allclose(whole.loc[tested, "p_holm"], holm(whole.loc[tested, "p"].to_numpy()))
