@@ -81,6 +81,8 @@ _PUBLIC = {
     "eeg_subject": "time_decoding",
     "search_asymmetry": "search",
     "gain_against_accuracy": "open_questions",
+    "read_out_far": "open_questions",
+    "read_texts": "open_questions",
     "sweep_table": "open_questions",
     "zero_shot": "open_questions",
     "new_subject_curve": "new_subject",
