@@ -43,7 +43,7 @@ METRICS = frozenset(
     new_subject_r accuracy_gain_trend gain_of_encoder decoding_peak time_two_way best_blur
     search_asymmetry convergence_trend motion_tuning_r decoding_cosine decoding_two_way
     decoding_retrieval_2 decoding_retrieval_10 decoding_retrieval_50 decoding_r decoding_r_ceiling
-    nan_logits skipped_images shape_bias feature_correlation far_accuracy
+    nan_logits skipped_images shape_bias feature_correlation far_accuracy sensor_two_way
     """.split()
 )
 """Names of the metrics that the notebooks record."""

@@ -353,6 +353,44 @@ def trend_figure(
     return drawn.figure
 
 
+def topography_figure(
+    values: pd.Series, places: np.ndarray, *, title: str, unit: str, level: float = 0.5
+) -> Figure:
+    """Draw one value per sensor on a map of the head, seen from above.
+
+    Parameters
+    ----------
+    values : Series
+        Value of each sensor by name.
+    places : ndarray, shape (n_sensors, 2)
+        Place of each sensor, to the right and to the front; see `bmfl_lab.data.things_eeg.EEG`.
+    title, unit : str
+        Title, and label of the colour bar.
+    level : float, default 0.5
+        Value drawn in white, such as chance.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    places = np.asarray(places) / np.linalg.norm(places, axis=1).max()
+    numbers = values.rename("value").to_frame().assign(x=places[:, 0], y=places[:, 1])
+    top = max(float(np.abs(values - level).max()), 1e-6)
+    with panel(cell=(5.0, 4.2), title=title, numbers=numbers) as (drawn, ax):
+        turn = np.linspace(0, 2 * np.pi, 200)
+        ax.plot(1.15 * np.cos(turn), 1.15 * np.sin(turn), color=GREY, lw=1)
+        ax.plot([-0.12, 0, 0.12], [1.15, 1.3, 1.15], color=GREY, lw=1)
+        scale = {"vmin": level - top, "vmax": level + top, "cmap": "RdBu_r"}
+        dots = ax.scatter(*places.T, c=values, s=260, edgecolors=GREY, **scale)
+        for name, (x, y) in zip(values.index, places):
+            ax.annotate(name, (x, y), (0, -15), textcoords="offset points", ha="center", size=7)
+        ax.text(0, 1.34, "front", ha="center", fontsize=8, color=GREY)
+        ax.set(aspect="equal", xlim=(-1.4, 1.4), ylim=(-1.3, 1.5))
+        bare(ax)
+        drawn.colour_bar(dots, f"{unit} (white: {level:g})")
+    return drawn.figure
+
+
 def grouped_figure(
     frame: pd.DataFrame,
     *,

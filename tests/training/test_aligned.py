@@ -9,11 +9,16 @@ from PIL import Image
 from scipy.stats import ttest_rel
 
 from bmfl_lab import config as configs
+from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data import imported, load_study
+from bmfl_lab.data.simulate import simulate_eeg
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
 from bmfl_lab.evaluation.axes import brain_targets, gain_test
+from bmfl_lab.evaluation.time_decoding import eeg_subject
 from bmfl_lab.metrics.rsa import compare_rdms, rdm
 from bmfl_lab.training import aligned, checkpoint
+from bmfl_lab.training import encoder as encoders
+from bmfl_lab.training.encoder import train_brain_encoder
 from bmfl_lab.training.loop import LoopConfig
 
 CONTROLS = ("no_fmri", "shuffled", "noise")
@@ -119,6 +124,30 @@ def test_a_network_is_aligned_to_an_array_of_electrodes(study, original, tmp_pat
     found = gain_test(models, test, brain_targets(monkey), n_permutations=200).set_index("model")
     assert found.loc["aligned", "p"] < 0.05 < found.loc["shuffled", "p"]
     assert monkey.kind == "measured" and "array (measured)" in models["aligned"].label
+
+
+@pytest.mark.filterwarnings("ignore:expected at most 5%")
+def test_a_network_and_an_encoder_are_trained_on_eeg(study, original, tmp_path):
+    person = study.subject()
+    signal = person.truth["noiseless"]
+    sources = {roi: signal[:, person.atlas.select(roi)] for roi in ("V1", "FFC")}
+    eeg = simulate_eeg(sources, {"V1": 0.1, "FFC": 0.3}, person.stimuli.ids)
+    wearer = eeg_subject("sensors", eeg, person.stimuli, person.splits)
+    options = dict(study=study, subject=wearer, original=original)
+    models = {
+        "original": original,
+        "on EEG": aligned.train_aligned(quick(), **options),
+        "shuffled": aligned.train_aligned(quick(control="shuffled"), **options),
+    }
+    test = person.stimuli.subset(person.rows("test"))
+    found = gain_test(models, test, every_roi(person)).set_index("model")
+    assert found.loc["on EEG", "p"] < 0.05
+    assert found.loc["on EEG", "gain"] > found.loc["shuffled", "gain"] + 0.02
+    wider = swap(study, subjects={"sensors": wearer})
+    store = FeatureStore(tmp_path)
+    encoder = train_brain_encoder(encoders.tiny("ridge"), wider, store=store, device="cpu")
+    early, late = (encoder.scores[wearer.atlas.select(roi)] for roi in ("-50 ms", "350 ms"))
+    assert np.nanmean(late) > np.nanmean(early) + 0.1
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from bmfl_lab.viz.results import (
     curves_figure,
     grouped_figure,
     summary_rows,
+    topography_figure,
     trend_figure,
 )
 
@@ -122,3 +123,13 @@ def test_each_quantity_of_a_sweep_has_a_panel_with_its_own_unit_and_level():
     assert len(drawn.axes[0].lines) == len(
         drawn.axes[1].lines
     )  # a level here, a legend entry there
+
+
+def test_the_map_of_the_head_shows_each_sensor_at_its_place():
+    values = pd.Series({"Oz": 0.8, "Fz": 0.5, "T8": 0.4})
+    drawn = topography_figure(values, [[0, -2], [0, 1], [2, 0]], title="t", unit="two-way")
+    dots = drawn.axes[0].collections[0]
+    np.testing.assert_allclose(dots.get_offsets(), [[0, -1], [0, 0.5], [1, 0]])
+    np.testing.assert_allclose(dots.get_clim(), [0.2, 0.8])
+    assert {"Oz", "Fz", "T8", "front"} <= {t.get_text() for t in drawn.axes[0].texts}
+    assert "white: 0.5" in drawn.axes[1].get_ylabel()
