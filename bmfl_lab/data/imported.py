@@ -195,11 +195,11 @@ def read_responses(
     read = [_read_array(file, key) for file in files]
     arrays = [array for array, _, _ in read]
     source = " and ".join(file.name for file in files)
-    rows = {len(a) for a in arrays}
+    rows = {a.shape[:-1] for a in arrays}
     require(
         len(rows) == 1,
         DataError,
-        f"as many images in each of {source}",
+        f"as many images, and repeats, in each of {source}",
         sorted(rows),
         "export both again",
     )
@@ -216,9 +216,9 @@ def read_responses(
     values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
     repeats = None
     if values.ndim == 3:
-        repeats = values.astype(np.float32)
-        shown = np.isfinite(repeats).sum(axis=1)
-        values = np.nansum(repeats, axis=1) / np.where(shown, shown, np.nan)
+        shown = np.isfinite(values).sum(axis=1)
+        repeats = values.astype(np.float32) if values.shape[1] > 1 else None
+        values = np.nansum(values, axis=1) / np.where(shown, shown, np.nan)
     if values.dtype != np.float32:
         values = values.astype(np.float32)
     for start in range(0, len(values), 1024):

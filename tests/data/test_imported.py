@@ -275,6 +275,13 @@ def test_an_array_of_electrodes_needs_no_surface(values, images, tmp_path):
         load(tmp_path, areas=["V4", "IT"], **options)
     with pytest.raises(ConfigError, match="areas of electrodes, with space='electrodes'"):
         load(tmp_path, areas="areas.csv", **(options | {"space": "voxels"}))
+    np.save(tmp_path / "left.npy", repeats[:, :2])
+    np.save(tmp_path / "right.npy", repeats)
+    halves = {"left": "left.npy", "right": "right.npy"}
+    with pytest.raises(DataError, match="as many images, and repeats"):
+        load(tmp_path, **(options | {"responses": halves, "ids": IDS}))
+    np.savez(tmp_path / "r.npz", responses=repeats[:, :1], ids=IDS)
+    assert load(tmp_path, **options).subject().repeats is None
     np.savez(tmp_path / "r.npz", responses=np.full((5, 2, 9), np.nan), ids=IDS)
     with pytest.raises(DataError, match="finite responses"):
         load(tmp_path, **options)
