@@ -39,10 +39,11 @@ METRICS = frozenset(
     rsa_ceiling_high cka_debiased spatial_score spatial_score_p temporal_score temporal_score_p
     identification_top1 identification_two_way eeg_encoding_r eeg_encoding_gain
     brain_robust_correlation synthesis_start synthesis_activity synthesis_judged purity_found
-    purity_made similarity_gain names_top1 network_effect new_subject_r accuracy_gain_trend
-    gain_of_encoder decoding_peak time_two_way best_blur search_asymmetry convergence_trend
-    motion_tuning_r decoding_cosine decoding_two_way decoding_retrieval_2 decoding_retrieval_10
-    decoding_retrieval_50 decoding_r decoding_r_ceiling nan_logits skipped_images shape_bias
+    purity_made similarity_gain swept_similarity swept_accuracy names_top1 network_effect
+    new_subject_r accuracy_gain_trend gain_of_encoder decoding_peak time_two_way best_blur
+    search_asymmetry convergence_trend motion_tuning_r decoding_cosine decoding_two_way
+    decoding_retrieval_2 decoding_retrieval_10 decoding_retrieval_50 decoding_r decoding_r_ceiling
+    nan_logits skipped_images shape_bias feature_correlation far_accuracy sensor_two_way
     """.split()
 )
 """Names of the metrics that the notebooks record."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -39,8 +39,9 @@ SPACES = {
     "fsLR32k": (32_492, 32_492),
     "challenge": (19_004, 20_544),
     "voxels": None,
+    "electrodes": None,
 }
-"""Name of a space to its numbers of left and right vertices; a volume has no fixed number.
+"""Name of a space to its numbers of left and right vertices; volumes and arrays have no fixed one.
 
 Responses in "fsLR32k" may also have 59,412 columns, the cortical part of HCP's 91,282
 grayordinates; they get the areas of Glasser et al. (2016). "challenge" is the space of the
@@ -48,7 +49,7 @@ Algonauts 2023 responses (Gifford et al. 2023, arXiv:2301.03198) for subjects wi
 _LEAST_STANDARDISED = 8
 """Images of a set from which on a standard deviation of one is no accident (our choice)."""
 FORMATS = (".npy", ".npz", ".h5", ".hdf5", ".mgh", ".mgz", ".gii", ".nii", ".nii.gz")
-_MESH_OF = {"fsaverage7": "fsaverage", "challenge": None, "voxels": None}
+_MESH_OF = {"fsaverage7": "fsaverage", "challenge": None, "voxels": None, "electrodes": None}
 _Source = str | Path | Sequence[str] | Mapping[str, str]
 
 
@@ -66,12 +67,15 @@ class Responses:
         Hemisphere and, where the space is a surface, place of each vertex.
     source : str
         Names of the files.
+    repeats : ndarray of float32, shape (n_stimuli, n_repeats, n_vertices), optional
+        Single presentations, whose mean `values` is.
     """
 
     ids: tuple[str, ...]
     values: np.ndarray
     atlas: Atlas
     source: str
+    repeats: np.ndarray | None = None
 
     def rows(self, stimuli: StimulusSet) -> np.ndarray:
         """Return the row of each image of a set, matched by id and never by position.
@@ -153,7 +157,8 @@ def read_responses(
     ----------
     path : str or Path, or mapping with the keys "left" and "right"
         File of the whole cortex, or one file per hemisphere. ``.npy``, ``.npz``, ``.h5``: an array
-        (n_stimuli, n_vertices). ``.mgh``, ``.mgz``, ``.nii``: as stored by FreeSurfer,
+        (n_stimuli, n_vertices), or (n_stimuli, n_repeats, n_vertices) with NaN for repeats that an
+        image lacks. ``.mgh``, ``.mgz``, ``.nii``: as stored by FreeSurfer,
         (n_vertices, 1, 1, n_stimuli), or a volume (x, y, z, n_stimuli). ``.gii``: one data array
         per image. ``.dscalar.nii``: one map per image; only cortical vertices are read, and the
         names of the maps are the ids if `ids` is not given.
@@ -190,11 +195,11 @@ def read_responses(
     read = [_read_array(file, key) for file in files]
     arrays = [array for array, _, _ in read]
     source = " and ".join(file.name for file in files)
-    rows = {len(a) for a in arrays}
+    rows = {a.shape[:-1] for a in arrays}
     require(
         len(rows) == 1,
         DataError,
-        f"as many images in each of {source}",
+        f"as many images, and repeats, in each of {source}",
         sorted(rows),
         "export both again",
     )
@@ -206,9 +211,14 @@ def read_responses(
         )
     _check_ids(names, len(arrays[0]), source)
     grayordinates = next((place for _, _, place in read if place is not None), None)
-    sizes = [a.shape[1] for a in arrays]
+    sizes = [a.shape[-1] for a in arrays]
     place = _place(space, sizes, atlas, grayordinates, source)
-    values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
+    values = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
+    repeats = None
+    if values.ndim == 3:
+        shown = np.isfinite(values).sum(axis=1)
+        repeats = values.astype(np.float32) if values.shape[1] > 1 else None
+        values = np.nansum(values, axis=1) / np.where(shown, shown, np.nan)
     if values.dtype != np.float32:
         values = values.astype(np.float32)
     for start in range(0, len(values), 1024):
@@ -220,7 +230,7 @@ def read_responses(
             f"NaN or infinity in row {start + int(bad[0]) if len(bad) else 0}",
             "leave out these images or these vertices before saving",
         )
-    return Responses(tuple(names), values, place, source)
+    return Responses(tuple(names), values, place, source, repeats)
 
 
 def _files(path: _Source) -> list[Path]:
@@ -274,9 +284,9 @@ def _read_array(
         values = np.moveaxis(values, -1, 0) if values.ndim > 1 else values[None]
         values = values.reshape(len(values), -1)
     require(
-        values.ndim == 2 and values.dtype.kind in "fiu" and values.size,
+        values.ndim in (2, 3) and values.dtype.kind in "fiu" and values.size,
         DataError,
-        f"numbers of shape (n_stimuli, n_vertices) in {path}",
+        f"numbers of shape (n_stimuli, n_vertices), or with repeats in between, in {path}",
         f"{values.dtype} of shape {values.shape}",
         "save one row per image",
     )
@@ -353,8 +363,8 @@ def _read_maps(
     return values[:, chosen], names, (hemisphere, models.vertex[chosen].astype(np.int64))
 
 
-def _read_ids(source: _Source) -> list[str]:
-    """Return ids from a list or from a file."""
+def _read_ids(source: _Source, column: str = "id") -> list[str]:
+    """Return ids, or the texts of another column, from a list or from a file."""
     if not isinstance(source, (str, Path)):
         return [str(i) for i in source]
     path = Path(source).expanduser()
@@ -373,8 +383,8 @@ def _read_ids(source: _Source) -> list[str]:
         return [str(i) for i in found]
     if path.suffix in (".csv", ".tsv"):
         delimiter = "\t" if path.suffix == ".tsv" else ","
-        rows = read_table(path, ["id"], "write a table with a column 'id'", delimiter)
-        return [row["id"] for _, row in rows]
+        rows = read_table(path, [column], f"write a table with a column {column!r}", delimiter)
+        return [row[column] for _, row in rows]
     with (
         translated(UnicodeDecodeError, expected=f"text in {path}", remedy="save it as UTF-8"),
         system_errors(path),
@@ -479,6 +489,7 @@ def load(
     atlas: str | None = None,
     name: str = "",
     key: str = "responses",
+    areas: _Source | None = None,
     val: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
@@ -501,6 +512,10 @@ def load(
         A study with a subject in the same space, whose ROIs are used.
     name : str, optional
         Name of the subject; by default that of the file.
+    areas : str, Path or sequence of str, optional
+        For ``space="electrodes"``, arrays of monkeys or intracranial electrodes: the area of each
+        column, as a list, or as a ``.csv`` or ``.tsv`` with a column "area". Each becomes an ROI;
+        without it all electrodes are the ROI "array". No surface is needed.
     val, test : float, default 0.1
         Shares of the images that are held out for selection and for testing.
     seed : int, default 0
@@ -517,7 +532,7 @@ def load(
     -------
     Study
         One subject with responses float32 (n_stimuli, n_vertices) and no labelled images. There
-        is no noise ceiling: it cannot be computed from one response per image.
+        is a noise ceiling only if the array holds repeats, from which it is estimated.
 
     Raises
     ------
@@ -538,6 +553,16 @@ def load(
     found = read_responses(
         _from(base, responses), _from(base, ids), space=space, atlas=_atlas_of(base, atlas), key=key
     )
+    if space == "electrodes" and atlas is None:
+        found = replace(found, atlas=_array_atlas(_from(base, areas), found))
+    else:
+        require(
+            areas is None,
+            ConfigError,
+            "areas of electrodes, with space='electrodes' and no atlas",
+            f"areas with space={space!r}",
+            "leave out areas; the ROIs of vertices come from atlas=",
+        )
     if predicted_by:
         require(
             not images,
@@ -555,7 +580,8 @@ def load(
     title = name or Path(found.source.split(" and ")[0]).name.split(".")[0]
     left_out = len(relative) - len(shown)
     info = {"source": found.source, "space": space, "split": record, "images_without_row": left_out}
-    subject = Subject(title, stimuli, found.values, found.atlas, splits, info=info)
+    parts = {"repeats": found.repeats, "info": info}
+    subject = Subject(title, stimuli, found.values, found.atlas, splits, **parts)
     return Study(
         name=title,
         description=f"measured responses of {title} to {len(stimuli)} images in {space}",
@@ -563,6 +589,22 @@ def load(
         subjects={title: subject},
         licences={"responses": "the user's own"},
     )
+
+
+def _array_atlas(areas: _Source | None, found: Responses) -> Atlas:
+    """Return the areas of electrodes as ROIs; all electrodes are one ROI without them."""
+    n = found.atlas.n_vertices
+    names = ["array"] * n if areas is None else _read_ids(areas, "area")
+    require(
+        len(names) == n,
+        DataError,
+        f"the area of each of the {n} electrodes of {found.source}",
+        f"{len(names)} areas",
+        "write one row per electrode, in the order of the columns",
+    )
+    array = np.asarray(names, dtype=object)
+    rois = {name: array == name for name in dict.fromkeys(names)}
+    return Atlas(found.atlas.hemisphere, rois, groups={})
 
 
 def _predictions(

@@ -374,6 +374,36 @@ def read_domains(folder: str | Path, *, follow_links: bool = False) -> dict[str,
     return {d: read_class_folders(d, place, classes, **options) for d, place in places.items()}
 
 
+def read_far(folder: str | Path, *, follow_links: bool = False) -> dict[str, StimulusSet]:
+    """Read any folder of labelled images, with classes of its own: one domain or several.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the layout ``class/image``, or ``domain/class/image``, where domains may be times
+        or places; see `read_domains`.
+    follow_links : bool, default False
+        Allow folders and files that are links to somewhere outside the folder.
+
+    Returns
+    -------
+    dict of str to StimulusSet
+        Name of the folder, or "folder, domain", to its images; labels index their ``class_names``.
+
+    Raises
+    ------
+    DataError
+        See `bmfl_lab.data.class_folders.read_class_folders` and `read_domains`.
+    """
+    folder = Path(folder).expanduser()
+    first = class_folders(folder)[:1]
+    if not first or not class_folders(folder / first[0]):
+        found = read_class_folders(folder.name, folder, follow_links=follow_links)
+        return {folder.name: found}
+    domains = read_domains(folder, follow_links=follow_links)
+    return {f"{folder.name}, {name}": images for name, images in domains.items()}
+
+
 def group_columns(
     table: Mapping[str, Sequence[str]], head_wnids: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

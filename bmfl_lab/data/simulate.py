@@ -701,6 +701,7 @@ def simulate_eeg(
     step: float = 0.02,
     width: float = 0.04,
     noise: float = 1.0,
+    focus: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> EEG:
     """Simulate M/EEG in which each source is encoded at its own latency.
@@ -726,6 +727,10 @@ def simulate_eeg(
     noise : float, default 1.0
         Standard deviation of the white noise of one presentation; each source has unit variance at
         its peak.
+    focus : tuple of float, optional
+        Place on the map of the head, a disc of radius 1 with the nose at (0, 1), around which the
+        signal is strongest: it falls off as a Gaussian with a standard deviation of 0.5. By default
+        it is as strong at every sensor.
     seed : int, default 0
         Seed of the topographies and the noise.
 
@@ -752,6 +757,15 @@ def simulate_eeg(
         "name the same sources in both",
     )
     times = np.arange(window[0], window[1] + step / 2, step)
+    # a spiral of the golden angle covers a disc evenly
+    turn, radius = (
+        np.arange(n_channels) * 2.39996,
+        np.sqrt((np.arange(n_channels) + 0.5) / n_channels),
+    )
+    positions = np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=1)
+    strength = np.ones(n_channels)
+    if focus is not None:
+        strength = np.exp(-((positions - focus) ** 2).sum(1) / (2 * 0.5**2))
     draw, signal = rng(seed, "simulated eeg"), 0.0
     for name, values in sources.items():
         x = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
@@ -766,7 +780,7 @@ def simulate_eeg(
         x = (x - x.mean(axis=0)) / np.where(spread > 1e-12, spread, np.inf)
         pattern = x @ draw.standard_normal((x.shape[1], n_channels))
         pattern /= np.maximum(pattern.std(axis=0), 1e-12)
-        signal = signal + pattern[:, :, None] * np.exp(
+        signal = signal + (strength * pattern)[:, :, None] * np.exp(
             -((times - latencies[name]) ** 2) / (2 * width**2)
         )
     shape = (len(ids), n_repeats, n_channels, len(times))
@@ -777,5 +791,6 @@ def simulate_eeg(
         channels,
         times,
         np.asarray([str(i) for i in ids], dtype=object),
-        True,
+        simulated=True,
+        positions=positions,
     )

@@ -17,11 +17,13 @@ import numpy as np
 from bmfl_lab.data.class_folders import read_by_stem
 from bmfl_lab.data.pickles import read_pickled_arrays
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message, require
-from bmfl_lab.files import link_guard
+from bmfl_lab.errors import DataError, message, require, translated
+from bmfl_lab.files import link_guard, read_table
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
 IMAGES = {"train": "training_images", "test": "test_images"}
+POSITIONS = "electrodes.tsv"
+"""File of sensor positions as BIDS names it, with the columns name, x, y and z (or x and y)."""
 KEYS = ("preprocessed_eeg_data", "ch_names", "times")
 
 
@@ -41,6 +43,9 @@ class EEG:
         Stimulus ids.
     simulated : bool
         True if nothing was measured on a head.
+    positions : ndarray of float, shape (n_channels, 3) or (n_channels, 2), optional
+        Place of each sensor around the middle of the head, x to the right, y to the front and z up,
+        in any unit; or its place on a flat map of the head.
     """
 
     data: np.ndarray
@@ -48,6 +53,7 @@ class EEG:
     times: np.ndarray
     ids: np.ndarray
     simulated: bool = False
+    positions: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         wanted = (
@@ -71,6 +77,46 @@ class EEG:
             "NaN or infinite values",
             "drop those trials or channels first",
         )
+        places = self.positions
+        require(
+            places is None
+            or (
+                np.shape(places) in ((len(self.channels), 2), (len(self.channels), 3))
+                and np.isfinite(places).all()
+            ),
+            DataError,
+            f"finite positions of the {len(self.channels)} sensors, in two or three dimensions",
+            f"shape {np.shape(places)}",
+            "give one row per sensor, in the order of the channels",
+        )
+
+    def layout(self) -> np.ndarray:
+        """Return the place of each sensor on a flat map of the head.
+
+        Returns
+        -------
+        ndarray of float, shape (n_channels, 2)
+            To the right and to the front; positions in three dimensions are projected so that the
+            distance from the top of the head is kept (azimuthal equidistant).
+
+        Raises
+        ------
+        DataError
+            If the recording has no positions.
+        """
+        require(
+            self.positions is not None,
+            DataError,
+            "positions of the sensors for a map of the head",
+            "sensors without positions",
+            f"put {POSITIONS} with the columns name, x, y and z beside the recording",
+        )
+        places = np.asarray(self.positions, float)
+        if places.shape[1] == 2:
+            return places
+        across = np.linalg.norm(places[:, :2], axis=1)
+        angle = np.arctan2(across, places[:, 2])
+        return places[:, :2] * (angle / np.where(across > 0, across, 1))[:, None]
 
     def mean(self) -> np.ndarray:
         """Return the average over repeats.
@@ -109,13 +155,15 @@ def read_things_eeg(
     Returns
     -------
     EEG
-        Data of shape (n_stimuli, n_repeats, n_channels, n_times).
+        Data of shape (n_stimuli, n_repeats, n_channels, n_times), with positions if
+        ``electrodes.tsv`` lies beside the file.
 
     Raises
     ------
     DataError
-        If a file is missing, holds something else than the three expected entries, or sizes
-        disagree. Nothing in the files is ever run. Or if a file of the folder is a link out of it.
+        If a file is missing, holds something else than the three expected entries, sizes disagree,
+        or a sensor has no position in ``electrodes.tsv``. Nothing in the files is ever run. Or if a
+        file of the folder is a link out of it.
 
     References
     ----------
@@ -148,14 +196,36 @@ def read_things_eeg(
     data = found["preprocessed_eeg_data"]
     if ids is None:
         ids = [f"{split}-{i:05d}" for i in range(len(data))]
+    channels = tuple(str(c) for c in found["ch_names"])
+    channels = channels[: data.shape[2] if data.ndim == 4 else None]
+    folder = path if path.is_dir() else path.parent
+    places = folder / POSITIONS
     return EEG(
         data=data,
-        channels=tuple(str(c) for c in found["ch_names"])[
-            : data.shape[2] if data.ndim == 4 else None
-        ],
+        channels=channels,
         times=np.asarray(found["times"], dtype=np.float64),
         ids=np.asarray([str(i) for i in ids], dtype=object),
+        positions=_read_positions(link_guard(folder, follow_links)(places), channels)
+        if places.is_file()
+        else None,
     )
+
+
+def _read_positions(path: Path, channels: Sequence[str]) -> np.ndarray:
+    """Return positions (n_channels, 2) or (n_channels, 3) from a BIDS table."""
+    remedy = "write a row per sensor with the columns name, x, y and z"
+    rows = {row["name"]: row for _, row in read_table(path, ["name", "x", "y"], remedy, "\t")}
+    missing = [name for name in channels if name not in rows]
+    require(
+        not missing,
+        DataError,
+        f"a position in {path.name} for each of the {len(channels)} sensors",
+        f"none for {missing[:3]}",
+        remedy,
+    )
+    axes = [axis for axis in ("x", "y", "z") if axis in rows[channels[0]]]
+    with translated(ValueError, expected=f"numbers in {path.name}", remedy=remedy):
+        return np.asarray([[float(rows[name][axis]) for axis in axes] for name in channels])
 
 
 def eeg_stimuli(eeg: EEG, folder: str | Path, *, follow_links: bool = False) -> StimulusSet:

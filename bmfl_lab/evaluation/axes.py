@@ -11,7 +11,7 @@ import pandas as pd
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, nearest, require, translated
-from bmfl_lab.evaluation.effect import Models, seed_groups
+from bmfl_lab.evaluation.effect import LayeredModel, Models, seed_groups
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm
 from bmfl_lab.metrics.rsa import expand, prepared, rdm
 from bmfl_lab.metrics.statistics import holm
@@ -72,23 +72,37 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
     return values.loc[list(class_names)]
 
 
-def _layers(model: object, stimuli: StimulusSet, metric: str) -> np.ndarray:
-    """Return the prepared RDM of each layer, (n_layers, n_pairs)."""
-    found = [model_rdm(x, metric) for x in model.activations(stimuli).values()]
-    return prepared(np.stack(found), "spearman")
+ALL_LAYERS = "all"
+"""Layer of the rows for the mean over all layers."""
+
+
+def _similarities(
+    group: Sequence[LayeredModel], stimuli: StimulusSet, metric: str, by_layer: bool
+) -> tuple[list[str], np.ndarray]:
+    """Return names of layers and their prepared RDMs, mean over seeds, (n_layers, n_pairs)."""
+    names, per_seed = [], []
+    for model in group:
+        found = model.activations(stimuli)
+        names = list(found)
+        rdms = prepared(np.stack([model_rdm(x, metric) for x in found.values()]), "spearman")
+        whole = rdms.mean(0, keepdims=True)
+        per_seed.append(np.concatenate([whole, rdms]) if by_layer else whole)
+    return [ALL_LAYERS, *names][: len(per_seed[0])], np.mean(per_seed, axis=0)
 
 
 def _tested(
-    difference: np.ndarray, targets: np.ndarray, n_permutations: int, seed: int
+    difference: np.ndarray, goal: np.ndarray, n_permutations: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return gains of similarity to RDMs (t, n_pairs) and their one-sided p under relabelling."""
-    prepared_targets = prepared(targets, "spearman").T
-    gain, square = difference @ prepared_targets, expand(difference)
-    upper, draw = np.triu_indices(len(square), 1), rng(seed, "gain permutation")
-    count = np.zeros(len(gain))
+    """Return gains of similarity and their one-sided p under relabelling, each (n_layers, t).
+
+    `difference` holds prepared RDMs (n_layers, n_pairs), `goal` prepared targets (n_pairs, t).
+    """
+    gain, square = difference @ goal, np.stack([expand(row) for row in difference])
+    upper, draw = np.triu_indices(square.shape[1], 1), rng(seed, "gain permutation")
+    count = np.zeros(gain.shape)
     for _ in range(n_permutations):
-        order = draw.permutation(len(square))
-        count += square[order[upper[0]], order[upper[1]]] @ prepared_targets >= gain - 1e-12
+        order = draw.permutation(square.shape[1])
+        count += square[:, order[upper[0]], order[upper[1]]] @ goal >= gain - 1e-12
     return gain, (count + 1) / (n_permutations + 1)
 
 
@@ -99,6 +113,7 @@ def gain_test(
     *,
     baseline: str = "original",
     metric: str = "correlation",
+    by_layer: bool = False,
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -110,12 +125,15 @@ def gain_test(
         Models by name; a list holds one model per seed, paired with those of the baseline.
     stimuli : StimulusSet
         The n held-out stimuli.
-    targets : mapping of str to ndarray, shape (n * (n - 1) / 2,)
-        RDMs of the stimuli, from `brain_targets` or `axis_targets`.
+    targets : mapping of str to ndarray, shape (n * (n - 1) / 2,) or (k, n * (n - 1) / 2)
+        RDMs of the stimuli, from `brain_targets` or `axis_targets`. Of k RDMs, such as all ROIs of
+        a subject, the mean similarity counts.
     baseline : str, default "original"
         Model before alignment.
     metric : str, default "correlation"
         Distance of the RDMs of the models.
+    by_layer : bool, default False
+        Test each layer, too, and not only their mean.
     n_permutations : int, default 1000
         Relabellings of the stimuli.
     seed : int, default 0
@@ -124,8 +142,8 @@ def gain_test(
     Returns
     -------
     DataFrame
-        Columns model, target, before and after (Spearman correlation, mean over layers and seeds),
-        gain, p (one-sided) and p_holm (over all rows).
+        Columns model, layer ("all" for their mean), target, before and after (Spearman correlation,
+        mean over seeds), gain, p (one-sided) and p_holm (over all rows).
 
     Raises
     ------
@@ -139,21 +157,25 @@ def gain_test(
     tests none of its gains by permutation.
     """
     groups = seed_groups(models, baseline)
-    names, stacked = list(targets), np.stack(list(targets.values()))
-    goal = prepared(stacked, "spearman").T
-    mean = {
-        name: np.mean([_layers(m, stimuli, metric).mean(0) for m in group], axis=0)
-        for name, group in groups.items()
-    }
-    rows = []
-    for name, values in mean.items():
-        if name == baseline:
-            continue
-        gains, p = _tested(values - mean[baseline], stacked, n_permutations, seed)
-        before = mean[baseline] @ goal
+    found = [prepared(np.atleast_2d(rdms), "spearman").mean(0) for rdms in targets.values()]
+    goal = np.stack(found).T
+    layers, base = _similarities(groups[baseline], stimuli, metric, by_layer)
+    before, rows = base @ goal, []
+    for name in [name for name in groups if name != baseline]:
+        after = _similarities(groups[name], stimuli, metric, by_layer)[1]
+        gains, p = _tested(after - base, goal, n_permutations, seed)
         rows += [
-            {"model": name, "target": t, "before": b, "after": b + g, "gain": g, "p": q}
-            for t, b, g, q in zip(names, before, gains, p)
+            {
+                "model": name,
+                "layer": layer,
+                "target": target,
+                "before": before[i, j],
+                "after": before[i, j] + gains[i, j],
+                "gain": gains[i, j],
+                "p": p[i, j],
+            }
+            for i, layer in enumerate(layers)
+            for j, target in enumerate(targets)
         ]
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"].to_numpy())

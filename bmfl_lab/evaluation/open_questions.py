@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from bmfl_lab.backbones import Backbone, FeatureStore
+from bmfl_lab.data.containers import open_npz
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.embeddings import TextTower
 from bmfl_lab.evaluation.layers import layer_features
+from bmfl_lab.evaluation.transfer import folds
+from bmfl_lab.files import load_npy
 from bmfl_lab.metrics.rsa import ranks
 from bmfl_lab.metrics.statistics import crossed_mean
+from bmfl_lab.models.ridge import fit_ridge
 from bmfl_lab.runtime import rng
+
+READOUT_PENALTIES = tuple(float(a) for a in np.logspace(-1, 4, 6))
+"""Penalties of the readout of a far domain (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,104 @@ def zero_shot(
     return ZeroShot(backbone, tuple(class_names), words, projection, store)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Embeddings of the classes by the text tower of an image-text model.
+
+    Parameters
+    ----------
+    words : ndarray, shape (n_classes, W)
+        Text embedding of each class.
+    projection : ndarray, shape (width, W), optional
+        Linear map from class tokens to the space of the texts.
+    backbone : str, default ""
+        Name of the image tower, as `bmfl_lab.backbones.load_backbone` takes it; "" for that of the
+        study.
+    """
+
+    words: np.ndarray
+    projection: np.ndarray | None = None
+    backbone: str = ""
+
+
+def read_texts(path: str | Path) -> Texts:
+    """Read text embeddings that were computed elsewhere.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.npy`` file of the embeddings, in the order of the classes; or ``.npz`` file with arrays
+        "words" and, optionally, "projection" and "backbone", see `Texts`.
+
+    Returns
+    -------
+    Texts
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged, or has no array "words".
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() != ".npz":
+        return Texts(load_npy(path))
+    with open_npz(path) as opened:
+        require(
+            "words" in opened,
+            DataError,
+            f"an array 'words' in {path.name}",
+            sorted(opened),
+            "save the text embeddings under this name",
+        )
+        tower = str(opened["backbone"][()]) if "backbone" in opened else ""
+        return Texts(opened["words"], opened.get("projection"), tower)
+
+
+def read_out_far(features: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Return which images of a far domain a linear readout classifies correctly.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, d)
+        Features of the n images of the domain, whose classes may be any.
+    labels : ndarray of int, shape (n,)
+        Class of each image.
+    seed : int, default 0
+        Seed of the folds.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        Each image is tested once, by a ridge on one-hot labels that was fitted, with its penalty
+        and its standardisation, on the images of the other three folds (our choice).
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two classes, or fewer than eight images.
+    """
+    labels = np.asarray(labels)
+    n_classes = len(np.unique(labels))
+    require(
+        n_classes >= 2 and len(labels) >= 8,
+        DataError,
+        "eight or more images of two or more classes in a far domain",
+        f"{len(labels)} images of {n_classes} classes",
+        "give a folder with one folder of images per class",
+    )
+    targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
+    right = np.zeros(len(labels), dtype=bool)
+    with warnings.catch_warnings():
+        # features may say nothing about a far domain; then no penalty is best
+        warnings.filterwarnings("ignore", message="expected at most 5%")
+        for known, held in folds(len(labels), 4, seed=seed):
+            mean, spread = features[known].mean(0), features[known].std(0)
+            x = (features - mean) / np.where(spread > 1e-6, spread, 1)
+            fit = fit_ridge(x[known], targets[known], READOUT_PENALTIES, 3)
+            right[held] = np.asarray(fit.predict(x[held])).argmax(1) == labels[held]
+    return right
+
+
 def gain_against_accuracy(
     variants: Sequence[tuple[str, str, float]],
     correct: Sequence[np.ndarray],
@@ -159,6 +267,40 @@ def gain_against_accuracy(
         rows.append({**about, "value": found.value, **ends})
     table = pd.DataFrame(rows)
     return table, rank_trend(table["accuracy"], table["value"], n_permutations, seed)
+
+
+def sweep_table(
+    quantity: str,
+    values: Mapping[tuple[str, float], np.ndarray],
+    x: str,
+    *,
+    kind: Literal["real", "correct"] = "correct",
+) -> pd.DataFrame:
+    """Return the mean of a quantity at each level of a sweep, with intervals, for `trend_figure`.
+
+    Parameters
+    ----------
+    quantity : str
+        Name of the quantity, e.g. "accuracy".
+    values : mapping of (str, float) to ndarray of shape (n_seeds, n_images)
+        Model and level of the swept parameter to one value per seed and image.
+    x : str
+        Name of the swept parameter.
+    kind : {"real", "correct"}, default "correct"
+        "correct" for correctness, "real" for any other value.
+
+    Returns
+    -------
+    DataFrame
+        Columns quantity, model, `x`, value, ci_low and ci_high. Intervals treat seeds and images as
+        crossed random samples.
+    """
+    rows = []
+    for (model, level), array in values.items():
+        found, _ = crossed_mean(np.asarray(array, float), kind=kind)
+        about = {"quantity": quantity, "model": model, x: level, "value": found.value}
+        rows.append({**about, "ci_low": found.low, "ci_high": found.high})
+    return pd.DataFrame(rows)
 
 
 def rank_trend(

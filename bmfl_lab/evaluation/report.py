@@ -66,7 +66,7 @@ HEADLINES = {
         ("rsa_mean_gain", "accuracy_over_shifts_difference"),
         "model",
         "metric",
-        ("rsa_change", "brain_and_robust"),
+        ("rsa_change", "beta_sweep", "brain_and_robust"),
     ),
     "08_brain_similarity": Headline(
         "Representational similarity by region and layer",

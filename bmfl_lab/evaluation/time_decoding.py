@@ -19,8 +19,7 @@ from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.decoding import identify
 from bmfl_lab.evaluation.embeddings import fit_decoder
 from bmfl_lab.evaluation.similarity import encoding_predictions
-from bmfl_lab.metrics.correlation import pearson
-from bmfl_lab.metrics.statistics import bootstrap_mean
+from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 
 
 def windows(times: np.ndarray, width: float, step: float) -> dict[float, np.ndarray]:
@@ -115,8 +114,10 @@ def decode_by_sensor(
     test: np.ndarray,
     *,
     window: tuple[float, float],
-) -> pd.Series:
-    """Return the two-way identification from each sensor alone, by name; chance is 0.5.
+    n_boot: int = 500,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Decode embeddings from each sensor alone.
 
     Parameters
     ----------
@@ -124,6 +125,16 @@ def decode_by_sensor(
         Recording, embeddings and rows, see `decode_over_time`.
     window : tuple of float
         First and last second; the samples between them are the features of a sensor.
+    n_boot : int, default 500
+        Bootstrap resamples of the test stimuli.
+    seed : int, default 0
+        Seed of the resamples.
+
+    Returns
+    -------
+    DataFrame
+        One row per sensor, by name, with columns value (two-way identification, chance 0.5), ci_low
+        and ci_high.
 
     Raises
     ------
@@ -138,12 +149,13 @@ def decode_by_sensor(
         window,
         "choose one in which there are samples",
     )
-    data, found = eeg.mean()[:, :, kept], {}
+    data, rows = eeg.mean()[:, :, kept], {}
     for k, name in enumerate(eeg.channels):
         decoder = fit_decoder(data[train, k], embeddings[train])
         decoded = decoder.predict(data[test, k]) - decoder.centre
-        found[name] = identify(decoded, embeddings[test] - decoder.centre, n_boot=1).two_way
-    return pd.Series(found)
+        found = identify(decoded, embeddings[test] - decoder.centre, n_boot=n_boot, seed=seed)
+        rows[name] = (found.two_way, found.two_way_low, found.two_way_high)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "ci_low", "ci_high"])
 
 
 def eeg_subject(
@@ -209,6 +221,7 @@ def blur_sweep(
     test: np.ndarray,
     sigmas: Sequence[float] = (0, 1, 2, 4, 8),
     *,
+    spread: float = 0.0,
     n_boot: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -226,40 +239,73 @@ def blur_sweep(
         Rows to fit on and to score.
     sigmas : sequence of float, default (0, 1, 2, 4, 8)
         Standard deviations of the Gaussian blur in pixels.
+    spread : float from 0 to 1, default 0
+        Above 0 the blur is also an **uncertainty-aware augmentation**: each training image is
+        blurred by a strength of its own between (1 - spread) and (1 + spread) times sigma, the more
+        the worse its response is predicted within the training images. Test images keep sigma.
     n_boot : int, default 500
-        Bootstrap resamples of the vertices.
+        Bootstrap resamples of the test stimuli.
     seed : int, default 0
         Seed of the resamples.
 
     Returns
     -------
     DataFrame
-        Columns sigma, model ("encoding"), value (r over test stimuli, mean over vertices), ci_low
-        and ci_high (over vertices).
+        Columns sigma, model ("same blur", and with a spread also "uncertainty-aware"), value (r
+        over test stimuli, mean over vertices), ci_low and ci_high (over test stimuli).
 
     Raises
     ------
     ConfigError
-        If a blur is negative or there are fewer than two.
+        If a blur is negative, there are fewer than two, or the spread lies outside 0 to 1.
+
+    Notes
+    -----
+    A blur prior for M/EEG and fMRI blurs images by the uncertainty of their pair. How the
+    uncertainty is measured (two-fold prediction within the training images) and the range of the
+    strengths are our choice.
     """
     require(
-        len(sigmas) >= 2 and min(sigmas) >= 0,
+        len(sigmas) >= 2 and min(sigmas) >= 0 and 0 <= spread <= 1,
         ConfigError,
-        "two or more blurs of at least 0 pixels",
-        tuple(sigmas),
-        "use for example (0, 2, 4)",
+        "two or more blurs of at least 0 pixels, and a spread from 0 to 1",
+        f"{tuple(sigmas)} and {spread:g}",
+        "use for example (0, 2, 4) and spread=0.5",
     )
+    measured = np.asarray(responses)
+    doubt = np.zeros(len(stimuli))
+    if spread:
+        doubt[train] = _uncertainty(np.asarray(features_of(stimuli)), measured, np.asarray(train))
     rows = []
     for sigma in sigmas:
-        blurred = np.stack([_blur(stimuli.image(i), sigma) for i in range(len(stimuli))])
-        images = from_arrays(f"blur {sigma}", blurred, stimuli.ids, stimuli.labels)
-        x = {"x": np.asarray(features_of(images))}
-        predicted = encoding_predictions(x, responses, train=train, test=test)["x"]
-        r = np.nan_to_num(pearson(np.asarray(responses)[test], predicted))
-        found = bootstrap_mean(r, n_boot=n_boot, seed=seed)
-        ends = {"ci_low": found.low, "ci_high": found.high}
-        rows.append({"sigma": float(sigma), "model": "encoding", "value": found.value, **ends})
+        for model in ("same blur", "uncertainty-aware")[: 2 if spread else 1]:
+            own = sigma * (1 + spread * doubt * (model != "same blur"))
+            blurred = np.stack(
+                [_blur(stimuli.image(i), float(own[i])) for i in range(len(stimuli))]
+            )
+            images = from_arrays(f"{model} {sigma}", blurred, stimuli.ids, stimuli.labels)
+            x = {"x": np.asarray(features_of(images))}
+            predicted = encoding_predictions(x, responses, train=train, test=test)["x"]
+            value = np.nan_to_num(pearson(measured[test], predicted)).mean()
+            drawn = np.nan_to_num(bootstrap_pearson(measured[test], predicted, n_boot, seed))
+            low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
+            about = {"sigma": float(sigma), "model": model, "value": float(value)}
+            rows.append({**about, "ci_low": float(low), "ci_high": float(high)})
     return pd.DataFrame(rows)
+
+
+def _uncertainty(features: np.ndarray, responses: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return the rank of how badly each training response is predicted, from -1 to 1 (worst)."""
+    match = np.zeros(len(train))
+    halves = np.arange(len(train)) % 2
+    for half in (0, 1):
+        held = np.flatnonzero(halves == half)
+        parts = {"train": train[halves != half], "test": train[held]}
+        predicted = encoding_predictions({"x": features}, responses, **parts)["x"]
+        centre = responses[parts["train"]].mean(axis=0)
+        actual = responses[parts["test"]] - centre
+        match[held] = np.nan_to_num(pearson(actual.T, (predicted - centre).T))
+    return 1 - 2 * np.argsort(np.argsort(match)) / max(len(train) - 1, 1)
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:

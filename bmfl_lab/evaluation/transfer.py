@@ -11,6 +11,7 @@ import pandas as pd
 from bmfl_lab.data import StimulusSet, Subject
 from bmfl_lab.data.things_eeg import EEG
 from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.evaluation.axes import brain_targets, gain_test
 from bmfl_lab.evaluation.effect import (
     ALL,
     Models,
@@ -24,6 +25,9 @@ from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.metrics.statistics import holm
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
+
+N_PERMUTATIONS = 1000
+"""Relabellings of the stimuli in tests of the transfer to M/EEG (our choice)."""
 
 
 def shared_test(subjects: Sequence[Subject], split: str = "test") -> dict[str, np.ndarray]:
@@ -91,7 +95,8 @@ def across_subjects(
     pandas.DataFrame
         Table of `alignment_effect` with columns ``trained_on``, ``subject`` (tested) and ``own``
         (both are the same) in place of ``model``. In the rows over all layers and ROIs, ``p_holm``
-        is adjusted over all pairs of trained-on and tested subject.
+        is adjusted over all pairs of trained-on and tested subject, and so is ``p_permutation``,
+        the one-sided p value of `gain_test`.
 
     Raises
     ------
@@ -110,12 +115,20 @@ def across_subjects(
     rows, tables = shared_test(subjects, split), {}
     for subject in subjects:
         held = replace(subject, splits={split: rows[subject.name]})
-        tables[subject.name] = alignment_effect(models, held, baseline="", split=split, **options)
+        table = alignment_effect(models, held, baseline="", split=split, **options)
+        metric = options.get("metric", "correlation")
+        rdms = brain_targets(held, split, metric)
+        target = {ALL: np.stack([rdms[roi] for roi in options.get("rois") or rdms])}
+        shown = held.stimuli.subset(rows[subject.name])
+        tested = gain_test(models, shown, target, baseline="", metric=metric)
+        p = table["model"].map(tested.set_index("model")["p"])
+        tables[subject.name] = table.assign(p_permutation=p.where(table["roi"] == ALL))
     table = pd.concat(tables, names=["subject"]).reset_index("subject")
     table = table.rename(columns={"model": "trained_on"}).reset_index(drop=True)
     table.insert(2, "own", table["trained_on"] == table["subject"])
     whole = (table["roi"] == ALL) & table["p"].notna()
-    table.loc[whole, "p_holm"] = holm(table.loc[whole, "p"].to_numpy())
+    for column, p in (("p_holm", "p"), ("p_permutation", "p_permutation")):
+        table.loc[whole, column] = holm(table.loc[whole, p].to_numpy())
     return table
 
 
@@ -189,7 +202,8 @@ class EEGTransfer:
     effect : pandas.DataFrame
         One row per model for the mean over layers, sensors and the times of the window, with
         columns ``model``, ``value``, ``low``, ``high``, ``difference`` (to the baseline),
-        ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (adjusted over the models),
+        ``difference_low``, ``difference_high``, ``p``, ``p_holm`` and ``p_permutation`` (both
+        adjusted over the models; the latter is one-sided, from relabelling the recorded stimuli),
         ``n_stimuli``, ``n_seeds`` and ``interval``.
     """
 
@@ -284,15 +298,16 @@ def on_eeg(
     shown, data = stimuli.subset(stimuli.index_of(eeg.ids)), eeg.mean()
     measured = data.reshape(len(data), -1)
     kept = np.tile(inside, data.shape[1])
-    courses, values, samples = [], [], []
+    courses, values, samples, matches = [], [], [], {}
     for name, group in groups.items():
         per_seed = [
             _scored(m.activations(shown), measured, splits, n_boot, seed, kept, options)
             for m in group
         ]
         # over seeds and sensors: (n_layers, n_times)
+        scores = [r for r, _, _ in per_seed]
         mean = np.nanmean(
-            [[v.reshape(data.shape[1:]) for v in r.values()] for r, _ in per_seed], axis=(0, 2)
+            [[v.reshape(data.shape[1:]) for v in r.values()] for r in scores], axis=(0, 2)
         )
         courses += [
             {
@@ -302,17 +317,29 @@ def on_eeg(
                 "value": mean[i, k],
                 "n_stimuli": len(tested),
             }
-            for i, layer in enumerate(per_seed[0][0])
+            for i, layer in enumerate(scores[0])
             for k, t in enumerate(eeg.times)
         ]
-        values.append([np.mean([np.nanmean(v[kept]) for v in r.values()]) for r, _ in per_seed])
-        samples.append(np.stack([drawn for _, drawn in per_seed], axis=1))
+        values.append([np.mean([np.nanmean(v[kept]) for v in r.values()]) for r in scores])
+        samples.append(np.stack([drawn for _, drawn, _ in per_seed], axis=1))
+        matches[name] = np.mean([match for _, _, match in per_seed], axis=0)
     names, found = list(groups), (np.asarray(values), np.stack(samples))
     effect = [
         {"model": name, **difference_fields(*found, i, names.index(baseline), len(tested))}
         for i, name in enumerate(names)
     ]
-    return EEGTransfer(pd.DataFrame(courses), add_holm(pd.DataFrame(effect)))
+    table = add_holm(pd.DataFrame(effect))
+    others, draw = [name for name in names if name != baseline], rng(seed, "eeg permutation")
+    orders = np.stack([draw.permutation(len(tested)) for _ in range(N_PERMUTATIONS)])
+    p = [_relabelled(matches[name] - matches[baseline], orders) for name in others]
+    table["p_permutation"] = table["model"].map(dict(zip(others, holm(np.asarray(p)))))
+    return EEGTransfer(pd.DataFrame(courses), table)
+
+
+def _relabelled(match: np.ndarray, orders: np.ndarray) -> float:
+    """Return the one-sided p value of the mean diagonal of (n, n) under orders of the columns."""
+    null = match[np.arange(len(match)), orders].sum(axis=1)
+    return (1 + np.sum(null >= np.trace(match) - 1e-12)) / (1 + len(orders))
 
 
 def _scored(
@@ -323,10 +350,11 @@ def _scored(
     seed: int,
     kept: np.ndarray,
     options: Mapping[str, object],
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return r (n_columns,) of every layer, and resamples (n_boot,) of the mean r.
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Return r (n_columns,) of every layer, resamples (n_boot,) of the mean r, and its parts.
 
-    The mean is over layers and the columns in the mask `kept`.
+    The mean is over layers and the columns in the mask `kept`. The parts (n, n) are the products of
+    each predicted with each measured pattern; those on the diagonal add up to the mean r.
     """
     parts = [
         encoding_predictions(features, measured, train=train, test=test, **options)
@@ -346,7 +374,16 @@ def _scored(
         )
         for p in predicted.values()
     ]
-    return r, np.mean(drawn, axis=0)
+    actual = _unit_columns(centred[:, kept])
+    match = [_unit_columns(p[:, kept]) @ actual.T / kept.sum() for p in predicted.values()]
+    return r, np.mean(drawn, axis=0), np.mean(match, axis=0)
+
+
+def _unit_columns(x: np.ndarray) -> np.ndarray:
+    """Return columns (n, n_columns) without their mean, of length 1; constant ones are 0."""
+    x = x - x.mean(axis=0)
+    length = np.linalg.norm(x, axis=0)
+    return x / np.where(length > 1e-12, length, np.inf)
 
 
 def eeg_rows(

@@ -39,6 +39,7 @@ _PUBLIC = {
     "ablation_trainer": "compare",
     "CONTROL_MODELS": "names",
     "agreement": "compare",
+    "fused_features": "compare",
     "train_alphas": "compare",
     "train_controls": "compare",
     "encoding_accuracy": "compare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -769,6 +769,38 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
     ConfigError
         If the model has no fused features.
     """
+    total = 0.0
+    for x_vb, x_bv in _fused(model, stimuli):
+        loss = pearson_regulariser(x_vb, x_bv, model.config.pcc_axis)
+        total += (1 - float(loss)) * len(x_vb)
+    return total / len(stimuli)
+
+
+def fused_features(model: TrainedFusion, stimuli: StimulusSet) -> np.ndarray:
+    """Return the two cross-attended features of each image, X_vb and X_bv.
+
+    Parameters
+    ----------
+    model : TrainedFusion
+        Model with head "fusion" or "concat".
+    stimuli : StimulusSet
+        One image or more.
+
+    Returns
+    -------
+    ndarray of float32, shape (2, n_stimuli, W)
+
+    Raises
+    ------
+    ConfigError
+        If the model has no fused features.
+    """
+    parts = [torch.stack(pair).cpu().numpy() for pair in _fused(model, stimuli)]
+    return np.concatenate(parts, axis=1)
+
+
+def _fused(model: TrainedFusion, stimuli: StimulusSet) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield X_vb and X_bv (B, W) of each batch."""
     require(
         model.config.head != "backbone" and len(stimuli),
         ConfigError,
@@ -776,14 +808,12 @@ def agreement(model: TrainedFusion, stimuli: StimulusSet) -> float:
         f"{model.name!r} with head {model.config.head!r}, and {len(stimuli)} images",
         "pass a model with head='fusion' or 'concat', and at least one image",
     )
-    batches, total = model.batches(stimuli), 0.0
+    batches = model.batches(stimuli)
     for start in range(0, batches.n, 256):
         batch = batches.take(np.arange(start, min(start + 256, batches.n)))
         with torch.inference_mode():
             out = model.path.classify(batch)
-            loss = pearson_regulariser(out.x_vb.float(), out.x_bv.float(), model.config.pcc_axis)
-        total += (1 - float(loss)) * len(batch["cls"])
-    return total / batches.n
+            yield out.x_vb.float(), out.x_bv.float()
 
 
 def encoding_accuracy(model: TrainedFusion, subject: Subject, split: str = "test") -> float:

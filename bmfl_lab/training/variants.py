@@ -10,7 +10,7 @@ import numpy as np
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
-from bmfl_lab.data import Study
+from bmfl_lab.data import Study, Subject
 from bmfl_lab.errors import ConfigError, require
 from bmfl_lab.models.bmfl import ResponseSource
 from bmfl_lab.runtime import rng
@@ -52,7 +52,7 @@ def encoder_variants(
     subject: str | None = None,
     sizes: Sequence[float] = (0.1, 0.3),
     blocks: Sequence[int] = (),
-    subjects: Sequence[str] = (),
+    subjects: Sequence[str | Subject] = (),
     noise: Sequence[float] = (0.5,),
     store: FeatureStore | None = None,
     device: str = "auto",
@@ -72,8 +72,8 @@ def encoder_variants(
         Shares of the training stimuli, above 0 and below 1.
     blocks : sequence of int, default ()
         Other blocks of the backbone to read.
-    subjects : sequence of str, default ()
-        Other subjects.
+    subjects : sequence of str or Subject, default ()
+        Other subjects: names of the study's, or subjects of any origin that saw images.
     noise : sequence of float, default (0.5,)
         Shares of the accuracy that are left when noise is mixed in, from 0 to 1.
     store : FeatureStore, optional
@@ -126,7 +126,10 @@ def encoder_variants(
     for block in blocks:
         other = configs.replace(config, blocks=(block,))
         found.append(train("block", f"block {block}", other, study, person.name))
-    found += [train("subject", name, config, study, name) for name in subjects]
+    for other in subjects:
+        other = other if isinstance(other, Subject) else study.subject(other)
+        wider = dataclasses.replace(study, subjects={**study.subjects, other.name: other})
+        found.append(train("subject", other.name, config, wider, other.name))
     source = EncoderSource(first.encoder, local_device(device))
     reference = first.encoder.predict_stimuli(study.set("train"), store=store, device=device)
     for share in noise:

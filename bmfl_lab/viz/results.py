@@ -279,30 +279,35 @@ def trend_figure(
     x: str,
     *,
     title: str,
-    unit: str,
+    unit: str | Mapping[str, str],
     x_label: str = "",
-    level: float | None = None,
+    level: float | Mapping[str, float] | None = None,
     level_name: str = "chance",
-    ceiling: float | None = None,
+    ceiling: float | Mapping[str, float] | None = None,
+    spread: bool = False,
 ) -> Figure:
-    """Draw a value against a number, one line with intervals per model.
+    """Draw values against a number, one line with intervals per model.
 
     Parameters
     ----------
     frame : DataFrame
-        Columns `x`, "model", "value", "ci_low" and "ci_high".
+        Columns `x`, "model", "value", "ci_low" and "ci_high"; with several units also "quantity".
     x : str
         Column of the horizontal axis.
-    title, unit : str
-        Title and label of the vertical axis.
+    title : str
+        Title of the figure.
+    unit : str, or mapping of str to str
+        Label of the vertical axis; or that of each quantity, which then gets a panel of its own.
     x_label : str, optional
         Label of the horizontal axis; by default the name of the column.
-    level : float, optional
-        Level that is drawn as a dashed line, such as chance.
+    level : float, or mapping of str to float, optional
+        Level that is drawn as a dashed line, such as chance; or that of each quantity.
     level_name : str, default "chance"
         Name of that level.
-    ceiling : float, optional
-        Noise ceiling, drawn as a solid black line.
+    ceiling : float, or mapping of str to float, optional
+        Noise ceiling, drawn as a solid black line; or that of each quantity.
+    spread : bool, default False
+        Draw the values of `x` at equal distances, e.g. for 0, 0.1, 1 and 10.
 
     Returns
     -------
@@ -313,22 +318,76 @@ def trend_figure(
     DataError
         If a column is missing or there is no row.
     """
-    require_rows(frame, (x, "model", "value", "ci_low", "ci_high"), "rows", "pass a curve")
-    models = list(dict.fromkeys(frame["model"]))
+    units = unit if isinstance(unit, Mapping) else {"": unit}
+    need = (x, "model", "value", "ci_low", "ci_high", *(["quantity"] if units is unit else []))
+    require_rows(frame, need, "rows", "pass a curve")
+    models, values = list(dict.fromkeys(frame["model"])), sorted(set(frame[x]))
+    place = {v: k if spread else v for k, v in enumerate(values)}
+    # several models at one place would hide each other's bars
+    step = 0.012 * (max(place.values()) - min(place.values())) if units is unit else 0
+    apart = {model: step * (k - (len(models) - 1) / 2) for k, model in enumerate(models)}
     colour, marker = colours(models), markers(models)
-    with panel(cell=(6.5, 3.8), title=title, numbers=frame) as (drawn, ax):
-        for model in models:
-            part = frame[frame["model"] == model].sort_values(x)
-            y, error = value_and_error(part)
-            style = {"fmt": marker[model] + "-", "ms": 5, "capsize": 2, "lw": 1.4}
-            ax.errorbar(part[x], y, yerr=error, color=colour[model], label=model, **style)
-        if level is not None:
-            ax.axhline(level, ls="--", lw=1, color=GREY, label=f"{level_name}, {level:g}")
-        if ceiling is not None:
-            ax.axhline(ceiling, lw=1.4, color="black", label="noise ceiling")
-        drawn.label(x=x_label or x.replace("_", " "), y=unit)
+    size = {"cell": (6.5, 3.8 if len(units) == 1 else 2.7), "sharex": True}
+    with panels(len(units), title=title, numbers=frame, **size) as drawn:
+        for ax, (quantity, label) in zip(drawn.grid[:, 0], units.items()):
+            own = frame if units is not unit else frame[frame["quantity"] == quantity]
+            for model in [model for model in models if model in set(own["model"])]:
+                part = own[own["model"] == model].sort_values(x)
+                y, error = value_and_error(part)
+                style = {"fmt": marker[model] + "-", "ms": 5, "capsize": 2, "lw": 1.4}
+                at = part[x].map(place) + apart[model]
+                ax.errorbar(at, y, yerr=error, color=colour[model], label=model, **style)
+            line = level.get(quantity) if isinstance(level, Mapping) else level
+            if line is not None:
+                name = level_name if isinstance(level, Mapping) else f"{level_name}, {line:g}"
+                ax.axhline(line, ls="--", lw=1, color=GREY, label=name)
+            top = ceiling.get(quantity) if isinstance(ceiling, Mapping) else ceiling
+            if top is not None:
+                ax.axhline(top, lw=1.4, color="black", label="noise ceiling")
+            ax.set_ylabel(label)
+        if spread:
+            ax.set_xticks(range(len(values)), [f"{v:g}" for v in values])
+        ax.set_xlabel(x_label or x.replace("_", " "))
         ax.plot([], [], " ", label="bars: 95 % interval")
         drawn.legend(4)
+    return drawn.figure
+
+
+def topography_figure(
+    values: pd.Series, places: np.ndarray, *, title: str, unit: str, level: float = 0.5
+) -> Figure:
+    """Draw one value per sensor on a map of the head, seen from above.
+
+    Parameters
+    ----------
+    values : Series
+        Value of each sensor by name.
+    places : ndarray, shape (n_sensors, 2)
+        Place of each sensor, to the right and to the front; see `bmfl_lab.data.things_eeg.EEG`.
+    title, unit : str
+        Title, and label of the colour bar.
+    level : float, default 0.5
+        Value drawn in white, such as chance.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    places = np.asarray(places) / np.linalg.norm(places, axis=1).max()
+    numbers = values.rename("value").to_frame().assign(x=places[:, 0], y=places[:, 1])
+    top = max(float(np.abs(values - level).max()), 1e-6)
+    with panel(cell=(5.0, 4.2), title=title, numbers=numbers) as (drawn, ax):
+        turn = np.linspace(0, 2 * np.pi, 200)
+        ax.plot(1.15 * np.cos(turn), 1.15 * np.sin(turn), color=GREY, lw=1)
+        ax.plot([-0.12, 0, 0.12], [1.15, 1.3, 1.15], color=GREY, lw=1)
+        scale = {"vmin": level - top, "vmax": level + top, "cmap": "RdBu_r"}
+        dots = ax.scatter(*places.T, c=values, s=260, edgecolors=GREY, **scale)
+        for name, (x, y) in zip(values.index, places):
+            ax.annotate(name, (x, y), (0, -15), textcoords="offset points", ha="center", size=7)
+        ax.text(0, 1.34, "front", ha="center", fontsize=8, color=GREY)
+        ax.set(aspect="equal", xlim=(-1.4, 1.4), ylim=(-1.3, 1.5))
+        bare(ax)
+        drawn.colour_bar(dots, f"{unit} (white: {level:g})")
     return drawn.figure
 
 

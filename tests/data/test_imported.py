@@ -10,8 +10,9 @@ from nibabel.cifti2 import BrainModelAxis, Cifti2Image, ScalarAxis, SeriesAxis
 from PIL import Image
 
 from bmfl_lab import load_study
-from bmfl_lab.data.imported import SPACES, read_responses
+from bmfl_lab.data.imported import SPACES, load, read_responses
 from bmfl_lab.errors import ConfigError, DataError
+from bmfl_lab.metrics.noise import ceiling_from_repeats
 
 IDS = ["cats/1.png", "cats/2.png", "dogs/1.png", "dogs/7.png", "birds/x.png"]
 N_LEFT = 4
@@ -254,3 +255,33 @@ def test_the_rois_of_another_subject_in_the_same_space_are_lent(images, values, 
     np.save(tmp_path / "r.npy", values)
     with pytest.raises(DataError, match="take the atlas of a subject in the same space"):
         read_responses(tmp_path / "r.npy", IDS, space="voxels", atlas=atlas)
+
+
+def test_an_array_of_electrodes_needs_no_surface(values, images, tmp_path):
+    draw = np.random.default_rng(1)
+    repeats = values[:, None] + 0.1 * draw.standard_normal((5, 3, 9)).astype(np.float32)
+    repeats[2, 2] = np.nan  # one image was shown twice
+    np.savez(tmp_path / "r.npz", responses=repeats, ids=IDS)
+    (tmp_path / "areas.csv").write_text("area\n" + "V4\n" * 4 + "IT\n" * 5)
+    options = dict(responses="r.npz", images="images", space="electrodes", name="monkey")
+    person = load(tmp_path, areas="areas.csv", **options).subject()
+    assert person.atlas.present == ("V4", "IT") and person.atlas.mesh is None
+    np.testing.assert_array_equal(person.atlas.select("V4"), np.arange(9) < 4)
+    np.testing.assert_allclose(person.responses, np.nanmean(repeats, axis=1), atol=1e-6)
+    np.testing.assert_array_equal(person.repeats, repeats)
+    assert ceiling_from_repeats(person.repeats).min() > 0.9
+    assert load(tmp_path, **options).subject().atlas.present == ("array",)
+    with pytest.raises(DataError, match=r"area of each of the 9 electrodes.*got 2 areas"):
+        load(tmp_path, areas=["V4", "IT"], **options)
+    with pytest.raises(ConfigError, match="areas of electrodes, with space='electrodes'"):
+        load(tmp_path, areas="areas.csv", **(options | {"space": "voxels"}))
+    np.save(tmp_path / "left.npy", repeats[:, :2])
+    np.save(tmp_path / "right.npy", repeats)
+    halves = {"left": "left.npy", "right": "right.npy"}
+    with pytest.raises(DataError, match="as many images, and repeats"):
+        load(tmp_path, **(options | {"responses": halves, "ids": IDS}))
+    np.savez(tmp_path / "r.npz", responses=repeats[:, :1], ids=IDS)
+    assert load(tmp_path, **options).subject().repeats is None
+    np.savez(tmp_path / "r.npz", responses=np.full((5, 2, 9), np.nan), ids=IDS)
+    with pytest.raises(DataError, match="finite responses"):
+        load(tmp_path, **options)

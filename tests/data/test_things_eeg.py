@@ -52,6 +52,22 @@ def test_reads_numpy_saved_dictionaries_and_ids_from_metadata(tmp_path):
         )
 
 
+def test_positions_of_the_sensors_are_read_where_the_user_gives_them(tmp_path):
+    np.save(tmp_path / "preprocessed_eeg_test.npy", content())
+    table = tmp_path / "electrodes.tsv"
+    assert read_things_eeg(tmp_path).positions is None
+    table.write_text("name\tx\ty\tz\nP3\t-4\t-5\t6\nO1\t-3\t-8\t1\nOz\t0\t-9\t1\n")
+    found = read_things_eeg(tmp_path)  # in the order of the channels, not of the table
+    np.testing.assert_array_equal(found.positions, [[-3, -8, 1], [0, -9, 1], [-4, -5, 6]])
+    assert (found.layout()[:, 1] < 0).all()
+    table.write_text("name\tx\ty\nO1\t-3\t-8\n")
+    with pytest.raises(DataError, match=r"each of the 3 sensors; got none for \['Oz', 'P3'\]"):
+        read_things_eeg(tmp_path)
+    table.write_text("name\tx\ty\nO1\tn/a\t-8\nOz\t0\t1\nP3\t1\t1\n")
+    with pytest.raises(DataError, match=r"numbers in electrodes\.tsv"):
+        read_things_eeg(tmp_path)
+
+
 def test_types_and_byte_orders_come_through(tmp_path):
     want = {
         "a": np.arange(4, dtype=">f4"),

@@ -169,6 +169,8 @@ def test_transfer_to_other_subjects():
     whole = table[table["roi"] == "all"].set_index(["trained_on", "subject"])
     assert whole.loc[("s", "t"), "difference_low"] > 0.1 and whole.loc[("s", "t"), "p_holm"] < 0.01
     assert whole.loc[("noise", "t"), "p_holm"] > 0.05
+    permuted = whole["p_permutation"]
+    assert permuted["s", "t"] < 0.05 < permuted["noise", "t"] and permuted.loc[""].isna().all()
     assert set(table[table["own"]]["subject"]) == {"s"} and (table["n_stimuli"] == 40).all()
     tested = whole["p"].notna()
     np.testing.assert_allclose(whole.loc[tested, "p_holm"], holm(whole.loc[tested, "p"].to_numpy()))
@@ -209,6 +211,11 @@ def test_an_aligned_model_on_eeg_arrays():
         for k, v in (("original", 0.2), ("aligned", 4.0), ("no_fmri", 0.25))
     }
     found = transfer.on_eeg(models, eeg, who.stimuli, splits=splits, n_boot=200)
+    p = found.effect.set_index("model")["p_permutation"]
+    assert p["aligned"] < 0.05 and np.isnan(p["original"])
+    unchanged = {"original": models["original"], "same": models["original"]}
+    again = transfer.on_eeg(unchanged, eeg, who.stimuli, splits=splits, n_boot=20)
+    assert again.effect["p_permutation"].iloc[1] == 1
     best = found.course.groupby(["model", "time"])["value"].mean()
     assert best["aligned"].max() > best["original"].max() + 0.1
     assert best["aligned"].idxmax() == pytest.approx(0.2, abs=0.05)
@@ -311,3 +318,11 @@ def test_scores_become_rows_with_n_and_interval():
         "synthesis_start",
         "synthesis_activity",
     ]
+
+
+def test_relabelling_keeps_its_level_and_finds_a_match():
+    draw = np.random.default_rng(0)
+    orders = np.stack([draw.permutation(30) for _ in range(200)])
+    p = [transfer._relabelled(draw.normal(size=(30, 30)), orders) for _ in range(200)]
+    assert np.mean(np.asarray(p) <= 0.1) < 0.2
+    assert transfer._relabelled(np.eye(30), orders) == 1 / 201

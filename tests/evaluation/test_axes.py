@@ -55,6 +55,19 @@ def test_the_planted_axis_is_strengthened_and_no_other(stimuli):
     assert np.allclose(gains["after"] - gains["before"], gains["gain"])
 
 
+def test_the_layer_that_gained_is_found(stimuli):
+    animacy = read_axes(TABLE, CLASSES)["animacy"].to_numpy()[np.asarray(stimuli.labels)]
+    models = {"original": Model(animacy, 0.0), "aligned": Model(animacy, 1.0)}
+    one = axis_targets(np.asarray(stimuli.labels), read_axes(TABLE, CLASSES))
+    targets = one | {"both": np.stack([one["animacy"], one["size"]])}
+    options = dict(n_permutations=200, by_layer=True)
+    found = gain_test(models, stimuli, targets, **options).set_index(["layer", "target"])
+    assert found.loc[("high", "animacy"), "p"] < 0.05 and found.loc[("low", "animacy"), "p"] == 1
+    gains = found["gain"].unstack()
+    np.testing.assert_allclose(gains.loc["all"], gains.loc[["low", "high"]].mean())
+    np.testing.assert_allclose(gains["both"], gains[["animacy", "size"]].mean(axis=1))
+
+
 def test_the_permutation_keeps_its_level(stimuli):
     labels, draw = np.asarray(stimuli.labels), np.random.default_rng(1)
     p = []

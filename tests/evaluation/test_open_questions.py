@@ -2,13 +2,23 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.config import replace
+from bmfl_lab.data.ood_sets import read_far
+from bmfl_lab.data.simulate import simulate_other
 from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.layers import layer_features
-from bmfl_lab.evaluation.open_questions import gain_against_accuracy, rank_trend, zero_shot
+from bmfl_lab.evaluation.open_questions import (
+    gain_against_accuracy,
+    rank_trend,
+    read_out_far,
+    read_texts,
+    sweep_table,
+    zero_shot,
+)
 from bmfl_lab.training import study_backbone, train_fusion
 from bmfl_lab.training.encoder import tiny
 from bmfl_lab.training.recipes import tiny as tiny_fusion
@@ -46,11 +56,12 @@ def test_planted_texts_classify_and_other_widths_are_refused(study):
 
 def test_fewer_stimuli_and_noise_lower_the_accuracy(study, tmp_path):
     store = FeatureStore(tmp_path)
-    found = encoder_variants(
-        tiny("ridge"), study, sizes=(0.1,), blocks=(0,), noise=(0.5,), store=store, device="cpu"
-    )
+    ways = dict(sizes=(0.1,), blocks=(0,), noise=(0.5,))
+    ways["subjects"] = [simulate_other(study.subject())]
+    found = encoder_variants(tiny("ridge"), study, store=store, device="cpu", **ways)
     by = {v.factor: v for v in found}
-    assert list(by) == ["as trained", "training size", "block", "noise"]
+    assert list(by) == ["as trained", "training size", "block", "subject", "noise"]
+    assert by["subject"].accuracy > 0.1 and by["subject"].encoder is not by["block"].encoder
     assert by["training size"].accuracy < by["as trained"].accuracy - 0.05
     assert by["training size"].level == "30 stimuli" and by["as trained"].brain is None
     assert by["noise"].accuracy == pytest.approx(by["as trained"].accuracy / 2)
@@ -71,6 +82,51 @@ def test_a_planted_trend_is_found_and_its_absence_too():
     assert rank_trend(accuracy, -accuracy)["rho"] == pytest.approx(-1)
     with pytest.raises(DataError, match="four or more encoders"):
         gain_against_accuracy(variants[:2], rising[:2], baseline)
+
+
+def test_classes_of_a_far_domain_are_read_out_and_shuffled_labels_are_not():
+    draw, labels = np.random.default_rng(0), np.arange(120) % 3
+    features = draw.normal(size=(120, 10)) + 2 * np.eye(10)[labels]
+    assert read_out_far(features, labels).mean() > 0.75
+    assert read_out_far(features, draw.permutation(labels)).mean() < 0.5
+    with pytest.raises(DataError, match="two or more classes in a far domain"):
+        read_out_far(features, np.zeros(120, int))
+
+
+def test_a_far_domain_is_any_folder_of_classes_or_of_places(tmp_path):
+    for place in ("town", "coast"):
+        for label in ("boat", "tree"):
+            folder = tmp_path / "places" / place / label
+            folder.mkdir(parents=True)
+            Image.fromarray(np.full((8, 8, 3), len(label), np.uint8)).save(folder / "1.png")
+    several = read_far(tmp_path / "places")
+    assert sorted(several) == ["places, coast", "places, town"]
+    one = read_far(tmp_path / "places" / "town")
+    assert list(one) == ["town"] and one["town"].class_names == ("boat", "tree")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="class folders of 'empty'"):
+        read_far(tmp_path / "empty")
+
+
+def test_texts_are_read_with_their_projection_and_tower(tmp_path):
+    words, projection = np.eye(4, 6), np.ones((48, 6))
+    np.save(tmp_path / "t.npy", words)
+    np.savez(tmp_path / "t.npz", words=words, projection=projection, backbone="my_clip")
+    np.savez(tmp_path / "none.npz", texts=words)
+    plain, full = read_texts(tmp_path / "t.npy"), read_texts(tmp_path / "t.npz")
+    assert plain.projection is None and plain.backbone == "" and full.backbone == "my_clip"
+    assert np.array_equal(plain.words, words) and np.array_equal(full.projection, projection)
+    with pytest.raises(DataError, match=r"an array 'words' in none\.npz"):
+        read_texts(tmp_path / "none.npz")
+
+
+def test_a_sweep_has_a_row_with_an_interval_per_model_and_level():
+    draw = np.random.default_rng(0)
+    values = {("fusion", a): draw.random((2, 300)) < 0.2 + 0.3 * a for a in (0.0, 1.0)}
+    table = sweep_table("accuracy", values, "alpha")
+    assert list(table["alpha"]) == [0, 1] and set(table["model"]) == {"fusion"}
+    np.testing.assert_allclose(table["value"], [v.mean() for v in values.values()])
+    assert table["ci_high"][0] < table["ci_low"][1]
 
 
 @pytest.mark.slow

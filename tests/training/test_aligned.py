@@ -5,13 +5,20 @@ from dataclasses import replace as swap
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import ttest_rel
 
 from bmfl_lab import config as configs
-from bmfl_lab.data import load_study
+from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.data import imported, load_study
+from bmfl_lab.data.simulate import simulate_eeg
 from bmfl_lab.errors import CheckpointError, ConfigError, DataError
+from bmfl_lab.evaluation.axes import brain_targets, gain_test
+from bmfl_lab.evaluation.time_decoding import eeg_subject
 from bmfl_lab.metrics.rsa import compare_rdms, rdm
 from bmfl_lab.training import aligned, checkpoint
+from bmfl_lab.training import encoder as encoders
+from bmfl_lab.training.encoder import train_brain_encoder
 from bmfl_lab.training.loop import LoopConfig
 
 CONTROLS = ("no_fmri", "shuffled", "noise")
@@ -51,6 +58,10 @@ def held_out_rsa(model, subject):
     return np.mean([compare_rdms(rdm(v)[None], truth)[0, 0] for v in activations.values()])
 
 
+def every_roi(subject):
+    return {"all": np.stack(list(brain_targets(subject).values()))}
+
+
 def test_alignment_raises_held_out_rsa_and_controls_do_not(study, original):
     subject = study.subject()
     before = held_out_rsa(original, subject)
@@ -58,6 +69,10 @@ def test_alignment_raises_held_out_rsa_and_controls_do_not(study, original):
     shuffled = aligned.train_aligned(quick(control="shuffled"), study, original=original)
     assert held_out_rsa(after, subject) > before + 0.03
     assert held_out_rsa(after, subject) > held_out_rsa(shuffled, subject) + 0.03
+    models = {"original": original, "aligned": after, "shuffled": shuffled}
+    test = subject.stimuli.subset(subject.rows("test"))
+    p = gain_test(models, test, every_roi(subject)).set_index("model")["p"]
+    assert p["aligned"] < 0.05 < p["shuffled"]
     assert after.selection == "best val_loss" and "simulated" in after.label
     assert after.history[-1]["val_mse"] < after.history[0]["val_mse"]
 
@@ -73,14 +88,66 @@ def test_training_the_head_alone_leaves_the_network_as_it_was(study, original):
     )
 
 
-@pytest.mark.slow
-def test_beta_zero_is_the_control_without_fmri(study, original):
+def test_beta_zero_is_the_control_without_fmri_and_gains_nothing(study, original):
     subject = study.subject()
     test = subject.stimuli.subset(subject.rows("test"))
-    zero = aligned.train_aligned(quick(epochs=1, beta=0.0), study, original=original)
-    control = aligned.train_aligned(quick(epochs=1, control="no_fmri"), study, original=original)
-    for layer, values in control.activations(test).items():
-        assert np.array_equal(zero.activations(test)[layer], values)
+    runs = {
+        "beta 0": quick(epochs=1, beta=0.0),
+        "no_fmri": quick(epochs=1, control="no_fmri"),
+    }
+    models = {k: aligned.train_aligned(c, study, original=original) for k, c in runs.items()}
+    for layer, values in models["no_fmri"].activations(test).items():
+        assert np.array_equal(models["beta 0"].activations(test)[layer], values)
+    found = gain_test({"original": original, **models}, test, every_roi(subject))
+    assert (found["p"] > 0.05).all() and (abs(found["gain"]) < 0.02).all()
+
+
+def test_a_network_is_aligned_to_an_array_of_electrodes(study, original, tmp_path):
+    whole, draw = study.subject(), np.random.default_rng(0)
+    sites = draw.choice(whole.n_vertices, 40, replace=False)
+    planted = whole.truth["noiseless"][:, sites]
+    single = planted[:, None] + 0.5 * draw.normal(size=(len(planted), 3, len(sites)))
+    for k in range(len(planted)):
+        Image.fromarray(whole.stimuli.image(k)).save(tmp_path / f"{k:03d}.png")
+    ids = [f"{k:03d}.png" for k in range(len(planted))]
+    np.savez(tmp_path / "array.npz", responses=single, ids=ids)
+    monkey = imported.load(
+        tmp_path, responses="array.npz", images=".", space="electrodes", name="array", test=0.25
+    ).subject()
+    options = dict(study=study, subject=monkey, original=original)
+    models = {
+        "original": original,
+        "aligned": aligned.train_aligned(quick(), **options),
+        "shuffled": aligned.train_aligned(quick(control="shuffled"), **options),
+    }
+    test = monkey.stimuli.subset(monkey.rows("test"))
+    found = gain_test(models, test, brain_targets(monkey), n_permutations=200).set_index("model")
+    assert found.loc["aligned", "p"] < 0.05 < found.loc["shuffled", "p"]
+    assert monkey.kind == "measured" and "array (measured)" in models["aligned"].label
+
+
+@pytest.mark.filterwarnings("ignore:expected at most 5%")
+def test_a_network_and_an_encoder_are_trained_on_eeg(study, original, tmp_path):
+    person = study.subject()
+    signal = person.truth["noiseless"]
+    sources = {roi: signal[:, person.atlas.select(roi)] for roi in ("V1", "FFC")}
+    eeg = simulate_eeg(sources, {"V1": 0.1, "FFC": 0.3}, person.stimuli.ids)
+    wearer = eeg_subject("sensors", eeg, person.stimuli, person.splits)
+    options = dict(study=study, subject=wearer, original=original)
+    models = {
+        "original": original,
+        "on EEG": aligned.train_aligned(quick(), **options),
+        "shuffled": aligned.train_aligned(quick(control="shuffled"), **options),
+    }
+    test = person.stimuli.subset(person.rows("test"))
+    found = gain_test(models, test, every_roi(person)).set_index("model")
+    assert found.loc["on EEG", "p"] < 0.05
+    assert found.loc["on EEG", "gain"] > found.loc["shuffled", "gain"] + 0.02
+    wider = swap(study, subjects={"sensors": wearer})
+    store = FeatureStore(tmp_path)
+    encoder = train_brain_encoder(encoders.tiny("ridge"), wider, store=store, device="cpu")
+    early, late = (encoder.scores[wearer.atlas.select(roi)] for roi in ("-50 ms", "350 ms"))
+    assert np.nanmean(late) > np.nanmean(early) + 0.1
 
 
 @pytest.mark.slow

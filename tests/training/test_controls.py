@@ -10,6 +10,7 @@ from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.data.study import load_study
 from bmfl_lab.errors import ConfigError
+from bmfl_lab.metrics import pearson
 from bmfl_lab.training import LoopConfig, compare, train_fusion
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.encoder import train_brain_encoder
@@ -110,6 +111,8 @@ def test_alpha_raises_the_measured_agreement_and_quality_names_its_accuracy(
     found = compare.train_alphas(CONFIG, study, alphas=(0.0, 10.0), **options)
     none, strong = (compare.agreement(m[0], study.set("test")) for m in found.values())
     assert tuple(found) == ("alpha 0", "alpha 10") and strong > none + 0.2
+    vb, bv = compare.fused_features(found["alpha 10"][0], study.set("test"))
+    assert pearson(vb.T, bv.T).mean() == pytest.approx(strong, abs=1e-4)
     short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
     graded = compare.train_quality(short, study, shares=(0.0, 1.0), **options)
     assert tuple(graded) == ("r = 0.00", f"r = {np.nanmean(encoder.scores):.2f}")

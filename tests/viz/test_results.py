@@ -11,6 +11,8 @@ from bmfl_lab.viz.results import (
     curves_figure,
     grouped_figure,
     summary_rows,
+    topography_figure,
+    trend_figure,
 )
 
 
@@ -102,3 +104,32 @@ def test_missing_metric_is_refused_with_the_choices():
         summary_rows(rows(), "f1")
     with pytest.raises(DataError, match="metric rows with columns"):
         summary_rows(pd.DataFrame(), "accuracy")
+
+
+def test_each_quantity_of_a_sweep_has_a_panel_with_its_own_unit_and_level():
+    parts = [
+        pd.DataFrame({"quantity": q, "model": m, "alpha": [0, 10, 0.1], "value": [0.1, 0.2, 0.4]})
+        for q in ("accuracy", "r")
+        for m in ("fusion", "concat")
+    ]
+    table = pd.concat(parts, ignore_index=True).assign(ci_low=0.0, ci_high=0.5)
+    units = {"accuracy": "accuracy (fraction)", "r": "correlation"}
+    drawn = trend_figure(
+        table, "alpha", title="t", unit=units, level={"accuracy": 0.25}, spread=True
+    )
+    assert [ax.get_ylabel() for ax in drawn.axes] == list(units.values())
+    assert [t.get_text() for t in drawn.axes[1].get_xticklabels()] == ["0", "0.1", "10"]
+    np.testing.assert_allclose(drawn.axes[0].containers[0].lines[0].get_ydata(), [0.1, 0.4, 0.2])
+    assert len(drawn.axes[0].lines) == len(
+        drawn.axes[1].lines
+    )  # a level here, a legend entry there
+
+
+def test_the_map_of_the_head_shows_each_sensor_at_its_place():
+    values = pd.Series({"Oz": 0.8, "Fz": 0.5, "T8": 0.4})
+    drawn = topography_figure(values, [[0, -2], [0, 1], [2, 0]], title="t", unit="two-way")
+    dots = drawn.axes[0].collections[0]
+    np.testing.assert_allclose(dots.get_offsets(), [[0, -1], [0, 0.5], [1, 0]])
+    np.testing.assert_allclose(dots.get_clim(), [0.2, 0.8])
+    assert {"Oz", "Fz", "T8", "front"} <= {t.get_text() for t in drawn.axes[0].texts}
+    assert "white: 0.5" in drawn.axes[1].get_ylabel()
