@@ -234,6 +234,7 @@ CASES = {
     ),
     38: (
         "Different numbers of images and responses are refused with both counts.",
+        f"{D}/test_counts_agree.py::test_other_numbers_of_images_and_responses_are_refused",
         f"{D}/test_algonauts.py::test_damage_is_refused",
     ),
     39: (
@@ -276,7 +277,7 @@ CASES = {
     46: (
         "A NaN loss or gradient stops the training and names step, rows and tensor.",
         f"{T}/test_loop.py::test_a_nan_loss_names_the_tensor_the_step_and_the_rows",
-        f"{T}/test_loop.py::test_a_nan_gradient_names_the_parameter",
+        f"{T}/test_loop.py::test_a_nan_gradient_names_the_parameter_and_keeps_the_last_good_checkpoint",
     ),
     47: (
         "Shapes are never broadcast in a loss.",
@@ -519,6 +520,8 @@ CASES = {
     91: (
         "Data beyond the memory are refused with a number, or mapped from the disk.",
         f"{T}/test_train_fusion.py::test_data_that_do_not_fit_into_memory_are_refused_or_mapped",
+        f"{D}/test_containers.py::test_an_array_larger_than_the_free_memory_is_refused_before_it_is_read",
+        f"{CORE}/test_records_runtime.py::test_free_memory_knows_the_limit_of_a_process_and_of_its_control_group",
     ),
     92: (
         "Tokens beyond the disk or the limit of the store are refused before anything is written.",

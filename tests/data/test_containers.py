@@ -336,7 +336,10 @@ def test_an_array_larger_than_the_free_memory_is_refused_before_it_is_read(tmp_p
     gifti(tmp_path / "a.gii", packed(values.tobytes()), Dim0=values.size)
     monkeypatch.setattr(containers, "free_memory", lambda: values.nbytes - 1)
     for name, n in {"a.npz": 9, "a.h5": 9, "a.nii": 9, "a.gii": 1}.items():
-        match = r"GB of free memory for '.*close other programs, or save a part of the array"
+        match = (
+            rf"{values.nbytes / 1e9:.2f} GB of free memory for '.* of .*{name}; got .* GB\. To fix "
+            "it: close other programs, or save a part of the array"
+        )
         with pytest.raises(DataError, match=match):
             read_responses(tmp_path / name, [str(i) for i in range(n)], space="voxels")
 
