@@ -13,6 +13,7 @@ from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, nearest, require, translated
 from bmfl_lab.evaluation.effect import Models, seed_groups
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm
+from bmfl_lab.files import read_table
 from bmfl_lab.metrics.rsa import expand, prepared, rdm
 from bmfl_lab.metrics.statistics import holm
 from bmfl_lab.runtime import rng
@@ -44,8 +45,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
     """
     wanted = "a table with a column 'class' and one column of numbers per axis"
     if not isinstance(table, pd.DataFrame):
-        with translated(OSError, ValueError, expected=wanted, remedy="give a CSV file"):
-            table = pd.read_csv(table)
+        table = pd.DataFrame([row for _, row in read_table(table, ["class"], "give a CSV file")])
     require(
         "class" in table and len(table.columns) > 1,
         DataError,
@@ -61,7 +61,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
     remedy = "add a row for each class"
     require(not missing, DataError, "one row per class", f"none or two for {missing[:3]}", remedy)
     with translated(ValueError, TypeError, expected=wanted, remedy="write numbers"):
-        values = table.drop(columns="class").astype(float).set_axis(names)
+        values = table.drop(columns="class").replace("", np.nan).astype(float).set_axis(names)
     require(
         np.isfinite(values.to_numpy()).all() and (values.std() > 0).all(),
         DataError,
