@@ -386,7 +386,8 @@ def end_process(file: Path) -> None:
     A number alone is not trusted, because the system gives the numbers of ended processes to
     others.
     """
-    with contextlib.suppress(BmflError, psutil.Error, OSError, TypeError, KeyError):
+    wrong = (TypeError, KeyError, ValueError, OverflowError)  # of a damaged file
+    with contextlib.suppress(BmflError, psutil.Error, OSError, *wrong):
         found = read_json(file)
         process = psutil.Process(found["pid"])
         if (found["host"], found["started"]) == (platform.node(), process.create_time()):
