@@ -12,7 +12,6 @@ import gzip
 import io
 import math
 import struct
-import unicodedata
 import xml.etree.ElementTree as ElementTree
 import zipfile
 import zlib
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from bmfl_lab.errors import DataError, require, translated
+from bmfl_lab.errors import DataError, normal, require, translated
 from bmfl_lab.files import existing_file, read_npy_header, system_errors
 from bmfl_lab.runtime import free_memory
 
@@ -221,7 +220,7 @@ def _check_npz(archive: zipfile.ZipFile, path: Path) -> None:
     two members of one name.
     """
     members = archive.infolist()
-    names = (unicodedata.normalize("NFC", m.filename.removesuffix(".npy")) for m in members)
+    names = (normal(m.filename.removesuffix(".npy")) for m in members)
     twice = [name for name, n in Counter(names).items() if n > 1]
     redo = "save the arrays again with numpy.savez"
     require(not twice, DataError, f"each array once in {path}", f"{twice[:3]} twice", redo)

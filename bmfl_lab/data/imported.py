@@ -15,7 +15,7 @@ import numpy as np
 
 from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
-from bmfl_lab.data.class_folders import list_images, normal
+from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.containers import (
     check_room,
     load_image,
@@ -29,7 +29,7 @@ from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files, joined
 from bmfl_lab.data.study import Study, load_study, register_reader
 from bmfl_lab.data.surfaces import MESHES
-from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, normal, require, translated
 from bmfl_lab.files import link_guard, load_npy, read_json, read_table, system_errors
 
 SPACES = {
@@ -100,7 +100,7 @@ class Responses:
 
 def _pair(wanted: Sequence[str], known: Sequence[str], what: str, where: str) -> np.ndarray:
     """Return the position in `known` of each wanted id, by the first comparison that is unique."""
-    wanted, known = [normal(str(i)) for i in wanted], [normal(str(i)) for i in known]
+    wanted, known = list(map(normal, wanted)), list(map(normal, known))
     for key in (str, _file_name, _file_stem):
         counts = Counter(key(i) for i in known)
         place = {key(i): k for k, i in enumerate(known)}
@@ -203,6 +203,7 @@ def read_responses(
         raise ConfigError(
             message("the images of the rows", f"none in {source}", "pass ids=, one per row")
         )
+    names = list(map(normal, names))
     _check_ids(names, len(arrays[0]), source)
     grayordinates = next((place for _, _, place in read if place is not None), None)
     sizes = [a.shape[1] for a in arrays]

@@ -17,7 +17,7 @@ import numpy as np
 from bmfl_lab.data.class_folders import read_by_stem
 from bmfl_lab.data.pickles import read_pickled_arrays
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, message, normal, require
 from bmfl_lab.files import link_guard
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
@@ -154,7 +154,7 @@ def read_things_eeg(
             : data.shape[2] if data.ndim == 4 else None
         ],
         times=np.asarray(found["times"], dtype=np.float64),
-        ids=np.asarray([str(i) for i in ids], dtype=object),
+        ids=np.asarray(list(map(normal, ids)), dtype=object),
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, nearest, require, translated
+from bmfl_lab.errors import DataError, nearest, normal, require, translated
 from bmfl_lab.evaluation.effect import Models, seed_groups
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm
 from bmfl_lab.files import read_table
@@ -53,7 +53,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
         f"columns {tuple(table.columns)}",
         "name the classes in a column 'class'",
     )
-    names = [str(name) for name in table["class"]]
+    names, class_names = list(map(normal, table["class"])), list(map(normal, class_names))
     unknown = [name for name in names if name not in class_names]
     hint = nearest(unknown[0], class_names) if unknown else ""
     require(not unknown, DataError, "classes of the study", f"unknown {unknown[:3]}", hint)
@@ -69,7 +69,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
         "empty cells or a constant axis",
         "fill in the cells, or take the axis out",
     )
-    return values.loc[list(class_names)]
+    return values.loc[class_names]
 
 
 def _layers(model: object, stimuli: StimulusSet, metric: str) -> np.ndarray:
