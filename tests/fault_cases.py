@@ -548,3 +548,47 @@ CASES = {
         f"{CORE}/test_system_errors.py::test_limits_of_a_real_process_are_told",
     ),
 }
+
+KINDS = {
+    "a folder is believed by its name and not by its content": (
+        ("bmfl_lab/data/class_folders.py", "scan"),
+        (f"{D}/test_folder_rules.py", "OTHERS"),
+    ),
+    "a run takes things from its surroundings": (
+        ("bmfl_lab/runs/execute.py", "INHERITED"),
+        (f"{R}/test_runs_execute.py", "SURROUNDINGS"),
+    ),
+    "two runs of one folder disturb each other": (
+        ("bmfl_lab/runs/execute.py", "execute_one"),
+        (f"{R}/test_only_own_processes_end.py", "STATES"),
+    ),
+    "a container points elsewhere or lies about its size": (
+        ("bmfl_lab/data/containers.py", "check_size"),
+        (f"{D}/test_containers.py", "HOSTILE_NPZ"),
+    ),
+    "an error of the system reaches the user bare": (
+        ("bmfl_lab/files.py", "system_errors"),
+        (f"{CORE}/test_system_errors.py", "OPERATIONS"),
+    ),
+    "a remedy cannot help": (
+        ("bmfl_lab/errors.py", "message"),
+        (f"{D}/test_remedies_of_files.py", "CASES"),
+    ),
+    "a value is checked late or never": (
+        ("bmfl_lab/runs/spec.py", "load_spec"),
+        (f"{R}/test_late_validation.py", "REFUSED"),
+    ),
+    "a name becomes markup": (
+        ("bmfl_lab/markup.py", "plotly_text"),
+        (f"{CORE}/test_markup.py", "NAMES"),
+    ),
+    "a promised layout is not read": (
+        ("bmfl_lab/data/study.py", "register_reader"),
+        (f"{D}/test_distributed_layouts.py", "LAYOUTS"),
+    ),
+    "a server opens itself": (
+        ("widgets/lab.py", "TokenRequired"),
+        (f"{R}/test_lab_addresses.py", "EMPTY"),
+    ),
+}
+"""Kinds of fault: file and name of the rule that closes each, and the table that tests it."""
