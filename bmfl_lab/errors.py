@@ -70,6 +70,24 @@ def message(expected: str, got: str, remedy: str) -> str:
     return f"expected {expected}; got {got}. To fix it: {remedy}{end}"
 
 
+def normal(name: object) -> str:
+    """Return a name in the one form in which names are compared, Unicode's NFC.
+
+    Systems store "é" as one character or as two (NFD). Ids of stimuli, names of classes and names
+    of files are compared in this form; `bmfl_lab.data.stimuli.StimulusSet` keeps its own in it.
+
+    Parameters
+    ----------
+    name : object
+        The name.
+
+    Returns
+    -------
+    str
+    """
+    return unicodedata.normalize("NFC", str(name))
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return a hint with the valid name that is most similar to a wrong one.
 
@@ -88,9 +106,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     options = list(dict.fromkeys(map(str, valid)))
     if not options:
         return "check the spelling"
+    same = [option for option in options if normal(option) == normal(name)]
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    if found and unicodedata.normalize("NFC", found[0]) == unicodedata.normalize("NFC", str(name)):
-        return f"copy {found[0]!r} from the folder: its accents are stored as other characters"
+    if same:
+        return f"copy {same[0]!r} from the folder: its accents are stored as other characters"
     return f"did you mean {found[0]!r}?" if found else "choose one of " + ", ".join(sorted(options))
 
 

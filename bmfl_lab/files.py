@@ -528,7 +528,7 @@ def existing_file(path: str | Path, what: str) -> Path:
 
 
 @system_errors()
-def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
+def load_npy(path: str | Path, *, mmap: bool = False, writable: bool = False) -> np.ndarray:
     """Read a ``.npy`` array of numbers without constructing Python objects.
 
     Parameters
@@ -536,7 +536,9 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
     path : str or Path
         The file.
     mmap : bool, default False
-        Map the file into memory, read-only, instead of reading it.
+        Map the file into memory instead of reading it.
+    writable : bool, default False
+        Let what is written into the map change the file.
 
     Returns
     -------
@@ -576,7 +578,8 @@ def load_npy(path: str | Path, *, mmap: bool = False) -> np.ndarray:
         "make or download the file again, as it is truncated or damaged",
     )
     with system_errors(path):
-        return np.load(path, mmap_mode="r" if mmap and needed else None, allow_pickle=False)
+        mode = ("r+" if writable else "r") if mmap and needed else None
+        return np.load(path, mmap_mode=mode, allow_pickle=False)
 
 
 _HEADER_ERRORS = (

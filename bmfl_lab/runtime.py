@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import random
@@ -360,11 +361,51 @@ def timed(times: dict[str, float], name: str) -> Iterator[None]:
 
 
 def free_memory() -> int:
-    """Return the memory that is free in bytes, or all memory where the system does not tell."""
+    """Return the bytes of memory that this process may still take.
+
+    Returns
+    -------
+    int
+        What is free on the machine (all of it where the system does not tell), or what is left of a
+        smaller limit of this process ("ulimit -v") or of its control group, as SLURM and containers
+        set it.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = page * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError):
         found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        return int(found[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        free = int(found[1]) * 1024
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    with contextlib.suppress(OSError):
+        if limit != resource.RLIM_INFINITY:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * page
+            free = min(free, limit - taken)
+    return max(0, min(free, _left_to_group()))
+
+
+def _left_to_group(groups: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float:
+    """Return the bytes left to the control groups that this process is in, infinity without one."""
+    left = math.inf
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(groups).read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            names = ("memory.max", "memory.current")  # of version 2
+            if controllers:
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            top = Path(root, controllers)
+            group = Path(top, name.lstrip("/"))
+            for folder in (group, *group.parents):  # each group above sets a limit, too
+                if not folder.is_relative_to(top):
+                    break
+                with contextlib.suppress(OSError, ValueError):
+                    limit, used = (int((folder / file).read_text()) for file in names)
+                    cached = re.search(
+                        r"^inactive_file (\d+)", (folder / "memory.stat").read_text(), re.M
+                    )
+                    left = min(left, limit - used + int(cached[1] if cached else 0))
+    return left
 
 
 def peak_memory_mb() -> float:

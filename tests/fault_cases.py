@@ -234,6 +234,7 @@ CASES = {
     ),
     38: (
         "Different numbers of images and responses are refused with both counts.",
+        f"{D}/test_counts_agree.py::test_other_numbers_of_images_and_responses_are_refused",
         f"{D}/test_algonauts.py::test_damage_is_refused",
     ),
     39: (
@@ -276,7 +277,7 @@ CASES = {
     46: (
         "A NaN loss or gradient stops the training and names step, rows and tensor.",
         f"{T}/test_loop.py::test_a_nan_loss_names_the_tensor_the_step_and_the_rows",
-        f"{T}/test_loop.py::test_a_nan_gradient_names_the_parameter",
+        f"{T}/test_loop.py::test_a_nan_gradient_names_the_parameter_and_keeps_the_last_good_checkpoint",
     ),
     47: (
         "Shapes are never broadcast in a loss.",
@@ -519,6 +520,8 @@ CASES = {
     91: (
         "Data beyond the memory are refused with a number, or mapped from the disk.",
         f"{T}/test_train_fusion.py::test_data_that_do_not_fit_into_memory_are_refused_or_mapped",
+        f"{D}/test_containers.py::test_an_array_larger_than_the_free_memory_is_refused_before_it_is_read",
+        f"{CORE}/test_records_runtime.py::test_free_memory_knows_the_limit_of_a_process_and_of_its_control_group",
     ),
     92: (
         "Tokens beyond the disk or the limit of the store are refused before anything is written.",
@@ -545,3 +548,47 @@ CASES = {
         f"{CORE}/test_system_errors.py::test_limits_of_a_real_process_are_told",
     ),
 }
+
+KINDS = {
+    "a folder is believed by its name and not by its content": (
+        ("bmfl_lab/data/class_folders.py", "scan"),
+        (f"{D}/test_folder_rules.py", "OTHERS"),
+    ),
+    "a run takes things from its surroundings": (
+        ("bmfl_lab/runs/execute.py", "INHERITED"),
+        (f"{R}/test_runs_execute.py", "SURROUNDINGS"),
+    ),
+    "two runs of one folder disturb each other": (
+        ("bmfl_lab/runs/execute.py", "execute_one"),
+        (f"{R}/test_only_own_processes_end.py", "STATES"),
+    ),
+    "a container points elsewhere or lies about its size": (
+        ("bmfl_lab/data/containers.py", "check_size"),
+        (f"{D}/test_containers.py", "HOSTILE_NPZ"),
+    ),
+    "an error of the system reaches the user bare": (
+        ("bmfl_lab/files.py", "system_errors"),
+        (f"{CORE}/test_system_errors.py", "OPERATIONS"),
+    ),
+    "a remedy cannot help": (
+        ("bmfl_lab/errors.py", "message"),
+        (f"{D}/test_remedies_of_files.py", "CASES"),
+    ),
+    "a value is checked late or never": (
+        ("bmfl_lab/runs/spec.py", "load_spec"),
+        (f"{R}/test_late_validation.py", "REFUSED"),
+    ),
+    "a name becomes markup": (
+        ("bmfl_lab/markup.py", "plotly_text"),
+        (f"{CORE}/test_markup.py", "NAMES"),
+    ),
+    "a promised layout is not read": (
+        ("bmfl_lab/data/study.py", "register_reader"),
+        (f"{D}/test_distributed_layouts.py", "LAYOUTS"),
+    ),
+    "a server opens itself": (
+        ("widgets/lab.py", "TokenRequired"),
+        (f"{R}/test_lab_addresses.py", "EMPTY"),
+    ),
+}
+"""Kinds of fault: file and name of the rule that closes each, and the table that tests it."""

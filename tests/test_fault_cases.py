@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 
 import pytest
-from fault_cases import CASES, GPU_CASES
+from fault_cases import CASES, GPU_CASES, KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,3 +65,27 @@ def test_cases_that_need_a_gpu_say_so_where_there_is_none(record_property):
     record_property("fault cases without a GPU", list(unrun))
     if unrun:
         pytest.skip(f"fault cases {', '.join(map(str, unrun))}: their GPU tests cannot run here")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_fault_has_one_rule_and_a_table_of_eight_members(kind):
+    (path, rule), (test, table) = KINDS[kind]
+    defined = {
+        name
+        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        for name in (getattr(node, "name", ""), *map(ast.unparse, getattr(node, "targets", [])))
+    }
+    assert rule in defined
+    tree = ast.parse((ROOT / test).read_text(encoding="utf-8"))
+    (value,) = (
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == table
+    )
+    while isinstance(value, ast.DictComp):  # {f.__name__: f for f in (...)}
+        value = value.generators[0].iter
+    members = value.keys if isinstance(value, ast.Dict) else value.elts
+    spread = [m.value.elts if isinstance(m, ast.Starred) else [m] for m in members]
+    assert sum(map(len, spread)) >= 8
+    uses = [ast.unparse(d) for n in tree.body for d in getattr(n, "decorator_list", [])]
+    assert any(f", {table}" in use for use in uses)

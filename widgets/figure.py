@@ -21,6 +21,7 @@ import traitlets
 from plotly.colors import sample_colorscale
 from plotly.offline import get_plotlyjs
 
+from bmfl_lab.files import parse_json
 from bmfl_lab.markup import plotly_text
 from bmfl_lab.viz.charts import SEQUENTIAL
 from bmfl_lab.viz.surface_interactive import (
@@ -179,7 +180,7 @@ class LiveFigure(anywidget.AnyWidget):
             ``act(point)`` with ``point["trace"]`` and ``point["index"]``, the numbers of the trace
             and of the point in it, and ``point["x"]``, ``point["y"]``, its coordinates.
         """
-        self.observe(lambda change: act(json.loads(change["new"])), names="clicked")
+        self.observe(lambda change: act(parse_json(change["new"])), names="clicked")
 
 
 class Cortex(LiveFigure):

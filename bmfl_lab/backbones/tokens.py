@@ -1008,8 +1008,7 @@ class _Writer:
         """Open the files of a killed extraction with the shards that are complete."""
         self.state = read_json(self.partial / "progress.json")
         self.arrays = {
-            k: np.load(self.partial / f"{k}.npy", mmap_mode="r+", allow_pickle=False)
-            for k in self.shapes
+            k: load_npy(self.partial / f"{k}.npy", mmap=True, writable=True) for k in self.shapes
         }
         found = {k: (a.shape, a.dtype) for k, a in self.arrays.items()}
         if self.state["identity"] != self.identity or found != {

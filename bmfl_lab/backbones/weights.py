@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import pickle
@@ -11,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import torch
 from torch import nn
@@ -183,13 +184,49 @@ _ITEM_BITS = (
 """Bits per element of each number type of the safetensors format."""
 
 
-def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+@system_errors()
+def load_safetensors(path: str | Path, content: bytes | None = None) -> State:
+    """Read a safetensors file after checking its header with `check_safetensors`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    content : bytes, optional
+        Content of the file if it is in memory; `path` is then its name in messages.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Tensors on the CPU.
+
+    Raises
+    ------
+    CheckpointError
+        If the header is unsound or the tensors cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load, load_file
+
+    check_safetensors(path, content)
+    try:
+        return load_file(path) if content is None else load(content)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise _damaged(Path(path), "readable tensors", got) from error
+
+
+def check_safetensors(
+    path: str | Path, content: bytes | None = None
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Check the header of a safetensors file before any tensor is read.
 
     Parameters
     ----------
     path : str or Path
         The file.
+    content : bytes, optional
+        Content of the file if it is in memory; `path` is then its name in messages.
 
     Returns
     -------
@@ -204,7 +241,9 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
         length of the file.
     """
     path = Path(path)
-    entries, stored = _read_header(path)
+    size = path.stat().st_size if content is None else len(content)
+    with open(path, "rb") if content is None else io.BytesIO(content) as stream:
+        entries, stored = _read_header(stream, size, path)
     position = 0
     for name, (dtype, shape, start, stop) in sorted(
         entries.items(), key=lambda e: (e[1][2], e[1][3])
@@ -232,20 +271,20 @@ def check_safetensors(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]
     return {name: (entry[0], entry[1]) for name, entry in entries.items()}
 
 
-def _read_header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], int]:
+def _read_header(
+    stream: BinaryIO, size: int, path: Path
+) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], int]:
     """Return number type, shape, start and stop of each tensor, and the number of bytes stored."""
-    size = path.stat().st_size
-    with open(path, "rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        require(
-            2 <= length <= min(MAX_HEADER, size - 8),
-            CheckpointError,
-            f"a header of 2 to {MAX_HEADER} bytes in {path}",
-            f"{length} in a file of {size} bytes",
-            _DAMAGED,
-        )
-        raw = stream.read(length)
+    prefix = stream.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+    require(
+        2 <= length <= min(MAX_HEADER, size - 8),
+        CheckpointError,
+        f"a header of 2 to {MAX_HEADER} bytes in {path}",
+        f"{length} in a file of {size} bytes",
+        _DAMAGED,
+    )
+    raw = stream.read(length)
     try:
         header = parse_json(raw.decode("utf-8"))
         header.pop("__metadata__", None)
@@ -334,14 +373,7 @@ def read_tensors(path: str | Path, nested: str = "") -> State:
         "check the path",
     )
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        check_safetensors(path)
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise _damaged(path, "readable tensors", str(error)) from error
+        return load_safetensors(path)
     open(path, "rb").close()  # torch calls a file damaged that the system refuses
     _check_zip(path)
     try:

@@ -311,7 +311,10 @@ def _read_fmri(path: Path, n_images: int) -> np.ndarray:
 
 def _check_counts(name: str, n_vertices: tuple[int, ...], n_images: int) -> None:
     """Require the published numbers of vertices and images of one of the eight subjects."""
-    remedy = "check which subject this is, or pass enforce_counts=False for own data"
+    remedy = (
+        "check which subject this is; if these are data of yours, rename the folder, "
+        "or pass enforce_counts=False to read_subject"
+    )
     expected = (*VERTEX_COUNTS[name], IMAGE_COUNTS[name])
     _check_sizes((*n_vertices, n_images), expected, f"for {name}", remedy)
 

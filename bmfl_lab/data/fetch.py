@@ -25,14 +25,13 @@ import sys
 import tarfile
 import tempfile
 import time
-import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from bmfl_lab.errors import ConfigError, DataError, FetchError, message, require, translated
+from bmfl_lab.errors import ConfigError, DataError, FetchError, message, normal, require, translated
 from bmfl_lab.files import lock, sha256_bytes, sha256_file, write_bytes
 from bmfl_lab.runtime import home, refuse_offline
 
@@ -379,7 +378,7 @@ def _refuse_unsafe(name: str) -> None:
 
 def _fold(name: str) -> str:
     """Return a name without differences in case and Unicode form."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return normal(name).casefold()
 
 
 def _check_listed(archive: Path, listed: list[str], names: list[str]) -> None:

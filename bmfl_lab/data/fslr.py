@@ -21,24 +21,24 @@ NeuroImage 185:35-57.
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 import numpy as np
 
 from bmfl_lab.data.atlas import Atlas
-from bmfl_lab.data.containers import REDO, open_gifti
+from bmfl_lab.data.containers import (
+    REDO,
+    BrainModel,
+    CiftiFile,
+    open_cifti,
+    open_gifti,
+    open_npz,
+)
 from bmfl_lab.data.fetch import fetch_archive, read_members
-from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
-
-if TYPE_CHECKING:
-    from nibabel.arrayproxy import ArrayProxy
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, require
 
 MESH = "fsLR32k"
 """Name of the mesh in an `Atlas`; "fsLR32k/sub-10" is the same mesh with that subject's shape."""
@@ -81,8 +81,6 @@ and parahippocampal areas (HVC). The choice is ours, see `bmfl_lab.data.atlas.GR
 SUBJECT_SURFACES: dict[str, Path] = {}
 """Folder of a subject's own surfaces by the name of its mesh; readers add entries."""
 
-_CIFTI_EXTENSION = 32
-"""Code of the header extension of NIfTI-2 that holds the XML of CIFTI-2."""
 _MSMALL = ("inflated", "very_inflated", "midthickness", "pial", "white")
 
 
@@ -129,28 +127,24 @@ class Cifti:
     ----------
     cortex : Cortex
         Vertices as the header lists them.
-    n_maps : int
-        Number of maps.
-    values : nibabel.arrayproxy.ArrayProxy, shape (1, 1, 1, 1, n_maps, n_vertices)
-        The values on disk.
-    labels : dict of int to str
-        Name of each key of the first map's table of labels; empty without one.
+    file : CiftiFile
+        Header, names and labels, and the values on disk.
     """
 
     cortex: Cortex
-    n_maps: int
-    values: ArrayProxy
-    labels: dict[int, str]
+    file: CiftiFile
+
+    @property
+    def n_maps(self) -> int:
+        """Number of maps."""
+        return int(self.file.values.shape[4])
 
     def read(self) -> np.ndarray:
         """Read all maps, float32 (n_maps, n_vertices)."""
-        # nibabel raises many kinds on damaged files
-        with translated(Exception, expected="values of a CIFTI-2 file", remedy="download it again"):
-            values = np.asarray(self.values, dtype=np.float32)
-            return values.reshape(self.n_maps, len(self.cortex))
+        return self.file.read()
 
 
-def open_cifti(path: str | Path, content: bytes | None = None) -> Cifti:
+def open_cortical_cifti(path: str | Path, content: bytes | None = None) -> Cifti:
     """Open a CIFTI-2 file of cortical vertices without reading its values.
 
     Parameters
@@ -169,57 +163,16 @@ def open_cifti(path: str | Path, content: bytes | None = None) -> Cifti:
     DataError
         If the file is missing, damaged or no CIFTI-2 file, or if it holds anything else than the
         vertices of the left and then the right cortex on fsLR 32k.
-
-    Notes
-    -----
-    The XML in the header is read directly: nibabel's own axes take 0.5 s per file.
     """
-    import nibabel as nib
-
-    path = Path(path)
-    expected = f"a file {path.name}"
-    require(content or path.is_file(), DataError, expected, f"nothing at {path}", "download it")
-    try:
-        with nib.imageglobals.LoggingOutputSuppressor():  # about pixel sizes, which CIFTI has not
-            image = (
-                nib.Nifti2Image.from_filename(path, mmap=False)
-                if content is None
-                else nib.Nifti2Image.from_bytes(content)
-            )
-        size = path.stat().st_size if content is None else len(content)
-        tree = ElementTree.fromstring(
-            next(e.content for e in image.header.extensions if e.get_code() == _CIFTI_EXTENSION)
-        )
-        maps, models = (
-            tree.find(f".//MatrixIndicesMap[@AppliesToMatrixDimension='{k}']") for k in (0, 1)
-        )
-        table = maps.findall("NamedMap[1]/LabelTable/Label")
-        labels = {int(label.get("Key")): label.text or "" for label in table}
-        cortex = _cortex(models, path)
-        n_maps, n_vertices = image.shape[4:]
-        proxy = image.dataobj
-        needed = int(proxy.offset) + math.prod(map(int, image.shape)) * proxy.dtype.itemsize
-    except DataError:
-        raise
-    except Exception as error:  # nibabel and expat raise many types of errors on damaged files
-        got = f"{type(error).__name__}: {error}"
-        raise DataError(message(f"a CIFTI-2 file {path}", got, "download it again")) from error
-    require(
-        size >= needed and n_maps >= 1 and n_vertices == len(cortex),
-        DataError,
-        f"{needed} bytes for {len(cortex)} vertices in {path}",
-        f"{size} bytes for {n_vertices} vertices: the file is cut off or damaged",
-        "download it again",
-    )
-    return Cifti(cortex, n_maps, proxy, labels)
+    file = open_cifti(path, content)
+    return Cifti(_cortex(file.models, file.path), file)
 
 
-def _cortex(models: ElementTree.Element, path: Path) -> Cortex:
+def _cortex(models: Sequence[BrainModel], path: Path) -> Cortex:
     """Return the vertices from the brain models in the header of a CIFTI file."""
-    found = models.findall("BrainModel")
-    names = [model.get("BrainStructure", "").removeprefix("CIFTI_STRUCTURE_") for model in found]
+    names = [model.structure for model in models]
     if names != ["CORTEX_LEFT", "CORTEX_RIGHT"]:
-        n = sum(int(model.get("IndexCount")) for model in found)
+        n = sum(model.count for model in models)
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise DataError(
             message(
@@ -228,7 +181,7 @@ def _cortex(models: ElementTree.Element, path: Path) -> Cortex:
                 "use the file of the cortex (for NOD, the *_beta.dscalar.nii of its derivatives)",
             )
         )
-    sizes = [int(model.get("SurfaceNumberOfVertices")) for model in found]
+    sizes = [model.n_surface for model in models]
     require(
         sizes == [N_VERTICES] * 2,
         DataError,
@@ -236,18 +189,16 @@ def _cortex(models: ElementTree.Element, path: Path) -> Cortex:
         f"a mesh of {sizes[0]} and {sizes[1]}",
         "use the file in fsLR 32k",
     )
-    left, right = (
-        np.array(model.findtext("VertexIndices").split(), dtype=np.int64) for model in found
-    )
-    starts = [int(model.get("IndexOffset")) for model in found]
+    left, right = (model.vertices for model in models)
     inside = all(((0 <= v) & (v < N_VERTICES)).all() for v in (left, right))
     once = all(len(np.unique(v)) == len(v) for v in (left, right))
+    counted = [len(left), len(right)] == [model.count for model in models]
     require(
-        inside and once and starts == [0, len(left)],
+        inside and once and counted and [model.offset for model in models] == [0, len(left)],
         DataError,
         f"each vertex once in {path}, the left ones first",
         "an index twice, out of the mesh or out of order",
-        "download it again",
+        REDO,
     )
     return Cortex(left, right)
 
@@ -273,10 +224,11 @@ def read_dlabel(path: str | Path) -> tuple[Cortex, dict[str, np.ndarray]]:
     DataError
         If the file is damaged, holds no labels, or holds other vertices than those of the cortex.
     """
-    found = open_cifti(path)
-    require(found.labels, DataError, f"labels in {path}", "none", "use a .dlabel.nii file")
+    found = open_cortical_cifti(path)
+    labels = found.file.labels
+    require(labels, DataError, f"labels in {path}", "none", "use a .dlabel.nii file")
     codes = np.rint(found.read()[0]).astype(np.int64)
-    return found.cortex, _masks(codes, {k: n for k, n in found.labels.items() if k and n != "???"})
+    return found.cortex, _masks(codes, {k: n for k, n in labels.items() if k and n != "???"})
 
 
 def _masks(codes: np.ndarray, names: dict[int, str]) -> dict[str, np.ndarray]:
@@ -394,7 +346,8 @@ def sulci(hemisphere: str, mesh: str = MESH) -> np.ndarray:
     folder = SUBJECT_SURFACES.get(mesh)
     own = folder and folder / f"{mesh.split('/')[-1]}.sulc.32k_fs_LR.dscalar.nii"
     name = "S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"
-    file = open_cifti(own) if own and own.is_file() else open_cifti(name, _members([name], True)[0])
+    there = own and own.is_file()
+    file = open_cortical_cifti(own if there else name, None if there else _members([name], True)[0])
     cortex, values = file.cortex, file.read()[0]
     found = np.zeros(N_VERTICES, dtype=np.float32)
     number = HEMISPHERES.index(hemisphere)
@@ -483,11 +436,9 @@ def on_mesh(source: Cortex, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 @lru_cache(maxsize=8)
 def _published(stem: str, download: bool) -> tuple[Cortex, np.ndarray, dict[int, str]]:
     """Return vertices, code per vertex and name per code of a parcellation of the wheel."""
-    contents = _members(["fMRI_vertex_info_32k.npz", f"{stem}.npz"], download)
-    with (
-        np.load(io.BytesIO(contents[0]), allow_pickle=False) as where,
-        np.load(io.BytesIO(contents[1]), allow_pickle=False) as maps,
-    ):
+    names = ("fMRI_vertex_info_32k.npz", f"{stem}.npz")
+    contents = _members(names, download)
+    with open_npz(names[0], contents[0]) as where, open_npz(names[1], contents[1]) as maps:
         source = Cortex(where["grayl"], where["grayr"])
         codes = np.asarray(maps["map_all"][: len(source)], dtype=np.int64)
         names = {int(k): str(n) for k, n in zip(maps["ids"], maps["labels"])}

@@ -6,7 +6,6 @@ own environment, saved as an array) enters as predictions for the images of a st
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +15,11 @@ import numpy as np
 
 from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
-from bmfl_lab.data.class_folders import list_images, normal
+from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.containers import (
     check_room,
-    check_size,
     load_image,
+    open_cifti,
     open_gifti,
     open_hdf5,
     open_npz,
@@ -30,7 +29,7 @@ from bmfl_lab.data.splits import split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files, joined
 from bmfl_lab.data.study import Study, load_study, register_reader
 from bmfl_lab.data.surfaces import MESHES
-from bmfl_lab.errors import ConfigError, DataError, message, nearest, require, translated
+from bmfl_lab.errors import ConfigError, DataError, message, nearest, normal, require, translated
 from bmfl_lab.files import link_guard, load_npy, read_json, read_table, system_errors
 
 SPACES = {
@@ -105,7 +104,7 @@ class Responses:
 
 def _pair(wanted: Sequence[str], known: Sequence[str], what: str, where: str) -> np.ndarray:
     """Return the position in `known` of each wanted id, by the first comparison that is unique."""
-    wanted, known = [normal(str(i)) for i in wanted], [normal(str(i)) for i in known]
+    wanted, known = list(map(normal, wanted)), list(map(normal, known))
     for key in (str, _file_name, _file_stem):
         counts = Counter(key(i) for i in known)
         place = {key(i): k for k, i in enumerate(known)}
@@ -209,6 +208,7 @@ def read_responses(
         raise ConfigError(
             message("the images of the rows", f"none in {source}", "pass ids=, one per row")
         )
+    names = list(map(normal, names))
     _check_ids(names, len(arrays[0]), source)
     grayordinates = next((place for _, _, place in read if place is not None), None)
     sizes = [a.shape[-1] for a in arrays]
@@ -332,35 +332,35 @@ def _read_maps(
     path: Path,
 ) -> tuple[np.ndarray, list[str] | None, tuple[np.ndarray, np.ndarray] | None]:
     """Read one map per image from a GIFTI or a CIFTI-2 file."""
-    import nibabel as nib
-    from nibabel.cifti2 import BrainModelAxis, ScalarAxis
-
-    # nibabel and its parsers raise many kinds of errors on damaged files
-    with translated(Exception, expected=f"responses in {path}", remedy="export it again"):
-        if path.suffix.lower() == ".gii":
-            arrays = open_gifti(path).darrays
-            return np.stack([array.data for array in arrays]), None, None
-        image = nib.load(path, mmap=False)
-        itemsize = image.get_data_dtype().itemsize
-        check_size("responses", image.shape, itemsize, path.stat().st_size, path)
-        check_room("responses", math.prod(image.shape) * max(itemsize, 4), path)
-        values = image.get_fdata(dtype=np.float32)
-        maps, models = (image.header.get_axis(k) for k in (0, 1))
+    if path.suffix.lower() == ".gii":
+        # nibabel and NumPy raise many kinds of errors on damaged files
+        with translated(Exception, expected=f"responses in {path}", remedy="export it again"):
+            return np.stack([array.data for array in open_gifti(path).darrays]), None, None
+    file = open_cifti(path)
+    values = file.read()
     require(
-        isinstance(models, BrainModelAxis) and values.shape[1:] == (len(models),),
+        file.models,
         DataError,
         f"one value per grayordinate in {path}",
-        f"{type(models).__name__}, values of shape {values.shape}",
+        f"columns of another kind, values of shape {values.shape}",
         "save maps",
     )
-    cortex = [
-        np.flatnonzero(models.name == f"CIFTI_STRUCTURE_CORTEX_{side}")
-        for side in ("LEFT", "RIGHT")
-    ]
-    hemisphere = np.repeat(np.arange(2, dtype=np.int8), [len(c) for c in cortex])
-    chosen = np.concatenate(cortex)
-    names = [str(n) for n in maps.name] if isinstance(maps, ScalarAxis) else None
-    return values[:, chosen], names, (hemisphere, models.vertex[chosen].astype(np.int64))
+    sides = ("CORTEX_LEFT", "CORTEX_RIGHT")
+    cortex = [m for side in sides for m in file.models if m.structure == side]
+    require(
+        all(len(m.vertices) == m.count for m in cortex),
+        DataError,
+        f"the vertex of each cortical value in {path}",
+        f"{[len(m.vertices) for m in cortex]} vertices of {[m.count for m in cortex]} values",
+        "export it again",
+    )
+    n_side = [sum(m.count for m in cortex if m.structure == side) for side in sides]
+    none = np.zeros(0, np.int64)
+    chosen = [none, *(np.arange(m.offset, m.offset + m.count) for m in cortex)]
+    index = np.concatenate([none, *(m.vertices for m in cortex)])
+    hemisphere = np.repeat(np.arange(2, dtype=np.int8), n_side)
+    names = None if file.names is None else list(file.names)
+    return values[:, np.concatenate(chosen)], names, (hemisphere, index)
 
 
 def _read_ids(source: _Source, column: str = "id") -> list[str]:

@@ -55,11 +55,14 @@ class BData:
         Names of metadata ("VoxelData", "ROI_V1", "stimulus_id", ...).
     values : ndarray, shape (n_keys, n_columns)
         1 where a column belongs to the key; a coordinate for keys such as "voxel_x"; NaN elsewhere.
+    source : str, default "this file"
+        Name of the file in messages.
     """
 
     dataset: np.ndarray
     keys: tuple[str, ...]
     values: np.ndarray
+    source: str = "this file"
 
     def metadata(self, key: str) -> np.ndarray:
         """Return the value of one property for every column.
@@ -78,7 +81,7 @@ class BData:
         DataError
             If there is no such property.
         """
-        require_known(key, self.keys, DataError, "a metadata key of this file")
+        require_known(key, self.keys, DataError, f"a key in {self.source}:/metadata/key")
         return self.values[self.keys.index(key)]
 
     def select(self, key: str) -> np.ndarray:
@@ -134,7 +137,7 @@ def read_bdata(path: str | Path) -> BData:
     require(
         values.dtype.kind in "fiu",
         DataError,
-        f"numbers under metadata/value in {path.name}",
+        f"numbers in {path.name}:/metadata/value",
         values.dtype,
         REDO,
     )
@@ -143,18 +146,18 @@ def read_bdata(path: str | Path) -> BData:
     require(
         dataset.dtype.kind in "fiu",
         DataError,
-        f"a numeric dataset in {path.name}",
+        f"numbers in {path.name}:/dataset",
         dataset.dtype,
         REDO,
     )
     require(
         dataset.ndim == 2 and values.shape == (len(keys), dataset.shape[1]),
         DataError,
-        f"metadata of shape {(len(keys), *dataset.shape[1:])} in {path.name}",
+        f"shape {(len(keys), *dataset.shape[1:])} in {path.name}:/metadata/value",
         f"{values.shape} for a dataset of {dataset.shape}",
         REDO,
     )
-    return BData(dataset, keys, values)
+    return BData(dataset, keys, values, path.name)
 
 
 def stimulus_name(number: float) -> str:
@@ -266,7 +269,7 @@ def _voxels(data: BData, where: str) -> tuple[np.ndarray, Atlas]:
     require(
         len(voxels) and np.isfinite(data.dataset[:, voxels]).all(),
         DataError,
-        f"finite responses of at least one voxel in {where}",
+        f"finite responses of at least one voxel in {where}:/dataset",
         f"{len(voxels)} voxels" + (", some undefined" if len(voxels) else ""),
         "set VoxelData to 0 for the others",
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bmfl_lab.data.class_folders import list_images
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.errors import DataError, require
-from bmfl_lab.files import link_guard
+from bmfl_lab.files import link_guard, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -236,14 +236,8 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
             path.name,
             "keep the names",
         )
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        require(
-            tuple(table.columns) == COLUMNS,
-            DataError,
-            f"columns {COLUMNS} in {path}",
-            f"{tuple(table.columns)}",
-            "keep the columns",
-        )
+        table = pd.DataFrame([row for _, row in read_table(path, COLUMNS, "keep the columns")])
+        require(len(table), DataError, f"trials in {path}", "no line", "take the file out")
         strange = sorted(set(table["category"]) - set(CATEGORIES))
         require(
             not strange,

@@ -33,7 +33,7 @@ import numpy as np
 
 from bmfl_lab.data import fslr
 from bmfl_lab.data.atlas import GROUP_DEFINITIONS, Atlas
-from bmfl_lab.data.fslr import Cifti, Cortex, build_atlas, open_cifti, read_dlabel
+from bmfl_lab.data.fslr import Cifti, Cortex, build_atlas, open_cortical_cifti, read_dlabel
 from bmfl_lab.data.responses import Subject, check_nan_policy
 from bmfl_lab.data.splits import check_leakage, split_by_id
 from bmfl_lab.data.stimuli import StimulusSet, from_files
@@ -254,7 +254,7 @@ def _open_run(run: Run) -> _Opened:
             else f"{len(ids)} labels for {len(shown)} events"
         )
         raise DataError(message(f"the images of {run.events.name} in {run.labels}", got, _AGAIN))
-    file = open_cifti(run.betas)
+    file = open_cortical_cifti(run.betas)
     require(
         file.n_maps == len(ids),
         DataError,
@@ -383,7 +383,7 @@ def coco_ceiling(
         labels = path.with_name(path.name.replace("_beta.dscalar.nii", "_label.txt"))
         require(labels.is_file(), DataError, f"labels {labels.name}", "no such file", _AGAIN)
         names = [Path(line).name for line in labels.read_text(encoding="utf-8").split()]
-        file = open_cifti(path)
+        file = open_cortical_cifti(path)
         first = first or names
         agree = (
             cortex.same(file.cortex)

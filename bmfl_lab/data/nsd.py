@@ -233,6 +233,14 @@ def _surface_reader(
                 f"{len(data)}",
                 "use betas in fsaverage space",
             )
+            n_trials = parts[0].shape[1] if parts else data.shape[1]
+            require(
+                data.shape[1] == n_trials,
+                DataError,
+                f"{n_trials} trials in {path}, as in the other hemisphere",
+                f"{data.shape[1]}",
+                "download the session again",
+            )
             parts.append(data[chosen])
             del data
         return np.concatenate(parts)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet, digest_pixels
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, message, normal, require
 from bmfl_lab.files import read_table, sha256_json
 
 STIM_INFO = "nsd_stim_info_merged.csv"
@@ -73,13 +73,13 @@ def split_by_id(
         f"{val} and {test}",
         "lower them",
     )
-    names = np.asarray([str(i) for i in ids], dtype=object)
+    names = np.asarray(list(map(normal, ids)), dtype=object)
     unique = sorted(set(names))
     ranked = sorted(unique, key=lambda i: hashlib.sha256(f"{seed}|{i}".encode()).digest())
     if held_out is None:
         tests = set(ranked[: round(test * len(ranked))])
     else:
-        tests = set(map(str, held_out)) & set(unique)
+        tests = set(map(normal, held_out)) & set(unique)
         require(
             tests,
             DataError,

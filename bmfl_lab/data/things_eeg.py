@@ -17,7 +17,7 @@ import numpy as np
 from bmfl_lab.data.class_folders import read_by_stem
 from bmfl_lab.data.pickles import read_pickled_arrays
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, message, require, translated
+from bmfl_lab.errors import DataError, message, normal, require, translated
 from bmfl_lab.files import link_guard, read_table
 
 FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
@@ -204,7 +204,7 @@ def read_things_eeg(
         data=data,
         channels=channels,
         times=np.asarray(found["times"], dtype=np.float64),
-        ids=np.asarray([str(i) for i in ids], dtype=object),
+        ids=np.asarray(list(map(normal, ids)), dtype=object),
         positions=_read_positions(link_guard(folder, follow_links)(places), channels)
         if places.is_file()
         else None,

@@ -10,9 +10,10 @@ import pandas as pd
 
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, nearest, require, translated
+from bmfl_lab.errors import DataError, nearest, normal, require, translated
 from bmfl_lab.evaluation.effect import LayeredModel, Models, seed_groups
 from bmfl_lab.evaluation.rsa_scores import brain_rdm, model_rdm
+from bmfl_lab.files import read_table
 from bmfl_lab.metrics.rsa import expand, prepared, rdm
 from bmfl_lab.metrics.statistics import holm
 from bmfl_lab.runtime import rng
@@ -44,8 +45,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
     """
     wanted = "a table with a column 'class' and one column of numbers per axis"
     if not isinstance(table, pd.DataFrame):
-        with translated(OSError, ValueError, expected=wanted, remedy="give a CSV file"):
-            table = pd.read_csv(table)
+        table = pd.DataFrame([row for _, row in read_table(table, ["class"], "give a CSV file")])
     require(
         "class" in table and len(table.columns) > 1,
         DataError,
@@ -53,7 +53,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
         f"columns {tuple(table.columns)}",
         "name the classes in a column 'class'",
     )
-    names = [str(name) for name in table["class"]]
+    names, class_names = list(map(normal, table["class"])), list(map(normal, class_names))
     unknown = [name for name in names if name not in class_names]
     hint = nearest(unknown[0], class_names) if unknown else ""
     require(not unknown, DataError, "classes of the study", f"unknown {unknown[:3]}", hint)
@@ -61,7 +61,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
     remedy = "add a row for each class"
     require(not missing, DataError, "one row per class", f"none or two for {missing[:3]}", remedy)
     with translated(ValueError, TypeError, expected=wanted, remedy="write numbers"):
-        values = table.drop(columns="class").astype(float).set_axis(names)
+        values = table.drop(columns="class").replace("", np.nan).astype(float).set_axis(names)
     require(
         np.isfinite(values.to_numpy()).all() and (values.std() > 0).all(),
         DataError,
@@ -69,7 +69,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
         "empty cells or a constant axis",
         "fill in the cells, or take the axis out",
     )
-    return values.loc[list(class_names)]
+    return values.loc[class_names]
 
 
 ALL_LAYERS = "all"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, message, normal, require
 from bmfl_lab.metrics.rsa import compare_rdms, condense, expand
 
 
@@ -36,7 +36,7 @@ class RDMs:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.atleast_2d(np.asarray(self.values)))
-        object.__setattr__(self, "ids", np.asarray([str(i) for i in self.ids], dtype=object))
+        object.__setattr__(self, "ids", np.asarray(list(map(normal, self.ids)), dtype=object))
         object.__setattr__(
             self, "names", tuple(self.names) or tuple(str(i) for i in range(len(self.values)))
         )
@@ -68,6 +68,7 @@ class RDMs:
             If an id is missing.
         """
         where = {s: i for i, s in enumerate(self.ids)}
+        ids = list(map(normal, ids))
         missing = [s for s in ids if s not in where]
         if missing:
             raise DataError(

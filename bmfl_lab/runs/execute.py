@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -38,14 +39,53 @@ KEEP_MEMORY = {
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 """Let glibc keep the memory of large tensors: training took 12 % less time with the same bits."""
-NOT_INHERITED = frozenset(
-    (
-        *("PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONBREAKPOINT"),
-        *("PYTHONIOENCODING", "JUPYTER_CONFIG_PATH", "IPYTHON_CONFIG_PATH"),
-        *("PYTHONDEVMODE", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE", "MATPLOTLIBRC"),
-    )
+INHERITED = re.compile(
+    "|".join(
+        (
+            # programs, files and the user
+            *(
+                "PATH",
+                "HOME",
+                "USER",
+                "LOGNAME",
+                "SHELL",
+                "HOSTNAME",
+                "TZ",
+                "TMPDIR",
+                "TEMP",
+                "TMP",
+            ),
+            *("LANG", "LANGUAGE", "LC_.*", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+            # the Python environment that the runner itself was started in
+            *("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE"),
+            *("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),
+            # this package, threads, memory, devices and processes
+            *("BMFL_.*", "OMP_.*", "KMP_.*", "GOMP_.*", "MKL_.*", "OPENBLAS_.*", "NUMEXPR_.*"),
+            *("MALLOC_.*", "TORCH.*", "PYTORCH_.*", "TRITON_.*", "ATEN_.*", "DNNL_.*", "ONEDNN_.*"),
+            *(
+                "CUDA_.*",
+                "CUBLAS_.*",
+                "CUDNN_.*",
+                "NVIDIA_.*",
+                "NCCL_.*",
+                "GLOO_.*",
+                "ACCELERATE_.*",
+            ),
+            *("SLURM_.*", "SBATCH_.*"),
+            # caches of weights, clients of package indexes, proxies and certificates
+            *("HF_.*", "HUGGINGFACE_.*", "TRANSFORMERS_.*", "PIP_.*", "NPM_CONFIG_.*"),
+            *("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"),
+            *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "SSL_CERT_.*"),
+        )
+    ),
+    re.IGNORECASE,  # proxies and npm's options are written in small letters, too
 )
-"""Variables that would change what a notebook computes or prints, and that no run inherits."""
+"""Names of the environment variables that a run inherits, which are those that it needs.
+
+All others stay behind: they could change what a notebook computes or prints (PYTHONOPTIMIZE,
+PYTHONWARNINGS, MATPLOTLIBRC, JUPYTER_CONFIG_PATH), and secrets have no place in a kernel. A
+notebook that needs one more finds it under a name that begins with BMFL_.
+"""
 _children: set[subprocess.Popen] = set()
 _stopping = threading.Event()
 
@@ -281,7 +321,7 @@ def _run_worker(run: Run, folder: Path, jobs: int) -> None:
     """Run the worker to its end, and write a ``state.json`` even if it dies."""
     environment = {
         **KEEP_MEMORY,
-        **{name: value for name, value in os.environ.items() if name not in NOT_INHERITED},
+        **{name: value for name, value in os.environ.items() if INHERITED.fullmatch(name)},
         "BMFL_HEADLESS": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONUTF8": "1",  # the runner's own files are UTF-8, whatever the locale
@@ -346,7 +386,8 @@ def end_process(file: Path) -> None:
     A number alone is not trusted, because the system gives the numbers of ended processes to
     others.
     """
-    with contextlib.suppress(BmflError, psutil.Error, OSError, TypeError, KeyError):
+    wrong = (TypeError, KeyError, ValueError, OverflowError)  # of a damaged file
+    with contextlib.suppress(BmflError, psutil.Error, OSError, *wrong):
         found = read_json(file)
         process = psutil.Process(found["pid"])
         if (found["host"], found["started"]) == (platform.node(), process.create_time()):

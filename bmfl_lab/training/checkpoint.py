@@ -26,10 +26,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bmfl_lab.backbones.weights import check_safetensors
+from bmfl_lab.backbones.weights import load_safetensors
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import BmflError, CheckpointError, message, require
-from bmfl_lab.files import sha256_bytes, system_errors, write_bytes
+from bmfl_lab.files import parse_json, sha256_bytes, system_errors, write_bytes
 
 SCHEMA = 2
 CHECKPOINT = "training checkpoint"
@@ -206,7 +206,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
             )
         ) from error
     try:
-        found = json.loads(raw.decode())
+        found = parse_json(raw.decode())
         body = {k: v for k, v in found.items() if k != "manifest_sha256"}
         # comparing the canonical text checks every byte, including blanks and repeated keys
         whole = _canonical(found).encode() == raw and found["manifest_sha256"] == sha256_bytes(
@@ -260,11 +260,10 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
     ------
     CheckpointError
         If the file is missing, its content has another hash, or its header is unsound (see
-        `bmfl_lab.backbones.weights.check_safetensors`).
+        `bmfl_lab.backbones.weights.load_safetensors`).
     """
     path = Path(path)
     try:
-        check_safetensors(path)
         raw = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -274,6 +273,7 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
                 _AGAIN,
             )
         ) from error
+    found = load_safetensors(path, raw)
     if sha256 is not None and sha256_bytes(raw) != sha256:
         raise CheckpointError(
             message(
@@ -282,17 +282,7 @@ def read_tensors(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
                 _AGAIN,
             )
         )
-    try:
-        return safetensors.torch.load(raw)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        got = f"{type(error).__name__}: {error}"
-        raise CheckpointError(
-            message(
-                f"a sound safetensors file {path.name}",
-                got,
-                _AGAIN,
-            )
-        ) from error
+    return found
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from bmfl_lab.data import Atlas, StimulusSet, Subject
 from bmfl_lab.data.study import BackboneSpec
-from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.errors import DataError, message, normal, require
 from bmfl_lab.files import sha256_json
 from bmfl_lab.models.bmfl import ResponseSource, TokenBatch
 from bmfl_lab.training.batches import fingerprint
@@ -43,10 +43,10 @@ def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:
         len(responses),
         "give one row per stimulus id",
     )
-    place = {str(i): k for k, i in enumerate(ids)}
+    place = {normal(i): k for k, i in enumerate(ids)}
 
     def look_up(tokens: TokenBatch, ids: Sequence[str]) -> np.ndarray:
-        missing = [str(i) for i in ids if str(i) not in place]
+        missing = [str(i) for i in ids if normal(i) not in place]
         if missing:
             raise DataError(
                 message(
@@ -55,7 +55,7 @@ def lookup_source(ids: Sequence[str], responses: np.ndarray) -> ResponseSource:
                     "add its response to those that are looked up",
                 )
             )
-        return np.asarray(responses[[place[str(i)] for i in ids]], dtype=np.float32)
+        return np.asarray(responses[[place[normal(i)] for i in ids]], dtype=np.float32)
 
     look_up.identity = (
         f"lookup {sha256_json(list(place))} {fingerprint({'array': np.asarray(responses)})}"

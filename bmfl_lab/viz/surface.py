@@ -7,6 +7,7 @@ fsLR 32k, and "fsLR32k/sub-10/inflated" one of a subject.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from bmfl_lab.data import fslr
+from bmfl_lab.data.containers import open_gifti
 from bmfl_lab.errors import ConfigError, DataError, nearest, require
 from bmfl_lab.viz.charts import DIVERGING, GREY, SEQUENTIAL, distinct_colours
 
@@ -127,8 +129,6 @@ def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
     """
     import importlib.util
 
-    import nibabel
-
     found = importlib.util.find_spec("nilearn")
     path = (
         Path(found.origin).parent
@@ -137,7 +137,7 @@ def _gifti(name: str, hemisphere: str) -> list[np.ndarray]:
         / "fsaverage5"
         / f"{name}_{hemisphere}.gii.gz"
     )
-    return [part.data for part in nibabel.load(path).darrays]
+    return [part.data for part in open_gifti(path, gzip.decompress(path.read_bytes())).darrays]
 
 
 @lru_cache(maxsize=8)

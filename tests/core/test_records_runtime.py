@@ -171,3 +171,31 @@ def test_an_unknown_device_is_refused():
     with pytest.raises(ConfigError, match="got 'gpu'"):
         runtime.pick_device("gpu")
     assert runtime.pick_device("cpu") == "cpu"
+
+
+def test_free_memory_knows_the_limit_of_a_process_and_of_its_control_group(tmp_path):
+    code = (
+        "import resource; from bmfl_lab.runtime import free_memory; "
+        "taken = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 28),) * 2); print(free_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) <= 1 << 28
+    job = tmp_path / "slurm/job_7"
+    job.mkdir(parents=True)
+    (tmp_path / "groups").write_text("1:cpu:/elsewhere\n0::/slurm/job_7\n")
+    for folder, limit in ((job, "max"), (job.parent, "5000")):
+        (folder / "memory.max").write_text(limit)
+        (folder / "memory.current").write_text("3000")
+        (folder / "memory.stat").write_text("file 700\ninactive_file 400\n")
+    assert runtime._left_to_group(tmp_path / "groups", tmp_path) == 5000 - 3000 + 400
+    (job / "memory.max").write_text("3100")
+    assert runtime._left_to_group(tmp_path / "groups", tmp_path) == 3100 - 3000 + 400
+    old = tmp_path / "memory/slurm/job_7"
+    old.mkdir(parents=True)
+    (tmp_path / "groups").write_text("4:memory:/slurm/job_7\n")
+    (old / "memory.limit_in_bytes").write_text("9000")
+    (old / "memory.usage_in_bytes").write_text("1000")
+    (old / "memory.stat").write_text("inactive_file 0\n")
+    assert runtime._left_to_group(tmp_path / "groups", tmp_path) == 8000
+    assert runtime._left_to_group(tmp_path / "none", tmp_path) == math.inf

@@ -1,9 +1,12 @@
 """Files that point to other files, or promise more than they hold, are refused by their opener."""
 
 import base64
+import io
 import resource
 import struct
 import time
+import tracemalloc
+import zipfile
 import zlib
 
 import h5py
@@ -13,7 +16,14 @@ import pytest
 from scipy.io import savemat
 
 from bmfl_lab.data import containers, nsd_files
-from bmfl_lab.data.containers import load_image, load_mat, open_gifti, open_hdf5, read_hdf5
+from bmfl_lab.data.containers import (
+    load_image,
+    load_mat,
+    open_gifti,
+    open_hdf5,
+    open_npz,
+    read_hdf5,
+)
 from bmfl_lab.data.imported import read_responses
 from bmfl_lab.data.kamitani import read_bdata
 from bmfl_lab.errors import DataError
@@ -160,6 +170,114 @@ def test_npz_that_unpacks_to_much_more_is_refused_before_it_is_read(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", responses=values)
     with pytest.raises(DataError, match=r"'responses\.npy' .*stored in full"):
         read_responses(tmp_path / "a.npz", ["a", "b"], space="voxels")
+
+
+def _npy(values, shape=None):
+    """Return the bytes of a ``.npy`` file, whose header may name another shape of 7 digits."""
+    stream = io.BytesIO()
+    np.save(stream, values)
+    data = stream.getvalue()
+    return data if shape is None else data.replace(str(values.shape).encode(), shape)
+
+
+def _zip(path, *members, **options):
+    with zipfile.ZipFile(path, "w", **options) as stream:
+        for name, data in members:
+            stream.writestr(name, data)
+
+
+def _again(path, **fields):
+    """Change fields of the first entry of a zip's directory."""
+    data = bytearray(path.read_bytes())
+    start = data.rindex(b"PK\x01\x02")
+    for name, value in fields.items():
+        place = {"packed": 20, "size": 24, "offset": 42}[name]
+        data[start + place : start + place + 4] = value.to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+
+
+FEW = np.arange(7, dtype=np.float32)
+HOSTILE_NPZ = {
+    "a header that promises terabytes": (
+        lambda p: _zip(p, ("responses.npy", _npy(FEW, b"(999999999999,)"))),
+        r"3999999999996 bytes of .responses\.npy. .* got 39 bytes",
+    ),
+    "a header that promises less": (
+        lambda p: _zip(p, ("responses.npy", _npy(FEW, b"(3,)"))),
+        r"12 bytes of 'responses\.npy' .* got 28 bytes",
+    ),
+    "a negative shape": (
+        lambda p: _zip(p, ("responses.npy", _npy(FEW, b"(-7,)"))),
+        r"-28 bytes of 'responses\.npy'",
+    ),
+    "a member twice": (
+        lambda p: _zip(p, ("responses.npy", _npy(FEW)), ("responses.npy", _npy(FEW + 1))),
+        "each array once in",
+    ),
+    "a member with and without its suffix": (
+        lambda p: _zip(p, ("responses.npy", _npy(FEW)), ("responses", _npy(FEW + 1))),
+        "each array once in",
+    ),
+    "one name in two Unicode forms": (
+        lambda p: _zip(p, ("\u00e9.npy", _npy(FEW)), ("e\u0301.npy", _npy(FEW))),
+        "each array once in",
+    ),
+    "objects": (
+        lambda p: np.savez(p, responses=np.array([{}], dtype=object)),
+        "of numbers or text .* got pickled Python objects",
+    ),
+    "no array": (lambda p: _zip(p, ("responses.txt", b"1 2 3")), "plain arrays at"),
+    "an empty member": (lambda p: _zip(p, ("responses.npy", b"")), "plain arrays at"),
+    "a directory that promises a longer member": (
+        lambda p: (_zip(p, ("responses.npy", _npy(FEW))), _again(p, size=1 << 20)),
+        "save it again|save the arrays again",
+    ),
+    "more packed bytes than the file has": (
+        lambda p: (_zip(p, ("responses.npy", _npy(FEW))), _again(p, packed=1 << 30)),
+        "its own length; got 1073741824 bytes of arrays",
+    ),
+    "an array file under the name of an archive": (
+        lambda p: p.write_bytes(_npy(FEW, b"(999999999999,)")),
+        "plain arrays at",
+    ),
+    "a wrong checksum": (
+        lambda p: (_zip(p, ("ids.npy", _npy(FEW))), p.write_bytes(p.read_bytes()[::-1])),
+        "plain arrays at",
+    ),
+}
+
+
+@pytest.mark.parametrize("in_memory", [False, True], ids=["file", "memory"])
+@pytest.mark.parametrize("fault", HOSTILE_NPZ)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_npz_is_believed_in_nothing(tmp_path, fault, in_memory):
+    make, match = HOSTILE_NPZ[fault]
+    make(tmp_path / "a.npz")
+    content = (tmp_path / "a.npz").read_bytes() if in_memory else None
+    tracemalloc.start()
+    with pytest.raises(DataError, match=match):
+        open_npz(tmp_path / "a.npz", content)["responses"]
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_honest_npz_of_every_kind_is_read(tmp_path):
+    arrays = {
+        "responses": np.random.default_rng(0).random((3, 4)),
+        "ids": np.array(["a", "b"]),
+        "none": np.zeros((0, 5)),
+        "one": np.float32(2),
+        "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "A": np.ones(2, bool),
+        "a": np.zeros(2, bool),
+    }
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "a.npz", **arrays)
+        for content in (None, (tmp_path / "a.npz").read_bytes()):
+            with open_npz(tmp_path / "a.npz", content) as found:
+                assert sorted(found) == sorted(arrays)
+                for name, values in arrays.items():
+                    np.testing.assert_array_equal(found[name], values)
 
 
 def test_groups_without_end_are_refused_at_once(tmp_path):
@@ -336,7 +454,10 @@ def test_an_array_larger_than_the_free_memory_is_refused_before_it_is_read(tmp_p
     gifti(tmp_path / "a.gii", packed(values.tobytes()), Dim0=values.size)
     monkeypatch.setattr(containers, "free_memory", lambda: values.nbytes - 1)
     for name, n in {"a.npz": 9, "a.h5": 9, "a.nii": 9, "a.gii": 1}.items():
-        match = r"GB of free memory for '.*close other programs, or save a part of the array"
+        match = (
+            rf"{values.nbytes / 1e9:.2f} GB of free memory for '.* of .*{name}; got .* GB\. To fix "
+            "it: close other programs, or save a part of the array"
+        )
         with pytest.raises(DataError, match=match):
             read_responses(tmp_path / name, [str(i) for i in range(n)], space="voxels")
 

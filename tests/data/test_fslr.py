@@ -34,9 +34,9 @@ def cortex(tmp_path, monkeypatch):
 def test_vertices_come_from_the_header(tmp_path):
     values = np.random.default_rng(0).standard_normal((3, len(example.cortex()))).astype(np.float32)
     example.write_dscalar(tmp_path / "a.dscalar.nii", values)
-    file = fslr.open_cifti(tmp_path / "a.dscalar.nii")
+    file = fslr.open_cortical_cifti(tmp_path / "a.dscalar.nii")
     np.testing.assert_array_equal(file.read(), values)
-    assert file.cortex.same(example.cortex()) and file.n_maps == 3 and not file.labels
+    assert file.cortex.same(example.cortex()) and file.n_maps == 3 and not file.file.labels
     # nibabel's own reading of the same file
     axis = nib.load(tmp_path / "a.dscalar.nii").header.get_axis(1)
     np.testing.assert_array_equal(file.cortex.index, axis.vertex)
@@ -192,7 +192,7 @@ def test_the_published_wheel():
     for name, n in counts.items():
         assert sum(g.startswith(f"{name} ") for g in atlas.groups) == n
         assert len(fslr.build_atlas(cortex, name, networks=()).present) == n
-    file = fslr.open_cifti(
+    file = fslr.open_cortical_cifti(
         "sulc", fslr._members(["S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii"], True)[0]
     )
     assert file.cortex.same(cortex)

@@ -220,7 +220,7 @@ def _damaged(kind, folder, values):
         ("cut off", "voxels", "To fix it"),
         ("no file", "voxels", "check the path"),
         ("suffix", "voxels", "save it in one of these formats"),
-        ("zip of pickles", "voxels", "save it again"),
+        ("zip of pickles", "voxels", "save the arrays again"),
         ("cut-off npz", "voxels", "save it again"),
         ("key", "voxels", "pass its name as key="),
         ("rows", "voxels", "export both again"),

@@ -98,7 +98,7 @@ def test_refusals(tmp_path):
     with h5py.File(tmp_path / "s.h5", "a") as f:
         del f["metadata/value"]
         f["metadata/value"] = np.zeros((2, 2))
-    with pytest.raises(DataError, match=r"metadata of shape \(6, 8\)"):
+    with pytest.raises(DataError, match=r"shape \(6, 8\) in .*:/metadata/value"):
         read_bdata(tmp_path / "s.h5")
 
 
@@ -180,6 +180,14 @@ def as_text(keys, values, data):
     return keys, values, np.full(data.shape, b"x", dtype="S1")
 
 
+def words_for_values(keys, values, data):
+    return keys, np.full(values.shape, b"x", dtype="S1"), data
+
+
+def fewer_columns(keys, values, data):
+    return keys, values[:, :-1], data
+
+
 def no_voxel(keys, values, data):
     values[0] = 0
     return keys, values, data
@@ -193,12 +201,17 @@ def unnamed(keys, values, data):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (without("VoxelData"), "a metadata key of this file; got 'VoxelData'"),
-        (without("voxel_x"), "a metadata key of this file; got 'voxel_x'"),
-        (without("DataType"), "a metadata key of this file; got 'DataType'"),
-        (without("stimulus_id"), "a metadata key of this file; got 'stimulus_id'"),
-        (with_nan, "finite responses of at least one voxel in .* some undefined"),
-        (as_text, "a numeric dataset in"),
+        (without("VoxelData"), "a key in s.h5:/metadata/key; got 'VoxelData'"),
+        (without("voxel_x"), "a key in s.h5:/metadata/key; got 'voxel_x'"),
+        (without("DataType"), "a key in s.h5:/metadata/key; got 'DataType'"),
+        (without("stimulus_id"), "a key in s.h5:/metadata/key; got 'stimulus_id'"),
+        (
+            with_nan,
+            "finite responses of at least one voxel in s.h5:/dataset; got 6 voxels, some undefined",
+        ),
+        (as_text, r"numbers in s.h5:/dataset; got \|S1"),
+        (words_for_values, r"numbers in s.h5:/metadata/value; got \|S1"),
+        (fewer_columns, r"shape \(6, 8\) in s.h5:/metadata/value; got \(6, 7\) for a dataset of"),
         (no_voxel, "at least one voxel in"),
         (unnamed, "a stimulus for every presentation"),
     ],

@@ -331,21 +331,35 @@ def test_damage_is_refused_with_the_place_inside_the_file(root):
         stream.move("imgBrick", "other")
     with pytest.raises(DataError, match=r"nsd_stimuli.hdf5:/imgBrick, uint8"):
         nsd_files.open_stimuli(stimuli, [0])
+    with h5py.File(stimuli, "a") as stream:
+        stream.create_group("imgBrick/inner")
+    with pytest.raises(DataError, match=r"nsd_stimuli.hdf5:/imgBrick, uint8 .*; got None None"):
+        nsd_files.open_stimuli(stimuli, [0])
     stimuli.write_bytes(b"damaged")
-    with pytest.raises(DataError, match="an HDF5 file"):
+    with pytest.raises(DataError, match=r"an HDF5 file .*nsd_stimuli.hdf5"):
         nsd_files.open_stimuli(stimuli, [0])
     scipy.io.savemat(design, {"masterordering": np.ones((1, 4)), "subjectim": np.ones((8, 4))})
     with pytest.raises(DataError, match=r"nsd_expdesign.mat:sharedix, numbers from 1"):
         nsd_files.read_design(design)
+    for name, values, match in (
+        ("masterordering", np.full((1, 4), 5), "masterordering up to 4; got 5"),
+        ("masterordering", np.full((1, 4), 0.5), "masterordering, numbers from 1; got float64"),
+        ("subjectim", np.zeros((8, 4)), "subjectim, numbers from 1"),
+        ("sharedix", "abc", "sharedix, numbers from 1; got <U3"),
+    ):
+        right = dict.fromkeys(("masterordering", "subjectim", "sharedix"), np.ones((1, 4)))
+        scipy.io.savemat(design, {**right, name: values})
+        with pytest.raises(DataError, match=f"nsd_expdesign.mat:{match}"):
+            nsd_files.read_design(design)
     design.write_bytes(b"x" * 300)
-    with pytest.raises(DataError, match="a MATLAB file"):
+    with pytest.raises(DataError, match=r"a MATLAB file .*nsd_expdesign.mat"):
         nsd_files.read_design(design)
     folder = root / f"nsddata_betas/ppdata/subj01/func1pt8mm/{nsd.BETAS}"
     with h5py.File(folder / "betas_session01.hdf5", "a") as stream:
         stream.move("betas", "beta")
     with pytest.raises(DataError, match=r"hdf5:/betas with four axes; got \['beta'\]"):
         nsd_files.volume_betas(folder / "betas_session01.hdf5", np.ones(GRID, bool))
-    with pytest.raises(DataError, match="int16 betas on the grid"):
+    with pytest.raises(DataError, match=r"int16 betas on the grid .* in .*session02.hdf5:/betas"):
         nsd_files.volume_betas(folder / "betas_session02.hdf5", np.ones((2, 2, 2), bool))
     with pytest.raises(ConfigError, match="a space among"):
         nsd.read_subject(root, 9)

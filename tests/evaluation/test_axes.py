@@ -100,5 +100,8 @@ def test_a_table_is_read_from_a_file(tmp_path):
     TABLE.to_csv(tmp_path / "axes.csv", index=False)
     found = read_axes(tmp_path / "axes.csv", CLASSES[::-1])
     assert list(found.index) == list(CLASSES[::-1]) and list(found) == ["animacy", "size"]
-    with pytest.raises(DataError, match="give a CSV file"):
+    with pytest.raises(DataError, match="check the path"):
         read_axes(tmp_path / "none.csv", CLASSES)
+    (tmp_path / "axes.csv").write_text("animacy,size\n1,2\n")
+    with pytest.raises(DataError, match="give a CSV file"):
+        read_axes(tmp_path / "axes.csv", CLASSES)

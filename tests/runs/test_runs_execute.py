@@ -547,19 +547,47 @@ SURROUNDINGS = {
     "no buffers": lambda root: {"PYTHONUNBUFFERED": 1},
     "another time and language": lambda root: {"TZ": "Pacific/Kiritimati", "LANG": "tr_TR"},
     "another figure backend": lambda root: {"MPLBACKEND": "TkAgg"},
+    "figures of the user": lambda root: {
+        "MATPLOTLIBRC": _script(root / "rc"),
+        "MPLCONFIGDIR": root,
+    },
+    "a hash seed": lambda root: {"PYTHONHASHSEED": 7},
+    "checks of asyncio": lambda root: {"PYTHONASYNCIODEBUG": 1},
+    "numbers of pandas": lambda root: {
+        "PANDAS_COPY_ON_WRITE": 1,
+    },
+    "a debugger": lambda root: {"PYDEVD_DISABLE_FILE_VALIDATION": 1, "PYTHONBREAKPOINT": "x.y"},
+    "a secret": lambda root: {"AWS_SECRET_ACCESS_KEY": "correct-horse-battery"},
+    "one that nobody has thought of": lambda root: {"UNKNOWN_LIBRARY_MODE": "wrong"},
+    "a function of the shell": lambda root: {"BASH_FUNC_ls%%": "() { echo wrong; }"},
 }
+NEEDED = {
+    **{name: "kept" for name in ("BMFL_OF_THE_USER", "SLURM_JOB_ID", "HF_HOME", "TORCH_HOME")},
+    **{
+        name: "kept" for name in ("https_proxy", "NO_PROXY", "SSL_CERT_FILE", "npm_config_registry")
+    },
+    **{name: "kept" for name in ("CUDA_DEVICE_ORDER", "PIP_CONFIG_FILE", "REQUESTS_CA_BUNDLE")},
+    **{"MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+}
+"""Variables that a run must not lose."""
 AS_EVER = """
 import matplotlib, os, tempfile, warnings
 assert n == 3 and __debug__ and not any(f[0] == "error" and f[2] is Warning for f in warnings.filters)
 assert matplotlib.get_backend().endswith("inline") and tempfile.mkdtemp()
+assert {k: os.environ.get(k) for k in needed} == needed
+assert not set(strange) & set(os.environ), set(strange) & set(os.environ)
 """
+SET_BY_THE_RUN = {"IPYTHONDIR", "JUPYTER_CONFIG_DIR", "MPLBACKEND", "TMPDIR", "TZ", "LANG"}
+"""Variables of `SURROUNDINGS` that a run has all the same, of the user or with values of its own."""
 
 
 def _check_surroundings(project, tmp_path, names):
     around = {}
     for name in names:
         around |= SURROUNDINGS[name](tmp_path / "around")
-    command = _command(project(RECORD, AS_EVER, FINISH), **around)
+    strange = sorted(set(around) - SET_BY_THE_RUN)
+    cell = f"needed, strange = {NEEDED}, {strange}{AS_EVER}"
+    command = _command(project(RECORD, cell, FINISH), **around, **NEEDED)
     assert command[0] == 0 and "1 of 1 runs ok" in command[1], command[1]
 
 

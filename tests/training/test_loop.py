@@ -324,23 +324,35 @@ def test_another_thread_count_is_noted(tmp_path):
     assert any("not bitwise: threads" in note for note in result.notes)
 
 
+def _stopped_by_nan(match, loss, data, folder):
+    """Train until a NaN stops it and return the step; the checkpoint before this step is whole."""
+    with pytest.raises(NumericsError, match=match) as error:
+        fit(example.module(), loss, data, example.config(), folder=folder, device="cpu")
+    step = int(re.search(r"at step (\d+)", str(error.value))[1])
+    assert step > 0 and checkpoint.newest_step(folder) == step  # so many steps were done and saved
+    tensors, _ = checkpoint.read_bundle(folder, checkpoint.step_name(step))
+    assert tensors and all(torch.isfinite(v.float()).all() for v in tensors.values())
+    return step
+
+
 def test_a_nan_loss_names_the_tensor_the_step_and_the_rows(tmp_path):
     bad = {**example.data(), "x": example.data()["x"].clone()}
     bad["x"][17, 2] = float("nan")
-    with pytest.raises(NumericsError, match=r"finite loss at step \d+; got .*batch\['x'\] .*17"):
-        fit(example.module(), example.loss_fn, bad, example.config(), folder=tmp_path, device="cpu")
-    newest = checkpoint.newest_step(tmp_path)
-    if newest:
-        checkpoint.read_bundle(tmp_path, checkpoint.step_name(newest))
+    match = r"finite loss at step \d+; got .*batch\['x'\] .*17"
+    _stopped_by_nan(match, example.loss_fn, bad, tmp_path)
 
 
-def test_a_nan_gradient_names_the_parameter():
+def test_a_nan_gradient_names_the_parameter_and_keeps_the_last_good_checkpoint(tmp_path):
+    steps = iter(range(100))
+
     def loss(model, batch):
+        if next(steps) < 7:
+            return example.loss_fn(model, batch)
         value = (model(batch["x"]) * 0).sum()
-        return torch.sqrt(value.abs()), {}
+        return torch.sqrt(value.abs()), {}  # 0, with a gradient of 0 times infinity
 
-    with pytest.raises(NumericsError, match=r"finite gradient at step 0; got .*gradient of "):
-        fit(example.module(), loss, example.data(), example.config(), device="cpu")
+    match = r"finite gradient at step 7; got .*gradient of "
+    assert _stopped_by_nan(match, loss, example.data(), tmp_path) == 7
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient():

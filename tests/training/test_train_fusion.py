@@ -370,11 +370,16 @@ def test_data_that_do_not_fit_into_memory_are_refused_or_mapped(study, store, mo
     needed = tokens.cls.nbytes + tokens.patches.nbytes + 4 * n * n_vertices
     monkeypatch.setattr(recipe, "free_memory", lambda: needed - 1)
     one = configs.replace(LOOP, epochs=1)
-    with pytest.raises(
-        ConfigError,
-        match=rf"GB of memory for tokens and responses of {n} images; .*batches='store'",
+    with (
+        pytest.raises(
+            ConfigError,
+            match=rf"{needed / 1e9:.2f} GB of memory for tokens and responses of {n} images; "
+            rf"got {needed / 1e9:.2f} GB free.*batches='store'",
+        ),
+        monkeypatch.context() as patch,
     ):
-        _train(study, store, loop=one, batches="memory")
+        patch.setattr(recipe, "fit", None)  # nothing is trained
+        _train(study, store, loop=one, batches="memory", brain=lambda tokens, ids: 1 / 0)
     stored = []
     original = recipe.StoreBatches
     monkeypatch.setattr(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 from pathlib import Path
 
@@ -29,7 +30,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, signal
 
-from bmfl_lab.data.images import decode_image
+from bmfl_lab.data.images import decode_bytes, decode_image
 from bmfl_lab.data.shifts.table import SHIFTS, grey, published, reference, smooth, to_uint8, unit
 from bmfl_lab.errors import DataError, require
 
@@ -792,5 +793,4 @@ def jpeg_compression(image: np.ndarray, severity: int, random: np.random.Generat
     quality, _ = published(JPEG_QUALITY, image, severity)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as decoded:
-        return np.asarray(decoded.convert("RGB"))
+    return decode_bytes(buffer.getvalue(), "a compressed copy", math.inf)
