@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.data.responses import Subject
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.study import BackboneSpec
@@ -31,8 +31,12 @@ from bmfl_lab.runtime import rng
 from bmfl_lab.training.context import load_spec
 
 SCORES = ("encoding", "spatial", "temporal")
-ATTRIBUTES = ("parameters", "training images", "images seen")
-"""Attributes of a backbone, in millions: size, training data, and training length."""
+SIZE, DATA, LENGTH = ATTRIBUTES = (
+    "millions of parameters",
+    "millions of training images",
+    "millions of images seen",
+)
+"""Attributes of a backbone: size, training data, and training length."""
 _DINOV2 = {"dinov2_vits14": 1280, "dinov2_vitb14": 1280, "dinov2_vitl14": 1280}
 KNOWN_TRAINING: dict[str, tuple[float, float]] = {
     **{f"{name}{end}": (142, seen) for name, seen in _DINOV2.items() for end in ("", "_reg")},
@@ -185,24 +189,28 @@ def _known_attributes(spec: BackboneSpec, network: object) -> dict[str, float]:
     """Return size, training data and training length of a backbone, in millions."""
     found = {}
     if isinstance(network, nn.Module):
-        found["parameters"] = sum(p.numel() for p in network.parameters()) / 1e6
+        found[SIZE] = sum(p.numel() for p in network.parameters()) / 1e6
     if str(spec.weights or "").startswith("random"):
-        return found | {"training images": 0.0, "images seen": 0.0}
+        return found | {DATA: 0.0, LENGTH: 0.0}
     name = f"hub:{spec.weights}" if spec.name == "hub" else spec.name
     own = spec.name != "hub" and spec.weights not in (None, "auto")
     images, seen = (np.nan, np.nan) if own else KNOWN_TRAINING.get(name, (np.nan, np.nan))
-    return found | {"training images": images, "images seen": seen}
+    return found | {DATA: images, LENGTH: seen}
 
 
-def planted_models(layers: Callable[[StimulusSet], Layers], n: int = 5) -> dict[str, Model]:
-    """Return models that know less and less of the layers of a network.
+def planted_models(
+    backbone: Backbone, n: int = 5, *, store: FeatureStore | None = None
+) -> dict[str, Model]:
+    """Return models that know more and more of the layers of a backbone.
 
     Parameters
     ----------
-    layers : callable
-        Function from images to layers.
+    backbone : Backbone
+        Frozen backbone, whose class and mean patch tokens are the layers.
     n : int, default 5
-        Number of models; the last one is the network with the least noise.
+        Number of models; the last one has the least noise.
+    store : FeatureStore, optional
+        Store of the tokens.
 
     Returns
     -------
@@ -214,7 +222,7 @@ def planted_models(layers: Callable[[StimulusSet], Layers], n: int = 5) -> dict[
         draw = rng(k, "planted models", len(images))
         return {
             name: x + 2.0 ** (2 - k) * x.std(0) * draw.standard_normal(x.shape)
-            for name, x in layers(images).items()
+            for name, x in layer_features(backbone, images, store=store).items()
         }
 
     return {f"planted {k}": lambda images, k=k: blurred(images, k) for k in range(n)}

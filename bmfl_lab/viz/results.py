@@ -389,7 +389,9 @@ def convergence_figure(
                     ends = scores.loc[model, ["encoding_low", "encoding_high"]].astype(float)
                     error = [[value - ends.iloc[0]], [ends.iloc[1] - value]]
                 style = {"fmt": marker[model], "ms": 6, "capsize": 2, "color": colour[model]}
-                ax.errorbar(place, value, yerr=error, mfc=face, label=model, **style)
+                never = attributes.reindex(scores.index).loc[model].isna().all()
+                name = model if never or not np.isnan(x[model]) else None
+                ax.errorbar(place, value, yerr=error, mfc=face, label=name, **style)
             pair = pd.concat([known, scores[score].astype(float)], axis=1, join="inner").dropna()
             if len(pair) >= 4 and np.ptp(pair.iloc[:, 0]):
                 at = np.log(pair.iloc[:, 0]) if wide else pair.iloc[:, 0]

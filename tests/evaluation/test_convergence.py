@@ -91,25 +91,23 @@ def test_real_backbones_and_planted_models_go_through_the_same_call(photographs,
     options = dict(weights="random:0", image_size=28, resize="direct", device="cpu")
     network = load_backbone("vit_tiny14", **options)
 
-    def layers(images):
-        return layer_features(network, images, "cls+mean")
-
+    layers = layer_features(network, photographs)
     splits = {"train": np.arange(110), "test": np.arange(110, 150)}
-    subject, distance = simulate_hierarchy(layers(photographs), photographs, splits, share=0.8)
+    subject, distance = simulate_hierarchy(layers, photographs, splits, share=0.8)
     path = tmp_path / "models.csv"
-    lines = ["model,backbone,weights,image_size,resize,images seen,depth"]
+    lines = ["model,backbone,weights,image_size,resize,millions of images seen,depth"]
     lines += [f"seed {k},vit_tiny14,random:{k},28,direct,,{k}" for k in range(2)]
     lines += ["registers,vit_tiny14_reg,random:0,28,direct,7,"]
     path.write_text("\n".join(lines) + "\n")
     models, given = read_models_table(path)
     eeg = simulate_eeg(
-        layers(photographs),
+        layers,
         {f"block {k}": 0.1 * (k + 1) for k in range(3)},
         photographs.ids,
         n_channels=4,
         step=0.05,
     )
-    several = {**models, **planted_models(layers, 3)}
+    several = {**models, **planted_models(network, 3)}
     scores, attributes = sweep_models(
         several,
         subject,
@@ -126,9 +124,9 @@ def test_real_backbones_and_planted_models_go_through_the_same_call(photographs,
     assert scores.loc["seed 0", "spatial"] > 0.9 and scores.loc["seed 0", "temporal"] > 0.8
     # counted, known to be untrained, and given by the user; the rest is unknown
     assert set(attributes) == {*ATTRIBUTES, "depth"}
-    assert 0.05 < attributes.loc["seed 1", "parameters"] < 1
-    assert attributes.loc["seed 1", "images seen"] == 0
-    assert attributes.loc["registers", "images seen"] == 7
+    assert 0.05 < attributes.loc["seed 1", "millions of parameters"] < 1
+    assert attributes.loc["seed 1", "millions of images seen"] == 0
+    assert attributes.loc["registers", "millions of images seen"] == 7
     assert np.isnan(attributes.loc["registers", "depth"])
     assert attributes.loc["planted 0"].isna().all()
     some = pd.DataFrame({"size": range(6), "seen": [1, 90, 3, 4, 5, np.nan]}, index=scores.index)
