@@ -15,9 +15,9 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.evaluation.decoding import Identification, identify
 from bmfl_lab.evaluation.roi_tokens import RoiTokenFit, fit_roi_tokens
-from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.metrics.noise import ceiling_from_repeats
-from bmfl_lab.metrics.statistics import Interval, accuracy_interval, bootstrap_mean
+from bmfl_lab.metrics.statistics import Interval, accuracy_interval, bootstrap_mean, percentiles
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
@@ -190,13 +190,17 @@ class DecodingScore:
     retrieval : dict of int to Interval
         Share of images found among n images, by n; chance is 1 / n.
     dimension_r : ndarray, shape (D,)
-        Correlation over test images of each decoded with its true dimension.
+        Correlation over test images of each decoded with its true dimension; 0 by chance.
+    r_low, r_high : float or None
+        95 % bootstrap interval over images of its mean over dimensions.
     """
 
     cosine: Interval
     identification: Identification
     retrieval: dict[int, Interval]
     dimension_r: np.ndarray
+    r_low: float | None
+    r_high: float | None
 
 
 def score_embeddings(
@@ -268,11 +272,13 @@ def score_embeddings(
     cosine = (decoded * embeddings).sum(1) / np.maximum(sizes, 1e-12)
     beaten = np.floor(found.per_stimulus * (n - 1) + 1e-9)
     retrieval = {w: bootstrap_mean(_retrieved(beaten, w), n_boot=n_boot, seed=seed) for w in ways}
+    drawn = np.nan_to_num(bootstrap_pearson(embeddings, decoded, n_boot, seed)).mean(1)
     return DecodingScore(
         bootstrap_mean(cosine, n_boot=n_boot, seed=seed),
         found,
         retrieval,
         np.asarray(pearson(embeddings, decoded)),
+        *percentiles(drawn),
     )
 
 
@@ -444,8 +450,11 @@ def decoding_rows(
         )
         for name, x, chance, unit in parts
     ]
-    for name, values in (("decoding_r", score.dimension_r), ("decoding_r_ceiling", ceiling)):
+    ends = {"ci_low": score.r_low, "ci_high": score.r_high, "interval": interval}
+    parts = (("decoding_r", score.dimension_r, ends), ("decoding_r_ceiling", ceiling, {}))
+    for name, values, more in parts:
         if values is not None and np.isfinite(values).any():
+            notes = "; ".join(filter(None, ("chance 0" if more else "", said)))
             value = float(np.nanmean(values))
-            rows.append(MetricRow(name, value, unit="r", notes=said, **shared))
+            rows.append(MetricRow(name, value, unit="r", notes=notes, **more, **shared))
     return rows

@@ -46,6 +46,8 @@ def test_planted_dimensions_are_recovered_and_no_others(planted):
     assert found.retrieval[N_TEST].value == pytest.approx(found.identification.top1)
     rows = {row.name: row for row in decoding_rows(found, np.ones(D), split="test")}
     assert rows["decoding_retrieval_10"].notes == "chance 0.1"
+    r = rows["decoding_r"]
+    assert r.ci_low < r.value < r.ci_high and r.notes == "chance 0"
     assert rows["decoding_r_ceiling"].value == 1 and rows["decoding_cosine"].ci_low > 0.5
     assert 0.3 < found.retrieval[10].value < found.retrieval[2].value
 
