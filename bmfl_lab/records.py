@@ -41,6 +41,7 @@ METRICS = frozenset(
     brain_robust_correlation synthesis_start synthesis_activity synthesis_judged purity_found
     purity_made similarity_gain names_top1 network_effect new_subject_r accuracy_gain_trend
     gain_of_encoder decoding_peak time_two_way best_blur search_asymmetry convergence_trend
+    convergence_encoding reconstruction
     motion_tuning_r decoding_cosine decoding_two_way decoding_retrieval_2 decoding_retrieval_10
     decoding_retrieval_50 decoding_r decoding_r_ceiling nan_logits skipped_images shape_bias
     """.split()
