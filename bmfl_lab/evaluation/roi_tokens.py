@@ -76,7 +76,7 @@ def fit_roi_tokens(
     Y: np.ndarray,
     atlas: Atlas,
     *,
-    epochs: int = 20,
+    epochs: int = 12,
     seed: int = 0,
     device: str = "auto",
 ) -> RoiTokenFit:
@@ -90,7 +90,7 @@ def fit_roi_tokens(
         Embeddings of the same stimuli.
     atlas : Atlas
         ROIs of the V vertices. Vertices without an ROI make one more token per hemisphere.
-    epochs : int, default 20
+    epochs : int, default 12
         Epochs of training; a fifth of the stimuli is held out and chooses the best one.
     seed : int, default 0
         Seed of the weights, of the held-out stimuli and of the order.
