@@ -44,6 +44,7 @@ METRICS = frozenset(
     search_asymmetry convergence_trend motion_tuning_r decoding_cosine decoding_two_way
     decoding_retrieval_2 decoding_retrieval_10 decoding_retrieval_50 decoding_r decoding_r_ceiling
     nan_logits skipped_images shape_bias feature_correlation far_accuracy sensor_two_way
+    convergence_encoding reconstruction
     """.split()
 )
 """Names of the metrics that the notebooks record."""

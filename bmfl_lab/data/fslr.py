@@ -59,13 +59,41 @@ HEMISPHERES = ("left", "right")
 SURFACES = ("inflated", "very_inflated", "midthickness", "pial", "white", "flat", "sphere")
 PARCELLATIONS = {
     "mmp": "mmp_1.0",
+    "mmp_cortices": "mmp_1.0",
     "yeo7": "yeo7",
     "yeo17": "yeo17",
     "ca_network": "ca_network_1.1",
     "ca_parcels": "ca_parcels_1.1",
 }
-"""Parcellations of the wheel: the 180 areas of Glasser et al., 7 and 17 networks of Yeo et al., and
-12 networks and their parcels of Ji et al. (Cole-Anticevic)."""
+"""Parcellations of the wheel: the 180 areas of Glasser et al., their 22 `CORTICES`, 7 and 17
+networks of Yeo et al., and 12 networks and their parcels of Ji et al. (Cole-Anticevic)."""
+CORTICES = {
+    "Primary Visual": "V1",
+    "Early Visual": "V2 V3 V4",
+    "Dorsal Stream Visual": "V3A V3B V6 V6A V7 IPS1",
+    "Ventral Stream Visual": "V8 VVC PIT FFC VMV1 VMV2 VMV3",
+    "MT+ Complex": "V3CD LO1 LO2 LO3 V4t FST MT MST PH",
+    "Somatosensory and Motor": "4 3a 3b 1 2",
+    "Paracentral and Mid Cingulate": "24dd 24dv 6mp 6ma SCEF 5m 5L 5mv",
+    "Premotor": "55b 6d 6a FEF 6v 6r PEF",
+    "Posterior Opercular": "43 FOP1 OP4 OP1 OP2-3 PFcm",
+    "Early Auditory": "A1 LBelt MBelt PBelt RI",
+    "Auditory Association": "A4 A5 STSdp STSda STSvp STSva STGa TA2",
+    "Insular and Frontal Opercular": "52 PI Ig PoI1 PoI2 FOP2 FOP3 MI AVI AAIC Pir FOP4 FOP5",
+    "Medial Temporal": "H PreS EC PeEc PHA1 PHA2 PHA3",
+    "Lateral Temporal": "PHT TE1p TE1m TE1a TE2p TE2a TGv TGd TF",
+    "Temporo-Parieto-Occipital Junction": "TPOJ1 TPOJ2 TPOJ3 STV PSL",
+    "Superior Parietal": "LIPv LIPd VIP AIP MIP 7PC 7AL 7Am 7PL 7Pm",
+    "Inferior Parietal": "PGp PGs PGi PFm PF PFt PFop IP0 IP1 IP2",
+    "Posterior Cingulate": "DVT ProS POS1 POS2 RSC v23ab d23ab 31pv 31pd 31a 23d 23c PCV 7m",
+    "Anterior Cingulate and Medial Prefrontal": "33pr p24pr a24pr p24 a24 p32pr a32pr "
+    "d32 p32 s32 8BM 9m 10v 10r 25",
+    "Orbital and Polar Frontal": "47s 47m a47r 11l 13l a10p p10p 10pp 10d OFC pOFC",
+    "Inferior Frontal": "44 45 IFJp IFJa IFSp IFSa 47l p47r",
+    "Dorsolateral Prefrontal": "8C 8Av i6-8 s6-8 SFL 8BL 9p 9a 8Ad p9-46v a9-46v 46 9-46d",
+}
+"""The 22 cortices into which Glasser et al. (2016, Supplementary Neuroanatomical Results) group the
+180 areas, by the names of their areas; the parcellation "mmp_cortices"."""
 NETWORKS = ("yeo7", "yeo17", "ca_network")
 """Parcellations into networks that span the whole cortex."""
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -395,7 +423,11 @@ def read_parcellation(
         source, rois = read_dlabel(path)
         return {k: cortex.take(*on_mesh(source, mask)) for k, mask in rois.items()}
     source, codes, names = _published(PARCELLATIONS[str(name)], download)
-    return _masks(cortex.take(*on_mesh(source, codes)), names)
+    areas = _masks(cortex.take(*on_mesh(source, codes)), names)
+    if name != "mmp_cortices":
+        return areas
+    parts = {k: [areas[a] for a in v.split() if a in areas] for k, v in CORTICES.items()}
+    return {k: np.any(masks, axis=0) for k, masks in parts.items() if masks}
 
 
 def standard_cortex(download: bool = True) -> Cortex:

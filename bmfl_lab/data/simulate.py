@@ -17,6 +17,7 @@ from scipy import fft
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.data.surfaces import BENSON_AREAS, GLASSER_AREAS, read_templates
 from bmfl_lab.data.things_eeg import EEG
 from bmfl_lab.errors import ConfigError, DataError, require
@@ -794,3 +795,51 @@ def simulate_eeg(
         simulated=True,
         positions=positions,
     )
+
+
+def simulate_hierarchy(
+    layers: Mapping[str, np.ndarray],
+    stimuli: StimulusSet,
+    splits: Mapping[str, np.ndarray],
+    *,
+    n_vertices: int = 12,
+    share: float = 0.5,
+    seed: int = 0,
+) -> tuple[Subject, dict[str, float]]:
+    """Simulate a subject whose areas respond to the layers of a network, in order.
+
+    Parameters
+    ----------
+    layers : mapping of str to ndarray, shape (n_stimuli, d)
+        Layers in the order of processing.
+    stimuli : StimulusSet
+        Images, in the order of the rows.
+    splits : mapping of str to ndarray of int64
+        Rows of "train" and "test".
+    n_vertices : int, default 12
+        Vertices per area.
+    share : float, default 0.5
+        Share of the variance that is signal.
+    seed : int, default 0
+        Seed of the tuning and the noise.
+
+    Returns
+    -------
+    subject : Subject
+        Simulated subject with the areas "area 0", "area 1" and so on.
+    distance : dict of str to float
+        Distance of each area from the first one in mm: 10 per area (our choice).
+    """
+    draw, parts = rng(seed, "hierarchy"), []
+    for x in layers.values():
+        signal = (x - x.mean(0)) @ draw.standard_normal((x.shape[1], n_vertices))
+        signal /= signal.std(0)
+        noise = draw.standard_normal(signal.shape)
+        parts.append(np.sqrt(share) * signal + np.sqrt(1 - share) * noise)
+    rois = {
+        f"area {k}": np.repeat(np.arange(len(parts)) == k, n_vertices) for k in range(len(parts))
+    }
+    atlas = Atlas(np.zeros(len(parts) * n_vertices, np.int8), rois, groups={})
+    responses = np.hstack(parts).astype(np.float32)
+    subject = Subject("hierarchy", stimuli, responses, atlas, dict(splits), kind="simulated")
+    return subject, {name: 10.0 * k for k, name in enumerate(rois)}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
+from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.data.responses import Subject
+from bmfl_lab.data.stimuli import StimulusSet
+from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.data.things_eeg import EEG
-from bmfl_lab.errors import DataError, require
+from bmfl_lab.errors import DataError, message, require
+from bmfl_lab.evaluation.layers import layer_features
 from bmfl_lab.evaluation.open_questions import rank_trend
 from bmfl_lab.evaluation.similarity import (
     encoding_over_time,
@@ -18,12 +24,208 @@ from bmfl_lab.evaluation.similarity import (
     spatial_score,
     temporal_score,
 )
+from bmfl_lab.files import read_table
 from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.metrics.statistics import holm, percentiles
+from bmfl_lab.runtime import rng
+from bmfl_lab.training.context import load_spec
 
 SCORES = ("encoding", "spatial", "temporal")
+SIZE, DATA, LENGTH = ATTRIBUTES = (
+    "millions of parameters",
+    "millions of training images",
+    "millions of images seen",
+)
+"""Attributes of a backbone: size, training data, and training length."""
+_DINOV2 = {"dinov2_vits14": 1280, "dinov2_vitb14": 1280, "dinov2_vitl14": 1280}
+KNOWN_TRAINING: dict[str, tuple[float, float]] = {
+    **{f"{name}{end}": (142, seen) for name, seen in _DINOV2.items() for end in ("", "_reg")},
+    **{f"dinov2_vitg14{end}": (142, 1920) for end in ("", "_reg")},
+    "hub:facebook/dinov3-vit7b16-pretrain-lvd1689m": (1689, 4096),
+    **{
+        f"hub:facebook/dinov3-{name}-pretrain-lvd1689m": (1689, np.nan)
+        for name in ("vits16", "vits16plus", "vitb16", "vitl16", "vith16plus")
+    },
+    **{
+        f"hub:openai/clip-vit-{name}": (400, 12_800)
+        for name in ("base-patch32", "base-patch16", "large-patch14")
+    },
+    "cornet_s": (1.28, np.nan),
+}
+"""Training images and images seen of known backbones, in millions; NaN is unknown.
+
+Sources: Oquab et al. (2023), DINOv2, arXiv:2304.07193 (142 million images; 625,000 steps of 2048
+images, of 3072 for g); Siméoni et al. (2025), DINOv3, arXiv:2508.10104 (1,689 million images, one
+million steps of 4096 for 7B); Radford et al. (2021), CLIP (400 million pairs, 32 epochs); Kubilius
+et al. (2019), CORnet-S (ImageNet)."""
 Layers = Mapping[str, np.ndarray]
 """Features (n_stimuli, d) by name of the layer, in the order of processing."""
+Model = BackboneSpec | Callable[[StimulusSet], Layers]
+"""A backbone to load, or a function from images to layers, such as a planted model."""
+
+
+def read_models_table(path: str | Path) -> tuple[dict[str, BackboneSpec], pd.DataFrame]:
+    """Read a table of backbones to compare.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV file with a column "model" (a name for `load_backbone`, or any label), optionally
+        "backbone" (the name, if "model" is a label), "weights", "image_size" and "resize", and one
+        numeric column per attribute, empty where it is unknown.
+
+    Returns
+    -------
+    models : dict of str to BackboneSpec
+        Backbones by label.
+    attributes : DataFrame
+        One row per model and one column per attribute; NaN is unknown.
+
+    Raises
+    ------
+    DataError
+        If the table has no column "model", a model stands there twice, or a value is no number.
+    """
+    places, models, rows = {"backbone", "weights", "image_size", "resize"}, {}, {}
+    remedy = "write a CSV file with a column 'model' and one per attribute"
+    for line, cells in read_table(path, ["model"], remedy):
+        label = cells.pop("model")
+        require(
+            label not in models,
+            DataError,
+            f"each model once in {Path(path).name}",
+            f"{label!r} again in line {line}",
+            "give each a label of its own, and its name under 'backbone'",
+        )
+        given = {k: v for k, v in cells.items() if k in places and v}
+        try:
+            size = int(given.get("image_size", 224))
+            rows[label] = {k: float(v or "nan") for k, v in cells.items() if k not in places}
+        except ValueError as error:
+            expected = f"numbers in line {line} of {Path(path).name}"
+            do = "leave the cells of unknown attributes empty"
+            raise DataError(message(expected, str(error), do)) from error
+        name, resize = given.get("backbone", label), given.get("resize", "short")
+        models[label] = BackboneSpec(name, given.get("weights"), size, resize)
+    return models, pd.DataFrame.from_dict(rows, orient="index")
+
+
+def sweep_models(
+    models: Mapping[str, Model],
+    subject: Subject,
+    *,
+    tokens: str = "cls+mean",
+    distance: pd.Series | None = None,
+    recording: tuple[EEG, StimulusSet, np.ndarray, np.ndarray] | None = None,
+    given: pd.DataFrame | None = None,
+    store: FeatureStore | None = None,
+    device: str = "auto",
+    n_boot: int = 200,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score many models against a subject, and collect their attributes.
+
+    Parameters
+    ----------
+    models : mapping of str to BackboneSpec or callable
+        Backbones, which are loaded one after the other, or functions from images to layers.
+    subject : Subject
+        Subject with the splits "train" and "test".
+    tokens : str, default "cls+mean"
+        Tokens that represent a block, see `layer_features`.
+    distance : Series, optional
+        See `brain_scores`.
+    recording : (EEG, stimuli, train rows, test rows), optional
+        M/EEG and its images; without it there is no temporal score.
+    given : DataFrame, optional
+        Attributes that the user knows, one row per model. They win over `KNOWN_TRAINING`.
+    store : FeatureStore, optional
+        Store of the tokens; without one they are extracted into memory.
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device of the backbones.
+    n_boot, seed
+        See `brain_scores`.
+
+    Returns
+    -------
+    scores : DataFrame
+        One row per model, columns of `brain_scores`.
+    attributes : DataFrame
+        One row per model, columns `ATTRIBUTES` and those of `given`; NaN is unknown. The size is
+        counted from the weights; untrained weights saw no image. Columns without a value are left
+        out.
+
+    Notes
+    -----
+    Raugel et al. (2025) find encoding scores of .107, .105, .101 and .096 for DINOv3 Giant, Large,
+    Base and Small, and .03 for untrained networks, with eight subjects of the Natural Scenes
+    Dataset and four of THINGS-MEG: a table of these models and a study of these data repeat it.
+    """
+    scores, rows = {}, {}
+    for label, model in models.items():
+        rows[label] = dict.fromkeys(ATTRIBUTES, np.nan)
+        if isinstance(model, BackboneSpec):
+            backbone = load_spec(model, device)
+            rows[label] |= _known_attributes(model, backbone)
+
+            def layers(images: StimulusSet, network=backbone) -> Layers:
+                return layer_features(network, images, tokens, store=store)
+        else:
+            layers = model
+        heard = None
+        if recording is not None:
+            eeg, images, fitted, held = recording
+            heard = eeg, layers(images), fitted, held
+        found = layers(subject.stimuli)
+        options = {"distance": distance, "recording": heard, "n_boot": n_boot, "seed": seed}
+        scores[label] = brain_scores(found, subject, **options)
+    attributes = pd.DataFrame.from_dict(rows, orient="index")
+    if given is not None:
+        attributes = given.combine_first(attributes).reindex(list(models))
+    return pd.DataFrame(scores).T, attributes.dropna(axis=1, how="all")
+
+
+def _known_attributes(spec: BackboneSpec, network: object) -> dict[str, float]:
+    """Return size, training data and training length of a backbone, in millions."""
+    found = {}
+    if isinstance(network, nn.Module):
+        found[SIZE] = sum(p.numel() for p in network.parameters()) / 1e6
+    if str(spec.weights or "").startswith("random"):
+        return found | {DATA: 0.0, LENGTH: 0.0}
+    name = f"hub:{spec.weights}" if spec.name == "hub" else spec.name
+    own = spec.name != "hub" and spec.weights not in (None, "auto")
+    images, seen = (np.nan, np.nan) if own else KNOWN_TRAINING.get(name, (np.nan, np.nan))
+    return found | {DATA: images, LENGTH: seen}
+
+
+def planted_models(
+    backbone: Backbone, n: int = 5, *, store: FeatureStore | None = None
+) -> dict[str, Model]:
+    """Return models that know more and more of the layers of a backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Frozen backbone, whose class and mean patch tokens are the layers.
+    n : int, default 5
+        Number of models; the last one has the least noise.
+    store : FeatureStore, optional
+        Store of the tokens.
+
+    Returns
+    -------
+    dict of str to callable
+        "planted 0" to "planted n - 1"; noise halves from one to the next.
+    """
+
+    def blurred(images: StimulusSet, k: int) -> Layers:
+        draw = rng(k, "planted models", len(images))
+        return {
+            name: x + 2.0 ** (2 - k) * x.std(0) * draw.standard_normal(x.shape)
+            for name, x in layer_features(backbone, images, store=store).items()
+        }
+
+    return {f"planted {k}": lambda images, k=k: blurred(images, k) for k in range(n)}
 
 
 def brain_scores(

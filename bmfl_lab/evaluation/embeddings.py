@@ -11,14 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bmfl_lab.errors import DataError, require
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.evaluation.decoding import Identification, identify
-from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.evaluation.roi_tokens import RoiTokenFit, fit_roi_tokens
+from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
 from bmfl_lab.metrics.noise import ceiling_from_repeats
-from bmfl_lab.metrics.statistics import Interval, accuracy_interval, bootstrap_mean
+from bmfl_lab.metrics.statistics import Interval, accuracy_interval, bootstrap_mean, percentiles
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
+
+DECODERS = ("ridge", "roi_tokens")
 
 
 def _same_length(left: np.ndarray, right: np.ndarray) -> None:
@@ -37,8 +41,8 @@ class Decoder:
 
     Parameters
     ----------
-    fit : RidgeFit
-        Linear map from standardised responses to embeddings.
+    fit : RidgeFit or RoiTokenFit
+        Map from standardised responses to embeddings.
     mean, scale : ndarray of float32, shape (V,)
         Mean and standard deviation of each vertex over the training stimuli.
     centre : ndarray of float32, shape (D,)
@@ -47,7 +51,7 @@ class Decoder:
         Number of training stimuli.
     """
 
-    fit: RidgeFit
+    fit: RidgeFit | RoiTokenFit
     mean: np.ndarray
     scale: np.ndarray
     centre: np.ndarray
@@ -85,12 +89,15 @@ def fit_decoder(
     responses: np.ndarray,
     embeddings: np.ndarray,
     *,
+    decoder: str = "ridge",
+    atlas: Atlas | None = None,
     alphas: Sequence[float] = DEFAULT_ALPHAS,
     n_folds: int = 5,
     shuffled: bool = False,
     seed: int = 0,
+    device: str = "auto",
 ) -> Decoder:
-    """Fit a ridge regression from the responses of one subject to the embeddings of the images.
+    """Fit a decoder from the responses of one subject to the embeddings of the images.
 
     Parameters
     ----------
@@ -98,14 +105,21 @@ def fit_decoder(
         Responses to the training stimuli.
     embeddings : ndarray, shape (n, D)
         Embeddings of the same stimuli, e.g. class tokens of a backbone.
+    decoder : {"ridge", "roi_tokens"}, default "ridge"
+        "ridge" is linear; "roi_tokens" is a small transformer over one token per ROI, see
+        `fit_roi_tokens`.
+    atlas : Atlas, optional
+        ROIs of the V vertices; needed by "roi_tokens".
     alphas : sequence of float, default 19 values from 0.1 to 1e8
-        Penalties to choose from; each dimension has its own.
+        Penalties of the ridge to choose from; each dimension has its own.
     n_folds : int, default 5
         Folds of the cross-validation that chooses the penalties.
     shuffled : bool, default False
         Pair each response with the embedding of another stimulus, as a control.
     seed : int, default 0
-        Seed of that pairing.
+        Seed of that pairing, and of the training of "roi_tokens".
+    device : {"auto", "cpu", "cuda"}, default "auto"
+        Device that trains "roi_tokens".
 
     Returns
     -------
@@ -114,7 +128,10 @@ def fit_decoder(
     Raises
     ------
     DataError
-        If numbers of stimuli differ, or there are fewer training stimuli than dimensions.
+        If numbers of stimuli differ, there are fewer training stimuli than dimensions, or the atlas
+        has another number of vertices.
+    ConfigError
+        If the decoder is unknown, or "roi_tokens" has no atlas.
 
     Notes
     -----
@@ -128,6 +145,14 @@ def fit_decoder(
     """
     responses, embeddings = np.asarray(responses, np.float32), np.asarray(embeddings, np.float32)
     _same_length(responses, embeddings)
+    require_known(decoder, DECODERS, ConfigError, "a decoder")
+    require(
+        decoder == "ridge" or atlas is not None,
+        ConfigError,
+        "an atlas for the tokens of the ROIs",
+        "none",
+        "pass atlas=subject.atlas, or use decoder='ridge'",
+    )
     require(
         len(embeddings) > embeddings.shape[1],
         DataError,
@@ -141,6 +166,10 @@ def fit_decoder(
         embeddings = embeddings[order[np.argsort(np.roll(order, 1))]]
     mean, spread = responses.mean(0), responses.std(0)
     scale = np.where(spread > 1e-6, spread, 1).astype(np.float32)
+    if decoder == "roi_tokens":
+        options = {"seed": seed, "device": device}
+        tokens = fit_roi_tokens((responses - mean) / scale, embeddings, atlas, **options)
+        return Decoder(tokens, mean, scale, embeddings.mean(0), len(responses))
     with warnings.catch_warnings():
         # responses may say nothing about a dimension; then no penalty is best
         warnings.filterwarnings("ignore", message="expected at most 5%")
@@ -161,13 +190,17 @@ class DecodingScore:
     retrieval : dict of int to Interval
         Share of images found among n images, by n; chance is 1 / n.
     dimension_r : ndarray, shape (D,)
-        Correlation over test images of each decoded with its true dimension.
+        Correlation over test images of each decoded with its true dimension; 0 by chance.
+    r_low, r_high : float or None
+        95 % bootstrap interval over images of its mean over dimensions.
     """
 
     cosine: Interval
     identification: Identification
     retrieval: dict[int, Interval]
     dimension_r: np.ndarray
+    r_low: float | None
+    r_high: float | None
 
 
 def score_embeddings(
@@ -239,11 +272,13 @@ def score_embeddings(
     cosine = (decoded * embeddings).sum(1) / np.maximum(sizes, 1e-12)
     beaten = np.floor(found.per_stimulus * (n - 1) + 1e-9)
     retrieval = {w: bootstrap_mean(_retrieved(beaten, w), n_boot=n_boot, seed=seed) for w in ways}
+    drawn = np.nan_to_num(bootstrap_pearson(embeddings, decoded, n_boot, seed)).mean(1)
     return DecodingScore(
         bootstrap_mean(cosine, n_boot=n_boot, seed=seed),
         found,
         retrieval,
         np.asarray(pearson(embeddings, decoded)),
+        *percentiles(drawn),
     )
 
 
@@ -415,8 +450,11 @@ def decoding_rows(
         )
         for name, x, chance, unit in parts
     ]
-    for name, values in (("decoding_r", score.dimension_r), ("decoding_r_ceiling", ceiling)):
+    ends = {"ci_low": score.r_low, "ci_high": score.r_high, "interval": interval}
+    parts = (("decoding_r", score.dimension_r, ends), ("decoding_r_ceiling", ceiling, {}))
+    for name, values, more in parts:
         if values is not None and np.isfinite(values).any():
+            notes = "; ".join(filter(None, ("chance 0" if more else "", said)))
             value = float(np.nanmean(values))
-            rows.append(MetricRow(name, value, unit="r", notes=said, **shared))
+            rows.append(MetricRow(name, value, unit="r", notes=notes, **more, **shared))
     return rows

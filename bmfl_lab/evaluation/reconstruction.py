@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bmfl_lab.backbones import Backbone
+from bmfl_lab.backbones.tokens import read_tokens
 from bmfl_lab.errors import DataError, require
 from bmfl_lab.evaluation.attention_checks import structural_similarity
 from bmfl_lab.evaluation.decoding import identify
@@ -25,6 +27,37 @@ if TYPE_CHECKING:
 
 Embed = Callable[[Tensor], Tensor]
 """Differentiable function of images (B, 3, S, S) in 0..1 that returns embeddings (B, D)."""
+
+
+def embed_with(backbone: Backbone, tokens: str = "cls", block: int = -1) -> Embed:
+    """Return a differentiable function from images to the features of a backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Frozen backbone.
+    tokens : str, default "cls"
+        "cls", "cls+mean" or "pooled:G".
+    block : int, default -1
+        Block of the backbone; -1 is the last one.
+
+    Returns
+    -------
+    callable
+        Function of images (B, 3, S, S) in 0..1, S being the image size of the backbone.
+    """
+    prepare = backbone.preprocess
+    mean, std = (
+        torch.tensor(v, device=backbone.device).view(1, 3, 1, 1)
+        for v in (prepare.mean, prepare.std)
+    )
+
+    def embed(images: Tensor) -> Tensor:
+        pixels = (images.to(backbone.device) - mean) / std
+        (found,) = backbone(pixels, blocks=(block % backbone.n_blocks,), grad=True)
+        return read_tokens(found, tokens).flatten(1)
+
+    return embed
 
 
 def reconstruct(
@@ -104,6 +137,7 @@ def reconstruction_scores(
     seen: np.ndarray,
     *,
     embeddings: tuple[np.ndarray, np.ndarray] | None = None,
+    responses: tuple[np.ndarray, np.ndarray] | None = None,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -115,6 +149,9 @@ def reconstruction_scores(
         Reconstructions and the images that were seen, in the same order.
     embeddings : (ndarray, ndarray), each of shape (n, D), optional
         Embeddings of both by a model that took no part in the reconstruction, for retrieval.
+    responses : (ndarray, ndarray), each of shape (n, V), optional
+        Responses to the reconstructions, predicted by an encoder that took no part in it, and
+        measured responses to the images that were seen, both minus the training mean.
     n_boot : int, default 1000
         Bootstrap resamples of the images.
     seed : int, default 0
@@ -123,9 +160,9 @@ def reconstruction_scores(
     Returns
     -------
     DataFrame
-        Rows "pixel correlation", "structural similarity" and, with `embeddings`, "two-way
-        identification"; columns score, value, ci_low, ci_high, and control: the mean over wrong
-        pairs, or 0.5 for the identification.
+        Rows "pixel correlation", "structural similarity", with `embeddings` "two-way
+        identification", and with `responses` "held-out encoder, two-way"; columns score, value,
+        ci_low, ci_high, and control: the mean over wrong pairs, or 0.5 for the identification.
 
     Raises
     ------
@@ -152,8 +189,9 @@ def reconstruction_scores(
     for score, table in tables.items():
         found = bootstrap_mean(np.diag(table), n_boot=n_boot, seed=seed)
         rows.append((score, found.value, found.low, found.high, float(table[wrong].mean())))
-    if embeddings is not None:
-        found = identify(*embeddings, n_boot=n_boot, seed=seed)
-        named = "two-way identification"
-        rows.append((named, found.two_way, found.two_way_low, found.two_way_high, 0.5))
+    judges = {"two-way identification": embeddings, "held-out encoder, two-way": responses}
+    for named, pair in judges.items():
+        if pair is not None:
+            found = identify(*pair, n_boot=n_boot, seed=seed)
+            rows.append((named, found.two_way, found.two_way_low, found.two_way_high, 0.5))
     return pd.DataFrame(rows, columns=["score", "value", "ci_low", "ci_high", "control"])

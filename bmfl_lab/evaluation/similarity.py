@@ -238,7 +238,8 @@ def distance_from_v1(
     atlas : Atlas
         Atlas with the ROI "V1", or with "V1v" and "V1d".
     coordinates : ndarray, shape (n_vertices, 3)
-        Position of each vertex, e.g. in MNI space or on a surface, in mm.
+        Position of each vertex, e.g. in MNI space or on a surface, in mm; a vertex of NaN does not
+        count.
     rois : sequence of str, optional
         ROIs; by default all that have vertices.
 
@@ -255,8 +256,8 @@ def distance_from_v1(
         mask = atlas.select(roi)
         parts = [
             np.linalg.norm(
-                coordinates[mask & (sides == s)].mean(axis=0)
-                - coordinates[v1 & (sides == s)].mean(axis=0)
+                np.nanmean(coordinates[mask & (sides == s)], axis=0)
+                - np.nanmean(coordinates[v1 & (sides == s)], axis=0)
             )
             for s in (0, 1)
             if (mask & (sides == s)).any() and (v1 & (sides == s)).any()

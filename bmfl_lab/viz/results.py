@@ -391,6 +391,91 @@ def topography_figure(
     return drawn.figure
 
 
+def convergence_figure(
+    scores: pd.DataFrame,
+    attributes: pd.DataFrame,
+    trends: pd.DataFrame,
+    *,
+    title: str,
+    ceiling: float | None = None,
+) -> Figure:
+    """Draw the scores of models against their attributes, one row per score, with the trends.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        One row per model; columns "encoding", "spatial" and "temporal", and optionally
+        "encoding_low" and "encoding_high". A score without a value has no panel.
+    attributes : DataFrame
+        One row per model, one column per attribute; NaN is unknown and drawn at the right edge.
+    trends : DataFrame
+        Columns attribute, score, rho and p, from `bmfl_lab.evaluation.convergence_trends`.
+    title : str
+        Title.
+    ceiling : float, optional
+        Noise ceiling of the encoding score, drawn as a solid black line.
+
+    Returns
+    -------
+    matplotlib Figure
+        The grey line of a panel is the least-squares line of the models with a known attribute.
+
+    Raises
+    ------
+    DataError
+        If no score has a value.
+    """
+    names = [
+        c for c in ("encoding", "spatial", "temporal") if c in scores and scores[c].notna().any()
+    ]
+    require_rows(scores, names or ("encoding",), "one row per model", "use sweep_models")
+    colour, marker = colours(list(scores.index)), markers(list(scores.index))
+    cells = [(score, attribute) for score in names for attribute in attributes]
+    shape = {"n": len(cells), "n_columns": attributes.shape[1], "cell": (3.2, 2.5)}
+    with panels(**shape, title=title, numbers=scores.join(attributes)) as drawn:
+        for ax, (score, attribute) in zip(drawn, cells):
+            x = attributes[attribute].reindex(scores.index).astype(float)
+            known = x.dropna()
+            wide = len(known) and known.min() > 0 and known.max() > 20 * known.min()
+            span = np.ptp(known) or 1.0 if len(known) else 1.0
+            edge = known.max() * 3 if wide else known.max() + 0.3 * span if len(known) else 1.0
+            ax.set_xscale("log" if wide else "linear")
+            for model, value in scores[score].items():
+                place = edge if np.isnan(x[model]) else x[model]
+                face = "white" if np.isnan(x[model]) else colour[model]
+                error = None
+                if score == "encoding" and "encoding_low" in scores:
+                    ends = scores.loc[model, ["encoding_low", "encoding_high"]].astype(float)
+                    error = [[value - ends.iloc[0]], [ends.iloc[1] - value]]
+                style = {"fmt": marker[model], "ms": 6, "capsize": 2, "color": colour[model]}
+                never = attributes.reindex(scores.index).loc[model].isna().all()
+                name = model if never or not np.isnan(x[model]) else None
+                ax.errorbar(place, value, yerr=error, mfc=face, label=name, **style)
+            pair = pd.concat([known, scores[score].astype(float)], axis=1, join="inner").dropna()
+            if len(pair) >= 4 and np.ptp(pair.iloc[:, 0]):
+                at = np.log(pair.iloc[:, 0]) if wide else pair.iloc[:, 0]
+                slope, start = np.polyfit(at, pair.iloc[:, 1], 1)
+                ends = np.array([at.min(), at.max()])
+                line = {"color": GREY, "lw": 1, "zorder": 0, "label": "trend, least squares"}
+                ax.plot(np.exp(ends) if wide else ends, start + slope * ends, **line)
+            if score == "encoding" and ceiling is not None:
+                ax.axhline(ceiling, lw=1.4, color="black", label="noise ceiling")
+            row = trends[(trends["attribute"] == attribute) & (trends["score"] == score)]
+            said = (
+                "too few models"
+                if row.empty
+                else f"rho {round(row['rho'].iloc[0], 2) + 0.0:+.2f}, "
+            )
+            said += "" if row.empty else f"p {row['p'].iloc[0]:.3f}"
+            ax.set_title(said, fontsize=9)
+            ax.set(xlabel=attribute, ylabel=f"{score} score")
+        if attributes.isna().any(axis=None):
+            ax.plot([], [], "o", mfc="white", color=GREY, label="hollow: attribute unknown")
+        ax.plot([], [], " ", label="bars: 95 % interval")
+        drawn.legend()
+    return drawn.figure
+
+
 def grouped_figure(
     frame: pd.DataFrame,
     *,

@@ -267,6 +267,27 @@ def mesh_index(atlas: Atlas) -> np.ndarray:
     return index if _on_fslr(atlas) else np.where(index < N_FSAVERAGE5, index, -1)
 
 
+def vertex_positions(atlas: Atlas) -> np.ndarray:
+    """Return the position of each vertex of an atlas on the white surface, (n_vertices, 3) in mm.
+
+    Parameters
+    ----------
+    atlas : Atlas
+        Atlas on fsaverage5, fsaverage or fsLR 32k. A vertex that the drawn mesh lacks is NaN.
+
+    Raises
+    ------
+    DataError
+        See `mesh_index`.
+    """
+    index, side = mesh_index(atlas), np.asarray(atlas.hemisphere)
+    name = f"{atlas.mesh}/white" if _on_fslr(atlas) else "white"
+    points = [load_mesh(hemisphere, name)[0] for hemisphere in HEMISPHERES]
+    found = np.stack([points[s][max(i, 0)] for s, i in zip(side, index)]).astype(float)
+    found[index < 0] = np.nan
+    return found
+
+
 def on_mesh(values: np.ndarray, atlas: Atlas) -> dict[str, np.ndarray]:
     """Assign values per vertex to the two hemispheres of the drawn mesh.
 

@@ -77,6 +77,16 @@ def test_networks_with_their_own_borders(cortex, name):
     assert not (atlas.select("Visual") & atlas.select("Default")).any()
 
 
+def test_cortices_join_the_areas_of_the_mmp(cortex):
+    every = [area for areas in fslr.CORTICES.values() for area in areas.split()]
+    assert len(fslr.CORTICES) == 22 and len(every) == len(set(every)) == 180
+    found = fslr.read_parcellation("mmp_cortices", cortex)
+    areas = fslr.read_parcellation("mmp", cortex)
+    early = areas["V2"] | areas["V3"]
+    np.testing.assert_array_equal(found["Early Visual"], early)
+    assert set(areas) <= set(every) and np.sum(list(found.values()), axis=0).max() == 1
+
+
 def test_a_part_of_the_vertices_and_the_medial_wall(cortex):
     part = fslr.Cortex(np.array([0, 5000, 32491]), np.array([3000]))
     rois = fslr.read_parcellation("mmp", part)
@@ -188,6 +198,8 @@ def test_the_published_wheel():
     assert (len(cortex.left), len(cortex.right)) == (29696, 29716) and len(names) == 360
     atlas = fslr.build_atlas(cortex, networks=fslr.NETWORKS)
     assert len(atlas.present) == 180 and atlas.select(list(atlas.present)).all()
+    cortices = fslr.read_parcellation("mmp_cortices", cortex)
+    assert len(cortices) == 22 and np.all(np.sum(list(cortices.values()), axis=0) == 1)
     counts = {"yeo7": 7, "yeo17": 17, "ca_network": 12}
     for name, n in counts.items():
         assert sum(g.startswith(f"{name} ") for g in atlas.groups) == n

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from bmfl_lab import config as configs
 from bmfl_lab.backbones import FeatureStore
+from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.study import load_study
 from bmfl_lab.evaluation.ablation import MODES, AblationResult, ablate_regions
 from bmfl_lab.training import LoopConfig
@@ -31,9 +33,18 @@ N_REGIONS = 4
 
 
 def ablate(
-    folder: Path, *, seed: int = 0, epochs: int = 10, n_test: int = 120, **options: Any
+    folder: Path,
+    *,
+    seed: int = 0,
+    epochs: int = 10,
+    n_test: int = 120,
+    regions_of: Callable[[Atlas], Atlas] = lambda atlas: atlas,
+    **options: Any,
 ) -> AblationResult:
-    """Ablate a planted study with the true responses in place of an encoder's, in and out of distribution."""
+    """Ablate a planted study with the true responses in place of an encoder's, in and out of distribution.
+
+    ``regions_of`` may give the vertices of the planted atlas other regions.
+    """
     planted = {k: options.pop(k) for k in ("signal_roi", "carries") if k in options}
     sizes = {
         "n_encoder": 60,
@@ -56,6 +67,7 @@ def ablate(
         config, study, brain=truth, atlas=atlas, store=FeatureStore(folder), device="cpu"
     )
     chosen = {"sets": ("test", "recoloured"), "shifts": (), "seed": seed, **options}
+    atlas = regions_of(atlas)
     return ablate_regions(study, train, atlas, ceiling=study.subject().noise_ceiling, **chosen)
 
 

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.errors import ConfigError, DataError
-from bmfl_lab.evaluation.clips import clip_features, motion_energy
-from bmfl_lab.evaluation.similarity import encoding_predictions
-from bmfl_lab.metrics.correlation import pearson
+from bmfl_lab.evaluation.clips import (
+    clip_encoding,
+    clip_features,
+    imported_features,
+    motion_energy,
+    read_clips,
+)
 
 T, SIDE, N = 4, 28, 120
 
@@ -35,8 +40,11 @@ def moving():
 
 def score(features, moving):
     _, responses, train, test = moving
-    predicted = encoding_predictions({"x": features}, responses, train=train, test=test)["x"]
-    return float(np.nan_to_num(pearson(responses[test], predicted)).mean())
+    table = clip_encoding({"x": features}, responses, train, test, n_boot=50)
+    found, control = (table[table["model"] == m].iloc[0] for m in ("encoding", "shuffled pairs"))
+    assert found["ci_low"] < found["value"] < found["ci_high"]
+    assert control["ci_low"] < 0 < control["ci_high"] and abs(control["value"]) < 0.1
+    return found["value"]
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +90,49 @@ def test_clips_without_frames_or_of_different_lengths_are_refused(backbone):
         clip_features([clips[0][0]], backbone)
     with pytest.raises(ConfigError, match="how to pool"):
         clip_features(clips, backbone, pool="max")
+
+
+def test_features_of_another_model_are_paired_by_clip(moving, tmp_path):
+    responses = moving[1]
+    names = [f"clip{k}" for k in range(N)]
+    draw = np.random.default_rng(1)
+    tuned = responses + 0.2 * draw.normal(size=responses.shape)
+    order = draw.permutation(N)
+    np.savez(tmp_path / "video.npz", features=tuned[order], ids=np.asarray(names)[order])
+    found = imported_features(tmp_path / "video.npz", names)
+    np.testing.assert_allclose(found, tuned, atol=1e-5)
+    assert score(found, moving) > 0.6
+    with pytest.raises(DataError, match="none of 'waves' and 0 others"):
+        imported_features(tmp_path / "video.npz", [*names, "waves"])
+
+
+def test_features_per_frame_are_pooled_or_side_by_side(tmp_path):
+    values = np.arange(12, dtype=np.float32).reshape(6, 2)
+    ids = ["b-frame1", "b-frame0", "a-frame0", "a-frame1", "a-frame10", "c"]
+    np.savez(tmp_path / "x.npz", features=values, ids=ids)
+    both = imported_features(tmp_path / "x.npz", ["a", "b"])
+    assert both.tolist() == [[6, 7], [1, 2]]
+    assert imported_features(tmp_path / "x.npz", ["b"], pool="frames").tolist() == [[2, 3, 0, 1]]
+    with pytest.raises(DataError, match="clips of one length; got 2 to 3 frames"):
+        imported_features(tmp_path / "x.npz", ["a", "b"], pool="frames")
+    with pytest.raises(ConfigError, match="how to pool"):
+        imported_features(tmp_path / "x.npz", ["a"], pool="max")
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(ConfigError, match="the images of the rows"):
+        imported_features(tmp_path / "x.npy", ["a"])
+
+
+def test_clips_are_read_from_folders_of_frames(tmp_path):
+    clips = {name: grating(1, 1, k, 80)[: 2 + k] for k, name in enumerate(("rain", "waves"))}
+    for name, clip in clips.items():
+        (tmp_path / name).mkdir()
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame).save(tmp_path / name / f"{t:04d}.png")
+    found = read_clips(tmp_path)
+    assert list(found) == ["rain", "waves"]
+    assert all(np.array_equal(found[name], clips[name]) for name in clips)
+    (tmp_path / "still").mkdir()
+    with pytest.raises(DataError, match="frames of one size in clip 'still'; got 0 frames"):
+        read_clips(tmp_path)
+    with pytest.raises(DataError, match="a folder per clip"):
+        read_clips(tmp_path / "rain")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bmfl_lab.errors import DataError
+from bmfl_lab.data.atlas import Atlas
+from bmfl_lab.errors import ConfigError, DataError
 from bmfl_lab.evaluation.embeddings import (
     decoding_ceiling,
     decoding_rows,
@@ -45,6 +46,8 @@ def test_planted_dimensions_are_recovered_and_no_others(planted):
     assert found.retrieval[N_TEST].value == pytest.approx(found.identification.top1)
     rows = {row.name: row for row in decoding_rows(found, np.ones(D), split="test")}
     assert rows["decoding_retrieval_10"].notes == "chance 0.1"
+    r = rows["decoding_r"]
+    assert r.ci_low < r.value < r.ci_high and r.notes == "chance 0"
     assert rows["decoding_r_ceiling"].value == 1 and rows["decoding_cosine"].ci_low > 0.5
     assert 0.3 < found.retrieval[10].value < found.retrieval[2].value
 
@@ -56,6 +59,35 @@ def test_shuffled_pairs_are_at_chance(planted):
     assert found.cosine.low < 0.02 and found.cosine.value < 0.1
     assert found.identification.two_way == pytest.approx(0.5, abs=0.1)
     assert found.retrieval[10].value == pytest.approx(0.1, abs=0.07)
+
+
+def test_roi_tokens_recover_the_planted_dimensions_and_shuffled_pairs_are_at_chance(planted):
+    x, y, x_test, y_test = halves(planted)
+    rois = {f"R{k}": np.arange(V) % 4 == k for k in range(3)}
+    atlas = Atlas((np.arange(V) >= V // 2).astype(np.int8), rois, groups={})
+    found = {}
+    for shuffled in (False, True):
+        decoder = fit_decoder(x, y, decoder="roi_tokens", atlas=atlas, shuffled=shuffled)
+        assert decoder.fit.module.brain.tokeniser.n_tokens == 8  # three ROIs and the rest, twice
+        found[shuffled] = score_embeddings(
+            decoder.predict(x_test), y_test, decoder.centre, ways=(10,)
+        )
+    assert found[False].dimension_r[:PLANTED].min() > 0.7
+    assert np.abs(found[False].dimension_r[PLANTED:]).max() < 0.35
+    assert found[False].identification.two_way_low > 0.85
+    assert found[True].identification.two_way == pytest.approx(0.5, abs=0.1)
+    assert found[True].retrieval[10].value == pytest.approx(0.1, abs=0.07)
+
+
+def test_roi_tokens_need_an_atlas_of_the_same_vertices(planted):
+    x, y, *_ = halves(planted)
+    with pytest.raises(ConfigError, match="an atlas for the tokens of the ROIs"):
+        fit_decoder(x, y, decoder="roi_tokens")
+    small = Atlas(np.zeros(V - 1, np.int8), {}, groups={})
+    with pytest.raises(DataError, match="an atlas of the 40 vertices"):
+        fit_decoder(x, y, decoder="roi_tokens", atlas=small)
+    with pytest.raises(ConfigError, match="a decoder"):
+        fit_decoder(x, y, decoder="forest")
 
 
 def test_no_decoded_dimension_exceeds_its_ceiling(planted):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ablation_truth import ablate
 
 from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.fslr import Cortex
@@ -55,6 +56,38 @@ def test_the_planted_network_is_named_and_no_other(atlas, name):
 def test_networks_keep_vertices_and_borders(atlas):
     assert atlas.n_vertices == len(planted_cortex()) and atlas.groups == {}
     assert np.array_equal(np.flatnonzero(atlas.select("Visual")), np.arange(0, 144, 4))
+
+
+def test_parcels_of_schaefer_are_joined_to_their_networks(atlas, tmp_path):
+    n = atlas.n_vertices
+    names = ("17Networks_LH_VisCent_ExStr_1", "17Networks_LH_VisCent_ExStr_2", "7Networks_RH_Vis_1")
+    path = tmp_path / "schaefer.dlabel.nii"
+    write_dlabel(path, {name: np.arange(n) % 3 == k for k, name in enumerate(names)})
+    found = network_atlas(atlas, path)
+    assert found.present == ("VisCent", "Vis")
+    assert np.array_equal(found.select("VisCent"), np.arange(n) % 3 < 2)
+
+
+def test_the_planted_network_is_named_in_a_fusion_whose_networks_are_lesioned(tmp_path):
+    groups = {"Early": ("V1", "V2", "V3"), "Ventral": ("hV4", "LO"), "Default": ("FFC", "PHA")}
+
+    def as_networks(atlas):
+        left, right = (3 * np.arange(np.sum(atlas.hemisphere == side)) for side in (0, 1))
+        masks = {name: atlas.select(rois) for name, rois in groups.items()}
+        path = tmp_path / "networks.dlabel.nii"
+        write_dlabel(path, masks, cortex_axis(Cortex(left, right)))
+        index = np.concatenate([left, right])
+        return network_atlas(replace(atlas, surface_index=index, mesh="fsLR32k"), path)
+
+    found = ablate(
+        tmp_path / "store",
+        regions_of=as_networks,
+        signal_roi="LO",
+        modes=("lesioned",),
+        seeds=(0, 1, 2),
+    )
+    assert set(found.table()["region"]) == set(groups)
+    assert found.named("lesioned") == ("Ventral",)
 
 
 def test_an_atlas_that_shares_no_vertex_is_refused(atlas, tmp_path):
