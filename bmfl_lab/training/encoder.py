@@ -568,19 +568,37 @@ def _linear(job: _Job) -> _Fitted:
 
 
 def _roi_query(job: _Job) -> _Fitted:
-    config, atlas = job.config, job.subject.atlas
+    seed_everything(seed_for(job.config.loop.seed, "encoder", "init") % 2**32)
+    width = job.patches.shape[2]
+    return _descend(job, build_roi_query(job.config, job.subject.atlas, width, job.grid))
+
+
+def build_roi_query(
+    config: EncoderConfig, atlas: Atlas, token_width: int, grid: tuple[int, int]
+) -> ROIQueryEncoder:
+    """Return an untrained encoder of kind "roi_query", drawn from torch's global generator.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Sizes of the transformer, and the scheme of its queries.
+    atlas : Atlas
+        Regions and vertices.
+    token_width : int
+        Width of the tokens, times the number of blocks.
+    grid : (int, int)
+        Rows and columns of the patches.
+    """
     _, masks = query_masks(atlas.hemisphere, scheme_rois(atlas, config.scheme))
-    seed_everything(seed_for(config.loop.seed, "encoder", "init") % 2**32)
-    encoder = ROIQueryEncoder(
+    return ROIQueryEncoder(
         masks=masks,
-        token_width=job.patches.shape[2],
-        grid=job.grid,
+        token_width=token_width,
+        grid=grid,
         width=config.width,
         n_heads=config.n_heads,
         ffn_width=config.ffn_width,
         dropout=config.dropout,
     )
-    return _descend(job, encoder)
 
 
 def _descend(job: _Job, inner: nn.Module) -> _Fitted:

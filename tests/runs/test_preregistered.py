@@ -126,6 +126,33 @@ def test_the_plan_of_the_published_setting_needs_neither_data_nor_gpu(tmp_path, 
         assert said.count("not measured here") == 4
 
 
+def test_the_plan_of_nod_gives_the_bytes_of_the_manifest_without_a_copy(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "study: nod\nsubjects: [10, 11]\nimages_of: [12]\npool: true\nbackbone: vit_tiny14\n"
+        "image_size: 28\n"
+    )
+    notebook = Path(__file__).resolve().parents[2] / "notebooks/04_ood_evaluation.ipynb"
+    spec = tmp_path / "nod.yaml"
+    spec.write_text(
+        f"notebook: {notebook}\nparams: {{study: {study}, device: cuda}}\n"
+        "grid: {subject: [sub-10, pooled]}\n"
+    )
+    assert main(["plan", str(spec), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    found = re.findall(r"download of NOD sub-10, sub-11: ([\d.]+) MB in (\d+) files", said)
+    assert len(found) == 1 and 450 < float(found[0][0]) < 550 and int(found[0][1]) > 60
+    assert "59,412 vertices (published counts of NOD, sub-10, as there is no copy)" in said
+    for n in ("1,000", "2,000"):
+        assert re.search(rf"brain encoder +{n} images, .* GB of tokens", said)
+    assert re.search(r"fusion training +800 images, .* 0.19 GB of responses", said)
+    if not torch.cuda.is_available():
+        assert said.count("not measured here") == 8
+
+
 def test_a_plan_says_how_long_it_takes_and_what_is_the_bound_on_a_device_that_exists(spec, capsys):
     (run,) = load_spec(spec)
     parameters = {
@@ -140,7 +167,8 @@ def test_a_plan_says_how_long_it_takes_and_what_is_the_bound_on_a_device_that_ex
     assert "not measured" not in "".join(said)
     assert re.fullmatch(
         r"  time: the backbone takes [\d,]+ images/s on cpu, and 1 process decode[^;]*; "
-        r"(decoding|the backbone) is the bound.*",
+        r"(decoding|the backbone) is the bound.*; training takes the brain encoder at [\d,]+ "
+        r"images/s and the fusion at [\d,]+ images/s; .*",
         said[-1],
     )
     unknown = stages(dataclasses.replace(run, parameters=parameters | {"study": "nowhere"}))
