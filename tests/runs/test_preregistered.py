@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,9 +11,9 @@ import pytest
 import torch
 from notebook_example import write_notebook
 
-from bmfl_lab.errors import RunError
+from bmfl_lab.errors import DataError, RunError
 from bmfl_lab.evaluation.preregistration import register, registered_findings
-from bmfl_lab.files import read_json
+from bmfl_lab.files import read_json, write_sealed_json
 from bmfl_lab.records import read_record
 from bmfl_lab.runs.__main__ import main
 from bmfl_lab.runs.collect import write_report
@@ -63,6 +64,7 @@ def test_what_is_declared_is_written_before_the_run_and_shown_after_it(spec):
     assert record.extra["preregistered"] == declared
     report = write_report(runs).read_text(encoding="utf-8")
     assert "unchanged since" in report and "Result: better on 1 of 1 sets" in report
+    original_weights_stay_apart(runs[0])
 
     spec.write_text(SPEC.replace("0.03", "0.04"))
     (later,) = load_spec(spec)
@@ -74,6 +76,25 @@ def test_what_is_declared_is_written_before_the_run_and_shown_after_it(spec):
     assert f"**changed**: the spec was first registered as {declared['hash'][:8]}" in said
     assert "another smallest effect was tested" in said and len(read_json(log)) == 2
     assert register(declared, unknown, later.root, log)["log"] == changed["log"]
+
+
+def original_weights_stay_apart(run):
+    """Check the reports of a run with original weights, alone and beside one with a stand-in."""
+    other = dataclasses.replace(run, parameters={**run.parameters, "seeds": [7]})
+    shutil.copytree(folder_of(run), folder_of(other))
+    for one, weights in ((run, "stand-in: fine-tuned"), (other, "original weights, file a.pth")):
+        place = folder_of(one) / "record.json"
+        found = {k: v for k, v in read_json(place).items() if k != "seal"}
+        backbone = {"name": "dinov2_vits14_reg", "weights": weights, "sha256": weights[:3]}
+        found["extra"]["backbones"] = [backbone, {**backbone, "weights": "random", "sha256": "r"}]
+        write_sealed_json(place, found)
+    assert write_report([run]).name == "study.md"
+    page = write_report([other])
+    assert page.name == "study_original_weights.md"
+    assert "original backbone weights" in page.read_text(encoding="utf-8")
+    with pytest.raises(DataError, match=r"stand-in: fine-tuned as in probe.*original weights, file"):
+        write_report([run, other])
+    shutil.rmtree(folder_of(other))
 
 
 def test_a_pair_that_was_not_the_primary_one_has_no_result(spec):
