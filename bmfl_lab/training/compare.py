@@ -554,7 +554,11 @@ class _ControlSources:
 
     def __init__(self, setting: _Setting, encoder_config: EncoderConfig | None):
         self.setting, self.encoder_config = setting, encoder_config
-        self.options = {"store": setting.context.store, "device": setting.context.device}
+        # an encoder may have learned from several subjects, or from one of another study
+        own = str(setting.encoder.facts.get("subject"))
+        self.subject = own if own in setting.study.subjects else None
+        options = {"store": setting.context.store, "device": setting.context.device}
+        self.options = {**options, "subject": self.subject}
 
     def get(self, name: str, seed: int) -> tuple[ResponseSource | None, TrainedEncoder | None]:
         """Return source and encoder of a control; None for those of the fusion."""
@@ -615,7 +619,7 @@ class _ControlSources:
     @functools.cached_property
     def pca(self) -> ResponseSource:
         """Principal components of patches, as many as vertices."""
-        subject = self.setting.study.subject()
+        subject = self.setting.study.subject(self.subject)
         shown = self.setting.inputs.tokens(subject.stimuli).patches[subject.rows("train")]
         return sources.pca_source(shown, self.setting.reference().shape[1])
 

@@ -92,7 +92,9 @@ def original_weights_stay_apart(run):
     page = write_report([other])
     assert page.name == "study_original_weights.md"
     assert "original backbone weights" in page.read_text(encoding="utf-8")
-    with pytest.raises(DataError, match=r"stand-in: fine-tuned as in probe.*original weights, file"):
+    with pytest.raises(
+        DataError, match=r"stand-in: fine-tuned as in probe.*original weights, file"
+    ):
         write_report([run, other])
     shutil.rmtree(folder_of(other))
 
