@@ -33,11 +33,11 @@ from bmfl_lab.models.encoders import (
     query_masks,
 )
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
-from bmfl_lab.runtime import home, rng, seed_everything, seed_for
+from bmfl_lab.runtime import home, processes, rng, seed_everything, seed_for
 from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.context import load_spec, local_device
 from bmfl_lab.training.external import ExternalEncoder
-from bmfl_lab.training.loop import LoopConfig, fit
+from bmfl_lab.training.loop import LoopConfig, fit, gathered
 from bmfl_lab.training.stage import once
 from bmfl_lab.training.trained_encoder import (
     STEM,
@@ -690,14 +690,19 @@ def encoder_loss(
 
 
 def _validation_r(module: nn.Module, job: _Job, batch_size: int = 64) -> np.ndarray:
+    """Return r per vertex on the images of validation, which are divided over the processes."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     x, y = job.x("val"), job.y("val")
-    stream = StreamingPearson(y.shape[1])
+    stream, (rank, count) = StreamingPearson(y.shape[1]), processes()
     with torch.no_grad():
-        for start in range(0, len(x), batch_size):
+        for start in range(rank * batch_size, len(x), count * batch_size):
             rows = slice(start, start + batch_size)
             part = torch.as_tensor(np.array(x[rows], np.float32), device=device)
             stream.update(y[rows], module(part))
+    if count > 1:
+        stream, *others = gathered([stream], job.device)
+        for other in others:
+            stream.merge(other)
     return stream.result()
 
 
