@@ -185,8 +185,8 @@ class Study:
             DataError,
             f"at least one subject in study {self.name!r}",
             "none: it holds images only",
-            "add subject='demo' (lends the simulated subject of the demo), or the folder of a "
-            "subject, to load_study or to the study file",
+            "add the line 'subject: demo' to the study file, or subject='demo' to load_study "
+            "(lends the simulated subject of the demo), or give the folder of a subject there",
         )
         if name is None:
             return next(iter(self.subjects.values()))

@@ -16,6 +16,8 @@ _PUBLIC = {
     "presets": "compare",
     "COMPARED": "names",
     "train_comparison": "compare",
+    "runnable_models": "study_models",
+    "train_models": "study_models",
     "train_baselines": "compare",
     "train_attribute_encoder": "compare",
     "fit": "loop",

@@ -158,7 +158,7 @@ def train_comparison(
     config: FusionConfig,
     study: Study,
     *,
-    encoder: TrainedEncoder,
+    encoder: TrainedEncoder | None = None,
     attribute_encoder: TrainedEncoder | None = None,
     models: Sequence[str] = tuple(COMPARED),
     seeds: Sequence[int] = (0, 1, 2),
@@ -177,9 +177,9 @@ def train_comparison(
         come from, and in nothing else.
     study : Study
         Its set "train" trains, its set "val" selects the epoch.
-    encoder : TrainedEncoder
+    encoder : TrainedEncoder, optional
         Encoder that predicts the responses for "concat" and "fusion", and fixes the number of
-        parameters of "backbone".
+        parameters of "backbone". Without one, "backbone" is trained alone.
     attribute_encoder : TrainedEncoder, optional
         From `train_attribute_encoder`; needed for "attributes".
     models : sequence of str
@@ -206,10 +206,17 @@ def train_comparison(
     Raises
     ------
     ConfigError
-        If a model is unknown, no seed is given, or "attributes" has no encoder.
+        If a model is unknown, no seed is given, or a model that reads responses has no encoder.
     """
     models = configs.require_list("models", models, str, COMPARED)
     seeds = configs.require_list("seeds", seeds, int)
+    require(
+        encoder is not None or not {"concat", "fusion"} & set(models),
+        ConfigError,
+        "an encoder for the models 'concat' and 'fusion'",
+        "none",
+        "train one with train_brain_encoder and pass encoder=...",
+    )
     require(
         "attributes" not in models or attribute_encoder is not None,
         ConfigError,
