@@ -90,7 +90,8 @@ def test_two_commands_give_a_correct_table(study, subject, tmp_path):
         records[stem] = read_record(out / "record.json")
         models = ["backbone", "concat", "fusion", "attributes"]
         frame = checked(records[stem], models + ["linear probe"] * stem.startswith("04"))
-        assert "pacs study, simulated fMRI" in Path(f"{out}.ipynb").read_text(encoding="utf-8")
+        printed = Path(f"{out}.ipynb").read_text(encoding="utf-8")
+        assert "accuracy, pacs study, simulated fMRI" in printed
         opened, saved = open_models(tmp_path / "03_fusion_training", study)
         for name, one in ((n, m) for n in models for m in saved[n]):
             for split in ("test", *OTHERS):
