@@ -268,7 +268,7 @@ def _lines(what: str, given: Mapping[str, Any], sizes: _Sizes) -> Iterator[str]:
         "from images, none stored: augmented"
         if fusion.augment != "none"
         else f"from images: {kept:.3g} GB of tokens and {responses:.3g} GB of responses exceed "
-        f"the store of {limit_gb:g} GB"
+        f"the store of {limit_gb:g} GB (raise BMFL_STORE_GB to keep them)"
         if streams
         else f"{kept:.3g} GB of tokens in the store"
     )

@@ -373,7 +373,8 @@ def _choose_batches(
     elif _reads_images(inputs) and store.room(evicting=True) < sum(
         store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in (train, val)
     ):
-        chosen, why = "images", f"their tokens do not fit the store of {store.limit_gb:g} GB"
+        why = f"their tokens do not fit the store of {store.limit_gb:g} GB"
+        chosen, why = "images", f"{why} (raise BMFL_STORE_GB to keep them)"
     elif tokens + responses <= free:
         chosen, why = "memory", f"{free / 1e9:.2f} GB are free"
     else:
