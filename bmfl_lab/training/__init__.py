@@ -18,7 +18,6 @@ _PUBLIC = {
     "train_comparison": "compare",
     "runnable_models": "study_models",
     "train_models": "study_models",
-    "train_baselines": "compare",
     "train_attribute_encoder": "compare",
     "fit": "loop",
     "LoopConfig": "loop",
