@@ -69,6 +69,36 @@ def test_six_lines_train_and_test_the_models(study, subject, tmp_path, monkeypat
     assert record.study["responses"] == "" and study_label(record) == "pacs"
 
 
+def run_notebook(stem, study, out, *more):
+    """Run a notebook as a user does from the shell; return what papermill has to say."""
+    start = [sys.executable, "-m", "papermill", f"notebooks/{stem}.ipynb", f"{out}.ipynb"]
+    options = ["-p", "study", str(study), "-p", "out", str(out), "--no-progress-bar"]
+    return subprocess.run([*start, *options, *more], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_without_a_subject_the_backbone_and_the_probe_are_tested(study, tmp_path):
+    study.write_text(FILE.format("").replace("subject: \n", ""))
+    few = ["-p", "seeds", "[0, 1]", "-p", "epochs", "2"]
+    shifts = ["-p", "n_corrupted", "0", "-p", "shifts", '["masked"]']
+    wanted = {
+        "03_fusion_training": ({"backbone"}, few),
+        "04_ood_evaluation": ({"backbone", "linear probe"}, [*few, *shifts]),
+    }
+    for stem, (models, more) in wanted.items():
+        done = run_notebook(stem, study, tmp_path / stem, *more)
+        assert done.returncode == 0, done.stderr[-3000:]
+        record = read_record(tmp_path / stem / "record.json")
+        frame = record.to_frame().query("name == 'accuracy' and split == 'sketch'")
+        assert set(frame["model"]) >= models and not {"fusion", "concat"} & set(frame["model"])
+        printed = Path(f"{tmp_path / stem}.ipynb").read_text(encoding="utf-8")
+        assert "accuracy, pacs study, no fMRI" in printed
+    for stem in ("05_region_ablation", "06_attention_maps"):
+        done = run_notebook(stem, study, tmp_path / stem)
+        assert done.returncode == 1 and "add the line 'subject: demo' to the study" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("subject", ["planted", pytest.param("demo", marks=pytest.mark.network)])
@@ -81,11 +111,7 @@ def test_two_commands_give_a_correct_table(study, subject, tmp_path):
         ("04_ood_evaluation", ["-p", "n_corrupted", "0", "-p", "shifts", '["masked"]']),
     ):
         out = tmp_path / stem
-        start = [sys.executable, "-m", "papermill", f"notebooks/{stem}.ipynb", f"{out}.ipynb"]
-        options = ["-p", "study", str(study), "-p", "out", str(out), "-p", "seeds", "[0, 1]"]
-        done = subprocess.run(
-            [*start, *options, *more, "--no-progress-bar"], cwd=ROOT, capture_output=True, text=True
-        )
+        done = run_notebook(stem, study, out, "-p", "seeds", "[0, 1]", *more)
         assert done.returncode == 0, done.stderr[-3000:]
         records[stem] = read_record(out / "record.json")
         models = ["backbone", "concat", "fusion", "attributes"]
