@@ -319,10 +319,56 @@ def study_label(record: Record) -> str:
     # records of earlier versions say only whether responses are simulated
     kind = record.study.get("responses") or ("simulated" if record.study.get("simulated") else "")
     # the demo's stand-in is the rule; results from the original weights never share its rows
-    served = record.extra.get("backbones") or []
-    if any(str(found.get("weights", "")).startswith("original weights") for found in served):
+    if original_weights(record):
         kind += f"{', ' if kind else ''}original backbone weights"
     return str(record.study.get("name", "")) + (f" ({kind})" if kind else "")
+
+
+def original_weights(record: Record) -> bool:
+    """Return whether original weights of a backbone served in a run."""
+    return any(label.startswith("original weights") for label in _served(record).values())
+
+
+def _served(record: Record) -> dict[tuple[str, str], str]:
+    """Return the label of all weights but random ones, by name of the backbone and SHA-256."""
+    found = record.extra.get("backbones") or []
+    served = {
+        (str(one.get("name")), str(one.get("sha256"))): str(one.get("weights", "")) for one in found
+    }
+    return {key: label for key, label in served.items() if not label.startswith("random")}
+
+
+def check_same_weights(records: Mapping[str, Record]) -> None:
+    """Refuse runs that are to be compared and whose backbones have different weights.
+
+    Random weights, which are controls, do not count.
+
+    Parameters
+    ----------
+    records : mapping of str to Record
+        Records by name of the run.
+
+    Raises
+    ------
+    DataError
+        If two runs used a backbone of the same name with different weights.
+    """
+    known: dict[str, tuple[str, dict[str, str]]] = {}
+    for run, record in records.items():
+        by_name: dict[str, dict[str, str]] = {}
+        for (name, digest), label in _served(record).items():
+            by_name.setdefault(name, {})[digest] = label
+        for name, weights in by_name.items():
+            first, expected = known.setdefault(name, (run, weights))
+            require(
+                set(weights) == set(expected),
+                DataError,
+                f"runs with the same weights of {name}, {' and '.join(expected.values())} as in "
+                f"{first}",
+                f"{' and '.join(weights.values())} in {run}",
+                "execute the older runs again (run --force): results of original weights and of a "
+                "stand-in are not compared",
+            )
 
 
 def comparison_label(name: str, model: str, reference: str, roi: str = "") -> str:

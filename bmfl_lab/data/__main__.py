@@ -12,12 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bmfl_lab import runs, training  # their names are imported when they are used
 from bmfl_lab.data import nod_fetch, shards
 from bmfl_lab.data.check import check_study, examples
 from bmfl_lab.data.demo import fetch_parts
-from bmfl_lab.data.study import load_study
-from bmfl_lab.errors import BmflError
+from bmfl_lab.data.study import Study, load_study
+from bmfl_lab.errors import BmflError, FetchError
 from bmfl_lab.files import printable, system_errors, write_bytes
+from bmfl_lab.runtime import offline
 from bmfl_lab.viz.charts import contact_sheet
 from bmfl_lab.viz.saving import png_bytes
 
@@ -59,12 +61,25 @@ def _check(arguments: Sequence[str]) -> int:
     parser.add_argument("--sheet", help="PNG file of the contact sheet (STUDY_check.png)")
     options = parser.parse_args(arguments)
     study = load_study(options.study)
+    print(_backbone(study))
     print("\n".join(check_study(study)))
+    if {"train", "val", "test"} <= set(study.sets):
+        print("\n".join(runs.study_stages(study)))
     sheet = Path(options.sheet or f"{Path(options.study).stem}_check.png")
     figure = contact_sheet(examples(study), title=f"Images of {study.name}")
     write_bytes(sheet, png_bytes(figure))
     print(f"contact sheet: {printable(sheet.resolve())}")
     return 0
+
+
+def _backbone(study: Study) -> str:
+    """Load the backbone as a training does, which refuses what does not fit; fetch nothing."""
+    try:
+        with offline():
+            backbone = training.study_backbone(study.backbone, "cpu")
+    except FetchError as error:
+        return f"backbone {study.backbone.name}: its weights are not here yet ({error})"
+    return f"backbone {backbone.name} at {backbone.image_size} px: {backbone.weights_label}"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from bmfl_lab.runtime import progress, rng
 
 N_DECODED = 2000
 """Images of each set that are decoded (our choice)."""
+MOST_CLASSES = 60
+"""Classes whose counts are listed one by one; of more, those with the fewest (our choice)."""
 NEAR, FLAT = 16, 32
 """Most bits of 256 in which the gists of near-duplicates differ, and fewest bits that a gist must
 have set to be compared (our choice)."""
@@ -35,10 +37,10 @@ def check_study(study: Study, n_decoded: int = N_DECODED) -> list[str]:
     Returns
     -------
     list of str
-        Lines for a person: each set with its classes and image sizes, each subject with its splits,
-        how long it takes to decode all images once, and a warning for images of two sets that look
-        alike: resized, flipped or compressed again. `load_study` has printed what was left out and
-        which sets hold copies.
+        Lines for a person: each set with its classes and image sizes, the number of images per
+        class and set, each subject with its splits, how long it takes to decode all images once,
+        and a warning for images of two sets that look alike: resized, flipped or compressed again.
+        `load_study` has printed what was left out and which sets hold copies.
 
     Raises
     ------
@@ -75,6 +77,7 @@ def check_study(study: Study, n_decoded: int = N_DECODED) -> list[str]:
             "remove them from one of the two",
         )
     _require_classes(study)
+    lines += list(_class_counts(study))
     lines += list(_alike(gists))
     lines += [_subject(name, subject) for name, subject in study.subjects.items()]
     n = sum(map(len, sets.values()))
@@ -144,6 +147,26 @@ def _classes(stimuli: StimulusSet) -> str:
         f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     )
     return f"{len(stimuli)} images, {len(found)} classes with {spread} each"
+
+
+def _class_counts(study: Study) -> Iterator[str]:
+    """Yield a table of the number of images per class and set, a class without images included."""
+    if "train" not in study.sets:
+        return
+    names = study.class_names
+    columns = {
+        part: np.bincount(labels[labels >= 0], minlength=len(names))
+        for part, labels in ((k, np.asarray(v.labels)) for k, v in study.sets.items())
+    }
+    shown = np.argsort(columns["train"], kind="stable")[:MOST_CLASSES]
+    shown = np.sort(shown) if len(names) <= MOST_CLASSES else shown
+    width = max(len("images per class"), *(len(names[i]) for i in shown))
+    yield f"{'images per class':<{width}}  " + "  ".join(columns)
+    for i in shown:
+        cells = (f"{counts[i]:>{len(part)}}" for part, counts in columns.items())
+        yield f"{names[i]:<{width}}  " + "  ".join(cells)
+    if len(names) > len(shown):
+        yield f"... and {len(names) - len(shown)} classes with at least as many training images"
 
 
 def _sizes(sizes: np.ndarray, n: int) -> str:

@@ -52,6 +52,10 @@ from bmfl_lab.runtime import home
 
 N_SUBJECTS = 30
 N_COCO_RUNS = 10
+VERTEX_COUNTS = (29_696, 29_716)
+"""Left and right vertices of all published runs, for plans; a study reads them from each header."""
+N_AREAS = 180
+"""Areas of the atlas of Glasser et al. (2016) in each hemisphere."""
 NOTE = "bmfl_lab.json"
 """File below the root of a generated copy; it says that its responses are simulated."""
 LABELS = ("super", "wnid")

@@ -109,6 +109,16 @@ class Plan:
     others: tuple[str, ...]
     n_photographs: int
 
+    def describe(self, manifest: Manifest) -> str:
+        """Return the size of the files by the manifest, and about that of the photographs."""
+        listed = [*self.events, *self.others]
+        sizes = [size for path, (size, _) in manifest.items() if path.endswith(".JPEG")]
+        about = self.n_photographs * sum(sizes) / max(1, len(sizes))
+        return (
+            f"{_mb(sum(manifest[p][0] for p in listed))} in {len(listed)} files, and about "
+            f"{_mb(about)} in {self.n_photographs} photographs"
+        )
+
 
 def plan(
     manifest: Manifest,
@@ -522,14 +532,7 @@ def fetch(
     names, more = subject_names(subjects), subject_names(images_of) if images_of else ()
     parts = {"coco": coco, "localisers": localisers, "surfaces": surfaces}
     wanted = plan(manifest, names, sessions=sessions, images_of=more, **parts)
-    listed = [*wanted.events, *wanted.others]
-    sizes = [size for path, (size, _) in manifest.items() if path.endswith(".JPEG")]
-    about = wanted.n_photographs * sum(sizes) / max(1, len(sizes))
-    print(
-        f"NOD {', '.join(names)} into {place}: {_mb(sum(manifest[p][0] for p in listed))} in "
-        f"{len(listed)} files, and about {_mb(about)} in {wanted.n_photographs} photographs",
-        flush=True,
-    )
+    print(f"NOD {', '.join(names)} into {place}: {wanted.describe(manifest)}", flush=True)
     if len(names) < _LEAST_PEOPLE or not more:
         print(
             f"{len(names)} subjects are enough for encoders and maps; a verdict takes at least "
@@ -538,7 +541,8 @@ def fetch(
         )
     with lock(place / ".fetch.lock", wait=False, what=str(place)):
         download(place, wanted.events, manifest, source)
-        everything = [*listed, *photographs(manifest, place, wanted.events)]
+        shown = photographs(manifest, place, wanted.events)
+        everything = [*wanted.events, *wanted.others, *shown]
         total = sum(manifest[p][0] for p in everything)
         started = time.monotonic()
         fetched = download(place, everything, manifest, source)

@@ -185,8 +185,8 @@ class Study:
             DataError,
             f"at least one subject in study {self.name!r}",
             "none: it holds images only",
-            "add subject='demo' (lends the simulated subject of the demo), or the folder of a "
-            "subject, to load_study or to the study file",
+            "add the line 'subject: demo' to the study file, or subject='demo' to load_study "
+            "(lends the simulated subject of the demo), or give the folder of a subject there",
         )
         if name is None:
             return next(iter(self.subjects.values()))
@@ -410,7 +410,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         nearest(str(kind), names),
     )
     found["study"] = _SHORT_NAMES.get(kind, kind)
-    for key in ("root", "cache"):
+    for key in ("root", "cache", SUBJECT_ROOT):
         if found.get(key):
             found[key] = str(path.resolve().parent / Path(str(found[key])).expanduser())
     return found
@@ -422,6 +422,8 @@ STUDY_FILES = (".yaml", ".yml", ".json")
 """Endings of the names of study files."""
 _BACKBONE = {"backbone": "name", "weights": "weights", "image_size": "image_size"}
 """Options of `load_study` and the field of `BackboneSpec` that each sets."""
+SUBJECT_ROOT = "subject_root"
+"""Option of `load_study` with the folder that the reader of the subjects reads."""
 _SHARED = ("seed", "follow_links")
 """Options that reach both the reader of the images and the reader of the subjects."""
 
@@ -439,7 +441,7 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
         any other name in `READERS`. Or a folder, whose reader is found by its
         layout: subjects in the layout of Algonauts 2023, NSD or the Kamitani lab, or else class
         folders of images. Or a study file: YAML or JSON with ``study`` (the name of a reader) and
-        its options, in which a relative ``root`` or ``cache`` starts at the file.
+        its options, in which a relative ``root``, ``subject_root`` or ``cache`` starts at the file.
     **options
         Options of the reader's ``load``, and for every study:
 
@@ -447,6 +449,9 @@ def load_study(name_or_path: str | Path, **options: object) -> Study:
           of this study in place of its own. Options that only the reader of the subjects has go to
           it; ``seed`` and ``follow_links`` go to both. For a folder of subjects, ``subject`` is the
           name of the only subject to read.
+        - ``subject_root``: the folder that the reader named by ``subject`` reads. By default it
+          is ``root`` if that holds its data, or else the reader's own place, such as the copy of
+          NOD in the cache for ``subject="nod"``.
         - ``backbone``, ``weights``, ``image_size``: fields of the study's `BackboneSpec`.
         - ``skip_broken``: True trains without the training images that cannot be decoded, in place
           of stopping at the first; their number is part of each record. It takes batches from
@@ -533,12 +538,22 @@ def _request(name: str, options: dict[str, object]) -> _Request:
     reader, root = _reader_of(name, rooted="root" in options)
     if root is not None:
         options["root"], base = root, Path()
-    other, place = None, options.get("subject")
+    other, place, apart = None, options.get("subject"), options.pop(SUBJECT_ROOT, None)
     if not reader.subjects_only and not isinstance(place, bool):
         options.pop("subject", None)
         other = None if place is None else _reader_of(str(place), base, subjects=True)
     theirs = {} if other is None else _options_of_subjects(options, reader, other[0])
-    if other is not None and other[1] is None and "root" in other[0].options:
+    takes_root = other is not None and other[1] is None and "root" in other[0].options
+    require(
+        apart is None or (takes_root and isinstance(apart, (str, Path))),
+        ConfigError,
+        f"{SUBJECT_ROOT} as a folder beside a subject that names a reader, such as 'subject: nod'",
+        f"{SUBJECT_ROOT}={apart!r} and subject={place!r}",
+        f"write the path, or leave {SUBJECT_ROOT} out",
+    )
+    if apart is not None:
+        theirs["root"] = Path(apart).expanduser()
+    elif takes_root and not _has_own_place(other[0], base):
         theirs["root"] = base
     spec = {
         _BACKBONE[k]: options.pop(k) for k in _BACKBONE if k in options and k not in reader.options
@@ -555,6 +570,11 @@ def _request(name: str, options: dict[str, object]) -> _Request:
     _check_types(BackboneSpec, spec)
     BackboneSpec(**{"name": "", **spec})  # checks the values
     return _Request(reader, options, spec, skip_broken, other, theirs)
+
+
+def _has_own_place(reader: Reader, base: Path) -> bool:
+    """Return whether a reader finds its data without a root, and `base` does not hold them."""
+    return reader.by_name and reader.detect is not None and not reader.detect(base)
 
 
 def _check_overlap(study: Study) -> Study:
@@ -669,7 +689,7 @@ def _check_options(
     for option in options:
         if option not in reader.options:
             known = dict.fromkeys(
-                [*reader.options, "subject", *_BACKBONE, "skip_broken", *of_subjects]
+                [*reader.options, "subject", SUBJECT_ROOT, *_BACKBONE, "skip_broken", *of_subjects]
             )
             known.pop("sets", None)
             hint = "add subject: file, which takes it. " if option == "responses" else ""

@@ -112,6 +112,7 @@ _PUBLIC = {
     "receptive_field_error": "encoding",
     "orientation_tuning_error": "encoding",
     "compare_models": "suite",
+    "main_comparisons": "suite",
     "Explorer": "explorer",
     "evaluate_corruptions": "corruptions",
     "corruption_rows": "corruptions",

@@ -562,6 +562,41 @@ def compare_models(
     return rows
 
 
+def main_comparisons(
+    result: OODResult, models: Sequence[str], *, smallest: float = SMALLEST_EFFECT
+) -> list[MetricRow]:
+    """Compare models with the first one, and the fusion with its controls, as the notebooks do.
+
+    Parameters
+    ----------
+    result : OODResult
+        Result of `evaluate_ood` or `evaluate_suite` for these models and perhaps others.
+    models : sequence of str
+        Names of the models. The first is the baseline; "fusion" against it is the primary
+        comparison. "fusion" is also compared with "attributes" and "linear probe".
+    smallest : float, default 0.02
+        Smallest difference of interest, a fraction.
+
+    Returns
+    -------
+    list of MetricRow
+        See `compare_models`; empty for a single model.
+    """
+    first = models[0]
+    others = [m for m in result.per_image["model"].unique() if m in models and m != first]
+    controls = [m for m in ("attributes", "linear probe") if {m, "fusion"} <= {*others}]
+    if not others:
+        return []
+    return compare_models(
+        result,
+        first,
+        models=others,
+        also=[("fusion", control) for control in controls],
+        primary=("fusion", first) if "fusion" in others else None,
+        smallest=smallest,
+    )
+
+
 def _difference(
     right: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     name: str,

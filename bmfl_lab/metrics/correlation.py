@@ -159,6 +159,21 @@ class StreamingPearson:
         self.n = total
         return self
 
+    def merge(self, other: StreamingPearson) -> StreamingPearson:
+        """Add all batches of another stream of the same vertices; returns itself."""
+        total = self.n + other.n
+        if not other.n:
+            return self
+        gap_y, gap_p = other.mean_y - self.mean_y, other.mean_p - self.mean_p
+        share = self.n * other.n / total
+        self.syy += other.syy + gap_y * gap_y * share
+        self.spp += other.spp + gap_p * gap_p * share
+        self.syp += other.syp + gap_y * gap_p * share
+        self.mean_y += gap_y * (other.n / total)
+        self.mean_p += gap_p * (other.n / total)
+        self.n = total
+        return self
+
     def result(self) -> np.ndarray:
         """Return r per vertex, NaN where undefined, shape (n_vertices,).
 

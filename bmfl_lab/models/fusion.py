@@ -86,6 +86,24 @@ class Moments:
         self.square = self.square + flat.square().sum(0)
         self.count += len(flat)
 
+    def cpu(self) -> Moments:
+        """Return the same sums in main memory, for another process."""
+        found = Moments()
+        found.__dict__ = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return found
+
+    def join(self, other: Moments) -> None:
+        """Add all values of another accumulator, whose sums may have another centre."""
+        if not other.count:
+            return
+        if not self.count:
+            self.centre = other.centre
+            self.total, self.square = torch.zeros_like(self.centre), torch.zeros_like(self.centre)
+        gap = other.centre - self.centre
+        self.total = self.total + other.total + other.count * gap
+        self.square = self.square + other.square + gap * (2 * other.total + other.count * gap)
+        self.count += other.count
+
     def mean(self) -> Tensor:
         """Return the mean, float64 (D,)."""
         return self.total / self.count + self.centre

@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 
 _MODULES = {
+    "downloads": "plan",
     "run_folder": "paths",
     "stages": "plan",
     "start_notebook": "notebook",
+    "study_stages": "plan",
     "train_in_processes": "launch",
 }
 __all__ = sorted(_MODULES)

@@ -102,7 +102,9 @@ def _print_power(runs: Sequence[Run]) -> None:
 
 
 def _print_stages(runs: Sequence[Run]) -> None:
-    """Print what the runs that train will read, store and compute."""
+    """Print what the runs will download, and what those that train read, store and compute."""
+    for line in lazy.downloads(runs):
+        print(line)
     for run in runs:
         for line in lazy.stages(run):
             print(line)

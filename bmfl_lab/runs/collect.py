@@ -11,7 +11,14 @@ from bmfl_lab import evaluation
 from bmfl_lab.errors import BmflError, RunError, require
 from bmfl_lab.evaluation.report import headline, report
 from bmfl_lab.files import files_below, write_bytes
-from bmfl_lab.records import MetricRow, Record, read_record, study_label
+from bmfl_lab.records import (
+    MetricRow,
+    Record,
+    check_same_weights,
+    original_weights,
+    read_record,
+    study_label,
+)
 from bmfl_lab.runs.execute import folder_of, state_of
 from bmfl_lab.runs.export import page_of_markdown, pdf_of_page
 from bmfl_lab.runs.spec import Run
@@ -93,17 +100,24 @@ def collect(runs: Sequence[Run], out: str | Path | None = None) -> tuple[pd.Data
     ------
     RunError
         If no run is ok.
+    DataError
+        If backbones of the runs have different weights, see `bmfl_lab.records.check_same_weights`.
     """
     frames, registered = [], []
-    for run in runs:
-        if state_of(run, out)[0] != "ok":
-            continue
-        record = read_record(folder_of(run, out) / "record.json")
-        frames.append(_frame(record).assign(run_id=run.run_id, study=study_label(record)))
+    records = _ok_records(runs, out)
+    check_same_weights(records)
+    for run_id, record in records.items():
+        frames.append(_frame(record).assign(run_id=run_id, study=study_label(record)))
         if declared := record.extra.get("preregistered"):
             registered += evaluation.registered_findings([declared], frames[-1])
     require(frames, RunError, "at least one ok run", "none", "run the spec first")
     return pd.concat(frames, ignore_index=True), registered
+
+
+def _ok_records(runs: Sequence[Run], out: str | Path | None) -> dict[str, Record]:
+    """Return the record of each ok run by the id of the run."""
+    ok = [run for run in runs if state_of(run, out)[0] == "ok"]
+    return {run.run_id: read_record(folder_of(run, out) / "record.json") for run in ok}
 
 
 def write_report(
@@ -124,7 +138,8 @@ def write_report(
     out : str or Path, optional
         Folder of all runs.
     to : str or Path, optional
-        The file; ``papermill_runs/reports/<spec>`` with the ending by default.
+        The file; ``papermill_runs/reports/<spec>`` with the ending by default. Where original
+        weights served, ``<spec>_original_weights``: the committed reports are those of a stand-in.
     ending : {".md", ".html", ".pdf"}
         Kind of the file. The last two hold their figures.
 
@@ -134,8 +149,10 @@ def write_report(
         If no run is ok, or there is no converter to PDF.
     """
     reports = runs[0].root / "papermill_runs" / "reports"
-    path = Path(to).expanduser() if to else reports / f"{runs[0].spec}{ending}"
     rows, registered = collect(runs, out)
+    apart = any(map(original_weights, _ok_records(runs, out).values()))
+    name = runs[0].spec + ("_original_weights" if apart else "")
+    path = Path(to).expanduser() if to else reports / f"{name}{ending}"
     states = [state_of(r, out)[0] for r in runs]
     ok = [run for run, state in zip(runs, states) if state == "ok"]
     shown = headline([run.notebook.stem for run in ok], rows)

@@ -46,6 +46,7 @@ def train_in_processes(
     write_json(spec, {"notebook": str(notebook), "params": dict(parameters)})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(n_processes), "-m", "bmfl_lab.training", str(spec)]
+    command += ["--train-only"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_processes)))
     child = subprocess.Popen(

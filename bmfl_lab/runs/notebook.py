@@ -24,8 +24,13 @@ from bmfl_lab.training.names import COMPARED, CONTROL_MODELS
 
 SCALARS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
 TYPES = (*SCALARS, *(f"list[{t}]" for t in SCALARS))
-KNOWN = {"models": tuple(COMPARED), "stand_ins": tuple(CONTROL_MODELS), "shifts": SHIFTS.names()}
-"""Names that the library knows for a parameter, beside those of the parameter's default."""
+KNOWN = {
+    "models": tuple(COMPARED),
+    "stand_ins": tuple(CONTROL_MODELS),
+    "shifts": SHIFTS.names(),
+    "sections": ("regions", "alpha", "controls", "forms", "quality"),
+}
+"""Names that are known for a parameter, beside those of the parameter's default."""
 _OPTIONAL = ("shifts", "controls")
 """Lists that may be empty, beside those whose comment says what an empty one means."""
 _EXAMPLES = {"list[str]": '["LVC"]', "list[int]": "[0, 1]", "list[float]": "[0.1, 1.0]"}

@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from bmfl_lab.backbones import Backbone, FeatureStore, load_backbone
 from bmfl_lab.backbones.tokens import token_bytes
-from bmfl_lab.data import algonauts
+from bmfl_lab.data import algonauts, nod, nod_fetch
+from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.data.ood_sets import SETS
 from bmfl_lab.data.shifts import IMAGENET_C
-from bmfl_lab.data.study import BackboneSpec
-from bmfl_lab.errors import BmflError, ConfigError
+from bmfl_lab.data.study import STUDY_FILES, BackboneSpec, Study, read_study_file
+from bmfl_lab.errors import BmflError, ConfigError, DataError, require
 from bmfl_lab.evaluation import planned_study
+from bmfl_lab.evaluation.ablation import MODES
+from bmfl_lab.models.build import FusionConfig
+from bmfl_lab.runs.notebook import read_notebook
 from bmfl_lab.runs.spec import Run
-from bmfl_lab.runtime import pick_device
-from bmfl_lab.training.compare import presets
+from bmfl_lab.runtime import home, peak_memory_mb, pick_device
+from bmfl_lab.training.compare import ALPHAS, presets
+from bmfl_lab.training.encoder import EncoderConfig
 from bmfl_lab.training.names import COMPARED
-from bmfl_lab.training.speed import JPEG, computed_per_second, decoded_per_second
+from bmfl_lab.training.speed import JPEG, Seconds, decoding_processes, measure
 
 _TRAINS = {"study", "preset", "models", "seeds"}
-_IMAGENET_TRAIN, _HELD_OUT = 1_281_167, 10_000
+_IMAGENET_TRAIN, _HELD_OUT, _IMAGENET_CLASSES = 1_281_167, 10_000, 1000
 _NATURAL = ("imagenet-sketch", "imagenet-r", "imagenet-a", "stylized-imagenet")
 _PERSON = "subj01"
+_N_ROIS = sum(map(len, algonauts.ALGONAUTS_ROIS.values()))
+_NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Hold the numbers of images per set, of the subject's images and vertices, and the source."""
+    """Hold the numbers of images per set, of the subject's images and vertices, and the source.
+
+    `atlas` is None without a subject.
+    """
 
     sets: Mapping[str, int]
     n_shifts: int
     n_shown: int
-    n_vertices: int
+    atlas: Atlas | None
+    n_classes: int
     backbone: BackboneSpec
     source: str
+
+    @property
+    def n_vertices(self) -> int:
+        return 0 if self.atlas is None else self.atlas.n_vertices
 
 
 def stages(run: Run) -> list[str]:
@@ -50,78 +69,220 @@ def stages(run: Run) -> list[str]:
     -------
     list of str
         Images, passes through them, GB (10^9 bytes) and time of each stage. Times are those of
-        backbone and decoding alone, and are measured if the device of the run exists here. If the
-        study file of ImageNet is absent, the sizes are the published ones, and a line says so.
+        decoding, backbone, brain encoder and fusion, and are measured if the device of the run
+        exists here; validation, intervals and figures are not counted. If the data of ImageNet or
+        NOD are absent, the sizes are the published ones, and a line says so.
     """
     if not set(run.parameters) >= _TRAINS:
         return []
     try:
-        sizes = _sizes(run)
-        spec = sizes.backbone
-        backbone = load_backbone(spec.name, "random", image_size=spec.image_size)
-        return list(_lines(run, sizes, backbone))
+        return list(_lines(run.run_id, run.parameters, _sizes(run)))
     except BmflError as error:
         return [f"stages of {run.run_id} are unknown: {error}"]
+
+
+def study_stages(study: Study) -> list[str]:
+    """Return what notebook 03 with its default parameters would do with a study; an estimate.
+
+    Parameters
+    ----------
+    study : Study
+        A study with the image sets "train", "val" and "test".
+
+    Returns
+    -------
+    list of str
+        The lines of `stages` on this machine, and one line about memory.
+    """
+    parameters = read_notebook(_NOTEBOOKS / "03_fusion_training.ipynb").parameters()
+    given = {name: parameter.default for name, parameter in parameters.items()}
+    sizes = _sizes_of(study, given)
+    return [*_lines("notebook 03 (an estimate)", given, sizes), _memory(given, sizes)]
+
+
+def downloads(runs: Sequence[Run]) -> list[str]:
+    """Return the size of the download of each NOD study of which there is no copy, by the manifest.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Runs of a spec.
+    """
+    found = []
+    for run in runs:
+        options = _absent_nod(run)
+        if options is not None:
+            who, others = _nod_people(options)
+            manifest = nod_fetch.read_manifest()
+            plan = nod_fetch.plan(manifest, who, sessions=options.get("sessions"), images_of=others)
+            found.append(
+                f"download of NOD {', '.join(who)}: {plan.describe(manifest)}; its time depends on "
+                "your connection"
+            )
+    return list(dict.fromkeys(found))
 
 
 def _sizes(run: Run) -> _Sizes:
     given = run.parameters
     name = str(given["study"])
-    made = len(given.get("shifts", ())) * len(given.get("severities", (3,)))
-    place = run.root / Path(name).expanduser()
-    if Path(name).name == "imagenet.json" and not place.exists():
+    if Path(name).name == "imagenet.json" and not (run.root / Path(name).expanduser()).exists():
         sets = {"train": _IMAGENET_TRAIN - _HELD_OUT, "val": _HELD_OUT}
         sets |= {"test": SETS["imagenet"].n_images} | {s: SETS[s].n_images for s in _NATURAL}
         said = f"published counts of ImageNet and Algonauts 2023 {_PERSON}, as there is no {name}"
-        n_vertices = sum(algonauts.VERTEX_COUNTS[_PERSON])
+        atlas = _even_atlas(algonauts.VERTEX_COUNTS[_PERSON], _N_ROIS)
         n_shown = algonauts.IMAGE_COUNTS[_PERSON]
-        return _Sizes(sets, made, n_shown, n_vertices, BackboneSpec("dinov2_vitb14"), said)
-    study = planned_study(given, run.root)
+        spec = BackboneSpec("dinov2_vitb14")
+        return _Sizes(sets, _n_made(given), n_shown, atlas, _IMAGENET_CLASSES, spec, said)
+    options = _absent_nod(run)
+    if options is not None:
+        return _published_nod(given, options)
+    return _sizes_of(planned_study(given, run.root), given)
+
+
+def _sizes_of(study: Study, given: Mapping[str, Any]) -> _Sizes:
+    """Return the sizes of a study for the parameters of a notebook."""
     sets = {k: len(study.set(k)) for k in ("train", "val", "test", *study.ood)}
-    subject = study.subject(given.get("subject") or None)
-    made = made if "shifts" in given else len(study.shifts)
-    n_shown = 0 if subject.kind == "predicted" else len(subject.stimuli)
-    return _Sizes(sets, made, n_shown, subject.n_vertices, study.backbone, f"study {study.name}")
+    subject = study.subject(given.get("subject") or None) if study.subjects else None
+    made = _n_made(given) if "shifts" in given else len(study.shifts)
+    n_shown = 0 if subject is None or subject.kind == "predicted" else len(subject.stimuli)
+    atlas = None if subject is None else subject.atlas
+    said = f"study {study.name}"
+    return _Sizes(sets, made, n_shown, atlas, len(study.class_names), study.backbone, said)
 
 
-def _lines(run: Run, sizes: _Sizes, backbone: Backbone) -> Iterator[str]:
-    given, n = run.parameters, sizes.sets
-    changes = {k: given[k] for k in ("epochs", "augment") if k in given}
-    fusion, encoder = presets(given["preset"], **changes)
-    limit_gb, speed, said = FeatureStore().limit_gb, *_speed(backbone, _device(run), n["train"])
+def _n_made(given: Mapping[str, Any]) -> int:
+    """Return the number of artificial shifts of the parameters of a notebook."""
+    return len(given.get("shifts", ())) * len(given.get("severities", (3,)))
 
-    def line(stage: str, n_images: int, passes: int, storage: str) -> str:
-        spent = "not measured here" if speed is None else _duration(n_images * passes / speed)
+
+def _absent_nod(run: Run) -> dict[str, Any] | None:
+    """Return the options of a study file of NOD if its copy is absent, else None."""
+    place = run.root / Path(str(run.parameters.get("study", ""))).expanduser()
+    if place.suffix not in STUDY_FILES or not place.is_file():
+        return None
+    options = read_study_file(place)
+    root = Path(str(options.get("root") or home() / "studies" / "nod"))
+    if options["study"] != "nod" or nod.present_subjects(root):
+        return None
+    return options
+
+
+def _nod_people(options: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the subjects of a study of NOD, and those whose photographs alone are used."""
+    who = options.get("subjects") or options.get("subject") or 10
+    others = options.get("images_of") or ()
+    return nod.subject_names(who), nod.subject_names(others) if others else ()
+
+
+def _published_nod(given: Mapping[str, Any], options: Mapping[str, Any]) -> _Sizes:
+    """Return the sizes of a study of NOD from the manifest."""
+    manifest, (who, others) = nod_fetch.read_manifest(), _nod_people(options)
+    require(
+        others,
+        DataError,
+        "photographs of other people, which train and test the classifier",
+        "no images_of in the study file",
+        "add for example images_of: [15, 16] to it",
+    )
+    chosen = str(given.get("subject") or ("pooled" if options.get("pool") else who[0]))
+    read = who if chosen == "pooled" else [chosen]
+    sessions = options.get("sessions")
+    n_shown = nod_fetch.plan(manifest, read, sessions=sessions).n_photographs
+    n = nod_fetch.plan(manifest, (), images_of=others).n_photographs
+    shares = {part: round(n * options.get(part, 0.1)) for part in ("val", "test")}
+    sets = {"train": n - sum(shares.values()), **shares}
+    spec = BackboneSpec(
+        options.get("backbone", "dinov2_vits14_reg"), image_size=options.get("image_size", 224)
+    )
+    classes = set(nod.super_classes().values())
+    if options.get("labels", "super") == "wnid":
+        classes = set(nod.super_classes())
+    said = f"published counts of NOD, {chosen}, as there is no copy"
+    atlas = _even_atlas(nod.VERTEX_COUNTS, nod.N_AREAS)
+    return _Sizes(sets, _n_made(given), n_shown, atlas, len(classes), spec, said)
+
+
+def _even_atlas(counts: tuple[int, int], n_rois: int) -> Atlas:
+    """Return an atlas of so many left and right vertices and regions, for measurements of time."""
+    side = np.repeat(np.array([0, 1], dtype=np.int8), counts)
+    parts = np.concatenate([np.arange(n) * n_rois // n for n in counts])
+    return Atlas(side, {f"region {i}": parts == i for i in range(n_rois)}, groups={})
+
+
+def _n_models(given: Mapping[str, Any], sizes: _Sizes) -> int:
+    """Return how many models with all epochs a notebook trains per seed."""
+    if "sections" not in given:
+        named = [name for name in given["models"] if name in COMPARED]
+        return len(named) if sizes.atlas is not None else named.count("backbone")
+    if given["models"]:  # saved ones, beside which notebook 05 trains what is missing
+        return 0
+    n_regions = len(given["regions"]) or len(sizes.atlas.present if sizes.atlas else ())
+    retrained = len({"only", "left_out"} & set(given["modes"] or MODES))
+    counts = {
+        "regions": 1 + n_regions * retrained * (1 + len(given["matched"])),
+        "alpha": len(ALPHAS),
+        "controls": len(given["stand_ins"]),
+        "forms": 4,
+        "quality": 5,
+    }
+    return sum(counts[section] for section in given["sections"] or list(counts)[:3])
+
+
+def _lines(what: str, given: Mapping[str, Any], sizes: _Sizes) -> Iterator[str]:
+    n, spec = sizes.sets, sizes.backbone
+    fusion, encoder = _configs(given)
+    backbone = _random_backbone(spec)
+    limit_gb = FeatureStore().limit_gb
+    took, said = _speed(spec, str(given.get("device", "auto")), given["preset"], sizes)
+
+    def line(stage: str, n_images: int, passes: int, seconds: float | None, storage: str) -> str:
+        spent = "not measured here" if seconds is None else f"about {_duration(seconds)}"
         times = f"{passes} pass{'es' * (passes != 1)}"
         return f"  {stage:<16} {n_images:>9,} images, {times:>10}, {spent:>17}; {storage}"
 
     yield (
-        f"stages of {run.run_id}: {backbone.name} at {backbone.image_size} px, "
-        f"{sizes.n_vertices:,} vertices ({sizes.source})"
+        f"stages of {what}: {backbone.name} at {backbone.image_size} px, "
+        + (f"{sizes.n_vertices:,} vertices" if sizes.atlas is not None else "no subject")
+        + f" ({sizes.source})"
     )
-    reads = [(encoder.tokens, block) for block in encoder.blocks]
-    shown = token_bytes(backbone, sizes.n_shown, reads) / 1e9
-    yield line("brain encoder", sizes.n_shown, 1, f"{shown:.3g} GB of tokens in the store")
+    reads = [(encoder.tokens, block) for block in encoder.blocks] if sizes.n_shown else []
+    if reads:
+        shown = token_bytes(backbone, sizes.n_shown, reads) / 1e9
+        trained = encoder.loop.epochs * (0.0 if took is None else took.encoder_step)
+        yield line(
+            "brain encoder",
+            sizes.n_shown,
+            1,
+            None if took is None else sizes.n_shown * (took.read + trained),
+            f"{shown:.3g} GB of tokens in the store, {encoder.loop.epochs} epochs",
+        )
 
     reads = [(fusion.kind, fusion.block), *reads]
     kept = token_bytes(backbone, n["train"] + n["val"], reads) / 1e9
     responses = 4 * n["train"] * sizes.n_vertices / 1e9
-    trained = sum(name in COMPARED for name in given["models"])
-    epochs = len(given["seeds"]) * (fusion.loop.epochs * trained + sum(given.get("shorter", ())))
+    models = _n_models(given, sizes)
+    shorter = given.get("shorter", ())
+    epochs = len(given["seeds"]) * (fusion.loop.epochs * models + sum(shorter))
     streams = fusion.augment != "none" or kept > limit_gb
     how = (
         "from images, none stored: augmented"
         if fusion.augment != "none"
         else f"from images: {kept:.3g} GB of tokens and {responses:.3g} GB of responses exceed "
-        f"the store of {limit_gb:g} GB"
+        f"the store of {limit_gb:g} GB (raise BMFL_STORE_GB to keep them)"
         if streams
         else f"{kept:.3g} GB of tokens in the store"
     )
     after = "responses per batch" if streams else f"{responses:.3g} GB of responses"
+    passes = epochs if streams else 1
+    seconds = None
+    if took is not None:
+        each = passes * took.read_and_responded + epochs * took.fusion_step
+        seconds = n["train"] * each
     yield line(
         "fusion training",
         n["train"],
-        epochs if streams else 1,
+        passes,
+        seconds,
         f"{how}; {epochs} epochs of all models, {after}",
     )
 
@@ -129,37 +290,82 @@ def _lines(run: Run, sizes: _Sizes, backbone: Backbone) -> Iterator[str]:
     corrupted = given.get("n_corrupted", 0) * 5 * len(IMAGENET_C)
     n_images = sum(n[k] for k in others) + sizes.n_shifts * n["test"] + corrupted
     largest = token_bytes(backbone, max(n[k] for k in others), reads) / 1e9
-    models = len(given["seeds"]) * (trained + len(given.get("shorter", ())))
+    tested = len(given["seeds"]) * (models + len(shorter))
+    passes = tested if largest > limit_gb else 1
+    seconds = None
+    if took is not None:
+        seconds = n_images * (passes * took.read_and_responded + tested * took.classified)
     yield line(
         "evaluation",
         n_images,
-        models if largest > limit_gb else 1,
+        passes,
+        seconds,
         f"up to {largest:.3g} GB of tokens per set, "
         + ("streamed once per model" if largest > limit_gb else "in the store"),
     )
     yield f"  {said}"
 
 
-def _device(run: Run) -> str | None:
-    """Return the device of a run, None if it does not exist here."""
+def _configs(given: Mapping[str, Any]) -> tuple[FusionConfig, EncoderConfig]:
+    changes = {k: given[k] for k in ("epochs", "augment") if k in given}
+    return presets(given["preset"], **changes)
+
+
+def _memory(given: Mapping[str, Any], sizes: _Sizes) -> str:
+    """Return the line about memory: what the encoder and the fusion hold at once, from counts."""
+    fusion, encoder = _configs(given)
+    backbone = _random_backbone(sizes.backbone)
+    n = sizes.sets["train"] + sizes.sets["val"]
+    held = token_bytes(backbone, n, [(fusion.kind, fusion.block)]) + 4 * n * sizes.n_vertices
+    own = 4 * sizes.n_shown * sizes.n_vertices
+    reads = [(encoder.tokens, block) for block in encoder.blocks]
+    learned = token_bytes(backbone, sizes.n_shown, reads) + 2 * own
+    most = max(held + own, learned, 1e7) / 1e9
+    return (
+        f"  memory: about {most:.2f} GB of tokens and responses at a time, mapped from files where "
+        f"less is free, beside {peak_memory_mb() / 1e3:.2g} GB of the program, which this check "
+        "takes, too (an estimate)"
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _random_backbone(spec: BackboneSpec) -> Backbone:
+    """Return a backbone of the size that a study names; its weights do not matter here."""
+    weights = None if spec.name.startswith("hub") else "random"
+    return load_backbone(
+        spec.name, weights or spec.weights, image_size=spec.image_size, resize=spec.resize
+    )
+
+
+_MEASURED: dict[tuple[object, ...], Seconds] = {}
+"""Times that were measured already, by what they depend on; runs of one spec share them."""
+
+
+def _speed(
+    spec: BackboneSpec, wanted: str, preset: str, sizes: _Sizes
+) -> tuple[Seconds | None, str]:
+    """Return the seconds per image of each part of a training, and a sentence on the bound."""
     try:
-        return pick_device(str(run.parameters.get("device", "auto")))
+        device = pick_device(wanted)
     except ConfigError:
-        return None
-
-
-def _speed(backbone: Backbone, device: str | None, n: int) -> tuple[float | None, str]:
-    """Return the images per second of backbone and decoding together, and a sentence on both."""
-    if device is None:
         return None, "time: not measured here, as the device of the spec does not exist here"
-    computed = computed_per_second(backbone, device)
-    decoded, workers = decoded_per_second(backbone, n)
+    backbone, n_images = _random_backbone(spec), sizes.sets["train"]
+    workers = decoding_processes(n_images)
+    key = (spec, device, preset, sizes.n_vertices, sizes.n_classes, workers)
+    if key not in _MEASURED:
+        fusion, encoder = presets(preset)
+        options = {"atlas": sizes.atlas, "n_classes": sizes.n_classes, "n_images": n_images}
+        _MEASURED[key] = measure(backbone, fusion, encoder, device=device, **options)
+    took = _MEASURED[key]
     bound = "decoding is the bound: use smaller copies or shards of them (see the page of data)"
-    return min(computed, decoded), (
-        f"time: the backbone takes {computed:,.0f} images/s on {device}, and "
+    rates = {"brain encoder": took.encoder_step, "fusion": took.fusion_step}
+    trained = " and ".join(f"the {k} at {1 / v:,.0f} images/s" for k, v in rates.items() if v)
+    return took, (
+        f"time: the backbone takes {1 / took.computed:,.0f} images/s on {device}, and "
         f"{workers} process{'es' * (workers > 1)} decode "
-        f"{decoded:,.0f} of {JPEG[0]} x {JPEG[1]} px; "
-        + (bound if decoded < computed else "the backbone is the bound")
+        f"{1 / took.decoded:,.0f} of {JPEG[0]} x {JPEG[1]} px; "
+        + (bound if took.computed < took.decoded else "the backbone is the bound")
+        + f"; training takes {trained}; validation and figures are not counted"
     )
 
 

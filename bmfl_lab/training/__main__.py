@@ -1,7 +1,8 @@
-"""``torchrun --nproc_per_node N -m bmfl_lab.training SPEC``: train a spec's models in N processes.
+"""``torchrun --nproc_per_node N -m bmfl_lab.training SPEC``: train and evaluate in N processes.
 
 The models are kept in the cache folder. Notebooks with the same parameters read them and train
-nothing again, and a training that was stopped goes on, with any number of processes.
+nothing again, and a training that was stopped goes on, with any number of processes. Images are
+divided over the processes in training and evaluation, and the main process writes the record.
 """
 
 from __future__ import annotations
@@ -10,26 +11,27 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from bmfl_lab import evaluation
 from bmfl_lab.backbones import FeatureStore
-from bmfl_lab.data.study import load_study
+from bmfl_lab.config import to_dict
+from bmfl_lab.data.study import Study, load_study
 from bmfl_lab.errors import BmflError, RunError, require
+from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.files import system_errors
-from bmfl_lab.runs.spec import load_spec, spec_path
-from bmfl_lab.training.compare import (
-    presets,
-    train_attribute_encoder,
-    train_baselines,
-    train_comparison,
-)
-from bmfl_lab.training.encoder import train_brain_encoder
-from bmfl_lab.training.names import COMPARED
+from bmfl_lab.records import Record
+from bmfl_lab.runs.paths import out_root
+from bmfl_lab.runs.spec import Run, load_spec, spec_path
+from bmfl_lab.runtime import timed
+from bmfl_lab.training.compare import presets
+from bmfl_lab.training.study_models import StudyModels, runnable_models, train_models
 
 NOTEBOOKS = ("03_fusion_training", "04_ood_evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train the models of every run of a spec that is a run of notebook 03 or 04.
+    """Train and evaluate the models of every run of a spec that is a run of notebook 03 or 04.
 
     Returns
     -------
@@ -39,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bmfl_lab.training", description=main.__doc__)
     parser.add_argument("spec", help="a YAML file, or its stem in papermill_runs/specs")
     parser.add_argument("--cwd", help="folder that a relative study is found from (the project's)")
+    parser.add_argument(
+        "--out", help="folder of the records, one folder per run (papermill_runs/out/torchrun)"
+    )
+    parser.add_argument("--train-only", action="store_true", help="evaluate nothing")
     options = parser.parse_args(arguments)
     is_main = os.environ.get("RANK", "0") == "0"
     try:
@@ -51,11 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "none",
                 "give a spec of one of these notebooks",
             )
+            out = Path(options.out).expanduser() if options.out else out_root() / "torchrun"
+            out = out.absolute()
             for run in runs:
                 os.chdir(options.cwd or run.root)
-                names = train_models(run.parameters)
+                record, names = compute(run, evaluates=not options.train_only)
                 if is_main:
                     print(f"{run.run_id}: trained and kept: {', '.join(names)}", flush=True)
+                if is_main and record.rows:
+                    (out / run.run_id).mkdir(parents=True, exist_ok=True)
+                    print(f"record: {record.finish(out / run.run_id)}", flush=True)
     except BmflError as error:
         if is_main:
             print(f"error: {error}", file=sys.stderr)
@@ -63,37 +74,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train_models(parameters: Mapping[str, object]) -> list[str]:
-    """Train the encoders and fusions of notebook 03 or 04, and return the names of the fusions.
+def compute(run: Run, *, evaluates: bool) -> tuple[Record, list[str]]:
+    """Train the models of a run and evaluate them; return the record and the models' names.
 
     Parameters
     ----------
-    parameters : mapping
-        All parameters of one of the notebooks. The linear probe is left to the notebook.
+    run : Run
+        A run of notebook 03 or 04. Figures, single images and the mean corruption error are left to
+        the notebook.
+    evaluates : bool
+        Whether to evaluate the models; else the record has no rows.
     """
-    given = dict(parameters)
+    given, times = dict(run.parameters), {}
     study = load_study(given["study"])
-    subject = study.subject(given["subject"] or None)
+    models = runnable_models(given["models"], study)
+    subject = study.subject(given["subject"] or None) if study.subjects else None
     changes = {k: given[k] for k in ("epochs", "alpha", "query", "augment") if k in given}
     if "regions" in given:
         changes["regions"] = tuple(given["regions"])
-    fusion_config, encoder_config = presets(given["preset"], **changes)
+    configs = presets(given["preset"], **changes)
     options = {"store": FeatureStore(), "device": given["device"]}
-    encoder = train_brain_encoder(encoder_config, study, subject=subject.name, **options)
-    attributes = None
-    if "attributes" in given["models"]:
-        attributes = train_attribute_encoder(encoder_config, study, subject=subject.name, **options)
-    options |= {"encoder": encoder, "seeds": given["seeds"]}
-    trained = train_comparison(
-        fusion_config,
+    made = train_models(
         study,
-        attribute_encoder=attributes,
-        models=[m for m in given["models"] if m in COMPARED],
+        models,
+        configs,
+        subject=subject,
+        seeds=given["seeds"],
+        shorter=given.get("shorter", ()),
+        times=times,
         **options,
     )
-    if given.get("shorter"):
-        trained |= train_baselines(fusion_config, study, epochs=given["shorter"], **options)
-    return list(trained)
+    described = {"fusion": to_dict(configs[0]), "encoder": to_dict(configs[1])}
+    record = Record(run.notebook.stem, given, study.summary(), described, times=times)
+    if evaluates:
+        if "shifts" not in given and subject is not None and subject.kind != "predicted":
+            options |= {"subject": subject.name, "n_boot": given["n_boot"]}
+            with timed(times, "evaluate encoder"):
+                judged = evaluation.evaluate_encoder(made.encoder, study, **options)
+            record.extend(judged.rows)
+        with timed(times, "evaluate"):
+            tested = _evaluate(given, made, study)
+        record.extend(tested.rows)
+        record.extend(evaluation.main_comparisons(tested, models, smallest=given["smallest"]))
+    return record, [*made.models, *made.baselines]
+
+
+def _evaluate(given: Mapping[str, object], made: StudyModels, study: Study) -> OODResult:
+    """Evaluate models on the sets of notebook 03, or on the suite of notebook 04."""
+    groups = {**made.models, **made.baselines}
+    if "shifts" not in given:
+        return evaluation.evaluate_ood(groups, study, n_boot=given["n_boot"])
+    baselines = [*(name for name in made.models if name == "backbone"), *made.baselines]
+    return evaluation.evaluate_suite(
+        groups,
+        study,
+        shifts=given["shifts"],
+        severities=given["severities"],
+        baselines=baselines,
+        n_boot=given["n_boot"],
+    )
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def train_comparison(
     config: FusionConfig,
     study: Study,
     *,
-    encoder: TrainedEncoder,
+    encoder: TrainedEncoder | None = None,
     attribute_encoder: TrainedEncoder | None = None,
     models: Sequence[str] = tuple(COMPARED),
     seeds: Sequence[int] = (0, 1, 2),
@@ -177,9 +177,9 @@ def train_comparison(
         come from, and in nothing else.
     study : Study
         Its set "train" trains, its set "val" selects the epoch.
-    encoder : TrainedEncoder
+    encoder : TrainedEncoder, optional
         Encoder that predicts the responses for "concat" and "fusion", and fixes the number of
-        parameters of "backbone".
+        parameters of "backbone". Without one, "backbone" is trained alone.
     attribute_encoder : TrainedEncoder, optional
         From `train_attribute_encoder`; needed for "attributes".
     models : sequence of str
@@ -206,10 +206,17 @@ def train_comparison(
     Raises
     ------
     ConfigError
-        If a model is unknown, no seed is given, or "attributes" has no encoder.
+        If a model is unknown, no seed is given, or a model that reads responses has no encoder.
     """
     models = configs.require_list("models", models, str, COMPARED)
     seeds = configs.require_list("seeds", seeds, int)
+    require(
+        encoder is not None or not {"concat", "fusion"} & set(models),
+        ConfigError,
+        "an encoder for the models 'concat' and 'fusion'",
+        "none",
+        "train one with train_brain_encoder and pass encoder=...",
+    )
     require(
         "attributes" not in models or attribute_encoder is not None,
         ConfigError,
@@ -554,7 +561,11 @@ class _ControlSources:
 
     def __init__(self, setting: _Setting, encoder_config: EncoderConfig | None):
         self.setting, self.encoder_config = setting, encoder_config
-        self.options = {"store": setting.context.store, "device": setting.context.device}
+        # an encoder may have learned from several subjects, or from one of another study
+        own = str(setting.encoder.facts.get("subject"))
+        self.subject = own if own in setting.study.subjects else None
+        options = {"store": setting.context.store, "device": setting.context.device}
+        self.options = {**options, "subject": self.subject}
 
     def get(self, name: str, seed: int) -> tuple[ResponseSource | None, TrainedEncoder | None]:
         """Return source and encoder of a control; None for those of the fusion."""
@@ -615,9 +626,13 @@ class _ControlSources:
     @functools.cached_property
     def pca(self) -> ResponseSource:
         """Principal components of patches, as many as vertices."""
-        subject = self.setting.study.subject()
+        subject = self.setting.study.subject(self.subject)
         shown = self.setting.inputs.tokens(subject.stimuli).patches[subject.rows("train")]
         return sources.pca_source(shown, self.setting.reference().shape[1])
+
+
+ALPHAS = (0.0, 0.1, 1.0, 10.0)
+"""Weights of the Pearson regulariser that are compared (our choice)."""
 
 
 def train_alphas(
@@ -625,7 +640,7 @@ def train_alphas(
     study: Study,
     *,
     encoder: TrainedEncoder,
-    alphas: Sequence[float] = (0.0, 0.1, 1.0, 10.0),
+    alphas: Sequence[float] = ALPHAS,
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
@@ -638,7 +653,7 @@ def train_alphas(
     ----------
     config, study, encoder, seeds, store, device, folder, fresh
         See `train_controls`.
-    alphas : sequence of float, default (0, 0.1, 1, 10)
+    alphas : sequence of float, default `ALPHAS`
         Weights of the regulariser.
 
     Returns

@@ -33,11 +33,11 @@ from bmfl_lab.models.encoders import (
     query_masks,
 )
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, fit_ridge
-from bmfl_lab.runtime import home, rng, seed_everything, seed_for
+from bmfl_lab.runtime import home, processes, rng, seed_everything, seed_for
 from bmfl_lab.training.checkpoint import read_manifest
 from bmfl_lab.training.context import load_spec, local_device
 from bmfl_lab.training.external import ExternalEncoder
-from bmfl_lab.training.loop import LoopConfig, fit
+from bmfl_lab.training.loop import LoopConfig, fit, gathered
 from bmfl_lab.training.stage import once
 from bmfl_lab.training.trained_encoder import (
     STEM,
@@ -568,19 +568,37 @@ def _linear(job: _Job) -> _Fitted:
 
 
 def _roi_query(job: _Job) -> _Fitted:
-    config, atlas = job.config, job.subject.atlas
+    seed_everything(seed_for(job.config.loop.seed, "encoder", "init") % 2**32)
+    width = job.patches.shape[2]
+    return _descend(job, build_roi_query(job.config, job.subject.atlas, width, job.grid))
+
+
+def build_roi_query(
+    config: EncoderConfig, atlas: Atlas, token_width: int, grid: tuple[int, int]
+) -> ROIQueryEncoder:
+    """Return an untrained encoder of kind "roi_query", drawn from torch's global generator.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Sizes of the transformer, and the scheme of its queries.
+    atlas : Atlas
+        Regions and vertices.
+    token_width : int
+        Width of the tokens, times the number of blocks.
+    grid : (int, int)
+        Rows and columns of the patches.
+    """
     _, masks = query_masks(atlas.hemisphere, scheme_rois(atlas, config.scheme))
-    seed_everything(seed_for(config.loop.seed, "encoder", "init") % 2**32)
-    encoder = ROIQueryEncoder(
+    return ROIQueryEncoder(
         masks=masks,
-        token_width=job.patches.shape[2],
-        grid=job.grid,
+        token_width=token_width,
+        grid=grid,
         width=config.width,
         n_heads=config.n_heads,
         ffn_width=config.ffn_width,
         dropout=config.dropout,
     )
-    return _descend(job, encoder)
 
 
 def _descend(job: _Job, inner: nn.Module) -> _Fitted:
@@ -672,14 +690,19 @@ def encoder_loss(
 
 
 def _validation_r(module: nn.Module, job: _Job, batch_size: int = 64) -> np.ndarray:
+    """Return r per vertex on the images of validation, which are divided over the processes."""
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     x, y = job.x("val"), job.y("val")
-    stream = StreamingPearson(y.shape[1])
+    stream, (rank, count) = StreamingPearson(y.shape[1]), processes()
     with torch.no_grad():
-        for start in range(0, len(x), batch_size):
+        for start in range(rank * batch_size, len(x), count * batch_size):
             rows = slice(start, start + batch_size)
             part = torch.as_tensor(np.array(x[rows], np.float32), device=device)
             stream.update(y[rows], module(part))
+    if count > 1:
+        stream, *others = gathered([stream], job.device)
+        for other in others:
+            stream.merge(other)
     return stream.result()
 
 

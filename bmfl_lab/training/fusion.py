@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from bmfl_lab.models.bmfl import BMFL, LAST_PATCHES, ResponseSource, TokenBatch,
 from bmfl_lab.models.build import FusionConfig, build_fusion
 from bmfl_lab.models.fusion import FusionModel, ImageSide, Moments
 from bmfl_lab.models.lesion import Lesion
-from bmfl_lab.runtime import divided, free_memory, process_share, rng
+from bmfl_lab.runtime import divided, free_memory, process_share, processes, rng
 from bmfl_lab.training import encoder as encoders
 from bmfl_lab.training.batches import (
     Batches,
@@ -55,7 +54,7 @@ from bmfl_lab.training.checkpoint import (
 )
 from bmfl_lab.training.context import Context
 from bmfl_lab.training.external import ExternalEncoder
-from bmfl_lab.training.loop import accelerator_on, fit
+from bmfl_lab.training.loop import fit, gathered
 from bmfl_lab.training.sources import EncoderSource
 from bmfl_lab.training.stage import once, recipe_code
 from bmfl_lab.training.trained_encoder import (
@@ -231,10 +230,10 @@ def _train(
     online = functools.partial(ImageBatches, seed=seed, precision=config.loop.precision)
     with tempfile.TemporaryDirectory(prefix="bmfl-responses-") as mapped:
         if batches == "images":
-            found = _measure(online(_sample(train, seed), make_path(inputs)))
+            found = _measure(online(_sample(train, seed), make_path(inputs)), inputs.context.device)
         else:
             data, response = _stored_batches(inputs, train, batches == "memory", Path(mapped))
-            found = _measure(data, response)
+            found = _measure(data, inputs.context.device, response)
         path, atlas = _untrained_path(config, study, inputs, found, atlas, silent, seed)
         if batches == "images":
             data, held_out = online(train, path, augment=config.augment), online(val, path)
@@ -298,15 +297,12 @@ def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
 
 
 def _refuse_split_correlations(config: FusionConfig) -> None:
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    _, count = processes()
     require(
-        processes == 1
-        or config.head == "backbone"
-        or not config.alpha
-        or config.pcc_axis == "feature",
+        count == 1 or config.head == "backbone" or not config.alpha or config.pcc_axis == "feature",
         ConfigError,
         "pcc_axis='feature' where several processes share a batch",
-        f"pcc_axis='batch' and {processes} processes, each with its own part of the batch",
+        f"pcc_axis='batch' and {count} processes, each with its own part of the batch",
         "train in one process, or correlate over features",
     )
 
@@ -377,7 +373,8 @@ def _choose_batches(
     elif _reads_images(inputs) and store.room(evicting=True) < sum(
         store.missing_bytes(inputs.backbone, stimuli, inputs.reads()) for stimuli in (train, val)
     ):
-        chosen, why = "images", f"their tokens do not fit the store of {store.limit_gb:g} GB"
+        why = f"their tokens do not fit the store of {store.limit_gb:g} GB"
+        chosen, why = "images", f"{why} (raise BMFL_STORE_GB to keep them)"
     elif tokens + responses <= free:
         chosen, why = "memory", f"{free / 1e9:.2f} GB are free"
     else:
@@ -424,20 +421,30 @@ class _Statistics(NamedTuple):
     donors: np.ndarray | None = None
 
 
-def _measure(batches: Batches, response: np.ndarray | None = None) -> _Statistics:
-    """Measure the training data in one pass; `response` (n, V) if it is in memory as a whole."""
-    cls, patches, moments, first = Moments(), Moments(), Moments(), None
-    for batch in sweep(batches, _ROWS):
-        cls.add(batch["cls"])
-        patches.add(batch["patches"])
+def _measure(batches: Batches, device: str, response: np.ndarray | None = None) -> _Statistics:
+    """Measure the training data in one pass, divided over the processes.
+
+    `response` (n, V) is given if it is in memory or mapped as a whole.
+    """
+    rank, count = processes()
+    found, first = [Moments(), Moments(), Moments()], None
+    for batch in sweep(batches, _ROWS, rank, count):
+        found[0].add(batch["cls"])
+        found[1].add(batch["patches"])
         if "response" in batch and response is None:
-            moments.add(batch["response"])
+            found[2].add(batch["response"])
             first = batch["response"][:_DONORS].cpu().numpy() if first is None else first
+    if count > 1:
+        found, first = _joined(gathered([([m.cpu() for m in found], first)], device))
+    cls, patches, moments = found
     if response is not None:
         # in blocks of columns, so that the deviations of mapped responses fit into memory
-        columns = [response[:, k : k + _COLUMNS] for k in range(0, response.shape[1], _COLUMNS)]
-        mean = np.concatenate([part.mean(0) for part in columns])
-        spread = np.concatenate([part.std(0) for part in columns])
+        columns = range(rank * _COLUMNS, response.shape[1], count * _COLUMNS)
+        parts = [(k, response[:, k : k + _COLUMNS]) for k in columns]
+        measured = [(k, part.mean(0), part.std(0)) for k, part in parts]
+        if count > 1:
+            measured = sorted(gathered(measured, device), key=lambda each: each[0])
+        mean, spread = (np.concatenate([each[i] for each in measured]) for i in (1, 2))
         first = np.array(response[:_DONORS])
     elif first is not None:
         mean, spread = (v.float().cpu().numpy() for v in (moments.mean(), moments.std()))
@@ -446,6 +453,17 @@ def _measure(batches: Batches, response: np.ndarray | None = None) -> _Statistic
     # a vertex that is predicted the same for every image carries no information: it stays at zero
     scale = np.where(spread > 1e-6, spread, 1).astype(np.float32)
     return _Statistics(cls, patches, mean, scale, first)
+
+
+def _joined(
+    parts: Sequence[tuple[Sequence[Moments], np.ndarray | None]],
+) -> tuple[Sequence[Moments], np.ndarray | None]:
+    """Return the moments of all processes together, and the first responses of the first one."""
+    (found, first), *others = parts
+    for more, _ in others:
+        for one, other in zip(found, more):
+            one.join(other)
+    return found, first
 
 
 def _untrained_path(
@@ -731,19 +749,16 @@ def predict(
         ``"logits"`` (n, C) and with `weights` ``"vb"``, ``"bv"`` as in `FusionOutput`.
     """
     size = _BATCH if image_side is None else batches.n
-    rank, processes = process_share()
+    rank, count = process_share()
     found = []
-    for k, batch in enumerate(sweep(batches, size, rank, processes)):
+    for k, batch in enumerate(sweep(batches, size, rank, count)):
         with torch.inference_mode():
             out = path.classify(batch, lesion=lesion, weights=weights, image_side=image_side)
         values = {"logits": out.logits, **(out.attention or {})}
         arrays = {name: value.float().cpu().numpy() for name, value in values.items()}
-        found.append((rank + k * processes, arrays))
-    if processes > 1:
-        accelerator_on(path.backbone.device.type)  # starts the group of processes
-        from accelerate.utils import gather_object
-
-        found = sorted(gather_object(found), key=lambda each: each[0])
+        found.append((rank + k * count, arrays))
+    if count > 1:
+        found = sorted(gathered(found, path.backbone.device.type), key=lambda each: each[0])
     return {name: np.concatenate([part[name] for _, part in found]) for name in found[0][1]}
 
 

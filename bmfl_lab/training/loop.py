@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SAVE_SHARE = 0.05
 """Largest share of the time that checkpoints at the ends of epochs may take (our choice)."""
 
+T = TypeVar("T")
 LossFunction = Callable[[nn.Module, Mapping[str, Tensor]], tuple[Tensor, Mapping[str, Tensor]]]
 Validation = Callable[[nn.Module], Mapping[str, float]]
 
@@ -536,6 +537,22 @@ def accelerator_on(device: str) -> Accelerator:
         # accelerate keeps the first device of a process for good; a notebook may train on both
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=device == "cpu", mixed_precision="no")
+
+
+def gathered(values: list[T], device: str) -> list[T]:
+    """Return the values of all processes in the order of their ranks, in each of them.
+
+    Parameters
+    ----------
+    values : list
+        Values of this process that can be pickled.
+    device : "cpu" or "cuda"
+        Device of the training; it decides how the processes talk to each other.
+    """
+    from accelerate.utils import gather_object
+
+    accelerator_on(device)  # starts the group of processes, if it is not there yet
+    return gather_object(values)
 
 
 def _optimiser(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:

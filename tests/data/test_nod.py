@@ -11,6 +11,7 @@ import nibabel as nib
 import nod_example as example
 import numpy as np
 import pytest
+from PIL import Image
 
 from bmfl_lab import load_study
 from bmfl_lab.data import fslr, nod
@@ -392,6 +393,33 @@ def test_links_out_of_the_copy(root, tmp_path):
     path.rename(tmp_path / "outside.nii")
     path.symlink_to(tmp_path / "outside.nii")
     refused(root, "a link to")
+
+
+def test_subjects_of_nod_beside_images_of_your_own(made, tmp_path, monkeypatch):
+    images = tmp_path / "mine"
+    for part in ("train", "val", "test"):
+        for c, label in enumerate(("cat", "dog")):
+            (images / part / label).mkdir(parents=True)
+            for i in range(2):
+                colour = tuple(np.random.default_rng([len(part), c, i]).integers(0, 255, 3))
+                Image.new("RGB", (9, 9), colour).save(images / part / label / f"{i}.png")
+    file, copy = tmp_path / "study.yaml", tmp_path / "nod"
+    copy.symlink_to(made[0])
+    text = "study: folder\nroot: mine\nsubject: nod\nsubjects: [10]\n"
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    file.write_text(text)
+    with pytest.raises(DataError, match=f"a copy of NOD in {tmp_path / 'home'}.*--subjects 10"):
+        load_study(file)  # no copy in the cache, and none in the folder of the images
+    file.write_text(text + "subject_root: nod\n")
+    study = load_study(file)
+    assert list(study.subjects) == ["sub-10"] and study.class_names == ("cat", "dog")
+    (tmp_path / "home" / "studies").mkdir(parents=True)
+    (tmp_path / "home" / "studies" / "nod").symlink_to(made[0])
+    file.write_text(text)
+    assert list(load_study(file).subjects) == ["sub-10"]
+    file.write_text("study: folder\nroot: mine\nsubject_root: nod\n")
+    with pytest.raises(ConfigError, match="subject_root as a folder beside a subject"):
+        load_study(file)
 
 
 def test_nothing_half_written_in_the_cache(root, tmp_path):

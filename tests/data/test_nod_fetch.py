@@ -321,13 +321,20 @@ def test_the_command(tree, tmp_path, monkeypatch, capsys):
 # --- killed at random instants ---
 
 
-def killed(tree, folder, address, n, seconds):
-    """Kill a fetch at each of n random instants, then finish it; return how often it was unfinished."""
+def killed(tree, folder, address, n):
+    """Kill a fetch at each of n random instants, then finish it; return how often it was unfinished.
+
+    The instants are drawn from the time that a fetch takes at that moment.
+    """
     draw, context, unfinished = random.Random(0), multiprocessing.get_context("fork"), 0
-    wanted = part(tree)
+    wanted, seconds = part(tree), None
     for k in range(n):
         root = folder / f"{k:03d}"
         options = {"manifest": tree[1], "source": patient(address)}
+        if k % 10 == 0:
+            started = time.monotonic()
+            fetch(folder / f"whole-{k:03d}", 10, **options)
+            seconds = time.monotonic() - started
         process = context.Process(target=fetch, args=(root, 10), kwargs=options)
         process.start()
         time.sleep(draw.uniform(0, seconds))
@@ -342,12 +349,12 @@ def killed(tree, folder, address, n, seconds):
 
 def test_killed_at_a_few_instants(tree, tmp_path):
     with nod_server.serve_in_process(tree[0], piece=1500, pause=0.003) as address:
-        assert killed(tree, tmp_path, address, 6, 0.2) >= 3
+        assert killed(tree, tmp_path, address, 6) >= 3
 
 
 @pytest.mark.slow
 def test_killed_at_100_instants(tree, tmp_path):
     with nod_server.serve_in_process(tree[0], piece=1500, pause=0.003) as address:
-        unfinished = killed(tree, tmp_path, address, 100, 0.25)
+        unfinished = killed(tree, tmp_path, address, 100)
     print(f"{unfinished} of 100 were killed before they had finished")
     assert unfinished >= 50

@@ -123,5 +123,7 @@ def test_a_study_without_a_subject_says_which_key_to_add(domains):
         line for line in YAML.splitlines() if "sub" not in line and "n_enc" not in line
     )
     study = load_study(_write(domains / "s.yaml", text))
-    with pytest.raises(DataError, match="add subject='demo'"):
+    with pytest.raises(
+        DataError, match="add the line 'subject: demo' to the study file, or subject='demo'"
+    ):
         study.subject()

@@ -1,6 +1,7 @@
 """Every notebook runs on the planted study through the runner, and its record holds what the smoke spec expects."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,20 @@ def test_a_notebook_runs_and_its_bounds_hold(stem, tmp_path):
     for run in runs:
         assert state_of(run, tmp_path)[0] in ("ok", "stale"), state_of(run, tmp_path)
         assert read_record(folder_of(run, tmp_path) / "record.json").notebook == stem
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_generated_nod_takes_two_minutes_of_two_cores_at_most(tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))  # nothing is there yet
+    runs = [r for r in load_spec(SMOKE) if r.parameters["study"] == "nod_planted"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    execute(runs, out=tmp_path / "out")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert all(state_of(run, tmp_path / "out")[0] in ("ok", "stale") for run in runs)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{len(runs)} notebooks on the generated NOD took {seconds:.0f} s of processor time")
+    assert 10 < seconds < 2 * 120
 
 
 @pytest.mark.slow

@@ -1,12 +1,15 @@
 """A spec's models are trained by a command, in one process or several, and notebooks read them afterwards."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from bmfl_lab import load_study
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import RunError
+from bmfl_lab.records import read_record
 from bmfl_lab.runs.launch import train_in_processes
 from bmfl_lab.runs.spec import load_spec
 from bmfl_lab.training import __main__ as command
@@ -44,12 +47,27 @@ def test_a_notebook_reads_what_the_command_trained(cache, capsys, monkeypatch):
     spec = cache / "mine.yaml"
     notebook = load_spec("papermill_runs/specs/main.yaml")[0].notebook.path.resolve()
     spec.write_text(json.dumps({"notebook": str(notebook), "params": PARAMETERS}))
-    assert command.main([str(spec)]) == 0
+    assert command.main([str(spec), "--train-only", "--out", str(cache / "out")]) == 0
     printed = capsys.readouterr().out
     assert "trained and kept: backbone, fusion" in printed and "batches from" in printed
+    assert not (cache / "out").exists()
     found, printed = as_the_notebook(capsys, small_study("planted"))
     assert set(found) == {"backbone", "fusion"}
     assert "batches from" not in printed  # what a training says before it begins
+    assert command.main([str(spec), "--out", str(cache / "out")]) == 0
+    assert "batches from" not in capsys.readouterr().out
+    record = read_record(next((cache / "out").glob(f"{NOTEBOOK}-*/record.json")))
+    assert {"accuracy", "accuracy_difference", "pearson_r"} <= {row.name for row in record.rows}
+    recorded = accuracies(record)
+    test = small_study("planted").set("test")
+    for name, (model,) in found.items():
+        assert recorded[name] == (model.logits(test).argmax(1) == test.labels).mean()
+
+
+def accuracies(record):
+    """Accuracy on the test images by model, of seed 0."""
+    frame = record.to_frame().query("name == 'accuracy' and split == 'test' and shift == ''")
+    return frame.query("seed == 0").set_index("model")["value"].to_dict()
 
 
 def test_a_spec_of_another_notebook_is_refused(cache, capsys):
@@ -68,5 +86,14 @@ def test_a_process_that_fails_is_one_sentence(cache):
 def test_two_processes_train_what_the_notebook_reads(cache, capsys):
     train_in_processes(2, NOTEBOOK, PARAMETERS, cache)
     assert "trained and kept: backbone, fusion" in capsys.readouterr().out
-    found, printed = as_the_notebook(capsys, load_study("planted"))
+    study = load_study("planted")
+    found, printed = as_the_notebook(capsys, study)
     assert set(found) == {"backbone", "fusion"} and "batches from" not in printed
+    out = cache / "out"
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    spec = [str(cache / "training.yaml"), "--out", str(out)]
+    subprocess.run([*start, "-m", "bmfl_lab.training", *spec], check=True)
+    recorded = accuracies(read_record(next(out.glob(f"{NOTEBOOK}-*/record.json"))))
+    test = study.set("test")
+    for name, (model,) in found.items():
+        assert recorded[name] == (model.logits(test).argmax(1) == test.labels).mean()

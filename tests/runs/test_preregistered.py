@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -10,9 +11,9 @@ import pytest
 import torch
 from notebook_example import write_notebook
 
-from bmfl_lab.errors import RunError
+from bmfl_lab.errors import DataError, RunError
 from bmfl_lab.evaluation.preregistration import register, registered_findings
-from bmfl_lab.files import read_json
+from bmfl_lab.files import read_json, write_sealed_json
 from bmfl_lab.records import read_record
 from bmfl_lab.runs.__main__ import main
 from bmfl_lab.runs.collect import write_report
@@ -63,6 +64,7 @@ def test_what_is_declared_is_written_before_the_run_and_shown_after_it(spec):
     assert record.extra["preregistered"] == declared
     report = write_report(runs).read_text(encoding="utf-8")
     assert "unchanged since" in report and "Result: better on 1 of 1 sets" in report
+    original_weights_stay_apart(runs[0])
 
     spec.write_text(SPEC.replace("0.03", "0.04"))
     (later,) = load_spec(spec)
@@ -74,6 +76,27 @@ def test_what_is_declared_is_written_before_the_run_and_shown_after_it(spec):
     assert f"**changed**: the spec was first registered as {declared['hash'][:8]}" in said
     assert "another smallest effect was tested" in said and len(read_json(log)) == 2
     assert register(declared, unknown, later.root, log)["log"] == changed["log"]
+
+
+def original_weights_stay_apart(run):
+    """Check the reports of a run with original weights, alone and beside one with a stand-in."""
+    other = dataclasses.replace(run, parameters={**run.parameters, "seeds": [7]})
+    shutil.copytree(folder_of(run), folder_of(other))
+    for one, weights in ((run, "stand-in: fine-tuned"), (other, "original weights, file a.pth")):
+        place = folder_of(one) / "record.json"
+        found = {k: v for k, v in read_json(place).items() if k != "seal"}
+        backbone = {"name": "dinov2_vits14_reg", "weights": weights, "sha256": weights[:3]}
+        found["extra"]["backbones"] = [backbone, {**backbone, "weights": "random", "sha256": "r"}]
+        write_sealed_json(place, found)
+    assert write_report([run]).name == "study.md"
+    page = write_report([other])
+    assert page.name == "study_original_weights.md"
+    assert "original backbone weights" in page.read_text(encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"stand-in: fine-tuned as in probe.*original weights, file"
+    ):
+        write_report([run, other])
+    shutil.rmtree(folder_of(other))
 
 
 def test_a_pair_that_was_not_the_primary_one_has_no_result(spec):
@@ -126,6 +149,33 @@ def test_the_plan_of_the_published_setting_needs_neither_data_nor_gpu(tmp_path, 
         assert said.count("not measured here") == 4
 
 
+def test_the_plan_of_nod_gives_the_bytes_of_the_manifest_without_a_copy(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path))
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "study: nod\nsubjects: [10, 11]\nimages_of: [12]\npool: true\nbackbone: vit_tiny14\n"
+        "image_size: 28\n"
+    )
+    notebook = Path(__file__).resolve().parents[2] / "notebooks/04_ood_evaluation.ipynb"
+    spec = tmp_path / "nod.yaml"
+    spec.write_text(
+        f"notebook: {notebook}\nparams: {{study: {study}, device: cuda}}\n"
+        "grid: {subject: [sub-10, pooled]}\n"
+    )
+    assert main(["plan", str(spec), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    found = re.findall(r"download of NOD sub-10, sub-11: ([\d.]+) MB in (\d+) files", said)
+    assert len(found) == 1 and 450 < float(found[0][0]) < 550 and int(found[0][1]) > 60
+    assert "59,412 vertices (published counts of NOD, sub-10, as there is no copy)" in said
+    for n in ("1,000", "2,000"):
+        assert re.search(rf"brain encoder +{n} images, .* GB of tokens", said)
+    assert re.search(r"fusion training +800 images, .* 0.19 GB of responses", said)
+    if not torch.cuda.is_available():
+        assert said.count("not measured here") == 8
+
+
 def test_a_plan_says_how_long_it_takes_and_what_is_the_bound_on_a_device_that_exists(spec, capsys):
     (run,) = load_spec(spec)
     parameters = {
@@ -140,7 +190,8 @@ def test_a_plan_says_how_long_it_takes_and_what_is_the_bound_on_a_device_that_ex
     assert "not measured" not in "".join(said)
     assert re.fullmatch(
         r"  time: the backbone takes [\d,]+ images/s on cpu, and 1 process decode[^;]*; "
-        r"(decoding|the backbone) is the bound.*",
+        r"(decoding|the backbone) is the bound.*; training takes the brain encoder at [\d,]+ "
+        r"images/s and the fusion at [\d,]+ images/s; .*",
         said[-1],
     )
     unknown = stages(dataclasses.replace(run, parameters=parameters | {"study": "nowhere"}))

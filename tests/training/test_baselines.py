@@ -7,7 +7,8 @@ import pytest
 import bmfl_lab
 from bmfl_lab.backbones import FeatureStore
 from bmfl_lab.errors import ConfigError
-from bmfl_lab.training import FusionConfig, LoopConfig, train_baselines
+from bmfl_lab.training import FusionConfig, LoopConfig
+from bmfl_lab.training.compare import train_baselines
 
 
 @pytest.fixture(scope="module")

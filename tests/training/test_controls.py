@@ -1,5 +1,6 @@
 """Controls train by one recipe, and differ in what they read."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -75,8 +76,11 @@ def test_a_frozen_brain_transformer_keeps_its_initial_weights(study, store):
 
 def test_every_control_trains_by_the_same_recipe(study, store, tmp_path, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path))
-    config = encoders.tiny("ridge")
-    encoder = train_brain_encoder(config, study, store=store, device="cpu")
+    config, subject = encoders.tiny("ridge"), study.subject()
+    # a subject that comes first and is not that of the encoder: no control may read it
+    first = dataclasses.replace(subject, name="first", attributes=None)
+    study = dataclasses.replace(study, subjects={"first": first, subject.name: subject})
+    encoder = train_brain_encoder(config, study, subject=subject.name, store=store, device="cpu")
     short = configs.replace(CONFIG, loop=configs.replace(LOOP, epochs=1))
     found = compare.train_controls(
         short, study, encoder=encoder, encoder_config=config, seeds=(0,), store=store, device="cpu"

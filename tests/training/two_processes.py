@@ -13,6 +13,7 @@ if __name__ == "__main__":  # not where a test imports `train`
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import accelerate  # noqa: F401  imported once for both children
+import numpy as np
 import torch._dynamo  # noqa: F401
 from accelerate.utils import gather_object, wait_for_everyone
 
@@ -22,7 +23,7 @@ from bmfl_lab.config import replace
 from bmfl_lab.evaluation import evaluate_ood
 from bmfl_lab.runtime import divided
 from bmfl_lab.training import LoopConfig, context, fusion, recipes, train_brain_encoder
-from bmfl_lab.training.batches import ImageBatches
+from bmfl_lab.training.batches import ImageBatches, StoreBatches
 from bmfl_lab.training.encoder import tiny
 
 
@@ -44,6 +45,7 @@ def train(folder, kind):
         for _ in range(2)
     ]
     assert (scores[0] == scores[1]).all()
+    measure_in_parts(study, FeatureStore(folder / "features"))
     evaluate_in_parts(study, FeatureStore(folder / "features"))
     extract_in_parts(study, folder)
     (folder / f"rank-{os.environ.get('RANK', 'alone')}.txt").write_text(repr(scores[0].tolist()))
@@ -71,6 +73,38 @@ def extract_in_parts(study, folder):
     n_read = gather_object([len(reads)])
     assert sum(n_read) == len(images) and min(n_read) > 0
     assert not list((folder / "divided" / ".parts").glob("*/*.npy"))
+
+
+def measure_in_parts(study, store):
+    """Check that tokens and responses are standardised by all images, of which each reads a part."""
+    before, fusion._ROWS = fusion._ROWS, 3
+    who = study.subject()
+    tokens = store.get(context.study_backbone(study.backbone, "cpu"), who.stimuli)
+    taken, data = [], {"cls": np.asarray(tokens.cls), "patches": np.asarray(tokens.patches)}
+    response = np.asarray(who.responses, np.float32)
+
+    class Counted(StoreBatches):
+        def take(self, index):
+            taken.append(len(index))
+            return super().take(index)
+
+    for streamed in (True, False):
+        taken.clear()
+        batches = Counted(data | ({"response": response} if streamed else {}), "cpu")
+        found = fusion._measure(batches, "cpu", None if streamed else response)
+        pairs = [(found.cls, data["cls"]), (found.patches, data["patches"].reshape(-1, 48))]
+        pairs += [(found, response)]
+        for one, values in pairs:
+            mean = one.mean if one is found else one.mean().numpy()
+            spread = one.scale if one is found else one.std().numpy()
+            np.testing.assert_allclose(mean, values.mean(0, dtype=np.float64), atol=1e-5)
+            np.testing.assert_allclose(
+                spread, values.std(0, dtype=np.float64), rtol=1e-4, atol=1e-5
+            )
+        np.testing.assert_array_equal(found.donors, response[: len(found.donors)])
+        n_taken = gather_object([sum(taken)])
+        assert sum(n_taken) == len(who.stimuli) and min(n_taken) > 0
+    fusion._ROWS = before
 
 
 def evaluate_in_parts(study, store):
