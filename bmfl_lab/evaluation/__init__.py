@@ -79,7 +79,6 @@ _PUBLIC = {
     "reconstruction_scores": "reconstruction",
     "decoding_rows": "embeddings",
     "retrieve_names": "embeddings",
-    "brain_scores": "convergence",
     "convergence_trends": "convergence",
     "planted_models": "convergence",
     "read_models_table": "convergence",
