@@ -210,6 +210,7 @@ def test_a_difference_that_all_subjects_share_is_found():
     assert p < 0.01 and 0.05 < found.low < 0.2 < found.high < 0.35 and "5 subjects" in found.method
     assert equivalence_p(d) == 1.0
     crossed, nested = (equivalence_p(d, 0.4, shared_stimuli=shared) for shared in (True, False))
+    assert equivalence_p(d[:1], 0.4) == equivalence_p(d[0], 0.4) < 1
     assert equivalence_p(d, 0.4) == crossed != nested and max(crossed, nested) < 0.05
     own, q = crossed_mean(d, kind="difference", shared_stimuli=False)
     assert q < 0.01 and own.value == found.value
@@ -257,6 +258,9 @@ def test_the_bootstrap_form_follows_from_the_variances_of_few_resamples():
     over_images = shared.var(ddof=1) * 29 / chi2.ppf(q[::10] + 0.5 / 3000, 29)
     expected = 2 * norm.sf(seeds.mean() / np.sqrt(over_seeds[:, None] + over_images)).mean()
     assert crossed_bootstrap(seeds, drawn, 30)[1] == pytest.approx(expected, rel=0.01)
+    two = np.array([0.2, 0.5])
+    found, p = crossed_bootstrap(two, np.repeat(two[None], 4, 0), 30)
+    assert p == pytest.approx(ttest_1samp(two, 0).pvalue, rel=1e-3) and found.n_seeds == 2
 
 
 def test_an_interval_of_seeds_that_disagree_reaches_the_end_of_the_range():
@@ -283,6 +287,9 @@ def test_what_an_interval_counts():
     assert (empty.value, empty.low, p) == (None, None, 1.0)
     edge = crossed_mean(np.array([[0.0, 1.0] * 10]), kind="correct")[0]
     assert edge.value == 0.5 and crossed_mean(-np.eye(3), kind="difference")[0].value == -1 / 3
+    pair = seed_mean([0.1, 0.3], 9)
+    low, high = ttest_1samp([0.1, 0.3], 0).confidence_interval()
+    assert (pair.low, pair.high, pair.n_seeds) == pytest.approx((low, high, 2))
     wider = seed_mean([0.1, 0.2, 0.4], 5, level=0.99)
     assert wider.high - wider.low > seed_mean([0.1, 0.2, 0.4], 5).high
 

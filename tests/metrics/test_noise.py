@@ -108,6 +108,14 @@ def test_the_ratio_is_that_of_a_one_way_analysis_of_variance():
     assert np.isfinite(ncsnr_from_repeats(two)).all()
 
 
+def test_stimuli_that_were_shown_once_lower_the_ceiling():
+    _, x = planted(n=400)
+    x[:100, 1:] = np.nan  # one presentation
+    x[100:150, 2] = np.nan
+    expected = ceiling_from_ncsnr(ncsnr_from_repeats(x), {1: 100, 2: 50, 3: 250})
+    np.testing.assert_allclose(ceiling_from_repeats(x), expected, rtol=1e-6)
+
+
 def test_halves_are_stepped_up_to_all_repeats():
     _, x = planted(n=4000, k=5)
     r2 = np.square(SNR) / (np.square(SNR) + 1 / 5)

@@ -145,6 +145,8 @@ def test_bootstrap_covers_and_over_subjects_is_exact():
     for over in ("stimuli", "subjects", "both"):
         found = bootstrap_rsa(models, subjects, over=over, n_boot=100)
         assert (found.low <= found.value).all() and (found.value <= found.high).all()
+        ends = np.quantile(found.samples, [0.025, 0.975], axis=0)
+        np.testing.assert_allclose([found.low, found.high], ends)
         assert found.low[0] > found.high[1]
     values = compare(models, subjects)
     picks = bootstrap_rsa(models, subjects, over="subjects", n_boot=50).samples

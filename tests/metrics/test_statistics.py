@@ -75,6 +75,9 @@ def test_holm_by_hand():
     assert s.holm([]).shape == (0,)
     with pytest.raises(DataError, match="p values from 0 to 1"):
         s.holm([0.1, np.nan])
+    for wrong in ([-0.1], [1.1, 0.5]):
+        with pytest.raises(DataError, match="drop undefined tests before adjusting"):
+            s.holm(wrong)
 
 
 def test_a_primary_comparison_has_four_fifths_of_the_level():
@@ -183,6 +186,8 @@ def test_weights_of_resamples_sum_to_one_and_are_shared_by_equal_ids():
     for weights in (images, seeds):
         assert weights.sum(1) == pytest.approx(1) and len(weights) == 50 and weights.std() > 0
     np.testing.assert_array_equal(images, s.image_weights(("a", "b", "c"), 50, seed=1))
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 1  # shared by all who ask for these images
     assert (images != s.image_weights(["a", "b", "d"], 50, seed=1)).any()
     assert (images != s.image_weights(["a", "b", "c"], 50, seed=2)).any()
 
