@@ -234,8 +234,9 @@ class Watched:
 
 
 # Errors without anything being wrong with the page. anywidget gives up on changes of a model after
-# two seconds of a busy page; the figures' changes travel in plain labels.
-HARMLESS = ("favicon.ico", "[anywidget] Failed to initialize model")
+# two seconds of a busy page; the figures' changes travel in plain labels. JupyterLab puts the address
+# of an attached picture into the page before it replaces it by the picture.
+HARMLESS = ("favicon.ico", "[anywidget] Failed to initialize model", "attachment:")
 # What Chromium warns of when it draws a surface without a graphics card; any other warning about
 # WebGL is reported.
 SOFTWARE_DRAWING = (

@@ -16,6 +16,8 @@ from bmfl_lab.runs.spec import KERNEL
 MAX_LINES = 25
 MAX_COLUMNS = 88
 MAX_PARAMETERS = 15
+MAX_PICTURE = 150_000
+"""Characters of the picture of a notebook's answer, in base64."""
 ALLOWED_IMPORTS = (
     "bmfl_lab",
     "widgets",
@@ -89,7 +91,7 @@ def _opening_problems(opening: str) -> list[str]:
 
 
 def _navigation_problems(notebook: Notebook) -> list[str]:
-    """Return what the second cell lacks: links to the notebooks beside this one.
+    """Return what the second cell lacks: links to the notebooks beside, and a picture of the answer.
 
     The cell is left out of exported pages, on which the links would lead nowhere.
     """
@@ -100,6 +102,11 @@ def _navigation_problems(notebook: Notebook) -> list[str]:
     beside = [names[k] for k in (here - 1, here + 1) if 0 <= k < len(names)]
     if missing := [name for name in beside if f"({name})" not in source]:
         found.append(f"does not link to {', '.join(missing)}")
+    shown = cell.get("attachments", {}).get("answer.png", {})
+    if "(attachment:answer.png)" not in source or "image/png" not in shown:
+        found.append("shows no picture of its answer")
+    elif len(shown["image/png"]) > MAX_PICTURE:
+        found.append(f"the picture of its answer has over {MAX_PICTURE} characters")
     if "skip-execution" not in tags(cell):
         found.append("its second cell is not left out of exported pages")
     return found

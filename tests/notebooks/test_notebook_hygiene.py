@@ -48,14 +48,14 @@ def test_the_rules_find_a_planted_fault(source, said, tmp_path):
     assert any(said in p for p in problems(read_notebook(path)))
 
 
-def test_a_notebook_without_a_way_on_is_found(tmp_path):
+def test_a_notebook_without_a_way_on_and_without_its_answer_is_found(tmp_path):
     content = json.loads(NOTEBOOKS[1].read_text())
     del content["cells"][1]
     for path in NOTEBOOKS:
         (tmp_path / path.name).write_text(json.dumps(content))
     found = problems(read_notebook(tmp_path / NOTEBOOKS[1].name))
     beside = f"{NOTEBOOKS[0].name}, {NOTEBOOKS[2].name}"
-    assert f"does not link to {beside}" in found
+    assert f"does not link to {beside}" in found and "shows no picture of its answer" in found
 
 
 def test_stored_outputs_and_two_parameter_cells_are_found(tmp_path):
