@@ -69,6 +69,9 @@ def test_an_executed_notebook_shows_its_figures_without_a_kernel(
     for k in range(figures.count()):
         assert figures.nth(k).evaluate("e => e.complete && e.naturalWidth > 200")
         assert figures.nth(k).get_attribute("src").startswith("data:image/png")
+    answer = page.get_by_alt_text("The answer on the planted study")
+    answer.scroll_into_view_if_needed()
+    page.wait_for_function("e => e.complete && e.naturalWidth > 200", arg=answer.element_handle())
     watched.shoot(figures.last, f"{source.stem}-no-kernel")
     assert watched.kernel_errors() == [] and watched.errors == []
     assert watched.hosts <= {"127.0.0.1"}, watched.hosts
