@@ -203,6 +203,16 @@ def test_equivalence_agrees_with_the_interval():
         assert inside == (equivalence_p(d) < 0.05)
 
 
+def test_two_stimuli_can_be_tested_and_one_cannot():
+    pair = np.array([[0.01, -0.01]])
+    lower, upper = (ttest_1samp(pair[0], end).pvalue for end in (-0.5, 0.5))
+    assert (
+        equivalence_p(pair, 0.5, kind="real") == pytest.approx(max(lower, upper), rel=1e-4) < 0.02
+    )
+    assert equivalence_p(pair[:, :1], 0.5, kind="real") == 1.0
+    assert equivalence_p(np.array([[0.5, 0.5]]), 0.5, kind="real") == 1.0
+
+
 def test_a_difference_that_all_subjects_share_is_found():
     random = np.random.default_rng(5)
     d = (random.random((5, 3, 400)) < 0.8) * 1.0 - (random.random((5, 3, 400)) < 0.6)
