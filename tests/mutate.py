@@ -78,6 +78,10 @@ SAME = {
     '"pearson") / np.sqrt(m)': "a scale that cancels",
     "np.mean(e**2), 0.0, 0.0, 1.0)": "not read for real values",
     "np.mean(e**2), 0.0, 1.0, 0.0)": "not read for real values",
+    "np.mean(e**2), 1.0, 0.0, 0.0)": "not read without a variance over seeds",
+    "scale >= 1e-14": "a limit that no value meets exactly",
+    "test < 2 and val + test < 1": "the sum says the same",
+    "val < 2 and 0 <= test": "the sum says the same",
     "_Crossed(*one, 2,": "without a variance over seeds their number is not read",
     "np.abs(X).min(axis=1": "constant patterns, for which both are one",
 }

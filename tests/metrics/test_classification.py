@@ -125,7 +125,7 @@ def test_mask_classes(case):
     with pytest.raises(DataError, match="list the columns of the head"):
         c.mask_classes(logits, [last + 1])
     assert c.mask_classes(logits, np.array([], int)).shape == (len(logits), 0)
-    for bad in ([1, 1], [7], [0.5]):
+    for bad in ([1, 1], [7], [-1, 2], [0.5]):
         with pytest.raises(DataError, match="different class indices"):
             c.mask_classes(logits, bad)
 
