@@ -147,7 +147,10 @@ def test_an_interrupted_cell_ends_with_one_sentence_and_goes_on_to_the_bit(tmp_p
     client = NotebookClient(
         nbformat.v4.new_notebook(cells=cells), timeout=200, allow_errors=True, km=manager
     )
-    _, stopped, again = client.execute().cells
+    try:
+        _, stopped, again = client.execute().cells
+    finally:
+        manager.shutdown_kernel(now=True)
     (error,) = [o for o in stopped.outputs if o.output_type == "error"]
     assert error.traceback == ["stopped at step 13 of 60; run the cell again to go on"]
     assert again.outputs[-1].text.split()[-1] == example.digest(whole)
