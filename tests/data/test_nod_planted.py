@@ -87,7 +87,12 @@ def at_the_root(monkeypatch, tmp_path):
 
 def test_the_spec_is_refused_without_data(at_the_root):
     spec = load_spec(ROOT / "papermill_runs/specs/nod.yaml")
-    assert len(spec) == 13 and {run.parameters["study"] for run in spec} == {STUDY_FILE}
+    people = {run.parameters["subject"] for run in spec}
+    assert people == {"pooled", "sub-10", "sub-11", "sub-12", "sub-13", "sub-14"}
+    for name in ("02_brain_encoder", "04_ood_evaluation", "05_region_ablation"):
+        of = [r.parameters["subject"] for r in spec if r.notebook.path.stem == name]
+        assert people <= set(of), name  # each subject alone, and the pool
+    assert {run.parameters["study"] for run in spec} == {STUDY_FILE}
     command = "python -m bmfl_lab.data nod --subjects 10 11 12 13 14 --images-of 15 16"
     with pytest.raises(DataError, match=command) as caught:
         load_study(STUDY_FILE)
