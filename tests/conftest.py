@@ -28,7 +28,11 @@ def _is_local(address):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Skip what needs a GPU where there is none; torch is only loaded when somebody asks for such tests."""
+    """Skip what needs a GPU where there is none, and begin with the files that take longest.
+
+    Torch is only loaded when somebody asks for tests of a GPU.
+    """
+    items.sort(key=lambda item: item.path.parent.name != "runs")
     wanted = [item for item in items if item.get_closest_marker("gpu")]
     if not wanted:
         return

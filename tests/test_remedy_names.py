@@ -125,7 +125,8 @@ def wrong(text):
     snakes = re.findall(r"(?<![\w.'-])_?[a-zA-Z]+(?:_[a-zA-Z0-9]+)+(?![\w'-])", code)
     for name in [*parameters, *calls, *dotted, *snakes]:
         last = name.split(".")[-1]
-        if last not in NAMES and not {name, last} & OF_OTHERS["names"] and last not in WORDS:
+        others = OF_OTHERS["names"] | OF_OTHERS["variables"]
+        if last not in NAMES | WORDS and not {name, last} & others:
             found.append(name)
     found += [e for e in re.findall(r"bmfl-lab\[(\w+)\]", text) if e not in EXTRAS]
     found += [e for e in re.findall(r"the extra '(\w+)'", text) if e not in EXTRAS]
