@@ -192,6 +192,9 @@ def test_values_outside_their_kind_are_refused():
             crossed_mean(values, kind=kind)
     with pytest.raises(DataError, match="of kind"):
         crossed_mean(np.full((1, 30), -0.5), kind="correct")
+    for value in (-0.1, 1.1):  # a single one
+        with pytest.raises(DataError, match='use kind="real" for other values'):
+            crossed_mean(np.array([[0.5, value, 0.5]]), kind="correct")
 
 
 def test_equivalence_agrees_with_the_interval():

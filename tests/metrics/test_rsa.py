@@ -118,6 +118,9 @@ def test_constant_rdm_is_undefined_not_zero():
     flat, varied = np.ones(10), np.arange(10.0)
     for method in ("spearman", "pearson", "kendall"):
         assert np.isnan(compare_rdms(flat, varied, method)).all()
+    large = np.full(499_500, 0.1)  # of 1,000 stimuli; its mean is rounded
+    assert large.mean() != 0.1
+    assert np.isnan(compare_rdms(large, np.arange(499_500.0), "pearson")).all()
 
 
 def test_condense_and_expand_are_squareform():
