@@ -124,6 +124,9 @@ def test_halves_are_stepped_up_to_all_repeats():
     np.testing.assert_allclose(four, np.square(SNR) / (np.square(SNR) + 1 / 4), atol=0.05)
     with pytest.raises(DataError):
         split_half_ceiling(x[:2])
+    some = x[:300].copy()
+    some[:100, 1] = np.nan  # a stimulus that lacks a repeat is left out
+    np.testing.assert_array_equal(split_half_ceiling(some), split_half_ceiling(x[100:300]))
     one = split_half_ceiling(x[:50, :2], n_splits=1, seed=4)
     assert np.array_equal(one, split_half_ceiling(x[:50, :2], n_splits=1, seed=4))
 
