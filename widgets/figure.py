@@ -268,7 +268,7 @@ class Cortex(LiveFigure):
         """
         if self.surface is None:
             return
-        title = "<br>".join(textwrap.wrap(title, 46))  # or it is cut off on a narrow page
+        title = "<br>".join(textwrap.wrap(title, 52))  # or it is cut off on a narrow page
         swap_map(self.plot, values, self.surface, title=title, unit=unit, signed=signed)
         self._draw_lines("outline", [] if outline is None else [outline])
         rois = {} if borders is None else self.surface.atlas.rois

@@ -143,8 +143,6 @@ def alignment_loss(
         "give one target per stimulus",
     )
     _check_shapes(p_BE, y_BE)
-    if contrast != "none":
-        _check_contrast(p_BE, y_BE)
     parts = {
         "cross_entropy": functional.cross_entropy(logits_BC, targets),
         "mse": functional.mse_loss(p_BE, y_BE),

@@ -57,4 +57,4 @@ def test_make_lab_opens_the_quickstart_and_asks_about_no_news(chrome, tmp_path):
         page.screenshot(path=jupyter_page.ARTEFACTS / "make-lab.png")
         assert page.get_by_text("official Jupyter news").count() == 0
         assert not [a for a in asked if "/lab/api/news" in a or "/lab/api/update" in a]
-        assert all(a.startswith((url, "data:", "blob:")) for a in asked), asked
+        assert all(a.startswith((url, "data:", "blob:", "attachment:")) for a in asked), asked
