@@ -90,7 +90,7 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
                 sure = (mine["p_holm"] <= 0.05).to_numpy()
                 ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5, zorder=5)
             ax.set_title(_TITLES.get(mode, mode))
-        drawn.label("accuracy, points beyond control")
+        drawn.label("effect beyond control, accuracy points\n(above 0: the region matters more than its control)")
         note = "filled: adjusted p (Holm) at most 0.05"
         drawn.grid[0, 0].plot([], [], "o", color=GREY, ms=5, label=note)
         drawn.grid[0, 0].plot(
@@ -167,7 +167,12 @@ def controls_figure(
             value, low, high = (100 * mine[k].to_numpy(float) for k in ends)
             ax.hlines(range(len(models)), low, high, color=colour, lw=1.4)
             ax.scatter(
-                value, range(len(models)), c=colour, s=26, zorder=3, label="mean and its interval"
+                value,
+                range(len(models)),
+                c=colour,
+                s=26,
+                zorder=3,
+                label="mean and its 95 % interval",
             )
             seeds = every[every["set"] == name]
             at = [models.index(m) + 0.25 for m in seeds["model"]]

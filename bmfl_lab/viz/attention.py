@@ -148,7 +148,7 @@ def attention_figure(
             colours_of = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
             bar = drawn.figure.colorbar(colours_of, ax=drawn.grid, fraction=0.03, pad=0.02)
             bar.set_ticks([0, 1], labels=["lowest", "highest"], fontsize=8)
-            bar.set_label("attention, scaled per map", fontsize=8)
+            bar.set_label("each map, scaled to its own range", fontsize=8)
     return drawn.figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -113,9 +114,12 @@ def interval_text(
 
 
 def interval_note(rows: pd.DataFrame) -> str:
-    """Return what the error bars of metric rows show, for a legend."""
+    """Return what the error bars of metric rows show, for a legend.
+
+    Rows that do not say it have the 95 % of every interval here.
+    """
     kinds = {str(kind)[:4] for kind in rows.get("interval", ()) if kind and kind != "none"}
-    return "bars: 95 % interval" if kinds == {"95 %"} else "bars: interval"
+    return "bars: 95 % interval" if kinds <= {"95 %"} else "bars: interval"
 
 
 def summary_rows(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -866,8 +870,8 @@ def severity_heatmap(
         title=title,
         numbers=rows,
         sharey=True,
-        cell=(0.62 * len(levels) + 0.5, 0.42 * len(shifts)),
-        margin=(2.4, 1.7),
+        cell=(0.62 * len(levels) + 0.9, max(1.4, 0.42 * len(shifts))),
+        margin=(2.4, 1.9),
     ) as drawn:
         for ax, name in zip(drawn, names):
             grid = np.full((len(shifts), len(levels)), np.nan)
@@ -878,7 +882,7 @@ def severity_heatmap(
                     frame_cell(ax, y, x)
             image = ax.imshow(grid, aspect="auto", **scale)
             write_cells(ax, image, form)
-            ax.set_title(name, fontsize=9.5)
+            ax.set_title(textwrap.fill(name, 7 + 6 * len(levels)), fontsize=9.5)
             ax.set_xticks(range(len(levels)), ["–" if s == 0 else str(s) for s in levels])
             ax.set_yticks(range(len(shifts)), [s.replace("_", " ") for s in shifts])
             ax.grid(False)
@@ -886,7 +890,7 @@ def severity_heatmap(
         if any(ax.patches for ax in drawn):
             note += f"; framed: adjusted p at most {_SIGNIFICANT}"
         drawn.figure.supxlabel(note, fontsize=10)
-        label = f"{metric.replace('_', ' ')}, {unit}"
+        label = f"{metric.replace('_', ' ')},\n{unit}"
         drawn.colour_bar(image, label, fraction=0.15, pad=0.05, shrink=0.9)
     return drawn.figure
 
