@@ -88,7 +88,7 @@ def test_bars_per_roi_stand_beside_the_ceiling():
     figure = grouped_figure(frame, ceiling={"V1": 0.5}, title="t", unit="r")
     (ax,) = figure.axes
     explained = [t.get_text() for t in figure.legends[0].get_texts()]
-    assert set(explained) == {"ridge", "bars: interval", "noise ceiling"}
+    assert set(explained) == {"ridge", "bars: 95 % interval", "noise ceiling"}
     assert [t.get_text() for t in ax.get_xticklabels()] == ["V1", "LO"]
     assert [bar.get_height() for bar in ax.patches] == [0.3, 0.2]
     levels = [
