@@ -90,7 +90,9 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
                 sure = (mine["p_holm"] <= 0.05).to_numpy()
                 ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5, zorder=5)
             ax.set_title(_TITLES.get(mode, mode))
-        drawn.label("effect beyond control, accuracy points\n(above 0: the region matters more than its control)")
+        drawn.label(
+            "effect beyond control, accuracy points\n(above 0: the region matters more than its control)"
+        )
         note = "filled: adjusted p (Holm) at most 0.05"
         drawn.grid[0, 0].plot([], [], "o", color=GREY, ms=5, label=note)
         drawn.grid[0, 0].plot(

@@ -93,7 +93,8 @@ def test_rounding_never_leaves_the_range():
 
 def test_values_that_differ_by_rounding_only_are_constant():
     Y = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
-    rounded = np.ones((6, 2), np.float32)
-    rounded[::2] = np.nextafter(np.float32(1), np.float32(2))
-    assert np.isnan(pearson(Y, rounded)).all() and np.isnan(pearson(rounded, Y)).all()
+    for value in np.float32([0.01, 1, 100]):
+        rounded = np.full((6, 2), value)
+        rounded[::2] = np.nextafter(value, 2 * value)
+        assert np.isnan(pearson(Y, rounded)).all() and np.isnan(pearson(rounded, Y)).all()
     assert np.isfinite(pearson(Y, 1 + 1e-5 * Y)).all()

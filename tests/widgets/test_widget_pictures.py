@@ -68,7 +68,7 @@ def test_a_saved_file_has_figures_and_pictures_and_needs_no_other(explorer, tmp_
     page = (tmp_path / "surface-1.html").read_text()
     assert (
         page.count("<img") == 1
-        and "response to test image 0" in page
+        and "test image 0" in page
         and '"colorbar":' in page
         and "width:min(100%, 860px)" in page
     )
