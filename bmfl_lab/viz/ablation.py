@@ -91,7 +91,7 @@ def effect_figure(table: pd.DataFrame, *, control: str, title: str = "") -> Figu
                 ax.plot(x[sure], y[sure], marker[name], color=colour[name], ms=5, zorder=5)
             ax.set_title(_TITLES.get(mode, mode))
         drawn.label(
-            "effect beyond control, accuracy points\n(above 0: the region matters more than its control)"
+            "effect beyond control, accuracy points\n(above 0: it matters more than the control)"
         )
         note = "filled: adjusted p (Holm) at most 0.05"
         drawn.grid[0, 0].plot([], [], "o", color=GREY, ms=5, label=note)
