@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from bmfl_lab.errors import DataError, message, require
 from bmfl_lab.evaluation.layers import layer_features
 from bmfl_lab.evaluation.open_questions import rank_trend
 from bmfl_lab.evaluation.similarity import (
-    encoding_over_time,
+    ScoreTest,
     encoding_predictions,
     encoding_table,
     spatial_score,
@@ -258,8 +258,9 @@ def brain_scores(
     Returns
     -------
     dict of str to float
-        "encoding" (r of the best layer, mean over vertices), "encoding_low" and "encoding_high"
-        (95 % interval over test stimuli), "spatial", "temporal"; NaN where a score has no data.
+        "encoding" (r of the best layer, mean over vertices), "spatial" and "temporal", each with
+        the ends of its 95 % interval over test stimuli, such as "encoding_low" and "encoding_high";
+        NaN where a score has no data.
 
     References
     ----------
@@ -271,20 +272,48 @@ def brain_scores(
     predicted = encoding_predictions(features, measured, train=train, test=test)
     r = {layer: pearson(measured[test], p) for layer, p in predicted.items()}
     best = max(r, key=lambda layer: np.nanmean(r[layer]))
-    drawn = bootstrap_pearson(measured[test], predicted[best], n_boot, seed)
-    low, high = percentiles(np.nanmean(drawn, 1))
-    found = {"encoding": float(np.nanmean(r[best])), "encoding_low": low, "encoding_high": high}
-    found |= {"spatial": np.nan, "temporal": np.nan}
-    if distance is not None:
-        table = encoding_table(r, subject.atlas)[list(distance.index)]
-        value = spatial_score(table.to_numpy(), distance.to_numpy()).value
-        found["spatial"] = np.nan if value is None else value
-    if recording is not None:
-        eeg, layers, fitted, held = recording
-        course = encoding_over_time(layers, eeg.mean(), train=fitted, test=held)
-        value = temporal_score(course, eeg.times).value
-        found["temporal"] = np.nan if value is None else value
-    return found
+    rois, by_roi, whole = [] if distance is None else list(distance.index), [], []
+    for layer, prediction in predicted.items():
+        drawn = bootstrap_pearson(measured[test], prediction, n_boot, seed)
+        whole = np.nanmean(drawn, 1) if layer == best else whole
+        if rois:
+            by_roi.append(encoding_table(dict(enumerate(drawn)), subject.atlas)[rois].to_numpy())
+    found = _with_ends("encoding", float(np.nanmean(r[best])), whole)
+    if distance is None:
+        found |= _with_ends("spatial", np.nan, [])
+    else:
+        places = distance.to_numpy()
+        table = encoding_table(r, subject.atlas)[rois].to_numpy()
+        resampled = [_depth(spatial_score, t, places) for t in np.stack(by_roi, 1)]
+        found |= _with_ends("spatial", _depth(spatial_score, table, places), resampled)
+    if recording is None:
+        return found | _with_ends("temporal", np.nan, [])
+    eeg, layers, fitted, held = recording
+    data = eeg.mean()
+    n, *shape = data.shape
+    sensors = data.reshape(n, -1)
+    told = encoding_predictions(layers, sensors, train=fitted, test=held)
+    course, drawn = (
+        np.stack([np.nanmean(v.reshape(-1, *shape), axis=1) for v in of], axis=1)
+        for of in (
+            [pearson(sensors[held], p) for p in told.values()],
+            [bootstrap_pearson(sensors[held], p, n_boot, seed) for p in told.values()],
+        )
+    )
+    resampled = [_depth(temporal_score, c, eeg.times) for c in drawn]
+    return found | _with_ends("temporal", _depth(temporal_score, course[0], eeg.times), resampled)
+
+
+def _depth(score: Callable[..., ScoreTest], by_layer: np.ndarray, of: np.ndarray) -> float:
+    """Return a spatial or temporal score without its test; NaN where it is undefined."""
+    value = score(by_layer, of, n_permutations=1).value
+    return np.nan if value is None else value
+
+
+def _with_ends(name: str, value: float, samples: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Return a score with the ends of its interval, NaN where fewer than half are defined."""
+    low, high = (np.nan if end is None else end for end in percentiles(np.asarray(samples)))
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def convergence_trends(

@@ -408,8 +408,8 @@ def convergence_figure(
     Parameters
     ----------
     scores : DataFrame
-        One row per model; columns "encoding", "spatial" and "temporal", and optionally
-        "encoding_low" and "encoding_high". A score without a value has no panel.
+        One row per model; columns "encoding", "spatial" and "temporal", and optionally the ends of
+        their intervals, such as "encoding_low". A score without a value has no panel.
     attributes : DataFrame
         One row per model, one column per attribute; NaN is unknown and drawn at the right edge.
     trends : DataFrame
@@ -448,9 +448,11 @@ def convergence_figure(
                 place = edge if np.isnan(x[model]) else x[model]
                 face = "white" if np.isnan(x[model]) else colour[model]
                 error = None
-                if score == "encoding" and "encoding_low" in scores:
-                    ends = scores.loc[model, ["encoding_low", "encoding_high"]].astype(float)
-                    error = [[value - ends.iloc[0]], [ends.iloc[1] - value]]
+                if f"{score}_low" in scores:
+                    ends = scores.loc[model, [f"{score}_low", f"{score}_high"]].astype(float)
+                    # the score of all stimuli may lie beyond those of every resample
+                    below, above = value - ends.iloc[0], ends.iloc[1] - value
+                    error = [[max(below, 0)], [max(above, 0)]]
                 style = {"fmt": marker[model], "ms": 6, "capsize": 2, "color": colour[model]}
                 never = attributes.reindex(scores.index).loc[model].isna().all()
                 name = model if never or not np.isnan(x[model]) else None

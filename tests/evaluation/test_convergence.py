@@ -62,6 +62,10 @@ def test_the_planted_order_of_models_is_returned(world):
     assert list(scores["encoding"].sort_values().index) == list(models)
     assert scores.loc["m5", "spatial"] > 0.9 and scores.loc["m5", "temporal"] > 0.9
     assert (scores["encoding_low"] < scores["encoding"]).all()
+    for score in ("spatial", "temporal"):
+        low, high = scores[f"{score}_low"], scores[f"{score}_high"]
+        assert (low <= high).all() and low["m5"] > 0.8 and (high <= 1).all()
+        assert (high - low)["m0"] > (high - low)["m5"]  # noise makes the order of layers unsure
     attributes = pd.DataFrame(
         {"size": [5, 22, 86, 300, 600, 1100], "colour": [3, 1, 4, 1, 5, 2]}, index=list(models)
     )
