@@ -86,6 +86,8 @@ SAME = {
     "np.where(here >= 0, np.maximum(1": "a variance is below 1",
     "table.mean - middle": "p depends on the distance alone",
     "table.mean - outside": "p depends on the distance alone",
+    "len(inside) < len(outside)": "of equal sizes all are taken, whichever is drawn",
+    "autocast(x.device.type, enabled=True)": "autocast changes none of these operations",
     "scale >= 1e-14": "a limit that no value meets exactly",
     "test < 2 and val + test < 1": "the sum says the same",
     "val < 2 and 0 <= test": "the sum says the same",

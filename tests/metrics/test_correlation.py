@@ -98,3 +98,19 @@ def test_values_that_differ_by_rounding_only_are_constant():
         rounded[::2] = np.nextafter(value, 2 * value)
         assert np.isnan(pearson(Y, rounded)).all() and np.isnan(pearson(rounded, Y)).all()
     assert np.isfinite(pearson(Y, 1 + 1e-5 * Y)).all()
+
+
+def test_streams_that_are_merged_are_one_stream():
+    draw = np.random.default_rng(1)
+    Y = draw.normal(size=(60, 4)) + np.arange(60)[:, None] / 10  # the parts have other means
+    P = Y + draw.normal(size=Y.shape) - np.arange(60)[:, None] ** 2 / 500
+    parts = [
+        StreamingPearson(4).update(Y[part], P[part])
+        for part in (slice(0, 0), slice(0, 10), slice(10, 35), slice(35, 60))
+    ]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole.merge(part)
+    whole.merge(StreamingPearson(4))
+    np.testing.assert_allclose(whole.result(), reference(Y, P), atol=1e-6)
+    assert whole.n == 60

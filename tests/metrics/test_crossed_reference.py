@@ -90,7 +90,7 @@ def expected_p(values, at, kind, shared=True):
         found = square * (count - 1) / chi2.ppf(POINTS, count - 1) - rest
         parts.append(scale * np.maximum(0, found))
     if len(parts) == 3:
-        parts = [part[np.random.default_rng(0).permutation(600)][:200] for part in parts]
+        parts = [part[1::3] for part in parts]
     total = sum(np.ix_(*parts))
     gap = abs(mean - at)
     general = float(2 * norm.sf(gap / np.sqrt(total)).mean()) if gap > 0 else 1.0
@@ -148,9 +148,11 @@ def test_the_ends_of_the_interval_have_the_p_value_of_the_definition(
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("n_seeds,kind", [(1, "real"), (1, "difference"), (3, "difference")])
+@pytest.mark.parametrize(
+    "n_seeds,kind", [(1, "real"), (1, "difference"), (3, "difference"), (3, "real")]
+)
 def test_subjects_are_a_factor_of_the_definition(shared, n_seeds, kind):
-    values, near = drawn(kind, n_seeds, 12, 3, n_subjects=2), 2e-3 if n_seeds == 1 else 0.01
+    values, near = drawn(kind, n_seeds, 12, 3, n_subjects=2), 2e-3 if n_seeds == 1 else 4e-3
     found, p = crossed_mean(values, kind=kind, shared_stimuli=shared)
     assert p == pytest.approx(expected_p(values, 0, kind, shared), abs=near)
     for end in (found.low, found.high):
