@@ -710,7 +710,8 @@ def robustness_figure(
             ax.set_title(name)
             _logit_ticks(ax)
         ax.plot([], [], " ", label="one mark per seed")
-        drawn.label("in distribution, %", "accuracy on the set, %", fontsize=9)
+        labels = ("in distribution, % (logit scale)", "accuracy on the set, % (logit scale)")
+        drawn.label(*labels, fontsize=9)
         drawn.legend()
     return drawn.figure
 
