@@ -46,6 +46,8 @@ def checked(record, models):
 @pytest.mark.parametrize("subject", ["planted", ""])
 def test_six_lines_train_and_test_the_models(study, subject, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    # as in a process of its own: other tests of this one have loaded backbones, too
+    monkeypatch.setattr("bmfl_lab.runtime._LOADED_BACKBONES", {})
     monkeypatch.chdir(".")
     few = "n_encoder: 60\nn_encoder_val: 20\nn_encoder_test: 20\n" if subject else ""
     lines = (FILE.format(subject) + few).splitlines()
