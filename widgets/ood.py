@@ -345,33 +345,17 @@ def ood_explorer(
     first = resolve(State(**state), source)
     grid, curves = LiveFigure(_grid(source)), LiveFigure(_curves(source))
     pictures, listed = Pictures((1000,)), w.HTML()
-    steps = [("whole set" if s == 0 else str(s), s) for s in source.severities]
-    controls = {
-        "model": dropdown("First", source.models, first.model),
-        "other": dropdown("Other", source.models, first.other),
-        "show": dropdown("Grid", SHOW, first.show),
-        "shift": dropdown("Shift or set", source.rows or ("",), first.shift),
-        "severity": dropdown("Severity", steps, first.severity),
-        "flips": dropdown("Images", FLIPS, first.flips),
-    }
 
     def draw(found: dict, state: State) -> str:
         _draw_grid(grid.plot, found, state)
         _draw_curves(curves.plot, found, source, state)
-        images, flips = found["images"], found["flips"]
-        caption = f"{len(flips)} images: {state.flips}"
-        if len(flips) > len(images):
-            caption += f" (the first {len(images)} shown)"
-        made = sheet(images, 5, 130, found["answers"])
-        pictures.show(*[(made, caption)] if images else ())
-        ids = html.escape(", ".join(flips[:40]) or "none") + (" ..." if len(flips) > 40 else "")
-        listed.value = f"<div class='bmfl-status'>Image ids: {ids}</div>"
+        _show_flips(pictures, listed, found, state)
         return found["said"]
 
     frame = Frame(
         title=f"Out of distribution: {source.title}".rstrip(": "),
         state=first,
-        controls=controls,
+        controls=_controls(source, first),
         groups={
             "Models": ("model", "other"),
             "Grid": ("show", "shift", "severity"),
@@ -394,6 +378,30 @@ def ood_explorer(
 
     grid.on_click(clicked)
     return frame
+
+
+def _controls(source: Source, first: State) -> dict[str, w.Widget]:
+    steps = [("whole set" if s == 0 else str(s), s) for s in source.severities]
+    return {
+        "model": dropdown("First", source.models, first.model),
+        "other": dropdown("Other", source.models, first.other),
+        "show": dropdown("Grid", SHOW, first.show),
+        "shift": dropdown("Shift or set", source.rows or ("",), first.shift),
+        "severity": dropdown("Severity", steps, first.severity),
+        "flips": dropdown("Images", FLIPS, first.flips),
+    }
+
+
+def _show_flips(pictures: Pictures, listed: w.HTML, found: Mapping, state: State) -> None:
+    """Show the images on which the models differ, and their ids."""
+    images, flips = found["images"], found["flips"]
+    caption = f"{len(flips)} images: {state.flips}"
+    if len(flips) > len(images):
+        caption += f" (the first {len(images)} shown)"
+    made = sheet(images, 5, 130, found["answers"])
+    pictures.show(*[(made, caption)] if images else ())
+    ids = html.escape(", ".join(flips[:40]) or "none") + (" ..." if len(flips) > 40 else "")
+    listed.value = f"<div class='bmfl-status'>Image ids: {ids}</div>"
 
 
 def _grid(source: Source) -> go.Figure:

@@ -479,6 +479,26 @@ def _images(folder: str | Path, follow_links: bool) -> tuple[list[Path], list[st
     return paths, [p.relative_to(root).as_posix() for p in paths]
 
 
+def _check_load(
+    space: str, atlas: str | None, areas: _Source | None, images: str | Path, predicted_by: str
+) -> None:
+    """Refuse options of `load` that do not go together."""
+    require(
+        areas is None or (space == "electrodes" and atlas is None),
+        ConfigError,
+        "areas of electrodes, with space='electrodes' and no atlas",
+        f"areas with space={space!r}",
+        "leave out areas; the ROIs of vertices come from atlas=",
+    )
+    require(
+        not (predicted_by and images),
+        ConfigError,
+        "predictions for the images of the study itself",
+        f"images={str(images)!r} beside predicted_by",
+        "leave out images; or leave out predicted_by if the responses were measured",
+    )
+
+
 def load(
     root: str | Path = "",
     responses: _Source = "",
@@ -549,28 +569,14 @@ def load(
             "none",
             f"pass {option}=...",
         )
+    _check_load(space, atlas, areas, images, predicted_by)
     base = Path(root).expanduser()
     found = read_responses(
         _from(base, responses), _from(base, ids), space=space, atlas=_atlas_of(base, atlas), key=key
     )
     if space == "electrodes" and atlas is None:
         found = replace(found, atlas=_array_atlas(_from(base, areas), found))
-    else:
-        require(
-            areas is None,
-            ConfigError,
-            "areas of electrodes, with space='electrodes' and no atlas",
-            f"areas with space={space!r}",
-            "leave out areas; the ROIs of vertices come from atlas=",
-        )
     if predicted_by:
-        require(
-            not images,
-            ConfigError,
-            "predictions for the images of the study itself",
-            f"images={str(images)!r} beside predicted_by",
-            "leave out images; or leave out predicted_by if the responses were measured",
-        )
         return _predictions(found, predicted_by, name or predicted_by, sets or {}, space)
     paths, relative = _images(_from(base, images), follow_links)
     chosen = _pair(found.ids, relative, f"rows of {found.source}", "images")

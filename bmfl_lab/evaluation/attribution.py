@@ -139,7 +139,7 @@ def input_gradients(
     function : callable
         ``function(x (B, ...), index (B,)) -> (B,)``, see `integrated_gradients`.
     inputs : Tensor, shape (n, ...)
-        Where the gradient is taken.
+        Inputs at which the gradient is computed.
 
     Returns
     -------

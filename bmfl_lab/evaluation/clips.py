@@ -21,7 +21,7 @@ from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.evaluation.layers import layer_features
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.files import link_guard, system_errors
-from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
+from bmfl_lab.metrics.correlation import mean_pearson, pearson
 from bmfl_lab.metrics.statistics import percentiles
 from bmfl_lab.runtime import rng
 
@@ -305,9 +305,7 @@ def clip_encoding(
     orders = [rng(seed, "shuffled clips", k).permutation(len(test)) for k in range(n_shuffles)]
     rows = []
     for name, predicted in own.items():
-        r = float(np.nan_to_num(pearson(measured, predicted)).mean())
-        drawn = np.nan_to_num(bootstrap_pearson(measured, predicted, n_boot, seed)).mean(1)
-        rows.append((name, "encoding", r, *percentiles(drawn)))
+        rows.append((name, "encoding", *mean_pearson(measured, predicted, n_boot, seed)))
         null = [float(np.nan_to_num(pearson(measured[k], predicted)).mean()) for k in orders]
         rows.append((name, "shuffled pairs", float(np.mean(null)), *percentiles(null)))
     return pd.DataFrame(rows, columns=["features", "model", "value", "ci_low", "ci_high"])

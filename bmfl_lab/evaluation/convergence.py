@@ -37,14 +37,11 @@ SIZE, DATA, LENGTH = ATTRIBUTES = (
     "millions of images seen",
 )
 """Attributes of a backbone: size, training data, and training length."""
-_DINOV2 = {"dinov2_vits14": 1280, "dinov2_vitb14": 1280, "dinov2_vitl14": 1280}
 KNOWN_TRAINING: dict[str, tuple[float, float]] = {
-    **{f"{name}{end}": (142, seen) for name, seen in _DINOV2.items() for end in ("", "_reg")},
-    **{f"dinov2_vitg14{end}": (142, 1920) for end in ("", "_reg")},
-    "hub:facebook/dinov3-vit7b16-pretrain-lvd1689m": (1689, 4096),
+    **{f"dinov2_vit{size}14{end}": (142, np.nan) for size in "sblg" for end in ("", "_reg")},
     **{
         f"hub:facebook/dinov3-{name}-pretrain-lvd1689m": (1689, np.nan)
-        for name in ("vits16", "vits16plus", "vitb16", "vitl16", "vith16plus")
+        for name in ("vits16", "vits16plus", "vitb16", "vitl16", "vith16plus", "vit7b16")
     },
     **{
         f"hub:openai/clip-vit-{name}": (400, 12_800)
@@ -54,10 +51,12 @@ KNOWN_TRAINING: dict[str, tuple[float, float]] = {
 }
 """Training images and images seen of known backbones, in millions; NaN is unknown.
 
-Sources: Oquab et al. (2023), DINOv2, arXiv:2304.07193 (142 million images; 625,000 steps of 2048
-images, of 3072 for g); Siméoni et al. (2025), DINOv3, arXiv:2508.10104 (1,689 million images, one
-million steps of 4096 for 7B); Radford et al. (2021), CLIP (400 million pairs, 32 epochs); Kubilius
-et al. (2019), CORnet-S (ImageNet)."""
+Sources: the model card of DINOv2 (LVD-142M, Oquab et al. 2023, arXiv:2304.07193; the models below g
+are distilled from it, so that their own images are not all that they learnt from); the names of the
+weights of DINOv3 (LVD-1689M, Siméoni et al. 2025, arXiv:2508.10104); Radford et al. (2021), CLIP
+(400 million pairs, 32 epochs); Kubilius et al. (2019), CORnet-S (ImageNet). A table of your own
+(`read_models_table`) wins over these values.
+"""
 Layers = Mapping[str, np.ndarray]
 """Features (n_stimuli, d) by name of the layer, in the order of processing."""
 Model = BackboneSpec | Callable[[StimulusSet], Layers]
@@ -172,12 +171,12 @@ def sweep_models(
                 return layer_features(network, images, tokens, store=store)
         else:
             layers = model
-        heard = None
+        recorded = None
         if recording is not None:
             eeg, images, fitted, held = recording
-            heard = eeg, layers(images), fitted, held
+            recorded = eeg, layers(images), fitted, held
         found = layers(subject.stimuli)
-        options = {"distance": distance, "recording": heard, "n_boot": n_boot, "seed": seed}
+        options = {"distance": distance, "recording": recorded, "n_boot": n_boot, "seed": seed}
         scores[label] = brain_scores(found, subject, **options)
     attributes = pd.DataFrame.from_dict(rows, orient="index")
     if given is not None:
@@ -286,22 +285,28 @@ def brain_scores(
         table = encoding_table(r, subject.atlas)[rois].to_numpy()
         resampled = [_depth(spatial_score, t, places) for t in np.stack(by_roi, 1)]
         found |= _with_ends("spatial", _depth(spatial_score, table, places), resampled)
+    return found | _temporal(recording, n_boot, seed)
+
+
+def _temporal(
+    recording: tuple[EEG, Layers, np.ndarray, np.ndarray] | None, n_boot: int, seed: int
+) -> dict[str, float]:
+    """Return the temporal score with the ends of its interval, see `brain_scores`."""
     if recording is None:
-        return found | _with_ends("temporal", np.nan, [])
-    eeg, layers, fitted, held = recording
+        return _with_ends("temporal", np.nan, [])
+    eeg, layers, train, test = recording
     data = eeg.mean()
-    n, *shape = data.shape
-    sensors = data.reshape(n, -1)
-    told = encoding_predictions(layers, sensors, train=fitted, test=held)
-    course, drawn = (
-        np.stack([np.nanmean(v.reshape(-1, *shape), axis=1) for v in of], axis=1)
-        for of in (
-            [pearson(sensors[held], p) for p in told.values()],
-            [bootstrap_pearson(sensors[held], p, n_boot, seed) for p in told.values()],
-        )
-    )
-    resampled = [_depth(temporal_score, c, eeg.times) for c in drawn]
-    return found | _with_ends("temporal", _depth(temporal_score, course[0], eeg.times), resampled)
+    sensors = data.reshape(len(data), -1)
+    predicted = encoding_predictions(layers, sensors, train=train, test=test).values()
+
+    def over_sensors(r: list[np.ndarray]) -> np.ndarray:
+        """Return the mean over sensors, (n_resamples, n_layers, n_times)."""
+        return np.stack([np.nanmean(v.reshape(-1, *data.shape[1:]), axis=1) for v in r], axis=1)
+
+    (course,) = over_sensors([pearson(sensors[test], p) for p in predicted])
+    drawn = over_sensors([bootstrap_pearson(sensors[test], p, n_boot, seed) for p in predicted])
+    resampled = [_depth(temporal_score, one, eeg.times) for one in drawn]
+    return _with_ends("temporal", _depth(temporal_score, course, eeg.times), resampled)
 
 
 def _depth(score: Callable[..., ScoreTest], by_layer: np.ndarray, of: np.ndarray) -> float:

@@ -15,9 +15,9 @@ from bmfl_lab.data.atlas import Atlas
 from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.evaluation.decoding import Identification, identify
 from bmfl_lab.evaluation.roi_tokens import RoiTokenFit, fit_roi_tokens
-from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
+from bmfl_lab.metrics.correlation import mean_pearson, pearson
 from bmfl_lab.metrics.noise import ceiling_from_repeats
-from bmfl_lab.metrics.statistics import Interval, accuracy_interval, bootstrap_mean, percentiles
+from bmfl_lab.metrics.statistics import Interval, accuracy_interval, bootstrap_mean
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge
 from bmfl_lab.records import MetricRow
 from bmfl_lab.runtime import rng
@@ -272,13 +272,12 @@ def score_embeddings(
     cosine = (decoded * embeddings).sum(1) / np.maximum(sizes, 1e-12)
     beaten = np.floor(found.per_stimulus * (n - 1) + 1e-9)
     retrieval = {w: bootstrap_mean(_retrieved(beaten, w), n_boot=n_boot, seed=seed) for w in ways}
-    drawn = np.nan_to_num(bootstrap_pearson(embeddings, decoded, n_boot, seed)).mean(1)
     return DecodingScore(
         bootstrap_mean(cosine, n_boot=n_boot, seed=seed),
         found,
         retrieval,
         np.asarray(pearson(embeddings, decoded)),
-        *percentiles(drawn),
+        *mean_pearson(embeddings, decoded, n_boot, seed)[1:],
     )
 
 

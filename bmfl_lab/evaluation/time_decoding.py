@@ -19,7 +19,7 @@ from bmfl_lab.errors import ConfigError, DataError, require
 from bmfl_lab.evaluation.decoding import identify
 from bmfl_lab.evaluation.embeddings import fit_decoder
 from bmfl_lab.evaluation.similarity import encoding_predictions
-from bmfl_lab.metrics.correlation import bootstrap_pearson, pearson
+from bmfl_lab.metrics.correlation import mean_pearson, pearson
 
 
 def windows(times: np.ndarray, width: float, step: float) -> dict[float, np.ndarray]:
@@ -286,12 +286,9 @@ def blur_sweep(
             images = from_arrays(f"{model} {sigma}", blurred, stimuli.ids, stimuli.labels)
             x = {"x": np.asarray(features_of(images))}
             predicted = encoding_predictions(x, responses, train=train, test=test)["x"]
-            value = np.nan_to_num(pearson(measured[test], predicted)).mean()
-            drawn = np.nan_to_num(bootstrap_pearson(measured[test], predicted, n_boot, seed))
-            low, high = np.quantile(drawn.mean(axis=1), [0.025, 0.975])
-            about = {"sigma": float(sigma), "model": model, "value": float(value)}
-            rows.append({**about, "ci_low": float(low), "ci_high": float(high)})
-    return pd.DataFrame(rows)
+            found = mean_pearson(measured[test], predicted, n_boot, seed)
+            rows.append((float(sigma), model, *found))
+    return pd.DataFrame(rows, columns=["sigma", "model", "value", "ci_low", "ci_high"])
 
 
 def _uncertainty(features: np.ndarray, responses: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -310,13 +310,7 @@ def on_eeg(
             [[v.reshape(data.shape[1:]) for v in r.values()] for r in scores], axis=(0, 2)
         )
         courses += [
-            {
-                "model": name,
-                "layer": layer,
-                "time": float(t),
-                "value": mean[i, k],
-                "n_stimuli": len(tested),
-            }
+            (name, layer, float(t), mean[i, k], len(tested))
             for i, layer in enumerate(scores[0])
             for k, t in enumerate(eeg.times)
         ]
@@ -333,7 +327,8 @@ def on_eeg(
     orders = np.stack([draw.permutation(len(tested)) for _ in range(N_PERMUTATIONS)])
     p = [_relabelled(matches[name] - matches[baseline], orders) for name in others]
     table["p_permutation"] = table["model"].map(dict(zip(others, holm(np.asarray(p)))))
-    return EEGTransfer(pd.DataFrame(courses), table)
+    columns = ["model", "layer", "time", "value", "n_stimuli"]
+    return EEGTransfer(pd.DataFrame(courses, columns=columns), table)
 
 
 def _relabelled(match: np.ndarray, orders: np.ndarray) -> float:

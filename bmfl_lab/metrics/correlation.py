@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bmfl_lab.errors import DataError, message
+from bmfl_lab.metrics.statistics import percentiles
 from bmfl_lab.runtime import rng
 
 if TYPE_CHECKING:
@@ -248,3 +249,32 @@ def bootstrap_pearson(
             syp, counts @ (y * y) - sy * sy / n, counts @ (p * p) - sp * sp / n, n, my, mp
         )
     return out
+
+
+def mean_pearson(
+    Y: np.ndarray, P: np.ndarray, n_boot: int = 500, seed: int = 0
+) -> tuple[float, float | None, float | None]:
+    """Return the mean of r over vertices, 0 where it is undefined, with its interval.
+
+    Parameters
+    ----------
+    Y, P : ndarray, shape (n_stimuli, n_vertices)
+        Responses and predictions.
+    n_boot : int, default 500
+        Number of resamples of the stimuli.
+    seed : int, default 0
+        Seed of the resampling.
+
+    Returns
+    -------
+    value : float
+    low, high : float or None
+        Ends of the 95 % percentile interval over stimuli; see `percentiles`.
+
+    Raises
+    ------
+    DataError
+        See `pearson`.
+    """
+    drawn = np.nan_to_num(bootstrap_pearson(Y, P, n_boot, seed)).mean(axis=1)
+    return float(np.nan_to_num(pearson(Y, P)).mean()), *percentiles(drawn)

@@ -20,11 +20,12 @@ from bmfl_lab.data.study import STUDY_FILES, BackboneSpec, Study, read_study_fil
 from bmfl_lab.errors import BmflError, ConfigError, DataError, require
 from bmfl_lab.evaluation import planned_study
 from bmfl_lab.evaluation.ablation import MODES
-from bmfl_lab.models.build import FusionConfig
+from bmfl_lab.models.build import AXES, FusionConfig
+from bmfl_lab.models.fusion import QUERIES
 from bmfl_lab.runs.notebook import read_notebook
 from bmfl_lab.runs.spec import Run
 from bmfl_lab.runtime import home, peak_memory_mb, pick_device
-from bmfl_lab.training.compare import ALPHAS, presets
+from bmfl_lab.training.compare import ALPHAS, SHARES, presets
 from bmfl_lab.training.encoder import EncoderConfig
 from bmfl_lab.training.names import COMPARED
 from bmfl_lab.training.speed import JPEG, Seconds, decoding_processes, measure
@@ -222,24 +223,16 @@ def _n_models(given: Mapping[str, Any], sizes: _Sizes) -> int:
         "regions": 1 + n_regions * retrained * (1 + len(given["matched"])),
         "alpha": len(ALPHAS),
         "controls": len(given["stand_ins"]),
-        "forms": 4,
-        "quality": 5,
+        "forms": len(QUERIES) * len(AXES),
+        "quality": len(SHARES),
     }
     return sum(counts[section] for section in given["sections"] or list(counts)[:3])
 
 
 def _lines(what: str, given: Mapping[str, Any], sizes: _Sizes) -> Iterator[str]:
-    n, spec = sizes.sets, sizes.backbone
     fusion, encoder = _configs(given)
-    backbone = _random_backbone(spec)
-    limit_gb = FeatureStore().limit_gb
-    took, said = _speed(spec, str(given.get("device", "auto")), given["preset"], sizes)
-
-    def line(stage: str, n_images: int, passes: int, seconds: float | None, storage: str) -> str:
-        spent = "not measured here" if seconds is None else f"about {_duration(seconds)}"
-        times = f"{passes} pass{'es' * (passes != 1)}"
-        return f"  {stage:<16} {n_images:>9,} images, {times:>10}, {spent:>17}; {storage}"
-
+    backbone = _random_backbone(sizes.backbone)
+    took, said = _speed(sizes.backbone, str(given.get("device", "auto")), given["preset"], sizes)
     yield (
         f"stages of {what}: {backbone.name} at {backbone.image_size} px, "
         + (f"{sizes.n_vertices:,} vertices" if sizes.atlas is not None else "no subject")
@@ -247,63 +240,74 @@ def _lines(what: str, given: Mapping[str, Any], sizes: _Sizes) -> Iterator[str]:
     )
     reads = [(encoder.tokens, block) for block in encoder.blocks] if sizes.n_shown else []
     if reads:
-        shown = token_bytes(backbone, sizes.n_shown, reads) / 1e9
-        trained = encoder.loop.epochs * (0.0 if took is None else took.encoder_step)
-        yield line(
-            "brain encoder",
-            sizes.n_shown,
-            1,
-            None if took is None else sizes.n_shown * (took.read + trained),
-            f"{shown:.3g} GB of tokens in the store, {encoder.loop.epochs} epochs",
-        )
-
+        shown, epochs = token_bytes(backbone, sizes.n_shown, reads) / 1e9, encoder.loop.epochs
+        spent = None if took is None else sizes.n_shown * (took.read + epochs * took.encoder_step)
+        storage = f"{shown:.3g} GB of tokens in the store, {epochs} epochs"
+        yield _line("brain encoder", sizes.n_shown, 1, spent, storage)
     reads = [(fusion.kind, fusion.block), *reads]
-    kept = token_bytes(backbone, n["train"] + n["val"], reads) / 1e9
-    responses = 4 * n["train"] * sizes.n_vertices / 1e9
-    models = _n_models(given, sizes)
-    shorter = given.get("shorter", ())
-    epochs = len(given["seeds"]) * (fusion.loop.epochs * models + sum(shorter))
-    streams = fusion.augment != "none" or kept > limit_gb
-    how = (
-        "from images, none stored: augmented"
-        if fusion.augment != "none"
-        else f"from images: {kept:.3g} GB of tokens and {responses:.3g} GB of responses exceed "
-        f"the store of {limit_gb:g} GB (raise BMFL_STORE_GB to keep them)"
-        if streams
-        else f"{kept:.3g} GB of tokens in the store"
-    )
-    after = "responses per batch" if streams else f"{responses:.3g} GB of responses"
-    passes = epochs if streams else 1
-    seconds = None
-    if took is not None:
-        each = passes * took.read_and_responded + epochs * took.fusion_step
-        seconds = n["train"] * each
-    yield line(
-        "fusion training",
-        n["train"],
-        passes,
-        seconds,
-        f"{how}; {epochs} epochs of all models, {after}",
-    )
-
-    others = [k for k in n if k not in ("train", "val")]
+    models, shorter = _n_models(given, sizes), given.get("shorter", ())
+    n_seeds = len(given["seeds"])
+    epochs = n_seeds * (fusion.loop.epochs * models + sum(shorter))
+    yield _training(fusion, backbone, reads, sizes, epochs, took)
     corrupted = given.get("n_corrupted", 0) * 5 * len(IMAGENET_C)
-    n_images = sum(n[k] for k in others) + sizes.n_shifts * n["test"] + corrupted
-    largest = token_bytes(backbone, max(n[k] for k in others), reads) / 1e9
-    tested = len(given["seeds"]) * (models + len(shorter))
-    passes = tested if largest > limit_gb else 1
-    seconds = None
-    if took is not None:
-        seconds = n_images * (passes * took.read_and_responded + tested * took.classified)
-    yield line(
-        "evaluation",
-        n_images,
-        passes,
-        seconds,
-        f"up to {largest:.3g} GB of tokens per set, "
-        + ("streamed once per model" if largest > limit_gb else "in the store"),
-    )
+    yield _evaluation(backbone, reads, sizes, corrupted, n_seeds * (models + len(shorter)), took)
     yield f"  {said}"
+
+
+def _line(stage: str, n_images: int, passes: int, seconds: float | None, storage: str) -> str:
+    spent = "not measured here" if seconds is None else f"about {_duration(seconds)}"
+    times = f"{passes} pass{'es' * (passes != 1)}"
+    return f"  {stage:<16} {n_images:>9,} images, {times:>10}, {spent:>17}; {storage}"
+
+
+def _training(
+    fusion: FusionConfig,
+    backbone: Backbone,
+    reads: Sequence[tuple[str, int]],
+    sizes: _Sizes,
+    epochs: int,
+    took: Seconds | None,
+) -> str:
+    """Return the line of the training of all models, of so many epochs together."""
+    n, limit_gb = sizes.sets, FeatureStore().limit_gb
+    kept = token_bytes(backbone, n["train"] + n["val"], reads) / 1e9
+    responses = f"{4 * n['train'] * sizes.n_vertices / 1e9:.3g} GB of responses"
+    streams = fusion.augment != "none" or kept > limit_gb
+    how = f"{kept:.3g} GB of tokens in the store"
+    if fusion.augment != "none":
+        how = "from images, none stored: augmented"
+    elif streams:
+        how = (
+            f"from images: {kept:.3g} GB of tokens and {responses} exceed the store of "
+            f"{limit_gb:g} GB (raise BMFL_STORE_GB to keep them)"
+        )
+    passes, spent = epochs if streams else 1, None
+    if took is not None:
+        spent = n["train"] * (passes * took.read_and_responded + epochs * took.fusion_step)
+    after = "responses per batch" if streams else responses
+    storage = f"{how}; {epochs} epochs of all models, {after}"
+    return _line("fusion training", n["train"], passes, spent, storage)
+
+
+def _evaluation(
+    backbone: Backbone,
+    reads: Sequence[tuple[str, int]],
+    sizes: _Sizes,
+    n_corrupted: int,
+    n_tested: int,
+    took: Seconds | None,
+) -> str:
+    """Return the line of the evaluation of `n_tested` models on all sets and shifts."""
+    n, limit_gb = sizes.sets, FeatureStore().limit_gb
+    others = [n[name] for name in n if name not in ("train", "val")]
+    n_images = sum(others) + sizes.n_shifts * n["test"] + n_corrupted
+    largest = token_bytes(backbone, max(others), reads) / 1e9
+    passes, spent = n_tested if largest > limit_gb else 1, None
+    if took is not None:
+        spent = n_images * (passes * took.read_and_responded + n_tested * took.classified)
+    how = "streamed once per model" if largest > limit_gb else "in the store"
+    storage = f"up to {largest:.3g} GB of tokens per set, {how}"
+    return _line("evaluation", n_images, passes, spent, storage)
 
 
 def _configs(given: Mapping[str, Any]) -> tuple[FusionConfig, EncoderConfig]:

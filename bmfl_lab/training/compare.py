@@ -673,12 +673,16 @@ def train_alphas(
     return setting.train_all(models.items(), seeds)
 
 
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the encoder's accuracy that are compared (our choice)."""
+
+
 def train_quality(
     config: FusionConfig,
     study: Study,
     *,
     encoder: TrainedEncoder,
-    shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    shares: Sequence[float] = SHARES,
     seeds: Sequence[int] = (0, 1, 2),
     store: FeatureStore | None = None,
     device: str = "auto",
@@ -691,7 +695,7 @@ def train_quality(
     ----------
     config, study, encoder, seeds, store, device, folder, fresh
         See `train_controls`.
-    shares : sequence of float from 0 to 1
+    shares : sequence of float from 0 to 1, default `SHARES`
         Encoding accuracies as shares of the encoder's own mean validation r; 0, 0.25, ... 1 by
         default.
 

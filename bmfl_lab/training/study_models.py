@@ -154,27 +154,23 @@ def train_models(
     if encoder is None and subject is not None:
         with timed(times, "train encoder"):
             encoder = train_brain_encoder(encoder_config, study, subject=subject.name, **options)
-    if saved:
-        trained: dict[str, list] = saved
-    else:
+    trained: dict[str, list] = saved
+    compared = [name for name in models if name in COMPARED]
+    if compared and not saved:
         attributes = None
         if "attributes" in models:
-            attributes = train_attribute_encoder(
-                encoder_config, study, subject=None if subject is None else subject.name, **options
-            )
-        compared = [name for name in models if name in COMPARED]
-        trained = {}
-        if compared:
-            trained |= train_comparison(
-                fusion_config,
-                study,
-                encoder=encoder,
-                attribute_encoder=attributes,
-                models=compared,
-                seeds=seeds,
-                times=times,
-                **options,
-            )
+            whose = None if subject is None else subject.name
+            attributes = train_attribute_encoder(encoder_config, study, subject=whose, **options)
+        trained = train_comparison(
+            fusion_config,
+            study,
+            encoder=encoder,
+            attribute_encoder=attributes,
+            models=compared,
+            seeds=seeds,
+            times=times,
+            **options,
+        )
     weaker: Groups = {}
     if shorter:
         with timed(times, "train baselines"):
