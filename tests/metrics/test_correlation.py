@@ -6,7 +6,13 @@ import torch
 from scipy import stats
 
 from bmfl_lab.errors import DataError
-from bmfl_lab.metrics.correlation import StreamingPearson, bootstrap_pearson, near_constant, pearson
+from bmfl_lab.metrics.correlation import (
+    StreamingPearson,
+    bootstrap_pearson,
+    mean_pearson,
+    near_constant,
+    pearson,
+)
 
 
 def pair(n=300, v=70, mean=0.0, dtype=np.float32, seed=0):
@@ -114,3 +120,14 @@ def test_streams_that_are_merged_are_one_stream():
     whole.merge(StreamingPearson(4))
     np.testing.assert_allclose(whole.result(), reference(Y, P), atol=1e-6)
     assert whole.n == 60
+
+
+def test_the_mean_counts_undefined_vertices_as_zero_and_has_the_interval_of_resampled_means():
+    Y, P = pair()
+    Y, P = Y[:80, :6].copy(), P[:80, :6]
+    Y[:, 5] = 1.0
+    value, low, high = mean_pearson(Y, P, n_boot=300, seed=3)
+    r = reference(np.asarray(Y[:, :5], float), np.asarray(P[:, :5], float))
+    assert value == pytest.approx(r.sum() / 6, abs=1e-5) and low < value < high
+    means = np.nan_to_num(bootstrap_pearson(Y, P, 300, 3)).sum(axis=1) / 6
+    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1e-6)
