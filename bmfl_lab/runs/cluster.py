@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 from bmfl_lab.errors import DataError, RunError, message
 from bmfl_lab.files import read_json, write_json
 from bmfl_lab.runs.execute import check_needs, execute_one, state_of, stop_on_signals
+from bmfl_lab.runs.launch import Node, train_in_processes
 from bmfl_lab.runs.paths import out_root
 from bmfl_lab.runs.spec import Run
 
@@ -23,6 +27,8 @@ CLUSTERS = ("slurm", "local")
 _POLL_S = {"slurm": 3.0, "local": 0.3}
 _DEFAULTS = {"gpus": 0, "cpus": 2, "memory_gb": 16}
 """Resources of a job whose spec requests none (our choice)."""
+_PORTS = (20_000, 32_000)
+"""Ports for the processes of several nodes: below those that Linux gives to connections."""
 _EXTRA_MIN = 5
 """Minutes that a job may take beyond its run, which ends itself in time (our choice)."""
 _PARAMETERS = {
@@ -31,6 +37,7 @@ _PARAMETERS = {
     "memory_gb": "mem_gb",
     "minutes": "timeout_min",
     "partition": "slurm_partition",
+    "nodes": "nodes",
 }
 """Names of the resources of a spec, and of the same parameters of submitit."""
 
@@ -40,7 +47,8 @@ class ExecuteRun:
     """What a job does: execute one run; after preemption or a time-out the job does it again.
 
     Trained models and the newest checkpoint of a training are kept in the cache folder, so that the
-    second time goes on where the first stopped.
+    second time goes on where the first stopped. A job of several nodes trains the models on all of
+    them, and its first node then executes the notebook, which reads the models.
     """
 
     run: Run
@@ -49,6 +57,15 @@ class ExecuteRun:
 
     def __call__(self) -> str:
         """Execute the run and return its state."""
+        if (count := self.run.resources.get("nodes", 1)) > 1:
+            node = _this_node(count)
+            given = dict(self.run.parameters)
+            n_processes = given.get("n_processes", 1)
+            stem, folder = self.run.notebook.stem, _jobs_folder(self.run, self.out)
+            with contextlib.chdir(self.run.root):  # a relative study is found from there
+                train_in_processes(n_processes, stem, given, folder / self.run.run_id, node)
+            if node.rank:
+                return "trained"
         return execute_one(self.run, self.out, self.force)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
@@ -56,6 +73,21 @@ class ExecuteRun:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _this_node(count: int) -> Node:
+    """Return which node of its job this process runs on, and where all of them meet.
+
+    The port is another one each time SLURM starts the job, so that a job that was queued again
+    cannot meet processes that are left from before.
+    """
+    import submitit
+
+    job = submitit.JobEnvironment()
+    address = job.hostnames[0] if job.cluster == "slurm" else "127.0.0.1"
+    start = f"{job.job_id} {os.environ.get('SLURM_RESTART_COUNT', 0)}"
+    port = _PORTS[0] + zlib.crc32(start.encode()) % (_PORTS[1] - _PORTS[0])
+    return Node(count, job.global_rank, address, port)
 
 
 def execute_as_jobs(
@@ -106,7 +138,8 @@ def execute_as_jobs(
                 while waiting and len(running) < jobs:
                     running += _submit([waiting.pop(0)], cluster, 1)
                 for job in [job for job in running if _ended(job, cluster)]:
-                    print(f"job {job.job_id}: ended, log in {job.paths.stdout}", flush=True)
+                    end = f"failed ({problem})" if (problem := _problem(job)) else "ended"
+                    print(f"job {job.job_id}: {end}, log in {job.paths.stdout}", flush=True)
                     running.remove(job)
                 time.sleep(_POLL_S[cluster] if running else 0)
     finally:
@@ -123,6 +156,14 @@ def _ended(job: submitit.Job, cluster: str) -> bool:
     if cluster == "slurm":
         return job.paths.result_pickle.exists() or not _queued(job.job_id)
     return job.done()
+
+
+def _problem(job: submitit.Job) -> str:
+    """Return the last line of the error that ended a job, or an empty text."""
+    if not job.paths.result_pickle.exists():
+        return ""
+    error = job.exception()
+    return str(error).strip().splitlines()[-1] if error is not None else ""
 
 
 def _queued(job_id: str) -> str:
@@ -151,9 +192,11 @@ def _submit(tasks: Sequence[ExecuteRun], cluster: str, jobs: int) -> list[submit
         executor = submitit.AutoExecutor(_jobs_folder(first, tasks[0].out) / "%j", cluster)
         minutes = {"minutes": int(first.timeout_min) + _EXTRA_MIN}
         chosen = _DEFAULTS | minutes | dict(first.resources)
+        if cluster == "local":  # where each node is a process of this machine
+            chosen["tasks_per_node"] = chosen.pop("nodes", 1)
         executor.update_parameters(
             name=f"bmfl-{first.spec}",
-            **{_PARAMETERS[k]: v for k, v in chosen.items()},
+            **{_PARAMETERS.get(k, k): v for k, v in chosen.items()},
             **({"slurm_array_parallelism": jobs} if cluster == "slurm" else {}),
         )
         with executor.batch():

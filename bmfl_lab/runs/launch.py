@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from bmfl_lab.errors import RunError, require
@@ -13,8 +14,32 @@ from bmfl_lab.files import write_json
 from bmfl_lab.runtime import project_root
 
 
+@dataclass(frozen=True)
+class Node:
+    """One of several nodes whose processes train together.
+
+    Parameters
+    ----------
+    count, rank : int
+        Number of nodes, and which of them this is; node 0 holds the first process.
+    address : str
+        Name or address of node 0, as the other nodes reach it.
+    port : int
+        Port on node 0 where the processes meet.
+    """
+
+    count: int
+    rank: int
+    address: str
+    port: int
+
+
 def train_in_processes(
-    n_processes: int, stem: str, parameters: Mapping[str, object], folder: str | Path
+    n_processes: int,
+    stem: str,
+    parameters: Mapping[str, object],
+    folder: str | Path,
+    node: Node | None = None,
 ) -> None:
     """Train a notebook's models under ``torchrun``, and print what the processes print.
 
@@ -30,6 +55,9 @@ def train_in_processes(
         Its parameters without ``out``.
     folder : str or Path
         Folder of the run; ``training.yaml`` in it is the spec that the processes train.
+    node : Node, optional
+        This node, if the processes of several nodes train together; each of them calls this
+        function.
 
     Raises
     ------
@@ -41,10 +69,10 @@ def train_in_processes(
     `accelerate.notebook_launcher` forks the kernel. PyTorch's threads do not survive a fork, and a
     kernel that has used CUDA cannot be forked at all; processes that start anew have neither limit.
     """
-    spec = Path(folder) / "training.yaml"
+    spec = Path(folder) / ("training.yaml" if node is None else f"training-{node.rank}.yaml")
     notebook = project_root() / "notebooks" / f"{stem}.ipynb"
     write_json(spec, {"notebook": str(notebook), "params": dict(parameters)})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *_meeting(node)]
     command += ["--nproc_per_node", str(n_processes), "-m", "bmfl_lab.training", str(spec)]
     command += ["--train-only"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -74,3 +102,16 @@ def train_in_processes(
         f"exit code {code}: {problem}",
         "see the lines above; running the cell again goes on where they stopped",
     )
+
+
+def _meeting(node: Node | None) -> list[str]:
+    """Return the options that tell torchrun which processes belong together."""
+    if node is None:
+        return ["--standalone"]
+    where = {
+        "nnodes": node.count,
+        "node_rank": node.rank,
+        "master_addr": node.address,
+        "master_port": node.port,
+    }
+    return [f"--{name}={value}" for name, value in where.items()]

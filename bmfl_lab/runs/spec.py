@@ -48,8 +48,11 @@ RESOURCES: dict[str, type | tuple[type, ...]] = {
     "memory_gb": (int, float),
     "minutes": int,
     "partition": str,
+    "nodes": int,
 }
 """Resources that the job of a cluster may request, and their types."""
+ON_NODES = ("03_fusion_training", "04_ood_evaluation")
+"""Notebooks whose models `python -m bmfl_lab.training` trains, also on several nodes."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +270,7 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
     for name in ("timeout_min", "cell_timeout_min"):
         if isinstance(values.get(name), (int, float)) and not 0 < values[name] < 1e5:
             found.append(f"{name} {values[name]!r}: expected minutes above 0")
-    resources = values.get("resources")
+    resources, notebook = values.get("resources"), Path(str(values.get("notebook"))).stem
     for key, value in resources.items() if isinstance(resources, Mapping) else ():
         if key not in RESOURCES:
             found.append(f"unknown resource {key!r}: {nearest(str(key), RESOURCES)}")
@@ -277,6 +280,8 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
             found.append(f"resource partition is {value!r}: expected its name as sinfo prints it")
         elif key != "partition" and not (0 < value < 1e6 or (key == "gpus" and value == 0)):
             found.append(f"resource {key} is {value!r}: expected a number above 0")
+        elif key == "nodes" and value > 1 and notebook not in ON_NODES:
+            found.append(f"resource nodes is {value}: several nodes train {' and '.join(ON_NODES)}")
     if isinstance(values.get("preregistered"), Mapping):
         problem = evaluation.declared_problem(values["preregistered"])
         found += [f"preregistered: {problem}"] if problem else []

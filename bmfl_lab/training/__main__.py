@@ -22,12 +22,10 @@ from bmfl_lab.evaluation.ood import OODResult
 from bmfl_lab.files import system_errors
 from bmfl_lab.records import Record
 from bmfl_lab.runs.paths import out_root
-from bmfl_lab.runs.spec import Run, load_spec, spec_path
+from bmfl_lab.runs.spec import ON_NODES, Run, load_spec, spec_path
 from bmfl_lab.runtime import timed
 from bmfl_lab.training.compare import presets
 from bmfl_lab.training.study_models import StudyModels, runnable_models, train_models
-
-NOTEBOOKS = ("03_fusion_training", "04_ood_evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         with system_errors(options.spec):
-            runs = [r for r in load_spec(spec_path(options.spec)) if r.notebook.stem in NOTEBOOKS]
+            runs = [r for r in load_spec(spec_path(options.spec)) if r.notebook.stem in ON_NODES]
             require(
                 runs,
                 RunError,
-                f"a run of {' or '.join(NOTEBOOKS)} in {options.spec}",
+                f"a run of {' or '.join(ON_NODES)} in {options.spec}",
                 "none",
                 "give a spec of one of these notebooks",
             )

@@ -108,6 +108,55 @@ def test_without_slurm_the_way_to_run_here_is_told(tmp_path, monkeypatch):
     assert job_of(runs[0]) == ""
 
 
+ON_TWO_NODES = (
+    """
+    study: str = "planted"  # study
+    models: list[str] = ["backbone"]  # models
+    seeds: list[int] = [0]  # seeds
+    epochs: int = 1  # epochs
+    preset: str = "tiny"  # preset
+    device: str = "cpu"  # device
+    subject: str = ""  # subject
+    out: str = ""  # folder of results
+    """,
+    """
+    from bmfl_lab.records import Record
+    from bmfl_lab.runs.paths import run_folder
+    from bmfl_lab.runtime import home
+    kept = len([p for p in (home() / "models").iterdir() if p.is_dir()])
+    record = Record("03_fusion_training", {}, {"name": "x", "fingerprint": "0", "simulated": True})
+    _ = record.add("accuracy", kept, unit="fraction", split="test", n=1, selection="none")
+    _ = record.finish(run_folder(out, "03_fusion_training"))
+    """,
+)
+
+
+def spec_on_two_nodes(folder):
+    (folder / "notebooks").mkdir()
+    write_notebook(folder / "notebooks" / "03_fusion_training.ipynb", *ON_TWO_NODES)
+    resources = {"nodes": 2, "cpus": 1, "memory_gb": 2}
+    notebook = "notebooks/03_fusion_training.ipynb"
+    return make_spec(folder, CELLS, notebook=notebook, resources=resources)
+
+
+def check_two_nodes(spec, runner):
+    """Check that both nodes took part, and that the notebook found the model they had trained."""
+    said, problem = (text.decode() for text in runner.communicate(timeout=900))
+    assert runner.returncode == 0, said + problem
+    (record,) = records(spec)
+    assert read_record(record).rows[0].value == 1
+    logs = [p.read_text() for p in spec.parent.glob("papermill_runs/out/.jobs/probe/*/*_log.out")]
+    assert len(logs) == 2
+    return logs
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_model_and_the_first_executes_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    spec = spec_on_two_nodes(tmp_path)
+    print(check_two_nodes(spec, start(spec, "--executor", "local")))
+
+
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
