@@ -1,4 +1,4 @@
-"""Runs as jobs: a bound on how many at once, preemption, cancelling, and a real SLURM of one node."""
+"""Runs as jobs: a bound on how many at once, preemption, cancelling, and a real SLURM."""
 
 import contextlib
 import json
@@ -91,12 +91,14 @@ def test_an_interrupted_runner_leaves_no_job_and_no_kernel(tmp_path):
 
 
 def test_what_a_job_asks_for_is_checked_before_anything_starts(tmp_path):
-    wrong = {"gpu": 1, "cpus": "two", "memory_gb": -1}
+    wrong = {"gpu": 1, "cpus": "two", "memory_gb": -1, "nodes": 2}
     spec = make_spec(tmp_path, CELLS, resources=wrong)
     with pytest.raises(RunError) as caught:
         load_spec(spec)
+    said = str(caught.value)
     for part in ("unknown resource 'gpu'", "'gpus'", "cpus is 'two'", "memory_gb is -1"):
-        assert part in str(caught.value)
+        assert part in said
+    assert "several nodes train 03_fusion_training and 04_ood_evaluation" in said
 
 
 def test_without_slurm_the_way_to_run_here_is_told(tmp_path, monkeypatch):
@@ -110,7 +112,7 @@ def test_without_slurm_the_way_to_run_here_is_told(tmp_path, monkeypatch):
 
 ON_TWO_NODES = (
     """
-    study: str = "planted"  # study
+    study: str = "small.json"  # study
     models: list[str] = ["backbone"]  # models
     seeds: list[int] = [0]  # seeds
     epochs: int = 1  # epochs
@@ -134,6 +136,9 @@ ON_TWO_NODES = (
 def spec_on_two_nodes(folder):
     (folder / "notebooks").mkdir()
     write_notebook(folder / "notebooks" / "03_fusion_training.ipynb", *ON_TWO_NODES)
+    sizes = {"n_encoder": 60, "n_encoder_val": 20, "n_encoder_test": 20}
+    sizes |= {"n_train": 16, "n_val": 8, "n_test": 8}
+    (folder / "small.json").write_text(json.dumps({"study": "planted", **sizes}))
     resources = {"nodes": 2, "cpus": 1, "memory_gb": 2}
     notebook = "notebooks/03_fusion_training.ipynb"
     return make_spec(folder, CELLS, notebook=notebook, resources=resources)
@@ -146,15 +151,15 @@ def check_two_nodes(spec, runner):
     (record,) = records(spec)
     assert read_record(record).rows[0].value == 1
     logs = [p.read_text() for p in spec.parent.glob("papermill_runs/out/.jobs/probe/*/*_log.out")]
-    assert len(logs) == 2
-    return logs
+    assert len(logs) == 2 and "trained and kept: backbone" in logs[0] + logs[1]
+    assert all("feature store: " in log for log in logs)  # each node extracted, or waited for it
 
 
 @pytest.mark.slow
 def test_two_nodes_train_one_model_and_the_first_executes_the_notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
     spec = spec_on_two_nodes(tmp_path)
-    print(check_two_nodes(spec, start(spec, "--executor", "local")))
+    check_two_nodes(spec, start(spec, "--executor", "local"))
 
 
 CONFIG = """
@@ -163,11 +168,11 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={place}/state
-SlurmdSpoolDir={place}/spool
+SlurmdSpoolDir={place}/spool-%n
 SlurmctldPidFile={place}/ctld.pid
-SlurmdPidFile={place}/d.pid
+SlurmdPidFile={place}/d-%n.pid
 SlurmctldLogFile={place}/ctld.log
-SlurmdLogFile={place}/d.log
+SlurmdLogFile={place}/d-%n.log
 AuthType=auth/munge
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -176,14 +181,20 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=4000 State=UNKNOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+NODE = (
+    "NodeName={name} NodeAddr=127.0.0.{last} Port={port} CPUs={cpus} RealMemory=4000 State=UNKNOWN"
+)
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
-    """A SLURM of one node from Debian's packages; it takes a root user."""
+def slurm(request, tmp_path, monkeypatch):
+    """A SLURM of one node or more from Debian's packages; it takes a root user.
+
+    All nodes are this machine, the second of them under another name.
+    """
     if os.geteuid() or not shutil.which("apt-get"):
         pytest.skip("needs Debian and root")
     packages = ["slurm-wlm", "munge"]
@@ -194,17 +205,26 @@ def slurm(tmp_path, monkeypatch):
             pytest.skip(f"SLURM cannot be installed: {done.stderr[-200:]}")
     place = tmp_path / "slurm"
     (place / "state").mkdir(parents=True)
-    (place / "spool").mkdir()
     host = subprocess.run(["hostname", "-s"], capture_output=True, text=True).stdout.strip()
     config = place / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, place=place, cpus=os.cpu_count()))
+    names = [host, f"{host}-2"][: getattr(request, "param", 1)]
+    for name in names:
+        (place / f"spool-{name}").mkdir()
+    nodes = "\n".join(
+        NODE.format(name=name, last=i + 1, port=17_001 + i, cpus=os.cpu_count())
+        for i, name in enumerate(names)
+    )
+    config.write_text(CONFIG.format(host=host, place=place, nodes=nodes))
     monkeypatch.setenv("SLURM_CONF", str(config))
     Path("/run/munge").mkdir(exist_ok=True)
     shutil.chown("/run/munge", "munge", "munge")
     started = [
         subprocess.Popen(["runuser", "-u", "munge", "--", "munged", "--foreground", "--force"]),
         subprocess.Popen(["slurmctld", "-D", "-i"]),
-        subprocess.Popen(["slurmd", "-D"]),
+        *(
+            subprocess.Popen(["unshare", "--uts", "sh", "-c", f"hostname {name}; exec slurmd -D"])
+            for name in names
+        ),
     ]
     try:
         wait_for(lambda: b"idle" in subprocess.run(["sinfo", "-h"], capture_output=True).stdout, 90)
@@ -242,3 +262,11 @@ def test_a_job_that_slurm_requeues_goes_on(tmp_path, slurm):
     said, problem = (text.decode() for text in runner.communicate(timeout=900))
     assert runner.returncode == 0, said + problem
     assert len((tmp_path / "begun-1").read_text().split()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slurm", [2], indirect=True)
+def test_two_nodes_of_slurm_train_one_model(tmp_path, monkeypatch, slurm):
+    monkeypatch.setenv("BMFL_HOME", str(tmp_path / "home"))
+    spec = spec_on_two_nodes(tmp_path)
+    check_two_nodes(spec, start(spec, "--executor", "slurm"))
