@@ -116,7 +116,7 @@ def system_errors(path: str | Path | None = None) -> Iterator[None]:
         remedies = [do for do, numbers in _REMEDIES.items() if number in numbers]
         place = getattr(error, "filename", None) or path or "a file"
         wanted = f"access to {place if isinstance(place, int) else printable(place)}"
-        found = FileError(message(wanted, reason, (*remedies, "check the path")[0]))
+        found = FileError(message(wanted, reason, remedies[0] if remedies else "check the path"))
         found.errno = number
         raise found from error
 

@@ -143,6 +143,7 @@ def test_a_file_that_a_program_uses(folder, env):
 
 
 @follows(
+    ("files.py", "check the path"),
     ("files.py", "remove the link that leads back to itself"),
     ("files.py", "choose a shorter name"),
     ("files.py", "give the path of a file"),
@@ -150,6 +151,12 @@ def test_a_file_that_a_program_uses(folder, env):
     ("files.py", "give the path of a folder, or move away the file that has its name"),
 )
 def test_paths_that_lead_to_no_file(folder, env):
+    write_json(folder / "here.json", {})
+    paths = [folder / "her.json"]
+    yield lambda: sha256_file(paths[-1])
+    paths.append(folder / "here.json")
+    sha256_file(paths[-1])
+
     paths = [folder / "link"]
     paths[0].symlink_to(paths[0])
     yield lambda: sha256_file(paths[-1])

@@ -9,6 +9,7 @@ import torch
 from following import follows
 from jupyter_server.auth import passwd
 from jupyter_server.serverapp import ServerApp
+from notebook_example import write_notebook
 
 from bmfl_lab import records
 from bmfl_lab.config import LoopConfig, require_list
@@ -17,6 +18,7 @@ from bmfl_lab.files import read_json, write_json
 from bmfl_lab.records import Record, check_same_weights, read_record
 from bmfl_lab.registry import Registry
 from bmfl_lab.runs.__main__ import _parser
+from bmfl_lab.runs.notebook import read_notebook
 from bmfl_lab.runtime import DEVICES, home, pick_device
 from widgets import ood, runs
 from widgets.lab import TokenRequired
@@ -101,6 +103,41 @@ def test_options(folder, env):
     values = {"epochs": 0}
     yield lambda: LoopConfig(**values)
     values["epochs"] = 1
+
+
+@follows(
+    ("errors.py", "did you mean {}?"),
+    ("errors.py", "choose one of {}"),
+    ("errors.py", "copy {} from the folder: its accents are stored as other characters"),
+    ("errors.py", "check the spelling and the place, as there is none to choose from"),
+)
+def test_names_that_are_not_known(folder, env):
+    registry, names = Registry("model"), ["fusoin"]
+    for name in ("fusion", "ridge"):
+        registry.register(name)(print)
+
+    def call():
+        return registry[names[-1]]
+
+    remedy = yield call
+    names.append(re.search(r"'(\w+)'", remedy)[1])
+    call()
+    names.append("transformer")
+    remedy = yield call
+    names += re.search(r"one of (.*)", remedy)[1].split(", ")
+    call()
+
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    registry.register(decomposed)(print)
+    names.append(composed)
+    remedy = yield call
+    names.append(re.search(r"'(\w+\u0301)'", remedy)[1])
+    call()
+
+    (folder / "empty").mkdir()
+    paths = [folder / "empty" / "a.ipynb"]
+    yield lambda: read_notebook(paths[-1])
+    paths.append(write_notebook(folder / "a.ipynb", "n: int = 3"))
 
 
 @follows(("registry.py", "choose another name"))
