@@ -104,13 +104,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         ``"did you mean 'x'?"``, or the list of valid names if none is similar.
     """
     options = list(dict.fromkeys(map(str, valid)))
-    if not options:
-        return "check the spelling"
     same = [option for option in options if normal(option) == normal(name)]
     found = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    if same:
-        return f"copy {same[0]!r} from the folder: its accents are stored as other characters"
-    return f"did you mean {found[0]!r}?" if found else "choose one of " + ", ".join(sorted(options))
+    remedy = f"choose one of {', '.join(sorted(options))}"
+    if not options:
+        remedy = "check the spelling and the place, as there is none to choose from"
+    elif same:
+        remedy = f"copy {same[0]!r} from the folder: its accents are stored as other characters"
+    elif found:
+        remedy = f"did you mean {found[0]!r}?"
+    return remedy
 
 
 def require(

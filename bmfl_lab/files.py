@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _ARRAYS_SCHEMA = 1
 _MAX_VALUES, _MAX_DIGITS = 100_000, 1000
+_REMAKE = "delete the file and run what wrote it again"
 _REMEDIES = {
     "free some space, or choose a folder on another disk": (errno.ENOSPC, errno.EDQUOT),
     "close other programs, or allow more open files with 'ulimit -n 4096'": (
@@ -50,7 +51,10 @@ _REMEDIES = {
     ),
     "remove the link that leads back to itself": (errno.ELOOP,),
     "choose a shorter name": (errno.ENAMETOOLONG,),
-    "copy the file to another disk, as this one cannot read or write it": (errno.EIO, errno.ENXIO),
+    "put another copy of the file on another disk, as this one cannot read or write it": (
+        errno.EIO,
+        errno.ENXIO,
+    ),
     "mount the network folder again": (
         errno.ESTALE,
         errno.ENOTCONN,
@@ -112,7 +116,7 @@ def system_errors(path: str | Path | None = None) -> Iterator[None]:
         remedies = [do for do, numbers in _REMEDIES.items() if number in numbers]
         place = getattr(error, "filename", None) or path or "a file"
         wanted = f"access to {place if isinstance(place, int) else printable(place)}"
-        found = FileError(message(wanted, reason, (*remedies, "check the path")[0]))
+        found = FileError(message(wanted, reason, remedies[0] if remedies else "check the path"))
         found.errno = number
         raise found from error
 
@@ -281,7 +285,7 @@ def read_sealed_json(path: str | Path) -> object:
             DataError,
             f"{path} as it was written",
             "a changed or damaged file",
-            "delete it and run what wrote it again",
+            _REMAKE,
         )
         value = {k: v for k, v in body.items() if k not in _SEAL}
     return value
@@ -299,7 +303,7 @@ def _json_text(value: object) -> str:
 def read_json(
     path: str | Path,
     max_bytes: int = 64 << 20,
-    remedy: str = "delete the file and run what wrote it again",
+    remedy: str = _REMAKE,
 ) -> object:
     """Read a JSON file.
 

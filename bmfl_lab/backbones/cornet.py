@@ -10,6 +10,7 @@ NeurIPS, arXiv:1909.06161.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -129,7 +130,7 @@ class CORnetS(nn.Module):
             ConfigError,
             "n_classes and width of at least 1",
             f"{n_classes} and {width}",
-            "choose positive sizes",
+            "choose sizes of 1 or more, for example n_classes=1000 and width=64",
         )
         self.n_classes, self.width = n_classes, width
         self.V1 = _V1(width)
@@ -200,7 +201,11 @@ def load_cornet(path: str | Path, *, n_classes: int = 1000, width: int = 64) -> 
     state = {k.removeprefix("module."): v for k, v in state.items()}
     # old torch releases did not count batches; the count is not used by this network
     counts = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
-    remedy = "check which network this file belongs to, and give its own n_classes and width"
+    remedy = "give the checkpoint of a CORnet-S, with the keys of the published one"
+    with contextlib.suppress(KeyError, IndexError):
+        sizes = state["decoder.linear.weight"].shape[0], state["V1.conv1.weight"].shape[0]
+        if sizes != (n_classes, width):
+            remedy = f"pass the sizes in the file, n_classes={sizes[0]} and width={sizes[1]}"
     load_strictly(model, counts | state, name="CORnet-S", source=path.name, remedy=remedy)
     return model.requires_grad_(True).eval()
 

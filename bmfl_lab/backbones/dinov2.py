@@ -147,6 +147,7 @@ def _automatic(architecture: Architecture) -> tuple[State, str, bool]:
             path = _download_original(name)
         except FetchError as problem:
             if name != STAND_IN_NAME:
+                connection_problem.cache_clear()  # the network may be mended before the next call
                 raise
             print(f"{problem}\n{name}: {STAND_IN_LABEL}", flush=True)
             return _stand_in()
@@ -184,7 +185,11 @@ def _download_original(name: str) -> Path:
             blob.unlink()
             file.unlink()
             raise FetchError(
-                message(f"{file.name} with SHA-256 {blob.name[:16]}", "other bytes", "run again")
+                message(
+                    f"{file.name} with SHA-256 {blob.name[:16]}",
+                    "other bytes, which are deleted",
+                    "load it again, which downloads the file again",
+                )
             )
     return folder
 
@@ -279,8 +284,10 @@ def local_candidates(name: str) -> list[Path]:
 
 def looks_like(state: Mapping[str, torch.Tensor], name: str, backbone: ViT) -> str:
     """Return advice for weights that do not fit, by how they differ from the architecture."""
+    remedy = "give the state dict of the whole backbone, as it was saved"
     if "cls_token" not in state:
-        return "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
+        remedy = "give a DINOv2 backbone's state dict in the original or the Hugging Face key names"
+        return remedy
     wanted = ARCHITECTURES[name]
     width = (0, *state["cls_token"].shape)[-1]
     blocks = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
@@ -291,23 +298,23 @@ def looks_like(state: Mapping[str, torch.Tensor], name: str, backbone: ViT) -> s
         for other, sizes in ARCHITECTURES.items()
         if (sizes.width, sizes.n_blocks, sizes.n_registers) == (width, blocks, registers)
     ]
-    if name not in alike:
-        return f"{found}: " + (
-            f"load it under that name, {' or '.join(alike)}, not {name}"
-            if alike
-            else f"give weights of {name}, as no DINOv2 model has these sizes"
-        )
+    if alike and name not in alike:
+        remedy = f"{found}: load it under that name, {' or '.join(alike)}, not {name}"
+        return remedy
+    if not alike:
+        remedy = f"{found}: give weights of {name}, as no DINOv2 model has these sizes"
+        return remedy
     ours = {k: v.shape for k, v in backbone.state_dict().items()}
     more = sorted(state.keys() - ours.keys() - {"mask_token"})
     if more:
-        return f"save the state dict of the backbone by itself, without {', '.join(more[:4])}"
-    if "pos_embed" in state and state["pos_embed"].shape != ours["pos_embed"]:
-        return (
+        remedy = f"save the state dict of the backbone by itself, without {', '.join(more[:4])}"
+    elif "pos_embed" in state and state["pos_embed"].shape != ours["pos_embed"]:
+        remedy = (
             f"interpolate pos_embed to shape {tuple(ours['pos_embed'])}, that is "
             f"{wanted.grid} x {wanted.grid} patches of images of "
             f"{wanted.grid * wanted.patch_size} px, or give the original checkpoint"
         )
-    return "give the state dict of the whole backbone, as it was saved"
+    return remedy
 
 
 _HF_NAMES = [
@@ -364,6 +371,17 @@ def from_huggingface(state: Mapping[str, torch.Tensor]) -> State:
     return renamed
 
 
+def _configuration(architecture: Architecture) -> dict[str, object]:
+    """Return what the ``config.json`` of a Hugging Face folder states about an architecture."""
+    return {
+        "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
+        "hidden_size": architecture.width,
+        "num_hidden_layers": architecture.n_blocks,
+        "num_attention_heads": architecture.n_heads,
+        "patch_size": architecture.patch_size,
+    }
+
+
 def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> State:
     """Read a folder made by ``save_pretrained`` and return its tensors in the original key names.
 
@@ -387,21 +405,18 @@ def read_huggingface_folder(folder: str | Path, architecture: Architecture) -> S
     """
     folder = Path(folder)
     config = read_mapping(folder / "config.json")
-    expected = {
-        "model_type": "dinov2_with_registers" if architecture.n_registers else "dinov2",
-        "hidden_size": architecture.width,
-        "num_hidden_layers": architecture.n_blocks,
-        "num_attention_heads": architecture.n_heads,
-        "patch_size": architecture.patch_size,
-    }
+    expected = _configuration(architecture)
     differing = [
         f"{k} {config.get(k)!r} for {v!r}" for k, v in expected.items() if config.get(k) != v
     ]
+    alike = [n for n, a in ARCHITECTURES.items() if _configuration(a).items() <= config.items()]
     require(
         not differing,
         CheckpointError,
         f"the configuration of {architecture.name} in {folder}",
         "; ".join(differing),
-        "choose its own name",
+        f"load the folder under its own name, {' or '.join(alike)}"
+        if alike
+        else f"give the folder of {architecture.name}, or load this one as 'hub:' and its path",
     )
     return from_huggingface(read_shards(folder))

@@ -121,7 +121,7 @@ def _export(source: str, out: str | None, to: str | None, code: bool) -> int:
             RunError,
             f"finished runs of {source}",
             f"{len(runs)} of them" + (" for one file" if to else ""),
-            "run the spec first; --to is for one notebook",
+            "leave --to out, as it names one file" if runs else "run the spec first",
         )
     for notebook in notebooks:
         print(f"wrote {export_html(notebook, to, code=code)}")

@@ -190,7 +190,7 @@ def check_needs(runs: Sequence[Run], out: str | Path | None = None) -> None:
             RunError,
             f"every run of spec {name!r} ok",
             f"states {', '.join(states)}",
-            f"run it first: run {name}.yaml",
+            f"run it first: python -m bmfl_lab.runs run {name}",
         )
     if any(r.device == "cuda" for r in runs):
         pick_device("cuda")

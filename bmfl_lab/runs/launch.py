@@ -100,7 +100,7 @@ def train_in_processes(
         RunError,
         f"{n_processes} processes that train to the end",
         f"exit code {code}: {problem}",
-        "see the lines above; running the cell again goes on where they stopped",
+        "mend what the lines above say and run the cell again; it goes on where they stopped",
     )
 
 

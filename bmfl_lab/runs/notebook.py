@@ -194,7 +194,7 @@ def read_notebook(path: str | Path) -> Notebook:
         RunError,
         f"a notebook of at most {_MAX_BYTES} bytes",
         f"{path.stat().st_size} bytes",
-        "strip its outputs",
+        f"strip its outputs: jupyter nbconvert --clear-output --inplace {path.name}",
     )
     raw = path.read_bytes()
     try:
@@ -320,7 +320,7 @@ def check_parameters(notebook: Notebook, values: Mapping[str, Any]) -> dict[str,
         RunError,
         f"parameters of {notebook.stem}",
         " | ".join(problems),
-        f"see the parameters cell of {notebook.path.name}",
+        f"take names, types and values from the parameters cell of {notebook.path.name}",
     )
     merged = {name: parameter.default for name, parameter in known.items()} | dict(values)
     return {k: float(v) if known[k].type == "float" else v for k, v in merged.items()}

@@ -297,7 +297,7 @@ def _check_fields(values: Mapping[str, Any], where: str) -> None:
         RunError,
         f"a valid run in {where}",
         " | ".join(found),
-        "see papermill_runs/README.md",
+        "write each field as papermill_runs/README.md describes it",
     )
 
 
@@ -342,7 +342,7 @@ def _check_grid(grid: Mapping[str, Any], where: str) -> None:
             RunError,
             f"a list of different values for {'seeds' if name == 'seed' else repr(name)}",
             problem,
-            "write [a, b]",
+            f"write {'seeds' if name == 'seed' else name}: [a, b], with the values in the brackets",
         )
     n_runs = math.prod(len(options) for options in grid.values())
     require(
@@ -366,7 +366,7 @@ def _expand(values: Mapping[str, Any], path: Path) -> list[Run]:
         RunError,
         f"kernel {KERNEL!r} in {notebook.path.name}",
         repr(notebook.kernel),
-        "choose it in JupyterLab and save",
+        f"choose the kernel {KERNEL!r} in JupyterLab and save",
     )
     params, grid = dict(values["params"]), dict(values.get("grid") or {})
     require(

@@ -1,85 +1,20 @@
 """weights="auto": the original where it can be had, downloaded once, else the labelled stand-in."""
 
 import hashlib
-import http.server
 import json
-import threading
-from collections import Counter
 
 import pytest
 import torch
+from hub_example import CONFIG, NAME, REVISION, SMALL, serving
 from safetensors.torch import save_file
 
 from bmfl_lab.backbones import dinov2, load_backbone
 from bmfl_lab.backbones.dinov2 import ARCHITECTURES, STAND_IN_LABEL, connection_problem
-from bmfl_lab.backbones.vit import Architecture
 from bmfl_lab.backbones.weights import hash_state
 from bmfl_lab.data.study import BackboneSpec
 from bmfl_lab.errors import CheckpointError, FetchError
 from bmfl_lab.runtime import loaded_backbones
 from bmfl_lab.training.context import pinned
-
-NAME, REVISION = "dinov2_vits14_reg", "a1" * 20
-SMALL = Architecture(NAME, width=48, n_heads=3, n_blocks=2, n_registers=4, grid=4)
-CONFIG = {
-    "model_type": "dinov2_with_registers",
-    "hidden_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "patch_size": 14,
-}
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """The three requests by which the client of the hub finds and downloads a repository."""
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.answer(False)
-
-    def do_GET(self):
-        self.answer(True)
-
-    def answer(self, body):
-        server, path = self.server, self.path.split("?")[0]
-        server.asked[f"{self.command} {path.rsplit('/', 1)[-1]}"] += 1
-        headers = {"X-Repo-Commit": REVISION}
-        if path.startswith("/api/models/facebook/dinov2-with-registers-small"):
-            names = [
-                {
-                    "rfilename": name,
-                    "path": name,
-                    "type": "file",
-                    "size": len(data),
-                    "oid": "0" * 40,
-                }
-                for name, data in server.files.items()
-            ]
-            data = json.dumps({"id": "facebook/x", "sha": REVISION, "siblings": names}).encode()
-            if "/tree/" in path:
-                data = json.dumps(names).encode()
-            headers["Content-Type"] = "application/json"
-        elif path.rsplit("/", 1)[-1] in server.files:
-            name = path.rsplit("/", 1)[-1]
-            data = server.files[name]
-            if name.endswith(".safetensors"):
-                headers["X-Linked-Etag"] = f'"{hashlib.sha256(data).hexdigest()}"'
-                headers["X-Linked-Size"] = str(len(data))
-                data = data[:-1] + b"x" if server.spoilt else data
-            headers["ETag"] = f'"{hashlib.sha1(data).hexdigest()}"'
-        else:
-            self.send_response(200 if path == "/" else 404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        for key, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
 
 
 @pytest.fixture
@@ -115,16 +50,9 @@ def stand_in(tmp_path, monkeypatch):
 @pytest.fixture
 def hub(tmp_path, state, monkeypatch):
     save_file(state, tmp_path / "model.safetensors")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.asked, server.spoilt = Counter(), False
-        server.files = {
-            "config.json": json.dumps(CONFIG).encode(),
-            "model.safetensors": (tmp_path / "model.safetensors").read_bytes(),
-        }
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving((tmp_path / "model.safetensors").read_bytes()) as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         yield server
-        server.shutdown()
 
 
 def load(weights="auto"):

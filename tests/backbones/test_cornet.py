@@ -149,7 +149,7 @@ def test_refuses_what_is_not_a_cornet(tmp_path, capsys):
     )
     with pytest.raises(
         CheckpointError,
-        match=r"1 missing: V2.conv1.weight; 1 extra: V2.konv1.weight.*own n_classes and width",
+        match=r"1 missing: V2.conv1.weight; 1 extra: V2.konv1.weight.*keys of the published one",
     ):
         load_cornet(path, n_classes=7, width=4)
     torch.save(state, path)

@@ -25,7 +25,7 @@ def test_a_message_has_three_parts_and_names_the_nearest():
     assert message("a", "b", "c") == "expected a; got b. To fix it: c."
     assert nearest("plantd", ["planted", "demo"]) == "did you mean 'planted'?"
     assert nearest("zzz", ["planted", "demo"]) == "choose one of demo, planted"
-    assert nearest("zzz", []) == "check the spelling"
+    assert "none to choose from" in nearest("zzz", [])
     question = nearest("plantd", ["planted"])
     assert message("a", "b", question) == "expected a; got b. To fix it: did you mean 'planted'?"
 

@@ -40,7 +40,7 @@ REASONS = {
     errno.EFBIG: "ulimit -f",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
-    errno.EIO: "copy the file to another disk",
+    errno.EIO: "copy of the file on another disk",
     errno.EROFS: "choose another folder",
     errno.EACCES: "ask the owner for permission",
     errno.EPERM: "ask the owner for permission",

@@ -13,7 +13,9 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 POSITION = {"message": 2, "require": 4}
 """Functions of `bmfl_lab.errors`, and the place of the remedy among their arguments."""
 OF_OTHERS = {
-    "options": {"--notest", "--ip", "--ServerApp.token"},  # of convmv and Jupyter
+    "options": {  # of convmv and Jupyter
+        *("--notest", "--ip", "--ServerApp.token", "--clear-output", "--inplace"),
+    },
     "names": {
         *("zeros_like", "named_parameters", "requires_grad_"),
         *("save_pretrained", "prediction_type", "numpy.savez", "X.reshape", "np.logspace"),

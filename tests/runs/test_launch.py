@@ -79,7 +79,7 @@ def test_a_process_that_fails_is_one_sentence(cache):
     wrong = PARAMETERS | {"study": "no such study"}
     with pytest.raises(RunError, match=r"exit code 1: error: .*no such study") as caught:
         train_in_processes(1, NOTEBOOK, wrong, cache)
-    assert "running the cell again goes on" in str(caught.value)
+    assert "run the cell again; it goes on" in str(caught.value)
 
 
 @pytest.mark.slow
