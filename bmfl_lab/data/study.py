@@ -396,7 +396,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         ConfigError,
         "a study file",
         f"nothing at {path}",
-        "write one, see load_study",
+        "write it, for example with the line 'study: planted', see load_study",
     )
     # the escapes of JSON for characters such as emoji mean something else in YAML
     found = read_json(path, remedy="mend the line") if path.suffix == ".json" else read_yaml(path)

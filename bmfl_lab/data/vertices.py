@@ -102,7 +102,7 @@ def _finite_ceiling(ceiling: np.ndarray, mask: np.ndarray) -> np.ndarray:
         DataError,
         f"a ceiling of shape {mask.shape}, one value per vertex",
         f"{ceiling.shape}",
-        "use the same subject",
+        "give the noise ceiling of the subject of this atlas",
     )
     known = np.isfinite(ceiling)
     return np.where(known, ceiling, ceiling[known].min() if known.any() else 0.0)
