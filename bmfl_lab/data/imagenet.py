@@ -191,7 +191,11 @@ def read_imagenet_val(
         DataError,
         f"{len(truth)} files ILSVRC2012_val_########.JPEG in {folder}",
         f"{strange[:1]}" if strange else f"{len(paths)} files",
-        "pass partial=True for some of them",
+        "remove the files of other names, or give the labels of these images as devkit=..."
+        if strange
+        else "pass partial=True for some of them"
+        if paths
+        else "unpack the validation images there",
     )
     labels = head_columns([truth[number] for number in numbers], classes)
     ids = [p.name for p in paths]

@@ -1,7 +1,10 @@
 """The remedies of `bmfl_lab.data` about studies, subjects, stimuli, splits and atlases, each followed."""
 
 import ast
+import functools
 import re
+import shutil
+import tempfile
 
 import numpy as np
 from algonauts_example import make_subject
@@ -34,7 +37,19 @@ ATLAS = Atlas(SIDE, {"V1": np.arange(6) % 3 == 0, "V2": np.zeros(6, bool)})
 STIMULI = from_arrays("own", IMAGES, IDS, UNLABELLED)
 SMALL = {"n_encoder": 12, "n_encoder_val": 8, "n_encoder_test": 8}
 SIZES = {**SMALL, "n_train": 8, "n_val": 8, "n_test": 8, "n_ood": 8}
-PERSON = make_subject(left=30, right=30)
+
+
+@functools.cache
+def written_person():
+    """Return a folder, deleted at the end, that holds a subject in the layout of Algonauts 2023."""
+    folder = tempfile.TemporaryDirectory()
+    algonauts.write_subject(f"{folder.name}/own", make_subject(left=30, right=30))
+    return folder
+
+
+def person(place):
+    """Write a subject in the layout of Algonauts 2023."""
+    return shutil.copytree(f"{written_person().name}/own", place)
 
 
 def class_images(root, sets=("train", "val", "test")):
@@ -81,7 +96,7 @@ def test_options_of_another_type(folder, env):
 )
 def test_a_study_without_a_subject(folder, env):
     class_images(folder / "images")
-    algonauts.write_subject(folder / "own", PERSON)
+    person(folder / "own")
     file = folder / "own.yaml"
     file.write_text("study: folder\nroot: images\n")
     remedy = yield lambda: load_study(file).subject()
@@ -144,7 +159,7 @@ def test_a_study_file_that_is_missing_or_no_json(folder, env):
     ("data/study.py", "give the folder that holds {}"),
 )
 def test_a_root_that_is_missing_or_wrong(folder, env):
-    algonauts.write_subject(folder / "people" / "own", PERSON)
+    person(folder / "people" / "own")
     (folder / "people" / "empty").mkdir()
     options = {}
     remedy = yield lambda: load_study("algonauts", **options)
@@ -167,7 +182,7 @@ def test_subjects_from_another_place(folder, env):
     options = {"subject": folder / "images" / "train"}
     remedy = yield lambda: load_study(folder / "images", **options)
     assert "algonauts (" in remedy
-    options["subject"] = algonauts.write_subject(folder / "own", PERSON)
+    options["subject"] = person(folder / "own")
     load_study(folder / "images", **options)
     options["subject_root"] = folder
     remedy = yield lambda: load_study(folder / "images", **options)
@@ -243,7 +258,7 @@ def test_a_split_that_a_subject_lacks(folder, env):
     ("data/responses.py", "download the responses again"),
 )
 def test_responses_that_are_not_finite(folder, env):
-    own = algonauts.write_subject(folder / "own", PERSON)
+    own = person(folder / "own")
     (own / "bmfl_lab.json").unlink()
     paths = [own / f"training_split/training_fmri/{s}_training_fmri.npy" for s in ("lh", "rh")]
     whole = [np.load(path) for path in paths]
