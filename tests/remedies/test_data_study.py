@@ -305,7 +305,7 @@ def test_an_atlas_whose_arrays_do_not_fit(folder, env):
     ("data/atlas.py", "choose one of {}"),
     (
         "data/atlas.py",
-        "choose 'all', which is every vertex, or give the responses an atlas with ROIs",
+        "choose 'all', which is every vertex, or give an atlas with ROIs",
     ),
 )
 def test_a_region_without_vertices(folder, env):
