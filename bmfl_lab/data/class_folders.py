@@ -297,6 +297,8 @@ def head_columns(wnids: Sequence[str], head_wnids: Sequence[str]) -> np.ndarray:
 _COMPLETE = (
     "check that this folder is that set, complete it, and remove folders that are no classes"
 )
+OR_PARTIAL = _COMPLETE + "; pass partial=True for a declared subset of its classes"
+"""Remedy for wrong class folders, for readers that have the option ``partial``."""
 
 
 def read_class_folders(
@@ -307,7 +309,7 @@ def read_class_folders(
     partial: bool = False,
     folder_of: Mapping[str, str] | None = None,
     root: str | Path | None = None,
-    remedy: str = _COMPLETE + "; pass partial=True for a declared subset of its classes",
+    remedy: str = _COMPLETE,
     follow_links: bool = False,
 ) -> StimulusSet:
     """Read one set of images from class folders.

@@ -236,7 +236,9 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
             path.name,
             "name the file SET_OBSERVER_session_NUMBER.csv",
         )
-        table = pd.DataFrame([row for _, row in read_table(path, COLUMNS, "keep the columns")])
+        table = pd.DataFrame(
+            [row for _, row in read_table(path, COLUMNS, "keep the columns of the download")]
+        )
         require(len(table), DataError, f"trials in {path}", "no line", "take the file out")
         strange = sorted(set(table["category"]) - set(CATEGORIES))
         require(

@@ -1,14 +1,17 @@
 """The remedies of `bmfl_lab.data` about image files, class folders, image sets and shards, each followed."""
 
+import io
 import os
 import re
 import shlex
 import shutil
+import zipfile
 
 import numpy as np
-from following import follows
+import pytest
+from following import follows, remedy_of
 from pictures import write
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from scipy.io import savemat
 
 from bmfl_lab import load_study
@@ -32,6 +35,7 @@ from bmfl_lab.data.ood_sets import (
 from bmfl_lab.data.prepare import prepare_images
 from bmfl_lab.data.shards import write_shards
 from bmfl_lab.data.stimuli import from_arrays
+from bmfl_lab.errors import DataError
 
 CLASSES = ("bird", "cat")
 WNIDS = tuple(f"n{1440764 + 97 * i:08d}" for i in range(1000))
@@ -96,6 +100,86 @@ def test_an_image_of_32_bits(tmp, env):
     yield lambda: decode_image(path)
     grey = np.rint(255 * (values - values.min()) / np.ptp(values)).astype(np.uint8)
     Image.fromarray(grey).save(path)
+
+
+def unpack(path):
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+        path.unlink()
+        archive.extractall(path.parent)
+
+
+def convert(path):
+    with Image.open(path) as picture:
+        picture.save(path.with_suffix(".png"))
+
+
+def strip(path):
+    """Keep of a PNG only what its pixels need."""
+    data, kept, place = path.read_bytes(), b"", 8
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] in (b"IHDR", b"IDAT", b"IEND"):
+            kept += data[place:end]
+        place = end
+    path.write_bytes(data[:8] + kept)
+
+
+def encoded(form, **options):
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS[0]).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def archive_of_an_image():
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("1.png", encoded("PNG"))
+    return stream.getvalue()
+
+
+def array_file():
+    stream = io.BytesIO()
+    np.save(stream, PIXELS)
+    return stream.getvalue()
+
+
+def image_with_a_long_text():
+    about = PngImagePlugin.PngInfo()
+    about.add_itxt("x", "A" * (3 << 20), zip=True)
+    return encoded("PNG", pnginfo=about)
+
+
+def download(path):
+    path.write_bytes(encoded("PNG"))
+
+
+AMONG_IMAGES = {
+    "download or copy it again": (lambda: b"<!DOCTYPE html>", download),
+    "unpack and remove it": (archive_of_an_image, unpack),
+    "convert it to PNG or JPEG": (lambda: encoded("JPEG2000"), convert),
+    "move it out of the folder of images": (
+        array_file,
+        lambda path: path.rename(path.parents[1] / "array.npy"),
+    ),
+    "save it without its text and colour profile, for example: mogrify -strip FILE": (
+        image_with_a_long_text,
+        strip,
+    ),
+    "replace or remove the file": (lambda: b"notes", lambda path: path.unlink()),
+}
+
+
+@pytest.mark.parametrize("remedy", AMONG_IMAGES)
+def test_a_file_among_images_that_is_none(remedy, tmp_path):
+    content, follow = AMONG_IMAGES[remedy]
+    class_images(tmp_path)
+    path = tmp_path / "train" / "cat" / "1.png"
+    path.write_bytes(content())
+    with pytest.raises(DataError) as caught:
+        load_study(tmp_path)
+    assert remedy_of(caught.value) == remedy
+    follow(path)
+    assert len(load_study(tmp_path).set("train")) in (2, 3)
 
 
 # --- class folders ---
@@ -193,16 +277,19 @@ def test_folders_of_sets(tmp, env):
 @follows(
     (
         "data/folder.py",
-        "give the folder that holds the folders of the classes, or, for brain responses, that of a "
-        "subject",
+        "add the folder of another class, or give the folder that holds those of the classes, or, "
+        "for brain responses, that of a subject",
     ),
     ("data/folder.py", "move the class folders into train/"),
 )
 def test_class_folders_at_another_place(tmp, env):
     class_images(tmp / "own", ["all"], n=3)
-    write(tmp / "single" / "cat" / "0.png", 0)
+    for i in range(3):
+        write(tmp / "single" / "cat" / f"{i}.png", i)
     options, places = {"val": 0.4, "test": 0.4}, [tmp / "single"]
     yield lambda: folder.load(places[-1], **options)
+    shutil.copytree(tmp / "own" / "all" / "bird", tmp / "single" / "bird")
+    folder.load(places[-1], **options)
     places.append(tmp / "own" / "all")
     folder.load(places[-1], **options)
     class_images(tmp / "own", ["drawings"], n=1, start=1000)
@@ -218,16 +305,22 @@ def test_class_folders_at_another_place(tmp, env):
 
 
 @follows(
-    ("data/folder.py", "add images, or a folder {}/"),
+    ("data/folder.py", "add images or a folder {}/, or pass a larger {}=..."),
+    ("data/folder.py", "add images or a folder {}/, or pass a larger {}=..."),
     ("data/folder.py", "replace the images that cannot be read"),
 )
 def test_too_few_images_that_can_be_read(tmp, env):
-    class_images(tmp, ["train", "test"])
-    remedy = yield lambda: load_study(tmp, tolerant=True)
+    class_images(tmp, ["train", "test"], n=3)
+    options = {"tolerant": True}
+    remedy = yield lambda: load_study(tmp, **options)
+    options[re.search(r"larger (\w+)=", remedy)[1]] = 0.4
+    load_study(tmp, **options)
+    del options["val"]
+    remedy = yield lambda: load_study(tmp, **options)
     class_images(tmp, [re.search(r"a folder (\w+)/", remedy)[1]], start=1000)
-    load_study(tmp, tolerant=True)
+    load_study(tmp, **options)
     (tmp / "val" / "cat" / "0.png").write_bytes(b"cut off")
-    yield lambda: load_study(tmp, tolerant=True)
+    yield lambda: load_study(tmp, **options)
     write(tmp / "val" / "cat" / "0.png", 2000)
 
 
@@ -272,6 +365,10 @@ def test_more_photographs_than_there_are(tmp, env):
 @follows(
     ("data/imagenet.py", "pass root=..., or write a study file (see load_study)"),
     (
+        "data/class_folders.py",
+        "{}; pass partial=True for a declared subset of its classes",
+    ),
+    (
         "data/imagenet.py",
         "use e.g. val_per_class=10, and train_per_class=0 for all images",
     ),
@@ -281,9 +378,13 @@ def test_imagenet_as_a_study(tmp, env):
     for i in range(11):
         write(tmp / "train" / WNIDS[0] / f"{i}.JPEG", i)
     write(tmp / "val" / WNIDS[0] / "0.JPEG", 100)
-    options = {"partial": True}
+    options = {}
     remedy = yield lambda: load_study("imagenet", **options)
     options[re.search(r"pass (\w+)=", remedy)[1]] = tmp
+    load_study("imagenet", **options)
+    (tmp / "train" / WNIDS[1]).mkdir()
+    remedy = yield lambda: load_study("imagenet", **options)
+    options[re.search(r"pass (\w+)=True", remedy)[1]] = True
     load_study("imagenet", **options)
     options["train_per_class"] = -1
     remedy = yield lambda: load_study("imagenet", **options)
@@ -348,7 +449,8 @@ def test_flat_validation_images_of_imagenet(tmp, env):
 
 @follows(
     ("data/imagenet.py", "unpack the devkit there"),
-    ("data/imagenet.py", "take both files from one devkit"),
+    ("data/imagenet.py", "unpack both files of one devkit again"),
+    ("data/imagenet.py", "unpack both files of one devkit again"),
 )
 def test_the_devkit_of_imagenet(tmp, env):
     yield lambda: read_devkit(tmp / "kit")
@@ -356,8 +458,11 @@ def test_the_devkit_of_imagenet(tmp, env):
     read_devkit(tmp / "kit")
     devkit(tmp / "kit", [2, 3], WNIDS[:2])
     yield lambda: read_devkit(tmp / "kit")
-    devkit(tmp / "other", [2, 3], WNIDS[:3])
-    shutil.copytree(tmp / "other", tmp / "kit", dirs_exist_ok=True)
+    devkit(tmp / "kit", [2, 3], WNIDS[:3])
+    read_devkit(tmp / "kit")
+    savemat(tmp / "kit" / "meta.mat", {"classes": np.arange(3)})
+    yield lambda: read_devkit(tmp / "kit")
+    devkit(tmp / "kit", [2, 3], WNIDS[:3])
 
 
 def indices_of_imagenet_r():
@@ -386,6 +491,10 @@ def test_the_classes_of_imagenet_r(tmp, env):
 
 @follows(
     ("data/ood_sets.py", "give the folder above them"),
+    (
+        "data/class_folders.py",
+        "check that this folder is that set, complete it, and remove folders that are no classes",
+    ),
     ("data/ood_sets.py", "unpack that archive of ImageNet-C, or leave it out of mCE"),
     ("data/ood_sets.py", "correct the table"),
 )
@@ -395,6 +504,12 @@ def test_other_image_sets(tmp, env):
     yield lambda: read_domains(places[-1])
     while places[-1].name != "pacs":
         places.append(places[-1].parent)
+    read_domains(places[-1])
+    (tmp / "pacs" / "art" / "bird" / "0.png").rename(tmp / "bird.png")
+    (tmp / "pacs" / "photo" / "notes").mkdir()
+    yield lambda: read_domains(places[-1])
+    (tmp / "bird.png").rename(tmp / "pacs" / "art" / "bird" / "0.png")
+    (tmp / "pacs" / "photo" / "notes").rmdir()
     read_domains(places[-1])
     write(tmp / "weather" / "fog" / "2" / WNIDS[0] / "0.JPEG", 0)
     yield lambda: read_imagenet_c(tmp, "fog", 3, WNIDS[:1])
@@ -413,6 +528,7 @@ TRIAL = "subject-01,1,1,0.6,bird,bird,0,0001_ske_s01_0_bird_00_bird-0001-sketch-
 @follows(
     ("data/modelvshuman.py", "give the folder of one set's raw data"),
     ("data/modelvshuman.py", "name the file SET_OBSERVER_session_NUMBER.csv"),
+    ("data/modelvshuman.py", "keep the columns of the download"),
     ("data/modelvshuman.py", "correct the column category, or take the file out"),
     ("data/modelvshuman.py", "take the file out"),
 )
@@ -432,6 +548,10 @@ def test_tables_of_trials(tmp, env):
     path = path.rename(path.with_name(name))
     modelvshuman.read_trials(places[-1])
     right = path.read_text()
+    path.write_text(right.replace("imagename", "image"))
+    yield lambda: modelvshuman.read_trials(places[-1])
+    path.write_text(right)
+    modelvshuman.read_trials(places[-1])
     path.write_text(right.replace("bird,bird,", "bird,brid,"))
     yield lambda: modelvshuman.read_trials(places[-1])
     path.write_text(right)
@@ -471,16 +591,23 @@ def test_images_of_model_vs_human(tmp, env):
 
 
 @follows(
+    ("data/prepare.py", "check the path"),
     ("data/prepare.py", "choose another target"),
     ("data/prepare.py", "choose an empty target folder"),
 )
 def test_smaller_copies(tmp, env):
     write(tmp / "images" / "0.png", 0)
-    targets = [tmp / "images" / "small"]
-    yield lambda: prepare_images(tmp / "images", targets[-1], size=8)
+    sources, targets = [tmp / "pictures"], [tmp / "images" / "small"]
+    yield lambda: prepare_images(sources[-1], targets[-1], size=8)
+    sources.append(tmp / "images")
     targets.append(tmp / "small")
-    prepare_images(tmp / "images", targets[-1], size=16)
-    yield lambda: prepare_images(tmp / "images", targets[-1], size=8)
+    prepare_images(sources[-1], targets[-1], size=16)
+    targets.append(tmp / "images" / "small")
+    yield lambda: prepare_images(sources[-1], targets[-1], size=8)
+    targets.append(tmp / "other")
+    prepare_images(sources[-1], targets[-1], size=8)
+    targets.append(tmp / "small")
+    yield lambda: prepare_images(sources[-1], targets[-1], size=8)
     targets.append(tmp / "smaller")
 
 

@@ -154,7 +154,7 @@ def test_a_study_file_that_is_missing_or_no_json(folder, env):
 
 
 @follows(
-    ("data/study.py", "pass root=..."),
+    ("data/study.py", "pass {}=..."),
     ("data/study.py", "write its path, or leave root out"),
     ("data/study.py", "give the folder that holds {}"),
 )
@@ -173,12 +173,18 @@ def test_a_root_that_is_missing_or_wrong(folder, env):
 
 
 @follows(
+    ("data/study.py", "pass {}=..."),
     ("data/study.py", "give a folder in one of these layouts: {}"),
+    ("data/study.py", "give as subject the name of its reader, or leave {} out"),
     ("data/study.py", "write the path, or leave {} out"),
     ("data/study.py", "{}{} All options: {}"),
 )
 def test_subjects_from_another_place(folder, env):
     class_images(folder / "images")
+    options = {"subject": "algonauts"}
+    remedy = yield lambda: load_study(folder / "images", **options)
+    options[re.search(r"pass (\w+)=", remedy)[1]] = person(folder / "people" / "own")
+    load_study(folder / "images", **options)
     options = {"subject": folder / "images" / "train"}
     remedy = yield lambda: load_study(folder / "images", **options)
     assert "algonauts (" in remedy
@@ -186,7 +192,11 @@ def test_subjects_from_another_place(folder, env):
     load_study(folder / "images", **options)
     options["subject_root"] = folder
     remedy = yield lambda: load_study(folder / "images", **options)
-    del options[re.search(r"leave (\w+) out", remedy)[1]]
+    options[re.search(r"give as (\w+)", remedy)[1]] = "algonauts"
+    load_study(folder / "images", **options)
+    options["subject_root"] = 7
+    remedy = yield lambda: load_study(folder / "images", **options)
+    options[re.search(r"leave (\w+) out", remedy)[1]] = folder
     load_study(folder / "images", **options)
     options["nan_polici"] = "drop"
     remedy = yield lambda: load_study(folder / "images", **options)
@@ -323,13 +333,18 @@ def test_a_region_without_vertices(folder, env):
 
 
 @follows(
+    ("data/vertices.py", "give one value per vertex of this atlas"),
     ("data/vertices.py", "choose a region that is neither empty nor the whole cortex"),
     ("data/vertices.py", "choose a smaller region"),
     ("data/vertices.py", "give the noise ceiling of the subject of this atlas"),
 )
 def test_a_region_without_vertices_to_compare_with(folder, env):
     draw = np.random.default_rng(0)
-    masks = [ATLAS.select("all")]
+    masks = [np.arange(4) == 0]
+    yield lambda: control_vertices(ATLAS, masks[-1], draw)
+    masks.append(np.arange(ATLAS.n_vertices) == 0)
+    control_vertices(ATLAS, masks[-1], draw)
+    masks.append(ATLAS.select("all"))
     yield lambda: control_vertices(ATLAS, masks[-1], draw)
     masks.append(ATLAS.select("V1"))
     control_vertices(ATLAS, masks[-1], draw)
@@ -441,6 +456,7 @@ def test_sets_that_share_images(folder, env):
     ("data/splits.py", "check the path"),
     ("data/splits.py", "download the file again from NSD"),
     ("data/splits.py", "use NSD's own file"),
+    ("data/splits.py", "use NSD's own file, downloaded again"),
 )
 def test_the_table_of_nsd(folder, env):
     path, right = folder / STIM_INFO, "nsdId,shared1000\n13,True\n14,False\n"
@@ -451,6 +467,10 @@ def test_the_table_of_nsd(folder, env):
     yield lambda: read_shared_ids(path)
     path.write_text(right)
     path.write_text(right.replace("True", "False"))
+    yield lambda: read_shared_ids(path)
+    path.write_text(right)
+    read_shared_ids(path)
+    path.write_text(right.replace("shared1000", "shared"))
     yield lambda: read_shared_ids(path)
     path.write_text(right)
 
