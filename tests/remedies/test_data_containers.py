@@ -1,16 +1,27 @@
-"""The remedies of `bmfl_lab.data` about files of arrays, each followed."""
+"""The remedies of `bmfl_lab.data` about files of arrays and tables, each followed."""
 
 import io
+import re
 import zipfile
 
 import h5py
 import nibabel
 import numpy as np
 from following import follows
+from scipy.io import savemat
 
 from bmfl_lab.data import containers, pickles
-from bmfl_lab.data.containers import open_gifti, open_hdf5, open_npz, read_hdf5
+from bmfl_lab.data.containers import (
+    load_image,
+    load_mat,
+    open_gifti,
+    open_hdf5,
+    open_npz,
+    read_hdf5,
+)
+from bmfl_lab.data.imported import read_responses
 from bmfl_lab.data.pickles import read_mapping, read_pickled_arrays, write_mapping
+from bmfl_lab.evaluation.axes import read_axes
 
 VALUES = np.random.default_rng(0).standard_normal((40, 50))
 
@@ -53,6 +64,36 @@ def test_an_hdf5_file(folder, env):
     yield lambda: open_hdf5(paths[-1]).close()
     paths.append(folder / "c.h5")
     save_hdf5(paths[-1], values=read_hdf5(folder / "a.h5", ["data"])["data"])
+
+
+@follows(
+    ("data/containers.py", "download the file again"),
+    ("data/containers.py", "download the file again"),
+    ("data/containers.py", "download the file again"),
+    ("data/containers.py", "download the file again"),
+)
+def test_files_of_other_formats_that_are_cut_off(folder, env):
+    values = VALUES[:, :, None].astype(np.float32)
+    mat, nifti, mgh, gifti = (folder / f"a{end}" for end in (".mat", ".nii", ".mgz", ".gii"))
+    savemat(mat, {"betas": VALUES})
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), nifti)
+    nibabel.save(nibabel.MGHImage(values, np.eye(4)), mgh)
+    array = nibabel.gifti.GiftiDataArray(values[:, :, 0])
+    nibabel.save(nibabel.gifti.GiftiImage(darrays=[array]), gifti)
+    whole = {path: path.read_bytes() for path in (mat, nifti, mgh, gifti)}
+    for path, content in whole.items():
+        path.write_bytes(content[:-200])
+    yield lambda: load_mat(mat, ["betas"])
+    mat.write_bytes(whole[mat])
+    load_mat(mat, ["betas"])
+    yield lambda: load_image(nifti, "betas")
+    nifti.write_bytes(whole[nifti])
+    load_image(nifti, "betas")
+    yield lambda: load_image(mgh, "betas")
+    mgh.write_bytes(whole[mgh])
+    load_image(mgh, "betas")
+    yield lambda: open_gifti(gifti)
+    gifti.write_bytes(whole[gifti])
 
 
 @follows(
@@ -106,6 +147,23 @@ def test_a_gifti_file_that_points_to_another(folder, env):
     path.write_text(whole.replace('ExternalFileName=""', 'ExternalFileName="a.data"'))
     yield lambda: open_gifti(path)
     nibabel.save(image, path)
+
+
+@follows(
+    ("data/imported.py", "write a table with a column {}"),
+    ("evaluation/axes.py", "give a CSV file"),
+)
+def test_a_table_without_the_column_that_is_needed(folder, env):
+    path = folder / "ids.csv"
+    np.save(folder / "betas.npy", VALUES[:2].astype(np.float32))
+    path.write_text("image\na\nb\n")
+    remedy = yield lambda: read_responses(folder / "betas.npy", path, space="voxels")
+    path.write_text(path.read_text().replace("image", re.search(r"column '(\w+)'", remedy)[1]))
+    read_responses(folder / "betas.npy", path, space="voxels")
+    path = folder / "axes.csv"
+    path.write_text("class;animacy\nbird;1\nbus;0\n")
+    yield lambda: read_axes(path, ("bird", "bus"))
+    path.write_text(path.read_text().replace(";", ","))
 
 
 @follows(
