@@ -7,7 +7,7 @@ import shutil
 import tempfile
 
 import numpy as np
-from algonauts_example import make_subject
+from algonauts_example import NUMBERS, make_subject
 from following import follows
 from pictures import write
 
@@ -43,7 +43,7 @@ SIZES = {**SMALL, "n_train": 8, "n_val": 8, "n_test": 8, "n_ood": 8}
 def written_person():
     """Return a folder, deleted at the end, that holds a subject in the layout of Algonauts 2023."""
     folder = tempfile.TemporaryDirectory()
-    algonauts.write_subject(f"{folder.name}/own", make_subject(left=30, right=30))
+    algonauts.write_subject(f"{folder.name}/own", make_subject(10, 30, 30, NUMBERS[:10]))
     return folder
 
 
