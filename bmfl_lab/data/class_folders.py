@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -70,7 +71,8 @@ def scan(folder: str | Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
     DataError
         If the folder does not exist, or a name in it is not UTF-8.
     """
-    require(Path(folder).is_dir(), DataError, "a folder", f"nothing at {folder}", "check the path")
+    there = f"{'a file' if Path(folder).exists() else 'nothing'} at {folder}"
+    require(Path(folder).is_dir(), DataError, "a folder", there, "check the path")
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     foreign = [e.name for e in found if e.name != e.name.encode("utf-8", "ignore").decode()]
@@ -79,7 +81,7 @@ def scan(folder: str | Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
         DataError,
         f"file names in UTF-8 in {folder}",
         f"{[os.fsencode(name) for name in foreign[:3]]}",
-        "rename them, for example with: convmv -r -f latin1 -t utf8 --notest FOLDER",
+        f"rename them, for example with: convmv -r -f latin1 -t utf8 --notest {quote(str(folder))}",
     )
     hidden = [entry.name for entry in found if is_hidden(entry.name)]
     left_out.update(name if name.casefold() in _SYSTEM else "hidden" for name in hidden)
@@ -295,6 +297,8 @@ def head_columns(wnids: Sequence[str], head_wnids: Sequence[str]) -> np.ndarray:
 _COMPLETE = (
     "check that this folder is that set, complete it, and remove folders that are no classes"
 )
+OR_PARTIAL = _COMPLETE + "; pass partial=True for a declared subset of its classes"
+"""Remedy for wrong class folders, for readers that have the option ``partial``."""
 
 
 def read_class_folders(
@@ -305,7 +309,7 @@ def read_class_folders(
     partial: bool = False,
     folder_of: Mapping[str, str] | None = None,
     root: str | Path | None = None,
-    remedy: str = _COMPLETE + "; pass partial=True for a declared subset of its classes",
+    remedy: str = _COMPLETE,
     follow_links: bool = False,
 ) -> StimulusSet:
     """Read one set of images from class folders.

@@ -200,7 +200,9 @@ def open_npz(path: str | Path, content: bytes | None = None) -> NpzFile:
     path = Path(path) if content else existing_file(path, "an .npz file")
     with (
         translated(
-            Exception, expected=f"an .npz file of plain arrays at {path}", remedy="save it again"
+            Exception,
+            expected=f"an .npz file of plain arrays at {path}",
+            remedy="download it again, or save the arrays again with numpy.savez",
         ),
         system_errors(path),
     ):

@@ -114,8 +114,8 @@ def load(
         DataError,
         f"two or more classes in {root}",
         f"only {classes[0]!r}",
-        "give the folder that holds the folders of the classes, or, for brain responses, that of a "
-        "subject",
+        "add the folder of another class, or give the folder that holds those of the classes, or, "
+        "for brain responses, that of a subject",
     )
     for name, folder in {**places, **{name: root / name for name in ood}}.items():
         sets[name] = read(name, folder, classes)
@@ -231,7 +231,7 @@ def _split_off(
             DataError,
             f"enough images to split off {name!r}",
             f"{len(train)} in all",
-            f"add images, or a folder {name}/",
+            f"add images or a folder {name}/, or pass a larger {name}=...",
         )
         sets[name] = train.subset(np.sort(rows[name]), name=name)
     report["split"] = {

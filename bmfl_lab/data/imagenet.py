@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bmfl_lab.data.class_folders import (
+    OR_PARTIAL,
     class_folders,
     head_columns,
     is_wnid,
@@ -33,7 +34,7 @@ from bmfl_lab.data.ood_sets import SETS, read_imagenet_c, read_ood_set
 from bmfl_lab.data.shifts import IMAGENET_C
 from bmfl_lab.data.stimuli import StimulusSet, from_files
 from bmfl_lab.data.study import BackboneSpec, Study, register_reader
-from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
+from bmfl_lab.errors import ConfigError, DataError, message, require, require_known, translated
 from bmfl_lab.files import link_guard, read_table, sha256_bytes
 from bmfl_lab.runtime import rng
 
@@ -91,17 +92,17 @@ def read_devkit(folder: str | Path) -> tuple[str, ...]:
                 "unpack the devkit there",
             )
         )
-    synsets = load_mat(meta, ("synsets",), squeeze=True)["synsets"]
-    wnid_of = {int(i): str(w) for i, w in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
-    ids = [int(v) for v in truth.read_text(encoding="utf-8-sig").split()]
+    remedy = "unpack both files of one devkit again"
+    with translated(
+        *(KeyError, ValueError, TypeError, IndexError),
+        expected=f"numbers in {truth.name} and a table of synsets in {meta}",
+        remedy=remedy,
+    ):
+        synsets = load_mat(meta, ("synsets",), squeeze=True)["synsets"]
+        wnid_of = {int(i): str(w) for i, w in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
+        ids = [int(v) for v in truth.read_text(encoding="utf-8-sig").split()]
     unknown = [i for i in ids if i not in wnid_of]
-    require(
-        not unknown,
-        DataError,
-        "ids listed in meta.mat",
-        f"ids {unknown[:1]}",
-        "take both files from one devkit",
-    )
+    require(not unknown, DataError, "ids listed in meta.mat", f"ids {unknown[:1]}", remedy)
     return tuple(wnid_of[i] for i in ids)
 
 
@@ -137,7 +138,12 @@ def read_imagenet_train(
     """
     classes = read_wnids(folder if wnids is None else wnids)
     return read_class_folders(
-        "imagenet-train", folder, classes, partial=partial, follow_links=follow_links
+        "imagenet-train",
+        folder,
+        classes,
+        partial=partial,
+        remedy=OR_PARTIAL,
+        follow_links=follow_links,
     )
 
 
@@ -180,7 +186,12 @@ def read_imagenet_val(
     classes, folder = read_wnids(wnids), Path(folder)
     if class_folders(folder):
         return read_class_folders(
-            "imagenet-val", folder, classes, partial=partial, follow_links=follow_links
+            "imagenet-val",
+            folder,
+            classes,
+            partial=partial,
+            remedy=OR_PARTIAL,
+            follow_links=follow_links,
         )
     truth, left_out = _val_labels(folder, devkit), Counter()
     paths = list_images(folder, link_guard(folder, follow_links), left_out)
@@ -191,7 +202,11 @@ def read_imagenet_val(
         DataError,
         f"{len(truth)} files ILSVRC2012_val_########.JPEG in {folder}",
         f"{strange[:1]}" if strange else f"{len(paths)} files",
-        "pass partial=True for some of them",
+        "remove the files of other names, or give the labels of these images as devkit=..."
+        if strange
+        else "pass partial=True for some of them"
+        if paths
+        else "unpack the validation images there",
     )
     labels = head_columns([truth[number] for number in numbers], classes)
     ids = [p.name for p in paths]
@@ -332,7 +347,7 @@ def load(
     home = Path(root).expanduser()
     guard, links = link_guard(home, follow_links), {"follow_links": follow_links}
     wnids = read_wnids(guard(home / "train"))
-    everything = read_imagenet_train(home / "train", wnids, **links)
+    everything = read_imagenet_train(home / "train", wnids, partial=partial, **links)
     sets = _split(everything, train_per_class, val_per_class, seed)
     sets["test"] = read_imagenet_val(
         guard(home / "val"), wnids, devkit=devkit, partial=partial, **links

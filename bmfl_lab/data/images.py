@@ -69,7 +69,7 @@ def decode_image(path: str | Path) -> np.ndarray:
         DataError,
         f"an image of at most {MAX_BYTES} bytes at {path}",
         f"{size} bytes",
-        "check the file",
+        "make the image smaller, or remove the file",
     )
     return decode_bytes(path.read_bytes(), name=printable(path))
 
@@ -132,7 +132,8 @@ def decode_bytes(data: bytes, name: str = "<bytes>", max_pixels: float = MAX_PIX
     except DataError:
         raise
     except Exception as error:  # Pillow raises many kinds
-        wanted, got, remedy = f"a complete image in {name}", *_explain(error, data)
+        wanted = f"a complete image in {name}"
+        got, remedy = _explain(error, data)
         if isinstance(error, Image.DecompressionBombError):
             wanted = f"at most {max_pixels:.0f} pixels in {name}"
         raise DataError(message(wanted, got, remedy)) from error

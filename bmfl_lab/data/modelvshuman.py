@@ -234,9 +234,11 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
             DataError,
             "a name like sketch_subject-01_session_1.csv",
             path.name,
-            "keep the names",
+            "name the file SET_OBSERVER_session_NUMBER.csv",
         )
-        table = pd.DataFrame([row for _, row in read_table(path, COLUMNS, "keep the columns")])
+        table = pd.DataFrame(
+            [row for _, row in read_table(path, COLUMNS, "keep the columns of the download")]
+        )
         require(len(table), DataError, f"trials in {path}", "no line", "take the file out")
         strange = sorted(set(table["category"]) - set(CATEGORIES))
         require(
@@ -244,7 +246,7 @@ def read_trials(source: str | Path | Sequence[str | Path]) -> pd.DataFrame:
             DataError,
             f"the 16 categories in {path}",
             f"{strange[:3]}",
-            "check the file",
+            "correct the column category, or take the file out",
         )
         tables.append(table.assign(set=match["set"], observer=match["observer"]))
     trials = pd.concat(tables, ignore_index=True)

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bmfl_lab.data.class_folders import class_folders, head_columns, read_class_folders, read_wnids
+from bmfl_lab.data.class_folders import (
+    OR_PARTIAL,
+    class_folders,
+    head_columns,
+    read_class_folders,
+    read_wnids,
+)
 from bmfl_lab.data.stimuli import StimulusSet
 from bmfl_lab.errors import DataError, message, require, require_known
 from bmfl_lab.files import link_guard
@@ -264,6 +270,7 @@ def read_ood_set(
         classes,
         partial=partial,
         folder_of=by_index if name == "imagenet-v2" else None,
+        remedy=OR_PARTIAL,
         follow_links=follow_links,
     )
     return OODSet(
@@ -332,7 +339,7 @@ def read_imagenet_c(
             )
         )
     where = link_guard(root, follow_links)(places[0] / str(severity))
-    options = {"partial": partial, "follow_links": follow_links}
+    options = {"partial": partial, "remedy": OR_PARTIAL, "follow_links": follow_links}
     return read_class_folders(f"{corruption}-{severity}", where, read_wnids(wnids), **options)
 
 

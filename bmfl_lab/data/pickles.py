@@ -120,7 +120,7 @@ def read_mapping(path: str | Path) -> dict[int, str]:
         DataError,
         f"an ROI mapping of at most {MAX_BYTES} bytes in {path}",
         f"{path.stat().st_size} bytes",
-        "check which file this is",
+        "give the file of labels and names, mapping_*.npy, which is much smaller",
     )
     return parse_mapping(path.read_bytes(), str(path))
 
@@ -199,16 +199,10 @@ def read_pickled_arrays(path: str | Path) -> dict[str, object]:
     DataError
         If the file is missing, damaged, or holds anything else. Nothing in it is ever run.
     """
-    path = Path(path)
-    require(
-        path.is_file() and path.stat().st_size,
-        DataError,
-        f"a file {path.name} with data",
-        f"nothing at {path}",
-        "check the path",
-    )
+    path = existing_file(path, "a file of arrays")
     wanted = f"a dictionary of numeric arrays in {path.name}"
-    remedy = "download the file again, or save its arrays one by one with numpy.save"
+    remedy = "download the file again, or save the dictionary of its arrays with numpy.save"
+    require(path.stat().st_size, DataError, wanted, "an empty file", remedy)
     with (
         system_errors(path),
         open(path, "rb") as stream,
@@ -234,7 +228,7 @@ def _parse(
         got = str(error)[:200]
     except Exception as error:  # pickletools and NumPy's header reader raise many kinds
         got = f"a damaged pickle ({type(error).__name__})"
-    raise DataError(message(wanted, got, f"{remedy}; nothing in it was run"))
+    raise DataError(message(wanted, f"{got} (nothing in it was run)", remedy))
 
 
 def _checked_mapping(value: object) -> dict[int, str]:

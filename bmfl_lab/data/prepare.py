@@ -101,10 +101,11 @@ def prepare_images(
     JPEG of quality 95 changes pixels by a few levels: report results on copies as such.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
+    require(source.is_dir(), DataError, "a folder of images", f"none at {source}", "check the path")
     require(
-        source.is_dir() and source != target and source not in target.parents,
+        source != target and source not in target.parents,
         DataError,
-        "a source folder outside the target",
+        "a target outside the source folder",
         f"{source} -> {target}",
         "choose another target",
     )

@@ -208,6 +208,8 @@ class Subject:
             repr(split),
             "choose one of them"
             if self.splits
-            else "judge measured or simulated responses; predictions go straight into a fusion",
+            else "judge measured or simulated responses; predictions go straight into a fusion"
+            if self.kind == "predicted"
+            else "give the subject splits, see split_by_id",
         )
         return np.asarray(self.splits[split], dtype=np.int64)

@@ -95,7 +95,7 @@ def write_shards(
         DataError,
         "a study with images, a size of 0 or more, and at least one image per shard",
         f"{len(study.sets)} image sets, {settings}",
-        "choose others",
+        "give a study of images, size=0 for files as they are, and per_shard=1 or more",
     )
     manifest = _manifest(study, settings)
     counts = {"written": 0, "kept": 0, "broken": 0}

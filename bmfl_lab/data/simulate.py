@@ -645,7 +645,8 @@ def simulate_other(subject: Subject, *, share: float = 0.7, seed: int = 1) -> Su
         DataError,
         "a simulated subject with noiseless responses and noise ceilings",
         f"{subject.name!r}",
-        "use the study's other measured subjects",
+        "give a simulated subject, such as that of load_study('planted'), or compare the measured "
+        "subjects of the study with each other",
     )
     draw = rng(seed, "simulated people")
     known = np.asarray(truth["noiseless"], dtype=np.float32)

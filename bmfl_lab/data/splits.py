@@ -199,6 +199,7 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         Naming, for each pair of sets, how many stimuli they share and examples.
     """
     found: list[str] = []
+    remedy = "leave only one copy of each of these images"
     identities = _identities(sets) if images else {}
     digests = {
         name: {d: str(i) for known, i in zip(every, sets[name].ids) for d in known}
@@ -207,6 +208,7 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
     for a, b in itertools.combinations(sets, 2):
         shared = sorted(set(map(str, sets[a].ids)) & set(map(str, sets[b].ids)))
         if shared:
+            remedy = "split again by stimulus id"
             found.append(
                 f"{len(shared)} ids shared by {a!r} and {b!r}, e.g. {', '.join(shared[:3])}"
             )
@@ -220,7 +222,7 @@ def check_leakage(sets: Mapping[str, StimulusSet], *, images: bool = True) -> di
         DataError,
         "disjoint sets of stimuli",
         "; ".join(found),
-        "split again by stimulus id",
+        remedy,
     )
     within = {name: len(h) - len({d[-1] for d in h}) for name, h in identities.items()}
     return {

@@ -219,7 +219,7 @@ class StimulusSet:
             DataError,
             f"ids of {self.name!r}",
             f"{missing[:1]}, which it lacks (one of {len(missing)} such ids)",
-            "look at the ids of the set and give some of these",
+            f"give ids of the set, such as {list(where)[:2]}",
         )
         return np.asarray([where[s] for s in wanted], dtype=np.int64)
 

@@ -396,7 +396,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         ConfigError,
         "a study file",
         f"nothing at {path}",
-        "write one, see load_study",
+        "write it, for example with the line 'study: planted', see load_study",
     )
     # the escapes of JSON for characters such as emoji mean something else in YAML
     found = read_json(path, remedy="mend the line") if path.suffix == ".json" else read_yaml(path)
@@ -541,7 +541,8 @@ def _request(name: str, options: dict[str, object]) -> _Request:
     other, place, apart = None, options.get("subject"), options.pop(SUBJECT_ROOT, None)
     if not reader.subjects_only and not isinstance(place, bool):
         options.pop("subject", None)
-        other = None if place is None else _reader_of(str(place), base, subjects=True)
+        if place is not None:
+            other = _reader_of(str(place), base, rooted=apart is not None, subjects=True)
     theirs = {} if other is None else _options_of_subjects(options, reader, other[0])
     takes_root = other is not None and other[1] is None and "root" in other[0].options
     require(
@@ -549,7 +550,9 @@ def _request(name: str, options: dict[str, object]) -> _Request:
         ConfigError,
         f"{SUBJECT_ROOT} as a folder beside a subject that names a reader, such as 'subject: nod'",
         f"{SUBJECT_ROOT}={apart!r} and subject={place!r}",
-        f"write the path, or leave {SUBJECT_ROOT} out",
+        f"write the path, or leave {SUBJECT_ROOT} out"
+        if takes_root
+        else f"give as subject the name of its reader, or leave {SUBJECT_ROOT} out",
     )
     if apart is not None:
         theirs["root"] = Path(apart).expanduser()
@@ -655,7 +658,9 @@ def _reader_of(
         ConfigError,
         "the name of a study or an existing folder",
         repr(name),
-        "pass root=..." if name in READERS else nearest(name, READERS),
+        f"pass {SUBJECT_ROOT if subjects else 'root'}=..."
+        if name in READERS
+        else nearest(name, READERS),
     )
     readers = [r for r in reversed(READERS.values()) if r.detect and not (subjects and r.general)]
     found = [r for r in readers if r.detect(path)]

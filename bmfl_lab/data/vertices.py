@@ -52,10 +52,17 @@ def control_vertices(
     """
     mask, side = np.asarray(mask, dtype=bool), np.asarray(atlas.hemisphere)
     require(
-        mask.shape == (atlas.n_vertices,) and mask.any() and not mask.all(),
+        mask.shape == (atlas.n_vertices,),
         DataError,
-        f"a region mask of shape ({atlas.n_vertices},) with vertices inside and outside",
-        f"shape {mask.shape}, {int(mask.sum())} inside",
+        f"a region mask of shape ({atlas.n_vertices},)",
+        f"shape {mask.shape}",
+        "give one value per vertex of this atlas",
+    )
+    require(
+        mask.any() and not mask.all(),
+        DataError,
+        "a region with vertices inside and outside",
+        f"{int(mask.sum())} of {mask.size} vertices inside",
         "choose a region that is neither empty nor the whole cortex",
     )
     if ceiling is not None:
@@ -102,7 +109,7 @@ def _finite_ceiling(ceiling: np.ndarray, mask: np.ndarray) -> np.ndarray:
         DataError,
         f"a ceiling of shape {mask.shape}, one value per vertex",
         f"{ceiling.shape}",
-        "use the same subject",
+        "give the noise ceiling of the subject of this atlas",
     )
     known = np.isfinite(ceiling)
     return np.where(known, ceiling, ceiling[known].min() if known.any() else 0.0)

@@ -283,7 +283,7 @@ def test_prepare_resizes_resumes_and_reports(tmp_path):
     assert prepare_images(source, target, size=32) == {"written": 1, "kept": 4, "failed": 1}
     with pytest.raises(DataError, match="choose an empty target"):
         prepare_images(source, target, size=64)
-    with pytest.raises(DataError, match="outside the target"):
+    with pytest.raises(DataError, match="outside the source folder"):
         prepare_images(source, source / "inside")
     (source / WNIDS[1] / "broken.JPEG").unlink()
     command = [

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p for top in ("bmfl_lab", "widgets") for p in (ROOT / top).rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-POSITION = {"message": 2, "require": 4}
-"""Functions of `bmfl_lab.errors`, and the place of the remedy among their arguments."""
+POSITION = {"message": 2, "require": 4, "read_table": 2}
+"""Functions of the package, and the place of the remedy among their arguments."""
 OF_OTHERS = {
     "options": {  # of convmv and Jupyter
         *("--notest", "--ip", "--ServerApp.token", "--clear-output", "--inplace"),
@@ -49,6 +49,10 @@ def remedy_nodes(tree):
             place = POSITION.get(name, len(node.args))
             yield from node.args[place : place + 1]
             yield from (k.value for k in node.keywords if k.arg == "remedy")
+        elif isinstance(node, ast.arguments):
+            named = [*node.args[len(node.args) - len(node.defaults) :], *node.kwonlyargs]
+            values = zip(named, [*node.defaults, *node.kw_defaults])
+            yield from (value for a, value in values if a.arg == "remedy" and value)
 
 
 def collect():
