@@ -20,7 +20,7 @@ from bmfl_lab.backbones import Backbone, FeatureStore
 from bmfl_lab.backbones.tokens import StoredTokens, stored_patches
 from bmfl_lab.data.atlas import HEMISPHERES, Atlas
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import ConfigError, require
+from bmfl_lab.errors import ConfigError, require, require_known
 from bmfl_lab.models.encoders import ROIQueryEncoder
 from bmfl_lab.models.lesion import Lesion
 from bmfl_lab.training.fusion import TrainedFusion
@@ -123,13 +123,7 @@ def backbone_attention(
     DataError
         If an image cannot be read.
     """
-    require(
-        heads in ("each", "mean"),
-        ConfigError,
-        "heads 'each' or 'mean'",
-        repr(heads),
-        "choose one of the two",
-    )
+    require_known(heads, ("each", "mean"), ConfigError, "heads 'each' or 'mean'")
     wanted = backbone.indices(range(backbone.n_blocks) if blocks is None else tuple(blocks))
     parts = []
     for images in image_batches(backbone, stimuli, batch_size):
@@ -447,13 +441,7 @@ def select_queries(weights: np.ndarray, query: str) -> np.ndarray:
     ConfigError
         If `query` is unknown, or there are no patch queries.
     """
-    require(
-        query in ("cls", "patch"),
-        ConfigError,
-        "query 'cls' or 'patch'",
-        repr(query),
-        "choose one of the two",
-    )
+    require_known(query, ("cls", "patch"), ConfigError, "query 'cls' or 'patch'")
     require(
         query != "patch" or weights.shape[2] != 1,
         ConfigError,

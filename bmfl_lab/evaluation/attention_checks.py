@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bmfl_lab.backbones import Backbone
 from bmfl_lab.data import StimulusSet, Study
-from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.evaluation.attention import (
     backbone_attention,
     brain_attention,
@@ -66,13 +66,12 @@ def _magnitudes(maps: np.ndarray) -> np.ndarray:
         If the maps do not have three axes, or are not finite.
     """
     magnitude = np.abs(np.asarray(maps, np.float64))
-    require(
-        magnitude.ndim == 3 and np.isfinite(magnitude).all(),
-        DataError,
-        "finite maps of shape (n_stimuli, h, w)",
-        f"shape {np.shape(maps)}",
-        "average over heads first",
-    )
+    expected = "finite maps of shape (n_stimuli, h, w)"
+    got = f"shape {np.shape(maps)}"
+    require(magnitude.ndim == 3, DataError, expected, got, "average over heads and queries first")
+    bad = np.flatnonzero(~np.isfinite(magnitude).all((1, 2)))
+    got = f"NaN or infinity in the maps of images {bad[:5].tolist()}"
+    require(not bad.size, DataError, expected, got, "leave these images out")
     return magnitude
 
 
@@ -106,7 +105,7 @@ def map_similarity(a: np.ndarray, b: np.ndarray) -> pd.DataFrame:
         DataError,
         "two sets of maps of one shape",
         f"{a.shape} and {b.shape}",
-        "use the same images",
+        "compute both for the same images and the same grid of patches",
     )
     ranks = [stats.rankdata(m.reshape(len(m), -1), axis=1) for m in (a, b)]
     x, y = (r - r.mean(1, keepdims=True) for r in ranks)
@@ -206,7 +205,7 @@ def region_share(maps: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, floa
         DataError,
         f"a region of shape {maps.shape[1:]}",
         region.shape,
-        "use on_patches first",
+        "pass on_patches(region, backbone), with the backbone of the maps",
     )
     total = maps.sum((1, 2))
     inside = (maps * region).sum((1, 2))
@@ -255,13 +254,7 @@ def shuffled_study(study: Study, what: str = "responses", *, seed: int = 0) -> S
             mixed = rng(seed, "shuffled", name).permutation(np.asarray(stimuli.labels))
             sets[name] = dataclasses.replace(stimuli, labels=mixed)
         return dataclasses.replace(study, sets=sets, name=f"{study.name}, shuffled labels")
-    require(
-        what == "responses",
-        ConfigError,
-        "'responses' or 'labels'",
-        repr(what),
-        "choose one of the two",
-    )
+    require_known(what, ("responses", "labels"), ConfigError, "'responses' or 'labels'")
     subjects = {}
     for name, person in study.subjects.items():
         order = np.arange(len(person.responses))
@@ -442,9 +435,7 @@ def randomise_roi_attention(
         If the encoder has no such query.
     """
     names, inner = query_names(encoder), queries_of(encoder)
-    require(
-        query in names, ConfigError, f"a query among {names}", repr(query), "choose one of them"
-    )
+    require_known(query, names, ConfigError, f"a query among {names}")
     backbone = encoder.load_backbone() if backbone is None else backbone
     both = nn.ModuleDict({"encoder": encoder.module, "backbone": backbone})
     at = next(name for name, m in both.named_modules() if m is inner) + "."
@@ -495,7 +486,7 @@ def randomise_brain_attention(
         ConfigError,
         "a model with cross-attention",
         repr(fusion.config.head),
-        "use head='fusion'",
+        "train it with head='fusion'",
     )
     backbone, pool = fusion.path.backbone, fusion.path.pool
     grid = (pool, pool) if pool else backbone.grid_of(backbone.image_size, backbone.image_size)
@@ -661,7 +652,7 @@ def deletion_insertion(
             DataError,
             f"reference curves of shape {(n, len(counts))}",
             at_random[0].shape,
-            "use the same images and steps",
+            "pass curves of the same images, steps and grid of patches, or leave `reference` out",
         )
     # the patch of rank 0 is removed first
     by_map = np.argsort(np.argsort(-strength.reshape(n, cells), axis=1, kind="stable"), axis=1)
@@ -887,13 +878,8 @@ def check_backbone(
     ConfigError
         If `kind` is unknown.
     """
-    require(
-        kind in ("last block", "rollout"),
-        ConfigError,
-        "kind 'last block' or 'rollout'",
-        repr(kind),
-        "choose one of the two",
-    )
+    expected = "kind 'last block' or 'rollout'"
+    require_known(kind, ("last block", "rollout"), ConfigError, expected)
 
     def maps_of(module: nn.Module) -> np.ndarray:
         if kind == "rollout":

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from bmfl_lab.errors import ConfigError, nearest, require
+from bmfl_lab.errors import ConfigError, require, require_known
 from bmfl_lab.metrics.statistics import bootstrap_mean
 from bmfl_lab.records import MetricRow
 
@@ -130,20 +130,14 @@ def check_row(
     ConfigError
         If the check is unknown, or its reference is missing.
     """
-    require(
-        check in CHECKS,
-        ConfigError,
-        f"a check among {tuple(CHECKS)}",
-        repr(check),
-        nearest(check, CHECKS),
-    )
+    require_known(check, CHECKS, ConfigError, f"a check among {tuple(CHECKS)}")
     reference = CHECKS[check].reference if reference is None else float(reference)
     require(
         np.isfinite(reference),
         ConfigError,
         f"a reference for the check {check!r}",
         "none",
-        "pass the share of the area",
+        "pass reference=area, the share of the area that region_share returns",
     )
     values = np.asarray(values, np.float64)
     known = values[np.isfinite(values)]
