@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bmfl_lab.data.stimuli import StimulusSet
-from bmfl_lab.errors import DataError, require
+from bmfl_lab.errors import DataError, require, translated
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,18 @@ class CallableModel:
 
     def _require_alone(self, row: np.ndarray, scale: float, image: list[np.ndarray]) -> None:
         """Refuse a function whose scores of an image change with the images beside it."""
-        alone = np.asarray(self._scores(image), dtype=np.float64)[0]
+        expected = f"scores of {self.name!r} that depend on each image alone"
+        remedy = "fit means and scales on training images, and put networks into evaluation mode"
+        # batch normalisation in training mode refuses a single image
+        with translated(ValueError, RuntimeError, expected=expected, remedy=remedy):
+            alone = np.asarray(self._scores(image), dtype=np.float64)[0]
         unequal = ~np.isclose(alone, row, rtol=0.05, atol=0.05 * scale, equal_nan=True)
         require(
             not unequal.any(),
             DataError,
-            f"scores of {self.name!r} that depend on each image alone",
+            expected,
             f"{row[unequal][:2]} among others and {alone[unequal][:2]} alone",
-            "fit means and scales on training images, and put networks into evaluation mode",
+            remedy,
         )
 
 

@@ -58,7 +58,7 @@ def read_axes(table: str | Path | pd.DataFrame, class_names: Sequence[str]) -> p
     hint = nearest(unknown[0], class_names) if unknown else ""
     require(not unknown, DataError, "classes of the study", f"unknown {unknown[:3]}", hint)
     missing = [name for name in class_names if names.count(name) != 1]
-    remedy = "add a row for each class"
+    remedy = "give each class of the study one row"
     require(not missing, DataError, "one row per class", f"none or two for {missing[:3]}", remedy)
     with translated(ValueError, TypeError, expected=wanted, remedy="write numbers"):
         values = table.drop(columns="class").replace("", np.nan).astype(float).set_axis(names)

@@ -28,8 +28,11 @@ from bmfl_lab.runtime import rng
 POOLS = ("mean", "frames")
 
 
-def _checked(clips: Sequence[np.ndarray], least: int, same: bool) -> list[int]:
-    """Return the number of frames of each clip."""
+POOL_OR_CUT = "cut them to the length of the shortest, or pool over frames with pool='mean'"
+
+
+def _checked(clips: Sequence[np.ndarray], least: int, *, remedy: str = "") -> list[int]:
+    """Return the number of frames of each clip, which must be the same if there is a remedy."""
     wrong = [k for k, c in enumerate(clips) if np.ndim(c) != 4 or np.shape(c)[-1] != 3]
     require(
         len(clips) and not wrong,
@@ -46,18 +49,18 @@ def _checked(clips: Sequence[np.ndarray], least: int, same: bool) -> list[int]:
         f"{min(lengths)} in clip {int(np.argmin(lengths))}",
         "leave that clip out, or read more of its frames",
     )
-    if same:
-        _require_one_length(lengths)
+    if remedy:
+        _require_one_length(lengths, remedy)
     return lengths
 
 
-def _require_one_length(lengths: Sequence[int]) -> None:
+def _require_one_length(lengths: Sequence[int], remedy: str) -> None:
     require(
         len(set(lengths)) == 1,
         DataError,
         "clips of one length",
         f"{min(lengths)} to {max(lengths)} frames",
-        "cut them to one length, or pool over frames",
+        remedy,
     )
 
 
@@ -83,7 +86,8 @@ def read_clips(folder: str | Path) -> dict[str, np.ndarray]:
     folder = Path(folder).expanduser()
     with system_errors(folder):
         places = sorted(p for p in folder.iterdir() if p.is_dir())
-    require(places, DataError, f"a folder per clip in {folder}", "none", "save the frames of each")
+    remedy = "save the frames of each clip as images in a folder of its own"
+    require(places, DataError, f"a folder per clip in {folder}", "none", remedy)
     clips = {}
     for place in places:
         paths = list_images(place, link_guard(folder), Counter())
@@ -94,7 +98,7 @@ def read_clips(folder: str | Path) -> dict[str, np.ndarray]:
             DataError,
             f"one or more frames of one size in clip {place.name!r}",
             f"{len(frames)} frames of {len(sizes)} sizes",
-            "leave that clip out, or save its frames again",
+            f"move its folder out of {folder.name!r}, or save its frames again, all of one size",
         )
         clips[place.name] = np.stack(frames)
     return clips
@@ -153,7 +157,7 @@ def imported_features(
     )
     chosen = [[row for _, row in sorted(rows[clip])] for clip in clips]
     if pool == "frames":
-        _require_one_length([len(c) for c in chosen])
+        _require_one_length([len(c) for c in chosen], POOL_OR_CUT)
     values = np.asarray(read.values)
     return np.stack([values[c].mean(0) if pool == "mean" else values[c].ravel() for c in chosen])
 
@@ -193,7 +197,7 @@ def clip_features(
         If there is no clip, a clip has no frame, or lengths differ with ``pool="frames"``.
     """
     require_known(pool, POOLS, ConfigError, "how to pool over frames")
-    lengths = _checked(clips, 1, pool == "frames")
+    lengths = _checked(clips, 1, remedy=POOL_OR_CUT if pool == "frames" else "")
     frames = np.concatenate([np.asarray(c, np.uint8) for c in clips])
     ids = [f"clip{k}-frame{t}" for k, n in enumerate(lengths) for t in range(n)]
     images = from_arrays("frames", frames, ids, np.full(len(ids), -1))
@@ -236,14 +240,14 @@ def motion_energy(clips: Sequence[np.ndarray], *, cells: int = 2) -> np.ndarray:
     Nishimoto et al. (2011), Reconstructing visual experiences from brain activity evoked by natural
     movies, Current Biology 21.
     """
-    _checked(clips, 4, True)
+    _checked(clips, 4, remedy="cut them to the length of the shortest")
     sizes = {np.shape(c)[1:3] for c in clips}
     require(
         len(sizes) == 1 and min(min(sizes)) >= 4 * cells,
         DataError,
         f"clips of one size, of at least {4 * cells} pixels",
         sorted(sizes),
-        "resize the frames of all clips to one size",
+        f"resize the frames of all clips to one size, {4 * cells} pixels or more",
     )
     grey = np.stack([np.asarray(c, np.float64).mean(3) for c in clips])
     parts = []

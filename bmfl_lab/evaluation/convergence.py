@@ -377,7 +377,7 @@ def convergence_trends(
         DataError,
         "four or more models with a score and an attribute",
         f"{len(scores)} models",
-        "compare more models",
+        "compare four or more models whose attributes are known",
     )
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"].to_numpy())

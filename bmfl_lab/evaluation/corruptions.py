@@ -12,7 +12,7 @@ import pandas as pd
 from bmfl_lab.data import StimulusSet, Study
 from bmfl_lab.data.ood_sets import partial_note
 from bmfl_lab.data.shifts import IMAGENET_C, SEVERITIES, shift_note, shifted
-from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 from bmfl_lab.evaluation.ood import OODResult, image_frame, masked_logits, nan_row, read_once
 from bmfl_lab.metrics.classification import ALEXNET_ERRORS, corruption_error
 from bmfl_lab.metrics.statistics import Interval, crossed_mean
@@ -201,13 +201,8 @@ def _rows(
 ) -> list[MetricRow]:
     """Return corruption errors and mCE of each model, and differences of mCE to the baseline."""
     tables = _error_tables(per_image)
-    require(
-        baseline is None or baseline in tables,
-        ConfigError,
-        f"a baseline among {tuple(tables)}",
-        repr(baseline),
-        "name an evaluated model",
-    )
+    if baseline is not None:
+        require_known(baseline, tables, ConfigError, f"a baseline among {tuple(tables)}")
     make = functools.partial(_row, selection, notes)
     drawn = shift_note("frost") if per_image["shift"].eq("frost").any() else ""
     rows: list[MetricRow] = []
@@ -283,7 +278,7 @@ def _difference(whole: Mapping[str, np.ndarray], model: str, baseline: str) -> I
         DataError,
         f"{model!r} and {baseline!r} on the same images and seeds",
         f"(n_seeds, n_stimuli) {a.shape} and {b.shape}",
-        "train and evaluate both alike",
+        "train both with the same seeds, and evaluate them together",
     )
     return _ratio(a - b, HIGHEST, "difference")
 

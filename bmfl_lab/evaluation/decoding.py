@@ -138,11 +138,13 @@ def preferred_stimuli(
         If shapes disagree or the ROI is empty.
     """
     mask = np.asarray(mask, dtype=bool)
+    remedy = "choose an ROI that this subject has"
+    require(mask.any(), DataError, "an ROI with vertices", "none", remedy)
     require(
-        np.shape(predicted) == (len(stimuli), len(mask)) and mask.any(),
+        np.shape(predicted) == (len(stimuli), len(mask)),
         DataError,
-        f"predictions of shape ({len(stimuli)}, {len(mask)}) and a non-empty ROI",
-        f"{np.shape(predicted)}, {int(mask.sum())} vertices",
+        f"predictions of shape ({len(stimuli)}, {len(mask)})",
+        np.shape(predicted),
         "predict the responses to these stimuli",
     )
     activity = np.asarray(predicted)[:, mask].mean(axis=1)

@@ -55,7 +55,7 @@ def load_diffusion(folder: str | Path, device: str = "cpu") -> DiffusionPipeline
         ConfigError,
         "a diffusers folder with model_index.json",
         f"none in {folder}",
-        "check the path",
+        "give the folder into which save_pretrained wrote the pipeline",
     )
     from diffusers import DiffusionPipeline
 
@@ -76,7 +76,7 @@ def load_diffusion(folder: str | Path, device: str = "cpu") -> DiffusionPipeline
         ConfigError,
         "a pipeline with a unet and a scheduler",
         type(pipeline).__name__,
-        "use a DDIM or latent one",
+        "use a DDIM or a latent diffusion pipeline",
     )
     return pipeline.to(device)
 
@@ -180,12 +180,13 @@ def synthesise_with_diffusion(
     """
     mask = np.asarray(mask, dtype=bool)
     kind = getattr(pipeline.scheduler.config, "prediction_type", "epsilon")
+    remedy = "choose an ROI that this subject has"
+    require(mask.any(), ConfigError, "a non-empty ROI", "no vertex", remedy)
     require(
-        mask.any() and kind == "epsilon" and hasattr(pipeline.scheduler, "alphas_cumprod"),
+        kind == "epsilon" and hasattr(pipeline.scheduler, "alphas_cumprod"),
         ConfigError,
-        "a non-empty ROI and a scheduler that predicts noise",
-        f"{int(mask.sum())} vertices, prediction_type={kind!r}, "
-        f"{type(pipeline.scheduler).__name__}",
+        "a scheduler that predicts noise",
+        f"prediction_type={kind!r} of {type(pipeline.scheduler).__name__}",
         "use a DDIM scheduler with prediction_type='epsilon'",
     )
     for name in ("unet", "vae", "vqvae", "text_encoder"):

@@ -264,7 +264,7 @@ def score_embeddings(
         DataError,
         f"2 to {n} images to retrieve from, which is the number of test images",
         tuple(ways),
-        "give fewer ways, or test more images",
+        "choose ways in this range, or test more images",
     )
     decoded, embeddings = decoded - centre, embeddings - centre
     found = identify(decoded, embeddings, n_boot=n_boot, seed=seed)
@@ -377,7 +377,7 @@ def retrieve_names(
         DataError,
         "two or more names, and k below their number",
         f"{len(names)} names and k={k}",
-        "name the classes to choose from",
+        "name more classes to choose from, or lower k",
     )
     words = np.asarray(text(list(names)) if callable(text) else text, np.float64)
     require(

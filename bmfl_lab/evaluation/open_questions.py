@@ -257,7 +257,7 @@ def gain_against_accuracy(
         DataError,
         "four or more encoders with the correctness of one fusion each",
         f"{len(variants)} encoders and {len(correct)} fusions",
-        "vary the encoder in more ways",
+        "vary the encoder in four or more ways, and train one fusion with each",
     )
     rows = []
     for (factor, level, accuracy), values in zip(variants, correct):

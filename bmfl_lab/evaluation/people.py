@@ -70,7 +70,7 @@ def decide(
     if logits.shape[1] == len(CATEGORIES):
         names = tuple(getattr(model, "class_names", None) or CATEGORIES)
         return coarse_decision(logits, {name: [i] for i, name in enumerate(names)})
-    head = tuple(wnids if wnids is not None else getattr(model, "class_names", ()))
+    head = tuple(wnids if wnids is not None else getattr(model, "class_names", None) or ())
     require(
         logits.shape[1] == 1000 and len(head) == 1000,
         DataError,
@@ -129,7 +129,7 @@ def compare_with_people(
         DataError,
         f"trials of people on the images of {name!r}",
         "no person" if people.empty else f"trials on images like {people['key'].iloc[0]!r}",
-        "take both from one set",
+        "give the trials and the images of one set",
     )
     observers = sorted(people["observer"].unique())
     truth = np.asarray([CATEGORIES[i] for i in stimuli.labels], dtype=object)

@@ -57,7 +57,7 @@ def roi_fields(maps: np.ndarray) -> np.ndarray:
         DataError,
         "maps (n_stimuli, n_queries, n_heads, h, w)",
         f"shape {np.shape(maps)}",
-        "use roi_attention",
+        "pass the maps that roi_attention returns for one or more images",
     )
     return np.asarray(maps).mean((0, 2))
 
@@ -95,7 +95,7 @@ def field_centres(fields: np.ndarray, degrees: float) -> pd.DataFrame:
         DataError,
         "finite, non-negative fields (n_fields, h, w)",
         f"shape {fields.shape}",
-        "average attention first",
+        "average attention over images and heads first, as roi_fields does",
     )
     n, rows, columns = fields.shape
     flat = fields.reshape(n, -1)

@@ -45,7 +45,7 @@ def search_displays(
         DataError,
         "two items of one shape (S, S, 3), and two or more per row",
         f"{target.shape} and {distractor.shape}, {side} per row",
-        "draw both items on patches of one size",
+        "draw both items with the same number of pixels per side, and side=2 or more per row",
     )
     places = rng(seed, "search displays").integers(0, side**2, n)
     size, images = len(target), np.tile(distractor, (n, side, side, 1))
@@ -84,7 +84,8 @@ def visits_to_target(maps: np.ndarray, places: np.ndarray, side: int = 4) -> np.
         DataError,
         f"maps of shape (n, h, w) with h and w divisible by {side}",
         maps.shape,
-        "draw items on the patches of the backbone",
+        "draw items whose side is a multiple of the patches of the backbone, and pass the `side` of "
+        "the displays",
     )
     n, h, w = maps.shape
     items = maps.reshape(n, side, h // side, side, w // side).mean((2, 4)).reshape(n, -1)

@@ -173,7 +173,7 @@ def encoding_predictions(
             DataError,
             f"{len(responses)} stimuli in layer {layer!r}",
             len(X),
-            "pair layers by stimulus id",
+            "give each layer one row per stimulus, in the order of the responses",
         )
         X = _reduced(np.asarray(X).reshape(len(X), -1), train, n_components)
         # a layer that predicts nothing has no best penalty, of which fit_ridge would warn

@@ -173,13 +173,6 @@ def _cells(result: OODResult) -> Iterator[_Cell]:
         for model, mine in part.groupby("model", sort=False):
             wide = mine.pivot(index="seed", columns="id", values=["correct", "confidence", "nll"])
             found = {v: wide[v].sort_index(axis=1) for v in ("correct", "confidence", "nll")}
-            require(
-                ids is None or list(found["correct"].columns) == ids,
-                DataError,
-                f"all models on the images of {split!r}",
-                f"other images for {model!r}",
-                "evaluate the models together",
-            )
             ids = list(found["correct"].columns)
             tables[model] = {v: t.to_numpy(dtype=np.float64) for v, t in found.items()}
             seeds[model] = wide.index.to_numpy()
@@ -456,7 +449,7 @@ def _correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, n
             DataError,
             f"the same seeds and number of images of {model!r} for every subject",
             f"shapes {sizes}",
-            "evaluate every subject alike",
+            "evaluate every subject with the same seeds and as many images",
         )
         ids = np.stack([part[2] for part in parts])
         return np.stack([part[0] for part in parts]), parts[0][1], ids
@@ -466,7 +459,7 @@ def _correct(frame: pd.DataFrame, model: str) -> tuple[np.ndarray, np.ndarray, n
         DataError,
         f"a prediction of {model!r} for every seed and image",
         "gaps",
-        "evaluate all seeds on the same set",
+        "evaluate all seeds on the same images",
     )
     return table.to_numpy(dtype=bool), table.index.to_numpy(), table.columns.to_numpy()
 
@@ -533,7 +526,7 @@ def compare_models(
         ConfigError,
         f"a primary comparison among {pairs}",
         primary,
-        "name a pair that is compared",
+        "name a pair that is compared, or add it to `also`",
     )
     frame = result.per_image.assign(
         severity=result.per_image["severity"].astype("Float64").fillna(0)
@@ -610,7 +603,7 @@ def _difference(
         DataError,
         f"{name!r} and {baseline!r} on the same images and seeds",
         "different ones",
-        "evaluate them together",
+        "evaluate them together, with the same seeds",
     )
     difference = a.astype(np.float64) - b
     shared = ids_a.ndim == 1 or bool((ids_a == ids_a[0]).all())

@@ -108,7 +108,7 @@ def synthesise_preferred(
         ConfigError,
         "a non-empty ROI and positive sizes",
         f"{int(mask.sum())} vertices, image_size={image_size}, n={n}, steps={steps}",
-        "choose an ROI that this subject has",
+        "choose an ROI that this subject has, and sizes of 1 or more",
     )
     generator = torch.Generator().manual_seed(seed_for(seed, "synthesis"))
     chosen = torch.from_numpy(mask).to(device)
