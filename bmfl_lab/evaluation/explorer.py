@@ -488,7 +488,7 @@ class Explorer:
             ConfigError,
             "a cortex",
             "a study without responses",
-            "load a study with a subject",
+            "load a study with responses",
         )
         if not len(regions):
             return np.zeros(self.atlas.n_vertices, dtype=bool)
@@ -539,14 +539,15 @@ class Explorer:
     def _model(self, name: str, lesion: Lesion | None = None) -> Classifier:
         """Return a model by its name; for a lesion it must be a fusion model."""
         remedy = "train one with train_fusion and pass it to the Explorer"
-        remedy = nearest(name, self.models) if self.models else remedy
-        require(name in self._models, ConfigError, "a trained model", repr(name), remedy)
+        known = nearest(name, self.models) if self.models else remedy
+        require(name in self._models, ConfigError, "a trained model", repr(name), known)
+        fusions = [n for n, model in self._models.items() if isinstance(model, TrainedFusion)]
         require(
-            lesion is None or isinstance(self._models[name], TrainedFusion),
+            lesion is None or name in fusions,
             ConfigError,
             "a fusion model for a lesion",
             repr(name),
-            "choose another model",
+            f"choose one of {', '.join(fusions)}" if fusions else remedy,
         )
         return self._models[name]
 
@@ -843,7 +844,7 @@ class Explorer:
             ConfigError,
             "a model with cross-attention",
             f"{name!r}, which has none",
-            "choose a model with head='fusion'",
+            "choose a model that was trained with head='fusion'",
         )
         return name, model
 
@@ -897,7 +898,7 @@ class Explorer:
             ConfigError,
             f"a head from 0 to {n_heads - 1}, or -1",
             head,
-            "choose another head",
+            "choose one of these heads, or -1 for their mean",
         )
         if source == BACKBONE:
             # one pass computes the maps of all blocks
@@ -970,7 +971,7 @@ class Explorer:
             DataError,
             f"a patch within a grid of {grid[0]} rows and {grid[1]} columns",
             patch,
-            "choose another patch",
+            "choose a patch of this grid",
         )
         whole = self.image(name, index, shift, severity)
         rows, columns = (
@@ -1029,7 +1030,7 @@ class Explorer:
             ConfigError,
             f"one of {BACKBONE!r}, {ENCODER!r} and {LOOKED!r}",
             repr(source),
-            "lesion the ROIs to see whether they matter",
+            f"choose one of them; a lesion of ROIs tests the weights of {CONSULTED!r}",
         )
         if source == LOOKED:
             return check_brain_attention(self._fusion(model)[1], images, seed=self.seed).rows

@@ -84,8 +84,8 @@ def visits_to_target(maps: np.ndarray, places: np.ndarray, side: int = 4) -> np.
         DataError,
         f"maps of shape (n, h, w) with h and w divisible by {side}",
         maps.shape,
-        "draw items whose side is a multiple of the patches of the backbone, and pass the `side` of "
-        "the displays",
+        "draw items whose side is a multiple of the backbone's patches, and pass the `side` of the "
+        "displays",
     )
     n, h, w = maps.shape
     items = maps.reshape(n, side, h // side, side, w // side).mean((2, 4)).reshape(n, -1)

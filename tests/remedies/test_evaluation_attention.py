@@ -66,7 +66,10 @@ def test_maps_that_cannot_be_compared(folder, env):
 
 
 @follows(
-    ("evaluation/attention_checks.py", "pass on_patches(region, backbone), with the backbone of the maps")
+    (
+        "evaluation/attention_checks.py",
+        "pass on_patches(region, backbone), with the backbone of the maps",
+    )
 )
 def test_a_region_in_pixels(folder, env):
     backbone, region = example.backbone(), [np.zeros((28, 28), bool)]
