@@ -142,7 +142,7 @@ def rsa_scores(
     subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
     everywhere = set.intersection(*(set(s.atlas.present) for s in subjects))
     rois = list(rois or [r for r in subjects[0].atlas.present if r in everywhere])
-    remedy = "name a group that all subjects have, such as rois=['LVC']"
+    remedy = "pass rois=['all'] to compare all vertices, or groups that all subjects have"
     require(rois, DataError, "an ROI that all subjects have", "none", remedy)
     layers = RDMs(np.stack([model_rdm(X, metric) for X in features.values()]), ids, tuple(features))
     rows, shown = [], [set(map(str, s.stimuli.ids)) for s in subjects]

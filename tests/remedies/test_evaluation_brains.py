@@ -219,7 +219,10 @@ def test_reconstructions_without_their_centre_and_of_another_size(folder, env):
 
 
 @follows(
-    ("evaluation/rsa_scores.py", "name a group that all subjects have, such as rois=['LVC']"),
+    (
+        "evaluation/rsa_scores.py",
+        "pass rois=['all'] to compare all vertices, or groups that all subjects have",
+    ),
     (
         "evaluation/rsa_scores.py",
         "pass stimuli that this subject saw, with the ids of subject.stimuli.ids",
