@@ -1030,7 +1030,7 @@ class Explorer:
             ConfigError,
             f"one of {BACKBONE!r}, {ENCODER!r} and {LOOKED!r}",
             repr(source),
-            f"choose one of them; a lesion of ROIs tests the weights of {CONSULTED!r}",
+            "choose one of them; a lesion of ROIs tests the weights of the image over them",
         )
         if source == LOOKED:
             return check_brain_attention(self._fusion(model)[1], images, seed=self.seed).rows

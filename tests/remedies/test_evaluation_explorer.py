@@ -113,7 +113,10 @@ def test_models_without_a_brain(folder, env):
     ("evaluation/explorer.py", "choose a number in this range"),
     ("evaluation/explorer.py", "choose a patch of this grid"),
     ("evaluation/explorer.py", "choose one of these heads, or -1 for their mean"),
-    ("evaluation/explorer.py", "choose one of them; a lesion of ROIs tests the weights of {}"),
+    (
+        "evaluation/explorer.py",
+        "choose one of them; a lesion of ROIs tests the weights of the image over them",
+    ),
 )
 def test_images_patches_heads_and_checks_that_do_not_exist(folder, env):
     shown = explorer(encoder=example.encoder())
@@ -127,8 +130,7 @@ def test_images_patches_heads_and_checks_that_do_not_exist(folder, env):
     head.append(int(re.search(r"(-\d)", remedy)[1]))
     shown.attention(BACKBONE, "test", 0, head=head[-1])
     shown.attention(BACKBONE, "test", 0, head=0)
-    remedy = yield lambda: shown.check_map(source[-1], n=2)
-    assert CONSULTED in remedy
+    yield lambda: shown.check_map(source[-1], n=2)
     source.append(ENCODER)
 
 
