@@ -71,7 +71,8 @@ class CallableModel:
                 "let the function return one row per image",
             )
             if start == 0 and len(images) > 1:
-                self._require_alone(found[0], found.std(), images[:1])
+                finite = found[np.isfinite(found)]
+                self._require_alone(found[0], finite.std() if finite.size else 0.0, images[:1])
             columns = slice(None) if self.columns is None else np.asarray(self.columns)
             blocks.append(found[:, columns].astype(np.float32))
         n_classes = len(stimuli.class_names if self.class_names is None else self.class_names)

@@ -139,7 +139,7 @@ def preferred_stimuli(
     """
     mask = np.asarray(mask, dtype=bool)
     remedy = "choose an ROI that this subject has"
-    require(mask.any(), DataError, "an ROI with vertices", "none", remedy)
+    require(mask.any(), DataError, "a non-empty ROI", "no vertex", remedy)
     require(
         np.shape(predicted) == (len(stimuli), len(mask)),
         DataError,

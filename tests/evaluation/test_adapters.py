@@ -88,3 +88,12 @@ def test_scores_that_see_the_other_test_images_are_refused():
     assert as_model(plain, "plain").logits(stimuli).shape == (10, 2)
     with pytest.raises(DataError, match="depend on each image alone"):
         as_model(standardised, "standardised").logits(stimuli)
+
+
+def test_nan_logits_do_not_make_rounding_a_dependence_on_other_images():
+    def rounded(batch):
+        found = np.array(scores(batch)) * (1 + 1e-7 * len(batch))
+        found[[im.mean() > 150 for im in batch], 0] = np.nan
+        return found
+
+    assert np.isnan(as_model(rounded, "rounded").logits(stimuli())).sum() == 1

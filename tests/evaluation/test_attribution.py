@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from bmfl_lab.errors import ConfigError
 from bmfl_lab.evaluation.attribution import integrated_gradients
 
 
@@ -61,9 +60,3 @@ def test_weights_receive_no_gradient_and_inference_is_left_alone():
             lambda x, i: network(x)[:, 0], inputs, torch.zeros_like(inputs), steps=4
         )
     assert all(p.grad is None for p in network.parameters()) and not inputs.requires_grad
-
-
-def test_refusals():
-    x = torch.zeros(1, 2)
-    with pytest.raises(ConfigError, match="at least 1 step and a baseline of the inputs' shape"):
-        integrated_gradients(lambda x, i: x[:, 0], x, x, steps=0)

@@ -74,15 +74,6 @@ def test_the_planted_order_of_models_is_returned(world):
     assert trends.loc["colour", "p"] > 0.05 and trends.loc["size", "n"] == MODELS
 
 
-def test_models_without_attributes_and_too_few_are_refused():
-    scores = pd.DataFrame({"encoding": [0.1, 0.2, 0.3]}, index=["a", "b", "c"])
-    attributes = pd.DataFrame({"size": [1, 2, 3]}, index=["a", "b", "c"])
-    with pytest.raises(DataError, match="four or more models"):
-        convergence_trends(scores, attributes)
-    with pytest.raises(DataError, match=r"none for .'c'"):
-        convergence_trends(scores, attributes.drop(index="c"))
-
-
 @pytest.fixture(scope="module")
 def photographs():
     draw = np.random.default_rng(3)

@@ -116,19 +116,6 @@ def test_statistics_of_the_test_pool_are_refused(planted):
     assert np.allclose(decoder.predict(x_test[:1]), decoded[:1], atol=1e-5)
 
 
-def test_bad_input_has_a_clear_error(planted):
-    x, y, x_test, y_test = halves(planted)
-    with pytest.raises(DataError, match="more training trials than the 12 dimensions"):
-        fit_decoder(x[:10], y[:10])
-    with pytest.raises(DataError, match="one row per stimulus"):
-        fit_decoder(x, y[:-1])
-    decoder = fit_decoder(x, y)
-    with pytest.raises(DataError, match="2 to 80 images"):
-        score_embeddings(decoder.predict(x_test), y_test, decoder.centre, ways=(500,))
-    with pytest.raises(DataError, match=r"shape \(n, 40\)"):
-        decoder.predict(x_test[:, :5])
-
-
 def test_planted_words_are_found_and_shuffled_pairs_find_none():
     draw = np.random.default_rng(2)
     names = ("cat", "car", "cup", "cow", "can")

@@ -1,9 +1,7 @@
 """A new subject from few trials, with and without shared tuning."""
 
 import numpy as np
-import pytest
 
-from bmfl_lab.errors import DataError
 from bmfl_lab.evaluation.new_subject import fit_new_subject, new_subject_curve
 
 D, K, V, N = 60, 4, 30, 300
@@ -48,11 +46,3 @@ def test_gain_zero_is_training_from_scratch():
     x, y = people(True)[0]
     alone = fit_new_subject(x, y)
     assert np.array_equal(alone, fit_new_subject(x, y, np.eye(D)[:, :2], gains=(0.0,)))
-
-
-def test_one_subject_and_too_many_trials_are_refused():
-    x, y = people(True)[0]
-    with pytest.raises(DataError, match="at least one earlier subject"):
-        new_subject_curve([], (x, y), (x, y), [20])
-    with pytest.raises(DataError, match="10 to 300"):
-        new_subject_curve([(x, y)], (x, y), (x, y), [20, 301])
