@@ -537,15 +537,15 @@ class Explorer:
     # --- models and lesions
 
     def _model(self, name: str, lesion: Lesion | None = None) -> Classifier:
-        """Return a model by its name; for a lesion it must be a fusion model."""
+        """Return a model by its name; for a lesion it must have a brain."""
         remedy = "train one with train_fusion and pass it to the Explorer"
         known = nearest(name, self.models) if self.models else remedy
         require(name in self._models, ConfigError, "a trained model", repr(name), known)
-        fusions = [n for n, model in self._models.items() if isinstance(model, TrainedFusion)]
+        fusions = [n for n in self.models if getattr(self._models[n], "source", None) is not None]
         require(
             lesion is None or name in fusions,
             ConfigError,
-            "a fusion model for a lesion",
+            "a model with a brain to lesion",
             repr(name),
             f"choose one of {', '.join(fusions)}" if fusions else remedy,
         )

@@ -94,12 +94,12 @@ def test_models_without_a_brain(folder, env):
     def call():
         return explorer(models=models).probabilities(name[-1], "test", 0, lesion=lesion)
 
-    models["fusion"] = example.fusion(query="cls")
+    models |= {"baseline": example.fusion(head="backbone"), "fusion": example.fusion(query="cls")}
     remedy = yield call
     name.append(re.search(r"one of (\w+)", remedy)[1])
     call()
     name.append("plain")
-    models["fusion"] = models["plain"]
+    del models["fusion"]
     yield call
     models["plain"] = example.fusion(query="cls")
     call()
