@@ -202,7 +202,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
             message(
                 f"a checkpoint manifest {path.name}",
                 f"nothing readable at {path}",
-                "check the folder",
+                f"give the folder that holds {path.name}",
             )
         ) from error
     try:
