@@ -19,7 +19,9 @@ SIZES = {
     **{"n_encoder": 24, "n_encoder_val": 8, "n_encoder_test": 8},
     **{"n_train": 16, "n_val": 8, "n_test": 8, "n_ood": 8},
 }
-RIDGE = encoders.tiny("ridge")
+RIDGE = configs.replace(
+    encoders.tiny("ridge"), tokens="pooled:2", n_folds=2, alphas=(1.0, 1e2, 1e4)
+)
 LOOP = LoopConfig(epochs=1, batch_size=16)
 
 
