@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with system_errors(options.spec):
             out = Path(options.out).expanduser() if options.out else out_root() / "torchrun"
             out = out.absolute()
-            for run in _runs(options.spec):
+            for run in _trained(load_spec(spec_path(options.spec)), options.spec):
                 os.chdir(options.cwd or run.root)
                 record, names = compute(run, evaluates=not options.train_only)
                 if is_main:
@@ -64,17 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _runs(spec: str) -> list[Run]:
-    """Return the runs of a spec that are runs of notebook 03 or 04."""
-    runs = [run for run in load_spec(spec_path(spec)) if run.notebook.stem in ON_NODES]
+def _trained(runs: Sequence[Run], spec: str) -> list[Run]:
+    """Return those runs of a spec that are runs of notebook 03 or 04."""
+    found = [run for run in runs if run.notebook.stem in ON_NODES]
     require(
-        runs,
+        found,
         RunError,
         f"a run of {' or '.join(ON_NODES)} in {spec}",
         "none",
         "give a spec of one of these notebooks",
     )
-    return runs
+    return found
 
 
 def compute(run: Run, *, evaluates: bool) -> tuple[Record, list[str]]:

@@ -11,6 +11,8 @@ from following import follows
 
 from bmfl_lab.data.shifts import shifted
 from bmfl_lab.models.bmfl import TokenBatch
+from bmfl_lab.runs.notebook import Notebook
+from bmfl_lab.runs.spec import Run
 from bmfl_lab.training import __main__ as command
 from bmfl_lab.training import (
     aligned,
@@ -270,8 +272,7 @@ def test_an_encoder_that_is_as_trained(folder, env):
 
 @follows(("training/__main__.py", "give a spec of one of these notebooks"))
 def test_a_spec_of_another_notebook(folder, env):
-    specs = [folder / "attention.yaml", folder / "fusion.yaml"]
-    for spec, name in zip(specs, ("06_attention_maps", "03_fusion_training")):
-        spec.write_text(f"notebook: {NOTEBOOKS / name}.ipynb\nparams: {{device: cpu}}\n")
-    yield lambda: command._runs(str(specs[0]))
-    del specs[0]
+    specs = ["06_attention_maps", "03_fusion_training"]
+    runs = [[Run("spec", Notebook(NOTEBOOKS / f"{name}.ipynb", {}), {})] for name in specs]
+    yield lambda: command._trained(runs[0], "spec")
+    del runs[0]
