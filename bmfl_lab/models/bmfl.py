@@ -237,7 +237,7 @@ class BMFL(nn.Module):
             ConfigError,
             "the stimulus ids, from which a control computes its responses",
             "None",
-            "pass ids=..., one id per image",
+            "pass ids=..., one id per image, or use a model whose responses an encoder predicts",
         )
         if getattr(self.source, "encoder", None) is not None:
             raise ConfigError(

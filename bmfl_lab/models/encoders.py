@@ -618,13 +618,15 @@ class ROIQueryEncoder(nn.Module):
             "dropout": dropout,
         }
         width = width or token_width
-        multiple = math.lcm(4, n_heads)
+        multiple = math.lcm(4, max(1, n_heads))
         require(
-            width % multiple == 0,
+            n_heads >= 1 and width % multiple == 0,
             ConfigError,
             "a width divisible by 4 and by the number of heads",
             f"{width} and {n_heads}",
-            f"set width={width + -width % multiple} in the EncoderConfig",
+            f"set width={width + -width % multiple} in the EncoderConfig"
+            if n_heads >= 1
+            else "set n_heads to 1 or more in the EncoderConfig",
         )
         self.n_heads, self.dropout, self.grid = n_heads, dropout, tuple(grid)
         self.project = nn.Identity() if width == token_width else nn.Linear(token_width, width)

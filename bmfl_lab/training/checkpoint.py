@@ -86,6 +86,7 @@ def write_bundle(
         "data_bytes": len(data),
         "data_sha256": sha256_bytes(data),
     }
+    body.pop("manifest_sha256", None)  # of a manifest that was read from another bundle
     text = _canonical({**body, "manifest_sha256": sha256_bytes(_canonical(body).encode())}).encode()
     files = {folder / f"{name}.safetensors": data, folder / f"{name}.json": text}
     needed = len(data) + len(text)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from following import follows
+from torch import nn
 
 from bmfl_lab.backbones import load_backbone
 from bmfl_lab.data.atlas import Atlas
@@ -218,7 +219,10 @@ def test_a_lesion_of_a_model_without_a_brain(folder, env):
 
 
 @follows(
-    ("models/bmfl.py", "pass ids=..., one id per image"),
+    (
+        "models/bmfl.py",
+        "pass ids=..., one id per image, or use a model whose responses an encoder predicts",
+    ),
     ("models/bmfl.py", "let the response source return one row per stimulus"),
     ("models/bmfl.py", "let the response source return finite values for this image"),
 )
@@ -226,8 +230,9 @@ def test_responses_of_a_faulty_control(folder, env):
     stored = dict.fromkeys(NAMES[:2], np.ones(20, np.float32))
     model = token_model(source=lambda batch, ids: np.stack([stored[i] for i in ids if i in stored]))
     given = {}
-    yield lambda: model(IMAGES[:2], **given)
-    given["ids"] = NAMES[:2]
+    remedy = yield lambda: model(IMAGES[:2], **given)
+    token_model(encoder=nn.Sequential(nn.Flatten(), nn.Linear(4 * BACKBONE.width, 20)))(IMAGES)
+    given[re.search(r"pass (\w+)=", remedy)[1]] = NAMES[:2]
     model(IMAGES[:2], **given)
     yield lambda: model(IMAGES, ids=NAMES)
     stored["c"] = np.full(20, np.nan, np.float32)
@@ -284,6 +289,7 @@ def test_lesions_that_lack_something(folder, env):
 
 
 @follows(
+    ("models/encoders.py", "set n_heads to 1 or more in the EncoderConfig"),
     ("models/encoders.py", "set width={} in the EncoderConfig"),
     ("models/encoders.py", "use query_masks, which adds a query for the rest"),
     (
@@ -292,12 +298,20 @@ def test_lesions_that_lack_something(folder, env):
     ),
 )
 def test_queries_that_do_not_fit(folder, env):
-    width = [16]
-    remedy = yield lambda: ROIQueryEncoder(
-        masks=MASKS, token_width=6, grid=(2, 2), width=width[-1], n_heads=6
-    )
+    width, n_heads = [16], [0]
+
+    def make():
+        return ROIQueryEncoder(
+            masks=MASKS, token_width=6, grid=(2, 2), width=width[-1], n_heads=n_heads[-1]
+        )
+
+    remedy = yield make
+    n_heads.append(number(r"to (\d)", remedy))
+    make()
+    n_heads.append(6)
+    remedy = yield make
     width.append(number(r"width=(\d+)", remedy))
-    encoder = ROIQueryEncoder(masks=MASKS, token_width=6, grid=(2, 2), width=width[-1], n_heads=6)
+    encoder = make()
     masks = [MASKS[:2]]
     yield lambda: GroupedReadout(masks=masks[-1], width=4)
     masks.append(query_masks(np.zeros(3, int), {"V1": MASKS[0], "V2": MASKS[1]})[1])
