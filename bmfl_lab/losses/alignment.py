@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bmfl_lab.errors import ConfigError, DataError, require
+from bmfl_lab.errors import ConfigError, DataError, require, require_known
 
 Contrast = Literal["matrix", "detached", "none"]
 _MINIMUM_VARIANCE = 1e-6
@@ -41,7 +41,9 @@ def _check_contrast(p_BE: Tensor, y_BE: Tensor) -> None:
         DataError,
         "at least 2 stimuli and 3 response features for a contrast between stimuli",
         f"{p_BE.shape[0]} and {p_BE.shape[1]}",
-        "use a larger batch (drop a last batch of one), or contrast='none'",
+        "use a larger batch (drop a last batch of one), or contrast='none'"
+        if p_BE.shape[0] < 2
+        else "use 3 or more response features, or contrast='none'",
     )
 
 
@@ -127,13 +129,7 @@ def alignment_loss(
     Lu & Wang (2025), ReAlnet-fMRI, Cognitive Neurodynamics 19:61, arXiv:2407.10414.
     """
     contrasts = get_args(Contrast)
-    require(
-        contrast in contrasts,
-        ConfigError,
-        f"a contrast among {contrasts}",
-        repr(contrast),
-        "choose one of them",
-    )
+    require_known(contrast, contrasts, ConfigError, f"a contrast among {contrasts}")
     require(beta >= 0, ConfigError, "beta of at least 0", repr(beta), "use beta=0 for no alignment")
     require(
         logits_BC.ndim == 2 and targets.shape in (logits_BC.shape[:1], logits_BC.shape),

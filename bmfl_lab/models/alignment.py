@@ -59,7 +59,7 @@ class AlignmentHead(nn.Module):
             ConfigError,
             "at least one block and positive sizes",
             f"{len(sizes)} blocks, n_responses={n_responses}, width={width}, pool={pool}",
-            "name the blocks to read",
+            "give 1 or more for each of these" if sizes else "name the blocks to read",
         )
         self.pool = pool
         self.sizes = {name: tuple(size) for name, size in sizes.items()}
@@ -98,8 +98,10 @@ class AlignmentHead(nn.Module):
                 got is not None and got[:n_equal] == self.sizes[name][:n_equal],
                 DataError,
                 f"block {name!r} of size {self.sizes[name]}",
-                "none" if got is None else f"size {got}",
-                "use the image size of the training, or train with AlignConfig.pool",
+                f"the blocks {list(blocks)}" if got is None else f"size {got}",
+                "pass the outputs of all blocks on which the head was trained"
+                if got is None
+                else "use the image size of the training, or train with AlignConfig.pool",
             )
             if self.pool is not None:
                 x_BCHW = functional.adaptive_avg_pool2d(x_BCHW, self.pool)

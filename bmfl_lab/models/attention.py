@@ -5,6 +5,8 @@ Shape suffixes: B batch, Q queries, P keys (patches or tokens), D width, H heads
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,11 +42,12 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         require(
-            width % n_heads == 0,
+            n_heads >= 1 and width % n_heads == 0,
             ConfigError,
             f"a number of heads that divides the width {width}",
             n_heads,
-            "change n_heads or width",
+            f"set n_heads={math.gcd(width, max(1, n_heads))}, or choose a multiple of n_heads as "
+            "the width",
         )
         self.n_heads = n_heads
         self.query = nn.Linear(width, width)
@@ -169,7 +172,7 @@ def sincos_positions(n: int, width: int) -> Tensor:
         ConfigError,
         "an even width for sine-cosine positions",
         width,
-        "change the width",
+        f"use an even width, for example {width + 1}",
     )
     frequency = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
     angle = torch.arange(n, dtype=torch.float64)[:, None] * frequency

@@ -232,15 +232,18 @@ class BMFL(nn.Module):
             return self.encoder.to(batch["encoder"].device)(batch["encoder"])
         if self.source is None:
             return None
-        if ids is None or getattr(self.source, "encoder", None) is not None:
-            if ids is None:
-                got = "a control, without the stimulus ids"
-            else:
-                got = "one with another backbone, with several networks, or inside a control"
+        require(
+            ids is not None,
+            ConfigError,
+            "the stimulus ids, from which a control computes its responses",
+            "None",
+            "pass ids=..., one id per image, or use a model whose responses an encoder predicts",
+        )
+        if getattr(self.source, "encoder", None) is not None:
             raise ConfigError(
                 message(
                     "an encoder that reads tokens of the same backbone by one network",
-                    got,
+                    "one with another backbone, with several networks, or inside a control",
                     "use stored tokens: `logits` of a stimulus set, batches='store' in training",
                 )
             )

@@ -210,7 +210,7 @@ class BrainTransformer(nn.Module):
             ConfigError,
             "positions 'learned' or 'sincos'",
             repr(positions),
-            "choose one of the two",
+            "use 'sincos' if the order of the tokens has a meaning, and else 'learned'",
         )
         self.tokeniser = tokeniser
         self.cls = nn.Parameter(torch.randn(width) * 0.02)

@@ -110,21 +110,24 @@ class FusionConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        problems = {
-            "alpha >= 0": self.alpha >= 0,
-            "at least one region": len(self.regions) > 0,
-            "kind 'patches' or 'pooled:G'": self.kind == "patches"
-            or self.kind.startswith("pooled:"),
-            "dropout and label_smoothing in [0, 1)": 0 <= self.dropout < 1
-            and 0 <= self.label_smoothing < 1,
-        }
-        wrong = [name for name, fine in problems.items() if not fine]
+        checks = (
+            (self.alpha >= 0, "alpha >= 0", "alpha=0.1"),
+            (len(self.regions) > 0, "at least one region", "regions=('all',)"),
+            (
+                self.kind == "patches" or self.kind.startswith("pooled:"),
+                "kind 'patches' or 'pooled:G'",
+                "kind='patches'",
+            ),
+            (0 <= self.dropout < 1, "dropout in [0, 1)", "dropout=0.1"),
+            (0 <= self.label_smoothing < 1, "label_smoothing in [0, 1)", "label_smoothing=0.0"),
+        )
+        wrong = [(expected, value) for fine, expected, value in checks if not fine]
         require(
             not wrong,
             ConfigError,
-            "; ".join(wrong),
+            "; ".join(expected for expected, _ in wrong),
             repr(self),
-            "change these fields of FusionConfig",
+            "set for example " + ", ".join(value for _, value in wrong),
         )
 
 

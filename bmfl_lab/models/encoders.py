@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
 from bmfl_lab.models.ridge import DEFAULT_ALPHAS, RidgeFit, fit_ridge, share_at_edge
 
 POOLINGS = ("mean", "grid")
@@ -48,13 +48,7 @@ def flatten_patches(patches_BPD: Tensor, pooling: str) -> Tensor:
     ConfigError
         If the pooling is unknown.
     """
-    require(
-        pooling in POOLINGS,
-        ConfigError,
-        f"a pooling among {POOLINGS}",
-        repr(pooling),
-        "choose one of them",
-    )
+    require_known(pooling, POOLINGS, ConfigError, f"a pooling among {POOLINGS}")
     return patches_BPD.mean(1) if pooling == "mean" else patches_BPD.flatten(1)
 
 
@@ -491,7 +485,11 @@ def sine_positions(grid: tuple[int, int], width: int, temperature: float = 10000
     Carion et al. (2020), End-to-end object detection with transformers (DETR), ECCV.
     """
     require(
-        width % 4 == 0, ConfigError, "a width divisible by 4", width, "change EncoderConfig.width"
+        width % 4 == 0,
+        ConfigError,
+        "a width divisible by 4",
+        width,
+        f"use a width of {width + -width % 4}",
     )
     half = width // 2
     scale = temperature ** (2 * (torch.arange(half) // 2) / half)
@@ -620,12 +618,15 @@ class ROIQueryEncoder(nn.Module):
             "dropout": dropout,
         }
         width = width or token_width
+        multiple = math.lcm(4, max(1, n_heads))
         require(
-            width % n_heads == 0,
+            n_heads >= 1 and width % multiple == 0,
             ConfigError,
-            "a width divisible by the number of heads",
+            "a width divisible by 4 and by the number of heads",
             f"{width} and {n_heads}",
-            "change width or n_heads of the EncoderConfig",
+            f"set width={width + -width % multiple} in the EncoderConfig"
+            if n_heads >= 1
+            else "set n_heads to 1 or more in the EncoderConfig",
         )
         self.n_heads, self.dropout, self.grid = n_heads, dropout, tuple(grid)
         self.project = nn.Identity() if width == token_width else nn.Linear(token_width, width)

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from bmfl_lab.errors import ConfigError, message, require
+from bmfl_lab.errors import ConfigError, message, require, require_known
 from bmfl_lab.models.attention import MultiHeadAttention
 
 Head = Literal["fusion", "concat", "backbone"]
@@ -165,13 +165,7 @@ class CrossAttentionFusion(nn.Module):
         query: str = "cls",
     ):
         super().__init__()
-        require(
-            query in QUERIES,
-            ConfigError,
-            f"query among {QUERIES}",
-            repr(query),
-            "choose one of them",
-        )
+        require_known(query, QUERIES, ConfigError, f"query among {QUERIES}")
         self.query = query
         self.project_visual = nn.Linear(visual_width, width)
         self.project_brain = nn.Linear(brain_width, width)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmfl_lab.errors import ConfigError, DataError, message, require
+from bmfl_lab.errors import ConfigError, DataError, message, require, require_known
 
 DEFAULT_ALPHAS = tuple(float(a) for a in np.logspace(-1, 8, 19))
 EDGE_SHARE = 0.05
@@ -103,7 +103,13 @@ def fold_rows(n: int, n_folds: int = 5, folds: Folds | None = None) -> list[np.n
         If there are fewer than two folds, or they do not hold every stimulus exactly once.
     """
     if folds is None:
-        require(2 <= n_folds <= n, ConfigError, f"2 to {n} folds", n_folds, "change n_folds")
+        require(
+            2 <= n_folds <= n,
+            ConfigError,
+            f"2 to {n} folds, one per stimulus at the most",
+            n_folds,
+            f"set n_folds={min(n, 5)}" if n > 1 else "give two or more stimuli",
+        )
         return [np.asarray(f) for f in np.array_split(np.arange(n), n_folds)]
     if len(folds) == n and all(np.ndim(f) == 0 for f in folds):
         labels = np.asarray(folds)
@@ -271,13 +277,8 @@ def _checked(
 
 
 def _precision(precision: str, X: np.ndarray, Y: np.ndarray) -> torch.dtype:
-    require(
-        precision in ("auto", "float32", "float64"),
-        ConfigError,
-        "'auto', 'float32' or 'float64'",
-        repr(precision),
-        "choose one of them",
-    )
+    kinds = ("auto", "float32", "float64")
+    require_known(precision, kinds, ConfigError, f"a precision among {kinds}")
     if precision == "auto":
         small = X.shape[0] * X.shape[1] * Y.shape[1] < _SMALL
         precision = "float64" if small or np.float64 in (X.dtype, Y.dtype) else "float32"

@@ -47,17 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_main = os.environ.get("RANK", "0") == "0"
     try:
         with system_errors(options.spec):
-            runs = [r for r in load_spec(spec_path(options.spec)) if r.notebook.stem in ON_NODES]
-            require(
-                runs,
-                RunError,
-                f"a run of {' or '.join(ON_NODES)} in {options.spec}",
-                "none",
-                "give a spec of one of these notebooks",
-            )
             out = Path(options.out).expanduser() if options.out else out_root() / "torchrun"
             out = out.absolute()
-            for run in runs:
+            for run in _trained(load_spec(spec_path(options.spec)), options.spec):
                 os.chdir(options.cwd or run.root)
                 record, names = compute(run, evaluates=not options.train_only)
                 if is_main:
@@ -70,6 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _trained(runs: Sequence[Run], spec: str) -> list[Run]:
+    """Return those runs of a spec that are runs of notebook 03 or 04."""
+    found = [run for run in runs if run.notebook.stem in ON_NODES]
+    require(
+        found,
+        RunError,
+        f"a run of {' or '.join(ON_NODES)} in {spec}",
+        "none",
+        "give a spec of one of these notebooks",
+    )
+    return found
 
 
 def compute(run: Run, *, evaluates: bool) -> tuple[Record, list[str]]:

@@ -280,7 +280,9 @@ def fit_response_features(responses: np.ndarray, n_components: int) -> ResponseF
             message(
                 f"1 to {rank} components (the rank of {size})",
                 str(n_components),
-                "set a smaller n_components, or use more training images",
+                f"set n_components={rank}, or use more training images"
+                if rank
+                else "use responses that differ between images",
             )
         )
     power = float(np.sum(values[:n_components] ** 2))
@@ -678,7 +680,7 @@ def train_aligned(
         ConfigError,
         "batches of at least 2 stimuli, to contrast between",
         f"batch_size={config.loop.batch_size}",
-        "use 16, as published",
+        "set batch_size=16 in the loop, as published",
     )
     subject = subject if isinstance(subject, Subject) else study.subject(subject)
     train, val = subject.rows("train"), subject.rows("val")

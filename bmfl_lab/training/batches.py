@@ -93,7 +93,9 @@ class Order:
             ConfigError,
             f"at least {n_processes} stimuli per batch",
             n // self.per_epoch,
-            "raise batch_size",
+            f"set batch_size={math.ceil(n / (n // n_processes))} or more"
+            if n >= n_processes
+            else f"start {n} processes or fewer",
         )
         # two epochs: the images of the next one are loaded while this one ends
         self._permute = functools.lru_cache(maxsize=2)(
@@ -452,7 +454,9 @@ def _checked(
         ConfigError,
         "named tensors with the same number (> 0) of stimuli on dimension 0, none called 'index'",
         lengths,
-        "give every tensor one row per stimulus",
+        "give the tensor 'index' another name"
+        if "index" in lengths
+        else "give every tensor one row per stimulus",
     )
     plain = {k: v if isinstance(v, Tensor) else np.asanyarray(v) for k, v in data.items()}
     return plain, next(iter(lengths.values()))

@@ -86,6 +86,7 @@ def write_bundle(
         "data_bytes": len(data),
         "data_sha256": sha256_bytes(data),
     }
+    body.pop("manifest_sha256", None)  # of a manifest that was read from another bundle
     text = _canonical({**body, "manifest_sha256": sha256_bytes(_canonical(body).encode())}).encode()
     files = {folder / f"{name}.safetensors": data, folder / f"{name}.json": text}
     needed = len(data) + len(text)
@@ -202,7 +203,7 @@ def read_manifest(path: str | Path, *, what: str | None = None) -> dict[str, Any
             message(
                 f"a checkpoint manifest {path.name}",
                 f"nothing readable at {path}",
-                "check the folder",
+                f"give the folder that holds {path.name}",
             )
         ) from error
     try:

@@ -308,7 +308,7 @@ def train_baselines(
         ConfigError,
         f"lengths from 1 to {config.loop.epochs - 1} epochs",
         tuple(epochs),
-        "give shorter trainings",
+        "give lengths in this range, or raise the epochs of the comparison",
     )
     context, found = Context.make(store, device).keeping(folder, fresh), {}
     for length in kept:

@@ -456,8 +456,8 @@ def split_rows(config: EncoderConfig, subject: Subject) -> tuple[dict[str, np.nd
     DataError
         If fewer than three stimuli would be left for validation, or none for training.
     """
-    train = subject.rows("train")
-    if len(subject.splits.get("val", ())):
+    train, own = subject.rows("train"), len(subject.splits.get("val", ()))
+    if own:
         rows, how = (
             {"train": train, "val": subject.rows("val")},
             "the subject's own validation split",
@@ -467,12 +467,18 @@ def split_rows(config: EncoderConfig, subject: Subject) -> tuple[dict[str, np.nd
         n = round(config.val_fraction * len(train))
         rows = {"train": np.sort(train[order[n:]]), "val": np.sort(train[order[:n]])}
         how = f"{config.val_fraction:.0%} of train, drawn with seed {config.split_seed}"
+    if own:
+        remedy = "move stimuli from one split to the other, so that 'val' has 3 or more"
+    elif len(train) > 3:
+        remedy = f"set val_fraction={3 / len(train):.3f}"
+    else:
+        remedy = "give 4 or more training stimuli"
     require(
         len(rows["val"]) >= 3 and len(rows["train"]),
         DataError,
         "at least 3 stimuli for validation and some for training",
         f"{len(rows['val'])} and {len(rows['train'])}",
-        "raise val_fraction or give more stimuli",
+        remedy,
     )
     return rows, how
 

@@ -292,7 +292,7 @@ def check_labels(stimuli: StimulusSet, n_classes: int) -> None:
         DataError,
         f"labels 0..{n_classes - 1} for every image of {stimuli.name!r}",
         f"{len(labels)} labels, of which {n_wrong} lie outside this range",
-        "label or drop the others",
+        "label or drop the others" if n_wrong else "add images to this set",
     )
 
 
@@ -346,7 +346,7 @@ def _choose_batches(
         ConfigError,
         f"batches='images' or 'auto' with augment={augment!r}",
         f"batches={batches!r}",
-        "take images, or augment='none'",
+        "set batches='images', or augment='none' in the FusionConfig",
     )
     if batches in ("store", "images"):
         return batches
@@ -494,7 +494,9 @@ def _untrained_path(
         ConfigError,
         "a model with a brain" if scale is None else f"silent of shape {scale.shape}",
         f"shape {np.shape(silent)}",
-        "make the mask with the encoder's atlas",
+        "make the mask with the encoder's atlas"
+        if scale is not None
+        else "use head='fusion' or 'concat', or leave silent out",
     )
     if silent is not None:
         scale = np.where(silent, np.float32(np.inf), scale)

@@ -185,7 +185,8 @@ def _check_select(validate: Validation | None, select: tuple[str, str] | None) -
         ConfigError,
         "select=(a validation metric named 'val...', 'max' or 'min') together with `validate`",
         f"{select!r}" + (" and no `validate`" if validate is None else ""),
-        "select by validation data only, never by test or out-of-distribution images",
+        "pass validate=..., and as select one of its metrics with 'max' or 'min', never a metric "
+        "of test or out-of-distribution images",
     )
 
 
@@ -386,7 +387,7 @@ def _finish(run: Run, select: tuple[str, str] | None) -> FitResult:
             message(
                 f"{select[0]} to be a number in some epoch",
                 "none",
-                "check the validation data and the metric",
+                "let validate return a finite number for it, or select another metric",
             )
         )
     state = run.best_state if run.best else run.state()
@@ -499,7 +500,7 @@ def _resume(
         CheckpointError,
         f"the tensors that the manifest in {folder} lists",
         f"a difference in {sorted(set(tensors) ^ set(found['tensors']))[:5]}",
-        "resume from another checkpoint",
+        "start afresh with resume=False, or use another folder",
     )
     with checkpoint.matching_tensors(folder):
         run.plain.load_state_dict(_part(tensors, "model."))
@@ -617,14 +618,19 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
             state.setdefault(int(index), {})[key] = value
     shapes = [p.shape for group in optimiser.param_groups for p in group["params"]]
     names = {frozenset(moments) for moments in state.values()}
-    # torch itself compares neither; an index without a parameter is an IndexError
-    wrong = [i for i, m in state.items() for v in m.values() if v.ndim and v.shape != shapes[i]]
+    # torch itself compares neither
+    wrong = [
+        i
+        for i, moments in state.items()
+        for v in moments.values()
+        if i >= len(shapes) or (v.ndim and v.shape != shapes[i])
+    ]
     require(
         not wrong and len(names) <= 1,
         CheckpointError,
         f"moments of {len(shapes)} parameters in the checkpoint",
         f"others for parameters {sorted(set(wrong))[:5]}, or of different kinds",
-        "use a checkpoint of this architecture",
+        "train the same parameters by the same optimiser, or start afresh with resume=False",
     )
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
@@ -670,10 +676,12 @@ def _explain_nonfinite(
         k for k, v in candidates.items() if v.is_floating_point() and not torch.isfinite(v).all()
     ]
     shown = ", ".join(map(str, index[:16])) + (", ..." if len(index) > 16 else "")
+    in_data = bool(bad) and bad[0].startswith("batch[")
     return NumericsError(
         message(
             f"a finite {what} at step {step}",
             f"NaN or infinity; first in {bad[0] if bad else what} (stimuli at rows {shown})",
-            "check those rows of the data, or lower lr; the last good checkpoint is kept",
+            ("replace or drop these rows of the data" if in_data else "lower lr")
+            + "; the last good checkpoint is kept",
         )
     )

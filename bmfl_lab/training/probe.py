@@ -204,7 +204,7 @@ def train_probe(
         NumericsError,
         "a finite head",
         "none in the grid",
-        "use smaller learning rates",
+        f"use learning rates below {min(learning_rates):g}, for example 0.01",
     )
     return TrainedProbe(name, seed, backbone, store, *best[1:], table=table)
 

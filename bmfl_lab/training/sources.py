@@ -224,7 +224,7 @@ def mixed_source(
         ConfigError,
         f"an accuracy from 0 to {reached:.3f}, what the encoder reaches",
         accuracy,
-        "ask for less or train a better encoder",
+        "ask for an accuracy in this range, or train a better encoder",
     )
     share = accuracy / reached if reached else 0.0
     mean = _checked(reference).mean(0)

@@ -104,7 +104,7 @@ def encoder_variants(
         ConfigError,
         "shares between 0 and 1",
         shares,
-        "leave 1 out: the first encoder has all stimuli and no noise",
+        "leave out what lies outside; the first encoder has all stimuli and no noise",
     )
     person = study.subject(subject)
     options = {"store": store, "device": device}

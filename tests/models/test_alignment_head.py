@@ -41,7 +41,7 @@ def test_head_is_its_formula_and_a_pooled_one_takes_any_image_size():
     torch.testing.assert_close(head({"a": x}), want)
     with pytest.raises(DataError, match=r"block 'a' of size \(2, 3, 3\); got size \(2, 4, 4\)"):
         head({"a": torch.randn(2, 2, 4, 4)})
-    with pytest.raises(DataError, match="got none"):
+    with pytest.raises(DataError, match="got the blocks"):
         head({"b": x})
     pooled = AlignmentHead({"a": (2, 3, 3)}, n_responses=4, width=5, pool=1)
     assert pooled({"a": torch.randn(2, 2, 7, 9)}).shape == (2, 4)

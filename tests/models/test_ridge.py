@@ -148,7 +148,7 @@ def test_edge_of_the_grid_is_reported():
             ConfigError,
             "each of 203 stimuli once",
         ),
-        (lambda X, Y: (X, Y, {"precision": "half"}), ConfigError, "'float32' or 'float64'"),
+        (lambda X, Y: (X, Y, {"precision": "half"}), ConfigError, "'float32', 'float64'"),
     ],
 )
 def test_refusals(change, error, text):

@@ -121,7 +121,9 @@ def test_positions_are_those_of_detr_written_out():
 def test_refusals():
     hemisphere, rois = overlapping()
     _, masks = query_masks(hemisphere, rois)
-    with pytest.raises(ConfigError, match="divisible by the number of heads; got 16 and 5"):
+    with pytest.raises(
+        ConfigError, match="divisible by 4 and by the number of heads; got 16 and 5"
+    ):
         ROIQueryEncoder(masks=masks, token_width=16, grid=(2, 2), n_heads=5)
     with pytest.raises(ConfigError, match="width divisible by 4"):
         sine_positions((2, 2), 6)

@@ -63,7 +63,10 @@ def follows(*remedies: tuple[str, str]):
                     call = steps.send(remedy)
                 except StopIteration:
                     assert i == len(remedies) - 1, f"{len(remedies)} remedies, {i + 1} followed"
-                    call()
+                    with warnings.catch_warnings():
+                        if issubclass(caught.type, Warning):
+                            warnings.simplefilter("error", UserWarning)
+                        call()
                     return
             pytest.fail("more calls than remedies")
 

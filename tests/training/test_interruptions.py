@@ -70,7 +70,9 @@ def test_another_number_of_processes_sees_the_same_rows_and_loses_only_bits(fast
 
 
 def test_fewer_stimuli_a_batch_than_processes_are_refused():
-    with pytest.raises(ConfigError, match=r"at least 6 stimuli per batch; got 5.*raise batch_size"):
+    with pytest.raises(
+        ConfigError, match=r"at least 6 stimuli per batch; got 5.*set batch_size=7 or more"
+    ):
         Order(len(example.data()["x"]), 5, 0, n_processes=6)
 
 

@@ -392,7 +392,7 @@ def test_an_undefined_metric_is_none_and_never_the_best():
 @pytest.mark.parametrize(
     "select, match",
     [
-        (("test_accuracy", "max"), "select by validation data only"),
+        (("test_accuracy", "max"), "never a metric of test"),
         (("val_accuracy", "best"), "'max' or 'min'"),
         (("val_acuracy", "max"), "did you mean 'val_accuracy'"),
     ],

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from bmfl_lab.data import Atlas, load_study
 from bmfl_lab.errors import ConfigError, DataError
@@ -12,8 +11,6 @@ from bmfl_lab.evaluation.attribution import integrated_gradients, roi_vertices
 from bmfl_lab.evaluation.similarity import encoding_predictions
 from bmfl_lab.metrics.rsa import rdm
 from bmfl_lab.models.fusion import FusionModel
-from bmfl_lab.models.lesion import Lesion, apply_lesion
-from bmfl_lab.training import LoopConfig, fit
 
 
 def test_an_unknown_hemisphere_is_refused_with_the_rois():
@@ -21,13 +18,6 @@ def test_an_unknown_hemisphere_is_refused_with_the_rois():
     with pytest.raises(ConfigError, match="one of V1, V2, or put 'left:' or 'right:' before it"):
         roi_vertices(atlas, "right:V1")
     assert roi_vertices(atlas, "left:V1").tolist() == [True, False]
-
-
-def test_a_lesion_without_its_statistics_names_the_argument():
-    response, lesion = torch.ones(2, 3), Lesion(np.ones(3, bool), kind="mean")
-    with pytest.raises(ConfigError, match=r"pass mean_V=\.\.\., or mean=\.\.\."):
-        apply_lesion(response, lesion)
-    assert not apply_lesion(response, lesion, mean_V=torch.zeros(3)).any()
 
 
 def test_patterns_are_flattened_as_advised():
@@ -56,19 +46,6 @@ def test_a_baseline_is_made_as_advised():
         lambda x, rows: x.sum(1), inputs, torch.zeros_like(inputs), steps=32
     )
     torch.testing.assert_close(parts, inputs)
-
-
-def test_a_frozen_module_is_trained_once_it_is_unfrozen():
-    module = nn.Linear(2, 1).requires_grad_(False)
-    data = {"x": torch.ones(4, 2)}
-
-    def loss(module, batch):
-        return module(batch["x"]).square().mean(), {}
-
-    config = LoopConfig(epochs=1, batch_size=2)
-    with pytest.raises(ConfigError, match=r"call requires_grad_\(True\) on the part"):
-        fit(module, loss, data, config, device="cpu")
-    assert len(fit(module.requires_grad_(True), loss, data, config, device="cpu").history) == 1
 
 
 def test_models_and_seeds_are_named():

@@ -49,7 +49,7 @@ def test_constant_vertex_contributes_nothing():
     [
         (draw(10, 30), 10, "1 to 9 components"),
         (np.repeat(draw(30, 3), 2, axis=1), 4, "1 to 3 components"),
-        (draw(10, 4), 0, "set a smaller n_components"),
+        (draw(10, 4), 0, "set n_components=4"),
         (np.full((4, 4), np.nan), 1, "finite responses"),
     ],
 )

@@ -592,8 +592,8 @@ def test_the_assembled_path_reads_several_blocks_in_one_pass(study, store, tmp_p
     )  # the store keeps half precision
 
 
-def test_a_path_without_the_encoders_network_is_refused(fusion):
-    with pytest.raises(ConfigError, match="an encoder that reads tokens of the same backbone"):
+def test_the_path_of_a_control_needs_the_ids_of_its_images(fusion):
+    with pytest.raises(ConfigError, match=r"the stimulus ids.*a model whose responses an encoder"):
         fusion.path(torch.zeros(1, 3, 56, 56))
 
 
