@@ -724,6 +724,7 @@ def write_subject(
         plain = replace(subject.atlas, surface_index=None, mesh=None)
         subject = replace(subject, atlas=plain)
     numbers = _numbers(subject, nsd_numbers)
+    arrays, mappings = _masks(subject)  # before anything is written, as this may refuse
     test = np.asarray([] if test_rows is None else test_rows, dtype=np.int64)
     train = np.setdiff1d(np.arange(len(numbers)), test)
     _write_part(folder, subject, numbers, train, "train")
@@ -733,7 +734,10 @@ def write_subject(
         for side, chosen in _sides(subject):
             ceiling = np.asarray(subject.noise_ceiling, np.float32)[chosen]
             save_npy(folder / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling)
-    _write_masks(folder / "roi_masks", subject)
+    for name, values in arrays.items():
+        save_npy(folder / "roi_masks" / name, values)
+    for name, mapping in mappings.items():
+        write_mapping(folder / "roi_masks" / name, mapping)
     note = Note(simulated=bool(subject.simulated), surface=subject.atlas.surface_index is not None)
     write_note(folder, note, source=subject.name)
     return folder
@@ -785,9 +789,11 @@ def _write_part(
                 out[start : start + _ROWS] = block[:, chosen]
 
 
-def _write_masks(folder: Path, subject: Subject) -> None:
+def _masks(subject: Subject) -> tuple[dict[str, np.ndarray], dict[str, dict[int, str]]]:
+    """Return the content of ``roi_masks``: arrays by file name, and mappings by file name."""
     atlas, classes = subject.atlas, _classes(subject)
     codes = {kind: _class_labels(subject, kind, names) for kind, names in classes.items()}
+    arrays = {}
     for side, chosen in _sides(subject):
         index = (
             np.arange(len(chosen))
@@ -801,20 +807,16 @@ def _write_masks(folder: Path, subject: Subject) -> None:
             f"{int(np.sum(np.diff(index) == 0))} repeated, from {index[:1]} to {index[-1:]}",
             "give each vertex its own place on fsaverage",
         )
-        save_npy(
-            folder / f"{side}.all-vertices_fsaverage_space.npy",
-            _on_fsaverage(index, np.ones(len(index), np.int64)),
-        )
+        inside = np.ones(len(index), np.int64)
+        arrays[f"{side}.all-vertices_fsaverage_space.npy"] = _on_fsaverage(index, inside)
         for kind, values in codes.items():
-            save_npy(folder / f"{side}.{kind}_challenge_space.npy", values[chosen])
-            save_npy(
-                folder / f"{side}.{kind}_fsaverage_space.npy", _on_fsaverage(index, values[chosen])
-            )
-    for kind, names in classes.items():
-        write_mapping(
-            folder / f"mapping_{kind}.npy",
-            {0: "Unknown", **{i + 1: n for i, n in enumerate(names)}},
-        )
+            arrays[f"{side}.{kind}_challenge_space.npy"] = values[chosen]
+            arrays[f"{side}.{kind}_fsaverage_space.npy"] = _on_fsaverage(index, values[chosen])
+    mappings = {
+        f"mapping_{kind}.npy": {0: "Unknown", **{i + 1: n for i, n in enumerate(names)}}
+        for kind, names in classes.items()
+    }
+    return arrays, mappings
 
 
 def _on_fsaverage(index: np.ndarray, values: np.ndarray) -> np.ndarray:
