@@ -343,7 +343,7 @@ def _read_maps(
         DataError,
         f"one value per grayordinate in {path}",
         f"columns of another kind, values of shape {values.shape}",
-        "save maps",
+        "save one map per image, with one column per grayordinate",
     )
     sides = ("CORTEX_LEFT", "CORTEX_RIGHT")
     cortex = [m for side in sides for m in file.models if m.structure == side]
@@ -432,7 +432,7 @@ def _place(
             DataError,
             "space='fsLR32k' for CIFTI files",
             space,
-            "name that space",
+            "pass space='fsLR32k'",
         )
     elif expected is None:
         left = sizes[0] if len(sizes) == 2 else n
