@@ -42,6 +42,8 @@ MAX_RATIO = 2000
 MAX_MEMBERS = 500_000
 TIMEOUT = 1800.0
 """Seconds after which a client that has not finished is stopped."""
+_INTERVAL = 10.0
+"""Seconds between two lines about a client that has not finished."""
 
 
 def fetch_archive(
@@ -98,7 +100,7 @@ def fetch_archive(
                 message(
                     f"{package} {version} in {folder}",
                     "no such archive, and a download was not allowed",
-                    "fetch it first, or allow the download",
+                    "fetch it first, or pass download=True",
                 )
             )
         refuse_offline(f"{package} {version}", f"copy {final.name} of another machine to {folder}")
@@ -317,8 +319,8 @@ def _run_client(package: str, version: str, manager: str, sha256: str, folder: P
 def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
     """Run a client and return its exit code and output.
 
-    Its temporary files go to `folder`. A line is printed every 10 seconds. On an error or an
-    interruption the client and its children are killed.
+    Its temporary files go to `folder`, and a line is printed every `_INTERVAL` seconds. On an error
+    or an interruption the client and its children are killed.
     """
     environment = {
         **os.environ,
@@ -340,7 +342,7 @@ def _watched(command: list[str], folder: Path, what: str) -> tuple[int, str]:
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=10)
+                    process.wait(timeout=_INTERVAL)
                     break
                 elapsed = time.monotonic() - started
                 require(

@@ -242,7 +242,8 @@ def read_subject(
                 DataError,
                 "disjoint training and test images",
                 f"{stimulus!r} in both",
-                "check the column DataType, and the files of the subject",
+                "give it one DataType (1 for training, 2 for test) in the files of the subject, or "
+                "use a training file and a test file that belong together",
             )
     require(
         all(place == places[0] for place in places),
@@ -277,6 +278,13 @@ def _voxels(data: BData, where: str) -> tuple[np.ndarray, Atlas]:
     return order, Atlas(hemisphere=np.sort(right).astype(np.int8), rois=rois)
 
 
+def _single_columns(data: BData) -> list[str]:
+    """Return the keys that mark one column and neither voxels nor the type of a sample."""
+    places = [key for key in data.keys if not key.startswith(("ROI_", "voxel_"))]
+    single = [key for key in places if np.sum(data.metadata(key) == 1) == 1]
+    return [key for key in single if key not in ("VoxelData", "DataType")]
+
+
 def _presentations(data: BData, label: str, part: str | None) -> tuple[np.ndarray, dict[str, str]]:
     """Return the stimulus of each sample, "" for imagery, and the split of each stimulus.
 
@@ -286,12 +294,14 @@ def _presentations(data: BData, label: str, part: str | None) -> tuple[np.ndarra
     columns = {key: data.select(key) for key in (label, "DataType") if not part or key in data.keys}
     sizes = {key: values.shape[1] for key, values in columns.items()}
     require(
-        label in sizes and set(sizes.values()) == {1},
+        sizes.get(label) == 1,
         DataError,
-        f"one column each for {label!r} and 'DataType'",
-        f"{sizes}",
-        "check `label`",
+        f"one column for {label!r} in {data.source}",
+        sizes.get(label, 0),
+        f"pass label= the column that numbers the stimuli, one of {_single_columns(data)}",
     )
+    n_types = sizes.get("DataType", 1)
+    require(n_types == 1, DataError, f"one column for 'DataType' in {data.source}", n_types, REDO)
     numbers = columns[label][:, 0]
     types = (
         columns["DataType"][:, 0] if "DataType" in columns else np.full(len(numbers), TYPES[part])
@@ -299,7 +309,11 @@ def _presentations(data: BData, label: str, part: str | None) -> tuple[np.ndarra
     shown = np.isin(types, list(TYPES.values()))
     lost = int(np.sum(~(numbers[shown] > 0)))
     require(
-        not lost, DataError, "a stimulus for every presentation", f"{lost} without", "check `label`"
+        not lost,
+        DataError,
+        f"a number above 0 under {label!r} for every presentation",
+        f"{lost} without",
+        f"leave out these rows, or pass label= another column of {_single_columns(data)}",
     )
     names = np.full(len(shown), "", dtype=object)
     names[shown] = [stimulus_name(float(n)) for n in numbers[shown]]
@@ -312,7 +326,7 @@ def _presentations(data: BData, label: str, part: str | None) -> tuple[np.ndarra
         DataError,
         "disjoint training and test images",
         f"{both[:3]} in both",
-        "check the column DataType",
+        "give each image one DataType, 1 for training or 2 for test",
     )
     return names, {i: split for split, found in splits.items() for i in found}
 
@@ -397,7 +411,10 @@ def _plain_part(
         "list one image per row",
     )
     expected = f"finite responses in {Path(array).name}"
-    require(np.isfinite(values).all(), DataError, expected, "NaN or infinite values", "drop them")
+    rows = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    got = f"NaN or infinity in {len(rows)} of {len(values)} rows, first in row {rows[:1].tolist()}"
+    remedy = "leave out these rows and their images, or the features with such values"
+    require(not len(rows), DataError, expected, got, remedy)
     return values.astype(np.float32), files
 
 
@@ -495,7 +512,7 @@ def load(
         DataError,
         f"a folder {IMAGES!r} beside {next(iter(found.values()))[0].name}",
         "none",
-        "add the images shown",
+        f"put the images that were shown into {root / IMAGES}",
     )
     for name, files in found.items():
         _check_parts(name, files)
